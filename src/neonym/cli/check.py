@@ -1,0 +1,132 @@
+"""`neonym check`: everything that can be wrong with a run, found before a weight is read."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from pydantic import Field
+
+from neonym.config.run import RunConfig
+from neonym.config.sources import parse_flags
+
+if TYPE_CHECKING:
+    from neonym.learn.prepare import Prepared
+    from neonym.types import ImageRecord
+
+DESCRIPTION = "Check a training run: settings, pictures, captions, token ids, buckets, caches. Takes training's flags."
+
+
+class CheckFlags(RunConfig):
+    """The flags of training, and how to answer."""
+
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(False, description="Print one JSON object.")
+    draws: int = Field(1, ge=0, description="How many keyed draws of each caption the object lists.")
+
+
+def main(argv: list[str], prog: str) -> int:
+    flags = parse_flags(CheckFlags, argv, prog, DESCRIPTION)
+    run = RunConfig.model_validate(flags.model_dump(exclude={"as_json", "draws"}))
+    from neonym.learn.prepare import prepare
+
+    ready = prepare(run)
+    if flags.as_json:
+        json.dump(as_object(ready, flags.draws), sys.stdout, indent=1, ensure_ascii=False)
+        print()
+    else:
+        print_summary(ready)
+    return 2 if ready.failed() else 0
+
+
+def as_object(ready: Prepared, draws: int) -> dict[str, Any]:
+    """Everything that is known of a run, as plain values. Sizes are [width, height]."""
+    cached = cached_pictures(ready)
+    return {
+        "problems": [asdict(p) for p in ready.problems],
+        "datasets": [dataset_facts(ready, index) for index in range(len(ready.datasets))],
+        "items": [item_facts(ready, record, draws, cached) for record in ready.records],
+    }
+
+
+def dataset_facts(ready: Prepared, index: int) -> dict[str, Any]:
+    from neonym.data.records import steps_per_epoch
+
+    records = [r for r in ready.records if r.dataset == index]
+    counts: Counter[tuple[int, int]] = Counter()
+    for record in records:
+        counts[record.fit.bucket] += record.repeats
+    return {
+        "resolution": list(ready.datasets[index].buckets.resolution),
+        "batch_size": ready.datasets[index].batch_size,
+        "buckets": [{"size": list(size), "count": count} for size, count in sorted(counts.items())],
+        "steps_per_epoch": steps_per_epoch(records, ready.step_sizes),
+    }
+
+
+def item_facts(ready: Prepared, record: ImageRecord, draws: int, cached: set[Path]) -> dict[str, Any]:
+    from neonym.data.captions import final_caption
+
+    caption = final_caption(record.caption, record.rules, (0, 0, 0))
+    ids = {name: tokenizer(caption) for name, tokenizer in ready.tokenizers.items()}
+    seed = ready.run.optim.seed
+    return {
+        "path": str(record.path),
+        "concept": ready.tokens[record.concept],
+        "repeats": record.repeats,
+        "is_reg": record.is_reg,
+        "original_size": list(record.size),
+        "resized_size": list(record.fit.resized),
+        "bucket": list(record.fit.bucket),
+        "crop_ltrb": list(record.fit.crop),
+        "caption": caption,
+        "captions": [final_caption(record.caption, record.rules, (seed, 0, k)) for k in range(draws)],
+        "ids": {name: found.ids.tolist() for name, found in ids.items()},
+        "learned_positions": {name: list(found.learned) for name, found in ids.items()},
+        "cached": record.path in cached,
+    }
+
+
+def cached_pictures(ready: Prepared) -> set[Path]:
+    """Pictures whose moments lie on disk already."""
+    from neonym.data.latent_cache import default_folder, entry_name, places
+
+    folder = Path(ready.run.cache.latent_cache_dir) if ready.run.cache.latent_cache_dir else default_folder()
+    if ready.source is None or not folder.is_dir():
+        return set()
+    vae_hash = ready.source.vae_hash()
+    missing = {p[0] for p in places(ready.records) if not (folder / entry_name(p, vae_hash)).is_file()}
+    return {r.path for r in ready.records} - missing
+
+
+def print_summary(ready: Prepared) -> None:
+    """For people."""
+    for problem in ready.problems:
+        print(f"{problem.severity}: {problem}")
+    for index in range(len(ready.datasets)):
+        facts = dataset_facts(ready, index)
+        buckets = ", ".join(f"{w}x{h}: {b['count']}" for b in facts["buckets"] for w, h in [b["size"]])
+        print(f"data set {index}: batch {facts['batch_size']}, {facts['steps_per_epoch']} steps per epoch, buckets {buckets}")
+    for token in ready.tokens:
+        own = [r for r in ready.records if ready.tokens[r.concept] == token]
+        print(f"`{token}`: {len(own)} pictures, for example {own[0].caption!r}" if own else f"`{token}`: no pictures")
+    errors = sum(p.severity == "error" for p in ready.problems)
+    print(f"{errors} errors: training would not start" if errors else "ready to train")
+
+
+def print_ids(ready: Prepared) -> None:
+    """`--debug_dataset`: each picture's caption and ids, the learned ids marked."""
+    from neonym.data.captions import final_caption
+
+    for record in ready.records:
+        caption = final_caption(record.caption, record.rules, (0, 0, 0))
+        print(f"\n{record.path}\n{'reg ' if record.is_reg else ''}caption: {caption}")
+        for name, tokenizer in ready.tokenizers.items():
+            found = tokenizer(caption)
+            marks = ", ".join(f"{p} ({found.ids.flatten()[p]})" for p in found.learned) or "none: the word is not there"
+            print(f"input ids: {found.ids}")
+            print(f"learned ids of {name} at positions: {marks}")

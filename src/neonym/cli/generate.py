@@ -1,0 +1,70 @@
+"""`neonym generate`, which is also `gen_img_diffusers.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from neonym.config.run import BUILTIN
+from neonym.config.sources import parse_flags
+from neonym.errors import UserError
+
+DESCRIPTION = "Make pictures, with learned words in the prompts. The word is the file name without ending."
+
+
+class GenerateFlags(BaseModel):
+    """The flags of generation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ckpt: str = Field(BUILTIN, description="The model: a Diffusers folder, or the built-in one.")
+    textual_inversion_embeddings: tuple[str, ...] = Field((), description="Embedding files.")
+    prompt: tuple[str, ...] = Field((), description="What to draw; several prompts make several pictures.")
+    negative_prompt: str = Field("", description="What not to draw.")
+    outdir: str = Field("outputs/images", description="Where the pictures go.")
+    images_per_prompt: int = Field(1, ge=1, description="Pictures of each prompt.")
+    batch_size: int = Field(8, ge=1, description="Pictures made together.")
+    steps: int = Field(30, ge=1, description="Sampler steps.")
+    scale: float = Field(3.0, ge=0, description="Guidance scale.")
+    sampler: Literal["ddim", "euler", "euler_a", "dpmsolver++"] = Field("ddim", description="Sampler.")
+    W: int | None = Field(None, ge=8, description="Width (default: the model's own).")
+    H: int | None = Field(None, ge=8, description="Height (default: the model's own).")
+    seed: int = Field(0, ge=0, description="Seed of the first picture; each further one has the next.")
+
+
+def main(argv: list[str], prog: str) -> int:
+    flags = parse_flags(GenerateFlags, argv, prog, DESCRIPTION)
+    if not flags.prompt:
+        raise UserError("there is nothing to draw", "--prompt", 'For example --prompt "a mychar4 on a blue background"')
+    import torch
+    from PIL.PngImagePlugin import PngInfo
+
+    from neonym.generate.images import add_files, draw
+    from neonym.models.family import load_model
+
+    model = load_model(flags.ckpt, "cuda" if torch.cuda.is_available() else "cpu")
+    words = add_files(model, flags.textual_inversion_embeddings)
+    used = set[str]().union(*(t.words_in(" ".join(flags.prompt)) for t in model.tokenizers.values()))
+    for word in words:
+        if word.lower() not in used and not any(word.lower() in t.words_in(flags.negative_prompt) for t in model.tokenizers.values()):
+            print(f"warning: no prompt uses `{word}`")
+    prompts = [p for p in flags.prompt for _ in range(flags.images_per_prompt)]
+    seeds = [flags.seed + i for i in range(len(prompts))]
+    side = model.source.native_size
+    pictures = draw(
+        model, prompts, seeds, negative_prompt=flags.negative_prompt, steps=flags.steps, guidance=flags.scale,
+        size=(flags.W or side, flags.H or side), sampler=flags.sampler, batch_size=flags.batch_size,
+    )  # fmt: skip
+    folder = Path(flags.outdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, (prompt, seed, picture) in enumerate(zip(prompts, seeds, pictures, strict=True)):
+        text = PngInfo()
+        facts = {"prompt": prompt, "negative-prompt": flags.negative_prompt, "seed": seed, "steps": flags.steps}
+        for key, value in {**facts, "scale": flags.scale, "sampler": flags.sampler}.items():
+            text.add_text(key, str(value))
+        path = folder / f"im_{i:06d}_{seed}.png"
+        picture.save(path, pnginfo=text)
+        print(path)
+    return 0

@@ -1,0 +1,66 @@
+"""`neonym COMMAND ...`: which command, its exit code, and how errors look.
+
+A command's module is imported when it is asked for; `--help` never imports torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+from neonym._version import __version__
+from neonym.errors import NeonymError
+
+COMMANDS = {
+    "train": "learn a new word from pictures",
+    "check": "find everything that can be wrong with a training run, in seconds",
+    "generate": "make pictures with learned words",
+    "inspect": "say what an embedding file holds",
+    "demo": "learn a subject and a style with the built-in model",
+}
+
+
+def usage() -> str:
+    lines = ["usage: neonym COMMAND [flags]", "", "commands:"]
+    lines += [f"  {name:10} {text}" for name, text in COMMANDS.items()]
+    lines += ["", "`neonym COMMAND --help` lists the flags of a command; `neonym --version` says the version."]
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> int:
+    """Run one command. -> exit code"""
+    name = argv[0] if argv else "--help"
+    if name in ("--help", "-h", "help"):
+        print(usage())
+        return 0 if argv else 2
+    if name in ("--version", "-V"):
+        print(f"neonym {__version__}")
+        return 0
+    if name not in COMMANDS:
+        print(f"neonym: there is no command `{name}`\n\n{usage()}", file=sys.stderr)
+        return 2
+    return guarded(import_module(f"neonym.cli.{name}").main, argv[1:], f"neonym {name}")
+
+
+def guarded(command: Callable[[list[str], str], int], argv: list[str], prog: str) -> int:
+    """Run a command; what went wrong on purpose is one paragraph, without a traceback. -> exit code"""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        return command(argv, prog)
+    except NeonymError as error:
+        print(f"{prog}: error:\n{error}" if "\n" in str(error) else f"{prog}: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def run() -> None:
+    """The `neonym` program."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def run_script(command: str, prog: str) -> None:
+    """One of sd-scripts' program names: the same command under another name."""
+    sys.exit(guarded(import_module(f"neonym.cli.{command}").main, sys.argv[1:], prog))

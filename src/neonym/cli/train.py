@@ -1,0 +1,60 @@
+"""`neonym train`, which is also `train_textual_inversion.py`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+from pydantic import Field
+
+from neonym.config.run import RunConfig
+from neonym.config.sources import parse_flags
+from neonym.errors import EXIT_NOT_LEARNED
+
+DESCRIPTION = "Learn one or more new words from pictures. Running the same command again goes on where it stopped."
+
+
+class TrainFlags(RunConfig):
+    """The flags of training."""
+
+    debug_dataset: bool = Field(False, description="Print every picture's final caption and token ids, and stop.")
+
+
+def main(argv: list[str], prog: str) -> int:
+    flags = parse_flags(TrainFlags, argv, prog, DESCRIPTION)
+    run = RunConfig.model_validate(flags.model_dump(exclude={"debug_dataset"}))
+    from neonym.learn.prepare import prepare
+
+    if flags.debug_dataset:
+        from neonym.cli.check import print_ids
+
+        ready = prepare(run)
+        print_ids(ready)
+        ready.raise_errors()
+        return 0
+    from neonym.learn.events import Terminal
+    from neonym.learn.loop import train
+    from neonym.learn.verdict import NOT_LEARNED
+
+    report = Terminal()
+    stop_on_signals(report)
+    result = train(run, report)
+    if result.signal:
+        return 128 + result.signal
+    return EXIT_NOT_LEARNED if any(v.word == NOT_LEARNED for v in result.verdicts) else 0
+
+
+def stop_on_signals(report) -> None:
+    """The first Ctrl-C or SIGTERM ends the run after its step, state saved; a second one ends it at once."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        del frame
+        if report.stop_wanted:
+            os._exit(128 + number)
+        report.stop_wanted = number
+        print("\nstopping after this step; again: at once", file=sys.stderr)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask)

@@ -1,0 +1,104 @@
+"""Where values come from: the command line and the data-set file, or a folder of pictures."""
+
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from neonym.config.dataset import ConceptSpec, DatasetConfig, read_table, resolve
+from neonym.config.run import DatasetSettings, RunConfig, run_problems
+from neonym.errors import Problem
+
+T = TypeVar("T", bound=BaseModel)
+REPEATS_AND_NAME = re.compile(r"(\d+)_(.*)|(\d+)")
+
+
+def parse_flags(model: type[T], argv: list[str], prog: str, description: str) -> T:
+    """Read sd-scripts-style flags into a settings tree. A wrong flag ends the program with exit code 2."""
+    import tyro
+
+    options = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    return tyro.cli(model, args=argv, prog=prog, description=description, config=options, use_underscores=True)
+
+
+def read_dataset(run: RunConfig) -> tuple[DatasetConfig | None, list[Problem]]:
+    """The resolved data set of a run, and every problem of flags and file together."""
+    problems = run_problems(run)
+    flags = run.dataset
+    if flags.dataset_config is not None:
+        table, where = read_table(Path(flags.dataset_config)), flags.dataset_config
+        ignored = [name for name in ("train_data_dir", "reg_data_dir") if getattr(flags, name) is not None]
+        problems += [Problem("warning", "is ignored: --dataset_config names the pictures", f"--{n}") for n in ignored]
+    elif flags.train_data_dir is not None:
+        table, where = folder_table(flags, problems), "--train_data_dir"
+        if not table:
+            return None, problems
+    else:
+        return None, problems
+    config, found = resolve(table, flags, where)
+    problems += found
+    if config is not None:
+        concepts = choose_concepts(config, run, where, problems)
+        config = config.model_copy(update={"concepts": concepts})
+    return (None if any(p.severity == "error" for p in problems) else config), problems
+
+
+def choose_concepts(config: DatasetConfig, run: RunConfig, where: str, problems: list[Problem]) -> tuple[ConceptSpec, ...]:
+    """The file's `[[concepts]]`, or the one of `--token_string`. Every subset must name one of them."""
+    flags = run.concept
+    concepts = config.concepts
+    if concepts and flags.token_string is not None:
+        problems.append(Problem("error", f"{where} has [[concepts]] of its own", "--token_string", "Use one or the other"))
+    if not concepts and not (flags.token_string or "").strip():
+        fix = "For example --token_string=mychar4; the captions must contain it"
+        problems.append(Problem("error", "the new word has no name", "--token_string", fix))
+        return ()
+    if not concepts:
+        concepts = (ConceptSpec(**flags.model_dump()),)
+    tokens = [c.token_string for c in concepts]
+    for token in tokens:
+        if not token.strip() or token != token.strip():
+            problems.append(Problem("error", f"`{token}` is empty or has blanks around it", f"{where} token_string"))
+        if tokens.count(token) > 1 or sum(t.lower() == token.lower() for t in tokens) > 1:
+            problems.append(Problem("error", f"`{token}` stands for two concepts (case does not matter)", where))
+        if set(token) & set('/\\:*?"|\0') and run.save.output_name is None:
+            fix = "Give the file another name with --output_name"
+            problems.append(Problem("error", f"`{token}` cannot be a file name", "--token_string", fix))
+    if len(tokens) > 1 and run.save.output_name is not None and set(tokens) & {run.save.output_name}:
+        problems.append(Problem("error", "is also the name of a concept", "--output_name", "Choose another"))
+    for d, dataset in enumerate(config.datasets):
+        for s, subset in enumerate(dataset.subsets):
+            place = f"{where} datasets[{d}] subsets[{s}]"
+            if subset.concept is None and len(tokens) > 1:
+                fix = f'Add concept = "..." (one of {", ".join(tokens)})'
+                problems.append(Problem("error", "does not say which concept it shows", place, fix))
+            elif subset.concept is not None and subset.concept not in tokens:
+                problems.append(Problem("error", f"concept `{subset.concept}` is not listed", place, f"Known: {', '.join(tokens)}"))
+    return concepts
+
+
+def folder_table(flags: DatasetSettings, problems: list[Problem]) -> dict[str, Any]:
+    """`--train_data_dir` and `--reg_data_dir` as a data-set table: `N_name` folders, or one plain folder of pictures."""
+    assert flags.train_data_dir is not None
+    subsets = folder_subsets(Path(flags.train_data_dir), "--train_data_dir", False, problems)
+    if flags.reg_data_dir is not None:
+        subsets += folder_subsets(Path(flags.reg_data_dir), "--reg_data_dir", True, problems)
+    return {"datasets": [{"subsets": subsets}]} if subsets else {}
+
+
+def folder_subsets(folder: Path, flag: str, is_reg: bool, problems: list[Problem]) -> list[dict[str, Any]]:
+    """Sorted by name, so that every machine sees the same order."""
+    if not folder.is_dir():
+        problems.append(Problem("error", f"{folder} is not a folder", flag))
+        return []
+    subsets = []
+    for child in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        match = REPEATS_AND_NAME.fullmatch(child.name)
+        if match is None:
+            problems.append(Problem("note", "is passed over: its name is not `N_name`", str(child)))
+        elif (repeats := int(match[1] or match[3])) >= 1:
+            subsets.append(
+                {"image_dir": str(child), "num_repeats": repeats, "class_tokens": match[2] or "", "is_reg": is_reg}
+            )
+    return subsets or [{"image_dir": str(folder), "is_reg": is_reg}]

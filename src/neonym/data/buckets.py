@@ -1,0 +1,100 @@
+"""Bucket arithmetic: which shapes there are, which one a picture goes to, how it is scaled and cut.
+
+The rules are sd-scripts' (dataset.md section 4), so that an existing data set gives the same sizes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from neonym.types import Fit, Size
+
+
+@dataclass(frozen=True)
+class BucketRules:
+    """One data set's bucketing. With `enabled` off there is one bucket: the resolution."""
+
+    resolution: Size
+    enabled: bool = False
+    shortest: int = 256
+    longest: int = 1024
+    steps: int = 64
+    no_upscale: bool = False
+
+    def adjusted(self) -> BucketRules:
+        """Limits on the grid: the shortest side rounded down, the longest up. Raises ValueError if they cannot hold."""
+        shortest = self.shortest // self.steps * self.steps
+        longest = -(-self.longest // self.steps) * self.steps
+        if shortest < 1:
+            raise ValueError(f"min_bucket_reso {self.shortest} is smaller than bucket_reso_steps {self.steps}")
+        if min(self.resolution) < shortest:
+            raise ValueError(f"resolution {self.resolution} has a side below min_bucket_reso ({shortest})")
+        if max(self.resolution) > longest:
+            raise ValueError(f"resolution {self.resolution} has a side above max_bucket_reso ({longest})")
+        return BucketRules(self.resolution, self.enabled, shortest, longest, self.steps, self.no_upscale)
+
+
+def bucket_sizes(rules: BucketRules) -> list[Size]:
+    """Every bucket of `rules` (already adjusted), sorted by width then height; none is larger than the resolution."""
+    area, steps = rules.resolution[0] * rules.resolution[1], rules.steps
+    square = math.isqrt(area) // steps * steps
+    sizes = {(square, square)}
+    for width in range(rules.shortest, rules.longest + 1, steps):
+        height = min(rules.longest, area // width // steps * steps)
+        if height >= rules.shortest:
+            sizes |= {(width, height), (height, width)}
+    return sorted(sizes)
+
+
+def fit(size: Size, rules: BucketRules, sizes: list[Size]) -> Fit:
+    """Where a picture of `size` goes. `sizes` is `bucket_sizes(rules)`, unused if buckets are off.
+
+    Raises ValueError for a picture so thin that no bucket holds it.
+    """
+    if not rules.enabled:
+        return cover(size, rules.resolution)
+    if rules.no_upscale:
+        return shrink_only(size, rules)
+    if size in sizes:
+        return cover(size, size)
+    ratio = size[0] / size[1]
+    return cover(size, min(sizes, key=lambda s: abs(s[0] / s[1] - ratio)))
+
+
+def cover(size: Size, bucket: Size) -> Fit:
+    """Scale so that the bucket is covered, then cut evenly."""
+    width, height = size
+    wide = width / height > bucket[0] / bucket[1]
+    scale = bucket[1] / height if wide else bucket[0] / width
+    return centred(bucket, (int(width * scale + 0.5), int(height * scale + 0.5)))
+
+
+def shrink_only(size: Size, rules: BucketRules) -> Fit:
+    """`bucket_no_upscale`: shrink to the area if larger, then cut down to the grid."""
+    width, height = size
+    area, steps, resized = rules.resolution[0] * rules.resolution[1], rules.steps, size
+    if width * height > area:
+        ratio = width / height
+        ideal_width = math.sqrt(area * ratio)
+
+        def on_grid(side: float) -> int:
+            return int(side + 0.5) // steps * steps
+
+        by_width, by_height = on_grid(ideal_width), on_grid(area / ideal_width)
+        other_height, other_width = on_grid(by_width / ratio), on_grid(by_height * ratio)
+        if not (by_width and by_height and other_height and other_width):
+            raise ValueError(f"a picture of {width} x {height} is too thin for buckets in steps of {steps}")
+        if abs(by_width / other_height - ratio) < abs(other_width / by_height - ratio):
+            resized = (by_width, int(by_width / ratio + 0.5))
+        else:
+            resized = (int(by_height * ratio + 0.5), by_height)
+    bucket = (resized[0] // steps * steps, resized[1] // steps * steps)
+    if 0 in bucket:
+        raise ValueError(f"a picture of {width} x {height} is too small for buckets in steps of {steps}")
+    return centred(bucket, resized)
+
+
+def centred(bucket: Size, resized: Size) -> Fit:
+    left, top = (max(0, resized[0] - bucket[0]) // 2, max(0, resized[1] - bucket[1]) // 2)
+    return Fit(bucket, resized, (left, top, left + bucket[0], top + bucket[1]))

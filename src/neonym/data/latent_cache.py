@@ -1,0 +1,88 @@
+"""Every picture goes through the VAE once; what is kept are the moments, so that the posterior draw stays random.
+
+An entry is keyed by everything that decides it: the file's bytes, the scaling and cut, the mirror, the VAE. Any
+other file is encoded anew, and so is an entry that cannot be read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from neonym.data.images import content_hash, load_pixels
+from neonym.types import Fit, ImageRecord
+
+Place = tuple[Path, Fit, bool]  # picture, scaling and cut, mirrored
+LAYOUT = "moments-1"  # changes with the meaning of an entry
+
+
+def default_folder() -> Path:
+    """`neonym` in the user's cache folder (XDG_CACHE_HOME, else ~/.cache)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neonym"
+
+
+def places(records: Iterable[ImageRecord]) -> list[Place]:
+    """Every distinct picture to be encoded."""
+    found: dict[Place, None] = {}
+    for record in records:
+        for flipped in (False, True) if record.flip else (False,):
+            found[record.path, record.fit, flipped] = None
+    return list(found)
+
+
+def entry_name(place: Place, vae_hash: str) -> str:
+    """The key of an entry, as a file name."""
+    path, fit, flipped = place
+    facts = (LAYOUT, content_hash(path), fit, flipped, vae_hash)
+    return hashlib.sha256(repr(facts).encode()).hexdigest() + ".safetensors"
+
+
+def read_entry(file: Path) -> torch.Tensor | None:
+    """-> float32 [2C,h,w], or None if there is no sound entry."""
+    try:
+        moments = load_file(file)["moments"]
+    except (OSError, SafetensorError, KeyError):
+        return None
+    return moments if moments.ndim == 3 and bool(moments.isfinite().all()) else None
+
+
+def write_entry(file: Path, moments: torch.Tensor) -> None:
+    """Complete or absent: written beside, then renamed."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}.part")
+    save_file({"moments": moments}, part)
+    part.replace(file)
+
+
+def cache_moments(
+    records: Iterable[ImageRecord],
+    encode: Callable[[torch.Tensor], torch.Tensor],
+    vae_hash: str,
+    folder: Path | None,
+    progress: Callable[[int, int], None],
+) -> dict[Place, torch.Tensor]:
+    """Moments of every picture, on the CPU in float32. `encode`: [1,3,H,W] -> [1,2C,h,w].
+
+    One picture at a time: the numbers then do not depend on which entries were there already. With a `folder`,
+    entries are read from and written to it.
+    """
+    wanted, moments = places(records), {}
+    for done, place in enumerate(wanted):
+        progress(done, len(wanted))
+        file = folder / entry_name(place, vae_hash) if folder else None
+        found = read_entry(file) if file else None
+        if found is None:
+            pixels = torch.from_numpy(np.ascontiguousarray(load_pixels(*place)))
+            found = encode(pixels[None])[0].float().cpu().contiguous()
+            if file:
+                write_entry(file, found)
+        moments[place] = found
+    progress(len(wanted), len(wanted))
+    return moments

@@ -1,0 +1,75 @@
+"""From draws to micro-batches on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+
+from neonym.data.latent_cache import Place
+from neonym.types import Batch, Draw, Work
+
+
+class Plan(Protocol):
+    """Anything that says which samples a step has."""
+
+    def draws(self, step: int) -> list[Draw]: ...
+
+
+Tokens = dict[str, torch.Tensor]
+
+
+class Loader:
+    """Yields the work of each step for this rank: micro-batches of one concept and one size.
+
+    A caption is tokenised once. Samples are dealt to ranks one by one, so every rank has its share of each concept.
+    """
+
+    def __init__(
+        self,
+        plans: Sequence[Plan],
+        moments: dict[Place, torch.Tensor],
+        tokenize: Callable[[str], Tokens],
+        device: torch.device,
+        micro_batch: int | None,
+        step_share: Sequence[int],
+        rank: int = 0,
+        ranks: int = 1,
+    ):
+        self.plans, self.moments, self.tokenize, self.device = plans, moments, tokenize, device
+        self.micro_batch, self.step_share = micro_batch, step_share
+        self.rank, self.ranks = rank, ranks
+        self.ids: dict[str, Tokens] = {}
+
+    def steps(self, first: int, end: int) -> Iterator[Work]:
+        """The work of steps `first` to `end - 1`."""
+        for step in range(first, end):
+            yield self.work(step)
+
+    def work(self, step: int) -> Work:
+        batches, counts = [], torch.zeros(len(self.plans))
+        for concept, plan in enumerate(self.plans):
+            draws = plan.draws(step)
+            counts[concept] = len(draws)
+            mine = draws[self.rank :: self.ranks]
+            size = self.micro_batch or self.step_share[draws[0].record.dataset]
+            batches += [self.batch(mine[i : i + size], concept) for i in range(0, len(mine), size)]
+        return Work(step, batches, counts.to(self.device), list(range(len(self.plans))))
+
+    def batch(self, draws: Sequence[Draw], concept: int) -> Batch:
+        """Samples of one size and one concept."""
+        moments = torch.stack([self.moments[d.record.path, d.record.fit, d.flipped] for d in draws])  # [B,2C,h,w]
+        ids = [self.tokens(d.caption) for d in draws]
+        return Batch(
+            moments=moments.to(self.device),
+            tokens={name: torch.stack([i[name] for i in ids]).to(self.device) for name in ids[0]},  # [B,K,L]
+            keys=[d.key for d in draws],
+            concept=torch.full((len(draws),), concept, device=self.device),
+            weight=torch.tensor([d.weight for d in draws], device=self.device),
+        )
+
+    def tokens(self, caption: str) -> Tokens:
+        if caption not in self.ids:
+            self.ids[caption] = self.tokenize(caption)
+        return self.ids[caption]

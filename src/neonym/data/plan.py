@@ -1,0 +1,62 @@
+"""Which samples a step has. The plan is a pure function of the step: resuming needs no stored order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+
+from neonym.data.captions import final_caption
+from neonym.seeds import dice
+from neonym.types import Draw, ImageRecord
+
+
+class ConceptPlan:
+    """The draws of one concept, the same whether it learns alone or beside others.
+
+    An epoch is a keyed shuffle of each bucket's items, cut into steps of one bucket each, in keyed order. A step has
+    `step_sizes[dataset]` samples (batch size times gradient accumulation); a bucket's last step may have fewer.
+    """
+
+    def __init__(self, records: Sequence[ImageRecord], step_sizes: Sequence[int], seed: int, reg_weight: float):
+        self.seed, self.reg_weight, self.step_sizes = seed, reg_weight, step_sizes
+        groups: dict[tuple, list[ImageRecord]] = {}
+        for record in records:
+            groups.setdefault((record.dataset, *record.fit.bucket), []).extend([record] * record.repeats)
+        self.groups = sorted(groups.items())
+        self.steps_per_epoch = sum(-(-len(items) // step_sizes[group[0]]) for group, items in self.groups)
+        self._epoch = lru_cache(maxsize=2)(self._shuffled)
+
+    def _shuffled(self, epoch: int) -> list[list[ImageRecord]]:
+        steps = []
+        for group, items in self.groups:
+            order = list(items)
+            dice(self.seed, "epoch", epoch, *group).shuffle(order)
+            size = self.step_sizes[group[0]]
+            steps += [order[i : i + size] for i in range(0, len(order), size)]
+        dice(self.seed, "epoch", epoch).shuffle(steps)
+        return steps
+
+    def draws(self, step: int) -> list[Draw]:
+        """The samples of `step`, all of one bucket."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        return [self.draw(record, step, slot) for slot, record in enumerate(self._epoch(epoch)[index])]
+
+    def draw(self, record: ImageRecord, step: int, slot: int) -> Draw:
+        key = (self.seed, step, slot)
+        return Draw(
+            record=record,
+            caption=final_caption(record.caption, record.rules, key),
+            flipped=record.flip and dice(*key, "flip").random() < 0.5,
+            key=key,
+            weight=self.reg_weight if record.is_reg else 1.0,
+        )
+
+
+def fingerprint(records: Sequence[ImageRecord], hashes: Sequence[str], *settings: object) -> str:
+    """Changes whenever the plan could: pictures, captions, buckets, repeats, settings."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for record, content in zip(records, hashes, strict=True):
+        facts = (content, record.caption, record.fit, record.concept, record.dataset, record.repeats, record.is_reg)
+        digest.update(repr((*facts, record.flip, record.rules)).encode())
+    return digest.hexdigest()

@@ -1,0 +1,70 @@
+"""Embedding files: one file per layout, each with `read`, `write` and what it is called.
+
+A file is complete or absent, and the writer refuses what breaks programs: no rows, numbers that are not finite,
+rows that are not a table. Nothing that is read may run code.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from neonym.errors import FormatError
+from neonym.formats import automatic1111, kohya
+from neonym.types import Embedding
+
+FORMATS = {"safetensors": kohya, "pt": automatic1111}
+
+
+def write_embedding(embedding: Embedding, path: Path | str) -> Path:
+    """Write in the layout that the ending of `path` names. Raises FormatError."""
+    path = Path(path)
+    kind = FORMATS.get(path.suffix.removeprefix("."))
+    if kind is None:
+        raise FormatError(f"`{path.suffix}` is no known ending", str(path), f"Use one of: {', '.join(FORMATS)}")
+    check(embedding, path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kind.write(embedding, part)
+        part.replace(path)
+    except OSError as error:
+        raise FormatError(f"cannot be written ({error.strerror or error})", str(path), "Is the disk full?") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def check(embedding: Embedding, path: Path) -> None:
+    """Raises FormatError for what some program would choke on, or silently take for nothing."""
+    if not embedding.vectors:
+        raise FormatError("there are no vectors to write", str(path))
+    counts = {rows.shape[0] for rows in embedding.vectors.values() if rows.ndim == 2}
+    for name, rows in embedding.vectors.items():
+        if rows.ndim != 2 or 0 in rows.shape:
+            raise FormatError(f"{name}: a table of vectors is needed, not the shape {tuple(rows.shape)}", str(path))
+        if not bool(rows.isfinite().all()):
+            raise FormatError(f"{name}: some numbers are not finite; nothing was written", str(path))
+    if len(counts) > 1:
+        raise FormatError(f"the encoders have unequal numbers of vectors {sorted(counts)}", str(path))
+
+
+def read_embedding(path: Path | str) -> Embedding:
+    """Read any supported layout; vectors become float32. Raises FormatError."""
+    path = Path(path)
+    kind = FORMATS.get(path.suffix.removeprefix(".").lower())
+    if not path.is_file():
+        raise FormatError("there is no such file", str(path))
+    if kind is None:
+        raise FormatError(f"`{path.suffix}` is no known ending", str(path), f"Known: {', '.join(FORMATS)}")
+    embedding = kind.read(path)
+    vectors = {name: as_table(rows) for name, rows in embedding.vectors.items()}
+    return Embedding(embedding.token, vectors, embedding.metadata)
+
+
+def as_table(rows: torch.Tensor) -> torch.Tensor:
+    """Float32, contiguous, 2-D: a single vector becomes a table of one row."""
+    table = rows[None] if rows.ndim == 1 else rows
+    return table.detach().to(torch.float32).contiguous()

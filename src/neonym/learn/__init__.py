@@ -1,0 +1,1 @@
+"""Learning: rows, objective, step, loop, state, verdict."""

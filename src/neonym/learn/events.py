@@ -1,0 +1,128 @@
+"""What a run says: lines or a live bar on the terminal, and `events.jsonl` in the run folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+FLUSH_SECONDS = 1.0
+
+
+class Report(Protocol):
+    """Whatever follows a run: a terminal, a test, later a web page."""
+
+    stop_wanted: int  # the signal that asked for it, 0: none
+
+    def note(self, text: str) -> None: ...
+    def event(self, kind: str, **facts: Any) -> None: ...
+    def phase(self, name: str, done: int, total: int) -> None: ...
+    def begin(self, folder: Path, first_step: int, steps: int, samples_per_step: float) -> None: ...
+    def step(self, step: int, losses: torch.Tensor) -> None: ...
+    def end(self) -> None: ...
+
+
+class Silent:
+    """Follows a run without a word."""
+
+    stop_wanted = 0
+
+    def note(self, text: str) -> None:
+        del text
+
+    def event(self, kind: str, **facts: Any) -> None:
+        del kind, facts
+
+    def phase(self, name: str, done: int, total: int) -> None:
+        del name, done, total
+
+    def begin(self, folder: Path, first_step: int, steps: int, samples_per_step: float) -> None:
+        del folder, first_step, steps, samples_per_step
+
+    def step(self, step: int, losses: torch.Tensor) -> None:
+        del step, losses
+
+    def end(self) -> None:
+        pass
+
+
+class Terminal(Silent):
+    """A live bar where there is a terminal, plain lines where there is none, and the event file."""
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Console(stderr=True, highlight=False)
+        self.file: Path | None = None
+        self.pending: list[tuple[int, torch.Tensor]] = []
+        self.early: list[str] = []  # events before the folder is known
+        self.bar: Progress | None = None
+        self.evaluation = ""
+        self.started = self.flushed = time.monotonic()
+        self.first_step = self.steps = 0
+        self.samples_per_step = 1.0
+
+    def note(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)
+        self.event("note", text=text)
+
+    def event(self, kind: str, **facts: Any) -> None:
+        line = json.dumps({"event": kind, "time": round(time.time(), 3), **facts}, ensure_ascii=False)
+        if self.file is None:
+            self.early.append(line)
+        else:
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        if kind == "evaluated":
+            self.evaluation = f"eval {facts['loss']:.4f}"
+
+    def phase(self, name: str, done: int, total: int) -> None:
+        if done == total or time.monotonic() - self.flushed > 5 * FLUSH_SECONDS:
+            self.flushed = time.monotonic()
+            self.note(f"{name}: {done} of {total}")
+
+    def begin(self, folder: Path, first_step: int, steps: int, samples_per_step: float) -> None:
+        self.file = folder / "events.jsonl"
+        with self.file.open("a", encoding="utf-8") as file:
+            file.writelines(line + "\n" for line in self.early)
+        self.event("started", first_step=first_step, steps=steps)
+        self.first_step, self.steps, self.samples_per_step = first_step, steps, samples_per_step
+        self.started = self.flushed = time.monotonic()
+        if self.console.is_terminal:
+            columns = (TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+            self.bar = Progress(*columns, console=self.console)
+            self.bar.start()
+            self.bar.add_task("", total=steps, completed=first_step)
+
+    def step(self, step: int, losses: torch.Tensor) -> None:
+        """`losses` stays on its device until something is printed: no waiting for it in the hot path."""
+        self.pending.append((step, losses))
+        if time.monotonic() - self.flushed >= FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self.pending:
+            return
+        values = torch.stack([losses for _, losses in self.pending]).tolist()  # one transfer
+        for (step, _), losses in zip(self.pending, values, strict=True):
+            self.event("step", step=step, losses=losses)
+        done = self.pending[-1][0]
+        self.pending, self.flushed = [], time.monotonic()
+        seconds = max(1e-6, time.monotonic() - self.started)
+        rate = (done - self.first_step) / seconds
+        left = (self.steps - done) / rate if rate else 0
+        mean = sum(map(sum, values)) / sum(map(len, values))
+        text = f"{rate * self.samples_per_step:.1f} images/s  loss {mean:.4f}  {self.evaluation}"
+        if self.bar is not None:
+            self.bar.update(self.bar.task_ids[0], completed=done, description=text)
+        else:
+            self.console.print(f"step {done}/{self.steps}  {left:.0f} s left  {text}", markup=False, soft_wrap=True)
+
+    def end(self) -> None:
+        self.flush()
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None

@@ -1,0 +1,75 @@
+"""The learned rows: the only numbers that training changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch.nn import Parameter
+
+from neonym.errors import UserError
+from neonym.models.family import Model
+from neonym.seeds import derive
+
+
+@dataclass
+class Concept:
+    """One new word while it is learned: its rows, float32 whatever the precision of the model, and their optimizer."""
+
+    token: str
+    init_word: str
+    seed: int
+    rows: dict[str, Parameter]  # {encoder: [n,W]}
+    start: dict[str, torch.Tensor]  # the rows as they were at first
+    optimizer: torch.optim.Optimizer
+    learning_rate: Callable[[int], float]  # step -> learning rate
+    max_grad_norm: float
+
+    def sum_gradients(self, accelerator: Accelerator) -> None:
+        """Over the ranks: a few rows, so one small reduction and no wrapper round the model."""
+        if accelerator.num_processes > 1:
+            for rows in self.rows.values():
+                grad = rows.grad if rows.grad is not None else torch.zeros_like(rows)
+                rows.grad = accelerator.reduce(grad, "sum")  # pyright: ignore[reportAttributeAccessIssue]
+
+    def update(self, step: int, scaler: torch.amp.GradScaler | None) -> None:  # pyright: ignore
+        """One optimizer step at the schedule's rate, the gradient clipped over this concept's own rows."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(step)
+        if scaler is not None:
+            scaler.unscale_(self.optimizer)
+        if self.max_grad_norm > 0:
+            torch.nn.utils.clip_grad_norm_(list(self.rows.values()), self.max_grad_norm)
+        if scaler is not None:
+            scaler.step(self.optimizer)
+        else:
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def concept_seed(seed: int, token: str) -> int:
+    """The same whatever other concepts there are."""
+    return derive(seed, "concept", token.lower())
+
+
+def first_rows(model: Model, token: str, init_word: str, count: int) -> dict[str, torch.Tensor]:
+    """Rows that start as the pieces of `init_word`, taken in turn. -> {encoder: float32 [count,W]}. Raises UserError."""
+    rows = {}
+    for name, tokenizer in model.tokenizers.items():
+        pieces = tokenizer.flat(init_word)
+        if not pieces:
+            raise UserError("gives no tokens", f"the init word of `{token}` ({init_word!r})", "Give an ordinary word")
+        table = model.vocabulary(name)
+        rows[name] = table[[pieces[i % len(pieces)] for i in range(count)]].detach().float().clone()
+    return rows
+
+
+def sum_by(values: torch.Tensor, index: torch.Tensor, count: int) -> torch.Tensor:
+    """Sum `values` [B] into `count` sums by `index` [B]. -> [count]"""
+    return torch.zeros(count, device=values.device).index_add(0, index, values)
+
+
+def drawn(concepts: Sequence[Concept], indices: Sequence[int]) -> list[Concept]:
+    return [concepts[i] for i in indices]

@@ -1,0 +1,124 @@
+"""Was the word learned? Numbers, and one word for them.
+
+The evaluation loss is measured on the same pictures, noise and timesteps before and after, so that the two differ
+only by the rows: a paired comparison, far less noisy than the training loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from neonym.learn.objective import Objective
+from neonym.learn.rows import Concept
+from neonym.learn.step import sample_losses
+from neonym.models.family import Model
+from neonym.types import Batch
+
+LEARNED, WEAK, NOT_LEARNED = "LEARNED", "WEAK", "NOT LEARNED"
+SURE, LIKELY = 4.0, 2.0  # standard errors of the mean improvement
+WORTHWHILE = 0.003  # share of the loss
+
+
+@dataclass(frozen=True)
+class EncoderFigures:
+    """How the rows of one encoder moved. Distances are Euclidean, over all rows together or per row as named."""
+
+    distance: float  # root mean square over the rows
+    cosine: float  # with the start, mean over the rows
+    norm: float  # mean over the rows
+    vocabulary_norm: float  # median over the vocabulary
+    nearest: list[list[str]]  # per row, by cosine, without the start itself if it is not the nearest
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict on one concept."""
+
+    token: str
+    word: str  # LEARNED | WEAK | NOT LEARNED
+    reason: str
+    loss_before: float
+    loss_after: float
+    standard_errors: float  # mean improvement over its standard error
+    evaluated_on: str
+    encoders: dict[str, EncoderFigures]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """For the terminal."""
+        change = 100 * (self.loss_after / self.loss_before - 1)
+        lines = [
+            f"{self.token}: {self.word} ({self.reason})",
+            f"  evaluation loss {self.loss_before:.5f} -> {self.loss_after:.5f} ({change:+.2f} %) on {self.evaluated_on}",
+        ]
+        for name, f in self.encoders.items():
+            lines.append(
+                f"  {name}: moved {f.distance:.3f}, cosine with the start {f.cosine:.3f}, "
+                f"norm {f.norm:.3f} (vocabulary {f.vocabulary_norm:.3f})"
+            )
+            lines += [f"    vector {i}: nearest words {', '.join(words)}" for i, words in enumerate(f.nearest)]
+        return lines
+
+
+@torch.no_grad()
+def evaluate(model: Model, batches: Sequence[tuple[Batch, torch.Tensor]], objective: Objective) -> torch.Tensor:
+    """Losses of fixed samples at fixed timesteps, with the rows as they are. -> [samples], on the CPU"""
+    return torch.cat([sample_losses(model, batch, objective, t) for batch, t in batches]).cpu()
+
+
+def judge(before: torch.Tensor, after: torch.Tensor) -> tuple[str, str, float]:
+    """-> (verdict, reason, improvement in standard errors), from paired losses [samples]."""
+    if not bool(after.isfinite().all()):
+        return NOT_LEARNED, "the evaluation loss is not finite", 0.0
+    gain = (before - after).double()
+    error = float(gain.std() / math.sqrt(len(gain)))
+    mean, sure = float(gain.mean()), 0.0
+    if error > 0:
+        sure = mean / error
+    share = mean / float(before.mean())
+    if sure < LIKELY or share < WORTHWHILE / 10:
+        return NOT_LEARNED, f"pictures are not predicted better than at the start ({100 * share:+.2f} %)", sure
+    if sure < SURE or share < WORTHWHILE:
+        return WEAK, f"pictures are predicted only a little better than at the start ({100 * share:+.2f} %)", sure
+    return LEARNED, f"pictures are predicted {100 * share:.1f} % better than at the start", sure
+
+
+def figures(model: Model, concept: Concept, name: str) -> EncoderFigures:
+    """Where the rows of encoder `name` are now."""
+    rows, start = concept.rows[name].detach(), concept.start[name]
+    table = model.vocabulary(name).float()  # [V,W]
+    unit = torch.nn.functional.normalize
+    close = (unit(rows) @ unit(table).T).topk(3, dim=1).indices.tolist()  # [n,3]
+    tokenizer = model.tokenizers[name].tokenizer
+    words = [[t.removesuffix("</w>") for t in tokenizer.convert_ids_to_tokens(ids)] for ids in close]
+    return EncoderFigures(
+        distance=float((rows - start).norm(dim=1).square().mean().sqrt()),
+        cosine=float(torch.cosine_similarity(rows, start).mean()),
+        norm=float(rows.norm(dim=1).mean()),
+        vocabulary_norm=float(table.norm(dim=1).median()),
+        nearest=words,
+    )
+
+
+def make_verdict(
+    model: Model, concept: Concept, before: torch.Tensor, after: torch.Tensor, evaluated_on: str
+) -> Verdict:
+    """The verdict on one concept from its evaluation losses."""
+    word, reason, sure = judge(before, after)
+    return Verdict(
+        token=concept.token,
+        word=word,
+        reason=reason,
+        loss_before=float(before.mean()),
+        loss_after=float(after.mean()),
+        standard_errors=sure,
+        evaluated_on=evaluated_on,
+        encoders={name: figures(model, concept, name) for name in concept.rows},
+    )

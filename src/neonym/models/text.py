@@ -1,0 +1,123 @@
+"""Text for CLIP encoders: captions to ids with learned rows among them, chunks of 77, and rows beside a frozen table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neonym.words import clean, whole_word
+
+CHUNK = 77  # ids of one pass: a start, 75 tokens, an end
+
+
+class EmbeddingWithRows(nn.Module):
+    """A frozen token table followed by learned rows: an id >= V reads a learned row.
+
+    The rows are a plain list that their concepts own: the module has no trainable parameter, and the table's
+    weights and its checkpoint stay what they were.
+    """
+
+    def __init__(self, frozen: nn.Embedding):
+        super().__init__()
+        self.frozen, self.vocab = frozen, frozen.num_embeddings
+        self.rows: list[Tensor] = []  # float32 [n,W] each
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """[B,L] -> [B,L,W] in the table's precision"""
+        base = self.frozen(ids.clamp(max=self.vocab - 1))
+        if not self.rows:
+            return base
+        learned = torch.cat(self.rows)[(ids - self.vocab).clamp(min=0)]
+        return torch.where((ids >= self.vocab)[..., None], learned.to(base.dtype), base)
+
+
+@dataclass(frozen=True)
+class Ids:
+    """One caption for one encoder."""
+
+    ids: Tensor  # int64 [K,77]
+    learned: tuple[int, ...]  # flat positions of learned ids
+    lost_rows: int  # learned ids that did not fit
+    lost_tokens: int  # all ids that did not fit
+
+
+@dataclass
+class WordTokenizer:
+    """A CLIP tokenizer that knows new words.
+
+    The vocabulary is not changed: the text is cut at the words and their row ids are put in, so no helper token can
+    collide with anything.
+    """
+
+    tokenizer: Any  # transformers.CLIPTokenizer
+    vocab: int  # V
+    chunks: int = 1  # K
+    words: dict[str, range] = field(default_factory=dict)  # word in lower case -> its ids, all >= V
+
+    def add_word(self, token: str, rows: int) -> None:
+        """Give `token` the next `rows` ids. Raises ValueError if it is there already."""
+        word = clean(token)
+        if word in self.words:
+            raise ValueError(f"the word {token!r} is there already")
+        start = max((ids.stop for ids in self.words.values()), default=self.vocab)
+        self.words[word] = range(start, start + rows)
+
+    def pieces(self, text: str) -> list[int]:
+        """Ids of plain text, without start and end."""
+        return self.tokenizer(text, add_special_tokens=False).input_ids if text.strip() else []
+
+    def words_in(self, text: str) -> set[str]:
+        """Which of the words stand in `text`, in lower case."""
+        return set(whole_word(list(self.words)).findall(clean(text))) if self.words else set()
+
+    def flat(self, text: str) -> list[int]:
+        """Ids of `text` with the words' row ids in their places."""
+        text = clean(text)
+        if not self.words:
+            return self.pieces(text)
+        found, last = [], 0
+        for match in whole_word(list(self.words)).finditer(text):
+            found += self.pieces(text[last : match.start()])
+            found += self.words[match.group()]
+            last = match.end()
+        return found + self.pieces(text[last:])
+
+    def __call__(self, text: str) -> Ids:
+        """Cut to 75 ids a chunk, each chunk with start and end, padded as the tokenizer pads."""
+        flat, room = self.flat(text), 75 * self.chunks
+        kept, lost = flat[:room], flat[room:]
+        start, end, pad = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+        rows = []
+        for first in range(0, room, 75):
+            part = kept[first : first + 75]
+            rows.append([start, *part, end] + [pad] * (75 - len(part)))
+        ids = torch.tensor(rows)
+        learned = (ids.flatten() >= self.vocab).nonzero().flatten().tolist()
+        return Ids(ids, tuple(learned), sum(i >= self.vocab for i in lost), len(lost))
+
+
+def join_chunks(hidden: Tensor, chunks: int) -> Tensor:
+    """Hidden states of K chunks as one sequence: the first start, 75 states of each chunk, the last end.
+
+    [B*K,77,D] -> [B,75*K+2,D]
+    """
+    if chunks == 1:
+        return hidden
+    parts = hidden.unflatten(0, (-1, chunks))  # [B,K,77,D]
+    middle = parts[:, :, 1:-1].flatten(1, 2)  # [B,75*K,D]
+    return torch.cat([parts[:, 0, :1], middle, parts[:, -1, -1:]], dim=1)
+
+
+def clip_hidden(encoder: nn.Module, ids: Tensor, clip_skip: int) -> Tensor:
+    """The state that Stable Diffusion reads: the last layer's, or the `clip_skip`-th from the end, then the final norm.
+
+    [B,77] -> [B,77,D]
+    """
+    if clip_skip == 1:
+        return encoder(ids).last_hidden_state
+    states = encoder(ids, output_hidden_states=True).hidden_states
+    body = getattr(encoder, "text_model", encoder)  # transformers 4 keeps the layers one level down
+    return body.final_layer_norm(states[-clip_skip])

@@ -1,0 +1,27 @@
+"""How text is cleaned, and how a new word is found in it."""
+
+import html
+import re
+
+import ftfy
+
+
+def clean(text: str) -> str:
+    """What OpenAI's CLIP does before it splits text: mend the encoding, undo HTML entities, lower case, one blank.
+
+    transformers' tokenizer does only the last two; without the rest, the same caption gives other ids than elsewhere.
+    """
+    mended = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(mended.split()).lower()
+
+
+def whole_word(tokens: list[str]) -> re.Pattern[str]:
+    """Matches any of `tokens` in any case, but not inside a longer word: `ann` is not in "planned"."""
+
+    def bounded(token: str) -> str:
+        start = r"(?<!\w)" if re.match(r"\w", token) else ""
+        end = r"(?!\w)" if re.search(r"\w$", token) else ""
+        return f"{start}{re.escape(token)}{end}"
+
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return re.compile("|".join(bounded(t) for t in longest_first), re.IGNORECASE)

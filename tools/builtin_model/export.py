@@ -1,0 +1,59 @@
+"""Write the trained weights as a Diffusers folder in half precision.
+
+    python -m tools.builtin_model.export --work work/emoji --out src/neonym/models/builtin/emoji
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler
+
+from .text import make_text_encoder
+from .train_unet import BETAS, Learner, make_unet
+from .train_vae import make_vae
+
+INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+def export(work: Path, out: Path) -> None:
+    """The EMA weights of `unet.pt` and the VAE of `vae.pt`, with the tokenizer, as StableDiffusionPipeline loads them."""
+    state = torch.load(work / "unet.pt", weights_only=True)
+    model = Learner(make_unet(), make_text_encoder())
+    model.load_state_dict(state["ema"])
+    vae = make_vae()
+    vae.load_state_dict(torch.load(work / "vae.pt", weights_only=True)["vae"])
+    vae.register_to_config(scaling_factor=round(state["scale"], 5))
+    if out.exists():
+        shutil.rmtree(out)
+    for name, module in (("unet", model.unet), ("text_encoder", model.text), ("vae", vae)):
+        module.to(memory_format=torch.contiguous_format).half().save_pretrained(out / name)
+    DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1).save_pretrained(out / "scheduler")
+    shutil.copytree(work / "tokenizer", out / "tokenizer")
+    spread = float(model.text.get_input_embeddings().weight.float().std())
+    facts = {"word_spread": round(spread, 5), "taught_subjects": state["subjects"], "steps": state["step"]}
+    (out / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
+    (out / "neonym.json").write_text(json.dumps(facts, indent=2) + "\n")
+    size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
+    print(f"{out}: {size / 1e6:.1f} MB, {facts}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("work/emoji"))
+    parser.add_argument("--out", type=Path, default=Path("src/neonym/models/builtin/emoji"))
+    args = parser.parse_args()
+    export(args.work, args.out)

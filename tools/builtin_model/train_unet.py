@@ -1,0 +1,201 @@
+"""Train the built-in model's U-Net and text encoder together, on cached latents. Checkpointed, seeded.
+
+    python -m tools.builtin_model.train_unet --work work/emoji --subjects 160 --steps 4500
+
+Epsilon prediction with min-SNR weights (gamma 5), 10 % empty captions, EMA. Running it again goes on from
+`unet.pt`; `--start FOLDER` begins from the weights of a Diffusers folder (the shipped one, say).
+"""
+
+import argparse
+import copy
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from .drawings import TAUGHT_STYLES, Subject, load_subjects, taught
+from .pictures import COLOURS, caption, compose, place
+from .text import load_tokenizer, make_text_encoder
+from .train_vae import make_vae
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+VARIANTS = 2  # placements of each (subject, style, colour)
+
+
+def make_unet() -> UNet2DConditionModel:
+    """64-128-192 channels over 16 x 16 latents, cross-attention in the two lower levels."""
+    return UNet2DConditionModel(
+        sample_size=16, in_channels=4, out_channels=4, block_out_channels=(64, 128, 192), layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=128, attention_head_dim=4, norm_num_groups=16,
+    )  # fmt: skip
+
+
+class Latents:
+    """Every (subject, style, colour, placement) encoded once; captions are drawn anew each time."""
+
+    def __init__(self, work: Path, subjects: list[Subject], rows: list[int], vae: AutoencoderKL, device: str):
+        self.subjects, self.rows = subjects, rows
+        self.index = [
+            (row, style, colour)
+            for row in rows for style in range(len(TAUGHT_STYLES)) for colour in COLOURS for _ in range(VARIANTS)
+        ]  # fmt: skip
+        cache = work / f"latents-{len(rows)}.pt"
+        if not cache.exists():
+            torch.save(self._encode(work, vae.to(device), device), cache)
+        self.mean, self.std = torch.load(cache, weights_only=True)  # float16 [N,4,16,16] each
+        self.scale = float(1 / self.mean.float().std())
+
+    @torch.no_grad()
+    def _encode(self, work: Path, vae: AutoencoderKL, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+        drawings, rng = np.load(work / "drawings.npz")["drawings"], np.random.default_rng(1)
+        means, stds = [], []
+        for first in range(0, len(self.index), 64):
+            chunk = self.index[first : first + 64]
+            pixels = np.stack([np.asarray(compose(drawings[r, s], c, place(rng))) for r, s, c in chunk])
+            x = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1).to(device)
+            posterior = vae.encode(x.contiguous(memory_format=torch.channels_last)).latent_dist
+            means.append(posterior.mean.half().cpu())
+            stds.append(posterior.std.half().cpu())
+        return torch.cat(means), torch.cat(stds)
+
+    def batch(self, size: int, rng: np.random.Generator) -> tuple[torch.Tensor, list[str]]:
+        """-> scaled latents [size,4,16,16], captions (10 % empty)"""
+        rows = rng.integers(len(self.index), size=size)
+        mean, std = self.mean[rows].float(), self.std[rows].float()
+        noise = torch.from_numpy(rng.standard_normal(mean.shape, dtype=np.float32))
+        captions = []
+        for row in rows:
+            subject, style, colour = self.index[row]
+            s = self.subjects[subject]
+            said = caption(s.name, s.category, TAUGHT_STYLES[style], colour, rng)
+            captions.append("" if rng.random() < 0.10 else said)
+        return (mean + std * noise) * self.scale, captions
+
+
+class Learner(nn.Module):
+    """U-Net and text encoder as one module, so that one EMA copy holds both."""
+
+    def __init__(self, unet: UNet2DConditionModel, text: CLIPTextModel):
+        super().__init__()
+        self.unet, self.text = unet.to(memory_format=torch.channels_last), text
+
+    def forward(self, x_t: torch.Tensor, t: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        return self.unet(x_t, t, self.text(ids).last_hidden_state).sample
+
+
+def tokenise(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
+    """-> int64 [B,77]"""
+    return tokenizer(captions, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+
+
+def stratified_timesteps(size: int, rng: np.random.Generator) -> torch.Tensor:
+    """One timestep from each of `size` equal strata of 0..999, shuffled. -> int64 [size]"""
+    u = (rng.permutation(size) + rng.random(size)) / size
+    return torch.from_numpy((u * 1000).astype(np.int64))
+
+
+def min_snr_loss(guess: torch.Tensor, noise: torch.Tensor, snr: torch.Tensor) -> torch.Tensor:
+    """Hang et al. 2023 with gamma 5 for epsilon prediction: min(SNR, 5) / SNR times the squared error."""
+    return ((snr.clamp(max=5) / snr) * (guess - noise).square().mean((1, 2, 3))).mean()
+
+
+@torch.no_grad()
+def update_ema(ema: nn.Module, model: nn.Module, step: int, decay: float = 0.998) -> None:
+    rate = 1 - min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), rate)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("work/emoji"))
+    parser.add_argument("--subjects", type=int, default=160)
+    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--minutes", type=float, default=1e9, help="end early, the learning rate decayed by then")
+    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--lr", type=float, default=1.2e-3)
+    parser.add_argument("--start", type=Path, help="start from the weights of this Diffusers folder")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    if args.start:
+        vae = AutoencoderKL.from_pretrained(args.start, subfolder="vae", torch_dtype=torch.float32)
+        unet = UNet2DConditionModel.from_pretrained(args.start, subfolder="unet", torch_dtype=torch.float32)
+        text = CLIPTextModel.from_pretrained(args.start / "text_encoder", dtype=torch.float32)
+    else:
+        vae, unet, text = make_vae(), make_unet(), make_text_encoder()
+        vae.load_state_dict(torch.load(args.work / "vae.pt", weights_only=True)["vae"])
+    subjects = load_subjects()
+    data = Latents(args.work, subjects, taught(subjects, args.subjects), vae.eval(), device)
+    tokenizer = load_tokenizer(args.work)
+    model = Learner(unet, text).to(device).train()
+    ema = copy.deepcopy(model).requires_grad_(False)
+    table = list(model.text.get_input_embeddings().parameters())
+    rest = [p for p in model.parameters() if all(p is not q for q in table)]
+    groups = [{"params": rest, "rate": 1.0}, {"params": table, "rate": 3.0}]
+    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    checkpoint, first = args.work / "unet.pt", 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True, map_location=device)
+        model.load_state_dict(state["model"])
+        ema.load_state_dict(state["ema"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+
+    def save(step: int) -> None:
+        torch.save(
+            {
+                "model": model.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict(),
+                "step": step, "scale": data.scale, "subjects": args.subjects,
+            },
+            checkpoint.with_suffix(".tmp"),
+        )  # fmt: skip
+        checkpoint.with_suffix(".tmp").replace(checkpoint)
+
+    scheduler = DDPMScheduler(**BETAS)
+    alphas = scheduler.alphas_cumprod.to(device)
+    started, saved, shown, running = time.monotonic(), time.monotonic(), time.monotonic(), 0.0
+    for step in range(first, args.steps):
+        share = max(step / args.steps, (time.monotonic() - started) / (60 * args.minutes))
+        if share >= 1:
+            break
+        warm, decay = min(1.0, (step + 1) / 300), min(1.0, (1 - share) / 0.6)
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * group["rate"] * warm * max(0.01, decay)
+        rng = np.random.default_rng((7, step))
+        x0, captions = data.batch(args.batch, rng)
+        t = stratified_timesteps(args.batch, rng).to(device)
+        noise = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32)).to(device)
+        x_t = scheduler.add_noise(x0.to(device), noise, t).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            guess = model(x_t, t, tokenise(tokenizer, captions).to(device))
+        snr = alphas[t] / (1 - alphas[t])
+        loss = min_snr_loss(guess.float(), noise, snr)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        update_ema(ema, model, step)
+        running += loss.detach()
+        if (step + 1) % 50 == 0:
+            speed = 50 * args.batch / (time.monotonic() - shown)
+            shown = time.monotonic()
+            print(f"{step + 1}  loss {running / 50:.4f}  {speed:.0f} pictures/s  {100 * share:.0f} %", flush=True)
+            running = 0.0
+        if time.monotonic() - saved > 240:
+            saved = time.monotonic()
+            save(step + 1)
+    save(step + 1)
+
+
+if __name__ == "__main__":
+    main()
