@@ -1,6 +1,6 @@
 """Write the trained weights as a Diffusers folder in half precision.
 
-    python -m tools.builtin_model.export --work work/emoji --out src/neonym/models/builtin/emoji
+python -m tools.builtin_model.export --work work/emoji --out src/neonym/models/builtin/emoji
 """
 
 import argparse

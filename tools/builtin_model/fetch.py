@@ -1,6 +1,6 @@
 """Fetch the emoji drawings, by package name and version, into a work folder (needs npm).
 
-    python -m tools.builtin_model.fetch --work work/emoji
+python -m tools.builtin_model.fetch --work work/emoji
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """The real CLIP vocabulary, from the MIT-licensed package `open-clip-torch`, and the small text encoder.
 
-    python -m tools.builtin_model.text --work work/emoji     (needs pip)
+python -m tools.builtin_model.text --work work/emoji     (needs pip)
 """
 
 import argparse

@@ -110,7 +110,9 @@ def print_summary(ready: Prepared) -> None:
     for index in range(len(ready.datasets)):
         facts = dataset_facts(ready, index)
         buckets = ", ".join(f"{w}x{h}: {b['count']}" for b in facts["buckets"] for w, h in [b["size"]])
-        print(f"data set {index}: batch {facts['batch_size']}, {facts['steps_per_epoch']} steps per epoch, buckets {buckets}")
+        print(
+            f"data set {index}: batch {facts['batch_size']}, {facts['steps_per_epoch']} steps per epoch, buckets {buckets}"
+        )
     for token in ready.tokens:
         own = [r for r in ready.records if ready.tokens[r.concept] == token]
         print(f"`{token}`: {len(own)} pictures, for example {own[0].caption!r}" if own else f"`{token}`: no pictures")

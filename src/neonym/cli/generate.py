@@ -48,7 +48,9 @@ def main(argv: list[str], prog: str) -> int:
     words = add_files(model, flags.textual_inversion_embeddings)
     used = set[str]().union(*(t.words_in(" ".join(flags.prompt)) for t in model.tokenizers.values()))
     for word in words:
-        if word.lower() not in used and not any(word.lower() in t.words_in(flags.negative_prompt) for t in model.tokenizers.values()):
+        if word.lower() not in used and not any(
+            word.lower() in t.words_in(flags.negative_prompt) for t in model.tokenizers.values()
+        ):
             print(f"warning: no prompt uses `{word}`")
     prompts = [p for p in flags.prompt for _ in range(flags.images_per_prompt)]
     seeds = [flags.seed + i for i in range(len(prompts))]

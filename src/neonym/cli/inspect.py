@@ -11,7 +11,12 @@ from pydantic import BaseModel, Field
 from neonym.config.sources import parse_flags
 
 DESCRIPTION = "Say what an embedding file holds: the word, its vectors, where it comes from."
-WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 1280: "SDXL (its second encoder)", 128: "the built-in model"}
+WIDTHS = {
+    768: "Stable Diffusion 1.x",
+    1024: "Stable Diffusion 2.x",
+    1280: "SDXL (its second encoder)",
+    128: "the built-in model",
+}
 
 
 class InspectFlags(BaseModel):

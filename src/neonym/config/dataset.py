@@ -72,7 +72,9 @@ class SubsetSpec(SubsetValues):
 
     image_dir: str
     is_reg: bool = False
-    concept: str | None = Field(None, description="Token of the concept that the folder shows; needed if there are several.")
+    concept: str | None = Field(
+        None, description="Token of the concept that the folder shows; needed if there are several."
+    )
 
 
 class DatasetSpec(DatasetValues):
@@ -118,7 +120,9 @@ def resolve(table: dict[str, Any], flags: DatasetSettings, where: str) -> tuple[
     if not rows:
         problems.append(Problem("error", "there is no [[datasets]]", where, "Add one with a [[datasets.subsets]]"))
     datasets = [
-        resolve_dataset(as_table(row, f"{where} datasets[{i}]", problems), general, flags, f"{where} datasets[{i}]", problems)
+        resolve_dataset(
+            as_table(row, f"{where} datasets[{i}]", problems), general, flags, f"{where} datasets[{i}]", problems
+        )
         for i, row in enumerate(rows)
     ]
     if any(p.severity == "error" for p in problems):

@@ -64,7 +64,9 @@ class DatasetSettings(Section):
 
 
 class OptimSettings(Section):
-    optimizer_type: str = setting("AdamW", "Optimizer. The 8-bit and paged AdamW are AdamW here: the state is kilobytes.")
+    optimizer_type: str = setting(
+        "AdamW", "Optimizer. The 8-bit and paged AdamW are AdamW here: the state is kilobytes."
+    )
     learning_rate: float = setting(5e-3, "Learning rate of the rows.", above=0)
     lr_scheduler: Schedule = setting("cosine", "How the learning rate changes over the steps.")
     lr_warmup_steps: int = setting(10, "Steps of linear warm-up (not for `constant`).", least=0)
@@ -100,11 +102,14 @@ class SaveSettings(Section):
     save_model_as: Literal["safetensors", "pt"] = setting("safetensors", "Format of the embedding file.")
     save_every_n_steps: int | None = setting(None, "Also save a file every so many steps.", least=1)
     save_last_n_steps: int | None = setting(None, "Keep only files of the last so many steps.", least=1)
+    state_every_n_steps: int = setting(25, "Save what resuming needs every so many steps: kilobytes.", least=1)
     restart: bool = setting(False, "Begin anew although an interrupted run with the same name is there.")
 
 
 class EvalSettings(Section):
-    eval_every_n_steps: int = setting(0, "Measure the evaluation loss every so many steps; 0: at the start and end.", least=0)
+    eval_every_n_steps: int = setting(
+        0, "Measure the evaluation loss every so many steps; 0: at the start and end.", least=0
+    )
     eval_samples: int = setting(64, "How many (picture, noise, timestep) triples an evaluation has.", least=8)
     validation_split: float = setting(0.0, "Share of the pictures held out of training for evaluation.", least=0)
     validation_seed: int = setting(0, "Chooses which pictures are held out.", least=0)
@@ -153,20 +158,35 @@ def run_problems(run: RunConfig) -> list[Problem]:
     known = {name.lower(): name for name in OPTIMIZERS}
     if run.optim.optimizer_type.lower() not in known:
         problems.append(
-            Problem("error", f"`{run.optim.optimizer_type}` is not known", "--optimizer_type", f"Known: {', '.join(OPTIMIZERS)}")
+            Problem(
+                "error",
+                f"`{run.optim.optimizer_type}` is not known",
+                "--optimizer_type",
+                f"Known: {', '.join(OPTIMIZERS)}",
+            )
         )
     if run.dataset.dataset_config is None and run.dataset.train_data_dir is None:
         problems.append(
-            Problem("error", "no pictures named", "--dataset_config", "Give a data-set file, or --train_data_dir FOLDER")
+            Problem(
+                "error", "no pictures named", "--dataset_config", "Give a data-set file, or --train_data_dir FOLDER"
+            )
         )
     if run.dataset.resolution is not None and parse_resolution(run.dataset.resolution) is None:
-        problems.append(Problem("error", f"`{run.dataset.resolution}` is no size", "--resolution", 'Write "512" or "512,768"'))
+        problems.append(
+            Problem("error", f"`{run.dataset.resolution}` is no size", "--resolution", 'Write "512" or "512,768"')
+        )
     if not 0 <= run.eval.validation_split < 1:
-        problems.append(Problem("error", f"{run.eval.validation_split} is no share", "--validation_split", "Give 0 to below 1"))
+        problems.append(
+            Problem("error", f"{run.eval.validation_split} is no share", "--validation_split", "Give 0 to below 1")
+        )
     if run.dataset.bucket_reso_steps % 8:
-        problems.append(Problem("error", f"{run.dataset.bucket_reso_steps} is not a multiple of 8", "--bucket_reso_steps"))
-    if run.save.output_name is not None and set(run.save.output_name) & set('/\\\0'):
-        problems.append(Problem("error", "a file name, not a path, is expected", "--output_name", "Use --output_dir for the folder"))
+        problems.append(
+            Problem("error", f"{run.dataset.bucket_reso_steps} is not a multiple of 8", "--bucket_reso_steps")
+        )
+    if run.save.output_name is not None and set(run.save.output_name) & set("/\\\0"):
+        problems.append(
+            Problem("error", "a file name, not a path, is expected", "--output_name", "Use --output_dir for the folder")
+        )
     return problems
 
 

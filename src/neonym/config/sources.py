@@ -44,12 +44,16 @@ def read_dataset(run: RunConfig) -> tuple[DatasetConfig | None, list[Problem]]:
     return (None if any(p.severity == "error" for p in problems) else config), problems
 
 
-def choose_concepts(config: DatasetConfig, run: RunConfig, where: str, problems: list[Problem]) -> tuple[ConceptSpec, ...]:
+def choose_concepts(
+    config: DatasetConfig, run: RunConfig, where: str, problems: list[Problem]
+) -> tuple[ConceptSpec, ...]:
     """The file's `[[concepts]]`, or the one of `--token_string`. Every subset must name one of them."""
     flags = run.concept
     concepts = config.concepts
     if concepts and flags.token_string is not None:
-        problems.append(Problem("error", f"{where} has [[concepts]] of its own", "--token_string", "Use one or the other"))
+        problems.append(
+            Problem("error", f"{where} has [[concepts]] of its own", "--token_string", "Use one or the other")
+        )
     if not concepts and not (flags.token_string or "").strip():
         fix = "For example --token_string=mychar4; the captions must contain it"
         problems.append(Problem("error", "the new word has no name", "--token_string", fix))
@@ -74,7 +78,9 @@ def choose_concepts(config: DatasetConfig, run: RunConfig, where: str, problems:
                 fix = f'Add concept = "..." (one of {", ".join(tokens)})'
                 problems.append(Problem("error", "does not say which concept it shows", place, fix))
             elif subset.concept is not None and subset.concept not in tokens:
-                problems.append(Problem("error", f"concept `{subset.concept}` is not listed", place, f"Known: {', '.join(tokens)}"))
+                problems.append(
+                    Problem("error", f"concept `{subset.concept}` is not listed", place, f"Known: {', '.join(tokens)}")
+                )
     return concepts
 
 

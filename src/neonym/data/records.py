@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -27,7 +27,7 @@ class Folder:
     caption_extension: str | None = None
     class_tokens: str | None = None
     flip: bool = False
-    rules: CaptionRules = CaptionRules()
+    rules: CaptionRules = field(default_factory=CaptionRules)
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,17 @@ def scan_folder(
             bare += [path] * (caption is None)
         records.append(
             ImageRecord(
-                path=path, caption=caption or "", size=size, fit=fits[size], concept=folder.concept, dataset=dataset,
-                repeats=folder.repeats, is_reg=folder.is_reg, flip=folder.flip, rules=folder.rules,
-            )  # fmt: skip
+                path=path,
+                caption=caption or "",
+                size=size,
+                fit=fits[size],
+                concept=folder.concept,
+                dataset=dataset,
+                repeats=folder.repeats,
+                is_reg=folder.is_reg,
+                flip=folder.flip,
+                rules=folder.rules,
+            )
         )
     if bare:
         what = f"{len(bare)} pictures have no caption file and there are no class_tokens ({names(bare)})"

@@ -92,7 +92,13 @@ class Terminal(Silent):
         self.first_step, self.steps, self.samples_per_step = first_step, steps, samples_per_step
         self.started = self.flushed = time.monotonic()
         if self.console.is_terminal:
-            columns = (TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+            columns = (
+                TextColumn("step"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.description}"),
+            )
             self.bar = Progress(*columns, console=self.console)
             self.bar.start()
             self.bar.add_task("", total=steps, completed=first_step)

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import time
-
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -32,7 +30,6 @@ from neonym.learn.verdict import Verdict, evaluate, make_verdict
 from neonym.models.family import Model, load_model
 from neonym.types import Batch, Draw
 
-SECONDS_BETWEEN_STATES = 20.0
 BAD_STEPS_ALLOWED = 5
 EVALUATION = -1  # the "step" of evaluation keys: no training step has it
 
@@ -92,7 +89,7 @@ def run_steps(
     with starting_rows(state.concepts):
         before = [evaluate(model, batches, objective) for batches in tests]
     report.begin(store.folder, state.step, total, sum(len(p.draws(0)) for p in loader.plans))
-    saved, guard = time.monotonic(), Guard(len(state.concepts), accelerator.device)
+    guard = Guard(len(state.concepts), accelerator.device)
     for work in loader.steps(state.step, total):
         losses = train_step(model, state.concepts, work, objective, accelerator)
         state.step = work.step + 1
@@ -105,10 +102,9 @@ def run_steps(
             guard.check(state, ready)
             for file in store.save_step(state):
                 report.event("saved", step=state.step, file=str(file))
-        if main and (report.stop_wanted or time.monotonic() - saved > SECONDS_BETWEEN_STATES):
+        if main and (report.stop_wanted or due(run.save.state_every_n_steps, state.step)):
             guard.check(state, ready)
             store.save_state(state)
-            saved = time.monotonic()
         if report.stop_wanted and state.step < total:
             report.end()
             report.note(f"stopped after step {state.step}; run the same command again to go on")
@@ -158,7 +154,9 @@ def start_accelerator(run: RunConfig, report: Report) -> Accelerator:
     AcceleratorState._reset_state()  # a second run in one process may use another precision
     on_cpu = run.compute.cpu or not (torch.cuda.is_available() or torch.backends.mps.is_available())
     if precision == "fp16" and on_cpu:
-        report.note("note: mixed_precision fp16 -> fp32: a CPU does not compute in fp16; the result is at least as exact.")
+        report.note(
+            "note: mixed_precision fp16 -> fp32: a CPU does not compute in fp16; the result is at least as exact."
+        )
         precision = "no"
     return Accelerator(mixed_precision=precision, cpu=run.compute.cpu)
 
@@ -174,7 +172,9 @@ def make_folders(store: CheckpointStore) -> None:
     try:
         store.prepare()
     except OSError as error:
-        raise UserError(f"cannot be made ({error.strerror})", str(store.folder), "Choose another --output_dir") from error
+        raise UserError(
+            f"cannot be made ({error.strerror})", str(store.folder), "Choose another --output_dir"
+        ) from error
 
 
 def add_concepts(model: Model, ready: Prepared) -> list[Concept]:
@@ -208,7 +208,8 @@ def add_concepts(model: Model, ready: Prepared) -> list[Concept]:
 
 def identity(ready: Prepared) -> dict[str, str]:
     """Everything that decides the numbers of a run: two runs with the same one are the same run."""
-    assert ready.source is not None and ready.config is not None
+    assert ready.source is not None
+    assert ready.config is not None
     records = [*ready.records, *ready.held_out]
     try:
         hashes = [content_hash(r.path) for r in records]

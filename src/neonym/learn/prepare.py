@@ -186,7 +186,9 @@ def setting_notes(run: RunConfig, source: ModelSource) -> list[Problem]:
     if run.model.pretrained_model_name_or_path == "builtin:emoji":
         notes.append(Problem("note", "no model is named, so the small built-in one is used (builtin:emoji)"))
     if run.optim.optimizer_type.lower() != "adamw":
-        what = f"{run.optim.optimizer_type} -> AdamW: the optimizer state is a few kilobytes, so there is nothing to save"
+        what = (
+            f"{run.optim.optimizer_type} -> AdamW: the optimizer state is a few kilobytes, so there is nothing to save"
+        )
         notes.append(Problem("note", what))
     if run.compute.xformers or run.compute.mem_eff_attn:
         notes.append(Problem("note", "xformers / mem_eff_attn -> PyTorch's own attention, which gives the same result"))

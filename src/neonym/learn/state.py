@@ -64,7 +64,9 @@ def load_state(state: TrainState, file: Path) -> bool:
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UserError(f"the saved state is damaged ({error})", str(file), fix) from error
     old, new = facts["fingerprint"], state.fingerprint
-    changed = [f"{key} (was {old.get(key)}, is {new.get(key)})" for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    changed = [
+        f"{key} (was {old.get(key)}, is {new.get(key)})" for key in sorted({*old, *new}) if old.get(key) != new.get(key)
+    ]
     if changed:
         raise UserError(f"an unfinished run is there with other settings: {'; '.join(changed)}", str(file), fix)
     restore(state, tensors)

@@ -94,7 +94,9 @@ def identify(name: str) -> ModelSource:
 def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
     """Every component's config of a Diffusers folder. Raises ModelError."""
     configs = {}
-    for file in sorted([*folder.glob("*/config.json"), *folder.glob("*/scheduler_config.json"), *folder.glob("*.json")]):
+    for file in sorted(
+        [*folder.glob("*/config.json"), *folder.glob("*/scheduler_config.json"), *folder.glob("*.json")]
+    ):
         try:
             configs[file.parent.name if file.parent != folder else file.stem] = json.loads(file.read_text("utf-8"))
         except (OSError, ValueError) as error:

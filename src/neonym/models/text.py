@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from neonym.words import clean, whole_word
 
@@ -30,7 +31,9 @@ class EmbeddingWithRows(nn.Module):
         base = self.frozen(ids.clamp(max=self.vocab - 1))
         if not self.rows:
             return base
-        learned = torch.cat(self.rows)[(ids - self.vocab).clamp(min=0)]
+        learned = F.embedding(
+            (ids - self.vocab).clamp(min=0), torch.cat(self.rows)
+        )  # indexing sums gradients in any order
         return torch.where((ids >= self.vocab)[..., None], learned.to(base.dtype), base)
 
 
@@ -67,7 +70,7 @@ class WordTokenizer:
 
     def pieces(self, text: str) -> list[int]:
         """Ids of plain text, without start and end."""
-        return self.tokenizer(text, add_special_tokens=False).input_ids if text.strip() else []
+        return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
 
     def words_in(self, text: str) -> set[str]:
         """Which of the words stand in `text`, in lower case."""

@@ -1,0 +1,64 @@
+"""What the tests share: no network, a small data set, runs on the built-in model."""
+
+import socket
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from neonym.config.run import RunConfig, fields_of
+
+ROOT = Path(__file__).parent.parent
+COLOURS = [(200, 40, 40), (40, 160, 60), (50, 90, 220), (240, 220, 60), (250, 250, 250), (20, 20, 20)]
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Law 7: a test that reaches for the network fails."""
+
+    def refuse(self, address):
+        raise AssertionError(f"the network was reached for: {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def make_pictures(
+    folder: Path, count: int = 6, size=(128, 128), caption: str | None = "a sticker of a mychar4"
+) -> Path:
+    """Squares of one colour on another, each with a caption."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        picture = Image.new("RGB", size, COLOURS[i % len(COLOURS)])
+        picture.paste(COLOURS[(i + 2) % len(COLOURS)], (size[0] // 4, size[1] // 4, size[0] // 2 + 8 * i, size[1] // 2))
+        picture.save(folder / f"{i:02}.png")
+        if caption is not None:
+            (folder / f"{i:02}.txt").write_text(f"{caption} {i}")
+    return folder
+
+
+def settings(**flags) -> RunConfig:
+    """A run from flat flags."""
+    tree: dict[str, dict] = {}
+    homes = {name: section for section, name, _ in fields_of(RunConfig)}
+    for name, value in flags.items():
+        tree.setdefault(homes[name], {})[name] = value
+    return RunConfig.model_validate(tree)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    return make_pictures(tmp_path / "pictures")
+
+
+@pytest.fixture
+def run_for(tmp_path, pictures):
+    """A function: flags -> RunConfig of a short CPU run on `pictures`."""
+
+    def build(name: str = "out", **flags) -> RunConfig:
+        base = {
+            "train_data_dir": str(pictures), "token_string": "mychar4", "max_train_steps": 8, "eval_samples": 8,
+            "output_dir": str(tmp_path / name), "cpu": True,
+        }  # fmt: skip
+        return settings(**{**base, **flags})
+
+    return build

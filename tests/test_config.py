@@ -1,0 +1,155 @@
+"""Settings and data-set files: fallbacks, and every mistake at once."""
+
+import pytest
+from conftest import make_pictures, settings
+
+from neonym.config.run import RunConfig, fields_of, parse_resolution
+from neonym.config.sources import read_dataset
+from neonym.errors import ConfigError, nearest
+from neonym.learn.prepare import prepare
+
+
+def write(tmp_path, text: str, name: str = "cfg.toml"):
+    file = tmp_path / name
+    file.write_text(text)
+    return str(file)
+
+
+def messages(problems, severity="error"):
+    return [str(p) for p in problems if p.severity == severity]
+
+
+def test_a_value_falls_back_from_subset_to_command_line(tmp_path):
+    text = """
+    [general]
+    caption_extension = ".cap"
+    flip_aug = true
+    [[datasets]]
+    batch_size = 2
+    num_repeats = 3
+    [[datasets.subsets]]
+    image_dir = "a"
+    flip_aug = false
+    [[datasets.subsets]]
+    image_dir = "b"
+    num_repeats = 5
+    [[datasets]]
+    resolution = [64, 128]
+    [[datasets.subsets]]
+    image_dir = "c"
+    """
+    run = settings(
+        dataset_config=write(tmp_path, text), token_string="x y", train_batch_size=7, resolution="256", keep_tokens=2
+    )
+    config, problems = read_dataset(run)
+    assert messages(problems) == []
+    first, second = config.datasets
+    assert (first.batch_size, second.batch_size) == (2, 7)
+    assert (first.resolution, second.resolution) == ((256, 256), (64, 128))
+    a, b, c = (*first.subsets, *second.subsets)
+    assert [s.num_repeats for s in (a, b, c)] == [3, 5, 1]
+    assert [s.flip_aug for s in (a, b, c)] == [False, True, True]
+    assert {s.caption_extension for s in (a, b, c)} == {".cap"}
+    assert {s.keep_tokens for s in (a, b, c)} == {2}
+
+
+def test_every_mistake_is_reported_at_once(tmp_path):
+    text = """
+    learning_rate = 1
+    [general]
+    captoin_extension = ".txt"
+    [[datasets]]
+    batch_size = 0
+    resolution = "big"
+    [[datasets.subsets]]
+    image_dri = "a"
+    num_repeats = "many"
+    """
+    run = settings(dataset_config=write(tmp_path, text), learning_rate=-1, optimizer_type="Adan", output_name="a/b")
+    config, problems = read_dataset(run)
+    assert config is None
+    text = "\n".join(messages(problems))
+    for words in (
+        "--learning_rate: -1", "`Adan` is not known", "--output_name", "`learning_rate` is not known here",
+        "Did you mean `caption_extension`?", "`batch_size`", "`resolution`", "Did you mean `image_dir`?",
+        "`image_dir`: Field required", "`num_repeats`",
+    ):  # fmt: skip
+        assert words in text, (words, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[[datasets]]\n", "no subsets"),
+        ("", "no [[datasets]]"),
+        ("datasets = 3", "double brackets"),
+        ('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "C:\\pictures"', "backslash"),
+        ("[[datasets", "cfg.toml"),
+    ],
+)
+def test_broken_files(tmp_path, text, words):
+    run = settings(dataset_config=write(tmp_path, text), token_string="mychar4")
+    assert any(words in m for m in messages(prepare(run).problems))
+
+
+def test_json_reads_as_toml_does(tmp_path):
+    make_pictures(tmp_path / "a")
+    text = '{"datasets": [{"subsets": [{"image_dir": "%s"}]}]}' % (tmp_path / "a")
+    ready = prepare(settings(dataset_config=write(tmp_path, text, "cfg.json"), token_string="mychar4"))
+    assert messages(ready.problems) == []
+    assert len(ready.records) == 6
+
+
+def test_named_folders_and_a_plain_folder(tmp_path):
+    make_pictures(tmp_path / "train" / "3_mychar4", 2, caption=None)
+    make_pictures(tmp_path / "train" / "1_a photo of mychar4", 1, caption=None)
+    make_pictures(tmp_path / "train" / "notes", 1)
+    make_pictures(tmp_path / "reg" / "1_person", 10, caption=None)
+    ready = prepare(
+        settings(train_data_dir=str(tmp_path / "train"), reg_data_dir=str(tmp_path / "reg"), token_string="mychar4")
+    )
+    assert messages(ready.problems) == []
+    assert sum(r.repeats for r in ready.records if not r.is_reg) == 7
+    assert sum(r.repeats for r in ready.records if r.is_reg) == 7
+    assert {r.caption for r in ready.records} == {"mychar4", "a photo of mychar4", "person"}
+    assert any("notes" in m for m in messages(ready.problems, "note"))
+    plain = prepare(settings(train_data_dir=str(tmp_path / "train" / "notes"), token_string="mychar4"))
+    assert len(plain.records) == 1
+
+
+def test_a_word_that_never_appears_is_an_error_before_any_weight(tmp_path):
+    make_pictures(tmp_path / "a", 5, caption="a photo of a planned thing")
+    ready = prepare(settings(train_data_dir=str(tmp_path / "a"), token_string="ann"))
+    (message,) = messages(ready.problems)
+    assert "none of the 5 captions contains the word" in message
+    assert "00.png, 01.png, 02.png" in message
+    with pytest.raises(ConfigError):
+        ready.raise_errors()
+    (tmp_path / "a" / "03.txt").write_text("Ann")
+    ready = prepare(settings(train_data_dir=str(tmp_path / "a"), token_string="ann"))
+    assert messages(ready.problems) == []
+    assert any("4 of 5 captions" in m for m in messages(ready.problems, "warning"))
+
+
+def test_a_word_that_is_cut_off_is_an_error(tmp_path):
+    make_pictures(tmp_path / "a", 2, caption="cat " * 80 + "mychar4")
+    assert any(
+        "cut off" in m
+        for m in messages(prepare(settings(train_data_dir=str(tmp_path / "a"), token_string="mychar4")).problems)
+    )
+    longer = prepare(settings(train_data_dir=str(tmp_path / "a"), token_string="mychar4", max_token_length=150))
+    assert messages(longer.problems) == []
+
+
+def test_names_of_flags_are_unique_and_every_one_has_help():
+    names = [name for _, name, _ in fields_of(RunConfig)]
+    assert len(names) == len(set(names))
+    assert all(field.description for _, _, field in fields_of(RunConfig))
+
+
+def test_small_things():
+    assert parse_resolution("512") == (512, 512)
+    assert parse_resolution("512, 768") == (512, 768)
+    assert parse_resolution("1,2,3") is None
+    assert parse_resolution("0") is None
+    assert nearest("lerning_rate", ["learning_rate"]) == "Did you mean `learning_rate`?"

@@ -1,0 +1,215 @@
+"""Buckets, repeats, captions, pictures, the plan, the cache."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_pictures
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from neonym.data.buckets import BucketRules, bucket_sizes, fit
+from neonym.data.captions import final_caption
+from neonym.data.images import image_size, load_pixels
+from neonym.data.latent_cache import cache_moments, entry_name, places
+from neonym.data.plan import ConceptPlan
+from neonym.data.records import Dataset, Folder, deal, scan, steps_per_epoch
+from neonym.types import CaptionRules, Fit, ImageRecord
+
+GOLDEN = Path(__file__).parent / "golden"
+WHOLE = BucketRules((128, 128))
+
+
+def golden(name: str) -> list[dict]:
+    return json.loads((GOLDEN / name).read_text())["cases"]
+
+
+def rules_of(values: dict) -> BucketRules:
+    return BucketRules(
+        tuple(values["resolution"]), True, values["min_bucket_reso"], values["max_bucket_reso"],
+        values["bucket_reso_steps"], values.get("bucket_no_upscale", False),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("case", golden("a_bucket_resolutions.json"))
+def test_golden_bucket_resolutions(case):
+    if "error" in case["expected"]:
+        with pytest.raises(ValueError, match="reso"):
+            rules_of(case["inputs"]).adjusted()
+        return
+    rules = rules_of(case["inputs"]).adjusted()
+    assert (rules.shortest, rules.longest) == (case["expected"]["adjusted_min"], case["expected"]["adjusted_max"])
+    assert [list(s) for s in bucket_sizes(rules)] == case["expected"]["resolutions"]
+
+
+def test_golden_bucket_selection():
+    for case in golden("b_bucket_selection.json"):
+        rules, expected = rules_of(case["inputs"]).adjusted(), case["expected"]
+        size = tuple(case["inputs"]["image_size"])
+        if "error" in expected or 0 in expected.get("bucket", [1]):
+            with pytest.raises(ValueError, match="too"):
+                fit(size, rules, bucket_sizes(rules))
+            continue
+        found = fit(size, rules, bucket_sizes(rules))
+        assert list(found.bucket) == expected["bucket"], case
+        assert list(found.resized) == expected["resized_size"], case
+        assert list(found.crop) == expected["pixel_crop_ltrb_in_resized"], case
+
+
+@given(st.integers(1, 4000), st.integers(1, 4000))
+def test_every_picture_covers_its_bucket(width, height):
+    rules = BucketRules((512, 512), enabled=True)
+    found = fit((width, height), rules, bucket_sizes(rules))
+    assert found.resized[0] >= found.bucket[0]
+    assert found.resized[1] >= found.bucket[1]
+    assert found.bucket[0] * found.bucket[1] <= 512 * 512
+
+
+def record(name: str = "a", repeats: int = 1, bucket=(128, 128), **more) -> ImageRecord:
+    facts = {
+        "path": Path(name), "caption": "x", "size": bucket, "fit": Fit(bucket, bucket, (0, 0, *bucket)), "concept": 0,
+        "dataset": 0, "repeats": repeats, "is_reg": False, "flip": False, "rules": CaptionRules(),
+    }  # fmt: skip
+    return ImageRecord(**{**facts, **more})
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in golden("e_repeats_and_reg.json") if "registered" in c["expected"]], ids=lambda c: c["name"]
+)
+def test_golden_repeats_and_regularisation(case):
+    """The dealing itself; folder scanning is tested elsewhere."""
+    if case["inputs"].get("layout") != "config subsets":
+        pytest.skip("folder names are another rule")
+    seen, training, regular = set(), [], []
+    for subset in case["inputs"]["subsets"]:
+        if subset["dir"] in seen or subset.get("num_repeats", 1) < 1:
+            continue
+        seen.add(subset["dir"])
+        is_reg = subset.get("is_reg", False)
+        made = [
+            record(f"{subset['dir']}/im{i:02}.png", subset.get("num_repeats", 1), (64, 64), is_reg=is_reg)
+            for i in range(subset["images"])
+        ]
+        (regular if is_reg else training).extend(made)
+    dealt = deal(regular, sum(r.repeats for r in training))
+    found = {str(r.path): r.repeats for r in [*training, *dealt]}
+    assert found == {r["image"]: r["num_repeats"] for r in case["expected"]["registered"]}
+    if len(case["expected"]["items_by_batch_sizes"]) == case["expected"]["batches_per_epoch"]:
+        assert (
+            steps_per_epoch([*training, *dealt], [case["inputs"]["batch_size"]])
+            == case["expected"]["batches_per_epoch"]
+        )
+
+
+def test_an_epoch_shows_every_item_once():
+    records = [record(f"{i}", repeats=1 + i % 3, bucket=[(128, 128), (64, 192)][i % 2]) for i in range(11)]
+    plan = ConceptPlan(records, [4], seed=5, reg_weight=1.0)
+    for epoch in range(3):
+        drawn = [plan.draws(epoch * plan.steps_per_epoch + s) for s in range(plan.steps_per_epoch)]
+        assert all(len({d.record.fit.bucket for d in step}) == 1 for step in drawn)
+        names = sorted(str(d.record.path) for step in drawn for d in step)
+        assert names == sorted(str(r.path) for r in records for _ in range(r.repeats))
+
+
+def test_the_plan_is_a_function_of_the_step():
+    records = [record(f"{i}", caption="a, b, c, d", rules=CaptionRules(shuffle=True), flip=True) for i in range(9)]
+    forward, jumping = (ConceptPlan(records, [4], 1, 1.0) for _ in range(2))
+    wanted = [forward.draws(step) for step in range(20)]
+    assert [jumping.draws(step) for step in reversed(range(20))] == wanted[::-1]
+    assert len({d.key for step in wanted for d in step}) == sum(map(len, wanted))
+    assert {d.flipped for step in wanted for d in step} == {True, False}
+    assert len({d.caption for step in wanted for d in step}) > 5
+
+
+def test_captions():
+    rules = CaptionRules(prefix="best", suffix="end", shuffle=True, keep_tokens=1)
+    shuffled = {final_caption("a, b, c", rules, (0, 0, slot)) for slot in range(40)}
+    assert all(s.startswith("best a, ") for s in shuffled)
+    assert {frozenset(s.removeprefix("best a, ").split(", ")) for s in shuffled} == {frozenset({"b", "c end"})}
+    assert len(shuffled) == 2
+
+
+def test_pictures_are_turned_and_laid_on_white(tmp_path):
+    turned = Image.new("RGB", (40, 20), "red")
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    assert image_size(tmp_path / "turned.jpg") == (20, 40)
+    clear = Image.new("RGBA", (16, 16), (255, 0, 0, 0))
+    clear.save(tmp_path / "clear.png")
+    pixels = load_pixels(tmp_path / "clear.png", Fit((16, 16), (16, 16), (0, 0, 16, 16)))
+    assert pixels.shape == (3, 16, 16)
+    assert np.allclose(pixels, 1.0)
+    grey = Image.fromarray(np.full((8, 8), 257 * 100, np.uint16))
+    grey.save(tmp_path / "grey.png")
+    pixels = load_pixels(tmp_path / "grey.png", Fit((8, 8), (8, 8), (0, 0, 8, 8)))
+    assert np.allclose(pixels, 100 / 127.5 - 1)
+
+
+def test_scan_names_what_is_wrong(tmp_path):
+    make_pictures(tmp_path / "good", 3, caption=None)
+    (tmp_path / "good" / "broken.png").write_bytes(b"not a picture")
+    (tmp_path / "good" / "00.txt").write_bytes(b"\xff\xfe\xfa")
+    (tmp_path / "empty").mkdir()
+    problems = []
+    folders = (Folder(tmp_path / "good", 0), Folder(tmp_path / "empty", 0), Folder(tmp_path / "none", 0))
+    records, held_out = scan([Dataset(folders, 4, WHOLE)], 0.0, 0, problems.append)
+    assert [r.path.name for r in records] == ["01.png", "02.png"]
+    assert held_out == []
+    text = "\n".join(map(str, problems))
+    for words in (
+        "broken.png",
+        "00.txt: is not UTF-8",
+        "empty: has no pictures",
+        "none: cannot be read",
+        "no caption file",
+    ):
+        assert words in text
+
+
+def test_held_out_pictures_stay_held_out(tmp_path):
+    make_pictures(tmp_path / "a", 10)
+    sets = [Dataset((Folder(tmp_path / "a", 0),), 4, WHOLE)]
+    training, held_out = scan(sets, 0.4, 7, lambda p: None)
+    assert len(training) == 6
+    assert len(held_out) == 4
+    assert not {r.path for r in training} & {r.path for r in held_out}
+    assert scan(sets, 0.4, 7, lambda p: None) == (training, held_out)
+    assert scan(sets, 0.4, 8, lambda p: None)[1] != held_out
+
+
+def test_the_cache_is_keyed_by_content(tmp_path):
+    folder, cache = make_pictures(tmp_path / "a", 3), tmp_path / "cache"
+    records, _ = scan([Dataset((Folder(folder, 0, flip=True),), 4, WHOLE)], 0.0, 0, lambda p: None)
+    encoded = []
+
+    def encode(pixels):
+        encoded.append(pixels)
+        return torch.nn.functional.avg_pool2d(pixels, 8)
+
+    def run(vae_hash="v"):
+        encoded.clear()
+        return cache_moments(records, encode, vae_hash, cache, lambda done, total: None)
+
+    first = run()
+    assert len(encoded) == 6  # three pictures and their mirror images
+    again = run()
+    assert not encoded
+    assert all(torch.equal(first[place], again[place]) for place in first)
+    shutil.copy(folder / "02.png", folder / "00.png")  # another picture under the old name
+    run()
+    assert len(encoded) == 0  # its content is known
+    Image.new("RGB", (128, 128), "orange").save(folder / "01.png")
+    run()
+    assert len(encoded) == 2
+    run("another VAE")
+    assert len(encoded) == 4  # 00 and 02 are the same content
+    damaged = cache / entry_name(places(records)[0], "v")
+    damaged.write_bytes(damaged.read_bytes()[:-40])
+    run()
+    assert len(encoded) == 1
+    assert not list(cache.glob("*.part"))

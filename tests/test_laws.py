@@ -1,0 +1,252 @@
+"""The seven laws, by real training on the built-in model."""
+
+import hashlib
+import json
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_pictures, settings
+
+from neonym.errors import FormatError, UserError
+from neonym.formats import read_embedding
+from neonym.learn import loop
+from neonym.learn.objective import Objective
+from neonym.learn.verdict import LEARNED
+
+
+def rows(path: Path) -> torch.Tensor:
+    return read_embedding(path).vectors["text_encoder"]
+
+
+def flags_of(run) -> list[str]:
+    """The command line of a run."""
+    parts = []
+    for section in type(run).model_fields:
+        chosen = getattr(run, section)
+        for name in chosen.model_fields_set:
+            value = getattr(chosen, name)
+            parts += [f"--{name}"] if value is True else [f"--{name}={value}"]
+    return parts
+
+
+def start(run) -> subprocess.Popen:
+    code = "import sys; from neonym.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "train", *flags_of(run)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen) -> None:
+    """Until the state of `step` is on disk: the events are written late, the state is not."""
+    from safetensors import safe_open
+
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        file = folder / "state.safetensors"
+        if file.exists():
+            with safe_open(file, "pt") as opened:
+                if json.loads(opened.metadata()["neonym"])["step"] >= step:
+                    return
+        time.sleep(0.02)
+    pytest.fail(f"no state of step {step} appeared: {process.communicate()[0]}")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_law_1_resume_is_invisible(run_for, number, code):
+    """Train in one go; train, be stopped by a real signal, run the same command again: the same file, bit for bit."""
+    options = {
+        "max_train_steps": 60,
+        "num_vectors_per_token": 2,
+        "state_every_n_steps": 3,
+        "shuffle_caption": True,
+        "flip_aug": True,
+    }
+    whole = loop.train(run_for("whole", **options))
+    run = run_for("parts", **options)
+    process = start(run)
+    folder = Path(run.save.output_dir) / "mychar4-run"
+    wait_for_step(folder, 6, process)
+    process.send_signal(number)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == code, output
+    assert (folder / "state.safetensors").exists(), output
+    assert not (Path(run.save.output_dir) / "mychar4.safetensors").exists()
+    again = start(run)
+    output = again.communicate(timeout=300)[0]
+    assert again.returncode in (0, 3), output
+    assert "going on from step" in output
+    assert whole.files[0].read_bytes() == (Path(run.save.output_dir) / "mychar4.safetensors").read_bytes()
+    assert not (folder / "state.safetensors").exists()
+
+
+def test_law_1_other_settings_are_not_mixed(run_for):
+    report = loop.Silent()
+    report.stop_wanted = signal.SIGTERM
+    stopped = loop.train(run_for(), report)
+    assert stopped.steps == 1
+    assert not stopped.files
+    with pytest.raises(UserError, match="learning_rate"):
+        loop.train(run_for(learning_rate=1e-3))
+    assert loop.train(run_for(learning_rate=1e-3, restart=True)).steps == 8
+
+
+def two_concepts(tmp_path: Path) -> str:
+    make_pictures(tmp_path / "b", 5, caption="a flat drawing of a zyzzo")
+    file = tmp_path / "two.toml"
+    file.write_text(
+        f"""
+        [[concepts]]
+        token_string = "mychar4"
+        num_vectors_per_token = 2
+        [[concepts]]
+        token_string = "zyzzo"
+        [[datasets]]
+        [[datasets.subsets]]
+        concept = "mychar4"
+        image_dir = '{tmp_path / "pictures"}'
+        [[datasets.subsets]]
+        concept = "zyzzo"
+        image_dir = '{tmp_path / "b"}'
+        """
+    )
+    return str(file)
+
+
+def test_law_2_alone_is_together(run_for, tmp_path, pictures):
+    config = two_concepts(tmp_path)
+    common = {"max_train_steps": 10, "eval_samples": 8, "cpu": True}
+    both = loop.train(settings(dataset_config=config, output_dir=str(tmp_path / "both"), **common))
+    assert [f.stem for f in both.files] == ["mychar4", "zyzzo"]
+    first = loop.train(run_for("first", max_train_steps=10, num_vectors_per_token=2))
+    second = loop.train(run_for("second", max_train_steps=10, token_string="zyzzo", train_data_dir=str(tmp_path / "b")))
+    assert torch.equal(rows(both.files[0]), rows(first.files[0]))
+    assert torch.equal(rows(both.files[1]), rows(second.files[0]))
+
+
+def test_law_4_micro_batch_size_changes_nothing(run_for):
+    whole = loop.train(run_for("whole"))
+    small = loop.train(run_for("small", micro_batch_size=1))
+    accumulated = loop.train(run_for("accumulated", train_batch_size=2, gradient_accumulation_steps=2))
+    assert (rows(whole.files[0]) - rows(small.files[0])).abs().max() <= 1e-6
+    assert (rows(whole.files[0]) - rows(accumulated.files[0])).abs().max() <= 1e-6
+
+
+def test_law_5_the_model_is_frozen(run_for, monkeypatch):
+    """Every base tensor, the whole vocabulary included, is bitwise unchanged; only the rows have state."""
+    seen = {}
+
+    def hashes(model):
+        digests = {}
+        for name, module in model.modules().items():
+            for key, tensor in module.state_dict().items():
+                digests[name, key] = hashlib.sha256(tensor.cpu().contiguous().numpy().tobytes()).hexdigest()
+        return digests
+
+    def load(*args, **kwargs):
+        seen["model"] = load_model(*args, **kwargs)
+        seen["before"] = hashes(seen["model"])
+        return seen["model"]
+
+    def run_steps(ready, model, state, *rest):
+        seen["concepts"] = state.concepts
+        return inner(ready, model, state, *rest)
+
+    load_model, inner = loop.load_model, loop.run_steps
+    monkeypatch.setattr(loop, "load_model", load)
+    monkeypatch.setattr(loop, "run_steps", run_steps)
+    loop.train(run_for(num_vectors_per_token=3))
+    assert hashes(seen["model"]) == seen["before"]
+    trainable = [p for m in seen["model"].modules().values() for p in m.parameters() if p.requires_grad]
+    assert trainable == []
+    (concept,) = seen["concepts"]
+    state = concept.optimizer.state_dict()["state"]
+    sizes = sum(t.numel() for values in state.values() for t in values.values())
+    assert sizes == 2 * 3 * 128 + 1  # two moments of 3 rows of 128, and the step count
+    assert all(p.grad is None for m in seen["model"].modules().values() for p in m.parameters())
+
+
+def test_law_6_a_loss_that_is_not_a_number_writes_nothing(run_for, monkeypatch):
+    clean, calls = Objective.loss, []
+
+    def poisoned(self, guess, noisy):
+        calls.append(1)
+        loss = clean(self, guess, noisy)
+        return loss * float("nan") if len(calls) > 12 else loss
+
+    monkeypatch.setattr(Objective, "loss", poisoned)
+    run = run_for(max_train_steps=40, save_every_n_steps=2)
+    with pytest.raises(UserError, match="not a number"):
+        loop.train(run)
+    files = list(Path(run.save.output_dir).glob("*.safetensors"))
+    assert files, "the files saved before the fault should be there"
+    assert all(bool(rows(f).isfinite().all()) for f in files)
+    assert not (Path(run.save.output_dir) / "mychar4.safetensors").exists()
+
+
+def test_law_6_a_full_disk_leaves_the_old_file(run_for, tmp_path):
+    """The file-size limit of a real process stands for the full disk."""
+    from neonym.formats import write_embedding
+    from neonym.types import Embedding
+
+    path = tmp_path / "word.safetensors"
+    write_embedding(Embedding("word", {"text_encoder": torch.ones(1, 128)}), path)
+    before = path.read_bytes()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+            write_embedding(Embedding("word", {"text_encoder": torch.zeros(1, 128)}), path)
+        except FormatError:
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.glob("*word*")] == ["word.safetensors"]
+
+
+def test_law_6_a_run_that_cannot_learn_says_so(run_for):
+    """sd-scripts' documented rate: warned about before, an honest verdict after, and an exit code of its own."""
+    run = run_for(learning_rate=1e-6, lr_scheduler="constant", max_train_steps=10)
+    process = start(run)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 3, output
+    assert "can hardly be learned" in output
+    assert "NOT LEARNED" in output
+    verdict = json.loads((Path(run.save.output_dir) / "mychar4-run" / "verdict.json").read_text())
+    assert verdict[0]["word"] != LEARNED
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_law_7_no_pickle_runs_code(tmp_path, inside):
+    trap, file = tmp_path / "trap", tmp_path / "evil.pt"
+    content = {"string_to_param": {"*": Evil(str(trap))}} if inside else Evil(str(trap))
+    file.write_bytes(pickle.dumps(content))
+    with pytest.raises(FormatError, match="evil.pt"):
+        read_embedding(file)
+    torch.save({"emb_params": Evil(str(trap))}, file)
+    with pytest.raises(FormatError, match="evil.pt"):
+        read_embedding(file)
+    assert not trap.exists()
+
+
+def test_law_7_no_network_for_a_model_that_is_not_there(run_for):
+    with pytest.raises(UserError, match="runwayml"):
+        loop.train(run_for(pretrained_model_name_or_path="runwayml/stable-diffusion-v1-5"))

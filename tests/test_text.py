@@ -1,0 +1,102 @@
+"""Tokenisation against golden cases, words in captions, rows beside the table."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from neonym.models.family import identify, load_model, load_tokenizers
+from neonym.models.text import EmbeddingWithRows, join_chunks
+from neonym.words import clean, whole_word
+
+CASES = json.loads((Path(__file__).parent / "golden" / "d_tokenization.json").read_text())
+SOURCE = identify("builtin:emoji")
+
+
+def tokenizer(length: int = 75):
+    return load_tokenizers(SOURCE, length)["text_encoder"]
+
+
+@pytest.mark.parametrize("length", [None, 150, 225])
+def test_golden_tokenization(length):
+    found = [
+        c for c in CASES["cases"] if c["inputs"]["tokenizer"] == "sd1" and c["inputs"]["max_token_length"] == length
+    ]
+    assert found
+    tokenize = tokenizer(length or 75)
+    for case in found:
+        assert tokenize(case["inputs"]["caption"]).ids.tolist() == case["expected"]["input_ids"], case["inputs"]
+
+
+def test_the_seeds_own_example():
+    """Eight vectors stand at positions 1 to 8, and the ids go on from 49408."""
+    tokenize = tokenizer()
+    tokenize.add_word("mychar4", 8)
+    ids = tokenize("mychar4").ids[0].tolist()
+    assert ids == [49406, *range(49408, 49416), *[49407] * 68]
+
+
+@pytest.mark.parametrize(
+    ("token", "text", "count"),
+    [
+        ("ann", "planned by ann, Ann and ANN's", 3),
+        ("mychar4", "a (mychar4:1.3) mychar41 xmychar4", 1),
+        ("<cat-toy>", "a <cat-toy> and x<Cat-Toy>y", 2),
+        ("my char", "my  char, my\nchar", 2),
+        ("a.b", "a.b axb", 1),
+    ],
+)
+def test_a_word_is_matched_whole_and_in_any_case(token, text, count):
+    tokenize = tokenizer()
+    tokenize.add_word(token, 2)
+    assert len(tokenize(text).learned) == 2 * count
+    assert len(whole_word([token]).findall(clean(text))) == count
+
+
+def test_names_with_numbers_do_not_collide():
+    """Upstream names the vectors foo, foo1, foo2: a word `foo1` would clash."""
+    tokenize = tokenizer()
+    tokenize.add_word("foo", 3)
+    tokenize.add_word("foo1", 2)
+    assert tokenize.flat("foo1 foo") == [49411, 49412, 49408, 49409, 49410]
+
+
+def test_what_is_cut_off_is_counted():
+    tokenize = tokenizer()
+    tokenize.add_word("mychar4", 4)
+    ids = tokenize("cat " * 73 + "mychar4")
+    assert ids.lost_rows == 2
+    assert len(ids.learned) == 2
+    assert int(ids.ids[0, -1]) == 49407
+
+
+def test_rows_beside_the_table():
+    table = EmbeddingWithRows(nn.Embedding(10, 4))
+    rows = nn.Parameter(torch.randn(2, 4))
+    table.rows.append(rows)
+    out = table(torch.tensor([[1, 10, 11, 9]]))
+    assert torch.equal(out[0, 1:3], rows)
+    assert torch.equal(out[0, 0], table.frozen.weight[1])
+    out.sum().backward()
+    assert torch.equal(rows.grad, torch.ones(2, 4))
+    assert list(table.state_dict()) == ["frozen.weight"]
+
+
+def test_chunks_are_joined_without_inner_ends():
+    hidden = torch.arange(2 * 77.0)[:, None].reshape(2, 77, 1)
+    joined = join_chunks(hidden, 2)[0, :, 0].tolist()
+    assert joined == [0.0, *range(1, 76), *range(78, 153), 153.0]
+
+
+def test_conditioning_equals_the_diffusers_pipelines():
+    from diffusers import StableDiffusionPipeline
+
+    from neonym.generate.images import conditioning
+
+    pipeline = StableDiffusionPipeline.from_pretrained(SOURCE.folder, torch_dtype=torch.float32)
+    model = load_model()
+    for prompt in ("a 3d render of a red apple on a blue background", "", "caf\u00e9 &amp; cake"):
+        theirs = pipeline.encode_prompt(clean(prompt), "cpu", 1, False)[0]
+        assert torch.allclose(conditioning(model, [prompt]), theirs, atol=1e-5)
