@@ -19,7 +19,7 @@ Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine"]
 
 def setting(default: Any, help: str, *, above: float | None = None, least: float | None = None) -> Any:
     """A field with its help and limits. The limits are checked by `range_problems`, all of them at once."""
-    limits = {name: value for name, value in (("above", above), ("least", least)) if value is not None}
+    limits: Any = {name: value for name, value in (("above", above), ("least", least)) if value is not None}
     return Field(default, description=help, json_schema_extra=limits or None)
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 from neonym.data.buckets import BucketRules, bucket_sizes, fit
 from neonym.data.captions import read_caption
@@ -39,8 +38,7 @@ class Dataset:
     buckets: BucketRules
 
 
-class Reporter(Protocol):
-    def __call__(self, problem: Problem) -> None: ...
+Reporter = Callable[[Problem], object]
 
 
 def scan(

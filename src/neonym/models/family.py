@@ -37,6 +37,7 @@ class Model(Protocol):
     def encode_text(self, tokens: dict[str, Tensor]) -> Tensor: ...  # {e: [B,K,L]} -> [B,S,D]
     def denoise(self, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor: ...  # -> [B,C,h,w]
     def modules(self) -> dict[str, nn.Module]: ...
+    def enable_gradient_checkpointing(self) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -115,21 +115,20 @@ def load(
     source: ModelSource, device: torch.device, dtype: torch.dtype, max_token_length: int, clip_skip: int
 ) -> StableDiffusion:
     """Read the weights. The VAE stays in float32. Raises ModelError."""
-    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-    from diffusers.utils import logging as diffusers_logging
-    from transformers import CLIPTextModel
-    from transformers.utils import logging as transformers_logging
+    import diffusers
+    import transformers
 
-    diffusers_logging.set_verbosity_error()
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+    parts: Any = diffusers
     folder, local = source.folder, {"local_files_only": True}
     try:
-        unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=dtype, **local)
-        vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32, **local)
-        text_encoder = CLIPTextModel.from_pretrained(folder / ENCODER, dtype=dtype, **local)
-        scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler", **local)
+        unet = parts.UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=dtype, **local)
+        vae = parts.AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32, **local)
+        scheduler = parts.DDPMScheduler.from_pretrained(folder, subfolder="scheduler", **local)
+        parts = transformers
+        text_encoder = parts.CLIPTextModel.from_pretrained(folder / ENCODER, dtype=dtype, **local)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"its weights cannot be read ({error})", source.name, "Is the folder complete?") from error
     layers = text_encoder.config.num_hidden_layers

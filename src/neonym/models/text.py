@@ -114,7 +114,7 @@ def join_chunks(hidden: Tensor, chunks: int) -> Tensor:
     return torch.cat([parts[:, 0, :1], middle, parts[:, -1, -1:]], dim=1)
 
 
-def clip_hidden(encoder: nn.Module, ids: Tensor, clip_skip: int) -> Tensor:
+def clip_hidden(encoder: Any, ids: Tensor, clip_skip: int) -> Tensor:
     """The state that Stable Diffusion reads: the last layer's, or the `clip_skip`-th from the end, then the final norm.
 
     [B,77] -> [B,77,D]

@@ -1,0 +1,212 @@
+"""How much of a subject that the built-in model knows can a new word recover?
+
+    python -m benchmarks.recovery [--steps 100] [--learning_rate 5e-3] ...
+
+For each subject a new word is learned from 8 rendered pictures, starting from "picture", and compared with the
+subject's true name on 8 other pictures at fixed noise and timesteps:
+
+    score = (L_init - L_learned) / (L_init - L_true)        0: nothing learned; 1: as good as the true name
+
+Also: the steps until the mean score is 0.9, and how often generated pictures have the background that was asked for,
+with the word and with the true name. Prints a table; `--json FILE` writes the figures.
+"""
+
+import argparse
+import json
+import platform
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from neonym.config.run import OptimSettings, RunConfig
+from neonym.formats import read_embedding
+from neonym.generate.images import add_embedding, draw
+from neonym.learn.events import Silent
+from neonym.learn.loop import train
+from neonym.learn.objective import Objective
+from neonym.learn.step import sample_losses
+from neonym.models.family import Model, load_model
+from neonym.types import Batch, Embedding
+from tools.builtin_model.pictures import COLOURS, article, compose, phrase, place
+from tools.builtin_model.score import nearest_colour
+
+KNOWN = Path(__file__).with_name("known")
+INIT = "picture"
+EVALUATION_SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Subject:
+    name: str
+    style: str
+    drawing: np.ndarray  # uint8 [128,128,4]
+
+    @property
+    def word(self) -> str:
+        return "neo" + self.name.replace(" ", "")
+
+
+@dataclass(frozen=True)
+class Picture:
+    image: Image.Image
+    colour: str
+
+
+def load_subjects(count: int) -> list[Subject]:
+    rows = json.loads((KNOWN / "known.json").read_text())[:count]
+    return [Subject(r["name"], r["style"], np.asarray(Image.open(KNOWN / r["file"]).convert("RGBA"))) for r in rows]
+
+
+def render(subject: Subject, seed: int) -> tuple[list[Picture], list[Picture]]:
+    """-> 8 pictures to learn from, 8 others to measure on; every background at most once in each."""
+    rng = np.random.default_rng(seed)
+    sets = []
+    for _ in range(2):
+        colours = rng.permutation(list(COLOURS))[:8]
+        sets.append([Picture(compose(subject.drawing, c, place(rng)), str(c)) for c in colours])
+    return sets[0], sets[1]
+
+
+def write_data(subjects: list[Subject], vectors: int, batch_size: int, folder: Path) -> tuple[Path, list[list[Picture]]]:
+    """The training set as a user would have it. -> (data-set file, pictures to measure on)"""
+    lines, measured = [], []
+    for i, subject in enumerate(subjects):
+        learned, others = render(subject, 100 + i)
+        measured.append(others)
+        home = folder / subject.word
+        home.mkdir(parents=True)
+        for k, picture in enumerate(learned):
+            picture.image.save(home / f"{k}.png")
+            caption = phrase(article(subject.word), subject.style, picture.colour, k)
+            (home / f"{k}.txt").write_text(caption)
+        lines += ["[[concepts]]", f'token_string = "{subject.word}"', f'init_word = "{INIT}"']
+        lines += [f"num_vectors_per_token = {vectors}"]
+    lines += ["[[datasets]]", f"batch_size = {batch_size}"]
+    for subject in subjects:
+        lines += ["[[datasets.subsets]]", f'concept = "{subject.word}"', f'image_dir = "{folder / subject.word}"']
+    file = folder / "set.toml"
+    file.write_text("\n".join(lines))
+    return file, measured
+
+
+@torch.no_grad()
+def loss_of(model: Model, subject: Subject, said: str, pictures: list[Picture]) -> float:
+    """Mean loss of fixed samples whose captions call the subject `said`."""
+    losses = []
+    for first in range(0, EVALUATION_SAMPLES, 16):
+        rows = range(first, first + 16)
+        chosen = [pictures[i % len(pictures)] for i in rows]
+        pixels = np.stack([np.asarray(p.image, np.float32).transpose(2, 0, 1) / 127.5 - 1 for p in chosen])
+        captions = [phrase(article(said), subject.style, p.colour, i) for i, p in zip(rows, chosen, strict=True)]
+        tokens = [model.tokenize(c) for c in captions]
+        batch = Batch(
+            moments=model.encode_images(torch.from_numpy(pixels)).to(model.device),
+            tokens={e: torch.stack([t[e] for t in tokens]).to(model.device) for e in tokens[0]},
+            keys=[(7, -2, i) for i in rows],
+            concept=torch.zeros(16, dtype=torch.int64, device=model.device),
+            weight=torch.ones(16, device=model.device),
+        )
+        t = torch.tensor([int((i + 0.5) / EVALUATION_SAMPLES * 1000) for i in rows])
+        losses.append(sample_losses(model, batch, Objective(), t))
+    return float(torch.cat(losses).mean())
+
+
+def obedience(model: Model, subject: Subject, said: str, colours: list[str], steps: int) -> float:
+    """Share of generated pictures whose background is the one asked for."""
+    prompts = [phrase(article(said), subject.style, c, 0) for c in colours]
+    pictures = draw(model, prompts, list(range(len(prompts))), steps=steps)
+    return float(np.mean([nearest_colour(p) == c for p, c in zip(pictures, colours, strict=True)]))
+
+
+def saved_at(folder: Path, word: str, step: int) -> Embedding:
+    step_file = folder / f"{word}-step{step:08d}.safetensors"
+    return read_embedding(step_file if step_file.exists() else folder / f"{word}.safetensors")
+
+
+def measure(args: argparse.Namespace) -> dict:
+    """Train all words in one run, then measure."""
+    subjects = load_subjects(args.subjects)
+    model = load_model("builtin:emoji", args.device)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        config, pictures = write_data(subjects, args.vectors, args.batch_size, folder / "data")
+        every = max(1, args.steps // 10)
+        run = RunConfig.model_validate(
+            {
+                "dataset": {"dataset_config": str(config)},
+                "optim": {
+                    "learning_rate": args.learning_rate, "lr_scheduler": args.lr_scheduler, "seed": args.seed,
+                    "lr_warmup_steps": args.lr_warmup_steps, "max_train_steps": args.steps,
+                    "max_grad_norm": args.max_grad_norm,
+                },
+                "save": {"output_dir": str(folder / "out"), "output_name": "words", "save_every_n_steps": every},
+                "eval": {"eval_samples": 8},
+                "compute": {"cpu": args.device == "cpu"},
+            }
+        )  # fmt: skip
+        started = time.monotonic()
+        train(run, Silent())
+        seconds = time.monotonic() - started
+        rows, curve = [], {}
+        for subject, shown in zip(subjects, pictures, strict=True):
+            first, best = loss_of(model, subject, INIT, shown), loss_of(model, subject, subject.name, shown)
+            scores = {}
+            for step in range(every, args.steps + 1, every):
+                word = f"{subject.word}x{step}"
+                add_embedding(model, saved_at(folder / "out", subject.word, step), word)
+                scores[step] = (first - loss_of(model, subject, word, shown)) / (first - best)
+                curve.setdefault(step, []).append(scores[step])
+            row = {"subject": subject.name, "loss_init": first, "loss_true": best, "score": scores[args.steps]}
+            if args.obedience_colours:
+                colours = list(COLOURS)[:: 12 // args.obedience_colours]
+                row["background_word"] = obedience(model, subject, f"{subject.word}x{args.steps}", colours, 20)
+                row["background_true"] = obedience(model, subject, subject.name, colours, 20)
+            rows.append(row)
+            print("  ".join(f"{v:.4f}" if isinstance(v, float) else f"{v:18}" for v in row.values()), flush=True)
+    means = {step: float(np.mean(values)) for step, values in curve.items()}
+    result = {
+        "settings": {k: v for k, v in vars(args).items() if k != "json"},
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "mean_score": means[args.steps],
+        "lowest_score": min(r["score"] for r in rows),
+        "mean_score_by_step": means,
+        "steps_to_0.9": next((step for step, mean in means.items() if mean >= 0.9), None),
+        "training_seconds": round(seconds, 1),
+        "subjects": rows,
+    }
+    if args.obedience_colours:
+        result |= {k: float(np.mean([r[k] for r in rows])) for k in ("background_word", "background_true")}
+    return result
+
+
+def main() -> None:
+    defaults = OptimSettings()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--subjects", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--batch_size", type=int, default=4)
+    parser.add_argument("--vectors", type=int, default=2)
+    parser.add_argument("--learning_rate", type=float, default=defaults.learning_rate)
+    parser.add_argument("--lr_scheduler", default=defaults.lr_scheduler)
+    parser.add_argument("--lr_warmup_steps", type=int, default=defaults.lr_warmup_steps)
+    parser.add_argument("--max_grad_norm", type=float, default=defaults.max_grad_norm)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--obedience_colours", type=int, default=4, help="backgrounds asked for; 0: do not generate")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    result = measure(args)
+    summary = {k: v for k, v in result.items() if k not in ("subjects", "settings")}
+    print(json.dumps(summary, indent=1))
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""Speed and memory of a training step, against a plain loop that does what the common example scripts do.
+
+    python -m benchmarks.step --model builtin:emoji --batch_sizes 1 4
+    python -m benchmarks.step --model sd15 --resolution 256 --batch_sizes 1 --steps 2
+
+`sd15` is Stable Diffusion 1.5 at full size with random weights, made in memory. The plain loop trains the whole
+vocabulary with AdamW, copies the old rows back after each step, and encodes the pictures with the VAE each time.
+Each case runs in its own process, so that peak memory is its own; both loops of a case run in the same session.
+"""
+
+import argparse
+import dataclasses
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import Parameter
+from torch.nn import functional as F
+
+from neonym.learn.objective import Objective
+from neonym.learn.optim import make_optimizer
+from neonym.learn.rows import Concept, first_rows
+from neonym.learn.state import TrainState, tensors_of
+from neonym.learn.step import train_step
+from neonym.models.family import ModelSource, identify, load_model, load_tokenizers
+from neonym.types import Batch, Work
+
+CAPTION, WORD, VECTORS = "a photo of a neoword on a table", "neoword", 4
+SD15_UNET = {
+    "sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+}  # fmt: skip
+SD15_TEXT = {
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "projection_dim": 768, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407,
+}  # fmt: skip
+
+
+def make_model(name: str, device: torch.device, dtype: torch.dtype) -> Any:
+    """A model of the shelf, or a full-size one with random weights."""
+    if name != "sd15":
+        return load_model(name, device, dtype)
+    import diffusers
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from neonym.models.sd import StableDiffusion
+
+    parts: Any = diffusers
+    builtin = identify("builtin:emoji")
+    source: ModelSource = dataclasses.replace(builtin, name="sd15", native_size=512)
+    torch.manual_seed(0)
+    with torch.device(device):
+        unet = parts.UNet2DConditionModel(**SD15_UNET).to(dtype)
+        vae = parts.AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4,
+        )  # fmt: skip
+        text = CLIPTextModel(CLIPTextConfig(**SD15_TEXT)).to(dtype)
+    if device.type == "cpu":
+        unet = unet.to(memory_format=torch.channels_last)
+    scheduler = parts.DDPMScheduler.from_pretrained(builtin.folder, subfolder="scheduler")
+    return StableDiffusion(source, unet, vae, text, scheduler, load_tokenizers(builtin, 75), 1)
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def timed(step: Any, steps: int, device: torch.device) -> tuple[float, float]:
+    """-> (seconds of the first step, mean seconds of the others)"""
+    synchronise(device)
+    begun = time.monotonic()
+    step(0)
+    synchronise(device)
+    first = time.monotonic() - begun
+    begun = time.monotonic()
+    for i in range(1, steps + 1):
+        step(i)
+    synchronise(device)
+    return first, (time.monotonic() - begun) / steps
+
+
+def neonym_case(args: argparse.Namespace) -> dict:
+    """Learned rows beside the frozen table, moments encoded once."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(mixed_precision=args.precision, cpu=args.device == "cpu")
+    device, model = accelerator.device, make_model(args.model, accelerator.device, weights(args))
+    start = first_rows(model, WORD, "picture", VECTORS)
+    rows = {name: Parameter(values.clone()) for name, values in start.items()}
+    model.add_word(WORD, dict(rows))
+    concept = Concept(WORD, "picture", 0, rows, start, make_optimizer(rows.values(), 5e-3), lambda _: 5e-3, 1.0)
+    pixels = torch.rand(args.batch, 3, args.resolution, args.resolution, generator=torch.Generator().manual_seed(0))
+    moments = torch.cat([model.encode_images(p[None].to(device) * 2 - 1) for p in pixels])
+    model.vae.to("cpu")
+    tokens = {name: ids.expand(args.batch, -1, -1).to(device) for name, ids in model.tokenize(CAPTION).items()}
+    ones = torch.ones(args.batch, device=device)
+
+    def step(i: int) -> None:
+        keys = [(0, i, slot) for slot in range(args.batch)]
+        batch = Batch(moments, tokens, keys, torch.zeros(args.batch, dtype=torch.int64, device=device), ones)
+        work = Work(i, [batch], torch.tensor([float(args.batch)], device=device), [0])
+        train_step(model, [concept], work, Objective(), accelerator)
+
+    first, mean = timed(step, args.steps, device)
+    state = sum(t.nbytes for t in tensors_of(TrainState([concept], {})).values())
+    return {"first_step_s": first, "images_per_s": args.batch / mean, "state_bytes": state}
+
+
+def plain_case(args: argparse.Namespace) -> dict:
+    """The whole vocabulary trained, old rows restored, pictures encoded each step."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(mixed_precision=args.precision, cpu=args.device == "cpu")
+    device, model = accelerator.device, make_model(args.model, accelerator.device, weights(args))
+    text = model.text_encoder.float()
+    frozen = model.table.frozen.weight
+    table = torch.nn.Embedding(len(frozen) + VECTORS, frozen.shape[1], device=device)
+    with torch.no_grad():
+        table.weight[: len(frozen)] = frozen
+        table.weight[len(frozen) :] = frozen[1674]
+    text.set_input_embeddings(table)
+    table.requires_grad_(True)
+    old = table.weight.detach().clone()
+    optimizer = torch.optim.AdamW([table.weight], lr=5e-3)
+    keep = torch.ones(len(table.weight), dtype=torch.bool)
+    keep[len(frozen) :] = False
+    pixels = torch.rand(args.batch, 3, args.resolution, args.resolution, device=device) * 2 - 1
+    model.tokenizers["text_encoder"].add_word(WORD, VECTORS)
+    ids = model.tokenize(CAPTION)["text_encoder"].expand(args.batch, -1).to(device)
+    alphas = model.process.alphas_cumprod.to(device)
+
+    def step(i: int) -> None:
+        with torch.no_grad():
+            latents = model.vae.encode(pixels).latent_dist.sample() * model.vae.config.scaling_factor
+        noise, t = torch.randn_like(latents), torch.randint(0, 1000, (args.batch,), device=device)
+        alpha = alphas[t][:, None, None, None]
+        with accelerator.autocast():
+            hidden = text(ids).last_hidden_state
+            guess = model.denoise(alpha.sqrt() * latents + (1 - alpha).sqrt() * noise, t, hidden)
+        loss = F.mse_loss(guess.float(), noise)
+        accelerator.backward(loss)
+        torch.nn.utils.clip_grad_norm_([table.weight], 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            table.weight[keep] = old[keep]
+        loss.item()
+
+    first, mean = timed(step, args.steps, device)
+    state = sum(t.nbytes for values in optimizer.state.values() for t in values.values())
+    return {"first_step_s": first, "images_per_s": args.batch / mean, "state_bytes": state + table.weight.nbytes}
+
+
+def weights(args: argparse.Namespace) -> torch.dtype:
+    """Half-precision weights on a GPU under mixed precision, as both loops would be run there."""
+    if args.device == "cpu":
+        return torch.float32
+    return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(args.precision, torch.float32)
+
+
+def peak_memory(device: str) -> float:
+    """In MiB: of the device, or of the process on a CPU."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def machine() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    facts = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    name = next((line.split(":")[1].strip() for line in facts if line.startswith("model name")), platform.processor())
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="builtin:emoji", help="builtin:emoji, a Diffusers folder, or sd15")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--precisions", nargs="+", default=["no"], choices=["no", "fp16", "bf16"])
+    parser.add_argument("--resolution", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--case", choices=["neonym", "plain"], help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--precision", default="no", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.case:
+        begun = time.monotonic()
+        figures = {"neonym": neonym_case, "plain": plain_case}[args.case](args)
+        print(json.dumps({**figures, "peak_mib": peak_memory(args.device), "whole_s": time.monotonic() - begun}))
+        return
+    rows = []
+    for precision in args.precisions:
+        for batch in args.batch_sizes:
+            row: dict[str, Any] = {"model": args.model, "device": args.device, "precision": precision, "batch": batch}
+            for case in ("plain", "neonym"):
+                command = [sys.executable, "-m", "benchmarks.step", "--case", case, "--batch", str(batch)]
+                command += ["--precision", precision, "--model", args.model, "--device", args.device]
+                command += ["--resolution", str(args.resolution), "--steps", str(args.steps)]
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                row[case] = json.loads(done.stdout.splitlines()[-1])
+            row["speed_ratio"] = row["neonym"]["images_per_s"] / row["plain"]["images_per_s"]
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        result = {"machine": machine(), "torch": torch.__version__, "resolution": args.resolution, "rows": rows}
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
