@@ -25,7 +25,7 @@ from PIL import Image
 
 from neonym.config.run import OptimSettings, RunConfig
 from neonym.formats import read_embedding
-from neonym.generate.images import add_embedding, draw
+from neonym.generation.images import add_embedding, draw
 from neonym.learn.events import Silent
 from neonym.learn.loop import train
 from neonym.learn.objective import Objective
@@ -72,7 +72,9 @@ def render(subject: Subject, seed: int) -> tuple[list[Picture], list[Picture]]:
     return sets[0], sets[1]
 
 
-def write_data(subjects: list[Subject], vectors: int, batch_size: int, folder: Path) -> tuple[Path, list[list[Picture]]]:
+def write_data(
+    subjects: list[Subject], vectors: int, batch_size: int, folder: Path
+) -> tuple[Path, list[list[Picture]]]:
     """The training set as a user would have it. -> (data-set file, pictures to measure on)"""
     lines, measured = [], []
     for i, subject in enumerate(subjects):

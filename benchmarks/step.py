@@ -137,7 +137,7 @@ def plain_case(args: argparse.Namespace) -> dict:
     ids = model.tokenize(CAPTION)["text_encoder"].expand(args.batch, -1).to(device)
     alphas = model.process.alphas_cumprod.to(device)
 
-    def step(i: int) -> None:
+    def step(_: int) -> None:
         with torch.no_grad():
             latents = model.vae.encode(pixels).latent_dist.sample() * model.vae.config.scaling_factor
         noise, t = torch.randn_like(latents), torch.randint(0, 1000, (args.batch,), device=device)

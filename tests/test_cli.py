@@ -157,4 +157,4 @@ def test_evaluation_on_held_out_pictures(folder):
     assert verdict["evaluated_on"] == "held-out pictures"
     assert len(list(Path("cache").iterdir())) == 12
     events = [json.loads(line) for line in Path("out/mychar4-run/events.jsonl").read_text().splitlines()]
-    assert [e["step"] for e in events if e["event"] == "evaluated"] == [3, 6]
+    assert [e["step"] for e in events if e["event"] == "evaluated"] == [0, 3, 6]

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from neonym.errors import FormatError
 from neonym.formats import read_embedding, write_embedding
-from neonym.generate.images import add_files, conditioning
+from neonym.generation.images import add_files, conditioning
 from neonym.models.family import identify, load_model
 from neonym.types import Embedding
 

@@ -8,7 +8,7 @@ from PIL import Image
 from neonym.cli.main import main
 from neonym.errors import ModelError
 from neonym.formats import write_embedding
-from neonym.generate.images import add_files, draw
+from neonym.generation.images import add_files, draw
 from neonym.models.family import load_model
 from neonym.types import Embedding
 

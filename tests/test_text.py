@@ -93,7 +93,7 @@ def test_chunks_are_joined_without_inner_ends():
 def test_conditioning_equals_the_diffusers_pipelines():
     from diffusers import StableDiffusionPipeline
 
-    from neonym.generate.images import conditioning
+    from neonym.generation.images import conditioning
 
     pipeline = StableDiffusionPipeline.from_pretrained(SOURCE.folder, torch_dtype=torch.float32)
     model = load_model()

@@ -12,14 +12,14 @@ from neonym._version import __version__ as __version__
 if TYPE_CHECKING:
     from neonym.formats import read_embedding as read_embedding
     from neonym.formats import write_embedding as write_embedding
-    from neonym.generate.images import generate as generate
+    from neonym.generation.images import generate as generate
     from neonym.learn.loop import train as train
     from neonym.models.family import load_model as load_model
     from neonym.types import Embedding as Embedding
 
 _HOMES = {
     "train": "neonym.learn.loop",
-    "generate": "neonym.generate.images",
+    "generate": "neonym.generation.images",
     "read_embedding": "neonym.formats",
     "write_embedding": "neonym.formats",
     "load_model": "neonym.models.family",

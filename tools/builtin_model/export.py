@@ -15,6 +15,7 @@ from .text import make_text_encoder
 from .train_unet import BETAS, Learner, make_unet
 from .train_vae import make_vae
 
+GUIDANCE = 3.0  # chosen once, by the score
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "feature_extractor": [None, None],
@@ -44,7 +45,12 @@ def export(work: Path, out: Path) -> None:
     DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1).save_pretrained(out / "scheduler")
     shutil.copytree(work / "tokenizer", out / "tokenizer")
     spread = float(model.text.get_input_embeddings().weight.float().std())
-    facts = {"word_spread": round(spread, 5), "taught_subjects": state["subjects"], "steps": state["step"]}
+    facts = {
+        "word_spread": round(spread, 5),
+        "guidance": GUIDANCE,
+        "taught_subjects": state["subjects"],
+        "steps": state["step"],
+    }
     (out / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
     (out / "neonym.json").write_text(json.dumps(facts, indent=2) + "\n")
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())

@@ -52,8 +52,8 @@ def main(argv: list[str], prog: str) -> int:
     )
     from neonym.cli.report import write_report
     from neonym.cli.train import stop_on_signals
-    from neonym.generate.images import add_files
-    from neonym.generate.sheets import sheet
+    from neonym.generation.images import add_files
+    from neonym.generation.sheets import sheet
     from neonym.learn.events import Terminal
     from neonym.learn.loop import train
     from neonym.learn.prepare import prepare
@@ -93,7 +93,7 @@ def pictures_of(paths: list[Path]) -> list[Image.Image]:
 
 def drawn(model: Model, word: str, said: str) -> list[Image.Image]:
     """The prompts of `word` with `said` in its place, always from the same seeds."""
-    from neonym.generate.images import draw
+    from neonym.generation.images import draw
 
     prompts = [prompt.format(said) for prompt in PROMPTS[word]]
     return draw(model, prompts, list(range(len(prompts))))

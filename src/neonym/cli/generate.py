@@ -27,7 +27,7 @@ class GenerateFlags(BaseModel):
     images_per_prompt: int = Field(1, ge=1, description="Pictures of each prompt.")
     batch_size: int = Field(8, ge=1, description="Pictures made together.")
     steps: int = Field(30, ge=1, description="Sampler steps.")
-    scale: float = Field(3.0, ge=0, description="Guidance scale.")
+    scale: float | None = Field(None, ge=0, description="Guidance scale (default: the model's own, mostly 7.5).")
     sampler: Literal["ddim", "euler", "euler_a", "dpmsolver++"] = Field("ddim", description="Sampler.")
     W: int | None = Field(None, ge=8, description="Width (default: the model's own).")
     H: int | None = Field(None, ge=8, description="Height (default: the model's own).")
@@ -41,7 +41,7 @@ def main(argv: list[str], prog: str) -> int:
     import torch
     from PIL.PngImagePlugin import PngInfo
 
-    from neonym.generate.images import add_files, draw
+    from neonym.generation.images import add_files, draw
     from neonym.models.family import load_model
 
     model = load_model(flags.ckpt, "cuda" if torch.cuda.is_available() else "cpu")
@@ -54,9 +54,9 @@ def main(argv: list[str], prog: str) -> int:
             print(f"warning: no prompt uses `{word}`")
     prompts = [p for p in flags.prompt for _ in range(flags.images_per_prompt)]
     seeds = [flags.seed + i for i in range(len(prompts))]
-    side = model.source.native_size
+    side, scale = model.source.native_size, model.source.guidance if flags.scale is None else flags.scale
     pictures = draw(
-        model, prompts, seeds, negative_prompt=flags.negative_prompt, steps=flags.steps, guidance=flags.scale,
+        model, prompts, seeds, negative_prompt=flags.negative_prompt, steps=flags.steps, guidance=scale,
         size=(flags.W or side, flags.H or side), sampler=flags.sampler, batch_size=flags.batch_size,
     )  # fmt: skip
     folder = Path(flags.outdir)
@@ -64,7 +64,7 @@ def main(argv: list[str], prog: str) -> int:
     for i, (prompt, seed, picture) in enumerate(zip(prompts, seeds, pictures, strict=True)):
         text = PngInfo()
         facts = {"prompt": prompt, "negative-prompt": flags.negative_prompt, "seed": seed, "steps": flags.steps}
-        for key, value in {**facts, "scale": flags.scale, "sampler": flags.sampler}.items():
+        for key, value in {**facts, "scale": scale, "sampler": flags.sampler}.items():
             text.add_text(key, str(value))
         path = folder / f"im_{i:06d}_{seed}.png"
         picture.save(path, pnginfo=text)

@@ -80,7 +80,7 @@ class Terminal(Silent):
             self.evaluation = f"eval {facts['loss']:.4f}"
 
     def phase(self, name: str, done: int, total: int) -> None:
-        if done == total or time.monotonic() - self.flushed > 5 * FLUSH_SECONDS:
+        if done and (done == total or time.monotonic() - self.flushed > 5 * FLUSH_SECONDS):
             self.flushed = time.monotonic()
             self.note(f"{name}: {done} of {total}")
 

@@ -23,7 +23,7 @@ from neonym.learn.objective import Objective
 from neonym.learn.optim import make_optimizer, schedule
 from neonym.learn.prepare import DEFAULT_INIT_WORD, Prepared, prepare
 from neonym.learn.rows import Concept, concept_seed, first_rows
-from neonym.learn.state import TrainState
+from neonym.learn.state import TrainState, restore
 from neonym.learn.step import train_step
 from neonym.learn.store import CheckpointStore, settings_of
 from neonym.learn.verdict import Verdict, evaluate, make_verdict
@@ -57,6 +57,9 @@ def train(run: RunConfig, report: Report | None = None) -> Result:
     store = CheckpointStore(ready)
     if accelerator.is_main_process:
         make_folders(store)
+    accelerator.wait_for_everyone()
+    fingerprint = identity(ready)
+    saved = store.latest(fingerprint)
     assert ready.source is not None
     model = load_model(
         ready.source, accelerator.device, weight_dtype(accelerator), run.model.max_token_length, run.model.clip_skip
@@ -64,9 +67,9 @@ def train(run: RunConfig, report: Report | None = None) -> Result:
     if run.compute.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     concepts = add_concepts(model, ready)
-    state = TrainState(concepts, identity(ready), scaler=accelerator.scaler)
-    accelerator.wait_for_everyone()
-    if store.load_latest(state):
+    state = TrainState(concepts, fingerprint, scaler=accelerator.scaler)
+    if saved is not None:
+        restore(state, saved)
         report.note(f"going on from step {state.step} of the interrupted run in {store.folder}")
     folder = Path(run.cache.latent_cache_dir) if run.cache.latent_cache_dir else default_folder()
     moments = cache_moments(
@@ -89,6 +92,7 @@ def run_steps(
     with starting_rows(state.concepts):
         before = [evaluate(model, batches, objective) for batches in tests]
     report.begin(store.folder, state.step, total, sum(len(p.draws(0)) for p in loader.plans))
+    tell_evaluation(report, state.step, before)
     guard = Guard(len(state.concepts), accelerator.device)
     for work in loader.steps(state.step, total):
         losses = train_step(model, state.concepts, work, objective, accelerator)
@@ -96,8 +100,7 @@ def run_steps(
         guard.watch(losses)
         report.step(state.step, losses)
         if due(run.eval.eval_every_n_steps, state.step) and main:
-            loss = torch.stack([evaluate(model, batches, objective).mean() for batches in tests])
-            report.event("evaluated", step=state.step, loss=float(loss.mean()), losses=loss.tolist())
+            tell_evaluation(report, state.step, [evaluate(model, batches, objective) for batches in tests])
         if due(run.save.save_every_n_steps, state.step) and state.step < total and main:
             guard.check(state, ready)
             for file in store.save_step(state):
@@ -122,6 +125,12 @@ def run_steps(
         report.note("\n".join([*verdict.lines(), f"  file: {file}"]))
     report.event("finished", step=state.step, files=[str(f) for f in files], verdicts=[v.as_dict() for v in verdicts])
     return Result(files, verdicts, state.step)
+
+
+def tell_evaluation(report: Report, step: int, losses: Sequence[torch.Tensor]) -> None:
+    """The mean evaluation loss of each concept, to the terminal and the event file."""
+    means = [float(loss.mean()) for loss in losses]
+    report.event("evaluated", step=step, loss=sum(means) / len(means), losses=means)
 
 
 class Guard:

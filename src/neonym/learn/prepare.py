@@ -184,7 +184,12 @@ def setting_notes(run: RunConfig, source: ModelSource) -> list[Problem]:
     """What a user should know about the settings: replaced, without effect, hopeless."""
     notes = []
     if run.model.pretrained_model_name_or_path == "builtin:emoji":
-        notes.append(Problem("note", "no model is named, so the small built-in one is used (builtin:emoji)"))
+        notes.append(
+            Problem(
+                "note",
+                "the small built-in model is used (builtin:emoji); name yours with --pretrained_model_name_or_path",
+            )
+        )
     if run.optim.optimizer_type.lower() != "adamw":
         what = (
             f"{run.optim.optimizer_type} -> AdamW: the optimizer state is a few kilobytes, so there is nothing to save"

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -49,13 +50,22 @@ def save_state(state: TrainState, file: Path) -> None:
     part.replace(file)
 
 
-def load_state(state: TrainState, file: Path) -> bool:
-    """Go on from `file` if it is there. -> whether it was.
+@dataclass
+class Saved:
+    """A state as it lies in a file."""
+
+    step: int
+    tensors: dict[str, torch.Tensor]
+    scaler: dict[str, Any] | None
+
+
+def read_state(file: Path, fingerprint: dict[str, str]) -> Saved | None:
+    """The state in `file`, or None if there is none; no model is needed for it.
 
     Raises UserError if the file belongs to a run with other settings, naming them, or is damaged.
     """
     if not file.exists():
-        return False
+        return None
     fix = "Give the run its old settings, choose another --output_name, or pass --restart to begin anew"
     try:
         with safe_open(file, framework="pt") as opened:
@@ -63,22 +73,21 @@ def load_state(state: TrainState, file: Path) -> bool:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UserError(f"the saved state is damaged ({error})", str(file), fix) from error
-    old, new = facts["fingerprint"], state.fingerprint
+    old, new = facts["fingerprint"], fingerprint
     changed = [
         f"{key} (was {old.get(key)}, is {new.get(key)})" for key in sorted({*old, *new}) if old.get(key) != new.get(key)
     ]
     if changed:
         raise UserError(f"an unfinished run is there with other settings: {'; '.join(changed)}", str(file), fix)
-    restore(state, tensors)
-    state.step = facts["step"]
-    if state.scaler is not None and "scaler" in facts:
-        state.scaler.load_state_dict(facts["scaler"])
-    return True
+    return Saved(facts["step"], tensors, facts.get("scaler"))
 
 
 @torch.no_grad()
-def restore(state: TrainState, tensors: dict[str, torch.Tensor]) -> None:
-    """Put the tensors back where `tensors_of` took them from."""
+def restore(state: TrainState, saved: Saved) -> None:
+    """Put everything back where `save_state` took it from."""
+    tensors, state.step = saved.tensors, saved.step
+    if state.scaler is not None and saved.scaler is not None:
+        state.scaler.load_state_dict(saved.scaler)
     for c, concept in enumerate(state.concepts):
         for name, rows in concept.rows.items():
             rows.copy_(tensors[f"{c}/{name}/rows"])

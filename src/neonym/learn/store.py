@@ -12,7 +12,7 @@ from neonym.config.run import RunConfig
 from neonym.formats import write_embedding
 from neonym.learn.prepare import Prepared
 from neonym.learn.rows import Concept
-from neonym.learn.state import TrainState, load_state, save_state
+from neonym.learn.state import Saved, TrainState, read_state, save_state
 from neonym.types import Embedding
 
 ARCHITECTURES = {
@@ -66,9 +66,9 @@ class CheckpointStore:
         if self.save.restart:
             self.state_file.unlink(missing_ok=True)
 
-    def load_latest(self, state: TrainState) -> bool:
-        """Go on from an interrupted run. -> whether there was one."""
-        return load_state(state, self.state_file)
+    def latest(self, fingerprint: dict[str, str]) -> Saved | None:
+        """The state of an interrupted run, if there is one. Raises UserError if it was another run's."""
+        return read_state(self.state_file, fingerprint)
 
     def save_state(self, state: TrainState) -> None:
         save_state(state, self.state_file)

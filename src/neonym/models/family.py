@@ -52,6 +52,7 @@ class ModelSource:
     native_size: int  # pixels of a side that the model was made for
     prediction_type: str
     word_spread: float  # standard deviation of a coordinate of the vocabulary
+    guidance: float  # guidance scale that suits it
     vae_factor: int = 8
 
     def vae_hash(self) -> str:

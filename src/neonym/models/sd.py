@@ -15,6 +15,7 @@ from neonym.models.process import Diffusion, Key, keyed_noise
 from neonym.models.text import EmbeddingWithRows, WordTokenizer, clip_hidden, join_chunks
 
 ENCODER = "text_encoder"
+GUIDANCE = 7.5
 WORD_SPREAD = 0.0133  # of CLIP ViT-L's vocabulary; a model folder may say its own in neonym.json
 
 
@@ -32,6 +33,7 @@ def recognise(name: str, folder: Path, configs: dict[str, dict[str, Any]]) -> Mo
         configs=configs,
         native_size=8 * int(unet.get("sample_size") or 64),
         prediction_type=configs.get("scheduler", {}).get("prediction_type", "epsilon"),
+        guidance=float(configs.get("neonym", {}).get("guidance", GUIDANCE)),
         word_spread=float(configs.get("neonym", {}).get("word_spread", WORD_SPREAD)),
     )
 

@@ -12,7 +12,6 @@ from PIL import Image
 from neonym.errors import FormatError, ModelError, UserError
 from neonym.formats import read_embedding
 from neonym.models.family import BUILTIN, Model, load_model
-from neonym.seeds import stream
 from neonym.types import Embedding, Size
 
 SAMPLERS = {  # sd-scripts' name -> diffusers' scheduler and its settings
@@ -82,21 +81,22 @@ def draw(
     *,
     negative_prompt: str = "",
     steps: int = 30,
-    guidance: float = 3.0,
+    guidance: float | None = None,
     size: Size | None = None,
     sampler: str = "ddim",
     batch_size: int = 8,
 ) -> list[Image.Image]:
-    """One picture for each prompt, from its seed. `size` is (width, height), by default the model's own."""
+    """One picture for each prompt, from its seed. Size (width, height) and guidance are by default the model's own."""
     width, height = size or (model.source.native_size, model.source.native_size)
+    scale = model.source.guidance if guidance is None else guidance
     pipeline, pictures = make_pipeline(model, sampler), []
     for first in range(0, len(prompts), batch_size):
         part, own = list(prompts[first : first + batch_size]), seeds[first : first + batch_size]
         pictures += pipeline(
             prompt_embeds=conditioning(model, part),
             negative_prompt_embeds=conditioning(model, [negative_prompt] * len(part)),
-            num_inference_steps=steps, guidance_scale=guidance, width=width, height=height,
-            generator=[stream(seed, "generate") for seed in own],
+            num_inference_steps=steps, guidance_scale=scale, width=width, height=height,
+            generator=[torch.Generator().manual_seed(seed) for seed in own],
         ).images  # fmt: skip
     return pictures
 
