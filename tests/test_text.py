@@ -95,7 +95,7 @@ def test_conditioning_equals_the_diffusers_pipelines():
 
     from neonym.generation.images import conditioning
 
-    pipeline = StableDiffusionPipeline.from_pretrained(SOURCE.folder, torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(SOURCE.folder, dtype=torch.float32)
     model = load_model()
     for prompt in ("a 3d render of a red apple on a blue background", "", "caf\u00e9 &amp; cake"):
         theirs = pipeline.encode_prompt(clean(prompt), "cpu", 1, False)[0]

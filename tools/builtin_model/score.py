@@ -93,7 +93,7 @@ def main() -> None:
     args = parser.parse_args()
     subjects, drawings = load_subjects(), np.load(args.work / "drawings.npz")["drawings"]
     rows = taught(subjects, json.loads((args.model / "neonym.json").read_text())["taught_subjects"])
-    pipe = StableDiffusionPipeline.from_pretrained(args.model, torch_dtype=torch.float32, local_files_only=True)
+    pipe = StableDiffusionPipeline.from_pretrained(args.model, dtype=torch.float32, local_files_only=True)
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -128,8 +128,8 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     if args.start:
-        vae = AutoencoderKL.from_pretrained(args.start, subfolder="vae", torch_dtype=torch.float32)
-        unet = UNet2DConditionModel.from_pretrained(args.start, subfolder="unet", torch_dtype=torch.float32)
+        vae = AutoencoderKL.from_pretrained(args.start, subfolder="vae", dtype=torch.float32)
+        unet = UNet2DConditionModel.from_pretrained(args.start, subfolder="unet", dtype=torch.float32)
         text = CLIPTextModel.from_pretrained(args.start / "text_encoder", dtype=torch.float32)
     else:
         vae, unet, text = make_vae(), make_unet(), make_text_encoder()

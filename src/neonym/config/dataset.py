@@ -31,7 +31,7 @@ class ConceptSpec(Section):
 class SubsetValues(Section):
     """What may stand in `[general]`, in a data set and in a subset."""
 
-    num_repeats: int = Field(1, ge=1)
+    num_repeats: int = 1
     caption_extension: str | None = None
     class_tokens: str | None = None
     caption_separator: str = ","
@@ -56,13 +56,12 @@ class DatasetValues(Section):
     @field_validator("resolution", mode="before")
     @classmethod
     def _one_number_or_two(cls, value: Any) -> Any:
-        if isinstance(value, bool):
-            raise ValueError("a size is a number or a list of two")
-        if isinstance(value, int):
-            value = (value, value)
         if isinstance(value, str):
-            value = parse_resolution(value)
-        if value is not None and (len(value) != 2 or not all(isinstance(v, int) and v > 0 for v in value)):
+            value = parse_resolution(value) or value
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = (value, value)
+        whole = isinstance(value, (list, tuple)) and all(type(side) is int and side > 0 for side in value)
+        if value is not None and not (whole and len(value) == 2):
             raise ValueError("a size is one positive whole number, or two: [width, height]")
         return value
 

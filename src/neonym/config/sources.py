@@ -1,6 +1,5 @@
 """Where values come from: the command line and the data-set file, or a folder of pictures."""
 
-import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +10,6 @@ from neonym.config.run import DatasetSettings, RunConfig, run_problems
 from neonym.errors import Problem
 
 T = TypeVar("T", bound=BaseModel)
-REPEATS_AND_NAME = re.compile(r"(\d+)_(.*)|(\d+)")
 
 
 def parse_flags(model: type[T], argv: list[str], prog: str, description: str) -> T:
@@ -100,11 +98,12 @@ def folder_subsets(folder: Path, flag: str, is_reg: bool, problems: list[Problem
         return []
     subsets = []
     for child in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        match = REPEATS_AND_NAME.fullmatch(child.name)
-        if match is None:
+        number, _, name = child.name.partition("_")
+        try:
+            repeats = int(number)
+        except ValueError:
             problems.append(Problem("note", "is passed over: its name is not `N_name`", str(child)))
-        elif (repeats := int(match[1] or match[3])) >= 1:
-            subsets.append(
-                {"image_dir": str(child), "num_repeats": repeats, "class_tokens": match[2] or "", "is_reg": is_reg}
-            )
+            continue
+        if repeats >= 1:
+            subsets.append({"image_dir": str(child), "num_repeats": repeats, "class_tokens": name, "is_reg": is_reg})
     return subsets or [{"image_dir": str(folder), "is_reg": is_reg}]

@@ -65,6 +65,9 @@ def scan_dataset(
     sizes = bucket_sizes(rules) if rules.enabled else []
     training, held_out, regular, seen = [], [], [], set()
     for folder in dataset.folders:
+        if folder.repeats < 1:
+            report(Problem("warning", f"num_repeats is {folder.repeats}, so it is passed over", str(folder.path)))
+            continue
         if folder.path.resolve() in seen:
             report(Problem("warning", "is named twice in one data set; the second is passed over", str(folder.path)))
             continue

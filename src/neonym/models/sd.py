@@ -126,8 +126,8 @@ def load(
     parts: Any = diffusers
     folder, local = source.folder, {"local_files_only": True}
     try:
-        unet = parts.UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=dtype, **local)
-        vae = parts.AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32, **local)
+        unet = parts.UNet2DConditionModel.from_pretrained(folder, subfolder="unet", dtype=dtype, **local)
+        vae = parts.AutoencoderKL.from_pretrained(folder, subfolder="vae", dtype=torch.float32, **local)
         scheduler = parts.DDPMScheduler.from_pretrained(folder, subfolder="scheduler", **local)
         parts = transformers
         text_encoder = parts.CLIPTextModel.from_pretrained(folder / ENCODER, dtype=dtype, **local)
