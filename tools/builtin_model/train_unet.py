@@ -101,8 +101,11 @@ def stratified_timesteps(size: int, rng: np.random.Generator) -> torch.Tensor:
 
 
 def min_snr_loss(guess: torch.Tensor, noise: torch.Tensor, snr: torch.Tensor) -> torch.Tensor:
-    """Hang et al. 2023 with gamma 5 for epsilon prediction: min(SNR, 5) / SNR times the squared error."""
-    return ((snr.clamp(max=5) / snr) * (guess - noise).square().mean((1, 2, 3))).mean()
+    """Min-SNR weights (Hang et al. 2023, gamma 5) for epsilon prediction, with a floor: clamp(SNR, 0.3, 5) / SNR.
+
+    Without the floor the highest noise levels, the only ones at which the text decides what is drawn, hardly count.
+    """
+    return ((snr.clamp(0.3, 5) / snr) * (guess - noise).square().mean((1, 2, 3))).mean()
 
 
 @torch.no_grad()
