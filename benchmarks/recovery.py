@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from neonym.config.run import OptimSettings, RunConfig
+from neonym.config.run import ConceptSettings, OptimSettings, RunConfig
 from neonym.formats import read_embedding
 from neonym.generation.images import add_embedding, draw
 from neonym.learn.events import Silent
@@ -146,7 +146,7 @@ def measure(args: argparse.Namespace) -> dict:
                     "lr_warmup_steps": args.lr_warmup_steps, "max_train_steps": args.steps,
                     "max_grad_norm": args.max_grad_norm,
                 },
-                "save": {"output_dir": str(folder / "out"), "output_name": "words", "save_every_n_steps": every},
+                "save": {"output_dir": str(folder / "out"), "save_every_n_steps": every},
                 "eval": {"eval_samples": 8},
                 "compute": {"cpu": args.device == "cpu"},
             }
@@ -158,7 +158,7 @@ def measure(args: argparse.Namespace) -> dict:
         for subject, shown in zip(subjects, pictures, strict=True):
             first, best = loss_of(model, subject, INIT, shown), loss_of(model, subject, subject.name, shown)
             scores = {}
-            for step in range(every, args.steps + 1, every):
+            for step in sorted({*range(every, args.steps, every), args.steps}):
                 word = f"{subject.word}x{step}"
                 add_embedding(model, saved_at(folder / "out", subject.word, step), word)
                 scores[step] = (first - loss_of(model, subject, word, shown)) / (first - best)
@@ -190,9 +190,9 @@ def main() -> None:
     defaults = OptimSettings()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subjects", type=int, default=24)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=defaults.max_train_steps)
     parser.add_argument("--batch_size", type=int, default=4)
-    parser.add_argument("--vectors", type=int, default=2)
+    parser.add_argument("--vectors", type=int, default=ConceptSettings().num_vectors_per_token)
     parser.add_argument("--learning_rate", type=float, default=defaults.learning_rate)
     parser.add_argument("--lr_scheduler", default=defaults.lr_scheduler)
     parser.add_argument("--lr_warmup_steps", type=int, default=defaults.lr_warmup_steps)

@@ -1,5 +1,6 @@
 """What the tests share: no network, a small data set, runs on the built-in model."""
 
+import os
 import socket
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from PIL import Image
 
 from neonym.config.run import RunConfig, fields_of
 
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the laws are about a CPU in float32
 ROOT = Path(__file__).parent.parent
 COLOURS = [(200, 40, 40), (40, 160, 60), (50, 90, 220), (240, 220, 60), (250, 250, 250), (20, 20, 20)]
 

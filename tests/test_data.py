@@ -197,7 +197,7 @@ def test_held_out_pictures_stay_held_out(tmp_path):
 def test_the_cache_is_keyed_by_content(tmp_path):
     folder, cache = make_pictures(tmp_path / "a", 3), tmp_path / "cache"
     records, _ = scan([Dataset((Folder(folder, 0, flip=True),), 4, WHOLE)], 0.0, 0, lambda p: None)
-    encoded = []
+    encoded, complaints = [], []
 
     def encode(pixels):
         encoded.append(pixels)
@@ -205,7 +205,7 @@ def test_the_cache_is_keyed_by_content(tmp_path):
 
     def run(vae_hash="v"):
         encoded.clear()
-        return cache_moments(records, encode, vae_hash, cache, lambda done, total: None)
+        return cache_moments(records, encode, vae_hash, cache, lambda done, total: None, complaints.append)
 
     first = run()
     assert len(encoded) == 6  # three pictures and their mirror images
@@ -221,7 +221,16 @@ def test_the_cache_is_keyed_by_content(tmp_path):
     run("another VAE")
     assert len(encoded) == 4  # 00 and 02 are the same content
     damaged = cache / entry_name(places(records)[0], "v")
-    damaged.write_bytes(damaged.read_bytes()[:-40])
-    run()
-    assert len(encoded) == 1
+    whole = damaged.read_bytes()
+    for content in (whole[:-40], whole[:-40] + bytes(40), b""):
+        damaged.write_bytes(content)
+        run()
+        assert len(encoded) == 1
+    assert damaged.read_bytes() == whole
+    assert not complaints
     assert not list(cache.glob("*.part"))
+    shutil.rmtree(cache)
+    cache.write_text("a file where the folder should be")
+    run()
+    assert len(encoded) == 6
+    assert len(complaints) == 1

@@ -55,13 +55,19 @@ def test_a_shown_command_runs(line, folder):
     bin_folder = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(folder)}
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
-    assert done.returncode in (0, 3), f"{line}\n{done.stdout}\n{done.stderr}"
+    honest = done.returncode == 1 and "NOT LEARNED" in done.stderr  # accelerate launch passes no exit code on
+    assert done.returncode in (0, 3) or honest, f"{line}\n{done.stdout}\n{done.stderr}"
 
 
 def test_the_settings_page_is_up_to_date():
     from tools.settings_page import PAGE, page
 
     assert PAGE.read_text() == page()
+
+
+def test_nothing_is_left_to_fill_in():
+    for page in PAGES:
+        assert not re.search(r"^[A-Z]+_[A-Z]+$", page.read_text(), re.MULTILINE), page.name
 
 
 def test_links_lead_somewhere():

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import pickle
-import resource
 import signal
 import subprocess
 import sys
@@ -198,18 +197,17 @@ def test_law_6_a_full_disk_leaves_the_old_file(run_for, tmp_path):
     path = tmp_path / "word.safetensors"
     write_embedding(Embedding("word", {"text_encoder": torch.ones(1, 128)}), path)
     before = path.read_bytes()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
-            write_embedding(Embedding("word", {"text_encoder": torch.zeros(1, 128)}), path)
-        except FormatError:
-            code = 0
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    code = """
+import resource, signal, sys, torch
+from neonym.formats import write_embedding
+from neonym.types import Embedding
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+write_embedding(Embedding("word", {"text_encoder": torch.zeros(1, 128)}), sys.argv[1])
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    assert "FormatError" in done.stderr
+    assert "cannot be written" in done.stderr
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.glob("*word*")] == ["word.safetensors"]
 

@@ -81,7 +81,7 @@ class Work:
     step: int
     batches: list[Batch]
     counts: Tensor  # [N], over all ranks
-    drawn: list[int]  # concepts with samples in this step
+    drawn: list[int]  # concepts whose word stands in a caption of this step
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,10 @@ def clean(text: str) -> str:
 
 
 def whole_word(tokens: list[str]) -> re.Pattern[str]:
-    """Matches any of `tokens` in any case, but not inside a longer word: `ann` is not in "planned"."""
+    """Matches any of `tokens`, but not inside a longer word: `ann` is not in "planned".
+
+    Both sides are `clean`ed before, which takes care of the case.
+    """
 
     def bounded(token: str) -> str:
         start = r"(?<!\w)" if re.match(r"\w", token) else ""
@@ -24,4 +27,4 @@ def whole_word(tokens: list[str]) -> re.Pattern[str]:
         return f"{start}{re.escape(token)}{end}"
 
     longest_first = sorted(tokens, key=len, reverse=True)
-    return re.compile("|".join(bounded(t) for t in longest_first), re.IGNORECASE)
+    return re.compile("|".join(bounded(t) for t in longest_first))

@@ -31,12 +31,12 @@ INDEX = {
 
 
 def export(work: Path, out: Path) -> None:
-    """The EMA weights of `unet.pt` and the VAE of `vae.pt`, with the tokenizer, as StableDiffusionPipeline loads them."""
-    state = torch.load(work / "unet.pt", weights_only=True)
+    """The EMA weights and the VAE of `unet.pt`, with the tokenizer, as StableDiffusionPipeline loads them."""
+    state = torch.load(work / "unet.pt", weights_only=True, map_location="cpu")
     model = Learner(make_unet(), make_text_encoder())
     model.load_state_dict(state["ema"])
     vae = make_vae()
-    vae.load_state_dict(torch.load(work / "vae.pt", weights_only=True)["vae"])
+    vae.load_state_dict(state["vae"])
     vae.register_to_config(scaling_factor=round(state["scale"], 5))
     if out.exists():
         shutil.rmtree(out)

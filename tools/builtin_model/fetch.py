@@ -12,7 +12,7 @@ PACKAGES = (
     "@iconify-json/fluent-emoji-flat@1.2.6",  # SVG, MIT
     "@iconify-json/twemoji@1.2.5",  # SVG, CC-BY 4.0
     "@iconify-json/noto@1.2.9",  # SVG, Apache-2.0
-    "emoji-datasource",  # names and categories, MIT
+    "emoji-datasource@16.0.0",  # names and categories, MIT
 )
 
 

@@ -8,6 +8,7 @@ Epsilon prediction with min-SNR weights (gamma 5), 10 % empty captions, EMA. Run
 
 import argparse
 import copy
+import hashlib
 import time
 from pathlib import Path
 
@@ -39,17 +40,22 @@ def make_unet() -> UNet2DConditionModel:
 class Latents:
     """Every (subject, style, colour, placement) encoded once; captions are drawn anew each time."""
 
-    def __init__(self, work: Path, subjects: list[Subject], rows: list[int], vae: AutoencoderKL, device: str):
+    def __init__(
+        self, work: Path, subjects: list[Subject], rows: list[int], vae: AutoencoderKL, device: str, scale: float | None
+    ):
         self.subjects, self.rows = subjects, rows
         self.index = [
             (row, style, colour)
             for row in rows for style in range(len(TAUGHT_STYLES)) for colour in COLOURS for _ in range(VARIANTS)
         ]  # fmt: skip
-        cache = work / f"latents-{len(rows)}.pt"
+        digest = hashlib.sha256(repr(rows).encode())
+        for weight in vae.state_dict().values():
+            digest.update(weight.float().cpu().numpy().tobytes())
+        cache = work / f"latents-{digest.hexdigest()[:12]}.pt"
         if not cache.exists():
             torch.save(self._encode(work, vae.to(device), device), cache)
         self.mean, self.std = torch.load(cache, weights_only=True)  # float16 [N,4,16,16] each
-        self.scale = float(1 / self.mean.float().std())
+        self.scale = scale or float(1 / self.mean.float().std())
 
     @torch.no_grad()
     def _encode(self, work: Path, vae: AutoencoderKL, device: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,15 +139,19 @@ def main() -> None:
     args = parse()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
+    checkpoint, first, scale = args.work / "unet.pt", 0, None
+    if args.start and checkpoint.exists():
+        raise SystemExit(f"{checkpoint} is there: run without --start to go on from it, or remove it")
     if args.start:
         vae = AutoencoderKL.from_pretrained(args.start, subfolder="vae", dtype=torch.float32)
         unet = UNet2DConditionModel.from_pretrained(args.start, subfolder="unet", dtype=torch.float32)
         text = CLIPTextModel.from_pretrained(args.start / "text_encoder", dtype=torch.float32)
+        scale = vae.config.scaling_factor
     else:
         vae, unet, text = make_vae(), make_unet(), make_text_encoder()
-        vae.load_state_dict(torch.load(args.work / "vae.pt", weights_only=True)["vae"])
+        vae.load_state_dict(torch.load(args.work / "vae.pt", weights_only=True, map_location="cpu")["vae"])
     subjects = load_subjects()
-    data = Latents(args.work, subjects, taught(subjects, args.subjects), vae.eval(), device)
+    data = Latents(args.work, subjects, taught(subjects, args.subjects), vae.eval(), device, scale)
     tokenizer = load_tokenizer(args.work)
     model = Learner(unet, text).to(device).train()
     ema = copy.deepcopy(model).requires_grad_(False)
@@ -149,7 +159,6 @@ def main() -> None:
     rest = [p for p in model.parameters() if all(p is not q for q in table)]
     groups = [{"params": rest, "rate": 1.0}, {"params": table, "rate": 3.0}]
     optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
-    checkpoint, first = args.work / "unet.pt", 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True, map_location=device)
         model.load_state_dict(state["model"])
@@ -161,7 +170,7 @@ def main() -> None:
         torch.save(
             {
                 "model": model.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict(),
-                "step": step, "scale": data.scale, "subjects": args.subjects,
+                "vae": vae.state_dict(), "step": step, "scale": data.scale, "subjects": args.subjects,
             },
             checkpoint.with_suffix(".tmp"),
         )  # fmt: skip
@@ -197,10 +206,11 @@ def main() -> None:
             shown = time.monotonic()
             print(f"{step + 1}  loss {running / 50:.4f}  {speed:.0f} pictures/s  {100 * share:.0f} %", flush=True)
             running = 0.0
+        first = step + 1
         if time.monotonic() - saved > 240:
             saved = time.monotonic()
-            save(step + 1)
-    save(step + 1)
+            save(first)
+    save(first)
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def main() -> None:
     optimizer = torch.optim.AdamW(vae.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0)
     checkpoint, seen = args.work / "vae.pt", 0
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, weights_only=True, map_location=device)
         vae.load_state_dict(state["vae"])
         optimizer.load_state_dict(state["optimizer"])
         seen = state["seen"]
@@ -143,6 +143,7 @@ def main() -> None:
         step, seen = step + 1, seen + len(x)
         if time.monotonic() - shown > 30:
             shown = time.monotonic()
+            torch.save({"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "seen": seen}, checkpoint)
             print(f"{100 * share:5.1f} %  {seen} seen  L1 {flat.item():.4f}  lr {lr:.1e}", flush=True)
     torch.save({"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "seen": seen}, checkpoint)
 

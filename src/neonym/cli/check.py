@@ -57,6 +57,7 @@ def dataset_facts(ready: Prepared, index: int) -> dict[str, Any]:
     from neonym.data.records import steps_per_epoch
 
     records = [r for r in ready.records if r.dataset == index]
+    by_concept = [[r for r in records if r.concept == c] for c in range(len(ready.tokens))]
     counts: Counter[tuple[int, int]] = Counter()
     for record in records:
         counts[record.fit.bucket] += record.repeats
@@ -64,16 +65,17 @@ def dataset_facts(ready: Prepared, index: int) -> dict[str, Any]:
         "resolution": list(ready.datasets[index].buckets.resolution),
         "batch_size": ready.datasets[index].batch_size,
         "buckets": [{"size": list(size), "count": count} for size, count in sorted(counts.items())],
-        "steps_per_epoch": steps_per_epoch(records, ready.step_sizes),
+        "steps_per_epoch": max(steps_per_epoch(own, ready.step_sizes) for own in by_concept),
     }
 
 
 def item_facts(ready: Prepared, record: ImageRecord, draws: int, cached: set[Path]) -> dict[str, Any]:
     from neonym.data.captions import final_caption
+    from neonym.learn.rows import concept_seed
 
     caption = final_caption(record.caption, record.rules, (0, 0, 0))
     ids = {name: tokenizer(caption) for name, tokenizer in ready.tokenizers.items()}
-    seed = ready.run.optim.seed
+    seed = concept_seed(ready.run.optim.seed, ready.tokens[record.concept])
     return {
         "path": str(record.path),
         "concept": ready.tokens[record.concept],
@@ -84,7 +86,7 @@ def item_facts(ready: Prepared, record: ImageRecord, draws: int, cached: set[Pat
         "bucket": list(record.fit.bucket),
         "crop_ltrb": list(record.fit.crop),
         "caption": caption,
-        "captions": [final_caption(record.caption, record.rules, (seed, 0, k)) for k in range(draws)],
+        "captions": [final_caption(record.caption, record.rules, (seed, k, 0)) for k in range(draws)],
         "ids": {name: found.ids.tolist() for name, found in ids.items()},
         "learned_positions": {name: list(found.learned) for name, found in ids.items()},
         "cached": record.path in cached,

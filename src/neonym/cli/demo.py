@@ -33,16 +33,15 @@ PROMPTS = {  # word -> what is drawn before (with the starting word) and after
 class DemoFlags(BaseModel):
     """The flags of the demo."""
 
-    examples: str = Field("examples", description="The folder with demo.toml.")
     output_dir: str = Field("outputs/demo", description="Where everything goes.")
     max_train_steps: int = Field(OptimSettings().max_train_steps, ge=1, description="Length of the training.")
 
 
 def main(argv: list[str], prog: str) -> int:
     flags = parse_flags(DemoFlags, argv, prog, DESCRIPTION)
-    config = Path(flags.examples) / "demo.toml"
+    config = Path("examples/demo.toml")
     if not config.is_file():
-        fix = "Run it in the folder of the repository, or name the folder with --examples"
+        fix = "Run it in the folder of the repository"
         raise UserError("the example pictures are not there", str(config), fix)
     started = time.monotonic()
     run = RunConfig(
@@ -51,7 +50,7 @@ def main(argv: list[str], prog: str) -> int:
         save=SaveSettings(output_dir=flags.output_dir, output_name="demo", restart=True),
     )
     from neonym.cli.report import write_report
-    from neonym.cli.train import stop_on_signals
+    from neonym.cli.train import stopping
     from neonym.generation.images import add_files
     from neonym.generation.sheets import sheet
     from neonym.learn.events import Terminal
@@ -61,8 +60,8 @@ def main(argv: list[str], prog: str) -> int:
     from neonym.models.family import load_model
 
     report = Terminal()
-    stop_on_signals(report)
-    result = train(run, report)
+    with stopping(report):
+        result = train(run, report)
     if result.signal:
         return 128 + result.signal
     model, out = load_model(), Path(flags.output_dir)

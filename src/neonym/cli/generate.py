@@ -31,6 +31,7 @@ class GenerateFlags(BaseModel):
     sampler: Literal["ddim", "euler", "euler_a", "dpmsolver++"] = Field("ddim", description="Sampler.")
     W: int | None = Field(None, ge=8, description="Width (default: the model's own).")
     H: int | None = Field(None, ge=8, description="Height (default: the model's own).")
+    clip_skip: int = Field(1, ge=1, description="Text encoder layer, counted from the end, as in training.")
     seed: int = Field(0, ge=0, description="Seed of the first picture; each further one has the next.")
 
 
@@ -43,14 +44,19 @@ def main(argv: list[str], prog: str) -> int:
 
     from neonym.generation.images import add_files, draw
     from neonym.models.family import load_model
+    from neonym.words import clean
 
-    model = load_model(flags.ckpt, "cuda" if torch.cuda.is_available() else "cpu")
+    folder = Path(flags.outdir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot be made ({error.strerror})", flags.outdir, "Choose another --outdir") from error
+    model = load_model(flags.ckpt, "cuda" if torch.cuda.is_available() else "cpu", clip_skip=flags.clip_skip)
     words = add_files(model, flags.textual_inversion_embeddings)
-    used = set[str]().union(*(t.words_in(" ".join(flags.prompt)) for t in model.tokenizers.values()))
+    said = " ".join([*flags.prompt, flags.negative_prompt])
+    used = set[str]().union(*(t.words_in(said) for t in model.tokenizers.values()))
     for word in words:
-        if word.lower() not in used and not any(
-            word.lower() in t.words_in(flags.negative_prompt) for t in model.tokenizers.values()
-        ):
+        if clean(word) not in used:
             print(f"warning: no prompt uses `{word}`")
     prompts = [p for p in flags.prompt for _ in range(flags.images_per_prompt)]
     seeds = [flags.seed + i for i in range(len(prompts))]
@@ -59,8 +65,6 @@ def main(argv: list[str], prog: str) -> int:
         model, prompts, seeds, negative_prompt=flags.negative_prompt, steps=flags.steps, guidance=scale,
         size=(flags.W or side, flags.H or side), sampler=flags.sampler, batch_size=flags.batch_size,
     )  # fmt: skip
-    folder = Path(flags.outdir)
-    folder.mkdir(parents=True, exist_ok=True)
     for i, (prompt, seed, picture) in enumerate(zip(prompts, seeds, pictures, strict=True)):
         text = PngInfo()
         facts = {"prompt": prompt, "negative-prompt": flags.negative_prompt, "seed": seed, "steps": flags.steps}

@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from neonym.config.run import RunConfig
 from neonym.config.sources import parse_flags
 from neonym.errors import EXIT_NOT_LEARNED
+
+if TYPE_CHECKING:
+    from neonym.learn.events import Report
 
 DESCRIPTION = "Learn one or more new words from pictures. Running the same command again goes on where it stopped."
 
@@ -39,14 +45,15 @@ def main(argv: list[str], prog: str) -> int:
     from neonym.learn.verdict import NOT_LEARNED
 
     report = Terminal()
-    stop_on_signals(report)
-    result = train(run, report)
+    with stopping(report):
+        result = train(run, report)
     if result.signal:
         return 128 + result.signal
     return EXIT_NOT_LEARNED if any(v.word == NOT_LEARNED for v in result.verdicts) else 0
 
 
-def stop_on_signals(report) -> None:
+@contextmanager
+def stopping(report: Report) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM ends the run after its step, state saved; a second one ends it at once."""
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -56,5 +63,9 @@ def stop_on_signals(report) -> None:
         report.stop_wanted = number
         print("\nstopping after this step; again: at once", file=sys.stderr)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ask)
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -34,7 +34,7 @@ class SubsetValues(Section):
     num_repeats: int = 1
     caption_extension: str | None = None
     class_tokens: str | None = None
-    caption_separator: str = ","
+    caption_separator: str = Field(",", min_length=1)
     caption_prefix: str | None = None
     caption_suffix: str | None = None
     shuffle_caption: bool = False
@@ -89,7 +89,7 @@ class DatasetConfig(Section):
     datasets: tuple[DatasetSpec, ...]
 
 
-def read_table(path: Path) -> dict[str, Any]:
+def read_table(path: Path) -> Any:
     """The raw table of a .toml or .json file. Raises ConfigError with the parser's place."""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -105,9 +105,10 @@ def read_table(path: Path) -> dict[str, Any]:
         raise ConfigError([Problem("error", str(error), str(path), fix)]) from error
 
 
-def resolve(table: dict[str, Any], flags: DatasetSettings, where: str) -> tuple[DatasetConfig | None, list[Problem]]:
+def resolve(table: Any, flags: DatasetSettings, where: str) -> tuple[DatasetConfig | None, list[Problem]]:
     """A file's table, or the one made from a folder -> all values, and everything that is wrong."""
     problems: list[Problem] = []
+    table = as_table(table, where, problems)
     unknown_keys(table, ("general", "concepts", "datasets"), where, problems)
     general = as_table(table.get("general", {}), f"{where} [general]", problems)
     unknown_keys(general, (*DatasetValues.model_fields, *SubsetValues.model_fields), f"{where} [general]", problems)

@@ -14,7 +14,7 @@ from neonym.errors import Problem
 
 BUILTIN = "builtin:emoji"
 OPTIMIZERS = ("AdamW", "AdamW8bit", "PagedAdamW", "PagedAdamW8bit", "PagedAdamW32bit")
-Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine"]
+Schedule = Literal["constant", "constant_with_warmup", "linear", "linear_with_warmup", "cosine", "cosine_with_warmup"]
 
 
 def setting(default: Any, help: str, *, above: float | None = None, least: float | None = None) -> Any:
@@ -74,6 +74,7 @@ class OptimSettings(Section):
     gradient_accumulation_steps: int = setting(
         1, "Micro-batches per step: each step uses this many times the batch size.", least=1
     )
+    weight_decay: float = setting(0.0, "Weight decay: it shrinks a word whether it is learned or not.", least=0)
     max_grad_norm: float = setting(1.0, "Clip the gradient of a concept's rows to this norm; 0: do not clip.", least=0)
     seed: int = setting(0, "All random draws follow from it.", least=0)
 

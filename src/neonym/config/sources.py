@@ -1,13 +1,15 @@
 """Where values come from: the command line and the data-set file, or a folder of pictures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from neonym.config.dataset import ConceptSpec, DatasetConfig, read_table, resolve
+from neonym.config.dataset import ConceptSpec, DatasetConfig, build, read_table, resolve
 from neonym.config.run import DatasetSettings, RunConfig, run_problems
-from neonym.errors import Problem
+from neonym.errors import ConfigError, Problem
+from neonym.words import clean
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -25,7 +27,11 @@ def read_dataset(run: RunConfig) -> tuple[DatasetConfig | None, list[Problem]]:
     problems = run_problems(run)
     flags = run.dataset
     if flags.dataset_config is not None:
-        table, where = read_table(Path(flags.dataset_config)), flags.dataset_config
+        where = flags.dataset_config
+        try:
+            table = read_table(Path(where))
+        except ConfigError as error:
+            return None, [*problems, *error.problems]
         ignored = [name for name in ("train_data_dir", "reg_data_dir") if getattr(flags, name) is not None]
         problems += [Problem("warning", "is ignored: --dataset_config names the pictures", f"--{n}") for n in ignored]
     elif flags.train_data_dir is not None:
@@ -38,6 +44,8 @@ def read_dataset(run: RunConfig) -> tuple[DatasetConfig | None, list[Problem]]:
     problems += found
     if config is not None:
         concepts = choose_concepts(config, run, where, problems)
+        check_names(concepts, run, problems)
+        check_subsets(config, [c.token_string for c in concepts], where, problems)
         config = config.model_copy(update={"concepts": concepts})
     return (None if any(p.severity == "error" for p in problems) else config), problems
 
@@ -45,30 +53,44 @@ def read_dataset(run: RunConfig) -> tuple[DatasetConfig | None, list[Problem]]:
 def choose_concepts(
     config: DatasetConfig, run: RunConfig, where: str, problems: list[Problem]
 ) -> tuple[ConceptSpec, ...]:
-    """The file's `[[concepts]]`, or the one of `--token_string`. Every subset must name one of them."""
+    """The file's `[[concepts]]`, or the one of `--token_string`."""
     flags = run.concept
-    concepts = config.concepts
-    if concepts and flags.token_string is not None:
+    given = [f"--{name}" for name, field in type(flags).model_fields.items() if getattr(flags, name) != field.default]
+    if config.concepts and given:
         problems.append(
-            Problem("error", f"{where} has [[concepts]] of its own", "--token_string", "Use one or the other")
+            Problem("error", f"{where} has [[concepts]] of its own", ", ".join(given), "Use one or the other")
         )
-    if not concepts and not (flags.token_string or "").strip():
+    if config.concepts:
+        return config.concepts
+    if not (flags.token_string or "").strip():
         fix = "For example --token_string=mychar4; the captions must contain it"
         problems.append(Problem("error", "the new word has no name", "--token_string", fix))
         return ()
-    if not concepts:
-        concepts = (ConceptSpec(**flags.model_dump()),)
+    spec = build(ConceptSpec, flags.model_dump(), "--token_string", problems)
+    return (spec,) if spec else ()
+
+
+def check_names(concepts: Sequence[ConceptSpec], run: RunConfig, problems: list[Problem]) -> None:
+    """Words must differ after cleaning, and be file names if no other name is given."""
     tokens = [c.token_string for c in concepts]
-    for token in tokens:
-        if not token.strip() or token != token.strip():
-            problems.append(Problem("error", f"`{token}` is empty or has blanks around it", f"{where} token_string"))
-        if tokens.count(token) > 1 or sum(t.lower() == token.lower() for t in tokens) > 1:
-            problems.append(Problem("error", f"`{token}` stands for two concepts (case does not matter)", where))
-        if set(token) & set('/\\:*?"|\0') and run.save.output_name is None:
-            fix = "Give the file another name with --output_name"
-            problems.append(Problem("error", f"`{token}` cannot be a file name", "--token_string", fix))
-    if len(tokens) > 1 and run.save.output_name is not None and set(tokens) & {run.save.output_name}:
+    for concept in concepts:
+        token, where = concept.token_string, f"`{concept.token_string}`"
+        if not clean(token) or token != token.strip():
+            problems.append(Problem("error", "a word is not empty and has no blanks around it", where))
+        if sum(clean(t) == clean(token) for t in tokens) > 1:
+            problems.append(Problem("error", "stands for two concepts (case does not matter)", where))
+        if set(token) & set('/\\:*?"|\0') and (run.save.output_name is None or len(tokens) > 1):
+            problems.append(
+                Problem("error", "cannot be a file name", where, "With one word, --output_name gives another")
+            )
+        if concept.init_word is not None and not clean(concept.init_word):
+            problems.append(Problem("error", "the init word is empty", where, "Give an ordinary word"))
+    if len(tokens) > 1 and run.save.output_name in tokens:
         problems.append(Problem("error", "is also the name of a concept", "--output_name", "Choose another"))
+
+
+def check_subsets(config: DatasetConfig, tokens: Sequence[str], where: str, problems: list[Problem]) -> None:
+    """Every subset must name one of several concepts."""
     for d, dataset in enumerate(config.datasets):
         for s, subset in enumerate(dataset.subsets):
             place = f"{where} datasets[{d}] subsets[{s}]"
@@ -76,10 +98,8 @@ def choose_concepts(
                 fix = f'Add concept = "..." (one of {", ".join(tokens)})'
                 problems.append(Problem("error", "does not say which concept it shows", place, fix))
             elif subset.concept is not None and subset.concept not in tokens:
-                problems.append(
-                    Problem("error", f"concept `{subset.concept}` is not listed", place, f"Known: {', '.join(tokens)}")
-                )
-    return concepts
+                what = f"concept `{subset.concept}` is not listed"
+                problems.append(Problem("error", what, place, f"Known: {', '.join(tokens)}"))
 
 
 def folder_table(flags: DatasetSettings, problems: list[Problem]) -> dict[str, Any]:
@@ -97,7 +117,12 @@ def folder_subsets(folder: Path, flag: str, is_reg: bool, problems: list[Problem
         problems.append(Problem("error", f"{folder} is not a folder", flag))
         return []
     subsets = []
-    for child in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+    try:
+        children = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    except OSError as error:
+        problems.append(Problem("error", f"{folder} cannot be read ({error.strerror})", flag))
+        return []
+    for child in children:
         number, _, name = child.name.partition("_")
         try:
             repeats = int(number)

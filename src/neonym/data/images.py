@@ -22,10 +22,12 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def image_size(path: Path) -> Size:
-    """Size as shown (EXIF orientation applied), from the header. Raises DataError."""
+    """Size as shown (EXIF orientation applied). Raises DataError if the header or the picture itself is damaged."""
     try:
         with Image.open(path) as picture:
             width, height = picture.size
+            picture.draft("RGB", (1, 1))  # a JPEG is decoded at an eighth of its size: enough to see that it is whole
+            picture.load()
             return (height, width) if picture.getexif().get(ORIENTATION, 1) >= 5 else (width, height)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"cannot be read as a picture ({error})", str(path), "Remove or replace it") from error

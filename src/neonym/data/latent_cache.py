@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from neonym.data.images import content_hash, load_pixels
 from neonym.types import Fit, ImageRecord
@@ -44,21 +45,32 @@ def entry_name(place: Place, vae_hash: str) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest() + ".safetensors"
 
 
+def checksum(moments: torch.Tensor) -> str:
+    return hashlib.sha256(moments.numpy().tobytes()).hexdigest()
+
+
 def read_entry(file: Path) -> torch.Tensor | None:
     """-> float32 [2C,h,w], or None if there is no sound entry."""
     try:
-        moments = load_file(file)["moments"]
-    except (OSError, SafetensorError, KeyError):
+        with safe_open(file, framework="pt") as opened:
+            moments, noted = opened.get_tensor("moments"), (opened.metadata() or {}).get("sha256")
+    except (OSError, SafetensorError):
         return None
-    return moments if moments.ndim == 3 and bool(moments.isfinite().all()) else None
+    return moments if checksum(moments) == noted else None
 
 
-def write_entry(file: Path, moments: torch.Tensor) -> None:
-    """Complete or absent: written beside, then renamed."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+def write_entry(file: Path, moments: torch.Tensor) -> bool:
+    """Complete or absent: written beside, then renamed. -> whether it could be written"""
     part = file.with_suffix(f".{os.getpid()}.part")
-    save_file({"moments": moments}, part)
-    part.replace(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"moments": moments}, part, {"sha256": checksum(moments)})
+        part.replace(file)
+    except (OSError, SafetensorError):
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        return False
+    return True
 
 
 def cache_moments(
@@ -67,11 +79,12 @@ def cache_moments(
     vae_hash: str,
     folder: Path | None,
     progress: Callable[[int, int], None],
+    complain: Callable[[str], None],
 ) -> dict[Place, torch.Tensor]:
     """Moments of every picture, on the CPU in float32. `encode`: [1,3,H,W] -> [1,2C,h,w].
 
     One picture at a time: the numbers then do not depend on which entries were there already. With a `folder`,
-    entries are read from and written to it.
+    entries are read from and written to it; one that cannot be written to is told once by `complain` and left alone.
     """
     wanted, moments = places(records), {}
     for done, place in enumerate(wanted):
@@ -81,8 +94,9 @@ def cache_moments(
         if found is None:
             pixels = torch.from_numpy(np.ascontiguousarray(load_pixels(*place)))
             found = encode(pixels[None])[0].float().cpu().contiguous()
-            if file:
-                write_entry(file, found)
+            if file and not write_entry(file, found):
+                complain(f"the cache folder {folder} cannot be written to; going on without it")
+                folder = None
         moments[place] = found
     progress(len(wanted), len(wanted))
     return moments

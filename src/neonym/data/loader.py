@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -24,6 +25,8 @@ class Loader:
     """Yields the work of each step for this rank: micro-batches of one concept and one size.
 
     A caption is tokenised once. Samples are dealt to ranks one by one, so every rank has its share of each concept.
+    `shows(caption, concept)` says whether the concept's word stands in a caption: where it stands in none, as in a
+    step of regularisation pictures only, the concept is not drawn.
     """
 
     def __init__(
@@ -31,6 +34,7 @@ class Loader:
         plans: Sequence[Plan],
         moments: dict[Place, torch.Tensor],
         tokenize: Callable[[str], Tokens],
+        shows: Callable[[str, int], bool],
         device: torch.device,
         micro_batch: int | None,
         step_share: Sequence[int],
@@ -40,6 +44,7 @@ class Loader:
         self.plans, self.moments, self.tokenize, self.device = plans, moments, tokenize, device
         self.micro_batch, self.step_share = micro_batch, step_share
         self.rank, self.ranks = rank, ranks
+        self.shows = lru_cache(maxsize=None)(shows)
         self.ids: dict[str, Tokens] = {}
 
     def steps(self, first: int, end: int) -> Iterator[Work]:
@@ -48,14 +53,15 @@ class Loader:
             yield self.work(step)
 
     def work(self, step: int) -> Work:
-        batches, counts = [], torch.zeros(len(self.plans))
+        batches, counts, drawn = [], torch.zeros(len(self.plans)), []
         for concept, plan in enumerate(self.plans):
             draws = plan.draws(step)
             counts[concept] = len(draws)
+            drawn += [concept] * any(self.shows(d.caption, concept) for d in draws)
             mine = draws[self.rank :: self.ranks]
             size = self.micro_batch or self.step_share[draws[0].record.dataset]
             batches += [self.batch(mine[i : i + size], concept) for i in range(0, len(mine), size)]
-        return Work(step, batches, counts.to(self.device), list(range(len(self.plans))))
+        return Work(step, batches, counts.to(self.device), drawn)
 
     def batch(self, draws: Sequence[Draw], concept: int) -> Batch:
         """Samples of one size and one concept."""

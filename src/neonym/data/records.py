@@ -68,10 +68,11 @@ def scan_dataset(
         if folder.repeats < 1:
             report(Problem("warning", f"num_repeats is {folder.repeats}, so it is passed over", str(folder.path)))
             continue
-        if folder.path.resolve() in seen:
+        place = (folder.concept, folder.path.resolve())
+        if place in seen:
             report(Problem("warning", "is named twice in one data set; the second is passed over", str(folder.path)))
             continue
-        seen.add(folder.path.resolve())
+        seen.add(place)
         records = scan_folder(folder, index, rules, sizes, report)
         if folder.is_reg:
             regular += records

@@ -30,23 +30,25 @@ def write_embedding(embedding: Embedding, path: Path | str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         kind.write(embedding, part)
         part.replace(path)
-    except OSError as error:
-        raise FormatError(f"cannot be written ({error.strerror or error})", str(path), "Is the disk full?") from error
+    except (OSError, RuntimeError) as error:
+        raise FormatError(f"cannot be written ({error})", str(path), "Is the disk full?") from error
     finally:
         part.unlink(missing_ok=True)
     return path
 
 
 def check(embedding: Embedding, path: Path) -> None:
-    """Raises FormatError for what some program would choke on, or silently take for nothing."""
+    """What is written, and what was read. Raises FormatError for what some program would choke on, or take for nothing."""
     if not embedding.vectors:
-        raise FormatError("there are no vectors to write", str(path))
+        raise FormatError("there are no vectors in it", str(path))
     counts = {rows.shape[0] for rows in embedding.vectors.values() if rows.ndim == 2}
     for name, rows in embedding.vectors.items():
         if rows.ndim != 2 or 0 in rows.shape:
             raise FormatError(f"{name}: a table of vectors is needed, not the shape {tuple(rows.shape)}", str(path))
+        if not rows.is_floating_point():
+            raise FormatError(f"{name}: numbers of the kind {rows.dtype} are no vectors", str(path))
         if not bool(rows.isfinite().all()):
-            raise FormatError(f"{name}: some numbers are not finite; nothing was written", str(path))
+            raise FormatError(f"{name}: some numbers are not finite", str(path))
     if len(counts) > 1:
         raise FormatError(f"the encoders have unequal numbers of vectors {sorted(counts)}", str(path))
 
@@ -61,10 +63,12 @@ def read_embedding(path: Path | str) -> Embedding:
         raise FormatError(f"`{path.suffix}` is no known ending", str(path), f"Known: {', '.join(FORMATS)}")
     embedding = kind.read(path)
     vectors = {name: as_table(rows) for name, rows in embedding.vectors.items()}
-    return Embedding(embedding.token, vectors, embedding.metadata)
+    embedding = Embedding(embedding.token, vectors, embedding.metadata)
+    check(embedding, path)
+    return embedding
 
 
 def as_table(rows: torch.Tensor) -> torch.Tensor:
     """Float32, contiguous, 2-D: a single vector becomes a table of one row."""
     table = rows[None] if rows.ndim == 1 else rows
-    return table.detach().to(torch.float32).contiguous()
+    return table.detach().float().contiguous() if table.is_floating_point() else table

@@ -1,7 +1,9 @@
 """The .pt layout of the AUTOMATIC1111 web UI, in the serialisation that its restricted loader accepts."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile, ZipInfo
 
 import torch
 
@@ -25,7 +27,20 @@ def write(embedding: Embedding, path: Path) -> None:
         "sd_checkpoint_name": embedding.metadata.get("neonym.base_model"),
         "emp_params": rows,
     }
-    torch.save(content, path, _use_new_zipfile_serialization=False)
+    whole = BytesIO()
+    torch.save(content, whole)
+    path.write_bytes(plain_zip(whole))
+
+
+def plain_zip(whole: BytesIO) -> bytes:
+    """Only the entries that every restricted loader allows, without dates: the same embedding is the same file."""
+    plain = BytesIO()
+    with ZipFile(whole) as old, ZipFile(plain, "w") as new:
+        for name in old.namelist():
+            inner = name.partition("/")[2]
+            if inner in ("data.pkl", "version") or inner.startswith("data/"):
+                new.writestr(ZipInfo(f"archive/{inner}"), old.read(name))
+    return plain.getvalue()
 
 
 def read(path: Path) -> Embedding:

@@ -44,6 +44,4 @@ def read(path: Path) -> Embedding:
             rows = file.get_tensor(names[0])
     except (SafetensorError, OSError) as error:
         raise FormatError(f"is damaged or not a .safetensors file ({error})", str(path)) from error
-    if rows.ndim not in (1, 2) or not rows.is_floating_point():
-        raise FormatError(f"`{names[0]}` has the shape {tuple(rows.shape)}: not an embedding", str(path))
     return Embedding(metadata.get("token", path.stem), {ENCODER: rows}, metadata)

@@ -54,7 +54,7 @@ def make_pipeline(model: Any, sampler: str = "ddim") -> Any:
     if sampler not in SAMPLERS:
         raise UserError(f"`{sampler}` is not known", "--sampler", f"Known: {', '.join(SAMPLERS)}")
     name, settings = SAMPLERS[sampler]
-    model.vae.to(model.device)
+    model.vae.to(model.device, model.unet.dtype)
     pipeline = diffusers.StableDiffusionPipeline(
         vae=model.vae, unet=model.unet, text_encoder=model.text_encoder,
         tokenizer=next(iter(model.tokenizers.values())).tokenizer,
@@ -88,6 +88,8 @@ def draw(
 ) -> list[Image.Image]:
     """One picture for each prompt, from its seed. Size (width, height) and guidance are by default the model's own."""
     width, height = size or (model.source.native_size, model.source.native_size)
+    if width % 8 or height % 8:
+        raise UserError(f"{width} x {height} is not a multiple of 8", "the size of the pictures")
     scale = model.source.guidance if guidance is None else guidance
     pipeline, pictures = make_pipeline(model, sampler), []
     for first in range(0, len(prompts), batch_size):

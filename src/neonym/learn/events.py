@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +13,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 FLUSH_SECONDS = 1.0
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """JSON in which a number that is not finite is null: `NaN` is no JSON."""
+
+    def finite(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: finite(inner) for key, inner in part.items()}
+        if isinstance(part, (list, tuple)):
+            return [finite(inner) for inner in part]
+        return None if isinstance(part, float) and not math.isfinite(part) else part
+
+    return json.dumps(finite(value), ensure_ascii=False, allow_nan=False, indent=indent)
 
 
 class Report(Protocol):
@@ -70,7 +84,7 @@ class Terminal(Silent):
         self.event("note", text=text)
 
     def event(self, kind: str, **facts: Any) -> None:
-        line = json.dumps({"event": kind, "time": round(time.time(), 3), **facts}, ensure_ascii=False)
+        line = as_json({"event": kind, "time": round(time.time(), 3), **facts})
         if self.file is None:
             self.early.append(line)
         else:

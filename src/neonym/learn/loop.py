@@ -21,14 +21,15 @@ from neonym.errors import DataError, UserError
 from neonym.learn.events import Report, Silent
 from neonym.learn.objective import Objective
 from neonym.learn.optim import make_optimizer, schedule
-from neonym.learn.prepare import DEFAULT_INIT_WORD, Prepared, prepare
+from neonym.learn.prepare import DEFAULT_INIT_WORD, ENOUGH_HELD_OUT, Prepared, prepare
 from neonym.learn.rows import Concept, concept_seed, first_rows
 from neonym.learn.state import TrainState, restore
 from neonym.learn.step import train_step
 from neonym.learn.store import CheckpointStore, settings_of
 from neonym.learn.verdict import Verdict, evaluate, make_verdict
 from neonym.models.family import Model, load_model
-from neonym.types import Batch, Draw
+from neonym.types import Batch, Draw, ImageRecord
+from neonym.words import clean
 
 BAD_STEPS_ALLOWED = 5
 EVALUATION = -1  # the "step" of evaluation keys: no training step has it
@@ -71,14 +72,38 @@ def train(run: RunConfig, report: Report | None = None) -> Result:
     if saved is not None:
         restore(state, saved)
         report.note(f"going on from step {state.step} of the interrupted run in {store.folder}")
-    folder = Path(run.cache.latent_cache_dir) if run.cache.latent_cache_dir else default_folder()
-    moments = cache_moments(
-        [*ready.records, *ready.held_out], model.encode_images, ready.source.vae_hash(),
-        folder if run.cache.cache_latents_to_disk else None, lambda done, total: report.phase("encoded", done, total),
-    )  # fmt: skip
+    try:
+        moments = encode_pictures(ready, model, report)
+        loader = make_loader(ready, moments, model, accelerator)
+        return run_steps(ready, model, state, store, loader, accelerator, report)
+    except Stopped:
+        report.note("stopped before the first step; run the same command again")
+        return Result(steps=state.step, signal=report.stop_wanted)
+    finally:
+        report.end()
+
+
+class Stopped(Exception):
+    """A stop was wished for before the first step."""
+
+
+def encode_pictures(ready: Prepared, model: Model, report: Report) -> dict[Place, torch.Tensor]:
+    """Every picture's moments; the VAE then leaves the device. Raises Stopped."""
+    cache, source = ready.run.cache, ready.source
+    assert source is not None
+
+    def progress(done: int, total: int) -> None:
+        if report.stop_wanted:
+            raise Stopped
+        report.phase("encoded", done, total)
+
+    folder = None
+    if cache.cache_latents_to_disk:
+        folder = Path(cache.latent_cache_dir) if cache.latent_cache_dir else default_folder()
+    records = [*ready.records, *ready.held_out]
+    moments = cache_moments(records, model.encode_images, source.vae_hash(), folder, progress, report.note)
     model.modules()["vae"].to("cpu")
-    loader = make_loader(ready, moments, model, accelerator)
-    return run_steps(ready, model, state, store, loader, accelerator, report)
+    return moments
 
 
 def run_steps(
@@ -88,7 +113,8 @@ def run_steps(
     """The loop: steps, evaluations, saves, until the end or a wish to stop."""
     run, objective, main = ready.run, Objective(), accelerator.is_main_process
     total = run.optim.max_train_steps
-    tests = [evaluation_batches(ready, loader, i) for i in range(len(state.concepts))]
+    shown = [evaluation_records(ready, i) for i in range(len(state.concepts))]
+    tests = [evaluation_batches(ready, loader, i, records) for i, (records, _) in enumerate(shown)]
     with starting_rows(state.concepts):
         before = [evaluate(model, batches, objective) for batches in tests]
     report.begin(store.folder, state.step, total, sum(len(p.draws(0)) for p in loader.plans))
@@ -109,16 +135,13 @@ def run_steps(
             guard.check(state, ready)
             store.save_state(state)
         if report.stop_wanted and state.step < total:
-            report.end()
             report.note(f"stopped after step {state.step}; run the same command again to go on")
             report.event("stopped", step=state.step, signal=report.stop_wanted)
             return Result(steps=state.step, signal=report.stop_wanted)
-    report.end()
     guard.check(state, ready)
-    shown_on = evaluated_on(ready)
     verdicts = [
         make_verdict(model, concept, first, evaluate(model, batches, objective), shown_on)
-        for concept, first, batches in zip(state.concepts, before, tests, strict=True)
+        for concept, first, batches, (_, shown_on) in zip(state.concepts, before, tests, shown, strict=True)
     ]
     files = store.finish(state, [v.as_dict() for v in verdicts]) if main else []
     for file, verdict in zip(files, verdicts, strict=False):
@@ -143,8 +166,10 @@ class Guard:
     def watch(self, losses: torch.Tensor) -> None:
         self.bad += ~losses.isfinite()
         self.seen += 1
-        if self.seen % 20 == 0 and float(self.bad.max()) > BAD_STEPS_ALLOWED:
-            self.stop("the loss")
+        if self.seen % 20 == 0:
+            if float(self.bad.max()) > BAD_STEPS_ALLOWED:
+                self.stop("the loss")
+            self.bad.zero_()
 
     def check(self, state: TrainState, ready: Prepared) -> None:
         """Raises UserError if a row is not finite."""
@@ -160,7 +185,8 @@ class Guard:
 def start_accelerator(run: RunConfig, report: Report) -> Accelerator:
     """The device, and the nearest precision that it can compute in."""
     precision = run.compute.mixed_precision
-    AcceleratorState._reset_state()  # a second run in one process may use another precision
+    if not torch.distributed.is_initialized():  # a second run in one process may use another device or precision
+        AcceleratorState._reset_state(reset_partial_state=True)
     on_cpu = run.compute.cpu or not (torch.cuda.is_available() or torch.backends.mps.is_available())
     if precision == "fp16" and on_cpu:
         report.note(
@@ -207,7 +233,7 @@ def add_concepts(model: Model, ready: Prepared) -> list[Concept]:
                 seed=concept_seed(optim.seed, spec.token_string),
                 rows=rows,
                 start=start,
-                optimizer=make_optimizer(rows.values(), optim.learning_rate),
+                optimizer=make_optimizer(rows.values(), optim.learning_rate, optim.weight_decay),
                 learning_rate=learning_rate,
                 max_grad_norm=optim.max_grad_norm,
             )
@@ -230,20 +256,29 @@ def identity(ready: Prepared) -> dict[str, str]:
 
 
 def make_loader(ready: Prepared, moments: dict[Place, torch.Tensor], model: Model, accelerator: Accelerator) -> Loader:
+    words = [clean(token) for token in ready.tokens]
+
+    def shows(caption: str, concept: int) -> bool:
+        return any(words[concept] in t.words_in(caption) for t in model.tokenizers.values())
+
     return Loader(
-        ready.plans, moments, model.tokenize, accelerator.device, ready.run.compute.micro_batch_size,
+        ready.plans, moments, model.tokenize, shows, accelerator.device, ready.run.compute.micro_batch_size,
         [d.batch_size for d in ready.datasets], accelerator.process_index, accelerator.num_processes,
     )  # fmt: skip
 
 
-def evaluation_batches(ready: Prepared, loader: Loader, concept: int) -> list[tuple[Batch, torch.Tensor]]:
-    """Fixed samples of one concept: its held-out pictures if there are at least 4, else its training pictures.
+def evaluation_records(ready: Prepared, concept: int) -> tuple[list[ImageRecord], str]:
+    """What a concept is judged on: its held-out pictures if there are enough, else its training pictures."""
+    held_out = [r for r in ready.held_out if r.concept == concept]
+    if len(held_out) >= ENOUGH_HELD_OUT:
+        return held_out, "held-out pictures"
+    return [r for r in ready.records if r.concept == concept and not r.is_reg], "the training pictures"
 
-    Timesteps are spread evenly over all noise levels; noise is keyed. -> [(batch, t [B])]
-    """
-    pictures = [r for r in ready.held_out if r.concept == concept]
-    if len(pictures) < 4:
-        pictures = [r for r in ready.records if r.concept == concept and not r.is_reg]
+
+def evaluation_batches(
+    ready: Prepared, loader: Loader, concept: int, pictures: Sequence[ImageRecord]
+) -> list[tuple[Batch, torch.Tensor]]:
+    """Fixed samples: timesteps spread evenly over all noise levels, noise by key. -> [(batch, t [B])]"""
     count = ready.run.eval.eval_samples
     plan = ready.plans[concept]
     samples: list[tuple[Draw, int]] = []
@@ -258,11 +293,6 @@ def evaluation_batches(ready: Prepared, loader: Loader, concept: int) -> list[tu
         batches.append((loader.batch([d for d, _ in part], concept), torch.tensor([t for _, t in part])))
         samples = samples[len(part) :]
     return batches
-
-
-def evaluated_on(ready: Prepared) -> str:
-    kept = [sum(r.concept == i for r in ready.held_out) for i in range(len(ready.tokens))]
-    return "held-out pictures" if min(kept) >= 4 else "the training pictures"
 
 
 @contextmanager

@@ -7,16 +7,17 @@ import torch
 from torch.nn import Parameter
 
 
-def make_optimizer(rows: Iterable[Parameter], learning_rate: float) -> torch.optim.Optimizer:
-    """AdamW without weight decay (Loshchilov & Hutter 2019): decay would only shrink words that must keep their norm."""
-    return torch.optim.AdamW(list(rows), lr=learning_rate, weight_decay=0.0)
+def make_optimizer(rows: Iterable[Parameter], learning_rate: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019), by default without weight decay, which would only shrink the words."""
+    return torch.optim.AdamW(list(rows), lr=learning_rate, weight_decay=weight_decay)
 
 
 def schedule(name: str, step: int, steps: int, warmup: int) -> float:
     """Factor of the learning rate at `step` (0-based) of `steps`. The first step is never zero."""
     if name != "constant" and step < warmup:
         return (step + 1) / warmup
-    if name in ("constant", "constant_with_warmup"):
+    name = name.removesuffix("_with_warmup")
+    if name == "constant":
         return 1.0
     share = (step - warmup) / max(1, steps - warmup)  # 0 at the end of the warm-up, 1 at the end
     if name == "linear":

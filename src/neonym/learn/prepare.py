@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from neonym.types import CaptionRules, ImageRecord, Size
 from neonym.words import clean
 
 DEFAULT_INIT_WORD = "picture"
+ENOUGH_HELD_OUT = 4  # pictures to judge a word by
 TOO_SHORT = 0.5  # of the vocabulary's spread: a run that can carry a coordinate no farther cannot learn
 
 
@@ -83,7 +85,7 @@ def prepare(run: RunConfig) -> Prepared:
         ready.problems.append(error.problem)
     if ready.config is None or ready.source is None:
         return ready
-    ready.problems += setting_notes(run, ready.source)
+    ready.problems += [*setting_notes(run, ready.source), *setting_problems(run, ready.source)]
     ready.datasets = [as_dataset(spec, ready.source, ready.tokens) for spec in ready.config.datasets]
     for index, dataset in enumerate(ready.datasets):
         if any(side % ready.source.vae_factor for side in dataset.buckets.resolution):
@@ -168,8 +170,12 @@ def token_problems(ready: Prepared) -> list[Problem]:
             what = f"the word is cut off at the end of {len(cut)} captions ({names(cut)})"
             fix = "Put the word first, or use a larger --max_token_length"
             problems.append(Problem("error" if len(cut) == len(own) else "warning", what, f"`{token}`", fix))
+        kept_back = sum(r.concept == index for r in ready.held_out)
+        if 0 < kept_back < ENOUGH_HELD_OUT:
+            what = f"only {kept_back} pictures are held out: too few to judge by, so the training pictures are used"
+            problems.append(Problem("warning", what, "--validation_split", f"Hold out {ENOUGH_HELD_OUT} or none"))
         for tokenizer in ready.tokenizers.values():
-            if len(tokenizer.pieces(token)) == 1:
+            if len(tokenizer.pieces(clean(token))) == 1:
                 what = "is an ordinary word: diffusers refuses such a file name, other programs replace the word by it"
                 problems.append(Problem("warning", what, f"`{token}`", "Choose a word that is not in the dictionary"))
     sizes = Counter[Size](r.fit.bucket for r in ready.records)
@@ -177,6 +183,26 @@ def token_problems(ready: Prepared) -> list[Problem]:
     if source is not None and sizes and max(map(max, sizes)) > 2 * source.native_size:
         what = f"pictures are trained at up to {max(sizes)}, the model is made for {source.native_size}"
         problems.append(Problem("warning", what, "resolution", "Leave resolution out to use the model's own size"))
+    return problems
+
+
+def setting_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
+    """Settings that contradict the model, the disk or each other."""
+    problems, save = [], run.save
+    if run.model.clip_skip > source.text_layers:
+        what = f"the model has {source.text_layers} text layers, not {run.model.clip_skip}"
+        problems.append(Problem("error", what, "--clip_skip"))
+    wanted = Path(save.output_dir).absolute()
+    folder = next(p for p in (wanted, *wanted.parents) if p.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        problems.append(Problem("error", f"{folder} is not a folder that can be written to", "--output_dir"))
+    if save.save_last_n_steps is not None and save.save_every_n_steps is None:
+        problems.append(Problem("warning", "has no effect without --save_every_n_steps", "--save_last_n_steps"))
+    if run.cache.latent_cache_dir is not None and not run.cache.cache_latents_to_disk:
+        problems.append(Problem("warning", "has no effect without --cache_latents_to_disk", "--latent_cache_dir"))
+    if run.optim.lr_scheduler != "constant" and run.optim.lr_warmup_steps >= run.optim.max_train_steps:
+        what = f"the warm-up of {run.optim.lr_warmup_steps} steps is as long as the training: the rate is never reached"
+        problems.append(Problem("warning", what, "--lr_warmup_steps"))
     return problems
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn import Parameter
 from neonym.errors import UserError
 from neonym.models.family import Model
 from neonym.seeds import derive
+from neonym.words import clean
 
 
 @dataclass
@@ -46,7 +47,6 @@ class Concept:
             scaler.step(self.optimizer)
         else:
             self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
 
 
 def concept_seed(seed: int, token: str) -> int:
@@ -58,7 +58,7 @@ def first_rows(model: Model, token: str, init_word: str, count: int) -> dict[str
     """Rows that start as the pieces of `init_word`, taken in turn. -> {encoder: float32 [count,W]}. Raises UserError."""
     rows = {}
     for name, tokenizer in model.tokenizers.items():
-        pieces = tokenizer.flat(init_word)
+        pieces = tokenizer.pieces(clean(init_word))
         if not pieces:
             raise UserError("gives no tokens", f"the init word of `{token}` ({init_word!r})", "Give an ordinary word")
         table = model.vocabulary(name)
@@ -69,7 +69,3 @@ def first_rows(model: Model, token: str, init_word: str, count: int) -> dict[str
 def sum_by(values: torch.Tensor, index: torch.Tensor, count: int) -> torch.Tensor:
     """Sum `values` [B] into `count` sums by `index` [B]. -> [count]"""
     return torch.zeros(count, device=values.device).index_add(0, index, values)
-
-
-def drawn(concepts: Sequence[Concept], indices: Sequence[int]) -> list[Concept]:
-    return [concepts[i] for i in indices]

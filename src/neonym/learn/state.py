@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,14 +41,18 @@ def tensors_of(state: TrainState) -> dict[str, torch.Tensor]:
 
 
 def save_state(state: TrainState, file: Path) -> None:
-    """Complete or absent."""
+    """Complete or absent. Raises UserError."""
     facts = {"step": state.step, "fingerprint": state.fingerprint}
     if state.scaler is not None:
         facts["scaler"] = state.scaler.state_dict()
-    file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(f".{os.getpid()}.part")
-    save_file(tensors_of(state), part, {"neonym": json.dumps(facts)})
-    part.replace(file)
+    try:
+        save_file(tensors_of(state), part, {"neonym": json.dumps(facts)})
+        part.replace(file)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise UserError(f"the state cannot be saved ({error})", str(file), "Is the disk full?") from error
 
 
 @dataclass

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from neonym.learn.objective import Objective
-from neonym.learn.rows import Concept, drawn, sum_by
+from neonym.learn.rows import Concept, sum_by
 from neonym.models.family import Model
 from neonym.types import Batch, Work
 
@@ -39,9 +39,11 @@ def train_step(
         per_concept = sum_by(per_sample, batch.concept, len(concepts)) / work.counts.clamp(min=1)
         accelerator.backward(per_concept.sum())
         losses += per_concept.detach()
-    for concept in drawn(concepts, work.drawn):
-        concept.sum_gradients(accelerator)
-        concept.update(work.step, accelerator.scaler)
-    if accelerator.scaler is not None:
+    for index, concept in enumerate(concepts):
+        if index in work.drawn:
+            concept.sum_gradients(accelerator)
+            concept.update(work.step, accelerator.scaler)
+        concept.optimizer.zero_grad(set_to_none=True)
+    if accelerator.scaler is not None and work.drawn:
         accelerator.scaler.update()
     return accelerator.reduce(losses, "sum")  # pyright: ignore[reportReturnType]

@@ -10,6 +10,7 @@ from pathlib import Path
 from neonym._version import __version__
 from neonym.config.run import RunConfig
 from neonym.formats import write_embedding
+from neonym.learn.events import as_json
 from neonym.learn.prepare import Prepared
 from neonym.learn.rows import Concept
 from neonym.learn.state import Saved, TrainState, read_state, save_state
@@ -108,7 +109,7 @@ class CheckpointStore:
         """The final files and the verdict. The state goes last: until then the run can be resumed."""
         files = [self.write(concept, state.step) for concept in state.concepts]
         part = self.folder / "verdict.json.part"
-        part.write_text(json.dumps(verdicts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.write_text(as_json(verdicts, indent=2) + "\n", encoding="utf-8")
         part.replace(self.folder / "verdict.json")
         self.state_file.unlink(missing_ok=True)
         return files

@@ -18,6 +18,7 @@ from neonym.models.process import Diffusion, Key
 from neonym.models.text import WordTokenizer
 
 BUILTIN = "builtin:emoji"
+WEIGHTS = (".safetensors", ".bin")
 FAMILIES = ("neonym.models.sd",)  # modules with `recognises(configs)` and `load(source, ...)`
 
 
@@ -52,6 +53,7 @@ class ModelSource:
     native_size: int  # pixels of a side that the model was made for
     prediction_type: str
     word_spread: float  # standard deviation of a coordinate of the vocabulary
+    text_layers: int
     guidance: float  # guidance scale that suits it
     vae_factor: int = 8
 
@@ -67,7 +69,7 @@ class ModelSource:
 def files_hash(folder: Path) -> str:
     """SHA-256 of every weight file in `folder`, in name order."""
     digest = hashlib.sha256()
-    for file in sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin")):
+    for file in sorted(p for p in folder.iterdir() if p.suffix in WEIGHTS):
         with file.open("rb") as opened:
             while block := opened.read(1 << 20):
                 digest.update(block)
@@ -89,8 +91,17 @@ def identify(name: str) -> ModelSource:
     for module in map(import_module, FAMILIES):
         source = module.recognise(name, folder, configs)
         if source is not None:
+            check_weights(source)
             return source
-    raise ModelError("is of no family that is supported yet (Stable Diffusion 1.x and 2.x are)", name)
+    raise ModelError("is of no family that is supported yet (text-to-image Stable Diffusion 1.x and 2.x are)", name)
+
+
+def check_weights(source: ModelSource) -> None:
+    """Raises ModelError if a part has no file of weights."""
+    for part in ("unet", "vae", "text_encoder"):
+        folder = source.folder / part
+        if not folder.is_dir() or not any(p.suffix in WEIGHTS for p in folder.iterdir()):
+            raise ModelError(f"has no weights in `{part}`", source.name, "Is the folder complete?")
 
 
 def read_configs(folder: Path) -> dict[str, dict[str, Any]]:

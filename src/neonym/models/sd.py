@@ -23,7 +23,10 @@ def recognise(name: str, folder: Path, configs: dict[str, dict[str, Any]]) -> Mo
     """One text encoder of CLIP's kind and a four-channel U-Net with text cross-attention; else None."""
     unet, text = configs.get("unet", {}), configs.get(ENCODER, {})
     single = "text_encoder_2" not in configs and unet.get("addition_embed_type") is None
+    prediction_type = configs.get("scheduler", {}).get("prediction_type", "epsilon")
     if unet.get("_class_name") != "UNet2DConditionModel" or not single or text.get("model_type") != "clip_text_model":
+        return None
+    if unet.get("in_channels", 4) != 4 or prediction_type not in ("epsilon", "v_prediction"):
         return None
     return ModelSource(
         name=name,
@@ -32,7 +35,8 @@ def recognise(name: str, folder: Path, configs: dict[str, dict[str, Any]]) -> Mo
         family="sd2" if text.get("hidden_size") == 1024 else "sd1",
         configs=configs,
         native_size=8 * int(unet.get("sample_size") or 64),
-        prediction_type=configs.get("scheduler", {}).get("prediction_type", "epsilon"),
+        prediction_type=prediction_type,
+        text_layers=int(text.get("num_hidden_layers", 12)),
         guidance=float(configs.get("neonym", {}).get("guidance", GUIDANCE)),
         word_spread=float(configs.get("neonym", {}).get("word_spread", WORD_SPREAD)),
     )
@@ -133,9 +137,6 @@ def load(
         text_encoder = parts.CLIPTextModel.from_pretrained(folder / ENCODER, dtype=dtype, **local)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"its weights cannot be read ({error})", source.name, "Is the folder complete?") from error
-    layers = text_encoder.config.num_hidden_layers
-    if clip_skip > layers:
-        raise ModelError(f"has {layers} text layers", source.name, f"--clip_skip {clip_skip} is too large")
     if device.type == "cpu":
         unet, vae = unet.to(memory_format=torch.channels_last), vae.to(memory_format=torch.channels_last)
     tokenizers = load_tokenizers(source, max_token_length)
