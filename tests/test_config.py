@@ -85,11 +85,50 @@ def test_every_mistake_is_reported_at_once(tmp_path):
         ("datasets = 3", "double brackets"),
         ('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "C:\\pictures"', "backslash"),
         ("[[datasets", "cfg.toml"),
+        ("[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'a'\nconcept = 'b'", "concept `b` is not listed"),
     ],
 )
 def test_broken_files(tmp_path, text, words):
     run = settings(dataset_config=write(tmp_path, text), token_string="mychar4")
     assert any(words in m for m in messages(prepare(run).problems))
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '"text"', "{"])
+def test_a_json_file_that_is_no_table(tmp_path, text):
+    run = settings(dataset_config=write(tmp_path, text, "cfg.json"), token_string="mychar4", learning_rate=0)
+    found = messages(prepare(run).problems)
+    assert any("cfg.json" in m for m in found)
+    assert any("--learning_rate" in m for m in found)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"num_vectors_per_token": 0}, "--num_vectors_per_token"),
+        ({"init_word": "  "}, "init word is empty"),
+        ({"token_string": "a/b"}, "cannot be a file name"),
+        ({"token_string": ""}, "no name"),
+        ({"clip_skip": 5}, "--clip_skip"),
+        ({"output_dir": "cfg.toml/x"}, "--output_dir"),
+        ({"caption_separator": ""}, "caption_separator"),
+        ({"resolution": "100"}, "multiple of 8"),
+        ({"pretrained_model_name_or_path": "builtin:none"}, "no such built-in model"),
+        ({"train_data_dir": "nowhere"}, "not a folder"),
+        ({"enable_bucket": True, "resolution": "128"}, "min_bucket_reso"),
+    ],
+)
+def test_bad_flags(tmp_path, monkeypatch, flags, words):
+    monkeypatch.chdir(tmp_path)
+    make_pictures(tmp_path / "a")
+    write(tmp_path, "")
+    found = messages(prepare(settings(**{"train_data_dir": "a", "token_string": "mychar4", **flags})).problems)
+    assert any(words in m for m in found), found
+
+
+def test_two_words_that_read_the_same(tmp_path):
+    text = "[[concepts]]\ntoken_string = 'cat&dog'\n[[concepts]]\ntoken_string = 'Cat&amp;Dog'\n[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'a'"
+    found = messages(prepare(settings(dataset_config=write(tmp_path, text))).problems)
+    assert any("two concepts" in m for m in found)
 
 
 def test_json_reads_as_toml_does(tmp_path):

@@ -165,6 +165,8 @@ def test_pictures_are_turned_and_laid_on_white(tmp_path):
 def test_scan_names_what_is_wrong(tmp_path):
     make_pictures(tmp_path / "good", 3, caption=None)
     (tmp_path / "good" / "broken.png").write_bytes(b"not a picture")
+    whole = (tmp_path / "good" / "00.png").read_bytes()
+    (tmp_path / "good" / "cut.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "good" / "00.txt").write_bytes(b"\xff\xfe\xfa")
     (tmp_path / "empty").mkdir()
     problems = []
@@ -175,6 +177,7 @@ def test_scan_names_what_is_wrong(tmp_path):
     text = "\n".join(map(str, problems))
     for words in (
         "broken.png",
+        "cut.png",
         "00.txt: is not UTF-8",
         "empty: has no pictures",
         "none: cannot be read",

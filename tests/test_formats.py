@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from neonym.errors import FormatError
 from neonym.formats import read_embedding, write_embedding
@@ -43,10 +43,11 @@ def test_the_same_embedding_is_the_same_file(tmp_path):
         "m = {c * 3: c for c in 'abcdefghijkl'};"
         "write_embedding(Embedding('w', {'text_encoder': torch.ones(1, 128)}, m), sys.argv[1])"
     )
-    files = [tmp_path / f"{i}.safetensors" for i in range(3)]
-    for file in files:
-        subprocess.run([sys.executable, "-c", code, str(file)], check=True)
-    assert len({file.read_bytes() for file in files}) == 1
+    for ending in ("safetensors", "pt"):
+        files = [tmp_path / f"{i}.{ending}" for i in range(2)]
+        for file in files:
+            subprocess.run([sys.executable, "-c", code, str(file)], check=True)
+        assert files[0].read_bytes() == files[1].read_bytes()
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "pt"])
@@ -102,6 +103,10 @@ def test_damaged_files_are_refused_in_a_sentence(tmp_path):
         "empty.pt": b"",
         "noise.pt": b"PK\x03\x04" + b"\x00" * 100,
         "text.pt": b"hello",
+        "rows.safetensors": save({"a": torch.zeros(0, 128)}),
+        "nan.safetensors": save({"a": torch.full((1, 128), float("nan"))}),
+        "whole.safetensors": save({"a": torch.ones(1, 128, dtype=torch.int64)}),
+        "deep.safetensors": save({"a": torch.ones(1, 1, 128)}),
     }.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(FormatError, match=name):

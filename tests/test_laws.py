@@ -17,6 +17,7 @@ from conftest import make_pictures, settings
 from neonym.errors import FormatError, UserError
 from neonym.formats import read_embedding
 from neonym.learn import loop
+from neonym.learn.events import Silent
 from neonym.learn.objective import Objective
 from neonym.learn.verdict import LEARNED
 
@@ -85,15 +86,67 @@ def test_law_1_resume_is_invisible(run_for, number, code):
     assert not (folder / "state.safetensors").exists()
 
 
+class StopAt(Silent):
+    """Wishes to stop after a step, or while pictures are encoded (step 0)."""
+
+    def __init__(self, step: int):
+        self.when = step
+        self.stop_wanted = signal.SIGTERM if step == 0 else 0
+
+    def step(self, step, losses):
+        if step == self.when:
+            self.stop_wanted = signal.SIGTERM
+
+
 def test_law_1_other_settings_are_not_mixed(run_for):
-    report = loop.Silent()
-    report.stop_wanted = signal.SIGTERM
-    stopped = loop.train(run_for(), report)
-    assert stopped.steps == 1
+    stopped = loop.train(run_for(), StopAt(3))
+    assert stopped.steps == 3
     assert not stopped.files
     with pytest.raises(UserError, match="learning_rate"):
         loop.train(run_for(learning_rate=1e-3))
     assert loop.train(run_for(learning_rate=1e-3, restart=True)).steps == 8
+
+
+def test_a_stop_before_the_first_step(run_for):
+    stopped = loop.train(run_for(), StopAt(0))
+    assert (stopped.steps, stopped.signal, stopped.files) == (0, signal.SIGTERM, [])
+    assert loop.train(run_for()).steps == 8
+
+
+def test_a_step_without_the_word_moves_nothing(run_for, tmp_path, pictures):
+    """Regularisation pictures alone in a step give no gradient, not a zero one that momentum would turn into a move."""
+    make_pictures(tmp_path / "reg", 6, caption="a sticker of a thing")
+    config = tmp_path / "reg.toml"
+    config.write_text(
+        f"""
+        [[datasets]]
+        batch_size = 1
+        [[datasets.subsets]]
+        image_dir = '{pictures}'
+        [[datasets.subsets]]
+        image_dir = '{tmp_path / "reg"}'
+        is_reg = true
+        """
+    )
+    moved = {}
+
+    class Watch(Silent):
+        def step(self, step, losses):
+            moved[step] = concepts[0].rows["text_encoder"].detach().clone()
+
+    def run_steps(ready, model, state, *rest):
+        concepts.extend(state.concepts)
+        plans.extend(ready.plans)
+        return inner(ready, model, state, *rest)
+
+    concepts, plans, inner = [], [], loop.run_steps
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "run_steps", run_steps)
+        loop.train(run_for(dataset_config=str(config), train_data_dir=None, max_train_steps=12), Watch())
+    regular = [step for step in range(1, 12) if plans[0].draws(step)[0].record.is_reg]
+    assert 3 <= len(regular) <= 8
+    for step in range(1, 12):
+        assert torch.equal(moved[step + 1], moved[step]) == (step in regular)
 
 
 def two_concepts(tmp_path: Path) -> str:

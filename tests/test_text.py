@@ -55,6 +55,14 @@ def test_a_word_is_matched_whole_and_in_any_case(token, text, count):
     assert len(whole_word([clean(token)]).findall(clean(text))) == count
 
 
+def test_letters_that_only_look_alike_are_no_match():
+    """Upper- and lower-casing without case takes Turkish dotless i for i: `k\u0131z` is another word than `kiz`."""
+    tokenize = tokenizer()
+    tokenize.add_word("kiz", 1)
+    assert tokenize("a k\u0131z").learned == ()
+    assert len(tokenize("a KIZ").learned) == 1
+
+
 def test_names_with_numbers_do_not_collide():
     """Upstream names the vectors foo, foo1, foo2: a word `foo1` would clash."""
     tokenize = tokenizer()
