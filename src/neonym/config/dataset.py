@@ -60,8 +60,8 @@ class DatasetValues(Section):
             value = parse_resolution(value) or value
         if isinstance(value, int) and not isinstance(value, bool):
             value = (value, value)
-        whole = isinstance(value, (list, tuple)) and all(type(side) is int and side > 0 for side in value)
-        if value is not None and not (whole and len(value) == 2):
+        pair = value if isinstance(value, (list, tuple)) else ()
+        if value is not None and not (len(pair) == 2 and all(type(side) is int and side > 0 for side in pair)):
             raise ValueError("a size is one positive whole number, or two: [width, height]")
         return value
 
