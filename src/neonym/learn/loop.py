@@ -138,6 +138,7 @@ def run_steps(
             report.note(f"stopped after step {state.step}; run the same command again to go on")
             report.event("stopped", step=state.step, signal=report.stop_wanted)
             return Result(steps=state.step, signal=report.stop_wanted)
+    report.end()
     guard.check(state, ready)
     verdicts = [
         make_verdict(model, concept, first, evaluate(model, batches, objective), shown_on)

@@ -59,7 +59,8 @@ class Prepared:
 
     def run_folder(self) -> Path:
         """Where the state, the events and the verdict of this run lie."""
-        name = self.run.save.output_name or "+".join(self.tokens)
+        others = f"-and-{len(self.tokens) - 1}-more" if len(self.tokens) > 1 else ""
+        name = self.run.save.output_name or self.tokens[0] + others
         return Path(self.run.save.output_dir) / f"{name}-run"
 
     def failed(self) -> bool:
