@@ -3,7 +3,8 @@
 import pytest
 from conftest import make_pictures, settings
 
-from neonym.config.run import RunConfig, fields_of, parse_resolution
+from neonym.config.run import RunConfig, fields_of
+from neonym.config.values import parse_resolution
 from neonym.config.sources import read_dataset
 from neonym.errors import ConfigError, nearest
 from neonym.learn.prepare import prepare
@@ -66,9 +67,9 @@ def test_every_mistake_is_reported_at_once(tmp_path):
     num_repeats = "many"
     """
     run = settings(dataset_config=write(tmp_path, text), learning_rate=-1, optimizer_type="Adan", output_name="a/b")
-    config, problems = read_dataset(run)
-    assert config is None
-    text = "\n".join(messages(problems))
+    ready = prepare(run)
+    assert ready.config is None
+    text = "\n".join(messages(ready.problems))
     for words in (
         "--learning_rate: -1", "`Adan` is not known", "--output_name", "`learning_rate` is not known here",
         "Did you mean `caption_extension`?", "`batch_size`", "`resolution`", "Did you mean `image_dir`?",

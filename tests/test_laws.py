@@ -134,10 +134,10 @@ def test_a_step_without_the_word_moves_nothing(run_for, tmp_path, pictures):
         def step(self, step, losses):
             moved[step] = concepts[0].rows["text_encoder"].detach().clone()
 
-    def run_steps(ready, model, state, *rest):
-        concepts.extend(state.concepts)
-        plans.extend(ready.plans)
-        return inner(ready, model, state, *rest)
+    def run_steps(run):
+        concepts.extend(run.state.concepts)
+        plans.extend(run.ready.plans)
+        return inner(run)
 
     concepts, plans, inner = [], [], loop.run_steps
     with pytest.MonkeyPatch.context() as patch:
@@ -206,9 +206,9 @@ def test_law_5_the_model_is_frozen(run_for, monkeypatch):
         seen["before"] = hashes(seen["model"])
         return seen["model"]
 
-    def run_steps(ready, model, state, *rest):
-        seen["concepts"] = state.concepts
-        return inner(ready, model, state, *rest)
+    def run_steps(run):
+        seen["concepts"] = run.state.concepts
+        return inner(run)
 
     load_model, inner = loop.load_model, loop.run_steps
     monkeypatch.setattr(loop, "load_model", load)

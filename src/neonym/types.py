@@ -60,6 +60,7 @@ class Draw:
     caption: str
     flipped: bool
     key: tuple[int, int, int]  # (concept seed, step, slot)
+    level: float  # noise level, 0 to 1 (excluded): which timestep
     weight: float
 
 
@@ -70,6 +71,7 @@ class Batch:
     moments: Tensor  # [B,2C,h,w] VAE mean and log-variance
     tokens: dict[str, Tensor]  # per encoder int64 [B,K,L]; an id >= V reads a learned row
     keys: list[tuple[int, int, int]]
+    levels: list[float]  # noise levels in 0..1
     concept: Tensor  # int64 [B]
     weight: Tensor  # [B]
 
@@ -91,6 +93,8 @@ class Noisy:
     x_t: Tensor  # [B,C,h,w]
     target: Tensor  # [B,C,h,w]
     t: Tensor  # int64 [B]
+    snr: Tensor  # signal-to-noise ratio [B]
+    velocity: bool  # the target is a velocity, not the noise
 
 
 @dataclass

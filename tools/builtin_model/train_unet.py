@@ -132,6 +132,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1.2e-3)
     parser.add_argument("--start", type=Path, help="start from the weights of this Diffusers folder")
+    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16 (CPUs that compute in it; always on CUDA)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile (needs a C++ compiler on a CPU)")
     return parser.parse_args()
 
 
@@ -166,6 +168,8 @@ def main() -> None:
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
 
+    guess_noise = torch.compile(model) if args.compile else model
+
     def save(step: int) -> None:
         torch.save(
             {
@@ -191,8 +195,8 @@ def main() -> None:
         t = stratified_timesteps(args.batch, rng).to(device)
         noise = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32)).to(device)
         x_t = scheduler.add_noise(x0.to(device), noise, t).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            guess = model(x_t, t, tokenise(tokenizer, captions).to(device))
+        with torch.autocast(device, torch.bfloat16, enabled=args.bf16 or device == "cuda"):
+            guess = guess_noise(x_t, t, tokenise(tokenizer, captions).to(device))
         snr = alphas[t] / (1 - alphas[t])
         loss = min_snr_loss(guess.float(), noise, snr)
         loss.backward()

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from pydantic import Field
 
-from neonym.config.run import RunConfig
-from neonym.config.sources import parse_flags
+from neonym.config.commandline import RunFlags, parse_flags, read_run
 
 if TYPE_CHECKING:
     from neonym.learn.prepare import Prepared
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 DESCRIPTION = "Check a training run: settings, pictures, captions, token ids, buckets, caches. Takes training's flags."
 
 
-class CheckFlags(RunConfig):
+class CheckFlags(RunFlags):
     """The flags of training, and how to answer."""
 
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(False, description="Print one JSON object.")
@@ -31,10 +30,10 @@ class CheckFlags(RunConfig):
 
 def main(argv: list[str], prog: str) -> int:
     flags = parse_flags(CheckFlags, argv, prog, DESCRIPTION)
-    run = RunConfig.model_validate(flags.model_dump(exclude={"as_json", "draws"}))
+    given = read_run(flags, argv)
     from neonym.learn.prepare import prepare
 
-    ready = prepare(run)
+    ready = prepare(given.run, given.problems)
     if flags.as_json:
         json.dump(as_object(ready, flags.draws), sys.stdout, indent=1, ensure_ascii=False)
         print()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field
 
+from neonym.config.commandline import parse_flags
 from neonym.config.run import DatasetSettings, OptimSettings, RunConfig, SaveSettings
-from neonym.config.sources import parse_flags
 from neonym.errors import EXIT_NOT_LEARNED, UserError
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from neonym.config.commandline import parse_flags
 from neonym.config.run import BUILTIN
-from neonym.config.sources import parse_flags
 from neonym.errors import UserError
 
 DESCRIPTION = "Make pictures, with learned words in the prompts. The word is the file name without ending."

@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 from pydantic import BaseModel, Field
 
-from neonym.config.sources import parse_flags
+from neonym.config.commandline import parse_flags
 
 DESCRIPTION = "Say what an embedding file holds: the word, its vectors, where it comes from."
 WIDTHS = {

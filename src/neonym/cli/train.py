@@ -7,13 +7,13 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from neonym.config.run import RunConfig
-from neonym.config.sources import parse_flags
+from neonym.config.commandline import RunFlags, parse_flags, read_run, write_config
 from neonym.errors import EXIT_NOT_LEARNED
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 DESCRIPTION = "Learn one or more new words from pictures. Running the same command again goes on where it stopped."
 
 
-class TrainFlags(RunConfig):
+class TrainFlags(RunFlags):
     """The flags of training."""
 
     debug_dataset: bool = Field(False, description="Print every picture's final caption and token ids, and stop.")
@@ -30,13 +30,15 @@ class TrainFlags(RunConfig):
 
 def main(argv: list[str], prog: str) -> int:
     flags = parse_flags(TrainFlags, argv, prog, DESCRIPTION)
-    run = RunConfig.model_validate(flags.model_dump(exclude={"debug_dataset"}))
-    from neonym.learn.prepare import prepare
-
+    given = read_run(flags, argv)
+    if flags.output_config:
+        print(f"written: {write_config(given.run, Path(flags.config_file or 'config.toml'))}")
+        return 0
     if flags.debug_dataset:
         from neonym.cli.check import print_ids
+        from neonym.learn.prepare import prepare
 
-        ready = prepare(run)
+        ready = prepare(given.run, given.problems)
         print_ids(ready)
         ready.raise_errors()
         return 0
@@ -46,7 +48,7 @@ def main(argv: list[str], prog: str) -> int:
 
     report = Terminal()
     with stopping(report):
-        result = train(run, report)
+        result = train(given.run, report, given.problems)
     if result.signal:
         return 128 + result.signal
     return EXIT_NOT_LEARNED if any(v.word == NOT_LEARNED for v in result.verdicts) else 0

@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from neonym.config.run import DatasetSettings, Section, parse_resolution
+from neonym.config.run import DatasetSettings, Section
+from neonym.config.values import parse_resolution
 from neonym.errors import ConfigError, Problem, nearest
 
 if sys.version_info >= (3, 11):
@@ -26,6 +27,8 @@ class ConceptSpec(Section):
     token_string: str
     init_word: str | None = None
     num_vectors_per_token: int = Field(1, ge=1)
+    learning_rate: float | None = Field(None, gt=0)
+    weights: str | None = None
 
 
 class SubsetValues(Section):

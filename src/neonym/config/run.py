@@ -5,22 +5,21 @@ The tree is nested for the reader and flat for the user: sd-scripts' names are t
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-from neonym.errors import Problem
-
 BUILTIN = "builtin:emoji"
-OPTIMIZERS = ("AdamW", "AdamW8bit", "PagedAdamW", "PagedAdamW8bit", "PagedAdamW32bit")
-Schedule = Literal["constant", "constant_with_warmup", "linear", "linear_with_warmup", "cosine", "cosine_with_warmup"]
 
 
 def setting(default: Any, help: str, *, above: float | None = None, least: float | None = None) -> Any:
     """A field with its help and limits. The limits are checked by `range_problems`, all of them at once."""
     limits: Any = {name: value for name, value in (("above", above), ("least", least)) if value is not None}
     return Field(default, description=help, json_schema_extra=limits or None)
+
+
+Count = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, (int, float)) else value)]
 
 
 class Section(BaseModel):
@@ -31,6 +30,8 @@ class Section(BaseModel):
 
 class ModelSettings(Section):
     pretrained_model_name_or_path: str = setting(BUILTIN, "The model: a Diffusers folder, or the built-in one.")
+    v2: bool = setting(False, "Say that the model is a Stable Diffusion 2.x; it is recognised without, and checked.")
+    v_parameterization: bool = setting(False, "Say that the model predicts v; it is recognised without, and checked.")
     max_token_length: Literal[75, 150, 225] = setting(75, "How many text tokens a caption may have.")
     clip_skip: int = setting(1, "Text encoder layer to use, counted from the end (1: the last).", least=1)
 
@@ -39,6 +40,7 @@ class ConceptSettings(Section):
     token_string: str | None = setting(None, "The new word, as it stands in captions and prompts.")
     init_word: str | None = setting(None, "Word or words whose vectors the new word starts from (default: picture).")
     num_vectors_per_token: int = setting(1, "How many vectors the word has; each takes one token of a prompt.", least=1)
+    weights: str | None = setting(None, "Embedding file to start from, instead of an init word.")
 
 
 class DatasetSettings(Section):
@@ -64,19 +66,72 @@ class DatasetSettings(Section):
 
 
 class OptimSettings(Section):
-    optimizer_type: str = setting(
-        "AdamW", "Optimizer. The 8-bit and paged AdamW are AdamW here: the state is kilobytes."
+    optimizer_type: str = setting("AdamW", "Optimizer: one of sd-scripts' names (in any case), or a dotted path.")
+    optimizer_args: tuple[str, ...] = setting((), 'Its arguments: "name=value", values as in Python.')
+    learning_rate: float | str = setting(
+        5e-3,
+        'Learning rate of the rows, or stages as AUTOMATIC1111 writes them: "0.005:100, 1e-3:1000, 5e-4".',
+        above=0,
     )
-    learning_rate: float = setting(5e-3, "Learning rate of the rows.", above=0)
-    lr_scheduler: Schedule = setting("cosine", "How the learning rate changes over the steps.")
-    lr_warmup_steps: int = setting(10, "Steps of linear warm-up (not for `constant`).", least=0)
+    lr_scheduler: str = setting("cosine", "How the learning rate changes over the steps: one of sd-scripts' names.")
+    lr_scheduler_type: str = setting("", "A class of torch.optim.lr_scheduler, or a dotted path, instead.")
+    lr_scheduler_args: tuple[str, ...] = setting((), 'Its arguments: "name=value".')
+    lr_warmup_steps: Count | None = setting(
+        None, 'Steps of linear warm-up, or a share ("0.1", "10%") (default: 10, none for `constant`).'
+    )
+    lr_decay_steps: Count | None = setting(None, "Steps, or share, of the decay of `warmup_stable_decay`.")
+    lr_scheduler_num_cycles: int = setting(1, "Restarts of `cosine_with_restarts`.", least=1)
+    lr_scheduler_power: float = setting(1.0, "Exponent of `polynomial`.", above=0)
+    lr_scheduler_timescale: int | None = setting(None, "Time scale of `inverse_sqrt` (default: the warm-up).", least=1)
+    lr_scheduler_min_lr_ratio: float | None = setting(
+        None, "Lowest rate of `cosine_with_min_lr` and `warmup_stable_decay`, as a share of the learning rate.", least=0
+    )
     max_train_steps: int = setting(100, "Length of the training in optimizer steps.", least=1)
+    max_train_epochs: int | None = setting(None, "Length in epochs instead; it wins over the steps.", least=1)
+    max_train_time: float | None = setting(None, "End after so many minutes, as if that were the last step.", above=0)
+    initial_step: int | None = setting(
+        None, "Begin at this step of the plan: the steps before are passed over.", least=0
+    )
+    initial_epoch: int | None = setting(None, "Begin at this epoch of the plan (1: the first).", least=1)
     gradient_accumulation_steps: int = setting(
         1, "Micro-batches per step: each step uses this many times the batch size.", least=1
     )
-    weight_decay: float = setting(0.0, "Weight decay: it shrinks a word whether it is learned or not.", least=0)
+    weight_decay: float | None = setting(
+        None, "Weight decay (default: the optimizer's, none for AdamW: it shrinks a word, learned or not).", least=0
+    )
     max_grad_norm: float = setting(1.0, "Clip the gradient of a concept's rows to this norm; 0: do not clip.", least=0)
+    ema_decay: float | None = setting(None, "Save the rows' moving average with this decay, such as 0.99.", above=0)
     seed: int = setting(0, "All random draws follow from it.", least=0)
+
+
+class ObjectiveSettings(Section):
+    loss_type: Literal["l2", "l1", "huber", "smooth_l1"] = setting("l2", "Distance of a prediction from its target.")
+    huber_schedule: Literal["constant", "exponential", "snr"] = setting(
+        "snr", "How the threshold of the huber losses depends on the noise level."
+    )
+    huber_c: float = setting(0.1, "Threshold of the huber losses.", above=0)
+    huber_scale: float = setting(1.0, "Factor of the threshold, under every schedule.", above=0)
+    min_snr_gamma: float | None = setting(None, "Min-SNR weights with this gamma (5 is usual).", least=0)
+    scale_v_pred_loss_like_noise_pred: bool = setting(
+        False, "Weigh a v-prediction model's loss as if it predicted noise."
+    )
+    v_pred_like_loss: float | None = setting(None, "Add so much of a loss weighed as v-prediction's.", least=0)
+    debiased_estimation_loss: bool = setting(False, "Weights 1 / sqrt(SNR), or 1 / (SNR + 1) under v-prediction.")
+    noise_offset: float | None = setting(None, "Add so much noise that is constant over a channel.", least=0)
+    noise_offset_random_strength: bool = setting(False, "Draw the strength of each sample between 0 and noise_offset.")
+    adaptive_noise_scale: float | None = setting(None, "Add so much of each channel's mean to noise_offset.")
+    multires_noise_iterations: int | None = setting(None, "Levels of multi-resolution noise.", least=0)
+    multires_noise_discount: float = setting(0.3, "Strength of each level against the one before.", above=0)
+    ip_noise_gamma: float | None = setting(None, "Input perturbation: extra noise that is not asked for.", least=0)
+    ip_noise_gamma_random_strength: bool = setting(
+        False, "Draw its strength for each sample between 0 and the given one."
+    )
+    min_timestep: int | None = setting(None, "Lowest timestep trained on (default 0).", least=0)
+    max_timestep: int | None = setting(None, "Timesteps stay below this (default 1000).", least=1)
+    zero_terminal_snr: bool = setting(False, "Rescale the noise schedule so that the last step is pure noise.")
+    timestep_sampling: Literal["uniform", "stratified"] = setting(
+        "uniform", "Timesteps at random, or spread evenly over the samples of a step and from step to step."
+    )
 
 
 class ComputeSettings(Section):
@@ -88,6 +143,7 @@ class ComputeSettings(Section):
     micro_batch_size: int | None = setting(
         None, "Most samples that go through the model together (default: the batch size). Changes memory only.", least=1
     )
+    ddp_timeout: int | None = setting(None, "Minutes that processes wait for each other (default: 10).", least=1)
     cpu: bool = setting(False, "Use the CPU even where there is a GPU.")
 
 
@@ -100,11 +156,36 @@ class CacheSettings(Section):
 class SaveSettings(Section):
     output_dir: str = setting("outputs", "Folder of the embedding file and of the run's records.")
     output_name: str | None = setting(None, "File name without ending (default: the token).")
-    save_model_as: Literal["safetensors", "pt"] = setting("safetensors", "Format of the embedding file.")
+    save_model_as: Literal["safetensors", "pt", "ckpt"] = setting("safetensors", "Format of the embedding file.")
+    save_precision: Literal["float", "fp16", "bf16"] = setting("float", "Numbers in the file; float is exact.")
     save_every_n_steps: int | None = setting(None, "Also save a file every so many steps.", least=1)
+    save_every_n_epochs: int | None = setting(None, "Also save a file every so many epochs.", least=1)
+    save_n_epoch_ratio: int | None = setting(None, "Save about so many files, evenly over the epochs.", least=1)
     save_last_n_steps: int | None = setting(None, "Keep only files of the last so many steps.", least=1)
+    save_last_n_epochs: int | None = setting(None, "Keep only the files of the last so many epoch saves.", least=1)
+    save_state: bool = setting(False, "Keep a state beside every saved file, to resume from with --resume: kilobytes.")
+    save_state_on_train_end: bool = setting(False, "Keep the state of the end.")
+    save_last_n_steps_state: int | None = setting(None, "As save_last_n_steps, for states.", least=1)
+    save_last_n_epochs_state: int | None = setting(None, "As save_last_n_epochs, for states.", least=1)
+    resume: str | None = setting(None, "Go on from this state folder instead of the run's own state.")
     state_every_n_steps: int = setting(25, "Save what resuming needs every so many steps: kilobytes.", least=1)
     restart: bool = setting(False, "Begin anew although an interrupted run with the same name is there.")
+
+
+class MetadataSettings(Section):
+    """Each is written as `modelspec.NAME`, of .safetensors files only."""
+
+    metadata_title: str | None = setting(None, "Title of the file (default: its name).")
+    metadata_author: str | None = setting(None, "Author of the file.")
+    metadata_description: str | None = setting(None, "What it is.")
+    metadata_license: str | None = setting(None, "Licence of the file.")
+    metadata_tags: str | None = setting(None, "Tags, with commas between them.")
+    metadata_usage_hint: str | None = setting(None, "How to use it.")
+    metadata_thumbnail: str | None = setting(None, "Thumbnail, as a data URL or an address.")
+    metadata_merged_from: str | None = setting(None, "What it was merged from.")
+    metadata_trigger_phrase: str | None = setting(None, "What to write in a prompt (default: the token).")
+    metadata_preprocessor: str | None = setting(None, "How the pictures were prepared.")
+    metadata_is_negative_embedding: str | None = setting(None, "Whether it is for negative prompts.")
 
 
 class EvalSettings(Section):
@@ -123,77 +204,18 @@ class RunConfig(Section):
     concept: ConceptSettings = ConceptSettings()
     dataset: DatasetSettings = DatasetSettings()
     optim: OptimSettings = OptimSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
     compute: ComputeSettings = ComputeSettings()
     cache: CacheSettings = CacheSettings()
     save: SaveSettings = SaveSettings()
+    metadata: MetadataSettings = MetadataSettings()
     eval: EvalSettings = EvalSettings()
 
 
 def fields_of(model: type[BaseModel]) -> Iterator[tuple[str, str, FieldInfo]]:
     """(section, name, field) of every flag."""
     for section, info in model.model_fields.items():
-        assert isinstance(info.annotation, type)
-        if issubclass(info.annotation, BaseModel):
-            for name, field in info.annotation.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            for name, field in kind.model_fields.items():
                 yield section, name, field
-
-
-def range_problems(values: BaseModel) -> list[Problem]:
-    """Every flag of `values` that is out of its limits."""
-    problems = []
-    for section, name, field in fields_of(type(values)):
-        value = getattr(getattr(values, section), name)
-        limits = field.json_schema_extra
-        if isinstance(limits, dict) and value is not None:
-            above, least = limits.get("above"), limits.get("least")
-            if isinstance(above, (int, float)) and not value > above:
-                problems.append(Problem("error", f"{value} is not above {above}", f"--{name}"))
-            if isinstance(least, (int, float)) and not value >= least:
-                problems.append(Problem("error", f"{value} is less than {least}", f"--{name}"))
-    return problems
-
-
-def run_problems(run: RunConfig) -> list[Problem]:
-    """Everything that is wrong with the flags themselves, without looking at any file."""
-    problems = range_problems(run)
-    known = {name.lower(): name for name in OPTIMIZERS}
-    if run.optim.optimizer_type.lower() not in known:
-        problems.append(
-            Problem(
-                "error",
-                f"`{run.optim.optimizer_type}` is not known",
-                "--optimizer_type",
-                f"Known: {', '.join(OPTIMIZERS)}",
-            )
-        )
-    if run.dataset.dataset_config is None and run.dataset.train_data_dir is None:
-        problems.append(
-            Problem(
-                "error", "no pictures named", "--dataset_config", "Give a data-set file, or --train_data_dir FOLDER"
-            )
-        )
-    if run.dataset.resolution is not None and parse_resolution(run.dataset.resolution) is None:
-        problems.append(
-            Problem("error", f"`{run.dataset.resolution}` is no size", "--resolution", 'Write "512" or "512,768"')
-        )
-    if not 0 <= run.eval.validation_split < 1:
-        problems.append(
-            Problem("error", f"{run.eval.validation_split} is no share", "--validation_split", "Give 0 to below 1")
-        )
-    if run.dataset.bucket_reso_steps % 8:
-        problems.append(
-            Problem("error", f"{run.dataset.bucket_reso_steps} is not a multiple of 8", "--bucket_reso_steps")
-        )
-    if run.save.output_name is not None and set(run.save.output_name) & set("/\\\0"):
-        problems.append(
-            Problem("error", "a file name, not a path, is expected", "--output_name", "Use --output_dir for the folder")
-        )
-    return problems
-
-
-def parse_resolution(text: str) -> tuple[int, int] | None:
-    """ "512" or "512,768" -> (width, height); None if it is neither."""
-    parts = text.split(",")
-    if len(parts) > 2 or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
-        return None
-    return int(parts[0]), int(parts[-1])

@@ -1,25 +1,14 @@
-"""Where values come from: the command line and the data-set file, or a folder of pictures."""
+"""The data set of a run: its file, or a folder of pictures, with the words that it shows."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import BaseModel
+from typing import Any
 
 from neonym.config.dataset import ConceptSpec, DatasetConfig, build, read_table, resolve
-from neonym.config.run import DatasetSettings, RunConfig, run_problems
+from neonym.config.rules import run_problems
+from neonym.config.run import DatasetSettings, RunConfig
 from neonym.errors import ConfigError, Problem
 from neonym.words import clean
-
-T = TypeVar("T", bound=BaseModel)
-
-
-def parse_flags(model: type[T], argv: list[str], prog: str, description: str) -> T:
-    """Read sd-scripts-style flags into a settings tree. A wrong flag ends the program with exit code 2."""
-    import tyro
-
-    options = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
-    return tyro.cli(model, args=argv, prog=prog, description=description, config=options, use_underscores=True)
 
 
 def read_dataset(run: RunConfig) -> tuple[DatasetConfig | None, list[Problem]]:

@@ -71,6 +71,7 @@ class Loader:
             moments=moments.to(self.device),
             tokens={name: torch.stack([i[name] for i in ids]).to(self.device) for name in ids[0]},  # [B,K,L]
             keys=[d.key for d in draws],
+            levels=[d.level for d in draws],
             concept=torch.full((len(draws),), concept, device=self.device),
             weight=torch.tensor([d.weight for d in draws], device=self.device),
         )

@@ -10,16 +10,28 @@ from neonym.data.captions import final_caption
 from neonym.seeds import dice
 from neonym.types import Draw, ImageRecord
 
+GOLDEN = (5**0.5 - 1) / 2  # its multiples fill 0..1 evenly, however many there are
+
 
 class ConceptPlan:
     """The draws of one concept, the same whether it learns alone or beside others.
 
     An epoch is a keyed shuffle of each bucket's items, cut into steps of one bucket each, in keyed order. A step has
     `step_sizes[dataset]` samples (batch size times gradient accumulation); a bucket's last step may have fewer.
+
+    Noise levels are drawn uniformly, or `stratified`: evenly spaced over the samples of a step, the spacing shifted from
+    step to step so that any stretch of steps covers all levels evenly.
     """
 
-    def __init__(self, records: Sequence[ImageRecord], step_sizes: Sequence[int], seed: int, reg_weight: float):
-        self.seed, self.reg_weight, self.step_sizes = seed, reg_weight, step_sizes
+    def __init__(
+        self,
+        records: Sequence[ImageRecord],
+        step_sizes: Sequence[int],
+        seed: int,
+        reg_weight: float,
+        stratified: bool = False,
+    ):
+        self.seed, self.reg_weight, self.step_sizes, self.stratified = seed, reg_weight, step_sizes, stratified
         groups: dict[tuple, list[ImageRecord]] = {}
         for record in records:
             groups.setdefault((record.dataset, *record.fit.bucket), []).extend([record] * record.repeats)
@@ -40,15 +52,24 @@ class ConceptPlan:
     def draws(self, step: int) -> list[Draw]:
         """The samples of `step`, all of one bucket."""
         epoch, index = divmod(step, self.steps_per_epoch)
-        return [self.draw(record, step, slot) for slot, record in enumerate(self._epoch(epoch)[index])]
+        records = self._epoch(epoch)[index]
+        return [self.draw(r, step, slot, self.level(step, slot, len(records))) for slot, r in enumerate(records)]
 
-    def draw(self, record: ImageRecord, step: int, slot: int) -> Draw:
+    def level(self, step: int, slot: int, samples: int) -> float:
+        """The noise level of one sample of a step of `samples`. -> 0..1 (excluded)"""
+        if not self.stratified:
+            return dice(self.seed, step, slot, "timestep").random()
+        shift = (dice(self.seed, "timesteps").random() + step * GOLDEN) % 1.0
+        return (slot + shift) / samples
+
+    def draw(self, record: ImageRecord, step: int, slot: int, level: float) -> Draw:
         key = (self.seed, step, slot)
         return Draw(
             record=record,
             caption=final_caption(record.caption, record.rules, key),
             flipped=record.flip and dice(*key, "flip").random() < 0.5,
             key=key,
+            level=level,
             weight=self.reg_weight if record.is_reg else 1.0,
         )
 

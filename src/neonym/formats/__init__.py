@@ -15,7 +15,7 @@ from neonym.errors import FormatError
 from neonym.formats import automatic1111, kohya
 from neonym.types import Embedding
 
-FORMATS = {"safetensors": kohya, "pt": automatic1111}
+FORMATS = {"safetensors": kohya, "pt": automatic1111, "ckpt": automatic1111}
 
 
 def write_embedding(embedding: Embedding, path: Path | str) -> Path:

@@ -16,7 +16,7 @@ def write(embedding: Embedding, path: Path) -> None:
     """Write a one-encoder embedding. `emp_params` beside the usual keys lets OneTrainer read it as well."""
     if set(embedding.vectors) != {ENCODER}:
         raise FormatError(f"this layout holds one encoder, not {sorted(embedding.vectors)}", str(path))
-    rows = embedding.vectors[ENCODER].detach().float().cpu().contiguous()
+    rows = embedding.vectors[ENCODER].detach().cpu().contiguous()
     step = embedding.metadata.get("neonym.steps", "0")
     content = {
         "string_to_token": {"*": 265},

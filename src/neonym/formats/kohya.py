@@ -21,7 +21,7 @@ def write(embedding: Embedding, path: Path) -> None:
     if set(embedding.vectors) != {ENCODER}:
         raise FormatError(f"this layout holds one encoder, not {sorted(embedding.vectors)}", str(path))
     metadata = {"format": "pt", "token": embedding.token, **embedding.metadata}
-    path.write_bytes(in_order(save({KEY: embedding.vectors[ENCODER].detach().float().cpu().contiguous()}, metadata)))
+    path.write_bytes(in_order(save({KEY: embedding.vectors[ENCODER].detach().cpu().contiguous()}, metadata)))
 
 
 def in_order(content: bytes) -> bytes:

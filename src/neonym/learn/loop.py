@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch.nn import Parameter
+from accelerate.utils import InitProcessGroupKwargs, KwargsHandler
 
 from neonym.config.run import RunConfig
 from neonym.data.images import content_hash
 from neonym.data.latent_cache import Place, cache_moments, default_folder
 from neonym.data.loader import Loader
 from neonym.data.plan import fingerprint
-from neonym.errors import DataError, UserError
+from neonym.errors import DataError, Problem, UserError
+from neonym.learn.concepts import add_concepts
+from neonym.learn.evaluation import Evaluation
 from neonym.learn.events import Report, Silent
 from neonym.learn.objective import Objective
-from neonym.learn.optim import make_optimizer, schedule
-from neonym.learn.prepare import DEFAULT_INIT_WORD, ENOUGH_HELD_OUT, Prepared, prepare
-from neonym.learn.rows import Concept, concept_seed, first_rows
+from neonym.learn.prepare import Prepared, prepare
+from neonym.learn.rhythm import Rhythm, due
 from neonym.learn.state import TrainState, restore
 from neonym.learn.step import train_step
 from neonym.learn.store import CheckpointStore, settings_of
-from neonym.learn.verdict import Verdict, evaluate, make_verdict
+from neonym.learn.verdict import Verdict, make_verdict
 from neonym.models.family import Model, load_model
-from neonym.types import Batch, Draw, ImageRecord
+from neonym.models.process import Diffusion, NoiseRules
+from neonym.types import Work
 from neonym.words import clean
 
 BAD_STEPS_ALLOWED = 5
-EVALUATION = -1  # the "step" of evaluation keys: no training step has it
+LOOK_EVERY = 20  # steps
 
 
 @dataclass
@@ -45,10 +48,10 @@ class Result:
     signal: int = 0
 
 
-def train(run: RunConfig, report: Report | None = None) -> Result:
+def train(run: RunConfig, report: Report | None = None, known: Sequence[Problem] = ()) -> Result:
     """Learn the words of `run`. Resuming is calling it again. Raises UserError before anything is written."""
     report = report or Silent()
-    ready = prepare(run)
+    ready = prepare(run, known)
     ready.raise_errors()
     accelerator = start_accelerator(run, report)
     if not accelerator.is_main_process:
@@ -67,15 +70,18 @@ def train(run: RunConfig, report: Report | None = None) -> Result:
     )
     if run.compute.gradient_checkpointing:
         model.enable_gradient_checkpointing()
-    concepts = add_concepts(model, ready)
-    state = TrainState(concepts, fingerprint, scaler=accelerator.scaler)
+    model.process = process_of(model, run)
+    assert ready.rhythm is not None
+    state = TrainState(add_concepts(model, ready), fingerprint, ready.rhythm.first, accelerator.scaler)
     if saved is not None:
         restore(state, saved)
-        report.note(f"going on from step {state.step} of the interrupted run in {store.folder}")
+        report.note(f"going on from step {state.step} of {run.save.resume or f'the interrupted run in {store.folder}'}")
+        if saved.changed:
+            report.note(f"note: with other settings than the saved run's: {'; '.join(saved.changed)}")
     try:
         moments = encode_pictures(ready, model, report)
         loader = make_loader(ready, moments, model, accelerator)
-        return run_steps(ready, model, state, store, loader, accelerator, report)
+        return run_steps(Running(ready, model, state, store, loader, accelerator, report))
     except Stopped:
         report.note("stopped before the first step; run the same command again")
         return Result(steps=state.step, signal=report.stop_wanted)
@@ -106,77 +112,151 @@ def encode_pictures(ready: Prepared, model: Model, report: Report) -> dict[Place
     return moments
 
 
-def run_steps(
-    ready: Prepared, model: Model, state: TrainState, store: CheckpointStore, loader: Loader,
-    accelerator: Accelerator, report: Report,
-) -> Result:  # fmt: skip
+@dataclass
+class Running:
+    """Everything that a run works with."""
+
+    ready: Prepared
+    model: Model
+    state: TrainState
+    store: CheckpointStore
+    loader: Loader
+    accelerator: Accelerator
+    report: Report
+
+    @property
+    def main(self) -> bool:
+        return self.accelerator.is_main_process
+
+
+def run_steps(run: Running) -> Result:
     """The loop: steps, evaluations, saves, until the end or a wish to stop."""
-    run, objective, main = ready.run, Objective(), accelerator.is_main_process
-    total = run.optim.max_train_steps
-    shown = [evaluation_records(ready, i) for i in range(len(state.concepts))]
-    tests = [evaluation_batches(ready, loader, i, records) for i, (records, _) in enumerate(shown)]
-    with starting_rows(state.concepts):
-        before = [evaluate(model, batches, objective) for batches in tests]
-    report.begin(store.folder, state.step, total, sum(len(p.draws(0)) for p in loader.plans))
-    tell_evaluation(report, state.step, before)
-    guard = Guard(len(state.concepts), accelerator.device)
-    for work in loader.steps(state.step, total):
-        losses = train_step(model, state.concepts, work, objective, accelerator)
+    settings, state, rhythm, report = run.ready.run, run.state, run.ready.rhythm, run.report
+    assert rhythm is not None
+    objective = objective_of(settings)
+    evaluation = Evaluation(run.ready, run.loader, run.model, state.concepts)
+    before = evaluation.losses([c.start for c in state.concepts])
+    report.begin(run.store.folder, state.step, rhythm.total, sum(len(p.draws(0)) for p in run.loader.plans))
+    evaluation.tell(report, state.step, before)
+    guard, ends = Guard(run), time_limit(settings)
+    for work in run.loader.steps(state.step, rhythm.total):
+        losses = train_step(run.model, state.concepts, work, objective, run.accelerator)
         state.step = work.step + 1
-        guard.watch(losses)
+        guard.watch(work, losses)
         report.step(state.step, losses)
-        if due(run.eval.eval_every_n_steps, state.step) and main:
-            tell_evaluation(report, state.step, [evaluate(model, batches, objective) for batches in tests])
-        if due(run.save.save_every_n_steps, state.step) and state.step < total and main:
-            guard.check(state, ready)
-            for file in store.save_step(state):
-                report.event("saved", step=state.step, file=str(file))
-        if main and (report.stop_wanted or due(run.save.state_every_n_steps, state.step)):
-            guard.check(state, ready)
-            store.save_state(state)
-        if report.stop_wanted and state.step < total:
+        if due(settings.eval.eval_every_n_steps, state.step) and run.main:
+            evaluation.tell(report, state.step, evaluation.losses())
+        save_due(run, rhythm, guard)
+        stop = agreed(run.accelerator, report.stop_wanted)
+        if stop and state.step < rhythm.total:
             report.note(f"stopped after step {state.step}; run the same command again to go on")
-            report.event("stopped", step=state.step, signal=report.stop_wanted)
-            return Result(steps=state.step, signal=report.stop_wanted)
+            report.event("stopped", step=state.step, signal=stop)
+            return Result(steps=state.step, signal=stop)
+        if agreed(run.accelerator, int(time.monotonic() > ends)) and state.step < rhythm.total:
+            report.note(f"the time of --max_train_time was up after step {state.step} of {rhythm.total}")
+            break
+    return finish(run, evaluation, before, guard)
+
+
+def save_due(run: Running, rhythm: Rhythm, guard: Guard) -> None:
+    """Files and states that are due after this step, or because of a wish to stop. Nothing that is not finite."""
+    done, epoch = run.state.step, rhythm.saves_epoch(run.state.step)
+    state_due = run.report.stop_wanted or due(run.ready.run.save.state_every_n_steps, done)
+    if not run.main or not (state_due or epoch or rhythm.saves_step(done)):
+        return
+    guard.check()
+    try:
+        files = run.store.save_step(run.state) if rhythm.saves_step(done) else []
+        if epoch:
+            files += run.store.save_epoch(run.state, epoch, rhythm.save_every_n_epochs or 1)
+        if state_due:
+            run.store.save_state(run.state)
+    except UserError as error:  # a full disk: what was saved before is intact, and the training goes on
+        run.report.note(f"warning: {error} The training goes on; what was saved before is intact.")
+        return
+    for file in files:
+        run.report.event("saved", step=done, file=str(file))
+
+
+def finish(run: Running, evaluation: Evaluation, before: Sequence[torch.Tensor], guard: Guard) -> Result:
+    """Verdicts and final files."""
+    state, report = run.state, run.report
     report.end()
-    guard.check(state, ready)
+    guard.check()
+    after = evaluation.losses()
     verdicts = [
-        make_verdict(model, concept, first, evaluate(model, batches, objective), shown_on)
-        for concept, first, batches, (_, shown_on) in zip(state.concepts, before, tests, shown, strict=True)
+        make_verdict(run.model, *of_concept)
+        for of_concept in zip(state.concepts, before, after, evaluation.shown_on, strict=True)
     ]
-    files = store.finish(state, [v.as_dict() for v in verdicts]) if main else []
+    files = run.store.finish(state, [v.as_dict() for v in verdicts]) if run.main else []
     for file, verdict in zip(files, verdicts, strict=False):
         report.note("\n".join([*verdict.lines(), f"  file: {file}"]))
     report.event("finished", step=state.step, files=[str(f) for f in files], verdicts=[v.as_dict() for v in verdicts])
     return Result(files, verdicts, state.step)
 
 
-def tell_evaluation(report: Report, step: int, losses: Sequence[torch.Tensor]) -> None:
-    """The mean evaluation loss of each concept, to the terminal and the event file."""
-    means = [float(loss.mean()) for loss in losses]
-    report.event("evaluated", step=step, loss=sum(means) / len(means), losses=means)
+def objective_of(run: RunConfig) -> Objective:
+    """The settings that say how a prediction is judged."""
+    return Objective(**{f.name: getattr(run.objective, f.name) for f in fields(Objective)})
+
+
+def process_of(model: Model, run: RunConfig) -> Diffusion:
+    """The model's noising process with the run's rules; a rule that was not given is the plain one."""
+    given = {f.name: getattr(run.objective, f.name) for f in fields(NoiseRules)}
+    rules = NoiseRules(**{name: value for name, value in given.items() if value is not None})
+    process = replace(model.process, rules=rules)
+    return process.with_zero_terminal_snr() if run.objective.zero_terminal_snr else process
+
+
+def time_limit(run: RunConfig) -> float:
+    """When `--max_train_time` is up, on the monotonic clock."""
+    minutes = run.optim.max_train_time
+    return float("inf") if minutes is None else time.monotonic() + 60 * minutes
+
+
+def agreed(accelerator: Accelerator, wish: int) -> int:
+    """The largest wish of all processes: they must stop after the same step."""
+    if accelerator.num_processes == 1:
+        return wish
+    wishes = accelerator.gather(torch.tensor([wish], device=accelerator.device))
+    return int(wishes.max())  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue, reportArgumentType]
 
 
 class Guard:
     """Nothing that is not finite goes on or is written: losses are collected without waiting, rows checked at saves."""
 
-    def __init__(self, concepts: int, device: torch.device):
-        self.bad = torch.zeros(concepts, device=device)
-        self.seen = 0
+    def __init__(self, run: Running):
+        self.run = run
+        self.recent: list[tuple[Work, torch.Tensor]] = []
 
-    def watch(self, losses: torch.Tensor) -> None:
-        self.bad += ~losses.isfinite()
-        self.seen += 1
-        if self.seen % 20 == 0:
-            if float(self.bad.max()) > BAD_STEPS_ALLOWED:
-                self.stop("the loss")
-            self.bad.zero_()
+    def watch(self, work: Work, losses: torch.Tensor) -> None:
+        """Looks at the losses of many steps at once: one transfer from the device."""
+        self.recent.append((work, losses))
+        if len(self.recent) >= LOOK_EVERY:
+            self.look()
 
-    def check(self, state: TrainState, ready: Prepared) -> None:
+    def look(self) -> None:
+        """Raises UserError if too many of the recent losses were not finite, naming a step and its pictures."""
+        finite = torch.stack([losses for _, losses in self.recent]).isfinite().tolist()  # [steps,N]
+        bad = [
+            (work, index)
+            for (work, _), row in zip(self.recent, finite, strict=True)
+            for index, ok in enumerate(row)
+            if not ok
+        ]
+        self.recent = []
+        if len(bad) > BAD_STEPS_ALLOWED:
+            work, index = bad[0]
+            pictures = ", ".join(sorted({d.record.path.name for d in self.run.loader.plans[index].draws(work.step)}))
+            self.stop(f"the loss of {len(bad)} steps, first of step {work.step + 1} ({pictures}),")
+
+    def check(self) -> None:
         """Raises UserError if a row is not finite."""
-        for token, concept in zip(ready.tokens, state.concepts, strict=True):
+        for concept in self.run.state.concepts:
             if not all(bool(rows.isfinite().all()) for rows in concept.rows.values()):
-                self.stop(f"the vectors of `{token}`")
+                if self.recent:
+                    self.look()
+                self.stop(f"the vectors of `{concept.token}`")
 
     def stop(self, what: str) -> None:
         fix = "Lower --learning_rate, or use --mixed_precision no or bf16; files saved before are intact"
@@ -194,7 +274,8 @@ def start_accelerator(run: RunConfig, report: Report) -> Accelerator:
             "note: mixed_precision fp16 -> fp32: a CPU does not compute in fp16; the result is at least as exact."
         )
         precision = "no"
-    return Accelerator(mixed_precision=precision, cpu=run.compute.cpu)
+    waiting: list[KwargsHandler] = [InitProcessGroupKwargs(timeout=timedelta(minutes=run.compute.ddp_timeout or 10))]
+    return Accelerator(mixed_precision=precision, cpu=run.compute.cpu, kwargs_handlers=waiting)
 
 
 def weight_dtype(accelerator: Accelerator) -> torch.dtype:
@@ -213,35 +294,6 @@ def make_folders(store: CheckpointStore) -> None:
         ) from error
 
 
-def add_concepts(model: Model, ready: Prepared) -> list[Concept]:
-    """Put the new words beside the frozen table, each with its own optimizer: the only trainable numbers."""
-    assert ready.config is not None
-    optim, concepts = ready.run.optim, []
-
-    def learning_rate(step: int) -> float:
-        factor = schedule(optim.lr_scheduler, step, optim.max_train_steps, optim.lr_warmup_steps)
-        return optim.learning_rate * factor
-
-    for spec in ready.config.concepts:
-        init_word = spec.init_word or DEFAULT_INIT_WORD
-        start = first_rows(model, spec.token_string, init_word, spec.num_vectors_per_token)
-        rows = {name: Parameter(values.clone()) for name, values in start.items()}
-        model.add_word(spec.token_string, dict(rows))
-        concepts.append(
-            Concept(
-                token=spec.token_string,
-                init_word=init_word,
-                seed=concept_seed(optim.seed, spec.token_string),
-                rows=rows,
-                start=start,
-                optimizer=make_optimizer(rows.values(), optim.learning_rate, optim.weight_decay),
-                learning_rate=learning_rate,
-                max_grad_norm=optim.max_grad_norm,
-            )
-        )
-    return concepts
-
-
 def identity(ready: Prepared) -> dict[str, str]:
     """Everything that decides the numbers of a run: two runs with the same one are the same run."""
     assert ready.source is not None
@@ -251,8 +303,9 @@ def identity(ready: Prepared) -> dict[str, str]:
         hashes = [content_hash(r.path) for r in records]
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", str(error.filename)) from error
-    concepts = [c.model_dump() for c in ready.config.concepts]
-    pictures = fingerprint(records, hashes, ready.step_sizes, concepts)
+    concepts = [c.model_dump(exclude={"weights"}) for c in ready.config.concepts]
+    starts = {token: {e: rows.tolist() for e, rows in w.items()} for token, w in ready.weights.items()}
+    pictures = fingerprint(records, hashes, ready.step_sizes, concepts, starts)
     return {**settings_of(ready.run), "model_hash": ready.source.text_hash(), "pictures_and_captions": pictures}
 
 
@@ -266,53 +319,3 @@ def make_loader(ready: Prepared, moments: dict[Place, torch.Tensor], model: Mode
         ready.plans, moments, model.tokenize, shows, accelerator.device, ready.run.compute.micro_batch_size,
         [d.batch_size for d in ready.datasets], accelerator.process_index, accelerator.num_processes,
     )  # fmt: skip
-
-
-def evaluation_records(ready: Prepared, concept: int) -> tuple[list[ImageRecord], str]:
-    """What a concept is judged on: its held-out pictures if there are enough, else its training pictures."""
-    held_out = [r for r in ready.held_out if r.concept == concept]
-    if len(held_out) >= ENOUGH_HELD_OUT:
-        return held_out, "held-out pictures"
-    return [r for r in ready.records if r.concept == concept and not r.is_reg], "the training pictures"
-
-
-def evaluation_batches(
-    ready: Prepared, loader: Loader, concept: int, pictures: Sequence[ImageRecord]
-) -> list[tuple[Batch, torch.Tensor]]:
-    """Fixed samples: timesteps spread evenly over all noise levels, noise by key. -> [(batch, t [B])]"""
-    count = ready.run.eval.eval_samples
-    plan = ready.plans[concept]
-    samples: list[tuple[Draw, int]] = []
-    for i in range(count):
-        draw = plan.draw(pictures[i % len(pictures)], EVALUATION, i)
-        samples.append((draw, int((i + 0.5) / count * 1000)))
-    samples.sort(key=lambda s: s[0].record.fit.bucket)
-    batches, size = [], ready.datasets[0].batch_size
-    while samples:
-        bucket = samples[0][0].record.fit.bucket
-        part = [s for s in samples[:size] if s[0].record.fit.bucket == bucket]
-        batches.append((loader.batch([d for d, _ in part], concept), torch.tensor([t for _, t in part])))
-        samples = samples[len(part) :]
-    return batches
-
-
-@contextmanager
-def starting_rows(concepts: Sequence[Concept]) -> Iterator[None]:
-    """The rows as they were at first, for the time of the block."""
-    now = [{name: rows.detach().clone() for name, rows in c.rows.items()} for c in concepts]
-    put_rows(concepts, [c.start for c in concepts])
-    try:
-        yield
-    finally:
-        put_rows(concepts, now)
-
-
-@torch.no_grad()
-def put_rows(concepts: Sequence[Concept], values: Sequence[dict[str, torch.Tensor]]) -> None:
-    for concept, rows in zip(concepts, values, strict=True):
-        for name, parameter in concept.rows.items():
-            parameter.copy_(rows[name])
-
-
-def due(every: int | None, step: int) -> bool:
-    return bool(every) and step % every == 0  # pyright: ignore[reportOptionalOperand]

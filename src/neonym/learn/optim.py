@@ -1,32 +1,192 @@
-"""Optimizer and schedules. A schedule is a function of the step: resuming needs nothing of it."""
+"""Optimizers and schedules by sd-scripts' names. A schedule is a function of the step: resuming needs nothing of it."""
 
-import math
-from collections.abc import Iterable
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import Any
 
 import torch
 from torch.nn import Parameter
 
+from neonym.config.values import parse_stages, schedule_name
+from neonym.errors import ConfigError, Problem, nearest
 
-def make_optimizer(rows: Iterable[Parameter], learning_rate: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019), by default without weight decay, which would only shrink the words."""
-    return torch.optim.AdamW(list(rows), lr=learning_rate, weight_decay=weight_decay)
+EXTRA = 'pip install "neonym[optimizers]"'
+OPTIMIZERS = {  # sd-scripts' name -> class, and the settings that sd-scripts gives it
+    "AdamW": ("torch.optim.AdamW", {"weight_decay": 0.0}),
+    "Lion": ("lion_pytorch.Lion", {}),
+    "SGDNesterov": ("torch.optim.SGD", {"nesterov": True, "momentum": 0.9}),
+    "DAdaptation": ("dadaptation.experimental.DAdaptAdamPreprint", {}),
+    "DAdaptAdamPreprint": ("dadaptation.experimental.DAdaptAdamPreprint", {}),
+    "DAdaptAdaGrad": ("dadaptation.DAdaptAdaGrad", {}),
+    "DAdaptAdam": ("dadaptation.DAdaptAdam", {}),
+    "DAdaptAdan": ("dadaptation.DAdaptAdan", {}),
+    "DAdaptAdanIP": ("dadaptation.experimental.DAdaptAdanIP", {}),
+    "DAdaptLion": ("dadaptation.DAdaptLion", {}),
+    "DAdaptSGD": ("dadaptation.DAdaptSGD", {}),
+    "Prodigy": ("prodigyopt.Prodigy", {}),
+    "AdaFactor": ("transformers.Adafactor", {"relative_step": True}),
+    "RAdamScheduleFree": ("schedulefree.RAdamScheduleFree", {}),
+    "AdamWScheduleFree": ("schedulefree.AdamWScheduleFree", {"weight_decay": 0.0}),
+    "SGDScheduleFree": ("schedulefree.SGDScheduleFree", {}),
+}
+SMALLER = {  # the same mathematics, its state in 8 bits or paged out of GPU memory: here it is kilobytes anyway
+    "AdamW8bit": "AdamW", "PagedAdamW": "AdamW", "PagedAdamW8bit": "AdamW", "PagedAdamW32bit": "AdamW",
+    "Lion8bit": "Lion", "PagedLion8bit": "Lion", "SGDNesterov8bit": "SGDNesterov",
+}  # fmt: skip
+LEARNING_RATE_FREE = ("dadapt", "prodigy")  # they find the rate: learning_rate is a factor near 1
+Rate = Callable[[int], float]  # step -> learning rate
 
 
-def schedule(name: str, step: int, steps: int, warmup: int) -> float:
-    """Factor of the learning rate at `step` (0-based) of `steps`. The first step is never zero."""
-    if name != "constant" and step < warmup:
-        return (step + 1) / warmup
-    name = name.removesuffix("_with_warmup")
+def optimizer_name(name: str) -> str:
+    """The name as listed, whatever its case; 8-bit and paged variants are their plain form; else as given."""
+    known = {n.lower(): n for n in (*OPTIMIZERS, *SMALLER)}
+    found = known.get((name or "AdamW").lower(), name)
+    return SMALLER.get(found, found)
+
+
+def optimizer_class(name: str) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """A listed name, one of torch.optim, or a dotted path. -> (class, settings). Raises ConfigError."""
+    path, settings = OPTIMIZERS.get(optimizer_name(name), (name if "." in name else f"torch.optim.{name}", {}))
+    module, _, attribute = path.rpartition(".")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, ValueError) as error:
+        what = f"`{name}` needs a package that is not installed ({error})"
+        raise ConfigError([Problem("error", what, "--optimizer_type", EXTRA)]) from error
+    except AttributeError as error:
+        fix = nearest(name, (*OPTIMIZERS, *SMALLER)) or f"Known: {', '.join(OPTIMIZERS)}, or a dotted path"
+        raise ConfigError([Problem("error", f"`{name}` is not known", "--optimizer_type", fix)]) from error
+    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
+        raise ConfigError([Problem("error", f"`{name}` is not an optimizer", "--optimizer_type")])
+    return found, settings
+
+
+def make_optimizer(
+    rows: Iterable[Parameter], name: str = "AdamW", learning_rate: float = 5e-3, arguments: dict[str, Any] | None = None
+) -> torch.optim.Optimizer:
+    """An optimizer of these rows alone. AdamW has no weight decay by default: it would only shrink the words.
+
+    Raises ConfigError if the class is not there or does not take the arguments.
+    """
+    kind, settings = optimizer_class(name)
+    settings = {**settings, **(arguments or {})}
+    if kind.__name__ == "Adafactor":
+        settings["relative_step"] = settings.get("relative_step", True) or settings.get("warmup_init", False)
+    rate = None if settings.get("relative_step") and kind.__name__ == "Adafactor" else learning_rate
+    try:
+        optimizer = kind(list(rows), lr=rate, **settings)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    except (TypeError, ValueError) as error:
+        what = f"{kind.__name__} does not take these arguments: {error}"
+        raise ConfigError([Problem("error", what, "--optimizer_args")]) from error
+    if hasattr(optimizer, "train"):  # schedule-free optimizers must be told
+        optimizer.train()  # pyright: ignore[reportAttributeAccessIssue]
+    return optimizer
+
+
+def sets_own_rate(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a schedule would disturb it: AdaFactor with relative steps, schedule-free optimizers."""
+    group = optimizer.param_groups[0]
+    return bool(group.get("relative_step")) or hasattr(optimizer, "eval")
+
+
+def staged_rate(text: str) -> Rate:
+    """The last rate holds to the end."""
+    parts = parse_stages(text)
+    return lambda step: next((rate for rate, until in parts if step < until), parts[-1][0])
+
+
+def make_rate(
+    learning_rate: float,
+    name: str,
+    steps: int,
+    *,
+    warmup: int = 0,
+    decay: int = 0,
+    cycles: int = 1,
+    power: float = 1.0,
+    timescale: int | None = None,
+    min_ratio: float | None = None,
+    kind: str = "",
+    arguments: dict[str, Any] | None = None,
+) -> Rate:
+    """The learning rate at each step, by diffusers' and transformers' schedules, or a class of torch's (`kind`).
+
+    A schedule is asked for its factor, or played through once: both are functions of the step alone.
+    Raises ConfigError.
+    """
+    probe = torch.optim.SGD([Parameter(torch.zeros(1))], lr=learning_rate)
+    scheduler = make_scheduler(
+        probe, name, steps, warmup=warmup, decay=decay, cycles=cycles, power=power, timescale=timescale,
+        min_ratio=min_ratio, kind=kind, arguments=arguments or {},
+    )  # fmt: skip
+    factors = getattr(scheduler, "lr_lambdas", None)
+    if factors:
+        return lambda step: learning_rate * factors[0](step)
+    table = []
+    for _ in range(steps):
+        table.append(probe.param_groups[0]["lr"])
+        probe.step()
+        scheduler.step()
+    return lambda step: table[min(step, steps - 1)]
+
+
+def make_scheduler(
+    probe: torch.optim.Optimizer, name: str, steps: int, *, warmup: int, decay: int, cycles: int, power: float,
+    timescale: int | None, min_ratio: float | None, kind: str, arguments: dict[str, Any],
+) -> Any:  # fmt: skip
+    """The library's scheduler over `probe`. Raises ConfigError."""
+    from diffusers.optimization import get_piecewise_constant_schedule
+    from transformers import optimization as t
+
+    name = schedule_name(name)
+    if kind:
+        try:
+            return scheduler_class(kind)(probe, **arguments)
+        except TypeError as error:
+            problem = Problem("error", f"{kind} does not take these arguments: {error}", "--lr_scheduler_args")
+            raise ConfigError([problem]) from error
+    common = {"num_warmup_steps": warmup, "num_training_steps": steps}
     if name == "constant":
-        return 1.0
-    share = (step - warmup) / max(1, steps - warmup)  # 0 at the end of the warm-up, 1 at the end
+        return t.get_constant_schedule(probe)
+    if name == "constant_with_warmup":
+        return t.get_constant_schedule_with_warmup(probe, warmup)
     if name == "linear":
-        return max(0.0, 1.0 - share)
+        return t.get_linear_schedule_with_warmup(probe, **common)
     if name == "cosine":
-        return max(0.0, 0.5 * (1.0 + math.cos(math.pi * share)))
-    raise ValueError(f"no schedule {name!r}")
+        return t.get_cosine_schedule_with_warmup(probe, **common)
+    if name == "cosine_with_restarts":
+        return t.get_cosine_with_hard_restarts_schedule_with_warmup(probe, **common, num_cycles=cycles)
+    if name == "polynomial":
+        return t.get_polynomial_decay_schedule_with_warmup(probe, **common, power=power)
+    if name == "inverse_sqrt":
+        return t.get_inverse_sqrt_schedule(probe, warmup, timescale)
+    if name == "cosine_with_min_lr":
+        return t.get_cosine_with_min_lr_schedule_with_warmup(
+            probe, **common, num_cycles=cycles / 2, min_lr_rate=min_ratio
+        )
+    if name == "warmup_stable_decay":
+        return t.get_wsd_schedule(
+            probe, warmup, decay, num_stable_steps=max(0, steps - warmup - decay),
+            min_lr_ratio=min_ratio or 0.0, num_cycles=cycles / 2,
+        )  # fmt: skip
+    if name not in ("piecewise_constant", "adafactor"):
+        raise ValueError(f"no schedule {name!r}")
+    if name == "adafactor":  # AdaFactor's own, for an AdaFactor without relative steps: constant
+        return t.get_constant_schedule(probe)
+    return get_piecewise_constant_schedule(probe, **arguments)
 
 
-def reach(name: str, steps: int, warmup: int, learning_rate: float) -> float:
+def scheduler_class(name: str) -> Any:
+    """A class of torch.optim.lr_scheduler, or by dotted path. Raises ConfigError."""
+    module, _, attribute = (name if "." in name else f"torch.optim.lr_scheduler.{name}").rpartition(".")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError([Problem("error", f"`{name}` is not known", "--lr_scheduler_type")]) from error
+
+
+def reach(rate: Rate, steps: int) -> float:
     """The farthest that Adam can carry a coordinate: the sum of all learning rates."""
-    return learning_rate * sum(schedule(name, step, steps, warmup) for step in range(steps))
+    return sum(rate(step) for step in range(steps))

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from torch import Tensor
 
 from neonym.config.dataset import DatasetConfig, DatasetSpec, SubsetSpec
 from neonym.config.run import RunConfig
 from neonym.config.sources import read_dataset
 from neonym.data.buckets import BucketRules
-from neonym.data.captions import final_caption
 from neonym.data.plan import ConceptPlan
-from neonym.data.records import Dataset, Folder, names, scan
-from neonym.errors import ConfigError, ModelError, Problem
-from neonym.learn.optim import reach
+from neonym.data.records import Dataset, Folder, scan
+from neonym.errors import ConfigError, FormatError, ModelError, Problem
+from neonym.formats import read_embedding
+from neonym.learn.checks import (
+    learning_problems,
+    optimizer_errors,
+    setting_notes,
+    setting_problems,
+    token_problems,
+)
+from neonym.learn.rhythm import Rhythm, make_rhythm
 from neonym.learn.rows import concept_seed
 from neonym.models.family import ModelSource, identify, load_tokenizers
 from neonym.models.text import WordTokenizer
-from neonym.types import CaptionRules, ImageRecord, Size
-from neonym.words import clean
+from neonym.types import CaptionRules, ImageRecord
 
 DEFAULT_INIT_WORD = "picture"
-ENOUGH_HELD_OUT = 4  # pictures to judge a word by
-TOO_SHORT = 0.5  # of the vocabulary's spread: a run that can carry a coordinate no farther cannot learn
 
 
 @dataclass
@@ -41,6 +45,8 @@ class Prepared:
     records: list[ImageRecord] = field(default_factory=list)
     held_out: list[ImageRecord] = field(default_factory=list)
     plans: list[ConceptPlan] = field(default_factory=list)
+    rhythm: Rhythm | None = None
+    weights: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # token -> rows of its --weights file
 
     @property
     def tokens(self) -> list[str]:
@@ -72,13 +78,15 @@ class Prepared:
             raise ConfigError(self.problems)
 
 
-def prepare(run: RunConfig) -> Prepared:
-    """Find everything out, in seconds. Errors are collected, not raised."""
-    ready = Prepared(run)
+def prepare(run: RunConfig, known: Sequence[Problem] = ()) -> Prepared:
+    """Find everything out, in seconds. Errors are collected, not raised, beside what is `known` already."""
+    ready = Prepared(run, list(known))
     try:
-        ready.config, ready.problems = read_dataset(run)
+        ready.config, found = read_dataset(run)
+        ready.problems += found
     except ConfigError as error:
         ready.problems += error.problems
+    ready.problems += optimizer_errors(run)
     try:
         ready.source = identify(run.model.pretrained_model_name_or_path)
         ready.tokenizers = load_tokenizers(ready.source, run.model.max_token_length)
@@ -86,7 +94,7 @@ def prepare(run: RunConfig) -> Prepared:
         ready.problems.append(error.problem)
     if ready.config is None or ready.source is None:
         return ready
-    ready.problems += [*setting_notes(run, ready.source), *setting_problems(run, ready.source)]
+    ready.problems += [*setting_notes(run), *setting_problems(run, ready.source)]
     ready.datasets = [as_dataset(spec, ready.source, ready.tokens) for spec in ready.config.datasets]
     for index, dataset in enumerate(ready.datasets):
         if any(side % ready.source.vae_factor for side in dataset.buckets.resolution):
@@ -99,9 +107,33 @@ def prepare(run: RunConfig) -> Prepared:
         for tokenizer in ready.tokenizers.values():
             tokenizer.add_word(spec.token_string, spec.num_vectors_per_token)
     ready.problems += token_problems(ready)
+    read_weights(ready, ready.source)
     if not ready.failed():
         ready.plans = make_plans(ready)
+        ready.rhythm = make_rhythm(run, ready.plans)
+        ready.problems += learning_problems(ready, ready.source, ready.rhythm)
     return ready
+
+
+def read_weights(ready: Prepared, source: ModelSource) -> None:
+    """The rows of every `--weights` file, which must fit the model and the number of vectors."""
+    assert ready.config is not None
+    for spec in ready.config.concepts:
+        if spec.weights is None:
+            continue
+        try:
+            vectors = read_embedding(spec.weights).vectors
+        except FormatError as error:
+            ready.problems.append(error.problem)
+            continue
+        for encoder in ready.tokenizers:
+            wanted = (spec.num_vectors_per_token, int(source.configs[encoder]["hidden_size"]))
+            found = tuple(vectors[encoder].shape) if encoder in vectors else "nothing"
+            if found != wanted:
+                what = f"has {found} for {encoder}, (vectors, width) of the word `{spec.token_string}` are {wanted}"
+                fix = "Give --num_vectors_per_token as in the file, and the kind of model that it was made with"
+                ready.problems.append(Problem("error", what, spec.weights, fix))
+        ready.weights[spec.token_string] = vectors
 
 
 def as_dataset(spec: DatasetSpec, source: ModelSource, tokens: Sequence[str]) -> Dataset:
@@ -139,100 +171,7 @@ def make_plans(ready: Prepared) -> list[ConceptPlan]:
     for index, token in enumerate(ready.tokens):
         records = [r for r in ready.records if r.concept == index]
         seed = concept_seed(ready.run.optim.seed, token)
-        plans.append(ConceptPlan(records, ready.step_sizes, seed, ready.run.dataset.prior_loss_weight))
+        stratified = ready.run.objective.timestep_sampling == "stratified"
+        weight = ready.run.dataset.prior_loss_weight
+        plans.append(ConceptPlan(records, ready.step_sizes, seed, weight, stratified))
     return plans
-
-
-def token_problems(ready: Prepared) -> list[Problem]:
-    """Does every word reach the model? An error if it never does, a warning for each picture where it does not."""
-    problems = []
-    for index, token in enumerate(ready.tokens):
-        own = [r for r in ready.records if r.concept == index and not r.is_reg]
-        if not own:
-            problems.append(Problem("error", "there are no pictures of it", f"`{token}`", "Check the folders"))
-            continue
-        missing, cut = [], []
-        for record in own:
-            caption = final_caption(record.caption, record.rules, (0, 0, 0))
-            for tokenizer in ready.tokenizers.values():
-                ids, wanted = tokenizer(caption), tokenizer.words_in(caption)
-                if clean(token) not in wanted:
-                    missing.append(record.path)
-                elif ids.lost_rows:
-                    cut.append(record.path)
-        fix = f"Write `{token}` in the caption files, or set class_tokens to a text with it"
-        if len(missing) == len(own):
-            what = f"none of the {len(own)} captions contains the word, so nothing would be learned ({names(missing)})"
-            problems.append(Problem("error", what, f"`{token}`", fix))
-        elif missing:
-            what = f"{len(missing)} of {len(own)} captions do not contain the word ({names(missing)})"
-            problems.append(Problem("warning", what, f"`{token}`", fix))
-        if cut:
-            what = f"the word is cut off at the end of {len(cut)} captions ({names(cut)})"
-            fix = "Put the word first, or use a larger --max_token_length"
-            problems.append(Problem("error" if len(cut) == len(own) else "warning", what, f"`{token}`", fix))
-        kept_back = sum(r.concept == index for r in ready.held_out)
-        if 0 < kept_back < ENOUGH_HELD_OUT:
-            what = f"only {kept_back} pictures are held out: too few to judge by, so the training pictures are used"
-            problems.append(Problem("warning", what, "--validation_split", f"Hold out {ENOUGH_HELD_OUT} or none"))
-        for tokenizer in ready.tokenizers.values():
-            if len(tokenizer.pieces(clean(token))) == 1:
-                what = "is an ordinary word: diffusers refuses such a file name, other programs replace the word by it"
-                problems.append(Problem("warning", what, f"`{token}`", "Choose a word that is not in the dictionary"))
-    sizes = Counter[Size](r.fit.bucket for r in ready.records)
-    source = ready.source
-    if source is not None and sizes and max(map(max, sizes)) > 2 * source.native_size:
-        what = f"pictures are trained at up to {max(sizes)}, the model is made for {source.native_size}"
-        problems.append(Problem("warning", what, "resolution", "Leave resolution out to use the model's own size"))
-    return problems
-
-
-def setting_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
-    """Settings that contradict the model, the disk or each other."""
-    problems, save = [], run.save
-    if run.model.clip_skip > source.text_layers:
-        what = f"the model has {source.text_layers} text layers, not {run.model.clip_skip}"
-        problems.append(Problem("error", what, "--clip_skip"))
-    wanted = Path(save.output_dir).absolute()
-    folder = next(p for p in (wanted, *wanted.parents) if p.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        problems.append(Problem("error", f"{folder} is not a folder that can be written to", "--output_dir"))
-    if save.save_last_n_steps is not None and save.save_every_n_steps is None:
-        problems.append(Problem("warning", "has no effect without --save_every_n_steps", "--save_last_n_steps"))
-    if run.cache.latent_cache_dir is not None and not run.cache.cache_latents_to_disk:
-        problems.append(Problem("warning", "has no effect without --cache_latents_to_disk", "--latent_cache_dir"))
-    if run.optim.lr_scheduler != "constant" and run.optim.lr_warmup_steps >= run.optim.max_train_steps:
-        what = f"the warm-up of {run.optim.lr_warmup_steps} steps is as long as the training: the rate is never reached"
-        problems.append(Problem("warning", what, "--lr_warmup_steps"))
-    return problems
-
-
-def setting_notes(run: RunConfig, source: ModelSource) -> list[Problem]:
-    """What a user should know about the settings: replaced, without effect, hopeless."""
-    notes = []
-    if run.model.pretrained_model_name_or_path == "builtin:emoji":
-        notes.append(
-            Problem(
-                "note",
-                "the small built-in model is used (builtin:emoji); name yours with --pretrained_model_name_or_path",
-            )
-        )
-    if run.optim.optimizer_type.lower() != "adamw":
-        what = (
-            f"{run.optim.optimizer_type} -> AdamW: the optimizer state is a few kilobytes, so there is nothing to save"
-        )
-        notes.append(Problem("note", what))
-    if run.compute.xformers or run.compute.mem_eff_attn:
-        notes.append(Problem("note", "xformers / mem_eff_attn -> PyTorch's own attention, which gives the same result"))
-    if run.cache.cache_latents:
-        notes.append(Problem("note", "cache_latents: pictures are always encoded once, before training"))
-    optim = run.optim
-    farthest = reach(optim.lr_scheduler, optim.max_train_steps, optim.lr_warmup_steps, optim.learning_rate)
-    if farthest < TOO_SHORT * source.word_spread:
-        what = (
-            f"{optim.max_train_steps} steps at learning rate {optim.learning_rate:g} can move a number of the word by no "
-            f"more than {farthest:.2g}, {100 * farthest / source.word_spread:.0f} % of the spread of this model's words "
-            f"({source.word_spread:.2g}): the word can hardly be learned"
-        )
-        notes.append(Problem("warning", what, "--learning_rate", "Values around 5e-3 learn in a hundred steps"))
-    return notes

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -25,8 +26,14 @@ class Concept:
     rows: dict[str, Parameter]  # {encoder: [n,W]}
     start: dict[str, torch.Tensor]  # the rows as they were at first
     optimizer: torch.optim.Optimizer
-    learning_rate: Callable[[int], float]  # step -> learning rate
+    learning_rate: Callable[[int], float] | None  # step -> learning rate; None: the optimizer has its own
     max_grad_norm: float
+    ema_decay: float | None = None
+    average: dict[str, torch.Tensor] | None = None  # the rows' moving average, if one is kept
+
+    def __post_init__(self) -> None:
+        if self.ema_decay is not None:
+            self.average = {name: values.clone() for name, values in self.start.items()}
 
     def sum_gradients(self, accelerator: Accelerator) -> None:
         """Over the ranks: a few rows, so one small reduction and no wrapper round the model."""
@@ -37,8 +44,9 @@ class Concept:
 
     def update(self, step: int, scaler: torch.amp.GradScaler | None) -> None:  # pyright: ignore
         """One optimizer step at the schedule's rate, the gradient clipped over this concept's own rows."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(step)
+        if self.learning_rate is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate(step)
         if scaler is not None:
             scaler.unscale_(self.optimizer)
         if self.max_grad_norm > 0:
@@ -47,6 +55,46 @@ class Concept:
             scaler.step(self.optimizer)
         else:
             self.optimizer.step()
+        if self.average is not None and self.ema_decay is not None:
+            decay = min(self.ema_decay, (1 + step) / (10 + step))  # forgets the start sooner in a young run
+            for name, rows in self.rows.items():
+                self.average[name].lerp_(rows.detach(), 1 - decay)
+
+    @torch.no_grad()
+    def result(self) -> dict[str, torch.Tensor]:
+        """The rows to save, show and judge: the average where the optimizer or `ema_decay` keeps one. Changes nothing.
+
+        Schedule-free optimizers (Defazio et al. 2024) step at one point and answer with another.
+        """
+        if self.average is not None:
+            return {name: values.clone() for name, values in self.average.items()}
+        now = {name: rows.detach().clone() for name, rows in self.rows.items()}
+        if not hasattr(self.optimizer, "eval"):
+            return now
+        self.optimizer.eval()  # pyright: ignore[reportAttributeAccessIssue]
+        answer = {name: rows.detach().clone() for name, rows in self.rows.items()}
+        self.optimizer.train()  # pyright: ignore[reportAttributeAccessIssue]
+        self.put(now)  # bitwise: going there and back rounds
+        return answer
+
+    @torch.no_grad()
+    def put(self, values: dict[str, torch.Tensor]) -> None:
+        """Write `values` into the rows."""
+        for name, rows in self.rows.items():
+            rows.copy_(values[name])
+
+
+@contextmanager
+def rows_as(concepts: Sequence[Concept], values: Sequence[dict[str, torch.Tensor]]) -> Iterator[None]:
+    """Other rows for the time of the block."""
+    now = [{name: rows.detach().clone() for name, rows in c.rows.items()} for c in concepts]
+    for concept, rows in zip(concepts, values, strict=True):
+        concept.put(rows)
+    try:
+        yield
+    finally:
+        for concept, rows in zip(concepts, now, strict=True):
+            concept.put(rows)
 
 
 def concept_seed(seed: int, token: str) -> int:

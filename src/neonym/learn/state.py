@@ -29,20 +29,37 @@ class TrainState:
 
 
 def tensors_of(state: TrainState) -> dict[str, torch.Tensor]:
-    """Rows, starting rows and optimizer moments under flat names."""
+    """Rows, starting rows, averages and optimizer moments under flat names."""
     tensors = {}
     for c, concept in enumerate(state.concepts):
         for name, rows in concept.rows.items():
             tensors[f"{c}/{name}/rows"] = rows.detach()
             tensors[f"{c}/{name}/start"] = concept.start[name]
+            if concept.average is not None:
+                tensors[f"{c}/{name}/average"] = concept.average[name]
         for index, values in concept.optimizer.state_dict()["state"].items():
-            tensors |= {f"{c}/optimizer/{index}/{key}": value for key, value in values.items()}
+            tensors |= {f"{c}/optimizer/{index}/{k}": v for k, v in values.items() if isinstance(v, torch.Tensor)}
     return {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def numbers_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What an optimizer keeps beside tensors: counts per parameter, and what it found out for a group (D-Adaptation)."""
+    whole = optimizer.state_dict()
+    values = {
+        str(index): {key: value for key, value in entries.items() if not isinstance(value, torch.Tensor)}
+        for index, entries in whole["state"].items()
+    }
+    groups = [
+        {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in group.items() if k != "params"}
+        for group in whole["param_groups"]
+    ]
+    return {"values": values, "groups": groups}
 
 
 def save_state(state: TrainState, file: Path) -> None:
     """Complete or absent. Raises UserError."""
     facts = {"step": state.step, "fingerprint": state.fingerprint}
+    facts["optimizers"] = [numbers_of(concept.optimizer) for concept in state.concepts]
     if state.scaler is not None:
         facts["scaler"] = state.scaler.state_dict()
     part = file.with_suffix(f".{os.getpid()}.part")
@@ -61,17 +78,14 @@ class Saved:
 
     step: int
     tensors: dict[str, torch.Tensor]
+    optimizers: list[dict[str, Any]]
     scaler: dict[str, Any] | None
+    changed: list[str]  # settings that are not those of the run that saved it
 
 
-def read_state(file: Path, fingerprint: dict[str, str]) -> Saved | None:
-    """The state in `file`, or None if there is none; no model is needed for it.
-
-    Raises UserError if the file belongs to a run with other settings, naming them, or is damaged.
-    """
-    if not file.exists():
-        return None
-    fix = "Give the run its old settings, choose another --output_name, or pass --restart to begin anew"
+def read_state(file: Path, fingerprint: dict[str, str]) -> Saved:
+    """The state in `file`; no model is needed for it. Raises UserError if it is damaged."""
+    fix = "Choose another --output_name, or pass --restart to begin anew"
     try:
         with safe_open(file, framework="pt") as opened:
             facts = json.loads((opened.metadata() or {})["neonym"])
@@ -82,26 +96,38 @@ def read_state(file: Path, fingerprint: dict[str, str]) -> Saved | None:
     changed = [
         f"{key} (was {old.get(key)}, is {new.get(key)})" for key in sorted({*old, *new}) if old.get(key) != new.get(key)
     ]
-    if changed:
-        raise UserError(f"an unfinished run is there with other settings: {'; '.join(changed)}", str(file), fix)
-    return Saved(facts["step"], tensors, facts.get("scaler"))
+    return Saved(facts["step"], tensors, facts["optimizers"], facts.get("scaler"), changed)
 
 
-@torch.no_grad()
 def restore(state: TrainState, saved: Saved) -> None:
-    """Put everything back where `save_state` took it from."""
+    """Put everything back where `save_state` took it from. Raises UserError if it does not fit."""
     tensors, state.step = saved.tensors, saved.step
     if state.scaler is not None and saved.scaler is not None:
         state.scaler.load_state_dict(saved.scaler)
-    for c, concept in enumerate(state.concepts):
-        for name, rows in concept.rows.items():
-            rows.copy_(tensors[f"{c}/{name}/rows"])
-            concept.start[name] = tensors[f"{c}/{name}/start"].to(rows.device)
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        prefix = f"{c}/optimizer/"
-        for key, tensor in tensors.items():
-            if key.startswith(prefix):
-                index, entry = key.removeprefix(prefix).split("/")
-                moments.setdefault(int(index), {})[entry] = tensor
-        whole = concept.optimizer.state_dict()
-        concept.optimizer.load_state_dict({"state": moments, "param_groups": whole["param_groups"]})
+    try:
+        for c, concept in enumerate(state.concepts):
+            concept.put({name: tensors[f"{c}/{name}/rows"] for name in concept.rows})
+            for name, rows in concept.rows.items():
+                concept.start[name] = tensors[f"{c}/{name}/start"].to(rows.device)
+                if concept.average is not None:
+                    concept.average[name] = tensors[f"{c}/{name}/average"].to(rows.device)
+            restore_optimizer(concept.optimizer, f"{c}/optimizer/", tensors, saved.optimizers[c])
+    except (KeyError, IndexError, ValueError, RuntimeError) as error:
+        fix = "The words, their vectors, the model and the optimizer must be those of the run that saved it"
+        raise UserError(f"the state does not fit this run ({error})", "--resume", fix) from error
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, prefix: str, tensors: dict[str, torch.Tensor], numbers: dict[str, Any]
+) -> None:
+    """The moments of `prefix` and the numbers beside them."""
+    values: dict[int, dict[str, Any]] = {int(i): dict(entries) for i, entries in numbers["values"].items()}
+    for key, tensor in tensors.items():
+        if key.startswith(prefix):
+            index, entry = key.removeprefix(prefix).split("/")
+            values[int(index)][entry] = tensor
+    groups = [
+        {**now, **{k: tuple(v) if isinstance(v, list) else v for k, v in old.items()}}
+        for now, old in zip(optimizer.state_dict()["param_groups"], numbers["groups"], strict=True)
+    ]
+    optimizer.load_state_dict({"state": values, "param_groups": groups})

@@ -5,12 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
+
+import torch
 
 from neonym._version import __version__
 from neonym.config.run import RunConfig
+from neonym.errors import UserError
 from neonym.formats import write_embedding
 from neonym.learn.events import as_json
+from neonym.learn.optim import optimizer_name
 from neonym.learn.prepare import Prepared
 from neonym.learn.rows import Concept
 from neonym.learn.state import Saved, TrainState, read_state, save_state
@@ -22,7 +28,18 @@ ARCHITECTURES = {
     ("sd2", "epsilon"): "stable-diffusion-v2-512",
     ("sd2", "v_prediction"): "stable-diffusion-v2-768-v",
 }
-WITHOUT_EFFECT = {"save": True, "cache": True, "dataset": {"dataset_config", "train_data_dir", "reg_data_dir"}}
+WITHOUT_EFFECT = {  # on the numbers; pictures, captions and the start have fingerprints of their own
+    "save": True,
+    "cache": True,
+    "metadata": True,
+    "compute": {"ddp_timeout"},
+    "dataset": {"dataset_config", "train_data_dir", "reg_data_dir"},
+    "optim": {"max_train_time"},
+    "concept": {"weights"},
+    "eval": {"eval_every_n_steps", "eval_samples"},
+}
+STATE = "state.safetensors"
+PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def settings_of(run: RunConfig) -> dict[str, str]:
@@ -36,9 +53,12 @@ class CheckpointStore:
 
     def __init__(self, ready: Prepared):
         self.save, self.folder = ready.run.save, ready.run_folder()
+        self.run_name = self.folder.name.removesuffix("-run")
         self.names = dict(zip(ready.tokens, ready.file_names(), strict=True))
-        self.state_file = self.folder / "state.safetensors"
+        self.state_file = self.folder / STATE
         self.metadata = self._metadata(ready)
+        said = ready.run.metadata.model_dump(exclude_none=True)
+        self.said = {name.replace("metadata_", "modelspec.", 1): text for name, text in said.items()}
 
     def _metadata(self, ready: Prepared) -> dict[str, str]:
         source, settings = ready.source, settings_of(ready.run)
@@ -58,6 +78,7 @@ class CheckpointStore:
             "neonym.clip_skip": str(ready.run.model.clip_skip),
             "neonym.seed": str(ready.run.optim.seed),
             "neonym.learning_rate": str(ready.run.optim.learning_rate),
+            "neonym.optimizer": optimizer_name(ready.run.optim.optimizer_type),
             "neonym.settings_digest": digest,
         }
 
@@ -68,26 +89,70 @@ class CheckpointStore:
             self.state_file.unlink(missing_ok=True)
 
     def latest(self, fingerprint: dict[str, str]) -> Saved | None:
-        """The state of an interrupted run, if there is one. Raises UserError if it was another run's."""
-        return read_state(self.state_file, fingerprint)
+        """The state of `--resume`, or of an interrupted run with the same name; None if there is none.
+
+        Raises UserError if an interrupted run had other settings, or the state is damaged.
+        """
+        if self.save.resume is not None:
+            file = Path(self.save.resume) / STATE
+            if not file.is_file():
+                raise UserError(f"there is no {STATE} in it", f"--resume {self.save.resume}", "Name a `-state` folder")
+            return read_state(file, fingerprint)
+        if not self.state_file.exists():
+            return None
+        saved = read_state(self.state_file, fingerprint)
+        if saved.changed:
+            what = f"an unfinished run is there with other settings: {'; '.join(saved.changed)}"
+            fix = "Give the run its old settings, choose another --output_name, or pass --restart to begin anew"
+            raise UserError(what, str(self.state_file), fix)
+        return saved
 
     def save_state(self, state: TrainState) -> None:
+        """What running the same command again goes on from."""
         save_state(state, self.state_file)
 
     def save_step(self, state: TrainState) -> list[Path]:
-        """The files of `--save_every_n_steps`; files older than `--save_last_n_steps` go."""
-        files = [self.write(concept, state.step, f"-step{state.step:08d}") for concept in state.concepts]
-        if self.save.save_last_n_steps is not None:
-            for name in self.names.values():
-                self.remove_before(name, state.step - self.save.save_last_n_steps)
+        """The files of `--save_every_n_steps`; what `--save_last_n_steps` does not keep goes."""
+        files = self.save_named(state, f"-step{state.step:08d}")
+        keep, states = self.save.save_last_n_steps, self.save.save_last_n_steps_state
+        self.remove(r"-step(\d{8})", keep and state.step - keep, state.step - (states or keep or state.step))
         return files
 
-    def remove_before(self, name: str, first: int) -> None:
-        pattern = re.compile(re.escape(name) + r"-step(\d{8})\." + self.save.save_model_as)
-        for file in Path(self.save.output_dir).iterdir():
-            match = pattern.fullmatch(file.name)
-            if match and int(match[1]) < first:
-                file.unlink(missing_ok=True)
+    def save_epoch(self, state: TrainState, epoch: int, every: int) -> list[Path]:
+        """The files of `--save_every_n_epochs`; what `--save_last_n_epochs` does not keep goes."""
+        files = self.save_named(state, f"-{epoch:06d}")
+        keep, states = self.save.save_last_n_epochs, self.save.save_last_n_epochs_state
+        self.remove(r"-(\d{6})", keep and epoch - every * keep + 1, epoch - every * (states or keep or epoch) + 1)
+        return files
+
+    def save_named(self, state: TrainState, suffix: str) -> list[Path]:
+        """One embedding file for each concept and, if wished for, a state folder."""
+        files = [self.write(concept, state.step, suffix) for concept in state.concepts]
+        if self.save.save_state:
+            self.save_state_folder(state, suffix)
+        return files
+
+    def save_state_folder(self, state: TrainState, suffix: str = "") -> None:
+        folder = Path(self.save.output_dir) / f"{self.run_name}{suffix}-state"
+        folder.mkdir(exist_ok=True)
+        save_state(state, folder / STATE)
+
+    def remove(self, pattern: str, first: int | None, first_state: int) -> None:
+        """Embedding files and state folders whose number is lower."""
+        for path in Path(self.save.output_dir).iterdir():
+            file = self._number(path.name, pattern + r"\." + self.save.save_model_as, self.names.values())
+            if file is not None and file < (first or 0):
+                path.unlink(missing_ok=True)
+            state = self._number(path.name, pattern + "-state", [self.run_name])
+            if state is not None and state < first_state:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _number(self, text: str, pattern: str, names: Iterable[str]) -> int | None:
+        for name in names:
+            match = re.fullmatch(re.escape(name) + pattern, text)
+            if match:
+                return int(match[1])
+        return None
 
     def write(self, concept: Concept, step: int, suffix: str = "") -> Path:
         """One embedding file. Raises FormatError."""
@@ -100,14 +165,17 @@ class CheckpointStore:
             "neonym.vectors": str(max(counts)),
             "neonym.init_word": concept.init_word,
             "neonym.steps": str(step),
+            **self.said,
         }
-        vectors = {encoder: rows.detach() for encoder, rows in concept.rows.items()}
+        vectors = {encoder: rows.to(PRECISIONS[self.save.save_precision]) for encoder, rows in concept.result().items()}
         path = Path(self.save.output_dir) / f"{name}{suffix}.{self.save.save_model_as}"
         return write_embedding(Embedding(concept.token, vectors, metadata), path)
 
     def finish(self, state: TrainState, verdicts: list[dict]) -> list[Path]:
         """The final files and the verdict. The state goes last: until then the run can be resumed."""
         files = [self.write(concept, state.step) for concept in state.concepts]
+        if self.save.save_state or self.save.save_state_on_train_end:
+            self.save_state_folder(state)
         part = self.folder / "verdict.json.part"
         part.write_text(as_json(verdicts, indent=2) + "\n", encoding="utf-8")
         part.replace(self.folder / "verdict.json")

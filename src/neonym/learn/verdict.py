@@ -7,17 +7,13 @@ only by the rows: a paired comparison, far less noisy than the training loss.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from neonym.learn.objective import Objective
 from neonym.learn.rows import Concept
-from neonym.learn.step import sample_losses
 from neonym.models.family import Model
-from neonym.types import Batch
 
 LEARNED, WEAK, NOT_LEARNED = "LEARNED", "WEAK", "NOT LEARNED"
 SURE, LIKELY = 4.0, 2.0  # standard errors of the mean improvement
@@ -67,12 +63,6 @@ class Verdict:
         return lines
 
 
-@torch.no_grad()
-def evaluate(model: Model, batches: Sequence[tuple[Batch, torch.Tensor]], objective: Objective) -> torch.Tensor:
-    """Losses of fixed samples at fixed timesteps, with the rows as they are. -> [samples], on the CPU"""
-    return torch.cat([sample_losses(model, batch, objective, t) for batch, t in batches]).cpu()
-
-
 def judge(before: torch.Tensor, after: torch.Tensor) -> tuple[str, str, float]:
     """-> (verdict, reason, improvement in standard errors), from paired losses [samples]."""
     if not bool(after.isfinite().all()):
@@ -92,7 +82,7 @@ def judge(before: torch.Tensor, after: torch.Tensor) -> tuple[str, str, float]:
 
 def figures(model: Model, concept: Concept, name: str) -> EncoderFigures:
     """Where the rows of encoder `name` are now."""
-    rows, start = concept.rows[name].detach(), concept.start[name]
+    rows, start = concept.result()[name], concept.start[name]
     table = model.vocabulary(name).float()  # [V,W]
     unit = torch.nn.functional.normalize
     close = (unit(rows) @ unit(table).T).topk(3, dim=1).indices.tolist()  # [n,3]

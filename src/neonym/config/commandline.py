@@ -1,0 +1,152 @@
+"""From a command line and a `--config_file` to settings, each with its origin."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError
+
+from neonym.config.dataset import read_table
+from neonym.config.run import RunConfig, fields_of
+from neonym.config.sdscripts import OTHER_TRAINERS, SDSCRIPTS, CompatSettings
+from neonym.errors import ConfigError, Problem, nearest
+
+T = TypeVar("T", bound=BaseModel)
+Values = dict[str, Any]
+SECRETS = ("huggingface_token", "wandb_api_key")
+
+
+class RunFlags(RunConfig):
+    """What every command that takes a run's settings understands beside them."""
+
+    config_file: str | None = Field(None, description="TOML file with flags; the command line wins over it.")
+    output_config: bool = Field(False, description="Write the flags that were given to --config_file, and stop.")
+    compat: CompatSettings = CompatSettings()  # pyright: ignore[reportInvalidTypeForm]
+
+
+@dataclass
+class Given:
+    """Settings as they were given. A setting that is not among the `origins` has its default."""
+
+    run: RunConfig
+    origins: dict[str, str] = field(default_factory=dict)  # flag -> "command line" | the file's name
+    problems: list[Problem] = field(default_factory=list)  # notes and warnings
+
+
+def parse_flags(model: type[T], argv: list[str], prog: str, description: str) -> T:
+    """Read sd-scripts-style flags into a settings tree. A wrong flag ends the program with exit code 2."""
+    import tyro
+
+    options = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    return tyro.cli(model, args=argv, prog=prog, description=description, config=options, use_underscores=True)
+
+
+def read_run(flags: RunFlags, argv: list[str]) -> Given:
+    """The run's settings from parsed `flags`, of which `argv` names those that were given, and the config file.
+
+    Raises ConfigError with everything that is wrong in the file.
+    """
+    named = {a.partition("=")[0].lstrip("-").replace("-", "_") for a in argv if a.startswith("--")}
+    sections = {name: section for section, name, _ in fields_of(type(flags))}
+    line = {name: getattr(getattr(flags, sections[name]), name) for name in named if name in sections}
+    given = Given(RunConfig(), dict.fromkeys(line, "command line"))
+    if flags.config_file is not None and not flags.output_config:
+        path = Path(flags.config_file if flags.config_file.endswith(".toml") else f"{flags.config_file}.toml")
+        table = flatten(read_table(path))
+        check_keys(table, sections, str(path), given)
+        for name, value in table.items():
+            if name in sections and name not in line:
+                line[name] = value
+                given.origins[name] = str(path)
+    line = replace_compat(line, given)
+    given.run = validated(RunConfig, as_tree(line), given)
+    return given
+
+
+def flatten(table: Mapping[str, Any]) -> Values:
+    """Sections are decoration: their keys stand side by side; a later one wins."""
+    flat: Values = {}
+    for key, value in table.items():
+        flat |= value if isinstance(value, dict) else {key: value}
+    return flat
+
+
+def check_keys(table: Values, known: Mapping[str, str], where: str, given: Given) -> None:
+    """Raises ConfigError for keys that nothing knows; keys of sd-scripts' other trainers get one warning together."""
+    others = sorted(key for key in table if key not in known and key in OTHER_TRAINERS)
+    if others:
+        what = f"{', '.join(others)}: settings of sd-scripts' other trainers, which mean nothing here"
+        given.problems.append(Problem("warning", what, where))
+    unknown = [key for key in table if key not in known and key not in OTHER_TRAINERS]
+    if unknown:
+        names = tuple(known)
+        raise ConfigError([Problem("error", f"`{key}` is not known", where, nearest(key, names)) for key in unknown])
+
+
+def replace_compat(values: Values, given: Given) -> Values:
+    """sd-scripts' flags that are not settings here: renamed, passed over with a note, refused. Raises ConfigError."""
+    kept, refused = dict(values), []
+    for name, compat in SDSCRIPTS.items():
+        value = kept.pop(name, None)
+        if value in (None, False, ()):
+            continue
+        flag = f"--{name}"
+        if compat.kind == "refused":
+            refused.append(Problem("error", compat.reason, flag))
+        elif compat.kind == "no effect":
+            given.problems.append(Problem("note", f"has no effect here: {compat.reason}", flag))
+        else:
+            assert compat.setting is not None
+            wanted = value if compat.value is None else compat.value
+            if kept.get(compat.setting, wanted) != wanted:
+                refused.append(Problem("error", f"goes against --{compat.setting}={kept[compat.setting]}", flag))
+            kept[compat.setting] = wanted
+            given.origins[compat.setting] = given.origins[name]
+    if refused:
+        raise ConfigError(refused)
+    return kept
+
+
+def as_tree(values: Values) -> dict[str, Values]:
+    """Flat settings under their sections."""
+    tree: dict[str, Values] = {}
+    for section, name, _ in fields_of(RunConfig):
+        if name in values:
+            tree.setdefault(section, {})[name] = values[name]
+    return tree
+
+
+def validated(model: type[T], tree: dict[str, Values], given: Given) -> T:
+    """Raises ConfigError with every value of a wrong kind, and where it stands."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        problems = {}
+        for item in error.errors():
+            name = str(item["loc"][1])
+            problems[name] = Problem(
+                "error", f"{item['msg']} (found {item['input']!r})", f"{given.origins.get(name)}, `{name}`"
+            )
+        raise ConfigError(list(problems.values())) from error
+
+
+def write_config(run: RunConfig, path: Path) -> Path:
+    """Every setting that is not its default, as a `--config_file`. Raises ConfigError if there is such a file."""
+    path = path if path.suffix == ".toml" else path.with_name(f"{path.name}.toml")
+    lines = []
+    for section, name, setting in fields_of(RunConfig):
+        value = getattr(getattr(run, section), name)
+        if value != setting.default and name not in SECRETS:
+            lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        if path.exists():
+            raise ConfigError([Problem("error", "is there already", str(path), "Name another --config_file")])
+        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise ConfigError([Problem("error", f"cannot be written ({error.strerror})", str(path))]) from error
+    return path

@@ -1,0 +1,142 @@
+"""What can be wrong with the settings themselves: limits and contradictions. No file is looked at."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
+from neonym.config.run import OptimSettings, RunConfig, fields_of
+from neonym.config.values import (
+    SCHEDULES,
+    parse_arguments,
+    parse_count,
+    parse_resolution,
+    parse_stages,
+    schedule_name,
+)
+from neonym.errors import Problem, nearest
+
+
+def range_problems(values: BaseModel) -> Iterator[Problem]:
+    """Every flag of `values` that is out of its limits."""
+    for section, name, field in fields_of(type(values)):
+        value = getattr(getattr(values, section), name)
+        limits = field.json_schema_extra
+        if isinstance(limits, dict) and isinstance(value, (int, float)):
+            above, least = limits.get("above"), limits.get("least")
+            if isinstance(above, (int, float)) and not value > above:
+                yield Problem("error", f"{value} is not above {above}", f"--{name}")
+            if isinstance(least, (int, float)) and not value >= least:
+                yield Problem("error", f"{value} is less than {least}", f"--{name}")
+
+
+def run_problems(run: RunConfig) -> list[Problem]:
+    """Everything that is wrong with the flags themselves."""
+    return [*range_problems(run), *data_problems(run), *rate_problems(run.optim), *contradictions(run)]
+
+
+def data_problems(run: RunConfig) -> Iterator[Problem]:
+    """Pictures, sizes, names."""
+    data, save = run.dataset, run.save
+    if data.dataset_config is None and data.train_data_dir is None:
+        fix = "Give a data-set file, or --train_data_dir FOLDER"
+        yield Problem("error", "no pictures named", "--dataset_config", fix)
+    if data.resolution is not None and parse_resolution(data.resolution) is None:
+        yield Problem("error", f"`{data.resolution}` is no size", "--resolution", 'Write "512" or "512,768"')
+    if not 0 <= run.eval.validation_split < 1:
+        yield Problem("error", f"{run.eval.validation_split} is no share", "--validation_split", "Give 0 to below 1")
+    if data.bucket_reso_steps % 8:
+        yield Problem("error", f"{data.bucket_reso_steps} is not a multiple of 8", "--bucket_reso_steps")
+    if save.output_name is not None and set(save.output_name) & set("/\\\0"):
+        fix = "Use --output_dir for the folder"
+        yield Problem("error", "a file name, not a path, is expected", "--output_name", fix)
+
+
+def rate_problems(optim: OptimSettings) -> Iterator[Problem]:
+    """Texts that stand for rates, counts and arguments, and the schedule."""
+    texts: list[tuple[str, Callable[[Any], Any], Any]] = [
+        ("learning_rate", parse_stages, optim.learning_rate if isinstance(optim.learning_rate, str) else None),
+        ("lr_warmup_steps", lambda text: parse_count(text, optim.max_train_steps), optim.lr_warmup_steps),
+        ("lr_decay_steps", lambda text: parse_count(text, optim.max_train_steps), optim.lr_decay_steps),
+        ("optimizer_args", parse_arguments, optim.optimizer_args),
+        ("lr_scheduler_args", parse_arguments, optim.lr_scheduler_args),
+    ]
+    for name, parse, text in texts:
+        try:
+            if text is not None:
+                parse(text)
+        except ValueError as error:
+            yield Problem("error", str(error), f"--{name}", FORMS[name])
+    if schedule_name(optim.lr_scheduler) not in SCHEDULES and not optim.lr_scheduler_type:
+        fix = nearest(optim.lr_scheduler.lower(), SCHEDULES) or f"Known: {', '.join(SCHEDULES)}"
+        yield Problem("error", f"`{optim.lr_scheduler}` is not known", "--lr_scheduler", fix)
+    yield from schedule_problems(optim)
+
+
+FORMS = {
+    "learning_rate": 'Write a number, or stages such as "0.005:100, 1e-3:1000, 5e-4"',
+    "lr_warmup_steps": 'Write 100, 0.1 or "10%"',
+    "lr_decay_steps": 'Write 100, 0.1 or "10%"',
+    "optimizer_args": 'Write name=value, the value as in Python: "betas=(0.9, 0.99)" "decouple=True"',
+    "lr_scheduler_args": "Write name=value, the value as in Python: \"step_rules='1:10,0.1:20,0.01'\"",
+}
+
+
+def schedule_problems(optim: OptimSettings) -> Iterator[Problem]:
+    """What each schedule needs, or cannot use."""
+    given = optim.model_fields_set
+    name, where = schedule_name(optim.lr_scheduler), "--lr_scheduler"
+    if optim.lr_scheduler_type.rpartition(".")[2] == "ReduceLROnPlateau":
+        what = "ReduceLROnPlateau depends on the losses, so a run could not be resumed exactly"
+        yield Problem("error", what, "--lr_scheduler_type", "Use --early_stop, or another schedule")
+    if name == "cosine_with_min_lr" and optim.lr_scheduler_min_lr_ratio is None:
+        yield Problem(
+            "error", "cosine_with_min_lr needs the lowest rate", where, "Give --lr_scheduler_min_lr_ratio=0.1"
+        )
+    if name == "piecewise_constant" and not any(a.startswith("step_rules=") for a in optim.lr_scheduler_args):
+        fix = FORMS["lr_scheduler_args"]
+        yield Problem("error", "piecewise_constant needs step_rules", "--lr_scheduler_args", fix)
+    if name == "adafactor" and optim.optimizer_type.lower() != "adafactor":
+        yield Problem("error", "the schedule adafactor belongs to the optimizer AdaFactor", where)
+    if optim.lr_warmup_steps not in (None, "0") and (name == "constant" or optim.lr_scheduler_type):
+        fix = "Use --lr_scheduler=constant_with_warmup"
+        yield Problem("error", "this schedule has no warm-up", "--lr_warmup_steps", fix)
+    if isinstance(optim.learning_rate, str) and {"lr_scheduler", "lr_scheduler_type"} & given:
+        fix = "Leave --lr_scheduler out"
+        yield Problem("error", "a staged learning rate is a schedule of its own", "--learning_rate", fix)
+
+
+def contradictions(run: RunConfig) -> Iterator[Problem]:
+    """Settings that exclude or need each other."""
+    o, optim, save = run.objective, run.optim, run.save
+    low, high = o.min_timestep or 0, 1000 if o.max_timestep is None else o.max_timestep
+    rows: list[tuple[bool, str, str, str]] = [
+        (o.adaptive_noise_scale is not None and not o.noise_offset, "needs a --noise_offset above 0",
+         "adaptive_noise_scale", "Add --noise_offset=0.05, say"),
+        (o.noise_offset_random_strength and not o.noise_offset, "needs --noise_offset",
+         "noise_offset_random_strength", ""),
+        (o.ip_noise_gamma_random_strength and not o.ip_noise_gamma, "needs --ip_noise_gamma",
+         "ip_noise_gamma_random_strength", ""),
+        (low >= high, f"the lowest timestep ({low}) is not below --max_timestep ({high})", "min_timestep", ""),
+        (high > 1000, f"{high} is above 1000, the number of timesteps", "max_timestep", ""),
+        (optim.ema_decay is not None and optim.ema_decay >= 1, f"{optim.ema_decay} is not below 1", "ema_decay", ""),
+        (optim.initial_step is not None and optim.initial_epoch is not None, "one of it and --initial_step is enough",
+         "initial_epoch", ""),
+        (save.resume is not None and save.restart, "goes against --resume", "restart", "Give one of them"),
+        (save.save_n_epoch_ratio is not None and save.save_every_n_epochs is not None,
+         "one of it and --save_every_n_epochs is enough", "save_n_epoch_ratio", ""),
+    ]  # fmt: skip
+    for wrong, what, name, fix in rows:
+        if wrong:
+            yield Problem("error", what, f"--{name}", fix)
+    needs = [
+        ("save_last_n_steps", save.save_last_n_steps, save.save_every_n_steps, "--save_every_n_steps"),
+        ("save_last_n_epochs", save.save_last_n_epochs, save.save_every_n_epochs or save.save_n_epoch_ratio,
+         "--save_every_n_epochs"),
+        ("save_last_n_steps_state", save.save_last_n_steps_state, save.save_state, "--save_state"),
+        ("save_last_n_epochs_state", save.save_last_n_epochs_state, save.save_state, "--save_state"),
+        ("latent_cache_dir", run.cache.latent_cache_dir, run.cache.cache_latents_to_disk, "--cache_latents_to_disk"),
+    ]  # fmt: skip
+    for name, value, needed, flag in needs:
+        if value is not None and not needed:
+            yield Problem("warning", f"has no effect without {flag}", f"--{name}")

@@ -1,0 +1,174 @@
+"""Compatibility with sd-scripts as data: what becomes of each of its flags that is not a setting here.
+
+`renamed` flags set another setting; flags with `no effect` are accepted because nothing is left for them to do;
+`refused` ones would change the result, so they stop the run. `docs/from-sd-scripts.md` is made from this table.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+Form = Literal["switch", "text", "texts"]
+
+
+@dataclass(frozen=True)
+class Compat:
+    """One flag of sd-scripts. `value`: what a renamed switch sets its setting to."""
+
+    kind: Literal["renamed", "no effect", "refused"]
+    reason: str
+    form: Form = "switch"
+    setting: str | None = None
+    value: Any = None
+
+
+def renamed(setting: str, value: Any = None, form: Form = "switch") -> Compat:
+    said = f"`--{setting}`" if value is None else f"`--{setting}={value}`"
+    return Compat("renamed", f"is {said} here", form, setting, value)
+
+
+def no_effect(reason: str, form: Form = "switch") -> Compat:
+    return Compat("no effect", reason, form)
+
+
+def refused(reason: str, form: Form = "switch") -> Compat:
+    return Compat("refused", reason, form)
+
+
+def later(form: Form = "switch") -> Compat:
+    return Compat("refused", "is not there yet; leave it out, or wait for a later version", form)
+
+
+DEEPSPEED = no_effect("belongs to DeepSpeed, which has nothing to do here", "text")
+SMALL = "the only numbers that learn are a few rows: there is nothing to share out or to offload"
+NO_WRAPPER = "there is no DDP wrapper: the gradients of a few rows are summed directly"
+IN_MEMORY = "every picture is encoded once, before training: there is nothing to load meanwhile"
+
+SDSCRIPTS: dict[str, Compat] = {
+    "caption_extention": renamed("caption_extension", form="text"),
+    "use_8bit_adam": renamed("optimizer_type", "AdamW8bit"),
+    "use_lion_optimizer": renamed("optimizer_type", "Lion"),
+    "full_fp16": renamed("mixed_precision", "fp16"),
+    "full_bf16": renamed("mixed_precision", "bf16"),
+    "tokenizer_cache_dir": no_effect("tokenizers come with the model and are never fetched", "text"),
+    "cache_info": no_effect("sizes and captions are read anew each time, in a second"),
+    "skip_cache_check": no_effect("cached pictures are found by their content: there is nothing to check"),
+    "max_data_loader_n_workers": no_effect(IN_MEMORY, "text"),
+    "persistent_data_loader_workers": no_effect(IN_MEMORY),
+    "vae_batch_size": no_effect(
+        "pictures are encoded one after the other, which takes seconds and little memory", "text"
+    ),
+    "no_half_vae": no_effect("the VAE computes in float32 always"),
+    "lowram": no_effect("the model is loaded straight onto its device"),
+    "highvram": no_effect("nothing is moved between steps"),
+    "disable_mmap_load_safetensors": no_effect("files are read as safetensors does it"),
+    "ddp_gradient_as_bucket_view": no_effect(NO_WRAPPER),
+    "ddp_static_graph": no_effect(NO_WRAPPER),
+    "fp8_base": refused("8-bit weights of the frozen model are not supported"),
+    "deepspeed": refused(SMALL),
+    "zero_stage": DEEPSPEED,
+    "offload_optimizer_device": DEEPSPEED,
+    "offload_optimizer_nvme_path": DEEPSPEED,
+    "offload_param_device": DEEPSPEED,
+    "offload_param_nvme_path": DEEPSPEED,
+    "zero3_init_flag": no_effect(DEEPSPEED.reason),
+    "zero3_save_16bit_model": no_effect(DEEPSPEED.reason),
+    "fp16_master_weights_and_gradients": no_effect(DEEPSPEED.reason),
+    "fused_backward_pass": refused(SMALL),
+    "dataset_class": refused("a data set is never a class to import: nothing that is read may run code", "text"),
+    "conditioning_data_dir": later("text"),
+    "masked_loss": later(),
+    "alpha_mask": later(),
+    "in_json": later("text"),
+    "color_aug": later(),
+    "random_crop": later(),
+    "face_crop_aug_range": later("text"),
+    "enable_wildcard": later(),
+    "keep_tokens_separator": later("text"),
+    "secondary_separator": later("text"),
+    "token_warmup_min": later("text"),
+    "token_warmup_step": later("text"),
+    "resize_interpolation": later("text"),
+    "use_object_template": later(),
+    "use_style_template": later(),
+    "vae": later("text"),
+    "torch_compile": later(),
+    "dynamo_backend": no_effect("belongs to torch_compile", "text"),
+    "sample_every_n_steps": later("text"),
+    "sample_every_n_epochs": later("text"),
+    "sample_at_first": later(),
+    "sample_prompts": no_effect("belongs to the samples while training", "text"),
+    "sample_sampler": no_effect("belongs to the samples while training", "text"),
+    "logging_dir": later("text"),
+    "log_with": later("text"),
+    "log_prefix": no_effect("belongs to logging_dir", "text"),
+    "log_tracker_name": no_effect("belongs to log_with", "text"),
+    "log_tracker_config": no_effect("belongs to log_with", "text"),
+    "wandb_run_name": no_effect("belongs to log_with", "text"),
+    "wandb_api_key": no_effect("belongs to log_with", "text"),
+    "log_config": no_effect("belongs to log_with"),
+    "console_log_level": later("text"),
+    "console_log_file": later("text"),
+    "console_log_simple": no_effect("lines are plain wherever there is no terminal"),
+    "huggingface_repo_id": later("text"),
+    "huggingface_repo_type": no_effect("belongs to huggingface_repo_id", "text"),
+    "huggingface_path_in_repo": no_effect("belongs to huggingface_repo_id", "text"),
+    "huggingface_token": no_effect("belongs to huggingface_repo_id", "text"),
+    "huggingface_repo_visibility": no_effect("belongs to huggingface_repo_id", "text"),
+    "save_state_to_huggingface": no_effect("belongs to huggingface_repo_id"),
+    "resume_from_huggingface": later(),
+    "async_upload": no_effect("belongs to huggingface_repo_id"),
+}
+OTHER_TRAINERS = frozenset(  # keys of sd-scripts' other trainers that stand in shared config files
+    [
+        "base_weights",
+        "base_weights_multiplier",
+        "block_lr",
+        "cache_text_encoder_outputs",
+        "cache_text_encoder_outputs_to_disk",
+        "caption_dropout_every_n_epochs",
+        "caption_dropout_rate",
+        "caption_tag_dropout_rate",
+        "conv_alpha",
+        "conv_dim",
+        "diffusers_xformers",
+        "dim_from_weights",
+        "keep_tokens_in_text_encoder",
+        "learning_rate_te",
+        "learning_rate_te1",
+        "learning_rate_te2",
+        "max_norm_keys",
+        "network_alpha",
+        "network_args",
+        "network_dim",
+        "network_dropout",
+        "network_module",
+        "network_train_text_encoder_only",
+        "network_train_unet_only",
+        "network_weights",
+        "no_metadata",
+        "no_token_padding",
+        "scale_weight_norms",
+        "skip_until_initial_step",
+        "stop_text_encoder_training",
+        "text_encoder_lr",
+        "train_text_encoder",
+        "training_comment",
+        "unet_lr",
+        "weighted_captions",
+    ]
+)
+TYPES: dict[str, Any] = {"switch": bool, "text": str, "texts": tuple[str, ...]}
+
+
+def _field(compat: Compat) -> Any:
+    return (TYPES[compat.form] | None, Field(None, description=f"sd-scripts' flag, {compat.kind}: {compat.reason}."))
+
+
+assert set(get_args(Form)) == set(TYPES)
+CompatSettings: type[BaseModel] = create_model(
+    "CompatSettings",
+    __config__=ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True),
+    **{name: _field(compat) for name, compat in SDSCRIPTS.items()},
+)

@@ -1,0 +1,66 @@
+"""Texts that stand for values: sizes, counts or shares, staged learning rates, `name=value` arguments, schedule names."""
+
+import ast
+from collections.abc import Sequence
+from typing import Any
+
+SCHEDULES = (
+    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "adafactor",
+    "inverse_sqrt", "cosine_with_min_lr", "warmup_stable_decay", "piecewise_constant",
+)  # fmt: skip
+SAME_SCHEDULE = {
+    "linear_with_warmup": "linear",
+    "cosine_with_warmup": "cosine",
+    "cosine_warmup_with_min_lr": "cosine_with_min_lr",
+}
+
+
+def parse_resolution(text: str) -> tuple[int, int] | None:
+    """ "512" or "512,768" -> (width, height); None if it is neither."""
+    parts = text.split(",")
+    if len(parts) > 2 or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
+        return None
+    return int(parts[0]), int(parts[-1])
+
+
+def parse_count(text: str, total: int) -> int:
+    """Steps from "100", or from a share of `total`: "0.1", "10%". Raises ValueError."""
+    text = text.strip()
+    share = text.endswith("%")
+    number = float(text.removesuffix("%")) / (100 if share else 1)
+    if not 0 <= number < float("inf") or (number > 1 and share) or (number >= 1 and not share and number % 1):
+        raise ValueError(f"`{text}` is neither a whole number of steps nor a share of them")
+    return round(number * total) if number < 1 or share else int(number)
+
+
+def parse_stages(text: str) -> list[tuple[float, float]]:
+    """AUTOMATIC1111's "0.005:100, 1e-3:1000, 5e-4" -> [(rate, step before which it holds)]. Raises ValueError."""
+    found = []
+    for part in text.split(","):
+        rate, _, until = part.partition(":")
+        found.append((float(rate), float(until) if until.strip() else float("inf")))
+    ends = [until for _, until in found]
+    if not all(0 < rate < float("inf") for rate, _ in found) or ends != sorted(set(ends)):
+        raise ValueError("rates must be positive, and the steps where they end must rise")
+    return found
+
+
+def parse_arguments(items: Sequence[str]) -> dict[str, Any]:
+    """`name=value` items, each value a Python literal (sd-scripts' rule). Raises ValueError naming every bad one."""
+    values, bad = {}, []
+    for item in items:
+        name, _, text = item.partition("=")
+        try:
+            values[name.strip()] = ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError):
+            bad.append(f"`{item}`")
+        bad += [f"`{item}`"] * (not name.strip().isidentifier())
+    if bad:
+        raise ValueError(f"{', '.join(dict.fromkeys(bad))} cannot be read")
+    return values
+
+
+def schedule_name(name: str) -> str:
+    """The name as listed, whatever its case; sd-scripts' `adafactor:RATE` without the rate."""
+    name = name.lower().partition(":")[0]
+    return SAME_SCHEDULE.get(name, name)

@@ -1,0 +1,168 @@
+"""What can be known to be wrong, doubtful or replaced before a weight is read."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import zeros
+from torch.nn import Parameter
+
+from neonym.config.rules import run_problems
+from neonym.config.run import RunConfig
+from neonym.config.values import schedule_name
+from neonym.data.captions import final_caption
+from neonym.data.records import names
+from neonym.errors import ConfigError, Problem
+from neonym.learn.optim import LEARNING_RATE_FREE, make_optimizer, optimizer_name, reach, sets_own_rate
+from neonym.learn.rates import arguments, base_rate, rate_of
+from neonym.learn.rhythm import Rhythm
+from neonym.models.family import ModelSource
+from neonym.types import Size
+from neonym.words import clean
+
+if TYPE_CHECKING:
+    from neonym.learn.prepare import Prepared
+
+ENOUGH_HELD_OUT = 4  # pictures to judge a word by
+TOO_SHORT = 0.5  # of the vocabulary's spread: a run that can carry a coordinate no farther cannot learn
+
+
+def optimizer_errors(run: RunConfig) -> list[Problem]:
+    """The optimizer and the schedule are made once on the side, so that nothing of them can fail later."""
+    optim, problems = run.optim, []
+    for make in (
+        lambda: make_optimizer([Parameter(zeros(1, 4))], optim.optimizer_type, base_rate(optim), arguments(optim)),
+        lambda: rate_of(optim, None, optim.max_train_steps),
+    ):
+        try:
+            make()
+        except ConfigError as error:
+            problems += error.problems
+        except ValueError:  # a value that config.rules has reported already
+            if not run_problems(run):
+                raise
+    return problems
+
+
+def learning_problems(ready: Prepared, source: ModelSource, rhythm: Rhythm) -> list[Problem]:
+    """Rates that cannot learn, and settings that the optimizer does not use."""
+    assert ready.config is not None
+    optim, problems = ready.run.optim, []
+    name = optimizer_name(optim.optimizer_type)
+    if sets_own_rate(make_optimizer([Parameter(zeros(1, 4))], name, base_rate(optim), arguments(optim))):
+        own = schedule_name(optim.lr_scheduler) in ("constant", "adafactor") and not optim.lr_scheduler_type
+        if {"lr_scheduler", "lr_scheduler_type"} & optim.model_fields_set and not own:
+            what = f"{name} has a schedule of its own: --lr_scheduler is not used"
+            problems.append(Problem("warning", what, "--optimizer_type"))
+        return problems
+    for spec in ready.config.concepts:
+        rate = base_rate(optim, spec)
+        if name.lower().startswith(LEARNING_RATE_FREE) and rate <= 0.1:
+            what = f"{name} finds the learning rate itself: the one given is a factor, and {rate:g} stalls it"
+            problems.append(Problem("warning", what, "--learning_rate", "Give --learning_rate=1"))
+        farthest = reach(rate_of(optim, spec, rhythm.total), rhythm.total)
+        if name == "AdamW" and farthest < TOO_SHORT * source.word_spread:
+            what = (
+                f"{rhythm.total} steps at learning rate {rate:g} can move a number of the word by no more than "
+                f"{farthest:.2g}, {100 * farthest / source.word_spread:.0f} % of the spread of this model's words "
+                f"({source.word_spread:.2g}): the word can hardly be learned"
+            )
+            fix = "Values around 5e-3 learn in a hundred steps"
+            problems.append(Problem("warning", what, "--learning_rate", fix))
+    return list(dict.fromkeys(problems))
+
+
+def token_problems(ready: Prepared) -> list[Problem]:
+    """Does every word reach the model? An error if it never does, a warning for each picture where it does not."""
+    problems = []
+    for index, token in enumerate(ready.tokens):
+        own = [r for r in ready.records if r.concept == index and not r.is_reg]
+        if not own:
+            problems.append(Problem("error", "there are no pictures of it", f"`{token}`", "Check the folders"))
+            continue
+        missing, cut = [], []
+        for record in own:
+            caption = final_caption(record.caption, record.rules, (0, 0, 0))
+            for tokenizer in ready.tokenizers.values():
+                ids, wanted = tokenizer(caption), tokenizer.words_in(caption)
+                if clean(token) not in wanted:
+                    missing.append(record.path)
+                elif ids.lost_rows:
+                    cut.append(record.path)
+        fix = f"Write `{token}` in the caption files, or set class_tokens to a text with it"
+        if len(missing) == len(own):
+            what = f"none of the {len(own)} captions contains the word, so nothing would be learned ({names(missing)})"
+            problems.append(Problem("error", what, f"`{token}`", fix))
+        elif missing:
+            what = f"{len(missing)} of {len(own)} captions do not contain the word ({names(missing)})"
+            problems.append(Problem("warning", what, f"`{token}`", fix))
+        if cut:
+            what = f"the word is cut off at the end of {len(cut)} captions ({names(cut)})"
+            fix = "Put the word first, or use a larger --max_token_length"
+            problems.append(Problem("error" if len(cut) == len(own) else "warning", what, f"`{token}`", fix))
+        kept_back = sum(r.concept == index for r in ready.held_out)
+        if 0 < kept_back < ENOUGH_HELD_OUT:
+            what = f"only {kept_back} pictures are held out: too few to judge by, so the training pictures are used"
+            problems.append(Problem("warning", what, "--validation_split", f"Hold out {ENOUGH_HELD_OUT} or none"))
+        for tokenizer in ready.tokenizers.values():
+            if len(tokenizer.pieces(clean(token))) == 1:
+                what = "is an ordinary word: diffusers refuses such a file name, other programs replace the word by it"
+                problems.append(Problem("warning", what, f"`{token}`", "Choose a word that is not in the dictionary"))
+    sizes = Counter[Size](r.fit.bucket for r in ready.records)
+    source = ready.source
+    if source is not None and sizes and max(map(max, sizes)) > 2 * source.native_size:
+        what = f"pictures are trained at up to {max(sizes)}, the model is made for {source.native_size}"
+        problems.append(Problem("warning", what, "resolution", "Leave resolution out to use the model's own size"))
+    return problems
+
+
+def setting_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
+    """Settings that contradict the model, the disk or each other."""
+    problems, save = [], run.save
+    if run.model.clip_skip > source.text_layers:
+        what = f"the model has {source.text_layers} text layers, not {run.model.clip_skip}"
+        problems.append(Problem("error", what, "--clip_skip"))
+    wanted = Path(save.output_dir).absolute()
+    folder = next(p for p in (wanted, *wanted.parents) if p.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        problems.append(Problem("error", f"{folder} is not a folder that can be written to", "--output_dir"))
+    model = run.model
+    if model.v2 and source.family != "sd2":
+        what = f"the model is not a Stable Diffusion 2.x but {source.family}"
+        problems.append(Problem("error", what, "--v2", "Leave it out: models are recognised"))
+    if model.v_parameterization and source.prediction_type != "v_prediction":
+        what = f"the model predicts {source.prediction_type}, as its scheduler's config says"
+        problems.append(Problem("error", what, "--v_parameterization", "Leave it out: models are recognised"))
+    v, o = source.prediction_type == "v_prediction", run.objective
+    if o.scale_v_pred_loss_like_noise_pred and not v:
+        problems.append(Problem("error", "is for models that predict v", "--scale_v_pred_loss_like_noise_pred"))
+    if o.v_pred_like_loss and v:
+        problems.append(Problem("error", "is for models that predict noise", "--v_pred_like_loss"))
+    if o.zero_terminal_snr and not v:
+        what = "a model that predicts noise says nothing at the last step, which has no signal"
+        problems.append(Problem("warning", what, "--zero_terminal_snr", "It is meant for models that predict v"))
+    return problems
+
+
+def setting_notes(run: RunConfig) -> list[Problem]:
+    """What a user should know about the settings: replaced, without effect, hopeless."""
+    notes = []
+    if run.model.pretrained_model_name_or_path == "builtin:emoji":
+        notes.append(
+            Problem(
+                "note",
+                "the small built-in model is used (builtin:emoji); name yours with --pretrained_model_name_or_path",
+            )
+        )
+    plain = optimizer_name(run.optim.optimizer_type)
+    if plain.lower() != run.optim.optimizer_type.lower():
+        what = f"{run.optim.optimizer_type} -> {plain}: the optimizer state is a few kilobytes, so there is nothing to save"
+        notes.append(Problem("note", what))
+    if run.compute.xformers or run.compute.mem_eff_attn:
+        notes.append(Problem("note", "xformers / mem_eff_attn -> PyTorch's own attention, which gives the same result"))
+    if run.cache.cache_latents:
+        notes.append(Problem("note", "cache_latents: pictures are always encoded once, before training"))
+    return notes

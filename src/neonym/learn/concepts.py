@@ -1,0 +1,41 @@
+"""The words of a run as things that learn: first rows, optimizer, learning rate."""
+
+from __future__ import annotations
+
+from torch.nn import Parameter
+
+from neonym.learn.optim import make_optimizer, sets_own_rate
+from neonym.learn.prepare import DEFAULT_INIT_WORD, Prepared
+from neonym.learn.rates import arguments, base_rate, rate_of
+from neonym.learn.rows import Concept, concept_seed, first_rows
+from neonym.models.family import Model
+
+
+def add_concepts(model: Model, ready: Prepared) -> list[Concept]:
+    """Put the new words beside the frozen table, each with its own optimizer: the only trainable numbers."""
+    assert ready.config is not None
+    assert ready.rhythm is not None
+    optim, concepts = ready.run.optim, []
+    for spec in ready.config.concepts:
+        init_word = spec.init_word or DEFAULT_INIT_WORD
+        start = ready.weights.get(spec.token_string)
+        if start is None:
+            start = first_rows(model, spec.token_string, init_word, spec.num_vectors_per_token)
+        start = {name: values.to(model.device) for name, values in start.items()}
+        rows = {name: Parameter(values.clone()) for name, values in start.items()}
+        model.add_word(spec.token_string, dict(rows))
+        optimizer = make_optimizer(rows.values(), optim.optimizer_type, base_rate(optim, spec), arguments(optim))
+        concepts.append(
+            Concept(
+                token=spec.token_string,
+                init_word=init_word,
+                seed=concept_seed(optim.seed, spec.token_string),
+                rows=rows,
+                start=start,
+                optimizer=optimizer,
+                learning_rate=None if sets_own_rate(optimizer) else rate_of(optim, spec, ready.rhythm.total),
+                max_grad_norm=optim.max_grad_norm,
+                ema_decay=optim.ema_decay,
+            )
+        )
+    return concepts

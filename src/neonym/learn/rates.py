@@ -1,0 +1,39 @@
+"""The learning rate of a word at each step, and its optimizer's arguments, from the settings."""
+
+from __future__ import annotations
+
+from neonym.config.dataset import ConceptSpec
+from neonym.config.run import OptimSettings
+from neonym.config.values import parse_arguments, parse_count, schedule_name
+from neonym.learn.optim import Rate, make_rate, staged_rate
+
+DEFAULT_WARMUP = 10  # steps
+
+
+def arguments(optim: OptimSettings) -> dict[str, object]:
+    """Of the optimizer: `--optimizer_args`, and the weight decay if it was given."""
+    decay = {} if optim.weight_decay is None else {"weight_decay": optim.weight_decay}
+    return {**decay, **parse_arguments(optim.optimizer_args)}
+
+
+def base_rate(optim: OptimSettings, spec: ConceptSpec | None = None) -> float:
+    """The concept's own learning rate, or the run's; of stages the first."""
+    if spec is not None and spec.learning_rate is not None:
+        return spec.learning_rate
+    return staged_rate(optim.learning_rate)(0) if isinstance(optim.learning_rate, str) else optim.learning_rate
+
+
+def rate_of(optim: OptimSettings, spec: ConceptSpec | None, total: int) -> Rate:
+    """The learning rate at each of `total` steps. Raises ConfigError."""
+    if isinstance(optim.learning_rate, str) and (spec is None or spec.learning_rate is None):
+        return staged_rate(optim.learning_rate)
+    warmup = optim.lr_warmup_steps
+    if warmup is None:
+        warmup = "0" if schedule_name(optim.lr_scheduler) == "constant" else str(DEFAULT_WARMUP)
+    return make_rate(
+        base_rate(optim, spec), optim.lr_scheduler, total,
+        warmup=parse_count(warmup, total), decay=parse_count(optim.lr_decay_steps or "0", total),
+        cycles=optim.lr_scheduler_num_cycles, power=optim.lr_scheduler_power,
+        timescale=optim.lr_scheduler_timescale, min_ratio=optim.lr_scheduler_min_lr_ratio,
+        kind=optim.lr_scheduler_type, arguments=parse_arguments(optim.lr_scheduler_args),
+    )  # fmt: skip
