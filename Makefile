@@ -9,7 +9,7 @@ setup: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,optimizers]" -c constraints.txt
 	touch $@
 
 demo: setup
@@ -24,6 +24,7 @@ check: setup
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m tools.settings_page --check
+	$(BIN)/python -m tools.sdscripts_page --check
 
 format: setup
 	$(BIN)/ruff check --fix .
@@ -31,3 +32,4 @@ format: setup
 
 docs: setup
 	$(BIN)/python -m tools.settings_page
+	$(BIN)/python -m tools.sdscripts_page

@@ -4,8 +4,8 @@ import pytest
 from conftest import make_pictures, settings
 
 from neonym.config.run import RunConfig, fields_of
-from neonym.config.values import parse_resolution
 from neonym.config.sources import read_dataset
+from neonym.config.values import parse_resolution
 from neonym.errors import ConfigError, nearest
 from neonym.learn.prepare import prepare
 

@@ -13,7 +13,8 @@ from neonym.config.run import RunConfig, fields_of
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 TITLES = {
     "model": "Model", "concept": "The new word", "dataset": "Pictures and captions", "optim": "Learning",
-    "compute": "Computing", "cache": "Cache of encoded pictures", "save": "Files", "eval": "Evaluation",
+    "objective": "Loss and noise", "compute": "Computing", "cache": "Cache of encoded pictures", "save": "Files",
+    "metadata": "Metadata of the file", "eval": "Evaluation",
 }  # fmt: skip
 
 
@@ -58,13 +59,13 @@ def page() -> str:
     return "\n".join(lines).replace("\n\n\n", "\n\n") + "\n"
 
 
-def main() -> None:
-    if "--check" in sys.argv[1:]:
-        if not PAGE.exists() or PAGE.read_text() != page():
-            sys.exit(f"{PAGE.name} is not what the schema says: run `make docs`")
-    else:
-        PAGE.write_text(page())
+def write_or_check(file: Path, text: str) -> None:
+    """Write a generated page, or with `--check` end with a message if it is not up to date."""
+    if "--check" not in sys.argv[1:]:
+        file.write_text(text, encoding="utf-8")
+    elif not file.exists() or file.read_text(encoding="utf-8") != text:
+        sys.exit(f"{file.name} is not what the source says: run `make docs`")
 
 
 if __name__ == "__main__":
-    main()
+    write_or_check(PAGE, page())

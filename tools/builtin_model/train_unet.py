@@ -132,7 +132,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1.2e-3)
     parser.add_argument("--start", type=Path, help="start from the weights of this Diffusers folder")
-    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16 (CPUs that compute in it; always on CUDA)")
+    parser.add_argument(
+        "--bf16", action="store_true", help="autocast to bfloat16 (CPUs that compute in it; always on CUDA)"
+    )
     parser.add_argument("--compile", action="store_true", help="torch.compile (needs a C++ compiler on a CPU)")
     return parser.parse_args()
 

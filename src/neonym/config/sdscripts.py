@@ -5,11 +5,11 @@
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-Form = Literal["switch", "text", "texts"]
+Form = Literal["switch", "text"]
 
 
 @dataclass(frozen=True)
@@ -159,14 +159,13 @@ OTHER_TRAINERS = frozenset(  # keys of sd-scripts' other trainers that stand in 
         "weighted_captions",
     ]
 )
-TYPES: dict[str, Any] = {"switch": bool, "text": str, "texts": tuple[str, ...]}
 
 
 def _field(compat: Compat) -> Any:
-    return (TYPES[compat.form] | None, Field(None, description=f"sd-scripts' flag, {compat.kind}: {compat.reason}."))
+    kind, default = (bool, False) if compat.form == "switch" else (str | None, None)
+    return (kind, Field(default, description=f"sd-scripts' flag, {compat.kind}: {compat.reason}."))
 
 
-assert set(get_args(Form)) == set(TYPES)
 CompatSettings: type[BaseModel] = create_model(
     "CompatSettings",
     __config__=ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True),

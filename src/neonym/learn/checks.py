@@ -16,7 +16,14 @@ from neonym.config.values import schedule_name
 from neonym.data.captions import final_caption
 from neonym.data.records import names
 from neonym.errors import ConfigError, Problem
-from neonym.learn.optim import LEARNING_RATE_FREE, make_optimizer, optimizer_name, reach, sets_own_rate
+from neonym.learn.optim import (
+    LEARNING_RATE_FREE,
+    make_optimizer,
+    optimizer_class,
+    optimizer_name,
+    reach,
+    sets_own_rate,
+)
 from neonym.learn.rates import arguments, base_rate, rate_of
 from neonym.learn.rhythm import Rhythm
 from neonym.models.family import ModelSource
@@ -32,19 +39,15 @@ TOO_SHORT = 0.5  # of the vocabulary's spread: a run that can carry a coordinate
 
 def optimizer_errors(run: RunConfig) -> list[Problem]:
     """The optimizer and the schedule are made once on the side, so that nothing of them can fail later."""
-    optim, problems = run.optim, []
-    for make in (
-        lambda: make_optimizer([Parameter(zeros(1, 4))], optim.optimizer_type, base_rate(optim), arguments(optim)),
-        lambda: rate_of(optim, None, optim.max_train_steps),
-    ):
-        try:
-            make()
-        except ConfigError as error:
-            problems += error.problems
-        except ValueError:  # a value that config.rules has reported already
-            if not run_problems(run):
-                raise
-    return problems
+    optim = run.optim
+    try:
+        optimizer_class(optim.optimizer_type)
+        if not any(p.severity == "error" for p in run_problems(run)):
+            make_optimizer([Parameter(zeros(1, 4))], optim.optimizer_type, base_rate(optim), arguments(optim))
+            rate_of(optim, None, optim.max_train_steps)
+    except ConfigError as error:
+        return error.problems
+    return []
 
 
 def learning_problems(ready: Prepared, source: ModelSource, rhythm: Rhythm) -> list[Problem]:

@@ -1,0 +1,218 @@
+"""Optimizers and schedules by sd-scripts' names, each tried by training."""
+
+import math
+
+import pytest
+import torch
+from conftest import settings
+
+from neonym.config.values import parse_arguments, parse_count, parse_stages
+from neonym.errors import ConfigError, UserError
+from neonym.formats import read_embedding
+from neonym.learn import loop
+from neonym.learn.optim import OPTIMIZERS, SMALLER, make_optimizer, make_rate, optimizer_name, staged_rate
+from neonym.learn.prepare import prepare
+
+
+def curve(name: str, steps: int = 100, rate: float = 1.0, **options) -> list[float]:
+    found = make_rate(rate, name, steps, **options)
+    return [found(step) for step in range(steps)]
+
+
+def test_schedules_against_their_formulas():
+    assert curve("constant") == [1.0] * 100
+    assert curve("Constant_With_Warmup", warmup=10)[:12] == pytest.approx([i / 10 for i in range(10)] + [1, 1])
+    assert curve("linear", warmup=20) == pytest.approx([min(i / 20, (100 - i) / 80) for i in range(100)])
+    assert curve("cosine") == pytest.approx([0.5 + 0.5 * math.cos(math.pi * i / 100) for i in range(100)])
+    restarts = [0.5 + 0.5 * math.cos(math.pi * (2 * i / 100 % 1)) for i in range(100)]
+    assert curve("cosine_with_restarts", cycles=2) == pytest.approx(restarts)
+    falling = [(0.02 - 1e-7) * (1 - i / 100) ** 2 + 1e-7 for i in range(100)]
+    assert curve("polynomial", rate=0.02, power=2.0) == pytest.approx(falling)
+    assert curve("inverse_sqrt", warmup=16)[16:] == pytest.approx([math.sqrt(16 / i) for i in range(16, 100)])
+    low = curve("cosine_with_min_lr", min_ratio=0.1)
+    assert low == pytest.approx([0.1 + 0.9 * (0.5 + 0.5 * math.cos(math.pi * i / 100)) for i in range(100)])
+    stable = curve("warmup_stable_decay", warmup=10, decay=30, min_ratio=0.2)
+    assert stable[10:70] == [1.0] * 60
+    assert stable[0] == pytest.approx(0.2)
+    assert stable[85] == pytest.approx(0.6, abs=0.03)
+    steps = curve("piecewise_constant", arguments={"step_rules": "1:10,0.1:20,0.01:30,0.005"})
+    assert [steps[i] for i in (0, 9, 10, 19, 20, 29, 30, 99)] == pytest.approx(
+        [1, 1, 0.1, 0.1, 0.01, 0.01, 0.005, 0.005]
+    )
+
+
+def test_a_schedule_of_torch_is_a_function_of_the_step():
+    rate = make_rate(1.0, "", 50, kind="StepLR", arguments={"step_size": 10, "gamma": 0.5})
+    assert [rate(step) for step in (49, 0, 10, 25, 9)] == [0.0625, 1.0, 0.5, 0.25, 1.0]
+
+
+def test_staged_rates():
+    rate = staged_rate("0.005:100, 1e-3:1000, 5e-4")
+    assert [rate(s) for s in (0, 99, 100, 999, 1000, 10**6)] == [0.005, 0.005, 1e-3, 1e-3, 5e-4, 5e-4]
+    assert staged_rate("0.01:5,0.001:10")(50) == 0.001
+    for wrong in ("x", "1e-3:100,1e-4:50", "0:5,1", "1e-3,1e-4", "nan"):
+        with pytest.raises(ValueError, match=r"could not convert|must"):
+            parse_stages(wrong)
+
+
+def test_counts_and_shares():
+    assert [parse_count(text, 200) for text in ("10", "0.1", "10%", "0", "100%", "1.0")] == [10, 20, 20, 0, 200, 1]
+    for wrong in ("1.5", "-1", "150%", "ten", "nan", "inf"):
+        with pytest.raises(ValueError, match=r"could not convert|neither"):
+            parse_count(wrong, 200)
+
+
+def test_arguments_are_python_literals():
+    found = parse_arguments(["betas=0.9,0.99", "decouple=True", "name='x'"])
+    assert found == {"betas": (0.9, 0.99), "decouple": True, "name": "x"}
+    with pytest.raises(ValueError, match=r"`decouple=true`, `eps`"):
+        parse_arguments(["decouple=true", "eps", "a=1"])
+
+
+@pytest.mark.parametrize("name", [*OPTIMIZERS, *SMALLER, "Adamax", "torch.optim.NAdam", "adamw8BIT"])
+def test_every_optimizer_goes_downhill(name):
+    """From (1, 1) towards the target at 0.3: nearer after 40 steps, and only its own rows have state."""
+    rows = torch.nn.Parameter(torch.ones(2, 3))
+    arguments = {"growth_rate": 1.2} if "prodigy" in name.lower() or name.startswith("DAdaptAdam") else {}
+    if name == "DAdaptAdamPreprint":
+        arguments = {}
+    rate = 1.0 if name.startswith(("DAdapt", "Prodigy")) else 0.02
+    optimizer = make_optimizer([rows], name, rate, arguments if name == "Prodigy" else {})
+    first = float(((rows - 0.3) ** 2).sum())
+    for _ in range(200 if name.startswith(("DAdapt", "Prodigy")) else 60):
+        loss = ((rows - 0.3) ** 2).sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    if hasattr(optimizer, "eval"):
+        optimizer.eval()
+    assert float(((rows - 0.3) ** 2).sum()) < 0.9 * first
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 1
+
+
+def test_names_are_found_in_any_case():
+    assert optimizer_name("ADAMW8BIT") == "AdamW"
+    assert optimizer_name("prodigy") == "Prodigy"
+    assert optimizer_name("") == "AdamW"
+    assert optimizer_name("my.module.Class") == "my.module.Class"
+
+
+def test_wrong_optimizers_are_named():
+    for name, words in (
+        ("Adan", "Did you mean"),
+        ("no.such.Thing", "needs a package"),
+        ("pathlib.Path", "no optimizer"),
+    ):
+        with pytest.raises(ConfigError, match=words if words != "no optimizer" else "is not an optimizer"):
+            make_optimizer([torch.nn.Parameter(torch.zeros(1))], name)
+    with pytest.raises(ConfigError, match="does not take these arguments"):
+        make_optimizer([torch.nn.Parameter(torch.zeros(1))], "AdamW", 1e-3, {"growth": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("Prodigy", {"learning_rate": 1.0}),
+        ("DAdaptAdam", {"learning_rate": 1.0}),
+        ("AdamWScheduleFree", {}),
+        ("AdaFactor", {}),
+        ("Lion8bit", {}),
+        ("AdamW", {"ema_decay": 0.9}),
+    ],
+)
+def test_law_1_holds_for_optimizers_that_keep_more_than_moments(run_for, name, options):
+    """Train 8 steps; train 5, be stopped, go on from the state: the same file, bit for bit."""
+    base = {"optimizer_type": name, "state_every_n_steps": 1, "max_train_steps": 8, **options}
+    whole = loop.train(run_for("whole", **base))
+
+    class StopAt5(loop.Silent):
+        def step(self, step, losses):
+            self.stop_wanted = 15 if step == 5 else 0
+
+    stopped = loop.train(run_for("parts", **base), StopAt5())
+    assert stopped.signal == 15
+    parts = loop.train(run_for("parts", **base))
+    assert parts.steps == 8
+    a, b = (read_embedding(r.files[0]).vectors["text_encoder"] for r in (whole, parts))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, torch.zeros_like(a))
+
+
+def test_schedule_free_answers_with_its_average(run_for):
+    """What is saved is the averaged point, not the one that steps are taken from; asking for it changes nothing."""
+    seen = {}
+    inner = loop.run_steps
+
+    def watch(run):
+        seen["concept"] = run.state.concepts[0]
+        return inner(run)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "run_steps", watch)
+        result = loop.train(run_for(optimizer_type="AdamWScheduleFree", learning_rate=0.02))
+    concept = seen["concept"]
+    raw = concept.rows["text_encoder"].detach().clone()
+    saved = read_embedding(result.files[0]).vectors["text_encoder"]
+    assert torch.equal(concept.result()["text_encoder"], saved)
+    assert torch.equal(concept.rows["text_encoder"], raw)
+    assert not torch.allclose(saved, raw)
+    assert concept.optimizer.param_groups[0]["train_mode"]
+
+
+def test_a_concept_may_have_a_rate_of_its_own(tmp_path, pictures, run_for):
+    config = tmp_path / "two.toml"
+    config.write_text(
+        "\n".join(
+            f'[[concepts]]\ntoken_string = "{word}"\nlearning_rate = {rate}'
+            for word, rate in (("mychar4", 0.02), ("slowly", 1e-6))
+        )
+        + "\n[[datasets]]\n"
+        + "\n".join(
+            f'[[datasets.subsets]]\nimage_dir = \'{pictures}\'\nconcept = "{word}"\nclass_tokens = "{word}"\ncaption_extension = ".none"'
+            for word in ("mychar4", "slowly")
+        )
+    )
+    result = loop.train(run_for(dataset_config=str(config), train_data_dir=None, token_string=None))
+    fast, slow = (v.encoders["text_encoder"].distance for v in result.verdicts)
+    assert fast > 100 * slow > 0
+
+
+def test_what_is_wrong_with_rates_is_said_together():
+    run = settings(
+        train_data_dir="x", learning_rate="fast", lr_warmup_steps="1.5", lr_scheduler="cosin", optimizer_args=["a"],
+        noise_offset_random_strength=True, min_timestep=500, max_timestep=400, ema_decay=1.0,
+    )  # fmt: skip
+    text = "\n".join(str(p) for p in prepare(run).problems if p.severity == "error")
+    for words in (
+        "--learning_rate", "--lr_warmup_steps", "Did you mean `cosine`?", "--optimizer_args: `a` cannot be read",
+        "needs --noise_offset", "--min_timestep", "--ema_decay",
+    ):  # fmt: skip
+        assert words in text, words
+
+
+def test_a_schedule_without_what_it_needs():
+    for options, words in (
+        ({"lr_scheduler": "cosine_with_min_lr"}, "lr_scheduler_min_lr_ratio"),
+        ({"lr_scheduler": "piecewise_constant"}, "step_rules"),
+        ({"lr_scheduler": "adafactor"}, "belongs to the optimizer AdaFactor"),
+        ({"lr_scheduler": "constant", "lr_warmup_steps": 5}, "constant_with_warmup"),
+        ({"lr_scheduler_type": "ReduceLROnPlateau"}, "could not be resumed exactly"),
+        ({"lr_scheduler": "cosine", "learning_rate": "1e-3:10,1e-4"}, "a schedule of its own"),
+    ):
+        text = "\n".join(str(p) for p in prepare(settings(train_data_dir="x", **options)).problems)
+        assert words in text, words
+
+
+def test_learning_rate_free_optimizers_are_warned_about_small_rates(run_for):
+    ready = prepare(run_for(optimizer_type="Prodigy", learning_rate=1e-4))
+    assert any("finds the learning rate itself" in p.what for p in ready.problems)
+
+
+def test_weights_start_a_word(run_for):
+    first = loop.train(run_for("first", num_vectors_per_token=2, max_train_steps=4))
+    file = str(first.files[0])
+    again = loop.train(run_for("again", num_vectors_per_token=2, max_train_steps=1, learning_rate=1e-9, weights=file))
+    a, b = (read_embedding(r.files[0]).vectors["text_encoder"] for r in (first, again))
+    assert torch.allclose(a, b, atol=1e-7)
+    with pytest.raises(UserError, match=r"has \(2, 128\).*are \(3, 128\)"):
+        loop.train(run_for("wrong", num_vectors_per_token=3, weights=file))

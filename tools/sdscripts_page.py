@@ -1,0 +1,33 @@
+"""Write `docs/from-sd-scripts.md` from the compatibility table; `--check` only says whether it is up to date.
+
+python -m tools.sdscripts_page [--check]
+"""
+
+from pathlib import Path
+
+from neonym.config.sdscripts import OTHER_TRAINERS, SDSCRIPTS
+from tools.settings_page import write_or_check
+
+PAGE = Path(__file__).parent.parent / "docs" / "from-sd-scripts.md"
+HEAD = Path(__file__).with_name("from_sd_scripts_head.md")
+GROUPS = (
+    ("renamed", "Renamed", "Another setting does the same; it is set for you."),
+    ("no effect", "Accepted, with nothing left to do", "One line says so when such a flag is given."),
+    ("refused", "Refused", "The result would be another one than the flag promises, so the run does not start."),
+)
+
+
+def page() -> str:
+    """The whole page: an introduction written by hand, then the table."""
+    lines = [HEAD.read_text(encoding="utf-8").rstrip()]
+    for kind, title, text in GROUPS:
+        lines += ["", f"### {title}", "", text, "", "| flag | why |", "|---|---|"]
+        lines += [f"| `--{name}` | {compat.reason} |" for name, compat in SDSCRIPTS.items() if compat.kind == kind]
+    others = ", ".join(f"`{name}`" for name in sorted(OTHER_TRAINERS))
+    lines += ["", "### Keys of sd-scripts' other trainers", ""]
+    lines += [f"In a `--config_file` these get one warning together and are passed over: {others}."]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    write_or_check(PAGE, page())
