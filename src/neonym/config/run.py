@@ -19,6 +19,10 @@ def setting(default: Any, help: str, *, above: float | None = None, least: float
     return Field(default, description=help, json_schema_extra=limits or None)
 
 
+Sampler = Literal[
+    "ddim", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver", "dpmsolver++", "dpmsingle",
+    "k_lms", "k_euler", "k_euler_a", "k_dpm_2", "k_dpm_2_a",
+]  # fmt: skip
 Count = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, (int, float)) else value)]
 
 
@@ -172,6 +176,14 @@ class SaveSettings(Section):
     restart: bool = setting(False, "Begin anew although an interrupted run with the same name is there.")
 
 
+class SampleSettings(Section):
+    sample_prompts: str | None = setting(None, "File of prompts (.txt, .toml, .json) to draw while training.")
+    sample_every_n_steps: int | None = setting(None, "Draw them every so many steps.")
+    sample_every_n_epochs: int | None = setting(None, "Draw them every so many epochs; it wins over the steps.")
+    sample_at_first: bool = setting(False, "Draw them before the first step too.")
+    sample_sampler: Sampler = setting("ddim", "Sampler of prompts that name none.")
+
+
 class MetadataSettings(Section):
     """Each is written as `modelspec.NAME`, of .safetensors files only."""
 
@@ -190,8 +202,13 @@ class MetadataSettings(Section):
 
 class EvalSettings(Section):
     eval_every_n_steps: int = setting(
-        0, "Measure the evaluation loss every so many steps; 0: at the start and end.", least=0
+        0, "Measure the evaluation loss every so many steps; 0: at the start and end (every 5 for early_stop).", least=0
     )
+    early_stop: bool = setting(
+        False, "End when the evaluation loss has stopped changing, and keep the vectors of its lowest value."
+    )
+    early_stop_window: int = setting(5, "How many of the last evaluations must agree.", least=2)
+    early_stop_threshold: float = setting(0.02, "Their variance, as a share of that of all evaluations.", above=0)
     eval_samples: int = setting(64, "How many (picture, noise, timestep) triples an evaluation has.", least=8)
     validation_split: float = setting(0.0, "Share of the pictures held out of training for evaluation.", least=0)
     validation_seed: int = setting(0, "Chooses which pictures are held out.", least=0)
@@ -208,6 +225,7 @@ class RunConfig(Section):
     compute: ComputeSettings = ComputeSettings()
     cache: CacheSettings = CacheSettings()
     save: SaveSettings = SaveSettings()
+    sample: SampleSettings = SampleSettings()
     metadata: MetadataSettings = MetadataSettings()
     eval: EvalSettings = EvalSettings()
 

@@ -14,12 +14,21 @@ from neonym.formats import read_embedding
 from neonym.models.family import BUILTIN, Model, load_model
 from neonym.types import Embedding, Size
 
-SAMPLERS = {  # sd-scripts' name -> diffusers' scheduler and its settings
+PLUS_PLUS = {"algorithm_type": "dpmsolver++"}
+SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {  # sd-scripts' name -> diffusers' scheduler and its settings
     "ddim": ("DDIMScheduler", {}),
+    "pndm": ("PNDMScheduler", {}),
+    "lms": ("LMSDiscreteScheduler", {}),
     "euler": ("EulerDiscreteScheduler", {}),
     "euler_a": ("EulerAncestralDiscreteScheduler", {}),
-    "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "dpm_2": ("KDPM2DiscreteScheduler", {}),
+    "dpm_2_a": ("KDPM2AncestralDiscreteScheduler", {}),
+    "dpmsolver": ("DPMSolverMultistepScheduler", PLUS_PLUS),
+    "dpmsolver++": ("DPMSolverMultistepScheduler", PLUS_PLUS),
+    "dpmsingle": ("DPMSolverSinglestepScheduler", PLUS_PLUS),
 }
+SAMPLERS |= {f"k_{name}": SAMPLERS[name] for name in ("lms", "euler", "euler_a", "dpm_2", "dpm_2_a")}
 
 
 def add_embedding(model: Model, embedding: Embedding, word: str | None = None) -> str:

@@ -23,8 +23,10 @@ from neonym.learn.concepts import add_concepts
 from neonym.learn.evaluation import Evaluation
 from neonym.learn.events import Report, Silent
 from neonym.learn.objective import Objective
+from neonym.learn.plateau import Plateau
 from neonym.learn.prepare import Prepared, prepare
 from neonym.learn.rhythm import Rhythm, due
+from neonym.learn.samples import Sampler
 from neonym.learn.state import TrainState, restore
 from neonym.learn.step import train_step
 from neonym.learn.store import CheckpointStore, settings_of
@@ -36,6 +38,7 @@ from neonym.words import clean
 
 BAD_STEPS_ALLOWED = 5
 LOOK_EVERY = 20  # steps
+EARLY_STOP_EVERY = 5  # steps
 
 
 @dataclass
@@ -72,7 +75,8 @@ def train(run: RunConfig, report: Report | None = None, known: Sequence[Problem]
         model.enable_gradient_checkpointing()
     model.process = process_of(model, run)
     assert ready.rhythm is not None
-    state = TrainState(add_concepts(model, ready), fingerprint, ready.rhythm.first, accelerator.scaler)
+    plateau = Plateau(run.eval.early_stop_window, run.eval.early_stop_threshold) if run.eval.early_stop else None
+    state = TrainState(add_concepts(model, ready), fingerprint, ready.rhythm.first, accelerator.scaler, plateau)
     if saved is not None:
         restore(state, saved)
         report.note(f"going on from step {state.step} of {run.save.resume or f'the interrupted run in {store.folder}'}")
@@ -81,7 +85,13 @@ def train(run: RunConfig, report: Report | None = None, known: Sequence[Problem]
     try:
         moments = encode_pictures(ready, model, report)
         loader = make_loader(ready, moments, model, accelerator)
-        return run_steps(Running(ready, model, state, store, loader, accelerator, report))
+        running = Running(ready, model, state, store, loader, accelerator, report)
+        try:
+            return run_steps(running)
+        except RuntimeError as error:
+            if accelerator.num_processes == 1:
+                raise
+            raise without_others(running, error) from error
     except Stopped:
         report.note("stopped before the first step; run the same command again")
         return Result(steps=state.step, signal=report.stop_wanted)
@@ -139,13 +149,19 @@ def run_steps(run: Running) -> Result:
     report.begin(run.store.folder, state.step, rhythm.total, sum(len(p.draws(0)) for p in run.loader.plans))
     evaluation.tell(report, state.step, before)
     guard, ends = Guard(run), time_limit(settings)
+    sampler = Sampler(settings.sample, run.ready.prompts, run.store.sample_folder, run.store.run_name)
+    draw_due(run, sampler, rhythm)
     for work in run.loader.steps(state.step, rhythm.total):
         losses = train_step(run.model, state.concepts, work, objective, run.accelerator)
         state.step = work.step + 1
         guard.watch(work, losses)
         report.step(state.step, losses)
-        if due(settings.eval.eval_every_n_steps, state.step) and run.main:
-            evaluation.tell(report, state.step, evaluation.losses())
+        if due(evaluation_interval(settings), state.step):
+            rows = [c.result() for c in state.concepts]
+            means = evaluation.tell(report, state.step, evaluation.losses(rows))
+            if state.plateau is not None:
+                state.plateau.add(means, rows)
+        draw_due(run, sampler, rhythm)
         save_due(run, rhythm, guard)
         stop = agreed(run.accelerator, report.stop_wanted)
         if stop and state.step < rhythm.total:
@@ -155,7 +171,30 @@ def run_steps(run: Running) -> Result:
         if agreed(run.accelerator, int(time.monotonic() > ends)) and state.step < rhythm.total:
             report.note(f"the time of --max_train_time was up after step {state.step} of {rhythm.total}")
             break
+        if state.plateau is not None and state.plateau.reached():
+            report.note(f"the evaluation loss has stopped changing: ended after step {state.step} of {rhythm.total}")
+            break
     return finish(run, evaluation, before, guard)
+
+
+def without_others(run: Running, error: RuntimeError) -> UserError:
+    """Another process of the run is gone: what this one has is saved. -> what to tell"""
+    if run.main:
+        Guard(run).check()
+        run.store.save_state(run.state)
+    what = f"another process ended, or none answered in time ({str(error).splitlines()[0]}); step {run.state.step} is saved"
+    return UserError(what, "training", "Run the same command again to go on")
+
+
+def draw_due(run: Running, sampler: Sampler, rhythm: Rhythm) -> None:
+    """Sample pictures that are due after this step. What goes wrong with them is said, and training goes on."""
+    tag = sampler.tag(run.state.step, rhythm)
+    if tag is None or not run.main:
+        return
+    try:
+        sampler.draw(run.model, run.state.concepts, tag, run.report)
+    except (OSError, UserError) as error:
+        run.report.note(f"warning: no sample pictures at {tag}: {error}")
 
 
 def save_due(run: Running, rhythm: Rhythm, guard: Guard) -> None:
@@ -183,6 +222,9 @@ def finish(run: Running, evaluation: Evaluation, before: Sequence[torch.Tensor],
     state, report = run.state, run.report
     report.end()
     guard.check()
+    if state.plateau is not None:
+        for concept, best in zip(state.concepts, state.plateau.best, strict=False):
+            concept.chosen = best
     after = evaluation.losses()
     verdicts = [
         make_verdict(run.model, *of_concept)
@@ -206,6 +248,11 @@ def process_of(model: Model, run: RunConfig) -> Diffusion:
     rules = NoiseRules(**{name: value for name, value in given.items() if value is not None})
     process = replace(model.process, rules=rules)
     return process.with_zero_terminal_snr() if run.objective.zero_terminal_snr else process
+
+
+def evaluation_interval(run: RunConfig) -> int:
+    """Steps between evaluations; 0: none."""
+    return run.eval.eval_every_n_steps or (EARLY_STOP_EVERY if run.eval.early_stop else 0)
 
 
 def time_limit(run: RunConfig) -> float:

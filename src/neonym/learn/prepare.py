@@ -16,6 +16,8 @@ from neonym.data.plan import ConceptPlan
 from neonym.data.records import Dataset, Folder, scan
 from neonym.errors import ConfigError, FormatError, ModelError, Problem
 from neonym.formats import read_embedding
+from neonym.generation.images import SAMPLERS
+from neonym.generation.prompts import SamplePrompt
 from neonym.learn.checks import (
     learning_problems,
     optimizer_errors,
@@ -25,6 +27,7 @@ from neonym.learn.checks import (
 )
 from neonym.learn.rhythm import Rhythm, make_rhythm
 from neonym.learn.rows import concept_seed
+from neonym.learn.samples import sample_prompts
 from neonym.models.family import ModelSource, identify, load_tokenizers
 from neonym.models.text import WordTokenizer
 from neonym.types import CaptionRules, ImageRecord
@@ -46,6 +49,7 @@ class Prepared:
     held_out: list[ImageRecord] = field(default_factory=list)
     plans: list[ConceptPlan] = field(default_factory=list)
     rhythm: Rhythm | None = None
+    prompts: list[SamplePrompt] = field(default_factory=list)
     weights: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # token -> rows of its --weights file
 
     @property
@@ -107,6 +111,8 @@ def prepare(run: RunConfig, known: Sequence[Problem] = ()) -> Prepared:
         for tokenizer in ready.tokenizers.values():
             tokenizer.add_word(spec.token_string, spec.num_vectors_per_token)
     ready.problems += token_problems(ready)
+    ready.prompts, found = sample_prompts(run.sample, ready.tokens, list(SAMPLERS))
+    ready.problems += found
     read_weights(ready, ready.source)
     if not ready.failed():
         ready.plans = make_plans(ready)

@@ -33,7 +33,7 @@ class Rhythm:
 
 
 def due(every: int | None, count: int) -> bool:
-    return bool(every) and count % every == 0  # pyright: ignore[reportOptionalOperand]
+    return every is not None and every > 0 and count % every == 0
 
 
 def make_rhythm(run: RunConfig, plans: Sequence[ConceptPlan]) -> Rhythm:

@@ -30,6 +30,7 @@ class Concept:
     max_grad_norm: float
     ema_decay: float | None = None
     average: dict[str, torch.Tensor] | None = None  # the rows' moving average, if one is kept
+    chosen: dict[str, torch.Tensor] | None = None  # rows that were better than the last ones
 
     def __post_init__(self) -> None:
         if self.ema_decay is not None:
@@ -62,12 +63,13 @@ class Concept:
 
     @torch.no_grad()
     def result(self) -> dict[str, torch.Tensor]:
-        """The rows to save, show and judge: the average where the optimizer or `ema_decay` keeps one. Changes nothing.
+        """The rows to save, show and judge: the best if they were looked for, else the average where one is kept.
 
-        Schedule-free optimizers (Defazio et al. 2024) step at one point and answer with another.
+        Changes nothing. Schedule-free optimizers (Defazio et al. 2024) step at one point and answer with another.
         """
-        if self.average is not None:
-            return {name: values.clone() for name, values in self.average.items()}
+        kept = self.chosen or self.average
+        if kept is not None:
+            return {name: values.clone() for name, values in kept.items()}
         now = {name: rows.detach().clone() for name, rows in self.rows.items()}
         if not hasattr(self.optimizer, "eval"):
             return now

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from neonym.errors import UserError
+from neonym.learn.plateau import Plateau
 from neonym.learn.rows import Concept
 
 
@@ -26,6 +27,7 @@ class TrainState:
     fingerprint: dict[str, str]  # everything that decides the numbers: setting -> value
     step: int = 0
     scaler: torch.amp.GradScaler | None = None  # pyright: ignore[reportPrivateImportUsage]
+    plateau: Plateau | None = None
 
 
 def tensors_of(state: TrainState) -> dict[str, torch.Tensor]:
@@ -39,6 +41,8 @@ def tensors_of(state: TrainState) -> dict[str, torch.Tensor]:
                 tensors[f"{c}/{name}/average"] = concept.average[name]
         for index, values in concept.optimizer.state_dict()["state"].items():
             tensors |= {f"{c}/optimizer/{index}/{k}": v for k, v in values.items() if isinstance(v, torch.Tensor)}
+    for c, rows in enumerate(state.plateau.best if state.plateau else []):
+        tensors |= {f"{c}/{name}/best": values for name, values in rows.items()}
     return {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
@@ -60,6 +64,8 @@ def save_state(state: TrainState, file: Path) -> None:
     """Complete or absent. Raises UserError."""
     facts = {"step": state.step, "fingerprint": state.fingerprint}
     facts["optimizers"] = [numbers_of(concept.optimizer) for concept in state.concepts]
+    if state.plateau is not None:
+        facts["evaluations"] = state.plateau.history
     if state.scaler is not None:
         facts["scaler"] = state.scaler.state_dict()
     part = file.with_suffix(f".{os.getpid()}.part")
@@ -80,6 +86,7 @@ class Saved:
     tensors: dict[str, torch.Tensor]
     optimizers: list[dict[str, Any]]
     scaler: dict[str, Any] | None
+    evaluations: list[list[float]]
     changed: list[str]  # settings that are not those of the run that saved it
 
 
@@ -96,7 +103,9 @@ def read_state(file: Path, fingerprint: dict[str, str]) -> Saved:
     changed = [
         f"{key} (was {old.get(key)}, is {new.get(key)})" for key in sorted({*old, *new}) if old.get(key) != new.get(key)
     ]
-    return Saved(facts["step"], tensors, facts["optimizers"], facts.get("scaler"), changed)
+    return Saved(
+        facts["step"], tensors, facts["optimizers"], facts.get("scaler"), facts.get("evaluations", []), changed
+    )
 
 
 def restore(state: TrainState, saved: Saved) -> None:
@@ -104,13 +113,21 @@ def restore(state: TrainState, saved: Saved) -> None:
     tensors, state.step = saved.tensors, saved.step
     if state.scaler is not None and saved.scaler is not None:
         state.scaler.load_state_dict(saved.scaler)
+    if state.plateau is not None:
+        state.plateau.history, state.plateau.best = list(saved.evaluations), []
     try:
         for c, concept in enumerate(state.concepts):
+            for name, rows in concept.rows.items():
+                if (saved_shape := tensors[f"{c}/{name}/rows"].shape) != rows.shape:
+                    raise ValueError(f"its rows are {tuple(saved_shape)}, not {tuple(rows.shape)}")
             concept.put({name: tensors[f"{c}/{name}/rows"] for name in concept.rows})
             for name, rows in concept.rows.items():
                 concept.start[name] = tensors[f"{c}/{name}/start"].to(rows.device)
                 if concept.average is not None:
                     concept.average[name] = tensors[f"{c}/{name}/average"].to(rows.device)
+            if state.plateau is not None and saved.evaluations:
+                best = {name: tensors[f"{c}/{name}/best"].to(rows.device) for name, rows in concept.rows.items()}
+                state.plateau.best.append(best)
             restore_optimizer(concept.optimizer, f"{c}/optimizer/", tensors, saved.optimizers[c])
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
         fix = "The words, their vectors, the model and the optimizer must be those of the run that saved it"

@@ -39,11 +39,14 @@ def train_step(
         per_concept = sum_by(per_sample, batch.concept, len(concepts)) / work.counts.clamp(min=1)
         accelerator.backward(per_concept.sum())
         losses += per_concept.detach()
-    for index, concept in enumerate(concepts):
-        if index in work.drawn:
-            concept.sum_gradients(accelerator)
-            concept.update(work.step, accelerator.scaler)
+    losses = accelerator.reduce(losses, "sum")
+    moving = [concepts[index] for index in work.drawn]
+    for concept in moving:  # everything that needs another process comes before the first change
+        concept.sum_gradients(accelerator)
+    for concept in moving:
+        concept.update(work.step, accelerator.scaler)
+    for concept in concepts:
         concept.optimizer.zero_grad(set_to_none=True)
     if accelerator.scaler is not None and work.drawn:
         accelerator.scaler.update()
-    return accelerator.reduce(losses, "sum")  # pyright: ignore[reportReturnType]
+    return losses  # pyright: ignore[reportReturnType]

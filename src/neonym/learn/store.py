@@ -32,11 +32,11 @@ WITHOUT_EFFECT = {  # on the numbers; pictures, captions and the start have fing
     "save": True,
     "cache": True,
     "metadata": True,
+    "sample": True,
     "compute": {"ddp_timeout"},
     "dataset": {"dataset_config", "train_data_dir", "reg_data_dir"},
     "optim": {"max_train_time"},
     "concept": {"weights"},
-    "eval": {"eval_every_n_steps", "eval_samples"},
 }
 STATE = "state.safetensors"
 PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -55,7 +55,7 @@ class CheckpointStore:
         self.save, self.folder = ready.run.save, ready.run_folder()
         self.run_name = self.folder.name.removesuffix("-run")
         self.names = dict(zip(ready.tokens, ready.file_names(), strict=True))
-        self.state_file = self.folder / STATE
+        self.state_file, self.sample_folder = self.folder / STATE, Path(self.save.output_dir) / "sample"
         self.metadata = self._metadata(ready)
         said = ready.run.metadata.model_dump(exclude_none=True)
         self.said = {name.replace("metadata_", "modelspec.", 1): text for name, text in said.items()}

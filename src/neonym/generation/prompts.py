@@ -1,0 +1,147 @@
+"""Prompt files for the samples of a training run: .txt lines with inline options, .toml, .json (training.md section 10)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from neonym.config.dataset import read_table
+from neonym.errors import ConfigError, Problem, nearest
+
+SMALLEST = 64  # pixels of a side
+
+
+@dataclass(frozen=True)
+class SamplePrompt:
+    """One picture to draw. None: the model's or the run's own value. Sizes are multiples of 8."""
+
+    prompt: str
+    negative_prompt: str = ""
+    width: int | None = None
+    height: int | None = None
+    sample_steps: int = 30
+    scale: float | None = None
+    seed: int | None = None
+    sample_sampler: str | None = None
+
+
+def side(text: Any) -> int:
+    """Rounded down to a multiple of 8, at least 64."""
+    return max(SMALLEST, int(text) // 8 * 8)
+
+
+def steps(text: Any) -> int:
+    number = int(text)
+    if not 1 <= number <= 1000:
+        raise ValueError("1 to 1000 is possible")
+    return number
+
+
+READ: dict[str, Callable[[Any], Any]] = {
+    "prompt": str, "negative_prompt": str, "width": side, "height": side, "sample_steps": steps, "scale": float,
+    "seed": int, "sample_sampler": lambda name: str(name).lower(),
+}  # fmt: skip
+LETTERS = {
+    "n": "negative_prompt", "w": "width", "h": "height", "s": "sample_steps", "l": "scale", "d": "seed",
+    "ss": "sample_sampler",
+}  # fmt: skip
+OTHER_FAMILIES = {"cn", "ctr", "rcfg", "fs", "g"}  # ControlNet and models that are not Stable Diffusion
+OTHER_KEYS = {"controlnet_image", "guidance_scale", "cfg_trunc_ratio", "renorm_cfg", "flow_shift"}
+
+
+def read_prompts(file: str) -> tuple[list[SamplePrompt], list[Problem]]:
+    """Every prompt of a file, and everything that is wrong with it."""
+    path, problems = Path(file), []
+    kinds = {".txt": txt_rows, ".toml": toml_rows, ".json": json_rows}
+    if path.suffix.lower() not in kinds:
+        fix = f"Use one of: {', '.join(kinds)}"
+        return [], [Problem("error", f"`{path.suffix}` is no kind of prompt file", f"--sample_prompts {file}", fix)]
+    try:
+        rows = kinds[path.suffix.lower()](path, problems)
+    except ConfigError as error:
+        return [], error.problems
+    prompts = [prompt for where, row in rows if (prompt := as_prompt(row, where, problems))]
+    if not prompts and not problems:
+        problems.append(Problem("error", "there is no prompt in it", f"--sample_prompts {file}"))
+    return prompts, problems
+
+
+Rows = list[tuple[str, dict[str, Any]]]  # (place, values under their long names)
+
+
+def txt_rows(path: Path, problems: list[Problem]) -> Rows:
+    """One prompt a line; blank lines and lines that begin with # are passed over."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([Problem("error", f"cannot be read as UTF-8 text ({error})", str(path))]) from error
+    numbered = [(f"{path} line {i}", line.strip()) for i, line in enumerate(lines, 1)]
+    return [(where, inline(line, where, problems)) for where, line in numbered if line and not line.startswith("#")]
+
+
+def toml_rows(path: Path, problems: list[Problem]) -> Rows:
+    """`[prompt]` holds defaults, `[[prompt.subset]]` the prompts."""
+    del problems
+    table = read_table(path).get("prompt")
+    if not isinstance(table, dict) or not isinstance(table.get("subset"), list):
+        raise ConfigError([Problem("error", "there is no [[prompt.subset]]", str(path))])
+    common = {key: value for key, value in table.items() if key != "subset"}
+    return [(f"{path} prompt.subset[{i}]", {**common, **row}) for i, row in enumerate(table["subset"])]
+
+
+def json_rows(path: Path, problems: list[Problem]) -> Rows:
+    """A list of lines with inline options, or of objects."""
+    rows = read_table(path)
+    if not isinstance(rows, list):
+        raise ConfigError([Problem("error", "should be a list", str(path))])
+    places = [(f"{path} [{i}]", row) for i, row in enumerate(rows)]
+    return [(where, inline(row, where, problems) if isinstance(row, str) else row) for where, row in places]
+
+
+def inline(line: str, where: str, problems: list[Problem]) -> dict[str, Any]:
+    """ "a cat --w 512 --n blurry" -> values by name. The prompt itself ends at the first ` --`."""
+    first, *options = re.split(r"(?:^|\s)--(?=[A-Za-z])", line)
+    values: dict[str, Any] = {"prompt": first.strip()}
+    for option in options:
+        letter, _, text = option.partition(" ")
+        letter = letter.lower()
+        if letter in LETTERS:
+            values[LETTERS[letter]] = text.strip()
+        elif letter in OTHER_FAMILIES:
+            problems.append(Problem("warning", f"`--{letter}` is for other kinds of models", where))
+        else:
+            known = ", ".join(f"--{name}" for name in LETTERS)
+            problems.append(Problem("error", f"`--{letter}` is not known", where, f"Known: {known}"))
+    return values
+
+
+def as_prompt(row: Any, where: str, problems: list[Problem]) -> SamplePrompt | None:
+    """Values by name -> a prompt; what is wrong goes to `problems`."""
+    if not isinstance(row, Mapping):
+        problems.append(Problem("error", "should be a text or an object", where))
+        return None
+    known = tuple(f.name for f in fields(SamplePrompt))
+    values: dict[str, Any] = {}
+    for key, value in row.items():
+        if key in OTHER_KEYS:
+            problems.append(Problem("warning", f"`{key}` is for other kinds of models", where))
+        elif key not in READ:
+            problems.append(Problem("error", f"`{key}` is not known", where, nearest(key, known)))
+        else:
+            try:
+                values[key] = READ[key](value)
+            except (ValueError, TypeError) as error:
+                problems.append(Problem("error", f"`{key}`: {error}", where))
+    if not values.get("prompt"):
+        problems.append(Problem("error", "has no prompt", where))
+        return None
+    return SamplePrompt(**values)
+
+
+def dump(prompt: SamplePrompt) -> str:
+    """For the text of the picture file."""
+    return json.dumps({f.name: getattr(prompt, f.name) for f in fields(prompt)}, ensure_ascii=False)

@@ -1,0 +1,111 @@
+"""Pictures while training: the same prompts and seeds each time, beside what the starting word draws."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL.PngImagePlugin import PngInfo
+
+from neonym.config.run import SampleSettings
+from neonym.errors import Problem
+from neonym.generation.prompts import SamplePrompt, dump, read_prompts
+from neonym.learn.rhythm import Rhythm, due
+from neonym.learn.rows import Concept, rows_as
+from neonym.models.family import Model
+from neonym.words import clean, whole_word
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from neonym.learn.events import Report
+
+BEFORE = "with the starting words"
+
+
+class Sampler:
+    """Draws the prompts of `--sample_prompts`. Training is the same with and without it: no state of it is touched."""
+
+    def __init__(self, settings: SampleSettings, prompts: Sequence[SamplePrompt], folder: Path, name: str):
+        self.settings, self.prompts, self.folder, self.name = settings, prompts, folder, name
+        self.before: list[Image.Image] = []
+
+    def tag(self, done: int, rhythm: Rhythm) -> str | None:
+        """sd-scripts' mark of an epoch or a step at which pictures are due; None: they are not."""
+        if not self.prompts:
+            return None
+        epoch = rhythm.epoch_ends(done)
+        if done == 0:
+            return "e000000" if self.settings.sample_at_first else None
+        if self.settings.sample_every_n_epochs:
+            return f"e{epoch:06d}" if epoch and due(self.settings.sample_every_n_epochs, epoch) else None
+        return f"{done:06d}" if due(self.settings.sample_every_n_steps, done) else None
+
+    def draw(self, model: Model, concepts: Sequence[Concept], tag: str, report: Report) -> list[Path]:
+        """Files as sd-scripts names them, and one sheet beside the pictures that the starting words give."""
+        from neonym.generation.sheets import sheet
+
+        vae = model.modules()["vae"]
+        home = next(vae.parameters())
+        where, kind = home.device, home.dtype
+        if not self.before:
+            with rows_as(concepts, [c.start for c in concepts]):
+                self.before = [self.picture(model, i) for i in range(len(self.prompts))]
+        with rows_as(concepts, [c.result() for c in concepts]):
+            pictures = [self.picture(model, i) for i in range(len(self.prompts))]
+        vae.to(where, kind)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        files = [self.save(picture, i, tag) for i, picture in enumerate(pictures)]
+        page = self.folder / f"{self.name}_{tag}_sheet.png"
+        sheet([(BEFORE, self.before), (f"now ({tag})", pictures)], side=pictures[0].height).save(page)
+        report.event("sampled", tag=tag, files=[str(f) for f in [*files, page]])
+        return [*files, page]
+
+    def picture(self, model: Model, index: int) -> Image.Image:
+        from neonym.generation.images import draw
+
+        asked = self.prompts[index]
+        side = model.source.native_size
+        return draw(
+            model, [asked.prompt], [self.seed(index)], negative_prompt=asked.negative_prompt, steps=asked.sample_steps,
+            guidance=asked.scale, size=(asked.width or side, asked.height or side),
+            sampler=asked.sample_sampler or self.settings.sample_sampler,
+        )[0]  # fmt: skip
+
+    def seed(self, index: int) -> int:
+        """The prompt's own, or its number: never by chance, so that only the word changes from sheet to sheet."""
+        own = self.prompts[index].seed
+        return index if own is None else own
+
+    def save(self, picture: Any, index: int, tag: str) -> Path:
+        own = self.prompts[index].seed
+        seed = "" if own is None else f"_{own}"
+        path = self.folder / f"{self.name}_{tag}_{index:02d}_{time.strftime('%Y%m%d%H%M%S')}{seed}.png"
+        text = PngInfo()
+        text.add_text("prompt", dump(self.prompts[index]))
+        picture.save(path, pnginfo=text)
+        return path
+
+
+def sample_prompts(
+    settings: SampleSettings, words: Sequence[str], samplers: Sequence[str]
+) -> tuple[list[SamplePrompt], list[Problem]]:
+    """The prompts of a run, and everything that is wrong with them, before anything is loaded."""
+    wanted = settings.sample_every_n_steps or settings.sample_every_n_epochs or settings.sample_at_first
+    if settings.sample_prompts is None:
+        missing = [Problem("error", "samples are wanted, but no prompts are given", "--sample_prompts", "Name a file")]
+        return [], missing if wanted else []
+    prompts, problems = read_prompts(settings.sample_prompts)
+    if not wanted:
+        fix = "Add --sample_every_n_steps or --sample_every_n_epochs"
+        problems.append(Problem("warning", "is given, but no samples are asked for", "--sample_prompts", fix))
+    for prompt in prompts:
+        sampler = prompt.sample_sampler
+        if sampler is not None and sampler not in samplers:
+            problems.append(Problem("error", f"sampler `{sampler}` is not known", settings.sample_prompts))
+        if not whole_word([clean(word) for word in words]).search(clean(prompt.prompt)):
+            what = f"the prompt `{prompt.prompt}` has none of the words, so its pictures will not change"
+            problems.append(Problem("warning", what, settings.sample_prompts))
+    return prompts, problems

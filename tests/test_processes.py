@@ -1,0 +1,86 @@
+"""Law 3: several processes are one. Real processes under `accelerate launch`, talking by gloo on this machine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+from neonym.formats import read_embedding
+from neonym.learn import loop
+
+
+def launch(processes: int, *flags: str) -> subprocess.Popen:
+    command = [str(Path(sys.executable).parent / "accelerate"), "launch", "--cpu", "--num_machines=1"]
+    command += [
+        f"--num_processes={processes}",
+        "--mixed_precision=no",
+        "--num_cpu_threads_per_process=1",
+        "--dynamo_backend=no",
+    ]
+    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+    command += ["--main_process_ip=127.0.0.1", "--main_process_port=0", "train_textual_inversion.py", *flags]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )  # fmt: skip
+
+
+def flags_for(pictures, out, steps: int = 6) -> list[str]:
+    return [
+        f"--train_data_dir={pictures}", "--token_string=mychar4", f"--max_train_steps={steps}", "--eval_samples=8",
+        f"--output_dir={out}", "--cpu", "--train_batch_size=3", "--state_every_n_steps=1", "--flip_aug",
+    ]  # fmt: skip
+
+
+def test_law_3_two_processes_are_one(run_for, tmp_path, pictures):
+    alone = loop.train(run_for("alone", max_train_steps=6, train_batch_size=3, flip_aug=True))
+    process = launch(2, *flags_for(pictures, tmp_path / "two"))
+    output = process.communicate(timeout=300)[0]
+    assert (tmp_path / "two" / "mychar4.safetensors").exists(), output
+    one, two = (
+        read_embedding(file).vectors["text_encoder"]
+        for file in (alone.files[0], tmp_path / "two" / "mychar4.safetensors")
+    )
+    assert float((one - two).abs().max()) <= 1e-6
+    assert output.count("mychar4: ") == 1, output  # rank 0 alone speaks
+    lines = [json.loads(line) for line in (tmp_path / "two" / "mychar4-run" / "events.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in lines if e["event"] == "step"] == [1, 2, 3, 4, 5, 6]
+
+
+def children(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def rank_of(pid: int) -> str | None:
+    for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+        if entry.startswith(b"LOCAL_RANK="):
+            return entry.partition(b"=")[2].decode()
+    return None
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in /proc")
+def test_a_killed_process_ends_the_run_with_its_state_saved(run_for, tmp_path, pictures):
+    """Then the same command in one process goes on to what an undisturbed run gives."""
+    flags = flags_for(pictures, tmp_path / "two", steps=400)
+    process = launch(2, *flags)
+    state = tmp_path / "two" / "mychar4-run" / "state.safetensors"
+    deadline = time.monotonic() + 200
+    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    ranks = {rank_of(pid): pid for pid in children(process.pid)}
+    os.kill(ranks["1"], signal.SIGKILL)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode != 0
+    assert state.exists(), output
+    assert not (tmp_path / "two" / "mychar4.safetensors").exists()
+    from neonym.learn.state import read_state
+
+    saved = read_state(state, {})
+    assert 1 <= saved.step < 400
+    assert bool(torch.stack([t.float().sum() for t in saved.tensors.values()]).isfinite().all())

@@ -1,0 +1,213 @@
+"""Length, saves, states, samples, early stop: what happens when."""
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from neonym.errors import UserError
+from neonym.formats import read_embedding
+from neonym.generation.prompts import inline, read_prompts
+from neonym.learn import loop, state
+from neonym.learn.events import Silent
+from neonym.learn.plateau import Plateau
+from neonym.learn.prepare import prepare
+
+
+class Notes(Silent):
+    """Remembers what was said; stops after a step if told to."""
+
+    def __init__(self, stop_at: int = 0):
+        self.stop_at, self.notes, self.events = stop_at, [], []
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def event(self, kind, **facts):
+        self.events.append((kind, facts))
+
+    def step(self, step, losses):
+        self.stop_wanted = 15 if step == self.stop_at else 0
+
+
+def names(run, pattern: str = "*.safetensors") -> list[str]:
+    return sorted(p.name for p in Path(run.save.output_dir).glob(pattern))
+
+
+def rows(path: Path) -> torch.Tensor:
+    return read_embedding(path).vectors["text_encoder"]
+
+
+def test_epochs_become_steps(run_for):
+    """6 pictures in batches of 4: two steps an epoch. The last epoch is the final file; old epochs go, states too."""
+    run = run_for(
+        max_train_epochs=5, save_every_n_epochs=1, save_last_n_epochs=2, save_state=True, save_last_n_epochs_state=1
+    )
+    assert prepare(run).rhythm.total == 10
+    result = loop.train(run)
+    assert result.steps == 10
+    assert names(run) == ["mychar4-000003.safetensors", "mychar4-000004.safetensors", "mychar4.safetensors"]
+    assert names(run, "*-state") == ["mychar4-000004-state", "mychar4-state"]
+
+
+def test_a_ratio_becomes_an_interval(run_for):
+    assert prepare(run_for(max_train_epochs=10, save_n_epoch_ratio=3)).rhythm.save_every_n_epochs == 3
+    assert prepare(run_for(max_train_epochs=2, save_n_epoch_ratio=9)).rhythm.save_every_n_epochs == 1
+
+
+def test_step_files_and_their_retention(run_for):
+    run = run_for(max_train_steps=9, save_every_n_steps=2, save_last_n_steps=3, save_state=True)
+    loop.train(run)
+    assert names(run) == ["mychar4-step00000006.safetensors", "mychar4-step00000008.safetensors", "mychar4.safetensors"]
+    assert names(run, "*-state") == ["mychar4-state", "mychar4-step00000006-state", "mychar4-step00000008-state"]
+
+
+def test_resuming_from_a_state_folder(run_for):
+    """From the state of step 4 of one run to the same end; with other settings it says so and goes on."""
+    whole = run_for("whole", save_every_n_steps=4, save_state=True)
+    loop.train(whole)
+    folder = Path(whole.save.output_dir) / "mychar4-step00000004-state"
+    again = run_for("again", resume=str(folder))
+    report = Notes()
+    loop.train(again, report)
+    assert torch.equal(*(rows(Path(r.save.output_dir) / "mychar4.safetensors") for r in (whole, again)))
+    assert any("going on from step 4" in note for note in report.notes)
+    longer, report = run_for("longer", resume=str(folder), max_train_steps=12), Notes()
+    assert loop.train(longer, report).steps == 12
+    assert any("max_train_steps (was 8, is 12)" in note for note in report.notes)
+    with pytest.raises(UserError, match="does not fit"):
+        loop.train(run_for("other", resume=str(folder), num_vectors_per_token=2))
+    with pytest.raises(UserError, match="there is no"):
+        loop.train(run_for("none", resume=str(folder.parent)))
+
+
+def test_beginning_later_in_the_plan(run_for):
+    report = Notes()
+    loop.train(run_for(initial_epoch=3), report)
+    assert ("started", {"first_step": 4, "steps": 8}) not in report.events  # Silent has no begin
+    assert prepare(run_for(initial_epoch=3)).rhythm.first == 4
+    assert prepare(run_for(initial_step=5)).rhythm.first == 5
+
+
+def test_a_time_limit_ends_like_a_last_step(run_for):
+    report = Notes()
+    result = loop.train(run_for(max_train_steps=100_000, max_train_time=0.02), report)
+    assert 0 < result.steps < 100_000
+    assert result.files[0].exists()
+    assert result.verdicts
+    assert any("was up after step" in note for note in report.notes)
+
+
+def test_the_average_is_saved(run_for):
+    plain, averaged = (loop.train(run_for(str(decay), ema_decay=decay)) for decay in (None, 0.9))
+    assert not torch.equal(rows(plain.files[0]), rows(averaged.files[0]))
+
+
+def test_metadata_and_precision(run_for):
+    result = loop.train(
+        run_for(max_train_steps=1, metadata_author="A. Mole", metadata_title="Mole", save_precision="fp16")
+    )
+    found = read_embedding(result.files[0])
+    assert found.metadata["modelspec.author"] == "A. Mole"
+    assert found.metadata["modelspec.title"] == "Mole"
+    assert torch.equal(found.vectors["text_encoder"], found.vectors["text_encoder"].half().float())
+
+
+def test_a_full_disk_while_saving_is_survived(run_for, monkeypatch):
+    """The files of step 2 stay whole, what cannot be written is said, and the run ends with its file."""
+    run, report, inner = run_for(save_every_n_steps=2, state_every_n_steps=2), Notes(), state.save_file
+    full = {"now": False}
+
+    def save_file(*args, **kwargs):
+        if full["now"]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return inner(*args, **kwargs)
+
+    class Fill(Notes):
+        def step(self, step, losses):
+            full["now"] = 3 <= step <= 6
+
+    monkeypatch.setattr(state, "save_file", save_file)
+    report = Fill()
+    result = loop.train(run, report)
+    assert result.steps == 8
+    assert result.files[0].exists()
+    said = [note for note in report.notes if "No space left" in note]
+    assert len(said) == 2
+    assert not list(Path(run.save.output_dir).rglob("*.part"))
+
+
+def test_plateau():
+    curve = [1.0, 0.8, 0.6, 0.5, 0.45, 0.43, 0.42, 0.421, 0.4205, 0.4207]
+    plateau = Plateau(window=4, threshold=0.02)
+    reached = []
+    for i, loss in enumerate(curve):
+        plateau.add([loss], [{"e": torch.tensor(float(i))}])
+        reached.append(plateau.reached())
+    assert reached == [False] * 8 + [True] * 2
+    assert float(plateau.best[0]["e"]) == 6
+    plateau.add([float("nan")], [{"e": torch.tensor(99.0)}])
+    assert float(plateau.best[0]["e"]) == 6
+
+
+def test_early_stop_ends_the_run_and_keeps_the_best(run_for):
+    options = {"early_stop": True, "eval_every_n_steps": 2, "early_stop_window": 2, "early_stop_threshold": 0.5}
+    run, report = run_for(max_train_steps=60, learning_rate=0.02, **options), Notes()
+    result = loop.train(run, report)
+    assert result.steps < 60
+    losses = [facts["loss"] for kind, facts in report.events if kind == "evaluated"]
+    assert result.verdicts[0].loss_after == pytest.approx(min(losses[1:]), rel=1e-5)
+    parts = run_for("parts", max_train_steps=60, learning_rate=0.02, **options)
+    loop.train(parts, Notes(stop_at=result.steps - 2))
+    again = loop.train(parts)
+    assert again.steps == result.steps
+    assert torch.equal(rows(result.files[0]), rows(again.files[0]))
+
+
+def test_samples_change_nothing_in_training(run_for, tmp_path):
+    """Law 1 with samples: the same file with and without them, and pictures that change with the word."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("# comment\n\na sticker of a mychar4 --d 7 --s 2 --l 3 --w 70\na red apple --s 2 --ss euler_a\n")
+    options = {"sample_prompts": str(prompts), "sample_every_n_steps": 4, "sample_at_first": True}
+    without, sampled, report = run_for("without"), run_for("with", learning_rate=5e-3, **options), Notes()
+    loop.train(without)
+    loop.train(sampled, report)
+    assert torch.equal(*(rows(Path(r.save.output_dir) / "mychar4.safetensors") for r in (without, sampled)))
+    drawn = sorted(p.name for p in (Path(sampled.save.output_dir) / "sample").iterdir())
+    for tag in ("e000000", "000004", "000008"):
+        mine = [name for name in drawn if f"_{tag}_" in name]
+        assert len(mine) == 3
+        assert sum(name.startswith(f"mychar4_{tag}_00_") and name.endswith("_7.png") for name in mine) == 1
+        assert f"mychar4_{tag}_sheet.png" in mine
+    assert any("`a red apple --s 2`" in n or "`a red apple` has none of the words" in n for n in report.notes)
+
+
+def test_prompt_files(tmp_path):
+    toml = tmp_path / "p.toml"
+    toml.write_text(
+        '[prompt]\nwidth = 100\nscale = 2\n[[prompt.subset]]\nprompt = "a"\nscale = 5\n[[prompt.subset]]\nprompt = "b"'
+    )
+    first, second = read_prompts(str(toml))[0]
+    assert (first.width, first.scale, second.scale) == (96, 5.0, 2.0)
+    listed = tmp_path / "p.json"
+    listed.write_text(json.dumps(["n cat --n blurry, h 12 --H 64", {"prompt": "x", "seed": 3}]))
+    first, second = read_prompts(str(listed))[0]
+    assert (first.prompt, first.negative_prompt, first.height, second.seed) == ("n cat", "blurry, h 12", 64, 3)
+    found: list = []
+    assert inline("--n only", "here", found)["prompt"] == ""
+    bad = tmp_path / "bad.txt"
+    bad.write_text("a --s 2000\nb --zz 3\nc --d x\n--n nothing\n")
+    prompts, problems = read_prompts(str(bad))
+    text = "\n".join(str(p) for p in problems)
+    for words in ("line 1", "1 to 1000", "`--zz` is not known", "`seed`", "line 4: has no prompt"):
+        assert words in text
+    assert [p.prompt for p in prompts] == ["a", "b", "c"]
+    for file in ("none.txt", "p.yaml"):
+        assert read_prompts(str(tmp_path / file))[1]
+
+
+def test_samples_without_prompts_are_refused(run_for):
+    problems = prepare(run_for(sample_every_n_steps=2)).problems
+    assert any(p.where == "--sample_prompts" and p.severity == "error" for p in problems)
