@@ -242,6 +242,22 @@ def test_law_6_a_loss_that_is_not_a_number_writes_nothing(run_for, monkeypatch):
     assert not (Path(run.save.output_dir) / "mychar4.safetensors").exists()
 
 
+def test_law_6_a_few_bad_steps_are_passed_over(run_for, monkeypatch):
+    """Two steps without a finite loss change nothing; the run goes on, learns and writes."""
+    clean, calls = Objective.loss, []
+
+    def poisoned(self, guess, noisy):
+        calls.append(1)
+        loss = clean(self, guess, noisy)
+        return loss * float("inf") if len(calls) in (6, 7) else loss
+
+    monkeypatch.setattr(Objective, "loss", poisoned)
+    result = loop.train(run_for(max_train_steps=12))
+    assert result.steps == 12
+    assert bool(rows(result.files[0]).isfinite().all())
+    assert result.verdicts[0].loss_after < result.verdicts[0].loss_before
+
+
 def test_law_6_a_full_disk_leaves_the_old_file(run_for, tmp_path):
     """The file-size limit of a real process stands for the full disk."""
     from neonym.formats import write_embedding

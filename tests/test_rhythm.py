@@ -146,7 +146,7 @@ def test_plateau():
     for i, loss in enumerate(curve):
         plateau.add([loss], [{"e": torch.tensor(float(i))}])
         reached.append(plateau.reached())
-    assert reached == [False] * 8 + [True] * 2
+    assert reached == [False] * 7 + [True] * 3
     assert float(plateau.best[0]["e"]) == 6
     plateau.add([float("nan")], [{"e": torch.tensor(99.0)}])
     assert float(plateau.best[0]["e"]) == 6

@@ -14,7 +14,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 TITLES = {
     "model": "Model", "concept": "The new word", "dataset": "Pictures and captions", "optim": "Learning",
     "objective": "Loss and noise", "compute": "Computing", "cache": "Cache of encoded pictures", "save": "Files",
-    "sample": "Pictures while training", "metadata": "Metadata of the file", "eval": "Evaluation",
+    "sample": "Pictures while training", "log": "Trackers",
+    "metadata": "Metadata of the file", "eval": "Evaluation",
 }  # fmt: skip
 
 

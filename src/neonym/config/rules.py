@@ -1,11 +1,12 @@
 """What can be wrong with the settings themselves: limits and contradictions. No file is looked at."""
 
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 from pydantic import BaseModel
 
-from neonym.config.run import OptimSettings, RunConfig, fields_of
+from neonym.config.run import LogSettings, OptimSettings, RunConfig, fields_of
 from neonym.config.values import (
     SCHEDULES,
     parse_arguments,
@@ -106,6 +107,13 @@ def schedule_problems(optim: OptimSettings) -> Iterator[Problem]:
         yield Problem("error", "a staged learning rate is a schedule of its own", "--learning_rate", fix)
 
 
+def tracker_kinds(log: LogSettings) -> list[str]:
+    """The packages that follow a run: naming a folder is enough for TensorBoard."""
+    if log.log_with == "all":
+        return ["tensorboard", "wandb"]
+    return [log.log_with] if log.log_with else ["tensorboard"] * (log.logging_dir is not None)
+
+
 def contradictions(run: RunConfig) -> Iterator[Problem]:
     """Settings that exclude or need each other."""
     o, optim, save = run.objective, run.optim, run.save
@@ -129,6 +137,12 @@ def contradictions(run: RunConfig) -> Iterator[Problem]:
     for wrong, what, name, fix in rows:
         if wrong:
             yield Problem("error", what, f"--{name}", fix)
+    if run.log.log_with in ("tensorboard", "all") and run.log.logging_dir is None:
+        yield Problem("error", "needs --logging_dir", f"--log_with={run.log.log_with}", "Name a folder for the logs")
+    for kind in tracker_kinds(run.log):
+        if find_spec(kind) is None:
+            fix = 'pip install "neonym[logging]"'
+            yield Problem("error", f"the package `{kind}` is not installed", "--log_with", fix)
     needs = [
         ("save_last_n_steps", save.save_last_n_steps, save.save_every_n_steps, "--save_every_n_steps"),
         ("save_last_n_epochs", save.save_last_n_epochs, save.save_every_n_epochs or save.save_n_epoch_ratio,

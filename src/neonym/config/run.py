@@ -200,6 +200,17 @@ class MetadataSettings(Section):
     metadata_is_negative_embedding: str | None = setting(None, "Whether it is for negative prompts.")
 
 
+class LogSettings(Section):
+    logging_dir: str | None = setting(None, "Folder of TensorBoard's logs; naming one switches TensorBoard on.")
+    log_with: Literal["tensorboard", "wandb", "all"] | None = setting(None, "Trackers that follow the run.")
+    log_prefix: str | None = setting(None, "What the name of the folder within logging_dir begins with.")
+    log_tracker_name: str | None = setting(None, "Name of the project (default: textual_inversion).")
+    wandb_run_name: str | None = setting(None, "Name of the run at Weights & Biases.")
+    log_tracker_config: str | None = setting(None, "TOML file with arguments for the trackers, a table for each.")
+    wandb_api_key: str | None = setting(None, "Key for Weights & Biases; WANDB_API_KEY in the environment is safer.")
+    log_config: bool = setting(False, "Log the settings too, without paths and keys.")
+
+
 class EvalSettings(Section):
     eval_every_n_steps: int = setting(
         0, "Measure the evaluation loss every so many steps; 0: at the start and end (every 5 for early_stop).", least=0
@@ -226,6 +237,7 @@ class RunConfig(Section):
     cache: CacheSettings = CacheSettings()
     save: SaveSettings = SaveSettings()
     sample: SampleSettings = SampleSettings()
+    log: LogSettings = LogSettings()
     metadata: MetadataSettings = MetadataSettings()
     eval: EvalSettings = EvalSettings()
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
-from datetime import timedelta
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs, KwargsHandler
 
 from neonym.config.run import RunConfig
 from neonym.data.images import content_hash
@@ -22,22 +19,20 @@ from neonym.errors import DataError, Problem, UserError
 from neonym.learn.concepts import add_concepts
 from neonym.learn.evaluation import Evaluation
 from neonym.learn.events import Report, Silent
-from neonym.learn.objective import Objective
+from neonym.learn.guard import Guard
 from neonym.learn.plateau import Plateau
 from neonym.learn.prepare import Prepared, prepare
 from neonym.learn.rhythm import Rhythm, due
 from neonym.learn.samples import Sampler
+from neonym.learn.start import objective_of, process_of, start_accelerator, weight_dtype
 from neonym.learn.state import TrainState, restore
 from neonym.learn.step import train_step
 from neonym.learn.store import CheckpointStore, settings_of
+from neonym.learn.trackers import Trackers
 from neonym.learn.verdict import Verdict, make_verdict
 from neonym.models.family import Model, load_model
-from neonym.models.process import Diffusion, NoiseRules
-from neonym.types import Work
 from neonym.words import clean
 
-BAD_STEPS_ALLOWED = 5
-LOOK_EVERY = 20  # steps
 EARLY_STOP_EVERY = 5  # steps
 
 
@@ -85,13 +80,16 @@ def train(run: RunConfig, report: Report | None = None, known: Sequence[Problem]
     try:
         moments = encode_pictures(ready, model, report)
         loader = make_loader(ready, moments, model, accelerator)
-        running = Running(ready, model, state, store, loader, accelerator, report)
+        trackers = Trackers(accelerator, run, state.concepts, ready.rhythm.steps_per_epoch)
+        running = Running(ready, model, state, store, loader, accelerator, report, trackers)
         try:
             return run_steps(running)
         except RuntimeError as error:
             if accelerator.num_processes == 1:
                 raise
             raise without_others(running, error) from error
+        finally:
+            trackers.end()
     except Stopped:
         report.note("stopped before the first step; run the same command again")
         return Result(steps=state.step, signal=report.stop_wanted)
@@ -133,6 +131,7 @@ class Running:
     loader: Loader
     accelerator: Accelerator
     report: Report
+    trackers: Trackers
 
     @property
     def main(self) -> bool:
@@ -148,7 +147,7 @@ def run_steps(run: Running) -> Result:
     before = evaluation.losses([c.start for c in state.concepts])
     report.begin(run.store.folder, state.step, rhythm.total, sum(len(p.draws(0)) for p in run.loader.plans))
     evaluation.tell(report, state.step, before)
-    guard, ends = Guard(run), time_limit(settings)
+    guard, ends = Guard(state.concepts, run.loader.plans), time_limit(settings)
     sampler = Sampler(settings.sample, run.ready.prompts, run.store.sample_folder, run.store.run_name)
     draw_due(run, sampler, rhythm)
     for work in run.loader.steps(state.step, rhythm.total):
@@ -156,9 +155,11 @@ def run_steps(run: Running) -> Result:
         state.step = work.step + 1
         guard.watch(work, losses)
         report.step(state.step, losses)
+        run.trackers.step(state.step, losses)
         if due(evaluation_interval(settings), state.step):
             rows = [c.result() for c in state.concepts]
             means = evaluation.tell(report, state.step, evaluation.losses(rows))
+            run.trackers.evaluated(state.step, means)
             if state.plateau is not None:
                 state.plateau.add(means, rows)
         draw_due(run, sampler, rhythm)
@@ -180,7 +181,7 @@ def run_steps(run: Running) -> Result:
 def without_others(run: Running, error: RuntimeError) -> UserError:
     """Another process of the run is gone: what this one has is saved. -> what to tell"""
     if run.main:
-        Guard(run).check()
+        Guard(run.state.concepts, run.loader.plans).check()
         run.store.save_state(run.state)
     what = f"another process ended, or none answered in time ({str(error).splitlines()[0]}); step {run.state.step} is saved"
     return UserError(what, "training", "Run the same command again to go on")
@@ -192,7 +193,8 @@ def draw_due(run: Running, sampler: Sampler, rhythm: Rhythm) -> None:
     if tag is None or not run.main:
         return
     try:
-        sampler.draw(run.model, run.state.concepts, tag, run.report)
+        *_, page = sampler.draw(run.model, run.state.concepts, tag, run.report)
+        run.trackers.picture(run.state.step, page)
     except (OSError, UserError) as error:
         run.report.note(f"warning: no sample pictures at {tag}: {error}")
 
@@ -221,11 +223,13 @@ def finish(run: Running, evaluation: Evaluation, before: Sequence[torch.Tensor],
     """Verdicts and final files."""
     state, report = run.state, run.report
     report.end()
+    guard.look()
     guard.check()
     if state.plateau is not None:
         for concept, best in zip(state.concepts, state.plateau.best, strict=False):
             concept.chosen = best
     after = evaluation.losses()
+    run.trackers.evaluated(state.step, [float(losses.mean()) for losses in after])
     verdicts = [
         make_verdict(run.model, *of_concept)
         for of_concept in zip(state.concepts, before, after, evaluation.shown_on, strict=True)
@@ -235,19 +239,6 @@ def finish(run: Running, evaluation: Evaluation, before: Sequence[torch.Tensor],
         report.note("\n".join([*verdict.lines(), f"  file: {file}"]))
     report.event("finished", step=state.step, files=[str(f) for f in files], verdicts=[v.as_dict() for v in verdicts])
     return Result(files, verdicts, state.step)
-
-
-def objective_of(run: RunConfig) -> Objective:
-    """The settings that say how a prediction is judged."""
-    return Objective(**{f.name: getattr(run.objective, f.name) for f in fields(Objective)})
-
-
-def process_of(model: Model, run: RunConfig) -> Diffusion:
-    """The model's noising process with the run's rules; a rule that was not given is the plain one."""
-    given = {f.name: getattr(run.objective, f.name) for f in fields(NoiseRules)}
-    rules = NoiseRules(**{name: value for name, value in given.items() if value is not None})
-    process = replace(model.process, rules=rules)
-    return process.with_zero_terminal_snr() if run.objective.zero_terminal_snr else process
 
 
 def evaluation_interval(run: RunConfig) -> int:
@@ -267,69 +258,6 @@ def agreed(accelerator: Accelerator, wish: int) -> int:
         return wish
     wishes = accelerator.gather(torch.tensor([wish], device=accelerator.device))
     return int(wishes.max())  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue, reportArgumentType]
-
-
-class Guard:
-    """Nothing that is not finite goes on or is written: losses are collected without waiting, rows checked at saves."""
-
-    def __init__(self, run: Running):
-        self.run = run
-        self.recent: list[tuple[Work, torch.Tensor]] = []
-
-    def watch(self, work: Work, losses: torch.Tensor) -> None:
-        """Looks at the losses of many steps at once: one transfer from the device."""
-        self.recent.append((work, losses))
-        if len(self.recent) >= LOOK_EVERY:
-            self.look()
-
-    def look(self) -> None:
-        """Raises UserError if too many of the recent losses were not finite, naming a step and its pictures."""
-        finite = torch.stack([losses for _, losses in self.recent]).isfinite().tolist()  # [steps,N]
-        bad = [
-            (work, index)
-            for (work, _), row in zip(self.recent, finite, strict=True)
-            for index, ok in enumerate(row)
-            if not ok
-        ]
-        self.recent = []
-        if len(bad) > BAD_STEPS_ALLOWED:
-            work, index = bad[0]
-            pictures = ", ".join(sorted({d.record.path.name for d in self.run.loader.plans[index].draws(work.step)}))
-            self.stop(f"the loss of {len(bad)} steps, first of step {work.step + 1} ({pictures}),")
-
-    def check(self) -> None:
-        """Raises UserError if a row is not finite."""
-        for concept in self.run.state.concepts:
-            if not all(bool(rows.isfinite().all()) for rows in concept.rows.values()):
-                if self.recent:
-                    self.look()
-                self.stop(f"the vectors of `{concept.token}`")
-
-    def stop(self, what: str) -> None:
-        fix = "Lower --learning_rate, or use --mixed_precision no or bf16; files saved before are intact"
-        raise UserError(f"{what} became infinite or not a number; nothing more is written", "training", fix)
-
-
-def start_accelerator(run: RunConfig, report: Report) -> Accelerator:
-    """The device, and the nearest precision that it can compute in."""
-    precision = run.compute.mixed_precision
-    if not torch.distributed.is_initialized():  # a second run in one process may use another device or precision
-        AcceleratorState._reset_state(reset_partial_state=True)
-    on_cpu = run.compute.cpu or not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    if precision == "fp16" and on_cpu:
-        report.note(
-            "note: mixed_precision fp16 -> fp32: a CPU does not compute in fp16; the result is at least as exact."
-        )
-        precision = "no"
-    waiting: list[KwargsHandler] = [InitProcessGroupKwargs(timeout=timedelta(minutes=run.compute.ddp_timeout or 10))]
-    return Accelerator(mixed_precision=precision, cpu=run.compute.cpu, kwargs_handlers=waiting)
-
-
-def weight_dtype(accelerator: Accelerator) -> torch.dtype:
-    """Of the frozen model: the training precision on a GPU. On a CPU autocast alone does it."""
-    if accelerator.device.type == "cpu":
-        return torch.float32
-    return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
 
 
 def make_folders(store: CheckpointStore) -> None:

@@ -44,17 +44,20 @@ class Concept:
                 rows.grad = accelerator.reduce(grad, "sum")  # pyright: ignore[reportAttributeAccessIssue]
 
     def update(self, step: int, scaler: torch.amp.GradScaler | None) -> None:  # pyright: ignore
-        """One optimizer step at the schedule's rate, the gradient clipped over this concept's own rows."""
+        """One optimizer step at the schedule's rate, the gradient clipped over this concept's own rows.
+
+        A gradient that is not finite is passed over: the rows stay as they are.
+        """
         if self.learning_rate is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate(step)
+        rows = list(self.rows.values())
         if scaler is not None:
             scaler.unscale_(self.optimizer)
-        if self.max_grad_norm > 0:
-            torch.nn.utils.clip_grad_norm_(list(self.rows.values()), self.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(rows, self.max_grad_norm or float("inf"))
         if scaler is not None:
-            scaler.step(self.optimizer)
-        else:
+            scaler.step(self.optimizer)  # skips gradients that are not finite
+        elif bool(norm.isfinite()):  # waits for the device, so that one bad step does not end the run
             self.optimizer.step()
         if self.average is not None and self.ema_decay is not None:
             decay = min(self.ema_decay, (1 + step) / (10 + step))  # forgets the start sooner in a young run

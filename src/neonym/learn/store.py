@@ -33,6 +33,7 @@ WITHOUT_EFFECT = {  # on the numbers; pictures, captions and the start have fing
     "cache": True,
     "metadata": True,
     "sample": True,
+    "log": True,
     "compute": {"ddp_timeout"},
     "dataset": {"dataset_config", "train_data_dir", "reg_data_dir"},
     "optim": {"max_train_time"},

@@ -1,0 +1,56 @@
+"""Nothing that is not finite goes on or is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from neonym.data.loader import Plan
+from neonym.errors import UserError
+from neonym.learn.rows import Concept
+from neonym.types import Work
+
+BAD_STEPS_ALLOWED = 5
+LOOK_EVERY = 20  # steps
+
+
+class Guard:
+    """Steps without a finite loss change nothing; after a few of them the run ends. Rows are checked before each save."""
+
+    def __init__(self, concepts: Sequence[Concept], plans: Sequence[Plan]):
+        self.concepts, self.plans = concepts, plans
+        self.recent: list[tuple[Work, torch.Tensor]] = []
+
+    def watch(self, work: Work, losses: torch.Tensor) -> None:
+        """Looks at the losses of many steps at once: one transfer from the device."""
+        self.recent.append((work, losses))
+        if len(self.recent) >= LOOK_EVERY:
+            self.look()
+
+    def look(self) -> None:
+        """Raises UserError if too many of the recent losses were not finite, naming a step and its pictures."""
+        if not self.recent:
+            return
+        finite = torch.stack([losses for _, losses in self.recent]).isfinite().tolist()  # [steps,N]
+        bad = [
+            (work, index)
+            for (work, _), row in zip(self.recent, finite, strict=True)
+            for index, ok in enumerate(row)
+            if not ok
+        ]
+        self.recent = []
+        if len(bad) > BAD_STEPS_ALLOWED:
+            work, index = bad[0]
+            pictures = ", ".join(sorted({d.record.path.name for d in self.plans[index].draws(work.step)}))
+            self.stop(f"the loss of {len(bad)} steps, first of step {work.step + 1} ({pictures}),")
+
+    def check(self) -> None:
+        """Raises UserError if a row is not finite."""
+        for concept in self.concepts:
+            if not all(bool(rows.isfinite().all()) for rows in concept.rows.values()):
+                self.stop(f"the vectors of `{concept.token}`")
+
+    def stop(self, what: str) -> None:
+        fix = "Lower --learning_rate, or use --mixed_precision no or bf16; files saved before are intact"
+        raise UserError(f"{what} became infinite or not a number; nothing more is written", "training", fix)

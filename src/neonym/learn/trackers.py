@@ -1,0 +1,127 @@
+"""TensorBoard and Weights & Biases, through accelerate: sd-scripts' scalars, and what tells whether a word is learned."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from neonym.config.dataset import read_table
+from neonym.config.run import RunConfig, fields_of
+from neonym.learn.rows import Concept
+
+FLUSH_STEPS = 50
+PRIVATE = (
+    "dir",
+    "path",
+    "key",
+    "token",
+    "config",
+    "weights",
+    "resume",
+    "prompts",
+)  # parts of names that are not logged
+
+
+def tracker_folder(run: RunConfig) -> Path | None:
+    """A folder of its own for each run, as sd-scripts names it."""
+    if run.log.logging_dir is None:
+        return None
+    return Path(run.log.logging_dir) / f"{run.log.log_prefix or ''}{time.strftime('%Y%m%d%H%M%S')}"
+
+
+class Trackers:
+    """`loss` and `lr` by step, `lr/d*lr` where an optimizer finds its rate, `loss/epoch`; per word `eval`, `norm`, `distance`.
+
+    Losses stay on their device until many can be fetched at once.
+    """
+
+    def __init__(self, accelerator: Accelerator, run: RunConfig, concepts: Sequence[Concept], steps_per_epoch: int):
+        self.accelerator, self.concepts, self.steps_per_epoch = accelerator, concepts, steps_per_epoch
+        self.on = bool(accelerator.log_with)
+        self.pending: list[tuple[int, torch.Tensor, dict[str, float]]] = []
+        self.epoch: list[float] = []
+        if self.on:
+            if run.log.wandb_api_key:
+                os.environ["WANDB_API_KEY"] = run.log.wandb_api_key
+            name = run.log.log_tracker_name or "textual_inversion"
+            accelerator.init_trackers(name, config=shown_settings(run), init_kwargs=tracker_arguments(run))
+
+    def step(self, step: int, losses: torch.Tensor) -> None:
+        """`step`: how many are done."""
+        if not self.on:
+            return
+        rates = {}
+        for concept in self.concepts:
+            group = concept.optimizer.param_groups[0]
+            rates[self.name("lr", concept)] = float(group.get("scheduled_lr") or group["lr"] or 0.0)
+            if "d" in group:
+                rates[self.name("lr/d*lr", concept)] = float(group["d"]) * float(group["lr"])
+        self.pending.append((step, losses, rates))
+        if len(self.pending) >= FLUSH_STEPS:
+            self.flush()
+
+    def flush(self) -> None:
+        """One transfer from the device for many steps."""
+        if not self.pending:
+            return
+        values = torch.stack([losses for _, losses, _ in self.pending]).tolist()
+        for (step, _, rates), losses in zip(self.pending, values, strict=True):
+            named = {self.name("loss", c): loss for c, loss in zip(self.concepts, losses, strict=True)}
+            self.epoch.append(sum(losses) / len(losses))
+            if step % self.steps_per_epoch == 0:
+                named["loss/epoch"] = sum(self.epoch) / len(self.epoch)
+                self.epoch = []
+            self.accelerator.log({**named, **rates}, step=step)
+        self.pending = []
+
+    def evaluated(self, step: int, means: Sequence[float]) -> None:
+        """The evaluation loss of each word, how long its vectors are and how far they are from their start."""
+        if not self.on:
+            return
+        self.flush()
+        values: dict[str, float] = {}
+        for concept, mean in zip(self.concepts, means, strict=True):
+            rows = torch.cat([r.flatten(1) for r in concept.result().values()], dim=1)
+            start = torch.cat([r.flatten(1) for r in concept.start.values()], dim=1)
+            values[f"eval/{concept.token}"] = mean
+            values[f"norm/{concept.token}"] = float(rows.norm(dim=1).mean())
+            values[f"distance/{concept.token}"] = float((rows - start).norm(dim=1).mean())
+        self.accelerator.log(values, step=step)
+
+    def picture(self, step: int, file: Path) -> None:
+        """A sheet of sample pictures."""
+        for tracker in self.accelerator.trackers if self.on else ():
+            pixels = np.asarray(Image.open(file).convert("RGB"))[None]  # [1,H,W,3]
+            options: dict[str, Any] = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images({"samples": pixels}, step=step, **options)
+
+    def end(self) -> None:
+        if self.on:
+            self.flush()
+            self.accelerator.end_training()
+
+    def name(self, what: str, concept: Concept) -> str:
+        return what if len(self.concepts) == 1 else f"{what}/{concept.token}"
+
+
+def shown_settings(run: RunConfig) -> dict[str, Any] | None:
+    """What `--log_config` logs: no paths, no keys."""
+    if not run.log.log_config:
+        return None
+    values = {name: getattr(getattr(run, section), name) for section, name, _ in fields_of(RunConfig)}
+    return {n: str(v) for n, v in values.items() if v is not None and not any(part in n for part in PRIVATE)}
+
+
+def tracker_arguments(run: RunConfig) -> dict[str, Any]:
+    """Arguments of the trackers' start, by tracker. Raises ConfigError if their file cannot be read."""
+    if run.log.log_tracker_config is not None:
+        return read_table(Path(run.log.log_tracker_config))
+    return {"wandb": {"name": run.log.wandb_run_name}} if run.log.wandb_run_name else {}
