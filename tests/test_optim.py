@@ -69,16 +69,17 @@ def test_arguments_are_python_literals():
         parse_arguments(["decouple=true", "eps", "a=1"])
 
 
+def distance(rows: torch.Tensor) -> float:
+    return float((rows.detach() - 0.3).square().sum())
+
+
 @pytest.mark.parametrize("name", [*OPTIMIZERS, *SMALLER, "Adamax", "torch.optim.NAdam", "adamw8BIT"])
 def test_every_optimizer_goes_downhill(name):
     """From (1, 1) towards the target at 0.3: nearer after 40 steps, and only its own rows have state."""
     rows = torch.nn.Parameter(torch.ones(2, 3))
-    arguments = {"growth_rate": 1.2} if "prodigy" in name.lower() or name.startswith("DAdaptAdam") else {}
-    if name == "DAdaptAdamPreprint":
-        arguments = {}
     rate = 1.0 if name.startswith(("DAdapt", "Prodigy")) else 0.02
-    optimizer = make_optimizer([rows], name, rate, arguments if name == "Prodigy" else {})
-    first = float(((rows - 0.3) ** 2).sum())
+    optimizer = make_optimizer([rows], name, rate)
+    first = distance(rows)
     for _ in range(200 if name.startswith(("DAdapt", "Prodigy")) else 60):
         loss = ((rows - 0.3) ** 2).sum()
         loss.backward()
@@ -86,7 +87,7 @@ def test_every_optimizer_goes_downhill(name):
         optimizer.zero_grad()
     if hasattr(optimizer, "eval"):
         optimizer.eval()
-    assert float(((rows - 0.3) ** 2).sum()) < 0.9 * first
+    assert distance(rows) < 0.9 * first
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 1
 
 

@@ -36,7 +36,7 @@ def export(work: Path, out: Path) -> None:
     model = Learner(make_unet(), make_text_encoder())
     model.load_state_dict(state["ema"])
     vae = make_vae()
-    vae.load_state_dict(state["vae"])
+    vae.load_state_dict(better_decoder(work / "vae.pt", state["vae"]))
     vae.register_to_config(scaling_factor=round(state["scale"], 5))
     if out.exists():
         shutil.rmtree(out)
@@ -55,6 +55,15 @@ def export(work: Path, out: Path) -> None:
     (out / "neonym.json").write_text(json.dumps(facts, indent=2) + "\n")
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     print(f"{out}: {size / 1e6:.1f} MB, {facts}")
+
+
+def better_decoder(file: Path, vae: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The VAE of `file` if its latents are those that the U-Net was trained on, else `vae`."""
+    if not file.exists():
+        return vae
+    newer = torch.load(file, weights_only=True, map_location="cpu")["vae"]
+    fixed = [name for name in vae if name.startswith(("encoder.", "quant_conv."))]
+    return newer if all(torch.equal(newer[name], vae[name]) for name in fixed) else vae
 
 
 if __name__ == "__main__":

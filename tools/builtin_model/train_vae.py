@@ -78,9 +78,9 @@ def carry(conv: nn.Module, rest: float, rows: int = CARRIED) -> torch.Tensor:
     return conv.weight
 
 
-def pictures(drawings: np.ndarray, count: int, rng: np.random.Generator) -> torch.Tensor:
+def pictures(drawings: np.ndarray, count: int, rng: np.random.Generator, subjects: int) -> torch.Tensor:
     """Random taught pictures. -> uint8 [count,128,128,3]"""
-    rows = taught(load_subjects(), len(drawings))
+    rows = taught(load_subjects(), subjects)
     colours = list(COLOURS)
     made = []
     for _ in range(count):
@@ -97,9 +97,10 @@ def crops(pool: torch.Tensor, batch: int, side: int, generator: torch.Generator)
     return (cut.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
-def loss_of(vae: AutoencoderKL, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def loss_of(vae: AutoencoderKL, x: torch.Tensor, decoder_only: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Reconstruction + edges + KL, and the reconstruction alone. x: [B,3,H,W]"""
-    posterior = vae.encode(x).latent_dist
+    with torch.set_grad_enabled(not decoder_only):
+        posterior = vae.encode(x).latent_dist
     y = vae.decode(posterior.sample()).sample
     flat = F.l1_loss(y, x)
     edges = F.l1_loss(y.diff(dim=-1), x.diff(dim=-1)) + F.l1_loss(y.diff(dim=-2), x.diff(dim=-2))
@@ -114,11 +115,19 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--whole", type=float, default=0.15, help="share of the run, at its end, on whole pictures")
     parser.add_argument("--start", type=Path, help="start from the VAE of this Diffusers folder")
+    parser.add_argument("--subjects", type=int, default=10_000, help="pictures of the first so many taught subjects")
+    parser.add_argument(
+        "--decoder_only", action="store_true", help="latents stay what they are, so the U-Net still fits"
+    )
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     vae = (AutoencoderKL.from_pretrained(args.start, subfolder="vae") if args.start else make_vae()).to(device)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0)
+    if args.decoder_only:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
+    learning = [p for p in vae.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0)
     checkpoint, seen = args.work / "vae.pt", 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True, map_location=device)
@@ -127,7 +136,7 @@ def main() -> None:
         seen = state["seen"]
     drawings = np.load(args.work / "drawings.npz")["drawings"]
     rng, generator = np.random.default_rng(seen), torch.Generator().manual_seed(seen)
-    pool = pictures(drawings, 3000, rng)
+    pool = pictures(drawings, 3000, rng, args.subjects)
     started, step, shown = time.monotonic(), 0, 0.0
     while (share := (time.monotonic() - started) / (60 * args.minutes)) < 1:
         whole = share > 1 - args.whole
@@ -135,9 +144,9 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = lr
         x = crops(pool, args.batch // 2 if whole else args.batch, 128 if whole else 64, generator).to(device)
-        loss, flat = loss_of(vae, x)
+        loss, flat = loss_of(vae, x, args.decoder_only)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(learning, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         step, seen = step + 1, seen + len(x)
