@@ -14,7 +14,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 TITLES = {
     "model": "Model", "concept": "The new word", "dataset": "Pictures and captions", "optim": "Learning",
     "objective": "Loss and noise", "compute": "Computing", "cache": "Cache of encoded pictures", "save": "Files",
-    "sample": "Pictures while training", "log": "Trackers",
+    "sample": "Pictures while training", "log": "Trackers", "hub": "Hugging Face hub",
     "metadata": "Metadata of the file", "eval": "Evaluation",
 }  # fmt: skip
 

@@ -122,7 +122,9 @@ def main() -> None:
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
-    vae = (AutoencoderKL.from_pretrained(args.start, subfolder="vae") if args.start else make_vae()).to(device)
+    vae = (
+        AutoencoderKL.from_pretrained(args.start, subfolder="vae", dtype=torch.float32) if args.start else make_vae()
+    ).to(device)
     if args.decoder_only:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)

@@ -130,6 +130,8 @@ def contradictions(run: RunConfig) -> Iterator[Problem]:
         (optim.ema_decay is not None and optim.ema_decay >= 1, f"{optim.ema_decay} is not below 1", "ema_decay", ""),
         (optim.initial_step is not None and optim.initial_epoch is not None, "one of it and --initial_step is enough",
          "initial_epoch", ""),
+        (run.hub.resume_from_huggingface and save.resume is None, "needs --resume", "resume_from_huggingface",
+         "Add --resume=owner/repo/folder"),
         (save.resume is not None and save.restart, "goes against --resume", "restart", "Give one of them"),
         (save.save_n_epoch_ratio is not None and save.save_every_n_epochs is not None,
          "one of it and --save_every_n_epochs is enough", "save_n_epoch_ratio", ""),
@@ -149,6 +151,7 @@ def contradictions(run: RunConfig) -> Iterator[Problem]:
          "--save_every_n_epochs"),
         ("save_last_n_steps_state", save.save_last_n_steps_state, save.save_state, "--save_state"),
         ("save_last_n_epochs_state", save.save_last_n_epochs_state, save.save_state, "--save_state"),
+        ("huggingface_path_in_repo", run.hub.huggingface_path_in_repo, run.hub.huggingface_repo_id, "--huggingface_repo_id"),
         ("latent_cache_dir", run.cache.latent_cache_dir, run.cache.cache_latents_to_disk, "--cache_latents_to_disk"),
     ]  # fmt: skip
     for name, value, needed, flag in needs:

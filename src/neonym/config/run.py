@@ -211,6 +211,19 @@ class LogSettings(Section):
     log_config: bool = setting(False, "Log the settings too, without paths and keys.")
 
 
+class HubSettings(Section):
+    huggingface_repo_id: str | None = setting(None, "Upload every saved file to this repository (owner/name).")
+    huggingface_repo_type: Literal["model", "dataset", "space"] = setting("model", "Kind of the repository.")
+    huggingface_path_in_repo: str | None = setting(None, "Folder within it.")
+    huggingface_token: str | None = setting(None, "Token; HF_TOKEN in the environment, or a login, is safer.")
+    huggingface_repo_visibility: Literal["public", "private"] | None = setting(
+        None, "Of a repository that is made (default: private)."
+    )
+    save_state_to_huggingface: bool = setting(False, "Upload states too.")
+    resume_from_huggingface: bool = setting(False, "--resume names a state on the hub: owner/repo/folder[:revision].")
+    async_upload: bool = setting(False, "Upload in the background.")
+
+
 class EvalSettings(Section):
     eval_every_n_steps: int = setting(
         0, "Measure the evaluation loss every so many steps; 0: at the start and end (every 5 for early_stop).", least=0
@@ -239,6 +252,7 @@ class RunConfig(Section):
     sample: SampleSettings = SampleSettings()
     log: LogSettings = LogSettings()
     metadata: MetadataSettings = MetadataSettings()
+    hub: HubSettings = HubSettings()
     eval: EvalSettings = EvalSettings()
 
 

@@ -98,14 +98,6 @@ SDSCRIPTS: dict[str, Compat] = {
     "console_log_level": later("text"),
     "console_log_file": later("text"),
     "console_log_simple": no_effect("lines are plain wherever there is no terminal"),
-    "huggingface_repo_id": later("text"),
-    "huggingface_repo_type": no_effect("belongs to huggingface_repo_id", "text"),
-    "huggingface_path_in_repo": no_effect("belongs to huggingface_repo_id", "text"),
-    "huggingface_token": no_effect("belongs to huggingface_repo_id", "text"),
-    "huggingface_repo_visibility": no_effect("belongs to huggingface_repo_id", "text"),
-    "save_state_to_huggingface": no_effect("belongs to huggingface_repo_id"),
-    "resume_from_huggingface": later(),
-    "async_upload": no_effect("belongs to huggingface_repo_id"),
 }
 OTHER_TRAINERS = frozenset(  # keys of sd-scripts' other trainers that stand in shared config files
     [

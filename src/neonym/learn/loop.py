@@ -20,6 +20,7 @@ from neonym.learn.concepts import add_concepts
 from neonym.learn.evaluation import Evaluation
 from neonym.learn.events import Report, Silent
 from neonym.learn.guard import Guard
+from neonym.learn.hub import Hub
 from neonym.learn.plateau import Plateau
 from neonym.learn.prepare import Prepared, prepare
 from neonym.learn.rhythm import Rhythm, due
@@ -56,9 +57,10 @@ def train(run: RunConfig, report: Report | None = None, known: Sequence[Problem]
         report = Silent()
     for problem in ready.problems:
         report.note(f"{problem.severity}: {problem}")
-    store = CheckpointStore(ready)
+    store, hub = CheckpointStore(ready), Hub(run.hub, report.note)
     if accelerator.is_main_process:
         make_folders(store)
+        hub.open()
     accelerator.wait_for_everyone()
     fingerprint = identity(ready)
     saved = store.latest(fingerprint)
@@ -81,7 +83,7 @@ def train(run: RunConfig, report: Report | None = None, known: Sequence[Problem]
         moments = encode_pictures(ready, model, report)
         loader = make_loader(ready, moments, model, accelerator)
         trackers = Trackers(accelerator, run, state.concepts, ready.rhythm.steps_per_epoch)
-        running = Running(ready, model, state, store, loader, accelerator, report, trackers)
+        running = Running(ready, model, state, store, loader, accelerator, report, trackers, hub)
         try:
             return run_steps(running)
         except RuntimeError as error:
@@ -90,6 +92,7 @@ def train(run: RunConfig, report: Report | None = None, known: Sequence[Problem]
             raise without_others(running, error) from error
         finally:
             trackers.end()
+            hub.close()
     except Stopped:
         report.note("stopped before the first step; run the same command again")
         return Result(steps=state.step, signal=report.stop_wanted)
@@ -132,6 +135,7 @@ class Running:
     accelerator: Accelerator
     report: Report
     trackers: Trackers
+    hub: Hub
 
     @property
     def main(self) -> bool:
@@ -217,6 +221,7 @@ def save_due(run: Running, rhythm: Rhythm, guard: Guard) -> None:
         return
     for file in files:
         run.report.event("saved", step=done, file=str(file))
+        run.hub.upload(file)
 
 
 def finish(run: Running, evaluation: Evaluation, before: Sequence[torch.Tensor], guard: Guard) -> Result:
@@ -235,10 +240,12 @@ def finish(run: Running, evaluation: Evaluation, before: Sequence[torch.Tensor],
         for of_concept in zip(state.concepts, before, after, evaluation.shown_on, strict=True)
     ]
     files = run.store.finish(state, [v.as_dict() for v in verdicts]) if run.main else []
+    for file in files:
+        run.hub.upload(file)
     for file, verdict in zip(files, verdicts, strict=False):
         report.note("\n".join([*verdict.lines(), f"  file: {file}"]))
     report.event("finished", step=state.step, files=[str(f) for f in files], verdicts=[v.as_dict() for v in verdicts])
-    return Result(files, verdicts, state.step)
+    return Result(files[: len(verdicts)], verdicts, state.step)
 
 
 def evaluation_interval(run: RunConfig) -> int:

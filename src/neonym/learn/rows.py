@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
@@ -31,17 +31,29 @@ class Concept:
     ema_decay: float | None = None
     average: dict[str, torch.Tensor] | None = None  # the rows' moving average, if one is kept
     chosen: dict[str, torch.Tensor] | None = None  # rows that were better than the last ones
+    sums: dict[str, torch.Tensor] = field(default_factory=dict)  # of the gradients of this step's micro-batches
 
     def __post_init__(self) -> None:
         if self.ema_decay is not None:
             self.average = {name: values.clone() for name, values in self.start.items()}
 
+    def take_gradients(self) -> None:
+        """Add a micro-batch's gradients to sums so exact that the order of samples hardly matters (laws 3 and 4)."""
+        for name, rows in self.rows.items():
+            if rows.grad is not None:
+                exact = rows.grad.to(torch.float32 if rows.device.type == "mps" else torch.float64)
+                self.sums[name] = self.sums[name] + exact if name in self.sums else exact
+                rows.grad = None
+
     def sum_gradients(self, accelerator: Accelerator) -> None:
-        """Over the ranks: a few rows, so one small reduction and no wrapper round the model."""
-        if accelerator.num_processes > 1:
-            for rows in self.rows.values():
-                grad = rows.grad if rows.grad is not None else torch.zeros_like(rows)
-                rows.grad = accelerator.reduce(grad, "sum")  # pyright: ignore[reportAttributeAccessIssue]
+        """Over micro-batches and ranks: a few rows, so one small reduction and no wrapper round the model."""
+        for name, rows in self.rows.items():
+            total = self.sums.pop(name, None)
+            if total is None:
+                total = torch.zeros_like(rows, dtype=torch.float32 if rows.device.type == "mps" else torch.float64)
+            if accelerator.num_processes > 1:
+                total = accelerator.reduce(total, "sum")
+            rows.grad = total.float()  # pyright: ignore[reportAttributeAccessIssue]
 
     def update(self, step: int, scaler: torch.amp.GradScaler | None) -> None:  # pyright: ignore
         """One optimizer step at the schedule's rate, the gradient clipped over this concept's own rows.

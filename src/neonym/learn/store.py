@@ -16,6 +16,7 @@ from neonym.config.run import RunConfig
 from neonym.errors import UserError
 from neonym.formats import write_embedding
 from neonym.learn.events import as_json
+from neonym.learn.hub import fetch_state
 from neonym.learn.optim import optimizer_name
 from neonym.learn.prepare import Prepared
 from neonym.learn.rows import Concept
@@ -34,6 +35,7 @@ WITHOUT_EFFECT = {  # on the numbers; pictures, captions and the start have fing
     "metadata": True,
     "sample": True,
     "log": True,
+    "hub": True,
     "compute": {"ddp_timeout"},
     "dataset": {"dataset_config", "train_data_dir", "reg_data_dir"},
     "optim": {"max_train_time"},
@@ -53,7 +55,7 @@ class CheckpointStore:
     """Writes and finds the files of one run."""
 
     def __init__(self, ready: Prepared):
-        self.save, self.folder = ready.run.save, ready.run_folder()
+        self.save, self.hub, self.folder = ready.run.save, ready.run.hub, ready.run_folder()
         self.run_name = self.folder.name.removesuffix("-run")
         self.names = dict(zip(ready.tokens, ready.file_names(), strict=True))
         self.state_file, self.sample_folder = self.folder / STATE, Path(self.save.output_dir) / "sample"
@@ -95,7 +97,9 @@ class CheckpointStore:
         Raises UserError if an interrupted run had other settings, or the state is damaged.
         """
         if self.save.resume is not None:
-            file = Path(self.save.resume) / STATE
+            on_hub = self.hub.resume_from_huggingface
+            folder = fetch_state(self.save.resume, self.hub, STATE) if on_hub else Path(self.save.resume)
+            file = folder / STATE
             if not file.is_file():
                 raise UserError(f"there is no {STATE} in it", f"--resume {self.save.resume}", "Name a `-state` folder")
             return read_state(file, fingerprint)
@@ -130,13 +134,14 @@ class CheckpointStore:
         """One embedding file for each concept and, if wished for, a state folder."""
         files = [self.write(concept, state.step, suffix) for concept in state.concepts]
         if self.save.save_state:
-            self.save_state_folder(state, suffix)
+            files.append(self.save_state_folder(state, suffix))
         return files
 
-    def save_state_folder(self, state: TrainState, suffix: str = "") -> None:
+    def save_state_folder(self, state: TrainState, suffix: str = "") -> Path:
         folder = Path(self.save.output_dir) / f"{self.run_name}{suffix}-state"
         folder.mkdir(exist_ok=True)
         save_state(state, folder / STATE)
+        return folder
 
     def remove(self, pattern: str, first: int | None, first_state: int) -> None:
         """Embedding files and state folders whose number is lower."""
@@ -173,10 +178,10 @@ class CheckpointStore:
         return write_embedding(Embedding(concept.token, vectors, metadata), path)
 
     def finish(self, state: TrainState, verdicts: list[dict]) -> list[Path]:
-        """The final files and the verdict. The state goes last: until then the run can be resumed."""
+        """The final files, a state folder if one is wished for, and the verdict. The state goes last: until then the run can be resumed."""
         files = [self.write(concept, state.step) for concept in state.concepts]
         if self.save.save_state or self.save.save_state_on_train_end:
-            self.save_state_folder(state)
+            files.append(self.save_state_folder(state))
         part = self.folder / "verdict.json.part"
         part.write_text(as_json(verdicts, indent=2) + "\n", encoding="utf-8")
         part.replace(self.folder / "verdict.json")
