@@ -105,6 +105,16 @@ def test_the_average_is_saved(run_for):
     assert not torch.equal(rows(plain.files[0]), rows(averaged.files[0]))
 
 
+def test_a_compiled_model_learns_the_same(run_for):
+    plain, compiled = run_for("plain"), run_for("compiled", torch_compile=True, dynamo_backend="aot_eager")
+    a, b = (rows(loop.train(run).files[0]) for run in (plain, compiled))
+    assert float((a - b).abs().max()) < 1e-4
+    (problem,) = [
+        p for p in prepare(run_for(torch_compile=True, dynamo_backend="inducto")).problems if p.severity == "error"
+    ]
+    assert problem.fix == "Did you mean `inductor`?"
+
+
 def test_metadata_and_precision(run_for):
     result = loop.train(
         run_for(max_train_steps=1, metadata_author="A. Mole", metadata_title="Mole", save_precision="fp16")

@@ -147,6 +147,10 @@ class ComputeSettings(Section):
     micro_batch_size: int | None = setting(
         None, "Most samples that go through the model together (default: the batch size). Changes memory only.", least=1
     )
+    torch_compile: bool = setting(
+        False, "Compile the U-Net (torch.compile): the first steps are slow, the others faster."
+    )
+    dynamo_backend: str = setting("inductor", "Backend of torch_compile.")
     ddp_timeout: int | None = setting(None, "Minutes that processes wait for each other (default: 10).", least=1)
     cpu: bool = setting(False, "Use the CPU even where there is a GPU.")
 

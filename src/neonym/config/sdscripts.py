@@ -93,8 +93,6 @@ SDSCRIPTS: dict[str, Compat] = {
     "use_object_template": later(),
     "use_style_template": later(),
     "vae": later("text"),
-    "torch_compile": later(),
-    "dynamo_backend": no_effect("belongs to torch_compile", "text"),
     "console_log_level": later("text"),
     "console_log_file": later("text"),
     "console_log_simple": no_effect("lines are plain wherever there is no terminal"),

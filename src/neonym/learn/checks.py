@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from neonym.config.run import RunConfig
 from neonym.config.values import schedule_name
 from neonym.data.captions import final_caption
 from neonym.data.records import names
-from neonym.errors import ConfigError, Problem
+from neonym.errors import ConfigError, Problem, nearest
 from neonym.learn.optim import (
     LEARNING_RATE_FREE,
     make_optimizer,
@@ -132,6 +133,8 @@ def setting_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
     folder = next(p for p in (wanted, *wanted.parents) if p.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         problems.append(Problem("error", f"{folder} is not a folder that can be written to", "--output_dir"))
+    if run.compute.torch_compile:
+        problems += compile_problems(run.compute.dynamo_backend)
     model = run.model
     if model.v2 and source.family != "sd2":
         what = f"the model is not a Stable Diffusion 2.x but {source.family}"
@@ -148,6 +151,20 @@ def setting_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
         what = "a model that predicts noise says nothing at the last step, which has no signal"
         problems.append(Problem("warning", what, "--zero_terminal_snr", "It is meant for models that predict v"))
     return problems
+
+
+def compile_problems(backend: str) -> list[Problem]:
+    """What torch.compile would fail for at the first step."""
+    from torch._dynamo import list_backends
+
+    known = list_backends(exclude_tags=("debug",)) + ["eager", "aot_eager"]
+    if backend not in known:
+        fix = nearest(backend, known) or f"Known: {', '.join(sorted(known))}"
+        return [Problem("error", f"`{backend}` is not known", "--dynamo_backend", fix)]
+    if backend == "inductor" and not any(map(shutil.which, ("g++", "c++", "clang++", "cl"))):
+        fix = "Install one, or use --dynamo_backend=aot_eager"
+        return [Problem("error", "needs a C++ compiler, and there is none", "--torch_compile", fix)]
+    return []
 
 
 def setting_notes(run: RunConfig) -> list[Problem]:

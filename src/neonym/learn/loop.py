@@ -70,6 +70,8 @@ def train(run: RunConfig, report: Report | None = None, known: Sequence[Problem]
     )
     if run.compute.gradient_checkpointing:
         model.enable_gradient_checkpointing()
+    if run.compute.torch_compile:
+        model.modules()["unet"].compile(backend=run.compute.dynamo_backend)
     model.process = process_of(model, run)
     assert ready.rhythm is not None
     plateau = Plateau(run.eval.early_stop_window, run.eval.early_stop_threshold) if run.eval.early_stop else None
