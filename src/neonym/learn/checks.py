@@ -157,7 +157,7 @@ def compile_problems(backend: str) -> list[Problem]:
     """What torch.compile would fail for at the first step."""
     from torch._dynamo import list_backends
 
-    known = list_backends(exclude_tags=("debug",)) + ["eager", "aot_eager"]
+    known = [*list_backends(exclude_tags=("debug",)), "eager", "aot_eager"]
     if backend not in known:
         fix = nearest(backend, known) or f"Known: {', '.join(sorted(known))}"
         return [Problem("error", f"`{backend}` is not known", "--dynamo_backend", fix)]
