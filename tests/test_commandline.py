@@ -101,6 +101,13 @@ def test_unknown_keys_and_wrong_values(tmp_path):
     assert "job.toml" in text
 
 
+def test_switches_of_the_command_and_empty_texts_in_a_file(tmp_path):
+    text = 'debug_dataset = true\noutput_config = false\nvae = ""\noptimizer_type = ""\nuse_8bit_adam = true'
+    found = given(config(tmp_path, text))
+    assert found.switches == {"debug_dataset"}
+    assert found.run.optim.optimizer_type == "AdamW8bit"
+
+
 def test_keys_of_other_trainers_get_one_warning(tmp_path):
     found = given(config(tmp_path, "network_dim = 4\nunet_lr = 1e-4\nseed = 2"))
     (problem,) = found.problems

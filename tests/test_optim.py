@@ -204,6 +204,29 @@ def test_a_schedule_without_what_it_needs():
         assert words in text, words
 
 
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [
+        ({"lr_scheduler": "piecewise_constant", "lr_scheduler_args": ["step_rules='1:10,0.1:20'"]}, "--lr_scheduler"),
+        ({"lr_scheduler_type": "OneCycleLR", "lr_scheduler_args": ["max_lr=1"]}, "--lr_scheduler_args"),
+        ({"lr_scheduler_type": "StepLR", "lr_scheduler_args": ["step_size=0"]}, "--lr_scheduler_args"),
+        ({"optimizer_type": "Lion", "optimizer_args": ["betas=2,3"]}, "--optimizer_args"),
+        ({"optimizer_type": "LBFGS"}, "--optimizer_type"),
+    ],
+)
+def test_what_libraries_refuse_is_said_before_a_model_is_loaded(pictures, options, where):
+    problems = prepare(settings(train_data_dir=str(pictures), token_string="mychar4", **options)).problems
+    assert [p.where for p in problems if p.severity == "error"] == [where]
+
+
+def test_options_that_a_schedule_does_not_read_are_warned_about(run_for):
+    run = run_for(lr_scheduler="linear", lr_scheduler_power=2.0, lr_decay_steps="10%")
+    said = {p.where for p in prepare(run).problems if "has no effect on the schedule linear" in p.what}
+    assert said == {"--lr_scheduler_power", "--lr_decay_steps"}
+    ready = prepare(run_for(optimizer_type="AdaFactor", lr_warmup_steps="5"))
+    assert any("stages and warm-up are not used" in p.what for p in ready.problems)
+
+
 def test_learning_rate_free_optimizers_are_warned_about_small_rates(run_for):
     ready = prepare(run_for(optimizer_type="Prodigy", learning_rate=1e-4))
     assert any("finds the learning rate itself" in p.what for p in ready.problems)

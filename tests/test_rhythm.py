@@ -91,6 +91,22 @@ def test_beginning_later_in_the_plan(run_for):
     assert prepare(run_for(initial_step=5)).rhythm.first == 5
 
 
+def test_a_run_from_a_state_folder_goes_on_from_its_own_later_state(run_for):
+    first = run_for("first", save_every_n_steps=2, save_state=True)
+    loop.train(first)
+    folder = str(Path(first.save.output_dir) / "mychar4-step00000002-state")
+    again = run_for("again", resume=folder)
+    assert loop.train(again, Notes(stop_at=5)).signal == 15
+    report = Notes()
+    loop.train(again, report)
+    assert any("going on from step 5" in note for note in report.notes)
+    assert torch.equal(*(rows(Path(r.save.output_dir) / "mychar4.safetensors") for r in (first, again)))
+
+
+def test_beginning_after_the_end_is_an_error(run_for):
+    assert any("is not before the end" in p.what for p in prepare(run_for(initial_step=8)).problems)
+
+
 def test_a_time_limit_ends_like_a_last_step(run_for):
     report = Notes()
     result = loop.train(run_for(max_train_steps=100_000, max_train_time=0.02), report)

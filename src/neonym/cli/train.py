@@ -34,7 +34,7 @@ def main(argv: list[str], prog: str) -> int:
     if flags.output_config:
         print(f"written: {write_config(given.run, Path(flags.config_file or 'config.toml'))}")
         return 0
-    if flags.debug_dataset:
+    if flags.debug_dataset or "debug_dataset" in given.switches:
         from neonym.cli.check import print_ids
         from neonym.learn.prepare import prepare
 

@@ -34,6 +34,7 @@ class Given:
     run: RunConfig
     origins: dict[str, str] = field(default_factory=dict)  # flag -> "command line" | the file's name
     problems: list[Problem] = field(default_factory=list)  # notes and warnings
+    switches: set[str] = field(default_factory=set)  # switches of the command that are on in the config file
 
 
 def parse_flags(model: type[T], argv: list[str], prog: str, description: str) -> T:
@@ -56,6 +57,8 @@ def read_run(flags: RunFlags, argv: list[str]) -> Given:
     if flags.config_file is not None and not flags.output_config:
         path = Path(flags.config_file if flags.config_file.endswith(".toml") else f"{flags.config_file}.toml")
         table = flatten(read_table(path))
+        own = {name for name in type(flags).model_fields if name not in RunConfig.model_fields} - {"compat"}
+        given.switches = {name for name in own if table.pop(name, False)}
         check_keys(table, sections, str(path), given)
         for name, value in table.items():
             if name in sections and name not in line:
@@ -91,7 +94,7 @@ def replace_compat(values: Values, given: Given) -> Values:
     kept, refused = dict(values), []
     for name, compat in SDSCRIPTS.items():
         value = kept.pop(name, None)
-        if value in (None, False, ()):
+        if value in (None, False, (), ""):
             continue
         flag = f"--{name}"
         if compat.kind == "refused":
@@ -101,7 +104,7 @@ def replace_compat(values: Values, given: Given) -> Values:
         else:
             assert compat.setting is not None
             wanted = value if compat.value is None else compat.value
-            if kept.get(compat.setting, wanted) != wanted:
+            if (kept.get(compat.setting) or wanted) != wanted:
                 refused.append(Problem("error", f"goes against --{compat.setting}={kept[compat.setting]}", flag))
             kept[compat.setting] = wanted
             given.origins[compat.setting] = given.origins[name]

@@ -102,6 +102,13 @@ def schedule_problems(optim: OptimSettings) -> Iterator[Problem]:
     if optim.lr_warmup_steps not in (None, "0") and (name == "constant" or optim.lr_scheduler_type):
         fix = "Use --lr_scheduler=constant_with_warmup"
         yield Problem("error", "this schedule has no warm-up", "--lr_warmup_steps", fix)
+    for option, readers in READERS.items():
+        own = option == "lr_scheduler_args" and optim.lr_scheduler_type
+        if option in given and not own and (name not in readers or optim.lr_scheduler_type):
+            said = optim.lr_scheduler_type or optim.lr_scheduler
+            default = type(optim).model_fields[option].default
+            if getattr(optim, option) not in (default, "0", ()):
+                yield Problem("warning", f"has no effect on the schedule {said}", f"--{option}")
     if isinstance(optim.learning_rate, str) and {"lr_scheduler", "lr_scheduler_type"} & given:
         fix = "Leave --lr_scheduler out"
         yield Problem("error", "a staged learning rate is a schedule of its own", "--learning_rate", fix)
@@ -112,6 +119,16 @@ def tracker_kinds(log: LogSettings) -> list[str]:
     if log.log_with == "all":
         return ["tensorboard", "wandb"]
     return [log.log_with] if log.log_with else ["tensorboard"] * (log.logging_dir is not None)
+
+
+READERS = {  # option -> schedules that read it
+    "lr_decay_steps": ("warmup_stable_decay",),
+    "lr_scheduler_power": ("polynomial",),
+    "lr_scheduler_timescale": ("inverse_sqrt",),
+    "lr_scheduler_min_lr_ratio": ("cosine_with_min_lr", "warmup_stable_decay"),
+    "lr_scheduler_num_cycles": ("cosine_with_restarts", "cosine_with_min_lr", "warmup_stable_decay"),
+    "lr_scheduler_args": ("piecewise_constant",),
+}
 
 
 def contradictions(run: RunConfig) -> Iterator[Problem]:
@@ -130,6 +147,8 @@ def contradictions(run: RunConfig) -> Iterator[Problem]:
         (optim.ema_decay is not None and optim.ema_decay >= 1, f"{optim.ema_decay} is not below 1", "ema_decay", ""),
         (optim.initial_step is not None and optim.initial_epoch is not None, "one of it and --initial_step is enough",
          "initial_epoch", ""),
+        (save.resume is not None and (optim.initial_step or optim.initial_epoch) is not None,
+         "goes against --initial_step and --initial_epoch: the state knows its step", "resume", ""),
         (run.hub.resume_from_huggingface and save.resume is None, "needs --resume", "resume_from_huggingface",
          "Add --resume=owner/repo/folder"),
         (save.resume is not None and save.restart, "goes against --resume", "restart", "Give one of them"),
@@ -145,6 +164,10 @@ def contradictions(run: RunConfig) -> Iterator[Problem]:
         if find_spec(kind) is None:
             fix = 'pip install "neonym[logging]"'
             yield Problem("error", f"the package `{kind}` is not installed", "--log_with", fix)
+    for name in ("sample_every_n_steps", "sample_every_n_epochs"):
+        value = getattr(run.sample, name)
+        if value is not None and value <= 0:
+            yield Problem("warning", f"{value} is not above 0, so no pictures are drawn by it", f"--{name}")
     needs = [
         ("save_last_n_steps", save.save_last_n_steps, save.save_every_n_steps, "--save_every_n_steps"),
         ("save_last_n_epochs", save.save_last_n_epochs, save.save_every_n_epochs or save.save_n_epoch_ratio,

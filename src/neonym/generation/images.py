@@ -63,6 +63,8 @@ def make_pipeline(model: Any, sampler: str = "ddim") -> Any:
     if sampler not in SAMPLERS:
         raise UserError(f"`{sampler}` is not known", "--sampler", f"Known: {', '.join(SAMPLERS)}")
     name, settings = SAMPLERS[sampler]
+    if float(model.process.alphas_cumprod[-1]) == 0:  # trained with zero terminal SNR: drawn with it
+        settings = {**settings, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     model.vae.to(model.device, model.unet.dtype)
     pipeline = diffusers.StableDiffusionPipeline(
         vae=model.vae, unet=model.unet, text_encoder=model.text_encoder,

@@ -41,9 +41,16 @@ def steps(text: Any) -> int:
     return number
 
 
+def seed(text: Any) -> int:
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise ValueError("a whole number from 0 is expected")
+    return number
+
+
 READ: dict[str, Callable[[Any], Any]] = {
     "prompt": str, "negative_prompt": str, "width": side, "height": side, "sample_steps": steps, "scale": float,
-    "seed": int, "sample_sampler": lambda name: str(name).lower(),
+    "seed": seed, "sample_sampler": lambda name: str(name).lower(),
 }  # fmt: skip
 LETTERS = {
     "n": "negative_prompt", "w": "width", "h": "height", "s": "sample_steps", "l": "scale", "d": "seed",
@@ -90,7 +97,8 @@ def toml_rows(path: Path, problems: list[Problem]) -> Rows:
     if not isinstance(table, dict) or not isinstance(table.get("subset"), list):
         raise ConfigError([Problem("error", "there is no [[prompt.subset]]", str(path))])
     common = {key: value for key, value in table.items() if key != "subset"}
-    return [(f"{path} prompt.subset[{i}]", {**common, **row}) for i, row in enumerate(table["subset"])]
+    rows = [{**common, **row} if isinstance(row, dict) else row for row in table["subset"]]
+    return [(f"{path} prompt.subset[{i}]", row) for i, row in enumerate(rows)]
 
 
 def json_rows(path: Path, problems: list[Problem]) -> Rows:
@@ -127,6 +135,8 @@ def as_prompt(row: Any, where: str, problems: list[Problem]) -> SamplePrompt | N
     known = tuple(f.name for f in fields(SamplePrompt))
     values: dict[str, Any] = {}
     for key, value in row.items():
+        if value is None:
+            continue
         if key in OTHER_KEYS:
             problems.append(Problem("warning", f"`{key}` is for other kinds of models", where))
         elif key not in READ:
@@ -134,7 +144,7 @@ def as_prompt(row: Any, where: str, problems: list[Problem]) -> SamplePrompt | N
         else:
             try:
                 values[key] = READ[key](value)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, OverflowError) as error:
                 problems.append(Problem("error", f"`{key}`: {error}", where))
     if not values.get("prompt"):
         problems.append(Problem("error", "has no prompt", where))

@@ -44,10 +44,15 @@ def optimizer_errors(run: RunConfig) -> list[Problem]:
     try:
         optimizer_class(optim.optimizer_type)
         if not any(p.severity == "error" for p in run_problems(run)):
-            make_optimizer([Parameter(zeros(1, 4))], optim.optimizer_type, base_rate(optim), arguments(optim))
+            probe = Parameter(zeros(1, 4))
+            probe.grad = zeros(1, 4)
+            make_optimizer([probe], optim.optimizer_type, base_rate(optim), arguments(optim)).step()
             rate_of(optim, None, optim.max_train_steps)
     except ConfigError as error:
         return error.problems
+    except TypeError as error:  # LBFGS wants a closure
+        what = f"{optim.optimizer_type} cannot make a plain step ({error})"
+        return [Problem("error", what, "--optimizer_type", "Choose another one")]
     return []
 
 
@@ -61,6 +66,9 @@ def learning_problems(ready: Prepared, source: ModelSource, rhythm: Rhythm) -> l
         if {"lr_scheduler", "lr_scheduler_type"} & optim.model_fields_set and not own:
             what = f"{name} has a schedule of its own: --lr_scheduler is not used"
             problems.append(Problem("warning", what, "--optimizer_type"))
+        if isinstance(optim.learning_rate, str) or optim.lr_warmup_steps not in (None, "0"):
+            what = f"{name} has a schedule of its own: stages and warm-up are not used"
+            problems.append(Problem("warning", what, "--learning_rate, --lr_warmup_steps"))
         return problems
     for spec in ready.config.concepts:
         rate = base_rate(optim, spec)

@@ -73,6 +73,7 @@ class Terminal(Silent):
         self.file: Path | None = None
         self.pending: list[tuple[int, torch.Tensor]] = []
         self.early: list[str] = []  # events before the folder is known
+        self.broken = False  # the event file could not be written
         self.bar: Progress | None = None
         self.evaluation = ""
         self.started = self.flushed = time.monotonic()
@@ -88,10 +89,20 @@ class Terminal(Silent):
         if self.file is None:
             self.early.append(line)
         else:
-            with self.file.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            self.append([line])
         if kind == "evaluated":
             self.evaluation = f"eval {facts['loss']:.4f}"
+
+    def append(self, lines: list[str]) -> None:
+        """To the event file; a full disk is said once and stops nothing."""
+        assert self.file is not None
+        try:
+            with self.file.open("a", encoding="utf-8") as file:
+                file.writelines(line + "\n" for line in lines)
+        except OSError as error:
+            if not self.broken:
+                self.console.print(f"warning: {self.file} cannot be written ({error.strerror})", markup=False)
+            self.broken = True
 
     def phase(self, name: str, done: int, total: int) -> None:
         if done and (done == total or time.monotonic() - self.flushed > 5 * FLUSH_SECONDS):
@@ -100,8 +111,7 @@ class Terminal(Silent):
 
     def begin(self, folder: Path, first_step: int, steps: int, samples_per_step: float) -> None:
         self.file = folder / "events.jsonl"
-        with self.file.open("a", encoding="utf-8") as file:
-            file.writelines(line + "\n" for line in self.early)
+        self.append(self.early)
         self.event("started", first_step=first_step, steps=steps)
         self.first_step, self.steps, self.samples_per_step = first_step, steps, samples_per_step
         self.started = self.flushed = time.monotonic()

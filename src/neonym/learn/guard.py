@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -27,6 +28,7 @@ class Guard:
         self.recent.append((work, losses))
         if len(self.recent) >= LOOK_EVERY:
             self.look()
+            self.check()
 
     def look(self) -> None:
         """Raises UserError if too many of the recent losses were not finite, naming a step and its pictures."""
@@ -40,14 +42,17 @@ class Guard:
             if not ok
         ]
         self.recent = []
-        if len(bad) > BAD_STEPS_ALLOWED:
-            work, index = bad[0]
+        index, count = Counter(index for _, index in bad).most_common(1)[0] if bad else (0, 0)
+        if count > BAD_STEPS_ALLOWED:
+            work = next(work for work, concept in bad if concept == index)
             pictures = ", ".join(sorted({d.record.path.name for d in self.plans[index].draws(work.step)}))
-            self.stop(f"the loss of {len(bad)} steps, first of step {work.step + 1} ({pictures}),")
+            self.stop(f"the loss of {count} steps, first of step {work.step + 1} ({pictures}),")
 
     def check(self) -> None:
-        """Raises UserError if a row is not finite."""
+        """Raises UserError if a row is not finite, or many steps in a row were passed over."""
         for concept in self.concepts:
+            if concept.skipped > BAD_STEPS_ALLOWED:
+                self.stop(f"the gradients of `{concept.token}`, {concept.skipped} steps in a row,")
             if not all(bool(rows.isfinite().all()) for rows in concept.rows.values()):
                 self.stop(f"the vectors of `{concept.token}`")
 

@@ -89,7 +89,7 @@ def train(run: RunConfig, report: Report | None = None, known: Sequence[Problem]
         try:
             return run_steps(running)
         except RuntimeError as error:
-            if accelerator.num_processes == 1:
+            if accelerator.num_processes == 1 or isinstance(error, torch.OutOfMemoryError):
                 raise
             raise without_others(running, error) from error
         finally:
@@ -156,7 +156,8 @@ def run_steps(run: Running) -> Result:
     guard, ends = Guard(state.concepts, run.loader.plans), time_limit(settings)
     sampler = Sampler(settings.sample, run.ready.prompts, run.store.sample_folder, run.store.run_name)
     draw_due(run, sampler, rhythm)
-    for work in run.loader.steps(state.step, rhythm.total):
+    last = rhythm.total if state.plateau is None or not state.plateau.reached() else state.step
+    for work in run.loader.steps(state.step, last):
         losses = train_step(run.model, state.concepts, work, objective, run.accelerator)
         state.step = work.step + 1
         guard.watch(work, losses)
@@ -170,15 +171,19 @@ def run_steps(run: Running) -> Result:
                 state.plateau.add(means, rows)
         draw_due(run, sampler, rhythm)
         save_due(run, rhythm, guard)
+        ended = agreed(run.accelerator, int(state.plateau is not None and state.plateau.reached()))
         stop = agreed(run.accelerator, report.stop_wanted)
-        if stop and state.step < rhythm.total:
+        if stop and not ended and state.step < rhythm.total:
+            if run.main:
+                guard.check()
+                run.store.save_state(state)
             report.note(f"stopped after step {state.step}; run the same command again to go on")
             report.event("stopped", step=state.step, signal=stop)
             return Result(steps=state.step, signal=stop)
         if agreed(run.accelerator, int(time.monotonic() > ends)) and state.step < rhythm.total:
             report.note(f"the time of --max_train_time was up after step {state.step} of {rhythm.total}")
             break
-        if state.plateau is not None and state.plateau.reached():
+        if ended:
             report.note(f"the evaluation loss has stopped changing: ended after step {state.step} of {rhythm.total}")
             break
     return finish(run, evaluation, before, guard)
@@ -201,14 +206,14 @@ def draw_due(run: Running, sampler: Sampler, rhythm: Rhythm) -> None:
     try:
         *_, page = sampler.draw(run.model, run.state.concepts, tag, run.report)
         run.trackers.picture(run.state.step, page)
-    except (OSError, UserError) as error:
+    except Exception as error:  # whatever a sampler, a full disk or too small a GPU raises
         run.report.note(f"warning: no sample pictures at {tag}: {error}")
 
 
 def save_due(run: Running, rhythm: Rhythm, guard: Guard) -> None:
     """Files and states that are due after this step, or because of a wish to stop. Nothing that is not finite."""
     done, epoch = run.state.step, rhythm.saves_epoch(run.state.step)
-    state_due = run.report.stop_wanted or due(run.ready.run.save.state_every_n_steps, done)
+    state_due = due(run.ready.run.save.state_every_n_steps, done)
     if not run.main or not (state_due or epoch or rhythm.saves_step(done)):
         return
     guard.check()
@@ -218,7 +223,7 @@ def save_due(run: Running, rhythm: Rhythm, guard: Guard) -> None:
             files += run.store.save_epoch(run.state, epoch, rhythm.save_every_n_epochs or 1)
         if state_due:
             run.store.save_state(run.state)
-    except UserError as error:  # a full disk: what was saved before is intact, and the training goes on
+    except (UserError, OSError) as error:  # a full disk: what was saved before is intact, and the training goes on
         run.report.note(f"warning: {error} The training goes on; what was saved before is intact.")
         return
     for file in files:

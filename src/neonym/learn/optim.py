@@ -77,7 +77,7 @@ def make_optimizer(
     rate = None if settings.get("relative_step") and kind.__name__ == "Adafactor" else learning_rate
     try:
         optimizer = kind(list(rows), lr=rate, **settings)  # pyright: ignore[reportCallIssue, reportArgumentType]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AssertionError) as error:
         what = f"{kind.__name__} does not take these arguments: {error}"
         raise ConfigError([Problem("error", what, "--optimizer_args")]) from error
     if hasattr(optimizer, "train"):  # schedule-free optimizers must be told
@@ -117,18 +117,22 @@ def make_rate(
     Raises ConfigError.
     """
     probe = torch.optim.SGD([Parameter(torch.zeros(1))], lr=learning_rate)
-    scheduler = make_scheduler(
-        probe, name, steps, warmup=warmup, decay=decay, cycles=cycles, power=power, timescale=timescale,
-        min_ratio=min_ratio, kind=kind, arguments=arguments or {},
-    )  # fmt: skip
-    factors = getattr(scheduler, "lr_lambdas", None)
-    if factors:
-        return lambda step: learning_rate * factors[0](step)
-    table = []
-    for _ in range(steps):
-        table.append(probe.param_groups[0]["lr"])
-        probe.step()
-        scheduler.step()
+    table: list[float] = []
+    try:
+        scheduler = make_scheduler(
+            probe, name, steps, warmup=warmup, decay=decay, cycles=cycles, power=power, timescale=timescale,
+            min_ratio=min_ratio, kind=kind, arguments=arguments or {},
+        )  # fmt: skip
+        factors = getattr(scheduler, "lr_lambdas", None)
+        if factors:
+            return lambda step: learning_rate * factors[0](step)
+        for _ in range(steps):
+            table.append(probe.param_groups[0]["lr"])
+            probe.step()
+            scheduler.step()
+    except (TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
+        what = f"{kind or name} does not work with these settings: {error}"
+        raise ConfigError([Problem("error", what, "--lr_scheduler_args" if kind else "--lr_scheduler")]) from error
     return lambda step: table[min(step, steps - 1)]
 
 
@@ -142,11 +146,7 @@ def make_scheduler(
 
     name = schedule_name(name)
     if kind:
-        try:
-            return scheduler_class(kind)(probe, **arguments)
-        except TypeError as error:
-            problem = Problem("error", f"{kind} does not take these arguments: {error}", "--lr_scheduler_args")
-            raise ConfigError([problem]) from error
+        return scheduler_class(kind)(probe, **arguments)
     common = {"num_warmup_steps": warmup, "num_training_steps": steps}
     if name == "constant":
         return t.get_constant_schedule(probe)

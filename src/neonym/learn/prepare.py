@@ -117,6 +117,9 @@ def prepare(run: RunConfig, known: Sequence[Problem] = ()) -> Prepared:
     if not ready.failed():
         ready.plans = make_plans(ready)
         ready.rhythm = make_rhythm(run, ready.plans)
+        if ready.rhythm.first >= ready.rhythm.total:
+            what = f"step {ready.rhythm.first} is not before the end of the training, step {ready.rhythm.total}"
+            ready.problems.append(Problem("error", what, "--initial_step, --initial_epoch"))
         ready.problems += learning_problems(ready, ready.source, ready.rhythm)
     return ready
 

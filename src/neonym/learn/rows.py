@@ -31,6 +31,7 @@ class Concept:
     ema_decay: float | None = None
     average: dict[str, torch.Tensor] | None = None  # the rows' moving average, if one is kept
     chosen: dict[str, torch.Tensor] | None = None  # rows that were better than the last ones
+    skipped: int = 0  # steps in a row whose gradient was not finite
     sums: dict[str, torch.Tensor] = field(default_factory=dict)  # of the gradients of this step's micro-batches
 
     def __post_init__(self) -> None:
@@ -71,6 +72,9 @@ class Concept:
             scaler.step(self.optimizer)  # skips gradients that are not finite
         elif bool(norm.isfinite()):  # waits for the device, so that one bad step does not end the run
             self.optimizer.step()
+            self.skipped = 0
+        else:
+            self.skipped += 1
         if self.average is not None and self.ema_decay is not None:
             decay = min(self.ema_decay, (1 + step) / (10 + step))  # forgets the start sooner in a young run
             for name, rows in self.rows.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ class Sampler:
         epoch = rhythm.epoch_ends(done)
         if done == 0:
             return "e000000" if self.settings.sample_at_first else None
-        if self.settings.sample_every_n_epochs:
+        if (self.settings.sample_every_n_epochs or 0) > 0:
             return f"e{epoch:06d}" if epoch and due(self.settings.sample_every_n_epochs, epoch) else None
         return f"{done:06d}" if due(self.settings.sample_every_n_steps, done) else None
 
@@ -50,12 +51,14 @@ class Sampler:
         vae = model.modules()["vae"]
         home = next(vae.parameters())
         where, kind = home.device, home.dtype
-        if not self.before:
-            with rows_as(concepts, [c.start for c in concepts]):
-                self.before = [self.picture(model, i) for i in range(len(self.prompts))]
-        with rows_as(concepts, [c.result() for c in concepts]):
-            pictures = [self.picture(model, i) for i in range(len(self.prompts))]
-        vae.to(where, kind)
+        try:
+            if not self.before:
+                with rows_as(concepts, [c.start for c in concepts]):
+                    self.before = [self.picture(model, i) for i in range(len(self.prompts))]
+            with rows_as(concepts, [c.result() for c in concepts]):
+                pictures = [self.picture(model, i) for i in range(len(self.prompts))]
+        finally:
+            vae.to(where, kind)
         self.folder.mkdir(parents=True, exist_ok=True)
         files = [self.save(picture, i, tag) for i, picture in enumerate(pictures)]
         page = self.folder / f"{self.name}_{tag}_sheet.png"
@@ -93,7 +96,8 @@ def sample_prompts(
     settings: SampleSettings, words: Sequence[str], samplers: Sequence[str]
 ) -> tuple[list[SamplePrompt], list[Problem]]:
     """The prompts of a run, and everything that is wrong with them, before anything is loaded."""
-    wanted = settings.sample_every_n_steps or settings.sample_every_n_epochs or settings.sample_at_first
+    rhythms = (settings.sample_every_n_steps or 0, settings.sample_every_n_epochs or 0)
+    wanted = max(rhythms) > 0 or settings.sample_at_first
     if settings.sample_prompts is None:
         missing = [Problem("error", "samples are wanted, but no prompts are given", "--sample_prompts", "Name a file")]
         return [], missing if wanted else []
@@ -103,6 +107,8 @@ def sample_prompts(
         problems.append(Problem("warning", "is given, but no samples are asked for", "--sample_prompts", fix))
     for prompt in prompts:
         sampler = prompt.sample_sampler
+        if (sampler or settings.sample_sampler).endswith("lms") and find_spec("scipy") is None:
+            problems.append(Problem("error", "the sampler lms needs the package `scipy`", settings.sample_prompts))
         if sampler is not None and sampler not in samplers:
             problems.append(Problem("error", f"sampler `{sampler}` is not known", settings.sample_prompts))
         if not whole_word([clean(word) for word in words]).search(clean(prompt.prompt)):

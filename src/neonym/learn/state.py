@@ -57,7 +57,11 @@ def numbers_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in group.items() if k != "params"}
         for group in whole["param_groups"]
     ]
-    return {"values": values, "groups": groups}
+    return {
+        "values": values,
+        "groups": groups,
+        "defaults": {k: v for k, v in optimizer.defaults.items() if k != "params"},
+    }
 
 
 def save_state(state: TrainState, file: Path) -> None:
@@ -143,8 +147,12 @@ def restore_optimizer(
         if key.startswith(prefix):
             index, entry = key.removeprefix(prefix).split("/")
             values[int(index)][entry] = tensor
+    given = numbers["defaults"]  # what it was made with: of this, the run's own settings hold
     groups = [
-        {**now, **{k: tuple(v) if isinstance(v, list) else v for k, v in old.items()}}
+        {
+            **now,
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in old.items() if k not in given or v != given[k]},
+        }
         for now, old in zip(optimizer.state_dict()["param_groups"], numbers["groups"], strict=True)
     ]
     optimizer.load_state_dict({"state": values, "param_groups": groups})

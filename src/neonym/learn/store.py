@@ -102,7 +102,12 @@ class CheckpointStore:
             file = folder / STATE
             if not file.is_file():
                 raise UserError(f"there is no {STATE} in it", f"--resume {self.save.resume}", "Name a `-state` folder")
-            return read_state(file, fingerprint)
+            given, own = read_state(file, fingerprint), self.interrupted(fingerprint)
+            return own if own is not None and own.step > given.step else given
+        return self.interrupted(fingerprint)
+
+    def interrupted(self, fingerprint: dict[str, str]) -> Saved | None:
+        """The state of this very run, if it was stopped. Raises UserError if it is another one's."""
         if not self.state_file.exists():
             return None
         saved = read_state(self.state_file, fingerprint)
@@ -183,7 +188,10 @@ class CheckpointStore:
         if self.save.save_state or self.save.save_state_on_train_end:
             files.append(self.save_state_folder(state))
         part = self.folder / "verdict.json.part"
-        part.write_text(as_json(verdicts, indent=2) + "\n", encoding="utf-8")
-        part.replace(self.folder / "verdict.json")
+        try:
+            part.write_text(as_json(verdicts, indent=2) + "\n", encoding="utf-8")
+            part.replace(self.folder / "verdict.json")
+        except OSError as error:
+            raise UserError(f"cannot be written ({error.strerror})", str(part), "Is the disk full?") from error
         self.state_file.unlink(missing_ok=True)
         return files

@@ -15,6 +15,7 @@ from PIL import Image
 
 from neonym.config.dataset import read_table
 from neonym.config.run import RunConfig, fields_of
+from neonym.errors import UserError
 from neonym.learn.rows import Concept
 
 FLUSH_STEPS = 50
@@ -52,7 +53,11 @@ class Trackers:
             if run.log.wandb_api_key:
                 os.environ["WANDB_API_KEY"] = run.log.wandb_api_key
             name = run.log.log_tracker_name or "textual_inversion"
-            accelerator.init_trackers(name, config=shown_settings(run), init_kwargs=tracker_arguments(run))
+            try:
+                accelerator.init_trackers(name, config=shown_settings(run), init_kwargs=tracker_arguments(run))
+            except Exception as error:  # each tracker has errors of its own
+                fix = "Check its arguments, its key and the network"
+                raise UserError(f"the tracker cannot start ({error})", "--log_with", fix) from error
 
     def step(self, step: int, losses: torch.Tensor) -> None:
         """`step`: how many are done."""
@@ -98,6 +103,7 @@ class Trackers:
 
     def picture(self, step: int, file: Path) -> None:
         """A sheet of sample pictures."""
+        self.flush()  # trackers take steps in order
         for tracker in self.accelerator.trackers if self.on else ():
             pixels = np.asarray(Image.open(file).convert("RGB"))[None]  # [1,H,W,3]
             options: dict[str, Any] = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
@@ -122,6 +128,8 @@ def shown_settings(run: RunConfig) -> dict[str, Any] | None:
 
 def tracker_arguments(run: RunConfig) -> dict[str, Any]:
     """Arguments of the trackers' start, by tracker. Raises ConfigError if their file cannot be read."""
-    if run.log.log_tracker_config is not None:
-        return read_table(Path(run.log.log_tracker_config))
-    return {"wandb": {"name": run.log.wandb_run_name}} if run.log.wandb_run_name else {}
+    file = run.log.log_tracker_config
+    arguments = {} if file is None else read_table(Path(file))
+    if run.log.wandb_run_name:
+        arguments.setdefault("wandb", {}).setdefault("name", run.log.wandb_run_name)
+    return arguments
