@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from neonym.config.run import ConceptSettings, OptimSettings, RunConfig
+from neonym.config.run import ConceptSettings, ObjectiveSettings, OptimSettings, RunConfig
 from neonym.formats import read_embedding
 from neonym.generation.images import add_embedding, draw
 from neonym.learn.events import Silent
@@ -110,11 +110,11 @@ def loss_of(model: Model, subject: Subject, said: str, pictures: list[Picture]) 
             moments=model.encode_images(torch.from_numpy(pixels)).to(model.device),
             tokens={e: torch.stack([t[e] for t in tokens]).to(model.device) for e in tokens[0]},
             keys=[(7, -2, i) for i in rows],
+            levels=[(i + 0.5) / EVALUATION_SAMPLES for i in rows],
             concept=torch.zeros(16, dtype=torch.int64, device=model.device),
             weight=torch.ones(16, device=model.device),
         )
-        t = torch.tensor([int((i + 0.5) / EVALUATION_SAMPLES * 1000) for i in rows])
-        losses.append(sample_losses(model, batch, Objective(), t))
+        losses.append(sample_losses(model, batch, Objective()))
     return float(torch.cat(losses).mean())
 
 
@@ -146,6 +146,7 @@ def measure(args: argparse.Namespace) -> dict:
                     "lr_warmup_steps": args.lr_warmup_steps, "max_train_steps": args.steps,
                     "max_grad_norm": args.max_grad_norm,
                 },
+                "objective": {"timestep_sampling": args.timestep_sampling},
                 "save": {"output_dir": str(folder / "out"), "save_every_n_steps": every},
                 "eval": {"eval_samples": 8},
                 "compute": {"cpu": args.device == "cpu"},
@@ -195,7 +196,8 @@ def main() -> None:
     parser.add_argument("--vectors", type=int, default=ConceptSettings().num_vectors_per_token)
     parser.add_argument("--learning_rate", type=float, default=defaults.learning_rate)
     parser.add_argument("--lr_scheduler", default=defaults.lr_scheduler)
-    parser.add_argument("--lr_warmup_steps", type=int, default=defaults.lr_warmup_steps)
+    parser.add_argument("--timestep_sampling", default=ObjectiveSettings().timestep_sampling)
+    parser.add_argument("--lr_warmup_steps", default=defaults.lr_warmup_steps)
     parser.add_argument("--max_grad_norm", type=float, default=defaults.max_grad_norm)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--obedience_colours", type=int, default=4, help="backgrounds asked for; 0: do not generate")

@@ -95,7 +95,7 @@ def neonym_case(args: argparse.Namespace) -> dict:
     start = first_rows(model, WORD, "picture", VECTORS)
     rows = {name: Parameter(values.clone()) for name, values in start.items()}
     model.add_word(WORD, dict(rows))
-    concept = Concept(WORD, "picture", 0, rows, start, make_optimizer(rows.values(), 5e-3), lambda _: 5e-3, 1.0)
+    concept = Concept(WORD, "picture", 0, rows, start, make_optimizer(rows.values()), lambda _: 5e-3, 1.0)
     pixels = torch.rand(args.batch, 3, args.resolution, args.resolution, generator=torch.Generator().manual_seed(0))
     moments = torch.cat([model.encode_images(p[None].to(device) * 2 - 1) for p in pixels])
     model.vae.to("cpu")
@@ -104,7 +104,8 @@ def neonym_case(args: argparse.Namespace) -> dict:
 
     def step(i: int) -> None:
         keys = [(0, i, slot) for slot in range(args.batch)]
-        batch = Batch(moments, tokens, keys, torch.zeros(args.batch, dtype=torch.int64, device=device), ones)
+        levels = [(slot + 0.5) / args.batch for slot in range(args.batch)]
+        batch = Batch(moments, tokens, keys, levels, torch.zeros(args.batch, dtype=torch.int64, device=device), ones)
         work = Work(i, [batch], torch.tensor([float(args.batch)], device=device), [0])
         train_step(model, [concept], work, Objective(), accelerator)
 

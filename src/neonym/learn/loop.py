@@ -64,6 +64,28 @@ def train(run: RunConfig, report: Report | None = None, known: Sequence[Problem]
     accelerator.wait_for_everyone()
     fingerprint = identity(ready)
     saved = store.latest(fingerprint)
+    model = load_frozen(ready, accelerator)
+    state = begin(ready, model, fingerprint, accelerator)
+    if saved is not None:
+        restore(state, saved)
+        report.note(f"going on from step {state.step} of {run.save.resume or f'the interrupted run in {store.folder}'}")
+        if saved.changed:
+            report.note(f"note: with other settings than the saved run's: {'; '.join(saved.changed)}")
+    try:
+        moments = encode_pictures(ready, model, report)
+        loader = make_loader(ready, moments, model, accelerator)
+        trackers = make_trackers(ready, state, accelerator)
+        return follow(Running(ready, model, state, store, loader, accelerator, report, trackers, hub))
+    except Stopped:
+        report.note("stopped before the first step; run the same command again")
+        return Result(steps=state.step, signal=report.stop_wanted)
+    finally:
+        report.end()
+
+
+def load_frozen(ready: Prepared, accelerator: Accelerator) -> Model:
+    """The model on its device, with the run's noising process."""
+    run = ready.run
     assert ready.source is not None
     model = load_model(
         ready.source, accelerator.device, weight_dtype(accelerator), run.model.max_token_length, run.model.clip_skip
@@ -73,33 +95,33 @@ def train(run: RunConfig, report: Report | None = None, known: Sequence[Problem]
     if run.compute.torch_compile:
         model.modules()["unet"].compile(backend=run.compute.dynamo_backend)
     model.process = process_of(model, run)
+    return model
+
+
+def begin(ready: Prepared, model: Model, fingerprint: dict[str, str], accelerator: Accelerator) -> TrainState:
+    """The state before the first step."""
+    settings = ready.run.eval
     assert ready.rhythm is not None
-    plateau = Plateau(run.eval.early_stop_window, run.eval.early_stop_threshold) if run.eval.early_stop else None
-    state = TrainState(add_concepts(model, ready), fingerprint, ready.rhythm.first, accelerator.scaler, plateau)
-    if saved is not None:
-        restore(state, saved)
-        report.note(f"going on from step {state.step} of {run.save.resume or f'the interrupted run in {store.folder}'}")
-        if saved.changed:
-            report.note(f"note: with other settings than the saved run's: {'; '.join(saved.changed)}")
+    plateau = Plateau(settings.early_stop_window, settings.early_stop_threshold) if settings.early_stop else None
+    return TrainState(add_concepts(model, ready), fingerprint, ready.rhythm.first, accelerator.scaler, plateau)
+
+
+def make_trackers(ready: Prepared, state: TrainState, accelerator: Accelerator) -> Trackers:
+    assert ready.rhythm is not None
+    return Trackers(accelerator, ready.run, state.concepts, ready.rhythm.steps_per_epoch)
+
+
+def follow(running: Running) -> Result:
+    """The loop, and what is to be done whichever way it ends. Raises UserError if another process is gone."""
     try:
-        moments = encode_pictures(ready, model, report)
-        loader = make_loader(ready, moments, model, accelerator)
-        trackers = Trackers(accelerator, run, state.concepts, ready.rhythm.steps_per_epoch)
-        running = Running(ready, model, state, store, loader, accelerator, report, trackers, hub)
-        try:
-            return run_steps(running)
-        except RuntimeError as error:
-            if accelerator.num_processes == 1 or isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise without_others(running, error) from error
-        finally:
-            trackers.end()
-            hub.close()
-    except Stopped:
-        report.note("stopped before the first step; run the same command again")
-        return Result(steps=state.step, signal=report.stop_wanted)
+        return run_steps(running)
+    except RuntimeError as error:
+        if running.accelerator.num_processes == 1 or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise without_others(running, error) from error
     finally:
-        report.end()
+        running.trackers.end()
+        running.hub.close()
 
 
 class Stopped(Exception):
