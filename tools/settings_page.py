@@ -21,6 +21,9 @@ TITLES = {
 
 def kind(annotation: object) -> str:
     """A type as users read it."""
+    for part in (annotation, *get_args(annotation)):
+        if hasattr(part, "__metadata__"):  # Annotated[kind, ...]
+            annotation = get_args(part)[0]
     text = getattr(annotation, "__name__", None) if isinstance(annotation, type) else str(annotation)
     if "Literal" in (text or ""):
         return ", ".join(str(choice) for choice in get_args(annotation))
