@@ -233,7 +233,7 @@ def draw_due(run: Running, sampler: Sampler, rhythm: Rhythm) -> None:
 
 
 def save_due(run: Running, rhythm: Rhythm, guard: Guard) -> None:
-    """Files and states that are due after this step, or because of a wish to stop. Nothing that is not finite."""
+    """Files and states that are due after this step. Nothing that is not finite is written."""
     done, epoch = run.state.step, rhythm.saves_epoch(run.state.step)
     state_due = due(run.ready.run.save.state_every_n_steps, done)
     if not run.main or not (state_due or epoch or rhythm.saves_step(done)):

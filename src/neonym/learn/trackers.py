@@ -19,16 +19,8 @@ from neonym.errors import UserError
 from neonym.learn.rows import Concept
 
 FLUSH_STEPS = 50
-PRIVATE = (
-    "dir",
-    "path",
-    "key",
-    "token",
-    "config",
-    "weights",
-    "resume",
-    "prompts",
-)  # parts of names that are not logged
+# parts of names of settings that are not logged
+PRIVATE = ("dir", "path", "key", "token", "config", "weights", "resume", "prompts")
 
 
 def tracker_folder(run: RunConfig) -> Path | None:
