@@ -42,9 +42,9 @@ def test_a_value_falls_back_from_subset_to_command_line(tmp_path):
     run = settings(
         dataset_config=write(tmp_path, text), token_string="x y", train_batch_size=7, resolution="256", keep_tokens=2
     )
-    config, problems = read_dataset(run)
-    assert messages(problems) == []
-    first, second = config.datasets
+    read = read_dataset(run)
+    assert messages(read.problems) == []
+    first, second = read.config.datasets
     assert (first.batch_size, second.batch_size) == (2, 7)
     assert (first.resolution, second.resolution) == ((256, 256), (64, 128))
     a, b, c = (*first.subsets, *second.subsets)
@@ -52,6 +52,8 @@ def test_a_value_falls_back_from_subset_to_command_line(tmp_path):
     assert [s.flip_aug for s in (a, b, c)] == [False, True, True]
     assert {s.caption_extension for s in (a, b, c)} == {".cap"}
     assert {s.keep_tokens for s in (a, b, c)} == {2}
+    origins = [read.origins[0, 0, key] for key in ("flip_aug", "caption_extension", "num_repeats", "keep_tokens")]
+    assert origins == ["subset", "general", "dataset", "command line"]
 
 
 def test_every_mistake_is_reported_at_once(tmp_path):
@@ -73,7 +75,7 @@ def test_every_mistake_is_reported_at_once(tmp_path):
     for words in (
         "--learning_rate: -1", "`Adan` is not known", "--output_name", "`learning_rate` is not known here",
         "Did you mean `caption_extension`?", "`batch_size`", "`resolution`", "Did you mean `image_dir`?",
-        "`image_dir`: Field required", "`num_repeats`",
+        "`image_dir` is missing", "`num_repeats`",
     ):  # fmt: skip
         assert words in text, (words, text)
 
@@ -111,7 +113,7 @@ def test_a_json_file_that_is_no_table(tmp_path, text):
         ({"token_string": ""}, "no name"),
         ({"clip_skip": 5}, "--clip_skip"),
         ({"output_dir": "cfg.toml/x"}, "--output_dir"),
-        ({"caption_separator": ""}, "caption_separator"),
+        ({"caption_separator": "", "shuffle_caption": True}, "caption_separator"),
         ({"resolution": "100"}, "multiple of 8"),
         ({"pretrained_model_name_or_path": "builtin:none"}, "no such built-in model"),
         ({"train_data_dir": "nowhere"}, "not a folder"),

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from neonym.data.images import image_size, load_pixels
 from neonym.data.latent_cache import cache_moments, entry_name, places
 from neonym.data.plan import ConceptPlan
 from neonym.data.records import Dataset, Folder, scan, steps_per_epoch
-from neonym.types import CaptionRules, Fit, ImageRecord
+from neonym.types import CaptionRules, Fit, ImageRecord, PictureRules, View
 
 GOLDEN = Path(__file__).parent / "golden"
 WHOLE = BucketRules((128, 128))
@@ -75,7 +76,7 @@ def test_every_picture_covers_its_bucket(width, height):
 def record(name: str = "a", repeats: int = 1, bucket=(128, 128), **more) -> ImageRecord:
     facts = {
         "path": Path(name), "caption": "x", "size": bucket, "fit": Fit(bucket, bucket, (0, 0, *bucket)), "concept": 0,
-        "dataset": 0, "repeats": repeats, "is_reg": False, "flip": False, "rules": CaptionRules(),
+        "dataset": 0, "repeats": repeats, "is_reg": False, "rules": CaptionRules(),
     }  # fmt: skip
     return ImageRecord(**{**facts, **more})
 
@@ -101,7 +102,7 @@ def test_golden_repeats_and_regularisation(case, tmp_path):
             Folder(Path(s["image_dir"]), 0, s["num_repeats"], class_tokens=s["class_tokens"])
             for s in folder_subsets(tmp_path / "train", "", False, [])
         )
-    records, _ = scan([Dataset(folders, inputs["batch_size"], rules)], 0.0, 0, lambda p: None)
+    records, _ = scan([Dataset(folders, inputs["batch_size"], rules)], lambda p: None)
     found = {str(r.path.relative_to(tmp_path)): r.repeats for r in records}
     assert found == {r["image"]: r["num_repeats"] for r in expected["registered"]}
     assert sum(r.repeats for r in records if r.is_reg) == expected["reg_items"]
@@ -128,18 +129,21 @@ def test_an_epoch_shows_every_item_once():
 
 
 def test_the_plan_is_a_function_of_the_step():
-    records = [record(f"{i}", caption="a, b, c, d", rules=CaptionRules(shuffle=True), flip=True) for i in range(9)]
+    records = [
+        record(f"{i}", caption="a, b, c, d", rules=CaptionRules(shuffle=True), pictures=PictureRules(flip=True))
+        for i in range(9)
+    ]
     forward, jumping = (ConceptPlan(records, [4], 1, 1.0) for _ in range(2))
     wanted = [forward.draws(step) for step in range(20)]
     assert [jumping.draws(step) for step in reversed(range(20))] == wanted[::-1]
     assert len({d.key for step in wanted for d in step}) == sum(map(len, wanted))
-    assert {d.flipped for step in wanted for d in step} == {True, False}
+    assert {d.view.flipped for step in wanted for d in step} == {True, False}
     assert len({d.caption for step in wanted for d in step}) > 5
 
 
 def test_captions():
     rules = CaptionRules(prefix="best", suffix="end", shuffle=True, keep_tokens=1)
-    shuffled = {final_caption("a, b, c", rules, (0, 0, slot)) for slot in range(40)}
+    shuffled = {final_caption("a, b, c", rules, Random(slot)) for slot in range(40)}
     assert all(s.startswith("best a, ") for s in shuffled)
     assert {frozenset(s.removeprefix("best a, ").split(", ")) for s in shuffled} == {frozenset({"b", "c end"})}
     assert len(shuffled) == 2
@@ -153,12 +157,12 @@ def test_pictures_are_turned_and_laid_on_white(tmp_path):
     assert image_size(tmp_path / "turned.jpg") == (20, 40)
     clear = Image.new("RGBA", (16, 16), (255, 0, 0, 0))
     clear.save(tmp_path / "clear.png")
-    pixels = load_pixels(tmp_path / "clear.png", Fit((16, 16), (16, 16), (0, 0, 16, 16)))
+    pixels = load_pixels(tmp_path / "clear.png", View(Fit((16, 16), (16, 16), (0, 0, 16, 16))))
     assert pixels.shape == (3, 16, 16)
     assert np.allclose(pixels, 1.0)
     grey = Image.fromarray(np.full((8, 8), 257 * 100, np.uint16))
     grey.save(tmp_path / "grey.png")
-    pixels = load_pixels(tmp_path / "grey.png", Fit((8, 8), (8, 8), (0, 0, 8, 8)))
+    pixels = load_pixels(tmp_path / "grey.png", View(Fit((8, 8), (8, 8), (0, 0, 8, 8))))
     assert np.allclose(pixels, 100 / 127.5 - 1)
 
 
@@ -171,7 +175,7 @@ def test_scan_names_what_is_wrong(tmp_path):
     (tmp_path / "empty").mkdir()
     problems = []
     folders = (Folder(tmp_path / "good", 0), Folder(tmp_path / "empty", 0), Folder(tmp_path / "none", 0))
-    records, held_out = scan([Dataset(folders, 4, WHOLE)], 0.0, 0, problems.append)
+    records, held_out = scan([Dataset(folders, 4, WHOLE)], problems.append)
     assert [r.path.name for r in records] == ["01.png", "02.png"]
     assert held_out == []
     text = "\n".join(map(str, problems))
@@ -188,18 +192,18 @@ def test_scan_names_what_is_wrong(tmp_path):
 
 def test_held_out_pictures_stay_held_out(tmp_path):
     make_pictures(tmp_path / "a", 10)
-    sets = [Dataset((Folder(tmp_path / "a", 0),), 4, WHOLE)]
-    training, held_out = scan(sets, 0.4, 7, lambda p: None)
+    sets = [[Dataset((Folder(tmp_path / "a", 0),), 4, WHOLE, 0.4, seed)] for seed in (7, 8)]
+    training, held_out = scan(sets[0], lambda p: None)
     assert len(training) == 6
     assert len(held_out) == 4
     assert not {r.path for r in training} & {r.path for r in held_out}
-    assert scan(sets, 0.4, 7, lambda p: None) == (training, held_out)
-    assert scan(sets, 0.4, 8, lambda p: None)[1] != held_out
+    assert scan(sets[0], lambda p: None) == (training, held_out)
+    assert scan(sets[1], lambda p: None)[1] != held_out
 
 
 def test_the_cache_is_keyed_by_content(tmp_path):
     folder, cache = make_pictures(tmp_path / "a", 3), tmp_path / "cache"
-    records, _ = scan([Dataset((Folder(folder, 0, flip=True),), 4, WHOLE)], 0.0, 0, lambda p: None)
+    records, _ = scan([Dataset((Folder(folder, 0, pictures=PictureRules(flip=True)),), 4, WHOLE)], lambda p: None)
     encoded, complaints = [], []
 
     def encode(pixels):

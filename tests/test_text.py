@@ -30,6 +30,22 @@ def test_golden_tokenization(length):
         assert tokenize(case["inputs"]["caption"]).ids.tolist() == case["expected"]["input_ids"], case["inputs"]
 
 
+@pytest.mark.parametrize("length", [None, 150, 225])
+def test_golden_weights(length):
+    found = [
+        c
+        for c in CASES["with_weights"]
+        if c["inputs"]["tokenizer"] == "sd1" and c["inputs"]["max_token_length"] == length
+    ]
+    assert found
+    tokenize = tokenizer(length or 75)
+    tokenize.weighted = True
+    for case in found:
+        ids = tokenize(case["inputs"]["caption"])
+        assert ids.ids.tolist() == case["expected"]["input_ids"], case["inputs"]
+        assert torch.allclose(ids.weights, torch.tensor(case["expected"]["weights"])), case["inputs"]
+
+
 def test_the_seeds_own_example():
     """Eight vectors stand at positions 1 to 8, and the ids go on from 49408."""
     tokenize = tokenizer()

@@ -20,11 +20,40 @@ Size = tuple[int, int]  # (width, height), as Pillow says it
 class CaptionRules:
     """How a caption becomes the text that is trained on (dataset.md section 7)."""
 
+    word: str = ""  # the new word: never dropped
     prefix: str | None = None
     suffix: str | None = None
     separator: str = ","
     shuffle: bool = False
     keep_tokens: int = 0
+    keep_separator: str = ""
+    secondary_separator: str | None = None
+    wildcards: bool = False
+    dropout: float = 0.0
+    drop_every_n_epochs: int = 0
+    tag_dropout: float = 0.0
+    warmup_min: int = 1
+    warmup_steps: float = 0.0  # below 1: share of the training
+    weighted: bool = False  # (text:1.3) is a weight
+    templates: tuple[str, ...] = ()  # sentences that are used instead
+
+
+@dataclass(frozen=True)
+class PictureRules:
+    """How a picture becomes pixels (dataset.md section 5); with any of the random ones it is encoded anew each time."""
+
+    background: tuple[int, int, int] = (255, 255, 255)  # what transparent pixels are laid on
+    interpolation: str | None = None
+    flip: bool = False
+    random_crop: bool = False
+    color: bool = False
+    face_crop: tuple[float, float] | None = None
+    alpha_mask: bool = False
+
+    @property
+    def changes(self) -> bool:
+        """Whether two draws can differ by more than the mirror."""
+        return self.random_crop or self.color or self.face_crop is not None
 
 
 @dataclass(frozen=True)
@@ -34,6 +63,18 @@ class Fit:
     bucket: Size
     resized: Size
     crop: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class View:
+    """Everything that decides the pixels of one draw of a picture."""
+
+    fit: Fit
+    flipped: bool = False
+    hue: float = 0.0  # shift in turns of the colour circle
+    gamma: float = 1.0
+    background: tuple[int, int, int] = (255, 255, 255)
+    interpolation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,8 +89,13 @@ class ImageRecord:
     dataset: int  # index into the data sets
     repeats: int
     is_reg: bool
-    flip: bool
     rules: CaptionRules
+    pictures: PictureRules = PictureRules()
+    mask: Path | None = None  # picture whose red channel weighs the loss
+
+    @property
+    def masked(self) -> bool:
+        return self.mask is not None or self.pictures.alpha_mask
 
 
 @dataclass(frozen=True)
@@ -58,7 +104,7 @@ class Draw:
 
     record: ImageRecord
     caption: str
-    flipped: bool
+    view: View
     key: tuple[int, int, int]  # (concept seed, step, slot)
     level: float  # noise level, 0 to 1 (excluded): which timestep
     weight: float
@@ -74,6 +120,8 @@ class Batch:
     levels: list[float]  # noise levels in 0..1
     concept: Tensor  # int64 [B]
     weight: Tensor  # [B]
+    mask: Tensor | None = None  # [B,1,h,w] weight of each place, or None if all count the same
+    emphasis: dict[str, Tensor] | None = None  # per encoder [B,K,L] weight of each id, or None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from pydantic import Field
 
-from neonym.config.commandline import RunFlags, parse_flags, read_run
+from neonym.config.commandline import SECRETS, Given, RunFlags, parse_flags, read_run
+from neonym.config.resolve import FLAG_NAMES
+from neonym.config.run import RunConfig, fields_of
 
 if TYPE_CHECKING:
     from neonym.learn.prepare import Prepared
@@ -26,6 +28,7 @@ class CheckFlags(RunFlags):
 
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(False, description="Print one JSON object.")
     draws: int = Field(1, ge=0, description="How many keyed draws of each caption the object lists.")
+    print_config: bool = Field(False, description="Print every effective value and where it was found.")
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -34,7 +37,10 @@ def main(argv: list[str], prog: str) -> int:
     from neonym.learn.prepare import prepare
 
     ready = prepare(given.run, given.problems)
-    if flags.as_json:
+    ready.origins = {at: named_origin(at[2], origin, given) for at, origin in ready.origins.items()}
+    if flags.print_config:
+        print_config(ready, given)
+    elif flags.as_json:
         json.dump(as_object(ready, flags.draws), sys.stdout, indent=1, ensure_ascii=False)
         print()
     else:
@@ -48,7 +54,11 @@ def as_object(ready: Prepared, draws: int) -> dict[str, Any]:
     return {
         "problems": [asdict(p) for p in ready.problems],
         "datasets": [dataset_facts(ready, index) for index in range(len(ready.datasets))],
-        "items": [item_facts(ready, record, draws, cached) for record in ready.records],
+        "items": [
+            item_facts(ready, record, draws, cached, held_out)
+            for held_out, records in ((False, ready.records), (True, ready.held_out))
+            for record in records
+        ],
     }
 
 
@@ -60,7 +70,16 @@ def dataset_facts(ready: Prepared, index: int) -> dict[str, Any]:
     counts: Counter[tuple[int, int]] = Counter()
     for record in records:
         counts[record.fit.bucket] += record.repeats
+    assert ready.config is not None
+    spec = ready.config.datasets[index]
     return {
+        "kind": spec.style,
+        "settings": spec.model_dump(mode="json"),
+        "origins": {
+            f"subsets[{subset}].{key}" if subset is not None else key: origin
+            for (dataset, subset, key), origin in ready.origins.items()
+            if dataset == index
+        },
         "resolution": list(ready.datasets[index].buckets.resolution),
         "batch_size": ready.datasets[index].batch_size,
         "buckets": [{"size": list(size), "count": count} for size, count in sorted(counts.items())],
@@ -68,11 +87,14 @@ def dataset_facts(ready: Prepared, index: int) -> dict[str, Any]:
     }
 
 
-def item_facts(ready: Prepared, record: ImageRecord, draws: int, cached: set[Path]) -> dict[str, Any]:
+def item_facts(ready: Prepared, record: ImageRecord, draws: int, cached: set[Path], held_out: bool) -> dict[str, Any]:
+    """`captions` are draws of the first step of training, each with a key of its own."""
     from neonym.data.captions import final_caption
+    from neonym.learn.caption_checks import lost_word, plain_caption
     from neonym.learn.rows import concept_seed
+    from neonym.seeds import dice
 
-    caption = final_caption(record.caption, record.rules, (0, 0, 0))
+    caption = plain_caption(record)
     ids = {name: tokenizer(caption) for name, tokenizer in ready.tokenizers.items()}
     seed = concept_seed(ready.run.optim.seed, ready.tokens[record.concept])
     return {
@@ -80,14 +102,18 @@ def item_facts(ready: Prepared, record: ImageRecord, draws: int, cached: set[Pat
         "concept": ready.tokens[record.concept],
         "repeats": record.repeats,
         "is_reg": record.is_reg,
+        "held_out": held_out,
+        "flip_aug": record.pictures.flip,
+        "mask": str(record.mask) if record.mask else ("alpha" if record.pictures.alpha_mask else None),
         "original_size": list(record.size),
         "resized_size": list(record.fit.resized),
         "bucket": list(record.fit.bucket),
         "crop_ltrb": list(record.fit.crop),
         "caption": caption,
-        "captions": [final_caption(record.caption, record.rules, (seed, k, 0)) for k in range(draws)],
+        "captions": [final_caption(record.caption, record.rules, dice(seed, 0, k, "caption")) for k in range(draws)],
         "ids": {name: found.ids.tolist() for name, found in ids.items()},
         "learned_positions": {name: list(found.learned) for name, found in ids.items()},
+        "word_survives": record.is_reg or lost_word(record, ready.tokens[record.concept], ready.tokenizers) is None,
         "cached": record.path in cached,
     }
 
@@ -102,6 +128,32 @@ def cached_pictures(ready: Prepared) -> set[Path]:
     vae_hash = ready.source.vae_hash()
     missing = {p[0] for p in places(ready.records) if not (folder / entry_name(p, vae_hash)).is_file()}
     return {r.path for r in ready.records} - missing
+
+
+def named_origin(key: str, origin: str, given: Given) -> str:
+    """What gave a flag its value, for a key that fell back to it."""
+    if origin != "command line":
+        return origin
+    return given.origins.get(FLAG_NAMES.get(key, key), "default")
+
+
+def print_config(ready: Prepared, given: Given) -> None:
+    """Every flag, then every data set and subset, each value with its origin."""
+    for section, name, _ in fields_of(RunConfig):
+        if section != "dataset" and name not in SECRETS:
+            value = getattr(getattr(ready.run, section), name)
+            print(f"{name} = {json.dumps(value, ensure_ascii=False)}  # {given.origins.get(name, 'default')}")
+    for d, dataset in enumerate(ready.config.datasets if ready.config else ()):
+        tables = [("[[datasets]]", None, dataset.model_dump(exclude={"subsets"}, mode="json"))]
+        tables += [("[[datasets.subsets]]", s, spec.model_dump(mode="json")) for s, spec in enumerate(dataset.subsets)]
+        for title, subset, values in tables:
+            print(f"\n{title}")
+            for key, value in values.items():
+                print(
+                    f"{key} = {json.dumps(value, ensure_ascii=False)}  # {ready.origins.get((d, subset, key), 'default')}"
+                )
+    for problem in ready.problems:
+        print(f"{problem.severity}: {problem}", file=sys.stderr)
 
 
 def print_summary(ready: Prepared) -> None:
@@ -123,10 +175,10 @@ def print_summary(ready: Prepared) -> None:
 
 def print_ids(ready: Prepared) -> None:
     """`--debug_dataset`: each picture's caption and ids, the learned ids marked."""
-    from neonym.data.captions import final_caption
+    from neonym.learn.caption_checks import plain_caption
 
     for record in ready.records:
-        caption = final_caption(record.caption, record.rules, (0, 0, 0))
+        caption = plain_caption(record)
         print(f"\n{record.path}\n{'reg ' if record.is_reg else ''}caption: {caption}")
         for name, tokenizer in ready.tokenizers.items():
             found = tokenizer(caption)

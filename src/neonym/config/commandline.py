@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from neonym.config.dataset import read_table
+from neonym.config.resolve import read_table
 from neonym.config.run import RunConfig, fields_of
 from neonym.config.sdscripts import OTHER_TRAINERS, SDSCRIPTS, CompatSettings
 from neonym.errors import ConfigError, Problem, nearest

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
 
+from PIL import ImageColor
 from pydantic import BaseModel
 
 from neonym.config.run import LogSettings, OptimSettings, RunConfig, fields_of
@@ -11,6 +12,7 @@ from neonym.config.values import (
     SCHEDULES,
     parse_arguments,
     parse_count,
+    parse_range,
     parse_resolution,
     parse_stages,
     schedule_name,
@@ -39,9 +41,22 @@ def run_problems(run: RunConfig) -> list[Problem]:
 def data_problems(run: RunConfig) -> Iterator[Problem]:
     """Pictures, sizes, names."""
     data, save = run.dataset, run.save
-    if data.dataset_config is None and data.train_data_dir is None:
+    if data.dataset_config is None and data.train_data_dir is None and data.in_json is None:
         fix = "Give a data-set file, or --train_data_dir FOLDER"
         yield Problem("error", "no pictures named", "--dataset_config", fix)
+    if data.face_crop_aug_range is not None:
+        try:
+            parse_range(data.face_crop_aug_range)
+        except ValueError:
+            what = f"`{data.face_crop_aug_range}` is not two numbers"
+            yield Problem("error", what, "--face_crop_aug_range", 'Write "0.5,2"')
+    templates = [n for n in ("use_object_template", "use_style_template", "template_file") if getattr(data, n)]
+    if len(templates) > 1:
+        yield Problem("error", "one kind of template is enough", ", ".join(f"--{n}" for n in templates))
+    try:
+        ImageColor.getrgb(data.background)
+    except ValueError:
+        yield Problem("error", f"`{data.background}` is no colour", "--background", 'Write "white" or "#ffffff"')
     if data.resolution is not None and parse_resolution(data.resolution) is None:
         yield Problem("error", f"`{data.resolution}` is no size", "--resolution", 'Write "512" or "512,768"')
     if not 0 <= run.eval.validation_split < 1:

@@ -23,6 +23,7 @@ Sampler = Literal[
     "ddim", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver", "dpmsolver++", "dpmsingle",
     "k_lms", "k_euler", "k_euler_a", "k_dpm_2", "k_dpm_2_a",
 ]  # fmt: skip
+Interpolation = Literal["lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area", "box"]
 Count = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, (int, float)) else value)]
 
 
@@ -50,6 +51,7 @@ class ConceptSettings(Section):
 class DatasetSettings(Section):
     dataset_config: str | None = setting(None, "Data-set file (TOML or JSON) as sd-scripts reads it.")
     train_data_dir: str | None = setting(None, "Folder of pictures, or of `N_name` folders, instead of a file.")
+    in_json: str | None = setting(None, "Metadata file (.json, .jsonl) of the pictures in train_data_dir.")
     reg_data_dir: str | None = setting(None, "Folder of `N_name` folders with regularisation pictures.")
     resolution: str | None = setting(None, 'Training size "S" or "W,H" (default: the model\'s own).')
     train_batch_size: int = setting(4, "Pictures per step and concept.", least=1)
@@ -59,8 +61,38 @@ class DatasetSettings(Section):
     caption_prefix: str | None = setting(None, "Text put before every caption.")
     caption_suffix: str | None = setting(None, "Text put after every caption.")
     shuffle_caption: bool = setting(False, "Shuffle the tags of a caption each time it is used.")
-    keep_tokens: int = setting(0, "How many tags at the front are not shuffled.", least=0)
+    keep_tokens: int = setting(0, "How many tags at the front are not shuffled.")
+    keep_tokens_separator: str = setting("", "Text within captions: tags before the first, and after the second, stay.")
+    secondary_separator: str | None = setting(None, "Holds tags together in shuffling; becomes the separator after it.")
+    enable_wildcard: bool = setting(False, "Draw one of {a|b|c}, and one line of a caption with several.")
+    caption_dropout_rate: float = setting(0.0, "Share of draws whose caption is dropped down to the word.", least=0)
+    caption_dropout_every_n_epochs: int = setting(0, "Drop all captions down to the word in every n-th epoch.")
+    caption_tag_dropout_rate: float = setting(0.0, "Share of the tags that are dropped, never the word's.", least=0)
+    token_warmup_min: int = setting(1, "Tags that a caption begins with under token_warmup_step.")
+    token_warmup_step: float = setting(
+        0.0, "Steps (below 1: share of the training) until a caption has all its tags.", least=0
+    )
+    use_object_template: bool = setting(False, "Train on sentences for an object with the word, instead of captions.")
+    use_style_template: bool = setting(False, "Train on sentences for a style with the word, instead of captions.")
+    template_file: str | None = setting(
+        None, "Train on the lines of this file instead: [name] or {} is the word, [filewords] the caption."
+    )
+    weighted_captions: bool = setting(False, "Read (text:1.3), (text) and [text] in captions as weights.")
     flip_aug: bool = setting(False, "Mirror a picture half of the time.")
+    color_aug: bool = setting(False, "Change hue or brightness a little, one time in three.")
+    random_crop: bool = setting(False, "Cut pictures at random places instead of in the middle.")
+    face_crop_aug_range: str | None = setting(
+        None, 'Zoom "low,high" about the face that the file name gives (name_x_y_width_height), without buckets.'
+    )
+    resize_interpolation: Interpolation | None = setting(None, "How pictures are scaled (default: lanczos).")
+    alpha_mask: bool = setting(False, "Weigh the loss by how opaque a picture is.")
+    masked_loss: bool = setting(
+        False, "Weigh the loss by the mask pictures of conditioning_data_dir (in the data-set file)."
+    )
+    background: str = setting("white", "Colour under transparent pixels: a name or #rrggbb.")
+    broken_images: Literal["skip", "stop"] = setting(
+        "stop", "Before training, stop for pictures that cannot be read, or go on without them; they are named."
+    )
     enable_bucket: bool = setting(False, "Train pictures in buckets of their own shape instead of cutting all to one.")
     min_bucket_reso: int = setting(256, "Shortest side of a bucket.", least=8)
     max_bucket_reso: int = setting(1024, "Longest side of a bucket.", least=8)
@@ -129,6 +161,9 @@ class ObjectiveSettings(Section):
     ip_noise_gamma: float | None = setting(None, "Input perturbation: extra noise that is not asked for.", least=0)
     ip_noise_gamma_random_strength: bool = setting(
         False, "Draw its strength for each sample between 0 and the given one."
+    )
+    mask_normalize: bool = setting(
+        False, "Divide a masked loss by the area of its mask, so that small masks count as much."
     )
     min_timestep: int | None = setting(None, "Lowest timestep trained on (default 0).", least=0)
     max_timestep: int | None = setting(None, "Timesteps stay below this (default 1000).", least=1)

@@ -77,21 +77,9 @@ SDSCRIPTS: dict[str, Compat] = {
     "fp16_master_weights_and_gradients": no_effect(DEEPSPEED.reason),
     "fused_backward_pass": refused(SMALL),
     "dataset_class": refused("a data set is never a class to import: nothing that is read may run code", "text"),
-    "conditioning_data_dir": later("text"),
-    "masked_loss": later(),
-    "alpha_mask": later(),
-    "in_json": later("text"),
-    "color_aug": later(),
-    "random_crop": later(),
-    "face_crop_aug_range": later("text"),
-    "enable_wildcard": later(),
-    "keep_tokens_separator": later("text"),
-    "secondary_separator": later("text"),
-    "token_warmup_min": later("text"),
-    "token_warmup_step": later("text"),
-    "resize_interpolation": later("text"),
-    "use_object_template": later(),
-    "use_style_template": later(),
+    "conditioning_data_dir": refused(
+        "is a key of the data-set file here too (sd-scripts reads it nowhere else in this trainer)", "text"
+    ),
     "vae": later("text"),
     "console_log_level": later("text"),
     "console_log_file": later("text"),
@@ -104,9 +92,6 @@ OTHER_TRAINERS = frozenset(  # keys of sd-scripts' other trainers that stand in 
         "block_lr",
         "cache_text_encoder_outputs",
         "cache_text_encoder_outputs_to_disk",
-        "caption_dropout_every_n_epochs",
-        "caption_dropout_rate",
-        "caption_tag_dropout_rate",
         "conv_alpha",
         "conv_dim",
         "diffusers_xformers",
@@ -133,7 +118,6 @@ OTHER_TRAINERS = frozenset(  # keys of sd-scripts' other trainers that stand in 
         "train_text_encoder",
         "training_comment",
         "unet_lr",
-        "weighted_captions",
     ]
 )
 

@@ -4,39 +4,55 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from neonym.config.dataset import ConceptSpec, DatasetConfig, build, read_table, resolve
+from neonym.config.dataset import ConceptSpec, DatasetConfig
+from neonym.config.resolve import Resolved, build, read_table, resolve
 from neonym.config.rules import run_problems
 from neonym.config.run import DatasetSettings, RunConfig
 from neonym.errors import ConfigError, Problem
 from neonym.words import clean
 
 
-def read_dataset(run: RunConfig) -> tuple[DatasetConfig | None, list[Problem]]:
-    """The resolved data set of a run, and every problem of flags and file together."""
-    problems = run_problems(run)
+def read_dataset(run: RunConfig) -> Resolved:
+    """The resolved data set of a run, where its values come from, and every problem of flags and file together."""
+    found = Resolved(problems=run_problems(run))
+    flags = run.dataset
+    if any(p.where == "--face_crop_aug_range" for p in found.problems):
+        return found
+    try:
+        table, where = dataset_table(run, found)
+    except ConfigError as error:
+        found.problems += error.problems
+        return found
+    if not where:
+        return found
+    read = resolve(table, run, where)
+    read.problems = [*found.problems, *read.problems]
+    if read.config is not None:
+        concepts = choose_concepts(read.config, run, where, read.problems)
+        check_names(concepts, run, read.problems)
+        check_subsets(read.config, [c.token_string for c in concepts], where, read.problems)
+        read.config = None if read.failed() else read.config.model_copy(update={"concepts": concepts})
+    elif flags.dataset_config is None or not isinstance(table, dict) or not table.get("concepts"):
+        choose_concepts(DatasetConfig(concepts=(), datasets=()), run, where, read.problems)
+    return read
+
+
+def dataset_table(run: RunConfig, found: Resolved) -> tuple[Any, str]:
+    """-> (the data-set file's table, or the one made from the folder flags; where it stands). Raises ConfigError."""
     flags = run.dataset
     if flags.dataset_config is not None:
-        where = flags.dataset_config
-        try:
-            table = read_table(Path(where))
-        except ConfigError as error:
-            return None, [*problems, *error.problems]
-        ignored = [name for name in ("train_data_dir", "reg_data_dir") if getattr(flags, name) is not None]
-        problems += [Problem("warning", "is ignored: --dataset_config names the pictures", f"--{n}") for n in ignored]
-    elif flags.train_data_dir is not None:
-        table, where = folder_table(flags, problems), "--train_data_dir"
-        if not table:
-            return None, problems
-    else:
-        return None, problems
-    config, found = resolve(table, flags, where)
-    problems += found
-    if config is not None:
-        concepts = choose_concepts(config, run, where, problems)
-        check_names(concepts, run, problems)
-        check_subsets(config, [c.token_string for c in concepts], where, problems)
-        config = config.model_copy(update={"concepts": concepts})
-    return (None if any(p.severity == "error" for p in problems) else config), problems
+        for name in ("train_data_dir", "reg_data_dir", "in_json"):
+            if getattr(flags, name) is not None:
+                what = "is ignored: --dataset_config names the pictures"
+                found.problems.append(Problem("warning", what, f"--{name}"))
+        return read_table(Path(flags.dataset_config)), flags.dataset_config
+    if flags.in_json is not None:
+        folder = {} if flags.train_data_dir is None else {"image_dir": flags.train_data_dir}
+        return {"datasets": [{"subsets": [{"metadata_file": flags.in_json, **folder}]}]}, "--in_json"
+    if flags.train_data_dir is not None:
+        table = folder_table(flags, found.problems)
+        return table, "--train_data_dir" if table else ""
+    return None, ""
 
 
 def choose_concepts(
@@ -55,7 +71,9 @@ def choose_concepts(
         fix = "For example --token_string=mychar4; the captions must contain it"
         problems.append(Problem("error", "the new word has no name", "--token_string", fix))
         return ()
-    spec = build(ConceptSpec, flags.model_dump(), "--token_string", problems)
+    one = Resolved()
+    spec = build(ConceptSpec, flags.model_dump(), "--token_string", one)
+    problems += one.problems
     return (spec,) if spec else ()
 
 

@@ -23,6 +23,12 @@ def parse_resolution(text: str) -> tuple[int, int] | None:
     return int(parts[0]), int(parts[-1])
 
 
+def parse_range(text: str) -> tuple[float, float]:
+    """ "0.5,2" -> (0.5, 2.0). Raises ValueError."""
+    low, _, high = text.partition(",")
+    return float(low), float(high)
+
+
 def parse_count(text: str, total: int) -> int:
     """Steps from "100", or from a share of `total`: "0.1", "10%". Raises ValueError."""
     text = text.strip()

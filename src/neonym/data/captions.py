@@ -1,44 +1,161 @@
-"""From a caption file to the text that is trained on."""
+"""From a caption as it is stored to the text that is trained on, with every random choice drawn from one generator.
 
-from pathlib import Path
+The order is sd-scripts' (dataset.md section 7): dropout, one line, wildcards, tags, separators, templates. The new word
+is never lost on the way: a dropped caption keeps it, and so does every selection of tags.
+"""
 
-from neonym.errors import DataError
-from neonym.seeds import dice
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from random import Random
+
 from neonym.types import CaptionRules
+from neonym.words import clean, whole_word
 
-FOUND_UNASKED = (".caption", ".txt")
-
-
-def read_caption(image: Path, extension: str | None) -> str | None:
-    """The first line of the caption file beside `image`, or None if there is none. Raises DataError."""
-    endings = FOUND_UNASKED if extension is None else (extension if extension.startswith(".") else f".{extension}",)
-    for ending in endings:
-        path = image.with_suffix(ending)
-        if path.is_file():
-            return first_line(path)
-    return None
+OPEN, CLOSE = "\ue000", "\ue001"  # stand for doubled braces while wildcards are replaced
+WILDCARD = re.compile(r"\{([^}]+)\}")
 
 
-def first_line(path: Path) -> str:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError("is not UTF-8 text", str(path), "Save the caption as UTF-8") from error
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", str(path)) from error
-    return lines[0].strip() if lines else ""
+@dataclass(frozen=True)
+class Moment:
+    """When a caption is used: what dropout by epochs and token warm-up depend on."""
+
+    epoch: int = 1  # the first is 1
+    step: int = 0  # the first is 0
+    steps: int = 1  # of the whole training
 
 
-def final_caption(caption: str, rules: CaptionRules, key: tuple[int | str, ...]) -> str:
-    """Apply prefix, suffix and tag shuffling. `key` decides the shuffle."""
+def final_caption(caption: str, rules: CaptionRules, random: Random, at: Moment = Moment()) -> str:
+    """The text of one draw. What is random takes its numbers from `random` in a fixed order."""
+    if is_dropped(rules, random, at):
+        text = rules.word if shows(caption, rules.word) else ""
+    else:
+        text = written_out(caption, rules, random)
+        if by_tags(rules):
+            text = by_tag(text, rules, random, at)
+        if rules.secondary_separator:
+            text = text.replace(rules.secondary_separator, rules.separator)
+    if rules.templates:
+        return fill_template(random.choice(rules.templates), rules.word, text)
+    return text
+
+
+def is_dropped(rules: CaptionRules, random: Random, at: Moment) -> bool:
+    if rules.dropout > 0 and random.random() < rules.dropout:
+        return True
+    return rules.drop_every_n_epochs > 0 and at.epoch % rules.drop_every_n_epochs == 0
+
+
+def written_out(caption: str, rules: CaptionRules, random: Random) -> str:
+    """One line with its prefix and suffix, and a choice made for each {a|b|c}."""
+    lines = caption.split("\n")
+    text = random.choice(lines) if rules.wildcards and len(lines) > 1 else lines[0]
     if rules.prefix:
-        caption = f"{rules.prefix} {caption}"
+        text = f"{rules.prefix} {text}"
     if rules.suffix:
-        caption = f"{caption} {rules.suffix}"
-    if not rules.shuffle:
-        return caption
-    tags = [tag.strip() for tag in caption.strip().split(rules.separator)]
-    fixed, loose = tags[: rules.keep_tokens], tags[rules.keep_tokens :]
-    dice(*key, "shuffle").shuffle(loose)
+        text = f"{text} {rules.suffix}"
+    if not rules.wildcards:
+        return text
+    text = text.replace("{{", OPEN).replace("}}", CLOSE)
+    text = WILDCARD.sub(lambda match: random.choice(match.group(1).split("|")), text)
+    return text.replace(OPEN, "{").replace(CLOSE, "}")
+
+
+def by_tags(rules: CaptionRules) -> bool:
+    """Whether captions are taken apart into tags at all; otherwise their spacing stays as it is."""
+    return rules.shuffle or rules.warmup_steps > 0 or rules.tag_dropout > 0 or bool(rules.keep_separator)
+
+
+def by_tag(text: str, rules: CaptionRules, random: Random, at: Moment) -> str:
+    """Some tags stay in front (and at the end), the others are warmed up, shuffled and dropped."""
+    first, loose, last = divided(text, rules)
+    if loose is None:
+        return text
+    wanted = warmed_up(len(loose), rules, at)
+    loose = [tag for i, tag in enumerate(loose) if i < wanted or shows(tag, rules.word)]
+    if rules.shuffle:
+        random.shuffle(loose)
+    if rules.tag_dropout > 0:
+        drawn = [random.random() >= rules.tag_dropout for _ in loose]
+        loose = [tag for tag, kept in zip(loose, drawn, strict=True) if kept or shows(tag, rules.word)]
     joint = ", " if rules.separator == "," else rules.separator
-    return joint.join(fixed + loose)
+    return joint.join([*first, *loose, *last])
+
+
+def divided(text: str, rules: CaptionRules) -> tuple[list[str], list[str] | None, list[str]]:
+    """-> tags that stay in front, tags that move (None: nothing is taken apart), tags that stay at the end"""
+    if rules.keep_separator and rules.keep_separator in text:
+        parts = [split_tags(part, rules) for part in text.split(rules.keep_separator, 2)]
+        return parts[0], parts[1], parts[2] if len(parts) == 3 else []
+    if not (rules.shuffle or rules.warmup_steps > 0 or rules.tag_dropout > 0):
+        return [], None, []
+    tags, kept = split_tags(text, rules), max(rules.keep_tokens, 0)
+    return tags[:kept], tags[kept:], []
+
+
+def split_tags(text: str, rules: CaptionRules) -> list[str]:
+    """Tags without blanks around them, empty ones left out; a weighted group is one tag."""
+    parts = [text]
+    if rules.separator in text:
+        parts = outside_brackets(text, rules.separator) if rules.weighted else text.split(rules.separator)
+    return [tag.strip() for tag in parts if tag.strip()]
+
+
+def outside_brackets(text: str, separator: str) -> list[str]:
+    """Split where no bracket is open."""
+    parts, depth, start, i = [], 0, 0, 0
+    while i < len(text):
+        if depth == 0 and text.startswith(separator, i):
+            parts.append(text[start:i])
+            i = start = i + len(separator)
+            continue
+        depth = max(0, depth + (text[i] in "([") - (text[i] in ")]"))
+        i += 2 if text[i] == "\\" else 1
+    return [*parts, text[start:]]
+
+
+def warmed_up(tags: int, rules: CaptionRules, at: Moment) -> int:
+    """How many of the moving tags are used by now."""
+    steps = rules.warmup_steps if rules.warmup_steps >= 1 else math.floor(rules.warmup_steps * at.steps)
+    if not steps or at.step >= steps:
+        return tags
+    return math.floor(at.step * (tags - rules.warmup_min) / steps) + rules.warmup_min
+
+
+@lru_cache(maxsize=4096)
+def shows(text: str, word: str) -> bool:
+    """Whether the word stands in the text, as a whole word in any case."""
+    return bool(word) and whole_word([clean(word)]).search(clean(text)) is not None
+
+
+def fill_template(template: str, word: str, caption: str) -> str:
+    """A sentence with `{}` or `[name]` (the word) and `[filewords]` (the caption)."""
+    return template.replace("[filewords]", caption).replace("[name]", word).replace("{}", word)
+
+
+OBJECT_TEMPLATES = (
+    *(f"a {kind} of a {{}}" for kind in ("photo", "rendering", "cropped photo", "close-up photo", "rendition", "good photo")),
+    *(f"the {kind} of a {{}}" for kind in ("photo",)),
+    *(f"a {kind} of the {{}}" for kind in (
+        "cropped photo", "dark photo", "bright photo", "photo", "good photo", "close-up photo", "rendition")),
+    *(f"a photo of a {looks} {{}}" for looks in ("clean", "dirty", "nice", "cool", "small")),
+    *(f"a photo of the {looks} {{}}" for looks in ("cool", "clean", "nice", "small", "weird", "large")),
+    "a photo of my {}", "a photo of one {}",
+)  # fmt: skip
+STYLE_TEMPLATES = tuple(
+    f"{kind} in the style of {{}}" for kind in (
+        "a painting", "a rendering", "a cropped painting", "the painting", "a clean painting", "a dirty painting",
+        "a dark painting", "a picture", "a cool painting", "a close-up painting", "a bright painting", "a cropped painting",
+        "a good painting", "a close-up painting", "a rendition", "a nice painting", "a small painting", "a weird painting",
+        "a large painting",
+    )
+)  # fmt: skip
+
+
+def template_lines(text: str) -> Sequence[str]:
+    """The lines of a template file that are not empty."""
+    return tuple(line.strip() for line in text.splitlines() if line.strip())

@@ -1,62 +1,208 @@
-"""Reading pictures: orientation, transparency, scaling and cutting."""
+"""Reading pictures: orientation, transparency, scaling and cutting, masks, small changes of colour."""
+
+from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from neonym.errors import DataError
-from neonym.types import Fit, Size
+from neonym.types import Fit, ImageRecord, Size, View
 
-ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif"}
+ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+if features.check("avif"):
+    ENDINGS.add(".avif")
+try:
+    import pillow_jxl as _  # pyright: ignore[reportMissingImports] # noqa: F401
+
+    ENDINGS.add(".jxl")
+except ImportError:
+    pass
 ORIENTATION = 0x0112  # EXIF tag
-BACKGROUND = (255, 255, 255)  # what transparent pixels are laid on
+FILTERS = {
+    "lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR,
+    "linear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "cubic": Image.Resampling.BICUBIC,
+    "area": Image.Resampling.BOX, "box": Image.Resampling.BOX,
+}  # fmt: skip
+WASTEFUL = 8  # a scaled picture so many times its bucket is cut before it is scaled
+HUE_SHIFT = 8 / 180  # turns of the colour circle, either way
+GAMMA = (0.95, 1.05)
+COLOUR_SHARE = 0.33  # of draws that are changed in colour
 
 
-def find_images(folder: Path) -> list[Path]:
-    """Pictures directly in `folder`, sorted by name; hidden files and other endings are passed over."""
-    return sorted(
-        p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and not p.name.startswith(".") and p.is_file()
-    )
+def find_images(folder: Path, complain: Callable[[str, Path], object] | None = None) -> list[Path]:
+    """Pictures directly in `folder`, sorted by name; hidden files and other endings are passed over.
+
+    What looks like a picture and cannot be reached goes to `complain`. Raises OSError.
+    """
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = folder / entry.name
+            if entry.name.startswith(".") or path.suffix.lower() not in ENDINGS:
+                continue
+            try:
+                if entry.is_file():
+                    found.append(path)
+                elif complain is not None and not entry.is_dir():
+                    complain("is a link that leads nowhere, or no file", path)
+            except OSError as error:
+                if complain is not None:
+                    complain(f"cannot be reached ({error.strerror})", path)
+    return sorted(found, key=lambda path: path.name)
+
+
+@contextmanager
+def readable(path: Path):
+    """Open a picture; whatever goes wrong with it becomes a DataError."""
+    try:
+        with Image.open(path) as picture:
+            yield picture
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot be read as a picture ({said})", str(path), "Remove or replace it") from error
 
 
 def image_size(path: Path) -> Size:
     """Size as shown (EXIF orientation applied). Raises DataError if the header or the picture itself is damaged."""
-    try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            picture.draft("RGB", (1, 1))  # a JPEG is decoded at an eighth of its size: enough to see that it is whole
-            picture.load()
-            return (height, width) if picture.getexif().get(ORIENTATION, 1) >= 5 else (width, height)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot be read as a picture ({error})", str(path), "Remove or replace it") from error
+    with readable(path) as picture:
+        size = picture.size
+        if picture.format == "PNG" and not has_exif(path):
+            picture.verify()  # checksums of all its parts: reads the file, decodes nothing
+            return size
+        turned = picture.getexif().get(ORIENTATION, 1) >= 5
+        picture.draft("RGB", (1, 1))  # a JPEG is decoded at an eighth of its size: enough to see that it is whole
+        picture.load()
+    return (size[1], size[0]) if turned else size
 
 
-def load_pixels(path: Path, fit: Fit, flipped: bool = False) -> np.ndarray:
+def has_exif(png: Path) -> bool:
+    """Whether a PNG may say how it is to be turned; Pillow would decode all of it to find out."""
+    return b"eXIf" in png.read_bytes()
+
+
+def load_pixels(path: Path, view: View) -> np.ndarray:
     """The picture as the VAE wants it. -> float32 [3,H,W] in -1..1. Raises DataError."""
-    try:
-        with Image.open(path) as opened:
-            picture = on_background(ImageOps.exif_transpose(opened))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot be read as a picture ({error})", str(path), "Remove or replace it") from error
+    with readable(path) as opened:
+        picture = fitted(on_background(ImageOps.exif_transpose(opened), view.background), view)
+    pixels = np.asarray(changed_colour(picture, view), np.float32)
+    return pixels.transpose(2, 0, 1) / 127.5 - 1
+
+
+def load_mask(record: ImageRecord, view: View) -> np.ndarray:
+    """How much each pixel counts: the red channel of the mask picture, else the opacity. -> float32 [H,W] in 0..1"""
+    with readable(record.mask or record.path) as opened:
+        picture = ImageOps.exif_transpose(opened)
+        if record.mask is not None:
+            channel = picture.convert("RGB").getchannel("R")
+        else:
+            channel = picture.convert("RGBA").getchannel("A")
+        return np.asarray(fitted(channel, view), np.float32) / 255
+
+
+def fitted(picture: Image.Image, view: View) -> Image.Image:
+    """Scaled, cut and mirrored."""
+    fit, filter = view.fit, FILTERS[view.interpolation or "lanczos"]
     if picture.size != fit.resized:
-        picture = picture.resize(fit.resized, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    picture = picture.crop(fit.crop)
-    if flipped:
-        picture = ImageOps.mirror(picture)
-    return np.asarray(picture, np.float32).transpose(2, 0, 1) / 127.5 - 1
+        across, down = picture.width / fit.resized[0], picture.height / fit.resized[1]
+        gap = 3.0 if view.interpolation is None else None
+        if fit.resized[0] * fit.resized[1] > WASTEFUL * fit.bucket[0] * fit.bucket[1]:
+            box = tuple(side * scale for side, scale in zip(fit.crop, (across, down, across, down), strict=True))
+            picture = picture.resize(fit.bucket, filter, box=box, reducing_gap=gap)  # pyright: ignore[reportArgumentType]
+        else:
+            picture = picture.resize(fit.resized, filter, reducing_gap=gap).crop(fit.crop)
+    else:
+        picture = picture.crop(fit.crop)
+    return ImageOps.mirror(picture) if view.flipped else picture
 
 
-def on_background(picture: Image.Image) -> Image.Image:
-    """RGB, transparent pixels laid on `BACKGROUND`, 16-bit grey scaled instead of cut off."""
-    if picture.mode in ("I;16", "I;16B", "I"):
+def on_background(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """RGB, transparent pixels laid on `background`, 16-bit grey scaled instead of cut off."""
+    if picture.mode.startswith("I"):
         return Image.fromarray((np.asarray(picture, np.float32) / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
     if "A" in picture.getbands() or "transparency" in picture.info:
         picture = picture.convert("RGBA")
-        ground = Image.new("RGBA", picture.size, (*BACKGROUND, 255))
+        ground = Image.new("RGBA", picture.size, (*background, 255))
         return Image.alpha_composite(ground, picture).convert("RGB")
     return picture.convert("RGB")
+
+
+def changed_colour(picture: Image.Image, view: View) -> Image.Image:
+    """Hue turned, brightness bent."""
+    if view.hue:
+        hue, *rest = picture.convert("HSV").split()
+        turned = (np.asarray(hue, np.int16) + round(256 * view.hue)) % 256
+        picture = Image.merge("HSV", (Image.fromarray(turned.astype(np.uint8)), *rest)).convert("RGB")
+    if view.gamma != 1:
+        curve = [round(255 * (value / 255) ** view.gamma) for value in range(256)]
+        picture = picture.point(curve * 3)
+    return picture
+
+
+def draw_view(record: ImageRecord, random: Random) -> View:
+    """How one draw of a picture looks."""
+    rules, fit = record.pictures, record.fit
+    flipped = rules.flip and random.random() < 0.5
+    face = face_of(record.path) if rules.face_crop is not None else None
+    if face is not None and rules.face_crop is not None:
+        fit = zoom_on_face(record.size, face, rules.face_crop, fit.bucket, rules.random_crop, random)
+    elif rules.random_crop:
+        left, top = (random.randint(0, max(0, r - b)) for r, b in zip(fit.resized, fit.bucket, strict=True))
+        fit = Fit(fit.bucket, fit.resized, (left, top, left + fit.bucket[0], top + fit.bucket[1]))
+    hue, gamma = 0.0, 1.0
+    if rules.color and random.random() < COLOUR_SHARE:
+        if random.random() < 0.5:
+            hue = random.uniform(-HUE_SHIFT, HUE_SHIFT)
+        else:
+            gamma = random.uniform(*GAMMA)
+    return View(fit, flipped, hue, gamma, rules.background, rules.interpolation)
+
+
+def still_view(record: ImageRecord, flipped: bool = False) -> View:
+    """How a picture looks if nothing is random."""
+    return View(record.fit, flipped, background=record.pictures.background, interpolation=record.pictures.interpolation)
+
+
+Face = tuple[int, int, int, int]  # centre x and y, width, height, in pixels of the original
+
+
+def face_of(path: Path) -> Face | None:
+    """Where sd-scripts' face tool said the face is, from the file's name: `name_x_y_width_height`; None without."""
+    parts = path.stem.split("_")
+    if len(parts) < 5 or not all(part.isdecimal() for part in parts[-4:]):
+        return None
+    x, y, width, height = (int(part) for part in parts[-4:])
+    return (x, y, width, height) if max(width, height) > 0 else None
+
+
+def zoom_on_face(
+    size: Size, face: Face, bounds: tuple[float, float], target: Size, jitter: bool, random: Random
+) -> Fit:
+    """A window of `target` about the face, scaled so that the face fills it by one over `bounds` (dataset.md 5.4)."""
+    side, shortest = max(face[2:]), min(target)
+    least = max(target[0] / size[0], target[1] / size[1])
+    smallest = max(least, min(1.0, max(least, shortest / (side * bounds[1]))))
+    largest = max(smallest, min(1.0, shortest / (side * bounds[0])))
+    scale = smallest if smallest >= largest else random.uniform(smallest, largest)
+    resized = (max(target[0], round(size[0] * scale)), max(target[1], round(size[1] * scale)))
+    starts = []
+    for axis in (1, 0):  # height first, as sd-scripts draws
+        start = round(face[axis] * scale) - target[axis] // 2
+        spread = side * scale
+        if jitter:
+            reach = max(resized[axis] - round(spread), round(spread))
+            start += random.randint(0, reach) + random.randint(0, reach) - reach
+        elif bounds[0] != bounds[1] and spread > shortest / 10 and spread >= 40:
+            start += random.randint(-int(spread / 20), int(spread / 20))
+        starts.append(min(max(0, start), resized[axis] - target[axis]))
+    top, left = starts
+    return Fit(target, resized, (left, top, left + target[0], top + target[1]))
 
 
 def content_hash(path: Path) -> str:

@@ -17,11 +17,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from neonym.data.images import content_hash, load_pixels
-from neonym.types import Fit, ImageRecord
+from neonym.data.images import content_hash, load_mask, load_pixels, still_view
+from neonym.types import ImageRecord, View
 
-Place = tuple[Path, Fit, bool]  # picture, scaling and cut, mirrored
-LAYOUT = "moments-1"  # changes with the meaning of an entry
+Place = tuple[Path, View]
+Encode = Callable[[torch.Tensor], torch.Tensor]  # [1,3,H,W] -> [1,2C,h,w]
+LAYOUT = "moments-2"  # changes with the meaning of an entry
 
 
 def default_folder() -> Path:
@@ -30,19 +31,51 @@ def default_folder() -> Path:
 
 
 def places(records: Iterable[ImageRecord]) -> list[Place]:
-    """Every distinct picture to be encoded."""
+    """Every distinct picture to be encoded once; those that change from draw to draw are not among them."""
     found: dict[Place, None] = {}
     for record in records:
-        for flipped in (False, True) if record.flip else (False,):
-            found[record.path, record.fit, flipped] = None
+        if not record.pictures.changes:
+            for flipped in (False, True) if record.pictures.flip else (False,):
+                found[record.path, still_view(record, flipped)] = None
     return list(found)
 
 
 def entry_name(place: Place, vae_hash: str) -> str:
     """The key of an entry, as a file name."""
-    path, fit, flipped = place
-    facts = (LAYOUT, content_hash(path), fit, flipped, vae_hash)
+    path, view = place
+    facts = (LAYOUT, content_hash(path), view, vae_hash)
     return hashlib.sha256(repr(facts).encode()).hexdigest() + ".safetensors"
+
+
+class Latents:
+    """The moments of every draw: those encoded before training, and those of pictures that change, encoded as needed."""
+
+    def __init__(self, known: dict[Place, torch.Tensor], encode: Encode):
+        self.known, self.encode = known, encode
+        self.masks: dict[Place, torch.Tensor] = {}
+
+    def __getitem__(self, place: Place) -> torch.Tensor:
+        """-> float32 [2C,h,w] on the CPU. Raises DataError."""
+        found = self.known.get(place)
+        return encode_picture(place, self.encode) if found is None else found
+
+    def mask(self, record: ImageRecord, view: View, size: tuple[int, int]) -> torch.Tensor:
+        """How much each place of the latent counts, averaged over its pixels. -> float32 [1,h,w]. Raises DataError."""
+        if not record.masked:
+            return torch.ones(1, *size)
+        found = self.masks.get((record.path, view))
+        if found is None:
+            pixels = torch.from_numpy(load_mask(record, view).copy())
+            found = torch.nn.functional.interpolate(pixels[None, None], size=size, mode="area")[0]
+            if not record.pictures.changes:
+                self.masks[record.path, view] = found
+        return found
+
+
+def encode_picture(place: Place, encode: Encode) -> torch.Tensor:
+    """-> float32 [2C,h,w]"""
+    pixels = torch.from_numpy(np.ascontiguousarray(load_pixels(*place)))
+    return encode(pixels[None])[0].float().cpu().contiguous()
 
 
 def checksum(moments: torch.Tensor) -> str:
@@ -75,13 +108,13 @@ def write_entry(file: Path, moments: torch.Tensor) -> bool:
 
 def cache_moments(
     records: Iterable[ImageRecord],
-    encode: Callable[[torch.Tensor], torch.Tensor],
+    encode: Encode,
     vae_hash: str,
     folder: Path | None,
     progress: Callable[[int, int], None],
     complain: Callable[[str], None],
 ) -> dict[Place, torch.Tensor]:
-    """Moments of every picture, on the CPU in float32. `encode`: [1,3,H,W] -> [1,2C,h,w].
+    """Moments of every picture, on the CPU in float32.
 
     One picture at a time: the numbers then do not depend on which entries were there already. With a `folder`,
     entries are read from and written to it; one that cannot be written to is told once by `complain` and left alone.
@@ -92,8 +125,7 @@ def cache_moments(
         file = folder / entry_name(place, vae_hash) if folder else None
         found = read_entry(file) if file else None
         if found is None:
-            pixels = torch.from_numpy(np.ascontiguousarray(load_pixels(*place)))
-            found = encode(pixels[None])[0].float().cpu().contiguous()
+            found = encode_picture(place, encode)
             if file and not write_entry(file, found):
                 complain(f"the cache folder {folder} cannot be written to; going on without it")
                 folder = None

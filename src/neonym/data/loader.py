@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from neonym.data.latent_cache import Place
+from neonym.data.latent_cache import Latents
 from neonym.types import Batch, Draw, Work
 
 
@@ -32,8 +32,9 @@ class Loader:
     def __init__(
         self,
         plans: Sequence[Plan],
-        moments: dict[Place, torch.Tensor],
+        latents: Latents,
         tokenize: Callable[[str], Tokens],
+        emphasis: Callable[[str], Tokens | None],
         shows: Callable[[str, int], bool],
         device: torch.device,
         micro_batch: int | None,
@@ -41,11 +42,11 @@ class Loader:
         rank: int = 0,
         ranks: int = 1,
     ):
-        self.plans, self.moments, self.tokenize, self.device = plans, moments, tokenize, device
+        self.plans, self.latents, self.device = plans, latents, device
+        self.tokenize, self.emphasis = lru_cache(maxsize=None)(tokenize), lru_cache(maxsize=None)(emphasis)
         self.micro_batch, self.step_share = micro_batch, step_share
         self.rank, self.ranks = rank, ranks
         self.shows = lru_cache(maxsize=None)(shows)
-        self.ids: dict[str, Tokens] = {}
 
     def steps(self, first: int, end: int) -> Iterator[Work]:
         """The work of steps `first` to `end - 1`."""
@@ -65,18 +66,25 @@ class Loader:
 
     def batch(self, draws: Sequence[Draw], concept: int) -> Batch:
         """Samples of one size and one concept."""
-        moments = torch.stack([self.moments[d.record.path, d.record.fit, d.flipped] for d in draws])  # [B,2C,h,w]
-        ids = [self.tokens(d.caption) for d in draws]
+        moments = torch.stack([self.latents[d.record.path, d.view] for d in draws])  # [B,2C,h,w]
+        mask = None
+        if any(d.record.masked for d in draws):
+            size = (moments.shape[2], moments.shape[3])
+            mask = torch.stack([self.latents.mask(d.record, d.view, size) for d in draws]).to(self.device)  # [B,1,h,w]
+        ids = [self.tokenize(d.caption) for d in draws]
+        weights = [found for d in draws if (found := self.emphasis(d.caption))]
         return Batch(
             moments=moments.to(self.device),
-            tokens={name: torch.stack([i[name] for i in ids]).to(self.device) for name in ids[0]},  # [B,K,L]
+            tokens=stacked(ids, self.device),
+            emphasis=stacked(weights, self.device) if weights else None,
             keys=[d.key for d in draws],
             levels=[d.level for d in draws],
             concept=torch.full((len(draws),), concept, device=self.device),
             weight=torch.tensor([d.weight for d in draws], device=self.device),
+            mask=mask,
         )
 
-    def tokens(self, caption: str) -> Tokens:
-        if caption not in self.ids:
-            self.ids[caption] = self.tokenize(caption)
-        return self.ids[caption]
+
+def stacked(rows: Sequence[Tokens], device: torch.device) -> Tokens:
+    """[K,L] each -> {encoder: [B,K,L]}"""
+    return {name: torch.stack([row[name] for row in rows]).to(device) for name in rows[0]}

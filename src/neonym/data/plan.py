@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 
-from neonym.data.captions import final_caption
+from neonym.data.captions import Moment, final_caption
+from neonym.data.images import draw_view
 from neonym.seeds import dice
 from neonym.types import Draw, ImageRecord
 
@@ -20,8 +21,11 @@ class ConceptPlan:
     `step_sizes[dataset]` samples (batch size times gradient accumulation); a bucket's last step may have fewer.
 
     Noise levels are drawn uniformly, or `stratified`: evenly spaced over the samples of a step, the spacing shifted from
-    step to step so that any stretch of steps covers all levels evenly.
+    step to step so that any stretch of steps covers all levels evenly. `steps`, the length of the training, matters to
+    captions whose tags are warmed up over a share of it.
     """
+
+    steps = 1
 
     def __init__(
         self,
@@ -53,7 +57,8 @@ class ConceptPlan:
         """The samples of `step`, all of one bucket."""
         epoch, index = divmod(step, self.steps_per_epoch)
         records = self._epoch(epoch)[index]
-        return [self.draw(r, step, slot, self.level(step, slot, len(records))) for slot, r in enumerate(records)]
+        at = Moment(1 + epoch, step, self.steps)
+        return [self.draw(r, step, slot, self.level(step, slot, len(records)), at) for slot, r in enumerate(records)]
 
     def level(self, step: int, slot: int, samples: int) -> float:
         """The noise level of one sample of a step of `samples`. -> 0..1 (excluded)"""
@@ -62,12 +67,12 @@ class ConceptPlan:
         shift = (dice(self.seed, "timesteps").random() + step * GOLDEN) % 1.0
         return (slot + shift) / samples
 
-    def draw(self, record: ImageRecord, step: int, slot: int, level: float) -> Draw:
+    def draw(self, record: ImageRecord, step: int, slot: int, level: float, at: Moment) -> Draw:
         key = (self.seed, step, slot)
         return Draw(
             record=record,
-            caption=final_caption(record.caption, record.rules, key),
-            flipped=record.flip and dice(*key, "flip").random() < 0.5,
+            caption=final_caption(record.caption, record.rules, dice(*key, "caption"), at),
+            view=draw_view(record, dice(*key, "view")),
             key=key,
             level=level,
             weight=self.reg_weight if record.is_reg else 1.0,
@@ -79,5 +84,5 @@ def fingerprint(records: Sequence[ImageRecord], hashes: Sequence[str], *settings
     digest = hashlib.sha256(repr(settings).encode())
     for record, content in zip(records, hashes, strict=True):
         facts = (content, record.caption, record.fit, record.concept, record.dataset, record.repeats, record.is_reg)
-        digest.update(repr((*facts, record.flip, record.rules)).encode())
+        digest.update(repr((*facts, record.pictures, record.rules)).encode())
     return digest.hexdigest()

@@ -3,141 +3,224 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from random import Random
 
 from neonym.data.buckets import BucketRules, bucket_sizes, fit
-from neonym.data.captions import read_caption
 from neonym.data.images import find_images, image_size
+from neonym.data.stored import Entry, Reporter, find_masks, read_caption, read_metadata, some
 from neonym.errors import DataError, Problem
-from neonym.seeds import dice
-from neonym.types import CaptionRules, Fit, ImageRecord, Size
+from neonym.types import CaptionRules, Fit, ImageRecord, PictureRules, Size
+
+THIN = 3.0  # a picture scaled to so many times its bucket loses most of itself to the cut
+TINY = 0.25  # a picture of so small a share of its bucket is enlarged more than twice
 
 
 @dataclass(frozen=True)
 class Folder:
-    """One subset: a folder of pictures and how they are used."""
+    """One subset: a folder of pictures or a metadata file, and how they are used."""
 
-    path: Path
+    path: Path | None
     concept: int
     repeats: int = 1
     is_reg: bool = False
     caption_extension: str | None = None
     class_tokens: str | None = None
-    flip: bool = False
+    metadata: Path | None = None
+    masks: Path | None = None
     rules: CaptionRules = field(default_factory=CaptionRules)
+    pictures: PictureRules = field(default_factory=PictureRules)
+
+    @property
+    def place(self) -> Path:
+        """What messages name, and what makes two subsets the same."""
+        return self.metadata or self.path or Path()
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Folders that share a batch size and buckets."""
+    """Folders that share a batch size, buckets and the share that is held out."""
 
     folders: tuple[Folder, ...]
     batch_size: int
     buckets: BucketRules
-
-
-Reporter = Callable[[Problem], object]
+    held_out_share: float = 0.0
+    held_out_seed: int = 0
 
 
 def scan(
-    datasets: Sequence[Dataset], held_out_share: float, held_out_seed: int, report: Reporter
+    datasets: Sequence[Dataset], report: Reporter, broken_is_fatal: bool = False
 ) -> tuple[list[ImageRecord], list[ImageRecord]]:
     """-> (training records, held-out records). What is wrong with single pictures goes to `report`."""
     training, held_out = [], []
     for index, dataset in enumerate(datasets):
-        found, kept_back = scan_dataset(dataset, index, held_out_share, held_out_seed, report)
+        found, kept_back = Scan(dataset, index, report, broken_is_fatal).run()
         training += found
         held_out += kept_back
     return training, held_out
 
 
-def scan_dataset(
-    dataset: Dataset, index: int, share: float, seed: int, report: Reporter
-) -> tuple[list[ImageRecord], list[ImageRecord]]:
+class Scan:
     """One data set; its regularisation pictures are dealt out against its training pictures, concept by concept."""
-    try:
-        rules = dataset.buckets.adjusted() if dataset.buckets.enabled else dataset.buckets
-    except ValueError as error:
-        report(Problem("error", str(error), f"datasets[{index}]", "Change the limits or the resolution"))
-        return [], []
-    sizes = bucket_sizes(rules) if rules.enabled else []
-    training, held_out, regular, seen = [], [], [], set()
-    for folder in dataset.folders:
-        if folder.repeats < 1:
-            report(Problem("warning", f"num_repeats is {folder.repeats}, so it is passed over", str(folder.path)))
-            continue
-        place = (folder.concept, folder.path.resolve())
-        if place in seen:
-            report(Problem("warning", "is named twice in one data set; the second is passed over", str(folder.path)))
-            continue
-        seen.add(place)
-        records = scan_folder(folder, index, rules, sizes, report)
-        if folder.is_reg:
-            regular += records
-            continue
-        kept, back = split(records, share, seed)
-        training += kept
-        held_out += back
-    for concept in sorted({r.concept for r in regular}):
-        wanted = sum(r.repeats for r in training if r.concept == concept)
-        training += deal([r for r in regular if r.concept == concept], wanted)
-    return training, held_out
 
+    def __init__(self, dataset: Dataset, index: int, report: Reporter, broken_is_fatal: bool):
+        self.dataset, self.index, self.report = dataset, index, report
+        self.broken_is_fatal = broken_is_fatal
+        self.fits: dict[Size, Fit] = {}
 
-def scan_folder(
-    folder: Folder, dataset: int, rules: BucketRules, sizes: list[Size], report: Reporter
-) -> list[ImageRecord]:
-    """Every usable picture directly in the folder."""
-    try:
-        paths = find_images(folder.path)
-    except OSError as error:
-        report(Problem("error", f"cannot be read ({error.strerror})", str(folder.path), "Check image_dir"))
-        return []
-    if not paths:
-        report(Problem("error", "has no pictures", str(folder.path), "Pictures must lie directly in the folder"))
-    records, fits, bare = [], dict[Size, Fit](), []
-    for path in paths:
+    def run(self) -> tuple[list[ImageRecord], list[ImageRecord]]:
+        dataset, report = self.dataset, self.report
         try:
-            caption = read_caption(path, folder.caption_extension)
-            size = image_size(path)
-            if size not in fits:
-                fits[size] = fit(size, rules, sizes)
-        except DataError as error:
-            report(error.problem)
-            continue
+            self.rules = dataset.buckets.adjusted() if dataset.buckets.enabled else dataset.buckets
         except ValueError as error:
-            report(Problem("error", str(error), str(path), "Remove it, or allow enlarging"))
-            continue
-        if caption is None:
-            caption = folder.class_tokens
-            bare += [path] * (caption is None)
-        records.append(
-            ImageRecord(
-                path=path,
-                caption=caption or "",
-                size=size,
-                fit=fits[size],
-                concept=folder.concept,
-                dataset=dataset,
-                repeats=folder.repeats,
-                is_reg=folder.is_reg,
-                flip=folder.flip,
-                rules=folder.rules,
-            )
-        )
-    if bare:
-        what = f"{len(bare)} pictures have no caption file and there are no class_tokens ({names(bare)})"
-        report(Problem("warning", what, str(folder.path), "Add .txt files, or class_tokens with the new word"))
-    return records
+            report(Problem("error", str(error), f"datasets[{self.index}]", "Change the limits or the resolution"))
+            return [], []
+        self.sizes = bucket_sizes(self.rules) if self.rules.enabled else []
+        training, held_out, regular, seen = [], [], [], set()
+        for folder in dataset.folders:
+            if folder.repeats < 1:
+                report(Problem("warning", f"num_repeats is {folder.repeats}, so it is passed over", str(folder.place)))
+                continue
+            place = (folder.concept, folder.place.resolve())
+            if place in seen:
+                what = "is named twice in one data set; the second is passed over"
+                report(Problem("warning", what, str(folder.place)))
+                continue
+            seen.add(place)
+            records = self.folder(folder)
+            if folder.is_reg:
+                regular += records
+                continue
+            kept, back = split(records, dataset.held_out_share, dataset.held_out_seed)
+            training += kept
+            held_out += back
+        for concept in sorted({r.concept for r in regular}):
+            wanted = sum(r.repeats for r in training if r.concept == concept)
+            training += deal([r for r in regular if r.concept == concept], wanted)
+        return training, held_out
+
+    def folder(self, folder: Folder) -> list[ImageRecord]:
+        """Every usable picture of a subset."""
+        entries = self.entries(folder)
+        masks = find_masks([e.path for e in entries], folder.masks, self.report) if folder.masks else {}
+        records, bare = [], []
+        for entry in entries:
+            mask = masks.get(entry.path)
+            fitted = self.measured(entry, mask)
+            caption = self.caption(entry, folder)
+            if fitted is None or isinstance(caption, Problem):
+                continue
+            if caption is None:
+                caption = folder.class_tokens
+                bare += [entry.path.name] * (caption is None)
+            records.append(
+                ImageRecord(
+                    path=entry.path, caption=caption or "", size=fitted[0], fit=fitted[1], concept=folder.concept,
+                    dataset=self.index, repeats=folder.repeats, is_reg=folder.is_reg, rules=folder.rules,
+                    pictures=folder.pictures, mask=mask,
+                )
+            )  # fmt: skip
+        if bare:
+            what = f"{len(bare)} pictures have no caption file and there are no class_tokens ({some(bare)})"
+            fix = "Add .txt files, or class_tokens with the new word"
+            self.report(Problem("warning", what, str(folder.place), fix))
+        if entries and not records:
+            self.report(Problem("error", "has no picture that can be used", str(folder.place)))
+        report_shapes(folder, records, self.report)
+        return records
+
+    def entries(self, folder: Folder) -> list[Entry]:
+        """The pictures of a subset and what is said of them already."""
+
+        def complain(what: str, path: Path) -> None:
+            self.report(Problem("warning", what, str(path), "It is passed over"))
+
+        try:
+            if folder.metadata is not None:
+                rules = folder.rules
+                entries = read_metadata(folder.metadata, folder.path, rules.separator, rules.wildcards, self.report)
+                if not entries:
+                    self.report(Problem("error", "has no pictures", str(folder.metadata)))
+                return entries
+            assert folder.path is not None
+            paths = find_images(folder.path, complain)
+        except DataError as error:
+            self.report(error.problem)
+            return []
+        except OSError as error:
+            self.report(Problem("error", f"cannot be read ({error.strerror})", str(folder.path), "Check image_dir"))
+            return []
+        if not paths:
+            fix = "Pictures must lie directly in the folder"
+            self.report(Problem("error", "has no pictures", str(folder.path), fix))
+        return [Entry(path) for path in paths]
+
+    def measured(self, entry: Entry, mask: Path | None) -> tuple[Size, Fit] | None:
+        """A picture's size and where it goes; None if it cannot be used, which is said."""
+        try:
+            size = image_size(entry.path)
+            if mask is not None:
+                check_mask(mask, size)
+            if size not in self.fits:
+                self.fits[size] = fit(size, self.rules, self.sizes)
+        except DataError as error:
+            severity = "error" if self.broken_is_fatal else "warning"
+            self.report(replace(error.problem, severity=severity))
+            return None
+        except ValueError as error:
+            self.report(Problem("error", str(error), str(entry.path), "Remove it, or allow enlarging"))
+            return None
+        if entry.size is not None and size not in (entry.size, entry.size[::-1]):
+            what = f"is {size[0]} x {size[1]}, not {entry.size[0]} x {entry.size[1]} as the metadata says"
+            self.report(Problem("warning", what, str(entry.path), "The true size is used"))
+        return size, self.fits[size]
+
+    def caption(self, entry: Entry, folder: Folder) -> str | Problem | None:
+        """What is stored of a picture; None if nothing is. A caption file that cannot be read is said."""
+        if entry.caption is not None:
+            return entry.caption
+        try:
+            return read_caption(entry.path, folder.caption_extension, folder.rules.wildcards)
+        except DataError as error:
+            self.report(error.problem)
+            return error.problem
+
+
+def check_mask(mask: Path, size: Size) -> None:
+    """A mask must have its picture's shape. Raises DataError."""
+    found = image_size(mask)
+    if abs(found[0] * size[1] - found[1] * size[0]) > max(found[0], size[0], found[1], size[1]):
+        what = f"is a mask of {found[0]} x {found[1]}, but its picture is {size[0]} x {size[1]}"
+        raise DataError(what, str(mask), "A mask must have the shape of its picture")
+
+
+def report_shapes(folder: Folder, records: Sequence[ImageRecord], report: Reporter) -> None:
+    """Pictures that lose most of themselves to the cut, or that are far smaller than what is trained."""
+    thin = [
+        r.path.name for r in records if r.fit.resized[0] * r.fit.resized[1] > THIN * r.fit.bucket[0] * r.fit.bucket[1]
+    ]
+    if thin:
+        what = f"{len(thin)} pictures are so thin that most of them is cut off ({some(thin)})"
+        report(Problem("warning", what, str(folder.place), "Use --enable_bucket, or cut them yourself"))
+    tiny = [r.path.name for r in records if r.size[0] * r.size[1] < TINY * r.fit.bucket[0] * r.fit.bucket[1]]
+    if tiny:
+        what = f"{len(tiny)} pictures are enlarged to more than twice their size ({some(tiny)})"
+        report(Problem("warning", what, str(folder.place), "Use larger pictures, or a smaller resolution"))
 
 
 def split(records: list[ImageRecord], share: float, seed: int) -> tuple[list[ImageRecord], list[ImageRecord]]:
-    """-> (training, held out). The same pictures are held out whenever the folder and the seed are the same."""
-    count = min(round(len(records) * share), max(0, len(records) - 1))
+    """-> (training, held out). The same pictures are held out whenever the folder and the seed are the same.
+
+    With sd-scripts' shuffle, so that its `validation_seed` holds out the same pictures; but none is on both sides, and
+    any share holds out at least one.
+    """
+    if not share or len(records) < 2:
+        return records, []
+    count = min(max(1, round(len(records) * share)), len(records) - 1)
     order = list(range(len(records)))
-    dice(seed, "held out").shuffle(order)
+    Random(seed).shuffle(order)
     back = set(order[len(order) - count :])
     return [r for i, r in enumerate(records) if i not in back], [records[i] for i in sorted(back)]
 
@@ -165,8 +248,3 @@ def steps_per_epoch(records: Sequence[ImageRecord], step_sizes: Sequence[int]) -
         group = (record.dataset, record.fit.bucket)
         counts[group] = counts.get(group, 0) + record.repeats
     return sum(math.ceil(count / step_sizes[dataset]) for (dataset, _), count in counts.items())
-
-
-def names(paths: Sequence[Path]) -> str:
-    """The first three file names."""
-    return ", ".join(p.name for p in paths[:3]) + (", ..." if len(paths) > 3 else "")

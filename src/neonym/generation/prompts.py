@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from neonym.config.dataset import read_table
+from neonym.config.resolve import read_table
 from neonym.errors import ConfigError, Problem, nearest
 
 SMALLEST = 64  # pixels of a side

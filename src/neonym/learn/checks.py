@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,6 @@ from torch.nn import Parameter
 from neonym.config.rules import run_problems
 from neonym.config.run import RunConfig
 from neonym.config.values import schedule_name
-from neonym.data.captions import final_caption
-from neonym.data.records import names
 from neonym.errors import ConfigError, Problem, nearest
 from neonym.learn.optim import (
     LEARNING_RATE_FREE,
@@ -28,13 +25,10 @@ from neonym.learn.optim import (
 from neonym.learn.rates import arguments, base_rate, rate_of
 from neonym.learn.rhythm import Rhythm
 from neonym.models.family import ModelSource
-from neonym.types import Size
-from neonym.words import clean
 
 if TYPE_CHECKING:
     from neonym.learn.prepare import Prepared
 
-ENOUGH_HELD_OUT = 4  # pictures to judge a word by
 TOO_SHORT = 0.5  # of the vocabulary's spread: a run that can carry a coordinate no farther cannot learn
 
 
@@ -85,50 +79,6 @@ def learning_problems(ready: Prepared, source: ModelSource, rhythm: Rhythm) -> l
             fix = "Values around 5e-3 learn in a hundred steps"
             problems.append(Problem("warning", what, "--learning_rate", fix))
     return list(dict.fromkeys(problems))
-
-
-def token_problems(ready: Prepared) -> list[Problem]:
-    """Does every word reach the model? An error if it never does, a warning for each picture where it does not."""
-    problems = []
-    for index, token in enumerate(ready.tokens):
-        own = [r for r in ready.records if r.concept == index and not r.is_reg]
-        if not own:
-            problems.append(Problem("error", "there are no pictures of it", f"`{token}`", "Check the folders"))
-            continue
-        missing, cut = [], []
-        for record in own:
-            caption = final_caption(record.caption, record.rules, (0, 0, 0))
-            for tokenizer in ready.tokenizers.values():
-                ids, wanted = tokenizer(caption), tokenizer.words_in(caption)
-                if clean(token) not in wanted:
-                    missing.append(record.path)
-                elif ids.lost_rows:
-                    cut.append(record.path)
-        fix = f"Write `{token}` in the caption files, or set class_tokens to a text with it"
-        if len(missing) == len(own):
-            what = f"none of the {len(own)} captions contains the word, so nothing would be learned ({names(missing)})"
-            problems.append(Problem("error", what, f"`{token}`", fix))
-        elif missing:
-            what = f"{len(missing)} of {len(own)} captions do not contain the word ({names(missing)})"
-            problems.append(Problem("warning", what, f"`{token}`", fix))
-        if cut:
-            what = f"the word is cut off at the end of {len(cut)} captions ({names(cut)})"
-            fix = "Put the word first, or use a larger --max_token_length"
-            problems.append(Problem("error" if len(cut) == len(own) else "warning", what, f"`{token}`", fix))
-        kept_back = sum(r.concept == index for r in ready.held_out)
-        if 0 < kept_back < ENOUGH_HELD_OUT:
-            what = f"only {kept_back} pictures are held out: too few to judge by, so the training pictures are used"
-            problems.append(Problem("warning", what, "--validation_split", f"Hold out {ENOUGH_HELD_OUT} or none"))
-        for tokenizer in ready.tokenizers.values():
-            if len(tokenizer.pieces(clean(token))) == 1:
-                what = "is an ordinary word: diffusers refuses such a file name, other programs replace the word by it"
-                problems.append(Problem("warning", what, f"`{token}`", "Choose a word that is not in the dictionary"))
-    sizes = Counter[Size](r.fit.bucket for r in ready.records)
-    source = ready.source
-    if source is not None and sizes and max(map(max, sizes)) > 2 * source.native_size:
-        what = f"pictures are trained at up to {max(sizes)}, the model is made for {source.native_size}"
-        problems.append(Problem("warning", what, "resolution", "Leave resolution out to use the model's own size"))
-    return problems
 
 
 def setting_problems(run: RunConfig, source: ModelSource) -> list[Problem]:

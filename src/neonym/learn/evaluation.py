@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
+from neonym.data.captions import Moment
 from neonym.data.loader import Loader
-from neonym.learn.checks import ENOUGH_HELD_OUT
+from neonym.learn.caption_checks import ENOUGH_HELD_OUT
 from neonym.learn.events import Report
 from neonym.learn.objective import Objective
 from neonym.learn.prepare import Prepared
@@ -56,7 +57,8 @@ def pictures_of(ready: Prepared, concept: int) -> tuple[list[ImageRecord], str]:
 def make_batches(ready: Prepared, loader: Loader, concept: int, pictures: Sequence[ImageRecord]) -> list[Batch]:
     """Noise levels spread evenly over all, the pictures in turn."""
     count, plan = ready.run.eval.eval_samples, ready.plans[concept]
-    draws = [plan.draw(pictures[i % len(pictures)], EVALUATION, i, (i + 0.5) / count) for i in range(count)]
+    at = Moment(step=plan.steps)  # captions have all their tags
+    draws = [plan.draw(pictures[i % len(pictures)], EVALUATION, i, (i + 0.5) / count, at) for i in range(count)]
     draws.sort(key=lambda draw: draw.record.fit.bucket)
     batches: list[Batch] = []
     size = ready.datasets[0].batch_size

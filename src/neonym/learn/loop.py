@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from neonym.config.run import RunConfig
 from neonym.data.images import content_hash
-from neonym.data.latent_cache import Place, cache_moments, default_folder
+from neonym.data.latent_cache import Latents, cache_moments, default_folder
 from neonym.data.loader import Loader
 from neonym.data.plan import fingerprint
 from neonym.errors import DataError, Problem, UserError
@@ -72,8 +72,8 @@ def train(run: RunConfig, report: Report | None = None, known: Sequence[Problem]
         if saved.changed:
             report.note(f"note: with other settings than the saved run's: {'; '.join(saved.changed)}")
     try:
-        moments = encode_pictures(ready, model, report)
-        loader = make_loader(ready, moments, model, accelerator)
+        latents = encode_pictures(ready, model, report)
+        loader = make_loader(ready, latents, model, accelerator)
         trackers = make_trackers(ready, state, accelerator)
         return follow(Running(ready, model, state, store, loader, accelerator, report, trackers, hub))
     except Stopped:
@@ -128,8 +128,8 @@ class Stopped(Exception):
     """A stop was wished for before the first step."""
 
 
-def encode_pictures(ready: Prepared, model: Model, report: Report) -> dict[Place, torch.Tensor]:
-    """Every picture's moments; the VAE then leaves the device. Raises Stopped."""
+def encode_pictures(ready: Prepared, model: Model, report: Report) -> Latents:
+    """Every picture's moments; the VAE then leaves the device, unless there are pictures that change. Raises Stopped."""
     cache, source = ready.run.cache, ready.source
     assert source is not None
 
@@ -143,8 +143,9 @@ def encode_pictures(ready: Prepared, model: Model, report: Report) -> dict[Place
         folder = Path(cache.latent_cache_dir) if cache.latent_cache_dir else default_folder()
     records = [*ready.records, *ready.held_out]
     moments = cache_moments(records, model.encode_images, source.vae_hash(), folder, progress, report.note)
-    model.modules()["vae"].to("cpu")
-    return moments
+    if not any(r.pictures.changes for r in records):
+        model.modules()["vae"].to("cpu")
+    return Latents(moments, model.encode_images)
 
 
 @dataclass
@@ -311,7 +312,7 @@ def identity(ready: Prepared) -> dict[str, str]:
     assert ready.config is not None
     records = [*ready.records, *ready.held_out]
     try:
-        hashes = [content_hash(r.path) for r in records]
+        hashes = [content_hash(r.path) + (content_hash(r.mask) if r.mask else "") for r in records]
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", str(error.filename)) from error
     concepts = [c.model_dump(exclude={"weights"}) for c in ready.config.concepts]
@@ -320,13 +321,15 @@ def identity(ready: Prepared) -> dict[str, str]:
     return {**settings_of(ready.run), "model_hash": ready.source.text_hash(), "pictures_and_captions": pictures}
 
 
-def make_loader(ready: Prepared, moments: dict[Place, torch.Tensor], model: Model, accelerator: Accelerator) -> Loader:
+def make_loader(ready: Prepared, latents: Latents, model: Model, accelerator: Accelerator) -> Loader:
     words = [clean(token) for token in ready.tokens]
+    for tokenizer in model.tokenizers.values():
+        tokenizer.weighted = ready.run.dataset.weighted_captions
 
     def shows(caption: str, concept: int) -> bool:
         return any(words[concept] in t.words_in(caption) for t in model.tokenizers.values())
 
     return Loader(
-        ready.plans, moments, model.tokenize, shows, accelerator.device, ready.run.compute.micro_batch_size,
+        ready.plans, latents, model.tokenize, model.emphasis, shows, accelerator.device, ready.run.compute.micro_batch_size,
         [d.batch_size for d in ready.datasets], accelerator.process_index, accelerator.num_processes,
     )  # fmt: skip

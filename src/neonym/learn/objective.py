@@ -11,6 +11,7 @@ from torch import Tensor
 
 from neonym.types import Noisy
 
+SMALLEST_AREA = 1e-3  # share of a picture: a mask that is empty must not divide by zero
 SMALLEST_SNR = 1e-8  # under zero terminal SNR the last step has none at all
 
 
@@ -26,10 +27,18 @@ class Objective:
     scale_v_pred_loss_like_noise_pred: bool = False
     v_pred_like_loss: float | None = None
     debiased_estimation_loss: bool = False  # Yu et al. 2023
+    mask_normalize: bool = False  # ours: a masked loss is a mean over the masked area, not over the whole picture
 
-    def loss(self, guess: Tensor, noisy: Noisy) -> Tensor:
-        """Mean over channels and pixels, times the weight of the noise level. [B,C,h,w] -> [B], in float32"""
+    def loss(self, guess: Tensor, noisy: Noisy, mask: Tensor | None = None) -> Tensor:
+        """Mean over channels and places, each as much as the `mask` [B,1,h,w] says, times the weight of the noise level.
+
+        [B,C,h,w] -> [B], in float32
+        """
         distance = self.distance(guess.float() - noisy.target.float(), noisy)  # [B,C,h,w]
+        if mask is not None:
+            distance = distance * mask
+            if self.mask_normalize:
+                distance = distance / mask.mean((1, 2, 3), keepdim=True).clamp(min=SMALLEST_AREA)
         return distance.mean((1, 2, 3)) * self.weight(noisy)
 
     def distance(self, error: Tensor, noisy: Noisy) -> Tensor:

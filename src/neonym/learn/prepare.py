@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from PIL import ImageColor
 from torch import Tensor
 
 from neonym.config.dataset import DatasetConfig, DatasetSpec, SubsetSpec
+from neonym.config.resolve import Origins
 from neonym.config.run import RunConfig
 from neonym.config.sources import read_dataset
 from neonym.data.buckets import BucketRules
+from neonym.data.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, template_lines
 from neonym.data.plan import ConceptPlan
 from neonym.data.records import Dataset, Folder, scan
-from neonym.errors import ConfigError, FormatError, ModelError, Problem
+from neonym.data.stored import text_of
+from neonym.errors import ConfigError, DataError, FormatError, ModelError, Problem
 from neonym.formats import read_embedding
 from neonym.generation.images import SAMPLERS
 from neonym.generation.prompts import SamplePrompt
+from neonym.learn.caption_checks import token_problems
 from neonym.learn.checks import (
     learning_problems,
     optimizer_errors,
     setting_notes,
     setting_problems,
-    token_problems,
 )
 from neonym.learn.rhythm import Rhythm, make_rhythm
 from neonym.learn.rows import concept_seed
 from neonym.learn.samples import sample_prompts
 from neonym.models.family import ModelSource, identify, load_tokenizers
 from neonym.models.text import WordTokenizer
-from neonym.types import CaptionRules, ImageRecord
+from neonym.types import CaptionRules, ImageRecord, PictureRules
 
 DEFAULT_INIT_WORD = "picture"
 
@@ -42,6 +46,7 @@ class Prepared:
     run: RunConfig
     problems: list[Problem] = field(default_factory=list)
     config: DatasetConfig | None = None
+    origins: Origins = field(default_factory=dict)  # of the data set's values
     source: ModelSource | None = None
     tokenizers: dict[str, WordTokenizer] = field(default_factory=dict)
     datasets: list[Dataset] = field(default_factory=list)
@@ -85,11 +90,9 @@ class Prepared:
 def prepare(run: RunConfig, known: Sequence[Problem] = ()) -> Prepared:
     """Find everything out, in seconds. Errors are collected, not raised, beside what is `known` already."""
     ready = Prepared(run, list(known))
-    try:
-        ready.config, found = read_dataset(run)
-        ready.problems += found
-    except ConfigError as error:
-        ready.problems += error.problems
+    read = read_dataset(run)
+    ready.config, ready.origins = read.config, read.origins
+    ready.problems += read.problems
     ready.problems += optimizer_errors(run)
     try:
         ready.source = identify(run.model.pretrained_model_name_or_path)
@@ -99,14 +102,20 @@ def prepare(run: RunConfig, known: Sequence[Problem] = ()) -> Prepared:
     if ready.config is None or ready.source is None:
         return ready
     ready.problems += [*setting_notes(run), *setting_problems(run, ready.source)]
-    ready.datasets = [as_dataset(spec, ready.source, ready.tokens) for spec in ready.config.datasets]
+    try:
+        templates = read_templates(run)
+    except DataError as error:
+        ready.problems.append(error.problem)
+        templates = ()
+    ready.datasets = [as_dataset(spec, ready, ready.source, templates) for spec in ready.config.datasets]
     for index, dataset in enumerate(ready.datasets):
         if any(side % ready.source.vae_factor for side in dataset.buckets.resolution):
             what = f"resolution {dataset.buckets.resolution} is not a multiple of {ready.source.vae_factor}"
             ready.problems.append(Problem("error", what, f"datasets[{index}]"))
-    ready.records, ready.held_out = scan(
-        ready.datasets, run.eval.validation_split, run.eval.validation_seed, ready.problems.append
-    )
+    ready.records, ready.held_out = scan(ready.datasets, ready.problems.append, run.dataset.broken_images == "stop")
+    ready.problems += separator_problems(ready.config)
+    for tokenizer in ready.tokenizers.values():
+        tokenizer.weighted = run.dataset.weighted_captions
     for spec in ready.config.concepts:
         for tokenizer in ready.tokenizers.values():
             tokenizer.add_word(spec.token_string, spec.num_vectors_per_token)
@@ -117,6 +126,8 @@ def prepare(run: RunConfig, known: Sequence[Problem] = ()) -> Prepared:
     if not ready.failed():
         ready.plans = make_plans(ready)
         ready.rhythm = make_rhythm(run, ready.plans)
+        for plan in ready.plans:
+            plan.steps = ready.rhythm.total
         if ready.rhythm.first >= ready.rhythm.total:
             what = f"step {ready.rhythm.first} is not before the end of the training, step {ready.rhythm.total}"
             ready.problems.append(Problem("error", what, "--initial_step, --initial_epoch"))
@@ -145,7 +156,28 @@ def read_weights(ready: Prepared, source: ModelSource) -> None:
         ready.weights[spec.token_string] = vectors
 
 
-def as_dataset(spec: DatasetSpec, source: ModelSource, tokens: Sequence[str]) -> Dataset:
+def separator_problems(config: DatasetConfig) -> Iterator[Problem]:
+    """Tags without anything between them cannot be told apart."""
+    for d, dataset in enumerate(config.datasets):
+        for s, spec in enumerate(dataset.subsets):
+            tags = spec.shuffle_caption or spec.caption_tag_dropout_rate or spec.token_warmup_step
+            if tags and not spec.caption_separator:
+                where = f"datasets[{d}] subsets[{s}]"
+                yield Problem("error", "`caption_separator` is empty, but captions are taken apart into tags", where)
+
+
+def read_templates(run: RunConfig) -> tuple[str, ...]:
+    """The sentences that are used instead of captions, if any. Raises DataError."""
+    data = run.dataset
+    if data.template_file is not None:
+        lines = template_lines(text_of(Path(data.template_file), all_lines=True))
+        if not any(mark in line for line in lines for mark in ("{}", "[name]")):
+            raise DataError("names the word in no line", data.template_file, "Write [name] or {} where it belongs")
+        return tuple(lines)
+    return OBJECT_TEMPLATES if data.use_object_template else STYLE_TEMPLATES if data.use_style_template else ()
+
+
+def as_dataset(spec: DatasetSpec, ready: Prepared, source: ModelSource, templates: tuple[str, ...]) -> Dataset:
     """A data set's settings as plain values."""
     rules = BucketRules(
         resolution=spec.resolution or (source.native_size, source.native_size),
@@ -155,22 +187,51 @@ def as_dataset(spec: DatasetSpec, source: ModelSource, tokens: Sequence[str]) ->
         steps=spec.bucket_reso_steps,
         no_upscale=spec.bucket_no_upscale,
     )
-    return Dataset(tuple(as_folder(s, tokens) for s in spec.subsets), spec.batch_size, rules)
+    folders = tuple(as_folder(s, ready, templates) for s in spec.subsets)
+    return Dataset(folders, spec.batch_size, rules, spec.validation_split, spec.validation_seed or 0)
 
 
-def as_folder(spec: SubsetSpec, tokens: Sequence[str]) -> Folder:
-    rules = CaptionRules(
-        spec.caption_prefix, spec.caption_suffix, spec.caption_separator, spec.shuffle_caption, spec.keep_tokens
+def as_folder(spec: SubsetSpec, ready: Prepared, templates: tuple[str, ...]) -> Folder:
+    """A subset's settings as plain values. Regularisation pictures keep their captions: they do not show the word."""
+    data, concept = ready.run.dataset, ready.tokens.index(spec.concept) if spec.concept else 0
+    captions = CaptionRules(
+        word=ready.tokens[concept],
+        prefix=spec.caption_prefix,
+        suffix=spec.caption_suffix,
+        separator=spec.caption_separator or ",",
+        shuffle=spec.shuffle_caption,
+        keep_tokens=spec.keep_tokens,
+        keep_separator=spec.keep_tokens_separator,
+        secondary_separator=spec.secondary_separator,
+        wildcards=spec.enable_wildcard,
+        dropout=spec.caption_dropout_rate,
+        drop_every_n_epochs=spec.caption_dropout_every_n_epochs,
+        tag_dropout=spec.caption_tag_dropout_rate,
+        warmup_min=spec.token_warmup_min,
+        warmup_steps=spec.token_warmup_step,
+        weighted=data.weighted_captions,
+        templates=() if spec.is_reg else templates,
+    )
+    pictures = PictureRules(
+        background=ImageColor.getrgb(data.background)[:3],
+        interpolation=spec.resize_interpolation,
+        flip=spec.flip_aug,
+        random_crop=spec.random_crop,
+        color=spec.color_aug,
+        face_crop=spec.face_crop_aug_range,
+        alpha_mask=spec.alpha_mask,
     )
     return Folder(
-        path=Path(spec.image_dir),
-        concept=tokens.index(spec.concept) if spec.concept else 0,
+        path=Path(spec.image_dir) if spec.image_dir else None,
+        concept=concept,
         repeats=spec.num_repeats,
         is_reg=spec.is_reg,
         caption_extension=spec.caption_extension,
         class_tokens=spec.class_tokens,
-        flip=spec.flip_aug,
-        rules=rules,
+        metadata=Path(spec.metadata_file) if spec.metadata_file else None,
+        masks=Path(spec.conditioning_data_dir) if spec.conditioning_data_dir else None,
+        rules=captions,
+        pictures=pictures,
     )
 
 

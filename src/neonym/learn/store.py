@@ -37,7 +37,7 @@ WITHOUT_EFFECT = {  # on the numbers; pictures, captions and the start have fing
     "log": True,
     "hub": True,
     "compute": {"ddp_timeout"},
-    "dataset": {"dataset_config", "train_data_dir", "reg_data_dir"},
+    "dataset": {"dataset_config", "train_data_dir", "reg_data_dir", "in_json", "broken_images", "template_file"},
     "optim": {"max_train_time"},
     "concept": {"weights"},
 }

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from neonym.config.dataset import read_table
+from neonym.config.resolve import read_table
 from neonym.config.run import RunConfig, fields_of
 from neonym.errors import UserError
 from neonym.learn.rows import Concept

@@ -35,7 +35,10 @@ class Model(Protocol):
     def encode_images(self, pixels: Tensor) -> Tensor: ...  # [B,3,H,W] -> [B,2C,h,w]
     def draw_latents(self, moments: Tensor, keys: Sequence[Key]) -> Tensor: ...  # -> [B,C,h,w]
     def tokenize(self, caption: str) -> dict[str, Tensor]: ...  # {e: [K,L]}
-    def encode_text(self, tokens: dict[str, Tensor]) -> Tensor: ...  # {e: [B,K,L]} -> [B,S,D]
+    def emphasis(self, caption: str) -> dict[str, Tensor] | None: ...  # {e: [K,L]}, None if captions have no weights
+    def encode_text(
+        self, tokens: dict[str, Tensor], emphasis: dict[str, Tensor] | None = None
+    ) -> Tensor: ...  # -> [B,S,D]
     def denoise(self, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor: ...  # -> [B,C,h,w]
     def modules(self) -> dict[str, nn.Module]: ...
     def enable_gradient_checkpointing(self) -> None: ...

@@ -102,10 +102,17 @@ class StableDiffusion:
         """-> {encoder: int64 [K,77]}"""
         return {ENCODER: self.tokenizers[ENCODER](caption).ids}
 
-    def encode_text(self, tokens: dict[str, Tensor]) -> Tensor:
-        """The only way from ids to the rows. {encoder: [B,K,77]} -> [B,S,D]"""
+    def emphasis(self, caption: str) -> dict[str, Tensor] | None:
+        """-> {encoder: float32 [K,77]}, or None if captions are not weighted"""
+        tokenizer = self.tokenizers[ENCODER]
+        return {ENCODER: tokenizer(caption).weights} if tokenizer.weighted else None
+
+    def encode_text(self, tokens: dict[str, Tensor], emphasis: dict[str, Tensor] | None = None) -> Tensor:
+        """The only way from ids to the rows. {encoder: [B,K,77]} -> [B,S,D], each state times its weight"""
         ids = tokens[ENCODER]
-        hidden = clip_hidden(self.text_encoder, ids.flatten(0, 1), self.clip_skip)
+        hidden = clip_hidden(self.text_encoder, ids.flatten(0, 1), self.clip_skip)  # [B*K,77,D]
+        if emphasis is not None:
+            hidden = hidden * emphasis[ENCODER].flatten(0, 1)[..., None].to(hidden.dtype)
         return join_chunks(hidden, ids.shape[1])
 
     def denoise(self, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:

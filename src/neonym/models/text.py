@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neonym.weights import parse_weights
 from neonym.words import clean, whole_word
 
 CHUNK = 77  # ids of one pass: a start, 75 tokens, an end
@@ -45,6 +46,7 @@ class Ids:
     learned: tuple[int, ...]  # flat positions of learned ids
     lost_rows: int  # learned ids that did not fit
     lost_tokens: int  # all ids that did not fit
+    weights: Tensor  # float32 [K,77]: how much each position counts, 1 unless captions are weighted
 
 
 @dataclass
@@ -58,6 +60,7 @@ class WordTokenizer:
     tokenizer: Any  # transformers.CLIPTokenizer
     vocab: int  # V
     chunks: int = 1  # K
+    weighted: bool = False  # read (text:1.3) as a weight
     words: dict[str, range] = field(default_factory=dict)  # word in lower case -> its ids, all >= V
 
     def add_word(self, token: str, rows: int) -> None:
@@ -76,6 +79,16 @@ class WordTokenizer:
         """Which of the words stand in `text`, in lower case."""
         return set(whole_word(list(self.words)).findall(clean(text))) if self.words else set()
 
+    def surely_fits(self, text: str) -> bool:
+        """True if `text` is so short that nothing of it can be cut off: no token is shorter than a byte."""
+        rows = max(map(len, self.words.values()), default=0)
+        return len(text.encode()) * max(1, rows) <= 75 * self.chunks
+
+    def weighed(self, text: str) -> list[tuple[int, float]]:
+        """Ids of `text` and their weights. Raises ValueError for a weight that is no number."""
+        parts = parse_weights(text) if self.weighted else [(text, 1.0)]
+        return [(token, weight) for part, weight in parts for token in self.flat(part)]
+
     def flat(self, text: str) -> list[int]:
         """Ids of `text` with the words' row ids in their places."""
         text = clean(text)
@@ -90,16 +103,18 @@ class WordTokenizer:
 
     def __call__(self, text: str) -> Ids:
         """Cut to 75 ids a chunk, each chunk with start and end, padded as the tokenizer pads."""
-        flat, room = self.flat(text), 75 * self.chunks
+        flat, room = self.weighed(text), 75 * self.chunks
         kept, lost = flat[:room], flat[room:]
         start, end, pad = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
-        rows = []
+        rows, weights = [], []
         for first in range(0, room, 75):
             part = kept[first : first + 75]
-            rows.append([start, *part, end] + [pad] * (75 - len(part)))
+            empty = 75 - len(part)
+            rows.append([start, *(token for token, _ in part), end] + [pad] * empty)
+            weights.append([1.0, *(weight for _, weight in part), 1.0] + [1.0] * empty)
         ids = torch.tensor(rows)
         learned = (ids.flatten() >= self.vocab).nonzero().flatten().tolist()
-        return Ids(ids, tuple(learned), sum(i >= self.vocab for i in lost), len(lost))
+        return Ids(ids, tuple(learned), sum(i >= self.vocab for i, _ in lost), len(lost), torch.tensor(weights))
 
 
 def join_chunks(hidden: Tensor, chunks: int) -> Tensor:

@@ -1,0 +1,238 @@
+"""From a data-set table to values: subset, then data set, then `[general]`, then the command line, then the default.
+
+All problems of a file are found in one reading, each with its place and the nearest known name.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from neonym.config.dataset import (
+    DATASET_KEYS,
+    NEEDED_KEYS,
+    OWN_KEYS,
+    ConceptSpec,
+    DatasetConfig,
+    DatasetSpec,
+    DatasetValues,
+    FolderValues,
+    Style,
+    SubsetSpec,
+    SubsetValues,
+)
+from neonym.config.run import RunConfig
+from neonym.config.values import parse_range
+from neonym.errors import ConfigError, Problem, nearest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Table = dict[str, Any]
+Origins = dict[tuple[int, int | None, str], str]  # (data set, subset or None, key) -> where its value was found
+FLAG_NAMES = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}  # key -> flag, where they differ
+LEVELS = ("subset", "dataset", "general", "command line")
+GENERAL_KEYS = (*DatasetValues.model_fields, *SubsetValues.model_fields, *FolderValues.model_fields)
+
+
+@dataclass
+class Resolved:
+    """A data-set table with every value found. With an error among `problems`, `config` is None."""
+
+    config: DatasetConfig | None = None
+    origins: Origins = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def error(self, what: str, where: str, fix: str = "") -> None:
+        self.problems.append(Problem("error", what, where, fix))
+
+    def failed(self) -> bool:
+        return any(p.severity == "error" for p in self.problems)
+
+
+def read_table(path: Path) -> Any:
+    """The raw table of a .toml or .json file. Raises ConfigError with the parser's place."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        fix = "Check the path, or give a folder of pictures with --train_data_dir"
+        raise ConfigError([Problem("error", f"cannot be read ({error.strerror})", str(path), fix)]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError([Problem("error", "is not UTF-8 text", str(path), "Save it as UTF-8")]) from error
+    try:
+        return json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+    except ValueError as error:
+        fix = "In TOML a backslash starts an escape: write paths with / or in 'single quotes'" if "\\" in text else ""
+        raise ConfigError([Problem("error", str(error), str(path), fix)]) from error
+
+
+def resolve(table: Any, run: RunConfig, where: str) -> Resolved:
+    """A file's table, or the one made from a folder -> all values, where they come from, and all that is wrong."""
+    found = Resolved()
+    table = as_table(table, where, found)
+    unknown_keys(table, ("general", "concepts", "datasets"), where, found)
+    general = as_table(table.get("general", {}), f"{where} [general]", found)
+    unknown_keys(general, GENERAL_KEYS, f"{where} [general]", found)
+    check_values(general, f"{where} [general]", found)
+    concepts = [
+        build(ConceptSpec, as_table(row, f"{where} concepts[{i}]", found), f"{where} concepts[{i}]", found)
+        for i, row in enumerate(as_list(table.get("concepts", []), f"{where} concepts", found))
+    ]
+    rows = as_list(table.get("datasets", []), f"{where} datasets", found)
+    if not rows and not found.failed():
+        found.error("there is no [[datasets]]", where, "Add one with a [[datasets.subsets]]")
+    datasets = []
+    for i, row in enumerate(rows):
+        place = f"{where} datasets[{i}]"
+        datasets.append(resolve_dataset(i, as_table(row, place, found), general, run, place, found))
+    if not found.failed():
+        found.config = DatasetConfig(concepts=tuple(concepts), datasets=tuple(datasets))
+    return found
+
+
+def resolve_dataset(
+    index: int, row: Table, general: Table, run: RunConfig, where: str, found: Resolved
+) -> DatasetSpec | None:
+    """One `[[datasets]]` row with its fallbacks."""
+    listed = as_list(row.get("subsets", []), f"{where} subsets", found)
+    tables = [as_table(raw, f"{where} subsets[{i}]", found) for i, raw in enumerate(listed)]
+    if not tables:
+        found.error("has no subsets", where, "Add [[datasets.subsets]] with an image_dir")
+        return None
+    style = style_of(tables, where, run.dataset.masked_loss, found)
+    if style is None:
+        return None
+    allowed = (*DatasetValues.model_fields, *SubsetValues.model_fields, *DATASET_KEYS[style])
+    unknown_keys(row, (*allowed, "subsets"), where, found)
+    check_values({key: value for key, value in row.items() if key in allowed}, where, found)
+    line = flag_values(run)
+    values = fall_back(tuple(DatasetValues.model_fields), (row, general, line), LEVELS[1:], (index, None), found)
+    subsets = [
+        resolve_subset((index, i), style, raw, (row, general, line), f"{where} subsets[{i}]", found)
+        for i, raw in enumerate(tables)
+    ]
+    return build(DatasetSpec, {**values, "subsets": [s for s in subsets if s]}, where, found)
+
+
+def resolve_subset(
+    at: tuple[int, int], style: Style, raw: Table, above: tuple[Table, ...], where: str, found: Resolved
+) -> SubsetSpec | None:
+    """One `[[datasets.subsets]]` row with its fallbacks."""
+    own = OWN_KEYS[style]
+    unknown_keys(raw, (*SubsetValues.model_fields, *own), where, found, elsewhere=tuple(DatasetValues.model_fields))
+    check_values({key: value for key, value in raw.items() if key in SubsetSpec.model_fields}, where, found)
+    for key in NEEDED_KEYS[style]:
+        if raw.get(key) is None:
+            found.error(f"`{key}` is missing", where, f"Add {key} = '...'")
+    inherited = (*SubsetValues.model_fields, *(key for key in own if key in FolderValues.model_fields), "alpha_mask")
+    only_here = tuple(key for key in own if key not in inherited)
+    allowed_above = tuple({k: v for k, v in table.items() if k in inherited} for table in above)
+    values = fall_back((*inherited, *only_here), (raw, *allowed_above), LEVELS, at, found)
+    return build(SubsetSpec, {k: v for k, v in values.items() if k in SubsetSpec.model_fields}, where, found)
+
+
+def fall_back(
+    keys: tuple[str, ...],
+    tables: tuple[Table, ...],
+    levels: tuple[str, ...],
+    at: tuple[int, int | None],
+    found: Resolved,
+) -> Table:
+    """The first value of each key that is set; tables are taken whole, never merged."""
+    values = {}
+    for key in keys:
+        for table, level in zip(tables, levels, strict=True):
+            if table.get(key) is not None:
+                values[key] = table[key]
+                found.origins[at[0], at[1], key] = level
+                break
+    return values
+
+
+def style_of(tables: list[Table], where: str, masked_loss: bool, found: Resolved) -> Style | None:
+    """sd-scripts' three kinds of data set: folders, a metadata file, folders with masks. Kinds do not mix in one."""
+    masked = [table.get("conditioning_data_dir") is not None for table in tables]
+    listed = [table.get("metadata_file") is not None for table in tables]
+    if any(masked) and not all(masked):
+        found.error("has masks (conditioning_data_dir) in some subsets only", where, "Make two [[datasets]] of it")
+    elif any(listed) and not all(listed):
+        found.error(
+            "mixes folders and metadata files", where, "Make two [[datasets]] of it: within one they do not mix"
+        )
+    elif any(masked) and not masked_loss:
+        found.error("names masks (conditioning_data_dir), which --masked_loss switches on", where, "Add --masked_loss")
+    else:
+        return "controlnet" if all(masked) else "finetuning" if all(listed) else "dreambooth"
+    return None
+
+
+def flag_values(run: RunConfig) -> Table:
+    """The command line under the data-set file's names."""
+    values = run.dataset.model_dump() | run.eval.model_dump()
+    values |= {key: values[flag] for key, flag in FLAG_NAMES.items()}
+    if run.dataset.face_crop_aug_range is not None:
+        values["face_crop_aug_range"] = parse_range(run.dataset.face_crop_aug_range)
+    return {
+        name: value for name, value in values.items() if name in (*GENERAL_KEYS, "alpha_mask") and value is not None
+    }
+
+
+def check_values(table: Table, where: str, found: Resolved) -> None:
+    """Each value of a table by itself, so that a mistake is told at the place where it stands."""
+    for model in (DatasetValues, SubsetSpec):
+        build(model, {k: v for k, v in table.items() if k in model.model_fields}, where, found)
+
+
+def build(model: type[BaseModel], values: Table, where: str, found: Resolved) -> Any:
+    """Validate `values`; what is wrong goes to `found`, each with its key, unless it was told before."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        for item in error.errors():
+            key = str(item["loc"][0])
+            if item["type"] == "extra_forbidden":
+                unknown_keys({key: None}, tuple(model.model_fields), where, found)
+                continue
+            said = item["msg"].removeprefix("Value error, ")
+            given = "" if item["type"] == "missing" else f" (found {values.get(key)!r})"
+            problem = Problem("error", f"`{key}`: {said}{given}", where)
+            told = any(p.what == problem.what and where.startswith(p.where.removesuffix("[general]").strip())
+                       for p in found.problems)  # fmt: skip
+            if not told:
+                found.problems.append(problem)
+        return None
+
+
+def unknown_keys(
+    values: Table, known: tuple[str, ...], where: str, found: Resolved, elsewhere: tuple[str, ...] = ()
+) -> None:
+    """A problem for each key that is not `known`; `elsewhere` are keys of the table above."""
+    for key in values:
+        if key in known:
+            continue
+        if key in elsewhere:
+            found.error(f"`{key}` is a setting of the data set, not of a subset", where, "Move it to [[datasets]]")
+            continue
+        fix = nearest(key, known) or f"Allowed here: {', '.join(known)}"
+        found.error(f"`{key}` is not known here", where, fix)
+
+
+def as_table(value: Any, where: str, found: Resolved) -> Table:
+    if isinstance(value, dict):
+        return value
+    found.error("should be a table", where)
+    return {}
+
+
+def as_list(value: Any, where: str, found: Resolved) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    found.error("should be a list: write it with double brackets, [[...]]", where)
+    return []

@@ -1,0 +1,156 @@
+"""What is stored about pictures: caption files, metadata files, masks, each found for its picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from neonym.data.images import ENDINGS, face_of, find_images
+from neonym.errors import DataError, Problem
+
+FOUND_UNASKED = (".caption", ".txt")
+Reporter = Callable[[Problem], object]
+
+
+def read_caption(image: Path, extension: str | None, all_lines: bool = False) -> str | None:
+    """The caption file beside `image`: its first line, or `all_lines` that are not blank. None if there is none.
+
+    A picture that sd-scripts' face tool cut out (`name_x_y_width_height`) may use the caption of `name`. Raises DataError.
+    """
+    endings = FOUND_UNASKED if extension is None else (extension if extension.startswith(".") else f".{extension}",)
+    stems = [image.with_suffix("")]
+    if face_of(image):
+        stems.append(image.with_name(image.stem.rsplit("_", 4)[0]))
+    for stem in stems:
+        for ending in endings:
+            path = stem.with_name(stem.name + ending)
+            if path.is_file():
+                return text_of(path, all_lines)
+    return None
+
+
+def text_of(path: Path, all_lines: bool) -> str:
+    """Of a caption file. Raises DataError if it is empty or not UTF-8."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError("is not UTF-8 text", str(path), "Save the caption as UTF-8") from error
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", str(path)) from error
+    if not text:
+        fix = "Write the caption, or remove the file: class_tokens is used then"
+        raise DataError("is an empty file, not a caption", str(path), fix)
+    lines = [line.strip() for line in text.splitlines()]
+    return "\n".join(line for line in lines if line) if all_lines else lines[0]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A picture and what is known of it before it is opened."""
+
+    path: Path
+    caption: str | None = None  # None: what stands beside the picture
+    size: tuple[int, int] | None = None
+
+
+def read_metadata(file: Path, folder: Path | None, separator: str, wildcards: bool, report: Reporter) -> list[Entry]:
+    """The pictures of a metadata file (`.json`: name -> facts; `.jsonl`: one object a line), sorted by path.
+
+    A name without ending is looked for with every known one: sd-scripts' own tools write them so. Raises DataError.
+    """
+    entries, listings = [], dict[Path, dict[str, list[str]]]()
+    for name, facts in metadata_rows(file):
+        if not isinstance(facts, dict):
+            report(Problem("error", f"`{name}` is not an object with caption and tags", str(file)))
+            continue
+        if folder is None and not Path(name).is_absolute():
+            report(Problem("error", f"`{name}` is no full path, and there is no image_dir", str(file), "Add image_dir"))
+            return []
+        caption, tags = (facts.get(key) or "" for key in ("caption", "tags"))
+        if not isinstance(caption, str) or not isinstance(tags, str):
+            report(Problem("error", f"caption and tags of `{name}` must be texts", str(file)))
+            continue
+        path = with_ending((folder or Path()) / name, listings)
+        entries.append(Entry(path, joined(caption, tags, separator, wildcards), size_of(facts.get("image_size"))))
+    return sorted(entries, key=lambda entry: str(entry.path))
+
+
+def metadata_rows(file: Path) -> Iterator[tuple[str, object]]:
+    """(name, facts) pairs. Raises DataError with the line."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError("is not UTF-8 text", str(file), "Save it as UTF-8") from error
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", str(file), "Check metadata_file, --in_json") from error
+    try:
+        if file.suffix.lower() != ".jsonl":
+            table = json.loads(text)
+            if not isinstance(table, dict):
+                raise ValueError("an object of picture names is expected")
+            yield from table.items()
+            return
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.strip():
+                row = json.loads(line)
+                if not isinstance(row, dict) or not isinstance(row.get("image_path"), str):
+                    raise ValueError(f"line {number} has no image_path")
+                yield row["image_path"], row
+    except ValueError as error:
+        raise DataError(f"is no metadata file ({error})", str(file)) from error
+
+
+def with_ending(path: Path, listings: dict[Path, dict[str, list[str]]]) -> Path:
+    """`path`, or the picture that it is the name of without ending. A folder is listed once."""
+    if path.suffix.lower() in ENDINGS:
+        return path
+    if path.parent not in listings:
+        names: dict[str, list[str]] = {}
+        if path.parent.is_dir():
+            for found in find_images(path.parent):
+                names.setdefault(found.stem, []).append(found.name)
+        listings[path.parent] = names
+    return path.with_name(min(listings[path.parent].get(path.name, [path.name])))
+
+
+def joined(caption: str, tags: str, separator: str, wildcards: bool) -> str:
+    """Caption and tags as one text; with wildcards every line of the caption gets the tags."""
+    if not wildcards:
+        return f"{caption}{separator}{tags}" if caption and tags else caption or tags
+    tags = separator.join(part for part in tags.split("\n") if part)
+    lines = [line.strip() for line in caption.split("\n") if line.strip()] or [""]
+    return "\n".join(f"{line}{separator}{tags}" if line and tags else line or tags for line in lines)
+
+
+def size_of(value: object) -> tuple[int, int] | None:
+    if isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(side, int) for side in value):
+        return value[0], value[1]
+    return None
+
+
+def find_masks(pictures: list[Path], folder: Path, report: Reporter) -> dict[Path, Path]:
+    """The mask of each picture: the file of its name in `folder`, whatever its ending. Reports what has no partner."""
+    try:
+        masks: dict[str, Path] = {}
+        for mask in find_images(folder):
+            masks.setdefault(mask.stem, mask)
+    except OSError as error:
+        report(Problem("error", f"cannot be read ({error.strerror})", str(folder), "Check conditioning_data_dir"))
+        return {}
+    found = {picture: masks[picture.stem] for picture in pictures if picture.stem in masks}
+    lonely = [picture.name for picture in pictures if picture not in found]
+    stems = {picture.stem for picture in pictures}
+    extra = sorted(mask.name for stem, mask in masks.items() if stem not in stems)
+    if lonely:
+        what = f"has no mask for {len(lonely)} pictures ({some(lonely)})"
+        report(Problem("error", what, str(folder), "A mask has its picture's name"))
+    if extra:
+        report(Problem("error", f"has masks without picture ({some(extra)})", str(folder), "Remove or rename them"))
+    return found
+
+
+def some(names: list[str]) -> str:
+    """The first three."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,129 @@
+"""Does every word reach the model? What is trained on is looked at, not what is stored."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from neonym.data.captions import Moment, final_caption
+from neonym.data.stored import some
+from neonym.errors import Problem
+from neonym.seeds import dice
+from neonym.types import ImageRecord, Size
+from neonym.weights import parse_weights
+from neonym.words import clean
+
+if TYPE_CHECKING:
+    from neonym.learn.prepare import Prepared
+    from neonym.models.text import WordTokenizer
+
+ENOUGH_HELD_OUT = 4  # pictures to judge a word by
+DRAWS = 4  # of a caption that changes
+
+
+def plain_caption(record: ImageRecord) -> str:
+    """One draw of the first step."""
+    return final_caption(record.caption, record.rules, dice(0, "caption"))
+
+
+def possible_captions(record: ImageRecord) -> set[str]:
+    """Some of the texts that a picture can be trained with; the only one, if it does not change."""
+    found = {plain_caption(record)}
+    rules = record.rules
+    if rules.shuffle or rules.wildcards or rules.tag_dropout or rules.warmup_steps or rules.templates:
+        found |= {final_caption(record.caption, rules, dice(0, k, "caption"), Moment(step=k % 2)) for k in range(DRAWS)}
+    return found
+
+
+def lost_word(record: ImageRecord, token: str, tokenizers: dict[str, WordTokenizer]) -> str | None:
+    """ "missing" or "cut" if there is a caption of the picture in which its word does not survive."""
+    for text in possible_captions(record):
+        for tokenizer in tokenizers.values():
+            if clean(token) not in tokenizer.words_in(text):
+                return "missing"
+            if not tokenizer.surely_fits(text) and tokenizer(text).lost_rows:
+                return "cut"
+    return None
+
+
+def token_problems(ready: Prepared) -> list[Problem]:
+    """An error if a word never reaches the model, a warning for the pictures where it does not."""
+    problems = wrong_weights(ready)
+    if problems:
+        return problems
+    for index, token in enumerate(ready.tokens):
+        own = [r for r in ready.records if r.concept == index and not r.is_reg]
+        if own:
+            problems += concept_problems(ready, token, own)
+        else:
+            problems.append(Problem("error", "there are no pictures of it", f"`{token}`", "Check the folders"))
+        kept_back = sum(r.concept == index for r in ready.held_out)
+        if 0 < kept_back < ENOUGH_HELD_OUT:
+            what = f"only {kept_back} pictures are held out: too few to judge by, so the training pictures are used"
+            problems.append(Problem("warning", what, "validation_split", f"Hold out {ENOUGH_HELD_OUT} or none"))
+        for tokenizer in ready.tokenizers.values():
+            if len(tokenizer.pieces(clean(token))) == 1:
+                what = "is an ordinary word: diffusers refuses such a file name, other programs replace the word by it"
+                problems.append(Problem("warning", what, f"`{token}`", "Choose a word that is not in the dictionary"))
+    return [*problems, *picture_problems(ready)]
+
+
+def wrong_weights(ready: Prepared) -> list[Problem]:
+    """Captions whose weights cannot be read."""
+    problems = []
+    for record in ready.records if ready.run.dataset.weighted_captions else ():
+        try:
+            parse_weights(plain_caption(record))
+        except ValueError as error:
+            fix = "Write (text:1.3), or a backslash before a bracket that is meant as such"
+            problems.append(Problem("error", f"{error} in its caption", str(record.path), fix))
+    return problems
+
+
+def concept_problems(ready: Prepared, token: str, own: list[ImageRecord]) -> Iterator[Problem]:
+    """Captions of one word's pictures."""
+    lost = {id(r): lost_word(r, token, ready.tokenizers) for r in own}
+    missing = [r.path.name for r in own if lost[id(r)] == "missing"]
+    cut = [r.path.name for r in own if lost[id(r)] == "cut"]
+    fix = f"Write `{token}` in the caption files, or set class_tokens to a text with it"
+    if len(missing) == len(own):
+        what = f"none of the {len(own)} captions contains the word, so nothing would be learned ({some(missing)})"
+        yield Problem("error", what, f"`{token}`", fix)
+    elif missing:
+        what = f"{len(missing)} of {len(own)} captions do not contain the word ({some(missing)})"
+        yield Problem("warning", what, f"`{token}`", fix)
+    if cut:
+        what = f"the word is cut off at the end of {len(cut)} captions ({some(cut)})"
+        fix = "Put the word first, or use a larger --max_token_length"
+        yield Problem("error" if len(cut) == len(own) else "warning", what, f"`{token}`", fix)
+    long = [
+        r.path.name for r in own if not any(t.surely_fits(r.caption) for t in ready.tokenizers.values())
+        and any(t(plain_caption(r)).lost_tokens for t in ready.tokenizers.values())
+    ]  # fmt: skip
+    if long:
+        room = ready.run.model.max_token_length
+        what = f"the ends of {len(long)} captions are cut off: they have more than {room} tokens ({some(long)})"
+        yield Problem("warning", what, "captions", "Shorten them, or use --max_token_length=150 or 225")
+
+
+def picture_problems(ready: Prepared) -> Iterator[Problem]:
+    """Settings of pictures that mean nothing, or that the model is not made for."""
+    sizes = Counter[Size](r.fit.bucket for r in ready.records)
+    source, data = ready.source, ready.run.dataset
+    if source is not None and sizes and max(map(max, sizes)) > 2 * source.native_size:
+        what = f"pictures are trained at up to {max(sizes)}, the model is made for {source.native_size}"
+        yield Problem("warning", what, "resolution", "Leave resolution out to use the model's own size")
+    if data.masked_loss and not any(r.masked for r in ready.records):
+        fix = "Name masks with conditioning_data_dir in the data-set file, or use --alpha_mask"
+        yield Problem("warning", "has no effect: no picture has a mask", "--masked_loss", fix)
+    buckets = any(d.buckets.enabled for d in ready.datasets)
+    if buckets and any(r.pictures.face_crop for r in ready.records):
+        yield Problem(
+            "warning", "is meant for training without buckets", "face_crop_aug_range", "Leave one of them out"
+        )
+    for dataset in ready.config.datasets if ready.config else ():
+        if dataset.network_multiplier != 1 or any(s.custom_attributes for s in dataset.subsets):
+            what = "network_multiplier and custom_attributes belong to other trainers and mean nothing here"
+            yield Problem("note", what, "data set")
+            break
