@@ -15,6 +15,12 @@ COLOURS = [(200, 40, 40), (40, 160, 60), (50, 90, 220), (240, 220, 60), (250, 25
 
 
 @pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path_factory):
+    """Tests leave the user's cache folder alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     """Law 7: a test that reaches for the network fails."""
 

@@ -16,7 +16,7 @@ from PIL import Image
 from neonym.config.sources import folder_subsets
 from neonym.data.buckets import BucketRules, bucket_sizes, fit
 from neonym.data.captions import final_caption
-from neonym.data.images import image_size, load_pixels
+from neonym.data.images import inspect, load_pixels
 from neonym.data.latent_cache import cache_moments, entry_name, places
 from neonym.data.plan import ConceptPlan
 from neonym.data.records import Dataset, Folder, scan, steps_per_epoch
@@ -154,7 +154,7 @@ def test_pictures_are_turned_and_laid_on_white(tmp_path):
     exif = turned.getexif()
     exif[0x0112] = 6
     turned.save(tmp_path / "turned.jpg", exif=exif)
-    assert image_size(tmp_path / "turned.jpg") == (20, 40)
+    assert inspect(tmp_path / "turned.jpg")[0] == (20, 40)
     clear = Image.new("RGBA", (16, 16), (255, 0, 0, 0))
     clear.save(tmp_path / "clear.png")
     pixels = load_pixels(tmp_path / "clear.png", View(Fit((16, 16), (16, 16), (0, 0, 16, 16))))
@@ -203,7 +203,7 @@ def test_held_out_pictures_stay_held_out(tmp_path):
 
 def test_the_cache_is_keyed_by_content(tmp_path):
     folder, cache = make_pictures(tmp_path / "a", 3), tmp_path / "cache"
-    records, _ = scan([Dataset((Folder(folder, 0, pictures=PictureRules(flip=True)),), 4, WHOLE)], lambda p: None)
+    sets = [Dataset((Folder(folder, 0, pictures=PictureRules(flip=True)),), 4, WHOLE)]
     encoded, complaints = [], []
 
     def encode(pixels):
@@ -212,6 +212,7 @@ def test_the_cache_is_keyed_by_content(tmp_path):
 
     def run(vae_hash="v"):
         encoded.clear()
+        records, _ = scan(sets, lambda p: None)
         return cache_moments(records, encode, vae_hash, cache, lambda done, total: None, complaints.append)
 
     first = run()
@@ -227,7 +228,8 @@ def test_the_cache_is_keyed_by_content(tmp_path):
     assert len(encoded) == 2
     run("another VAE")
     assert len(encoded) == 4  # 00 and 02 are the same content
-    damaged = cache / entry_name(places(records)[0], "v")
+    records, _ = scan(sets, lambda p: None)
+    damaged = cache / entry_name(records[0].content, places(records)[0][1], "v")
     whole = damaged.read_bytes()
     for content in (whole[:-40], whole[:-40] + bytes(40), b""):
         damaged.write_bytes(content)

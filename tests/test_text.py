@@ -68,7 +68,7 @@ def test_a_word_is_matched_whole_and_in_any_case(token, text, count):
     tokenize = tokenizer()
     tokenize.add_word(token, 2)
     assert len(tokenize(text).learned) == 2 * count
-    assert len(whole_word([clean(token)]).findall(clean(text))) == count
+    assert len(whole_word((clean(token),)).findall(clean(text))) == count
 
 
 def test_letters_that_only_look_alike_are_no_match():

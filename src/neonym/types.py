@@ -90,6 +90,7 @@ class ImageRecord:
     repeats: int
     is_reg: bool
     rules: CaptionRules
+    content: str = ""  # SHA-256 of the file, and of its mask's
     pictures: PictureRules = PictureRules()
     mask: Path | None = None  # picture whose red channel weighs the loss
 

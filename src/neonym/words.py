@@ -2,6 +2,7 @@
 
 import html
 import re
+from functools import lru_cache
 
 import ftfy
 
@@ -11,11 +12,15 @@ def clean(text: str) -> str:
 
     transformers' tokenizer does only the last two; without the rest, the same caption gives other ids than elsewhere.
     """
-    mended = html.unescape(html.unescape(ftfy.fix_text(text)))
+    plain = (
+        text.isascii() and "&" not in text and text.replace("\n", " ").isprintable()
+    )  # nothing to mend: ten times faster
+    mended = text if plain else html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(mended.split()).lower()
 
 
-def whole_word(tokens: list[str]) -> re.Pattern[str]:
+@lru_cache(maxsize=256)
+def whole_word(tokens: tuple[str, ...]) -> re.Pattern[str]:
     """Matches any of `tokens`, but not inside a longer word: `ann` is not in "planned".
 
     Both sides are `clean`ed before, which takes care of the case.

@@ -120,13 +120,19 @@ def item_facts(ready: Prepared, record: ImageRecord, draws: int, cached: set[Pat
 
 def cached_pictures(ready: Prepared) -> set[Path]:
     """Pictures whose moments lie on disk already."""
-    from neonym.data.latent_cache import default_folder, entry_name, places
+    from neonym.data.index import default_folder
+    from neonym.data.latent_cache import entry_name, places
 
     folder = Path(ready.run.cache.latent_cache_dir) if ready.run.cache.latent_cache_dir else default_folder()
     if ready.source is None or not folder.is_dir():
         return set()
     vae_hash = ready.source.vae_hash()
-    missing = {p[0] for p in places(ready.records) if not (folder / entry_name(p, vae_hash)).is_file()}
+    contents = {r.path: r.content[:64] for r in ready.records}
+    missing = {
+        path
+        for path, view in places(ready.records)
+        if not (folder / entry_name(contents[path], view, vae_hash)).is_file()
+    }
     return {r.path for r in ready.records} - missing
 
 

@@ -129,7 +129,7 @@ def warmed_up(tags: int, rules: CaptionRules, at: Moment) -> int:
 @lru_cache(maxsize=4096)
 def shows(text: str, word: str) -> bool:
     """Whether the word stands in the text, as a whole word in any case."""
-    return bool(word) and whole_word([clean(word)]).search(clean(text)) is not None
+    return bool(word) and whole_word((clean(word),)).search(clean(text)) is not None
 
 
 def fill_template(template: str, word: str, caption: str) -> str:

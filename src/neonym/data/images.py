@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from random import Random
 
@@ -59,32 +60,31 @@ def find_images(folder: Path, complain: Callable[[str, Path], object] | None = N
 
 
 @contextmanager
-def readable(path: Path):
-    """Open a picture; whatever goes wrong with it becomes a DataError."""
+def readable(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
+    """Open a picture, or its `data`; whatever goes wrong with it becomes a DataError."""
     try:
-        with Image.open(path) as picture:
+        with Image.open(path if data is None else BytesIO(data)) as picture:
             yield picture
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         said = getattr(error, "strerror", None) or error
         raise DataError(f"cannot be read as a picture ({said})", str(path), "Remove or replace it") from error
 
 
-def image_size(path: Path) -> Size:
-    """Size as shown (EXIF orientation applied). Raises DataError if the header or the picture itself is damaged."""
-    with readable(path) as picture:
-        size = picture.size
-        if picture.format == "PNG" and not has_exif(path):
-            picture.verify()  # checksums of all its parts: reads the file, decodes nothing
-            return size
-        turned = picture.getexif().get(ORIENTATION, 1) >= 5
-        picture.draft("RGB", (1, 1))  # a JPEG is decoded at an eighth of its size: enough to see that it is whole
-        picture.load()
-    return (size[1], size[0]) if turned else size
-
-
-def has_exif(png: Path) -> bool:
-    """Whether a PNG may say how it is to be turned; Pillow would decode all of it to find out."""
-    return b"eXIf" in png.read_bytes()
+def inspect(path: Path) -> tuple[Size, str]:
+    """-> (size as shown, with EXIF orientation; SHA-256 of the file). Raises DataError if the file is damaged."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", str(path), "Remove or replace it") from error
+    with readable(path, data) as picture:
+        size, turned = picture.size, False
+        if picture.format == "PNG" and b"eXIf" not in data:
+            picture.verify()  # the checksums of all its parts: nothing is decoded
+        else:
+            turned = picture.getexif().get(ORIENTATION, 1) >= 5
+            picture.draft("RGB", (1, 1))  # a JPEG is decoded at an eighth of its size: enough to see that it is whole
+            picture.load()
+    return (size[1], size[0]) if turned else size, hashlib.sha256(data).hexdigest()
 
 
 def load_pixels(path: Path, view: View) -> np.ndarray:
@@ -203,8 +203,3 @@ def zoom_on_face(
         starts.append(min(max(0, start), resized[axis] - target[axis]))
     top, left = starts
     return Fit(target, resized, (left, top, left + target[0], top + target[1]))
-
-
-def content_hash(path: Path) -> str:
-    """Of the file's bytes: what a cache entry is keyed by."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

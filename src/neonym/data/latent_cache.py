@@ -17,17 +17,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from neonym.data.images import content_hash, load_mask, load_pixels, still_view
+from neonym.data.images import load_mask, load_pixels, still_view
 from neonym.types import ImageRecord, View
 
 Place = tuple[Path, View]
 Encode = Callable[[torch.Tensor], torch.Tensor]  # [1,3,H,W] -> [1,2C,h,w]
 LAYOUT = "moments-2"  # changes with the meaning of an entry
-
-
-def default_folder() -> Path:
-    """`neonym` in the user's cache folder (XDG_CACHE_HOME, else ~/.cache)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neonym"
 
 
 def places(records: Iterable[ImageRecord]) -> list[Place]:
@@ -40,10 +35,9 @@ def places(records: Iterable[ImageRecord]) -> list[Place]:
     return list(found)
 
 
-def entry_name(place: Place, vae_hash: str) -> str:
-    """The key of an entry, as a file name."""
-    path, view = place
-    facts = (LAYOUT, content_hash(path), view, vae_hash)
+def entry_name(content: str, view: View, vae_hash: str) -> str:
+    """The key of an entry, as a file name. `content`: SHA-256 of the picture's file."""
+    facts = (LAYOUT, content, view, vae_hash)
     return hashlib.sha256(repr(facts).encode()).hexdigest() + ".safetensors"
 
 
@@ -119,10 +113,12 @@ def cache_moments(
     One picture at a time: the numbers then do not depend on which entries were there already. With a `folder`,
     entries are read from and written to it; one that cannot be written to is told once by `complain` and left alone.
     """
+    records = list(records)
     wanted, moments = places(records), {}
+    contents = {record.path: record.content[:64] for record in records}  # without the mask's
     for done, place in enumerate(wanted):
         progress(done, len(wanted))
-        file = folder / entry_name(place, vae_hash) if folder else None
+        file = folder / entry_name(contents[place[0]], place[1], vae_hash) if folder else None
         found = read_entry(file) if file else None
         if found is None:
             found = encode_picture(place, encode)

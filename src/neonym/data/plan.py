@@ -79,10 +79,18 @@ class ConceptPlan:
         )
 
 
-def fingerprint(records: Sequence[ImageRecord], hashes: Sequence[str], *settings: object) -> str:
+def fingerprint(records: Sequence[ImageRecord], *settings: object) -> str:
     """Changes whenever the plan could: pictures, captions, buckets, repeats, settings."""
     digest = hashlib.sha256(repr(settings).encode())
-    for record, content in zip(records, hashes, strict=True):
-        facts = (content, record.caption, record.fit, record.concept, record.dataset, record.repeats, record.is_reg)
+    for record in records:
+        facts = (
+            record.content,
+            record.caption,
+            record.fit,
+            record.concept,
+            record.dataset,
+            record.repeats,
+            record.is_reg,
+        )
         digest.update(repr((*facts, record.pictures, record.rules)).encode())
     return digest.hexdigest()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
 from neonym.data.buckets import BucketRules, bucket_sizes, fit
-from neonym.data.images import find_images, image_size
+from neonym.data.images import find_images
+from neonym.data.index import Facts, look_at
 from neonym.data.stored import Entry, Reporter, find_masks, read_caption, read_metadata, some
 from neonym.errors import DataError, Problem
 from neonym.types import CaptionRules, Fit, ImageRecord, PictureRules, Size
 
+Looked = Mapping[Path, Facts | DataError]
 THIN = 3.0  # a picture scaled to so many times its bucket loses most of itself to the cut
 TINY = 0.25  # a picture of so small a share of its bucket is enlarged more than twice
 
@@ -105,10 +107,11 @@ class Scan:
         """Every usable picture of a subset."""
         entries = self.entries(folder)
         masks = find_masks([e.path for e in entries], folder.masks, self.report) if folder.masks else {}
+        looked = look_at([*(e.path for e in entries), *masks.values()])
         records, bare = [], []
         for entry in entries:
             mask = masks.get(entry.path)
-            fitted = self.measured(entry, mask)
+            fitted = self.measured(entry, mask, looked)
             caption = self.caption(entry, folder)
             if fitted is None or isinstance(caption, Problem):
                 continue
@@ -117,7 +120,7 @@ class Scan:
                 bare += [entry.path.name] * (caption is None)
             records.append(
                 ImageRecord(
-                    path=entry.path, caption=caption or "", size=fitted[0], fit=fitted[1], concept=folder.concept,
+                    path=entry.path, caption=caption or "", size=fitted[0], fit=fitted[1], content=fitted[2], concept=folder.concept,
                     dataset=self.index, repeats=folder.repeats, is_reg=folder.is_reg, rules=folder.rules,
                     pictures=folder.pictures, mask=mask,
                 )
@@ -157,12 +160,12 @@ class Scan:
             self.report(Problem("error", "has no pictures", str(folder.path), fix))
         return [Entry(path) for path in paths]
 
-    def measured(self, entry: Entry, mask: Path | None) -> tuple[Size, Fit] | None:
-        """A picture's size and where it goes; None if it cannot be used, which is said."""
+    def measured(self, entry: Entry, mask: Path | None, looked: Looked) -> tuple[Size, Fit, str] | None:
+        """A picture's size, where it goes, and its content; None if it cannot be used, which is said."""
         try:
-            size = image_size(entry.path)
+            size, content = known(looked, entry.path)
             if mask is not None:
-                check_mask(mask, size)
+                content += check_mask(mask, known(looked, mask), size)
             if size not in self.fits:
                 self.fits[size] = fit(size, self.rules, self.sizes)
         except DataError as error:
@@ -175,7 +178,7 @@ class Scan:
         if entry.size is not None and size not in (entry.size, entry.size[::-1]):
             what = f"is {size[0]} x {size[1]}, not {entry.size[0]} x {entry.size[1]} as the metadata says"
             self.report(Problem("warning", what, str(entry.path), "The true size is used"))
-        return size, self.fits[size]
+        return size, self.fits[size], content
 
     def caption(self, entry: Entry, folder: Folder) -> str | Problem | None:
         """What is stored of a picture; None if nothing is. A caption file that cannot be read is said."""
@@ -188,12 +191,21 @@ class Scan:
             return error.problem
 
 
-def check_mask(mask: Path, size: Size) -> None:
-    """A mask must have its picture's shape. Raises DataError."""
-    found = image_size(mask)
+def known(looked: Looked, path: Path) -> tuple[Size, str]:
+    """-> (size, content). Raises DataError."""
+    facts = looked[path]
+    if isinstance(facts, DataError):
+        raise facts
+    return facts.size, facts.content
+
+
+def check_mask(mask: Path, facts: tuple[Size, str], size: Size) -> str:
+    """A mask must have its picture's shape. -> its content. Raises DataError."""
+    found, content = facts
     if abs(found[0] * size[1] - found[1] * size[0]) > max(found[0], size[0], found[1], size[1]):
         what = f"is a mask of {found[0]} x {found[1]}, but its picture is {size[0]} x {size[1]}"
         raise DataError(what, str(mask), "A mask must have the shape of its picture")
+    return content
 
 
 def report_shapes(folder: Folder, records: Sequence[ImageRecord], report: Reporter) -> None:

@@ -27,19 +27,23 @@ def plain_caption(record: ImageRecord) -> str:
     return final_caption(record.caption, record.rules, dice(0, "caption"))
 
 
-def possible_captions(record: ImageRecord) -> set[str]:
-    """Some of the texts that a picture can be trained with; the only one, if it does not change."""
+def possible_captions(record: ImageRecord, fits: bool) -> set[str]:
+    """Some of the texts that a picture can be trained with: one, if its word can neither be missing nor be cut off.
+
+    Shuffling, warm-up and dropout never lose the word, but they can move it behind the end of a caption that is too long.
+    """
     found = {plain_caption(record)}
-    rules = record.rules
-    if rules.shuffle or rules.wildcards or rules.tag_dropout or rules.warmup_steps or rules.templates:
-        found |= {final_caption(record.caption, rules, dice(0, k, "caption"), Moment(step=k % 2)) for k in range(DRAWS)}
+    if record.rules.wildcards or record.rules.templates or not fits:
+        found |= {
+            final_caption(record.caption, record.rules, dice(0, k, "caption"), Moment(step=k % 2)) for k in range(DRAWS)
+        }
     return found
 
 
 def lost_word(record: ImageRecord, token: str, tokenizers: dict[str, WordTokenizer]) -> str | None:
     """ "missing" or "cut" if there is a caption of the picture in which its word does not survive."""
-    for text in possible_captions(record):
-        for tokenizer in tokenizers.values():
+    for tokenizer in tokenizers.values():
+        for text in possible_captions(record, tokenizer.surely_fits(record.caption)):
             if clean(token) not in tokenizer.words_in(text):
                 return "missing"
             if not tokenizer.surely_fits(text) and tokenizer(text).lost_rows:

@@ -11,11 +11,11 @@ import torch
 from accelerate import Accelerator
 
 from neonym.config.run import RunConfig
-from neonym.data.images import content_hash
-from neonym.data.latent_cache import Latents, cache_moments, default_folder
+from neonym.data.index import default_folder
+from neonym.data.latent_cache import Latents, cache_moments
 from neonym.data.loader import Loader
 from neonym.data.plan import fingerprint
-from neonym.errors import DataError, Problem, UserError
+from neonym.errors import Problem, UserError
 from neonym.learn.concepts import add_concepts
 from neonym.learn.evaluation import Evaluation
 from neonym.learn.events import Report, Silent
@@ -311,13 +311,9 @@ def identity(ready: Prepared) -> dict[str, str]:
     assert ready.source is not None
     assert ready.config is not None
     records = [*ready.records, *ready.held_out]
-    try:
-        hashes = [content_hash(r.path) + (content_hash(r.mask) if r.mask else "") for r in records]
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", str(error.filename)) from error
     concepts = [c.model_dump(exclude={"weights"}) for c in ready.config.concepts]
     starts = {token: {e: rows.tolist() for e, rows in w.items()} for token, w in ready.weights.items()}
-    pictures = fingerprint(records, hashes, ready.step_sizes, concepts, starts)
+    pictures = fingerprint(records, ready.step_sizes, concepts, starts)
     return {**settings_of(ready.run), "model_hash": ready.source.text_hash(), "pictures_and_captions": pictures}
 
 

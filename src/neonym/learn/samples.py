@@ -111,7 +111,7 @@ def sample_prompts(
             problems.append(Problem("error", "the sampler lms needs the package `scipy`", settings.sample_prompts))
         if sampler is not None and sampler not in samplers:
             problems.append(Problem("error", f"sampler `{sampler}` is not known", settings.sample_prompts))
-        if not whole_word([clean(word) for word in words]).search(clean(prompt.prompt)):
+        if not whole_word(tuple(clean(word) for word in words)).search(clean(prompt.prompt)):
             what = f"the prompt `{prompt.prompt}` has none of the words, so its pictures will not change"
             problems.append(Problem("warning", what, settings.sample_prompts))
     return prompts, problems

@@ -67,6 +67,8 @@ def judge(before: torch.Tensor, after: torch.Tensor) -> tuple[str, str, float]:
     """-> (verdict, reason, improvement in standard errors), from paired losses [samples]."""
     if not bool(after.isfinite().all()):
         return NOT_LEARNED, "the evaluation loss is not finite", 0.0
+    if not float(before.mean()) > 0:
+        return NOT_LEARNED, "no part of the pictures counts: their masks are empty", 0.0
     gain = (before - after).double()
     error = float(gain.std() / math.sqrt(len(gain)))
     mean, sure = float(gain.mean()), 0.0

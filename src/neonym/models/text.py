@@ -77,7 +77,7 @@ class WordTokenizer:
 
     def words_in(self, text: str) -> set[str]:
         """Which of the words stand in `text`, in lower case."""
-        return set(whole_word(list(self.words)).findall(clean(text))) if self.words else set()
+        return set(whole_word(tuple(self.words)).findall(clean(text))) if self.words else set()
 
     def surely_fits(self, text: str) -> bool:
         """True if `text` is so short that nothing of it can be cut off: no token is shorter than a byte."""
@@ -95,7 +95,7 @@ class WordTokenizer:
         if not self.words:
             return self.pieces(text)
         found, last = [], 0
-        for match in whole_word(list(self.words)).finditer(text):
+        for match in whole_word(tuple(self.words)).finditer(text):
             found += self.pieces(text[last : match.start()])
             found += self.words[match.group()]
             last = match.end()

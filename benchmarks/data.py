@@ -1,0 +1,125 @@
+"""How long 20,000 pictures take to be scanned, checked and planned, and whether the loader keeps up with the model.
+
+    python -m benchmarks.data --pictures 20000
+
+The pictures (half JPEG, half PNG, 768 x 512 and other shapes, with captions) are made in a temporary folder: 200 different ones,
+copied. Times are of the whole command `neonym check`, imports included; memory is the process's peak.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SHAPES = ((768, 512), (512, 768), (640, 640), (512, 512), (900, 450))
+DISTINCT = 200
+
+
+def make_pictures(folder: Path, count: int) -> None:
+    """Smooth random pictures; all but the first are copies with names and captions of their own."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    originals = []
+    for i in range(min(DISTINCT, count)):
+        small = Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8))
+        path = folder / f"{i:06}.{'jpg' if i % 2 else 'png'}"
+        small.resize(SHAPES[i % len(SHAPES)], Image.Resampling.BICUBIC).save(path)
+        originals.append(path)
+    for i in range(len(originals), count):
+        source = originals[i % len(originals)]
+        shutil.copyfile(source, folder / f"{i:06}{source.suffix}")
+    for i in range(count):
+        (folder / f"{i:06}.txt").write_text(f"a photo of mychar4, outdoors, number {i}, bright light, detailed")
+
+
+def check(folder: Path, cache: Path) -> dict[str, float]:
+    """One `neonym check` of the folder. -> seconds, peak memory in MiB"""
+    flags = ["--train_data_dir", str(folder), "--token_string", "mychar4", "--enable_bucket", "--resolution", "512"]
+    code = (
+        "import resource, sys; from neonym.cli.check import main; code = main(sys.argv[1:], 'check');"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024); sys.exit(code)"
+    )
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *flags, "--shuffle_caption"], capture_output=True, text=True,
+        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+    )  # fmt: skip
+    seconds = time.monotonic() - started
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
+    return {"seconds": round(seconds, 2), "peak_MiB": round(float(done.stdout.splitlines()[-1]), 1)}
+
+
+def loading(steps: int) -> dict[str, float]:
+    """Milliseconds that the loader takes for a step of the built-in model with everything cached, and the step itself."""
+    import torch
+    from accelerate import Accelerator
+
+    from neonym.config.run import RunConfig as Run
+    from neonym.config.run import fields_of
+    from neonym.learn.concepts import add_concepts
+    from neonym.learn.events import Silent
+    from neonym.learn.loop import encode_pictures, make_loader
+    from neonym.learn.objective import Objective
+    from neonym.learn.prepare import prepare
+    from neonym.learn.step import train_step
+    from neonym.models.family import load_model
+
+    flags = {"train_data_dir": "examples/hootle", "token_string": "hootle", "shuffle_caption": True, "flip_aug": True}
+    tree: dict[str, dict] = {}
+    for section, name, _ in fields_of(Run):
+        if name in flags:
+            tree.setdefault(section, {})[name] = flags[name]
+    ready = prepare(Run.model_validate(tree))
+    ready.raise_errors()
+    accelerator = Accelerator(cpu=True)
+    model = load_model()
+    latents = encode_pictures(ready, model, Silent())
+    concepts = add_concepts(model, ready)
+    loader = make_loader(ready, latents, model, accelerator)
+    waits, works = [], []
+    for step in range(steps):
+        begun = time.perf_counter()
+        work = loader.work(step)
+        loaded = time.perf_counter()
+        train_step(model, concepts, work, Objective(), accelerator)
+        waits.append(loaded - begun)
+        works.append(time.perf_counter() - loaded)
+    half = steps // 2  # the first epochs tokenise captions for the first time
+    return {
+        "loader_ms": round(1000 * float(np.median(waits[half:])), 3),
+        "step_ms": round(1000 * float(np.median(works[half:])), 1),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", type=int, default=20_000)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--out", type=Path, help="write the numbers here, as JSON")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as home:
+        folder, cache = Path(home) / "pictures", Path(home) / "cache"
+        make_pictures(folder, args.pictures)
+        os.utime(folder)
+        time.sleep(3)  # files just written are not trusted by the index
+        results = {"pictures": args.pictures, "first": check(folder, cache), "second": check(folder, cache)}
+    results["loading"] = loading(args.steps)
+    results["machine"] = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    print(json.dumps(results, indent=2))
+    if args.out:
+        args.out.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""What was found out about the files of a folder, kept so that the next start need not open them again.
+
+An entry holds as long as the file's size and times are the same. It says only what can be found out anew: nothing is
+lost with the index, and it is left out where it cannot be written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from neonym.data.images import inspect
+from neonym.errors import DataError
+from neonym.types import Size
+
+LAYOUT = 1  # changes with the meaning of an entry
+TOO_YOUNG = 2e9  # nanoseconds: a file just written can change again without changing its times
+Stamp = list[int]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a picture that can be read."""
+
+    size: Size  # after EXIF orientation
+    content: str  # SHA-256 of the file
+
+
+def default_folder() -> Path:
+    """`neonym` in the user's cache folder (XDG_CACHE_HOME, else ~/.cache)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neonym"
+
+
+def look_at(paths: Iterable[Path], progress: Callable[[int], object] | None = None) -> dict[Path, Facts | DataError]:
+    """Every picture's facts, or what is wrong with it. Those of unchanged files come from the index."""
+    by_folder: dict[Path, list[Path]] = {}
+    for path in paths:
+        by_folder.setdefault(path.parent, []).append(path)
+    found: dict[Path, Facts | DataError] = {}
+    for folder, files in by_folder.items():
+        for path, facts in look_at_folder(folder, files):
+            found[path] = facts
+            if progress is not None:
+                progress(len(found))
+    return found
+
+
+def look_at_folder(folder: Path, files: list[Path]) -> Iterator[tuple[Path, Facts | DataError]]:
+    """Files of one folder, in parallel where they have to be opened."""
+    index = default_folder() / "index" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]}.json"
+    known, stamps = read_index(index), {path: stamp_of(path) for path in files}
+    new: list[Path] = []
+    for path in files:
+        entry = known.get(path.name)
+        if entry is not None and entry[0] == stamps[path]:
+            yield path, Facts((entry[1], entry[2]), entry[3])
+        else:
+            new.append(path)
+    if not new:
+        return
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for path, facts in zip(new, pool.map(facts_or_error, new, chunksize=32), strict=True):
+            yield path, facts
+            stamp = stamps[path]
+            if isinstance(facts, Facts) and stamp and time.time_ns() - max(stamp[1:]) > TOO_YOUNG:
+                known[path.name] = [stamp, *facts.size, facts.content]
+    write_index(index, known)
+
+
+def facts_or_error(path: Path) -> Facts | DataError:
+    try:
+        return Facts(*inspect(path))
+    except DataError as error:
+        return error
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Size and times of a file; nothing if it is not there."""
+    try:
+        state = path.stat()
+    except OSError:
+        return []
+    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+
+
+def read_index(file: Path) -> dict[str, list]:
+    """Entries by file name; none if there is no sound index."""
+    try:
+        table = json.loads(file.read_text("utf-8"))
+        return table["files"] if table["layout"] == LAYOUT else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def write_index(file: Path, entries: dict[str, list]) -> None:
+    """Complete or absent."""
+    part = file.with_suffix(f".{os.getpid()}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps({"layout": LAYOUT, "files": entries}), "utf-8")
+        part.replace(file)
+    except OSError:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
