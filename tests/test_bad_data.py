@@ -14,6 +14,7 @@ from PIL import Image
 from neonym.config.commandline import RunFlags, read_run
 from neonym.data.images import draw_view, face_of, load_mask, load_pixels, still_view, zoom_on_face
 from neonym.errors import Problem
+from neonym.learn.events import Silent
 from neonym.learn.loop import train
 from neonym.learn.prepare import Prepared, prepare
 
@@ -340,6 +341,32 @@ def test_training_with_masks_weights_and_changing_pictures(run_for, tmp_path):
     start = model.vocabulary("text_encoder")[model.tokenizers["text_encoder"].pieces("picture")[0]]
     assert torch.equal(nothing[0], start)
     assert not torch.equal(something[0], start)
+
+
+def test_latents_that_sd_scripts_cached(run_for, pictures):
+    """Read if they fit; otherwise the pictures are encoded, and the reason is said."""
+    notes: list[str] = []
+
+    class Listening(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    zeros = np.zeros((4, 16, 16), np.float32)
+    facts = {"original_size": np.array([128, 128]), "crop_ltrb": np.zeros(4)}
+    for i in range(4):
+        np.savez(pictures / f"{i:02}_0128x0128_sd.npz", latents=zeros, **facts)
+    np.savez(pictures / "04_0128x0128_sd.npz", latents=np.zeros((4, 8, 8), np.float32), **facts)
+    (pictures / "05_0128x0128_sd.npz").write_bytes(b"damaged")
+    plain = train(run_for("plain", max_train_steps=2)).files[0].read_bytes()
+    cached = train(run_for("cached", max_train_steps=2, sdscripts_latents=True), Listening()).files[0].read_bytes()
+    assert cached != plain
+    text = "\n".join(notes)
+    assert "4 pictures are read from sd-scripts' caches" in text
+    assert "(4, 8, 8)" in text
+    assert "cannot be read" in text
+    notes.clear()
+    train(run_for("turned", max_train_steps=2, sdscripts_latents=True, flip_aug=True), Listening())
+    assert "has no latents_flipped" in "\n".join(notes)
 
 
 def test_weights_that_are_no_numbers_are_told_before_training(tmp_path):

@@ -5,7 +5,8 @@ python -m tools.settings_page [--check]
 
 import sys
 from pathlib import Path
-from typing import get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from neonym.config.dataset import ConceptSpec, DatasetValues, SubsetSpec
 from neonym.config.run import RunConfig, fields_of
@@ -19,15 +20,23 @@ TITLES = {
 }  # fmt: skip
 
 
-def kind(annotation: object) -> str:
+def kind(annotation: Any) -> str:
     """A type as users read it."""
-    for part in (annotation, *get_args(annotation)):
-        if hasattr(part, "__metadata__"):  # Annotated[kind, ...]
-            annotation = get_args(part)[0]
-    text = getattr(annotation, "__name__", None) if isinstance(annotation, type) else str(annotation)
-    if "Literal" in (text or ""):
-        return ", ".join(str(choice) for choice in get_args(annotation))
-    return (text or "").replace("typing.", "").replace(" | None", "").replace("|", "\\|")
+    parts = [part for part in get_args(annotation) if part is not type(None)]
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return kind(parts[0])
+    if origin is Literal:
+        return ", ".join(map(str, parts))
+    if origin in (Union, UnionType):
+        return " or ".join(kind(part) for part in parts)
+    if origin is tuple:
+        return f"list of {kind(parts[0])}" if parts[-1] is Ellipsis else f"{len(parts)} x {kind(parts[0])}"
+    return {dict: "table"}.get(origin or annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def shown(default: Any) -> str:
+    return f"`{default!r}`" if default == "" else f"`{default}`"
 
 
 def page() -> str:
@@ -46,7 +55,9 @@ def page() -> str:
         if section != section_now:
             lines += ["", f"## {TITLES[section]}", "", "| flag | kind | default | what it does |", "|---|---|---|---|"]
             section_now = section
-        lines.append(f"| `--{name}` | {kind(field.annotation)} | `{field.default}` | {field.description} |")
+        lines.append(
+            f"| `--{name}` | {kind(field.annotation)} | {shown(field.default)} | {(field.description or '').replace('|', chr(92) + '|')} |"
+        )
     lines += [
         "",
         "## The data-set file",
@@ -54,11 +65,17 @@ def page() -> str:
         "`[[concepts]]`, `[[datasets]]`, `[[datasets.subsets]]`; what may stand in a",
     ]
     lines += ["data set may stand in `[general]` too, and what may stand in a subset in both, but for `image_dir`,"]
-    lines += ["`is_reg` and `concept`. The nearest place wins; then the command line.", ""]
+    lines += [
+        "`metadata_file`, `conditioning_data_dir`, `is_reg`, `alpha_mask` and `concept`. The nearest place wins; then the"
+    ]
+    lines += [
+        "command line. A subset has an `image_dir`, or a `metadata_file`, whose pictures may lie in an `image_dir`.",
+        "",
+    ]
     for title, model in (("concepts", ConceptSpec), ("datasets", DatasetValues), ("datasets.subsets", SubsetSpec)):
         lines += ["", f"### `[[{title}]]`", "", "| key | kind | default |", "|---|---|---|"]
         for name, field in model.model_fields.items():
-            default = "required" if field.is_required() else f"`{field.default}`"
+            default = "required" if field.is_required() else shown(field.default)
             lines.append(f"| `{name}` | {kind(field.annotation)} | {default} |")
     return "\n".join(lines).replace("\n\n\n", "\n\n") + "\n"
 

@@ -15,11 +15,13 @@ from pydantic import Field
 from neonym.config.commandline import SECRETS, Given, RunFlags, parse_flags, read_run
 from neonym.config.resolve import FLAG_NAMES
 from neonym.config.run import RunConfig, fields_of
+from neonym.errors import Problem
 
 if TYPE_CHECKING:
     from neonym.learn.prepare import Prepared
     from neonym.types import ImageRecord
 
+FEW_PICTURES = 300
 DESCRIPTION = "Check a training run: settings, pictures, captions, token ids, buckets, caches. Takes training's flags."
 
 
@@ -37,6 +39,7 @@ def main(argv: list[str], prog: str) -> int:
     from neonym.learn.prepare import prepare
 
     ready = prepare(given.run, given.problems)
+    ready.problems += look_alikes(ready)
     ready.origins = {at: named_origin(at[2], origin, given) for at, origin in ready.origins.items()}
     if flags.print_config:
         print_config(ready, given)
@@ -134,6 +137,25 @@ def cached_pictures(ready: Prepared) -> set[Path]:
         if not (folder / entry_name(contents[path], view, vae_hash)).is_file()
     }
     return {r.path for r in ready.records} - missing
+
+
+def look_alikes(ready: Prepared) -> list[Problem]:
+    """Pictures that are the same or nearly so count twice. Nearly: in small sets, for pictures have to be decoded for it."""
+    from neonym.data.duplicates import fingerprints, similar
+
+    shown = {r.path: r.content for r in ready.records if not r.is_reg}
+    if len(shown) <= FEW_PICTURES:
+        groups = similar(fingerprints(list(shown)))
+    else:
+        by_content: dict[str, list[Path]] = {}
+        for path, content in shown.items():
+            by_content.setdefault(content, []).append(path)
+        groups = [group for group in by_content.values() if len(group) > 1]
+    if not groups:
+        return []
+    named = "; ".join(" = ".join(path.name for path in group[:4]) for group in groups[:3])
+    what = f"{sum(map(len, groups))} pictures look like others ({named}{'; ...' if len(groups) > 3 else ''})"
+    return [Problem("warning", what, "pictures", "They count more than the others: keep one of each")]
 
 
 def named_origin(key: str, origin: str, given: Given) -> str:

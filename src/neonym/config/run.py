@@ -90,6 +90,9 @@ class DatasetSettings(Section):
         False, "Weigh the loss by the mask pictures of conditioning_data_dir (in the data-set file)."
     )
     background: str = setting("white", "Colour under transparent pixels: a name or #rrggbb.")
+    sdscripts_latents: bool = setting(
+        False, "Read latents that sd-scripts cached beside the pictures (.npz), where they have the right shape."
+    )
     broken_images: Literal["skip", "stop"] = setting(
         "stop", "Before training, stop for pictures that cannot be read, or go on without them; they are named."
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -107,14 +107,17 @@ def cache_moments(
     folder: Path | None,
     progress: Callable[[int, int], None],
     complain: Callable[[str], None],
+    known: Mapping[Place, torch.Tensor] | None = None,
 ) -> dict[Place, torch.Tensor]:
     """Moments of every picture, on the CPU in float32.
 
     One picture at a time: the numbers then do not depend on which entries were there already. With a `folder`,
     entries are read from and written to it; one that cannot be written to is told once by `complain` and left alone.
+    What is `known` is taken as it is.
     """
     records = list(records)
-    wanted, moments = places(records), {}
+    moments = dict(known or {})
+    wanted = [place for place in places(records) if place not in moments]
     contents = {record.path: record.content[:64] for record in records}  # without the mask's
     for done, place in enumerate(wanted):
         progress(done, len(wanted))

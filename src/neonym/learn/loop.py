@@ -12,9 +12,10 @@ from accelerate import Accelerator
 
 from neonym.config.run import RunConfig
 from neonym.data.index import default_folder
-from neonym.data.latent_cache import Latents, cache_moments
+from neonym.data.latent_cache import Latents, Place, cache_moments, places
 from neonym.data.loader import Loader
 from neonym.data.plan import fingerprint
+from neonym.data.sdscripts_latents import known_latents
 from neonym.errors import Problem, UserError
 from neonym.learn.concepts import add_concepts
 from neonym.learn.evaluation import Evaluation
@@ -31,7 +32,8 @@ from neonym.learn.step import train_step
 from neonym.learn.store import CheckpointStore, settings_of
 from neonym.learn.trackers import Trackers
 from neonym.learn.verdict import Verdict, make_verdict
-from neonym.models.family import Model, load_model
+from neonym.models.family import Model, ModelSource, load_model
+from neonym.types import ImageRecord
 from neonym.words import clean
 
 EARLY_STOP_EVERY = 5  # steps
@@ -142,10 +144,20 @@ def encode_pictures(ready: Prepared, model: Model, report: Report) -> Latents:
     if cache.cache_latents_to_disk:
         folder = Path(cache.latent_cache_dir) if cache.latent_cache_dir else default_folder()
     records = [*ready.records, *ready.held_out]
-    moments = cache_moments(records, model.encode_images, source.vae_hash(), folder, progress, report.note)
+    known = sdscripts_latents(records, source, report) if ready.run.dataset.sdscripts_latents else {}
+    moments = cache_moments(records, model.encode_images, source.vae_hash(), folder, progress, report.note, known)
     if not any(r.pictures.changes for r in records):
         model.modules()["vae"].to("cpu")
     return Latents(moments, model.encode_images)
+
+
+def sdscripts_latents(records: Sequence[ImageRecord], source: ModelSource, report: Report) -> dict[Place, torch.Tensor]:
+    """Latents that sd-scripts cached, and what is said of them."""
+    found, refused = known_latents(records, places(records), source.family, source.vae_factor)
+    report.note(f"{len(found)} pictures are read from sd-scripts' caches; they do not say of which VAE they are")
+    for reason, count in refused.items():
+        report.note(f"{count} pictures are encoded, for of their caches {reason}")
+    return found
 
 
 @dataclass

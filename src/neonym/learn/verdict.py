@@ -49,7 +49,7 @@ class Verdict:
 
     def lines(self) -> list[str]:
         """For the terminal."""
-        change = 100 * (self.loss_after / self.loss_before - 1)
+        change = 100 * (self.loss_after / self.loss_before - 1) if self.loss_before else 0.0
         lines = [
             f"{self.token}: {self.word} ({self.reason})",
             f"  evaluation loss {self.loss_before:.5f} -> {self.loss_after:.5f} ({change:+.2f} %) on {self.evaluated_on}",

@@ -1,0 +1,204 @@
+"""`neonym caption TOOL`: caption files and metadata files made, joined, taken apart, cleaned, counted."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import tyro
+from pydantic import BaseModel, Field
+
+from neonym.config.commandline import parse_flags
+from neonym.errors import DataError, UserError
+
+TOOLS = {
+    "merge": "caption and tag files beside pictures -> one metadata file (.json or .jsonl)",
+    "split": "a metadata file -> caption and tag files beside the pictures",
+    "clean": "tags of a metadata file once each, without underscores; captions without doubled blanks",
+    "count": "in how many pictures each tag stands",
+    "duplicates": "pictures that look the same",
+    "describe": "a sentence for each picture, by a model such as BLIP from a local folder",
+    "tag": "tags for each picture, by a WD tagger (model.onnx, selected_tags.csv) from a local folder",
+}
+
+
+class FolderFlags(BaseModel):
+    folder: tyro.conf.Positional[Path] = Field(description="Folder of pictures.")
+    recursive: bool = Field(False, description="Take the pictures of folders below too.")
+
+
+class Endings(BaseModel):
+    caption_extension: str = Field(".caption", description="Ending of files with sentences.")
+    tags_extension: str = Field(".txt", description="Ending of files with tags.")
+
+
+class MergeFlags(FolderFlags, Endings):
+    out: tyro.conf.Positional[Path] = Field(description="Metadata file to write.")
+    in_json: Path | None = Field(None, description="Metadata file to add to.")
+    full_path: bool = Field(False, description="Name pictures by their full paths.")
+
+
+class SplitFlags(Endings):
+    in_json: tyro.conf.Positional[Path] = Field(description="Metadata file.")
+    folder: tyro.conf.Positional[Path] = Field(description="Folder of the pictures.")
+    overwrite: bool = Field(False, description="Replace files that are there already.")
+
+
+class CleanFlags(BaseModel):
+    in_json: tyro.conf.Positional[Path] = Field(description="Metadata file.")
+    out: tyro.conf.Positional[Path] = Field(description="Metadata file to write; may be the same.")
+    caption_separator: str = Field(",", description="What stands between tags.")
+    drop: tuple[str, ...] = Field((), description="Tags to leave out.")
+
+
+class CountFlags(BaseModel):
+    in_json: tyro.conf.Positional[Path] = Field(description="Metadata file.")
+    field: str = Field("tags", description="Count in this field: tags or caption.")
+    caption_separator: str = Field(",", description="What stands between tags.")
+    top: int = Field(50, ge=1, description="How many to print.")
+
+
+class WriteFlags(FolderFlags):
+    model: Path = Field(description="Local folder of the model.")
+    overwrite: bool = Field(False, description="Replace captions that are there already.")
+
+
+class DescribeFlags(WriteFlags):
+    caption_extension: str = Field(".caption", description="Ending of the files to write.")
+    prefix: str = Field("", description='Put before each sentence, such as "a picture of mychar4, ".')
+    prompt: str = Field("", description="Beginning of the sentence that the model goes on from.")
+    max_tokens: int = Field(40, ge=1, description="Longest sentence.")
+    beams: int = Field(1, ge=1, description="Beams of the search; more are slower and plainer.")
+    device: str = Field("cpu", description="Where the model runs: cpu, cuda, ...")
+
+
+class TagFlags(WriteFlags):
+    caption_extension: str = Field(".txt", description="Ending of the files to write.")
+    prefix: str = Field("", description='Put before the tags, such as "mychar4, ".')
+    threshold: float = Field(0.35, ge=0, le=1, description="Least probability of a tag.")
+    character_threshold: float = Field(0.85, ge=0, le=1, description="Least probability of a character's name.")
+
+
+def main(argv: list[str], prog: str) -> int:
+    if not argv or argv[0] not in TOOLS:
+        wanted = not argv or argv[0] in ("-h", "--help")
+        lines = [f"usage: {prog} TOOL [flags]", "", "tools:", *(f"  {n:10} {t}" for n, t in TOOLS.items())]
+        print("\n".join(lines), file=sys.stdout if wanted else sys.stderr)
+        return 0 if argv and wanted else 2
+    model, run = RUNS[argv[0]]
+    return run(parse_flags(model, argv[1:], f"{prog} {argv[0]}", TOOLS[argv[0]]))
+
+
+def merge(flags: MergeFlags) -> int:
+    from neonym.data import caption_tools as tools
+
+    known = tools.read(flags.in_json) if flags.in_json else {}
+    table = tools.merge(flags.folder, known, endings(flags), flags.recursive, flags.full_path)
+    tools.write(table, flags.out)
+    missing = [name for name, facts in table.items() if not facts.get("caption") and not facts.get("tags")]
+    print(f"{flags.out}: {len(table)} pictures, {len(missing)} of them without caption and tags {missing[:3] or ''}")
+    return 0
+
+
+def split(flags: SplitFlags) -> int:
+    from neonym.data import caption_tools as tools
+
+    written, left = tools.split(tools.read(flags.in_json), flags.folder, endings(flags), flags.overwrite)
+    print(f"{written} files written")
+    if left:
+        print(f"{len(left)} files were there already and were left alone (--overwrite replaces them): {left[0]}, ...")
+    return 0
+
+
+def clean(flags: CleanFlags) -> int:
+    from neonym.data import caption_tools as tools
+
+    table = tools.clean(tools.read(flags.in_json), flags.caption_separator, flags.drop)
+    tools.write(table, flags.out)
+    print(f"{flags.out}: {len(table)} pictures")
+    return 0
+
+
+def count(flags: CountFlags) -> int:
+    from neonym.data import caption_tools as tools
+
+    counts = tools.count_tags(tools.read(flags.in_json), flags.field, flags.caption_separator)
+    for tag, number in sorted(counts.items(), key=lambda row: (-row[1], row[0]))[: flags.top]:
+        print(f"{number:7} {tag}")
+    print(f"{len(counts)} tags")
+    return 0
+
+
+def duplicates(flags: FolderFlags) -> int:
+    from neonym.data.caption_tools import pictures_in
+    from neonym.data.duplicates import fingerprints, similar
+
+    paths = pictures_in(flags.folder, flags.recursive)
+    groups = similar(fingerprints(paths))
+    for group in groups:
+        print(", ".join(str(path.relative_to(flags.folder)) for path in group))
+    print(f"{len(paths)} pictures, {len(groups)} groups that look the same")
+    return 0
+
+
+def describe(flags: DescribeFlags) -> int:
+    from neonym.models.captioners import load_describer
+
+    say = load_describer(flags.model, flags.prompt, flags.max_tokens, flags.beams, flags.device)
+    return write_each(flags, lambda picture: flags.prefix + say(picture), flags.caption_extension)
+
+
+def tag(flags: TagFlags) -> int:
+    from neonym.data.caption_tools import clean_tags
+    from neonym.models.captioners import load_tagger
+
+    tagger = load_tagger(flags.model)
+
+    def say(picture: Any) -> str:
+        return flags.prefix + clean_tags(",".join(tagger(picture, flags.threshold, flags.character_threshold)))
+
+    return write_each(flags, say, flags.caption_extension)
+
+
+def write_each(flags: WriteFlags, say: Any, ending: str) -> int:
+    """One file beside each picture. What cannot be read is named at the end. -> exit code"""
+    from PIL import ImageOps
+
+    from neonym.data.caption_tools import pictures_in, write_text
+    from neonym.data.images import on_background, readable
+
+    ending = ending if ending.startswith(".") else f".{ending}"
+    written, left, broken = 0, 0, list[UserError]()
+    for path in pictures_in(flags.folder, flags.recursive):
+        file = path.with_suffix(ending)
+        if file.exists() and not flags.overwrite:
+            left += 1
+            continue
+        try:
+            with readable(path) as picture:
+                pixels = on_background(ImageOps.exif_transpose(picture), (255, 255, 255))
+        except DataError as error:
+            broken.append(error)
+            continue
+        write_text(file, say(pixels) + "\n")
+        written += 1
+    print(f"{written} files written" + (f", {left} were there already (--overwrite replaces them)" if left else ""))
+    for error in broken:
+        print(error, file=sys.stderr)
+    return 2 if broken else 0
+
+
+def endings(flags: Endings) -> dict[str, str]:
+    return {"caption": flags.caption_extension, "tags": flags.tags_extension}
+
+
+RUNS: dict[str, tuple[type[BaseModel], Any]] = {
+    "merge": (MergeFlags, merge),
+    "split": (SplitFlags, split),
+    "clean": (CleanFlags, clean),
+    "count": (CountFlags, count),
+    "duplicates": (FolderFlags, duplicates),
+    "describe": (DescribeFlags, describe),
+    "tag": (TagFlags, tag),
+}

@@ -1,0 +1,78 @@
+"""Pictures that look the same: small differences in size, format or compression do not hide them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from neonym.data.images import on_background, readable
+from neonym.errors import DataError
+
+SIDE = 8  # a fingerprint has 8 x 8 bits
+FEW_BITS = 3  # pictures with no more different bits look the same
+BANDS = FEW_BITS + 1  # two fingerprints with FEW_BITS differences agree in one band at least
+FLAT = 4  # grey levels: a fingerprint of a picture without any structure says nothing
+
+
+def fingerprint(path: Path) -> int | None:
+    """64 bits: where a tiny grey copy gets brighter from left to right ("difference hash"). None for plain pictures.
+
+    Raises DataError.
+    """
+    with readable(path) as picture:
+        picture.draft("RGB", (4 * SIDE, 4 * SIDE))
+        grey = on_background(ImageOps.exif_transpose(picture), (255, 255, 255)).convert("L")
+        small = np.asarray(grey.resize((SIDE + 1, SIDE), Image.Resampling.BOX), np.int16)
+    if int(small.max()) - int(small.min()) < FLAT:
+        return None
+    bits = (small[:, 1:] > small[:, :-1]).flatten()
+    return int(sum(1 << i for i, bit in enumerate(bits) if bit))
+
+
+def fingerprints(paths: Sequence[Path]) -> dict[Path, int]:
+    """Of all that can be read."""
+
+    def one(path: Path) -> int | None:
+        try:
+            return fingerprint(path)
+        except DataError:
+            return None
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        found = pool.map(one, paths, chunksize=16)
+        return {path: bits for path, bits in zip(paths, found, strict=True) if bits is not None}
+
+
+def similar(prints: dict[Path, int]) -> list[list[Path]]:
+    """Groups of pictures that look the same, each sorted. Only pictures that share a band are compared."""
+    bands: dict[tuple[int, int], list[Path]] = {}
+    width = SIDE * SIDE // BANDS
+    for path, bits in prints.items():
+        for band in range(BANDS):
+            bands.setdefault((band, bits >> (band * width) & ((1 << width) - 1)), []).append(path)
+    leader = {path: path for path in prints}
+
+    def find(path: Path) -> Path:
+        while leader[path] != path:
+            leader[path] = leader[leader[path]]
+            path = leader[path]
+        return path
+
+    same: dict[int, Path] = {}
+    for path, bits in prints.items():  # equal ones first: a band of thousands of copies then has one member
+        leader[path] = same.setdefault(bits, path)
+    for members in bands.values():
+        distinct = sorted({find(path) for path in members})
+        for first, second in combinations(distinct, 2):
+            if (prints[first] ^ prints[second]).bit_count() <= FEW_BITS:
+                leader[find(second)] = find(first)
+    groups: dict[Path, list[Path]] = {}
+    for path in prints:
+        groups.setdefault(find(path), []).append(path)
+    return sorted(sorted(group) for group in groups.values() if len(group) > 1)

@@ -1,0 +1,69 @@
+"""Latents that sd-scripts cached beside the pictures (`NAME_0768x0512_sd.npz`), read where they are what we would make.
+
+They are one draw from the VAE's distribution, so a picture read this way has no posterior noise. Of which VAE they are,
+no file says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from neonym.types import ImageRecord, Size, View
+
+SURE = -60.0  # log-variance of a value that is not drawn
+SUFFIXES = {"sd1": "_sd.npz", "sd2": "_sd.npz", "sdxl": "_sdxl.npz"}
+
+
+def cache_file(picture: Path, size: Size, family: str) -> Path:
+    """Where sd-scripts keeps a picture's latents; `NAME.npz`, of older versions, comes first."""
+    old = picture.with_suffix(".npz")
+    return old if old.is_file() else picture.with_name(f"{picture.stem}_{size[0]:04d}x{size[1]:04d}{SUFFIXES[family]}")
+
+
+def read_latents(record: ImageRecord, view: View, family: str, factor: int) -> torch.Tensor | str:
+    """-> moments float32 [2C,h,w], or why they cannot be used."""
+    with Image.open(record.path) as picture:
+        stored = picture.size
+    if stored != record.size:
+        return "the picture is turned by its EXIF orientation, which sd-scripts does not see"
+    file = cache_file(record.path, stored, family)
+    if not file.is_file():
+        return "there is no file"
+    if file.stat().st_mtime < record.path.stat().st_mtime:
+        return "the picture is newer"
+    key = "latents_flipped" if view.flipped else "latents"
+    try:
+        with np.load(file, allow_pickle=False) as opened:
+            arrays: Mapping[str, np.ndarray] = {name: opened[name] for name in opened.files}
+    except (OSError, ValueError, EOFError, KeyError) as error:
+        return f"it cannot be read ({error})"
+    if key not in arrays or "original_size" not in arrays:
+        return f"it has no {key}"
+    latents, size = arrays[key], tuple(int(side) for side in arrays["original_size"])
+    wanted = (record.fit.bucket[1] // factor, record.fit.bucket[0] // factor)
+    if size != stored or latents.ndim != 3 or latents.shape[1:] != wanted:
+        return f"it is of {size} with latents {latents.shape}, not of {stored} with {wanted}"
+    if not np.isfinite(latents).all():
+        return "it holds numbers that are not finite"
+    mean = torch.from_numpy(latents.astype(np.float32))
+    return torch.cat([mean, torch.full_like(mean, SURE)])
+
+
+def known_latents(
+    records: Iterable[ImageRecord], places: Iterable[tuple[Path, View]], family: str, factor: int
+) -> tuple[dict[tuple[Path, View], torch.Tensor], dict[str, int]]:
+    """-> (moments that could be read, how many could not and why)"""
+    by_path = {record.path: record for record in records}
+    found, refused = {}, dict[str, int]()
+    for path, view in places:
+        read = read_latents(by_path[path], view, family, factor)
+        if isinstance(read, str):
+            refused[read] = refused.get(read, 0) + 1
+        else:
+            found[path, view] = read
+    return found, refused
