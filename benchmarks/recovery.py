@@ -97,17 +97,24 @@ def write_data(
 
 
 @torch.no_grad()
-def loss_of(model: Model, subject: Subject, said: str, pictures: list[Picture]) -> float:
-    """Mean loss of fixed samples whose captions call the subject `said`."""
+def encoded(model: Model, pictures: list[Picture]) -> torch.Tensor:
+    """-> moments [pictures,2C,h,w]"""
+    pixels = np.stack([np.asarray(p.image, np.float32).transpose(2, 0, 1) / 127.5 - 1 for p in pictures])
+    return model.encode_images(torch.from_numpy(pixels)).to(model.device)
+
+
+@torch.no_grad()
+def loss_of(model: Model, subject: Subject, said: str, pictures: list[Picture], moments: torch.Tensor) -> float:
+    """Mean loss of fixed samples whose captions call the subject `said`. `moments` are those of the `pictures`."""
     losses = []
     for first in range(0, EVALUATION_SAMPLES, 16):
         rows = range(first, first + 16)
-        chosen = [pictures[i % len(pictures)] for i in rows]
-        pixels = np.stack([np.asarray(p.image, np.float32).transpose(2, 0, 1) / 127.5 - 1 for p in chosen])
+        which = [i % len(pictures) for i in rows]
+        chosen = [pictures[k] for k in which]
         captions = [phrase(article(said), subject.style, p.colour, i) for i, p in zip(rows, chosen, strict=True)]
         tokens = [model.tokenize(c) for c in captions]
         batch = Batch(
-            moments=model.encode_images(torch.from_numpy(pixels)).to(model.device),
+            moments=moments[which],
             tokens={e: torch.stack([t[e] for t in tokens]).to(model.device) for e in tokens[0]},
             keys=[(7, -2, i) for i in rows],
             levels=[(i + 0.5) / EVALUATION_SAMPLES for i in rows],
@@ -137,7 +144,7 @@ def measure(args: argparse.Namespace) -> dict:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         config, pictures = write_data(subjects, args.vectors, args.batch_size, folder / "data")
-        every = max(1, args.steps // 10)
+        every = max(1, args.steps // max(1, args.curve))
         run = RunConfig.model_validate(
             {
                 "dataset": {"dataset_config": str(config)},
@@ -157,12 +164,13 @@ def measure(args: argparse.Namespace) -> dict:
         seconds = time.monotonic() - started
         rows, curve = [], {}
         for subject, shown in zip(subjects, pictures, strict=True):
-            first, best = loss_of(model, subject, INIT, shown), loss_of(model, subject, subject.name, shown)
+            moments = encoded(model, shown)
+            first, best = (loss_of(model, subject, said, shown, moments) for said in (INIT, subject.name))
             scores = {}
             for step in sorted({*range(every, args.steps, every), args.steps}):
                 word = f"{subject.word}x{step}"
                 add_embedding(model, saved_at(folder / "out", subject.word, step), word)
-                scores[step] = (first - loss_of(model, subject, word, shown)) / (first - best)
+                scores[step] = (first - loss_of(model, subject, word, shown, moments)) / (first - best)
                 curve.setdefault(step, []).append(scores[step])
             row = {"subject": subject.name, "loss_init": first, "loss_true": best, "score": scores[args.steps]}
             if args.obedience_colours:
@@ -201,6 +209,7 @@ def main() -> None:
     parser.add_argument("--max_grad_norm", type=float, default=defaults.max_grad_norm)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--obedience_colours", type=int, default=4, help="backgrounds asked for; 0: do not generate")
+    parser.add_argument("--curve", type=int, default=10, help="how often the score is measured; 1: at the end only")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()

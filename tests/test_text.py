@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from transformers import CLIPTokenizer
 
 from neonym.models.family import identify, load_model, load_tokenizers
-from neonym.models.text import EmbeddingWithRows, join_chunks
+from neonym.models.text import EmbeddingWithRows, WordTokenizer, join_chunks
 from neonym.words import clean, whole_word
 
 CASES = json.loads((Path(__file__).parent / "golden" / "d_tokenization.json").read_text())
@@ -19,31 +20,28 @@ def tokenizer(length: int = 75):
     return load_tokenizers(SOURCE, length)["text_encoder"]
 
 
-@pytest.mark.parametrize("length", [None, 150, 225])
-def test_golden_tokenization(length):
-    found = [
-        c for c in CASES["cases"] if c["inputs"]["tokenizer"] == "sd1" and c["inputs"]["max_token_length"] == length
-    ]
-    assert found
-    tokenize = tokenizer(length or 75)
-    for case in found:
-        assert tokenize(case["inputs"]["caption"]).ids.tolist() == case["expected"]["input_ids"], case["inputs"]
+def family_tokenizer(kind: str, length: int | None) -> WordTokenizer:
+    """The same vocabulary, padded as each family pads: SD 1.x with the end, SD 2.x with "!", SDXL's second one with id 0."""
+    more = {"pad_token": "!"} if kind == "sd2" else {}
+    clip = CLIPTokenizer.from_pretrained(SOURCE.folder / "tokenizer", local_files_only=True, **more)
+    if kind == "sdxl_tokenizer2":
+        clip.pad_token_id = 0
+    return WordTokenizer(clip, 49408, chunks=(length or 75) // 75)
 
 
 @pytest.mark.parametrize("length", [None, 150, 225])
-def test_golden_weights(length):
-    found = [
-        c
-        for c in CASES["with_weights"]
-        if c["inputs"]["tokenizer"] == "sd1" and c["inputs"]["max_token_length"] == length
-    ]
-    assert found
-    tokenize = tokenizer(length or 75)
-    tokenize.weighted = True
-    for case in found:
-        ids = tokenize(case["inputs"]["caption"])
-        assert ids.ids.tolist() == case["expected"]["input_ids"], case["inputs"]
-        assert torch.allclose(ids.weights, torch.tensor(case["expected"]["weights"])), case["inputs"]
+@pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl_tokenizer2"])
+def test_golden_tokenization(kind, length):
+    tokenize = family_tokenizer(kind, length)
+    for part in ("cases", "with_weights"):
+        tokenize.weighted = part == "with_weights"
+        for case in CASES[part]:
+            if (case["inputs"]["tokenizer"], case["inputs"]["max_token_length"]) != (kind, length):
+                continue
+            found = tokenize(case["inputs"]["caption"])
+            assert found.ids.tolist() == case["expected"]["input_ids"], case["inputs"]
+            if tokenize.weighted:
+                assert torch.allclose(found.weights, torch.tensor(case["expected"]["weights"])), case["inputs"]
 
 
 def test_the_seeds_own_example():
