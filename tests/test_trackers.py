@@ -65,3 +65,21 @@ def test_nothing_is_logged_without_being_asked(run_for):
     run = run_for(max_train_steps=1)
     loop.train(run)
     assert not list(Path(run.save.output_dir).rglob("events.out*"))
+
+
+def test_notes_go_where_they_are_wanted(tmp_path, capsys):
+    from neonym.errors import UserError
+    from neonym.learn.events import Terminal
+
+    log = tmp_path / "logs" / "run.log"
+    report = Terminal(level="WARNING", log=log)
+    for text in ("note: small", "warning: large"):
+        report.note(text)
+    report.result("mychar4: LEARNED")
+    shown = capsys.readouterr().err
+    assert "small" not in log.read_text()
+    assert "warning: large" in log.read_text()
+    assert "large" not in shown
+    assert "LEARNED" in shown
+    with pytest.raises(UserError, match="console_log_file"):
+        Terminal(log=tmp_path / "logs")

@@ -46,7 +46,9 @@ def main(argv: list[str], prog: str) -> int:
     from neonym.learn.loop import train
     from neonym.learn.verdict import NOT_LEARNED
 
-    report = Terminal()
+    log = given.run.log
+    file = Path(log.console_log_file) if log.console_log_file else None
+    report = Terminal(level=log.console_log_level, log=file)
     with stopping(report):
         result = train(given.run, report, given.problems)
     if result.signal:

@@ -250,6 +250,10 @@ class LogSettings(Section):
     wandb_run_name: str | None = setting(None, "Name of the run at Weights & Biases.")
     log_tracker_config: str | None = setting(None, "TOML file with arguments for the trackers, a table for each.")
     wandb_api_key: str | None = setting(None, "Key for Weights & Biases; WANDB_API_KEY in the environment is safer.")
+    console_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = setting(
+        "INFO", "Notes below this level are not shown; the verdict always is."
+    )
+    console_log_file: str | None = setting(None, "Write notes and warnings to this file instead of the terminal.")
     log_config: bool = setting(False, "Log the settings too, without paths and keys.")
 
 

@@ -81,8 +81,6 @@ SDSCRIPTS: dict[str, Compat] = {
         "is a key of the data-set file here too (sd-scripts reads it nowhere else in this trainer)", "text"
     ),
     "vae": later("text"),
-    "console_log_level": later("text"),
-    "console_log_file": later("text"),
     "console_log_simple": no_effect("lines are plain wherever there is no terminal"),
 }
 OTHER_TRAINERS = frozenset(  # keys of sd-scripts' other trainers that stand in shared config files

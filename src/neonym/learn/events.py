@@ -12,7 +12,10 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from neonym.errors import UserError
+
 FLUSH_SECONDS = 1.0
+LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
 
 
 def as_json(value: Any, indent: int | None = None) -> str:
@@ -34,6 +37,7 @@ class Report(Protocol):
     stop_wanted: int  # the signal that asked for it, 0: none
 
     def note(self, text: str) -> None: ...
+    def result(self, text: str) -> None: ...  # what must be seen, whatever is left out
     def event(self, kind: str, **facts: Any) -> None: ...
     def phase(self, name: str, done: int, total: int) -> None: ...
     def begin(self, folder: Path, first_step: int, steps: int, samples_per_step: float) -> None: ...
@@ -48,6 +52,9 @@ class Silent:
 
     def note(self, text: str) -> None:
         del text
+
+    def result(self, text: str) -> None:
+        self.note(text)
 
     def event(self, kind: str, **facts: Any) -> None:
         del kind, facts
@@ -68,8 +75,12 @@ class Silent:
 class Terminal(Silent):
     """A live bar where there is a terminal, plain lines where there is none, and the event file."""
 
-    def __init__(self, console: Console | None = None):
+    def __init__(self, console: Console | None = None, level: str = "INFO", log: Path | None = None):
+        """Notes below `level` are left out; with a `log` they go to that file instead. Raises UserError."""
         self.console = console or Console(stderr=True, highlight=False)
+        self.level, self.log = LEVELS[level], log
+        if log is not None:
+            self.start_log(log)
         self.file: Path | None = None
         self.pending: list[tuple[int, torch.Tensor]] = []
         self.early: list[str] = []  # events before the folder is known
@@ -81,8 +92,38 @@ class Terminal(Silent):
         self.samples_per_step = 1.0
 
     def note(self, text: str) -> None:
-        self.console.print(text, markup=False, soft_wrap=True)
         self.event("note", text=text)
+        level = LEVELS["WARNING" if text.startswith("warning") else "INFO"]
+        if level < self.level:
+            return
+        if self.log is None:
+            self.console.print(text, markup=False, soft_wrap=True)
+        else:
+            self.to_log(text)
+
+    def result(self, text: str) -> None:
+        self.event("note", text=text)
+        self.console.print(text, markup=False, soft_wrap=True)
+        if self.log is not None:
+            self.to_log(text)
+
+    def start_log(self, log: Path) -> None:
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text("", encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"cannot be written ({error.strerror})", str(log), "Name another --console_log_file"
+            ) from error
+
+    def to_log(self, text: str) -> None:
+        """A full disk stops nothing: the line goes to the terminal then."""
+        assert self.log is not None
+        try:
+            with self.log.open("a", encoding="utf-8") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        except OSError:
+            self.console.print(text, markup=False, soft_wrap=True)
 
     def event(self, kind: str, **facts: Any) -> None:
         line = as_json({"event": kind, "time": round(time.time(), 3), **facts})

@@ -285,7 +285,7 @@ def finish(run: Running, evaluation: Evaluation, before: Sequence[torch.Tensor],
     for file in files:
         run.hub.upload(file)
     for file, verdict in zip(files, verdicts, strict=False):
-        report.note("\n".join([*verdict.lines(), f"  file: {file}"]))
+        report.result("\n".join([*verdict.lines(), f"  file: {file}"]))
     report.event("finished", step=state.step, files=[str(f) for f in files], verdicts=[v.as_dict() for v in verdicts])
     return Result(files[: len(verdicts)], verdicts, state.step)
 
