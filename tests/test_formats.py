@@ -1,10 +1,13 @@
 """Embedding files: exact round trips, the real diffusers loader, refusal of what breaks programs."""
 
+import json
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save, save_file
 
 from neonym.errors import FormatError
@@ -20,7 +23,7 @@ def embedding(rows=ROWS, token="zyzzo") -> Embedding:
     return Embedding(token, {"text_encoder": rows}, {"neonym.steps": "7"})
 
 
-@pytest.mark.parametrize("ending", ["safetensors", "pt"])
+@pytest.mark.parametrize("ending", ["safetensors", "pt", "ckpt", "bin", "png"])
 def test_round_trip_is_exact(tmp_path, ending):
     path = write_embedding(embedding(), tmp_path / f"zyzzo.{ending}")
     back = read_embedding(path)
@@ -76,6 +79,7 @@ def test_diffusers_loads_it_to_the_same_conditioning(tmp_path, ending, word):
         (torch.zeros(0, 128), "a table of vectors"),
         (torch.zeros(128), "a table of vectors"),
         (torch.zeros(1, 2, 128), "a table of vectors"),
+        (torch.tensor([[1.0] * 128, [0.0] * 128]), "a vector is zero"),
         (torch.full((1, 128), float("nan")), "not finite"),
         (torch.full((1, 128), float("inf")), "not finite"),
     ],
@@ -111,8 +115,174 @@ def test_damaged_files_are_refused_in_a_sentence(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(FormatError, match=name):
             read_embedding(tmp_path / name)
-    save_file({"a": ROWS, "b": ROWS.clone()}, tmp_path / "two.safetensors")
+    save_file({"a": ROWS, "b": ROWS + 1}, tmp_path / "two.safetensors")
     with pytest.raises(FormatError, match="2 tensors"):
         read_embedding(tmp_path / "two.safetensors")
     with pytest.raises(FormatError, match="no such file"):
         read_embedding(tmp_path / "none.safetensors")
+
+
+PAIR = {"text_encoder": torch.randn(2, 768, generator=torch.Generator().manual_seed(1)),
+        "text_encoder_2": torch.randn(2, 1280, generator=torch.Generator().manual_seed(2))}  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pt"])
+def test_pairs_of_sdxl(tmp_path, ending):
+    path = write_embedding(Embedding("zyzzo", PAIR, {}), tmp_path / f"zyzzo.{ending}")
+    content = load_file(path) if ending == "safetensors" else torch.load(path, weights_only=True)
+    assert set(content) == {"clip_l", "clip_g"}
+    back = read_embedding(path)
+    assert all(torch.equal(back.vectors[name], rows) for name, rows in PAIR.items())
+    for other in ("bin", "png"):
+        with pytest.raises(FormatError, match="one encoder"):
+            write_embedding(Embedding("zyzzo", PAIR, {}), tmp_path / f"zyzzo.{other}")
+    unequal = {**PAIR, "text_encoder_2": PAIR["text_encoder_2"][:1]}
+    with pytest.raises(FormatError, match="unequal numbers"):
+        write_embedding(Embedding("zyzzo", unequal, {}), tmp_path / "x.safetensors")
+
+
+def test_rivals_layouts(tmp_path):
+    """As each program writes them."""
+    parameter = torch.nn.Parameter(ROWS)
+    pickled = {
+        "onetrainer.pt": ({"emp_params": ROWS}, "onetrainer"),
+        "learned_embeds.bin": ({"<cat-toy>": ROWS}, "<cat-toy>"),
+        "web.pt": ({"string_to_token": {"*": 265}, "string_to_param": {"*": parameter}, "name": "web-ui", "step": 5,
+                    "sd_checkpoint": None, "sd_checkpoint_name": None}, "web-ui"),
+        "original.pt": ({"string_to_token": {"*": torch.tensor(265)},
+                         "string_to_param": torch.nn.ParameterDict({"*": parameter})}, "original"),
+    }  # fmt: skip
+    for name, (content, token) in pickled.items():
+        for old in (False, True) if name != "original.pt" else (False,):
+            torch.save(content, tmp_path / name, _use_new_zipfile_serialization=not old)
+            found = read_embedding(tmp_path / name)
+            assert found.token == token
+            assert torch.equal(found.vectors["text_encoder"], ROWS), name
+    save_file({"emp_params": ROWS, "emp_params_out": ROWS + 1}, tmp_path / "out.safetensors")
+    assert torch.equal(read_embedding(tmp_path / "out.safetensors").vectors["text_encoder"], ROWS + 1)
+    save_file(
+        {"text_encoders_0": PAIR["text_encoder"], "text_encoders_1": PAIR["text_encoder_2"]}, tmp_path / "p.safetensors"
+    )
+    assert set(read_embedding(tmp_path / "p.safetensors").vectors) == {"text_encoder", "text_encoder_2"}
+    lora = {"lora_unet_x.alpha": torch.ones(1), "bundle_emb.mine.string_to_param.*": ROWS}
+    save_file(lora, tmp_path / "lora.safetensors")
+    assert read_embedding(tmp_path / "lora.safetensors").token == "mine"
+    save_file({**lora, "bundle_emb.yours.emb_params": ROWS + 1}, tmp_path / "two.safetensors")
+    with pytest.raises(FormatError, match="2 words .mine, yours."):
+        read_embedding(tmp_path / "two.safetensors")
+
+
+def test_cards(tmp_path):
+    """In the text chunk, and in the pixels when a program has dropped it."""
+    path = write_embedding(embedding(), tmp_path / "zyzzo.png")
+    with Image.open(path) as card:
+        assert "sd-ti-embedding" in card.info
+        pixels = card.convert("RGB")
+    for ending in ("png", "webp"):
+        bare = tmp_path / f"bare.{ending}"
+        pixels.save(bare, **({"lossless": True} if ending == "webp" else {}))
+        found = read_embedding(bare)
+        assert found.token == "zyzzo"
+        assert torch.equal(found.vectors["text_encoder"], ROWS)
+    for size in ((64, 64), (300, 7)):
+        Image.new("RGB", size, "red").save(tmp_path / "none.png")
+        with pytest.raises(FormatError, match="no embedding"):
+            read_embedding(tmp_path / "none.png")
+
+
+class Evil:
+    """Pickles to a call."""
+
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("ending", ["pt", "bin", "ckpt"])
+def test_no_file_runs_code(tmp_path, ending):
+    import os
+    import pickle
+    import time
+    import zipfile
+
+    mark = tmp_path / "ran"
+    calls = [
+        (os.system, (f"touch {mark}",)),
+        (eval, (f"open({str(mark)!r}, 'w')",)),
+        (tuple, ((1, 2),)),
+        (os.mkdir, (str(mark),)),
+    ]
+    for call in calls:
+        path = tmp_path / f"evil.{ending}"
+        for content in (Evil(*call), {"string_to_param": {"*": (ROWS, (Evil(*call),))}}, [[Evil(*call)]]):
+            torch.save(content, path)
+            with pytest.raises(FormatError, match="evil"):
+                read_embedding(path)
+            path.write_bytes(pickle.dumps(content))
+            with pytest.raises(FormatError, match="evil"):
+                read_embedding(path)
+    assert not mark.exists()
+    bomb = tmp_path / f"bomb.{ending}"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(200 << 20))
+    started = time.monotonic()
+    with pytest.raises(FormatError, match="compressed archive"):
+        read_embedding(bomb)
+    assert time.monotonic() - started < 2
+
+
+def test_convert_inspect_recipe(tmp_path, capsys):
+    from neonym.cli.main import main
+
+    first = write_embedding(embedding(), tmp_path / "zyzzo.safetensors")
+    chain = [first, *(tmp_path / f"zyzzo.{e}" for e in ("pt", "bin", "png", "ckpt"))]
+    for source, target in pairwise(chain):
+        assert main(["convert", str(source), str(target)]) == 0
+    assert main(["convert", str(chain[-1]), str(tmp_path / "back.safetensors")]) == 0
+    assert torch.equal(read_embedding(tmp_path / "back.safetensors").vectors["text_encoder"], ROWS)
+    assert main(["convert", str(first), str(chain[1])]) == 2  # it is there already
+    assert main(["convert", str(first), str(tmp_path), "--to", "gguf"]) == 2
+    capsys.readouterr()
+    assert main(["convert", str(first), str(tmp_path / "My Word.pt"), "--token", "My Word"]) == 0
+    assert "capitals" in capsys.readouterr().out
+    assert main(["inspect", str(first), "--json", "--model", "builtin:emoji"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["encoders"]["text_encoder"]["vectors"] == 3
+    assert len(facts["model"]["text_encoder"]["nearest"]) == 3
+    assert main(["inspect", str(first), "--for", "sdxl"]) == 2
+    assert "DOES NOT FIT sdxl" in capsys.readouterr().out
+    assert main(["recipe", str(first)]) == 2
+
+
+def test_a_run_leaves_a_card_and_its_recipe(run_for, tmp_path, capsys):
+    import tomllib
+
+    from neonym.cli.main import main
+    from neonym.learn.loop import train
+
+    file = train(run_for(max_train_steps=3, learning_rate=0.004, num_vectors_per_token=2, min_snr_gamma=5.0)).files[0]
+    card = file.with_suffix(".md").read_text()
+    for words in ("embedding:mychar4", "<mychar4>", 'token="mychar4"', "2 vectors"):
+        assert words in card
+    capsys.readouterr()
+    assert main(["recipe", str(file)]) == 0
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(capsys.readouterr().out)
+    table = tomllib.loads(recipe.read_text())
+    assert table["learning_rate"] == 0.004
+    assert table["min_snr_gamma"] == 5.0
+    again = [
+        "--config_file",
+        str(recipe),
+        "--train_data_dir",
+        str(tmp_path / "pictures"),
+        "--output_dir",
+        str(tmp_path / "again"),
+    ]
+    assert main(["train", *again, "--cpu", "--eval_samples", "8"]) in (0, 3)
+    assert torch.equal(
+        read_embedding(tmp_path / "again" / "mychar4.safetensors").vectors["text_encoder"],
+        read_embedding(file).vectors["text_encoder"],
+    )

@@ -1,51 +1,112 @@
-"""`neonym inspect FILE`: what an embedding file holds."""
+"""`neonym inspect FILE`: what an embedding file holds, where it comes from, who can read it."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from pydantic import BaseModel, Field
 
 from neonym.config.commandline import parse_flags
 
-DESCRIPTION = "Say what an embedding file holds: the word, its vectors, where it comes from."
+if TYPE_CHECKING:
+    from neonym.types import Embedding
+
+DESCRIPTION = "Say what an embedding file holds: the word, its vectors, where it comes from, which programs read it."
 WIDTHS = {
     768: "Stable Diffusion 1.x",
     1024: "Stable Diffusion 2.x",
     1280: "SDXL (its second encoder)",
     128: "the built-in model",
 }
+FAMILIES = {
+    "sd1": {"text_encoder": 768},
+    "sd2": {"text_encoder": 1024},
+    "sdxl": {"text_encoder": 768, "text_encoder_2": 1280},
+}
 
 
 class InspectFlags(BaseModel):
     """The flags of inspection."""
 
-    file: tyro.conf.Positional[str] = Field(description="The embedding file.")
+    file: tyro.conf.Positional[Path] = Field(description="The embedding file, of any program.")
+    family: Annotated[Literal["sd1", "sd2", "sdxl"] | None, tyro.conf.arg(name="for")] = Field(
+        None, description="Say whether it fits this family; exit code 2 if not."
+    )
+    model: str | None = Field(None, description="Compare its vectors with this model's words.")
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(False, description="Print one JSON object.")
 
 
 def main(argv: list[str], prog: str) -> int:
     flags = parse_flags(InspectFlags, argv, prog, DESCRIPTION)
-    from neonym.formats import read_embedding
+    from neonym.formats import name_warnings, programs, read_embedding
 
     embedding = read_embedding(flags.file)
-    encoders = {
-        name: {
-            "vectors": rows.shape[0],
-            "width": rows.shape[1],
-            "made_for": WIDTHS.get(rows.shape[1], "unknown"),
-            "norms": [round(float(n), 4) for n in rows.norm(dim=1)],
-        }
-        for name, rows in embedding.vectors.items()
+    widths = {name: rows.shape[1] for name, rows in embedding.vectors.items()}
+    facts: dict[str, Any] = {
+        "token": embedding.token,
+        "encoders": {name: encoder_facts(name, embedding) for name in embedding.vectors},
+        "programs": programs(embedding, flags.file.suffix.removeprefix(".").lower()),
+        "warnings": name_warnings(flags.file.stem),
+        "metadata": embedding.metadata,
     }
-    if flags.as_json:
-        print(json.dumps({"token": embedding.token, "encoders": encoders, "metadata": embedding.metadata}, indent=1))
-        return 0
-    print(f"word: {embedding.token}")
-    for name, facts in encoders.items():
-        print(f"{name}: {facts['vectors']} vectors of {facts['width']} ({facts['made_for']}), norms {facts['norms']}")
-    for key, value in sorted(embedding.metadata.items()):
-        print(f"  {key}: {value}")
-    return 0
+    if flags.family is not None:
+        facts["fits"] = widths == FAMILIES[flags.family]
+    if flags.model is not None:
+        facts["model"] = beside_words(embedding, flags.model)
+    print(json.dumps(facts, indent=1) if flags.as_json else as_text(facts, flags.family))
+    return 0 if facts.get("fits", True) else 2
+
+
+def encoder_facts(name: str, embedding: Embedding) -> dict[str, Any]:
+    rows = embedding.vectors[name]
+    pair = name == "text_encoder" and len(embedding.vectors) > 1
+    return {
+        "vectors": rows.shape[0],
+        "width": rows.shape[1],
+        "made_for": "SDXL (its first encoder)" if pair else WIDTHS.get(rows.shape[1], "unknown"),
+        "norms": [round(float(n), 4) for n in rows.norm(dim=1)],
+    }
+
+
+def beside_words(embedding: Embedding, name: str) -> dict[str, Any]:
+    """Norm of a typical word of the model, and the words nearest to each vector. Raises ModelError, FormatError."""
+    import torch
+
+    from neonym.errors import FormatError
+    from neonym.models.family import load_model
+
+    model, found = load_model(name), {}
+    for encoder, rows in embedding.vectors.items():
+        table = model.vocabulary(encoder).float() if encoder in model.tokenizers else torch.zeros(1, 0)
+        if table.shape[1] != rows.shape[1]:
+            what = (
+                f"its vectors for {encoder} have {rows.shape[1]} numbers, the model's words {table.shape[1] or 'none'}"
+            )
+            raise FormatError(what, name, "It was made for another kind of model")
+        unit = torch.nn.functional.normalize
+        close = (unit(rows) @ unit(table).T).topk(3, dim=1).indices.tolist()
+        tokenizer = model.tokenizers[encoder].tokenizer
+        found[encoder] = {
+            "norm_of_words": round(float(table.norm(dim=1).median()), 4),
+            "nearest": [[t.removesuffix("</w>") for t in tokenizer.convert_ids_to_tokens(ids)] for ids in close],
+        }
+    return found
+
+
+def as_text(facts: dict[str, Any], family: str | None) -> str:
+    lines = [f"word: {facts['token']}"]
+    for name, found in facts["encoders"].items():
+        lines.append(
+            f"{name}: {found['vectors']} vectors of {found['width']} ({found['made_for']}), norms {found['norms']}"
+        )
+        for i, words in enumerate(facts.get("model", {}).get(name, {}).get("nearest", ())):
+            lines.append(f"  vector {i}: nearest words {', '.join(words)}")
+    if family is not None:
+        lines.append(f"{'fits' if facts['fits'] else 'DOES NOT FIT'} {family}")
+    lines += [f"{program}: {what}" for program, what in facts["programs"].items()]
+    lines += [f"note: {warning}" for warning in facts["warnings"]]
+    lines += [f"  {key}: {value}" for key, value in sorted(facts["metadata"].items())]
+    return "\n".join(lines)

@@ -18,6 +18,8 @@ COMMANDS = {
     "check": "find everything that can be wrong with a training run, in seconds",
     "generate": "make pictures with learned words",
     "inspect": "say what an embedding file holds",
+    "recipe": "print the settings that a word was learned with",
+    "convert": "write an embedding file in another layout",
     "caption": "make, join, clean and count captions; find pictures that look the same",
     "demo": "learn a subject and a style with the built-in model",
 }

@@ -202,7 +202,9 @@ class CacheSettings(Section):
 class SaveSettings(Section):
     output_dir: str = setting("outputs", "Folder of the embedding file and of the run's records.")
     output_name: str | None = setting(None, "File name without ending (default: the token).")
-    save_model_as: Literal["safetensors", "pt", "ckpt"] = setting("safetensors", "Format of the embedding file.")
+    save_model_as: Literal["safetensors", "pt", "ckpt", "bin", "png"] = setting(
+        "safetensors", "Format of the embedding file; .safetensors is read by every program."
+    )
     save_precision: Literal["float", "fp16", "bf16"] = setting("float", "Numbers in the file; float is exact.")
     save_every_n_steps: int | None = setting(None, "Also save a file every so many steps.", least=1)
     save_every_n_epochs: int | None = setting(None, "Also save a file every so many epochs.", least=1)

@@ -12,10 +12,15 @@ from pathlib import Path
 import torch
 
 from neonym.errors import FormatError
-from neonym.formats import automatic1111, kohya
+from neonym.formats import automatic1111, diffusers, kohya, png_card
+from neonym.formats.tensors import SECOND
 from neonym.types import Embedding
 
-FORMATS = {"safetensors": kohya, "pt": automatic1111, "ckpt": automatic1111}
+FORMATS = {  # by the ending of the file
+    "safetensors": kohya, "pt": automatic1111, "ckpt": automatic1111, "bin": diffusers, "png": png_card,
+}  # fmt: skip
+READ_ONLY = {"webp": png_card, "jxl": png_card, "avif": png_card}
+LARGEST = 1 << 30  # bytes: nothing that may carry an embedding is larger
 
 
 def write_embedding(embedding: Embedding, path: Path | str) -> Path:
@@ -25,6 +30,10 @@ def write_embedding(embedding: Embedding, path: Path | str) -> Path:
     if kind is None:
         raise FormatError(f"`{path.suffix}` is no known ending", str(path), f"Use one of: {', '.join(FORMATS)}")
     check(embedding, path)
+    for name, rows in embedding.vectors.items():
+        if not bool(rows.any(dim=1).all()):
+            what = f"{name}: a vector is zero, which several programs take silently for a word without effect"
+            raise FormatError(what, str(path))
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,11 +65,14 @@ def check(embedding: Embedding, path: Path) -> None:
 def read_embedding(path: Path | str) -> Embedding:
     """Read any supported layout; vectors become float32. Raises FormatError."""
     path = Path(path)
-    kind = FORMATS.get(path.suffix.removeprefix(".").lower())
+    kinds = FORMATS | READ_ONLY
+    kind = kinds.get(path.suffix.removeprefix(".").lower())
     if not path.is_file():
         raise FormatError("there is no such file", str(path))
     if kind is None:
-        raise FormatError(f"`{path.suffix}` is no known ending", str(path), f"Known: {', '.join(FORMATS)}")
+        raise FormatError(f"`{path.suffix}` is no known ending", str(path), f"Known: {', '.join(kinds)}")
+    if path.stat().st_size > LARGEST:
+        raise FormatError("is too large for an embedding", str(path))
     embedding = kind.read(path)
     vectors = {name: as_table(rows) for name, rows in embedding.vectors.items()}
     embedding = Embedding(embedding.token, vectors, embedding.metadata)
@@ -72,3 +84,38 @@ def as_table(rows: torch.Tensor) -> torch.Tensor:
     """Float32, contiguous, 2-D: a single vector becomes a table of one row."""
     table = rows[None] if rows.ndim == 1 else rows
     return table.detach().float().contiguous() if table.is_floating_point() else table
+
+
+def name_warnings(token: str) -> list[str]:
+    """What programs cannot do with a word of this name: nearly all take the name of the file (interop.md)."""
+    warnings = []
+    if token != token.lower():
+        warnings.append("diffusers loses all but the first vector of a name with capitals")
+    if any(c.isspace() for c in token):
+        warnings.append("ComfyUI and InvokeAI cannot use a name with blanks")
+    if set(token) & set("<>[]()"):
+        warnings.append("ComfyUI and InvokeAI cut names at brackets")
+    if not token.isascii():
+        warnings.append("InvokeAI takes ASCII names only")
+    return warnings
+
+
+def programs(embedding: Embedding, ending: str) -> dict[str, str]:
+    """What each program does with such a file, as measured with its own loader (interop.md)."""
+    pair = SECOND in embedding.vectors
+    table = {
+        "AUTOMATIC1111, Forge": "reads it",
+        "ComfyUI": f"reads it: embedding:{embedding.token}",
+        "InvokeAI": f"reads it: <{embedding.token}>",
+        "SD.Next": "reads it",
+        "diffusers": "one call for each encoder, with clip_l and clip_g" if pair else "reads it, with token=...",
+        "sd-scripts": "reads it",
+        "stable-diffusion.cpp": "reads clip_g, but takes it for clip_l too (its mistake)" if pair else "reads it",
+    }
+    if ending in ("png", "webp", "jxl", "avif"):
+        return {name: "reads it" if name.startswith("AUTO") else "does not read pictures" for name in table}
+    if ending == "bin":
+        table |= {"InvokeAI": "refuses it", "SD.Next": "does not look at .bin"}
+    if ending in ("pt", "ckpt") and pair:
+        table["SD.Next"] = "refuses it"
+    return table

@@ -1,7 +1,4 @@
-"""The .safetensors layout of sd-scripts, read by every current program: one tensor `emb_params` [n,W].
-
-Files with one tensor under another name (diffusers writes the token, OneTrainer `emp_params`) are read too.
-"""
+"""The .safetensors layout of sd-scripts, read by every current program: `emb_params` [n,W], for SDXL `clip_l` and `clip_g`."""
 
 import json
 from pathlib import Path
@@ -10,18 +7,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from neonym.errors import FormatError
+from neonym.formats.tensors import BUNDLE, ENCODER, SECOND, embedding_of
 from neonym.types import Embedding
 
 KEY = "emb_params"
-ENCODER = "text_encoder"
 
 
 def write(embedding: Embedding, path: Path) -> None:
-    """Write a one-encoder embedding. Raises FormatError."""
-    if set(embedding.vectors) != {ENCODER}:
-        raise FormatError(f"this layout holds one encoder, not {sorted(embedding.vectors)}", str(path))
+    """Raises FormatError for encoders that no program knows by this layout."""
+    rows = {name: table.detach().cpu().contiguous() for name, table in embedding.vectors.items()}
+    if set(rows) == {ENCODER}:
+        tensors = {KEY: rows[ENCODER]}
+    elif set(rows) == {ENCODER, SECOND}:
+        tensors = {"clip_l": rows[ENCODER], "clip_g": rows[SECOND]}
+    else:
+        raise FormatError(f"this layout holds one encoder or SDXL's two, not {sorted(rows)}", str(path))
     metadata = {"format": "pt", "token": embedding.token, **embedding.metadata}
-    path.write_bytes(in_order(save({KEY: embedding.vectors[ENCODER].detach().cpu().contiguous()}, metadata)))
+    path.write_bytes(in_order(save(tensors, metadata)))
 
 
 def in_order(content: bytes) -> bytes:
@@ -34,14 +36,15 @@ def in_order(content: bytes) -> bytes:
 
 
 def read(path: Path) -> Embedding:
-    """Read a file with exactly one tensor. Raises FormatError."""
+    """One tensor under any name, SDXL's two, or what a LoRA file carries. Raises FormatError."""
     try:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
+            bundled = [name for name in names if name.startswith(BUNDLE)]
+            if len(bundled or names) > 16:
+                raise FormatError(f"has {len(bundled or names)} tensors: that is no embedding", str(path))
+            tensors = {name: file.get_tensor(name) for name in bundled or names}
             metadata = dict(file.metadata() or {})
-            if len(names) != 1:
-                raise FormatError(f"has {len(names)} tensors ({', '.join(names[:4])}); one is expected", str(path))
-            rows = file.get_tensor(names[0])
     except (SafetensorError, OSError) as error:
         raise FormatError(f"is damaged or not a .safetensors file ({error})", str(path)) from error
-    return Embedding(metadata.get("token", path.stem), {ENCODER: rows}, metadata)
+    return embedding_of(tensors, path, metadata)

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 from neonym._version import __version__
-from neonym.config.run import RunConfig
+from neonym.config.run import RunConfig, fields_of
 from neonym.errors import UserError
-from neonym.formats import write_embedding
+from neonym.formats import read_embedding, write_embedding
+from neonym.formats.usage import usage_card
 from neonym.learn.events import as_json
 from neonym.learn.hub import fetch_state
 from neonym.learn.optim import optimizer_name
@@ -42,6 +43,14 @@ WITHOUT_EFFECT = {  # on the numbers; pictures, captions and the start have fing
     "concept": {"weights"},
 }
 STATE = "state.safetensors"
+PLACES = {
+    "pretrained_model_name_or_path",
+    "dataset_config",
+    "train_data_dir",
+    "reg_data_dir",
+    "in_json",
+    "template_file",
+}
 PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -49,6 +58,31 @@ def settings_of(run: RunConfig) -> dict[str, str]:
     """Every setting that decides the result, as text. The pictures have a fingerprint of their own."""
     tree = run.model_dump(exclude=WITHOUT_EFFECT)
     return {name: str(value) for section in tree.values() for name, value in section.items()}
+
+
+def write_card(file: Path) -> None:
+    """How the word is used, as Markdown beside its file."""
+    card, part = file.with_suffix(".md"), file.with_suffix(".md.part")
+    try:
+        part.write_text(usage_card(read_embedding(file), file), encoding="utf-8")
+        part.replace(card)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"cannot be written ({error.strerror})", str(card), "Is the disk full?") from error
+
+
+def repeatable(run: RunConfig) -> dict[str, object]:
+    """Settings that were changed and mean something elsewhere: no folders, files, names or keys."""
+    found = {}
+    for section, name, field in fields_of(RunConfig):
+        value = getattr(getattr(run, section), name)
+        if (
+            section in ("model", "dataset", "optim", "objective", "eval")
+            and name not in PLACES
+            and value != field.default
+        ):
+            found[name] = value
+    return found
 
 
 class CheckpointStore:
@@ -83,6 +117,7 @@ class CheckpointStore:
             "neonym.learning_rate": str(ready.run.optim.learning_rate),
             "neonym.optimizer": optimizer_name(ready.run.optim.optimizer_type),
             "neonym.settings_digest": digest,
+            "neonym.settings": json.dumps(repeatable(ready.run), sort_keys=True),
         }
 
     def prepare(self) -> None:
@@ -185,6 +220,8 @@ class CheckpointStore:
     def finish(self, state: TrainState, verdicts: list[dict]) -> list[Path]:
         """The final files, a state folder if one is wished for, and the verdict. The state goes last: until then the run can be resumed."""
         files = [self.write(concept, state.step) for concept in state.concepts]
+        for file in files:
+            write_card(file)
         if self.save.save_state or self.save.save_state_on_train_end:
             files.append(self.save_state_folder(state))
         part = self.folder / "verdict.json.part"

@@ -1,0 +1,122 @@
+"""A picture that carries an embedding, as AUTOMATIC1111's web UI writes and reads it: in a text chunk and in its pixels.
+
+The pixels survive programs that drop text chunks: the compressed table stands in the low four bits of a block to the left of
+the picture (low halves of the bytes) and one to the right (high halves), each apart from it by a black column.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, PngImagePlugin
+
+from neonym.errors import FormatError
+from neonym.formats.tensors import ENCODER, embedding_of
+from neonym.types import Embedding
+
+CHUNK = "sd-ti-embedding"
+LARGEST = 64 << 20  # bytes of the table, unpacked
+LARGEST_BLOCK = 1 << 22  # numbers
+SIDE = 512
+
+
+def write(embedding: Embedding, path: Path, picture: Image.Image | None = None) -> None:
+    """With a picture of the word, or a plain card with its name. Raises FormatError for more than one encoder."""
+    if set(embedding.vectors) != {ENCODER}:
+        raise FormatError("a picture card holds one encoder", str(path), "Write .safetensors")
+    step = embedding.metadata.get("neonym.steps", "0")
+    table = {
+        "string_to_token": {"*": 265},
+        "string_to_param": {"*": {"TORCHTENSOR": embedding.vectors[ENCODER].detach().cpu().float().tolist()}},
+        "name": embedding.token,
+        "step": int(step) if step.isdecimal() else 0,
+        "sd_checkpoint": embedding.metadata.get("neonym.base_model_hash"),
+        "sd_checkpoint_name": embedding.metadata.get("neonym.base_model"),
+    }
+    text = json.dumps(table)
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text(CHUNK, base64.b64encode(text.encode()).decode())
+    card = with_data(
+        picture.convert("RGB") if picture else plain_card(embedding.token), zlib.compress(text.encode(), 9)
+    )
+    card.save(path, "PNG", pnginfo=chunks)
+
+
+def plain_card(token: str) -> Image.Image:
+    card = Image.new("RGB", (SIDE, SIDE), (40, 44, 52))
+    ImageDraw.Draw(card).text((24, SIDE // 2), token, fill=(230, 230, 230))
+    return card
+
+
+def with_data(picture: Image.Image, data: bytes) -> Image.Image:
+    """The picture between its two blocks of data."""
+    numbers = np.frombuffer(data, np.uint8)
+    columns = -(-len(numbers) // (3 * picture.height))
+    padded = np.resize(numbers, columns * 3 * picture.height).reshape(picture.height, columns, 3)
+    card = Image.new("RGB", (picture.width + 2 * columns + 2, picture.height))
+    for half, left in ((padded & 15, 0), (padded >> 4, picture.width + columns + 2)):
+        visible = (half ^ mask(half.shape)) | 0x10  # never black, so that the black columns can be found
+        card.paste(Image.fromarray(visible.astype(np.uint8)), (left, 0))
+    card.paste(picture, (columns + 1, 0))
+    return card
+
+
+def mask(shape: tuple[int, ...]) -> np.ndarray:
+    """The web UI's pseudo-random low halves (a linear congruential generator), over the block."""
+    found, seed = np.empty(int(np.prod(shape)), np.uint8), 0
+    for i in range(len(found)):
+        seed = (1664525 * seed + 1013904223) % 2**32
+        found[i] = seed % 255
+    return found.reshape(shape) & 15
+
+
+def read(path: Path) -> Embedding:
+    """From the text chunk, else from the pixels. Raises FormatError."""
+    try:
+        with Image.open(path) as opened:
+            text = opened.info.get(CHUNK)
+            pixels = None if isinstance(text, str) else np.asarray(opened.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise FormatError(f"cannot be read as a picture ({error})", str(path)) from error
+    try:
+        table = json.loads(base64.b64decode(text) if isinstance(text, str) else from_pixels(pixels))
+        tensors = {key: tensor(value) for key, value in table["string_to_param"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
+        raise FormatError("is a picture that carries no embedding", str(path)) from error
+    embedding = embedding_of(tensors, path)
+    return Embedding(
+        str(table.get("name") or path.stem), embedding.vectors, {"neonym.steps": str(table.get("step", 0))}
+    )
+
+
+def tensor(value: Any) -> torch.Tensor:
+    return torch.tensor(value["TORCHTENSOR"] if isinstance(value, dict) else value, dtype=torch.float32)
+
+
+def from_pixels(pixels: Any) -> bytes:
+    """The table between the first and the last black column. Raises ValueError, zlib.error."""
+    filled = np.argwhere(pixels.any(axis=(0, 2)))
+    rows = np.argwhere(pixels.any(axis=(1, 2)))
+    if not len(filled):
+        raise ValueError("nothing but black")
+    pixels = pixels[rows.min() : rows.max() + 1, filled.min() : filled.max() + 1]
+    black = np.flatnonzero(~(pixels & 15).any(axis=(0, 2)))
+    if len(black) < 2:
+        raise ValueError("no black columns")
+    if pixels[:, : black.min()].size > LARGEST_BLOCK:
+        raise ValueError("too large")
+    low, high = pixels[:, : black.min()] & 15, pixels[:, black.max() + 1 :] & 15
+    if low.shape != high.shape:
+        raise ValueError("the blocks differ")
+    data = ((high ^ mask(high.shape)) << 4 | (low ^ mask(low.shape))).astype(np.uint8)
+    unpacker = zlib.decompressobj()
+    table = unpacker.decompress(data.tobytes(), LARGEST)
+    if unpacker.unconsumed_tail:
+        raise ValueError("too large")
+    return table
