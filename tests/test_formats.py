@@ -218,7 +218,8 @@ def test_no_file_runs_code(tmp_path, ending):
         path = tmp_path / f"evil.{ending}"
         for content in (Evil(*call), {"string_to_param": {"*": (ROWS, (Evil(*call),))}}, [[Evil(*call)]]):
             torch.save(content, path)
-            with pytest.raises(FormatError, match="evil"):
+            said = "no tensors|run code" if call[0] is tuple else "run code"
+            with pytest.raises(FormatError, match=said):
                 read_embedding(path)
             path.write_bytes(pickle.dumps(content))
             with pytest.raises(FormatError, match="evil"):

@@ -36,10 +36,6 @@ def refused(reason: str, form: Form = "switch") -> Compat:
     return Compat("refused", reason, form)
 
 
-def later(form: Form = "switch") -> Compat:
-    return Compat("refused", "is not there yet; leave it out, or wait for a later version", form)
-
-
 DEEPSPEED = no_effect("belongs to DeepSpeed, which has nothing to do here", "text")
 SMALL = "the only numbers that learn are a few rows: there is nothing to share out or to offload"
 NO_WRAPPER = "there is no DDP wrapper: the gradients of a few rows are summed directly"
@@ -80,7 +76,6 @@ SDSCRIPTS: dict[str, Compat] = {
     "conditioning_data_dir": refused(
         "is a key of the data-set file here too (sd-scripts reads it nowhere else in this trainer)", "text"
     ),
-    "vae": later("text"),
     "console_log_simple": no_effect("lines are plain wherever there is no terminal"),
 }
 OTHER_TRAINERS = frozenset(  # keys of sd-scripts' other trainers that stand in shared config files

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from neonym.errors import FormatError
+from neonym.unpickle import unpickle
 
 LARGEST = 256 << 20  # bytes: an embedding is kilobytes, a LoRA that carries some rarely more
 
@@ -17,10 +18,9 @@ def load(path: Path) -> Any:
     """What a pickled file holds. Raises FormatError for one that is damaged, too large, or wants to run code."""
     check_size(path)
     try:
-        with torch.serialization.safe_globals([torch.nn.ParameterDict]):  # the original implementation's files
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can fail in any way; nothing of it was run
-        raise FormatError(reason(error), str(path)) from error
+        return unpickle(path, [torch.nn.ParameterDict])  # the original implementation's files hold one
+    except ValueError as error:
+        raise FormatError(str(error), str(path)) from error
 
 
 def check_size(path: Path) -> None:
@@ -37,18 +37,6 @@ def check_size(path: Path) -> None:
             raise FormatError("is a compressed archive, which no program writes", str(path))
     if size > LARGEST:
         raise FormatError(f"would take {size >> 20} MiB: that is no embedding", str(path))
-
-
-def reason(error: Exception) -> str:
-    """One line of torch's several."""
-    text = str(error)
-    for mark in ("Unsupported global: GLOBAL ", "Unsupported class ", "Unsupported operand "):
-        if mark in text:
-            named = text.partition(mark)[2].split()[0]
-            return f"wants to run code ({named}) and was not opened"
-    text = text.partition("WeightsUnpickler error:")[2] or text
-    line = next((line.strip() for line in text.splitlines() if line.strip()), "")[:200]
-    return f"is damaged, or holds more than tensors and was not opened ({line})"
 
 
 def tensors_of(content: Any) -> dict[str, torch.Tensor]:

@@ -81,7 +81,9 @@ def conditioning(model: Model, prompts: Sequence[str]) -> torch.Tensor:
     """-> [B,S,D]"""
     rows = [model.tokenize(prompt) for prompt in prompts]
     tokens = {name: torch.stack([r[name] for r in rows]).to(model.device) for name in rows[0]}  # [B,K,L]
-    return model.encode_text(tokens)
+    weights = [w for prompt in prompts if (w := model.emphasis(prompt))]
+    emphasis = {name: torch.stack([w[name] for w in weights]).to(model.device) for name in tokens} if weights else None
+    return model.encode_text(tokens, emphasis)
 
 
 @torch.no_grad()

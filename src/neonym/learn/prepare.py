@@ -95,7 +95,10 @@ def prepare(run: RunConfig, known: Sequence[Problem] = ()) -> Prepared:
     ready.problems += read.problems
     ready.problems += optimizer_errors(run)
     try:
-        ready.source = identify(run.model.pretrained_model_name_or_path)
+        settings = run.model
+        ready.source = identify(
+            settings.pretrained_model_name_or_path, settings.vae, settings.v_parameterization, settings.offline
+        )
         ready.tokenizers = load_tokenizers(ready.source, run.model.max_token_length)
     except ModelError as error:
         ready.problems.append(error.problem)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,11 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from neonym.errors import ModelError
+from neonym.models import single_file
 from neonym.models.process import Diffusion, Key
 from neonym.models.text import WordTokenizer
+from neonym.models.weights import ENDINGS, hash_of_files, hash_of_tensors, read_header
 
 BUILTIN = "builtin:emoji"
+BUILTIN_MODELS = Path(__file__).parent / "builtin"
 WEIGHTS = (".safetensors", ".bin")
+VARIANT = re.compile(r"\.(fp16|bf16|fp32)(?:-\d+-of-\d+)?\.(?:safetensors|bin)$")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+CONFIGS = ("*.json", "*/*.json", "tokenizer*/*")
+FILES = (*CONFIGS, "unet/*.safetensors", "vae/*.safetensors", "text_encoder*/*.safetensors")
 FAMILIES = ("neonym.models.sd",)  # modules with `recognises(configs)` and `load(source, ...)`
 
 
@@ -59,52 +66,115 @@ class ModelSource:
     text_layers: int
     guidance: float  # guidance scale that suits it
     vae_factor: int = 8
+    file: Path | None = None  # the checkpoint, if the model is one file
+    vae: Path | None = None  # a VAE of its own: file or folder
+    variant: str | None = None  # "fp16": its weight files carry that in their names
+    offline: bool = False
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether it was named by a hub ID: its weights may still have to be fetched."""
+        return self.file is None and not self.name.startswith("builtin:") and not Path(self.name).exists()
 
     def vae_hash(self) -> str:
         """SHA-256 of the VAE's weights: what cached moments depend on."""
-        return files_hash(self.folder / "vae")
+        if self.vae is not None:
+            return hash_of_files(self.vae) if self.vae.is_dir() else hash_of_tensors(self.vae, ("",))
+        if self.file is not None:
+            return hash_of_tensors(self.file, (single_file.VAE,))
+        return hash_of_files(self.folder / "vae")
 
     def text_hash(self) -> str:
         """SHA-256 of the text encoder's weights: what a learned word depends on most."""
-        return files_hash(self.folder / "text_encoder")
+        if self.file is not None:
+            return hash_of_tensors(self.file, ("cond_stage_model.",))
+        return hash_of_files(self.folder / "text_encoder")
 
 
-def files_hash(folder: Path) -> str:
-    """SHA-256 of every weight file in `folder`, in name order."""
-    digest = hashlib.sha256()
-    for file in sorted(p for p in folder.iterdir() if p.suffix in WEIGHTS):
-        with file.open("rb") as opened:
-            while block := opened.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+def identify(
+    name: str, vae: str | None = None, v_parameterization: bool | None = None, offline: bool = False
+) -> ModelSource:
+    """Recognise a model by its configs, or by the names and shapes in its file; no weight is read. Raises ModelError.
 
-
-def identify(name: str) -> ModelSource:
-    """Recognise a model by its configs alone. Raises ModelError."""
+    The network is used for a hub ID (owner/name) alone, and for what of it is not in the user's cache.
+    """
+    path, file = Path(name), None
     if name.startswith("builtin:"):
-        folder = Path(__file__).parent / "builtin" / name.removeprefix("builtin:")
-        if not folder.is_dir():
+        path = BUILTIN_MODELS / name.removeprefix("builtin:")
+        if not path.is_dir():
             raise ModelError("there is no such built-in model", name, f"Use {BUILTIN}")
+    elif path.is_file():
+        file = checkpoint_file(path)
+    elif not path.exists() and HUB_ID.fullmatch(name):
+        path = hub_folder(name, CONFIGS, offline)
+    if file is not None:
+        folder, configs = path.parent, single_file.configs_of(read_header(file), name, v_parameterization)
     else:
-        folder = Path(name)
-    if not (folder / "model_index.json").is_file():
-        known = "a Diffusers folder (with model_index.json) or the built-in model"
-        raise ModelError(f"is not {known}", name, "Check --pretrained_model_name_or_path")
-    configs = read_configs(folder)
+        folder, configs = path, diffusers_configs(path, name)
     for module in map(import_module, FAMILIES):
         source = module.recognise(name, folder, configs)
         if source is not None:
-            check_weights(source)
+            source = replace(source, file=file, vae=vae_path(vae), offline=offline)
+            if file is None and not source.on_hub:
+                source = replace(source, variant=check_weights(source))
             return source
     raise ModelError("is of no family that is supported yet (text-to-image Stable Diffusion 1.x and 2.x are)", name)
 
 
-def check_weights(source: ModelSource) -> None:
-    """Raises ModelError if a part has no file of weights."""
+def checkpoint_file(path: Path) -> Path:
+    """Raises ModelError for a file of another kind."""
+    if path.suffix.lower() not in ENDINGS:
+        raise ModelError(f"is no checkpoint ({', '.join(ENDINGS)})", str(path))
+    return path
+
+
+def diffusers_configs(folder: Path, name: str) -> dict[str, dict[str, Any]]:
+    """Raises ModelError."""
+    if not (folder / "model_index.json").is_file():
+        known = (
+            "a checkpoint file, a Diffusers folder (with model_index.json), a hub ID (owner/name) or the built-in model"
+        )
+        raise ModelError(f"is not {known}", name, "Check --pretrained_model_name_or_path")
+    return read_configs(folder)
+
+
+def vae_path(name: str | None) -> Path | None:
+    """A separate VAE: a file, or a Diffusers folder of it or with it. Raises ModelError."""
+    if name is None:
+        return None
+    path = Path(name)
+    if path.is_file():
+        return checkpoint_file(path)
+    for folder in (path, path / "vae"):
+        if (folder / "config.json").is_file() and "model_index.json" not in {p.name for p in folder.iterdir()}:
+            return folder
+    raise ModelError("is neither a VAE's file nor its Diffusers folder", name, "Check --vae")
+
+
+def hub_folder(name: str, patterns: tuple[str, ...], offline: bool) -> Path:
+    """Files of a model on the hub, from the user's cache where they are. Raises ModelError."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(patterns), local_files_only=offline))
+    except Exception as error:  # no such repository, no network, no permission, not in the cache: many classes
+        line = str(error).strip().split("\n", 1)[0][:200]
+        fix = "It must be in the cache for --offline" if offline else "Check the name, the network, and your login"
+        raise ModelError(f"cannot be had from the hub ({line})", name, fix) from error
+
+
+def check_weights(source: ModelSource) -> str | None:
+    """The variant (such as "fp16") that the folder's weights are, None for plain ones. Raises ModelError if a part has none."""
+    variants: set[str | None] = set()
     for part in ("unet", "vae", "text_encoder"):
         folder = source.folder / part
-        if not folder.is_dir() or not any(p.suffix in WEIGHTS for p in folder.iterdir()):
+        files = [p.name for p in folder.iterdir() if p.suffix in WEIGHTS] if folder.is_dir() else []
+        if not files:
             raise ModelError(f"has no weights in `{part}`", source.name, "Is the folder complete?")
+        found = {match[1] if (match := VARIANT.search(name)) else None for name in files}
+        variants.add(None if None in found else sorted(filter(None, found))[0])
+    named = variants - {None}
+    return None if not named or None in variants else sorted(filter(None, named))[0]
 
 
 def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
@@ -125,6 +195,14 @@ def load_tokenizers(source: ModelSource, max_token_length: int) -> dict[str, Wor
     return import_module(source.module).load_tokenizers(source, max_token_length)
 
 
+def fetched(source: ModelSource) -> ModelSource:
+    """A model of the hub with its weights at hand; any other as it is. Raises ModelError."""
+    if not source.on_hub:
+        return source
+    source = replace(source, folder=hub_folder(source.name, FILES, source.offline))
+    return replace(source, variant=check_weights(source))
+
+
 def load_model(
     name: str | ModelSource = BUILTIN,
     device: torch.device | str = "cpu",
@@ -133,5 +211,5 @@ def load_model(
     clip_skip: int = 1,
 ) -> Model:
     """Load a frozen model onto `device`, its U-Net and text encoder in `dtype`. Raises ModelError."""
-    source = identify(name) if isinstance(name, str) else name
+    source = fetched(identify(name) if isinstance(name, str) else name)
     return import_module(source.module).load(source, torch.device(device), dtype, max_token_length, clip_skip)

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from neonym.errors import ModelError
-from neonym.models.family import ModelSource
+from neonym.models import single_file
+from neonym.models.family import BUILTIN_MODELS, ModelSource
 from neonym.models.process import Diffusion, Key, keyed_noise
 from neonym.models.text import EmbeddingWithRows, WordTokenizer, clip_hidden, join_chunks
+from neonym.models.weights import read_header
 
 ENCODER = "text_encoder"
+TOKENIZER = BUILTIN_MODELS / "emoji" / "tokenizer"  # CLIP's whole vocabulary
 GUIDANCE = 7.5
 WORD_SPREAD = 0.0133  # of CLIP ViT-L's vocabulary; a model folder may say its own in neonym.json
 
@@ -43,11 +46,16 @@ def recognise(name: str, folder: Path, configs: dict[str, dict[str, Any]]) -> Mo
 
 
 def load_tokenizers(source: ModelSource, max_token_length: int) -> dict[str, WordTokenizer]:
-    """The one tokenizer, under the encoder's name."""
+    """The one tokenizer, under the encoder's name. A single file has none of its own: the package's is CLIP's."""
     from transformers import CLIPTokenizer
 
+    folder = source.folder / "tokenizer"
+    more: dict[str, Any] = {}
+    if source.file is not None:
+        folder = TOKENIZER
+        more = {"pad_token": "!"} if source.configs[ENCODER].get("pad_token_id") == 0 else {}
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(source.folder / "tokenizer", local_files_only=True)
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True, **more)
     except (OSError, ValueError) as error:
         raise ModelError(f"its tokenizer cannot be read ({error})", source.name) from error
     vocab = int(source.configs[ENCODER]["vocab_size"])
@@ -135,18 +143,51 @@ def load(
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
     parts: Any = diffusers
-    folder, local = source.folder, {"local_files_only": True}
     try:
-        unet = parts.UNet2DConditionModel.from_pretrained(folder, subfolder="unet", dtype=dtype, **local)
-        vae = parts.AutoencoderKL.from_pretrained(folder, subfolder="vae", dtype=torch.float32, **local)
-        scheduler = parts.DDPMScheduler.from_pretrained(folder, subfolder="scheduler", **local)
-        parts = transformers
-        text_encoder = parts.CLIPTextModel.from_pretrained(folder / ENCODER, dtype=dtype, **local)
+        unet, text_encoder = load_from_file(source, dtype) if source.file else load_from_folder(source, dtype)
+        vae = load_vae(source)
+        scheduler = parts.DDPMScheduler.from_config(source.configs["scheduler"])
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"its weights cannot be read ({error})", source.name, "Is the folder complete?") from error
+        raise ModelError(f"its weights cannot be read ({error})", source.name, "Is it complete?") from error
     if device.type == "cpu":
         unet, vae = unet.to(memory_format=torch.channels_last), vae.to(memory_format=torch.channels_last)
     tokenizers = load_tokenizers(source, max_token_length)
     return StableDiffusion(
         source, unet.to(device), vae.to(device), text_encoder.to(device), scheduler, tokenizers, clip_skip
     )
+
+
+def load_from_folder(source: ModelSource, dtype: torch.dtype) -> tuple[Any, Any]:
+    """-> (U-Net, text encoder)"""
+    import diffusers
+    import transformers
+
+    parts: Any = diffusers
+    options = {"dtype": dtype, "local_files_only": True, "variant": source.variant}
+    unet = parts.UNet2DConditionModel.from_pretrained(source.folder, subfolder="unet", **options)
+    parts = transformers
+    return unet, parts.CLIPTextModel.from_pretrained(source.folder, subfolder=ENCODER, **options)
+
+
+def load_from_file(source: ModelSource, dtype: torch.dtype) -> tuple[Any, Any]:
+    """-> (U-Net, text encoder). Raises ModelError."""
+    assert source.file is not None
+    unet = single_file.load_unet(source.file, source.configs["unet"], dtype)
+    return unet, single_file.load_text_encoder(source.file, source.configs[ENCODER], dtype)
+
+
+def load_vae(source: ModelSource) -> Any:
+    """The model's VAE, or the one that the user named instead, in float32. Raises ModelError."""
+    import diffusers
+
+    parts: Any = diffusers
+    own = source.vae or source.file
+    if own is None or own.is_dir():
+        folder = own or source.folder / "vae"
+        variant = source.variant if own is None else None
+        return parts.AutoencoderKL.from_pretrained(folder, dtype=torch.float32, local_files_only=True, variant=variant)
+    header = read_header(own)
+    start = single_file.VAE if header.has(single_file.VAE) else ""
+    if not header.has(f"{start}encoder.down."):
+        raise ModelError("holds no VAE", str(own), "Name a VAE with --vae, or leave it out")
+    return single_file.load_vae(own, single_file.vae_config(header, start), start)

@@ -1,0 +1,188 @@
+"""Random Stable Diffusion checkpoints, full size or tiny, as a Diffusers folder and as one file with the original names.
+
+    python -m benchmarks.checkpoints --family sd1 --out work/sd1           # full size, 4 GB in half precision, twice
+    python -m benchmarks.checkpoints --family sd2 --out work/sd2 --tiny
+
+Their pictures are noise; they show that a model of this shape is recognised, loaded, trained and how much memory it takes.
+"""
+
+import argparse
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+WIDTHS = {"sd1": 768, "sd2": 1024}
+LEVELS = [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"]
+RESNET = {
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3",
+    "time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection",
+}  # fmt: skip
+OUTER = {
+    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2", "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0", "conv_out": "out.2", "mid_block.resnets.0": "middle_block.0",
+    "mid_block.attentions.0": "middle_block.1", "mid_block.resnets.1": "middle_block.2",
+}  # fmt: skip
+
+
+def make_parts(family: str, tiny: bool, dtype: torch.dtype = torch.float16) -> dict[str, Any]:
+    """U-Net, VAE and text encoder with random weights."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    second, width = family == "sd2", 64 if tiny else WIDTHS[family]
+    widths = (32, 64, 64, 64) if tiny else (320, 640, 1280, 1280)
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        block_out_channels=widths, down_block_types=tuple(LEVELS), sample_size=96 if second else 64,
+        up_block_types=tuple(name.replace("Down", "Up") for name in reversed(LEVELS)), cross_attention_dim=width,
+        attention_head_dim=tuple(max(1, w // 64) for w in widths) if second else 8, use_linear_projection=second,
+    )  # fmt: skip
+    vae_widths = (32, 32, 64, 64) if tiny else (128, 256, 512, 512)
+    vae = AutoencoderKL(
+        block_out_channels=vae_widths, down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2, sample_size=512,
+    )  # fmt: skip
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            hidden_size=width, intermediate_size=4 * width, projection_dim=width // 2 if second else width,
+            num_hidden_layers=(3 if tiny else 23) if second else (3 if tiny else 12), num_attention_heads=width // 64,
+            hidden_act="gelu" if second else "quick_gelu", bos_token_id=49406, eos_token_id=49407,
+            pad_token_id=0 if second else 49407,
+        )
+    )  # fmt: skip
+    return {"unet": unet.to(dtype), "vae": vae.to(dtype), "text_encoder": text.to(dtype)}
+
+
+def save_folder(
+    parts: dict[str, Any], family: str, folder: Path, prediction_type: str, variant: str | None = None
+) -> None:
+    """As a Diffusers folder."""
+    from diffusers import DDIMScheduler
+    from transformers import CLIPTokenizer
+
+    from neonym.models.family import identify
+
+    for name, part in parts.items():
+        part.save_pretrained(folder / name, variant=variant)
+    DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+        steps_offset=1, prediction_type=prediction_type,
+    ).save_pretrained(folder / "scheduler")  # fmt: skip
+    more = {"pad_token": "!"} if family == "sd2" else {}
+    CLIPTokenizer.from_pretrained(identify("builtin:emoji").folder / "tokenizer", **more).save_pretrained(
+        folder / "tokenizer"
+    )
+    index = {"_class_name": "StableDiffusionPipeline", "feature_extractor": [None, None], "safety_checker": [None, None],
+             "scheduler": ["diffusers", "DDIMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
+             "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"],
+             "vae": ["diffusers", "AutoencoderKL"], "requires_safety_checker": False, "image_encoder": [None, None]}  # fmt: skip
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
+def unet_name(name: str) -> str:
+    """diffusers' name of a weight of the U-Net -> the original one"""
+    for mine, theirs in OUTER.items():
+        if name.startswith(f"{mine}."):
+            return (
+                renamed_resnet(theirs + name.removeprefix(mine))
+                if "resnets" in mine
+                else theirs + name.removeprefix(mine)
+            )
+    side, block, kind, index, rest = re.fullmatch(r"(down|up)_blocks\.(\d)\.(\w+)\.(\d)\.(.+)", name).groups()  # pyright: ignore
+    i, j = int(block), int(index)
+    if kind == "downsamplers":
+        return f"input_blocks.{3 * (i + 1)}.0.op.{rest.removeprefix('conv.')}"
+    if kind == "upsamplers":
+        return f"output_blocks.{3 * i + 2}.{1 if i == 0 else 2}.{rest}"
+    place = f"input_blocks.{3 * i + j + 1}" if side == "down" else f"output_blocks.{3 * i + j}"
+    return renamed_resnet(f"{place}.0.{rest}") if kind == "resnets" else f"{place}.1.{rest}"
+
+
+def renamed_resnet(name: str) -> str:
+    start, _, rest = re.fullmatch(
+        r"((?:\w+\.)+?)()((?:norm1|conv1|norm2|conv2|time_emb_proj|conv_shortcut)\..+)", name
+    ).groups()  # pyright: ignore
+    part, _, kind = rest.partition(".")
+    return f"{start}{RESNET[part]}.{kind}"
+
+
+def vae_name(name: str) -> str:
+    """diffusers' name of a weight of the VAE -> the original one"""
+    name = re.sub(r"up_blocks\.(\d)", lambda m: f"up.{3 - int(m[1])}", name)
+    for mine, theirs in (
+        (r"down_blocks\.(\d)", r"down.\1"), (r"\.resnets\.(\d)\.(?=.*)", r".block.\1."), (r"mid_block\.block\.0", "mid.block_1"),
+        (r"mid_block\.block\.1", "mid.block_2"), (r"mid_block\.attentions\.0", "mid.attn_1"), ("conv_shortcut", "nin_shortcut"),
+        (r"downsamplers\.0", "downsample"), (r"upsamplers\.0", "upsample"), ("conv_norm_out", "norm_out"),
+        ("group_norm", "norm"), ("to_q", "q"), ("to_k", "k"), ("to_v", "v"), (r"to_out\.0", "proj_out"),
+    ):  # fmt: skip
+        name = re.sub(mine, theirs, name)
+    return name
+
+
+def clip_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"cond_stage_model.transformer.text_model.{n.removeprefix('text_model.')}": t for n, t in state.items()}
+
+
+def open_clip_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With the last layer that Stable Diffusion does not use."""
+    start, found = "cond_stage_model.model.", {}
+    state = {name.removeprefix("text_model."): tensor for name, tensor in state.items()}
+    count = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("encoder.layers."))
+    for name, tensor in list(state.items()):
+        if name.startswith(f"encoder.layers.{count - 1}."):
+            state[name.replace(f"layers.{count - 1}.", f"layers.{count}.")] = torch.randn_like(tensor)
+    for i in range(count + 1):
+        inner, block = f"encoder.layers.{i}.", f"{start}transformer.resblocks.{i}."
+        for kind in ("weight", "bias"):
+            parts = [state[f"{inner}self_attn.{p}_proj.{kind}"] for p in "qkv"]
+            found[f"{block}attn.in_proj_{kind}"] = torch.cat(parts)
+            for mine, theirs in (("self_attn.out_proj", "attn.out_proj"), ("layer_norm1", "ln_1"), ("layer_norm2", "ln_2"),
+                                 ("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj")):  # fmt: skip
+                found[f"{block}{theirs}.{kind}"] = state[f"{inner}{mine}.{kind}"]
+    width = state["embeddings.token_embedding.weight"].shape[1]
+    return found | {
+        f"{start}token_embedding.weight": state["embeddings.token_embedding.weight"],
+        f"{start}positional_embedding": state["embeddings.position_embedding.weight"],
+        f"{start}ln_final.weight": state["final_layer_norm.weight"], f"{start}ln_final.bias": state["final_layer_norm.bias"],
+        f"{start}text_projection": torch.zeros(width, width), f"{start}logit_scale": torch.tensor(1.0),
+    }  # fmt: skip
+
+
+def single_file_tensors(parts: dict[str, Any], family: str) -> dict[str, Tensor]:
+    """All weights under their original names."""
+    tensors = {f"model.diffusion_model.{unet_name(n)}": t for n, t in parts["unet"].state_dict().items()}
+    for name, tensor in parts["vae"].state_dict().items():
+        flat = ".attentions." in name and "group_norm" not in name and tensor.ndim == 2
+        tensors[f"first_stage_model.{vae_name(name)}"] = tensor[..., None, None] if flat else tensor
+    text = {n: t for n, t in parts["text_encoder"].state_dict().items() if "position_ids" not in n}
+    tensors |= open_clip_tensors(text) if family == "sd2" else clip_tensors(text)
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", choices=tuple(WIDTHS), default="sd1")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--v_parameterization", action="store_true")
+    args = parser.parse_args()
+    parts = make_parts(args.family, args.tiny)
+    prediction = "v_prediction" if args.v_parameterization else "epsilon"
+    shutil.rmtree(args.out, ignore_errors=True)
+    save_folder(parts, args.family, args.out / "folder", prediction)
+    save_file(
+        single_file_tensors(parts, args.family),
+        args.out / "model.safetensors",
+        {"modelspec.prediction_type": prediction[:7]},
+    )
+    print(f"{args.out / 'folder'} and {args.out / 'model.safetensors'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Checkpoint files read as data: names and shapes without weights, tensors without a second copy, hashes of parts."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from neonym.errors import ModelError
+from neonym.unpickle import unpickle
+
+PICKLED = (".ckpt", ".pt", ".pth", ".bin")
+ENDINGS = (".safetensors", *PICKLED)
+INERT = (  # classes that old training checkpoints name beside their weights; empty shells are enough
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
+    "pytorch_lightning.utilities.enums.ModelSummaryMode",
+)
+
+
+class Shell:
+    """Stands for a class that is not needed."""
+
+    def __init__(self, *args: object):
+        del args
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a checkpoint file holds, without its weights."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def has(self, start: str) -> bool:
+        return any(name.startswith(start) for name in self.shapes)
+
+    def count(self, pattern: Callable[[str], str | None]) -> int:
+        """How many different answers `pattern` gives for the names."""
+        return len({found for name in self.shapes if (found := pattern(name)) is not None})
+
+
+def read_header(file: Path) -> Header:
+    """Raises ModelError for a file that is damaged, or that wants to run code."""
+    if file.suffix.lower() == ".safetensors":
+        try:
+            with safe_open(file, framework="pt") as opened:
+                shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+                return Header(shapes, dict(opened.metadata() or {}))
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"is damaged or no .safetensors file ({error})", str(file)) from error
+    tensors = read_pickled(file)
+    return Header({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+
+
+def read_pickled(file: Path) -> dict[str, Tensor]:
+    """Tensors that stay on the disk until they are used. Raises ModelError; no code of the file is run."""
+    shells: list[Any] = [(type(name.rpartition(".")[2], (Shell,), {}), name) for name in INERT]
+    try:
+        content = unpickle(file, shells, mapped=zipfile.is_zipfile(file))  # the old serialisation cannot be mapped
+    except (ValueError, OSError) as error:
+        raise ModelError(str(error), str(file), "Use a .safetensors file of the model") from error
+    table = content.get("state_dict", content) if isinstance(content, dict) else {}
+    return (
+        {name: value for name, value in table.items() if isinstance(value, Tensor)} if isinstance(table, dict) else {}
+    )
+
+
+def read_tensors(file: Path, starts: tuple[str, ...]) -> dict[str, Tensor]:
+    """The tensors whose names begin with one of `starts`. Raises ModelError."""
+    if file.suffix.lower() != ".safetensors":
+        return {name: tensor for name, tensor in read_pickled(file).items() if name.startswith(starts)}
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys() if name.startswith(starts)}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"is damaged ({error})", str(file)) from error
+
+
+def hash_of_tensors(file: Path, starts: tuple[str, ...]) -> str:
+    """SHA-256 over names and numbers of a part of a checkpoint."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(read_tensors(file, starts).items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else str(tensor).encode())
+    return digest.hexdigest()
+
+
+def hash_of_files(folder: Path) -> str:
+    """SHA-256 of every weight file in `folder`, in name order."""
+    digest = hashlib.sha256()
+    for file in sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin")):
+        with file.open("rb") as opened:
+            while block := opened.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

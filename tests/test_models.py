@@ -1,0 +1,185 @@
+"""Checkpoints in every form: one file, pickled, a Diffusers folder and its variants, a separate VAE, hub IDs, and what is none."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_pictures, settings
+from safetensors.torch import load_file, save_file
+
+from benchmarks.checkpoints import make_parts, save_folder, single_file_tensors
+from neonym.errors import ModelError
+from neonym.learn.loop import train
+from neonym.learn.prepare import prepare
+from neonym.models.family import identify, load_model
+
+
+@pytest.fixture(scope="module", params=["sd1", "sd2"])
+def checkpoint(request, tmp_path_factory):
+    """(family, Diffusers folder, single file) of one tiny random model."""
+    home, family = tmp_path_factory.mktemp(request.param), request.param
+    parts = make_parts(family, tiny=True, dtype=torch.float32)
+    save_folder(parts, family, home / "folder", "epsilon")
+    save_file(single_file_tensors(parts, family), home / "model.safetensors")
+    return family, home / "folder", home / "model.safetensors"
+
+
+def outputs(name: Path | str, **options) -> list[torch.Tensor]:
+    """What each part computes for fixed inputs."""
+    model = load_model(identify(str(name), **options))
+    generator = torch.Generator().manual_seed(0)
+    text = model.encode_text({"text_encoder": model.tokenize("a photo of a cat")["text_encoder"][None]})
+    noisy = torch.randn(1, 4, 8, 8, generator=generator)
+    moments = model.encode_images(torch.rand(1, 3, 64, 64, generator=generator) * 2 - 1)
+    with torch.no_grad():
+        return [text.detach(), model.denoise(noisy, torch.tensor([500]), text), moments]
+
+
+def test_one_file_is_the_same_model_as_its_folder(checkpoint):
+    family, folder, file = checkpoint
+    sources = [identify(str(folder)), identify(str(file))]
+    assert [s.family for s in sources] == [family, family] or family == "sd2"
+    assert sources[0].prediction_type == sources[1].prediction_type == "epsilon"
+    for theirs, ours in zip(outputs(folder), outputs(file), strict=True):
+        assert torch.equal(theirs, ours)
+    assert len(sources[1].vae_hash()) == len(sources[1].text_hash()) == 64
+
+
+def test_conditioning_is_the_pipelines_own(checkpoint):
+    from diffusers import StableDiffusionPipeline
+
+    _, folder, file = checkpoint
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    theirs = pipeline.encode_prompt("a photo of a cat", "cpu", 1, False)[0]
+    assert torch.allclose(outputs(file)[0], theirs, atol=1e-5)
+
+
+def test_pickled_checkpoints(checkpoint, tmp_path):
+    _, folder, file = checkpoint
+    tensors = load_file(file)
+    for name, content in (("plain.ckpt", tensors), ("lightning.ckpt", {"state_dict": tensors, "global_step": 3})):
+        torch.save(content, tmp_path / name)
+        assert torch.equal(outputs(tmp_path / name)[1], outputs(folder)[1])
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    torch.save({"state_dict": tensors, "callbacks": Evil()}, tmp_path / "evil.ckpt")
+    with pytest.raises(ModelError, match="wants to run code"):
+        identify(str(tmp_path / "evil.ckpt"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_file_trains_and_its_word_loads(checkpoint, tmp_path):
+    _, folder, file = checkpoint
+    pictures = make_pictures(tmp_path / "p", 3, size=(64, 64))
+    flags = {
+        "train_data_dir": str(pictures), "token_string": "mychar4", "max_train_steps": 2, "eval_samples": 8, "cpu": True,
+        "resolution": "64",
+    }  # fmt: skip
+    files = [
+        train(settings(**flags, pretrained_model_name_or_path=str(name), output_dir=str(tmp_path / f"{i}"))).files[0]
+        for i, name in enumerate((folder, file))
+    ]
+    assert torch.equal(*(load_file(f)["emb_params"] for f in files))
+
+
+def test_variants_and_separate_vaes(checkpoint, tmp_path):
+    family, folder, file = checkpoint
+    parts = make_parts(family, tiny=True)
+    save_folder(parts, family, tmp_path / "half", "v_prediction", variant="fp16")
+    source = identify(str(tmp_path / "half"))
+    assert (source.variant, source.prediction_type) == ("fp16", "v_prediction")
+    assert torch.allclose(outputs(tmp_path / "half")[1], outputs(folder)[1], atol=0.05)
+    other = {n: t * 1.1 for n, t in load_file(file).items() if n.startswith("first_stage_model.")}
+    save_file(other, tmp_path / "vae.safetensors")
+    save_file({n.removeprefix("first_stage_model."): t for n, t in other.items()}, tmp_path / "bare.safetensors")
+    with_vae = [
+        outputs(name, vae=str(tmp_path / vae))[2]
+        for name in (folder, file)
+        for vae in ("vae.safetensors", "bare.safetensors")
+    ]
+    assert all(torch.equal(with_vae[0], moments) for moments in with_vae)
+    assert not torch.equal(with_vae[0], outputs(folder)[2])
+    assert torch.equal(outputs(file, vae=str(folder))[2], outputs(folder)[2])
+    assert identify(str(file)).vae_hash() != identify(str(file), vae=str(tmp_path / "vae.safetensors")).vae_hash()
+    with pytest.raises(ModelError, match="Check --vae"):
+        identify(str(file), vae=str(tmp_path / "none"))
+
+
+def test_what_is_no_model_is_refused_by_its_header(checkpoint, tmp_path):
+    _, _, file = checkpoint
+    tensors, path = load_file(file), tmp_path / "x.safetensors"
+    some = {n: t for n, t in tensors.items() if not n.startswith("first_stage_model.")}
+    inpainting = {**tensors, "model.diffusion_model.input_blocks.0.0.weight": torch.zeros(32, 9, 3, 3)}
+    for content, words in (
+        (some, "no VAE"),
+        ({"lora_unet_x.lora_down.weight": torch.zeros(1, 1)}, "is a LoRA"),
+        (inpainting, "for inpainting"),
+        ({**tensors, "conditioner.embedders.1.x": torch.zeros(1)}, "SDXL"),
+        ({"emb_params": torch.zeros(1, 768)}, "no Stable Diffusion checkpoint"),
+    ):
+        save_file(content, path)
+        with pytest.raises(ModelError, match=words):
+            identify(str(path))
+    missing = next(n for n in tensors if "middle_block" in n)
+    save_file({n: t for n, t in tensors.items() if n != missing}, path)
+    with pytest.raises(ModelError, match="missing"):
+        load_model(str(path))
+    path.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(ModelError, match="damaged"):
+        identify(str(path))
+    (tmp_path / "x.ckpt").write_bytes(b"nothing")
+    with pytest.raises(ModelError, match="damaged"):
+        identify(str(tmp_path / "x.ckpt"))
+    (tmp_path / "x.gguf").write_bytes(b"nothing")
+    with pytest.raises(ModelError, match="is no checkpoint"):
+        identify(str(tmp_path / "x.gguf"))
+
+
+def test_flags_are_checked_against_the_file(tmp_path):
+    parts = make_parts("sd1", tiny=True)
+    save_file(single_file_tensors(parts, "sd1"), tmp_path / "one.safetensors")
+    pictures = make_pictures(tmp_path / "p", 2, size=(64, 64))
+    ready = prepare(settings(train_data_dir=str(pictures), token_string="mychar4", v2=True, v_parameterization=True,
+                             pretrained_model_name_or_path=str(tmp_path / "one.safetensors")))  # fmt: skip
+    text = "\n".join(str(p) for p in ready.problems if p.severity == "error")
+    assert "--v2" in text
+    assert "--v_parameterization" in text
+
+
+def test_hub_ids_use_the_cache_and_say_what_is_missing(checkpoint, tmp_path):
+    """In a process of its own: the library reads its cache's place when it is imported."""
+    _, folder, _ = checkpoint
+    snapshot = tmp_path / "hub" / "models--someone--tiny" / "snapshots" / "abc"
+    snapshot.parent.mkdir(parents=True)
+    snapshot.symlink_to(folder)
+    refs = snapshot.parent.parent / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("abc")
+    code = (
+        "import sys, socket\n"
+        "def refuse(*a): raise AssertionError('network')\n"
+        "socket.socket.connect = refuse\n"
+        "from neonym.models.family import identify, load_model\n"
+        "from neonym.errors import ModelError\n"
+        "model = load_model(identify('someone/tiny', offline=True))\n"
+        "try: identify('someone/else', offline=True)\n"
+        "except ModelError as error: print(error)\n"
+    )
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "someone/else" in done.stdout
+    assert "must be in the cache" in done.stdout
+
+
+def test_the_index_of_a_folder_is_read(tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({}))
+    with pytest.raises(ModelError, match="no family"):
+        identify(str(tmp_path))
