@@ -221,6 +221,38 @@ def test_pictures_of_all_kinds(tmp_path):
     assert load_pixels(thin.path, still_view(thin)).shape == (3, thin.fit.bucket[1], thin.fit.bucket[0])
 
 
+def test_kinds_that_need_a_plug_in(tmp_path):
+    import pillow_jxl  # noqa: F401
+
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for ending in ("avif", "jxl"):
+        Image.new("RGB", (48, 32), "teal").save(folder / f"x.{ending}")
+    ready = check(folder)
+    assert [(r.path.name, r.size) for r in ready.records] == [("x.avif", (48, 32)), ("x.jxl", (48, 32))]
+    for record in ready.records:
+        assert abs(load_pixels(record.path, still_view(record))[0].mean() + 1) < 0.1
+
+
+def test_every_value_and_where_it_was_found(tmp_path, capsys):
+    from neonym.cli.main import main
+
+    make_pictures(tmp_path / "a", 2)
+    file = tmp_path / "t.toml"
+    file.write_text(
+        f"[general]\nflip_aug = true\n[[datasets]]\nbatch_size = 2\n[[datasets.subsets]]\nimage_dir = '{tmp_path / 'a'}'\n"
+    )
+    assert (
+        main(["check", "--dataset_config", str(file), "--token_string", WORD, "--keep_tokens=1", "--print_config"]) == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    for line in (
+        'token_string = "mychar4"  # command line', "batch_size = 2  # dataset", "flip_aug = true  # general",
+        "keep_tokens = 1  # command line", "num_repeats = 1  # default", f'image_dir = "{tmp_path / "a"}"  # subset',
+    ):  # fmt: skip
+        assert line in lines
+
+
 def test_a_very_long_picture_takes_little_memory(tmp_path):
     folder = make_pictures(tmp_path / "a", 1)
     Image.new("RGB", (30_000, 10), "green").save(folder / "long.png")
