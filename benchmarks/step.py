@@ -29,7 +29,7 @@ from neonym.learn.rows import Concept, first_rows
 from neonym.learn.state import TrainState, tensors_of
 from neonym.learn.step import train_step
 from neonym.models.family import ModelSource, identify, load_model, load_tokenizers
-from neonym.types import Batch, Work
+from neonym.types import Batch, TextCond, Work
 
 STARTED = time.monotonic()
 CAPTION, WORD, VECTORS = "a photo of a neoword on a table", "neoword", 4
@@ -66,7 +66,7 @@ def make_model(name: str, device: torch.device, dtype: torch.dtype) -> Any:
     if device.type == "cpu":
         unet = unet.to(memory_format=torch.channels_last)
     scheduler = parts.DDPMScheduler.from_pretrained(builtin.folder, subfolder="scheduler")
-    return StableDiffusion(source, unet, vae, text, scheduler, load_tokenizers(builtin, 75), 1)
+    return StableDiffusion(source, unet, vae, {"text_encoder": text}, scheduler, load_tokenizers(builtin, 75), 1)
 
 
 def synchronise(device: torch.device) -> None:
@@ -120,8 +120,8 @@ def plain_case(args: argparse.Namespace) -> dict:
 
     accelerator = Accelerator(mixed_precision=args.precision, cpu=args.device == "cpu")
     device, model = accelerator.device, make_model(args.model, accelerator.device, weights(args))
-    text = model.text_encoder.float()
-    frozen = model.table.frozen.weight
+    text = model.encoders["text_encoder"].float()
+    frozen = model.vocabulary("text_encoder")
     table = torch.nn.Embedding(len(frozen) + VECTORS, frozen.shape[1], device=device)
     with torch.no_grad():
         table.weight[: len(frozen)] = frozen
@@ -145,7 +145,7 @@ def plain_case(args: argparse.Namespace) -> dict:
         alpha = alphas[t][:, None, None, None]
         with accelerator.autocast():
             hidden = text(ids).last_hidden_state
-            guess = model.denoise(alpha.sqrt() * latents + (1 - alpha).sqrt() * noise, t, hidden)
+            guess = model.denoise(alpha.sqrt() * latents + (1 - alpha).sqrt() * noise, t, TextCond(hidden))
         loss = F.mse_loss(guess.float(), noise)
         accelerator.backward(loss)
         if accelerator.scaler is not None:

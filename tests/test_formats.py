@@ -69,8 +69,8 @@ def test_diffusers_loads_it_to_the_same_conditioning(tmp_path, ending, word):
     theirs = pipeline.encode_prompt(prompt, "cpu", 1, False)[0]
     model = load_model()
     assert add_files(model, [path]) == [word]
-    assert torch.equal(conditioning(model, [prompt]), theirs)
-    assert not torch.allclose(conditioning(model, [prompt.replace(word, "picture")]), theirs, atol=1e-3)
+    assert torch.equal(conditioning(model, [prompt]).sequence, theirs)
+    assert not torch.allclose(conditioning(model, [prompt.replace(word, "picture")]).sequence, theirs, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -121,4 +121,4 @@ def test_conditioning_equals_the_diffusers_pipelines():
     model = load_model()
     for prompt in ("a 3d render of a red apple on a blue background", "", "caf\u00e9 &amp; cake"):
         theirs = pipeline.encode_prompt(clean(prompt), "cpu", 1, False)[0]
-        assert torch.allclose(conditioning(model, [prompt]), theirs, atol=1e-5)
+        assert torch.allclose(conditioning(model, [prompt]).sequence, theirs, atol=1e-5)

@@ -122,7 +122,16 @@ class Batch:
     concept: Tensor  # int64 [B]
     weight: Tensor  # [B]
     mask: Tensor | None = None  # [B,1,h,w] weight of each place, or None if all count the same
+    sizes: Tensor | None = None  # [B,6] original height and width, crop from top and left, target height and width
     emphasis: dict[str, Tensor] | None = None  # per encoder [B,K,L] weight of each id, or None
+
+
+@dataclass(frozen=True)
+class TextCond:
+    """Encoded text: what the U-Net attends to, and for some models a summary of all of it."""
+
+    sequence: Tensor  # [B,S,D]
+    pooled: Tensor | None = None  # [B,P]
 
 
 @dataclass(frozen=True)

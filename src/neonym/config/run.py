@@ -50,6 +50,9 @@ class ConceptSettings(Section):
     init_word: str | None = setting(None, "Word or words whose vectors the new word starts from (default: picture).")
     num_vectors_per_token: int = setting(1, "How many vectors the word has; each takes one token of a prompt.", least=1)
     weights: str | None = setting(None, "Embedding file to start from, instead of an init word.")
+    train_encoders: tuple[str, ...] = setting(
+        (), "Text encoders whose vectors learn: text_encoder, text_encoder_2 (default: all that the model has)."
+    )
 
 
 class DatasetSettings(Section):

@@ -60,7 +60,11 @@ def choose_concepts(
 ) -> tuple[ConceptSpec, ...]:
     """The file's `[[concepts]]`, or the one of `--token_string`."""
     flags = run.concept
-    given = [f"--{name}" for name, field in type(flags).model_fields.items() if getattr(flags, name) != field.default]
+    given = [
+        f"--{name}"
+        for name, field in type(flags).model_fields.items()
+        if getattr(flags, name) != field.default and name in ConceptSpec.model_fields
+    ]
     if config.concepts and given:
         problems.append(
             Problem("error", f"{where} has [[concepts]] of its own", ", ".join(given), "Use one or the other")
@@ -72,7 +76,7 @@ def choose_concepts(
         problems.append(Problem("error", "the new word has no name", "--token_string", fix))
         return ()
     one = Resolved()
-    spec = build(ConceptSpec, flags.model_dump(), "--token_string", one)
+    spec = build(ConceptSpec, flags.model_dump(exclude={"train_encoders"}), "--token_string", one)
     problems += one.problems
     return (spec,) if spec else ()
 

@@ -82,7 +82,15 @@ class Loader:
             concept=torch.full((len(draws),), concept, device=self.device),
             weight=torch.tensor([d.weight for d in draws], device=self.device),
             mask=mask,
+            sizes=torch.tensor([told_sizes(d) for d in draws], dtype=torch.float32, device=self.device),
         )
+
+
+def told_sizes(draw: Draw) -> tuple[int, int, int, int, int, int]:
+    """What SDXL is told of a picture: original height and width, crop from top and left, height and width trained on."""
+    fit, (width, height) = draw.view.fit, draw.record.size
+    left = fit.resized[0] - fit.crop[2] if draw.view.flipped else fit.crop[0]
+    return height, width, fit.crop[1], left, fit.bucket[1], fit.bucket[0]
 
 
 def stacked(rows: Sequence[Tokens], device: torch.device) -> Tokens:

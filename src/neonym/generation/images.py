@@ -12,7 +12,7 @@ from PIL import Image
 from neonym.errors import FormatError, ModelError, UserError
 from neonym.formats import read_embedding
 from neonym.models.family import BUILTIN, Model, load_model
-from neonym.types import Embedding, Size
+from neonym.types import Embedding, Size, TextCond
 
 PLUS_PLUS = {"algorithm_type": "dpmsolver++"}
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {  # sd-scripts' name -> diffusers' scheduler and its settings
@@ -57,7 +57,7 @@ def add_files(model: Model, files: Iterable[str | Path]) -> list[str]:
 
 
 def make_pipeline(model: Any, sampler: str = "ddim") -> Any:
-    """diffusers' StableDiffusionPipeline round the loaded parts. Raises UserError for an unknown sampler."""
+    """diffusers' pipeline of the family round the loaded parts. Raises UserError for an unknown sampler."""
     import diffusers
 
     if sampler not in SAMPLERS:
@@ -66,19 +66,20 @@ def make_pipeline(model: Any, sampler: str = "ddim") -> Any:
     if float(model.process.alphas_cumprod[-1]) == 0:  # trained with zero terminal SNR: drawn with it
         settings = {**settings, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     model.vae.to(model.device, model.unet.dtype)
-    pipeline = diffusers.StableDiffusionPipeline(
-        vae=model.vae, unet=model.unet, text_encoder=model.text_encoder,
-        tokenizer=next(iter(model.tokenizers.values())).tokenizer,
-        scheduler=getattr(diffusers, name).from_config(model.scheduler.config, **settings),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,  # pyright: ignore
-    )  # fmt: skip
+    parts = {"vae": model.vae, "unet": model.unet, **model.encoders}
+    for encoder, tokenizer in model.tokenizers.items():
+        parts[encoder.replace("text_encoder", "tokenizer")] = tokenizer.tokenizer
+    if model.pipeline_class == "StableDiffusionPipeline":
+        parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    scheduler = getattr(diffusers, name).from_config(model.scheduler.config, **settings)
+    pipeline = getattr(diffusers, model.pipeline_class)(**parts, scheduler=scheduler)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 @torch.no_grad()
-def conditioning(model: Model, prompts: Sequence[str]) -> torch.Tensor:
-    """-> [B,S,D]"""
+def conditioning(model: Model, prompts: Sequence[str]) -> TextCond:
+    """The prompts as the U-Net reads them."""
     rows = [model.tokenize(prompt) for prompt in prompts]
     tokens = {name: torch.stack([r[name] for r in rows]).to(model.device) for name in rows[0]}  # [B,K,L]
     weights = [w for prompt in prompts if (w := model.emphasis(prompt))]
@@ -107,9 +108,12 @@ def draw(
     pipeline, pictures = make_pipeline(model, sampler), []
     for first in range(0, len(prompts), batch_size):
         part, own = list(prompts[first : first + batch_size]), seeds[first : first + batch_size]
+        text, negative = conditioning(model, part), conditioning(model, [negative_prompt] * len(part))
+        told = {"prompt_embeds": text.sequence, "negative_prompt_embeds": negative.sequence}
+        if text.pooled is not None:
+            told |= {"pooled_prompt_embeds": text.pooled, "negative_pooled_prompt_embeds": negative.pooled}
         pictures += pipeline(
-            prompt_embeds=conditioning(model, part),
-            negative_prompt_embeds=conditioning(model, [negative_prompt] * len(part)),
+            **told,
             num_inference_steps=steps, guidance_scale=scale, width=width, height=height,
             generator=[torch.Generator().manual_seed(seed) for seed in own],
         ).images  # fmt: skip

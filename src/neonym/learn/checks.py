@@ -87,6 +87,13 @@ def setting_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
     if run.model.clip_skip > source.text_layers:
         what = f"the model has {source.text_layers} text layers, not {run.model.clip_skip}"
         problems.append(Problem("error", what, "--clip_skip"))
+    unknown = [name for name in run.concept.train_encoders if name not in source.encoders]
+    if unknown:
+        what = f"the model has no {', '.join(unknown)}"
+        problems.append(Problem("error", what, "--train_encoders", f"It has {', '.join(source.encoders)}"))
+    if source.family == "sdxl" and run.model.clip_skip > 1:
+        what = "SDXL always uses the last layer but one: it has no effect"
+        problems.append(Problem("warning", what, "--clip_skip"))
     wanted = Path(save.output_dir).absolute()
     folder = next(p for p in (wanted, *wanted.parents) if p.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):

@@ -22,9 +22,15 @@ def add_concepts(model: Model, ready: Prepared) -> list[Concept]:
         if start is None:
             start = first_rows(model, spec.token_string, init_word, spec.num_vectors_per_token)
         start = {name: values.to(model.device) for name, values in start.items()}
-        rows = {name: Parameter(values.clone()) for name, values in start.items()}
+        learns = ready.run.concept.train_encoders or tuple(start)
+        rows = {name: Parameter(values.clone(), requires_grad=name in learns) for name, values in start.items()}
         model.add_word(spec.token_string, dict(rows))
-        optimizer = make_optimizer(rows.values(), optim.optimizer_type, base_rate(optim, spec), arguments(optim))
+        optimizer = make_optimizer(
+            [r for r in rows.values() if r.requires_grad],
+            optim.optimizer_type,
+            base_rate(optim, spec),
+            arguments(optim),
+        )
         concepts.append(
             Concept(
                 token=spec.token_string,

@@ -49,6 +49,8 @@ class Concept:
     def sum_gradients(self, accelerator: Accelerator) -> None:
         """Over micro-batches and ranks: a few rows, so one small reduction and no wrapper round the model."""
         for name, rows in self.rows.items():
+            if not rows.requires_grad:
+                continue
             total = self.sums.pop(name, None)
             if total is None:
                 total = torch.zeros_like(rows, dtype=torch.float32 if rows.device.type == "mps" else torch.float64)
@@ -64,7 +66,7 @@ class Concept:
         if self.learning_rate is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate(step)
-        rows = list(self.rows.values())
+        rows = [r for r in self.rows.values() if r.requires_grad]
         if scaler is not None:
             scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(rows, self.max_grad_norm or float("inf"))

@@ -21,7 +21,7 @@ def sample_losses(model: Model, batch: Batch, objective: Objective) -> torch.Ten
     x0 = model.draw_latents(batch.moments, batch.keys)  # [B,2C,h,w] -> [B,C,h,w]
     noisy = model.process.add_noise(x0, batch.keys, batch.levels)  # x_t, target [B,C,h,w]; t, snr [B]
     text = model.encode_text(batch.tokens, batch.emphasis)  # {e: [B,K,L]} -> [B,S,D]: the only way to the rows
-    guess = model.denoise(noisy.x_t, noisy.t, text)  # [B,C,h,w]
+    guess = model.denoise(noisy.x_t, noisy.t, text, batch.sizes)  # [B,C,h,w]
     return objective.loss(guess, noisy, batch.mask) * batch.weight  # [B]
 
 

@@ -27,6 +27,8 @@ from neonym.types import Embedding
 ARCHITECTURES = {
     ("sd1", "epsilon"): "stable-diffusion-v1",
     ("sd1", "v_prediction"): "stable-diffusion-v1",
+    ("sdxl", "epsilon"): "stable-diffusion-xl-v1-base",
+    ("sdxl", "v_prediction"): "stable-diffusion-xl-v1-base",
     ("sd2", "epsilon"): "stable-diffusion-v2-512",
     ("sd2", "v_prediction"): "stable-diffusion-v2-768-v",
 }

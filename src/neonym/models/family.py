@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from neonym.models import single_file
 from neonym.models.process import Diffusion, Key
 from neonym.models.text import WordTokenizer
 from neonym.models.weights import ENDINGS, hash_of_files, hash_of_tensors, read_header
+from neonym.types import TextCond
 
 BUILTIN = "builtin:emoji"
 BUILTIN_MODELS = Path(__file__).parent / "builtin"
@@ -26,7 +28,7 @@ VARIANT = re.compile(r"\.(fp16|bf16|fp32)(?:-\d+-of-\d+)?\.(?:safetensors|bin)$"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 CONFIGS = ("*.json", "*/*.json", "tokenizer*/*")
 FILES = (*CONFIGS, "unet/*.safetensors", "vae/*.safetensors", "text_encoder*/*.safetensors")
-FAMILIES = ("neonym.models.sd",)  # modules with `recognises(configs)` and `load(source, ...)`
+FAMILIES = ("neonym.models.sd", "neonym.models.sdxl")  # modules with `recognises(configs)` and `load(source, ...)`
 
 
 class Model(Protocol):
@@ -35,6 +37,7 @@ class Model(Protocol):
     source: ModelSource
     process: Diffusion
     tokenizers: dict[str, WordTokenizer]  # per encoder
+    pipeline_class: str  # diffusers' pipeline that draws with it
     device: torch.device
 
     def add_word(self, token: str, rows: dict[str, Tensor]) -> None: ...
@@ -43,10 +46,10 @@ class Model(Protocol):
     def draw_latents(self, moments: Tensor, keys: Sequence[Key]) -> Tensor: ...  # -> [B,C,h,w]
     def tokenize(self, caption: str) -> dict[str, Tensor]: ...  # {e: [K,L]}
     def emphasis(self, caption: str) -> dict[str, Tensor] | None: ...  # {e: [K,L]}, None if captions have no weights
-    def encode_text(
-        self, tokens: dict[str, Tensor], emphasis: dict[str, Tensor] | None = None
-    ) -> Tensor: ...  # -> [B,S,D]
-    def denoise(self, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor: ...  # -> [B,C,h,w]
+    def encode_text(self, tokens: dict[str, Tensor], emphasis: dict[str, Tensor] | None = None) -> TextCond: ...
+    def denoise(
+        self, x_t: Tensor, t: Tensor, text: TextCond, sizes: Tensor | None = None
+    ) -> Tensor: ...  # sizes [B,6] -> [B,C,h,w]
     def modules(self) -> dict[str, nn.Module]: ...
     def enable_gradient_checkpointing(self) -> None: ...
 
@@ -66,6 +69,7 @@ class ModelSource:
     text_layers: int
     guidance: float  # guidance scale that suits it
     vae_factor: int = 8
+    encoders: tuple[str, ...] = ("text_encoder",)
     file: Path | None = None  # the checkpoint, if the model is one file
     vae: Path | None = None  # a VAE of its own: file or folder
     variant: str | None = None  # "fp16": its weight files carry that in their names
@@ -87,8 +91,9 @@ class ModelSource:
     def text_hash(self) -> str:
         """SHA-256 of the text encoder's weights: what a learned word depends on most."""
         if self.file is not None:
-            return hash_of_tensors(self.file, ("cond_stage_model.",))
-        return hash_of_files(self.folder / "text_encoder")
+            return hash_of_tensors(self.file, single_file.TEXT)
+        hashes = [hash_of_files(self.folder / encoder) for encoder in self.encoders]
+        return hashes[0] if len(hashes) == 1 else sha256("".join(hashes).encode()).hexdigest()
 
 
 def identify(
@@ -118,7 +123,7 @@ def identify(
             if file is None and not source.on_hub:
                 source = replace(source, variant=check_weights(source))
             return source
-    raise ModelError("is of no family that is supported yet (text-to-image Stable Diffusion 1.x and 2.x are)", name)
+    raise ModelError("is of no family that is supported yet (text-to-image Stable Diffusion 1.x, 2.x and XL are)", name)
 
 
 def checkpoint_file(path: Path) -> Path:
@@ -166,7 +171,7 @@ def hub_folder(name: str, patterns: tuple[str, ...], offline: bool) -> Path:
 def check_weights(source: ModelSource) -> str | None:
     """The variant (such as "fp16") that the folder's weights are, None for plain ones. Raises ModelError if a part has none."""
     variants: set[str | None] = set()
-    for part in ("unet", "vae", "text_encoder"):
+    for part in ("unet", "vae", *source.encoders):
         folder = source.folder / part
         files = [p.name for p in folder.iterdir() if p.suffix in WEIGHTS] if folder.is_dir() else []
         if not files:

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x and 2.x in one file, as CompVis and Stability published them and most people keep them.
+"""Stable Diffusion 1.x, 2.x and XL in one file, as CompVis and Stability published them and most people keep them.
 
 What the model is follows from names and shapes alone. Keys are renamed by diffusers' own converters.
 """
@@ -17,9 +17,9 @@ from neonym.models.weights import Header, read_tensors
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
-SDXL = "conditioner.embedders.1."
-TOKENS = f"{CLIP}text_model.embeddings.token_embedding.weight"
-OPEN_TOKENS = f"{OPEN_CLIP}token_embedding.weight"
+XL_CLIP, XL_OPEN_CLIP = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
+TEXT = ("cond_stage_model.", "conditioner.")
+TOKENS, OPEN_TOKENS = "text_model.embeddings.token_embedding.weight", "token_embedding.weight"
 HEAD = 64  # numbers of an attention head of CLIP, and of SD 2.x's U-Net
 SCHEDULER = {
     "_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
@@ -32,60 +32,88 @@ def configs_of(header: Header, name: str, v_parameterization: bool | None) -> di
 
     An SD 2.x file says nothing of its prediction type, unless its metadata does: then `v_parameterization` decides.
     """
-    if header.has(SDXL):
-        raise ModelError("is an SDXL model, which is not supported yet", name)
     if not header.has(UNET) or not header.has(VAE):
         if any("lora_" in key for key in header.shapes):
             raise ModelError("is a LoRA, not a model", name, "Name the model that it belongs to")
         raise ModelError("is no Stable Diffusion checkpoint: it has no U-Net or no VAE", name)
-    if TOKENS not in header.shapes and OPEN_TOKENS not in header.shapes:
-        raise ModelError("has no text encoder of Stable Diffusion 1.x or 2.x", name)
-    second = OPEN_TOKENS in header.shapes
-    unet = unet_config(header, second)
+    family = family_of(header, name)
+    unet = unet_config(header, family)
     if unet["in_channels"] != 4:
         what = f"takes {unet['in_channels']} channels: it is for inpainting or depth, not for text to image"
         raise ModelError(what, name, "Train with the model that it was made from")
-    prediction = prediction_type(header, second, v_parameterization)
-    unet["sample_size"] = 96 if second and prediction == "v_prediction" else 64
+    prediction = prediction_type(header, family, v_parameterization)
+    unet["sample_size"] = {"sd1": 64, "sd2": 96 if prediction == "v_prediction" else 64, "sdxl": 128}[family]
+    texts = {
+        "sd1": {"text_encoder": lambda: clip_config(header, CLIP)},
+        "sd2": {"text_encoder": lambda: open_clip_config(header, OPEN_CLIP, unused=1)},
+        "sdxl": {
+            "text_encoder": lambda: clip_config(header, XL_CLIP),
+            "text_encoder_2": lambda: open_clip_config(header, XL_OPEN_CLIP, unused=0),
+        },
+    }[family]
     return {
         "model_index": {"_class_name": "StableDiffusionPipeline"},
         "unet": unet,
-        "vae": vae_config(header, VAE),
-        "text_encoder": open_clip_config(header) if second else clip_config(header),
+        "vae": vae_config(header, VAE, 0.13025 if family == "sdxl" else 0.18215),
         "scheduler": {**SCHEDULER, "prediction_type": prediction},
+        **{encoder: make() for encoder, make in texts.items()},
     }
 
 
-def prediction_type(header: Header, second: bool, v_parameterization: bool | None) -> str:
+def family_of(header: Header, name: str) -> str:
+    """By the text encoders. Raises ModelError."""
+    found = {
+        "sdxl": (f"{XL_CLIP}{TOKENS}", f"{XL_OPEN_CLIP}{OPEN_TOKENS}"),
+        "sd2": (f"{OPEN_CLIP}{OPEN_TOKENS}",),
+        "sd1": (f"{CLIP}{TOKENS}",),
+    }
+    for family, names in found.items():
+        if all(token in header.shapes for token in names):
+            return family
+    if header.has("conditioner."):
+        raise ModelError("is an SDXL model without its first text encoder: a refiner", name, "Use the base model")
+    raise ModelError("has no text encoder of Stable Diffusion 1.x, 2.x or XL", name)
+
+
+def prediction_type(header: Header, family: str, v_parameterization: bool | None) -> str:
     told = header.metadata.get("modelspec.prediction_type", "")
     if told:
         return "v_prediction" if told.startswith("v") else "epsilon"
     if "v_pred" in header.shapes:  # a marker that some trainers write
         return "v_prediction"
-    return "v_prediction" if second and v_parameterization else "epsilon"
+    return "v_prediction" if family != "sd1" and v_parameterization else "epsilon"
 
 
-def unet_config(header: Header, second: bool) -> dict[str, Any]:
-    """Four levels of two layers; widths from the shapes."""
+def unet_config(header: Header, family: str) -> dict[str, Any]:
+    """Levels of two layers each; widths and depths from the shapes."""
     shapes = header.shapes
-    widths = [shapes[f"{UNET}input_blocks.{block}.0.out_layers.3.weight"][0] for block in (1, 4, 7, 10)]
-    attention = f"{UNET}input_blocks.1.1."
-    cross = [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"]
-    return {
+    starts = [block for block in (1, 4, 7, 10) if f"{UNET}input_blocks.{block}.0.out_layers.3.weight" in shapes]
+    widths = [shapes[f"{UNET}input_blocks.{block}.0.out_layers.3.weight"][0] for block in starts]
+    depths = [layers(header, re.escape(f"{UNET}input_blocks.{b}.1.transformer_blocks.") + r"(\d+)\.") for b in starts]
+    down = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths]
+    first = f"{UNET}input_blocks.{next(b for b, depth in zip(starts, depths, strict=True) if depth)}.1."
+    config = {
         "_class_name": "UNet2DConditionModel",
         "in_channels": shapes[f"{UNET}input_blocks.0.0.weight"][1],
         "out_channels": shapes[f"{UNET}out.2.weight"][0],
         "block_out_channels": widths,
         "layers_per_block": 2,
-        "down_block_types": cross,
-        "up_block_types": [name.replace("Down", "Up") for name in reversed(cross)],
-        "cross_attention_dim": shapes[f"{attention}transformer_blocks.0.attn2.to_k.weight"][1],
-        "attention_head_dim": [max(1, width // HEAD) for width in widths] if second else 8,
-        "use_linear_projection": len(shapes[f"{attention}proj_in.weight"]) == 2,
+        "down_block_types": down,
+        "up_block_types": [name.replace("Down", "Up") for name in reversed(down)],
+        "cross_attention_dim": shapes[f"{first}transformer_blocks.0.attn2.to_k.weight"][1],
+        "attention_head_dim": 8 if family == "sd1" else [max(1, width // HEAD) for width in widths],
+        "use_linear_projection": len(shapes[f"{first}proj_in.weight"]) == 2,
     }
+    if family == "sdxl":
+        config |= {
+            "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+            "transformer_layers_per_block": [max(1, depth) for depth in depths],
+            "projection_class_embeddings_input_dim": shapes[f"{UNET}label_emb.0.0.weight"][1],
+        }  # fmt: skip
+    return config
 
 
-def vae_config(header: Header, start: str) -> dict[str, Any]:
+def vae_config(header: Header, start: str, scaling_factor: float) -> dict[str, Any]:
     found = [
         re.match(re.escape(start) + r"encoder\.down\.(\d+)\.block\.0\.conv1\.weight", name) for name in header.shapes
     ]
@@ -94,7 +122,7 @@ def vae_config(header: Header, start: str) -> dict[str, Any]:
     return {
         "_class_name": "AutoencoderKL", "block_out_channels": widths, "layers_per_block": 2, "latent_channels": 4,
         "down_block_types": ["DownEncoderBlock2D"] * len(widths), "up_block_types": ["UpDecoderBlock2D"] * len(widths),
-        "scaling_factor": 0.18215, "sample_size": 512,
+        "scaling_factor": scaling_factor, "sample_size": 512,
     }  # fmt: skip
 
 
@@ -103,25 +131,27 @@ def layers(header: Header, pattern: str) -> int:
     return header.count(lambda name: match[1] if (match := re.match(pattern, name)) else None)
 
 
-def clip_config(header: Header) -> dict[str, Any]:
-    vocab, width = header.shapes[TOKENS]
+def clip_config(header: Header, start: str) -> dict[str, Any]:
+    vocab, width = header.shapes[f"{start}{TOKENS}"]
+    inner = f"{start}text_model.encoder.layers."
     return {
         "model_type": "clip_text_model", "vocab_size": vocab, "hidden_size": width, "projection_dim": width,
         "num_attention_heads": max(1, width // HEAD), "hidden_act": "quick_gelu", "max_position_embeddings": 77,
-        "num_hidden_layers": layers(header, re.escape(CLIP) + r"text_model\.encoder\.layers\.(\d+)\."),
-        "intermediate_size": header.shapes[f"{CLIP}text_model.encoder.layers.0.mlp.fc1.weight"][0],
+        "num_hidden_layers": layers(header, re.escape(inner) + r"(\d+)\."),
+        "intermediate_size": header.shapes[f"{inner}0.mlp.fc1.weight"][0],
         "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407,
     }  # fmt: skip
 
 
-def open_clip_config(header: Header) -> dict[str, Any]:
-    """OpenCLIP without its last layer, which Stable Diffusion 2.x does not use."""
-    vocab, width = header.shapes[OPEN_TOKENS]
-    block = f"{OPEN_CLIP}transformer.resblocks."
+def open_clip_config(header: Header, start: str, unused: int) -> dict[str, Any]:
+    """OpenCLIP without its `unused` last layers: Stable Diffusion 2.x leaves one out."""
+    vocab, width = header.shapes[f"{start}{OPEN_TOKENS}"]
+    block = f"{start}transformer.resblocks."
     return {
-        "model_type": "clip_text_model", "vocab_size": vocab, "hidden_size": width, "projection_dim": width // 2,
+        "model_type": "clip_text_model", "vocab_size": vocab, "hidden_size": width,
+        "projection_dim": header.shapes[f"{start}text_projection"][1] if not unused else width // 2,
         "num_attention_heads": max(1, width // HEAD), "hidden_act": "gelu", "max_position_embeddings": 77,
-        "num_hidden_layers": layers(header, re.escape(block) + r"(\d+)\.") - 1,
+        "num_hidden_layers": layers(header, re.escape(block) + r"(\d+)\.") - unused,
         "intermediate_size": header.shapes[f"{block}0.mlp.c_fc.weight"][0],
         "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 0,
     }  # fmt: skip
@@ -147,22 +177,24 @@ def load_vae(file: Path, config: dict[str, Any], start: str = VAE) -> Any:
     )
 
 
-def load_text_encoder(file: Path, config: dict[str, Any], dtype: torch.dtype) -> Any:
-    """CLIP under its own names, or OpenCLIP's renamed. Raises ModelError."""
-    from transformers import CLIPTextConfig, CLIPTextModel
+def load_text_encoder(file: Path, config: dict[str, Any], dtype: torch.dtype, start: str) -> Any:
+    """CLIP under its own names, or OpenCLIP's renamed; XL's second one with its projection. Raises ModelError."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+    kind: Any = CLIPTextModelWithProjection if start == XL_OPEN_CLIP else CLIPTextModel
     made = CLIPTextConfig(**config)
-    if config["pad_token_id"] == 0:
-        from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
+    if start in (CLIP, XL_CLIP):
+        tensors = {name.removeprefix(start): value for name, value in read_tensors(file, (start,)).items()}
+        return filled(lambda: kind(made), tensors, dtype, file)
+    from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 
-        with torch.device("meta"):
-            empty = CLIPTextModel(made)
-        found = convert_open_clip_checkpoint(empty, read_tensors(file, (OPEN_CLIP,)), prefix=OPEN_CLIP)
-        last = f"layers.{config['num_hidden_layers']}."
-        tensors = {name: value for name, value in found.items() if last not in name and "text_projection" not in name}
-    else:
-        tensors = {name.removeprefix(CLIP): value for name, value in read_tensors(file, (CLIP,)).items()}
-    return filled(lambda: CLIPTextModel(made), tensors, dtype, file)
+    with torch.device("meta"):
+        empty = kind(made)
+    found = convert_open_clip_checkpoint(empty, read_tensors(file, (start,)), prefix=start)
+    beyond = f"layers.{config['num_hidden_layers']}."
+    projects = kind is CLIPTextModelWithProjection
+    tensors = {n: v for n, v in found.items() if beyond not in n and (projects or "text_projection" not in n)}
+    return filled(lambda: kind(made), tensors, dtype, file)
 
 
 def filled(make: Any, tensors: dict[str, Tensor], dtype: torch.dtype, file: Path) -> nn.Module:

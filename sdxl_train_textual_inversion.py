@@ -1,0 +1,6 @@
+"""sd-scripts' name for `neonym train`, so that its commands run as they are."""
+
+from neonym.cli.main import run_script
+
+if __name__ == "__main__":
+    run_script("train", "sdxl_train_textual_inversion.py")

@@ -1,0 +1,157 @@
+"""What all latent diffusion models with CLIP text encoders, a U-Net and a VAE have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neonym.errors import ModelError
+from neonym.models import single_file
+from neonym.models.family import BUILTIN_MODELS, ModelSource
+from neonym.models.process import Diffusion, Key, keyed_noise
+from neonym.models.text import EmbeddingWithRows, WordTokenizer
+from neonym.models.weights import read_header
+
+TOKENIZER = BUILTIN_MODELS / "emoji" / "tokenizer"  # CLIP's whole vocabulary
+
+
+class LatentDiffusion:
+    """A frozen model with learned rows beside the token table of each of its text encoders.
+
+    A family adds how text is encoded and what the U-Net is told.
+    """
+
+    pipeline_class: str  # diffusers' pipeline that draws with such a model
+
+    def __init__(
+        self, source: ModelSource, unet: Any, vae: Any, encoders: dict[str, Any], scheduler: Any,
+        tokenizers: dict[str, WordTokenizer], clip_skip: int,
+    ):  # fmt: skip
+        self.source, self.clip_skip, self.tokenizers = source, clip_skip, tokenizers
+        self.unet, self.vae, self.encoders, self.scheduler = unet, vae, encoders, scheduler
+        self.process = Diffusion(scheduler.alphas_cumprod.float(), scheduler.config.prediction_type)
+        for module in self.modules().values():
+            module.requires_grad_(False).eval()
+        self.tables = {name: EmbeddingWithRows(encoder.get_input_embeddings()) for name, encoder in encoders.items()}
+        for name, encoder in encoders.items():
+            encoder.set_input_embeddings(self.tables[name])
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"unet": self.unet, "vae": self.vae, **self.encoders}
+
+    def vocabulary(self, encoder: str) -> Tensor:
+        """The frozen token table. -> [V,W]"""
+        return self.tables[encoder].frozen.weight
+
+    def add_word(self, token: str, rows: dict[str, Tensor]) -> None:
+        """Let `token` read `rows` ({encoder: float32 [n,W]}), now and as they change."""
+        for name, table in self.tables.items():
+            self.tokenizers[name].add_word(token, len(rows[name]))
+            table.rows.append(rows[name])
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Posterior mean and log-variance. [B,3,H,W] in -1..1 -> [B,2C,h,w]"""
+        with torch.no_grad():
+            return self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist.parameters
+
+    def draw_latents(self, moments: Tensor, keys: Sequence[Key]) -> Tensor:
+        """A keyed draw from the posterior, scaled as the U-Net expects. [B,2C,h,w] -> [B,C,h,w]"""
+        mean, log_variance = moments.chunk(2, dim=1)
+        spread = (0.5 * log_variance.clamp(-30, 20)).exp()
+        latents = mean + spread * keyed_noise(mean, keys, "posterior")
+        return latents * self.vae.config.scaling_factor
+
+    def tokenize(self, caption: str) -> dict[str, Tensor]:
+        """-> {encoder: int64 [K,77]}"""
+        return {name: tokenizer(caption).ids for name, tokenizer in self.tokenizers.items()}
+
+    def emphasis(self, caption: str) -> dict[str, Tensor] | None:
+        """-> {encoder: float32 [K,77]}, or None if captions are not weighted"""
+        found = {name: tokenizer(caption).weights for name, tokenizer in self.tokenizers.items() if tokenizer.weighted}
+        return found or None
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Of the U-Net: the text side is under 2 % of a step."""
+        self.unet.enable_gradient_checkpointing()
+
+
+def weigh(hidden: Tensor, weights: Tensor | None) -> Tensor:
+    """Each state times its weight. [B*K,77,D], [B,K,77] -> [B*K,77,D]"""
+    return hidden if weights is None else hidden * weights.flatten(0, 1)[..., None].to(hidden.dtype)
+
+
+def load_tokenizers(source: ModelSource, folders: dict[str, str], max_token_length: int) -> dict[str, WordTokenizer]:
+    """`folders`: encoder -> its tokenizer's folder. A single file has none of its own: the package's is CLIP's.
+
+    Padding is the encoder's: with the end, or with id 0. Raises ModelError.
+    """
+    from transformers import CLIPTokenizer
+
+    found = {}
+    for encoder, folder in folders.items():
+        config = source.configs[encoder]
+        try:
+            if source.file is None:
+                tokenizer = CLIPTokenizer.from_pretrained(source.folder / folder, local_files_only=True)
+            else:
+                more: dict[str, Any] = {"pad_token": "!"} if config.get("pad_token_id") == 0 else {}
+                tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER, local_files_only=True, **more)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"its tokenizer cannot be read ({error})", source.name) from error
+        found[encoder] = WordTokenizer(tokenizer, int(config["vocab_size"]), chunks=max_token_length // 75)
+    return found
+
+
+def quiet_libraries() -> None:
+    """No progress bars, no advice."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+
+
+def from_folder(source: ModelSource, library: Any, kind: str, part: str, dtype: torch.dtype) -> Any:
+    """A part of a Diffusers folder, such as diffusers' `UNet2DConditionModel` from `unet`."""
+    options = {"dtype": dtype, "local_files_only": True, "variant": source.variant}
+    return getattr(library, kind).from_pretrained(source.folder, subfolder=part, **options)
+
+
+def load_vae(source: ModelSource) -> Any:
+    """The model's VAE, or the one that the user named instead, in float32. Raises ModelError."""
+    import diffusers
+
+    parts: Any = diffusers
+    own = source.vae or source.file
+    if own is None:
+        return from_folder(source, parts, "AutoencoderKL", "vae", torch.float32)
+    if own.is_dir():
+        return parts.AutoencoderKL.from_pretrained(own, dtype=torch.float32, local_files_only=True)
+    header = read_header(own)
+    start = single_file.VAE if header.has(single_file.VAE) else ""
+    if not header.has(f"{start}encoder.down."):
+        raise ModelError("holds no VAE", str(own), "Name a VAE with --vae, or leave it out")
+    return single_file.load_vae(
+        own, single_file.vae_config(header, start, source.configs["vae"]["scaling_factor"]), start
+    )
+
+
+def on_device(module: Any, device: torch.device) -> Any:
+    """Convolutions are faster with channels last on a CPU."""
+    return module.to(device, memory_format=torch.channels_last) if device.type == "cpu" else module.to(device)
+
+
+def scheduler_of(source: ModelSource) -> Any:
+    """The noise schedule that training steps through."""
+    import diffusers
+
+    parts: Any = diffusers
+    return parts.DDPMScheduler.from_config(source.configs["scheduler"])

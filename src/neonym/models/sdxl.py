@@ -1,0 +1,121 @@
+"""Stable Diffusion XL: two CLIP text encoders, pooled text, size conditioning (Podell et al. 2023)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neonym.errors import ModelError
+from neonym.models import latent_diffusion as shared
+from neonym.models import single_file
+from neonym.models.family import ModelSource
+from neonym.models.text import WordTokenizer, join_chunks
+from neonym.types import TextCond
+
+FIRST, SECOND = "text_encoder", "text_encoder_2"  # CLIP ViT-L, OpenCLIP ViT-bigG
+GUIDANCE = 7.0
+WORD_SPREAD = 0.0133  # of the first encoder's vocabulary
+
+
+def recognise(name: str, folder: Path, configs: dict[str, dict[str, Any]]) -> ModelSource | None:
+    """Two text encoders of CLIP's kind and a four-channel U-Net that is told text and sizes; else None."""
+    unet, scheduler = configs.get("unet", {}), configs.get("scheduler", {})
+    both = all(encoder in configs for encoder in (FIRST, SECOND))
+    if unet.get("_class_name") != "UNet2DConditionModel" or not both or unet.get("addition_embed_type") != "text_time":
+        return None
+    prediction_type = scheduler.get("prediction_type", "epsilon")
+    if unet.get("in_channels", 4) != 4 or prediction_type not in ("epsilon", "v_prediction"):
+        return None
+    return ModelSource(
+        name=name,
+        folder=folder,
+        module=__name__,
+        family="sdxl",
+        configs=configs,
+        native_size=8 * int(unet.get("sample_size") or 128),
+        prediction_type=prediction_type,
+        text_layers=int(configs[FIRST].get("num_hidden_layers", 12)),
+        guidance=GUIDANCE,
+        word_spread=WORD_SPREAD,
+        encoders=(FIRST, SECOND),
+    )
+
+
+def load_tokenizers(source: ModelSource, max_token_length: int) -> dict[str, WordTokenizer]:
+    """The first pads with the end, the second with id 0, whatever its folder says of a "!" in captions."""
+    found = shared.load_tokenizers(source, {FIRST: "tokenizer", SECOND: "tokenizer_2"}, max_token_length)
+    found[SECOND].tokenizer.pad_token_id = 0
+    return found
+
+
+class StableDiffusionXL(shared.LatentDiffusion):
+    """A frozen SDXL with learned rows beside both token tables."""
+
+    pipeline_class = "StableDiffusionXLPipeline"
+
+    def encode_text(self, tokens: dict[str, Tensor], emphasis: dict[str, Tensor] | None = None) -> TextCond:
+        """Both encoders' last states but one, side by side, and the second's pooled text, which carries no weights.
+
+        {encoder: [B,K,77]} -> sequence [B,S,768+1280], pooled [B,1280]
+        """
+        parts, pooled = [], None
+        for name in (FIRST, SECOND):
+            ids = tokens[name]
+            states = self.encoders[name](ids.flatten(0, 1), output_hidden_states=True)
+            hidden = shared.weigh(states.hidden_states[-2], (emphasis or {}).get(name))  # [B*K,77,D]
+            parts.append(join_chunks(hidden, ids.shape[1]))
+            if name == SECOND:
+                pooled = self.pooled(states.last_hidden_state.unflatten(0, ids.shape[:2])[:, 0], ids[:, 0])
+        return TextCond(torch.cat(parts, dim=-1), pooled)
+
+    def pooled(self, states: Tensor, ids: Tensor) -> Tensor:
+        """The first chunk at its first end. A library that looks for the highest id would find a learned row.
+
+        [B,77,D], [B,77] -> [B,P]
+        """
+        first_end = (ids == self.tokenizers[SECOND].tokenizer.eos_token_id).int().argmax(dim=1)
+        rows = torch.arange(len(ids), device=ids.device)
+        return self.encoders[SECOND].text_projection(states[rows, first_end.to(rows.device)])
+
+    def denoise(self, x_t: Tensor, t: Tensor, text: TextCond, sizes: Tensor | None = None) -> Tensor:
+        """The U-Net's prediction, in float32. `sizes` [B,6]: original height and width, crop from top and left, target. -> [B,C,h,w]"""
+        assert text.pooled is not None
+        assert sizes is not None
+        dtype = self.unet.dtype
+        told = {"text_embeds": text.pooled.to(dtype), "time_ids": sizes.to(dtype)}
+        return self.unet(x_t.to(dtype), t, text.sequence.to(dtype), added_cond_kwargs=told).sample.float()
+
+
+def load(
+    source: ModelSource, device: torch.device, dtype: torch.dtype, max_token_length: int, clip_skip: int
+) -> StableDiffusionXL:
+    """Read the weights. The VAE, which overflows in fp16, stays in float32. Raises ModelError."""
+    import diffusers
+    import transformers
+
+    shared.quiet_libraries()
+    try:
+        if source.file is not None:
+            unet = single_file.load_unet(source.file, source.configs["unet"], dtype)
+            starts = {FIRST: single_file.XL_CLIP, SECOND: single_file.XL_OPEN_CLIP}
+            encoders = {
+                name: single_file.load_text_encoder(source.file, source.configs[name], dtype, start)
+                for name, start in starts.items()
+            }
+        else:
+            unet = shared.from_folder(source, diffusers, "UNet2DConditionModel", "unet", dtype)
+            kinds = {FIRST: "CLIPTextModel", SECOND: "CLIPTextModelWithProjection"}
+            encoders = {
+                name: shared.from_folder(source, transformers, kind, name, dtype) for name, kind in kinds.items()
+            }
+        vae = shared.load_vae(source)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"its weights cannot be read ({error})", source.name, "Is it complete?") from error
+    encoders = {name: encoder.to(device) for name, encoder in encoders.items()}
+    return StableDiffusionXL(
+        source, shared.on_device(unet, device), shared.on_device(vae, device), encoders, shared.scheduler_of(source),
+        load_tokenizers(source, max_token_length), clip_skip,
+    )  # fmt: skip
