@@ -37,11 +37,11 @@ def make_parts(family: str, tiny: bool, dtype: torch.dtype = torch.float16) -> d
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
+    torch.manual_seed(0)
     if family == "sdxl":
         return make_xl_parts(tiny, dtype)
     second, width = family == "sd2", 64 if tiny else WIDTHS[family]
     widths = (32, 64, 64, 64) if tiny else (320, 640, 1280, 1280)
-    torch.manual_seed(0)
     unet = UNet2DConditionModel(
         block_out_channels=widths, down_block_types=tuple(LEVELS), sample_size=96 if second else 64,
         up_block_types=tuple(name.replace("Down", "Up") for name in reversed(LEVELS)), cross_attention_dim=width,
