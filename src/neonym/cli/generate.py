@@ -19,7 +19,9 @@ class GenerateFlags(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    ckpt: str = Field(BUILTIN, description="The model: a checkpoint file, a Diffusers folder, a hub ID, or the built-in one.")
+    ckpt: str = Field(
+        BUILTIN, description="The model: a checkpoint file, a Diffusers folder, a hub ID, or the built-in one."
+    )
     textual_inversion_embeddings: tuple[str, ...] = Field((), description="Embedding files.")
     prompt: tuple[str, ...] = Field((), description="What to draw; several prompts make several pictures.")
     negative_prompt: str = Field("", description="What not to draw.")

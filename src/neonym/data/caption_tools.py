@@ -90,6 +90,7 @@ def write_text(file: Path, text: str) -> None:
     """Complete or absent. Raises DataError."""
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(text, encoding="utf-8")
         part.replace(file)
     except OSError as error:

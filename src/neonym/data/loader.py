@@ -11,6 +11,8 @@ import torch
 from neonym.data.latent_cache import Latents
 from neonym.types import Batch, Draw, Work
 
+KNOWN = 1 << 15  # captions whose ids are kept: more than there are, unless they change from draw to draw
+
 
 class Plan(Protocol):
     """Anything that says which samples a step has."""
@@ -43,10 +45,10 @@ class Loader:
         ranks: int = 1,
     ):
         self.plans, self.latents, self.device = plans, latents, device
-        self.tokenize, self.emphasis = lru_cache(maxsize=None)(tokenize), lru_cache(maxsize=None)(emphasis)
+        self.tokenize, self.emphasis = lru_cache(KNOWN)(tokenize), lru_cache(KNOWN)(emphasis)
         self.micro_batch, self.step_share = micro_batch, step_share
         self.rank, self.ranks = rank, ranks
-        self.shows = lru_cache(maxsize=None)(shows)
+        self.shows = lru_cache(KNOWN)(shows)
 
     def steps(self, first: int, end: int) -> Iterator[Work]:
         """The work of steps `first` to `end - 1`."""

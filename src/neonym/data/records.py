@@ -164,8 +164,6 @@ class Scan:
         """A picture's size, where it goes, and its content; None if it cannot be used, which is said."""
         try:
             size, content = known(looked, entry.path)
-            if mask is not None:
-                content += check_mask(mask, known(looked, mask), size)
             if size not in self.fits:
                 self.fits[size] = fit(size, self.rules, self.sizes)
         except DataError as error:
@@ -178,6 +176,11 @@ class Scan:
         if entry.size is not None and size not in (entry.size, entry.size[::-1]):
             what = f"is {size[0]} x {size[1]}, not {entry.size[0]} x {entry.size[1]} as the metadata says"
             self.report(Problem("warning", what, str(entry.path), "The true size is used"))
+        try:
+            content += check_mask(mask, known(looked, mask), size) if mask is not None else ""
+        except DataError as error:  # never passed over: the picture would be trained as a whole
+            self.report(error.problem)
+            return None
         return size, self.fits[size], content
 
     def caption(self, entry: Entry, folder: Folder) -> str | Problem | None:

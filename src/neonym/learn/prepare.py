@@ -112,7 +112,8 @@ def prepare(run: RunConfig, known: Sequence[Problem] = ()) -> Prepared:
         templates = ()
     ready.datasets = [as_dataset(spec, ready, ready.source, templates) for spec in ready.config.datasets]
     for index, dataset in enumerate(ready.datasets):
-        if any(side % ready.source.vae_factor for side in dataset.buckets.resolution):
+        uneven = any(side % ready.source.vae_factor for side in dataset.buckets.resolution)
+        if uneven and not dataset.buckets.enabled:
             what = f"resolution {dataset.buckets.resolution} is not a multiple of {ready.source.vae_factor}"
             ready.problems.append(Problem("error", what, f"datasets[{index}]"))
     ready.records, ready.held_out = scan(ready.datasets, ready.problems.append, run.dataset.broken_images == "stop")
