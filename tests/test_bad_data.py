@@ -12,7 +12,8 @@ from conftest import make_pictures, settings
 from PIL import Image
 
 from neonym.config.commandline import RunFlags, read_run
-from neonym.data.images import draw_view, face_of, load_mask, load_pixels, still_view, zoom_on_face
+from neonym.data.images import draw_view, face_of, inspect, load_mask, load_pixels, still_view, zoom_on_face
+from neonym.data.latent_cache import Latents
 from neonym.errors import Problem
 from neonym.learn.events import Silent
 from neonym.learn.loop import train
@@ -232,6 +233,63 @@ def test_kinds_that_need_a_plug_in(tmp_path):
     assert [(r.path.name, r.size) for r in ready.records] == [("x.avif", (48, 32)), ("x.jxl", (48, 32))]
     for record in ready.records:
         assert abs(load_pixels(record.path, still_view(record))[0].mean() + 1) < 0.1
+
+
+def test_two_words_of_one_folder_have_masks_of_their_own(tmp_path):
+    pictures = make_pictures(tmp_path / "a", 2, caption="one two")
+    for name, grey in (("m1", 255), ("m2", 0)):
+        (tmp_path / name).mkdir()
+        for path in pictures.glob("*.png"):
+            Image.new("L", (128, 128), grey).save(tmp_path / name / path.name)
+    subsets = [{"image_dir": str(pictures), "conditioning_data_dir": str(tmp_path / m), "concept": c}
+               for m, c in (("m1", "one"), ("m2", "two"))]  # fmt: skip
+    table = {"concepts": [{"token_string": "one"}, {"token_string": "two"}], "datasets": [{"subsets": subsets}]}
+    file = tmp_path / "t.json"
+    file.write_text(json.dumps(table))
+    ready = prepare(settings(dataset_config=str(file), masked_loss=True))
+    latents = Latents({}, lambda pixels: pixels)
+    means = {r.concept: float(latents.mask(r, still_view(r), (16, 16)).mean()) for r in ready.records}
+    assert means == {0: 1.0, 1: 0.0}
+
+
+def test_what_a_reviewer_broke(tmp_path, capsys):
+    from neonym.cli.main import main
+
+    folder = make_pictures(tmp_path / "a", 2, caption="a cat")
+    ready = check(folder, caption_prefix=WORD, caption_dropout_rate=0.5)
+    assert not ready.failed()
+    assert all(WORD in d.caption for step in range(20) for d in ready.plans[0].draws(step))
+    (folder / ("x" * 250 + ".png")).write_bytes((folder / "00.png").read_bytes())
+    ready = check_table(tmp_path, subset(tmp_path, class_tokens=WORD))
+    assert any(r.path.stem == "x" * 250 for r in ready.records)
+    for values, words in (({"image_dir": ""}, "`image_dir`"), ({"image_dir": "a\0b"}, "`image_dir`"),
+                          ({"image_dir": "a", "caption_extension": "a/b"}, "`caption_extension`")):  # fmt: skip
+        assert words in said(check_table(tmp_path, {"datasets": [{"subsets": [values]}]}))
+    assert "is empty" in said(check(folder, template_file=""))
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    assert "deep.json" in said(prepare(settings(dataset_config=str(tmp_path / "deep.json"), token_string=WORD)))
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert "loop" in said(check_table(tmp_path, {"datasets": [{"subsets": [{"image_dir": str(loop)}]}]}))
+    bad = make_pictures(tmp_path / "w", 2, caption=f"({WORD}:1.2.3)")
+    flags = ["--train_data_dir", str(bad), "--token_string", WORD, "--weighted_captions"]
+    assert main(["check", "--json", *flags]) == 2
+    assert any("no weight" in p["what"] for p in json.loads(capsys.readouterr().out)["problems"])
+    lines = tmp_path / "lines.txt"
+    lines.write_text("\n".join(["a [name]"] * 30 + ["nothing"]))
+    assert "none of the" in said(check(folder, template_file=str(lines)))  # every picture draws every line
+    turned = Image.new("RGB", (160, 64))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.png", exif=exif)
+    assert inspect(tmp_path / "turned.png")[0] == (64, 160)
+    grey = np.tile(np.linspace(0, 65535, 128).astype(np.uint16), (128, 1))
+    deep_mask = make_pictures(tmp_path / "g", 1)
+    (tmp_path / "gm").mkdir()
+    Image.fromarray(grey).save(tmp_path / "gm" / "00.png")
+    table = {"datasets": [{"subsets": [{"image_dir": str(deep_mask), "conditioning_data_dir": str(tmp_path / "gm")}]}]}
+    record = check_table(tmp_path, table, masked_loss=True).records[0]
+    assert load_mask(record, still_view(record)).mean() == pytest.approx(0.5, abs=0.01)
 
 
 def test_every_value_and_where_it_was_found(tmp_path, capsys):

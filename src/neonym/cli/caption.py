@@ -29,8 +29,8 @@ class FolderFlags(BaseModel):
 
 
 class Endings(BaseModel):
-    caption_extension: str = Field(".caption", description="Ending of files with sentences.")
-    tags_extension: str = Field(".txt", description="Ending of files with tags.")
+    caption_extension: str = Field(".caption", description="Ending of files with sentences; empty: none.")
+    tags_extension: str = Field(".txt", description="Ending of files with tags; empty: none.")
 
 
 class MergeFlags(FolderFlags, Endings):
@@ -48,14 +48,14 @@ class SplitFlags(Endings):
 class CleanFlags(BaseModel):
     in_json: tyro.conf.Positional[Path] = Field(description="Metadata file.")
     out: tyro.conf.Positional[Path] = Field(description="Metadata file to write; may be the same.")
-    caption_separator: str = Field(",", description="What stands between tags.")
+    caption_separator: str = Field(",", min_length=1, description="What stands between tags.")
     drop: tuple[str, ...] = Field((), description="Tags to leave out.")
 
 
 class CountFlags(BaseModel):
     in_json: tyro.conf.Positional[Path] = Field(description="Metadata file.")
     field: str = Field("tags", description="Count in this field: tags or caption.")
-    caption_separator: str = Field(",", description="What stands between tags.")
+    caption_separator: str = Field(",", min_length=1, description="What stands between tags.")
     top: int = Field(50, ge=1, description="How many to print.")
 
 
@@ -65,7 +65,7 @@ class WriteFlags(FolderFlags):
 
 
 class DescribeFlags(WriteFlags):
-    caption_extension: str = Field(".caption", description="Ending of the files to write.")
+    caption_extension: str = Field(".caption", min_length=1, description="Ending of the files to write.")
     prefix: str = Field("", description='Put before each sentence, such as "a picture of mychar4, ".')
     prompt: str = Field("", description="Beginning of the sentence that the model goes on from.")
     max_tokens: int = Field(40, ge=1, description="Longest sentence.")
@@ -74,7 +74,7 @@ class DescribeFlags(WriteFlags):
 
 
 class TagFlags(WriteFlags):
-    caption_extension: str = Field(".txt", description="Ending of the files to write.")
+    caption_extension: str = Field(".txt", min_length=1, description="Ending of the files to write.")
     prefix: str = Field("", description='Put before the tags, such as "mychar4, ".')
     threshold: float = Field(0.35, ge=0, le=1, description="Least probability of a tag.")
     character_threshold: float = Field(0.85, ge=0, le=1, description="Least probability of a character's name.")

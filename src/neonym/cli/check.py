@@ -92,13 +92,15 @@ def dataset_facts(ready: Prepared, index: int) -> dict[str, Any]:
 
 def item_facts(ready: Prepared, record: ImageRecord, draws: int, cached: set[Path], held_out: bool) -> dict[str, Any]:
     """`captions` are draws of the first step of training, each with a key of its own."""
-    from neonym.data.captions import final_caption
-    from neonym.learn.caption_checks import lost_word, plain_caption
+    from neonym.data.captions import Moment, final_caption
+    from neonym.learn.caption_checks import first_caption, lost_word
     from neonym.learn.rows import concept_seed
     from neonym.seeds import dice
 
-    caption = plain_caption(record)
-    ids = {name: tokenizer(caption) for name, tokenizer in ready.tokenizers.items()}
+    steps = ready.rhythm.total if ready.rhythm else 1
+    caption = first_caption(record, steps)
+    bad_weights = has_bad_weights(ready, record)
+    ids = {} if bad_weights else {name: tokenizer(caption) for name, tokenizer in ready.tokenizers.items()}
     seed = concept_seed(ready.run.optim.seed, ready.tokens[record.concept])
     return {
         "path": str(record.path),
@@ -113,12 +115,21 @@ def item_facts(ready: Prepared, record: ImageRecord, draws: int, cached: set[Pat
         "bucket": list(record.fit.bucket),
         "crop_ltrb": list(record.fit.crop),
         "caption": caption,
-        "captions": [final_caption(record.caption, record.rules, dice(seed, 0, k, "caption")) for k in range(draws)],
+        "captions": [
+            final_caption(record.caption, record.rules, dice(seed, 0, k, "caption"), Moment(steps=steps))
+            for k in range(draws)
+        ],
         "ids": {name: found.ids.tolist() for name, found in ids.items()},
         "learned_positions": {name: list(found.learned) for name, found in ids.items()},
-        "word_survives": record.is_reg or lost_word(record, ready.tokens[record.concept], ready.tokenizers) is None,
+        "word_survives": record.is_reg
+        or (not bad_weights and lost_word(record, ready.tokens[record.concept], ready.tokenizers) is None),
         "cached": record.path in cached,
     }
+
+
+def has_bad_weights(ready: Prepared, record: ImageRecord) -> bool:
+    """Whether weights in its captions cannot be read, so that it has no ids."""
+    return any(p.where == str(record.path) and "no weight" in p.what for p in ready.problems)
 
 
 def cached_pictures(ready: Prepared) -> set[Path]:
@@ -136,7 +147,7 @@ def cached_pictures(ready: Prepared) -> set[Path]:
         for path, view in places(ready.records)
         if not (folder / entry_name(contents[path], view, vae_hash)).is_file()
     }
-    return {r.path for r in ready.records} - missing
+    return {r.path for r in ready.records if not r.pictures.changes} - missing
 
 
 def look_alikes(ready: Prepared) -> list[Problem]:
@@ -203,12 +214,12 @@ def print_summary(ready: Prepared) -> None:
 
 def print_ids(ready: Prepared) -> None:
     """`--debug_dataset`: each picture's caption and ids, the learned ids marked."""
-    from neonym.learn.caption_checks import plain_caption
+    from neonym.learn.caption_checks import first_caption
 
     for record in ready.records:
-        caption = plain_caption(record)
+        caption = first_caption(record, ready.rhythm.total if ready.rhythm else 1)
         print(f"\n{record.path}\n{'reg ' if record.is_reg else ''}caption: {caption}")
-        for name, tokenizer in ready.tokenizers.items():
+        for name, tokenizer in ready.tokenizers.items() if not has_bad_weights(ready, record) else ():
             found = tokenizer(caption)
             marks = ", ".join(f"{p} ({found.ids.flatten()[p]})" for p in found.learned) or "none: the word is not there"
             print(f"input ids: {found.ids}")

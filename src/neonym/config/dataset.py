@@ -28,6 +28,8 @@ def _number(value: Any) -> Any:
 
 Whole = Annotated[int, BeforeValidator(_whole)]
 Number = Annotated[float, BeforeValidator(_number)]
+Place = Annotated[StrictStr, Field(min_length=1, pattern=r"^[^\x00]*$")]  # of a file or folder
+Ending = Annotated[StrictStr, Field(min_length=1, pattern=r"^[^\x00/]*$")]
 Share = Annotated[Number, Field(ge=0, le=1)]
 
 
@@ -82,7 +84,7 @@ class SubsetValues(Section):
 class FolderValues(Section):
     """What may stand beside `SubsetValues` where pictures are found by folder."""
 
-    caption_extension: StrictStr | None = None
+    caption_extension: Ending | None = None
     class_tokens: StrictStr | None = None
     cache_info: StrictBool = False
 
@@ -117,9 +119,9 @@ class DatasetValues(Section):
 class SubsetSpec(SubsetValues, FolderValues):
     """One folder of pictures, or one metadata file."""
 
-    image_dir: StrictStr | None = None
-    metadata_file: StrictStr | None = None
-    conditioning_data_dir: StrictStr | None = None
+    image_dir: Place | None = None
+    metadata_file: Place | None = None
+    conditioning_data_dir: Place | None = None
     is_reg: StrictBool = False
     alpha_mask: StrictBool = False
     concept: StrictStr | None = Field(

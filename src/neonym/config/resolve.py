@@ -68,7 +68,7 @@ def read_table(path: Path) -> Any:
         raise ConfigError([Problem("error", "is not UTF-8 text", str(path), "Save it as UTF-8")]) from error
     try:
         return json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         fix = "In TOML a backslash starts an escape: write paths with / or in 'single quotes'" if "\\" in text else ""
         raise ConfigError([Problem("error", str(error), str(path), fix)]) from error
 

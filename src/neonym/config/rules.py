@@ -44,6 +44,9 @@ def data_problems(run: RunConfig) -> Iterator[Problem]:
     if data.dataset_config is None and data.train_data_dir is None and data.in_json is None:
         fix = "Give a data-set file, or --train_data_dir FOLDER"
         yield Problem("error", "no pictures named", "--dataset_config", fix)
+    for name in ("dataset_config", "train_data_dir", "reg_data_dir", "in_json", "template_file", "caption_extension"):
+        if getattr(data, name) == "":
+            yield Problem("error", "is empty", f"--{name}", "Name a file or folder, or leave it out")
     if data.face_crop_aug_range is not None:
         try:
             parse_range(data.face_crop_aug_range)

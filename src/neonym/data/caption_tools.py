@@ -42,8 +42,8 @@ def merge(folder: Path, known: Metadata, extensions: Mapping[str, str], recursiv
     for picture in pictures_in(folder, recursive):
         facts = merged.setdefault(name_of(picture, folder, full_path), {})
         for field, ending in extensions.items():
-            file = picture.with_suffix(ending if ending.startswith(".") else f".{ending}")
-            if file.is_file():
+            file = picture.with_name(picture.stem + (ending if ending.startswith(".") else f".{ending}"))
+            if ending and os.path.isfile(file):  # noqa: PTH113
                 facts[field] = text_of(file, all_lines=field == "caption")
     return merged
 

@@ -29,10 +29,12 @@ class Moment:
     steps: int = 1  # of the whole training
 
 
-def final_caption(caption: str, rules: CaptionRules, random: Random, at: Moment = Moment()) -> str:
+def final_caption(caption: str, rules: CaptionRules, random: Random, at: Moment | None = None) -> str:
     """The text of one draw. What is random takes its numbers from `random` in a fixed order."""
+    at = at or Moment()
     if is_dropped(rules, random, at):
-        text = rules.word if shows(caption, rules.word) else ""
+        whole = " ".join(filter(None, (rules.prefix, caption, rules.suffix)))
+        text = rules.word if shows(whole, rules.word) else ""
     else:
         text = written_out(caption, rules, random)
         if by_tags(rules):

@@ -17,6 +17,7 @@ from neonym.errors import DataError
 SIDE = 8  # a fingerprint has 8 x 8 bits
 FEW_BITS = 3  # pictures with no more different bits look the same
 BANDS = FEW_BITS + 1  # two fingerprints with FEW_BITS differences agree in one band at least
+CROWD = 500  # different pictures that agree in a band: comparing each with each would take for ever
 FLAT = 4  # grey levels: a fingerprint of a picture without any structure says nothing
 
 
@@ -65,10 +66,12 @@ def similar(prints: dict[Path, int]) -> list[list[Path]]:
         return path
 
     same: dict[int, Path] = {}
-    for path, bits in prints.items():  # equal ones first: a band of thousands of copies then has one member
+    for path, bits in prints.items():  # equal ones first: thousands of copies are then one member of each band
         leader[path] = same.setdefault(bits, path)
     for members in bands.values():
-        distinct = sorted({find(path) for path in members})
+        distinct = sorted({same[prints[path]] for path in members})
+        if len(distinct) > CROWD:  # a band that says nothing, such as a white margin's
+            continue
         for first, second in combinations(distinct, 2):
             if (prints[first] ^ prints[second]).bit_count() <= FEW_BITS:
                 leader[find(second)] = find(first)

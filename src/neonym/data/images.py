@@ -26,6 +26,7 @@ try:
 except ImportError:
     pass
 ORIENTATION = 0x0112  # EXIF tag
+TURNING = (b"eXIf", b"Raw profile type", b"tiff:Orientation")  # where a PNG may say how it is turned
 FILTERS = {
     "lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR,
     "linear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "cubic": Image.Resampling.BICUBIC,
@@ -78,7 +79,7 @@ def inspect(path: Path) -> tuple[Size, str]:
         raise DataError(f"cannot be read ({error.strerror})", str(path), "Remove or replace it") from error
     with readable(path, data) as picture:
         size, turned = picture.size, False
-        if picture.format == "PNG" and b"eXIf" not in data:
+        if picture.format == "PNG" and not any(mark in data for mark in TURNING):
             picture.verify()  # the checksums of all its parts: nothing is decoded
         else:
             turned = picture.getexif().get(ORIENTATION, 1) >= 5
@@ -100,7 +101,7 @@ def load_mask(record: ImageRecord, view: View) -> np.ndarray:
     with readable(record.mask or record.path) as opened:
         picture = ImageOps.exif_transpose(opened)
         if record.mask is not None:
-            channel = picture.convert("RGB").getchannel("R")
+            channel = on_background(picture, (0, 0, 0)).getchannel("R")
         else:
             channel = picture.convert("RGBA").getchannel("A")
         return np.asarray(fitted(channel, view), np.float32) / 255

@@ -20,7 +20,7 @@ from neonym.data.images import inspect
 from neonym.errors import DataError
 from neonym.types import Size
 
-LAYOUT = 1  # changes with the meaning of an entry
+LAYOUT = 2  # changes with the meaning of an entry
 TOO_YOUNG = 2e9  # nanoseconds: a file just written can change again without changing its times
 Stamp = list[int]
 
@@ -54,7 +54,7 @@ def look_at(paths: Iterable[Path], progress: Callable[[int], object] | None = No
 
 def look_at_folder(folder: Path, files: list[Path]) -> Iterator[tuple[Path, Facts | DataError]]:
     """Files of one folder, in parallel where they have to be opened."""
-    index = default_folder() / "index" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]}.json"
+    index = default_folder() / "index" / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]}.json"
     known, stamps = read_index(index), {path: stamp_of(path) for path in files}
     new: list[Path] = []
     for path in files:
@@ -85,7 +85,7 @@ def stamp_of(path: Path) -> Stamp:
     """Size and times of a file; nothing if it is not there."""
     try:
         state = path.stat()
-    except OSError:
+    except (OSError, ValueError):
         return []
     return [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
 

@@ -46,7 +46,7 @@ class Latents:
 
     def __init__(self, known: dict[Place, torch.Tensor], encode: Encode):
         self.known, self.encode = known, encode
-        self.masks: dict[Place, torch.Tensor] = {}
+        self.masks: dict[tuple, torch.Tensor] = {}
 
     def __getitem__(self, place: Place) -> torch.Tensor:
         """-> float32 [2C,h,w] on the CPU. Raises DataError."""
@@ -57,12 +57,13 @@ class Latents:
         """How much each place of the latent counts, averaged over its pixels. -> float32 [1,h,w]. Raises DataError."""
         if not record.masked:
             return torch.ones(1, *size)
-        found = self.masks.get((record.path, view))
+        key = (record.path, record.mask, view, size)
+        found = self.masks.get(key)
         if found is None:
             pixels = torch.from_numpy(load_mask(record, view).copy())
             found = torch.nn.functional.interpolate(pixels[None, None], size=size, mode="area")[0]
             if not record.pictures.changes:
-                self.masks[record.path, view] = found
+                self.masks[key] = found
         return found
 
 

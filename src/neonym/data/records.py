@@ -85,7 +85,11 @@ class Scan:
             if folder.repeats < 1:
                 report(Problem("warning", f"num_repeats is {folder.repeats}, so it is passed over", str(folder.place)))
                 continue
-            place = (folder.concept, folder.place.resolve())
+            try:
+                place = (folder.concept, folder.place.resolve())
+            except (OSError, RuntimeError) as error:
+                report(Problem("error", f"cannot be reached ({error})", str(folder.place), "Check the link"))
+                continue
             if place in seen:
                 what = "is named twice in one data set; the second is passed over"
                 report(Problem("warning", what, str(folder.place)))

@@ -6,7 +6,9 @@ no file says.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import zipfile
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,7 @@ def cache_file(picture: Path, size: Size, family: str) -> Path:
     return old if old.is_file() else picture.with_name(f"{picture.stem}_{size[0]:04d}x{size[1]:04d}{SUFFIXES[family]}")
 
 
-def read_latents(record: ImageRecord, view: View, family: str, factor: int) -> torch.Tensor | str:
+def read_latents(record: ImageRecord, view: View, family: str, channels: int, factor: int) -> torch.Tensor | str:
     """-> moments float32 [2C,h,w], or why they cannot be used."""
     with Image.open(record.path) as picture:
         stored = picture.size
@@ -39,14 +41,22 @@ def read_latents(record: ImageRecord, view: View, family: str, factor: int) -> t
     key = "latents_flipped" if view.flipped else "latents"
     try:
         with np.load(file, allow_pickle=False) as opened:
-            arrays: Mapping[str, np.ndarray] = {name: opened[name] for name in opened.files}
-    except (OSError, ValueError, EOFError, KeyError) as error:
+            if key not in opened.files or "original_size" not in opened.files:
+                return f"it has no {key}"
+            latents, size = opened[key], tuple(int(side) for side in opened["original_size"])
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         return f"it cannot be read ({error})"
-    if key not in arrays or "original_size" not in arrays:
-        return f"it has no {key}"
-    latents, size = arrays[key], tuple(int(side) for side in arrays["original_size"])
-    wanted = (record.fit.bucket[1] // factor, record.fit.bucket[0] // factor)
-    if size != stored or latents.ndim != 3 or latents.shape[1:] != wanted:
+    wanted = (channels, view.fit.bucket[1] // factor, view.fit.bucket[0] // factor)
+    if size != stored or latents.shape != wanted or latents.dtype.kind != "f":
         return f"it is of {size} with latents {latents.shape}, not of {stored} with {wanted}"
     if not np.isfinite(latents).all():
         return "it holds numbers that are not finite"
@@ -55,13 +65,13 @@ def read_latents(record: ImageRecord, view: View, family: str, factor: int) -> t
 
 
 def known_latents(
-    records: Iterable[ImageRecord], places: Iterable[tuple[Path, View]], family: str, factor: int
+    records: Iterable[ImageRecord], places: Iterable[tuple[Path, View]], family: str, channels: int, factor: int
 ) -> tuple[dict[tuple[Path, View], torch.Tensor], dict[str, int]]:
     """-> (moments that could be read, how many could not and why)"""
     by_path = {record.path: record for record in records}
     found, refused = {}, dict[str, int]()
     for path, view in places:
-        read = read_latents(by_path[path], view, family, factor)
+        read = read_latents(by_path[path], view, family, channels, factor)
         if isinstance(read, str):
             refused[read] = refused.get(read, 0) + 1
         else:

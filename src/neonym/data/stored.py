@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ def read_caption(image: Path, extension: str | None, all_lines: bool = False) ->
     for stem in stems:
         for ending in endings:
             path = stem.with_name(stem.name + ending)
-            if path.is_file():
+            if os.path.isfile(path):  # noqa: PTH113 - false, not an error, for a name that is too long
                 return text_of(path, all_lines)
     return None
 
@@ -42,7 +43,7 @@ def text_of(path: Path, all_lines: bool) -> str:
     if not text:
         fix = "Write the caption, or remove the file: class_tokens is used then"
         raise DataError("is an empty file, not a caption", str(path), fix)
-    lines = [line.strip() for line in text.splitlines()]
+    lines = [line.strip() for line in text.split("\n")]
     return "\n".join(line for line in lines if line) if all_lines else lines[0]
 
 
@@ -60,7 +61,7 @@ def read_metadata(file: Path, folder: Path | None, separator: str, wildcards: bo
 
     A name without ending is looked for with every known one: sd-scripts' own tools write them so. Raises DataError.
     """
-    entries, listings = [], dict[Path, dict[str, list[str]]]()
+    entries, listings, seen = [], dict[Path, dict[str, list[str]]](), set[Path]()
     for name, facts in metadata_rows(file):
         if not isinstance(facts, dict):
             report(Problem("error", f"`{name}` is not an object with caption and tags", str(file)))
@@ -72,7 +73,16 @@ def read_metadata(file: Path, folder: Path | None, separator: str, wildcards: bo
         if not isinstance(caption, str) or not isinstance(tags, str):
             report(Problem("error", f"caption and tags of `{name}` must be texts", str(file)))
             continue
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            report(Problem("error", f"the name {name!r} is no text", str(file)))
+            continue
         path = with_ending((folder or Path()) / name, listings)
+        if path in seen:
+            report(Problem("warning", f"names {path.name} twice; the second is passed over", str(file)))
+            continue
+        seen.add(path)
         entries.append(Entry(path, joined(caption, tags, separator, wildcards), size_of(facts.get("image_size"))))
     return sorted(entries, key=lambda entry: str(entry.path))
 
@@ -92,13 +102,13 @@ def metadata_rows(file: Path) -> Iterator[tuple[str, object]]:
                 raise ValueError("an object of picture names is expected")
             yield from table.items()
             return
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 row = json.loads(line)
                 if not isinstance(row, dict) or not isinstance(row.get("image_path"), str):
                     raise ValueError(f"line {number} has no image_path")
                 yield row["image_path"], row
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"is no metadata file ({error})", str(file)) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from neonym.data.captions import Moment, final_caption
@@ -22,9 +23,18 @@ ENOUGH_HELD_OUT = 4  # pictures to judge a word by
 DRAWS = 4  # of a caption that changes
 
 
+FIRST = Moment()
+
+
+def first_caption(record: ImageRecord, steps: int) -> str:
+    """One draw of the first of `steps` steps."""
+    return final_caption(record.caption, record.rules, dice(0, "caption"), Moment(steps=steps))
+
+
 def plain_caption(record: ImageRecord) -> str:
-    """One draw of the first step."""
-    return final_caption(record.caption, record.rules, dice(0, "caption"))
+    """One draw that is not dropped."""
+    rules = replace(record.rules, dropout=0.0, drop_every_n_epochs=0)
+    return final_caption(record.caption, rules, dice(0, "caption"), FIRST)
 
 
 def possible_captions(record: ImageRecord, fits: bool) -> set[str]:
@@ -32,18 +42,26 @@ def possible_captions(record: ImageRecord, fits: bool) -> set[str]:
 
     Shuffling, warm-up and dropout never lose the word, but they can move it behind the end of a caption that is too long.
     """
-    found = {plain_caption(record)}
-    if record.rules.wildcards or record.rules.templates or not fits:
-        found |= {
-            final_caption(record.caption, record.rules, dice(0, k, "caption"), Moment(step=k % 2)) for k in range(DRAWS)
-        }
+    found, rules = {plain_caption(record)}, record.rules
+    if rules.wildcards or not fits:
+        found |= {final_caption(record.caption, rules, dice(0, k, "caption"), Moment(step=k % 2)) for k in range(DRAWS)}
+    if rules.wildcards:
+        found |= {plain_caption(replace(record, caption=line)) for line in record.caption.split("\n")}
+    if rules.templates:
+        found |= {plain_caption(replace(record, rules=replace(rules, templates=(t,)))) for t in rules.templates}
     return found
+
+
+def longest(record: ImageRecord) -> str:
+    """No caption of the picture has more than this in it."""
+    rules = record.rules
+    return " ".join(filter(None, (rules.prefix, record.caption, rules.suffix, *rules.templates[:1])))
 
 
 def lost_word(record: ImageRecord, token: str, tokenizers: dict[str, WordTokenizer]) -> str | None:
     """ "missing" or "cut" if there is a caption of the picture in which its word does not survive."""
     for tokenizer in tokenizers.values():
-        for text in possible_captions(record, tokenizer.surely_fits(record.caption)):
+        for text in possible_captions(record, tokenizer.surely_fits(longest(record))):
             if clean(token) not in tokenizer.words_in(text):
                 return "missing"
             if not tokenizer.surely_fits(text) and tokenizer(text).lost_rows:
@@ -76,9 +94,10 @@ def token_problems(ready: Prepared) -> list[Problem]:
 def wrong_weights(ready: Prepared) -> list[Problem]:
     """Captions whose weights cannot be read."""
     problems = []
-    for record in ready.records if ready.run.dataset.weighted_captions else ():
+    for record in [*ready.records, *ready.held_out] if ready.run.dataset.weighted_captions else ():
         try:
-            parse_weights(plain_caption(record))
+            for text in (plain_caption(record), *record.caption.split("\n"), *possible_captions(record, True)):
+                parse_weights(text)
         except ValueError as error:
             fix = "Write (text:1.3), or a backslash before a bracket that is meant as such"
             problems.append(Problem("error", f"{error} in its caption", str(record.path), fix))
@@ -102,7 +121,7 @@ def concept_problems(ready: Prepared, token: str, own: list[ImageRecord]) -> Ite
         fix = "Put the word first, or use a larger --max_token_length"
         yield Problem("error" if len(cut) == len(own) else "warning", what, f"`{token}`", fix)
     long = [
-        r.path.name for r in own if not any(t.surely_fits(r.caption) for t in ready.tokenizers.values())
+        r.path.name for r in own if not any(t.surely_fits(longest(r)) for t in ready.tokenizers.values())
         and any(t(plain_caption(r)).lost_tokens for t in ready.tokenizers.values())
     ]  # fmt: skip
     if long:

@@ -153,7 +153,9 @@ def encode_pictures(ready: Prepared, model: Model, report: Report) -> Latents:
 
 def sdscripts_latents(records: Sequence[ImageRecord], source: ModelSource, report: Report) -> dict[Place, torch.Tensor]:
     """Latents that sd-scripts cached, and what is said of them."""
-    found, refused = known_latents(records, places(records), source.family, source.vae_factor)
+    found, refused = known_latents(
+        records, places(records), source.family, int(source.configs["vae"].get("latent_channels", 4)), source.vae_factor
+    )
     report.note(f"{len(found)} pictures are read from sd-scripts' caches; they do not say of which VAE they are")
     for reason, count in refused.items():
         report.note(f"{count} pictures are encoded, for of their caches {reason}")
@@ -325,7 +327,7 @@ def identity(ready: Prepared) -> dict[str, str]:
     records = [*ready.records, *ready.held_out]
     concepts = [c.model_dump(exclude={"weights"}) for c in ready.config.concepts]
     starts = {token: {e: rows.tolist() for e, rows in w.items()} for token, w in ready.weights.items()}
-    pictures = fingerprint(records, ready.step_sizes, concepts, starts)
+    pictures = fingerprint(records, len(ready.records), ready.step_sizes, concepts, starts)
     return {**settings_of(ready.run), "model_hash": ready.source.text_hash(), "pictures_and_captions": pictures}
 
 
