@@ -65,7 +65,7 @@ def run_for(tmp_path, pictures):
     def build(name: str = "out", **flags) -> RunConfig:
         base = {
             "train_data_dir": str(pictures), "token_string": "mychar4", "max_train_steps": 8, "eval_samples": 8,
-            "output_dir": str(tmp_path / name), "cpu": True,
+            "output_dir": str(tmp_path / name), "cpu": True, "learning_rate": 0.005,
         }  # fmt: skip
         return settings(**{**base, **flags})
 

@@ -114,9 +114,10 @@ class DatasetSettings(Section):
 class OptimSettings(Section):
     optimizer_type: str = setting("AdamW", "Optimizer: one of sd-scripts' names (in any case), or a dotted path.")
     optimizer_args: tuple[str, ...] = setting((), 'Its arguments: "name=value", values as in Python.')
-    learning_rate: float | str = setting(
-        5e-3,
-        'Learning rate of the rows, or stages as AUTOMATIC1111 writes them: "0.005:100, 1e-3:1000, 5e-4".',
+    learning_rate: float | str | None = setting(
+        None,
+        "Learning rate of the rows (default: 5e-3, or what the model's folder says in neonym.json), or stages as "
+        'AUTOMATIC1111 writes them: "0.005:100, 1e-3:1000, 5e-4".',
         above=0,
     )
     lr_scheduler: str = setting("cosine", "How the learning rate changes over the steps: one of sd-scripts' names.")

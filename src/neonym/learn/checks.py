@@ -22,7 +22,7 @@ from neonym.learn.optim import (
     reach,
     sets_own_rate,
 )
-from neonym.learn.rates import arguments, base_rate, rate_of
+from neonym.learn.rates import DEFAULT_RATE, arguments, base_rate, rate_of
 from neonym.learn.rhythm import Rhythm
 from neonym.models.family import ModelSource
 
@@ -76,7 +76,8 @@ def learning_problems(ready: Prepared, source: ModelSource, rhythm: Rhythm) -> l
                 f"{farthest:.2g}, {100 * farthest / source.word_spread:.0f} % of the spread of this model's words "
                 f"({source.word_spread:.2g}): the word can hardly be learned"
             )
-            fix = "Values around 5e-3 learn in a hundred steps"
+            suits = DEFAULT_RATE if source.learning_rate is None else source.learning_rate
+            fix = f"Values around {suits:g} learn in a hundred steps"
             problems.append(Problem("warning", what, "--learning_rate", fix))
     return list(dict.fromkeys(problems))
 

@@ -29,6 +29,7 @@ from neonym.learn.checks import (
     setting_notes,
     setting_problems,
 )
+from neonym.learn.rates import DEFAULT_RATE
 from neonym.learn.rhythm import Rhythm, make_rhythm
 from neonym.learn.rows import concept_seed
 from neonym.learn.samples import sample_prompts
@@ -104,6 +105,7 @@ def prepare(run: RunConfig, known: Sequence[Problem] = ()) -> Prepared:
         ready.problems.append(error.problem)
     if ready.config is None or ready.source is None:
         return ready
+    run = ready.run = with_learning_rate(run, ready.source)
     ready.problems += [*setting_notes(run), *setting_problems(run, ready.source)]
     try:
         templates = read_templates(run)
@@ -137,6 +139,14 @@ def prepare(run: RunConfig, known: Sequence[Problem] = ()) -> Prepared:
             ready.problems.append(Problem("error", what, "--initial_step, --initial_epoch"))
         ready.problems += learning_problems(ready, ready.source, ready.rhythm)
     return ready
+
+
+def with_learning_rate(run: RunConfig, source: ModelSource) -> RunConfig:
+    """The rate that suits the model's words, unless the user gave one."""
+    if run.optim.learning_rate is not None:
+        return run
+    rate = DEFAULT_RATE if source.learning_rate is None else source.learning_rate
+    return run.model_copy(update={"optim": run.optim.model_copy(update={"learning_rate": rate})})
 
 
 def read_weights(ready: Prepared, source: ModelSource) -> None:

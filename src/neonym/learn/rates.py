@@ -7,6 +7,7 @@ from neonym.config.run import OptimSettings
 from neonym.config.values import parse_arguments, parse_count, schedule_name
 from neonym.learn.optim import Rate, make_rate, staged_rate
 
+DEFAULT_RATE = 5e-3
 DEFAULT_WARMUP = 10  # steps
 
 
@@ -20,7 +21,9 @@ def base_rate(optim: OptimSettings, spec: ConceptSpec | None = None) -> float:
     """The concept's own learning rate, or the run's; of stages the first."""
     if spec is not None and spec.learning_rate is not None:
         return spec.learning_rate
-    return staged_rate(optim.learning_rate)(0) if isinstance(optim.learning_rate, str) else optim.learning_rate
+    if isinstance(optim.learning_rate, str):
+        return staged_rate(optim.learning_rate)(0)
+    return DEFAULT_RATE if optim.learning_rate is None else optim.learning_rate
 
 
 def rate_of(optim: OptimSettings, spec: ConceptSpec | None, total: int) -> Rate:

@@ -68,6 +68,7 @@ class ModelSource:
     word_spread: float  # standard deviation of a coordinate of the vocabulary
     text_layers: int
     guidance: float  # guidance scale that suits it
+    learning_rate: float | None = None  # that suits its words, if its folder says one
     vae_factor: int = 8
     encoders: tuple[str, ...] = ("text_encoder",)
     file: Path | None = None  # the checkpoint, if the model is one file

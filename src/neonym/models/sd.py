@@ -39,6 +39,7 @@ def recognise(name: str, folder: Path, configs: dict[str, dict[str, Any]]) -> Mo
         prediction_type=prediction_type,
         text_layers=int(text.get("num_hidden_layers", 12)),
         guidance=float(configs.get("neonym", {}).get("guidance", GUIDANCE)),
+        learning_rate=configs.get("neonym", {}).get("learning_rate"),
         word_spread=float(configs.get("neonym", {}).get("word_spread", WORD_SPREAD)),
     )
 
