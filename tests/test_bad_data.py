@@ -292,6 +292,23 @@ def test_what_a_reviewer_broke(tmp_path, capsys):
     assert load_mask(record, still_view(record)).mean() == pytest.approx(0.5, abs=0.01)
 
 
+def test_held_out_pictures_are_trained_nowhere(tmp_path):
+    make_pictures(tmp_path / "a", 5)
+    one = {"subsets": [{"image_dir": str(tmp_path / "a")}]}
+    table = {"datasets": [{**one, "validation_split": 0.4}, {**one, "resolution": 64}]}
+    ready = check_table(tmp_path, table)
+    assert len(ready.held_out) == 2
+    assert len(ready.records) == 6
+    assert not {r.content for r in ready.records} & {r.content for r in ready.held_out}
+    assert "held out elsewhere" in said(ready, "warning")
+
+
+def test_pictures_beside_named_folders_are_not_forgotten_silently(tmp_path):
+    make_pictures(tmp_path / "a", 2)
+    make_pictures(tmp_path / "a" / "2_mychar4", 1, caption=None)
+    assert "passed over" in said(check(tmp_path / "a"), "warning")
+
+
 def test_every_value_and_where_it_was_found(tmp_path, capsys):
     from neonym.cli.main import main
 

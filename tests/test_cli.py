@@ -88,7 +88,9 @@ def test_debug_dataset_prints_ids_and_stops(folder, capsys):
 def test_check_json(folder, capsys):
     assert main(["check", *SEED_COMMAND, "--json", "--draws", "2"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert set(found) == {"problems", "datasets", "items"}
+    assert set(found) == {"problems", "datasets", "config", "items"}
+    assert found["config"][0]["settings"]["batch_size"] == 2
+    assert found["config"][0]["origins"]["batch_size"] == "dataset"
     assert all(set(p) == {"severity", "what", "where", "fix"} for p in found["problems"])
     assert found["datasets"] == [
         {"resolution": [128, 128], "batch_size": 2, "buckets": [{"size": [128, 128], "count": 4}], "steps_per_epoch": 2}

@@ -57,6 +57,7 @@ def as_object(ready: Prepared, draws: int) -> dict[str, Any]:
     return {
         "problems": [asdict(p) for p in ready.problems],
         "datasets": [dataset_facts(ready, index) for index in range(len(ready.datasets))],
+        "config": [config_facts(ready, index) for index in range(len(ready.datasets))],
         "items": [
             item_facts(ready, record, draws, cached, held_out)
             for held_out, records in ((False, ready.records), (True, ready.held_out))
@@ -73,6 +74,16 @@ def dataset_facts(ready: Prepared, index: int) -> dict[str, Any]:
     counts: Counter[tuple[int, int]] = Counter()
     for record in records:
         counts[record.fit.bucket] += record.repeats
+    return {
+        "resolution": list(ready.datasets[index].buckets.resolution),
+        "batch_size": ready.datasets[index].batch_size,
+        "buckets": [{"size": list(size), "count": count} for size, count in sorted(counts.items())],
+        "steps_per_epoch": max(steps_per_epoch(own, ready.step_sizes) for own in by_concept),
+    }
+
+
+def config_facts(ready: Prepared, index: int) -> dict[str, Any]:
+    """Every value of a data set and its subsets, and where it was found."""
     assert ready.config is not None
     spec = ready.config.datasets[index]
     return {
@@ -83,10 +94,6 @@ def dataset_facts(ready: Prepared, index: int) -> dict[str, Any]:
             for (dataset, subset, key), origin in ready.origins.items()
             if dataset == index
         },
-        "resolution": list(ready.datasets[index].buckets.resolution),
-        "batch_size": ready.datasets[index].batch_size,
-        "buckets": [{"size": list(size), "count": count} for size, count in sorted(counts.items())],
-        "steps_per_epoch": max(steps_per_epoch(own, ready.step_sizes) for own in by_concept),
     }
 
 

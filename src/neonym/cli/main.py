@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from io import TextIOWrapper
 
 from neonym._version import __version__
 from neonym.errors import NeonymError
@@ -50,6 +51,9 @@ def main(argv: list[str]) -> int:
 def guarded(command: Callable[[list[str], str], int], argv: list[str], prog: str) -> int:
     """Run a command; what went wrong on purpose is one paragraph, without a traceback. -> exit code"""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for stream in (sys.stdout, sys.stderr):  # file names need not be Unicode
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return command(argv, prog)
     except NeonymError as error:

@@ -11,6 +11,8 @@ from neonym.config.run import DatasetSettings, RunConfig
 from neonym.errors import ConfigError, Problem
 from neonym.words import clean
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")
+
 
 def read_dataset(run: RunConfig) -> Resolved:
     """The resolved data set of a run, where its values come from, and every problem of flags and file together."""
@@ -142,4 +144,7 @@ def folder_subsets(folder: Path, flag: str, is_reg: bool, problems: list[Problem
             continue
         if repeats >= 1:
             subsets.append({"image_dir": str(child), "num_repeats": repeats, "class_tokens": name, "is_reg": is_reg})
+    if subsets and any(p.suffix.lower() in PICTURES for p in folder.iterdir() if p.is_file()):
+        what = "its own pictures are passed over, because it has `N_name` folders"
+        problems.append(Problem("warning", what, str(folder), "Move them into a folder such as `1_name`"))
     return subsets or [{"image_dir": str(folder), "is_reg": is_reg}]

@@ -61,7 +61,17 @@ def scan(
         found, kept_back = Scan(dataset, index, report, broken_is_fatal).run()
         training += found
         held_out += kept_back
-    return training, held_out
+    return without_leaks(training, held_out, report), held_out
+
+
+def without_leaks(training: list[ImageRecord], held_out: list[ImageRecord], report: Reporter) -> list[ImageRecord]:
+    """A picture that is held out in one data set is not trained in another; the same picture is the same content."""
+    back = {(r.concept, r.content[:64]) for r in held_out}
+    leaks = [r for r in training if (r.concept, r.content[:64]) in back]
+    if leaks:
+        what = f"{len(leaks)} pictures are held out elsewhere, so they are not trained ({some([r.path.name for r in leaks])})"
+        report(Problem("warning", what, "validation_split"))
+    return [r for r in training if (r.concept, r.content[:64]) not in back]
 
 
 class Scan:

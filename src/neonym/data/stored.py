@@ -73,9 +73,7 @@ def read_metadata(file: Path, folder: Path | None, separator: str, wildcards: bo
         if not isinstance(caption, str) or not isinstance(tags, str):
             report(Problem("error", f"caption and tags of `{name}` must be texts", str(file)))
             continue
-        try:
-            name.encode()
-        except UnicodeEncodeError:
+        if "\0" in name or not is_text(name):
             report(Problem("error", f"the name {name!r} is no text", str(file)))
             continue
         path = with_ending((folder or Path()) / name, listings)
@@ -85,6 +83,15 @@ def read_metadata(file: Path, folder: Path | None, separator: str, wildcards: bo
         seen.add(path)
         entries.append(Entry(path, joined(caption, tags, separator, wildcards), size_of(facts.get("image_size"))))
     return sorted(entries, key=lambda entry: str(entry.path))
+
+
+def is_text(name: str) -> bool:
+    """False for half a surrogate pair, which JSON can hold."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def metadata_rows(file: Path) -> Iterator[tuple[str, object]]:
