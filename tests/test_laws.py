@@ -173,7 +173,7 @@ def two_concepts(tmp_path: Path) -> str:
 
 def test_law_2_alone_is_together(run_for, tmp_path, pictures):
     config = two_concepts(tmp_path)
-    common = {"max_train_steps": 10, "eval_samples": 8, "cpu": True}
+    common = {"max_train_steps": 10, "eval_samples": 8, "cpu": True, "learning_rate": 0.005}
     both = loop.train(settings(dataset_config=config, output_dir=str(tmp_path / "both"), **common))
     assert [f.stem for f in both.files] == ["mychar4", "zyzzo"]
     first = loop.train(run_for("first", max_train_steps=10, num_vectors_per_token=2))
@@ -227,9 +227,9 @@ def test_law_5_the_model_is_frozen(run_for, monkeypatch):
 def test_law_6_a_loss_that_is_not_a_number_writes_nothing(run_for, monkeypatch):
     clean, calls = Objective.loss, []
 
-    def poisoned(self, guess, noisy):
+    def poisoned(self, guess, noisy, mask=None):
         calls.append(1)
-        loss = clean(self, guess, noisy)
+        loss = clean(self, guess, noisy, mask)
         return loss * float("nan") if len(calls) > 12 else loss
 
     monkeypatch.setattr(Objective, "loss", poisoned)
@@ -246,9 +246,9 @@ def test_law_6_a_few_bad_steps_are_passed_over(run_for, monkeypatch):
     """Two steps without a finite loss change nothing; the run goes on, learns and writes."""
     clean, calls = Objective.loss, []
 
-    def poisoned(self, guess, noisy):
+    def poisoned(self, guess, noisy, mask=None):
         calls.append(1)
-        loss = clean(self, guess, noisy)
+        loss = clean(self, guess, noisy, mask)
         return loss * float("inf") if len(calls) in (6, 7) else loss
 
     monkeypatch.setattr(Objective, "loss", poisoned)
@@ -272,7 +272,7 @@ from neonym.formats import write_embedding
 from neonym.types import Embedding
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
-write_embedding(Embedding("word", {"text_encoder": torch.zeros(1, 128)}), sys.argv[1])
+write_embedding(Embedding("word", {"text_encoder": 2 * torch.ones(1, 128)}), sys.argv[1])
 """
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
     assert "FormatError" in done.stderr
