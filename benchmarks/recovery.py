@@ -25,7 +25,8 @@ from PIL import Image
 
 from neonym.config.run import ConceptSettings, ObjectiveSettings, OptimSettings, RunConfig
 from neonym.formats import read_embedding
-from neonym.generation.images import add_embedding, draw
+from neonym.generation.embeddings import add_embedding
+from neonym.generation.images import draw
 from neonym.learn.events import Silent
 from neonym.learn.loop import train
 from neonym.learn.objective import Objective

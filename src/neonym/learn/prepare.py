@@ -20,7 +20,6 @@ from neonym.data.records import Dataset, Folder, scan
 from neonym.data.stored import text_of
 from neonym.errors import ConfigError, DataError, FormatError, ModelError, Problem
 from neonym.formats import read_embedding
-from neonym.generation.images import SAMPLERS
 from neonym.generation.prompts import SamplePrompt
 from neonym.learn.caption_checks import token_problems
 from neonym.learn.checks import (
@@ -126,7 +125,7 @@ def prepare(run: RunConfig, known: Sequence[Problem] = ()) -> Prepared:
         for tokenizer in ready.tokenizers.values():
             tokenizer.add_word(spec.token_string, spec.num_vectors_per_token)
     ready.problems += token_problems(ready)
-    ready.prompts, found = sample_prompts(run.sample, ready.tokens, list(SAMPLERS))
+    ready.prompts, found = sample_prompts(run.sample, ready.tokens)
     ready.problems += found
     read_weights(ready, ready.source)
     if not ready.failed():
