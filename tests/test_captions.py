@@ -48,6 +48,25 @@ def test_the_word_is_never_dropped(tmp_path):
     assert len(texts) > 5
 
 
+def test_captions_of_held_out_pictures_are_looked_at_too(tmp_path):
+    folder = make_pictures(tmp_path / "a", 20)
+    back = check(folder, validation_split=0.25).held_out
+    assert len(back) == 5
+    assert "captions" not in said(check(folder, validation_split=0.25), "error", "warning")
+    (folder / f"{back[0].path.stem}.txt").write_text("no such word")
+    (folder / f"{back[1].path.stem}.txt").write_text("cat " * 100 + WORD)
+    text = said(check(folder, validation_split=0.25), "warning")
+    assert f"1 of 5 captions of held-out pictures do not contain the word ({back[0].path.name})" in text
+    assert f"cut off at the end of 1 captions of held-out pictures ({back[1].path.name})" in text
+    for record in back:
+        (folder / f"{record.path.stem}.txt").write_text("no such word")
+    assert "none of the 5 captions of held-out pictures" in said(check(folder, validation_split=0.25))
+    few = check(folder, validation_split=0.05)
+    assert few.held_out[0].path in [r.path for r in back]
+    assert not few.failed()
+    assert "none of the 1 captions of held-out pictures" in said(few, "warning")
+
+
 def test_a_prefix_can_be_the_word(tmp_path):
     folder = make_pictures(tmp_path / "a", 2, caption="a cat")
     ready = check(folder, caption_prefix=WORD, caption_dropout_rate=0.5)
