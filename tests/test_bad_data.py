@@ -111,6 +111,34 @@ def test_unknown_keys_at_each_level_and_wrong_types(tmp_path):
     assert len(lines) == len(set(lines))
 
 
+@pytest.mark.parametrize(
+    ("flags", "where"),
+    [
+        ({"caption_dropout_rate": 2.0}, "--caption_dropout_rate"), ({"resolution": "0"}, "--resolution"),
+        ({"train_batch_size": 0}, "--train_batch_size"), ({"token_warmup_step": -1.0}, "--token_warmup_step"),
+        ({"bucket_reso_steps": 12}, "--bucket_reso_steps"), ({"validation_split": 2.0}, "--validation_split"),
+        ({"face_crop_aug_range": "3,1"}, "--face_crop_aug_range"), ({"face_crop_aug_range": "x"}, "--face_crop_aug_range"),
+        ({"caption_extension": "a/b"}, "--caption_extension"), ({"num_vectors_per_token": 0}, "--num_vectors_per_token"),
+        ({"resolution": "100"}, "resolution"),
+    ],
+)  # fmt: skip
+def test_a_wrong_flag_is_told_once_however_many_folders(tmp_path, flags, where):
+    for name in ("1_a", "2_b", "3_c"):
+        make_pictures(tmp_path / name, 2)
+    assert [p.where for p in check(tmp_path, **flags).problems if p.severity == "error"] == [where]
+    subsets = [{"image_dir": str(tmp_path / name)} for name in ("1_a", "2_b", "3_c")]
+    table = {"datasets": [{"subsets": subsets[:2]}, {"subsets": subsets[2:]}]}
+    assert [p.where for p in check_table(tmp_path, table, **flags).problems if p.severity == "error"] == [where]
+
+
+def test_a_separator_that_is_empty_is_told_once_with_its_places(tmp_path):
+    for name in ("1_a", "2_b"):
+        make_pictures(tmp_path / name, 2)
+    text = said(check(tmp_path, caption_separator="", shuffle_caption=True))
+    assert text.count("is empty") == 1
+    assert "datasets[0] subsets[0], datasets[0] subsets[1]" in text
+
+
 def test_places_and_names_that_cannot_be(tmp_path):
     for values, words in (({"image_dir": ""}, "`image_dir`"), ({"image_dir": "a\0b"}, "`image_dir`"),
                           ({"image_dir": "a", "caption_extension": "a/b"}, "`caption_extension`")):  # fmt: skip
