@@ -48,6 +48,10 @@ def dataset_table(run: RunConfig, found: Resolved) -> tuple[Any, str]:
                 found.problems.append(Problem("warning", what, f"--{name}"))
         return read_table(Path(flags.dataset_config)), flags.dataset_config
     if flags.in_json is not None:
+        if flags.reg_data_dir is not None:
+            what = "is ignored: --in_json names the pictures, and metadata files have no regularisation pictures"
+            fix = "Use caption files beside the pictures instead of --in_json (neonym caption split)"
+            found.problems.append(Problem("warning", what, "--reg_data_dir", fix))
         folder = {} if flags.train_data_dir is None else {"image_dir": flags.train_data_dir}
         return {"datasets": [{"subsets": [{"metadata_file": flags.in_json, **folder}]}]}, "--in_json"
     if flags.train_data_dir is not None:
@@ -137,8 +141,15 @@ def folder_subsets(folder: Path, flag: str, is_reg: bool, problems: list[Problem
         except ValueError:
             problems.append(Problem("note", "is passed over: its name is not `N_name`", str(child)))
             continue
-        if repeats >= 1:
-            subsets.append({"image_dir": str(child), "num_repeats": repeats, "class_tokens": name, "is_reg": is_reg})
+        if repeats < 1:
+            what = f"is passed over: its name says that its pictures count {repeats} times"
+            problems.append(Problem("warning", what, str(child)))
+            continue
+        if number == child.name:
+            what = f"is a folder `N_name` without a name: each of its pictures counts {repeats} times"
+            fix = f"Name it `1_{number}` if that is not meant"
+            problems.append(Problem("warning", what, str(child), fix))
+        subsets.append({"image_dir": str(child), "num_repeats": repeats, "class_tokens": name, "is_reg": is_reg})
     if subsets and any(p.suffix.lower() in PICTURES for p in folder.iterdir() if p.is_file()):
         what = "its own pictures are passed over, because it has `N_name` folders"
         problems.append(Problem("warning", what, str(folder), "Move them into a folder such as `1_name`"))

@@ -80,6 +80,7 @@ def token_problems(ready: Prepared) -> list[Problem]:
             problems += concept_problems(ready, token, own)
         else:
             problems.append(Problem("error", "there are no pictures of it", f"`{token}`", "Check the folders"))
+        problems += regularisation_problems(ready, index, token)
         held_out = [r for r in ready.held_out if r.concept == index]
         problems += concept_problems(ready, token, held_out, " of held-out pictures") if held_out else ()
         if 0 < len(held_out) < ENOUGH_HELD_OUT:
@@ -134,6 +135,19 @@ def concept_problems(ready: Prepared, token: str, own: list[ImageRecord], which:
         room = ready.run.model.max_token_length
         what = f"the ends of {len(long)} captions{which} are cut off: they have more than {room} tokens ({some(long)})"
         yield Problem("warning", what, "captions", "Shorten them, or use --max_token_length=150 or 225")
+
+
+def regularisation_problems(ready: Prepared, concept: int, token: str) -> Iterator[Problem]:
+    """Regularisation pictures show what the word does not mean."""
+    own = [r for r in ready.records if r.concept == concept and r.is_reg]
+    named = [
+        r.path.name for r in own
+        if any(clean(token) in t.words_in(s) for t in ready.tokenizers.values() for s in possible_captions(r, True))
+    ]  # fmt: skip
+    if named:
+        what = f"{len(named)} of {len(own)} captions of regularisation pictures contain the word ({some(named)})"
+        fix = "Leave it out of their caption files, class_tokens, prefix and suffix"
+        yield Problem("warning", what, f"`{token}`", fix)
 
 
 def picture_problems(ready: Prepared) -> Iterator[Problem]:
