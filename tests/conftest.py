@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from neonym.cli.main import main
 from neonym.config.run import RunConfig, fields_of
 from neonym.learn.prepare import Prepared, prepare
 
@@ -71,6 +72,11 @@ def check_table(tmp_path: Path, table: dict, **flags) -> Prepared:
 def subset(tmp_path: Path, **values) -> dict:
     """A data-set table of one subset, the folder `a`."""
     return {"datasets": [{"subsets": [{"image_dir": str(tmp_path / "a"), **values}]}]}
+
+
+def caption(*words) -> int:
+    """`neonym caption ...`. -> exit code"""
+    return main(["caption", *map(str, words)])
 
 
 def said(ready: Prepared, *severities: str) -> str:
