@@ -7,7 +7,7 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from conftest import check, check_table, make_pictures, said, settings, subset
+from conftest import WORD, check, check_table, make_pictures, said, settings, subset
 from PIL import Image
 
 from neonym.config.commandline import RunFlags, parse_flags, read_run
@@ -58,6 +58,26 @@ def test_pictures_of_all_kinds(tmp_path):
     ]
     thin = by_name["thin.png"]
     assert load_pixels(thin.path, still_view(thin)).shape == (3, thin.fit.bucket[1], thin.fit.bucket[0])
+
+
+def test_files_beside_pictures_of_odd_names_are_found(tmp_path):
+    names = ("star*", "[a]", "what?", "caf\u00e9 \U0001f600", "new\nline", "two.dots", " blank ", "{b}")
+    folder, masks = tmp_path / "2_[my] *?\n\U0001f600", tmp_path / "masks[1]"
+    folder.mkdir()
+    masks.mkdir()
+    for number, name in enumerate(names):
+        Image.new("RGB", (64, 64), (number, 0, 0)).save(folder / f"{name}.png")
+        Image.new("L", (64, 64), number).save(masks / f"{name}.png")
+        (folder / f"{name}.txt").write_text(f"{WORD} {number}")
+    ready = check(tmp_path)
+    assert not ready.failed()
+    assert {(r.path.stem, r.caption) for r in ready.records} == {(n, f"{WORD} {i}") for i, n in enumerate(names)}
+    assert {r.repeats for r in ready.records} == {2}
+    subsets = [{"image_dir": str(folder), "conditioning_data_dir": str(masks)}]
+    ready = check_table(tmp_path, {"datasets": [{"subsets": subsets}]}, masked_loss=True)
+    assert not ready.failed()
+    assert all(r.mask.stem == r.path.stem for r in ready.records)
+    assert len(ready.records) == len(names)
 
 
 def test_kinds_that_need_a_plug_in(tmp_path):
