@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from neonym.cli.main import main
 from neonym.cli.train import DESCRIPTION, TrainFlags
 from neonym.config.commandline import parse_flags, read_run, write_config
 from neonym.config.run import RunConfig, fields_of
@@ -49,17 +50,26 @@ def test_renamed_flags_set_their_setting():
     assert found.run.optim.optimizer_type == "AdamW8bit"
     assert found.run.compute.mixed_precision == "fp16"
     assert found.run.dataset.caption_extension == ".cap"
-    with pytest.raises(ConfigError, match="goes against --mixed_precision=bf16"):
-        given("--full_fp16", "--mixed_precision=bf16")
+    (problem,) = given("--full_fp16", "--mixed_precision=bf16").problems
+    assert problem.severity == "error"
+    assert "goes against --mixed_precision=bf16" in problem.what
 
 
 def test_flags_without_effect_are_said_and_refused_ones_stop():
     found = given("--highvram", "--max_data_loader_n_workers=2", "--lowram")
     assert [p.where for p in found.problems] == ["--max_data_loader_n_workers", "--lowram", "--highvram"]
     assert all(p.severity == "note" and "has no effect here" in p.what for p in found.problems)
-    with pytest.raises(ConfigError) as caught:
-        given("--deepspeed", "--fused_backward_pass", "--fp8_base")
-    assert {p.where for p in caught.value.problems} == {"--deepspeed", "--fused_backward_pass", "--fp8_base"}
+    refused = given("--deepspeed", "--fused_backward_pass", "--fp8_base").problems
+    assert {p.where for p in refused} == {"--deepspeed", "--fused_backward_pass", "--fp8_base"}
+    assert {p.severity for p in refused} == {"error"}
+
+
+def test_refused_flags_are_told_with_every_other_mistake(tmp_path, capsys):
+    assert main(["train", "--train_data_dir", str(tmp_path / "nix"), "--fp8_base", "--learning_rate=-1"]) == 2
+    said = capsys.readouterr().err
+    assert all(part in said for part in ("--fp8_base", "--learning_rate", "nix"))
+    assert main(["train", "--fp8_base", "--output_config", "--config_file", str(tmp_path / "c.toml")]) == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_line_wins_over_the_file(tmp_path):

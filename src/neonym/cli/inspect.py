@@ -77,6 +77,7 @@ def beside_words(embedding: Embedding, name: str) -> dict[str, Any]:
 
     from neonym.errors import FormatError
     from neonym.models.family import load_model
+    from neonym.models.text import nearest_tokens
 
     model, found = load_model(name), {}
     for encoder, rows in embedding.vectors.items():
@@ -86,12 +87,9 @@ def beside_words(embedding: Embedding, name: str) -> dict[str, Any]:
                 f"its vectors for {encoder} have {rows.shape[1]} numbers, the model's words {table.shape[1] or 'none'}"
             )
             raise FormatError(what, name, "It was made for another kind of model")
-        unit = torch.nn.functional.normalize
-        close = (unit(rows) @ unit(table).T).topk(3, dim=1).indices.tolist()
-        tokenizer = model.tokenizers[encoder].tokenizer
         found[encoder] = {
             "norm_of_words": round(float(table.norm(dim=1).median()), 4),
-            "nearest": [[t.removesuffix("</w>") for t in tokenizer.convert_ids_to_tokens(ids)] for ids in close],
+            "nearest": model.tokenizers[encoder].spelled(nearest_tokens(table, rows, 3)),
         }
     return found
 

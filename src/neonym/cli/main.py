@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "learn a new word from pictures",
     "check": "find everything that can be wrong with a training run, in seconds",
     "generate": "make pictures with learned words",
+    "verify": "say whether an embedding file does anything, with pictures",
     "inspect": "say what an embedding file holds",
     "recipe": "print the settings that a word was learned with",
     "convert": "write an embedding file in another layout",

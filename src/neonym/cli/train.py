@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from neonym.config.commandline import RunFlags, parse_flags, read_run, write_config
-from neonym.errors import EXIT_NOT_LEARNED
+from neonym.errors import EXIT_NOT_LEARNED, ConfigError
 
 if TYPE_CHECKING:
     from neonym.learn.events import Report
@@ -32,6 +32,8 @@ def main(argv: list[str], prog: str) -> int:
     flags = parse_flags(TrainFlags, argv, prog, DESCRIPTION)
     given = read_run(flags, argv)
     if flags.output_config:
+        if any(problem.severity == "error" for problem in given.problems):
+            raise ConfigError(given.problems)
         print(f"written: {write_config(given.run, Path(flags.config_file or 'config.toml'))}")
         return 0
     if flags.debug_dataset or "debug_dataset" in given.switches:

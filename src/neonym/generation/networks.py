@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,7 +32,9 @@ class Networks:
         if not any("lora" in key for key in tensors):
             raise ModelError("holds no LoRA", file, "Other kinds of networks are not supported")
         try:
-            self.pipeline.load_lora_weights(tensors, adapter_name=name)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # peft wonders at a second network
+                self.pipeline.load_lora_weights(tensors, adapter_name=name)
         except (ValueError, KeyError, RuntimeError, TypeError) as error:
             line = str(error).strip().split("\n", 1)[0][:200]
             raise ModelError(f"does not fit the model ({line})", file, "Was it made for this kind of model?") from error

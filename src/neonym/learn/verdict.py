@@ -14,6 +14,7 @@ import torch
 
 from neonym.learn.rows import Concept
 from neonym.models.family import Model
+from neonym.models.text import nearest_tokens
 
 LEARNED, WEAK, NOT_LEARNED = "LEARNED", "WEAK", "NOT LEARNED"
 SURE, LIKELY = 4.0, 2.0  # standard errors of the mean improvement
@@ -86,16 +87,12 @@ def figures(model: Model, concept: Concept, name: str) -> EncoderFigures:
     """Where the rows of encoder `name` are now."""
     rows, start = concept.result()[name], concept.start[name]
     table = model.vocabulary(name).float()  # [V,W]
-    unit = torch.nn.functional.normalize
-    close = (unit(rows) @ unit(table).T).topk(3, dim=1).indices.tolist()  # [n,3]
-    tokenizer = model.tokenizers[name].tokenizer
-    words = [[t.removesuffix("</w>") for t in tokenizer.convert_ids_to_tokens(ids)] for ids in close]
     return EncoderFigures(
         distance=float((rows - start).norm(dim=1).square().mean().sqrt()),
         cosine=float(torch.cosine_similarity(rows, start).mean()),
         norm=float(rows.norm(dim=1).mean()),
         vocabulary_norm=float(table.norm(dim=1).median()),
-        nearest=words,
+        nearest=model.tokenizers[name].spelled(nearest_tokens(table, rows, 3)),
     )
 
 

@@ -39,6 +39,12 @@ class EmbeddingWithRows(nn.Module):
         return torch.where((ids >= self.vocab)[..., None], learned.to(base.dtype), base)
 
 
+def nearest_tokens(table: Tensor, rows: Tensor, count: int) -> Tensor:
+    """Ids of the vocabulary's vectors that point most nearly the same way. [V,W], [n,W] -> int64 [n,count]"""
+    unit = nn.functional.normalize
+    return (unit(rows.float()) @ unit(table.float()).T).topk(count, dim=1).indices
+
+
 @dataclass(frozen=True)
 class Ids:
     """One caption for one encoder."""
@@ -74,7 +80,16 @@ class WordTokenizer:
 
     def pieces(self, text: str) -> list[int]:
         """Ids of plain text, without start and end."""
-        return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        backend = self.tokenizer.backend_tokenizer
+        if backend.padding is not None or backend.truncation is not None:  # a pipeline that shares it has left them on
+            backend.no_padding()
+            backend.no_truncation()
+        return backend.encode(text, add_special_tokens=False).ids
+
+    def spelled(self, ids: Tensor) -> list[list[str]]:
+        """Tokens as they are read. [n,count] -> n lists"""
+        found = [self.tokenizer.convert_ids_to_tokens(row) for row in ids.tolist()]
+        return [[token.removesuffix("</w>") for token in row] for row in found]
 
     def words_in(self, text: str) -> set[str]:
         """Which of the words stand in `text`, in lower case."""

@@ -1,0 +1,64 @@
+"""`neonym verify`: whether an embedding file does anything with a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from pydantic import BaseModel, Field
+
+from neonym.config.commandline import parse_flags
+from neonym.config.run import BUILTIN
+from neonym.errors import EXIT_NOT_LEARNED, UserError
+
+DESCRIPTION = "Draw the same seeds with a word, with the ordinary words nearest to it, and without it. Exit code 3: it does nothing."
+
+
+class VerifyFlags(BaseModel):
+    """The flags of the verification."""
+
+    file: tyro.conf.Positional[Path] = Field(description="The embedding file, of any program.")
+    model: str = Field(BUILTIN, description="The model that it was learned with, or one of its kind.")
+    prompt: str = Field("a picture of a {}", description="What is drawn; {} stands for the word.")
+    seeds: int = Field(4, ge=1, description="How many pictures of each.")
+    steps: int = Field(30, ge=1, description="Sampler steps.")
+    scale: float | None = Field(None, description="Guidance scale (default: the model's own).")
+    out: Path | None = Field(None, description="The sheet (default: beside the file, NAME-verify.png).")
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(False, description="Print one JSON object.")
+
+
+def main(argv: list[str], prog: str) -> int:
+    flags = parse_flags(VerifyFlags, argv, prog, DESCRIPTION)
+    if "{}" not in flags.prompt:
+        raise UserError("it has no place for the word", "--prompt", 'Write {} there: "a sticker of a {}"')
+    from neonym.formats import read_embedding
+
+    embedding = read_embedding(flags.file)
+    from neonym.generation.effect import measure
+    from neonym.generation.metadata import save_picture
+    from neonym.generation.run import best_device
+    from neonym.generation.sheets import sheet
+    from neonym.models.family import load_model
+
+    model, seeds = load_model(flags.model, best_device()), range(flags.seeds)
+    effect = measure(model, embedding, flags.file.stem, flags.prompt, seeds, flags.steps, flags.scale)
+    path = flags.out or flags.file.with_name(f"{flags.file.stem}-verify.png")
+    save_picture(sheet(list(effect.pictures.items()), model.source.native_size), path, {})
+    facts = {name: getattr(effect, name) for name in vars(effect) if name != "pictures"}
+    facts |= {"works": effect.works, "sheet": str(path)}
+    if flags.as_json:
+        print(json.dumps(facts, indent=1))
+    else:
+        print(
+            f"{flags.file.stem}: {'does something' if effect.works else 'DOES NOTHING that ordinary words do not do'}"
+        )
+        print(f"  nearest ordinary words: {' '.join(effect.nearest)}")
+        for other, text, pixels in (
+            ("them", effect.change_from_nearest, effect.pixels_from_nearest),
+            ("no word", effect.change_from_nothing, effect.pixels_from_nothing),
+        ):
+            print(f"  against {other}: text {100 * text:.1f} % different, pictures by {pixels:.1f} of 255")
+        print(f"  {path}")
+    return 0 if effect.works else EXIT_NOT_LEARNED

@@ -1,0 +1,236 @@
+"""Pictures by real drawing: the same from a seed in any batch, as diffusers draws them, changed where they should be."""
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from benchmarks.checkpoints import make_parts, save_folder
+from neonym.errors import ModelError, UserError
+from neonym.generation.guidance import Branch, Guidance
+from neonym.generation.jobs import Job
+from neonym.generation.networks import Networks
+from neonym.generation.painter import Painter, PaintRules
+from neonym.generation.samplers import ALIASES, KARRAS, SAMPLERS, WITHOUT_KARRAS, make_pipeline, sampler_name, spoken
+from neonym.models.family import load_model
+from neonym.types import TextCond
+
+JOB = Job("a sticker of a cat on a blue background", 3, 64, 64, steps=3, scale=3.0)
+JOBS = [
+    JOB, replace(JOB, prompt="a (red:1.3) apple", seed=4), replace(JOB, seed=5, scale=6.0, negative_prompt="blue"),
+    replace(JOB, prompt="a taxi", seed=6),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model()
+
+
+@pytest.fixture(scope="module")
+def painter(model):
+    return Painter(model)
+
+
+def pixels(picture):
+    return np.asarray(picture).astype(int)
+
+
+def one(painter, job):
+    return pixels(painter.paint([job])[0])
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """Left half red, right half green."""
+    picture = Image.new("RGB", (64, 64), (200, 40, 40))
+    picture.paste((40, 160, 60), (32, 0, 64, 64))
+    picture.save(tmp_path / "photo.png")
+    return str(tmp_path / "photo.png")
+
+
+@pytest.fixture
+def mask(tmp_path):
+    """The left half is drawn anew."""
+    picture = Image.new("L", (64, 64), 0)
+    picture.paste(255, (0, 0, 32, 64))
+    picture.save(tmp_path / "mask.png")
+    return str(tmp_path / "mask.png")
+
+
+NAMES = [*SAMPLERS, *(name + KARRAS for name in SAMPLERS if name not in WITHOUT_KARRAS)]
+
+
+@pytest.mark.parametrize("sampler", NAMES)
+def test_a_seed_is_a_picture_in_any_batch_with_every_sampler(painter, sampler):
+    jobs = [replace(job, sampler=sampler) for job in JOBS]
+    together = painter.paint(jobs)
+    assert np.ptp(pixels(together[0])) > 20
+    for job, picture in zip(jobs, together, strict=True):
+        assert np.array_equal(one(painter, job), pixels(picture))
+
+
+def test_the_picture_is_the_one_that_diffusers_draws(model, painter):
+    pipeline = make_pipeline(model, "euler")
+    theirs = pipeline(
+        JOB.prompt, negative_prompt="blurry", num_inference_steps=5, guidance_scale=3.0, width=64, height=64,
+        generator=torch.Generator().manual_seed(3),
+    ).images[0]  # fmt: skip
+    ours = one(painter, replace(JOB, steps=5, negative_prompt="blurry", sampler="euler"))
+    assert np.array_equal(ours, pixels(theirs))
+
+
+def test_guidance(model, painter):
+    base = one(painter, replace(JOB, scale=1.0, negative_prompt="red"))
+    assert np.array_equal(base, one(painter, replace(JOB, scale=0.0)))  # up to 1: no guidance, no negative prompt
+    guided = one(painter, replace(JOB, negative_prompt="red"))
+    assert not np.array_equal(guided, one(painter, JOB))
+    away = {s: one(painter, replace(JOB, negative_prompt="red", negative_scale=s)) for s in (0.0, 2.0)}
+    assert np.array_equal(away[0.0], one(painter, JOB))  # away from the empty prompt alone
+    assert not np.array_equal(away[2.0], away[0.0])
+    assert not np.array_equal(one(Painter(model, PaintRules(guidance_rescale=0.7)), JOB), one(painter, JOB))
+
+
+def test_rescaled_guidance_has_the_contrast_of_the_unguided_prediction():
+    guesses = [torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    branch = Branch(TextCond(torch.zeros(2, 77, 8)))
+    scale = torch.full((2, 1, 1, 1), 9.0)
+    contrast = Guidance(branch, branch, scale, rescale=1.0).combine(guesses).std((1, 2, 3))
+    assert torch.allclose(contrast, guesses[1].std((1, 2, 3)), rtol=1e-5)
+    assert (Guidance(branch, branch, scale).combine(guesses).std((1, 2, 3)) > 5 * contrast).all()
+
+
+def test_img2img_keeps_what_its_strength_leaves(painter, photo):
+    source = pixels(Image.open(photo))
+    drawn = {s: one(painter, replace(JOB, steps=10, source=photo, strength=s)) for s in (0.1, 0.9)}
+    distance = {s: np.abs(drawn[s] - source).mean() for s in drawn}
+    assert distance[0.1] < distance[0.9]
+    jobs = [replace(job, source=photo, strength=0.9) for job in JOBS]
+    for job, picture in zip(jobs, painter.paint(jobs), strict=True):
+        assert np.array_equal(one(painter, job), pixels(picture))
+
+
+def test_inpainting_changes_white_parts_alone(painter, photo, mask):
+    source = pixels(Image.open(photo))
+    drawn = one(painter, replace(JOB, source=photo, mask=mask, strength=1.0, steps=4))
+    assert np.array_equal(drawn[:, 32:], source[:, 32:])
+    assert np.abs(drawn[:, :32] - source[:, :32]).mean() > 5
+
+
+@pytest.mark.parametrize("latents", [False, True])
+def test_two_stages(model, latents):
+    painter = Painter(model, PaintRules(highres_scale=0.5, highres_steps=3, highres_latents=latents))
+    job = replace(JOB, width=128, height=128, strength=0.5, steps=4)
+    small, large = painter.paint_both([job])
+    assert (small[0].size, large[0].size) == ((64, 64), (128, 128))
+    assert np.array_equal(pixels(small[0]), one(Painter(model), replace(job, width=64, height=64, steps=3)))
+    assert np.array_equal(pixels(painter.paint([job, replace(job, seed=9)])[0]), pixels(large[0]))
+
+
+def test_start_noise(model, painter):
+    offset = Painter(model, PaintRules(noise_offset=(1.0, (0.5, 0.6))))
+    pyramid = Painter(model, PaintRules(pyramid_noise=(1.0, (0.3, 0.4))))
+    never = Painter(model, PaintRules(noise_offset=(0.0, (0.5, 0.6))))
+    plain = one(painter, JOB)
+    assert np.array_equal(one(never, JOB), plain)
+    for altered in (offset, pyramid):
+        assert not np.array_equal(one(altered, JOB), plain)
+        assert np.array_equal(pixels(altered.paint(JOBS)[0]), one(altered, JOB))
+
+
+def test_zero_terminal_snr(model, painter):
+    zero = Painter(model, PaintRules(zero_terminal_snr=True))
+    assert not np.array_equal(one(zero, JOB), one(painter, JOB))
+    with pytest.raises(UserError, match="cannot begin at pure noise"):
+        one(zero, replace(JOB, sampler="pndm"))
+
+
+def test_vae_options_change_nothing_but_memory(model, painter):
+    several = Painter(model, PaintRules(vae_batch_size=4)).paint(JOBS)
+    for picture, alone in zip(several, painter.paint(JOBS), strict=True):
+        assert np.abs(pixels(picture) - pixels(alone)).max() <= 1
+    tiled = Painter(load_model(), PaintRules(vae_tiling=True))
+    assert np.abs(one(tiled, replace(JOB, width=256)) - one(painter, replace(JOB, width=256))).mean() < 20
+
+
+def test_names_of_samplers():
+    assert sampler_name("Euler a") == sampler_name("k_euler_a") == sampler_name("euler_ancestral") == "euler_a"
+    assert sampler_name("DPM++ 2M Karras") == sampler_name("dpmpp_2m_karras") == "dpmsolver++_karras"
+    assert sampler_name("DPM++ 2M SDE") == "dpm++_2m_sde"
+    assert all(sampler_name(spoken(name)) == name for name in NAMES if not name.startswith("dpmsolver"))
+    assert all(target in SAMPLERS for target in ALIASES.values())
+    with pytest.raises(UserError, match=r"`eular` is not known.*Did you mean `euler`"):
+        sampler_name("eular")
+    with pytest.raises(UserError, match="no Karras noise levels"):
+        sampler_name("ddim_karras")
+
+
+def lora_tensors(model, seed=0, scale=0.2):
+    """A small LoRA of every attention layer, under kohya's names."""
+    generator, tensors = torch.Generator().manual_seed(seed), {}
+    parts = [("lora_unet_", "", model.unet, ("to_q", "to_k", "to_v", "to_out.0"))]
+    parts.append(
+        ("lora_te_", "text_model.", model.encoders["text_encoder"], ("q_proj", "k_proj", "v_proj", "out_proj"))
+    )
+    for start, body, module, endings in parts:
+        for name, layer in module.named_modules():
+            if name.endswith(endings):
+                key = start + (body + name.removeprefix(body)).replace(".", "_")
+                tensors[f"{key}.lora_down.weight"] = scale * torch.randn(2, layer.in_features, generator=generator)
+                tensors[f"{key}.lora_up.weight"] = scale * torch.randn(layer.out_features, 2, generator=generator)
+                tensors[f"{key}.alpha"] = torch.tensor(2.0)
+    return tensors
+
+
+def test_loras_change_pictures_by_their_multipliers(tmp_path):
+    model = load_model()
+    plain = one(Painter(model), JOB)
+    files = [str(tmp_path / f"{i}.safetensors") for i in range(2)]
+    for i, file in enumerate(files):
+        save_file(lora_tensors(model, seed=i), file)
+    networks = Networks(model, files, (1.0,))
+    painter = Painter(model, networks=networks)
+    drawn = {m: one(painter, replace(JOB, multipliers=m)) for m in ((0.0,), (1.0, 0.0), (0.5, 0.0), (1.0, 1.0))}
+    assert np.abs(drawn[0.0,] - plain).max() <= 1
+    change = {m: np.abs(picture - plain).mean() for m, picture in drawn.items()}
+    assert 0 < change[0.5, 0.0] < change[1.0, 0.0]
+    assert not np.array_equal(drawn[1.0, 0.0], drawn[1.0, 1.0])
+    assert np.array_equal(one(painter, replace(JOB, multipliers=(1.0,))), drawn[1.0, 1.0])  # the last one repeats
+    merged = Painter(other := load_model(), networks=Networks(other, files[:1], (1.0,), merge=True))
+    assert np.abs(one(merged, JOB) - drawn[1.0, 0.0]).max() <= 2
+
+
+def test_what_is_no_lora_is_refused(model, tmp_path):
+    save_file({"a": torch.ones(2)}, tmp_path / "none.safetensors")
+    with pytest.raises(ModelError, match="holds no LoRA"):
+        Networks(load_model(), [str(tmp_path / "none.safetensors")], ())
+    save_file({"x.lora_down.weight": torch.ones(2, 2)}, tmp_path / "other.safetensors")
+    with pytest.raises(ModelError, match="of it fits the model|does not fit the model"):
+        Networks(load_model(), [str(tmp_path / "other.safetensors")], ())
+
+
+def test_sdxl_is_told_its_sizes(tmp_path):
+    save_folder(make_parts("sdxl", tiny=True, dtype=torch.float32), "sdxl", tmp_path / "xl", "epsilon")
+    painter = Painter(load_model(str(tmp_path / "xl")))
+    plain = one(painter, JOB)
+    assert np.array_equal(plain, one(painter, replace(JOB, original_width=64, original_height=64)))
+    for other in ({"original_width": 640}, {"crop_top": 32}, {"original_height_negative": 640}):
+        assert not np.array_equal(plain, one(painter, replace(JOB, **other)))
+    jobs = [JOB, replace(JOB, prompt="a dog", seed=8, crop_left=9)]
+    for job, picture in zip(jobs, painter.paint(jobs), strict=True):
+        assert np.array_equal(one(painter, job), pixels(picture))
+
+
+def test_sdxl_begins_from_a_picture(tmp_path, photo, mask):
+    save_folder(make_parts("sdxl", tiny=True, dtype=torch.float32), "sdxl", tmp_path / "xl", "epsilon")
+    painter = Painter(load_model(str(tmp_path / "xl")))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plain = one(painter, replace(JOB, source=photo, strength=0.7))
+        masked = one(painter, replace(JOB, source=photo, mask=mask, strength=0.7))
+    assert plain.shape == (64, 64, 3)
+    assert np.array_equal(masked[:, 32:], pixels(Image.open(photo))[:, 32:])

@@ -1,0 +1,222 @@
+"""The grammar of prompts: variants, inline options, weights, BREAK, long prompts, spellings of a word."""
+
+import itertools
+import random
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neonym.config.generate import GenerateSettings
+from neonym.errors import ConfigError
+from neonym.generation.conditioning import TextRules, conditioning, parts_of, plain_spelling, tokens_lost
+from neonym.generation.jobs import Plan, batches
+from neonym.generation.lines import read_line, take_seeds
+from neonym.generation.variants import draw_text, every, parse_variants
+from neonym.models.family import load_model
+
+
+def all_of(text, seed=0):
+    return [draw_text(parts, random.Random(seed)) for parts in every(parse_variants(text))]
+
+
+def drawn(text, times=200):
+    return {draw_text(parse_variants(text), random.Random(i)) for i in range(times)}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a {red|blue} cat", {"a red cat", "a blue cat"}),
+        ("{2$$a|b|c}", {", ".join(pair) for pair in itertools.permutations("abc", 2)}),
+        ("{1-2$$ and $$a|b}", {"a", "b", "a and b", "b and a"}),
+        ("{1-2$$, $$a|b}", {"a", "b", "a, b", "b, a"}),
+        ("{3$$ + $$x|y}", {"x + y", "y + x"}),
+        ("{{a|b} c|d}", {"a c", "b c", "d"}),
+        ("{a|}", {"a", ""}),
+        (r"\{a\|b\}", {"{a|b}"}),
+        ("{a|b", {"{a|b"}),
+        ("a|b}", {"a|b}"}),
+        ("{}", {"{}"}),
+        ("{only}", {"only"}),
+        ("{5$$a|b}", {"a, b", "b, a"}),
+    ],
+)
+def test_variants_are_drawn(text, found):
+    assert drawn(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("{e$$a|b}", ["a", "b"]),
+        ("{E$$a|b} {e$$1|2}", ["a 1", "a 2", "b 1", "b 2"]),
+        ("{e$$2$$a|b|c}", ["a, b", "a, c", "b, c"]),
+        ("{e$$1-2$$ & $$a|b}", ["a", "b", "a & b"]),
+        ("{e$${e$$a|b} x|c}", ["a x", "c", "b x", "c"]),
+    ],
+)
+def test_variants_are_enumerated(text, found):
+    assert all_of(text) == found
+
+
+def test_a_random_group_within_an_enumerated_one_ends():
+    assert all_of("{e$${a|b}|c}")[1] == "c"
+    assert {all_of("{e$${a|b}|c}", seed)[0] for seed in range(20)} == {"a", "b"}
+
+
+@given(st.text(alphabet="ab{}|$\\e12-, ", max_size=30), st.integers(0, 5))
+def test_any_text_can_be_drawn(text, seed):
+    draw_text(parse_variants(text), random.Random(seed))
+
+
+@given(st.text(alphabet="abc ,.()[]:", max_size=40))
+def test_text_without_braces_stays(text):
+    assert all_of(text) == [text]
+
+
+@given(st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=6, unique=True), st.integers(0, 9))
+def test_a_draw_is_one_of_the_options(options, seed):
+    assert draw_text(parse_variants("{" + "|".join(options) + "}"), random.Random(seed)) in options
+
+
+def test_inline_options():
+    problems = []
+    line = (
+        "a cat --n bad, worse --W 512 --h 256 --s 20 --l 7.5 --nl none --t 0.5 --am 1,0.5 --c x --f out/name --ow 1024"
+    )
+    read = read_line(line, "here", problems)
+    assert problems == []
+    assert read.prompt == "a cat"
+    assert read.values == {
+        "negative_prompt": "bad, worse", "width": 512, "height": 256, "steps": 20, "scale": 7.5, "negative_scale": None,
+        "strength": 0.5, "multipliers": (1.0, 0.5), "clip_prompt": "x", "file": "out/name.png", "original_width": 1024,
+    }  # fmt: skip
+    assert take_seeds("a cat --d 1,2,3 --s 4", "here", problems) == ("a cat --s 4", (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("a cat --q 3", "`--q` is no inline option"),
+        ("a cat --s x", "`--s x`"),
+        ("a cat --s 0", "1 to 1000"),
+        ("a cat --w", "`--w` has no value"),
+        ("a cat --t 2", "0 to 1"),
+        ("a cat --d 1+2", "`--d 1+2`"),
+        ("a cat --f ../x.png", "within --outdir"),
+        ("a cat --f /tmp/x.png", "within --outdir"),
+        ("a cat --f x.exe", ".png"),
+        ("a cat --dsd1 3", "Deep Shrink"),
+        ("a cat --glt 3", "Gradual Latent"),
+        ("a (cat:1.2.3)", "`1.2.3` is no weight"),
+    ],
+)
+def test_a_broken_line_is_told_with_its_place(line, said, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text(f"# a comment\n\na dog\n{line}\n")
+    with pytest.raises(ConfigError) as caught:
+        list(Plan(GenerateSettings(from_file=str(file)), 128, 3.0).jobs())
+    assert said in str(caught.value)
+    assert "line 4" in str(caught.value)
+
+
+def plan(**settings):
+    return list(Plan(GenerateSettings(seed=10, **settings), 128, 3.0).jobs())
+
+
+def test_seeds_count_up_over_prompts_and_passes():
+    assert [job.seed for job in plan(prompt=("a", "b"), images_per_prompt=2, n_iter=2)] == list(range(10, 18))
+    assert [job.seed for job in plan(prompt=("a", "b"), n_iter=2, iter_same_seed=True)] == [10, 10, 11, 11]
+    own = plan(prompt=("a --d 5,7", "b"), images_per_prompt=3)
+    assert [job.seed for job in own] == [5, 7, 8, 13, 14, 15]
+
+
+def test_variants_follow_from_the_seed_of_the_picture():
+    jobs = plan(prompt=("a {red|green|blue|white|black|pink} cat",), images_per_prompt=6)
+    assert len({job.prompt for job in jobs}) > 2
+    (again,) = plan(prompt=("a {red|green|blue|white|black|pink} cat --d 13",))
+    assert again.prompt == jobs[3].prompt
+    assert [job.prompt for job in plan(prompt=("{e$$a|b}",), images_per_prompt=5)] == ["a", "b"]
+    assert [job.width for job in plan(prompt=("a --w {e$$64|96}",))] == [64, 96]
+
+
+def test_sides_are_rounded_and_that_is_said():
+    made = Plan(GenerateSettings(W=100, prompt=("a --h 130",)), 128, 3.0)
+    (job,) = made.jobs()
+    assert (job.width, job.height) == (96, 128)
+    assert [p.what for p in made.problems] == [
+        "100 is no multiple of 8: 96 is used",
+        "130 is no multiple of 8: 128 is used",
+    ]
+
+
+def test_shuffled_prompts_come_once_each_pass():
+    jobs = plan(prompt=tuple("abcdefgh"), n_iter=2, shuffle_prompts=True)
+    first, second = [j.prompt for j in jobs[:8]], [j.prompt for j in jobs[8:]]
+    assert sorted(first) == sorted(second) == list("abcdefgh")
+    assert first != second
+
+
+def test_a_batch_holds_one_shape():
+    jobs = plan(prompt=("a", "b", "c --w 64", "d --w 64", "e --s 3", "f --l 9", "g"))
+    sizes = [len(batch.jobs) for batch in batches(jobs, 3)]
+    assert sizes == [2, 2, 1, 2]
+    assert [batch.first for batch in batches(jobs, 3)] == [0, 2, 4, 5]
+
+
+def test_a_long_prompt_file_is_read_as_it_goes(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("".join(f"a cat number {i} --s 2\n" for i in range(10_000)))
+    jobs = Plan(GenerateSettings(from_file=str(file), seed=0), 128, 3.0).jobs()
+    assert next(jobs).prompt == "a cat number 0"
+    assert sum(1 for _ in jobs) == 9_999
+
+
+@pytest.fixture(scope="module")
+def model():
+    loaded = load_model()
+    loaded.add_word("zyzzo", {"text_encoder": torch.randn(2, 128, generator=torch.Generator().manual_seed(1))})
+    return loaded
+
+
+def test_a_word_in_the_spelling_of_other_programs(model):
+    tokenizer = model.tokenizers["text_encoder"]
+    plain = parts_of(tokenizer, "a zyzzo, (zyzzo:1.2) on blue")
+    for other in ("a embedding:zyzzo, (embedding:zyzzo:1.2) on blue", "a <zyzzo>, (<zyzzo>:1.2) on blue",
+                  "a embedding:zyzzo.safetensors, (Embedding:ZYZZO.pt:1.2) on blue"):  # fmt: skip
+        assert parts_of(tokenizer, other) == plain
+    assert plain_spelling("embedding:other <other>", ["zyzzo"]) == "embedding:other <other>"
+    assert {token for token, _ in plain[0] if token >= tokenizer.vocab} == {tokenizer.vocab, tokenizer.vocab + 1}
+
+
+def test_break_begins_a_new_part(model):
+    tokenizer = model.tokenizers["text_encoder"]
+    parts = parts_of(tokenizer, "a (red cat BREAK blue:1.5) dog")
+    assert [len(part) for part in parts] == [3, 2]
+    assert [weight for part in parts for _, weight in part] == [1.0, 1.5, 1.5, 1.5, 1.0]
+    assert len(parts_of(tokenizer, "unBREAKable")) == 1
+
+
+def test_long_prompts_are_read_whole_or_the_cut_is_said(model):
+    long = " ".join(["cat"] * 100)
+    assert conditioning(model, [long]).sequence.shape == (1, 152, 128)
+    assert conditioning(model, [long], rules=TextRules(most_parts=1)).sequence.shape == (1, 77, 128)
+    assert tokens_lost(model, long, TextRules(most_parts=1)) == 25
+    assert tokens_lost(model, long) == 0
+
+
+def test_weights_multiply_and_the_mean_is_kept_as_asked(model):
+    plain = conditioning(model, ["a red cat"]).sequence
+    weights = torch.ones(1, 77, 1)
+    weights[0, 2] = 1.4  # "red"
+    expected = plain * weights
+    none, original, absolute = (
+        conditioning(model, ["a (red:1.4) cat"], rules=TextRules(keep=keep)).sequence
+        for keep in ("none", "original", "abs")
+    )
+    assert torch.allclose(none, expected, atol=1e-6)
+    assert torch.allclose(original, expected * plain.mean() / expected.mean(), atol=1e-5)
+    assert torch.allclose(absolute, expected * plain.abs().mean() / expected.abs().mean(), atol=1e-5)
+    assert torch.equal(conditioning(model, [r"a \(red\) cat"]).sequence[:, :1], plain[:, :1])
