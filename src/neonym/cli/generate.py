@@ -59,10 +59,10 @@ def tell(problems: list[Problem]) -> None:
 
 def draw_all(ready: Ready, session: Session) -> None:
     """Everything that was asked for, and what is asked for now; sheets at the end."""
-    from neonym.generation.axes import axes_of, axes_sheet
+    from neonym.generation.axes import axes_sheet
 
-    if axes := axes_of(ready.settings):
-        print(axes_sheet(axes, ready, session))
+    if ready.axes:
+        print(axes_sheet(ready, session))
         return
     shown: list[tuple[str, Image.Image]] = []
     for number, (path, picture) in enumerate(session.draw(ready.plan.jobs()), 1):

@@ -75,8 +75,9 @@ def read_axis(text: str, flag: str, problems: list[Problem]) -> Axis | None:
     return Axis(kind, tuple(values))
 
 
-def axes_sheet(axes: list[Axis], ready: Ready, session: Session) -> Path:
+def axes_sheet(ready: Ready, session: Session) -> Path:
     """Draw one picture of the first prompt for each pair of values, and lay them on a sheet, rows for --y."""
+    axes = ready.axes
     x = axes[0]
     y = axes[1] if len(axes) > 1 else Axis("prompt", (None,))
     stand_ins = {axis: stand_in(axis, session) for axis in axes if axis.kind == "checkpoint"}
@@ -84,7 +85,13 @@ def axes_sheet(axes: list[Axis], ready: Ready, session: Session) -> Path:
     if base is None:  # the axis has the prompts
         base = replace(ready.plan.base, seed=ready.plan.seed)
     cells = [(a, b) for b, a in product(y.values, x.values)]
-    jobs = [placed(placed(base, x, a, session, stand_ins), y, b, session, stand_ins) for a, b in cells]
+    first = (y, x) if y.kind == "prompt" else (x, y)  # a prompt comes before what changes it
+    jobs = []
+    for a, b in cells:
+        job = base
+        for axis in first:
+            job = placed(job, axis, a if axis is x else b, session, stand_ins)
+        jobs.append(job)
     pictures = [picture for _, picture in session.draw(jobs)]
     columns = len(x.values)
     rows = [(y.label(b) if b is not None else "", pictures[i * columns :][:columns]) for i, b in enumerate(y.values)]

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from neonym.config.generate import GenerateSettings, generate_problems
-from neonym.errors import ConfigError, Problem, UserError
+from neonym.errors import ConfigError, ModelError, Problem, UserError
 from neonym.formats import read_embedding
+from neonym.generation.axes import Axis, axes_of
 from neonym.generation.conditioning import MOST_PARTS, PART, TextRules, parts_of, plain_spelling
 from neonym.generation.embeddings import add_embedding, word_and_file
 from neonym.generation.jobs import Batch, Job, Plan, batches
@@ -42,6 +43,7 @@ class Ready:
     tokenizers: dict[str, WordTokenizer]
     words: dict[str, tuple[Path, Embedding]]
     problems: list[Problem]
+    axes: list[Axis]
     total: int = 0  # pictures, but for those that are asked for later
     told: set[str] = field(default_factory=set)  # prompts that were looked at
 
@@ -70,10 +72,12 @@ def prepare(settings: GenerateSettings, problems: Iterable[Problem] = ()) -> Rea
     ]
     if told_sizes and source is not None and source.family != "sdxl":
         found.append(Problem("warning", "only SDXL is told sizes", ", ".join(f"--{name}" for name in told_sizes)))
-    if not (settings.prompt or settings.from_file or settings.interactive or plan.sources):
+    axes = tried(found, lambda: axes_of(settings)) or []
+    own_prompts = any(axis.kind == "prompt" for axis in axes)
+    if not (settings.prompt or settings.from_file or settings.interactive or plan.sources or own_prompts):
         fix = 'For example --prompt "a mychar4 on a blue background"'
         found.append(Problem("error", "there is nothing to draw", "--prompt", fix))
-    ready = Ready(settings, source, plan, {}, words, found)  # pyright: ignore[reportArgumentType]
+    ready = Ready(settings, source, plan, {}, words, found, axes)  # pyright: ignore[reportArgumentType]
     if source is not None and not failed(found):
         ready.tokenizers = load_tokenizers(source, PART)
         for word, (_, embedding) in words.items():
@@ -112,7 +116,13 @@ def recognised(settings: GenerateSettings) -> ModelSource:
             raise UserError(f"the pattern fits {len(fitting)} files", f"--ckpt {name}", "It should fit one")
         name = str(fitting[0])
     vae_path(settings.vae)
-    source = identify(name, settings.vae, settings.v_parameterization or None, settings.offline)
+    try:
+        source = identify(name, settings.vae, settings.v_parameterization or None, settings.offline)
+    except ModelError as error:
+        told = error.problem
+        raise ModelError(
+            told.what, told.where, told.fix.replace("--pretrained_model_name_or_path", "--ckpt")
+        ) from error
     for flag, family in FAMILY_FLAGS.items():
         if getattr(settings, flag) and source.family != family:
             raise UserError(f"the model is of the family {source.family}", f"--{flag}", "Leave the flag out")
@@ -201,7 +211,7 @@ class Session:
         """All pictures of a run on a sheet, as many in a row as there are rows."""
         columns = math.isqrt(len(shown) - 1) + 1
         rows = [shown[i : i + columns] for i in range(0, len(shown), columns)]
-        side = max(shown[0][1].size)
+        side = max(max(picture.size) for _, picture in shown)
         named = [(f"{row[0][0]}, ..." if len(row) > 1 else row[0][0], [picture for _, picture in row]) for row in rows]
         return self.save_sheet(sheet(named, side), "grid")
 
