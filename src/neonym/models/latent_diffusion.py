@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -109,6 +110,37 @@ def load_tokenizers(source: ModelSource, folders: dict[str, str], max_token_leng
     return found
 
 
+@dataclass(frozen=True)
+class TextPart:
+    """Where a text encoder is found."""
+
+    kind: str  # transformers' class of it, in a Diffusers folder
+    start: str  # what the names of its weights begin with in a single file
+
+
+Kind = TypeVar("Kind", bound=LatentDiffusion)
+
+
+def load(
+    kind: type[Kind], source: ModelSource, texts: dict[str, TextPart], tokenizers: dict[str, WordTokenizer],
+    device: torch.device, dtype: torch.dtype, clip_skip: int,
+) -> Kind:  # fmt: skip
+    """A model of this kind with its weights. Its VAE, which overflows in fp16 (SDXL's), stays in float32. Raises ModelError."""
+    quiet_libraries()
+
+    def loaded(read: Callable[[], Any]) -> Any:
+        try:
+            module = read()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ModelError(f"its weights cannot be read ({error})", source.name, "Is it complete?") from error
+        return on_device(module, device)
+
+    unet = loaded(lambda: load_unet(source, dtype))
+    encoders = {name: loaded(lambda n=name, p=part: load_text(source, n, p, dtype)) for name, part in texts.items()}
+    vae = loaded(lambda: load_vae(source))
+    return kind(source, unet, vae, encoders, scheduler_of(source), tokenizers, clip_skip)
+
+
 def quiet_libraries() -> None:
     """No progress bars, no advice."""
     import diffusers
@@ -123,6 +155,24 @@ def from_folder(source: ModelSource, library: Any, kind: str, part: str, dtype: 
     """A part of a Diffusers folder, such as diffusers' `UNet2DConditionModel` from `unet`."""
     options = {"dtype": dtype, "local_files_only": True, "variant": source.variant}
     return getattr(library, kind).from_pretrained(source.folder, subfolder=part, **options)
+
+
+def load_unet(source: ModelSource, dtype: torch.dtype) -> Any:
+    """The U-Net, from whatever the model is. Raises ModelError, OSError, ValueError, RuntimeError."""
+    import diffusers
+
+    if source.file is not None:
+        return single_file.load_unet(source.file, source.configs["unet"], dtype)
+    return from_folder(source, diffusers, "UNet2DConditionModel", "unet", dtype)
+
+
+def load_text(source: ModelSource, name: str, part: TextPart, dtype: torch.dtype) -> Any:
+    """The text encoder `name`, likewise."""
+    import transformers
+
+    if source.file is not None:
+        return single_file.load_text_encoder(source.file, source.configs[name], dtype, part.start)
+    return from_folder(source, transformers, part.kind, name, dtype)
 
 
 def load_vae(source: ModelSource) -> Any:
