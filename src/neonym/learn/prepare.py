@@ -33,11 +33,10 @@ from neonym.learn.rates import DEFAULT_RATE
 from neonym.learn.rhythm import Rhythm, make_rhythm
 from neonym.learn.rows import concept_seed
 from neonym.learn.samples import sample_prompts
+from neonym.learn.word_checks import word_problems
 from neonym.models.family import ModelSource, identify, load_tokenizers
 from neonym.models.text import WordTokenizer
 from neonym.types import CaptionRules, ImageRecord, PictureRules
-
-DEFAULT_INIT_WORD = "picture"
 
 
 @dataclass
@@ -125,7 +124,7 @@ def prepare(run: RunConfig, known: Sequence[Problem] = ()) -> Prepared:
     for spec in ready.config.concepts:
         for tokenizer in ready.tokenizers.values():
             tokenizer.add_word(spec.token_string, spec.num_vectors_per_token)
-    ready.problems += token_problems(ready)
+    ready.problems += [*word_problems(ready), *token_problems(ready)]
     ready.prompts, found = sample_prompts(run.sample, ready.tokens, list(SAMPLERS))
     ready.problems += found
     read_weights(ready, ready.source)
