@@ -80,6 +80,15 @@ def read_embedding(path: Path | str) -> Embedding:
     return embedding
 
 
+def with_vectors(embedding: Embedding, count: int) -> Embedding:
+    """The first `count` vectors; where there are fewer, they are taken in turn until there are as many."""
+    vectors = {
+        name: rows[[i % len(rows) for i in range(count)]].contiguous() for name, rows in embedding.vectors.items()
+    }
+    told = {"neonym.vectors": str(count)} if "neonym.vectors" in embedding.metadata else {}
+    return Embedding(embedding.token, vectors, {**embedding.metadata, **told})
+
+
 def as_table(rows: torch.Tensor) -> torch.Tensor:
     """Float32, contiguous, 2-D: a single vector becomes a table of one row."""
     table = rows[None] if rows.ndim == 1 else rows

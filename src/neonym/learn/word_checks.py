@@ -1,15 +1,18 @@
-"""Are the new words' starts what the user meant? Known before a weight is read."""
+"""Do the new words start from what the user meant? Their init words, and the files of `--weights`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from neonym.errors import Problem
+from neonym.errors import FormatError, Problem
+from neonym.formats import read_embedding
 from neonym.learn.rows import DEFAULT_INIT_WORD
 from neonym.words import clean
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from neonym.config.dataset import ConceptSpec
     from neonym.learn.prepare import Prepared
     from neonym.models.text import WordTokenizer
@@ -34,7 +37,7 @@ def init_problems(spec: ConceptSpec, tokenizer: WordTokenizer) -> Iterator[Probl
             yield Problem("warning", "is not used: the vectors start from --weights", where, "Give one of them")
     elif len(pieces) > count:
         used, unused = listed(pieces[:count]), listed(pieces[count:])
-        what = f"has {len(pieces)} tokens for {count} vector{'s' * (count > 1)}: {used} used, {unused} not"
+        what = f"has {len(pieces)} tokens for {number_of(count)}: {used} used, {unused} not"
         fix = f"Give --num_vectors_per_token={len(pieces)} to start from all of them, or a shorter init word"
         yield Problem("warning", what, where, fix)
     elif len(pieces) < count:
@@ -47,3 +50,45 @@ def init_problems(spec: ConceptSpec, tokenizer: WordTokenizer) -> Iterator[Probl
 def listed(names: list[str]) -> str:
     """With the verb."""
     return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"
+
+
+def read_weights(ready: Prepared) -> tuple[dict[str, dict[str, Tensor]], list[Problem]]:
+    """The rows of every `--weights` file, by word, and what does not fit in them."""
+    assert ready.config is not None
+    found, problems = {}, []
+    for spec in ready.config.concepts:
+        if spec.weights is None:
+            continue
+        try:
+            vectors = found[spec.token_string] = read_embedding(spec.weights).vectors
+        except FormatError as error:
+            problems.append(error.problem)
+        else:
+            problems += weights_problems(spec, ready, vectors)
+    return found, problems
+
+
+def weights_problems(spec: ConceptSpec, ready: Prepared, vectors: dict[str, Tensor]) -> Iterator[Problem]:
+    """Vectors for another kind of model, or another number of them: the encoders of a file agree on it."""
+    assert ready.source is not None
+    assert spec.weights is not None
+    fix = "It was made for another kind of model"
+    if set(vectors) != set(ready.tokenizers):
+        what = f"has vectors for {', '.join(vectors)}, but the model's words are those of {', '.join(ready.tokenizers)}"
+        yield Problem("error", what, spec.weights, fix)
+        return
+    for encoder in ready.tokenizers:
+        width = int(ready.source.configs[encoder]["hidden_size"])
+        if vectors[encoder].shape[1] != width:
+            what = f"its vectors for {encoder} have {vectors[encoder].shape[1]} numbers, the model's words {width}"
+            yield Problem("error", what, spec.weights, fix)
+            return
+    (count,), wanted = {len(rows) for rows in vectors.values()}, spec.num_vectors_per_token
+    if count != wanted:
+        what = f"the file has {number_of(count)}, --num_vectors_per_token of `{spec.token_string}` is {wanted}"
+        fix = f"Give --num_vectors_per_token={count}, or resize the file: neonym convert {spec.weights} NEW.safetensors --vectors={wanted}"
+        yield Problem("error", what, spec.weights, fix)
+
+
+def number_of(count: int) -> str:
+    return f"{count} vector{'s' * (count > 1)}"
