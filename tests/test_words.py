@@ -1,8 +1,8 @@
-"""What is said of a new word before a weight is read: its starting word, the file it starts from."""
+"""What is said of a new word before a weight is read: its name, its starting word, the file it starts from."""
 
 import pytest
 import torch
-from conftest import settings
+from conftest import make_pictures, settings
 
 from neonym.cli.main import main
 from neonym.formats import read_embedding, write_embedding
@@ -90,3 +90,39 @@ def test_a_file_for_another_kind_of_model(pictures, tmp_path, shapes, words):
     found = [str(p) for p in prepare(run).problems if p.severity == "error"]
     assert len(found) == 1
     assert words in found[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"token_string": "MyChar", "num_vectors_per_token": 2}, ["diffusers loses all but the first vector"]),
+        ({"token_string": "MyChar"}, []),  # one vector is not lost
+        ({"token_string": "MyChar", "output_name": "mychar4", "num_vectors_per_token": 2}, []),
+        ({"token_string": "mychar4", "output_name": "my <char>"}, ["a name with blanks", "cut names at brackets"]),
+        ({"token_string": "mychär"}, ["ASCII names only"]),
+        ({"token_string": "cat"}, ["is an ordinary word"]),
+        ({"token_string": "mychar4", "output_name": "cat"}, ["is an ordinary word"]),
+    ],
+)
+def test_names_that_some_program_cannot_use(tmp_path, flags, words):
+    pictures = make_pictures(tmp_path / "p", 2, caption=f"a sticker of a {flags['token_string']}")
+    problems = prepare(settings(train_data_dir=str(pictures), **flags)).problems
+    said = [p.what for p in problems if "`" in p.where and p.severity == "warning"]
+    assert all(any(word in f for f in said) for word in words), said
+    assert len(said) == len(words)
+
+
+def test_check_and_train_warn_of_the_name(tmp_path, pictures, capsys):
+    flags = [
+        f"--train_data_dir={pictures}",
+        "--token_string=mychar4",
+        "--output_name=My Char",
+        "--num_vectors_per_token=2",
+    ]
+    assert main(["check", *flags]) == 0
+    assert "with capitals" in capsys.readouterr().out
+    assert main(["train", *flags, "--max_train_steps=1", "--eval_samples=8", "--cpu", f"--output_dir={tmp_path}"]) in (
+        0,
+        3,
+    )
+    assert "with capitals" in capsys.readouterr().err

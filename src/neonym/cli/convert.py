@@ -54,6 +54,6 @@ def main(argv: list[str], prog: str) -> int:
         write_embedding(embedding, out)
     shapes = ", ".join(f"{name} {tuple(rows.shape)}" for name, rows in embedding.vectors.items())
     print(f"{out}: `{embedding.token}`, {shapes}")
-    for warning in name_warnings(out.stem):
+    for warning in name_warnings(out.stem, len(next(iter(embedding.vectors.values())))):
         print(f"note: {warning}")
     return 0

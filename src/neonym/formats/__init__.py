@@ -95,10 +95,10 @@ def as_table(rows: torch.Tensor) -> torch.Tensor:
     return table.detach().float().contiguous() if table.is_floating_point() else table
 
 
-def name_warnings(token: str) -> list[str]:
+def name_warnings(token: str, vectors: int) -> list[str]:
     """What programs cannot do with a word of this name: nearly all take the name of the file (interop.md)."""
     warnings = []
-    if token != token.lower():
+    if token != token.lower() and vectors > 1:
         warnings.append("diffusers loses all but the first vector of a name with capitals")
     if any(c.isspace() for c in token):
         warnings.append("ComfyUI and InvokeAI cannot use a name with blanks")

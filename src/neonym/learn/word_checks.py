@@ -1,4 +1,4 @@
-"""Do the new words start from what the user meant? Their init words, and the files of `--weights`."""
+"""Can the new words be used everywhere, and do they start from what the user meant? Names, init words, `--weights` files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from neonym.errors import FormatError, Problem
-from neonym.formats import read_embedding
+from neonym.formats import name_warnings, read_embedding
 from neonym.learn.rows import DEFAULT_INIT_WORD
 from neonym.words import clean
 
@@ -23,8 +23,20 @@ MOST_SHOWN = 8  # vectors
 def word_problems(ready: Prepared) -> Iterator[Problem]:
     """Of every word, each said once although there may be two encoders."""
     assert ready.config is not None
-    for spec in ready.config.concepts:
+    for spec, file in zip(ready.config.concepts, ready.file_names(), strict=True):
+        yield from name_problems(spec, file, next(iter(ready.tokenizers.values())))
         yield from dict.fromkeys(p for t in ready.tokenizers.values() for p in init_problems(spec, t))
+
+
+def name_problems(spec: ConceptSpec, file: str, tokenizer: WordTokenizer) -> Iterator[Problem]:
+    """Most programs take the name of the file for the word."""
+    for warning in name_warnings(file, spec.num_vectors_per_token):
+        fix = "Small letters, digits and - . _ work everywhere: another --output_name, or another word"
+        yield Problem("warning", warning, f"the file name `{file}`", fix)
+    for name in dict.fromkeys((spec.token_string, file)):
+        if len(tokenizer.pieces(clean(name))) == 1:
+            what = "is an ordinary word: diffusers refuses such a file name, other programs replace the word by it"
+            yield Problem("warning", what, f"`{name}`", "Choose a word that is not in the dictionary")
 
 
 def init_problems(spec: ConceptSpec, tokenizer: WordTokenizer) -> Iterator[Problem]:
