@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -167,6 +168,38 @@ def test_variants_and_separate_vaes(checkpoint, tmp_path):
     assert identify(str(file)).vae_hash() != identify(str(file), vae=str(tmp_path / "vae.safetensors")).vae_hash()
     with pytest.raises(ModelError, match="Check --vae"):
         identify(str(file), vae=str(tmp_path / "none"))
+
+
+def test_weights_in_several_files(checkpoint, tmp_path):
+    """The same model and, for one family, the same training; what is missing is named before a weight is read."""
+    family, folder, _ = checkpoint
+    shutil.copytree(folder, tmp_path / "shards")
+    parts = make_parts(family, tiny=True, dtype=torch.float32)
+    for name in ("unet", "text_encoder"):
+        for file in (tmp_path / "shards" / name).glob("*.safetensors"):
+            file.unlink()
+        parts[name].save_pretrained(tmp_path / "shards" / name, max_shard_size="1MB")
+        assert len(list((tmp_path / "shards" / name).glob("*-of-*.safetensors"))) > 1
+    for theirs, ours in zip(outputs(folder), outputs(tmp_path / "shards"), strict=True):
+        assert torch.equal(theirs, ours)
+    if family == "sd1":
+        flags = {
+            "train_data_dir": str(make_pictures(tmp_path / "p", 3, size=(64, 64))), "token_string": "mychar4", "cpu": True,
+            "max_train_steps": 2, "eval_samples": 8, "resolution": "64",
+        }  # fmt: skip
+        one, other = (
+            load_file(train(settings(**flags, pretrained_model_name_or_path=str(n), output_dir=f"{n}-out")).files[0])
+            for n in (tmp_path / "shards", folder)
+        )
+        assert torch.equal(one["emb_params"], other["emb_params"])
+    lost = sorted((tmp_path / "shards" / "unet").glob("*-of-*.safetensors"))[1]
+    lost.unlink()
+    with pytest.raises(ModelError, match=f"1 of the files of its `unet` are not there .{lost.name}."):
+        identify(str(tmp_path / "shards"))
+    (index,) = (tmp_path / "shards" / "unet").glob("*.index.json")
+    index.write_text("{}")
+    with pytest.raises(ModelError, match="is no index of weights"):
+        identify(str(tmp_path / "shards"))
 
 
 def test_what_is_no_model_is_refused_by_its_header(checkpoint, tmp_path):
