@@ -2,6 +2,7 @@
 
 import errno
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -281,6 +282,33 @@ def test_samples_change_nothing_in_training(run_for, tmp_path):
         assert sum(name.startswith(f"mychar4_{tag}_00_") and name.endswith("_7.png") for name in mine) == 1
         assert f"mychar4_{tag}_sheet.png" in mine
     assert any("`a red apple --s 2`" in n or "`a red apple` has none of the words" in n for n in report.notes)
+
+
+def test_a_sheet_that_cannot_be_written_leaves_the_old_one(run_for, tmp_path):
+    """A real limit on the size of files, between that of a picture and that of the sheet."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a sticker of a mychar4 --s 1\na red mychar4 --s 1\n")
+    options = {"sample_prompts": str(prompts), "sample_every_n_steps": 4, "max_train_steps": 5}
+    run = run_for(**options)
+    loop.train(run)
+    folder = Path(run.save.output_dir) / "sample"
+    sheet = folder / "mychar4_000004_sheet.png"
+    before, limits = sheet.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    single = max(p.stat().st_size for p in folder.iterdir() if p != sheet)
+
+    class Limited(Notes):
+        def step(self, step, losses):
+            soft = (single + len(before)) // 2 if step == 4 else limits[0]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, limits[1]))
+
+    report = Limited()
+    try:
+        assert loop.train(run_for(**options, restart=True, learning_rate=1e-5), report).steps == 5
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert any("no sample pictures at 000004" in note and "File too large" in note for note in report.notes)
+    assert sheet.read_bytes() == before
+    assert not list(folder.glob("*.part"))
 
 
 def test_prompt_files(tmp_path):

@@ -29,7 +29,7 @@ class ConvertFlags(BaseModel):
 
 def main(argv: list[str], prog: str) -> int:
     flags = parse_flags(ConvertFlags, argv, prog, DESCRIPTION)
-    from neonym.formats import FORMATS, name_warnings, png_card, read_embedding, with_vectors, write_embedding
+    from neonym.formats import FORMATS, name_warnings, read_embedding, with_vectors, write_embedding
     from neonym.types import Embedding
 
     embedding = read_embedding(flags.file)
@@ -49,7 +49,7 @@ def main(argv: list[str], prog: str) -> int:
         from neonym.data.images import on_background, readable
 
         with readable(flags.picture) as picture:
-            png_card.write(embedding, out, on_background(picture, (255, 255, 255)))
+            write_embedding(embedding, out, on_background(picture, (255, 255, 255)))
     else:
         write_embedding(embedding, out)
     shapes = ", ".join(f"{name} {tuple(rows.shape)}" for name, rows in embedding.vectors.items())

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from neonym.errors import UserError
+from neonym.files import whole_file
 from neonym.learn.plateau import Plateau
 from neonym.learn.rows import Concept
 
@@ -73,13 +72,10 @@ def save_state(state: TrainState, file: Path) -> None:
         facts["evaluations"] = state.plateau.history
     if state.scaler is not None:
         facts["scaler"] = state.scaler.state_dict()
-    part = file.with_suffix(f".{os.getpid()}.part")
     try:
-        save_file(tensors_of(state), part, {"neonym": json.dumps(facts)})
-        part.replace(file)
+        with whole_file(file) as part:
+            save_file(tensors_of(state), part, {"neonym": json.dumps(facts)})
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
         raise UserError(f"the state cannot be saved ({error})", str(file), "Is the disk full?") from error
 
 

@@ -15,6 +15,7 @@ import torch
 from neonym._version import __version__
 from neonym.config.run import RunConfig, fields_of
 from neonym.errors import UserError
+from neonym.files import whole_file
 from neonym.formats import read_embedding, write_embedding
 from neonym.formats.usage import usage_card
 from neonym.learn.events import as_json
@@ -65,13 +66,16 @@ def settings_of(run: RunConfig) -> dict[str, str]:
 
 def write_card(file: Path) -> None:
     """How the word is used, as Markdown beside its file."""
-    card, part = file.with_suffix(".md"), file.with_suffix(".md.part")
+    write_text(file.with_suffix(".md"), usage_card(read_embedding(file), file))
+
+
+def write_text(file: Path, text: str) -> None:
+    """Complete or absent. Raises UserError."""
     try:
-        part.write_text(usage_card(read_embedding(file), file), encoding="utf-8")
-        part.replace(card)
+        with whole_file(file) as part:
+            part.write_text(text, encoding="utf-8")
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"cannot be written ({error.strerror})", str(card), "Is the disk full?") from error
+        raise UserError(f"cannot be written ({error.strerror})", str(file), "Is the disk full?") from error
 
 
 def repeatable(run: RunConfig) -> dict[str, object]:
@@ -253,12 +257,7 @@ class CheckpointStore:
             write_card(file)
         if self.save.save_state or self.save.save_state_on_train_end:
             files.append(self.save_state_folder(state))
-        part = self.folder / "verdict.json.part"
-        try:
-            part.write_text(as_json(verdicts, indent=2) + "\n", encoding="utf-8")
-            part.replace(self.verdict_file)
-        except OSError as error:
-            raise UserError(f"cannot be written ({error.strerror})", str(part), "Is the disk full?") from error
+        write_text(self.verdict_file, as_json(verdicts, indent=2) + "\n")
         self.save_state(state)
         if whole:
             self.state_file.replace(self.end_file)
