@@ -18,6 +18,7 @@ from neonym.errors import ModelError
 from neonym.generation.images import add_files, conditioning, draw
 from neonym.learn.loop import train
 from neonym.learn.prepare import prepare
+from neonym.models import single_file
 from neonym.models.family import identify, load_model
 
 
@@ -168,6 +169,24 @@ def test_variants_and_separate_vaes(checkpoint, tmp_path):
     assert identify(str(file)).vae_hash() != identify(str(file), vae=str(tmp_path / "vae.safetensors")).vae_hash()
     with pytest.raises(ModelError, match="Check --vae"):
         identify(str(file), vae=str(tmp_path / "none"))
+
+
+def test_weights_of_a_file_go_straight_to_the_device(checkpoint):
+    """Each by itself: the `meta` device keeps nothing, so what is not on it had a copy on the host."""
+    family, _, file = checkpoint
+    source, meta = identify(str(file)), torch.device("meta")
+    texts = {
+        "sd1": [single_file.CLIP],
+        "sd2": [single_file.OPEN_CLIP],
+        "sdxl": [single_file.XL_CLIP, single_file.XL_OPEN_CLIP],
+    }
+    parts = [
+        single_file.load_unet(file, source.configs["unet"], torch.float16, meta),
+        single_file.load_vae(file, source.configs["vae"], meta),
+        *(single_file.load_text_encoder(file, source.configs[name], torch.float16, meta, start)
+          for name, start in zip(source.encoders, texts[family], strict=True)),
+    ]  # fmt: skip
+    assert all(weight.is_meta for part in parts for weight in part.parameters())
 
 
 def test_weights_in_several_files(checkpoint, tmp_path):
