@@ -25,8 +25,9 @@ from PIL import Image
 
 from neonym.config.run import ConceptSettings, ObjectiveSettings, OptimSettings, RunConfig
 from neonym.formats import read_embedding
-from neonym.generation.images import add_embedding, draw
-from neonym.learn.events import Silent
+from neonym.generation.embeddings import add_embedding
+from neonym.generation.images import draw
+from neonym.learn.events import Silent, as_json
 from neonym.learn.loop import train
 from neonym.learn.objective import Objective
 from neonym.learn.step import sample_losses
@@ -137,6 +138,24 @@ def saved_at(folder: Path, word: str, step: int) -> Embedding:
     return read_embedding(step_file if step_file.exists() else folder / f"{word}.safetensors")
 
 
+def run_of(args: argparse.Namespace, config: Path, out: Path, evaluation: dict, save_every: int | None) -> RunConfig:
+    """The run that the flags describe."""
+    return RunConfig.model_validate(
+        {
+            "dataset": {"dataset_config": str(config)},
+            "optim": {
+                "learning_rate": args.learning_rate, "lr_scheduler": args.lr_scheduler, "seed": args.seed,
+                "lr_warmup_steps": args.lr_warmup_steps, "max_train_steps": args.steps,
+                "max_grad_norm": args.max_grad_norm,
+            },
+            "objective": {"timestep_sampling": args.timestep_sampling},
+            "save": {"output_dir": str(out), "save_every_n_steps": save_every},
+            "eval": evaluation,
+            "compute": {"cpu": args.device == "cpu"},
+        }
+    )  # fmt: skip
+
+
 def measure(args: argparse.Namespace) -> dict:
     """Train all words in one run, then measure."""
     subjects = load_subjects(args.subjects)
@@ -145,22 +164,8 @@ def measure(args: argparse.Namespace) -> dict:
         folder = Path(temporary)
         config, pictures = write_data(subjects, args.vectors, args.batch_size, folder / "data")
         every = max(1, args.steps // max(1, args.curve))
-        run = RunConfig.model_validate(
-            {
-                "dataset": {"dataset_config": str(config)},
-                "optim": {
-                    "learning_rate": args.learning_rate, "lr_scheduler": args.lr_scheduler, "seed": args.seed,
-                    "lr_warmup_steps": args.lr_warmup_steps, "max_train_steps": args.steps,
-                    "max_grad_norm": args.max_grad_norm,
-                },
-                "objective": {"timestep_sampling": args.timestep_sampling},
-                "save": {"output_dir": str(folder / "out"), "save_every_n_steps": every},
-                "eval": {"eval_samples": 8},
-                "compute": {"cpu": args.device == "cpu"},
-            }
-        )  # fmt: skip
         started = time.monotonic()
-        train(run, Silent())
+        train(run_of(args, config, folder / "out", {"eval_samples": 8}, every), Silent())
         seconds = time.monotonic() - started
         rows, curve = [], {}
         for subject, shown in zip(subjects, pictures, strict=True):
@@ -177,12 +182,12 @@ def measure(args: argparse.Namespace) -> dict:
                 colours = list(COLOURS)[:: 12 // args.obedience_colours]
                 row["background_word"] = obedience(model, subject, f"{subject.word}x{args.steps}", colours, 20)
                 row["background_true"] = obedience(model, subject, subject.name, colours, 20)
-            rows.append(row)
+            rows.append(row | {"score_by_step": scores})
             print("  ".join(f"{v:.4f}" if isinstance(v, float) else f"{v:18}" for v in row.values()), flush=True)
     means = {step: float(np.mean(values)) for step, values in curve.items()}
     result = {
         "settings": {k: v for k, v in vars(args).items() if k != "json"},
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "machine": machine(),
         "mean_score": means[args.steps],
         "lowest_score": min(r["score"] for r in rows),
         "mean_score_by_step": means,
@@ -195,9 +200,19 @@ def measure(args: argparse.Namespace) -> dict:
     return result
 
 
-def main() -> None:
+def machine() -> str:
+    return f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def write_json(result: dict, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(as_json(result, 1) + "\n")
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """The flags of a benchmark on known subjects."""
     defaults = OptimSettings()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subjects", type=int, default=24)
     parser.add_argument("--steps", type=int, default=defaults.max_train_steps)
     parser.add_argument("--batch_size", type=int, default=4)
@@ -212,13 +227,16 @@ def main() -> None:
     parser.add_argument("--curve", type=int, default=10, help="how often the score is measured; 1: at the end only")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = arguments(__doc__).parse_args()
     result = measure(args)
     summary = {k: v for k, v in result.items() if k not in ("subjects", "settings")}
     print(json.dumps(summary, indent=1))
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(result, args.json)
 
 
 if __name__ == "__main__":

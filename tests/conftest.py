@@ -1,5 +1,6 @@
 """What the tests share: no network, a small data set, runs on the built-in model."""
 
+import json
 import os
 import socket
 from pathlib import Path
@@ -7,9 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from neonym.cli.main import main
 from neonym.config.run import RunConfig, fields_of
+from neonym.learn.prepare import Prepared, prepare
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the laws are about a CPU in float32
+WORD = "mychar4"
 ROOT = Path(__file__).parent.parent
 COLOURS = [(200, 40, 40), (40, 160, 60), (50, 90, 220), (240, 220, 60), (250, 250, 250), (20, 20, 20)]
 
@@ -51,6 +55,33 @@ def settings(**flags) -> RunConfig:
     for name, value in flags.items():
         tree.setdefault(homes[name], {})[name] = value
     return RunConfig.model_validate(tree)
+
+
+def check(folder: Path | str, **flags) -> Prepared:
+    """A folder of pictures of WORD, looked at as `neonym check` does."""
+    return prepare(settings(train_data_dir=str(folder), token_string=WORD, **flags))
+
+
+def check_table(tmp_path: Path, table: dict, **flags) -> Prepared:
+    """The same for a data-set file."""
+    file = tmp_path / "table.json"
+    file.write_text(json.dumps(table))
+    return prepare(settings(dataset_config=str(file), token_string=WORD, **flags))
+
+
+def subset(tmp_path: Path, **values) -> dict:
+    """A data-set table of one subset, the folder `a`."""
+    return {"datasets": [{"subsets": [{"image_dir": str(tmp_path / "a"), **values}]}]}
+
+
+def caption(*words) -> int:
+    """`neonym caption ...`. -> exit code"""
+    return main(["caption", *map(str, words)])
+
+
+def said(ready: Prepared, *severities: str) -> str:
+    """Its problems of these severities (default: errors), a line each."""
+    return "\n".join(str(p) for p in ready.problems if p.severity in (severities or ("error",)))
 
 
 @pytest.fixture

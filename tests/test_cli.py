@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, make_pictures
+from conftest import ROOT, WORD, make_pictures
 
 from neonym.cli.main import main
 from neonym.formats import read_embedding
@@ -160,3 +160,20 @@ def test_evaluation_on_held_out_pictures(folder):
     assert len(list(Path("cache").iterdir())) == 12
     events = [json.loads(line) for line in Path("out/mychar4-run/events.jsonl").read_text().splitlines()]
     assert [e["step"] for e in events if e["event"] == "evaluated"] == [0, 3, 6]
+
+
+def test_every_value_and_where_it_was_found(tmp_path, capsys):
+    make_pictures(tmp_path / "a", 2)
+    file = tmp_path / "t.toml"
+    file.write_text(
+        f"[general]\nflip_aug = true\n[[datasets]]\nbatch_size = 2\n[[datasets.subsets]]\nimage_dir = '{tmp_path / 'a'}'\n"
+    )
+    assert (
+        main(["check", "--dataset_config", str(file), "--token_string", WORD, "--keep_tokens=1", "--print_config"]) == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    for line in (
+        'token_string = "mychar4"  # command line', "batch_size = 2  # dataset", "flip_aug = true  # general",
+        "keep_tokens = 1  # command line", "num_repeats = 1  # default", f'image_dir = "{tmp_path / "a"}"  # subset',
+    ):  # fmt: skip
+        assert line in lines

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save, save_file
 
 from neonym.errors import FormatError
 from neonym.formats import read_embedding, write_embedding
-from neonym.generation.images import add_files, conditioning
+from neonym.generation.conditioning import conditioning
+from neonym.generation.embeddings import add_files
 from neonym.models.family import identify, load_model
 from neonym.types import Embedding
 

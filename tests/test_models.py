@@ -15,7 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.checkpoints import make_parts, save_folder, single_file_tensors
 from neonym.errors import ModelError
-from neonym.generation.images import add_files, conditioning, draw
+from neonym.generation.conditioning import conditioning
+from neonym.generation.embeddings import add_files
+from neonym.generation.images import draw
 from neonym.learn.loop import train
 from neonym.learn.prepare import prepare
 from neonym.models import single_file

@@ -115,7 +115,7 @@ def test_chunks_are_joined_without_inner_ends():
 def test_conditioning_equals_the_diffusers_pipelines():
     from diffusers import StableDiffusionPipeline
 
-    from neonym.generation.images import conditioning
+    from neonym.generation.conditioning import conditioning
 
     pipeline = StableDiffusionPipeline.from_pretrained(SOURCE.folder, dtype=torch.float32)
     model = load_model()

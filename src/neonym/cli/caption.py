@@ -10,7 +10,8 @@ import tyro
 from pydantic import BaseModel, Field
 
 from neonym.config.commandline import parse_flags
-from neonym.errors import DataError, UserError
+from neonym.config.dataset import Ending
+from neonym.errors import EXIT_USER_ERROR, DataError, UserError
 
 TOOLS = {
     "merge": "caption and tag files beside pictures -> one metadata file (.json or .jsonl)",
@@ -65,7 +66,7 @@ class WriteFlags(FolderFlags):
 
 
 class DescribeFlags(WriteFlags):
-    caption_extension: str = Field(".caption", min_length=1, description="Ending of the files to write.")
+    caption_extension: Ending = Field(".caption", description="Ending of the files to write.")
     prefix: str = Field("", description='Put before each sentence, such as "a picture of mychar4, ".')
     prompt: str = Field("", description="Beginning of the sentence that the model goes on from.")
     max_tokens: int = Field(40, ge=1, description="Longest sentence.")
@@ -74,7 +75,7 @@ class DescribeFlags(WriteFlags):
 
 
 class TagFlags(WriteFlags):
-    caption_extension: str = Field(".txt", min_length=1, description="Ending of the files to write.")
+    caption_extension: Ending = Field(".txt", description="Ending of the files to write.")
     prefix: str = Field("", description='Put before the tags, such as "mychar4, ".')
     threshold: float = Field(0.35, ge=0, le=1, description="Least probability of a tag.")
     character_threshold: float = Field(0.85, ge=0, le=1, description="Least probability of a character's name.")
@@ -145,33 +146,48 @@ def duplicates(flags: FolderFlags) -> int:
 def describe(flags: DescribeFlags) -> int:
     from neonym.models.captioners import load_describer
 
+    pictures = pictures_of(flags)
     say = load_describer(flags.model, flags.prompt, flags.max_tokens, flags.beams, flags.device)
-    return write_each(flags, lambda picture: flags.prefix + say(picture), flags.caption_extension)
+    return write_each(pictures, flags, lambda picture: flags.prefix + say(picture), flags.caption_extension)
 
 
 def tag(flags: TagFlags) -> int:
     from neonym.data.caption_tools import clean_tags
     from neonym.models.captioners import load_tagger
 
+    pictures = pictures_of(flags)
     tagger = load_tagger(flags.model)
 
     def say(picture: Any) -> str:
         return flags.prefix + clean_tags(",".join(tagger(picture, flags.threshold, flags.character_threshold)))
 
-    return write_each(flags, say, flags.caption_extension)
+    return write_each(pictures, flags, say, flags.caption_extension)
 
 
-def write_each(flags: WriteFlags, say: Any, ending: str) -> int:
-    """One file beside each picture. What cannot be read is named at the end. -> exit code"""
+def pictures_of(flags: WriteFlags) -> list[Path]:
+    """Found before a model is loaded. Raises DataError."""
+    from neonym.data.caption_tools import pictures_in
+
+    pictures = pictures_in(flags.folder, flags.recursive)
+    if not pictures:
+        raise DataError("has no pictures", str(flags.folder), "Name another folder, or add --recursive")
+    return pictures
+
+
+def write_each(pictures: list[Path], flags: WriteFlags, say: Any, ending: str) -> int:
+    """One file beside each picture. What went wrong is told at the end; what is written stays. -> exit code
+
+    A picture that cannot be read is left out; if the model or the disk fails, the others are not tried.
+    """
     from PIL import ImageOps
 
-    from neonym.data.caption_tools import pictures_in, write_text
+    from neonym.data.caption_tools import write_text
     from neonym.data.images import on_background, readable
 
     ending = ending if ending.startswith(".") else f".{ending}"
-    written, left, broken = 0, 0, list[UserError]()
-    for path in pictures_in(flags.folder, flags.recursive):
-        file = path.with_suffix(ending)
+    written, left, wrong = 0, 0, list[UserError]()
+    for path in pictures:
+        file = path.with_name(path.stem + ending)
         if file.exists() and not flags.overwrite:
             left += 1
             continue
@@ -179,14 +195,18 @@ def write_each(flags: WriteFlags, say: Any, ending: str) -> int:
             with readable(path) as picture:
                 pixels = on_background(ImageOps.exif_transpose(picture), (255, 255, 255))
         except DataError as error:
-            broken.append(error)
+            wrong.append(error)
             continue
-        write_text(file, say(pixels) + "\n")
+        try:
+            write_text(file, say(pixels) + "\n")
+        except UserError as error:
+            wrong.append(error)
+            break
         written += 1
     print(f"{written} files written" + (f", {left} were there already (--overwrite replaces them)" if left else ""))
-    for error in broken:
+    for error in wrong:
         print(error, file=sys.stderr)
-    return 2 if broken else 0
+    return EXIT_USER_ERROR if wrong else 0
 
 
 def endings(flags: Endings) -> dict[str, str]:

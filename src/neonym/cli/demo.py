@@ -52,7 +52,7 @@ def main(argv: list[str], prog: str) -> int:
     )
     from neonym.cli.report import write_report
     from neonym.cli.train import stopping
-    from neonym.generation.images import add_files
+    from neonym.generation.embeddings import add_files
     from neonym.generation.sheets import sheet
     from neonym.learn.events import Terminal
     from neonym.learn.loop import train

@@ -1,78 +1,128 @@
-"""`neonym generate`, which is also `gen_img_diffusers.py`."""
+"""`neonym generate`, which is also `gen_img_diffusers.py` and `gen_img.py`."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal
+import sys
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from neonym.config.commandline import Given, flags_in, parse_flags, replace_compat
+from neonym.config.generate import GenerateFlags, GenerateSettings
+from neonym.config.run import RunConfig
+from neonym.config.sdscripts import GENERATOR
+from neonym.errors import EXIT_INTERRUPTED, ConfigError, Problem
 
-from neonym.config.commandline import parse_flags
-from neonym.config.run import BUILTIN
-from neonym.errors import UserError
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from PIL import Image
+
+    from neonym.generation.run import Ready, Session
 
 DESCRIPTION = "Make pictures, with learned words in the prompts. The word is the file name without ending."
 
 
-class GenerateFlags(BaseModel):
-    """The flags of generation."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    ckpt: str = Field(
-        BUILTIN, description="The model: a checkpoint file, a Diffusers folder, a hub ID, or the built-in one."
-    )
-    textual_inversion_embeddings: tuple[str, ...] = Field((), description="Embedding files.")
-    prompt: tuple[str, ...] = Field((), description="What to draw; several prompts make several pictures.")
-    negative_prompt: str = Field("", description="What not to draw.")
-    outdir: str = Field("outputs/images", description="Where the pictures go.")
-    images_per_prompt: int = Field(1, ge=1, description="Pictures of each prompt.")
-    batch_size: int = Field(8, ge=1, description="Pictures made together.")
-    steps: int = Field(30, ge=1, description="Sampler steps.")
-    scale: float | None = Field(None, ge=0, description="Guidance scale (default: the model's own, mostly 7.5).")
-    sampler: Literal["ddim", "euler", "euler_a", "dpmsolver++"] = Field("ddim", description="Sampler.")
-    W: int | None = Field(None, ge=8, description="Width (default: the model's own).")
-    H: int | None = Field(None, ge=8, description="Height (default: the model's own).")
-    clip_skip: int = Field(1, ge=1, description="Text encoder layer, counted from the end, as in training.")
-    seed: int = Field(0, ge=0, description="Seed of the first picture; each further one has the next.")
-
-
 def main(argv: list[str], prog: str) -> int:
     flags = parse_flags(GenerateFlags, argv, prog, DESCRIPTION)
-    if not flags.prompt:
-        raise UserError("there is nothing to draw", "--prompt", 'For example --prompt "a mychar4 on a blue background"')
-    import torch
-    from PIL.PngImagePlugin import PngInfo
+    values, notes = values_given(flags, argv)
+    from neonym.generation.metadata import like
+    from neonym.generation.run import Session, changed_since, prepare
 
-    from neonym.generation.images import add_files, draw
-    from neonym.models.family import load_model
-    from neonym.words import clean
-
-    folder = Path(flags.outdir)
+    settings, said = GenerateSettings.model_validate(values), None
+    if settings.like is not None:
+        settings, said = like(settings.like, values)
+    ready = prepare(settings, notes)
+    tell(ready.problems)
+    session = Session(ready)
+    tell(changed_since(said, session.facts) if said else [])
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot be made ({error.strerror})", flags.outdir, "Choose another --outdir") from error
-    model = load_model(flags.ckpt, "cuda" if torch.cuda.is_available() else "cpu", clip_skip=flags.clip_skip)
-    words = add_files(model, flags.textual_inversion_embeddings)
-    said = " ".join([*flags.prompt, flags.negative_prompt])
-    used = set[str]().union(*(t.words_in(said) for t in model.tokenizers.values()))
-    for word in words:
-        if clean(word) not in used:
-            print(f"warning: no prompt uses `{word}`")
-    prompts = [p for p in flags.prompt for _ in range(flags.images_per_prompt)]
-    seeds = [flags.seed + i for i in range(len(prompts))]
-    side, scale = model.source.native_size, model.source.guidance if flags.scale is None else flags.scale
-    pictures = draw(
-        model, prompts, seeds, negative_prompt=flags.negative_prompt, steps=flags.steps, guidance=scale,
-        size=(flags.W or side, flags.H or side), sampler=flags.sampler, batch_size=flags.batch_size,
-    )  # fmt: skip
-    for i, (prompt, seed, picture) in enumerate(zip(prompts, seeds, pictures, strict=True)):
-        text = PngInfo()
-        facts = {"prompt": prompt, "negative-prompt": flags.negative_prompt, "seed": seed, "steps": flags.steps}
-        for key, value in {**facts, "scale": scale, "sampler": flags.sampler}.items():
-            text.add_text(key, str(value))
-        path = folder / f"im_{i:06d}_{seed}.png"
-        picture.save(path, pnginfo=text)
-        print(path)
+        draw_all(ready, session)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted: {session.done} pictures are finished, in {settings.outdir}", file=sys.stderr)
+        return EXIT_INTERRUPTED
     return 0
+
+
+def values_given(flags: GenerateFlags, argv: list[str]) -> tuple[dict[str, Any], list[Problem]]:
+    """The settings that the command line names, and what is to be said of sd-scripts' flags. Raises ConfigError."""
+    named, given = flags_in(argv), Given(RunConfig())
+    values = {name: getattr(flags, name) for name in GenerateSettings.model_fields if name in named}
+    values |= {name: getattr(flags.compat, name) for name in GENERATOR if name in named}
+    given.origins = dict.fromkeys(values, "command line")
+    return replace_compat(values, GENERATOR, given), given.problems
+
+
+def tell(problems: list[Problem]) -> None:
+    for problem in problems:
+        print(f"{problem.severity}: {problem}", file=sys.stderr)
+
+
+def draw_all(ready: Ready, session: Session) -> None:
+    """Everything that was asked for, and what is asked for now; sheets at the end."""
+    from neonym.generation.axes import axes_of, axes_sheet
+
+    if axes := axes_of(ready.settings):
+        print(axes_sheet(axes, ready, session))
+        return
+    shown: list[tuple[str, Image.Image]] = []
+    for number, (path, picture) in enumerate(session.draw(ready.plan.jobs()), 1):
+        print(f"{path}  [{number}/{ready.total}]" if number <= ready.total else path, flush=True)
+        if ready.settings.grid:
+            shown.append((path.name, picture))
+    if ready.settings.interactive:
+        ask(ready, session)
+    if shown:
+        print(session.save_grid(shown))
+
+
+def ask(ready: Ready, session: Session) -> None:
+    """Prompts from a terminal, with history and completion of the words, until the input ends."""
+    for number, line in enumerate(typed_lines(tuple(ready.words))):
+        try:
+            for path in draw_line(line, number, ready, session):
+                print(path, flush=True)
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+
+
+def draw_line(line: str, number: int, ready: Ready, session: Session) -> Iterator[Path]:
+    """Raises ConfigError for a line that is wrong, of which nothing is drawn then."""
+    from neonym.generation.run import look_at
+
+    jobs = list(ready.plan.jobs_of(line, f"line {number + 1}"))
+    before = len(ready.problems)
+    for job in jobs:
+        look_at(job, ready)
+    tell(ready.problems[before:])
+    for path, _ in session.draw(jobs):
+        yield path
+
+
+def typed_lines(words: tuple[str, ...]) -> Iterator[str]:
+    """Lines that are no blanks and no comments."""
+    if sys.stdin.isatty():
+        with_completion(words)
+    while True:
+        try:
+            line = input("prompt> " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return
+        if line and not line.startswith("#"):
+            yield line
+
+
+def with_completion(words: tuple[str, ...]) -> None:
+    """Arrow keys go through earlier lines, Tab completes words; not on systems without readline."""
+    try:
+        import readline
+    except ImportError:
+        return
+    names = (*words, "--n ", "--w ", "--h ", "--s ", "--d ", "--l ", "--nl ", "--t ", "--am ", "--f ")
+
+    def complete(text: str, state: int) -> str | None:
+        fitting = [name for name in names if name.startswith(text)]
+        return fitting[state] if state < len(fitting) else None
+
+    readline.set_completer_delims(" ,()[]|{}")
+    readline.set_completer(complete)
+    readline.parse_and_bind("tab: complete")

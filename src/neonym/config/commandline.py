@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from neonym.config.resolve import read_table
 from neonym.config.run import RunConfig, fields_of
-from neonym.config.sdscripts import OTHER_TRAINERS, SDSCRIPTS, CompatSettings
+from neonym.config.sdscripts import OTHER_TRAINERS, SDSCRIPTS, Compat, CompatSettings
 from neonym.errors import ConfigError, Problem, nearest
 from neonym.files import whole_file
 
@@ -50,7 +50,7 @@ def read_run(flags: RunFlags, argv: list[str]) -> Given:
 
     Raises ConfigError with everything that is wrong in the file.
     """
-    named = {a.partition("=")[0].lstrip("-").replace("-", "_") for a in argv if a.startswith("--")}
+    named = flags_in(argv)
     sections = {name: section for section, name, _ in fields_of(type(flags))}
     line = {name: getattr(getattr(flags, sections[name]), name) for name in named if name in sections}
     given = Given(RunConfig(), dict.fromkeys(line, "command line"))
@@ -64,7 +64,7 @@ def read_run(flags: RunFlags, argv: list[str]) -> Given:
             if name in sections and name not in line:
                 line[name] = value
                 given.origins[name] = str(path)
-    line = replace_compat(line, given)
+    line = replace_compat(line, SDSCRIPTS, given)
     given.run = validated(RunConfig, as_tree(line), given)
     return given
 
@@ -89,27 +89,30 @@ def check_keys(table: Values, known: Mapping[str, str], where: str, given: Given
         raise ConfigError([Problem("error", f"`{key}` is not known", where, nearest(key, names)) for key in unknown])
 
 
-def replace_compat(values: Values, given: Given) -> Values:
-    """sd-scripts' flags that are not settings here: renamed, passed over with a note, refused. Raises ConfigError."""
-    kept, refused = dict(values), []
-    for name, compat in SDSCRIPTS.items():
+def flags_in(argv: list[str]) -> set[str]:
+    """The names of the flags that a command line gives."""
+    return {a.partition("=")[0].lstrip("-").replace("-", "_") for a in argv if a.startswith("--")}
+
+
+def replace_compat(values: Values, table: Mapping[str, Compat], given: Given) -> Values:
+    """sd-scripts' flags that are not settings here: renamed, passed over, refused, which goes to the problems."""
+    kept = dict(values)
+    for name, compat in table.items():
         value = kept.pop(name, None)
         if value in (None, False, (), ""):
             continue
         flag = f"--{name}"
         if compat.kind == "refused":
-            refused.append(Problem("error", compat.reason, flag))
+            given.problems.append(Problem("error", compat.reason, flag))
         elif compat.kind == "no effect":
             given.problems.append(Problem("note", f"has no effect here: {compat.reason}", flag))
         else:
             assert compat.setting is not None
             wanted = value if compat.value is None else compat.value
             if (kept.get(compat.setting) or wanted) != wanted:
-                refused.append(Problem("error", f"goes against --{compat.setting}={kept[compat.setting]}", flag))
+                given.problems.append(Problem("error", f"goes against --{compat.setting}={kept[compat.setting]}", flag))
             kept[compat.setting] = wanted
             given.origins[compat.setting] = given.origins[name]
-    if refused:
-        raise ConfigError(refused)
     return kept
 
 

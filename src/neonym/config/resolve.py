@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,11 @@ class Resolved:
     def error(self, what: str, where: str, fix: str = "") -> None:
         self.problems.append(Problem("error", what, where, fix))
 
+    def add(self, more: Sequence[Problem]) -> None:
+        """`more` problems, but none of a flag that was told before."""
+        told = {p.where for p in self.problems}
+        self.problems += [p for p in more if not p.where.startswith("--") or p.where not in told]
+
     def failed(self) -> bool:
         return any(p.severity == "error" for p in self.problems)
 
@@ -88,17 +95,19 @@ def resolve(table: Any, run: RunConfig, where: str) -> Resolved:
     rows = as_list(table.get("datasets", []), f"{where} datasets", found)
     if not rows and not found.failed():
         found.error("there is no [[datasets]]", where, "Add one with a [[datasets.subsets]]")
-    datasets = []
+    line = check_flags(DatasetValues, check_flags(SubsetSpec, flag_values(run), found), found)
+    above, datasets = (general, line), []
     for i, row in enumerate(rows):
         place = f"{where} datasets[{i}]"
-        datasets.append(resolve_dataset(i, as_table(row, place, found), general, run, place, found))
+        table = as_table(row, place, found)
+        datasets.append(resolve_dataset(i, table, above, run.dataset.masked_loss, place, found))
     if not found.failed():
         found.config = DatasetConfig(concepts=tuple(concepts), datasets=tuple(datasets))
     return found
 
 
 def resolve_dataset(
-    index: int, row: Table, general: Table, run: RunConfig, where: str, found: Resolved
+    index: int, row: Table, above: tuple[Table, Table], masked_loss: bool, where: str, found: Resolved
 ) -> DatasetSpec | None:
     """One `[[datasets]]` row with its fallbacks."""
     listed = as_list(row.get("subsets", []), f"{where} subsets", found)
@@ -106,16 +115,15 @@ def resolve_dataset(
     if not tables:
         found.error("has no subsets", where, "Add [[datasets.subsets]] with an image_dir")
         return None
-    style = style_of(tables, where, run.dataset.masked_loss, found)
+    style = style_of(tables, where, masked_loss, found)
     if style is None:
         return None
     allowed = (*DatasetValues.model_fields, *SubsetValues.model_fields, *DATASET_KEYS[style])
     unknown_keys(row, (*allowed, "subsets"), where, found)
     check_values({key: value for key, value in row.items() if key in allowed}, where, found)
-    line = flag_values(run)
-    values = fall_back(tuple(DatasetValues.model_fields), (row, general, line), LEVELS[1:], (index, None), found)
+    values = fall_back(tuple(DatasetValues.model_fields), (row, *above), LEVELS[1:], (index, None), found)
     subsets = [
-        resolve_subset((index, i), style, raw, (row, general, line), f"{where} subsets[{i}]", found)
+        resolve_subset((index, i), style, raw, (row, *above), f"{where} subsets[{i}]", found)
         for i, raw in enumerate(tables)
     ]
     return build(DatasetSpec, {**values, "subsets": [s for s in subsets if s]}, where, found)
@@ -178,7 +186,8 @@ def flag_values(run: RunConfig) -> Table:
     values = run.dataset.model_dump() | run.eval.model_dump()
     values |= {key: values[flag] for key, flag in FLAG_NAMES.items()}
     if run.dataset.face_crop_aug_range is not None:
-        values["face_crop_aug_range"] = parse_range(run.dataset.face_crop_aug_range)
+        with suppress(ValueError):
+            values["face_crop_aug_range"] = parse_range(run.dataset.face_crop_aug_range)
     return {
         name: value for name, value in values.items() if name in (*GENERAL_KEYS, "alpha_mask") and value is not None
     }
@@ -200,14 +209,30 @@ def build(model: type[BaseModel], values: Table, where: str, found: Resolved) ->
             if item["type"] == "extra_forbidden":
                 unknown_keys({key: None}, tuple(model.model_fields), where, found)
                 continue
-            said = item["msg"].removeprefix("Value error, ")
-            given = "" if item["type"] == "missing" else f" (found {values.get(key)!r})"
-            problem = Problem("error", f"`{key}`: {said}{given}", where)
+            problem = Problem("error", f"`{key}`: {mistake(item, values)}", where)
             told = any(p.what == problem.what and where.startswith(p.where.removesuffix("[general]").strip())
                        for p in found.problems)  # fmt: skip
             if not told:
                 found.problems.append(problem)
         return None
+
+
+def check_flags(model: type[BaseModel], values: Table, found: Resolved) -> Table:
+    """The command line's values without those that `model` cannot have: these are told here, under their flags."""
+    try:
+        model.model_validate({k: v for k, v in values.items() if k in model.model_fields})
+        return values
+    except ValidationError as error:
+        wrong = {str(item["loc"][0]): item for item in error.errors()}
+        for key, item in wrong.items():
+            found.error(mistake(item, values), f"--{FLAG_NAMES.get(key, key)}")
+        return {key: value for key, value in values.items() if key not in wrong}
+
+
+def mistake(item: Mapping[str, Any], values: Table) -> str:
+    """What pydantic says of one value."""
+    said = item["msg"].removeprefix("Value error, ")
+    return said if item["type"] == "missing" else f"{said} (found {values.get(str(item['loc'][0]))!r})"
 
 
 def unknown_keys(

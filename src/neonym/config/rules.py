@@ -6,6 +6,7 @@ from typing import Any
 
 from PIL import ImageColor
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from neonym.config.run import LogSettings, OptimSettings, RunConfig, fields_of
 from neonym.config.values import (
@@ -23,14 +24,18 @@ from neonym.errors import Problem, nearest
 def range_problems(values: BaseModel) -> Iterator[Problem]:
     """Every flag of `values` that is out of its limits."""
     for section, name, field in fields_of(type(values)):
-        value = getattr(getattr(values, section), name)
-        limits = field.json_schema_extra
-        if isinstance(limits, dict) and isinstance(value, (int, float)):
-            above, least = limits.get("above"), limits.get("least")
-            if isinstance(above, (int, float)) and not value > above:
-                yield Problem("error", f"{value} is not above {above}", f"--{name}")
-            if isinstance(least, (int, float)) and not value >= least:
-                yield Problem("error", f"{value} is less than {least}", f"--{name}")
+        yield from limit_problems(name, field, getattr(getattr(values, section), name))
+
+
+def limit_problems(name: str, field: FieldInfo, value: Any) -> Iterator[Problem]:
+    """One flag that is out of its limits."""
+    limits = field.json_schema_extra
+    if isinstance(limits, dict) and isinstance(value, (int, float)):
+        above, least = limits.get("above"), limits.get("least")
+        if isinstance(above, (int, float)) and not value > above:
+            yield Problem("error", f"{value} is not above {above}", f"--{name}")
+        if isinstance(least, (int, float)) and not value >= least:
+            yield Problem("error", f"{value} is less than {least}", f"--{name}")
 
 
 def run_problems(run: RunConfig) -> list[Problem]:

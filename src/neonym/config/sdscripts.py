@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-Form = Literal["switch", "text"]
+Form = Literal["switch", "text", "list"]
 
 
 @dataclass(frozen=True)
@@ -114,14 +114,77 @@ OTHER_TRAINERS = frozenset(  # keys of sd-scripts' other trainers that stand in 
     ]
 )
 
+ONE_ATTENTION = no_effect("PyTorch's own attention is used always, the fastest one that the device has")
+CONTROL_NET = refused("ControlNet is not supported", "list")
+OF_CONTROL_NET = no_effect("belongs to ControlNet, which is not supported", "list")
+OF_DEEP_SHRINK = no_effect("belongs to Deep Shrink, which is not supported", "text")
+OF_GRADUAL_LATENT = no_effect("belongs to Gradual Latent, which is not supported", "text")
+GUIDANCE_BY_NETS = refused("guidance by CLIP or VGG16 is not supported", "text")
+SAME_PICTURES = "merged before or not, a LoRA gives the same pictures"
+
+GENERATOR: dict[str, Compat] = {  # of gen_img.py and gen_img_diffusers.py
+    "mask_image": renamed("mask_path", form="text"),
+    "vae_slices": renamed("vae_tiling", True, form="text"),
+    "xformers": ONE_ATTENTION,
+    "sdpa": ONE_ATTENTION,
+    "diffusers_xformers": ONE_ATTENTION,
+    "tokenizer_cache_dir": no_effect("tokenizers come with the model and are never fetched", "text"),
+    "no_preview": no_effect("no window is ever opened"),
+    "console_log_level": no_effect("what is printed is a line for each picture", "text"),
+    "console_log_file": no_effect("what is printed is a line for each picture: redirect it", "text"),
+    "console_log_simple": no_effect("lines are plain wherever there is no terminal"),
+    "network_module": no_effect("what kind of network a file holds is seen from the file", "list"),
+    "network_args": no_effect("what a LoRA needs is in its file", "list"),
+    "network_merge_n_models": no_effect(SAME_PICTURES, "text"),
+    "network_pre_calc": no_effect(SAME_PICTURES),
+    "network_regional_mask_max_color_codes": refused("LoRAs for regions of a picture are not supported", "text"),
+    "from_module": refused("prompts come from no module: nothing that is read may run code", "text"),
+    "prompter_module_args": no_effect("belongs to --from_module, which is not supported", "text"),
+    "force_scheduler_zero_steps_offset": no_effect("where img2img begins is counted in steps, without that offset"),
+    "guide_image_path": refused("guidance by a picture (ControlNet, CLIP, VGG16) is not supported", "list"),
+    "highres_fix_upscaler": refused("an upscaler is never a module to import", "text"),
+    "highres_fix_upscaler_args": no_effect("belongs to --highres_fix_upscaler, which is not supported", "text"),
+    "highres_fix_disable_control_net": no_effect("there is no ControlNet to switch off"),
+    "control_net_models": CONTROL_NET,
+    "control_net_lllite_models": refused("ControlNet-LLLite is not supported", "list"),
+    "control_net_preps": OF_CONTROL_NET,
+    "control_net_multipliers": OF_CONTROL_NET,
+    "control_net_weights": OF_CONTROL_NET,
+    "control_net_ratios": OF_CONTROL_NET,
+    "clip_vision_strength": refused("conditioning by CLIP vision is not supported", "text"),
+    "ds_depth_1": refused("Deep Shrink is not supported", "text"),
+    "ds_depth_2": refused("Deep Shrink is not supported", "text"),
+    "ds_timesteps_1": OF_DEEP_SHRINK,
+    "ds_timesteps_2": OF_DEEP_SHRINK,
+    "ds_ratio": OF_DEEP_SHRINK,
+    "gradual_latent_timesteps": refused("Gradual Latent is not supported", "text"),
+    "gradual_latent_ratio": OF_GRADUAL_LATENT,
+    "gradual_latent_ratio_step": OF_GRADUAL_LATENT,
+    "gradual_latent_every_n_steps": OF_GRADUAL_LATENT,
+    "gradual_latent_s_noise": OF_GRADUAL_LATENT,
+    "gradual_latent_unsharp_params": OF_GRADUAL_LATENT,
+    "XTI_embeddings": refused("embeddings with vectors for each layer (XTI) are not supported", "list"),
+    "clip_guidance_scale": GUIDANCE_BY_NETS,
+    "clip_image_guidance_scale": GUIDANCE_BY_NETS,
+    "vgg16_guidance_scale": GUIDANCE_BY_NETS,
+    "vgg16_guidance_layer": no_effect("belongs to --vgg16_guidance_scale, which is not supported", "text"),
+}
+
 
 def _field(compat: Compat) -> Any:
-    kind, default = (bool, False) if compat.form == "switch" else (str | None, None)
+    kinds: dict[str, tuple[Any, Any]] = {
+        "switch": (bool, False),
+        "text": (str | None, None),
+        "list": (tuple[str, ...], ()),
+    }
+    kind, default = kinds[compat.form]
     return (kind, Field(default, description=f"sd-scripts' flag, {compat.kind}: {compat.reason}."))
 
 
-CompatSettings: type[BaseModel] = create_model(
-    "CompatSettings",
-    __config__=ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True),
-    **{name: _field(compat) for name, compat in SDSCRIPTS.items()},
-)
+def _settings(name: str, table: dict[str, Compat]) -> type[BaseModel]:
+    config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+    return create_model(name, __config__=config, **{flag: _field(compat) for flag, compat in table.items()})
+
+
+CompatSettings = _settings("CompatSettings", SDSCRIPTS)
+GenerateCompat = _settings("GenerateCompat", GENERATOR)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from neonym.config.dataset import ConceptSpec, DatasetConfig
-from neonym.config.resolve import Resolved, build, read_table, resolve
+from neonym.config.resolve import Resolved, check_flags, read_table, resolve
 from neonym.config.rules import run_problems
 from neonym.config.run import DatasetSettings, RunConfig
 from neonym.errors import ConfigError, Problem
@@ -18,8 +18,6 @@ def read_dataset(run: RunConfig) -> Resolved:
     """The resolved data set of a run, where its values come from, and every problem of flags and file together."""
     found = Resolved(problems=run_problems(run))
     flags = run.dataset
-    if any(p.where == "--face_crop_aug_range" for p in found.problems):
-        return found
     try:
         table, where = dataset_table(run, found)
     except ConfigError as error:
@@ -28,14 +26,15 @@ def read_dataset(run: RunConfig) -> Resolved:
     if not where:
         return found
     read = resolve(table, run, where)
-    read.problems = [*found.problems, *read.problems]
+    found.add(read.problems)
+    read.problems = found.problems
     if read.config is not None:
-        concepts = choose_concepts(read.config, run, where, read.problems)
+        concepts = choose_concepts(read.config, run, where, read)
         check_names(concepts, run, read.problems)
         check_subsets(read.config, [c.token_string for c in concepts], where, read.problems)
         read.config = None if read.failed() else read.config.model_copy(update={"concepts": concepts})
     elif flags.dataset_config is None or not isinstance(table, dict) or not table.get("concepts"):
-        choose_concepts(DatasetConfig(concepts=(), datasets=()), run, where, read.problems)
+        choose_concepts(DatasetConfig(concepts=(), datasets=()), run, where, read)
     return read
 
 
@@ -49,6 +48,10 @@ def dataset_table(run: RunConfig, found: Resolved) -> tuple[Any, str]:
                 found.problems.append(Problem("warning", what, f"--{name}"))
         return read_table(Path(flags.dataset_config)), flags.dataset_config
     if flags.in_json is not None:
+        if flags.reg_data_dir is not None:
+            what = "is ignored: --in_json names the pictures, and metadata files have no regularisation pictures"
+            fix = "Use caption files beside the pictures instead of --in_json (neonym caption split)"
+            found.problems.append(Problem("warning", what, "--reg_data_dir", fix))
         folder = {} if flags.train_data_dir is None else {"image_dir": flags.train_data_dir}
         return {"datasets": [{"subsets": [{"metadata_file": flags.in_json, **folder}]}]}, "--in_json"
     if flags.train_data_dir is not None:
@@ -57,9 +60,7 @@ def dataset_table(run: RunConfig, found: Resolved) -> tuple[Any, str]:
     return None, ""
 
 
-def choose_concepts(
-    config: DatasetConfig, run: RunConfig, where: str, problems: list[Problem]
-) -> tuple[ConceptSpec, ...]:
+def choose_concepts(config: DatasetConfig, run: RunConfig, where: str, found: Resolved) -> tuple[ConceptSpec, ...]:
     """The file's `[[concepts]]`, or the one of `--token_string`."""
     flags = run.concept
     given = [
@@ -68,19 +69,17 @@ def choose_concepts(
         if getattr(flags, name) != field.default and name in ConceptSpec.model_fields
     ]
     if config.concepts and given:
-        problems.append(
-            Problem("error", f"{where} has [[concepts]] of its own", ", ".join(given), "Use one or the other")
-        )
+        found.error(f"{where} has [[concepts]] of its own", ", ".join(given), "Use one or the other")
     if config.concepts:
         return config.concepts
     if not (flags.token_string or "").strip():
         fix = "For example --token_string=mychar4; the captions must contain it"
-        problems.append(Problem("error", "the new word has no name", "--token_string", fix))
+        found.error("the new word has no name", "--token_string", fix)
         return ()
-    one = Resolved()
-    spec = build(ConceptSpec, flags.model_dump(exclude={"train_encoders"}), "--token_string", one)
-    problems += one.problems
-    return (spec,) if spec else ()
+    values, one = flags.model_dump(exclude={"train_encoders"}), Resolved()
+    check_flags(ConceptSpec, values, one)
+    found.add(one.problems)
+    return () if one.problems else (ConceptSpec.model_validate(values),)
 
 
 def check_names(concepts: Sequence[ConceptSpec], run: RunConfig, problems: list[Problem]) -> None:
@@ -142,8 +141,15 @@ def folder_subsets(folder: Path, flag: str, is_reg: bool, problems: list[Problem
         except ValueError:
             problems.append(Problem("note", "is passed over: its name is not `N_name`", str(child)))
             continue
-        if repeats >= 1:
-            subsets.append({"image_dir": str(child), "num_repeats": repeats, "class_tokens": name, "is_reg": is_reg})
+        if repeats < 1:
+            what = f"is passed over: its name says that its pictures count {repeats} times"
+            problems.append(Problem("warning", what, str(child)))
+            continue
+        if number == child.name:
+            what = f"is a folder `N_name` without a name: each of its pictures counts {repeats} times"
+            fix = f"Name it `1_{number}` if that is not meant"
+            problems.append(Problem("warning", what, str(child), fix))
+        subsets.append({"image_dir": str(child), "num_repeats": repeats, "class_tokens": name, "is_reg": is_reg})
     if subsets and any(p.suffix.lower() in PICTURES for p in folder.iterdir() if p.is_file()):
         what = "its own pictures are passed over, because it has `N_name` folders"
         problems.append(Problem("warning", what, str(folder), "Move them into a folder such as `1_name`"))

@@ -76,7 +76,8 @@ def inspect(path: Path) -> tuple[Size, str]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", str(path), "Remove or replace it") from error
+        fix = "Check its name and permissions, or leave it out"
+        raise DataError(f"cannot be read ({error.strerror})", str(path), fix) from error
     with readable(path, data) as picture:
         size, turned = picture.size, False
         if picture.format == "PNG" and not any(mark in data for mark in TURNING):

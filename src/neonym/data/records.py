@@ -113,9 +113,24 @@ class Scan:
             training += kept
             held_out += back
         for concept in sorted({r.concept for r in regular}):
-            wanted = sum(r.repeats for r in training if r.concept == concept)
-            training += deal([r for r in regular if r.concept == concept], wanted)
+            training += self.dealt([r for r in regular if r.concept == concept], training)
         return training, held_out
+
+    def dealt(self, regular: list[ImageRecord], training: list[ImageRecord]) -> list[ImageRecord]:
+        """Regularisation pictures of one concept, as many as it has `training` pictures. Those left over are told."""
+        wanted = sum(r.repeats for r in training if r.concept == regular[0].concept)
+        used = deal(regular, wanted)
+        where = some(sorted({str(r.path.parent) for r in regular}))
+        if not used:
+            what = f"none of the {len(regular)} regularisation pictures is used"
+            fix = "Put them into the [[datasets]] of the pictures that show the word, which has none"
+            self.report(Problem("warning", what, where, fix))
+        elif len(used) < len(regular):
+            spare = some([r.path.name for r in regular[len(used) :]])
+            what = f"{len(regular) - len(used)} of {len(regular)} regularisation pictures are not used ({spare})"
+            fix = f"There are as many as pictures of the word, which count {wanted} times: raise the repeats of these"
+            self.report(Problem("warning", what, where, fix))
+        return used
 
     def folder(self, folder: Folder) -> list[ImageRecord]:
         """Every usable picture of a subset."""
@@ -141,7 +156,8 @@ class Scan:
             )  # fmt: skip
         if bare:
             what = f"{len(bare)} pictures have no caption file and there are no class_tokens ({some(bare)})"
-            fix = "Add .txt files, or class_tokens with the new word"
+            text = "what they show, without the new word" if folder.is_reg else "the new word"
+            fix = f"Add .txt files, or class_tokens with {text}"
             self.report(Problem("warning", what, str(folder.place), fix))
         if entries and not records:
             self.report(Problem("error", "has no picture that can be used", str(folder.place)))

@@ -39,7 +39,7 @@ def text_of(path: Path, all_lines: bool) -> str:
     except UnicodeDecodeError as error:
         raise DataError("is not UTF-8 text", str(path), "Save the caption as UTF-8") from error
     except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", str(path)) from error
+        raise DataError(f"cannot be read ({error.strerror})", str(path), "Check its name and permissions") from error
     if not text:
         fix = "Write the caption, or remove the file: class_tokens is used then"
         raise DataError("is an empty file, not a caption", str(path), fix)

@@ -110,15 +110,20 @@ def json_rows(path: Path, problems: list[Problem]) -> Rows:
     return [(where, inline(row, where, problems) if isinstance(row, str) else row) for where, row in places]
 
 
+def split_options(line: str) -> tuple[str, list[tuple[str, str]]]:
+    """A prompt and its inline options: (letters in lower case, text)."""
+    first, *options = re.split(r"(?:^|\s)--(?=[A-Za-z])", line)
+    pairs = [option.partition(" ") for option in options]
+    return first.strip(), [(letter.lower(), text.strip()) for letter, _, text in pairs]
+
+
 def inline(line: str, where: str, problems: list[Problem]) -> dict[str, Any]:
     """ "a cat --w 512 --n blurry" -> values by name. The prompt itself ends at the first ` --`."""
-    first, *options = re.split(r"(?:^|\s)--(?=[A-Za-z])", line)
-    values: dict[str, Any] = {"prompt": first.strip()}
-    for option in options:
-        letter, _, text = option.partition(" ")
-        letter = letter.lower()
+    prompt, options = split_options(line)
+    values: dict[str, Any] = {"prompt": prompt}
+    for letter, text in options:
         if letter in LETTERS:
-            values[LETTERS[letter]] = text.strip()
+            values[LETTERS[letter]] = text
         elif letter in OTHER_FAMILIES:
             problems.append(Problem("warning", f"`--{letter}` is for other kinds of models", where))
         else:

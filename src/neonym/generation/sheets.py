@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 MARGIN, LABEL = 4, 16
 
 
-def sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], side: int = 128) -> Image.Image:
-    """Each row a label above its pictures, every picture scaled to `side`. -> RGB"""
+def sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], side: int = 128, heads: Sequence[str] = ()) -> Image.Image:
+    """Each row a label above its pictures, every picture scaled to fit `side`; `heads` above the columns. -> RGB"""
     columns = max(len(pictures) for _, pictures in rows)
     width = columns * (side + MARGIN) + MARGIN
-    page = Image.new("RGB", (width, len(rows) * (side + LABEL + MARGIN) + MARGIN), "white")
+    begin = MARGIN + (LABEL if heads else 0)
+    page = Image.new("RGB", (width, begin + len(rows) * (side + LABEL + MARGIN)), "white")
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(12)
+    for c, head in enumerate(heads):
+        pen.text((MARGIN + c * (side + MARGIN), MARGIN), head, fill="black", font=font)
     for r, (label, pictures) in enumerate(rows):
-        top = MARGIN + r * (side + LABEL + MARGIN)
+        top = begin + r * (side + LABEL + MARGIN)
         pen.text((MARGIN, top), label, fill="black", font=font)
         for c, picture in enumerate(pictures):
-            page.paste(picture.convert("RGB").resize((side, side)), (MARGIN + c * (side + MARGIN), top + LABEL))
+            fitted = ImageOps.pad(picture.convert("RGB"), (side, side), color="white")
+            page.paste(fitted, (MARGIN + c * (side + MARGIN), top + LABEL))
     return page

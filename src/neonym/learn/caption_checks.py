@@ -80,9 +80,11 @@ def token_problems(ready: Prepared) -> list[Problem]:
             problems += concept_problems(ready, token, own)
         else:
             problems.append(Problem("error", "there are no pictures of it", f"`{token}`", "Check the folders"))
-        kept_back = sum(r.concept == index for r in ready.held_out)
-        if 0 < kept_back < ENOUGH_HELD_OUT:
-            what = f"only {kept_back} pictures are held out: too few to judge by, so the training pictures are used"
+        problems += regularisation_problems(ready, index, token)
+        held_out = [r for r in ready.held_out if r.concept == index]
+        problems += concept_problems(ready, token, held_out, " of held-out pictures") if held_out else ()
+        if 0 < len(held_out) < ENOUGH_HELD_OUT:
+            what = f"only {len(held_out)} pictures are held out: too few to judge by, so the training pictures are used"
             problems.append(Problem("warning", what, "validation_split", f"Hold out {ENOUGH_HELD_OUT} or none"))
     return [*problems, *picture_problems(ready)]
 
@@ -100,30 +102,48 @@ def wrong_weights(ready: Prepared) -> list[Problem]:
     return problems
 
 
-def concept_problems(ready: Prepared, token: str, own: list[ImageRecord]) -> Iterator[Problem]:
-    """Captions of one word's pictures."""
+def concept_problems(ready: Prepared, token: str, own: list[ImageRecord], which: str = "") -> Iterator[Problem]:
+    """Captions of one word's pictures, or of `which` of them.
+
+    If the word is in none, a run is stopped, unless the pictures are held out and too few to be used.
+    """
+    serious = "warning" if which and len(own) < ENOUGH_HELD_OUT else "error"
     lost = {id(r): lost_word(r, token, ready.tokenizers) for r in own}
     missing = [r.path.name for r in own if lost[id(r)] == "missing"]
     cut = [r.path.name for r in own if lost[id(r)] == "cut"]
     fix = f"Write `{token}` in the caption files, or set class_tokens to a text with it"
     if len(missing) == len(own):
-        what = f"none of the {len(own)} captions contains the word, so nothing would be learned ({some(missing)})"
-        yield Problem("error", what, f"`{token}`", fix)
+        done = "judged" if which else "learned"
+        what = f"none of the {len(own)} captions{which} contains the word, so nothing would be {done} ({some(missing)})"
+        yield Problem(serious, what, f"`{token}`", fix)
     elif missing:
-        what = f"{len(missing)} of {len(own)} captions do not contain the word ({some(missing)})"
+        what = f"{len(missing)} of {len(own)} captions{which} do not contain the word ({some(missing)})"
         yield Problem("warning", what, f"`{token}`", fix)
     if cut:
-        what = f"the word is cut off at the end of {len(cut)} captions ({some(cut)})"
+        what = f"the word is cut off at the end of {len(cut)} captions{which} ({some(cut)})"
         fix = "Put the word first, or use a larger --max_token_length"
-        yield Problem("error" if len(cut) == len(own) else "warning", what, f"`{token}`", fix)
+        yield Problem(serious if len(cut) == len(own) else "warning", what, f"`{token}`", fix)
     long = [
         r.path.name for r in own if not any(t.surely_fits(longest(r)) for t in ready.tokenizers.values())
         and any(t(plain_caption(r)).lost_tokens for t in ready.tokenizers.values())
     ]  # fmt: skip
     if long:
         room = ready.run.model.max_token_length
-        what = f"the ends of {len(long)} captions are cut off: they have more than {room} tokens ({some(long)})"
+        what = f"the ends of {len(long)} captions{which} are cut off: they have more than {room} tokens ({some(long)})"
         yield Problem("warning", what, "captions", "Shorten them, or use --max_token_length=150 or 225")
+
+
+def regularisation_problems(ready: Prepared, concept: int, token: str) -> Iterator[Problem]:
+    """Regularisation pictures show what the word does not mean."""
+    own = [r for r in ready.records if r.concept == concept and r.is_reg]
+    named = [
+        r.path.name for r in own
+        if any(clean(token) in t.words_in(s) for t in ready.tokenizers.values() for s in possible_captions(r, True))
+    ]  # fmt: skip
+    if named:
+        what = f"{len(named)} of {len(own)} captions of regularisation pictures contain the word ({some(named)})"
+        fix = "Leave it out of their caption files, class_tokens, prefix and suffix"
+        yield Problem("warning", what, f"`{token}`", fix)
 
 
 def picture_problems(ready: Prepared) -> Iterator[Problem]:

@@ -17,9 +17,8 @@ from neonym.data.buckets import BucketRules
 from neonym.data.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, template_lines
 from neonym.data.plan import ConceptPlan
 from neonym.data.records import Dataset, Folder, scan
-from neonym.data.stored import text_of
+from neonym.data.stored import some, text_of
 from neonym.errors import ConfigError, DataError, ModelError, Problem
-from neonym.generation.images import SAMPLERS
 from neonym.generation.prompts import SamplePrompt
 from neonym.learn.caption_checks import token_problems
 from neonym.learn.checks import (
@@ -111,11 +110,7 @@ def prepare(run: RunConfig, known: Sequence[Problem] = ()) -> Prepared:
         ready.problems.append(error.problem)
         templates = ()
     ready.datasets = [as_dataset(spec, ready, ready.source, templates) for spec in ready.config.datasets]
-    for index, dataset in enumerate(ready.datasets):
-        uneven = any(side % ready.source.vae_factor for side in dataset.buckets.resolution)
-        if uneven and not dataset.buckets.enabled:
-            what = f"resolution {dataset.buckets.resolution} is not a multiple of {ready.source.vae_factor}"
-            ready.problems.append(Problem("error", what, f"datasets[{index}]"))
+    ready.problems += resolution_problems(ready.datasets, ready.source.vae_factor)
     ready.records, ready.held_out = scan(ready.datasets, ready.problems.append, run.dataset.broken_images == "stop")
     ready.problems += separator_problems(ready.config)
     for tokenizer in ready.tokenizers.values():
@@ -124,7 +119,7 @@ def prepare(run: RunConfig, known: Sequence[Problem] = ()) -> Prepared:
         for tokenizer in ready.tokenizers.values():
             tokenizer.add_word(spec.token_string, spec.num_vectors_per_token)
     ready.problems += [*word_problems(ready), *token_problems(ready)]
-    ready.prompts, found = sample_prompts(run.sample, ready.tokens, list(SAMPLERS))
+    ready.prompts, found = sample_prompts(run.sample, ready.tokens)
     ready.problems += found
     ready.weights, found = read_weights(ready)
     ready.problems += found
@@ -148,14 +143,26 @@ def with_learning_rate(run: RunConfig, source: ModelSource) -> RunConfig:
     return run.model_copy(update={"optim": run.optim.model_copy(update={"learning_rate": rate})})
 
 
+def resolution_problems(datasets: Sequence[Dataset], factor: int) -> Iterator[Problem]:
+    """Without buckets the resolution is a size of latents."""
+    wrong = [d.buckets.resolution for d in datasets if not d.buckets.enabled]
+    for size in sorted({size for size in wrong if any(side % factor for side in size)}):
+        what = f"{size} is not a multiple of {factor}"
+        yield Problem("error", what, "resolution", "Change it, or use --enable_bucket")
+
+
 def separator_problems(config: DatasetConfig) -> Iterator[Problem]:
     """Tags without anything between them cannot be told apart."""
-    for d, dataset in enumerate(config.datasets):
-        for s, spec in enumerate(dataset.subsets):
-            tags = spec.shuffle_caption or spec.caption_tag_dropout_rate or spec.token_warmup_step
-            if tags and not spec.caption_separator:
-                where = f"datasets[{d}] subsets[{s}]"
-                yield Problem("error", "`caption_separator` is empty, but captions are taken apart into tags", where)
+    places = [
+        f"datasets[{d}] subsets[{s}]"
+        for d, dataset in enumerate(config.datasets)
+        for s, spec in enumerate(dataset.subsets)
+        if not spec.caption_separator
+        and (spec.shuffle_caption or spec.caption_tag_dropout_rate or spec.token_warmup_step)
+    ]
+    if places:
+        what = "`caption_separator` is empty, but captions are taken apart into tags"
+        yield Problem("error", what, some(places), 'Write caption_separator = ","')
 
 
 def read_templates(run: RunConfig) -> tuple[str, ...]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL.PngImagePlugin import PngInfo
 
 from neonym.config.run import SampleSettings
-from neonym.errors import Problem
+from neonym.errors import Problem, UserError
 from neonym.files import save_png
 from neonym.generation.prompts import SamplePrompt, dump, read_prompts
+from neonym.generation.samplers import sampler_name
 from neonym.learn.rhythm import Rhythm, due
 from neonym.learn.rows import Concept, rows_as
 from neonym.models.family import Model
@@ -94,9 +95,7 @@ class Sampler:
         return path
 
 
-def sample_prompts(
-    settings: SampleSettings, words: Sequence[str], samplers: Sequence[str]
-) -> tuple[list[SamplePrompt], list[Problem]]:
+def sample_prompts(settings: SampleSettings, words: Sequence[str]) -> tuple[list[SamplePrompt], list[Problem]]:
     """The prompts of a run, and everything that is wrong with them, before anything is loaded."""
     rhythms = (settings.sample_every_n_steps or 0, settings.sample_every_n_epochs or 0)
     wanted = max(rhythms) > 0 or settings.sample_at_first
@@ -108,11 +107,10 @@ def sample_prompts(
         fix = "Add --sample_every_n_steps or --sample_every_n_epochs"
         problems.append(Problem("warning", "is given, but no samples are asked for", "--sample_prompts", fix))
     for prompt in prompts:
-        sampler = prompt.sample_sampler
-        if (sampler or settings.sample_sampler).endswith("lms") and find_spec("scipy") is None:
-            problems.append(Problem("error", "the sampler lms needs the package `scipy`", settings.sample_prompts))
-        if sampler is not None and sampler not in samplers:
-            problems.append(Problem("error", f"sampler `{sampler}` is not known", settings.sample_prompts))
+        try:
+            sampler_name(prompt.sample_sampler or settings.sample_sampler)
+        except UserError as error:
+            problems.append(replace(error.problem, where=settings.sample_prompts))
         if not whole_word(tuple(clean(word) for word in words)).search(clean(prompt.prompt)):
             what = f"the prompt `{prompt.prompt}` has none of the words, so its pictures will not change"
             problems.append(Problem("warning", what, settings.sample_prompts))

@@ -13,30 +13,69 @@ from PIL import Image
 
 from neonym.errors import ModelError
 
-RATINGS, GENERAL, CHARACTERS = "9", "0", "4"  # categories in selected_tags.csv
+GENERAL, CHARACTERS = "0", "4"  # categories in selected_tags.csv; 9, the ratings, is left out
 Describe = Callable[[Image.Image], str]
 
 
 def load_describer(folder: Path, prompt: str, max_tokens: int, beams: int, device: str) -> Describe:
     """An image-to-text model of transformers (BLIP, GIT, ...) from a local folder. -> picture to sentence. Raises ModelError."""
     import torch
-    import transformers
 
-    parts: Any = transformers
+    check_folder(folder)
     try:
-        processor = parts.AutoProcessor.from_pretrained(folder, local_files_only=True)
-        model = parts.AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True).to(device).eval()
-    except (OSError, ValueError, KeyError) as error:
-        fix = "Name a local folder with a captioning model such as BLIP; nothing is downloaded"
-        raise ModelError(f"is no model that describes pictures ({error})", str(folder), fix) from error
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"cannot be used ({first_line(error)})", f"--device={device}", "Use cpu") from error
+    processor, model = load_parts(folder)
+    model = model.to(device).eval()
 
     @torch.no_grad()
     def describe(picture: Image.Image) -> str:
-        inputs = processor(images=picture, return_tensors="pt", **({"text": prompt} if prompt else {})).to(device)
-        ids = model.generate(**inputs, max_new_tokens=max_tokens, num_beams=beams)
-        return processor.batch_decode(ids, skip_special_tokens=True)[0].strip()
+        try:
+            inputs = processor(images=picture, return_tensors="pt", **({"text": prompt} if prompt else {})).to(device)
+            ids = model.generate(**inputs, max_new_tokens=max_tokens, num_beams=beams)
+            return processor.batch_decode(ids, skip_special_tokens=True)[0].strip()
+        except Exception as error:  # of a model made by others: anything
+            fix = "Try fewer --max_tokens, no --prompt, or --device=cpu"
+            raise ModelError(f"does not describe a picture ({first_line(error)})", str(folder), fix) from error
 
     return describe
+
+
+def load_parts(folder: Path) -> tuple[Any, Any]:
+    """-> (processor, model), which has every weight. Raises ModelError."""
+    import transformers
+
+    parts: Any = transformers
+    quiet = parts.utils.logging
+    quiet.set_verbosity_error()
+    quiet.disable_progress_bar()
+    fix = "Name a local folder with a captioning model such as BLIP, whole; nothing is downloaded"
+    try:
+        processor = parts.AutoProcessor.from_pretrained(folder, local_files_only=True)
+        model, found = parts.AutoModelForImageTextToText.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except Exception as error:  # transformers raises anything, without a common class
+        raise ModelError(f"is no model that describes pictures ({first_line(error)})", str(folder), fix) from error
+    lacking = sorted([*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])])
+    if lacking:
+        what = f"its weights do not belong to its config.json: {len(lacking)} are missing or of another shape ({lacking[0]})"
+        raise ModelError(what, str(folder), fix)
+    return processor, model
+
+
+def check_folder(folder: Path) -> None:
+    """Raises ModelError."""
+    if not folder.is_dir():
+        raise ModelError("is not a folder", str(folder), "Name a local folder with --model; nothing is downloaded")
+
+
+def first_line(error: Exception) -> str:
+    """What other libraries say can be pages."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @dataclass(frozen=True)
@@ -50,15 +89,18 @@ class Tagger:
 
     def __call__(self, picture: Image.Image, threshold: float, character_threshold: float) -> list[str]:
         """Tags above their threshold, the likeliest first; ratings are left out."""
-        pixels = np.asarray(on_square(picture, self.side), np.float32)[None, :, :, ::-1]  # [1,H,W,3] BGR
-        name = self.session.get_inputs()[0].name
-        (chances,) = self.session.run(None, {name: np.ascontiguousarray(pixels)})
         limits = {GENERAL: threshold, CHARACTERS: character_threshold}
         found = [
-            (chance, tag) for chance, tag, category in zip(chances[0], self.names, self.categories, strict=True)
+            (chance, tag) for chance, tag, category in zip(self.chances(picture), self.names, self.categories, strict=True)
             if category in limits and chance >= limits[category]
         ]  # fmt: skip
         return [tag for _, tag in sorted(found, key=lambda row: (-row[0], row[1]))]
+
+    def chances(self, picture: Image.Image) -> np.ndarray:
+        """-> probabilities [tags]"""
+        pixels = np.asarray(on_square(picture, self.side), np.float32)[None, :, :, ::-1]  # [1,H,W,3] BGR
+        name = self.session.get_inputs()[0].name
+        return self.session.run(None, {name: np.ascontiguousarray(pixels)})[0][0]
 
 
 def load_tagger(folder: Path) -> Tagger:
@@ -67,23 +109,41 @@ def load_tagger(folder: Path) -> Tagger:
         import onnxruntime
     except ImportError as error:
         raise ModelError("needs the package onnxruntime", str(folder), 'pip install "neonym[captioning]"') from error
+    check_folder(folder)
+    names, categories = read_tags(folder / "selected_tags.csv")
+    file = folder / "model.onnx"
     try:
-        with (folder / "selected_tags.csv").open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        names, categories = [row["name"] for row in rows], [row["category"] for row in rows]
-    except (OSError, KeyError) as error:
-        raise ModelError(f"has no selected_tags.csv that can be read ({error})", str(folder)) from error
-    try:
-        session = onnxruntime.InferenceSession(
-            str(folder / "model.onnx"), providers=onnxruntime.get_available_providers()
-        )
+        session = onnxruntime.InferenceSession(str(file), providers=onnxruntime.get_available_providers())
+        shape = session.get_inputs()[0].shape  # [1,H,W,3], names where any number does
+        tagger = Tagger(session, names, categories, shape[1] if isinstance(shape[1], int) else 448)
+        count = len(tagger.chances(Image.new("RGB", (8, 8))))
     except Exception as error:  # onnxruntime has many, without a common class
-        raise ModelError(f"has no model.onnx that can be read ({error})", str(folder)) from error
-    tags = session.get_outputs()[0].shape[-1]
-    if isinstance(tags, int) and tags != len(names):
-        raise ModelError(f"model.onnx knows {tags} tags, selected_tags.csv lists {len(names)}", str(folder))
-    side = session.get_inputs()[0].shape[1]
-    return Tagger(session, names, categories, side if isinstance(side, int) else 448)
+        what = f"is no tagger that can be used ({first_line(error)})"
+        raise ModelError(what, str(file), "Name a folder with a whole WD tagger") from error
+    if count != len(names):
+        what = f"model.onnx knows {count} tags, selected_tags.csv lists {len(names)}"
+        raise ModelError(what, str(folder), "Take both files from the same model")
+    return tagger
+
+
+def read_tags(file: Path) -> tuple[list[str], list[str]]:
+    """-> names, categories. Raises ModelError."""
+    fix = "Take selected_tags.csv of the model: its first line names the columns, name and category among them"
+    try:
+        with file.open(encoding="utf-8", newline="") as opened:
+            rows = list(csv.DictReader(opened))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ModelError(f"cannot be read ({first_line(error)})", str(file), fix) from error
+    columns = list(rows[0]) if rows else []
+    lacking = [name for name in ("name", "category") if name not in columns]
+    if lacking:
+        what = f"has no column `{'`, `'.join(lacking)}` (found: {', '.join(map(str, columns)) or 'nothing'})"
+        raise ModelError(what, str(file), fix)
+    categories = [row["category"] for row in rows]
+    if not {GENERAL, CHARACTERS} & set(categories):
+        what = f"lists no tag of category {GENERAL} (general) or {CHARACTERS} (characters)"
+        raise ModelError(what, str(file), fix)
+    return [row["name"] for row in rows], categories
 
 
 def on_square(picture: Image.Image, side: int) -> Image.Image:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ CONFIGS = ("*.json", "*/*.json", "tokenizer*/*")
 FILES = (*CONFIGS, "unet/*.safetensors", "vae/*.safetensors", "text_encoder*/*.safetensors")
 FAMILIES = ("neonym.models.sd", "neonym.models.sdxl")  # modules with `recognises(configs)` and `load(source, ...)`
 
+Keep = Literal["none", "original", "abs"]  # what weights in a text leave as it was: nothing, the mean, the mean size
+
 
 class Model(Protocol):
     """A frozen model. The only tensors with gradients are rows added by `add_word`."""
@@ -46,7 +48,9 @@ class Model(Protocol):
     def draw_latents(self, moments: Tensor, keys: Sequence[Key]) -> Tensor: ...  # -> [B,C,h,w]
     def tokenize(self, caption: str) -> dict[str, Tensor]: ...  # {e: [K,L]}
     def emphasis(self, caption: str) -> dict[str, Tensor] | None: ...  # {e: [K,L]}, None if captions have no weights
-    def encode_text(self, tokens: dict[str, Tensor], emphasis: dict[str, Tensor] | None = None) -> TextCond: ...
+    def encode_text(
+        self, tokens: dict[str, Tensor], emphasis: dict[str, Tensor] | None = None, keep: Keep = "none"
+    ) -> TextCond: ...
     def denoise(
         self, x_t: Tensor, t: Tensor, text: TextCond, sizes: Tensor | None = None
     ) -> Tensor: ...  # sizes [B,6] -> [B,C,h,w]

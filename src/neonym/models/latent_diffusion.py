@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from neonym.errors import ModelError
 from neonym.models import single_file
-from neonym.models.family import BUILTIN_MODELS, ModelSource
+from neonym.models.family import BUILTIN_MODELS, Keep, ModelSource
 from neonym.models.process import Diffusion, Key, keyed_noise
-from neonym.models.text import EmbeddingWithRows, WordTokenizer
+from neonym.models.text import EmbeddingWithRows, WordTokenizer, join_chunks
 from neonym.models.weights import read_header
 
 TOKENIZER = BUILTIN_MODELS / "emoji" / "tokenizer"  # CLIP's whole vocabulary
@@ -83,9 +83,20 @@ class LatentDiffusion:
         self.unet.enable_gradient_checkpointing()
 
 
-def weigh(hidden: Tensor, weights: Tensor | None) -> Tensor:
-    """Each state times its weight. [B*K,77,D], [B,K,77] -> [B*K,77,D]"""
-    return hidden if weights is None else hidden * weights.flatten(0, 1)[..., None].to(hidden.dtype)
+def weigh(text: Tensor, weights: Tensor | None, keep: Keep = "none") -> Tensor:
+    """Each state times its weight; then all of them times one number, so that their mean, or mean size, stays.
+
+    [B,S,D], [B,K,77] -> [B,S,D]
+    """
+    if weights is None:
+        return text
+    each = join_chunks(weights.flatten(0, 1)[..., None], weights.shape[1])  # [B,S,1]
+    weighed = text * each.to(text.dtype)
+    if keep == "none":
+        return weighed
+    size = Tensor.abs if keep == "abs" else Tensor.clone
+    before, after = (size(t.float()).mean((1, 2), keepdim=True) for t in (text, weighed))  # [B,1,1]
+    return weighed * (before / after).to(text.dtype)
 
 
 def load_tokenizers(source: ModelSource, folders: dict[str, str], max_token_length: int) -> dict[str, WordTokenizer]:

@@ -58,12 +58,12 @@ class NoiseRules:
                 strength = (strength + self.adaptive_noise_scale * mean).clamp(min=0)
             noise = noise + strength * keyed_noise(x0[:, :, :1, :1], keys, "offset")
         if self.multires_noise_iterations:
-            pyramids = [self._pyramid(x0[i : i + 1], key) for i, key in enumerate(keys)]
+            pyramids = [self.pyramid(x0[i : i + 1], key) for i, key in enumerate(keys)]
             noise = noise + torch.cat(pyramids)
             noise = noise / noise.std((1, 2, 3), keepdim=True)
         return noise
 
-    def _pyramid(self, like: Tensor, key: Key) -> Tensor:
+    def pyramid(self, like: Tensor, key: Key) -> Tensor:
         """Noise of ever lower resolutions and strengths, scaled up to [1,C,h,w]."""
         height, width = like.shape[2:]
         total = torch.zeros_like(like)

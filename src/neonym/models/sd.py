@@ -10,7 +10,7 @@ from torch import Tensor
 
 from neonym.models import latent_diffusion as shared
 from neonym.models import single_file
-from neonym.models.family import ModelSource
+from neonym.models.family import Keep, ModelSource
 from neonym.models.text import WordTokenizer, clip_hidden, join_chunks
 from neonym.types import TextCond
 
@@ -53,11 +53,13 @@ class StableDiffusion(shared.LatentDiffusion):
 
     pipeline_class = "StableDiffusionPipeline"
 
-    def encode_text(self, tokens: dict[str, Tensor], emphasis: dict[str, Tensor] | None = None) -> TextCond:
+    def encode_text(
+        self, tokens: dict[str, Tensor], emphasis: dict[str, Tensor] | None = None, keep: Keep = "none"
+    ) -> TextCond:
         """The only way from ids to the rows. {encoder: [B,K,77]} -> sequence [B,S,D]"""
         ids = tokens[ENCODER]
         hidden = clip_hidden(self.encoders[ENCODER], ids.flatten(0, 1), self.clip_skip)  # [B*K,77,D]
-        return TextCond(join_chunks(shared.weigh(hidden, (emphasis or {}).get(ENCODER)), ids.shape[1]))
+        return TextCond(shared.weigh(join_chunks(hidden, ids.shape[1]), (emphasis or {}).get(ENCODER), keep))
 
     def denoise(self, x_t: Tensor, t: Tensor, text: TextCond, sizes: Tensor | None = None) -> Tensor:
         """The U-Net's prediction, in float32; sizes mean nothing to it. -> [B,C,h,w]"""

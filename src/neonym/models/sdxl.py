@@ -10,7 +10,7 @@ from torch import Tensor
 
 from neonym.models import latent_diffusion as shared
 from neonym.models import single_file
-from neonym.models.family import ModelSource
+from neonym.models.family import Keep, ModelSource
 from neonym.models.text import WordTokenizer, join_chunks
 from neonym.types import TextCond
 
@@ -55,7 +55,9 @@ class StableDiffusionXL(shared.LatentDiffusion):
 
     pipeline_class = "StableDiffusionXLPipeline"
 
-    def encode_text(self, tokens: dict[str, Tensor], emphasis: dict[str, Tensor] | None = None) -> TextCond:
+    def encode_text(
+        self, tokens: dict[str, Tensor], emphasis: dict[str, Tensor] | None = None, keep: Keep = "none"
+    ) -> TextCond:
         """Both encoders' last states but one, side by side, and the second's pooled text, which carries no weights.
 
         {encoder: [B,K,77]} -> sequence [B,S,768+1280], pooled [B,1280]
@@ -64,8 +66,8 @@ class StableDiffusionXL(shared.LatentDiffusion):
         for name in (FIRST, SECOND):
             ids = tokens[name]
             states = self.encoders[name](ids.flatten(0, 1), output_hidden_states=True)
-            hidden = shared.weigh(states.hidden_states[-2], (emphasis or {}).get(name))  # [B*K,77,D]
-            parts.append(join_chunks(hidden, ids.shape[1]))
+            hidden = join_chunks(states.hidden_states[-2], ids.shape[1])  # [B,S,D]
+            parts.append(shared.weigh(hidden, (emphasis or {}).get(name), keep))
             if name == SECOND:
                 pooled = self.pooled(states.last_hidden_state.unflatten(0, ids.shape[:2])[:, 0], ids[:, 0])
         return TextCond(torch.cat(parts, dim=-1), pooled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,16 +106,19 @@ class WordTokenizer:
         """Cut to 75 ids a chunk, each chunk with start and end, padded as the tokenizer pads."""
         flat, room = self.weighed(text), 75 * self.chunks
         kept, lost = flat[:room], flat[room:]
+        ids, weights = self.laid_out([kept[first : first + 75] for first in range(0, room, 75)])
+        learned = (ids.flatten() >= self.vocab).nonzero().flatten().tolist()
+        return Ids(ids, tuple(learned), sum(i >= self.vocab for i, _ in lost), len(lost), weights)
+
+    def laid_out(self, parts: Sequence[Sequence[tuple[int, float]]]) -> tuple[Tensor, Tensor]:
+        """K parts of at most 75 (id, weight), each with start and end, padded as the tokenizer pads. -> ids, weights [K,77]"""
         start, end, pad = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
         rows, weights = [], []
-        for first in range(0, room, 75):
-            part = kept[first : first + 75]
+        for part in parts:
             empty = 75 - len(part)
             rows.append([start, *(token for token, _ in part), end] + [pad] * empty)
             weights.append([1.0, *(weight for _, weight in part), 1.0] + [1.0] * empty)
-        ids = torch.tensor(rows)
-        learned = (ids.flatten() >= self.vocab).nonzero().flatten().tolist()
-        return Ids(ids, tuple(learned), sum(i >= self.vocab for i, _ in lost), len(lost), torch.tensor(weights))
+        return torch.tensor(rows), torch.tensor(weights)
 
 
 def join_chunks(hidden: Tensor, chunks: int) -> Tensor:

@@ -93,10 +93,11 @@ def hash_of_tensors(file: Path, starts: tuple[str, ...]) -> str:
     return digest.hexdigest()
 
 
-def hash_of_files(folder: Path) -> str:
-    """SHA-256 of every weight file in `folder`, in name order."""
+def hash_of_files(place: Path) -> str:
+    """SHA-256 of a file, or of every weight file in a folder, in name order."""
     digest = hashlib.sha256()
-    for file in sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin")):
+    inside = sorted(p for p in place.iterdir() if p.suffix in (".safetensors", ".bin")) if place.is_dir() else [place]
+    for file in inside:
         with file.open("rb") as opened:
             while block := opened.read(1 << 20):
                 digest.update(block)

@@ -1,0 +1,149 @@
+"""Every setting of generation, under sd-scripts' names. `None` means: the model's own, or as the text says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from neonym.config.rules import limit_problems
+from neonym.config.run import BUILTIN, Section, setting
+from neonym.config.sdscripts import GenerateCompat
+from neonym.errors import Problem
+
+NOISE = {  # probabilities, and what else they need
+    "noise_offset_prob": "noise_offset_range", "pyramid_noise_prob": "pyramid_noise_discount_range",
+}  # fmt: skip
+
+
+class GenerateSettings(Section):
+    """The flags of `neonym generate`, `gen_img_diffusers.py` and `gen_img.py`."""
+
+    ckpt: str = setting(
+        BUILTIN,
+        "The model: a checkpoint file, a Diffusers folder, a hub ID, a pattern for one file, or the built-in one.",
+    )
+    vae: str | None = setting(None, "A VAE to use instead of the model's: a file or a Diffusers folder.")
+    offline: bool = setting(False, "Never use the network, not even for a hub ID.")
+    sdxl: bool = setting(False, "Say that the model is an SDXL; it is recognised without, and checked.")
+    v1: bool = setting(False, "Say that the model is a Stable Diffusion 1.x; it is recognised without, and checked.")
+    v2: bool = setting(False, "Say that the model is a Stable Diffusion 2.x; it is recognised without, and checked.")
+    v_parameterization: bool = setting(False, "Say that the model predicts v; it is recognised without, and checked.")
+    zero_terminal_snr: bool = setting(False, "Begin at pure noise (betas rescaled to zero terminal SNR).")
+    clip_skip: int = setting(1, "Text encoder layer, counted from the end, as in training.", least=1)
+
+    textual_inversion_embeddings: tuple[str, ...] = setting(
+        (), "Embedding files. The word is the file name without ending; WORD=FILE gives another one."
+    )
+    network_weights: tuple[str, ...] = setting((), "LoRA files (kohya's or diffusers' layout).")
+    network_mul: tuple[float, ...] = setting((), "How much each LoRA counts (default: 1).")
+    network_merge: bool = setting(False, "Merge the LoRAs into the weights: faster, and `--am` has no effect.")
+    network_show_meta: bool = setting(False, "Print the metadata of the LoRA files.")
+
+    prompt: tuple[str, ...] = setting(
+        (), "What to draw, with inline options such as `--n blurry --d 1`; several are possible."
+    )
+    negative_prompt: str = setting("", "What not to draw, where a prompt has no `--n`.")
+    from_file: str | None = setting(
+        None, "Text file with a prompt on each line; blank lines and `#` lines are passed over."
+    )
+    interactive: bool = setting(False, "Ask for prompts, one after the other, until the input ends.")
+    like: str | None = setting(None, "A picture that this program made: draw it again. Flags that are given change it.")
+    images_per_prompt: int = setting(1, "Pictures of each prompt; a prompt with {e$$...} decides itself.", least=1)
+    n_iter: int = setting(1, "How often all prompts are gone through.", least=1)
+    shuffle_prompts: bool = setting(False, "Another order of the prompts each time.")
+    max_embeddings_multiples: int | None = setting(
+        None, "How many parts of 75 tokens a prompt may have (default: as many as it needs, at most 8).", least=1
+    )
+    emb_normalize_mode: Literal["original", "none", "abs"] = setting(
+        "original",
+        "After weights in a prompt: keep the mean of the text's numbers, keep nothing, keep their mean size.",
+    )
+
+    steps: int = setting(50, "Sampler steps.", least=1)
+    sampler: str = setting("ddim", "Sampler; sd-scripts', AUTOMATIC1111's and ComfyUI's names are known.")
+    scale: float | None = setting(None, "Guidance scale (default: the model's own, mostly 7.5); up to 1: no guidance.")
+    negative_scale: float | None = setting(None, "Guidance away from the negative prompt, apart from --scale.")
+    guidance_rescale: float = setting(
+        0.0, "Share of guidance whose contrast is brought back (Lin et al. 2023).", least=0
+    )
+    W: int | None = setting(None, "Width (default: the model's own).", least=8)
+    H: int | None = setting(None, "Height (default: the model's own).", least=8)
+    seed: int | None = setting(None, "Seed of the first picture, the next has the next (default: by chance).", least=0)
+    iter_same_seed: bool = setting(False, "All pictures of one pass have the same seed.")
+    original_width: int | None = setting(None, "SDXL: original width that the model is told (default: the picture's).")
+    original_height: int | None = setting(None, "SDXL: original height that the model is told.")
+    original_width_negative: int | None = setting(None, "SDXL: the same for the negative prompt.")
+    original_height_negative: int | None = setting(None, "SDXL: the same for the negative prompt.")
+    crop_top: int = setting(0, "SDXL: upper edge of the cut that the model is told.")
+    crop_left: int = setting(0, "SDXL: left edge of the cut that the model is told.")
+    noise_offset_prob: float = setting(0.0, "Share of pictures whose first noise gets an offset.", least=0)
+    noise_offset_range: tuple[float, float] | None = setting(None, "The offset's strength is drawn between these two.")
+    pyramid_noise_prob: float = setting(0.0, "Share of pictures whose first noise gets coarser noise added.", least=0)
+    pyramid_noise_discount_range: tuple[float, float] | None = setting(
+        None, "The coarser noise's discount is drawn between these two."
+    )
+
+    image_path: str | None = setting(None, "Picture, or folder of pictures, to begin from (img2img).")
+    mask_path: str | None = setting(None, "Mask, or folder of masks: white is drawn anew, black is kept.")
+    strength: float | None = setting(
+        None, "How much of a picture to begin from is drawn anew, 0 to 1 (default: 0.8).", least=0
+    )
+    highres_fix_scale: float | None = setting(
+        None, "Draw at this share of the size first, then enlarge and refine.", above=0
+    )
+    highres_fix_steps: int = setting(28, "Steps of the first, small picture.", least=1)
+    highres_fix_strength: float | None = setting(None, "Strength of the first picture if it begins from one.", least=0)
+    highres_fix_save_1st: bool = setting(False, "Save the first, small pictures too.")
+    highres_fix_latents_upscaling: bool = setting(False, "Enlarge latents instead of the picture.")
+
+    batch_size: int = setting(1, "Pictures drawn together; the pictures stay the same.", least=1)
+    vae_batch_size: float = setting(1.0, "Pictures decoded together; below 1: share of the batch.", above=0)
+    vae_tiling: bool = setting(False, "Decode large pictures in tiles, which takes less memory.")
+    no_half_vae: bool = setting(False, "Keep the VAE in float32 (SDXL's always is).")
+    fp16: bool = setting(False, "Compute in fp16 (not on a CPU).")
+    bf16: bool = setting(False, "Compute in bf16.")
+    opt_channels_last: bool = setting(False, "Memory layout with channels last (on a CPU always).")
+    cpu: bool = setting(False, "Compute on the CPU.")
+
+    outdir: str = setting("outputs/images", "Where the pictures go.")
+    sequential_file_name: bool = setting(
+        False, "Names im_000001.png and so on, going on after the files that are there."
+    )
+    use_original_file_name: bool = setting(False, "Begin names with the name of the picture that was begun from.")
+    grid: bool = setting(False, "A sheet of all pictures beside them.")
+    x: str | None = setting(
+        None,
+        "Axis of a sheet: KIND=A,B,C, where KIND is checkpoint, prompt (separated by |), scale, strength, steps, seed or sampler.",
+    )
+    y: str | None = setting(None, "The other axis of the sheet.")
+
+
+def generate_problems(settings: GenerateSettings) -> Iterator[Problem]:
+    """Flags out of their limits, and flags that contradict each other."""
+    for name, field in type(settings).model_fields.items():
+        yield from limit_problems(name, field, getattr(settings, name))
+    for name in ("strength", "highres_fix_strength", "highres_fix_scale", "guidance_rescale", *NOISE):
+        if (value := getattr(settings, name)) is not None and value > 1:
+            yield Problem("error", f"{value} is more than 1", f"--{name}")
+    kinds = [name for name in ("v1", "v2", "sdxl") if getattr(settings, name)]
+    if len(kinds) > 1:
+        yield Problem("error", f"a model is not both {' and '.join(kinds)}", " ".join(f"--{name}" for name in kinds))
+    if settings.fp16 and settings.bf16:
+        yield Problem("error", "only one of them is possible", "--fp16 --bf16")
+    if settings.mask_path is not None and settings.image_path is None:
+        yield Problem("error", "there is no picture that is masked", "--mask_path", "Give --image_path too")
+    if len(settings.network_mul) > len(settings.network_weights):
+        what = f"{len(settings.network_mul)} multipliers for {len(settings.network_weights)} LoRAs"
+        yield Problem("error", what, "--network_mul")
+    for probability, needed in NOISE.items():
+        if getattr(settings, probability) > 0 and getattr(settings, needed) is None:
+            yield Problem("error", f"needs --{needed}", f"--{probability}", "Give two numbers")
+    axes = [settings.x, settings.y]
+    if any(axes) and (settings.interactive or settings.grid):
+        yield Problem("error", "a sheet with axes goes with neither --interactive nor --grid", "--x --y")
+
+
+class GenerateFlags(GenerateSettings):
+    """With sd-scripts' flags that are no settings here."""
+
+    compat: GenerateCompat = GenerateCompat()  # pyright: ignore[reportInvalidTypeForm]

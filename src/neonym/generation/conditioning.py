@@ -1,0 +1,87 @@
+"""Prompts to what the U-Net reads: weights, BREAK, prompts of more than 75 tokens, every spelling of a word."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from neonym.models.family import Keep, Model
+from neonym.models.text import WordTokenizer
+from neonym.types import TextCond
+from neonym.weights import parse_weights
+
+PART = 75  # tokens of a part, without its start and end
+MOST_PARTS = 8
+BREAK = re.compile(r"\s*\bBREAK\b\s*")
+COMFYUI = re.compile(r"(?<![\w:])embedding:(?P<word>[^\s,()\[\]<>:]+)", re.IGNORECASE)
+FILE_ENDING = re.compile(r"\.(?:safetensors|pt|ckpt|bin|png)$", re.IGNORECASE)
+INVOKEAI = re.compile(r"<(?P<word>[^<>\s]+)>")
+
+Part = list[tuple[int, float]]  # (id, weight)
+
+
+@dataclass(frozen=True)
+class TextRules:
+    """How prompts are read."""
+
+    most_parts: int | None = None  # of 75 tokens; None: as many as a prompt needs, at most 8
+    keep: Keep = "original"  # what weights leave as it was
+
+
+def plain_spelling(prompt: str, words: Iterable[str]) -> str:
+    """ComfyUI's `embedding:word` and InvokeAI's `<word>` become the word, where there is such a word."""
+    known = {word.lower() for word in words}
+
+    def comfyui(match: re.Match[str]) -> str:
+        name = FILE_ENDING.sub("", match["word"])
+        return name if name.lower() in known else match.group()
+
+    def invokeai(match: re.Match[str]) -> str:
+        return match["word"] if match["word"].lower() in known and match.group().lower() not in known else match.group()
+
+    return INVOKEAI.sub(invokeai, COMFYUI.sub(comfyui, prompt))
+
+
+def parts_of(tokenizer: WordTokenizer, prompt: str) -> list[Part]:
+    """A prompt in parts of at most 75 tokens; BREAK ends one early. Raises ValueError for a weight that is no number."""
+    parts: list[Part] = [[]]
+    for text, weight in parse_weights(plain_spelling(prompt, tokenizer.words)):
+        for i, piece in enumerate(BREAK.split(text)):
+            if i:
+                parts.append([])
+            for token in tokenizer.flat(piece) if piece else []:
+                if len(parts[-1]) == PART:
+                    parts.append([])
+                parts[-1].append((token, weight))
+    return parts
+
+
+def parts_needed(model: Model, prompts: Iterable[str], rules: TextRules = TextRules()) -> int:
+    """How many parts the longest of `prompts` is given."""
+    longest = max(len(parts_of(t, prompt)) for t in model.tokenizers.values() for prompt in prompts)
+    return min(longest, rules.most_parts or MOST_PARTS)
+
+
+def tokens_lost(model: Model, prompt: str, rules: TextRules = TextRules()) -> int:
+    """How many tokens of a prompt are beyond the parts that it may have."""
+    most = rules.most_parts or MOST_PARTS
+    return max(sum(map(len, parts_of(t, prompt)[most:])) for t in model.tokenizers.values())
+
+
+@torch.no_grad()
+def conditioning(
+    model: Model, prompts: Sequence[str], parts: int | None = None, rules: TextRules = TextRules()
+) -> TextCond:
+    """The prompts as the U-Net reads them, each filled up to `parts` parts (default: what the longest needs)."""
+    parts = parts_needed(model, prompts, rules) if parts is None else parts
+    tokens, emphasis = {}, {}
+    for name, tokenizer in model.tokenizers.items():
+        read = [parts_of(tokenizer, prompt)[:parts] for prompt in prompts]
+        pairs = [tokenizer.laid_out(own + [[]] * (parts - len(own))) for own in read]
+        tokens[name] = torch.stack([ids for ids, _ in pairs]).to(model.device)  # [B,K,77]
+        emphasis[name] = torch.stack([weights for _, weights in pairs]).to(model.device)
+    weighed = any(bool((weights != 1).any()) for weights in emphasis.values())
+    return model.encode_text(tokens, emphasis if weighed else None, rules.keep)

@@ -1,0 +1,50 @@
+"""Embedding files as words of a loaded model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from neonym.errors import FormatError, ModelError
+from neonym.formats import read_embedding
+from neonym.models.family import Model
+from neonym.types import Embedding
+
+
+def add_embedding(model: Model, embedding: Embedding, word: str | None = None) -> str:
+    """Let `word` (default: the embedding's token) stand for the learned rows. Raises ModelError if they do not fit."""
+    word = word or embedding.token
+    for name, rows in embedding.vectors.items():
+        if name not in model.tokenizers:
+            raise ModelError(f"has no encoder `{name}`, which `{word}` was learned for", model.source.name)
+        width = model.vocabulary(name).shape[1]
+        if rows.shape[1] != width:
+            what = f"`{word}` has vectors of {rows.shape[1]} numbers, this model's words have {width}"
+            raise ModelError(what, model.source.name, "Use the kind of model that it was learned with")
+    missing = [name for name in model.tokenizers if name not in embedding.vectors]
+    if missing:
+        what = f"`{word}` has no vectors for {' and '.join(missing)}"
+        raise ModelError(what, model.source.name, "Use the kind of model that it was learned with")
+    model.add_word(word, {name: rows.to(model.device) for name, rows in embedding.vectors.items()})
+    return word
+
+
+def add_files(model: Model, files: Iterable[str | Path]) -> list[str]:
+    """Add embedding files; the file name without ending is the word, or what stands before `=`. -> the words"""
+    words = []
+    for given in files:
+        word, file = word_and_file(given)
+        try:
+            words.append(add_embedding(model, read_embedding(file), word))
+        except ValueError as error:
+            raise FormatError(str(error), str(file), "Rename one of the files, or write WORD=FILE") from error
+    return words
+
+
+def word_and_file(given: str | Path) -> tuple[str, Path]:
+    """`file.safetensors` -> ("file", file); `word=file.safetensors` -> ("word", file)."""
+    path = Path(given)
+    word, equals, rest = str(given).partition("=")
+    if equals and not path.exists():
+        return word, Path(rest)
+    return path.stem, path

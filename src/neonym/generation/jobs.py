@@ -1,0 +1,220 @@
+"""From settings and prompt lines to jobs: one for each picture, with everything that decides it. Nothing is drawn here."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from neonym.config.generate import GenerateSettings
+from neonym.errors import ConfigError, Problem
+from neonym.generation.lines import read_line, take_seeds
+from neonym.generation.variants import draw_text, enumerates, every, parse_variants
+from neonym.seeds import dice
+from neonym.weights import parse_weights
+
+DEFAULT_STRENGTH = 0.8
+LAST_SEED = (1 << 32) - 1
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture. Sizes in pixels, multiples of 8."""
+
+    prompt: str
+    seed: int
+    width: int
+    height: int
+    negative_prompt: str = ""
+    steps: int = 50
+    scale: float = 7.5
+    negative_scale: float | None = None
+    strength: float = DEFAULT_STRENGTH  # of what is drawn anew, if it begins from a picture
+    sampler: str = "ddim"
+    source: str | None = None  # picture to begin from
+    mask: str | None = None
+    multipliers: tuple[float, ...] = ()  # of the LoRAs
+    original_width: int | None = None  # what SDXL is told; None: the picture's own
+    original_height: int | None = None
+    original_width_negative: int | None = None
+    original_height_negative: int | None = None
+    crop_top: int = 0
+    crop_left: int = 0
+    clip_prompt: str | None = None  # recorded only
+    file: str | None = None  # name within the output folder
+    raw_prompt: str = ""  # the line that it came from
+
+    @property
+    def guided(self) -> bool:
+        return self.scale > 1
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """Jobs of one shape can be drawn together."""
+        return (
+            self.width, self.height, self.steps, self.guided, self.negative_scale is None, self.strength, self.sampler,
+            self.source is None, self.mask is None, self.multipliers,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Jobs of one shape, drawn together. `first`: the number of the first of them."""
+
+    first: int
+    jobs: tuple[Job, ...]
+
+
+class Plan:
+    """The jobs of a run. It can be gone through as often as wanted and is the same each time."""
+
+    def __init__(self, settings: GenerateSettings, side: int, scale: float):
+        """`side` and `scale`: the model's own size and guidance. Raises ConfigError for pictures that are not there."""
+        self.settings, self.problems = settings, list[Problem]()
+        self.seed = random.SystemRandom().randrange(LAST_SEED) if settings.seed is None else settings.seed
+        self.sources = pictures_of(settings.image_path, "--image_path", self.problems)
+        self.masks = pictures_of(settings.mask_path, "--mask_path", self.problems)
+        width, height = self.side(settings.W or side, "--W"), self.side(settings.H or side, "--H")
+        values = {f.name: getattr(settings, f.name) for f in fields(Job) if f.name in type(settings).model_fields}
+        own = {"width": width, "height": height, "scale": settings.scale if settings.scale is not None else scale}
+        own["strength"] = DEFAULT_STRENGTH if settings.strength is None else settings.strength
+        self.base = Job(**{**values, "prompt": "", "seed": self.seed, **own, "multipliers": settings.network_mul})
+        self.count = 0  # pictures so far
+
+    def side(self, pixels: int, where: str) -> int:
+        """Rounded to a multiple of 8, which is said."""
+        rounded = max(8, round(pixels / 8) * 8)
+        said = Problem("warning", f"{pixels} is no multiple of 8: {rounded} is used", where)
+        if rounded != pixels and said not in self.problems:
+            self.problems.append(said)
+        return rounded
+
+    def jobs(self) -> Iterator[Job]:
+        """Every picture of every prompt of every pass. Raises ConfigError at a line that is wrong."""
+        self.count = 0
+        for turn in range(self.settings.n_iter):
+            lines: Iterable[tuple[str, str]] = self.lines()
+            if self.settings.shuffle_prompts:
+                lines = list(lines)
+                dice(self.seed, "shuffle", turn).shuffle(lines)
+            for where, line in lines:
+                yield from self.jobs_of(line, where, turn)
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """(place, prompt line). A file is read as it goes."""
+        yield from ((f'--prompt "{text}"', text) for text in self.settings.prompt)
+        if self.settings.from_file is not None:
+            yield from prompt_lines(Path(self.settings.from_file))
+        if not self.settings.prompt and self.settings.from_file is None and not self.settings.interactive:
+            yield from ((source, prompt_in(source)) for source in self.sources)
+
+    def jobs_of(self, line: str, where: str, turn: int = 0) -> Iterator[Job]:
+        """The pictures of one line. Raises ConfigError."""
+        problems: list[Problem] = []
+        text, seeds = take_seeds(line, where, problems)
+        parts = parse_variants(text)
+        variants = every(parts) if enumerates(parts) else (parts for _ in range(self.settings.images_per_prompt))
+        for i, variant in enumerate(variants):
+            seed = self.seed_of(i, seeds, turn)
+            read = read_line(draw_text(variant, dice(seed, "variants")), where, problems)
+            if problems:
+                raise ConfigError(problems)
+            yield self.job(read.prompt, {**read.values, "seed": seed, "raw_prompt": line}, where)
+
+    def seed_of(self, index: int, seeds: tuple[int, ...], turn: int) -> int:
+        """The line's own seeds, then those that follow its last; else the run's, counted up."""
+        if seeds:
+            return seeds[index] if index < len(seeds) else seeds[-1] + index - len(seeds) + 1
+        return self.seed + (turn if self.settings.iter_same_seed else self.count)
+
+    def job(self, prompt: str, values: dict[str, Any], where: str) -> Job:
+        """Raises ConfigError."""
+        source = self.sources[self.count % len(self.sources)] if self.sources else None
+        mask = self.masks[self.count % len(self.masks)] if self.masks else None
+        job = replace(self.base, prompt=prompt, source=source, mask=mask, **values)
+        if source is not None and self.settings.highres_fix_scale is None:
+            width, height = (self.settings.W, self.settings.H)
+            if not (width and height) and not {"width", "height"} <= set(values):
+                job = replace(job, **dict(zip(("width", "height"), size_of(source), strict=True)))
+        job = replace(job, width=self.side(job.width, where), height=self.side(job.height, where))
+        problems = []
+        for text in (job.prompt, job.negative_prompt):
+            try:
+                parse_weights(text)
+            except ValueError as error:
+                problems.append(Problem("error", str(error), where, "Write a backslash before a plain bracket"))
+        if source is not None and int(job.steps * job.strength) < 1:
+            what = f"strength {job.strength} of {job.steps} steps leaves no step to draw"
+            problems.append(Problem("error", what, where, "Raise --strength or --steps"))
+        if problems:
+            raise ConfigError(problems)
+        self.count += 1
+        return job
+
+
+def batches(jobs: Iterable[Job], size: int) -> Iterator[Batch]:
+    """Neighbours of one shape together, at most `size` of them."""
+    first, waiting = 0, list[Job]()
+    for job in jobs:
+        if waiting and (len(waiting) == size or waiting[0].shape != job.shape):
+            yield Batch(first, tuple(waiting))
+            first, waiting = first + len(waiting), []
+        waiting.append(job)
+    if waiting:
+        yield Batch(first, tuple(waiting))
+
+
+def prompt_lines(file: Path) -> Iterator[tuple[str, str]]:
+    """One prompt a line; blank lines and lines that begin with # are passed over. Raises ConfigError."""
+    try:
+        with file.open(encoding="utf-8-sig") as opened:
+            for number, line in enumerate(opened, 1):
+                if (text := line.strip()) and not text.startswith("#"):
+                    yield f"{file} line {number}", text
+    except (OSError, UnicodeDecodeError) as error:
+        fix = "Check --from_file; it should be UTF-8 text with a prompt on each line"
+        raise ConfigError([Problem("error", f"cannot be read ({error})", str(file), fix)]) from error
+
+
+def pictures_of(name: str | None, flag: str, problems: list[Problem]) -> list[str]:
+    """A picture, or the pictures of a folder in the order of their names; every one can be opened."""
+    if name is None:
+        return []
+    from PIL import Image
+
+    path = Path(name)
+    files = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES) if path.is_dir() else [path]
+    if not files:
+        problems.append(Problem("error", "there are no pictures in it", f"{flag} {name}"))
+    for file in files:
+        try:
+            with Image.open(file) as picture:
+                picture.verify()
+        except (OSError, SyntaxError, ValueError) as error:
+            problems.append(Problem("error", f"cannot be read as a picture ({error})", f"{flag} {file}"))
+    return [str(file) for file in files]
+
+
+def size_of(source: str) -> tuple[int, int]:
+    """Of what is drawn from a picture: its own, down to a multiple of 32 as sd-scripts does it."""
+    from PIL import Image
+
+    with Image.open(source) as picture:
+        width, height = picture.size
+    return max(32, width // 32 * 32), max(32, height // 32 * 32)
+
+
+def prompt_in(source: str) -> str:
+    """The prompt that a picture carries, with its negative prompt. Raises ConfigError if it has none."""
+    from PIL import Image
+
+    with Image.open(source) as picture:
+        said = {key: value for key, value in picture.info.items() if isinstance(value, str)}
+    if "prompt" not in said:
+        fix = "Give --prompt or --from_file"
+        raise ConfigError([Problem("error", "it carries no prompt", source, fix)])
+    negative = said.get("negative-prompt", "")
+    return f"{said['prompt']} --n {negative}" if negative else said["prompt"]

@@ -1,0 +1,146 @@
+"""What a picture file says of itself: AUTOMATIC1111's `parameters`, sd-scripts' keys, and all that is needed to draw it again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from neonym._version import __version__
+from neonym.config.generate import GenerateSettings
+from neonym.errors import UserError
+from neonym.generation.jobs import Job
+from neonym.generation.samplers import KARRAS, spoken
+
+KEY = "neonym"  # of our JSON
+USER_COMMENT = 0x9286  # EXIF, where AUTOMATIC1111 looks in files that are no PNG
+OF_A_RUN = {  # settings that say nothing of one picture
+    "prompt", "from_file", "interactive", "like", "images_per_prompt", "n_iter", "shuffle_prompts", "iter_same_seed",
+    "batch_size", "outdir", "sequential_file_name", "use_original_file_name", "grid", "x", "y", "offline",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is the same for all pictures of a run."""
+
+    model: dict[str, str]  # name, family, text_hash, and sha256 of a checkpoint file
+    words: dict[str, dict[str, Any]]  # word -> file, sha256, vectors
+    networks: list[dict[str, str]]
+    settings: dict[str, Any]  # that are not the default
+    device: str
+
+
+def settings_said(settings: GenerateSettings) -> dict[str, Any]:
+    """The settings that decide pictures, and are not the default."""
+    values = settings.model_dump()
+    return {
+        name: value for name, value in values.items()
+        if name not in OF_A_RUN and value != type(settings).model_fields[name].default
+    }  # fmt: skip
+
+
+def texts(job: Job, facts: Facts, stage: str = "") -> dict[str, str]:
+    """Every text chunk of the picture of `job`."""
+    found = {
+        "parameters": parameters(job, facts), "prompt": job.prompt, "negative-prompt": job.negative_prompt,
+        "seed": str(job.seed), "sampler": job.sampler, "steps": str(job.steps), "scale": str(job.scale),
+        "raw-prompt": job.raw_prompt,
+    }  # fmt: skip
+    if job.negative_scale is not None:
+        found["negative-scale"] = str(job.negative_scale)
+    if job.clip_prompt:
+        found["clip-prompt"] = job.clip_prompt
+    if facts.model["family"] == "sdxl":
+        found |= {
+            "original-height": str(job.original_height or job.height),
+            "original-width": str(job.original_width or job.width),
+            "original-height-negative": str(job.original_height_negative or job.original_height or job.height),
+            "original-width-negative": str(job.original_width_negative or job.original_width or job.width),
+            "crop-top": str(job.crop_top),
+            "crop-left": str(job.crop_left),
+        }
+    ours = {"version": __version__, "stage": stage, "job": asdict(job), **asdict(facts)}
+    return found | {KEY: json.dumps(ours, ensure_ascii=False)}
+
+
+def parameters(job: Job, facts: Facts) -> str:
+    """AUTOMATIC1111's block: the prompt, the negative prompt, a line of `Name: value`."""
+    settings = facts.settings
+    pairs: dict[str, Any] = {
+        "Steps": job.steps, "Sampler": spoken(job.sampler).removesuffix(" Karras"),
+        "Schedule type": "Karras" if job.sampler.endswith(KARRAS) else None, "CFG scale": plain(job.scale),
+        "Seed": job.seed, "Size": f"{job.width}x{job.height}", "Model hash": facts.model.get("sha256", "")[:10],
+        "Model": Path(facts.model["name"]).stem, "Denoising strength": plain(job.strength) if job.source else None,
+        "Clip skip": settings.get("clip_skip"), "Hires upscale": hires(settings.get("highres_fix_scale")),
+        "TI hashes": ", ".join(f"{word}: {facts.words[word]['sha256'][:12]}" for word in facts.words),
+        "Lora hashes": ", ".join(f"{Path(n['file']).stem}: {n['sha256'][:12]}" for n in facts.networks),
+        "Version": f"Neonym {__version__}",
+    }  # fmt: skip
+    line = ", ".join(f"{name}: {quoted(value)}" for name, value in pairs.items() if value not in (None, ""))
+    negative = [f"Negative prompt: {job.negative_prompt}"] if job.negative_prompt else []
+    return "\n".join([job.prompt, *negative, line])
+
+
+def plain(number: float) -> str:
+    return f"{number:g}"
+
+
+def hires(scale: float | None) -> str | None:
+    return None if scale is None else f"{1 / scale:g}"
+
+
+def quoted(value: Any) -> str:
+    """As AUTOMATIC1111 does it: in quotes if it would break the line up."""
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if re.search(r"[,:\n]", text) else text
+
+
+def save_picture(picture: Image.Image, path: Path, said: dict[str, str]) -> None:
+    """Write with the texts; the file is complete or absent. Raises UserError."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "PNG":
+            info = PngInfo()
+            for key, text in said.items():
+                info.add_text(key, text) if text.isascii() else info.add_itxt(key, text)
+            picture.save(part, kind, pnginfo=info)
+        else:
+            exif = Image.Exif()
+            exif[USER_COMMENT] = b"UNICODE\0" + said["parameters"].encode("utf-16-be")
+            picture.save(part, kind, exif=exif, quality=95)
+        part.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot be written ({error.strerror or error})", str(path), "Is the disk full?") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def like(file: str, given: dict[str, Any]) -> tuple[GenerateSettings, dict[str, Any]]:
+    """The settings that draw a picture again, with those `given` instead; and all that the picture says. Raises UserError."""
+    try:
+        with Image.open(file) as picture:
+            said = json.loads(getattr(picture, "text", {})[KEY])
+    except KeyError:
+        fix = "Only PNG files that Neonym made can be drawn again so"
+        raise UserError("it does not say how it was made", f"--like {file}", fix) from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"cannot be read as a picture ({error})", f"--like {file}") from error
+    job = said["job"]
+    own = {name: job[name] for name in job if name in GenerateSettings.model_fields and name != "prompt"}
+    own |= {"W": job["width"], "H": job["height"], "image_path": job["source"], "mask_path": job["mask"]}
+    own |= {"prompt": (escaped(job["prompt"]),), "network_mul": tuple(job["multipliers"])}
+    return GenerateSettings.model_validate({**said["settings"], **own, **given}), said
+
+
+def escaped(prompt: str) -> str:
+    """A drawn prompt, of which nothing is to be drawn again."""
+    return re.sub(r"[{}]", r"\\\g<0>", prompt)

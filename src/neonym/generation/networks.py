@@ -1,0 +1,66 @@
+"""LoRA files (kohya's layout or diffusers') beside the frozen weights, through diffusers' loader and peft."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from neonym.errors import ModelError, UserError
+from neonym.generation.samplers import make_pipeline
+from neonym.models.weights import ENDINGS, read_header, read_tensors
+
+
+class Networks:
+    """The LoRAs of a model, each under its number. Raises ModelError for a file that is none, or that does not fit."""
+
+    def __init__(self, model: Any, files: Sequence[str], multipliers: Sequence[float], merge: bool = False):
+        self.names = [f"network{i}" for i in range(len(files))]
+        self.multipliers = tuple(multipliers)
+        self.pipeline: Any = make_pipeline(model) if files else None
+        self.merged, self.now = merge, None
+        for name, file in zip(self.names, files, strict=True):
+            self.load(name, file)
+        if files and merge:
+            self.set(self.multipliers)
+            self.pipeline.fuse_lora(components=["unet", *model.encoders], adapter_names=self.names)
+
+    def load(self, name: str, file: str) -> None:
+        tensors = read_tensors(Path(file), ("",))
+        if not any("lora" in key for key in tensors):
+            raise ModelError("holds no LoRA", file, "Other kinds of networks are not supported")
+        try:
+            self.pipeline.load_lora_weights(tensors, adapter_name=name)
+        except (ValueError, KeyError, RuntimeError, TypeError) as error:
+            line = str(error).strip().split("\n", 1)[0][:200]
+            raise ModelError(f"does not fit the model ({line})", file, "Was it made for this kind of model?") from error
+        if name not in {own for names in self.pipeline.get_list_adapters().values() for own in names}:
+            raise ModelError("nothing of it fits the model", file, "Was it made for this kind of model?")
+
+    def set(self, multipliers: Sequence[float]) -> None:
+        """How much each counts from now on; the last number given is also for those behind it."""
+        if not self.names or (self.merged and self.now is not None):
+            return
+        known = [*multipliers] or [1.0]
+        weights = (known + [known[-1]] * len(self.names))[: len(self.names)]
+        if weights != self.now:
+            self.pipeline.set_adapters(self.names, weights)
+            self.now = weights
+
+
+def network_facts(file: str) -> dict[str, str]:
+    """The metadata of a LoRA file. Raises ModelError."""
+    return dict(read_header(Path(file)).metadata)
+
+
+def check_networks(files: Sequence[str]) -> None:
+    """What can be known before the model is loaded. Raises UserError."""
+    if files and find_spec("peft") is None:
+        raise UserError("a LoRA needs the package `peft`", "--network_weights", 'Install "neonym[generation]"')
+    for file in files:
+        if not Path(file).is_file():
+            raise ModelError("there is no such file", f"--network_weights {file}")
+        if Path(file).suffix.lower() not in ENDINGS:
+            raise ModelError(f"is no LoRA file ({', '.join(ENDINGS)})", file)
+        read_header(Path(file))

@@ -1,0 +1,130 @@
+"""Dynamic prompts: `{a|b}` is one of them, `{2$$a|b|c}` two, `{1-2$$ and $$a|b|c}` one or two joined by " and ", and
+`{e$$a|b}` makes one prompt of each. They nest; a backslash makes a brace or a bar a plain character.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+JOINER = ", "
+HEAD = re.compile(
+    r"(?:(?P<every>[eE])\$\$)?(?:(?P<low>\d*)(?P<dash>-?)(?P<high>\d*)(?<=[\d-])\$\$)?(?:(?P<joiner>[^|{}]+?)\$\$)?"
+)
+SIGNS = re.compile(r"\\[{}|]|[{}|]")
+
+
+@dataclass(frozen=True)
+class Group:
+    """What stands between two braces."""
+
+    options: tuple[Parts, ...]
+    low: int = 1
+    high: int = 1
+    joiner: str = JOINER
+    every: bool = False
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many options are taken, at least and at most."""
+        low, high = sorted((min(self.low, len(self.options)), min(self.high, len(self.options))))
+        return low, high
+
+
+Parts: TypeAlias = "tuple[str | Group, ...]"
+
+
+@dataclass
+class Opened:
+    """A brace that is not closed yet."""
+
+    text: str  # what is put back if it never is
+    group: Group
+    options: list[list[str | Group]]
+
+
+def parse_variants(text: str) -> Parts:
+    """Text and groups of a prompt. A brace without its other half is a plain character."""
+    stack = [Opened("", Group(()), [[]])]
+    last = 0
+    while match := SIGNS.search(text, last):
+        sign, now = match.group(), stack[-1].options[-1]
+        now.append(text[last : match.start()])
+        last = match.end()
+        if sign == "{":
+            head = HEAD.match(text, last)
+            assert head is not None
+            stack.append(Opened(sign + head.group(), group_of(head), [[]]))
+            last = head.end()
+        elif sign == "}" and len(stack) > 1:
+            closed = stack.pop()
+            empty = closed.options == [[""]]
+            group = replace(closed.group, options=tuple(map(tuple, closed.options)))
+            stack[-1].options[-1].append("{}" if empty else group)
+        elif sign == "|" and len(stack) > 1:
+            stack[-1].options.append([])
+        else:
+            now.append(sign.removeprefix("\\"))
+    stack[-1].options[-1].append(text[last:])
+    while len(stack) > 1:
+        left = stack.pop()
+        bars: list[str | Group] = [left.text, *left.options[0]]
+        for option in left.options[1:]:
+            bars += ["|", *option]
+        stack[-1].options[-1] += bars
+    return tuple(part for part in stack[0].options[0] if part != "")
+
+
+def group_of(head: re.Match[str]) -> Group:
+    """`2$$`: two; `1-2$$`: one or two; `-2$$`: up to two; `2-$$`: two and more. The options come later."""
+    low, high = head["low"], head["high"]
+    least = int(low or 1)
+    most = int(high or 1 << 30) if head["dash"] else least
+    joiner = JOINER if head["joiner"] is None else head["joiner"]
+    return Group((), least, most, joiner, every=head["every"] is not None)
+
+
+def enumerates(parts: Parts) -> bool:
+    """Whether there is an `e$$` group in it."""
+    groups = [part for part in parts if isinstance(part, Group)]
+    return any(group.every or any(enumerates(option) for option in group.options) for group in groups)
+
+
+def every(parts: Parts) -> Iterator[Parts]:
+    """The prompts that the `e$$` groups make together, the first group slowest; what is drawn by chance stays."""
+    choices = [[part] if isinstance(part, str) else list(every_of(part)) for part in parts]
+    for chosen in itertools.product(*choices):
+        yield tuple(piece for part in chosen for piece in (part if isinstance(part, tuple) else (part,)))
+
+
+def every_of(group: Group) -> Iterator[Parts]:
+    """A group that is enumerated becomes one text after the other; another one keeps its options."""
+    low, high = group.counts
+    for options in itertools.product(*(list(every(option)) for option in group.options)):
+        if not group.every:
+            yield (replace(group, options=options),)
+            continue
+        for count in range(low, high + 1):
+            for chosen in itertools.combinations(options, count):
+                yield joined(chosen, group.joiner)
+
+
+def joined(options: tuple[Parts, ...], joiner: str) -> Parts:
+    parts: list[str | Group] = []
+    for i, option in enumerate(options):
+        parts += [joiner, *option] if i else option
+    return tuple(parts)
+
+
+def draw_text(parts: Parts, chance: random.Random) -> str:
+    """Draw every group that is left, without taking an option twice."""
+    return "".join(part if isinstance(part, str) else draw_group(part, chance) for part in parts)
+
+
+def draw_group(group: Group, chance: random.Random) -> str:
+    chosen = chance.sample(group.options, chance.randint(*group.counts))
+    return group.joiner.join(draw_text(option, chance) for option in chosen)

@@ -1,0 +1,111 @@
+"""Captions: what becomes of them, and whether the word survives."""
+
+import json
+
+from conftest import WORD, check, make_pictures, said, settings
+
+from neonym.cli.main import main
+from neonym.learn.prepare import prepare
+
+
+def test_a_word_in_one_of_the_wildcards_only(tmp_path):
+    folder = make_pictures(tmp_path / "a", 2, caption="{a mychar4|a dog}")
+    assert "do not contain the word" in said(check(folder, enable_wildcard=True), "warning") or "none of" in said(
+        check(folder, enable_wildcard=True)
+    )
+    assert "contain" not in said(check(folder), "warning", "error")
+
+
+def test_templates_and_files_of_templates(tmp_path):
+    folder = make_pictures(tmp_path / "a", 2, caption="blue hat")
+    reg = make_pictures(tmp_path / "r" / "1_person", 2, caption="somebody").parent
+    ready = check(folder, use_object_template=True, reg_data_dir=str(reg))
+    assert not ready.failed()
+    plan = ready.plans[0]
+    texts = {(d.record.is_reg, d.caption) for step in range(30) for d in plan.draws(step)}
+    assert all((WORD in text) != is_reg for is_reg, text in texts)
+    assert len(texts) > 10
+    file = tmp_path / "mine.txt"
+    file.write_text("a sketch of [name], [filewords]\n\nthe {} itself\n")
+    ready = check(folder, template_file=str(file))
+    texts = {d.caption for step in range(30) for d in ready.plans[0].draws(step)}
+    assert texts == {f"a sketch of {WORD}, blue hat 0", f"a sketch of {WORD}, blue hat 1", f"the {WORD} itself"}
+    file.write_text("a photo\n")
+    assert "names the word in no line" in said(check(folder, template_file=str(file)))
+    file.write_text("\n".join(["a [name]"] * 30 + ["nothing"]))
+    assert "none of the" in said(check(folder, template_file=str(file)))  # every picture draws every line
+    assert "one kind of template" in said(check(folder, use_object_template=True, use_style_template=True))
+
+
+def test_the_word_is_never_dropped(tmp_path):
+    folder = make_pictures(tmp_path / "a", 2, caption="hat, MyChar4, shoes, coat, red")
+    ready = check(
+        folder, caption_dropout_rate=0.4, caption_tag_dropout_rate=0.9, shuffle_caption=True, token_warmup_step=50
+    )
+    texts = {d.caption for step in range(80) for d in ready.plans[0].draws(step)}
+    assert all(WORD in text.lower() for text in texts)
+    assert WORD in texts
+    assert len(texts) > 5
+
+
+def test_captions_of_held_out_pictures_are_looked_at_too(tmp_path):
+    folder = make_pictures(tmp_path / "a", 20)
+    back = check(folder, validation_split=0.25).held_out
+    assert len(back) == 5
+    assert "captions" not in said(check(folder, validation_split=0.25), "error", "warning")
+    (folder / f"{back[0].path.stem}.txt").write_text("no such word")
+    (folder / f"{back[1].path.stem}.txt").write_text("cat " * 100 + WORD)
+    text = said(check(folder, validation_split=0.25), "warning")
+    assert f"1 of 5 captions of held-out pictures do not contain the word ({back[0].path.name})" in text
+    assert f"cut off at the end of 1 captions of held-out pictures ({back[1].path.name})" in text
+    for record in back:
+        (folder / f"{record.path.stem}.txt").write_text("no such word")
+    assert "none of the 5 captions of held-out pictures" in said(check(folder, validation_split=0.25))
+    few = check(folder, validation_split=0.05)
+    assert few.held_out[0].path in [r.path for r in back]
+    assert not few.failed()
+    assert "none of the 1 captions of held-out pictures" in said(few, "warning")
+
+
+def test_a_prefix_can_be_the_word(tmp_path):
+    folder = make_pictures(tmp_path / "a", 2, caption="a cat")
+    ready = check(folder, caption_prefix=WORD, caption_dropout_rate=0.5)
+    assert not ready.failed()
+    assert all(WORD in d.caption for step in range(20) for d in ready.plans[0].draws(step))
+
+
+def test_metadata_finds_pictures_as_tools_write_them(tmp_path):
+    folder = make_pictures(tmp_path / "a", 3, caption=None)
+    rows = {
+        "00": {"caption": "mychar4 one", "image_size": [9, 9]},
+        "01.png": {"tags": "mychar4"},
+        str(folder / "02.png"): {"caption": "mychar4"},
+    }
+    file = tmp_path / "meta.json"
+    file.write_text(json.dumps(rows))
+    ready = prepare(settings(train_data_dir=str(folder), in_json=str(file), token_string=WORD, dataset_repeats=3))
+    assert not ready.failed()
+    assert [(r.path.name, r.caption, r.repeats) for r in ready.records] == [
+        ("00.png", "mychar4 one", 3), ("01.png", "mychar4", 3), ("02.png", "mychar4", 3)]  # fmt: skip
+    assert "not 9 x 9 as the metadata says" in said(ready, "warning")
+    lines = tmp_path / "meta.jsonl"
+    lines.write_text("\n\n".join(json.dumps({"image_path": name, **facts}) for name, facts in rows.items()))
+    same = prepare(settings(train_data_dir=str(folder), in_json=str(lines), token_string=WORD))
+    assert [r.caption for r in same.records] == [r.caption for r in ready.records]
+    for text, words in (
+        ("[]", "an object of picture names"),
+        ("{", "no metadata file"),
+        ('{"00": 3}', "not an object"),
+    ):
+        file.write_text(text)
+        assert words in said(prepare(settings(train_data_dir=str(folder), in_json=str(file), token_string=WORD)))
+    assert "cannot be read" in said(prepare(settings(in_json=str(tmp_path / "no.json"), token_string=WORD)))
+
+
+def test_weights_that_are_no_numbers_are_told_before_training(tmp_path, capsys):
+    folder = make_pictures(tmp_path / "a", 2, caption="(mychar4:1.2.3)")
+    assert "`1.2.3` is no weight" in said(check(folder, weighted_captions=True))
+    assert not check(folder).failed()
+    flags = ["--train_data_dir", str(folder), "--token_string", WORD, "--weighted_captions"]
+    assert main(["check", "--json", *flags]) == 2
+    assert any("no weight" in p["what"] for p in json.loads(capsys.readouterr().out)["problems"])
