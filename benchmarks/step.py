@@ -92,7 +92,7 @@ def neonym_case(args: argparse.Namespace) -> dict:
 
     accelerator = Accelerator(mixed_precision=args.precision, cpu=args.device == "cpu")
     device, model = accelerator.device, make_model(args.model, accelerator.device, weights(args))
-    start = first_rows(model, WORD, "picture", VECTORS)
+    start = first_rows(model, "picture", VECTORS)
     rows = {name: Parameter(values.clone()) for name, values in start.items()}
     model.add_word(WORD, dict(rows))
     concept = Concept(WORD, "picture", 0, rows, start, make_optimizer(rows.values()), lambda _: 5e-3, 1.0)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from neonym.generation.embeddings import add_files
 from neonym.generation.images import draw
 from neonym.learn.loop import train
 from neonym.learn.prepare import prepare
+from neonym.models import single_file
 from neonym.models.family import identify, load_model
 
 
@@ -33,8 +35,10 @@ def checkpoint(request, tmp_path_factory):
 
 
 def outputs(name: Path | str, **options) -> list[torch.Tensor]:
-    """What each part computes for fixed inputs."""
+    """What each part computes for fixed inputs, its weights copied first: where in a file they lie changes the rounding."""
     model = load_model(identify(str(name), **options))
+    for weight in (w for module in model.modules().values() for w in module.parameters()):
+        weight.data = weight.data.clone()
     generator = torch.Generator().manual_seed(0)
     text = conditioning(model, ["a photo of a cat"])
     noisy, sizes = torch.randn(1, 4, 8, 8, generator=generator), torch.tensor([[64.0, 64.0, 0.0, 0.0, 64.0, 64.0]])
@@ -167,6 +171,56 @@ def test_variants_and_separate_vaes(checkpoint, tmp_path):
     assert identify(str(file)).vae_hash() != identify(str(file), vae=str(tmp_path / "vae.safetensors")).vae_hash()
     with pytest.raises(ModelError, match="Check --vae"):
         identify(str(file), vae=str(tmp_path / "none"))
+
+
+def test_weights_of_a_file_go_straight_to_the_device(checkpoint):
+    """Each by itself: the `meta` device keeps nothing, so what is not on it had a copy on the host."""
+    family, _, file = checkpoint
+    source, meta = identify(str(file)), torch.device("meta")
+    texts = {
+        "sd1": [single_file.CLIP],
+        "sd2": [single_file.OPEN_CLIP],
+        "sdxl": [single_file.XL_CLIP, single_file.XL_OPEN_CLIP],
+    }
+    parts = [
+        single_file.load_unet(file, source.configs["unet"], torch.float16, meta),
+        single_file.load_vae(file, source.configs["vae"], meta),
+        *(single_file.load_text_encoder(file, source.configs[name], torch.float16, meta, start)
+          for name, start in zip(source.encoders, texts[family], strict=True)),
+    ]  # fmt: skip
+    assert all(weight.is_meta for part in parts for weight in part.parameters())
+
+
+def test_weights_in_several_files(checkpoint, tmp_path):
+    """The same model and, for one family, the same training; what is missing is named before a weight is read."""
+    family, folder, _ = checkpoint
+    shutil.copytree(folder, tmp_path / "shards")
+    parts = make_parts(family, tiny=True, dtype=torch.float32)
+    for name in ("unet", "text_encoder"):
+        for file in (tmp_path / "shards" / name).glob("*.safetensors"):
+            file.unlink()
+        parts[name].save_pretrained(tmp_path / "shards" / name, max_shard_size="1MB")
+        assert len(list((tmp_path / "shards" / name).glob("*-of-*.safetensors"))) > 1
+    for theirs, ours in zip(outputs(folder), outputs(tmp_path / "shards"), strict=True):
+        assert torch.equal(theirs, ours)
+    if family == "sd1":
+        flags = {
+            "train_data_dir": str(make_pictures(tmp_path / "p", 3, size=(64, 64))), "token_string": "mychar4", "cpu": True,
+            "max_train_steps": 2, "eval_samples": 8, "resolution": "64",
+        }  # fmt: skip
+        one, other = (
+            load_file(train(settings(**flags, pretrained_model_name_or_path=str(n), output_dir=f"{n}-out")).files[0])
+            for n in (tmp_path / "shards", folder)
+        )
+        assert torch.equal(one["emb_params"], other["emb_params"])
+    lost = sorted((tmp_path / "shards" / "unet").glob("*-of-*.safetensors"))[1]
+    lost.unlink()
+    with pytest.raises(ModelError, match=f"1 of the files of its `unet` are not there .{lost.name}."):
+        identify(str(tmp_path / "shards"))
+    (index,) = (tmp_path / "shards" / "unet").glob("*.index.json")
+    index.write_text("{}")
+    with pytest.raises(ModelError, match="is no index of weights"):
+        identify(str(tmp_path / "shards"))
 
 
 def test_what_is_no_model_is_refused_by_its_header(checkpoint, tmp_path):

@@ -57,6 +57,10 @@ def test_law_3_two_processes_are_one(run_for, tmp_path, pictures):
     process = launch(2, *flags_for(pictures, tmp_path / "two"))
     output = process.communicate(timeout=300)[0]
     assert (tmp_path / "two" / "mychar4.safetensors").exists(), output
+    again = launch(2, *flags_for(pictures, tmp_path / "two"))
+    said = again.communicate(timeout=300)[0]
+    assert again.returncode == 0, said
+    assert said.count("finished already") == 1
     one, two = (
         read_embedding(file).vectors["text_encoder"]
         for file in (alone.files[0], tmp_path / "two" / "mychar4.safetensors")

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,75 @@ def test_resuming_from_a_state_folder(run_for):
         loop.train(run_for("none", resume=str(folder.parent)))
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_finished_run_is_not_done_again(run_for):
+    """The same command says so and touches nothing; another format is written from the state, without a step."""
+    run, report = run_for(), Notes()
+    first = loop.train(run)
+    before = contents(Path(run.save.output_dir))
+    again = loop.train(run, report)
+    assert (again.files, again.steps) == (first.files, 8)
+    assert contents(Path(run.save.output_dir)) == before
+    (said,) = [note for note in report.notes if "finished already" in note]
+    for words in (
+        str(first.files[0]),
+        f"`mychar4`: {first.verdicts[0].word}",
+        "--max_train_steps",
+        "from step 8",
+        "--restart",
+    ):
+        assert words in said
+    assert torch.equal(rows(loop.train(run_for(save_model_as="pt"), StepsAreWrong()).files[0]), rows(first.files[0]))
+    first.files[0].unlink()
+    loop.train(run, StepsAreWrong())
+    assert contents(Path(run.save.output_dir))["mychar4.safetensors"] == before["mychar4.safetensors"]
+    assert len(trained_steps(run_for(restart=True))) == 8
+
+
+def test_a_finished_run_goes_on_with_more_steps_and_is_replaced_with_other_settings(run_for):
+    loop.train(run_for())
+    report = Notes()
+    assert trained_steps(run_for(max_train_steps=11), report) == [9, 10, 11]
+    assert any("going on from step 8 of the finished run" in note for note in report.notes)
+    assert any("max_train_steps (was 8, is 11)" in note for note in report.notes)
+    report = Notes()
+    assert len(trained_steps(run_for(learning_rate=1e-3), report)) == 8
+    assert any("is replaced: learning_rate (was 0.005, is 0.001)" in note for note in report.notes)
+    assert len(trained_steps(run_for(learning_rate=1e-3, max_train_steps=6))) == 6  # fewer steps: another run
+
+
+def test_a_longer_run_can_be_interrupted_too(run_for):
+    loop.train(run_for())
+    assert loop.train(run_for(max_train_steps=12), Notes(stop_at=10)).signal == 15
+    assert trained_steps(run_for(max_train_steps=12)) == [11, 12]
+
+
+def test_a_run_from_another_state_is_another_run(run_for):
+    other = run_for("other", save_every_n_steps=4, save_state=True, learning_rate=0.001)
+    loop.train(other)
+    loop.train(run_for())
+    folder = str(Path(other.save.output_dir) / "mychar4-step00000004-state")
+    assert trained_steps(run_for(resume=folder)) == [5, 6, 7, 8]
+    assert trained_steps(run_for(resume=folder)) == []
+
+
+class StepsAreWrong(Silent):
+    """Follows a run that has no step to do."""
+
+    def step(self, step, losses):
+        pytest.fail(f"step {step} was done")
+
+
+def trained_steps(run, report: Notes | None = None) -> list[int]:
+    done, report = [], report or Notes()
+    report.step = lambda step, losses: done.append(step)
+    loop.train(run, report)
+    return done
+
+
 def test_beginning_later_in_the_plan(run_for):
     report = Notes()
     loop.train(run_for(initial_epoch=3), report)
@@ -114,6 +184,9 @@ def test_a_time_limit_ends_like_a_last_step(run_for):
     assert result.files[0].exists()
     assert result.verdicts
     assert any("was up after step" in note for note in report.notes)
+    again = Notes()
+    assert loop.train(run_for(max_train_steps=100_000, max_train_time=0.02), again).steps > result.steps
+    assert any(f"going on from step {result.steps} of the interrupted run" in note for note in again.notes)
 
 
 def test_the_average_is_saved(run_for):
@@ -209,6 +282,33 @@ def test_samples_change_nothing_in_training(run_for, tmp_path):
         assert sum(name.startswith(f"mychar4_{tag}_00_") and name.endswith("_7.png") for name in mine) == 1
         assert f"mychar4_{tag}_sheet.png" in mine
     assert any("`a red apple --s 2`" in n or "`a red apple` has none of the words" in n for n in report.notes)
+
+
+def test_a_sheet_that_cannot_be_written_leaves_the_old_one(run_for, tmp_path):
+    """A real limit on the size of files, between that of a picture and that of the sheet."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a sticker of a mychar4 --s 1\na red mychar4 --s 1\n")
+    options = {"sample_prompts": str(prompts), "sample_every_n_steps": 4, "max_train_steps": 5}
+    run = run_for(**options)
+    loop.train(run)
+    folder = Path(run.save.output_dir) / "sample"
+    sheet = folder / "mychar4_000004_sheet.png"
+    before, limits = sheet.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    single = max(p.stat().st_size for p in folder.iterdir() if p != sheet)
+
+    class Limited(Notes):
+        def step(self, step, losses):
+            soft = (single + len(before)) // 2 if step == 4 else limits[0]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, limits[1]))
+
+    report = Limited()
+    try:
+        assert loop.train(run_for(**options, restart=True, learning_rate=1e-5), report).steps == 5
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert any("no sample pictures at 000004" in note and "File too large" in note for note in report.notes)
+    assert sheet.read_bytes() == before
+    assert not list(folder.glob("*.part"))
 
 
 def test_prompt_files(tmp_path):

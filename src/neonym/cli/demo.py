@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from neonym.config.commandline import parse_flags
 from neonym.config.run import DatasetSettings, OptimSettings, RunConfig, SaveSettings
 from neonym.errors import EXIT_NOT_LEARNED, UserError
+from neonym.files import save_png
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -74,7 +75,7 @@ def main(argv: list[str], prog: str) -> int:
         rows.append((f'before: "{PROMPTS[word][0].format(starts[word])}", ...', drawn(model, word, starts[word])))
         rows.append((f'after: "{PROMPTS[word][0].format(word)}", ...', drawn(model, word, word)))
         path = out / f"{word}-before-after.png"
-        sheet(rows).save(path)
+        save_png(sheet(rows), path)
         sheets.append(path)
         report.note(f"drawn: {path}")
     page = write_report(out, "Neonym demo", result, sheets, ready.run_folder() / "events.jsonl")

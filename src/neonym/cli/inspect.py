@@ -49,7 +49,7 @@ def main(argv: list[str], prog: str) -> int:
         "token": embedding.token,
         "encoders": {name: encoder_facts(name, embedding) for name in embedding.vectors},
         "programs": programs(embedding, flags.file.suffix.removeprefix(".").lower()),
-        "warnings": name_warnings(flags.file.stem),
+        "warnings": name_warnings(flags.file.stem, len(next(iter(embedding.vectors.values())))),
         "metadata": embedding.metadata,
     }
     if flags.family is not None:

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from neonym.files import whole_file
+
 if TYPE_CHECKING:
     from neonym.learn.loop import Result
     from neonym.learn.verdict import Verdict
@@ -28,7 +30,8 @@ def write_report(out: Path, title: str, result: Result, sheets: list[Path], even
     files = "".join(f"<li><code>{html.escape(file.name)}</code></li>" for file in result.files)
     parts.append(f"<h2>Files</h2><ul>{files}</ul><p>The word in a prompt is the file name without its ending.</p>")
     page = out / "report.html"
-    page.write_text("\n".join(parts), encoding="utf-8")
+    with whole_file(page) as part:
+        part.write_text("\n".join(parts), encoding="utf-8")
     return page
 
 

@@ -1,7 +1,6 @@
 """From a command line and a `--config_file` to settings, each with its origin."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from neonym.config.resolve import read_table
 from neonym.config.run import RunConfig, fields_of
 from neonym.config.sdscripts import OTHER_TRAINERS, SDSCRIPTS, Compat, CompatSettings
 from neonym.errors import ConfigError, Problem, nearest
+from neonym.files import whole_file
 
 T = TypeVar("T", bound=BaseModel)
 Values = dict[str, Any]
@@ -147,12 +147,11 @@ def write_config(run: RunConfig, path: Path) -> Path:
         value = getattr(getattr(run, section), name)
         if value != setting.default and name not in SECRETS:
             lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         if path.exists():
             raise ConfigError([Problem("error", "is there already", str(path), "Name another --config_file")])
-        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        part.replace(path)
+        with whole_file(path) as part:
+            part.write_text("\n".join(lines) + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError([Problem("error", f"cannot be written ({error.strerror})", str(path))]) from error
     return path

@@ -225,7 +225,7 @@ class SaveSettings(Section):
     save_last_n_epochs_state: int | None = setting(None, "As save_last_n_epochs, for states.", least=1)
     resume: str | None = setting(None, "Go on from this state folder instead of the run's own state.")
     state_every_n_steps: int = setting(25, "Save what resuming needs every so many steps: kilobytes.", least=1)
-    restart: bool = setting(False, "Begin anew although an interrupted run with the same name is there.")
+    restart: bool = setting(False, "Begin anew although an interrupted or finished run with the same name is there.")
 
 
 class SampleSettings(Section):

@@ -56,7 +56,7 @@ SDSCRIPTS: dict[str, Compat] = {
         "pictures are encoded one after the other, which takes seconds and little memory", "text"
     ),
     "no_half_vae": no_effect("the VAE computes in float32 always"),
-    "lowram": no_effect("the model is loaded straight onto its device"),
+    "lowram": no_effect("the model's parts are put on the device one after the other, as they are read"),
     "highvram": no_effect("nothing is moved between steps"),
     "disable_mmap_load_safetensors": no_effect("files are read as safetensors does it"),
     "ddp_gradient_as_bucket_view": no_effect(NO_WRAPPER),

@@ -10,12 +10,12 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from neonym.data.images import find_images
 from neonym.data.stored import metadata_rows, text_of
 from neonym.errors import DataError
+from neonym.files import whole_file
 
 Metadata = dict[str, dict[str, object]]
 SMILEYS = re.compile(
@@ -88,14 +88,11 @@ def find_ending(picture: Path) -> bool:
 
 def write_text(file: Path, text: str) -> None:
     """Complete or absent. Raises DataError."""
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        part.replace(file)
+        with whole_file(file) as part:
+            part.write_text(text, encoding="utf-8")
     except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
         raise DataError(f"cannot be written ({error.strerror})", str(file)) from error
 
 

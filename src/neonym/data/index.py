@@ -18,6 +18,7 @@ from pathlib import Path
 
 from neonym.data.images import inspect
 from neonym.errors import DataError
+from neonym.files import whole_file
 from neonym.types import Size
 
 LAYOUT = 2  # changes with the meaning of an entry
@@ -101,11 +102,7 @@ def read_index(file: Path) -> dict[str, list]:
 
 def write_index(file: Path, entries: dict[str, list]) -> None:
     """Complete or absent."""
-    part = file.with_suffix(f".{os.getpid()}.part")
-    try:
+    with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps({"layout": LAYOUT, "files": entries}), "utf-8")
-        part.replace(file)
-    except OSError:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+        with whole_file(file) as part:
+            part.write_text(json.dumps({"layout": LAYOUT, "files": entries}), "utf-8")

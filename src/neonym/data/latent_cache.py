@@ -7,9 +7,7 @@ other file is encoded anew, and so is an entry that cannot be read.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from neonym.data.images import load_mask, load_pixels, still_view
+from neonym.files import whole_file
 from neonym.types import ImageRecord, View
 
 Place = tuple[Path, View]
@@ -89,14 +88,11 @@ def read_entry(file: Path) -> torch.Tensor | None:
 
 def write_entry(file: Path, moments: torch.Tensor) -> bool:
     """Complete or absent: written beside, then renamed. -> whether it could be written"""
-    part = file.with_suffix(f".{os.getpid()}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"moments": moments}, part, {"sha256": checksum(moments)})
-        part.replace(file)
+        with whole_file(file) as part:
+            save_file({"moments": moments}, part, {"sha256": checksum(moments)})
     except (OSError, SafetensorError):
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
         return False
     return True
 

@@ -6,12 +6,13 @@ rows that are not a table. Nothing that is read may run code.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
+from PIL.Image import Image
 
 from neonym.errors import FormatError
+from neonym.files import whole_file
 from neonym.formats import automatic1111, diffusers, kohya, png_card
 from neonym.formats.tensors import SECOND
 from neonym.types import Embedding
@@ -23,8 +24,8 @@ READ_ONLY = {"webp": png_card, "jxl": png_card, "avif": png_card}
 LARGEST = 1 << 30  # bytes: nothing that may carry an embedding is larger
 
 
-def write_embedding(embedding: Embedding, path: Path | str) -> Path:
-    """Write in the layout that the ending of `path` names. Raises FormatError."""
+def write_embedding(embedding: Embedding, path: Path | str, picture: Image | None = None) -> Path:
+    """Write in the layout that the ending of `path` names; a `picture` is for a .png card. Raises FormatError."""
     path = Path(path)
     kind = FORMATS.get(path.suffix.removeprefix("."))
     if kind is None:
@@ -34,15 +35,15 @@ def write_embedding(embedding: Embedding, path: Path | str) -> Path:
         if not bool(rows.any(dim=1).all()):
             what = f"{name}: a vector is zero, which several programs take silently for a word without effect"
             raise FormatError(what, str(path))
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        kind.write(embedding, part)
-        part.replace(path)
+        with whole_file(path) as part:
+            if kind is png_card:
+                png_card.write(embedding, part, picture)
+            else:
+                kind.write(embedding, part)
     except (OSError, RuntimeError) as error:
         raise FormatError(f"cannot be written ({error})", str(path), "Is the disk full?") from error
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 
@@ -80,16 +81,25 @@ def read_embedding(path: Path | str) -> Embedding:
     return embedding
 
 
+def with_vectors(embedding: Embedding, count: int) -> Embedding:
+    """The first `count` vectors; where there are fewer, they are taken in turn until there are as many."""
+    vectors = {
+        name: rows[[i % len(rows) for i in range(count)]].contiguous() for name, rows in embedding.vectors.items()
+    }
+    told = {"neonym.vectors": str(count)} if "neonym.vectors" in embedding.metadata else {}
+    return Embedding(embedding.token, vectors, {**embedding.metadata, **told})
+
+
 def as_table(rows: torch.Tensor) -> torch.Tensor:
     """Float32, contiguous, 2-D: a single vector becomes a table of one row."""
     table = rows[None] if rows.ndim == 1 else rows
     return table.detach().float().contiguous() if table.is_floating_point() else table
 
 
-def name_warnings(token: str) -> list[str]:
+def name_warnings(token: str, vectors: int) -> list[str]:
     """What programs cannot do with a word of this name: nearly all take the name of the file (interop.md)."""
     warnings = []
-    if token != token.lower():
+    if token != token.lower() and vectors > 1:
         warnings.append("diffusers loses all but the first vector of a name with capitals")
     if any(c.isspace() for c in token):
         warnings.append("ComfyUI and InvokeAI cannot use a name with blanks")

@@ -86,10 +86,6 @@ def token_problems(ready: Prepared) -> list[Problem]:
         if 0 < len(held_out) < ENOUGH_HELD_OUT:
             what = f"only {len(held_out)} pictures are held out: too few to judge by, so the training pictures are used"
             problems.append(Problem("warning", what, "validation_split", f"Hold out {ENOUGH_HELD_OUT} or none"))
-        for tokenizer in ready.tokenizers.values():
-            if len(tokenizer.pieces(clean(token))) == 1:
-                what = "is an ordinary word: diffusers refuses such a file name, other programs replace the word by it"
-                problems.append(Problem("warning", what, f"`{token}`", "Choose a word that is not in the dictionary"))
     return [*problems, *picture_problems(ready)]
 
 

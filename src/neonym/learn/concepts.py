@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch.nn import Parameter
 
 from neonym.learn.optim import make_optimizer, sets_own_rate
-from neonym.learn.prepare import DEFAULT_INIT_WORD, Prepared
+from neonym.learn.prepare import Prepared
 from neonym.learn.rates import arguments, base_rate, rate_of
-from neonym.learn.rows import Concept, concept_seed, first_rows
+from neonym.learn.rows import DEFAULT_INIT_WORD, Concept, concept_seed, first_rows
 from neonym.models.family import Model
 
 
@@ -20,7 +20,7 @@ def add_concepts(model: Model, ready: Prepared) -> list[Concept]:
         init_word = spec.init_word or DEFAULT_INIT_WORD
         start = ready.weights.get(spec.token_string)
         if start is None:
-            start = first_rows(model, spec.token_string, init_word, spec.num_vectors_per_token)
+            start = first_rows(model, init_word, spec.num_vectors_per_token)
         start = {name: values.to(model.device) for name, values in start.items()}
         learns = ready.run.concept.train_encoders or tuple(start)
         rows = {name: Parameter(values.clone(), requires_grad=name in learns) for name, values in start.items()}

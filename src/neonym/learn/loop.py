@@ -14,7 +14,6 @@ from neonym.config.run import RunConfig
 from neonym.data.index import default_folder
 from neonym.data.latent_cache import Latents, Place, cache_moments, places
 from neonym.data.loader import Loader
-from neonym.data.plan import fingerprint
 from neonym.data.sdscripts_latents import known_latents
 from neonym.errors import Problem, UserError
 from neonym.learn.concepts import add_concepts
@@ -24,12 +23,13 @@ from neonym.learn.guard import Guard
 from neonym.learn.hub import Hub
 from neonym.learn.plateau import Plateau
 from neonym.learn.prepare import Prepared, prepare
+from neonym.learn.resume import find_beginning
 from neonym.learn.rhythm import Rhythm, due
 from neonym.learn.samples import Sampler
 from neonym.learn.start import objective_of, process_of, start_accelerator, weight_dtype
 from neonym.learn.state import TrainState, restore
 from neonym.learn.step import train_step
-from neonym.learn.store import CheckpointStore, settings_of
+from neonym.learn.store import CheckpointStore
 from neonym.learn.trackers import Trackers
 from neonym.learn.verdict import Verdict, make_verdict
 from neonym.models.family import Model, ModelSource, load_model
@@ -62,17 +62,19 @@ def train(run: RunConfig, report: Report | None = None, known: Sequence[Problem]
     store, hub = CheckpointStore(ready), Hub(run.hub, report.note)
     if accelerator.is_main_process:
         make_folders(store)
-        hub.open()
     accelerator.wait_for_everyone()
-    fingerprint = identity(ready)
-    saved = store.latest(fingerprint)
+    beginning = find_beginning(ready, store)
+    for note in beginning.notes:
+        report.note(note)
+    if beginning.finished and beginning.saved is not None:
+        report.result(beginning.finished)
+        return Result(store.final_files(), steps=beginning.saved.step)
+    if accelerator.is_main_process:
+        hub.open()
     model = load_frozen(ready, accelerator)
-    state = begin(ready, model, fingerprint, accelerator)
-    if saved is not None:
-        restore(state, saved)
-        report.note(f"going on from step {state.step} of {run.save.resume or f'the interrupted run in {store.folder}'}")
-        if saved.changed:
-            report.note(f"note: with other settings than the saved run's: {'; '.join(saved.changed)}")
+    state = begin(ready, model, beginning.fingerprint, accelerator)
+    if beginning.saved is not None:
+        restore(state, beginning.saved)
     try:
         latents = encode_pictures(ready, model, report)
         loader = make_loader(ready, latents, model, accelerator)
@@ -105,7 +107,8 @@ def begin(ready: Prepared, model: Model, fingerprint: dict[str, str], accelerato
     settings = ready.run.eval
     assert ready.rhythm is not None
     plateau = Plateau(settings.early_stop_window, settings.early_stop_threshold) if settings.early_stop else None
-    return TrainState(add_concepts(model, ready), fingerprint, ready.rhythm.first, accelerator.scaler, plateau)
+    origin = ready.run.save.resume or ""
+    return TrainState(add_concepts(model, ready), fingerprint, ready.rhythm.first, origin, accelerator.scaler, plateau)
 
 
 def make_trackers(ready: Prepared, state: TrainState, accelerator: Accelerator) -> Trackers:
@@ -193,7 +196,7 @@ def run_steps(run: Running) -> Result:
     guard, ends = Guard(state.concepts, run.loader.plans), time_limit(settings)
     sampler = Sampler(settings.sample, run.ready.prompts, run.store.sample_folder, run.store.run_name)
     draw_due(run, sampler, rhythm)
-    last = rhythm.total if state.plateau is None or not state.plateau.reached() else state.step
+    whole, last = True, rhythm.total if state.plateau is None or not state.plateau.reached() else state.step
     for work in run.loader.steps(state.step, last):
         losses = train_step(run.model, state.concepts, work, objective, run.accelerator)
         state.step = work.step + 1
@@ -219,11 +222,12 @@ def run_steps(run: Running) -> Result:
             return Result(steps=state.step, signal=stop)
         if agreed(run.accelerator, int(time.monotonic() > ends)) and state.step < rhythm.total:
             report.note(f"the time of --max_train_time was up after step {state.step} of {rhythm.total}")
+            whole = False
             break
         if ended:
             report.note(f"the evaluation loss has stopped changing: ended after step {state.step} of {rhythm.total}")
             break
-    return finish(run, evaluation, before, guard)
+    return finish(run, evaluation, before, guard, whole)
 
 
 def without_others(run: Running, error: RuntimeError) -> UserError:
@@ -268,8 +272,8 @@ def save_due(run: Running, rhythm: Rhythm, guard: Guard) -> None:
         run.hub.upload(file)
 
 
-def finish(run: Running, evaluation: Evaluation, before: Sequence[torch.Tensor], guard: Guard) -> Result:
-    """Verdicts and final files."""
+def finish(run: Running, evaluation: Evaluation, before: Sequence[torch.Tensor], guard: Guard, whole: bool) -> Result:
+    """Verdicts and final files. A run that its time limit ended is not `whole`."""
     state, report = run.state, run.report
     report.end()
     guard.look()
@@ -283,7 +287,7 @@ def finish(run: Running, evaluation: Evaluation, before: Sequence[torch.Tensor],
         make_verdict(run.model, *of_concept)
         for of_concept in zip(state.concepts, before, after, evaluation.shown_on, strict=True)
     ]
-    files = run.store.finish(state, [v.as_dict() for v in verdicts]) if run.main else []
+    files = run.store.finish(state, [v.as_dict() for v in verdicts], whole) if run.main else []
     for file in files:
         run.hub.upload(file)
     for file, verdict in zip(files, verdicts, strict=False):
@@ -318,17 +322,6 @@ def make_folders(store: CheckpointStore) -> None:
         raise UserError(
             f"cannot be made ({error.strerror})", str(store.folder), "Choose another --output_dir"
         ) from error
-
-
-def identity(ready: Prepared) -> dict[str, str]:
-    """Everything that decides the numbers of a run: two runs with the same one are the same run."""
-    assert ready.source is not None
-    assert ready.config is not None
-    records = [*ready.records, *ready.held_out]
-    concepts = [c.model_dump(exclude={"weights"}) for c in ready.config.concepts]
-    starts = {token: {e: rows.tolist() for e, rows in w.items()} for token, w in ready.weights.items()}
-    pictures = fingerprint(records, len(ready.records), ready.step_sizes, concepts, starts)
-    return {**settings_of(ready.run), "model_hash": ready.source.text_hash(), "pictures_and_captions": pictures}
 
 
 def make_loader(ready: Prepared, latents: Latents, model: Model, accelerator: Accelerator) -> Loader:

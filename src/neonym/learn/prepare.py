@@ -18,8 +18,7 @@ from neonym.data.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, template_lin
 from neonym.data.plan import ConceptPlan
 from neonym.data.records import Dataset, Folder, scan
 from neonym.data.stored import some, text_of
-from neonym.errors import ConfigError, DataError, FormatError, ModelError, Problem
-from neonym.formats import read_embedding
+from neonym.errors import ConfigError, DataError, ModelError, Problem
 from neonym.generation.prompts import SamplePrompt
 from neonym.learn.caption_checks import token_problems
 from neonym.learn.checks import (
@@ -32,11 +31,10 @@ from neonym.learn.rates import DEFAULT_RATE
 from neonym.learn.rhythm import Rhythm, make_rhythm
 from neonym.learn.rows import concept_seed
 from neonym.learn.samples import sample_prompts
+from neonym.learn.word_checks import read_weights, word_problems
 from neonym.models.family import ModelSource, identify, load_tokenizers
 from neonym.models.text import WordTokenizer
 from neonym.types import CaptionRules, ImageRecord, PictureRules
-
-DEFAULT_INIT_WORD = "picture"
 
 
 @dataclass
@@ -120,10 +118,11 @@ def prepare(run: RunConfig, known: Sequence[Problem] = ()) -> Prepared:
     for spec in ready.config.concepts:
         for tokenizer in ready.tokenizers.values():
             tokenizer.add_word(spec.token_string, spec.num_vectors_per_token)
-    ready.problems += token_problems(ready)
+    ready.problems += [*word_problems(ready), *token_problems(ready)]
     ready.prompts, found = sample_prompts(run.sample, ready.tokens)
     ready.problems += found
-    read_weights(ready, ready.source)
+    ready.weights, found = read_weights(ready)
+    ready.problems += found
     if not ready.failed():
         ready.plans = make_plans(ready)
         ready.rhythm = make_rhythm(run, ready.plans)
@@ -142,27 +141,6 @@ def with_learning_rate(run: RunConfig, source: ModelSource) -> RunConfig:
         return run
     rate = DEFAULT_RATE if source.learning_rate is None else source.learning_rate
     return run.model_copy(update={"optim": run.optim.model_copy(update={"learning_rate": rate})})
-
-
-def read_weights(ready: Prepared, source: ModelSource) -> None:
-    """The rows of every `--weights` file, which must fit the model and the number of vectors."""
-    assert ready.config is not None
-    for spec in ready.config.concepts:
-        if spec.weights is None:
-            continue
-        try:
-            vectors = read_embedding(spec.weights).vectors
-        except FormatError as error:
-            ready.problems.append(error.problem)
-            continue
-        for encoder in ready.tokenizers:
-            wanted = (spec.num_vectors_per_token, int(source.configs[encoder]["hidden_size"]))
-            found = tuple(vectors[encoder].shape) if encoder in vectors else "nothing"
-            if found != wanted:
-                what = f"has {found} for {encoder}, (vectors, width) of the word `{spec.token_string}` are {wanted}"
-                fix = "Give --num_vectors_per_token as in the file, and the kind of model that it was made with"
-                ready.problems.append(Problem("error", what, spec.weights, fix))
-        ready.weights[spec.token_string] = vectors
 
 
 def resolution_problems(datasets: Sequence[Dataset], factor: int) -> Iterator[Problem]:

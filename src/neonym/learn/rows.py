@@ -10,10 +10,11 @@ import torch
 from accelerate import Accelerator
 from torch.nn import Parameter
 
-from neonym.errors import UserError
 from neonym.models.family import Model
 from neonym.seeds import derive
 from neonym.words import clean
+
+DEFAULT_INIT_WORD = "picture"
 
 
 @dataclass
@@ -125,13 +126,11 @@ def concept_seed(seed: int, token: str) -> int:
     return derive(seed, "concept", token.lower())
 
 
-def first_rows(model: Model, token: str, init_word: str, count: int) -> dict[str, torch.Tensor]:
-    """Rows that start as the pieces of `init_word`, taken in turn. -> {encoder: float32 [count,W]}. Raises UserError."""
+def first_rows(model: Model, init_word: str, count: int) -> dict[str, torch.Tensor]:
+    """Rows that start as the pieces of `init_word`, taken in turn. -> {encoder: float32 [count,W]}"""
     rows = {}
     for name, tokenizer in model.tokenizers.items():
         pieces = tokenizer.pieces(clean(init_word))
-        if not pieces:
-            raise UserError("gives no tokens", f"the init word of `{token}` ({init_word!r})", "Give an ordinary word")
         table = model.vocabulary(name)
         rows[name] = table[[pieces[i % len(pieces)] for i in range(count)]].detach().float().clone()
     return rows

@@ -12,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from neonym.config.run import SampleSettings
 from neonym.errors import Problem, UserError
+from neonym.files import save_png
 from neonym.generation.prompts import SamplePrompt, dump, read_prompts
 from neonym.generation.samplers import sampler_name
 from neonym.learn.rhythm import Rhythm, due
@@ -63,7 +64,8 @@ class Sampler:
         self.folder.mkdir(parents=True, exist_ok=True)
         files = [self.save(picture, i, tag) for i, picture in enumerate(pictures)]
         page = self.folder / f"{self.name}_{tag}_sheet.png"
-        sheet([(BEFORE, self.before), (f"now ({tag})", pictures)], side=pictures[0].height).save(page)
+        rows = [(BEFORE, self.before), (f"now ({tag})", pictures)]
+        save_png(sheet(rows, side=pictures[0].height), page)
         report.event("sampled", tag=tag, files=[str(f) for f in [*files, page]])
         return [*files, page]
 
@@ -89,7 +91,7 @@ class Sampler:
         path = self.folder / f"{self.name}_{tag}_{index:02d}_{time.strftime('%Y%m%d%H%M%S')}{seed}.png"
         text = PngInfo()
         text.add_text("prompt", dump(self.prompts[index]))
-        picture.save(path, pnginfo=text)
+        save_png(picture, path, text)
         return path
 
 

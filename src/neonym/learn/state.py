@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from neonym.errors import UserError
+from neonym.files import whole_file
 from neonym.learn.plateau import Plateau
 from neonym.learn.rows import Concept
 
@@ -26,6 +25,7 @@ class TrainState:
     concepts: Sequence[Concept]
     fingerprint: dict[str, str]  # everything that decides the numbers: setting -> value
     step: int = 0
+    origin: str = ""  # the state that --resume named, if the run began from one
     scaler: torch.amp.GradScaler | None = None  # pyright: ignore[reportPrivateImportUsage]
     plateau: Plateau | None = None
 
@@ -66,19 +66,16 @@ def numbers_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 def save_state(state: TrainState, file: Path) -> None:
     """Complete or absent. Raises UserError."""
-    facts = {"step": state.step, "fingerprint": state.fingerprint}
+    facts: dict[str, Any] = {"step": state.step, "fingerprint": state.fingerprint, "origin": state.origin}
     facts["optimizers"] = [numbers_of(concept.optimizer) for concept in state.concepts]
     if state.plateau is not None:
         facts["evaluations"] = state.plateau.history
     if state.scaler is not None:
         facts["scaler"] = state.scaler.state_dict()
-    part = file.with_suffix(f".{os.getpid()}.part")
     try:
-        save_file(tensors_of(state), part, {"neonym": json.dumps(facts)})
-        part.replace(file)
+        with whole_file(file) as part:
+            save_file(tensors_of(state), part, {"neonym": json.dumps(facts)})
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
         raise UserError(f"the state cannot be saved ({error})", str(file), "Is the disk full?") from error
 
 
@@ -91,7 +88,12 @@ class Saved:
     optimizers: list[dict[str, Any]]
     scaler: dict[str, Any] | None
     evaluations: list[list[float]]
-    changed: list[str]  # settings that are not those of the run that saved it
+    origin: str
+    changed: dict[str, str]  # settings that are not those of the run that saved it -> what they were and are
+
+    def differences(self) -> str:
+        """For people."""
+        return "; ".join(f"{key} ({values})" for key, values in self.changed.items())
 
 
 def read_state(file: Path, fingerprint: dict[str, str]) -> Saved:
@@ -104,12 +106,11 @@ def read_state(file: Path, fingerprint: dict[str, str]) -> Saved:
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UserError(f"the saved state is damaged ({error})", str(file), fix) from error
     old, new = facts["fingerprint"], fingerprint
-    changed = [
-        f"{key} (was {old.get(key)}, is {new.get(key)})" for key in sorted({*old, *new}) if old.get(key) != new.get(key)
-    ]
+    keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
     return Saved(
-        facts["step"], tensors, facts["optimizers"], facts.get("scaler"), facts.get("evaluations", []), changed
-    )
+        facts["step"], tensors, facts["optimizers"], facts.get("scaler"), facts.get("evaluations", []),
+        facts.get("origin", ""), {key: f"was {old.get(key)}, is {new.get(key)}" for key in keys},
+    )  # fmt: skip
 
 
 def restore(state: TrainState, saved: Saved) -> None:

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ import torch
 from neonym._version import __version__
 from neonym.config.run import RunConfig, fields_of
 from neonym.errors import UserError
+from neonym.files import whole_file
 from neonym.formats import read_embedding, write_embedding
 from neonym.formats.usage import usage_card
 from neonym.learn.events import as_json
@@ -44,7 +46,7 @@ WITHOUT_EFFECT = {  # on the numbers; pictures, captions and the start have fing
     "optim": {"max_train_time"},
     "concept": {"weights"},
 }
-STATE = "state.safetensors"
+STATE, END = "state.safetensors", "finished.safetensors"  # of an interrupted run, of a finished one
 PLACES = {
     "pretrained_model_name_or_path",
     "dataset_config",
@@ -64,13 +66,16 @@ def settings_of(run: RunConfig) -> dict[str, str]:
 
 def write_card(file: Path) -> None:
     """How the word is used, as Markdown beside its file."""
-    card, part = file.with_suffix(".md"), file.with_suffix(".md.part")
+    write_text(file.with_suffix(".md"), usage_card(read_embedding(file), file))
+
+
+def write_text(file: Path, text: str) -> None:
+    """Complete or absent. Raises UserError."""
     try:
-        part.write_text(usage_card(read_embedding(file), file), encoding="utf-8")
-        part.replace(card)
+        with whole_file(file) as part:
+            part.write_text(text, encoding="utf-8")
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"cannot be written ({error.strerror})", str(card), "Is the disk full?") from error
+        raise UserError(f"cannot be written ({error.strerror})", str(file), "Is the disk full?") from error
 
 
 def repeatable(run: RunConfig) -> dict[str, object]:
@@ -94,7 +99,9 @@ class CheckpointStore:
         self.save, self.hub, self.folder = ready.run.save, ready.run.hub, ready.run_folder()
         self.run_name = self.folder.name.removesuffix("-run")
         self.names = dict(zip(ready.tokens, ready.file_names(), strict=True))
-        self.state_file, self.sample_folder = self.folder / STATE, Path(self.save.output_dir) / "sample"
+        self.state_file, self.end_file = self.folder / STATE, self.folder / END
+        self.verdict_file = self.folder / "verdict.json"
+        self.sample_folder = Path(self.save.output_dir) / "sample"
         self.metadata = self._metadata(ready)
         said = ready.run.metadata.model_dump(exclude_none=True)
         self.said = {name.replace("metadata_", "modelspec.", 1): text for name, text in said.items()}
@@ -127,21 +134,43 @@ class CheckpointStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.save.restart:
             self.state_file.unlink(missing_ok=True)
+            self.end_file.unlink(missing_ok=True)
 
-    def latest(self, fingerprint: dict[str, str]) -> Saved | None:
-        """The state of `--resume`, or of an interrupted run with the same name; None if there is none.
+    def final_files(self) -> list[Path]:
+        """The embedding files of the end, whether they are there or not."""
+        return [self.file(name) for name in self.names.values()]
 
-        Raises UserError if an interrupted run had other settings, or the state is damaged.
+    def file(self, name: str, suffix: str = "") -> Path:
+        return Path(self.save.output_dir) / f"{name}{suffix}.{self.save.save_model_as}"
+
+    def ended(self, fingerprint: dict[str, str]) -> Saved | None:
+        """The end of a finished run with the same name, whatever its settings were. Raises UserError if it is damaged."""
+        return read_state(self.end_file, fingerprint) if self.end_file.exists() else None
+
+    def verdicts(self) -> list[dict]:
+        """Those of the finished run, as far as they can be read."""
+        with suppress(OSError, ValueError):
+            return json.loads(self.verdict_file.read_text("utf-8"))
+        return []
+
+    def latest(self, fingerprint: dict[str, str], ended: Saved | None) -> Saved | None:
+        """The farthest of: the state of `--resume`, of an interrupted run with the same name, of the end of a finished one.
+
+        None if there is none. Raises UserError if an interrupted run had other settings, or the state is damaged.
         """
-        if self.save.resume is not None:
-            on_hub = self.hub.resume_from_huggingface
-            folder = fetch_state(self.save.resume, self.hub, STATE) if on_hub else Path(self.save.resume)
-            file = folder / STATE
-            if not file.is_file():
-                raise UserError(f"there is no {STATE} in it", f"--resume {self.save.resume}", "Name a `-state` folder")
-            given, own = read_state(file, fingerprint), self.interrupted(fingerprint)
-            return own if own is not None and own.step > given.step else given
-        return self.interrupted(fingerprint)
+        found = [self.resumed(fingerprint), self.interrupted(fingerprint), ended]
+        return max((saved for saved in found if saved is not None), key=lambda saved: saved.step, default=None)
+
+    def resumed(self, fingerprint: dict[str, str]) -> Saved | None:
+        """The state that `--resume` names. Raises UserError."""
+        if self.save.resume is None:
+            return None
+        on_hub = self.hub.resume_from_huggingface
+        folder = fetch_state(self.save.resume, self.hub, STATE) if on_hub else Path(self.save.resume)
+        file = folder / STATE
+        if not file.is_file():
+            raise UserError(f"there is no {STATE} in it", f"--resume {self.save.resume}", "Name a `-state` folder")
+        return read_state(file, fingerprint)
 
     def interrupted(self, fingerprint: dict[str, str]) -> Saved | None:
         """The state of this very run, if it was stopped. Raises UserError if it is another one's."""
@@ -149,7 +178,7 @@ class CheckpointStore:
             return None
         saved = read_state(self.state_file, fingerprint)
         if saved.changed:
-            what = f"an unfinished run is there with other settings: {'; '.join(saved.changed)}"
+            what = f"an unfinished run is there with other settings: {saved.differences()}"
             fix = "Give the run its old settings, choose another --output_name, or pass --restart to begin anew"
             raise UserError(what, str(self.state_file), fix)
         return saved
@@ -216,21 +245,20 @@ class CheckpointStore:
             **self.said,
         }
         vectors = {encoder: rows.to(PRECISIONS[self.save.save_precision]) for encoder, rows in concept.result().items()}
-        path = Path(self.save.output_dir) / f"{name}{suffix}.{self.save.save_model_as}"
-        return write_embedding(Embedding(concept.token, vectors, metadata), path)
+        return write_embedding(Embedding(concept.token, vectors, metadata), self.file(name, suffix))
 
-    def finish(self, state: TrainState, verdicts: list[dict]) -> list[Path]:
-        """The final files, a state folder if one is wished for, and the verdict. The state goes last: until then the run can be resumed."""
+    def finish(self, state: TrainState, verdicts: list[dict], whole: bool) -> list[Path]:
+        """The final files, a state folder if one is wished for, and the verdict.
+
+        The state goes last: until then the run can be resumed. That of a `whole` run says that there is nothing left to do.
+        """
         files = [self.write(concept, state.step) for concept in state.concepts]
         for file in files:
             write_card(file)
         if self.save.save_state or self.save.save_state_on_train_end:
             files.append(self.save_state_folder(state))
-        part = self.folder / "verdict.json.part"
-        try:
-            part.write_text(as_json(verdicts, indent=2) + "\n", encoding="utf-8")
-            part.replace(self.folder / "verdict.json")
-        except OSError as error:
-            raise UserError(f"cannot be written ({error.strerror})", str(part), "Is the disk full?") from error
-        self.state_file.unlink(missing_ok=True)
+        write_text(self.verdict_file, as_json(verdicts, indent=2) + "\n")
+        self.save_state(state)
+        if whole:
+            self.state_file.replace(self.end_file)
         return files

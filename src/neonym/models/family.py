@@ -181,10 +181,27 @@ def check_weights(source: ModelSource) -> str | None:
         files = [p.name for p in folder.iterdir() if p.suffix in WEIGHTS] if folder.is_dir() else []
         if not files:
             raise ModelError(f"has no weights in `{part}`", source.name, "Is the folder complete?")
+        missing = missing_shards(folder)
+        if missing:
+            what = f"{len(missing)} of the files of its `{part}` are not there ({', '.join(missing[:3])})"
+            raise ModelError(what, source.name, "Fetch them again: is the folder complete?")
         found = {match[1] if (match := VARIANT.search(name)) else None for name in files}
         variants.add(None if None in found else sorted(filter(None, found))[0])
     named = variants - {None}
     return None if not named or None in variants else sorted(filter(None, named))[0]
+
+
+def missing_shards(folder: Path) -> list[str]:
+    """Files that an index of sharded weights names beside others that are there. Raises ModelError."""
+    missing: list[str] = []
+    for index in sorted(folder.glob("*.index*.json")):
+        try:
+            named = {str(file) for file in json.loads(index.read_text("utf-8"))["weight_map"].values()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"is no index of weights ({error})", str(index), "Fetch it again") from error
+        absent = sorted(file for file in named if not (folder / file).is_file())
+        missing += absent if len(absent) < len(named) else []  # none is there: other weights are used
+    return missing
 
 
 def read_configs(folder: Path) -> dict[str, dict[str, Any]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -120,6 +121,41 @@ def load_tokenizers(source: ModelSource, folders: dict[str, str], max_token_leng
     return found
 
 
+@dataclass(frozen=True)
+class TextPart:
+    """Where a text encoder is found."""
+
+    kind: str  # transformers' class of it, in a Diffusers folder
+    start: str  # what the names of its weights begin with in a single file
+
+
+Kind = TypeVar("Kind", bound=LatentDiffusion)
+
+
+def load(
+    kind: type[Kind], source: ModelSource, texts: dict[str, TextPart], tokenizers: dict[str, WordTokenizer],
+    device: torch.device, dtype: torch.dtype, clip_skip: int,
+) -> Kind:  # fmt: skip
+    """A model of this kind with its weights, one part on its device before the next is read. Its VAE, which overflows in fp16 (SDXL's), stays in float32. Raises ModelError."""
+    quiet_libraries()
+
+    def loaded(read: Callable[[], Any]) -> Any:
+        try:
+            module = read()
+        except torch.OutOfMemoryError:
+            raise
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ModelError(f"its weights cannot be read ({error})", source.name, "Is it complete?") from error
+        return on_device(module, device)
+
+    unet = loaded(lambda: load_unet(source, dtype, device))
+    encoders = {
+        name: loaded(lambda n=name, p=part: load_text(source, n, p, dtype, device)) for name, part in texts.items()
+    }
+    vae = loaded(lambda: load_vae(source, device))
+    return kind(source, unet, vae, encoders, scheduler_of(source), tokenizers, clip_skip)
+
+
 def quiet_libraries() -> None:
     """No progress bars, no advice."""
     import diffusers
@@ -136,7 +172,25 @@ def from_folder(source: ModelSource, library: Any, kind: str, part: str, dtype: 
     return getattr(library, kind).from_pretrained(source.folder, subfolder=part, **options)
 
 
-def load_vae(source: ModelSource) -> Any:
+def load_unet(source: ModelSource, dtype: torch.dtype, device: torch.device) -> Any:
+    """The U-Net, from whatever the model is. Raises ModelError, OSError, ValueError, RuntimeError."""
+    import diffusers
+
+    if source.file is not None:
+        return single_file.load_unet(source.file, source.configs["unet"], dtype, device)
+    return from_folder(source, diffusers, "UNet2DConditionModel", "unet", dtype)
+
+
+def load_text(source: ModelSource, name: str, part: TextPart, dtype: torch.dtype, device: torch.device) -> Any:
+    """The text encoder `name`, likewise."""
+    import transformers
+
+    if source.file is not None:
+        return single_file.load_text_encoder(source.file, source.configs[name], dtype, device, part.start)
+    return from_folder(source, transformers, part.kind, name, dtype)
+
+
+def load_vae(source: ModelSource, device: torch.device) -> Any:
     """The model's VAE, or the one that the user named instead, in float32. Raises ModelError."""
     import diffusers
 
@@ -150,9 +204,8 @@ def load_vae(source: ModelSource) -> Any:
     start = single_file.VAE if header.has(single_file.VAE) else ""
     if not header.has(f"{start}encoder.down."):
         raise ModelError("holds no VAE", str(own), "Name a VAE with --vae, or leave it out")
-    return single_file.load_vae(
-        own, single_file.vae_config(header, start, source.configs["vae"]["scaling_factor"]), start
-    )
+    config = single_file.vae_config(header, start, source.configs["vae"]["scaling_factor"])
+    return single_file.load_vae(own, config, device, start)
 
 
 def on_device(module: Any, device: torch.device) -> Any:

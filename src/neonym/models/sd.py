@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neonym.errors import ModelError
 from neonym.models import latent_diffusion as shared
 from neonym.models import single_file
 from neonym.models.family import Keep, ModelSource
@@ -76,23 +75,7 @@ def text_start(source: ModelSource) -> str:
 def load(
     source: ModelSource, device: torch.device, dtype: torch.dtype, max_token_length: int, clip_skip: int
 ) -> StableDiffusion:
-    """Read the weights. The VAE stays in float32. Raises ModelError."""
-    import diffusers
-    import transformers
-
-    shared.quiet_libraries()
-    try:
-        if source.file is not None:
-            unet = single_file.load_unet(source.file, source.configs["unet"], dtype)
-            text = single_file.load_text_encoder(source.file, source.configs[ENCODER], dtype, text_start(source))
-        else:
-            unet = shared.from_folder(source, diffusers, "UNet2DConditionModel", "unet", dtype)
-            text = shared.from_folder(source, transformers, "CLIPTextModel", ENCODER, dtype)
-        vae = shared.load_vae(source)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"its weights cannot be read ({error})", source.name, "Is it complete?") from error
+    """Read the weights. Raises ModelError."""
+    texts = {ENCODER: shared.TextPart("CLIPTextModel", text_start(source))}
     tokenizers = load_tokenizers(source, max_token_length)
-    return StableDiffusion(
-        source, shared.on_device(unet, device), shared.on_device(vae, device), {ENCODER: text.to(device)},
-        shared.scheduler_of(source), tokenizers, clip_skip,
-    )  # fmt: skip
+    return shared.load(StableDiffusion, source, texts, tokenizers, device, dtype, clip_skip)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neonym.errors import ModelError
 from neonym.models import latent_diffusion as shared
 from neonym.models import single_file
 from neonym.models.family import Keep, ModelSource
@@ -94,30 +93,10 @@ class StableDiffusionXL(shared.LatentDiffusion):
 def load(
     source: ModelSource, device: torch.device, dtype: torch.dtype, max_token_length: int, clip_skip: int
 ) -> StableDiffusionXL:
-    """Read the weights. The VAE, which overflows in fp16, stays in float32. Raises ModelError."""
-    import diffusers
-    import transformers
-
-    shared.quiet_libraries()
-    try:
-        if source.file is not None:
-            unet = single_file.load_unet(source.file, source.configs["unet"], dtype)
-            starts = {FIRST: single_file.XL_CLIP, SECOND: single_file.XL_OPEN_CLIP}
-            encoders = {
-                name: single_file.load_text_encoder(source.file, source.configs[name], dtype, start)
-                for name, start in starts.items()
-            }
-        else:
-            unet = shared.from_folder(source, diffusers, "UNet2DConditionModel", "unet", dtype)
-            kinds = {FIRST: "CLIPTextModel", SECOND: "CLIPTextModelWithProjection"}
-            encoders = {
-                name: shared.from_folder(source, transformers, kind, name, dtype) for name, kind in kinds.items()
-            }
-        vae = shared.load_vae(source)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"its weights cannot be read ({error})", source.name, "Is it complete?") from error
-    encoders = {name: encoder.to(device) for name, encoder in encoders.items()}
-    return StableDiffusionXL(
-        source, shared.on_device(unet, device), shared.on_device(vae, device), encoders, shared.scheduler_of(source),
-        load_tokenizers(source, max_token_length), clip_skip,
-    )  # fmt: skip
+    """Read the weights. Raises ModelError."""
+    texts = {
+        FIRST: shared.TextPart("CLIPTextModel", single_file.XL_CLIP),
+        SECOND: shared.TextPart("CLIPTextModelWithProjection", single_file.XL_OPEN_CLIP),
+    }
+    tokenizers = load_tokenizers(source, max_token_length)
+    return shared.load(StableDiffusionXL, source, texts, tokenizers, device, dtype, clip_skip)

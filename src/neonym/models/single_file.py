@@ -157,27 +157,26 @@ def open_clip_config(header: Header, start: str, unused: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def load_unet(file: Path, config: dict[str, Any], dtype: torch.dtype) -> Any:
+def load_unet(file: Path, config: dict[str, Any], dtype: torch.dtype, device: torch.device) -> Any:
     """Raises ModelError."""
     from diffusers import UNet2DConditionModel
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
     tensors = convert_ldm_unet_checkpoint(read_tensors(file, (UNET,)), dict(config))
-    return filled(lambda: UNet2DConditionModel.from_config(config), tensors, dtype, file)
+    return filled(lambda: UNet2DConditionModel.from_config(config), tensors, dtype, device, file)
 
 
-def load_vae(file: Path, config: dict[str, Any], start: str = VAE) -> Any:
+def load_vae(file: Path, config: dict[str, Any], device: torch.device, start: str = VAE) -> Any:
     """In float32. Raises ModelError."""
     from diffusers import AutoencoderKL
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
     tensors = {f"{VAE}{name.removeprefix(start)}": value for name, value in read_tensors(file, (start,)).items()}
-    return filled(
-        lambda: AutoencoderKL.from_config(config), convert_ldm_vae_checkpoint(tensors, config), torch.float32, file
-    )
+    converted = convert_ldm_vae_checkpoint(tensors, config)
+    return filled(lambda: AutoencoderKL.from_config(config), converted, torch.float32, device, file)
 
 
-def load_text_encoder(file: Path, config: dict[str, Any], dtype: torch.dtype, start: str) -> Any:
+def load_text_encoder(file: Path, config: dict[str, Any], dtype: torch.dtype, device: torch.device, start: str) -> Any:
     """CLIP under its own names, or OpenCLIP's renamed; XL's second one with its projection. Raises ModelError."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -185,7 +184,7 @@ def load_text_encoder(file: Path, config: dict[str, Any], dtype: torch.dtype, st
     made = CLIPTextConfig(**config)
     if start in (CLIP, XL_CLIP):
         tensors = {name.removeprefix(start): value for name, value in read_tensors(file, (start,)).items()}
-        return filled(lambda: kind(made), tensors, dtype, file)
+        return filled(lambda: kind(made), tensors, dtype, device, file)
     from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 
     with torch.device("meta"):
@@ -194,17 +193,18 @@ def load_text_encoder(file: Path, config: dict[str, Any], dtype: torch.dtype, st
     beyond = f"layers.{config['num_hidden_layers']}."
     projects = kind is CLIPTextModelWithProjection
     tensors = {n: v for n, v in found.items() if beyond not in n and (projects or "text_projection" not in n)}
-    return filled(lambda: kind(made), tensors, dtype, file)
+    return filled(lambda: kind(made), tensors, dtype, device, file)
 
 
-def filled(make: Any, tensors: dict[str, Tensor], dtype: torch.dtype, file: Path) -> nn.Module:
-    """A module made without weights, then given these: nothing is copied but what has another precision. Raises ModelError."""
+def filled(make: Any, tensors: dict[str, Tensor], dtype: torch.dtype, device: torch.device, file: Path) -> nn.Module:
+    """A module made without weights, then given these, each put on the device by itself: nothing is copied but what has
+    another precision or another place. Raises ModelError."""
     from accelerate import init_empty_weights
 
     with init_empty_weights():
         module: nn.Module = make()
     wanted = set(module.state_dict())
-    named = {as_wanted(name, wanted): value.to(dtype) for name, value in tensors.items() if "position_ids" not in name}
+    named = {as_wanted(n, wanted): value.to(device, dtype) for n, value in tensors.items() if "position_ids" not in n}
     missing, extra = sorted(wanted - set(named)), sorted(set(named) - wanted)
     if missing or extra:
         said = f"{len(missing)} weights of the {type(module).__name__} are missing ({', '.join(missing[:2])}), {len(extra)} unknown"

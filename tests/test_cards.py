@@ -1,0 +1,120 @@
+"""Picture cards against AUTOMATIC1111's layout, read and written here a second time, number by number.
+
+The layout: JSON with `string_to_param: {"*": {"TORCHTENSOR": rows}}`, as base64 in the text chunk `sd-ti-embedding`; and packed by
+zlib in the low four bits of the colours left of the first column that is black in these bits (low halves of the bytes) and right
+of the last one (high halves), both mixed with the same stream of pseudo-random numbers.
+"""
+
+import base64
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from itertools import cycle, islice
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from neonym.cli.main import main
+from neonym.formats import read_embedding, write_embedding
+from neonym.types import Embedding
+
+ROWS = torch.randn(3, 768, generator=torch.Generator().manual_seed(5)) * 0.02
+
+
+def stream() -> Iterator[int]:
+    """Low halves of the states, modulo 255, of a linear congruential generator."""
+    state = 0
+    while True:
+        state = (1664525 * state + 1013904223) & 0xFFFFFFFF
+        yield (state % 255) & 15
+
+
+def from_chunk(path: Path) -> dict:
+    """Chunk by chunk through the file: length, kind, content, checksum."""
+    content, at = path.read_bytes(), 8
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    while at < len(content):
+        length, kind = struct.unpack(">I4s", content[at : at + 8])
+        keyword, _, text = content[at + 8 : at + 8 + length].partition(b"\0")
+        if kind == b"tEXt" and keyword == b"sd-ti-embedding":
+            return json.loads(base64.b64decode(text))
+        at += length + 12
+    pytest.fail("there is no such chunk")
+
+
+def from_columns(path: Path) -> dict:
+    """From the colours alone. What has no colour at the edges would be cut away first: nothing may."""
+    with Image.open(path) as opened:
+        card = opened.convert("RGB")
+    width, height = card.size
+    colours = card.load()
+    for column in (0, width - 1):
+        assert any(all(colours[column, y]) for y in range(height))
+    for row in (0, height - 1):
+        assert any(all(colours[x, row]) for x in range(width))
+    black = [x for x in range(width) if not any(c & 15 for y in range(height) for c in colours[x, y])]
+    assert len(black) >= 2
+
+    def halves(columns: range) -> list[int]:
+        found = [c & 15 for y in range(height) for x in columns for c in colours[x, y]]
+        return [value ^ mixed for value, mixed in zip(found, stream(), strict=False)]
+
+    low, high = halves(range(black[0])), halves(range(black[-1] + 1, width))
+    return json.loads(zlib.decompress(bytes(16 * h + lo for h, lo in zip(high, low, strict=True))))
+
+
+def rows_of(table: dict) -> torch.Tensor:
+    assert list(table["string_to_param"]) == ["*"]
+    return torch.tensor(table["string_to_param"]["*"]["TORCHTENSOR"], dtype=torch.float64).float()
+
+
+def test_the_stream_is_the_web_uis():
+    states, state = [], 0
+    for _ in range(5):
+        state = (1664525 * state + 1013904223) % 2**32
+        states.append(state % 255)
+    assert states == [253, 242, 127, 44, 157]  # the first of those that its own test lists
+    assert list(islice(stream(), 5)) == [n & 15 for n in states]
+
+
+def test_a_card_of_ours_is_read_by_the_layout(tmp_path):
+    path = write_embedding(Embedding("zyzzo", {"text_encoder": ROWS}, {"neonym.steps": "7"}), tmp_path / "zyzzo.png")
+    for table in (from_chunk(path), from_columns(path)):
+        assert torch.equal(rows_of(table), ROWS)
+        assert (table["name"], table["step"]) == ("zyzzo", 7)
+
+
+def test_a_card_with_a_picture_is_read_by_the_layout(tmp_path):
+    """A picture with black edges and black columns within, as tall as it is."""
+    file = write_embedding(Embedding("zyzzo", {"text_encoder": ROWS}), tmp_path / "zyzzo.safetensors")
+    picture = Image.new("RGB", (90, 300))
+    picture.paste((200, 16, 240), (20, 40, 40, 260))
+    picture.save(tmp_path / "picture.png")
+    out = tmp_path / "card.png"
+    assert main(["convert", str(file), str(out), "--picture", str(tmp_path / "picture.png")]) == 0
+    for table in (from_chunk(out), from_columns(out)):
+        assert torch.equal(rows_of(table), ROWS)
+    with Image.open(out) as card:
+        left = (card.width - picture.width) // 2
+        assert card.crop((left, 0, left + picture.width, 300)).convert("RGB").tobytes() == picture.tobytes()
+
+
+def test_a_card_of_the_web_ui_is_read_by_us(tmp_path):
+    """Made by the layout, with patterns in the high halves of the colours, as it draws them."""
+    table = {"string_to_param": {"*": {"TORCHTENSOR": ROWS.tolist()}}, "name": "made-there", "step": 40}
+    data, height = zlib.compress(json.dumps(table).encode()), 256
+    columns = -(-len(data) // (3 * height))
+    padded = list(islice(cycle(data), columns * 3 * height))
+    card = Image.new("RGB", (2 * columns + 2 + 64, height))
+    card.paste((90, 120, 30), (columns + 1, 0, columns + 65, height))
+    for left, part in ((0, [b & 15 for b in padded]), (columns + 66, [b >> 4 for b in padded])):
+        mixed = bytes(16 * (i % 7) | (value ^ m) for i, (value, m) in enumerate(zip(part, stream(), strict=False)))
+        card.paste(Image.frombytes("RGB", (columns, height), mixed), (left, 0))
+    card.save(tmp_path / "x.png")
+    assert torch.equal(rows_of(from_columns(tmp_path / "x.png")), ROWS)
+    found = read_embedding(tmp_path / "x.png")
+    assert found.token == "made-there"
+    assert torch.equal(found.vectors["text_encoder"], ROWS)
