@@ -105,6 +105,7 @@ def test_inline_options():
         ("a cat --w", "`--w` has no value"),
         ("a cat --t 2", "0 to 1"),
         ("a cat --d 1+2", "`--d 1+2`"),
+        ("a cat --d", "`--d` is there twice, or has no value"),
         ("a cat --f ../x.png", "within --outdir"),
         ("a cat --f /tmp/x.png", "within --outdir"),
         ("a cat --f x.exe", ".png"),

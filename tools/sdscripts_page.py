@@ -5,7 +5,7 @@ python -m tools.sdscripts_page [--check]
 
 from pathlib import Path
 
-from neonym.config.sdscripts import OTHER_TRAINERS, SDSCRIPTS
+from neonym.config.sdscripts import GENERATOR, OTHER_TRAINERS, SDSCRIPTS
 from tools.settings_page import write_or_check
 
 PAGE = Path(__file__).parent.parent / "docs" / "from-sd-scripts.md"
@@ -26,6 +26,10 @@ def page() -> str:
     others = ", ".join(f"`{name}`" for name in sorted(OTHER_TRAINERS))
     lines += ["", "### Keys of sd-scripts' other trainers", ""]
     lines += [f"In a `--config_file` these get one warning together and are passed over: {others}."]
+    lines += ["", "## Flags of gen_img_diffusers.py and gen_img.py that are not settings here"]
+    for kind, title, _ in GROUPS:
+        lines += ["", f"### {title}, in generation", "", "| flag | why |", "|---|---|"]
+        lines += [f"| `--{name}` | {compat.reason} |" for name, compat in GENERATOR.items() if compat.kind == kind]
     return "\n".join(lines) + "\n"
 
 

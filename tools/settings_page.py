@@ -8,7 +8,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from pydantic.fields import FieldInfo
+
 from neonym.config.dataset import ConceptSpec, DatasetValues, SubsetSpec
+from neonym.config.generate import GenerateSettings
 from neonym.config.run import RunConfig, fields_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
@@ -18,6 +21,8 @@ TITLES = {
     "sample": "Pictures while training", "log": "Trackers", "hub": "Hugging Face hub",
     "metadata": "Metadata of the file", "eval": "Evaluation",
 }  # fmt: skip
+
+HEAD = "| flag | kind | default | what it does |\n|---|---|---|---|"
 
 
 def kind(annotation: Any) -> str:
@@ -39,6 +44,12 @@ def shown(default: Any) -> str:
     return f"`{default!r}`" if default == "" else f"`{default}`"
 
 
+def row(name: str, field: FieldInfo) -> str:
+    """A flag's line of a table."""
+    help = (field.description or "").replace("|", "\\|")
+    return f"| `--{name}` | {kind(field.annotation)} | {shown(field.default)} | {help} |"
+
+
 def page() -> str:
     """The whole page."""
     lines = [
@@ -53,11 +64,11 @@ def page() -> str:
     section_now = ""
     for section, name, field in fields_of(RunConfig):
         if section != section_now:
-            lines += ["", f"## {TITLES[section]}", "", "| flag | kind | default | what it does |", "|---|---|---|---|"]
+            lines += ["", f"## {TITLES[section]}", "", HEAD]
             section_now = section
-        lines.append(
-            f"| `--{name}` | {kind(field.annotation)} | {shown(field.default)} | {(field.description or '').replace('|', chr(92) + '|')} |"
-        )
+        lines.append(row(name, field))
+    lines += ["", "## Generation", "", "Of `neonym generate`, `gen_img_diffusers.py` and `gen_img.py`.", "", HEAD]
+    lines += [row(name, field) for name, field in GenerateSettings.model_fields.items()]
     lines += [
         "",
         "## The data-set file",

@@ -139,8 +139,9 @@ def generate_problems(settings: GenerateSettings) -> Iterator[Problem]:
         if getattr(settings, probability) > 0 and getattr(settings, needed) is None:
             yield Problem("error", f"needs --{needed}", f"--{probability}", "Give two numbers")
     axes = [settings.x, settings.y]
-    if any(axes) and (settings.interactive or settings.grid):
-        yield Problem("error", "a sheet with axes goes with neither --interactive nor --grid", "--x --y")
+    others = [name for name in ("interactive", "grid", "highres_fix_save_1st") if getattr(settings, name)]
+    if any(axes) and others:
+        yield Problem("error", "a sheet with axes does not go with it", f"--{others[0]}", "Leave one of them out")
 
 
 class GenerateFlags(GenerateSettings):

@@ -99,6 +99,10 @@ def read_line(line: str, where: str, problems: list[Problem]) -> Line:
     for letter, text in options:
         if letter in REFUSED:
             problems.append(Problem("error", f"`--{letter}` is of {REFUSED[letter]}, which is not supported", where))
+        elif letter == "d":
+            problems.append(
+                Problem("error", "`--d` is there twice, or has no value", where, "Write for example --d 1,2,3")
+            )
         elif letter not in LETTERS:
             known = ", ".join(f"--{name}" for name in ("d", *LETTERS))
             problems.append(Problem("error", f"`--{letter}` is no inline option", where, f"Known: {known}"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from neonym._version import __version__
 from neonym.config.generate import GenerateSettings
 from neonym.errors import UserError
+from neonym.files import save_png, whole_file
 from neonym.generation.jobs import Job
 from neonym.generation.samplers import KARRAS, spoken
 
@@ -104,24 +104,20 @@ def quoted(value: Any) -> str:
 
 def save_picture(picture: Image.Image, path: Path, said: dict[str, str]) -> None:
     """Write with the texts; the file is complete or absent. Raises UserError."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    kind = Image.registered_extensions()[path.suffix.lower()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if kind == "PNG":
+        if path.suffix.lower() == ".png":
             info = PngInfo()
             for key, text in said.items():
                 info.add_text(key, text) if text.isascii() else info.add_itxt(key, text)
-            picture.save(part, kind, pnginfo=info)
-        else:
-            exif = Image.Exif()
-            exif[USER_COMMENT] = b"UNICODE\0" + said["parameters"].encode("utf-16-be")
-            picture.save(part, kind, exif=exif, quality=95)
-        part.replace(path)
+            save_png(picture, path, info)
+            return
+        exif = Image.Exif()
+        exif[USER_COMMENT] = b"UNICODE\0" + said["parameters"].encode("utf-16-be")
+        with whole_file(path) as part:
+            picture.save(part, Image.registered_extensions()[path.suffix.lower()], exif=exif, quality=95)
     except OSError as error:
         raise UserError(f"cannot be written ({error.strerror or error})", str(path), "Is the disk full?") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def like(file: str, given: dict[str, Any]) -> tuple[GenerateSettings, dict[str, Any]]:

@@ -41,6 +41,7 @@ class PaintRules:
     highres_steps: int = 28
     highres_strength: float | None = None
     highres_latents: bool = False
+    progress: bool = False  # a bar of the steps
 
 
 class Painter:
@@ -171,7 +172,9 @@ class Painter:
 
     def pipeline(self, kind: str, sampler: str) -> Any:
         """diffusers' pipeline of the family, which sees our guided U-Net as a plain one."""
-        return make_pipeline(self.model, sampler, kind, self.unet, self.rules.zero_terminal_snr)
+        pipeline = make_pipeline(self.model, sampler, kind, self.unet, self.rules.zero_terminal_snr)
+        pipeline.set_progress_bar_config(disable=not self.rules.progress, leave=False)
+        return pipeline
 
     def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
         """The means of what the VAE says, scaled, one picture at a time. -> [B,C,h,w]"""

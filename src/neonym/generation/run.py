@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -249,6 +250,7 @@ def paint_rules(settings: GenerateSettings) -> PaintRules:
         highres_steps=settings.highres_fix_steps,
         highres_strength=settings.highres_fix_strength,
         highres_latents=settings.highres_fix_latents_upscaling,
+        progress=sys.stderr.isatty(),
     )
 
 
