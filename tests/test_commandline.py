@@ -67,7 +67,7 @@ def test_flags_without_effect_are_said_and_refused_ones_stop():
 def test_refused_flags_are_told_with_every_other_mistake(tmp_path, capsys):
     assert main(["train", "--train_data_dir", str(tmp_path / "nix"), "--fp8_base", "--learning_rate=-1"]) == 2
     said = capsys.readouterr().err
-    assert all(part in said for part in ("--fp8_base", "--learning_rate", "nix"))
+    assert all(part in said for part in ("--fp8_base", "--learning_rate", "nix", "--token_string"))
     assert main(["train", "--fp8_base", "--output_config", "--config_file", str(tmp_path / "c.toml")]) == 2
     assert not list(tmp_path.iterdir())
 

@@ -24,6 +24,7 @@ def read_dataset(run: RunConfig) -> Resolved:
         found.problems += error.problems
         return found
     if not where:
+        choose_concepts(DatasetConfig(concepts=(), datasets=()), run, where, found)
         return found
     read = resolve(table, run, where)
     found.add(read.problems)
