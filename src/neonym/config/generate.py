@@ -10,6 +10,7 @@ from neonym.config.run import BUILTIN, Section, setting
 from neonym.config.sdscripts import GenerateCompat
 from neonym.errors import Problem
 
+LAST_SEED = 1 << 62
 NOISE = {  # probabilities, and what else they need
     "noise_offset_prob": "noise_offset_range", "pyramid_noise_prob": "pyramid_noise_discount_range",
 }  # fmt: skip
@@ -125,6 +126,8 @@ def generate_problems(settings: GenerateSettings) -> Iterator[Problem]:
     for name in ("strength", "highres_fix_strength", "highres_fix_scale", "guidance_rescale", *NOISE):
         if (value := getattr(settings, name)) is not None and value > 1:
             yield Problem("error", f"{value} is more than 1", f"--{name}")
+    if settings.seed is not None and settings.seed > LAST_SEED:
+        yield Problem("error", f"{settings.seed} is more than {LAST_SEED}", "--seed")
     kinds = [name for name in ("v1", "v2", "sdxl") if getattr(settings, name)]
     if len(kinds) > 1:
         yield Problem("error", f"a model is not both {' and '.join(kinds)}", " ".join(f"--{name}" for name in kinds))

@@ -16,7 +16,8 @@ from neonym.seeds import dice
 from neonym.weights import parse_weights
 
 DEFAULT_STRENGTH = 0.8
-LAST_SEED = (1 << 32) - 1
+CHANCE_SEEDS = 1 << 32  # how many seeds there are by chance
+LARGEST_SIDE = 16_384
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")
 
 
@@ -72,21 +73,33 @@ class Plan:
     """The jobs of a run. It can be gone through as often as wanted and is the same each time."""
 
     def __init__(self, settings: GenerateSettings, side: int, scale: float):
-        """`side` and `scale`: the model's own size and guidance. Raises ConfigError for pictures that are not there."""
+        """`side` and `scale`: the model's own size and guidance. What is wrong goes to `problems`."""
         self.settings, self.problems = settings, list[Problem]()
-        self.seed = random.SystemRandom().randrange(LAST_SEED) if settings.seed is None else settings.seed
+        self.seed = random.SystemRandom().randrange(CHANCE_SEEDS) if settings.seed is None else settings.seed
         self.sources = pictures_of(settings.image_path, "--image_path", self.problems)
         self.masks = pictures_of(settings.mask_path, "--mask_path", self.problems)
-        width, height = self.side(settings.W or side, "--W"), self.side(settings.H or side, "--H")
+        width, height = self.own_side(settings.W or side, "--W"), self.own_side(settings.H or side, "--H")
         values = {f.name: getattr(settings, f.name) for f in fields(Job) if f.name in type(settings).model_fields}
         own = {"width": width, "height": height, "scale": settings.scale if settings.scale is not None else scale}
         own["strength"] = DEFAULT_STRENGTH if settings.strength is None else settings.strength
         self.base = Job(**{**values, "prompt": "", "seed": self.seed, **own, "multipliers": settings.network_mul})
         self.count = 0  # pictures so far
 
+    def own_side(self, pixels: int, flag: str) -> int:
+        """As `side`, but what is wrong goes to the problems."""
+        try:
+            return self.side(pixels, flag)
+        except ConfigError as error:
+            self.problems += error.problems
+            return 8
+
     def side(self, pixels: int, where: str) -> int:
-        """Rounded to a multiple of 8, which is said."""
-        rounded = max(8, round(pixels / 8) * 8)
+        """Rounded to a multiple of 8, which is said. Raises ConfigError for a size that is no picture's."""
+        if not 8 <= pixels <= LARGEST_SIDE:
+            raise ConfigError(
+                [Problem("error", f"a side of {pixels} pixels is not possible", where, f"8 to {LARGEST_SIDE} are")]
+            )
+        rounded = round(pixels / 8) * 8
         said = Problem("warning", f"{pixels} is no multiple of 8: {rounded} is used", where)
         if rounded != pixels and said not in self.problems:
             self.problems.append(said)
