@@ -86,14 +86,18 @@ class Latents:
 
 
 class Learner(nn.Module):
-    """U-Net and text encoder as one module, so that one EMA copy holds both."""
+    """U-Net and text encoder in one module, so that one EMA copy holds both."""
 
     def __init__(self, unet: UNet2DConditionModel, text: CLIPTextModel):
         super().__init__()
         self.unet, self.text = unet.to(memory_format=torch.channels_last), text
 
-    def forward(self, x_t: torch.Tensor, t: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        return self.unet(x_t, t, self.text(ids).last_hidden_state).sample
+
+def check_gradients(model: nn.Module) -> None:
+    """Every part learns, or the training ends: a compiler can lose the gradients of a part without a word."""
+    idle = [name for name, p in model.named_parameters() if p.grad is None]
+    if idle:
+        raise SystemExit(f"no gradients for {', '.join(idle[:5])} and {max(0, len(idle) - 5)} more")
 
 
 def tokenise(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
@@ -177,7 +181,9 @@ def main() -> None:
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
 
-    guess_noise = torch.compile(model) if args.compile else model
+    predict = (
+        torch.compile(model.unet) if args.compile else model.unet
+    )  # compiled too, the text encoder learned nothing
 
     def save(step: int) -> None:
         torch.save(
@@ -191,6 +197,7 @@ def main() -> None:
 
     scheduler = DDPMScheduler(**BETAS)
     alphas = scheduler.alphas_cumprod.to(device)
+    begun = first
     started, saved, shown, running = time.monotonic(), time.monotonic(), time.monotonic(), 0.0
     for step in range(first, args.steps):
         share = max(step / args.steps, (time.monotonic() - started) / (60 * args.minutes))
@@ -205,10 +212,13 @@ def main() -> None:
         noise = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32)).to(device)
         x_t = scheduler.add_noise(x0.to(device), noise, t).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device, torch.bfloat16, enabled=args.bf16 or device == "cuda"):
-            guess = guess_noise(x_t, t, tokenise(tokenizer, captions).to(device))
+            text = model.text(tokenise(tokenizer, captions).to(device)).last_hidden_state
+            guess = predict(x_t, t, text).sample
         snr = alphas[t] / (1 - alphas[t])
         loss = weighted_loss(guess.float(), noise, snr, args.phase)
         loss.backward()
+        if step == begun:
+            check_gradients(model)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
