@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from neonym.cli.main import main
 from neonym.config.generate import GenerateSettings
@@ -22,6 +23,7 @@ from neonym.errors import ModelError
 from neonym.formats import write_embedding
 from neonym.generation.embeddings import add_files
 from neonym.generation.images import draw
+from neonym.generation.painter import opened
 from neonym.models.family import load_model
 from neonym.types import Embedding
 
@@ -142,6 +144,63 @@ def test_a_picture_is_drawn_again_bit_for_bit(word, tmp_path, capsys):
     assert "does not say how it was made" in capsys.readouterr().err
 
 
+def test_a_changed_picture_is_told_when_it_is_drawn_again(tmp_path, capsys):
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (64, 64), (200, 40, 40)).save(photo)
+    (first,) = generate(tmp_path, "--prompt", "a cat", "--image_path", photo, "--steps", 4)
+    Image.new("RGB", (64, 64), (20, 40, 40)).save(photo)
+    generate(tmp_path, "--like", first)
+    assert f"{photo}: the file has changed since" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("said", ["[]", "{}", "{", '{"job": {}}', '{"job": 3, "settings": {}, "model": {}}'])
+def test_a_damaged_record_is_one_message(said, tmp_path, capsys):
+    text = PngInfo()
+    text.add_text("neonym", said)
+    Image.new("RGB", (64, 64)).save(tmp_path / "odd.png", pnginfo=text)
+    generate(tmp_path, "--like", tmp_path / "odd.png", code=2)
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_pictures_of_every_kind_are_begun_from(tmp_path):
+    """Turned by EXIF, 16 bits deep, transparent."""
+    turned = Image.new("RGB", (128, 64), (200, 40, 40))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    (drawn,) = generate(tmp_path, "--prompt", "a", "--image_path", tmp_path / "turned.jpg", "--steps", 2)
+    assert shown(drawn).size == (64, 128)
+    ramp = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (64, 1))
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    assert abs(pixels(opened(str(tmp_path / "deep.png"), (64, 64))).mean() - 127) < 3
+    Image.new("RGBA", (64, 64), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert pixels(opened(str(tmp_path / "clear.png"), (64, 64))).min() == 255
+
+
+def test_a_word_with_brackets_in_its_name(tmp_path, capsys):
+    rows = 0.3 * torch.randn(2, 128, generator=torch.Generator().manual_seed(1))
+    vectors = {"text_encoder": rows}
+    odd = write_embedding(Embedding("my", vectors), tmp_path / "my (1).safetensors")
+    plain = write_embedding(Embedding("my", vectors), tmp_path / "mine.safetensors")
+    pictures = [
+        generate(tmp_path, "--textual_inversion_embeddings", file, "--prompt", f"a ({word}:1.2) dog", *SMALL)[0]
+        for file, word in ((odd, "my (1)"), (odd, r"my \(1\)"), (odd, "<my (1)>"), (plain, "mine"))
+    ]
+    assert "no prompt uses" not in capsys.readouterr().err
+    assert all(np.array_equal(pixels(shown(pictures[0])), pixels(shown(p))) for p in pictures[1:])
+
+
+def test_every_wrong_line_is_told(tmp_path, capsys):
+    file = tmp_path / "prompts.txt"
+    file.write_text("".join(f"a cat --s x{i}\n" for i in range(30)))
+    generate(tmp_path, "--from_file", file, "--prompt", "a --q", code=2)
+    said = capsys.readouterr().err
+    assert all(part in said for part in ("`--q` is no inline option", "line 1:", "line 18:", "and 11 more like these"))
+    file.write_text("# nothing\n\n")
+    generate(tmp_path, "--from_file", file, code=2)
+    assert "there is no prompt in it" in capsys.readouterr().err
+
+
 def test_names_of_files(tmp_path):
     assert [f.name for f in generate(tmp_path, "--prompt", "a", "b", "--sequential_file_name", *SMALL)] == [
         "im_000001.png", "im_000002.png",
@@ -204,8 +263,26 @@ def test_sheets_with_axes(word, tmp_path, capsys):
     generate(tmp_path, "--prompt", "a", "--x", "colour=red", code=2)
     generate(tmp_path, "--prompt", "a", "--x", "scale=a", code=2)
     said = capsys.readouterr().err
-    assert "Write KIND=A,B,C with one of checkpoint" in said
-    assert "`a`: could not convert" in said
+    assert "Write KIND=A,B,C with one of prompt" in said
+    assert "`a`: a number is expected" in said
+    generate(tmp_path, "--prompt", "a dog", "--x", "strength=1,2", code=2)
+    generate(tmp_path, "--prompt", "a dog", "--x", f"checkpoint={word}", code=2)
+    said = capsys.readouterr().err
+    assert 'the prompt "a dog" has not a word of an embedding' in said
+    assert 'the prompt "a dog" has not `zyzzo`' in said
+
+
+def test_axes_leave_the_rest_of_a_prompt_alone(word, tmp_path):
+    files = generate(
+        tmp_path, "--prompt", "A Zyzzo BREAK red --n bad", "--x", "strength=2,0.5", "--y", f"checkpoint={word}", *SMALL
+    )  # fmt: skip
+    said = [shown(c).text for c in files[1:]]
+    assert [t["prompt"] for t in said] == ["A (0-axis-zyzzo:2) BREAK red", "A (0-axis-zyzzo:0.5) BREAK red"]
+    assert {t["negative-prompt"] for t in said} == {"bad"}
+    assert not np.array_equal(pixels(shown(files[1])), pixels(shown(files[2])))
+    files = generate(tmp_path, "--x", "prompt=a {cat|cat} --s 3|a dog --n x", *SMALL)
+    assert [shown(c).text["prompt"] for c in files[1:]] == ["a cat", "a dog"]
+    assert [shown(c).text["steps"] for c in files[1:]] == ["3", "2"]
 
 
 def test_words_that_no_prompt_uses_and_words_by_another_name(word, tmp_path, capsys):
@@ -228,7 +305,7 @@ def test_every_mistake_at_once(tmp_path, capsys):
     said = capsys.readouterr().err
     for part in ("`foo` is not known", "nix.png", "--strength: 2.0 is more than 1", "ControlNet is not supported",
                  "nope.pt", "--steps: 0 is less than 1", "l.safetensors", "--ckpt", "--fp16 --bf16",
-                 "needs --noise_offset_range"):  # fmt: skip
+                 "needs --noise_offset_range", "`1.2.3` is no weight"):  # fmt: skip
         assert part in said, part
 
 
@@ -246,11 +323,26 @@ def test_every_mistake_at_once(tmp_path, capsys):
         (["--prompt", "a", "--network_mul", "0.5"], "1 multipliers for 0 LoRAs"),
         (["--prompt", "a", "--from_module", "x.py"], "may run code"),
         (["--prompt", "a", "--image_path", "{tmp}/bad.png"], "cannot be read as a picture"),
+        (["--prompt", "a", "--clip_skip", "50"], "more than the 2 layers"),
+        (["--prompt", "a", "--steps", "2000"], "2000 is more than 1000"),
+        (["--prompt", "a", "--scale", "nan"], "nan is no finite number"),
+        (["--prompt", "a --am 1,2"], "2 multipliers for 0 LoRAs"),
+        (["--prompt", "a --am nan"], "finite numbers are expected"),
+        (["--prompt", "a --s 5000"], "1 to 1000"),
+        (["--prompt", "a --ow -5"], "a whole number from 1"),
+        (["--prompt", "a --w 64 b"], "a whole number is expected"),
+        (["--prompt", "a --f " + "x" * 300], "at most 200 bytes"),
+        (["--prompt", "{" * 3000 + "}" * 3000], "braces within each other"),
+        (["--prompt", "{e$$1-20$$" + "|".join("abcdefghijklmnopqrst") + "}"], "variants are too many"),
+        (["--prompt", "a", "--highres_fix_scale", "0.5", "--strength", "0.1", "--steps", "4"], "leaves no step"),
+        (["--prompt", "a", "--textual_inversion_embeddings", "=x.pt"], "the word has no name"),
+        (["--prompt", "a", "--outdir", "{tmp}/good.png/out"], "cannot be written to"),
         (["--prompt", "a --t 0.1", "--image_path", "{tmp}/good.png", "--steps", "2"], "leaves no step"),
         (["--prompt", "a", "--ckpt", "{tmp}/*.ckpt"], "the pattern fits 0 files"),
     ],
 )
 def test_bad_input(argv, said, tmp_path, capsys):
+    write_embedding(Embedding("x", {"text_encoder": torch.ones(1, 128)}), tmp_path / "x.pt")
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nno picture")
     Image.new("RGB", (64, 64)).save(tmp_path / "good.png")
     generate(tmp_path, *[a.replace("{tmp}", str(tmp_path)) for a in argv], code=2)
@@ -322,4 +414,8 @@ def test_verify(word, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "DOES NOTHING" in said
     assert "nearest ordinary words: cat" in said
+    odd = write_embedding(Embedding("copycat", {"text_encoder": rows}), tmp_path / "copycat (1).safetensors")
+    assert main(["verify", str(odd), *flags]) == 3
     assert main(["verify", str(copy), "--prompt", "a dog"]) == 2
+    assert main(["verify", str(copy), "--prompt", "a ({}:1.2.3)"]) == 2
+    assert main(["verify", str(copy), "--out", str(tmp_path / "sheet.xyz")]) == 2

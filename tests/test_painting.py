@@ -74,6 +74,18 @@ def test_a_seed_is_a_picture_in_any_batch_with_every_sampler(painter, sampler):
         assert np.array_equal(one(painter, job), pixels(picture))
 
 
+def test_a_long_neighbour_changes_nothing(painter):
+    jobs = [JOB, replace(JOB, prompt="cat " * 100), replace(JOB, negative_prompt="dog " * 100), replace(JOB, seed=9)]
+    for job, picture in zip(jobs, painter.paint(jobs), strict=True):
+        assert np.array_equal(one(painter, job), pixels(picture))
+
+
+def test_a_batch_at_once_is_nearly_the_same(model, painter):
+    at_once = Painter(model, PaintRules(at_once=True)).paint(JOBS)
+    for picture, alone in zip(at_once, painter.paint(JOBS), strict=True):
+        assert np.abs(pixels(picture) - pixels(alone)).max() <= 2
+
+
 def test_the_picture_is_the_one_that_diffusers_draws(model, painter):
     pipeline = make_pipeline(model, "euler")
     theirs = pipeline(

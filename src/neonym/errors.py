@@ -57,7 +57,8 @@ class ConfigError(UserError):
 
     def __init__(self, problems: list[Problem]):
         self.problems = [p for p in problems if p.severity == "error"]
-        NeonymError.__init__(self, "\n".join(f"- {p}" for p in self.problems))
+        bullet = "- " if len(self.problems) > 1 else ""
+        NeonymError.__init__(self, "\n".join(f"{bullet}{p}" for p in self.problems))
 
 
 class DataError(UserError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from neonym.config.commandline import Given, flags_in, parse_flags, replace_comp
 from neonym.config.generate import GenerateFlags, GenerateSettings
 from neonym.config.run import RunConfig
 from neonym.config.sdscripts import GENERATOR
-from neonym.errors import EXIT_INTERRUPTED, ConfigError, Problem
+from neonym.errors import EXIT_INTERRUPTED, Problem, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +34,8 @@ def main(argv: list[str], prog: str) -> int:
         settings, said = like(settings.like, values)
     ready = prepare(settings, notes)
     tell(ready.problems)
+    if settings.network_show_meta:
+        show_metadata(settings.network_weights)
     session = Session(ready)
     tell(changed_since(said, session.facts) if said else [])
     try:
@@ -57,22 +60,30 @@ def tell(problems: list[Problem]) -> None:
         print(f"{problem.severity}: {problem}", file=sys.stderr)
 
 
+def show_metadata(files: tuple[str, ...]) -> None:
+    from neonym.generation.networks import network_facts
+
+    for file in files:
+        print(f"{file}: {json.dumps(network_facts(file), indent=1, ensure_ascii=False)}")
+
+
 def draw_all(ready: Ready, session: Session) -> None:
     """Everything that was asked for, and what is asked for now; sheets at the end."""
-    from neonym.generation.axes import axes_sheet
-
-    if ready.axes:
-        print(axes_sheet(ready, session))
+    if ready.sheet:
+        for path in session.draw_sheet(ready.sheet):
+            print(path, flush=True)
         return
     shown: list[tuple[str, Image.Image]] = []
-    for number, (path, picture) in enumerate(session.draw(ready.plan.jobs()), 1):
-        print(f"{path}  [{number}/{ready.total}]" if number <= ready.total else path, flush=True)
-        if ready.settings.grid:
-            shown.append((path.name, picture))
-    if ready.settings.interactive:
-        ask(ready, session)
-    if shown:
-        print(session.save_grid(shown))
+    try:
+        for path, picture in session.draw(ready.plan.jobs()):
+            print(f"{path}  [{session.done}/{ready.total}]", flush=True)
+            if ready.settings.grid:
+                shown.append((path.name, picture))
+        if ready.settings.interactive:
+            ask(ready, session)
+    finally:
+        if shown:
+            print(session.save_grid(shown))
 
 
 def ask(ready: Ready, session: Session) -> None:
@@ -81,19 +92,19 @@ def ask(ready: Ready, session: Session) -> None:
         try:
             for path in draw_line(line, number, ready, session):
                 print(path, flush=True)
-        except ConfigError as error:
+        except UserError as error:
             print(error, file=sys.stderr)
+        except KeyboardInterrupt:
+            print("stopped; the end of the input ends", file=sys.stderr)
 
 
 def draw_line(line: str, number: int, ready: Ready, session: Session) -> Iterator[Path]:
     """Raises ConfigError for a line that is wrong, of which nothing is drawn then."""
     from neonym.generation.run import look_at
 
+    before = len(ready.plan.problems)
     jobs = list(ready.plan.jobs_of(line, f"line {number + 1}"))
-    before = len(ready.problems)
-    for job in jobs:
-        look_at(job, ready)
-    tell(ready.problems[before:])
+    tell([*ready.plan.problems[before:], *(warning for job in jobs for warning in look_at(job, ready)[1])])
     for path, _ in session.draw(jobs):
         yield path
 
@@ -104,9 +115,12 @@ def typed_lines(words: tuple[str, ...]) -> Iterator[str]:
         with_completion(words)
     while True:
         try:
-            line = input("prompt> " if sys.stdin.isatty() else "").strip()
+            line = input("prompt> " if sys.stdin.isatty() else "").removeprefix("\ufeff").strip()
         except EOFError:
             return
+        if any("\ud800" <= c <= "\udfff" for c in line):
+            print("that line is no UTF-8 text", file=sys.stderr)
+            continue
         if line and not line.startswith("#"):
             yield line
 

@@ -62,6 +62,9 @@ def guarded(command: Callable[[list[str], str], int], argv: list[str], prog: str
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read has gone: no more output, no traceback at the end either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def run() -> None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from neonym.config.commandline import parse_flags
 from neonym.config.run import BUILTIN
 from neonym.errors import EXIT_NOT_LEARNED, UserError
+from neonym.weights import parse_weights
 
 DESCRIPTION = "Draw the same seeds with a word, with the ordinary words nearest to it, and without it. Exit code 3: it does nothing."
 
@@ -23,8 +24,8 @@ class VerifyFlags(BaseModel):
     model: str = Field(BUILTIN, description="The model that it was learned with, or one of its kind.")
     prompt: str = Field("a picture of a {}", description="What is drawn; {} stands for the word.")
     seeds: int = Field(4, ge=1, description="How many pictures of each.")
-    steps: int = Field(30, ge=1, description="Sampler steps.")
-    scale: float | None = Field(None, description="Guidance scale (default: the model's own).")
+    steps: int = Field(30, ge=1, le=1000, description="Sampler steps.")
+    scale: float | None = Field(None, ge=-100, le=1000, description="Guidance scale (default: the model's own).")
     out: Path | None = Field(None, description="The sheet (default: beside the file, NAME-verify.png).")
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(False, description="Print one JSON object.")
 
@@ -33,18 +34,25 @@ def main(argv: list[str], prog: str) -> int:
     flags = parse_flags(VerifyFlags, argv, prog, DESCRIPTION)
     if "{}" not in flags.prompt:
         raise UserError("it has no place for the word", "--prompt", 'Write {} there: "a sticker of a {}"')
+    if flags.out is not None and flags.out.suffix.lower() != ".png":
+        raise UserError("is no .png file", f"--out {flags.out}")
+    try:
+        parse_weights(flags.prompt.replace("{}", "word"))
+    except ValueError as error:
+        raise UserError(str(error), "--prompt", "Write a backslash before a plain bracket") from error
     from neonym.formats import read_embedding
 
     embedding = read_embedding(flags.file)
     from neonym.generation.effect import measure
     from neonym.generation.metadata import save_picture
+    from neonym.generation.names import free
     from neonym.generation.run import best_device
     from neonym.generation.sheets import sheet
     from neonym.models.family import load_model
 
     model, seeds = load_model(flags.model, best_device()), range(flags.seeds)
-    effect = measure(model, embedding, flags.file.stem, flags.prompt, seeds, flags.steps, flags.scale)
-    path = flags.out or flags.file.with_name(f"{flags.file.stem}-verify.png")
+    effect = measure(model, embedding, flags.prompt, seeds, flags.steps, flags.scale)
+    path = flags.out or free(flags.file.with_name(f"{flags.file.stem}-verify.png"))
     save_picture(sheet(list(effect.pictures.items()), model.source.native_size), path, {})
     facts = {name: getattr(effect, name) for name in vars(effect) if name != "pictures"}
     facts |= {"works": effect.works, "sheet": str(path)}

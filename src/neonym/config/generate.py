@@ -11,6 +11,7 @@ from neonym.config.sdscripts import GenerateCompat
 from neonym.errors import Problem
 
 LAST_SEED = 1 << 62
+MOST_STEPS = 1000
 NOISE = {  # probabilities, and what else they need
     "noise_offset_prob": "noise_offset_range", "pyramid_noise_prob": "pyramid_noise_discount_range",
 }  # fmt: skip
@@ -98,6 +99,10 @@ class GenerateSettings(Section):
     highres_fix_latents_upscaling: bool = setting(False, "Enlarge latents instead of the picture.")
 
     batch_size: int = setting(1, "Pictures drawn together; the pictures stay the same.", least=1)
+    batch_at_once: bool = setting(
+        False,
+        "On a CPU, predict for a whole batch together: faster with small models; the last bits of a picture may then depend on its neighbours.",
+    )
     vae_batch_size: float = setting(1.0, "Pictures decoded together; below 1: share of the batch.", above=0)
     vae_tiling: bool = setting(False, "Decode large pictures in tiles, which takes less memory.")
     no_half_vae: bool = setting(False, "Keep the VAE in float32 (SDXL's always is).")
@@ -128,6 +133,9 @@ def generate_problems(settings: GenerateSettings) -> Iterator[Problem]:
             yield Problem("error", f"{value} is more than 1", f"--{name}")
     if settings.seed is not None and settings.seed > LAST_SEED:
         yield Problem("error", f"{settings.seed} is more than {LAST_SEED}", "--seed")
+    for name in ("steps", "highres_fix_steps"):
+        if getattr(settings, name) > MOST_STEPS:
+            yield Problem("error", f"{getattr(settings, name)} is more than {MOST_STEPS}", f"--{name}")
     kinds = [name for name in ("v1", "v2", "sdxl") if getattr(settings, name)]
     if len(kinds) > 1:
         yield Problem("error", f"a model is not both {' and '.join(kinds)}", " ".join(f"--{name}" for name in kinds))

@@ -1,5 +1,6 @@
 """What can be wrong with the settings themselves: limits and contradictions. No file is looked at."""
 
+import math
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -30,7 +31,9 @@ def range_problems(values: BaseModel) -> Iterator[Problem]:
 def limit_problems(name: str, field: FieldInfo, value: Any) -> Iterator[Problem]:
     """One flag that is out of its limits."""
     limits = field.json_schema_extra
-    if isinstance(limits, dict) and isinstance(value, (int, float)):
+    if isinstance(value, float) and not math.isfinite(value):
+        yield Problem("error", f"{value} is no finite number", f"--{name}")
+    elif isinstance(limits, dict) and isinstance(value, (int, float)):
         above, least = limits.get("above"), limits.get("least")
         if isinstance(above, (int, float)) and not value > above:
             yield Problem("error", f"{value} is not above {above}", f"--{name}")

@@ -1,33 +1,42 @@
-"""Sheets of pictures: all of a run, or one for each pair of values on two axes."""
+"""Sheets with axes: a picture of one prompt for each pair of values."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from neonym.config.generate import GenerateSettings
-from neonym.errors import ConfigError, Problem
+from neonym.errors import ConfigError, Problem, UserError
 from neonym.formats import read_embedding
-from neonym.generation.embeddings import add_embedding
-from neonym.generation.jobs import Job
-from neonym.generation.lines import scale
+from neonym.generation.embeddings import word_and_file
+from neonym.generation.jobs import Job, Plan, job_problems
+from neonym.generation.lines import real, scale
 from neonym.generation.prompts import seed, steps
 from neonym.generation.samplers import sampler_name
-from neonym.generation.sheets import sheet
 from neonym.types import Embedding
-from neonym.words import clean, whole_word
+from neonym.words import whole_word
 
-if TYPE_CHECKING:
-    from neonym.generation.run import Ready, Session
+Words = dict[str, tuple[Path, Embedding]]  # word -> its file
 
-READ: dict[str, Callable[[str], Any]] = {  # kind of an axis -> reader of a value
-    "checkpoint": str, "prompt": str, "scale": scale, "strength": float, "steps": steps, "seed": seed,
-    "sampler": sampler_name,
+
+def strength(text: str) -> float:
+    number = real(text)
+    if not math.isfinite(number) or abs(number) > 100:
+        raise ValueError("a weight from -100 to 100 is expected")
+    return number
+
+
+READ: dict[str, Callable[[str], Any]] = {  # kind of an axis -> reader of a value; the order in which they are applied
+    "prompt": str, "scale": scale, "steps": steps, "seed": seed, "sampler": sampler_name, "checkpoint": str,
+    "strength": strength,
 }  # fmt: skip
 OTHER_NAMES = {"guidance": "scale", "prompts": "prompt", "checkpoints": "checkpoint"}
+BARS = re.compile(r"\|(?![^{}]*\})")  # between prompts, not within braces
 
 
 @dataclass(frozen=True)
@@ -36,10 +45,57 @@ class Axis:
 
     kind: str
     values: tuple[Any, ...]
+    where: str = ""
 
     def label(self, value: Any) -> str:
         said = Path(value).stem if self.kind == "checkpoint" else value
         return f"{self.kind} {said}" if self.kind != "prompt" else str(said)
+
+
+@dataclass(frozen=True)
+class AxesSheet:
+    """What is drawn: a job for each pair, row by row, and the words that the axes bring."""
+
+    x: Axis
+    y: Axis
+    jobs: tuple[Job, ...]
+    words: Words
+
+
+def plan_sheet(settings: GenerateSettings, plan: Plan, words: Words) -> AxesSheet | None:
+    """The sheet that is asked for. Raises ConfigError."""
+    axes = axes_of(settings)
+    if not axes:
+        return None
+    x, y = axes[0], axes[1] if len(axes) > 1 else Axis("none", (None,))
+    brought: Words = {}
+    for axis in axes:
+        if axis.kind == "checkpoint":
+            brought |= {
+                f"{i}-axis-{Path(v).stem}": (word_and_file(v)[1], read_embedding(word_and_file(v)[1]))
+                for i, v in enumerate(axis.values)
+            }
+    jobs, problems = [], list[Problem]()
+    for b, a in product(y.values, x.values):
+        pairs = sorted([(x, a), (y, b)], key=lambda pair: [*READ, "none"].index(pair[0].kind))
+        job = first_job(plan, pairs)
+        for axis, value in pairs:
+            job = placed(job, axis, value, {**words, **brought})
+        problems += [p for p in job_problems(job, settings, axes[0].where) if p not in problems]
+        jobs.append(job)
+    if problems:
+        raise ConfigError(problems)
+    return AxesSheet(x, y, tuple(jobs), brought)
+
+
+def first_job(plan: Plan, pairs: Sequence[tuple[Axis, Any]]) -> Job:
+    """The first picture of the run, or of the prompt that an axis says. Raises ConfigError if there is none."""
+    plan.count = 0
+    axis, value = pairs[0]
+    job = next(plan.jobs_of(value, axis.where) if axis.kind == "prompt" else plan.jobs(), None)
+    if job is None:
+        raise ConfigError([Problem("error", "there is nothing to draw", "--prompt", "Give one, or an axis of prompts")])
+    return job
 
 
 def axes_of(settings: GenerateSettings) -> list[Axis]:
@@ -63,68 +119,42 @@ def read_axis(text: str, flag: str, problems: list[Problem]) -> Axis | None:
         problems.append(Problem("error", "is no axis", where, f"Write KIND=A,B,C with one of {', '.join(READ)}"))
         return None
     values = []
-    for part in rest.split("|" if kind == "prompt" else ","):
+    for part in BARS.split(rest) if kind == "prompt" else rest.split(","):
         try:
             values.append(READ[kind](part.strip()))
             if kind == "checkpoint":
-                read_embedding(values[-1])
+                read_embedding(word_and_file(values[-1])[1])
         except ValueError as error:
             problems.append(Problem("error", f"`{part}`: {error}", where))
-        except ConfigError as error:
-            problems += error.problems
-    return Axis(kind, tuple(values))
+        except UserError as error:
+            problems.append(error.problem)
+    return Axis(kind, tuple(values), where)
 
 
-def axes_sheet(ready: Ready, session: Session) -> Path:
-    """Draw one picture of the first prompt for each pair of values, and lay them on a sheet, rows for --y."""
-    axes = ready.axes
-    x = axes[0]
-    y = axes[1] if len(axes) > 1 else Axis("prompt", (None,))
-    stand_ins = {axis: stand_in(axis, session) for axis in axes if axis.kind == "checkpoint"}
-    base = next(ready.plan.jobs(), None)
-    if base is None:  # the axis has the prompts
-        base = replace(ready.plan.base, seed=ready.plan.seed)
-    cells = [(a, b) for b, a in product(y.values, x.values)]
-    first = (y, x) if y.kind == "prompt" else (x, y)  # a prompt comes before what changes it
-    jobs = []
-    for a, b in cells:
-        job = base
-        for axis in first:
-            job = placed(job, axis, a if axis is x else b, session, stand_ins)
-        jobs.append(job)
-    pictures = [picture for _, picture in session.draw(jobs)]
-    columns = len(x.values)
-    rows = [(y.label(b) if b is not None else "", pictures[i * columns :][:columns]) for i, b in enumerate(y.values)]
-    side = max(pictures[0].size)
-    return session.save_sheet(sheet(rows, side, [x.label(a) for a in x.values]), "axes")
-
-
-def stand_in(axis: Axis, session: Session) -> dict[str, tuple[str, str]]:
-    """Add each file under a name of its own. -> file -> (the word that a prompt says, the name that it gets)"""
-    found = {}
-    for i, file in enumerate(axis.values):
-        embedding = read_embedding(file)
-        name = f"{embedding.token}-axis{i}"
-        add_embedding(session.model, Embedding(name, embedding.vectors), name)
-        found[file] = (embedding.token, name)
-    return found
-
-
-def placed(
-    job: Job, axis: Axis, value: Any, session: Session, stand_ins: dict[Axis, dict[str, tuple[str, str]]]
-) -> Job:
-    """The job with one value of an axis."""
-    if value is None:
+def placed(job: Job, axis: Axis, value: Any, words: Words) -> Job:
+    """The job with one value of an axis. Raises ConfigError if its prompt has no word that the axis changes."""
+    if axis.kind in ("prompt", "none"):
         return job
     if axis.kind == "checkpoint":
-        word, name = stand_ins[axis][value]
-        return replace(job, prompt=replaced(job.prompt, (word,), lambda _: name))
+        word, file = word_and_file(value)
+        name = next(name for name, (known, _) in words.items() if known == file and "-axis-" in name)
+        said = (word, words[name][1].token)
+        return replace(job, prompt=said_otherwise(job.prompt, said, lambda _: name, axis.where))
     if axis.kind == "strength":
-        words = tuple(word for t in session.model.tokenizers.values() for word in t.words)
-        return replace(job, prompt=replaced(job.prompt, words, lambda word: f"({word}:{value:g})"))
+        weight = f"{value:.4f}".rstrip("0").rstrip(".")
+        return replace(job, prompt=said_otherwise(job.prompt, tuple(words), lambda w: f"({w}:{weight})", axis.where))
     return replace(job, **{axis.kind: value})
 
 
-def replaced(prompt: str, words: tuple[str, ...], by: Callable[[str], str]) -> str:
-    """Every word in `prompt`, in any case, put another way."""
-    return whole_word(tuple(clean(word) for word in words)).sub(lambda match: by(match.group()), clean(prompt))
+def said_otherwise(prompt: str, words: tuple[str, ...], by: Callable[[str], str], where: str) -> str:
+    """`prompt` with every one of `words`, in any case, put another way. Raises ConfigError if none is in it."""
+    found, count = prompt, 0
+    if words:
+        pattern = re.compile(whole_word(words).pattern, re.IGNORECASE)
+        found, count = pattern.subn(lambda match: by(match.group()), prompt)
+    if not count:
+        named = " nor ".join(f"`{word}`" for word in dict.fromkeys(words)) or "a word of an embedding"
+        raise ConfigError(
+            [Problem("error", f'the prompt "{prompt}" has not {named}', where, "Write the word in the prompt")]
+        )
+    return found

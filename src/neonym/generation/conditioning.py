@@ -12,13 +12,15 @@ from neonym.models.family import Keep, Model
 from neonym.models.text import WordTokenizer
 from neonym.types import TextCond
 from neonym.weights import parse_weights
+from neonym.words import whole_word
 
 PART = 75  # tokens of a part, without its start and end
 MOST_PARTS = 8
 BREAK = re.compile(r"\s*\bBREAK\b\s*")
 COMFYUI = re.compile(r"(?<![\w:])embedding:(?P<word>[^\s,()\[\]<>:]+)", re.IGNORECASE)
 FILE_ENDING = re.compile(r"\.(?:safetensors|pt|ckpt|bin|png)$", re.IGNORECASE)
-INVOKEAI = re.compile(r"<(?P<word>[^<>\s]+)>")
+INVOKEAI = re.compile(r"<(?P<word>[^<>]+)>")
+BRACKETS = re.compile(r"[()\[\]]")
 
 Part = list[tuple[int, float]]  # (id, weight)
 
@@ -32,7 +34,10 @@ class TextRules:
 
 
 def plain_spelling(prompt: str, words: Iterable[str]) -> str:
-    """ComfyUI's `embedding:word` and InvokeAI's `<word>` become the word, where there is such a word."""
+    """ComfyUI's `embedding:word` and InvokeAI's `<word>` become the word, where there is such a word.
+
+    Brackets that belong to a word are no weights.
+    """
     known = {word.lower() for word in words}
 
     def comfyui(match: re.Match[str]) -> str:
@@ -42,7 +47,12 @@ def plain_spelling(prompt: str, words: Iterable[str]) -> str:
     def invokeai(match: re.Match[str]) -> str:
         return match["word"] if match["word"].lower() in known and match.group().lower() not in known else match.group()
 
-    return INVOKEAI.sub(invokeai, COMFYUI.sub(comfyui, prompt))
+    prompt = INVOKEAI.sub(invokeai, COMFYUI.sub(comfyui, prompt))
+    bracketed = tuple(word for word in known if BRACKETS.search(word))
+    if not bracketed:
+        return prompt
+    found = re.compile(whole_word(bracketed).pattern, re.IGNORECASE)
+    return found.sub(lambda match: BRACKETS.sub(r"\\\g<0>", match.group()), prompt)
 
 
 def parts_of(tokenizer: WordTokenizer, prompt: str) -> list[Part]:
@@ -65,10 +75,12 @@ def parts_needed(model: Model, prompts: Iterable[str], rules: TextRules = TextRu
     return min(longest, rules.most_parts or MOST_PARTS)
 
 
-def tokens_lost(model: Model, prompt: str, rules: TextRules = TextRules()) -> int:
-    """How many tokens of a prompt are beyond the parts that it may have."""
-    most = rules.most_parts or MOST_PARTS
-    return max(sum(map(len, parts_of(t, prompt)[most:])) for t in model.tokenizers.values())
+def read_by(tokenizer: WordTokenizer, prompt: str, rules: TextRules = TextRules()) -> tuple[set[str], int]:
+    """-> the words that a prompt uses, and how many tokens of it are beyond the parts that it may have"""
+    parts = parts_of(tokenizer, prompt)
+    learned = {token for part in parts for token, _ in part if token >= tokenizer.vocab}
+    used = {word for word, ids in tokenizer.words.items() if learned & set(ids)}
+    return used, sum(map(len, parts[rules.most_parts or MOST_PARTS :]))
 
 
 @torch.no_grad()

@@ -41,19 +41,17 @@ class Effect:
 
 
 def measure(
-    model: Model, embedding: Embedding, word: str, prompt: str, seeds: Sequence[int], steps: int, guidance: float | None
+    model: Model, embedding: Embedding, prompt: str, seeds: Sequence[int], steps: int, guidance: float | None
 ) -> Effect:
-    """Add `word` to the model and draw `prompt`, in which `{}` stands for it. Raises ModelError if it does not fit."""
+    """Draw `prompt`, in which `{}` stands for the word. Raises ModelError if the embedding does not fit."""
+    word, copy = "neonymword", "neonymcopy"  # names that no prompt and no grammar can touch
     add_embedding(model, embedding, word)
     close = {name: nearest_tokens(model.vocabulary(name), rows, 1) for name, rows in embedding.vectors.items()}
     copies = {name: model.vocabulary(name)[ids[:, 0].to(model.device)].float() for name, ids in close.items()}
-    copy = f"{word}-nearest"
     add_embedding(model, Embedding(copy, copies), copy)
     said = [prompt.replace("{}", text) for text in (word, copy, "")]
     text = conditioning(model, said)
-    pictures = [
-        draw(model, [p] * len(seeds), seeds, steps=steps, guidance=guidance, batch_size=len(seeds)) for p in said
-    ]
+    pictures = [draw(model, [p] * len(seeds), seeds, steps=steps, guidance=guidance) for p in said]
     first = next(iter(close))
     nearest = [tokens[0] for tokens in model.tokenizers[first].spelled(close[first])]
     return Effect(

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from neonym.config.generate import GenerateSettings
-from neonym.errors import ConfigError, Problem
+from neonym.data.images import find_images, inspect, readable
+from neonym.errors import ConfigError, DataError, Problem
 from neonym.generation.lines import read_line, take_seeds
-from neonym.generation.variants import draw_text, enumerates, every, parse_variants
+from neonym.generation.variants import draw_text, enumerates, every, how_many, parse_variants
 from neonym.seeds import dice
 from neonym.weights import parse_weights
 
 DEFAULT_STRENGTH = 0.8
 CHANCE_SEEDS = 1 << 32  # how many seeds there are by chance
 LARGEST_SIDE = 16_384
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")
+MOST_VARIANTS = 10_000  # of one line
 
 
 @dataclass(frozen=True)
@@ -61,21 +63,20 @@ class Job:
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Jobs of one shape, drawn together. `first`: the number of the first of them."""
-
-    first: int
-    jobs: tuple[Job, ...]
-
-
 class Plan:
     """The jobs of a run. It can be gone through as often as wanted and is the same each time."""
 
     def __init__(self, settings: GenerateSettings, side: int, scale: float):
         """`side` and `scale`: the model's own size and guidance. What is wrong goes to `problems`."""
-        self.settings, self.problems = settings, list[Problem]()
+        self.settings, self.problems, self.rounded = settings, list[Problem](), set[int]()
         self.seed = random.SystemRandom().randrange(CHANCE_SEEDS) if settings.seed is None else settings.seed
+        self.piped = None  # lines of what can be read once only
+        if (
+            settings.from_file is not None
+            and Path(settings.from_file).exists()
+            and not Path(settings.from_file).is_file()
+        ):
+            self.piped = self.read_once(Path(settings.from_file))
         self.sources = pictures_of(settings.image_path, "--image_path", self.problems)
         self.masks = pictures_of(settings.mask_path, "--mask_path", self.problems)
         width, height = self.own_side(settings.W or side, "--W"), self.own_side(settings.H or side, "--H")
@@ -84,6 +85,13 @@ class Plan:
         own["strength"] = DEFAULT_STRENGTH if settings.strength is None else settings.strength
         self.base = Job(**{**values, "prompt": "", "seed": self.seed, **own, "multipliers": settings.network_mul})
         self.count = 0  # pictures so far
+
+    def read_once(self, pipe: Path) -> list[tuple[str, str]]:
+        try:
+            return list(prompt_lines(pipe))
+        except ConfigError as error:
+            self.problems += error.problems
+            return []
 
     def own_side(self, pixels: int, flag: str) -> int:
         """As `side`, but what is wrong goes to the problems."""
@@ -100,13 +108,14 @@ class Plan:
                 [Problem("error", f"a side of {pixels} pixels is not possible", where, f"8 to {LARGEST_SIDE} are")]
             )
         rounded = round(pixels / 8) * 8
-        said = Problem("warning", f"{pixels} is no multiple of 8: {rounded} is used", where)
-        if rounded != pixels and said not in self.problems:
-            self.problems.append(said)
+        if rounded != pixels and pixels not in self.rounded:
+            self.rounded.add(pixels)
+            what = f"{pixels} is no multiple of 8: {rounded} is used, here and wherever it stands"
+            self.problems.append(Problem("warning", what, where))
         return rounded
 
-    def jobs(self) -> Iterator[Job]:
-        """Every picture of every prompt of every pass. Raises ConfigError at a line that is wrong."""
+    def jobs(self, complain: Callable[[ConfigError], object] | None = None) -> Iterator[Job]:
+        """Every picture of every prompt of every pass. A line that is wrong goes to `complain`, or raises ConfigError."""
         self.count = 0
         for turn in range(self.settings.n_iter):
             lines: Iterable[tuple[str, str]] = self.lines()
@@ -114,13 +123,18 @@ class Plan:
                 lines = list(lines)
                 dice(self.seed, "shuffle", turn).shuffle(lines)
             for where, line in lines:
-                yield from self.jobs_of(line, where, turn)
+                try:
+                    yield from self.jobs_of(line, where, turn)
+                except ConfigError as error:
+                    if complain is None:
+                        raise
+                    complain(error)
 
     def lines(self) -> Iterator[tuple[str, str]]:
         """(place, prompt line). A file is read as it goes."""
         yield from ((f'--prompt "{text}"', text) for text in self.settings.prompt)
         if self.settings.from_file is not None:
-            yield from prompt_lines(Path(self.settings.from_file))
+            yield from prompt_lines(Path(self.settings.from_file)) if self.piped is None else self.piped
         if not self.settings.prompt and self.settings.from_file is None and not self.settings.interactive:
             yield from ((source, prompt_in(source)) for source in self.sources)
 
@@ -128,7 +142,12 @@ class Plan:
         """The pictures of one line. Raises ConfigError."""
         problems: list[Problem] = []
         text, seeds = take_seeds(line, where, problems)
-        parts = parse_variants(text)
+        try:
+            parts = parse_variants(text)
+            if (count := how_many(parts)) > MOST_VARIANTS:
+                raise ValueError(f"{count} variants are too many: at most {MOST_VARIANTS}")
+        except ValueError as error:
+            raise ConfigError([*problems, Problem("error", str(error), where)]) from error
         variants = every(parts) if enumerates(parts) else (parts for _ in range(self.settings.images_per_prompt))
         for i, variant in enumerate(variants):
             seed = self.seed_of(i, seeds, turn)
@@ -153,31 +172,46 @@ class Plan:
             if not (width and height) and not {"width", "height"} <= set(values):
                 job = replace(job, **dict(zip(("width", "height"), size_of(source), strict=True)))
         job = replace(job, width=self.side(job.width, where), height=self.side(job.height, where))
-        problems = []
-        for text in (job.prompt, job.negative_prompt):
-            try:
-                parse_weights(text)
-            except ValueError as error:
-                problems.append(Problem("error", str(error), where, "Write a backslash before a plain bracket"))
-        if source is not None and int(job.steps * job.strength) < 1:
-            what = f"strength {job.strength} of {job.steps} steps leaves no step to draw"
-            problems.append(Problem("error", what, where, "Raise --strength or --steps"))
-        if problems:
+        if self.settings.network_merge and "multipliers" in values:
+            what = "--am has no effect: the LoRAs are merged"
+            self.problems.append(Problem("warning", what, where))
+            job = replace(job, multipliers=self.settings.network_mul)
+        if problems := list(job_problems(job, self.settings, where)):
             raise ConfigError(problems)
         self.count += 1
         return job
 
 
-def batches(jobs: Iterable[Job], size: int) -> Iterator[Batch]:
+def job_problems(job: Job, settings: GenerateSettings, where: str) -> Iterator[Problem]:
+    """What cannot be drawn."""
+    for text in (job.prompt, job.negative_prompt):
+        try:
+            parse_weights(text)
+        except ValueError as error:
+            yield Problem("error", str(error), where, "Write a backslash before a plain bracket")
+    if len(job.multipliers) > len(settings.network_weights):
+        what = f"{len(job.multipliers)} multipliers for {len(settings.network_weights)} LoRAs"
+        yield Problem("error", what, where, "Give --network_weights, or leave some out")
+    stages = [(job.steps, job.strength)] if job.source or settings.highres_fix_scale else []
+    if settings.highres_fix_scale is not None and job.source:
+        first = job.strength if settings.highres_fix_strength is None else settings.highres_fix_strength
+        stages.append((settings.highres_fix_steps, first))
+    for steps, strength in stages:
+        if int(steps * strength) < 1:
+            what = f"strength {strength} of {steps} steps leaves no step to draw"
+            yield Problem("error", what, where, "Raise the strength or the steps")
+
+
+def batches(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:
     """Neighbours of one shape together, at most `size` of them."""
-    first, waiting = 0, list[Job]()
+    waiting = list[Job]()
     for job in jobs:
         if waiting and (len(waiting) == size or waiting[0].shape != job.shape):
-            yield Batch(first, tuple(waiting))
-            first, waiting = first + len(waiting), []
+            yield waiting
+            waiting = []
         waiting.append(job)
     if waiting:
-        yield Batch(first, tuple(waiting))
+        yield waiting
 
 
 def prompt_lines(file: Path) -> Iterator[tuple[str, str]]:
@@ -193,41 +227,44 @@ def prompt_lines(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def pictures_of(name: str | None, flag: str, problems: list[Problem]) -> list[str]:
-    """A picture, or the pictures of a folder in the order of their names; every one can be opened."""
+    """A picture, or the pictures of a folder in the order of their names: those that are whole."""
     if name is None:
         return []
-    from PIL import Image
-
     path = Path(name)
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES) if path.is_dir() else [path]
+    try:
+        files = find_images(path) if path.is_dir() else [path]
+    except OSError as error:
+        problems.append(Problem("error", f"cannot be read ({error.strerror})", f"{flag} {name}"))
+        return []
     if not files:
         problems.append(Problem("error", "there are no pictures in it", f"{flag} {name}"))
+    whole = []
     for file in files:
         try:
-            with Image.open(file) as picture:
-                picture.verify()
-        except (OSError, SyntaxError, ValueError) as error:
-            problems.append(Problem("error", f"cannot be read as a picture ({error})", f"{flag} {file}"))
-    return [str(file) for file in files]
+            inspect(file)
+            whole.append(str(file))
+        except DataError as error:
+            problems.append(replace(error.problem, where=f"{flag} {file}"))
+    return whole
 
 
 def size_of(source: str) -> tuple[int, int]:
     """Of what is drawn from a picture: its own, down to a multiple of 32 as sd-scripts does it."""
-    from PIL import Image
-
-    with Image.open(source) as picture:
-        width, height = picture.size
+    (width, height), _ = inspect(Path(source))
     return max(32, width // 32 * 32), max(32, height // 32 * 32)
 
 
 def prompt_in(source: str) -> str:
-    """The prompt that a picture carries, with its negative prompt. Raises ConfigError if it has none."""
-    from PIL import Image
-
-    with Image.open(source) as picture:
+    """The prompt that a picture carries, with its negative prompt, as a line. Raises ConfigError if it has none."""
+    with readable(Path(source)) as picture:
         said = {key: value for key, value in picture.info.items() if isinstance(value, str)}
     if "prompt" not in said:
         fix = "Give --prompt or --from_file"
         raise ConfigError([Problem("error", "it carries no prompt", source, fix)])
-    negative = said.get("negative-prompt", "")
-    return f"{said['prompt']} --n {negative}" if negative else said["prompt"]
+    prompt, negative = (escaped(said.get(key, "")) for key in ("prompt", "negative-prompt"))
+    return f"{prompt} --n {negative}" if negative else prompt
+
+
+def escaped(prompt: str) -> str:
+    """A drawn prompt, of which nothing is to be drawn again."""
+    return re.sub(r"[{}|]", r"\\\g<0>", prompt)

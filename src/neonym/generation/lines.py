@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from neonym.generation.prompts import seed, split_options, steps
 
 OFF = "none"  # `--nl none`
 SEEDS = re.compile(r"(?:^|\s)--d\s+(\S+)", re.IGNORECASE)
+LONGEST_NAME = 200
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -24,27 +26,46 @@ class Line:
     values: dict[str, Any] = field(default_factory=dict)
 
 
+def whole(text: str, least: int = 0) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise ValueError("a whole number is expected") from None
+    if number < least:
+        raise ValueError(f"a whole number from {least} is expected")
+    return number
+
+
+def real(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("a number is expected") from None
+
+
 def scale(text: str) -> float:
-    number = float(text)
+    number = real(text)
     if not -100 <= number <= 1000:
         raise ValueError("a guidance scale from -100 to 1000 is expected")
     return number
 
 
 def share(text: str) -> float:
-    number = float(text)
+    number = real(text)
     if not 0 <= number <= 1:
         raise ValueError("a number from 0 to 1 is expected")
     return number
 
 
 def pixels(text: str) -> int:
-    return int(text)
+    return whole(text, least=1)
 
 
 def file_name(text: str) -> str:
     """A name within the output folder. Raises ValueError for one that leads out of it."""
     path = PurePath(text)
+    if "\0" in text or len(text.encode(errors="replace")) > LONGEST_NAME or text.endswith("/"):
+        raise ValueError(f"a file name of at most {LONGEST_NAME} bytes is expected")
     if path.is_absolute() or ".." in path.parts or "\\" in text or path.name in ("", "."):
         raise ValueError("a name within --outdir is expected")
     if path.suffix and path.suffix.lower() not in ENDINGS:
@@ -53,7 +74,11 @@ def file_name(text: str) -> str:
 
 
 def several(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    """Multipliers, all of them finite."""
+    found = tuple(real(part) for part in text.split(","))
+    if not all(math.isfinite(number) for number in found):
+        raise ValueError("finite numbers are expected")
+    return found
 
 
 LETTERS: dict[str, tuple[str, Callable[[str], Any]]] = {  # letter -> name in Job, reader
@@ -70,8 +95,8 @@ LETTERS: dict[str, tuple[str, Callable[[str], Any]]] = {  # letter -> name in Jo
     "oh": ("original_height", pixels),
     "nw": ("original_width_negative", pixels),
     "nh": ("original_height_negative", pixels),
-    "ct": ("crop_top", pixels),
-    "cl": ("crop_left", pixels),
+    "ct": ("crop_top", whole),
+    "cl": ("crop_left", whole),
     "f": ("file", file_name),
 }
 REFUSED = dict.fromkeys(("dsd1", "dst1", "dsd2", "dst2", "dsr"), "Deep Shrink") | dict.fromkeys(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from neonym._version import __version__
 from neonym.config.generate import GenerateSettings
-from neonym.errors import UserError
+from neonym.data.images import inspect, readable
+from neonym.errors import DataError, UserError
 from neonym.files import save_png, whole_file
-from neonym.generation.jobs import Job
+from neonym.generation.jobs import Job, escaped
 from neonym.generation.samplers import KARRAS, spoken
 
 KEY = "neonym"  # of our JSON
@@ -66,8 +68,15 @@ def texts(job: Job, facts: Facts, stage: str = "") -> dict[str, str]:
             "crop-top": str(job.crop_top),
             "crop-left": str(job.crop_left),
         }
-    ours = {"version": __version__, "stage": stage, "job": asdict(job), **asdict(facts)}
+    pictures = {file: content_of(file) for file in (job.source, job.mask) if file is not None}
+    ours = {"version": __version__, "stage": stage, "job": asdict(job), "pictures": pictures, **asdict(facts)}
     return found | {KEY: json.dumps(ours, ensure_ascii=False)}
+
+
+@lru_cache(maxsize=64)
+def content_of(file: str) -> str:
+    """SHA-256 of a picture."""
+    return inspect(Path(file))[1]
 
 
 def parameters(job: Job, facts: Facts) -> str:
@@ -77,8 +86,9 @@ def parameters(job: Job, facts: Facts) -> str:
         "Steps": job.steps, "Sampler": spoken(job.sampler).removesuffix(" Karras"),
         "Schedule type": "Karras" if job.sampler.endswith(KARRAS) else None, "CFG scale": plain(job.scale),
         "Seed": job.seed, "Size": f"{job.width}x{job.height}", "Model hash": facts.model.get("sha256", "")[:10],
-        "Model": Path(facts.model["name"]).stem, "Denoising strength": plain(job.strength) if job.source else None,
+        "Model": Path(facts.model["name"]).stem, "Denoising strength": plain(job.strength) if job.source or "highres_fix_scale" in settings else None,
         "Clip skip": settings.get("clip_skip"), "Hires upscale": hires(settings.get("highres_fix_scale")),
+        "Hires steps": job.steps if "highres_fix_scale" in settings else None,
         "TI hashes": ", ".join(f"{word}: {facts.words[word]['sha256'][:12]}" for word in facts.words),
         "Lora hashes": ", ".join(f"{Path(n['file']).stem}: {n['sha256'][:12]}" for n in facts.networks),
         "Version": f"Neonym {__version__}",
@@ -123,20 +133,26 @@ def save_picture(picture: Image.Image, path: Path, said: dict[str, str]) -> None
 def like(file: str, given: dict[str, Any]) -> tuple[GenerateSettings, dict[str, Any]]:
     """The settings that draw a picture again, with those `given` instead; and all that the picture says. Raises UserError."""
     try:
-        with Image.open(file) as picture:
-            said = json.loads(getattr(picture, "text", {})[KEY])
-    except KeyError:
-        fix = "Only PNG files that Neonym made can be drawn again so"
-        raise UserError("it does not say how it was made", f"--like {file}", fix) from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"cannot be read as a picture ({error})", f"--like {file}") from error
+        with readable(Path(file)) as picture:
+            text = getattr(picture, "text", {}).get(KEY)
+    except DataError as error:
+        raise UserError(error.problem.what, f"--like {file}") from error
+    fix = "Only PNG files that Neonym made can be drawn again so"
+    if text is None:
+        raise UserError("it does not say how it was made", f"--like {file}", fix)
+    try:
+        said = json.loads(text)
+        return settings_of(said, given), said
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError("what it says of how it was made is damaged", f"--like {file}", fix) from error
+
+
+def settings_of(said: dict[str, Any], given: dict[str, Any]) -> GenerateSettings:
+    """Raises KeyError, TypeError, ValueError for what Neonym did not write."""
     job = said["job"]
+    if not {"text_hash", "name"} <= set(said["model"]) or not {"words", "networks", "device"} <= set(said):
+        raise KeyError("model")
     own = {name: job[name] for name in job if name in GenerateSettings.model_fields and name != "prompt"}
     own |= {"W": job["width"], "H": job["height"], "image_path": job["source"], "mask_path": job["mask"]}
     own |= {"prompt": (escaped(job["prompt"]),), "network_mul": tuple(job["multipliers"])}
-    return GenerateSettings.model_validate({**said["settings"], **own, **given}), said
-
-
-def escaped(prompt: str) -> str:
-    """A drawn prompt, of which nothing is to be drawn again."""
-    return re.sub(r"[{}]", r"\\\g<0>", prompt)
+    return GenerateSettings.model_validate({**said["settings"], **own, **given})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from neonym.errors import UserError
+from neonym.data.images import on_background, readable
 from neonym.generation.conditioning import TextRules, conditioning, parts_needed
 from neonym.generation.guidance import Branch, Guidance, GuidedUNet, joined_text
 from neonym.generation.jobs import Job
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from neonym.generation.networks import Networks
 
 
+GROUND = (255, 255, 255)
+
+
 @dataclass(frozen=True)
 class PaintRules:
     """What is the same for all pictures of a run."""
@@ -32,6 +36,7 @@ class PaintRules:
     text: TextRules = field(default_factory=TextRules)
     zero_terminal_snr: bool = False
     guidance_rescale: float = 0.0
+    at_once: bool = False  # a CPU predicts for a whole batch together
     vae_batch_size: float = 1
     vae_tiling: bool = False
     half_vae: bool = True
@@ -48,7 +53,8 @@ class Painter:
     """Draws batches of jobs of one shape with a loaded model."""
 
     def __init__(self, model: Any, rules: PaintRules = PaintRules(), networks: Networks | None = None):
-        self.model, self.rules, self.networks, self.unet = model, rules, networks, GuidedUNet(model)
+        self.model, self.rules, self.networks = model, rules, networks
+        self.unet = GuidedUNet(model, rules.at_once)
         self.texts: dict[tuple[Any, ...], TextCond] = {}  # (prompt, parts, LoRAs) -> what the U-Net reads
         overflows = model.source.family == "sdxl"  # in fp16
         model.vae.to(model.device, model.unet.dtype if rules.half_vae and not overflows else torch.float32)
@@ -59,15 +65,30 @@ class Painter:
         """One picture of each job."""
         return self.paint_both(jobs)[-1]
 
-    @torch.no_grad()
     def paint_both(self, jobs: Sequence[Job]) -> list[list[Image.Image]]:
-        """The pictures; before them the small ones of the first stage, if there are two."""
+        """The pictures; before them the small ones of the first stage, if there are two.
+
+        Jobs whose texts have another number of parts are drawn apart, so that no text is filled up for a neighbour's sake.
+        """
         if self.networks is not None:
             self.networks.set(jobs[0].multipliers)
+        groups: dict[int, list[int]] = {}
+        for i, job in enumerate(jobs):
+            texts = [job.prompt, job.negative_prompt] if job.guided else [job.prompt]
+            groups.setdefault(parts_needed(self.model, texts, self.rules.text), []).append(i)
+        drawn: dict[int, list[Image.Image]] = {}
+        for parts, members in groups.items():
+            stages = self.paint_group([jobs[i] for i in members], parts)
+            drawn |= dict(zip(members, map(list, zip(*stages, strict=True)), strict=True))
+        return [list(stage) for stage in zip(*(drawn[i] for i in range(len(jobs))), strict=True)]
+
+    @torch.no_grad()
+    def paint_group(self, jobs: Sequence[Job], parts: int) -> list[list[Image.Image]]:
+        """The same for jobs whose texts have `parts` parts."""
         if self.rules.highres_scale is None:
-            return [self.finish(self.latents(jobs, self.begin(jobs)), jobs)]
+            return [self.finish(self.latents(jobs, self.begin(jobs), parts), jobs)]
         small = [self.small(job) for job in jobs]
-        first = self.latents(small, self.begin(small))
+        first = self.latents(small, self.begin(small), parts)
         pictures = self.finish(first, small)
         large = [replace(job, seed=job.seed + 1) for job in jobs]
         width, height = jobs[0].width, jobs[0].height
@@ -75,7 +96,7 @@ class Painter:
             start = interpolate(first, (height // 8, width // 8), mode="bicubic")
         else:
             start = self.encode([p.resize((width, height), Image.Resampling.LANCZOS) for p in pictures])
-        return [pictures, self.finish(self.latents(large, start), jobs)]
+        return [pictures, self.finish(self.latents(large, start, parts), jobs)]
 
     def small(self, job: Job) -> Job:
         """The first of two stages: sides are multiples of 32."""
@@ -91,11 +112,11 @@ class Painter:
             return None
         return self.encode([opened(job.source, (job.width, job.height)) for job in jobs])
 
-    def latents(self, jobs: Sequence[Job], start: Tensor | None) -> Tensor:
+    def latents(self, jobs: Sequence[Job], start: Tensor | None, parts: int) -> Tensor:
         """Step through the noise levels. -> [B,C,h,w]"""
         first = jobs[0]
         self.texts = {key: text for key, text in self.texts.items() if key[0] == first.negative_prompt}
-        self.unet.guidance = self.guidance(jobs)
+        self.unet.guidance = self.guidance(jobs, parts)
         generators = [torch.Generator().manual_seed(job.seed) for job in jobs]
         told: dict[str, Any] = {
             "prompt_embeds": self.unet.guidance.prompt.text.sequence, "generator": generators, "guidance_scale": 1.0,
@@ -143,14 +164,12 @@ class Painter:
                 noise = noise / noise.std()
         return noise
 
-    def guidance(self, jobs: Sequence[Job]) -> Guidance:
-        """Every text is filled up to the same length, which no neighbour in the batch changes."""
+    def guidance(self, jobs: Sequence[Job], parts: int) -> Guidance:
+        """Every text is filled up to the same length."""
         first, device = jobs[0], self.model.device
-        prompts = [job.prompt for job in jobs]
+        prompts, negatives = [job.prompt for job in jobs], [job.negative_prompt for job in jobs]
         if not first.guided:
-            return Guidance(self.branch(prompts, jobs, parts_needed(self.model, prompts, self.rules.text)))
-        negatives = [job.negative_prompt for job in jobs]
-        parts = parts_needed(self.model, [*prompts, *negatives], self.rules.text)
+            return Guidance(self.branch(prompts, jobs, parts))
         scale = torch.tensor([job.scale for job in jobs], device=device)[:, None, None, None]
         prompt, negative = self.branch(prompts, jobs, parts), self.branch(negatives, jobs, parts, negative=True)
         if first.negative_scale is None:
@@ -205,13 +224,11 @@ def told_sizes(job: Job, negative: bool) -> list[int]:
 
 
 def opened(file: str | None, size: Size) -> Image.Image:
-    """A picture the right way up, scaled to `size`. Raises UserError."""
+    """A picture the right way up, scaled to `size`, transparent parts white. Raises DataError."""
     assert file is not None
-    try:
-        with Image.open(file) as picture:
-            return ImageOps.exif_transpose(picture).convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"cannot be read as a picture ({error})", file) from error
+    with readable(Path(file)) as picture:
+        upright = on_background(ImageOps.exif_transpose(picture), GROUND)
+        return upright.resize(size, Image.Resampling.LANCZOS)
 
 
 def masked(picture: Image.Image, job: Job) -> Image.Image:

@@ -12,6 +12,7 @@ from typing import Any
 from neonym.config.resolve import read_table
 from neonym.errors import ConfigError, Problem, nearest
 
+LAST_SEED = 1 << 62
 SMALLEST = 64  # pixels of a side
 
 
@@ -35,17 +36,17 @@ def side(text: Any) -> int:
 
 
 def steps(text: Any) -> int:
-    number = int(text)
-    if not 1 <= number <= 1000:
-        raise ValueError("1 to 1000 is possible")
-    return number
+    """Raises ValueError."""
+    if not str(text).strip().isdecimal() or not 1 <= int(text) <= 1000:
+        raise ValueError("a whole number, 1 to 1000, is expected")
+    return int(text)
 
 
 def seed(text: Any) -> int:
-    number = int(text)
-    if not 0 <= number < 2**63:
+    """Raises ValueError."""
+    if not str(text).strip().isdecimal() or not 0 <= int(text) < LAST_SEED:
         raise ValueError("a whole number from 0 is expected")
-    return number
+    return int(text)
 
 
 READ: dict[str, Callable[[Any], Any]] = {

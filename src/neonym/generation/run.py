@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -15,10 +17,10 @@ from PIL import Image
 from neonym.config.generate import GenerateSettings, generate_problems
 from neonym.errors import ConfigError, ModelError, Problem, UserError
 from neonym.formats import read_embedding
-from neonym.generation.axes import Axis, axes_of
-from neonym.generation.conditioning import MOST_PARTS, PART, TextRules, parts_of, plain_spelling
+from neonym.generation.axes import AxesSheet, plan_sheet
+from neonym.generation.conditioning import PART, TextRules, read_by
 from neonym.generation.embeddings import add_embedding, word_and_file
-from neonym.generation.jobs import Batch, Job, Plan, batches
+from neonym.generation.jobs import Job, Plan, batches
 from neonym.generation.metadata import Facts, save_picture, settings_said, texts
 from neonym.generation.names import Names
 from neonym.generation.networks import Networks, check_networks
@@ -31,6 +33,8 @@ from neonym.models.weights import hash_of_files
 from neonym.types import Embedding
 from neonym.words import clean
 
+SHOWN = 20  # problems of one kind
+MOST_REMEMBERED = 10_000  # prompts
 FAMILY_FLAGS = {"v1": "sd1", "v2": "sd2", "sdxl": "sdxl"}
 
 
@@ -44,7 +48,7 @@ class Ready:
     tokenizers: dict[str, WordTokenizer]
     words: dict[str, tuple[Path, Embedding]]
     problems: list[Problem]
-    axes: list[Axis]
+    sheet: AxesSheet | None = None
     total: int = 0  # pictures, but for those that are asked for later
     told: set[str] = field(default_factory=set)  # prompts that were looked at
 
@@ -59,7 +63,9 @@ def prepare(settings: GenerateSettings, problems: Iterable[Problem] = ()) -> Rea
     for given in settings.textual_inversion_embeddings:
         word, file = word_and_file(given)
         embedding = tried(found, lambda file=file: read_embedding(file))
-        if embedding is not None and word in words:
+        if not clean(word):
+            found.append(Problem("error", "the word has no name", str(given), "Write WORD=FILE"))
+        elif embedding is not None and clean(word) in map(clean, words):
             found.append(Problem("error", f"the word `{word}` is there twice", str(file), "Write WORD=FILE"))
         elif embedding is not None:
             words[word] = (file, embedding)
@@ -68,18 +74,26 @@ def prepare(settings: GenerateSettings, problems: Iterable[Problem] = ()) -> Rea
     side, scale = (source.native_size, source.guidance) if source else (512, 7.5)
     plan = Plan(settings, side, scale)
     found += plan.problems
+    if source is not None and settings.clip_skip > source.text_layers:
+        what = f"{settings.clip_skip} is more than the {source.text_layers} layers of the text encoder"
+        found.append(Problem("error", what, "--clip_skip"))
+    tried(found, lambda: check_folder(Path(settings.outdir)))
     told_sizes = [
         n for n in type(settings).model_fields if n.startswith(("original_", "crop_")) and getattr(settings, n)
     ]
     if told_sizes and source is not None and source.family != "sdxl":
         found.append(Problem("warning", "only SDXL is told sizes", ", ".join(f"--{name}" for name in told_sizes)))
-    axes = tried(found, lambda: axes_of(settings)) or []
-    own_prompts = any(axis.kind == "prompt" for axis in axes)
-    if not (settings.prompt or settings.from_file or settings.interactive or plan.sources or own_prompts):
+    sheet = tried(found, lambda: plan_sheet(settings, plan, words))
+    for word, (file, embedding) in sheet.words.items() if sheet else ():
+        words[word] = (file, embedding)
+        found += misfits(word, file, embedding, source) if source is not None else ()
+    if not (settings.prompt or settings.from_file or settings.interactive or plan.sources or settings.x or settings.y):
         fix = 'For example --prompt "a mychar4 on a blue background"'
         found.append(Problem("error", "there is nothing to draw", "--prompt", fix))
-    ready = Ready(settings, source, plan, {}, words, found, axes)  # pyright: ignore[reportArgumentType]
-    if source is not None and not failed(found):
+    ready = Ready(settings, source, plan, {}, words, found, sheet)  # pyright: ignore[reportArgumentType]
+    if source is None or failed(found):
+        looked_through(ready)
+    else:
         ready.tokenizers = load_tokenizers(source, PART)
         for word, (_, embedding) in words.items():
             for name, tokenizer in ready.tokenizers.items():
@@ -150,29 +164,60 @@ def misfits(word: str, file: Path, embedding: Embedding, source: ModelSource) ->
 def looked_through(ready: Ready) -> set[str]:
     """Every job once, without drawing: mistakes and cut prompts are found. -> the words that are used"""
     used: set[str] = set()
-    jobs = tried(ready.problems, lambda: [None for job in ready.plan.jobs() if [used.update(look_at(job, ready))]])
-    ready.total = len(jobs or [])
-    ready.problems += [p for p in ready.plan.problems if p not in ready.problems]
+    wrong: list[Problem] = []
+    cut: list[Problem] = []
+    jobs = ready.sheet.jobs if ready.sheet else ready.plan.jobs(lambda error: wrong.extend(error.problems))
+    for job in jobs:
+        words, lost = look_at(job, ready)
+        used |= words
+        cut += lost
+        ready.total += 1
+    if ready.settings.from_file and not (ready.total or wrong or failed(ready.problems) or ready.settings.interactive):
+        wrong.append(Problem("error", "there is no prompt in it", f"--from_file {ready.settings.from_file}"))
+    ready.problems += [*some_of(wrong), *some_of(cut), *(p for p in ready.plan.problems if p not in ready.problems)]
     return used
 
 
-def look_at(job: Job, ready: Ready) -> set[str]:
-    """Note a prompt that is cut. -> the words in its prompts"""
+def some_of(problems: list[Problem]) -> list[Problem]:
+    """The first ones, and how many there are more."""
+    if len(problems) <= SHOWN:
+        return problems
+    more = Problem(problems[0].severity, f"and {len(problems) - SHOWN} more like these")
+    return [*problems[:SHOWN], more]
+
+
+def look_at(job: Job, ready: Ready) -> tuple[set[str], list[Problem]]:
+    """-> the words in its prompts, and a warning for a prompt that is cut"""
     used: set[str] = set()
-    most = ready.settings.max_embeddings_multiples or MOST_PARTS
-    for text in {job.prompt, job.negative_prompt} - ready.told:
-        for tokenizer in ready.tokenizers.values():
-            used |= tokenizer.words_in(plain_spelling(text, tokenizer.words))
-            lost = sum(map(len, parts_of(tokenizer, text)[most:]))
-            if lost and text not in ready.told:
-                fix = "Raise --max_embeddings_multiples, or say it shorter"
-                ready.problems.append(
-                    Problem("warning", f"{lost} tokens at the end are cut off", f'"{text[:60]}"', fix)
-                )
-                ready.told.add(text)
-    if len(ready.told) < 10_000:
-        ready.told |= {job.prompt, job.negative_prompt}
-    return used
+    warnings: list[Problem] = []
+    rules = TextRules(ready.settings.max_embeddings_multiples)
+    for text in dict.fromkeys((job.prompt, job.negative_prompt)):
+        if text in ready.told:
+            continue
+        read = [read_by(tokenizer, text, rules) for tokenizer in ready.tokenizers.values()]
+        used = used.union(*(words for words, _ in read))
+        if lost := max((lost for _, lost in read), default=0):
+            fix = "Raise --max_embeddings_multiples, or say it shorter"
+            warnings.append(Problem("warning", f"{lost} tokens at the end are cut off", f'"{text[:60]}"', fix))
+        if len(ready.told) < MOST_REMEMBERED:
+            ready.told.add(text)
+    return used, warnings
+
+
+def check_folder(folder: Path) -> None:
+    """Raises UserError if nothing can be written there. What was made for the check is removed."""
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        fix = "Choose another folder"
+        raise UserError(f"cannot be written to ({error.strerror})", f"--outdir {folder}", fix) from error
+    finally:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
 
 
 class Session:
@@ -197,16 +242,24 @@ class Session:
         for batch in batches(jobs, self.settings.batch_size):
             yield from self.draw_batch(batch)
 
-    def draw_batch(self, batch: Batch) -> Iterator[tuple[Path, Image.Image]]:
-        stages = self.painter.paint_both(batch.jobs)
+    def draw_batch(self, batch: list[Job]) -> Iterator[tuple[Path, Image.Image]]:
+        try:
+            stages = self.painter.paint_both(batch)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            fix = "Use a smaller size, --batch_size 1, --vae_tiling or --bf16"
+            raise UserError(
+                "the memory does not suffice", f"{batch[0].width} x {batch[0].height} pixels", fix
+            ) from error
         marks = [""] if len(stages) == 1 else ["0", "1"]
-        for i, job in enumerate(batch.jobs):
+        for i, job in enumerate(batch):
+            number = self.done
+            self.done += 1
             for mark, pictures in zip(marks, stages, strict=True):
                 if mark != "0" or self.settings.highres_fix_save_1st:
-                    path = self.names.path(job, self.done, mark)
-                    save_picture(pictures[i], path, texts(job, self.facts, mark))
+                    path = self.names.path(job, number, mark)
+                    drawn = self.painter.small(job) if mark == "0" else job
+                    save_picture(pictures[i], path, texts(drawn, self.facts, mark))
                     yield path, pictures[i]
-            self.done += 1
 
     def save_grid(self, shown: Sequence[tuple[str, Image.Image]]) -> Path:
         """All pictures of a run on a sheet, as many in a row as there are rows."""
@@ -215,6 +268,19 @@ class Session:
         side = max(max(picture.size) for _, picture in shown)
         named = [(f"{row[0][0]}, ..." if len(row) > 1 else row[0][0], [picture for _, picture in row]) for row in rows]
         return self.save_sheet(sheet(named, side), "grid")
+
+    def draw_sheet(self, planned: AxesSheet) -> Iterator[Path]:
+        """Every picture of a sheet with axes, then the sheet."""
+        pictures = []
+        for path, picture in self.draw(planned.jobs):
+            pictures.append(picture)
+            yield path
+        x, y, columns = planned.x, planned.y, len(planned.x.values)
+        rows = [
+            (y.label(b) if b is not None else "", pictures[i * columns :][:columns]) for i, b in enumerate(y.values)
+        ]
+        side = max(max(picture.size) for picture in pictures)
+        yield self.save_sheet(sheet(rows, side, [x.label(a) for a in x.values]), "axes")
 
     def save_sheet(self, page: Image.Image, kind: str) -> Path:
         path = self.names.sheet(kind)
@@ -241,6 +307,7 @@ def paint_rules(settings: GenerateSettings) -> PaintRules:
         text=TextRules(settings.max_embeddings_multiples, settings.emb_normalize_mode),
         zero_terminal_snr=settings.zero_terminal_snr,
         guidance_rescale=settings.guidance_rescale,
+        at_once=settings.batch_at_once,
         vae_batch_size=settings.vae_batch_size,
         vae_tiling=settings.vae_tiling,
         half_vae=not settings.no_half_vae,
@@ -257,7 +324,8 @@ def paint_rules(settings: GenerateSettings) -> PaintRules:
 def facts(ready: Ready, device: str) -> Facts:
     """What every picture says of the model and the words."""
     source = ready.source
-    model = {"name": source.name, "family": source.family, "text_hash": source.text_hash()}
+    hashes = {"text_hash": source.text_hash(), "vae_hash": source.vae_hash()}
+    model = {"name": source.name, "family": source.family, **hashes}
     if source.file is not None:
         model["sha256"] = hash_of_files(source.file)
     words = {
@@ -270,10 +338,17 @@ def facts(ready: Ready, device: str) -> Facts:
 
 def changed_since(said: dict[str, Any], now: Facts) -> list[Problem]:
     """Why a picture drawn again may be another one."""
+    changed = "the file has changed since the picture was drawn"
     found = []
-    if said["model"].get("text_hash") != now.model["text_hash"]:
+    if any(said["model"].get(key) != now.model.get(key) for key in ("text_hash", "vae_hash", "sha256")):
         found.append(Problem("warning", "the picture was drawn with another model", now.model["name"]))
-    for word, told in said["words"].items():
-        if word in now.words and now.words[word]["sha256"] != told["sha256"]:
-            found.append(Problem("warning", "the file has changed since the picture was drawn", told["file"]))
+    if said["device"] != now.device:
+        what = f"the picture was drawn on another device ({said['device']}): small differences are possible"
+        found.append(Problem("warning", what, now.device))
+    hashes = {told["file"]: told["sha256"] for told in [*now.words.values(), *now.networks]}
+    files = {told["file"]: told["sha256"] for told in [*said["words"].values(), *said["networks"]]}
+    for file, told in {**files, **said.get("pictures", {})}.items():
+        now_is = hashes.get(file) or (hash_of_files(Path(file)) if Path(file).is_file() else told)
+        if now_is != told:
+            found.append(Problem("warning", changed, file))
     return found

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import re
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 JOINER = ", "
+DEEPEST = 50
 HEAD = re.compile(
-    r"(?:(?P<every>[eE])\$\$)?(?:(?P<low>\d*)(?P<dash>-?)(?P<high>\d*)(?<=[\d-])\$\$)?(?:(?P<joiner>[^|{}]+?)\$\$)?"
+    r"(?:(?P<every>[eE])\$\$)?(?:(?P<low>\d{0,6})(?P<dash>-?)(?P<high>\d{0,6})(?<=[\d-])\$\$)?(?:(?P<joiner>[^|{}]+?)\$\$)?"
 )
 SIGNS = re.compile(r"\\[{}|]|[{}|]")
 
@@ -48,7 +50,10 @@ class Opened:
 
 
 def parse_variants(text: str) -> Parts:
-    """Text and groups of a prompt. A brace without its other half is a plain character."""
+    """Text and groups of a prompt. A brace without its other half is a plain character.
+
+    Raises ValueError for groups in groups in groups ... beyond all use.
+    """
     stack = [Opened("", Group(()), [[]])]
     last = 0
     while match := SIGNS.search(text, last):
@@ -58,6 +63,8 @@ def parse_variants(text: str) -> Parts:
         if sign == "{":
             head = HEAD.match(text, last)
             assert head is not None
+            if len(stack) > DEEPEST:
+                raise ValueError(f"more than {DEEPEST} braces within each other")
             stack.append(Opened(sign + head.group(), group_of(head), [[]]))
             last = head.end()
         elif sign == "}" and len(stack) > 1:
@@ -92,6 +99,17 @@ def enumerates(parts: Parts) -> bool:
     """Whether there is an `e$$` group in it."""
     groups = [part for part in parts if isinstance(part, Group)]
     return any(group.every or any(enumerates(option) for option in group.options) for group in groups)
+
+
+def how_many(parts: Parts) -> int:
+    """How many prompts `every` gives."""
+    return math.prod(how_many_of(part) for part in parts if isinstance(part, Group))
+
+
+def how_many_of(group: Group) -> int:
+    within = math.prod(how_many(option) for option in group.options)
+    low, high = group.counts
+    return within * (sum(math.comb(len(group.options), n) for n in range(low, high + 1)) if group.every else 1)
 
 
 def every(parts: Parts) -> Iterator[Parts]:

@@ -144,7 +144,7 @@ def diffusers_configs(folder: Path, name: str) -> dict[str, dict[str, Any]]:
         known = (
             "a checkpoint file, a Diffusers folder (with model_index.json), a hub ID (owner/name) or the built-in model"
         )
-        raise ModelError(f"is not {known}", name, "Check --pretrained_model_name_or_path")
+        raise ModelError(f"is not {known}", name, "Check how its name is written")
     return read_configs(folder)
 
 
