@@ -304,7 +304,7 @@ def test_every_mistake_at_once(tmp_path, capsys):
     assert generate(tmp_path, *argv, code=2) == []
     said = capsys.readouterr().err
     for part in ("`foo` is not known", "nix.png", "--strength: 2.0 is more than 1", "ControlNet is not supported",
-                 "nope.pt", "--steps: 0 is less than 1", "l.safetensors", "--ckpt", "--fp16 --bf16",
+                 "nope.pt", "--steps: 0 is less than 1", "l.safetensors", "is not a checkpoint file", "--fp16 --bf16",
                  "needs --noise_offset_range", "`1.2.3` is no weight"):  # fmt: skip
         assert part in said, part
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from neonym.config.generate import GenerateSettings, generate_problems
-from neonym.errors import ConfigError, ModelError, Problem, UserError
+from neonym.errors import ConfigError, Problem, UserError
 from neonym.formats import read_embedding
 from neonym.generation.axes import AxesSheet, plan_sheet
 from neonym.generation.conditioning import PART, TextRules, read_by
@@ -131,13 +131,7 @@ def recognised(settings: GenerateSettings) -> ModelSource:
             raise UserError(f"the pattern fits {len(fitting)} files", f"--ckpt {name}", "It should fit one")
         name = str(fitting[0])
     vae_path(settings.vae)
-    try:
-        source = identify(name, settings.vae, settings.v_parameterization or None, settings.offline)
-    except ModelError as error:
-        told = error.problem
-        raise ModelError(
-            told.what, told.where, told.fix.replace("--pretrained_model_name_or_path", "--ckpt")
-        ) from error
+    source = identify(name, settings.vae, settings.v_parameterization or None, settings.offline)
     for flag, family in FAMILY_FLAGS.items():
         if getattr(settings, flag) and source.family != family:
             raise UserError(f"the model is of the family {source.family}", f"--{flag}", "Leave the flag out")
