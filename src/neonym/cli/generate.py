@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from neonym.generation.run import Ready, Session
+    from neonym.generation.prepare import Ready
+    from neonym.generation.run import Session
 
 DESCRIPTION = "Make pictures, with learned words in the prompts. The word is the file name without ending."
 
@@ -27,7 +28,8 @@ def main(argv: list[str], prog: str) -> int:
     flags = parse_flags(GenerateFlags, argv, prog, DESCRIPTION)
     values, notes = values_given(flags, argv)
     from neonym.generation.metadata import like
-    from neonym.generation.run import Session, changed_since, prepare
+    from neonym.generation.prepare import prepare
+    from neonym.generation.run import Session, changed_since
 
     settings, said = GenerateSettings.model_validate(values), None
     if settings.like is not None:
@@ -100,7 +102,7 @@ def ask(ready: Ready, session: Session) -> None:
 
 def draw_line(line: str, number: int, ready: Ready, session: Session) -> Iterator[Path]:
     """Raises ConfigError for a line that is wrong, of which nothing is drawn then."""
-    from neonym.generation.run import look_at
+    from neonym.generation.prepare import look_at
 
     before = len(ready.plan.problems)
     jobs = list(ready.plan.jobs_of(line, f"line {number + 1}"))

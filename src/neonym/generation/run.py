@@ -1,217 +1,30 @@
-"""A run of generation: everything that can be wrong is found before a weight is read; then picture after picture."""
+"""A run of generation: picture after picture, each on the disk as soon as it is drawn."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import torch
 from PIL import Image
 
-from neonym.config.generate import GenerateSettings, generate_problems
-from neonym.errors import ConfigError, Problem, UserError
-from neonym.formats import read_embedding
-from neonym.generation.axes import AxesSheet, plan_sheet
-from neonym.generation.conditioning import PART, TextRules, read_by
-from neonym.generation.embeddings import add_embedding, word_and_file
-from neonym.generation.jobs import Job, Plan, batches
+from neonym.config.generate import GenerateSettings
+from neonym.errors import Problem, UserError
+from neonym.generation.axes import AxesSheet
+from neonym.generation.conditioning import PART, TextRules
+from neonym.generation.embeddings import add_embedding
+from neonym.generation.jobs import Job, batches
 from neonym.generation.metadata import Facts, save_picture, settings_said, texts
 from neonym.generation.names import Names
-from neonym.generation.networks import Networks, check_networks
+from neonym.generation.networks import Networks
 from neonym.generation.painter import Painter, PaintRules
-from neonym.generation.samplers import sampler_name
+from neonym.generation.prepare import Ready
 from neonym.generation.sheets import sheet
-from neonym.models.family import ModelSource, identify, load_model, load_tokenizers, vae_path
-from neonym.models.text import WordTokenizer
+from neonym.models.family import load_model
 from neonym.models.weights import hash_of_files
-from neonym.types import Embedding
-from neonym.words import clean
-
-SHOWN = 20  # problems of one kind
-MOST_REMEMBERED = 10_000  # prompts
-FAMILY_FLAGS = {"v1": "sd1", "v2": "sd2", "sdxl": "sdxl"}
-
-
-@dataclass
-class Ready:
-    """A run that was looked through. `problems` are warnings: an error is raised."""
-
-    settings: GenerateSettings
-    source: ModelSource
-    plan: Plan
-    tokenizers: dict[str, WordTokenizer]
-    words: dict[str, tuple[Path, Embedding]]
-    problems: list[Problem]
-    sheet: AxesSheet | None = None
-    total: int = 0  # pictures, but for those that are asked for later
-    told: set[str] = field(default_factory=set)  # prompts that were looked at
-
-
-def prepare(settings: GenerateSettings, problems: Iterable[Problem] = ()) -> Ready:
-    """Raises ConfigError with everything that is wrong."""
-    found = [*problems, *generate_problems(settings)]
-    settings = tried(found, lambda: settings.model_copy(update={"sampler": sampler_name(settings.sampler)})) or settings
-    source = tried(found, lambda: recognised(settings))
-    tried(found, lambda: check_networks(settings.network_weights))
-    words: dict[str, tuple[Path, Embedding]] = {}
-    for given in settings.textual_inversion_embeddings:
-        word, file = word_and_file(given)
-        embedding = tried(found, lambda file=file: read_embedding(file))
-        if not clean(word):
-            found.append(Problem("error", "the word has no name", str(given), "Write WORD=FILE"))
-        elif embedding is not None and clean(word) in map(clean, words):
-            found.append(Problem("error", f"the word `{word}` is there twice", str(file), "Write WORD=FILE"))
-        elif embedding is not None:
-            words[word] = (file, embedding)
-            if source is not None:
-                found += misfits(word, file, embedding, source)
-    side, scale = (source.native_size, source.guidance) if source else (512, 7.5)
-    plan = Plan(settings, side, scale)
-    found += plan.problems
-    if source is not None and settings.clip_skip > source.text_layers:
-        what = f"{settings.clip_skip} is more than the {source.text_layers} layers of the text encoder"
-        found.append(Problem("error", what, "--clip_skip"))
-    tried(found, lambda: check_folder(Path(settings.outdir)))
-    told_sizes = [
-        n for n in type(settings).model_fields if n.startswith(("original_", "crop_")) and getattr(settings, n)
-    ]
-    if told_sizes and source is not None and source.family != "sdxl":
-        found.append(Problem("warning", "only SDXL is told sizes", ", ".join(f"--{name}" for name in told_sizes)))
-    sheet = tried(found, lambda: plan_sheet(settings, plan, words))
-    for word, (file, embedding) in sheet.words.items() if sheet else ():
-        words[word] = (file, embedding)
-        found += misfits(word, file, embedding, source) if source is not None else ()
-    if not (settings.prompt or settings.from_file or settings.interactive or plan.sources or settings.x or settings.y):
-        fix = 'For example --prompt "a mychar4 on a blue background"'
-        found.append(Problem("error", "there is nothing to draw", "--prompt", fix))
-    ready = Ready(settings, source, plan, {}, words, found, sheet)  # pyright: ignore[reportArgumentType]
-    if source is None or failed(found):
-        looked_through(ready)
-    else:
-        ready.tokenizers = load_tokenizers(source, PART)
-        for word, (_, embedding) in words.items():
-            for name, tokenizer in ready.tokenizers.items():
-                tokenizer.add_word(word, len(embedding.vectors[name]))
-        used = looked_through(ready)
-        for word in words:
-            if clean(word) not in used and not (settings.interactive or settings.x or settings.y):
-                found.append(Problem("warning", f"no prompt uses `{word}`", str(words[word][0])))
-    if failed(found):
-        raise ConfigError(found)
-    return ready
-
-
-def failed(problems: Iterable[Problem]) -> bool:
-    return any(problem.severity == "error" for problem in problems)
-
-
-def tried(problems: list[Problem], attempt: Callable[[], Any]) -> Any:
-    """What `attempt` gives; None if it fails, which goes to `problems`."""
-    try:
-        return attempt()
-    except ConfigError as error:
-        problems += error.problems
-    except UserError as error:
-        problems.append(error.problem)
-    return None
-
-
-def recognised(settings: GenerateSettings) -> ModelSource:
-    """The model, by its header or configs. Raises UserError, also if it is of another kind than the flags say."""
-    name, path = settings.ckpt, Path(settings.ckpt)
-    if "*" in path.name and not path.exists():
-        fitting = sorted(path.parent.glob(path.name))
-        if len(fitting) != 1:
-            raise UserError(f"the pattern fits {len(fitting)} files", f"--ckpt {name}", "It should fit one")
-        name = str(fitting[0])
-    vae_path(settings.vae)
-    source = identify(name, settings.vae, settings.v_parameterization or None, settings.offline)
-    for flag, family in FAMILY_FLAGS.items():
-        if getattr(settings, flag) and source.family != family:
-            raise UserError(f"the model is of the family {source.family}", f"--{flag}", "Leave the flag out")
-    if settings.v_parameterization and source.prediction_type != "v_prediction":
-        raise UserError("the model predicts noise, not v", "--v_parameterization", "Leave the flag out")
-    return source
-
-
-def misfits(word: str, file: Path, embedding: Embedding, source: ModelSource) -> Iterator[Problem]:
-    """What keeps an embedding from fitting the model, as its configs tell."""
-    fix = "Use the kind of model that it was learned with"
-    for name in source.encoders:
-        width = int(source.configs[name].get("hidden_size", 0))
-        rows = embedding.vectors.get(name)
-        if rows is None:
-            yield Problem("error", f"`{word}` has no vectors for {name}, which {source.name} has", str(file), fix)
-        elif rows.shape[1] != width:
-            what = f"`{word}` has vectors of {rows.shape[1]} numbers, the words of {source.name} have {width}"
-            yield Problem("error", what, str(file), fix)
-    for name in set(embedding.vectors) - set(source.encoders):
-        yield Problem("error", f"`{word}` was learned for {name}, which {source.name} has not", str(file), fix)
-
-
-def looked_through(ready: Ready) -> set[str]:
-    """Every job once, without drawing: mistakes and cut prompts are found. -> the words that are used"""
-    used: set[str] = set()
-    wrong: list[Problem] = []
-    cut: list[Problem] = []
-    jobs = ready.sheet.jobs if ready.sheet else ready.plan.jobs(lambda error: wrong.extend(error.problems))
-    for job in jobs:
-        words, lost = look_at(job, ready)
-        used |= words
-        cut += lost
-        ready.total += 1
-    if ready.settings.from_file and not (ready.total or wrong or failed(ready.problems) or ready.settings.interactive):
-        wrong.append(Problem("error", "there is no prompt in it", f"--from_file {ready.settings.from_file}"))
-    ready.problems += [*some_of(wrong), *some_of(cut), *(p for p in ready.plan.problems if p not in ready.problems)]
-    return used
-
-
-def some_of(problems: list[Problem]) -> list[Problem]:
-    """The first ones, and how many there are more."""
-    if len(problems) <= SHOWN:
-        return problems
-    more = Problem(problems[0].severity, f"and {len(problems) - SHOWN} more like these")
-    return [*problems[:SHOWN], more]
-
-
-def look_at(job: Job, ready: Ready) -> tuple[set[str], list[Problem]]:
-    """-> the words in its prompts, and a warning for a prompt that is cut"""
-    used: set[str] = set()
-    warnings: list[Problem] = []
-    rules = TextRules(ready.settings.max_embeddings_multiples)
-    for text in dict.fromkeys((job.prompt, job.negative_prompt)):
-        if text in ready.told:
-            continue
-        read = [read_by(tokenizer, text, rules) for tokenizer in ready.tokenizers.values()]
-        used = used.union(*(words for words, _ in read))
-        if lost := max((lost for _, lost in read), default=0):
-            fix = "Raise --max_embeddings_multiples, or say it shorter"
-            warnings.append(Problem("warning", f"{lost} tokens at the end are cut off", f'"{text[:60]}"', fix))
-        if len(ready.told) < MOST_REMEMBERED:
-            ready.told.add(text)
-    return used, warnings
-
-
-def check_folder(folder: Path) -> None:
-    """Raises UserError if nothing can be written there. What was made for the check is removed."""
-    made = [p for p in (folder, *folder.parents) if not p.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        fix = "Choose another folder"
-        raise UserError(f"cannot be written to ({error.strerror})", f"--outdir {folder}", fix) from error
-    finally:
-        for path in made:
-            with suppress(OSError):
-                path.rmdir()
 
 
 class Session:
