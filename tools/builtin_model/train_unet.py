@@ -46,9 +46,9 @@ class Latents:
         self.subjects, self.rows = subjects, rows
         self.index = [
             (row, style, colour)
-            for row in rows for style in range(len(TAUGHT_STYLES)) for colour in COLOURS for _ in range(VARIANTS)
-        ]  # fmt: skip
-        digest = hashlib.sha256(repr(rows).encode())
+            for row in rows for colour in COLOURS for _ in range(VARIANTS) for style in range(len(TAUGHT_STYLES))
+        ]  # the styles of one subject, colour and placement lie side by side  # fmt: skip
+        digest = hashlib.sha256(repr((rows, "styles side by side")).encode())
         for name, weight in vae.state_dict().items():
             if name.startswith(("encoder.", "quant_conv.")):
                 digest.update(weight.float().cpu().numpy().tobytes())
@@ -61,27 +61,33 @@ class Latents:
     @torch.no_grad()
     def _encode(self, work: Path, vae: AutoencoderKL, device: str) -> tuple[torch.Tensor, torch.Tensor]:
         drawings, rng = np.load(work / "drawings.npz")["drawings"], np.random.default_rng(1)
-        means, stds = [], []
+        styles, means, stds = len(TAUGHT_STYLES), [], []
+        places = [place(rng) for _ in range(len(self.index) // styles)]
         for first in range(0, len(self.index), 64):
-            chunk = self.index[first : first + 64]
-            pixels = np.stack([np.asarray(compose(drawings[r, s], c, place(rng))) for r, s, c in chunk])
+            chunk = range(first, min(first + 64, len(self.index)))
+            shown = [(*self.index[i], places[i // styles]) for i in chunk]
+            pixels = np.stack([np.asarray(compose(drawings[r, s], c, at)) for r, s, c, at in shown])
             x = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1).to(device)
             posterior = vae.encode(x.contiguous(memory_format=torch.channels_last)).latent_dist
             means.append(posterior.mean.half().cpu())
             stds.append(posterior.std.half().cpu())
         return torch.cat(means), torch.cat(stds)
 
-    def batch(self, size: int, rng: np.random.Generator) -> tuple[torch.Tensor, list[str]]:
-        """-> scaled latents [size,4,16,16], captions (10 % empty)"""
-        rows = rng.integers(len(self.index), size=size)
+    def batch(self, size: int, alike: int, rng: np.random.Generator) -> tuple[torch.Tensor, list[str]]:
+        """-> scaled latents [size,4,16,16], captions (10 % empty).
+
+        Each `alike` samples in a row (1, or the number of styles) differ in their style only, in picture and caption.
+        """
+        first = rng.integers(len(self.index) // alike, size=size // alike) * alike
+        rows = (first[:, None] + np.arange(alike)).reshape(-1)
         mean, std = self.mean[rows].float(), self.std[rows].float()
         noise = torch.from_numpy(rng.standard_normal(mean.shape, dtype=np.float32))
-        captions = []
-        for row in rows:
+        captions, wordings = [], rng.integers(2**63, size=len(first))
+        for row, wording in zip(rows, wordings.repeat(alike), strict=True):
             subject, style, colour = self.index[row]
-            s = self.subjects[subject]
-            said = caption(s.name, s.category, TAUGHT_STYLES[style], colour, rng)
-            captions.append("" if rng.random() < 0.10 else said)
+            s, draws = self.subjects[subject], np.random.default_rng(wording)
+            said = caption(s.name, s.category, TAUGHT_STYLES[style], colour, draws)
+            captions.append("" if draws.random() < 0.10 else said)
         return (mean + std * noise) * self.scale, captions
 
 
@@ -142,6 +148,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--start", type=Path, help="start from the weights of this Diffusers folder")
     parser.add_argument("--phase", choices=("text", "details"), default="text", help="which noise levels count most")
     parser.add_argument(
+        "--side_by_side", action="store_true", help="show a drawing in all styles at once, under the same noise"
+    )
+    parser.add_argument(
         "--bf16", action="store_true", help="autocast to bfloat16 (CPUs that compute in it; always on CUDA)"
     )
     parser.add_argument("--compile", action="store_true", help="torch.compile (needs a C++ compiler on a CPU)")
@@ -172,8 +181,8 @@ def main() -> None:
     ema = copy.deepcopy(model).requires_grad_(False)
     table = list(model.text.get_input_embeddings().parameters())
     rest = [p for p in model.parameters() if all(p is not q for q in table)]
-    groups = [{"params": rest, "rate": 1.0}, {"params": table, "rate": 3.0}]
-    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    rates = [{"params": rest, "rate": 1.0}, {"params": table, "rate": 3.0}]
+    optimizer = torch.optim.AdamW(rates, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True, map_location=device)
         model.load_state_dict(state["model"])
@@ -195,6 +204,7 @@ def main() -> None:
         )  # fmt: skip
         checkpoint.with_suffix(".tmp").replace(checkpoint)
 
+    alike = len(TAUGHT_STYLES) if args.side_by_side else 1
     scheduler = DDPMScheduler(**BETAS)
     alphas = scheduler.alphas_cumprod.to(device)
     begun = first
@@ -207,9 +217,11 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = args.lr * group["rate"] * warm * max(0.01, decay)
         rng = np.random.default_rng((7, step))
-        x0, captions = data.batch(args.batch, rng)
-        t = stratified_timesteps(args.batch, rng, args.phase).to(device)
-        noise = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32)).to(device)
+        x0, captions = data.batch(args.batch, alike, rng)
+        groups = len(x0) // alike
+        t = stratified_timesteps(groups, rng, args.phase).repeat_interleave(alike).to(device)
+        noise = torch.from_numpy(rng.standard_normal((groups, *x0.shape[1:]), dtype=np.float32))
+        noise = noise.repeat_interleave(alike, 0).to(device)
         x_t = scheduler.add_noise(x0.to(device), noise, t).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device, torch.bfloat16, enabled=args.bf16 or device == "cuda"):
             text = model.text(tokenise(tokenizer, captions).to(device)).last_hidden_state
