@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import shutil
 
 import pytest
 from conftest import WORD, check, check_table, make_pictures, said, settings, subset
@@ -191,6 +192,33 @@ def test_held_out_pictures_are_trained_nowhere(tmp_path):
     assert len(ready.records) == 6
     assert not {r.content for r in ready.records} & {r.content for r in ready.held_out}
     assert "held out elsewhere" in said(ready, "warning")
+
+
+def test_copies_of_held_out_pictures(tmp_path):
+    """In another folder they are not trained; in the same one they are told."""
+    folder = make_pictures(tmp_path / "a", 6)
+    other = tmp_path / "b"
+    shutil.copytree(folder, other)
+    table = {"datasets": [
+        {"validation_split": 0.4, "validation_seed": 3, "subsets": [{"image_dir": str(folder)}]},
+        {"subsets": [{"image_dir": str(other)}]},
+    ]}  # fmt: skip
+    ready = check_table(tmp_path, table)
+    back = {r.path.name for r in ready.held_out}
+    assert len(back) == 2
+    assert len(ready.records) == 8
+    assert not back & {r.path.name for r in ready.records}
+    shutil.rmtree(other)
+    shutil.copy(folder / min(back), folder / "copy.png")
+    (folder / "copy.txt").write_text(WORD)
+    shared = set()
+    for seed in range(6):
+        ready = check(folder, validation_split=0.4, validation_seed=seed)
+        same = {r.content for r in ready.held_out} & {r.content for r in ready.records}
+        assert ("copies of held-out ones" in said(ready, "warning")) == bool(same)
+        assert len(ready.records) + len(ready.held_out) == 7
+        shared.add(bool(same))
+    assert shared == {True, False}
 
 
 def test_pictures_beside_named_folders_are_not_forgotten_silently(tmp_path):

@@ -65,13 +65,27 @@ def scan(
 
 
 def without_leaks(training: list[ImageRecord], held_out: list[ImageRecord], report: Reporter) -> list[ImageRecord]:
-    """A picture that is held out in one data set is not trained in another; the same picture is the same content."""
-    back = {(r.concept, r.content[:64]) for r in held_out}
-    leaks = [r for r in training if (r.concept, r.content[:64]) in back]
+    """A picture that is held out in one folder or data set is trained in no other; the same picture is the same content.
+
+    Copies within one folder are told, not mended: which of them are held out is sd-scripts' choice.
+    """
+    places = {(r.concept, r.content[:64], r.path.parent) for r in held_out}
+    names, contents = {(r.concept, r.path) for r in held_out}, {place[:2] for place in places}
+
+    def is_copy(r: ImageRecord) -> bool:
+        return (r.concept, r.content[:64], r.path.parent) in places and (r.concept, r.path) not in names
+
+    suspects = [r for r in training if (r.concept, r.content[:64]) in contents]
+    copies = [r.path.name for r in suspects if is_copy(r)]
+    leaks = {id(r): r.path.name for r in suspects if not is_copy(r)}
     if leaks:
-        what = f"{len(leaks)} pictures are held out elsewhere, so they are not trained ({some([r.path.name for r in leaks])})"
+        what = f"{len(leaks)} pictures are held out elsewhere, so they are not trained ({some(list(leaks.values()))})"
         report(Problem("warning", what, "validation_split"))
-    return [r for r in training if (r.concept, r.content[:64]) not in back]
+    if copies:
+        what = f"{len(copies)} training pictures are copies of held-out ones in their folder ({some(copies)})"
+        fix = "Keep one of each, or the evaluation looks better than it is"
+        report(Problem("warning", what, "validation_split", fix))
+    return [r for r in training if id(r) not in leaks]
 
 
 class Scan:

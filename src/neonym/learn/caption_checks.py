@@ -26,9 +26,9 @@ DRAWS = 4  # of a caption that changes
 FIRST = Moment()
 
 
-def first_caption(record: ImageRecord, steps: int) -> str:
-    """One draw of the first of `steps` steps."""
-    return final_caption(record.caption, record.rules, dice(0, "caption"), Moment(steps=steps))
+def shown_caption(record: ImageRecord, at: Moment) -> str:
+    """One draw, to be looked at."""
+    return final_caption(record.caption, record.rules, dice(0, "caption"), at)
 
 
 def plain_caption(record: ImageRecord) -> str:
