@@ -176,6 +176,52 @@ def test_places_and_names_that_cannot_be(tmp_path):
     assert "loop" in said(check_table(tmp_path, {"datasets": [{"subsets": [{"image_dir": str(loop)}]}]}))
 
 
+def test_a_path_of_windows(tmp_path):
+    """An escape that is none, and two that are."""
+    for written, words in (("C:\\pictures", "a backslash starts an escape"), ("C:\\new\\table", "\\n is a line break")):
+        for key in ("image_dir", "metadata_file"):
+            file = tmp_path / "table.toml"
+            file.write_text(f'[[datasets]]\n[[datasets.subsets]]\n{key} = "{written}"\n')
+            text = said(prepare(settings(dataset_config=str(file), token_string=WORD)))
+            assert words in text
+            assert len(text.splitlines()) <= 2
+
+
+def test_keys_in_the_wrong_place(tmp_path):
+    table = {
+        "general": {"image_dir": "a", "prior_loss_weight": 1.0},
+        "datasets": [
+            {"is_reg": True, "token_string": "x", "subsets": [{"metadata_file": "m.json", "class_tokens": "x"}]}
+        ],
+    }
+    text = said(check_table(tmp_path, table))
+    for words in (
+        "[general]: `image_dir` is not known here. It belongs to [[datasets.subsets]].",
+        "[general]: `prior_loss_weight` is not known here. It is a flag: --prior_loss_weight.",
+        "datasets[0]: `is_reg` is not known here. It belongs to [[datasets.subsets]] of folders without masks.",
+        "datasets[0]: `token_string` is not known here. It is a flag: --token_string.",
+        "subsets[0]: `class_tokens` is not known here. It belongs to [[datasets.subsets]] of folders without masks.",
+    ):
+        assert words in text, text
+
+
+def test_a_data_set_file_of_another_kind(tmp_path):
+    file = tmp_path / "table.yaml"
+    file.write_text("datasets:\n  - subsets: []\n")
+    assert "is TOML (.toml) or JSON (.json)" in said(prepare(settings(dataset_config=str(file), token_string=WORD)))
+
+
+def test_pictures_that_count_for_ever(tmp_path):
+    make_pictures(tmp_path / "a", 3)
+    assert "Lower num_repeats" in said(check_table(tmp_path, subset(tmp_path, num_repeats=10**9)))
+
+
+def test_what_is_no_picture_is_told_without_addresses(tmp_path):
+    make_pictures(tmp_path / "a", 2)
+    (tmp_path / "a" / "text.png").write_text("hello")
+    assert "text.png: is no picture of a known kind. Remove or replace it." in said(check(tmp_path / "a"))
+
+
 def test_a_name_too_long_for_a_caption_file(tmp_path):
     folder = make_pictures(tmp_path / "a", 2)
     (folder / ("x" * 250 + ".png")).write_bytes((folder / "00.png").read_bytes())

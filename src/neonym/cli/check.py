@@ -108,7 +108,8 @@ def print_value(name: str, value: Any, origin: str) -> None:
 
 def print_summary(ready: Prepared) -> None:
     """For people."""
-    from neonym.cli.facts import dataset_facts
+    from neonym.cli.facts import dataset_facts, moment
+    from neonym.learn.caption_checks import shown_caption
 
     for problem in ready.problems:
         print(f"{problem.severity}: {problem}")
@@ -118,11 +119,12 @@ def print_summary(ready: Prepared) -> None:
         print(
             f"data set {index}: batch {facts['batch_size']}, {facts['steps_per_epoch']} steps per epoch, buckets {buckets}"
         )
-    for token in ready.tokens:
-        own = [r for r in ready.records if ready.tokens[r.concept] == token]
-        print(f"`{token}`: {len(own)} pictures, for example {own[0].caption!r}" if own else f"`{token}`: no pictures")
+    for index, token in enumerate(ready.tokens):
+        own = [r for r in ready.records if r.concept == index]
+        example = f", for example {shown_caption(own[0], moment(ready, index, 0))!r}" if own else ""
+        print(f"`{token}`: {len(own) or 'no'} pictures{example}")
     errors = sum(p.severity == "error" for p in ready.problems)
-    print(f"{errors} errors: training would not start" if errors else "ready to train")
+    print(f"{errors} error{'s' * (errors > 1)}: training would not start" if errors else "ready to train")
 
 
 def print_ids(ready: Prepared) -> None:

@@ -55,7 +55,7 @@ def dataset_table(run: RunConfig, found: Resolved) -> tuple[Any, str]:
             found.problems.append(Problem("warning", what, "--reg_data_dir", fix))
         folder = {} if flags.train_data_dir is None else {"image_dir": flags.train_data_dir}
         return {"datasets": [{"subsets": [{"metadata_file": flags.in_json, **folder}]}]}, "--in_json"
-    if flags.train_data_dir is not None:
+    if flags.train_data_dir:
         table = folder_table(flags, found.problems)
         return table, "--train_data_dir" if table else ""
     return None, ""

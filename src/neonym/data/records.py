@@ -11,12 +11,13 @@ from random import Random
 from neonym.data.buckets import BucketRules, bucket_sizes, fit
 from neonym.data.images import find_images
 from neonym.data.index import Facts, look_at
-from neonym.data.stored import Entry, Reporter, find_masks, read_caption, read_metadata, some
+from neonym.data.stored import Entry, Reporter, escaped, find_masks, read_caption, read_metadata, repr_of, some
 from neonym.errors import DataError, Problem
 from neonym.types import CaptionRules, Fit, ImageRecord, PictureRules, Size
 
 Looked = Mapping[Path, Facts | DataError]
 THIN = 3.0  # a picture scaled to so many times its bucket loses most of itself to the cut
+MOST_ITEMS = 20_000_000  # pictures of a data set, repeats counted: an epoch is a list of them
 TINY = 0.25  # a picture of so small a share of its bucket is enlarged more than twice
 
 
@@ -126,6 +127,11 @@ class Scan:
             kept, back = split(records, dataset.held_out_share, dataset.held_out_seed)
             training += kept
             held_out += back
+        items = sum(r.repeats for r in training)
+        if items > MOST_ITEMS:
+            what = f"its pictures count {items} times in all, which is more than {MOST_ITEMS}"
+            report(Problem("error", what, f"datasets[{self.index}]", "Lower num_repeats"))
+            return [], []
         for concept in sorted({r.concept for r in regular}):
             training += self.dealt([r for r in regular if r.concept == concept], training)
         return training, held_out
@@ -197,7 +203,8 @@ class Scan:
             self.report(error.problem)
             return []
         except OSError as error:
-            self.report(Problem("error", f"cannot be read ({error.strerror})", str(folder.path), "Check image_dir"))
+            fix = escaped(folder.path) or "Check image_dir"
+            self.report(Problem("error", f"cannot be read ({error.strerror})", repr_of(folder.path), fix))
             return []
         if not paths:
             fix = "Pictures must lie directly in the folder"

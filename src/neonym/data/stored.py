@@ -101,7 +101,8 @@ def metadata_rows(file: Path) -> Iterator[tuple[str, object]]:
     except UnicodeDecodeError as error:
         raise DataError("is not UTF-8 text", str(file), "Save it as UTF-8") from error
     except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", str(file), "Check metadata_file, --in_json") from error
+        fix = escaped(file) or "Check metadata_file, --in_json"
+        raise DataError(f"cannot be read ({error.strerror})", repr_of(file), fix) from error
     try:
         if file.suffix.lower() != ".jsonl":
             table = json.loads(text)
@@ -154,7 +155,8 @@ def find_masks(pictures: list[Path], folder: Path, report: Reporter) -> dict[Pat
         for mask in find_images(folder):
             masks.setdefault(mask.stem, mask)
     except OSError as error:
-        report(Problem("error", f"cannot be read ({error.strerror})", str(folder), "Check conditioning_data_dir"))
+        fix = escaped(folder) or "Check conditioning_data_dir"
+        report(Problem("error", f"cannot be read ({error.strerror})", repr_of(folder), fix))
         return {}
     found = {picture: masks[picture.stem] for picture in pictures if picture.stem in masks}
     lonely = [picture.name for picture in pictures if picture not in found]
@@ -166,6 +168,18 @@ def find_masks(pictures: list[Path], folder: Path, report: Reporter) -> dict[Pat
     if extra:
         report(Problem("error", f"has masks without picture ({some(extra)})", str(folder), "Remove or rename them"))
     return found
+
+
+def escaped(path: Path) -> str:
+    """What to do about a path with line breaks or tabs: most likely a backslash of Windows was an escape in the data-set file."""
+    if str(path).isprintable():
+        return ""
+    return "In double quotes \\n is a line break and \\t a tab: write paths with / or in 'single quotes'"
+
+
+def repr_of(path: Path) -> str:
+    """In one line."""
+    return str(path) if str(path).isprintable() else repr(str(path))
 
 
 def some(names: list[str]) -> str:
