@@ -5,13 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from random import Random
 
 from neonym.data.buckets import BucketRules, bucket_sizes, fit
 from neonym.data.images import find_images
 from neonym.data.index import Facts, look_at
-from neonym.data.stored import Entry, Reporter, escaped, find_masks, read_caption, read_metadata, repr_of, some
+from neonym.data.stored import (
+    Entry,
+    Reporter,
+    escaped,
+    find_masks,
+    names_in,
+    read_caption,
+    read_metadata,
+    repr_of,
+    some,
+)
 from neonym.errors import DataError, Problem
 from neonym.types import CaptionRules, Fit, ImageRecord, PictureRules, Size
 
@@ -96,6 +107,7 @@ class Scan:
         self.dataset, self.index, self.report = dataset, index, report
         self.broken_is_fatal = broken_is_fatal
         self.fits: dict[Size, Fit] = {}
+        self.names_in = cache(names_in)
 
     def run(self) -> tuple[list[ImageRecord], list[ImageRecord]]:
         dataset, report = self.dataset, self.report
@@ -239,7 +251,8 @@ class Scan:
         if entry.caption is not None:
             return entry.caption
         try:
-            return read_caption(entry.path, folder.caption_extension, folder.rules.wildcards)
+            names = self.names_in(entry.path.parent)
+            return read_caption(entry.path, folder.caption_extension, names, folder.rules.wildcards)
         except DataError as error:
             self.report(error.problem)
             return error.problem

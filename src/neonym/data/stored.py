@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,19 @@ FOUND_UNASKED = (".caption", ".txt")
 Reporter = Callable[[Problem], object]
 
 
-def read_caption(image: Path, extension: str | None, all_lines: bool = False) -> str | None:
+def names_in(folder: Path) -> set[str]:
+    """Of its files and folders; none if it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries}
+    except OSError:
+        return set()
+
+
+def read_caption(image: Path, extension: str | None, names: Container[str], all_lines: bool = False) -> str | None:
     """The caption file beside `image`: its first line, or `all_lines` that are not blank. None if there is none.
 
+    `names`: all that there is in the picture's folder, so that nothing is looked for in vain.
     A picture that sd-scripts' face tool cut out (`name_x_y_width_height`) may use the caption of `name`. Raises DataError.
     """
     endings = FOUND_UNASKED if extension is None else (extension if extension.startswith(".") else f".{extension}",)
@@ -26,6 +36,8 @@ def read_caption(image: Path, extension: str | None, all_lines: bool = False) ->
         stems.append(image.with_name(image.stem.rsplit("_", 4)[0]))
     for stem in stems:
         for ending in endings:
+            if f"{stem.name}{ending}" not in names:
+                continue
             path = stem.with_name(stem.name + ending)
             if os.path.isfile(path):  # noqa: PTH113 - false, not an error, for a name that is too long
                 return text_of(path, all_lines)

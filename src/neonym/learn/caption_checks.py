@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from neonym.data.captions import Moment, final_caption
 from neonym.data.stored import some
 from neonym.errors import Problem
 from neonym.seeds import dice
-from neonym.types import ImageRecord, Size
+from neonym.types import CaptionRules, ImageRecord, Size
 from neonym.weights import parse_weights
 from neonym.words import clean
 
@@ -31,10 +32,14 @@ def shown_caption(record: ImageRecord, at: Moment) -> str:
     return final_caption(record.caption, record.rules, dice(0, "caption"), at)
 
 
+@lru_cache(maxsize=256)
+def undropped(rules: CaptionRules) -> CaptionRules:
+    return replace(rules, dropout=0.0, drop_every_n_epochs=0)
+
+
 def plain_caption(record: ImageRecord) -> str:
     """One draw that is not dropped."""
-    rules = replace(record.rules, dropout=0.0, drop_every_n_epochs=0)
-    return final_caption(record.caption, rules, dice(0, "caption"), FIRST)
+    return final_caption(record.caption, undropped(record.rules), dice(0, "caption"), FIRST)
 
 
 def possible_captions(record: ImageRecord, fits: bool) -> set[str]:
