@@ -8,6 +8,7 @@ import pytest
 from conftest import WORD, check, check_table, make_pictures, said, settings, subset
 from PIL import Image
 
+from neonym.cli.main import main
 from neonym.learn.prepare import prepare
 
 
@@ -238,6 +239,36 @@ def test_held_out_pictures_are_trained_nowhere(tmp_path):
     assert len(ready.records) == 6
     assert not {r.content for r in ready.records} & {r.content for r in ready.held_out}
     assert "held out elsewhere" in said(ready, "warning")
+
+
+def test_every_caption_without_the_word_is_listed(tmp_path, capsys):
+    folder = make_pictures(tmp_path / "a", 6)
+    for name in ("00", "01", "02", "03"):
+        (folder / f"{name}.txt").write_text("no such word" if name < "03" else "cat " * 90 + WORD)
+    assert main(["check", "--train_data_dir", str(folder), "--token_string", WORD]) == 0
+    text = capsys.readouterr().out
+    for name in ("00", "01", "02"):
+        assert f"{folder / name}.png (missing): 'no such word'" in text
+    assert f"{folder / '03'}.png (cut off): 'cat cat" in text
+    assert str(folder / "04.png") not in text
+
+
+def test_pictures_too_thin_for_buckets_are_skipped_by_choice(tmp_path):
+    folder = make_pictures(tmp_path / "a", 2)
+    Image.new("RGB", (5, 128)).save(folder / "thin.png")
+    flags = {"enable_bucket": True, "bucket_no_upscale": True, "min_bucket_reso": 64}
+    assert "thin.png: a picture of 5 x 128 is too small" in said(check(folder, **flags))
+    ready = check(folder, **flags, broken_images="skip")
+    assert not ready.failed()
+    assert len(ready.records) == 2
+    assert "thin.png" in said(ready, "warning")
+
+
+def test_held_out_pictures_count_once(tmp_path):
+    make_pictures(tmp_path / "a", 5)
+    ready = check_table(tmp_path, subset(tmp_path, num_repeats=3), validation_split=0.4)
+    assert [r.repeats for r in ready.held_out] == [1, 1]
+    assert {r.repeats for r in ready.records} == {3}
 
 
 def test_copies_of_held_out_pictures(tmp_path):

@@ -113,6 +113,12 @@ def print_summary(ready: Prepared) -> None:
 
     for problem in ready.problems:
         print(f"{problem.severity}: {problem}")
+    if ready.lost:
+        print("captions in which the word does not survive:")
+    for record, how in ready.lost:
+        print(
+            f"  {record.path} ({how}{' off' * (how == 'cut')}): {shown_caption(record, moment(ready, record.concept, 0))!r}"
+        )
     for index in range(len(ready.datasets)):
         facts = dataset_facts(ready, index)
         buckets = ", ".join(f"{w}x{h}: {b['count']}" for b in facts["buckets"] for w, h in [b["size"]])

@@ -138,7 +138,7 @@ class Scan:
                 continue
             kept, back = split(records, dataset.held_out_share, dataset.held_out_seed)
             training += kept
-            held_out += back
+            held_out += [replace(record, repeats=1) for record in back]
         items = sum(r.repeats for r in training)
         if items > MOST_ITEMS:
             what = f"its pictures count {items} times in all, which is more than {MOST_ITEMS}"
@@ -234,7 +234,8 @@ class Scan:
             self.report(replace(error.problem, severity=severity))
             return None
         except ValueError as error:
-            self.report(Problem("error", str(error), str(entry.path), "Remove it, or allow enlarging"))
+            severity = "error" if self.broken_is_fatal else "warning"
+            self.report(Problem(severity, str(error), str(entry.path), "Remove it, or allow enlarging"))
             return None
         if entry.size is not None and size not in (entry.size, entry.size[::-1]):
             what = f"is {size[0]} x {size[1]}, not {entry.size[0]} x {entry.size[1]} as the metadata says"

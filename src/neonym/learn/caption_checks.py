@@ -113,9 +113,10 @@ def concept_problems(ready: Prepared, token: str, own: list[ImageRecord], which:
     If the word is in none, a run is stopped, unless the pictures are held out and too few to be used.
     """
     serious = "warning" if which and len(own) < ENOUGH_HELD_OUT else "error"
-    lost = {id(r): lost_word(r, token, ready.tokenizers) for r in own}
-    missing = [r.path.name for r in own if lost[id(r)] == "missing"]
-    cut = [r.path.name for r in own if lost[id(r)] == "cut"]
+    lost = [(r, how) for r in own if (how := lost_word(r, token, ready.tokenizers))]
+    ready.lost += lost
+    missing = [r.path.name for r, how in lost if how == "missing"]
+    cut = [r.path.name for r, how in lost if how == "cut"]
     fix = f"Write `{token}` in the caption files, or set class_tokens to a text with it"
     if len(missing) == len(own):
         done = "judged" if which else "learned"
