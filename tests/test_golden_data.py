@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 import torch
-from conftest import golden, judge, same_values, settings
+from conftest import golden, judge, reasons, same_values, settings
 
 from neonym.config.run import RunConfig, fields_of
 from neonym.config.sources import read_dataset
@@ -88,6 +88,27 @@ def test_configs(tmp_path):
                 [(spec.style, spec.model_dump(mode="json")) for spec in read.config.datasets], expected["datasets"]
             )
     judge("g", outcomes)
+
+
+PLACES = {"[general]": "general", "[[datasets]]": "datasets", "[[datasets.subsets]]": "subsets"}
+
+
+def test_listed_settings_are_what_the_table_says(tmp_path):
+    """A name such as `[general] batch_size=0` is a whole case: what is called an error is one, the others are accepted."""
+    reason = ""
+    for name, said in reasons("g").items():
+        place, _, setting = name.partition(" ")
+        reason = reason if said == "the same" else said
+        if place not in PLACES or "=" not in setting:
+            continue
+        lines = {**dict.fromkeys(PLACES.values(), ""), PLACES[place]: setting}
+        file = tmp_path / "table.toml"
+        file.write_text(
+            f"[general]\n{lines['general']}\n[[datasets]]\n{lines['datasets']}\n"
+            f"[[datasets.subsets]]\nimage_dir = 'd'\n{lines['subsets']}\n"
+        )
+        read = read_dataset(settings(dataset_config=str(file), token_string="x y"))
+        assert read.failed() == reason.startswith("an error"), name
 
 
 def test_validation_splits():
