@@ -116,9 +116,7 @@ def print_summary(ready: Prepared) -> None:
     if ready.lost:
         print("captions in which the word does not survive:")
     for record, how in ready.lost:
-        print(
-            f"  {record.path} ({how}{' off' * (how == 'cut')}): {shown_caption(record, moment(ready, record.concept, 0))!r}"
-        )
+        print(f"  {record.path} ({how}): {shown_caption(record, moment(ready, record.concept, 0))!r}")
     for index in range(len(ready.datasets)):
         facts = dataset_facts(ready, index)
         buckets = ", ".join(f"{w}x{h}: {b['count']}" for b in facts["buckets"] for w, h in [b["size"]])

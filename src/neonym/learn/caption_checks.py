@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from random import Random
+from typing import TYPE_CHECKING, Any
 
-from neonym.data.captions import Moment, final_caption
+from neonym.data.captions import Moment, final_caption, shows
 from neonym.data.stored import some
 from neonym.errors import Problem
 from neonym.seeds import dice
@@ -42,16 +43,28 @@ def plain_caption(record: ImageRecord) -> str:
     return final_caption(record.caption, undropped(record.rules), dice(0, "caption"), FIRST)
 
 
+class Choosy(Random):
+    """Of every {a|b} the part with the word, or the one without, if there is one."""
+
+    def __init__(self, word: str, wants_it: bool):
+        super().__init__(0)
+        self.word, self.wants_it = word, wants_it
+
+    def choice(self, seq: Sequence[Any]) -> Any:
+        return next((part for part in seq if shows(part, self.word) == self.wants_it), seq[0])
+
+
 def possible_captions(record: ImageRecord, fits: bool) -> set[str]:
     """Some of the texts that a picture can be trained with: one, if its word can neither be missing nor be cut off.
 
     Shuffling, warm-up and dropout never lose the word, but they can move it behind the end of a caption that is too long.
     """
     found, rules = {plain_caption(record)}, record.rules
-    if rules.wildcards or not fits:
+    if not fits:
         found |= {final_caption(record.caption, rules, dice(0, k, "caption"), Moment(step=k % 2)) for k in range(DRAWS)}
     if rules.wildcards:
-        found |= {plain_caption(replace(record, caption=line)) for line in record.caption.split("\n")}
+        ways, plain = [Choosy(rules.word, wanted) for wanted in (True, False)], undropped(rules)
+        found |= {final_caption(line, plain, way, FIRST) for line in record.caption.split("\n") for way in ways}
     if rules.templates:
         found |= {plain_caption(replace(record, rules=replace(rules, templates=(t,)))) for t in rules.templates}
     return found
@@ -64,14 +77,15 @@ def longest(record: ImageRecord) -> str:
 
 
 def lost_word(record: ImageRecord, token: str, tokenizers: dict[str, WordTokenizer]) -> str | None:
-    """ "missing" or "cut" if there is a caption of the picture in which its word does not survive."""
+    """What becomes of its word: "missing", "not always there", "cut off" in one of its captions; None if it survives in all."""
+    word, cut = clean(token), False
     for tokenizer in tokenizers.values():
-        for text in possible_captions(record, tokenizer.surely_fits(longest(record))):
-            if clean(token) not in tokenizer.words_in(text):
-                return "missing"
-            if not tokenizer.surely_fits(text) and tokenizer(text).lost_rows:
-                return "cut"
-    return None
+        texts = possible_captions(record, tokenizer.surely_fits(longest(record)))
+        with_it = [text for text in texts if word in tokenizer.words_in(text)]
+        if len(with_it) < len(texts):
+            return "not always there" if with_it else "missing"
+        cut = cut or any(not tokenizer.surely_fits(text) and tokenizer(text).lost_rows for text in texts)
+    return "cut off" if cut else None
 
 
 def token_problems(ready: Prepared) -> list[Problem]:
@@ -116,7 +130,8 @@ def concept_problems(ready: Prepared, token: str, own: list[ImageRecord], which:
     lost = [(r, how) for r in own if (how := lost_word(r, token, ready.tokenizers))]
     ready.lost += lost
     missing = [r.path.name for r, how in lost if how == "missing"]
-    cut = [r.path.name for r, how in lost if how == "cut"]
+    at_times = [r.path.name for r, how in lost if how == "not always there"]
+    cut = [r.path.name for r, how in lost if how == "cut off"]
     fix = f"Write `{token}` in the caption files, or set class_tokens to a text with it"
     if len(missing) == len(own):
         done = "judged" if which else "learned"
@@ -125,6 +140,11 @@ def concept_problems(ready: Prepared, token: str, own: list[ImageRecord], which:
     elif missing:
         what = f"{len(missing)} of {len(own)} captions{which} do not contain the word ({some(missing)})"
         yield Problem("warning", what, f"`{token}`", fix)
+    if at_times:
+        what = f"{len(at_times)} of {len(own)} captions{which} can be drawn without the word ({some(at_times)})"
+        yield Problem(
+            "warning", what, f"`{token}`", "Write it into every part of {...|...} and every line, or outside of them"
+        )
     if cut:
         what = f"the word is cut off at the end of {len(cut)} captions{which} ({some(cut)})"
         fix = "Put the word first, or use a larger --max_token_length"
