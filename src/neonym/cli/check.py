@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from neonym.learn.prepare import Prepared
 
 FEW_PICTURES = 300
+MOST_LISTED = 200
 DESCRIPTION = "Check a training run: settings, pictures, captions, token ids, buckets, caches. Takes training's flags."
 
 
@@ -115,8 +116,10 @@ def print_summary(ready: Prepared) -> None:
         print(f"{problem.severity}: {problem}")
     if ready.lost:
         print("captions in which the word does not survive:")
-    for record, how in ready.lost:
+    for record, how in ready.lost[:MOST_LISTED]:
         print(f"  {record.path} ({how}): {shown_caption(record, moment(ready, record.concept, 0))!r}")
+    if len(ready.lost) > MOST_LISTED:
+        print(f"  and {len(ready.lost) - MOST_LISTED} more, which --json lists (word_survives)")
     for index in range(len(ready.datasets)):
         facts = dataset_facts(ready, index)
         buckets = ", ".join(f"{w}x{h}: {b['count']}" for b in facts["buckets"] for w, h in [b["size"]])

@@ -20,7 +20,6 @@ from neonym.data.stored import (
     names_in,
     read_caption,
     read_metadata,
-    repr_of,
     some,
 )
 from neonym.errors import DataError, Problem
@@ -193,7 +192,7 @@ class Scan:
             self.report(Problem("warning", what, str(folder.place), fix))
         if entries and not records:
             self.report(Problem("error", "has no picture that can be used", str(folder.place)))
-        report_shapes(folder, records, self.report)
+        report_shapes(folder, records, self.rules.enabled, self.report)
         return records
 
     def entries(self, folder: Folder) -> list[Entry]:
@@ -216,7 +215,7 @@ class Scan:
             return []
         except OSError as error:
             fix = escaped(folder.path) or "Check image_dir"
-            self.report(Problem("error", f"cannot be read ({error.strerror})", repr_of(folder.path), fix))
+            self.report(Problem("error", f"cannot be read ({error.strerror})", str(folder.path), fix))
             return []
         if not paths:
             fix = "Pictures must lie directly in the folder"
@@ -276,14 +275,15 @@ def check_mask(mask: Path, facts: tuple[Size, str], size: Size) -> str:
     return content
 
 
-def report_shapes(folder: Folder, records: Sequence[ImageRecord], report: Reporter) -> None:
+def report_shapes(folder: Folder, records: Sequence[ImageRecord], bucketed: bool, report: Reporter) -> None:
     """Pictures that lose most of themselves to the cut, or that are far smaller than what is trained."""
     thin = [
         r.path.name for r in records if r.fit.resized[0] * r.fit.resized[1] > THIN * r.fit.bucket[0] * r.fit.bucket[1]
     ]
     if thin:
         what = f"{len(thin)} pictures are so thin that most of them is cut off ({some(thin)})"
-        report(Problem("warning", what, str(folder.place), "Use --enable_bucket, or cut them yourself"))
+        fix = "Cut them yourself" if bucketed else "Use --enable_bucket, or cut them yourself"
+        report(Problem("warning", what, str(folder.place), fix))
     tiny = [r.path.name for r in records if r.size[0] * r.size[1] < TINY * r.fit.bucket[0] * r.fit.bucket[1]]
     if tiny:
         what = f"{len(tiny)} pictures are enlarged to more than twice their size ({some(tiny)})"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neonym.data.images import ENDINGS, face_of, find_images
-from neonym.errors import DataError, Problem
+from neonym.errors import DataError, Problem, in_one_line
 
 FOUND_UNASKED = (".caption", ".txt")
 Reporter = Callable[[Problem], object]
@@ -114,7 +114,7 @@ def metadata_rows(file: Path) -> Iterator[tuple[str, object]]:
         raise DataError("is not UTF-8 text", str(file), "Save it as UTF-8") from error
     except OSError as error:
         fix = escaped(file) or "Check metadata_file, --in_json"
-        raise DataError(f"cannot be read ({error.strerror})", repr_of(file), fix) from error
+        raise DataError(f"cannot be read ({error.strerror})", str(file), fix) from error
     try:
         if file.suffix.lower() != ".jsonl":
             table = json.loads(text)
@@ -168,7 +168,7 @@ def find_masks(pictures: list[Path], folder: Path, report: Reporter) -> dict[Pat
             masks.setdefault(mask.stem, mask)
     except OSError as error:
         fix = escaped(folder) or "Check conditioning_data_dir"
-        report(Problem("error", f"cannot be read ({error.strerror})", repr_of(folder), fix))
+        report(Problem("error", f"cannot be read ({error.strerror})", str(folder), fix))
         return {}
     found = {picture: masks[picture.stem] for picture in pictures if picture.stem in masks}
     lonely = [picture.name for picture in pictures if picture not in found]
@@ -189,11 +189,6 @@ def escaped(path: Path) -> str:
     return "In double quotes \\n is a line break and \\t a tab: write paths with / or in 'single quotes'"
 
 
-def repr_of(path: Path) -> str:
-    """In one line."""
-    return str(path) if str(path).isprintable() else repr(str(path))
-
-
 def some(names: list[str]) -> str:
     """The first three."""
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return ", ".join(map(in_one_line, names[:3])) + (", ..." if len(names) > 3 else "")
