@@ -214,12 +214,12 @@ class Scan:
             self.report(error.problem)
             return []
         except OSError as error:
-            fix = escaped(folder.path) or "Check image_dir"
-            self.report(Problem("error", f"cannot be read ({error.strerror})", str(folder.path), fix))
+            fix = escaped(folder.place) or "Check image_dir"
+            self.report(Problem("error", f"cannot be read ({error.strerror})", str(folder.place), fix))
             return []
         if not paths:
             fix = "Pictures must lie directly in the folder"
-            self.report(Problem("error", "has no pictures", str(folder.path), fix))
+            self.report(Problem("error", "has no pictures", str(folder.place), fix))
         return [Entry(path) for path in paths]
 
     def measured(self, entry: Entry, mask: Path | None, looked: Looked) -> tuple[Size, Fit, str] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from random import Random
@@ -50,7 +50,7 @@ class Choosy(Random):
         super().__init__(0)
         self.word, self.wants_it = word, wants_it
 
-    def choice(self, seq: Sequence[Any]) -> Any:
+    def choice(self, seq: Any) -> Any:
         return next((part for part in seq if shows(part, self.word) == self.wants_it), seq[0])
 
 
