@@ -50,6 +50,7 @@ class Prepared:
     datasets: list[Dataset] = field(default_factory=list)
     records: list[ImageRecord] = field(default_factory=list)
     held_out: list[ImageRecord] = field(default_factory=list)
+    lost: list[tuple[ImageRecord, str]] = field(default_factory=list)  # captions without their word, and why
     plans: list[ConceptPlan] = field(default_factory=list)
     rhythm: Rhythm | None = None
     prompts: list[SamplePrompt] = field(default_factory=list)

@@ -6,14 +6,17 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator
 from torch.nn import Parameter
 
 from neonym.models.family import Model
 from neonym.seeds import derive
 from neonym.words import clean
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 DEFAULT_INIT_WORD = "picture"
 
