@@ -293,6 +293,27 @@ def test_verify(word, tmp_path, capsys):
     assert "nearest ordinary words: cat" in said
     odd = write_embedding(Embedding("copycat", {"text_encoder": rows}), tmp_path / "copycat (1).safetensors")
     assert main(["verify", str(odd), *flags]) == 3
-    assert main(["verify", str(copy), "--prompt", "a dog"]) == 2
-    assert main(["verify", str(copy), "--prompt", "a ({}:1.2.3)"]) == 2
-    assert main(["verify", str(copy), "--out", str(tmp_path / "sheet.xyz")]) == 2
+
+
+def test_verify_tells_every_mistake(word, tmp_path, capsys):
+    argv = [
+        "--prompt",
+        "a (cat:1.2.3)",
+        "--out",
+        tmp_path / "sheet.xyz",
+        "--seeds",
+        0,
+        "--steps",
+        2000,
+        "--scale",
+        "nan",
+    ]
+    assert main(["verify", str(word), *map(str, argv)]) == 2
+    said = capsys.readouterr().err
+    for part in ("no place for the word", "`1.2.3` is no weight", "is no .png file", "--seeds: 0 is less than 1",
+                 "--steps: 2000 is more", "--scale: nan is no finite number"):  # fmt: skip
+        assert part in said, part
+    wide = write_embedding(Embedding("wide", {"text_encoder": torch.ones(1, 768)}), tmp_path / "wide.safetensors")
+    assert main(["verify", str(wide)]) == 2
+    assert f"{wide}: `wide` has vectors of 768 numbers" in capsys.readouterr().err
+    assert main(["verify", str(word), "--model", str(tmp_path / "none")]) == 2

@@ -158,6 +158,6 @@ def begin_midway(pipeline: Any) -> None:
         return timesteps, count
 
     if isinstance(scheduler, diffusers.LMSDiscreteScheduler):
-        scheduler.step = with_what_there_is
+        pipeline.scheduler.step = with_what_there_is
     if isinstance(scheduler, diffusers.PNDMScheduler) and scheduler.config["skip_prk_steps"]:
         pipeline.get_timesteps = second_one_twice
