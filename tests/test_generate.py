@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from select import select
 
 import numpy as np
 import pytest
@@ -260,6 +261,31 @@ def test_prompts_that_are_typed(word, tmp_path):
     assert process.returncode == 0, err
     assert [shown(line).text["prompt"] for line in out.splitlines()] == ["a zyzzo", "a red zyzzo", "a blue zyzzo"]
     assert "`--zz` is no inline option" in err
+
+
+def test_words_are_completed_at_a_terminal(word, tmp_path):
+    """Tab after `zy`, in every spelling; an arrow brings the line back; the end of the input ends."""
+    mine, theirs = os.openpty()
+    argv = ["--interactive", "--textual_inversion_embeddings", word, "--outdir", tmp_path / "o", *SMALL]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "gen_img_diffusers.py"), *map(str, argv)], stdin=theirs, stdout=theirs, stderr=theirs,
+        env={**os.environ, "TERM": "dumb"}, start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    try:
+        for typed in (b"", b"a zy\t, <zy\t> embedding:zy\t\n", b"\x1b[A\n", b"\x04"):
+            os.write(mine, typed)
+            said, deadline = b"", time.monotonic() + 240
+            while not said.endswith(b"prompt> ") and typed != b"\x04" and time.monotonic() < deadline:
+                if select([mine], [], [], 0.2)[0]:
+                    said += os.read(mine, 4096)
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(mine)
+    texts = [shown(file).text["prompt"] for file in sorted((tmp_path / "o").iterdir())]
+    assert texts == ["a zyzzo, <zyzzo> embedding:zyzzo"] * 2
 
 
 def test_what_is_finished_is_kept_when_it_is_stopped(tmp_path):
