@@ -6,17 +6,22 @@ import re
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from neonym.cli.main import main
 from neonym.config.run import RunConfig, fields_of
+from neonym.formats import write_embedding
 from neonym.learn.prepare import Prepared, prepare
+from neonym.types import Embedding
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the laws are about a CPU in float32
 WORD = "mychar4"
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"  # sd-scripts' own results
+SMALL = ("--steps", "2", "--W", "64", "--H", "64", "--seed", "5")  # a picture that is quickly drawn
 COLOURS = [(200, 40, 40), (40, 160, 60), (50, 90, 220), (240, 220, 60), (250, 250, 250), (20, 20, 20)]
 
 
@@ -147,3 +152,43 @@ def run_for(tmp_path, pictures):
         return settings(**{**base, **flags})
 
     return build
+
+
+def pixels(picture):
+    return np.asarray(picture).astype(int)
+
+
+def generate(tmp_path, *argv, code=0):
+    """-> the picture files, in the order of their making"""
+    out = tmp_path / "images"
+    before = set(out.rglob("*")) if out.exists() else set()
+    assert main(["generate", "--outdir", str(out), *map(str, argv)]) == code
+    return sorted(p for p in set(out.rglob("*")) - before if p.is_file()) if out.exists() else []
+
+
+def shown(file):
+    """The picture, read and closed."""
+    with Image.open(file) as picture:
+        picture.load()
+        return picture
+
+
+def read_parameters(text):
+    """AUTOMATIC1111's block, read by its rules: -> prompt, negative prompt, `Name: value` pairs"""
+    pair = r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)'
+    *lines, last = text.strip().split("\n")
+    if len(re.findall(pair, last)) < 3:
+        lines, last = [*lines, last], ""
+    texts, now = {"prompt": [], "negative": []}, "prompt"
+    for line in map(str.strip, lines):
+        if line.startswith("Negative prompt:"):
+            now, line = "negative", line.removeprefix("Negative prompt:").strip()
+        texts[now].append(line)
+    values = {name: json.loads(value) if value.startswith('"') else value for name, value in re.findall(pair, last)}
+    return "\n".join(texts["prompt"]), "\n".join(texts["negative"]), values
+
+
+@pytest.fixture
+def word(tmp_path):
+    rows = 0.3 * torch.randn(2, 128, generator=torch.Generator().manual_seed(1))
+    return write_embedding(Embedding("zyzzo", {"text_encoder": rows}), tmp_path / "zyzzo.safetensors")

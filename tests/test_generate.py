@@ -1,20 +1,19 @@
-"""The command: files and their names, what pictures say, drawing again, sheets, bad input, and stopping."""
+"""The command: files and their names, bad input, and stopping."""
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from select import select
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, SMALL, generate, pixels, read_parameters, shown
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from neonym.cli.main import main
 from neonym.config.generate import GenerateSettings
@@ -29,41 +28,6 @@ from neonym.types import Embedding
 
 PROMPT = "a sticker of a zyzzo on a blue background"
 FLAGS = json.loads((Path(__file__).parent / "golden" / "generator_flags.json").read_text())
-SMALL = ("--steps", "2", "--W", "64", "--H", "64", "--seed", "5")
-
-
-@pytest.fixture
-def word(tmp_path):
-    rows = 0.3 * torch.randn(2, 128, generator=torch.Generator().manual_seed(1))
-    return write_embedding(Embedding("zyzzo", {"text_encoder": rows}), tmp_path / "zyzzo.safetensors")
-
-
-def pixels(picture):
-    return np.asarray(picture).astype(int)
-
-
-def generate(tmp_path, *argv, code=0):
-    """-> the picture files, in the order of their making"""
-    out = tmp_path / "images"
-    before = set(out.rglob("*")) if out.exists() else set()
-    assert main(["generate", "--outdir", str(out), *map(str, argv)]) == code
-    return sorted(p for p in set(out.rglob("*")) - before if p.is_file()) if out.exists() else []
-
-
-def shown(file):
-    """The picture, read and closed."""
-    with Image.open(file) as picture:
-        picture.load()
-        return picture
-
-
-def read_parameters(text):
-    """AUTOMATIC1111's block, by its published description: prompt lines, a negative prompt, `Name: value` pairs."""
-    *lines, last = text.split("\n")
-    negative = next((i for i, line in enumerate(lines) if line.startswith("Negative prompt: ")), len(lines))
-    pairs = re.findall(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', last)
-    values = {name: json.loads(value) if value.startswith('"') else value for name, value in pairs}
-    return "\n".join(lines[:negative]), "\n".join(lines[negative:]).removeprefix("Negative prompt: "), values
 
 
 @pytest.mark.parametrize("script", FLAGS)
@@ -96,70 +60,6 @@ def test_an_embedding_of_another_width_is_refused(tmp_path, capsys):
     path = write_embedding(Embedding("pair", pair), tmp_path / "pair.safetensors")
     generate(tmp_path, "--prompt", "a pair", "--textual_inversion_embeddings", path, code=2)
     assert "learned for text_encoder_2, which builtin:emoji has not" in capsys.readouterr().err
-
-
-def test_files_and_what_they_say(word, tmp_path, capsys):
-    files = generate(
-        tmp_path, "--textual_inversion_embeddings", word, "--prompt", f'{PROMPT}: "so, so" --n blurry, bad', "a dog",
-        "--images_per_prompt", 2, "--sampler", "DPM++ 2M Karras", "--scale", 4, *SMALL,
-    )  # fmt: skip
-    assert [re.sub(r"\d{14}", "T", f.name) for f in files] == [f"im_T_{i:03d}_{5 + i}.png" for i in range(4)]
-    assert capsys.readouterr().out.splitlines()[1] == f"{files[1]}  [2/4]"
-    with Image.open(files[1]) as picture:
-        said = picture.text
-    assert said["prompt"] == f'{PROMPT}: "so, so"'
-    assert (said["negative-prompt"], said["seed"], said["sampler"]) == ("blurry, bad", "6", "dpmsolver++_karras")
-    prompt, negative, values = read_parameters(said["parameters"])
-    assert (prompt, negative) == (said["prompt"], "blurry, bad")
-    assert values["Steps"] == "2"
-    assert (values["Sampler"], values["Schedule type"]) == ("DPM++ 2M", "Karras")
-    assert (values["Seed"], values["Size"], values["CFG scale"]) == ("6", "64x64", "4")
-    ours = json.loads(said["neonym"])
-    assert ours["words"]["zyzzo"]["vectors"] == 2
-    assert values["TI hashes"] == f"zyzzo: {ours['words']['zyzzo']['sha256'][:12]}"
-    assert len(ours["model"]["text_hash"]) == 64
-
-
-def test_a_picture_is_drawn_again_bit_for_bit(word, tmp_path, capsys):
-    photo = tmp_path / "photo.png"
-    Image.new("RGB", (64, 64), (200, 40, 40)).save(photo)
-    files = generate(
-        tmp_path, "--textual_inversion_embeddings", word, "--prompt", "a {zyzzo|cat} [red] --n (bad:1.2)", "a dog",
-        "--images_per_prompt", 3, "--batch_size", 3, "--emb_normalize_mode", "abs", "--image_path", photo, *SMALL,
-    )  # fmt: skip
-    (again,) = generate(tmp_path, "--like", files[2])
-    with Image.open(files[2]) as before, Image.open(again) as after:
-        assert np.array_equal(pixels(before), pixels(after))
-        assert before.text["parameters"] == after.text["parameters"]
-    (other,) = generate(tmp_path, "--like", files[2], "--seed", 9)
-    with Image.open(files[2]) as before, Image.open(other) as after:
-        assert not np.array_equal(pixels(before), pixels(after))
-        assert after.text["seed"] == "9"
-    capsys.readouterr()
-    rows = torch.ones(2, 128)
-    write_embedding(Embedding("zyzzo", {"text_encoder": rows}), word)
-    generate(tmp_path, "--like", files[2])
-    assert "has changed since" in capsys.readouterr().err
-    generate(tmp_path, "--like", photo, code=2)
-    assert "does not say how it was made" in capsys.readouterr().err
-
-
-def test_a_changed_picture_is_told_when_it_is_drawn_again(tmp_path, capsys):
-    photo = tmp_path / "photo.png"
-    Image.new("RGB", (64, 64), (200, 40, 40)).save(photo)
-    (first,) = generate(tmp_path, "--prompt", "a cat", "--image_path", photo, "--steps", 4)
-    Image.new("RGB", (64, 64), (20, 40, 40)).save(photo)
-    generate(tmp_path, "--like", first)
-    assert f"{photo}: the file has changed since" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("said", ["[]", "{}", "{", '{"job": {}}', '{"job": 3, "settings": {}, "model": {}}'])
-def test_a_damaged_record_is_one_message(said, tmp_path, capsys):
-    text = PngInfo()
-    text.add_text("neonym", said)
-    Image.new("RGB", (64, 64)).save(tmp_path / "odd.png", pnginfo=text)
-    generate(tmp_path, "--like", tmp_path / "odd.png", code=2)
-    assert "is damaged" in capsys.readouterr().err
 
 
 def test_pictures_of_every_kind_are_begun_from(tmp_path):
@@ -209,7 +109,7 @@ def test_names_of_files(tmp_path):
     named = generate(tmp_path, "--prompt", "a --f sub/one", "b --f two.jpg", "c --f two.jpg", *SMALL)
     assert [str(f.relative_to(tmp_path / "images")) for f in named] == ["sub/one.png", "two.jpg", "two_2.jpg"]
     with Image.open(named[1]) as picture:
-        comment = picture.getexif().get_ifd(0x8769).get(0x9286) or picture.getexif()[0x9286]
+        comment = picture.getexif().get_ifd(0x8769)[0x9286]  # the folder and the entry that the web UI reads
     assert read_parameters(comment.removeprefix(b"UNICODE\0").decode("utf-16-be"))[2]["Seed"] == "6"
     photo = tmp_path / "images" / "photo.png"
     Image.new("RGB", (64, 64), (200, 40, 40)).save(photo)
@@ -239,50 +139,6 @@ def test_prompts_of_pictures_are_used_where_there_are_no_others(word, tmp_path, 
     Image.new("RGB", (64, 64)).save(tmp_path / "plain.png")
     generate(tmp_path, "--image_path", tmp_path / "plain.png", code=2)
     assert "carries no prompt" in capsys.readouterr().err
-
-
-def test_sheets_with_axes(word, tmp_path, capsys):
-    other = write_embedding(Embedding("zyzzo", {"text_encoder": torch.ones(1, 128)}), tmp_path / "step2.safetensors")
-    files = generate(
-        tmp_path, "--prompt", "a zyzzo", "--x", f"checkpoint={word},{other}", "--y", "scale=2,3,4", *SMALL
-    )  # fmt: skip
-    assert len(files) == 7
-    sheet, *cells = files
-    assert sheet.name.startswith("axes_")
-    assert [shown(c).text["scale"] for c in cells] == ["2.0", "2.0", "3.0", "3.0", "4.0", "4.0"]
-    assert not np.array_equal(pixels(shown(cells[0])), pixels(shown(cells[1])))
-    (alone,) = generate(tmp_path, "--textual_inversion_embeddings", word, "--prompt", "a zyzzo", "--scale", 3, *SMALL)
-    assert np.array_equal(pixels(shown(alone)), pixels(shown(cells[2])))
-    files = generate(
-        tmp_path, "--textual_inversion_embeddings", word, "--x", "strength=0.5,1.5", "--y", "prompt=a zyzzo|a red zyzzo",
-        *SMALL,
-    )  # fmt: skip
-    assert [shown(c).text["prompt"] for c in files[1:]] == [
-        "a (zyzzo:0.5)", "a (zyzzo:1.5)", "a red (zyzzo:0.5)", "a red (zyzzo:1.5)",
-    ]  # fmt: skip
-    generate(tmp_path, "--prompt", "a", "--x", "colour=red", code=2)
-    generate(tmp_path, "--prompt", "a", "--x", "scale=a", code=2)
-    said = capsys.readouterr().err
-    assert "Write KIND=A,B,C with one of prompt" in said
-    assert "`a`: a number is expected" in said
-    generate(tmp_path, "--prompt", "a dog", "--x", "strength=1,2", code=2)
-    generate(tmp_path, "--prompt", "a dog", "--x", f"checkpoint={word}", code=2)
-    said = capsys.readouterr().err
-    assert 'the prompt "a dog" has not a word of an embedding' in said
-    assert 'the prompt "a dog" has not `zyzzo`' in said
-
-
-def test_axes_leave_the_rest_of_a_prompt_alone(word, tmp_path):
-    files = generate(
-        tmp_path, "--prompt", "A Zyzzo BREAK red --n bad", "--x", "strength=2,0.5", "--y", f"checkpoint={word}", *SMALL
-    )  # fmt: skip
-    said = [shown(c).text for c in files[1:]]
-    assert [t["prompt"] for t in said] == ["A (0-axis-zyzzo:2) BREAK red", "A (0-axis-zyzzo:0.5) BREAK red"]
-    assert {t["negative-prompt"] for t in said} == {"bad"}
-    assert not np.array_equal(pixels(shown(files[1])), pixels(shown(files[2])))
-    files = generate(tmp_path, "--x", "prompt=a {cat|cat} --s 3|a dog --n x", *SMALL)
-    assert [shown(c).text["prompt"] for c in files[1:]] == ["a cat", "a dog"]
-    assert [shown(c).text["steps"] for c in files[1:]] == ["3", "2"]
 
 
 def test_words_that_no_prompt_uses_and_words_by_another_name(word, tmp_path, capsys):
@@ -320,6 +176,8 @@ def test_every_mistake_at_once(tmp_path, capsys):
         (["--prompt", "a", "--seed", str(1 << 70)], "--seed"),
         (["--prompt", "a", "--v2"], "the model is of the family sd1"),
         (["--prompt", "a", "--v_parameterization"], "predicts noise, not v"),
+        (["--prompt", "a", "--zero_terminal_snr"], "predicts noise can say nothing of pure noise"),
+        (["--prompt", "a", "--zero_terminal_snr", "--sampler", "lms"], "`lms` cannot begin at pure noise"),
         (["--prompt", "a", "--network_mul", "0.5"], "1 multipliers for 0 LoRAs"),
         (["--prompt", "a", "--from_module", "x.py"], "may run code"),
         (["--prompt", "a", "--image_path", "{tmp}/bad.png"], "cannot be read as a picture"),
@@ -328,7 +186,14 @@ def test_every_mistake_at_once(tmp_path, capsys):
         (["--prompt", "a", "--scale", "nan"], "nan is no finite number"),
         (["--prompt", "a --am 1,2"], "2 multipliers for 0 LoRAs"),
         (["--prompt", "a --am nan"], "finite numbers are expected"),
-        (["--prompt", "a --s 5000"], "1 to 1000"),
+        (["--prompt", "a --s -5"], "a whole number from 0"),
+        (["--prompt", "a", "--scale", "1e9"], "1000000000.0 is not from -100 to 1000"),
+        (["--prompt", "a", "--negative_scale=-101"], "-101.0 is not from -100 to 1000"),
+        (["--prompt", "a", "--network_mul", "nan"], "finite numbers"),
+        (["--prompt", "a", "--noise_offset_range", "0.5", "0.1"], "0.5 0.1 is no range from -10 to 10"),
+        (["--prompt", "a", "--pyramid_noise_discount_range", "nan", "1"], "nan 1.0 is no range from 0 to 1"),
+        (["--prompt", "a", "--original_width", "0"], "0 is less than 1"),
+        (["--prompt", "a", "--crop_top=-5"], "-5 is less than 0"),
         (["--prompt", "a --ow -5"], "a whole number from 1"),
         (["--prompt", "a --w 64 b"], "a whole number is expected"),
         (["--prompt", "a --f " + "x" * 300], "at most 200 bytes"),
@@ -347,6 +212,19 @@ def test_bad_input(argv, said, tmp_path, capsys):
     Image.new("RGB", (64, 64)).save(tmp_path / "good.png")
     generate(tmp_path, *[a.replace("{tmp}", str(tmp_path)) for a in argv], code=2)
     assert said in capsys.readouterr().err
+
+
+def test_what_is_odd_is_said_and_passed(tmp_path, capsys):
+    files = generate(
+        tmp_path, "--prompt", "lost", "--prompt", "a --s 0 --h 20", "--W", 64, "--seed", 1, "--fp16", "--iter_same_seed",
+        "--images_per_prompt", 2,
+    )  # fmt: skip
+    said = capsys.readouterr().err
+    assert [shown(f).text["steps"] for f in files] == ["1", "1"]
+    for part in ("warning: --prompt: is there twice: only the last one counts", "0 steps are not possible: 1 are taken",
+                 "20 is no multiple of 8: 16 is used", "note: --fp16: a CPU computes in float32",
+                 "warning: --iter_same_seed: the 2 pictures of a prompt are the same"):  # fmt: skip
+        assert said.count(part) == 1, part
 
 
 def test_flags_of_sd_scripts_that_have_nothing_to_do_are_said(tmp_path, capsys):
@@ -385,6 +263,31 @@ def test_prompts_that_are_typed(word, tmp_path):
     assert "`--zz` is no inline option" in err
 
 
+def test_words_are_completed_at_a_terminal(word, tmp_path):
+    """Tab after `zy`, in every spelling; an arrow brings the line back; the end of the input ends."""
+    mine, theirs = os.openpty()
+    argv = ["--interactive", "--textual_inversion_embeddings", word, "--outdir", tmp_path / "o", *SMALL]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "gen_img_diffusers.py"), *map(str, argv)], stdin=theirs, stdout=theirs, stderr=theirs,
+        env={**os.environ, "TERM": "dumb"}, start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    try:
+        for typed in (b"", b"a zy\t, <zy\t> embedding:zy\t\n", b"\x1b[A\n", b"\x04"):
+            os.write(mine, typed)
+            said, deadline = b"", time.monotonic() + 240
+            while not said.endswith(b"prompt> ") and typed != b"\x04" and time.monotonic() < deadline:
+                if select([mine], [], [], 0.2)[0]:
+                    said += os.read(mine, 4096)
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(mine)
+    texts = [shown(file).text["prompt"] for file in sorted((tmp_path / "o").iterdir())]
+    assert texts == ["a zyzzo, <zyzzo> embedding:zyzzo"] * 2
+
+
 def test_what_is_finished_is_kept_when_it_is_stopped(tmp_path):
     out = tmp_path / "o"
     process = script("--prompt", "a cat", "--images_per_prompt", 500, "--outdir", out, *SMALL)
@@ -416,6 +319,27 @@ def test_verify(word, tmp_path, capsys):
     assert "nearest ordinary words: cat" in said
     odd = write_embedding(Embedding("copycat", {"text_encoder": rows}), tmp_path / "copycat (1).safetensors")
     assert main(["verify", str(odd), *flags]) == 3
-    assert main(["verify", str(copy), "--prompt", "a dog"]) == 2
-    assert main(["verify", str(copy), "--prompt", "a ({}:1.2.3)"]) == 2
-    assert main(["verify", str(copy), "--out", str(tmp_path / "sheet.xyz")]) == 2
+
+
+def test_verify_tells_every_mistake(word, tmp_path, capsys):
+    argv = [
+        "--prompt",
+        "a (cat:1.2.3)",
+        "--out",
+        tmp_path / "sheet.xyz",
+        "--seeds",
+        0,
+        "--steps",
+        2000,
+        "--scale",
+        "nan",
+    ]
+    assert main(["verify", str(word), *map(str, argv)]) == 2
+    said = capsys.readouterr().err
+    for part in ("no place for the word", "`1.2.3` is no weight", "is no .png file", "--seeds: 0 is less than 1",
+                 "--steps: 2000 is more", "--scale: nan is no finite number"):  # fmt: skip
+        assert part in said, part
+    wide = write_embedding(Embedding("wide", {"text_encoder": torch.ones(1, 768)}), tmp_path / "wide.safetensors")
+    assert main(["verify", str(wide)]) == 2
+    assert f"{wide}: `wide` has vectors of 768 numbers" in capsys.readouterr().err
+    assert main(["verify", str(word), "--model", str(tmp_path / "none")]) == 2

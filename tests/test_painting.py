@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,16 @@ from neonym.generation.guidance import Branch, Guidance
 from neonym.generation.jobs import Job
 from neonym.generation.networks import Networks
 from neonym.generation.painter import Painter, PaintRules
-from neonym.generation.samplers import ALIASES, KARRAS, SAMPLERS, WITHOUT_KARRAS, make_pipeline, sampler_name, spoken
+from neonym.generation.samplers import (
+    ALIASES,
+    OWN_SPACING,
+    SAMPLERS,
+    SPACINGS,
+    make_pipeline,
+    sampler_name,
+    spacing,
+    spoken,
+)
 from neonym.models.family import load_model
 from neonym.types import TextCond
 
@@ -62,7 +72,7 @@ def mask(tmp_path):
     return str(tmp_path / "mask.png")
 
 
-NAMES = [*SAMPLERS, *(name + KARRAS for name in SAMPLERS if name not in WITHOUT_KARRAS)]
+NAMES = [*SAMPLERS, *(name + end for name in SAMPLERS if name not in OWN_SPACING for end in SPACINGS)]
 
 
 @pytest.mark.parametrize("sampler", NAMES)
@@ -154,9 +164,13 @@ def test_start_noise(model, painter):
         assert np.array_equal(pixels(altered.paint(JOBS)[0]), one(altered, JOB))
 
 
-def test_zero_terminal_snr(model, painter):
+def test_zero_terminal_snr(tmp_path):
+    save_folder(make_parts("sd2", tiny=True, dtype=torch.float32), "sd2", tmp_path / "v", "v_prediction")
+    model = load_model(str(tmp_path / "v"))
     zero = Painter(model, PaintRules(zero_terminal_snr=True))
-    assert not np.array_equal(one(zero, JOB), one(painter, JOB))
+    for sampler in ("ddim", "euler", "dpmsolver++"):
+        job = replace(JOB, sampler=sampler)
+        assert not np.array_equal(one(zero, job), one(Painter(model), job))
     with pytest.raises(UserError, match="cannot begin at pure noise"):
         one(zero, replace(JOB, sampler="pndm"))
 
@@ -170,15 +184,48 @@ def test_vae_options_change_nothing_but_memory(model, painter):
 
 
 def test_names_of_samplers():
-    assert sampler_name("Euler a") == sampler_name("k_euler_a") == sampler_name("euler_ancestral") == "euler_a"
-    assert sampler_name("DPM++ 2M Karras") == sampler_name("dpmpp_2m_karras") == "dpmsolver++_karras"
-    assert sampler_name("DPM++ 2M SDE") == "dpm++_2m_sde"
-    assert all(sampler_name(spoken(name)) == name for name in NAMES if not name.startswith("dpmsolver"))
+    for names in (
+        ("Euler a", "k_euler_a", "euler_ancestral", "Euler A", "euler_a"),
+        ("DPM++ 2M Karras", "dpmpp_2m_karras", "k_dpmpp_2m_karras", "DPM++_2M_Karras", "dpmsolver++_karras"),
+        ("DPM++ 2M SDE", "dpmpp_2m_sde", "dpm++_2m_sde"),
+        ("DPM++ 3M SDE Exponential", "dpmpp_3m_sde_exponential", "dpm++_3m_sde_exponential"),
+        ("DPM++ 2M SDE Heun", "dpm++_2m_sde_heun"),
+        ("DPM2 a Karras", "dpm_2_ancestral_karras", "dpm_2_a_karras"),
+        ("PLMS", "k_pndm", "pndm"), ("UniPC", "uni_pc", "uni_pc_bh2", "unipc"), ("DDPM", "ddpm"),
+    ):  # fmt: skip
+        assert [sampler_name(name) for name in names] == [names[-1]] * len(names)
+    for name in NAMES:
+        said = " ".join(filter(None, (spoken(name), spacing(name))))
+        assert sampler_name(said) == name
     assert all(target in SAMPLERS for target in ALIASES.values())
     with pytest.raises(UserError, match=r"`eular` is not known.*Did you mean `euler`"):
         sampler_name("eular")
     with pytest.raises(UserError, match="no Karras noise levels"):
         sampler_name("ddim_karras")
+
+
+@pytest.mark.parametrize(("sampler", "same"), [("lms", "euler"), ("pndm", "ddim")])
+def test_samplers_with_a_memory_begin_without_one(painter, photo, sampler, same):
+    """The first step from a picture is that of the sampler without a memory, wherever it begins."""
+    for steps, strength in ((4, 0.25), (20, 0.05)):
+        job = replace(JOB, source=photo, steps=steps, strength=strength)
+        ours, plain = (one(painter, replace(job, sampler=name)) for name in (sampler, same))
+        assert np.abs(ours - plain).max() <= 2
+
+
+def test_plms_is_as_good_in_the_middle_of_its_steps_as_from_their_beginning(painter, photo):
+    """With so few steps, what the first ones get wrong would be seen."""
+    job = replace(JOB, source=photo, steps=8, strength=0.5)
+    exact = one(painter, replace(job, steps=80, sampler="ddim"))
+    error = {name: np.abs(one(painter, replace(job, sampler=name)) - exact).mean() for name in ("pndm", "lms", "ddim")}
+    assert error["pndm"] < 1.5 * error["ddim"]
+    assert error["lms"] < 1.5 * error["ddim"]
+
+
+def test_numbers_that_are_not_finite_are_no_picture(model):
+    broken = Painter(model, PaintRules(noise_offset=(1.0, (1e30, 1e30))))
+    with pytest.raises(UserError, match="seed 3: .*not finite"):
+        broken.paint([JOB])
 
 
 def lora_tensors(model, seed=0, scale=0.2):
@@ -216,13 +263,47 @@ def test_loras_change_pictures_by_their_multipliers(tmp_path):
     assert np.abs(one(merged, JOB) - drawn[1.0, 0.0]).max() <= 2
 
 
-def test_what_is_no_lora_is_refused(model, tmp_path):
-    save_file({"a": torch.ones(2)}, tmp_path / "none.safetensors")
+def test_a_lora_is_added_to_the_weights_by_kohyas_rule(tmp_path):
+    """Multiplier x alpha / rank x up x down."""
+    tensors = lora_tensors(load_model())
+    save_file(tensors, tmp_path / "lora.safetensors")
+    model = load_model()
+    networks = Networks(model, [str(tmp_path / "lora.safetensors")], (0.7,))
+    assert networks.problems == []
+    drawn = one(Painter(model, networks=networks), replace(JOB, multipliers=(0.7,)))
+    other: Any = load_model()
+    with torch.no_grad():
+        for start, body, module in (
+            ("lora_unet_", "", other.unet), ("lora_te_", "text_model.", other.encoders["text_encoder"]),
+        ):  # fmt: skip
+            for name, layer in module.named_modules():
+                key = start + (body + name.removeprefix(body)).replace(".", "_")
+                if f"{key}.alpha" in tensors:
+                    change = tensors[f"{key}.lora_up.weight"] @ tensors[f"{key}.lora_down.weight"]
+                    layer.weight += 0.7 * tensors[f"{key}.alpha"] / 2 * change
+    assert np.abs(drawn - one(Painter(other), JOB)).max() <= 1
+
+
+def test_what_is_no_lora_is_refused(tmp_path, capfd):
+    def load(name, tensors):
+        save_file({key: tensor.clone() for key, tensor in tensors.items()}, tmp_path / name)
+        return Networks(load_model(), [str(tmp_path / name)], ())
+
+    good = lora_tensors(load_model())
     with pytest.raises(ModelError, match="holds no LoRA"):
-        Networks(load_model(), [str(tmp_path / "none.safetensors")], ())
-    save_file({"x.lora_down.weight": torch.ones(2, 2)}, tmp_path / "other.safetensors")
+        load("none.safetensors", {"a": torch.ones(2)})
+    with pytest.raises(ModelError, match="holds no LoRA"):
+        load("loha.safetensors", {key.replace("lora_down.weight", "hada_w1_a"): t for key, t in good.items()})
     with pytest.raises(ModelError, match="of it fits the model|does not fit the model"):
-        Networks(load_model(), [str(tmp_path / "other.safetensors")], ())
+        load("other.safetensors", {"x.lora_down.weight": torch.ones(2, 2)})
+    with pytest.raises(ModelError, match="does not fit the model"):
+        load("wide.safetensors", {key: torch.ones(2, 9) if "down.w" in key else t for key, t in good.items()})
+    with pytest.raises(ModelError, match="not finite"):
+        load("nan.safetensors", {key: t * float("nan") for key, t in good.items()})
+    more = {key.replace("down_blocks_1", "down_blocks_9"): t for key, t in good.items() if "down_blocks_1" in key}
+    (problem,) = load("more.safetensors", good | more).problems
+    assert f"{len(more) // 3} of its {(len(good) + len(more)) // 3} layers are not in the model" in problem.what
+    assert len(capfd.readouterr().err) < 500  # no list of every shape
 
 
 def test_sdxl_is_told_its_sizes(tmp_path):

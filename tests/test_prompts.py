@@ -93,6 +93,7 @@ def test_inline_options():
         "negative_prompt": "bad, worse", "width": 512, "height": 256, "steps": 20, "scale": 7.5, "negative_scale": None,
         "strength": 0.5, "multipliers": (1.0, 0.5), "clip_prompt": "x", "file": "out/name.png", "original_width": 1024,
     }  # fmt: skip
+    assert read_line("a cat\t--N\tbad --L  3", "here", problems).values == {"negative_prompt": "bad", "scale": 3.0}
     assert take_seeds("a cat --d 1,2,3 --s 4", "here", problems) == ("a cat --s 4", (1, 2, 3))
 
 
@@ -101,7 +102,6 @@ def test_inline_options():
     [
         ("a cat --q 3", "`--q` is no inline option"),
         ("a cat --s x", "`--s x`"),
-        ("a cat --s 0", "1 to 1000"),
         ("a cat --w", "`--w` has no value"),
         ("a cat --t 2", "0 to 1"),
         ("a cat --d 1+2", "`--d 1+2`"),
@@ -149,6 +149,15 @@ def test_sides_are_rounded_and_that_is_said():
     assert (job.width, job.height) == (96, 128)
     said = "{} is no multiple of 8: {} is used, here and wherever it stands"
     assert [p.what for p in made.problems] == [said.format(100, 96), said.format(130, 128)]
+
+
+def test_steps_are_held_within_limits_and_that_is_said():
+    made = Plan(GenerateSettings(prompt=("a --s 0", "b --s 5000", "c --s 7")), 128, 3.0)
+    assert [job.steps for job in made.jobs()] == [1, 1000, 7]
+    assert [job.steps for job in made.jobs()] == [1, 1000, 7]
+    assert [p.what for p in made.problems] == [
+        "0 steps are not possible: 1 are taken", "5000 steps are not possible: 1000 are taken",
+    ]  # fmt: skip
 
 
 def test_shuffled_prompts_come_once_each_pass():

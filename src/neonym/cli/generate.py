@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from neonym.config.commandline import Given, flags_in, parse_flags, replace_compat
+from neonym.config.commandline import Given, flags_in, parse_flags, repeated, replace_compat
 from neonym.config.generate import GenerateFlags, GenerateSettings
 from neonym.config.run import RunConfig
 from neonym.config.sdscripts import GENERATOR
@@ -39,6 +39,7 @@ def main(argv: list[str], prog: str) -> int:
     if settings.network_show_meta:
         show_metadata(settings.network_weights)
     session = Session(ready)
+    tell(session.problems)
     tell(changed_since(said, session.facts) if said else [])
     try:
         draw_all(ready, session)
@@ -50,7 +51,7 @@ def main(argv: list[str], prog: str) -> int:
 
 def values_given(flags: GenerateFlags, argv: list[str]) -> tuple[dict[str, Any], list[Problem]]:
     """The settings that the command line names, and what is to be said of sd-scripts' flags. Raises ConfigError."""
-    named, given = flags_in(argv), Given(RunConfig())
+    named, given = flags_in(argv), Given(RunConfig(), problems=repeated(argv))
     values = {name: getattr(flags, name) for name in GenerateSettings.model_fields if name in named}
     values |= {name: getattr(flags.compat, name) for name in GENERATOR if name in named}
     given.origins = dict.fromkeys(values, "command line")
@@ -139,6 +140,6 @@ def with_completion(words: tuple[str, ...]) -> None:
         fitting = [name for name in names if name.startswith(text)]
         return fitting[state] if state < len(fitting) else None
 
-    readline.set_completer_delims(" ,()[]|{}")
+    readline.set_completer_delims(" ,:()[]<>|{}")
     readline.set_completer(complete)
     readline.parse_and_bind("tab: complete")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +11,10 @@ import tyro
 from pydantic import BaseModel, Field
 
 from neonym.config.commandline import parse_flags
-from neonym.config.run import BUILTIN
-from neonym.errors import EXIT_NOT_LEARNED, UserError
+from neonym.config.generate import MOST_STEPS, SCALES
+from neonym.config.rules import limit_problems
+from neonym.config.run import BUILTIN, setting
+from neonym.errors import EXIT_NOT_LEARNED, ConfigError, Problem
 from neonym.weights import parse_weights
 
 DESCRIPTION = "Draw the same seeds with a word, with the ordinary words nearest to it, and without it. Exit code 3: it does nothing."
@@ -23,26 +26,24 @@ class VerifyFlags(BaseModel):
     file: tyro.conf.Positional[Path] = Field(description="The embedding file, of any program.")
     model: str = Field(BUILTIN, description="The model that it was learned with, or one of its kind.")
     prompt: str = Field("a picture of a {}", description="What is drawn; {} stands for the word.")
-    seeds: int = Field(4, ge=1, description="How many pictures of each.")
-    steps: int = Field(30, ge=1, le=1000, description="Sampler steps.")
-    scale: float | None = Field(None, ge=-100, le=1000, description="Guidance scale (default: the model's own).")
+    seeds: int = setting(4, "How many pictures of each.", least=1)
+    steps: int = setting(30, "Sampler steps.", least=1)
+    scale: float | None = setting(None, "Guidance scale (default: the model's own).")
     out: Path | None = Field(None, description="The sheet (default: beside the file, NAME-verify.png).")
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(False, description="Print one JSON object.")
 
 
 def main(argv: list[str], prog: str) -> int:
     flags = parse_flags(VerifyFlags, argv, prog, DESCRIPTION)
-    if "{}" not in flags.prompt:
-        raise UserError("it has no place for the word", "--prompt", 'Write {} there: "a sticker of a {}"')
-    if flags.out is not None and flags.out.suffix.lower() != ".png":
-        raise UserError("is no .png file", f"--out {flags.out}")
-    try:
-        parse_weights(flags.prompt.replace("{}", "word"))
-    except ValueError as error:
-        raise UserError(str(error), "--prompt", "Write a backslash before a plain bracket") from error
+    if problems := list(flag_problems(flags)):
+        raise ConfigError(problems)
     from neonym.formats import read_embedding
+    from neonym.generation.prepare import misfits
+    from neonym.models.family import identify
 
-    embedding = read_embedding(flags.file)
+    embedding, word = read_embedding(flags.file), flags.file.stem
+    if problems := list(misfits(word, flags.file, embedding, identify(flags.model))):
+        raise ConfigError(problems)
     from neonym.generation.effect import measure
     from neonym.generation.metadata import save_picture
     from neonym.generation.names import free
@@ -59,9 +60,7 @@ def main(argv: list[str], prog: str) -> int:
     if flags.as_json:
         print(json.dumps(facts, indent=1))
     else:
-        print(
-            f"{flags.file.stem}: {'does something' if effect.works else 'DOES NOTHING that ordinary words do not do'}"
-        )
+        print(f"{word}: {'does something' if effect.works else 'DOES NOTHING that ordinary words do not do'}")
         print(f"  nearest ordinary words: {' '.join(effect.nearest)}")
         for other, text, pixels in (
             ("them", effect.change_from_nearest, effect.pixels_from_nearest),
@@ -70,3 +69,21 @@ def main(argv: list[str], prog: str) -> int:
             print(f"  against {other}: text {100 * text:.1f} % different, pictures by {pixels:.1f} of 255")
         print(f"  {path}")
     return 0 if effect.works else EXIT_NOT_LEARNED
+
+
+def flag_problems(flags: VerifyFlags) -> Iterator[Problem]:
+    """Flags out of their limits, and a prompt that cannot be used."""
+    for name, field in type(flags).model_fields.items():
+        yield from limit_problems(name, field, getattr(flags, name))
+    if flags.steps > MOST_STEPS:
+        yield Problem("error", f"{flags.steps} is more than {MOST_STEPS}", "--steps")
+    if flags.scale is not None and not SCALES[0] <= flags.scale <= SCALES[1]:
+        yield Problem("error", f"{flags.scale} is not from {SCALES[0]} to {SCALES[1]}", "--scale")
+    if "{}" not in flags.prompt:
+        yield Problem("error", "it has no place for the word", "--prompt", 'Write {} there: "a sticker of a {}"')
+    if flags.out is not None and flags.out.suffix.lower() != ".png":
+        yield Problem("error", "is no .png file", f"--out {flags.out}")
+    try:
+        parse_weights(flags.prompt.replace("{}", "word"))
+    except ValueError as error:
+        yield Problem("error", str(error), "--prompt", "Write a backslash before a plain bracket")

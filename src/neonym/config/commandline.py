@@ -53,7 +53,7 @@ def read_run(flags: RunFlags, argv: list[str]) -> Given:
     named = flags_in(argv)
     sections = {name: section for section, name, _ in fields_of(type(flags))}
     line = {name: getattr(getattr(flags, sections[name]), name) for name in named if name in sections}
-    given = Given(RunConfig(), dict.fromkeys(line, "command line"))
+    given = Given(RunConfig(), dict.fromkeys(line, "command line"), repeated(argv))
     if flags.config_file is not None and not flags.output_config:
         path = Path(flags.config_file if flags.config_file.endswith(".toml") else f"{flags.config_file}.toml")
         table = flatten(read_table(path))
@@ -87,6 +87,13 @@ def check_keys(table: Values, known: Mapping[str, str], where: str, given: Given
     if unknown:
         names = tuple(known)
         raise ConfigError([Problem("error", f"`{key}` is not known", where, nearest(key, names)) for key in unknown])
+
+
+def repeated(argv: list[str]) -> list[Problem]:
+    """A warning for each flag that a command line gives twice."""
+    names = [a.partition("=")[0].replace("-", "_") for a in argv if a.startswith("--")]
+    twice = dict.fromkeys(name for name in names if names.count(name) > 1)
+    return [Problem("warning", "is there twice: only the last one counts", f"--{name[2:]}") for name in twice]
 
 
 def flags_in(argv: list[str]) -> set[str]:

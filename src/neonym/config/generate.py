@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isfinite
 from typing import Literal
 
 from neonym.config.rules import limit_problems
@@ -12,9 +13,11 @@ from neonym.errors import Problem
 
 LAST_SEED = 1 << 62
 MOST_STEPS = 1000
-NOISE = {  # probabilities, and what else they need
-    "noise_offset_prob": "noise_offset_range", "pyramid_noise_prob": "pyramid_noise_discount_range",
-}  # fmt: skip
+SCALES = (-100, 1000)  # guidance
+NOISE = {  # probabilities, what else they need, and its limits
+    "noise_offset_prob": ("noise_offset_range", (-10, 10)),
+    "pyramid_noise_prob": ("pyramid_noise_discount_range", (0, 1)),
+}
 
 
 class GenerateSettings(Section):
@@ -72,12 +75,14 @@ class GenerateSettings(Section):
     H: int | None = setting(None, "Height (default: the model's own).", least=8)
     seed: int | None = setting(None, "Seed of the first picture, the next has the next (default: by chance).", least=0)
     iter_same_seed: bool = setting(False, "All pictures of one pass have the same seed.")
-    original_width: int | None = setting(None, "SDXL: original width that the model is told (default: the picture's).")
-    original_height: int | None = setting(None, "SDXL: original height that the model is told.")
-    original_width_negative: int | None = setting(None, "SDXL: the same for the negative prompt.")
-    original_height_negative: int | None = setting(None, "SDXL: the same for the negative prompt.")
-    crop_top: int = setting(0, "SDXL: upper edge of the cut that the model is told.")
-    crop_left: int = setting(0, "SDXL: left edge of the cut that the model is told.")
+    original_width: int | None = setting(
+        None, "SDXL: original width that the model is told (default: the picture's).", least=1
+    )
+    original_height: int | None = setting(None, "SDXL: original height that the model is told.", least=1)
+    original_width_negative: int | None = setting(None, "SDXL: the same for the negative prompt.", least=1)
+    original_height_negative: int | None = setting(None, "SDXL: the same for the negative prompt.", least=1)
+    crop_top: int = setting(0, "SDXL: upper edge of the cut that the model is told.", least=0)
+    crop_left: int = setting(0, "SDXL: left edge of the cut that the model is told.", least=0)
     noise_offset_prob: float = setting(0.0, "Share of pictures whose first noise gets an offset.", least=0)
     noise_offset_range: tuple[float, float] | None = setting(None, "The offset's strength is drawn between these two.")
     pyramid_noise_prob: float = setting(0.0, "Share of pictures whose first noise gets coarser noise added.", least=0)
@@ -136,6 +141,9 @@ def generate_problems(settings: GenerateSettings) -> Iterator[Problem]:
     for name in ("steps", "highres_fix_steps"):
         if getattr(settings, name) > MOST_STEPS:
             yield Problem("error", f"{getattr(settings, name)} is more than {MOST_STEPS}", f"--{name}")
+    if settings.iter_same_seed and settings.images_per_prompt > 1:
+        what = f"the {settings.images_per_prompt} pictures of a prompt are the same, unless it has --d"
+        yield Problem("warning", what, "--iter_same_seed", "Leave it out, or --images_per_prompt")
     kinds = [name for name in ("v1", "v2", "sdxl") if getattr(settings, name)]
     if len(kinds) > 1:
         yield Problem("error", f"a model is not both {' and '.join(kinds)}", " ".join(f"--{name}" for name in kinds))
@@ -146,9 +154,19 @@ def generate_problems(settings: GenerateSettings) -> Iterator[Problem]:
     if len(settings.network_mul) > len(settings.network_weights):
         what = f"{len(settings.network_mul)} multipliers for {len(settings.network_weights)} LoRAs"
         yield Problem("error", what, "--network_mul")
-    for probability, needed in NOISE.items():
-        if getattr(settings, probability) > 0 and getattr(settings, needed) is None:
+    for probability, (needed, limits) in NOISE.items():
+        pair = getattr(settings, needed)
+        if getattr(settings, probability) > 0 and pair is None:
             yield Problem("error", f"needs --{needed}", f"--{probability}", "Give two numbers")
+        if pair is not None and not limits[0] <= pair[0] <= pair[1] <= limits[1]:
+            what = f"{pair[0]} {pair[1]} is no range from {limits[0]} to {limits[1]}"
+            yield Problem("error", what, f"--{needed}", "The smaller number comes first")
+    for name in ("scale", "negative_scale"):
+        value = getattr(settings, name)
+        if value is not None and isfinite(value) and not SCALES[0] <= value <= SCALES[1]:
+            yield Problem("error", f"{value} is not from {SCALES[0]} to {SCALES[1]}", f"--{name}")
+    if not all(map(isfinite, settings.network_mul)):
+        yield Problem("error", "the multipliers should be finite numbers", "--network_mul")
     axes = [settings.x, settings.y]
     others = [name for name in ("interactive", "grid", "highres_fix_save_1st") if getattr(settings, name)]
     if any(axes) and others:

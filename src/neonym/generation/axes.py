@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -19,7 +19,7 @@ from neonym.generation.lines import real, scale
 from neonym.generation.prompts import seed, steps
 from neonym.generation.samplers import sampler_name
 from neonym.types import Embedding
-from neonym.words import whole_word
+from neonym.words import clean, whole_word
 
 Words = dict[str, tuple[Path, Embedding]]  # word -> its file
 
@@ -68,24 +68,29 @@ def plan_sheet(settings: GenerateSettings, plan: Plan, words: Words) -> AxesShee
     if not axes:
         return None
     x, y = axes[0], axes[1] if len(axes) > 1 else Axis("none", (None,))
-    brought: Words = {}
-    for axis in axes:
-        if axis.kind == "checkpoint":
-            brought |= {
-                f"{i}-axis-{Path(v).stem}": (word_and_file(v)[1], read_embedding(word_and_file(v)[1]))
-                for i, v in enumerate(axis.values)
-            }
+    names = names_of([v for axis in axes if axis.kind == "checkpoint" for v in axis.values], words)
+    brought = {names[value]: (file := word_and_file(value)[1], read_embedding(file)) for value in names}
     jobs, problems = [], list[Problem]()
     for b, a in product(y.values, x.values):
         pairs = sorted([(x, a), (y, b)], key=lambda pair: [*READ, "none"].index(pair[0].kind))
         job = first_job(plan, pairs)
         for axis, value in pairs:
-            job = placed(job, axis, value, {**words, **brought})
+            job = placed(job, axis, value, {**words, **brought}, names)
         problems += [p for p in job_problems(job, settings, axes[0].where) if p not in problems]
         jobs.append(job)
     if problems:
         raise ConfigError(problems)
     return AxesSheet(x, y, tuple(jobs), brought)
+
+
+def names_of(checkpoints: Sequence[str], words: Words) -> dict[str, str]:
+    """A word of its own for each of several files, which may be called the same: the file's name if it is free."""
+    names: dict[str, str] = {}
+    for i, given in enumerate(dict.fromkeys(checkpoints)):
+        stem = word_and_file(given)[1].stem
+        taken = {clean(word) for word in (*words, *names.values())}
+        names[given] = f"{stem}-{i + 1}-axis" if clean(stem) in taken else stem
+    return names
 
 
 def first_job(plan: Plan, pairs: Sequence[tuple[Axis, Any]]) -> Job:
@@ -131,14 +136,13 @@ def read_axis(text: str, flag: str, problems: list[Problem]) -> Axis | None:
     return Axis(kind, tuple(values), where)
 
 
-def placed(job: Job, axis: Axis, value: Any, words: Words) -> Job:
+def placed(job: Job, axis: Axis, value: Any, words: Words, names: Mapping[str, str]) -> Job:
     """The job with one value of an axis. Raises ConfigError if its prompt has no word that the axis changes."""
     if axis.kind in ("prompt", "none"):
         return job
     if axis.kind == "checkpoint":
-        word, file = word_and_file(value)
-        name = next(name for name, (known, _) in words.items() if known == file and "-axis-" in name)
-        said = (word, words[name][1].token)
+        name = names[value]
+        said = (word_and_file(value)[0], words[name][1].token)
         return replace(job, prompt=said_otherwise(job.prompt, said, lambda _: name, axis.where))
     if axis.kind == "strength":
         weight = f"{value:.4f}".rstrip("0").rstrip(".")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from neonym.config.generate import GenerateSettings
+from neonym.config.generate import MOST_STEPS, GenerateSettings
 from neonym.data.images import find_images, inspect, readable
 from neonym.errors import ConfigError, DataError, Problem
 from neonym.generation.lines import read_line, take_seeds
@@ -172,14 +172,22 @@ class Plan:
             if not (width and height) and not {"width", "height"} <= set(values):
                 job = replace(job, **dict(zip(("width", "height"), size_of(source), strict=True)))
         job = replace(job, width=self.side(job.width, where), height=self.side(job.height, where))
+        if "steps" in values and job.steps != (steps := min(max(job.steps, 1), MOST_STEPS)):
+            self.warn(f"{job.steps} steps are not possible: {steps} are taken", where)
+            job = replace(job, steps=steps)
         if self.settings.network_merge and "multipliers" in values:
-            what = "--am has no effect: the LoRAs are merged"
-            self.problems.append(Problem("warning", what, where))
+            self.warn("--am has no effect: the LoRAs are merged", where)
             job = replace(job, multipliers=self.settings.network_mul)
         if problems := list(job_problems(job, self.settings, where)):
             raise ConfigError(problems)
         self.count += 1
         return job
+
+    def warn(self, what: str, where: str) -> None:
+        """Once, although the plan is gone through twice."""
+        problem = Problem("warning", what, where)
+        if problem not in self.problems:
+            self.problems.append(problem)
 
 
 def job_problems(job: Job, settings: GenerateSettings, where: str) -> Iterator[Problem]:

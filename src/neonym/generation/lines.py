@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
+from neonym.config.generate import SCALES
 from neonym.errors import Problem
-from neonym.generation.prompts import seed, split_options, steps
+from neonym.generation.prompts import seed, split_options
 
 OFF = "none"  # `--nl none`
 SEEDS = re.compile(r"(?:^|\s)--d\s+(\S+)", re.IGNORECASE)
@@ -45,8 +46,8 @@ def real(text: str) -> float:
 
 def scale(text: str) -> float:
     number = real(text)
-    if not -100 <= number <= 1000:
-        raise ValueError("a guidance scale from -100 to 1000 is expected")
+    if not SCALES[0] <= number <= SCALES[1]:
+        raise ValueError(f"a guidance scale from {SCALES[0]} to {SCALES[1]} is expected")
     return number
 
 
@@ -85,7 +86,7 @@ LETTERS: dict[str, tuple[str, Callable[[str], Any]]] = {  # letter -> name in Jo
     "n": ("negative_prompt", str),
     "w": ("width", pixels),
     "h": ("height", pixels),
-    "s": ("steps", steps),
+    "s": ("steps", whole),
     "l": ("scale", scale),
     "nl": ("negative_scale", lambda text: None if text.lower() == OFF else scale(text)),
     "t": ("strength", share),

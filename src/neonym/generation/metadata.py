@@ -18,14 +18,18 @@ from neonym.data.images import inspect, readable
 from neonym.errors import DataError, UserError
 from neonym.files import save_png, whole_file
 from neonym.generation.jobs import Job, escaped
-from neonym.generation.samplers import KARRAS, spoken
+from neonym.generation.samplers import spacing, spoken
+from neonym.models.weights import ENDINGS
 
 KEY = "neonym"  # of our JSON
-USER_COMMENT = 0x9286  # EXIF, where AUTOMATIC1111 looks in files that are no PNG
+EXIF_FOLDER, USER_COMMENT = 0x8769, 0x9286  # where AUTOMATIC1111 looks in files that are no PNG
 OF_A_RUN = {  # settings that say nothing of one picture
     "prompt", "from_file", "interactive", "like", "images_per_prompt", "n_iter", "shuffle_prompts", "iter_same_seed",
     "batch_size", "outdir", "sequential_file_name", "use_original_file_name", "grid", "x", "y", "offline",
+    "network_show_meta", "textual_inversion_embeddings",
 }  # fmt: skip
+SMALL, LARGE = "0", "1"  # stages, where there are two; "" where there is one
+NEGATIVE = re.compile(r"^(\s*)Negative prompt:", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,10 @@ def settings_said(settings: GenerateSettings) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def texts(job: Job, facts: Facts, stage: str = "") -> dict[str, str]:
-    """Every text chunk of the picture of `job`."""
+def texts(job: Job, facts: Facts, stage: str = "", small: Job | None = None) -> dict[str, str]:
+    """Every text chunk of the picture of `job`; `small`: the first of two stages, if this is the second."""
     found = {
-        "parameters": parameters(job, facts), "prompt": job.prompt, "negative-prompt": job.negative_prompt,
+        "parameters": parameters(job, facts, small), "prompt": job.prompt, "negative-prompt": job.negative_prompt,
         "seed": str(job.seed), "sampler": job.sampler, "steps": str(job.steps), "scale": str(job.scale),
         "raw-prompt": job.raw_prompt,
     }  # fmt: skip
@@ -79,31 +83,46 @@ def content_of(file: str) -> str:
     return inspect(Path(file))[1]
 
 
-def parameters(job: Job, facts: Facts) -> str:
-    """AUTOMATIC1111's block: the prompt, the negative prompt, a line of `Name: value`."""
-    settings = facts.settings
+def parameters(job: Job, facts: Facts, small: Job | None = None) -> str:
+    """AUTOMATIC1111's block: the prompt, the negative prompt, a line of `Name: value`.
+
+    Of two stages it calls the first one's size and steps `Size` and `Steps`.
+    """
+    first = small or job
     pairs: dict[str, Any] = {
-        "Steps": job.steps, "Sampler": spoken(job.sampler).removesuffix(" Karras"),
-        "Schedule type": "Karras" if job.sampler.endswith(KARRAS) else None, "CFG scale": plain(job.scale),
-        "Seed": job.seed, "Size": f"{job.width}x{job.height}", "Model hash": facts.model.get("sha256", "")[:10],
-        "Model": Path(facts.model["name"]).stem, "Denoising strength": plain(job.strength) if job.source or "highres_fix_scale" in settings else None,
-        "Clip skip": settings.get("clip_skip"), "Hires upscale": hires(settings.get("highres_fix_scale")),
-        "Hires steps": job.steps if "highres_fix_scale" in settings else None,
+        "Steps": first.steps, "Sampler": spoken(job.sampler), "Schedule type": spacing(job.sampler),
+        "CFG scale": plain(job.scale), "Seed": job.seed, "Size": f"{first.width}x{first.height}",
+        "Model hash": facts.model.get("sha256", "")[:10], "Model": model_name(facts.model["name"]),
+        "Denoising strength": plain(job.strength) if job.source or small else None,
+        "Clip skip": facts.settings.get("clip_skip"), **(hires(job, facts) if small else {}),
         "TI hashes": ", ".join(f"{word}: {facts.words[word]['sha256'][:12]}" for word in facts.words),
         "Lora hashes": ", ".join(f"{Path(n['file']).stem}: {n['sha256'][:12]}" for n in facts.networks),
         "Version": f"Neonym {__version__}",
     }  # fmt: skip
     line = ", ".join(f"{name}: {quoted(value)}" for name, value in pairs.items() if value not in (None, ""))
-    negative = [f"Negative prompt: {job.negative_prompt}"] if job.negative_prompt else []
-    return "\n".join([job.prompt, *negative, line])
+    negative = [f"Negative prompt: {told(job.negative_prompt)}"] if job.negative_prompt else []
+    return "\n".join([told(job.prompt), *negative, line])
+
+
+def hires(job: Job, facts: Facts) -> dict[str, Any]:
+    """The second of two stages."""
+    latents = facts.settings.get("highres_fix_latents_upscaling")
+    upscaler = "Latent (bicubic)" if latents else "Lanczos"
+    return {"Hires resize": f"{job.width}x{job.height}", "Hires steps": job.steps, "Hires upscaler": upscaler}
+
+
+def told(prompt: str) -> str:
+    """A line that begins like the negative prompt would be taken for it; a small letter means the same to the model."""
+    return NEGATIVE.sub(r"\1negative prompt:", prompt)
+
+
+def model_name(name: str) -> str:
+    path = Path(name)
+    return path.stem if path.suffix.lower() in ENDINGS else path.name
 
 
 def plain(number: float) -> str:
-    return f"{number:g}"
-
-
-def hires(scale: float | None) -> str | None:
-    return None if scale is None else f"{1 / scale:g}"
+    return str(float(number)).removesuffix(".0")
 
 
 def quoted(value: Any) -> str:
@@ -123,7 +142,7 @@ def save_picture(picture: Image.Image, path: Path, said: dict[str, str]) -> None
             save_png(picture, path, info)
             return
         exif = Image.Exif()
-        exif[USER_COMMENT] = b"UNICODE\0" + said["parameters"].encode("utf-16-be")
+        exif.get_ifd(EXIF_FOLDER)[USER_COMMENT] = b"UNICODE\0" + said["parameters"].encode("utf-16-be")
         with whole_file(path) as part:
             picture.save(part, Image.registered_extensions()[path.suffix.lower()], exif=exif, quality=95)
     except OSError as error:
@@ -147,12 +166,21 @@ def like(file: str, given: dict[str, Any]) -> tuple[GenerateSettings, dict[str, 
         raise UserError("what it says of how it was made is damaged", f"--like {file}", fix) from error
 
 
+def named(word: str, file: str) -> str:
+    """As --textual_inversion_embeddings has it."""
+    return file if Path(file).stem == word else f"{word}={file}"
+
+
 def settings_of(said: dict[str, Any], given: dict[str, Any]) -> GenerateSettings:
     """Raises KeyError, TypeError, ValueError for what Neonym did not write."""
     job = said["job"]
     if not {"text_hash", "name"} <= set(said["model"]) or not {"words", "networks", "device"} <= set(said):
         raise KeyError("model")
+    settings = said["settings"]
+    if said.get("stage") == SMALL:
+        settings = {name: value for name, value in settings.items() if not name.startswith("highres_fix")}
     own = {name: job[name] for name in job if name in GenerateSettings.model_fields and name != "prompt"}
+    own["textual_inversion_embeddings"] = tuple(named(word, told["file"]) for word, told in said["words"].items())
     own |= {"W": job["width"], "H": job["height"], "image_path": job["source"], "mask_path": job["mask"]}
     own |= {"prompt": (escaped(job["prompt"]),), "network_mul": tuple(job["multipliers"])}
-    return GenerateSettings.model_validate({**said["settings"], **own, **given})
+    return GenerateSettings.model_validate({**settings, **own, **given})

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from neonym.errors import ModelError, UserError
+from neonym.errors import ModelError, Problem, UserError
 from neonym.generation.samplers import make_pipeline
 from neonym.models.weights import ENDINGS, read_header, read_tensors
 
+DOWN = re.compile(r"(?:lora_down|lora_A|[._]down)\.")  # one of the two matrices of a layer
+
 
 class Networks:
-    """The LoRAs of a model, each under its number. Raises ModelError for a file that is none, or that does not fit."""
+    """The LoRAs of a model, each under its number. Raises ModelError for a file that is none, or that does not fit.
+
+    `problems`: warnings of files that fit in part.
+    """
 
     def __init__(self, model: Any, files: Sequence[str], multipliers: Sequence[float], merge: bool = False):
         self.names = [f"network{i}" for i in range(len(files))]
         self.multipliers = tuple(multipliers)
         self.pipeline: Any = make_pipeline(model) if files else None
-        self.merged, self.now = merge, None
+        self.parts = [model.unet, *model.encoders.values()]
+        self.merged, self.now, self.problems = merge, None, list[Problem]()
         for name, file in zip(self.names, files, strict=True):
             self.load(name, file)
         if files and merge:
@@ -29,17 +37,28 @@ class Networks:
 
     def load(self, name: str, file: str) -> None:
         tensors = read_tensors(Path(file), ("",))
-        if not any("lora" in key for key in tensors):
+        layers = sum(DOWN.search(key) is not None for key in tensors)
+        if not layers:
             raise ModelError("holds no LoRA", file, "Other kinds of networks are not supported")
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise ModelError("some of its numbers are not finite", file, "Get the file again")
+        fix, log = "Was it made for this kind of model?", logging.getLogger("diffusers.loaders")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # peft wonders at a second network
+                log.setLevel(logging.CRITICAL)  # every shape that does not fit: hundreds of lines
                 self.pipeline.load_lora_weights(tensors, adapter_name=name)
         except (ValueError, KeyError, RuntimeError, TypeError) as error:
             line = str(error).strip().split("\n", 1)[0][:200]
-            raise ModelError(f"does not fit the model ({line})", file, "Was it made for this kind of model?") from error
-        if name not in {own for names in self.pipeline.get_list_adapters().values() for own in names}:
-            raise ModelError("nothing of it fits the model", file, "Was it made for this kind of model?")
+            raise ModelError(f"does not fit the model ({line})", file, fix) from error
+        finally:
+            log.setLevel(logging.NOTSET)
+        loaded = sum(name in getattr(layer, "lora_A", ()) for part in self.parts for layer in part.modules())
+        if not loaded:
+            raise ModelError("nothing of it fits the model", file, fix)
+        if loaded < layers:
+            what = f"{layers - loaded} of its {layers} layers are not in the model, and are passed over"
+            self.problems.append(Problem("warning", what, file, fix))
 
     def set(self, multipliers: Sequence[float]) -> None:
         """How much each counts from now on; the last number given is also for those behind it."""

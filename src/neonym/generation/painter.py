@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from neonym.data.images import on_background, readable
+from neonym.errors import UserError
 from neonym.generation.conditioning import TextRules, conditioning, parts_needed
 from neonym.generation.guidance import Branch, Guidance, GuidedUNet, joined_text
 from neonym.generation.jobs import Job
@@ -204,12 +205,17 @@ class Painter:
         return torch.cat(rows).float() * vae.config.scaling_factor
 
     def finish(self, latents: Tensor, jobs: Sequence[Job]) -> list[Image.Image]:
-        """Decoded; what a mask keeps is put back as it was, bit for bit."""
+        """Decoded; what a mask keeps is put back as it was, bit for bit. Raises UserError for what is no picture."""
         vae, pictures = self.model.vae, []
         size = self.rules.vae_batch_size
         together = int(size) if size >= 1 else max(1, int(size * len(jobs)))
         for part in (latents / vae.config.scaling_factor).to(vae.dtype).split(together):
-            pixels = ((vae.decode(part).sample.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+            decoded = vae.decode(part).sample.float()
+            if not decoded.isfinite().all():
+                seeds = ", ".join(str(job.seed) for job in jobs)
+                fix = "Lower --scale or the weights in the prompt; with --fp16, add --no_half_vae"
+                raise UserError("a picture has numbers that are not finite: it would be black", f"seed {seeds}", fix)
+            pixels = ((decoded + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
             pictures += [Image.fromarray(p) for p in pixels.permute(0, 2, 3, 1).cpu().numpy()]
         return [masked(picture, job) for picture, job in zip(pictures, jobs, strict=True)]
 

@@ -17,7 +17,7 @@ from neonym.generation.conditioning import PART, TextRules, read_by
 from neonym.generation.embeddings import word_and_file
 from neonym.generation.jobs import Job, Plan
 from neonym.generation.networks import check_networks
-from neonym.generation.samplers import sampler_name
+from neonym.generation.samplers import SAMPLERS, check_pure_noise, sampler_name
 from neonym.models.family import ModelSource, identify, load_tokenizers, vae_path
 from neonym.models.text import WordTokenizer
 from neonym.types import Embedding
@@ -52,6 +52,8 @@ def prepare(settings: GenerateSettings, problems: Iterable[Problem] = ()) -> Rea
     found = [*problems, *generate_problems(settings)]
     settings = tried(found, lambda: settings.model_copy(update={"sampler": sampler_name(settings.sampler)})) or settings
     source: ModelSource | None = tried(found, lambda: recognised(settings))
+    if settings.zero_terminal_snr and settings.sampler in SAMPLERS:
+        tried(found, lambda: check_pure_noise(settings.sampler))
     tried(found, lambda: check_networks(settings.network_weights))
     tried(found, lambda: check_folder(Path(settings.outdir)))
     words = read_words(settings.textual_inversion_embeddings, found)
@@ -72,7 +74,8 @@ def prepare(settings: GenerateSettings, problems: Iterable[Problem] = ()) -> Rea
     used = looked_through(ready)
     if failed(found):
         raise ConfigError(found)
-    unused = [] if settings.interactive or sheet else [word for word in words if clean(word) not in used]
+    asked = settings.interactive or sheet or settings.like  # prompts that come later, or words that are not the user's
+    unused = [] if asked else [word for word in words if clean(word) not in used]
     found += [Problem("warning", f"no prompt uses `{word}`", str(words[word][0])) for word in unused]
     return ready
 
@@ -134,6 +137,9 @@ def recognised(settings: GenerateSettings) -> ModelSource:
             raise UserError(f"the model is of the family {source.family}", f"--{flag}", "Leave the flag out")
     if settings.v_parameterization and source.prediction_type != "v_prediction":
         raise UserError("the model predicts noise, not v", "--v_parameterization", "Leave the flag out")
+    if settings.zero_terminal_snr and source.prediction_type == "epsilon":
+        what = "a model that predicts noise can say nothing of pure noise"
+        raise UserError(what, "--zero_terminal_snr", "Leave the flag out, or use a model that predicts v")
     return source
 
 

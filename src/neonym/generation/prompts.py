@@ -114,8 +114,8 @@ def json_rows(path: Path, problems: list[Problem]) -> Rows:
 def split_options(line: str) -> tuple[str, list[tuple[str, str]]]:
     """A prompt and its inline options: (letters in lower case, text)."""
     first, *options = re.split(r"(?:^|\s)--(?=[A-Za-z])", line)
-    pairs = [option.partition(" ") for option in options]
-    return first.strip(), [(letter.lower(), text.strip()) for letter, _, text in pairs]
+    pairs = [(*option.split(None, 1), "") for option in options]
+    return first.strip(), [(letter.lower(), text.strip()) for letter, text, *_ in pairs]
 
 
 def inline(line: str, where: str, problems: list[Problem]) -> dict[str, Any]:

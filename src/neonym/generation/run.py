@@ -17,7 +17,7 @@ from neonym.generation.axes import AxesSheet
 from neonym.generation.conditioning import PART, TextRules
 from neonym.generation.embeddings import add_embedding
 from neonym.generation.jobs import Job, batches
-from neonym.generation.metadata import Facts, save_picture, settings_said, texts
+from neonym.generation.metadata import LARGE, SMALL, Facts, save_picture, settings_said, texts
 from neonym.generation.names import Names
 from neonym.generation.networks import Networks
 from neonym.generation.painter import Painter, PaintRules
@@ -28,7 +28,7 @@ from neonym.models.weights import hash_of_files
 
 
 class Session:
-    """A loaded model with its words and LoRAs, which draws jobs and writes pictures."""
+    """A loaded model with its words and LoRAs, which draws jobs and writes pictures. `problems`: warnings and notes."""
 
     def __init__(self, ready: Ready):
         settings = self.settings = ready.settings
@@ -40,6 +40,7 @@ class Session:
         for word, (_, embedding) in ready.words.items():
             add_embedding(self.model, embedding, word)
         self.networks = Networks(self.model, settings.network_weights, settings.network_mul, settings.network_merge)
+        self.problems = [*self.networks.problems, *other_precision(settings, self.model.unet.dtype)]
         self.painter = Painter(self.model, paint_rules(settings), self.networks)
         self.facts = facts(ready, str(device))
         self.done = 0
@@ -57,15 +58,20 @@ class Session:
             raise UserError(
                 "the memory does not suffice", f"{batch[0].width} x {batch[0].height} pixels", fix
             ) from error
-        marks = [""] if len(stages) == 1 else ["0", "1"]
+        marks = [""] if len(stages) == 1 else [SMALL, LARGE]
         for i, job in enumerate(batch):
             number = self.done
             self.done += 1
             for mark, pictures in zip(marks, stages, strict=True):
-                if mark != "0" or self.settings.highres_fix_save_1st:
+                if mark != SMALL or self.settings.highres_fix_save_1st:
                     path = self.names.path(job, number, mark)
-                    drawn = self.painter.small(job) if mark == "0" else job
-                    save_picture(pictures[i], path, texts(drawn, self.facts, mark))
+                    small = self.painter.small(job) if mark else None
+                    said = (
+                        texts(small, self.facts, mark)
+                        if small and mark == SMALL
+                        else texts(job, self.facts, mark, small)
+                    )
+                    save_picture(pictures[i], path, said)
                     yield path, pictures[i]
 
     def save_grid(self, shown: Sequence[tuple[str, Image.Image]]) -> Path:
@@ -106,6 +112,12 @@ def precision(settings: GenerateSettings, device: torch.device) -> torch.dtype:
     if settings.bf16:
         return torch.bfloat16
     return torch.float16 if settings.fp16 and device.type != "cpu" else torch.float32
+
+
+def other_precision(settings: GenerateSettings, dtype: torch.dtype) -> Iterator[Problem]:
+    """A note if it is not the one that was asked for."""
+    if settings.fp16 and dtype != torch.float16:
+        yield Problem("note", "a CPU computes in float32", "--fp16")
 
 
 def paint_rules(settings: GenerateSettings) -> PaintRules:

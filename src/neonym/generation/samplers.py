@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import warnings
 from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import Any
+
+import torch
 
 from neonym.errors import UserError
 
@@ -27,48 +30,63 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> diffusers' schedu
     "dpmsolver++": (MULTISTEP, PLUS_PLUS),
     "dpmsingle": (SINGLESTEP, PLUS_PLUS),
     "dpm++_2m_sde": (MULTISTEP, SDE),
+    "dpm++_2m_sde_heun": (MULTISTEP, SDE | {"solver_type": "heun"}),
+    "dpm++_3m_sde": (MULTISTEP, SDE | {"solver_order": 3}),
     "dpm++_sde": (SINGLESTEP, SDE),
     "unipc": ("UniPCMultistepScheduler", {}),
+    "ddpm": ("DDPMScheduler", {}),
     "lcm": ("LCMScheduler", {}),
 }
-ALIASES = {
-    "k_lms": "lms", "k_euler": "euler", "k_euler_a": "euler_a", "k_dpm_2": "dpm_2", "k_dpm_2_a": "dpm_2_a",
-    "dpm++_2m": "dpmsolver++", "dpmpp_2m": "dpmsolver++", "dpmpp_2m_sde": "dpm++_2m_sde", "dpmpp_sde": "dpm++_sde",
-    "dpm++_2s": "dpmsingle", "dpm2": "dpm_2", "dpm2_a": "dpm_2_a", "dpm_2_ancestral": "dpm_2_a",
-    "euler_ancestral": "euler_a", "plms": "pndm", "uni_pc": "unipc",
+ALIASES = {  # besides `k_` before a name, which means nothing, and `dpmpp` for `dpm++`
+    "dpm++_2m": "dpmsolver++", "dpm++_2s": "dpmsingle", "dpm2": "dpm_2", "dpm2_a": "dpm_2_a", "plms": "pndm",
+    "uni_pc": "unipc", "uni_pc_bh2": "unipc",
 }  # fmt: skip
 SPOKEN = {  # AUTOMATIC1111's names, which pictures carry
     "ddim": "DDIM", "pndm": "PLMS", "lms": "LMS", "euler": "Euler", "euler_a": "Euler a", "heun": "Heun",
-    "dpm_2": "DPM2", "dpm_2_a": "DPM2 a", "dpmsolver": "DPM 2M", "dpmsolver++": "DPM++ 2M", "dpmsingle": "DPM++ 2S",
-    "dpm++_2m_sde": "DPM++ 2M SDE", "dpm++_sde": "DPM++ SDE", "unipc": "UniPC", "lcm": "LCM",
+    "dpm_2": "DPM2", "dpm_2_a": "DPM2 a", "dpmsolver": "DPMSolver", "dpmsolver++": "DPM++ 2M", "dpmsingle": "DPM++ 2S",
+    "dpm++_2m_sde": "DPM++ 2M SDE", "dpm++_2m_sde_heun": "DPM++ 2M SDE Heun", "dpm++_3m_sde": "DPM++ 3M SDE",
+    "dpm++_sde": "DPM++ SDE", "unipc": "UniPC", "ddpm": "DDPM", "lcm": "LCM",
 }  # fmt: skip
-KARRAS = "_karras"  # the noise levels of Karras et al. 2022, eq. 5
-WITHOUT_KARRAS = ("ddim", "pndm", "lcm", "euler_a")
+SPACINGS = {  # of the noise levels: Karras et al. 2022, eq. 5; evenly in their logarithm
+    "_karras": {"use_karras_sigmas": True}, "_exponential": {"use_exponential_sigmas": True},
+}  # fmt: skip
+OWN_SPACING = ("ddim", "pndm", "ddpm", "lcm", "euler_a")
 STANDARD = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, "skip_prk_steps": True}
 
 
 def sampler_name(text: str) -> str:
-    """Any spelling -> the name in SAMPLERS, with `_karras` behind it if asked for. Raises UserError."""
-    name = "_".join(text.lower().split())
-    plain = name.removesuffix(KARRAS)
+    """Any spelling -> the name in SAMPLERS, with one of SPACINGS behind it if asked for. Raises UserError."""
+    name = "_".join(text.lower().split()).removeprefix("k_").replace("dpmpp", "dpm++").replace("ancestral", "a")
+    plain, end = parted(name)
     plain = ALIASES.get(plain, plain)
     if plain not in SAMPLERS:
         known = (*SAMPLERS, *ALIASES)
         close = get_close_matches(plain, known, n=1)
         meant = f"Did you mean `{close[0]}`? " if close else ""
-        fix = f"{meant}Known: {', '.join(SAMPLERS)}, and most with {KARRAS}"
+        fix = f"{meant}Known: {', '.join(SAMPLERS)}, and most with {' or '.join(SPACINGS)}"
         raise UserError(f"the sampler `{text}` is not known", "--sampler", fix)
-    if name.endswith(KARRAS) and plain in WITHOUT_KARRAS:
-        raise UserError(f"the sampler `{plain}` has no Karras noise levels", "--sampler", f"Use `{plain}`")
+    if end and plain in OWN_SPACING:
+        kind = end.strip("_").capitalize()
+        raise UserError(f"the sampler `{plain}` has no {kind} noise levels", "--sampler", f"Use `{plain}`")
     if plain == "lms" and find_spec("scipy") is None:
         raise UserError("the sampler lms needs the package `scipy`", "--sampler", 'Install "neonym[generation]"')
-    return plain + KARRAS if name.endswith(KARRAS) else plain
+    return plain + end
+
+
+def parted(name: str) -> tuple[str, str]:
+    """`heun_karras` -> (`heun`, `_karras`)"""
+    end = next((end for end in SPACINGS if name.endswith(end)), "")
+    return name.removesuffix(end), end
 
 
 def spoken(name: str) -> str:
-    """AUTOMATIC1111's name of a sampler."""
-    plain = SPOKEN[name.removesuffix(KARRAS)]
-    return f"{plain} Karras" if name.endswith(KARRAS) else plain
+    """AUTOMATIC1111's name of a sampler, without its noise levels."""
+    return SPOKEN[parted(name)[0]]
+
+
+def spacing(name: str) -> str | None:
+    """AUTOMATIC1111's name of its noise levels, if they are not the usual ones."""
+    return parted(name)[1].strip("_").capitalize() or None
 
 
 def make_scheduler(model: Any, sampler: str, zero_terminal_snr: bool = False) -> Any:
@@ -79,19 +97,26 @@ def make_scheduler(model: Any, sampler: str, zero_terminal_snr: bool = False) ->
     import diffusers
 
     name = sampler_name(sampler)
-    kind, settings = SAMPLERS[name.removesuffix(KARRAS)]
+    plain, end = parted(name)
+    kind, settings = SAMPLERS[plain]
     said = model.source.configs.get("scheduler", {})
-    settings = {key: value for key, value in STANDARD.items() if key not in said} | settings
-    if name.endswith(KARRAS):
-        settings["use_karras_sigmas"] = True
+    settings = {key: value for key, value in STANDARD.items() if key not in said} | settings | SPACINGS.get(end, {})
     scheduler = getattr(diffusers, kind)
     if zero_terminal_snr or float(model.process.alphas_cumprod[-1]) == 0:  # trained with it: drawn with it
-        if "rescale_betas_zero_snr" not in inspect.signature(scheduler.__init__).parameters:
-            raise UserError(f"the sampler `{name}` cannot begin at pure noise", "--zero_terminal_snr", "Use ddim")
+        check_pure_noise(name)
         settings |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # "dpmsolver", the first version, is kept for old commands
         return scheduler.from_config(model.scheduler.config, **settings)
+
+
+def check_pure_noise(sampler: str) -> None:
+    """Raises UserError if it cannot begin there."""
+    import diffusers
+
+    kind, _ = SAMPLERS[parted(sampler)[0]]
+    if "rescale_betas_zero_snr" not in inspect.signature(getattr(diffusers, kind).__init__).parameters:
+        raise UserError(f"the sampler `{sampler}` cannot begin at pure noise", "--zero_terminal_snr", "Use ddim")
 
 
 def make_pipeline(
@@ -109,4 +134,30 @@ def make_pipeline(
     name = model.pipeline_class.replace("Pipeline", f"{kind}Pipeline")
     pipeline = getattr(diffusers, name)(**parts, scheduler=scheduler)
     pipeline.set_progress_bar_config(disable=True)
+    if kind:
+        begin_midway(pipeline)
     return pipeline
+
+
+def begin_midway(pipeline: Any) -> None:
+    """Two samplers of diffusers rely on their first steps, which are left out where a picture is begun from another."""
+    import diffusers
+
+    scheduler, usual, step = pipeline.scheduler, pipeline.get_timesteps, pipeline.scheduler.step
+
+    @functools.wraps(step)
+    def with_what_there_is(guess: Any, t: Any, sample: Any, **rest: Any) -> Any:
+        return step(guess, t, sample, order=min(4, len(scheduler.derivatives) + 1), **rest)
+
+    @functools.wraps(usual)
+    def second_one_twice(*given: Any, **rest: Any) -> tuple[torch.Tensor, int]:
+        """PNDM's list is one longer than its steps: the second stands there twice, wherever it begins."""
+        timesteps, count = usual(*given, **rest)
+        if len(timesteps) < len(scheduler.timesteps):
+            timesteps = torch.cat([timesteps[1:2], timesteps[2:3], timesteps[2:]])
+        return timesteps, count
+
+    if isinstance(scheduler, diffusers.LMSDiscreteScheduler):
+        pipeline.scheduler.step = with_what_there_is
+    if isinstance(scheduler, diffusers.PNDMScheduler) and scheduler.config["skip_prk_steps"]:
+        pipeline.get_timesteps = second_one_twice
