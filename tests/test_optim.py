@@ -6,11 +6,12 @@ import pytest
 import torch
 from conftest import settings
 
+from neonym.config.optimizers import OPTIMIZERS, SMALLER, optimizer_name
 from neonym.config.values import parse_arguments, parse_count, parse_stages
 from neonym.errors import ConfigError
 from neonym.formats import read_embedding
 from neonym.learn import loop
-from neonym.learn.optim import OPTIMIZERS, SMALLER, make_optimizer, make_rate, optimizer_name, staged_rate
+from neonym.learn.optim import make_optimizer, make_rate, staged_rate
 from neonym.learn.prepare import prepare
 
 

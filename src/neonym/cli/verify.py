@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 from pydantic import BaseModel, Field
 
-from neonym.config.commandline import parse_flags
+from neonym.config.flags import parse_flags
 from neonym.config.run import BUILTIN
 from neonym.errors import EXIT_NOT_LEARNED, UserError
 from neonym.weights import parse_weights

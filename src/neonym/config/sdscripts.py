@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-Form = Literal["switch", "text", "list"]
+Form = Literal["switch", "text", "count", "list"]
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ SDSCRIPTS: dict[str, Compat] = {
     "tokenizer_cache_dir": no_effect("tokenizers come with the model and are never fetched", "text"),
     "cache_info": no_effect("sizes and captions are read anew each time, in a second"),
     "skip_cache_check": no_effect("cached pictures are found by their content: there is nothing to check"),
-    "max_data_loader_n_workers": no_effect(IN_MEMORY, "text"),
+    "max_data_loader_n_workers": no_effect(IN_MEMORY, "count"),
     "persistent_data_loader_workers": no_effect(IN_MEMORY),
     "vae_batch_size": no_effect(
-        "pictures are encoded one after the other, which takes seconds and little memory", "text"
+        "pictures are encoded one after the other, which takes seconds and little memory", "count"
     ),
     "no_half_vae": no_effect("the VAE computes in float32 always"),
     "lowram": no_effect("the model's parts are put on the device one after the other, as they are read"),
@@ -63,7 +63,7 @@ SDSCRIPTS: dict[str, Compat] = {
     "ddp_static_graph": no_effect(NO_WRAPPER),
     "fp8_base": refused("8-bit weights of the frozen model are not supported"),
     "deepspeed": refused(SMALL),
-    "zero_stage": DEEPSPEED,
+    "zero_stage": no_effect(DEEPSPEED.reason, "count"),
     "offload_optimizer_device": DEEPSPEED,
     "offload_optimizer_nvme_path": DEEPSPEED,
     "offload_param_device": DEEPSPEED,
@@ -175,6 +175,7 @@ def _field(compat: Compat) -> Any:
     kinds: dict[str, tuple[Any, Any]] = {
         "switch": (bool, False),
         "text": (str | None, None),
+        "count": (int | None, None),
         "list": (tuple[str, ...], ()),
     }
     kind, default = kinds[compat.form]

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, KwargsHandler
 
-from neonym.config.rules import tracker_kinds
+from neonym.config.idle import tracker_kinds
 from neonym.config.run import RunConfig
 from neonym.learn.events import Report
 from neonym.learn.objective import Objective

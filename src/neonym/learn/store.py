@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from neonym._version import __version__
+from neonym.config.optimizers import optimizer_name
 from neonym.config.run import RunConfig, fields_of
 from neonym.errors import UserError
 from neonym.files import whole_file
@@ -20,7 +21,7 @@ from neonym.formats import read_embedding, write_embedding
 from neonym.formats.usage import usage_card
 from neonym.learn.events import as_json
 from neonym.learn.hub import fetch_state
-from neonym.learn.optim import optimizer_name
+from neonym.learn.look import STATE
 from neonym.learn.prepare import Prepared
 from neonym.learn.rows import Concept
 from neonym.learn.state import Saved, TrainState, read_state, save_state
@@ -46,7 +47,7 @@ WITHOUT_EFFECT = {  # on the numbers; pictures, captions and the start have fing
     "optim": {"max_train_time"},
     "concept": {"weights"},
 }
-STATE, END = "state.safetensors", "finished.safetensors"  # of an interrupted run, of a finished one
+END = "finished.safetensors"  # the state of a finished run
 PLACES = {
     "pretrained_model_name_or_path",
     "dataset_config",
