@@ -64,6 +64,15 @@ def test_flags_without_effect_are_said_and_refused_ones_stop():
     assert {p.severity for p in refused} == {"error"}
 
 
+def test_of_several_processes_the_first_tells_what_is_wrong(monkeypatch, capsys):
+    for rank, words in (("0", "--learning_rate"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        assert main(["train", "--learning_rate=-1"]) == 2
+        said = capsys.readouterr().err
+        assert words in said
+        assert bool(said) == bool(words)
+
+
 def test_refused_flags_are_told_with_every_other_mistake(tmp_path, capsys):
     assert main(["train", "--train_data_dir", str(tmp_path / "nix"), "--fp8_base", "--learning_rate=-1"]) == 2
     said = capsys.readouterr().err

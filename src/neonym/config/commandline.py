@@ -104,8 +104,9 @@ def replace_compat(values: Values, table: Mapping[str, Compat], given: Given) ->
         else:
             assert compat.setting is not None
             wanted = value if compat.value is None else compat.value
-            if (kept.get(compat.setting) or wanted) != wanted:
-                given.problems.append(Problem("error", f"goes against --{compat.setting}={kept[compat.setting]}", flag))
+            other = kept.get(compat.setting)
+            if other and other != wanted:
+                given.problems.append(Problem("error", f"goes against --{compat.setting}={other}", flag))
             kept[compat.setting] = wanted
             given.origins[compat.setting] = given.origins[name]
     return kept

@@ -34,6 +34,8 @@ def conditions(run: RunConfig) -> list[tuple[tuple[str, ...], bool, str]]:
     return [
         (("huber_schedule", "huber_c", "huber_scale"), objective.loss_type in ("huber", "smooth_l1"),
          "without --loss_type=huber or smooth_l1"),
+        (("noise_offset_random_strength",), bool(objective.noise_offset), "without --noise_offset"),
+        (("ip_noise_gamma_random_strength",), bool(objective.ip_noise_gamma), "without --ip_noise_gamma"),
         (("multires_noise_discount",), bool(objective.multires_noise_iterations), "without --multires_noise_iterations"),
         (("mask_normalize",), file or data.masked_loss or data.alpha_mask, "without --masked_loss or --alpha_mask"),
         (("prior_loss_weight",), file or data.reg_data_dir is not None, "without --reg_data_dir"),

@@ -62,7 +62,8 @@ def suggestion(name: str) -> str:
 
 
 def _in_torch(name: str) -> bool:
-    """torch keeps each of its optimizers in a file of its own, named in small letters."""
+    """torch keeps each of its optimizers in a file of its own, named like it."""
     spec = find_spec("torch")
     places = spec.submodule_search_locations if spec else None
-    return any((Path(place) / "optim" / f"{name.lower()}.py").is_file() for place in places or ())
+    files = (file for place in places or () for file in (Path(place) / "optim").glob("[!_]*.py"))
+    return any(file.stem.replace("_", "") == name.lower() for file in files)

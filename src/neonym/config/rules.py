@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from neonym.config.idle import idle_problems, tracker_kinds
-from neonym.config.optimizers import optimizer_problem
+from neonym.config.optimizers import optimizer_name, optimizer_problem
 from neonym.config.run import ObjectiveSettings, OptimSettings, RunConfig, fields_of
 from neonym.config.values import (
     SCHEDULES,
@@ -147,9 +147,22 @@ def schedule_problems(optim: OptimSettings) -> Iterator[Problem]:
             value = getattr(optim, option)
             if value not in (default, ()) and (option != "lr_decay_steps" or asked_for(value)):
                 yield Problem("warning", f"has no effect on the schedule {said}", f"--{option}")
+    if optim.learning_rate is not None and steps_relatively(optim):
+        what = "is not used: AdaFactor finds its own by relative steps"
+        yield Problem("warning", what, "--learning_rate", "Add --optimizer_args relative_step=False to use it")
     if isinstance(optim.learning_rate, str) and {"lr_scheduler", "lr_scheduler_type"} & given:
         fix = "Leave --lr_scheduler out"
         yield Problem("error", "a staged learning rate is a schedule of its own", "--learning_rate", fix)
+
+
+def steps_relatively(optim: OptimSettings) -> bool:
+    """Whether the optimizer is an AdaFactor that finds its own rate, as it does unless it is told not to."""
+    try:
+        arguments = parse_arguments(optim.optimizer_args)
+    except ValueError:
+        return False
+    relative = arguments.get("relative_step", True) or arguments.get("warmup_init", False)
+    return optimizer_name(optim.optimizer_type) == "AdaFactor" and bool(relative)
 
 
 def asked_for(count: str | None) -> bool:
@@ -201,10 +214,6 @@ def contradictions(run: RunConfig) -> Iterator[Problem]:
     rows: list[tuple[bool, str, str, str]] = [
         (o.adaptive_noise_scale is not None and not o.noise_offset, "needs a --noise_offset above 0",
          "adaptive_noise_scale", "Add --noise_offset=0.05, say"),
-        (o.noise_offset_random_strength and not o.noise_offset, "needs --noise_offset",
-         "noise_offset_random_strength", ""),
-        (o.ip_noise_gamma_random_strength and not o.ip_noise_gamma, "needs --ip_noise_gamma",
-         "ip_noise_gamma_random_strength", ""),
         (low >= high, f"the lowest timestep ({low}) is not below --max_timestep ({high})", "min_timestep", ""),
         (high > 1000, f"{high} is above 1000, the number of timesteps", "max_timestep", ""),
         (optim.ema_decay is not None and optim.ema_decay >= 1, f"{optim.ema_decay} is not below 1", "ema_decay", ""),

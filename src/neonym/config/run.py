@@ -208,7 +208,9 @@ class ComputeSettings(Section):
         False, "Compile the U-Net (torch.compile): the first steps are slow, the others faster."
     )
     dynamo_backend: str = setting("inductor", "Backend of torch_compile.")
-    ddp_timeout: int | None = setting(None, "Minutes that processes wait for each other (default: 10).", least=0)
+    ddp_timeout: int | None = setting(
+        None, "Minutes that processes wait for each other (default: 10, with sample pictures 120).", least=0
+    )
     cpu: bool = setting(False, "Use the CPU even where there is a GPU.")
 
 
@@ -258,7 +260,9 @@ class MetadataSettings(Section):
     metadata_license: str | None = setting(None, "Licence of the file.")
     metadata_tags: str | None = setting(None, "Tags, with commas between them.")
     metadata_usage_hint: str | None = setting(None, "How to use it.")
-    metadata_thumbnail: str | None = setting(None, "Thumbnail, as a data URL or an address.")
+    metadata_thumbnail: str | None = setting(
+        None, "Thumbnail: a picture file, which is put into the file, or a data URL."
+    )
     metadata_merged_from: str | None = setting(None, "What it was merged from.")
     metadata_trigger_phrase: str | None = setting(None, "What to write in a prompt (default: the token).")
     metadata_preprocessor: str | None = setting(None, "How the pictures were prepared.")

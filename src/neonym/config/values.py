@@ -33,7 +33,10 @@ def parse_count(text: str, total: int) -> int:
     """Steps from "100", or from a share of `total`, "0.1" or "10%", rounded down. Raises ValueError."""
     text = text.strip()
     share = text.endswith("%")
-    number = float(text.removesuffix("%")) / (100 if share else 1)
+    try:
+        number = float(text.removesuffix("%")) / (100 if share else 1)
+    except ValueError:
+        number = -1.0
     if not 0 <= number < float("inf") or (number > 1 and share) or (number >= 1 and not share and number % 1):
         raise ValueError(f"`{text}` is neither a whole number of steps nor a share of them")
     return int(number * total + 1e-9) if number < 1 or share else int(number)

@@ -11,7 +11,7 @@ from torch.nn import Parameter
 from neonym.config.optimizers import optimizer_name
 from neonym.config.rules import objective_problems, run_problems
 from neonym.config.run import RunConfig
-from neonym.config.values import schedule_name
+from neonym.config.values import parse_count, schedule_name
 from neonym.errors import ConfigError, Problem, nearest
 from neonym.learn.look import predicts_v
 from neonym.learn.optim import (
@@ -65,6 +65,13 @@ def learning_problems(ready: Prepared, source: ModelSource, rhythm: Rhythm) -> l
             what = f"{name} has a schedule of its own: stages and warm-up are not used"
             problems.append(Problem("warning", what, "--learning_rate, --lr_warmup_steps"))
         return problems
+    falls = optim.lr_decay_steps if schedule_name(optim.lr_scheduler) == "warmup_stable_decay" else None
+    rising, falling = (parse_count(text or "0", rhythm.total) for text in (optim.lr_warmup_steps, falls))
+    if rising + falling > rhythm.total or rising == rhythm.total:
+        what = (
+            f"the learning rate rises for {rising} steps and falls for {falling}, but the training has {rhythm.total}"
+        )
+        problems.append(Problem("warning", what, "--lr_warmup_steps, --lr_decay_steps"))
     for spec in ready.config.concepts:
         rate = base_rate(optim, spec)
         if name.lower().startswith(LEARNING_RATE_FREE) and rate <= 0.1:
@@ -138,7 +145,7 @@ def setting_notes(run: RunConfig) -> list[Problem]:
             )
         )
     plain = optimizer_name(run.optim.optimizer_type)
-    if plain.lower() != run.optim.optimizer_type.lower():
+    if plain.lower() != (run.optim.optimizer_type or plain).lower():
         what = f"{run.optim.optimizer_type} -> {plain}: the optimizer state is a few kilobytes, so there is nothing to save"
         notes.append(Problem("note", what))
     if run.compute.xformers or run.compute.mem_eff_attn:

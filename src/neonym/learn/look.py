@@ -76,6 +76,9 @@ def place_problems(run: RunConfig) -> Iterator[Problem]:
         yield Problem("error", f"{log.console_log_file} is a folder", "--console_log_file", "Name a file in it")
     if run.concept.weights is not None and not Path(run.concept.weights).is_file():
         yield Problem("error", "there is no such file", f"--weights {run.concept.weights}")
+    thumbnail = run.metadata.metadata_thumbnail
+    if thumbnail and ":" not in thumbnail.partition("/")[0] and not Path(thumbnail).is_file():
+        yield Problem("error", "there is no such file", f"--metadata_thumbnail {thumbnail}")
     if log.log_tracker_config is not None:
         yield from tracker_file_problems(log.log_tracker_config)
 
