@@ -61,7 +61,6 @@ SDSCRIPTS: dict[str, Compat] = {
     "disable_mmap_load_safetensors": no_effect("files are read as safetensors does it"),
     "ddp_gradient_as_bucket_view": no_effect(NO_WRAPPER),
     "ddp_static_graph": no_effect(NO_WRAPPER),
-    "fp8_base": refused("8-bit weights of the frozen model are not supported"),
     "deepspeed": refused(SMALL),
     "zero_stage": no_effect(DEEPSPEED.reason, "count"),
     "offload_optimizer_device": DEEPSPEED,
