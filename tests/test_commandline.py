@@ -109,12 +109,12 @@ def test_a_switch_may_stand_in_both(tmp_path):
 
 def test_unknown_keys_and_wrong_values(tmp_path):
     """Told together with everything else, and the other values hold."""
-    text = 'lerning_rate = 1\nsomething_else = 2\nloss_type = "nonsense"\nmax_train_steps = "many"\nseed = 1.5'
+    text = 'lerning_rate = 1\nsomething_else = 2\nloss_type = "nonsense"\nmax_train_steps = "many"\nseed = 1.5\nlearning_rate = true'
     found = given(config(tmp_path, text + "\nkeep_tokens = 2\n[x]\nnetwork_dim = 4"), "--deepspeed")
     said = "\n".join(str(p) for p in found.problems if p.severity == "error")
     for words in (
         "`lerning_rate` is not known. Did you mean `learning_rate`?", "`something_else` is not known", "--deepspeed",
-        "job.toml, `loss_type`", "job.toml, `max_train_steps`", "job.toml, `seed`",
+        "job.toml, `loss_type`", "job.toml, `max_train_steps`", "job.toml, `seed`", "`true` is not a number",
     ):  # fmt: skip
         assert words in said
     assert found.run.dataset.keep_tokens == 2

@@ -22,6 +22,7 @@ def found(severity: str, **flags) -> str:
     [
         ({"huber_c": 0.2}, "--huber_c: has no effect without --loss_type=huber"),
         ({"noise_offset_random_strength": True}, "without --noise_offset"),
+        ({"adaptive_noise_scale": 0.1, "noise_offset": 0.0}, "--adaptive_noise_scale: has no effect with"),
         ({"multires_noise_discount": 0.5}, "without --multires_noise_iterations"),
         ({"dynamo_backend": "eager"}, "without --torch_compile"),
         ({"min_bucket_reso": 128}, "without --enable_bucket"),
@@ -58,7 +59,14 @@ def test_what_is_given_as_nothing_is_nothing():
     for nothing in ("0", "0.0", "0%"):
         assert found("error", lr_scheduler="constant", lr_warmup_steps=nothing) == ""
     assert "has no warm-up" in found("error", lr_scheduler="constant", lr_warmup_steps="1%")
-    off = {"save_n_epoch_ratio": 0, "ddp_timeout": 0, "min_snr_gamma": 0.0, "noise_offset": 0.0, "max_grad_norm": 0.0}
+    off = {
+        "adaptive_noise_scale": 0.0,
+        "save_n_epoch_ratio": 0,
+        "ddp_timeout": 0,
+        "min_snr_gamma": 0.0,
+        "noise_offset": 0.0,
+        "max_grad_norm": 0.0,
+    }
     assert found("error", **off) == ""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from neonym.config.flags import flags_in
+from neonym.config.flags import expected, flag_fields, flags_in, is_switch
 from neonym.config.resolve import read_table
 from neonym.config.run import RunConfig, fields_of
 from neonym.config.sdscripts import OTHER_TRAINERS, SDSCRIPTS, Compat, CompatSettings
@@ -67,7 +67,11 @@ def known_keys(path: Path, flags: RunFlags, sections: Mapping[str, str], given: 
     own = {name for name in type(flags).model_fields if name not in RunConfig.model_fields} - {"compat"}
     given.switches = {name for name in own if table.pop(name, False)}
     given.problems += key_problems(table, sections, str(path))
-    return {name: value for name, value in table.items() if name in sections}
+    known, fields = {name: value for name, value in table.items() if name in sections}, flag_fields(type(flags))
+    for name in [name for name, value in known.items() if isinstance(value, bool) and not is_switch(fields[name])]:
+        what = f"`{str(known.pop(name)).lower()}` is not {expected(fields[name].annotation)}"
+        given.problems.append(Problem("error", what, f"{path}, `{name}`"))
+    return known
 
 
 def flatten(table: Mapping[str, Any]) -> Values:

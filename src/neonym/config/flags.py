@@ -129,6 +129,11 @@ def group_problem(group: list[str], fields: Mapping[str, FieldInfo]) -> Problem 
     return None
 
 
+def is_switch(field: FieldInfo) -> bool:
+    """Whether true and false are its values."""
+    return field.annotation is bool
+
+
 def value_problem(group: list[str], kind: Any) -> str:
     """What is said of values that a flag does not take."""
     _, mark, value = group[0].partition("=")

@@ -21,7 +21,7 @@ def idle_problems(run: RunConfig) -> Iterator[Problem]:
     for names, works, needed in conditions(run):
         for name in () if works else names:
             section, default = SETTINGS[name]
-            if getattr(getattr(run, section), name) not in (default, None, ""):
+            if getattr(getattr(run, section), name) not in (default, None, "", 0):
                 yield Problem("warning", f"has no effect {needed}", f"--{name}")
 
 
@@ -35,6 +35,7 @@ def conditions(run: RunConfig) -> list[tuple[tuple[str, ...], bool, str]]:
         (("huber_schedule", "huber_c", "huber_scale"), objective.loss_type in ("huber", "smooth_l1"),
          "without --loss_type=huber or smooth_l1"),
         (("noise_offset_random_strength",), bool(objective.noise_offset), "without --noise_offset"),
+        (("adaptive_noise_scale",), objective.noise_offset != 0, "with a --noise_offset of 0"),
         (("ip_noise_gamma_random_strength",), bool(objective.ip_noise_gamma), "without --ip_noise_gamma"),
         (("multires_noise_discount",), bool(objective.multires_noise_iterations), "without --multires_noise_iterations"),
         (("mask_normalize",), file or data.masked_loss or data.alpha_mask, "without --masked_loss or --alpha_mask"),

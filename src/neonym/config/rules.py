@@ -212,7 +212,7 @@ def contradictions(run: RunConfig) -> Iterator[Problem]:
     o, optim, save = run.objective, run.optim, run.save
     low, high = o.min_timestep or 0, 1000 if o.max_timestep is None else o.max_timestep
     rows: list[tuple[bool, str, str, str]] = [
-        (o.adaptive_noise_scale is not None and not o.noise_offset, "needs a --noise_offset above 0",
+        (o.adaptive_noise_scale is not None and o.noise_offset is None, "needs a --noise_offset above 0",
          "adaptive_noise_scale", "Add --noise_offset=0.05, say"),
         (low >= high, f"the lowest timestep ({low}) is not below --max_timestep ({high})", "min_timestep", ""),
         (high > 1000, f"{high} is above 1000, the number of timesteps", "max_timestep", ""),

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_input
 
 SMALL = torch.float8_e4m3fn
 LARGEST = torch.finfo(SMALL).max
@@ -50,7 +51,7 @@ class _Conv(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         weight, scale = ctx.saved_tensors
         grad = grads[0]
-        back = torch.nn.grad.conv2d_input(ctx.shape, whole(weight, scale, grad.dtype), grad, *ctx.how)
+        back = conv2d_input(ctx.shape, whole(weight, scale, grad.dtype), grad, *ctx.how)
         return back.to(ctx.dtype), None, None, None, None
 
 
@@ -76,7 +77,7 @@ KINDS: dict[type, type] = {nn.Linear: Linear8, nn.Conv2d: Conv8}
 def keep_in_eight_bits(network: nn.Module) -> None:
     """Turn the weights of its linear layers and convolutions into 8-bit numbers with one scale for each layer."""
     for name, layer in network.named_modules():
-        if type(layer) not in KINDS or name.startswith(WHOLE):
+        if not isinstance(layer, (nn.Linear, nn.Conv2d)) or type(layer) not in KINDS or name.startswith(WHOLE):
             continue
         scale = layer.weight.abs().amax().float().clamp(min=1e-12) / LARGEST
         small = (layer.weight.float() / scale).to(SMALL)
