@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from neonym.learn.prepare import Prepared, prepare
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the laws are about a CPU in float32
 WORD = "mychar4"
 ROOT = Path(__file__).parent.parent
+GOLDEN = Path(__file__).parent / "golden"  # sd-scripts' own results
 COLOURS = [(200, 40, 40), (40, 160, 60), (50, 90, 220), (240, 220, 60), (250, 250, 250), (20, 20, 20)]
 
 
@@ -46,6 +48,50 @@ def make_pictures(
         if caption is not None:
             (folder / f"{i:02}.txt").write_text(f"{caption} {i}")
     return folder
+
+
+def golden(name: str, part: str = "cases") -> list[dict]:
+    """Cases of a file."""
+    return json.loads((GOLDEN / name).read_text())[part]
+
+
+def reasons(letter: str) -> dict[str, str]:
+    """The cases of one file that the table in docs/datasets.md lists, with the reasons."""
+    page = (ROOT / "docs" / "datasets.md").read_text()
+    return dict(re.findall(rf"^\| {letter} \| (.+?) \| (.+) \|$", page, re.MULTILINE))
+
+
+def differences(letter: str) -> set[str]:
+    """The names alone."""
+    return set(reasons(letter))
+
+
+def judge(letter: str, outcomes: dict[str, bool]) -> None:
+    """Every case must agree, but for those listed; and of those none may. (More of the same kind may be listed.)"""
+    listed = differences(letter)
+    wrong = sorted(name for name, agrees in outcomes.items() if not agrees and name not in listed)
+    assert not wrong, f"not as sd-scripts, and not listed: {wrong}"
+    stale = sorted(name for name in listed if outcomes.get(name))
+    assert not stale, f"listed as different, but the same: {stale}"
+
+
+NOT_OURS = {"debug_dataset", "prior_loss_weight", "kind"}  # flags, not values of a data set
+EMPTY = (None, "", {}, 0, 0.0, False)
+
+
+def same_values(found: list[tuple[str, dict]], expected: list[dict]) -> bool:
+    """Whether every value that sd-scripts resolved is ours (kind, settings); where both mean "none", they need not be alike."""
+    if len(found) != len(expected):
+        return False
+    for (kind, ours), theirs in zip(found, expected, strict=True):
+        for mine, values in [(ours, theirs["dataset"]), *zip(ours["subsets"], theirs["subsets"], strict=True)]:
+            for key in values.keys() & mine.keys() - NOT_OURS:
+                none = mine[key] in EMPTY and values[key] in EMPTY
+                if mine[key] != values[key] and not none and (key, values[key]) != ("caption_extension", ".caption"):
+                    return False
+        if kind != theirs["kind"]:
+            return False
+    return True
 
 
 def settings(**flags) -> RunConfig:

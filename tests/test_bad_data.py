@@ -2,11 +2,13 @@
 
 import ctypes
 import os
+import shutil
 
 import pytest
 from conftest import WORD, check, check_table, make_pictures, said, settings, subset
 from PIL import Image
 
+from neonym.cli.main import main
 from neonym.learn.prepare import prepare
 
 
@@ -175,6 +177,52 @@ def test_places_and_names_that_cannot_be(tmp_path):
     assert "loop" in said(check_table(tmp_path, {"datasets": [{"subsets": [{"image_dir": str(loop)}]}]}))
 
 
+def test_a_path_of_windows(tmp_path):
+    """An escape that is none, and two that are."""
+    for written, words in (("C:\\pictures", "a backslash starts an escape"), ("C:\\new\\table", "\\n is a line break")):
+        for key in ("image_dir", "metadata_file"):
+            file = tmp_path / "table.toml"
+            file.write_text(f'[[datasets]]\n[[datasets.subsets]]\n{key} = "{written}"\n')
+            text = said(prepare(settings(dataset_config=str(file), token_string=WORD)))
+            assert words in text
+            assert len(text.splitlines()) <= 2
+
+
+def test_keys_in_the_wrong_place(tmp_path):
+    table = {
+        "general": {"image_dir": "a", "prior_loss_weight": 1.0},
+        "datasets": [
+            {"is_reg": True, "token_string": "x", "subsets": [{"metadata_file": "m.json", "class_tokens": "x"}]}
+        ],
+    }
+    text = said(check_table(tmp_path, table))
+    for words in (
+        "[general]: `image_dir` is not known here. It belongs to [[datasets.subsets]].",
+        "[general]: `prior_loss_weight` is not known here. It is a flag: --prior_loss_weight.",
+        "datasets[0]: `is_reg` is not known here. It belongs to [[datasets.subsets]] of folders without masks.",
+        "datasets[0]: `token_string` is not known here. It is a flag: --token_string.",
+        "subsets[0]: `class_tokens` is not known here. It belongs to [[datasets.subsets]] of folders without masks.",
+    ):
+        assert words in text, text
+
+
+def test_a_data_set_file_of_another_kind(tmp_path):
+    file = tmp_path / "table.yaml"
+    file.write_text("datasets:\n  - subsets: []\n")
+    assert "is TOML (.toml) or JSON (.json)" in said(prepare(settings(dataset_config=str(file), token_string=WORD)))
+
+
+def test_pictures_that_count_for_ever(tmp_path):
+    make_pictures(tmp_path / "a", 3)
+    assert "Lower num_repeats" in said(check_table(tmp_path, subset(tmp_path, num_repeats=10**9)))
+
+
+def test_what_is_no_picture_is_told_without_addresses(tmp_path):
+    make_pictures(tmp_path / "a", 2)
+    (tmp_path / "a" / "text.png").write_text("hello")
+    assert "text.png: is no picture of a known kind. Remove or replace it." in said(check(tmp_path / "a"))
+
+
 def test_a_name_too_long_for_a_caption_file(tmp_path):
     folder = make_pictures(tmp_path / "a", 2)
     (folder / ("x" * 250 + ".png")).write_bytes((folder / "00.png").read_bytes())
@@ -191,6 +239,63 @@ def test_held_out_pictures_are_trained_nowhere(tmp_path):
     assert len(ready.records) == 6
     assert not {r.content for r in ready.records} & {r.content for r in ready.held_out}
     assert "held out elsewhere" in said(ready, "warning")
+
+
+def test_every_caption_without_the_word_is_listed(tmp_path, capsys):
+    folder = make_pictures(tmp_path / "a", 6)
+    for name in ("00", "01", "02", "03"):
+        (folder / f"{name}.txt").write_text("no such word" if name < "03" else "cat " * 90 + WORD)
+    assert main(["check", "--train_data_dir", str(folder), "--token_string", WORD]) == 0
+    text = capsys.readouterr().out
+    for name in ("00", "01", "02"):
+        assert f"{folder / name}.png (missing): 'no such word'" in text
+    assert f"{folder / '03'}.png (cut off): 'cat cat" in text
+    assert str(folder / "04.png") not in text
+
+
+def test_pictures_too_thin_for_buckets_are_skipped_by_choice(tmp_path):
+    folder = make_pictures(tmp_path / "a", 2)
+    Image.new("RGB", (5, 128)).save(folder / "thin.png")
+    flags = {"enable_bucket": True, "bucket_no_upscale": True, "min_bucket_reso": 64}
+    assert "thin.png: a picture of 5 x 128 is too small" in said(check(folder, **flags))
+    ready = check(folder, **flags, broken_images="skip")
+    assert not ready.failed()
+    assert len(ready.records) == 2
+    assert "thin.png" in said(ready, "warning")
+
+
+def test_held_out_pictures_count_once(tmp_path):
+    make_pictures(tmp_path / "a", 5)
+    ready = check_table(tmp_path, subset(tmp_path, num_repeats=3), validation_split=0.4)
+    assert [r.repeats for r in ready.held_out] == [1, 1]
+    assert {r.repeats for r in ready.records} == {3}
+
+
+def test_copies_of_held_out_pictures(tmp_path):
+    """In another folder they are not trained; in the same one they are told."""
+    folder = make_pictures(tmp_path / "a", 6)
+    other = tmp_path / "b"
+    shutil.copytree(folder, other)
+    table = {"datasets": [
+        {"validation_split": 0.4, "validation_seed": 3, "subsets": [{"image_dir": str(folder)}]},
+        {"subsets": [{"image_dir": str(other)}]},
+    ]}  # fmt: skip
+    ready = check_table(tmp_path, table)
+    back = {r.path.name for r in ready.held_out}
+    assert len(back) == 2
+    assert len(ready.records) == 8
+    assert not back & {r.path.name for r in ready.records}
+    shutil.rmtree(other)
+    shutil.copy(folder / min(back), folder / "copy.png")
+    (folder / "copy.txt").write_text(WORD)
+    shared = set()
+    for seed in range(6):
+        ready = check(folder, validation_split=0.4, validation_seed=seed)
+        same = {r.content for r in ready.held_out} & {r.content for r in ready.records}
+        assert ("copies of held-out ones" in said(ready, "warning")) == bool(same)
+        assert len(ready.records) + len(ready.held_out) == 7
+        shared.add(bool(same))
+    assert shared == {True, False}
 
 
 def test_pictures_beside_named_folders_are_not_forgotten_silently(tmp_path):

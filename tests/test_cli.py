@@ -93,8 +93,12 @@ def test_check_json(folder, capsys):
     assert found["config"][0]["origins"]["batch_size"] == "dataset"
     assert all(set(p) == {"severity", "what", "where", "fix"} for p in found["problems"])
     assert found["datasets"] == [
-        {"resolution": [128, 128], "batch_size": 2, "buckets": [{"size": [128, 128], "count": 4}], "steps_per_epoch": 2}
-    ]
+        {
+            "resolution": [128, 128], "batch_size": 2, "bucket_limits": None, "bucket_sizes": [[128, 128]],
+            "buckets": [{"size": [128, 128], "count": 4}], "training_items": 4, "regularisation_items": 0,
+            "held_out_items": 0, "steps_per_epoch": 2,
+        }
+    ]  # fmt: skip
     item = found["items"][0]
     assert item["path"].endswith("00.png")
     assert item["caption"] == "mychar4 1girl 0"
@@ -167,11 +171,23 @@ def test_every_value_and_where_it_was_found(tmp_path, capsys):
         f"[general]\nflip_aug = true\n[[datasets]]\nbatch_size = 2\n[[datasets.subsets]]\nimage_dir = '{tmp_path / 'a'}'\n"
     )
     assert (
-        main(["check", "--dataset_config", str(file), "--token_string", WORD, "--keep_tokens=1", "--print_config"]) == 0
+        main(
+            [
+                "check",
+                "--dataset_config",
+                str(file),
+                "--token_string",
+                WORD,
+                "--keep_tokens=1",
+                "--background=red",
+                "--print_config",
+            ]
+        )
+        == 0
     )
     lines = capsys.readouterr().out.splitlines()
     for line in (
-        'token_string = "mychar4"  # command line', "batch_size = 2  # dataset", "flip_aug = true  # general",
+        'token_string = "mychar4"  # command line', 'background = "red"  # command line', "masked_loss = false  # default", "batch_size = 2  # dataset", "flip_aug = true  # general",
         "keep_tokens = 1  # command line", "num_repeats = 1  # default", f'image_dir = "{tmp_path / "a"}"  # subset',
     ):  # fmt: skip
         assert line in lines

@@ -1,6 +1,5 @@
 """Buckets, repeats, captions, pictures, the plan, the cache."""
 
-import json
 import shutil
 from pathlib import Path
 from random import Random
@@ -8,7 +7,7 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from conftest import make_pictures
+from conftest import golden, judge, make_pictures
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -22,12 +21,7 @@ from neonym.data.plan import ConceptPlan
 from neonym.data.records import Dataset, Folder, scan, steps_per_epoch
 from neonym.types import CaptionRules, Fit, ImageRecord, PictureRules, View
 
-GOLDEN = Path(__file__).parent / "golden"
 WHOLE = BucketRules((128, 128))
-
-
-def golden(name: str) -> list[dict]:
-    return json.loads((GOLDEN / name).read_text())["cases"]
 
 
 def rules_of(values: dict) -> BucketRules:
@@ -110,6 +104,47 @@ def test_golden_repeats_and_regularisation(case, tmp_path):
     plan = ConceptPlan(records, [inputs["batch_size"]], 0, 1.0)
     sizes = sorted((len(plan.draws(step)) for step in range(plan.steps_per_epoch)), reverse=True)
     assert sizes == sorted(expected["items_by_batch_sizes"], reverse=True)
+
+
+def test_golden_epochs():
+    """Not sd-scripts' order, but its batches: of one bucket, as many and as large, every item as often as it counts."""
+    outcomes = {}
+    for case in golden("k_epoch_order.json"):
+        inputs = case["inputs"]
+        repeats, size, seed = inputs["num_repeats"], inputs["batch_size"], inputs["dataset_seed"]
+        records = [
+            record(f"{name[0]}{i}", repeats, tuple(bucket))
+            for name, bucket in inputs["images"].items()
+            for i in range(int(name[-1]) + 1)
+        ]
+        plan, outcomes[f"seed {seed}"] = ConceptPlan(records, [size], seed, 1.0), True
+        for epoch, batches in case["expected"]["batches_in_index_order_by_epoch"].items():
+            first = int(epoch) * plan.steps_per_epoch
+            steps = [plan.draws(first + step) for step in range(plan.steps_per_epoch)]
+            names = [[str(draw.record.path) for draw in step] for step in steps]
+            assert sorted(map(len, names)) == sorted(map(len, batches))
+            assert sorted(name for step in names for name in step) == sorted(
+                name for batch in batches for name in batch
+            )
+            assert all(len({name[0] for name in step}) == 1 for step in names)
+            outcomes[f"seed {seed}"] &= names == batches
+    judge("k", outcomes)
+
+
+def test_golden_shapes_off_the_grid():
+    """Limits that are no multiples of the steps, which settings cannot give."""
+    for case in golden("a_bucket_resolutions.json", "raw_make_bucket_resolutions"):
+        inputs = case["inputs"]
+        rules = BucketRules(
+            tuple(inputs["resolution"]), True, inputs["min_size"], inputs["max_size"], inputs["divisible"]
+        )
+        assert [list(size) for size in bucket_sizes(rules)] == case["expected"]["resolutions"]
+
+
+def test_a_thin_picture_that_one_way_of_shrinking_holds():
+    """Shrunk by its height it would lose all its width; by its width it fits."""
+    rules = BucketRules((512, 512), True, no_upscale=True)
+    assert fit((157, 10_000), rules, []) == Fit((64, 4032), (64, 4076), (0, 22, 64, 4054))
 
 
 def make_blank(folder: Path, count: int, size) -> None:

@@ -1,30 +1,24 @@
-"""sd-scripts' own results for captions, configs, splits, caption files, metadata, masks.
+"""sd-scripts' own results for captions, configs, splits, masks, by function; test_front_door.py has the rest.
 
 Where Neonym differs on purpose, the case stands in the table of docs/datasets.md with its reason; a case that stands
 there and does not differ fails too.
 """
 
-import json
 import random
-import re
-from pathlib import Path
 from random import Random
 
 import pytest
 import torch
-from conftest import ROOT, settings
-from PIL import Image
+from conftest import golden, judge, reasons, same_values, settings
 
 from neonym.config.run import RunConfig, fields_of
 from neonym.config.sources import read_dataset
 from neonym.data.captions import Moment, final_caption
 from neonym.data.records import split
 from neonym.learn.objective import Objective
-from neonym.learn.prepare import prepare
 from neonym.types import CaptionRules, Noisy
 from neonym.weights import parse_weights
 
-GOLDEN = Path(__file__).parent / "golden"
 RULES = {
     "shuffle_caption": "shuffle", "caption_separator": "separator", "keep_tokens": "keep_tokens",
     "keep_tokens_separator": "keep_separator", "secondary_separator": "secondary_separator", "enable_wildcard": "wildcards",
@@ -32,25 +26,6 @@ RULES = {
     "caption_tag_dropout_rate": "tag_dropout", "caption_prefix": "prefix", "caption_suffix": "suffix",
     "token_warmup_min": "warmup_min", "token_warmup_step": "warmup_steps",
 }  # fmt: skip
-
-
-def golden(name: str, part: str = "cases") -> list[dict]:
-    return json.loads((GOLDEN / name).read_text())[part]
-
-
-def differences(letter: str) -> set[str]:
-    """Names of the cases of one file that the table in docs/datasets.md lists."""
-    page = (ROOT / "docs" / "datasets.md").read_text()
-    return set(re.findall(rf"^\| {letter} \| (.+?) \|", page, re.MULTILINE))
-
-
-def judge(letter: str, outcomes: dict[str, bool]) -> None:
-    """Every case must agree, but for those listed; and of those none may."""
-    listed = differences(letter)
-    wrong = sorted(name for name, agrees in outcomes.items() if not agrees and name not in listed)
-    assert not wrong, f"not as sd-scripts, and not listed: {wrong}"
-    stale = sorted(name for name in listed if outcomes.get(name, True))
-    assert not stale, f"listed as different, but the same or unknown: {stale}"
 
 
 def rules_of(subset: dict) -> CaptionRules:
@@ -109,35 +84,31 @@ def test_configs(tmp_path):
         if "error" in expected:
             outcomes[case["name"]] = read.failed()
         else:
-            outcomes[case["name"]] = not read.failed() and same_values(read.config.datasets, expected["datasets"])
+            outcomes[case["name"]] = not read.failed() and same_values(
+                [(spec.style, spec.model_dump(mode="json")) for spec in read.config.datasets], expected["datasets"]
+            )
     judge("g", outcomes)
 
 
-NOT_OURS = {"debug_dataset", "prior_loss_weight", "kind"}  # flags, not values of a data set
-EMPTY = (None, "", {}, 0, 0.0, False)
+PLACES = {"[general]": "general", "[[datasets]]": "datasets", "[[datasets.subsets]]": "subsets"}
 
 
-def same_values(found, expected: list[dict]) -> bool:
-    """Every value that sd-scripts resolved is ours; where both mean "none", they need not be written alike."""
-    if len(found) != len(expected):
-        return False
-    for ours, theirs in zip(found, expected, strict=True):
-        pairs = [(ours, theirs["dataset"]), *zip(ours.subsets, theirs["subsets"], strict=True)]
-        for mine, values in pairs:
-            for key, value in values.items():
-                if key in NOT_OURS or not hasattr(mine, key):
-                    continue
-                own = getattr(mine, key)
-                own = list(own) if isinstance(own, tuple) else own
-                if (
-                    own != value
-                    and not (own in EMPTY and value in EMPTY)
-                    and (key, value) != ("caption_extension", ".caption")
-                ):
-                    return False
-        if ours.style != theirs["kind"]:
-            return False
-    return True
+def test_listed_settings_are_what_the_table_says(tmp_path):
+    """A name such as `[general] batch_size=0` is a whole case: what is called an error is one, the others are accepted."""
+    reason = ""
+    for name, said in reasons("g").items():
+        place, _, setting = name.partition(" ")
+        reason = reason if said == "the same" else said
+        if place not in PLACES or "=" not in setting:
+            continue
+        lines = {**dict.fromkeys(PLACES.values(), ""), PLACES[place]: setting}
+        file = tmp_path / "table.toml"
+        file.write_text(
+            f"[general]\n{lines['general']}\n[[datasets]]\n{lines['datasets']}\n"
+            f"[[datasets.subsets]]\nimage_dir = 'd'\n{lines['subsets']}\n"
+        )
+        read = read_dataset(settings(dataset_config=str(file), token_string="x y"))
+        assert read.failed() == reason.startswith("an error"), name
 
 
 def test_validation_splits():
@@ -151,61 +122,6 @@ def test_validation_splits():
         outcomes[name] = "error" not in expected and (set(training), set(held_out)) == (
             set(expected["train"]), set(expected["validation"]))  # fmt: skip
     judge("h", outcomes)
-
-
-def picture(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kind = {"webp": "WEBP", "bmp": "BMP", "gif": "GIF", "tiff": "TIFF", "png": "PNG"}.get(
-        path.suffix.lower()[1:], "JPEG"
-    )
-    Image.new("RGB", (64, 64), "gray").save(path, kind)
-
-
-def items(ready) -> dict[str, str]:
-    return {r.path.name: r.caption for r in ready.records}
-
-
-def test_caption_files(tmp_path):
-    outcomes = {}
-    for i, case in enumerate(golden("i_caption_files.json")):
-        inputs, expected, folder = case["inputs"], case["expected"], tmp_path / str(i)
-        for name in inputs["images"]:
-            picture(folder / name)
-        for name, text in inputs["caption_files"].items():
-            (folder / name).write_bytes(text.encode())
-        table = tmp_path / f"{i}.json"
-        table.write_text(json.dumps({"datasets": [{"subsets": [{"image_dir": str(folder), **inputs["subset"]}]}]}))
-        ready = prepare(settings(dataset_config=str(table), token_string="zzqx"))
-        if "error" in expected:
-            outcomes[case["name"]] = any(str(folder) in p.where and p.severity == "error" for p in ready.problems)
-        else:
-            outcomes[case["name"]] = list(items(ready).items()) == list(expected["captions"].items())
-    judge("i", outcomes)
-
-
-def test_metadata_files(tmp_path):
-    outcomes = {}
-    for name in ("0.png", "1.png"):
-        picture(tmp_path / "pictures" / name)
-    for i, case in enumerate(golden("j_finetune_metadata.json")):
-        inputs, expected = case["inputs"], case["expected"]
-        file = tmp_path / f"{i}.json"
-        file.write_text(json.dumps(inputs["metadata"]))
-        subset = {**inputs["subset"], "metadata_file": str(file)}
-        if "image_dir" in subset:
-            subset["image_dir"] = str(tmp_path / "pictures")
-        table = tmp_path / f"{i}-table.json"
-        table.write_text(json.dumps({"datasets": [{"subsets": [subset]}]}))
-        ready = prepare(settings(dataset_config=str(table), token_string="zzqx"))
-        if "error" in expected:
-            outcomes[case["name"]] = any(p.severity == "error" and "none of the" not in p.what for p in ready.problems)
-        else:
-            found = {
-                r.path.name: {"caption": r.caption, "image_size": list(r.size), "num_repeats": r.repeats}
-                for r in ready.records
-            }
-            outcomes[case["name"]] = found == expected["images"]
-    judge("j", outcomes)
 
 
 def test_masked_loss():

@@ -258,6 +258,21 @@ def test_law_6_a_few_bad_steps_are_passed_over(run_for, monkeypatch):
     assert result.verdicts[0].loss_after < result.verdicts[0].loss_before
 
 
+def test_law_6_a_run_in_which_nothing_reaches_the_word_ends(run_for, monkeypatch):
+    """As with an attention or a compiler whose backward pass is broken: the loss is there, its gradient is zero."""
+    clean = Objective.loss
+
+    def cut_off(self, guess, noisy, mask=None):
+        loss = clean(self, guess, noisy, mask)
+        return loss.detach() + 0 * loss
+
+    monkeypatch.setattr(Objective, "loss", cut_off)
+    run = run_for(max_train_steps=60)
+    with pytest.raises(UserError, match="no gradient in 20 steps"):
+        loop.train(run)
+    assert not (Path(run.save.output_dir) / "mychar4.safetensors").exists()
+
+
 def test_law_6_a_full_disk_leaves_the_old_file(run_for, tmp_path):
     """The file-size limit of a real process stands for the full disk."""
     from neonym.formats import write_embedding

@@ -21,7 +21,7 @@ from neonym.generation.images import draw
 from neonym.learn.loop import train
 from neonym.learn.prepare import prepare
 from neonym.models import single_file
-from neonym.models.family import identify, load_model
+from neonym.models.family import identify, load_model, load_tokenizers
 
 
 @pytest.fixture(scope="module", params=["sd1", "sd2", "sdxl"])
@@ -56,6 +56,14 @@ def test_one_file_is_the_same_model_as_its_folder(checkpoint):
     for theirs, ours in zip(outputs(folder), outputs(file), strict=True):
         assert torch.equal(theirs, ours)
     assert len(sources[1].vae_hash()) == len(sources[1].text_hash()) == 64
+
+
+def test_an_exclamation_mark_is_padding_for_sd2_alone(checkpoint):
+    """Both SD 2.x and SDXL's second tokenizer call their padding "!", but only the first ever read captions so."""
+    family, folder, file = checkpoint
+    for name in (folder, file):
+        for tokenizer in load_tokenizers(identify(str(name)), 75).values():
+            assert (int(tokenizer("a cat!").ids[0, 3]) == 0) == (family == "sd2")
 
 
 def test_conditioning_is_the_pipelines_own(checkpoint):

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from conftest import settings
+from transformers import get_scheduler
 
 from neonym.config.optimizers import OPTIMIZERS, SMALLER, optimizer_name
 from neonym.config.values import parse_arguments, parse_count, parse_stages
@@ -40,6 +41,17 @@ def test_schedules_against_their_formulas():
     assert [steps[i] for i in (0, 9, 10, 19, 20, 29, 30, 99)] == pytest.approx(
         [1, 1, 0.1, 0.1, 0.01, 0.01, 0.005, 0.005]
     )
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 10, 200])
+def test_plain_schedules_are_transformers_own(warmup):
+    def theirs(name: str) -> list[float]:
+        scheduler = get_scheduler(name, torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0), warmup, 100)
+        return [scheduler.lr_lambdas[0](step) for step in range(100)]
+
+    for name in ("constant_with_warmup", "linear", "cosine"):
+        assert curve(name, warmup=warmup) == theirs(name)
+    assert curve("constant") == theirs("constant")
 
 
 def test_a_schedule_of_torch_is_a_function_of_the_step():

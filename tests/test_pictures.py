@@ -49,7 +49,7 @@ def test_pictures_of_all_kinds(tmp_path):
     text = said(ready, "warning")
     assert "loop.png" in text
     assert "lost.png" in text
-    assert "most of them is cut off (thin.png)" in text
+    assert "most of them is cut off (thin.png). Cut them yourself." in text
     assert "enlarged" in text
     by_name = {r.path.name: r for r in ready.records}
     assert load_pixels(by_name["moving.webp"].path, still_view(by_name["moving.webp"]))[:, 30, 30].tolist() == [
@@ -79,6 +79,8 @@ def test_files_beside_pictures_of_odd_names_are_found(tmp_path):
     assert not ready.failed()
     assert all(r.mask.stem == r.path.stem for r in ready.records)
     assert len(ready.records) == len(names)
+    (folder / "new\nline.txt").write_bytes(b"")
+    assert "new\\nline.txt: is an empty file" in said(check(tmp_path))
 
 
 def test_kinds_that_need_a_plug_in(tmp_path):

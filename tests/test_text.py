@@ -1,18 +1,19 @@
 """Tokenisation against golden cases, words in captions, rows beside the table."""
 
-import json
-from pathlib import Path
+import re
+from functools import cache
 
 import pytest
 import torch
+from conftest import golden, judge
 from torch import nn
 from transformers import CLIPTokenizer
 
 from neonym.models.family import identify, load_model, load_tokenizers
+from neonym.models.sdxl import padded_with_zero
 from neonym.models.text import EmbeddingWithRows, WordTokenizer, join_chunks
 from neonym.words import clean, whole_word
 
-CASES = json.loads((Path(__file__).parent / "golden" / "d_tokenization.json").read_text())
 SOURCE = identify("builtin:emoji")
 
 
@@ -22,11 +23,14 @@ def tokenizer(length: int = 75):
 
 def family_tokenizer(kind: str, length: int | None) -> WordTokenizer:
     """The same vocabulary, padded as each family pads: SD 1.x with the end, SD 2.x with "!", SDXL's second one with id 0."""
-    more = {"pad_token": "!"} if kind == "sd2" else {}
+    return WordTokenizer(clip_tokenizer(kind), 49408, chunks=(length or 75) // 75)
+
+
+@cache
+def clip_tokenizer(kind: str):
+    more = {} if kind == "sd1" else {"pad_token": "!"}
     clip = CLIPTokenizer.from_pretrained(SOURCE.folder / "tokenizer", local_files_only=True, **more)
-    if kind == "sdxl_tokenizer2":
-        clip.pad_token_id = 0
-    return WordTokenizer(clip, 49408, chunks=(length or 75) // 75)
+    return padded_with_zero(clip) if kind == "sdxl_tokenizer2" else clip
 
 
 @pytest.mark.parametrize("length", [None, 150, 225])
@@ -35,13 +39,39 @@ def test_golden_tokenization(kind, length):
     tokenize = family_tokenizer(kind, length)
     for part in ("cases", "with_weights"):
         tokenize.weighted = part == "with_weights"
-        for case in CASES[part]:
+        for case in golden("d_tokenization.json", part):
             if (case["inputs"]["tokenizer"], case["inputs"]["max_token_length"]) != (kind, length):
                 continue
             found = tokenize(case["inputs"]["caption"])
             assert found.ids.tolist() == case["expected"]["input_ids"], case["inputs"]
             if tokenize.weighted:
                 assert torch.allclose(found.weights, torch.tensor(case["expected"]["weights"])), case["inputs"]
+
+
+def kind_of(caption: str, words: list[str]) -> str:
+    """What sd-scripts' words for the vectors (`mytok mytok1 mytok2`) look like in a caption."""
+    several, first = len(words) > 1, re.escape(words[0])
+    rest = caption.replace(" ".join(words), "") if several else caption
+    if re.search(rf"\w{first}|{first}\w", rest):
+        return "added tokens: a word within a longer one"
+    if several and any(word in rest for word in words):
+        return "added tokens: some of the words of several vectors"
+    other_case = words[0] not in rest and words[0].lower() in rest.lower()
+    return "added tokens: in another case" if other_case else "added tokens: the word itself"
+
+
+def test_golden_words():
+    """One word here stands for all of sd-scripts' words together."""
+    outcomes: dict[str, bool] = {}
+    for case in golden("d_tokenization.json", "added_tokens"):
+        inputs = case["inputs"]
+        words, kind = inputs["token_strings"], kind_of(inputs["caption"], inputs["token_strings"])
+        tokenize = family_tokenizer(inputs["tokenizer"], inputs["max_token_length"])
+        tokenize.add_word(words[0], len(words))
+        found = tokenize(inputs["caption"].replace(" ".join(words), words[0])).ids.tolist()
+        outcomes[kind] = outcomes.get(kind, True) and found == case["expected"]["input_ids"]
+    assert outcomes["added tokens: the word itself"]
+    judge("d", outcomes)
 
 
 def test_the_seeds_own_example():

@@ -20,6 +20,11 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
 
+def in_one_line(name: str) -> str:
+    """A file's name as it can be shown: line breaks and the like as escapes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong or doubtful: `error` stops a run, `warning` and `note` are said and passed."""
@@ -30,7 +35,7 @@ class Problem:
     fix: str = ""
 
     def __str__(self) -> str:
-        parts = [f"{self.where}: {self.what}" if self.where else self.what]
+        parts = [f"{in_one_line(self.where)}: {self.what}" if self.where else self.what]
         if self.fix:
             parts.append(self.fix)
         return " ".join(part if part.endswith((".", "?", "!", "\n")) else part + "." for part in parts)

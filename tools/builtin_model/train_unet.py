@@ -101,14 +101,42 @@ class Learner(nn.Module):
 
 def check_gradients(model: nn.Module) -> None:
     """Every part learns, or the training ends: a compiler can lose the gradients of a part without a word."""
-    idle = [name for name, p in model.named_parameters() if p.grad is None]
+    idle = [name for name, p in model.named_parameters() if p.grad is None or not bool(p.grad.any())]
     if idle:
         raise SystemExit(f"no gradients for {', '.join(idle[:5])} and {max(0, len(idle) - 5)} more")
+
+
+def compiled(unet: UNet2DConditionModel) -> nn.Module:
+    """torch.compile, but for the upsamplers: in bfloat16 on a CPU their compiled gradients are zero (torch 2.13)."""
+    for block in unet.up_blocks:
+        for upsampler in getattr(block, "upsamplers", None) or ():
+            upsampler.forward = torch.compiler.disable(upsampler.forward)
+    return torch.compile(unet, dynamic=False)
 
 
 def tokenise(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
     """-> int64 [B,77]"""
     return tokenizer(captions, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+
+
+def encode(text: CLIPTextModel, ids: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Text with `noise` [B,77,W] on its words' embeddings, not on the start and the end. -> [B,77,W]
+
+    So a word is learned as a neighbourhood, and what lies between words leads to them: a new word, which begins
+    somewhere else, is found by its gradient from farther away.
+    """
+    on_words = (ids < text.config.bos_token_id)[..., None] * noise
+    hook = text.get_input_embeddings().register_forward_hook(lambda *call: call[-1] + on_words)
+    try:
+        return text(ids).last_hidden_state
+    finally:
+        hook.remove()
+
+
+def word_noise(groups: int, width: int, largest: float, rng: np.random.Generator) -> torch.Tensor:
+    """Gaussian noise of a scale between 0 and `largest`, another one for each group. -> float32 [groups,77,width]"""
+    scale = largest * rng.random((groups, 1, 1), dtype=np.float32)
+    return torch.from_numpy(scale * rng.standard_normal((groups, 77, width), dtype=np.float32))
 
 
 def stratified_timesteps(size: int, rng: np.random.Generator, phase: str) -> torch.Tensor:
@@ -147,6 +175,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=1.2e-3)
     parser.add_argument("--start", type=Path, help="start from the weights of this Diffusers folder")
     parser.add_argument("--phase", choices=("text", "details"), default="text", help="which noise levels count most")
+    parser.add_argument("--word_noise", type=float, default=0.0, help="largest scale of noise on the words (0.15, say)")
     parser.add_argument(
         "--side_by_side", action="store_true", help="show a drawing in all styles at once, under the same noise"
     )
@@ -171,9 +200,12 @@ def main() -> None:
         scale = vae.config.scaling_factor
     else:
         vae, unet, text = make_vae(), make_unet(), make_text_encoder()
-        vae.load_state_dict(torch.load(args.work / "vae.pt", weights_only=True, map_location="cpu")["vae"])
         if checkpoint.exists():
-            scale = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)["scale"]
+            saved = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)
+            scale = saved["scale"]
+        else:
+            saved = torch.load(args.work / "vae.pt", weights_only=True, map_location="cpu")
+        vae.load_state_dict(saved["vae"])
     subjects = load_subjects()
     data = Latents(args.work, subjects, taught(subjects, args.subjects), vae.eval(), device, scale)
     tokenizer = load_tokenizer(args.work)
@@ -190,9 +222,7 @@ def main() -> None:
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
 
-    predict = (
-        torch.compile(model.unet) if args.compile else model.unet
-    )  # compiled too, the text encoder learned nothing
+    predict = compiled(model.unet) if args.compile else model.unet
 
     def save(step: int) -> None:
         torch.save(
@@ -223,8 +253,11 @@ def main() -> None:
         noise = torch.from_numpy(rng.standard_normal((groups, *x0.shape[1:]), dtype=np.float32))
         noise = noise.repeat_interleave(alike, 0).to(device)
         x_t = scheduler.add_noise(x0.to(device), noise, t).contiguous(memory_format=torch.channels_last)
+        blur = word_noise(groups, model.text.config.hidden_size, args.word_noise, rng)
         with torch.autocast(device, torch.bfloat16, enabled=args.bf16 or device == "cuda"):
-            text = model.text(tokenise(tokenizer, captions).to(device)).last_hidden_state
+            text = encode(
+                model.text, tokenise(tokenizer, captions).to(device), blur.repeat_interleave(alike, 0).to(device)
+            )
             guess = predict(x_t, t, text).sample
         snr = alphas[t] / (1 - alphas[t])
         loss = weighted_loss(guess.float(), noise, snr, args.phase)

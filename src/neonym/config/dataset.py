@@ -149,6 +149,11 @@ class DatasetConfig(Section):
     datasets: tuple[DatasetSpec, ...]
 
 
+KINDS: dict[Style, str] = {
+    "dreambooth": "folders without masks",
+    "finetuning": "metadata files",
+    "controlnet": "folders with masks",
+}
 OWN_KEYS: dict[Style, tuple[str, ...]] = {  # what a subset table may hold beside SubsetValues
     "dreambooth": (*FolderValues.model_fields, "image_dir", "is_reg", "alpha_mask", "concept"),
     "finetuning": ("image_dir", "metadata_file", "alpha_mask", "concept"),

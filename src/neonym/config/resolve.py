@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from neonym.config.dataset import (
     DATASET_KEYS,
+    KINDS,
     NEEDED_KEYS,
     OWN_KEYS,
     ConceptSpec,
@@ -28,7 +29,7 @@ from neonym.config.dataset import (
     SubsetSpec,
     SubsetValues,
 )
-from neonym.config.run import RunConfig
+from neonym.config.run import RunConfig, fields_of
 from neonym.config.values import parse_range
 from neonym.errors import ConfigError, Problem, nearest
 
@@ -40,6 +41,7 @@ else:
 Table = dict[str, Any]
 Origins = dict[tuple[int, int | None, str], str]  # (data set, subset or None, key) -> where its value was found
 FLAG_NAMES = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}  # key -> flag, where they differ
+BACKSLASH = "In double quotes a backslash starts an escape: write paths with / or in 'single quotes'"
 LEVELS = ("subset", "dataset", "general", "command line")
 GENERAL_KEYS = (*DatasetValues.model_fields, *SubsetValues.model_fields, *FolderValues.model_fields)
 
@@ -75,7 +77,9 @@ def read_table(path: Path, fix: str = "Check the path") -> Any:
     try:
         return json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        fix = "In TOML a backslash starts an escape: write paths with / or in 'single quotes'" if "\\" in text else ""
+        fix = BACKSLASH if "\\" in text else ""
+        if path.suffix.lower() not in (".toml", ".json"):
+            fix = f"A data-set file is TOML (.toml) or JSON (.json), {path.suffix or 'its name'} says neither"
         raise ConfigError([Problem("error", str(error), str(path), fix)]) from error
 
 
@@ -244,8 +248,20 @@ def unknown_keys(
         if key in elsewhere:
             found.error(f"`{key}` is a setting of the data set, not of a subset", where, "Move it to [[datasets]]")
             continue
-        fix = nearest(key, known) or f"Allowed here: {', '.join(known)}"
+        fix = home_of(key) or nearest(key, known) or f"Allowed here: {', '.join(known)}"
         found.error(f"`{key}` is not known here", where, fix)
+
+
+def home_of(key: str) -> str:
+    """Where a key belongs that stands in the wrong place; empty if it is known nowhere."""
+    styles = [KINDS[style] for style, own in OWN_KEYS.items() if key in own]
+    if key in DatasetValues.model_fields:
+        return "It belongs to [[datasets]]"
+    if key in SubsetValues.model_fields or len(styles) == len(OWN_KEYS):
+        return "It belongs to [[datasets.subsets]]"
+    if styles:
+        return f"It belongs to [[datasets.subsets]] of {' and '.join(styles)}"
+    return f"It is a flag: --{key}" if key in {name for _, name, _ in fields_of(RunConfig)} else ""
 
 
 def as_table(value: Any, where: str, found: Resolved) -> Table:

@@ -191,7 +191,7 @@ class ObjectiveSettings(Section):
     max_timestep: int | None = setting(None, "Timesteps stay below this (default 1000).", least=1)
     zero_terminal_snr: bool = setting(False, "Rescale the noise schedule so that the last step is pure noise.")
     timestep_sampling: Literal["uniform", "stratified"] = setting(
-        "uniform", "Timesteps at random, or spread evenly over the samples of a step and from step to step."
+        "stratified", "Timesteps spread evenly over the samples of a step and from step to step, or at random."
     )
 
 

@@ -1,5 +1,6 @@
 """The data set of a run: its file, or a folder of pictures, with the words that it shows."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def dataset_table(run: RunConfig, found: Resolved) -> tuple[Any, str]:
             found.problems.append(Problem("warning", what, "--reg_data_dir", fix))
         folder = {} if flags.train_data_dir is None else {"image_dir": flags.train_data_dir}
         return {"datasets": [{"subsets": [{"metadata_file": flags.in_json, **folder}]}]}, "--in_json"
-    if flags.train_data_dir is not None:
+    if flags.train_data_dir:
         table = folder_table(flags, found.problems)
         return table, "--train_data_dir" if table else ""
     return None, ""
@@ -125,6 +126,14 @@ def folder_table(flags: DatasetSettings, problems: list[Problem]) -> dict[str, A
     return {"datasets": [{"subsets": subsets}]} if subsets else {}
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """False for a link that leads to itself."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def folder_subsets(folder: Path, flag: str, is_reg: bool, problems: list[Problem]) -> list[dict[str, Any]]:
     """Sorted by name, so that every machine sees the same order."""
     if not folder.is_dir():
@@ -132,11 +141,12 @@ def folder_subsets(folder: Path, flag: str, is_reg: bool, problems: list[Problem
         return []
     subsets = []
     try:
-        children = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        with os.scandir(folder) as entries:  # says of each entry what it is without looking at it
+            found = [(entry.name, is_folder(entry)) for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         problems.append(Problem("error", f"{folder} cannot be read ({error.strerror})", flag))
         return []
-    for child in children:
+    for child in sorted(folder / name for name, folds in found if folds):
         number, _, name = child.name.partition("_")
         try:
             repeats = int(number)
@@ -152,7 +162,8 @@ def folder_subsets(folder: Path, flag: str, is_reg: bool, problems: list[Problem
             fix = f"Name it `1_{number}` if that is not meant"
             problems.append(Problem("warning", what, str(child), fix))
         subsets.append({"image_dir": str(child), "num_repeats": repeats, "class_tokens": name, "is_reg": is_reg})
-    if subsets and any(p.suffix.lower() in PICTURES for p in folder.iterdir() if p.is_file()):
+    names = [name.lower() for name, folds in found if not folds]
+    if subsets and any(name.endswith(PICTURES) for name in names):
         what = "its own pictures are passed over, because it has `N_name` folders"
         problems.append(Problem("warning", what, str(folder), "Move them into a folder such as `1_name`"))
     return subsets or [{"image_dir": str(folder), "is_reg": is_reg}]

@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from neonym.errors import DataError
 from neonym.types import Fit, ImageRecord, Size, View
@@ -66,6 +66,8 @@ def readable(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
     try:
         with Image.open(path if data is None else BytesIO(data)) as picture:
             yield picture
+    except UnidentifiedImageError as error:
+        raise DataError("is no picture of a known kind", str(path), "Remove or replace it") from error
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         said = getattr(error, "strerror", None) or error
         raise DataError(f"cannot be read as a picture ({said})", str(path), "Remove or replace it") from error

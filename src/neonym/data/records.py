@@ -5,18 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from random import Random
 
 from neonym.data.buckets import BucketRules, bucket_sizes, fit
 from neonym.data.images import find_images
 from neonym.data.index import Facts, look_at
-from neonym.data.stored import Entry, Reporter, find_masks, read_caption, read_metadata, some
+from neonym.data.stored import (
+    Entry,
+    Reporter,
+    escaped,
+    find_masks,
+    names_in,
+    read_caption,
+    read_metadata,
+    some,
+)
 from neonym.errors import DataError, Problem
 from neonym.types import CaptionRules, Fit, ImageRecord, PictureRules, Size
 
 Looked = Mapping[Path, Facts | DataError]
 THIN = 3.0  # a picture scaled to so many times its bucket loses most of itself to the cut
+MOST_ITEMS = 20_000_000  # pictures of a data set, repeats counted: an epoch is a list of them
 TINY = 0.25  # a picture of so small a share of its bucket is enlarged more than twice
 
 
@@ -65,13 +76,27 @@ def scan(
 
 
 def without_leaks(training: list[ImageRecord], held_out: list[ImageRecord], report: Reporter) -> list[ImageRecord]:
-    """A picture that is held out in one data set is not trained in another; the same picture is the same content."""
-    back = {(r.concept, r.content[:64]) for r in held_out}
-    leaks = [r for r in training if (r.concept, r.content[:64]) in back]
+    """A picture that is held out in one folder or data set is trained in no other; the same picture is the same content.
+
+    Copies within one folder are told, not mended: which of them are held out is sd-scripts' choice.
+    """
+    places = {(r.concept, r.content[:64], r.path.parent) for r in held_out}
+    names, contents = {(r.concept, r.path) for r in held_out}, {place[:2] for place in places}
+
+    def is_copy(r: ImageRecord) -> bool:
+        return (r.concept, r.content[:64], r.path.parent) in places and (r.concept, r.path) not in names
+
+    suspects = [r for r in training if (r.concept, r.content[:64]) in contents]
+    copies = [r.path.name for r in suspects if is_copy(r)]
+    leaks = {id(r): r.path.name for r in suspects if not is_copy(r)}
     if leaks:
-        what = f"{len(leaks)} pictures are held out elsewhere, so they are not trained ({some([r.path.name for r in leaks])})"
+        what = f"{len(leaks)} pictures are held out elsewhere, so they are not trained ({some(list(leaks.values()))})"
         report(Problem("warning", what, "validation_split"))
-    return [r for r in training if (r.concept, r.content[:64]) not in back]
+    if copies:
+        what = f"{len(copies)} training pictures are copies of held-out ones in their folder ({some(copies)})"
+        fix = "Keep one of each, or the evaluation looks better than it is"
+        report(Problem("warning", what, "validation_split", fix))
+    return [r for r in training if id(r) not in leaks]
 
 
 class Scan:
@@ -81,6 +106,7 @@ class Scan:
         self.dataset, self.index, self.report = dataset, index, report
         self.broken_is_fatal = broken_is_fatal
         self.fits: dict[Size, Fit] = {}
+        self.names_in = cache(names_in)
 
     def run(self) -> tuple[list[ImageRecord], list[ImageRecord]]:
         dataset, report = self.dataset, self.report
@@ -111,7 +137,12 @@ class Scan:
                 continue
             kept, back = split(records, dataset.held_out_share, dataset.held_out_seed)
             training += kept
-            held_out += back
+            held_out += [replace(record, repeats=1) for record in back]
+        items = sum(r.repeats for r in training)
+        if items > MOST_ITEMS:
+            what = f"its pictures count {items} times in all, which is more than {MOST_ITEMS}"
+            report(Problem("error", what, f"datasets[{self.index}]", "Lower num_repeats"))
+            return [], []
         for concept in sorted({r.concept for r in regular}):
             training += self.dealt([r for r in regular if r.concept == concept], training)
         return training, held_out
@@ -161,7 +192,7 @@ class Scan:
             self.report(Problem("warning", what, str(folder.place), fix))
         if entries and not records:
             self.report(Problem("error", "has no picture that can be used", str(folder.place)))
-        report_shapes(folder, records, self.report)
+        report_shapes(folder, records, self.rules.enabled, self.report)
         return records
 
     def entries(self, folder: Folder) -> list[Entry]:
@@ -183,11 +214,12 @@ class Scan:
             self.report(error.problem)
             return []
         except OSError as error:
-            self.report(Problem("error", f"cannot be read ({error.strerror})", str(folder.path), "Check image_dir"))
+            fix = escaped(folder.place) or "Check image_dir"
+            self.report(Problem("error", f"cannot be read ({error.strerror})", str(folder.place), fix))
             return []
         if not paths:
             fix = "Pictures must lie directly in the folder"
-            self.report(Problem("error", "has no pictures", str(folder.path), fix))
+            self.report(Problem("error", "has no pictures", str(folder.place), fix))
         return [Entry(path) for path in paths]
 
     def measured(self, entry: Entry, mask: Path | None, looked: Looked) -> tuple[Size, Fit, str] | None:
@@ -201,7 +233,8 @@ class Scan:
             self.report(replace(error.problem, severity=severity))
             return None
         except ValueError as error:
-            self.report(Problem("error", str(error), str(entry.path), "Remove it, or allow enlarging"))
+            severity = "error" if self.broken_is_fatal else "warning"
+            self.report(Problem(severity, str(error), str(entry.path), "Remove it, or allow enlarging"))
             return None
         if entry.size is not None and size not in (entry.size, entry.size[::-1]):
             what = f"is {size[0]} x {size[1]}, not {entry.size[0]} x {entry.size[1]} as the metadata says"
@@ -218,7 +251,8 @@ class Scan:
         if entry.caption is not None:
             return entry.caption
         try:
-            return read_caption(entry.path, folder.caption_extension, folder.rules.wildcards)
+            names = self.names_in(entry.path.parent)
+            return read_caption(entry.path, folder.caption_extension, names, folder.rules.wildcards)
         except DataError as error:
             self.report(error.problem)
             return error.problem
@@ -241,14 +275,15 @@ def check_mask(mask: Path, facts: tuple[Size, str], size: Size) -> str:
     return content
 
 
-def report_shapes(folder: Folder, records: Sequence[ImageRecord], report: Reporter) -> None:
+def report_shapes(folder: Folder, records: Sequence[ImageRecord], bucketed: bool, report: Reporter) -> None:
     """Pictures that lose most of themselves to the cut, or that are far smaller than what is trained."""
     thin = [
         r.path.name for r in records if r.fit.resized[0] * r.fit.resized[1] > THIN * r.fit.bucket[0] * r.fit.bucket[1]
     ]
     if thin:
         what = f"{len(thin)} pictures are so thin that most of them is cut off ({some(thin)})"
-        report(Problem("warning", what, str(folder.place), "Use --enable_bucket, or cut them yourself"))
+        fix = "Cut them yourself" if bucketed else "Use --enable_bucket, or cut them yourself"
+        report(Problem("warning", what, str(folder.place), fix))
     tiny = [r.path.name for r in records if r.size[0] * r.size[1] < TINY * r.fit.bucket[0] * r.fit.bucket[1]]
     if tiny:
         what = f"{len(tiny)} pictures are enlarged to more than twice their size ({some(tiny)})"

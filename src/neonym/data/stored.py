@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from neonym.data.images import ENDINGS, face_of, find_images
-from neonym.errors import DataError, Problem
+from neonym.errors import DataError, Problem, in_one_line
 
 FOUND_UNASKED = (".caption", ".txt")
 Reporter = Callable[[Problem], object]
 
 
-def read_caption(image: Path, extension: str | None, all_lines: bool = False) -> str | None:
+def names_in(folder: Path) -> set[str]:
+    """Of its files and folders; none if it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries}
+    except OSError:
+        return set()
+
+
+def read_caption(image: Path, extension: str | None, names: Container[str], all_lines: bool = False) -> str | None:
     """The caption file beside `image`: its first line, or `all_lines` that are not blank. None if there is none.
 
+    `names`: all that there is in the picture's folder, so that nothing is looked for in vain.
     A picture that sd-scripts' face tool cut out (`name_x_y_width_height`) may use the caption of `name`. Raises DataError.
     """
     endings = FOUND_UNASKED if extension is None else (extension if extension.startswith(".") else f".{extension}",)
@@ -26,6 +36,8 @@ def read_caption(image: Path, extension: str | None, all_lines: bool = False) ->
         stems.append(image.with_name(image.stem.rsplit("_", 4)[0]))
     for stem in stems:
         for ending in endings:
+            if f"{stem.name}{ending}" not in names:
+                continue
             path = stem.with_name(stem.name + ending)
             if os.path.isfile(path):  # noqa: PTH113 - false, not an error, for a name that is too long
                 return text_of(path, all_lines)
@@ -101,7 +113,8 @@ def metadata_rows(file: Path) -> Iterator[tuple[str, object]]:
     except UnicodeDecodeError as error:
         raise DataError("is not UTF-8 text", str(file), "Save it as UTF-8") from error
     except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", str(file), "Check metadata_file, --in_json") from error
+        fix = escaped(file) or "Check metadata_file, --in_json"
+        raise DataError(f"cannot be read ({error.strerror})", str(file), fix) from error
     try:
         if file.suffix.lower() != ".jsonl":
             table = json.loads(text)
@@ -154,7 +167,8 @@ def find_masks(pictures: list[Path], folder: Path, report: Reporter) -> dict[Pat
         for mask in find_images(folder):
             masks.setdefault(mask.stem, mask)
     except OSError as error:
-        report(Problem("error", f"cannot be read ({error.strerror})", str(folder), "Check conditioning_data_dir"))
+        fix = escaped(folder) or "Check conditioning_data_dir"
+        report(Problem("error", f"cannot be read ({error.strerror})", str(folder), fix))
         return {}
     found = {picture: masks[picture.stem] for picture in pictures if picture.stem in masks}
     lonely = [picture.name for picture in pictures if picture not in found]
@@ -168,6 +182,13 @@ def find_masks(pictures: list[Path], folder: Path, report: Reporter) -> dict[Pat
     return found
 
 
+def escaped(path: Path) -> str:
+    """What to do about a path with line breaks or tabs: most likely a backslash of Windows was an escape in the data-set file."""
+    if str(path).isprintable():
+        return ""
+    return "In double quotes \\n is a line break and \\t a tab: write paths with / or in 'single quotes'"
+
+
 def some(names: list[str]) -> str:
     """The first three."""
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return ", ".join(map(in_one_line, names[:3])) + (", ..." if len(names) > 3 else "")

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from random import Random
+from typing import TYPE_CHECKING, Any
 
-from neonym.data.captions import Moment, final_caption
+from neonym.data.captions import Moment, final_caption, shows
 from neonym.data.stored import some
 from neonym.errors import Problem
 from neonym.seeds import dice
-from neonym.types import ImageRecord, Size
+from neonym.types import CaptionRules, ImageRecord, Size
 from neonym.weights import parse_weights
 from neonym.words import clean
 
@@ -26,15 +28,30 @@ DRAWS = 4  # of a caption that changes
 FIRST = Moment()
 
 
-def first_caption(record: ImageRecord, steps: int) -> str:
-    """One draw of the first of `steps` steps."""
-    return final_caption(record.caption, record.rules, dice(0, "caption"), Moment(steps=steps))
+def shown_caption(record: ImageRecord, at: Moment) -> str:
+    """One draw, to be looked at."""
+    return final_caption(record.caption, record.rules, dice(0, "caption"), at)
+
+
+@lru_cache(maxsize=256)
+def undropped(rules: CaptionRules) -> CaptionRules:
+    return replace(rules, dropout=0.0, drop_every_n_epochs=0)
 
 
 def plain_caption(record: ImageRecord) -> str:
     """One draw that is not dropped."""
-    rules = replace(record.rules, dropout=0.0, drop_every_n_epochs=0)
-    return final_caption(record.caption, rules, dice(0, "caption"), FIRST)
+    return final_caption(record.caption, undropped(record.rules), dice(0, "caption"), FIRST)
+
+
+class Choosy(Random):
+    """Of every {a|b} the part with the word, or the one without, if there is one."""
+
+    def __init__(self, word: str, wants_it: bool):
+        super().__init__(0)
+        self.word, self.wants_it = word, wants_it
+
+    def choice(self, seq: Any) -> Any:
+        return next((part for part in seq if shows(part, self.word) == self.wants_it), seq[0])
 
 
 def possible_captions(record: ImageRecord, fits: bool) -> set[str]:
@@ -43,10 +60,11 @@ def possible_captions(record: ImageRecord, fits: bool) -> set[str]:
     Shuffling, warm-up and dropout never lose the word, but they can move it behind the end of a caption that is too long.
     """
     found, rules = {plain_caption(record)}, record.rules
-    if rules.wildcards or not fits:
+    if not fits:
         found |= {final_caption(record.caption, rules, dice(0, k, "caption"), Moment(step=k % 2)) for k in range(DRAWS)}
     if rules.wildcards:
-        found |= {plain_caption(replace(record, caption=line)) for line in record.caption.split("\n")}
+        ways, plain = [Choosy(rules.word, wanted) for wanted in (True, False)], undropped(rules)
+        found |= {final_caption(line, plain, way, FIRST) for line in record.caption.split("\n") for way in ways}
     if rules.templates:
         found |= {plain_caption(replace(record, rules=replace(rules, templates=(t,)))) for t in rules.templates}
     return found
@@ -59,14 +77,15 @@ def longest(record: ImageRecord) -> str:
 
 
 def lost_word(record: ImageRecord, token: str, tokenizers: dict[str, WordTokenizer]) -> str | None:
-    """ "missing" or "cut" if there is a caption of the picture in which its word does not survive."""
+    """What becomes of its word: "missing", "not always there", "cut off" in one of its captions; None if it survives in all."""
+    word, cut = clean(token), False
     for tokenizer in tokenizers.values():
-        for text in possible_captions(record, tokenizer.surely_fits(longest(record))):
-            if clean(token) not in tokenizer.words_in(text):
-                return "missing"
-            if not tokenizer.surely_fits(text) and tokenizer(text).lost_rows:
-                return "cut"
-    return None
+        texts = possible_captions(record, tokenizer.surely_fits(longest(record)))
+        with_it = [text for text in texts if word in tokenizer.words_in(text)]
+        if len(with_it) < len(texts):
+            return "not always there" if with_it else "missing"
+        cut = cut or any(not tokenizer.surely_fits(text) and tokenizer(text).lost_rows for text in texts)
+    return "cut off" if cut else None
 
 
 def token_problems(ready: Prepared) -> list[Problem]:
@@ -108,9 +127,11 @@ def concept_problems(ready: Prepared, token: str, own: list[ImageRecord], which:
     If the word is in none, a run is stopped, unless the pictures are held out and too few to be used.
     """
     serious = "warning" if which and len(own) < ENOUGH_HELD_OUT else "error"
-    lost = {id(r): lost_word(r, token, ready.tokenizers) for r in own}
-    missing = [r.path.name for r in own if lost[id(r)] == "missing"]
-    cut = [r.path.name for r in own if lost[id(r)] == "cut"]
+    lost = [(r, how) for r in own if (how := lost_word(r, token, ready.tokenizers))]
+    ready.lost += lost
+    missing = [r.path.name for r, how in lost if how == "missing"]
+    at_times = [r.path.name for r, how in lost if how == "not always there"]
+    cut = [r.path.name for r, how in lost if how == "cut off"]
     fix = f"Write `{token}` in the caption files, or set class_tokens to a text with it"
     if len(missing) == len(own):
         done = "judged" if which else "learned"
@@ -119,6 +140,11 @@ def concept_problems(ready: Prepared, token: str, own: list[ImageRecord], which:
     elif missing:
         what = f"{len(missing)} of {len(own)} captions{which} do not contain the word ({some(missing)})"
         yield Problem("warning", what, f"`{token}`", fix)
+    if at_times:
+        what = f"{len(at_times)} of {len(own)} captions{which} can be drawn without the word ({some(at_times)})"
+        yield Problem(
+            "warning", what, f"`{token}`", "Write it into every part of {...|...} and every line, or outside of them"
+        )
     if cut:
         what = f"the word is cut off at the end of {len(cut)} captions{which} ({some(cut)})"
         fix = "Put the word first, or use a larger --max_token_length"

@@ -36,10 +36,12 @@ def optimizer_errors(run: RunConfig) -> list[Problem]:
     if any(p.severity == "error" for p in run_problems(run)):
         return []
     try:
+        rate_of(optim, None, optim.max_train_steps)
+        if optimizer_name(optim.optimizer_type) == "AdamW" and not arguments(optim):
+            return []  # nothing that could go wrong
         probe = Parameter(zeros(1, 4))
         probe.grad = zeros(1, 4)
         optimizer = make_optimizer([probe], optim.optimizer_type, base_rate(optim), arguments(optim))
-        rate_of(optim, None, optim.max_train_steps)
     except ConfigError as error:
         return error.problems
     try:
@@ -56,7 +58,7 @@ def learning_problems(ready: Prepared, source: ModelSource, rhythm: Rhythm) -> l
     assert ready.config is not None
     optim, problems = ready.run.optim, []
     name = optimizer_name(optim.optimizer_type)
-    if sets_own_rate(make_optimizer([Parameter(zeros(1, 4))], name, base_rate(optim), arguments(optim))):
+    if sets_own_rate(name, arguments(optim)):
         own = schedule_name(optim.lr_scheduler) in ("constant", "adafactor") and not optim.lr_scheduler_type
         if {"lr_scheduler", "lr_scheduler_type"} & optim.model_fields_set and not own:
             what = f"{name} has a schedule of its own: --lr_scheduler is not used"

@@ -31,6 +31,7 @@ def add_concepts(model: Model, ready: Prepared) -> list[Concept]:
             base_rate(optim, spec),
             arguments(optim),
         )
+        own_rate = sets_own_rate(optim.optimizer_type, arguments(optim))
         concepts.append(
             Concept(
                 token=spec.token_string,
@@ -39,7 +40,7 @@ def add_concepts(model: Model, ready: Prepared) -> list[Concept]:
                 rows=rows,
                 start=start,
                 optimizer=optimizer,
-                learning_rate=None if sets_own_rate(optimizer) else rate_of(optim, spec, ready.rhythm.total),
+                learning_rate=None if own_rate else rate_of(optim, spec, ready.rhythm.total),
                 max_grad_norm=optim.max_grad_norm,
                 ema_decay=optim.ema_decay,
             )

@@ -1,4 +1,4 @@
-"""Nothing that is not finite goes on or is written."""
+"""Nothing that is not finite goes on or is written, and no run goes on that cannot move its words."""
 
 from __future__ import annotations
 
@@ -49,8 +49,11 @@ class Guard:
             self.stop(f"the loss of {count} steps, first of step {work.step + 1} ({pictures}),")
 
     def check(self) -> None:
-        """Raises UserError if a row is not finite, or many steps in a row were passed over."""
+        """Raises UserError if a row is not finite, many steps in a row were passed over, or no step had a gradient."""
         for concept in self.concepts:
+            if (concept.still or 0) >= LOOK_EVERY:
+                what = f"`{concept.token}` had no gradient in {concept.still} steps: nothing reaches the word"
+                raise UserError(what, "training", "Leave --torch_compile out; see that masks are not empty")
             if concept.skipped > BAD_STEPS_ALLOWED:
                 self.stop(f"the gradients of `{concept.token}`, {concept.skipped} steps in a row,")
             if not all(bool(rows.isfinite().all()) for rows in concept.rows.values()):

@@ -102,7 +102,7 @@ def load_frozen(ready: Prepared, accelerator: Accelerator, report: Report) -> Mo
     if run.compute.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     if run.compute.torch_compile:
-        model.modules()["unet"].compile(backend=run.compute.dynamo_backend)
+        model.compile(run.compute.dynamo_backend)
     model.process = process_of(model, run)
     return model
 

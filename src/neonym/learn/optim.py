@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -66,16 +67,37 @@ def make_optimizer(
     return optimizer
 
 
-def sets_own_rate(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether a schedule would disturb it: AdaFactor with relative steps, schedule-free optimizers."""
-    group = optimizer.param_groups[0]
-    return bool(group.get("relative_step")) or hasattr(optimizer, "eval")
+def sets_own_rate(name: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether a schedule would disturb it: AdaFactor with relative steps, schedule-free optimizers. Raises ConfigError."""
+    kind, settings = optimizer_class(name)
+    given = {**settings, **arguments}
+    relative = kind.__module__.startswith("transformers.") and bool(
+        given.get("relative_step", True) or given.get("warmup_init")
+    )
+    return relative or hasattr(kind, "eval")
 
 
 def staged_rate(text: str) -> Rate:
     """The last rate holds to the end."""
     parts = parse_stages(text)
     return lambda step: next((rate for rate, until in parts if step < until), parts[-1][0])
+
+
+PLAIN = ("constant", "adafactor", "constant_with_warmup", "linear", "cosine")
+
+
+def plain_factor(name: str, step: int, steps: int, warmup: int) -> float:
+    """What the learning rate is multiplied with at `step`. AdaFactor's own schedule is constant without relative steps."""
+    if name in ("constant", "adafactor"):
+        return 1.0
+    if step < warmup:
+        return step / warmup
+    left = max(1, steps - warmup)
+    if name == "linear":
+        return max(0.0, (steps - step) / left)
+    if name == "cosine":
+        return max(0.0, 0.5 * (1.0 + math.cos(math.pi * ((step - warmup) / left))))
+    return 1.0
 
 
 def make_rate(
@@ -94,9 +116,13 @@ def make_rate(
 ) -> Rate:
     """The learning rate at each step, by diffusers' and transformers' schedules, or a class of torch's (`kind`).
 
-    A schedule is asked for its factor, or played through once: both are functions of the step alone.
+    The plainest are written out (`plain_factor`): those packages take seconds to import, also for `neonym check`. A schedule
+    is asked for its factor, or played through once: both are functions of the step alone.
     Raises ConfigError.
     """
+    name = schedule_name(name)
+    if not kind and name in PLAIN:
+        return lambda step: learning_rate * plain_factor(name, step, steps, warmup)
     probe = torch.optim.SGD([Parameter(torch.zeros(1))], lr=learning_rate)
     table: list[float] = []
     try:
@@ -126,25 +152,18 @@ def make_scheduler(
     timescale: int | None, min_ratio: float | None, kind: str, arguments: dict[str, Any],
 ) -> Any:  # fmt: skip
     """The library's scheduler over `probe`. Raises ConfigError."""
+    if kind:
+        return scheduler_class(kind)(probe, **arguments)
     from diffusers.optimization import get_piecewise_constant_schedule
     from transformers import optimization as t
 
-    name = schedule_name(name)
-    if kind:
-        return scheduler_class(kind)(probe, **arguments)
     common = {"num_warmup_steps": warmup, "num_training_steps": steps}
-    if name == "constant":
-        return t.get_constant_schedule(probe)
-    if name == "constant_with_warmup":
-        return t.get_constant_schedule_with_warmup(probe, warmup)
-    if name == "linear":
-        return t.get_linear_schedule_with_warmup(probe, **common)
-    if name == "cosine":
-        return t.get_cosine_schedule_with_warmup(probe, **common)
     if name == "cosine_with_restarts":
         return t.get_cosine_with_hard_restarts_schedule_with_warmup(probe, **common, num_cycles=cycles)
     if name == "polynomial":
         return t.get_polynomial_decay_schedule_with_warmup(probe, **common, power=power)
+    if name == "piecewise_constant":
+        return get_piecewise_constant_schedule(probe, **arguments)
     if name == "inverse_sqrt":
         return t.get_inverse_sqrt_schedule(probe, warmup, timescale)
     if name == "cosine_with_min_lr":
@@ -156,11 +175,7 @@ def make_scheduler(
             probe, warmup, decay, num_stable_steps=max(0, steps - warmup - decay),
             min_lr_ratio=min_ratio or 0.0, num_cycles=cycles / 2,
         )  # fmt: skip
-    if name not in ("piecewise_constant", "adafactor"):
-        raise ValueError(f"no schedule {name!r}")
-    if name == "adafactor":  # AdaFactor's own, for an AdaFactor without relative steps: constant
-        return t.get_constant_schedule(probe)
-    return get_piecewise_constant_schedule(probe, **arguments)
+    raise ValueError(f"no schedule {name!r}")
 
 
 def scheduler_class(name: str) -> Any:

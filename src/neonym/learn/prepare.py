@@ -11,7 +11,7 @@ from torch import Tensor
 
 from neonym.config.dataset import DatasetConfig, DatasetSpec, SubsetSpec
 from neonym.config.resolve import Origins
-from neonym.config.run import LONGEST, RunConfig
+from neonym.config.run import RunConfig
 from neonym.data.buckets import BucketRules
 from neonym.data.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, template_lines
 from neonym.data.plan import ConceptPlan
@@ -49,6 +49,7 @@ class Prepared:
     datasets: list[Dataset] = field(default_factory=list)
     records: list[ImageRecord] = field(default_factory=list)
     held_out: list[ImageRecord] = field(default_factory=list)
+    lost: list[tuple[ImageRecord, str]] = field(default_factory=list)  # captions without their word, and why
     plans: list[ConceptPlan] = field(default_factory=list)
     rhythm: Rhythm | None = None
     prompts: list[SamplePrompt] = field(default_factory=list)
@@ -123,7 +124,6 @@ def prepare(run: RunConfig, known: Sequence[Problem] = ()) -> Prepared:
     ready.problems += [*word_problems(ready), *token_problems(ready)]
     ready.weights, found = read_weights(ready)
     ready.problems += found
-    ready.problems += repeat_problems(ready.records)
     if not ready.failed():
         ready.plans = make_plans(ready)
         ready.rhythm = make_rhythm(run, ready.plans)
@@ -150,14 +150,6 @@ def resolution_problems(datasets: Sequence[Dataset], factor: int) -> Iterator[Pr
     for size in sorted({size for size in wrong if any(side % factor for side in size)}):
         what = f"{size} is not a multiple of {factor}"
         yield Problem("error", what, "resolution", "Change it, or use --enable_bucket")
-
-
-def repeat_problems(records: Sequence[ImageRecord]) -> Iterator[Problem]:
-    """An epoch that is too long to be shuffled."""
-    count = sum(record.repeats for record in records)
-    if count > LONGEST:
-        what = f"the pictures of an epoch count {count} times, which is too much to shuffle"
-        yield Problem("error", what, "num_repeats, --dataset_repeats", f"Stay below {LONGEST}")
 
 
 def separator_problems(config: DatasetConfig) -> Iterator[Problem]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator
 from torch.nn import Parameter
 
 from neonym.models.family import Model
 from neonym.seeds import derive
 from neonym.words import clean
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 DEFAULT_INIT_WORD = "picture"
 
@@ -33,6 +37,7 @@ class Concept:
     average: dict[str, torch.Tensor] | None = None  # the rows' moving average, if one is kept
     chosen: dict[str, torch.Tensor] | None = None  # rows that were better than the last ones
     skipped: int = 0  # steps in a row whose gradient was not finite
+    still: int | None = 0  # steps until now, all of which had no gradient at all; None: one had
     sums: dict[str, torch.Tensor] = field(default_factory=dict)  # of the gradients of this step's micro-batches
 
     def __post_init__(self) -> None:
@@ -70,10 +75,11 @@ class Concept:
         rows = [r for r in self.rows.values() if r.requires_grad]
         if scaler is not None:
             scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(rows, self.max_grad_norm or float("inf"))
+        norm = float(torch.nn.utils.clip_grad_norm_(rows, self.max_grad_norm or float("inf")))  # waits for the device
+        self.still = None if self.still is None or norm != 0 else self.still + 1
         if scaler is not None:
             scaler.step(self.optimizer)  # skips gradients that are not finite
-        elif bool(norm.isfinite()):  # waits for the device, so that one bad step does not end the run
+        elif math.isfinite(norm):  # one bad step does not end the run
             self.optimizer.step()
             self.skipped = 0
         else:

@@ -56,6 +56,7 @@ class Model(Protocol):
     ) -> Tensor: ...  # sizes [B,6] -> [B,C,h,w]
     def modules(self) -> dict[str, nn.Module]: ...
     def enable_gradient_checkpointing(self) -> None: ...
+    def compile(self, backend: str) -> None: ...  # torch.compile of what is the most work
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,17 @@ class LatentDiffusion:
         """Of the U-Net: the text side is under 2 % of a step."""
         self.unet.enable_gradient_checkpointing()
 
+    def compile(self, backend: str) -> None:
+        """torch.compile of the U-Net, but for its upsamplers, which stay as they are.
+
+        Compiled by inductor in bfloat16 on a CPU, they pass on gradients of zero (torch 2.13), and shapes that are
+        left open do not compile there.
+        """
+        for block in self.unet.up_blocks:
+            for upsampler in block.upsamplers or ():
+                upsampler.forward = torch.compiler.disable(upsampler.forward)
+        self.unet.compile(backend=backend, dynamic=False if self.device.type == "cpu" else None)
+
 
 def weigh(text: Tensor, weights: Tensor | None, keep: Keep = "none") -> Tensor:
     """Each state times its weight; then all of them times one number, so that their mean, or mean size, stays.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,26 @@ def recognise(name: str, folder: Path, configs: dict[str, dict[str, Any]]) -> Mo
 
 
 def load_tokenizers(source: ModelSource, max_token_length: int) -> dict[str, WordTokenizer]:
-    """The first pads with the end, the second with id 0, whatever its folder says of a "!" in captions."""
+    """The first pads with the end, the second with id 0."""
     found = shared.load_tokenizers(source, {FIRST: "tokenizer", SECOND: "tokenizer_2"}, max_token_length)
-    found[SECOND].tokenizer.pad_token_id = 0
+    found[SECOND].tokenizer = padded_with_zero(found[SECOND].tokenizer)
     return found
+
+
+def padded_with_zero(tokenizer: Any) -> Any:
+    """The same tokenizer with padding of id 0. Folders call that id "!" and then read the "!" of captions as padding: not so here."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    table = json.loads(tokenizer.backend_tokenizer.to_str())
+    table["added_tokens"] = [token for token in table["added_tokens"] if token["id"] != 0]
+    plain = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(table)),
+        bos_token=tokenizer.bos_token,
+        eos_token=tokenizer.eos_token,
+    )
+    plain.pad_token_id = 0
+    return plain
 
 
 class StableDiffusionXL(shared.LatentDiffusion):
