@@ -119,9 +119,7 @@ def test_check_says_what_is_wrong_with_an_exit_code(folder, capsys):
 
 
 def test_an_unknown_flag_is_an_error_with_the_nearest_name(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["train", "--lerning_rate=1"])
-    assert stopped.value.code == 2
+    assert main(["train", "--lerning_rate=1"]) == 2
     assert "--learning_rate" in capsys.readouterr().err
 
 
@@ -148,7 +146,7 @@ def test_steps_are_saved_and_old_ones_removed(folder):
     flags = [f.replace("1600", "12") for f in SEED_COMMAND if "checkpointing" not in f]
     assert main(["train", *flags, "--eval_samples=8", "--save_every_n_steps=3", "--save_last_n_steps=3"]) in (0, 3)
     names = sorted(f.name for f in Path("out").glob("*.safetensors"))
-    assert names == ["mychar4-step00000006.safetensors", "mychar4-step00000009.safetensors", "mychar4.safetensors"]
+    assert names == ["mychar4-step00000009.safetensors", "mychar4-step00000012.safetensors", "mychar4.safetensors"]
     events = [json.loads(line) for line in Path("out/mychar4-run/events.jsonl").read_text().splitlines()]
     assert [e["step"] for e in events if e["event"] == "step"] == list(range(1, 13))
     assert events[-1]["event"] == "finished"

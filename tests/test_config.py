@@ -112,6 +112,8 @@ def test_a_json_file_that_is_no_table(tmp_path, text):
         ({"token_string": "a/b"}, "cannot be a file name"),
         ({"token_string": ""}, "no name"),
         ({"clip_skip": 5}, "--clip_skip"),
+        ({"dataset_repeats": 10**20}, "Lower num_repeats"),
+        ({"max_train_steps": 10**20}, "--max_train_steps"),
         ({"output_dir": "cfg.toml/x"}, "--output_dir"),
         ({"caption_separator": "", "shuffle_caption": True}, "caption_separator"),
         ({"resolution": "100"}, "multiple of 8"),

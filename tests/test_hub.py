@@ -79,6 +79,7 @@ def test_every_saved_file_arrives(hub, tmp_path, pictures):
     assert done.returncode in (0, 3), done.stderr
     names = {
         "mychar4-step00000002.safetensors", "mychar4-step00000002-state/state.safetensors",
+        "mychar4-step00000004.safetensors", "mychar4-step00000004-state/state.safetensors",
         "mychar4.safetensors", "mychar4-state/state.safetensors",
     }  # fmt: skip
     assert set(got.files) == {f"words/one/{name}" for name in names}

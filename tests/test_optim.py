@@ -7,11 +7,12 @@ import torch
 from conftest import settings
 from transformers import get_scheduler
 
+from neonym.config.optimizers import OPTIMIZERS, SMALLER, optimizer_name
 from neonym.config.values import parse_arguments, parse_count, parse_stages
 from neonym.errors import ConfigError
 from neonym.formats import read_embedding
 from neonym.learn import loop
-from neonym.learn.optim import OPTIMIZERS, SMALLER, make_optimizer, make_rate, optimizer_name, staged_rate
+from neonym.learn.optim import make_optimizer, make_rate, staged_rate
 from neonym.learn.prepare import prepare
 
 
@@ -69,6 +70,7 @@ def test_staged_rates():
 
 def test_counts_and_shares():
     assert [parse_count(text, 200) for text in ("10", "0.1", "10%", "0", "100%", "1.0")] == [10, 20, 20, 0, 200, 1]
+    assert [parse_count(text, 50) for text in ("0.15", "0.29", "5%", "0.99", "0.06")] == [7, 14, 2, 49, 3]
     for wrong in ("1.5", "-1", "150%", "ten", "nan", "inf"):
         with pytest.raises(ValueError, match=r"could not convert|neither"):
             parse_count(wrong, 200)

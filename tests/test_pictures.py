@@ -10,7 +10,8 @@ import torch
 from conftest import WORD, check, check_table, make_pictures, said, settings, subset
 from PIL import Image
 
-from neonym.config.commandline import RunFlags, parse_flags, read_run
+from neonym.config.commandline import RunFlags, read_run
+from neonym.config.flags import parse_flags
 from neonym.data.images import draw_view, face_of, inspect, load_mask, load_pixels, still_view, zoom_on_face
 from neonym.data.latent_cache import Latents
 from neonym.errors import Problem

@@ -1,5 +1,6 @@
 """Length, saves, states, samples, early stop: what happens when."""
 
+import base64
 import errno
 import json
 import resource
@@ -15,6 +16,7 @@ from neonym.learn import loop, state
 from neonym.learn.events import Silent
 from neonym.learn.plateau import Plateau
 from neonym.learn.prepare import prepare
+from neonym.learn.store import CheckpointStore, as_data_url
 
 
 class Notes(Silent):
@@ -59,10 +61,48 @@ def test_a_ratio_becomes_an_interval(run_for):
 
 
 def test_step_files_and_their_retention(run_for):
+    """A file of another rhythm under the same name is not this run's, and stays."""
     run = run_for(max_train_steps=9, save_every_n_steps=2, save_last_n_steps=3, save_state=True)
+    stranger = Path(run.save.output_dir) / "mychar4-step00000003.safetensors"
+    stranger.parent.mkdir()
+    stranger.write_text("of another run")
     loop.train(run)
+    assert stranger.read_text() == "of another run"
+    stranger.unlink()
     assert names(run) == ["mychar4-step00000006.safetensors", "mychar4-step00000008.safetensors", "mychar4.safetensors"]
     assert names(run, "*-state") == ["mychar4-state", "mychar4-step00000006-state", "mychar4-step00000008-state"]
+
+
+@pytest.mark.parametrize(
+    ("every", "keep", "left"),
+    [(3, 3, {3: [3], 6: [3, 6], 9: [6, 9], 12: [9, 12]}), (2, 3, {4: [2, 4], 6: [4, 6]}), (5, 1, {10: [10]})],
+)
+def test_retention_counts_steps_as_sd_scripts_does(run_for, every, keep, left):
+    """After step s the multiple at or below s - keep - 1 goes."""
+    ready = prepare(run_for(save_every_n_steps=every, save_last_n_steps=keep))
+    store = CheckpointStore(ready)
+    store.prepare()
+    for done in range(every, max(left) + 1, every):
+        store.file("mychar4", f"-step{done:08d}").touch()
+        store.remove(r"-step(\d{8})", every, done - keep, 0)
+        if done in left:
+            assert names(ready.run) == [f"mychar4-step{number:08d}.safetensors" for number in left[done]]
+
+
+def test_what_metadata_says(run_for, tmp_path):
+    """A thumbnail goes into the file; limits of the timesteps and the layer are recorded where they were given."""
+    picture = tmp_path / "thumb.png"
+    picture.write_bytes(b"picture")
+    flags = {"metadata_thumbnail": str(picture), "metadata_author": "me", "min_timestep": 100, "clip_skip": 2}
+    result = loop.train(run_for(max_train_steps=1, **flags))
+    found = read_embedding(result.files[0]).metadata
+    assert found["modelspec.thumbnail"] == "data:image/png;base64," + base64.b64encode(b"picture").decode()
+    assert found["modelspec.author"] == "me"
+    assert found["modelspec.timestep_range"] == "100,1000"
+    assert found["modelspec.encoder_layer"] == "2"
+    assert as_data_url("data:image/png;base64,AA==") == "data:image/png;base64,AA=="
+    missing = run_for("other", metadata_thumbnail=str(tmp_path / "none.png"))
+    assert any(p.where.startswith("--metadata_thumbnail") for p in prepare(missing).problems)
 
 
 def test_resuming_from_a_state_folder(run_for):
@@ -80,7 +120,7 @@ def test_resuming_from_a_state_folder(run_for):
     assert any("max_train_steps (was 8, is 12)" in note for note in report.notes)
     with pytest.raises(UserError, match="does not fit"):
         loop.train(run_for("other", resume=str(folder), num_vectors_per_token=2))
-    with pytest.raises(UserError, match="there is no"):
+    with pytest.raises(UserError, match="there is no state"):
         loop.train(run_for("none", resume=str(folder.parent)))
 
 
@@ -325,12 +365,20 @@ def test_prompt_files(tmp_path):
     found: list = []
     assert inline("--n only", "here", found)["prompt"] == ""
     bad = tmp_path / "bad.txt"
-    bad.write_text("a --s 2000\nb --zz 3\nc --d x\n--n nothing\n")
+    bad.write_text("a --s 2000\nb --zz 3\nc --d x\n--n nothing\nd --l nan\ne --w -5\n")
     prompts, problems = read_prompts(str(bad))
     text = "\n".join(str(p) for p in problems)
-    for words in ("line 1", "1 to 1000", "`--zz` is not known", "`seed`", "line 4: has no prompt"):
+    for words in (
+        "line 1",
+        "1 to 1000",
+        "`--zz` is not known",
+        "`seed`",
+        "line 4: has no prompt",
+        "line 5: `scale`",
+        "line 6: `width`",
+    ):
         assert words in text
-    assert [p.prompt for p in prompts] == ["a", "b", "c"]
+    assert [p.prompt for p in prompts] == ["a", "b", "c", "d", "e"]
     for file in ("none.txt", "p.yaml"):
         assert read_prompts(str(tmp_path / file))[1]
 

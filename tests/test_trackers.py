@@ -72,12 +72,17 @@ def test_notes_go_where_they_are_wanted(tmp_path, capsys):
     from neonym.learn.events import Terminal
 
     log = tmp_path / "logs" / "run.log"
+    log.parent.mkdir()
+    log.write_text("of an earlier run")
     report = Terminal(level="WARNING", log=log)
     for text in ("note: small", "warning: large"):
         report.note(text)
     report.result("mychar4: LEARNED")
     shown = capsys.readouterr().err
     assert "small" not in log.read_text()
+    assert "warning: large" in log.read_text()
+    assert "earlier" not in log.read_text()
+    Terminal(log=log)  # of another process, which says nothing
     assert "warning: large" in log.read_text()
     assert "large" not in shown
     assert "LEARNED" in shown

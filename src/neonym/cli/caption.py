@@ -9,8 +9,8 @@ from typing import Any
 import tyro
 from pydantic import BaseModel, Field
 
-from neonym.config.commandline import parse_flags
 from neonym.config.dataset import Ending
+from neonym.config.flags import parse_flags
 from neonym.errors import EXIT_USER_ERROR, DataError, UserError
 
 TOOLS = {

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from pydantic import Field
 
-from neonym.config.commandline import SECRETS, Given, RunFlags, parse_flags, read_run
+from neonym.config.commandline import SECRETS, Given, RunFlags, read_run
 from neonym.config.dataset import DatasetValues, SubsetSpec
+from neonym.config.flags import read_line
 from neonym.config.resolve import FLAG_NAMES
 from neonym.config.run import RunConfig, fields_of
 from neonym.errors import Problem
@@ -34,8 +35,8 @@ class CheckFlags(RunFlags):
 
 
 def main(argv: list[str], prog: str) -> int:
-    flags = parse_flags(CheckFlags, argv, prog, DESCRIPTION)
-    given = read_run(flags, argv)
+    line = read_line(CheckFlags, argv, prog, DESCRIPTION)
+    flags, given = line.flags, read_run(line.flags, line.argv, line.problems)
     from neonym.cli.facts import as_object
     from neonym.learn.prepare import prepare
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import tyro
 from pydantic import BaseModel, Field
 
-from neonym.config.commandline import parse_flags
+from neonym.config.flags import parse_flags
 from neonym.errors import FormatError
 
 DESCRIPTION = "Write an embedding file in another layout. The endings say which: .safetensors, .pt, .ckpt, .bin, .png."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field
 
-from neonym.config.commandline import parse_flags
+from neonym.config.flags import parse_flags
 from neonym.config.run import DatasetSettings, OptimSettings, RunConfig, SaveSettings
 from neonym.errors import EXIT_NOT_LEARNED, UserError
 from neonym.files import save_png

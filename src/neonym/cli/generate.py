@@ -6,7 +6,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from neonym.config.commandline import Given, flags_in, parse_flags, repeated, replace_compat
+from neonym.config.commandline import Given, replace_compat
+from neonym.config.flags import flags_in, parse_flags, repeated
 from neonym.config.generate import GenerateFlags, GenerateSettings
 from neonym.config.run import RunConfig
 from neonym.config.sdscripts import GENERATOR
@@ -51,7 +52,7 @@ def main(argv: list[str], prog: str) -> int:
 
 def values_given(flags: GenerateFlags, argv: list[str]) -> tuple[dict[str, Any], list[Problem]]:
     """The settings that the command line names, and what is to be said of sd-scripts' flags. Raises ConfigError."""
-    named, given = flags_in(argv), Given(RunConfig(), problems=repeated(argv))
+    named, given = flags_in(argv, GenerateFlags), Given(RunConfig(), problems=repeated(argv))
     values = {name: getattr(flags, name) for name in GenerateSettings.model_fields if name in named}
     values |= {name: getattr(flags.compat, name) for name in GENERATOR if name in named}
     given.origins = dict.fromkeys(values, "command line")

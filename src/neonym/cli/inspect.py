@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from pydantic import BaseModel, Field
 
-from neonym.config.commandline import parse_flags
+from neonym.config.flags import parse_flags
 
 if TYPE_CHECKING:
     from neonym.types import Embedding

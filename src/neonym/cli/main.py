@@ -12,7 +12,7 @@ from importlib import import_module
 from io import TextIOWrapper
 
 from neonym._version import __version__
-from neonym.errors import NeonymError
+from neonym.errors import ConfigError, NeonymError
 
 COMMANDS = {
     "train": "learn a new word from pictures",
@@ -58,7 +58,8 @@ def guarded(command: Callable[[list[str], str], int], argv: list[str], prog: str
     try:
         return command(argv, prog)
     except NeonymError as error:
-        print(f"{prog}: error:\n{error}" if "\n" in str(error) else f"{prog}: error: {error}", file=sys.stderr)
+        if not (isinstance(error, ConfigError) and os.environ.get("RANK", "0") != "0"):  # the first process tells it
+            print(f"{prog}: error:\n{error}" if "\n" in str(error) else f"{prog}: error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130

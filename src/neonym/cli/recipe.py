@@ -8,7 +8,7 @@ from pathlib import Path
 import tyro
 from pydantic import BaseModel, Field
 
-from neonym.config.commandline import parse_flags
+from neonym.config.flags import parse_flags
 from neonym.errors import FormatError
 
 DESCRIPTION = "Print the settings that a word was learned with, as a --config_file: add where the pictures are."

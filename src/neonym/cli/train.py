@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from neonym.config.commandline import RunFlags, parse_flags, read_run, write_config
-from neonym.errors import EXIT_NOT_LEARNED, ConfigError
+from neonym.config.commandline import RunFlags, read_run, write_config
+from neonym.config.flags import read_line
+from neonym.errors import EXIT_NOT_LEARNED, ConfigError, Problem
 
 if TYPE_CHECKING:
     from neonym.learn.events import Report
@@ -29,11 +30,12 @@ class TrainFlags(RunFlags):
 
 
 def main(argv: list[str], prog: str) -> int:
-    flags = parse_flags(TrainFlags, argv, prog, DESCRIPTION)
-    given = read_run(flags, argv)
+    line = read_line(TrainFlags, argv, prog, DESCRIPTION)
+    flags, given = line.flags, read_run(line.flags, line.argv, line.problems)
     if flags.output_config:
-        if any(problem.severity == "error" for problem in given.problems):
-            raise ConfigError(given.problems)
+        stop_for_errors(given.problems)
+        for problem in given.problems:
+            print(f"{problem.severity}: {problem}", file=sys.stderr)
         print(f"written: {write_config(given.run, Path(flags.config_file or 'config.toml'))}")
         return 0
     if flags.debug_dataset or "debug_dataset" in given.switches:
@@ -44,6 +46,9 @@ def main(argv: list[str], prog: str) -> int:
         print_ids(ready)
         ready.raise_errors()
         return 0
+    from neonym.learn.look import look
+
+    stop_for_errors([*given.problems, *look(given.run).problems])  # before torch is read, which takes seconds
     from neonym.learn.events import Terminal
     from neonym.learn.loop import train
     from neonym.learn.verdict import NOT_LEARNED
@@ -56,6 +61,12 @@ def main(argv: list[str], prog: str) -> int:
     if result.signal:
         return 128 + result.signal
     return EXIT_NOT_LEARNED if any(v.word == NOT_LEARNED for v in result.verdicts) else 0
+
+
+def stop_for_errors(problems: list[Problem]) -> None:
+    """Raises ConfigError with all errors, if there is one."""
+    if any(problem.severity == "error" for problem in problems):
+        raise ConfigError(problems)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 from pydantic import BaseModel, Field
 
-from neonym.config.commandline import parse_flags
+from neonym.config.flags import parse_flags
 from neonym.config.generate import MOST_STEPS, SCALES
 from neonym.config.rules import limit_problems
 from neonym.config.run import BUILTIN, setting

@@ -1,20 +1,20 @@
 """From a command line and a `--config_file` to settings, each with its origin."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from neonym.config.flags import expected, flag_fields, flags_in, is_switch
 from neonym.config.resolve import read_table
 from neonym.config.run import RunConfig, fields_of
 from neonym.config.sdscripts import OTHER_TRAINERS, SDSCRIPTS, Compat, CompatSettings
 from neonym.errors import ConfigError, Problem, nearest
 from neonym.files import whole_file
 
-T = TypeVar("T", bound=BaseModel)
 Values = dict[str, Any]
 SECRETS = ("huggingface_token", "wandb_api_key")
 
@@ -37,36 +37,41 @@ class Given:
     switches: set[str] = field(default_factory=set)  # switches of the command that are on in the config file
 
 
-def parse_flags(model: type[T], argv: list[str], prog: str, description: str) -> T:
-    """Read sd-scripts-style flags into a settings tree. A wrong flag ends the program with exit code 2."""
-    import tyro
-
-    options = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
-    return tyro.cli(model, args=argv, prog=prog, description=description, config=options, use_underscores=True)
-
-
-def read_run(flags: RunFlags, argv: list[str]) -> Given:
+def read_run(flags: RunFlags, argv: list[str], known: Sequence[Problem] = ()) -> Given:
     """The run's settings from parsed `flags`, of which `argv` names those that were given, and the config file.
 
-    Raises ConfigError with everything that is wrong in the file.
+    What is wrong goes to the problems, after those that are `known`; a value that is wrong is left out.
     """
-    named = flags_in(argv)
+    named = flags_in(argv, type(flags))
     sections = {name: section for section, name, _ in fields_of(type(flags))}
     line = {name: getattr(getattr(flags, sections[name]), name) for name in named if name in sections}
-    given = Given(RunConfig(), dict.fromkeys(line, "command line"), repeated(argv))
+    given = Given(RunConfig(), dict.fromkeys(line, "command line"), [*known, *repeated(argv)])
     if flags.config_file is not None and not flags.output_config:
         path = Path(flags.config_file if flags.config_file.endswith(".toml") else f"{flags.config_file}.toml")
-        table = flatten(read_table(path))
-        own = {name for name in type(flags).model_fields if name not in RunConfig.model_fields} - {"compat"}
-        given.switches = {name for name in own if table.pop(name, False)}
-        check_keys(table, sections, str(path), given)
-        for name, value in table.items():
-            if name in sections and name not in line:
+        for name, value in known_keys(path, flags, sections, given).items():
+            if name not in line:
                 line[name] = value
                 given.origins[name] = str(path)
     line = replace_compat(line, SDSCRIPTS, given)
-    given.run = validated(RunConfig, as_tree(line), given)
+    given.run = validated(line, given)
     return given
+
+
+def known_keys(path: Path, flags: RunFlags, sections: Mapping[str, str], given: Given) -> Values:
+    """The settings in a config file. Switches of the command are noted, everything else that is wrong becomes a problem."""
+    try:
+        table = flatten(read_table(path))
+    except ConfigError as error:
+        given.problems += error.problems
+        return {}
+    own = {name for name in type(flags).model_fields if name not in RunConfig.model_fields} - {"compat"}
+    given.switches = {name for name in own if table.pop(name, False)}
+    given.problems += key_problems(table, sections, str(path))
+    known, fields = {name: value for name, value in table.items() if name in sections}, flag_fields(type(flags))
+    for name in [name for name, value in known.items() if isinstance(value, bool) and not is_switch(fields[name])]:
+        what = f"`{str(known.pop(name)).lower()}` is not {expected(fields[name].annotation)}"
+        given.problems.append(Problem("error", what, f"{path}, `{name}`"))
+    return known
 
 
 def flatten(table: Mapping[str, Any]) -> Values:
@@ -77,28 +82,15 @@ def flatten(table: Mapping[str, Any]) -> Values:
     return flat
 
 
-def check_keys(table: Values, known: Mapping[str, str], where: str, given: Given) -> None:
-    """Raises ConfigError for keys that nothing knows; keys of sd-scripts' other trainers get one warning together."""
+def key_problems(table: Values, known: Mapping[str, str], where: str) -> Iterator[Problem]:
+    """Keys that nothing knows; keys of sd-scripts' other trainers get one warning together."""
     others = sorted(key for key in table if key not in known and key in OTHER_TRAINERS)
     if others:
         what = f"{', '.join(others)}: settings of sd-scripts' other trainers, which mean nothing here"
-        given.problems.append(Problem("warning", what, where))
-    unknown = [key for key in table if key not in known and key not in OTHER_TRAINERS]
-    if unknown:
-        names = tuple(known)
-        raise ConfigError([Problem("error", f"`{key}` is not known", where, nearest(key, names)) for key in unknown])
-
-
-def repeated(argv: list[str]) -> list[Problem]:
-    """A warning for each flag that a command line gives twice."""
-    names = [a.partition("=")[0].replace("-", "_") for a in argv if a.startswith("--")]
-    twice = dict.fromkeys(name for name in names if names.count(name) > 1)
-    return [Problem("warning", "is there twice: only the last one counts", f"--{name[2:]}") for name in twice]
-
-
-def flags_in(argv: list[str]) -> set[str]:
-    """The names of the flags that a command line gives."""
-    return {a.partition("=")[0].lstrip("-").replace("-", "_") for a in argv if a.startswith("--")}
+        yield Problem("warning", what, where)
+    for key in table:
+        if key not in known and key not in OTHER_TRAINERS:
+            yield Problem("error", f"`{key}` is not known", where, nearest(key, tuple(known)))
 
 
 def replace_compat(values: Values, table: Mapping[str, Compat], given: Given) -> Values:
@@ -116,8 +108,9 @@ def replace_compat(values: Values, table: Mapping[str, Compat], given: Given) ->
         else:
             assert compat.setting is not None
             wanted = value if compat.value is None else compat.value
-            if (kept.get(compat.setting) or wanted) != wanted:
-                given.problems.append(Problem("error", f"goes against --{compat.setting}={kept[compat.setting]}", flag))
+            other = kept.get(compat.setting)
+            if other and other != wanted:
+                given.problems.append(Problem("error", f"goes against --{compat.setting}={other}", flag))
             kept[compat.setting] = wanted
             given.origins[compat.setting] = given.origins[name]
     return kept
@@ -132,18 +125,16 @@ def as_tree(values: Values) -> dict[str, Values]:
     return tree
 
 
-def validated(model: type[T], tree: dict[str, Values], given: Given) -> T:
-    """Raises ConfigError with every value of a wrong kind, and where it stands."""
+def validated(values: Values, given: Given) -> RunConfig:
+    """The settings without the values of a wrong kind, which become problems with the place where they stand."""
     try:
-        return model.model_validate(tree)
+        return RunConfig.model_validate(as_tree(values))
     except ValidationError as error:
-        problems = {}
-        for item in error.errors():
-            name = str(item["loc"][1])
-            problems[name] = Problem(
-                "error", f"{item['msg']} (found {item['input']!r})", f"{given.origins.get(name)}, `{name}`"
-            )
-        raise ConfigError(list(problems.values())) from error
+        wrong = {str(item["loc"][1]): item for item in error.errors()}
+    for name, item in wrong.items():
+        where = f"{given.origins.get(name)}, `{name}`"
+        given.problems.append(Problem("error", f"{item['msg']} (found {item['input']!r})", where))
+    return RunConfig.model_validate(as_tree({n: value for n, value in values.items() if n not in wrong}))
 
 
 def write_config(run: RunConfig, path: Path) -> Path:

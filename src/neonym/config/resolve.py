@@ -66,12 +66,11 @@ class Resolved:
         return any(p.severity == "error" for p in self.problems)
 
 
-def read_table(path: Path) -> Any:
-    """The raw table of a .toml or .json file. Raises ConfigError with the parser's place."""
+def read_table(path: Path, fix: str = "Check the path") -> Any:
+    """The raw table of a .toml or .json file; `fix` is said if it is not there. Raises ConfigError with the parser's place."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        fix = "Check the path, or give a folder of pictures with --train_data_dir"
         raise ConfigError([Problem("error", f"cannot be read ({error.strerror})", str(path), fix)]) from error
     except UnicodeDecodeError as error:
         raise ConfigError([Problem("error", "is not UTF-8 text", str(path), "Save it as UTF-8")]) from error

@@ -1,6 +1,7 @@
 """What can be wrong with the settings themselves: limits and contradictions. No file is looked at."""
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -9,7 +10,9 @@ from PIL import ImageColor
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from neonym.config.run import LogSettings, OptimSettings, RunConfig, fields_of
+from neonym.config.idle import idle_problems, tracker_kinds
+from neonym.config.optimizers import optimizer_name, optimizer_problem
+from neonym.config.run import ObjectiveSettings, OptimSettings, RunConfig, fields_of
 from neonym.config.values import (
     SCHEDULES,
     parse_arguments,
@@ -34,16 +37,21 @@ def limit_problems(name: str, field: FieldInfo, value: Any) -> Iterator[Problem]
     if isinstance(value, float) and not math.isfinite(value):
         yield Problem("error", f"{value} is no finite number", f"--{name}")
     elif isinstance(limits, dict) and isinstance(value, (int, float)):
-        above, least = limits.get("above"), limits.get("least")
+        above, least, most = (limits.get(kind) for kind in ("above", "least", "most"))
         if isinstance(above, (int, float)) and not value > above:
             yield Problem("error", f"{value} is not above {above}", f"--{name}")
         if isinstance(least, (int, float)) and not value >= least:
             yield Problem("error", f"{value} is less than {least}", f"--{name}")
+        if isinstance(most, (int, float)) and not value <= most:
+            yield Problem("error", f"{value} is more than {most}", f"--{name}")
 
 
 def run_problems(run: RunConfig) -> list[Problem]:
     """Everything that is wrong with the flags themselves."""
-    return [*range_problems(run), *data_problems(run), *rate_problems(run.optim), *contradictions(run)]
+    return [
+        *range_problems(run), *data_problems(run), *rate_problems(run.optim), *contradictions(run), *hub_problems(run),
+        *idle_problems(run),
+    ]  # fmt: skip
 
 
 def data_problems(run: RunConfig) -> Iterator[Problem]:
@@ -98,6 +106,9 @@ def rate_problems(optim: OptimSettings) -> Iterator[Problem]:
         fix = nearest(optim.lr_scheduler.lower(), SCHEDULES) or f"Known: {', '.join(SCHEDULES)}"
         yield Problem("error", f"`{optim.lr_scheduler}` is not known", "--lr_scheduler", fix)
     yield from schedule_problems(optim)
+    problem = optimizer_problem(optim.optimizer_type)
+    if problem:
+        yield problem
 
 
 FORMS = {
@@ -125,7 +136,7 @@ def schedule_problems(optim: OptimSettings) -> Iterator[Problem]:
         yield Problem("error", "piecewise_constant needs step_rules", "--lr_scheduler_args", fix)
     if name == "adafactor" and optim.optimizer_type.lower() != "adafactor":
         yield Problem("error", "the schedule adafactor belongs to the optimizer AdaFactor", where)
-    if optim.lr_warmup_steps not in (None, "0") and (name == "constant" or optim.lr_scheduler_type):
+    if asked_for(optim.lr_warmup_steps) and (name == "constant" or optim.lr_scheduler_type):
         fix = "Use --lr_scheduler=constant_with_warmup"
         yield Problem("error", "this schedule has no warm-up", "--lr_warmup_steps", fix)
     for option, readers in READERS.items():
@@ -133,18 +144,33 @@ def schedule_problems(optim: OptimSettings) -> Iterator[Problem]:
         if option in given and not own and (name not in readers or optim.lr_scheduler_type):
             said = optim.lr_scheduler_type or optim.lr_scheduler
             default = type(optim).model_fields[option].default
-            if getattr(optim, option) not in (default, "0", ()):
+            value = getattr(optim, option)
+            if value not in (default, ()) and (option != "lr_decay_steps" or asked_for(value)):
                 yield Problem("warning", f"has no effect on the schedule {said}", f"--{option}")
+    if optim.learning_rate is not None and steps_relatively(optim):
+        what = "is not used: AdaFactor finds its own by relative steps"
+        yield Problem("warning", what, "--learning_rate", "Add --optimizer_args relative_step=False to use it")
     if isinstance(optim.learning_rate, str) and {"lr_scheduler", "lr_scheduler_type"} & given:
         fix = "Leave --lr_scheduler out"
         yield Problem("error", "a staged learning rate is a schedule of its own", "--learning_rate", fix)
 
 
-def tracker_kinds(log: LogSettings) -> list[str]:
-    """The packages that follow a run: naming a folder is enough for TensorBoard."""
-    if log.log_with == "all":
-        return ["tensorboard", "wandb"]
-    return [log.log_with] if log.log_with else ["tensorboard"] * (log.logging_dir is not None)
+def steps_relatively(optim: OptimSettings) -> bool:
+    """Whether the optimizer is an AdaFactor that finds its own rate, as it does unless it is told not to."""
+    try:
+        arguments = parse_arguments(optim.optimizer_args)
+    except ValueError:
+        return False
+    relative = arguments.get("relative_step", True) or arguments.get("warmup_init", False)
+    return optimizer_name(optim.optimizer_type) == "AdaFactor" and bool(relative)
+
+
+def asked_for(count: str | None) -> bool:
+    """Whether a count or share of steps is there and not nothing, however it is written."""
+    try:
+        return count is not None and (parse_count(count, 10_000_000) > 0)
+    except ValueError:
+        return False
 
 
 READERS = {  # option -> schedules that read it
@@ -157,17 +183,37 @@ READERS = {  # option -> schedules that read it
 }
 
 
+def objective_problems(objective: ObjectiveSettings, predicts_v: bool) -> Iterator[Problem]:
+    """Rules that depend on what the model predicts."""
+    if objective.scale_v_pred_loss_like_noise_pred and not predicts_v:
+        yield Problem("error", "is for models that predict v", "--scale_v_pred_loss_like_noise_pred")
+    if objective.v_pred_like_loss and predicts_v:
+        yield Problem("error", "is for models that predict noise", "--v_pred_like_loss")
+    if objective.zero_terminal_snr and not predicts_v:
+        what = "a model that predicts noise says nothing at the last step, which has no signal"
+        yield Problem("warning", what, "--zero_terminal_snr", "It is meant for models that predict v")
+
+
+REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+
+
+def hub_problems(run: RunConfig) -> Iterator[Problem]:
+    """Names that cannot be a repository or a state."""
+    name = run.hub.huggingface_repo_id
+    if name is not None and not (REPOSITORY.fullmatch(name) and ".." not in name and len(name) <= 96):
+        yield Problem("error", f"`{name}` is no name of a repository", "--huggingface_repo_id", "Write owner/name")
+    place = run.save.resume
+    if place is not None and run.hub.resume_from_huggingface and place.partition(":")[0].count("/") < 1:
+        yield Problem("error", f"`{place}` is no place on the hub", "--resume", "Write owner/repo/folder[:revision]")
+
+
 def contradictions(run: RunConfig) -> Iterator[Problem]:
     """Settings that exclude or need each other."""
     o, optim, save = run.objective, run.optim, run.save
     low, high = o.min_timestep or 0, 1000 if o.max_timestep is None else o.max_timestep
     rows: list[tuple[bool, str, str, str]] = [
-        (o.adaptive_noise_scale is not None and not o.noise_offset, "needs a --noise_offset above 0",
+        (o.adaptive_noise_scale is not None and o.noise_offset is None, "needs a --noise_offset above 0",
          "adaptive_noise_scale", "Add --noise_offset=0.05, say"),
-        (o.noise_offset_random_strength and not o.noise_offset, "needs --noise_offset",
-         "noise_offset_random_strength", ""),
-        (o.ip_noise_gamma_random_strength and not o.ip_noise_gamma, "needs --ip_noise_gamma",
-         "ip_noise_gamma_random_strength", ""),
         (low >= high, f"the lowest timestep ({low}) is not below --max_timestep ({high})", "min_timestep", ""),
         (high > 1000, f"{high} is above 1000, the number of timesteps", "max_timestep", ""),
         (optim.ema_decay is not None and optim.ema_decay >= 1, f"{optim.ema_decay} is not below 1", "ema_decay", ""),
@@ -178,8 +224,6 @@ def contradictions(run: RunConfig) -> Iterator[Problem]:
         (run.hub.resume_from_huggingface and save.resume is None, "needs --resume", "resume_from_huggingface",
          "Add --resume=owner/repo/folder"),
         (save.resume is not None and save.restart, "goes against --resume", "restart", "Give one of them"),
-        (save.save_n_epoch_ratio is not None and save.save_every_n_epochs is not None,
-         "one of it and --save_every_n_epochs is enough", "save_n_epoch_ratio", ""),
     ]  # fmt: skip
     for wrong, what, name, fix in rows:
         if wrong:
@@ -194,15 +238,3 @@ def contradictions(run: RunConfig) -> Iterator[Problem]:
         value = getattr(run.sample, name)
         if value is not None and value <= 0:
             yield Problem("warning", f"{value} is not above 0, so no pictures are drawn by it", f"--{name}")
-    needs = [
-        ("save_last_n_steps", save.save_last_n_steps, save.save_every_n_steps, "--save_every_n_steps"),
-        ("save_last_n_epochs", save.save_last_n_epochs, save.save_every_n_epochs or save.save_n_epoch_ratio,
-         "--save_every_n_epochs"),
-        ("save_last_n_steps_state", save.save_last_n_steps_state, save.save_state, "--save_state"),
-        ("save_last_n_epochs_state", save.save_last_n_epochs_state, save.save_state, "--save_state"),
-        ("huggingface_path_in_repo", run.hub.huggingface_path_in_repo, run.hub.huggingface_repo_id, "--huggingface_repo_id"),
-        ("latent_cache_dir", run.cache.latent_cache_dir, run.cache.cache_latents_to_disk, "--cache_latents_to_disk"),
-    ]  # fmt: skip
-    for name, value, needed, flag in needs:
-        if value is not None and not needed:
-            yield Problem("warning", f"has no effect without {flag}", f"--{name}")

@@ -11,11 +11,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 BUILTIN = "builtin:emoji"
+LONGEST = 10_000_000  # steps of a training
 
 
-def setting(default: Any, help: str, *, above: float | None = None, least: float | None = None) -> Any:
+def setting(
+    default: Any, help: str, *, above: float | None = None, least: float | None = None, most: float | None = None
+) -> Any:
     """A field with its help and limits. The limits are checked by `range_problems`, all of them at once."""
-    limits: Any = {name: value for name, value in (("above", above), ("least", least)) if value is not None}
+    given = (("above", above), ("least", least), ("most", most))
+    limits: Any = {name: value for name, value in given if value is not None}
     return Field(default, description=help, json_schema_extra=limits or None)
 
 
@@ -48,7 +52,9 @@ class ModelSettings(Section):
 class ConceptSettings(Section):
     token_string: str | None = setting(None, "The new word, as it stands in captions and prompts.")
     init_word: str | None = setting(None, "Word or words whose vectors the new word starts from (default: picture).")
-    num_vectors_per_token: int = setting(1, "How many vectors the word has; each takes one token of a prompt.", least=1)
+    num_vectors_per_token: int = setting(
+        1, "How many vectors the word has; each takes one token of a prompt.", least=1, most=225
+    )
     weights: str | None = setting(None, "Embedding file to start from, instead of an init word.")
     train_encoders: tuple[str, ...] = setting(
         (), "Text encoders whose vectors learn: text_encoder, text_encoder_2 (default: all that the model has)."
@@ -68,14 +74,14 @@ class DatasetSettings(Section):
     caption_prefix: str | None = setting(None, "Text put before every caption.")
     caption_suffix: str | None = setting(None, "Text put after every caption.")
     shuffle_caption: bool = setting(False, "Shuffle the tags of a caption each time it is used.")
-    keep_tokens: int = setting(0, "How many tags at the front are not shuffled.")
+    keep_tokens: int = setting(0, "How many tags at the front are not shuffled.", least=0)
     keep_tokens_separator: str = setting("", "Text within captions: tags before the first, and after the second, stay.")
     secondary_separator: str | None = setting(None, "Holds tags together in shuffling; becomes the separator after it.")
     enable_wildcard: bool = setting(False, "Draw one of {a|b|c}, and one line of a caption with several.")
     caption_dropout_rate: float = setting(0.0, "Share of draws whose caption is dropped down to the word.", least=0)
     caption_dropout_every_n_epochs: int = setting(0, "Drop all captions down to the word in every n-th epoch.")
     caption_tag_dropout_rate: float = setting(0.0, "Share of the tags that are dropped, never the word's.", least=0)
-    token_warmup_min: int = setting(1, "Tags that a caption begins with under token_warmup_step.")
+    token_warmup_min: int = setting(1, "Tags that a caption begins with under token_warmup_step.", least=0)
     token_warmup_step: float = setting(
         0.0, "Steps (below 1: share of the training) until a caption has all its tags.", least=0
     )
@@ -131,10 +137,15 @@ class OptimSettings(Section):
     lr_scheduler_power: float = setting(1.0, "Exponent of `polynomial`.", above=0)
     lr_scheduler_timescale: int | None = setting(None, "Time scale of `inverse_sqrt` (default: the warm-up).", least=1)
     lr_scheduler_min_lr_ratio: float | None = setting(
-        None, "Lowest rate of `cosine_with_min_lr` and `warmup_stable_decay`, as a share of the learning rate.", least=0
+        None,
+        "Lowest rate of `cosine_with_min_lr` and `warmup_stable_decay`, as a share of the learning rate.",
+        least=0,
+        most=1,
     )
-    max_train_steps: int = setting(100, "Length of the training in optimizer steps.", least=1)
-    max_train_epochs: int | None = setting(None, "Length in epochs instead; it wins over the steps.", least=1)
+    max_train_steps: int = setting(100, "Length of the training in optimizer steps.", least=1, most=LONGEST)
+    max_train_epochs: int | None = setting(
+        None, "Length in epochs instead; it wins over the steps.", least=1, most=LONGEST
+    )
     max_train_time: float | None = setting(None, "End after so many minutes, as if that were the last step.", above=0)
     initial_step: int | None = setting(
         None, "Begin at this step of the plan: the steps before are passed over.", least=0
@@ -186,6 +197,9 @@ class ObjectiveSettings(Section):
 
 class ComputeSettings(Section):
     mixed_precision: Literal["no", "fp16", "bf16"] = setting("no", "Precision of the frozen model's arithmetic.")
+    fp8_base: bool = setting(
+        False, "Keep the U-Net's weights in 8 bits: half of fp16's memory, a little less exact and slower."
+    )
     gradient_checkpointing: bool = setting(False, "Recompute activations to save memory: half as slow again.")
     xformers: bool = setting(False, "Accepted from sd-scripts: PyTorch's own attention is used, with the same result.")
     sdpa: bool = setting(False, "PyTorch's scaled-dot-product attention: always on.")
@@ -197,7 +211,9 @@ class ComputeSettings(Section):
         False, "Compile the U-Net (torch.compile): the first steps are slow, the others faster."
     )
     dynamo_backend: str = setting("inductor", "Backend of torch_compile.")
-    ddp_timeout: int | None = setting(None, "Minutes that processes wait for each other (default: 10).", least=1)
+    ddp_timeout: int | None = setting(
+        None, "Minutes that processes wait for each other (default: 10, with sample pictures 120).", least=0
+    )
     cpu: bool = setting(False, "Use the CPU even where there is a GPU.")
 
 
@@ -216,7 +232,9 @@ class SaveSettings(Section):
     save_precision: Literal["float", "fp16", "bf16"] = setting("float", "Numbers in the file; float is exact.")
     save_every_n_steps: int | None = setting(None, "Also save a file every so many steps.", least=1)
     save_every_n_epochs: int | None = setting(None, "Also save a file every so many epochs.", least=1)
-    save_n_epoch_ratio: int | None = setting(None, "Save about so many files, evenly over the epochs.", least=1)
+    save_n_epoch_ratio: int | None = setting(
+        None, "Save about so many files, evenly over the epochs; it wins over save_every_n_epochs.", least=0
+    )
     save_last_n_steps: int | None = setting(None, "Keep only files of the last so many steps.", least=1)
     save_last_n_epochs: int | None = setting(None, "Keep only the files of the last so many epoch saves.", least=1)
     save_state: bool = setting(False, "Keep a state beside every saved file, to resume from with --resume: kilobytes.")
@@ -245,7 +263,9 @@ class MetadataSettings(Section):
     metadata_license: str | None = setting(None, "Licence of the file.")
     metadata_tags: str | None = setting(None, "Tags, with commas between them.")
     metadata_usage_hint: str | None = setting(None, "How to use it.")
-    metadata_thumbnail: str | None = setting(None, "Thumbnail, as a data URL or an address.")
+    metadata_thumbnail: str | None = setting(
+        None, "Thumbnail: a picture file, which is put into the file, or a data URL."
+    )
     metadata_merged_from: str | None = setting(None, "What it was merged from.")
     metadata_trigger_phrase: str | None = setting(None, "What to write in a prompt (default: the token).")
     metadata_preprocessor: str | None = setting(None, "How the pictures were prepared.")
@@ -289,7 +309,9 @@ class EvalSettings(Section):
     )
     early_stop_window: int = setting(5, "How many of the last evaluations must agree.", least=2)
     early_stop_threshold: float = setting(0.02, "Their variance, as a share of that of all evaluations.", above=0)
-    eval_samples: int = setting(64, "How many (picture, noise, timestep) triples an evaluation has.", least=8)
+    eval_samples: int = setting(
+        64, "How many (picture, noise, timestep) triples an evaluation has.", least=8, most=100_000
+    )
     validation_split: float = setting(0.0, "Share of the pictures held out of training for evaluation.", least=0)
     validation_seed: int = setting(0, "Chooses which pictures are held out.", least=0)
 

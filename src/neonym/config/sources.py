@@ -48,7 +48,8 @@ def dataset_table(run: RunConfig, found: Resolved) -> tuple[Any, str]:
             if getattr(flags, name) is not None:
                 what = "is ignored: --dataset_config names the pictures"
                 found.problems.append(Problem("warning", what, f"--{name}"))
-        return read_table(Path(flags.dataset_config)), flags.dataset_config
+        fix = "Check the path, or give a folder of pictures with --train_data_dir"
+        return read_table(Path(flags.dataset_config), fix), flags.dataset_config
     if flags.in_json is not None:
         if flags.reg_data_dir is not None:
             what = "is ignored: --in_json names the pictures, and metadata files have no regularisation pictures"

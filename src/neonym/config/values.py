@@ -30,13 +30,16 @@ def parse_range(text: str) -> tuple[float, float]:
 
 
 def parse_count(text: str, total: int) -> int:
-    """Steps from "100", or from a share of `total`: "0.1", "10%". Raises ValueError."""
+    """Steps from "100", or from a share of `total`, "0.1" or "10%", rounded down. Raises ValueError."""
     text = text.strip()
     share = text.endswith("%")
-    number = float(text.removesuffix("%")) / (100 if share else 1)
+    try:
+        number = float(text.removesuffix("%")) / (100 if share else 1)
+    except ValueError:
+        number = -1.0
     if not 0 <= number < float("inf") or (number > 1 and share) or (number >= 1 and not share and number % 1):
         raise ValueError(f"`{text}` is neither a whole number of steps nor a share of them")
-    return round(number * total) if number < 1 or share else int(number)
+    return int(number * total + 1e-9) if number < 1 or share else int(number)
 
 
 def parse_stages(text: str) -> list[tuple[float, float]]:

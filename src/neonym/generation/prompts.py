@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -31,8 +32,18 @@ class SamplePrompt:
 
 
 def side(text: Any) -> int:
-    """Rounded down to a multiple of 8, at least 64."""
+    """Rounded down to a multiple of 8, at least 64. Raises ValueError."""
+    if not str(text).strip().isdecimal() or int(text) < 1:
+        raise ValueError("a whole number of pixels is expected")
     return max(SMALLEST, int(text) // 8 * 8)
+
+
+def scale(text: Any) -> float:
+    """Raises ValueError."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a number is expected")
+    return number
 
 
 def steps(text: Any) -> int:
@@ -50,7 +61,7 @@ def seed(text: Any) -> int:
 
 
 READ: dict[str, Callable[[Any], Any]] = {
-    "prompt": str, "negative_prompt": str, "width": side, "height": side, "sample_steps": steps, "scale": float,
+    "prompt": str, "negative_prompt": str, "width": side, "height": side, "sample_steps": steps, "scale": scale,
     "seed": seed, "sample_sampler": lambda name: str(name).lower(),
 }  # fmt: skip
 LETTERS = {

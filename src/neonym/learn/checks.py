@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import zeros
 from torch.nn import Parameter
 
-from neonym.config.rules import run_problems
+from neonym.config.optimizers import optimizer_name
+from neonym.config.rules import objective_problems, run_problems
 from neonym.config.run import RunConfig
-from neonym.config.values import schedule_name
+from neonym.config.values import parse_count, schedule_name
 from neonym.errors import ConfigError, Problem, nearest
+from neonym.learn.look import predicts_v
 from neonym.learn.optim import (
     LEARNING_RATE_FREE,
     make_optimizer,
-    optimizer_class,
-    optimizer_name,
     reach,
     sets_own_rate,
 )
@@ -35,19 +33,23 @@ TOO_SHORT = 0.5  # of the vocabulary's spread: a run that can carry a coordinate
 def optimizer_errors(run: RunConfig) -> list[Problem]:
     """The optimizer and the schedule are made once on the side, so that nothing of them can fail later."""
     optim = run.optim
+    if any(p.severity == "error" for p in run_problems(run)):
+        return []
     try:
-        optimizer_class(optim.optimizer_type)
-        if not any(p.severity == "error" for p in run_problems(run)):
-            if optimizer_name(optim.optimizer_type) != "AdamW" or arguments(optim):  # else there is nothing to go wrong
-                probe = Parameter(zeros(1, 4))
-                probe.grad = zeros(1, 4)
-                make_optimizer([probe], optim.optimizer_type, base_rate(optim), arguments(optim)).step()
-            rate_of(optim, None, optim.max_train_steps)
+        rate_of(optim, None, optim.max_train_steps)
+        if optimizer_name(optim.optimizer_type) == "AdamW" and not arguments(optim):
+            return []  # nothing that could go wrong
+        probe = Parameter(zeros(1, 4))
+        probe.grad = zeros(1, 4)
+        optimizer = make_optimizer([probe], optim.optimizer_type, base_rate(optim), arguments(optim))
     except ConfigError as error:
         return error.problems
-    except TypeError as error:  # LBFGS wants a closure
+    try:
+        optimizer.step()
+    except Exception as error:  # each class has errors of its own: LBFGS wants a closure, SparseAdam other gradients
         what = f"{optim.optimizer_type} cannot make a plain step ({error})"
-        return [Problem("error", what, "--optimizer_type", "Choose another one")]
+        fix = "Choose another one, or other --optimizer_args"
+        return [Problem("error", what, "--optimizer_type", fix)]
     return []
 
 
@@ -65,6 +67,13 @@ def learning_problems(ready: Prepared, source: ModelSource, rhythm: Rhythm) -> l
             what = f"{name} has a schedule of its own: stages and warm-up are not used"
             problems.append(Problem("warning", what, "--learning_rate, --lr_warmup_steps"))
         return problems
+    falls = optim.lr_decay_steps if schedule_name(optim.lr_scheduler) == "warmup_stable_decay" else None
+    rising, falling = (parse_count(text or "0", rhythm.total) for text in (optim.lr_warmup_steps, falls))
+    if rising + falling > rhythm.total or rising == rhythm.total:
+        what = (
+            f"the learning rate rises for {rising} steps and falls for {falling}, but the training has {rhythm.total}"
+        )
+        problems.append(Problem("warning", what, "--lr_warmup_steps, --lr_decay_steps"))
     for spec in ready.config.concepts:
         rate = base_rate(optim, spec)
         if name.lower().startswith(LEARNING_RATE_FREE) and rate <= 0.1:
@@ -85,7 +94,7 @@ def learning_problems(ready: Prepared, source: ModelSource, rhythm: Rhythm) -> l
 
 def setting_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
     """Settings that contradict the model, the disk or each other."""
-    problems, save = [], run.save
+    problems = []
     if run.model.clip_skip > source.text_layers:
         what = f"the model has {source.text_layers} text layers, not {run.model.clip_skip}"
         problems.append(Problem("error", what, "--clip_skip"))
@@ -96,10 +105,9 @@ def setting_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
     if source.family == "sdxl" and run.model.clip_skip > 1:
         what = "SDXL always uses the last layer but one: it has no effect"
         problems.append(Problem("warning", what, "--clip_skip"))
-    wanted = Path(save.output_dir).absolute()
-    folder = next(p for p in (wanted, *wanted.parents) if p.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        problems.append(Problem("error", f"{folder} is not a folder that can be written to", "--output_dir"))
+    if source.family == "sd2" and run.model.clip_skip > 1:
+        what = "Stable Diffusion 2.x leaves out a layer already: programs seldom skip more of them"
+        problems.append(Problem("warning", what, "--clip_skip", "Use the same value when you make pictures"))
     if run.compute.torch_compile:
         problems += compile_problems(run.compute.dynamo_backend)
     model = run.model
@@ -109,14 +117,8 @@ def setting_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
     if model.v_parameterization and source.prediction_type != "v_prediction":
         what = f"the model predicts {source.prediction_type}, as its scheduler's config says"
         problems.append(Problem("error", what, "--v_parameterization", "Leave it out: models are recognised"))
-    v, o = source.prediction_type == "v_prediction", run.objective
-    if o.scale_v_pred_loss_like_noise_pred and not v:
-        problems.append(Problem("error", "is for models that predict v", "--scale_v_pred_loss_like_noise_pred"))
-    if o.v_pred_like_loss and v:
-        problems.append(Problem("error", "is for models that predict noise", "--v_pred_like_loss"))
-    if o.zero_terminal_snr and not v:
-        what = "a model that predicts noise says nothing at the last step, which has no signal"
-        problems.append(Problem("warning", what, "--zero_terminal_snr", "It is meant for models that predict v"))
+    if predicts_v(model) is None:  # else it was told at the first look
+        problems += objective_problems(run.objective, source.prediction_type == "v_prediction")
     return problems
 
 
@@ -145,7 +147,7 @@ def setting_notes(run: RunConfig) -> list[Problem]:
             )
         )
     plain = optimizer_name(run.optim.optimizer_type)
-    if plain.lower() != run.optim.optimizer_type.lower():
+    if plain.lower() != (run.optim.optimizer_type or plain).lower():
         what = f"{run.optim.optimizer_type} -> {plain}: the optimizer state is a few kilobytes, so there is nothing to save"
         notes.append(Problem("note", what))
     if run.compute.xformers or run.compute.mem_eff_attn:

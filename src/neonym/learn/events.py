@@ -78,7 +78,7 @@ class Terminal(Silent):
     def __init__(self, console: Console | None = None, level: str = "INFO", log: Path | None = None):
         """Notes below `level` are left out; with a `log` they go to that file instead. Raises UserError."""
         self.console = console or Console(stderr=True, highlight=False)
-        self.level, self.log = LEVELS[level], log
+        self.level, self.log, self.fresh = LEVELS[level], log, True
         if log is not None:
             self.start_log(log)
         self.file: Path | None = None
@@ -110,7 +110,7 @@ class Terminal(Silent):
     def start_log(self, log: Path) -> None:
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
-            log.write_text("", encoding="utf-8")
+            log.open("a").close()  # of several processes only the one that speaks begins it anew
         except OSError as error:
             raise UserError(
                 f"cannot be written ({error.strerror})", str(log), "Name another --console_log_file"
@@ -120,7 +120,8 @@ class Terminal(Silent):
         """A full disk stops nothing: the line goes to the terminal then."""
         assert self.log is not None
         try:
-            with self.log.open("a", encoding="utf-8") as file:
+            with self.log.open("w" if self.fresh else "a", encoding="utf-8") as file:
+                self.fresh = False
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
         except OSError:
             self.console.print(text, markup=False, soft_wrap=True)

@@ -32,6 +32,7 @@ from neonym.learn.step import train_step
 from neonym.learn.store import CheckpointStore
 from neonym.learn.trackers import Trackers
 from neonym.learn.verdict import Verdict, make_verdict
+from neonym.models.eight_bits import keep_in_eight_bits
 from neonym.models.family import Model, ModelSource, load_model
 from neonym.types import ImageRecord
 from neonym.words import clean
@@ -71,7 +72,7 @@ def train(run: RunConfig, report: Report | None = None, known: Sequence[Problem]
         return Result(store.final_files(), steps=beginning.saved.step)
     if accelerator.is_main_process:
         hub.open()
-    model = load_frozen(ready, accelerator)
+    model = load_frozen(ready, accelerator, report)
     state = begin(ready, model, beginning.fingerprint, accelerator)
     if beginning.saved is not None:
         restore(state, beginning.saved)
@@ -87,13 +88,17 @@ def train(run: RunConfig, report: Report | None = None, known: Sequence[Problem]
         report.end()
 
 
-def load_frozen(ready: Prepared, accelerator: Accelerator) -> Model:
+def load_frozen(ready: Prepared, accelerator: Accelerator, report: Report) -> Model:
     """The model on its device, with the run's noising process."""
     run = ready.run
     assert ready.source is not None
     model = load_model(
         ready.source, accelerator.device, weight_dtype(accelerator), run.model.max_token_length, run.model.clip_skip
     )
+    if run.compute.fp8_base and accelerator.device.type == "mps":
+        report.note("note: fp8_base -> the precision of --mixed_precision: this device has no 8-bit numbers")
+    elif run.compute.fp8_base:
+        keep_in_eight_bits(model.modules()["unet"])
     if run.compute.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     if run.compute.torch_compile:

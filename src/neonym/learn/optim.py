@@ -5,63 +5,44 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch.nn import Parameter
 
+from neonym.config.optimizers import class_path, optimizer_problem, suggestion
 from neonym.config.values import parse_stages, schedule_name
-from neonym.errors import ConfigError, Problem, nearest
+from neonym.errors import ConfigError, Problem
 
-EXTRA = 'pip install "neonym[optimizers]"'
-OPTIMIZERS = {  # sd-scripts' name -> class, and the settings that sd-scripts gives it
-    "AdamW": ("torch.optim.AdamW", {"weight_decay": 0.0}),
-    "Lion": ("lion_pytorch.Lion", {}),
-    "SGDNesterov": ("torch.optim.SGD", {"nesterov": True, "momentum": 0.9}),
-    "DAdaptation": ("dadaptation.experimental.DAdaptAdamPreprint", {}),
-    "DAdaptAdamPreprint": ("dadaptation.experimental.DAdaptAdamPreprint", {}),
-    "DAdaptAdaGrad": ("dadaptation.DAdaptAdaGrad", {}),
-    "DAdaptAdam": ("dadaptation.DAdaptAdam", {}),
-    "DAdaptAdan": ("dadaptation.DAdaptAdan", {}),
-    "DAdaptAdanIP": ("dadaptation.experimental.DAdaptAdanIP", {}),
-    "DAdaptLion": ("dadaptation.DAdaptLion", {}),
-    "DAdaptSGD": ("dadaptation.DAdaptSGD", {}),
-    "Prodigy": ("prodigyopt.Prodigy", {}),
-    "AdaFactor": ("transformers.Adafactor", {"relative_step": True}),
-    "RAdamScheduleFree": ("schedulefree.RAdamScheduleFree", {}),
-    "AdamWScheduleFree": ("schedulefree.AdamWScheduleFree", {"weight_decay": 0.0}),
-    "SGDScheduleFree": ("schedulefree.SGDScheduleFree", {}),
-}
-SMALLER = {  # the same mathematics, its state in 8 bits or paged out of GPU memory: here it is kilobytes anyway
-    "AdamW8bit": "AdamW", "PagedAdamW": "AdamW", "PagedAdamW8bit": "AdamW", "PagedAdamW32bit": "AdamW",
-    "Lion8bit": "Lion", "PagedLion8bit": "Lion", "SGDNesterov8bit": "SGDNesterov",
-}  # fmt: skip
 LEARNING_RATE_FREE = ("dadapt", "prodigy")  # they find the rate: learning_rate is a factor near 1
 Rate = Callable[[int], float]  # step -> learning rate
 
 
-def optimizer_name(name: str) -> str:
-    """The name as listed, whatever its case; 8-bit and paged variants are their plain form; else as given."""
-    known = {n.lower(): n for n in (*OPTIMIZERS, *SMALLER)}
-    found = known.get((name or "AdamW").lower(), name)
-    return SMALLER.get(found, found)
-
-
 def optimizer_class(name: str) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
     """A listed name, one of torch.optim, or a dotted path. -> (class, settings). Raises ConfigError."""
-    path, settings = OPTIMIZERS.get(optimizer_name(name), (name if "." in name else f"torch.optim.{name}", {}))
+    problem = optimizer_problem(name)
+    if problem:
+        raise ConfigError([problem])
+    path, settings = class_path(name)
     module, _, attribute = path.rpartition(".")
     try:
-        found = getattr(import_module(module), attribute)
-    except (ImportError, ValueError) as error:
-        what = f"`{name}` needs a package that is not installed ({error})"
-        raise ConfigError([Problem("error", what, "--optimizer_type", EXTRA)]) from error
-    except AttributeError as error:
-        fix = nearest(name, (*OPTIMIZERS, *SMALLER)) or f"Known: {', '.join(OPTIMIZERS)}, or a dotted path"
-        raise ConfigError([Problem("error", f"`{name}` is not known", "--optimizer_type", fix)]) from error
+        home = import_module(module)
+        found = _member(home, attribute)
+    except (ImportError, ValueError, AttributeError) as error:
+        what = f"`{name}` cannot be found ({error})"
+        raise ConfigError([Problem("error", what, "--optimizer_type", suggestion(name))]) from error
     if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
         raise ConfigError([Problem("error", f"`{name}` is not an optimizer", "--optimizer_type")])
     return found, settings
+
+
+def _member(home: ModuleType, name: str) -> Any:
+    """A class of a module; of torch's, in any case. Raises AttributeError."""
+    if home.__name__ not in ("torch.optim", "torch.optim.lr_scheduler"):
+        return getattr(home, name)
+    kinds = {key.lower(): value for key, value in vars(home).items() if isinstance(value, type)}
+    return kinds[name.lower()] if name.lower() in kinds else getattr(home, name)
 
 
 def make_optimizer(
@@ -73,12 +54,12 @@ def make_optimizer(
     """
     kind, settings = optimizer_class(name)
     settings = {**settings, **(arguments or {})}
-    if kind.__name__ == "Adafactor":
-        settings["relative_step"] = settings.get("relative_step", True) or settings.get("warmup_init", False)
-    rate = None if settings.get("relative_step") and kind.__name__ == "Adafactor" else learning_rate
+    if kind.__module__.startswith("transformers.") and settings.get("warmup_init"):  # AdaFactor's
+        settings["relative_step"] = True
+    rate = None if settings.get("relative_step") else learning_rate
     try:
         optimizer = kind(list(rows), lr=rate, **settings)  # pyright: ignore[reportCallIssue, reportArgumentType]
-    except (TypeError, ValueError, AssertionError) as error:
+    except Exception as error:  # each class has errors of its own
         what = f"{kind.__name__} does not take these arguments: {error}"
         raise ConfigError([Problem("error", what, "--optimizer_args")]) from error
     if hasattr(optimizer, "train"):  # schedule-free optimizers must be told
@@ -90,7 +71,9 @@ def sets_own_rate(name: str, arguments: Mapping[str, Any]) -> bool:
     """Whether a schedule would disturb it: AdaFactor with relative steps, schedule-free optimizers. Raises ConfigError."""
     kind, settings = optimizer_class(name)
     given = {**settings, **arguments}
-    relative = kind.__name__ == "Adafactor" and bool(given.get("relative_step", True) or given.get("warmup_init"))
+    relative = kind.__module__.startswith("transformers.") and bool(
+        given.get("relative_step", True) or given.get("warmup_init")
+    )
     return relative or hasattr(kind, "eval")
 
 
@@ -133,7 +116,8 @@ def make_rate(
 ) -> Rate:
     """The learning rate at each step, by diffusers' and transformers' schedules, or a class of torch's (`kind`).
 
-    The plainest are written out (`plain_factor`): those packages take seconds to import, also for `neonym check`. A schedule is asked for its factor, or played through once: both are functions of the step alone.
+    The plainest are written out (`plain_factor`): those packages take seconds to import, also for `neonym check`. A schedule
+    is asked for its factor, or played through once: both are functions of the step alone.
     Raises ConfigError.
     """
     name = schedule_name(name)
@@ -148,12 +132,16 @@ def make_rate(
         )  # fmt: skip
         factors = getattr(scheduler, "lr_lambdas", None)
         if factors:
+            for step in (0, warmup, steps - 1):
+                float(factors[0](step))
             return lambda step: learning_rate * factors[0](step)
         for _ in range(steps):
             table.append(probe.param_groups[0]["lr"])
             probe.step()
             scheduler.step()
-    except (TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
+    except ConfigError:
+        raise
+    except Exception as error:  # each class has errors of its own
         what = f"{kind or name} does not work with these settings: {error}"
         raise ConfigError([Problem("error", what, "--lr_scheduler_args" if kind else "--lr_scheduler")]) from error
     return lambda step: table[min(step, steps - 1)]
@@ -194,11 +182,15 @@ def scheduler_class(name: str) -> Any:
     """A class of torch.optim.lr_scheduler, or by dotted path. Raises ConfigError."""
     module, _, attribute = (name if "." in name else f"torch.optim.lr_scheduler.{name}").rpartition(".")
     try:
-        return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        return _member(import_module(module), attribute)
+    except (ImportError, ValueError, AttributeError) as error:
         raise ConfigError([Problem("error", f"`{name}` is not known", "--lr_scheduler_type")]) from error
+
+
+SAMPLED = 10_000  # steps at most: the rates of a long run are looked at here and there
 
 
 def reach(rate: Rate, steps: int) -> float:
     """The farthest that Adam can carry a coordinate: the sum of all learning rates."""
-    return sum(rate(step) for step in range(steps))
+    stride = max(1, steps // SAMPLED)
+    return stride * sum(rate(step) for step in range(0, steps, stride))

@@ -12,7 +12,6 @@ from torch import Tensor
 from neonym.config.dataset import DatasetConfig, DatasetSpec, SubsetSpec
 from neonym.config.resolve import Origins
 from neonym.config.run import RunConfig
-from neonym.config.sources import read_dataset
 from neonym.data.buckets import BucketRules
 from neonym.data.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, template_lines
 from neonym.data.plan import ConceptPlan
@@ -27,10 +26,10 @@ from neonym.learn.checks import (
     setting_notes,
     setting_problems,
 )
+from neonym.learn.look import look
 from neonym.learn.rates import DEFAULT_RATE
 from neonym.learn.rhythm import Rhythm, make_rhythm
 from neonym.learn.rows import concept_seed
-from neonym.learn.samples import sample_prompts
 from neonym.learn.word_checks import read_weights, word_problems
 from neonym.models.family import ModelSource, identify, load_tokenizers
 from neonym.models.text import WordTokenizer
@@ -89,10 +88,11 @@ class Prepared:
 def prepare(run: RunConfig, known: Sequence[Problem] = ()) -> Prepared:
     """Find everything out, in seconds. Errors are collected, not raised, beside what is `known` already."""
     ready = Prepared(run, list(known))
-    read = read_dataset(run)
-    ready.config, ready.origins = read.config, read.origins
-    ready.problems += read.problems
-    ready.problems += optimizer_errors(run)
+    seen = look(run)
+    ready.config, ready.origins, ready.prompts = seen.read.config, seen.read.origins, seen.prompts
+    ready.problems += [*seen.problems, *optimizer_errors(run)]
+    if any(p.where == "--pretrained_model_name_or_path" for p in seen.problems):
+        return ready
     try:
         settings = run.model
         ready.source = identify(
@@ -101,10 +101,12 @@ def prepare(run: RunConfig, known: Sequence[Problem] = ()) -> Prepared:
         ready.tokenizers = load_tokenizers(ready.source, run.model.max_token_length)
     except ModelError as error:
         ready.problems.append(error.problem)
-    if ready.config is None or ready.source is None:
+    if ready.source is None:
         return ready
     run = ready.run = with_learning_rate(run, ready.source)
     ready.problems += [*setting_notes(run), *setting_problems(run, ready.source)]
+    if ready.config is None:
+        return ready
     try:
         templates = read_templates(run)
     except DataError as error:
@@ -120,8 +122,6 @@ def prepare(run: RunConfig, known: Sequence[Problem] = ()) -> Prepared:
         for tokenizer in ready.tokenizers.values():
             tokenizer.add_word(spec.token_string, spec.num_vectors_per_token)
     ready.problems += [*word_problems(ready), *token_problems(ready)]
-    ready.prompts, found = sample_prompts(run.sample, ready.tokens)
-    ready.problems += found
     ready.weights, found = read_weights(ready)
     ready.problems += found
     if not ready.failed():

@@ -24,7 +24,7 @@ class Rhythm:
         return None if done % self.steps_per_epoch else done // self.steps_per_epoch
 
     def saves_step(self, done: int) -> bool:
-        return done < self.total and due(self.save_every_n_steps, done)
+        return due(self.save_every_n_steps, done)
 
     def saves_epoch(self, done: int) -> int | None:
         """The epoch to save after `done` steps. The end of the run has a file of its own."""
@@ -42,7 +42,7 @@ def make_rhythm(run: RunConfig, plans: Sequence[ConceptPlan]) -> Rhythm:
     per_epoch = max(plan.steps_per_epoch for plan in plans)
     total = optim.max_train_steps if optim.max_train_epochs is None else optim.max_train_epochs * per_epoch
     every = save.save_every_n_epochs
-    if save.save_n_epoch_ratio is not None:
+    if save.save_n_epoch_ratio:
         every = max(1, -(-total // per_epoch) // save.save_n_epoch_ratio)
     first = optim.initial_step or 0
     if optim.initial_epoch is not None:

@@ -1,20 +1,17 @@
-"""Pictures while training: the same prompts and seeds each time, beside what the starting word draws."""
+"""Pictures while training: the same prompts and seeds each time, beside what is drawn without the word and with its start."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL.PngImagePlugin import PngInfo
 
 from neonym.config.run import SampleSettings
-from neonym.errors import Problem, UserError
 from neonym.files import save_png
-from neonym.generation.prompts import SamplePrompt, dump, read_prompts
-from neonym.generation.samplers import sampler_name
+from neonym.generation.prompts import SamplePrompt, dump
 from neonym.learn.rhythm import Rhythm, due
 from neonym.learn.rows import Concept, rows_as
 from neonym.models.family import Model
@@ -25,7 +22,13 @@ if TYPE_CHECKING:
 
     from neonym.learn.events import Report
 
-BEFORE = "with the starting words"
+WITHOUT, BEFORE = "without the words", "with the starting words"
+
+
+def without(prompt: str, words: Sequence[str]) -> str:
+    """The prompt with the new words cut out."""
+    cut = whole_word(tuple(clean(word) for word in words)).sub(" ", clean(prompt))
+    return " ".join(cut.split())
 
 
 class Sampler:
@@ -33,7 +36,7 @@ class Sampler:
 
     def __init__(self, settings: SampleSettings, prompts: Sequence[SamplePrompt], folder: Path, name: str):
         self.settings, self.prompts, self.folder, self.name = settings, prompts, folder, name
-        self.before: list[Image.Image] = []
+        self.before: list[tuple[str, list[Image.Image]]] = []  # drawn once: what the word is compared with
 
     def tag(self, done: int, rhythm: Rhythm) -> str | None:
         """sd-scripts' mark of an epoch or a step at which pictures are due; None: they are not."""
@@ -55,27 +58,34 @@ class Sampler:
         where, kind = home.device, home.dtype
         try:
             if not self.before:
+                plain = [without(asked.prompt, [c.token for c in concepts]) for asked in self.prompts]
+                without_words = self.pictures(model, plain)
                 with rows_as(concepts, [c.start for c in concepts]):
-                    self.before = [self.picture(model, i) for i in range(len(self.prompts))]
+                    self.before = [(WITHOUT, without_words), (BEFORE, self.pictures(model))]
             with rows_as(concepts, [c.result() for c in concepts]):
-                pictures = [self.picture(model, i) for i in range(len(self.prompts))]
+                pictures = self.pictures(model)
         finally:
             vae.to(where, kind)
         self.folder.mkdir(parents=True, exist_ok=True)
         files = [self.save(picture, i, tag) for i, picture in enumerate(pictures)]
         page = self.folder / f"{self.name}_{tag}_sheet.png"
-        rows = [(BEFORE, self.before), (f"now ({tag})", pictures)]
+        rows = [*self.before, (f"now ({tag})", pictures)]
         save_png(sheet(rows, side=pictures[0].height), page)
         report.event("sampled", tag=tag, files=[str(f) for f in [*files, page]])
         return [*files, page]
 
-    def picture(self, model: Model, index: int) -> Image.Image:
+    def pictures(self, model: Model, texts: Sequence[str] | None = None) -> list[Image.Image]:
+        """One of each prompt, or of other texts with its settings."""
+        texts = texts or [asked.prompt for asked in self.prompts]
+        return [self.picture(model, index, text) for index, text in enumerate(texts)]
+
+    def picture(self, model: Model, index: int, text: str) -> Image.Image:
         from neonym.generation.images import draw
 
         asked = self.prompts[index]
         side = model.source.native_size
         return draw(
-            model, [asked.prompt], [self.seed(index)], negative_prompt=asked.negative_prompt, steps=asked.sample_steps,
+            model, [text], [self.seed(index)], negative_prompt=asked.negative_prompt, steps=asked.sample_steps,
             guidance=asked.scale, size=(asked.width or side, asked.height or side),
             sampler=asked.sample_sampler or self.settings.sample_sampler,
         )[0]  # fmt: skip
@@ -93,25 +103,3 @@ class Sampler:
         text.add_text("prompt", dump(self.prompts[index]))
         save_png(picture, path, text)
         return path
-
-
-def sample_prompts(settings: SampleSettings, words: Sequence[str]) -> tuple[list[SamplePrompt], list[Problem]]:
-    """The prompts of a run, and everything that is wrong with them, before anything is loaded."""
-    rhythms = (settings.sample_every_n_steps or 0, settings.sample_every_n_epochs or 0)
-    wanted = max(rhythms) > 0 or settings.sample_at_first
-    if settings.sample_prompts is None:
-        missing = [Problem("error", "samples are wanted, but no prompts are given", "--sample_prompts", "Name a file")]
-        return [], missing if wanted else []
-    prompts, problems = read_prompts(settings.sample_prompts)
-    if not wanted:
-        fix = "Add --sample_every_n_steps or --sample_every_n_epochs"
-        problems.append(Problem("warning", "is given, but no samples are asked for", "--sample_prompts", fix))
-    for prompt in prompts:
-        try:
-            sampler_name(prompt.sample_sampler or settings.sample_sampler)
-        except UserError as error:
-            problems.append(replace(error.problem, where=settings.sample_prompts))
-        if not whole_word(tuple(clean(word) for word in words)).search(clean(prompt.prompt)):
-            what = f"the prompt `{prompt.prompt}` has none of the words, so its pictures will not change"
-            problems.append(Problem("warning", what, settings.sample_prompts))
-    return prompts, problems

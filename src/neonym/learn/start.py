@@ -10,13 +10,16 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, KwargsHandler
 
-from neonym.config.rules import tracker_kinds
+from neonym.config.idle import tracker_kinds
 from neonym.config.run import RunConfig
 from neonym.learn.events import Report
 from neonym.learn.objective import Objective
 from neonym.learn.trackers import tracker_folder
 from neonym.models.family import Model
 from neonym.models.process import Diffusion, NoiseRules
+
+MINUTES = 10  # that processes wait for each other
+MINUTES_FOR_PICTURES = 120  # the first process draws sample pictures while the others wait
 
 
 def start_accelerator(run: RunConfig, report: Report) -> Accelerator:
@@ -30,7 +33,9 @@ def start_accelerator(run: RunConfig, report: Report) -> Accelerator:
             "note: mixed_precision fp16 -> fp32: a CPU does not compute in fp16; the result is at least as exact."
         )
         precision = "no"
-    waiting: list[KwargsHandler] = [InitProcessGroupKwargs(timeout=timedelta(minutes=run.compute.ddp_timeout or 10))]
+    draws = run.sample.sample_prompts is not None
+    minutes = run.compute.ddp_timeout or (MINUTES_FOR_PICTURES if draws else MINUTES)
+    waiting: list[KwargsHandler] = [InitProcessGroupKwargs(timeout=timedelta(minutes=minutes))]
     return Accelerator(
         mixed_precision=precision, cpu=run.compute.cpu, kwargs_handlers=waiting,
         log_with=[*tracker_kinds(run.log)] or None, project_dir=tracker_folder(run),

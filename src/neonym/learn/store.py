@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import mimetypes
 import re
 import shutil
 from collections.abc import Iterable
@@ -13,6 +15,7 @@ from pathlib import Path
 import torch
 
 from neonym._version import __version__
+from neonym.config.optimizers import optimizer_name
 from neonym.config.run import RunConfig, fields_of
 from neonym.errors import UserError
 from neonym.files import whole_file
@@ -20,7 +23,7 @@ from neonym.formats import read_embedding, write_embedding
 from neonym.formats.usage import usage_card
 from neonym.learn.events import as_json
 from neonym.learn.hub import fetch_state
-from neonym.learn.optim import optimizer_name
+from neonym.learn.look import STATE
 from neonym.learn.prepare import Prepared
 from neonym.learn.rows import Concept
 from neonym.learn.state import Saved, TrainState, read_state, save_state
@@ -46,7 +49,7 @@ WITHOUT_EFFECT = {  # on the numbers; pictures, captions and the start have fing
     "optim": {"max_train_time"},
     "concept": {"weights"},
 }
-STATE, END = "state.safetensors", "finished.safetensors"  # of an interrupted run, of a finished one
+END = "finished.safetensors"  # the state of a finished run
 PLACES = {
     "pretrained_model_name_or_path",
     "dataset_config",
@@ -62,6 +65,27 @@ def settings_of(run: RunConfig) -> dict[str, str]:
     """Every setting that decides the result, as text. The pictures have a fingerprint of their own."""
     tree = run.model_dump(exclude=WITHOUT_EFFECT)
     return {name: str(value) for section in tree.values() for name, value in section.items()}
+
+
+def asked_facts(run: RunConfig) -> dict[str, str]:
+    """What is recorded of a model's use where it is not the usual one."""
+    facts, low, high = {}, run.objective.min_timestep, run.objective.max_timestep
+    if low is not None or high is not None:
+        facts["modelspec.timestep_range"] = f"{low or 0},{1000 if high is None else high}"
+    if "clip_skip" in run.model.model_fields_set:
+        facts["modelspec.encoder_layer"] = str(run.model.clip_skip)
+    return facts
+
+
+def as_data_url(text: str) -> str:
+    """A picture file as its bytes; an address stays one. Raises UserError."""
+    if ":" in text.partition("/")[0] and not Path(text).is_file():
+        return text
+    kind = mimetypes.guess_type(text)[0] or "image/jpeg"
+    try:
+        return f"data:{kind};base64,{base64.b64encode(Path(text).read_bytes()).decode()}"
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})", f"--metadata_thumbnail {text}") from error
 
 
 def write_card(file: Path) -> None:
@@ -105,6 +129,8 @@ class CheckpointStore:
         self.metadata = self._metadata(ready)
         said = ready.run.metadata.model_dump(exclude_none=True)
         self.said = {name.replace("metadata_", "modelspec.", 1): text for name, text in said.items()}
+        if "modelspec.thumbnail" in self.said:
+            self.said["modelspec.thumbnail"] = as_data_url(self.said["modelspec.thumbnail"])
 
     def _metadata(self, ready: Prepared) -> dict[str, str]:
         source, settings = ready.source, settings_of(ready.run)
@@ -117,6 +143,7 @@ class CheckpointStore:
             "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
             "modelspec.resolution": f"{width}x{height}",
             "modelspec.prediction_type": "v" if source.prediction_type == "v_prediction" else "epsilon",
+            **asked_facts(ready.run),
             "neonym.version": __version__,
             "neonym.base_model": source.name,
             "neonym.base_model_hash": source.text_hash(),
@@ -191,14 +218,17 @@ class CheckpointStore:
         """The files of `--save_every_n_steps`; what `--save_last_n_steps` does not keep goes."""
         files = self.save_named(state, f"-step{state.step:08d}")
         keep, states = self.save.save_last_n_steps, self.save.save_last_n_steps_state
-        self.remove(r"-step(\d{8})", keep and state.step - keep, state.step - (states or keep or state.step))
+        every = self.save.save_every_n_steps or 1
+        self.remove(r"-step(\d{8})", every, keep and state.step - keep, state.step - (states or keep or state.step))
         return files
 
     def save_epoch(self, state: TrainState, epoch: int, every: int) -> list[Path]:
         """The files of `--save_every_n_epochs`; what `--save_last_n_epochs` does not keep goes."""
         files = self.save_named(state, f"-{epoch:06d}")
         keep, states = self.save.save_last_n_epochs, self.save.save_last_n_epochs_state
-        self.remove(r"-(\d{6})", keep and epoch - every * keep + 1, epoch - every * (states or keep or epoch) + 1)
+        self.remove(
+            r"-(\d{6})", every, keep and epoch - every * keep + 1, epoch - every * (states or keep or epoch) + 1
+        )
         return files
 
     def save_named(self, state: TrainState, suffix: str) -> list[Path]:
@@ -214,14 +244,14 @@ class CheckpointStore:
         save_state(state, folder / STATE)
         return folder
 
-    def remove(self, pattern: str, first: int | None, first_state: int) -> None:
-        """Embedding files and state folders whose number is lower."""
+    def remove(self, pattern: str, every: int, first: int | None, first_state: int) -> None:
+        """Embedding files and state folders of this run's rhythm, `every` so many, whose number is lower."""
         for path in Path(self.save.output_dir).iterdir():
             file = self._number(path.name, pattern + r"\." + self.save.save_model_as, self.names.values())
-            if file is not None and file < (first or 0):
+            if file is not None and file < (first or 0) and file % every == 0:
                 path.unlink(missing_ok=True)
             state = self._number(path.name, pattern + "-state", [self.run_name])
-            if state is not None and state < first_state:
+            if state is not None and state < first_state and state % every == 0:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _number(self, text: str, pattern: str, names: Iterable[str]) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neonym.errors import FormatError, Problem
@@ -69,8 +70,8 @@ def read_weights(ready: Prepared) -> tuple[dict[str, dict[str, Tensor]], list[Pr
     assert ready.config is not None
     found, problems = {}, []
     for spec in ready.config.concepts:
-        if spec.weights is None:
-            continue
+        if spec.weights is None or (spec.weights == ready.run.concept.weights and not Path(spec.weights).is_file()):
+            continue  # a flag's file that is not there was told at the first look
         try:
             vectors = found[spec.token_string] = read_embedding(spec.weights).vectors
         except FormatError as error:

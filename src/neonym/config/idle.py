@@ -1,0 +1,66 @@
+"""Settings that do nothing beside the others: nothing is accepted and silently ignored."""
+
+from collections.abc import Iterator
+
+from neonym.config.run import LogSettings, RunConfig, fields_of
+from neonym.errors import Problem
+
+SETTINGS = {name: (section, field.default) for section, name, field in fields_of(RunConfig)}
+METADATA = tuple(name for section, name, _ in fields_of(RunConfig) if section == "metadata")
+
+
+def tracker_kinds(log: LogSettings) -> list[str]:
+    """The packages that follow a run: naming a folder is enough for TensorBoard."""
+    if log.log_with == "all":
+        return ["tensorboard", "wandb"]
+    return [log.log_with] if log.log_with else ["tensorboard"] * (log.logging_dir is not None)
+
+
+def idle_problems(run: RunConfig) -> Iterator[Problem]:
+    """A warning for each setting that was changed, but that another one would have to wake."""
+    for names, works, needed in conditions(run):
+        for name in () if works else names:
+            section, default = SETTINGS[name]
+            if getattr(getattr(run, section), name) not in (default, None, "", 0):
+                yield Problem("warning", f"has no effect {needed}", f"--{name}")
+
+
+def conditions(run: RunConfig) -> list[tuple[tuple[str, ...], bool, str]]:
+    """(settings, whether they mean anything in this run, what they would need)"""
+    data, objective, save, hub, log = run.dataset, run.objective, run.save, run.hub, run.log
+    file, kinds = data.dataset_config is not None, tracker_kinds(log)  # a data-set file may need its own fallbacks
+    states = save.save_state or save.save_state_on_train_end
+    epochs = bool(save.save_every_n_epochs or save.save_n_epoch_ratio)
+    return [
+        (("huber_schedule", "huber_c", "huber_scale"), objective.loss_type in ("huber", "smooth_l1"),
+         "without --loss_type=huber or smooth_l1"),
+        (("noise_offset_random_strength",), bool(objective.noise_offset), "without --noise_offset"),
+        (("adaptive_noise_scale",), objective.noise_offset != 0, "with a --noise_offset of 0"),
+        (("ip_noise_gamma_random_strength",), bool(objective.ip_noise_gamma), "without --ip_noise_gamma"),
+        (("multires_noise_discount",), bool(objective.multires_noise_iterations), "without --multires_noise_iterations"),
+        (("mask_normalize",), file or data.masked_loss or data.alpha_mask, "without --masked_loss or --alpha_mask"),
+        (("prior_loss_weight",), file or data.reg_data_dir is not None, "without --reg_data_dir"),
+        (("min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale"), file or data.enable_bucket,
+         "without --enable_bucket"),
+        (("max_train_steps",), run.optim.max_train_epochs is None, "beside --max_train_epochs"),
+        (("dynamo_backend",), run.compute.torch_compile, "without --torch_compile"),
+        (("latent_cache_dir",), run.cache.cache_latents_to_disk, "without --cache_latents_to_disk"),
+        (("save_every_n_epochs",), not save.save_n_epoch_ratio, "beside --save_n_epoch_ratio"),
+        (("save_last_n_steps",), save.save_every_n_steps is not None, "without --save_every_n_steps"),
+        (("save_last_n_epochs",), epochs, "without --save_every_n_epochs"),
+        (("save_last_n_steps_state",), save.save_state and save.save_every_n_steps is not None,
+         "without --save_state and --save_every_n_steps"),
+        (("save_last_n_epochs_state",), save.save_state and epochs, "without --save_state and --save_every_n_epochs"),
+        (("sample_sampler",), run.sample.sample_prompts is not None, "without --sample_prompts"),
+        (METADATA, save.save_model_as == "safetensors", f"on .{save.save_model_as} files"),
+        (("log_prefix", "log_tracker_name", "log_tracker_config", "log_config"), bool(kinds),
+         "without --logging_dir or --log_with"),
+        (("wandb_run_name", "wandb_api_key"), "wandb" in kinds, "without --log_with=wandb"),
+        (("huggingface_path_in_repo", "huggingface_repo_visibility", "async_upload", "save_state_to_huggingface"),
+         hub.huggingface_repo_id is not None, "without --huggingface_repo_id"),
+        (("save_state_to_huggingface",), states or hub.huggingface_repo_id is None, "without --save_state"),
+        (("huggingface_token",), hub.huggingface_repo_id is not None or hub.resume_from_huggingface,
+         "without --huggingface_repo_id"),
+        (("early_stop_window", "early_stop_threshold"), run.eval.early_stop, "without --early_stop"),
+        (("validation_seed",), file or run.eval.validation_split > 0, "without --validation_split"),
+    ]  # fmt: skip

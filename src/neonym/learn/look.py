@@ -1,0 +1,95 @@
+"""A first look at a run: settings, data-set file, prompts, folders. No picture is opened, and no torch is needed.
+
+What is wrong with the settings is told in a second, all of it together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from neonym.config.resolve import Resolved, read_table
+from neonym.config.rules import objective_problems
+from neonym.config.run import ModelSettings, RunConfig
+from neonym.config.sources import read_dataset
+from neonym.errors import ConfigError, Problem
+from neonym.generation.prompts import SamplePrompt
+from neonym.learn.sample_prompts import sample_prompts
+
+BUILTIN_MODELS = Path(__file__).parents[1] / "models" / "builtin"
+STATE = "state.safetensors"  # what an interrupted run goes on from
+
+
+@dataclass
+class Look:
+    """What was read, and everything that is wrong so far."""
+
+    read: Resolved
+    prompts: list[SamplePrompt]
+    problems: list[Problem]
+
+
+def look(run: RunConfig) -> Look:
+    """Read what the settings name, but no picture and no model."""
+    read = read_dataset(run)
+    spoken = read.config.concepts if read.config else ()
+    words = [c.token_string for c in spoken] or [run.concept.token_string or ""]
+    prompts, found = sample_prompts(run.sample, [word for word in words if word.strip()])
+    v = predicts_v(run.model)
+    found += objective_problems(run.objective, v) if v is not None else ()
+    return Look(read, prompts, [*read.problems, *found, *place_problems(run), *model_problems(run.model)])
+
+
+def predicts_v(model: ModelSettings) -> bool | None:
+    """Whether the model predicts v, if its folder or the settings say so; None if the model has to be looked at."""
+    name = model.pretrained_model_name_or_path
+    folder = BUILTIN_MODELS / name.removeprefix("builtin:") if name.startswith("builtin:") else Path(name)
+    try:
+        config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
+        return config.get("prediction_type") == "v_prediction"
+    except (OSError, ValueError, AttributeError):
+        return True if model.v_parameterization else None
+
+
+def model_problems(model: ModelSettings) -> Iterator[Problem]:
+    """A model that is named by a path where there is nothing."""
+    name = model.pretrained_model_name_or_path
+    like_a_path = name.startswith((".", "/", "~")) or name.lower().endswith((".safetensors", ".ckpt"))
+    if like_a_path and not Path(name).exists():
+        fix = "Write a path without ~" if name.startswith("~") else "Check the path"
+        yield Problem("error", f"there is no {name}", "--pretrained_model_name_or_path", fix)
+
+
+def place_problems(run: RunConfig) -> Iterator[Problem]:
+    """Folders that cannot be written to, files that are not there."""
+    save, log = run.save, run.log
+    wanted = Path(save.output_dir).absolute()
+    folder = next(p for p in (wanted, *wanted.parents) if p.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        yield Problem("error", f"{folder} is not a folder that can be written to", "--output_dir")
+    if save.resume is not None and not run.hub.resume_from_huggingface and not (Path(save.resume) / STATE).is_file():
+        yield Problem("error", f"there is no {STATE} in it", f"--resume {save.resume}", "Name a `-state` folder")
+    if log.console_log_file is not None and Path(log.console_log_file).is_dir():
+        yield Problem("error", f"{log.console_log_file} is a folder", "--console_log_file", "Name a file in it")
+    if run.concept.weights is not None and not Path(run.concept.weights).is_file():
+        yield Problem("error", "there is no such file", f"--weights {run.concept.weights}")
+    thumbnail = run.metadata.metadata_thumbnail
+    if thumbnail and ":" not in thumbnail.partition("/")[0] and not Path(thumbnail).is_file():
+        yield Problem("error", "there is no such file", f"--metadata_thumbnail {thumbnail}")
+    if log.log_tracker_config is not None:
+        yield from tracker_file_problems(log.log_tracker_config)
+
+
+def tracker_file_problems(file: str) -> Sequence[Problem]:
+    """Of `--log_tracker_config`: tables by tracker."""
+    try:
+        table = read_table(Path(file))
+    except ConfigError as error:
+        return [Problem("error", p.what, f"--log_tracker_config {p.where}") for p in error.problems]
+    if isinstance(table, dict) and all(isinstance(value, dict) for value in table.values()):
+        return []
+    fix = 'Write, for example, [wandb] and under it name = "first"'
+    return [Problem("error", "should have a table for each tracker", f"--log_tracker_config {file}", fix)]
