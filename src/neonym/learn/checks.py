@@ -29,6 +29,7 @@ from neonym.models.family import ModelSource
 if TYPE_CHECKING:
     from neonym.learn.prepare import Prepared
 
+FAMILIES = {"sd1": "1.x", "sd2": "2.x", "sdxl": "XL"}
 TOO_SHORT = 0.5  # of the vocabulary's spread: a run that can carry a coordinate no farther cannot learn
 
 
@@ -101,13 +102,7 @@ def setting_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
         problems.append(Problem("error", f"{folder} is not a folder that can be written to", "--output_dir"))
     if run.compute.torch_compile:
         problems += compile_problems(run.compute.dynamo_backend)
-    model = run.model
-    if model.v2 and source.family != "sd2":
-        what = f"the model is not a Stable Diffusion 2.x but {source.family}"
-        problems.append(Problem("error", what, "--v2", "Leave it out: models are recognised"))
-    if model.v_parameterization and source.prediction_type != "v_prediction":
-        what = f"the model predicts {source.prediction_type}, as its scheduler's config says"
-        problems.append(Problem("error", what, "--v_parameterization", "Leave it out: models are recognised"))
+    problems += flag_problems(run, source)
     v, o = source.prediction_type == "v_prediction", run.objective
     if o.scale_v_pred_loss_like_noise_pred and not v:
         problems.append(Problem("error", "is for models that predict v", "--scale_v_pred_loss_like_noise_pred"))
@@ -116,6 +111,22 @@ def setting_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
     if o.zero_terminal_snr and not v:
         what = "a model that predicts noise says nothing at the last step, which has no signal"
         problems.append(Problem("warning", what, "--zero_terminal_snr", "It is meant for models that predict v"))
+    return problems
+
+
+def flag_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
+    """What the user says of the model, against what it is."""
+    problems, model = [], run.model
+    if model.v2 and source.family != "sd2":
+        what = f"the model is not a Stable Diffusion 2.x but {FAMILIES[source.family]}"
+        problems.append(Problem("error", what, "--v2", "Leave it out: models are recognised"))
+    if model.v_parameterization and source.prediction_type != "v_prediction":
+        what = f"the model predicts noise ({source.prediction_type}): so says {source.prediction_from}"
+        problems.append(Problem("error", what, "--v_parameterization", "Leave it out: models are recognised"))
+    if source.family == "sd2" and not source.prediction_from:
+        what = "the file does not say whether it predicts noise or v; it is taken to predict noise"
+        fix = "If it is a 768-v model, give --v_parameterization"
+        problems.append(Problem("warning", what, source.name, fix))
     return problems
 
 
@@ -149,6 +160,14 @@ def setting_notes(run: RunConfig) -> list[Problem]:
         notes.append(Problem("note", what))
     if run.compute.xformers or run.compute.mem_eff_attn:
         notes.append(Problem("note", "xformers / mem_eff_attn -> PyTorch's own attention, which gives the same result"))
+    if run.save.save_precision != "float":
+        exact = (
+            "an eighth bit of each number" if run.save.save_precision == "bf16" else "an eleventh bit of each number"
+        )
+        what = f"the file keeps no more than {exact}, and stable-diffusion.cpp reads float only"
+        notes.append(
+            Problem("warning", what, f"--save_precision={run.save.save_precision}", "The file is small: leave it out")
+        )
     if run.cache.cache_latents:
         notes.append(Problem("note", "cache_latents: pictures are always encoded once, before training"))
     return notes

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from neonym.errors import ModelError
 from neonym.models import single_file
-from neonym.models.family import BUILTIN_MODELS, Keep, ModelSource
+from neonym.models.family import BUILTIN_MODELS, Keep, ModelSource, variant_in
 from neonym.models.process import Diffusion, Key, keyed_noise
 from neonym.models.text import EmbeddingWithRows, WordTokenizer, join_chunks
 from neonym.models.weights import read_header
@@ -168,7 +168,7 @@ def quiet_libraries() -> None:
 
 def from_folder(source: ModelSource, library: Any, kind: str, part: str, dtype: torch.dtype) -> Any:
     """A part of a Diffusers folder, such as diffusers' `UNet2DConditionModel` from `unet`."""
-    options = {"dtype": dtype, "local_files_only": True, "variant": source.variant}
+    options = {"dtype": dtype, "local_files_only": True, "variant": source.variants.get(part)}
     return getattr(library, kind).from_pretrained(source.folder, subfolder=part, **options)
 
 
@@ -199,12 +199,14 @@ def load_vae(source: ModelSource, device: torch.device) -> Any:
     if own is None:
         return from_folder(source, parts, "AutoencoderKL", "vae", torch.float32)
     if own.is_dir():
-        return parts.AutoencoderKL.from_pretrained(own, dtype=torch.float32, local_files_only=True)
+        options = {"dtype": torch.float32, "local_files_only": True, "variant": variant_in(own, source.name)}
+        return parts.AutoencoderKL.from_pretrained(own, **options)
     header = read_header(own)
     start = single_file.VAE if header.has(single_file.VAE) else ""
-    if not header.has(f"{start}encoder.down."):
-        raise ModelError("holds no VAE", str(own), "Name a VAE with --vae, or leave it out")
-    config = single_file.vae_config(header, start, source.configs["vae"]["scaling_factor"])
+    try:
+        config = single_file.vae_config(header, start, source.configs["vae"]["scaling_factor"])
+    except KeyError as error:
+        raise ModelError("holds no VAE", str(own), "Name a VAE with --vae, or leave it out") from error
     return single_file.load_vae(own, config, device, start)
 
 

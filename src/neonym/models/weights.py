@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,9 +68,16 @@ def read_pickled(file: Path) -> dict[str, Tensor]:
     except (ValueError, OSError) as error:
         raise ModelError(str(error), str(file), "Use a .safetensors file of the model") from error
     table = content.get("state_dict", content) if isinstance(content, dict) else {}
-    return (
-        {name: value for name, value in table.items() if isinstance(value, Tensor)} if isinstance(table, dict) else {}
-    )
+    return dict(named_tensors(table, "")) if isinstance(table, dict) else {}
+
+
+def named_tensors(table: dict[Any, Any], start: str) -> Iterator[tuple[str, Tensor]]:
+    """Those of a table, and of the tables in it."""
+    for name, value in table.items():
+        if isinstance(value, Tensor):
+            yield f"{start}{name}", value
+        elif isinstance(value, dict) and not start:
+            yield from named_tensors(value, f"{name}.")
 
 
 def read_tensors(file: Path, starts: tuple[str, ...]) -> dict[str, Tensor]:
