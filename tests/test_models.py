@@ -59,19 +59,20 @@ def test_one_file_is_the_same_model_as_its_folder(checkpoint):
 
 
 def test_conditioning_is_the_pipelines_own(checkpoint):
-    """Of short and of empty prompts."""
+    """Of short, empty, odd and too long prompts; and with other layers, which diffusers counts from 0."""
     family, folder, file = checkpoint
     kind = diffusers.StableDiffusionXLPipeline if family == "sdxl" else diffusers.StableDiffusionPipeline
     pipeline = kind.from_pretrained(folder, dtype=torch.float32)
-    model = load_model(str(file))
-    for prompt in ("a photo of a cat", ""):
-        found = conditioning(model, [prompt])
-        if family == "sdxl":
-            theirs, _, pooled, _ = pipeline.encode_prompt(prompt, device="cpu", do_classifier_free_guidance=False)
-            assert torch.allclose(found.pooled, pooled, atol=1e-5)
-        else:
-            theirs = pipeline.encode_prompt(prompt, "cpu", 1, False)[0]
-        assert torch.allclose(found.sequence, theirs, atol=1e-5)
+    for skip in (1, 2, 3) if family != "sdxl" else (1,):
+        model = load_model(str(file), clip_skip=skip)
+        for prompt in ("a photo of a cat", "", "Wait, what (really)?", "a cat " * 60):
+            found, more = conditioning(model, [prompt]), {} if skip == 1 else {"clip_skip": skip - 1}
+            if family == "sdxl":
+                theirs, _, pooled, _ = pipeline.encode_prompt(prompt, device="cpu", do_classifier_free_guidance=False)
+                assert torch.allclose(found.pooled, pooled, atol=1e-5)
+            else:
+                theirs = pipeline.encode_prompt(prompt, "cpu", 1, False, **more)[0]
+            assert torch.allclose(found.sequence[:, :77], theirs, atol=1e-5), (prompt, skip)
 
 
 def test_pickled_checkpoints(checkpoint, tmp_path):

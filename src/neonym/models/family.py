@@ -128,8 +128,13 @@ def identify(
     else:
         folder, configs = path, diffusers_configs(path, name)
     for module in map(import_module, FAMILIES):
-        source = module.recognise(name, folder, configs)
+        try:
+            source = module.recognise(name, folder, configs)
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"its configs are odd ({error})", name, "Fetch them again") from error
         if source is not None:
+            if "scheduler" not in configs:
+                raise ModelError("scheduler/scheduler_config.json is missing", name, "Is the folder complete?")
             source = replace(source, file=file, vae=vae_path(vae, offline), offline=offline)
             if file is None and (offline or not source.on_hub):
                 source = replace(source, variants=check_weights(source))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from neonym.models.family import BUILTIN_MODELS, Keep, ModelSource, variant_in
 from neonym.models.process import Diffusion, Key, keyed_noise
 from neonym.models.text import EmbeddingWithRows, WordTokenizer, join_chunks
 from neonym.models.weights import read_header
+from neonym.unpickle import reason
 
 TOKENIZER = BUILTIN_MODELS / "emoji" / "tokenizer"  # CLIP's whole vocabulary
 
@@ -111,14 +113,32 @@ def load_tokenizers(source: ModelSource, folders: dict[str, str], max_token_leng
         config = source.configs[encoder]
         try:
             if source.file is None:
+                check_tokenizer(source.folder / folder)
                 tokenizer = CLIPTokenizer.from_pretrained(source.folder / folder, local_files_only=True)
             else:
                 more: dict[str, Any] = {"pad_token": "!"} if config.get("pad_token_id") == 0 else {}
                 tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER, local_files_only=True, **more)
-        except (OSError, ValueError) as error:
-            raise ModelError(f"its tokenizer cannot be read ({error})", source.name) from error
-        found[encoder] = WordTokenizer(tokenizer, int(config["vocab_size"]), chunks=max_token_length // 75)
+            found[encoder] = WordTokenizer(tokenizer, int(config["vocab_size"]), chunks=max_token_length // 75)
+        except Exception as error:  # files that are odd make it fail in any way
+            raise ModelError(f"its tokenizer cannot be read ({first_line(error)})", source.name) from error
     return found
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Without its words a tokenizer is made all the same, an empty one. Raises ValueError."""
+    whole, parts = folder / "tokenizer.json", [folder / "vocab.json", folder / "merges.txt"]
+    missing = [file.name for file in parts if not file.is_file()]
+    if not whole.is_file() and missing:
+        raise ValueError(f"{folder} has no {' and no '.join(missing)}")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without its paragraphs; code that a pickle wants to run is named."""
+    said = [str(error)]
+    while (error := error.__cause__ or error.__context__) is not None:  # pyright: ignore[reportAssignmentType]
+        said.append(str(error))
+    named = reason("\n".join(said))
+    return named if named.startswith("wants to run code") else said[0].strip().split("\n", 1)[0][:200]
 
 
 @dataclass(frozen=True)
@@ -142,10 +162,12 @@ def load(
     def loaded(read: Callable[[], Any]) -> Any:
         try:
             module = read()
-        except torch.OutOfMemoryError:
+        except (ModelError, torch.OutOfMemoryError):
             raise
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ModelError(f"its weights cannot be read ({error})", source.name, "Is it complete?") from error
+        except Exception as error:  # damaged weights make the libraries fail in any way
+            raise ModelError(
+                f"its weights cannot be read ({first_line(error)})", source.name, "Is it complete?"
+            ) from error
         return on_device(module, device)
 
     unet = loaded(lambda: load_unet(source, dtype, device))
@@ -169,6 +191,7 @@ def quiet_libraries() -> None:
 def from_folder(source: ModelSource, library: Any, kind: str, part: str, dtype: torch.dtype) -> Any:
     """A part of a Diffusers folder, such as diffusers' `UNet2DConditionModel` from `unet`."""
     options = {"dtype": dtype, "local_files_only": True, "variant": source.variants.get(part)}
+    options["use_safetensors"] = any((source.folder / part).glob("*.safetensors"))
     return getattr(library, kind).from_pretrained(source.folder, subfolder=part, **options)
 
 
@@ -220,4 +243,9 @@ def scheduler_of(source: ModelSource) -> Any:
     import diffusers
 
     parts: Any = diffusers
-    return parts.DDPMScheduler.from_config(source.configs["scheduler"])
+    try:
+        return parts.DDPMScheduler.from_config(source.configs["scheduler"])
+    except Exception as error:  # whatever stands in the config
+        raise ModelError(
+            f"its scheduler's config is odd ({first_line(error)})", source.name, "Fetch it again"
+        ) from error
