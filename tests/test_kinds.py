@@ -134,6 +134,26 @@ def test_what_says_the_prediction_type(model, tmp_path):
     assert ("does not say whether it predicts noise or v" in guess) == (family == "sd2")
 
 
+def test_tokenizers_are_upstreams(tmp_path):
+    """Golden ids through SDXL's own tokenizers, from a file and from a folder whose second one would make "!" padding."""
+    cases = json.loads((Path(__file__).parent / "golden" / "d_tokenization.json").read_text())["cases"]
+    parts = make_parts("sdxl", tiny=True)
+    save_folder(parts, "sdxl", tmp_path / "folder", "epsilon")
+    save_file(single_file_tensors(parts, "sdxl"), tmp_path / "x.safetensors")
+    kinds = {"sd1": "text_encoder", "sdxl_tokenizer2": "text_encoder_2"}
+    for name in ("folder", "x.safetensors"):
+        source, seen = identify(str(tmp_path / name)), 0
+        for length in (75, 150, 225):
+            tokenizers = load_tokenizers(source, length)
+            for case in cases:
+                given = case["inputs"]
+                if given["tokenizer"] in kinds and (given["max_token_length"] or 75) == length:
+                    found = tokenizers[kinds[given["tokenizer"]]](given["caption"])
+                    assert found.ids.tolist() == case["expected"]["input_ids"], given
+                    seen += 1
+        assert seen > 50
+
+
 def test_names_within_a_file_may_differ(tmp_path):
     """Text encoders without `text_model.`, with weights that nothing uses; a VAE's file of a Diffusers folder, old names."""
     parts = make_parts("sd1", tiny=True, dtype=torch.float32)

@@ -18,6 +18,7 @@ from neonym.models.text import EmbeddingWithRows, WordTokenizer, join_chunks
 from neonym.models.weights import read_header
 from neonym.unpickle import reason
 
+SECOND = "text_encoder_2"  # SDXL's
 TOKENIZER = BUILTIN_MODELS / "emoji" / "tokenizer"  # CLIP's whole vocabulary
 
 
@@ -104,7 +105,8 @@ def weigh(text: Tensor, weights: Tensor | None, keep: Keep = "none") -> Tensor:
 def load_tokenizers(source: ModelSource, folders: dict[str, str], max_token_length: int) -> dict[str, WordTokenizer]:
     """`folders`: encoder -> its tokenizer's folder. A single file has none of its own: the package's is CLIP's.
 
-    Padding is the encoder's: with the end, or with id 0. Raises ModelError.
+    Padding is the encoder's: with the end, or with id 0. SDXL's second takes a "!" for a word like any other, as it was
+    trained: a folder would make it padding. Raises ModelError.
     """
     from transformers import CLIPTokenizer
 
@@ -112,7 +114,10 @@ def load_tokenizers(source: ModelSource, folders: dict[str, str], max_token_leng
     for encoder, folder in folders.items():
         config = source.configs[encoder]
         try:
-            if source.file is None:
+            if encoder == SECOND:
+                tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER, local_files_only=True)
+                tokenizer.pad_token_id = 0
+            elif source.file is None:
                 check_tokenizer(source.folder / folder)
                 tokenizer = CLIPTokenizer.from_pretrained(source.folder / folder, local_files_only=True)
             else:

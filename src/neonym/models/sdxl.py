@@ -45,10 +45,8 @@ def recognise(name: str, folder: Path, configs: dict[str, dict[str, Any]]) -> Mo
 
 
 def load_tokenizers(source: ModelSource, max_token_length: int) -> dict[str, WordTokenizer]:
-    """The first pads with the end, the second with id 0, whatever its folder says of a "!" in captions."""
-    found = shared.load_tokenizers(source, {FIRST: "tokenizer", SECOND: "tokenizer_2"}, max_token_length)
-    found[SECOND].tokenizer.pad_token_id = 0
-    return found
+    """One for each encoder."""
+    return shared.load_tokenizers(source, {FIRST: "tokenizer", SECOND: "tokenizer_2"}, max_token_length)
 
 
 class StableDiffusionXL(shared.LatentDiffusion):
