@@ -51,7 +51,7 @@ def outputs(name: Path | str, **options) -> list[torch.Tensor]:
 def test_one_file_is_the_same_model_as_its_folder(checkpoint):
     family, folder, file = checkpoint
     sources = [identify(str(folder)), identify(str(file))]
-    assert [s.family for s in sources] == [family, family] or family == "sd2"
+    assert [s.family for s in sources] == [family, family]
     assert sources[0].prediction_type == sources[1].prediction_type == "epsilon"
     for theirs, ours in zip(outputs(folder), outputs(file), strict=True):
         assert torch.equal(theirs, ours)
@@ -67,19 +67,27 @@ def test_an_exclamation_mark_is_padding_for_sd2_alone(checkpoint):
 
 
 def test_conditioning_is_the_pipelines_own(checkpoint):
-    """Of short and of empty prompts."""
+    """Of short, empty, odd and too long prompts; and with other layers (its own way to them fails with transformers 5)."""
     family, folder, file = checkpoint
     kind = diffusers.StableDiffusionXLPipeline if family == "sdxl" else diffusers.StableDiffusionPipeline
     pipeline = kind.from_pretrained(folder, dtype=torch.float32)
-    model = load_model(str(file))
-    for prompt in ("a photo of a cat", ""):
-        found = conditioning(model, [prompt])
-        if family == "sdxl":
-            theirs, _, pooled, _ = pipeline.encode_prompt(prompt, device="cpu", do_classifier_free_guidance=False)
-            assert torch.allclose(found.pooled, pooled, atol=1e-5)
-        else:
-            theirs = pipeline.encode_prompt(prompt, "cpu", 1, False)[0]
-        assert torch.allclose(found.sequence, theirs, atol=1e-5)
+    for skip in (1, 2, 3) if family != "sdxl" else (1,):
+        model = load_model(str(file), clip_skip=skip)
+        for prompt in ("a photo of a cat", "", "Wait, what?  ÜBER, über: 3 cats", "a cat " * 60):
+            found = conditioning(model, [prompt])
+            if family == "sdxl":
+                theirs, _, pooled, _ = pipeline.encode_prompt(prompt, device="cpu", do_classifier_free_guidance=False)
+                assert torch.allclose(found.pooled, pooled, atol=1e-5)
+            elif skip == 1:
+                theirs = pipeline.encode_prompt(prompt, "cpu", 1, False)[0]
+            else:
+                text, size = (
+                    pipeline.text_encoder,
+                    {"padding": "max_length", "truncation": True, "return_tensors": "pt"},
+                )
+                states = text(pipeline.tokenizer(prompt, **size).input_ids, output_hidden_states=True).hidden_states
+                theirs = text.final_layer_norm(states[-skip])
+            assert torch.allclose(found.sequence[:, :76], theirs[:, :76], atol=1e-5), (prompt, skip)
 
 
 def test_pickled_checkpoints(checkpoint, tmp_path):
@@ -163,7 +171,7 @@ def test_variants_and_separate_vaes(checkpoint, tmp_path):
     parts = make_parts(family, tiny=True)
     save_folder(parts, family, tmp_path / "half", "v_prediction", variant="fp16")
     source = identify(str(tmp_path / "half"))
-    assert (source.variant, source.prediction_type) == ("fp16", "v_prediction")
+    assert (set(source.variants.values()), source.prediction_type) == ({"fp16"}, "v_prediction")
     assert (outputs(tmp_path / "half")[1] - outputs(folder)[1]).abs().mean() < 0.1  # half precision
     other = {n: t * 1.1 for n, t in load_file(file).items() if n.startswith("first_stage_model.")}
     save_file(other, tmp_path / "vae.safetensors")
@@ -240,7 +248,8 @@ def test_what_is_no_model_is_refused_by_its_header(checkpoint, tmp_path):
         (some, "no VAE"),
         ({"lora_unet_x.lora_down.weight": torch.zeros(1, 1)}, "is a LoRA"),
         (inpainting, "for inpainting"),
-        ({"emb_params": torch.zeros(1, 768)}, "no Stable Diffusion checkpoint"),
+        ({"emb_params": torch.zeros(1, 768)}, "is an embedding"),
+        ({"x": torch.zeros(1, 7)}, "no Stable Diffusion checkpoint"),
     ):
         save_file(content, path)
         with pytest.raises(ModelError, match=words):

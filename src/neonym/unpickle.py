@@ -22,10 +22,10 @@ def unpickle(file: Path, allowed: list[Any], mapped: bool = False) -> Any:
 
 
 def reason(text: str) -> str:
-    """One line of torch's several."""
+    """The first sentence of torch's several."""
     text = text.partition("WeightsUnpickler error:")[2] or text
     named = FORBIDDEN.search(text)
     if named and ("unsupported" in text.lower() or "blocked" in text):
         return f"wants to run code ({named[1]}) and was not opened"
-    line = next((line.strip() for line in text.splitlines() if line.strip()), "")[:200]
-    return f"is damaged, or holds more than tensors ({line})"
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "it ends too early")
+    return f"is damaged, or holds more than tensors ({line.partition('. ')[0][:120]})"

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 from pydantic import BaseModel, Field
 
 from neonym.config.flags import parse_flags
-from neonym.errors import FormatError
+from neonym.errors import ConfigError, FormatError, Problem
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from neonym.types import Embedding
 
 DESCRIPTION = "Write an embedding file in another layout. The endings say which: .safetensors, .pt, .ckpt, .bin, .png."
 
@@ -17,8 +23,10 @@ class ConvertFlags(BaseModel):
     """The flags of conversion."""
 
     file: tyro.conf.Positional[Path] = Field(description="Embedding file, of any program.")
-    out: tyro.conf.Positional[Path] = Field(description="File to write, or a folder.")
-    to: str | None = Field(None, description="Layout, if OUT is a folder: safetensors, pt, ckpt, bin, png.")
+    out: tyro.conf.Positional[str] = Field(
+        description="File to write; or a folder, where each word gets a file of its name (a LoRA may carry several)."
+    )
+    to: str | None = Field(None, description="Layout, if OUT does not say it: safetensors, pt, ckpt, bin, png.")
     token: str | None = Field(None, description="Another name for the word (default: the file's).")
     vectors: int | None = Field(
         None, ge=1, description="So many vectors: the first ones, or all of them again in turn until there are as many."
@@ -29,31 +37,78 @@ class ConvertFlags(BaseModel):
 
 def main(argv: list[str], prog: str) -> int:
     flags = parse_flags(ConvertFlags, argv, prog, DESCRIPTION)
-    from neonym.formats import FORMATS, name_warnings, read_embedding, with_vectors, write_embedding
+    from neonym.formats import read_words, with_vectors, write_embedding
     from neonym.types import Embedding
 
-    embedding = read_embedding(flags.file)
-    embedding = Embedding(flags.token or embedding.token, embedding.vectors, embedding.metadata)
+    words, _ = read_words(flags.file)
+    if flags.token is not None:
+        words = [Embedding(flags.token, word.vectors, renamed(word.metadata, flags.token)) for word in words]
     if flags.vectors is not None:
-        embedding = with_vectors(embedding, flags.vectors)
-    out = flags.out
-    if flags.to is not None and flags.to not in FORMATS:
-        raise FormatError(f"`{flags.to}` is no known layout", "--to", f"Known: {', '.join(FORMATS)}")
-    if out.is_dir():
-        out = out / f"{embedding.token}.{flags.to or flags.file.suffix.removeprefix('.')}"
-    elif flags.to is not None and out.suffix != f".{flags.to}":
-        raise FormatError(f"has another ending than --to={flags.to}", str(out), "Leave --to out")
-    if out.exists() and not flags.overwrite:
-        raise FormatError("is there already", str(out), "Choose another name, or add --overwrite")
-    if flags.picture is not None and out.suffix == ".png":
-        from neonym.data.images import on_background, readable
-
-        with readable(flags.picture) as picture:
-            write_embedding(embedding, out, on_background(picture, (255, 255, 255)))
-    else:
-        write_embedding(embedding, out)
-    shapes = ", ".join(f"{name} {tuple(rows.shape)}" for name, rows in embedding.vectors.items())
-    print(f"{out}: `{embedding.token}`, {shapes}")
-    for warning in name_warnings(out.stem, len(next(iter(embedding.vectors.values())))):
-        print(f"note: {warning}")
+        words = [with_vectors(word, flags.vectors) for word in words]
+    files = targets(flags, words)
+    picture = card_picture(flags, files)
+    for word, file in zip(words, files, strict=True):
+        write_embedding(word, file, picture)
+        say(word, file)
     return 0
+
+
+def renamed(metadata: dict[str, str], token: str) -> dict[str, str]:
+    """What other programs are told to write in prompts follows the word."""
+    return {name: token if name == "modelspec.trigger_phrase" else text for name, text in metadata.items()}
+
+
+def targets(flags: ConvertFlags, words: list[Embedding]) -> list[Path]:
+    """A file for each word. Raises ConfigError with everything that is wrong with them."""
+    from neonym.cli.names import file_stem
+    from neonym.formats import FORMATS
+    from neonym.formats.pickles import ending_of
+
+    out, found = Path(flags.out), list[Problem]()
+    if flags.to is not None and flags.to not in FORMATS:
+        found.append(Problem("error", f"`{flags.to}` is no known layout", "--to", f"Known: {', '.join(FORMATS)}"))
+    if flags.token is not None and (not flags.token.strip() or len(words) > 1):
+        what = f"there are {len(words)} words in the file" if len(words) > 1 else "the word has no name"
+        found.append(Problem("error", what, "--token", "Leave it out"))
+    if out.is_dir() or flags.out.endswith(("/", "\\")) or len(words) > 1:
+        own = ending_of(flags.file)
+        ending = flags.to or (own if own in FORMATS else "safetensors")
+        files = [out / f"{file_stem(word.token)}.{ending}" for word in words]
+        if out.is_file():
+            found.append(Problem("error", f"is a file, for {len(words)} words", str(out), "Name a folder"))
+    elif flags.to is not None and ending_of(out) not in FORMATS:
+        files = [out.with_name(f"{out.name}.{flags.to}")]
+    else:
+        files = [out]
+        if flags.to is not None and ending_of(out) != flags.to:
+            found.append(Problem("error", f"has another ending than --to={flags.to}", str(out), "Leave --to out"))
+    for file in files:
+        if file.exists() and not flags.overwrite:
+            found.append(Problem("error", "is there already", str(file), "Choose another name, or add --overwrite"))
+    if found:
+        raise ConfigError(found)
+    return files
+
+
+def card_picture(flags: ConvertFlags, files: list[Path]) -> Image | None:
+    """The picture of --picture on white, None without one. Raises FormatError, DataError."""
+    if flags.picture is None:
+        return None
+    if any(file.suffix.lower() != ".png" for file in files):
+        raise FormatError(
+            "only a .png card carries a picture", f"--picture {flags.picture}", "Leave it out, or add --to png"
+        )
+    from neonym.data.images import on_background, readable
+
+    with readable(flags.picture) as picture:
+        return on_background(picture, (255, 255, 255))
+
+
+def say(word: Embedding, file: Path) -> None:
+    """What was written, and what it cannot be used for."""
+    from neonym.cli.names import shown, warnings_of
+
+    shapes = ", ".join(f"{name} {tuple(rows.shape)}" for name, rows in word.vectors.items())
+    print(f"{file}: `{shown(word.token)}`, {shapes}")
+    for warning in warnings_of(file.stem, len(next(iter(word.vectors.values())))):
+        print(f"note: {warning}")

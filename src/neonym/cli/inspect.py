@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from neonym.config.flags import parse_flags
 
 if TYPE_CHECKING:
+    from neonym.formats.content import Stored
     from neonym.types import Embedding
 
 DESCRIPTION = "Say what an embedding file holds: the word, its vectors, where it comes from, which programs read it."
@@ -41,23 +42,36 @@ class InspectFlags(BaseModel):
 
 def main(argv: list[str], prog: str) -> int:
     flags = parse_flags(InspectFlags, argv, prog, DESCRIPTION)
-    from neonym.formats import name_warnings, programs, read_embedding
+    from neonym.formats import read_words
 
-    embedding = read_embedding(flags.file)
-    widths = {name: rows.shape[1] for name, rows in embedding.vectors.items()}
+    words, stored = read_words(flags.file)
+    found = [facts_of(word, stored, flags) for word in words]
+    if flags.as_json:
+        print(json.dumps(found[0] if len(found) == 1 else found, indent=1))
+    else:
+        print("\n\n".join(as_text(facts, flags.family) for facts in found))
+    return 0 if all(facts.get("fits", True) for facts in found) else 2
+
+
+def facts_of(word: Embedding, stored: Stored, flags: InspectFlags) -> dict[str, Any]:
+    """Of one word of the file."""
+    from neonym.cli.names import warnings_of
+    from neonym.formats import programs
+
+    widths = {name: rows.shape[1] for name, rows in word.vectors.items()}
     facts: dict[str, Any] = {
-        "token": embedding.token,
-        "encoders": {name: encoder_facts(name, embedding) for name in embedding.vectors},
-        "programs": programs(embedding, flags.file.suffix.removeprefix(".").lower()),
-        "warnings": name_warnings(flags.file.stem, len(next(iter(embedding.vectors.values())))),
-        "metadata": embedding.metadata,
+        "token": word.token,
+        "encoders": {name: encoder_facts(name, word) for name in word.vectors},
+        "layout": {"container": stored.container, "names": list(stored.table)},
+        "programs": programs(stored, flags.file.stem),
+        "warnings": warnings_of(flags.file.stem, len(next(iter(word.vectors.values())))),
+        "metadata": word.metadata,
     }
     if flags.family is not None:
         facts["fits"] = widths == FAMILIES[flags.family]
     if flags.model is not None:
-        facts["model"] = beside_words(embedding, flags.model)
-    print(json.dumps(facts, indent=1) if flags.as_json else as_text(facts, flags.family))
-    return 0 if facts.get("fits", True) else 2
+        facts["model"] = beside_words(word, flags.model)
+    return facts
 
 
 def encoder_facts(name: str, embedding: Embedding) -> dict[str, Any]:
@@ -95,16 +109,23 @@ def beside_words(embedding: Embedding, name: str) -> dict[str, Any]:
 
 
 def as_text(facts: dict[str, Any], family: str | None) -> str:
-    lines = [f"word: {facts['token']}"]
+    from neonym.cli.names import shown
+
+    lines = [f"word: {shown(facts['token'])}"]
     for name, found in facts["encoders"].items():
+        count, norms = found["vectors"], ", ".join(map(str, found["norms"]))
         lines.append(
-            f"{name}: {found['vectors']} vectors of {found['width']} ({found['made_for']}), norms {found['norms']}"
+            f"{name}: {count} vector{'s' * (count > 1)} of {found['width']} ({found['made_for']}), norms {norms}"
         )
-        for i, words in enumerate(facts.get("model", {}).get(name, {}).get("nearest", ())):
+        beside = facts.get("model", {}).get(name)
+        if beside:
+            lines.append(f"  norm of the model's words: {beside['norm_of_words']}")
+        for i, words in enumerate(beside["nearest"] if beside else ()):
             lines.append(f"  vector {i}: nearest words {', '.join(words)}")
     if family is not None:
         lines.append(f"{'fits' if facts['fits'] else 'DOES NOT FIT'} {family}")
+    lines.append(f"layout: {facts['layout']['container']}, {', '.join(map(shown, facts['layout']['names'][:12]))}")
     lines += [f"{program}: {what}" for program, what in facts["programs"].items()]
     lines += [f"note: {warning}" for warning in facts["warnings"]]
-    lines += [f"  {key}: {value}" for key, value in sorted(facts["metadata"].items())]
+    lines += [f"  {shown(key)}: {shown(value)}" for key, value in sorted(facts["metadata"].items())]
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from neonym.config.flags import expected, flag_fields, flags_in, is_switch
+from neonym.config.flags import expected, flag_fields, flags_in, is_switch, repeated
 from neonym.config.resolve import read_table
 from neonym.config.run import RunConfig, fields_of
 from neonym.config.sdscripts import OTHER_TRAINERS, SDSCRIPTS, Compat, CompatSettings

@@ -27,7 +27,7 @@ class GenerateSettings(Section):
         BUILTIN,
         "The model: a checkpoint file, a Diffusers folder, a hub ID, a pattern for one file, or the built-in one.",
     )
-    vae: str | None = setting(None, "A VAE to use instead of the model's: a file or a Diffusers folder.")
+    vae: str | None = setting(None, "A VAE to use instead of the model's: a file, a Diffusers folder or a hub ID.")
     offline: bool = setting(False, "Never use the network, not even for a hub ID.")
     sdxl: bool = setting(False, "Say that the model is an SDXL; it is recognised without, and checked.")
     v1: bool = setting(False, "Say that the model is a Stable Diffusion 1.x; it is recognised without, and checked.")

@@ -41,7 +41,7 @@ class ModelSettings(Section):
     pretrained_model_name_or_path: str = setting(
         BUILTIN, "The model: a checkpoint file, a Diffusers folder, a hub ID (owner/name), or the built-in one."
     )
-    vae: str | None = setting(None, "A VAE to use instead of the model's: a file or a Diffusers folder.")
+    vae: str | None = setting(None, "A VAE to use instead of the model's: a file, a Diffusers folder or a hub ID.")
     offline: bool = setting(False, "Never use the network, not even for a hub ID.")
     v2: bool = setting(False, "Say that the model is a Stable Diffusion 2.x; it is recognised without, and checked.")
     v_parameterization: bool = setting(False, "Say that the model predicts v; it is recognised without, and checked.")

@@ -14,7 +14,12 @@ from PIL.Image import Image
 from neonym.errors import FormatError
 from neonym.files import whole_file
 from neonym.formats import automatic1111, diffusers, kohya, png_card
-from neonym.formats.tensors import SECOND
+from neonym.formats.content import Stored
+from neonym.formats.pickles import ending_of
+from neonym.formats.programs import SD2_WIDTH
+from neonym.formats.programs import name_warnings as name_warnings
+from neonym.formats.programs import programs as programs
+from neonym.formats.tensors import ENCODER, SECOND, SECOND_WIDTH, WIDTH, embeddings_of
 from neonym.types import Embedding
 
 FORMATS = {  # by the ending of the file
@@ -22,19 +27,17 @@ FORMATS = {  # by the ending of the file
 }  # fmt: skip
 READ_ONLY = {"webp": png_card, "jxl": png_card, "avif": png_card}
 LARGEST = 1 << 30  # bytes: nothing that may carry an embedding is larger
+HEAD = 64  # every width is a multiple of an attention head's
 
 
 def write_embedding(embedding: Embedding, path: Path | str, picture: Image | None = None) -> Path:
     """Write in the layout that the ending of `path` names; a `picture` is for a .png card. Raises FormatError."""
     path = Path(path)
-    kind = FORMATS.get(path.suffix.removeprefix("."))
+    kind = FORMATS.get(ending_of(path))
     if kind is None:
         raise FormatError(f"`{path.suffix}` is no known ending", str(path), f"Use one of: {', '.join(FORMATS)}")
     check(embedding, path)
-    for name, rows in embedding.vectors.items():
-        if not bool(rows.any(dim=1).all()):
-            what = f"{name}: a vector is zero, which several programs take silently for a word without effect"
-            raise FormatError(what, str(path))
+    check_programs(embedding, path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as part:
@@ -48,7 +51,7 @@ def write_embedding(embedding: Embedding, path: Path | str, picture: Image | Non
 
 
 def check(embedding: Embedding, path: Path) -> None:
-    """What is written, and what was read. Raises FormatError for what some program would choke on, or take for nothing."""
+    """What is written, and what was read. Raises FormatError for what can be no word."""
     if not embedding.vectors:
         raise FormatError("there are no vectors in it", str(path))
     counts = {rows.shape[0] for rows in embedding.vectors.values() if rows.ndim == 2}
@@ -63,22 +66,57 @@ def check(embedding: Embedding, path: Path) -> None:
         raise FormatError(f"the encoders have unequal numbers of vectors {sorted(counts)}", str(path))
 
 
+def check_programs(embedding: Embedding, path: Path) -> None:
+    """What is written must not break the programs that read it. Raises FormatError."""
+    for name, rows in embedding.vectors.items():
+        if not bool(rows.any(dim=1).all()):
+            what = f"{name}: a vector is zero, which several programs take silently for a word without effect"
+            raise FormatError(what, str(path))
+    widths = {name: rows.shape[1] for name, rows in embedding.vectors.items()}
+    if set(widths) not in ({ENCODER}, {ENCODER, SECOND}):
+        what = f"a file holds the vectors of one encoder or of SDXL's two, not of {' and '.join(sorted(widths))} alone"
+        raise FormatError(what, str(path))
+    first, second = widths[ENCODER], widths.get(SECOND)
+    small = all(width % HEAD == 0 and width < WIDTH for width in widths.values())  # models for trying things out
+    known = first in (WIDTH, SD2_WIDTH) if second is None else (first, second) == (WIDTH, SECOND_WIDTH)
+    if not (known or small):
+        what = (
+            f"vectors of {' and '.join(map(str, widths.values()))} numbers belong to no text encoder that programs have"
+        )
+        fix = f"{WIDTH} for Stable Diffusion 1.x, {SD2_WIDTH} for 2.x, {WIDTH} and {SECOND_WIDTH} for XL"
+        raise FormatError(what, str(path), fix)
+
+
 def read_embedding(path: Path | str) -> Embedding:
     """Read any supported layout; vectors become float32. Raises FormatError."""
+    found = read_words(path)[0]
+    if len(found) > 1:
+        what = f"holds {len(found)} words ({', '.join(e.token for e in found)})"
+        raise FormatError(what, str(path), f"Take them apart first: neonym convert {path} FOLDER --to safetensors")
+    return found[0]
+
+
+def read_words(path: Path | str) -> tuple[list[Embedding], Stored]:
+    """Every word of a file, and how the file is stored. Raises FormatError."""
     path = Path(path)
     kinds = FORMATS | READ_ONLY
-    kind = kinds.get(path.suffix.removeprefix(".").lower())
+    kind = kinds.get(ending_of(path))
     if not path.is_file():
         raise FormatError("there is no such file", str(path))
     if kind is None:
         raise FormatError(f"`{path.suffix}` is no known ending", str(path), f"Known: {', '.join(kinds)}")
-    if path.stat().st_size > LARGEST:
-        raise FormatError("is too large for an embedding", str(path))
-    embedding = kind.read(path)
-    vectors = {name: as_table(rows) for name, rows in embedding.vectors.items()}
-    embedding = Embedding(embedding.token, vectors, embedding.metadata)
-    check(embedding, path)
-    return embedding
+    try:
+        if path.stat().st_size > LARGEST:
+            raise FormatError("is too large for an embedding", str(path))
+        stored = kind.read(path)
+    except OSError as error:
+        raise FormatError(f"cannot be read ({error.strerror})", str(path)) from error
+    found = []
+    for word in embeddings_of(stored, path):
+        vectors = {name: as_table(rows) for name, rows in word.vectors.items()}
+        found.append(Embedding(word.token, vectors, word.metadata))
+        check(found[-1], path)
+    return found, stored
 
 
 def with_vectors(embedding: Embedding, count: int) -> Embedding:
@@ -92,40 +130,4 @@ def with_vectors(embedding: Embedding, count: int) -> Embedding:
 
 def as_table(rows: torch.Tensor) -> torch.Tensor:
     """Float32, contiguous, 2-D: a single vector becomes a table of one row."""
-    table = rows[None] if rows.ndim == 1 else rows
-    return table.detach().float().contiguous() if table.is_floating_point() else table
-
-
-def name_warnings(token: str, vectors: int) -> list[str]:
-    """What programs cannot do with a word of this name: nearly all take the name of the file (interop.md)."""
-    warnings = []
-    if token != token.lower() and vectors > 1:
-        warnings.append("diffusers loses all but the first vector of a name with capitals")
-    if any(c.isspace() for c in token):
-        warnings.append("ComfyUI and InvokeAI cannot use a name with blanks")
-    if set(token) & set("<>[]()"):
-        warnings.append("ComfyUI and InvokeAI cut names at brackets")
-    if not token.isascii():
-        warnings.append("InvokeAI takes ASCII names only")
-    return warnings
-
-
-def programs(embedding: Embedding, ending: str) -> dict[str, str]:
-    """What each program does with such a file, as measured with its own loader (interop.md)."""
-    pair = SECOND in embedding.vectors
-    table = {
-        "AUTOMATIC1111, Forge": "reads it",
-        "ComfyUI": f"reads it: embedding:{embedding.token}",
-        "InvokeAI": f"reads it: <{embedding.token}>",
-        "SD.Next": "reads it",
-        "diffusers": "one call for each encoder, with clip_l and clip_g" if pair else "reads it, with token=...",
-        "sd-scripts": "reads it",
-        "stable-diffusion.cpp": "reads clip_g, but takes it for clip_l too (its mistake)" if pair else "reads it",
-    }
-    if ending in ("png", "webp", "jxl", "avif"):
-        return {name: "reads it" if name.startswith("AUTO") else "does not read pictures" for name in table}
-    if ending == "bin":
-        table |= {"InvokeAI": "refuses it", "SD.Next": "does not look at .bin"}
-    if ending in ("pt", "ckpt") and pair:
-        table["SD.Next"] = "refuses it"
-    return table
+    return (rows[None] if rows.ndim == 1 else rows).detach().float().contiguous()

@@ -2,27 +2,24 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from neonym.errors import FormatError
-from neonym.formats.tensors import BUNDLE, ENCODER, SECOND, embedding_of
+from neonym.formats.content import MOST_TENSORS, Stored, check_kind
+from neonym.formats.tensors import BUNDLE, ENCODER, SECOND
 from neonym.types import Embedding
 
 KEY = "emb_params"
 
 
 def write(embedding: Embedding, path: Path) -> None:
-    """Raises FormatError for encoders that no program knows by this layout."""
+    """One encoder, or SDXL's two."""
     rows = {name: table.detach().cpu().contiguous() for name, table in embedding.vectors.items()}
-    if set(rows) == {ENCODER}:
-        tensors = {KEY: rows[ENCODER]}
-    elif set(rows) == {ENCODER, SECOND}:
-        tensors = {"clip_l": rows[ENCODER], "clip_g": rows[SECOND]}
-    else:
-        raise FormatError(f"this layout holds one encoder or SDXL's two, not {sorted(rows)}", str(path))
-    metadata = {"format": "pt", "token": embedding.token, **embedding.metadata}
+    tensors = {"clip_l": rows[ENCODER], "clip_g": rows[SECOND]} if SECOND in rows else {KEY: rows[ENCODER]}
+    metadata = {"format": "pt", **embedding.metadata, "token": embedding.token}
     path.write_bytes(in_order(save(tensors, metadata)))
 
 
@@ -35,16 +32,29 @@ def in_order(content: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + content[8 + size :]
 
 
-def read(path: Path) -> Embedding:
-    """One tensor under any name, SDXL's two, or what a LoRA file carries. Raises FormatError."""
+def read(path: Path) -> Stored:
+    """All tensors of a small file, or what a LoRA file carries. Raises FormatError."""
     try:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
             bundled = [name for name in names if name.startswith(BUNDLE)]
-            if len(bundled or names) > 16:
-                raise FormatError(f"has {len(bundled or names)} tensors: that is no embedding", str(path))
-            tensors = {name: file.get_tensor(name) for name in bundled or names}
-            metadata = dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
+            wanted = bundled or names
+            if len(wanted) > MOST_TENSORS:
+                raise FormatError(f"has {len(wanted)} tensors: that is no embedding{hint(names)}", str(path))
+            tensors = {name: tensor_of(file, name, path) for name in wanted}
+            return Stored("safetensors", "safetensors", tensors, dict(file.metadata() or {}))
+    except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
         raise FormatError(f"is damaged or not a .safetensors file ({error})", str(path)) from error
-    return embedding_of(tensors, path, metadata)
+
+
+def tensor_of(file: Any, name: str, path: Path) -> Any:
+    """Raises FormatError for one that is too large to be read."""
+    check_kind(name, tuple(file.get_slice(name).get_shape()), None, path)
+    return file.get_tensor(name)
+
+
+def hint(names: list[str]) -> str:
+    """What it seems to be instead."""
+    if any(name.startswith(("model.diffusion_model.", "first_stage_model.")) for name in names):
+        return " but a model"
+    return " but a LoRA, and there is no word in it" if any("lora_" in name for name in names) else ""

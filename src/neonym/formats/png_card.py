@@ -17,29 +17,26 @@ import torch
 from PIL import Image, ImageDraw, PngImagePlugin
 
 from neonym.errors import FormatError
-from neonym.formats.tensors import ENCODER, embedding_of
+from neonym.formats.content import Stored
+from neonym.formats.pickles import ending_of
+from neonym.formats.tensors import ENCODER, OWN, SECOND, own_metadata, web_ui_table
 from neonym.types import Embedding
 
 CHUNK = "sd-ti-embedding"
-LARGEST = 64 << 20  # bytes of the table, unpacked
+LARGEST = 16 << 20  # bytes of the table, unpacked: 75 vectors take two million
 LARGEST_BLOCK = 1 << 22  # numbers
+MOST_PIXELS = 1 << 25
 SIDE = 512
 
 
 def write(embedding: Embedding, path: Path, picture: Image.Image | None = None) -> None:
-    """With a picture of the word, or a plain card with its name. Raises FormatError for more than one encoder."""
-    if set(embedding.vectors) != {ENCODER}:
-        raise FormatError("a picture card holds one encoder", str(path), "Write .safetensors")
-    step = embedding.metadata.get("neonym.steps", "0")
-    table = {
-        "string_to_token": {"*": 265},
-        "string_to_param": {"*": {"TORCHTENSOR": embedding.vectors[ENCODER].detach().cpu().float().tolist()}},
-        "name": embedding.token,
-        "step": int(step) if step.isdecimal() else 0,
-        "sd_checkpoint": embedding.metadata.get("neonym.base_model_hash"),
-        "sd_checkpoint_name": embedding.metadata.get("neonym.base_model"),
-    }
-    text = json.dumps(table)
+    """With a picture of the word, or a plain card with its name."""
+    rows = {name: {"TORCHTENSOR": table.detach().cpu().float().tolist()} for name, table in embedding.vectors.items()}
+    if SECOND in rows:
+        table = {"clip_l": rows[ENCODER], "clip_g": rows[SECOND], "name": embedding.token}
+    else:
+        table = web_ui_table(embedding, rows[ENCODER])
+    text = json.dumps({**table, OWN: own_metadata(embedding)})
     chunks = PngImagePlugin.PngInfo()
     chunks.add_text(CHUNK, base64.b64encode(text.encode()).decode())
     card = with_data(
@@ -76,27 +73,32 @@ def mask(shape: tuple[int, ...]) -> np.ndarray:
     return found.reshape(shape) & 15
 
 
-def read(path: Path) -> Embedding:
+def read(path: Path) -> Stored:
     """From the text chunk, else from the pixels. Raises FormatError."""
     try:
         with Image.open(path) as opened:
+            if opened.width * opened.height > MOST_PIXELS:
+                raise ValueError(f"{opened.width} x {opened.height} pixels are too many for a card")
             text = opened.info.get(CHUNK)
             pixels = None if isinstance(text, str) else np.asarray(opened.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            text = opened.info.get(CHUNK)  # a chunk behind the picture is known by now
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise FormatError(f"cannot be read as a picture ({error})", str(path)) from error
     try:
-        table = json.loads(base64.b64decode(text) if isinstance(text, str) else from_pixels(pixels))
-        tensors = {key: tensor(value) for key, value in table["string_to_param"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
+        content = base64.b64decode(text) if isinstance(text, str) else from_pixels(pixels)
+        if len(content) > LARGEST:
+            raise ValueError("too large")
+        table = json.loads(content, object_hook=revived)
+    except (ValueError, TypeError, OverflowError, RecursionError, RuntimeError, zlib.error) as error:
         raise FormatError("is a picture that carries no embedding", str(path)) from error
-    embedding = embedding_of(tensors, path)
-    return Embedding(
-        str(table.get("name") or path.stem), embedding.vectors, {"neonym.steps": str(table.get("step", 0))}
-    )
+    if not isinstance(table, dict):
+        raise FormatError("is a picture that carries no embedding", str(path))
+    return Stored(ending_of(path), "picture", table)
 
 
-def tensor(value: Any) -> torch.Tensor:
-    return torch.tensor(value["TORCHTENSOR"] if isinstance(value, dict) else value, dtype=torch.float32)
+def revived(table: dict[str, Any]) -> Any:
+    """The web UI writes a tensor as a table with this one name."""
+    return torch.tensor(table["TORCHTENSOR"], dtype=torch.float64) if "TORCHTENSOR" in table else table
 
 
 def from_pixels(pixels: Any) -> bytes:

@@ -130,7 +130,7 @@ def recognised(settings: GenerateSettings) -> ModelSource:
         if len(fitting) != 1:
             raise UserError(f"the pattern fits {len(fitting)} files", f"--ckpt {name}", "It should fit one")
         name = str(fitting[0])
-    vae_path(settings.vae)
+    vae_path(settings.vae, settings.offline)
     source = identify(name, settings.vae, settings.v_parameterization or None, settings.offline)
     for flag, family in FAMILY_FLAGS.items():
         if getattr(settings, flag) and source.family != family:

@@ -27,6 +27,7 @@ from neonym.models.family import ModelSource
 if TYPE_CHECKING:
     from neonym.learn.prepare import Prepared
 
+FAMILIES = {"sd1": "1.x", "sd2": "2.x", "sdxl": "XL"}
 TOO_SHORT = 0.5  # of the vocabulary's spread: a run that can carry a coordinate no farther cannot learn
 
 
@@ -110,15 +111,25 @@ def setting_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
         problems.append(Problem("warning", what, "--clip_skip", "Use the same value when you make pictures"))
     if run.compute.torch_compile:
         problems += compile_problems(run.compute.dynamo_backend)
-    model = run.model
+    problems += flag_problems(run, source)
+    if predicts_v(run.model) is None:  # else it was told at the first look
+        problems += objective_problems(run.objective, source.prediction_type == "v_prediction")
+    return problems
+
+
+def flag_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
+    """What the user says of the model, against what it is."""
+    problems, model = [], run.model
     if model.v2 and source.family != "sd2":
-        what = f"the model is not a Stable Diffusion 2.x but {source.family}"
+        what = f"the model is not a Stable Diffusion 2.x but {FAMILIES[source.family]}"
         problems.append(Problem("error", what, "--v2", "Leave it out: models are recognised"))
     if model.v_parameterization and source.prediction_type != "v_prediction":
-        what = f"the model predicts {source.prediction_type}, as its scheduler's config says"
+        what = f"the model predicts noise ({source.prediction_type}): so says {source.prediction_from}"
         problems.append(Problem("error", what, "--v_parameterization", "Leave it out: models are recognised"))
-    if predicts_v(model) is None:  # else it was told at the first look
-        problems += objective_problems(run.objective, source.prediction_type == "v_prediction")
+    if source.family == "sd2" and not source.prediction_from:
+        what = "the file does not say whether it predicts noise or v; it is taken to predict noise"
+        fix = "If it is a 768-v model, give --v_parameterization"
+        problems.append(Problem("warning", what, source.name, fix))
     return problems
 
 
@@ -152,6 +163,14 @@ def setting_notes(run: RunConfig) -> list[Problem]:
         notes.append(Problem("note", what))
     if run.compute.xformers or run.compute.mem_eff_attn:
         notes.append(Problem("note", "xformers / mem_eff_attn -> PyTorch's own attention, which gives the same result"))
+    if run.save.save_precision != "float":
+        exact = (
+            "an eighth bit of each number" if run.save.save_precision == "bf16" else "an eleventh bit of each number"
+        )
+        what = f"the file keeps no more than {exact}, and stable-diffusion.cpp reads float only"
+        notes.append(
+            Problem("warning", what, f"--save_precision={run.save.save_precision}", "The file is small: leave it out")
+        )
     if run.cache.cache_latents:
         notes.append(Problem("note", "cache_latents: pictures are always encoded once, before training"))
     return notes

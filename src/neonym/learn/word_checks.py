@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,17 @@ def word_problems(ready: Prepared) -> Iterator[Problem]:
     for spec, file in zip(ready.config.concepts, ready.file_names(), strict=True):
         yield from name_problems(spec, file, next(iter(ready.tokenizers.values())))
         yield from dict.fromkeys(p for t in ready.tokenizers.values() for p in init_problems(spec, t))
+    yield from numbered_names(ready.config.concepts, ready.file_names())
+
+
+def numbered_names(concepts: Sequence[ConceptSpec], files: Sequence[str]) -> Iterator[Problem]:
+    """Programs call the vectors of NAME themselves NAME1 or NAME_1."""
+    for spec, file in zip(concepts, files, strict=True):
+        for other in files:
+            rest = other.removeprefix(file).removeprefix("_")
+            if other != file and other.startswith(file) and rest.isdecimal() and int(rest) < spec.num_vectors_per_token:
+                what = f"sd-scripts and diffusers call a vector of `{file}` so, too"
+                yield Problem("warning", what, f"the file name `{other}`", "Give one of them another name")
 
 
 def name_problems(spec: ConceptSpec, file: str, tokenizer: WordTokenizer) -> Iterator[Problem]:

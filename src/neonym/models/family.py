@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
@@ -23,11 +23,14 @@ from neonym.types import TextCond
 
 BUILTIN = "builtin:emoji"
 BUILTIN_MODELS = Path(__file__).parent / "builtin"
-WEIGHTS = (".safetensors", ".bin")
-VARIANT = re.compile(r"\.(fp16|bf16|fp32)(?:-\d+-of-\d+)?\.(?:safetensors|bin)$")
+PART = re.compile(  # a file of weights: its variant, and which of several it is
+    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:-\d+-of-\d+)?(?:\.([\w-]+?))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)"
+)
+PREFERRED = ("fp32", "ema", "bf16", "fp16")  # of the variants, if there are no plain weights
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 CONFIGS = ("*.json", "*/*.json", "tokenizer*/*")
 FILES = (*CONFIGS, "unet/*.safetensors", "vae/*.safetensors", "text_encoder*/*.safetensors")
+VAE_FILES = ("config.json", "*.safetensors", "vae/config.json", "vae/*.safetensors")
 FAMILIES = ("neonym.models.sd", "neonym.models.sdxl")  # modules with `recognises(configs)` and `load(source, ...)`
 
 Keep = Literal["none", "original", "abs"]  # what weights in a text leave as it was: nothing, the mean, the mean size
@@ -74,11 +77,12 @@ class ModelSource:
     text_layers: int
     guidance: float  # guidance scale that suits it
     learning_rate: float | None = None  # that suits its words, if its folder says one
+    prediction_from: str = "its scheduler's config"  # what says the prediction type; empty for a guess
     vae_factor: int = 8
     encoders: tuple[str, ...] = ("text_encoder",)
     file: Path | None = None  # the checkpoint, if the model is one file
     vae: Path | None = None  # a VAE of its own: file or folder
-    variant: str | None = None  # "fp16": its weight files carry that in their names
+    variants: dict[str, str | None] = field(default_factory=dict)  # part -> "fp16": its files carry that in their names
     offline: bool = False
 
     @property
@@ -116,20 +120,42 @@ def identify(
             raise ModelError("there is no such built-in model", name, f"Use {BUILTIN}")
     elif path.is_file():
         file = checkpoint_file(path)
-    elif not path.exists() and HUB_ID.fullmatch(name):
+    elif not path.exists() and HUB_ID.fullmatch(name) and path.suffix.lower() not in ENDINGS:
         path = hub_folder(name, CONFIGS, offline)
     if file is not None:
-        folder, configs = path.parent, single_file.configs_of(read_header(file), name, v_parameterization)
+        header, beside = read_header(file), text_beside(file)
+        configs = single_file.configs_of(header, name, v_parameterization, vae is not None, beside)
+        folder = path.parent
     else:
         folder, configs = path, diffusers_configs(path, name)
     for module in map(import_module, FAMILIES):
-        source = module.recognise(name, folder, configs)
+        try:
+            source = module.recognise(name, folder, configs)
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"its configs are odd ({error})", name, "Fetch them again") from error
         if source is not None:
-            source = replace(source, file=file, vae=vae_path(vae), offline=offline)
-            if file is None and not source.on_hub:
-                source = replace(source, variant=check_weights(source))
+            if "scheduler" not in configs:
+                raise ModelError("scheduler/scheduler_config.json is missing", name, "Is the folder complete?")
+            source = replace(source, file=file, vae=vae_path(vae, offline), offline=offline)
+            if file is None and (offline or not source.on_hub):
+                source = replace(source, variants=check_weights(source))
             return source
-    raise ModelError("is of no family that is supported yet (text-to-image Stable Diffusion 1.x, 2.x and XL are)", name)
+    kind = str(configs.get("model_index", {}).get("_class_name") or "a model without a name")
+    what = f"is a {kind}, of no family that is supported yet (text-to-image Stable Diffusion 1.x, 2.x and XL are)"
+    raise ModelError(what, name)
+
+
+def prediction_from(configs: dict[str, dict[str, Any]]) -> str:
+    """What says the prediction type, empty if nothing does."""
+    return str(configs["said"]["prediction"]) if "said" in configs else "its scheduler's config"
+
+
+def text_beside(file: Path) -> str:
+    """The .yaml that some checkpoints come with, nothing if there is none."""
+    try:
+        return file.with_suffix(".yaml").read_text("utf-8", errors="replace")[:100_000]
+    except OSError:
+        return ""
 
 
 def checkpoint_file(path: Path) -> Path:
@@ -142,54 +168,73 @@ def checkpoint_file(path: Path) -> Path:
 def diffusers_configs(folder: Path, name: str) -> dict[str, dict[str, Any]]:
     """Raises ModelError."""
     if not (folder / "model_index.json").is_file():
+        if folder.exists() and not Path(name).exists():
+            raise ModelError(f"model_index.json is not in the cache ({folder})", name, "Fetch it without --offline")
+        if (folder.parent / "model_index.json").is_file():
+            raise ModelError("is a part of a Diffusers folder", name, f"Name the whole: {folder.parent}")
         known = (
             "a checkpoint file, a Diffusers folder (with model_index.json), a hub ID (owner/name) or the built-in model"
         )
-        raise ModelError(f"is not {known}", name, "Check how its name is written")
+        what = f"is not {known}" if folder.exists() else f"there is no such file or folder, nor is it {known}"
+        raise ModelError(what, name, "Check how its name is written")
     return read_configs(folder)
 
 
-def vae_path(name: str | None) -> Path | None:
-    """A separate VAE: a file, or a Diffusers folder of it or with it. Raises ModelError."""
+def vae_path(name: str | None, offline: bool = False) -> Path | None:
+    """A separate VAE: a file, a Diffusers folder of it or with it, or a hub ID of one. Raises ModelError."""
     if name is None:
         return None
     path = Path(name)
     if path.is_file():
         return checkpoint_file(path)
+    if not path.exists() and HUB_ID.fullmatch(name) and path.suffix.lower() not in ENDINGS:
+        path = hub_folder(name, VAE_FILES, offline)
     for folder in (path, path / "vae"):
         if (folder / "config.json").is_file() and "model_index.json" not in {p.name for p in folder.iterdir()}:
+            variant_in(folder, name)
             return folder
     raise ModelError("is neither a VAE's file nor its Diffusers folder", name, "Check --vae")
 
 
 def hub_folder(name: str, patterns: tuple[str, ...], offline: bool) -> Path:
     """Files of a model on the hub, from the user's cache where they are. Raises ModelError."""
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(patterns), local_files_only=offline))
     except Exception as error:  # no such repository, no network, no permission, not in the cache: many classes
+        if offline:
+            what = f"nothing of it is in the cache ({constants.HF_HUB_CACHE}), {patterns[0].replace('*', 'model_index')} to begin with"
+            raise ModelError(what, name, "It must be in the cache for --offline: fetch it without") from error
         line = str(error).strip().split("\n", 1)[0][:200]
-        fix = "It must be in the cache for --offline" if offline else "Check the name, the network, and your login"
+        fix = "Check the name, the network, and your login"
         raise ModelError(f"cannot be had from the hub ({line})", name, fix) from error
 
 
-def check_weights(source: ModelSource) -> str | None:
-    """The variant (such as "fp16") that the folder's weights are, None for plain ones. Raises ModelError if a part has none."""
-    variants: set[str | None] = set()
-    for part in ("unet", "vae", *source.encoders):
-        folder = source.folder / part
-        files = [p.name for p in folder.iterdir() if p.suffix in WEIGHTS] if folder.is_dir() else []
-        if not files:
-            raise ModelError(f"has no weights in `{part}`", source.name, "Is the folder complete?")
-        missing = missing_shards(folder)
-        if missing:
-            what = f"{len(missing)} of the files of its `{part}` are not there ({', '.join(missing[:3])})"
-            raise ModelError(what, source.name, "Fetch them again: is the folder complete?")
-        found = {match[1] if (match := VARIANT.search(name)) else None for name in files}
-        variants.add(None if None in found else sorted(filter(None, found))[0])
-    named = variants - {None}
-    return None if not named or None in variants else sorted(filter(None, named))[0]
+def check_weights(source: ModelSource) -> dict[str, str | None]:
+    """Part -> the variant (such as "fp16") that its weights are, None for plain ones. Raises ModelError if a part has none."""
+    found = {part: variant_in(source.folder / part, source.name) for part in ("unet", *source.encoders)}
+    return found if source.vae is not None else {**found, "vae": variant_in(source.folder / "vae", source.name)}
+
+
+def variant_in(folder: Path, name: str) -> str | None:
+    """Of one part. Raises ModelError if it has no weights, or not all of them."""
+    files = [match for p in folder.iterdir() if (match := PART.fullmatch(p.name))] if folder.is_dir() else []
+    if not files:
+        fix = f"Its place is {folder}: fetch it without --offline, or is the folder incomplete?"
+        raise ModelError(
+            f"has no weights in `{folder.name}` (such as diffusion_pytorch_model.safetensors or model.safetensors)",
+            name,
+            fix,
+        )
+    missing = missing_shards(folder)
+    if missing:
+        what = f"{len(missing)} of the files of its `{folder.name}` are not there ({', '.join(missing[:3])})"
+        raise ModelError(what, name, "Fetch them again: is the folder complete?")
+    variants = {match[1] for match in files}
+    if None in variants:
+        return None
+    return next((v for v in PREFERRED if v in variants), sorted(variants)[0])
 
 
 def missing_shards(folder: Path) -> list[str]:
@@ -212,9 +257,12 @@ def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
         [*folder.glob("*/config.json"), *folder.glob("*/scheduler_config.json"), *folder.glob("*.json")]
     ):
         try:
-            configs[file.parent.name if file.parent != folder else file.stem] = json.loads(file.read_text("utf-8"))
-        except (OSError, ValueError) as error:
+            content = json.loads(file.read_text("utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
             raise ModelError(f"cannot be read ({error})", str(file)) from error
+        if not isinstance(content, dict):
+            raise ModelError("is no config: a table is needed", str(file), "Fetch it again")
+        configs[file.parent.name if file.parent != folder else file.stem] = content
     return configs
 
 
@@ -228,7 +276,7 @@ def fetched(source: ModelSource) -> ModelSource:
     if not source.on_hub:
         return source
     source = replace(source, folder=hub_folder(source.name, FILES, source.offline))
-    return replace(source, variant=check_weights(source))
+    return replace(source, variants=check_weights(source))
 
 
 def load_model(

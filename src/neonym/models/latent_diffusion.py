@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 
 from neonym.errors import ModelError
 from neonym.models import single_file
-from neonym.models.family import BUILTIN_MODELS, Keep, ModelSource
+from neonym.models.family import BUILTIN_MODELS, Keep, ModelSource, variant_in
 from neonym.models.process import Diffusion, Key, keyed_noise
 from neonym.models.text import EmbeddingWithRows, WordTokenizer, join_chunks
 from neonym.models.weights import read_header
+from neonym.unpickle import reason
 
 TOKENIZER = BUILTIN_MODELS / "emoji" / "tokenizer"  # CLIP's whole vocabulary
 
@@ -122,14 +124,32 @@ def load_tokenizers(source: ModelSource, folders: dict[str, str], max_token_leng
         config = source.configs[encoder]
         try:
             if source.file is None:
+                check_tokenizer(source.folder / folder)
                 tokenizer = CLIPTokenizer.from_pretrained(source.folder / folder, local_files_only=True)
             else:
                 more: dict[str, Any] = {"pad_token": "!"} if config.get("pad_token_id") == 0 else {}
                 tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER, local_files_only=True, **more)
-        except (OSError, ValueError) as error:
-            raise ModelError(f"its tokenizer cannot be read ({error})", source.name) from error
-        found[encoder] = WordTokenizer(tokenizer, int(config["vocab_size"]), chunks=max_token_length // 75)
+            found[encoder] = WordTokenizer(tokenizer, int(config["vocab_size"]), chunks=max_token_length // 75)
+        except Exception as error:  # files that are odd make it fail in any way
+            raise ModelError(f"its tokenizer cannot be read ({first_line(error)})", source.name) from error
     return found
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Without its words a tokenizer is made all the same, an empty one. Raises ValueError."""
+    whole, parts = folder / "tokenizer.json", [folder / "vocab.json", folder / "merges.txt"]
+    missing = [file.name for file in parts if not file.is_file()]
+    if not whole.is_file() and missing:
+        raise ValueError(f"{folder} has no {' and no '.join(missing)}")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without its paragraphs; code that a pickle wants to run is named."""
+    said = [str(error)]
+    while (error := error.__cause__ or error.__context__) is not None:  # pyright: ignore[reportAssignmentType]
+        said.append(str(error))
+    named = reason("\n".join(said))
+    return named if named.startswith("wants to run code") else said[0].strip().split("\n", 1)[0][:200]
 
 
 @dataclass(frozen=True)
@@ -153,10 +173,12 @@ def load(
     def loaded(read: Callable[[], Any]) -> Any:
         try:
             module = read()
-        except torch.OutOfMemoryError:
+        except (ModelError, torch.OutOfMemoryError):
             raise
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ModelError(f"its weights cannot be read ({error})", source.name, "Is it complete?") from error
+        except Exception as error:  # damaged weights make the libraries fail in any way
+            raise ModelError(
+                f"its weights cannot be read ({first_line(error)})", source.name, "Is it complete?"
+            ) from error
         return on_device(module, device)
 
     unet = loaded(lambda: load_unet(source, dtype, device))
@@ -179,7 +201,8 @@ def quiet_libraries() -> None:
 
 def from_folder(source: ModelSource, library: Any, kind: str, part: str, dtype: torch.dtype) -> Any:
     """A part of a Diffusers folder, such as diffusers' `UNet2DConditionModel` from `unet`."""
-    options = {"dtype": dtype, "local_files_only": True, "variant": source.variant}
+    options = {"dtype": dtype, "local_files_only": True, "variant": source.variants.get(part)}
+    options["use_safetensors"] = any((source.folder / part).glob("*.safetensors"))
     return getattr(library, kind).from_pretrained(source.folder, subfolder=part, **options)
 
 
@@ -210,12 +233,14 @@ def load_vae(source: ModelSource, device: torch.device) -> Any:
     if own is None:
         return from_folder(source, parts, "AutoencoderKL", "vae", torch.float32)
     if own.is_dir():
-        return parts.AutoencoderKL.from_pretrained(own, dtype=torch.float32, local_files_only=True)
+        options = {"dtype": torch.float32, "local_files_only": True, "variant": variant_in(own, source.name)}
+        return parts.AutoencoderKL.from_pretrained(own, **options)
     header = read_header(own)
     start = single_file.VAE if header.has(single_file.VAE) else ""
-    if not header.has(f"{start}encoder.down."):
-        raise ModelError("holds no VAE", str(own), "Name a VAE with --vae, or leave it out")
-    config = single_file.vae_config(header, start, source.configs["vae"]["scaling_factor"])
+    try:
+        config = single_file.vae_config(header, start, source.configs["vae"]["scaling_factor"])
+    except KeyError as error:
+        raise ModelError("holds no VAE", str(own), "Name a VAE with --vae, or leave it out") from error
     return single_file.load_vae(own, config, device, start)
 
 
@@ -229,4 +254,9 @@ def scheduler_of(source: ModelSource) -> Any:
     import diffusers
 
     parts: Any = diffusers
-    return parts.DDPMScheduler.from_config(source.configs["scheduler"])
+    try:
+        return parts.DDPMScheduler.from_config(source.configs["scheduler"])
+    except Exception as error:  # whatever stands in the config
+        raise ModelError(
+            f"its scheduler's config is odd ({first_line(error)})", source.name, "Fetch it again"
+        ) from error

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from neonym.models import latent_diffusion as shared
 from neonym.models import single_file
-from neonym.models.family import Keep, ModelSource
+from neonym.models.family import Keep, ModelSource, prediction_from
 from neonym.models.text import WordTokenizer, clip_hidden, join_chunks
 from neonym.types import TextCond
 
@@ -32,10 +32,11 @@ def recognise(name: str, folder: Path, configs: dict[str, dict[str, Any]]) -> Mo
         name=name,
         folder=folder,
         module=__name__,
-        family="sd2" if text.get("hidden_size") == 1024 else "sd1",
+        family="sd2" if text.get("hidden_size") == 1024 or text.get("hidden_act") == "gelu" else "sd1",  # OpenCLIP's
         configs=configs,
         native_size=8 * int(unet.get("sample_size") or 64),
         prediction_type=prediction_type,
+        prediction_from=prediction_from(configs),
         text_layers=int(text.get("num_hidden_layers", 12)),
         guidance=float(configs.get("neonym", {}).get("guidance", GUIDANCE)),
         learning_rate=configs.get("neonym", {}).get("learning_rate"),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from neonym.models import latent_diffusion as shared
 from neonym.models import single_file
-from neonym.models.family import Keep, ModelSource
+from neonym.models.family import Keep, ModelSource, prediction_from
 from neonym.models.text import WordTokenizer, join_chunks
 from neonym.types import TextCond
 
@@ -37,6 +37,7 @@ def recognise(name: str, folder: Path, configs: dict[str, dict[str, Any]]) -> Mo
         configs=configs,
         native_size=8 * int(unet.get("sample_size") or 128),
         prediction_type=prediction_type,
+        prediction_from=prediction_from(configs),
         text_layers=int(configs[FIRST].get("num_hidden_layers", 12)),
         guidance=GUIDANCE,
         word_spread=WORD_SPREAD,

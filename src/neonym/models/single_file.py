@@ -13,13 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from neonym.errors import ModelError
+from neonym.models.kinds import refuse_channels, refuse_others
 from neonym.models.weights import Header, read_tensors
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
 XL_CLIP, XL_OPEN_CLIP = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
 TEXT = ("cond_stage_model.", "conditioner.")
-TOKENS, OPEN_TOKENS = "text_model.embeddings.token_embedding.weight", "token_embedding.weight"
+TOKENS, OPEN_TOKENS = "embeddings.token_embedding.weight", "token_embedding.weight"
+BODIES = ("text_model.", "")  # some files leave it out
+BESIDE = ("position_ids", "logit_scale", "text_projection")  # what a text encoder's file may have and nothing uses
+PARAMETERIZATION = re.compile(r"""^\s*parameterization:\s*["']?(v|eps)\b""", re.MULTILINE)
 HEAD = 64  # numbers of an attention head of CLIP, and of SD 2.x's U-Net
 SCHEDULER = {
     "_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
@@ -27,22 +31,37 @@ SCHEDULER = {
 }  # fmt: skip
 
 
-def configs_of(header: Header, name: str, v_parameterization: bool | None) -> dict[str, dict[str, Any]]:
+def configs_of(
+    header: Header, name: str, v_parameterization: bool | None, other_vae: bool = False, sidecar: str = ""
+) -> dict[str, dict[str, Any]]:
     """The configs that a Diffusers folder of this model would have. Raises ModelError for what it is not.
 
-    An SD 2.x file says nothing of its prediction type, unless its metadata does: then `v_parameterization` decides.
+    `other_vae`: its own VAE may be missing. `sidecar`: text of the .yaml beside it. What of file and sidecar do not say
+    of the prediction type, `v_parameterization` decides.
     """
-    if not header.has(UNET) or not header.has(VAE):
-        if any("lora_" in key for key in header.shapes):
-            raise ModelError("is a LoRA, not a model", name, "Name the model that it belongs to")
-        raise ModelError("is no Stable Diffusion checkpoint: it has no U-Net or no VAE", name)
+    refuse_others(header, name, UNET)
+    missing = [
+        what for what, there in (("U-Net", header.has(UNET)), ("VAE", other_vae or header.has(VAE))) if not there
+    ]
+    if missing:
+        what = f"is no Stable Diffusion checkpoint: it has no {' and no '.join(missing)}"
+        raise ModelError(what, name, "Give a VAE with --vae" if missing == ["VAE"] else "")
     family = family_of(header, name)
+    try:
+        return described(header, family, name, prediction_type(header, family, v_parameterization, sidecar))
+    except (KeyError, IndexError, StopIteration, ValueError, TypeError) as error:
+        shown = str(error).strip("'") or "there is no attention"
+        what = f"looks like {family}, but weights are missing or have other shapes ({shown})"
+        raise ModelError(what, name, "Is the file complete?") from error
+
+
+def described(header: Header, family: str, name: str, prediction: tuple[str, str]) -> dict[str, dict[str, Any]]:
+    """Raises ModelError, KeyError, IndexError, StopIteration, ValueError, TypeError."""
     unet = unet_config(header, family)
-    if unet["in_channels"] != 4:
-        what = f"takes {unet['in_channels']} channels: it is for inpainting or depth, not for text to image"
-        raise ModelError(what, name, "Train with the model that it was made from")
-    prediction = prediction_type(header, family, v_parameterization)
-    unet["sample_size"] = {"sd1": 64, "sd2": 96 if prediction == "v_prediction" else 64, "sdxl": 128}[family]
+    refuse_channels(unet["in_channels"], name)
+    if family != "sdxl" and header.has(f"{UNET}label_emb."):
+        raise ModelError("is an unCLIP, which is told a picture", name, "Use the model that it was made from")
+    unet["sample_size"] = {"sd1": 64, "sd2": 96 if prediction[0] == "v_prediction" else 64, "sdxl": 128}[family]
     texts = {
         "sd1": {"text_encoder": lambda: clip_config(header, CLIP)},
         "sd2": {"text_encoder": lambda: open_clip_config(header, OPEN_CLIP, unused=1)},
@@ -51,43 +70,55 @@ def configs_of(header: Header, name: str, v_parameterization: bool | None) -> di
             "text_encoder_2": lambda: open_clip_config(header, XL_OPEN_CLIP, unused=0),
         },
     }[family]
+    factor = 0.13025 if family == "sdxl" else 0.18215
+    scheduler = {**SCHEDULER, "prediction_type": prediction[0], "rescale_betas_zero_snr": "ztsnr" in header.shapes}
     return {
         "model_index": {"_class_name": "StableDiffusionPipeline"},
         "unet": unet,
-        "vae": vae_config(header, VAE, 0.13025 if family == "sdxl" else 0.18215),
-        "scheduler": {**SCHEDULER, "prediction_type": prediction},
+        "vae": vae_config(header, VAE, factor) if header.has(VAE) else {"scaling_factor": factor},
+        "scheduler": scheduler,
+        "said": {"prediction": prediction[1]},
         **{encoder: make() for encoder, make in texts.items()},
     }
 
 
 def family_of(header: Header, name: str) -> str:
     """By the text encoders. Raises ModelError."""
-    found = {
-        "sdxl": (f"{XL_CLIP}{TOKENS}", f"{XL_OPEN_CLIP}{OPEN_TOKENS}"),
-        "sd2": (f"{OPEN_CLIP}{OPEN_TOKENS}",),
-        "sd1": (f"{CLIP}{TOKENS}",),
-    }
-    for family, names in found.items():
-        if all(token in header.shapes for token in names):
-            return family
-    if header.has("conditioner."):
+    clip, xl_clip = (any(f"{start}{body}{TOKENS}" in header.shapes for body in BODIES) for start in (CLIP, XL_CLIP))
+    if xl_clip and f"{XL_OPEN_CLIP}{OPEN_TOKENS}" in header.shapes:
+        return "sdxl"
+    if f"{OPEN_CLIP}{OPEN_TOKENS}" in header.shapes:
+        return "sd2"
+    if clip:
+        return "sd1"
+    if header.has("conditioner.") and not xl_clip:
         raise ModelError("is an SDXL model without its first text encoder: a refiner", name, "Use the base model")
-    raise ModelError("has no text encoder of Stable Diffusion 1.x, 2.x or XL", name)
+    raise ModelError("has no text encoder of Stable Diffusion 1.x, 2.x or XL", name, "Is the file complete?")
 
 
-def prediction_type(header: Header, family: str, v_parameterization: bool | None) -> str:
-    told = header.metadata.get("modelspec.prediction_type", "")
+def prediction_type(header: Header, family: str, v_parameterization: bool | None, sidecar: str) -> tuple[str, str]:
+    """-> "epsilon" or "v_prediction", and what says so: nothing for a guess."""
+    told = header.metadata.get("modelspec.prediction_type", "").lower()
     if told:
-        return "v_prediction" if told.startswith("v") else "epsilon"
+        return ("v_prediction" if told.startswith("v") else "epsilon"), "its metadata"
     if "v_pred" in header.shapes:  # a marker that some trainers write
-        return "v_prediction"
-    return "v_prediction" if family != "sd1" and v_parameterization else "epsilon"
+        return "v_prediction", "its key `v_pred`"
+    if header.metadata.get("modelspec.architecture", "").startswith("stable-diffusion-v2-768-v"):
+        return "v_prediction", "its metadata"
+    found = PARAMETERIZATION.search(sidecar)
+    if found:
+        return ("v_prediction" if found[1] == "v" else "epsilon"), "the .yaml beside it"
+    if family == "sd1":  # a few fine-tunes predict v; they come with a .yaml
+        return "epsilon", "a Stable Diffusion 1.x without a .yaml beside it that says otherwise"
+    return ("v_prediction", "--v_parameterization") if v_parameterization else ("epsilon", "")
 
 
 def unet_config(header: Header, family: str) -> dict[str, Any]:
     """Levels of two layers each; widths and depths from the shapes."""
     shapes = header.shapes
-    starts = [block for block in (1, 4, 7, 10) if f"{UNET}input_blocks.{block}.0.out_layers.3.weight" in shapes]
+    starts = [
+        block for block in (1, 4, 7, 10) if block == 1 or f"{UNET}input_blocks.{block}.0.out_layers.3.weight" in shapes
+    ]
     widths = [shapes[f"{UNET}input_blocks.{block}.0.out_layers.3.weight"][0] for block in starts]
     depths = [layers(header, re.escape(f"{UNET}input_blocks.{b}.1.transformer_blocks.") + r"(\d+)\.") for b in starts]
     down = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths]
@@ -114,11 +145,14 @@ def unet_config(header: Header, family: str) -> dict[str, Any]:
 
 
 def vae_config(header: Header, start: str, scaling_factor: float) -> dict[str, Any]:
-    found = [
-        re.match(re.escape(start) + r"encoder\.down\.(\d+)\.block\.0\.conv1\.weight", name) for name in header.shapes
-    ]
-    levels = sorted(int(match[1]) for match in found if match)
-    widths = [header.shapes[f"{start}encoder.down.{level}.block.0.conv1.weight"][0] for level in levels]
+    """Under its original names, or those of a Diffusers folder (with `start` empty). Raises KeyError."""
+    level = re.compile(
+        re.escape(start) + r"encoder\.(?:down\.(\d+)\.block|down_blocks\.(\d+)\.resnets)\.0\.conv1\.weight"
+    )
+    found = {int(match[1] or match[2]): shape[0] for n, shape in header.shapes.items() if (match := level.fullmatch(n))}
+    if set(found) != set(range(len(found))) or not found:
+        raise KeyError(f"{start}encoder.down")
+    widths = [found[i] for i in range(len(found))]
     return {
         "_class_name": "AutoencoderKL", "block_out_channels": widths, "layers_per_block": 2, "latent_channels": 4,
         "down_block_types": ["DownEncoderBlock2D"] * len(widths), "up_block_types": ["UpDecoderBlock2D"] * len(widths),
@@ -132,8 +166,9 @@ def layers(header: Header, pattern: str) -> int:
 
 
 def clip_config(header: Header, start: str) -> dict[str, Any]:
-    vocab, width = header.shapes[f"{start}{TOKENS}"]
-    inner = f"{start}text_model.encoder.layers."
+    body = next(body for body in BODIES if f"{start}{body}{TOKENS}" in header.shapes)
+    vocab, width = header.shapes[f"{start}{body}{TOKENS}"]
+    inner = f"{start}{body}encoder.layers."
     return {
         "model_type": "clip_text_model", "vocab_size": vocab, "hidden_size": width, "projection_dim": width,
         "num_attention_heads": max(1, width // HEAD), "hidden_act": "quick_gelu", "max_position_embeddings": 77,
@@ -171,9 +206,20 @@ def load_vae(file: Path, config: dict[str, Any], device: torch.device, start: st
     from diffusers import AutoencoderKL
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
-    tensors = {f"{VAE}{name.removeprefix(start)}": value for name, value in read_tensors(file, (start,)).items()}
-    converted = convert_ldm_vae_checkpoint(tensors, config)
+    found = read_tensors(file, (start,))
+    if any(name.startswith("encoder.down_blocks.") for name in found):  # a Diffusers folder's file
+        converted = {renamed(name): value for name, value in found.items()}
+    else:
+        tensors = {f"{VAE}{name.removeprefix(start)}": value for name, value in found.items()}
+        converted = convert_ldm_vae_checkpoint(tensors, config)
     return filled(lambda: AutoencoderKL.from_config(config), converted, torch.float32, device, file)
+
+
+def renamed(name: str) -> str:
+    """Older Diffusers folders have other names for a VAE's attention."""
+    for old, new in ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")):
+        name = name.replace(old, new)
+    return name
 
 
 def load_text_encoder(file: Path, config: dict[str, Any], dtype: torch.dtype, device: torch.device, start: str) -> Any:
@@ -183,7 +229,12 @@ def load_text_encoder(file: Path, config: dict[str, Any], dtype: torch.dtype, de
     kind: Any = CLIPTextModelWithProjection if start == XL_OPEN_CLIP else CLIPTextModel
     made = CLIPTextConfig(**config)
     if start in (CLIP, XL_CLIP):
-        tensors = {name.removeprefix(start): value for name, value in read_tensors(file, (start,)).items()}
+        found = read_tensors(file, (start,))
+        tensors = {
+            name.removeprefix(start): value
+            for name, value in found.items()
+            if not name.startswith(tuple(f"{start}{n}" for n in BESIDE))
+        }
         return filled(lambda: kind(made), tensors, dtype, device, file)
     from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,13 +64,38 @@ def read_pickled(file: Path) -> dict[str, Tensor]:
     """Tensors that stay on the disk until they are used. Raises ModelError; no code of the file is run."""
     shells: list[Any] = [(type(name.rpartition(".")[2], (Shell,), {}), name) for name in INERT]
     try:
-        content = unpickle(file, shells, mapped=zipfile.is_zipfile(file))  # the old serialisation cannot be mapped
+        content = unpickle(file, shells, mapped=is_plain_archive(file))
     except (ValueError, OSError) as error:
         raise ModelError(str(error), str(file), "Use a .safetensors file of the model") from error
     table = content.get("state_dict", content) if isinstance(content, dict) else {}
-    return (
-        {name: value for name, value in table.items() if isinstance(value, Tensor)} if isinstance(table, dict) else {}
-    )
+    tensors = dict(named_tensors(table, "")) if isinstance(table, dict) else {}
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.untyped_storage().nbytes() < tensor.nbytes:
+            raise ModelError(f"is damaged: {name[:80]} claims more numbers than there are", str(file))
+    return tensors
+
+
+def is_plain_archive(file: Path) -> bool:
+    """Whether its tensors can stay on the disk: not in the old serialisation. Raises ValueError, OSError."""
+    try:
+        if not zipfile.is_zipfile(file):
+            return False
+        with zipfile.ZipFile(file) as archive:
+            packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+    except (zipfile.BadZipFile, RuntimeError) as error:
+        raise ValueError(f"is damaged ({error})") from error
+    if packed:
+        raise ValueError("is a compressed archive, which no program writes")
+    return True
+
+
+def named_tensors(table: dict[Any, Any], start: str) -> Iterator[tuple[str, Tensor]]:
+    """Those of a table, and of the tables in it."""
+    for name, value in table.items():
+        if isinstance(value, Tensor):
+            yield f"{start}{name}", value
+        elif isinstance(value, dict) and not start:
+            yield from named_tensors(value, f"{name}.")
 
 
 def read_tensors(file: Path, starts: tuple[str, ...]) -> dict[str, Tensor]:

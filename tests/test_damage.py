@@ -1,0 +1,186 @@
+"""Embedding files that are cut, changed, or made to do harm: one sentence each, quickly, in little memory."""
+
+import base64
+import json
+import random
+import resource
+import struct
+import time
+import zlib
+
+import pytest
+import torch
+from PIL import Image, PngImagePlugin
+from safetensors.torch import save, save_file
+
+from neonym.cli.main import main
+from neonym.errors import FormatError
+from neonym.formats import read_embedding, write_embedding
+from neonym.formats.png_card import with_data
+from neonym.types import Embedding
+
+ROWS = torch.randn(2, 768, generator=torch.Generator().manual_seed(0))
+PAIR = {"text_encoder": ROWS, "text_encoder_2": torch.randn(2, 1280, generator=torch.Generator().manual_seed(1))}
+
+
+def good_file(tmp_path, kind: str) -> bytes:
+    """One sound file of each kind."""
+    name, _, ending = kind.rpartition(".")
+    path = tmp_path / f"good.{ending}"
+    if name == "ours":
+        write_embedding(Embedding("zyzzo", {"text_encoder": ROWS}), path)
+    elif name == "pair":
+        write_embedding(Embedding("zyzzo", PAIR), path)
+    elif name == "bare":  # a card without its text chunk
+        write_embedding(Embedding("zyzzo", {"text_encoder": ROWS}), tmp_path / "card.png")
+        with Image.open(tmp_path / "card.png") as card:
+            card.convert("RGB").save(path, **({"lossless": True} if ending == "webp" else {}))
+    else:
+        inner = torch.nn.ParameterDict({"*": torch.nn.Parameter(ROWS)}) if name == "original" else {"*": ROWS}
+        torch.save(
+            {"string_to_param": inner, "name": "x", "step": 3}, path, _use_new_zipfile_serialization=name != "old"
+        )
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["ours.safetensors", "ours.pt", "ours.bin", "ours.png", "pair.safetensors", "pair.pt", "pair.png", "bare.png", "bare.webp",
+     "torch.pt", "old.pt", "original.pt"],
+)  # fmt: skip
+def test_cut_and_changed_files(tmp_path, kind):
+    """At many places, mostly in their heads and tails. What is still read has sound vectors."""
+    content, rng = good_file(tmp_path, kind), random.Random(kind)
+    path = tmp_path / f"bad.{kind.rpartition('.')[2]}"
+    cut = [content[: len(content) * i // 25] for i in range(25)] + [content[:-n] for n in (1, 2, 3, 8, 22)]
+    changed = []
+    for _ in range(60):
+        changed.append(bytearray(content))
+        start, stop = rng.choice([(0, 64), (0, 600), (len(content) - 600, len(content)), (0, len(content))])
+        for _ in range(rng.choice([1, 1, 3])):
+            changed[-1][rng.randrange(start, stop)] = rng.choice([0, 255, rng.randrange(256)])
+    for bad in [*cut, *changed]:
+        path.write_bytes(bad)
+        started, said = time.monotonic(), str(path)
+        try:
+            found = read_embedding(path)
+            assert all(rows.ndim == 2 and rows.isfinite().all() for rows in found.vectors.values())
+        except FormatError as error:
+            said = str(error)
+        assert str(path) in said
+        assert "\n" not in said
+        assert len(said) < 300 + len(str(path))
+        assert time.monotonic() - started < 5
+    if kind.endswith(".safetensors"):
+        for bad in cut:
+            path.write_bytes(bad)
+            with pytest.raises(FormatError, match="damaged"):
+                read_embedding(path)
+
+
+def test_a_changed_number_in_an_archive_is_found(tmp_path):
+    content = bytearray(good_file(tmp_path, "ours.pt"))
+    content[content.index(ROWS.numpy().tobytes()[:16]) + 100] ^= 1
+    (tmp_path / "bad.pt").write_bytes(content)
+    with pytest.raises(FormatError, match="checksum"):
+        read_embedding(tmp_path / "bad.pt")
+
+
+def card(text: str | bytes, path, zipped: bool = False):
+    chunks = PngImagePlugin.PngInfo()
+    content = text.encode() if isinstance(text, str) else text
+    chunks.add_text("sd-ti-embedding", base64.b64encode(content).decode(), zip=zipped)
+    Image.new("RGB", (64, 64), "red").save(path, pnginfo=chunks)
+
+
+def header(content: dict, data: bytes = b"") -> bytes:
+    text = json.dumps(content).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def old_pickle(size: bytes) -> bytes:
+    """The old serialisation, with another claim of how many numbers there are."""
+    from io import BytesIO
+
+    file = BytesIO()
+    torch.save({"*": torch.ones(4)}, file, _use_new_zipfile_serialization=False)
+    return file.getvalue().replace(b"K\x04", size)
+
+
+TENSOR = '{"string_to_param": {"*": {"TORCHTENSOR": %s}}}'
+HARMFUL = {  # a few kilobytes that claim to be gigabytes, texts nested without end, tensors that are none
+    "claims.pt": lambda p: torch.save({"*": torch.ones(1).expand(40000, 40000)}, p),
+    "claims-more.pt": lambda p: torch.save({"*": torch.ones(1).expand(10**6, 10**6)}, p),
+    "claims-old.pt": lambda p: torch.save({"*": torch.ones(1).expand(40000, 40000)}, p, _use_new_zipfile_serialization=False),
+    "claims-both.bin": lambda p: torch.save({k: torch.ones(1).expand(40000, 40000) for k in "ab"}, p),
+    "claims-2-to-36.pt": lambda p: p.write_bytes(old_pickle(b"\x8a\x05" + struct.pack("<q", 2**36)[:5])),
+    "claims-2-to-31.pt": lambda p: p.write_bytes(old_pickle(b"J" + struct.pack("<i", 2**31 - 1))),
+    "sparse.pt": lambda p: torch.save({"a": ROWS.to_sparse()}, p),
+    "nowhere.pt": lambda p: torch.save({"a": ROWS.to("meta")}, p),
+    "many.pt": lambda p: torch.save({str(i): ROWS[0, :1] for i in range(5000)}, p),
+    "nested.pt": lambda p: p.write_bytes(b"\x80\x02" + b"]" * 50000 + b"a" * 49999 + b"."),
+    "long.pt": lambda p: p.write_bytes(b"\x80\x04\x8d" + struct.pack("<Q", 2**40) + b"abc."),
+    "no-pickle.safetensors": lambda p: torch.save({"a": ROWS}, p),
+    "no-safetensors.pt": lambda p: save_file({"a": ROWS}, p),
+    "nested.safetensors": lambda p: p.write_bytes((50000).to_bytes(8, "little") + b'{"a":' + b"[" * 49995),
+    "claims.safetensors": lambda p: p.write_bytes(header({"a": {"dtype": "F32", "shape": [2**33, 2**33], "data_offsets": [0, 0]}})),
+    "odd.safetensors": lambda p: p.write_bytes(header({"a": {"dtype": "F4", "shape": [2, 768], "data_offsets": [0, 768]}}, bytes(768))),
+    "large.safetensors": lambda p: p.write_bytes(save({"a": torch.ones(6000, 768)})),
+    "many.safetensors": lambda p: p.write_bytes(save({str(i): torch.ones(1) for i in range(2000)})),
+    "t5.safetensors": lambda p: save_file({"clip_l": ROWS, "clip_g": PAIR["text_encoder_2"], "t5xxl": torch.ones(2, 4096)}, p),
+    "nested.png": lambda p: card("[" * 100000, p),
+    "nested-deeper.png": lambda p: card(TENSOR % ("[" * 50000 + "]" * 50000), p),
+    "ragged.png": lambda p: card(TENSOR % "[[1, 2], [3]]", p),
+    "words.png": lambda p: card(TENSOR % '[["a"]]', p),
+    "great.png": lambda p: card(TENSOR % f"[[1{'0' * 400}, 2]]", p),
+    "endless.png": lambda p: card(TENSOR % "[[Infinity, NaN]]", p),
+    "list.png": lambda p: card('{"string_to_param": [1]}', p),
+    "unpacked.png": lambda p: card(TENSOR % ("[[" + "0," * 9_000_000 + "0]]"), p),
+    "packed.png": lambda p: card(b"0" * 40_000_000, p, zipped=True),
+    "pixels.png": lambda p: with_data(Image.new("RGB", (64, 512), "red"), zlib.compress(b"[" + b"0," * 20_000_000 + b"0]")).save(p),
+    "large.png": lambda p: Image.new("1", (9000, 9000)).save(p),
+    "larger.png": lambda p: Image.new("1", (20000, 20000)).save(p),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HARMFUL)
+def test_harmful_files_are_refused_at_once(tmp_path, name, capsys):
+    path = tmp_path / name
+    HARMFUL[name](path)
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    assert main(["inspect", str(path)]) == 2
+    assert time.monotonic() - started < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10  # KiB
+    said = capsys.readouterr().err
+    assert name in said
+    assert said.count("\n") == 1
+    assert len(said) < 300 + len(str(path))
+
+
+def test_what_a_file_says_of_itself_is_not_obeyed(tmp_path, capsys):
+    """Names that are paths or no names, signs that a terminal obeys, settings that are none."""
+    out = tmp_path / "out"
+    out.mkdir()
+    card(
+        json.dumps({"string_to_param": {"*": {"TORCHTENSOR": ROWS.tolist()}}, "name": "../../evil"}), tmp_path / "a.png"
+    )
+    assert main(["convert", str(tmp_path / "a.png"), str(out), "--to", "pt"]) == 0
+    assert [p.name for p in out.iterdir()] == [".._.._evil.pt"]
+    for name in (None, 5, ["x"], {}, "", "  ", "x" * 5000, "two\nlines", "\x1b[2Jx"):
+        content = {
+            "string_to_param": {"*": {"TORCHTENSOR": ROWS.tolist()}},
+            "name": name,
+            "step": name,
+            "sd_checkpoint": name,
+        }
+        card(json.dumps(content), tmp_path / "plain.png")
+        assert read_embedding(tmp_path / "plain.png").token == "plain"
+    bad = tmp_path / "bad.safetensors"
+    save_file({"emb_params": ROWS}, bad, {"token": "x\x1b[2J", "note\x1b": "\x1b[31m red", "neonym.settings": "{"})
+    capsys.readouterr()
+    assert main(["inspect", str(bad)]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    for told in ("{", "[" * 5000, '{"no_such_setting": 1}', '{"seed": {"a": 1}}', "5"):
+        save_file({"emb_params": ROWS}, bad, {"neonym.settings": told, "neonym.vectors": "many"})
+        assert main(["recipe", str(bad)]) == 2
+        assert "settings" in capsys.readouterr().err
