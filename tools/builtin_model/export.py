@@ -16,7 +16,7 @@ from .train_unet import BETAS, Learner, make_unet
 from .train_vae import make_vae
 
 GUIDANCE = 3.0  # chosen once, by the score
-LEARNING_RATE = 0.06  # chosen by benchmarks/recovery.py: its words are longer than CLIP's
+LEARNING_RATE = 0.12  # chosen by benchmarks/recovery.py: its words are longer than CLIP's
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "feature_extractor": [None, None],
@@ -51,7 +51,7 @@ def export(work: Path, out: Path) -> None:
         "guidance": GUIDANCE,
         "learning_rate": LEARNING_RATE,
         "taught_subjects": state["subjects"],
-        "steps": state["step"],
+        "steps": state["before"] + state["step"],
     }
     (out / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
     (out / "neonym.json").write_text(json.dumps(facts, indent=2) + "\n")

@@ -9,6 +9,7 @@ Epsilon prediction with min-SNR weights (gamma 5), 10 % empty captions, EMA. Run
 import argparse
 import copy
 import hashlib
+import json
 import time
 from pathlib import Path
 
@@ -190,7 +191,7 @@ def main() -> None:
     args = parse()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
-    checkpoint, first, scale = args.work / "unet.pt", 0, None
+    checkpoint, first, before, scale = args.work / "unet.pt", 0, 0, None
     if args.start and checkpoint.exists():
         raise SystemExit(f"{checkpoint} is there: run without --start to go on from it, or remove it")
     if args.start:
@@ -198,11 +199,12 @@ def main() -> None:
         unet = UNet2DConditionModel.from_pretrained(args.start, subfolder="unet", dtype=torch.float32)
         text = CLIPTextModel.from_pretrained(args.start / "text_encoder", dtype=torch.float32)
         scale = vae.config.scaling_factor
+        before = json.loads((args.start / "neonym.json").read_text())["steps"]
     else:
         vae, unet, text = make_vae(), make_unet(), make_text_encoder()
         if checkpoint.exists():
             saved = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)
-            scale = saved["scale"]
+            scale, before = saved["scale"], saved["before"]
         else:
             saved = torch.load(args.work / "vae.pt", weights_only=True, map_location="cpu")
         vae.load_state_dict(saved["vae"])
@@ -228,7 +230,7 @@ def main() -> None:
         torch.save(
             {
                 "model": model.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict(),
-                "vae": vae.state_dict(), "step": step, "scale": data.scale, "subjects": args.subjects,
+                "vae": vae.state_dict(), "step": step, "before": before, "scale": data.scale, "subjects": args.subjects,
             },
             checkpoint.with_suffix(".tmp"),
         )  # fmt: skip
