@@ -153,7 +153,7 @@ def test_captions_that_are_written_stay_when_one_fails(tmp_path, blip, capsys):
     printed = capsys.readouterr()
     assert "2 files written" in printed.out
     assert len(printed.err.strip().splitlines()) == 2
-    assert "01.png: cannot be read" in printed.err
+    assert "01.png: is no picture of a known kind" in printed.err
     assert "03.caption: cannot be written" in printed.err
     assert sorted(p.name for p in folder.glob("*.caption") if p.is_file()) == ["00.caption", "02.caption"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL, generate, pixels, read_parameters, shown
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -108,6 +108,10 @@ def test_a_damaged_record_is_one_message(said, tmp_path, capsys):
 
 
 @given(LINES, LINES)
+@example("", "\n")
+@example("a\n", "b \n\n")
+@example(" \n\na", "\n\nb\n c")
+@example("a\n\nb", " ")
 def test_any_prompt_is_read_back(prompt, negative):
     job = Job(prompt, 7, 64, 128, negative, steps=3, scale=2.5)
     read = read_parameters(parameters(job, FACTS))

@@ -195,12 +195,12 @@ def test_a_concept_may_have_a_rate_of_its_own(tmp_path, pictures, run_for):
 def test_what_is_wrong_with_rates_is_said_together():
     run = settings(
         train_data_dir="x", learning_rate="fast", lr_warmup_steps="1.5", lr_scheduler="cosin", optimizer_args=["a"],
-        noise_offset_random_strength=True, min_timestep=500, max_timestep=400, ema_decay=1.0,
+        adaptive_noise_scale=0.1, min_timestep=500, max_timestep=400, ema_decay=1.0,
     )  # fmt: skip
     text = "\n".join(str(p) for p in prepare(run).problems if p.severity == "error")
     for words in (
         "--learning_rate", "--lr_warmup_steps", "Did you mean `cosine`?", "--optimizer_args: `a` cannot be read",
-        "needs --noise_offset", "--min_timestep", "--ema_decay",
+        "needs a --noise_offset above 0", "--min_timestep", "--ema_decay",
     ):  # fmt: skip
         assert words in text, words
 

@@ -81,7 +81,7 @@ def test_resizing_cuts_or_takes_vectors_in_turn(tmp_path, ending):
     ("shapes", "words"),
     [
         ({"text_encoder": (2, 768)}, "its vectors for text_encoder have 768 numbers, the model's words 128"),
-        ({"text_encoder": (2, 128), "text_encoder_2": (2, 1280)}, "has vectors for text_encoder, text_encoder_2, but"),
+        ({"text_encoder": (2, 768), "text_encoder_2": (2, 1280)}, "has vectors for text_encoder, text_encoder_2, but"),
     ],
 )
 def test_a_file_for_another_kind_of_model(pictures, tmp_path, shapes, words):
@@ -98,8 +98,17 @@ def test_a_file_for_another_kind_of_model(pictures, tmp_path, shapes, words):
         ({"token_string": "MyChar", "num_vectors_per_token": 2}, ["diffusers loses all but the first vector"]),
         ({"token_string": "MyChar"}, []),  # one vector is not lost
         ({"token_string": "MyChar", "output_name": "mychar4", "num_vectors_per_token": 2}, []),
-        ({"token_string": "mychar4", "output_name": "my <char>"}, ["a name with blanks", "cut names at brackets"]),
-        ({"token_string": "mychär"}, ["ASCII names only"]),
+        (
+            {"token_string": "mychar4", "output_name": "my <char>"},
+            [
+                "ComfyUI cannot use a name with blanks",
+                "ComfyUI cuts names at brackets",
+                "InvokeAI takes",
+                "Windows has no",
+            ],
+        ),
+        ({"token_string": "mychar4", "output_name": "my char"}, ["ComfyUI cannot use a name with blanks"]),
+        ({"token_string": "mychär"}, ["InvokeAI takes names of ASCII letters, digits, blanks and . , _ - only"]),
         ({"token_string": "cat"}, ["is an ordinary word"]),
         ({"token_string": "mychar4", "output_name": "cat"}, ["is an ordinary word"]),
     ],

@@ -100,8 +100,8 @@ def parameters(job: Job, facts: Facts, small: Job | None = None) -> str:
         "Version": f"Neonym {__version__}",
     }  # fmt: skip
     line = ", ".join(f"{name}: {quoted(value)}" for name, value in pairs.items() if value not in (None, ""))
-    negative = [f"Negative prompt: {told(job.negative_prompt)}"] if job.negative_prompt else []
-    return "\n".join([told(job.prompt), *negative, line])
+    prompt, negative = told(job.prompt), told(job.negative_prompt)
+    return "\n".join([prompt, *([f"Negative prompt: {negative}"] if negative else []), line])
 
 
 def hires(job: Job, facts: Facts) -> dict[str, Any]:
@@ -112,8 +112,11 @@ def hires(job: Job, facts: Facts) -> dict[str, Any]:
 
 
 def told(prompt: str) -> str:
-    """A line that begins like the negative prompt would be taken for it; a small letter means the same to the model."""
-    return NEGATIVE.sub(r"\1negative prompt:", prompt)
+    """A line that begins like the negative prompt would be taken for it; a small letter means the same to the model.
+
+    So do blanks and line breaks round the whole: a reader would keep some of them.
+    """
+    return NEGATIVE.sub(r"\1negative prompt:", prompt).strip()
 
 
 def model_name(name: str) -> str:

@@ -1,4 +1,7 @@
-"""Samplers by name (sd-scripts', AUTOMATIC1111's and ComfyUI's spellings of diffusers' schedulers), and pipelines with them."""
+"""Samplers by name (sd-scripts', AUTOMATIC1111's and ComfyUI's spellings of diffusers' schedulers), and pipelines with them.
+
+The names are asked for before torch is loaded.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ import inspect
 import warnings
 from difflib import get_close_matches
 from importlib.util import find_spec
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from neonym.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 MULTISTEP, SINGLESTEP = "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler"
 PLUS_PLUS = {"algorithm_type": "dpmsolver++"}
@@ -142,6 +146,7 @@ def make_pipeline(
 def begin_midway(pipeline: Any) -> None:
     """Two samplers of diffusers rely on their first steps, which are left out where a picture is begun from another."""
     import diffusers
+    import torch
 
     scheduler, usual, step = pipeline.scheduler, pipeline.get_timesteps, pipeline.scheduler.step
 
