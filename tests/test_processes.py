@@ -36,7 +36,7 @@ def launch(processes: int, *flags: str) -> subprocess.Popen:
 def flags_for(pictures, out, steps: int = 6) -> list[str]:
     return [
         f"--train_data_dir={pictures}", "--token_string=mychar4", f"--max_train_steps={steps}", "--eval_samples=8",
-        f"--output_dir={out}", "--cpu", "--train_batch_size=3", "--learning_rate=0.001", "--state_every_n_steps=1", "--flip_aug",
+        f"--output_dir={out}", "--cpu", "--train_batch_size=3", "--learning_rate=0.005", "--state_every_n_steps=1", "--flip_aug",
         "--micro_batch_size=1",  # convolutions round otherwise in another way for another number of samples
     ]  # fmt: skip
 
