@@ -53,7 +53,7 @@ class Guard:
         for concept in self.concepts:
             if (concept.still or 0) >= LOOK_EVERY:
                 what = f"`{concept.token}` had no gradient in {concept.still} steps: nothing reaches the word"
-                raise UserError(what, "training", "Leave --torch_compile out; see that masks are not empty")
+                raise UserError(what, "training", "Leave --torch_compile and fp16 out; see that masks are not empty")
             if concept.skipped > BAD_STEPS_ALLOWED:
                 self.stop(f"the gradients of `{concept.token}`, {concept.skipped} steps in a row,")
             if not all(bool(rows.isfinite().all()) for rows in concept.rows.values()):

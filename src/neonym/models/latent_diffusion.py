@@ -85,15 +85,16 @@ class LatentDiffusion:
         self.unet.enable_gradient_checkpointing()
 
     def compile(self, backend: str) -> None:
-        """torch.compile of the U-Net, but for its upsamplers, which stay as they are.
+        """torch.compile of the U-Net; on a CPU its upsamplers stay as they are.
 
-        Compiled by inductor in bfloat16 on a CPU, they pass on gradients of zero (torch 2.13), and shapes that are
-        left open do not compile there.
+        Compiled by inductor in bfloat16 there, they pass on gradients of zero (torch 2.13), and shapes that are left open
+        do not compile.
         """
-        for block in self.unet.up_blocks:
+        on_cpu = self.device.type == "cpu"
+        for block in self.unet.up_blocks if on_cpu else ():
             for upsampler in block.upsamplers or ():
                 upsampler.forward = torch.compiler.disable(upsampler.forward)
-        self.unet.compile(backend=backend, dynamic=False if self.device.type == "cpu" else None)
+        self.unet.compile(backend=backend, dynamic=False if on_cpu else None)
 
 
 def weigh(text: Tensor, weights: Tensor | None, keep: Keep = "none") -> Tensor:
