@@ -11,6 +11,7 @@ import copy
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from .drawings import TAUGHT_STYLES, Subject, load_subjects, taught
-from .pictures import COLOURS, caption, compose, place
+from .pictures import COLOURS, GENERIC, caption, compose, phrase, place
 from .text import load_tokenizer, make_text_encoder
 from .train_vae import make_vae
 
@@ -120,24 +121,59 @@ def tokenise(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
     return tokenizer(captions, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
 
 
-def encode(text: CLIPTextModel, ids: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Text with `noise` [B,77,W] on its words' embeddings, not on the start and the end. -> [B,77,W]
-
-    So a word is learned as a neighbourhood, and what lies between words leads to them: a new word, which begins
-    somewhere else, is found by its gradient from farther away.
-    """
-    on_words = (ids < text.config.bos_token_id)[..., None] * noise
-    hook = text.get_input_embeddings().register_forward_hook(lambda *call: call[-1] + on_words)
+def encode(text: CLIPTextModel, ids: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Text whose token embeddings [B,77,W] go through `change` first. -> [B,77,W]"""
+    hook = text.get_input_embeddings().register_forward_hook(lambda *call: change(call[-1]))
     try:
         return text(ids).last_hidden_state
     finally:
         hook.remove()
 
 
-def word_noise(groups: int, width: int, largest: float, rng: np.random.Generator) -> torch.Tensor:
-    """Gaussian noise of a scale between 0 and `largest`, another one for each group. -> float32 [groups,77,width]"""
-    scale = largest * rng.random((groups, 1, 1), dtype=np.float32)
-    return torch.from_numpy(scale * rng.standard_normal((groups, 77, width), dtype=np.float32))
+class Blur:
+    """Words as neighbourhoods: training sees them with noise, and names mixed with a word that says less.
+
+    A new word begins at some other word and has to find its meaning by gradients. Where only the exact embedding of a
+    name means anything, the way there is flat: half-way from "picture" to "ring" the loss had not begun to fall.
+    """
+
+    def __init__(self, tokenizer: CLIPTokenizer, names: list[str], categories: list[str], noise: float, mix: float):
+        frame = pieces(tokenizer, [phrase("a", s, c, 0) for s in TAUGHT_STYLES for c in COLOURS] + ["an", ","])
+        self.names = torch.tensor(sorted(pieces(tokenizer, names) - frame - pieces(tokenizer, categories)))
+        self.generic = torch.tensor(sorted(pieces(tokenizer, [*GENERIC, *categories])))
+        self.start = tokenizer.bos_token_id
+        self.noise, self.mix = noise, mix
+
+    def draw(
+        self, table: nn.Embedding, ids: torch.Tensor, alike: int, rng: np.random.Generator
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        """What to do with the embeddings of `ids` [B,77]; each `alike` captions in a row get the same.
+
+        Half of the names are mixed: a share between 0 and `mix` is a generic word's. All words get Gaussian noise of a
+        scale between 0 and `noise`; the start and the end of the text do not.
+        """
+        groups, width = len(ids) // alike, table.embedding_dim
+        scale = self.noise * rng.random((groups, 1, 1), dtype=np.float32)
+        noise = torch.from_numpy(scale * rng.standard_normal((groups, 77, width), dtype=np.float32))
+        share = self.mix * rng.random(groups, dtype=np.float32) * (rng.random(groups) < 0.5)
+        other = self.generic[torch.from_numpy(rng.integers(len(self.generic), size=groups))]
+
+        def spread(x: torch.Tensor) -> torch.Tensor:
+            return x.repeat_interleave(alike, 0).to(ids.device)
+
+        noise = (ids < self.start)[..., None] * spread(noise)  # [B,77,W]
+        named = torch.isin(ids, self.names.to(ids.device))[..., None]  # [B,77,1]
+        share = named * spread(torch.from_numpy(share.astype(np.float32)))[:, None, None]
+        other = spread(other)[:, None]  # [B,1]
+
+        def change(words: torch.Tensor) -> torch.Tensor:
+            return torch.lerp(words, nn.functional.embedding(other, table.weight), share) + noise
+
+        return change
+
+
+def pieces(tokenizer: CLIPTokenizer, texts: list[str]) -> set[int]:
+    return {i for text in texts for i in tokenizer(text, add_special_tokens=False).input_ids}
 
 
 def stratified_timesteps(size: int, rng: np.random.Generator, phase: str) -> torch.Tensor:
@@ -177,6 +213,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--start", type=Path, help="start from the weights of this Diffusers folder")
     parser.add_argument("--phase", choices=("text", "details"), default="text", help="which noise levels count most")
     parser.add_argument("--word_noise", type=float, default=0.0, help="largest scale of noise on the words (0.15, say)")
+    parser.add_argument("--word_mix", type=float, default=0.0, help="largest share of a generic word in a name (0.75)")
     parser.add_argument(
         "--side_by_side", action="store_true", help="show a drawing in all styles at once, under the same noise"
     )
@@ -236,11 +273,13 @@ def main() -> None:
         )  # fmt: skip
         checkpoint.with_suffix(".tmp").replace(checkpoint)
 
+    shown = [subjects[row] for row in data.rows]
+    blur = Blur(tokenizer, [s.name for s in shown], sorted({s.category for s in shown}), args.word_noise, args.word_mix)
     alike = len(TAUGHT_STYLES) if args.side_by_side else 1
     scheduler = DDPMScheduler(**BETAS)
     alphas = scheduler.alphas_cumprod.to(device)
     begun = first
-    started, saved, shown, running = time.monotonic(), time.monotonic(), time.monotonic(), 0.0
+    started, saved, told, running = time.monotonic(), time.monotonic(), time.monotonic(), 0.0
     for step in range(first, args.steps):
         share = max(step / args.steps, (time.monotonic() - started) / (60 * args.minutes))
         if share >= 1:
@@ -255,11 +294,10 @@ def main() -> None:
         noise = torch.from_numpy(rng.standard_normal((groups, *x0.shape[1:]), dtype=np.float32))
         noise = noise.repeat_interleave(alike, 0).to(device)
         x_t = scheduler.add_noise(x0.to(device), noise, t).contiguous(memory_format=torch.channels_last)
-        blur = word_noise(groups, model.text.config.hidden_size, args.word_noise, rng)
+        ids = tokenise(tokenizer, captions).to(device)
+        change = blur.draw(model.text.get_input_embeddings(), ids, alike, rng)
         with torch.autocast(device, torch.bfloat16, enabled=args.bf16 or device == "cuda"):
-            text = encode(
-                model.text, tokenise(tokenizer, captions).to(device), blur.repeat_interleave(alike, 0).to(device)
-            )
+            text = encode(model.text, ids, change)
             guess = predict(x_t, t, text).sample
         snr = alphas[t] / (1 - alphas[t])
         loss = weighted_loss(guess.float(), noise, snr, args.phase)
@@ -272,8 +310,8 @@ def main() -> None:
         update_ema(ema, model, step)
         running += loss.detach()
         if (step + 1) % 50 == 0:
-            speed = 50 * args.batch / (time.monotonic() - shown)
-            shown = time.monotonic()
+            speed = 50 * args.batch / (time.monotonic() - told)
+            told = time.monotonic()
             print(f"{step + 1}  loss {running / 50:.4f}  {speed:.0f} pictures/s  {100 * share:.0f} %", flush=True)
             running = 0.0
         first = step + 1

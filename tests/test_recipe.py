@@ -1,0 +1,68 @@
+"""The recipe of the built-in model: what its training does to words."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from neonym.models.family import BUILTIN_MODELS
+from tools.builtin_model.train_unet import Blur, encode, tokenise
+
+EMOJI = BUILTIN_MODELS / "emoji"
+CAPTIONS = ["a sticker of a ring on a red background", "a sticker of a thing on a red background", ""]
+
+
+@pytest.fixture(scope="module")
+def text() -> CLIPTextModel:
+    return CLIPTextModel.from_pretrained(EMOJI / "text_encoder", dtype=torch.float32).requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> CLIPTokenizer:
+    return CLIPTokenizer.from_pretrained(EMOJI / "tokenizer")
+
+
+def embedded(text, tokenizer, noise: float, mix: float, seed: int, alike: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """-> token embeddings of CAPTIONS as they are, as training changes them. [B,77,W] each"""
+    ids = tokenise(tokenizer, CAPTIONS)
+    table = text.get_input_embeddings()
+    blur = Blur(tokenizer, ["ring", "red apple"], ["fruit"], noise, mix)
+    words = table(ids)
+    return words, blur.draw(table, ids, alike, np.random.default_rng(seed))(words)
+
+
+def test_without_blur_a_caption_means_what_it_says(text, tokenizer):
+    ids = tokenise(tokenizer, CAPTIONS)
+    change = Blur(tokenizer, ["ring"], ["fruit"], 0.0, 0.0).draw(
+        text.get_input_embeddings(), ids, 1, np.random.default_rng(0)
+    )
+    assert torch.equal(encode(text, ids, change), text(ids).last_hidden_state)
+    assert not text.get_input_embeddings()._forward_hooks  # nothing stays behind
+
+
+def test_only_names_are_mixed_and_only_with_generic_words(text, tokenizer):
+    table = text.get_input_embeddings().weight
+    generic = tokenizer("picture thing object drawing fruit", add_special_tokens=False).input_ids
+    ring = tokenizer("ring", add_special_tokens=False).input_ids[0]
+    at = (tokenise(tokenizer, CAPTIONS[:1])[0] == ring).nonzero().item()
+    shares = []
+    for seed in range(40):
+        words, mixed = embedded(text, tokenizer, 0.0, 0.75, seed)
+        assert {tuple(i) for i in (words != mixed).any(-1).nonzero().tolist()} <= {(0, at)}
+        towards = table[generic] - words[0, at]  # [generic,W]
+        moved = mixed[0, at] - words[0, at]
+        share = (moved @ towards.T) / towards.square().sum(-1)
+        nearest = (share[:, None] * towards - moved).norm(dim=-1).argmin()
+        torch.testing.assert_close(share[nearest] * towards[nearest], moved)
+        shares.append(float(share[nearest]))
+    assert 10 <= sum(share > 0 for share in shares) <= 30
+    assert max(shares) <= 0.75
+
+
+def test_noise_reaches_words_alone_and_is_the_same_for_a_drawing_in_all_styles(text, tokenizer):
+    words, noisy = embedded(text, tokenizer, 0.1, 0.0, 1, alike=3)
+    ids = tokenise(tokenizer, CAPTIONS)
+    assert torch.equal((words != noisy).any(-1), ids < tokenizer.bos_token_id)
+    moved = noisy - words
+    torch.testing.assert_close(moved[0, 1], moved[1, 1], rtol=0, atol=1e-6)
+    assert 0 < float(moved[0, 1].std()) < 0.2
