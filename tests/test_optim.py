@@ -246,6 +246,31 @@ def test_learning_rate_free_optimizers_are_warned_about_small_rates(run_for):
     assert any("finds the learning rate itself" in p.what for p in ready.problems)
 
 
+@pytest.mark.parametrize(
+    ("options", "hopeless"),
+    [
+        ({"learning_rate": 1e-6}, True),
+        ({"learning_rate": 1e-6, "optimizer_type": "PagedAdamW8bit", "lr_scheduler": "constant"}, True),
+        ({"learning_rate": 1e-6, "optimizer_type": "Adam"}, True),
+        ({"learning_rate": 1e-6, "optimizer_type": "torch.optim.RAdam"}, True),
+        ({"learning_rate": 1e-6, "optimizer_type": "Lion8bit"}, True),
+        ({"learning_rate": 1e-6, "optimizer_type": "AdaFactor", "optimizer_args": ["relative_step=False"]}, True),
+        ({"learning_rate": 1e-6, "optimizer_type": "AdamWScheduleFree"}, True),
+        ({"learning_rate": "1e-3:1,1e-7"}, True),
+        ({"learning_rate": 5e-3, "initial_step": 99}, True),
+        ({"learning_rate": 5e-3}, False),
+        ({"learning_rate": 5e-3, "optimizer_type": "AdamWScheduleFree"}, False),
+        ({"learning_rate": 1e-6, "optimizer_type": "AdaFactor"}, False),  # it does not use that rate
+        ({"learning_rate": 1.0, "optimizer_type": "Prodigy"}, False),
+        ({"learning_rate": 1e-6, "optimizer_type": "SGDNesterov"}, False),  # its steps are as long as gradients are
+    ],
+)
+def test_a_run_that_cannot_learn_is_told_so_whatever_its_optimizer(run_for, options, hopeless):
+    ready = prepare(run_for(max_train_steps=100, **options))
+    assert any("can hardly be learned" in p.what for p in ready.problems) == hopeless
+    assert not ready.failed()
+
+
 def test_weights_start_a_word(run_for):
     first = loop.train(run_for("first", num_vectors_per_token=2, max_train_steps=4))
     file = str(first.files[0])

@@ -3,31 +3,49 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field
 
 from neonym.config.flags import parse_flags
-from neonym.config.run import DatasetSettings, OptimSettings, RunConfig, SaveSettings
+from neonym.config.run import DatasetSettings, EvalSettings, OptimSettings, RunConfig, SaveSettings
 from neonym.errors import EXIT_NOT_LEARNED, UserError
 from neonym.files import save_png
 
 if TYPE_CHECKING:
-    from PIL import Image
-
+    from neonym.cli.report import Shown
     from neonym.models.family import Model
 
 DESCRIPTION = "Learn a subject and a style from examples/ with the built-in model; write pictures and a report."
 GROUNDS = ("blue", "yellow", "green", "white", "red", "purple")
-PROMPTS = {  # word -> what is drawn before (with the starting word) and after
-    "hootle": [f"a 3d render of a {{}} on a {ground} background" for ground in GROUNDS],
-    "notoish": [
-        f"a {thing}, {{}}, {ground} background"
-        for thing, ground in zip(
-            ("taxi", "maple leaf", "top hat", "umbrella", "light bulb", "red apple"), GROUNDS, strict=True
-        )
-    ],
+THINGS = ("a taxi", "a maple leaf", "a top hat", "an umbrella", "a light bulb", "a red apple")
+EVALUATIONS = 5  # on the way, for the course of the loss
+
+
+@dataclass(frozen=True)
+class Theme:
+    """What is drawn of a word."""
+
+    prompts: Sequence[str]  # {} stands for the word
+    label: str  # all of them in one line
+
+    def said(self, text: str, word: str) -> str:
+        """`text` with `word` in its place, and the article that it wants."""
+        return text.replace("a {}", f"an {word}" if word[0] in "aeiou" else f"a {word}").replace("{}", word)
+
+
+THEMES = {
+    "hootle": Theme(
+        [f"a 3d render of a {{}} on a {ground} background" for ground in GROUNDS],
+        f"a 3d render of a {{}} on a {' / '.join(GROUNDS)} background",
+    ),
+    "notoish": Theme(
+        [f"{thing}, {{}}, {ground} background" for thing, ground in zip(THINGS, GROUNDS, strict=True)],
+        f"{' / '.join(THINGS)}, {{}}",
+    ),
 }
 
 
@@ -36,6 +54,7 @@ class DemoFlags(BaseModel):
 
     output_dir: str = Field("outputs/demo", description="Where everything goes.")
     max_train_steps: int = Field(OptimSettings().max_train_steps, ge=1, description="Length of the training.")
+    steps: int = Field(30, ge=2, description="Steps in which a picture is drawn.")
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -48,6 +67,7 @@ def main(argv: list[str], prog: str) -> int:
     run = RunConfig(
         dataset=DatasetSettings(dataset_config=str(config)),
         optim=OptimSettings(max_train_steps=flags.max_train_steps),
+        eval=EvalSettings(eval_every_n_steps=max(1, flags.max_train_steps // EVALUATIONS)),
         save=SaveSettings(output_dir=flags.output_dir, output_name="demo", restart=True),
     )
     from neonym.cli.report import write_report
@@ -57,6 +77,7 @@ def main(argv: list[str], prog: str) -> int:
     from neonym.learn.events import Terminal
     from neonym.learn.loop import train
     from neonym.learn.prepare import prepare
+    from neonym.learn.rows import DEFAULT_INIT_WORD
     from neonym.learn.verdict import NOT_LEARNED
     from neonym.models.family import load_model
 
@@ -66,34 +87,37 @@ def main(argv: list[str], prog: str) -> int:
     if result.signal:
         return 128 + result.signal
     model, out = load_model(), Path(flags.output_dir)
-    ready, sheets = prepare(run), []
-    starts = {c.token_string: c.init_word or "picture" for c in ready.config.concepts} if ready.config else {}
+    ready, shown, sheets = prepare(run), [], []
+    starts = {c.token_string: c.init_word or DEFAULT_INIT_WORD for c in ready.config.concepts} if ready.config else {}
     add_files(model, result.files)
     for index, word in enumerate(ready.tokens):
-        own = [r for r in ready.records if r.concept == index]
-        rows = [(f"learned from ({len(own)} pictures)", pictures_of([r.path for r in own[: len(GROUNDS)]]))]
-        rows.append((f'before: "{PROMPTS[word][0].format(starts[word])}", ...', drawn(model, word, starts[word])))
-        rows.append((f'after: "{PROMPTS[word][0].format(word)}", ...', drawn(model, word, word)))
+        own = [r.path for r in ready.records if r.concept == index]
+        one, theme = show(model, word, starts[word], own, flags.steps), THEMES[word]
+        rows = [(f"learned from {len(own)} pictures, such as", one.pictures)]
+        rows.append((f"before: {theme.said(theme.label, one.start)}", one.before))
+        rows.append((f"after: {theme.said(theme.label, word)}", one.after))
         path = out / f"{word}-before-after.png"
         save_png(sheet(rows), path)
         sheets.append(path)
+        shown.append(one)
         report.note(f"drawn: {path}")
-    page = write_report(out, "Neonym demo", result, sheets, ready.run_folder() / "events.jsonl")
+    page = write_report(out, result, shown, ready.run_folder() / "events.jsonl", model.source.name)
     print(f"\nDone in {time.monotonic() - started:.0f} s. Look at:")
     for path in [page, *sheets, *result.files]:
         print(f"  {path}")
     return EXIT_NOT_LEARNED if any(v.word == NOT_LEARNED for v in result.verdicts) else 0
 
 
-def pictures_of(paths: list[Path]) -> list[Image.Image]:
+def show(model: Model, word: str, start: str, paths: Sequence[Path], steps: int) -> Shown:
+    """Pictures that a word was learned from, and the same prompts and seeds drawn with its start and with it."""
     from PIL import Image
 
-    return [Image.open(path) for path in paths]
-
-
-def drawn(model: Model, word: str, said: str) -> list[Image.Image]:
-    """The prompts of `word` with `said` in its place, always from the same seeds."""
+    from neonym.cli.report import Shown
     from neonym.generation.images import draw
 
-    prompts = [prompt.format(said) for prompt in PROMPTS[word]]
-    return draw(model, prompts, list(range(len(prompts))))
+    theme = THEMES[word]
+    seeds = range(len(theme.prompts))
+    before, after = ([theme.said(prompt, said) for prompt in theme.prompts] for said in (start, word))
+    pictures = [Image.open(path) for path in paths[: len(GROUNDS)]]
+    drawn = [draw(model, prompts, seeds, steps=steps) for prompts in (before, after)]
+    return Shown(word, start, len(paths), pictures, after, *drawn)

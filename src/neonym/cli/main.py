@@ -12,7 +12,7 @@ from importlib import import_module
 from io import TextIOWrapper
 
 from neonym._version import __version__
-from neonym.errors import ConfigError, NeonymError
+from neonym.errors import ConfigError, NeonymError, nearest
 
 COMMANDS = {
     "train": "learn a new word from pictures",
@@ -44,7 +44,8 @@ def main(argv: list[str]) -> int:
         print(f"neonym {__version__}")
         return 0
     if name not in COMMANDS:
-        print(f"neonym: there is no command `{name}`\n\n{usage()}", file=sys.stderr)
+        meant = nearest(name, tuple(COMMANDS))
+        print(f"neonym: there is no command `{name}`. {meant}\n\n{usage()}", file=sys.stderr)
         return 2
     return guarded(import_module(f"neonym.cli.{name}").main, argv[1:], f"neonym {name}")
 

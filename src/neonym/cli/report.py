@@ -1,70 +1,201 @@
-"""`report.html`: verdicts, sheets and the course of the loss on one page that needs nothing else."""
+"""`report.html`: what was taught, what came of it, how sure that is and how to go on, on one page that needs nothing else."""
 
 from __future__ import annotations
 
+import base64
 import html
 import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neonym.files import whole_file
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from neonym.learn.loop import Result
-    from neonym.learn.verdict import Verdict
+    from neonym.learn.verdict import EncoderFigures, Verdict
 
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse}td,th{padding:.2em .8em;border-bottom:1px solid #ddd;text-align:left}
-.LEARNED{color:#07701f}.WEAK{color:#a06000}.NOT{color:#b00020}img{max-width:100%}code{background:#f3f3f3;padding:0 .3em}"""
+THUMBNAIL = 192  # pixels of a side at most
+STYLE = """
+:root{color-scheme:light dark;--ink:#1d2330;--quiet:#566072;--paper:#fbfaf7;--card:#fff;--line:#e3e0d8;--accent:#3b5bdb;
+--good:#0b6e3a;--fair:#8a5300;--bad:#b3202c;--goodbg:#dff3e6;--fairbg:#fcecd0;--badbg:#fbdfe0}
+@media(prefers-color-scheme:dark){:root{--ink:#e8eaf0;--quiet:#a5adbd;--paper:#14161c;--card:#1d2029;--line:#333845;--accent:#91a7ff;
+--good:#8fe0ae;--fair:#f3c678;--bad:#ff9aa2;--goodbg:#143823;--fairbg:#3d2c0d;--badbg:#451a1e}}
+*{box-sizing:border-box}
+body{font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Open Sans",sans-serif;color:var(--ink);background:var(--paper);margin:0}
+main{max-width:64rem;margin:0 auto;padding:2.5rem 1.25rem 4rem}
+h1{font-size:2.1rem;line-height:1.2;margin:0 0 .5rem;letter-spacing:-.02em}
+h2{font-size:1.5rem;margin:0;display:flex;flex-wrap:wrap;gap:.3em .6em;align-items:center}
+h3{font-size:1rem;margin:1.75rem 0 .35rem}p{margin:.35rem 0;max-width:46rem}.lead{font-size:1.1rem}.quiet,figcaption,dd small{color:var(--quiet)}
+section{background:var(--card);border:1px solid var(--line);border-radius:14px;padding:1.5rem;margin-top:1.5rem}
+.badge{font-size:.78rem;font-weight:700;letter-spacing:.04em;border-radius:99px;padding:.25em .8em}
+.good{color:var(--good);background:var(--goodbg)}.fair{color:var(--fair);background:var(--fairbg)}.bad{color:var(--bad);background:var(--badbg)}
+.strip{display:grid;grid-template-columns:repeat(auto-fill,minmax(6.5rem,1fr));gap:.75rem;margin-top:.6rem}
+.small{grid-template-columns:repeat(auto-fill,minmax(4.25rem,1fr))}
+figure{margin:0}img{width:100%;height:auto;aspect-ratio:1;object-fit:contain;display:block;border-radius:8px;background:var(--line)}
+.pair img+img{margin-top:.3rem}figcaption{font-size:.82rem;line-height:1.35;margin-top:.3rem}
+dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(14rem,1fr));gap:.9rem 1.5rem;margin:.6rem 0 0}
+dt{color:var(--quiet);font-size:.85rem}dd{margin:0;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}dd small{display:block}
+svg{width:100%;max-width:28rem;height:auto;display:block;margin-top:.4rem}
+pre,code{font:.88em/1.5 ui-monospace,Consolas,monospace}pre{background:var(--paper);border:1px solid var(--line);border-radius:8px;padding:.7rem .9rem;
+white-space:pre-wrap;overflow-wrap:anywhere}a{color:var(--accent)}
+"""
+LOOKS = {"LEARNED": "good", "WEAK": "fair", "NOT LEARNED": "bad"}
 
 
-def write_report(out: Path, title: str, result: Result, sheets: list[Path], events: Path) -> Path:
-    """-> the page's path"""
-    parts = [f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>"]
-    parts.append(f"<h1>{html.escape(title)}</h1>{verdict_table(result.verdicts)}")
-    for path in sheets:
-        parts.append(
-            f"<h2>{html.escape(path.stem)}</h2><img src='{html.escape(path.name)}' alt='{html.escape(path.stem)}'>"
-        )
-    parts.append(f"<h2>Training loss</h2>{loss_curve(events)}")
-    files = "".join(f"<li><code>{html.escape(file.name)}</code></li>" for file in result.files)
-    parts.append(f"<h2>Files</h2><ul>{files}</ul><p>The word in a prompt is the file name without its ending.</p>")
+@dataclass(frozen=True)
+class Shown:
+    """What the page shows of one word. Both rows of drawings have the same seeds."""
+
+    word: str
+    start: str  # the word that it began as
+    count: int  # of the pictures that it was learned from
+    pictures: Sequence[Image]  # some of them
+    prompts: Sequence[str]  # with the word
+    before: Sequence[Image]  # drawn with the start in the word's place
+    after: Sequence[Image]
+
+
+def write_report(out: Path, result: Result, shown: Sequence[Shown], events: Path, model: str) -> Path:
+    """-> the page's path. Raises OSError."""
+    losses = evaluations(events)
+    parts = [heading(result, shown, model)]
+    for index, (one, verdict, file) in enumerate(zip(shown, result.verdicts, result.files, strict=True)):
+        course = {step: values[index] for step, values in losses} | {result.steps: verdict.loss_after}
+        parts.append(word_section(one, verdict, file, list(course.items())))
+    parts.append(how_to_go_on(shown, result.files, model))
+    title = f"Neonym: {', '.join(s.word for s in shown)}"
     page = out / "report.html"
     with whole_file(page) as part:
-        part.write_text("\n".join(parts), encoding="utf-8")
+        part.write_text(
+            f"<!doctype html>\n<html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+            f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body><main>{''.join(parts)}</main></body></html>\n",
+            encoding="utf-8",
+        )
     return page
 
 
-def verdict_table(verdicts: list[Verdict]) -> str:
-    head = "<tr><th>word<th>verdict<th>why<th>evaluation loss<th>distance<th>cosine with the start<th>nearest words"
-    rows = []
-    for v in verdicts:
-        for figures in v.encoders.values():
-            nearest = "; ".join(", ".join(words) for words in figures.nearest)
-            cells = [
-                html.escape(v.token), f"<b class='{v.word.split()[0]}'>{v.word}</b>", html.escape(v.reason),
-                f"{v.loss_before:.4f} → {v.loss_after:.4f}", f"{figures.distance:.3f}", f"{figures.cosine:.3f}",
-                html.escape(nearest),
-            ]  # fmt: skip
-            rows.append("<tr>" + "".join(f"<td>{cell}" for cell in cells))
-    return f"<table>{head}{''.join(rows)}</table>"
-
-
-def loss_curve(events: Path, width: int = 640, height: int = 120) -> str:
-    """Mean loss over windows of steps, as SVG. Single steps are too noisy to read."""
+def evaluations(events: Path) -> list[tuple[int, list[float]]]:
+    """(steps done, evaluation loss of each word), of the last run in the event file."""
     lines = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
     begun = max((i for i, e in enumerate(lines) if e["event"] == "started"), default=0)
-    losses = [sum(e["losses"]) / len(e["losses"]) for e in lines[begun:] if e["event"] == "step"]
-    if not losses:
-        return "<p>No step was recorded.</p>"
-    window = max(1, len(losses) // 20)
-    means = [sum(part) / len(part) for i in range(0, len(losses), window) if (part := losses[i : i + window])]
-    low, high = min(means), max(means)
-    points = " ".join(
-        f"{i * width / max(1, len(means) - 1):.1f},{height - (m - low) / ((high - low) or 1) * (height - 10) - 5:.1f}"
-        for i, m in enumerate(means)
-    )
+    return [(e["step"], e["losses"]) for e in lines[begun:] if e["event"] == "evaluated"]
+
+
+def heading(result: Result, shown: Sequence[Shown], model: str) -> str:
+    words = " and ".join(f"<b>{html.escape(s.word)}</b>" for s in shown)
+    count = {1: "A new word", 2: "Two new words"}.get(len(shown), f"{len(shown)} new words")
     return (
-        f"<svg width={width} height={height} style='background:#fafafa'><polyline points='{points}' fill=none "
-        f"stroke='#2060c0' stroke-width=2 /></svg><p>{len(losses)} steps, means of {window}: {high:.4f} to {low:.4f}</p>"
+        f"<h1>{count}</h1><p class=lead>The model <code>{html.escape(model)}</code> was taught {words} in {result.steps} steps. "
+        "The model itself is what it was: a word is a file of a few kilobytes.</p>"
+    )
+
+
+def word_section(shown: Shown, verdict: Verdict, file: Path, course: Sequence[tuple[int, float]]) -> str:
+    """Verdict, pictures, figures of one word."""
+    word, start = html.escape(shown.word), html.escape(shown.start)
+    pairs = zip(shown.prompts, shown.before, shown.after, strict=True)
+    drawn = "".join(
+        f"<figure class=pair>{picture(b, f'Before, with {shown.start}: {prompt}')}{picture(a, f'After: {prompt}')}"
+        f"<figcaption>{html.escape(prompt)}</figcaption></figure>"
+        for prompt, b, a in pairs
+    )
+    from_these = "".join(picture(p, f"{shown.word}, example {i}") for i, p in enumerate(shown.pictures, 1))
+    return (
+        f"<section><h2>{word} <span class='badge {LOOKS[verdict.word]}'>{verdict.word}</span></h2><p>{html.escape(capital(verdict.reason))}.</p>"
+        f"<h3>Learned from {shown.count} pictures, such as</h3><div class='strip small'>{from_these}</div>"
+        f"<h3>Drawn before and after</h3><p>Above with <b>{start}</b>, the word that it began as; below with <b>{word}</b>. "
+        f"Prompts and seeds are the same.</p><div class=strip>{drawn}</div>"
+        f"<h3>How well its pictures are predicted</h3><p class=quiet>Evaluation loss on {html.escape(verdict.evaluated_on)}, "
+        f"always with the same noise: lower is better.</p>{curve(course)}"
+        f"<h3>Figures</h3><dl>{figures(verdict)}<div><dt>File</dt><dd>{link(file)}<small>how it is used: "
+        f"{link(file.with_suffix('.md'))}</small></dd></div></dl></section>"
+    )
+
+
+def capital(text: str) -> str:
+    """At its beginning."""
+    return text[:1].upper() + text[1:]
+
+
+def picture(image: Image, alt: str) -> str:
+    """In the page itself."""
+    small, data = image.convert("RGB"), BytesIO()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    small.save(data, "PNG", optimize=True)
+    width, height = small.size
+    url = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
+    return f"<img src='{url}' width={width} height={height} alt='{html.escape(alt)}'>"
+
+
+def link(file: Path) -> str:
+    """To a file that lies beside the page."""
+    name = html.escape(file.name)
+    return f"<a href='{name}'><code>{name}</code></a>"
+
+
+def figures(verdict: Verdict) -> str:
+    """Pairs of a name and a value, of each encoder."""
+    change = 100 * (verdict.loss_after / verdict.loss_before - 1) if verdict.loss_before else 0.0
+    cells = [
+        ("Evaluation loss", f"{verdict.loss_before:.5f} → {verdict.loss_after:.5f}", f"{change:+.2f} %"),
+        ("Certainty", f"{verdict.standard_errors:.1f} standard errors", "4 are asked for"),
+    ]
+    for name, values in verdict.encoders.items():
+        cells += encoder_figures(f" in {name}" if len(verdict.encoders) > 1 else "", values)
+    return "".join(
+        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}<small>{html.escape(note)}</small></dd></div>"
+        for name, value, note in cells
+    )
+
+
+def encoder_figures(where: str, values: EncoderFigures) -> Iterable[tuple[str, str, str]]:
+    """(name, value, what it means)"""
+    yield f"Moved{where}", f"{values.distance:.3f}", f"cosine with the start {values.cosine:.3f}"
+    yield f"Length{where}", f"{values.norm:.3f}", f"of the vocabulary's words {values.vocabulary_norm:.3f}"
+    for index, words in enumerate(values.nearest, 1):
+        which = f" to vector {index}" if len(values.nearest) > 1 else ""
+        yield f"Nearest words{which}{where}", ", ".join(words), "of the vocabulary"
+
+
+def curve(course: Sequence[tuple[int, float]], width: int = 420, height: int = 130) -> str:
+    """(steps done, loss) as a line with its first and last value."""
+    low, high = min(loss for _, loss in course), max(loss for _, loss in course)
+    last, left, top, right, bottom = max(1, course[-1][0]), 10, 26, width - 10, height - 30
+    points = [
+        (left + (right - left) * step / last, bottom - (bottom - top) * (loss - low) / ((high - low) or 1))
+        for step, loss in course
+    ]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    dots = "".join(f"<circle cx='{x:.1f}' cy='{y:.1f}' r=3.5 />" for x, y in points)
+    (first, begin), (steps, end) = course[0], course[-1]
+    (_, y0), (_, y1) = points[0], points[-1]
+    said = f"Evaluation loss {begin:.5f} after {first} steps, {end:.5f} after {steps} steps."
+    return (
+        f"<svg viewBox='0 0 {width} {height}' role=img aria-label='{said}' font-size=13 fill=currentColor>"
+        f"<path d='M{left} {bottom + 8}H{right}' stroke=currentColor opacity=.25 />"
+        f"<polyline points='{line}' fill=none stroke='var(--accent)' stroke-width=2.5 /><g fill='var(--accent)'>{dots}</g>"
+        f"<text x={left} y={y0 - 9:.1f}>{begin:.5f}</text><text x={right} y={y1 - 9:.1f} text-anchor=end>{end:.5f}</text>"
+        f"<text x={left} y={height - 5} opacity=.7>step {first}</text>"
+        f"<text x={right} y={height - 5} opacity=.7 text-anchor=end>step {steps}</text></svg>"
+    )
+
+
+def how_to_go_on(shown: Sequence[Shown], files: Sequence[Path], model: str) -> str:
+    """Commands to type next."""
+    draw = (
+        f'neonym generate --textual_inversion_embeddings {" ".join(map(str, files))} --prompt "{shown[0].prompts[0]}"'
+    )
+    train = "neonym train --train_data_dir=FOLDER --token_string=WORD --init_word=animal --pretrained_model_name_or_path=MODEL"
+    return (
+        f"<section><h2>Go on</h2><h3>Draw with the words</h3><pre>{html.escape(draw)}</pre>"
+        f"<p>These files hold words of <code>{html.escape(model)}</code>. Words of a Stable Diffusion model go, the same way, into AUTOMATIC1111, "
+        "Forge, ComfyUI, InvokeAI and diffusers: the card beside a file says how.</p>"
+        f"<h3>Teach a word of your own</h3><pre>{html.escape(train)}</pre>"
+        "<p>FOLDER holds pictures and, beside each, a text file with its caption, in which WORD occurs. <code>neonym check</code> with the same flags "
+        "finds in seconds what is wrong with them; <code>neonym train --help</code> lists every setting.</p></section>"
     )

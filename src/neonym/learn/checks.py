@@ -10,12 +10,13 @@ from torch.nn import Parameter
 
 from neonym.config.optimizers import optimizer_name
 from neonym.config.rules import objective_problems, run_problems
-from neonym.config.run import RunConfig
+from neonym.config.run import OptimSettings, RunConfig
 from neonym.config.values import parse_count, schedule_name
 from neonym.errors import ConfigError, Problem, nearest
 from neonym.learn.look import predicts_v
 from neonym.learn.optim import (
     LEARNING_RATE_FREE,
+    bounded_by_rate,
     make_optimizer,
     reach,
     sets_own_rate,
@@ -57,40 +58,55 @@ def optimizer_errors(run: RunConfig) -> list[Problem]:
 def learning_problems(ready: Prepared, source: ModelSource, rhythm: Rhythm) -> list[Problem]:
     """Rates that cannot learn, and settings that the optimizer does not use."""
     assert ready.config is not None
-    optim, problems = ready.run.optim, []
-    name = optimizer_name(optim.optimizer_type)
-    if sets_own_rate(name, arguments(optim)):
-        own = schedule_name(optim.lr_scheduler) in ("constant", "adafactor") and not optim.lr_scheduler_type
-        if {"lr_scheduler", "lr_scheduler_type"} & optim.model_fields_set and not own:
-            what = f"{name} has a schedule of its own: --lr_scheduler is not used"
-            problems.append(Problem("warning", what, "--optimizer_type"))
-        if isinstance(optim.learning_rate, str) or optim.lr_warmup_steps not in (None, "0"):
-            what = f"{name} has a schedule of its own: stages and warm-up are not used"
-            problems.append(Problem("warning", what, "--learning_rate, --lr_warmup_steps"))
-        return problems
-    falls = optim.lr_decay_steps if schedule_name(optim.lr_scheduler) == "warmup_stable_decay" else None
-    rising, falling = (parse_count(text or "0", rhythm.total) for text in (optim.lr_warmup_steps, falls))
-    if rising + falling > rhythm.total or rising == rhythm.total:
-        what = (
-            f"the learning rate rises for {rising} steps and falls for {falling}, but the training has {rhythm.total}"
-        )
-        problems.append(Problem("warning", what, "--lr_warmup_steps, --lr_decay_steps"))
+    optim, name = ready.run.optim, optimizer_name(ready.run.optim.optimizer_type)
+    own = sets_own_rate(name, arguments(optim))
+    problems = own_schedule_problems(optim, name) if own else schedule_problems(optim, rhythm)
     for spec in ready.config.concepts:
         rate = base_rate(optim, spec)
         if name.lower().startswith(LEARNING_RATE_FREE) and rate <= 0.1:
             what = f"{name} finds the learning rate itself: the one given is a factor, and {rate:g} stalls it"
             problems.append(Problem("warning", what, "--learning_rate", "Give --learning_rate=1"))
-        farthest = reach(rate_of(optim, spec, rhythm.total), rhythm.total)
-        if name == "AdamW" and farthest < TOO_SHORT * source.word_spread:
-            what = (
-                f"{rhythm.total} steps at learning rate {rate:g} can move a number of the word by no more than "
-                f"{farthest:.2g}, {100 * farthest / source.word_spread:.0f} % of the spread of this model's words "
-                f"({source.word_spread:.2g}): the word can hardly be learned"
-            )
-            suits = DEFAULT_RATE if source.learning_rate is None else source.learning_rate
-            fix = f"Values around {suits:g} learn in a hundred steps"
-            problems.append(Problem("warning", what, "--learning_rate", fix))
+        if bounded_by_rate(name, arguments(optim)):
+            at_step = (lambda _, rate=rate: rate) if own else rate_of(optim, spec, rhythm.total)
+            problems += reach_problems(reach(at_step, rhythm.first, rhythm.total), rate, rhythm, source)
     return list(dict.fromkeys(problems))
+
+
+def own_schedule_problems(optim: OptimSettings, name: str) -> list[Problem]:
+    """Of an optimizer that has a schedule of its own."""
+    problems = []
+    alike = schedule_name(optim.lr_scheduler) in ("constant", "adafactor") and not optim.lr_scheduler_type
+    if {"lr_scheduler", "lr_scheduler_type"} & optim.model_fields_set and not alike:
+        what = f"{name} has a schedule of its own: --lr_scheduler is not used"
+        problems.append(Problem("warning", what, "--optimizer_type"))
+    if isinstance(optim.learning_rate, str) or optim.lr_warmup_steps not in (None, "0"):
+        what = f"{name} has a schedule of its own: stages and warm-up are not used"
+        problems.append(Problem("warning", what, "--learning_rate, --lr_warmup_steps"))
+    return problems
+
+
+def schedule_problems(optim: OptimSettings, rhythm: Rhythm) -> list[Problem]:
+    """A warm-up and a decay that are longer than the training."""
+    falls = optim.lr_decay_steps if schedule_name(optim.lr_scheduler) == "warmup_stable_decay" else None
+    rising, falling = (parse_count(text or "0", rhythm.total) for text in (optim.lr_warmup_steps, falls))
+    if rising + falling <= rhythm.total and rising != rhythm.total:
+        return []
+    what = f"the learning rate rises for {rising} steps and falls for {falling}, but the training has {rhythm.total}"
+    return [Problem("warning", what, "--lr_warmup_steps, --lr_decay_steps")]
+
+
+def reach_problems(farthest: float, rate: float, rhythm: Rhythm, source: ModelSource) -> list[Problem]:
+    """Of a run that can carry a number of the word no farther than this."""
+    if farthest >= TOO_SHORT * source.word_spread:
+        return []
+    steps = rhythm.total - rhythm.first
+    what = (
+        f"{steps} steps at learning rate {rate:g} can move a number of the word by no more than "
+        f"{farthest:.2g}, {100 * farthest / source.word_spread:.0f} % of the spread of this model's words "
+        f"({source.word_spread:.2g}): the word can hardly be learned"
+    )
+    suits = DEFAULT_RATE if source.learning_rate is None else source.learning_rate
+    return [Problem("warning", what, "--learning_rate", f"Values around {suits:g} learn in a hundred steps")]
 
 
 def setting_problems(run: RunConfig, source: ModelSource) -> list[Problem]:

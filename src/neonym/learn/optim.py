@@ -187,10 +187,19 @@ def scheduler_class(name: str) -> Any:
         raise ConfigError([Problem("error", f"`{name}` is not known", "--lr_scheduler_type")]) from error
 
 
+BOUNDED = ("adam", "adamw", "nadam", "radam", "adamax", "lion", "adamwschedulefree", "radamschedulefree")
 SAMPLED = 10_000  # steps at most: the rates of a long run are looked at here and there
 
 
-def reach(rate: Rate, steps: int) -> float:
-    """The farthest that Adam can carry a coordinate: the sum of all learning rates."""
-    stride = max(1, steps // SAMPLED)
-    return stride * sum(rate(step) for step in range(0, steps, stride))
+def bounded_by_rate(name: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether a step moves no number of a word farther than about the learning rate, however large its gradient is."""
+    path, settings = class_path(name)
+    kind, given = path.rpartition(".")[2].lower(), {**settings, **arguments}
+    relative = bool(given.get("relative_step", True) or given.get("warmup_init"))
+    return kind in BOUNDED or (kind == "adafactor" and not relative)
+
+
+def reach(rate: Rate, first: int, last: int) -> float:
+    """The farthest that such an optimizer can carry a number: the sum of the learning rates of steps `first` to `last` - 1."""
+    stride = max(1, (last - first) // SAMPLED)
+    return stride * sum(rate(step) for step in range(first, last, stride))

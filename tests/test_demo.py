@@ -1,0 +1,78 @@
+"""`neonym demo`: what a newcomer sees first."""
+
+import json
+from html.parser import HTMLParser
+
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from neonym.cli.main import main
+from neonym.cli.report import curve
+from neonym.formats import read_embedding
+
+VOID = {"meta", "img", "path", "polyline", "circle"}
+
+
+class Page(HTMLParser):
+    """Reads a page; every element must be closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.images, self.links, self.text, self.sources = [], [], [], "", []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self.open.append(tag)
+        values = dict(attrs)
+        self.sources += [values[name] for name in ("src", "srcset", "data") if name in values]
+        self.images += [values] if tag == "img" else []
+        self.links += [values["href"]] if "href" in values else []
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_demo_leaves_files_sheets_and_a_page_that_needs_nothing_else(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    out = tmp_path / "demo"
+    code = main(["demo", f"--output_dir={out}", "--max_train_steps=2", "--steps=2"])
+    verdicts = json.loads((out / "demo-run" / "verdict.json").read_text())
+    assert code == (3 if any(v["word"] == "NOT LEARNED" for v in verdicts) else 0)
+    said = capsys.readouterr().out
+    for name in ("report.html", "hootle-before-after.png", "notoish-before-after.png", "hootle.safetensors"):
+        assert f"  {out / name}\n" in said
+    assert read_embedding(out / "notoish.safetensors").vectors["text_encoder"].shape == (2, 128)
+    with Image.open(out / "hootle-before-after.png") as sheet:
+        assert sheet.width > 6 * 128
+    page = Page((out / "report.html").read_text(encoding="utf-8"))
+    assert len(page.images) == 2 * 3 * 6  # learned from, before and after
+    assert all(image["alt"] for image in page.images)
+    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    assert set(page.links) <= {p.name for p in out.iterdir()}
+    for verdict in verdicts:
+        assert verdict["word"] in page.text
+        assert f"{verdict['loss_before']:.5f} → {verdict['loss_after']:.5f}" in page.text
+    assert "an umbrella, notoish, white background" in page.text
+    assert any(image["alt"].startswith("Before, with animal") for image in page.images)
+
+
+def test_the_demo_says_where_it_is_to_be_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo"]) == 2
+    assert "folder of the repository" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("course", [[(0, 0.5)], [(0, 0.2), (4, 0.2)], [(0, 0.3), (5, 0.2), (9, 0.25)]])
+def test_a_curve_stays_in_its_frame(course):
+    drawn = curve(course, 420, 130)
+    ys = [float(point.split(",")[1]) for point in drawn.split("points='")[1].split("'")[0].split()]
+    assert all(0 <= y <= 130 for y in ys)
