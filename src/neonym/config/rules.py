@@ -224,6 +224,7 @@ def contradictions(run: RunConfig) -> Iterator[Problem]:
         (run.hub.resume_from_huggingface and save.resume is None, "needs --resume", "resume_from_huggingface",
          "Add --resume=owner/repo/folder"),
         (save.resume is not None and save.restart, "goes against --resume", "restart", "Give one of them"),
+        (run.model.v2 and run.model.sdxl, "goes against --sdxl, which sdxl_train_textual_inversion.py gives", "v2", "Leave it out: models are recognised"),
     ]  # fmt: skip
     for wrong, what, name, fix in rows:
         if wrong:
