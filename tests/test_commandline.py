@@ -59,6 +59,8 @@ def test_flags_without_effect_are_said_and_refused_ones_stop():
     found = given("--highvram", "--max_data_loader_n_workers=2", "--lowram")
     assert [p.where for p in found.problems] == ["--max_data_loader_n_workers", "--lowram", "--highvram"]
     assert all(p.severity == "note" and "has no effect here" in p.what for p in found.problems)
+    (problem,) = given("--vae_batch_size=-1").problems
+    assert (problem.severity, problem.where) == ("error", "--vae_batch_size")
     refused = given("--deepspeed", "--fused_backward_pass", "--dataset_class=a.B").problems
     assert {p.where for p in refused} == {"--deepspeed", "--fused_backward_pass", "--dataset_class"}
     assert {p.severity for p in refused} == {"error"}

@@ -116,6 +116,8 @@ def replace_compat(values: Values, table: Mapping[str, Compat], given: Given) ->
         flag = f"--{name}"
         if compat.kind == "refused":
             given.problems.append(Problem("error", compat.reason, flag))
+        elif compat.form == "count" and not (isinstance(value, int) and value >= 0):
+            given.problems.append(Problem("error", f"`{value}` is not a whole number from 0 up", flag))
         elif compat.kind == "no effect":
             given.problems.append(Problem("note", f"has no effect here: {compat.reason}", flag))
         else:
