@@ -1,6 +1,6 @@
-"""sd-scripts' name for `neonym train`, so that its commands run as they are."""
+"""sd-scripts' name for `neonym train` with an SDXL, so that its commands run as they are."""
 
 from neonym.cli.main import run_script
 
 if __name__ == "__main__":
-    run_script("train", "sdxl_train_textual_inversion.py")
+    run_script("train", "sdxl_train_textual_inversion.py", "--sdxl")

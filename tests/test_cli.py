@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 import time
@@ -83,6 +84,35 @@ def test_debug_dataset_prints_ids_and_stops(folder, capsys):
     assert "input ids: tensor([[49406, 49408, 49409, 49410, 49411, " in output
     assert "1 (49408), 2 (49409), 3 (49410), 4 (49411)" in output
     assert not (folder / "out").exists()
+
+
+def test_a_check_takes_what_training_takes(folder, capsys):
+    """Also the flags that are wishes, not settings, on the line and in a file."""
+    job = folder / "job.toml"
+    job.write_text("debug_dataset = true\n")
+    for words in (["--debug_dataset"], ["--config_file", str(job)]):
+        assert main(["check", *SEED_COMMAND, *words]) == 0
+        output = capsys.readouterr().out
+        assert "1 (49408), 2 (49409), 3 (49410), 4 (49411)" in output
+        assert output.endswith("ready to train\n")
+    assert main(["check", *SEED_COMMAND, "--debug_dataset", "--json"]) == 0
+    json.loads(capsys.readouterr().out)
+    assert main(["check", *SEED_COMMAND, "--output_config", "--config_file", str(folder / "new.toml")]) == 0
+    assert "--output_config: has no effect here" in capsys.readouterr().out
+    assert not (folder / "new.toml").exists()
+
+
+def test_the_script_for_sdxl_is_for_sdxl(folder, capsys, monkeypatch):
+    """The built-in model is an SD 1.x."""
+    for words, told in (
+        ([], "builtin:emoji is not an SDXL but a Stable Diffusion 1.x"),
+        (["--v2"], "--v2: goes against --sdxl"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["sdxl_train_textual_inversion.py", *SEED_COMMAND, *words])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(ROOT / "sdxl_train_textual_inversion.py"), run_name="__main__")
+        assert stopped.value.code == 2
+        assert told in capsys.readouterr().err
 
 
 def test_check_json(folder, capsys):

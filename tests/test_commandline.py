@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from neonym.cli.main import main
-from neonym.cli.train import DESCRIPTION, TrainFlags
-from neonym.config.commandline import read_run, write_config
+from neonym.cli.train import DESCRIPTION
+from neonym.config.commandline import RunFlags, read_run, write_config
 from neonym.config.flags import parse_flags, read_line
 from neonym.config.run import RunConfig, fields_of
 from neonym.config.sdscripts import OTHER_TRAINERS, SDSCRIPTS
@@ -19,7 +19,7 @@ FLAGS = json.loads((Path(__file__).parent / "golden" / "trainer_flags.json").rea
 
 
 def given(*argv: str):
-    return read_run(parse_flags(TrainFlags, list(argv), "train", DESCRIPTION), list(argv))
+    return read_run(parse_flags(RunFlags, list(argv), "train", DESCRIPTION), list(argv))
 
 
 def config(tmp_path: Path, text: str) -> str:
@@ -31,7 +31,7 @@ def config(tmp_path: Path, text: str) -> str:
 @pytest.mark.parametrize("script", FLAGS)
 def test_every_flag_of_sd_scripts_is_known(script):
     settings = {name for _, name, _ in fields_of(RunConfig)}
-    own = {name for name in TrainFlags.model_fields if name not in RunConfig.model_fields}
+    own = {name for name in RunFlags.model_fields if name not in RunConfig.model_fields}
     known = settings | own | set(SDSCRIPTS) | {"help"}
     assert [name for name in FLAGS[script] if name not in known] == []
 
@@ -59,6 +59,8 @@ def test_flags_without_effect_are_said_and_refused_ones_stop():
     found = given("--highvram", "--max_data_loader_n_workers=2", "--lowram")
     assert [p.where for p in found.problems] == ["--max_data_loader_n_workers", "--lowram", "--highvram"]
     assert all(p.severity == "note" and "has no effect here" in p.what for p in found.problems)
+    (problem,) = given("--vae_batch_size=-1").problems
+    assert (problem.severity, problem.where) == ("error", "--vae_batch_size")
     refused = given("--deepspeed", "--fused_backward_pass", "--dataset_class=a.B").problems
     assert {p.where for p in refused} == {"--deepspeed", "--fused_backward_pass", "--dataset_class"}
     assert {p.severity for p in refused} == {"error"}
@@ -122,7 +124,7 @@ def test_unknown_keys_and_wrong_values(tmp_path):
 
 
 def line(*argv: str):
-    return read_line(TrainFlags, list(argv), "train", DESCRIPTION)
+    return read_line(RunFlags, list(argv), "train", DESCRIPTION)
 
 
 def test_abbreviations_are_taken_as_sd_scripts_takes_them(tmp_path):
@@ -163,8 +165,14 @@ def test_every_wrong_flag_is_told_at_once():
 def test_switches_of_the_command_and_empty_texts_in_a_file(tmp_path):
     text = 'debug_dataset = true\noutput_config = false\nvae = ""\noptimizer_type = ""\nuse_8bit_adam = true'
     found = given(config(tmp_path, text))
-    assert found.switches == {"debug_dataset"}
+    assert found.debug_dataset
     assert found.run.optim.optimizer_type == "AdamW8bit"
+    assert [p.severity for p in found.problems] == []
+    found = given(config(tmp_path, 'debug_dataset = "maybe"\noutput_config = true\nconfig_file = "a.toml"'))
+    assert not found.debug_dataset
+    assert [(p.severity, p.where.split("`")[1]) for p in found.problems] == [
+        ("error", "debug_dataset"), ("warning", "config_file"), ("warning", "output_config")
+    ]  # fmt: skip
 
 
 def test_keys_of_other_trainers_get_one_warning(tmp_path):

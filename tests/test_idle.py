@@ -36,6 +36,8 @@ def found(severity: str, **flags) -> str:
         ({"async_upload": True}, "without --huggingface_repo_id"),
         ({"save_state_to_huggingface": True, "huggingface_repo_id": "me/words"}, "without --save_state"),
         ({"early_stop_window": 4}, "without --early_stop"),
+        ({"keep_tokens": 2}, "--keep_tokens: has no effect without --shuffle_caption"),
+        ({"token_warmup_min": 2, "shuffle_caption": True}, "--token_warmup_min: has no effect without"),
         ({"optimizer_type": "adafactor", "learning_rate": 1e-3}, "AdaFactor finds its own by relative steps"),
     ],
 )
@@ -47,7 +49,7 @@ def test_a_setting_that_does_nothing_is_said(flags, words):
 def test_settings_that_do_something_are_passed_over_in_silence():
     flags = {
         "loss_type": "huber", "huber_c": 0.2, "save_every_n_steps": 2, "save_last_n_steps": 4, "metadata_author": "me",
-        "enable_bucket": True, "bucket_reso_steps": 32, "early_stop": True, "early_stop_window": 4, "logging_dir": "logs",
+        "keep_tokens": 2, "shuffle_caption": True, "enable_bucket": True, "bucket_reso_steps": 32, "early_stop": True, "early_stop_window": 4, "logging_dir": "logs",
         "log_prefix": "a", "optimizer_type": "AdaFactor", "optimizer_args": ("relative_step=False",), "learning_rate": 1e-3,
     }  # fmt: skip
     assert found("warning", **flags) == ""
@@ -68,6 +70,12 @@ def test_what_is_given_as_nothing_is_nothing():
         "max_grad_norm": 0.0,
     }
     assert found("error", **off) == ""
+    assert settings(vae="", resume="", sample_prompts="") == settings()
+
+
+@pytest.mark.parametrize("name", ["output_dir", "logging_dir", "weights", "pretrained_model_name_or_path"])
+def test_a_place_without_a_name_is_told(name):
+    assert f"--{name}: is empty" in found("error", **{name: ""})
 
 
 @pytest.mark.parametrize("name", ["me/words", "words", "My-org.1/a_b"])

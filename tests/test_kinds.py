@@ -126,9 +126,10 @@ def test_what_says_the_prediction_type(model, tmp_path):
     save_file(tensors, path, {"modelspec.prediction_type": "epsilon"})
     flags = {"train_data_dir": str(make_pictures(tmp_path / "p", 2, size=(64, 64))), "token_string": "mychar4",
              "pretrained_model_name_or_path": str(path)}  # fmt: skip
-    told = said(prepare(settings(**flags, v_parameterization=True, v2=True)))
+    told = said(prepare(settings(**flags, v_parameterization=True, v2=family != "sdxl", sdxl=family == "sdxl")))
     assert "predicts noise (epsilon): so says its metadata" in told
-    assert ("--v2" in told) == (family != "sd2")
+    assert ("--v2" in told) == (family == "sd1")
+    assert "--sdxl" not in told
     save_file(tensors, path)
     guess = said(prepare(settings(**flags)), "warning")
     assert ("does not say whether it predicts noise or v" in guess) == (family == "sd2")

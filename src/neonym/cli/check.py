@@ -37,6 +37,9 @@ class CheckFlags(RunFlags):
 def main(argv: list[str], prog: str) -> int:
     line = read_line(CheckFlags, argv, prog, DESCRIPTION)
     flags, given = line.flags, read_run(line.flags, line.argv, line.problems)
+    if flags.output_config:
+        fix = "Write them with neonym train"
+        given.problems.append(Problem("warning", "has no effect here: a check writes nothing", "--output_config", fix))
     from neonym.cli.facts import as_object
     from neonym.learn.prepare import prepare
 
@@ -49,6 +52,8 @@ def main(argv: list[str], prog: str) -> int:
         json.dump(as_object(ready, flags.draws, flags.at_step), sys.stdout, indent=1, ensure_ascii=False)
         print()
     else:
+        if given.debug_dataset:
+            print_ids(ready)
         print_summary(ready)
     return 2 if ready.failed() else 0
 

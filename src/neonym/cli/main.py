@@ -74,6 +74,6 @@ def run() -> None:
     sys.exit(main(sys.argv[1:]))
 
 
-def run_script(command: str, prog: str) -> None:
-    """One of sd-scripts' program names: the same command under another name."""
-    sys.exit(guarded(import_module(f"neonym.cli.{command}").main, sys.argv[1:], prog))
+def run_script(command: str, prog: str, *meant: str) -> None:
+    """One of sd-scripts' program names: the same command under another name, with flags that the name stands for."""
+    sys.exit(guarded(import_module(f"neonym.cli.{command}").main, [*sys.argv[1:], *meant], prog))

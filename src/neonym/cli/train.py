@@ -11,8 +11,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
 from neonym.config.commandline import RunFlags, read_run, write_config
 from neonym.config.flags import read_line
 from neonym.errors import EXIT_NOT_LEARNED, ConfigError, Problem
@@ -23,14 +21,8 @@ if TYPE_CHECKING:
 DESCRIPTION = "Learn one or more new words from pictures. Running the same command again goes on where it stopped."
 
 
-class TrainFlags(RunFlags):
-    """The flags of training."""
-
-    debug_dataset: bool = Field(False, description="Print every picture's final caption and token ids, and stop.")
-
-
 def main(argv: list[str], prog: str) -> int:
-    line = read_line(TrainFlags, argv, prog, DESCRIPTION)
+    line = read_line(RunFlags, argv, prog, DESCRIPTION)
     flags, given = line.flags, read_run(line.flags, line.argv, line.problems)
     if flags.output_config:
         stop_for_errors(given.problems)
@@ -38,7 +30,7 @@ def main(argv: list[str], prog: str) -> int:
             print(f"{problem.severity}: {problem}", file=sys.stderr)
         print(f"written: {write_config(given.run, Path(flags.config_file or 'config.toml'))}")
         return 0
-    if flags.debug_dataset or "debug_dataset" in given.switches:
+    if given.debug_dataset:
         from neonym.cli.check import print_ids
         from neonym.learn.prepare import prepare
 

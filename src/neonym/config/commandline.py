@@ -24,6 +24,7 @@ class RunFlags(RunConfig):
 
     config_file: str | None = Field(None, description="TOML file with flags; the command line wins over it.")
     output_config: bool = Field(False, description="Write the flags that were given to --config_file, and stop.")
+    debug_dataset: bool = Field(False, description="Print every picture's final caption and token ids, and stop.")
     compat: CompatSettings = CompatSettings()  # pyright: ignore[reportInvalidTypeForm]
 
 
@@ -34,7 +35,7 @@ class Given:
     run: RunConfig
     origins: dict[str, str] = field(default_factory=dict)  # flag -> "command line" | the file's name
     problems: list[Problem] = field(default_factory=list)  # notes and warnings
-    switches: set[str] = field(default_factory=set)  # switches of the command that are on in the config file
+    debug_dataset: bool = False  # wished for, on the command line or in the file
 
 
 def read_run(flags: RunFlags, argv: list[str], known: Sequence[Problem] = ()) -> Given:
@@ -45,7 +46,8 @@ def read_run(flags: RunFlags, argv: list[str], known: Sequence[Problem] = ()) ->
     named = flags_in(argv, type(flags))
     sections = {name: section for section, name, _ in fields_of(type(flags))}
     line = {name: getattr(getattr(flags, sections[name]), name) for name in named if name in sections}
-    given = Given(RunConfig(), dict.fromkeys(line, "command line"), [*known, *repeated(argv)])
+    origins = dict.fromkeys(line, "command line")
+    given = Given(RunConfig(), origins, [*known, *repeated(argv)], flags.debug_dataset)
     if flags.config_file is not None and not flags.output_config:
         path = Path(flags.config_file if flags.config_file.endswith(".toml") else f"{flags.config_file}.toml")
         for name, value in known_keys(path, flags, sections, given).items():
@@ -58,20 +60,31 @@ def read_run(flags: RunFlags, argv: list[str], known: Sequence[Problem] = ()) ->
 
 
 def known_keys(path: Path, flags: RunFlags, sections: Mapping[str, str], given: Given) -> Values:
-    """The settings in a config file. Switches of the command are noted, everything else that is wrong becomes a problem."""
+    """The settings in a config file; everything that is wrong with it becomes a problem."""
     try:
         table = flatten(read_table(path))
     except ConfigError as error:
         given.problems += error.problems
         return {}
-    own = {name for name in type(flags).model_fields if name not in RunConfig.model_fields} - {"compat"}
-    given.switches = {name for name in own if table.pop(name, False)}
+    take_own(table, str(path), given)
     given.problems += key_problems(table, sections, str(path))
     known, fields = {name: value for name, value in table.items() if name in sections}, flag_fields(type(flags))
     for name in [name for name, value in known.items() if isinstance(value, bool) and not is_switch(fields[name])]:
         what = f"`{str(known.pop(name)).lower()}` is not {expected(fields[name].annotation)}"
         given.problems.append(Problem("error", what, f"{path}, `{name}`"))
     return known
+
+
+def take_own(table: Values, where: str, given: Given) -> None:
+    """What is no setting, but wished of the program: to show the data set; files to read and write are the line's to name."""
+    wish = table.pop("debug_dataset", False)
+    if isinstance(wish, bool):
+        given.debug_dataset |= wish
+    else:
+        given.problems.append(Problem("error", f"`{wish}` is neither true nor false", f"{where}, `debug_dataset`"))
+    for name in ("config_file", "output_config"):
+        if table.pop(name, False):
+            given.problems.append(Problem("warning", "means something on the command line only", f"{where}, `{name}`"))
 
 
 def flatten(table: Mapping[str, Any]) -> Values:
@@ -103,6 +116,8 @@ def replace_compat(values: Values, table: Mapping[str, Compat], given: Given) ->
         flag = f"--{name}"
         if compat.kind == "refused":
             given.problems.append(Problem("error", compat.reason, flag))
+        elif compat.form == "count" and not (isinstance(value, int) and value >= 0):
+            given.problems.append(Problem("error", f"`{value}` is not a whole number from 0 up", flag))
         elif compat.kind == "no effect":
             given.problems.append(Problem("note", f"has no effect here: {compat.reason}", flag))
         else:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from neonym.config.run import LogSettings, RunConfig, fields_of
+from neonym.config.run import DatasetSettings, LogSettings, RunConfig, fields_of
 from neonym.errors import Problem
 
 SETTINGS = {name: (section, field.default) for section, name, field in fields_of(RunConfig)}
@@ -25,6 +25,11 @@ def idle_problems(run: RunConfig) -> Iterator[Problem]:
                 yield Problem("warning", f"has no effect {needed}", f"--{name}")
 
 
+def takes_tags(data: DatasetSettings) -> bool:
+    """Whether captions are taken apart into tags."""
+    return data.shuffle_caption or data.caption_tag_dropout_rate > 0 or data.token_warmup_step > 0
+
+
 def conditions(run: RunConfig) -> list[tuple[tuple[str, ...], bool, str]]:
     """(settings, whether they mean anything in this run, what they would need)"""
     data, objective, save, hub, log = run.dataset, run.objective, run.save, run.hub, run.log
@@ -42,6 +47,9 @@ def conditions(run: RunConfig) -> list[tuple[tuple[str, ...], bool, str]]:
         (("prior_loss_weight",), file or data.reg_data_dir is not None, "without --reg_data_dir"),
         (("min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale"), file or data.enable_bucket,
          "without --enable_bucket"),
+        (("caption_separator", "keep_tokens", "keep_tokens_separator"), file or takes_tags(data),
+         "without --shuffle_caption, --caption_tag_dropout_rate or --token_warmup_step"),
+        (("token_warmup_min",), file or data.token_warmup_step > 0, "without --token_warmup_step"),
         (("max_train_steps",), run.optim.max_train_epochs is None, "beside --max_train_epochs"),
         (("dynamo_backend",), run.compute.torch_compile, "without --torch_compile"),
         (("latent_cache_dir",), run.cache.cache_latents_to_disk, "without --cache_latents_to_disk"),

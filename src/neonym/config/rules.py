@@ -10,7 +10,7 @@ from PIL import ImageColor
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from neonym.config.idle import idle_problems, tracker_kinds
+from neonym.config.idle import SETTINGS, idle_problems, tracker_kinds
 from neonym.config.optimizers import optimizer_name, optimizer_problem
 from neonym.config.run import ObjectiveSettings, OptimSettings, RunConfig, fields_of
 from neonym.config.values import (
@@ -54,14 +54,20 @@ def run_problems(run: RunConfig) -> list[Problem]:
     ]  # fmt: skip
 
 
+NAMED = (  # files and folders, which are not empty texts
+    "pretrained_model_name_or_path", "dataset_config", "train_data_dir", "reg_data_dir", "in_json", "template_file",
+    "caption_extension", "weights", "output_dir", "logging_dir", "log_tracker_config", "console_log_file",
+)  # fmt: skip
+
+
 def data_problems(run: RunConfig) -> Iterator[Problem]:
     """Pictures, sizes, names."""
     data, save = run.dataset, run.save
     if data.dataset_config is None and data.train_data_dir is None and data.in_json is None:
         fix = "Give a data-set file, or --train_data_dir FOLDER"
         yield Problem("error", "no pictures named", "--dataset_config", fix)
-    for name in ("dataset_config", "train_data_dir", "reg_data_dir", "in_json", "template_file", "caption_extension"):
-        if getattr(data, name) == "":
+    for name in NAMED:
+        if getattr(getattr(run, SETTINGS[name][0]), name) == "":
             yield Problem("error", "is empty", f"--{name}", "Name a file or folder, or leave it out")
     if data.face_crop_aug_range is not None:
         try:
@@ -224,6 +230,7 @@ def contradictions(run: RunConfig) -> Iterator[Problem]:
         (run.hub.resume_from_huggingface and save.resume is None, "needs --resume", "resume_from_huggingface",
          "Add --resume=owner/repo/folder"),
         (save.resume is not None and save.restart, "goes against --resume", "restart", "Give one of them"),
+        (run.model.v2 and run.model.sdxl, "goes against --sdxl, which sdxl_train_textual_inversion.py gives", "v2", "Leave it out: models are recognised"),
     ]  # fmt: skip
     for wrong, what, name, fix in rows:
         if wrong:

@@ -28,6 +28,7 @@ Sampler = Literal[
     "k_lms", "k_euler", "k_euler_a", "k_dpm_2", "k_dpm_2_a",
 ]  # fmt: skip
 Interpolation = Literal["lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area", "box"]
+Unset = Annotated[str | None, BeforeValidator(lambda value: None if value == "" else value)]  # empty: not given
 Count = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, (int, float)) else value)]
 
 
@@ -41,9 +42,13 @@ class ModelSettings(Section):
     pretrained_model_name_or_path: str = setting(
         BUILTIN, "The model: a checkpoint file, a Diffusers folder, a hub ID (owner/name), or the built-in one."
     )
-    vae: str | None = setting(None, "A VAE to use instead of the model's: a file, a Diffusers folder or a hub ID.")
+    vae: Unset = setting(None, "A VAE to use instead of the model's: a file, a Diffusers folder or a hub ID.")
     offline: bool = setting(False, "Never use the network, not even for a hub ID.")
     v2: bool = setting(False, "Say that the model is a Stable Diffusion 2.x; it is recognised without, and checked.")
+    sdxl: bool = setting(
+        False,
+        "Say that the model is an SDXL, as sdxl_train_textual_inversion.py does; recognised without, and checked.",
+    )
     v_parameterization: bool = setting(False, "Say that the model predicts v; it is recognised without, and checked.")
     max_token_length: Literal[75, 150, 225] = setting(75, "How many text tokens a caption may have.")
     clip_skip: int = setting(1, "Text encoder layer to use, counted from the end (1: the last).", least=1)
@@ -212,7 +217,10 @@ class ComputeSettings(Section):
     )
     dynamo_backend: str = setting("inductor", "Backend of torch_compile.")
     ddp_timeout: int | None = setting(
-        None, "Minutes that processes wait for each other (default: 10, with sample pictures 120).", least=0
+        None,
+        "Minutes that processes wait for each other (default: 10, with sample pictures 120).",
+        least=0,
+        most=1_000_000,
     )
     cpu: bool = setting(False, "Use the CPU even where there is a GPU.")
 
@@ -241,13 +249,13 @@ class SaveSettings(Section):
     save_state_on_train_end: bool = setting(False, "Keep the state of the end.")
     save_last_n_steps_state: int | None = setting(None, "As save_last_n_steps, for states.", least=1)
     save_last_n_epochs_state: int | None = setting(None, "As save_last_n_epochs, for states.", least=1)
-    resume: str | None = setting(None, "Go on from this state folder instead of the run's own state.")
+    resume: Unset = setting(None, "Go on from this state folder instead of the run's own state.")
     state_every_n_steps: int = setting(25, "Save what resuming needs every so many steps: kilobytes.", least=1)
     restart: bool = setting(False, "Begin anew although an interrupted or finished run with the same name is there.")
 
 
 class SampleSettings(Section):
-    sample_prompts: str | None = setting(None, "File of prompts (.txt, .toml, .json) to draw while training.")
+    sample_prompts: Unset = setting(None, "File of prompts (.txt, .toml, .json) to draw while training.")
     sample_every_n_steps: int | None = setting(None, "Draw them every so many steps.")
     sample_every_n_epochs: int | None = setting(None, "Draw them every so many epochs; it wins over the steps.")
     sample_at_first: bool = setting(False, "Draw them before the first step too.")

@@ -45,7 +45,7 @@ def read_caption(image: Path, extension: str | None, names: Container[str], all_
 
 
 def text_of(path: Path, all_lines: bool) -> str:
-    """Of a caption file. Raises DataError if it is empty or not UTF-8."""
+    """Of a file with a caption, or with templates. Raises DataError if it is empty or not UTF-8."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

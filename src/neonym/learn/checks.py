@@ -28,7 +28,8 @@ from neonym.models.family import ModelSource
 if TYPE_CHECKING:
     from neonym.learn.prepare import Prepared
 
-FAMILIES = {"sd1": "1.x", "sd2": "2.x", "sdxl": "XL"}
+FAMILIES = {"sd1": "a Stable Diffusion 1.x", "sd2": "a Stable Diffusion 2.x", "sdxl": "an SDXL"}
+SAID = {"v2": "sd2", "sdxl": "sdxl"}  # flags that name a family
 TOO_SHORT = 0.5  # of the vocabulary's spread: a run that can carry a coordinate no farther cannot learn
 
 
@@ -136,9 +137,12 @@ def setting_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
 def flag_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
     """What the user says of the model, against what it is."""
     problems, model = [], run.model
-    if model.v2 and source.family != "sd2":
-        what = f"the model is not a Stable Diffusion 2.x but {FAMILIES[source.family]}"
-        problems.append(Problem("error", what, "--v2", "Leave it out: models are recognised"))
+    for flag, family in SAID.items():
+        if getattr(model, flag) and source.family != family:
+            what = f"{source.name} is not {FAMILIES[family]} but {FAMILIES[source.family]}"
+            instead = " (sdxl_train_textual_inversion.py gives it; train_textual_inversion.py does not)"
+            fix = f"Leave it out{instead if flag == 'sdxl' else ''}: models are recognised"
+            problems.append(Problem("error", what, f"--{flag}", fix))
     if model.v_parameterization and source.prediction_type != "v_prediction":
         what = f"the model predicts noise ({source.prediction_type}): so says {source.prediction_from}"
         problems.append(Problem("error", what, "--v_parameterization", "Leave it out: models are recognised"))

@@ -66,21 +66,31 @@ def model_problems(model: ModelSettings) -> Iterator[Problem]:
 def place_problems(run: RunConfig) -> Iterator[Problem]:
     """Folders that cannot be written to, files that are not there."""
     save, log = run.save, run.log
-    wanted = Path(save.output_dir).absolute()
-    folder = next(p for p in (wanted, *wanted.parents) if p.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        yield Problem("error", f"{folder} is not a folder that can be written to", "--output_dir")
+    logged = None if log.console_log_file is None else Path(log.console_log_file).parent
+    for flag, wanted in (
+        ("output_dir", save.output_dir),
+        ("logging_dir", log.logging_dir),
+        ("console_log_file", logged),
+    ):
+        folder = None if wanted is None else nearest_folder(Path(wanted))
+        if folder is not None and not (folder.is_dir() and os.access(folder, os.W_OK)):
+            yield Problem("error", f"{folder} is not a folder that can be written to", f"--{flag}")
     if save.resume is not None and not run.hub.resume_from_huggingface and not (Path(save.resume) / STATE).is_file():
         yield Problem("error", f"there is no {STATE} in it", f"--resume {save.resume}", "Name a `-state` folder")
-    if log.console_log_file is not None and Path(log.console_log_file).is_dir():
+    if log.console_log_file and Path(log.console_log_file).is_dir():
         yield Problem("error", f"{log.console_log_file} is a folder", "--console_log_file", "Name a file in it")
-    if run.concept.weights is not None and not Path(run.concept.weights).is_file():
+    if run.concept.weights and not Path(run.concept.weights).is_file():
         yield Problem("error", "there is no such file", f"--weights {run.concept.weights}")
     thumbnail = run.metadata.metadata_thumbnail
     if thumbnail and ":" not in thumbnail.partition("/")[0] and not Path(thumbnail).is_file():
         yield Problem("error", "there is no such file", f"--metadata_thumbnail {thumbnail}")
-    if log.log_tracker_config is not None:
+    if log.log_tracker_config:
         yield from tracker_file_problems(log.log_tracker_config)
+
+
+def nearest_folder(wanted: Path) -> Path:
+    """The folder itself, or what is there of the way to it."""
+    return next(path for path in (wanted.absolute(), *wanted.absolute().parents) if path.exists())
 
 
 def tracker_file_problems(file: str) -> Sequence[Problem]:

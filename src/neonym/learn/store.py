@@ -44,7 +44,8 @@ WITHOUT_EFFECT = {  # on the numbers; pictures, captions and the start have fing
     "sample": True,
     "log": True,
     "hub": True,
-    "compute": {"ddp_timeout"},
+    "model": {"offline", "v2", "sdxl"},
+    "compute": {"ddp_timeout", "xformers", "sdpa", "mem_eff_attn"},
     "dataset": {"dataset_config", "train_data_dir", "reg_data_dir", "in_json", "broken_images", "template_file"},
     "optim": {"max_train_time"},
     "concept": {"weights"},
@@ -137,12 +138,7 @@ class CheckpointStore:
         assert source is not None
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         width, height = ready.datasets[0].buckets.resolution
-        low, high = ready.run.objective.min_timestep, ready.run.objective.max_timestep
-        optional = {} if low is None and high is None else {"modelspec.timestep_range": f"{low or 0},{high or 1000}"}
-        if ready.run.model.clip_skip > 1:
-            optional["modelspec.encoder_layer"] = str(ready.run.model.clip_skip)
         return {
-            **optional,
             "modelspec.sai_model_spec": "1.0.1",
             "modelspec.architecture": f"{ARCHITECTURES[source.family, source.prediction_type]}/textual-inversion",
             "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
