@@ -43,21 +43,20 @@ def find_images(folder: Path, complain: Callable[[str, Path], object] | None = N
 
     What looks like a picture and cannot be reached goes to `complain`. Raises OSError.
     """
-    found = []
+    found, endings = [], tuple(ENDINGS)
     with os.scandir(folder) as entries:
         for entry in entries:
-            path = folder / entry.name
-            if entry.name.startswith(".") or path.suffix.lower() not in ENDINGS:
+            if entry.name.startswith(".") or not entry.name.lower().endswith(endings):
                 continue
             try:
                 if entry.is_file():
-                    found.append(path)
+                    found.append(entry.name)
                 elif complain is not None and not entry.is_dir():
-                    complain("is a link that leads nowhere, or no file", path)
+                    complain("is a link that leads nowhere, or no file", folder / entry.name)
             except OSError as error:
                 if complain is not None:
-                    complain(f"cannot be reached ({error.strerror})", path)
-    return sorted(found, key=lambda path: path.name)
+                    complain(f"cannot be reached ({error.strerror})", folder / entry.name)
+    return [folder / name for name in sorted(found)]
 
 
 @contextmanager
@@ -153,7 +152,7 @@ def draw_view(record: ImageRecord, random: Random) -> View:
     """How one draw of a picture looks."""
     rules, fit = record.pictures, record.fit
     flipped = rules.flip and random.random() < 0.5
-    face = face_of(record.path) if rules.face_crop is not None else None
+    face = face_of(record.path.stem) if rules.face_crop is not None else None
     if face is not None and rules.face_crop is not None:
         fit = zoom_on_face(record.size, face, rules.face_crop, fit.bucket, rules.random_crop, random)
     elif rules.random_crop:
@@ -176,9 +175,9 @@ def still_view(record: ImageRecord, flipped: bool = False) -> View:
 Face = tuple[int, int, int, int]  # centre x and y, width, height, in pixels of the original
 
 
-def face_of(path: Path) -> Face | None:
+def face_of(stem: str) -> Face | None:
     """Where sd-scripts' face tool said the face is, from the file's name: `name_x_y_width_height`; None without."""
-    parts = path.stem.split("_")
+    parts = stem.split("_")
     if len(parts) < 5 or not all(part.isdecimal() for part in parts[-4:]):
         return None
     x, y, width, height = (int(part) for part in parts[-4:])
