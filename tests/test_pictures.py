@@ -1,7 +1,6 @@
 """Pictures and masks of unusual kinds: how they are read, cut, changed and trained with."""
 
 import json
-from pathlib import Path
 from random import Random
 
 import numpy as np
