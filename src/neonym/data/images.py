@@ -36,6 +36,7 @@ WASTEFUL = 8  # a scaled picture so many times its bucket is cut before it is sc
 HUE_SHIFT = 8 / 180  # turns of the colour circle, either way
 GAMMA = (0.95, 1.05)
 COLOUR_SHARE = 0.33  # of draws that are changed in colour
+SHAKEN_FACE = 40  # pixels of a face that is large enough to be moved a little from the middle
 
 
 def find_images(folder: Path, complain: Callable[[str, Path], object] | None = None) -> list[Path]:
@@ -193,16 +194,16 @@ def zoom_on_face(
     smallest = max(least, min(1.0, max(least, shortest / (side * bounds[1]))))
     largest = max(smallest, min(1.0, shortest / (side * bounds[0])))
     scale = smallest if smallest >= largest else random.uniform(smallest, largest)
-    resized = (max(target[0], round(size[0] * scale)), max(target[1], round(size[1] * scale)))
+    resized = (max(target[0], int(size[0] * scale + 0.5)), max(target[1], int(size[1] * scale + 0.5)))
     starts = []
     for axis in (1, 0):  # height first, as sd-scripts draws
-        start = round(face[axis] * scale) - target[axis] // 2
-        spread = side * scale
+        centre = int(face[axis] * scale + 0.5)
+        start = centre - target[axis] // 2
         if jitter:
-            reach = max(resized[axis] - round(spread), round(spread))
+            reach = max(centre, resized[axis] - centre)  # to the farther edge
             start += random.randint(0, reach) + random.randint(0, reach) - reach
-        elif bounds[0] != bounds[1] and spread > shortest / 10 and spread >= 40:
-            start += random.randint(-int(spread / 20), int(spread / 20))
+        elif bounds[0] != bounds[1] and side > shortest // 10 and side >= SHAKEN_FACE:
+            start += random.randint(-side // 20, side // 20)
         starts.append(min(max(0, start), resized[axis] - target[axis]))
     top, left = starts
     return Fit(target, resized, (left, top, left + target[0], top + target[1]))
