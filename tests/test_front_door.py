@@ -160,6 +160,29 @@ def test_ids_and_weights(check, tmp_path, models, family, kinds, length):
                     assert item["weights"][encoder] == [pytest.approx(row) for row in case["expected"]["weights"]]
 
 
+def test_weighted_pieces(check, tmp_path):
+    """Prompts of one line; a number that is none is told, with the picture."""
+    cases = [c for c in golden("f_weighted_prompt.json") if "\n" not in c["inputs"]["prompt"]]
+    cases.append({"inputs": {"prompt": "x(\\)y"}, "expected": {"pairs": [["x", 1.0], [")y", 1.1]]}})
+    cases.append({"inputs": {"prompt": "x(\\ :2)y"}, "expected": {"pairs": [["x", 1.0], [" ", 2.0], ["y", 1.0]]}})
+    cases.append(
+        {
+            "inputs": {"prompt": "x(\\a:2)(\\:3)y"},
+            "expected": {"pairs": [["x", 1.0], ["a", 2.0], ["", 3.0], ["y", 1.0]]},
+        }
+    )
+    captions = [case["inputs"]["prompt"] for case in cases]
+    found = check({"datasets": [{"subsets": [listed(tmp_path / "a", captions)]}]}, "--weighted_captions")
+    told = {p["where"] for p in found["problems"] if "no weight" in p["what"]}
+    for case, item in zip(cases, found["items"], strict=True):
+        if "error" in case["expected"]:
+            assert item["weighted_pieces"] is None
+            assert item["path"] in told, case
+        else:
+            pairs = [[text, pytest.approx(weight)] for text, weight in case["expected"]["pairs"]]
+            assert item["weighted_pieces"] == pairs, case
+
+
 def test_vectors_of_a_word(check, tmp_path):
     """sd-scripts writes `mytok mytok1 mytok2` for a word of three vectors; here it is written `mytok`. Helper words, parts
     of words and other cases are another matter (docs/datasets.md)."""

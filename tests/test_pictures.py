@@ -1,7 +1,6 @@
 """Pictures and masks of unusual kinds: how they are read, cut, changed and trained with."""
 
 import json
-from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -185,8 +184,8 @@ def test_pictures_that_change(tmp_path):
 
 
 def test_faces():
-    assert face_of(Path("ann_10_20_30_40.png")) == (10, 20, 30, 40)
-    assert face_of(Path("my_cat_in_the_hat.png")) is None
+    assert face_of("ann_10_20_30_40") == (10, 20, 30, 40)
+    assert face_of("my_cat_in_the_hat") is None
     for k in range(50):
         fit = zoom_on_face((400, 300), (0, 150, 60, 80), (1.0, 3.0), (128, 128), k % 2 == 0, Random(k))
         left, top, right, bottom = fit.crop
@@ -194,6 +193,24 @@ def test_faces():
         assert min(left, top) >= 0
         assert right <= fit.resized[0]
         assert bottom <= fit.resized[1]
+
+
+def test_where_a_face_is_put():
+    """By hand from dataset.md 5.4: a face of 60 x 80 pixels in 128 of them, once to thrice as wide as it is."""
+    size, face, target = (400, 300), (200, 150, 60, 80), (128, 128)
+    fixed = zoom_on_face(size, face, (2.0, 2.0), target, False, Random(0))
+    assert fixed.resized == (320, 240)  # 128 / (80 * 2) = 0.8
+    assert fixed.crop == (160 - 64, 120 - 64, 160 + 64, 120 + 64)
+    shaken = [zoom_on_face(size, face, (1.0, 3.0), target, False, Random(k)) for k in range(300)]
+    scales = [fit.resized[0] / 400 for fit in shaken]
+    assert min(scales) == pytest.approx(128 / 240, abs=0.01)
+    assert max(scales) == pytest.approx(1, abs=0.01)
+    moved = {fit.crop[0] + 64 - int(200 * scale + 0.5) for fit, scale in zip(shaken, scales, strict=True)}
+    assert min(moved) in (-5, -4)  # a twentieth of the face either way, give or take the rounding
+    assert max(moved) in (4, 5)
+    anywhere = {zoom_on_face(size, (20, 150, 60, 80), (1.0, 1.0), target, True, Random(k)).crop[0] for k in range(300)}
+    assert min(anywhere) == 0
+    assert max(anywhere) > 250  # the farther edge is in reach: 400 - 128 = 272
 
 
 def test_training_with_masks_weights_and_changing_pictures(run_for, tmp_path):

@@ -33,7 +33,7 @@ def clip_tokenizer(kind: str):
     return padded_with_zero(clip) if kind == "sdxl_tokenizer2" else clip
 
 
-@pytest.mark.parametrize("length", [None, 150, 225])
+@pytest.mark.parametrize("length", [None, 75, 150, 225])
 @pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl_tokenizer2"])
 def test_golden_tokenization(kind, length):
     tokenize = family_tokenizer(kind, length)
@@ -46,6 +46,16 @@ def test_golden_tokenization(kind, length):
             assert found.ids.tolist() == case["expected"]["input_ids"], case["inputs"]
             if tokenize.weighted:
                 assert torch.allclose(found.weights, torch.tensor(case["expected"]["weights"])), case["inputs"]
+
+
+def test_chunks_are_cut_out_of_one_padded_row():
+    """ "!" pads SD 2.x: first in a chunk it becomes an end, and after it at the end of a chunk stands the row's last id."""
+    two = family_tokenizer("sd2", 150)
+    assert two("! cat").ids[0, :3].tolist() == [49406, 49407, 2368]
+    for caption, last in (("cat " * 74 + "!", 0), ("cat " * 74 + "!" * 80, 49407), ("cat " * 75 + "!", 49407)):
+        assert two(caption).ids[0, 76] == last
+    assert family_tokenizer("sd2", 75)("! cat").ids[0, :3].tolist() == [49406, 0, 2368]
+    assert family_tokenizer("sdxl_tokenizer2", 150)("! cat").ids[0, :3].tolist() == [49406, 256, 2368]
 
 
 def kind_of(caption: str, words: list[str]) -> str:

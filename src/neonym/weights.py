@@ -25,7 +25,7 @@ def parse_weights(text: str) -> list[tuple[str, float]]:
         if sign in opened:
             opened[sign].append(len(pieces))
         elif sign.startswith("\\"):
-            pieces += [(sign[1:], 1.0)] if sign[1:] else []
+            pieces.append((sign[1:], 1.0))  # a lone backslash is a piece without text: it may part its neighbours
         elif match.group(1) and opened["("]:
             close(opened["("].pop(), number(match.group(1)))
         elif sign == ")" and opened["("]:

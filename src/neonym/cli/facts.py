@@ -17,6 +17,7 @@ from neonym.data.records import steps_per_epoch
 from neonym.learn.caption_checks import lost_word, shown_caption
 from neonym.learn.rows import concept_seed
 from neonym.seeds import dice
+from neonym.weights import parse_weights
 
 if TYPE_CHECKING:
     from neonym.learn.prepare import Prepared
@@ -113,6 +114,7 @@ class Items:
                 for k in range(self.draws)
             ],
             "ids": {name: found.ids.tolist() for name, found in ids.items()},
+            "weighted_pieces": parse_weights(caption) if record.rules.weighted and readable else None,
             "weights": {name: found.weights.tolist() for name, found in ids.items()} if record.rules.weighted else None,
             "learned_positions": {name: list(found.learned) for name, found in ids.items()},
             "word_survives": record.is_reg or (readable and lost_word(record, token, ready.tokenizers) is None),

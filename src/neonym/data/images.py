@@ -36,6 +36,7 @@ WASTEFUL = 8  # a scaled picture so many times its bucket is cut before it is sc
 HUE_SHIFT = 8 / 180  # turns of the colour circle, either way
 GAMMA = (0.95, 1.05)
 COLOUR_SHARE = 0.33  # of draws that are changed in colour
+SHAKEN_FACE = 40  # pixels of a face that is large enough to be moved a little from the middle
 
 
 def find_images(folder: Path, complain: Callable[[str, Path], object] | None = None) -> list[Path]:
@@ -43,21 +44,20 @@ def find_images(folder: Path, complain: Callable[[str, Path], object] | None = N
 
     What looks like a picture and cannot be reached goes to `complain`. Raises OSError.
     """
-    found = []
+    found, endings = [], tuple(ENDINGS)
     with os.scandir(folder) as entries:
         for entry in entries:
-            path = folder / entry.name
-            if entry.name.startswith(".") or path.suffix.lower() not in ENDINGS:
+            if entry.name.startswith(".") or not entry.name.lower().endswith(endings):
                 continue
             try:
                 if entry.is_file():
-                    found.append(path)
+                    found.append(entry.name)
                 elif complain is not None and not entry.is_dir():
-                    complain("is a link that leads nowhere, or no file", path)
+                    complain("is a link that leads nowhere, or no file", folder / entry.name)
             except OSError as error:
                 if complain is not None:
-                    complain(f"cannot be reached ({error.strerror})", path)
-    return sorted(found, key=lambda path: path.name)
+                    complain(f"cannot be reached ({error.strerror})", folder / entry.name)
+    return [folder / name for name in sorted(found)]
 
 
 @contextmanager
@@ -153,7 +153,7 @@ def draw_view(record: ImageRecord, random: Random) -> View:
     """How one draw of a picture looks."""
     rules, fit = record.pictures, record.fit
     flipped = rules.flip and random.random() < 0.5
-    face = face_of(record.path) if rules.face_crop is not None else None
+    face = face_of(record.path.stem) if rules.face_crop is not None else None
     if face is not None and rules.face_crop is not None:
         fit = zoom_on_face(record.size, face, rules.face_crop, fit.bucket, rules.random_crop, random)
     elif rules.random_crop:
@@ -176,9 +176,9 @@ def still_view(record: ImageRecord, flipped: bool = False) -> View:
 Face = tuple[int, int, int, int]  # centre x and y, width, height, in pixels of the original
 
 
-def face_of(path: Path) -> Face | None:
+def face_of(stem: str) -> Face | None:
     """Where sd-scripts' face tool said the face is, from the file's name: `name_x_y_width_height`; None without."""
-    parts = path.stem.split("_")
+    parts = stem.split("_")
     if len(parts) < 5 or not all(part.isdecimal() for part in parts[-4:]):
         return None
     x, y, width, height = (int(part) for part in parts[-4:])
@@ -194,16 +194,16 @@ def zoom_on_face(
     smallest = max(least, min(1.0, max(least, shortest / (side * bounds[1]))))
     largest = max(smallest, min(1.0, shortest / (side * bounds[0])))
     scale = smallest if smallest >= largest else random.uniform(smallest, largest)
-    resized = (max(target[0], round(size[0] * scale)), max(target[1], round(size[1] * scale)))
+    resized = (max(target[0], int(size[0] * scale + 0.5)), max(target[1], int(size[1] * scale + 0.5)))
     starts = []
     for axis in (1, 0):  # height first, as sd-scripts draws
-        start = round(face[axis] * scale) - target[axis] // 2
-        spread = side * scale
+        centre = int(face[axis] * scale + 0.5)
+        start = centre - target[axis] // 2
         if jitter:
-            reach = max(resized[axis] - round(spread), round(spread))
+            reach = max(centre, resized[axis] - centre)  # to the farther edge
             start += random.randint(0, reach) + random.randint(0, reach) - reach
-        elif bounds[0] != bounds[1] and spread > shortest / 10 and spread >= 40:
-            start += random.randint(-int(spread / 20), int(spread / 20))
+        elif bounds[0] != bounds[1] and side > shortest // 10 and side >= SHAKEN_FACE:
+            start += random.randint(-side // 20, side // 20)
         starts.append(min(max(0, start), resized[axis] - target[axis]))
     top, left = starts
     return Fit(target, resized, (left, top, left + target[0], top + target[1]))

@@ -16,31 +16,36 @@ Reporter = Callable[[Problem], object]
 
 
 def names_in(folder: Path) -> set[str]:
-    """Of its files and folders; none if it cannot be read."""
+    """Of its files; none if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
-            return {entry.name for entry in entries}
+            return {entry.name for entry in entries if is_file(entry)}
     except OSError:
         return set()
+
+
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """False for a link that leads nowhere, or to itself."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def read_caption(image: Path, extension: str | None, names: Container[str], all_lines: bool = False) -> str | None:
     """The caption file beside `image`: its first line, or `all_lines` that are not blank. None if there is none.
 
-    `names`: all that there is in the picture's folder, so that nothing is looked for in vain.
+    `names`: of the files in the picture's folder, so that nothing is looked for in vain.
     A picture that sd-scripts' face tool cut out (`name_x_y_width_height`) may use the caption of `name`. Raises DataError.
     """
     endings = FOUND_UNASKED if extension is None else (extension if extension.startswith(".") else f".{extension}",)
-    stems = [image.with_suffix("")]
-    if face_of(image):
-        stems.append(image.with_name(image.stem.rsplit("_", 4)[0]))
+    stems = [image.stem]
+    if face_of(image.stem):
+        stems.append(image.stem.rsplit("_", 4)[0])
     for stem in stems:
         for ending in endings:
-            if f"{stem.name}{ending}" not in names:
-                continue
-            path = stem.with_name(stem.name + ending)
-            if os.path.isfile(path):  # noqa: PTH113 - false, not an error, for a name that is too long
-                return text_of(path, all_lines)
+            if f"{stem}{ending}" in names:
+                return text_of(image.parent / f"{stem}{ending}", all_lines)
     return None
 
 

@@ -122,6 +122,8 @@ class WordTokenizer:
         flat, room = self.weighed(text), 75 * self.chunks
         kept, lost = flat[:room], flat[room:]
         ids, weights = self.laid_out([kept[first : first + 75] for first in range(0, room, 75)])
+        if self.chunks > 1:
+            self.mend_edges(ids, row_is_full=len(flat) >= room)
         learned = (ids.flatten() >= self.vocab).nonzero().flatten().tolist()
         return Ids(ids, tuple(learned), sum(i >= self.vocab for i, _ in lost), len(lost), weights)
 
@@ -134,6 +136,18 @@ class WordTokenizer:
             rows.append([start, *(token for token, _ in part), end] + [pad] * empty)
             weights.append([1.0, *(weight for _, weight in part), 1.0] + [1.0] * empty)
         return torch.tensor(rows), torch.tensor(weights)
+
+    def mend_edges(self, ids: Tensor, row_is_full: bool) -> None:
+        """What sd-scripts makes of the ends of chunks that it cuts out of one padded row (dataset.md section 8). [K,77], in place
+
+        It matters where padding is an id of its own and that id, or an end, stands in the caption itself: the "!" of SD 2.x.
+        """
+        end, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+        if pad == end:
+            return
+        done = (ids[:, 75] == end) | (ids[:, 75] == pad)
+        ids[done, 76] = end if row_is_full else pad  # the last id of the row
+        ids[ids[:, 1] == pad, 1] = end
 
 
 def join_chunks(hidden: Tensor, chunks: int) -> Tensor:
