@@ -228,6 +228,12 @@ def test_names_within_a_file_may_differ(tmp_path):
         ("unet/config.json", "[]", "is no config"),
         ("unet/config.json", '{"_class_name": "FluxTransformer2DModel"}', "is a StableDiffusionPipeline, of no family"),
         ("unet/config.json", '{"_class_name": "UNet2DConditionModel", "sample_size": "x"}', "configs are odd"),
+        (
+            "unet/config.json",
+            '{"_class_name": "UNet2DConditionModel", "class_embed_type": "projection"}',
+            "of no family",
+        ),
+        ("scheduler/scheduler_config.json", '{"_class_name": "EDMEulerScheduler"}', "another noise schedule"),
         ("text_encoder/config.json", '{"a":', "cannot be read"),
         (
             "text_encoder/config.json",

@@ -243,7 +243,11 @@ def test_a_large_lora_with_many_words(tmp_path):
     words, large = save({f"bundle_emb.word{i}.emb_params": ONE + i for i in range(40)}), 2 << 30
     size = int.from_bytes(words[:8], "little")
     table, data = json.loads(words[8 : 8 + size]), words[8 + size :]
-    table["lora_unet_x.lora_down.weight"] = {"dtype": "U8", "shape": [large], "data_offsets": [len(data), len(data) + large]}
+    table["lora_unet_x.lora_down.weight"] = {
+        "dtype": "U8",
+        "shape": [large],
+        "data_offsets": [len(data), len(data) + large],
+    }
     header = json.dumps(table).encode()
     path = tmp_path / "lora.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + data)

@@ -27,6 +27,7 @@ from neonym.models.folder import (
     weights_in,
 )
 from neonym.models.hub import config_folder, fetch_weights, is_hub_id, not_cached, vae_folder
+from neonym.models.kinds import SUPPORTED
 from neonym.models.process import Diffusion, Key
 from neonym.models.text import WordTokenizer
 from neonym.models.weights import ENDINGS, hash_of_files, hash_of_tensors, read_header
@@ -34,6 +35,7 @@ from neonym.types import TextCond
 
 BUILTIN = "builtin:emoji"
 BUILTIN_MODELS = Path(__file__).parent / "builtin"
+OTHER_SCHEDULES = ("EDM", "FlowMatch")  # how their names in diffusers begin: Playground 2.5, CosXL, rectified flows
 FAMILIES = ("neonym.models.sd", "neonym.models.sdxl")  # modules with `recognises(configs)` and `load(source, ...)`
 
 Keep = Literal["none", "original", "abs"]  # what weights in a text leave as it was: nothing, the mean, the mean size
@@ -193,6 +195,9 @@ def recognised(name: str, folder: Path, configs: dict[str, dict[str, Any]]) -> M
         if source is not None:
             if "scheduler" not in configs:
                 raise ModelError("scheduler/scheduler_config.json is missing", name, "Is the folder complete?")
+            schedule = str(configs["scheduler"].get("_class_name", ""))
+            if schedule.startswith(OTHER_SCHEDULES):
+                raise ModelError(f"was made for another noise schedule ({schedule})", name, SUPPORTED)
             return source
     kind = str(configs.get("model_index", {}).get("_class_name") or "a model without a name")
     what = f"is a {kind}, of no family that is supported yet (text-to-image Stable Diffusion 1.x, 2.x and XL are)"

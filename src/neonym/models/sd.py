@@ -21,7 +21,10 @@ WORD_SPREAD = 0.0133  # of CLIP ViT-L's vocabulary; a model folder may say its o
 def recognise(name: str, folder: Path, configs: dict[str, dict[str, Any]]) -> ModelSource | None:
     """One text encoder of CLIP's kind and a four-channel U-Net with text cross-attention; else None."""
     unet, text = configs.get("unet", {}), configs.get(ENCODER, {})
-    single = "text_encoder_2" not in configs and unet.get("addition_embed_type") is None
+    told_more = any(
+        unet.get(name) is not None for name in ("addition_embed_type", "class_embed_type", "num_class_embeds")
+    )
+    single = "text_encoder_2" not in configs and not told_more  # unCLIP is told a picture
     prediction_type = configs.get("scheduler", {}).get("prediction_type", "epsilon")
     if unet.get("_class_name") != "UNet2DConditionModel" or not single or text.get("model_type") != "clip_text_model":
         return None
