@@ -101,6 +101,45 @@ def test_what_a_file_lacks_or_has_too_much_is_told(model, tmp_path):
             identify(str(path))
 
 
+def test_weights_that_are_missing_or_odd_are_named_by_the_check(model, tmp_path, capsys):
+    """Of every part, in its middle, before a weight is read; in one file and in a folder."""
+    family, tensors = model
+    parts, file, place = make_parts(family, tiny=True), tmp_path / "x.safetensors", tmp_path / "folder"
+    save_folder(parts, family, place, "epsilon")
+    pictures = make_pictures(tmp_path / "p", 2, size=(64, 64))
+
+    def said_of(name: Path) -> str:
+        flags = [f"--pretrained_model_name_or_path={name}", f"--train_data_dir={pictures}", "--token_string=mychar4"]
+        assert main(["check", *flags]) == 2
+        shown = capsys.readouterr()
+        return shown.out + shown.err
+
+    text = {"sd1": "cond_stage_model.transformer.text_model.encoder.layers.1.mlp.fc2.weight",
+            "sd2": "cond_stage_model.model.transformer.resblocks.1.mlp.c_proj.weight",
+            "sdxl": "conditioner.embedders.1.model.transformer.resblocks.1.mlp.c_proj.weight"}[family]  # fmt: skip
+    for name, shown in {
+        f"{UNET}middle_block.0.out_layers.3.bias": "mid_block.resnets.0.conv2.bias",
+        f"{UNET}output_blocks.4.1.norm.weight": "up_blocks.1.attentions.1.norm.weight",
+        "first_stage_model.decoder.mid.block_1.conv1.weight": "decoder.mid_block.resnets.0.conv1.weight",
+        text: "encoder.layers.1.mlp.fc2.weight",
+    }.items():
+        save_file({n: t for n, t in tensors.items() if n != name}, file)
+        told = said_of(file)
+        assert "1 weights of its" in told
+        assert f"are missing: {shown}" in told.replace("text_model.", "")
+        save_file({**tensors, name: torch.zeros(*tensors[name].shape, 2)}, file)
+        assert "of other shapes" in said_of(file)
+    save_file({**tensors, f"{UNET}output_blocks.4.1.extra.weight": torch.zeros(1)}, file)
+    assert "are unknown: up_blocks.1.attentions.1.extra.weight" in said_of(file)
+    for part in parts:
+        (weights,) = (place / part).glob("*.safetensors")
+        whole = load_file(weights)
+        left_out = sorted(whole)[len(whole) // 2]
+        save_file({n: t for n, t in whole.items() if n != left_out}, weights)
+        assert f"are missing: {left_out}" in said_of(place)
+        save_file(whole, weights)
+
+
 def test_what_says_the_prediction_type(model, tmp_path):
     """Metadata, then marks among the keys, then the .yaml beside the file, then the user; a guess is said to be one."""
     family, tensors = model
@@ -113,14 +152,14 @@ def test_what_says_the_prediction_type(model, tmp_path):
         (marked, None, "", None, v, "its key `v_pred`"),
         (tensors, None, 'model:\n  params:\n    parameterization: "v"\n', None, v, "the .yaml beside it"),
         (tensors, None, "model:\n  params:\n    parameterization: eps\n", True, "epsilon", "the .yaml beside it"),
-        (tensors, None, "", True, "epsilon" if family == "sd1" else v, None),
-        (tensors, None, "", False, "epsilon", None if family == "sd1" else ""),
+        (tensors, None, "", True, v, "--v_parameterization"),
+        (tensors, None, "", False, "epsilon", ""),
     ):
         save_file(given, path, metadata)
         yaml.write_text(beside)
         source = identify(str(path), v_parameterization=flag)
         assert (source.family, source.prediction_type) == (family, expected)
-        assert by is None or source.prediction_from == by
+        assert source.prediction_from == by
         assert source.configs["scheduler"]["rescale_betas_zero_snr"] == ("ztsnr" in given)
     yaml.unlink()
     save_file(tensors, path, {"modelspec.prediction_type": "epsilon"})
@@ -133,6 +172,9 @@ def test_what_says_the_prediction_type(model, tmp_path):
     save_file(tensors, path)
     guess = said(prepare(settings(**flags)), "warning")
     assert ("does not say whether it predicts noise or v" in guess) == (family == "sd2")
+    obeyed = prepare(settings(**flags, v_parameterization=True))
+    assert obeyed.source.prediction_type == "v_prediction"
+    assert "v, as --v_parameterization says" in said(obeyed, "note")
 
 
 def test_tokenizers_are_upstreams(tmp_path):
@@ -187,11 +229,17 @@ def test_names_within_a_file_may_differ(tmp_path):
         ("unet/config.json", "[]", "is no config"),
         ("unet/config.json", '{"_class_name": "FluxTransformer2DModel"}', "is a StableDiffusionPipeline, of no family"),
         ("unet/config.json", '{"_class_name": "UNet2DConditionModel", "sample_size": "x"}', "configs are odd"),
+        (
+            "unet/config.json",
+            '{"_class_name": "UNet2DConditionModel", "class_embed_type": "projection"}',
+            "of no family",
+        ),
+        ("scheduler/scheduler_config.json", '{"_class_name": "EDMEulerScheduler"}', "another noise schedule"),
         ("text_encoder/config.json", '{"a":', "cannot be read"),
         (
             "text_encoder/config.json",
             '{"model_type": "clip_text_model", "vocab_size": null}',
-            "tokenizer cannot be read",
+            "configs are odd .text_encoder",
         ),
         ("scheduler/scheduler_config.json", None, "scheduler_config.json is missing"),
         ("tokenizer/tokenizer.json", None, "no vocab.json"),
@@ -230,7 +278,7 @@ def test_each_part_has_its_own_variant_and_pickles_run_nothing(folder, tmp_path)
     vae.unlink()
     (place / "vae" / "openvino_model.bin").write_bytes(b"something else")
     source = identify(str(place))
-    assert source.variants == {"unet": "non_ema", "text_encoder": None, "vae": None}
+    assert {p: w.variant for p, w in source.weights.items()} == {"unet": "non_ema", "text_encoder": None, "vae": None}
     theirs, ours = load_model(str(folder)).modules(), load_model(source).modules()
     for part in ("unet", "vae"):
         assert all(torch.equal(a, b) for a, b in zip(theirs[part].parameters(), ours[part].parameters(), strict=True))
@@ -273,15 +321,20 @@ def test_the_network_is_for_hub_ids_only(folder, tmp_path, monkeypatch, capsys):
     shutil.copytree(folder, snapshot)
     (snapshot.parent.parent / "refs").mkdir()
     (snapshot.parent.parent / "refs" / "main").write_text("abc")
-    assert identify("someone/tiny", offline=True).variants["unet"] is None
+    assert identify("someone/tiny", offline=True).weights["unet"].variant is None
     assert identify(str(folder), vae="someone/tiny", offline=True).vae == snapshot / "vae"
-    with pytest.raises(ModelError, match="nothing of it is in the cache.*model_index.json"):
+    with pytest.raises(ModelError, match="model_index.json of it is not in the cache"):
         identify("someone/else", offline=True)
     (snapshot / "unet" / "diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(ModelError, match="no weights in `unet`.*diffusion_pytorch_model.safetensors"):
+    (snapshot / "text_encoder" / "model.safetensors").unlink()
+    missing = "unet/diffusion_pytorch_model.safetensors, text_encoder/model.safetensors of it is not in the cache"
+    with pytest.raises(ModelError, match=missing):
+        identify("someone/tiny", offline=True)
+    (snapshot / "vae" / "config.json").unlink()
+    with pytest.raises(ModelError, match="vae/config.json of it is not in the cache"):
         identify("someone/tiny", offline=True)
     (snapshot / "model_index.json").unlink()
-    with pytest.raises(ModelError, match="model_index.json is not in the cache"):
+    with pytest.raises(ModelError, match="model_index.json of it is not in the cache"):
         identify("someone/tiny", offline=True)
     pictures = make_pictures(tmp_path / "p", 2)
     flags = [

@@ -20,7 +20,7 @@ from neonym.generation.embeddings import add_files
 from neonym.generation.images import draw
 from neonym.learn.loop import train
 from neonym.learn.prepare import prepare
-from neonym.models import single_file
+from neonym.models.assemble import load_part
 from neonym.models.family import identify, load_model, load_tokenizers
 
 
@@ -171,7 +171,8 @@ def test_variants_and_separate_vaes(checkpoint, tmp_path):
     parts = make_parts(family, tiny=True)
     save_folder(parts, family, tmp_path / "half", "v_prediction", variant="fp16")
     source = identify(str(tmp_path / "half"))
-    assert (set(source.variants.values()), source.prediction_type) == ({"fp16"}, "v_prediction")
+    assert {weights.variant for weights in source.weights.values()} == {"fp16"}
+    assert source.prediction_type == "v_prediction"
     assert (outputs(tmp_path / "half")[1] - outputs(folder)[1]).abs().mean() < 0.1  # half precision
     other = {n: t * 1.1 for n, t in load_file(file).items() if n.startswith("first_stage_model.")}
     save_file(other, tmp_path / "vae.safetensors")
@@ -189,22 +190,14 @@ def test_variants_and_separate_vaes(checkpoint, tmp_path):
         identify(str(file), vae=str(tmp_path / "none"))
 
 
-def test_weights_of_a_file_go_straight_to_the_device(checkpoint):
+def test_weights_go_straight_to_the_device(checkpoint):
     """Each by itself: the `meta` device keeps nothing, so what is not on it had a copy on the host."""
-    family, _, file = checkpoint
-    source, meta = identify(str(file)), torch.device("meta")
-    texts = {
-        "sd1": [single_file.CLIP],
-        "sd2": [single_file.OPEN_CLIP],
-        "sdxl": [single_file.XL_CLIP, single_file.XL_OPEN_CLIP],
-    }
-    parts = [
-        single_file.load_unet(file, source.configs["unet"], torch.float16, meta),
-        single_file.load_vae(file, source.configs["vae"], meta),
-        *(single_file.load_text_encoder(file, source.configs[name], torch.float16, meta, start)
-          for name, start in zip(source.encoders, texts[family], strict=True)),
-    ]  # fmt: skip
-    assert all(weight.is_meta for part in parts for weight in part.parameters())
+    _, folder, file = checkpoint
+    meta = torch.device("meta")
+    for source in (identify(str(file)), identify(str(folder))):
+        for part, kind in source.kinds.items():
+            loaded = load_part(kind, source.configs[part], source.weights[part], torch.float16, meta)
+            assert all(weight.is_meta for weight in loaded.parameters())
 
 
 def test_weights_in_several_files(checkpoint, tmp_path):
@@ -231,11 +224,7 @@ def test_weights_in_several_files(checkpoint, tmp_path):
         assert torch.equal(one["emb_params"], other["emb_params"])
     lost = sorted((tmp_path / "shards" / "unet").glob("*-of-*.safetensors"))[1]
     lost.unlink()
-    with pytest.raises(ModelError, match=f"1 of the files of its `unet` are not there .{lost.name}."):
-        identify(str(tmp_path / "shards"))
-    (index,) = (tmp_path / "shards" / "unet").glob("*.index.json")
-    index.write_text("{}")
-    with pytest.raises(ModelError, match="is no index of weights"):
+    with pytest.raises(ModelError, match=r"1 of the \d+ files of its `unet` are not there"):
         identify(str(tmp_path / "shards"))
 
 
@@ -254,10 +243,6 @@ def test_what_is_no_model_is_refused_by_its_header(checkpoint, tmp_path):
         save_file(content, path)
         with pytest.raises(ModelError, match=words):
             identify(str(path))
-    missing = next(n for n in tensors if "middle_block" in n)
-    save_file({n: t for n, t in tensors.items() if n != missing}, path)
-    with pytest.raises(ModelError, match="missing"):
-        load_model(str(path))
     path.write_bytes(file.read_bytes()[:-1000])
     with pytest.raises(ModelError, match="damaged"):
         identify(str(path))
@@ -277,7 +262,7 @@ def test_flags_are_checked_against_the_file(tmp_path):
                              pretrained_model_name_or_path=str(tmp_path / "one.safetensors")))  # fmt: skip
     text = "\n".join(str(p) for p in ready.problems if p.severity == "error")
     assert "--v2" in text
-    assert "--v_parameterization" in text
+    assert "--v_parameterization" not in text
 
 
 def test_hub_ids_use_the_cache_and_say_what_is_missing(checkpoint, tmp_path):

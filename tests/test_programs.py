@@ -2,11 +2,12 @@
 what `neonym inspect` says of a file is what these rules do with it. diffusers is the real library."""
 
 import json
+import os
 
 import consumers
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from neonym.cli.main import main
 from neonym.formats import programs, read_embedding, read_words, write_embedding
@@ -235,6 +236,24 @@ def test_every_word_of_a_lora_gets_a_file(tmp_path, capsys):
     assert capsys.readouterr().out.count("word: ") == 3
     assert main(["convert", str(tmp_path / "lora.safetensors"), str(tmp_path / "out"), "--to", "pt"]) == 2
     assert capsys.readouterr().err.count("is there already") == 3
+
+
+def test_a_large_lora_with_many_words(tmp_path):
+    """Only its words are read, not its weights."""
+    words, large = save({f"bundle_emb.word{i}.emb_params": ONE + i for i in range(40)}), 2 << 30
+    size = int.from_bytes(words[:8], "little")
+    table, data = json.loads(words[8 : 8 + size]), words[8 + size :]
+    table["lora_unet_x.lora_down.weight"] = {
+        "dtype": "U8",
+        "shape": [large],
+        "data_offsets": [len(data), len(data) + large],
+    }
+    header = json.dumps(table).encode()
+    path = tmp_path / "lora.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+    os.truncate(path, path.stat().st_size + large)  # zeros that take no room
+    found = read_words(path)[0]
+    assert sorted(word.token for word in found) == sorted(f"word{i}" for i in range(40))
 
 
 def test_a_word_can_get_another_name(tmp_path):

@@ -150,7 +150,7 @@ def bad_weights(ready: Prepared) -> set[str]:
 def cached_pictures(ready: Prepared) -> set[Path]:
     """Pictures whose moments lie on disk already."""
     folder = Path(ready.run.cache.latent_cache_dir) if ready.run.cache.latent_cache_dir else default_folder()
-    if ready.source is None or not folder.is_dir():
+    if ready.source is None or "vae" not in ready.source.weights or not folder.is_dir():
         return set()
     vae_hash = ready.source.vae_hash()
     contents = {r.path: r.content[:64] for r in ready.records}

@@ -28,11 +28,14 @@ class GenerateSettings(Section):
         "The model: a checkpoint file, a Diffusers folder, a hub ID, a pattern for one file, or the built-in one.",
     )
     vae: str | None = setting(None, "A VAE to use instead of the model's: a file, a Diffusers folder or a hub ID.")
+    variant: str | None = setting(
+        None, "Which weights of a Diffusers folder or hub ID to use where a part has several, such as fp16."
+    )
     offline: bool = setting(False, "Never use the network, not even for a hub ID.")
     sdxl: bool = setting(False, "Say that the model is an SDXL; it is recognised without, and checked.")
     v1: bool = setting(False, "Say that the model is a Stable Diffusion 1.x; it is recognised without, and checked.")
     v2: bool = setting(False, "Say that the model is a Stable Diffusion 2.x; it is recognised without, and checked.")
-    v_parameterization: bool = setting(False, "Say that the model predicts v; it is recognised without, and checked.")
+    v_parameterization: bool = setting(False, "Say that the model predicts v: for files that do not say it themselves.")
     zero_terminal_snr: bool = setting(False, "Begin at pure noise (betas rescaled to zero terminal SNR).")
     clip_skip: int = setting(1, "Text encoder layer, counted from the end, as in training.", least=1)
 

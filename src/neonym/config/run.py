@@ -43,13 +43,16 @@ class ModelSettings(Section):
         BUILTIN, "The model: a checkpoint file, a Diffusers folder, a hub ID (owner/name), or the built-in one."
     )
     vae: Unset = setting(None, "A VAE to use instead of the model's: a file, a Diffusers folder or a hub ID.")
+    variant: Unset = setting(
+        None, "Which weights of a Diffusers folder or hub ID to use where a part has several, such as fp16."
+    )
     offline: bool = setting(False, "Never use the network, not even for a hub ID.")
     v2: bool = setting(False, "Say that the model is a Stable Diffusion 2.x; it is recognised without, and checked.")
     sdxl: bool = setting(
         False,
         "Say that the model is an SDXL, as sdxl_train_textual_inversion.py does; recognised without, and checked.",
     )
-    v_parameterization: bool = setting(False, "Say that the model predicts v; it is recognised without, and checked.")
+    v_parameterization: bool = setting(False, "Say that the model predicts v: for files that do not say it themselves.")
     max_token_length: Literal[75, 150, 225] = setting(75, "How many text tokens a caption may have.")
     clip_skip: int = setting(1, "Text encoder layer to use, counted from the end (1: the last).", least=1)
 

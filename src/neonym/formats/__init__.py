@@ -26,7 +26,7 @@ FORMATS = {  # by the ending of the file
     "safetensors": kohya, "pt": automatic1111, "ckpt": automatic1111, "bin": diffusers, "png": png_card,
 }  # fmt: skip
 READ_ONLY = {"webp": png_card, "jxl": png_card, "avif": png_card}
-LARGEST = 1 << 30  # bytes: nothing that may carry an embedding is larger
+LARGEST = 1 << 30  # bytes: of what is read as a whole, nothing that may carry an embedding is larger
 HEAD = 64  # every width is a multiple of an attention head's
 
 
@@ -106,7 +106,7 @@ def read_words(path: Path | str) -> tuple[list[Embedding], Stored]:
     if kind is None:
         raise FormatError(f"`{path.suffix}` is no known ending", str(path), f"Known: {', '.join(kinds)}")
     try:
-        if path.stat().st_size > LARGEST:
+        if kind is not kohya and path.stat().st_size > LARGEST:
             raise FormatError("is too large for an embedding", str(path))
         stored = kind.read(path)
     except OSError as error:

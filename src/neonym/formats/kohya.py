@@ -13,6 +13,7 @@ from neonym.formats.tensors import BUNDLE, ENCODER, SECOND
 from neonym.types import Embedding
 
 KEY = "emb_params"
+MOST_BUNDLED = 1024  # tensors of the words in a LoRA file
 
 
 def write(embedding: Embedding, path: Path) -> None:
@@ -39,7 +40,7 @@ def read(path: Path) -> Stored:
             names = list(file.keys())
             bundled = [name for name in names if name.startswith(BUNDLE)]
             wanted = bundled or names
-            if len(wanted) > MOST_TENSORS:
+            if len(wanted) > (MOST_BUNDLED if bundled else MOST_TENSORS):
                 raise FormatError(f"has {len(wanted)} tensors: that is no embedding{hint(names)}", str(path))
             tensors = {name: tensor_of(file, name, path) for name in wanted}
             return Stored("safetensors", "safetensors", tensors, dict(file.metadata() or {}))

@@ -18,7 +18,7 @@ from neonym.generation.embeddings import word_and_file
 from neonym.generation.jobs import Job, Plan
 from neonym.generation.networks import check_networks
 from neonym.generation.samplers import SAMPLERS, check_pure_noise, sampler_name
-from neonym.models.family import ModelSource, identify, load_tokenizers, vae_path
+from neonym.models.family import ModelSource, identify, load_tokenizers, source_notes
 from neonym.models.text import WordTokenizer
 from neonym.types import Embedding
 from neonym.words import clean
@@ -99,6 +99,7 @@ def model_problems(settings: GenerateSettings, source: ModelSource, words: Words
     """What does not fit the model."""
     for word, (file, embedding) in words.items():
         yield from misfits(word, file, embedding, source)
+    yield from source_notes(source)
     if settings.clip_skip > source.text_layers:
         what = f"{settings.clip_skip} is more than the {source.text_layers} layers of the text encoder"
         yield Problem("error", what, "--clip_skip")
@@ -130,13 +131,13 @@ def recognised(settings: GenerateSettings) -> ModelSource:
         if len(fitting) != 1:
             raise UserError(f"the pattern fits {len(fitting)} files", f"--ckpt {name}", "It should fit one")
         name = str(fitting[0])
-    vae_path(settings.vae, settings.offline)
-    source = identify(name, settings.vae, settings.v_parameterization or None, settings.offline)
+    source = identify(name, settings.vae, settings.v_parameterization or None, settings.offline, settings.variant)
     for flag, family in FAMILY_FLAGS.items():
         if getattr(settings, flag) and source.family != family:
             raise UserError(f"the model is of the family {source.family}", f"--{flag}", "Leave the flag out")
     if settings.v_parameterization and source.prediction_type != "v_prediction":
-        raise UserError("the model predicts noise, not v", "--v_parameterization", "Leave the flag out")
+        what = f"the model predicts noise, not v: so says {source.prediction_from}"
+        raise UserError(what, "--v_parameterization", "Leave the flag out")
     if settings.zero_terminal_snr and source.prediction_type == "epsilon":
         what = "a model that predicts noise can say nothing of pure noise"
         raise UserError(what, "--zero_terminal_snr", "Leave the flag out, or use a model that predicts v")

@@ -23,7 +23,7 @@ from neonym.generation.networks import Networks
 from neonym.generation.painter import Painter, PaintRules
 from neonym.generation.prepare import Ready
 from neonym.generation.sheets import sheet
-from neonym.models.family import load_model
+from neonym.models.family import ModelSource, load_model
 from neonym.models.weights import hash_of_files
 
 
@@ -42,7 +42,7 @@ class Session:
         self.networks = Networks(self.model, settings.network_weights, settings.network_mul, settings.network_merge)
         self.problems = [*self.networks.problems, *other_precision(settings, self.model.unet.dtype)]
         self.painter = Painter(self.model, paint_rules(settings), self.networks)
-        self.facts = facts(ready, str(device))
+        self.facts = facts(ready, self.model.source, str(device))
         self.done = 0
 
     def draw(self, jobs: Iterable[Job]) -> Iterator[tuple[Path, Image.Image]]:
@@ -140,9 +140,8 @@ def paint_rules(settings: GenerateSettings) -> PaintRules:
     )
 
 
-def facts(ready: Ready, device: str) -> Facts:
-    """What every picture says of the model and the words."""
-    source = ready.source
+def facts(ready: Ready, source: ModelSource, device: str) -> Facts:
+    """What every picture says of the model and the words. `source`: with its weights at hand."""
     hashes = {"text_hash": source.text_hash(), "vae_hash": source.vae_hash()}
     model = {"name": source.name, "family": source.family, **hashes}
     if source.file is not None:

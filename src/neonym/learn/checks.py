@@ -23,7 +23,7 @@ from neonym.learn.optim import (
 )
 from neonym.learn.rates import DEFAULT_RATE, arguments, base_rate, rate_of
 from neonym.learn.rhythm import Rhythm
-from neonym.models.family import ModelSource
+from neonym.models.family import ModelSource, source_notes
 
 if TYPE_CHECKING:
     from neonym.learn.prepare import Prepared
@@ -146,11 +146,7 @@ def flag_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
     if model.v_parameterization and source.prediction_type != "v_prediction":
         what = f"the model predicts noise ({source.prediction_type}): so says {source.prediction_from}"
         problems.append(Problem("error", what, "--v_parameterization", "Leave it out: models are recognised"))
-    if source.family == "sd2" and not source.prediction_from:
-        what = "the file does not say whether it predicts noise or v; it is taken to predict noise"
-        fix = "If it is a 768-v model, give --v_parameterization"
-        problems.append(Problem("warning", what, source.name, fix))
-    return problems
+    return [*problems, *source_notes(source)]
 
 
 def compile_problems(backend: str) -> list[Problem]:

@@ -49,8 +49,8 @@ def predicts_v(model: ModelSettings) -> bool | None:
     folder = BUILTIN_MODELS / name.removeprefix("builtin:") if name.startswith("builtin:") else Path(name)
     try:
         config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
-        return config.get("prediction_type") == "v_prediction"
-    except (OSError, ValueError, AttributeError):
+        return config["prediction_type"] == "v_prediction"
+    except (OSError, ValueError, KeyError, TypeError):
         return True if model.v_parameterization else None
 
 

@@ -33,7 +33,7 @@ from neonym.learn.store import CheckpointStore
 from neonym.learn.trackers import Trackers
 from neonym.learn.verdict import Verdict, make_verdict
 from neonym.models.eight_bits import keep_in_eight_bits
-from neonym.models.family import Model, ModelSource, load_model
+from neonym.models.family import Model, ModelSource, fetched, load_model
 from neonym.types import ImageRecord
 from neonym.words import clean
 
@@ -60,6 +60,8 @@ def train(run: RunConfig, report: Report | None = None, known: Sequence[Problem]
         report = Silent()
     for problem in ready.problems:
         report.note(f"{problem.severity}: {problem}")
+    with accelerator.main_process_first():
+        ready.source = fetched(ready.source, weight_dtype(accelerator)) if ready.source else None
     store, hub = CheckpointStore(ready), Hub(run.hub, report.note)
     if accelerator.is_main_process:
         make_folders(store)

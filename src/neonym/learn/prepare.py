@@ -96,7 +96,11 @@ def prepare(run: RunConfig, known: Sequence[Problem] = ()) -> Prepared:
     try:
         settings = run.model
         ready.source = identify(
-            settings.pretrained_model_name_or_path, settings.vae, settings.v_parameterization, settings.offline
+            settings.pretrained_model_name_or_path,
+            settings.vae,
+            settings.v_parameterization,
+            settings.offline,
+            settings.variant,
         )
         ready.tokenizers = load_tokenizers(ready.source, run.model.max_token_length)
     except ModelError as error:

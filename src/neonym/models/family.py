@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib import import_module
@@ -14,8 +12,22 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from neonym.errors import ModelError
+from neonym.errors import ModelError, Problem
 from neonym.models import single_file
+from neonym.models.assemble import UNET_KIND, VAE_KIND, check_part
+from neonym.models.folder import (
+    HALVES,
+    Weights,
+    check_variant,
+    diffusers_configs,
+    folder_weights,
+    lacking,
+    order_of,
+    read_config,
+    weights_in,
+)
+from neonym.models.hub import config_folder, fetch_weights, is_hub_id, not_cached, vae_folder
+from neonym.models.kinds import SUPPORTED
 from neonym.models.process import Diffusion, Key
 from neonym.models.text import WordTokenizer
 from neonym.models.weights import ENDINGS, hash_of_files, hash_of_tensors, read_header
@@ -23,14 +35,7 @@ from neonym.types import TextCond
 
 BUILTIN = "builtin:emoji"
 BUILTIN_MODELS = Path(__file__).parent / "builtin"
-PART = re.compile(  # a file of weights: its variant, and which of several it is
-    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:-\d+-of-\d+)?(?:\.([\w-]+?))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)"
-)
-PREFERRED = ("fp32", "ema", "bf16", "fp16")  # of the variants, if there are no plain weights
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-CONFIGS = ("*.json", "*/*.json", "tokenizer*/*")
-FILES = (*CONFIGS, "unet/*.safetensors", "vae/*.safetensors", "text_encoder*/*.safetensors")
-VAE_FILES = ("config.json", "*.safetensors", "vae/config.json", "vae/*.safetensors")
+OTHER_SCHEDULES = ("EDM", "FlowMatch")  # how their names in diffusers begin: Playground 2.5, CosXL, rectified flows
 FAMILIES = ("neonym.models.sd", "neonym.models.sdxl")  # modules with `recognises(configs)` and `load(source, ...)`
 
 Keep = Literal["none", "original", "abs"]  # what weights in a text leave as it was: nothing, the mean, the mean size
@@ -74,16 +79,33 @@ class ModelSource:
     native_size: int  # pixels of a side that the model was made for
     prediction_type: str
     word_spread: float  # standard deviation of a coordinate of the vocabulary
+    text_kinds: dict[str, str]  # text encoder -> its class in transformers
     text_layers: int
     guidance: float  # guidance scale that suits it
     learning_rate: float | None = None  # that suits its words, if its folder says one
     prediction_from: str = "its scheduler's config"  # what says the prediction type; empty for a guess
     vae_factor: int = 8
-    encoders: tuple[str, ...] = ("text_encoder",)
     file: Path | None = None  # the checkpoint, if the model is one file
     vae: Path | None = None  # a VAE of its own: file or folder
-    variants: dict[str, str | None] = field(default_factory=dict)  # part -> "fp16": its files carry that in their names
+    weights: dict[str, Weights] = field(
+        default_factory=dict
+    )  # per part; of a hub ID's own parts, none before they are fetched
+    variant: str | None = None  # of a Diffusers folder's weights, if one was asked for
     offline: bool = False
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        return tuple(self.text_kinds)
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Part -> its class in diffusers or transformers."""
+        return {"unet": UNET_KIND, **self.text_kinds, "vae": VAE_KIND}
+
+    @property
+    def own_parts(self) -> tuple[str, ...]:
+        """All but a VAE that the user put in the place of its own."""
+        return tuple(part for part in self.kinds if part != "vae" or self.vae is None)
 
     @property
     def on_hub(self) -> bool:
@@ -91,43 +113,80 @@ class ModelSource:
         return self.file is None and not self.name.startswith("builtin:") and not Path(self.name).exists()
 
     def vae_hash(self) -> str:
-        """SHA-256 of the VAE's weights: what cached moments depend on."""
-        if self.vae is not None:
-            return hash_of_files(self.vae) if self.vae.is_dir() else hash_of_tensors(self.vae, ("",))
-        if self.file is not None:
+        """SHA-256 of the VAE's weights, which must be there: what cached moments depend on."""
+        if self.vae is not None and self.vae.is_file():
+            return hash_of_tensors(self.vae, ("",))
+        if self.vae is None and self.file is not None:
             return hash_of_tensors(self.file, (single_file.VAE,))
-        return hash_of_files(self.folder / "vae")
+        return hash_of_files(*self.weights["vae"].files)
 
     def text_hash(self) -> str:
-        """SHA-256 of the text encoder's weights: what a learned word depends on most."""
+        """SHA-256 of the text encoder's weights, likewise: what a learned word depends on most."""
         if self.file is not None:
             return hash_of_tensors(self.file, single_file.TEXT)
-        hashes = [hash_of_files(self.folder / encoder) for encoder in self.encoders]
+        hashes = [hash_of_files(*self.weights[encoder].files) for encoder in self.encoders]
         return hashes[0] if len(hashes) == 1 else sha256("".join(hashes).encode()).hexdigest()
 
 
 def identify(
-    name: str, vae: str | None = None, v_parameterization: bool | None = None, offline: bool = False
+    name: str,
+    vae: str | None = None,
+    v_parameterization: bool | None = None,
+    offline: bool = False,
+    variant: str | None = None,
 ) -> ModelSource:
     """Recognise a model by its configs, or by the names and shapes in its file; no weight is read. Raises ModelError.
 
-    The network is used for a hub ID (owner/name) alone, and for what of it is not in the user's cache.
+    The network is used for a hub ID (owner/name) alone, and for what of it is not in the user's cache. `variant`: of a
+    Diffusers folder's weights (such as "fp16"), where a part has it.
     """
-    path, file = Path(name), None
+    path, own_vae = Path(name), vae_path(vae, offline)
+    if path.is_file():
+        header, beside = read_header(checkpoint_file(path)), text_beside(path)
+        configs = single_file.configs_of(header, name, v_parameterization, vae is not None, beside)
+        source = replace(recognised(name, path.parent, configs), file=path, vae=own_vae, variant=variant)
+        starts = single_file.starts(source.family)
+        found = {part: Weights((path,), start=starts[part]) for part in source.own_parts}
+        shapes = {path: header.shapes}
+    else:
+        folder = folder_of(name, offline)
+        configs = as_told(diffusers_configs(folder, name), v_parameterization)
+        source = replace(recognised(name, folder, configs), vae=own_vae, variant=variant, offline=offline)
+        found, shapes = weights_there(source), {}
+        if offline or not source.on_hub:
+            check_variant(found, name, variant)
+    if source.vae is not None:
+        configs["vae"], found["vae"] = other_vae(source)
+    source = replace(source, weights=found)
+    if not name.startswith("builtin:"):
+        check_weights(source, shapes)
+    return source
+
+
+def folder_of(name: str, offline: bool) -> Path:
+    """Of a model that is no file. Raises ModelError."""
     if name.startswith("builtin:"):
         path = BUILTIN_MODELS / name.removeprefix("builtin:")
         if not path.is_dir():
             raise ModelError("there is no such built-in model", name, f"Use {BUILTIN}")
-    elif path.is_file():
-        file = checkpoint_file(path)
-    elif not path.exists() and HUB_ID.fullmatch(name) and path.suffix.lower() not in ENDINGS:
-        path = hub_folder(name, CONFIGS, offline)
-    if file is not None:
-        header, beside = read_header(file), text_beside(file)
-        configs = single_file.configs_of(header, name, v_parameterization, vae is not None, beside)
-        folder = path.parent
-    else:
-        folder, configs = path, diffusers_configs(path, name)
+        return path
+    return config_folder(name, offline) if is_hub_id(name) else Path(name)
+
+
+def as_told(configs: dict[str, dict[str, Any]], v_parameterization: bool | None) -> dict[str, dict[str, Any]]:
+    """A scheduler's config that does not say what is predicted says what the user says."""
+    scheduler = configs.get("scheduler", {})
+    if v_parameterization and "prediction_type" not in scheduler:
+        return {
+            **configs,
+            "scheduler": {**scheduler, "prediction_type": "v_prediction"},
+            "said": {"prediction": single_file.BY_USER},
+        }
+    return configs
+
+
+def recognised(name: str, folder: Path, configs: dict[str, dict[str, Any]]) -> ModelSource:
+    """By the first family that knows it. Raises ModelError."""
     for module in map(import_module, FAMILIES):
         try:
             source = module.recognise(name, folder, configs)
@@ -136,9 +195,9 @@ def identify(
         if source is not None:
             if "scheduler" not in configs:
                 raise ModelError("scheduler/scheduler_config.json is missing", name, "Is the folder complete?")
-            source = replace(source, file=file, vae=vae_path(vae, offline), offline=offline)
-            if file is None and (offline or not source.on_hub):
-                source = replace(source, variants=check_weights(source))
+            schedule = str(configs["scheduler"].get("_class_name", ""))
+            if schedule.startswith(OTHER_SCHEDULES):
+                raise ModelError(f"was made for another noise schedule ({schedule})", name, SUPPORTED)
             return source
     kind = str(configs.get("model_index", {}).get("_class_name") or "a model without a name")
     what = f"is a {kind}, of no family that is supported yet (text-to-image Stable Diffusion 1.x, 2.x and XL are)"
@@ -148,6 +207,18 @@ def identify(
 def prediction_from(configs: dict[str, dict[str, Any]]) -> str:
     """What says the prediction type, empty if nothing does."""
     return str(configs["said"]["prediction"]) if "said" in configs else "its scheduler's config"
+
+
+def source_notes(source: ModelSource) -> Iterator[Problem]:
+    """What is said of a model that does not say itself whether it predicts noise or v, and of a variant of a file."""
+    if source.variant is not None and source.file is not None:
+        yield Problem("warning", "a checkpoint file has no variants: it has no effect", f"--variant {source.variant}")
+    silent = "it does not say whether it predicts noise or v"
+    if source.prediction_from == single_file.BY_USER:
+        yield Problem("note", f"{silent}: v, as --v_parameterization says", source.name)
+    if source.family == "sd2" and not source.prediction_from:
+        fix = "If it is a 768-v model, give --v_parameterization"
+        yield Problem("warning", f"{silent}; it is taken to predict noise", source.name, fix)
 
 
 def text_beside(file: Path) -> str:
@@ -165,21 +236,6 @@ def checkpoint_file(path: Path) -> Path:
     return path
 
 
-def diffusers_configs(folder: Path, name: str) -> dict[str, dict[str, Any]]:
-    """Raises ModelError."""
-    if not (folder / "model_index.json").is_file():
-        if folder.exists() and not Path(name).exists():
-            raise ModelError(f"model_index.json is not in the cache ({folder})", name, "Fetch it without --offline")
-        if (folder.parent / "model_index.json").is_file():
-            raise ModelError("is a part of a Diffusers folder", name, f"Name the whole: {folder.parent}")
-        known = (
-            "a checkpoint file, a Diffusers folder (with model_index.json), a hub ID (owner/name) or the built-in model"
-        )
-        what = f"is not {known}" if folder.exists() else f"there is no such file or folder, nor is it {known}"
-        raise ModelError(what, name, "Check how its name is written")
-    return read_configs(folder)
-
-
 def vae_path(name: str | None, offline: bool = False) -> Path | None:
     """A separate VAE: a file, a Diffusers folder of it or with it, or a hub ID of one. Raises ModelError."""
     if name is None:
@@ -187,83 +243,49 @@ def vae_path(name: str | None, offline: bool = False) -> Path | None:
     path = Path(name)
     if path.is_file():
         return checkpoint_file(path)
-    if not path.exists() and HUB_ID.fullmatch(name) and path.suffix.lower() not in ENDINGS:
-        path = hub_folder(name, VAE_FILES, offline)
+    if is_hub_id(name):
+        return vae_folder(name, offline)
     for folder in (path, path / "vae"):
         if (folder / "config.json").is_file() and "model_index.json" not in {p.name for p in folder.iterdir()}:
-            variant_in(folder, name)
             return folder
     raise ModelError("is neither a VAE's file nor its Diffusers folder", name, "Check --vae")
 
 
-def hub_folder(name: str, patterns: tuple[str, ...], offline: bool) -> Path:
-    """Files of a model on the hub, from the user's cache where they are. Raises ModelError."""
-    from huggingface_hub import constants, snapshot_download
-
+def other_vae(source: ModelSource) -> tuple[dict[str, Any], Weights]:
+    """Config and weights of a VAE in the place of the model's own. Raises ModelError."""
+    place = source.vae
+    assert place is not None
+    if place.is_dir():
+        return read_config(place / "config.json"), weights_in(place, str(place))
+    header = read_header(place)
+    start = single_file.VAE if header.has(single_file.VAE) else ""
+    factor = float(source.configs.get("vae", {}).get("scaling_factor", 0.18215))
     try:
-        return Path(snapshot_download(name, allow_patterns=list(patterns), local_files_only=offline))
-    except Exception as error:  # no such repository, no network, no permission, not in the cache: many classes
-        if offline:
-            what = f"nothing of it is in the cache ({constants.HF_HUB_CACHE}), {patterns[0].replace('*', 'model_index')} to begin with"
-            raise ModelError(what, name, "It must be in the cache for --offline: fetch it without") from error
-        line = str(error).strip().split("\n", 1)[0][:200]
-        fix = "Check the name, the network, and your login"
-        raise ModelError(f"cannot be had from the hub ({line})", name, fix) from error
+        return single_file.vae_config(header, start, factor), Weights((place,), start=start)
+    except (KeyError, IndexError) as error:
+        raise ModelError("holds no VAE", str(place), "Name a VAE with --vae, or leave it out") from error
 
 
-def check_weights(source: ModelSource) -> dict[str, str | None]:
-    """Part -> the variant (such as "fp16") that its weights are, None for plain ones. Raises ModelError if a part has none."""
-    found = {part: variant_in(source.folder / part, source.name) for part in ("unet", *source.encoders)}
-    return found if source.vae is not None else {**found, "vae": variant_in(source.folder / "vae", source.name)}
+def weights_there(source: ModelSource) -> dict[str, Weights]:
+    """Of a Diffusers folder. A hub ID may have none as yet. Raises ModelError."""
+    parts = source.own_parts
+    missing = lacking(source.folder, parts) if source.on_hub else []
+    if missing and source.offline:
+        raise not_cached(source.name, missing)
+    return {} if missing else folder_weights(source.folder, parts, source.name, source.variant)
 
 
-def variant_in(folder: Path, name: str) -> str | None:
-    """Of one part. Raises ModelError if it has no weights, or not all of them."""
-    files = [match for p in folder.iterdir() if (match := PART.fullmatch(p.name))] if folder.is_dir() else []
-    if not files:
-        fix = f"Its place is {folder}: fetch it without --offline, or is the folder incomplete?"
-        raise ModelError(
-            f"has no weights in `{folder.name}` (such as diffusion_pytorch_model.safetensors or model.safetensors)",
-            name,
-            fix,
-        )
-    missing = missing_shards(folder)
-    if missing:
-        what = f"{len(missing)} of the files of its `{folder.name}` are not there ({', '.join(missing[:3])})"
-        raise ModelError(what, name, "Fetch them again: is the folder complete?")
-    variants = {match[1] for match in files}
-    if None in variants:
-        return None
-    return next((v for v in PREFERRED if v in variants), sorted(variants)[0])
-
-
-def missing_shards(folder: Path) -> list[str]:
-    """Files that an index of sharded weights names beside others that are there. Raises ModelError."""
-    missing: list[str] = []
-    for index in sorted(folder.glob("*.index*.json")):
+def check_weights(source: ModelSource, shapes: dict[Path, Mapping[str, tuple[int, ...]]]) -> None:
+    """Whether every weight is there in its shape, by headers alone: `shapes` are those that were read already. Raises ModelError."""
+    for part, weights in source.weights.items():
+        named = {n: s for file in weights.files for n, s in (shapes.get(file) or read_header(file).shapes).items()}
         try:
-            named = {str(file) for file in json.loads(index.read_text("utf-8"))["weight_map"].values()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"is no index of weights ({error})", str(index), "Fetch it again") from error
-        absent = sorted(file for file in named if not (folder / file).is_file())
-        missing += absent if len(absent) < len(named) else []  # none is there: other weights are used
-    return missing
-
-
-def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every component's config of a Diffusers folder. Raises ModelError."""
-    configs = {}
-    for file in sorted(
-        [*folder.glob("*/config.json"), *folder.glob("*/scheduler_config.json"), *folder.glob("*.json")]
-    ):
-        try:
-            content = json.loads(file.read_text("utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise ModelError(f"cannot be read ({error})", str(file)) from error
-        if not isinstance(content, dict):
-            raise ModelError("is no config: a table is needed", str(file), "Fetch it again")
-        configs[file.parent.name if file.parent != folder else file.stem] = content
-    return configs
+            check_part(source.kinds[part], source.configs[part], weights, named)
+        except ModelError:
+            raise
+        except Exception as error:  # whatever a library makes of odd configs
+            what = f"its configs are odd ({part}: {str(error).splitlines()[0][:120]})"
+            raise ModelError(what, source.name, "Fetch them again") from error
 
 
 def load_tokenizers(source: ModelSource, max_token_length: int) -> dict[str, WordTokenizer]:
@@ -271,12 +293,33 @@ def load_tokenizers(source: ModelSource, max_token_length: int) -> dict[str, Wor
     return import_module(source.module).load_tokenizers(source, max_token_length)
 
 
-def fetched(source: ModelSource) -> ModelSource:
-    """A model of the hub with its weights at hand; any other as it is. Raises ModelError."""
-    if not source.on_hub:
+def fetched(source: ModelSource, dtype: torch.dtype = torch.float32) -> ModelSource:
+    """A model of the hub with its weights at hand, any other as it is: what is not in the cache, or only in a precision that
+    is not enough, is fetched, in the smallest form that is enough for `dtype` (the VAE's is always float32). Raises ModelError."""
+    if not source.on_hub or source.offline:
         return source
-    source = replace(source, folder=hub_folder(source.name, FILES, source.offline))
-    return replace(source, variants=check_weights(source))
+    half = dtype != torch.float32
+    halved = {part: half and part != "vae" for part in source.own_parts}
+    if not all(enough(source.weights.get(part), source.variant, halved[part]) for part in halved):
+        orders = {part: order_of(source.variant, halved[part]) for part in halved}
+        try:
+            fetch_weights(source.name, source.folder, orders, source.variant)
+        except ModelError:
+            if lacking(source.folder, source.own_parts):
+                raise
+    others = {part: weights for part, weights in source.weights.items() if part not in halved}
+    there = weights_there(source)
+    check_variant(there, source.name, source.variant)
+    source = replace(source, weights={**there, **others})
+    check_weights(source, {})
+    return source
+
+
+def enough(weights: Weights | None, variant: str | None, half: bool) -> bool:
+    """Whether no better form has to be looked for on the network."""
+    if weights is None or variant is not None:
+        return weights is not None and weights.variant == variant
+    return half or weights.variant not in HALVES
 
 
 def load_model(
@@ -287,5 +330,5 @@ def load_model(
     clip_skip: int = 1,
 ) -> Model:
     """Load a frozen model onto `device`, its U-Net and text encoder in `dtype`. Raises ModelError."""
-    source = fetched(identify(name) if isinstance(name, str) else name)
+    source = fetched(identify(name) if isinstance(name, str) else name, dtype)
     return import_module(source.module).load(source, torch.device(device), dtype, max_token_length, clip_skip)

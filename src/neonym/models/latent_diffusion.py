@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from neonym.errors import ModelError
-from neonym.models import single_file
-from neonym.models.family import BUILTIN_MODELS, Keep, ModelSource, variant_in
+from neonym.models.assemble import load_part
+from neonym.models.family import BUILTIN_MODELS, Keep, ModelSource
+from neonym.models.folder import check_tokenizer
 from neonym.models.process import Diffusion, Key, keyed_noise
 from neonym.models.text import EmbeddingWithRows, WordTokenizer, join_chunks
-from neonym.models.weights import read_header
 from neonym.unpickle import reason
 
 TOKENIZER = BUILTIN_MODELS / "emoji" / "tokenizer"  # CLIP's whole vocabulary
@@ -136,14 +134,6 @@ def load_tokenizers(source: ModelSource, folders: dict[str, str], max_token_leng
     return found
 
 
-def check_tokenizer(folder: Path) -> None:
-    """Without its words a tokenizer is made all the same, an empty one. Raises ValueError."""
-    whole, parts = folder / "tokenizer.json", [folder / "vocab.json", folder / "merges.txt"]
-    missing = [file.name for file in parts if not file.is_file()]
-    if not whole.is_file() and missing:
-        raise ValueError(f"{folder} has no {' and no '.join(missing)}")
-
-
 def first_line(error: BaseException) -> str:
     """What an error says, without its paragraphs; code that a pickle wants to run is named."""
     said = [str(error)]
@@ -153,41 +143,29 @@ def first_line(error: BaseException) -> str:
     return named if named.startswith("wants to run code") else said[0].strip().split("\n", 1)[0][:200]
 
 
-@dataclass(frozen=True)
-class TextPart:
-    """Where a text encoder is found."""
-
-    kind: str  # transformers' class of it, in a Diffusers folder
-    start: str  # what the names of its weights begin with in a single file
-
-
 Kind = TypeVar("Kind", bound=LatentDiffusion)
 
 
 def load(
-    kind: type[Kind], source: ModelSource, texts: dict[str, TextPart], tokenizers: dict[str, WordTokenizer],
+    kind: type[Kind], source: ModelSource, tokenizers: dict[str, WordTokenizer],
     device: torch.device, dtype: torch.dtype, clip_skip: int,
 ) -> Kind:  # fmt: skip
     """A model of this kind with its weights, one part on its device before the next is read. Its VAE, which overflows in fp16 (SDXL's), stays in float32. Raises ModelError."""
     quiet_libraries()
-
-    def loaded(read: Callable[[], Any]) -> Any:
+    parts = {}
+    for part in source.kinds:
+        precision = torch.float32 if part == "vae" else dtype
         try:
-            module = read()
+            module = load_part(source.kinds[part], source.configs[part], source.weights[part], precision, device)
         except (ModelError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # damaged weights make the libraries fail in any way
             raise ModelError(
                 f"its weights cannot be read ({first_line(error)})", source.name, "Is it complete?"
             ) from error
-        return on_device(module, device)
-
-    unet = loaded(lambda: load_unet(source, dtype, device))
-    encoders = {
-        name: loaded(lambda n=name, p=part: load_text(source, n, p, dtype, device)) for name, part in texts.items()
-    }
-    vae = loaded(lambda: load_vae(source, device))
-    return kind(source, unet, vae, encoders, scheduler_of(source), tokenizers, clip_skip)
+        parts[part] = on_device(module, device)
+    encoders = {name: parts[name] for name in source.encoders}
+    return kind(source, parts["unet"], parts["vae"], encoders, scheduler_of(source), tokenizers, clip_skip)
 
 
 def quiet_libraries() -> None:
@@ -198,51 +176,6 @@ def quiet_libraries() -> None:
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
-
-
-def from_folder(source: ModelSource, library: Any, kind: str, part: str, dtype: torch.dtype) -> Any:
-    """A part of a Diffusers folder, such as diffusers' `UNet2DConditionModel` from `unet`."""
-    options = {"dtype": dtype, "local_files_only": True, "variant": source.variants.get(part)}
-    options["use_safetensors"] = any((source.folder / part).glob("*.safetensors"))
-    return getattr(library, kind).from_pretrained(source.folder, subfolder=part, **options)
-
-
-def load_unet(source: ModelSource, dtype: torch.dtype, device: torch.device) -> Any:
-    """The U-Net, from whatever the model is. Raises ModelError, OSError, ValueError, RuntimeError."""
-    import diffusers
-
-    if source.file is not None:
-        return single_file.load_unet(source.file, source.configs["unet"], dtype, device)
-    return from_folder(source, diffusers, "UNet2DConditionModel", "unet", dtype)
-
-
-def load_text(source: ModelSource, name: str, part: TextPart, dtype: torch.dtype, device: torch.device) -> Any:
-    """The text encoder `name`, likewise."""
-    import transformers
-
-    if source.file is not None:
-        return single_file.load_text_encoder(source.file, source.configs[name], dtype, device, part.start)
-    return from_folder(source, transformers, part.kind, name, dtype)
-
-
-def load_vae(source: ModelSource, device: torch.device) -> Any:
-    """The model's VAE, or the one that the user named instead, in float32. Raises ModelError."""
-    import diffusers
-
-    parts: Any = diffusers
-    own = source.vae or source.file
-    if own is None:
-        return from_folder(source, parts, "AutoencoderKL", "vae", torch.float32)
-    if own.is_dir():
-        options = {"dtype": torch.float32, "local_files_only": True, "variant": variant_in(own, source.name)}
-        return parts.AutoencoderKL.from_pretrained(own, **options)
-    header = read_header(own)
-    start = single_file.VAE if header.has(single_file.VAE) else ""
-    try:
-        config = single_file.vae_config(header, start, source.configs["vae"]["scaling_factor"])
-    except KeyError as error:
-        raise ModelError("holds no VAE", str(own), "Name a VAE with --vae, or leave it out") from error
-    return single_file.load_vae(own, config, device, start)
 
 
 def on_device(module: Any, device: torch.device) -> Any:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from neonym.models import latent_diffusion as shared
-from neonym.models import single_file
 from neonym.models.family import Keep, ModelSource, prediction_from
 from neonym.models.text import WordTokenizer, clip_hidden, join_chunks
 from neonym.types import TextCond
@@ -22,7 +21,10 @@ WORD_SPREAD = 0.0133  # of CLIP ViT-L's vocabulary; a model folder may say its o
 def recognise(name: str, folder: Path, configs: dict[str, dict[str, Any]]) -> ModelSource | None:
     """One text encoder of CLIP's kind and a four-channel U-Net with text cross-attention; else None."""
     unet, text = configs.get("unet", {}), configs.get(ENCODER, {})
-    single = "text_encoder_2" not in configs and unet.get("addition_embed_type") is None
+    told_more = any(
+        unet.get(name) is not None for name in ("addition_embed_type", "class_embed_type", "num_class_embeds")
+    )
+    single = "text_encoder_2" not in configs and not told_more  # unCLIP is told a picture
     prediction_type = configs.get("scheduler", {}).get("prediction_type", "epsilon")
     if unet.get("_class_name") != "UNet2DConditionModel" or not single or text.get("model_type") != "clip_text_model":
         return None
@@ -37,6 +39,7 @@ def recognise(name: str, folder: Path, configs: dict[str, dict[str, Any]]) -> Mo
         native_size=8 * int(unet.get("sample_size") or 64),
         prediction_type=prediction_type,
         prediction_from=prediction_from(configs),
+        text_kinds={ENCODER: "CLIPTextModel"},
         text_layers=int(text.get("num_hidden_layers", 12)),
         guidance=float(configs.get("neonym", {}).get("guidance", GUIDANCE)),
         learning_rate=configs.get("neonym", {}).get("learning_rate"),
@@ -68,15 +71,8 @@ class StableDiffusion(shared.LatentDiffusion):
         return self.unet(x_t.to(self.unet.dtype), t, text.sequence.to(self.unet.dtype)).sample.float()
 
 
-def text_start(source: ModelSource) -> str:
-    """What the names of the text encoder's weights begin with in a single file: OpenCLIP's are padded with id 0."""
-    return single_file.OPEN_CLIP if source.configs[ENCODER].get("pad_token_id") == 0 else single_file.CLIP
-
-
 def load(
     source: ModelSource, device: torch.device, dtype: torch.dtype, max_token_length: int, clip_skip: int
 ) -> StableDiffusion:
     """Read the weights. Raises ModelError."""
-    texts = {ENCODER: shared.TextPart("CLIPTextModel", text_start(source))}
-    tokenizers = load_tokenizers(source, max_token_length)
-    return shared.load(StableDiffusion, source, texts, tokenizers, device, dtype, clip_skip)
+    return shared.load(StableDiffusion, source, load_tokenizers(source, max_token_length), device, dtype, clip_skip)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from neonym.models import latent_diffusion as shared
-from neonym.models import single_file
 from neonym.models.family import Keep, ModelSource, prediction_from
 from neonym.models.text import WordTokenizer, join_chunks
 from neonym.types import TextCond
@@ -41,7 +40,7 @@ def recognise(name: str, folder: Path, configs: dict[str, dict[str, Any]]) -> Mo
         text_layers=int(configs[FIRST].get("num_hidden_layers", 12)),
         guidance=GUIDANCE,
         word_spread=WORD_SPREAD,
-        encoders=(FIRST, SECOND),
+        text_kinds={FIRST: "CLIPTextModel", SECOND: "CLIPTextModelWithProjection"},
     )
 
 
@@ -112,9 +111,4 @@ def load(
     source: ModelSource, device: torch.device, dtype: torch.dtype, max_token_length: int, clip_skip: int
 ) -> StableDiffusionXL:
     """Read the weights. Raises ModelError."""
-    texts = {
-        FIRST: shared.TextPart("CLIPTextModel", single_file.XL_CLIP),
-        SECOND: shared.TextPart("CLIPTextModelWithProjection", single_file.XL_OPEN_CLIP),
-    }
-    tokenizers = load_tokenizers(source, max_token_length)
-    return shared.load(StableDiffusionXL, source, texts, tokenizers, device, dtype, clip_skip)
+    return shared.load(StableDiffusionXL, source, load_tokenizers(source, max_token_length), device, dtype, clip_skip)

@@ -1,20 +1,16 @@
 """Stable Diffusion 1.x, 2.x and XL in one file, as CompVis and Stability published them and most people keep them.
 
-What the model is follows from names and shapes alone. Keys are renamed by diffusers' own converters.
+What the model is follows from names and shapes alone.
 """
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor, nn
 
 from neonym.errors import ModelError
 from neonym.models.kinds import refuse_channels, refuse_others
-from neonym.models.weights import Header, read_tensors
+from neonym.models.weights import Header
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
@@ -22,8 +18,8 @@ XL_CLIP, XL_OPEN_CLIP = "conditioner.embedders.0.transformer.", "conditioner.emb
 TEXT = ("cond_stage_model.", "conditioner.")
 TOKENS, OPEN_TOKENS = "embeddings.token_embedding.weight", "token_embedding.weight"
 BODIES = ("text_model.", "")  # some files leave it out
-BESIDE = ("position_ids", "logit_scale", "text_projection")  # what a text encoder's file may have and nothing uses
 PARAMETERIZATION = re.compile(r"""^\s*parameterization:\s*["']?(v|eps)\b""", re.MULTILINE)
+BY_USER = "--v_parameterization"
 HEAD = 64  # numbers of an attention head of CLIP, and of SD 2.x's U-Net
 SCHEDULER = {
     "_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
@@ -48,7 +44,7 @@ def configs_of(
         raise ModelError(what, name, "Give a VAE with --vae" if missing == ["VAE"] else "")
     family = family_of(header, name)
     try:
-        return described(header, family, name, prediction_type(header, family, v_parameterization, sidecar))
+        return described(header, family, name, prediction_type(header, v_parameterization, sidecar))
     except (KeyError, IndexError, StopIteration, ValueError, TypeError) as error:
         shown = str(error).strip("'") or "there is no attention"
         what = f"looks like {family}, but weights are missing or have other shapes ({shown})"
@@ -64,10 +60,10 @@ def described(header: Header, family: str, name: str, prediction: tuple[str, str
     unet["sample_size"] = {"sd1": 64, "sd2": 96 if prediction[0] == "v_prediction" else 64, "sdxl": 128}[family]
     texts = {
         "sd1": {"text_encoder": lambda: clip_config(header, CLIP)},
-        "sd2": {"text_encoder": lambda: open_clip_config(header, OPEN_CLIP, unused=1)},
+        "sd2": {"text_encoder": lambda: open_clip_config(header, OPEN_CLIP)},
         "sdxl": {
             "text_encoder": lambda: clip_config(header, XL_CLIP),
-            "text_encoder_2": lambda: open_clip_config(header, XL_OPEN_CLIP, unused=0),
+            "text_encoder_2": lambda: open_clip_config(header, XL_OPEN_CLIP),
         },
     }[family]
     factor = 0.13025 if family == "sdxl" else 0.18215
@@ -80,6 +76,16 @@ def described(header: Header, family: str, name: str, prediction: tuple[str, str
         "said": {"prediction": prediction[1]},
         **{encoder: make() for encoder, make in texts.items()},
     }
+
+
+def starts(family: str) -> dict[str, str]:
+    """What the names of each part's weights begin with."""
+    texts = {
+        "sd1": {"text_encoder": CLIP},
+        "sd2": {"text_encoder": OPEN_CLIP},
+        "sdxl": {"text_encoder": XL_CLIP, "text_encoder_2": XL_OPEN_CLIP},
+    }
+    return {"unet": UNET, "vae": VAE, **texts[family]}
 
 
 def family_of(header: Header, name: str) -> str:
@@ -96,8 +102,8 @@ def family_of(header: Header, name: str) -> str:
     raise ModelError("has no text encoder of Stable Diffusion 1.x, 2.x or XL", name, "Is the file complete?")
 
 
-def prediction_type(header: Header, family: str, v_parameterization: bool | None, sidecar: str) -> tuple[str, str]:
-    """-> "epsilon" or "v_prediction", and what says so: nothing for a guess."""
+def prediction_type(header: Header, v_parameterization: bool | None, sidecar: str) -> tuple[str, str]:
+    """-> "epsilon" or "v_prediction", and what says so: nothing for a guess. The user is obeyed where the file is silent."""
     told = header.metadata.get("modelspec.prediction_type", "").lower()
     if told:
         return ("v_prediction" if told.startswith("v") else "epsilon"), "its metadata"
@@ -108,9 +114,7 @@ def prediction_type(header: Header, family: str, v_parameterization: bool | None
     found = PARAMETERIZATION.search(sidecar)
     if found:
         return ("v_prediction" if found[1] == "v" else "epsilon"), "the .yaml beside it"
-    if family == "sd1":  # a few fine-tunes predict v; they come with a .yaml
-        return "epsilon", "a Stable Diffusion 1.x without a .yaml beside it that says otherwise"
-    return ("v_prediction", "--v_parameterization") if v_parameterization else ("epsilon", "")
+    return ("v_prediction", BY_USER) if v_parameterization else ("epsilon", "")
 
 
 def unet_config(header: Header, family: str) -> dict[str, Any]:
@@ -178,96 +182,16 @@ def clip_config(header: Header, start: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def open_clip_config(header: Header, start: str, unused: int) -> dict[str, Any]:
-    """OpenCLIP without its `unused` last layers: Stable Diffusion 2.x leaves one out."""
+def open_clip_config(header: Header, start: str) -> dict[str, Any]:
+    """OpenCLIP's. Of that of Stable Diffusion 2.x nothing uses the last layer and the projection; some converters leave out both."""
     vocab, width = header.shapes[f"{start}{OPEN_TOKENS}"]
-    block = f"{start}transformer.resblocks."
+    block, projection = f"{start}transformer.resblocks.", f"{start}text_projection"
+    unused = 1 if start == OPEN_CLIP and projection in header.shapes else 0
     return {
         "model_type": "clip_text_model", "vocab_size": vocab, "hidden_size": width,
-        "projection_dim": header.shapes[f"{start}text_projection"][1] if not unused else width // 2,
+        "projection_dim": header.shapes[projection][1] if start == XL_OPEN_CLIP else width // 2,
         "num_attention_heads": max(1, width // HEAD), "hidden_act": "gelu", "max_position_embeddings": 77,
         "num_hidden_layers": layers(header, re.escape(block) + r"(\d+)\.") - unused,
         "intermediate_size": header.shapes[f"{block}0.mlp.c_fc.weight"][0],
         "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 0,
     }  # fmt: skip
-
-
-def load_unet(file: Path, config: dict[str, Any], dtype: torch.dtype, device: torch.device) -> Any:
-    """Raises ModelError."""
-    from diffusers import UNet2DConditionModel
-    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
-
-    tensors = convert_ldm_unet_checkpoint(read_tensors(file, (UNET,)), dict(config))
-    return filled(lambda: UNet2DConditionModel.from_config(config), tensors, dtype, device, file)
-
-
-def load_vae(file: Path, config: dict[str, Any], device: torch.device, start: str = VAE) -> Any:
-    """In float32. Raises ModelError."""
-    from diffusers import AutoencoderKL
-    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
-
-    found = read_tensors(file, (start,))
-    if any(name.startswith("encoder.down_blocks.") for name in found):  # a Diffusers folder's file
-        converted = {renamed(name): value for name, value in found.items()}
-    else:
-        tensors = {f"{VAE}{name.removeprefix(start)}": value for name, value in found.items()}
-        converted = convert_ldm_vae_checkpoint(tensors, config)
-    return filled(lambda: AutoencoderKL.from_config(config), converted, torch.float32, device, file)
-
-
-def renamed(name: str) -> str:
-    """Older Diffusers folders have other names for a VAE's attention."""
-    for old, new in ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")):
-        name = name.replace(old, new)
-    return name
-
-
-def load_text_encoder(file: Path, config: dict[str, Any], dtype: torch.dtype, device: torch.device, start: str) -> Any:
-    """CLIP under its own names, or OpenCLIP's renamed; XL's second one with its projection. Raises ModelError."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    kind: Any = CLIPTextModelWithProjection if start == XL_OPEN_CLIP else CLIPTextModel
-    made = CLIPTextConfig(**config)
-    if start in (CLIP, XL_CLIP):
-        found = read_tensors(file, (start,))
-        tensors = {
-            name.removeprefix(start): value
-            for name, value in found.items()
-            if not name.startswith(tuple(f"{start}{n}" for n in BESIDE))
-        }
-        return filled(lambda: kind(made), tensors, dtype, device, file)
-    from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
-
-    with torch.device("meta"):
-        empty = kind(made)
-    found = convert_open_clip_checkpoint(empty, read_tensors(file, (start,)), prefix=start)
-    beyond = f"layers.{config['num_hidden_layers']}."
-    projects = kind is CLIPTextModelWithProjection
-    tensors = {n: v for n, v in found.items() if beyond not in n and (projects or "text_projection" not in n)}
-    return filled(lambda: kind(made), tensors, dtype, device, file)
-
-
-def filled(make: Any, tensors: dict[str, Tensor], dtype: torch.dtype, device: torch.device, file: Path) -> nn.Module:
-    """A module made without weights, then given these, each put on the device by itself: nothing is copied but what has
-    another precision or another place. Raises ModelError."""
-    from accelerate import init_empty_weights
-
-    with init_empty_weights():
-        module: nn.Module = make()
-    wanted = set(module.state_dict())
-    named = {as_wanted(n, wanted): value.to(device, dtype) for n, value in tensors.items() if "position_ids" not in n}
-    missing, extra = sorted(wanted - set(named)), sorted(set(named) - wanted)
-    if missing or extra:
-        said = f"{len(missing)} weights of the {type(module).__name__} are missing ({', '.join(missing[:2])}), {len(extra)} unknown"
-        raise ModelError(said, str(file), "Is the file complete?")
-    try:
-        module.load_state_dict(named, assign=True)
-    except RuntimeError as error:
-        raise ModelError(f"has weights of other shapes ({str(error).splitlines()[-1].strip()})", str(file)) from error
-    return module
-
-
-def as_wanted(name: str, wanted: set[str]) -> str:
-    """transformers 5 has its text layers one level higher than the files."""
-    shorter = name.removeprefix("text_model.")
-    return name if name in wanted or shorter not in wanted else shorter

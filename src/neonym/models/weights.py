@@ -118,11 +118,10 @@ def hash_of_tensors(file: Path, starts: tuple[str, ...]) -> str:
     return digest.hexdigest()
 
 
-def hash_of_files(place: Path) -> str:
-    """SHA-256 of a file, or of every weight file in a folder, in name order."""
+def hash_of_files(*files: Path) -> str:
+    """SHA-256 of what is in them, one after the other."""
     digest = hashlib.sha256()
-    inside = sorted(p for p in place.iterdir() if p.suffix in (".safetensors", ".bin")) if place.is_dir() else [place]
-    for file in inside:
+    for file in files:
         with file.open("rb") as opened:
             while block := opened.read(1 << 20):
                 digest.update(block)
