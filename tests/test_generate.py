@@ -16,7 +16,7 @@ from conftest import ROOT, SMALL, generate, pixels, read_parameters, shown
 from PIL import Image
 
 from neonym.cli.main import main
-from neonym.config.generate import GenerateSettings
+from neonym.config.generate import GenerateSettings, generate_problems
 from neonym.config.sdscripts import GENERATOR
 from neonym.errors import ModelError
 from neonym.formats import write_embedding
@@ -155,11 +155,11 @@ def test_every_mistake_at_once(tmp_path, capsys):
         "--prompt", "a (cat:1.2.3)", "--sampler", "foo", "--image_path", tmp_path / "nix.png", "--strength", 2,
         "--control_net_models", "a", "b", "--textual_inversion_embeddings", tmp_path / "nope.pt", "--steps=0",
         "--network_weights", tmp_path / "l.safetensors", "--ckpt", tmp_path / "model", "--fp16", "--bf16",
-        "--noise_offset_prob", 0.5,
+        "--noise_offset_prob", 0.5, "--scale", "much", "--foo",
     ]  # fmt: skip
     assert generate(tmp_path, *argv, code=2) == []
     said = capsys.readouterr().err
-    for part in ("`foo` is not known", "nix.png", "--strength: 2.0 is more than 1", "ControlNet is not supported",
+    for part in ("--scale: `much` is not a number", "--foo: is not known", "`foo` is not known", "nix.png", "--strength: 2.0 is more than 1", "ControlNet is not supported",
                  "nope.pt", "--steps: 0 is less than 1", "l.safetensors", "model: there is no such file or folder", "--fp16 --bf16",
                  "needs --noise_offset_range", "`1.2.3` is no weight"):  # fmt: skip
         assert part in said, part
@@ -204,6 +204,13 @@ def test_every_mistake_at_once(tmp_path, capsys):
         (["--prompt", "a", "--outdir", "{tmp}/good.png/out"], "cannot be written to"),
         (["--prompt", "a --t 0.1", "--image_path", "{tmp}/good.png", "--steps", "2"], "leaves no step"),
         (["--prompt", "a", "--ckpt", "{tmp}/*.ckpt"], "the pattern fits 0 files"),
+        (["--prompt", "a", "--ds_depth_1", "0"], "Deep Shrink is not supported"),  # a depth, and not "off"
+        (["--prompt", "a", "--clip_guidance_scale", "0.1"], "guidance by CLIP"),
+        (["--prompt", "a", "--sampler", "DPM++ 2S a Karras"], "The nearest is `dpm++_sde_karras`"),
+        (["--prompt", "a", "--network_mul", "x", "y"], "`x y` is not numbers"),
+        (["--prompt", "a", "--noise_offset_range", "x", "y"], "`x y` is not two numbers"),
+        (["--prompt", "a", "--n_iter", "1" + "0" * 20], "is more than 1000000"),
+        (["--prompt", "a", "--vae_batch_size", "1e300"], "is more than 1000000"),
     ],
 )
 def test_bad_input(argv, said, tmp_path, capsys):
@@ -225,6 +232,34 @@ def test_what_is_odd_is_said_and_passed(tmp_path, capsys):
                  "20 is no multiple of 8: 16 is used", "note: --fp16: a CPU computes in float32",
                  "warning: --iter_same_seed: the 2 pictures of a prompt are the same"):  # fmt: skip
         assert said.count(part) == 1, part
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"strength": 0.5}, "--strength: has no effect without --image_path or --highres_fix_scale"),
+        ({"highres_fix_save_1st": True}, "--highres_fix_save_1st: has no effect without --highres_fix_scale"),
+        ({"noise_offset_range": (0, 1)}, "--noise_offset_range: has no effect without --noise_offset_prob"),
+        ({"network_merge": True}, "--network_merge: has no effect without --network_weights"),
+        ({"no_half_vae": True}, "--no_half_vae: has no effect without --fp16 or --bf16"),
+        ({"batch_at_once": True}, "--batch_at_once: has no effect without --batch_size"),
+        ({"use_original_file_name": True}, "--use_original_file_name: has no effect without --image_path"),
+        ({"W": 64, "image_path": "a.png"}, "--W: has no effect with --image_path, unless both"),
+        ({"x": "scale=2", "n_iter": 2}, "--n_iter: has no effect with --x and --y"),
+        ({"x": "scale=2", "prompt": ("a", "b")}, "of the first prompt alone"),
+    ],
+)
+def test_what_does_nothing_is_said(flags, said):
+    (problem,) = generate_problems(GenerateSettings(**flags))
+    assert said in str(problem)
+    assert problem.severity == "warning"
+
+
+def test_what_only_sdxl_is_told_is_said(tmp_path, capsys):
+    generate(tmp_path, "--crop_top", 3, "--prompt", "a --ow 64 --cl 3", *SMALL)
+    said = capsys.readouterr().err
+    assert "--crop_top: only SDXL is told sizes" in said
+    assert "--ow, --cl: only SDXL is told sizes" in said
 
 
 def test_flags_of_sd_scripts_that_have_nothing_to_do_are_said(tmp_path, capsys):
@@ -301,6 +336,21 @@ def test_what_is_finished_is_kept_when_it_is_stopped(tmp_path):
     pictures = list(out.iterdir())
     assert f"{len(pictures)} pictures are finished" in err
     assert all(shown(p).size == (64, 64) for p in pictures)  # and nothing half-written
+
+
+def test_a_picture_that_is_not_saved_is_not_finished(tmp_path, capsys, monkeypatch):
+    """Stopped in the middle of saving the second one."""
+    whole = Image.Image.save
+
+    def save(picture, file, *rest, **more):
+        if "_001_" in str(file):
+            raise KeyboardInterrupt
+        whole(picture, file, *rest, **more)
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    (first,) = generate(tmp_path, "--prompt", "a", "b", "--batch_size", 2, *SMALL, code=130)
+    assert "_000_" in first.name
+    assert "interrupted: 1 pictures are finished" in capsys.readouterr().err
 
 
 def test_verify(word, tmp_path, capsys):

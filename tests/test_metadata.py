@@ -89,6 +89,41 @@ def test_a_picture_is_drawn_again_bit_for_bit(word, tmp_path, capsys):
     assert "does not say how it was made" in capsys.readouterr().err
 
 
+def test_files_that_are_no_png_are_drawn_again(tmp_path):
+    """So is what an inline option recorded; and their prompts are used where there are no others."""
+    jpeg, webp, png = generate(
+        tmp_path, "--prompt", "a \u732b --c {x} \u732b --n bad --f 1.jpg", "b --f 2.webp", "a \u732b --d 5 --n bad --f 3.png",
+        *SMALL,
+    )  # fmt: skip
+    (again,) = generate(tmp_path, "--like", jpeg)
+    assert np.array_equal(pixels(shown(again)), pixels(shown(png)))
+    assert (shown(again).text["prompt"], shown(again).text["clip-prompt"]) == ("a \u732b", "x \u732b")
+    (third,) = generate(tmp_path, "--like", again)
+    assert shown(third).text["clip-prompt"] == "x \u732b"
+    (other,) = generate(tmp_path, "--like", webp)
+    assert np.abs(pixels(shown(other)) - pixels(shown(webp))).mean() < 20
+    (begun,) = generate(tmp_path, "--image_path", jpeg, *SMALL)
+    assert (shown(begun).text["prompt"], shown(begun).text["negative-prompt"]) == ("a \u732b", "bad")
+
+
+def test_prompts_of_pictures_by_other_programs_are_used(tmp_path, capsys):
+    text = PngInfo()
+    text.add_text(
+        "parameters", "a {red} cat,\nof two lines\nNegative prompt: bad\nSteps: 20, Sampler: Euler a, Seed: 3"
+    )
+    Image.new("RGB", (64, 64)).save(tmp_path / "web.png", pnginfo=text)
+    (begun,) = generate(tmp_path, "--image_path", tmp_path / "web.png", *SMALL)
+    assert (shown(begun).text["prompt"], shown(begun).text["negative-prompt"]) == ("a {red} cat,\nof two lines", "bad")
+    graph = PngInfo()
+    graph.add_text("prompt", '{"3": {"class_type": "KSampler", "inputs": {}}}')
+    Image.new("RGB", (64, 64)).save(tmp_path / "graph.png", pnginfo=graph)
+    Image.new("RGB", (64, 64)).save(tmp_path / "plain.png")
+    generate(tmp_path, "--image_path", tmp_path, "--steps", 0, code=2)
+    said = capsys.readouterr().err
+    for part in ("graph.png: it carries no prompt", "plain.png: it carries no prompt", "--steps: 0 is less than 1"):
+        assert said.count(part) == 1, part
+
+
 def test_a_changed_picture_is_told_when_it_is_drawn_again(tmp_path, capsys):
     photo = tmp_path / "photo.png"
     Image.new("RGB", (64, 64), (200, 40, 40)).save(photo)

@@ -186,7 +186,7 @@ def test_vae_options_change_nothing_but_memory(model, painter):
 def test_names_of_samplers():
     for names in (
         ("Euler a", "k_euler_a", "euler_ancestral", "Euler A", "euler_a"),
-        ("DPM++ 2M Karras", "dpmpp_2m_karras", "k_dpmpp_2m_karras", "DPM++_2M_Karras", "dpmsolver++_karras"),
+        ("DPM++ 2M Karras", "k_dpmpp_2m_ka", "dpmpp_2m_karras", "k_dpmpp_2m_karras", "DPM++_2M_Karras", "dpmsolver++_karras"),
         ("DPM++ 2M SDE", "dpmpp_2m_sde", "dpm++_2m_sde"),
         ("DPM++ 3M SDE Exponential", "dpmpp_3m_sde_exponential", "dpm++_3m_sde_exponential"),
         ("DPM++ 2M SDE Heun", "dpm++_2m_sde_heun"),

@@ -1,7 +1,9 @@
 """The grammar of prompts: variants, inline options, weights, BREAK, long prompts, spellings of a word."""
 
 import itertools
+import math
 import random
+import re
 
 import pytest
 import torch
@@ -41,6 +43,8 @@ def drawn(text, times=200):
         ("{}", {"{}"}),
         ("{only}", {"only"}),
         ("{5$$a|b}", {"a, b", "b, a"}),
+        ("{2$$}", {"{2$$}"}),
+        ("{-$$a|b}", {"a", "b"}),
     ],
 )
 def test_variants_are_drawn(text, found):
@@ -64,6 +68,37 @@ def test_variants_are_enumerated(text, found):
 def test_a_random_group_within_an_enumerated_one_ends():
     assert all_of("{e$${a|b}|c}")[1] == "c"
     assert {all_of("{e$${a|b}|c}", seed)[0] for seed in range(20)} == {"a", "b"}
+
+
+def read_apart(body):
+    """A group without others in it, by the letter of training.md section 15.4 -> whether it is enumerated, what it may give"""
+    every = body[:3].lower() == "e$$"
+    parts = body[3 if every else 0 :].split("$$")
+    count = re.fullmatch(r"(\d+)(?:-(\d+))?", parts[0]) if len(parts) > 1 else None
+    low, high = sorted((int(count[1]), int(count[2] or count[1]))) if count else (1, 1)
+    parts = parts[1:] if count else parts
+    joiner, options = (parts[0] if len(parts) > 1 else ", "), parts[-1].split("|")
+    choose = itertools.combinations if every else itertools.permutations
+    counts = range(min(low, len(options)), min(high, len(options)) + 1)
+    return every, [joiner.join(chosen) for count in counts for chosen in choose(options, count)]
+
+
+GROUPS = st.tuples(
+    st.sampled_from(["", "e$$", "E$$"]), st.sampled_from(["", "0$$", "1$$", "2$$", "7$$", "1-2$$", "2-1$$", "2-9$$"]),
+    st.sampled_from(["", ", $$", " and $$", "-$$"]),
+    st.lists(st.text("ab c1.,()", min_size=1, max_size=3), min_size=1, max_size=4).map("|".join),
+).map("".join)  # fmt: skip
+
+
+@given(st.lists(st.tuples(st.text("ab ,", max_size=3), GROUPS), min_size=1, max_size=2), st.integers(0, 9))
+def test_the_grammar_is_read_as_by_another_reader(parts, seed):
+    """Enumerated groups give everything in order, the first one slowest; the others one of what they may give."""
+    axes = [[[x] for x in found] if every else [found] for every, found in (read_apart(group) for _, group in parts)]
+    drawn = all_of("".join(f"{text}{{{group}}}" for text, group in parts), seed)
+    assert len(drawn) == math.prod(map(len, axes))
+    for got, sets in zip(drawn, itertools.product(*axes), strict=True):
+        texts = ("".join(t + c for (t, _), c in zip(parts, chosen, strict=True)) for chosen in itertools.product(*sets))
+        assert got in texts
 
 
 @given(st.text(alphabet="ab{}|$\\e12-, ", max_size=30), st.integers(0, 5))
@@ -113,6 +148,9 @@ def test_inline_options():
         ("a cat --dsd1 3", "Deep Shrink"),
         ("a cat --glt 3", "Gradual Latent"),
         ("a (cat:1.2.3)", "`1.2.3` is no weight"),
+        ("a\0cat", "characters in it that are no text"),
+        ("a cat --ow 9999999999", "a whole number from 1 to"),
+        ("x" * 70_000 + " --f a.jpg", "a JPEG file has no room"),
     ],
 )
 def test_a_broken_line_is_told_with_its_place(line, said, tmp_path):
@@ -159,6 +197,12 @@ def test_steps_are_held_within_limits_and_that_is_said():
     assert [p.what for p in made.problems] == [
         "0 steps are not possible: 1 are taken", "5000 steps are not possible: 1000 are taken",
     ]  # fmt: skip
+
+
+def test_what_a_line_cannot_have_is_said_once():
+    made = Plan(GenerateSettings(prompt=("a --n b", "c --n d", "e --nl 3"), scale=1.0), 128, 3.0)
+    list(made.jobs())
+    assert [p.what for p in made.problems] == ["a guidance scale of 1 is none: the negative prompt has no effect"]
 
 
 def test_shuffled_prompts_come_once_each_pass():

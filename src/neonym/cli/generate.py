@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from neonym.config.commandline import Given, replace_compat
-from neonym.config.flags import flags_in, parse_flags, repeated
+from neonym.config.flags import Line, flags_in, read_line, repeated
 from neonym.config.generate import GenerateFlags, GenerateSettings
 from neonym.config.run import RunConfig
 from neonym.config.sdscripts import GENERATOR
@@ -26,8 +26,7 @@ DESCRIPTION = "Make pictures, with learned words in the prompts. The word is the
 
 
 def main(argv: list[str], prog: str) -> int:
-    flags = parse_flags(GenerateFlags, argv, prog, DESCRIPTION)
-    values, notes = values_given(flags, argv)
+    values, notes = values_given(read_line(GenerateFlags, argv, prog, DESCRIPTION))
     from neonym.generation.metadata import like
     from neonym.generation.prepare import prepare
     from neonym.generation.run import Session, changed_since
@@ -50,9 +49,10 @@ def main(argv: list[str], prog: str) -> int:
     return 0
 
 
-def values_given(flags: GenerateFlags, argv: list[str]) -> tuple[dict[str, Any], list[Problem]]:
-    """The settings that the command line names, and what is to be said of sd-scripts' flags. Raises ConfigError."""
-    named, given = flags_in(argv, GenerateFlags), Given(RunConfig(), problems=repeated(argv))
+def values_given(line: Line[GenerateFlags]) -> tuple[dict[str, Any], list[Problem]]:
+    """The settings that a command line names, and what is wrong or to be said of its flags."""
+    flags, named = line.flags, flags_in(line.argv, GenerateFlags)
+    given = Given(RunConfig(), problems=[*line.problems, *repeated(line.argv)])
     values = {name: getattr(flags, name) for name in GenerateSettings.model_fields if name in named}
     values |= {name: getattr(flags.compat, name) for name in GENERATOR if name in named}
     given.origins = dict.fromkeys(values, "command line")
@@ -122,9 +122,6 @@ def typed_lines(words: tuple[str, ...]) -> Iterator[str]:
             line = input("prompt> " if sys.stdin.isatty() else "").removeprefix("\ufeff").strip()
         except EOFError:
             return
-        if any("\ud800" <= c <= "\udfff" for c in line):
-            print("that line is no UTF-8 text", file=sys.stderr)
-            continue
         if line and not line.startswith("#"):
             yield line
 

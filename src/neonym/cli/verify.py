@@ -45,8 +45,8 @@ def main(argv: list[str], prog: str) -> int:
     if problems := list(misfits(word, flags.file, embedding, identify(flags.model))):
         raise ConfigError(problems)
     from neonym.generation.effect import measure
-    from neonym.generation.metadata import save_picture
     from neonym.generation.names import free
+    from neonym.generation.picture_files import save_picture
     from neonym.generation.run import best_device
     from neonym.generation.sheets import sheet
     from neonym.models.family import load_model

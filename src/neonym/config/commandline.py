@@ -111,7 +111,7 @@ def replace_compat(values: Values, table: Mapping[str, Compat], given: Given) ->
     kept = dict(values)
     for name, compat in table.items():
         value = kept.pop(name, None)
-        if value in (None, False, (), "", "0", "0.0"):
+        if value in (None, False, (), ""):
             continue
         flag = f"--{name}"
         if compat.kind == "refused":

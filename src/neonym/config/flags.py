@@ -149,6 +149,8 @@ def value_problem(group: list[str], kind: Any) -> str:
         return f"is switched on by its name alone: `{' '.join(values)}` means nothing"
     if not values:
         return f"needs a value: {expected(kind)}"
+    if expected(kind).endswith("s"):
+        return f"`{' '.join(values)}` is not {expected(kind)}"
     if len(values) > 1:
         return f"takes one value, and `{' '.join(values[1:])}` belongs to no flag (text with blanks in it needs quotes)"
     return f"`{values[0]}` is not {expected(kind)}"
@@ -160,4 +162,7 @@ def expected(kind: Any) -> str:
         return " or ".join(expected(part) for part in get_args(kind) if part is not type(None))
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"
+    if get_origin(kind) is tuple:
+        one, *others = get_args(kind)
+        return f"{'' if others == [...] else 'two '}{expected(one).split()[-1]}s"
     return {int: "a whole number", float: "a number"}.get(kind, "a text")

@@ -13,6 +13,8 @@ from neonym.errors import Problem
 
 LAST_SEED = 1 << 62
 MOST_STEPS = 1000
+MOST_PICTURES = 1_000_000  # of a prompt, and passes
+LARGEST = 1_000_000  # pixels that SDXL is told
 SCALES = (-100, 1000)  # guidance
 NOISE = {  # probabilities, what else they need, and its limits
     "noise_offset_prob": ("noise_offset_range", (-10, 10)),
@@ -56,8 +58,10 @@ class GenerateSettings(Section):
     )
     interactive: bool = setting(False, "Ask for prompts, one after the other, until the input ends.")
     like: str | None = setting(None, "A picture that this program made: draw it again. Flags that are given change it.")
-    images_per_prompt: int = setting(1, "Pictures of each prompt; a prompt with {e$$...} decides itself.", least=1)
-    n_iter: int = setting(1, "How often all prompts are gone through.", least=1)
+    images_per_prompt: int = setting(
+        1, "Pictures of each prompt; a prompt with {e$$...} decides itself.", least=1, most=MOST_PICTURES
+    )
+    n_iter: int = setting(1, "How often all prompts are gone through.", least=1, most=MOST_PICTURES)
     shuffle_prompts: bool = setting(False, "Another order of the prompts each time.")
     max_embeddings_multiples: int | None = setting(
         None, "How many parts of 75 tokens a prompt may have (default: as many as it needs, at most 8).", least=1
@@ -79,13 +83,17 @@ class GenerateSettings(Section):
     seed: int | None = setting(None, "Seed of the first picture, the next has the next (default: by chance).", least=0)
     iter_same_seed: bool = setting(False, "All pictures of one pass have the same seed.")
     original_width: int | None = setting(
-        None, "SDXL: original width that the model is told (default: the picture's).", least=1
+        None, "SDXL: original width that the model is told (default: the picture's).", least=1, most=LARGEST
     )
-    original_height: int | None = setting(None, "SDXL: original height that the model is told.", least=1)
-    original_width_negative: int | None = setting(None, "SDXL: the same for the negative prompt.", least=1)
-    original_height_negative: int | None = setting(None, "SDXL: the same for the negative prompt.", least=1)
-    crop_top: int = setting(0, "SDXL: upper edge of the cut that the model is told.", least=0)
-    crop_left: int = setting(0, "SDXL: left edge of the cut that the model is told.", least=0)
+    original_height: int | None = setting(None, "SDXL: original height that the model is told.", least=1, most=LARGEST)
+    original_width_negative: int | None = setting(
+        None, "SDXL: the same for the negative prompt.", least=1, most=LARGEST
+    )
+    original_height_negative: int | None = setting(
+        None, "SDXL: the same for the negative prompt.", least=1, most=LARGEST
+    )
+    crop_top: int = setting(0, "SDXL: upper edge of the cut that the model is told.", least=0, most=LARGEST)
+    crop_left: int = setting(0, "SDXL: left edge of the cut that the model is told.", least=0, most=LARGEST)
     noise_offset_prob: float = setting(0.0, "Share of pictures whose first noise gets an offset.", least=0)
     noise_offset_range: tuple[float, float] | None = setting(None, "The offset's strength is drawn between these two.")
     pyramid_noise_prob: float = setting(0.0, "Share of pictures whose first noise gets coarser noise added.", least=0)
@@ -111,7 +119,9 @@ class GenerateSettings(Section):
         False,
         "On a CPU, predict for a whole batch together: faster with small models; the last bits of a picture may then depend on its neighbours.",
     )
-    vae_batch_size: float = setting(1.0, "Pictures decoded together; below 1: share of the batch.", above=0)
+    vae_batch_size: float = setting(
+        1.0, "Pictures decoded together; below 1: share of the batch.", above=0, most=MOST_PICTURES
+    )
     vae_tiling: bool = setting(False, "Decode large pictures in tiles, which takes less memory.")
     no_half_vae: bool = setting(False, "Keep the VAE in float32 (SDXL's always is).")
     fp16: bool = setting(False, "Compute in fp16 (not on a CPU).")
@@ -174,6 +184,40 @@ def generate_problems(settings: GenerateSettings) -> Iterator[Problem]:
     others = [name for name in ("interactive", "grid", "highres_fix_save_1st") if getattr(settings, name)]
     if any(axes) and others:
         yield Problem("error", "a sheet with axes does not go with it", f"--{others[0]}", "Leave one of them out")
+    if any(axes) and (len(settings.prompt) > 1 or settings.from_file):
+        yield Problem("warning", "a sheet with axes is of the first prompt alone", "--prompt, --from_file")
+    yield from idle_problems(settings)
+
+
+def idle_problems(settings: GenerateSettings) -> Iterator[Problem]:
+    """A warning for each flag that was changed, but that another one would have to wake."""
+    for names, works, needed in conditions(settings):
+        for name in () if works else names:
+            if getattr(settings, name) not in (type(settings).model_fields[name].default, None):
+                yield Problem("warning", f"has no effect {needed}", f"--{name}")
+
+
+def conditions(settings: GenerateSettings) -> list[tuple[tuple[str, ...], bool, str]]:
+    """(flags, whether they mean anything in this run, what they would need)"""
+    begun, two_stages = settings.image_path is not None, settings.highres_fix_scale is not None
+    alone = not (settings.x or settings.y)
+    both = (settings.W is None) == (settings.H is None)
+    return [
+        (("strength",), begun or two_stages, "without --image_path or --highres_fix_scale"),
+        (("highres_fix_steps", "highres_fix_save_1st", "highres_fix_latents_upscaling"), two_stages,
+         "without --highres_fix_scale"),
+        (("highres_fix_strength",), begun and two_stages, "without --image_path and --highres_fix_scale"),
+        (("W", "H"), both or not begun or two_stages, "with --image_path, unless both --W and --H are given"),
+        (("noise_offset_range",), settings.noise_offset_prob > 0, "without --noise_offset_prob"),
+        (("pyramid_noise_discount_range",), settings.pyramid_noise_prob > 0, "without --pyramid_noise_prob"),
+        (("noise_offset_prob", "pyramid_noise_prob"), not begun, "with --image_path"),
+        (("network_merge", "network_show_meta"), bool(settings.network_weights), "without --network_weights"),
+        (("use_original_file_name",), begun, "without --image_path"),
+        (("sequential_file_name",), not (begun and settings.use_original_file_name), "with --use_original_file_name"),
+        (("no_half_vae",), settings.fp16 or settings.bf16, "without --fp16 or --bf16"),
+        (("batch_at_once", "vae_batch_size"), settings.batch_size > 1, "without --batch_size"),
+        (("images_per_prompt", "n_iter", "shuffle_prompts", "iter_same_seed"), alone, "with --x and --y"),
+    ]  # fmt: skip
 
 
 class GenerateFlags(GenerateSettings):

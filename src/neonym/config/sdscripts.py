@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-Form = Literal["switch", "text", "count", "list"]
+Form = Literal["switch", "text", "count", "number", "list"]  # 0 of a count or a number means: not asked for
 
 
 @dataclass(frozen=True)
@@ -171,12 +171,12 @@ CONTROL_NET = refused("ControlNet is not supported", "list")
 OF_CONTROL_NET = no_effect("belongs to ControlNet, which is not supported", "list")
 OF_DEEP_SHRINK = no_effect("belongs to Deep Shrink, which is not supported", "text")
 OF_GRADUAL_LATENT = no_effect("belongs to Gradual Latent, which is not supported", "text")
-GUIDANCE_BY_NETS = refused("guidance by CLIP or VGG16 is not supported", "text")
+GUIDANCE_BY_NETS = refused("guidance by CLIP or VGG16 is not supported", "number")
 SAME_PICTURES = "merged before or not, a LoRA gives the same pictures"
 
 GENERATOR: dict[str, Compat] = {  # of gen_img.py and gen_img_diffusers.py
     "mask_image": renamed("mask_path", form="text"),
-    "vae_slices": renamed("vae_tiling", True, form="text"),
+    "vae_slices": renamed("vae_tiling", True, form="count"),
     "xformers": ONE_ATTENTION,
     "sdpa": ONE_ATTENTION,
     "diffusers_xformers": ONE_ATTENTION,
@@ -187,7 +187,7 @@ GENERATOR: dict[str, Compat] = {  # of gen_img.py and gen_img_diffusers.py
     "console_log_simple": no_effect("lines are plain wherever there is no terminal"),
     "network_module": no_effect("what kind of network a file holds is seen from the file", "list"),
     "network_args": no_effect("what a LoRA needs is in its file", "list"),
-    "network_merge_n_models": no_effect(SAME_PICTURES, "text"),
+    "network_merge_n_models": no_effect(SAME_PICTURES, "count"),
     "network_pre_calc": no_effect(SAME_PICTURES),
     "network_regional_mask_max_color_codes": refused("LoRAs for regions of a picture are not supported", "text"),
     "from_module": refused("prompts come from no module: nothing that is read may run code", "text"),
@@ -228,6 +228,7 @@ def _field(compat: Compat) -> Any:
         "switch": (bool, False),
         "text": (str | None, None),
         "count": (int | None, None),
+        "number": (float | None, None),
         "list": (tuple[str, ...], ()),
     }
     kind, default = kinds[compat.form]

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from neonym.config.generate import MOST_STEPS, GenerateSettings
-from neonym.data.images import find_images, inspect, readable
+from neonym.data.images import find_images, inspect
 from neonym.errors import ConfigError, DataError, Problem
 from neonym.generation.lines import read_line, take_seeds
+from neonym.generation.picture_files import fits, texts_in
 from neonym.generation.variants import draw_text, enumerates, every, how_many, parse_variants
 from neonym.seeds import dice
 from neonym.weights import parse_weights
@@ -68,7 +69,7 @@ class Plan:
 
     def __init__(self, settings: GenerateSettings, side: int, scale: float):
         """`side` and `scale`: the model's own size and guidance. What is wrong goes to `problems`."""
-        self.settings, self.problems, self.rounded = settings, list[Problem](), set[int]()
+        self.settings, self.problems, self.told = settings, list[Problem](), set[str]()
         self.seed = random.SystemRandom().randrange(CHANCE_SEEDS) if settings.seed is None else settings.seed
         self.piped = None  # lines of what can be read once only
         if (
@@ -108,35 +109,42 @@ class Plan:
                 [Problem("error", f"a side of {pixels} pixels is not possible", where, f"8 to {LARGEST_SIDE} are")]
             )
         rounded = round(pixels / 8) * 8
-        if rounded != pixels and pixels not in self.rounded:
-            self.rounded.add(pixels)
-            what = f"{pixels} is no multiple of 8: {rounded} is used, here and wherever it stands"
-            self.problems.append(Problem("warning", what, where))
+        if rounded != pixels:
+            self.warn(f"{pixels} is no multiple of 8: {rounded} is used, here and wherever it stands", where)
         return rounded
 
     def jobs(self, complain: Callable[[ConfigError], object] | None = None) -> Iterator[Job]:
         """Every picture of every prompt of every pass. A line that is wrong goes to `complain`, or raises ConfigError."""
         self.count = 0
         for turn in range(self.settings.n_iter):
-            lines: Iterable[tuple[str, str]] = self.lines()
-            if self.settings.shuffle_prompts:
-                lines = list(lines)
-                dice(self.seed, "shuffle", turn).shuffle(lines)
-            for where, line in lines:
-                try:
-                    yield from self.jobs_of(line, where, turn)
-                except ConfigError as error:
-                    if complain is None:
-                        raise
-                    complain(error)
+            try:
+                yield from self.jobs_of_pass(turn, complain)
+            except ConfigError as error:  # of the lines as such
+                if complain is None:
+                    raise
+                complain(error)
+
+    def jobs_of_pass(self, turn: int, complain: Callable[[ConfigError], object] | None) -> Iterator[Job]:
+        """The same for one pass."""
+        lines: Iterable[tuple[str, str]] = self.lines()
+        if self.settings.shuffle_prompts:
+            lines = list(lines)
+            dice(self.seed, "shuffle", turn).shuffle(lines)
+        for where, line in lines:
+            try:
+                yield from self.jobs_of(line, where, turn)
+            except ConfigError as error:
+                if complain is None:
+                    raise
+                complain(error)
 
     def lines(self) -> Iterator[tuple[str, str]]:
-        """(place, prompt line). A file is read as it goes."""
+        """(place, prompt line). A file is read as it goes. Raises ConfigError."""
         yield from ((f'--prompt "{text}"', text) for text in self.settings.prompt)
         if self.settings.from_file is not None:
             yield from prompt_lines(Path(self.settings.from_file)) if self.piped is None else self.piped
-        if not self.settings.prompt and self.settings.from_file is None and not self.settings.interactive:
-            yield from ((source, prompt_in(source)) for source in self.sources)
+        if not (self.settings.prompt or self.settings.from_file or self.settings.interactive):
+            yield from carried_by(self.sources)
 
     def jobs_of(self, line: str, where: str, turn: int = 0) -> Iterator[Job]:
         """The pictures of one line. Raises ConfigError."""
@@ -170,6 +178,8 @@ class Plan:
         if source is not None and self.settings.highres_fix_scale is None:
             width, height = (self.settings.W, self.settings.H)
             if not (width and height) and not {"width", "height"} <= set(values):
+                if {"width", "height"} & set(values):
+                    self.warn("--w and --h have no effect with --image_path, unless both are given", where)
                 job = replace(job, **dict(zip(("width", "height"), size_of(source), strict=True)))
         job = replace(job, width=self.side(job.width, where), height=self.side(job.height, where))
         if "steps" in values and job.steps != (steps := min(max(job.steps, 1), MOST_STEPS)):
@@ -178,16 +188,18 @@ class Plan:
         if self.settings.network_merge and "multipliers" in values:
             self.warn("--am has no effect: the LoRAs are merged", where)
             job = replace(job, multipliers=self.settings.network_mul)
+        if not job.guided and (job.negative_prompt or job.negative_scale is not None):
+            self.warn(f"a guidance scale of {job.scale:g} is none: the negative prompt has no effect", where)
         if problems := list(job_problems(job, self.settings, where)):
             raise ConfigError(problems)
         self.count += 1
         return job
 
     def warn(self, what: str, where: str) -> None:
-        """Once, although the plan is gone through twice."""
-        problem = Problem("warning", what, where)
-        if problem not in self.problems:
-            self.problems.append(problem)
+        """Once, at the first place where it is so."""
+        if what not in self.told:
+            self.told.add(what)
+            self.problems.append(Problem("warning", what, where))
 
 
 def job_problems(job: Job, settings: GenerateSettings, where: str) -> Iterator[Problem]:
@@ -197,6 +209,8 @@ def job_problems(job: Job, settings: GenerateSettings, where: str) -> Iterator[P
             parse_weights(text)
         except ValueError as error:
             yield Problem("error", str(error), where, "Write a backslash before a plain bracket")
+    if job.file and not fits(Path(job.file).suffix, job.prompt, job.negative_prompt, job.raw_prompt):
+        yield Problem("error", "a JPEG file has no room for so long a prompt", where, "Name a .png or .webp file")
     if len(job.multipliers) > len(settings.network_weights):
         what = f"{len(job.multipliers)} multipliers for {len(settings.network_weights)} LoRAs"
         yield Problem("error", what, where, "Give --network_weights, or leave some out")
@@ -262,15 +276,39 @@ def size_of(source: str) -> tuple[int, int]:
     return max(32, width // 32 * 32), max(32, height // 32 * 32)
 
 
+def carried_by(sources: Iterable[str]) -> list[tuple[str, str]]:
+    """(picture, the prompt that it carries). Raises ConfigError with those that carry none."""
+    found, problems = [], list[Problem]()
+    for source in sources:
+        try:
+            found.append((source, prompt_in(source)))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
 def prompt_in(source: str) -> str:
     """The prompt that a picture carries, with its negative prompt, as a line. Raises ConfigError if it has none."""
-    with readable(Path(source)) as picture:
-        said = {key: value for key, value in picture.info.items() if isinstance(value, str)}
-    if "prompt" not in said:
-        fix = "Give --prompt or --from_file"
-        raise ConfigError([Problem("error", "it carries no prompt", source, fix)])
-    prompt, negative = (escaped(said.get(key, "")) for key in ("prompt", "negative-prompt"))
-    return f"{prompt} --n {negative}" if negative else prompt
+    said = texts_in(source)
+    if "class_type" in said.get("prompt", ""):  # ComfyUI's: a graph
+        del said["prompt"]
+    prompt, negative = said.get("prompt", ""), said.get("negative-prompt", "")
+    if "prompt" not in said and "parameters" in said:
+        prompt, negative = read_parameters(said["parameters"])
+    elif "prompt" not in said:
+        raise ConfigError([Problem("error", "it carries no prompt", source, "Give --prompt or --from_file")])
+    return f"{escaped(prompt)} --n {escaped(negative)}" if negative else escaped(prompt)
+
+
+def read_parameters(block: str) -> tuple[str, str]:
+    """AUTOMATIC1111's text of a picture -> prompt, negative prompt"""
+    lines = block.strip().split("\n")
+    if lines[-1].startswith("Steps: "):
+        del lines[-1]
+    prompt, *negative = re.split(r"^\s*Negative prompt:", "\n".join(lines), maxsplit=1, flags=re.MULTILINE)
+    return prompt.strip(), "".join(negative).strip()
 
 
 def escaped(prompt: str) -> str:

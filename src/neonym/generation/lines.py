@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from neonym.config.generate import SCALES
+from neonym.config.generate import LARGEST, SCALES
 from neonym.errors import Problem
+from neonym.generation.picture_files import ENDINGS
 from neonym.generation.prompts import seed, split_options
 
 OFF = "none"  # `--nl none`
 SEEDS = re.compile(r"(?:^|\s)--d\s+(\S+)", re.IGNORECASE)
+NO_TEXT = re.compile("[\0\ud800-\udfff]")  # zeros of UTF-16, bytes of other encodings
 LONGEST_NAME = 200
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ def whole(text: str, least: int = 0) -> int:
         number = int(text)
     except ValueError:
         raise ValueError("a whole number is expected") from None
-    if number < least:
-        raise ValueError(f"a whole number from {least} is expected")
+    if not least <= number <= LARGEST:
+        raise ValueError(f"a whole number from {least} to {LARGEST} is expected")
     return number
 
 
@@ -120,6 +121,8 @@ def take_seeds(line: str, where: str, problems: list[Problem]) -> tuple[str, tup
 
 def read_line(line: str, where: str, problems: list[Problem]) -> Line:
     """A line whose variants are drawn; what is wrong goes to `problems`."""
+    if NO_TEXT.search(line):
+        problems.append(Problem("error", "has characters in it that are no text", where, "Write it as UTF-8"))
     prompt, options = split_options(line)
     values: dict[str, Any] = {}
     for letter, text in options:

@@ -9,20 +9,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
-
 from neonym._version import __version__
 from neonym.config.generate import GenerateSettings
-from neonym.data.images import inspect, readable
+from neonym.data.images import inspect
 from neonym.errors import DataError, UserError
-from neonym.files import save_png, whole_file
 from neonym.generation.jobs import Job, escaped
+from neonym.generation.picture_files import KEY, texts_in
 from neonym.generation.samplers import spacing, spoken
 from neonym.models.weights import ENDINGS
 
-KEY = "neonym"  # of our JSON
-EXIF_FOLDER, USER_COMMENT = 0x8769, 0x9286  # where AUTOMATIC1111 looks in files that are no PNG
+OF_A_BATCH = {"batch_at_once", "vae_batch_size"}  # recorded, but a picture is drawn again alone
 OF_A_RUN = {  # settings that say nothing of one picture
     "prompt", "from_file", "interactive", "like", "images_per_prompt", "n_iter", "shuffle_prompts", "iter_same_seed",
     "batch_size", "outdir", "sequential_file_name", "use_original_file_name", "grid", "x", "y", "offline",
@@ -74,7 +70,7 @@ def texts(job: Job, facts: Facts, stage: str = "", small: Job | None = None) -> 
         }
     pictures = {file: content_of(file) for file in (job.source, job.mask) if file is not None}
     ours = {"version": __version__, "stage": stage, "job": asdict(job), "pictures": pictures, **asdict(facts)}
-    return found | {KEY: json.dumps(ours, ensure_ascii=False)}
+    return found | {KEY: json.dumps(ours)}
 
 
 @lru_cache(maxsize=64)
@@ -134,32 +130,13 @@ def quoted(value: Any) -> str:
     return json.dumps(text, ensure_ascii=False) if re.search(r"[,:\n]", text) else text
 
 
-def save_picture(picture: Image.Image, path: Path, said: dict[str, str]) -> None:
-    """Write with the texts; the file is complete or absent. Raises UserError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix.lower() == ".png":
-            info = PngInfo()
-            for key, text in said.items():
-                info.add_text(key, text) if text.isascii() else info.add_itxt(key, text)
-            save_png(picture, path, info)
-            return
-        exif = Image.Exif()
-        exif.get_ifd(EXIF_FOLDER)[USER_COMMENT] = b"UNICODE\0" + said["parameters"].encode("utf-16-be")
-        with whole_file(path) as part:
-            picture.save(part, Image.registered_extensions()[path.suffix.lower()], exif=exif, quality=95)
-    except OSError as error:
-        raise UserError(f"cannot be written ({error.strerror or error})", str(path), "Is the disk full?") from error
-
-
 def like(file: str, given: dict[str, Any]) -> tuple[GenerateSettings, dict[str, Any]]:
     """The settings that draw a picture again, with those `given` instead; and all that the picture says. Raises UserError."""
     try:
-        with readable(Path(file)) as picture:
-            text = getattr(picture, "text", {}).get(KEY)
+        text = texts_in(file).get(KEY)
     except DataError as error:
         raise UserError(error.problem.what, f"--like {file}") from error
-    fix = "Only PNG files that Neonym made can be drawn again so"
+    fix = "Only files that Neonym made can be drawn again so"
     if text is None:
         raise UserError("it does not say how it was made", f"--like {file}", fix)
     try:
@@ -179,11 +156,14 @@ def settings_of(said: dict[str, Any], given: dict[str, Any]) -> GenerateSettings
     job = said["job"]
     if not {"text_hash", "name"} <= set(said["model"]) or not {"words", "networks", "device"} <= set(said):
         raise KeyError("model")
-    settings = said["settings"]
+    settings = {name: value for name, value in said["settings"].items() if name not in OF_A_BATCH}
     if said.get("stage") == SMALL:
         settings = {name: value for name, value in settings.items() if not name.startswith("highres_fix")}
     own = {name: job[name] for name in job if name in GenerateSettings.model_fields and name != "prompt"}
+    if job["source"] is None and "highres_fix_scale" not in settings:
+        del own["strength"]
     own["textual_inversion_embeddings"] = tuple(named(word, told["file"]) for word, told in said["words"].items())
     own |= {"W": job["width"], "H": job["height"], "image_path": job["source"], "mask_path": job["mask"]}
-    own |= {"prompt": (escaped(job["prompt"]),), "network_mul": tuple(job["multipliers"])}
+    clip = f" --c {escaped(job['clip_prompt'])}" if job["clip_prompt"] else ""
+    own |= {"prompt": (escaped(job["prompt"]) + clip,), "network_mul": tuple(job["multipliers"])}
     return GenerateSettings.model_validate({**settings, **own, **given})

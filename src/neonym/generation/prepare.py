@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -16,14 +17,16 @@ from neonym.generation.axes import AxesSheet, Words, plan_sheet
 from neonym.generation.conditioning import PART, TextRules, read_by
 from neonym.generation.embeddings import word_and_file
 from neonym.generation.jobs import Job, Plan
+from neonym.generation.lines import LETTERS
 from neonym.generation.networks import check_networks
-from neonym.generation.samplers import SAMPLERS, check_pure_noise, sampler_name
+from neonym.generation.samplers import SAMPLERS, check_pure_noise, parted, sampler_name
 from neonym.models.family import ModelSource, identify, load_tokenizers, source_notes
 from neonym.models.text import WordTokenizer
 from neonym.types import Embedding
 from neonym.words import clean
 
 SHOWN = 20  # problems of one kind
+ENOUGH = 20_000  # jobs to look through for more mistakes
 MOST_REMEMBERED = 10_000  # prompts
 FAMILY_FLAGS = {"v1": "sd1", "v2": "sd2", "sdxl": "sdxl"}
 SDXL_SIZES = (
@@ -52,7 +55,7 @@ def prepare(settings: GenerateSettings, problems: Iterable[Problem] = ()) -> Rea
     found = [*problems, *generate_problems(settings)]
     settings = tried(found, lambda: settings.model_copy(update={"sampler": sampler_name(settings.sampler)})) or settings
     source: ModelSource | None = tried(found, lambda: recognised(settings))
-    if settings.zero_terminal_snr and settings.sampler in SAMPLERS:
+    if settings.zero_terminal_snr and parted(settings.sampler)[0] in SAMPLERS:
         tried(found, lambda: check_pure_noise(settings.sampler))
     tried(found, lambda: check_networks(settings.network_weights))
     tried(found, lambda: check_folder(Path(settings.outdir)))
@@ -103,6 +106,8 @@ def model_problems(settings: GenerateSettings, source: ModelSource, words: Words
     if settings.clip_skip > source.text_layers:
         what = f"{settings.clip_skip} is more than the {source.text_layers} layers of the text encoder"
         yield Problem("error", what, "--clip_skip")
+    elif source.family == "sdxl" and settings.clip_skip > 2:
+        yield Problem("warning", "SDXL reads the last layer but one always", "--clip_skip")
     sizes = [name for name in SDXL_SIZES if getattr(settings, name)]
     if sizes and source.family != "sdxl":
         yield Problem("warning", "only SDXL is told sizes", ", ".join(f"--{name}" for name in sizes))
@@ -165,7 +170,7 @@ def looked_through(ready: Ready) -> set[str]:
     wrong: list[Problem] = []
     cut: list[Problem] = []
     jobs = ready.sheet.jobs if ready.sheet else ready.plan.jobs(lambda error: wrong.extend(error.problems))
-    for job in jobs:
+    for job in islice(jobs, ENOUGH) if failed(ready.problems) else jobs:
         words, lost = look_at(job, ready)
         used |= words
         cut += lost
@@ -177,7 +182,8 @@ def looked_through(ready: Ready) -> set[str]:
 
 
 def some_of(problems: list[Problem]) -> list[Problem]:
-    """The first ones, and how many there are more."""
+    """The first ones, each once, and how many there are more."""
+    problems = list(dict.fromkeys(problems))
     if len(problems) <= SHOWN:
         return problems
     more = Problem(problems[0].severity, f"and {len(problems) - SHOWN} more like these")
@@ -185,9 +191,10 @@ def some_of(problems: list[Problem]) -> list[Problem]:
 
 
 def look_at(job: Job, ready: Ready) -> tuple[set[str], list[Problem]]:
-    """-> the words in its prompts, and a warning for a prompt that is cut"""
+    """-> the words in its prompts, and warnings for what of its line is cut off or does nothing"""
     used: set[str] = set()
-    warnings: list[Problem] = []
+    told_none = ready.tokenizers and ready.source.family != "sdxl"
+    warnings = list(sizes_problems(job, ready.plan.base)) if told_none else []
     rules = TextRules(ready.settings.max_embeddings_multiples)
     for text in dict.fromkeys((job.prompt, job.negative_prompt)):
         if text in ready.told:
@@ -200,6 +207,14 @@ def look_at(job: Job, ready: Ready) -> tuple[set[str], list[Problem]]:
         if len(ready.told) < MOST_REMEMBERED:
             ready.told.add(text)
     return used, warnings
+
+
+def sizes_problems(job: Job, base: Job) -> Iterator[Problem]:
+    """A warning for sizes that a line tells a model which is told none."""
+    said = [name for name in SDXL_SIZES if getattr(job, name) != getattr(base, name)]
+    if said:
+        flags = ", ".join(f"--{letter}" for letter, (name, _) in LETTERS.items() if name in said)
+        yield Problem("warning", f"{flags}: only SDXL is told sizes", job.raw_prompt[:80])
 
 
 def check_folder(folder: Path) -> None:

@@ -17,10 +17,11 @@ from neonym.generation.axes import AxesSheet
 from neonym.generation.conditioning import PART, TextRules
 from neonym.generation.embeddings import add_embedding
 from neonym.generation.jobs import Job, batches
-from neonym.generation.metadata import LARGE, SMALL, Facts, save_picture, settings_said, texts
+from neonym.generation.metadata import LARGE, SMALL, Facts, settings_said, texts
 from neonym.generation.names import Names
 from neonym.generation.networks import Networks
 from neonym.generation.painter import Painter, PaintRules
+from neonym.generation.picture_files import save_picture
 from neonym.generation.prepare import Ready
 from neonym.generation.sheets import sheet
 from neonym.models.family import ModelSource, load_model
@@ -60,19 +61,18 @@ class Session:
             ) from error
         marks = [""] if len(stages) == 1 else [SMALL, LARGE]
         for i, job in enumerate(batch):
-            number = self.done
-            self.done += 1
             for mark, pictures in zip(marks, stages, strict=True):
-                if mark != SMALL or self.settings.highres_fix_save_1st:
-                    path = self.names.path(job, number, mark)
-                    small = self.painter.small(job) if mark else None
-                    said = (
-                        texts(small, self.facts, mark)
-                        if small and mark == SMALL
-                        else texts(job, self.facts, mark, small)
-                    )
-                    save_picture(pictures[i], path, said)
-                    yield path, pictures[i]
+                if mark == SMALL and not self.settings.highres_fix_save_1st:
+                    continue
+                path = self.names.path(job, self.done, mark)
+                save_picture(pictures[i], path, self.said(job, mark))
+                self.done += mark != SMALL
+                yield path, pictures[i]
+
+    def said(self, job: Job, mark: str) -> dict[str, str]:
+        """The texts of a picture; `mark`: which of two stages it is."""
+        small = self.painter.small(job) if mark else None
+        return texts(small, self.facts, mark) if small and mark == SMALL else texts(job, self.facts, mark, small)
 
     def save_grid(self, shown: Sequence[tuple[str, Image.Image]]) -> Path:
         """All pictures of a run on a sheet, as many in a row as there are rows."""
@@ -160,6 +160,10 @@ def changed_since(said: dict[str, Any], now: Facts) -> list[Problem]:
     found = []
     if any(said["model"].get(key) != now.model.get(key) for key in ("text_hash", "vae_hash", "sha256")):
         found.append(Problem("warning", "the picture was drawn with another model", now.model["name"]))
+    if said["settings"].get("batch_at_once"):
+        found.append(
+            Problem("warning", "the picture was drawn at once with others: its last bits may differ", now.device)
+        )
     if said["device"] != now.device:
         what = f"the picture was drawn on another device ({said['device']}): small differences are possible"
         found.append(Problem("warning", what, now.device))

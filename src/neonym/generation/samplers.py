@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import warnings
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -41,9 +42,13 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> diffusers' schedu
     "ddpm": ("DDPMScheduler", {}),
     "lcm": ("LCMScheduler", {}),
 }
-ALIASES = {  # besides `k_` before a name, which means nothing, and `dpmpp` for `dpm++`
+ALIASES = {  # besides `k_` before a name, which means nothing, `dpmpp` for `dpm++`, and `_ka` for `_karras`
     "dpm++_2m": "dpmsolver++", "dpm++_2s": "dpmsingle", "dpm2": "dpm_2", "dpm2_a": "dpm_2_a", "plms": "pndm",
     "uni_pc": "unipc", "uni_pc_bh2": "unipc",
+}  # fmt: skip
+ABSENT = {  # samplers of AUTOMATIC1111 that diffusers does not have -> the nearest that it has
+    "dpm++_2s_a": "dpm++_sde", "dpm_fast": "dpmsingle", "dpm_ad": "dpmsolver++", "dpm_adaptive": "dpmsolver++",
+    "restart": "heun", "ddim_cfg++": "ddim",
 }  # fmt: skip
 SPOKEN = {  # AUTOMATIC1111's names, which pictures carry
     "ddim": "DDIM", "pndm": "PLMS", "lms": "LMS", "euler": "Euler", "euler_a": "Euler a", "heun": "Heun",
@@ -61,8 +66,10 @@ STANDARD = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, 
 def sampler_name(text: str) -> str:
     """Any spelling -> the name in SAMPLERS, with one of SPACINGS behind it if asked for. Raises UserError."""
     name = "_".join(text.lower().split()).removeprefix("k_").replace("dpmpp", "dpm++").replace("ancestral", "a")
-    plain, end = parted(name)
+    plain, end = parted(re.sub("_ka$", "_karras", name))
     plain = ALIASES.get(plain, plain)
+    if plain in ABSENT:
+        raise UserError(f"diffusers has no sampler `{text}`", "--sampler", f"The nearest is `{ABSENT[plain]}{end}`")
     if plain not in SAMPLERS:
         known = (*SAMPLERS, *ALIASES)
         close = get_close_matches(plain, known, n=1)

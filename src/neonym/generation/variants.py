@@ -15,7 +15,7 @@ from typing import TypeAlias
 JOINER = ", "
 DEEPEST = 50
 HEAD = re.compile(
-    r"(?:(?P<every>[eE])\$\$)?(?:(?P<low>\d{0,6})(?P<dash>-?)(?P<high>\d{0,6})(?<=[\d-])\$\$)?(?:(?P<joiner>[^|{}]+?)\$\$)?"
+    r"(?:(?P<every>[eE])\$\$)?(?:(?=-?\d)(?P<low>\d{0,9})(?P<dash>-?)(?P<high>\d{0,9})\$\$)?(?:(?P<joiner>[^|{}]+?)\$\$)?"
 )
 SIGNS = re.compile(r"\\[{}|]|[{}|]")
 
@@ -71,7 +71,7 @@ def parse_variants(text: str) -> Parts:
             closed = stack.pop()
             empty = closed.options == [[""]]
             group = replace(closed.group, options=tuple(map(tuple, closed.options)))
-            stack[-1].options[-1].append("{}" if empty else group)
+            stack[-1].options[-1].append(closed.text + "}" if empty else group)
         elif sign == "|" and len(stack) > 1:
             stack[-1].options.append([])
         else:
