@@ -172,6 +172,7 @@ def test_what_says_the_prediction_type(model, tmp_path):
     guess = said(prepare(settings(**flags)), "warning")
     assert ("does not say whether it predicts noise or v" in guess) == (family == "sd2")
     obeyed = prepare(settings(**flags, v_parameterization=True))
+    assert obeyed.source is not None
     assert obeyed.source.prediction_type == "v_prediction"
     assert "v, as --v_parameterization says" in said(obeyed, "note")
 
