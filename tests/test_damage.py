@@ -2,6 +2,8 @@
 
 import base64
 import json
+import os
+import pickle
 import random
 import resource
 import struct
@@ -155,6 +157,24 @@ def test_harmful_files_are_refused_at_once(tmp_path, name, capsys):
     assert name in said
     assert said.count("\n") == 1
     assert len(said) < 300 + len(str(path))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_whatever_would_be_called_is_named(tmp_path, protocol, capsys, recwarn):
+    """In plain pickles of every protocol, which torch may not even begin to read, as embedding and as model."""
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    for name in ("word.pt", "model.ckpt"):
+        (tmp_path / name).write_bytes(pickle.dumps({"a": [((Evil(),),)]}, protocol))
+    assert main(["inspect", str(tmp_path / "word.pt")]) == 2
+    assert main(["generate", "--prompt=x", f"--outdir={tmp_path}", f"--ckpt={tmp_path / 'model.ckpt'}"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("wants to run code (posix.system)") == said.count("\n") == 2
+    assert not (tmp_path / "ran").exists()
+    assert not recwarn.list
 
 
 def test_what_a_file_says_of_itself_is_not_obeyed(tmp_path, capsys):

@@ -173,6 +173,7 @@ def test_what_says_the_prediction_type(model, tmp_path):
     guess = said(prepare(settings(**flags)), "warning")
     assert ("does not say whether it predicts noise or v" in guess) == (family == "sd2")
     obeyed = prepare(settings(**flags, v_parameterization=True))
+    assert obeyed.source is not None
     assert obeyed.source.prediction_type == "v_prediction"
     assert "v, as --v_parameterization says" in said(obeyed, "note")
 
@@ -218,6 +219,19 @@ def test_names_within_a_file_may_differ(tmp_path):
         save_file(content, tmp_path / f"vae{i}.safetensors")
         loaded = load_model(identify(str(path), vae=str(tmp_path / f"vae{i}.safetensors"))).modules()["vae"]
         assert all(torch.equal(weight, state[name]) for name, weight in loaded.state_dict().items())
+
+
+def test_a_converter_may_leave_out_what_sd2_does_not_use(tmp_path):
+    """OpenCLIP's last layer and its projection: diffusers' own conversion to one file writes neither."""
+    parts = make_parts("sd2", tiny=True, dtype=torch.float32)
+    whole, path = single_file_tensors(parts, "sd2"), tmp_path / "x.safetensors"
+    last = f"resblocks.{parts['text_encoder'].config.num_hidden_layers}."
+    save_file({n: t for n, t in whole.items() if last not in n and not n.endswith(".text_projection")}, path)
+    text = load_model(str(path)).modules()["text_encoder"]
+    expected = parts["text_encoder"].state_dict()
+    found = {n.replace("token_embedding.frozen.", "token_embedding."): t for n, t in text.state_dict().items()}
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,9 @@ def test_pickled_checkpoints(checkpoint, tmp_path):
         torch.save(content, tmp_path / name)
         assert torch.equal(outputs(tmp_path / name)[1], outputs(folder)[1])
 
+    shutil.copy(file, tmp_path / "renamed.ckpt")  # its content counts
+    assert torch.equal(outputs(tmp_path / "renamed.ckpt")[1], outputs(folder)[1])
+
     class Evil:
         def __reduce__(self):
             return os.system, (f"touch {tmp_path / 'ran'}",)

@@ -1,12 +1,22 @@
 """Pickled files as data: tensors and plain containers, never code."""
 
+from __future__ import annotations
+
+import pickletools
 import re
+import warnings
+import zipfile
+from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 FORBIDDEN = re.compile(r"(?:GLOBAL|class|function) ([\w.]+)")
+HARMLESS = ("torch", "collections", "numpy", "_codecs", "pytorch_lightning")  # modules that checkpoints name
+LARGEST = 64 << 20  # bytes of a pickle that is looked through: tensors lie beside it
+PICKLES = 8  # in a row, of the old serialisation
 
 
 def unpickle(file: Path, allowed: list[Any], mapped: bool = False) -> Any:
@@ -15,10 +25,13 @@ def unpickle(file: Path, allowed: list[Any], mapped: bool = False) -> Any:
     `mapped`: tensors stay on the disk until they are used. Raises ValueError with the reason in one line.
     """
     try:
-        with torch.serialization.safe_globals(allowed):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
+            warnings.simplefilter("ignore")  # of newer protocols
             return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged pickle can fail in any way; nothing of it was run
-        raise ValueError(reason(str(error))) from error
+        said = reason(str(error))
+        named = None if said.startswith("wants") else foreign_call(file)
+        raise ValueError(refusal(named) if named else said) from error
 
 
 def reason(text: str) -> str:
@@ -26,6 +39,45 @@ def reason(text: str) -> str:
     text = text.partition("WeightsUnpickler error:")[2] or text
     named = FORBIDDEN.search(text)
     if named and ("unsupported" in text.lower() or "blocked" in text):
-        return f"wants to run code ({named[1]}) and was not opened"
+        return refusal(named[1])
     line = next((line.strip() for line in text.splitlines() if line.strip()), "it ends too early")
     return f"is damaged, or holds more than tensors ({line.partition('. ')[0][:120]})"
+
+
+def refusal(named: str) -> str:
+    return f"wants to run code ({named}) and was not opened"
+
+
+def foreign_call(file: Path) -> str | None:
+    """What a pickle that torch does not read at all (of a newer protocol, say) would call first; nothing is run."""
+    try:
+        with file.open("rb") as opened:
+            return next((name for name in called(pickle_of(opened)) if not name.startswith(HARMLESS)), None)
+    except Exception:  # it is damaged as well
+        return None
+
+
+def pickle_of(opened: IO[bytes]) -> IO[bytes]:
+    """The pickle within an archive, or the file itself."""
+    if not zipfile.is_zipfile(opened):
+        opened.seek(0)
+        return opened
+    with zipfile.ZipFile(opened) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+        with archive.open(name) as inner:
+            return BytesIO(inner.read(LARGEST))
+
+
+def called(stream: IO[bytes]) -> Iterator[str]:
+    """Every class and function that the pickles of a stream name."""
+    for _ in range(PICKLES):
+        texts: list[str] = []
+        for code, value, place in pickletools.genops(stream):
+            if (place or 0) > LARGEST:
+                return
+            if code.name == "GLOBAL":
+                yield str(value).replace(" ", ".")
+            elif code.name == "STACK_GLOBAL" and len(texts) > 1:
+                yield ".".join(texts[-2:])
+            elif isinstance(value, str):
+                texts = [*texts[-1:], value]

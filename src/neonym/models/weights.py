@@ -47,9 +47,19 @@ class Header:
         return len({found for name in self.shapes if (found := pattern(name)) is not None})
 
 
+def is_safetensors(file: Path) -> bool:
+    """By its ending, or by its content: some carry the ending of a pickle."""
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(9)
+    except OSError:
+        start = b""
+    return file.suffix.lower() == ".safetensors" or (start[8:] == b"{" and start[6:8] == b"\0\0")
+
+
 def read_header(file: Path) -> Header:
     """Raises ModelError for a file that is damaged, or that wants to run code."""
-    if file.suffix.lower() == ".safetensors":
+    if is_safetensors(file):
         try:
             with safe_open(file, framework="pt") as opened:
                 shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
@@ -100,7 +110,7 @@ def named_tensors(table: dict[Any, Any], start: str) -> Iterator[tuple[str, Tens
 
 def read_tensors(file: Path, starts: tuple[str, ...]) -> dict[str, Tensor]:
     """The tensors whose names begin with one of `starts`. Raises ModelError."""
-    if file.suffix.lower() != ".safetensors":
+    if not is_safetensors(file):
         return {name: tensor for name, tensor in read_pickled(file).items() if name.startswith(starts)}
     try:
         with safe_open(file, framework="pt") as opened:
