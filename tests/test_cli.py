@@ -51,6 +51,10 @@ def test_help_is_quick_and_reads_no_torch():
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         best = min(best, time.monotonic() - started)
     assert "--learning_rate" in done.stdout
+    assert (
+        "Each is written as `modelspec.NAME`" in done.stdout
+    )  # what a group says of itself, and nothing from the source
+    assert "pyright" not in done.stdout
     assert best < float(os.environ.get("NEONYM_HELP_SECONDS", "2.0"))
 
 
@@ -139,6 +143,7 @@ def test_version_and_unknown_commands(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("neonym ")
     assert main(["trian"]) == 2
+    assert "Did you mean `train`?" in capsys.readouterr().err
     assert main([]) == 2
 
 
