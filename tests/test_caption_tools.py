@@ -78,4 +78,7 @@ def test_pictures_that_look_the_same(tmp_path, capsys):
     assert "03.png, packed.jpg, small.png" in capsys.readouterr().out
     (tmp_path / "broken.png").unlink()
     ready = prepare(settings(train_data_dir=str(tmp_path), token_string="mychar4"))
-    assert "03.png = packed.jpg = small.png" in str(look_alikes(ready)[0])
+    plain, alike = map(str, look_alikes(ready))
+    assert "03.png = packed.jpg = small.png" in alike
+    assert "2 of one colour all over" in plain
+    assert "blue.png, red.png" in plain

@@ -2,10 +2,10 @@
 
 import json
 import os
+import resource
 import runpy
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -46,13 +46,16 @@ def folder(tmp_path, monkeypatch):
 
 def test_help_is_quick_and_reads_no_torch():
     code = "import sys; from neonym.cli.main import main\ntry: main(['train', '--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
-    best = 9.0
+    spent = []
     for _ in range(3):
-        started = time.monotonic()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        best = min(best, time.monotonic() - started)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert "--learning_rate" in done.stdout
-    assert best < float(os.environ.get("NEONYM_HELP_SECONDS", "2.0"))
+    assert "Each is written as `modelspec.NAME`" in done.stdout  # what a group says of itself
+    assert "pyright" not in done.stdout  # nothing from the source
+    assert min(spent) < float(os.environ.get("NEONYM_HELP_SECONDS", "1.0"))  # on one core, whatever else runs there
 
 
 def test_the_seeds_command_under_accelerate_launch(folder):
@@ -169,6 +172,7 @@ def test_version_and_unknown_commands(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("neonym ")
     assert main(["trian"]) == 2
+    assert "Did you mean `train`?" in capsys.readouterr().err
     assert main([]) == 2
 
 

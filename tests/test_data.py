@@ -261,6 +261,10 @@ def test_the_cache_is_keyed_by_content(tmp_path):
     Image.new("RGB", (128, 128), "orange").save(folder / "01.png")
     run()
     assert len(encoded) == 2
+    (plain,) = complaints  # both ways round it is one picture
+    assert "1 of one colour all over: nothing is to be seen in them (01.png)" in plain
+    run()
+    assert complaints == [plain]
     run("another VAE")
     assert len(encoded) == 4  # 00 and 02 are the same content
     records, _ = scan(sets, lambda p: None)
@@ -271,10 +275,10 @@ def test_the_cache_is_keyed_by_content(tmp_path):
         run()
         assert len(encoded) == 1
     assert damaged.read_bytes() == whole
-    assert not complaints
+    assert set(complaints) == {plain}
     assert not list(cache.glob("*.part"))
     shutil.rmtree(cache)
     cache.write_text("a file where the folder should be")
     run()
     assert len(encoded) == 6
-    assert len(complaints) == 1
+    assert sum("cannot be written to" in complaint for complaint in complaints) == 1

@@ -258,9 +258,8 @@ def test_convert_inspect_recipe(tmp_path, capsys):
 
 
 def test_a_run_leaves_a_card_and_its_recipe(run_for, tmp_path, capsys):
-    import tomllib
-
     from neonym.cli.main import main
+    from neonym.config.resolve import read_table
     from neonym.learn.loop import train
 
     file = train(run_for(max_train_steps=3, learning_rate=0.004, num_vectors_per_token=2, min_snr_gamma=5.0)).files[0]
@@ -271,7 +270,7 @@ def test_a_run_leaves_a_card_and_its_recipe(run_for, tmp_path, capsys):
     assert main(["recipe", str(file)]) == 0
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(capsys.readouterr().out)
-    table = tomllib.loads(recipe.read_text())
+    table = read_table(recipe)
     assert table["learning_rate"] == 0.004
     assert table["min_snr_gamma"] == 5.0
     again = [

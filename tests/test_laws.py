@@ -298,6 +298,28 @@ write_embedding(Embedding("word", {"text_encoder": 2 * torch.ones(1, 128)}), sys
     assert [p.name for p in tmp_path.glob("*word*")] == ["word.safetensors"]
 
 
+def test_law_6_two_processes_do_not_write_to_one_run(run_for, tmp_path):
+    """The other one is a real process, and killed: the folder is then free, and nothing but the run's own files is in it."""
+    folder = tmp_path / "out" / "mychar4-run"
+    folder.mkdir(parents=True)
+    code = """
+import sys, time
+from pathlib import Path
+from neonym.files import alone_in
+with alone_in(Path(sys.argv[1])) as alone:
+    print(alone, flush=True)
+    time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "True\n"
+        with pytest.raises(UserError, match="another process is training here"):
+            loop.train(run_for(max_train_steps=1))
+        assert not list(folder.iterdir())
+        other.kill()
+    assert loop.train(run_for(max_train_steps=1)).steps == 1
+    assert sorted(p.name for p in folder.iterdir()) == ["finished.safetensors", "verdict.json"]
+
+
 def test_law_6_a_run_that_cannot_learn_says_so(run_for):
     """sd-scripts' documented rate: warned about before, an honest verdict after, and an exit code of its own."""
     run = run_for(learning_rate=1e-6, lr_scheduler="constant", max_train_steps=10)

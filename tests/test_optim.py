@@ -271,6 +271,13 @@ def test_a_run_that_cannot_learn_is_told_so_whatever_its_optimizer(run_for, opti
     assert not ready.failed()
 
 
+def test_a_run_that_is_too_short_is_told_so_not_that_its_rate_is_low(run_for):
+    ready = prepare(run_for(max_train_steps=1, learning_rate=0.12))
+    (said,) = [p for p in ready.problems if "can hardly be learned" in p.what]
+    assert said.where == "--max_train_steps"
+    assert said.what.startswith("1 step at")
+
+
 def test_weights_start_a_word(run_for):
     first = loop.train(run_for("first", num_vectors_per_token=2, max_train_steps=4))
     file = str(first.files[0])

@@ -81,7 +81,7 @@ def test_retention_counts_steps_as_sd_scripts_does(run_for, every, keep, left):
     """After step s the multiple at or below s - keep - 1 goes."""
     ready = prepare(run_for(save_every_n_steps=every, save_last_n_steps=keep))
     store = CheckpointStore(ready)
-    store.prepare()
+    store.folder.parent.mkdir(parents=True)
     for done in range(every, max(left) + 1, every):
         store.file("mychar4", f"-step{done:08d}").touch()
         store.remove(r"-step(\d{8})", every, done - keep, 0)

@@ -59,22 +59,27 @@ def main(argv: list[str], prog: str) -> int:
 
 
 def look_alikes(ready: Prepared) -> list[Problem]:
-    """Pictures that are the same or nearly so count twice. Nearly: in small sets, for pictures have to be decoded for it."""
+    """Pictures that are the same or nearly so count twice, plain ones for nothing. Nearly and plain: in small sets, for
+    pictures have to be decoded for it.
+    """
     from neonym.data.duplicates import fingerprints, similar
+    from neonym.data.stored import plain_pictures
 
     shown = {r.path: r.content for r in ready.records if not r.is_reg}
     if len(shown) <= FEW_PICTURES:
-        groups = similar(fingerprints(list(shown)))
+        prints = fingerprints(list(shown))
+        groups, plain = similar(prints), [path.name for path, bits in prints.items() if bits is None]
     else:
         by_content: dict[str, list[Path]] = {}
         for path, content in shown.items():
             by_content.setdefault(content, []).append(path)
-        groups = [group for group in by_content.values() if len(group) > 1]
+        groups, plain = [group for group in by_content.values() if len(group) > 1], []
+    problems = [plain_pictures(plain)] if plain else []
     if not groups:
-        return []
+        return problems
     named = "; ".join(" = ".join(path.name for path in group[:4]) for group in groups[:3])
     what = f"{sum(map(len, groups))} pictures look like others ({named}{'; ...' if len(groups) > 3 else ''})"
-    return [Problem("warning", what, "pictures", "They count more than the others: keep one of each")]
+    return [*problems, Problem("warning", what, "pictures", "They count more than the others: keep one of each")]
 
 
 def named_origin(key: str, origin: str, given: Given) -> str:

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from neonym.config.flags import expected, flag_fields, flags_in, is_switch, repeated
 from neonym.config.resolve import read_table
-from neonym.config.run import RunConfig, fields_of
+from neonym.config.run import RunConfig, fields_of, group
 from neonym.config.sdscripts import OTHER_TRAINERS, SDSCRIPTS, Compat, CompatSettings
 from neonym.errors import ConfigError, Problem, nearest
 from neonym.files import whole_file
@@ -25,7 +25,7 @@ class RunFlags(RunConfig):
     config_file: str | None = Field(None, description="TOML file with flags; the command line wins over it.")
     output_config: bool = Field(False, description="Write the flags that were given to --config_file, and stop.")
     debug_dataset: bool = Field(False, description="Print every picture's final caption and token ids, and stop.")
-    compat: CompatSettings = CompatSettings()  # pyright: ignore[reportInvalidTypeForm]
+    compat: CompatSettings = group(CompatSettings)  # pyright: ignore[reportInvalidTypeForm]
 
 
 @dataclass

@@ -7,7 +7,7 @@ from math import isfinite
 from typing import Literal
 
 from neonym.config.rules import limit_problems
-from neonym.config.run import BUILTIN, Section, setting
+from neonym.config.run import BUILTIN, Section, group, setting
 from neonym.config.sdscripts import GenerateCompat
 from neonym.errors import Problem
 
@@ -223,4 +223,4 @@ def conditions(settings: GenerateSettings) -> list[tuple[tuple[str, ...], bool, 
 class GenerateFlags(GenerateSettings):
     """With sd-scripts' flags that are no settings here."""
 
-    compat: GenerateCompat = GenerateCompat()  # pyright: ignore[reportInvalidTypeForm]
+    compat: GenerateCompat = group(GenerateCompat)  # pyright: ignore[reportInvalidTypeForm]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from pathlib import Path
@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from neonym.data.images import on_background, readable
+from neonym.data.images import FLAT, on_background, readable
 from neonym.errors import DataError
 
 SIDE = 8  # a fingerprint has 8 x 8 bits
 FEW_BITS = 3  # pictures with no more different bits look the same
 BANDS = FEW_BITS + 1  # two fingerprints with FEW_BITS differences agree in one band at least
 CROWD = 500  # different pictures that agree in a band: comparing each with each would take for ever
-FLAT = 4  # grey levels: a fingerprint of a picture without any structure says nothing
 
 
 def fingerprint(path: Path) -> int | None:
@@ -36,22 +35,22 @@ def fingerprint(path: Path) -> int | None:
     return int(sum(1 << i for i, bit in enumerate(bits) if bit))
 
 
-def fingerprints(paths: Sequence[Path]) -> dict[Path, int]:
+def fingerprints(paths: Sequence[Path]) -> dict[Path, int | None]:
     """Of all that can be read."""
 
-    def one(path: Path) -> int | None:
+    def one(path: Path) -> dict[Path, int | None]:
         try:
-            return fingerprint(path)
+            return {path: fingerprint(path)}
         except DataError:
-            return None
+            return {}
 
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        found = pool.map(one, paths, chunksize=16)
-        return {path: bits for path, bits in zip(paths, found, strict=True) if bits is not None}
+        return dict(item for found in pool.map(one, paths, chunksize=16) for item in found.items())
 
 
-def similar(prints: dict[Path, int]) -> list[list[Path]]:
-    """Groups of pictures that look the same, each sorted. Only pictures that share a band are compared."""
+def similar(found: Mapping[Path, int | None]) -> list[list[Path]]:
+    """Groups of pictures that look the same, each sorted. Only pictures that share a band are compared, plain ones never."""
+    prints = {path: bits for path, bits in found.items() if bits is not None}
     bands: dict[tuple[int, int], list[Path]] = {}
     width = SIDE * SIDE // BANDS
     for path, bits in prints.items():

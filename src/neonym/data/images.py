@@ -37,6 +37,7 @@ HUE_SHIFT = 8 / 180  # turns of the colour circle, either way
 GAMMA = (0.95, 1.05)
 COLOUR_SHARE = 0.33  # of draws that are changed in colour
 SHAKEN_FACE = 40  # pixels of a face that is large enough to be moved a little from the middle
+FLAT = 4  # of 256 levels: a picture without larger differences shows nothing
 
 
 def find_images(folder: Path, complain: Callable[[str, Path], object] | None = None) -> list[Path]:
@@ -97,6 +98,11 @@ def load_pixels(path: Path, view: View) -> np.ndarray:
         picture = fitted(on_background(ImageOps.exif_transpose(opened), view.background), view)
     pixels = np.asarray(changed_colour(picture, view), np.float32)
     return pixels.transpose(2, 0, 1) / 127.5 - 1
+
+
+def is_plain(pixels: np.ndarray) -> bool:
+    """Whether a picture [3,H,W] in -1..1 is of one colour all over."""
+    return float((pixels.max((1, 2)) - pixels.min((1, 2))).max()) < FLAT / 127.5
 
 
 def load_mask(record: ImageRecord, view: View) -> np.ndarray:

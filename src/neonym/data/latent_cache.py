@@ -15,7 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from neonym.data.images import load_mask, load_pixels, still_view
+from neonym.data.images import is_plain, load_mask, load_pixels, still_view
+from neonym.data.stored import plain_pictures
 from neonym.files import whole_file
 from neonym.types import ImageRecord, View
 
@@ -67,9 +68,13 @@ class Latents:
 
 
 def encode_picture(place: Place, encode: Encode) -> torch.Tensor:
-    """-> float32 [2C,h,w]"""
-    pixels = torch.from_numpy(np.ascontiguousarray(load_pixels(*place)))
-    return encode(pixels[None])[0].float().cpu().contiguous()
+    """-> float32 [2C,h,w]. Raises DataError."""
+    return encoded(load_pixels(*place), encode)
+
+
+def encoded(pixels: np.ndarray, encode: Encode) -> torch.Tensor:
+    """[3,H,W] -> float32 [2C,h,w]"""
+    return encode(torch.from_numpy(np.ascontiguousarray(pixels))[None])[0].float().cpu().contiguous()
 
 
 def checksum(moments: torch.Tensor) -> str:
@@ -109,10 +114,10 @@ def cache_moments(
     """Moments of every picture, on the CPU in float32.
 
     One picture at a time: the numbers then do not depend on which entries were there already. With a `folder`,
-    entries are read from and written to it; one that cannot be written to is told once by `complain` and left alone.
-    What is `known` is taken as it is.
+    entries are read from and written to it; one that cannot be written to is told once by `complain` and left alone, and so are
+    pictures without anything in them when they are encoded. What is `known` is taken as it is.
     """
-    records = list(records)
+    records, plain = list(records), []
     moments = dict(known or {})
     wanted = [place for place in places(records) if place not in moments]
     contents = {record.path: record.content[:64] for record in records}  # without the mask's
@@ -121,10 +126,14 @@ def cache_moments(
         file = folder / entry_name(contents[place[0]], place[1], vae_hash) if folder else None
         found = read_entry(file) if file else None
         if found is None:
-            found = encode_picture(place, encode)
-            if file and not write_entry(file, found):
+            pixels = load_pixels(*place)
+            plain += [place[0].name] if is_plain(pixels) else []
+            found = encoded(pixels, encode)
+            if file is not None and not write_entry(file, found):
                 complain(f"the cache folder {folder} cannot be written to; going on without it")
                 folder = None
         moments[place] = found
     progress(len(wanted), len(wanted))
+    if plain:
+        complain(f"warning: {plain_pictures(plain)}")
     return moments

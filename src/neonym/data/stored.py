@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -192,6 +192,13 @@ def escaped(path: Path) -> str:
     if str(path).isprintable():
         return ""
     return "In double quotes \\n is a line break and \\t a tab: write paths with / or in 'single quotes'"
+
+
+def plain_pictures(names: Sequence[str]) -> Problem:
+    """Pictures in which nothing is to be seen."""
+    names = sorted(set(names))
+    what = f"{len(names)} of one colour all over: nothing is to be seen in them ({some(names)})"
+    return Problem("warning", what, "pictures", "Are the files broken? Leave them out")
 
 
 def some(names: list[str]) -> str:

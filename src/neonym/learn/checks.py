@@ -102,11 +102,13 @@ def reach_problems(farthest: float, rate: float, rhythm: Rhythm, source: ModelSo
         return []
     steps = rhythm.total - rhythm.first
     what = (
-        f"{steps} steps at learning rate {rate:g} can move a number of the word by no more than "
+        f"{steps} step{'s' * (steps != 1)} at learning rate {rate:g} can move a number of the word by no more than "
         f"{farthest:.2g}, {100 * farthest / source.word_spread:.0f} % of the spread of this model's words "
         f"({source.word_spread:.2g}): the word can hardly be learned"
     )
     suits = DEFAULT_RATE if source.learning_rate is None else source.learning_rate
+    if rate >= suits:
+        return [Problem("warning", what, "--max_train_steps", "A hundred steps are mostly enough")]
     return [Problem("warning", what, "--learning_rate", f"Values around {suits:g} learn in a hundred steps")]
 
 

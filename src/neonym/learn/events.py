@@ -14,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from neonym.errors import UserError
 
-FLUSH_SECONDS = 1.0
+FLUSH_SECONDS = 1.0  # between looks at the losses
+LINE_SECONDS = 5.0  # between lines where there is no terminal
 LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
 
 
@@ -83,11 +84,12 @@ class Terminal(Silent):
             self.start_log(log)
         self.file: Path | None = None
         self.pending: list[tuple[int, torch.Tensor]] = []
+        self.unsaid: list[float] = []  # losses that no line has told of
         self.early: list[str] = []  # events before the folder is known
         self.broken = False  # the event file could not be written
         self.bar: Progress | None = None
         self.evaluation = ""
-        self.started = self.flushed = time.monotonic()
+        self.started = self.flushed = self.printed = time.monotonic()
         self.first_step = self.steps = 0
         self.samples_per_step = 1.0
 
@@ -147,7 +149,7 @@ class Terminal(Silent):
             self.broken = True
 
     def phase(self, name: str, done: int, total: int) -> None:
-        if done and (done == total or time.monotonic() - self.flushed > 5 * FLUSH_SECONDS):
+        if done and (done == total or time.monotonic() - self.flushed > LINE_SECONDS):
             self.flushed = time.monotonic()
             self.note(f"{name}: {done} of {total}")
 
@@ -186,11 +188,14 @@ class Terminal(Silent):
         seconds = max(1e-6, time.monotonic() - self.started)
         rate = (done - self.first_step) / seconds
         left = (self.steps - done) / rate if rate else 0
-        mean = sum(map(sum, values)) / sum(map(len, values))
+        self.unsaid += [loss for losses in values for loss in losses]
+        mean = sum(self.unsaid) / len(self.unsaid)
         text = f"{rate * self.samples_per_step:.1f} images/s  loss {mean:.4f}  {self.evaluation}"
         if self.bar is not None:
+            self.unsaid = []
             self.bar.update(self.bar.task_ids[0], completed=done, description=text)
-        else:
+        elif done == self.steps or time.monotonic() - self.printed >= LINE_SECONDS:
+            self.unsaid, self.printed = [], time.monotonic()
             self.console.print(f"step {done}/{self.steps}  {left:.0f} s left  {text}", markup=False, soft_wrap=True)
 
     def end(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,10 +63,15 @@ def train(run: RunConfig, report: Report | None = None, known: Sequence[Problem]
         report.note(f"{problem.severity}: {problem}")
     with accelerator.main_process_first():
         ready.source = fetched(ready.source, weight_dtype(accelerator)) if ready.source else None
-    store, hub = CheckpointStore(ready), Hub(run.hub, report.note)
-    if accelerator.is_main_process:
-        make_folders(store)
-    accelerator.wait_for_everyone()
+    store = CheckpointStore(ready)
+    with store.open() if accelerator.is_main_process else nullcontext():
+        accelerator.wait_for_everyone()
+        return train_ready(ready, store, accelerator, report)
+
+
+def train_ready(ready: Prepared, store: CheckpointStore, accelerator: Accelerator, report: Report) -> Result:
+    """Of a run without errors, whose folder is there."""
+    hub = Hub(ready.run.hub, report.note)
     beginning = find_beginning(ready, store)
     for note in beginning.notes:
         report.note(note)
@@ -320,15 +326,6 @@ def agreed(accelerator: Accelerator, wish: int) -> int:
         return wish
     wishes = accelerator.gather(torch.tensor([wish], device=accelerator.device))
     return int(wishes.max())  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue, reportArgumentType]
-
-
-def make_folders(store: CheckpointStore) -> None:
-    try:
-        store.prepare()
-    except OSError as error:
-        raise UserError(
-            f"cannot be made ({error.strerror})", str(store.folder), "Choose another --output_dir"
-        ) from error
 
 
 def make_loader(ready: Prepared, latents: Latents, model: Model, accelerator: Accelerator) -> Loader:

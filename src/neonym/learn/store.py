@@ -8,8 +8,8 @@ import json
 import mimetypes
 import re
 import shutil
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from neonym._version import __version__
 from neonym.config.optimizers import optimizer_name
 from neonym.config.run import RunConfig, fields_of
 from neonym.errors import UserError
-from neonym.files import whole_file
+from neonym.files import alone_in, whole_file
 from neonym.formats import read_embedding, write_embedding
 from neonym.formats.usage import usage_card
 from neonym.learn.events import as_json
@@ -73,7 +73,7 @@ def asked_facts(run: RunConfig) -> dict[str, str]:
     facts, low, high = {}, run.objective.min_timestep, run.objective.max_timestep
     if low is not None or high is not None:
         facts["modelspec.timestep_range"] = f"{low or 0},{1000 if high is None else high}"
-    if "clip_skip" in run.model.model_fields_set:
+    if run.model.clip_skip > 1 or "clip_skip" in run.model.model_fields_set:
         facts["modelspec.encoder_layer"] = str(run.model.clip_skip)
     return facts
 
@@ -158,12 +158,25 @@ class CheckpointStore:
             "neonym.settings": json.dumps(repeatable(ready.run), sort_keys=True),
         }
 
-    def prepare(self) -> None:
-        """Make the folders now, so that a path that cannot be written is known before training."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self.save.restart:
-            self.state_file.unlink(missing_ok=True)
-            self.end_file.unlink(missing_ok=True)
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Make the folders now, so that a path that cannot be written is known before training, and keep others out.
+
+        Raises UserError.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            what = f"cannot be made ({error.strerror})"
+            raise UserError(what, str(self.folder), "Choose another --output_dir") from error
+        with alone_in(self.folder) as alone:
+            if not alone:
+                fix = "Wait for its end, or choose another --output_name or --output_dir"
+                raise UserError("another process is training here", str(self.folder), fix)
+            if self.save.restart:
+                self.state_file.unlink(missing_ok=True)
+                self.end_file.unlink(missing_ok=True)
+            yield
 
     def final_files(self) -> list[Path]:
         """The embedding files of the end, whether they are there or not."""

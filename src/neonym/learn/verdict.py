@@ -77,9 +77,10 @@ def judge(before: torch.Tensor, after: torch.Tensor) -> tuple[str, str, float]:
         sure = mean / error
     share = mean / float(before.mean())
     if sure < LIKELY or share < WORTHWHILE / 10:
-        return NOT_LEARNED, f"pictures are not predicted better than at the start ({100 * share:+.2f} %)", sure
+        change = f"{100 * abs(share):.2f} % {'better: too little to count' if share > 0 else 'worse'}"
+        return NOT_LEARNED, f"pictures are not predicted better than at the start ({change})", sure
     if sure < SURE or share < WORTHWHILE:
-        return WEAK, f"pictures are predicted only a little better than at the start ({100 * share:+.2f} %)", sure
+        return WEAK, f"pictures are predicted only a little better than at the start ({100 * share:.2f} %)", sure
     return LEARNED, f"pictures are predicted {100 * share:.1f} % better than at the start", sure
 
 
