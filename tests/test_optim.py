@@ -133,6 +133,7 @@ def test_wrong_optimizers_are_named():
         ("Prodigy", {"learning_rate": 1.0}),
         ("DAdaptAdam", {"learning_rate": 1.0}),
         ("DAdaptAdanIP", {"learning_rate": 1.0}),
+        ("DAdaptSGD", {"learning_rate": 1.0, "lr_warmup_steps": "2"}),
         ("AdamWScheduleFree", {}),
         ("AdaFactor", {}),
         ("Lion8bit", {}),
