@@ -175,6 +175,18 @@ def test_switches_of_the_command_and_empty_texts_in_a_file(tmp_path):
     ]  # fmt: skip
 
 
+def test_numbers_are_texts_where_a_text_is_meant(tmp_path):
+    text = 'output_name = 2024\nresolution = 512\nlearning_rate = 1\ncaption_prefix = 1.5\noptimizer_args = "a=1"'
+    found = given(config(tmp_path, text))
+    assert (found.run.save.output_name, found.run.dataset.resolution, found.run.dataset.caption_prefix) == (
+        "2024", "512", "1.5"
+    )  # fmt: skip
+    assert isinstance(found.run.optim.learning_rate, float)
+    assert given(config(tmp_path, 'learning_rate = "1e-4"')).run.optim.learning_rate == 1e-4
+    (problem,) = found.problems
+    assert "`optimizer_args`: Input should be a list" in str(problem)
+
+
 def test_keys_of_other_trainers_get_one_warning(tmp_path):
     found = given(config(tmp_path, "network_dim = 4\nunet_lr = 1e-4\nseed = 2"))
     (problem,) = found.problems

@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
@@ -42,6 +43,21 @@ def test_results_and_gradients_are_those_of_the_whole_weights():
         y = small(inputs[0])
     y.float().sum().backward()
     assert inputs[0].grad.dtype == torch.float32
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # by torch itself
+def test_8_bits_can_be_compiled():
+    """As one graph, forward and backward: `--fp8_base` beside `--torch_compile`."""
+    small = network()
+    keep_in_eight_bits(small)
+    compiled = torch.compile(small, backend="aot_eager", fullgraph=True)
+    inputs = [torch.randn(3, 4, 8, 8, requires_grad=True)]
+    inputs.append(inputs[0].detach().clone().requires_grad_())
+    outputs = [model(x) for model, x in zip((small, compiled), inputs, strict=True)]
+    assert torch.allclose(*outputs, atol=1e-6)
+    for y in outputs:
+        y.square().sum().backward()
+    assert torch.allclose(inputs[0].grad, inputs[1].grad, rtol=1e-5, atol=1e-6)
 
 
 def test_first_and_last_layers_stay_whole():

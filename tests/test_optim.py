@@ -12,6 +12,7 @@ from neonym.config.values import parse_arguments, parse_count, parse_stages
 from neonym.errors import ConfigError
 from neonym.formats import read_embedding
 from neonym.learn import loop
+from neonym.learn.checks import optimizer_errors
 from neonym.learn.optim import make_optimizer, make_rate, staged_rate
 from neonym.learn.prepare import prepare
 
@@ -103,6 +104,8 @@ def test_every_optimizer_goes_downhill(name):
         optimizer.eval()
     assert distance(rows) < 0.9 * first
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 1
+    rate = {"learning_rate": 1.0} if name.startswith("DAdapt") else {}
+    assert optimizer_errors(settings(train_data_dir="a", token_string="x", optimizer_type=name, **rate)) == []
 
 
 def test_names_are_found_in_any_case():
@@ -129,6 +132,8 @@ def test_wrong_optimizers_are_named():
     [
         ("Prodigy", {"learning_rate": 1.0}),
         ("DAdaptAdam", {"learning_rate": 1.0}),
+        ("DAdaptAdanIP", {"learning_rate": 1.0}),
+        ("DAdaptSGD", {"learning_rate": 1.0, "lr_warmup_steps": "2"}),
         ("AdamWScheduleFree", {}),
         ("AdaFactor", {}),
         ("Lion8bit", {}),

@@ -379,6 +379,9 @@ def test_prompt_files(tmp_path):
     ):
         assert words in text
     assert [p.prompt for p in prompts] == ["a", "b", "c", "d", "e"]
+    bad.write_text("a --d -1")
+    prompts, (problem,) = read_prompts(str(bad))
+    assert (prompts[0].seed, problem.severity) == (None, "warning")
     for file in ("none.txt", "p.yaml"):
         assert read_prompts(str(tmp_path / file))[1]
 

@@ -148,7 +148,8 @@ def validated(values: Values, given: Given) -> RunConfig:
         wrong = {str(item["loc"][1]): item for item in error.errors()}
     for name, item in wrong.items():
         where = f"{given.origins.get(name)}, `{name}`"
-        given.problems.append(Problem("error", f"{item['msg']} (found {item['input']!r})", where))
+        what = item["msg"].replace("a valid tuple", "a list")
+        given.problems.append(Problem("error", f"{what} (found {item['input']!r})", where))
     return RunConfig.model_validate(as_tree({n: value for n, value in values.items() if n not in wrong}))
 
 

@@ -37,10 +37,20 @@ Unset = Annotated[str | None, BeforeValidator(lambda value: None if value == "" 
 Count = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, (int, float)) else value)]
 
 
-class Section(BaseModel):
-    """A frozen part of the settings; an unknown name is an error."""
+def _number_if_one(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+RateOrStages = Annotated[float | str | None, BeforeValidator(_number_if_one)]
+
+
+class Section(BaseModel):
+    """A frozen part of the settings; an unknown name is an error, a number is a text where a text is meant."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
 
 class ModelSettings(Section):
@@ -133,7 +143,7 @@ class DatasetSettings(Section):
 class OptimSettings(Section):
     optimizer_type: str = setting("AdamW", "Optimizer: one of sd-scripts' names (in any case), or a dotted path.")
     optimizer_args: tuple[str, ...] = setting((), 'Its arguments: "name=value", values as in Python.')
-    learning_rate: float | str | None = setting(
+    learning_rate: RateOrStages = setting(
         None,
         "Learning rate of the rows (default: 5e-3, or what the model's folder says in neonym.json), or stages as "
         'AUTOMATIC1111 writes them: "0.005:100, 1e-3:1000, 5e-4".',

@@ -158,6 +158,9 @@ def as_prompt(row: Any, where: str, problems: list[Problem]) -> SamplePrompt | N
             problems.append(Problem("warning", f"`{key}` is for other kinds of models", where))
         elif key not in READ:
             problems.append(Problem("error", f"`{key}` is not known", where, nearest(key, known)))
+        elif key == "seed" and str(value).strip().startswith("-"):  # sd-scripts passes it over, to draw by chance
+            what = f"`seed`: {value} is below 0 and not used: the prompt's number is its seed, so that only the word changes"
+            problems.append(Problem("warning", what, where))
         else:
             try:
                 values[key] = READ[key](value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from torch import zeros
+from torch import ones, zeros
 from torch.nn import Parameter
 
 from neonym.config.optimizers import optimizer_name
@@ -43,7 +43,7 @@ def optimizer_errors(run: RunConfig) -> list[Problem]:
         if optimizer_name(optim.optimizer_type) == "AdamW" and not arguments(optim):
             return []  # nothing that could go wrong
         probe = Parameter(zeros(1, 4))
-        probe.grad = zeros(1, 4)
+        probe.grad = ones(1, 4)  # not zeros: DAdaptSGD divides by the norm of the first one
         optimizer = make_optimizer([probe], optim.optimizer_type, base_rate(optim), arguments(optim))
     except ConfigError as error:
         return error.problems

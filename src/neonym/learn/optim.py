@@ -67,6 +67,11 @@ def make_optimizer(
     return optimizer
 
 
+def waits(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it cannot step at a rate of 0, with which a warm-up begins: DAdaptSGD would divide by it."""
+    return type(optimizer).__name__ == "DAdaptSGD" and optimizer.param_groups[0]["lr"] == 0
+
+
 def sets_own_rate(name: str, arguments: Mapping[str, Any]) -> bool:
     """Whether a schedule would disturb it: AdaFactor with relative steps, schedule-free optimizers. Raises ConfigError."""
     kind, settings = optimizer_class(name)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import Parameter
 
+from neonym.learn.optim import waits
 from neonym.models.family import Model
 from neonym.seeds import derive
 from neonym.words import clean
@@ -80,7 +81,8 @@ class Concept:
         if scaler is not None:
             scaler.step(self.optimizer)  # skips gradients that are not finite
         elif math.isfinite(norm):  # one bad step does not end the run
-            self.optimizer.step()
+            if not waits(self.optimizer):
+                self.optimizer.step()
             self.skipped = 0
         else:
             self.skipped += 1

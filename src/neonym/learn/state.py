@@ -39,8 +39,10 @@ def tensors_of(state: TrainState) -> dict[str, torch.Tensor]:
             tensors[f"{c}/{name}/start"] = concept.start[name]
             if concept.average is not None:
                 tensors[f"{c}/{name}/average"] = concept.average[name]
-        for index, values in concept.optimizer.state_dict()["state"].items():
-            tensors |= {f"{c}/optimizer/{index}/{k}": v for k, v in values.items() if isinstance(v, torch.Tensor)}
+        whole = concept.optimizer.state_dict()
+        for kind, parts in (("optimizer", whole["state"].items()), ("groups", enumerate(whole["param_groups"]))):
+            for index, values in parts:
+                tensors |= {f"{c}/{kind}/{index}/{k}": v for k, v in values.items() if isinstance(v, torch.Tensor)}
     for c, rows in enumerate(state.plateau.best if state.plateau else []):
         tensors |= {f"{c}/{name}/best": values for name, values in rows.items()}
     return {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -54,7 +56,7 @@ def numbers_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         for index, entries in whole["state"].items()
     }
     groups = [
-        {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in group.items() if k != "params"}
+        {key: value for key, value in group.items() if key != "params" and not isinstance(value, torch.Tensor)}
         for group in whole["param_groups"]
     ]
     return {
@@ -133,7 +135,7 @@ def restore(state: TrainState, saved: Saved) -> None:
             if state.plateau is not None and saved.evaluations:
                 best = {name: tensors[f"{c}/{name}/best"].to(rows.device) for name, rows in concept.rows.items()}
                 state.plateau.best.append(best)
-            restore_optimizer(concept.optimizer, f"{c}/optimizer/", tensors, saved.optimizers[c])
+            restore_optimizer(concept.optimizer, f"{c}/", tensors, saved.optimizers[c])
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
         fix = "The words, their vectors, the model and the optimizer must be those of the run that saved it"
         raise UserError(f"the state does not fit this run ({error})", "--resume", fix) from error
@@ -142,18 +144,21 @@ def restore(state: TrainState, saved: Saved) -> None:
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, prefix: str, tensors: dict[str, torch.Tensor], numbers: dict[str, Any]
 ) -> None:
-    """The moments of `prefix` and the numbers beside them."""
+    """The moments of `prefix` and the numbers beside them. What was a tensor is one again: numbers would round otherwise."""
     values: dict[int, dict[str, Any]] = {int(i): dict(entries) for i, entries in numbers["values"].items()}
-    for key, tensor in tensors.items():
-        if key.startswith(prefix):
-            index, entry = key.removeprefix(prefix).split("/")
-            values[int(index)][entry] = tensor
+    found: list[dict[str, Any]] = [{} for _ in numbers["groups"]]
+    for kind, home in ((f"{prefix}optimizer/", values), (f"{prefix}groups/", found)):
+        for key, tensor in tensors.items():
+            if key.startswith(kind):
+                index, entry = key.removeprefix(kind).split("/")
+                home[int(index)][entry] = tensor
     given = numbers["defaults"]  # what it was made with: of this, the run's own settings hold
     groups = [
         {
             **now,
             **{k: tuple(v) if isinstance(v, list) else v for k, v in old.items() if k not in given or v != given[k]},
+            **of_group,
         }
-        for now, old in zip(optimizer.state_dict()["param_groups"], numbers["groups"], strict=True)
+        for now, old, of_group in zip(optimizer.state_dict()["param_groups"], numbers["groups"], found, strict=True)
     ]
     optimizer.load_state_dict({"state": values, "param_groups": groups})
