@@ -59,7 +59,7 @@ class Unkind(Choosy):
     def __init__(self, word: str):
         super().__init__(word, True)
 
-    def shuffle(self, x: Any) -> None:
+    def shuffle(self, x: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - Python 3.10 had another argument
         x.sort(key=lambda tag: shows(tag, self.word))
 
     def random(self) -> float:
