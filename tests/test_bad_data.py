@@ -23,8 +23,8 @@ def test_folders_that_are_missing_empty_or_broken(tmp_path):
     text = said(check(broken))
     assert all(name in text for name in ("a.png", "b.jpg", "c.webp"))
     text = said(check(broken, broken_images="skip"))
-    assert "no picture that can be used" in text
-    assert "a.png" not in text
+    assert "no picture that can be used (a.png, b.jpg, c.webp)" in text
+    assert len(text.splitlines()) == 2
 
 
 def test_broken_pictures_are_skipped_by_choice(tmp_path):
@@ -84,6 +84,9 @@ def test_pictures_of_one_name_and_one_folder_twice(tmp_path):
     ready = check(folder)
     assert [r.path.name for r in ready.records] == ["00.jpg", "00.png", "01.png", "02.png"]
     assert ready.records[0].caption == ready.records[1].caption
+    assert "2 pictures differ in their endings alone, so they share a caption file (00.jpg, 00.png)" in said(
+        ready, "note"
+    )
     assert len({r.content for r in ready.records}) == 4  # each is encoded for itself
     twice = {"datasets": [{"subsets": [{"image_dir": str(folder)}, {"image_dir": f"{folder}/"}]}]}
     ready = check_table(tmp_path, twice)
@@ -221,6 +224,15 @@ def test_what_is_no_picture_is_told_without_addresses(tmp_path):
     make_pictures(tmp_path / "a", 2)
     (tmp_path / "a" / "text.png").write_text("hello")
     assert "text.png: is no picture of a known kind. Remove or replace it." in said(check(tmp_path / "a"))
+
+
+def test_pictures_of_other_kinds_are_named(tmp_path):
+    folder = make_pictures(tmp_path / "a", 2)
+    for name in ("x.gif", "y.TIFF"):
+        Image.open(folder / "00.png").save(folder / name)
+    assert "2 pictures of other kinds are passed over (x.gif, y.TIFF). Save them as PNG" in said(
+        check(folder), "warning"
+    )
 
 
 def test_a_name_too_long_for_a_caption_file(tmp_path):

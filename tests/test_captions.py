@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from conftest import WORD, check, make_pictures, said, settings
 
 from neonym.cli.main import main
@@ -74,6 +75,20 @@ def test_captions_of_held_out_pictures_are_looked_at_too(tmp_path):
     assert few.held_out[0].path in [r.path for r in back]
     assert not few.failed()
     assert "none of the 1 captions of held-out pictures" in said(few, "warning")
+
+
+@pytest.mark.parametrize("flags", [{"shuffle_caption": True}, {"shuffle_caption": True, "token_warmup_step": 900.0}])
+def test_a_word_that_is_cut_off_at_times_is_told_and_stops_nothing(tmp_path, flags):
+    """However seldom: it must be one of the last two of 39 tags."""
+    folder = make_pictures(tmp_path / "a", 2, caption=None)
+    for name in ("00", "01"):
+        (folder / f"{name}.txt").write_text(f"{WORD}, " + ", ".join(["cat"] * 38))
+    ready = check(folder, **flags)
+    assert not ready.failed()
+    assert [how for _, how in ready.lost] == ["at times cut off"] * 2
+    assert "the word can come to stand where 2 captions are cut off (00.png, 01.png)" in said(ready, "warning")
+    assert not check(folder, **flags, keep_tokens=1).lost
+    assert not check(folder).lost
 
 
 def test_a_prefix_can_be_the_word(tmp_path):

@@ -225,3 +225,8 @@ def test_every_value_and_where_it_was_found(tmp_path, capsys):
         "keep_tokens = 1  # command line", "num_repeats = 1  # default", f'image_dir = "{tmp_path / "a"}"  # subset',
     ):  # fmt: skip
         assert line in lines
+
+
+def test_a_resolution_that_nobody_gave_is_the_models(pictures, capsys):
+    assert main(["check", "--print_config", "--train_data_dir", str(pictures), "--token_string", "mychar4"]) == 0
+    assert "resolution = [128, 128]  # the model" in capsys.readouterr().out

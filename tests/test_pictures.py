@@ -1,6 +1,7 @@
 """Pictures and masks of unusual kinds: how they are read, cut, changed and trained with."""
 
 import json
+import os
 from random import Random
 
 import numpy as np
@@ -265,7 +266,10 @@ def test_latents_that_sd_scripts_cached(run_for, pictures):
     assert "(4, 8, 8)" in text
     assert "cannot be read" in text
     notes.clear()
+    Image.open(pictures / "00.png").convert("RGBA").save(pictures / "00.png")
+    os.utime(pictures / "00.png", (1, 1))
     train(run_for("turned", max_train_steps=2, sdscripts_latents=True, flip_aug=True), Listening())
+    assert "the picture is transparent" in "\n".join(notes)
     assert "has no latents_flipped" in "\n".join(notes)
 
 

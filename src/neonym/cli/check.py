@@ -101,7 +101,11 @@ def print_config(ready: Prepared, given: Given) -> None:
             for key, value in concept.model_dump(mode="json").items():
                 print_value(key, value, "concept" if key in concept.model_fields_set else "default")
         for d, dataset in enumerate(ready.config.datasets):
-            print_table(ready, "[[datasets]]", (d, None), dataset.model_dump(exclude={"subsets"}, mode="json"))
+            values = dataset.model_dump(exclude={"subsets"}, mode="json")
+            if dataset.resolution is None and ready.datasets:
+                values["resolution"] = list(ready.datasets[d].buckets.resolution)
+                ready.origins[d, None, "resolution"] = "the model"
+            print_table(ready, "[[datasets]]", (d, None), values)
             for s, subset in enumerate(dataset.subsets):
                 print_table(ready, "[[datasets.subsets]]", (d, s), subset.model_dump(mode="json"))
     for problem in ready.problems:

@@ -25,6 +25,7 @@ try:
     ENDINGS.add(".jxl")
 except ImportError:
     pass
+NOT_READ = {".gif", ".tif", ".tiff", ".heic", ".heif", ".jfif", ".jp2", ".psd", ".svg", ".avif", ".jxl"} - ENDINGS
 ORIENTATION = 0x0112  # EXIF tag
 TURNING = (b"eXIf", b"Raw profile type", b"tiff:Orientation")  # where a PNG may say how it is turned
 FILTERS = {

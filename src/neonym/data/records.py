@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -10,7 +11,7 @@ from pathlib import Path
 from random import Random
 
 from neonym.data.buckets import BucketRules, bucket_sizes, fit
-from neonym.data.images import find_images
+from neonym.data.images import NOT_READ, find_images
 from neonym.data.index import Facts, look_at
 from neonym.data.stored import (
     Entry,
@@ -191,7 +192,8 @@ class Scan:
             fix = f"Add .txt files, or class_tokens with {text}"
             self.report(Problem("warning", what, str(folder.place), fix))
         if entries and not records:
-            self.report(Problem("error", "has no picture that can be used", str(folder.place)))
+            what = f"has no picture that can be used ({some([entry.path.name for entry in entries])})"
+            self.report(Problem("error", what, str(folder.place)))
         report_shapes(folder, records, self.rules.enabled, self.report)
         return records
 
@@ -220,7 +222,25 @@ class Scan:
         if not paths:
             fix = "Pictures must lie directly in the folder"
             self.report(Problem("error", "has no pictures", str(folder.place), fix))
+        self.report_names(folder, paths)
         return [Entry(path) for path in paths]
+
+    def report_names(self, folder: Folder, paths: Sequence[Path]) -> None:
+        """Pictures that are passed over because of their kind, and pictures that share a caption file."""
+        assert folder.path is not None
+        others = sorted(name for name in self.names_in(folder.path) if name.lower().endswith(tuple(NOT_READ)))
+        if others:
+            what = f"{len(others)} pictures of other kinds are passed over ({some(others)})"
+            jxl = any(name.lower().endswith(".jxl") for name in others)
+            fix = "Save them as PNG, JPEG or WebP" + (", or pip install pillow-jxl-plugin" if jxl else "")
+            self.report(Problem("warning", what, str(folder.place), fix))
+        stems = Counter(path.stem for path in paths)
+        shared = [path.name for path in paths if stems[path.stem] > 1] if len(stems) < len(paths) else []
+        if shared:
+            what = (
+                f"{len(shared)} pictures differ in their endings alone, so they share a caption file ({some(shared)})"
+            )
+            self.report(Problem("note", what, str(folder.place)))
 
     def measured(self, entry: Entry, mask: Path | None, looked: Looked) -> tuple[Size, Fit, str] | None:
         """A picture's size, where it goes, and its content; None if it cannot be used, which is said."""

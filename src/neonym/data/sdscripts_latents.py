@@ -30,9 +30,12 @@ def cache_file(picture: Path, size: Size, family: str) -> Path:
 def read_latents(record: ImageRecord, view: View, family: str, channels: int, factor: int) -> torch.Tensor | str:
     """-> moments float32 [2C,h,w], or why they cannot be used."""
     with Image.open(record.path) as picture:
-        stored = picture.size
+        stored, clear = picture.size, picture.has_transparency_data
+        deep = picture.mode.startswith("I")
     if stored != record.size:
         return "the picture is turned by its EXIF orientation, which sd-scripts does not see"
+    if clear or deep:
+        return f"the picture {'is transparent' if clear else 'has 16 bits'}, of which sd-scripts makes other pixels"
     file = cache_file(record.path, stored, family)
     if not file.is_file():
         return "there is no file"

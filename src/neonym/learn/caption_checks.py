@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
 ENOUGH_HELD_OUT = 4  # pictures to judge a word by
 DRAWS = 4  # of a caption that changes
-
-
-FIRST = Moment()
+FIRST, WARM = Moment(), Moment(step=10**12)  # WARM: no tag waits any more
+ALMOST_ONE = 1 - 1e-9  # a tag that draws this number is only dropped if all are
 
 
 def shown_caption(record: ImageRecord, at: Moment) -> str:
@@ -54,16 +53,30 @@ class Choosy(Random):
         return next((part for part in seq if shows(part, self.word) == self.wants_it), seq[0])
 
 
+class Unkind(Choosy):
+    """Every tag is there, those with the word behind all others: what is cut off first."""
+
+    def __init__(self, word: str):
+        super().__init__(word, True)
+
+    def shuffle(self, x: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - Python 3.10 had another argument
+        x.sort(key=lambda tag: shows(tag, self.word))
+
+    def random(self) -> float:
+        return ALMOST_ONE
+
+
 def possible_captions(record: ImageRecord, fits: bool) -> set[str]:
     """Some of the texts that a picture can be trained with: one, if its word can neither be missing nor be cut off.
 
     Shuffling, warm-up and dropout never lose the word, but they can move it behind the end of a caption that is too long.
     """
-    found, rules = {plain_caption(record)}, record.rules
+    found, rules, plain = {plain_caption(record)}, record.rules, undropped(record.rules)
     if not fits:
-        found |= {final_caption(record.caption, rules, dice(0, k, "caption"), Moment(step=k % 2)) for k in range(DRAWS)}
+        found |= {final_caption(record.caption, plain, dice(0, k, "caption"), Moment(step=k % 2)) for k in range(DRAWS)}
+        found.add(final_caption(record.caption, plain, Unkind(rules.word), WARM))
     if rules.wildcards:
-        ways, plain = [Choosy(rules.word, wanted) for wanted in (True, False)], undropped(rules)
+        ways = [Choosy(rules.word, wanted) for wanted in (True, False)]
         found |= {final_caption(line, plain, way, FIRST) for line in record.caption.split("\n") for way in ways}
     if rules.templates:
         found |= {plain_caption(replace(record, rules=replace(rules, templates=(t,)))) for t in rules.templates}
@@ -77,15 +90,17 @@ def longest(record: ImageRecord) -> str:
 
 
 def lost_word(record: ImageRecord, token: str, tokenizers: dict[str, WordTokenizer]) -> str | None:
-    """What becomes of its word: "missing", "not always there", "cut off" in one of its captions; None if it survives in all."""
-    word, cut = clean(token), False
+    """What becomes of its word in its captions: "missing" or "cut off" (in all), "not always there", "at times cut off"; else None."""
+    word, cut = clean(token), list[bool]()
     for tokenizer in tokenizers.values():
         texts = possible_captions(record, tokenizer.surely_fits(longest(record)))
         with_it = [text for text in texts if word in tokenizer.words_in(text)]
         if len(with_it) < len(texts):
             return "not always there" if with_it else "missing"
-        cut = cut or any(not tokenizer.surely_fits(text) and tokenizer(text).lost_rows for text in texts)
-    return "cut off" if cut else None
+        cut += [not tokenizer.surely_fits(text) and tokenizer(text).lost_rows > 0 for text in texts]
+    if not any(cut):
+        return None
+    return "cut off" if all(cut) else "at times cut off"
 
 
 def token_problems(ready: Prepared) -> list[Problem]:
@@ -132,6 +147,7 @@ def concept_problems(ready: Prepared, token: str, own: list[ImageRecord], which:
     missing = [r.path.name for r, how in lost if how == "missing"]
     at_times = [r.path.name for r, how in lost if how == "not always there"]
     cut = [r.path.name for r, how in lost if how == "cut off"]
+    shuffled = [r.path.name for r, how in lost if how == "at times cut off"]
     fix = f"Write `{token}` in the caption files, or set class_tokens to a text with it"
     if len(missing) == len(own):
         done = "judged" if which else "learned"
@@ -149,6 +165,10 @@ def concept_problems(ready: Prepared, token: str, own: list[ImageRecord], which:
         what = f"the word is cut off at the end of {len(cut)} captions{which} ({some(cut)})"
         fix = "Put the word first, or use a larger --max_token_length"
         yield Problem(serious if len(cut) == len(own) else "warning", what, f"`{token}`", fix)
+    if shuffled:
+        what = f"the word can come to stand where {len(shuffled)} captions{which} are cut off ({some(shuffled)})"
+        fix = "Put it first, with keep_tokens=1, or use a larger --max_token_length"
+        yield Problem("warning", what, f"`{token}`", fix)
     long = [
         r.path.name for r in own if not any(t.surely_fits(longest(r)) for t in ready.tokenizers.values())
         and any(t(plain_caption(r)).lost_tokens for t in ready.tokenizers.values())
