@@ -202,6 +202,13 @@ def test_sdxl_says_its_sizes():
     assert said["original-width-negative"] == "640"
 
 
+def test_the_words_that_are_told_are_those_of_the_prompt():
+    word = {"file": "x.pt", "sha256": "0" * 64, "vectors": 1}
+    facts = Facts(FACTS.model, {"zyzzo": word, "my (1)": word, "other": word, "zyz": word}, [], {}, "cpu")
+    read = read_parameters(parameters(Job("a <Zyzzo> (another:1.2)", 7, 64, 64, r"my \(1\)"), facts))
+    assert read[2]["TI hashes"] == f"zyzzo: {'0' * 12}, my (1): {'0' * 12}"
+
+
 def test_words_under_other_names_are_drawn_again(word, tmp_path):
     (file,) = generate(tmp_path, "--textual_inversion_embeddings", f"mycat={word}", "--prompt", "a <mycat>", *SMALL)
     (again,) = generate(tmp_path, "--like", file)

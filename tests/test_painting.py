@@ -15,7 +15,7 @@ from neonym.errors import ModelError, UserError
 from neonym.generation.guidance import Branch, Guidance
 from neonym.generation.jobs import Job
 from neonym.generation.networks import Networks
-from neonym.generation.painter import Painter, PaintRules
+from neonym.generation.painter import Painter, PaintRules, opened
 from neonym.generation.samplers import (
     ALIASES,
     OWN_SPACING,
@@ -141,6 +141,19 @@ def test_inpainting_changes_white_parts_alone(painter, photo, mask):
     drawn = one(painter, replace(JOB, source=photo, mask=mask, strength=1.0, steps=4))
     assert np.array_equal(drawn[:, 32:], source[:, 32:])
     assert np.abs(drawn[:, :32] - source[:, :32]).mean() > 5
+
+
+@pytest.mark.parametrize("latents", [False, True])
+def test_both_of_two_stages_keep_what_a_mask_keeps(model, photo, mask, latents):
+    painter = Painter(model, PaintRules(highres_scale=0.5, highres_steps=3, highres_latents=latents))
+    job = replace(JOB, width=128, height=128, strength=0.8, steps=4, source=photo, mask=mask)
+    small, large = painter.paint_both([job])
+    for picture, side in ((small[0], 64), (large[0], 128)):
+        source = pixels(opened(photo, (side, side)))
+        assert np.array_equal(pixels(picture)[:, side // 2 + 4 :], source[:, side // 2 + 4 :])
+        assert np.abs(pixels(picture)[:, : side // 2] - source[:, : side // 2]).mean() > 5
+    alone = one(Painter(model), replace(job, width=64, height=64, steps=3))
+    assert np.array_equal(alone, pixels(small[0]))  # the first stage is a picture with a mask like any other
 
 
 @pytest.mark.parametrize("latents", [False, True])

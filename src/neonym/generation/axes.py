@@ -132,7 +132,7 @@ def read_axis(text: str, flag: str, problems: list[Problem]) -> Axis | None:
         except ValueError as error:
             problems.append(Problem("error", f"`{part}`: {error}", where))
         except UserError as error:
-            problems.append(error.problem)
+            problems.append(error.problem if kind == "checkpoint" else replace(error.problem, where=where))
     return Axis(kind, tuple(values), where)
 
 

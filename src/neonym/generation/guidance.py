@@ -90,7 +90,7 @@ class GuidedUNet(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.unet.dtype
+        return self.model.dtype
 
     @property
     def device(self) -> torch.device:

@@ -17,6 +17,7 @@ from neonym.generation.jobs import Job, escaped
 from neonym.generation.picture_files import KEY, texts_in
 from neonym.generation.samplers import spacing, spoken
 from neonym.models.weights import ENDINGS
+from neonym.words import clean, whole_word
 
 OF_A_BATCH = {"batch_at_once", "vae_batch_size"}  # recorded, but a picture is drawn again alone
 OF_A_RUN = {  # settings that say nothing of one picture
@@ -91,13 +92,19 @@ def parameters(job: Job, facts: Facts, small: Job | None = None) -> str:
         "Model hash": facts.model.get("sha256", "")[:10], "Model": model_name(facts.model["name"]),
         "Denoising strength": plain(job.strength) if job.source or small else None,
         "Clip skip": facts.settings.get("clip_skip"), **(hires(job, facts) if small else {}),
-        "TI hashes": ", ".join(f"{word}: {facts.words[word]['sha256'][:12]}" for word in facts.words),
+        "TI hashes": ", ".join(f"{word}: {facts.words[word]['sha256'][:12]}" for word in words_in(job, facts)),
         "Lora hashes": ", ".join(f"{Path(n['file']).stem}: {n['sha256'][:12]}" for n in facts.networks),
         "Version": f"Neonym {__version__}",
     }  # fmt: skip
     line = ", ".join(f"{name}: {quoted(value)}" for name, value in pairs.items() if value not in (None, ""))
     prompt, negative = told(job.prompt), told(job.negative_prompt)
     return "\n".join([prompt, *([f"Negative prompt: {negative}"] if negative else []), line])
+
+
+def words_in(job: Job, facts: Facts) -> list[str]:
+    """The words that a picture's prompts use."""
+    said = clean(f"{job.prompt} {job.negative_prompt}".replace("\\", ""))
+    return [word for word in facts.words if whole_word((clean(word),)).search(said)]
 
 
 def hires(job: Job, facts: Facts) -> dict[str, Any]:

@@ -130,7 +130,7 @@ class Painter:
             told |= {"width": first.width, "height": first.height, "latents": self.noise(jobs, generators)}
             return self.pipeline("", first.sampler)(**told).images
         told |= {"image": start.to(self.unet.dtype), "strength": first.strength}
-        if first.mask is None or self.rules.highres_scale is not None:
+        if first.mask is None:
             return self.pipeline("Img2Img", first.sampler)(**told).images
         masks = [opened(job.mask, (job.width, job.height)).convert("L") for job in jobs]
         told |= {

@@ -55,8 +55,6 @@ def prepare(settings: GenerateSettings, problems: Iterable[Problem] = ()) -> Rea
     found = [*problems, *generate_problems(settings)]
     settings = tried(found, lambda: settings.model_copy(update={"sampler": sampler_name(settings.sampler)})) or settings
     source: ModelSource | None = tried(found, lambda: recognised(settings))
-    if settings.zero_terminal_snr and parted(settings.sampler)[0] in SAMPLERS:
-        tried(found, lambda: check_pure_noise(settings.sampler))
     tried(found, lambda: check_networks(settings.network_weights))
     tried(found, lambda: check_folder(Path(settings.outdir)))
     words = read_words(settings.textual_inversion_embeddings, found)
@@ -65,6 +63,10 @@ def prepare(settings: GenerateSettings, problems: Iterable[Problem] = ()) -> Rea
     found += plan.problems
     sheet = tried(found, lambda: plan_sheet(settings, plan, words))
     words |= sheet.words if sheet else {}
+    if settings.zero_terminal_snr or (source and source.configs["scheduler"].get("rescale_betas_zero_snr")):
+        samplers = dict.fromkeys([settings.sampler, *(job.sampler for job in (sheet.jobs if sheet else ()))])
+        for sampler in samplers if parted(settings.sampler)[0] in SAMPLERS else ():
+            tried(found, lambda sampler=sampler: check_pure_noise(sampler))
     if not (settings.prompt or settings.from_file or settings.interactive or plan.sources or settings.x or settings.y):
         fix = 'For example --prompt "a mychar4 on a blue background"'
         found.append(Problem("error", "there is nothing to draw", "--prompt", fix))

@@ -49,6 +49,7 @@ class Model(Protocol):
     tokenizers: dict[str, WordTokenizer]  # per encoder
     pipeline_class: str  # diffusers' pipeline that draws with it
     device: torch.device
+    dtype: torch.dtype  # of the U-Net
 
     def add_word(self, token: str, rows: dict[str, Tensor]) -> None: ...
     def vocabulary(self, encoder: str) -> Tensor: ...  # [V,W]

@@ -68,7 +68,7 @@ class StableDiffusion(shared.LatentDiffusion):
     def denoise(self, x_t: Tensor, t: Tensor, text: TextCond, sizes: Tensor | None = None) -> Tensor:
         """The U-Net's prediction, in float32; sizes mean nothing to it. -> [B,C,h,w]"""
         del sizes
-        return self.unet(x_t.to(self.unet.dtype), t, text.sequence.to(self.unet.dtype)).sample.float()
+        return self.unet(x_t.to(self.dtype), t, text.sequence.to(self.dtype)).sample.float()
 
 
 def load(

@@ -102,7 +102,7 @@ class StableDiffusionXL(shared.LatentDiffusion):
         """The U-Net's prediction, in float32. `sizes` [B,6]: original height and width, crop from top and left, target. -> [B,C,h,w]"""
         assert text.pooled is not None
         assert sizes is not None
-        dtype = self.unet.dtype
+        dtype = self.dtype
         told = {"text_embeds": text.pooled.to(dtype), "time_ids": sizes.to(dtype)}
         return self.unet(x_t.to(dtype), t, text.sequence.to(dtype), added_cond_kwargs=told).sample.float()
 
