@@ -58,6 +58,7 @@ PLACES = {
     "reg_data_dir",
     "in_json",
     "template_file",
+    "offline",  # where a model comes from, not which
 }
 PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
