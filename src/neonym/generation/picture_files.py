@@ -55,7 +55,7 @@ def texts_in(file: str | Path) -> dict[str, str]:
     with readable(Path(file)) as picture:
         if picture.format == "PNG":
             picture.load()  # texts may stand behind the pixels
-            return {key: text for key, text in picture.info.items() if isinstance(text, str)}
+            return {str(key): text for key, text in picture.info.items() if isinstance(text, str)}
         exif = picture.getexif()
         ours, comment = exif.get(DESCRIPTION, ""), exif.get_ifd(EXIF_FOLDER).get(USER_COMMENT, b"")
     found = {KEY: ours.removeprefix(f"{KEY}:")} if isinstance(ours, str) and ours.startswith(f"{KEY}:") else {}
