@@ -11,7 +11,7 @@ from transformers import CLIPTokenizer
 
 from neonym.models.family import identify, load_model, load_tokenizers
 from neonym.models.sdxl import padded_with_zero
-from neonym.models.text import EmbeddingWithRows, WordTokenizer, join_chunks
+from neonym.models.text import EmbeddingWithRows, WordTokenizer, join_chunks, nearest_tokens
 from neonym.words import clean, whole_word
 
 SOURCE = identify("builtin:emoji")
@@ -162,3 +162,10 @@ def test_conditioning_equals_the_diffusers_pipelines():
     for prompt in ("a 3d render of a red apple on a blue background", "", "caf\u00e9 &amp; cake"):
         theirs = pipeline.encode_prompt(clean(prompt), "cpu", 1, False)[0]
         assert torch.allclose(conditioning(model, [prompt]).sequence, theirs, atol=1e-5)
+
+
+def test_what_begins_and_ends_a_text_is_no_word():
+    table = torch.eye(6)
+    nearest = nearest_tokens(table, table, 1)
+    assert nearest[:4, 0].tolist() == [0, 1, 2, 3]
+    assert nearest.max() == 3

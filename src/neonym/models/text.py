@@ -40,9 +40,12 @@ class EmbeddingWithRows(nn.Module):
 
 
 def nearest_tokens(table: Tensor, rows: Tensor, count: int) -> Tensor:
-    """Ids of the vocabulary's vectors that point most nearly the same way. [V,W], [n,W] -> int64 [n,count]"""
+    """Ids of the vocabulary's words that point most nearly the same way. [V,W], [n,W] -> int64 [n,count]
+
+    A CLIP vocabulary's last two vectors are no words: they begin and end a text.
+    """
     unit = nn.functional.normalize
-    return (unit(rows.float()) @ unit(table.float()).T).topk(count, dim=1).indices
+    return (unit(rows.float()) @ unit(table[:-2].float()).T).topk(count, dim=1).indices
 
 
 @dataclass(frozen=True)
