@@ -6,7 +6,7 @@ import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from neonym.models.family import BUILTIN_MODELS
-from tools.builtin_model.train_unet import Blur, encode, tokenise
+from tools.builtin_model.train_unet import Blur, encode, joined, tokenise
 
 EMOJI = BUILTIN_MODELS / "emoji"
 CAPTIONS = ["a sticker of a ring on a red background", "a sticker of a thing on a red background", ""]
@@ -66,3 +66,13 @@ def test_noise_reaches_words_alone_and_is_the_same_for_a_drawing_in_all_styles(t
     moved = noisy - words
     torch.testing.assert_close(moved[0, 1], moved[1, 1], rtol=0, atol=1e-6)
     assert 0 < float(moved[0, 1].std()) < 0.2
+
+
+def test_a_run_of_pieces_becomes_one_place():
+    named = torch.tensor([[0, 1, 1, 0, 0, 0], [1, 1, 1, 0, 1, 0], [0, 0, 0, 0, 0, 0]], dtype=torch.bool)
+    values = torch.tensor([10.0, 20.0, 40.0, 5.0, 7.0, 9.0])
+    assert (joined(named) @ values).tolist() == [
+        [10, 30, 5, 7, 9, 9],
+        [pytest.approx(70 / 3), 5, 7, 9, 9, 9],
+        values.tolist(),
+    ]

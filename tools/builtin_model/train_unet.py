@@ -149,27 +149,45 @@ class Blur:
     ) -> Callable[[torch.Tensor], torch.Tensor]:
         """What to do with the embeddings of `ids` [B,77]; each `alike` captions in a row get the same.
 
-        Half of the names are mixed: a share between 0 and `mix` is a generic word's. All words get Gaussian noise of a
-        scale between 0 and `noise`; the start and the end of the text do not.
+        Half of the names are mixed: a share between 0 and `mix` is a generic word's. Of half of the names of several pieces
+        the mean stands in one place, as a new word of one vector does. All words get Gaussian noise of a scale between 0 and
+        `noise`; the start and the end of the text do not.
         """
         groups, width = len(ids) // alike, table.embedding_dim
         scale = self.noise * rng.random((groups, 1, 1), dtype=np.float32)
         noise = torch.from_numpy(scale * rng.standard_normal((groups, 77, width), dtype=np.float32))
         share = self.mix * rng.random(groups, dtype=np.float32) * (rng.random(groups) < 0.5)
         other = self.generic[torch.from_numpy(rng.integers(len(self.generic), size=groups))]
+        whole = torch.from_numpy(rng.random(groups) < (0.5 if self.mix else 0.0))
 
         def spread(x: torch.Tensor) -> torch.Tensor:
             return x.repeat_interleave(alike, 0).to(ids.device)
 
-        noise = (ids < self.start)[..., None] * spread(noise)  # [B,77,W]
-        named = torch.isin(ids, self.names.to(ids.device))[..., None]  # [B,77,1]
-        share = named * spread(torch.from_numpy(share.astype(np.float32)))[:, None, None]
+        named = torch.isin(ids, self.names.to(ids.device))  # [B,77]
+        places = joined(named & spread(whole)[:, None])  # [B,77,77]
+        noise = (places @ (ids < self.start).float()[..., None] > 0) * spread(noise)  # [B,77,W]
+        share = (places @ named.float()[..., None]) * spread(torch.from_numpy(share.astype(np.float32)))[:, None, None]
         other = spread(other)[:, None]  # [B,1]
 
         def change(words: torch.Tensor) -> torch.Tensor:
-            return torch.lerp(words, nn.functional.embedding(other, table.weight), share) + noise
+            with torch.autocast(ids.device.type, enabled=False):
+                return torch.lerp(places @ words, nn.functional.embedding(other, table.weight), share) + noise
 
         return change
+
+
+def joined(named: torch.Tensor) -> torch.Tensor:
+    """Which places of a text make up each place when every run of `named` ones becomes one. [B,77] -> [B,77,77]
+
+    Each row is the weights of a mean; what becomes free at the end repeats the last place, which is padding.
+    """
+    follows = named.clone()
+    follows[:, 0] = False
+    follows[:, 1:] &= named[:, :-1]
+    new = (~follows).cumsum(1) - 1  # [B,77]
+    places = nn.functional.one_hot(new, named.shape[1]).transpose(1, 2).float()
+    places[:, :, -1] += places.sum(2) == 0
+    return places / places.sum(2, keepdim=True)
 
 
 def pieces(tokenizer: CLIPTokenizer, texts: list[str]) -> set[int]:
