@@ -132,7 +132,7 @@ class Painter:
         told |= {"image": start.to(self.unet.dtype), "strength": first.strength}
         if first.mask is None:
             return self.pipeline("Img2Img", first.sampler)(**told).images
-        masks = [opened(job.mask, (job.width, job.height)).convert("L") for job in jobs]
+        masks = [opened_mask(job, (job.width, job.height)) for job in jobs]
         told |= {
             "mask_image": masks, "masked_image_latents": told["image"], "width": first.width, "height": first.height,
         }  # fmt: skip
@@ -229,17 +229,21 @@ def told_sizes(job: Job, negative: bool) -> list[int]:
     return [height, width, job.crop_top, job.crop_left, job.height, job.width]
 
 
-def opened(file: str | None, size: Size) -> Image.Image:
+def opened(file: str | None, size: Size, filtered: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
     """A picture the right way up, scaled to `size`, transparent parts white. Raises DataError."""
     assert file is not None
     with readable(Path(file)) as picture:
         upright = on_background(ImageOps.exif_transpose(picture), GROUND)
-        return upright.resize(size, Image.Resampling.LANCZOS)
+        return upright.resize(size, filtered)
+
+
+def opened_mask(job: Job, size: Size) -> Image.Image:
+    """Scaled without ringing: what is black away from an edge stays black. Raises DataError."""
+    return opened(job.mask, size, Image.Resampling.BILINEAR).convert("L")
 
 
 def masked(picture: Image.Image, job: Job) -> Image.Image:
     """White parts of the mask from `picture`, black ones from the picture that it began from."""
     if job.mask is None or job.source is None:
         return picture
-    mask = opened(job.mask, picture.size).convert("L")
-    return Image.composite(picture, opened(job.source, picture.size), mask)
+    return Image.composite(picture, opened(job.source, picture.size), opened_mask(job, picture.size))
