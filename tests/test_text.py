@@ -6,6 +6,8 @@ from functools import cache
 import pytest
 import torch
 from conftest import golden, judge
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from transformers import CLIPTokenizer
 
@@ -46,6 +48,38 @@ def test_golden_tokenization(kind, length):
             assert found.ids.tolist() == case["expected"]["input_ids"], case["inputs"]
             if tokenize.weighted:
                 assert torch.allclose(found.weights, torch.tensor(case["expected"]["weights"])), case["inputs"]
+
+
+ODD = st.sampled_from(
+    [
+        "<|endoftext|>",
+        "<|startoftext|>",
+        "!",
+        "...",
+        "'s",
+        " ",
+        "\u00e9",
+        "e\u0301",
+        "\U0001f431",
+        "\u65e5\u672c",
+        "\u200b",
+    ]
+)
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl_tokenizer2"])
+@settings(max_examples=300, deadline=None)
+@given(parts=st.lists(st.one_of(ODD, st.text(max_size=8)), max_size=12))
+def test_text_looked_up_part_by_part_is_the_text_looked_up_whole(kind, parts):
+    text = clean("".join(parts))
+    whole = clip_tokenizer(kind).backend_tokenizer.encode(text, add_special_tokens=False).ids
+    assert family_tokenizer(kind, 75).pieces(text) == whole
+
+
+def test_each_part_of_a_text_is_looked_up_once():
+    tokenize = tokenizer()
+    assert tokenize.pieces("a cat, a cat") == tokenize.pieces("a cat,") + tokenize.pieces("a cat")
+    assert set(tokenize.known) == {"a", "cat,", "cat"}
 
 
 def test_chunks_are_cut_out_of_one_padded_row():

@@ -9,7 +9,7 @@ from functools import lru_cache
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from neonym.data.captions import Moment, final_caption, shows
+from neonym.data.captions import Moment, fill_template, final_caption, shows
 from neonym.data.stored import some
 from neonym.errors import Problem
 from neonym.seeds import dice
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from neonym.models.text import WordTokenizer
 
 ENOUGH_HELD_OUT = 4  # pictures to judge a word by
-DRAWS = 4  # of a caption that changes
+SPARE = 2  # ids: a mark and the comma behind it are not always one token
 FIRST, WARM = Moment(), Moment(step=10**12)  # WARM: no tag waits any more
 ALMOST_ONE = 1 - 1e-9  # a tag that draws this number is only dropped if all are
 
@@ -37,12 +37,20 @@ def undropped(rules: CaptionRules) -> CaptionRules:
     return replace(rules, dropout=0.0, drop_every_n_epochs=0)
 
 
-def plain_caption(record: ImageRecord) -> str:
-    """One draw that is not dropped."""
-    return final_caption(record.caption, undropped(record.rules), dice(0, "caption"), FIRST)
+class Still(Random):
+    """Nothing moves, nothing is dropped, and of every choice it is the first."""
+
+    def choice(self, seq: Any) -> Any:
+        return seq[0]
+
+    def shuffle(self, x: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - Python 3.10 had another argument
+        pass
+
+    def random(self) -> float:
+        return ALMOST_ONE
 
 
-class Choosy(Random):
+class Choosy(Still):
     """Of every {a|b} the part with the word, or the one without, if there is one."""
 
     def __init__(self, word: str, wants_it: bool):
@@ -56,14 +64,26 @@ class Choosy(Random):
 class Unkind(Choosy):
     """Every tag is there, those with the word behind all others: what is cut off first."""
 
-    def __init__(self, word: str):
-        super().__init__(word, True)
-
-    def shuffle(self, x: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - Python 3.10 had another argument
+    def shuffle(self, x: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         x.sort(key=lambda tag: shows(tag, self.word))
 
+
+class Kind(Choosy):
+    """The word comes first, and what may be dropped is."""
+
+    def shuffle(self, x: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x.sort(key=lambda tag: not shows(tag, self.word))
+
     def random(self) -> float:
-        return ALMOST_ONE
+        return 0.0
+
+
+STILL = Still()
+
+
+def plain_caption(record: ImageRecord) -> str:
+    """As it is stored, in its order and not dropped."""
+    return final_caption(record.caption, undropped(record.rules), STILL, FIRST)
 
 
 def possible_captions(record: ImageRecord, fits: bool) -> set[str]:
@@ -73,31 +93,46 @@ def possible_captions(record: ImageRecord, fits: bool) -> set[str]:
     """
     found, rules, plain = {plain_caption(record)}, record.rules, undropped(record.rules)
     if not fits:
-        found |= {final_caption(record.caption, plain, dice(0, k, "caption"), Moment(step=k % 2)) for k in range(DRAWS)}
-        found.add(final_caption(record.caption, plain, Unkind(rules.word), WARM))
+        found.add(final_caption(record.caption, plain, Unkind(rules.word, True), WARM))
+        found.add(final_caption(record.caption, plain, Kind(rules.word, True), FIRST))
     if rules.wildcards:
         ways = [Choosy(rules.word, wanted) for wanted in (True, False)]
         found |= {final_caption(line, plain, way, FIRST) for line in record.caption.split("\n") for way in ways}
-    if rules.templates:
+    if rules.templates and not (fits and always_named(rules)):
         found |= {plain_caption(replace(record, rules=replace(rules, templates=(t,)))) for t in rules.templates}
     return found
+
+
+@lru_cache(maxsize=256)
+def always_named(rules: CaptionRules) -> bool:
+    """Whether each template has the word in itself."""
+    return all(shows(fill_template(template, rules.word, ""), rules.word) for template in rules.templates)
 
 
 def longest(record: ImageRecord) -> str:
     """No caption of the picture has more than this in it."""
     rules = record.rules
-    return " ".join(filter(None, (rules.prefix, record.caption, rules.suffix, *rules.templates[:1])))
+    text = " ".join(filter(None, (rules.prefix, record.caption, rules.suffix)))
+    return max((fill_template(t, rules.word, text) for t in rules.templates), key=len) if rules.templates else text
 
 
-def lost_word(record: ImageRecord, token: str, tokenizers: dict[str, WordTokenizer]) -> str | None:
-    """What becomes of its word in its captions: "missing" or "cut off" (in all), "not always there", "at times cut off"; else None."""
-    word, cut = clean(token), list[bool]()
+def surely_fits(record: ImageRecord, tokenizers: dict[str, WordTokenizer]) -> bool:
+    """Whether nothing of its captions is ever cut off."""
+    text = longest(record)
+    return all(tokenizer.surely_fits(text, SPARE) for tokenizer in tokenizers.values())
+
+
+def lost_word(record: ImageRecord, token: str, tokenizers: dict[str, WordTokenizer], fits: bool = False) -> str | None:
+    """What becomes of its word in its captions: "missing" or "cut off" (in all), "not always there", "at times cut off"; else None.
+
+    If it `fits` surely, which is quicker.
+    """
+    word, cut, texts = clean(token), list[bool](), possible_captions(record, fits)
     for tokenizer in tokenizers.values():
-        texts = possible_captions(record, tokenizer.surely_fits(longest(record)))
         with_it = [text for text in texts if word in tokenizer.words_in(text)]
         if len(with_it) < len(texts):
             return "not always there" if with_it else "missing"
-        cut += [not tokenizer.surely_fits(text) and tokenizer(text).lost_rows > 0 for text in texts]
+        cut += [not fits and any(i >= tokenizer.vocab for i in tokenizer.cut_off(text)) for text in texts]
     if not any(cut):
         return None
     return "cut off" if all(cut) else "at times cut off"
@@ -142,7 +177,8 @@ def concept_problems(ready: Prepared, token: str, own: list[ImageRecord], which:
     If the word is in none, a run is stopped, unless the pictures are held out and too few to be used.
     """
     serious = "warning" if which and len(own) < ENOUGH_HELD_OUT else "error"
-    lost = [(r, how) for r in own if (how := lost_word(r, token, ready.tokenizers))]
+    tight = {id(r) for r in own if not surely_fits(r, ready.tokenizers)}
+    lost = [(r, how) for r in own if (how := lost_word(r, token, ready.tokenizers, id(r) not in tight))]
     ready.lost += lost
     missing = [r.path.name for r, how in lost if how == "missing"]
     at_times = [r.path.name for r, how in lost if how == "not always there"]
@@ -170,8 +206,8 @@ def concept_problems(ready: Prepared, token: str, own: list[ImageRecord], which:
         fix = "Put it first, with keep_tokens=1, or use a larger --max_token_length"
         yield Problem("warning", what, f"`{token}`", fix)
     long = [
-        r.path.name for r in own if not any(t.surely_fits(longest(r)) for t in ready.tokenizers.values())
-        and any(t(plain_caption(r)).lost_tokens for t in ready.tokenizers.values())
+        r.path.name for r in own
+        if id(r) in tight and any(t.cut_off(plain_caption(r)) for t in ready.tokenizers.values())
     ]  # fmt: skip
     if long:
         room = ready.run.model.max_token_length
