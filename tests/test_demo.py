@@ -1,6 +1,7 @@
 """`neonym demo`: what a newcomer sees first."""
 
 import json
+import signal
 from html.parser import HTMLParser
 
 import pytest
@@ -10,6 +11,8 @@ from PIL import Image
 from neonym.cli.main import main
 from neonym.cli.report import curve
 from neonym.formats import read_embedding
+from neonym.learn import events
+from neonym.learn.events import Terminal
 
 VOID = {"meta", "img", "path", "polyline", "circle"}
 
@@ -41,13 +44,25 @@ class Page(HTMLParser):
         self.text += data
 
 
+class Interrupted(Terminal):
+    """A run that is stopped by Ctrl-C after its first step."""
+
+    def step(self, step, losses):
+        self.stop_wanted = signal.SIGINT
+
+
 def test_the_demo_leaves_files_sheets_and_a_page_that_needs_nothing_else(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     out = tmp_path / "demo"
-    code = main(["demo", f"--output_dir={out}", "--max_train_steps=2", "--steps=2"])
+    flags = ["demo", f"--output_dir={out}", "--max_train_steps=2", "--steps=2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(events, "Terminal", Interrupted)
+        assert main(flags) == 130
+    code, (said, noted) = main(flags), capsys.readouterr()
+    assert "run the same command again without --restart to go on" in noted
+    assert "going on from step 1" in noted
     verdicts = json.loads((out / "demo-run" / "verdict.json").read_text())
     assert code == (3 if any(v["word"] == "NOT LEARNED" for v in verdicts) else 0)
-    said = capsys.readouterr().out
     for name in ("report.html", "hootle-before-after.png", "notoish-before-after.png", "hootle.safetensors"):
         assert f"  {out / name}\n" in said
     assert read_embedding(out / "notoish.safetensors").vectors["text_encoder"].shape == (2, 128)

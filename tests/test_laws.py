@@ -107,6 +107,15 @@ def test_law_1_other_settings_are_not_mixed(run_for):
     assert loop.train(run_for(learning_rate=1e-3, restart=True)).steps == 8
 
 
+def test_law_1_how_often_is_evaluated_is_no_other_setting(run_for):
+    """It changes nothing in training, unless training may end by it."""
+    loop.train(run_for(), StopAt(3))
+    assert loop.train(run_for(eval_every_n_steps=2)).steps == 8
+    loop.train(run_for("early", early_stop=True), StopAt(3))
+    with pytest.raises(UserError, match="eval_every_n_steps"):
+        loop.train(run_for("early", early_stop=True, eval_every_n_steps=2))
+
+
 def test_a_stop_before_the_first_step(run_for):
     stopped = loop.train(run_for(), StopAt(0))
     assert (stopped.steps, stopped.signal, stopped.files) == (0, signal.SIGTERM, [])

@@ -20,7 +20,7 @@ from neonym.generation.embeddings import add_files
 from neonym.generation.images import draw
 from neonym.learn.loop import train
 from neonym.learn.prepare import prepare
-from neonym.models.assemble import load_part
+from neonym.models.assemble import load_part, token_table
 from neonym.models.family import identify, load_model, load_tokenizers
 
 
@@ -56,6 +56,15 @@ def test_one_file_is_the_same_model_as_its_folder(checkpoint):
     for theirs, ours in zip(outputs(folder), outputs(file), strict=True):
         assert torch.equal(theirs, ours)
     assert len(sources[1].vae_hash()) == len(sources[1].text_hash()) == 64
+
+
+def test_the_token_table_is_read_alone(checkpoint):
+    """`inspect --model` looks at words without loading a model."""
+    for name in checkpoint[1:]:
+        source = identify(str(name))
+        model = load_model(source)
+        for encoder in source.encoders:
+            assert torch.equal(token_table(source.weights[encoder]), model.vocabulary(encoder))
 
 
 def test_an_exclamation_mark_is_padding_for_sd2_alone(checkpoint):

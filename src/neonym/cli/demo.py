@@ -55,6 +55,7 @@ class DemoFlags(BaseModel):
     output_dir: str = Field("outputs/demo", description="Where everything goes.")
     max_train_steps: int = Field(OptimSettings().max_train_steps, ge=1, description="Length of the training.")
     steps: int = Field(30, ge=2, description="Steps in which a picture is drawn.")
+    restart: bool = Field(False, description="Begin anew even if an unfinished demo could go on.")
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -64,11 +65,14 @@ def main(argv: list[str], prog: str) -> int:
         fix = "Run it in the folder of the repository"
         raise UserError("the example pictures are not there", str(config), fix)
     started = time.monotonic()
+    from neonym.learn.look import STATE
+
+    unfinished = (Path(flags.output_dir) / "demo-run" / STATE).is_file()
     run = RunConfig(
         dataset=DatasetSettings(dataset_config=str(config)),
         optim=OptimSettings(max_train_steps=flags.max_train_steps),
         eval=EvalSettings(eval_every_n_steps=max(1, flags.max_train_steps // EVALUATIONS)),
-        save=SaveSettings(output_dir=flags.output_dir, output_name="demo", restart=True),
+        save=SaveSettings(output_dir=flags.output_dir, output_name="demo", restart=flags.restart or not unfinished),
     )
     from neonym.cli.report import write_report
     from neonym.cli.train import stopping

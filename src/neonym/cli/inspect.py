@@ -37,6 +37,7 @@ class InspectFlags(BaseModel):
         None, description="Say whether it fits this family; exit code 2 if not."
     )
     model: str | None = Field(None, description="Compare its vectors with this model's words.")
+    offline: bool = Field(False, description="Never use the network, not even for a hub ID.")
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(False, description="Print one JSON object.")
 
 
@@ -70,7 +71,7 @@ def facts_of(word: Embedding, stored: Stored, flags: InspectFlags) -> dict[str, 
     if flags.family is not None:
         facts["fits"] = widths == FAMILIES[flags.family]
     if flags.model is not None:
-        facts["model"] = beside_words(word, flags.model)
+        facts["model"] = beside_words(word, flags.model, flags.offline)
     return facts
 
 
@@ -85,17 +86,19 @@ def encoder_facts(name: str, embedding: Embedding) -> dict[str, Any]:
     }
 
 
-def beside_words(embedding: Embedding, name: str) -> dict[str, Any]:
+def beside_words(embedding: Embedding, name: str, offline: bool) -> dict[str, Any]:
     """Norm of a typical word of the model, and the words nearest to each vector. Raises ModelError, FormatError."""
     import torch
 
     from neonym.errors import FormatError
-    from neonym.models.family import load_model
+    from neonym.models.assemble import token_table
+    from neonym.models.family import fetched, identify, load_tokenizers
     from neonym.models.text import nearest_tokens
 
-    model, found = load_model(name), {}
+    source, found = fetched(identify(name, offline=offline)), {}
+    tokenizers = load_tokenizers(source, 75)
     for encoder, rows in embedding.vectors.items():
-        table = model.vocabulary(encoder).float() if encoder in model.tokenizers else torch.zeros(1, 0)
+        table = token_table(source.weights[encoder]) if encoder in tokenizers else torch.zeros(1, 0)
         if table.shape[1] != rows.shape[1]:
             what = (
                 f"its vectors for {encoder} have {rows.shape[1]} numbers, the model's words {table.shape[1] or 'none'}"
@@ -103,7 +106,7 @@ def beside_words(embedding: Embedding, name: str) -> dict[str, Any]:
             raise FormatError(what, name, "It was made for another kind of model")
         found[encoder] = {
             "norm_of_words": round(float(table.norm(dim=1).median()), 4),
-            "nearest": model.tokenizers[encoder].spelled(nearest_tokens(table, rows, 3)),
+            "nearest": tokenizers[encoder].spelled(nearest_tokens(table, rows, 3)),
         }
     return found
 

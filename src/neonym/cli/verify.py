@@ -25,6 +25,7 @@ class VerifyFlags(BaseModel):
 
     file: tyro.conf.Positional[Path] = Field(description="The embedding file, of any program.")
     model: str = Field(BUILTIN, description="The model that it was learned with, or one of its kind.")
+    offline: bool = Field(False, description="Never use the network, not even for a hub ID.")
     prompt: str = Field("a picture of a {}", description="What is drawn; {} stands for the word.")
     seeds: int = setting(4, "How many pictures of each.", least=1)
     steps: int = setting(30, "Sampler steps.", least=1)
@@ -42,7 +43,8 @@ def main(argv: list[str], prog: str) -> int:
     from neonym.models.family import identify
 
     embedding, word = read_embedding(flags.file), flags.file.stem
-    if problems := list(misfits(word, flags.file, embedding, identify(flags.model))):
+    source = identify(flags.model, offline=flags.offline)
+    if problems := list(misfits(word, flags.file, embedding, source)):
         raise ConfigError(problems)
     from neonym.generation.effect import measure
     from neonym.generation.names import free
@@ -51,7 +53,7 @@ def main(argv: list[str], prog: str) -> int:
     from neonym.generation.sheets import sheet
     from neonym.models.family import load_model
 
-    model, seeds = load_model(flags.model, best_device()), range(flags.seeds)
+    model, seeds = load_model(source, best_device()), range(flags.seeds)
     effect = measure(model, embedding, flags.prompt, seeds, flags.steps, flags.scale)
     path = flags.out or free(flags.file.with_name(f"{flags.file.stem}-verify.png"))
     save_picture(sheet(list(effect.pictures.items()), model.source.native_size), path, {})

@@ -230,7 +230,8 @@ def run_steps(run: Running) -> Result:
             if run.main:
                 guard.check()
                 run.store.save_state(state)
-            report.note(f"stopped after step {state.step}; run the same command again to go on")
+            way = " without --restart" if settings.save.restart else ""
+            report.note(f"stopped after step {state.step}; run the same command again{way} to go on")
             report.event("stopped", step=state.step, signal=stop)
             return Result(steps=state.step, signal=stop)
         if agreed(run.accelerator, int(time.monotonic() > ends)) and state.step < rhythm.total:

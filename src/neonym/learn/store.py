@@ -65,7 +65,8 @@ PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloa
 
 def settings_of(run: RunConfig) -> dict[str, str]:
     """Every setting that decides the result, as text. The pictures have a fingerprint of their own."""
-    tree = run.model_dump(exclude=WITHOUT_EFFECT)
+    looked_at = set() if run.eval.early_stop else {"eval_every_n_steps"}
+    tree = run.model_dump(exclude={**WITHOUT_EFFECT, "eval": looked_at})
     return {name: str(value) for section in tree.values() for name, value in section.items()}
 
 

@@ -46,6 +46,15 @@ def load_part(kind: str, config: dict[str, Any], weights: Weights, dtype: torch.
     return module
 
 
+def token_table(weights: Weights) -> Tensor:
+    """The vocabulary of a text encoder, without the rest of it. -> float32 [V,W]. Raises ModelError."""
+    for file in weights.files:
+        for name, tensor in read_tensors(file, (weights.start,)).items():
+            if name.endswith("token_embedding.weight"):
+                return tensor.float()
+    raise ModelError("has no token table", str(weights.files[0]), "Is the file complete?")
+
+
 def check_part(kind: str, config: dict[str, Any], weights: Weights, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Whether all weights are there in the right shapes, by the headers of the files alone. Raises ModelError."""
     own = {name: shape for name, shape in shapes.items() if name.startswith(weights.start)}
