@@ -15,8 +15,9 @@ setup: .venv/ready
 demo: setup
 	$(BIN)/neonym demo
 
+# two files at a time, each on one core
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup
 	$(BIN)/ruff check .

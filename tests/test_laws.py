@@ -62,7 +62,7 @@ def wait_for_step(folder: Path, step: int, process: subprocess.Popen) -> None:
 def test_law_1_resume_is_invisible(run_for, number, code):
     """Train in one go; train, be stopped by a real signal, run the same command again: the same file, bit for bit."""
     options = {
-        "max_train_steps": 60,
+        "max_train_steps": 40,
         "num_vectors_per_token": 2,
         "state_every_n_steps": 3,
         "shuffle_caption": True,
