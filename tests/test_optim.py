@@ -13,8 +13,10 @@ from neonym.errors import ConfigError
 from neonym.formats import read_embedding
 from neonym.learn import loop
 from neonym.learn.checks import optimizer_errors
-from neonym.learn.optim import make_optimizer, make_rate, staged_rate
+from neonym.learn.concepts import add_concepts
+from neonym.learn.optim import make_optimizer, make_rate, rate_now, staged_rate
 from neonym.learn.prepare import prepare
+from neonym.models.family import load_model
 
 
 def curve(name: str, steps: int = 100, rate: float = 1.0, **options) -> list[float]:
@@ -156,6 +158,35 @@ def test_law_1_holds_for_optimizers_that_keep_more_than_moments(run_for, name, o
     a, b = (read_embedding(r.files[0]).vectors["text_encoder"] for r in (whole, parts))
     assert torch.equal(a, b)
     assert not torch.equal(a, torch.zeros_like(a))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("AdamW8bit", "Lion", "SGDNesterov", "DAdaptation", "DAdaptAdaGrad", "DAdaptAdan", "DAdaptLion"),
+        *("RAdamScheduleFree", "SGDScheduleFree", "torch.optim.NAdam"),
+    ],
+)
+def test_other_optimizers_train_a_word_too(run_for, name):
+    rate = 1.0 if name.startswith("DAdapt") else 0.02
+    result = loop.train(run_for(optimizer_type=name, learning_rate=rate, max_train_steps=8))
+    encoder = result.verdicts[0].encoders["text_encoder"]
+    assert encoder.distance > 0
+    assert torch.isfinite(read_embedding(result.files[0]).vectors["text_encoder"]).all()
+
+
+def test_what_an_optimizer_finds_itself_is_known_and_told(run_for):
+    """AdaFactor's relative rate (Shazeer & Stern 2018, 1/sqrt(t) of the word's size), and an average that is there already."""
+    rows = torch.nn.Parameter(torch.full((2, 3), 0.5))
+    optimizer = make_optimizer([rows], "AdaFactor")
+    assert rate_now(optimizer) == 0.0
+    for _ in range(2):
+        rows.grad = torch.ones(2, 3)
+        optimizer.step()
+    assert rate_now(optimizer) == pytest.approx(1e-2 * 0.5, rel=0.05)
+    ready = prepare(run_for(optimizer_type="AdamWScheduleFree", ema_decay=0.9))
+    assert any(p.where == "--ema_decay" and "an average already" in p.what for p in ready.problems)
+    assert add_concepts(load_model(), ready)[0].average is None
 
 
 def test_schedule_free_answers_with_its_average(run_for):

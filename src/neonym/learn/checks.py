@@ -16,6 +16,7 @@ from neonym.errors import ConfigError, Problem, nearest
 from neonym.learn.look import predicts_v
 from neonym.learn.optim import (
     LEARNING_RATE_FREE,
+    averages,
     bounded_by_rate,
     make_optimizer,
     reach,
@@ -62,6 +63,9 @@ def learning_problems(ready: Prepared, source: ModelSource, rhythm: Rhythm) -> l
     optim, name = ready.run.optim, optimizer_name(ready.run.optim.optimizer_type)
     own = sets_own_rate(name, arguments(optim))
     problems = own_schedule_problems(optim, name) if own else schedule_problems(optim, rhythm)
+    if optim.ema_decay is not None and averages(name):
+        what = f"{name} saves an average already: it has no effect"
+        problems.append(Problem("warning", what, "--ema_decay", "Leave it out, or choose another optimizer"))
     for spec in ready.config.concepts:
         rate = base_rate(optim, spec)
         if name.lower().startswith(LEARNING_RATE_FREE) and rate <= 0.1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch.nn import Parameter
 
-from neonym.learn.optim import make_optimizer, sets_own_rate
+from neonym.learn.optim import averages, make_optimizer, sets_own_rate
 from neonym.learn.prepare import Prepared
 from neonym.learn.rates import arguments, base_rate, rate_of
 from neonym.learn.rows import DEFAULT_INIT_WORD, Concept, concept_seed, first_rows
@@ -42,7 +42,7 @@ def add_concepts(model: Model, ready: Prepared) -> list[Concept]:
                 optimizer=optimizer,
                 learning_rate=None if own_rate else rate_of(optim, spec, ready.rhythm.total),
                 max_grad_norm=optim.max_grad_norm,
-                ema_decay=optim.ema_decay,
+                ema_decay=None if averages(optim.optimizer_type) else optim.ema_decay,
             )
         )
     return concepts

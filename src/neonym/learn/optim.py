@@ -72,6 +72,20 @@ def waits(optimizer: torch.optim.Optimizer) -> bool:
     return type(optimizer).__name__ == "DAdaptSGD" and optimizer.param_groups[0]["lr"] == 0
 
 
+def averages(name: str) -> bool:
+    """Whether it answers with an average of its steps: the schedule-free ones. Raises ConfigError."""
+    return hasattr(optimizer_class(name)[0], "eval")
+
+
+def rate_now(optimizer: torch.optim.Optimizer) -> float:
+    """The learning rate of its last step, also where it finds it itself: AdaFactor's is relative to the word's size."""
+    group: dict[str, Any] = optimizer.param_groups[0]
+    if group["lr"] is not None:
+        return float(group.get("scheduled_lr") or group["lr"])
+    state = optimizer.state[group["params"][0]]
+    return float(optimizer._get_lr(group, state)) if state else 0.0  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def sets_own_rate(name: str, arguments: Mapping[str, Any]) -> bool:
     """Whether a schedule would disturb it: AdaFactor with relative steps, schedule-free optimizers. Raises ConfigError."""
     kind, settings = optimizer_class(name)
@@ -79,7 +93,7 @@ def sets_own_rate(name: str, arguments: Mapping[str, Any]) -> bool:
     relative = kind.__module__.startswith("transformers.") and bool(
         given.get("relative_step", True) or given.get("warmup_init")
     )
-    return relative or hasattr(kind, "eval")
+    return relative or averages(name)
 
 
 def staged_rate(text: str) -> Rate:

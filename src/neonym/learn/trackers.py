@@ -16,6 +16,7 @@ from PIL import Image
 from neonym.config.resolve import read_table
 from neonym.config.run import RunConfig, fields_of
 from neonym.errors import UserError
+from neonym.learn.optim import rate_now
 from neonym.learn.rows import Concept
 
 FLUSH_STEPS = 50
@@ -58,7 +59,7 @@ class Trackers:
         rates = {}
         for concept in self.concepts:
             group = concept.optimizer.param_groups[0]
-            rates[self.name("lr", concept)] = float(group.get("scheduled_lr") or group["lr"] or 0.0)
+            rates[self.name("lr", concept)] = rate_now(concept.optimizer)
             if "d" in group:
                 rates[self.name("lr/d*lr", concept)] = float(group["d"]) * float(group["lr"])
         self.pending.append((step, losses, rates))
