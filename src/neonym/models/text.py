@@ -105,7 +105,10 @@ class WordTokenizer:
 
     def words_in(self, text: str) -> set[str]:
         """Which of the words stand in `text`, in lower case."""
-        return set(whole_word(tuple(self.words)).findall(clean(text))) if self.words else set()
+        text = clean(text)
+        if not any(word in text for word in self.words):
+            return set()
+        return set(whole_word(tuple(self.words)).findall(text))
 
     def surely_fits(self, text: str, spare: int = 0) -> bool:
         """True if nothing of `text` is cut off, nor would be with `spare` more ids. Weights only make it shorter."""
