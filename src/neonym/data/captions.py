@@ -109,6 +109,8 @@ def split_tags(text: str, rules: CaptionRules) -> list[str]:
 
 def outside_brackets(text: str, separator: str) -> list[str]:
     """Split where no bracket is open."""
+    if "(" not in text and "[" not in text:
+        return text.split(separator)
     parts, depth, start, i = [], 0, 0, 0
     while i < len(text):
         if depth == 0 and text.startswith(separator, i):
