@@ -149,14 +149,14 @@ class Blur:
     ) -> Callable[[torch.Tensor], torch.Tensor]:
         """What to do with the embeddings of `ids` [B,77]; each `alike` captions in a row get the same.
 
-        Half of the names are mixed: a share between 0 and `mix` is a generic word's. Of half of the names of several pieces
+        Most names are mixed: a share between 0 and `mix`, more often a large one, is a generic word's. Of half of the names of several pieces
         the mean stands in one place, as a new word of one vector does. All words get Gaussian noise of a scale between 0 and
         `noise`; the start and the end of the text do not.
         """
         groups, width = len(ids) // alike, table.embedding_dim
         scale = self.noise * rng.random((groups, 1, 1), dtype=np.float32)
         noise = torch.from_numpy(scale * rng.standard_normal((groups, 77, width), dtype=np.float32))
-        share = self.mix * rng.random(groups, dtype=np.float32) * (rng.random(groups) < 0.5)
+        share = self.mix * np.sqrt(rng.random(groups, dtype=np.float32)) * (rng.random(groups) < 0.7)
         other = self.generic[torch.from_numpy(rng.integers(len(self.generic), size=groups))]
         whole = torch.from_numpy(rng.random(groups) < (0.5 if self.mix else 0.0))
 
@@ -230,8 +230,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=1.2e-3)
     parser.add_argument("--start", type=Path, help="start from the weights of this Diffusers folder")
     parser.add_argument("--phase", choices=("text", "details"), default="text", help="which noise levels count most")
-    parser.add_argument("--word_noise", type=float, default=0.0, help="largest scale of noise on the words (0.15, say)")
-    parser.add_argument("--word_mix", type=float, default=0.0, help="largest share of a generic word in a name (0.75)")
+    parser.add_argument("--word_noise", type=float, default=0.0, help="largest scale of noise on the words (0.2, say)")
+    parser.add_argument("--word_mix", type=float, default=0.0, help="largest share of a generic word in a name (0.95)")
     parser.add_argument(
         "--side_by_side", action="store_true", help="show a drawing in all styles at once, under the same noise"
     )
