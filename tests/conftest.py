@@ -74,6 +74,7 @@ def differences(letter: str) -> set[str]:
 def judge(letter: str, outcomes: dict[str, bool]) -> None:
     """Every case must agree, but for those listed; and of those none may. (More of the same kind may be listed.)"""
     listed = differences(letter)
+    assert outcomes, "no case was looked at"
     wrong = sorted(name for name, agrees in outcomes.items() if not agrees and name not in listed)
     assert not wrong, f"not as sd-scripts, and not listed: {wrong}"
     stale = sorted(name for name in listed if outcomes.get(name))

@@ -24,6 +24,21 @@ def test_a_word_in_one_of_the_wildcards_only(tmp_path):
     assert "contain" not in said(check(folder), "warning", "error")
 
 
+def test_the_template_with_the_fewest_letters_can_be_the_longest(tmp_path):
+    """A word of 40 vectors three times does not fit, however short it is written."""
+    folder, file = make_pictures(tmp_path / "a", 2), tmp_path / "mine.txt"
+    file.write_text("{} {} {}\na rather long sentence about a {} that stands somewhere in a picture\n")
+    found = check(folder, template_file=str(file), num_vectors_per_token=40)
+    assert "can come to stand where 2 captions are cut off" in said(found, "warning")
+    assert "cut off" not in said(check(folder, template_file=str(file), num_vectors_per_token=20), "warning")
+
+
+def test_a_huge_caption_is_shown_in_part(tmp_path, capsys):
+    folder = make_pictures(tmp_path / "a", 2, caption="mychar4 " + "x" * 100_000)
+    assert main(["check", "--train_data_dir", str(folder), "--token_string", WORD]) == 0
+    assert len(capsys.readouterr().out) < 5_000
+
+
 def test_templates_and_files_of_templates(tmp_path):
     folder = make_pictures(tmp_path / "a", 2, caption="blue hat")
     reg = make_pictures(tmp_path / "r" / "1_person", 2, caption="somebody").parent

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from neonym.learn.prepare import Prepared
 
 FEW_PICTURES = 300
-MOST_LISTED = 200
+MOST_LISTED = 200  # captions
+MOST_SHOWN = 400  # letters of one
 DESCRIPTION = "Check a training run: settings, pictures, captions, token ids, buckets, caches. Takes training's flags."
 
 
@@ -150,7 +151,7 @@ def print_summary(ready: Prepared) -> None:
     if ready.lost:
         print("captions in which the word does not survive:")
     for record, how in ready.lost[:MOST_LISTED]:
-        print(f"  {record.path} ({how}): {shown_caption(record, moment(ready, record.concept, 0))!r}")
+        print(f"  {record.path} ({how}): {begun(shown_caption(record, moment(ready, record.concept, 0)))}")
     if len(ready.lost) > MOST_LISTED:
         print(f"  and {len(ready.lost) - MOST_LISTED} more, which --json lists (word_survives)")
     for index in range(len(ready.datasets)):
@@ -161,10 +162,15 @@ def print_summary(ready: Prepared) -> None:
         )
     for index, token in enumerate(ready.tokens):
         own = [r for r in ready.records if r.concept == index]
-        example = f", for example {shown_caption(own[0], moment(ready, index, 0))!r}" if own else ""
+        example = f", for example {begun(shown_caption(own[0], moment(ready, index, 0)))}" if own else ""
         print(f"`{token}`: {len(own) or 'no'} pictures{example}")
     errors = sum(p.severity == "error" for p in ready.problems)
     print(f"{errors} error{'s' * (errors > 1)}: training would not start" if errors else "ready to train")
+
+
+def begun(text: str) -> str:
+    """In quotes, and no more of it than a few lines."""
+    return repr(text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}...")
 
 
 def print_ids(ready: Prepared) -> None:

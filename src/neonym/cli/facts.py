@@ -14,7 +14,7 @@ from neonym.data.index import default_folder
 from neonym.data.latent_cache import entry_name, places
 from neonym.data.loader import told_sizes
 from neonym.data.records import steps_per_epoch
-from neonym.learn.caption_checks import lost_word, shown_caption
+from neonym.learn.caption_checks import lost_word, shown_caption, surely_fits
 from neonym.learn.rows import concept_seed
 from neonym.seeds import dice
 from neonym.weights import parse_weights
@@ -117,9 +117,14 @@ class Items:
             "weighted_pieces": parse_weights(caption) if record.rules.weighted and readable else None,
             "weights": {name: found.weights.tolist() for name, found in ids.items()} if record.rules.weighted else None,
             "learned_positions": {name: list(found.learned) for name, found in ids.items()},
-            "word_survives": record.is_reg or (readable and lost_word(record, token, ready.tokenizers) is None),
+            "word_survives": record.is_reg or (readable and self.survives(record, token)),
             "cached": record.path in self.cached,
         }
+
+    def survives(self, record: ImageRecord, token: str) -> bool:
+        """Whether the word is in everything that can be trained with."""
+        tokenizers = self.ready.tokenizers
+        return lost_word(record, token, tokenizers, surely_fits(record, tokenizers)) is None
 
 
 def place_facts(record: ImageRecord) -> dict[str, Any]:

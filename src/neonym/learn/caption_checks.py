@@ -109,23 +109,23 @@ def always_named(rules: CaptionRules) -> bool:
     return all(shows(fill_template(template, rules.word, ""), rules.word) for template in rules.templates)
 
 
-def longest(record: ImageRecord) -> str:
-    """No caption of the picture has more than this in it."""
+def fullest(record: ImageRecord) -> list[str]:
+    """No caption of the picture has more in it than one of these has."""
     rules = record.rules
     text = " ".join(filter(None, (rules.prefix, record.caption, rules.suffix)))
-    return max((fill_template(t, rules.word, text) for t in rules.templates), key=len) if rules.templates else text
+    return [fill_template(template, rules.word, text) for template in rules.templates] or [text]
 
 
 def surely_fits(record: ImageRecord, tokenizers: dict[str, WordTokenizer]) -> bool:
     """Whether nothing of its captions is ever cut off."""
-    text = longest(record)
-    return all(tokenizer.surely_fits(text, SPARE) for tokenizer in tokenizers.values())
+    texts = fullest(record)
+    return all(tokenizer.surely_fits(text, SPARE) for tokenizer in tokenizers.values() for text in texts)
 
 
-def lost_word(record: ImageRecord, token: str, tokenizers: dict[str, WordTokenizer], fits: bool = False) -> str | None:
+def lost_word(record: ImageRecord, token: str, tokenizers: dict[str, WordTokenizer], fits: bool) -> str | None:
     """What becomes of its word in its captions: "missing" or "cut off" (in all), "not always there", "at times cut off"; else None.
 
-    If it `fits` surely, which is quicker.
+    `fits`: as `surely_fits` says.
     """
     word, cut, texts = clean(token), list[bool](), possible_captions(record, fits)
     for tokenizer in tokenizers.values():
