@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from neonym.learn.store import PRECISIONS
-from neonym.models.family import identify, load_model
+from neonym.models.family import load_model
+from neonym.models.identify import identify
 
 
 def resident(kind: str) -> float:

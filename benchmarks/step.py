@@ -28,7 +28,10 @@ from neonym.learn.optim import make_optimizer
 from neonym.learn.rows import Concept, first_rows
 from neonym.learn.state import TrainState, tensors_of
 from neonym.learn.step import train_step
-from neonym.models.family import ModelSource, identify, load_model, load_tokenizers
+from neonym.models.family import load_model
+from neonym.models.identify import identify
+from neonym.models.source import ModelSource
+from neonym.models.tokens import load_tokenizers
 from neonym.types import Batch, TextCond, Work
 
 STARTED = time.monotonic()

@@ -14,7 +14,8 @@ from neonym.errors import FormatError
 from neonym.formats import read_embedding, write_embedding
 from neonym.generation.conditioning import conditioning
 from neonym.generation.embeddings import add_files
-from neonym.models.family import identify, load_model
+from neonym.models.family import load_model
+from neonym.models.identify import identify
 from neonym.types import Embedding
 
 ROWS = torch.randn(3, 128, generator=torch.Generator().manual_seed(0))

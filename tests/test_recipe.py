@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from neonym.models.family import BUILTIN_MODELS
+from neonym.models.source import BUILTIN_MODELS
 from tools.builtin_model.train_unet import Blur, encode, joined, tokenise
 
 EMOJI = BUILTIN_MODELS / "emoji"

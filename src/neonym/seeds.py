@@ -3,10 +3,14 @@
 That is what makes resuming, batching and adding concepts invisible: no generator has a state worth saving.
 """
 
+from __future__ import annotations
+
 import hashlib
 import random
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 Key = int | str
 
@@ -19,9 +23,16 @@ def derive(seed: Key, *key: Key) -> int:
 
 def stream(seed: Key, *key: Key) -> torch.Generator:
     """A CPU generator for tensors. The same key gives the same numbers on every machine and device."""
+    import torch
+
     return torch.Generator().manual_seed(derive(seed, *key))
 
 
 def dice(seed: Key, *key: Key) -> random.Random:
     """A generator for choices and shuffles in plain Python."""
     return random.Random(derive(seed, *key))
+
+
+def concept_seed(seed: int, token: str) -> int:
+    """The same whatever other concepts there are."""
+    return derive(seed, "concept", token.lower())

@@ -11,8 +11,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
-import torch
-
 FORBIDDEN = re.compile(r"(?:GLOBAL|class|function) ([\w.]+)")
 HARMLESS = ("torch", "collections", "numpy", "_codecs", "pytorch_lightning")  # modules that checkpoints name
 LARGEST = 64 << 20  # bytes of a pickle that is looked through: tensors lie beside it
@@ -24,6 +22,8 @@ def unpickle(file: Path, allowed: list[Any], mapped: bool = False) -> Any:
 
     `mapped`: tensors stay on the disk until they are used. Raises ValueError with the reason in one line.
     """
+    import torch
+
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
             warnings.simplefilter("ignore")  # of newer protocols
@@ -42,6 +42,15 @@ def reason(text: str) -> str:
         return refusal(named[1])
     line = next((line.strip() for line in text.splitlines() if line.strip()), "it ends too early")
     return f"is damaged, or holds more than tensors ({line.partition('. ')[0][:120]})"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without its paragraphs; code that a pickle wants to run is named."""
+    said = [str(error)]
+    while (error := error.__cause__ or error.__context__) is not None:  # pyright: ignore[reportAssignmentType]
+        said.append(str(error))
+    named = reason("\n".join(said))
+    return named if named.startswith("wants to run code") else said[0].strip().split("\n", 1)[0][:200]
 
 
 def refusal(named: str) -> str:

@@ -175,6 +175,8 @@ def begun(text: str) -> str:
 
 def print_ids(ready: Prepared) -> None:
     """`--debug_dataset`: each picture's caption and ids, the learned ids marked."""
+    from torch import tensor
+
     from neonym.cli.facts import bad_weights, moment
     from neonym.learn.caption_checks import shown_caption
 
@@ -184,6 +186,7 @@ def print_ids(ready: Prepared) -> None:
         print(f"\n{record.path}\n{'reg ' if record.is_reg else ''}caption: {caption}")
         for name, tokenizer in ready.tokenizers.items() if str(record.path) not in unread else ():
             found = tokenizer(caption)
-            marks = ", ".join(f"{p} ({found.ids.flatten()[p]})" for p in found.learned) or "none: the word is not there"
-            print(f"input ids: {found.ids}")
+            flat = [i for row in found.ids for i in row]
+            marks = ", ".join(f"{p} ({flat[p]})" for p in found.learned) or "none: the word is not there"
+            print(f"input ids: {tensor(found.ids)}")
             print(f"learned ids of {name} at positions: {marks}")

@@ -76,12 +76,12 @@ def main(argv: list[str], prog: str) -> int:
     )
     from neonym.cli.report import write_report
     from neonym.cli.train import stopping
+    from neonym.config.dataset import DEFAULT_INIT_WORD
     from neonym.generation.embeddings import add_files
     from neonym.generation.sheets import sheet
     from neonym.learn.events import Terminal
     from neonym.learn.loop import train
     from neonym.learn.prepare import prepare
-    from neonym.learn.rows import DEFAULT_INIT_WORD
     from neonym.learn.verdict import NOT_LEARNED
     from neonym.models.family import load_model
 

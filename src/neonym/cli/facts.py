@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any
 from neonym.data.buckets import bucket_sizes
 from neonym.data.captions import Moment, final_caption
 from neonym.data.images import still_view
-from neonym.data.index import default_folder
-from neonym.data.latent_cache import entry_name, places
-from neonym.data.loader import told_sizes
+from neonym.data.places import entry_name, places, told_sizes
 from neonym.data.records import steps_per_epoch
 from neonym.learn.caption_checks import lost_word, shown_caption, surely_fits
-from neonym.learn.rows import concept_seed
-from neonym.seeds import dice
+from neonym.remembered import default_folder
+from neonym.seeds import concept_seed, dice
 from neonym.weights import parse_weights
 
 if TYPE_CHECKING:
@@ -113,9 +111,9 @@ class Items:
                 final_caption(record.caption, record.rules, dice(seed, self.step, k, "caption"), at)
                 for k in range(self.draws)
             ],
-            "ids": {name: found.ids.tolist() for name, found in ids.items()},
+            "ids": {name: found.ids for name, found in ids.items()},
             "weighted_pieces": parse_weights(caption) if record.rules.weighted and readable else None,
-            "weights": {name: found.weights.tolist() for name, found in ids.items()} if record.rules.weighted else None,
+            "weights": {name: found.weights for name, found in ids.items()} if record.rules.weighted else None,
             "learned_positions": {name: list(found.learned) for name, found in ids.items()},
             "word_survives": record.is_reg or (readable and self.survives(record, token)),
             "cached": record.path in self.cached,

@@ -92,8 +92,9 @@ def beside_words(embedding: Embedding, name: str, offline: bool) -> dict[str, An
 
     from neonym.errors import FormatError
     from neonym.models.assemble import token_table
-    from neonym.models.family import fetched, identify, load_tokenizers
+    from neonym.models.identify import fetched, identify
     from neonym.models.text import nearest_tokens
+    from neonym.models.tokens import load_tokenizers
 
     source, found = fetched(identify(name, offline=offline)), {}
     tokenizers = load_tokenizers(source, 75)
@@ -106,7 +107,7 @@ def beside_words(embedding: Embedding, name: str, offline: bool) -> dict[str, An
             raise FormatError(what, name, "It was made for another kind of model")
         found[encoder] = {
             "norm_of_words": round(float(table.norm(dim=1).median()), 4),
-            "nearest": tokenizers[encoder].spelled(nearest_tokens(table, rows, 3)),
+            "nearest": tokenizers[encoder].spelled(nearest_tokens(table, rows, 3).tolist()),
         }
     return found
 

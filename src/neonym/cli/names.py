@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 
-from neonym.formats import name_warnings
-from neonym.models.family import BUILTIN_MODELS
+from neonym.file_names import name_warnings
+from neonym.models.source import BUILTIN_MODELS
 from neonym.words import clean
 
 VOCABULARY = BUILTIN_MODELS / "emoji" / "tokenizer" / "vocab.json"  # CLIP's

@@ -40,7 +40,7 @@ def main(argv: list[str], prog: str) -> int:
         raise ConfigError(problems)
     from neonym.formats import read_embedding
     from neonym.generation.prepare import misfits
-    from neonym.models.family import identify
+    from neonym.models.identify import identify
 
     embedding, word = read_embedding(flags.file), flags.file.stem
     source = identify(flags.model, offline=flags.offline)

@@ -33,6 +33,9 @@ Ending = Annotated[StrictStr, Field(min_length=1, pattern=r"^[^\x00/]*$")]
 Share = Annotated[Number, Field(ge=0, le=1)]
 
 
+DEFAULT_INIT_WORD = "picture"
+
+
 class ConceptSpec(Section):
     """One new word. Several `[[concepts]]` make several words in one run."""
 

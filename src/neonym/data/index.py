@@ -19,6 +19,7 @@ from pathlib import Path
 from neonym.data.images import inspect
 from neonym.errors import DataError
 from neonym.files import whole_file
+from neonym.remembered import default_folder
 from neonym.types import Size
 
 LAYOUT = 2  # changes with the meaning of an entry
@@ -32,11 +33,6 @@ class Facts:
 
     size: Size  # after EXIF orientation
     content: str  # SHA-256 of the file
-
-
-def default_folder() -> Path:
-    """`neonym` in the user's cache folder (XDG_CACHE_HOME, else ~/.cache)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neonym"
 
 
 def look_at(paths: Iterable[Path], progress: Callable[[int], object] | None = None) -> dict[Path, Facts | DataError]:

@@ -15,30 +15,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from neonym.data.images import is_plain, load_mask, load_pixels, still_view
+from neonym.data.images import is_plain, load_mask, load_pixels
+from neonym.data.places import Place, entry_name, places
 from neonym.data.stored import plain_pictures
 from neonym.files import whole_file
 from neonym.types import ImageRecord, View
 
-Place = tuple[Path, View]
 Encode = Callable[[torch.Tensor], torch.Tensor]  # [1,3,H,W] -> [1,2C,h,w]
-LAYOUT = "moments-2"  # changes with the meaning of an entry
-
-
-def places(records: Iterable[ImageRecord]) -> list[Place]:
-    """Every distinct picture to be encoded once; those that change from draw to draw are not among them."""
-    found: dict[Place, None] = {}
-    for record in records:
-        if not record.pictures.changes:
-            for flipped in (False, True) if record.pictures.flip else (False,):
-                found[record.path, still_view(record, flipped)] = None
-    return list(found)
-
-
-def entry_name(content: str, view: View, vae_hash: str) -> str:
-    """The key of an entry, as a file name. `content`: SHA-256 of the picture's file."""
-    facts = (LAYOUT, content, view, vae_hash)
-    return hashlib.sha256(repr(facts).encode()).hexdigest() + ".safetensors"
 
 
 class Latents:

@@ -9,7 +9,8 @@ from typing import Protocol
 import torch
 
 from neonym.data.latent_cache import Latents
-from neonym.types import Batch, Draw, Size, View, Work
+from neonym.data.places import told_sizes
+from neonym.types import Batch, Draw, Work
 
 KNOWN = 1 << 15  # captions whose ids are kept: more than there are, unless they change from draw to draw
 
@@ -88,13 +89,6 @@ class Loader:
                 [told_sizes(d.record.size, d.view) for d in draws], dtype=torch.float32, device=self.device
             ),
         )
-
-
-def told_sizes(size: Size, view: View) -> tuple[int, int, int, int, int, int]:
-    """What SDXL is told of a picture: original height and width, crop from top and left, height and width trained on."""
-    fit, (width, height) = view.fit, size
-    left = fit.resized[0] - fit.crop[2] if view.flipped else fit.crop[0]
-    return height, width, fit.crop[1], left, fit.bucket[1], fit.bucket[0]
 
 
 def stacked(rows: Sequence[Tokens], device: torch.device) -> Tokens:

@@ -17,7 +17,6 @@ from neonym.formats import automatic1111, diffusers, kohya, png_card
 from neonym.formats.content import Stored
 from neonym.formats.pickles import ending_of
 from neonym.formats.programs import SD2_WIDTH
-from neonym.formats.programs import name_warnings as name_warnings
 from neonym.formats.programs import programs as programs
 from neonym.formats.tensors import ENCODER, SECOND, SECOND_WIDTH, WIDTH, embeddings_of
 from neonym.types import Embedding

@@ -221,19 +221,3 @@ RULES: dict[str, Callable[[File], str]] = {
     "sd-scripts": sd_scripts,
     "OneTrainer": onetrainer,
 }
-
-
-def name_warnings(name: str, vectors: int) -> list[str]:
-    """What programs cannot do with a word of this name: nearly all take the name of the file."""
-    warnings = []
-    if name != name.lower() and vectors > 1:
-        warnings.append("diffusers loses all but the first vector of a name with capitals")
-    if any(c.isspace() for c in name):
-        warnings.append("ComfyUI cannot use a name with blanks")
-    if set(name) & set("<>[]()"):
-        warnings.append("ComfyUI cuts names at brackets, and in prompts they are weights")
-    if not re.fullmatch(r"[A-Za-z0-9., _-]*", name):
-        warnings.append("InvokeAI takes names of ASCII letters, digits, blanks and . , _ - only")
-    if re.search(r'[<>:"/\\|?*]|[. ]$', name) or re.fullmatch(r"(?i)(con|nul|aux|prn|com\d|lpt\d)(\..*)?", name):
-        warnings.append("Windows has no files of such a name")
-    return warnings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from neonym.formats.programs import name_warnings
+from neonym.file_names import name_warnings
 from neonym.formats.tensors import SECOND
 from neonym.types import Embedding
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from neonym.models.family import Keep, Model
-from neonym.models.text import WordTokenizer
+from neonym.models.tokens import WordTokenizer
 from neonym.types import TextCond
 from neonym.weights import parse_weights
 from neonym.words import whole_word
@@ -93,7 +93,7 @@ def conditioning(
     for name, tokenizer in model.tokenizers.items():
         read = [parts_of(tokenizer, prompt)[:parts] for prompt in prompts]
         pairs = [tokenizer.laid_out(own + [[]] * (parts - len(own))) for own in read]
-        tokens[name] = torch.stack([ids for ids, _ in pairs]).to(model.device)  # [B,K,77]
-        emphasis[name] = torch.stack([weights for _, weights in pairs]).to(model.device)
+        tokens[name] = torch.tensor([ids for ids, _ in pairs], device=model.device)  # [B,K,77]
+        emphasis[name] = torch.tensor([weights for _, weights in pairs], device=model.device)
     weighed = any(bool((weights != 1).any()) for weights in emphasis.values())
     return model.encode_text(tokens, emphasis if weighed else None, rules.keep)

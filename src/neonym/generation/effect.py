@@ -53,7 +53,7 @@ def measure(
     text = conditioning(model, said)
     pictures = [draw(model, [p] * len(seeds), seeds, steps=steps, guidance=guidance) for p in said]
     first = next(iter(close))
-    nearest = [tokens[0] for tokens in model.tokenizers[first].spelled(close[first])]
+    nearest = [tokens[0] for tokens in model.tokenizers[first].spelled(close[first].tolist())]
     return Effect(
         nearest,
         change(text, 0, 1),

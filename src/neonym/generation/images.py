@@ -13,7 +13,8 @@ from neonym.errors import UserError
 from neonym.generation.embeddings import add_files
 from neonym.generation.jobs import Job
 from neonym.generation.painter import Painter
-from neonym.models.family import BUILTIN, Model, load_model
+from neonym.models.family import Model, load_model
+from neonym.models.source import BUILTIN
 from neonym.types import Size
 
 

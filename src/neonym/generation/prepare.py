@@ -20,8 +20,10 @@ from neonym.generation.jobs import Job, Plan
 from neonym.generation.lines import LETTERS
 from neonym.generation.networks import check_networks
 from neonym.generation.samplers import SAMPLERS, check_pure_noise, parted, sampler_name
-from neonym.models.family import ModelSource, identify, load_tokenizers, source_notes
-from neonym.models.text import WordTokenizer
+from neonym.models.identify import identify
+from neonym.models.recognise import source_notes
+from neonym.models.source import ModelSource
+from neonym.models.tokens import WordTokenizer, load_tokenizers
 from neonym.types import Embedding
 from neonym.words import clean
 

@@ -24,7 +24,8 @@ from neonym.generation.painter import Painter, PaintRules
 from neonym.generation.picture_files import save_picture
 from neonym.generation.prepare import Ready
 from neonym.generation.sheets import sheet
-from neonym.models.family import ModelSource, load_model
+from neonym.models.family import load_model
+from neonym.models.source import ModelSource
 from neonym.models.weights import hash_of_files
 
 

@@ -138,7 +138,7 @@ def make_pipeline(
 
     parts = {"vae": model.vae, "unet": model.unet if unet is None else unet, **model.encoders}
     for encoder, tokenizer in model.tokenizers.items():
-        parts[encoder.replace("text_encoder", "tokenizer")] = tokenizer.tokenizer
+        parts[encoder.replace("text_encoder", "tokenizer")] = tokenizer.clip.for_pipeline()
     if model.pipeline_class == "StableDiffusionPipeline":
         parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     scheduler = make_scheduler(model, sampler, zero_terminal_snr)

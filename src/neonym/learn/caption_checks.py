@@ -19,7 +19,7 @@ from neonym.words import clean
 
 if TYPE_CHECKING:
     from neonym.learn.prepare import Prepared
-    from neonym.models.text import WordTokenizer
+    from neonym.models.tokens import WordTokenizer
 
 ENOUGH_HELD_OUT = 4  # pictures to judge a word by
 SPARE = 2  # ids: a mark and the comma behind it are not always one token

@@ -5,9 +5,6 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from torch import ones, zeros
-from torch.nn import Parameter
-
 from neonym.config.optimizers import optimizer_name
 from neonym.config.rules import objective_problems, run_problems
 from neonym.config.run import OptimSettings, RunConfig
@@ -24,7 +21,8 @@ from neonym.learn.optim import (
 )
 from neonym.learn.rates import DEFAULT_RATE, arguments, base_rate, rate_of
 from neonym.learn.rhythm import Rhythm
-from neonym.models.family import ModelSource, source_notes
+from neonym.models.recognise import source_notes
+from neonym.models.source import ModelSource
 
 if TYPE_CHECKING:
     from neonym.learn.prepare import Prepared
@@ -43,6 +41,9 @@ def optimizer_errors(run: RunConfig) -> list[Problem]:
         rate_of(optim, None, optim.max_train_steps)
         if optimizer_name(optim.optimizer_type) == "AdamW" and not arguments(optim):
             return []  # nothing that could go wrong
+        from torch import ones, zeros
+        from torch.nn import Parameter
+
         probe = Parameter(zeros(1, 4))
         probe.grad = ones(1, 4)  # not zeros: DAdaptSGD divides by the norm of the first one
         optimizer = make_optimizer([probe], optim.optimizer_type, base_rate(optim), arguments(optim))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from torch.nn import Parameter
 
+from neonym.config.dataset import DEFAULT_INIT_WORD
 from neonym.learn.optim import averages, make_optimizer, sets_own_rate
 from neonym.learn.prepare import Prepared
 from neonym.learn.rates import arguments, base_rate, rate_of
-from neonym.learn.rows import DEFAULT_INIT_WORD, Concept, concept_seed, first_rows
+from neonym.learn.rows import Concept, first_rows
 from neonym.models.family import Model
+from neonym.seeds import concept_seed
 
 
 def add_concepts(model: Model, ready: Prepared) -> list[Concept]:

@@ -18,8 +18,8 @@ from neonym.config.sources import read_dataset
 from neonym.errors import ConfigError, Problem
 from neonym.generation.prompts import SamplePrompt
 from neonym.learn.sample_prompts import sample_prompts
+from neonym.models.source import BUILTIN_MODELS
 
-BUILTIN_MODELS = Path(__file__).parents[1] / "models" / "builtin"
 STATE = "state.safetensors"  # what an interrupted run goes on from
 
 

@@ -12,9 +12,9 @@ import torch
 from accelerate import Accelerator
 
 from neonym.config.run import RunConfig
-from neonym.data.index import default_folder
-from neonym.data.latent_cache import Latents, Place, cache_moments, places
+from neonym.data.latent_cache import Latents, cache_moments
 from neonym.data.loader import Loader
+from neonym.data.places import Place, places
 from neonym.data.sdscripts_latents import known_latents
 from neonym.errors import Problem, UserError
 from neonym.learn.concepts import add_concepts
@@ -34,7 +34,10 @@ from neonym.learn.store import CheckpointStore
 from neonym.learn.trackers import Trackers
 from neonym.learn.verdict import Verdict, make_verdict
 from neonym.models.eight_bits import keep_in_eight_bits
-from neonym.models.family import Model, ModelSource, fetched, load_model
+from neonym.models.family import Model, load_model
+from neonym.models.identify import fetched
+from neonym.models.source import ModelSource
+from neonym.remembered import default_folder
 from neonym.types import ImageRecord
 from neonym.words import clean
 
@@ -62,7 +65,7 @@ def train(run: RunConfig, report: Report | None = None, known: Sequence[Problem]
     for problem in ready.problems:
         report.note(f"{problem.severity}: {problem}")
     with accelerator.main_process_first():
-        ready.source = fetched(ready.source, weight_dtype(accelerator)) if ready.source else None
+        ready.source = fetched(ready.source, weight_dtype(accelerator) != torch.float32) if ready.source else None
     store = CheckpointStore(ready)
     with store.open() if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()

@@ -6,14 +6,15 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from types import ModuleType
-from typing import Any
-
-import torch
-from torch.nn import Parameter
+from typing import TYPE_CHECKING, Any
 
 from neonym.config.optimizers import class_path, optimizer_problem, suggestion
 from neonym.config.values import parse_stages, schedule_name
 from neonym.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    import torch
+    from torch.nn import Parameter
 
 LEARNING_RATE_FREE = ("dadapt", "prodigy")  # they find the rate: learning_rate is a factor near 1
 Rate = Callable[[int], float]  # step -> learning rate
@@ -21,6 +22,8 @@ Rate = Callable[[int], float]  # step -> learning rate
 
 def optimizer_class(name: str) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
     """A listed name, one of torch.optim, or a dotted path. -> (class, settings). Raises ConfigError."""
+    import torch
+
     problem = optimizer_problem(name)
     if problem:
         raise ConfigError([problem])
@@ -74,7 +77,7 @@ def waits(optimizer: torch.optim.Optimizer) -> bool:
 
 def averages(name: str) -> bool:
     """Whether it answers with an average of its steps: the schedule-free ones. Raises ConfigError."""
-    return hasattr(optimizer_class(name)[0], "eval")
+    return not class_path(name)[0].startswith("torch.") and hasattr(optimizer_class(name)[0], "eval")
 
 
 def rate_now(optimizer: torch.optim.Optimizer) -> float:
@@ -88,11 +91,9 @@ def rate_now(optimizer: torch.optim.Optimizer) -> float:
 
 def sets_own_rate(name: str, arguments: Mapping[str, Any]) -> bool:
     """Whether a schedule would disturb it: AdaFactor with relative steps, schedule-free optimizers. Raises ConfigError."""
-    kind, settings = optimizer_class(name)
+    path, settings = class_path(name)
     given = {**settings, **arguments}
-    relative = kind.__module__.startswith("transformers.") and bool(
-        given.get("relative_step", True) or given.get("warmup_init")
-    )
+    relative = path.startswith("transformers.") and bool(given.get("relative_step", True) or given.get("warmup_init"))
     return relative or averages(name)
 
 
@@ -142,6 +143,9 @@ def make_rate(
     name = schedule_name(name)
     if not kind and name in PLAIN:
         return lambda step: learning_rate * plain_factor(name, step, steps, warmup)
+    import torch
+    from torch.nn import Parameter
+
     probe = torch.optim.SGD([Parameter(torch.zeros(1))], lr=learning_rate)
     table: list[float] = []
     try:

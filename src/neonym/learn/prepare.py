@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import ImageColor
-from torch import Tensor
 
 from neonym.config.dataset import DatasetConfig, DatasetSpec, SubsetSpec
 from neonym.config.resolve import Origins
@@ -29,11 +29,15 @@ from neonym.learn.checks import (
 from neonym.learn.look import look
 from neonym.learn.rates import DEFAULT_RATE
 from neonym.learn.rhythm import Rhythm, make_rhythm
-from neonym.learn.rows import concept_seed
 from neonym.learn.word_checks import read_weights, word_problems
-from neonym.models.family import ModelSource, identify, load_tokenizers
-from neonym.models.text import WordTokenizer
+from neonym.models.identify import identify
+from neonym.models.source import ModelSource
+from neonym.models.tokens import WordTokenizer, load_tokenizers
+from neonym.seeds import concept_seed
 from neonym.types import CaptionRules, ImageRecord, PictureRules
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass

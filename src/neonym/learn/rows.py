@@ -13,13 +13,10 @@ from torch.nn import Parameter
 
 from neonym.learn.optim import waits
 from neonym.models.family import Model
-from neonym.seeds import derive
 from neonym.words import clean
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-DEFAULT_INIT_WORD = "picture"
 
 
 @dataclass
@@ -127,11 +124,6 @@ def rows_as(concepts: Sequence[Concept], values: Sequence[dict[str, torch.Tensor
     finally:
         for concept, rows in zip(concepts, now, strict=True):
             concept.put(rows)
-
-
-def concept_seed(seed: int, token: str) -> int:
-    """The same whatever other concepts there are."""
-    return derive(seed, "concept", token.lower())
 
 
 def first_rows(model: Model, init_word: str, count: int) -> dict[str, torch.Tensor]:

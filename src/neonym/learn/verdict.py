@@ -93,7 +93,7 @@ def figures(model: Model, concept: Concept, name: str) -> EncoderFigures:
         cosine=float(torch.cosine_similarity(rows, start).mean()),
         norm=float(rows.norm(dim=1).mean()),
         vocabulary_norm=float(table.norm(dim=1).median()),
-        nearest=model.tokenizers[name].spelled(nearest_tokens(table, rows, 3)),
+        nearest=model.tokenizers[name].spelled(nearest_tokens(table, rows, 3).tolist()),
     )
 
 

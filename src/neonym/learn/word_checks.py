@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from neonym.config.dataset import DEFAULT_INIT_WORD
 from neonym.errors import FormatError, Problem
-from neonym.formats import name_warnings, read_embedding
-from neonym.learn.rows import DEFAULT_INIT_WORD
+from neonym.file_names import name_warnings
 from neonym.words import clean
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from neonym.config.dataset import ConceptSpec
     from neonym.learn.prepare import Prepared
-    from neonym.models.text import WordTokenizer
+    from neonym.models.tokens import WordTokenizer
 
 MOST_SHOWN = 8  # vectors
 
@@ -54,7 +54,7 @@ def name_problems(spec: ConceptSpec, file: str, tokenizer: WordTokenizer) -> Ite
 def init_problems(spec: ConceptSpec, tokenizer: WordTokenizer) -> Iterator[Problem]:
     """An init word with more or fewer tokens than the word has vectors."""
     word, count = spec.init_word or DEFAULT_INIT_WORD, spec.num_vectors_per_token
-    pieces = [f"`{tokenizer.tokenizer.decode([piece]).strip()}`" for piece in tokenizer.pieces(clean(word))]
+    pieces = [f"`{tokenizer.read(piece)}`" for piece in tokenizer.pieces(clean(word))]
     where = f"the init word of `{spec.token_string}` ({word!r})"
     if spec.weights is not None:
         if spec.init_word is not None:
@@ -83,6 +83,8 @@ def read_weights(ready: Prepared) -> tuple[dict[str, dict[str, Tensor]], list[Pr
     for spec in ready.config.concepts:
         if spec.weights is None or (spec.weights == ready.run.concept.weights and not Path(spec.weights).is_file()):
             continue  # a flag's file that is not there was told at the first look
+        from neonym.formats import read_embedding
+
         try:
             vectors = found[spec.token_string] = read_embedding(spec.weights).vectors
         except FormatError as error:

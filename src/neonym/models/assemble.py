@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from neonym.errors import ModelError
 from neonym.models.folder import Weights
+from neonym.models.kinds import UNET_KIND, VAE_KIND
 from neonym.models.single_file import OPEN_CLIP, VAE, XL_OPEN_CLIP
 from neonym.models.weights import read_tensors
 
-UNET_KIND, VAE_KIND = "UNet2DConditionModel", "AutoencoderKL"
 BODY = "text_model."  # transformers 5 has it before the names of some text encoders' layers, files before those of most
 OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 SHOWN = 3

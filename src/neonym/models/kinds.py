@@ -25,6 +25,7 @@ PARTS = (  # likewise, of a file that has no U-Net under its original name
     (r"^down_blocks\.0\.|^time_embedding\.", "is the U-Net of a model alone", "Name the Diffusers folder that it belongs to"),
     (r"token_embedding\.weight", "is a text encoder alone", "Name the model that it belongs to"),
 )  # fmt: skip
+UNET_KIND, VAE_KIND = "UNet2DConditionModel", "AutoencoderKL"  # classes of diffusers
 SUPPORTED = "Words can be learned for Stable Diffusion 1.x, 2.x and XL"
 
 

@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from neonym.errors import ModelError
 from neonym.models.assemble import load_part
-from neonym.models.family import BUILTIN_MODELS, Keep, ModelSource
-from neonym.models.folder import check_tokenizer
+from neonym.models.family import Keep
 from neonym.models.process import Diffusion, Key, keyed_noise
-from neonym.models.text import EmbeddingWithRows, WordTokenizer, join_chunks
-from neonym.unpickle import reason
-
-TOKENIZER = BUILTIN_MODELS / "emoji" / "tokenizer"  # CLIP's whole vocabulary
+from neonym.models.source import ModelSource
+from neonym.models.text import EmbeddingWithRows, join_chunks
+from neonym.models.tokens import WordTokenizer
+from neonym.unpickle import first_line
 
 
 class LatentDiffusion:
@@ -76,12 +75,12 @@ class LatentDiffusion:
 
     def tokenize(self, caption: str) -> dict[str, Tensor]:
         """-> {encoder: int64 [K,77]}"""
-        return {name: tokenizer(caption).ids for name, tokenizer in self.tokenizers.items()}
+        return {name: torch.tensor(tokenizer(caption).ids) for name, tokenizer in self.tokenizers.items()}
 
     def emphasis(self, caption: str) -> dict[str, Tensor] | None:
         """-> {encoder: float32 [K,77]}, or None if captions are not weighted"""
-        found = {name: tokenizer(caption).weights for name, tokenizer in self.tokenizers.items() if tokenizer.weighted}
-        return found or None
+        weighted = {name: tokenizer for name, tokenizer in self.tokenizers.items() if tokenizer.weighted}
+        return {name: torch.tensor(tokenizer(caption).weights) for name, tokenizer in weighted.items()} or None
 
     def enable_gradient_checkpointing(self) -> None:
         """Of the U-Net: the text side is under 2 % of a step."""
@@ -114,38 +113,6 @@ def weigh(text: Tensor, weights: Tensor | None, keep: Keep = "none") -> Tensor:
     size = Tensor.abs if keep == "abs" else Tensor.clone
     before, after = (size(t.float()).mean((1, 2), keepdim=True) for t in (text, weighed))  # [B,1,1]
     return weighed * (before / after).to(text.dtype)
-
-
-def load_tokenizers(source: ModelSource, folders: dict[str, str], max_token_length: int) -> dict[str, WordTokenizer]:
-    """`folders`: encoder -> its tokenizer's folder. A single file has none of its own: the package's is CLIP's.
-
-    Padding is the encoder's: with the end, or with id 0. Raises ModelError.
-    """
-    from transformers import CLIPTokenizer
-
-    found = {}
-    for encoder, folder in folders.items():
-        config = source.configs[encoder]
-        try:
-            if source.file is None:
-                check_tokenizer(source.folder / folder)
-                tokenizer = CLIPTokenizer.from_pretrained(source.folder / folder, local_files_only=True)
-            else:
-                more: dict[str, Any] = {"pad_token": "!"} if config.get("pad_token_id") == 0 else {}
-                tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER, local_files_only=True, **more)
-            found[encoder] = WordTokenizer(tokenizer, int(config["vocab_size"]), chunks=max_token_length // 75)
-        except Exception as error:  # files that are odd make it fail in any way
-            raise ModelError(f"its tokenizer cannot be read ({first_line(error)})", source.name) from error
-    return found
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without its paragraphs; code that a pickle wants to run is named."""
-    said = [str(error)]
-    while (error := error.__cause__ or error.__context__) is not None:  # pyright: ignore[reportAssignmentType]
-        said.append(str(error))
-    named = reason("\n".join(said))
-    return named if named.startswith("wants to run code") else said[0].strip().split("\n", 1)[0][:200]
 
 
 Kind = TypeVar("Kind", bound=LatentDiffusion)

@@ -2,69 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from neonym.models import latent_diffusion as shared
-from neonym.models.family import Keep, ModelSource, prediction_from
-from neonym.models.text import WordTokenizer, join_chunks
+from neonym.models.family import Keep
+from neonym.models.recognise import FIRST, SECOND
+from neonym.models.source import ModelSource
+from neonym.models.text import join_chunks
+from neonym.models.tokens import load_tokenizers
 from neonym.types import TextCond
-
-FIRST, SECOND = "text_encoder", "text_encoder_2"  # CLIP ViT-L, OpenCLIP ViT-bigG
-GUIDANCE = 7.0
-WORD_SPREAD = 0.0133  # of the first encoder's vocabulary
-
-
-def recognise(name: str, folder: Path, configs: dict[str, dict[str, Any]]) -> ModelSource | None:
-    """Two text encoders of CLIP's kind and a four-channel U-Net that is told text and sizes; else None."""
-    unet, scheduler = configs.get("unet", {}), configs.get("scheduler", {})
-    both = all(encoder in configs for encoder in (FIRST, SECOND))
-    if unet.get("_class_name") != "UNet2DConditionModel" or not both or unet.get("addition_embed_type") != "text_time":
-        return None
-    prediction_type = scheduler.get("prediction_type", "epsilon")
-    if unet.get("in_channels", 4) != 4 or prediction_type not in ("epsilon", "v_prediction"):
-        return None
-    return ModelSource(
-        name=name,
-        folder=folder,
-        module=__name__,
-        family="sdxl",
-        configs=configs,
-        native_size=8 * int(unet.get("sample_size") or 128),
-        prediction_type=prediction_type,
-        prediction_from=prediction_from(configs),
-        text_layers=int(configs[FIRST].get("num_hidden_layers", 12)),
-        guidance=GUIDANCE,
-        word_spread=WORD_SPREAD,
-        text_kinds={FIRST: "CLIPTextModel", SECOND: "CLIPTextModelWithProjection"},
-    )
-
-
-def load_tokenizers(source: ModelSource, max_token_length: int) -> dict[str, WordTokenizer]:
-    """The first pads with the end, the second with id 0."""
-    found = shared.load_tokenizers(source, {FIRST: "tokenizer", SECOND: "tokenizer_2"}, max_token_length)
-    found[SECOND].tokenizer = padded_with_zero(found[SECOND].tokenizer)
-    return found
-
-
-def padded_with_zero(tokenizer: Any) -> Any:
-    """The same tokenizer with padding of id 0. Folders call that id "!" and then read the "!" of captions as padding: not so here."""
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    table = json.loads(tokenizer.backend_tokenizer.to_str())
-    table["added_tokens"] = [token for token in table["added_tokens"] if token["id"] != 0]
-    plain = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(table)),
-        bos_token=tokenizer.bos_token,
-        eos_token=tokenizer.eos_token,
-    )
-    plain.pad_token_id = 0
-    return plain
 
 
 class StableDiffusionXL(shared.LatentDiffusion):
@@ -94,7 +41,7 @@ class StableDiffusionXL(shared.LatentDiffusion):
 
         [B,77,D], [B,77] -> [B,P]
         """
-        first_end = (ids == self.tokenizers[SECOND].tokenizer.eos_token_id).int().argmax(dim=1)
+        first_end = (ids == self.tokenizers[SECOND].clip.end).int().argmax(dim=1)
         rows = torch.arange(len(ids), device=ids.device)
         return self.encoders[SECOND].text_projection(states[rows, first_end.to(rows.device)])
 

@@ -7,14 +7,15 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from neonym.errors import ModelError
 from neonym.unpickle import unpickle
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 ENDINGS = (".safetensors", *PICKLED)
@@ -61,7 +62,7 @@ def read_header(file: Path) -> Header:
     """Raises ModelError for a file that is damaged, or that wants to run code."""
     if is_safetensors(file):
         try:
-            with safe_open(file, framework="pt") as opened:
+            with safe_open(file, framework="np") as opened:
                 shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
                 return Header(shapes, dict(opened.metadata() or {}))
         except (SafetensorError, OSError) as error:
@@ -72,6 +73,8 @@ def read_header(file: Path) -> Header:
 
 def read_pickled(file: Path) -> dict[str, Tensor]:
     """Tensors that stay on the disk until they are used. Raises ModelError; no code of the file is run."""
+    import torch
+
     shells: list[Any] = [(type(name.rpartition(".")[2], (Shell,), {}), name) for name in INERT]
     try:
         content = unpickle(file, shells, mapped=is_plain_archive(file))
@@ -101,6 +104,8 @@ def is_plain_archive(file: Path) -> bool:
 
 def named_tensors(table: dict[Any, Any], start: str) -> Iterator[tuple[str, Tensor]]:
     """Those of a table, and of the tables in it."""
+    from torch import Tensor
+
     for name, value in table.items():
         if isinstance(value, Tensor):
             yield f"{start}{name}", value
@@ -121,6 +126,8 @@ def read_tensors(file: Path, starts: tuple[str, ...]) -> dict[str, Tensor]:
 
 def hash_of_tensors(file: Path, starts: tuple[str, ...]) -> str:
     """SHA-256 over names and numbers of a part of a checkpoint."""
+    import torch
+
     digest = hashlib.sha256()
     for name, tensor in sorted(read_tensors(file, starts).items()):
         digest.update(name.encode())
