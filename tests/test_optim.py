@@ -298,7 +298,10 @@ def test_learning_rate_free_optimizers_are_warned_about_small_rates(run_for):
         ({"learning_rate": 5e-3, "optimizer_type": "AdamWScheduleFree"}, False),
         ({"learning_rate": 1e-6, "optimizer_type": "AdaFactor"}, False),  # it does not use that rate
         ({"learning_rate": 1.0, "optimizer_type": "Prodigy"}, False),
-        ({"learning_rate": 1e-6, "optimizer_type": "SGDNesterov"}, False),  # its steps are as long as gradients are
+        ({"learning_rate": 1e-6, "optimizer_type": "SGDNesterov8bit"}, True),  # its steps are as long as gradients are
+        ({"learning_rate": 1e-5, "optimizer_type": "SGDScheduleFree"}, True),
+        ({"learning_rate": 1.0, "optimizer_type": "SGDNesterov"}, False),
+        ({"learning_rate": 1e-6, "optimizer_type": "SGDNesterov", "max_grad_norm": 0.0}, False),  # nothing bounds them
     ],
 )
 def test_a_run_that_cannot_learn_is_told_so_whatever_its_optimizer(run_for, options, hopeless):

@@ -156,8 +156,7 @@ def recognised(settings: GenerateSettings) -> ModelSource:
 def misfits(word: str, file: Path, embedding: Embedding, source: ModelSource) -> Iterator[Problem]:
     """What keeps an embedding from fitting the model, as its configs tell."""
     fix = "Use the kind of model that it was learned with"
-    for name in source.encoders:
-        width = int(source.configs[name].get("hidden_size", 0))
+    for name, width in source.widths.items():
         rows = embedding.vectors.get(name)
         if rows is None:
             yield Problem("error", f"`{word}` has no vectors for {name}, which {source.name} has", str(file), fix)

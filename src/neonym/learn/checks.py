@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from neonym.learn.look import predicts_v
 from neonym.learn.optim import (
     LEARNING_RATE_FREE,
     averages,
-    bounded_by_rate,
+    longest_step,
     make_optimizer,
     reach,
     sets_own_rate,
@@ -72,9 +73,11 @@ def learning_problems(ready: Prepared, source: ModelSource, rhythm: Rhythm) -> l
         if name.lower().startswith(LEARNING_RATE_FREE) and rate <= 0.1:
             what = f"{name} finds the learning rate itself: the one given is a factor, and {rate:g} stalls it"
             problems.append(Problem("warning", what, "--learning_rate", "Give --learning_rate=1"))
-        if bounded_by_rate(name, arguments(optim)):
+        longest = longest_step(name, arguments(optim), optim.max_grad_norm, min(source.widths.values()))
+        if longest < math.inf:
             at_step = (lambda _, rate=rate: rate) if own else rate_of(optim, spec, rhythm.total)
-            problems += reach_problems(reach(at_step, rhythm.first, rhythm.total), rate, rhythm, source)
+            farthest = longest * reach(at_step, rhythm.first, rhythm.total)
+            problems += reach_problems(farthest, rate, rhythm, source, steps_are_gradients=longest != 1)
     return list(dict.fromkeys(problems))
 
 
@@ -101,7 +104,9 @@ def schedule_problems(optim: OptimSettings, rhythm: Rhythm) -> list[Problem]:
     return [Problem("warning", what, "--lr_warmup_steps, --lr_decay_steps")]
 
 
-def reach_problems(farthest: float, rate: float, rhythm: Rhythm, source: ModelSource) -> list[Problem]:
+def reach_problems(
+    farthest: float, rate: float, rhythm: Rhythm, source: ModelSource, steps_are_gradients: bool
+) -> list[Problem]:
     """Of a run that can carry a number of the word no farther than this."""
     if farthest >= TOO_SHORT * source.word_spread:
         return []
@@ -111,6 +116,9 @@ def reach_problems(farthest: float, rate: float, rhythm: Rhythm, source: ModelSo
         f"{farthest:.2g}, {100 * farthest / source.word_spread:.0f} % of the spread of this model's words "
         f"({source.word_spread:.2g}): the word can hardly be learned"
     )
+    if steps_are_gradients:
+        fix = "Its steps are as long as gradients, which are small: give a far larger rate, or use AdamW"
+        return [Problem("warning", what, "--optimizer_type, --learning_rate", fix)]
     suits = DEFAULT_RATE if source.learning_rate is None else source.learning_rate
     if rate >= suits:
         return [Problem("warning", what, "--max_train_steps", "A hundred steps are mostly enough")]

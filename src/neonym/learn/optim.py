@@ -211,18 +211,28 @@ def scheduler_class(name: str) -> Any:
 
 
 BOUNDED = ("adam", "adamw", "nadam", "radam", "adamax", "lion", "adamwschedulefree", "radamschedulefree")
+CLIPPED = ("sgd", "sgdschedulefree")
 SAMPLED = 10_000  # steps at most: the rates of a long run are looked at here and there
 
 
-def bounded_by_rate(name: str, arguments: Mapping[str, Any]) -> bool:
-    """Whether a step moves no number of a word farther than about the learning rate, however large its gradient is."""
+def longest_step(name: str, arguments: Mapping[str, Any], max_grad_norm: float, width: int) -> float:
+    """How far a step moves a number of a word at most, in learning rates; infinity if nothing bounds it.
+
+    For the family of Adam about 1, however large its gradient is. For SGD the root mean square over the `width` numbers of a
+    vector: its steps are as long as gradients, which are clipped, and as many more as momentum adds up.
+    """
     path, settings = class_path(name)
     kind, given = path.rpartition(".")[2].lower(), {**settings, **arguments}
     relative = bool(given.get("relative_step", True) or given.get("warmup_init"))
-    return kind in BOUNDED or (kind == "adafactor" and not relative)
+    if kind in BOUNDED or (kind == "adafactor" and not relative):
+        return 1.0
+    if kind in CLIPPED and max_grad_norm > 0:
+        momentum = float(given.get("momentum", 0)) if kind == "sgd" else 0.0  # else it only weighs an average
+        return max_grad_norm / (1 - momentum) / math.sqrt(width) if momentum < 1 else math.inf
+    return math.inf
 
 
 def reach(rate: Rate, first: int, last: int) -> float:
-    """The farthest that such an optimizer can carry a number: the sum of the learning rates of steps `first` to `last` - 1."""
+    """The farthest that steps `first` to `last` - 1 can carry a number, if each moves it by its learning rate at most."""
     stride = max(1, (last - first) // SAMPLED)
     return stride * sum(rate(step) for step in range(first, last, stride))

@@ -103,8 +103,7 @@ def weights_problems(spec: ConceptSpec, ready: Prepared, vectors: dict[str, Tens
         what = f"has vectors for {', '.join(vectors)}, but the model's words are those of {', '.join(ready.tokenizers)}"
         yield Problem("error", what, spec.weights, fix)
         return
-    for encoder in ready.tokenizers:
-        width = int(ready.source.configs[encoder]["hidden_size"])
+    for encoder, width in ready.source.widths.items():
         if vectors[encoder].shape[1] != width:
             what = f"its vectors for {encoder} have {vectors[encoder].shape[1]} numbers, the model's words {width}"
             yield Problem("error", what, spec.weights, fix)

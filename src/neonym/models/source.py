@@ -22,7 +22,7 @@ class ModelSource:
 
     name: str  # as the user wrote it
     folder: Path  # in Diffusers' layout
-    family: str  # "sd1" | "sd2"
+    family: str  # "sd1" | "sd2" | "sdxl"
     module: str  # the file that computes with it, as a module name
     configs: dict[str, dict[str, Any]]  # per component
     native_size: int  # pixels of a side that the model was made for
@@ -46,6 +46,11 @@ class ModelSource:
     @property
     def encoders(self) -> tuple[str, ...]:
         return tuple(self.text_kinds)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """W of each text encoder: numbers of a vector."""
+        return {encoder: int(self.configs[encoder].get("hidden_size", 0)) for encoder in self.encoders}
 
     @property
     def kinds(self) -> dict[str, str]:
