@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from neonym.learn import loop
-from neonym.learn.verdict import LEARNED, NOT_LEARNED, WEAK, judge
+from neonym.learn.verdict import LEARNED, NOT_LEARNED, WEAK, EncoderFigures, advice, judge
+from neonym.models.identify import identify
 
 BEFORE = 0.1 + 0.05 * torch.rand(64, generator=torch.Generator().manual_seed(0))
 
@@ -45,3 +46,26 @@ def test_the_vectors_of_the_start_are_judged_as_no_gain_at_all(run_for):
     (verdict,) = loop.train(run_for(max_train_steps=2, learning_rate=1e-30)).verdicts
     assert verdict.loss_after == verdict.loss_before
     assert verdict.word == NOT_LEARNED
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_train_steps": 2, "learning_rate": 1e-30}, "hardly moved: give a higher --learning_rate"),
+        ({"max_train_steps": 3, "learning_rate": 30.0}, "times as long as a word's: give a lower --learning_rate"),
+    ],
+)
+def test_a_word_that_was_not_learned_comes_with_what_may_help(run_for, options, words):
+    (verdict,) = loop.train(run_for(**options)).verdicts
+    assert words in verdict.advice
+    assert "around 0.02 suits this model" in verdict.advice
+    assert f"what may help: {verdict.advice}" in "\n".join(verdict.lines())
+
+
+def test_a_word_that_moved_in_vain_is_advised_to_begin_elsewhere():
+    moved = {"text_encoder": EncoderFigures(1.0, 0.3, 1.2, 0.4, [["sign"]])}
+    source = identify("builtin:emoji")
+    assert "--init_word" in advice(WEAK, source, 0.1, 0.0999, moved)
+    assert "moved away" in advice(NOT_LEARNED, source, 0.1, 0.11, moved)
+    assert "moved away" in advice(NOT_LEARNED, source, 0.1, float("nan"), moved)
+    assert advice(LEARNED, source, 0.1, 0.05, moved) == ""

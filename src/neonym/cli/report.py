@@ -105,8 +105,9 @@ def word_section(shown: Shown, verdict: Verdict, file: Path, course: Sequence[tu
         for prompt, b, a in pairs
     )
     from_these = "".join(picture(p, f"{shown.word}, example {i}") for i, p in enumerate(shown.pictures, 1))
+    helps = f" What may help: {html.escape(verdict.advice)}." if verdict.advice else ""
     return (
-        f"<section><h2>{word} <span class='badge {LOOKS[verdict.word]}'>{verdict.word}</span></h2><p>{html.escape(capital(verdict.reason))}.</p>"
+        f"<section><h2>{word} <span class='badge {LOOKS[verdict.word]}'>{verdict.word}</span></h2><p>{html.escape(capital(verdict.reason))}.{helps}</p>"
         f"<h3>Learned from {shown.count} pictures, such as</h3><div class='strip small'>{from_these}</div>"
         f"<h3>Drawn before and after</h3><p>Above with <b>{start}</b>, the word that it began as; below with <b>{word}</b>. "
         f"Prompts and seeds are the same.</p><div class=strip>{drawn}</div>"

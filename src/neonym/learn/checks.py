@@ -20,7 +20,7 @@ from neonym.learn.optim import (
     reach,
     sets_own_rate,
 )
-from neonym.learn.rates import DEFAULT_RATE, arguments, base_rate, rate_of
+from neonym.learn.rates import TOO_SHORT, arguments, base_rate, rate_of, suiting_rate
 from neonym.learn.rhythm import Rhythm
 from neonym.models.recognise import source_notes
 from neonym.models.source import ModelSource
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 FAMILIES = {"sd1": "a Stable Diffusion 1.x", "sd2": "a Stable Diffusion 2.x", "sdxl": "an SDXL"}
 SAID = {"v2": "sd2", "sdxl": "sdxl"}  # flags that name a family
-TOO_SHORT = 0.5  # of the vocabulary's spread: a run that can carry a coordinate no farther cannot learn
 
 
 def optimizer_errors(run: RunConfig) -> list[Problem]:
@@ -119,7 +118,7 @@ def reach_problems(
     if steps_are_gradients:
         fix = "Its steps are as long as gradients, which are small: give a far larger rate, or use AdamW"
         return [Problem("warning", what, "--optimizer_type, --learning_rate", fix)]
-    suits = DEFAULT_RATE if source.learning_rate is None else source.learning_rate
+    suits = suiting_rate(source)
     if rate >= suits:
         return [Problem("warning", what, "--max_train_steps", "A hundred steps are mostly enough")]
     return [Problem("warning", what, "--learning_rate", f"Values around {suits:g} learn in a hundred steps")]

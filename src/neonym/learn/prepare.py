@@ -27,7 +27,7 @@ from neonym.learn.checks import (
     setting_problems,
 )
 from neonym.learn.look import look
-from neonym.learn.rates import DEFAULT_RATE
+from neonym.learn.rates import suiting_rate
 from neonym.learn.rhythm import Rhythm, make_rhythm
 from neonym.learn.word_checks import read_weights, word_problems
 from neonym.models.identify import identify
@@ -148,8 +148,7 @@ def with_learning_rate(run: RunConfig, source: ModelSource) -> RunConfig:
     """The rate that suits the model's words, unless the user gave one."""
     if run.optim.learning_rate is not None:
         return run
-    rate = DEFAULT_RATE if source.learning_rate is None else source.learning_rate
-    return run.model_copy(update={"optim": run.optim.model_copy(update={"learning_rate": rate})})
+    return run.model_copy(update={"optim": run.optim.model_copy(update={"learning_rate": suiting_rate(source)})})
 
 
 def resolution_problems(datasets: Sequence[Dataset], factor: int) -> Iterator[Problem]:

@@ -6,9 +6,16 @@ from neonym.config.dataset import ConceptSpec
 from neonym.config.run import OptimSettings
 from neonym.config.values import parse_arguments, parse_count, schedule_name
 from neonym.learn.optim import Rate, make_rate, staged_rate
+from neonym.models.source import ModelSource
 
 DEFAULT_RATE = 5e-3
+TOO_SHORT = 0.5  # of the vocabulary's spread: a run that carries a coordinate no farther cannot learn
 DEFAULT_WARMUP = 10  # steps
+
+
+def suiting_rate(source: ModelSource) -> float:
+    """The learning rate that suits the words of a model, for AdamW and its like."""
+    return DEFAULT_RATE if source.learning_rate is None else source.learning_rate
 
 
 def arguments(optim: OptimSettings) -> dict[str, object]:

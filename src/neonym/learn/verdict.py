@@ -12,13 +12,16 @@ from typing import Any
 
 import torch
 
+from neonym.learn.rates import TOO_SHORT, suiting_rate
 from neonym.learn.rows import Concept
 from neonym.models.family import Model
+from neonym.models.source import ModelSource
 from neonym.models.text import nearest_tokens
 
 LEARNED, WEAK, NOT_LEARNED = "LEARNED", "WEAK", "NOT LEARNED"
 SURE, LIKELY = 4.0, 2.0  # standard errors of the mean improvement
 WORTHWHILE = 0.003  # share of the loss
+TOO_LONG = 50  # times a word of the vocabulary: good words of long runs have been seen at 25 times
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Verdict:
     standard_errors: float  # mean improvement over its standard error
     evaluated_on: str
     encoders: dict[str, EncoderFigures]
+    advice: str = ""  # what may help, unless it was learned
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -55,6 +59,8 @@ class Verdict:
             f"{self.token}: {self.word} ({self.reason})",
             f"  evaluation loss {self.loss_before:.5f} -> {self.loss_after:.5f} ({change:+.2f} %) on {self.evaluated_on}",
         ]
+        if self.advice:
+            lines.append(f"  what may help: {self.advice}")
         for name, f in self.encoders.items():
             lines.append(
                 f"  {name}: moved {f.distance:.3f}, cosine with the start {f.cosine:.3f}, "
@@ -97,11 +103,30 @@ def figures(model: Model, concept: Concept, name: str) -> EncoderFigures:
     )
 
 
+def advice(word: str, source: ModelSource, before: float, after: float, moved: dict[str, EncoderFigures]) -> str:
+    """What may help a word that was not learned, or hardly, from how its rows moved; nothing else is known of it."""
+    if word == LEARNED:
+        return ""
+    rate = f"--learning_rate (for AdamW, around {suiting_rate(source):g} suits this model)"
+    farthest = max(f.distance / math.sqrt(source.widths[name]) for name, f in moved.items())  # of a number
+    if farthest < TOO_SHORT * source.word_spread:
+        return f"its vectors hardly moved: give a higher {rate}, or more steps"
+    times = max(f.norm / f.vocabulary_norm for f in moved.values())
+    if times > TOO_LONG:
+        return f"its vectors became {times:.0f} times as long as a word's: give a lower {rate}"
+    if not after < before:
+        return f"its vectors moved away from what the pictures show: give a lower {rate}, and look at the captions"
+    return (
+        "a nearer --init_word, another --seed, or more steps: the same command with a larger --max_train_steps goes on"
+    )
+
+
 def make_verdict(
     model: Model, concept: Concept, before: torch.Tensor, after: torch.Tensor, evaluated_on: str
 ) -> Verdict:
     """The verdict on one concept from its evaluation losses."""
     word, reason, sure = judge(before, after)
+    moved = {name: figures(model, concept, name) for name in concept.rows}
     return Verdict(
         token=concept.token,
         word=word,
@@ -110,5 +135,6 @@ def make_verdict(
         loss_after=float(after.mean()),
         standard_errors=sure,
         evaluated_on=evaluated_on,
-        encoders={name: figures(model, concept, name) for name in concept.rows},
+        encoders=moved,
+        advice=advice(word, model.source, float(before.mean()), float(after.mean()), moved),
     )
