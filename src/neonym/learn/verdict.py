@@ -21,7 +21,7 @@ from neonym.models.text import nearest_tokens
 LEARNED, WEAK, NOT_LEARNED = "LEARNED", "WEAK", "NOT LEARNED"
 SURE, LIKELY = 4.0, 2.0  # standard errors of the mean improvement
 WORTHWHILE = 0.003  # share of the loss
-TOO_LONG = 50  # times a word of the vocabulary: good words of long runs have been seen at 25 times
+TOO_LONG = 50  # times a word of the vocabulary
 
 
 @dataclass(frozen=True)
