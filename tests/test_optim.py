@@ -16,6 +16,7 @@ from neonym.learn.checks import optimizer_errors
 from neonym.learn.concepts import add_concepts
 from neonym.learn.optim import make_optimizer, make_rate, rate_now, staged_rate
 from neonym.learn.prepare import prepare
+from neonym.learn.rates import rate_of
 from neonym.models.family import load_model
 
 
@@ -228,6 +229,13 @@ def test_a_concept_may_have_a_rate_of_its_own(tmp_path, pictures, run_for):
     assert fast > 100 * slow > 0
 
 
+@pytest.mark.parametrize(("total", "warmup"), [(1, 0), (3, 0), (20, 6), (100, 30), (1600, 30)])
+def test_the_rate_rises_for_30_steps_but_no_longer_than_a_third_of_the_run(total, warmup):
+    optim = settings(train_data_dir="x", learning_rate=1.0).optim
+    rates = [rate_of(optim, None, total)(step) for step in range(min(total, warmup + 1))]
+    assert rates == pytest.approx([step / warmup for step in range(warmup)] + [1.0])
+
+
 def test_what_is_wrong_with_rates_is_said_together():
     run = settings(
         train_data_dir="x", learning_rate="fast", lr_warmup_steps="1.5", lr_scheduler="cosin", optimizer_args=["a"],
@@ -311,10 +319,10 @@ def test_a_run_that_cannot_learn_is_told_so_whatever_its_optimizer(run_for, opti
 
 
 def test_a_run_that_is_too_short_is_told_so_not_that_its_rate_is_low(run_for):
-    ready = prepare(run_for(max_train_steps=1, learning_rate=0.12))
+    ready = prepare(run_for(max_train_steps=2, lr_warmup_steps="2", learning_rate=0.02))
     (said,) = [p for p in ready.problems if "can hardly be learned" in p.what]
     assert said.where == "--max_train_steps"
-    assert said.what.startswith("1 step at")
+    assert said.what.startswith("2 steps at")
 
 
 def test_weights_start_a_word(run_for):

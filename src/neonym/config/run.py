@@ -153,7 +153,8 @@ class OptimSettings(Section):
     lr_scheduler_type: str = setting("", "A class of torch.optim.lr_scheduler, or a dotted path, instead.")
     lr_scheduler_args: tuple[str, ...] = setting((), 'Its arguments: "name=value".')
     lr_warmup_steps: Count | None = setting(
-        None, 'Steps of linear warm-up, or a share ("0.1", "10%") (default: 10, none for `constant`).'
+        None,
+        'Steps of linear warm-up, or a share ("0.1", "10%") (default: 30, at most 30 % of the run; none for `constant`).',
     )
     lr_decay_steps: Count | None = setting(None, "Steps, or share, of the decay of `warmup_stable_decay`.")
     lr_scheduler_num_cycles: int = setting(1, "Restarts of `cosine_with_restarts`.", least=1)

@@ -10,12 +10,21 @@ from neonym.models.source import ModelSource
 
 DEFAULT_RATE = 5e-3
 TOO_SHORT = 0.5  # of the vocabulary's spread: a run that carries a coordinate no farther cannot learn
-DEFAULT_WARMUP = 10  # steps
+WARMUP_STEPS, WARMUP_SHARE = 30, 0.3  # by default that many steps, but no more than that share of the run
 
 
 def suiting_rate(source: ModelSource) -> float:
     """The learning rate that suits the words of a model, for AdamW and its like."""
     return DEFAULT_RATE if source.learning_rate is None else source.learning_rate
+
+
+def default_warmup(total: int) -> str:
+    """How many of a run's `total` steps are warm-up where nothing else is said.
+
+    Adam's first steps have full length, whatever their gradients are worth: at a full rate they carry a word off before
+    their mean shows the way. See Ma & Yarats 2019, "On the adequacy of untuned warmup for adaptive optimization".
+    """
+    return str(min(WARMUP_STEPS, int(WARMUP_SHARE * total)))
 
 
 def arguments(optim: OptimSettings) -> dict[str, object]:
@@ -39,7 +48,7 @@ def rate_of(optim: OptimSettings, spec: ConceptSpec | None, total: int) -> Rate:
         return staged_rate(optim.learning_rate)
     warmup = optim.lr_warmup_steps
     if warmup is None:
-        warmup = "0" if schedule_name(optim.lr_scheduler) == "constant" else str(DEFAULT_WARMUP)
+        warmup = "0" if schedule_name(optim.lr_scheduler) == "constant" else default_warmup(total)
     return make_rate(
         base_rate(optim, spec), optim.lr_scheduler, total,
         warmup=parse_count(warmup, total), decay=parse_count(optim.lr_decay_steps or "0", total),
