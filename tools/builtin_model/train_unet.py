@@ -231,7 +231,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--start", type=Path, help="start from the weights of this Diffusers folder")
     parser.add_argument("--phase", choices=("text", "details"), default="text", help="which noise levels count most")
     parser.add_argument("--word_noise", type=float, default=0.0, help="largest scale of noise on the words (0.2, say)")
-    parser.add_argument("--word_mix", type=float, default=0.0, help="largest share of a generic word in a name (0.95)")
+    parser.add_argument("--word_mix", type=float, default=0.0, help="largest share of a generic word in a name (0.98)")
     parser.add_argument(
         "--side_by_side", action="store_true", help="show a drawing in all styles at once, under the same noise"
     )
