@@ -192,8 +192,8 @@ def test_law_2_alone_is_together(run_for, tmp_path, pictures):
 
 
 def test_law_4_micro_batch_size_changes_nothing(run_for):
-    """Adam turns the rounding of a small gradient into a share of the rate: 3e-5 of it in eight steps, so the rate is low."""
-    rate = {"learning_rate": 1e-3}
+    """Adam turns the rounding of a small gradient into a share of the rate: a thousandth of it in eight steps, so the rate is low."""
+    rate = {"learning_rate": 3e-4}
     whole = loop.train(run_for("whole", **rate))
     small = loop.train(run_for("small", micro_batch_size=1, **rate))
     accumulated = loop.train(run_for("accumulated", train_batch_size=2, gradient_accumulation_steps=2, **rate))

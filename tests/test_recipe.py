@@ -1,12 +1,12 @@
 """The recipe of the built-in model: what its training does to words."""
 
-import numpy as np
 import pytest
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from neonym.models.source import BUILTIN_MODELS
-from tools.builtin_model.train_unet import Blur, encode, joined, tokenise
+from tools.builtin_model.batches import tokenise
+from tools.builtin_model.blur import Blur, encode, joined
 
 EMOJI = BUILTIN_MODELS / "emoji"
 CAPTIONS = ["a sticker of a ring on a red background", "a sticker of a thing on a red background", ""]
@@ -22,19 +22,21 @@ def tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(EMOJI / "tokenizer")
 
 
-def embedded(text, tokenizer, noise: float, mix: float, seed: int, alike: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+def embedded(
+    text, tokenizer, noise: float, mix: float, seed: int, alike: int = 1, near: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """-> token embeddings of CAPTIONS as they are, as training changes them. [B,77,W] each"""
     ids = tokenise(tokenizer, CAPTIONS)
     table = text.get_input_embeddings()
-    blur = Blur(tokenizer, ["ring", "red apple"], ["fruit"], noise, mix)
+    blur = Blur(tokenizer, ["ring", "red apple"], ["fruit"], noise, mix, near)
     words = table(ids)
-    return words, blur.draw(table, ids, alike, np.random.default_rng(seed))(words)
+    return words, blur.draw(table, ids, alike, torch.Generator().manual_seed(seed))(words)
 
 
 def test_without_blur_a_caption_means_what_it_says(text, tokenizer):
     ids = tokenise(tokenizer, CAPTIONS)
-    change = Blur(tokenizer, ["ring"], ["fruit"], 0.0, 0.0).draw(
-        text.get_input_embeddings(), ids, 1, np.random.default_rng(0)
+    change = Blur(tokenizer, ["ring"], ["fruit"], 0.0, 0.0, 0.0).draw(
+        text.get_input_embeddings(), ids, 1, torch.Generator()
     )
     assert torch.equal(encode(text, ids, change), text(ids).last_hidden_state)
     assert not text.get_input_embeddings()._forward_hooks  # nothing stays behind
@@ -76,3 +78,17 @@ def test_a_run_of_pieces_becomes_one_place():
         [pytest.approx(70 / 3), 5, 7, 9, 9, 9],
         values.tolist(),
     ]
+
+
+def test_a_generic_word_and_a_mixed_name_get_the_noise_of_their_own(text, tokenizer):
+    ids = tokenise(tokenizer, CAPTIONS)
+    ring, thing = (tokenizer(word, add_special_tokens=False).input_ids[0] for word in ("ring", "thing"))
+    shares = set()
+    for seed in range(20):
+        words, sharp = embedded(text, tokenizer, 0.0, 0.75, seed)
+        _, noisy = embedded(text, tokenizer, 0.0, 0.75, seed, near=0.4)
+        mixed = (words != sharp).any(-1)  # [3,77]
+        assert torch.equal((noisy != sharp).any(-1), mixed | (ids == thing))
+        assert 0.1 < float((noisy - sharp)[ids == thing].std()) < 0.5
+        shares.add(bool(mixed[ids == ring]))
+    assert shares == {True, False}

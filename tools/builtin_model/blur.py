@@ -1,0 +1,92 @@
+"""Words as neighbourhoods: what training does to the token embeddings of a caption before they are encoded."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from .drawings import TAUGHT_STYLES
+from .pictures import COLOURS, GENERIC, phrase
+
+MIXED = 0.7  # share of captions whose name is mixed
+WHOLE = 0.5  # share of captions whose name stands in one place
+
+
+def encode(text: CLIPTextModel, ids: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Text whose token embeddings [B,77,W] go through `change` first. -> [B,77,W]"""
+    hook = text.get_input_embeddings().register_forward_hook(lambda *call: change(call[-1]))
+    try:
+        return text(ids).last_hidden_state
+    finally:
+        hook.remove()
+
+
+class Blur:
+    """Words as neighbourhoods: training sees them with noise, and names mixed with a word that says less.
+
+    A new word begins at some other word and has to find its meaning by gradients. Where only the exact embedding of a
+    name means anything, the way there is flat: half-way from "picture" to "ring" the loss had not begun to fall.
+    """
+
+    def __init__(
+        self, tokenizer: CLIPTokenizer, names: list[str], categories: list[str], noise: float, mix: float, near: float
+    ):
+        frame = pieces(tokenizer, [phrase("a", s, c, 0) for s in TAUGHT_STYLES for c in COLOURS] + ["an", ","])
+        self.names = torch.tensor(sorted(pieces(tokenizer, names) - frame - pieces(tokenizer, categories)))
+        self.generic = torch.tensor(sorted(pieces(tokenizer, [*GENERIC, *categories])))
+        self.start = tokenizer.bos_token_id
+        self.noise, self.mix, self.near = noise, mix, near
+
+    def draw(
+        self, table: nn.Embedding, ids: torch.Tensor, alike: int, generator: torch.Generator
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        """What to do with the embeddings of `ids` [B,77]; each `alike` captions in a row get the same.
+
+        Most names are mixed: a share between 0 and `mix`, more often a large one, is a generic word's. Of half of the names of several pieces
+        the mean stands in one place, as a new word of one vector does. All words get Gaussian noise of a scale between 0 and
+        `noise`; the start and the end of the text do not. On generic words and on mixed names it is of a scale between half of `near` and
+        `near`, if that is given, whatever it is on the others: where no text tells how exact it is, what a generic word means
+        turns into what names near it mean by a slope and not by a step. `generator` is of the device of `ids`.
+        """
+        groups, like = len(ids) // alike, {"generator": generator, "device": ids.device}
+        noise = torch.randn(groups, 77, table.embedding_dim, **like)
+        scale = self.noise * torch.rand(groups, 1, 1, **like)
+        near = self.near * (0.5 + 0.5 * torch.rand(groups, 1, 1, **like))
+        share = self.mix * torch.rand(groups, **like).sqrt() * (torch.rand(groups, **like) < MIXED)
+        other = self.generic.to(ids.device)[torch.randint(len(self.generic), (groups,), **like)]
+        whole = torch.rand(groups, **like) < (WHOLE if self.mix else 0.0)
+
+        named = torch.isin(ids, self.names.to(ids.device))  # [B,77]
+        places = joined(named & whole.repeat_interleave(alike)[:, None])  # [B,77,77]
+        share = (places @ named.float()[..., None]) * share.repeat_interleave(alike)[:, None, None]  # [B,77,1]
+        scale = scale.repeat_interleave(alike, 0) * (places @ (ids < self.start).float()[..., None] > 0)  # [B,77,1]
+        if self.near:
+            generic = torch.isin(ids, self.generic.to(ids.device)).float()[..., None]  # [B,77,1]
+            scale = torch.where((share > 0) | (places @ generic > 0), near.repeat_interleave(alike, 0), scale)
+        noise = noise.repeat_interleave(alike, 0) * scale  # [B,77,W]
+        other = other.repeat_interleave(alike)[:, None]  # [B,1]
+
+        def change(words: torch.Tensor) -> torch.Tensor:
+            with torch.autocast(ids.device.type, enabled=False):
+                return torch.lerp(places @ words, nn.functional.embedding(other, table.weight), share) + noise
+
+        return change
+
+
+def joined(named: torch.Tensor) -> torch.Tensor:
+    """Which places of a text make up each place when every run of `named` ones becomes one. [B,77] -> [B,77,77]
+
+    Each row is the weights of a mean; what becomes free at the end repeats the last place, which is padding.
+    """
+    follows = named.clone()
+    follows[:, 0] = False
+    follows[:, 1:] &= named[:, :-1]
+    new = (~follows).cumsum(1) - 1  # [B,77]
+    places = nn.functional.one_hot(new, named.shape[1]).transpose(1, 2).float()
+    places[:, :, -1] += places.sum(2) == 0
+    return places / places.sum(2, keepdim=True)
+
+
+def pieces(tokenizer: CLIPTokenizer, texts: list[str]) -> set[int]:
+    return {i for text in texts for i in tokenizer(text, add_special_tokens=False).input_ids}
