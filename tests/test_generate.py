@@ -214,6 +214,13 @@ def test_every_mistake_at_once(tmp_path, capsys):
         (["--prompt", "a", "--noise_offset_range", "x", "y"], "`x y` is not two numbers"),
         (["--prompt", "a", "--n_iter", "1" + "0" * 20], "is more than 1000000"),
         (["--prompt", "a", "--vae_batch_size", "1e300"], "is more than 1000000"),
+        (["--prompt", "a", "--outdir", ""], "--outdir: is empty"),
+        (["--prompt", "a", "--image_path", "{tmp}/good.png", "--mask_image", ""], "--mask_image: is empty"),
+        (["--prompt", "a", "--x", ""], "--x: is empty"),
+        (["--like", ""], "--like: is empty"),
+        (["--ckpt", "", "--from_file", ""], "--ckpt: is empty"),
+        (["--prompt", "a", "--textual_inversion_embeddings", ""], "--textual_inversion_embeddings: is empty"),
+        (["--x", "prompt=a {e$$red|blue} cat"], "is several prompts: write them one by one"),
     ],
 )
 def test_bad_input(argv, said, tmp_path, capsys):
@@ -231,7 +238,7 @@ def test_what_is_odd_is_said_and_passed(tmp_path, capsys):
     )  # fmt: skip
     said = capsys.readouterr().err
     assert [shown(f).text["steps"] for f in files] == ["1", "1"]
-    for part in ("warning: --prompt: is there twice: only the last one counts", "0 steps are not possible: 1 are taken",
+    for part in ("warning: --prompt: is there twice: only the last one counts", "0 steps are not possible with ddim: 1 are taken",
                  "20 is no multiple of 8: 16 is used", "note: --fp16: a CPU computes in float32",
                  "warning: --iter_same_seed: the 2 pictures of a prompt are the same"):  # fmt: skip
         assert said.count(part) == 1, part
@@ -248,6 +255,8 @@ def test_what_is_odd_is_said_and_passed(tmp_path, capsys):
         ({"batch_at_once": True}, "--batch_at_once: has no effect without --batch_size"),
         ({"use_original_file_name": True}, "--use_original_file_name: has no effect without --image_path"),
         ({"W": 64, "image_path": "a.png"}, "--W: has no effect with --image_path, unless both"),
+        ({"interactive": True, "grid": True}, "--grid: has no effect for prompts that are typed"),
+        ({"interactive": True, "n_iter": 2}, "--n_iter: has no effect for prompts that are typed"),
         ({"x": "scale=2", "n_iter": 2}, "--n_iter: has no effect with --x and --y"),
         ({"x": "scale=2", "prompt": ("a", "b")}, "of the first prompt alone"),
     ],
@@ -256,6 +265,35 @@ def test_what_does_nothing_is_said(flags, said):
     (problem,) = generate_problems(GenerateSettings(**flags))
     assert said in str(problem)
     assert problem.severity == "warning"
+
+
+def test_what_means_something_elsewhere_only_is_said(word, tmp_path, capsys):
+    prompts = [
+        "a <lora:x:1> cat",
+        "a embedding:nix and <nix>",
+        "a cat AND a dog",
+        "a [cat:dog:0.5]",
+        "a AND-gate (b:1.2)",
+    ]
+    named = ["--textual_inversion_embeddings", f"cat={word}"]
+    assert len(generate(tmp_path, *named, "--prompt", *prompts, *SMALL)) == len(prompts)
+    said = capsys.readouterr().err
+    for part in ("`<lora:x:1>` loads no LoRA here", "`embedding:nix` names no embedding that was given",
+                 "`AND` joins no two prompts", "`[cat:dog:0.5]` changes nothing in the middle",
+                 "`cat` is an ordinary word: wherever a prompt has it"):  # fmt: skip
+        assert said.count(part) == 1, part
+    assert said.count("warning: ") == 5
+
+
+def test_one_mistake_is_told_once(tmp_path, capsys):
+    for argv, part in (
+        (["--W", "-64"], "a side of -64 pixels"),
+        (["--network_mul", 1, 2], "2 multipliers for 0 LoRAs"),
+    ):
+        generate(tmp_path, "--prompt", "a", *argv, code=2)
+        said = capsys.readouterr().err
+        assert part in said
+        assert said.count("error: ") == 1, said
 
 
 def test_what_only_sdxl_is_told_is_said(tmp_path, capsys):
@@ -393,6 +431,12 @@ def test_verify_tells_every_mistake(word, tmp_path, capsys):
     for part in ("no place for the word", "`1.2.3` is no weight", "is no .png file", "--seeds: 0 is less than 1",
                  "--steps: 2000 is more", "--scale: nan is no finite number"):  # fmt: skip
         assert part in said, part
+    assert main(["verify", "", "--prompt", "a {} --s 3", "--out", f"{word}/sheet.png"]) == 2
+    said = capsys.readouterr().err
+    assert "the name of the file is empty" in said
+    assert "`--s`: inline options are for generate" in said
+    assert main(["verify", str(word), "--out", f"{word}/sheet.png"]) == 2
+    assert f"--out {word}: cannot be written to" in capsys.readouterr().err
     wide = write_embedding(Embedding("wide", {"text_encoder": torch.ones(1, 768)}), tmp_path / "wide.safetensors")
     assert main(["verify", str(wide)]) == 2
     assert f"{wide}: `wide` has vectors of 768 numbers" in capsys.readouterr().err

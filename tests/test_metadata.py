@@ -80,6 +80,9 @@ def test_a_picture_is_drawn_again_bit_for_bit(word, tmp_path, capsys):
     with Image.open(files[2]) as before, Image.open(other) as after:
         assert not np.array_equal(pixels(before), pixels(after))
         assert after.text["seed"] == "9"
+    (tmp_path / "others.txt").write_text("a red dog\n")
+    (third,) = generate(tmp_path, "--like", files[2], "--from_file", tmp_path / "others.txt")
+    assert shown(third).text["prompt"] == "a red dog"
     capsys.readouterr()
     rows = torch.ones(2, 128)
     write_embedding(Embedding("zyzzo", {"text_encoder": rows}), word)

@@ -9,12 +9,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from neonym.config.generate import GenerateSettings
 from neonym.errors import ConfigError
 from neonym.generation.conditioning import TextRules, conditioning, parts_of, plain_spelling, read_by
 from neonym.generation.jobs import Plan, batches
 from neonym.generation.lines import read_line, take_seeds
+from neonym.generation.samplers import SAMPLERS, make_scheduler, possible_steps
 from neonym.generation.variants import draw_text, every, parse_variants
 from neonym.models.family import load_model
 
@@ -192,11 +194,42 @@ def test_sides_are_rounded_and_that_is_said():
 
 def test_steps_are_held_within_limits_and_that_is_said():
     made = Plan(GenerateSettings(prompt=("a --s 0", "b --s 5000", "c --s 7")), 128, 3.0)
-    assert [job.steps for job in made.jobs()] == [1, 1000, 7]
-    assert [job.steps for job in made.jobs()] == [1, 1000, 7]
+    assert [job.steps for job in made.jobs()] == [1, 998, 7]
+    assert [job.steps for job in made.jobs()] == [1, 998, 7]
     assert [p.what for p in made.problems] == [
-        "0 steps are not possible: 1 are taken", "5000 steps are not possible: 1000 are taken",
+        "0 steps are not possible with ddim: 1 are taken", "5000 steps are not possible with ddim: 998 are taken",
     ]  # fmt: skip
+    few = Plan(GenerateSettings(prompt=("a",), steps=60, sampler="lcm"), 128, 3.0)
+    assert [job.steps for job in few.jobs()] == [50]
+    assert [p.what for p in few.problems] == ["60 steps are not possible with lcm: 50 are taken"]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_sampler_takes_as_many_steps_as_is_said(model, sampler):
+    steps = possible_steps(sampler, 1000)
+    scheduler = make_scheduler(model, sampler)
+    scheduler.set_timesteps(steps)
+    levels = scheduler.timesteps.tolist()
+    assert 0 <= min(levels) <= max(levels) < 1000
+    assert len(set(levels)) >= min(steps, len(levels) // 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"prompt": ("a --t 0.5",)}, "--t has no effect without --image_path or --highres_fix_scale"),
+        ({"prompt": ("a --d 3",), "n_iter": 2}, "with --d, every pass of --n_iter draws the same pictures"),
+        ({"prompt": ("a --w 64 --w 32",)}, "`--w` is there twice: only the last one counts"),
+        ({"image_path": "odd.png", "prompt": ("a",)}, "a picture of 100 x 70 is drawn at 96 x 64, multiples of 32"),
+        ({"highres_fix_scale": 0.3, "prompt": ("a",)}, "the first of two stages is drawn at 32 x 32, multiples of 32"),
+    ],
+)
+def test_what_is_not_done_as_it_is_written_is_said(settings, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (100, 70)).save("odd.png")
+    made = Plan(GenerateSettings(**settings), 128, 3.0)
+    assert list(made.jobs())
+    assert [p.what for p in made.problems] == [said]
 
 
 def test_what_a_line_cannot_have_is_said_once():
@@ -239,6 +272,11 @@ def test_a_word_in_the_spelling_of_other_programs(model):
     for other in ("a embedding:zyzzo, (embedding:zyzzo:1.2) on blue", "a <zyzzo>, (<zyzzo>:1.2) on blue",
                   "a embedding:zyzzo.safetensors, (Embedding:ZYZZO.pt:1.2) on blue"):  # fmt: skip
         assert parts_of(tokenizer, other) == plain
+    for end in (".", ";", "!", "'s", "?", '"'):
+        assert plain_spelling(f"an embedding:zyzzo{end} here", ["zyzzo"]) == f"an zyzzo{end} here"
+    for other in ("embedding:zyzzo-2", "embedding:zyzzoo", "embedding:zyzzo.v2"):
+        assert plain_spelling(other, ["zyzzo"]) == other
+    assert plain_spelling("embedding:zyzzo.v2.pt", ["zyzzo", "zyzzo.v2"]) == "zyzzo.v2"
     assert plain_spelling("embedding:other <other>", ["zyzzo"]) == "embedding:other <other>"
     assert {token for token, _ in plain[0] if token >= tokenizer.vocab} == {tokenizer.vocab, tokenizer.vocab + 1}
 

@@ -32,7 +32,7 @@ def main(argv: list[str], prog: str) -> int:
     from neonym.generation.run import Session, changed_since
 
     settings, said = GenerateSettings.model_validate(values), None
-    if settings.like is not None:
+    if settings.like:
         settings, said = like(settings.like, values)
     ready = prepare(settings, notes)
     tell(ready.problems)

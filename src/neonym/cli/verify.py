@@ -15,6 +15,7 @@ from neonym.config.generate import MOST_STEPS, SCALES
 from neonym.config.rules import limit_problems
 from neonym.config.run import BUILTIN, setting
 from neonym.errors import EXIT_NOT_LEARNED, ConfigError, Problem
+from neonym.generation.prompts import split_options
 from neonym.weights import parse_weights
 
 DESCRIPTION = "Draw the same seeds with a word, with the ordinary words nearest to it, and without it. Exit code 3: it does nothing."
@@ -39,10 +40,11 @@ def main(argv: list[str], prog: str) -> int:
     if problems := list(flag_problems(flags)):
         raise ConfigError(problems)
     from neonym.formats import read_embedding
-    from neonym.generation.prepare import misfits
+    from neonym.generation.prepare import check_folder, misfits
     from neonym.models.identify import identify
 
     embedding, word = read_embedding(flags.file), flags.file.stem
+    check_folder((flags.out or flags.file).parent, "--out")
     source = identify(flags.model, offline=flags.offline)
     if problems := list(misfits(word, flags.file, embedding, source)):
         raise ConfigError(problems)
@@ -81,6 +83,13 @@ def flag_problems(flags: VerifyFlags) -> Iterator[Problem]:
         yield Problem("error", f"{flags.steps} is more than {MOST_STEPS}", "--steps")
     if flags.scale is not None and not SCALES[0] <= flags.scale <= SCALES[1]:
         yield Problem("error", f"{flags.scale} is not from {SCALES[0]} to {SCALES[1]}", "--scale")
+    if str(flags.file) == ".":
+        yield Problem("error", "the name of the file is empty", "FILE", "Name the embedding file")
+    if options := split_options(flags.prompt)[1]:
+        letters = ", ".join(f"`--{letter}`" for letter, _ in options)
+        yield Problem(
+            "error", f"{letters}: inline options are for generate", "--prompt", "Use --steps, --scale, --seeds"
+        )
     if "{}" not in flags.prompt:
         yield Problem("error", "it has no place for the word", "--prompt", 'Write {} there: "a sticker of a {}"')
     if flags.out is not None and flags.out.suffix.lower() != ".png":

@@ -111,9 +111,11 @@ def replace_compat(values: Values, table: Mapping[str, Compat], given: Given) ->
     kept = dict(values)
     for name, compat in table.items():
         value = kept.pop(name, None)
+        flag = f"--{name}"
+        if value == "" and compat.kind == "renamed":
+            given.problems.append(Problem("error", "is empty", flag, "Give it a value, or leave it out"))
         if value in (None, False, (), ""):
             continue
-        flag = f"--{name}"
         if compat.kind == "refused":
             given.problems.append(Problem("error", compat.reason, flag))
         elif compat.form == "count" and not (isinstance(value, int) and value >= 0):

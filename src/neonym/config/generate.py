@@ -16,6 +16,10 @@ MOST_STEPS = 1000
 MOST_PICTURES = 1_000_000  # of a prompt, and passes
 LARGEST = 1_000_000  # pixels that SDXL is told
 SCALES = (-100, 1000)  # guidance
+NAMED = (  # files, folders and axes, which are not empty texts
+    "ckpt", "vae", "variant", "from_file", "like", "image_path", "mask_path", "outdir", "x", "y",
+    "textual_inversion_embeddings", "network_weights",
+)  # fmt: skip
 NOISE = {  # probabilities, what else they need, and its limits
     "noise_offset_prob": ("noise_offset_range", (-10, 10)),
     "pyramid_noise_prob": ("pyramid_noise_discount_range", (0, 1)),
@@ -50,7 +54,8 @@ class GenerateSettings(Section):
     network_show_meta: bool = setting(False, "Print the metadata of the LoRA files.")
 
     prompt: tuple[str, ...] = setting(
-        (), "What to draw, with inline options such as `--n blurry --d 1`; several are possible."
+        (),
+        'What to draw, with inline options such as `--n blurry --d 1`; several: `--prompt "a cat" "a dog"`.',
     )
     negative_prompt: str = setting("", "What not to draw, where a prompt has no `--n`.")
     from_file: str | None = setting(
@@ -78,8 +83,8 @@ class GenerateSettings(Section):
     guidance_rescale: float = setting(
         0.0, "Share of guidance whose contrast is brought back (Lin et al. 2023).", least=0
     )
-    W: int | None = setting(None, "Width (default: the model's own).", least=8)
-    H: int | None = setting(None, "Height (default: the model's own).", least=8)
+    W: int | None = setting(None, "Width (default: the model's own).")
+    H: int | None = setting(None, "Height (default: the model's own).")
     seed: int | None = setting(None, "Seed of the first picture, the next has the next (default: by chance).", least=0)
     iter_same_seed: bool = setting(False, "All pictures of one pass have the same seed.")
     original_width: int | None = setting(
@@ -144,6 +149,9 @@ class GenerateSettings(Section):
 
 def generate_problems(settings: GenerateSettings) -> Iterator[Problem]:
     """Flags out of their limits, and flags that contradict each other."""
+    for name in empty_names(settings):
+        yield Problem("error", "is empty", f"--{name}", "Give it a value, or leave it out")
+    settings = without_empty(settings)
     for name, field in type(settings).model_fields.items():
         yield from limit_problems(name, field, getattr(settings, name))
     for name in ("strength", "highres_fix_strength", "highres_fix_scale", "guidance_rescale", *NOISE):
@@ -162,7 +170,7 @@ def generate_problems(settings: GenerateSettings) -> Iterator[Problem]:
         yield Problem("error", f"a model is not both {' and '.join(kinds)}", " ".join(f"--{name}" for name in kinds))
     if settings.fp16 and settings.bf16:
         yield Problem("error", "only one of them is possible", "--fp16 --bf16")
-    if settings.mask_path is not None and settings.image_path is None:
+    if settings.mask_path and settings.image_path is None:
         yield Problem("error", "there is no picture that is masked", "--mask_path", "Give --image_path too")
     if len(settings.network_mul) > len(settings.network_weights):
         what = f"{len(settings.network_mul)} multipliers for {len(settings.network_weights)} LoRAs"
@@ -189,6 +197,18 @@ def generate_problems(settings: GenerateSettings) -> Iterator[Problem]:
     yield from idle_problems(settings)
 
 
+def empty_names(settings: GenerateSettings) -> list[str]:
+    """The settings whose names are empty: a shell's variable that was not set, mostly."""
+    values = {name: getattr(settings, name) for name in NAMED}
+    return [name for name, value in values.items() if value == "" or (isinstance(value, tuple) and "" in value)]
+
+
+def without_empty(settings: GenerateSettings) -> GenerateSettings:
+    """The settings with the defaults in place of empty names."""
+    defaults = {name: type(settings).model_fields[name].default for name in empty_names(settings)}
+    return settings.model_copy(update=defaults)
+
+
 def idle_problems(settings: GenerateSettings) -> Iterator[Problem]:
     """A warning for each flag that was changed, but that another one would have to wake."""
     for names, works, needed in conditions(settings):
@@ -201,6 +221,7 @@ def conditions(settings: GenerateSettings) -> list[tuple[tuple[str, ...], bool, 
     """(flags, whether they mean anything in this run, what they would need)"""
     begun, two_stages = settings.image_path is not None, settings.highres_fix_scale is not None
     alone = not (settings.x or settings.y)
+    listed = not settings.interactive or bool(settings.prompt or settings.from_file)
     both = (settings.W is None) == (settings.H is None)
     return [
         (("strength",), begun or two_stages, "without --image_path or --highres_fix_scale"),
@@ -216,6 +237,7 @@ def conditions(settings: GenerateSettings) -> list[tuple[tuple[str, ...], bool, 
         (("sequential_file_name",), not (begun and settings.use_original_file_name), "with --use_original_file_name"),
         (("no_half_vae",), settings.fp16 or settings.bf16, "without --fp16 or --bf16"),
         (("batch_at_once", "vae_batch_size"), settings.batch_size > 1, "without --batch_size"),
+        (("grid", "n_iter", "shuffle_prompts"), listed, "for prompts that are typed"),
         (("images_per_prompt", "n_iter", "shuffle_prompts", "iter_same_seed"), alone, "with --x and --y"),
     ]  # fmt: skip
 

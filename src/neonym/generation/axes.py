@@ -18,6 +18,7 @@ from neonym.generation.jobs import Job, Plan, job_problems
 from neonym.generation.lines import real, scale
 from neonym.generation.prompts import seed, steps
 from neonym.generation.samplers import sampler_name
+from neonym.generation.variants import enumerates, how_many, parse_variants
 from neonym.types import Embedding
 from neonym.words import clean, whole_word
 
@@ -76,6 +77,7 @@ def plan_sheet(settings: GenerateSettings, plan: Plan, words: Words) -> AxesShee
         job = first_job(plan, pairs)
         for axis, value in pairs:
             job = placed(job, axis, value, {**words, **brought}, names)
+        job = plan.with_possible_steps(job, axes[0].where)
         problems += [p for p in job_problems(job, settings, axes[0].where) if p not in problems]
         jobs.append(job)
     if problems:
@@ -127,6 +129,8 @@ def read_axis(text: str, flag: str, problems: list[Problem]) -> Axis | None:
     for part in BARS.split(rest) if kind == "prompt" else rest.split(","):
         try:
             values.append(READ[kind](part.strip()))
+            if kind == "prompt" and enumerates(variants := parse_variants(part)) and how_many(variants) > 1:
+                raise ValueError("is several prompts: write them one by one, with | between them")
             if kind == "checkpoint":
                 read_embedding(word_and_file(values[-1])[1])
         except ValueError as error:

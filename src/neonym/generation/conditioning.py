@@ -17,8 +17,7 @@ from neonym.words import whole_word
 PART = 75  # tokens of a part, without its start and end
 MOST_PARTS = 8
 BREAK = re.compile(r"\s*\bBREAK\b\s*")
-COMFYUI = re.compile(r"(?<![\w:])embedding:(?P<word>[^\s,()\[\]<>:]+)", re.IGNORECASE)
-FILE_ENDING = re.compile(r"\.(?:safetensors|pt|ckpt|bin|png)$", re.IGNORECASE)
+COMFYUI = r"(?<![\w:])embedding:(?P<word>{words})(?:\.(?:safetensors|pt|ckpt|bin|png))?(?![\w-]|\.\w)"
 INVOKEAI = re.compile(r"<(?P<word>[^<>]+)>")
 BRACKETS = re.compile(r"[()\[\]]")
 
@@ -39,15 +38,14 @@ def plain_spelling(prompt: str, words: Iterable[str]) -> str:
     Brackets that belong to a word are no weights.
     """
     known = {word.lower() for word in words}
-
-    def comfyui(match: re.Match[str]) -> str:
-        name = FILE_ENDING.sub("", match["word"])
-        return name if name.lower() in known else match.group()
+    longest_first = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
 
     def invokeai(match: re.Match[str]) -> str:
         return match["word"] if match["word"].lower() in known and match.group().lower() not in known else match.group()
 
-    prompt = INVOKEAI.sub(invokeai, COMFYUI.sub(comfyui, prompt))
+    if known:
+        prompt = re.sub(COMFYUI.format(words=longest_first), lambda match: match["word"], prompt, flags=re.IGNORECASE)
+    prompt = INVOKEAI.sub(invokeai, prompt)
     bracketed = tuple(word for word in known if BRACKETS.search(word))
     if not bracketed:
         return prompt

@@ -13,6 +13,7 @@ from neonym.errors import UserError
 from neonym.generation.embeddings import add_files
 from neonym.generation.jobs import Job
 from neonym.generation.painter import Painter
+from neonym.generation.samplers import possible_steps
 from neonym.models.family import Model, load_model
 from neonym.models.source import BUILTIN
 from neonym.types import Size
@@ -30,12 +31,15 @@ def draw(
     sampler: str = "ddim",
     batch_size: int = 8,
 ) -> list[Image.Image]:
-    """One picture for each prompt, from its seed. Size (width, height) and guidance are by default the model's own."""
+    """One picture for each prompt, from its seed. Size (width, height) and guidance are by default the model's own.
+
+    `steps`: at most as many as the sampler can take.
+    """
     width, height = size or (model.source.native_size, model.source.native_size)
     if width % 8 or height % 8:
         raise UserError(f"{width} x {height} is not a multiple of 8", "the size of the pictures")
     scale = model.source.guidance if guidance is None else guidance
-    painter, pictures = Painter(model), []
+    painter, pictures, steps = Painter(model), [], possible_steps(sampler, steps)
     jobs = [
         Job(prompt, seed, width, height, negative_prompt, steps, scale, sampler=sampler)
         for prompt, seed in zip(prompts, seeds, strict=True)

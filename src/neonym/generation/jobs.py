@@ -9,11 +9,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from neonym.config.generate import MOST_STEPS, GenerateSettings
+from neonym.config.generate import GenerateSettings
 from neonym.data.images import find_images, inspect
 from neonym.errors import ConfigError, DataError, Problem
 from neonym.generation.lines import read_line, take_seeds
 from neonym.generation.picture_files import fits, texts_in
+from neonym.generation.samplers import possible_steps
 from neonym.generation.variants import draw_text, enumerates, every, how_many, parse_variants
 from neonym.seeds import dice
 from neonym.weights import parse_weights
@@ -160,13 +161,17 @@ class Plan:
         for i, variant in enumerate(variants):
             seed = self.seed_of(i, seeds, turn)
             read = read_line(draw_text(variant, dice(seed, "variants")), where, problems)
-            if problems:
+            if any(problem.severity == "error" for problem in problems):
                 raise ConfigError(problems)
+            for problem in problems:
+                self.warn(problem.what, where)
             yield self.job(read.prompt, {**read.values, "seed": seed, "raw_prompt": line}, where)
 
     def seed_of(self, index: int, seeds: tuple[int, ...], turn: int) -> int:
         """The line's own seeds, then those that follow its last; else the run's, counted up."""
         if seeds:
+            if turn:
+                self.warn("with --d, every pass of --n_iter draws the same pictures", "--n_iter")
             return seeds[index] if index < len(seeds) else seeds[-1] + index - len(seeds) + 1
         return self.seed + (turn if self.settings.iter_same_seed else self.count)
 
@@ -180,11 +185,12 @@ class Plan:
             if not (width and height) and not {"width", "height"} <= set(values):
                 if {"width", "height"} & set(values):
                     self.warn("--w and --h have no effect with --image_path, unless both are given", where)
-                job = replace(job, **dict(zip(("width", "height"), size_of(source), strict=True)))
+                job = self.as_large_as(source, job, where)
         job = replace(job, width=self.side(job.width, where), height=self.side(job.height, where))
-        if "steps" in values and job.steps != (steps := min(max(job.steps, 1), MOST_STEPS)):
-            self.warn(f"{job.steps} steps are not possible: {steps} are taken", where)
-            job = replace(job, steps=steps)
+        job = self.with_possible_steps(job, where)
+        self.tell_first_stage(job, where)
+        if "strength" in values and source is None and self.settings.highres_fix_scale is None:
+            self.warn("--t has no effect without --image_path or --highres_fix_scale", where)
         if self.settings.network_merge and "multipliers" in values:
             self.warn("--am has no effect: the LoRAs are merged", where)
             job = replace(job, multipliers=self.settings.network_mul)
@@ -194,6 +200,28 @@ class Plan:
             raise ConfigError(problems)
         self.count += 1
         return job
+
+    def with_possible_steps(self, job: Job, where: str) -> Job:
+        """As many as the sampler can take; others are told."""
+        steps = possible_steps(job.sampler, job.steps)
+        if steps != job.steps:
+            self.warn(f"{job.steps} steps are not possible with {job.sampler}: {steps} are taken", where)
+        return replace(job, steps=steps)
+
+    def as_large_as(self, source: str, job: Job, where: str) -> Job:
+        """The job at the size of the picture that it begins from, down to multiples of 32 as sd-scripts does it; told."""
+        size, _ = inspect(Path(source))
+        width, height = (max(32, side // 32 * 32) for side in size)
+        if (width, height) != size:
+            self.warn(f"a picture of {size[0]} x {size[1]} is drawn at {width} x {height}, multiples of 32", where)
+        return replace(job, width=width, height=height)
+
+    def tell_first_stage(self, job: Job, where: str) -> None:
+        """Where the first of two stages has not quite the size that it should have."""
+        if (share := self.settings.highres_fix_scale) is not None:
+            width, height = (first_side(side, share) for side in (job.width, job.height))
+            if (width, height) != (job.width * share, job.height * share):
+                self.warn(f"the first of two stages is drawn at {width} x {height}, multiples of 32", where)
 
     def warn(self, what: str, where: str) -> None:
         """Once, at the first place where it is so."""
@@ -211,7 +239,7 @@ def job_problems(job: Job, settings: GenerateSettings, where: str) -> Iterator[P
             yield Problem("error", str(error), where, "Write a backslash before a plain bracket")
     if job.file and not fits(Path(job.file).suffix, job.prompt, job.negative_prompt, job.raw_prompt):
         yield Problem("error", "a JPEG file has no room for so long a prompt", where, "Name a .png or .webp file")
-    if len(job.multipliers) > len(settings.network_weights):
+    if len(job.multipliers) > len(settings.network_weights) and job.multipliers != settings.network_mul:
         what = f"{len(job.multipliers)} multipliers for {len(settings.network_weights)} LoRAs"
         yield Problem("error", what, where, "Give --network_weights, or leave some out")
     stages = [(job.steps, job.strength)] if job.source or settings.highres_fix_scale else []
@@ -270,10 +298,9 @@ def pictures_of(name: str | None, flag: str, problems: list[Problem]) -> list[st
     return whole
 
 
-def size_of(source: str) -> tuple[int, int]:
-    """Of what is drawn from a picture: its own, down to a multiple of 32 as sd-scripts does it."""
-    (width, height), _ = inspect(Path(source))
-    return max(32, width // 32 * 32), max(32, height // 32 * 32)
+def first_side(side: int, share: float) -> int:
+    """Of the first of two stages, in pixels: down to a multiple of 32."""
+    return max(32, int(side * share) // 32 * 32)
 
 
 def carried_by(sources: Iterable[str]) -> list[tuple[str, str]]:

@@ -120,10 +120,13 @@ def take_seeds(line: str, where: str, problems: list[Problem]) -> tuple[str, tup
 
 
 def read_line(line: str, where: str, problems: list[Problem]) -> Line:
-    """A line whose variants are drawn; what is wrong goes to `problems`."""
+    """A line whose variants are drawn; what is wrong or to be said goes to `problems`."""
     if NO_TEXT.search(line):
         problems.append(Problem("error", "has characters in it that are no text", where, "Write it as UTF-8"))
     prompt, options = split_options(line)
+    letters = [letter for letter, _ in options]
+    for letter in dict.fromkeys(letter for letter in letters if letter in LETTERS and letters.count(letter) > 1):
+        problems.append(Problem("warning", f"`--{letter}` is there twice: only the last one counts", where))
     values: dict[str, Any] = {}
     for letter, text in options:
         if letter in REFUSED:

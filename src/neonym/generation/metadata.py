@@ -172,5 +172,7 @@ def settings_of(said: dict[str, Any], given: dict[str, Any]) -> GenerateSettings
     own["textual_inversion_embeddings"] = tuple(named(word, told["file"]) for word, told in said["words"].items())
     own |= {"W": job["width"], "H": job["height"], "image_path": job["source"], "mask_path": job["mask"]}
     clip = f" --c {escaped(job['clip_prompt'])}" if job["clip_prompt"] else ""
-    own |= {"prompt": (escaped(job["prompt"]) + clip,), "network_mul": tuple(job["multipliers"])}
+    own["network_mul"] = tuple(job["multipliers"])
+    if not {"from_file", "interactive"} & set(given):
+        own["prompt"] = (escaped(job["prompt"]) + clip,)
     return GenerateSettings.model_validate({**settings, **own, **given})

@@ -17,8 +17,8 @@ from neonym.data.images import on_background, readable
 from neonym.errors import UserError
 from neonym.generation.conditioning import TextRules, conditioning, parts_needed
 from neonym.generation.guidance import Branch, Guidance, GuidedUNet, joined_text
-from neonym.generation.jobs import Job
-from neonym.generation.samplers import make_pipeline
+from neonym.generation.jobs import Job, first_side
+from neonym.generation.samplers import make_pipeline, possible_steps
 from neonym.models.process import NoiseRules
 from neonym.seeds import dice
 from neonym.types import Size, TextCond
@@ -102,10 +102,10 @@ class Painter:
     def small(self, job: Job) -> Job:
         """The first of two stages: sides are multiples of 32."""
         assert self.rules.highres_scale is not None
-        sides = (max(32, int(side * self.rules.highres_scale) // 32 * 32) for side in (job.width, job.height))
+        sides = (first_side(side, self.rules.highres_scale) for side in (job.width, job.height))
         strength = job.strength if self.rules.highres_strength is None else self.rules.highres_strength
-        width, height = sides
-        return replace(job, width=width, height=height, steps=self.rules.highres_steps, strength=strength)
+        steps, (width, height) = possible_steps(job.sampler, self.rules.highres_steps), sides
+        return replace(job, width=width, height=height, steps=steps, strength=strength)
 
     def begin(self, jobs: Sequence[Job]) -> Tensor | None:
         """Latents of the pictures that the jobs begin from. -> [B,C,h,w]"""

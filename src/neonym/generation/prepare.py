@@ -10,12 +10,13 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from neonym.config.generate import GenerateSettings, generate_problems
+from neonym.config.generate import GenerateSettings, generate_problems, without_empty
 from neonym.errors import ConfigError, Problem, UserError
 from neonym.formats import read_embedding
 from neonym.generation.axes import AxesSheet, Words, plan_sheet
-from neonym.generation.conditioning import PART, TextRules, read_by
+from neonym.generation.conditioning import PART, TextRules, plain_spelling, read_by
 from neonym.generation.embeddings import word_and_file
+from neonym.generation.foreign import foreign_spellings
 from neonym.generation.jobs import Job, Plan
 from neonym.generation.lines import LETTERS
 from neonym.generation.networks import check_networks
@@ -55,6 +56,7 @@ class Ready:
 def prepare(settings: GenerateSettings, problems: Iterable[Problem] = ()) -> Ready:
     """Raises ConfigError with everything that is wrong."""
     found = [*problems, *generate_problems(settings)]
+    settings = without_empty(settings)
     settings = tried(found, lambda: settings.model_copy(update={"sampler": sampler_name(settings.sampler)})) or settings
     source: ModelSource | None = tried(found, lambda: recognised(settings))
     tried(found, lambda: check_networks(settings.network_weights))
@@ -74,7 +76,10 @@ def prepare(settings: GenerateSettings, problems: Iterable[Problem] = ()) -> Rea
         found.append(Problem("error", "there is nothing to draw", "--prompt", fix))
     found += model_problems(settings, source, words) if source else ()
     tokenizers = load_tokenizers(source, PART) if source and not failed(found) else {}
-    for word, (_, embedding) in words.items():
+    for word, (file, embedding) in words.items():
+        if any(len(tokenizer.pieces(clean(word))) == 1 for tokenizer in tokenizers.values()):
+            what = f"`{word}` is an ordinary word: wherever a prompt has it, it stands for the file"
+            found.append(Problem("warning", what, str(file), "Write OTHERWORD=FILE"))
         for name, tokenizer in tokenizers.items():
             tokenizer.add_word(word, len(embedding.vectors[name]))
     ready = Ready(settings, source, plan, tokenizers, words, found, sheet)  # pyright: ignore[reportArgumentType]
@@ -202,6 +207,8 @@ def look_at(job: Job, ready: Ready) -> tuple[set[str], list[Problem]]:
     for text in dict.fromkeys((job.prompt, job.negative_prompt)):
         if text in ready.told:
             continue
+        for spelled, what, fix in foreign_spellings(plain_spelling(text, ready.words)):
+            warnings.append(Problem("warning", f"`{spelled}` {what} here: it is plain text", f'"{text[:60]}"', fix))
         read = [read_by(tokenizer, text, rules) for tokenizer in ready.tokenizers.values()]
         used = used.union(*(words for words, _ in read))
         if lost := max((lost for _, lost in read), default=0):
@@ -220,7 +227,7 @@ def sizes_problems(job: Job, base: Job) -> Iterator[Problem]:
         yield Problem("warning", f"{flags}: only SDXL is told sizes", job.raw_prompt[:80])
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, flag: str = "--outdir") -> None:
     """Raises UserError if nothing can be written there. What was made for the check is removed."""
     made = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
@@ -229,7 +236,7 @@ def check_folder(folder: Path) -> None:
             pass
     except OSError as error:
         fix = "Choose another folder"
-        raise UserError(f"cannot be written to ({error.strerror})", f"--outdir {folder}", fix) from error
+        raise UserError(f"cannot be written to ({error.strerror})", f"{flag} {folder}", fix) from error
     finally:
         for path in made:
             with suppress(OSError):

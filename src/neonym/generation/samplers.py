@@ -59,6 +59,8 @@ SPOKEN = {  # AUTOMATIC1111's names, which pictures carry
 SPACINGS = {  # of the noise levels: Karras et al. 2022, eq. 5; evenly in their logarithm
     "_karras": {"use_karras_sigmas": True}, "_exponential": {"use_exponential_sigmas": True},
 }  # fmt: skip
+POSSIBLE_STEPS = 998  # with more, diffusers' spacing leaves the 1,000 noise levels or takes one of them twice
+FEW_STEPS = {"lcm": 50}  # it was distilled for a few of 50
 OWN_SPACING = ("ddim", "pndm", "ddpm", "lcm", "euler_a")
 STANDARD = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, "skip_prk_steps": True}
 
@@ -88,6 +90,11 @@ def parted(name: str) -> tuple[str, str]:
     """`heun_karras` -> (`heun`, `_karras`)"""
     end = next((end for end in SPACINGS if name.endswith(end)), "")
     return name.removesuffix(end), end
+
+
+def possible_steps(sampler: str, steps: int) -> int:
+    """The nearest number of steps that a sampler can take."""
+    return min(max(steps, 1), FEW_STEPS.get(parted(sampler)[0], POSSIBLE_STEPS))
 
 
 def spoken(name: str) -> str:
