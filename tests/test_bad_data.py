@@ -210,9 +210,15 @@ def test_keys_in_the_wrong_place(tmp_path):
 
 
 def test_a_data_set_file_of_another_kind(tmp_path):
-    file = tmp_path / "table.yaml"
-    file.write_text("datasets:\n  - subsets: []\n")
-    assert "is TOML (.toml) or JSON (.json)" in said(prepare(settings(dataset_config=str(file), token_string=WORD)))
+    """The ending says the kind, whatever is in the file; its letters may be large."""
+    make_pictures(tmp_path / "a", 2)
+    good = f"[[datasets]]\n[[datasets.subsets]]\nimage_dir = '{tmp_path / 'a'}'\n"
+    for name, text in (("t.yaml", "datasets:\n  - subsets: []\n"), ("t.yaml", good), ("t", good), ("t.toml.bak", good)):
+        (tmp_path / name).write_text(text)
+        found = said(prepare(settings(dataset_config=str(tmp_path / name), token_string=WORD)))
+        assert f"{name}: is neither a .toml nor a .json file. A data-set file is TOML (.toml) or JSON (.json)" in found
+    (tmp_path / "T.TOML").write_text(good)
+    assert not prepare(settings(dataset_config=str(tmp_path / "T.TOML"), token_string=WORD)).failed()
 
 
 def test_pictures_that_count_for_ever(tmp_path):

@@ -78,8 +78,6 @@ def read_table(path: Path, fix: str = "Check the path") -> Any:
         return json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         fix = BACKSLASH if "\\" in text else ""
-        if path.suffix.lower() not in (".toml", ".json"):
-            fix = f"A data-set file is TOML (.toml) or JSON (.json), {path.suffix or 'its name'} says neither"
         raise ConfigError([Problem("error", str(error), str(path), fix)]) from error
 
 

@@ -48,8 +48,7 @@ def dataset_table(run: RunConfig, found: Resolved) -> tuple[Any, str]:
             if getattr(flags, name) is not None:
                 what = "is ignored: --dataset_config names the pictures"
                 found.problems.append(Problem("warning", what, f"--{name}"))
-        fix = "Check the path, or give a folder of pictures with --train_data_dir"
-        return read_table(Path(flags.dataset_config), fix), flags.dataset_config
+        return read_dataset_file(Path(flags.dataset_config)), flags.dataset_config
     if flags.in_json is not None:
         if flags.reg_data_dir is not None:
             what = "is ignored: --in_json names the pictures, and metadata files have no regularisation pictures"
@@ -61,6 +60,15 @@ def dataset_table(run: RunConfig, found: Resolved) -> tuple[Any, str]:
         table = folder_table(flags, found.problems)
         return table, "--train_data_dir" if table else ""
     return None, ""
+
+
+def read_dataset_file(path: Path) -> Any:
+    """Its raw table; the ending says which kind of file it is. Raises ConfigError."""
+    if path.suffix.lower() not in (".toml", ".json"):
+        what = "is neither a .toml nor a .json file"
+        fix = "A data-set file is TOML (.toml) or JSON (.json); a folder of pictures is given with --train_data_dir"
+        raise ConfigError([Problem("error", what, str(path), fix)])
+    return read_table(path, "Check the path, or give a folder of pictures with --train_data_dir")
 
 
 def choose_concepts(config: DatasetConfig, run: RunConfig, where: str, found: Resolved) -> tuple[ConceptSpec, ...]:
