@@ -6,6 +6,7 @@ import pytest
 from conftest import WORD, check, make_pictures, said, settings
 
 from neonym.cli.main import main
+from neonym.data.stored import read_metadata
 from neonym.learn.prepare import prepare
 
 
@@ -139,6 +140,27 @@ def test_metadata_finds_pictures_as_tools_write_them(tmp_path):
         file.write_text(text)
         assert words in said(prepare(settings(train_data_dir=str(folder), in_json=str(file), token_string=WORD)))
     assert "cannot be read" in said(prepare(settings(in_json=str(tmp_path / "no.json"), token_string=WORD)))
+
+
+@pytest.mark.parametrize(
+    ("facts", "plain", "with_wildcards"),
+    [
+        ({"caption": "cap", "tags": "t1\n\nt2"}, "cap,t1\n\nt2", "cap,t1,,t2"),
+        ({"caption": " a \n \nb", "tags": "t"}, " a \n \nb,t", " a ,t\nb,t"),
+        ({"caption": " sp "}, " sp ", " sp "),
+        ({"caption": "l1\n"}, "l1\n", "l1\n"),
+        ({"caption": "c", "tags": ""}, "c", "c"),
+        ({"tags": "t1\nt2"}, "t1\nt2", "t1,t2"),
+        ({"caption": " \n", "tags": "t"}, " \n,t", "t"),
+    ],
+)
+def test_captions_and_tags_of_metadata_are_joined_as_they_are(facts, plain, with_wildcards, tmp_path):
+    """Nothing is stripped; only with wildcards the tags are one line, and each caption line that is not blank gets them."""
+    file = tmp_path / "meta.json"
+    file.write_text(json.dumps({"0.png": facts}))
+    for wildcards, wanted in ((False, plain), (True, with_wildcards)):
+        (entry,) = read_metadata(file, tmp_path, ",", wildcards, print)
+        assert entry.caption == wanted
 
 
 def test_weights_that_are_no_numbers_are_told_before_training(tmp_path, capsys):

@@ -152,12 +152,13 @@ def with_ending(path: Path, listings: dict[Path, dict[str, list[str]]]) -> Path:
 
 
 def joined(caption: str, tags: str, separator: str, wildcards: bool) -> str:
-    """Caption and tags as one text; with wildcards every line of the caption gets the tags."""
-    if not wildcards:
-        return f"{caption}{separator}{tags}" if caption and tags else caption or tags
-    tags = separator.join(part for part in tags.split("\n") if part)
-    lines = [line.strip() for line in caption.split("\n") if line.strip()] or [""]
-    return "\n".join(f"{line}{separator}{tags}" if line and tags else line or tags for line in lines)
+    """Caption and tags as one text, both as they are written; with wildcards every line of the caption gets the tags."""
+    if wildcards:
+        tags = tags.replace("\n", separator)
+    if not tags:
+        return caption
+    lines = [line for line in caption.split("\n") if line.strip()] if wildcards else filter(None, [caption])
+    return "\n".join(f"{line}{separator}{tags}" for line in lines) or tags
 
 
 def size_of(value: object) -> tuple[int, int] | None:
