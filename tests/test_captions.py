@@ -7,6 +7,7 @@ from conftest import WORD, check, make_pictures, said, settings
 
 from neonym.cli.main import main
 from neonym.data.stored import read_metadata
+from neonym.learn.caption_checks import plain_caption
 from neonym.learn.prepare import prepare
 
 
@@ -161,6 +162,20 @@ def test_captions_and_tags_of_metadata_are_joined_as_they_are(facts, plain, with
     for wildcards, wanted in ((False, plain), (True, with_wildcards)):
         (entry,) = read_metadata(file, tmp_path, ",", wildcards, print)
         assert entry.caption == wanted
+
+
+def test_an_empty_separator(tmp_path):
+    """It stands for nothing between texts; only taking captions apart needs one."""
+    folder = make_pictures(tmp_path / "a", 1, caption=f"one;;{WORD};;two")
+    (record,) = check(folder, caption_separator="", secondary_separator=";;").records
+    assert plain_caption(record) == f"one{WORD}two 0"
+    (tmp_path / "meta.json").write_text(json.dumps({"00.png": {"caption": f"{WORD} ", "tags": "t"}}))
+    (record,) = check(folder, caption_separator="", in_json=str(tmp_path / "meta.json")).records
+    assert record.caption == f"{WORD} t"
+    for taken_apart in ({"shuffle_caption": True}, {"caption_tag_dropout_rate": 0.5}, {"token_warmup_step": 9.0},
+                        {"keep_tokens_separator": ";;"}):  # fmt: skip
+        found = said(check(folder, caption_separator="", **taken_apart))
+        assert "`caption_separator` is empty, but captions are taken apart into tags" in found
 
 
 def test_weights_that_are_no_numbers_are_told_before_training(tmp_path, capsys):

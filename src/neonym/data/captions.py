@@ -100,9 +100,9 @@ def divided(text: str, rules: CaptionRules) -> tuple[list[str], list[str] | None
 
 
 def split_tags(text: str, rules: CaptionRules) -> list[str]:
-    """Tags without blanks around them, empty ones left out; a weighted group is one tag."""
+    """Tags without blanks around them, empty ones left out; a weighted group is one tag. An empty separator parts nothing."""
     parts = [text]
-    if rules.separator in text:
+    if rules.separator and rules.separator in text:
         parts = outside_brackets(text, rules.separator) if rules.weighted else text.split(rules.separator)
     return [tag.strip() for tag in parts if tag.strip()]
 

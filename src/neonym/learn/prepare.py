@@ -13,7 +13,7 @@ from neonym.config.dataset import DatasetConfig, DatasetSpec, SubsetSpec
 from neonym.config.resolve import Origins
 from neonym.config.run import RunConfig
 from neonym.data.buckets import BucketRules
-from neonym.data.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, template_lines
+from neonym.data.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, by_tags, template_lines
 from neonym.data.plan import ConceptPlan
 from neonym.data.records import Dataset, Folder, scan
 from neonym.data.stored import some, text_of
@@ -123,7 +123,7 @@ def prepare(run: RunConfig, known: Sequence[Problem] = ()) -> Prepared:
     ready.datasets = [as_dataset(spec, ready, ready.source, templates) for spec in ready.config.datasets]
     ready.problems += resolution_problems(ready.datasets, ready.source.vae_factor)
     ready.records, ready.held_out = scan(ready.datasets, ready.problems.append, run.dataset.broken_images == "stop")
-    ready.problems += separator_problems(ready.config)
+    ready.problems += separator_problems(ready.datasets)
     for tokenizer in ready.tokenizers.values():
         tokenizer.weighted = run.dataset.weighted_captions
     for spec in ready.config.concepts:
@@ -159,18 +159,18 @@ def resolution_problems(datasets: Sequence[Dataset], factor: int) -> Iterator[Pr
         yield Problem("error", what, "resolution", "Change it, or use --enable_bucket")
 
 
-def separator_problems(config: DatasetConfig) -> Iterator[Problem]:
+def separator_problems(datasets: Sequence[Dataset]) -> Iterator[Problem]:
     """Tags without anything between them cannot be told apart."""
     places = [
         f"datasets[{d}] subsets[{s}]"
-        for d, dataset in enumerate(config.datasets)
-        for s, spec in enumerate(dataset.subsets)
-        if not spec.caption_separator
-        and (spec.shuffle_caption or spec.caption_tag_dropout_rate or spec.token_warmup_step)
+        for d, dataset in enumerate(datasets)
+        for s, folder in enumerate(dataset.folders)
+        if not folder.rules.separator and by_tags(folder.rules)
     ]
     if places:
         what = "`caption_separator` is empty, but captions are taken apart into tags"
-        yield Problem("error", what, some(places), 'Write caption_separator = ","')
+        fix = 'Write caption_separator = ",", or leave out what moves, drops and keeps tags'
+        yield Problem("error", what, some(places), fix)
 
 
 def read_templates(run: RunConfig) -> tuple[str, ...]:
@@ -205,7 +205,7 @@ def as_folder(spec: SubsetSpec, ready: Prepared, templates: tuple[str, ...]) -> 
         word=ready.tokens[concept],
         prefix=spec.caption_prefix,
         suffix=spec.caption_suffix,
-        separator=spec.caption_separator or ",",
+        separator=spec.caption_separator,
         shuffle=spec.shuffle_caption,
         keep_tokens=spec.keep_tokens,
         keep_separator=spec.keep_tokens_separator,
