@@ -37,6 +37,8 @@ def found(severity: str, **flags) -> str:
         ({"save_state_to_huggingface": True, "huggingface_repo_id": "me/words"}, "without --save_state"),
         ({"early_stop_window": 4}, "without --early_stop"),
         ({"keep_tokens": 2}, "--keep_tokens: has no effect without --shuffle_caption"),
+        ({"caption_separator": ";"}, "--caption_separator: has no effect without --shuffle_caption or another"),
+        ({"caption_extension": ".cap", "in_json": "m.json"}, "--caption_extension: has no effect beside --in_json"),
         ({"token_warmup_min": 2, "shuffle_caption": True}, "--token_warmup_min: has no effect without"),
         ({"optimizer_type": "adafactor", "learning_rate": 1e-3}, "AdaFactor finds its own by relative steps"),
     ],
@@ -53,6 +55,9 @@ def test_settings_that_do_something_are_passed_over_in_silence():
         "log_prefix": "a", "optimizer_type": "AdaFactor", "optimizer_args": ("relative_step=False",), "learning_rate": 1e-3,
     }  # fmt: skip
     assert found("warning", **flags) == ""
+    assert found("warning", keep_tokens_separator="|||", caption_separator=";") == ""  # it is taken out, and tags joined
+    assert found("warning", secondary_separator=";;;", caption_separator=";") == ""
+    assert found("warning", in_json="meta.json", caption_separator=";") == ""
     assert found("warning", loss_type="l2", huber_c=0.1, prior_loss_weight=1.0, lr_warmup_steps="0.0") == ""
 
 

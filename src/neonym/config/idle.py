@@ -26,8 +26,13 @@ def idle_problems(run: RunConfig) -> Iterator[Problem]:
 
 
 def takes_tags(data: DatasetSettings) -> bool:
-    """Whether captions are taken apart into tags."""
+    """Whether captions are taken apart into tags that move, wait or are dropped."""
     return data.shuffle_caption or data.caption_tag_dropout_rate > 0 or data.token_warmup_step > 0
+
+
+def uses_separator(data: DatasetSettings) -> bool:
+    """Whether the separator is written or read without that: between kept tags, or between a caption and its tags."""
+    return bool(data.keep_tokens_separator or data.secondary_separator or data.in_json)
 
 
 def conditions(run: RunConfig) -> list[tuple[tuple[str, ...], bool, str]]:
@@ -47,8 +52,11 @@ def conditions(run: RunConfig) -> list[tuple[tuple[str, ...], bool, str]]:
         (("prior_loss_weight",), file or data.reg_data_dir is not None, "without --reg_data_dir"),
         (("min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale"), file or data.enable_bucket,
          "without --enable_bucket"),
-        (("caption_separator", "keep_tokens", "keep_tokens_separator"), file or takes_tags(data),
+        (("keep_tokens",), file or takes_tags(data),
          "without --shuffle_caption, --caption_tag_dropout_rate or --token_warmup_step"),
+        (("caption_separator",), file or takes_tags(data) or uses_separator(data),
+         "without --shuffle_caption or another setting that parts or joins tags"),
+        (("caption_extension",), file or data.in_json is None, "beside --in_json, whose captions are used"),
         (("token_warmup_min",), file or data.token_warmup_step > 0, "without --token_warmup_step"),
         (("max_train_steps",), run.optim.max_train_epochs is None, "beside --max_train_epochs"),
         (("dynamo_backend",), run.compute.torch_compile, "without --torch_compile"),
