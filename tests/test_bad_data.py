@@ -282,6 +282,15 @@ def test_pictures_too_thin_for_buckets_are_skipped_by_choice(tmp_path):
     assert "thin.png" in said(ready, "warning")
 
 
+def test_steps_above_min_bucket_reso_where_nothing_is_enlarged(tmp_path):
+    folder = make_pictures(tmp_path / "a", 2)
+    flags = {"enable_bucket": True, "min_bucket_reso": 32, "bucket_reso_steps": 64}
+    assert "min_bucket_reso 32 is smaller than bucket_reso_steps 64" in said(check(folder, **flags))
+    ready = check(folder, **flags, bucket_no_upscale=True)
+    assert not ready.failed()
+    assert {r.fit.bucket for r in ready.records} == {(128, 128)}
+
+
 def test_held_out_pictures_count_once(tmp_path):
     make_pictures(tmp_path / "a", 5)
     ready = check_table(tmp_path, subset(tmp_path, num_repeats=3), validation_split=0.4)

@@ -142,6 +142,16 @@ def test_golden_shapes_off_the_grid():
         assert [list(size) for size in bucket_sizes(rules)] == case["expected"]["resolutions"]
 
 
+def test_steps_above_the_shortest_side_without_upscaling():
+    """No list is made then; each picture is cut to its own shape."""
+    rules = BucketRules((512, 512), True, shortest=32, steps=64, no_upscale=True)
+    assert rules.adjusted().shortest == 0
+    assert bucket_sizes(rules.adjusted()) == []
+    assert fit((300, 200), rules.adjusted(), []).bucket == (256, 192)
+    with pytest.raises(ValueError, match="min_bucket_reso 32 is smaller than bucket_reso_steps 64"):
+        BucketRules((512, 512), True, shortest=32, steps=64).adjusted()
+
+
 def test_a_thin_picture_that_one_way_of_shrinking_holds():
     """Shrunk by its height it would lose all its width; by its width it fits."""
     rules = BucketRules((512, 512), True, no_upscale=True)

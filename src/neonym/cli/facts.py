@@ -61,8 +61,7 @@ def bucket_facts(ready: Prepared, index: int) -> dict[str, Any]:
         rules = rules.adjusted()
     except ValueError:  # a problem says so
         return {"bucket_limits": None, "bucket_sizes": []}
-    sizes = [] if rules.no_upscale else bucket_sizes(rules)
-    return {"bucket_limits": [rules.shortest, rules.longest], "bucket_sizes": [list(size) for size in sizes]}
+    return {"bucket_limits": [rules.shortest, rules.longest], "bucket_sizes": [list(s) for s in bucket_sizes(rules)]}
 
 
 def config_facts(ready: Prepared, index: int) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class BucketRules:
         """Limits on the grid: the shortest side rounded down, the longest up. Raises ValueError if they cannot hold."""
         shortest = self.shortest // self.steps * self.steps
         longest = -(-self.longest // self.steps) * self.steps
-        if shortest < 1:
+        if shortest < 1 and not self.no_upscale:
             raise ValueError(f"min_bucket_reso {self.shortest} is smaller than bucket_reso_steps {self.steps}")
         if min(self.resolution) < shortest:
             raise ValueError(f"resolution {self.resolution} has a side below min_bucket_reso ({shortest})")
@@ -36,7 +36,12 @@ class BucketRules:
 
 
 def bucket_sizes(rules: BucketRules) -> list[Size]:
-    """Every bucket of `rules` (already adjusted), sorted by width then height; none is larger than the resolution."""
+    """Every bucket of `rules` (already adjusted), sorted by width then height; none is larger than the resolution.
+
+    Without upscaling none is fixed: each picture makes its own.
+    """
+    if rules.no_upscale:
+        return []
     area, steps = rules.resolution[0] * rules.resolution[1], rules.steps
     square = math.isqrt(area) // steps * steps
     sizes = {(square, square)}
