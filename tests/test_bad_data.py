@@ -147,13 +147,15 @@ def test_unknown_keys_at_each_level_and_wrong_types(tmp_path):
         ({"bucket_reso_steps": 12}, "--bucket_reso_steps"), ({"validation_split": 2.0}, "--validation_split"),
         ({"face_crop_aug_range": "3,1"}, "--face_crop_aug_range"), ({"face_crop_aug_range": "x"}, "--face_crop_aug_range"),
         ({"caption_extension": "a/b"}, "--caption_extension"), ({"num_vectors_per_token": 0}, "--num_vectors_per_token"),
-        ({"resolution": "100"}, "resolution"),
+        ({"resolution": "100"}, "resolution"), ({"resolution": "100000"}, "--resolution"),
+        ({"bucket_reso_steps": 7}, "--bucket_reso_steps"), ({"bucket_reso_steps": -64}, "--bucket_reso_steps"),
+        ({"keep_tokens": -1}, "--keep_tokens"),
     ],
 )  # fmt: skip
 def test_a_wrong_flag_is_told_once_however_many_folders(tmp_path, flags, where):
     for name in ("1_a", "2_b", "3_c"):
         make_pictures(tmp_path / name, 2)
-    assert [p.where for p in check(tmp_path, **flags).problems if p.severity == "error"] == [where]
+    assert [p.where for p in check(tmp_path, **flags).problems if p.severity != "note"] == [where]
     subsets = [{"image_dir": str(tmp_path / name)} for name in ("1_a", "2_b", "3_c")]
     table = {"datasets": [{"subsets": subsets[:2]}, {"subsets": subsets[2:]}]}
     assert [p.where for p in check_table(tmp_path, table, **flags).problems if p.severity == "error"] == [where]
@@ -171,6 +173,10 @@ def test_places_and_names_that_cannot_be(tmp_path):
     for values, words in (({"image_dir": ""}, "`image_dir`"), ({"image_dir": "a\0b"}, "`image_dir`"),
                           ({"image_dir": "a", "caption_extension": "a/b"}, "`caption_extension`")):  # fmt: skip
         assert words in said(check_table(tmp_path, {"datasets": [{"subsets": [values]}]}))
+    for name, words in (("a\0b", "`image_dir`: no name has the character NUL in it (found 'a\\x00b')"),
+                        ("a\udc80", "`image_dir`: a name must be UTF-8 text: rename it (found 'a\\udc80')")):  # fmt: skip
+        assert words in said(check_table(tmp_path, {"datasets": [{"subsets": [{"image_dir": name}]}]}))
+    assert "a\\x00b is not a folder" in said(check("a\0b"))
     folder = make_pictures(tmp_path / "a", 2)
     assert "is empty" in said(check(folder, template_file=""))
     (tmp_path / "deep.json").write_text("[" * 100_000)
@@ -219,6 +225,22 @@ def test_a_data_set_file_of_another_kind(tmp_path):
         assert f"{name}: is neither a .toml nor a .json file. A data-set file is TOML (.toml) or JSON (.json)" in found
     (tmp_path / "T.TOML").write_text(good)
     assert not prepare(settings(dataset_config=str(tmp_path / "T.TOML"), token_string=WORD)).failed()
+
+
+def test_a_key_that_a_data_set_file_has_twice(tmp_path):
+    file = tmp_path / "table.json"
+    file.write_text('{"datasets": [{"subsets": [{"image_dir": "a", "image_dir": "b"}]}]}')
+    assert "`image_dir` is there twice" in said(prepare(settings(dataset_config=str(file), token_string=WORD)))
+
+
+def test_masks_that_are_the_pictures_or_are_not_there(tmp_path):
+    make_pictures(tmp_path / "a", 2)
+    ready = check_table(tmp_path, subset(tmp_path, conditioning_data_dir=f"{tmp_path / 'a'}/."), masked_loss=True)
+    assert not ready.failed()
+    assert "holds the pictures themselves" in said(ready, "warning")
+    ready = check_table(tmp_path, subset(tmp_path, conditioning_data_dir=str(tmp_path / "none")), masked_loss=True)
+    assert "none: cannot be read (No such file or directory). Check conditioning_data_dir" in said(ready)
+    assert len(said(ready, "error", "warning").splitlines()) == 1
 
 
 def test_pictures_that_count_for_ever(tmp_path):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import WORD, check, make_pictures, said, settings
+from conftest import WORD, caption, check, make_pictures, said, settings
 
 from neonym.cli.main import main
 from neonym.data.stored import read_metadata
@@ -162,6 +162,19 @@ def test_captions_and_tags_of_metadata_are_joined_as_they_are(facts, plain, with
     for wildcards, wanted in ((False, plain), (True, with_wildcards)):
         (entry,) = read_metadata(file, tmp_path, ",", wildcards, print)
         assert entry.caption == wanted
+
+
+def test_keys_of_metadata_that_are_there_twice_or_have_another_ending(tmp_path):
+    folder, file = make_pictures(tmp_path / "a", 2, caption=None), tmp_path / "meta.json"
+    file.write_text(f'{{"00.png": {{}}, "00.png": {{"tags": "t", "tags": "{WORD}"}}}}')
+    ready = check(folder, in_json=str(file))
+    assert "meta.json: has keys twice (tags, 00.png): the last one counts" in said(ready, "warning")
+    assert [r.caption for r in ready.records] == [WORD]
+    assert caption("clean", file, tmp_path / "clean.json") == 2  # it would lose one
+    file.write_text(json.dumps({"00.webp": {"caption": WORD}, "01.png": {"caption": WORD}, "02.png": {}}))
+    found = said(check(folder, in_json=str(file)))
+    assert "00.webp: cannot be read (No such file or directory). Is 00.png meant?" in found
+    assert found.count("meant?") == 1
 
 
 def test_an_empty_separator(tmp_path):

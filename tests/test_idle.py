@@ -55,7 +55,9 @@ def test_settings_that_do_something_are_passed_over_in_silence():
         "log_prefix": "a", "optimizer_type": "AdaFactor", "optimizer_args": ("relative_step=False",), "learning_rate": 1e-3,
     }  # fmt: skip
     assert found("warning", **flags) == ""
-    assert found("warning", keep_tokens_separator="|||", caption_separator=";") == ""  # it is taken out, and tags joined
+    assert (
+        found("warning", keep_tokens_separator="|||", caption_separator=";") == ""
+    )  # it is taken out, and tags joined
     assert found("warning", secondary_separator=";;;", caption_separator=";") == ""
     assert found("warning", in_json="meta.json", caption_separator=";") == ""
     assert found("warning", loss_type="l2", huber_c=0.1, prior_loss_weight=1.0, lr_warmup_steps="0.0") == ""

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, StrictBool, StrictStr, field_valida
 
 from neonym.config.run import Interpolation, Section
 from neonym.config.values import parse_resolution
+from neonym.texts import is_text
 
 Style = Literal["dreambooth", "finetuning", "controlnet"]
 
@@ -26,14 +27,32 @@ def _number(value: Any) -> Any:
     return value
 
 
+def _name(value: Any) -> Any:
+    """A name that a file can have and a text can hold."""
+    if not isinstance(value, str) or not value:
+        raise ValueError("a name is expected")
+    if "\0" in value:
+        raise ValueError("no name has the character NUL in it")
+    if not is_text(value):
+        raise ValueError("a name must be UTF-8 text: rename it")
+    return value
+
+
+def _ending(value: Any) -> Any:
+    if "/" in _name(value):
+        raise ValueError('an ending such as ".txt" is expected, without a folder')
+    return value
+
+
 Whole = Annotated[int, BeforeValidator(_whole)]
 Number = Annotated[float, BeforeValidator(_number)]
-Place = Annotated[StrictStr, Field(min_length=1, pattern=r"^[^\x00]*$")]  # of a file or folder
-Ending = Annotated[StrictStr, Field(min_length=1, pattern=r"^[^\x00/]*$")]
+Place = Annotated[str, BeforeValidator(_name)]  # of a file or folder
+Ending = Annotated[str, BeforeValidator(_ending)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 
 
 DEFAULT_INIT_WORD = "picture"
+LARGEST_SIDE = 8192  # pixels of a picture that is trained: a misprint, if it is more
 
 
 class ConceptSpec(Section):
@@ -116,6 +135,8 @@ class DatasetValues(Section):
         pair = value if isinstance(value, (list, tuple)) else ()
         if value is not None and not (len(pair) == 2 and all(type(side) is int and side > 0 for side in pair)):
             raise ValueError("a size is one positive whole number, or two: [width, height]")
+        if value is not None and max(value) > LARGEST_SIDE:
+            raise ValueError(f"no picture of more than {LARGEST_SIDE} pixels a side can be trained")
         return value
 
 

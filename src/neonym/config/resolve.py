@@ -5,7 +5,6 @@ All problems of a file are found in one reading, each with its place and the nea
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -32,6 +31,7 @@ from neonym.config.dataset import (
 from neonym.config.run import RunConfig, fields_of
 from neonym.config.values import parse_range
 from neonym.errors import ConfigError, Problem, nearest
+from neonym.texts import read_json
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -75,10 +75,13 @@ def read_table(path: Path, fix: str = "Check the path") -> Any:
     except UnicodeDecodeError as error:
         raise ConfigError([Problem("error", "is not UTF-8 text", str(path), "Save it as UTF-8")]) from error
     try:
-        return json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+        table, twice = read_json(text) if path.suffix.lower() == ".json" else (tomllib.loads(text), [])
     except (ValueError, RecursionError) as error:
         fix = BACKSLASH if "\\" in text else ""
         raise ConfigError([Problem("error", str(error), str(path), fix)]) from error
+    if twice:
+        raise ConfigError([Problem("error", f"`{key}` is there twice", str(path), "Leave one out") for key in twice])
+    return table
 
 
 def resolve(table: Any, run: RunConfig, where: str) -> Resolved:

@@ -47,11 +47,16 @@ def limit_problems(name: str, field: FieldInfo, value: Any) -> Iterator[Problem]
 
 
 def run_problems(run: RunConfig) -> list[Problem]:
-    """Everything that is wrong with the flags themselves."""
-    return [
-        *range_problems(run), *data_problems(run), *rate_problems(run.optim), *contradictions(run), *hub_problems(run),
-        *idle_problems(run),
-    ]  # fmt: skip
+    """Everything that is wrong with the flags themselves. Of one that is wrong it is not said that it does nothing."""
+    wrong = [
+        *range_problems(run),
+        *data_problems(run),
+        *rate_problems(run.optim),
+        *contradictions(run),
+        *hub_problems(run),
+    ]
+    told = {problem.where for problem in wrong}
+    return [*wrong, *(problem for problem in idle_problems(run) if problem.where not in told)]
 
 
 NAMED = (  # files and folders, which are not empty texts
@@ -86,7 +91,7 @@ def data_problems(run: RunConfig) -> Iterator[Problem]:
         yield Problem("error", f"`{data.resolution}` is no size", "--resolution", 'Write "512" or "512,768"')
     if not 0 <= run.eval.validation_split < 1:
         yield Problem("error", f"{run.eval.validation_split} is no share", "--validation_split", "Give 0 to below 1")
-    if data.bucket_reso_steps % 8:
+    if data.bucket_reso_steps > 8 and data.bucket_reso_steps % 8:
         yield Problem("error", f"{data.bucket_reso_steps} is not a multiple of 8", "--bucket_reso_steps")
     if save.output_name is not None and set(save.output_name) & set("/\\\0"):
         fix = "Use --output_dir for the folder"

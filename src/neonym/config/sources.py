@@ -9,7 +9,7 @@ from neonym.config.dataset import ConceptSpec, DatasetConfig
 from neonym.config.resolve import Resolved, check_flags, read_table, resolve
 from neonym.config.rules import run_problems
 from neonym.config.run import DatasetSettings, RunConfig
-from neonym.errors import ConfigError, Problem
+from neonym.errors import ConfigError, Problem, in_one_line
 from neonym.words import clean
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")
@@ -145,14 +145,14 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 def folder_subsets(folder: Path, flag: str, is_reg: bool, problems: list[Problem]) -> list[dict[str, Any]]:
     """Sorted by name, so that every machine sees the same order."""
     if not folder.is_dir():
-        problems.append(Problem("error", f"{folder} is not a folder", flag))
+        problems.append(Problem("error", f"{in_one_line(str(folder))} is not a folder", flag))
         return []
     subsets = []
     try:
         with os.scandir(folder) as entries:  # says of each entry what it is without looking at it
             found = [(entry.name, is_folder(entry)) for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
-        problems.append(Problem("error", f"{folder} cannot be read ({error.strerror})", flag))
+        problems.append(Problem("error", f"{in_one_line(str(folder))} cannot be read ({error.strerror})", flag))
         return []
     for child in sorted(folder / name for name, folds in found if folds):
         number, _, name = child.name.partition("_")

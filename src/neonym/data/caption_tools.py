@@ -14,7 +14,7 @@ from pathlib import Path
 
 from neonym.data.images import find_images
 from neonym.data.stored import metadata_rows, text_of
-from neonym.errors import DataError
+from neonym.errors import DataError, Problem
 from neonym.files import whole_file
 
 Metadata = dict[str, dict[str, object]]
@@ -55,11 +55,16 @@ def name_of(picture: Path, folder: Path, full_path: bool) -> str:
 def read(file: Path) -> Metadata:
     """Raises DataError."""
     table: Metadata = {}
-    for name, facts in metadata_rows(file):
+    for name, facts in metadata_rows(file, refuse):
         if not isinstance(facts, dict):
             raise DataError(f"`{name}` is not an object with caption and tags", str(file))
         table[name] = {key: value for key, value in facts.items() if key != "image_path"}
     return table
+
+
+def refuse(problem: Problem) -> None:
+    """What is a warning elsewhere: a file that is written anew would lose something. Raises DataError."""
+    raise DataError(problem.what, problem.where, problem.fix)
 
 
 def split(table: Metadata, folder: Path, extensions: Mapping[str, str], overwrite: bool) -> tuple[int, list[Path]]:

@@ -22,8 +22,9 @@ from neonym.data.stored import (
     read_caption,
     read_metadata,
     some,
+    with_other_ending,
 )
-from neonym.errors import DataError, Problem
+from neonym.errors import DataError, Problem, in_one_line
 from neonym.types import CaptionRules, Fit, ImageRecord, PictureRules, Size
 
 Looked = Mapping[Path, Facts | DataError]
@@ -250,7 +251,13 @@ class Scan:
                 self.fits[size] = fit(size, self.rules, self.sizes)
         except DataError as error:
             severity = "error" if self.broken_is_fatal else "warning"
-            self.report(replace(error.problem, severity=severity))
+            meant = with_other_ending(entry.path, self.names_in(entry.path.parent))
+            fix = (
+                f"Is {in_one_line(meant)} meant? Metadata names pictures with their endings"
+                if meant
+                else error.problem.fix
+            )
+            self.report(replace(error.problem, severity=severity, fix=fix))
             return None
         except ValueError as error:
             severity = "error" if self.broken_is_fatal else "warning"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from neonym.data.images import ENDINGS, face_of, find_images
 from neonym.errors import DataError, Problem, in_one_line
+from neonym.texts import is_text, read_json
 
 FOUND_UNASKED = (".caption", ".txt")
 Reporter = Callable[[Problem], object]
@@ -80,7 +80,7 @@ def read_metadata(file: Path, folder: Path | None, separator: str, wildcards: bo
     A name without ending is looked for with every known one: sd-scripts' own tools write them so. Raises DataError.
     """
     entries, listings, seen = [], dict[Path, dict[str, list[str]]](), set[Path]()
-    for name, facts in metadata_rows(file):
+    for name, facts in metadata_rows(file, report):
         if not isinstance(facts, dict):
             report(Problem("error", f"`{name}` is not an object with caption and tags", str(file)))
             continue
@@ -96,24 +96,15 @@ def read_metadata(file: Path, folder: Path | None, separator: str, wildcards: bo
             continue
         path = with_ending((folder or Path()) / name, listings)
         if path in seen:
-            report(Problem("warning", f"names {path.name} twice; the second is passed over", str(file)))
+            report(Problem("warning", f"names {in_one_line(path.name)} twice; the second is passed over", str(file)))
             continue
         seen.add(path)
         entries.append(Entry(path, joined(caption, tags, separator, wildcards), size_of(facts.get("image_size"))))
     return sorted(entries, key=lambda entry: str(entry.path))
 
 
-def is_text(name: str) -> bool:
-    """False for half a surrogate pair, which JSON can hold."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def metadata_rows(file: Path) -> Iterator[tuple[str, object]]:
-    """(name, facts) pairs. Raises DataError with the line."""
+def metadata_rows(file: Path, report: Reporter) -> Iterator[tuple[str, object]]:
+    """(name, facts) pairs; keys that are there twice are reported. Raises DataError with the line."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -123,19 +114,28 @@ def metadata_rows(file: Path) -> Iterator[tuple[str, object]]:
         raise DataError(f"cannot be read ({error.strerror})", str(file), fix) from error
     try:
         if file.suffix.lower() != ".jsonl":
-            table = json.loads(text)
+            table = json_in(text, file, report)
             if not isinstance(table, dict):
                 raise ValueError("an object of picture names is expected")
             yield from table.items()
             return
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
-                row = json.loads(line)
+                row = json_in(line, file, report)
                 if not isinstance(row, dict) or not isinstance(row.get("image_path"), str):
                     raise ValueError(f"line {number} has no image_path")
                 yield row["image_path"], row
     except (ValueError, RecursionError) as error:
         raise DataError(f"is no metadata file ({error})", str(file)) from error
+
+
+def json_in(text: str, file: Path, report: Reporter) -> object:
+    """What a metadata file, or a line of one, says. Raises ValueError, RecursionError."""
+    found, twice = read_json(text)
+    if twice:
+        what = f"has keys twice ({some(twice)}): the last one counts"
+        report(Problem("warning", what, str(file), "Leave one of each out"))
+    return found
 
 
 def with_ending(path: Path, listings: dict[Path, dict[str, list[str]]]) -> Path:
@@ -149,6 +149,13 @@ def with_ending(path: Path, listings: dict[Path, dict[str, list[str]]]) -> Path:
                 names.setdefault(found.stem, []).append(found.name)
         listings[path.parent] = names
     return path.with_name(min(listings[path.parent].get(path.name, [path.name])))
+
+
+def with_other_ending(path: Path, names: Container[str]) -> str:
+    """A picture beside `path`, which is not there, whose name differs in the ending alone; empty if there is none."""
+    endings = [cased for ending in sorted(ENDINGS) for cased in (ending, ending.upper())]
+    found = [path.stem + ending for ending in endings if path.name not in names and path.stem + ending in names]
+    return found[0] if found else ""
 
 
 def joined(caption: str, tags: str, separator: str, wildcards: bool) -> str:
@@ -177,6 +184,9 @@ def find_masks(pictures: list[Path], folder: Path, report: Reporter) -> dict[Pat
         fix = escaped(folder) or "Check conditioning_data_dir"
         report(Problem("error", f"cannot be read ({error.strerror})", str(folder), fix))
         return {}
+    if pictures and folder.samefile(pictures[0].parent):
+        what = "holds the pictures themselves, so the red of each weighs its loss"
+        report(Problem("warning", what, str(folder), "Name the folder of the masks in conditioning_data_dir"))
     found = {picture: masks[picture.stem] for picture in pictures if picture.stem in masks}
     lonely = [picture.name for picture in pictures if picture not in found]
     stems = {picture.stem for picture in pictures}

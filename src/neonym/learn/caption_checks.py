@@ -235,7 +235,8 @@ def picture_problems(ready: Prepared) -> Iterator[Problem]:
     if source is not None and sizes and max(map(max, sizes)) > 2 * source.native_size:
         what = f"pictures are trained at up to {max(sizes)}, the model is made for {source.native_size}"
         yield Problem("warning", what, "resolution", "Leave resolution out to use the model's own size")
-    if data.masked_loss and not any(r.masked for r in ready.records):
+    folders = [folder for dataset in ready.datasets for folder in dataset.folders]
+    if data.masked_loss and not any(folder.masks or folder.pictures.alpha_mask for folder in folders):
         fix = "Name masks with conditioning_data_dir in the data-set file, or use --alpha_mask"
         yield Problem("warning", "has no effect: no picture has a mask", "--masked_loss", fix)
     buckets = any(d.buckets.enabled for d in ready.datasets)
