@@ -3,7 +3,7 @@
 import json
 
 import numpy as np
-from conftest import caption, make_pictures, settings
+from conftest import caption, check, make_pictures, settings
 from PIL import Image
 
 from neonym.cli.check import look_alikes
@@ -82,3 +82,13 @@ def test_pictures_that_look_the_same(tmp_path, capsys):
     assert "03.png = packed.jpg = small.png" in alike
     assert "2 of one colour all over" in plain
     assert "blue.png, red.png" in plain
+
+
+def test_names_with_line_breaks_are_shown_in_one_line(tmp_path, capsys):
+    folder = make_pictures(tmp_path / "a", 2)
+    (folder / "a\nb.png").write_bytes((folder / "01.png").read_bytes())
+    (alike,) = map(str, look_alikes(check(folder)))
+    assert "01.png = a\\nb.png" in alike
+    assert "\n" not in alike
+    assert caption("duplicates", folder) == 0
+    assert "01.png, a\\nb.png\n" in capsys.readouterr().out

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from neonym.config.dataset import Ending
 from neonym.config.flags import parse_flags
-from neonym.errors import EXIT_USER_ERROR, DataError, UserError
+from neonym.errors import EXIT_USER_ERROR, DataError, UserError, in_one_line
 
 TOOLS = {
     "merge": "caption and tag files beside pictures -> one metadata file (.json or .jsonl)",
@@ -138,7 +138,7 @@ def duplicates(flags: FolderFlags) -> int:
     paths = pictures_in(flags.folder, flags.recursive)
     groups = similar(fingerprints(paths))
     for group in groups:
-        print(", ".join(str(path.relative_to(flags.folder)) for path in group))
+        print(", ".join(in_one_line(str(path.relative_to(flags.folder))) for path in group))
     print(f"{len(paths)} pictures, {len(groups)} groups that look the same")
     return 0
 

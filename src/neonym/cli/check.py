@@ -18,7 +18,7 @@ from neonym.config.dataset import DatasetValues, SubsetSpec
 from neonym.config.flags import read_line
 from neonym.config.resolve import FLAG_NAMES
 from neonym.config.run import RunConfig, fields_of
-from neonym.errors import Problem
+from neonym.errors import Problem, in_one_line
 
 if TYPE_CHECKING:
     from neonym.learn.prepare import Prepared
@@ -96,7 +96,7 @@ def look_alikes(ready: Prepared) -> list[Problem]:
     problems = [plain_pictures(plain)] if plain else []
     if not groups:
         return problems
-    named = "; ".join(" = ".join(path.name for path in group[:4]) for group in groups[:3])
+    named = "; ".join(" = ".join(in_one_line(path.name) for path in group[:4]) for group in groups[:3])
     what = f"{sum(map(len, groups))} pictures look like others ({named}{'; ...' if len(groups) > 3 else ''})"
     return [*problems, Problem("warning", what, "pictures", "They count more than the others: keep one of each")]
 
@@ -151,7 +151,7 @@ def print_summary(ready: Prepared) -> None:
     if ready.lost:
         print("captions in which the word does not survive:")
     for record, how in ready.lost[:MOST_LISTED]:
-        print(f"  {record.path} ({how}): {begun(shown_caption(record, moment(ready, record.concept, 0)))}")
+        print(f"  {in_one_line(str(record.path))} ({how}): {begun(shown_caption(record, moment(ready, record.concept, 0)))}")
     if len(ready.lost) > MOST_LISTED:
         print(f"  and {len(ready.lost) - MOST_LISTED} more, which --json lists (word_survives)")
     for index in range(len(ready.datasets)):
