@@ -136,6 +136,42 @@ def test_two_words_that_read_the_same(tmp_path):
     assert any("two concepts" in m for m in found)
 
 
+def test_all_that_is_wrong_with_several_words_is_told_together(tmp_path):
+    """An unknown key, a wrong value and a subset of mixed kinds hide nothing else."""
+    text = """
+    [[concepts]]
+    token_string = "cat"
+    init_wrod = "animal"
+    [[concepts]]
+    token_string = "cat"
+    num_vectors_per_token = 0
+    [[concepts]]
+    token_string = "dog/"
+    init_word = " "
+    [[datasets]]
+    [[datasets.subsets]]
+    image_dir = "a"
+    concept = "bird"
+    [[datasets.subsets]]
+    metadata_file = "m.json"
+    """
+    found = messages(prepare(settings(dataset_config=write(tmp_path, text), token_string="x")).problems)
+    for words in (
+        "concepts[0]: `init_wrod` is not known here. Did you mean `init_word`?", "concepts[1]: `num_vectors_per_token`",
+        "`cat`: stands for two concepts", "`dog/`: cannot be a file name", "`dog/`: the init word is empty",
+        "datasets[0]: mixes folders", "subsets[0]: concept `bird` is not listed. Known: cat, dog/",
+        "subsets[1]: does not say which concept", "has [[concepts]] of its own",
+    ):  # fmt: skip
+        assert sum(words in m for m in found) == 1, (words, found)
+    assert len(found) == 9
+
+
+@pytest.mark.parametrize("concepts", ["[concepts]\ntoken_string = 'a'", "[[concepts]]\ninit_word = 'a'"])
+def test_words_that_cannot_be_read_are_told_once(tmp_path, concepts):
+    text = f"{concepts}\n[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'a'\nconcept = 'b'"
+    assert len(messages(prepare(settings(dataset_config=write(tmp_path, text))).problems)) == 1
+
+
 def test_json_reads_as_toml_does(tmp_path):
     make_pictures(tmp_path / "a")
     text = '{"datasets": [{"subsets": [{"image_dir": "%s"}]}]}' % (tmp_path / "a")

@@ -151,7 +151,9 @@ def print_summary(ready: Prepared) -> None:
     if ready.lost:
         print("captions in which the word does not survive:")
     for record, how in ready.lost[:MOST_LISTED]:
-        print(f"  {in_one_line(str(record.path))} ({how}): {begun(shown_caption(record, moment(ready, record.concept, 0)))}")
+        print(
+            f"  {in_one_line(str(record.path))} ({how}): {begun(shown_caption(record, moment(ready, record.concept, 0)))}"
+        )
     if len(ready.lost) > MOST_LISTED:
         print(f"  and {len(ready.lost) - MOST_LISTED} more, which --json lists (word_survives)")
     for index in range(len(ready.datasets)):

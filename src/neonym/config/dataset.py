@@ -135,7 +135,7 @@ class DatasetValues(Section):
         pair = value if isinstance(value, (list, tuple)) else ()
         if value is not None and not (len(pair) == 2 and all(type(side) is int and side > 0 for side in pair)):
             raise ValueError("a size is one positive whole number, or two: [width, height]")
-        if value is not None and max(value) > LARGEST_SIDE:
+        if max(pair, default=0) > LARGEST_SIDE:
             raise ValueError(f"no picture of more than {LARGEST_SIDE} pixels a side can be trained")
         return value
 

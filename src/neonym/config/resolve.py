@@ -51,6 +51,8 @@ class Resolved:
     """A data-set table with every value found. With an error among `problems`, `config` is None."""
 
     config: DatasetConfig | None = None
+    concepts: tuple[ConceptSpec | None, ...] = ()  # of the table, right or wrong; None: its word cannot be read
+    shown: dict[str, Any] = field(default_factory=dict)  # place of a subset -> the concept that it names
     origins: Origins = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
@@ -93,9 +95,10 @@ def resolve(table: Any, run: RunConfig, where: str) -> Resolved:
     unknown_keys(general, GENERAL_KEYS, f"{where} [general]", found)
     check_values(general, f"{where} [general]", found)
     concepts = [
-        build(ConceptSpec, as_table(row, f"{where} concepts[{i}]", found), f"{where} concepts[{i}]", found)
+        resolve_concept(as_table(row, f"{where} concepts[{i}]", found), f"{where} concepts[{i}]", found)
         for i, row in enumerate(as_list(table.get("concepts", []), f"{where} concepts", found))
     ]
+    found.concepts = tuple(concepts or ([None] if table.get("concepts") else []))
     rows = as_list(table.get("datasets", []), f"{where} datasets", found)
     if not rows and not found.failed():
         found.error("there is no [[datasets]]", where, "Add one with a [[datasets.subsets]]")
@@ -106,8 +109,18 @@ def resolve(table: Any, run: RunConfig, where: str) -> Resolved:
         table = as_table(row, place, found)
         datasets.append(resolve_dataset(i, table, above, run.dataset.masked_loss, place, found))
     if not found.failed():
-        found.config = DatasetConfig(concepts=tuple(concepts), datasets=tuple(datasets))
+        found.config = DatasetConfig(concepts=tuple(filter(None, concepts)), datasets=tuple(datasets))
     return found
+
+
+def resolve_concept(row: Table, where: str, found: Resolved) -> ConceptSpec | None:
+    """One `[[concepts]]` row, without what is wrong with it, so that its word can be looked at; None if that is wrong."""
+    concept = build(ConceptSpec, row, where, found)
+    if concept is not None:
+        return concept
+    wrong = wrong_values(ConceptSpec, row)
+    rest = {key: value for key, value in row.items() if key not in wrong}
+    return None if "token_string" in wrong else ConceptSpec.model_validate(rest)
 
 
 def resolve_dataset(
@@ -119,6 +132,7 @@ def resolve_dataset(
     if not tables:
         found.error("has no subsets", where, "Add [[datasets.subsets]] with an image_dir")
         return None
+    found.shown |= {f"{where} subsets[{i}]": raw.get("concept") for i, raw in enumerate(tables)}
     style = style_of(tables, where, masked_loss, found)
     if style is None:
         return None
@@ -205,32 +219,34 @@ def check_values(table: Table, where: str, found: Resolved) -> None:
 
 def build(model: type[BaseModel], values: Table, where: str, found: Resolved) -> Any:
     """Validate `values`; what is wrong goes to `found`, each with its key, unless it was told before."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        for item in error.errors():
-            key = str(item["loc"][0])
-            if item["type"] == "extra_forbidden":
-                unknown_keys({key: None}, tuple(model.model_fields), where, found)
-                continue
-            problem = Problem("error", f"`{key}`: {mistake(item, values)}", where)
-            told = any(p.what == problem.what and where.startswith(p.where.removesuffix("[general]").strip())
-                       for p in found.problems)  # fmt: skip
-            if not told:
-                found.problems.append(problem)
-        return None
+    wrong = wrong_values(model, values)
+    for key, item in wrong.items():
+        if item["type"] == "extra_forbidden":
+            unknown_keys({key: None}, tuple(model.model_fields), where, found)
+            continue
+        problem = Problem("error", f"`{key}`: {mistake(item, values)}", where)
+        told = any(p.what == problem.what and where.startswith(p.where.removesuffix("[general]").strip())
+                   for p in found.problems)  # fmt: skip
+        if not told:
+            found.problems.append(problem)
+    return None if wrong else model.model_validate(values)
 
 
 def check_flags(model: type[BaseModel], values: Table, found: Resolved) -> Table:
     """The command line's values without those that `model` cannot have: these are told here, under their flags."""
+    wrong = wrong_values(model, {k: v for k, v in values.items() if k in model.model_fields})
+    for key, item in wrong.items():
+        found.error(mistake(item, values), f"--{FLAG_NAMES.get(key, key)}")
+    return {key: value for key, value in values.items() if key not in wrong}
+
+
+def wrong_values(model: type[BaseModel], values: Table) -> dict[str, Mapping[str, Any]]:
+    """What pydantic says of each key that `model` cannot have, or lacks."""
     try:
-        model.model_validate({k: v for k, v in values.items() if k in model.model_fields})
-        return values
+        model.model_validate(values)
     except ValidationError as error:
-        wrong = {str(item["loc"][0]): item for item in error.errors()}
-        for key, item in wrong.items():
-            found.error(mistake(item, values), f"--{FLAG_NAMES.get(key, key)}")
-        return {key: value for key, value in values.items() if key not in wrong}
+        return {str(item["loc"][0]): item for item in error.errors()}
+    return {}
 
 
 def mistake(item: Mapping[str, Any], values: Table) -> str:

@@ -1,11 +1,12 @@
 """The data set of a run: its file, or a folder of pictures, with the words that it shows."""
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neonym.config.dataset import ConceptSpec, DatasetConfig
+from neonym.config.dataset import ConceptSpec
 from neonym.config.resolve import Resolved, check_flags, read_table, resolve
 from neonym.config.rules import run_problems
 from neonym.config.run import DatasetSettings, RunConfig
@@ -18,25 +19,24 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")
 def read_dataset(run: RunConfig) -> Resolved:
     """The resolved data set of a run, where its values come from, and every problem of flags and file together."""
     found = Resolved(problems=run_problems(run))
-    flags = run.dataset
     try:
         table, where = dataset_table(run, found)
     except ConfigError as error:
         found.problems += error.problems
         return found
     if not where:
-        choose_concepts(DatasetConfig(concepts=(), datasets=()), run, where, found)
+        concept_of_flags(run, found)
         return found
     read = resolve(table, run, where)
     found.add(read.problems)
     read.problems = found.problems
-    if read.config is not None:
-        concepts = choose_concepts(read.config, run, where, read)
-        check_names(concepts, run, read.problems)
-        check_subsets(read.config, [c.token_string for c in concepts], where, read.problems)
-        read.config = None if read.failed() else read.config.model_copy(update={"concepts": concepts})
-    elif flags.dataset_config is None or not isinstance(table, dict) or not table.get("concepts"):
-        choose_concepts(DatasetConfig(concepts=(), datasets=()), run, where, read)
+    refuse_flags_of_words(run, where, read)
+    concepts = read.concepts or concept_of_flags(run, read)
+    readable = tuple(concept for concept in concepts if concept)
+    read.problems += dict.fromkeys(name_problems(readable, run))  # each once
+    if readable and readable == concepts:
+        read.problems += subset_problems(read.shown, list(dict.fromkeys(c.token_string for c in readable)))
+    read.config = read.config and (None if read.failed() else read.config.model_copy(update={"concepts": readable}))
     return read
 
 
@@ -71,18 +71,21 @@ def read_dataset_file(path: Path) -> Any:
     return read_table(path, "Check the path, or give a folder of pictures with --train_data_dir")
 
 
-def choose_concepts(config: DatasetConfig, run: RunConfig, where: str, found: Resolved) -> tuple[ConceptSpec, ...]:
-    """The file's `[[concepts]]`, or the one of `--token_string`."""
+def refuse_flags_of_words(run: RunConfig, where: str, read: Resolved) -> None:
+    """Where a file has `[[concepts]]`, the flags that say the same of one word are a mistake."""
     flags = run.concept
     given = [
         f"--{name}"
         for name, field in type(flags).model_fields.items()
         if getattr(flags, name) != field.default and name in ConceptSpec.model_fields
     ]
-    if config.concepts and given:
-        found.error(f"{where} has [[concepts]] of its own", ", ".join(given), "Use one or the other")
-    if config.concepts:
-        return config.concepts
+    if read.concepts and given:
+        read.error(f"{where} has [[concepts]] of its own", ", ".join(given), "Use one or the other")
+
+
+def concept_of_flags(run: RunConfig, found: Resolved) -> tuple[ConceptSpec | None, ...]:
+    """The one of `--token_string`; none if it is not there, or wrong."""
+    flags = run.concept
     if not (flags.token_string or "").strip():
         fix = "For example --token_string=mychar4; the captions must contain it"
         found.error("the new word has no name", "--token_string", fix)
@@ -93,36 +96,31 @@ def choose_concepts(config: DatasetConfig, run: RunConfig, where: str, found: Re
     return () if one.problems else (ConceptSpec.model_validate(values),)
 
 
-def check_names(concepts: Sequence[ConceptSpec], run: RunConfig, problems: list[Problem]) -> None:
+def name_problems(concepts: Sequence[ConceptSpec], run: RunConfig) -> Iterator[Problem]:
     """Words must differ after cleaning, and be file names if no other name is given."""
-    tokens = [c.token_string for c in concepts]
+    counts = Counter(clean(concept.token_string) for concept in concepts)
     for concept in concepts:
         token, where = concept.token_string, f"`{concept.token_string}`"
         if not clean(token) or token != token.strip():
-            problems.append(Problem("error", "a word is not empty and has no blanks around it", where))
-        if sum(clean(t) == clean(token) for t in tokens) > 1:
-            problems.append(Problem("error", "stands for two concepts (case does not matter)", where))
-        if set(token) & set('/\\:*?"|\0') and (run.save.output_name is None or len(tokens) > 1):
-            problems.append(
-                Problem("error", "cannot be a file name", where, "With one word, --output_name gives another")
-            )
+            yield Problem("error", "a word is not empty and has no blanks around it", where)
+        if counts[clean(token)] > 1:
+            yield Problem("error", "stands for two concepts (case does not matter)", where)
+        if set(token) & set('/\\:*?"|\0') and (run.save.output_name is None or len(concepts) > 1):
+            yield Problem("error", "cannot be a file name", where, "With one word, --output_name gives another")
         if concept.init_word is not None and not clean(concept.init_word):
-            problems.append(Problem("error", "the init word is empty", where, "Give an ordinary word"))
-    if len(tokens) > 1 and run.save.output_name in tokens:
-        problems.append(Problem("error", "is also the name of a concept", "--output_name", "Choose another"))
+            yield Problem("error", "the init word is empty", where, "Give an ordinary word")
+    if len(concepts) > 1 and run.save.output_name in [concept.token_string for concept in concepts]:
+        yield Problem("error", "is also the name of a concept", "--output_name", "Choose another")
 
 
-def check_subsets(config: DatasetConfig, tokens: Sequence[str], where: str, problems: list[Problem]) -> None:
-    """Every subset must name one of several concepts."""
-    for d, dataset in enumerate(config.datasets):
-        for s, subset in enumerate(dataset.subsets):
-            place = f"{where} datasets[{d}] subsets[{s}]"
-            if subset.concept is None and len(tokens) > 1:
-                fix = f'Add concept = "..." (one of {", ".join(tokens)})'
-                problems.append(Problem("error", "does not say which concept it shows", place, fix))
-            elif subset.concept is not None and subset.concept not in tokens:
-                what = f"concept `{subset.concept}` is not listed"
-                problems.append(Problem("error", what, place, f"Known: {', '.join(tokens)}"))
+def subset_problems(shown: Mapping[str, Any], tokens: Sequence[str]) -> Iterator[Problem]:
+    """Every subset must name one of several concepts. `shown`: what each names, by its place."""
+    for place, concept in shown.items():
+        if concept is None and len(tokens) > 1:
+            fix = f'Add concept = "..." (one of {", ".join(tokens)})'
+            yield Problem("error", "does not say which concept it shows", place, fix)
+        elif isinstance(concept, str) and concept not in tokens:
+            yield Problem("error", f"concept `{concept}` is not listed", place, f"Known: {', '.join(tokens)}")
 
 
 def folder_table(flags: DatasetSettings, problems: list[Problem]) -> dict[str, Any]:
