@@ -142,6 +142,11 @@ def test_golden_shapes_off_the_grid():
         assert [list(size) for size in bucket_sizes(rules)] == case["expected"]["resolutions"]
 
 
+def test_a_longest_side_far_above_the_resolution_costs_nothing():
+    rules = BucketRules((512, 512), True, longest=10**15)
+    assert bucket_sizes(rules.adjusted()) == bucket_sizes(BucketRules((512, 512), True, longest=1024).adjusted())
+
+
 def test_steps_above_the_shortest_side_without_upscaling():
     """No list is made then; each picture is cut to its own shape."""
     rules = BucketRules((512, 512), True, shortest=32, steps=64, no_upscale=True)

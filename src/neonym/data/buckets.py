@@ -45,7 +45,8 @@ def bucket_sizes(rules: BucketRules) -> list[Size]:
     area, steps = rules.resolution[0] * rules.resolution[1], rules.steps
     square = math.isqrt(area) // steps * steps
     sizes = {(square, square)}
-    for width in range(rules.shortest, rules.longest + 1, steps):
+    widest = min(rules.longest, area // rules.shortest)
+    for width in range(rules.shortest, widest + 1, steps):
         height = min(rules.longest, area // width // steps * steps)
         if height >= rules.shortest:
             sizes |= {(width, height), (height, width)}
