@@ -6,9 +6,11 @@ import pytest
 from conftest import WORD, caption, check, make_pictures, said, settings
 
 from neonym.cli.main import main
+from neonym.data.captions import Moment, warmed_up
 from neonym.data.stored import read_metadata
 from neonym.learn.caption_checks import plain_caption
 from neonym.learn.prepare import prepare
+from neonym.types import CaptionRules
 
 
 def test_a_word_in_one_of_the_wildcards_only(tmp_path):
@@ -198,3 +200,9 @@ def test_weights_that_are_no_numbers_are_told_before_training(tmp_path, capsys):
     flags = ["--train_data_dir", str(folder), "--token_string", WORD, "--weighted_captions"]
     assert main(["check", "--json", *flags]) == 2
     assert any("no weight" in p["what"] for p in json.loads(capsys.readouterr().out)["problems"])
+
+
+def test_token_warm_up_rounds_as_sd_scripts_does():
+    rules = CaptionRules("zyx", warmup_min=1, warmup_steps=90)
+    assert warmed_up(27, rules, Moment(step=45)) == 13  # 45 * (26 / 90) is a little less than 13
+    assert warmed_up(27, rules, Moment(step=90)) == 27

@@ -127,7 +127,7 @@ def warmed_up(tags: int, rules: CaptionRules, at: Moment) -> int:
     steps = rules.warmup_steps if rules.warmup_steps >= 1 else math.floor(rules.warmup_steps * at.steps)
     if not steps or at.step >= steps:
         return tags
-    return math.floor(at.step * (tags - rules.warmup_min) / steps) + rules.warmup_min
+    return math.floor(at.step * ((tags - rules.warmup_min) / steps)) + rules.warmup_min  # rounded in sd-scripts' order
 
 
 @lru_cache(maxsize=4096)
