@@ -10,6 +10,8 @@ import argparse
 import copy
 import json
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -37,12 +39,84 @@ def make_unet() -> UNet2DConditionModel:
     )  # fmt: skip
 
 
+@dataclass
+class Parts:
+    """What training begins from."""
+
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    text: CLIPTextModel
+    scale: float | None = None  # of latents; None: it follows from the pictures
+    before: int = 0  # steps that the weights have behind them
+
+
+def first_parts(work: Path, start: Path | None, checkpoint: Path) -> Parts:
+    """Of the folder `start`, or new ones round the VAE of the checkpoint, or of `vae.pt`."""
+    if start:
+        vae = AutoencoderKL.from_pretrained(start, subfolder="vae", dtype=torch.float32)
+        unet = UNet2DConditionModel.from_pretrained(start, subfolder="unet", dtype=torch.float32)
+        text = CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32)
+        before = json.loads((start / "neonym.json").read_text())["steps"]
+        return Parts(vae, unet, text, vae.config.scaling_factor, before)
+    parts = Parts(make_vae(), make_unet(), make_text_encoder())
+    saved = torch.load(
+        checkpoint if checkpoint.exists() else work / "vae.pt", weights_only=True, map_location="cpu", mmap=True
+    )
+    parts.vae.load_state_dict(saved["vae"])
+    parts.scale, parts.before = saved.get("scale"), saved.get("before", 0)
+    return parts
+
+
 class Learner(nn.Module):
     """U-Net and text encoder in one module, so that one EMA copy holds both."""
 
     def __init__(self, unet: UNet2DConditionModel, text: CLIPTextModel):
         super().__init__()
         self.unet, self.text = unet.to(memory_format=torch.channels_last), text
+
+
+class Training:
+    """The learner, its moving average and its optimizer; the table of words learns three times as fast, or not at all."""
+
+    def __init__(self, parts: Parts, device: str, rate: float, freeze_words: bool):
+        self.parts, self.rate, self.step = parts, rate, 0
+        self.model = Learner(parts.unet, parts.text).to(device).train()
+        self.words = self.model.text.get_input_embeddings().requires_grad_(not freeze_words)
+        self.ema = copy.deepcopy(self.model).requires_grad_(False)
+        table = list(self.words.parameters())
+        rest = [p for p in self.model.parameters() if all(p is not q for q in table)]
+        groups = [{"params": rest, "share": 1.0}, {"params": table, "share": 3.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+
+    def go_on(self, checkpoint: Path, device: str) -> None:
+        state = torch.load(checkpoint, weights_only=True, map_location=device)
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+    def save(self, checkpoint: Path, scale: float, subjects: int) -> None:
+        state = {
+            "model": self.model.state_dict(), "ema": self.ema.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "vae": self.parts.vae.state_dict(), "step": self.step, "before": self.parts.before, "scale": scale,
+            "subjects": subjects,
+        }  # fmt: skip
+        torch.save(state, checkpoint.with_suffix(".tmp"))
+        checkpoint.with_suffix(".tmp").replace(checkpoint)
+
+    def update(self, loss: torch.Tensor, done: float, check: bool) -> None:
+        """One step; `done`: share of the training that is behind. 300 steps of warm-up, 40 % constant, then linear to 1 %."""
+        warm, decay = min(1.0, (self.step + 1) / 300), min(1.0, (1 - done) / 0.6)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * group["share"] * warm * max(0.01, decay)
+        loss.backward()
+        if check:
+            check_gradients(self.model)
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        update_ema(self.ema, self.model, self.step)
+        self.step += 1
 
 
 def check_gradients(model: nn.Module) -> None:
@@ -113,105 +187,68 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def make_loss(
+    args: argparse.Namespace, training: Training, data: Latents, blur: Blur, alike: int, device: str
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Of one step: which pictures [B], their captions [B,77] -> loss. What is drawn follows from the step."""
+    generator, scheduler = torch.Generator(device), DDPMScheduler(**BETAS)
+    alphas = scheduler.alphas_cumprod.to(device)
+    predict = compiled(training.model.unet, device) if args.compile else training.model.unet
+
+    def loss_of(at: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        generator.manual_seed(training.step)
+        x0, groups = data.sample(at, generator), len(ids) // alike
+        t = stratified_timesteps(groups, generator, args.phase).repeat_interleave(alike)
+        noise = torch.randn(groups, *x0.shape[1:], generator=generator, device=device).repeat_interleave(alike, 0)
+        x_t = scheduler.add_noise(x0, noise, t).contiguous(memory_format=torch.channels_last)
+        change = blur.draw(training.words, ids, alike, generator)
+        with torch.autocast(device, torch.bfloat16, enabled=args.bf16 or device == "cuda"):
+            guess = predict(x_t, t, encode(training.model.text, ids, change)).sample
+        return weighted_loss(guess.float(), noise, alphas[t] / (1 - alphas[t]), args.phase)
+
+    return loss_of
+
+
 def main() -> None:
     args = parse()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
-    checkpoint, first, before, scale = args.work / "unet.pt", 0, 0, None
+    checkpoint, alike = args.work / "unet.pt", STYLES if args.side_by_side else 1
     if args.start and checkpoint.exists():
         raise SystemExit(f"{checkpoint} is there: run without --start to go on from it, or remove it")
-    if args.start:
-        vae = AutoencoderKL.from_pretrained(args.start, subfolder="vae", dtype=torch.float32)
-        unet = UNet2DConditionModel.from_pretrained(args.start, subfolder="unet", dtype=torch.float32)
-        text = CLIPTextModel.from_pretrained(args.start / "text_encoder", dtype=torch.float32)
-        scale = vae.config.scaling_factor
-        before = json.loads((args.start / "neonym.json").read_text())["steps"]
-    else:
-        vae, unet, text = make_vae(), make_unet(), make_text_encoder()
-        if checkpoint.exists():
-            saved = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)
-            scale, before = saved["scale"], saved["before"]
-        else:
-            saved = torch.load(args.work / "vae.pt", weights_only=True, map_location="cpu")
-        vae.load_state_dict(saved["vae"])
-    subjects = load_subjects()
+    parts, tokenizer, subjects = (
+        first_parts(args.work, args.start, checkpoint),
+        load_tokenizer(args.work),
+        load_subjects(),
+    )
     rows = taught(subjects, args.subjects)
-    data = Latents(args.work, rows, vae.eval().requires_grad_(False), device, scale, args.workers)
-    tokenizer = load_tokenizer(args.work)
-    model = Learner(unet, text).to(device).train()
-    model.text.get_input_embeddings().requires_grad_(not args.freeze_words)
-    ema = copy.deepcopy(model).requires_grad_(False)
-    table = list(model.text.get_input_embeddings().parameters())
-    rest = [p for p in model.parameters() if all(p is not q for q in table)]
-    rates = [{"params": rest, "rate": 1.0}, {"params": table, "rate": 3.0}]
-    optimizer = torch.optim.AdamW(rates, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    data = Latents(args.work, rows, parts.vae.eval().requires_grad_(False), device, parts.scale, args.workers)
+    training = Training(parts, device, args.lr, args.freeze_words)
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=device)
-        model.load_state_dict(state["model"])
-        ema.load_state_dict(state["ema"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
-
-    predict = compiled(model.unet, device) if args.compile else model.unet
-
-    def save(step: int) -> None:
-        torch.save(
-            {
-                "model": model.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict(),
-                "vae": vae.state_dict(), "step": step, "before": before, "scale": data.scale, "subjects": args.subjects,
-            },
-            checkpoint.with_suffix(".tmp"),
-        )  # fmt: skip
-        checkpoint.with_suffix(".tmp").replace(checkpoint)
-
+        training.go_on(checkpoint, device)
     names, categories = [subjects[row].name for row in rows], sorted({subjects[row].category for row in rows})
     blur = Blur(tokenizer, names, categories, args.word_noise, args.word_mix, args.near_noise)
-    alike = STYLES if args.side_by_side else 1
+    loss_of = make_loss(args, training, data, blur, alike, device)
     captions = Captions(subjects, rows, tokenizer, args.batch, alike)
-    loader = DataLoader(captions, batch_size=None, sampler=range(first, args.steps), num_workers=args.workers)
-    generator = torch.Generator(device)
-    scheduler = DDPMScheduler(**BETAS)
-    alphas = scheduler.alphas_cumprod.to(device)
-    begun = first
-    started, saved, told, running = time.monotonic(), time.monotonic(), time.monotonic(), 0.0
-    for step, (at, ids) in enumerate(loader, first):
-        share = max(step / args.steps, (time.monotonic() - started) / (60 * args.minutes))
-        if share >= 1:
+    steps = range(training.step, args.steps)
+    started = saved = told = time.monotonic()
+    running = torch.zeros((), device=device)
+    for at, ids in DataLoader(captions, batch_size=None, sampler=steps, num_workers=args.workers):
+        done = max(training.step / args.steps, (time.monotonic() - started) / (60 * args.minutes))
+        if done >= 1:
             break
-        warm, decay = min(1.0, (step + 1) / 300), min(1.0, (1 - share) / 0.6)
-        for group in optimizer.param_groups:
-            group["lr"] = args.lr * group["rate"] * warm * max(0.01, decay)
-        generator.manual_seed(step)
-        at, ids = at.to(device), ids.to(device)
-        x0, groups = data.sample(at, generator), len(ids) // alike
-        t = stratified_timesteps(groups, generator, args.phase).repeat_interleave(alike)
-        noise = torch.randn(groups, *x0.shape[1:], generator=generator, device=device).repeat_interleave(alike, 0)
-        x_t = scheduler.add_noise(x0, noise, t).contiguous(memory_format=torch.channels_last)
-        change = blur.draw(model.text.get_input_embeddings(), ids, alike, generator)
-        with torch.autocast(device, torch.bfloat16, enabled=args.bf16 or device == "cuda"):
-            text = encode(model.text, ids, change)
-            guess = predict(x_t, t, text).sample
-        snr = alphas[t] / (1 - alphas[t])
-        loss = weighted_loss(guess.float(), noise, snr, args.phase)
-        loss.backward()
-        if step == begun:
-            check_gradients(model)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        update_ema(ema, model, step)
+        loss = loss_of(at.to(device), ids.to(device))
+        training.update(loss, done, check=training.step == steps.start)
         running += loss.detach()
-        if (step + 1) % 50 == 0:
-            speed = 50 * args.batch / (time.monotonic() - told)
-            told = time.monotonic()
-            print(f"{step + 1}  loss {running / 50:.4f}  {speed:.0f} pictures/s  {100 * share:.0f} %", flush=True)
-            running = 0.0
-        first = step + 1
+        if training.step % 50 == 0:
+            speed, told = 50 * args.batch / (time.monotonic() - told), time.monotonic()
+            print(f"{training.step}  loss {running / 50:.4f}  {speed:.0f} pictures/s  {100 * done:.0f} %", flush=True)
+            running.zero_()
         if time.monotonic() - saved > 240:
+            training.save(checkpoint, data.scale, args.subjects)
             saved = time.monotonic()
-            save(first)
-    save(first)
+    training.save(checkpoint, data.scale, args.subjects)
 
 
 if __name__ == "__main__":
