@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import pickletools
 import re
 import warnings
@@ -12,7 +13,10 @@ from pathlib import Path
 from typing import IO, Any
 
 FORBIDDEN = re.compile(r"(?:GLOBAL|class|function) ([\w.]+)")
-HARMLESS = ("torch", "collections", "numpy", "_codecs", "pytorch_lightning")  # modules that checkpoints name
+HARMLESS = (  # how names in checkpoints begin
+    "torch", "collections", "numpy", "_codecs", "pytorch_lightning", "__builtin__.set", "builtins.set",
+)  # fmt: skip
+ROOM = "bytearray"  # the one call that torch allows and that takes as much memory as it is told to
 LARGEST = 64 << 20  # bytes of a pickle that is looked through: tensors lie beside it
 PICKLES = 8  # in a row, of the old serialisation
 
@@ -24,6 +28,8 @@ def unpickle(file: Path, allowed: list[Any], mapped: bool = False) -> Any:
     """
     import torch
 
+    if names_room(file):
+        raise ValueError(f"calls {ROOM}, which takes memory of any size, and was not opened")
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
             warnings.simplefilter("ignore")  # of newer protocols
@@ -64,6 +70,19 @@ def foreign_call(file: Path) -> str | None:
             return next((name for name in called(pickle_of(opened)) if not name.startswith(HARMLESS)), None)
     except Exception:  # it is damaged as well
         return None
+
+
+def names_room(file: Path) -> bool:
+    """Whether a pickle in the file could call for memory of any size. What cannot be looked through is for torch to refuse."""
+    try:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                pickles = [entry for entry in archive.infolist() if entry.filename.endswith(".pkl")]
+                return any(entry.file_size > LARGEST or ROOM.encode() in archive.read(entry) for entry in pickles)
+        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(ROOM.encode()) >= 0
+    except Exception:  # it is damaged
+        return False
 
 
 def pickle_of(opened: IO[bytes]) -> IO[bytes]:
