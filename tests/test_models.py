@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from conftest import make_pictures, settings
@@ -104,7 +105,8 @@ def test_conditioning_is_the_pipelines_own(checkpoint):
 def test_pickled_checkpoints(checkpoint, tmp_path):
     _, folder, file = checkpoint
     tensors = load_file(file)
-    for name, content in (("plain.ckpt", tensors), ("lightning.ckpt", {"state_dict": tensors, "global_step": 3})):
+    beside = {"global_step": 3, "loss": np.float64(0.5), "draws": [np.arange(3), np.array(["a"])]}  # data, not code
+    for name, content in (("plain.ckpt", tensors), ("lightning.ckpt", {"state_dict": tensors, **beside})):
         torch.save(content, tmp_path / name)
         assert torch.equal(outputs(tmp_path / name)[1], outputs(folder)[1])
 
@@ -202,6 +204,8 @@ def test_variants_and_separate_vaes(checkpoint, tmp_path):
     assert identify(str(file)).vae_hash() != identify(str(file), vae=str(tmp_path / "vae.safetensors")).vae_hash()
     with pytest.raises(ModelError, match="Check --vae"):
         identify(str(file), vae=str(tmp_path / "none"))
+    with pytest.raises(ModelError, match="unet: is UNet2DConditionModel, not the VAE"):
+        identify(str(file), vae=str(folder / "unet"))
 
 
 def test_weights_go_straight_to_the_device(checkpoint):

@@ -59,3 +59,8 @@ def refuse_channels(channels: int, name: str) -> None:
         kinds = {9: "inpainting", 8: "editing pictures (InstructPix2Pix)", 5: "depth", 7: "upscaling"}
         what = f"takes {channels} channels: it is for {kinds.get(channels, 'another task')}, not for text to image"
         raise ModelError(what, name, "Train with the model that it was made from")
+
+
+def refiner(name: str) -> ModelError:
+    """What is said of half an SDXL."""
+    return ModelError("is an SDXL model without its first text encoder: a refiner", name, "Use the base model")

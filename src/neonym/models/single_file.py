@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from neonym.errors import ModelError
-from neonym.models.kinds import refuse_channels, refuse_others
+from neonym.models.kinds import refiner, refuse_channels, refuse_others
 from neonym.models.weights import Header
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
@@ -98,7 +98,7 @@ def family_of(header: Header, name: str) -> str:
     if clip:
         return "sd1"
     if header.has("conditioner.") and not xl_clip:
-        raise ModelError("is an SDXL model without its first text encoder: a refiner", name, "Use the base model")
+        raise refiner(name)
     raise ModelError("has no text encoder of Stable Diffusion 1.x, 2.x or XL", name, "Is the file complete?")
 
 
