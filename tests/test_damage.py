@@ -112,7 +112,7 @@ def old_pickle(size: bytes) -> bytes:
 
 def room(path, packed: bool):
     """The one call that torch's safe reader allows and that takes whatever memory it is told to."""
-    content = b"\x80\x02c__builtin__\nbytearray\n" + b"\x8a\x05" + struct.pack("<q", 2**36)[:5] + b"\x85R."
+    content = b"\x80\x02c__builtin__\nbytearray\n" + b"\x8a\x05" + struct.pack("<q", 2**30)[:5] + b"\x85R."
     if not packed:
         path.write_bytes(content)
         return

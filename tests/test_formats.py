@@ -263,7 +263,9 @@ def test_a_run_leaves_a_card_and_its_recipe(run_for, tmp_path, capsys):
     from neonym.config.resolve import read_table
     from neonym.learn.loop import train
 
-    file = train(run_for(max_train_steps=3, learning_rate=0.004, num_vectors_per_token=2, min_snr_gamma=5.0)).files[0]
+    precise = {"mixed_precision": "bf16", "save_precision": "fp16"}
+    run = run_for(max_train_steps=3, learning_rate=0.004, num_vectors_per_token=2, min_snr_gamma=5.0, **precise)
+    file = train(run).files[0]
     card = file.with_suffix(".md").read_text()
     for words in ("embedding:mychar4", "<mychar4>", 'token="mychar4"', "2 vectors"):
         assert words in card
@@ -274,6 +276,7 @@ def test_a_run_leaves_a_card_and_its_recipe(run_for, tmp_path, capsys):
     table = read_table(recipe)
     assert table["learning_rate"] == 0.004
     assert table["min_snr_gamma"] == 5.0
+    assert precise.items() <= table.items()
     again = [
         "--config_file",
         str(recipe),
