@@ -55,6 +55,9 @@ OTHERS = {
     "is a ControlNet": [one("control_model.input_blocks.0.0.weight"), one("controlnet_cond_embedding.conv_in.weight")],
     "is a diffusion transformer": [one("pos_embed", "blocks.0.attn.qkv.weight")],
     "is a Stable Cascade": [one("clip_txt_mapper.weight")],
+    "in a packed form": [one(f"{UNET}input_blocks.0.0.weight", f"{UNET}input_blocks.0.0.scale_weight"), one("scaled_fp8"),
+                         one(f"{UNET}out.2.weight", f"{UNET}out.2.weight.quant_state.bitsandbytes__nf4")],
+    "no U-Net. .*only a running average": [one("model_ema.diffusion_modelout2weight", "first_stage_model.x")],
     "is an upscaler": [one("model.1.sub.0.RDB1.conv1.0.weight")],
     "has no U-Net and no VAE": [one("something"), {}],
 }  # fmt: skip
