@@ -21,6 +21,7 @@ from neonym.generation.embeddings import add_files
 from neonym.generation.images import draw
 from neonym.learn.loop import train
 from neonym.learn.prepare import prepare
+from neonym.models import latent_diffusion
 from neonym.models.assemble import load_part, token_table
 from neonym.models.family import load_model
 from neonym.models.identify import identify
@@ -314,3 +315,13 @@ def test_the_index_of_a_folder_is_read(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({}))
     with pytest.raises(ModelError, match="no family"):
         identify(str(tmp_path))
+
+
+def test_an_old_pickle_is_not_held_twice(checkpoint, tmp_path, monkeypatch):
+    """It is read as a whole for each part, so that the largest part must be the last to be kept."""
+    _, folder, file = checkpoint
+    torch.save(load_file(file), tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
+    kept: list[str] = []
+    monkeypatch.setattr(latent_diffusion, "load_part", lambda kind, *rest: kept.append(kind) or load_part(kind, *rest))
+    assert torch.equal(outputs(tmp_path / "old.ckpt")[1], outputs(folder)[1])
+    assert kept[len(kept) // 2 - 1] == kept[-1] == "UNet2DConditionModel"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import pickletools
 import re
 import warnings
@@ -18,6 +17,7 @@ HARMLESS = (  # how names in checkpoints begin
 )  # fmt: skip
 ROOM = "bytearray"  # the one call that torch allows and that takes as much memory as it is told to
 LARGEST = 64 << 20  # bytes of a pickle that is looked through: tensors lie beside it
+BLOCK = 1 << 20  # bytes that are looked through at once
 PICKLES = 8  # in a row, of the old serialisation
 
 
@@ -79,10 +79,18 @@ def names_room(file: Path) -> bool:
             with zipfile.ZipFile(file) as archive:
                 pickles = [entry for entry in archive.infolist() if entry.filename.endswith(".pkl")]
                 return any(entry.file_size > LARGEST or ROOM.encode() in archive.read(entry) for entry in pickles)
-        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return content.find(ROOM.encode()) >= 0
+        with file.open("rb") as opened:
+            return any(ROOM.encode() in block for block in overlapping(opened))
     except Exception:  # it is damaged
         return False
+
+
+def overlapping(stream: IO[bytes]) -> Iterator[bytes]:
+    """All of a stream in blocks that each begin with the end of the one before."""
+    last = b""
+    while block := stream.read(BLOCK):
+        yield last + block
+        last = block[-len(ROOM) :]
 
 
 def pickle_of(opened: IO[bytes]) -> IO[bytes]:
