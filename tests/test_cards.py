@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from neonym.cli.main import main
+from neonym.errors import FormatError
 from neonym.formats import read_embedding, write_embedding
 from neonym.types import Embedding
 
@@ -78,6 +79,22 @@ def test_the_stream_is_the_web_uis():
         states.append(state % 255)
     assert states == [253, 242, 127, 44, 157]  # the first of those that its own test lists
     assert list(islice(stream(), 5)) == [n & 15 for n in states]
+
+
+def test_as_many_vectors_as_prompts_can_hold(tmp_path):
+    """Three parts of 75 for SDXL, also from the pixels alone; many more are refused, not written and then unreadable."""
+    generator = torch.Generator().manual_seed(3)
+    pair = {"text_encoder": torch.randn(225, 768, generator=generator),
+            "text_encoder_2": torch.randn(225, 1280, generator=generator)}  # fmt: skip
+    path = write_embedding(Embedding("zyzzo", pair), tmp_path / "zyzzo.png")
+    with Image.open(path) as card:
+        card.convert("RGB").save(tmp_path / "bare.png")
+    for file in (path, tmp_path / "bare.png"):
+        assert all(torch.equal(rows, pair[name]) for name, rows in read_embedding(file).vectors.items())
+    many = {name: rows.repeat(3, 1) for name, rows in pair.items()}
+    with pytest.raises(FormatError, match="more vectors than a card holds"):
+        write_embedding(Embedding("zyzzo", many), tmp_path / "many.png")
+    assert not (tmp_path / "many.png").exists()
 
 
 def test_a_card_of_ours_is_read_by_the_layout(tmp_path):

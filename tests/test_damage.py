@@ -8,6 +8,7 @@ import random
 import resource
 import struct
 import time
+import zipfile
 import zlib
 
 import pytest
@@ -109,6 +110,17 @@ def old_pickle(size: bytes) -> bytes:
     return file.getvalue().replace(b"K\x04", size)
 
 
+def room(path, packed: bool):
+    """The one call that torch's safe reader allows and that takes whatever memory it is told to."""
+    content = b"\x80\x02c__builtin__\nbytearray\n" + b"\x8a\x05" + struct.pack("<q", 2**30)[:5] + b"\x85R."
+    if not packed:
+        path.write_bytes(content)
+        return
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", content)
+        archive.writestr("archive/version", "3\n")
+
+
 TENSOR = '{"string_to_param": {"*": {"TORCHTENSOR": %s}}}'
 HARMFUL = {  # a few kilobytes that claim to be gigabytes, texts nested without end, tensors that are none
     "claims.pt": lambda p: torch.save({"*": torch.ones(1).expand(40000, 40000)}, p),
@@ -121,6 +133,8 @@ HARMFUL = {  # a few kilobytes that claim to be gigabytes, texts nested without 
     "nowhere.pt": lambda p: torch.save({"a": ROWS.to("meta")}, p),
     "many.pt": lambda p: torch.save({str(i): ROWS[0, :1] for i in range(5000)}, p),
     "nested.pt": lambda p: p.write_bytes(b"\x80\x02" + b"]" * 50000 + b"a" * 49999 + b"."),
+    "room.pt": lambda p: room(p, packed=True),
+    "room-plain.bin": lambda p: room(p, packed=False),
     "long.pt": lambda p: p.write_bytes(b"\x80\x04\x8d" + struct.pack("<Q", 2**40) + b"abc."),
     "no-pickle.safetensors": lambda p: torch.save({"a": ROWS}, p),
     "no-safetensors.pt": lambda p: save_file({"a": ROWS}, p),

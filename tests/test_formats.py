@@ -55,6 +55,17 @@ def test_the_same_embedding_is_the_same_file(tmp_path):
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
+def test_a_long_text_does_not_take_the_other_metadata_with_it(tmp_path):
+    """An archive's comment holds 64 KiB; a thumbnail has more."""
+    told = {"neonym.steps": "7", "modelspec.thumbnail": "x" * 70000, "modelspec.title": "zyzzo"}
+    for ending in ("safetensors", "png", "pt", "bin"):
+        path = write_embedding(Embedding("zyzzo", {"text_encoder": ROWS}, told), tmp_path / f"a.{ending}")
+        found = read_embedding(path)
+        assert found.token == "zyzzo"
+        kept = {n: t for n, t in told.items() if len(t) < 70000} if ending in ("pt", "bin") else told
+        assert kept.items() <= found.metadata.items()
+
+
 @pytest.mark.parametrize("ending", ["safetensors", "pt"])
 @pytest.mark.parametrize("word", ["zyzzo", "my-word.v2"])
 def test_diffusers_loads_it_to_the_same_conditioning(tmp_path, ending, word):
@@ -263,7 +274,9 @@ def test_a_run_leaves_a_card_and_its_recipe(run_for, tmp_path, capsys):
     from neonym.config.resolve import read_table
     from neonym.learn.loop import train
 
-    file = train(run_for(max_train_steps=3, learning_rate=0.004, num_vectors_per_token=2, min_snr_gamma=5.0)).files[0]
+    precise = {"mixed_precision": "bf16", "save_precision": "fp16"}
+    run = run_for(max_train_steps=3, learning_rate=0.004, num_vectors_per_token=2, min_snr_gamma=5.0, **precise)
+    file = train(run).files[0]
     card = file.with_suffix(".md").read_text()
     for words in ("embedding:mychar4", "<mychar4>", 'token="mychar4"', "2 vectors"):
         assert words in card
@@ -274,6 +287,7 @@ def test_a_run_leaves_a_card_and_its_recipe(run_for, tmp_path, capsys):
     table = read_table(recipe)
     assert table["learning_rate"] == 0.004
     assert table["min_snr_gamma"] == 5.0
+    assert precise.items() <= table.items()
     again = [
         "--config_file",
         str(recipe),

@@ -55,6 +55,9 @@ OTHERS = {
     "is a ControlNet": [one("control_model.input_blocks.0.0.weight"), one("controlnet_cond_embedding.conv_in.weight")],
     "is a diffusion transformer": [one("pos_embed", "blocks.0.attn.qkv.weight")],
     "is a Stable Cascade": [one("clip_txt_mapper.weight")],
+    "in a packed form": [one(f"{UNET}input_blocks.0.0.weight", f"{UNET}input_blocks.0.0.scale_weight"), one("scaled_fp8"),
+                         one(f"{UNET}out.2.weight", f"{UNET}out.2.weight.quant_state.bitsandbytes__nf4")],
+    "no U-Net. .*only a running average": [one("model_ema.diffusion_modelout2weight", "first_stage_model.x")],
     "is an upscaler": [one("model.1.sub.0.RDB1.conv1.0.weight")],
     "has no U-Net and no VAE": [one("something"), {}],
 }  # fmt: skip
@@ -245,6 +248,7 @@ def test_a_converter_may_leave_out_what_sd2_does_not_use(tmp_path):
         ("unet/config.json", "[]", "is no config"),
         ("unet/config.json", '{"_class_name": "FluxTransformer2DModel"}', "is a StableDiffusionPipeline, of no family"),
         ("unet/config.json", '{"_class_name": "UNet2DConditionModel", "sample_size": "x"}', "configs are odd"),
+        ("unet/config.json", '{"_class_name": "UNet2DConditionModel", "in_channels": 9}', "for inpainting"),
         (
             "unet/config.json",
             '{"_class_name": "UNet2DConditionModel", "class_embed_type": "projection"}',
@@ -278,6 +282,15 @@ def test_folders_that_lack_something_or_are_damaged(folder, tmp_path, file, cont
         load_tokenizers(identify(str(place)), 75)
     with pytest.raises(ModelError, match="is a part of a Diffusers folder"):
         identify(str(folder / "unet"))
+
+
+def test_half_an_sdxl_and_files_that_are_no_configs(tmp_path):
+    save_folder(make_parts("sdxl", tiny=True), "sdxl", tmp_path / "xl", "epsilon")
+    (tmp_path / "xl" / "prompts.json").write_text('["a list"]')
+    assert identify(str(tmp_path / "xl")).family == "sdxl"
+    shutil.rmtree(tmp_path / "xl" / "text_encoder")
+    with pytest.raises(ModelError, match="a refiner"):
+        identify(str(tmp_path / "xl"))
 
 
 def test_each_part_has_its_own_variant_and_pickles_run_nothing(folder, tmp_path):
@@ -314,6 +327,9 @@ def test_pickled_checkpoints_that_claim_too_much(tmp_path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(100 << 20))
     with pytest.raises(ModelError, match="compressed archive"):
+        identify(str(path))
+    torch.save({"state_dict": {f"{UNET}x": torch.ones(1)}, "beside": bytearray(b"x")}, path)
+    with pytest.raises(ModelError, match="bytearray, which takes memory of any size"):
         identify(str(path))
     torch.save({f"{UNET}x": torch.ones(1000)}, path)
     whole = path.read_bytes()

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from conftest import make_pictures, settings
@@ -20,6 +21,7 @@ from neonym.generation.embeddings import add_files
 from neonym.generation.images import draw
 from neonym.learn.loop import train
 from neonym.learn.prepare import prepare
+from neonym.models import latent_diffusion
 from neonym.models.assemble import load_part, token_table
 from neonym.models.family import load_model
 from neonym.models.identify import identify
@@ -104,7 +106,8 @@ def test_conditioning_is_the_pipelines_own(checkpoint):
 def test_pickled_checkpoints(checkpoint, tmp_path):
     _, folder, file = checkpoint
     tensors = load_file(file)
-    for name, content in (("plain.ckpt", tensors), ("lightning.ckpt", {"state_dict": tensors, "global_step": 3})):
+    beside = {"global_step": 3, "loss": np.float64(0.5), "draws": [np.arange(3), np.array(["a"])]}  # data, not code
+    for name, content in (("plain.ckpt", tensors), ("lightning.ckpt", {"state_dict": tensors, **beside})):
         torch.save(content, tmp_path / name)
         assert torch.equal(outputs(tmp_path / name)[1], outputs(folder)[1])
 
@@ -202,6 +205,8 @@ def test_variants_and_separate_vaes(checkpoint, tmp_path):
     assert identify(str(file)).vae_hash() != identify(str(file), vae=str(tmp_path / "vae.safetensors")).vae_hash()
     with pytest.raises(ModelError, match="Check --vae"):
         identify(str(file), vae=str(tmp_path / "none"))
+    with pytest.raises(ModelError, match="unet: is UNet2DConditionModel, not the VAE"):
+        identify(str(file), vae=str(folder / "unet"))
 
 
 def test_weights_go_straight_to_the_device(checkpoint):
@@ -310,3 +315,13 @@ def test_the_index_of_a_folder_is_read(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({}))
     with pytest.raises(ModelError, match="no family"):
         identify(str(tmp_path))
+
+
+def test_an_old_pickle_is_not_held_twice(checkpoint, tmp_path, monkeypatch):
+    """It is read as a whole for each part, so that the largest part must be the last to be kept."""
+    _, folder, file = checkpoint
+    torch.save(load_file(file), tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
+    kept: list[str] = []
+    monkeypatch.setattr(latent_diffusion, "load_part", lambda kind, *rest: kept.append(kind) or load_part(kind, *rest))
+    assert torch.equal(outputs(tmp_path / "old.ckpt")[1], outputs(folder)[1])
+    assert kept[len(kept) // 2 - 1] == kept[-1] == "UNet2DConditionModel"

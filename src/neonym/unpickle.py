@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import IO, Any
 
 FORBIDDEN = re.compile(r"(?:GLOBAL|class|function) ([\w.]+)")
-HARMLESS = ("torch", "collections", "numpy", "_codecs", "pytorch_lightning")  # modules that checkpoints name
+HARMLESS = (  # how names in checkpoints begin
+    "torch", "collections", "numpy", "_codecs", "pytorch_lightning", "__builtin__.set", "builtins.set",
+)  # fmt: skip
+ROOM = "bytearray"  # the one call that torch allows and that takes as much memory as it is told to
 LARGEST = 64 << 20  # bytes of a pickle that is looked through: tensors lie beside it
+BLOCK = 1 << 20  # bytes that are looked through at once
 PICKLES = 8  # in a row, of the old serialisation
 
 
@@ -24,6 +28,8 @@ def unpickle(file: Path, allowed: list[Any], mapped: bool = False) -> Any:
     """
     import torch
 
+    if names_room(file):
+        raise ValueError(f"calls {ROOM}, which takes memory of any size, and was not opened")
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
             warnings.simplefilter("ignore")  # of newer protocols
@@ -64,6 +70,27 @@ def foreign_call(file: Path) -> str | None:
             return next((name for name in called(pickle_of(opened)) if not name.startswith(HARMLESS)), None)
     except Exception:  # it is damaged as well
         return None
+
+
+def names_room(file: Path) -> bool:
+    """Whether a pickle in the file could call for memory of any size. What cannot be looked through is for torch to refuse."""
+    try:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                pickles = [entry for entry in archive.infolist() if entry.filename.endswith(".pkl")]
+                return any(entry.file_size > LARGEST or ROOM.encode() in archive.read(entry) for entry in pickles)
+        with file.open("rb") as opened:
+            return any(ROOM.encode() in block for block in overlapping(opened))
+    except Exception:  # it is damaged
+        return False
+
+
+def overlapping(stream: IO[bytes]) -> Iterator[bytes]:
+    """All of a stream in blocks that each begin with the end of the one before."""
+    last = b""
+    while block := stream.read(BLOCK):
+        yield last + block
+        last = block[-len(ROOM) :]
 
 
 def pickle_of(opened: IO[bytes]) -> IO[bytes]:

@@ -39,7 +39,7 @@ def main(argv: list[str], prog: str) -> int:
     print(
         f"# how `{shown(embedding.token)}` was learned; the text encoder had the hash {shown(str(known.get('neonym.base_model_hash')))}"
     )
-    print('# train_data_dir = "..."')
+    print('# train_data_dir = "..."  # or dataset_config: what it said of pictures and captions is not known')
     for name, value in values.items():
         if value is not None:
             print(f"{name} = {json.dumps(value, ensure_ascii=False)}")

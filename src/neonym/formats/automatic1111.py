@@ -3,6 +3,7 @@
 The same reader takes sd-scripts' and OneTrainer's pickled tables, diffusers' `{word: vectors}` and the original implementation's.
 """
 
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from zipfile import ZIP_MAX_COMMENT, ZipFile, ZipInfo
@@ -36,6 +37,13 @@ def plain_zip(content: dict, embedding: Embedding) -> bytes:
             inner = name.partition("/")[2]
             if inner in ("data.pkl", "version") or inner.startswith("data/"):
                 new.writestr(ZipInfo(f"archive/{inner}"), old.read(name))
-        comment = own_metadata(embedding).encode()
-        new.comment = comment if len(comment) <= ZIP_MAX_COMMENT else b""
+        new.comment = comment(embedding)
     return plain.getvalue()
+
+
+def comment(embedding: Embedding) -> bytes:
+    """Its metadata, without its longest texts (a picture, say) if an archive's comment cannot hold them all."""
+    kept = dict(sorted(embedding.metadata.items(), key=lambda item: len(item[1])))
+    while len(text := own_metadata(replace(embedding, metadata=kept)).encode()) > ZIP_MAX_COMMENT and kept:
+        kept.popitem()
+    return text

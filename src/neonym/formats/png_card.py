@@ -24,19 +24,24 @@ from neonym.types import Embedding
 
 CHUNK = "sd-ti-embedding"
 LARGEST = 16 << 20  # bytes of the table, unpacked: 75 vectors take two million
-LARGEST_BLOCK = 1 << 22  # numbers
+LARGEST_BLOCK = 1 << 23  # numbers: the largest table packed takes fewer
+FACTOR, INCREMENT = np.uint32(1664525), np.uint32(1013904223)  # of the generator
 MOST_PIXELS = 1 << 25
 SIDE = 512
 
 
 def write(embedding: Embedding, path: Path, picture: Image.Image | None = None) -> None:
-    """With a picture of the word, or a plain card with its name."""
+    """With a picture of the word, or a plain card with its name. Raises FormatError for more vectors than are read back."""
     rows = {name: {"TORCHTENSOR": table.detach().cpu().float().tolist()} for name, table in embedding.vectors.items()}
     if SECOND in rows:
         table = {"clip_l": rows[ENCODER], "clip_g": rows[SECOND], "name": embedding.token}
     else:
         table = web_ui_table(embedding, rows[ENCODER])
     text = json.dumps({**table, OWN: own_metadata(embedding)})
+    if len(text) > LARGEST:
+        raise FormatError(
+            "there are more vectors than a card holds", f"the card of `{embedding.token}`", "Use another layout"
+        )
     chunks = PngImagePlugin.PngInfo()
     chunks.add_text(CHUNK, base64.b64encode(text.encode()).decode())
     card = with_data(
@@ -65,12 +70,14 @@ def with_data(picture: Image.Image, data: bytes) -> Image.Image:
 
 
 def mask(shape: tuple[int, ...]) -> np.ndarray:
-    """The web UI's pseudo-random low halves (a linear congruential generator), over the block."""
-    found, seed = np.empty(int(np.prod(shape)), np.uint8), 0
-    for i in range(len(found)):
-        seed = (1664525 * seed + 1013904223) % 2**32
-        found[i] = seed % 255
-    return found.reshape(shape) & 15
+    """The web UI's pseudo-random low halves, over the block: of the states of a linear congruential generator that begins at 0.
+
+    Its n-th state is the increment times the sum of the factor's first n powers.
+    """
+    powers = np.full(int(np.prod(shape)), FACTOR, np.uint32)  # of the factor, modulo 2**32
+    powers[:1] = 1
+    states = INCREMENT * np.cumsum(np.cumprod(powers, dtype=np.uint32), dtype=np.uint32)
+    return (states % 255).astype(np.uint8).reshape(shape) & 15
 
 
 def read(path: Path) -> Stored:

@@ -60,6 +60,8 @@ PLACES = {
     "template_file",
     "offline",  # where a model comes from, not which
 }
+SETTLED = ("model", "dataset", "optim", "objective", "eval")  # sections of settings that a recipe has
+PRECISE = ("mixed_precision", "fp8_base", "save_precision")  # and what else decides the numbers, on any machine
 PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -109,12 +111,8 @@ def repeatable(run: RunConfig) -> dict[str, object]:
     """Settings that were changed and mean something elsewhere: no folders, files, names or keys."""
     found = {}
     for section, name, field in fields_of(RunConfig):
-        value = getattr(getattr(run, section), name)
-        if (
-            section in ("model", "dataset", "optim", "objective", "eval")
-            and name not in PLACES
-            and value != field.default
-        ):
+        value, told = getattr(getattr(run, section), name), section in SETTLED and name not in PLACES
+        if (told or name in PRECISE) and value != field.default:
             found[name] = value
     return found
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ NAME = re.compile(  # of a file of weights: which of how many it is, and its var
 )
 VARIANTS = (None, "fp32", "ema", "bf16", "fp16")  # of several, the first: None is the plain one
 HALVES = ("fp16", "bf16")
+OWN_CONFIGS = ("model_index.json", "neonym.json")  # in the folder itself
 TOKENIZER = ("vocab.json", "merges.txt")
 
 
@@ -125,11 +127,11 @@ def diffusers_configs(folder: Path, name: str) -> dict[str, dict[str, Any]]:
 
 
 def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
-    """By the component's name, those of the folder itself by theirs. Raises ModelError."""
+    """By the component's name, those of the folder itself by theirs; whatever else lies there is let be. Raises ModelError."""
+    own = (folder / name for name in OWN_CONFIGS)
+    parts = (folder.glob("*/config.json"), folder.glob("*/scheduler_config.json"), filter(Path.is_file, own))
     configs = {}
-    for file in sorted(
-        [*folder.glob("*/config.json"), *folder.glob("*/scheduler_config.json"), *folder.glob("*.json")]
-    ):
+    for file in sorted(chain.from_iterable(parts)):
         configs[file.parent.name if file.parent != folder else file.stem] = read_config(file)
     return configs
 

@@ -22,6 +22,7 @@ from neonym.models.folder import (
     weights_in,
 )
 from neonym.models.hub import config_folder, fetch_weights, is_hub_id, not_cached, vae_folder
+from neonym.models.kinds import VAE_KIND
 from neonym.models.recognise import as_told, recognised
 from neonym.models.source import BUILTIN, BUILTIN_MODELS, ModelSource
 from neonym.models.weights import ENDINGS, read_header
@@ -108,7 +109,11 @@ def other_vae(source: ModelSource) -> tuple[dict[str, Any], Weights]:
     place = source.vae
     assert place is not None
     if place.is_dir():
-        return read_config(place / "config.json"), weights_in(place, str(place))
+        config = read_config(place / "config.json")
+        kind = config.get("_class_name", VAE_KIND)
+        if kind != VAE_KIND:
+            raise ModelError(f"is {kind}, not the VAE of such a model ({VAE_KIND})", str(place), "Check --vae")
+        return config, weights_in(place, str(place))
     header = read_header(place)
     start = single_file.VAE if header.has(single_file.VAE) else ""
     factor = float(source.configs.get("vae", {}).get("scaling_factor", 0.18215))

@@ -18,6 +18,7 @@ KINDS = (  # what one of the names looks like -> what it is, what to do
     (r"clip_txt_mapper|effnet_mapper|clip_txt_pooled_mapper", "is a Stable Cascade", ""),
     (r"edm_mean|edm_vpred\.sigma_max", "was made for another noise schedule (EDM: Playground 2.5, CosXL)", ""),
     (r"double_layers\.|caption_projection\.|cap_embedder\.|x_embedder\.|(?:^|\.)blocks\.0\.(?:attn|cross_attn|self_attn)\.", "is a diffusion transformer", ""),
+    (r"\.scale_weight$|\.weight_scale$|^scaled_fp8$|\.quant_state\.", "has weights in a packed form (scaled fp8, or 4 bits)", "Use the model's file in fp16"),
     (r"\.RDB1\.|model\.1\.sub\.|upsampler\.0\.weight", "is an upscaler, not a model", ""),
 )  # fmt: skip
 PARTS = (  # likewise, of a file that has no U-Net under its original name
@@ -59,3 +60,8 @@ def refuse_channels(channels: int, name: str) -> None:
         kinds = {9: "inpainting", 8: "editing pictures (InstructPix2Pix)", 5: "depth", 7: "upscaling"}
         what = f"takes {channels} channels: it is for {kinds.get(channels, 'another task')}, not for text to image"
         raise ModelError(what, name, "Train with the model that it was made from")
+
+
+def refiner(name: str) -> ModelError:
+    """What is said of half an SDXL."""
+    return ModelError("is an SDXL model without its first text encoder: a refiner", name, "Use the base model")

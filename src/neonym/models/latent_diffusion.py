@@ -122,10 +122,11 @@ def load(
     kind: type[Kind], source: ModelSource, tokenizers: dict[str, WordTokenizer],
     device: torch.device, dtype: torch.dtype, clip_skip: int,
 ) -> Kind:  # fmt: skip
-    """A model of this kind with its weights, one part on its device before the next is read. Its VAE, which overflows in fp16 (SDXL's), stays in float32. Raises ModelError."""
+    """A model of this kind with its weights, one part on its device before the next is read. The U-Net is the last: a pickle
+    in the old serialisation is read as a whole for each. The VAE, which overflows in fp16 (SDXL's), stays in float32. Raises ModelError."""
     quiet_libraries()
     parts = {}
-    for part in source.kinds:
+    for part in reversed(source.kinds):
         precision = torch.float32 if part == "vae" else dtype
         try:
             module = load_part(source.kinds[part], source.configs[part], source.weights[part], precision, device)

@@ -8,7 +8,7 @@ from typing import Any
 
 from neonym.errors import ModelError, Problem
 from neonym.models import single_file
-from neonym.models.kinds import SUPPORTED, UNET_KIND
+from neonym.models.kinds import SUPPORTED, UNET_KIND, refiner, refuse_channels
 from neonym.models.source import ModelSource
 
 Configs = dict[str, dict[str, Any]]  # per component
@@ -95,6 +95,7 @@ def as_told(configs: Configs, v_parameterization: bool | None) -> Configs:
 
 def recognised(name: str, folder: Path, configs: Configs) -> ModelSource:
     """By the first family that knows it. Raises ModelError."""
+    refuse_relatives(name, configs)
     for family in (stable_diffusion, stable_diffusion_xl):
         try:
             source = family(name, folder, configs)
@@ -110,6 +111,15 @@ def recognised(name: str, folder: Path, configs: Configs) -> ModelSource:
     kind = str(configs.get("model_index", {}).get("_class_name") or "a model without a name")
     what = f"is a {kind}, of no family that is supported yet (text-to-image Stable Diffusion 1.x, 2.x and XL are)"
     raise ModelError(what, name)
+
+
+def refuse_relatives(name: str, configs: Configs) -> None:
+    """What belongs to a family, but draws no pictures from text alone. Raises ModelError."""
+    unet = configs.get("unet", {})
+    if unet.get("_class_name") == UNET_KIND:
+        refuse_channels(unet.get("in_channels", 4), name)
+    if unet.get("addition_embed_type") == "text_time" and SECOND in configs and FIRST not in configs:
+        raise refiner(name)
 
 
 def source_notes(source: ModelSource) -> Iterator[Problem]:

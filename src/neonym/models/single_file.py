@@ -9,10 +9,11 @@ import re
 from typing import Any
 
 from neonym.errors import ModelError
-from neonym.models.kinds import refuse_channels, refuse_others
+from neonym.models.kinds import refiner, refuse_channels, refuse_others
 from neonym.models.weights import Header
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
+AVERAGE = "model_ema.diffusion_model"  # names without dots
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
 XL_CLIP, XL_OPEN_CLIP = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
 TEXT = ("cond_stage_model.", "conditioner.")
@@ -41,7 +42,8 @@ def configs_of(
     ]
     if missing:
         what = f"is no Stable Diffusion checkpoint: it has no {' and no '.join(missing)}"
-        raise ModelError(what, name, "Give a VAE with --vae" if missing == ["VAE"] else "")
+        fix = "It has only a running average of one (model_ema.), which no program reads" if header.has(AVERAGE) else ""
+        raise ModelError(what, name, "Give a VAE with --vae" if missing == ["VAE"] else fix)
     family = family_of(header, name)
     try:
         return described(header, family, name, prediction_type(header, v_parameterization, sidecar))
@@ -98,7 +100,7 @@ def family_of(header: Header, name: str) -> str:
     if clip:
         return "sd1"
     if header.has("conditioner.") and not xl_clip:
-        raise ModelError("is an SDXL model without its first text encoder: a refiner", name, "Use the base model")
+        raise refiner(name)
     raise ModelError("has no text encoder of Stable Diffusion 1.x, 2.x or XL", name, "Is the file complete?")
 
 

@@ -19,18 +19,24 @@ if TYPE_CHECKING:
 
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 ENDINGS = (".safetensors", *PICKLED)
-INERT = (  # classes that old training checkpoints name beside their weights; empty shells are enough
+INERT = (  # what old training checkpoints name beside their weights, for losses and the like; empty shells are enough
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
     "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
     "pytorch_lightning.utilities.enums.ModelSummaryMode",
+    *(f"numpy.{core}.multiarray.{call}" for core in ("core", "_core") for call in ("scalar", "_reconstruct")),
+    "numpy.ndarray",
+    "numpy.dtype",
 )
 
 
 class Shell:
-    """Stands for a class that is not needed."""
+    """Stands for a class or function that is not needed: it takes whatever it is given, and keeps nothing."""
 
     def __init__(self, *args: object):
         del args
+
+    def __setstate__(self, state: object) -> None:
+        del state
 
 
 @dataclass(frozen=True)
