@@ -218,3 +218,6 @@ def test_what_a_file_says_of_itself_is_not_obeyed(tmp_path, capsys):
         save_file({"emb_params": ROWS}, bad, {"neonym.settings": told, "neonym.vectors": "many"})
         assert main(["recipe", str(bad)]) == 2
         assert "settings" in capsys.readouterr().err
+    for told in ("{", "5", "[5]", "[{}]", '[{"subsets": [{"no_such_key": 1}]}]', '[{"subsets": [{"image_dir": {}}]}]'):
+        save_file({"emb_params": ROWS}, bad, {"neonym.settings": "{}", "neonym.datasets": told})
+        assert main(["recipe", str(bad)]) == 2

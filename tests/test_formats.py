@@ -301,3 +301,32 @@ def test_a_run_leaves_a_card_and_its_recipe(run_for, tmp_path, capsys):
         read_embedding(tmp_path / "again" / "mychar4.safetensors").vectors["text_encoder"],
         read_embedding(file).vectors["text_encoder"],
     )
+
+
+def test_a_recipe_has_the_data_set_file_of_its_word(tmp_path, pictures, capsys):
+    from neonym.cli.main import main
+    from neonym.config.resolve import read_table
+
+    subset = f'[[datasets.subsets]]\nimage_dir = "{pictures}"\ncaption_separator = ";"'
+    words = "".join(f'[[concepts]]\ntoken_string = "{word}"\n' for word in ("mychar4", "zyzzo"))
+    other = f'[[datasets.subsets]]\nimage_dir = "{pictures}"\nconcept = "zyzzo"\nclass_tokens = "zyzzo"\ncaption_extension = ".none"'
+    config = tmp_path / "set.toml"
+    config.write_text(f'{words}[[datasets]]\nbatch_size = 2\n{subset}\nconcept = "mychar4"\n{other}\n')
+    learn = ["--cpu", "--eval_samples", "8", "--max_train_steps", "2"]
+    assert main(["train", "--dataset_config", str(config), "--output_dir", str(tmp_path / "out"), *learn]) in (0, 3)
+    file = tmp_path / "out" / "mychar4.safetensors"
+    capsys.readouterr()
+    assert main(["recipe", str(file)]) == 0
+    told = capsys.readouterr().out
+    assert str(tmp_path) not in told
+    recipe, data = tmp_path / "recipe.toml", tmp_path / "told.toml"
+    recipe.write_text(told)
+    data.write_text("\n".join(line.removeprefix("# ") for line in told[told.index("# [[datasets]]") :].splitlines()))
+    dataset = read_table(data)["datasets"][0]
+    assert dataset["batch_size"] == 2
+    assert dataset["subsets"] == [{"image_dir": pictures.name, "caption_separator": ";"}]
+    data.write_text(data.read_text().replace(f'"{pictures.name}"', f'"{pictures}"'))
+    again = ["--config_file", str(recipe), "--dataset_config", str(data), "--output_dir", str(tmp_path / "again")]
+    assert main(["train", *again, "--cpu", "--eval_samples", "8"]) in (0, 3)
+    rows = [read_embedding(f).vectors["text_encoder"] for f in (file, tmp_path / "again" / "mychar4.safetensors")]
+    assert torch.equal(*rows)

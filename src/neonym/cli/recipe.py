@@ -9,11 +9,13 @@ from typing import Any
 import tyro
 from pydantic import BaseModel, Field
 
+from neonym.config.dataset import DatasetSpec, SubsetSpec
 from neonym.config.flags import parse_flags
 from neonym.config.run import RunConfig, fields_of
 from neonym.errors import FormatError
 
 DESCRIPTION = "Print the settings that a word was learned with, as a --config_file: add where the pictures are."
+CHANGED = "Was it changed by another program?"
 
 
 class RecipeFlags(BaseModel):
@@ -39,11 +41,27 @@ def main(argv: list[str], prog: str) -> int:
     print(
         f"# how `{shown(embedding.token)}` was learned; the text encoder had the hash {shown(str(known.get('neonym.base_model_hash')))}"
     )
-    print('# train_data_dir = "..."  # or dataset_config: what it said of pictures and captions is not known')
-    for name, value in values.items():
-        if value is not None:
-            print(f"{name} = {json.dumps(value, ensure_ascii=False)}")
+    tables = datasets_of(known, flags.file)
+    print('# train_data_dir = "..."' if tables is None else '# dataset_config = "..."  # a file such as the one below')
+    print("\n".join(as_lines(values)))
+    for table in tables or ():
+        lines = dataset_lines(table, str(embedding.token))
+        print("\n".join(["", *(f"# {line}".rstrip() for line in lines)]))
     return 0
+
+
+def dataset_lines(table: dict[str, Any], token: str) -> list[str]:
+    """What a data-set file says of one word: it learned as if it had been alone."""
+    lines = ["[[datasets]]", *as_lines({name: value for name, value in table.items() if name != "subsets"})]
+    for subset in table["subsets"]:
+        if subset.get("concept") in (None, token):
+            lines += ["", "[[datasets.subsets]]", *as_lines({**subset, "concept": None})]
+    return lines
+
+
+def as_lines(table: dict[str, Any]) -> list[str]:
+    """Values as TOML, a line each; what is not set is left out."""
+    return [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in table.items() if value is not None]
 
 
 def settings_of(known: dict[str, str], file: Path) -> dict[str, Any]:
@@ -51,14 +69,41 @@ def settings_of(known: dict[str, str], file: Path) -> dict[str, Any]:
     told = known.get("neonym.settings")
     if told is None:
         raise FormatError("does not say how it was made", str(file), "Only files that Neonym wrote do")
-    try:
-        found = json.loads(told)
-    except (ValueError, RecursionError) as error:
-        raise FormatError("its settings cannot be read", str(file), "Was it changed by another program?") from error
-    names = {name for _, name, _ in fields_of(RunConfig)}
-    if not isinstance(found, dict) or not set(found) <= names or not all(map(plain, found.values())):
-        raise FormatError("what it says of its settings is none", str(file), "Was it changed by another program?")
+    found = read_json(told, file)
+    if not is_table(found, {name for _, name, _ in fields_of(RunConfig)}):
+        raise FormatError("what it says of its settings is none", str(file), CHANGED)
     return found
+
+
+def datasets_of(known: dict[str, str], file: Path) -> list[dict[str, Any]] | None:
+    """What the metadata tells of a data-set file, if there was one and it is only that. Raises FormatError."""
+    told = known.get("neonym.datasets")
+    found = None if told is None else read_json(told, file)
+    if found is not None and not (isinstance(found, list) and all(map(is_dataset, found))):
+        raise FormatError("what it says of its data sets is none", str(file), CHANGED)
+    return found
+
+
+def read_json(text: str, file: Path) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError("its settings cannot be read", str(file), CHANGED) from error
+
+
+def is_dataset(table: Any) -> bool:
+    subsets = table.get("subsets") if isinstance(table, dict) else None
+    values = {name: value for name, value in table.items() if name != "subsets"} if subsets else None
+    return (
+        isinstance(subsets, list)
+        and is_table(values, set(DatasetSpec.model_fields))
+        and all(is_table(subset, set(SubsetSpec.model_fields)) for subset in subsets)
+    )
+
+
+def is_table(value: Any, names: set[str]) -> bool:
+    """Whether it is a table of plain values under these names."""
+    return isinstance(value, dict) and set(value) <= names and all(map(plain, value.values()))
 
 
 def plain(value: Any) -> bool:

@@ -60,6 +60,7 @@ PLACES = {
     "template_file",
     "offline",  # where a model comes from, not which
 }
+DATA_PLACES = ("image_dir", "metadata_file", "conditioning_data_dir")
 SETTLED = ("model", "dataset", "optim", "objective", "eval")  # sections of settings that a recipe has
 PRECISE = ("mixed_precision", "fp8_base", "save_precision")  # and what else decides the numbers, on any machine
 PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -80,6 +81,17 @@ def asked_facts(run: RunConfig) -> dict[str, str]:
     if run.model.clip_skip > 1 or "clip_skip" in run.model.model_fields_set:
         facts["modelspec.encoder_layer"] = str(run.model.clip_skip)
     return facts
+
+
+def data_facts(ready: Prepared) -> dict[str, str]:
+    """What a data-set file says, as JSON: values that are not the usual ones, and of each place the last name only."""
+    if ready.config is None or not ready.run.dataset.dataset_config:
+        return {}
+    tables = ready.config.model_dump(mode="json", include={"datasets"}, exclude_defaults=True)["datasets"]
+    for subset in (subset for table in tables for subset in table["subsets"]):
+        subset.pop("custom_attributes", None)
+        subset |= {name: Path(subset[name]).name for name in DATA_PLACES if name in subset}
+    return {"neonym.datasets": json.dumps(tables, sort_keys=True)}
 
 
 def as_data_url(text: str) -> str:
@@ -156,6 +168,7 @@ class CheckpointStore:
             "neonym.optimizer": optimizer_name(ready.run.optim.optimizer_type),
             "neonym.settings_digest": digest,
             "neonym.settings": json.dumps(repeatable(ready.run), sort_keys=True),
+            **data_facts(ready),
         }
 
     @contextmanager
