@@ -121,6 +121,12 @@ def room(path, packed: bool):
         archive.writestr("archive/version", "3\n")
 
 
+def doubled(levels: int) -> bytes:
+    """A table whose key is (t, t), t being (u, u), and so on: a few hundred bytes, a hash that takes 2 ** levels steps."""
+    pairs = b"".join(b"h%c\x86q%c" % (n, n + 1) for n in range(1, levels))
+    return b"\x80\x02}q\x00K\x01K\x02\x86q\x01" + pairs + b"K\x05s."
+
+
 TENSOR = '{"string_to_param": {"*": {"TORCHTENSOR": %s}}}'
 HARMFUL = {  # a few kilobytes that claim to be gigabytes, texts nested without end, tensors that are none
     "claims.pt": lambda p: torch.save({"*": torch.ones(1).expand(40000, 40000)}, p),
@@ -132,6 +138,7 @@ HARMFUL = {  # a few kilobytes that claim to be gigabytes, texts nested without 
     "sparse.pt": lambda p: torch.save({"a": ROWS.to_sparse()}, p),
     "nowhere.pt": lambda p: torch.save({"a": ROWS.to("meta")}, p),
     "many.pt": lambda p: torch.save({str(i): ROWS[0, :1] for i in range(5000)}, p),
+    "doubled.pt": lambda p: p.write_bytes(doubled(40)),
     "nested.pt": lambda p: p.write_bytes(b"\x80\x02" + b"]" * 50000 + b"a" * 49999 + b"."),
     "room.pt": lambda p: room(p, packed=True),
     "room-plain.bin": lambda p: room(p, packed=False),

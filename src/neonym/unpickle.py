@@ -18,6 +18,7 @@ HARMLESS = (  # how names in checkpoints begin
 ROOM = "bytearray"  # the one call that torch allows and that takes as much memory as it is told to
 LARGEST = 64 << 20  # bytes of a pickle that is looked through: tensors lie beside it
 BLOCK = 1 << 20  # bytes that are looked through at once
+LARGEST_TUPLE = 1 << 16
 PICKLES = 8  # in a row, of the old serialisation
 
 
@@ -30,6 +31,8 @@ def unpickle(file: Path, allowed: list[Any], mapped: bool = False) -> Any:
 
     if names_room(file):
         raise ValueError(f"calls {ROOM}, which takes memory of any size, and was not opened")
+    if unfolds(file):
+        raise ValueError("holds one thing many times within itself, which takes time without end, and was not opened")
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
             warnings.simplefilter("ignore")  # of newer protocols
@@ -83,6 +86,39 @@ def names_room(file: Path) -> bool:
             return any(ROOM.encode() in block for block in overlapping(opened))
     except Exception:  # it is damaged
         return False
+
+
+def unfolds(file: Path) -> bool:
+    """Whether a pickle in the file has tuples of tuples so deep that looking at all of one (its hash) never ends."""
+    try:
+        with file.open("rb") as opened:
+            return any(size > LARGEST_TUPLE for size in tuple_sizes(pickle_of(opened)))
+    except Exception:  # it is damaged
+        return False
+
+
+def tuple_sizes(stream: IO[bytes]) -> Iterator[int]:
+    """How many things each tuple of a stream's first pickles holds, those in its tuples counted each time."""
+    for _ in range(PICKLES):
+        stack: list[int] = []
+        marks: list[int] = []
+        kept: dict[int, int] = {}  # the pickle's memo
+        for code, value, _ in pickletools.genops(stream):
+            before, name = code.stack_before, code.name
+            if name == "MARK":
+                marks.append(len(stack))
+            elif name == "MEMOIZE" or "PUT" in name:
+                kept[len(kept) if name == "MEMOIZE" else int(value)] = stack[-1]  # pyright: ignore[reportArgumentType]
+            elif "GET" in name:
+                stack.append(kept[int(value)])  # pyright: ignore[reportArgumentType]
+            elif name == "DUP":
+                stack.append(stack[-1])
+            else:
+                first = marks.pop() if pickletools.markobject in before else len(stack) - len(before)
+                first -= before.index(pickletools.markobject) if pickletools.markobject in before else 0
+                taken, stack[first:] = stack[first:], []
+                stack += [1 + sum(taken) if "TUPLE" in name else 1] * len(code.stack_after)
+                yield stack[-1] if stack else 1
 
 
 def overlapping(stream: IO[bytes]) -> Iterator[bytes]:
