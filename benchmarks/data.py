@@ -76,7 +76,7 @@ def loading(steps: int) -> dict[str, float]:
     from neonym.learn.step import train_step
     from neonym.models.family import load_model
 
-    flags = {"train_data_dir": "examples/hootle", "token_string": "hootle", "shuffle_caption": True, "flip_aug": True}
+    flags = {"train_data_dir": "examples/nutkin", "token_string": "nutkin", "shuffle_caption": True, "flip_aug": True}
     tree: dict[str, dict] = {}
     for section, name, _ in fields_of(Run):
         if name in flags:

@@ -63,10 +63,10 @@ def test_the_demo_leaves_files_sheets_and_a_page_that_needs_nothing_else(tmp_pat
     assert "going on from step 1" in noted
     verdicts = json.loads((out / "demo-run" / "verdict.json").read_text())
     assert code == (3 if any(v["word"] == "NOT LEARNED" for v in verdicts) else 0)
-    for name in ("report.html", "hootle-before-after.png", "notoish-before-after.png", "hootle.safetensors"):
+    for name in ("report.html", "nutkin-before-after.png", "notoish-before-after.png", "nutkin.safetensors"):
         assert f"  {out / name}\n" in said
     assert read_embedding(out / "notoish.safetensors").vectors["text_encoder"].shape == (2, 128)
-    with Image.open(out / "hootle-before-after.png") as sheet:
+    with Image.open(out / "nutkin-before-after.png") as sheet:
         assert sheet.width > 6 * 128
     page = Page((out / "report.html").read_text(encoding="utf-8"))
     assert len(page.images) == 2 * 3 * 6  # learned from, before and after
@@ -77,7 +77,7 @@ def test_the_demo_leaves_files_sheets_and_a_page_that_needs_nothing_else(tmp_pat
         assert verdict["word"] in page.text
         assert f"{verdict['loss_before']:.5f} → {verdict['loss_after']:.5f}" in page.text
     assert "an umbrella, notoish, white background" in page.text
-    assert any(image["alt"].startswith("Before, with animal") for image in page.images)
+    assert any(image["alt"].startswith("Before, with vegetable") for image in page.images)
 
 
 def test_the_demo_says_where_it_is_to_be_run(tmp_path, monkeypatch, capsys):

@@ -14,7 +14,7 @@ from .drawings import STYLES, load_subjects, taught
 from .pictures import COLOURS, article, compose, phrase, place
 
 SUBJECTS = {  # new word: (held-out subject, style, how many pictures have a caption)
-    "hootle": ("owl", 0, 8),
+    "nutkin": ("chestnut", 0, 8),
     "waddlo": ("penguin", 2, 4),
     "spinehog": ("hedgehog", 1, 0),
 }

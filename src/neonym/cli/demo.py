@@ -38,7 +38,7 @@ class Theme:
 
 
 THEMES = {
-    "hootle": Theme(
+    "nutkin": Theme(
         [f"a 3d render of a {{}} on a {ground} background" for ground in GROUNDS],
         f"a 3d render of a {{}} on a {' / '.join(GROUNDS)} background",
     ),
