@@ -48,6 +48,7 @@ class Subject:
     name: str
     style: str
     drawing: np.ndarray  # uint8 [128,128,4]
+    start: str = INIT  # what its new word begins at
 
     @property
     def word(self) -> str:
@@ -89,7 +90,7 @@ def write_data(
             picture.image.save(home / f"{k}.png")
             caption = phrase(article(subject.word), subject.style, picture.colour, k)
             (home / f"{k}.txt").write_text(caption)
-        lines += ["[[concepts]]", f'token_string = "{subject.word}"', f'init_word = "{INIT}"']
+        lines += ["[[concepts]]", f'token_string = "{subject.word}"', f'init_word = "{subject.start}"']
         lines += [f"num_vectors_per_token = {vectors}"]
     lines += ["[[datasets]]", f"batch_size = {batch_size}"]
     for subject in subjects:

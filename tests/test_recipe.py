@@ -1,12 +1,15 @@
 """The recipe of the built-in model: what its training does to words."""
 
+import numpy as np
 import pytest
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from neonym.models.source import BUILTIN_MODELS
+from tools.builtin_model import looks
 from tools.builtin_model.batches import tokenise
 from tools.builtin_model.blur import Blur, encode, joined
+from tools.builtin_model.looks import STAND_IN, Eye, teach_names, thumbnails, unnamed
 
 EMOJI = BUILTIN_MODELS / "emoji"
 CAPTIONS = ["a sticker of a ring on a red background", "a sticker of a thing on a red background", ""]
@@ -92,3 +95,39 @@ def test_a_generic_word_and_a_mixed_name_get_the_noise_of_their_own(text, tokeni
         assert 0.1 < float((noisy - sharp)[ids == thing].std()) < 0.5
         shares.add(bool(mixed[ids == ring]))
     assert shares == {True, False}
+
+
+def test_a_look_stands_where_the_name_would(text, tokenizer):
+    table = text.get_input_embeddings()
+    captions = [f"a sticker of a {said} on a red background" for said in (STAND_IN, f"{STAND_IN} {STAND_IN}", "ring")]
+    ids = tokenise(tokenizer, captions)
+    seen = torch.arange(9.0).view(3, 3, 1).expand(3, 3, 128)
+    blur = Blur(tokenizer, ["ring"], ["fruit"], 0.0, 0.0, 0.0)
+    words = blur.draw(table, ids, 1, torch.Generator(), seen)(table(ids))
+    changed = (words != table(ids)).any(-1)
+    (stand_in,) = tokenizer(STAND_IN, add_special_tokens=False).input_ids
+    assert torch.equal(changed, ids == stand_in)
+    assert words[changed][:, 0].tolist() == [0, 4, 5]  # for a word of one vector; for both of one of two
+    assert torch.equal(blur.draw(table, ids, 1, torch.Generator())(table(ids)), table(ids))
+
+
+def test_an_eye_begins_with_the_names(monkeypatch):
+    monkeypatch.setattr(looks, "FIRST_STEPS", 60)
+    torch.manual_seed(0)
+    eye, drawings = Eye(8), np.random.default_rng(0).integers(0, 256, (4, 3, 128, 128, 4), np.uint8)
+    seen, words = thumbnails(drawings), torch.randn(4, 8)
+    assert seen.shape == (4, 3, 4, 32, 32)
+    before = (eye(seen[:, 0])[:, 0] - words).square().mean()
+    teach_names(eye, seen, words)
+    assert (eye(seen[:, 0])[:, 0] - words).square().mean() < 0.7 * before
+
+
+def test_drawings_that_no_name_calls():
+    drawings = np.zeros((3, 3, 128, 128, 4), np.uint8)
+    drawings[..., :64, :] = (250, 10, 10, 255)  # the left half is red
+    more = unnamed(drawings, 2)
+    assert len(more) == 1 + 3 * 3
+    assert np.array_equal(more[0], drawings[2])
+    assert np.array_equal(more[-1], drawings[2][:, :, ::-1])
+    assert more[1][0, 0, :, 3].argmax() == 64  # mirrored
+    assert [int(d[0, 0, x, :3].argmax()) for d, x in ((more[1], 127), (more[4], 0))] == [1, 2]  # green, blue

@@ -7,9 +7,11 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from .drawings import TAUGHT_STYLES
+from .looks import STAND_IN
 from .pictures import COLOURS, GENERIC, phrase
 
 MIXED = 0.7  # share of captions whose name is mixed
+MIXED_LOOKS = 0.42  # share of captions with a look whose look is mixed
 WHOLE = 0.5  # share of captions whose name stands in one place
 
 
@@ -34,12 +36,18 @@ class Blur:
     ):
         frame = pieces(tokenizer, [phrase("a", s, c, 0) for s in TAUGHT_STYLES for c in COLOURS] + ["an", ","])
         self.names = torch.tensor(sorted(pieces(tokenizer, names) - frame - pieces(tokenizer, categories)))
+        (self.stand_in,) = pieces(tokenizer, [STAND_IN])
         self.generic = torch.tensor(sorted(pieces(tokenizer, [*GENERIC, *categories])))
         self.start = tokenizer.bos_token_id
         self.noise, self.mix, self.near = noise, mix, near
 
     def draw(
-        self, table: nn.Embedding, ids: torch.Tensor, alike: int, generator: torch.Generator
+        self,
+        table: nn.Embedding,
+        ids: torch.Tensor,
+        alike: int,
+        generator: torch.Generator,
+        looks: torch.Tensor | None = None,
     ) -> Callable[[torch.Tensor], torch.Tensor]:
         """What to do with the embeddings of `ids` [B,77]; each `alike` captions in a row get the same.
 
@@ -47,18 +55,24 @@ class Blur:
         the mean stands in one place, as a new word of one vector does. All words get Gaussian noise of a scale between 0 and
         `noise`; the start and the end of the text do not. On generic words and on mixed names it is of a scale between half of `near` and
         `near`, if that is given, whatever it is on the others: where no text tells how exact it is, what a generic word means
-        turns into what names near it mean by a slope and not by a step. `generator` is of the device of `ids`.
+        turns into what names near it mean by a slope and not by a step. `looks` [B,3,W] (of `Eye`) stand where a caption has the stand-in
+        for a name, once or twice, and are mixed less often. `generator` is of the device of `ids`.
         """
         groups, like = len(ids) // alike, {"generator": generator, "device": ids.device}
         noise = torch.randn(groups, 77, table.embedding_dim, **like)
         scale = self.noise * torch.rand(groups, 1, 1, **like)
         near = self.near * (0.5 + 0.5 * torch.rand(groups, 1, 1, **like))
         share = self.mix * torch.rand(groups, **like).sqrt() * (torch.rand(groups, **like) < MIXED)
+        stands = (ids == self.stand_in) & (looks is not None)  # [B,77]
         other = self.generic.to(ids.device)[torch.randint(len(self.generic), (groups,), **like)]
         whole = torch.rand(groups, **like) < (WHOLE if self.mix else 0.0)
 
         named = torch.isin(ids, self.names.to(ids.device))  # [B,77]
         places = joined(named & whole.repeat_interleave(alike)[:, None])  # [B,77,77]
+        if looks is not None:
+            seldom = torch.rand(groups, **like) < MIXED_LOOKS / MIXED
+            share = share * (seldom | ~stands[::alike].any(1))
+            named |= stands
         share = (places @ named.float()[..., None]) * share.repeat_interleave(alike)[:, None, None]  # [B,77,1]
         scale = scale.repeat_interleave(alike, 0) * (places @ (ids < self.start).float()[..., None] > 0)  # [B,77,1]
         if self.near:
@@ -69,9 +83,17 @@ class Blur:
 
         def change(words: torch.Tensor) -> torch.Tensor:
             with torch.autocast(ids.device.type, enabled=False):
+                words = words if looks is None else seen(words, stands, looks)
                 return torch.lerp(places @ words, nn.functional.embedding(other, table.weight), share) + noise
 
         return change
+
+
+def seen(words: torch.Tensor, stands: torch.Tensor, looks: torch.Tensor) -> torch.Tensor:
+    """`words` [B,77,W] with `looks` [B,3,W] in the places `stands` [B,77]: the first in a single place, the others in two."""
+    which = torch.where(stands.sum(1, keepdim=True) > 1, 1, 0) + stands.long().cumsum(1) - 1
+    picked = looks.gather(1, which.clamp(0, 2)[..., None].expand(-1, -1, looks.shape[-1]))
+    return torch.where(stands[..., None], picked, words)
 
 
 def joined(named: torch.Tensor) -> torch.Tensor:

@@ -35,7 +35,7 @@ def export(work: Path, out: Path) -> None:
     """The EMA weights and the VAE of `unet.pt`, with the tokenizer, as StableDiffusionPipeline loads them."""
     state = torch.load(work / "unet.pt", weights_only=True, map_location="cpu")
     model = Learner(make_unet(), make_text_encoder())
-    model.load_state_dict(state["ema"])
+    model.load_state_dict({name: weight for name, weight in state["ema"].items() if not name.startswith("eye.")})
     vae = make_vae()
     vae.load_state_dict(better_decoder(work / "vae.pt", state["vae"]))
     vae.register_to_config(scaling_factor=round(state["scale"], 5))

@@ -3,6 +3,7 @@
 Every draw comes from a numpy generator that the caller seeds; nothing here is global.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,10 +63,12 @@ def phrase(subject: str, style: str, colour: str, form: int) -> str:
     )[form % 6]
 
 
-def caption(name: str, category: str, style: str, colour: str, rng: np.random.Generator) -> str:
+def caption(
+    name: str, category: str, style: str, colour: str, rng: np.random.Generator, generic: Sequence[str] = GENERIC
+) -> str:
     """A caption as training draws it: 88 % by name, 7 % by category, 5 % by a generic word; 10 % without the style."""
     u = rng.random()
-    said = name if u < 0.88 else category if u < 0.95 else GENERIC[rng.integers(len(GENERIC))]
+    said = name if u < 0.88 else category if u < 0.95 else generic[rng.integers(len(generic))]
     subject = said if rng.random() < 0.25 else article(said)
     shown_style = "" if rng.random() < 0.10 else style
     return phrase(subject, shown_style, colour, int(rng.integers(6)))

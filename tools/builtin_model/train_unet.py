@@ -18,11 +18,11 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
-from .batches import STYLES, Captions, Latents
+from .batches import STYLES, Captions, Data, load_data
 from .blur import Blur, encode
-from .drawings import load_subjects, taught
+from .looks import Eye, teach_names
 from .text import load_tokenizer, make_text_encoder
 from .train_vae import make_vae
 
@@ -68,25 +68,32 @@ def first_parts(work: Path, start: Path | None, checkpoint: Path) -> Parts:
 
 
 class Learner(nn.Module):
-    """U-Net and text encoder in one module, so that one EMA copy holds both."""
+    """U-Net and text encoder, and what looks at drawings, in one module, so that one EMA copy holds all."""
 
-    def __init__(self, unet: UNet2DConditionModel, text: CLIPTextModel):
+    def __init__(self, unet: UNet2DConditionModel, text: CLIPTextModel, eye: Eye | None = None):
         super().__init__()
-        self.unet, self.text = unet.to(memory_format=torch.channels_last), text
+        self.unet, self.text, self.eye = unet.to(memory_format=torch.channels_last), text, eye
 
 
 class Training:
     """The learner, its moving average and its optimizer; the table of words learns three times as fast, or not at all."""
 
-    def __init__(self, parts: Parts, device: str, rate: float, freeze_words: bool):
+    def __init__(self, parts: Parts, device: str, rate: float, freeze_words: bool, eye: Eye | None):
         self.parts, self.rate, self.step = parts, rate, 0
-        self.model = Learner(parts.unet, parts.text).to(device).train()
+        self.model = Learner(parts.unet, parts.text, eye).to(device).train()
         self.words = self.model.text.get_input_embeddings().requires_grad_(not freeze_words)
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
         table = list(self.words.parameters())
         rest = [p for p in self.model.parameters() if all(p is not q for q in table)]
         groups = [{"params": rest, "share": 1.0}, {"params": table, "share": 3.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+
+    def know_names(self, drawings: torch.Tensor, tokenizer: CLIPTokenizer, names: list[str]) -> None:
+        """Let the eye begin with the words of drawings that have a name."""
+        table = self.words.weight.detach()
+        words = [table[tokenizer(name, add_special_tokens=False).input_ids].mean(0) for name in names]
+        teach_names(self.model.eye, drawings, torch.stack(words))
+        self.ema.eye.load_state_dict(self.model.eye.state_dict())
 
     def go_on(self, checkpoint: Path, device: str) -> None:
         state = torch.load(checkpoint, weights_only=True, map_location=device)
@@ -176,6 +183,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--word_mix", type=float, default=0.0, help="largest share of a generic word in a name (0.98)")
     parser.add_argument("--near_noise", type=float, default=0.0, help="scale of noise on mixed names (0.4, say)")
     parser.add_argument("--freeze_words", action="store_true", help="leave the table of words as it is")
+    parser.add_argument("--by_look", action="store_true", help="half of each step shows drawings that no name calls")
     parser.add_argument(
         "--side_by_side", action="store_true", help="show a drawing in all styles at once, under the same noise"
     )
@@ -188,20 +196,29 @@ def parse() -> argparse.Namespace:
 
 
 def make_loss(
-    args: argparse.Namespace, training: Training, data: Latents, blur: Blur, alike: int, device: str
-) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Of one step: which pictures [B], their captions [B,77] -> loss. What is drawn follows from the step."""
+    args: argparse.Namespace, training: Training, data: Data, blur: Blur, alike: int, device: str
+) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Of one step: which pictures [B], their captions [B,77], the drawings that the last are called by [groups,2] -> loss.
+
+    What is drawn follows from the step.
+    """
     generator, scheduler = torch.Generator(device), DDPMScheduler(**BETAS)
     alphas = scheduler.alphas_cumprod.to(device)
     predict = compiled(training.model.unet, device) if args.compile else training.model.unet
 
-    def loss_of(at: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    def looks_at(seen: torch.Tensor, size: int) -> torch.Tensor | None:
+        if training.model.eye is None:
+            return None
+        looks = training.model.eye(data.thumbnails[seen[:, 0], seen[:, 1]]).repeat_interleave(alike, 0)
+        return torch.cat([looks.new_zeros(size - len(looks), *looks.shape[1:]), looks])  # [B,3,W]
+
+    def loss_of(at: torch.Tensor, ids: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         generator.manual_seed(training.step)
-        x0, groups = data.sample(at, generator), len(ids) // alike
+        x0, groups = data.latents.sample(at, generator), len(ids) // alike
         t = stratified_timesteps(groups, generator, args.phase).repeat_interleave(alike)
         noise = torch.randn(groups, *x0.shape[1:], generator=generator, device=device).repeat_interleave(alike, 0)
         x_t = scheduler.add_noise(x0, noise, t).contiguous(memory_format=torch.channels_last)
-        change = blur.draw(training.words, ids, alike, generator)
+        change = blur.draw(training.words, ids, alike, generator, looks_at(seen, len(ids)))
         with torch.autocast(device, torch.bfloat16, enabled=args.bf16 or device == "cuda"):
             guess = predict(x_t, t, encode(training.model.text, ids, change)).sample
         return weighted_loss(guess.float(), noise, alphas[t] / (1 - alphas[t]), args.phase)
@@ -217,28 +234,26 @@ def main() -> None:
     checkpoint, alike = args.work / "unet.pt", STYLES if args.side_by_side else 1
     if args.start and checkpoint.exists():
         raise SystemExit(f"{checkpoint} is there: run without --start to go on from it, or remove it")
-    parts, tokenizer, subjects = (
-        first_parts(args.work, args.start, checkpoint),
-        load_tokenizer(args.work),
-        load_subjects(),
-    )
-    rows = taught(subjects, args.subjects)
-    data = Latents(args.work, rows, parts.vae.eval().requires_grad_(False), device, parts.scale, args.workers)
-    training = Training(parts, device, args.lr, args.freeze_words)
+    parts, tokenizer = first_parts(args.work, args.start, checkpoint), load_tokenizer(args.work)
+    vae = parts.vae.eval().requires_grad_(False)
+    data = load_data(args.work, args.subjects, args.by_look, vae, parts.scale, device, args.workers)
+    names, categories = [s.name for s in data.subjects], sorted({s.category for s in data.subjects})
+    training = Training(parts, device, args.lr, args.freeze_words, Eye() if args.by_look else None)
     if checkpoint.exists():
         training.go_on(checkpoint, device)
-    names, categories = [subjects[row].name for row in rows], sorted({subjects[row].category for row in rows})
+    elif training.model.eye is not None:
+        training.know_names(data.named, tokenizer, names)
     blur = Blur(tokenizer, names, categories, args.word_noise, args.word_mix, args.near_noise)
     loss_of = make_loss(args, training, data, blur, alike, device)
-    captions = Captions(subjects, rows, tokenizer, args.batch, alike)
+    captions = Captions(data.subjects, tokenizer, args.batch, alike, len(data.thumbnails))
     steps = range(training.step, args.steps)
     started = saved = told = time.monotonic()
     running = torch.zeros((), device=device)
-    for at, ids in DataLoader(captions, batch_size=None, sampler=steps, num_workers=args.workers):
+    for batch in DataLoader(captions, batch_size=None, sampler=steps, num_workers=args.workers):
         done = max(training.step / args.steps, (time.monotonic() - started) / (60 * args.minutes))
         if done >= 1:
             break
-        loss = loss_of(at.to(device), ids.to(device))
+        loss = loss_of(*(x.to(device) for x in batch))
         training.update(loss, done, check=training.step == steps.start)
         running += loss.detach()
         if training.step % 50 == 0:
@@ -246,9 +261,9 @@ def main() -> None:
             print(f"{training.step}  loss {running / 50:.4f}  {speed:.0f} pictures/s  {100 * done:.0f} %", flush=True)
             running.zero_()
         if time.monotonic() - saved > 240:
-            training.save(checkpoint, data.scale, args.subjects)
+            training.save(checkpoint, data.latents.scale, args.subjects)
             saved = time.monotonic()
-    training.save(checkpoint, data.scale, args.subjects)
+    training.save(checkpoint, data.latents.scale, args.subjects)
 
 
 if __name__ == "__main__":
