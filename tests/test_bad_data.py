@@ -313,6 +313,15 @@ def test_steps_above_min_bucket_reso_where_nothing_is_enlarged(tmp_path):
     assert {r.fit.bucket for r in ready.records} == {(128, 128)}
 
 
+def test_limits_of_buckets_that_cannot_hold_hide_no_picture(tmp_path):
+    folder = make_pictures(tmp_path / "a", 2)
+    (folder / "broken.png").write_bytes(b"nothing")
+    ready = check(folder, enable_bucket=True, resolution="64")
+    assert "below min_bucket_reso" in said(ready)
+    assert "broken.png" in said(ready)
+    assert "there are no pictures" not in said(ready)
+
+
 def test_held_out_pictures_count_once(tmp_path):
     make_pictures(tmp_path / "a", 5)
     ready = check_table(tmp_path, subset(tmp_path, num_repeats=3), validation_split=0.4)

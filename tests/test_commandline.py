@@ -12,7 +12,7 @@ from neonym.cli.train import DESCRIPTION
 from neonym.config.commandline import RunFlags, read_run, write_config
 from neonym.config.flags import parse_flags, read_line
 from neonym.config.run import RunConfig, fields_of
-from neonym.config.sdscripts import OTHER_TRAINERS, SDSCRIPTS
+from neonym.config.sdscripts import GUI, OTHER_TRAINERS, SDSCRIPTS
 from neonym.errors import ConfigError
 
 FLAGS = json.loads((Path(__file__).parent / "golden" / "trainer_flags.json").read_text())
@@ -41,7 +41,7 @@ def test_the_table_is_about_sd_scripts_flags_alone():
     every = {name for names in FLAGS.values() for name in names}
     assert set(SDSCRIPTS) <= every
     assert not set(SDSCRIPTS) & settings
-    assert not OTHER_TRAINERS & (settings | every)
+    assert not (OTHER_TRAINERS | GUI) & (settings | every)
     assert all(c.setting in settings for c in SDSCRIPTS.values() if c.kind == "renamed")
 
 
@@ -193,6 +193,25 @@ def test_keys_of_other_trainers_get_one_warning(tmp_path):
     assert problem.severity == "warning"
     assert "network_dim, unet_lr" in problem.what
     assert found.run.optim.seed == 2
+
+
+def test_a_file_of_the_kohya_ss_gui_is_taken(tmp_path):
+    """As its Textual Inversion tab writes it: two keys are the GUI's own, a switch is a number."""
+    text = """
+    caption_dropout_every_n_epochs = 0
+    epoch = 5
+    init_word = "*"
+    lr_scheduler_args = []
+    noise_offset = 0.05
+    noise_offset_type = "Original"
+    persistent_data_loader_workers = 1
+    token_string = "hootle"
+    """
+    found = given(config(tmp_path, text))
+    assert not [p for p in found.problems if p.severity == "error"]
+    (problem,) = [p for p in found.problems if p.severity == "warning"]
+    assert "epoch, noise_offset_type: notes of kohya_ss's GUI" in problem.what
+    assert found.run.objective.noise_offset == 0.05
 
 
 def test_what_is_written_reads_back(tmp_path):

@@ -288,6 +288,9 @@ def test_options_that_a_schedule_does_not_read_are_warned_about(run_for):
 def test_learning_rate_free_optimizers_are_warned_about_small_rates(run_for):
     ready = prepare(run_for(optimizer_type="Prodigy", learning_rate=1e-4))
     assert any("finds the learning rate itself" in p.what for p in ready.problems)
+    ready = prepare(run_for(optimizer_type="prodigy", learning_rate=None))
+    assert ready.run.optim.learning_rate == 1
+    assert not [p for p in ready.problems if p.where == "--learning_rate"]
 
 
 @pytest.mark.parametrize(

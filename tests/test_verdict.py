@@ -69,3 +69,5 @@ def test_a_word_that_moved_in_vain_is_advised_to_begin_elsewhere():
     assert "moved away" in advice(NOT_LEARNED, source, 0.1, 0.11, moved)
     assert "moved away" in advice(NOT_LEARNED, source, 0.1, float("nan"), moved)
     assert advice(LEARNED, source, 0.1, 0.05, moved) == ""
+    moved = {"text_encoder": EncoderFigures(1e-4, 1.0, 0.4, 0.4, [["sign"]])}
+    assert "(a factor: Prodigy finds it itself)" in advice(WEAK, source, 0.1, 0.0999, moved, "Prodigy")

@@ -5,7 +5,7 @@ python -m tools.sdscripts_page [--check]
 
 from pathlib import Path
 
-from neonym.config.sdscripts import GENERATOR, OTHER_TRAINERS, SDSCRIPTS
+from neonym.config.sdscripts import GENERATOR, GUI, OTHER_TRAINERS, SDSCRIPTS
 from tools.settings_page import write_or_check
 
 PAGE = Path(__file__).parent.parent / "docs" / "from-sd-scripts.md"
@@ -26,6 +26,8 @@ def page() -> str:
     others = ", ".join(f"`{name}`" for name in sorted(OTHER_TRAINERS))
     lines += ["", "### Keys of sd-scripts' other trainers", ""]
     lines += [f"In a `--config_file` these get one warning together and are passed over: {others}."]
+    gui = ", ".join(f"`{name}`" for name in sorted(GUI))
+    lines += ["", f"So do keys that the kohya_ss GUI writes for itself: {gui}."]
     lines += ["", "## Flags of gen_img_diffusers.py and gen_img.py that are not settings here"]
     for kind, title, _ in GROUPS:
         lines += ["", f"### {title}, in generation", "", "| flag | why |", "|---|---|"]

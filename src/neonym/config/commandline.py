@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from neonym.config.flags import expected, flag_fields, flags_in, is_switch, repeated
 from neonym.config.resolve import read_table
 from neonym.config.run import RunConfig, fields_of, group
-from neonym.config.sdscripts import OTHER_TRAINERS, SDSCRIPTS, Compat, CompatSettings
+from neonym.config.sdscripts import GUI, OTHER_TRAINERS, SDSCRIPTS, Compat, CompatSettings
 from neonym.errors import ConfigError, Problem, nearest
 from neonym.files import whole_file
 
@@ -96,13 +96,13 @@ def flatten(table: Mapping[str, Any]) -> Values:
 
 
 def key_problems(table: Values, known: Mapping[str, str], where: str) -> Iterator[Problem]:
-    """Keys that nothing knows; keys of sd-scripts' other trainers get one warning together."""
-    others = sorted(key for key in table if key not in known and key in OTHER_TRAINERS)
-    if others:
-        what = f"{', '.join(others)}: settings of sd-scripts' other trainers, which mean nothing here"
-        yield Problem("warning", what, where)
+    """Keys that nothing knows; those of sd-scripts' other trainers, and of its GUI, get one warning together."""
+    for others, whose in ((OTHER_TRAINERS, "settings of sd-scripts' other trainers"), (GUI, "notes of kohya_ss's GUI")):
+        found = sorted(key for key in table if key not in known and key in others)
+        if found:
+            yield Problem("warning", f"{', '.join(found)}: {whose}, which mean nothing here", where)
     for key in table:
-        if key not in known and key not in OTHER_TRAINERS:
+        if key not in known and key not in OTHER_TRAINERS | GUI:
             yield Problem("error", f"`{key}` is not known", where, nearest(key, tuple(known)))
 
 

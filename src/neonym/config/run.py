@@ -145,7 +145,8 @@ class OptimSettings(Section):
     optimizer_args: tuple[str, ...] = setting((), 'Its arguments: "name=value", values as in Python.')
     learning_rate: RateOrStages = setting(
         None,
-        "Learning rate of the rows (default: 5e-3, or what the model's folder says in neonym.json), or stages as "
+        "Learning rate of the rows (default: 5e-3, or what the model's folder says in neonym.json; 1 for DAdapt* and Prodigy, "
+        "which find it), or stages as "
         'AUTOMATIC1111 writes them: "0.005:100, 1e-3:1000, 5e-4".',
         above=0,
     )

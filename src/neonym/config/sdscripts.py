@@ -165,6 +165,7 @@ OTHER_TRAINERS = frozenset(  # keys of sd-scripts' other trainers that stand in 
         "control_net_lr",
     ]
 )
+GUI = frozenset(["epoch", "noise_offset_type"])  # keys that the kohya_ss GUI writes for itself alone
 
 ONE_ATTENTION = no_effect("PyTorch's own attention is used always, the fastest one that the device has")
 CONTROL_NET = refused("ControlNet is not supported", "list")

@@ -114,9 +114,9 @@ class Scan:
         dataset, report = self.dataset, self.report
         try:
             self.rules = dataset.buckets.adjusted() if dataset.buckets.enabled else dataset.buckets
-        except ValueError as error:
+        except ValueError as error:  # the pictures are looked at all the same: one mistake hides no other
             report(Problem("error", str(error), f"datasets[{self.index}]", "Change the limits or the resolution"))
-            return [], []
+            self.rules = replace(dataset.buckets, enabled=False)
         self.sizes = bucket_sizes(self.rules) if self.rules.enabled else []
         training, held_out, regular, seen = [], [], [], set()
         for folder in dataset.folders:

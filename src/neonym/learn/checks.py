@@ -13,8 +13,8 @@ from neonym.config.values import parse_count, schedule_name
 from neonym.errors import ConfigError, Problem, nearest
 from neonym.learn.look import predicts_v
 from neonym.learn.optim import (
-    LEARNING_RATE_FREE,
     averages,
+    finds_rate,
     longest_step,
     make_optimizer,
     reach,
@@ -69,7 +69,7 @@ def learning_problems(ready: Prepared, source: ModelSource, rhythm: Rhythm) -> l
         problems.append(Problem("warning", what, "--ema_decay", "Leave it out, or choose another optimizer"))
     for spec in ready.config.concepts:
         rate = base_rate(optim, spec)
-        if name.lower().startswith(LEARNING_RATE_FREE) and rate <= 0.1:
+        if finds_rate(name) and rate <= 0.1:
             what = f"{name} finds the learning rate itself: the one given is a factor, and {rate:g} stalls it"
             problems.append(Problem("warning", what, "--learning_rate", "Give --learning_rate=1"))
         longest = longest_step(name, arguments(optim), optim.max_grad_norm, min(source.widths.values()))

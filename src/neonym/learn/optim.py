@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import torch
     from torch.nn import Parameter
 
-LEARNING_RATE_FREE = ("dadapt", "prodigy")  # they find the rate: learning_rate is a factor near 1
 Rate = Callable[[int], float]  # step -> learning rate
 
 
@@ -68,6 +67,11 @@ def make_optimizer(
     if hasattr(optimizer, "train"):  # schedule-free optimizers must be told
         optimizer.train()  # pyright: ignore[reportAttributeAccessIssue]
     return optimizer
+
+
+def finds_rate(name: str) -> bool:
+    """Whether it finds the learning rate itself, D-Adaptation and Prodigy: the one given is a factor near 1."""
+    return name.lower().startswith(("dadapt", "prodigy"))
 
 
 def waits(optimizer: torch.optim.Optimizer) -> bool:

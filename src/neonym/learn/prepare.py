@@ -148,7 +148,8 @@ def with_learning_rate(run: RunConfig, source: ModelSource) -> RunConfig:
     """The rate that suits the model's words, unless the user gave one."""
     if run.optim.learning_rate is not None:
         return run
-    return run.model_copy(update={"optim": run.optim.model_copy(update={"learning_rate": suiting_rate(source)})})
+    rate = suiting_rate(source, run.optim.optimizer_type)
+    return run.model_copy(update={"optim": run.optim.model_copy(update={"learning_rate": rate})})
 
 
 def resolution_problems(datasets: Sequence[Dataset], factor: int) -> Iterator[Problem]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from neonym.config.dataset import ConceptSpec
 from neonym.config.run import OptimSettings
 from neonym.config.values import parse_arguments, parse_count, schedule_name
-from neonym.learn.optim import Rate, make_rate, staged_rate
+from neonym.learn.optim import Rate, finds_rate, make_rate, staged_rate
 from neonym.models.source import ModelSource
 
 DEFAULT_RATE = 5e-3
@@ -13,8 +13,10 @@ TOO_SHORT = 0.5  # of the vocabulary's spread: a run that carries a coordinate n
 WARMUP_STEPS, WARMUP_SHARE = 30, 0.3  # by default that many steps, but no more than that share of the run
 
 
-def suiting_rate(source: ModelSource) -> float:
-    """The learning rate that suits the words of a model, for AdamW and its like."""
+def suiting_rate(source: ModelSource, optimizer: str = "AdamW") -> float:
+    """The learning rate that suits the words of a model, for AdamW and its like; 1 where the optimizer finds it."""
+    if finds_rate(optimizer):
+        return 1.0
     return DEFAULT_RATE if source.learning_rate is None else source.learning_rate
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from neonym.learn.optim import finds_rate
 from neonym.learn.rates import TOO_SHORT, suiting_rate
 from neonym.learn.rows import Concept
 from neonym.models.family import Model
@@ -103,11 +104,19 @@ def figures(model: Model, concept: Concept, name: str) -> EncoderFigures:
     )
 
 
-def advice(word: str, source: ModelSource, before: float, after: float, moved: dict[str, EncoderFigures]) -> str:
+def advice(
+    word: str,
+    source: ModelSource,
+    before: float,
+    after: float,
+    moved: dict[str, EncoderFigures],
+    optimizer: str = "AdamW",
+) -> str:
     """What may help a word that was not learned, or hardly, from how its rows moved; nothing else is known of it."""
     if word == LEARNED:
         return ""
-    rate = f"--learning_rate (for AdamW, around {suiting_rate(source):g} suits this model)"
+    known = f"for AdamW, around {suiting_rate(source):g} suits this model"
+    rate = f"--learning_rate ({f'a factor: {optimizer} finds it itself' if finds_rate(optimizer) else known})"
     farthest = max(f.distance / math.sqrt(source.widths[name]) for name, f in moved.items())  # of a number
     if farthest < TOO_SHORT * source.word_spread:
         return f"its vectors hardly moved: give a higher {rate}, or more steps"
@@ -136,5 +145,7 @@ def make_verdict(
         standard_errors=sure,
         evaluated_on=evaluated_on,
         encoders=moved,
-        advice=advice(word, model.source, float(before.mean()), float(after.mean()), moved),
+        advice=advice(
+            word, model.source, float(before.mean()), float(after.mean()), moved, type(concept.optimizer).__name__
+        ),
     )
