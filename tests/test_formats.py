@@ -311,7 +311,7 @@ def test_a_recipe_has_the_data_set_file_of_its_word(tmp_path, pictures, capsys):
     words = "".join(f'[[concepts]]\ntoken_string = "{word}"\n' for word in ("mychar4", "zyzzo"))
     other = f'[[datasets.subsets]]\nimage_dir = "{pictures}"\nconcept = "zyzzo"\nclass_tokens = "zyzzo"\ncaption_extension = ".none"'
     config = tmp_path / "set.toml"
-    config.write_text(f'{words}[[datasets]]\nbatch_size = 2\n{subset}\nconcept = "mychar4"\n{other}\n')
+    config.write_text(f'{words}[[datasets]]\nbatch_size = 2\n{subset}\nconcept = "mychar4"\n[[datasets]]\n{other}\n')
     learn = ["--cpu", "--eval_samples", "8", "--max_train_steps", "2"]
     assert main(["train", "--dataset_config", str(config), "--output_dir", str(tmp_path / "out"), *learn]) in (0, 3)
     file = tmp_path / "out" / "mychar4.safetensors"
@@ -322,7 +322,7 @@ def test_a_recipe_has_the_data_set_file_of_its_word(tmp_path, pictures, capsys):
     recipe, data = tmp_path / "recipe.toml", tmp_path / "told.toml"
     recipe.write_text(told)
     data.write_text("\n".join(line.removeprefix("# ") for line in told[told.index("# [[datasets]]") :].splitlines()))
-    dataset = read_table(data)["datasets"][0]
+    (dataset,) = read_table(data)["datasets"]  # that of the other word is none of its own
     assert dataset["batch_size"] == 2
     assert dataset["subsets"] == [{"image_dir": pictures.name, "caption_separator": ";"}]
     data.write_text(data.read_text().replace(f'"{pictures.name}"', f'"{pictures}"'))

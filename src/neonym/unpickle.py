@@ -18,7 +18,7 @@ HARMLESS = (  # how names in checkpoints begin
 ROOM = "bytearray"  # the one call that torch allows and that takes as much memory as it is told to
 LARGEST = 64 << 20  # bytes of a pickle that is looked through: tensors lie beside it
 BLOCK = 1 << 20  # bytes that are looked through at once
-LARGEST_TUPLE = 1 << 16
+LARGEST_TUPLE = 1 << 16  # things in a tuple, and in the tuples in it
 PICKLES = 8  # in a row, of the old serialisation
 
 
@@ -30,7 +30,9 @@ def unpickle(file: Path, allowed: list[Any], mapped: bool = False) -> Any:
     import torch
 
     if names_room(file):
-        raise ValueError(f"calls {ROOM}, which takes memory of any size, and was not opened")
+        raise ValueError(
+            f"calls {ROOM}, which takes memory of any size, or is too long to be looked through, and was not opened"
+        )
     if unfolds(file):
         raise ValueError("holds one thing many times within itself, which takes time without end, and was not opened")
     try:
@@ -76,7 +78,7 @@ def foreign_call(file: Path) -> str | None:
 
 
 def names_room(file: Path) -> bool:
-    """Whether a pickle in the file could call for memory of any size. What cannot be looked through is for torch to refuse."""
+    """Whether a pickle in the file could call for memory of any size, or is too long to tell. A damaged one is for torch to refuse."""
     try:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:

@@ -20,9 +20,8 @@ STYLES = len(TAUGHT_STYLES)
 EMPTY = 0.10  # share of empty captions, for guidance
 TWO = 0.4  # share of looks that stand in two places
 
-Shown = list[
-    tuple[int, int, str]
-]  # (drawing, style, colour) of pictures; the styles of one drawing, colour and placement lie side by side
+# (drawing, style, colour) of pictures; the styles of one drawing, colour and placement lie side by side
+Shown = list[tuple[int, int, str]]
 
 
 def by_name(count: int) -> Shown:

@@ -46,17 +46,17 @@ def main(argv: list[str], prog: str) -> int:
     print("\n".join(as_lines(values)))
     for table in tables or ():
         lines = dataset_lines(table, str(embedding.token))
-        print("\n".join(["", *(f"# {line}".rstrip() for line in lines)]))
+        if lines:
+            print("\n".join(["", *(f"# {line}".rstrip() for line in lines)]))
     return 0
 
 
 def dataset_lines(table: dict[str, Any], token: str) -> list[str]:
-    """What a data-set file says of one word: it learned as if it had been alone."""
-    lines = ["[[datasets]]", *as_lines({name: value for name, value in table.items() if name != "subsets"})]
-    for subset in table["subsets"]:
-        if subset.get("concept") in (None, token):
-            lines += ["", "[[datasets.subsets]]", *as_lines({**subset, "concept": None})]
-    return lines
+    """What a data-set file says of one word, which learned as if it had been alone; nothing if no subset shows it."""
+    own = [subset for subset in table["subsets"] if subset.get("concept") in (None, token)]
+    shared = as_lines({name: value for name, value in table.items() if name != "subsets"})
+    rows = [line for subset in own for line in ("", "[[datasets.subsets]]", *as_lines({**subset, "concept": None}))]
+    return ["[[datasets]]", *shared, *rows] if own else []
 
 
 def as_lines(table: dict[str, Any]) -> list[str]:
