@@ -51,6 +51,9 @@ def test_renamed_flags_set_their_setting():
     assert found.run.optim.optimizer_type == "AdamW8bit"
     assert found.run.compute.mixed_precision == "fp16"
     assert found.run.dataset.caption_extension == ".cap"
+    (problem,) = found.problems
+    assert (problem.severity, problem.where) == ("note", "--full_fp16")
+    assert "stay float32" in problem.what
     (problem,) = given("--full_fp16", "--mixed_precision=bf16").problems
     assert problem.severity == "error"
     assert "goes against --mixed_precision=bf16" in problem.what
