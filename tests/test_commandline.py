@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import make_pictures
 
 from neonym.cli.main import main
 from neonym.cli.train import DESCRIPTION
@@ -50,6 +51,9 @@ def test_renamed_flags_set_their_setting():
     assert found.run.optim.optimizer_type == "AdamW8bit"
     assert found.run.compute.mixed_precision == "fp16"
     assert found.run.dataset.caption_extension == ".cap"
+    (problem,) = found.problems
+    assert (problem.severity, problem.where) == ("note", "--full_fp16")
+    assert "stay float32" in problem.what
     (problem,) = given("--full_fp16", "--mixed_precision=bf16").problems
     assert problem.severity == "error"
     assert "goes against --mixed_precision=bf16" in problem.what
@@ -223,6 +227,29 @@ def test_what_is_written_reads_back(tmp_path):
     assert again.run == found.run
     with pytest.raises(ConfigError, match="is there already"):
         write_config(found.run, path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--clip_skip=99", "--learning_rate=-1"], ("text layers, not 99", "--learning_rate: -1")),
+        (["--enable_bucket", "--resolution=64"], ("below min_bucket_reso",)),
+        ([], ("none of the 2 captions contains the word",)),
+    ],
+)
+def test_what_model_and_pictures_say_is_told_without_torch(tmp_path, flags, words):
+    folder = make_pictures(tmp_path / "a", 2, caption="nothing")
+    argv = [f"--train_data_dir={folder}", "--token_string=mychar4", f"--output_dir={tmp_path / 'out'}", *flags]
+    assert main(["check", *argv]) == 2  # what the tokenizer's library says is remembered
+    code = f"""
+import sys
+from neonym.cli.main import main
+code = main(["train", *{argv!r}])
+assert "torch" not in sys.modules
+sys.exit(code)"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert all(text in done.stderr for text in words), done.stderr
 
 
 def test_bad_settings_end_with_one_message_and_code_2_without_torch(tmp_path):

@@ -245,7 +245,7 @@ def test_law_6_a_loss_that_is_not_a_number_writes_nothing(run_for, monkeypatch):
 
     monkeypatch.setattr(Objective, "loss", poisoned)
     run = run_for(max_train_steps=40, save_every_n_steps=2)
-    with pytest.raises(UserError, match="not a number"):
+    with pytest.raises(UserError, match=r"first of step \d+ \(\d+\.png.*not a number"):
         loop.train(run)
     files = list(Path(run.save.output_dir).glob("*.safetensors"))
     assert files, "the files saved before the fault should be there"

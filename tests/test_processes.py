@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import ROOT
 
+from neonym.data.loader import parts, share_of
 from neonym.formats import read_embedding
 from neonym.learn import loop
 
@@ -69,6 +70,18 @@ def test_law_3_two_processes_are_one(run_for, tmp_path, pictures):
     assert output.count("mychar4: ") == 1, output  # rank 0 alone speaks
     lines = [json.loads(line) for line in (tmp_path / "two" / "mychar4-run" / "events.jsonl").read_text().splitlines()]
     assert [e["step"] for e in lines if e["event"] == "step"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_micro_batches_of_several_processes_are_those_of_one():
+    draws = list(range(12))  # what is dealt does not matter
+    for ranks in (2, 3):
+        shares = [share_of(draws, 2, rank, ranks) for rank in range(ranks)]  # pyright: ignore[reportArgumentType]
+        assert sorted(part for share in shares for part in share) == parts(draws, 2)  # pyright: ignore[reportArgumentType]
+    for size, ranks in ((12, 2), (5, 2), (12, 5)):  # too few for all, or not as many for each
+        shares = [share_of(draws, size, rank, ranks) for rank in range(ranks)]  # pyright: ignore[reportArgumentType]
+        counts = [sum(map(len, share)) for share in shares]
+        assert sum(counts) == 12
+        assert max(counts) - min(counts) <= 1
 
 
 def children(pid: int) -> list[int]:

@@ -30,26 +30,26 @@ def main(argv: list[str], prog: str) -> int:
             print(f"{problem.severity}: {problem}", file=sys.stderr)
         print(f"written: {write_config(given.run, Path(flags.config_file or 'config.toml'))}")
         return 0
+    from neonym.learn.prepare import prepare
+
     if given.debug_dataset:
         from neonym.cli.check import print_ids
-        from neonym.learn.prepare import prepare
 
         ready = prepare(given.run, given.problems)
         print_ids(ready)
         ready.raise_errors()
         return 0
-    from neonym.learn.look import look
-
-    stop_for_errors([*given.problems, *look(given.run).problems])  # before torch is read, which takes seconds
+    ready = prepare(given.run, given.problems, hasty=True)
+    ready.raise_errors()  # before torch is read, which takes seconds
     from neonym.learn.events import Terminal
-    from neonym.learn.loop import train
+    from neonym.learn.loop import train_prepared
     from neonym.learn.verdict import NOT_LEARNED
 
     log = given.run.log
     file = Path(log.console_log_file) if log.console_log_file else None
     report = Terminal(level=log.console_log_level, log=file)
     with stopping(report):
-        result = train(given.run, report, given.problems)
+        result = train_prepared(ready, report)
     if result.signal:
         return 128 + result.signal
     return EXIT_NOT_LEARNED if any(v.word == NOT_LEARNED for v in result.verdicts) else 0

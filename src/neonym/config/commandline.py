@@ -128,6 +128,8 @@ def replace_compat(values: Values, table: Mapping[str, Compat], given: Given) ->
             other = kept.get(compat.setting)
             if other and other != wanted:
                 given.problems.append(Problem("error", f"goes against --{compat.setting}={other}", flag))
+            elif compat.told:
+                given.problems.append(Problem("note", compat.reason, flag))
             kept[compat.setting] = wanted
             given.origins[compat.setting] = given.origins[name]
     return kept

@@ -14,18 +14,19 @@ Form = Literal["switch", "text", "count", "number", "list"]  # 0 of a count or a
 
 @dataclass(frozen=True)
 class Compat:
-    """One flag of sd-scripts. `value`: what a renamed switch sets its setting to."""
+    """One flag of sd-scripts. `value`: what a renamed switch sets its setting to; `told`: its user should know more."""
 
     kind: Literal["renamed", "no effect", "refused"]
     reason: str
     form: Form = "switch"
     setting: str | None = None
     value: Any = None
+    told: bool = False
 
 
-def renamed(setting: str, value: Any = None, form: Form = "switch") -> Compat:
+def renamed(setting: str, value: Any = None, form: Form = "switch", but: str = "") -> Compat:
     said = f"`--{setting}`" if value is None else f"`--{setting}={value}`"
-    return Compat("renamed", f"is {said} here", form, setting, value)
+    return Compat("renamed", f"is {said} here{but}", form, setting, value, bool(but))
 
 
 def no_effect(reason: str, form: Form = "switch") -> Compat:
@@ -40,13 +41,14 @@ DEEPSPEED = no_effect("belongs to DeepSpeed, which has nothing to do here", "tex
 SMALL = "the only numbers that learn are a few rows: there is nothing to share out or to offload"
 NO_WRAPPER = "there is no DDP wrapper: the gradients of a few rows are summed directly"
 IN_MEMORY = "every picture is encoded once, before training: there is nothing to load meanwhile"
+ROWS = ": the word, its gradients and its optimizer's state stay float32"
 
 SDSCRIPTS: dict[str, Compat] = {
     "caption_extention": renamed("caption_extension", form="text"),
     "use_8bit_adam": renamed("optimizer_type", "AdamW8bit"),
     "use_lion_optimizer": renamed("optimizer_type", "Lion"),
-    "full_fp16": renamed("mixed_precision", "fp16"),
-    "full_bf16": renamed("mixed_precision", "bf16"),
+    "full_fp16": renamed("mixed_precision", "fp16", but=ROWS),
+    "full_bf16": renamed("mixed_precision", "bf16", but=ROWS),
     "tokenizer_cache_dir": no_effect("tokenizers come with the model and are never fetched", "text"),
     "cache_info": no_effect("sizes and captions are read anew each time, in a second"),
     "skip_cache_check": no_effect("cached pictures are found by their content: there is nothing to check"),

@@ -27,7 +27,7 @@ Tokens = dict[str, torch.Tensor]
 class Loader:
     """Yields the work of each step for this rank: micro-batches of one concept and one size.
 
-    A caption is tokenised once. Samples are dealt to ranks one by one, so every rank has its share of each concept.
+    A caption is tokenised once. Every rank has its share of each concept.
     `shows(caption, concept)` says whether the concept's word stands in a caption: where it stands in none, as in a
     step of regularisation pictures only, the concept is not drawn.
     """
@@ -62,9 +62,8 @@ class Loader:
             draws = plan.draws(step)
             counts[concept] = len(draws)
             drawn += [concept] * any(self.shows(d.caption, concept) for d in draws)
-            mine = draws[self.rank :: self.ranks]
             size = self.micro_batch or self.step_share[draws[0].record.dataset]
-            batches += [self.batch(mine[i : i + size], concept) for i in range(0, len(mine), size)]
+            batches += [self.batch(part, concept) for part in share_of(draws, size, self.rank, self.ranks)]
         return Work(step, batches, counts.to(self.device), drawn)
 
     def batch(self, draws: Sequence[Draw], concept: int) -> Batch:
@@ -89,6 +88,19 @@ class Loader:
                 [told_sizes(d.record.size, d.view) for d in draws], dtype=torch.float32, device=self.device
             ),
         )
+
+
+def share_of(draws: Sequence[Draw], size: int, rank: int, ranks: int) -> list[Sequence[Draw]]:
+    """Micro-batches of this rank. Whole ones are dealt if all ranks get as many, since another number of samples rounds
+    in another way: so several processes compute what one does. Else samples are dealt one by one.
+    """
+    whole = parts(draws, size)
+    return whole[rank::ranks] if len(whole) % ranks == 0 else parts(draws[rank::ranks], size)
+
+
+def parts(draws: Sequence[Draw], size: int) -> list[Sequence[Draw]]:
+    """At most `size` of them together."""
+    return [draws[i : i + size] for i in range(0, len(draws), size)]
 
 
 def stacked(rows: Sequence[Tokens], device: torch.device) -> Tokens:

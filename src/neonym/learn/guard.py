@@ -45,19 +45,24 @@ class Guard:
         index, count = Counter(index for _, index in bad).most_common(1)[0] if bad else (0, 0)
         if count > BAD_STEPS_ALLOWED:
             work = next(work for work, concept in bad if concept == index)
-            pictures = ", ".join(sorted({d.record.path.name for d in self.plans[index].draws(work.step)}))
-            self.stop(f"the loss of {count} steps, first of step {work.step + 1} ({pictures}),")
+            self.stop(f"the loss of {count} steps, first of {self.place(index, work.step)},")
 
     def check(self) -> None:
         """Raises UserError if a row is not finite, many steps in a row were passed over, or no step had a gradient."""
-        for concept in self.concepts:
+        for index, concept in enumerate(self.concepts):
             if (concept.still or 0) >= LOOK_EVERY:
                 what = f"`{concept.token}` had no gradient in {concept.still} steps: nothing reaches the word"
                 raise UserError(what, "training", "Leave --torch_compile and fp16 out; see that masks are not empty")
-            if concept.skipped > BAD_STEPS_ALLOWED:
-                self.stop(f"the gradients of `{concept.token}`, {concept.skipped} steps in a row,")
+            if (count := len(concept.skipped)) > BAD_STEPS_ALLOWED:
+                place = self.place(index, concept.skipped[0])
+                self.stop(f"the gradients of `{concept.token}`, {count} steps in a row, first of {place},")
             if not all(bool(rows.isfinite().all()) for rows in concept.rows.values()):
                 self.stop(f"the vectors of `{concept.token}`")
+
+    def place(self, concept: int, step: int) -> str:
+        """A step and its pictures."""
+        names = sorted({draw.record.path.name for draw in self.plans[concept].draws(step)})
+        return f"step {step + 1} ({', '.join(names)})"
 
     def stop(self, what: str) -> None:
         fix = "Lower --learning_rate, or use --mixed_precision no or bf16; files saved before are intact"

@@ -56,10 +56,14 @@ class Result:
 
 def train(run: RunConfig, report: Report | None = None, known: Sequence[Problem] = ()) -> Result:
     """Learn the words of `run`. Resuming is calling it again. Raises UserError before anything is written."""
-    report = report or Silent()
     ready = prepare(run, known)
     ready.raise_errors()
-    accelerator = start_accelerator(run, report)
+    return train_prepared(ready, report or Silent())
+
+
+def train_prepared(ready: Prepared, report: Report) -> Result:
+    """The same for a run without errors. Raises UserError before anything is written."""
+    accelerator = start_accelerator(ready.run, report)
     if not accelerator.is_main_process:
         report = Silent()
     for problem in ready.problems:

@@ -89,8 +89,11 @@ class Prepared:
             raise ConfigError(self.problems)
 
 
-def prepare(run: RunConfig, known: Sequence[Problem] = ()) -> Prepared:
-    """Find everything out, in seconds. Errors are collected, not raised, beside what is `known` already."""
+def prepare(run: RunConfig, known: Sequence[Problem] = (), hasty: bool = False) -> Prepared:
+    """Find everything out, in seconds. Errors are collected, not raised, beside what is `known` already.
+
+    `hasty`: where a setting is wrong, no picture is opened.
+    """
     ready = Prepared(run, list(known))
     seen = look(run)
     ready.config, ready.origins, ready.prompts = seen.read.config, seen.read.origins, seen.prompts
@@ -113,7 +116,7 @@ def prepare(run: RunConfig, known: Sequence[Problem] = ()) -> Prepared:
         return ready
     run = ready.run = with_learning_rate(run, ready.source)
     ready.problems += [*setting_notes(run), *setting_problems(run, ready.source)]
-    if ready.config is None:
+    if ready.config is None or (hasty and ready.failed()):
         return ready
     try:
         templates = read_templates(run)

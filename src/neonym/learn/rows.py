@@ -34,7 +34,7 @@ class Concept:
     ema_decay: float | None = None
     average: dict[str, torch.Tensor] | None = None  # the rows' moving average, if one is kept
     chosen: dict[str, torch.Tensor] | None = None  # rows that were better than the last ones
-    skipped: int = 0  # steps in a row whose gradient was not finite
+    skipped: list[int] = field(default_factory=list)  # the last steps in a row whose gradient was not finite
     still: int | None = 0  # steps until now, all of which had no gradient at all; None: one had
     sums: dict[str, torch.Tensor] = field(default_factory=dict)  # of the gradients of this step's micro-batches
 
@@ -80,9 +80,9 @@ class Concept:
         elif math.isfinite(norm):  # one bad step does not end the run
             if not waits(self.optimizer):
                 self.optimizer.step()
-            self.skipped = 0
+            self.skipped.clear()
         else:
-            self.skipped += 1
+            self.skipped.append(step)
         if self.average is not None and self.ema_decay is not None:
             decay = min(self.ema_decay, (1 + step) / (10 + step))  # forgets the start sooner in a young run
             for name, rows in self.rows.items():
