@@ -317,11 +317,14 @@ def test_the_index_of_a_folder_is_read(tmp_path):
         identify(str(tmp_path))
 
 
-def test_an_old_pickle_is_not_held_twice(checkpoint, tmp_path, monkeypatch):
-    """It is read as a whole for each part, so that the largest part must be the last to be kept."""
+@pytest.mark.parametrize("old", [False, True])
+def test_the_largest_part_is_loaded_when_it_costs_least(checkpoint, tmp_path, monkeypatch, old):
+    """First, while nothing else is there; but last of what is read as a whole for each part."""
     _, folder, file = checkpoint
-    torch.save(load_file(file), tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
+    torch.save(load_file(file), tmp_path / "file.ckpt", _use_new_zipfile_serialization=not old)
     kept: list[str] = []
     monkeypatch.setattr(latent_diffusion, "load_part", lambda kind, *rest: kept.append(kind) or load_part(kind, *rest))
-    assert torch.equal(outputs(tmp_path / "old.ckpt")[1], outputs(folder)[1])
-    assert kept[len(kept) // 2 - 1] == kept[-1] == "UNet2DConditionModel"
+    assert torch.equal(outputs(tmp_path / "file.ckpt")[1], outputs(folder)[1])
+    of_file = kept[: len(kept) // 2]
+    assert of_file.index("UNet2DConditionModel") == (len(of_file) - 1 if old else 0)
+    assert kept[len(kept) // 2] == "UNet2DConditionModel"  # of the folder

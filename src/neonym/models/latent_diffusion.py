@@ -15,6 +15,7 @@ from neonym.models.process import Diffusion, Key, keyed_noise
 from neonym.models.source import ModelSource
 from neonym.models.text import EmbeddingWithRows, join_chunks
 from neonym.models.tokens import WordTokenizer
+from neonym.models.weights import stays_on_disk
 from neonym.unpickle import first_line
 
 
@@ -122,11 +123,10 @@ def load(
     kind: type[Kind], source: ModelSource, tokenizers: dict[str, WordTokenizer],
     device: torch.device, dtype: torch.dtype, clip_skip: int,
 ) -> Kind:  # fmt: skip
-    """A model of this kind with its weights, one part on its device before the next is read. The U-Net is the last: a pickle
-    in the old serialisation is read as a whole for each. The VAE, which overflows in fp16 (SDXL's), stays in float32. Raises ModelError."""
+    """A model of this kind with its weights, one part on its device before the next is read. Its VAE, which overflows in fp16 (SDXL's), stays in float32. Raises ModelError."""
     quiet_libraries()
     parts = {}
-    for part in reversed(source.kinds):
+    for part in loading_order(source):
         precision = torch.float32 if part == "vae" else dtype
         try:
             module = load_part(source.kinds[part], source.configs[part], source.weights[part], precision, device)
@@ -139,6 +139,15 @@ def load(
         parts[part] = on_device(module, device)
     encoders = {name: parts[name] for name in source.encoders}
     return kind(source, parts["unet"], parts["vae"], encoders, scheduler_of(source), tokenizers, clip_skip)
+
+
+def loading_order(source: ModelSource) -> list[str]:
+    """The largest part, the U-Net, first: it is there twice while it is cast. But last if a file is read as a whole for
+    each part, as a pickle in the old serialisation is: then what is there already adds to all of it.
+    """
+    parts = list(source.kinds)
+    mapped = all(stays_on_disk(file) for weights in source.weights.values() for file in weights.files)
+    return parts if mapped else parts[::-1]
 
 
 def quiet_libraries() -> None:

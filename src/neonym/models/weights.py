@@ -94,6 +94,11 @@ def read_pickled(file: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def stays_on_disk(file: Path) -> bool:
+    """Whether its tensors are read one by one when they are used. Raises ValueError, OSError."""
+    return is_safetensors(file) or is_plain_archive(file)
+
+
 def is_plain_archive(file: Path) -> bool:
     """Whether its tensors can stay on the disk: not in the old serialisation. Raises ValueError, OSError."""
     try:
