@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import Parameter
 from torch.nn import functional as F
 
 from neonym.learn.objective import Objective
@@ -31,6 +30,7 @@ from neonym.learn.step import train_step
 from neonym.models.family import load_model
 from neonym.models.identify import identify
 from neonym.models.source import ModelSource
+from neonym.models.text import Rows
 from neonym.models.tokens import load_tokenizers
 from neonym.types import Batch, TextCond, Work
 
@@ -96,7 +96,7 @@ def neonym_case(args: argparse.Namespace) -> dict:
     accelerator = Accelerator(mixed_precision=args.precision, cpu=args.device == "cpu")
     device, model = accelerator.device, make_model(args.model, accelerator.device, weights(args))
     start = first_rows(model, "picture", VECTORS)
-    rows = {name: Parameter(values.clone()) for name, values in start.items()}
+    rows = {name: Rows(values.clone()) for name, values in start.items()}
     model.add_word(WORD, dict(rows))
     concept = Concept(WORD, "picture", 0, rows, start, make_optimizer(rows.values()), lambda _: 5e-3, 1.0)
     pixels = torch.rand(args.batch, 3, args.resolution, args.resolution, generator=torch.Generator().manual_seed(0))

@@ -70,9 +70,12 @@ class GuidedUNet(nn.Module):
     """Takes the place of the U-Net in a pipeline that guides nothing itself."""
 
     def __init__(self, model: Any, at_once: bool = False):
-        """`at_once`: predict for all pictures of a batch together, as is done on a GPU always."""
+        """`at_once`: predict for all pictures of a batch together whatever comes of it, as is done on a GPU always."""
         super().__init__()
         self.at_once = at_once or model.device.type != "cpu"
+        self.alike: dict[
+            tuple[torch.Size, int], bool
+        ] = {}  # (shape, branches) -> a batch gives what its pictures alone give
         self.unet, self._model = model.unet, [model]  # in a list: no second registration of its parts
         self.guidance: Guidance | None = None
 
@@ -100,11 +103,14 @@ class GuidedUNet(nn.Module):
         """[B,C,h,w], one timestep -> ([B,C,h,w],). What the pipeline says of the text is passed over."""
         assert self.guidance is not None
         branches, t = self.guidance.branches, t.to(sample.device)
-        if self.at_once or len(sample) == 1:
+        case = (sample.shape, len(branches))
+        if self.at_once or len(sample) == 1 or self.alike.get(case):
             guesses = self.guess(sample, t, branches).chunk(len(branches))
         else:  # one picture at a time: no sum is rounded otherwise because of the neighbours
             each = [self.guess(sample[i : i + 1], t, [b.at(i) for b in branches]) for i in range(len(sample))]
             guesses = torch.stack(each, dim=1).unbind()
+            if case not in self.alike:
+                self.alike[case] = torch.equal(torch.cat(guesses), self.guess(sample, t, branches))
         return (self.guidance.combine(guesses).to(sample.dtype),)
 
     def guess(self, sample: Tensor, t: Tensor, branches: Sequence[Branch]) -> Tensor:

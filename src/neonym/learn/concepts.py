@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from torch.nn import Parameter
-
 from neonym.config.dataset import DEFAULT_INIT_WORD
 from neonym.learn.optim import averages, make_optimizer, sets_own_rate
 from neonym.learn.prepare import Prepared
 from neonym.learn.rates import arguments, base_rate, rate_of
 from neonym.learn.rows import Concept, first_rows
 from neonym.models.family import Model
+from neonym.models.text import Rows
 from neonym.seeds import concept_seed
 
 
@@ -25,7 +24,7 @@ def add_concepts(model: Model, ready: Prepared) -> list[Concept]:
             start = first_rows(model, init_word, spec.num_vectors_per_token)
         start = {name: values.to(model.device) for name, values in start.items()}
         learns = ready.run.concept.train_encoders or tuple(start)
-        rows = {name: Parameter(values.clone(), requires_grad=name in learns) for name, values in start.items()}
+        rows = {name: Rows(values.clone(), requires_grad=name in learns) for name, values in start.items()}
         model.add_word(spec.token_string, dict(rows))
         optimizer = make_optimizer(
             [r for r in rows.values() if r.requires_grad],

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn import Parameter
 
 from neonym.learn.optim import waits
 from neonym.models.family import Model
+from neonym.models.text import Rows, exact
 from neonym.words import clean
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Concept:
     token: str
     init_word: str
     seed: int
-    rows: dict[str, Parameter]  # {encoder: [n,W]}
+    rows: dict[str, Rows]  # {encoder: [n,W]}
     start: dict[str, torch.Tensor]  # the rows as they were at first
     optimizer: torch.optim.Optimizer
     learning_rate: Callable[[int], float] | None  # step -> learning rate; None: the optimizer has its own
@@ -36,31 +36,27 @@ class Concept:
     chosen: dict[str, torch.Tensor] | None = None  # rows that were better than the last ones
     skipped: list[int] = field(default_factory=list)  # the last steps in a row whose gradient was not finite
     still: int | None = 0  # steps until now, all of which had no gradient at all; None: one had
-    sums: dict[str, torch.Tensor] = field(default_factory=dict)  # of the gradients of this step's micro-batches
 
     def __post_init__(self) -> None:
         if self.ema_decay is not None:
             self.average = {name: values.clone() for name, values in self.start.items()}
 
-    def take_gradients(self) -> None:
-        """Add a micro-batch's gradients to sums so exact that the order of samples hardly matters (laws 3 and 4)."""
-        for name, rows in self.rows.items():
-            if rows.grad is not None:
-                exact = rows.grad.to(torch.float32 if rows.device.type == "mps" else torch.float64)
-                self.sums[name] = self.sums[name] + exact if name in self.sums else exact
-                rows.grad = None
-
     def sum_gradients(self, accelerator: Accelerator) -> None:
-        """Over micro-batches and ranks: a few rows, so one small reduction and no wrapper round the model."""
-        for name, rows in self.rows.items():
+        """Over ranks: a few rows, so one small reduction and no wrapper round the model."""
+        for rows in self.rows.values():
             if not rows.requires_grad:
                 continue
-            total = self.sums.pop(name, None)
+            total = rows.gradients
             if total is None:
-                total = torch.zeros_like(rows, dtype=torch.float32 if rows.device.type == "mps" else torch.float64)
+                total = torch.zeros_like(rows, dtype=exact(rows.device))
             if accelerator.num_processes > 1:
                 total = accelerator.reduce(total, "sum")
             rows.grad = total.float()  # pyright: ignore[reportAttributeAccessIssue]
+
+    def forget_gradients(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        for rows in self.rows.values():
+            rows.gradients = None
 
     def update(self, step: int, scaler: torch.amp.GradScaler | None) -> None:  # pyright: ignore
         """One optimizer step at the schedule's rate, the gradient clipped over this concept's own rows.

@@ -39,8 +39,6 @@ def train_step(
         per_concept = sum_by(per_sample, batch.concept, len(concepts)) / work.counts.clamp(min=1)
         accelerator.backward(per_concept.sum())
         losses += per_concept.detach()
-        for concept in concepts:
-            concept.take_gradients()
     losses = accelerator.reduce(losses, "sum")
     moving = [concepts[index] for index in work.drawn]
     for concept in moving:  # everything that needs another process comes before the first change
@@ -48,8 +46,7 @@ def train_step(
     for concept in moving:
         concept.update(work.step, accelerator.scaler)
     for concept in concepts:
-        concept.sums.clear()
-        concept.optimizer.zero_grad(set_to_none=True)
+        concept.forget_gradients()
     if accelerator.scaler is not None and work.drawn:
         accelerator.scaler.update()
     return losses  # pyright: ignore[reportReturnType]

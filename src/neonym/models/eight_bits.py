@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
+from neonym.models.alike import AlikeConv, AlikeLinear
+
 SMALL = torch.float8_e4m3fn
 LARGEST = torch.finfo(SMALL).max
 WHOLE = ("conv_in", "conv_out", "time_embedding", "add_embedding")  # little memory, much influence: these stay
@@ -70,7 +72,7 @@ class Conv8(nn.Conv2d):
         return _Conv.apply(input, self.weight, self.scale, self.bias, how)  # pyright: ignore[reportReturnType]
 
 
-KINDS: dict[type, type] = {nn.Linear: Linear8, nn.Conv2d: Conv8}
+KINDS: dict[type, type] = {nn.Linear: Linear8, nn.Conv2d: Conv8, AlikeLinear: Linear8, AlikeConv: Conv8}
 
 
 @torch.no_grad()

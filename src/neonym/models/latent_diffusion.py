@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from neonym.errors import ModelError
+from neonym.models.alike import make_alike
 from neonym.models.assemble import load_part
 from neonym.models.family import Keep
 from neonym.models.process import Diffusion, Key, keyed_noise
@@ -161,7 +162,11 @@ def quiet_libraries() -> None:
 
 
 def on_device(module: Any, device: torch.device) -> Any:
-    """Convolutions are faster with channels last on a CPU; in fp16, which a CPU does not compute in, they stay in the mapped file."""
+    """A CPU computes each sample alike, whatever the batch. Convolutions are faster with channels last there; in fp16,
+    which it does not compute in, they stay in the mapped file.
+    """
+    if device.type == "cpu":
+        make_alike(module)
     if device.type == "cpu" and module.dtype != torch.float16:
         return module.to(memory_format=torch.channels_last)
     return module.to(device)

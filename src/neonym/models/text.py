@@ -9,6 +9,33 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+class Rows(nn.Parameter):
+    """Learned rows, float32 [n,W]. Their gradients are added up beside them, in float64 [n,W]: so exactly that neither
+    the order of samples nor how many of them go through together makes a difference (laws 3 and 4).
+    """
+
+    gradients: Tensor | None = None
+
+
+class _Read(torch.autograd.Function):
+    """[n,W] -> float64 [n,W]"""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Rows) -> Tensor:
+        ctx.rows = rows
+        return rows.to(exact(rows.device))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        sums = ctx.rows.gradients
+        ctx.rows.gradients = grads[0] if sums is None else sums + grads[0]
+
+
+def exact(device: torch.device) -> torch.dtype:
+    """The most exact numbers that it computes with."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 class EmbeddingWithRows(nn.Module):
     """A frozen token table followed by learned rows: an id >= V reads a learned row.
 
@@ -19,16 +46,15 @@ class EmbeddingWithRows(nn.Module):
     def __init__(self, frozen: nn.Embedding):
         super().__init__()
         self.frozen, self.vocab = frozen, frozen.num_embeddings
-        self.rows: list[Tensor] = []  # float32 [n,W] each
+        self.rows: list[Tensor] = []  # [n,W] each: Rows if they are learned
 
     def forward(self, ids: Tensor) -> Tensor:
         """[B,L] -> [B,L,W] in the table's precision"""
         base = self.frozen(ids.clamp(max=self.vocab - 1))
         if not self.rows:
             return base
-        learned = F.embedding(
-            (ids - self.vocab).clamp(min=0), torch.cat(self.rows)
-        )  # indexing sums gradients in any order
+        rows = torch.cat([_Read.apply(r) if isinstance(r, Rows) else r for r in self.rows])  # pyright: ignore
+        learned = F.embedding((ids - self.vocab).clamp(min=0), rows)  # indexing sums gradients in any order
         return torch.where((ids >= self.vocab)[..., None], learned.to(base.dtype), base)
 
 

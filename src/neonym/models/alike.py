@@ -1,0 +1,96 @@
+"""What a network makes of a sample on a CPU, whatever the samples beside it and the number of threads.
+
+In exact arithmetic nothing passes from one sample of a batch to another. On a CPU it does in the last digits: a matrix of
+one row, a convolution of one small picture or a 1x1 one on one thread go to other routines, which add up in another
+order. Optimizers that divide by the gradient's size blow that up. Three layers are made to take one way always.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SMALL = 20480  # numbers of one picture, up to which torch has another routine for it
+SHARED = 1024  # pixels, from which on threads share a picture with channels last
+
+
+class _ConvOfOne(torch.autograd.Function):
+    """x [1,I,H,W] -> [1,O,h,w] by a batch's routine; only `x` has a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: AlikeConv) -> Tensor:
+        ctx.layer, ctx.shape = layer, x.shape
+        how = (layer.padding, layer.stride, layer.dilation, layer.groups)
+        return torch.mkldnn_convolution(x, layer.weight, layer.bias, *how)  # pyright: ignore
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        layer, grad = ctx.layer, grads[0]
+        if layer.stride == (1, 1) and layer.groups == 1:  # the gradient is a convolution too, by the same routine
+            sides = zip(layer.dilation, layer.kernel_size, layer.padding, strict=True)
+            around = [d * (k - 1) - int(p) for d, k, p in sides]
+            return torch.mkldnn_convolution(grad, layer.turned(), None, around, (1, 1), layer.dilation, 1), None
+        x = grad.new_empty(()).expand(2, *ctx.shape[1:])  # not read
+        how = (layer.stride, layer.padding, layer.dilation, False, (0, 0), layer.groups, (True, False, False))
+        back = torch.ops.aten.convolution_backward(torch.cat([grad, grad]), x, layer.weight, None, *how)[0]
+        return back[:1], None
+
+
+class AlikeLinear(nn.Linear):
+    """Rows that are samples, as those of the timesteps, go one by one."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.ndim == 2 and len(input) > 1:
+            return torch.cat([F.linear(row, self.weight, self.bias) for row in input.split(1)])
+        return F.linear(input, self.weight, self.bias)
+
+
+class AlikeConv(nn.Conv2d):
+    """1x1: a product of matrices. One small picture: by the routine that torch takes for several, or for a large one."""
+
+    kept: tuple[tuple[int, int], Tensor] | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.kernel_size == self.stride == (1, 1) and self.padding == (0, 0) and self.groups == 1:
+            return F.linear(input.movedim(1, 3), self.weight.flatten(1), self.bias).movedim(
+                3, 1
+            )  # as channels last lie
+        if len(input) > 1 or input.numel() > SMALL or not self.has_routine(input):
+            return super().forward(input)
+        return _ConvOfOne.apply(input, self)  # pyright: ignore[reportReturnType]
+
+    def has_routine(self, input: Tensor) -> bool:
+        """oneDNN's, which torch is built with or not, and which knows zeros round a picture only."""
+        plain = input.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        return (
+            plain and self.padding_mode == "zeros" and self.padding != "same" and torch.backends.mkldnn.is_available()
+        )
+
+    def turned(self) -> Tensor:
+        """The kernel turned round, for gradients. It is kept until the weights are changed. [O,I,k,k] -> [I,O,k,k]"""
+        now = (self.weight.data_ptr(), self.weight._version)
+        if self.kept is None or self.kept[0] != now:
+            turned = self.weight.detach().flip(2, 3).transpose(0, 1)
+            self.kept = (now, turned.contiguous(memory_format=torch.channels_last))
+        return self.kept[1]
+
+
+class AlikeGroupNorm(nn.GroupNorm):
+    """Large pictures are laid plane by plane for it: with channels last, threads share them out and add up what each found."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.ndim != 4 or input.shape[2] * input.shape[3] < SHARED:
+            return super().forward(input)
+        return super().forward(input.contiguous()).contiguous(memory_format=torch.channels_last)
+
+
+KINDS: dict[type, type] = {nn.Linear: AlikeLinear, nn.Conv2d: AlikeConv, nn.GroupNorm: AlikeGroupNorm}
+
+
+def make_alike(network: nn.Module) -> None:
+    """Of all its layers of these kinds."""
+    for layer in network.modules():
+        layer.__class__ = KINDS.get(type(layer), type(layer))
