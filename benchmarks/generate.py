@@ -1,50 +1,53 @@
 """Speed of generation against diffusers' own pipeline, on the same model, prompts, seeds and steps.
 
     python -m benchmarks.generate --pictures 8 --steps 20
+    python -m benchmarks.generate --model sd15 --precision fp16 --side 512 --json benchmarks/results/generate-sd15.json
 
-Both draw with the same loaded weights, in turn and several times; the best time of each counts. Guidance and decoding are
-included. Writes a JSON file to `benchmarks/results/`.
+Both draw the same pictures, in turn, several times; the best time of each counts. Guidance and decoding are
+included. diffusers' pipeline has the model as its own loader gives it. `sd15` is Stable Diffusion 1.5 at full size with random
+weights, there the parts are shared. Writes a JSON file to `benchmarks/results/`.
 """
 
 import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.recovery import machine, write_json
+from benchmarks.step import make_model
 from neonym.generation.jobs import Job
-from neonym.generation.painter import Painter, PaintRules
+from neonym.generation.painter import Painter
 from neonym.generation.samplers import make_pipeline
-from neonym.models.family import load_model
 
+PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PROMPT = "a sticker of a cat on a blue background"
 
 
-def best(draw: Callable[[], list], times: int) -> tuple[float, list]:
-    """-> seconds of the fastest of several runs, and what the last one drew"""
-    found, seconds = [], []
+def best(draws: dict[str, Callable[[], list]], times: int) -> tuple[dict[str, float], dict[str, list]]:
+    """-> seconds of the fastest of several runs of each, in turn, and what each drew last"""
+    found = {name: draw() for name, draw in draws.items()}  # warm
+    seconds = {name: float("inf") for name in draws}
     for _ in range(times):
-        started = time.perf_counter()
-        found = draw()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds), found
+        for name, draw in draws.items():
+            started = time.perf_counter()
+            found[name] = draw()
+            seconds[name] = min(seconds[name], time.perf_counter() - started)
+    return seconds, found
 
 
-def compare(model, pictures: int, batch: int, steps: int, sampler: str, times: int) -> dict:
+def compare(model, pipeline, side: int, pictures: int, batch: int, steps: int, sampler: str, times: int) -> dict:
     """Seconds of both for the same pictures, and how much the pictures differ (levels of 0..255)."""
-    pipeline, painter, at_once = make_pipeline(model, sampler), Painter(model), Painter(model, PaintRules(at_once=True))
-    side, scale = model.source.native_size, model.source.guidance
+    painter, scale = Painter(model), model.source.guidance
+    pipeline.scheduler = make_pipeline(model, sampler).scheduler
     jobs = [Job(PROMPT, seed, side, side, "blurry", steps, scale, sampler=sampler) for seed in range(pictures)]
     groups = [jobs[i : i + batch] for i in range(0, pictures, batch)]
 
     def ours() -> list:
         return [picture for group in groups for picture in painter.paint(group)]
-
-    def ours_at_once() -> list:
-        return [picture for group in groups for picture in at_once.paint(group)]
 
     def theirs() -> list:
         found = []
@@ -56,14 +59,28 @@ def compare(model, pictures: int, batch: int, steps: int, sampler: str, times: i
             ).images  # fmt: skip
         return found
 
-    ours(), ours_at_once(), theirs()  # warm
-    (our_time, mine), (faster, _), (their_time, other) = (best(draw, times) for draw in (ours, ours_at_once, theirs))
-    differences = [np.abs(np.asarray(a, int) - np.asarray(b, int)).max() for a, b in zip(mine, other, strict=True)]
+    seconds, drawn = best({"neonym": ours, "diffusers": theirs}, times)
+    pairs = zip(drawn["neonym"], drawn["diffusers"], strict=True)
     return {
-        "batch": batch, "sampler": sampler, "ours_s": round(our_time, 3), "at_once_s": round(faster, 3), "diffusers_s": round(their_time, 3),
-        "ratio": round(their_time / our_time, 3), "ratio_at_once": round(their_time / faster, 3),
-        "largest_difference": int(max(differences)),
+        "batch": batch, "sampler": sampler, "neonym_s": round(seconds["neonym"], 3), "diffusers_s": round(seconds["diffusers"], 3),
+        "ratio": round(seconds["diffusers"] / seconds["neonym"], 3),
+        "largest_difference": int(max(np.abs(np.asarray(a, int) - np.asarray(b, int)).max() for a, b in pairs)),
     }  # fmt: skip
+
+
+def their_pipeline(model, device: torch.device, dtype: torch.dtype) -> Any:
+    """diffusers' own, with weights of its own if there is a folder to load."""
+    if model.source.name == "sd15":
+        return make_pipeline(model, "ddim")
+    import diffusers
+
+    kind: Any = getattr(diffusers, model.pipeline_class)
+    pipeline = kind.from_pretrained(model.source.folder, torch_dtype=dtype).to(device)
+    if device.type == "cpu":
+        pipeline.unet.to(memory_format=torch.channels_last)  # faster there, for both
+        pipeline.vae.to(memory_format=torch.channels_last)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def main() -> None:
@@ -72,20 +89,25 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--samplers", nargs="+", default=["ddim", "euler_a"])
-    parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--times", type=int, default=5)
+    parser.add_argument("--precision", default="no", choices=list(PRECISIONS))
+    parser.add_argument("--side", type=int, help="of the pictures (default: the model's)")
     parser.add_argument("--model", default="builtin:emoji")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/generate.json"))
     args = parser.parse_args()
-    model = load_model(args.model, "cuda" if torch.cuda.is_available() else "cpu")
-    rows = []
+    device, dtype = torch.device("cuda" if torch.cuda.is_available() else "cpu"), PRECISIONS[args.precision]
+    model = make_model(args.model, device, dtype)
+    pipeline, rows = their_pipeline(model, device, dtype), []
     for sampler in args.samplers:
         for batch in args.batch_sizes:
-            rows.append(compare(model, args.pictures, batch, args.steps, sampler, args.times))
+            side = args.side or model.source.native_size
+            rows.append(compare(model, pipeline, side, args.pictures, batch, args.steps, sampler, args.times))
             heads = list(rows[0])
             if len(rows) == 1:
                 print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
             print(f"| {' | '.join(str(rows[-1][head]) for head in heads)} |", flush=True)
-    write_json({"machine": machine(), "pictures": args.pictures, "steps": args.steps, "rows": rows}, args.json)
+    facts = {"machine": machine(), "model": args.model, "precision": args.precision}
+    write_json({**facts, "pictures": args.pictures, "steps": args.steps, "rows": rows}, args.json)
 
 
 if __name__ == "__main__":

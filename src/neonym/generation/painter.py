@@ -57,6 +57,7 @@ class Painter:
         self.model, self.rules, self.networks = model, rules, networks
         self.unet = GuidedUNet(model, rules.at_once)
         self.texts: dict[tuple[Any, ...], TextCond] = {}  # (prompt, parts, LoRAs) -> what the U-Net reads
+        self.pipelines: dict[tuple[str, str], Any] = {}  # (kind, sampler) -> diffusers' pipeline
         overflows = model.source.family == "sdxl"  # in fp16
         model.vae.to(model.device, model.unet.dtype if rules.half_vae and not overflows else torch.float32)
         if rules.vae_tiling:
@@ -83,7 +84,7 @@ class Painter:
             drawn |= dict(zip(members, map(list, zip(*stages, strict=True)), strict=True))
         return [list(stage) for stage in zip(*(drawn[i] for i in range(len(jobs))), strict=True)]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def paint_group(self, jobs: Sequence[Job], parts: int) -> list[list[Image.Image]]:
         """The same for jobs whose texts have `parts` parts."""
         if self.rules.highres_scale is None:
@@ -192,9 +193,11 @@ class Painter:
 
     def pipeline(self, kind: str, sampler: str) -> Any:
         """diffusers' pipeline of the family, which sees our guided U-Net as a plain one."""
-        pipeline = make_pipeline(self.model, sampler, kind, self.unet, self.rules.zero_terminal_snr)
-        pipeline.set_progress_bar_config(disable=not self.rules.progress, leave=False)
-        return pipeline
+        if (kind, sampler) not in self.pipelines:
+            pipeline = make_pipeline(self.model, sampler, kind, self.unet, self.rules.zero_terminal_snr)
+            pipeline.set_progress_bar_config(disable=not self.rules.progress, leave=False)
+            self.pipelines[kind, sampler] = pipeline
+        return self.pipelines[kind, sampler]
 
     def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
         """The means of what the VAE says, scaled, one picture at a time. -> [B,C,h,w]"""

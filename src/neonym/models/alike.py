@@ -91,6 +91,7 @@ KINDS: dict[type, type] = {nn.Linear: AlikeLinear, nn.Conv2d: AlikeConv, nn.Grou
 
 
 def make_alike(network: nn.Module) -> None:
-    """Of all its layers of these kinds."""
-    for layer in network.modules():
-        layer.__class__ = KINDS.get(type(layer), type(layer))
+    """Of all its layers of these kinds, but those of a VAE's decoder: nothing is learned from what that shows."""
+    for name, layer in network.named_modules():
+        if not name.startswith("decoder."):
+            layer.__class__ = KINDS.get(type(layer), type(layer))
