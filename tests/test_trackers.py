@@ -32,6 +32,7 @@ def test_tensorboard_gets_sd_scripts_scalars_and_ours(run_for, tmp_path):
     assert {"loss", "lr", "loss/epoch", "eval/mychar4", "norm/mychar4", "distance/mychar4"} <= scalars
     assert [e.step for e in found.Scalars("loss")] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert [e.step for e in found.Scalars("loss/epoch")] == [2, 4, 6, 8]
+    assert [e.step for e in found.Scalars("eval/mychar4")] == [4, 8]
     epoch = [e.value for e in found.Scalars("loss/epoch")]
     losses = [e.value for e in found.Scalars("loss")]
     assert epoch == pytest.approx([(a + b) / 2 for a, b in zip(losses[::2], losses[1::2], strict=True)], rel=1e-5)

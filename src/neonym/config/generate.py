@@ -122,7 +122,7 @@ class GenerateSettings(Section):
     batch_size: int = setting(1, "Pictures drawn together; the pictures stay the same.", least=1)
     batch_at_once: bool = setting(
         False,
-        "On a CPU, predict for a whole batch together: faster with small models; the last bits of a picture may then depend on its neighbours.",
+        "On a CPU that rounds a batch otherwise than its pictures alone, predict for a batch together all the same: faster; the last bits of a picture then depend on its neighbours.",
     )
     vae_batch_size: float = setting(
         1.0, "Pictures decoded together; below 1: share of the batch.", above=0, most=MOST_PICTURES

@@ -303,7 +303,8 @@ def finish(run: Running, evaluation: Evaluation, before: Sequence[torch.Tensor],
         for concept, best in zip(state.concepts, state.plateau.best, strict=False):
             concept.chosen = best
     after = evaluation.losses()
-    run.trackers.evaluated(state.step, [float(losses.mean()) for losses in after])
+    if not due(evaluation_interval(run.ready.run), state.step):  # else it was told at this step
+        run.trackers.evaluated(state.step, [float(losses.mean()) for losses in after])
     verdicts = [
         make_verdict(run.model, *of_concept)
         for of_concept in zip(state.concepts, before, after, evaluation.shown_on, strict=True)
