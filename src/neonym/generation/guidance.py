@@ -93,7 +93,10 @@ class GuidedUNet(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.dtype
+        """Of what it takes and gives, so that pipelines draw noise and step in float32 whatever the model's precision is:
+        a seed has the same noise in all of them, and no step is rounded to half precision.
+        """
+        return torch.float32
 
     @property
     def device(self) -> torch.device:

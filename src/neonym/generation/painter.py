@@ -121,16 +121,16 @@ class Painter:
         self.unet.guidance = self.guidance(jobs, parts)
         generators = [torch.Generator().manual_seed(job.seed) for job in jobs]
         told: dict[str, Any] = {
-            "prompt_embeds": self.unet.guidance.prompt.text.sequence, "generator": generators, "guidance_scale": 1.0,
+            "prompt_embeds": self.unet.guidance.prompt.text.sequence.float(), "generator": generators, "guidance_scale": 1.0,
             "num_inference_steps": first.steps, "output_type": "latent",
         }  # fmt: skip
         pooled = self.unet.guidance.prompt.text.pooled
         if pooled is not None:
-            told["pooled_prompt_embeds"] = pooled
+            told["pooled_prompt_embeds"] = pooled.float()
         if start is None:
             told |= {"width": first.width, "height": first.height, "latents": self.noise(jobs, generators)}
             return self.pipeline("", first.sampler)(**told).images
-        told |= {"image": start.to(self.unet.dtype), "strength": first.strength}
+        told |= {"image": start, "strength": first.strength}
         if first.mask is None:
             return self.pipeline("Img2Img", first.sampler)(**told).images
         masks = [opened_mask(job, (job.width, job.height)) for job in jobs]
@@ -143,9 +143,7 @@ class Painter:
         """What the pictures begin from, each from its own seed. -> [B,C,h,w]"""
         shape = (1, self.unet.config.in_channels, jobs[0].height // 8, jobs[0].width // 8)
         rows = [torch.randn(shape, generator=generator) for generator in generators]
-        return torch.cat([self.altered(row, job) for row, job in zip(rows, jobs, strict=True)]).to(
-            self.model.device, self.unet.dtype
-        )
+        return torch.cat([self.altered(row, job) for row, job in zip(rows, jobs, strict=True)]).to(self.model.device)
 
     def altered(self, noise: Tensor, job: Job) -> Tensor:
         """With an offset or coarser noise, for the share of pictures that gets it."""

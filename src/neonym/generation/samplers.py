@@ -140,12 +140,16 @@ def check_pure_noise(sampler: str) -> None:
 def make_pipeline(
     model: Any, sampler: str = "ddim", kind: str = "", unet: Any = None, zero_terminal_snr: bool = False
 ) -> Any:
-    """diffusers' pipeline of the family round the loaded parts; `kind`: "", "Img2Img" or "Inpaint"."""
+    """diffusers' pipeline of the family round the loaded parts; `kind`: "", "Img2Img" or "Inpaint".
+
+    With a guided U-Net of ours for `unet`, which knows its texts, it has no part that reads text.
+    """
     import diffusers
 
-    parts = {"vae": model.vae, "unet": model.unet if unet is None else unet, **model.encoders}
+    parts = {"vae": model.vae, "unet": unet or model.unet}
     for encoder, tokenizer in model.tokenizers.items():
-        parts[encoder.replace("text_encoder", "tokenizer")] = tokenizer.clip.for_pipeline()
+        parts[encoder] = None if unet else model.encoders[encoder]
+        parts[encoder.replace("text_encoder", "tokenizer")] = None if unet else tokenizer.clip.for_pipeline()
     if model.pipeline_class == "StableDiffusionPipeline":
         parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     scheduler = make_scheduler(model, sampler, zero_terminal_snr)
