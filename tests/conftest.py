@@ -4,6 +4,8 @@ import json
 import os
 import re
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,8 @@ from neonym.types import Embedding
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the laws are about a CPU in float32
 WORD = "mychar4"
+# whether this CPU rounds a sample alike in every batch and on any threads: not with AVX-512 (models/alike.py)
+ALIKE = torch.backends.cpu.get_cpu_capability() == "AVX2"
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"  # sd-scripts' own results
 SMALL = ("--steps", "2", "--W", "64", "--H", "64", "--seed", "5")  # a picture that is quickly drawn
@@ -193,3 +197,13 @@ def read_parameters(text):
 def word(tmp_path):
     rows = 0.3 * torch.randn(2, 128, generator=torch.Generator().manual_seed(1))
     return write_embedding(Embedding("zyzzo", {"text_encoder": rows}), tmp_path / "zyzzo.safetensors")
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
