@@ -96,13 +96,16 @@ def test_a_batch_at_once_is_nearly_the_same(model, painter):
         assert np.abs(pixels(picture) - pixels(alone)).max() <= 2
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "euler_a", "dpmsolver++"])
-def test_a_seed_has_the_same_noise_in_half_precision(painter, sampler):
-    """Steps are made in float32; bfloat16 alone rounds so coarsely that whole parts of a picture would differ."""
-    job = replace(JOB, sampler=sampler)
-    half = load_model("builtin:emoji", "cpu", torch.bfloat16)
-    whole, other = one(painter, job).astype(int), one(Painter(half), job).astype(int)
-    assert np.abs(whole - other).mean() < 4
+def test_half_precision_is_for_the_model_alone(painter):
+    """Noise is drawn and steps are made in float32: older versions of torch draw other numbers in half precision."""
+    job, half = replace(JOB, sampler="euler_a"), Painter(load_model("builtin:emoji", "cpu", torch.bfloat16))
+    assert half.model.dtype == torch.bfloat16
+    assert half.unet.dtype == torch.float32
+    with torch.inference_mode():
+        latents = [p.latents([job], None, 1) for p in (painter, half)]
+    assert latents[1].dtype == torch.float32
+    assert float((latents[0] - latents[1]).abs().mean()) < 0.05
+    assert not torch.equal(latents[1], latents[1].bfloat16().float())  # not rounded to it
 
 
 def test_the_picture_is_the_one_that_diffusers_draws(model, painter):
