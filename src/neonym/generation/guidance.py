@@ -73,9 +73,8 @@ class GuidedUNet(nn.Module):
         """`at_once`: predict for all pictures of a batch together whatever comes of it, as is done on a GPU always."""
         super().__init__()
         self.at_once = at_once or model.device.type != "cpu"
-        self.alike: dict[
-            tuple[torch.Size, int], bool
-        ] = {}  # (shape, branches) -> a batch gives what its pictures alone give
+        # whether a batch gives what its pictures alone give: by its shape, the number of texts and their length
+        self.alike: dict[tuple[torch.Size, int, int], bool] = {}
         self.unet, self._model = model.unet, [model]  # in a list: no second registration of its parts
         self.guidance: Guidance | None = None
 
@@ -106,7 +105,7 @@ class GuidedUNet(nn.Module):
         """[B,C,h,w], one timestep -> ([B,C,h,w],). What the pipeline says of the text is passed over."""
         assert self.guidance is not None
         branches, t = self.guidance.branches, t.to(sample.device)
-        case = (sample.shape, len(branches))
+        case = (sample.shape, len(branches), branches[0].text.sequence.shape[1])
         if self.at_once or len(sample) == 1 or self.alike.get(case):
             guesses = self.guess(sample, t, branches).chunk(len(branches))
         else:  # one picture at a time: no sum is rounded otherwise because of the neighbours

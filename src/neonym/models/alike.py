@@ -1,8 +1,9 @@
 """What a network makes of a sample on a CPU, whatever the samples beside it and the number of threads.
 
 In exact arithmetic nothing passes from one sample of a batch to another. On a CPU it does in the last digits: a matrix of
-one row, a convolution of one small picture or a 1x1 one on one thread go to other routines, which add up in another
-order. Optimizers that divide by the gradient's size blow that up. Three layers are made to take one way always.
+few rows, a convolution of one small picture or a 1x1 one on one thread, and norms of large pictures go to other routines,
+which add up in another order. Optimizers that divide by the gradient's size blow that up. Three kinds of layers are made
+to take one way always (with AVX2; what AVX-512 still rounds otherwise stands in docs/design.md).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 SMALL = 20480  # numbers of one picture, up to which torch has another routine for it
-ROWS = 16
+ROWS = 16  # from which on, and at multiples of which, a product of matrices takes one way
 SHARED = 1024  # pixels, from which on threads share a picture with channels last
 
 
@@ -59,9 +60,8 @@ class AlikeConv(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         if self.kernel_size == self.stride == (1, 1) and self.padding == (0, 0) and self.groups == 1:
-            return F.linear(input.movedim(1, 3), self.weight.flatten(1), self.bias).movedim(
-                3, 1
-            )  # as channels last lie
+            pixels = input.movedim(1, 3)  # as they lie with channels last
+            return F.linear(pixels, self.weight.flatten(1), self.bias).movedim(3, 1)
         if len(input) > 1 or input.numel() > SMALL or not self.has_routine(input):
             return super().forward(input)
         return _ConvOfOne.apply(input, self)  # pyright: ignore[reportReturnType]
