@@ -16,10 +16,10 @@ from conftest import ALIKE, make_pictures, settings
 
 from neonym.errors import FormatError, UserError
 from neonym.formats import read_embedding
+from neonym.generation.judge import LEARNED
 from neonym.learn import loop
 from neonym.learn.events import Silent
 from neonym.learn.objective import Objective
-from neonym.learn.verdict import LEARNED
 
 
 def rows(path: Path) -> torch.Tensor:

@@ -1,44 +1,82 @@
-"""Verdicts: what the paired losses of the same pictures, noise and noise levels say."""
+"""Verdicts: what a word is worth on the same images, noise and noise levels, and what is said of it."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 
+from neonym.generation.judge import FAIR_SHARE, LEARNED, LEAST_SHARE, NOT_LEARNED, WEAK, Judgement, judge
+from neonym.generation.worth import Worth, lent, summed
 from neonym.learn import loop
-from neonym.learn.verdict import LEARNED, NOT_LEARNED, WEAK, EncoderFigures, advice, judge
+from neonym.learn.verdict import EncoderFigures, advice
+from neonym.models.family import load_model
 from neonym.models.identify import identify
 
-BEFORE = 0.1 + 0.05 * torch.rand(64, generator=torch.Generator().manual_seed(0))
-
-
-def after(gain: float, spread: float) -> torch.Tensor:
-    """Losses that are lower by `gain` on average, unevenly so."""
-    noise = torch.randn(64, generator=torch.Generator().manual_seed(1))
-    noise -= noise.mean()
-    return BEFORE - gain - spread * noise
+GOOD = Worth(loss_before=0.1, loss_after=0.08, share=0.2, reach=0.99, standard_errors=8.0, obedience=1.0)
 
 
 @pytest.mark.parametrize(
-    ("gain", "spread", "word", "reason"),
+    ("changed", "word", "reason"),
     [
-        (5e-3, 1e-3, LEARNED, "pictures are predicted 4.0 % better than at the start"),
-        (5e-3, 9e-3, LEARNED, "% better"),  # 4.4 standard errors
-        (5e-3, 1.5e-2, WEAK, "only a little better than at the start (4.0"),
-        (5e-3, 5e-2, NOT_LEARNED, "% better: too little to count"),
-        (2e-4, 1e-5, WEAK, "only a little better"),  # sure, but next to nothing
-        (1e-5, 1e-9, NOT_LEARNED, "(0.01 % better: too little to count)"),
-        (0.0, 0.0, NOT_LEARNED, "(0.00 % worse)"),
-        (-5e-3, 1e-3, NOT_LEARNED, "% worse)"),
+        (
+            {},
+            LEARNED,
+            "images are predicted 20.0 % better than with its init word: 20.0 % of what a known word changes",
+        ),
+        ({"share": FAIR_SHARE * 0.9}, WEAK, "5.4 % of what a known word changes"),
+        ({"share": LEAST_SHARE * 0.9}, NOT_LEARNED, "nobody would see"),
+        ({"share": 1e-6, "standard_errors": 50.0}, NOT_LEARNED, "nobody would see"),  # certain, and nothing
+        ({"reach": 0.3}, WEAK, "30 % of what its direction holds"),
+        ({"standard_errors": 1.9}, NOT_LEARNED, "which chance explains"),
+        ({"loss_after": 0.11, "standard_errors": -3.0}, NOT_LEARNED, "10.0 % worse than with its init word"),
+        ({"loss_after": float("nan")}, NOT_LEARNED, "not finite"),
+        ({"loss_before": 0.0, "loss_after": 0.0}, NOT_LEARNED, "masks are empty"),
     ],
 )
-def test_verdicts_weigh_the_gain_against_chance(gain, spread, word, reason):
-    found, said, _ = judge(BEFORE, after(gain, spread))
-    assert found == word
-    assert reason in said
+def test_a_verdict_weighs_what_the_word_is_worth(changed, word, reason):
+    found = judge(replace(GOOD, **changed))
+    assert found.word == word
+    assert reason in found.reason
+    assert not found.overpowers
 
 
-def test_a_verdict_never_praises_what_cannot_be_measured():
-    assert judge(BEFORE, BEFORE * float("nan"))[0] == NOT_LEARNED
-    assert judge(torch.zeros(8), torch.zeros(8))[0] == NOT_LEARNED
+def test_a_word_that_drowns_the_others_is_learned_all_the_same():
+    assert judge(replace(GOOD, obedience=0.05)).overpowers
+    assert not judge(replace(GOOD, obedience=0.05, share=0.001)).overpowers
+
+
+def products(beta: float, size: float, noise: float = 0.0) -> Worth:
+    """The worth of a word that has gone `1 / beta` of its way, by changes of about `size`."""
+    random = torch.Generator().manual_seed(0)
+    change = size * (0.5 + torch.rand(32, generator=random, dtype=torch.float64))
+    aligned = beta * change + noise * change.sqrt() * torch.randn(32, generator=random, dtype=torch.float64)
+    gains = torch.stack([torch.full_like(change, 0.1), aligned, change], 1)  # [32,3]
+    return summed(gains, torch.full((16, 3), 0.05, dtype=torch.float64), ["dog"])
+
+
+def test_reach_is_the_share_of_what_lies_in_the_direction():
+    assert products(1.0, 0.01).reach == pytest.approx(1.0)
+    assert products(2.0, 0.01).reach == pytest.approx(0.75)  # half of the way: 1 - 1/4
+    assert products(20.0, 0.001).reach == pytest.approx(1 - 0.95**2)
+    assert products(1.0, 0.01).share == pytest.approx(products(1.0, 0.02).share / 2)
+    assert products(0.4, 0.01).share < 0
+
+
+def test_certainty_does_not_grow_with_the_length_of_a_step():
+    """A word that hardly moved may be as certain as one that did; it is not worth as much."""
+    short, long = products(20.0, 1e-6, noise=1e-3), products(1.0, 0.01, noise=1e-3)
+    assert short.standard_errors > 4
+    assert judge(short).word == NOT_LEARNED
+    assert judge(long).word == LEARNED
+
+
+def test_words_are_lent_for_a_measurement_only():
+    model = load_model()
+    before = dict(model.tokenizers["text_encoder"].words)
+    with lent(model, {"lentword": {"text_encoder": torch.zeros(2, 128)}}):
+        assert "lentword" in model.tokenizers["text_encoder"].words
+    assert model.tokenizers["text_encoder"].words == before
+    assert all(len(table.rows) == len(before) for table in model.tables.values())
 
 
 def test_the_vectors_of_the_start_are_judged_as_no_gain_at_all(run_for):
@@ -46,6 +84,7 @@ def test_the_vectors_of_the_start_are_judged_as_no_gain_at_all(run_for):
     (verdict,) = loop.train(run_for(max_train_steps=2, learning_rate=1e-30)).verdicts
     assert verdict.loss_after == verdict.loss_before
     assert verdict.word == NOT_LEARNED
+    assert verdict.share == 0.0
 
 
 @pytest.mark.parametrize(
@@ -63,11 +102,13 @@ def test_a_word_that_was_not_learned_comes_with_what_may_help(run_for, options, 
 
 
 def test_a_word_that_moved_in_vain_is_advised_to_begin_elsewhere():
-    moved = {"text_encoder": EncoderFigures(1.0, 0.3, 1.2, 0.4, [["sign"]])}
-    source = identify("builtin:emoji")
-    assert "--init_word" in advice(WEAK, source, 0.1, 0.0999, moved)
-    assert "moved away" in advice(NOT_LEARNED, source, 0.1, 0.11, moved)
-    assert "moved away" in advice(NOT_LEARNED, source, 0.1, float("nan"), moved)
-    assert advice(LEARNED, source, 0.1, 0.05, moved) == ""
+    moved = {"text_encoder": EncoderFigures(1.0, 0.3, 1.2, 4.0, [["sign"]])}
+    source, weak, none = identify("builtin:emoji"), Judgement(WEAK, ""), Judgement(NOT_LEARNED, "")
+    assert "--init_word" in advice(weak, GOOD, source, moved)
+    assert "moved away" in advice(none, replace(GOOD, loss_after=0.11), source, moved)
+    assert "moved away" in advice(none, replace(GOOD, loss_after=float("nan")), source, moved)
+    assert "only begun" in advice(weak, replace(GOOD, reach=0.2), source, moved)
+    assert "fewer steps" in advice(Judgement(LEARNED, "", overpowers=True), GOOD, source, moved)
+    assert advice(Judgement(LEARNED, ""), GOOD, source, moved) == ""
     moved = {"text_encoder": EncoderFigures(1e-4, 1.0, 0.4, 0.4, [["sign"]])}
-    assert "(a factor: Prodigy finds it itself)" in advice(WEAK, source, 0.1, 0.0999, moved, "Prodigy")
+    assert "(a factor: Prodigy finds it itself)" in advice(weak, GOOD, source, moved, "Prodigy")

@@ -78,11 +78,11 @@ def main(argv: list[str], prog: str) -> int:
     from neonym.cli.train import stopping
     from neonym.config.dataset import DEFAULT_INIT_WORD
     from neonym.generation.embeddings import add_files
+    from neonym.generation.judge import NOT_LEARNED
     from neonym.generation.sheets import sheet
     from neonym.learn.events import Terminal
     from neonym.learn.loop import train
     from neonym.learn.prepare import prepare
-    from neonym.learn.verdict import NOT_LEARNED
     from neonym.models.family import load_model
 
     report = Terminal()

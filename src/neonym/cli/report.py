@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neonym.files import whole_file
+from neonym.generation.judge import FAIR_REACH, FAIR_SHARE, SURE
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -65,8 +66,9 @@ def write_report(out: Path, result: Result, shown: Sequence[Shown], events: Path
     losses = evaluations(events)
     parts = [heading(result, shown, model)]
     for index, (one, verdict, file) in enumerate(zip(shown, result.verdicts, result.files, strict=True)):
-        course = {step: values[index] for step, values in losses} | {result.steps: verdict.loss_after}
-        parts.append(word_section(one, verdict, file, list(course.items())))
+        course = [(step, values[index]) for step, values in losses]
+        ends = [(0, verdict.loss_before), (result.steps, verdict.loss_after)]  # of other samples, so not beside others
+        parts.append(word_section(one, verdict, file, course if len(course) > 1 else ends))
     parts.append(how_to_go_on(shown, result.files, model))
     title = f"Neonym: {', '.join(s.word for s in shown)}"
     page = out / "report.html"
@@ -107,7 +109,7 @@ def word_section(shown: Shown, verdict: Verdict, file: Path, course: Sequence[tu
     from_these = "".join(picture(p, f"{shown.word}, example {i}") for i, p in enumerate(shown.pictures, 1))
     helps = f" What may help: {html.escape(verdict.advice)}." if verdict.advice else ""
     return (
-        f"<section><h2>{word} <span class='badge {LOOKS[verdict.word]}'>{verdict.word}</span></h2><p>{html.escape(capital(verdict.reason))}.{helps}</p>"
+        f"<section><h2>{word} <span class='badge {'fair' if verdict.overpowers else LOOKS[verdict.word]}'>{verdict.headline}</span></h2><p>{html.escape(capital(verdict.reason))}.{helps}</p>"
         f"<h3>Learned from {shown.count} pictures, such as</h3><div class='strip small'>{from_these}</div>"
         f"<h3>Drawn before and after</h3><p>Above with <b>{start}</b>, the word that it began as; below with <b>{word}</b>. "
         f"Prompts and seeds are the same.</p><div class=strip>{drawn}</div>"
@@ -144,7 +146,10 @@ def figures(verdict: Verdict) -> str:
     change = 100 * (verdict.loss_after / verdict.loss_before - 1) if verdict.loss_before else 0.0
     cells = [
         ("Evaluation loss", f"{verdict.loss_before:.5f} → {verdict.loss_after:.5f}", f"{change:+.2f} %"),
-        ("Certainty", f"{verdict.standard_errors:.1f} standard errors", "4 are asked for"),
+        ("Gain", f"{100 * verdict.share:.1f} % of a word's", f"from {100 * FAIR_SHARE:.0f} % on it is worth using"),
+        ("Way", f"{100 * verdict.reach:.0f} % of its direction", f"{100 * FAIR_REACH:.0f} % are asked for"),
+        ("Certainty", f"{verdict.standard_errors:.1f} standard errors", f"{SURE:.0f} are asked for"),
+        ("Other words", f"{100 * verdict.obedience:.0f} %", "of what they change beside words that the model knows"),
     ]
     for name, values in verdict.encoders.items():
         cells += encoder_figures(f" in {name}" if len(verdict.encoders) > 1 else "", values)
@@ -157,7 +162,7 @@ def figures(verdict: Verdict) -> str:
 def encoder_figures(where: str, values: EncoderFigures) -> Iterable[tuple[str, str, str]]:
     """(name, value, what it means)"""
     yield f"Moved{where}", f"{values.distance:.3f}", f"cosine with the start {values.cosine:.3f}"
-    yield f"Length{where}", f"{values.norm:.3f}", f"of the vocabulary's words {values.vocabulary_norm:.3f}"
+    yield f"Length{where}", f"{values.norm:.3f}", f"of words that the model knows {values.known_norm:.3f}"
     for index, words in enumerate(values.nearest, 1):
         which = f" to vector {index}" if len(values.nearest) > 1 else ""
         yield f"Nearest words{which}{where}", ", ".join(words), "of the vocabulary"

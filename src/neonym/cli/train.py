@@ -41,9 +41,9 @@ def main(argv: list[str], prog: str) -> int:
         return 0
     ready = prepare(given.run, given.problems, hasty=True)
     ready.raise_errors()  # before torch is read, which takes seconds
+    from neonym.generation.judge import NOT_LEARNED
     from neonym.learn.events import Terminal
     from neonym.learn.loop import train_prepared
-    from neonym.learn.verdict import NOT_LEARNED
 
     log = given.run.log
     file = Path(log.console_log_file) if log.console_log_file else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from pydantic import BaseModel, Field
@@ -18,7 +18,10 @@ from neonym.errors import EXIT_NOT_LEARNED, ConfigError, Problem
 from neonym.generation.prompts import split_options
 from neonym.weights import parse_weights
 
-DESCRIPTION = "Draw the same seeds with a word, with the ordinary words nearest to it, and without it. Exit code 3: it does nothing."
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+DESCRIPTION = "Draw the same seeds with a word, with the ordinary words nearest to it, and without it, and judge the word as a training run does. Exit code 3: it does nothing."
 
 
 class VerifyFlags(BaseModel):
@@ -31,6 +34,9 @@ class VerifyFlags(BaseModel):
     seeds: int = setting(4, "How many pictures of each.", least=1)
     steps: int = setting(30, "Sampler steps.", least=1)
     scale: float | None = setting(None, "Guidance scale (default: the model's own).")
+    images: Path | None = Field(
+        None, description="Folder of images that show what the word means (default: judge it on what it draws itself)."
+    )
     out: Path | None = Field(None, description="The sheet (default: beside the file, NAME-verify.png).")
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(False, description="Print one JSON object.")
 
@@ -48,7 +54,9 @@ def main(argv: list[str], prog: str) -> int:
     source = identify(flags.model, offline=flags.offline)
     if problems := list(misfits(word, flags.file, embedding, source)):
         raise ConfigError(problems)
+    shown = shown_images(flags.images, source.native_size) if flags.images else []
     from neonym.generation.effect import measure
+    from neonym.generation.judge import headline
     from neonym.generation.names import free
     from neonym.generation.picture_files import save_picture
     from neonym.generation.run import best_device
@@ -56,15 +64,18 @@ def main(argv: list[str], prog: str) -> int:
     from neonym.models.family import load_model
 
     model, seeds = load_model(source, best_device()), range(flags.seeds)
-    effect = measure(model, embedding, flags.prompt, seeds, flags.steps, flags.scale)
+    effect = measure(model, embedding, flags.prompt, seeds, flags.steps, flags.scale, shown)
     path = flags.out or free(flags.file.with_name(f"{flags.file.stem}-verify.png"))
     save_picture(sheet(list(effect.pictures.items()), model.source.native_size), path, {})
-    facts = {name: getattr(effect, name) for name in vars(effect) if name != "pictures"}
-    facts |= {"works": effect.works, "sheet": str(path)}
+    found = effect.judgement
+    facts = {name: getattr(effect, name) for name in vars(effect) if name not in ("pictures", "worth")}
+    facts |= {"works": effect.works, "verdict": found.word, "overpowers": found.overpowers, "reason": found.reason}
+    facts |= {"worth": vars(effect.worth), "sheet": str(path)}
     if flags.as_json:
         print(json.dumps(facts, indent=1))
     else:
-        print(f"{word}: {'does something' if effect.works else 'DOES NOTHING that ordinary words do not do'}")
+        does = "does something" if effect.works else "DOES NOTHING that ordinary words do not do"
+        print(f"{word}: {headline(found.word, found.overpowers)}: it {does} ({found.reason})")
         print(f"  nearest ordinary words: {' '.join(effect.nearest)}")
         for other, text, pixels in (
             ("them", effect.change_from_nearest, effect.pixels_from_nearest),
@@ -73,6 +84,26 @@ def main(argv: list[str], prog: str) -> int:
             print(f"  against {other}: text {100 * text:.1f} % different, pictures by {pixels:.1f} of 255")
         print(f"  {path}")
     return 0 if effect.works else EXIT_NOT_LEARNED
+
+
+def shown_images(folder: Path, side: int) -> list[Image]:
+    """The images of a folder, scaled and cut to a square. Raises DataError, ConfigError."""
+    from PIL import Image, ImageOps
+
+    from neonym.data.images import find_images, readable
+
+    shown = []
+    try:
+        files = find_images(folder)
+    except OSError as error:
+        raise ConfigError([Problem("error", f"cannot be read ({error.strerror})", f"--images {folder}")]) from error
+    if not files:
+        raise ConfigError([Problem("error", "there are no images in it", f"--images {folder}")])
+    for file in files:
+        with readable(file) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            shown.append(ImageOps.fit(upright, (side, side), Image.Resampling.LANCZOS))
+    return shown
 
 
 def flag_problems(flags: VerifyFlags) -> Iterator[Problem]:

@@ -10,17 +10,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from PIL import Image
 
 from neonym.generation.conditioning import conditioning
 from neonym.generation.embeddings import add_embedding
 from neonym.generation.images import draw
+from neonym.generation.judge import NOT_LEARNED, Judgement, judge
+from neonym.generation.worth import Question, Rows, Worth, measure_worth, tokenized
 from neonym.models.family import Model
 from neonym.models.text import nearest_tokens
-from neonym.types import Embedding, TextCond
+from neonym.types import Batch, Embedding, TextCond
 
-LEAST_CHANGE = 0.01  # of the conditioning, relative
-LEAST_PIXELS = 1.0  # mean difference of pictures, in levels of 0..255
+WORD, COPY = "neonymword", "neonymcopy"  # names that no prompt and no grammar can touch
+SAMPLES, TOGETHER = 32, 8  # noised images that the worth is measured on, and how many go through the model at once
 
 
 @dataclass(frozen=True)
@@ -32,36 +35,75 @@ class Effect:
     change_from_nothing: float
     pixels_from_nearest: float  # mean absolute difference of the pictures, 0..255
     pixels_from_nothing: float
+    worth: Worth  # against the nearest words, on given images or on those drawn with the word
     pictures: dict[str, list[Image.Image]]  # row of the sheet -> one for each seed
 
     @property
+    def judgement(self) -> Judgement:
+        """The same that a training run ends with."""
+        return judge(self.worth)
+
+    @property
     def works(self) -> bool:
-        """Whether the word is more than ordinary words, in the text and in the pictures."""
-        return self.change_from_nearest >= LEAST_CHANGE and self.pixels_from_nearest >= LEAST_PIXELS
+        """Whether the word is more than ordinary words."""
+        return self.judgement.word != NOT_LEARNED
 
 
 def measure(
-    model: Model, embedding: Embedding, prompt: str, seeds: Sequence[int], steps: int, guidance: float | None
-) -> Effect:
-    """Draw `prompt`, in which `{}` stands for the word. Raises ModelError if the embedding does not fit."""
-    word, copy = "neonymword", "neonymcopy"  # names that no prompt and no grammar can touch
-    add_embedding(model, embedding, word)
+    model: Model, embedding: Embedding, prompt: str, seeds: Sequence[int], steps: int, guidance: float | None,
+    images: Sequence[Image.Image] = (),
+) -> Effect:  # fmt: skip
+    """Draw `prompt`, in which `{}` stands for the word, and measure the word on `images`, or on what it draws itself.
+
+    Raises ModelError if the embedding does not fit.
+    """
+    add_embedding(model, embedding, WORD)
     close = {name: nearest_tokens(model.vocabulary(name), rows, 1) for name, rows in embedding.vectors.items()}
     copies = {name: model.vocabulary(name)[ids[:, 0].to(model.device)].float() for name, ids in close.items()}
-    add_embedding(model, Embedding(copy, copies), copy)
-    said = [prompt.replace("{}", text) for text in (word, copy, "")]
+    add_embedding(model, Embedding(COPY, copies), COPY)
+    said = [prompt.replace("{}", text) for text in (WORD, COPY, "")]
     text = conditioning(model, said)
     pictures = [draw(model, [p] * len(seeds), seeds, steps=steps, guidance=guidance) for p in said]
     first = next(iter(close))
     nearest = [tokens[0] for tokens in model.tokenizers[first].spelled(close[first].tolist())]
+    learned = {name: rows.to(model.device) for name, rows in embedding.vectors.items()}
     return Effect(
         nearest,
         change(text, 0, 1),
         change(text, 0, 2),
         difference(pictures[0], pictures[1]),
         difference(pictures[0], pictures[2]),
+        worth_on(model, images or pictures[0], said[0], copies, learned),
         {"with the word": pictures[0], f"with {' '.join(nearest)}": pictures[1], "without it": pictures[2]},
     )
+
+
+def worth_on(model: Model, images: Sequence[Image.Image], caption: str, start: Rows, learned: Rows) -> Worth:
+    """What the word is worth on images of the model's own size, noised to levels from 0 to 1."""
+    moments = torch.cat([encoded_image(model, image) for image in images])  # [I,2C,h,w]
+    side, questions = float(model.source.native_size), []
+    for first in range(0, SAMPLES, TOGETHER):
+        which = range(first, min(first + TOGETHER, SAMPLES))
+        captions = [caption] * len(which)
+        tokens, emphasis = tokenized(model, captions)
+        batch = Batch(
+            moments=moments[[i % len(images) for i in which]].to(model.device),  # [B,2C,h,w]
+            tokens=tokens,
+            emphasis=emphasis,
+            keys=[(0, 0, i) for i in which],
+            levels=[(i + 0.5) / SAMPLES for i in which],
+            concept=torch.zeros(len(which), dtype=torch.int64, device=model.device),
+            weight=torch.ones(len(which), device=model.device),
+            sizes=torch.tensor([[side, side, 0, 0, side, side]] * len(which), device=model.device),  # [B,6]
+        )
+        questions.append(Question(batch, captions))
+    return measure_worth(model, questions, WORD, start, learned)
+
+
+def encoded_image(model: Model, image: Image.Image) -> torch.Tensor:
+    """-> [1,2C,h,w] on the CPU"""
+    pixels = np.asarray(image.convert("RGB"), np.float32).transpose(2, 0, 1) / 127.5 - 1  # [3,H,W]
+    return model.encode_images(torch.from_numpy(pixels)[None]).float().cpu()
 
 
 def change(text: TextCond, i: int, j: int) -> float:

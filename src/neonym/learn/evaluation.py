@@ -1,43 +1,93 @@
-"""The evaluation loss: always the same pictures, noise and noise levels, so that two measurements differ by the rows only."""
+"""What words are judged on: always the same images, noise and noise levels, so that two measurements differ by the rows only."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from neonym.data.captions import Moment
 from neonym.data.loader import Loader
+from neonym.generation.worth import Question, Worth, measure_worth, predictions
 from neonym.learn.caption_checks import ENOUGH_HELD_OUT
 from neonym.learn.events import Report
 from neonym.learn.objective import Objective
 from neonym.learn.prepare import Prepared
-from neonym.learn.rows import Concept, rows_as
+from neonym.learn.rows import Concept, first_rows, rows_as
 from neonym.learn.step import sample_losses
 from neonym.models.family import Model
-from neonym.types import Batch, Draw, ImageRecord
+from neonym.types import Draw, ImageRecord
 
 EVALUATION = -1  # the "step" of evaluation keys: no training step has it
+VERDICT_SAMPLES = (
+    8,
+    32,
+)  # at least and at most, and otherwise 8 for each sample of a step: so many cost what 16 steps cost
 
 
 class Evaluation:
-    """What each concept is judged on."""
+    """What each concept is judged on. `watch` is called between predictions, and may raise to end an evaluation."""
 
-    def __init__(self, ready: Prepared, loader: Loader, model: Model, concepts: Sequence[Concept]):
-        self.model, self.concepts = model, concepts
+    def __init__(
+        self, ready: Prepared, loader: Loader, model: Model, concepts: Sequence[Concept], watch: Callable[[], None]
+    ):
+        self.ready, self.loader, self.model, self.concepts, self.watch = ready, loader, model, concepts, watch
         self.objective = Objective()  # whatever the training minimises, words are compared by the plain loss
-        chosen = [pictures_of(ready, index) for index in range(len(concepts))]
-        self.shown_on = [where for _, where in chosen]
-        self.batches = [make_batches(ready, loader, i, pictures) for i, (pictures, _) in enumerate(chosen)]
+        self.pictures, self.shown_on = zip(*[pictures_of(ready, index) for index in range(len(concepts))], strict=True)
+        self.samples: list[list[Question]] = []  # per concept, made when they are first needed
 
     @torch.no_grad()
     def losses(self, rows: Sequence[dict[str, torch.Tensor]] | None = None) -> list[torch.Tensor]:
         """Per concept the losses of its samples with these rows (default: what would be saved now). -> [samples] each"""
+        count = self.ready.run.eval.eval_samples
+        self.samples = self.samples or [self.questions(index, count) for index in range(len(self.concepts))]
         with rows_as(self.concepts, rows or [c.result() for c in self.concepts]):
-            return [
-                torch.cat([sample_losses(self.model, batch, self.objective) for batch in batches]).cpu()
-                for batches in self.batches
-            ]
+            return [torch.cat([self.loss(question) for question in own]).cpu() for own in self.samples]
+
+    def loss(self, question: Question) -> torch.Tensor:
+        """-> [B]"""
+        self.watch()
+        return sample_losses(self.model, question.batch, self.objective)
+
+    def worths(self, progress: Callable[[int, int], None]) -> list[Worth]:
+        """What each word is worth, compared with the rows of its init word."""
+        asked = [self.questions(index, self.verdict_samples(index)) for index in range(len(self.concepts))]
+        done, total = 0, sum(map(predictions, asked))
+
+        def watch() -> None:
+            nonlocal done
+            self.watch()
+            done += 1
+            progress(done, total)
+
+        found = []
+        for concept, questions in zip(self.concepts, asked, strict=True):
+            learned = concept.result()
+            start = first_rows(self.model, concept.init_word, len(next(iter(learned.values()))))
+            found.append(measure_worth(self.model, questions, concept.token, start, learned, watch))
+        return found
+
+    def verdict_samples(self, index: int) -> int:
+        """How many samples a verdict may cost, of which each is predicted a few times without a gradient."""
+        least, most = VERDICT_SAMPLES
+        step = self.ready.step_sizes[self.pictures[index][0].dataset]
+        return min(self.ready.run.eval.eval_samples, max(least, min(most, least * step)))
+
+    def questions(self, index: int, count: int) -> list[Question]:
+        """Samples of one concept in batches of one size: noise levels spread evenly over all, the pictures in turn."""
+        plan, pictures = self.ready.plans[index], self.pictures[index]
+        at = Moment(step=plan.steps)  # captions have all their tags
+        draws = [plan.draw(pictures[i % len(pictures)], EVALUATION, i, (i + 0.5) / count, at) for i in range(count)]
+        draws.sort(key=lambda draw: draw.record.fit.bucket)
+        found: list[Question] = []
+        size = 2 * (
+            self.ready.run.compute.micro_batch_size or self.ready.datasets[0].batch_size
+        )  # there is no gradient
+        while draws:
+            part: list[Draw] = [d for d in draws[:size] if d.record.fit.bucket == draws[0].record.fit.bucket]
+            found.append(Question(self.loader.batch(part, index), [d.caption for d in part]))
+            draws = draws[len(part) :]
+        return found
 
     def tell(self, report: Report, step: int, losses: Sequence[torch.Tensor]) -> list[float]:
         """The mean of each concept, to the terminal and the event file. -> the means"""
@@ -52,18 +102,3 @@ def pictures_of(ready: Prepared, concept: int) -> tuple[list[ImageRecord], str]:
     if len(held_out) >= ENOUGH_HELD_OUT:
         return held_out, "held-out pictures"
     return [r for r in ready.records if r.concept == concept and not r.is_reg], "the training pictures"
-
-
-def make_batches(ready: Prepared, loader: Loader, concept: int, pictures: Sequence[ImageRecord]) -> list[Batch]:
-    """Noise levels spread evenly over all, the pictures in turn."""
-    count, plan = ready.run.eval.eval_samples, ready.plans[concept]
-    at = Moment(step=plan.steps)  # captions have all their tags
-    draws = [plan.draw(pictures[i % len(pictures)], EVALUATION, i, (i + 0.5) / count, at) for i in range(count)]
-    draws.sort(key=lambda draw: draw.record.fit.bucket)
-    batches: list[Batch] = []
-    size = ready.datasets[0].batch_size
-    while draws:
-        part: list[Draw] = [d for d in draws[:size] if d.record.fit.bucket == draws[0].record.fit.bucket]
-        batches.append(loader.batch(part, concept))
-        draws = draws[len(part) :]
-    return batches

@@ -150,7 +150,11 @@ def follow(running: Running) -> Result:
 
 
 class Stopped(Exception):
-    """A stop was wished for before the first step."""
+    """A stop was wished for, by this signal."""
+
+    def __init__(self, signal: int):
+        super().__init__(signal)
+        self.signal = signal
 
 
 def encode_pictures(ready: Prepared, model: Model, report: Report) -> Latents:
@@ -160,7 +164,7 @@ def encode_pictures(ready: Prepared, model: Model, report: Report) -> Latents:
 
     def progress(done: int, total: int) -> None:
         if report.stop_wanted:
-            raise Stopped
+            raise Stopped(report.stop_wanted)
         report.phase("encoded", done, total)
 
     folder = None
@@ -203,52 +207,82 @@ class Running:
     def main(self) -> bool:
         return self.accelerator.is_main_process
 
+    def watch(self) -> None:
+        """Raises Stopped in every process if one of them was asked to stop."""
+        if signal := agreed(self.accelerator, self.report.stop_wanted):
+            raise Stopped(signal)
+
 
 def run_steps(run: Running) -> Result:
     """The loop: steps, evaluations, saves, until the end or a wish to stop."""
     settings, state, rhythm, report = run.ready.run, run.state, run.ready.rhythm, run.report
     assert rhythm is not None
     objective = objective_of(settings)
-    evaluation = Evaluation(run.ready, run.loader, run.model, state.concepts)
-    before = evaluation.losses([c.start for c in state.concepts])
-    report.begin(run.store.folder, state.step, rhythm.total, sum(len(p.draws(0)) for p in run.loader.plans))
-    evaluation.tell(report, state.step, before)
+    evaluation = Evaluation(run.ready, run.loader, run.model, state.concepts, run.watch)
     guard, ends = Guard(state.concepts, run.loader.plans), time_limit(settings)
     sampler = Sampler(settings.sample, run.ready.prompts, run.store.sample_folder, run.store.run_name)
-    draw_due(run, sampler, rhythm)
-    whole, last = True, rhythm.total if state.plateau is None or not state.plateau.reached() else state.step
-    for work in run.loader.steps(state.step, last):
-        losses = train_step(run.model, state.concepts, work, objective, run.accelerator)
-        state.step = work.step + 1
-        guard.watch(work, losses)
-        report.step(state.step, losses)
-        run.trackers.step(state.step, losses)
-        if due(evaluation_interval(settings), state.step):
-            rows = [c.result() for c in state.concepts]
-            means = evaluation.tell(report, state.step, evaluation.losses(rows))
-            run.trackers.evaluated(state.step, means)
-            if state.plateau is not None:
-                state.plateau.add(means, rows)
+    report.begin(run.store.folder, state.step, rhythm.total, sum(len(p.draws(0)) for p in run.loader.plans))
+    whole = True
+    try:
+        begin_evaluations(run, evaluation, rhythm)
         draw_due(run, sampler, rhythm)
-        save_due(run, rhythm, guard)
-        ended = agreed(run.accelerator, int(state.plateau is not None and state.plateau.reached()))
-        stop = agreed(run.accelerator, report.stop_wanted)
-        if stop and not ended and state.step < rhythm.total:
-            if run.main:
-                guard.check()
-                run.store.save_state(state)
-            way = " without --restart" if settings.save.restart else ""
-            report.note(f"stopped after step {state.step}; run the same command again{way} to go on")
-            report.event("stopped", step=state.step, signal=stop)
-            return Result(steps=state.step, signal=stop)
-        if agreed(run.accelerator, int(time.monotonic() > ends)) and state.step < rhythm.total:
-            report.note(f"the time of --max_train_time was up after step {state.step} of {rhythm.total}")
-            whole = False
-            break
-        if ended:
-            report.note(f"the evaluation loss has stopped changing: ended after step {state.step} of {rhythm.total}")
-            break
-    return finish(run, evaluation, before, guard, whole)
+        last = rhythm.total if state.plateau is None or not state.plateau.reached() else state.step
+        for work in run.loader.steps(state.step, last):
+            losses = train_step(run.model, state.concepts, work, objective, run.accelerator)
+            state.step = work.step + 1
+            guard.watch(work, losses)
+            report.step(state.step, losses)
+            run.trackers.step(state.step, losses)
+            if due(evaluation_interval(settings), state.step):
+                evaluate(run, evaluation)
+            draw_due(run, sampler, rhythm)
+            save_due(run, rhythm, guard)
+            ended = agreed(run.accelerator, int(state.plateau is not None and state.plateau.reached()))
+            if not ended and state.step < rhythm.total:
+                run.watch()
+            if agreed(run.accelerator, int(time.monotonic() > ends)) and state.step < rhythm.total:
+                report.note(f"the time of --max_train_time was up after step {state.step} of {rhythm.total}")
+                whole = False
+                break
+            if ended:
+                what = f"ended after step {state.step} of {rhythm.total}"
+                report.note(f"the evaluation loss has stopped changing: {what}")
+                break
+        return finish(run, evaluation, guard, whole)
+    except Stopped as stop:
+        return stopped(run, guard, stop.signal)
+
+
+def stopped(run: Running, guard: Guard, signal: int) -> Result:
+    """The state of the last whole step is saved."""
+    state, report = run.state, run.report
+    if run.main:
+        guard.check()
+        run.store.save_state(state)
+    way = " without --restart" if run.ready.run.save.restart else ""
+    report.note(f"stopped after step {state.step}; run the same command again{way} to go on")
+    report.event("stopped", step=state.step, signal=signal)
+    return Result(steps=state.step, signal=signal)
+
+
+def begin_evaluations(run: Running, evaluation: Evaluation, rhythm: Rhythm) -> None:
+    """If evaluations are wished for: that of the start, and one that a stop cut off."""
+    every, state = evaluation_interval(run.ready.run), run.state
+    if not every:
+        return
+    evaluation.tell(run.report, state.step, evaluation.losses([c.start for c in state.concepts]))
+    if state.plateau is not None and len(state.plateau.history) < state.step // every - rhythm.first // every:
+        evaluate(run, evaluation)
+
+
+def evaluate(run: Running, evaluation: Evaluation) -> None:
+    """The evaluation of this step, to all that follow the run."""
+    state = run.state
+    rows = [c.result() for c in state.concepts]
+    means = evaluation.tell(run.report, state.step, evaluation.losses(rows))
+    run.trackers.evaluated(state.step, means)
+    if state.plateau is not None:
+        state.plateau.add(means, rows)
 
 
 def without_others(run: Running, error: RuntimeError) -> UserError:
@@ -293,8 +327,8 @@ def save_due(run: Running, rhythm: Rhythm, guard: Guard) -> None:
         run.hub.upload(file)
 
 
-def finish(run: Running, evaluation: Evaluation, before: Sequence[torch.Tensor], guard: Guard, whole: bool) -> Result:
-    """Verdicts and final files. A run that its time limit ended is not `whole`."""
+def finish(run: Running, evaluation: Evaluation, guard: Guard, whole: bool) -> Result:
+    """Verdicts and final files. A run that its time limit ended is not `whole`. Raises Stopped."""
     state, report = run.state, run.report
     report.end()
     guard.look()
@@ -302,12 +336,12 @@ def finish(run: Running, evaluation: Evaluation, before: Sequence[torch.Tensor],
     if state.plateau is not None:
         for concept, best in zip(state.concepts, state.plateau.best, strict=False):
             concept.chosen = best
-    after = evaluation.losses()
+    worths = evaluation.worths(lambda done, total: report.phase("judged", done, total))
     if not due(evaluation_interval(run.ready.run), state.step):  # else it was told at this step
-        run.trackers.evaluated(state.step, [float(losses.mean()) for losses in after])
+        run.trackers.evaluated(state.step, [worth.loss_after for worth in worths])
     verdicts = [
         make_verdict(run.model, *of_concept)
-        for of_concept in zip(state.concepts, before, after, evaluation.shown_on, strict=True)
+        for of_concept in zip(state.concepts, worths, evaluation.shown_on, strict=True)
     ]
     files = run.store.finish(state, [v.as_dict() for v in verdicts], whole) if run.main else []
     for file in files:

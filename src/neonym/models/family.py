@@ -29,6 +29,7 @@ class Model(Protocol):
     dtype: torch.dtype  # of the U-Net
 
     def add_word(self, token: str, rows: dict[str, Tensor]) -> None: ...
+    def remove_word(self, token: str) -> None: ...  # the one added last
     def vocabulary(self, encoder: str) -> Tensor: ...  # [V,W]
     def encode_images(self, pixels: Tensor) -> Tensor: ...  # [B,3,H,W] -> [B,2C,h,w]
     def draw_latents(self, moments: Tensor, keys: Sequence[Key]) -> Tensor: ...  # -> [B,C,h,w]

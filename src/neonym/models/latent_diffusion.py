@@ -63,6 +63,12 @@ class LatentDiffusion:
             self.tokenizers[name].add_word(token, len(rows[name]))
             table.rows.append(rows[name])
 
+    def remove_word(self, token: str) -> None:
+        """Forget `token`, the word that was added last."""
+        for name, table in self.tables.items():
+            self.tokenizers[name].remove_word(token)
+            table.rows.pop()
+
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Posterior mean and log-variance. [B,3,H,W] in -1..1 -> [B,2C,h,w]"""
         with torch.no_grad():

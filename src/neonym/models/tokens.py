@@ -77,6 +77,13 @@ class WordTokenizer:
         start = max((ids.stop for ids in self.words.values()), default=self.vocab)
         self.words[word] = range(start, start + rows)
 
+    def remove_word(self, token: str) -> None:
+        """Forget `token`, the word that was added last: the ids of all others stay. Raises ValueError for another one."""
+        word = clean(token)
+        if word != next(reversed(self.words), None):
+            raise ValueError(f"the word {token!r} is not the last one")
+        del self.words[word]
+
     def pieces(self, text: str) -> list[int]:
         """Ids of plain text, without start and end.
 

@@ -1,0 +1,338 @@
+"""How often is the verdict wrong?
+
+    python -m benchmarks.verdict --work work/verdict --json benchmarks/results/verdict.json --plot docs/verdict.png
+
+Trains the words of `benchmarks/verdict_cases.py` on the built-in model (hours on a CPU; goes on where it was stopped), judges
+each as a training run would, with 32 samples (batch 4) and with 8 (batch 1), and compares that with the truth:
+
+    recovery = (L_init - L_word) / (L_init - L_true)    on other images; 1: as good as the true name
+
+For subjects without a name, L_true is the lowest loss of all their words. What a word does to images is looked at in eight
+prompts, four pairs that differ by other words: how far its images are from those of its init word, and how much the images of
+a pair differ, both against words that the model knows. Prints tables.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.recovery import encoded, machine, write_json
+from benchmarks.verdict_cases import (
+    GROUPS,
+    Case,
+    Group,
+    Shown,
+    cases,
+    learned_from,
+    measured_on,
+    start_of,
+    true_name,
+    write_data,
+)
+from neonym.config.run import RunConfig
+from neonym.formats import read_embedding
+from neonym.generation.images import draw
+from neonym.generation.judge import judge
+from neonym.generation.worth import (
+    CONTRASTS,
+    LEARNED_WORD,
+    START_WORD,
+    Compared,
+    Question,
+    Rows,
+    Worth,
+    lent,
+    measure_worth,
+    tokenized,
+    with_word,
+)  # fmt: skip
+from neonym.learn.events import Silent
+from neonym.learn.loop import train
+from neonym.models.family import Model, load_model
+from neonym.types import Batch
+from tools.builtin_model.score import nearest_colour
+
+WORD = "wrdzz"  # what the word is called while it is judged
+TOGETHER = 8  # words of one run
+SAMPLES = (32, 8)  # of a verdict, at batch 4 and at batch 1
+TRUTH = 48  # samples that the recovery is measured on
+PAIRS = CONTRASTS[:4]
+KNOWN = ("taxi", "ring", "hamster", "pencil")
+LOW, HIGH = 0.1, 0.8  # recovery of words that must not, and that must, be called learned
+VERDICTS = ("NOT LEARNED", "WEAK", "LEARNED")
+
+
+def train_all(work: Path) -> None:
+    """Every case that is not there yet; several in one run, which changes nothing (docs/design.md, law 2)."""
+    for name, group in GROUPS.items():
+        own = [(i, case) for i, case in enumerate(cases()) if case.group == name]
+        for first in range(0, len(own), TOGETHER):
+            out = work / f"{name}{first}"
+            if not (out / "done").exists():
+                train(run_of(group, own[first : first + TOGETHER], out), Silent())
+                (out / "done").touch()
+                print(f"trained: {name} {first}", flush=True)
+
+
+def run_of(group: Group, part: Sequence[tuple[int, Case]], out: Path) -> RunConfig:
+    """One training run of several words."""
+    tables = [write_data(case, word_of(i), out / "data" / word_of(i)) for i, case in part]
+    concepts, subsets = zip(*tables, strict=True)
+    config = out / "set.toml"
+    config.write_text("\n".join([*concepts, "[[datasets]]", f"batch_size = {group.batch}", *subsets]))
+    schedule = {} if group is GROUPS["E"] else {"lr_scheduler": "constant"}
+    return RunConfig.model_validate(
+        {
+            "dataset": {"dataset_config": str(config)},
+            "optim": {"max_train_steps": group.steps, **schedule},
+            "save": {"output_dir": str(out), "save_every_n_steps": group.every},
+            "eval": {"eval_samples": 8},
+            "compute": {"cpu": True},
+        }
+    )
+
+
+def word_of(index: int) -> str:
+    return f"wrd{index:03d}"
+
+
+def saved(work: Path, index: int, case: Case, step: int) -> Rows:
+    """The rows of a word after so many steps."""
+    last = step == GROUPS[case.group].steps
+    (file,) = work.glob(f"{case.group}*/{word_of(index)}{'' if last else f'-step{step:08d}'}.safetensors")
+    return read_embedding(file).vectors
+
+
+def rows_of(model: Model, text: str, count: int | None = None) -> Rows:
+    """The pieces of `text`, in turn."""
+    found = {}
+    for name, tokenizer in model.tokenizers.items():
+        pieces = tokenizer.pieces(text)
+        found[name] = model.vocabulary(name)[[pieces[i % len(pieces)] for i in range(count or len(pieces))]].clone()
+    return found
+
+
+def questions(model: Model, shown: Sequence[Shown], count: int, seed: int) -> list[Question]:
+    """Images and captions in turn, noise levels spread evenly."""
+    moments, made = encoded(model, [argparse.Namespace(image=image) for image, _ in shown]), []
+    for first in range(0, count, 16):
+        which = range(first, min(count, first + 16))
+        captions = [shown[i % len(shown)][1](WORD) for i in which]
+        batch = Batch(
+            moments=moments[[i % len(shown) for i in which]],
+            tokens=tokenized(model, captions)[0],
+            keys=[(seed, -2, i) for i in which],
+            levels=[(i + 0.5) / count for i in which],
+            concept=torch.zeros(len(which), dtype=torch.int64),
+            weight=torch.ones(len(which)),
+        )
+        made.append(Question(batch, captions))
+    return made
+
+
+def loss(model: Model, asked: Sequence[Question], word: str) -> float:
+    """Mean squared error with `word` in the place of the word."""
+    errors = []
+    for question in asked:
+        compared = Compared(model, question.batch, lambda: None)
+        said = [with_word(caption, WORD, word) for caption in question.captions]
+        error = compared.noisy.target - compared.predicted(said)
+        errors.append(compared.inner(error, error))
+    return float(torch.cat(errors).mean())
+
+
+def drawn(model: Model, word: str) -> list[np.ndarray]:
+    """Eight images, two of each pair of prompts, which have a seed in common. -> int16 [H,W,3] each"""
+    prompts = [prompt.format(word) for pair in PAIRS for prompt in pair]
+    seeds = [i // 2 for i in range(len(prompts))]
+    return [np.asarray(image, np.int16) for image in draw(model, prompts, seeds, steps=15)]
+
+
+def distance(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
+    return float(np.mean([np.abs(a - b).mean() for a, b in zip(some, others, strict=True)]))
+
+
+def response(images: Sequence[np.ndarray]) -> list[float]:
+    """How much the images of each pair differ."""
+    return [float(np.abs(a - b).mean()) for a, b in zip(images[::2], images[1::2], strict=True)]
+
+
+class Looks:
+    """What words do to images, in units of words that the model knows."""
+
+    def __init__(self, model: Model):
+        self.model = model
+        known = [drawn(model, word) for word in KNOWN]
+        self.apart = float(np.mean([distance(a, b) for i, a in enumerate(known) for b in known[:i]]))
+        self.response = np.mean([response(images) for images in known], axis=0)  # [4]
+        self.starts: dict[str, list[np.ndarray]] = {}
+
+    def of(self, rows: Rows, start: str) -> dict[str, Any]:
+        """-> distance from the start's images, response to other words, of the word and of its start, backgrounds asked for"""
+        if start not in self.starts:
+            self.starts[start] = drawn(self.model, start)
+        with lent(self.model, {LEARNED_WORD: rows}):
+            images = drawn(self.model, LEARNED_WORD)
+        colours = [nearest_colour(Image.fromarray(images[i].astype(np.uint8))) for i in (0, 1, 6, 7)]
+        return {
+            "apart": distance(images, self.starts[start]) / self.apart,
+            "response": (np.array(response(images)) / self.response).tolist(),
+            "response_start": (np.array(response(self.starts[start])) / self.response).tolist(),
+            "backgrounds": float(
+                np.mean([a == b for a, b in zip(colours, ("red", "blue", "black", "white"), strict=True)])
+            ),
+        }
+
+
+def judge_case(work: Path, index: int, case: Case, model: Model, looks: Looks) -> dict[str, Any]:
+    """Every word of one case."""
+    shown = learned_from(case)
+    asked = {count: questions(model, shown, count, 7) for count in SAMPLES}
+    other, start, steps = (
+        questions(model, measured_on(case), TRUTH, 8),
+        rows_of(model, start_of(case), case.vectors),
+        GROUPS[case.group].judged,
+    )
+    with lent(model, {START_WORD: start}):
+        first = loss(model, other, START_WORD)
+    name, words = true_name(case), []
+    for step in steps:
+        rows = saved(work, index, case, step)
+        with lent(model, {LEARNED_WORD: rows}):
+            after = loss(model, other, LEARNED_WORD)
+        worths = {str(count): asdict(measure_worth(model, own, WORD, start, rows)) for count, own in asked.items()}
+        images = looks.of(rows, start_of(case)) if step in steps[-1:] or case.group in "BO" else None
+        norm = float(torch.cat(list(rows.values()), 1).norm(dim=1).mean())
+        words.append({"step": step, "loss": after, "norm": norm, "worth": worths, "images": images})
+    return {
+        "index": index, **asdict(case), "loss_init": first, "words": words,
+        "loss_true": loss(model, other, name) if name else None,
+    }  # fmt: skip
+
+
+def judge_all(work: Path) -> list[dict[str, Any]]:
+    """What is judged already is read from `judged.jsonl`."""
+    file = work / "judged.jsonl"
+    found = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    have, model = {row["index"] for row in found}, load_model()
+    with torch.no_grad():
+        looks = Looks(model)
+        for index, case in enumerate(cases()):
+            if index not in have:
+                found.append(judge_case(work, index, case, model, looks))
+                with file.open("a") as out:
+                    out.write(json.dumps(found[-1]) + "\n")
+                print(f"judged: {index} {case}", flush=True)
+    return sorted(found, key=lambda row: row["index"])
+
+
+def flat(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each word, with its recovery and both verdicts."""
+    best: dict[str, float] = {}
+    for row in rows:
+        if row["loss_true"] is None:
+            lowest = min(word["loss"] for word in row["words"])
+            best[row["target"]] = min(lowest, best.get(row["target"], lowest))
+    words = []
+    for row in rows:
+        true = best[row["target"]] if row["loss_true"] is None else row["loss_true"]
+        for word in row["words"]:
+            gain = row["loss_init"] - word["loss"]
+            found = {count: judge(Worth(**worth)) for count, worth in word["worth"].items()}
+            words.append(
+                {k: row[k] for k in ("group", "target", "rate", "vectors", "init", "odd")}
+                | {"named": row["loss_true"] is not None, "recovery": gain / (row["loss_init"] - true)}
+                | {"verdict": {count: f.word for count, f in found.items()}}
+                | {"overpowers": {count: f.overpowers for count, f in found.items()}}
+                | {k: word[k] for k in ("step", "norm", "worth", "images")}
+            )
+    return words
+
+
+def table(words: Sequence[dict[str, Any]], count: int) -> dict[str, dict[str, int]]:
+    """Recovery against verdict."""
+    found = {}
+    for label, low, high in (("below 0.1", -np.inf, LOW), ("0.1 to 0.8", LOW, HIGH), ("above 0.8", HIGH, np.inf)):
+        own = [word["verdict"][str(count)] for word in words if low <= word["recovery"] < high]
+        found[label] = {verdict: own.count(verdict) for verdict in VERDICTS}
+    return found
+
+
+def show(counts: dict[str, dict[str, int]]) -> None:
+    print(f"{'recovery':12}" + "".join(f"{verdict:>13}" for verdict in VERDICTS))
+    for label, row in counts.items():
+        print(f"{label:12}" + "".join(f"{row[verdict]:13}" for verdict in VERDICTS))
+
+
+def plot(words: Sequence[dict[str, Any]], file: Path) -> None:
+    """Share and recovery, and obedience against what is seen in images."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    from neonym.generation.judge import FAIR_SHARE, LEAST_SHARE, OBEDIENT
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for verdict, colour in zip(VERDICTS, ("#b3202c", "#c98a1b", "#0b6e3a"), strict=True):
+        own = [word for word in words if word["verdict"]["32"] == verdict]
+        shares = [max(1e-4, word["worth"]["32"]["share"]) for word in own]
+        left.scatter(shares, [max(-0.3, word["recovery"]) for word in own], s=14, c=colour, label=verdict, alpha=0.6)
+    for limit in (LEAST_SHARE, FAIR_SHARE):
+        left.axvline(limit, c="gray", lw=0.8)
+    left.set(
+        xscale="log",
+        xlabel="share of what a known word changes",
+        ylabel="recovery",
+        title="What the verdict sees, and the truth",
+    )
+    left.legend(loc="upper left")
+    seen = [word for word in words if word["images"] and word["verdict"]["32"] == "LEARNED"]
+    right.scatter(
+        [obeyed(word) for word in seen],
+        [word["worth"]["32"]["obedience"] for word in seen],
+        s=14,
+        c="#3b5bdb",
+        alpha=0.6,
+    )
+    right.axhline(OBEDIENT, c="gray", lw=0.8)
+    right.set(
+        xlabel="images: change by other words, against known words",
+        ylabel="obedience of predictions",
+        title="Other words beside it",
+    )
+    figure.savefig(file, dpi=90)
+
+
+def obeyed(word: dict[str, Any]) -> float:
+    """How much images still change by other words, against words that the model knows."""
+    return float(np.mean(word["images"]["response"]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("work/verdict"))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    args = parser.parse_args()
+    train_all(args.work)
+    words = flat(judge_all(args.work))
+    for count in SAMPLES:
+        print(f"\n{len(words)} words, verdicts of {count} samples")
+        show(table(words, count))
+    if args.json:
+        tables = {str(count): table(words, count) for count in SAMPLES}
+        write_json({"machine": machine(), "runs": len(words), "tables": tables, "words": words}, args.json)
+    if args.plot:
+        plot(words, args.plot)
+
+
+if __name__ == "__main__":
+    main()

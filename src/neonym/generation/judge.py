@@ -1,0 +1,60 @@
+"""One word for what a word is worth.
+
+The limits were chosen on the built-in model, by `benchmarks/verdict.py`; docs/training.md shows how often they are wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from neonym.generation.worth import Worth
+
+Word = Literal["LEARNED", "WEAK", "NOT LEARNED"]
+LEARNED, WEAK, NOT_LEARNED = "LEARNED", "WEAK", "NOT LEARNED"
+FAIR_SHARE, LEAST_SHARE = 0.06, 0.015  # of what one known word in the place of another changes
+FAIR_REACH = 0.5  # of the gain in the word's direction
+SURE = 2.0  # standard errors above no gain at all
+OBEDIENT = 0.25  # of what other words change beside known words
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The word for it, why, and whether a learned word drowns the rest of the prompt."""
+
+    word: Word
+    reason: str
+    overpowers: bool = False
+
+
+def judge(worth: Worth) -> Judgement:
+    """LEARNED: worth using. WEAK: something, but not much of what it could be. NOT LEARNED: as good as the word it began as."""
+    if not math.isfinite(worth.loss_after):
+        return Judgement(NOT_LEARNED, "the evaluation loss is not finite")
+    if not worth.loss_before > 0:
+        return Judgement(NOT_LEARNED, "no part of the images counts: their masks are empty")
+    gain = 100 * (1 - worth.loss_after / worth.loss_before)
+    better = f"{gain:.1f} % better than with its init word"
+    if worth.standard_errors < SURE:
+        what = f"{better}, which chance explains" if gain > 0 else f"{-gain:.1f} % worse than with its init word"
+        return Judgement(NOT_LEARNED, f"images are not predicted better: {what}")
+    if worth.share < LEAST_SHARE:
+        return Judgement(
+            NOT_LEARNED, f"images are predicted {better}: {of_a_known_word(worth)}, which nobody would see"
+        )
+    reason = f"images are predicted {better}: {of_a_known_word(worth)}"
+    if worth.reach < FAIR_REACH:
+        return Judgement(WEAK, f"{reason}, and {100 * worth.reach:.0f} % of what its direction holds")
+    if worth.share < FAIR_SHARE:
+        return Judgement(WEAK, reason)
+    return Judgement(LEARNED, reason, overpowers=worth.obedience < OBEDIENT)
+
+
+def headline(word: str, overpowers: bool) -> str:
+    """The verdict as it is shown."""
+    return f"{word}, BUT IT OVERPOWERS THE PROMPT" if overpowers else word
+
+
+def of_a_known_word(worth: Worth) -> str:
+    return f"{100 * worth.share:.1f} % of what a known word changes"

@@ -1,0 +1,189 @@
+"""What a word is worth: how much better the frozen model predicts images with it than with the word that it began as.
+
+Every measurement is paired: the same noised latents are predicted with several texts, which differ by one word only. Let
+e_0 be the prediction with the start, e_w the one with the word, y the target and d = e_w - e_0. Then
+
+    gain = |y - e_0|^2 - |y - e_w|^2 = 2 <y - e_0, d> - |d|^2
+
+and going s times as far would gain 2 s <y - e_0, d> - s^2 |d|^2, which is highest at s = beta = <y - e_0, d> / |d|^2. So
+a word that has found its place has beta = 1, one that has only begun to move has a beta far above 1, however certain its
+tiny gain is, and one that does harm has a beta below 1/2.
+
+The unit of gains is the model's own: how much its predictions change when one word that it knows takes the place of
+another. Whether the word leaves the rest of a prompt alone is measured the same way: by how much predictions still change
+beside it when other words do, against how much they change beside words that the model knows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from neonym.data.loader import stacked
+from neonym.models.family import Model
+from neonym.types import Batch, Noisy
+from neonym.words import clean, whole_word
+
+LEARNED_WORD, START_WORD = "neonymlearnedword", "neonymstartword"  # in no caption and no vocabulary
+COMMON = (
+    "dog", "cat", "horse", "bird", "fish", "car", "train", "boat", "house", "tree", "flower", "hat",
+    "shoe", "cake", "apple", "guitar", "clock", "chair", "ball", "book", "key", "star", "heart", "bottle",
+)  # fmt: skip
+KNOWN = 8  # of the common words: those that the model reads most differently from each other
+CONTRASTS = (  # prompts that differ by other words than the one in braces
+    ("a {} on a red background", "a {} on a blue background"),
+    ("a sticker of a {}", "a 3d render of a {}"),
+    ("a {} and a dog", "a {} and a car"),
+    ("a {} on a black background", "a {} on a white background"),
+    ("a flat drawing of a {}", "a 3d render of a {}"),
+    ("a {} on a yellow background", "a {} on a purple background"),
+    ("a {} and a house", "a {} and a flower"),
+    ("a green {}", "a pink {}"),
+)
+PREDICTIONS = 2, 5  # of each sample, and of every second one
+
+Rows = dict[str, Tensor]  # {encoder: float32 [n,W]}
+
+
+@dataclass(frozen=True)
+class Question:
+    """Noised images of one size, and the caption of each, in which the word stands."""
+
+    batch: Batch
+    captions: list[str]  # [B]
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What a word is worth. Losses are means over latent numbers and samples."""
+
+    loss_before: float  # with the word that it began as
+    loss_after: float
+    share: float  # the gain, over the mean squared change from one known word to another
+    reach: float  # the gain, over the highest one in its direction: 1 - (1 - 1 / beta)^2
+    standard_errors: float  # how certain it is that there is a gain
+    obedience: float  # mean squared change by other words beside it, over that beside known words
+    known_words: tuple[str, ...] = ()
+
+
+def predictions(questions: Sequence[Question]) -> int:
+    """How many batches `measure_worth` predicts."""
+    return sum(PREDICTIONS) * len(questions)
+
+
+def measure_worth(
+    model: Model, questions: Sequence[Question], word: str, start: Rows, learned: Rows,
+    watch: Callable[[], None] = lambda: None,
+) -> Worth:  # fmt: skip
+    """Compare `learned` with `start` as the rows of `word` in the captions of `questions`.
+
+    `watch` is called before every prediction and may raise.
+    """
+    with torch.no_grad(), lent(model, {LEARNED_WORD: learned, START_WORD: start}):
+        known, gains, changes = known_words(model), [], []
+        for question in questions:
+            compared = Compared(model, question.batch, watch)
+            gains.append(compared.gains(question.captions, word))
+            changes.append(compared.changes(known, sum(map(len, changes))))
+    return summed(torch.cat(gains), torch.cat(changes), known)
+
+
+class Compared:
+    """Predictions of the same noised latents with different texts."""
+
+    def __init__(self, model: Model, batch: Batch, watch: Callable[[], None]):
+        self.model, self.batch, self.watch = model, batch, watch
+        x0 = model.draw_latents(batch.moments, batch.keys)  # [B,2C,h,w] -> [B,C,h,w]
+        self.noisy: Noisy = model.process.add_noise(x0, batch.keys, batch.levels)
+        self.weight = torch.ones_like(x0[:, :1]) if batch.mask is None else batch.mask  # [B,1,h,w]
+
+    def gains(self, captions: Sequence[str], word: str) -> Tensor:
+        """|y - e_0|^2, <y - e_0, d> and |d|^2 of every sample. -> float64 [B,3]"""
+        before = self.predicted([with_word(caption, word, START_WORD) for caption in captions])
+        change = self.predicted([with_word(caption, word, LEARNED_WORD) for caption in captions]) - before
+        error = self.noisy.target.float() - before
+        return torch.stack([self.inner(error, error), self.inner(error, change), self.inner(change, change)], 1)
+
+    def changes(self, known: Sequence[str], first: int) -> Tensor:
+        """Of every second sample the squared change from a known word to another, and by other words beside a known word
+        and beside the learned one. `first` says how many samples were before. -> float64 [B/2,3]"""
+        which = range(first, first + len(self.noisy.t[::2]))
+        here, there = zip(*[CONTRASTS[i % len(CONTRASTS)] for i in which], strict=True)
+        some, others = ([known[(i + k) % len(known)] for i in which] for k in (0, KNOWN // 2))
+
+        def predicted(prompts: Sequence[str], words: Sequence[str]) -> Tensor:
+            return self.predicted([p.format(w) for p, w in zip(prompts, words, strict=True)], every=2)
+
+        base, learned = predicted(here, some), [LEARNED_WORD] * len(which)
+        by_word = base - predicted(here, others)
+        beside_known = base - predicted(there, some)
+        beside_learned = predicted(here, learned) - predicted(there, learned)
+        return torch.stack([self.inner(c, c, every=2) for c in (by_word, beside_known, beside_learned)], 1)
+
+    def predicted(self, prompts: Sequence[str], every: int = 1) -> Tensor:
+        """Of each sample, or every second one, with its prompt. -> [B,C,h,w]"""
+        self.watch()
+        text = self.model.encode_text(*tokenized(self.model, prompts))
+        sizes = None if self.batch.sizes is None else self.batch.sizes[::every]
+        return self.model.denoise(self.noisy.x_t[::every], self.noisy.t[::every], text, sizes)
+
+    def inner(self, a: Tensor, b: Tensor, every: int = 1) -> Tensor:
+        """Mean product over latent numbers, each as much as the mask says. [B,C,h,w] -> float64 [B] on the CPU"""
+        return (a.double() * b.double() * self.weight[::every]).mean((1, 2, 3)).cpu()
+
+
+def summed(gains: Tensor, changes: Tensor, known: Sequence[str]) -> Worth:
+    """The worth of a word from the squares and products of all samples. float64 [N,3], [M,3]"""
+    error, aligned, change = gains.mean(0).tolist()
+    by_word, beside_known, beside_learned = changes.mean(0).tolist()
+    gain, beta = 2 * aligned - change, aligned / change if change > 0 else 0.0
+    spread = float((gains[:, 1] - beta * gains[:, 2]).std()) / math.sqrt(len(gains))  # standard error of `aligned`
+    return Worth(
+        loss_before=error,
+        loss_after=error - gain,
+        share=gain / by_word if by_word > 0 else 0.0,
+        reach=1 - (1 - 1 / beta) ** 2 if beta > 0 else 0.0,
+        standard_errors=gain / 2 / spread if spread > 0 else 0.0,
+        obedience=beside_learned / beside_known if beside_known > 0 else 1.0,
+        known_words=tuple(known),
+    )
+
+
+def known_words(model: Model) -> list[str]:
+    """Of the common words those that the model reads most differently from what is between all of them: in a model that
+    was taught few words, the others are noise.
+    """
+    states = (
+        model.encode_text(*tokenized(model, [f"a {word}" for word in COMMON])).sequence.float().flatten(1)
+    )  # [24,S*D]
+    farthest = (states - states.mean(0)).norm(dim=1).topk(KNOWN).indices.tolist()
+    return [COMMON[i] for i in sorted(farthest)]
+
+
+def with_word(caption: str, word: str, other: str) -> str:
+    """The caption with another word in the place of `word`."""
+    return whole_word((clean(word),)).sub(other, clean(caption))
+
+
+def tokenized(model: Model, captions: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+    """Ids and emphasis of captions, on the model's device. -> {encoder: [B,K,L]} each"""
+    ids = [model.tokenize(caption) for caption in captions]
+    emphasis = [found for caption in captions if (found := model.emphasis(caption))]
+    return stacked(ids, model.device), stacked(emphasis, model.device) if emphasis else None
+
+
+@contextmanager
+def lent(model: Model, words: dict[str, Rows]) -> Iterator[None]:
+    """Words that the model knows for the time of the block."""
+    for word, rows in words.items():
+        model.add_word(word, rows)
+    try:
+        yield
+    finally:
+        for word in reversed(words):
+            model.remove_word(word)
