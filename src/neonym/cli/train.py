@@ -64,12 +64,15 @@ def stop_for_errors(problems: list[Problem]) -> None:
 @contextmanager
 def stopping(report: Report) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM ends the run after its step, state saved; a second one ends it at once."""
+    from neonym.learn.events import Stopped
 
     def ask(number: int, frame: FrameType | None) -> None:
         del frame
         if report.stop_wanted:
             os._exit(128 + number)
         report.stop_wanted = number
+        if report.stops_at_once:
+            raise Stopped(number)
         print("\nstopping after this step; again: at once", file=sys.stderr)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,10 +34,19 @@ def as_json(value: Any, indent: int | None = None) -> str:
     return json.dumps(finite(value), ensure_ascii=False, allow_nan=False, indent=indent)
 
 
+class Stopped(BaseException):
+    """The run was asked to stop, by this signal. No library may take it for an error of its own."""
+
+    def __init__(self, signal: int):
+        super().__init__(signal)
+        self.signal = signal
+
+
 class Report(Protocol):
     """Whatever follows a run: a terminal, a test, later a web page."""
 
     stop_wanted: int  # the signal that asked for it, 0: none
+    stops_at_once: bool  # nothing would be lost: whoever sets `stop_wanted` in the run's own thread raises Stopped too
 
     def note(self, text: str) -> None: ...
     def result(self, text: str) -> None: ...  # what must be seen, whatever is left out
@@ -50,6 +61,7 @@ class Silent:
     """Follows a run without a word."""
 
     stop_wanted = 0
+    stops_at_once = False
 
     def note(self, text: str) -> None:
         del text
@@ -71,6 +83,18 @@ class Silent:
 
     def end(self) -> None:
         pass
+
+
+@contextmanager
+def stopping_at_once(report: Report) -> Iterator[None]:
+    """A block that has nothing to save, such as the loading of a model, and that a stop ends where it is. Raises Stopped."""
+    report.stops_at_once = True
+    try:
+        if report.stop_wanted:
+            raise Stopped(report.stop_wanted)
+        yield
+    finally:
+        report.stops_at_once = False
 
 
 class Terminal(Silent):

@@ -19,7 +19,7 @@ from neonym.data.sdscripts_latents import known_latents
 from neonym.errors import Problem, UserError
 from neonym.learn.concepts import add_concepts
 from neonym.learn.evaluation import Evaluation
-from neonym.learn.events import Report, Silent
+from neonym.learn.events import Report, Silent, Stopped, stopping_at_once
 from neonym.learn.guard import Guard
 from neonym.learn.hub import Hub
 from neonym.learn.plateau import Plateau
@@ -87,18 +87,20 @@ def train_ready(ready: Prepared, store: CheckpointStore, accelerator: Accelerato
         return Result(store.final_files(), steps=beginning.saved.step)
     if accelerator.is_main_process:
         hub.open()
-    model = load_frozen(ready, accelerator, report)
-    state = begin(ready, model, beginning.fingerprint, accelerator)
-    if beginning.saved is not None:
-        restore(state, beginning.saved)
+    step = beginning.saved.step if beginning.saved else 0
     try:
-        latents = encode_pictures(ready, model, report)
+        with stopping_at_once(report):
+            model = load_frozen(ready, accelerator, report)
+            latents = encode_pictures(ready, model, report)
+        state = begin(ready, model, beginning.fingerprint, accelerator)
+        if beginning.saved is not None:
+            restore(state, beginning.saved)
         loader = make_loader(ready, latents, model, accelerator)
         trackers = make_trackers(ready, state, accelerator)
         return follow(Running(ready, model, state, store, loader, accelerator, report, trackers, hub))
-    except Stopped:
+    except Stopped as stop:
         report.note("stopped before the first step; run the same command again")
-        return Result(steps=state.step, signal=report.stop_wanted)
+        return Result(steps=step, signal=stop.signal)
     finally:
         report.end()
 
@@ -149,27 +151,20 @@ def follow(running: Running) -> Result:
         running.hub.close()
 
 
-class Stopped(Exception):
-    """A stop was wished for, by this signal."""
-
-    def __init__(self, signal: int):
-        super().__init__(signal)
-        self.signal = signal
-
-
 def encode_pictures(ready: Prepared, model: Model, report: Report) -> Latents:
-    """Every picture's moments; the VAE then leaves the device, unless there are pictures that change. Raises Stopped."""
+    """Every picture's moments; the VAE then leaves the device, unless there are pictures that change."""
     cache, source = ready.run.cache, ready.source
     assert source is not None
-
-    def progress(done: int, total: int) -> None:
-        if report.stop_wanted:
-            raise Stopped(report.stop_wanted)
-        report.phase("encoded", done, total)
 
     folder = None
     if cache.cache_latents_to_disk:
         folder = Path(cache.latent_cache_dir) if cache.latent_cache_dir else default_folder()
+
+    def progress(done: int, total: int) -> None:
+        report.phase("encoded", done, total)
+        if report.stop_wanted:
+            raise Stopped(report.stop_wanted)
+
     records = [*ready.records, *ready.held_out]
     known = sdscripts_latents(records, source, report) if ready.run.dataset.sdscripts_latents else {}
     moments = cache_moments(records, model.encode_images, source.vae_hash(), folder, progress, report.note, known)
