@@ -27,7 +27,14 @@ from neonym.learn.prepare import Prepared, prepare
 from neonym.learn.resume import find_beginning
 from neonym.learn.rhythm import Rhythm, due
 from neonym.learn.samples import Sampler
-from neonym.learn.start import objective_of, process_of, start_accelerator, weight_dtype
+from neonym.learn.start import (
+    objective_of,
+    on_device,
+    process_of,
+    samples_at_once,
+    start_accelerator,
+    weight_dtype,
+)
 from neonym.learn.state import TrainState, restore
 from neonym.learn.step import train_step
 from neonym.learn.store import CheckpointStore
@@ -40,8 +47,6 @@ from neonym.models.source import ModelSource
 from neonym.remembered import default_folder
 from neonym.types import ImageRecord
 from neonym.words import clean
-
-EARLY_STOP_EVERY = 5  # steps
 
 
 @dataclass
@@ -63,6 +68,8 @@ def train(run: RunConfig, report: Report | None = None, known: Sequence[Problem]
 
 def train_prepared(ready: Prepared, report: Report) -> Result:
     """The same for a run without errors. Raises UserError before anything is written."""
+    if ready.source is not None:
+        ready.run = on_device(ready.run, ready.source)
     accelerator = start_accelerator(ready.run, report)
     if not accelerator.is_main_process:
         report = Silent()
@@ -223,7 +230,7 @@ def run_steps(run: Running) -> Result:
         guard.watch(work, losses)
         report.step(state.step, losses)
         run.trackers.step(state.step, losses)
-        if due(evaluation_interval(settings), state.step):
+        if due(settings.eval.eval_every_n_steps, state.step):
             rows = [c.result() for c in state.concepts]
             means = evaluation.tell(report, state.step, evaluation.losses(rows))
             run.trackers.evaluated(state.step, means)
@@ -276,20 +283,22 @@ def save_due(run: Running, rhythm: Rhythm, guard: Guard) -> None:
     """Files and states that are due after this step. Nothing that is not finite is written."""
     done, epoch = run.state.step, rhythm.saves_epoch(run.state.step)
     state_due = due(run.ready.run.save.state_every_n_steps, done)
-    if not run.main or not (state_due or epoch or rhythm.saves_step(done)):
+    if not run.main or not (state_due or epoch or rhythm.saves_step(done) or rhythm.keeps_step(done)):
         return
     guard.check()
     try:
         files = run.store.save_step(run.state) if rhythm.saves_step(done) else []
         if epoch:
             files += run.store.save_epoch(run.state, epoch, rhythm.save_every_n_epochs or 1)
+        kept = run.store.keep_step(run.state) if rhythm.keeps_step(done) else []
         if state_due:
             run.store.save_state(run.state)
     except (UserError, OSError) as error:  # a full disk: what was saved before is intact, and the training goes on
         run.report.note(f"warning: {error} The training goes on; what was saved before is intact.")
         return
-    for file in files:
+    for file in [*files, *kept]:
         run.report.event("saved", step=done, file=str(file))
+    for file in files:
         run.hub.upload(file)
 
 
@@ -303,7 +312,7 @@ def finish(run: Running, evaluation: Evaluation, before: Sequence[torch.Tensor],
         for concept, best in zip(state.concepts, state.plateau.best, strict=False):
             concept.chosen = best
     after = evaluation.losses()
-    if not due(evaluation_interval(run.ready.run), state.step):  # else it was told at this step
+    if not due(run.ready.run.eval.eval_every_n_steps, state.step):  # else it was told at this step
         run.trackers.evaluated(state.step, [float(losses.mean()) for losses in after])
     verdicts = [
         make_verdict(run.model, *of_concept)
@@ -316,11 +325,6 @@ def finish(run: Running, evaluation: Evaluation, before: Sequence[torch.Tensor],
         report.result("\n".join([*verdict.lines(), f"  file: {file}"]))
     report.event("finished", step=state.step, files=[str(f) for f in files], verdicts=[v.as_dict() for v in verdicts])
     return Result(files[: len(verdicts)], verdicts, state.step)
-
-
-def evaluation_interval(run: RunConfig) -> int:
-    """Steps between evaluations; 0: none."""
-    return run.eval.eval_every_n_steps or (EARLY_STOP_EVERY if run.eval.early_stop else 0)
 
 
 def time_limit(run: RunConfig) -> float:
@@ -345,7 +349,8 @@ def make_loader(ready: Prepared, latents: Latents, model: Model, accelerator: Ac
     def shows(caption: str, concept: int) -> bool:
         return any(words[concept] in t.words_in(caption) for t in model.tokenizers.values())
 
+    at_once = samples_at_once(ready.run, model.source, accelerator.device)
     return Loader(
-        ready.plans, latents, model.tokenize, model.emphasis, shows, accelerator.device, ready.run.compute.micro_batch_size,
+        ready.plans, latents, model.tokenize, model.emphasis, shows, accelerator.device, at_once,
         [d.batch_size for d in ready.datasets], accelerator.process_index, accelerator.num_processes,
     )  # fmt: skip
