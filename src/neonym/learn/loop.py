@@ -69,7 +69,7 @@ def train(run: RunConfig, report: Report | None = None, known: Sequence[Problem]
 def train_prepared(ready: Prepared, report: Report) -> Result:
     """The same for a run without errors. Raises UserError before anything is written."""
     if ready.source is not None:
-        ready.run = on_device(ready.run, ready.source)
+        ready.run = on_device(ready.run, ready.source, report)
     accelerator = start_accelerator(ready.run, report)
     if not accelerator.is_main_process:
         report = Silent()

@@ -25,14 +25,16 @@ MINUTES_FOR_PICTURES = 120  # the first process draws sample pictures while the 
 GIB = 2**30
 
 
-def on_device(run: RunConfig, source: ModelSource) -> RunConfig:
+def on_device(run: RunConfig, source: ModelSource, report: Report) -> RunConfig:
     """Return the run with the precision that suits the model on this device, unless the user gave one: float32 but for CUDA."""
     if run.compute.mixed_precision is not None:
         return run
-    precision = "no"
+    precision, default = "no", source.defaults.mixed_precision
     if torch.cuda.is_available() and not run.compute.cpu:
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = precision_on_cuda(source.defaults.mixed_precision.value, has_bf16)
+        precision = precision_on_cuda(default.value, has_bf16)
+    if precision != "no":
+        report.note(f"note: --mixed_precision: {precision}, the {default}")
     return filled(run, {"mixed_precision": precision})
 
 
