@@ -17,6 +17,7 @@ from neonym.errors import ModelError
 from neonym.formats import read_embedding
 from neonym.learn.prepare import prepare
 from neonym.learn.rates import rate_of
+from neonym.learn.resume import identity
 from neonym.learn.start import precision_on_cuda
 from neonym.learn.store import settings_of
 from neonym.models.defaults import FAMILIES, PUBLISHED_SPREAD
@@ -131,6 +132,18 @@ def test_a_default_is_the_same_run_as_its_value_given():
     second = check("examples/nutkin", early_stop=True, eval_every_n_steps=5, **values)
     assert settings_of(first.run) == settings_of(second.run)
     assert first.rhythm == second.rhythm
+
+
+def test_the_warm_up_of_a_model_is_part_of_what_a_run_is(sd1, small, own):
+    """Not of one that is the built-in model's, so that states from before there were others go on."""
+    flags = {"resolution": "64", "learning_rate": 0.004, "num_vectors_per_token": 1, "max_train_steps": 100}
+    least, tenth = (
+        identity(check(small, **flags, pretrained_model_name_or_path=name))
+        for name in (own(lr_warmup_steps="30"), str(sd1 / "folder"))
+    )
+    changed = {key for key in {*least, *tenth} if least.get(key) != tenth.get(key)}
+    assert changed == {"default_warmup", "pretrained_model_name_or_path"}
+    assert "default_warmup" not in least
 
 
 def test_rates_follow_the_spread_of_the_vocabulary(models, tmp_path):
