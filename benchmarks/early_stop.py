@@ -19,8 +19,10 @@ import numpy as np
 from benchmarks.recovery import arguments, load_subjects, machine, run_of, write_data, write_json
 from neonym.config.run import EvalSettings
 from neonym.learn.events import Silent
-from neonym.learn.loop import EARLY_STOP_EVERY, train
+from neonym.learn.loop import train
 from neonym.learn.plateau import Plateau
+from neonym.models.identify import identify
+from neonym.models.source import BUILTIN
 
 
 @dataclass
@@ -75,7 +77,12 @@ def main() -> None:
     parser = arguments(__doc__)
     defaults = EvalSettings()
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--every", type=int, default=EARLY_STOP_EVERY, help="steps between evaluations")
+    parser.add_argument(
+        "--every",
+        type=int,
+        default=identify(BUILTIN).defaults.eval_every_n_steps.value,
+        help="steps between evaluations",
+    )
     parser.add_argument("--eval_samples", type=int, default=defaults.eval_samples)
     parser.add_argument("--window", type=int, default=defaults.early_stop_window)
     thresholds = [0.002, 0.005, 0.01, defaults.early_stop_threshold, 0.05, 0.1, 0.2]

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from neonym.config.run import ConceptSettings, ObjectiveSettings, OptimSettings, RunConfig
+from neonym.config.run import ObjectiveSettings, OptimSettings, RunConfig
 from neonym.formats import read_embedding
 from neonym.generation.embeddings import add_embedding
 from neonym.generation.images import draw
@@ -33,6 +33,8 @@ from neonym.learn.loop import train
 from neonym.learn.objective import Objective
 from neonym.learn.step import sample_losses
 from neonym.models.family import Model, load_model
+from neonym.models.identify import identify
+from neonym.models.source import BUILTIN
 from neonym.types import Batch, Embedding
 from tools.builtin_model.pictures import COLOURS, article, compose, phrase, place
 from tools.builtin_model.score import nearest_colour
@@ -216,12 +218,12 @@ def write_json(result: dict, file: Path) -> None:
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """The flags of a benchmark on known subjects."""
-    defaults = OptimSettings()
+    defaults, suits = OptimSettings(), identify(BUILTIN).defaults
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subjects", type=int, default=24)
-    parser.add_argument("--steps", type=int, default=defaults.max_train_steps)
-    parser.add_argument("--batch_size", type=int, default=4)
-    parser.add_argument("--vectors", type=int, default=ConceptSettings().num_vectors_per_token)
+    parser.add_argument("--steps", type=int, default=suits.max_train_steps.value)
+    parser.add_argument("--batch_size", type=int, default=suits.train_batch_size.value)
+    parser.add_argument("--vectors", type=int, default=suits.num_vectors_per_token.value)
     parser.add_argument("--learning_rate", type=float, default=defaults.learning_rate)
     parser.add_argument("--lr_scheduler", default=defaults.lr_scheduler)
     parser.add_argument("--timestep_sampling", default=ObjectiveSettings().timestep_sampling)

@@ -121,7 +121,7 @@ def test_the_script_for_sdxl_is_for_sdxl(folder, capsys, monkeypatch):
 def test_check_json(folder, capsys):
     assert main(["check", *SEED_COMMAND, "--json", "--draws", "2"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert set(found) == {"problems", "datasets", "config", "items"}
+    assert set(found) == {"problems", "defaults", "datasets", "config", "items"}
     assert found["config"][0]["settings"]["batch_size"] == 2
     assert found["config"][0]["origins"]["batch_size"] == "dataset"
     assert all(set(p) == {"severity", "what", "where", "fix"} for p in found["problems"])

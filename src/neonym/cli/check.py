@@ -113,12 +113,14 @@ def print_config(ready: Prepared, given: Given) -> None:
     in_tables = {FLAG_NAMES.get(key, key) for key in (*DatasetValues.model_fields, *SubsetSpec.model_fields)}
     for section, name, _ in fields_of(RunConfig):
         if not (section in ("dataset", "eval") and name in in_tables) and name not in SECRETS:
-            print_value(name, getattr(getattr(ready.run, section), name), given.origins.get(name, "default"))
+            value = getattr(getattr(ready.run, section), name)
+            print_value(name, *from_model(ready, name, value, given.origins.get(name, "default")))
     if ready.config is not None:
         for concept in ready.config.concepts if len(ready.config.concepts) > 1 else ():
             print("\n[[concepts]]")
             for key, value in concept.model_dump(mode="json").items():
-                print_value(key, value, "concept" if key in concept.model_fields_set else "default")
+                origin = "concept" if key in concept.model_fields_set else "default"
+                print_value(key, *from_model(ready, key, value, origin))
         for d, dataset in enumerate(ready.config.datasets):
             values = dataset.model_dump(exclude={"subsets"}, mode="json")
             if dataset.resolution is None and ready.datasets:
@@ -134,7 +136,13 @@ def print_config(ready: Prepared, given: Given) -> None:
 def print_table(ready: Prepared, title: str, at: tuple[int, int | None], values: dict[str, Any]) -> None:
     print(f"\n{title}")
     for key, value in values.items():
-        print_value(key, value, ready.origins.get((*at, key), "default"))
+        print_value(key, *from_model(ready, key, value, ready.origins.get((*at, key), "default")))
+
+
+def from_model(ready: Prepared, key: str, value: Any, origin: str) -> tuple[Any, str]:
+    """Return a value and its origin, for a default those that the model gives it."""
+    default = ready.defaults.get(FLAG_NAMES.get(key, key))
+    return (default.value, str(default)) if default is not None and origin == "default" else (value, origin)
 
 
 def print_value(name: str, value: Any, origin: str) -> None:
@@ -162,6 +170,10 @@ def print_summary(ready: Prepared) -> None:
         print(
             f"data set {index}: batch {facts['batch_size']}, {facts['steps_per_epoch']} steps per epoch, buckets {buckets}"
         )
+    if ready.defaults:
+        print("settings that were not given:")
+    for name, default in ready.defaults.items():
+        print(f"  {name} {default.value}: {default}")
     for index, token in enumerate(ready.tokens):
         own = [r for r in ready.records if r.concept == index]
         example = f", for example {begun(shown_caption(own[0], moment(ready, index, 0)))}" if own else ""

@@ -53,7 +53,7 @@ class DemoFlags(BaseModel):
     """The flags of the demo."""
 
     output_dir: str = Field("outputs/demo", description="Where everything goes.")
-    max_train_steps: int = Field(OptimSettings().max_train_steps, ge=1, description="Length of the training.")
+    max_train_steps: int | None = Field(None, ge=1, description="Length of the training (default: the model's, 100).")
     steps: int = Field(30, ge=2, description="Steps in which a picture is drawn.")
     restart: bool = Field(False, description="Begin anew even if an unfinished demo could go on.")
 
@@ -66,12 +66,15 @@ def main(argv: list[str], prog: str) -> int:
         raise UserError("the example pictures are not there", str(config), fix)
     started = time.monotonic()
     from neonym.learn.look import STATE
+    from neonym.models.identify import identify
+    from neonym.models.source import BUILTIN
 
+    steps = flags.max_train_steps or identify(BUILTIN).defaults.max_train_steps.value
     unfinished = (Path(flags.output_dir) / "demo-run" / STATE).is_file()
     run = RunConfig(
         dataset=DatasetSettings(dataset_config=str(config)),
-        optim=OptimSettings(max_train_steps=flags.max_train_steps),
-        eval=EvalSettings(eval_every_n_steps=max(1, flags.max_train_steps // EVALUATIONS)),
+        optim=OptimSettings(max_train_steps=steps),
+        eval=EvalSettings(eval_every_n_steps=max(1, steps // EVALUATIONS)),
         save=SaveSettings(output_dir=flags.output_dir, output_name="demo", restart=flags.restart or not unfinished),
     )
     from neonym.cli.report import write_report

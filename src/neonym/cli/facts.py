@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 
 def as_object(ready: Prepared, draws: int, step: int) -> dict[str, Any]:
-    """Everything; captions are as in `step` of the training, with `draws` keyed draws of each."""
+    """Everything; `defaults`: of the settings that were not given, each with its source; captions are as in `step` of the training, with `draws` keyed draws of each."""
     items = Items(ready, draws, step)
     return {
         "problems": [asdict(p) for p in ready.problems],
+        "defaults": {name: asdict(default) for name, default in ready.defaults.items()},
         "datasets": [dataset_facts(ready, index) for index in range(len(ready.datasets))],
         "config": [config_facts(ready, index) for index in range(len(ready.datasets))],
         "items": [items.facts(r, False) for r in ready.records] + [items.facts(r, True) for r in ready.held_out],

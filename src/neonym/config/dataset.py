@@ -60,9 +60,15 @@ class ConceptSpec(Section):
 
     token_string: str
     init_word: str | None = None
-    num_vectors_per_token: int = Field(1, ge=1)
+    num_vectors_per_token: int | None = Field(None, ge=1)  # None: what suits the model
     learning_rate: float | None = Field(None, gt=0)
     weights: str | None = None
+
+    @property
+    def vectors(self) -> int:
+        """How many vectors the word has, which is known once the model is."""
+        assert self.num_vectors_per_token is not None
+        return self.num_vectors_per_token
 
 
 class SubsetValues(Section):
@@ -114,7 +120,7 @@ class FolderValues(Section):
 class DatasetValues(Section):
     """What may stand in `[general]` and in a data set."""
 
-    batch_size: Annotated[Whole, Field(ge=1)] = 4
+    batch_size: Annotated[Whole, Field(ge=1)] | None = None  # None: what suits the model
     resolution: tuple[int, int] | None = None
     enable_bucket: StrictBool = False
     min_bucket_reso: Annotated[Whole, Field(ge=8)] = 256

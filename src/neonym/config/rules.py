@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from neonym.config.idle import SETTINGS, idle_problems, tracker_kinds
 from neonym.config.optimizers import optimizer_name, optimizer_problem
-from neonym.config.run import ObjectiveSettings, OptimSettings, RunConfig, fields_of
+from neonym.config.run import LONGEST, ObjectiveSettings, OptimSettings, RunConfig, fields_of
 from neonym.config.values import (
     SCHEDULES,
     parse_arguments,
@@ -102,8 +102,8 @@ def rate_problems(optim: OptimSettings) -> Iterator[Problem]:
     """Texts that stand for rates, counts and arguments, and the schedule."""
     texts: list[tuple[str, Callable[[Any], Any], Any]] = [
         ("learning_rate", parse_stages, optim.learning_rate if isinstance(optim.learning_rate, str) else None),
-        ("lr_warmup_steps", lambda text: parse_count(text, optim.max_train_steps), optim.lr_warmup_steps),
-        ("lr_decay_steps", lambda text: parse_count(text, optim.max_train_steps), optim.lr_decay_steps),
+        ("lr_warmup_steps", lambda text: parse_count(text, LONGEST), optim.lr_warmup_steps),
+        ("lr_decay_steps", lambda text: parse_count(text, LONGEST), optim.lr_decay_steps),
         ("optimizer_args", parse_arguments, optim.optimizer_args),
         ("lr_scheduler_args", parse_arguments, optim.lr_scheduler_args),
     ]
@@ -179,7 +179,7 @@ def steps_relatively(optim: OptimSettings) -> bool:
 def asked_for(count: str | None) -> bool:
     """Whether a count or share of steps is there and not nothing, however it is written."""
     try:
-        return count is not None and (parse_count(count, 10_000_000) > 0)
+        return count is not None and (parse_count(count, LONGEST) > 0)
     except ValueError:
         return False
 

@@ -1,7 +1,7 @@
 """Every setting of a training run: type, default, help and limits, in one place.
 
 The tree is nested for the reader and flat for the user: sd-scripts' names are the flags. `None` as a default means
-"found out from something else", which the help names.
+"found out from something else", which the help names: often the model (`models/defaults.py`).
 """
 
 from collections.abc import Iterator
@@ -75,8 +75,12 @@ class ModelSettings(Section):
 class ConceptSettings(Section):
     token_string: str | None = setting(None, "The new word, as it stands in captions and prompts.")
     init_word: str | None = setting(None, "Word or words whose vectors the new word starts from (default: picture).")
-    num_vectors_per_token: int = setting(
-        1, "How many vectors the word has; each takes one token of a prompt.", least=1, most=225
+    num_vectors_per_token: int | None = setting(
+        None,
+        "How many vectors the word has; each takes one token of a prompt (default: as many as --weights has, or what suits "
+        "the model: 4 for Stable Diffusion, 1 for the built-in model).",
+        least=1,
+        most=225,
     )
     weights: str | None = setting(None, "Embedding file to start from, instead of an init word.")
     train_encoders: tuple[str, ...] = setting(
@@ -90,7 +94,9 @@ class DatasetSettings(Section):
     in_json: str | None = setting(None, "Metadata file (.json, .jsonl) of the pictures in train_data_dir.")
     reg_data_dir: str | None = setting(None, "Folder of `N_name` folders with regularisation pictures.")
     resolution: str | None = setting(None, 'Training size "S" or "W,H" (default: the model\'s own).')
-    train_batch_size: int = setting(4, "Pictures per step and concept.", least=1)
+    train_batch_size: int | None = setting(
+        None, "Pictures per step and concept (default: what suits the model: 4).", least=1
+    )
     dataset_repeats: int = setting(1, "How often a picture counts in an epoch.", least=1)
     caption_extension: str | None = setting(None, "Ending of caption files (default: .caption, then .txt).")
     caption_separator: str = setting(",", "What stands between the tags of a caption.")
@@ -145,8 +151,8 @@ class OptimSettings(Section):
     optimizer_args: tuple[str, ...] = setting((), 'Its arguments: "name=value", values as in Python.')
     learning_rate: RateOrStages = setting(
         None,
-        "Learning rate of the rows (default: 5e-3, or what the model's folder says in neonym.json; 1 for DAdapt* and Prodigy, "
-        "which find it), or stages as "
+        "Learning rate of the rows (default: what suits the model's words: 4e-3 for Stable Diffusion 1.x and 2.x, 2e-3 for SDXL, "
+        "0.02 for the built-in model; 1 for DAdapt* and Prodigy, which find it), or stages as "
         'AUTOMATIC1111 writes them: "0.005:100, 1e-3:1000, 5e-4".',
         above=0,
     )
@@ -155,7 +161,8 @@ class OptimSettings(Section):
     lr_scheduler_args: tuple[str, ...] = setting((), 'Its arguments: "name=value".')
     lr_warmup_steps: Count | None = setting(
         None,
-        'Steps of linear warm-up, or a share ("0.1", "10%") (default: 30, at most 30 % of the run; none for `constant`).',
+        'Steps of linear warm-up, or a share ("0.1", "10%") (default: what suits the model: 10 % of the '
+        "run for Stable Diffusion; at least 30, at most 30 % of the run; none for `constant`).",
     )
     lr_decay_steps: Count | None = setting(None, "Steps, or share, of the decay of `warmup_stable_decay`.")
     lr_scheduler_num_cycles: int = setting(1, "Restarts of `cosine_with_restarts`.", least=1)
@@ -167,7 +174,13 @@ class OptimSettings(Section):
         least=0,
         most=1,
     )
-    max_train_steps: int = setting(100, "Length of the training in optimizer steps.", least=1, most=LONGEST)
+    max_train_steps: int | None = setting(
+        None,
+        "Length of the training in optimizer steps (default: what suits the model: 2000 for Stable Diffusion, 100 for the "
+        "built-in model).",
+        least=1,
+        most=LONGEST,
+    )
     max_train_epochs: int | None = setting(
         None, "Length in epochs instead; it wins over the steps.", least=1, most=LONGEST
     )
@@ -221,7 +234,11 @@ class ObjectiveSettings(Section):
 
 
 class ComputeSettings(Section):
-    mixed_precision: Literal["no", "fp16", "bf16"] = setting("no", "Precision of the frozen model's arithmetic.")
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = setting(
+        None,
+        "Precision of the frozen model's arithmetic (default: on a CUDA device what suits the model: bf16 for Stable Diffusion, or "
+        "fp16 where there is none, but float32 for 2.x; float32 on other devices and for the built-in model).",
+    )
     fp8_base: bool = setting(
         False, "Keep the U-Net's weights in 8 bits: half of fp16's memory, a little less exact and slower."
     )
@@ -230,7 +247,10 @@ class ComputeSettings(Section):
     sdpa: bool = setting(False, "PyTorch's scaled-dot-product attention: always on.")
     mem_eff_attn: bool = setting(False, "Accepted from sd-scripts: PyTorch's own attention saves memory already.")
     micro_batch_size: int | None = setting(
-        None, "Most samples that go through the model together (default: the batch size). Changes memory only.", least=1
+        None,
+        "Most samples that go through the model together (default: the batch size; 1 on a GPU with too little memory for "
+        "the model). Changes memory only.",
+        least=1,
     )
     torch_compile: bool = setting(
         False, "Compile the U-Net (torch.compile): the first steps are slow, the others faster."
@@ -258,7 +278,12 @@ class SaveSettings(Section):
         "safetensors", "Format of the embedding file; .safetensors is read by every program."
     )
     save_precision: Literal["float", "fp16", "bf16"] = setting("float", "Numbers in the file; float is exact.")
-    save_every_n_steps: int | None = setting(None, "Also save a file every so many steps.", least=1)
+    save_every_n_steps: int | None = setting(
+        None,
+        "Also save a file every so many steps (default: every 100 for Stable Diffusion, into `steps` of the run's folder, unless "
+        "there are files by epoch).",
+        least=1,
+    )
     save_every_n_epochs: int | None = setting(None, "Also save a file every so many epochs.", least=1)
     save_n_epoch_ratio: int | None = setting(
         None, "Save about so many files, evenly over the epochs; it wins over save_every_n_epochs.", least=0
@@ -330,7 +355,10 @@ class HubSettings(Section):
 
 class EvalSettings(Section):
     eval_every_n_steps: int = setting(
-        0, "Measure the evaluation loss every so many steps; 0: at the start and end (every 5 for early_stop).", least=0
+        0,
+        "Measure the evaluation loss every so many steps; 0: at the start and end, or with early_stop what suits the model (50 "
+        "for Stable Diffusion, 5 for the built-in model).",
+        least=0,
     )
     early_stop: bool = setting(
         False, "End when the evaluation loss has stopped changing, and keep the vectors of its lowest value."

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from neonym.learn.prepare import Prepared
 
 FAMILIES = {"sd1": "a Stable Diffusion 1.x", "sd2": "a Stable Diffusion 2.x", "sdxl": "an SDXL"}
+PROBE_STEPS = 100  # of a schedule that is made before the length of the run is known
 SAID = {"v2": "sd2", "sdxl": "sdxl"}  # flags that name a family
 
 
@@ -38,7 +39,7 @@ def optimizer_errors(run: RunConfig) -> list[Problem]:
     if any(p.severity == "error" for p in run_problems(run)):
         return []
     try:
-        rate_of(optim, None, optim.max_train_steps)
+        rate_of(optim, None, optim.max_train_steps or PROBE_STEPS)
         if optimizer_name(optim.optimizer_type) == "AdamW" and not arguments(optim):
             return []  # nothing that could go wrong
         from torch import ones, zeros
@@ -62,6 +63,7 @@ def learning_problems(ready: Prepared, source: ModelSource, rhythm: Rhythm) -> l
     """Rates that cannot learn, and settings that the optimizer does not use."""
     assert ready.config is not None
     optim, name = ready.run.optim, optimizer_name(ready.run.optim.optimizer_type)
+    warmup = source.defaults.lr_warmup_steps.value
     own = sets_own_rate(name, arguments(optim))
     problems = own_schedule_problems(optim, name) if own else schedule_problems(optim, rhythm)
     if optim.ema_decay is not None and averages(name):
@@ -74,7 +76,7 @@ def learning_problems(ready: Prepared, source: ModelSource, rhythm: Rhythm) -> l
             problems.append(Problem("warning", what, "--learning_rate", "Give --learning_rate=1"))
         longest = longest_step(name, arguments(optim), optim.max_grad_norm, min(source.widths.values()))
         if longest < math.inf:
-            at_step = (lambda _, rate=rate: rate) if own else rate_of(optim, spec, rhythm.total)
+            at_step = (lambda _, rate=rate: rate) if own else rate_of(optim, spec, rhythm.total, warmup)
             farthest = longest * reach(at_step, rhythm.first, rhythm.total)
             problems += reach_problems(farthest, rate, rhythm, source, steps_are_gradients=longest != 1)
     return list(dict.fromkeys(problems))
@@ -118,10 +120,11 @@ def reach_problems(
     if steps_are_gradients:
         fix = "Its steps are as long as gradients, which are small: give a far larger rate, or use AdamW"
         return [Problem("warning", what, "--optimizer_type, --learning_rate", fix)]
-    suits = suiting_rate(source)
+    suits, enough = suiting_rate(source), source.defaults.max_train_steps.value
     if rate >= suits:
-        return [Problem("warning", what, "--max_train_steps", "A hundred steps are mostly enough")]
-    return [Problem("warning", what, "--learning_rate", f"Values around {suits:g} learn in a hundred steps")]
+        return [Problem("warning", what, "--max_train_steps", f"{enough} steps are the default for this model")]
+    fix = f"Values around {suits:g} suit this model, in {enough} steps"
+    return [Problem("warning", what, "--learning_rate", fix)]
 
 
 def setting_problems(run: RunConfig, source: ModelSource) -> list[Problem]:

@@ -16,12 +16,12 @@ def add_concepts(model: Model, ready: Prepared) -> list[Concept]:
     """Put the new words beside the frozen table, each with its own optimizer: the only trainable numbers."""
     assert ready.config is not None
     assert ready.rhythm is not None
-    optim, concepts = ready.run.optim, []
+    optim, concepts, warmup = ready.run.optim, [], model.source.defaults.lr_warmup_steps.value
     for spec in ready.config.concepts:
         init_word = spec.init_word or DEFAULT_INIT_WORD
         start = ready.weights.get(spec.token_string)
         if start is None:
-            start = first_rows(model, init_word, spec.num_vectors_per_token)
+            start = first_rows(model, init_word, spec.vectors)
         start = {name: values.to(model.device) for name, values in start.items()}
         learns = ready.run.concept.train_encoders or tuple(start)
         rows = {name: Rows(values.clone(), requires_grad=name in learns) for name, values in start.items()}
@@ -41,7 +41,7 @@ def add_concepts(model: Model, ready: Prepared) -> list[Concept]:
                 rows=rows,
                 start=start,
                 optimizer=optimizer,
-                learning_rate=None if own_rate else rate_of(optim, spec, ready.rhythm.total),
+                learning_rate=None if own_rate else rate_of(optim, spec, ready.rhythm.total, warmup),
                 max_grad_norm=optim.max_grad_norm,
                 ema_decay=None if averages(optim.optimizer_type) else optim.ema_decay,
             )

@@ -27,7 +27,14 @@ from neonym.learn.prepare import Prepared, prepare
 from neonym.learn.resume import find_beginning
 from neonym.learn.rhythm import Rhythm, due
 from neonym.learn.samples import Sampler
-from neonym.learn.start import objective_of, process_of, start_accelerator, weight_dtype
+from neonym.learn.start import (
+    objective_of,
+    on_device,
+    process_of,
+    samples_at_once,
+    start_accelerator,
+    weight_dtype,
+)
 from neonym.learn.state import TrainState, restore
 from neonym.learn.step import train_step
 from neonym.learn.store import CheckpointStore
@@ -40,8 +47,6 @@ from neonym.models.source import ModelSource
 from neonym.remembered import default_folder
 from neonym.types import ImageRecord
 from neonym.words import clean
-
-EARLY_STOP_EVERY = 5  # steps
 
 
 @dataclass
@@ -63,6 +68,8 @@ def train(run: RunConfig, report: Report | None = None, known: Sequence[Problem]
 
 def train_prepared(ready: Prepared, report: Report) -> Result:
     """The same for a run without errors. Raises UserError before anything is written."""
+    if ready.source is not None:
+        ready.run = on_device(ready.run, ready.source, report)
     accelerator = start_accelerator(ready.run, report)
     if not accelerator.is_main_process:
         report = Silent()
@@ -228,7 +235,7 @@ def run_steps(run: Running) -> Result:
             guard.watch(work, losses)
             report.step(state.step, losses)
             run.trackers.step(state.step, losses)
-            if due(evaluation_interval(settings), state.step):
+            if due(settings.eval.eval_every_n_steps, state.step):
                 evaluate(run, evaluation)
             draw_due(run, sampler, rhythm)
             save_due(run, rhythm, guard)
@@ -262,7 +269,7 @@ def stopped(run: Running, guard: Guard, signal: int) -> Result:
 
 def begin_evaluations(run: Running, evaluation: Evaluation, rhythm: Rhythm) -> None:
     """If evaluations are wished for: that of the start, and one that a stop cut off."""
-    every, state = evaluation_interval(run.ready.run), run.state
+    every, state = run.ready.run.eval.eval_every_n_steps, run.state
     if not every:
         return
     evaluation.tell(run.report, state.step, evaluation.losses([c.start for c in state.concepts]))
@@ -305,20 +312,22 @@ def save_due(run: Running, rhythm: Rhythm, guard: Guard) -> None:
     """Files and states that are due after this step. Nothing that is not finite is written."""
     done, epoch = run.state.step, rhythm.saves_epoch(run.state.step)
     state_due = due(run.ready.run.save.state_every_n_steps, done)
-    if not run.main or not (state_due or epoch or rhythm.saves_step(done)):
+    if not run.main or not (state_due or epoch or rhythm.saves_step(done) or rhythm.keeps_step(done)):
         return
     guard.check()
     try:
         files = run.store.save_step(run.state) if rhythm.saves_step(done) else []
         if epoch:
             files += run.store.save_epoch(run.state, epoch, rhythm.save_every_n_epochs or 1)
+        kept = run.store.keep_step(run.state) if rhythm.keeps_step(done) else []
         if state_due:
             run.store.save_state(run.state)
     except (UserError, OSError) as error:  # a full disk: what was saved before is intact, and the training goes on
         run.report.note(f"warning: {error} The training goes on; what was saved before is intact.")
         return
-    for file in files:
+    for file in [*files, *kept]:
         run.report.event("saved", step=done, file=str(file))
+    for file in files:
         run.hub.upload(file)
 
 
@@ -332,7 +341,7 @@ def finish(run: Running, evaluation: Evaluation, guard: Guard, whole: bool) -> R
         for concept, best in zip(state.concepts, state.plateau.best, strict=False):
             concept.chosen = best
     worths = evaluation.worths(lambda done, total: report.phase("judged", done, total))
-    if not due(evaluation_interval(run.ready.run), state.step):  # else it was told at this step
+    if not due(run.ready.run.eval.eval_every_n_steps, state.step):  # else it was told at this step
         run.trackers.evaluated(state.step, [worth.loss_after for worth in worths])
     verdicts = [
         make_verdict(run.model, *of_concept)
@@ -345,11 +354,6 @@ def finish(run: Running, evaluation: Evaluation, guard: Guard, whole: bool) -> R
         report.result("\n".join([*verdict.lines(), f"  file: {file}"]))
     report.event("finished", step=state.step, files=[str(f) for f in files], verdicts=[v.as_dict() for v in verdicts])
     return Result(files[: len(verdicts)], verdicts, state.step)
-
-
-def evaluation_interval(run: RunConfig) -> int:
-    """Steps between evaluations; 0: none."""
-    return run.eval.eval_every_n_steps or (EARLY_STOP_EVERY if run.eval.early_stop else 0)
 
 
 def time_limit(run: RunConfig) -> float:
@@ -374,7 +378,8 @@ def make_loader(ready: Prepared, latents: Latents, model: Model, accelerator: Ac
     def shows(caption: str, concept: int) -> bool:
         return any(words[concept] in t.words_in(caption) for t in model.tokenizers.values())
 
+    at_once = samples_at_once(ready.run, model.source, accelerator.device)
     return Loader(
-        ready.plans, latents, model.tokenize, model.emphasis, shows, accelerator.device, ready.run.compute.micro_batch_size,
+        ready.plans, latents, model.tokenize, model.emphasis, shows, accelerator.device, at_once,
         [d.batch_size for d in ready.datasets], accelerator.process_index, accelerator.num_processes,
     )  # fmt: skip

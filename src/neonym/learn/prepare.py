@@ -26,8 +26,8 @@ from neonym.learn.checks import (
     setting_notes,
     setting_problems,
 )
+from neonym.learn.defaults import Used, default_notes, with_defaults, with_table_defaults
 from neonym.learn.look import look
-from neonym.learn.rates import suiting_rate
 from neonym.learn.rhythm import Rhythm, make_rhythm
 from neonym.learn.word_checks import read_weights, word_problems
 from neonym.models.identify import identify
@@ -49,6 +49,7 @@ class Prepared:
     config: DatasetConfig | None = None
     origins: Origins = field(default_factory=dict)  # of the data set's values
     source: ModelSource | None = None
+    defaults: Used = field(default_factory=dict)  # of the settings that the user left to the model
     tokenizers: dict[str, WordTokenizer] = field(default_factory=dict)
     datasets: list[Dataset] = field(default_factory=list)
     records: list[ImageRecord] = field(default_factory=list)
@@ -79,6 +80,10 @@ class Prepared:
         others = f"-and-{len(self.tokens) - 1}-more" if len(self.tokens) > 1 else ""
         name = self.run.save.output_name or self.tokens[0] + others
         return Path(self.run.save.output_dir) / f"{name}-run"
+
+    def step_folder(self) -> Path:
+        """Where the files lie that are kept of steps although the user asked for none."""
+        return self.run_folder() / "steps"
 
     def failed(self) -> bool:
         return any(p.severity == "error" for p in self.problems)
@@ -114,9 +119,16 @@ def prepare(run: RunConfig, known: Sequence[Problem] = (), hasty: bool = False) 
         ready.problems.append(error.problem)
     if ready.source is None:
         return ready
-    run = ready.run = with_learning_rate(run, ready.source)
+    run, ready.defaults = with_defaults(run, ready.source)
+    ready.run = run
     ready.problems += [*setting_notes(run), *setting_problems(run, ready.source)]
-    if ready.config is None or (hasty and ready.failed()):
+    if ready.config is None:
+        return ready
+    ready.weights, found = read_weights(ready)
+    counts = {token: len(next(iter(rows.values()))) for token, rows in ready.weights.items()}
+    ready.config, ready.defaults = with_table_defaults(ready.config, run, ready.defaults, counts)
+    ready.problems += found
+    if hasty and ready.failed():
         return ready
     try:
         templates = read_templates(run)
@@ -131,28 +143,20 @@ def prepare(run: RunConfig, known: Sequence[Problem] = (), hasty: bool = False) 
         tokenizer.weighted = run.dataset.weighted_captions
     for spec in ready.config.concepts:
         for tokenizer in ready.tokenizers.values():
-            tokenizer.add_word(spec.token_string, spec.num_vectors_per_token)
+            tokenizer.add_word(spec.token_string, spec.vectors)
     ready.problems += [*word_problems(ready), *token_problems(ready)]
-    ready.weights, found = read_weights(ready)
-    ready.problems += found
     if not ready.failed():
         ready.plans = make_plans(ready)
-        ready.rhythm = make_rhythm(run, ready.plans)
+        kept = ready.defaults.get("save_every_n_steps")
+        ready.rhythm = make_rhythm(run, ready.plans, kept and kept.value)
         for plan in ready.plans:
             plan.steps = ready.rhythm.total
         if ready.rhythm.first >= ready.rhythm.total:
             what = f"step {ready.rhythm.first} is not before the end of the training, step {ready.rhythm.total}"
             ready.problems.append(Problem("error", what, "--initial_step, --initial_epoch"))
         ready.problems += learning_problems(ready, ready.source, ready.rhythm)
+        ready.problems += default_notes(ready.defaults, ready.step_folder(), run.eval.early_stop)
     return ready
-
-
-def with_learning_rate(run: RunConfig, source: ModelSource) -> RunConfig:
-    """The rate that suits the model's words, unless the user gave one."""
-    if run.optim.learning_rate is not None:
-        return run
-    rate = suiting_rate(source, run.optim.optimizer_type)
-    return run.model_copy(update={"optim": run.optim.model_copy(update={"learning_rate": rate})})
 
 
 def resolution_problems(datasets: Sequence[Dataset], factor: int) -> Iterator[Problem]:
@@ -199,6 +203,7 @@ def as_dataset(spec: DatasetSpec, ready: Prepared, source: ModelSource, template
         no_upscale=spec.bucket_no_upscale,
     )
     folders = tuple(as_folder(s, ready, templates) for s in spec.subsets)
+    assert spec.batch_size is not None
     return Dataset(folders, spec.batch_size, rules, spec.validation_split, spec.validation_seed or 0)
 
 

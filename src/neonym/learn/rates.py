@@ -8,25 +8,30 @@ from neonym.config.values import parse_arguments, parse_count, schedule_name
 from neonym.learn.optim import Rate, finds_rate, make_rate, staged_rate
 from neonym.models.source import ModelSource
 
-DEFAULT_RATE = 5e-3
+PROBE_RATE = 5e-3  # of an optimizer that is only made to see whether it can be made
 TOO_SHORT = 0.5  # of the vocabulary's spread: a run that carries a coordinate no farther cannot learn
-WARMUP_STEPS, WARMUP_SHARE = 30, 0.3  # by default that many steps, but no more than that share of the run
+LEAST_WARMUP, LARGEST_SHARE = "30", 0.3  # a default warm-up has that many steps, but no more than that share of the run
 
 
 def suiting_rate(source: ModelSource, optimizer: str = "AdamW") -> float:
-    """The learning rate that suits the words of a model, for AdamW and its like; 1 where the optimizer finds it."""
-    if finds_rate(optimizer):
-        return 1.0
-    return DEFAULT_RATE if source.learning_rate is None else source.learning_rate
+    """Return the learning rate that suits the words of a model, for AdamW and its like; 1 where the optimizer finds it."""
+    return 1.0 if finds_rate(optimizer) else float(source.defaults.learning_rate.value)
 
 
-def default_warmup(total: int) -> str:
-    """How many of a run's `total` steps are warm-up where nothing else is said.
+def default_warmup(total: int, suits: str) -> str:
+    """Return how many of a run's `total` steps are warm-up where the user gives none and `suits` (steps or a share) suits the model.
 
     Adam's first steps have full length, whatever their gradients are worth: at a full rate they carry a word off before
     their mean shows the way. See Ma & Yarats 2019, "On the adequacy of untuned warmup for adaptive optimization".
     """
-    return str(min(WARMUP_STEPS, int(WARMUP_SHARE * total)))
+    least = int(LEAST_WARMUP)
+    return str(min(max(least, parse_count(suits, total)), int(LARGEST_SHARE * total)))
+
+
+def warms_up(optim: OptimSettings) -> bool:
+    """Return whether the schedule has a warm-up at all."""
+    plain = schedule_name(optim.lr_scheduler) not in ("constant", "adafactor") and not optim.lr_scheduler_type
+    return plain and not isinstance(optim.learning_rate, str)
 
 
 def arguments(optim: OptimSettings) -> dict[str, object]:
@@ -41,16 +46,16 @@ def base_rate(optim: OptimSettings, spec: ConceptSpec | None = None) -> float:
         return spec.learning_rate
     if isinstance(optim.learning_rate, str):
         return staged_rate(optim.learning_rate)(0)
-    return DEFAULT_RATE if optim.learning_rate is None else optim.learning_rate
+    return PROBE_RATE if optim.learning_rate is None else optim.learning_rate
 
 
-def rate_of(optim: OptimSettings, spec: ConceptSpec | None, total: int) -> Rate:
-    """The learning rate at each of `total` steps. Raises ConfigError."""
+def rate_of(optim: OptimSettings, spec: ConceptSpec | None, total: int, suits: str = LEAST_WARMUP) -> Rate:
+    """The learning rate at each of `total` steps; `suits`: the warm-up of the model's defaults. Raises ConfigError."""
     if isinstance(optim.learning_rate, str) and (spec is None or spec.learning_rate is None):
         return staged_rate(optim.learning_rate)
     warmup = optim.lr_warmup_steps
     if warmup is None:
-        warmup = "0" if schedule_name(optim.lr_scheduler) == "constant" else default_warmup(total)
+        warmup = default_warmup(total, suits) if warms_up(optim) else "0"
     return make_rate(
         base_rate(optim, spec), optim.lr_scheduler, total,
         warmup=parse_count(warmup, total), decay=parse_count(optim.lr_decay_steps or "0", total),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from neonym.data.plan import fingerprint
 from neonym.learn.prepare import Prepared
+from neonym.learn.rates import LEAST_WARMUP
 from neonym.learn.state import Saved
 from neonym.learn.store import CheckpointStore, settings_of
 
@@ -65,4 +66,15 @@ def identity(ready: Prepared) -> dict[str, str]:
     concepts = [c.model_dump(exclude={"weights"}) for c in ready.config.concepts]
     starts = {token: {e: rows.tolist() for e, rows in w.items()} for token, w in ready.weights.items()}
     pictures = fingerprint(records, len(ready.records), ready.step_sizes, concepts, starts)
-    return {**settings_of(ready.run), "model_hash": ready.source.text_hash(), "pictures_and_captions": pictures}
+    return {
+        **settings_of(ready.run),
+        **warmup_of(ready),
+        "model_hash": ready.source.text_hash(),
+        "pictures_and_captions": pictures,
+    }
+
+
+def warmup_of(ready: Prepared) -> dict[str, str]:
+    """Return the warm-up that the model's defaults give, if it is not the least: the settings themselves leave it open."""
+    default = ready.defaults.get("lr_warmup_steps")
+    return {} if default is None or default.value == LEAST_WARMUP else {"default_warmup": default.value}

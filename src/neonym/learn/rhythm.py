@@ -18,6 +18,7 @@ class Rhythm:
     steps_per_epoch: int
     save_every_n_steps: int | None
     save_every_n_epochs: int | None
+    keep_every_n_steps: int | None = None  # files in the run's folder, where the user asked for none
 
     def epoch_ends(self, done: int) -> int | None:
         """The epoch (1: the first) that ended with `done` steps; None within one."""
@@ -25,6 +26,10 @@ class Rhythm:
 
     def saves_step(self, done: int) -> bool:
         return due(self.save_every_n_steps, done)
+
+    def keeps_step(self, done: int) -> bool:
+        """Whether a file goes into the run's folder. The end of the run has a file of its own."""
+        return done < self.total and due(self.keep_every_n_steps, done)
 
     def saves_epoch(self, done: int) -> int | None:
         """The epoch to save after `done` steps. The end of the run has a file of its own."""
@@ -36,15 +41,19 @@ def due(every: int | None, count: int) -> bool:
     return every is not None and every > 0 and count % every == 0
 
 
-def make_rhythm(run: RunConfig, plans: Sequence[ConceptPlan]) -> Rhythm:
-    """Epochs to steps, by sd-scripts' rules: epochs win over steps; a ratio is turned into an interval."""
+def make_rhythm(run: RunConfig, plans: Sequence[ConceptPlan], kept: int | None = None) -> Rhythm:
+    """Epochs to steps, by sd-scripts' rules: epochs win over steps; a ratio is turned into an interval.
+
+    `kept`: the interval of the files in the run's folder.
+    """
     optim, save = run.optim, run.save
     per_epoch = max(plan.steps_per_epoch for plan in plans)
-    total = optim.max_train_steps if optim.max_train_epochs is None else optim.max_train_epochs * per_epoch
+    total = optim.max_train_epochs * per_epoch if optim.max_train_epochs else optim.max_train_steps
+    assert total is not None
     every = save.save_every_n_epochs
     if save.save_n_epoch_ratio:
         every = max(1, -(-total // per_epoch) // save.save_n_epoch_ratio)
     first = optim.initial_step or 0
     if optim.initial_epoch is not None:
         first = (optim.initial_epoch - 1) * per_epoch
-    return Rhythm(first, total, per_epoch, save.save_every_n_steps, every)
+    return Rhythm(first, total, per_epoch, save.save_every_n_steps, every, kept)

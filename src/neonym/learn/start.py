@@ -12,14 +12,48 @@ from accelerate.utils import InitProcessGroupKwargs, KwargsHandler
 
 from neonym.config.idle import tracker_kinds
 from neonym.config.run import RunConfig
+from neonym.learn.defaults import filled
 from neonym.learn.events import Report
 from neonym.learn.objective import Objective
 from neonym.learn.trackers import tracker_folder
 from neonym.models.family import Model
 from neonym.models.process import Diffusion, NoiseRules
+from neonym.models.source import ModelSource
 
 MINUTES = 10  # that processes wait for each other
 MINUTES_FOR_PICTURES = 120  # the first process draws sample pictures while the others wait
+GIB = 2**30
+
+
+def on_device(run: RunConfig, source: ModelSource, report: Report) -> RunConfig:
+    """Return the run with the precision that suits the model on this device, unless the user gave one: float32 but for CUDA."""
+    if run.compute.mixed_precision is not None:
+        return run
+    precision, default = "no", source.defaults.mixed_precision
+    if torch.cuda.is_available() and not run.compute.cpu:
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = precision_on_cuda(default.value, has_bf16)
+    if precision != "no":
+        report.note(f"note: --mixed_precision: {precision}, the {default}")
+    return filled(run, {"mixed_precision": precision})
+
+
+def precision_on_cuda(suits: str, has_bf16: bool) -> str:
+    """Return the first precision of "bf16, else fp16" or the like that the device has; every one has "fp16" and "no"."""
+    first, _, other = suits.partition(", else ")
+    return first if has_bf16 or first != "bf16" else other or "no"
+
+
+def samples_at_once(run: RunConfig, source: ModelSource, device: torch.device) -> int | None:
+    """Return how many samples go through the model together, None for all of a micro-batch.
+
+    Where the user does not say: one, on a GPU with less memory than a whole step of this model needs. The result is the
+    same but for rounding.
+    """
+    if run.compute.micro_batch_size is not None or device.type != "cuda":
+        return run.compute.micro_batch_size
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return 1 if memory < source.defaults.gpu_memory.value * GIB else None
 
 
 def start_accelerator(run: RunConfig, report: Report) -> Accelerator:

@@ -138,6 +138,7 @@ class CheckpointStore:
         self.names = dict(zip(ready.tokens, ready.file_names(), strict=True))
         self.state_file, self.end_file = self.folder / STATE, self.folder / END
         self.verdict_file = self.folder / "verdict.json"
+        self.step_folder = ready.step_folder()
         self.sample_folder = Path(self.save.output_dir) / "sample"
         self.metadata = self._metadata(ready)
         said = ready.run.metadata.model_dump(exclude_none=True)
@@ -195,8 +196,8 @@ class CheckpointStore:
         """The embedding files of the end, whether they are there or not."""
         return [self.file(name) for name in self.names.values()]
 
-    def file(self, name: str, suffix: str = "") -> Path:
-        return Path(self.save.output_dir) / f"{name}{suffix}.{self.save.save_model_as}"
+    def file(self, name: str, suffix: str = "", folder: Path | None = None) -> Path:
+        return (folder or Path(self.save.output_dir)) / f"{name}{suffix}.{self.save.save_model_as}"
 
     def ended(self, fingerprint: dict[str, str]) -> Saved | None:
         """The end of a finished run with the same name, whatever its settings were. Raises UserError if it is damaged."""
@@ -250,6 +251,12 @@ class CheckpointStore:
         self.remove(r"-step(\d{8})", every, keep and state.step - keep, state.step - (states or keep or state.step))
         return files
 
+    def keep_step(self, state: TrainState) -> list[Path]:
+        """The files of a step in the run's folder: beside the final one, some programs would take them for the word."""
+        self.step_folder.mkdir(parents=True, exist_ok=True)
+        suffix = f"-step{state.step:08d}"
+        return [self.write(concept, state.step, suffix, self.step_folder) for concept in state.concepts]
+
     def save_epoch(self, state: TrainState, epoch: int, every: int) -> list[Path]:
         """The files of `--save_every_n_epochs`; what `--save_last_n_epochs` does not keep goes."""
         files = self.save_named(state, f"-{epoch:06d}")
@@ -289,7 +296,7 @@ class CheckpointStore:
                 return int(match[1])
         return None
 
-    def write(self, concept: Concept, step: int, suffix: str = "") -> Path:
+    def write(self, concept: Concept, step: int, suffix: str = "", folder: Path | None = None) -> Path:
         """One embedding file. Raises FormatError."""
         name = self.names[concept.token]
         counts = {len(rows) for rows in concept.rows.values()}
@@ -303,7 +310,7 @@ class CheckpointStore:
             **self.said,
         }
         vectors = {encoder: rows.to(PRECISIONS[self.save.save_precision]) for encoder, rows in concept.result().items()}
-        return write_embedding(Embedding(concept.token, vectors, metadata), self.file(name, suffix))
+        return write_embedding(Embedding(concept.token, vectors, metadata), self.file(name, suffix, folder))
 
     def finish(self, state: TrainState, verdicts: list[dict], whole: bool) -> list[Path]:
         """The final files, a state folder if one is wished for, and the verdict.

@@ -35,14 +35,14 @@ def numbered_names(concepts: Sequence[ConceptSpec], files: Sequence[str]) -> Ite
     for spec, file in zip(concepts, files, strict=True):
         for other in files:
             rest = other.removeprefix(file).removeprefix("_")
-            if other != file and other.startswith(file) and rest.isdecimal() and int(rest) < spec.num_vectors_per_token:
+            if other != file and other.startswith(file) and rest.isdecimal() and int(rest) < spec.vectors:
                 what = f"sd-scripts and diffusers call a vector of `{file}` so, too"
                 yield Problem("warning", what, f"the file name `{other}`", "Give one of them another name")
 
 
 def name_problems(spec: ConceptSpec, file: str, tokenizer: WordTokenizer) -> Iterator[Problem]:
     """Most programs take the name of the file for the word."""
-    for warning in name_warnings(file, spec.num_vectors_per_token):
+    for warning in name_warnings(file, spec.vectors):
         fix = "Small letters, digits and - . _ work everywhere: another --output_name, or another word"
         yield Problem("warning", warning, f"the file name `{file}`", fix)
     for name in dict.fromkeys((spec.token_string, file)):
@@ -53,7 +53,7 @@ def name_problems(spec: ConceptSpec, file: str, tokenizer: WordTokenizer) -> Ite
 
 def init_problems(spec: ConceptSpec, tokenizer: WordTokenizer) -> Iterator[Problem]:
     """An init word with more or fewer tokens than the word has vectors."""
-    word, count = spec.init_word or DEFAULT_INIT_WORD, spec.num_vectors_per_token
+    word, count = spec.init_word or DEFAULT_INIT_WORD, spec.vectors
     pieces = [f"`{tokenizer.read(piece)}`" for piece in tokenizer.pieces(clean(word))]
     where = f"the init word of `{spec.token_string}` ({word!r})"
     if spec.weights is not None:
@@ -109,7 +109,7 @@ def weights_problems(spec: ConceptSpec, ready: Prepared, vectors: dict[str, Tens
             yield Problem("error", what, spec.weights, fix)
             return
     (count,), wanted = {len(rows) for rows in vectors.values()}, spec.num_vectors_per_token
-    if count != wanted:
+    if wanted is not None and count != wanted:
         what = f"the file has {number_of(count)}, --num_vectors_per_token of `{spec.token_string}` is {wanted}"
         fix = f"Give --num_vectors_per_token={count}, or resize the file: neonym convert {spec.weights} NEW.safetensors --vectors={wanted}"
         yield Problem("error", what, spec.weights, fix)

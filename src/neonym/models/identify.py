@@ -25,6 +25,7 @@ from neonym.models.hub import config_folder, fetch_weights, is_hub_id, not_cache
 from neonym.models.kinds import VAE_KIND
 from neonym.models.recognise import as_told, recognised
 from neonym.models.source import BUILTIN, BUILTIN_MODELS, ModelSource
+from neonym.models.vocabulary import spread_of
 from neonym.models.weights import ENDINGS, read_header
 from neonym.remembered import remembered, versions
 
@@ -36,9 +37,9 @@ def identify(
     offline: bool = False,
     variant: str | None = None,
 ) -> ModelSource:
-    """Recognise a model by its configs, or by the names and shapes in its file; no weight is read. Raises ModelError.
+    """Recognise a model by its configs, or by the names and shapes in its file; of the weights only some words are looked at.
 
-    The network is used for a hub ID (owner/name) alone, and for what of it is not in the user's cache. `variant`: of a
+    Raises ModelError. The network is used for a hub ID (owner/name) alone, and for what of it is not in the user's cache. `variant`: of a
     Diffusers folder's weights (such as "fp16"), where a part has it.
     """
     path, own_vae = Path(name), vae_path(vae, offline)
@@ -61,7 +62,18 @@ def identify(
     source = replace(source, weights=found)
     if not name.startswith("builtin:"):
         check_weights(source, shapes)
-    return source
+    return with_spread(source)
+
+
+def with_spread(source: ModelSource) -> ModelSource:
+    """Return the source with the spread of its vocabulary, unless its neonym.json says it.
+
+    A hub ID's weights may not be there as yet, and its defaults must be the same before and after they are fetched: so the
+    spread of CLIP ViT-L's vocabulary stands for it.
+    """
+    if source.on_hub or "word_spread" in source.configs.get("neonym", {}):
+        return source
+    return replace(source, word_spread=spread_of(source.weights[source.encoders[0]]) or source.word_spread)
 
 
 def folder_of(name: str, offline: bool) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 
 from neonym.errors import ModelError, Problem
 from neonym.models import single_file
+from neonym.models.defaults import PUBLISHED_SPREAD
 from neonym.models.kinds import SUPPORTED, UNET_KIND, refiner, refuse_channels
 from neonym.models.source import ModelSource
 
@@ -16,7 +17,6 @@ Configs = dict[str, dict[str, Any]]  # per component
 OTHER_SCHEDULES = ("EDM", "FlowMatch")  # how their names in diffusers begin: Playground 2.5, CosXL, rectified flows
 FIRST, SECOND = "text_encoder", "text_encoder_2"  # of SDXL: CLIP ViT-L, OpenCLIP ViT-bigG
 GUIDANCE, XL_GUIDANCE = 7.5, 7.0
-WORD_SPREAD = 0.0133  # of CLIP ViT-L's vocabulary; a model folder may say its own in neonym.json
 
 
 def stable_diffusion(name: str, folder: Path, configs: Configs) -> ModelSource | None:
@@ -38,8 +38,7 @@ def stable_diffusion(name: str, folder: Path, configs: Configs) -> ModelSource |
         text_kinds={FIRST: "CLIPTextModel"},
         text_layers=int(text.get("num_hidden_layers", 12)),
         guidance=float(own.get("guidance", GUIDANCE)),
-        learning_rate=own.get("learning_rate"),
-        word_spread=float(own.get("word_spread", WORD_SPREAD)),
+        word_spread=spread_said(configs),
     )
 
 
@@ -59,10 +58,18 @@ def stable_diffusion_xl(name: str, folder: Path, configs: Configs) -> ModelSourc
         prediction_from=prediction_from(configs),
         text_kinds={FIRST: "CLIPTextModel", SECOND: "CLIPTextModelWithProjection"},
         text_layers=int(configs[FIRST].get("num_hidden_layers", 12)),
-        guidance=XL_GUIDANCE,
+        guidance=float(configs.get("neonym", {}).get("guidance", XL_GUIDANCE)),
         unread_padding=(SECOND,),
-        word_spread=WORD_SPREAD,
+        word_spread=spread_said(configs),
     )
+
+
+def spread_said(configs: Configs) -> float:
+    """Return the spread of the vocabulary that the model's neonym.json says, CLIP ViT-L's otherwise. Raises ValueError."""
+    spread = float(configs.get("neonym", {}).get("word_spread", PUBLISHED_SPREAD))
+    if not 0 < spread < float("inf"):
+        raise ValueError(f"neonym.json: `word_spread` cannot be {spread}")
+    return spread
 
 
 def draws_from_noise(configs: Configs) -> bool:
@@ -99,6 +106,8 @@ def recognised(name: str, folder: Path, configs: Configs) -> ModelSource:
     for family in (stable_diffusion, stable_diffusion_xl):
         try:
             source = family(name, folder, configs)
+            if source is not None:
+                _ = source.defaults  # a neonym.json may say what no setting can be
         except (TypeError, ValueError) as error:
             raise ModelError(f"its configs are odd ({error})", name, "Fetch them again") from error
         if source is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from neonym.models import single_file
+from neonym.models.defaults import Defaults, defaults_of
 from neonym.models.folder import Weights
 from neonym.models.kinds import UNET_KIND, VAE_KIND
 from neonym.models.weights import hash_of_files, hash_of_tensors
@@ -32,7 +33,6 @@ class ModelSource:
     text_layers: int
     guidance: float  # guidance scale that suits it
     unread_padding: tuple[str, ...] = ()  # encoders whose padding, id 0, is no token that a text can have
-    learning_rate: float | None = None  # that suits its words, if its folder says one
     prediction_from: str = "its scheduler's config"  # what says the prediction type; empty for a guess
     vae_factor: int = 8
     file: Path | None = None  # the checkpoint, if the model is one file
@@ -42,6 +42,11 @@ class ModelSource:
     )  # per part; of a hub ID's own parts, none before they are fetched
     variant: str | None = None  # of a Diffusers folder's weights, if one was asked for
     offline: bool = False
+
+    @property
+    def defaults(self) -> Defaults:
+        """The settings that suit it where the user gives none."""
+        return defaults_of(self.family, self.word_spread, self.configs.get("neonym", {}))
 
     @property
     def encoders(self) -> tuple[str, ...]:

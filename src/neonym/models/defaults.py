@@ -1,0 +1,156 @@
+"""The settings that suit the models of a family where the user gives none, each with its source. Needs no torch.
+
+No real model is trained where Neonym is developed, so the values for Stable Diffusion 1.x, 2.x and XL are published ones.
+`docs/training.md` says which values are measured and which are taken from others.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from neonym.errors import in_one_line
+
+PUBLISHED_SPREAD = 0.0133  # standard deviation of a coordinate of CLIP ViT-L's vocabulary: published rates are for it
+MOST_SCALED = 10.0  # a published rate is multiplied or divided by no more
+OWN_SOURCE = "its neonym.json says so"
+LONGEST_SOURCE = 120  # letters that are shown of what a neonym.json gives as a source
+PRECISIONS = ("no", "bf16", "fp16", "bf16, else no", "bf16, else fp16")
+MOST_VECTORS = 225
+
+
+@dataclass(frozen=True)
+class Default:
+    """A value, the models that it is for, and where it comes from."""
+
+    value: Any
+    source: str
+    whose: str = "this model"
+
+    def __str__(self) -> str:
+        return f"default for {self.whose} ({self.source})"
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """The defaults of one model, under the names of the settings."""
+
+    learning_rate: Default
+    max_train_steps: Default
+    train_batch_size: Default
+    num_vectors_per_token: Default
+    lr_warmup_steps: Default  # as the setting is written: steps or a share (learn/rates.py limits both)
+    save_every_n_steps: Default  # kept in the run's folder; 0: none
+    eval_every_n_steps: Default  # with --early_stop
+    mixed_precision: Default  # on a CUDA device: one of `PRECISIONS`
+    gpu_memory: Default  # GiB that a whole step needs; on a GPU with less, samples go through the model one by one
+
+
+def published(whose: str, **values: tuple[Any, str]) -> Defaults:
+    """The record of a family, from a value and its source per setting."""
+    return Defaults(**{name: Default(value, source, whose) for name, (value, source) in values.items()})
+
+
+BATCH = (4, "diffusers' examples train 1 x 4; with fewer images per step a word is harder to combine with others")
+VECTORS = (4, "invoke-training, and the most usual number in published runs")
+WARMUP = ("10%", "invoke-training: 200 of 2,000 steps")
+KEPT = (100, "published runs keep a file every 100 to 200 steps; each is kilobytes")
+EVALUATED = (50, "chosen: evaluations then cost about a sixth of the training between them")
+HALF = ("bf16, else fp16", "diffusers' and invoke-training's examples")
+
+FAMILIES = {
+    "sd1": published(
+        "Stable Diffusion 1.x",
+        learning_rate=(4e-3, "invoke-training; AUTOMATIC1111 and the paper's code 5e-3, diffusers 2e-3"),
+        max_train_steps=(2000, "invoke-training, InvokeAI 2,000-3,000, diffusers 3,000"),
+        train_batch_size=BATCH,
+        num_vectors_per_token=VECTORS,
+        lr_warmup_steps=WARMUP,
+        save_every_n_steps=KEPT,
+        eval_every_n_steps=EVALUATED,
+        mixed_precision=HALF,
+        gpu_memory=(11, "measured: one image takes 3.3 GB in fp16 (benchmarks/step.py); estimated for four"),
+    ),
+    "sd2": published(
+        "Stable Diffusion 2.x",
+        learning_rate=(4e-3, "as for 1.x: InvokeAI gives one range for both, 5e-4 to 5e-3"),
+        max_train_steps=(2000, "InvokeAI 2,000-3,000"),
+        train_batch_size=BATCH,
+        num_vectors_per_token=VECTORS,
+        lr_warmup_steps=WARMUP,
+        save_every_n_steps=KEPT,
+        eval_every_n_steps=EVALUATED,
+        mixed_precision=("bf16, else no", "users report NaN in fp16, in which the attention of 2.1 overflows"),
+        gpu_memory=(15, "estimated from 1.x: 768 pixels a side"),
+    ),
+    "sdxl": published(
+        "SDXL",
+        learning_rate=(2e-3, "invoke-training, diffusers"),
+        max_train_steps=(2000, "invoke-training; diffusers 500"),
+        train_batch_size=BATCH,
+        num_vectors_per_token=VECTORS,
+        lr_warmup_steps=WARMUP,
+        save_every_n_steps=KEPT,
+        eval_every_n_steps=EVALUATED,
+        mixed_precision=HALF,
+        gpu_memory=(44, "estimated from 1.x: 1024 pixels a side, three times the weights"),
+    ),
+}
+
+
+def defaults_of(family: str, spread: float, own: Mapping[str, Any]) -> Defaults:
+    """Return the defaults of a model: its family's, with the rate scaled to its vocabulary, unless its neonym.json (`own`) has others.
+
+    Raises ValueError for a value that the setting cannot have.
+    """
+    found = FAMILIES[family]
+    found = replace(found, learning_rate=scaled(found.learning_rate, spread))
+    source = in_one_line(str(own.get("source", OWN_SOURCE)))[:LONGEST_SOURCE]
+    names = [field.name for field in fields(Defaults) if field.name in own]
+    return replace(found, **{name: Default(checked(name, own[name]), source) for name in names})
+
+
+def scaled(rate: Default, spread: float) -> Default:
+    """Return the learning rate for a vocabulary of another spread than that of CLIP ViT-L.
+
+    rate = published rate x spread / 0.0133, where the factor is at most 10 and at least 1/10. A step of Adam moves a number by about the rate
+    whatever its size, so a vocabulary of twice the spread needs twice the rate to be crossed in as many steps. The result
+    has one digit: published rates agree no further, and a fine-tuned model keeps the rate of its family.
+    """
+    factor = min(max(spread / PUBLISHED_SPREAD, 1 / MOST_SCALED), MOST_SCALED)
+    value = float(f"{rate.value * factor:.0e}")
+    if value == rate.value:
+        return rate
+    source = (
+        f"{rate.value:g} ({rate.source}) x {spread:.2g} / {PUBLISHED_SPREAD:g}, the spreads of its words and of CLIP's"
+    )
+    return replace(rate, value=value, source=source)
+
+
+def checked(name: str, value: Any) -> Any:
+    """Return what a neonym.json says of a setting. Raises ValueError if the setting cannot be that."""
+    if name == "lr_warmup_steps" and is_count(value, 0):
+        value = str(value)
+    if not FORMS[name](value):
+        raise ValueError(f"neonym.json: `{name}` cannot be {value!r}")
+    return value
+
+
+def is_count(value: Any, least: int, most: float = math.inf) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+FORMS: dict[str, Callable[[Any], bool]] = {
+    "learning_rate": lambda value: type(value) in (int, float) and 0 < value < math.inf,
+    "max_train_steps": lambda value: is_count(value, 1),
+    "train_batch_size": lambda value: is_count(value, 1),
+    "num_vectors_per_token": lambda value: is_count(value, 1, MOST_VECTORS),
+    "lr_warmup_steps": lambda value: isinstance(value, str) and re.fullmatch(r"\d+|\d\d?%", value) is not None,
+    "save_every_n_steps": lambda value: is_count(value, 0),
+    "eval_every_n_steps": lambda value: is_count(value, 1),
+    "mixed_precision": lambda value: value in PRECISIONS,
+    "gpu_memory": lambda value: is_count(value, 0),
+}
