@@ -1,7 +1,7 @@
 """What may stand in a data-set file, table by table: `[general]`, `[[concepts]]`, `[[datasets]]`, `[[datasets.subsets]]`.
 
 sd-scripts' keys with sd-scripts' strictness, except that whole numbers do where fractions are meant, that a text that holds a
-number, or true or false, is that, and that a number does where a text is meant.
+number, or true or false, is that, and that a number does where a text is meant that is no name of a file.
 """
 
 from typing import Annotated, Any, Literal
@@ -46,7 +46,6 @@ def _text(value: Any) -> Any:
 
 def _name(value: Any) -> Any:
     """A name that a file can have and a text can hold."""
-    value = str(value) if type(value) is int else value
     if not isinstance(value, str) or not value:
         raise ValueError("a name is expected")
     if "\0" in value:

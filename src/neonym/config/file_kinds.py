@@ -69,7 +69,7 @@ def kind_of_folder(path: Path) -> Kind | None:
     children = sorted(path.iterdir())
     names = {child.name for child in children}
     if "model_index.json" in names:
-        return Kind("a model in Diffusers' layout", ("pretrained_model_name_or_path", "vae", "ckpt"))
+        return Kind("a model in Diffusers' layout", CHECKPOINT.flags, CHECKPOINT.fix)
     if "state.safetensors" in names:
         return Kind("a saved state", ("resume",))
     if {"optimizer.bin", "random_states_0.pkl"} & names:
@@ -103,7 +103,7 @@ EMBEDDING = Kind(
     "Start from it with --weights, or use it with --textual_inversion_embeddings of neonym generate",
 )  # fmt: skip
 CHECKPOINT = Kind("a checkpoint: a whole model", ("pretrained_model_name_or_path", "vae", "ckpt"),
-                  "Give it with --pretrained_model_name_or_path")  # fmt: skip
+                  "Give it with --pretrained_model_name_or_path (neonym generate: --ckpt)")  # fmt: skip
 LORA = Kind("a LoRA", ("network_weights",), "Words are learned without one; neonym generate takes it with --network_weights")
 VAE = Kind("a VAE", ("vae",), "Give it with --vae, beside a model")
 STATE = Kind("a saved state", (), "Name its folder with --resume")
@@ -122,6 +122,8 @@ def safetensors_kind(path: Path) -> Kind | None:
     metadata = header.pop("__metadata__", {})
     if "fingerprint" in str(metadata.get("neonym", "")):
         return STATE
+    if any(name.startswith("bundle_emb.") for name in header):  # a LoRA that carries words
+        return None
     for pattern, kind in NAMES:
         if any(re.search(pattern, name) for name in header):
             return kind
@@ -174,8 +176,8 @@ def text_kind(path: Path, start: bytes) -> Kind | None:
         return Kind("a file with commands", (), "Run it in a shell, or give its flags on the command line")
     with suppress(tomllib.TOMLDecodeError):
         return toml_kind(tomllib.loads(text))
-    broken = path.suffix.lower() in (".toml", ".json", ".jsonl")  # what is wrong with it is the reader's to say
-    return yaml_kind(path, text) or (None if broken else lines_kind(path, text))
+    found = next((kind for start, kind in DOWNLOADS.items() if text.lstrip().lower().startswith(start)), None)
+    return found or yaml_kind(path, text) or lines_kind(path, text)
 
 
 def toml_kind(table: Mapping[str, Any]) -> Kind | None:
@@ -196,7 +198,7 @@ def toml_kind(table: Mapping[str, Any]) -> Kind | None:
 
 METADATA = {"caption", "tags", "train_resolution", "image_size", "image_path", "file_name", "text"}
 DATASET_FILE = Kind("a data-set file", ("dataset_config",))
-PROMPT_FILE = Kind("a file of sample prompts", ("sample_prompts", "from_file"))
+PROMPT_FILE = Kind("a file of sample prompts", ("sample_prompts", "from_file"), "Give it with --sample_prompts")
 METADATA_FILE = Kind("a metadata file: images with their captions", ("in_json",))
 
 
@@ -211,6 +213,8 @@ def json_kind(table: Any) -> Kind | None:
             return foreign(program, table)
     if "datasets" in table or "concepts" in table:
         return DATASET_FILE
+    if {"image_path", "file_name"} & table.keys():  # of the only line
+        return METADATA_FILE
     if {"_class_name"} & table.keys() or {"architectures"} & table.keys():
         return Kind("the config of a part of a model", (), "Name the model's folder with --pretrained_model_name_or_path")
     rows = [row for row in table.values() if isinstance(row, dict)]
@@ -250,7 +254,7 @@ def foreign(program: str, keys: Mapping[str, Any]) -> Kind:
     said = "; ".join(found[:MOST_SHOWN]) + (f"; {len(found) - MOST_SHOWN} more: see {PAGE}" if found[MOST_SHOWN:] else "")
     fix = f"Give its settings as flags: {said}" if found else f"Give its settings as flags ({PAGE})"
     if program == "the kohya_ss GUI":
-        fix += ". When it trains, the GUI writes a .toml beside its output: that is for --config_file"
+        fix += "; keys that are flags here mean the same. When it trains, the GUI writes a .toml beside its output: that is for --config_file"
     return Kind(f"a config of {program}", (), fix)
 
 
@@ -265,7 +269,7 @@ def all_keys(table: Any) -> Iterator[str]:
 def yaml_kind(path: Path, text: str) -> Kind | None:
     """Return what a YAML file is by its keys, wherever they stand."""
     top = re.findall(r"^(\w+):(?=\s|$)", text, re.MULTILINE)
-    if not top:
+    if not top or "datasets" in top:
         return None
     every = dict.fromkeys(re.findall(r"^\s*(?:- )?(\w+):(?=\s|$)", text, re.MULTILINE))
     for program, marks in PROGRAMS.items():
@@ -279,8 +283,18 @@ def yaml_kind(path: Path, text: str) -> Kind | None:
     return Kind("a YAML file", (), fix) if path.suffix.lower() in (".yaml", ".yml") else None
 
 
+DOWNLOADS = {  # how a file begins that is not what was to be fetched
+    "version https://git-lfs": Kind("a Git LFS pointer, not the file itself", (), "Fetch the file: git lfs pull"),
+    "<!doctype html": Kind("a web page, not the file itself", (), "Fetch the file again"),
+    "<html": Kind("a web page, not the file itself", (), "Fetch the file again"),
+}
+SYNTAX = (".toml", ".json", ".jsonl", ".safetensors", ".pt", ".pth", ".ckpt", ".bin")  # endings of what is no lines
+
+
 def lines_kind(path: Path, text: str) -> Kind | None:
-    """Return what a text without any syntax is."""
+    """Return what a text without any syntax is; what is wrong with a file of another ending is its reader's to say."""
+    if path.suffix.lower() in SYNTAX:
+        return None
     if "[name]" in text or "[filewords]" in text:
         return Kind("a file of templates", ("template_file",))
     if any(path.with_suffix(ending).is_file() for ending in IMAGES):
@@ -288,5 +302,5 @@ def lines_kind(path: Path, text: str) -> Kind | None:
         return Kind("the caption of an image", ("sample_prompts", "template_file", "from_file"), fix)
     if text.strip():
         fix = "Prompts are given with --sample_prompts, templates with --template_file; captions lie beside their images"
-        return Kind("a plain text", ("sample_prompts", "template_file", "from_file"), fix)
+        return Kind("plain text", ("sample_prompts", "template_file", "from_file"), fix)
     return None

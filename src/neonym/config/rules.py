@@ -59,6 +59,7 @@ def run_problems(run: RunConfig) -> list[Problem]:
     return [*wrong, *(problem for problem in idle_problems(run) if problem.where not in told)]
 
 
+NO_PICTURES = "no pictures named"
 NAMED = (  # files and folders, which are not empty texts
     "pretrained_model_name_or_path", "dataset_config", "train_data_dir", "reg_data_dir", "in_json", "template_file",
     "caption_extension", "weights", "output_dir", "logging_dir", "log_tracker_config", "console_log_file",
@@ -70,7 +71,7 @@ def data_problems(run: RunConfig) -> Iterator[Problem]:
     data, save = run.dataset, run.save
     if data.dataset_config is None and data.train_data_dir is None and data.in_json is None:
         fix = "Give a data-set file, or --train_data_dir FOLDER"
-        yield Problem("error", "no pictures named", "--dataset_config", fix)
+        yield Problem("error", NO_PICTURES, "--dataset_config", fix)
     for name in NAMED:
         if getattr(getattr(run, SETTINGS[name][0]), name) == "":
             yield Problem("error", "is empty", f"--{name}", "Name a file or folder, or leave it out")

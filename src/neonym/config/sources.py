@@ -15,6 +15,8 @@ from neonym.errors import ConfigError, Problem, in_one_line
 from neonym.words import clean
 
 
+NO_NAME = "the new word has no name"
+
 
 def read_dataset(run: RunConfig) -> Resolved:
     """The resolved data set of a run, where its values come from, and every problem of flags and file together."""
@@ -92,7 +94,7 @@ def concept_of_flags(run: RunConfig, found: Resolved) -> tuple[ConceptSpec | Non
     flags = run.concept
     if not (flags.token_string or "").strip():
         fix = "For example --token_string=mychar4; the captions must contain it"
-        found.error("the new word has no name", "--token_string", fix)
+        found.error(NO_NAME, "--token_string", fix)
         return ()
     values, one = flags.model_dump(exclude={"train_encoders"}), Resolved()
     check_flags(ConceptSpec, values, one)
