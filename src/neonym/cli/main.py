@@ -12,7 +12,7 @@ from io import TextIOWrapper
 
 from neonym._version import __version__
 from neonym.cli.launcher import is_launched
-from neonym.errors import EXIT_INTERRUPTED, ConfigError, NeonymError, nearest
+from neonym.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, ConfigError, NeonymError, nearest
 
 COMMANDS = {
     "train": "learn a new word from pictures",
@@ -62,6 +62,11 @@ def run_command(name: str, argv: list[str], prog: str) -> int:
     except NeonymError as error:
         say_error(error, prog)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if (error.name or "neonym").partition(".")[0] == "neonym":  # our own mistake
+            raise
+        print(f"{prog}: error: the package `{error.name}` is missing. `neonym doctor` says what is.", file=sys.stderr)
+        return EXIT_USER_ERROR
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # whoever read has gone: no more output, no traceback at the end either

@@ -288,7 +288,7 @@ DOWNLOADS = {  # how a file begins that is not what was to be fetched
     "<!doctype html": Kind("a web page, not the file itself", (), "Fetch the file again"),
     "<html": Kind("a web page, not the file itself", (), "Fetch the file again"),
 }
-SYNTAX = (".toml", ".json", ".jsonl", ".safetensors", ".pt", ".pth", ".ckpt", ".bin")  # endings of what is no lines
+SYNTAX = (".yaml", ".yml", ".toml", ".json", ".jsonl", ".safetensors", ".pt", ".pth", ".ckpt", ".bin")  # endings of what is no lines
 
 
 def lines_kind(path: Path, text: str) -> Kind | None:

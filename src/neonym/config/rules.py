@@ -3,13 +3,13 @@
 import math
 import re
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from typing import Any
 
 from PIL import ImageColor
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from neonym.extras import install, is_installed
 from neonym.config.idle import SETTINGS, idle_problems, tracker_kinds
 from neonym.config.optimizers import optimizer_name, optimizer_problem
 from neonym.config.run import ObjectiveSettings, OptimSettings, RunConfig, fields_of
@@ -244,9 +244,8 @@ def contradictions(run: RunConfig) -> Iterator[Problem]:
     if run.log.log_with in ("tensorboard", "all") and run.log.logging_dir is None:
         yield Problem("error", "needs --logging_dir", f"--log_with={run.log.log_with}", "Name a folder for the logs")
     for kind in tracker_kinds(run.log):
-        if find_spec(kind) is None:
-            fix = 'pip install "neonym[logging]"'
-            yield Problem("error", f"the package `{kind}` is not installed", "--log_with", fix)
+        if not is_installed(kind):
+            yield Problem("error", f"the package `{kind}` is not installed", "--log_with", install(kind))
     for name in ("sample_every_n_steps", "sample_every_n_epochs"):
         value = getattr(run.sample, name)
         if value is not None and value <= 0:
