@@ -18,7 +18,9 @@ else:
     import tomli as tomllib
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = {name: lines for name, lines in PROJECT["optional-dependencies"].items() if name not in ("dev", "builtin-model")}
+EXTRAS = {
+    name: lines for name, lines in PROJECT["optional-dependencies"].items() if name not in ("dev", "builtin-model")
+}
 
 
 def package(requirement: str) -> str:

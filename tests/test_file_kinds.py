@@ -135,7 +135,12 @@ def test_one_paragraph_from_the_program(folder, flag, name, capsys, tmp_path):
 
 @pytest.mark.parametrize(
     ("flag", "name"),
-    [("ckpt", "word.pt"), ("ckpt", "job.toml"), ("textual_inversion_embeddings", "model.ckpt"), ("from_file", "data.toml")],
+    [
+        ("ckpt", "word.pt"),
+        ("ckpt", "job.toml"),
+        ("textual_inversion_embeddings", "model.ckpt"),
+        ("from_file", "data.toml"),
+    ],
 )
 def test_generation_tells_it_too(folder, flag, name, capsys, tmp_path):
     words = ["--prompt=a cat", f"--outdir={tmp_path / 'o'}", f"--{flag}", str(folder / name)]

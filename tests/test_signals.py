@@ -16,7 +16,9 @@ TRAIN = ("--token_string=mychar4", "--max_train_steps=100000", "--cpu")
 
 def programs(folder) -> dict[str, list[str]]:
     train = [f"--train_data_dir={make_pictures(folder / 'pictures')}", f"--output_dir={folder / 'out'}", *TRAIN]
-    console = "import sys; from neonym.cli.entry import neonym; sys.exit(neonym())"  # what pip makes of a console script
+    console = (
+        "import sys; from neonym.cli.entry import neonym; sys.exit(neonym())"  # what pip makes of a console script
+    )
     return {
         "module": ["-m", "neonym", "train", *train],
         "script": [str(ROOT / "train_textual_inversion.py"), *train],

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from neonym.models.family import Model
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-DESCRIPTION = "Learn a subject and a style from the example images with the built-in model; write pictures and a report."
+DESCRIPTION = (
+    "Learn a subject and a style from the example images with the built-in model; write pictures and a report."
+)
 GROUNDS = ("blue", "yellow", "green", "white", "red", "purple")
 THINGS = ("a taxi", "a maple leaf", "a top hat", "an umbrella", "a light bulb", "a red apple")
 EVALUATIONS = 5  # on the way, for the course of the loss

@@ -20,7 +20,9 @@ from neonym._version import __version__
 from neonym.errors import EXIT_USER_ERROR
 from neonym.extras import OPTIONAL, install, is_installed
 
-DESCRIPTION = "Say what is installed, which devices there are, and what is missing for what. Nothing leaves this machine."
+DESCRIPTION = (
+    "Say what is installed, which devices there are, and what is missing for what. Nothing leaves this machine."
+)
 VARIABLES = (  # that change what the libraries do
     "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE",
     "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ENABLE_MPS_FALLBACK", "ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU",
@@ -67,7 +69,9 @@ def told(find_out: Callable[[], Any]) -> Any:
     try:
         return find_out()
     except Exception as error:
-        return f"cannot be told ({type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error) else ''})"
+        return (
+            f"cannot be told ({type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error) else ''})"
+        )
 
 
 def short(path: str | Path) -> str:
@@ -110,7 +114,9 @@ def version_of(package: str) -> str:
 def of_optional(module: str) -> str:
     """Return the version of an optional package, or what it is missing for."""
     optional = next(o for o in OPTIONAL if o.module == module)
-    return version_of(optional.package) if is_installed(module) else f"{MISSING} for {optional.purpose}: {install(module)}"
+    return (
+        version_of(optional.package) if is_installed(module) else f"{MISSING} for {optional.purpose}: {install(module)}"
+    )
 
 
 def devices() -> Facts:

@@ -104,7 +104,9 @@ EMBEDDING = Kind(
 )  # fmt: skip
 CHECKPOINT = Kind("a checkpoint: a whole model", ("pretrained_model_name_or_path", "vae", "ckpt"),
                   "Give it with --pretrained_model_name_or_path (neonym generate: --ckpt)")  # fmt: skip
-LORA = Kind("a LoRA", ("network_weights",), "Words are learned without one; neonym generate takes it with --network_weights")
+LORA = Kind(
+    "a LoRA", ("network_weights",), "Words are learned without one; neonym generate takes it with --network_weights"
+)
 VAE = Kind("a VAE", ("vae",), "Give it with --vae, beside a model")
 STATE = Kind("a saved state", (), "Name its folder with --resume")
 NAMES = (  # what names in a header look like -> what it is
@@ -216,7 +218,9 @@ def json_kind(table: Any) -> Kind | None:
     if {"image_path", "file_name"} & table.keys():  # of the only line
         return METADATA_FILE
     if {"_class_name"} & table.keys() or {"architectures"} & table.keys():
-        return Kind("the config of a part of a model", (), "Name the model's folder with --pretrained_model_name_or_path")
+        return Kind(
+            "the config of a part of a model", (), "Name the model's folder with --pretrained_model_name_or_path"
+        )
     rows = [row for row in table.values() if isinstance(row, dict)]
     if rows and len(rows) == len(table):
         if any("class_type" in row for row in rows):
@@ -251,7 +255,9 @@ PROGRAMS: dict[str, tuple[set[str], ...]] = {  # program -> keys that only its f
 def foreign(program: str, keys: Mapping[str, Any]) -> Kind:
     """Return what is said of another program's config, with its settings in the words of this one."""
     found = translations(dict.fromkeys(all_keys(keys)))
-    said = "; ".join(found[:MOST_SHOWN]) + (f"; {len(found) - MOST_SHOWN} more: see {PAGE}" if found[MOST_SHOWN:] else "")
+    said = "; ".join(found[:MOST_SHOWN]) + (
+        f"; {len(found) - MOST_SHOWN} more: see {PAGE}" if found[MOST_SHOWN:] else ""
+    )
     fix = f"Give its settings as flags: {said}" if found else f"Give its settings as flags ({PAGE})"
     if program == "the kohya_ss GUI":
         fix += "; keys that are flags here mean the same. When it trains, the GUI writes a .toml beside its output: that is for --config_file"
@@ -276,7 +282,9 @@ def yaml_kind(path: Path, text: str) -> Kind | None:
         if any(mark <= set(top) for mark in marks):
             return foreign(program, every)
     if {"compute_environment", "distributed_type"} & set(top):
-        return Kind("a config of accelerate", (), "Give it to accelerate launch: accelerate launch --config_file FILE ...")
+        return Kind(
+            "a config of accelerate", (), "Give it to accelerate launch: accelerate launch --config_file FILE ..."
+        )
     if "model" in top and "target:" in text:
         return Kind("the description of a checkpoint", (), "Name the checkpoint beside it")
     fix = "Give its settings as flags, or as a TOML file with --config_file"
@@ -288,7 +296,18 @@ DOWNLOADS = {  # how a file begins that is not what was to be fetched
     "<!doctype html": Kind("a web page, not the file itself", (), "Fetch the file again"),
     "<html": Kind("a web page, not the file itself", (), "Fetch the file again"),
 }
-SYNTAX = (".yaml", ".yml", ".toml", ".json", ".jsonl", ".safetensors", ".pt", ".pth", ".ckpt", ".bin")  # endings of what is no lines
+SYNTAX = (
+    ".yaml",
+    ".yml",
+    ".toml",
+    ".json",
+    ".jsonl",
+    ".safetensors",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".bin",
+)  # endings of what is no lines
 
 
 def lines_kind(path: Path, text: str) -> Kind | None:
@@ -301,6 +320,8 @@ def lines_kind(path: Path, text: str) -> Kind | None:
         fix = "Captions are found beside their images: name the folder with --train_data_dir"
         return Kind("the caption of an image", ("sample_prompts", "template_file", "from_file"), fix)
     if text.strip():
-        fix = "Prompts are given with --sample_prompts, templates with --template_file; captions lie beside their images"
+        fix = (
+            "Prompts are given with --sample_prompts, templates with --template_file; captions lie beside their images"
+        )
         return Kind("plain text", ("sample_prompts", "template_file", "from_file"), fix)
     return None

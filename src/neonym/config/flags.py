@@ -136,7 +136,7 @@ def group_problem(group: list[str], fields: Mapping[str, FieldInfo]) -> Problem 
 
 def unknown_flag(name: str, fields: Mapping[str, FieldInfo]) -> Problem:
     """What is said of a flag that a command does not have: what it means in other programs, else what is spelled like it."""
-    flag, meaning, found = f"--{name}", meaning_of(name, fields), candidates(name, fields)
+    flag, meaning, found = f"--{name}", meaning_of(name.lower(), fields), candidates(name, fields)
     if meaning or not found:
         return Problem("error", "is not known", flag, meaning or nearest(flag, [f"--{known}" for known in fields]))
     return Problem("error", "is no whole name", flag, f"It could be {', '.join(f'--{f}' for f in found)}")

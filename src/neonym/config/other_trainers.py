@@ -203,7 +203,9 @@ OTHERS = {  # flags that people try, and that no program has
     "trigger_word": same("token_string"),
     "trigger": same("token_string"),
     "instance_token": same("token_string"),
-    "instance_prompt": same("token_string", "the word alone; captions, templates or class_tokens are the text around it"),
+    "instance_prompt": same(
+        "token_string", "the word alone; captions, templates or class_tokens are the text around it"
+    ),
     "instance_data_dir": same("train_data_dir"),
     "class_data_dir": same("reg_data_dir"),
     "init_words": same("init_word"),

@@ -9,7 +9,6 @@ from PIL import ImageColor
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from neonym.extras import install, is_installed
 from neonym.config.idle import SETTINGS, idle_problems, tracker_kinds
 from neonym.config.optimizers import optimizer_name, optimizer_problem
 from neonym.config.run import ObjectiveSettings, OptimSettings, RunConfig, fields_of
@@ -23,6 +22,7 @@ from neonym.config.values import (
     schedule_name,
 )
 from neonym.errors import Problem, nearest
+from neonym.extras import install, is_installed
 
 
 def range_problems(values: BaseModel) -> Iterator[Problem]:

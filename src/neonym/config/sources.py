@@ -14,7 +14,6 @@ from neonym.config.run import DatasetSettings, RunConfig
 from neonym.errors import ConfigError, Problem, in_one_line
 from neonym.words import clean
 
-
 NO_NAME = "the new word has no name"
 
 

@@ -41,14 +41,20 @@ def resume_problem(place: str) -> Problem | None:
         fix = "Run the same command again with more --max_train_steps to go on from its end, without --resume"
         return Problem("error", what, where, fix)
     words = [str(file) for file in embeddings_in(path)]
-    fix = f"Start from the vectors of an embedding file instead: --weights {words[0]}" if words else "Name a `-state` folder"
+    fix = (
+        f"Start from the vectors of an embedding file instead: --weights {words[0]}"
+        if words
+        else "Name a `-state` folder"
+    )
     return Problem("error", f"there is no {STATE} in it", where, fix)
 
 
 def file_problem(path: Path, where: str) -> Problem:
     """Return what is wrong with a file; a state is a folder."""
     if (path.parent / STATE).is_file():
-        return Problem("error", "is a file of a state, whose folder is to be named", where, f"Give --resume {path.parent}")
+        return Problem(
+            "error", "is a file of a state, whose folder is to be named", where, f"Give --resume {path.parent}"
+        )
     if path.suffix == ".optim":
         fix = f"Start from the vectors of its embedding: --weights {path.with_suffix('')}"
         return Problem("error", "is an optimizer's state of AUTOMATIC1111", where, fix)
@@ -74,7 +80,9 @@ def start_from(state: Path) -> str:
     """Return how to start from the vectors that belong to another program's state."""
     name, number = state.name.removesuffix("-state"), state.name.rpartition("-")[2]
     beside = list(embeddings_in(state.parent))
-    of_state = [file for file in beside if file.stem == name or (number.isdecimal() and file.stem.endswith(f"-{number}"))]
+    of_state = [
+        file for file in beside if file.stem == name or (number.isdecimal() and file.stem.endswith(f"-{number}"))
+    ]
     best = max(of_state or beside, key=lambda file: file.stat().st_mtime, default=None)
     vectors = "the embedding file that was saved with it: --weights FILE" if best is None else f"--weights {best}"
     return f"Start a new run from the vectors: {vectors}"
