@@ -9,7 +9,7 @@ setup: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,optimizers,logging,captioning,generation,jxl]" -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,all]" -c constraints.txt
 	touch $@
 
 demo: setup
@@ -26,6 +26,7 @@ check: setup
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m tools.settings_page --check
 	$(BIN)/python -m tools.sdscripts_page --check
+	$(BIN)/python -m tools.trainers_page --check
 
 format: setup
 	$(BIN)/ruff check --fix .
@@ -34,3 +35,4 @@ format: setup
 docs: setup
 	$(BIN)/python -m tools.settings_page
 	$(BIN)/python -m tools.sdscripts_page
+	$(BIN)/python -m tools.trainers_page

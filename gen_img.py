@@ -1,6 +1,6 @@
 """sd-scripts' other name for `neonym generate`, so that its commands run as they are."""
 
-from neonym.cli.main import run_script
+from neonym.cli.entry import gen_img
 
 if __name__ == "__main__":
-    run_script("generate", "gen_img.py")
+    gen_img()

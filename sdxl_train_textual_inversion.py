@@ -1,6 +1,6 @@
 """sd-scripts' name for `neonym train` with an SDXL, so that its commands run as they are."""
 
-from neonym.cli.main import run_script
+from neonym.cli.entry import sdxl_train_textual_inversion
 
 if __name__ == "__main__":
-    run_script("train", "sdxl_train_textual_inversion.py", "--sdxl")
+    sdxl_train_textual_inversion()

@@ -1,6 +1,6 @@
 """sd-scripts' name for `neonym train`, so that its commands run as they are."""
 
-from neonym.cli.main import run_script
+from neonym.cli.entry import train_textual_inversion
 
 if __name__ == "__main__":
-    run_script("train", "train_textual_inversion.py")
+    train_textual_inversion()

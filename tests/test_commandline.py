@@ -277,3 +277,31 @@ sys.exit(code)"""
         assert words in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ('max_token_length = "75"', 75), ('max_token_length = " 150 "', 150), ("max_token_length = 225.0", 225),
+        ('clip_skip = "2"', 2), ('max_train_steps = "1e3"', 1000), ('cache_latents = "true"', True), ('cache_latents = "False"', False),
+        ('min_snr_gamma = "5"', 5.0), ('noise_offset = "0.1"', 0.1), ('learning_rate = "1e-3"', 1e-3), ('seed = "7"', 7),
+        ("resolution = [512, 768]", "512,768"), ("output_name = 7", "7"), ('save_every_n_steps = "5"', 5),
+    ],
+)  # fmt: skip
+def test_a_text_that_holds_a_number_is_one(tmp_path, line, value):
+    found = given(config(tmp_path, line))
+    assert found.problems == []
+    name = line.partition(" ")[0]
+    (setting,) = [getattr(getattr(found.run, s), n) for s, n, _ in fields_of(RunConfig) if n == name]
+    assert (type(setting), setting) == (type(value), value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['max_token_length = "76"', 'max_token_length = "long"', 'clip_skip = "1.5"', 'cache_latents = "maybe"', 'seed = ""',
+     'clip_skip = "two"', 'save_precision = 16', 'noise_offset = "0,1"', "clip_skip = [1]", 'max_train_steps = "inf"'],
+)  # fmt: skip
+def test_nonsense_is_refused_with_one_message(tmp_path, line):
+    (problem,) = given(config(tmp_path, line)).problems
+    assert problem.severity == "error"
+    assert f"`{line.partition(' ')[0]}`" in problem.where

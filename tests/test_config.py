@@ -233,3 +233,35 @@ def test_small_things():
     assert parse_resolution("1,2,3") is None
     assert parse_resolution("0") is None
     assert nearest("lerning_rate", ["learning_rate"]) == "Did you mean `learning_rate`?"
+
+
+def test_texts_and_numbers_stand_for_each_other_in_a_data_set_file(tmp_path):
+    make_pictures(tmp_path / "a", 2)
+    text = f"""
+    [[datasets]]
+    batch_size = "2"
+    enable_bucket = "True"
+    validation_split = "0.5"
+    [[datasets.subsets]]
+    image_dir = '{tmp_path / "a"}'
+    num_repeats = " 3 "
+    flip_aug = "false"
+    caption_prefix = 5
+    caption_dropout_rate = "0.5"
+    class_tokens = 1.5
+    """
+    read = prepare(settings(dataset_config=write(tmp_path, text), token_string="mychar4")).config
+    (dataset,) = read.datasets
+    (subset,) = dataset.subsets
+    assert (dataset.batch_size, dataset.enable_bucket, dataset.validation_split) == (2, True, 0.5)
+    assert (subset.num_repeats, subset.flip_aug, subset.caption_prefix, subset.class_tokens) == (3, False, "5", "1.5")
+    for wrong in (
+        'batch_size = "two"',
+        'batch_size = "2.5"',
+        'enable_bucket = "yes please"',
+        "enable_bucket = 1",
+        'batch_size = ""',
+    ):
+        nonsense = text.replace('batch_size = "2"', "").replace('enable_bucket = "True"', wrong)
+        found = messages(prepare(settings(dataset_config=write(tmp_path, nonsense), token_string="mychar4")).problems)
+        assert sum("is expected" in m for m in found) == 1, (wrong, found)

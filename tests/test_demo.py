@@ -5,7 +5,6 @@ import signal
 from html.parser import HTMLParser
 
 import pytest
-from conftest import ROOT
 from PIL import Image
 
 from neonym.cli.main import main
@@ -52,7 +51,7 @@ class Interrupted(Terminal):
 
 
 def test_the_demo_leaves_files_sheets_and_a_page_that_needs_nothing_else(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(tmp_path)  # the examples are found wherever it runs
     out = tmp_path / "demo"
     flags = ["demo", f"--output_dir={out}", "--max_train_steps=2", "--steps=2"]
     with monkeypatch.context() as patch:
@@ -80,10 +79,10 @@ def test_the_demo_leaves_files_sheets_and_a_page_that_needs_nothing_else(tmp_pat
     assert any(image["alt"].startswith("Before, with vegetable") for image in page.images)
 
 
-def test_the_demo_says_where_it_is_to_be_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert main(["demo"]) == 2
-    assert "folder of the repository" in capsys.readouterr().err
+def test_the_demo_says_where_it_cannot_write(tmp_path, capsys):
+    (tmp_path / "out").write_text("")
+    assert main(["demo", f"--output_dir={tmp_path / 'out'}"]) == 2
+    assert "Choose another --output_dir" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("course", [[(0, 0.5)], [(0, 0.2), (4, 0.2)], [(0, 0.3), (5, 0.2), (9, 0.25)]])

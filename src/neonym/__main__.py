@@ -1,6 +1,6 @@
 """`python -m neonym`: the `neonym` program."""
 
-from neonym.cli.main import run
+from neonym.cli.entry import neonym
 
 if __name__ == "__main__":
-    run()
+    neonym()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +12,19 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, Field
 
 from neonym.config.flags import parse_flags
+from neonym.config.resolve import read_table
 from neonym.config.run import DatasetSettings, EvalSettings, OptimSettings, RunConfig, SaveSettings
 from neonym.errors import EXIT_NOT_LEARNED, UserError
-from neonym.files import save_png
+from neonym.files import save_png, whole_file
 
 if TYPE_CHECKING:
     from neonym.cli.report import Shown
     from neonym.models.family import Model
 
-DESCRIPTION = "Learn a subject and a style from examples/ with the built-in model; write pictures and a report."
+EXAMPLES = Path(__file__).parent.parent / "examples"
+DESCRIPTION = (
+    "Learn a subject and a style from the example images with the built-in model; write pictures and a report."
+)
 GROUNDS = ("blue", "yellow", "green", "white", "red", "purple")
 THINGS = ("a taxi", "a maple leaf", "a top hat", "an umbrella", "a light bulb", "a red apple")
 EVALUATIONS = 5  # on the way, for the course of the loss
@@ -60,19 +65,15 @@ class DemoFlags(BaseModel):
 
 def main(argv: list[str], prog: str) -> int:
     flags = parse_flags(DemoFlags, argv, prog, DESCRIPTION)
-    config = Path("examples/demo.toml")
-    if not config.is_file():
-        fix = "Run it in the folder of the repository"
-        raise UserError("the example pictures are not there", str(config), fix)
     started = time.monotonic()
-    from neonym.learn.look import STATE
+    from neonym.learn.resume_places import STATE
     from neonym.models.identify import identify
     from neonym.models.source import BUILTIN
 
     steps = flags.max_train_steps or identify(BUILTIN).defaults.max_train_steps.value
     unfinished = (Path(flags.output_dir) / "demo-run" / STATE).is_file()
     run = RunConfig(
-        dataset=DatasetSettings(dataset_config=str(config)),
+        dataset=DatasetSettings(dataset_config=str(write_dataset(Path(flags.output_dir)))),
         optim=OptimSettings(max_train_steps=steps),
         eval=EvalSettings(eval_every_n_steps=max(1, steps // EVALUATIONS)),
         save=SaveSettings(output_dir=flags.output_dir, output_name="demo", restart=flags.restart or not unfinished),
@@ -113,6 +114,21 @@ def main(argv: list[str], prog: str) -> int:
     for path in [page, *sheets, *result.files]:
         print(f"  {path}")
     return EXIT_NOT_LEARNED if any(v.word == NOT_LEARNED for v in result.verdicts) else 0
+
+
+def write_dataset(folder: Path) -> Path:
+    """Write the demo's data-set file, whose images lie in the package wherever that is. Raises UserError."""
+    file = folder / "demo.json"
+    table = read_table(EXAMPLES / "demo.toml", "The package is not complete: install it again")
+    for subset in (subset for dataset in table["datasets"] for subset in dataset["subsets"]):
+        subset["image_dir"] = str(EXAMPLES / Path(subset["image_dir"]).name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(file) as part:
+            part.write_text(json.dumps(table, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot be written ({error.strerror})", str(file), "Choose another --output_dir") from error
+    return file
 
 
 def show(model: Model, word: str, start: str, paths: Sequence[Path], steps: int) -> Shown:

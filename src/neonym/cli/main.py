@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from io import TextIOWrapper
 
 from neonym._version import __version__
-from neonym.errors import ConfigError, NeonymError, nearest
+from neonym.cli.launcher import is_launched
+from neonym.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, ConfigError, NeonymError, nearest
 
 COMMANDS = {
     "train": "learn a new word from pictures",
@@ -24,6 +24,7 @@ COMMANDS = {
     "convert": "write an embedding file in another layout",
     "caption": "make, join, clean and count captions; find pictures that look the same",
     "demo": "learn a subject and a style with the built-in model",
+    "doctor": "say what is installed, and what is missing for what; for bug reports",
 }
 
 
@@ -47,33 +48,36 @@ def main(argv: list[str]) -> int:
         meant = nearest(name, tuple(COMMANDS))
         print(f"neonym: there is no command `{name}`. {meant}\n\n{usage()}", file=sys.stderr)
         return 2
-    return guarded(import_module(f"neonym.cli.{name}").main, argv[1:], f"neonym {name}")
+    return run_command(name, argv[1:], f"neonym {name}")
 
 
-def guarded(command: Callable[[list[str], str], int], argv: list[str], prog: str) -> int:
+def run_command(name: str, argv: list[str], prog: str) -> int:
     """Run a command; what went wrong on purpose is one paragraph, without a traceback. -> exit code"""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for stream in (sys.stdout, sys.stderr):  # file names need not be Unicode
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        return command(argv, prog)
+        return import_module(f"neonym.cli.{name}").main(argv, prog)
     except NeonymError as error:
-        if not (isinstance(error, ConfigError) and os.environ.get("RANK", "0") != "0"):  # the first process tells it
-            print(f"{prog}: error:\n{error}" if "\n" in str(error) else f"{prog}: error: {error}", file=sys.stderr)
+        say_error(error, prog)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if (error.name or "neonym").partition(".")[0] == "neonym":  # our own mistake
+            raise
+        print(f"{prog}: error: the package `{error.name}` is missing. `neonym doctor` says what is.", file=sys.stderr)
+        return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        return 130
+        return EXIT_INTERRUPTED
     except BrokenPipeError:  # whoever read has gone: no more output, no traceback at the end either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 
 
-def run() -> None:
-    """The `neonym` program."""
-    sys.exit(main(sys.argv[1:]))
-
-
-def run_script(command: str, prog: str, *meant: str) -> None:
-    """One of sd-scripts' program names: the same command under another name, with flags that the name stands for."""
-    sys.exit(guarded(import_module(f"neonym.cli.{command}").main, [*sys.argv[1:], *meant], prog))
+def say_error(error: NeonymError, prog: str) -> None:
+    """Print what went wrong; of several processes the first one does, if all find the same."""
+    if isinstance(error, ConfigError) and os.environ.get("RANK", "0") != "0":
+        return
+    print(f"{prog}: error:\n{error}" if "\n" in str(error) else f"{prog}: error: {error}", file=sys.stderr)
+    if is_launched():
+        print(f"(The launcher's traceback below only says that the exit code is {error.exit_code}.)", file=sys.stderr)

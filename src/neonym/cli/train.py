@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from neonym.cli.launcher import is_launched
 from neonym.config.commandline import RunFlags, read_run, write_config
 from neonym.config.flags import read_line
 from neonym.errors import EXIT_NOT_LEARNED, ConfigError, Problem
@@ -52,7 +53,9 @@ def main(argv: list[str], prog: str) -> int:
         result = train_prepared(ready, report)
     if result.signal:
         return 128 + result.signal
-    return EXIT_NOT_LEARNED if any(v.word == NOT_LEARNED for v in result.verdicts) else 0
+    if any(v.word == NOT_LEARNED for v in result.verdicts) and not is_launched():  # else the verdict would not be seen
+        return EXIT_NOT_LEARNED
+    return 0
 
 
 def stop_for_errors(problems: list[Problem]) -> None:

@@ -8,10 +8,13 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from neonym.config.file_kinds import misplaced
 from neonym.config.flags import expected, flag_fields, flags_in, is_switch, repeated
+from neonym.config.other_trainers import meaning_of
 from neonym.config.resolve import read_table
 from neonym.config.run import RunConfig, fields_of, group
 from neonym.config.sdscripts import GUI, OTHER_TRAINERS, SDSCRIPTS, Compat, CompatSettings
+from neonym.config.values import as_meant
 from neonym.errors import ConfigError, Problem, nearest
 from neonym.files import whole_file
 
@@ -49,26 +52,34 @@ def read_run(flags: RunFlags, argv: list[str], known: Sequence[Problem] = ()) ->
     origins = dict.fromkeys(line, "command line")
     given = Given(RunConfig(), origins, [*known, *repeated(argv)], flags.debug_dataset)
     if flags.config_file is not None and not flags.output_config:
-        path = Path(flags.config_file if flags.config_file.endswith(".toml") else f"{flags.config_file}.toml")
-        for name, value in known_keys(path, flags, sections, given).items():
+        for name, value in known_keys(config_path(flags.config_file), flags, sections, given).items():
             if name not in line:
                 line[name] = value
-                given.origins[name] = str(path)
+                given.origins[name] = str(config_path(flags.config_file))
     line = replace_compat(line, SDSCRIPTS, given)
     given.run = validated(line, given)
     return given
 
 
+def config_path(name: str) -> Path:
+    """The config file of this name; its ending may be left out, as in sd-scripts."""
+    path = Path(name)
+    return path if name.endswith(".toml") or path.exists() else Path(f"{name}.toml")
+
+
 def known_keys(path: Path, flags: RunFlags, sections: Mapping[str, str], given: Given) -> Values:
     """The settings in a config file; everything that is wrong with it becomes a problem."""
     try:
+        if wrong := misplaced(path, "config_file"):
+            raise ConfigError([wrong])
         table = flatten(read_table(path))
     except ConfigError as error:
         given.problems += error.problems
         return {}
     take_own(table, str(path), given)
     given.problems += key_problems(table, sections, str(path))
-    known, fields = {name: value for name, value in table.items() if name in sections}, flag_fields(type(flags))
+    fields = flag_fields(type(flags))
+    known = {name: as_meant(value, fields[name].annotation) for name, value in table.items() if name in sections}
     for name in [name for name, value in known.items() if isinstance(value, bool) and not is_switch(fields[name])]:
         what = f"`{str(known.pop(name)).lower()}` is not {expected(fields[name].annotation)}"
         given.problems.append(Problem("error", what, f"{path}, `{name}`"))
@@ -103,7 +114,7 @@ def key_problems(table: Values, known: Mapping[str, str], where: str) -> Iterato
             yield Problem("warning", f"{', '.join(found)}: {whose}, which mean nothing here", where)
     for key in table:
         if key not in known and key not in OTHER_TRAINERS | GUI:
-            yield Problem("error", f"`{key}` is not known", where, nearest(key, tuple(known)))
+            yield Problem("error", f"`{key}` is not known", where, meaning_of(key, known) or nearest(key, tuple(known)))
 
 
 def replace_compat(values: Values, table: Mapping[str, Compat], given: Given) -> Values:

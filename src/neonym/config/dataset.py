@@ -1,30 +1,47 @@
 """What may stand in a data-set file, table by table: `[general]`, `[[concepts]]`, `[[datasets]]`, `[[datasets.subsets]]`.
 
-sd-scripts' keys with sd-scripts' strictness, except that whole numbers do where fractions are meant.
+sd-scripts' keys with sd-scripts' strictness, except that whole numbers do where fractions are meant, that a text that holds a
+number, or true or false, is that, and that a number does where a text is meant that is no name of a file.
 """
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StrictBool, StrictStr, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from neonym.config.run import Interpolation, Section
-from neonym.config.values import parse_resolution
+from neonym.config.values import from_text, parse_resolution
 from neonym.texts import is_text
 
 Style = Literal["dreambooth", "finetuning", "controlnet"]
 
 
 def _whole(value: Any) -> Any:
-    """true and false count as numbers, as in sd-scripts; 4.0 and "4" do not."""
+    """true and false count as numbers, as in sd-scripts; 4.0 does not."""
+    value = from_text(value, (int,)) if isinstance(value, str) else value
     if not isinstance(value, int):
         raise ValueError("a whole number is expected")
     return int(value)
 
 
 def _number(value: Any) -> Any:
+    value = from_text(value, (float,)) if isinstance(value, str) else value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError("a number is expected")
     return value
+
+
+def _yes_or_no(value: Any) -> Any:
+    value = from_text(value, (bool,)) if isinstance(value, str) else value
+    if not isinstance(value, bool):
+        raise ValueError("true or false is expected")
+    return value
+
+
+def _text(value: Any) -> Any:
+    """A number is the text that it is written as."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError("a text is expected")
+    return str(value)
 
 
 def _name(value: Any) -> Any:
@@ -46,6 +63,8 @@ def _ending(value: Any) -> Any:
 
 Whole = Annotated[int, BeforeValidator(_whole)]
 Number = Annotated[float, BeforeValidator(_number)]
+YesOrNo = Annotated[bool, BeforeValidator(_yes_or_no)]
+Text = Annotated[str, BeforeValidator(_text)]
 Place = Annotated[str, BeforeValidator(_name)]  # of a file or folder
 Ending = Annotated[str, BeforeValidator(_ending)]
 Share = Annotated[Number, Field(ge=0, le=1)]
@@ -75,22 +94,22 @@ class SubsetValues(Section):
     """What may stand in `[general]`, in a data set and in a subset."""
 
     num_repeats: Whole = 1
-    shuffle_caption: StrictBool = False
-    caption_separator: StrictStr = ","
+    shuffle_caption: YesOrNo = False
+    caption_separator: Text = ","
     keep_tokens: Whole = 0
-    keep_tokens_separator: StrictStr = ""
-    secondary_separator: StrictStr | None = None
-    enable_wildcard: StrictBool = False
-    caption_prefix: StrictStr | None = None
-    caption_suffix: StrictStr | None = None
+    keep_tokens_separator: Text = ""
+    secondary_separator: Text | None = None
+    enable_wildcard: YesOrNo = False
+    caption_prefix: Text | None = None
+    caption_suffix: Text | None = None
     caption_dropout_rate: Share = 0.0
     caption_dropout_every_n_epochs: Whole = 0
     caption_tag_dropout_rate: Share = 0.0
     token_warmup_min: Whole = 1
     token_warmup_step: Annotated[Number, Field(ge=0)] = 0.0
-    flip_aug: StrictBool = False
-    color_aug: StrictBool = False
-    random_crop: StrictBool = False
+    flip_aug: YesOrNo = False
+    color_aug: YesOrNo = False
+    random_crop: YesOrNo = False
     face_crop_aug_range: tuple[Number, Number] | None = None
     resize_interpolation: Interpolation | None = None
     custom_attributes: dict[str, Any] | None = None
@@ -113,8 +132,8 @@ class FolderValues(Section):
     """What may stand beside `SubsetValues` where pictures are found by folder."""
 
     caption_extension: Ending | None = None
-    class_tokens: StrictStr | None = None
-    cache_info: StrictBool = False
+    class_tokens: Text | None = None
+    cache_info: YesOrNo = False
 
 
 class DatasetValues(Section):
@@ -122,11 +141,11 @@ class DatasetValues(Section):
 
     batch_size: Annotated[Whole, Field(ge=1)] | None = None  # None: what suits the model
     resolution: tuple[int, int] | None = None
-    enable_bucket: StrictBool = False
+    enable_bucket: YesOrNo = False
     min_bucket_reso: Annotated[Whole, Field(ge=8)] = 256
     max_bucket_reso: Annotated[Whole, Field(ge=8)] = 1024
     bucket_reso_steps: Annotated[Whole, Field(ge=8, multiple_of=8)] = 64
-    bucket_no_upscale: StrictBool = False
+    bucket_no_upscale: YesOrNo = False
     network_multiplier: Number = 1.0
     validation_split: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     validation_seed: Whole | None = None
@@ -152,9 +171,9 @@ class SubsetSpec(SubsetValues, FolderValues):
     image_dir: Place | None = None
     metadata_file: Place | None = None
     conditioning_data_dir: Place | None = None
-    is_reg: StrictBool = False
-    alpha_mask: StrictBool = False
-    concept: StrictStr | None = Field(
+    is_reg: YesOrNo = False
+    alpha_mask: YesOrNo = False
+    concept: Text | None = Field(
         None, description="Token of the concept that the folder shows; needed if there are several."
     )
 

@@ -11,6 +11,7 @@ from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, create_model
 from pydantic.fields import FieldInfo
 
+from neonym.config.other_trainers import meaning_of
 from neonym.config.run import fields_of
 from neonym.errors import Problem, nearest
 
@@ -123,10 +124,7 @@ def group_problem(group: list[str], fields: Mapping[str, FieldInfo]) -> Problem 
         return Problem("error", "belongs to no flag", " ".join(group), "Text with blanks in it needs quotes")
     flag = f"--{name}"
     if name not in fields:
-        found = candidates(name, fields)
-        every = [f"--{known}" for known in fields]
-        fix = f"It could be {', '.join(f'--{f}' for f in found)}" if found else nearest(flag, every)
-        return Problem("error", "is not known" if not found else "is no whole name", flag, fix)
+        return unknown_flag(name, fields)
     one = create_model("One", **{name: (fields[name].annotation, fields[name])})  # pyright: ignore
     try:
         with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
@@ -134,6 +132,14 @@ def group_problem(group: list[str], fields: Mapping[str, FieldInfo]) -> Problem 
     except SystemExit:
         return Problem("error", value_problem(group, fields[name].annotation), flag)
     return None
+
+
+def unknown_flag(name: str, fields: Mapping[str, FieldInfo]) -> Problem:
+    """What is said of a flag that a command does not have: what it means in other programs, else what is spelled like it."""
+    flag, meaning, found = f"--{name}", meaning_of(name.lower(), fields), candidates(name, fields)
+    if meaning or not found:
+        return Problem("error", "is not known", flag, meaning or nearest(flag, [f"--{known}" for known in fields]))
+    return Problem("error", "is no whole name", flag, f"It could be {', '.join(f'--{f}' for f in found)}")
 
 
 def is_switch(field: FieldInfo) -> bool:

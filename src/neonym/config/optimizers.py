@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from neonym.errors import Problem, nearest
+from neonym.extras import MODULES, install
 
-EXTRA = 'pip install "neonym[optimizers]"'
-EXTRAS = ("lion_pytorch", "dadaptation", "prodigyopt", "schedulefree")  # packages of that extra
 OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {  # sd-scripts' name -> class, and the settings that it gives it
     "AdamW": ("torch.optim.AdamW", {"weight_decay": 0.0}),
     "Lion": ("lion_pytorch.Lion", {}),
@@ -53,7 +52,9 @@ def optimizer_problem(name: str) -> Problem | None:
     if package and package.isidentifier() and find_spec(package) is not None:
         return None
     what = f"`{name}` needs a package that is not installed ({package or 'without a name'})"
-    return Problem("error", what, where, EXTRA if package in EXTRAS else "Install it, or choose another optimizer")
+    return Problem(
+        "error", what, where, install(package) if package in MODULES else "Install it, or choose another optimizer"
+    )
 
 
 def suggestion(name: str) -> str:

@@ -28,6 +28,7 @@ from neonym.config.dataset import (
     SubsetSpec,
     SubsetValues,
 )
+from neonym.config.other_trainers import FOREIGN_KEYS, meaning_of
 from neonym.config.run import RunConfig, fields_of
 from neonym.config.values import parse_range
 from neonym.errors import ConfigError, Problem, nearest
@@ -265,8 +266,15 @@ def unknown_keys(
         if key in elsewhere:
             found.error(f"`{key}` is a setting of the data set, not of a subset", where, "Move it to [[datasets]]")
             continue
-        fix = home_of(key) or nearest(key, known) or f"Allowed here: {', '.join(known)}"
+        fix = called_elsewhere(key, known) or home_of(key) or nearest(key, known) or f"Allowed here: {', '.join(known)}"
         found.error(f"`{key}` is not known here", where, fix)
+
+
+def called_elsewhere(key: str, known: tuple[str, ...]) -> str:
+    """What a key of another program's data sets is here; empty if that is not known."""
+    here = FOREIGN_KEYS.get(key)
+    flags = {name for _, name, _ in fields_of(RunConfig)}
+    return f"Here it is `{here}`" if here in known else "" if key in flags else meaning_of(key, flags)
 
 
 def home_of(key: str) -> str:

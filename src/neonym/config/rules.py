@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from typing import Any
 
 from PIL import ImageColor
@@ -23,6 +22,7 @@ from neonym.config.values import (
     schedule_name,
 )
 from neonym.errors import Problem, nearest
+from neonym.extras import install, is_installed
 
 
 def range_problems(values: BaseModel) -> Iterator[Problem]:
@@ -59,6 +59,7 @@ def run_problems(run: RunConfig) -> list[Problem]:
     return [*wrong, *(problem for problem in idle_problems(run) if problem.where not in told)]
 
 
+NO_PICTURES = "no pictures named"
 NAMED = (  # files and folders, which are not empty texts
     "pretrained_model_name_or_path", "dataset_config", "train_data_dir", "reg_data_dir", "in_json", "template_file",
     "caption_extension", "weights", "output_dir", "logging_dir", "log_tracker_config", "console_log_file",
@@ -70,7 +71,7 @@ def data_problems(run: RunConfig) -> Iterator[Problem]:
     data, save = run.dataset, run.save
     if data.dataset_config is None and data.train_data_dir is None and data.in_json is None:
         fix = "Give a data-set file, or --train_data_dir FOLDER"
-        yield Problem("error", "no pictures named", "--dataset_config", fix)
+        yield Problem("error", NO_PICTURES, "--dataset_config", fix)
     for name in NAMED:
         if getattr(getattr(run, SETTINGS[name][0]), name) == "":
             yield Problem("error", "is empty", f"--{name}", "Name a file or folder, or leave it out")
@@ -243,9 +244,8 @@ def contradictions(run: RunConfig) -> Iterator[Problem]:
     if run.log.log_with in ("tensorboard", "all") and run.log.logging_dir is None:
         yield Problem("error", "needs --logging_dir", f"--log_with={run.log.log_with}", "Name a folder for the logs")
     for kind in tracker_kinds(run.log):
-        if find_spec(kind) is None:
-            fix = 'pip install "neonym[logging]"'
-            yield Problem("error", f"the package `{kind}` is not installed", "--log_with", fix)
+        if not is_installed(kind):
+            yield Problem("error", f"the package `{kind}` is not installed", "--log_with", install(kind))
     for name in ("sample_every_n_steps", "sample_every_n_epochs"):
         value = getattr(run.sample, name)
         if value is not None and value <= 0:

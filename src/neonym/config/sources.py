@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from neonym.config.dataset import ConceptSpec
+from neonym.config.file_kinds import IMAGES, misplaced
 from neonym.config.resolve import Resolved, check_flags, read_table, resolve
 from neonym.config.rules import run_problems
 from neonym.config.run import DatasetSettings, RunConfig
 from neonym.errors import ConfigError, Problem, in_one_line
 from neonym.words import clean
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")
+NO_NAME = "the new word has no name"
 
 
 def read_dataset(run: RunConfig) -> Resolved:
@@ -54,6 +55,8 @@ def dataset_table(run: RunConfig, found: Resolved) -> tuple[Any, str]:
             what = "is ignored: --in_json names the pictures, and metadata files have no regularisation pictures"
             fix = "Use caption files beside the pictures instead of --in_json (neonym caption split)"
             found.problems.append(Problem("warning", what, "--reg_data_dir", fix))
+        if wrong := misplaced(flags.in_json, "in_json"):
+            raise ConfigError([wrong])
         folder = {} if flags.train_data_dir is None else {"image_dir": flags.train_data_dir}
         return {"datasets": [{"subsets": [{"metadata_file": flags.in_json, **folder}]}]}, "--in_json"
     if flags.train_data_dir:
@@ -64,6 +67,8 @@ def dataset_table(run: RunConfig, found: Resolved) -> tuple[Any, str]:
 
 def read_dataset_file(path: Path) -> Any:
     """Its raw table; the ending says which kind of file it is. Raises ConfigError."""
+    if wrong := misplaced(path, "dataset_config"):
+        raise ConfigError([wrong])
     if path.suffix.lower() not in (".toml", ".json"):
         what = "is neither a .toml nor a .json file"
         fix = "A data-set file is TOML (.toml) or JSON (.json); a folder of pictures is given with --train_data_dir"
@@ -88,7 +93,7 @@ def concept_of_flags(run: RunConfig, found: Resolved) -> tuple[ConceptSpec | Non
     flags = run.concept
     if not (flags.token_string or "").strip():
         fix = "For example --token_string=mychar4; the captions must contain it"
-        found.error("the new word has no name", "--token_string", fix)
+        found.error(NO_NAME, "--token_string", fix)
         return ()
     values, one = flags.model_dump(exclude={"train_encoders"}), Resolved()
     check_flags(ConceptSpec, values, one)
@@ -143,7 +148,8 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 def folder_subsets(folder: Path, flag: str, is_reg: bool, problems: list[Problem]) -> list[dict[str, Any]]:
     """Sorted by name, so that every machine sees the same order."""
     if not folder.is_dir():
-        problems.append(Problem("error", f"{in_one_line(str(folder))} is not a folder", flag))
+        none = Problem("error", f"{in_one_line(str(folder))} is not a folder", flag)
+        problems.append(misplaced(folder, flag.removeprefix("--")) or none)
         return []
     subsets = []
     try:
@@ -169,7 +175,7 @@ def folder_subsets(folder: Path, flag: str, is_reg: bool, problems: list[Problem
             problems.append(Problem("warning", what, str(child), fix))
         subsets.append({"image_dir": str(child), "num_repeats": repeats, "class_tokens": name, "is_reg": is_reg})
     names = [name.lower() for name, folds in found if not folds]
-    if subsets and any(name.endswith(PICTURES) for name in names):
+    if subsets and any(name.endswith(IMAGES) for name in names):
         what = "its own pictures are passed over, because it has `N_name` folders"
         problems.append(Problem("warning", what, str(folder), "Move them into a folder such as `1_name`"))
     return subsets or [{"image_dir": str(folder), "is_reg": is_reg}]

@@ -1,8 +1,9 @@
 """Texts that stand for values: sizes, counts or shares, staged learning rates, `name=value` arguments, schedule names."""
 
 import ast
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Container, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, Literal, get_args, get_origin
 
 SCHEDULES = (
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "adafactor",
@@ -13,6 +14,40 @@ SAME_SCHEDULE = {
     "cosine_with_warmup": "cosine",
     "cosine_warmup_with_min_lr": "cosine_with_min_lr",
 }
+
+
+def as_meant(value: Any, kind: Any) -> Any:
+    """The value of a file as its setting is meant: a text that holds a number, or true or false, is that where it is meant;
+    numbers in a list are a text where one is meant. Anything else stays as it is.
+    """
+    kinds = set(leaves(kind))
+    if isinstance(value, str) and not kinds & {str, tuple}:
+        return from_text(value, kinds)
+    numbers = isinstance(value, list) and all(type(item) in (int, float) for item in value)
+    return ",".join(map(str, value)) if value and numbers and str in kinds and tuple not in kinds else value
+
+
+def leaves(kind: Any) -> Iterator[Any]:
+    """The plain types that a setting's type is made of; of a list `tuple` too, of choices their types."""
+    if get_origin(kind) is Literal:
+        yield from map(type, get_args(kind))
+    elif get_origin(kind) is None:
+        yield kind
+    else:
+        yield from (tuple,) if get_origin(kind) is tuple else ()
+        for part in get_args(kind):
+            yield from leaves(part)
+
+
+def from_text(text: str, kinds: Container[Any] = (bool, int, float)) -> Any:
+    """The one number, or true or false, that a text holds, if one of these `kinds` is meant; else the text."""
+    plain = text.strip().lower()
+    if bool in kinds and plain in ("true", "false"):
+        return plain == "true"
+    for kind in (int, float) if int in kinds or float in kinds else ():
+        with suppress(ValueError):
+            return kind(plain)
+    return text
 
 
 def parse_resolution(text: str) -> tuple[int, int] | None:

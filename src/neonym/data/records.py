@@ -25,6 +25,7 @@ from neonym.data.stored import (
     with_other_ending,
 )
 from neonym.errors import DataError, Problem, in_one_line
+from neonym.extras import install
 from neonym.types import CaptionRules, Fit, ImageRecord, PictureRules, Size
 
 Looked = Mapping[Path, Facts | DataError]
@@ -233,7 +234,7 @@ class Scan:
         if others:
             what = f"{len(others)} pictures of other kinds are passed over ({some(others)})"
             jxl = any(name.lower().endswith(".jxl") for name in others)
-            fix = "Save them as PNG, JPEG or WebP" + (", or pip install pillow-jxl-plugin" if jxl else "")
+            fix = "Save them as PNG, JPEG or WebP" + (f", or {install('pillow_jxl')}" if jxl else "")
             self.report(Problem("warning", what, str(folder.place), fix))
         stems = Counter(path.stem for path in paths)
         shared = [path.name for path in paths if stems[path.stem] > 1] if len(stems) < len(paths) else []

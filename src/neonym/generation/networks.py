@@ -6,11 +6,11 @@ import logging
 import re
 import warnings
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from neonym.errors import ModelError, Problem, UserError
+from neonym.extras import install, is_installed
 from neonym.generation.samplers import make_pipeline
 from neonym.models.weights import ENDINGS, read_header, read_tensors
 
@@ -78,8 +78,8 @@ def network_facts(file: str) -> dict[str, str]:
 
 def check_networks(files: Sequence[str]) -> None:
     """What can be known before the model is loaded. Raises UserError."""
-    if files and find_spec("peft") is None:
-        raise UserError("a LoRA needs the package `peft`", "--network_weights", 'Install "neonym[generation]"')
+    if files and not is_installed("peft"):
+        raise UserError("a LoRA needs the package `peft`", "--network_weights", install("peft"))
     for file in files:
         if not Path(file).is_file():
             raise ModelError("there is no such file", f"--network_weights {file}")

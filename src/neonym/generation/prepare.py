@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+from neonym.config.file_kinds import misplaced
 from neonym.config.generate import GenerateSettings, generate_problems, without_empty
 from neonym.errors import ConfigError, Problem, UserError
 from neonym.formats import read_embedding
@@ -56,9 +57,10 @@ class Ready:
 def prepare(settings: GenerateSettings, problems: Iterable[Problem] = ()) -> Ready:
     """Raises ConfigError with everything that is wrong."""
     found = [*problems, *generate_problems(settings)]
-    settings = without_empty(settings)
+    settings = without_misplaced(without_empty(settings), found)
     settings = tried(found, lambda: settings.model_copy(update={"sampler": sampler_name(settings.sampler)})) or settings
-    source: ModelSource | None = tried(found, lambda: recognised(settings))
+    known = any(problem.where == "--ckpt" for problem in found)
+    source: ModelSource | None = None if known else tried(found, lambda: recognised(settings))
     tried(found, lambda: check_networks(settings.network_weights))
     tried(found, lambda: check_folder(Path(settings.outdir)))
     words = read_words(settings.textual_inversion_embeddings, found)
@@ -90,6 +92,18 @@ def prepare(settings: GenerateSettings, problems: Iterable[Problem] = ()) -> Rea
     unused = [] if asked else [word for word in words if clean(word) not in used]
     found += [Problem("warning", f"no prompt uses `{word}`", str(words[word][0])) for word in unused]
     return ready
+
+
+def without_misplaced(settings: GenerateSettings, found: list[Problem]) -> GenerateSettings:
+    """Return the settings without files of another kind than their flags take, which are told."""
+    wrong = [misplaced(settings.ckpt, "ckpt"), misplaced(settings.from_file, "from_file")]
+    files = {given: word_and_file(given)[1] for given in settings.textual_inversion_embeddings}
+    told = {given: misplaced(file, "textual_inversion_embeddings") for given, file in files.items() if file.is_file()}
+    unread = {given: problem for given, problem in told.items() if problem}
+    found += [problem for problem in (*wrong, *unread.values()) if problem]
+    words = tuple(given for given in files if given not in unread)
+    changes = {"textual_inversion_embeddings": words, **({"from_file": None} if wrong[1] else {})}
+    return settings.model_copy(update=changes)
 
 
 def read_words(given: Iterable[str], found: list[Problem]) -> Words:

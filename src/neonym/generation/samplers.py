@@ -10,10 +10,10 @@ import inspect
 import re
 import warnings
 from difflib import get_close_matches
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from neonym.errors import UserError
+from neonym.extras import install, is_installed
 
 if TYPE_CHECKING:
     import torch
@@ -81,8 +81,8 @@ def sampler_name(text: str) -> str:
     if end and plain in OWN_SPACING:
         kind = end.strip("_").capitalize()
         raise UserError(f"the sampler `{plain}` has no {kind} noise levels", "--sampler", f"Use `{plain}`")
-    if plain == "lms" and find_spec("scipy") is None:
-        raise UserError("the sampler lms needs the package `scipy`", "--sampler", 'Install "neonym[generation]"')
+    if plain == "lms" and not is_installed("scipy"):
+        raise UserError("the sampler lms needs the package `scipy`", "--sampler", install("scipy"))
     return plain + end
 
 

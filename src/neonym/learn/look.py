@@ -11,16 +11,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from neonym.config.file_kinds import misplaced
 from neonym.config.resolve import Resolved, read_table
 from neonym.config.rules import objective_problems
 from neonym.config.run import ModelSettings, RunConfig
 from neonym.config.sources import read_dataset
 from neonym.errors import ConfigError, Problem
 from neonym.generation.prompts import SamplePrompt
+from neonym.learn.resume_places import resume_problem
 from neonym.learn.sample_prompts import sample_prompts
 from neonym.models.source import BUILTIN_MODELS
-
-STATE = "state.safetensors"  # what an interrupted run goes on from
 
 
 @dataclass
@@ -37,7 +37,9 @@ def look(run: RunConfig) -> Look:
     read = read_dataset(run)
     spoken = read.config.concepts if read.config else ()
     words = [c.token_string for c in spoken] or [run.concept.token_string or ""]
-    prompts, found = sample_prompts(run.sample, [word for word in words if word.strip()])
+    wrong = misplaced(run.sample.sample_prompts, "sample_prompts")
+    prompts, found = ([], [wrong]) if wrong else sample_prompts(run.sample, [word for word in words if word.strip()])
+    found += misplaced_files(run, [concept.weights for concept in spoken])
     v = predicts_v(run.model)
     found += objective_problems(run.objective, v) if v is not None else ()
     return Look(read, prompts, [*read.problems, *found, *place_problems(run), *model_problems(run.model)])
@@ -54,9 +56,21 @@ def predicts_v(model: ModelSettings) -> bool | None:
         return True if model.v_parameterization else None
 
 
+def misplaced_files(run: RunConfig, weights: Sequence[str | None]) -> Iterator[Problem]:
+    """Files of another kind than their flags take; `weights`: those of the words."""
+    given = [("weights", file) for file in weights or [run.concept.weights]]
+    for flag, file in dict.fromkeys([*given, ("template_file", run.dataset.template_file), ("vae", run.model.vae)]):
+        if wrong := misplaced(file, flag):
+            yield wrong
+        elif flag == "weights" and file and file == run.concept.weights and not Path(file).is_file():
+            yield Problem("error", "there is no such file", f"--weights {file}")
+
+
 def model_problems(model: ModelSettings) -> Iterator[Problem]:
     """A model that is named by a path where there is nothing."""
     name = model.pretrained_model_name_or_path
+    if wrong := misplaced(name, "pretrained_model_name_or_path"):
+        yield wrong
     like_a_path = name.startswith((".", "/", "~")) or name.lower().endswith((".safetensors", ".ckpt"))
     if like_a_path and not Path(name).exists():
         fix = "Write a path without ~" if name.startswith("~") else "Check the path"
@@ -75,12 +89,10 @@ def place_problems(run: RunConfig) -> Iterator[Problem]:
         folder = None if wanted is None else nearest_folder(Path(wanted))
         if folder is not None and not (folder.is_dir() and os.access(folder, os.W_OK)):
             yield Problem("error", f"{folder} is not a folder that can be written to", f"--{flag}")
-    if save.resume is not None and not run.hub.resume_from_huggingface and not (Path(save.resume) / STATE).is_file():
-        yield Problem("error", f"there is no {STATE} in it", f"--resume {save.resume}", "Name a `-state` folder")
+    if save.resume is not None and not run.hub.resume_from_huggingface and (wrong := resume_problem(save.resume)):
+        yield wrong
     if log.console_log_file and Path(log.console_log_file).is_dir():
         yield Problem("error", f"{log.console_log_file} is a folder", "--console_log_file", "Name a file in it")
-    if run.concept.weights and not Path(run.concept.weights).is_file():
-        yield Problem("error", "there is no such file", f"--weights {run.concept.weights}")
     thumbnail = run.metadata.metadata_thumbnail
     if thumbnail and ":" not in thumbnail.partition("/")[0] and not Path(thumbnail).is_file():
         yield Problem("error", "there is no such file", f"--metadata_thumbnail {thumbnail}")

@@ -11,7 +11,9 @@ from PIL import ImageColor
 
 from neonym.config.dataset import DatasetConfig, DatasetSpec, SubsetSpec
 from neonym.config.resolve import Origins
+from neonym.config.rules import NO_PICTURES
 from neonym.config.run import RunConfig
+from neonym.config.sources import NO_NAME
 from neonym.data.buckets import BucketRules
 from neonym.data.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, by_tags, template_lines
 from neonym.data.plan import ConceptPlan
@@ -102,8 +104,8 @@ def prepare(run: RunConfig, known: Sequence[Problem] = (), hasty: bool = False) 
     ready = Prepared(run, list(known))
     seen = look(run)
     ready.config, ready.origins, ready.prompts = seen.read.config, seen.read.origins, seen.prompts
-    ready.problems += [*seen.problems, *optimizer_errors(run)]
-    if any(p.where == "--pretrained_model_name_or_path" for p in seen.problems):
+    ready.problems += [*without_missing(seen.problems, ready.problems), *optimizer_errors(run)]
+    if any(p.where in ("--pretrained_model_name_or_path", "--vae") for p in seen.problems):
         return ready
     try:
         settings = run.model
@@ -157,6 +159,12 @@ def prepare(run: RunConfig, known: Sequence[Problem] = (), hasty: bool = False) 
         ready.problems += learning_problems(ready, ready.source, ready.rhythm)
         ready.problems += default_notes(ready.defaults, ready.step_folder(), run.eval.early_stop)
     return ready
+
+
+def without_missing(found: Sequence[Problem], known: Sequence[Problem]) -> list[Problem]:
+    """What was found, but not what is missing only because the config file could not be used."""
+    unused = any(p.severity == "error" and p.where == "--config_file" for p in known)
+    return [p for p in found if not (unused and p.what in (NO_PICTURES, NO_NAME))]
 
 
 def resolution_problems(datasets: Sequence[Dataset], factor: int) -> Iterator[Problem]:

@@ -23,8 +23,8 @@ from neonym.formats import read_embedding, write_embedding
 from neonym.formats.usage import usage_card
 from neonym.learn.events import as_json
 from neonym.learn.hub import fetch_state
-from neonym.learn.look import STATE
 from neonym.learn.prepare import Prepared
+from neonym.learn.resume_places import STATE
 from neonym.learn.rows import Concept
 from neonym.learn.state import Saved, TrainState, read_state, save_state
 from neonym.types import Embedding

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neonym.config.dataset import DEFAULT_INIT_WORD
+from neonym.config.file_kinds import misplaced
 from neonym.errors import FormatError, Problem
 from neonym.file_names import name_warnings
 from neonym.words import clean
@@ -81,8 +82,9 @@ def read_weights(ready: Prepared) -> tuple[dict[str, dict[str, Tensor]], list[Pr
     assert ready.config is not None
     found, problems = {}, []
     for spec in ready.config.concepts:
-        if spec.weights is None or (spec.weights == ready.run.concept.weights and not Path(spec.weights).is_file()):
-            continue  # a flag's file that is not there was told at the first look
+        missing = spec.weights == ready.run.concept.weights and not Path(spec.weights or "").is_file()
+        if spec.weights is None or missing or misplaced(spec.weights, "weights"):
+            continue  # what is not there, or of another kind, was told at the first look
         from neonym.formats import read_embedding
 
         try:

@@ -1,0 +1,95 @@
+"""The programs that a user can start, and what Ctrl-C and SIGTERM do to them from the first moment on.
+
+Nothing but modules that Python has loaded already is imported at the top: what is imported later may be interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+TYPE_CHECKING = False  # as a type checker sees it: importing `typing` takes longer than all the rest
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+stopped_by: list[int] = []  # signals that have asked for the end
+
+
+def neonym() -> None:
+    """Run `neonym COMMAND ...`."""
+
+    def command() -> int:
+        from neonym.cli.main import main
+
+        return main(sys.argv[1:])
+
+    start(command)
+
+
+def train_textual_inversion() -> None:
+    """Run `neonym train` under sd-scripts' name."""
+    start_as("train", "train_textual_inversion.py")
+
+
+def sdxl_train_textual_inversion() -> None:
+    """Run `neonym train` for an SDXL, under sd-scripts' name."""
+    start_as("train", "sdxl_train_textual_inversion.py", "--sdxl")
+
+
+def gen_img() -> None:
+    """Run `neonym generate` under sd-scripts' name."""
+    start_as("generate", "gen_img.py")
+
+
+def gen_img_diffusers() -> None:
+    """Run `neonym generate` under sd-scripts' other name."""
+    start_as("generate", "gen_img_diffusers.py")
+
+
+def start_as(name: str, prog: str, *meant: str) -> None:
+    """Run a command under another name, with the flags that the name stands for."""
+
+    def command() -> int:
+        from neonym.cli.main import run_command
+
+        return run_command(name, [*sys.argv[1:], *meant], prog)
+
+    start(command)
+
+
+def start(command: Callable[[], int]) -> None:
+    """Run a command and end the program with its exit code, or quietly with 128 + the signal that stopped it."""
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+        if signal.getsignal(number) == usual:  # what is ignored, as under nohup, stays ignored
+            signal.signal(number, stop)
+    try:
+        code = command()
+    except BaseException:  # an interrupted library raises anything
+        if not stopped_by:
+            raise
+        code = 0
+    stopped_by.append(0)  # from here on a signal ends the program at once
+    sys.exit(128 + stopped_by[0] if stopped_by[0] else code)
+
+
+def stop(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, so that half-written files are removed; end at once while a module is imported, or if asked again.
+
+    Libraries turn an exception within an import into errors of their own, or swallow it.
+    """
+    again = bool(stopped_by)
+    stopped_by.append(number)
+    if again or is_importing(frame):
+        os._exit(128 + number)
+    raise KeyboardInterrupt
+
+
+def is_importing(frame: FrameType | None) -> bool:
+    """Return whether a module is being imported where the program stands."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
