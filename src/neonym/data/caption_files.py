@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -39,7 +39,9 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", str(path), "Check its name and permissions") from error
     if "\0" in text:
-        raise DataError("is not UTF-8 text, for it has zero bytes in it", str(path), "Save the caption as UTF-8")
+        raise DataError(
+            "is not UTF-8 text: it has zero bytes in it, as UTF-16 has", str(path), "Save the caption as UTF-8"
+        )
     if not text:
         fix = "Write the caption, or remove the file: class_tokens is used then"
         raise DataError("is an empty file, not a caption", str(path), fix)
@@ -134,9 +136,25 @@ def meant_for(lonely: Sequence[str], images: Sequence[str]) -> str:
     stems = {stem_of(image): image for image in images}
     shown = []
     for name in lonely[:3]:
-        near = get_close_matches(stem_of(name).strip(), stems, n=1, cutoff=0.6)
-        shown.append(in_one_line(name) + (f" for {in_one_line(stems[near[0]])}?" if near else ""))
+        near = nearest_image(stem_of(name), stems)
+        shown.append(in_one_line(name) + (f" for {in_one_line(near)}?" if near else ""))
     return ", ".join(shown) + (", ..." if len(lonely) > 3 else "")
+
+
+def nearest_image(stem: str, images: Mapping[str, str]) -> str | None:
+    """Return the image (by its stem) that a caption file's stem was most likely meant for."""
+    wanted = letters_of(stem)
+    for known, image in images.items():
+        begun = stem.lower().startswith(known.lower()) and not stem[len(known) : len(known) + 1].isalnum()
+        if begun or (wanted and wanted == letters_of(known)):
+            return image
+    near = get_close_matches(stem, images, n=1, cutoff=0.8)
+    return images[near[0]] if near else None
+
+
+def letters_of(stem: str) -> str:
+    """Return a name's letters and digits, without zeros in front: what stays the same when a name is tidied."""
+    return "".join(c for c in loose(stem) if c.isalnum()).lstrip("0")
 
 
 def gathered(problems: Iterable[Problem], place: Path) -> Iterator[Problem]:

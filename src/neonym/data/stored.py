@@ -179,6 +179,11 @@ def plain_pictures(names: Sequence[str]) -> Problem:
     return Problem("warning", what, "pictures", "Are the files broken? Leave them out")
 
 
+def counted(number: int, thing: str) -> str:
+    """Return `1 image`, `2 images`."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def some(names: list[str]) -> str:
     """The first three."""
     return ", ".join(map(in_one_line, names[:3])) + (", ..." if len(names) > 3 else "")

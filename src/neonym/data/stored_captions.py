@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from neonym.data.caption_files import FOUND_UNASKED, CaptionFiles, dotted, gathered, meant_for, read_text
 from neonym.data.captions import shows, uses_captions
-from neonym.data.stored import Entry, some
+from neonym.data.stored import Entry, counted, some
 from neonym.errors import DataError, Problem, in_one_line
 
 if TYPE_CHECKING:
@@ -73,21 +73,17 @@ class StoredCaptions:
         """Yield which of several files won, and how to choose another."""
         read, files = [name for name in self.used.values() if name], self.files
         if passed := [found[0] for image, found in files.of.items() if found and self.used[image] is None]:
-            what = f"{len(passed)} .txt files are not read ({some(passed)}), because {self.tokens()} comes first, as in sd-scripts"
+            what = f"{counted(len(passed), '.txt file')} not read ({some(passed)}), because {self.tokens()} comes first, as in sd-scripts"
             fix = "Set caption_extension to .txt to read them (on the command line: --caption_extension=.txt)"
             yield Problem("warning", what, where, fix)
         if second := [found[-1] for image, found in files.of.items() if found and self.is_second(found[-1], image)]:
-            what = (
-                f"{len(second)} .txt files are not read, because there are .caption files beside them ({some(second)})"
-            )
+            what = f"{counted(len(second), '.txt file')} not read, because .caption files are ({some(second)})"
             yield Problem("note", what, where, "Set caption_extension to .txt to read them")
         if renamed := files.renamed(read):
-            what = (
-                f"{len(renamed)} caption files have not quite the names of their images, and are read ({some(renamed)})"
-            )
+            what = f"{counted(len(renamed), 'caption file')} read whose names are not quite those of their images ({some(renamed)})"
             yield Problem("note", what, where)
         if rivals := [f"{name} beside {used}" for name, used in files.rivals.items()]:
-            what = f"{len(rivals)} caption files differ from others in case alone, and are not read ({some(rivals)})"
+            what = f"{counted(len(rivals), 'caption file')} not read, as names differ in case alone ({some(rivals)})"
             yield Problem("warning", what, where, "Keep one of each")
 
     def is_second(self, name: str, image: str) -> bool:
@@ -120,7 +116,7 @@ class StoredCaptions:
         lonely = [name for name in self.files.lonely() if name.lower().endswith(self.read_endings)]
         if lonely:
             parts.append(
-                f"{len(lonely)} caption files belong to no image ({meant_for(lonely, bare or list(self.used))})"
+                f"{counted(len(lonely), 'caption file')} without an image ({meant_for(lonely, bare or list(self.used))})"
             )
             fixes.append("A caption file has its image's name")
         if parts:

@@ -10,7 +10,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from neonym.data.captions import Moment, fill_template, final_caption, shows, uses_captions
-from neonym.data.stored import some
+from neonym.data.stored import counted, some
 from neonym.errors import Problem
 from neonym.seeds import dice
 from neonym.types import CaptionRules, ImageRecord, Size
@@ -164,7 +164,7 @@ def further_problems(ready: Prepared) -> Iterator[Problem]:
     if not cut:
         return
     parts = [
-        f"{len(cut)} captions have more lines than the first, which are not used ({some([r.path.name for r in cut])})"
+        f"{counted(len(cut), 'caption')} with lines after the first, which are not used ({some([r.path.name for r in cut])})"
     ]
     if late := [r.path.name for r in cut if has_word_late(r)]:
         parts.append(f"in {len(late)} of them the word stands on a later line only ({some(late)})")
@@ -219,12 +219,10 @@ def concept_problems(ready: Prepared, token: str, own: list[ImageRecord], which:
         yield Problem("warning", what, f"`{token}`", fix)
     if at_times:
         what = f"{len(at_times)} of {len(own)} captions{which} can be drawn without the word ({some(at_times)})"
-        parts = (
-            "every sentence of the template file"
-            if own[0].rules.templates
-            else "every part of {...|...} and every line"
-        )
-        yield Problem("warning", what, f"`{token}`", f"Write it into {parts}, or outside of them")
+        parts = "every part of {...|...} and every line, or outside of them"
+        if own[0].rules.templates:
+            parts = "every sentence of the template file"
+        yield Problem("warning", what, f"`{token}`", f"Write it into {parts}")
     if cut:
         what = f"the word is cut off at the end of {len(cut)} captions{which} ({some(cut)})"
         fix = "Put the word first, or use a larger --max_token_length"
