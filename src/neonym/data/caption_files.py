@@ -12,7 +12,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 from neonym.data.images import ENDINGS, NOT_READ, face_of
-from neonym.errors import DataError, Problem, in_one_line
+from neonym.errors import DataError, Problem, some
 
 FOUND_UNASKED = (".caption", ".txt")
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -134,11 +134,8 @@ class CaptionFiles:
 def meant_for(lonely: Sequence[str], images: Sequence[str]) -> str:
     """Return the first of some lonely caption files, each with the image whose name is nearly the same."""
     stems = {stem_of(image): image for image in images}
-    shown = []
-    for name in lonely[:3]:
-        near = nearest_image(stem_of(name), stems)
-        shown.append(in_one_line(name) + (f" for {in_one_line(near)}?" if near else ""))
-    return ", ".join(shown) + (", ..." if len(lonely) > 3 else "")
+    near = {name: nearest_image(stem_of(name), stems) for name in lonely[:3]}
+    return some([name + (f" for {near[name]}?" if near.get(name) else "") for name in lonely])
 
 
 def nearest_image(stem: str, images: Mapping[str, str]) -> str | None:
@@ -166,6 +163,5 @@ def gathered(problems: Iterable[Problem], place: Path) -> Iterator[Problem]:
         if len(members) == 1:
             yield members[0]
             continue
-        names = [in_one_line(Path(problem.where).name) for problem in members]
-        listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        yield replace(members[0], what=f"each of {len(names)} caption files {what} ({listed})", where=str(place))
+        names = [Path(problem.where).name for problem in members]
+        yield replace(members[0], what=f"each of {len(names)} caption files {what} ({some(names)})", where=str(place))

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from neonym.data.caption_files import CaptionFiles, dotted, text_of
 from neonym.data.images import find_images
-from neonym.data.stored import metadata_rows, names_in, some
-from neonym.errors import DataError, Problem
+from neonym.data.stored import metadata_rows, names_in
+from neonym.errors import DataError, Problem, some
 from neonym.files import whole_file
 
 Metadata = dict[str, dict[str, object]]

@@ -112,7 +112,7 @@ def in_srgb(colours: Image.Image, profile: bytes | None) -> Image.Image:
 def conversion(profile: bytes) -> Conversion:
     """Return what becomes of a profile: most data sets have one or two, so that it is looked at once."""
     if not profile:
-        return Conversion(fault="it is not whole")
+        return Conversion(fault="it is not whole, or too large")
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
         space = profile[16:20].decode("latin-1").strip()

@@ -79,8 +79,9 @@ def find_images(folder: Path, complain: Callable[[str, Path], object] | None = N
             try:
                 if entry.is_file():
                     found.append(entry.name)
-                elif complain is not None and not entry.is_dir():
-                    complain("is a link that leads nowhere, or no file", folder / entry.name)
+                elif complain is not None:
+                    what = "is a folder, not an image" if entry.is_dir() else "is a link that leads nowhere, or no file"
+                    complain(what, folder / entry.name)
             except OSError as error:
                 if complain is not None:
                     complain(f"cannot be reached ({error.strerror})", folder / entry.name)

@@ -21,11 +21,10 @@ from neonym.data.stored import (
     find_masks,
     names_in,
     read_metadata,
-    some,
     with_other_ending,
 )
 from neonym.data.stored_captions import StoredCaptions
-from neonym.errors import DataError, Problem, in_one_line
+from neonym.errors import DataError, Problem, in_one_line, some
 from neonym.types import CaptionRules, Fit, ImageRecord, PictureRules, Size
 
 Looked = Mapping[Path, Facts | DataError]

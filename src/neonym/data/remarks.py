@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from neonym.errors import Problem, in_one_line
+from neonym.errors import Problem, counted, some
 
 ANIMATED, MENDED, HUGE, PROFILE, WARNED = "animated", "mended", "huge", "profile", "warned"
 
@@ -19,27 +19,25 @@ class Remark(NamedTuple):
 
 
 class Telling(NamedTuple):
-    severity: str
-    what: str  # {} is the number of images, and `images` behind it
-    fix: str
+    """How a kind of remark is told: behind the number of images."""
+
+    severity: Literal["warning", "note"]
+    what: str
+    fix: str = ""
     about_masks: bool = True
 
 
 TELLINGS = {
-    ANIMATED: Telling("note", "of {} with several frames the first is used", ""),
-    MENDED: Telling(
-        "note",
-        "{} are damaged beside their pixels, or carry a text that is too long; the pixels are whole, and are used",
-        "Save them anew to be rid of this",
-    ),
-    HUGE: Telling("warning", "{} are so large that reading them takes gigabytes of memory", "Make them smaller"),
+    ANIMATED: Telling("note", "with several frames, of which the first is used"),
+    MENDED: Telling("note", "damaged beside the pixels, or with too long a text, and used: the pixels are whole"),
+    HUGE: Telling("warning", "so large that reading takes gigabytes of memory", "Make them smaller"),
     PROFILE: Telling(
         "warning",
-        "the colour profiles of {} cannot be used, so their colours are taken as sRGB",
+        "with a colour profile that cannot be used: the colours are taken as sRGB",
         "Save them as sRGB",
-        about_masks=False,
+        False,
     ),
-    WARNED: Telling("warning", "the image library warns of {}, which are used", "Are they whole? Save them anew"),
+    WARNED: Telling("warning", "that the image library warns of, used all the same", "Save them anew"),
 }
 
 
@@ -50,10 +48,8 @@ def remark_problems(remarks: Iterable[tuple[Path, Remark]], masks: Iterable[Path
         if kind in TELLINGS and (path not in masks or TELLINGS[kind].about_masks):
             by_kind.setdefault(kind, {}).setdefault(path, detail)
     for kind in sorted(by_kind):
-        found, (severity, what, fix, _) = by_kind[kind], TELLINGS[kind]
-        names = [in_one_line(path.name) for path in found]
-        listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        found, telling = by_kind[kind], TELLINGS[kind]
         detail = next(iter(found.values()))
-        count = f"{len(names)} image{'s' if len(names) > 1 else ''}"
-        text = f"{what.format(count)} ({listed}{f': {detail}' if detail else ''})"
-        yield Problem(severity, text, where, fix)  # pyright: ignore
+        named = some([path.name for path in found]) + (f": {detail}" if detail else "")
+        what = f"{counted(len(found), 'image')} {telling.what} ({named})"
+        yield Problem(telling.severity, what, where, telling.fix)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neonym.data.images import ENDINGS, find_images
-from neonym.errors import DataError, Problem, in_one_line
+from neonym.errors import DataError, Problem, in_one_line, some
 from neonym.texts import is_text, read_json
 
 Reporter = Callable[[Problem], object]
@@ -177,13 +177,3 @@ def plain_pictures(names: Sequence[str]) -> Problem:
     names = sorted(set(names))
     what = f"{len(names)} of one colour all over: nothing is to be seen in them ({some(names)})"
     return Problem("warning", what, "pictures", "Are the files broken? Leave them out")
-
-
-def counted(number: int, thing: str) -> str:
-    """Return `1 image`, `2 images`."""
-    return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
-def some(names: list[str]) -> str:
-    """The first three."""
-    return ", ".join(map(in_one_line, names[:3])) + (", ..." if len(names) > 3 else "")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from neonym.data.caption_files import FOUND_UNASKED, CaptionFiles, dotted, gathered, meant_for, read_text
 from neonym.data.captions import shows, uses_captions
-from neonym.data.stored import Entry, counted, some
-from neonym.errors import DataError, Problem, in_one_line
+from neonym.data.stored import Entry
+from neonym.errors import DataError, Problem, counted, in_one_line, some
 
 if TYPE_CHECKING:
     from neonym.data.records import Folder

@@ -10,8 +10,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from neonym.data.captions import Moment, fill_template, final_caption, shows, uses_captions
-from neonym.data.stored import counted, some
-from neonym.errors import Problem
+from neonym.errors import Problem, counted, some
 from neonym.seeds import dice
 from neonym.types import CaptionRules, ImageRecord, Size
 from neonym.weights import parse_weights
