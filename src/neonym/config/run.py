@@ -92,7 +92,9 @@ class DatasetSettings(Section):
     resolution: str | None = setting(None, 'Training size "S" or "W,H" (default: the model\'s own).')
     train_batch_size: int = setting(4, "Pictures per step and concept.", least=1)
     dataset_repeats: int = setting(1, "How often a picture counts in an epoch.", least=1)
-    caption_extension: str | None = setting(None, "Ending of caption files (default: .caption, then .txt where class_tokens lack the word).")
+    caption_extension: str | None = setting(
+        None, "Ending of caption files (default: .caption, then .txt where class_tokens lack the word)."
+    )
     caption_separator: str = setting(",", "What stands between the tags of a caption.")
     caption_prefix: str | None = setting(None, "Text put before every caption.")
     caption_suffix: str | None = setting(None, "Text put after every caption.")

@@ -30,7 +30,7 @@ class Telling(NamedTuple):
 TELLINGS = {
     ANIMATED: Telling("note", "with several frames, of which the first is used"),
     MENDED: Telling("note", "damaged beside the pixels, or with too long a text, and used: the pixels are whole"),
-    HUGE: Telling("warning", "so large that reading takes gigabytes of memory", "Make them smaller"),
+    HUGE: Telling("warning", "so large that reading takes much time and memory", "Make them smaller"),
     PROFILE: Telling(
         "warning",
         "with a colour profile that cannot be used: the colours are taken as sRGB",

@@ -71,12 +71,15 @@ class StoredCaptions:
 
     def choices(self, where: str) -> Iterator[Problem]:
         """Yield which of several files won, and how to choose another."""
-        read, files = [name for name in self.used.values() if name], self.files
-        if passed := [found[0] for image, found in files.of.items() if found and self.used[image] is None]:
+        files, read = self.files, list(dict.fromkeys(name for name in self.used.values() if name))
+        found = {image: names for image, names in files.of.items() if names}
+        if passed := list(dict.fromkeys(names[0] for image, names in found.items() if self.used[image] is None)):
             what = f"{counted(len(passed), '.txt file')} not read ({some(passed)}), because {self.tokens()} comes first, as in sd-scripts"
             fix = "Set caption_extension to .txt to read them (on the command line: --caption_extension=.txt)"
             yield Problem("warning", what, where, fix)
-        if second := [found[-1] for image, found in files.of.items() if found and self.is_second(found[-1], image)]:
+        if second := list(
+            dict.fromkeys(names[-1] for image, names in found.items() if self.is_second(names[-1], image))
+        ):
             what = f"{counted(len(second), '.txt file')} not read, because .caption files are ({some(second)})"
             yield Problem("note", what, where, "Set caption_extension to .txt to read them")
         if renamed := files.renamed(read):
