@@ -167,7 +167,10 @@ def inspect(path: Path) -> Facts:
             size, remarks = examined(whole)
             remarks.append(Remark(MENDED))
     remarks += [
-        Remark(HUGE) if isinstance(w, Image.DecompressionBombWarning) else Remark(WARNED, str(w)) for w in heard
+        Remark(HUGE)
+        if isinstance(w, Image.DecompressionBombWarning)
+        else Remark(WARNED, " ".join(str(w).split()).rstrip("."))
+        for w in heard
     ]
     return Facts(size, hashlib.sha256(data).hexdigest(), tuple(dict.fromkeys(remarks)))
 
