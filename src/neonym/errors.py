@@ -25,6 +25,16 @@ def in_one_line(name: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
 
 
+def counted(number: int, thing: str) -> str:
+    """Return `1 image`, `2 images`."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def some(names: list[str]) -> str:
+    """The first three."""
+    return ", ".join(map(in_one_line, names[:3])) + (", ..." if len(names) > 3 else "")
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong or doubtful: `error` stops a run, `warning` and `note` are said and passed."""

@@ -93,6 +93,7 @@ class ImageRecord:
     content: str = ""  # SHA-256 of the file, and of its mask's
     pictures: PictureRules = PictureRules()
     mask: Path | None = None  # picture whose red channel weighs the loss
+    further: str = ""  # lines of the stored caption that are not used
 
     @property
     def masked(self) -> bool:

@@ -24,13 +24,16 @@ TOOLS = {
 }
 
 
+DEFAULT_CAPTIONS = ".caption"
+
+
 class FolderFlags(BaseModel):
     folder: tyro.conf.Positional[Path] = Field(description="Folder of pictures.")
     recursive: bool = Field(False, description="Take the pictures of folders below too.")
 
 
 class Endings(BaseModel):
-    caption_extension: str = Field(".caption", description="Ending of files with sentences; empty: none.")
+    caption_extension: str = Field(DEFAULT_CAPTIONS, description="Ending of files with sentences; empty: none.")
     tags_extension: str = Field(".txt", description="Ending of files with tags; empty: none.")
 
 
@@ -95,7 +98,14 @@ def merge(flags: MergeFlags) -> int:
     from neonym.data import caption_tools as tools
 
     known = tools.read(flags.in_json) if flags.in_json else {}
-    table = tools.merge(flags.folder, known, endings(flags), flags.recursive, flags.full_path)
+    extensions = endings(flags)
+    if len(extensions) == 2 and len({ending.lower() for ending in extensions.values()}) == 1:
+        left_out = "tags" if flags.caption_extension != DEFAULT_CAPTIONS else "caption"
+        ending = extensions.pop(left_out)
+        print(f"{ending} is named for captions and for tags: its files are read once, as {next(iter(extensions))}")
+    table = tools.merge(flags.folder, known, extensions, flags.recursive, flags.full_path)
+    if repeated := tools.without_repeats(table):
+        print(f"{repeated} pictures have tags that are their caption once more: these tags are left out")
     tools.write(table, flags.out)
     missing = [name for name, facts in table.items() if not facts.get("caption") and not facts.get("tags")]
     print(f"{flags.out}: {len(table)} pictures, {len(missing)} of them without caption and tags {missing[:3] or ''}")
@@ -179,10 +189,9 @@ def write_each(pictures: list[Path], flags: WriteFlags, say: Any, ending: str) -
 
     A picture that cannot be read is left out; if the model or the disk fails, the others are not tried.
     """
-    from PIL import ImageOps
-
     from neonym.data.caption_tools import write_text
-    from neonym.data.images import on_background, readable
+    from neonym.data.colour import on_background
+    from neonym.data.images import readable, upright
 
     ending = ending if ending.startswith(".") else f".{ending}"
     written, left, wrong = 0, 0, list[UserError]()
@@ -193,7 +202,7 @@ def write_each(pictures: list[Path], flags: WriteFlags, say: Any, ending: str) -
             continue
         try:
             with readable(path) as picture:
-                pixels = on_background(ImageOps.exif_transpose(picture), (255, 255, 255))
+                pixels = on_background(upright(picture), (255, 255, 255))
         except DataError as error:
             wrong.append(error)
             continue
@@ -210,7 +219,9 @@ def write_each(pictures: list[Path], flags: WriteFlags, say: Any, ending: str) -
 
 
 def endings(flags: Endings) -> dict[str, str]:
-    return {"caption": flags.caption_extension, "tags": flags.tags_extension}
+    """Of the files of each field that has any."""
+    named = {"caption": flags.caption_extension, "tags": flags.tags_extension}
+    return {field: f".{ending.lstrip('.')}" for field, ending in named.items() if ending}
 
 
 RUNS: dict[str, tuple[type[BaseModel], Any]] = {

@@ -98,7 +98,8 @@ def card_picture(flags: ConvertFlags, files: list[Path]) -> Image | None:
         raise FormatError(
             "only a .png card carries a picture", f"--picture {flags.picture}", "Leave it out, or add --to png"
         )
-    from neonym.data.images import on_background, readable
+    from neonym.data.colour import on_background
+    from neonym.data.images import readable
 
     with readable(flags.picture) as picture:
         return on_background(picture, (255, 255, 255))

@@ -98,7 +98,9 @@ class DatasetSettings(Section):
         None, "Pictures per step and concept (default: what suits the model: 4).", least=1
     )
     dataset_repeats: int = setting(1, "How often a picture counts in an epoch.", least=1)
-    caption_extension: str | None = setting(None, "Ending of caption files (default: .caption, then .txt).")
+    caption_extension: str | None = setting(
+        None, "Ending of caption files (default: .caption, then .txt where class_tokens lack the word)."
+    )
     caption_separator: str = setting(",", "What stands between the tags of a caption.")
     caption_prefix: str | None = setting(None, "Text put before every caption.")
     caption_suffix: str | None = setting(None, "Text put after every caption.")

@@ -6,15 +6,15 @@ The metadata file is sd-scripts' kind (`{picture: {"caption": ..., "tags": ...}}
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from neonym.data.caption_files import CaptionFiles, dotted, text_of
 from neonym.data.images import find_images
-from neonym.data.stored import metadata_rows, text_of
-from neonym.errors import DataError, Problem
+from neonym.data.stored import metadata_rows, names_in
+from neonym.errors import DataError, Problem, some
 from neonym.files import whole_file
 
 Metadata = dict[str, dict[str, object]]
@@ -36,16 +36,31 @@ def pictures_in(folder: Path, recursive: bool) -> list[Path]:
 def merge(folder: Path, known: Metadata, extensions: Mapping[str, str], recursive: bool, full_path: bool) -> Metadata:
     """`known` with what stands in files beside the pictures: field ("caption", "tags") -> ending of its files.
 
-    Raises DataError for a file that cannot be read.
+    Lines of tags become one. Raises DataError for a file that cannot be read.
     """
     merged = {name: dict(facts) for name, facts in known.items()}
+    by_folder: dict[Path, list[Path]] = {}
     for picture in pictures_in(folder, recursive):
-        facts = merged.setdefault(name_of(picture, folder, full_path), {})
+        merged.setdefault(name_of(picture, folder, full_path), {})
+        by_folder.setdefault(picture.parent, []).append(picture)
+    for parent, pictures in by_folder.items():
+        names = names_in(parent)
         for field, ending in extensions.items():
-            file = picture.with_name(picture.stem + (ending if ending.startswith(".") else f".{ending}"))
-            if ending and os.path.isfile(file):  # noqa: PTH113
-                facts[field] = text_of(file, all_lines=field == "caption")
+            files = CaptionFiles([picture.name for picture in pictures], names, (dotted(ending),))
+            for picture in pictures:
+                for name in files.of[picture.name][:1]:
+                    text = text_of(parent / name, all_lines=True)
+                    facts = merged[name_of(picture, folder, full_path)]
+                    facts[field] = text if field == "caption" else ", ".join(text.split("\n"))
     return merged
+
+
+def without_repeats(table: Metadata) -> int:
+    """Take tags out that are the caption once more: they would be trained on twice. -> of how many pictures"""
+    repeated = [facts for facts in table.values() if facts.get("tags") and facts["tags"] == facts.get("caption")]
+    for facts in repeated:
+        del facts["tags"]
+    return len(repeated)
 
 
 def name_of(picture: Path, folder: Path, full_path: bool) -> str:
@@ -68,8 +83,15 @@ def refuse(problem: Problem) -> None:
 
 
 def split(table: Metadata, folder: Path, extensions: Mapping[str, str], overwrite: bool) -> tuple[int, list[Path]]:
-    """A file beside each picture for each field. -> (files written, files that were there and were left alone)"""
+    """A file beside each picture for each field. -> (files written, files that were there and were left alone)
+
+    Raises DataError where one file would have to hold both.
+    """
     written, left = 0, []
+    both = [name for name, facts in table.items() if all(facts.get(field) for field in ("caption", "tags"))]
+    if both and len({dotted(ending) for ending in extensions.values()}) < len(extensions):
+        what = f"{len(both)} pictures have a caption and tags, and both would be written to one file ({some(both)})"
+        raise DataError(what, "--caption_extension, --tags_extension", 'Name two endings, or write one of them as ""')
     for name, facts in table.items():
         picture = folder / name
         stem = picture.with_suffix("") if find_ending(picture) else picture
@@ -77,7 +99,7 @@ def split(table: Metadata, folder: Path, extensions: Mapping[str, str], overwrit
             text = facts.get(field)
             if not isinstance(text, str):
                 continue
-            file = stem.with_name(stem.name + (ending if ending.startswith(".") else f".{ending}"))
+            file = stem.with_name(stem.name + dotted(ending))
             if file.exists() and not overwrite:
                 left.append(file)
                 continue

@@ -136,6 +136,11 @@ def shows(text: str, word: str) -> bool:
     return bool(word) and whole_word((clean(word),)).search(clean(text)) is not None
 
 
+def uses_captions(rules: CaptionRules) -> bool:
+    """Return whether the stored caption becomes part of what is trained on: not where a template takes its place."""
+    return not rules.templates or any("[filewords]" in template for template in rules.templates)
+
+
 def fill_template(template: str, word: str, caption: str) -> str:
     """A sentence with `{}` or `[name]` (the word) and `[filewords]` (the caption)."""
     return template.replace("[filewords]", caption).replace("[name]", word).replace("{}", word)

@@ -9,9 +9,10 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from neonym.data.images import FLAT, on_background, readable
+from neonym.data.colour import on_background
+from neonym.data.images import FLAT, readable, upright
 from neonym.errors import DataError
 
 SIDE = 8  # a fingerprint has 8 x 8 bits
@@ -25,9 +26,8 @@ def fingerprint(path: Path) -> int | None:
 
     Raises DataError.
     """
-    with readable(path) as picture:
-        picture.draft("RGB", (4 * SIDE, 4 * SIDE))
-        grey = on_background(ImageOps.exif_transpose(picture), (255, 255, 255)).convert("L")
+    with readable(path, small=(4 * SIDE, 4 * SIDE)) as picture:
+        grey = on_background(upright(picture), (255, 255, 255)).convert("L")
         small = np.asarray(grey.resize((SIDE + 1, SIDE), Image.Resampling.BOX), np.int16)
     if int(small.max()) - int(small.min()) < FLAT:
         return None

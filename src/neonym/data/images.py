@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
+from neonym.data.colour import on_background, profile_fault
+from neonym.data.library_warnings import pillow_warnings
+from neonym.data.mending import mended
+from neonym.data.remarks import ANIMATED, HUGE, MENDED, PROFILE, WARNED, Remark
 from neonym.errors import DataError
 from neonym.types import Fit, ImageRecord, Size, View
 
@@ -27,7 +34,25 @@ except ImportError:
     pass
 NOT_READ = {".gif", ".tif", ".tiff", ".heic", ".heif", ".jfif", ".jp2", ".psd", ".svg", ".avif", ".jxl"} - ENDINGS
 ORIENTATION = 0x0112  # EXIF tag
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 TURNING = (b"eXIf", b"Raw profile type", b"tiff:Orientation")  # where a PNG may say how it is turned
+UNREADABLE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)  # fmt: skip - what Pillow raises of a damaged file
 FILTERS = {
     "lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR,
     "linear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "cubic": Image.Resampling.BICUBIC,
@@ -54,49 +79,142 @@ def find_images(folder: Path, complain: Callable[[str, Path], object] | None = N
             try:
                 if entry.is_file():
                     found.append(entry.name)
-                elif complain is not None and not entry.is_dir():
-                    complain("is a link that leads nowhere, or no file", folder / entry.name)
+                elif complain is not None:
+                    what = "is a folder, not an image" if entry.is_dir() else "is a link that leads nowhere, or no file"
+                    complain(what, folder / entry.name)
             except OSError as error:
                 if complain is not None:
                     complain(f"cannot be reached ({error.strerror})", folder / entry.name)
     return [folder / name for name in sorted(found)]
 
 
+class Facts(NamedTuple):
+    """What is known of an image that can be read."""
+
+    size: Size  # after EXIF orientation
+    content: str  # SHA-256 of the file
+    remarks: tuple[Remark, ...] = ()
+
+
 @contextmanager
-def readable(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
-    """Open a picture, or its `data`; whatever goes wrong with it becomes a DataError."""
+def readable(path: Path, small: Size | None = None) -> Iterator[Image.Image]:
+    """Open an image with its pixels, a JPEG at a smaller scale that is still as large as `small`.
+
+    Whatever goes wrong with it becomes a DataError; what Pillow warns of was said when the file was inspected.
+    """
+    with pillow_warnings():
+        with named_errors(path, UNREADABLE):
+            image = loaded_or_mended(path, small)
+        with image, named_errors(path, (OSError, ValueError, SyntaxError, EOFError)):
+            yield image
+
+
+@contextmanager
+def named_errors(path: Path, kinds: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Turn what goes wrong in reading an image into a DataError that names the file."""
     try:
-        with Image.open(path if data is None else BytesIO(data)) as picture:
-            yield picture
+        yield
     except UnidentifiedImageError as error:
         raise DataError("is no picture of a known kind", str(path), "Remove or replace it") from error
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+        raise DataError(f"has more than {most} million pixels", str(path), "Make it smaller") from error
+    except kinds as error:
         said = getattr(error, "strerror", None) or error
         raise DataError(f"cannot be read as a picture ({said})", str(path), "Remove or replace it") from error
 
 
-def inspect(path: Path) -> tuple[Size, str]:
-    """-> (size as shown, with EXIF orientation; SHA-256 of the file). Raises DataError if the file is damaged."""
+def loaded_or_mended(path: Path, small: Size | None) -> Image.Image:
+    """Return an open image with its pixels, of a file that is damaged beside them too."""
+    try:
+        return loaded(path, small)
+    except UNREADABLE:
+        whole = mended(path.read_bytes())
+        if whole is None:
+            raise
+        return loaded(BytesIO(whole), small)
+
+
+def loaded(source: Path | BytesIO, small: Size | None) -> Image.Image:
+    """Return an open image with its pixels."""
+    image = Image.open(source)
+    try:
+        if small is not None:
+            image.draft("RGB", small)
+        image.load()
+    except BaseException:
+        image.close()
+        raise
+    return image
+
+
+def inspect(path: Path) -> Facts:
+    """Return what can be known of an image without its pixels. Raises DataError if pixels are missing or damaged."""
     try:
         data = path.read_bytes()
     except OSError as error:
         fix = "Check its name and permissions, or leave it out"
         raise DataError(f"cannot be read ({error.strerror})", str(path), fix) from error
-    with readable(path, data) as picture:
-        size, turned = picture.size, False
-        if picture.format == "PNG" and not any(mark in data for mark in TURNING):
-            picture.verify()  # the checksums of all its parts: nothing is decoded
+    if not data:
+        raise DataError("is an empty file, not an image", str(path), "Remove or replace it")
+    with named_errors(path, UNREADABLE), pillow_warnings() as heard:
+        try:
+            size, remarks = examined(data)
+        except UNREADABLE:
+            whole = mended(data)
+            if whole is None:
+                raise
+            size, remarks = examined(whole)
+            remarks.append(Remark(MENDED))
+    remarks += [
+        Remark(HUGE)
+        if isinstance(w, Image.DecompressionBombWarning)
+        else Remark(WARNED, " ".join(str(w).split()).rstrip("."))
+        for w in heard
+    ]
+    return Facts(size, hashlib.sha256(data).hexdigest(), tuple(dict.fromkeys(remarks)))
+
+
+def examined(data: bytes) -> tuple[Size, list[Remark]]:
+    """Return the size as shown and what is remarkable. Whatever Pillow raises means that the file is damaged."""
+    with Image.open(BytesIO(data)) as image:
+        size, turned, remarks = image.size, False, []
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            remarks.append(Remark(ANIMATED))
+        if fault := profile_fault(image):
+            remarks.append(Remark(PROFILE, fault))
+        if image.format == "PNG" and not any(mark in data for mark in TURNING):
+            image.verify()  # the checksums of all its parts: nothing is decoded
         else:
-            turned = picture.getexif().get(ORIENTATION, 1) >= 5
-            picture.draft("RGB", (1, 1))  # a JPEG is decoded at an eighth of its size: enough to see that it is whole
-            picture.load()
-    return (size[1], size[0]) if turned else size, hashlib.sha256(data).hexdigest()
+            turned = orientation(image) >= 5
+            image.draft("RGB", (1, 1))  # a JPEG is decoded at an eighth of its size: enough to see that it is whole
+            image.load()
+    return (size[1], size[0]) if turned else size, remarks
+
+
+def orientation(image: Image.Image) -> int:
+    """Return how EXIF says that the image is to be turned; 1, not at all, if it does not say or makes no sense."""
+    try:
+        found = image.getexif().get(ORIENTATION)
+    except Exception:  # of damaged EXIF Pillow raises anything; the pixels are whole all the same
+        return 1
+    return found if isinstance(found, int) and found in TURNS else 1
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return the image turned as its EXIF says."""
+    turn = TURNS.get(orientation(image))
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.info = dict(image.info)
+    return turned
 
 
 def load_pixels(path: Path, view: View) -> np.ndarray:
     """The picture as the VAE wants it. -> float32 [3,H,W] in -1..1. Raises DataError."""
     with readable(path) as opened:
-        picture = fitted(on_background(ImageOps.exif_transpose(opened), view.background), view)
+        picture = fitted(on_background(upright(opened), view.background), view)
     pixels = np.asarray(changed_colour(picture, view), np.float32)
     return pixels.transpose(2, 0, 1) / 127.5 - 1
 
@@ -109,9 +227,9 @@ def is_plain(pixels: np.ndarray) -> bool:
 def load_mask(record: ImageRecord, view: View) -> np.ndarray:
     """How much each pixel counts: the red channel of the mask picture, else the opacity. -> float32 [H,W] in 0..1"""
     with readable(record.mask or record.path) as opened:
-        picture = ImageOps.exif_transpose(opened)
+        picture = upright(opened)
         if record.mask is not None:
-            channel = on_background(picture, (0, 0, 0)).getchannel("R")
+            channel = on_background(picture, (0, 0, 0), managed=False).getchannel("R")
         else:
             channel = picture.convert("RGBA").getchannel("A")
         return np.asarray(fitted(channel, view), np.float32) / 255
@@ -131,17 +249,6 @@ def fitted(picture: Image.Image, view: View) -> Image.Image:
     else:
         picture = picture.crop(fit.crop)
     return ImageOps.mirror(picture) if view.flipped else picture
-
-
-def on_background(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    """RGB, transparent pixels laid on `background`, 16-bit grey scaled instead of cut off."""
-    if picture.mode.startswith("I"):
-        return Image.fromarray((np.asarray(picture, np.float32) / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if "A" in picture.getbands() or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        ground = Image.new("RGBA", picture.size, (*background, 255))
-        return Image.alpha_composite(ground, picture).convert("RGB")
-    return picture.convert("RGB")
 
 
 def changed_colour(picture: Image.Image, view: View) -> Image.Image:

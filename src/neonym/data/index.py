@@ -13,26 +13,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from neonym.data.images import inspect
+from neonym.data.images import Facts, inspect
+from neonym.data.remarks import Remark
 from neonym.errors import DataError
 from neonym.files import whole_file
 from neonym.remembered import default_folder
-from neonym.types import Size
 
-LAYOUT = 2  # changes with the meaning of an entry
+LAYOUT = 3  # changes with the meaning of an entry
 TOO_YOUNG = 2e9  # nanoseconds: a file just written can change again without changing its times
 Stamp = list[int]
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known of a picture that can be read."""
-
-    size: Size  # after EXIF orientation
-    content: str  # SHA-256 of the file
 
 
 def look_at(paths: Iterable[Path], progress: Callable[[int], object] | None = None) -> dict[Path, Facts | DataError]:
@@ -57,7 +48,7 @@ def look_at_folder(folder: Path, files: list[Path]) -> Iterator[tuple[Path, Fact
     for path in files:
         entry = known.get(path.name)
         if entry is not None and entry[0] == stamps[path]:
-            yield path, Facts((entry[1], entry[2]), entry[3])
+            yield path, Facts((entry[1], entry[2]), entry[3], tuple(Remark(*remark) for remark in entry[4]))
         else:
             new.append(path)
     if not new:
@@ -67,13 +58,13 @@ def look_at_folder(folder: Path, files: list[Path]) -> Iterator[tuple[Path, Fact
             yield path, facts
             stamp = stamps[path]
             if isinstance(facts, Facts) and stamp and time.time_ns() - max(stamp[1:]) > TOO_YOUNG:
-                known[path.name] = [stamp, *facts.size, facts.content]
+                known[path.name] = [stamp, *facts.size, facts.content, facts.remarks]
     write_index(index, known)
 
 
 def facts_or_error(path: Path) -> Facts | DataError:
     try:
-        return Facts(*inspect(path))
+        return inspect(path)
     except DataError as error:
         return error
 

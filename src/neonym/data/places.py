@@ -10,7 +10,7 @@ from neonym.data.images import still_view
 from neonym.types import ImageRecord, Size, View
 
 Place = tuple[Path, View]
-LAYOUT = "moments-2"  # changes with the meaning of an entry
+LAYOUT = "moments-3"  # changes with the meaning of an entry
 
 
 def places(records: Iterable[ImageRecord]) -> list[Place]:

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from random import Random
 
 from neonym.data.buckets import BucketRules, bucket_sizes, fit
-from neonym.data.images import NOT_READ, find_images
-from neonym.data.index import Facts, look_at
+from neonym.data.images import NOT_READ, Facts, find_images
+from neonym.data.index import look_at
+from neonym.data.remarks import Remark, remark_problems
 from neonym.data.stored import (
     Entry,
     Reporter,
     escaped,
     find_masks,
     names_in,
-    read_caption,
     read_metadata,
-    some,
     with_other_ending,
 )
-from neonym.errors import DataError, Problem, in_one_line
+from neonym.data.stored_captions import StoredCaptions
+from neonym.errors import DataError, Problem, in_one_line, some
 from neonym.extras import install
 from neonym.types import CaptionRules, Fit, ImageRecord, PictureRules, Size
 
@@ -171,28 +171,25 @@ class Scan:
         entries = self.entries(folder)
         masks = find_masks([e.path for e in entries], folder.masks, self.report) if folder.masks else {}
         looked = look_at([*(e.path for e in entries), *masks.values()])
-        records, bare = [], []
+        stored = StoredCaptions(
+            folder, entries, self.names_in(folder.path) if folder.path and not folder.metadata else set()
+        )
+        records = []
         for entry in entries:
             mask = masks.get(entry.path)
-            fitted = self.measured(entry, mask, looked)
-            caption = self.caption(entry, folder)
-            if fitted is None or isinstance(caption, Problem):
+            fitted, caption = self.measured(entry, mask, looked), stored.read(entry)
+            if fitted is None or caption is None:
                 continue
-            if caption is None:
-                caption = folder.class_tokens
-                bare += [entry.path.name] * (caption is None)
+            text = folder.class_tokens if caption.text is None else caption.text
             records.append(
                 ImageRecord(
-                    path=entry.path, caption=caption or "", size=fitted[0], fit=fitted[1], content=fitted[2], concept=folder.concept,
+                    path=entry.path, caption=text or "", size=fitted[0], fit=fitted[1], content=fitted[2], concept=folder.concept,
                     dataset=self.index, repeats=folder.repeats, is_reg=folder.is_reg, rules=folder.rules,
-                    pictures=folder.pictures, mask=mask,
+                    pictures=folder.pictures, mask=mask, further=caption.further,
                 )
             )  # fmt: skip
-        if bare:
-            what = f"{len(bare)} pictures have no caption file and there are no class_tokens ({some(bare)})"
-            text = "what they show, without the new word" if folder.is_reg else "the new word"
-            fix = f"Add .txt files, or class_tokens with {text}"
-            self.report(Problem("warning", what, str(folder.place), fix))
+        for problem in (*stored.problems(), *remark_problems(remarks_of(looked), masks.values(), str(folder.place))):
+            self.report(problem)
         if entries and not records:
             what = f"has no picture that can be used ({some([entry.path.name for entry in entries])})"
             self.report(Problem("error", what, str(folder.place)))
@@ -274,16 +271,10 @@ class Scan:
             return None
         return size, self.fits[size], content
 
-    def caption(self, entry: Entry, folder: Folder) -> str | Problem | None:
-        """What is stored of a picture; None if nothing is. A caption file that cannot be read is said."""
-        if entry.caption is not None:
-            return entry.caption
-        try:
-            names = self.names_in(entry.path.parent)
-            return read_caption(entry.path, folder.caption_extension, names, folder.rules.wildcards)
-        except DataError as error:
-            self.report(error.problem)
-            return error.problem
+
+def remarks_of(looked: Looked) -> Iterator[tuple[Path, Remark]]:
+    """Yield what is remarkable of images and masks that can be read."""
+    return ((path, remark) for path, facts in looked.items() if isinstance(facts, Facts) for remark in facts.remarks)
 
 
 def known(looked: Looked, path: Path) -> tuple[Size, str]:

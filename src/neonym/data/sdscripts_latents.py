@@ -15,6 +15,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from neonym.data.colour import changes_colours
+from neonym.data.images import UNREADABLE
+from neonym.data.library_warnings import pillow_warnings
 from neonym.types import ImageRecord, Size, View
 
 SURE = -60.0  # log-variance of a value that is not drawn
@@ -29,14 +32,9 @@ def cache_file(picture: Path, size: Size, family: str) -> Path:
 
 def read_latents(record: ImageRecord, view: View, family: str, channels: int, factor: int) -> torch.Tensor | str:
     """-> moments float32 [2C,h,w], or why they cannot be used."""
-    with Image.open(record.path) as picture:
-        stored, clear = picture.size, picture.has_transparency_data
-        deep = picture.mode.startswith("I")
-    if stored != record.size:
-        return "the picture is turned by its EXIF orientation, which sd-scripts does not see"
-    if clear or deep:
-        return f"the picture {'is transparent' if clear else 'has 16 bits'}, of which sd-scripts makes other pixels"
-    file = cache_file(record.path, stored, family)
+    if other := seen_otherwise(record):
+        return other
+    file = cache_file(record.path, record.size, family)
     if not file.is_file():
         return "there is no file"
     if file.stat().st_mtime < record.path.stat().st_mtime:
@@ -59,12 +57,29 @@ def read_latents(record: ImageRecord, view: View, family: str, channels: int, fa
     ) as error:
         return f"it cannot be read ({error})"
     wanted = (channels, view.fit.bucket[1] // factor, view.fit.bucket[0] // factor)
-    if size != stored or latents.shape != wanted or latents.dtype.kind != "f":
-        return f"it is of {size} with latents {latents.shape}, not of {stored} with {wanted}"
+    if size != record.size or latents.shape != wanted or latents.dtype.kind != "f":
+        return f"it is of {size} with latents {latents.shape}, not of {record.size} with {wanted}"
     if not np.isfinite(latents).all():
         return "it holds numbers that are not finite"
     mean = torch.from_numpy(latents.astype(np.float32))
     return torch.cat([mean, torch.full_like(mean, SURE)])
+
+
+def seen_otherwise(record: ImageRecord) -> str:
+    """Return why sd-scripts makes other pixels of the image than we do; nothing if it does not."""
+    try:
+        with pillow_warnings(), Image.open(record.path) as image:
+            if image.size != record.size:
+                return "the picture is turned by its EXIF orientation, which sd-scripts does not see"
+            if image.has_transparency_data:
+                return "the picture is transparent, of which sd-scripts makes other pixels"
+            if image.mode.startswith(("I", "F")):
+                return "the picture has 16 bits, of which sd-scripts makes other pixels"
+            if changes_colours(image):
+                return "the picture has a colour profile, which sd-scripts does not see"
+    except UNREADABLE:
+        return "the picture is damaged beside its pixels, so sd-scripts does not read it"
+    return ""
 
 
 def known_latents(

@@ -1,4 +1,4 @@
-"""What is stored about pictures: caption files, metadata files, masks, each found for its picture."""
+"""What is stored about pictures: metadata files, masks, each found for its picture."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from neonym.data.images import ENDINGS, face_of, find_images
-from neonym.errors import DataError, Problem, in_one_line
+from neonym.data.images import ENDINGS, find_images
+from neonym.errors import DataError, Problem, in_one_line, some
 from neonym.texts import is_text, read_json
 
-FOUND_UNASKED = (".caption", ".txt")
 Reporter = Callable[[Problem], object]
 
 
@@ -30,39 +29,6 @@ def is_file(entry: os.DirEntry[str]) -> bool:
         return entry.is_file()
     except OSError:
         return False
-
-
-def read_caption(image: Path, extension: str | None, names: Container[str], all_lines: bool = False) -> str | None:
-    """The caption file beside `image`: its first line, or `all_lines` that are not blank. None if there is none.
-
-    `names`: of the files in the picture's folder, so that nothing is looked for in vain.
-    A picture that sd-scripts' face tool cut out (`name_x_y_width_height`) may use the caption of `name`. Raises DataError.
-    """
-    endings = FOUND_UNASKED if extension is None else (extension if extension.startswith(".") else f".{extension}",)
-    stems = [image.stem]
-    if face_of(stems[0]):
-        stems.append(stems[0].rsplit("_", 4)[0])
-    for stem in stems:
-        for ending in endings:
-            if f"{stem}{ending}" in names:
-                return text_of(image.with_name(f"{stem}{ending}"), all_lines)
-    return None
-
-
-def text_of(path: Path, all_lines: bool) -> str:
-    """Of a file with a caption, or with templates. Raises DataError if it is empty or not UTF-8."""
-    try:
-        with path.open("rb", buffering=0) as file:  # twice as fast as text for small files
-            text = file.read().decode("utf-8-sig").replace("\r", "\n")
-    except UnicodeDecodeError as error:
-        raise DataError("is not UTF-8 text", str(path), "Save the caption as UTF-8") from error
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", str(path), "Check its name and permissions") from error
-    if not text:
-        fix = "Write the caption, or remove the file: class_tokens is used then"
-        raise DataError("is an empty file, not a caption", str(path), fix)
-    lines = [line.strip() for line in text.split("\n")]
-    return "\n".join(line for line in lines if line) if all_lines else lines[0]
 
 
 @dataclass(frozen=True)
@@ -211,8 +177,3 @@ def plain_pictures(names: Sequence[str]) -> Problem:
     names = sorted(set(names))
     what = f"{len(names)} of one colour all over: nothing is to be seen in them ({some(names)})"
     return Problem("warning", what, "pictures", "Are the files broken? Leave them out")
-
-
-def some(names: list[str]) -> str:
-    """The first three."""
-    return ", ".join(map(in_one_line, names[:3])) + (", ..." if len(names) > 3 else "")

@@ -210,7 +210,7 @@ class Plan:
 
     def as_large_as(self, source: str, job: Job, where: str) -> Job:
         """The job at the size of the picture that it begins from, down to multiples of 32 as sd-scripts does it; told."""
-        size, _ = inspect(Path(source))
+        size = inspect(Path(source)).size
         width, height = (max(32, side // 32 * 32) for side in size)
         if (width, height) != size:
             self.warn(f"a picture of {size[0]} x {size[1]} is drawn at {width} x {height}, multiples of 32", where)

@@ -77,7 +77,7 @@ def texts(job: Job, facts: Facts, stage: str = "", small: Job | None = None) -> 
 @lru_cache(maxsize=64)
 def content_of(file: str) -> str:
     """SHA-256 of a picture."""
-    return inspect(Path(file))[1]
+    return inspect(Path(file)).content
 
 
 def parameters(job: Job, facts: Facts, small: Job | None = None) -> str:

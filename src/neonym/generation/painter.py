@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from neonym.data.images import on_background, readable
+from neonym.data.colour import on_background
+from neonym.data.images import readable, upright
 from neonym.errors import UserError
 from neonym.generation.conditioning import TextRules, conditioning, parts_needed
 from neonym.generation.guidance import Branch, Guidance, GuidedUNet, joined_text
@@ -230,17 +231,18 @@ def told_sizes(job: Job, negative: bool) -> list[int]:
     return [height, width, job.crop_top, job.crop_left, job.height, job.width]
 
 
-def opened(file: str | None, size: Size, filtered: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
-    """A picture the right way up, scaled to `size`, transparent parts white. Raises DataError."""
+def opened(
+    file: str | None, size: Size, filtered: Image.Resampling = Image.Resampling.LANCZOS, managed: bool = True
+) -> Image.Image:
+    """A picture the right way up, scaled to `size`, transparent parts white, in sRGB if `managed`. Raises DataError."""
     assert file is not None
     with readable(Path(file)) as picture:
-        upright = on_background(ImageOps.exif_transpose(picture), GROUND)
-        return upright.resize(size, filtered)
+        return on_background(upright(picture), GROUND, managed).resize(size, filtered)
 
 
 def opened_mask(job: Job, size: Size) -> Image.Image:
     """Scaled without ringing: what is black away from an edge stays black. Raises DataError."""
-    return opened(job.mask, size, Image.Resampling.BILINEAR).convert("L")
+    return opened(job.mask, size, Image.Resampling.BILINEAR, managed=False).convert("L")
 
 
 def masked(picture: Image.Image, job: Job) -> Image.Image:

@@ -9,9 +9,8 @@ from functools import lru_cache
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from neonym.data.captions import Moment, fill_template, final_caption, shows
-from neonym.data.stored import some
-from neonym.errors import Problem
+from neonym.data.captions import Moment, fill_template, final_caption, shows, uses_captions
+from neonym.errors import Problem, counted, some
 from neonym.seeds import dice
 from neonym.types import CaptionRules, ImageRecord, Size
 from neonym.weights import parse_weights
@@ -155,7 +154,28 @@ def token_problems(ready: Prepared) -> list[Problem]:
         if 0 < len(held_out) < ENOUGH_HELD_OUT:
             what = f"only {len(held_out)} pictures are held out: too few to judge by, so the training pictures are used"
             problems.append(Problem("warning", what, "validation_split", f"Hold out {ENOUGH_HELD_OUT} or none"))
-    return [*problems, *picture_problems(ready)]
+    return [*problems, *further_problems(ready), *picture_problems(ready)]
+
+
+def further_problems(ready: Prepared) -> Iterator[Problem]:
+    """One warning for captions of which only the first line is used."""
+    cut = [r for r in (*ready.records, *ready.held_out) if r.further and uses_captions(r.rules)]
+    if not cut:
+        return
+    parts = [
+        f"{counted(len(cut), 'caption')} with lines after the first, which are not used ({some([r.path.name for r in cut])})"
+    ]
+    if late := [r.path.name for r in cut if has_word_late(r)]:
+        parts.append(f"in {len(late)} of them the word stands on a later line only ({some(late)})")
+    if blank := [r.path.name for r in cut if not r.caption.split("\n")[0].strip()]:
+        parts.append(f"in {len(blank)} of them the first line is blank, so that nothing is used ({some(blank)})")
+    fix = "Write each caption in one line, or use enable_wildcard, which draws one of the lines each time"
+    yield Problem("warning", "; ".join(parts), "captions", fix)
+
+
+def has_word_late(record: ImageRecord) -> bool:
+    """Whether its word stands only on lines of the stored caption that are not used."""
+    return shows(record.further, record.rules.word) and not shows(plain_caption(record), record.rules.word)
 
 
 def wrong_weights(ready: Prepared) -> list[Problem]:
@@ -185,18 +205,23 @@ def concept_problems(ready: Prepared, token: str, own: list[ImageRecord], which:
     cut = [r.path.name for r, how in lost if how == "cut off"]
     shuffled = [r.path.name for r, how in lost if how == "at times cut off"]
     fix = f"Write `{token}` in the caption files, or set class_tokens to a text with it"
+    late = sum(how == "missing" and has_word_late(r) for r, how in lost)
+    later = f"; in {late} of them it stands on a later line, which is not used" if late else ""
+    if late:
+        fix = "Write each caption in one line, or use enable_wildcard, which draws one of the lines each time"
     if len(missing) == len(own):
         done = "judged" if which else "learned"
-        what = f"none of the {len(own)} captions{which} contains the word, so nothing would be {done} ({some(missing)})"
+        what = f"none of the {len(own)} captions{which} contains the word, so nothing would be {done} ({some(missing)}){later}"
         yield Problem(serious, what, f"`{token}`", fix)
     elif missing:
-        what = f"{len(missing)} of {len(own)} captions{which} do not contain the word ({some(missing)})"
+        what = f"{len(missing)} of {len(own)} captions{which} do not contain the word ({some(missing)}){later}"
         yield Problem("warning", what, f"`{token}`", fix)
     if at_times:
         what = f"{len(at_times)} of {len(own)} captions{which} can be drawn without the word ({some(at_times)})"
-        yield Problem(
-            "warning", what, f"`{token}`", "Write it into every part of {...|...} and every line, or outside of them"
-        )
+        parts = "every part of {...|...} and every line, or outside of them"
+        if own[0].rules.templates:
+            parts = "every sentence of the template file"
+        yield Problem("warning", what, f"`{token}`", f"Write it into {parts}")
     if cut:
         what = f"the word is cut off at the end of {len(cut)} captions{which} ({some(cut)})"
         fix = "Put the word first, or use a larger --max_token_length"

@@ -15,11 +15,11 @@ from neonym.config.rules import NO_PICTURES
 from neonym.config.run import RunConfig
 from neonym.config.sources import NO_NAME
 from neonym.data.buckets import BucketRules
+from neonym.data.caption_files import text_of
 from neonym.data.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, by_tags, template_lines
 from neonym.data.plan import ConceptPlan
 from neonym.data.records import Dataset, Folder, scan
-from neonym.data.stored import some, text_of
-from neonym.errors import ConfigError, DataError, ModelError, Problem
+from neonym.errors import ConfigError, DataError, ModelError, Problem, some
 from neonym.generation.prompts import SamplePrompt
 from neonym.learn.caption_checks import token_problems
 from neonym.learn.checks import (

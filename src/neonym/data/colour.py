@@ -1,0 +1,141 @@
+"""Every kind of pixels as 8-bit sRGB: depths, palettes, transparency, and the colour profile that a file carries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, ImageCms
+
+Colour = tuple[int, int, int]
+MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}  # of pixels, by the colour space of their profile
+NEAR = 2  # of 255 levels: a profile that changes no colour by more is sRGB in other words, and changes nothing
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How the colours that a profile describes become sRGB."""
+
+    mode: str = ""  # of the pixels that it is made for
+    transform: ImageCms.ImageCmsTransform | None = None  # None: they are sRGB already
+    fault: str = ""  # why the profile cannot be used
+
+
+def on_background(image: Image.Image, background: Colour, managed: bool = True) -> Image.Image:
+    """Return the image in sRGB, with transparent pixels laid on `background`.
+
+    Where it is not `managed`, as in masks, the numbers are taken as they are, whatever profile they have.
+    """
+    colours, alpha = colours_and_alpha(image)
+    profile = profile_of(image) if managed else None
+    shown = in_srgb(colours, profile)
+    if alpha is None:
+        return shown
+    shown.putalpha(alpha)
+    ground = Image.new("RGBA", image.size, (*background, 255))
+    return Image.alpha_composite(ground, shown).convert("RGB")
+
+
+def colours_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Return the colours in a mode of `MODES`, and the opacity of an image that has one."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        return from_large_numbers(image)
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        clear = image.convert("RGBA")
+        return clear.getchannel("R") if is_grey(image.mode) else clear.convert("RGB"), clear.getchannel("A")
+    if is_grey(image.mode):
+        return image.convert("L"), None
+    return image if image.mode in MODES.values() else image.convert("RGB"), None
+
+
+def from_large_numbers(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Return grey of 16 or 32 bits at 8 bits. Integers go up to 65,535; fractions to 1, 255 or 65,535, as they need."""
+    values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)  # [H,W]
+    largest = 65535.0
+    if image.mode == "F":
+        largest = next((top for top in (1.0, 255.0) if values.max(initial=0) <= top), largest)
+    grey = Image.fromarray((values * (255 / largest)).clip(0, 255).round().astype(np.uint8))
+    clear = image.info.get("transparency")
+    if not isinstance(clear, int):
+        return grey, None
+    return grey, Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))
+
+
+def is_grey(mode: str) -> bool:
+    return mode in ("1", "L", "LA", "La", "F") or mode.startswith("I")
+
+
+def profile_of(image: Image.Image) -> bytes | None:
+    """Return the colour profile that the file carries, empty if it is not whole; None without one."""
+    return (image.info["icc_profile"] or b"") if "icc_profile" in image.info else None
+
+
+def profile_fault(image: Image.Image) -> str:
+    """Return why the image's profile cannot be used; nothing if it can, or if there is none. Reads no pixel."""
+    profile = profile_of(image)
+    if profile is None:
+        return ""
+    space = "L" if is_grey(image.mode) else image.mode if image.mode in MODES.values() else "RGB"
+    return fault_for(conversion(profile), space)
+
+
+def fault_for(how: Conversion, mode: str) -> str:
+    """Return why it cannot be used for pixels of this mode. Grey pixels may have a profile for RGB."""
+    if how.fault or how.mode == mode or (how.mode, mode) == ("RGB", "L"):
+        return how.fault
+    return f"it is for {how.mode}, not {mode}"
+
+
+def changes_colours(image: Image.Image) -> bool:
+    """Return whether the image's profile makes other colours of its pixels."""
+    profile = profile_of(image)
+    return profile is not None and not profile_fault(image) and conversion(profile).transform is not None
+
+
+def in_srgb(colours: Image.Image, profile: bytes | None) -> Image.Image:
+    """Return a new RGB image. A profile that cannot be used is passed over; `profile_fault` says so."""
+    if colours.mode == "LAB" and (profile is None or fault_for(conversion(profile), "LAB")):
+        profile = lab_profile()
+    how = Conversion() if profile is None else conversion(profile)
+    if how.transform is None or fault_for(how, colours.mode):
+        return colours.convert("RGB")
+    converted = how.transform.apply(colours if colours.mode == how.mode else colours.convert(how.mode))
+    converted.info.clear()
+    return converted
+
+
+@lru_cache(maxsize=32)
+def conversion(profile: bytes) -> Conversion:
+    """Return what becomes of a profile: most data sets have one or two, so that it is looked at once."""
+    if not profile:
+        return Conversion(fault="it is not whole, or too large")
+    try:
+        source = ImageCms.ImageCmsProfile(BytesIO(profile))
+        space = profile[16:20].decode("latin-1").strip()
+        if space not in MODES:
+            return Conversion(fault=f"it is for {space or 'nothing'}, which images are not stored in")
+        mode = MODES[space]
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (OSError, ValueError, TypeError, ImportError, ImageCms.PyCMSError) as error:
+        return Conversion(fault=f"{error}")
+    return Conversion(mode, None if changes_nothing(transform, mode) else transform)
+
+
+def changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
+    """Return whether it leaves colours from all over the cube, or all greys, where they are."""
+    if mode not in ("RGB", "L"):
+        return False
+    steps = np.linspace(0, 255, 16).round().astype(np.uint8)
+    cube = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(16, -1, 3)
+    before = Image.fromarray(cube) if mode == "RGB" else Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    moved = np.asarray(transform.apply(before), np.int16) - np.asarray(before.convert("RGB"), np.int16)
+    return int(np.abs(moved).max()) <= NEAR
+
+
+@lru_cache(maxsize=1)
+def lab_profile() -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
