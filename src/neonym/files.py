@@ -7,10 +7,11 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -149,3 +150,25 @@ def save_png(picture: Image, path: Path, text: PngInfo | None = None) -> None:
     """Write an image that is complete or absent, with what is to be said of it in it. Raises OSError."""
     with whole_file(path) as part:
         picture.save(part, "PNG", pnginfo=text)
+
+
+def refused_names(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return the names that no file in `folder` can have, and why: they are tried in a folder that is removed again.
+
+    Raises OSError if nothing can be made there.
+    """
+    refused: dict[str, str] = {}
+    trial = Path(mkdtemp(prefix=".", suffix=f".{os.getpid()}.part", dir=folder))  # `clear_leftovers` knows it
+    try:
+        with alone_in(trial):
+            for name in dict.fromkeys(names):
+                try:
+                    (trial / name).touch()
+                    (trial / name).unlink()
+                except OSError as error:
+                    refused[name] = error.strerror or str(error)
+                except ValueError as error:  # of another encoding than the system's, or with a zero byte
+                    refused[name] = str(error)
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)
+    return refused

@@ -65,7 +65,7 @@ def main(argv: list[str], prog: str) -> int:
         fix = "Run it in the folder of the repository"
         raise UserError("the example pictures are not there", str(config), fix)
     started = time.monotonic()
-    from neonym.learn.look import STATE
+    from neonym.learn.outputs import STATE
 
     unfinished = (Path(flags.output_dir) / "demo-run" / STATE).is_file()
     run = RunConfig(

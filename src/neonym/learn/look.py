@@ -6,7 +6,6 @@ What is wrong with the settings is told in a second, all of it together.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,9 @@ from neonym.config.run import ModelSettings, RunConfig
 from neonym.config.sources import read_dataset
 from neonym.errors import ConfigError, Problem
 from neonym.generation.prompts import SamplePrompt
+from neonym.learn.outputs import STATE, output_problems
 from neonym.learn.sample_prompts import sample_prompts
 from neonym.models.source import BUILTIN_MODELS
-
-STATE = "state.safetensors"  # what an interrupted run goes on from
 
 
 @dataclass
@@ -40,6 +38,7 @@ def look(run: RunConfig) -> Look:
     prompts, found = sample_prompts(run.sample, [word for word in words if word.strip()])
     v = predicts_v(run.model)
     found += objective_problems(run.objective, v) if v is not None else ()
+    found += output_problems(run, [c.token_string for c in spoken], [prompt.seed for prompt in prompts])
     return Look(read, prompts, [*read.problems, *found, *place_problems(run), *model_problems(run.model)])
 
 
@@ -64,21 +63,10 @@ def model_problems(model: ModelSettings) -> Iterator[Problem]:
 
 
 def place_problems(run: RunConfig) -> Iterator[Problem]:
-    """Folders that cannot be written to, files that are not there."""
+    """Files that are named and not there."""
     save, log = run.save, run.log
-    logged = None if log.console_log_file is None else Path(log.console_log_file).parent
-    for flag, wanted in (
-        ("output_dir", save.output_dir),
-        ("logging_dir", log.logging_dir),
-        ("console_log_file", logged),
-    ):
-        folder = None if wanted is None else nearest_folder(Path(wanted))
-        if folder is not None and not (folder.is_dir() and os.access(folder, os.W_OK)):
-            yield Problem("error", f"{folder} is not a folder that can be written to", f"--{flag}")
     if save.resume is not None and not run.hub.resume_from_huggingface and not (Path(save.resume) / STATE).is_file():
         yield Problem("error", f"there is no {STATE} in it", f"--resume {save.resume}", "Name a `-state` folder")
-    if log.console_log_file and Path(log.console_log_file).is_dir():
-        yield Problem("error", f"{log.console_log_file} is a folder", "--console_log_file", "Name a file in it")
     if run.concept.weights and not Path(run.concept.weights).is_file():
         yield Problem("error", "there is no such file", f"--weights {run.concept.weights}")
     thumbnail = run.metadata.metadata_thumbnail
@@ -86,11 +74,6 @@ def place_problems(run: RunConfig) -> Iterator[Problem]:
         yield Problem("error", "there is no such file", f"--metadata_thumbnail {thumbnail}")
     if log.log_tracker_config:
         yield from tracker_file_problems(log.log_tracker_config)
-
-
-def nearest_folder(wanted: Path) -> Path:
-    """The folder itself, or what is there of the way to it."""
-    return next(path for path in (wanted.absolute(), *wanted.absolute().parents) if path.exists())
 
 
 def tracker_file_problems(file: str) -> Sequence[Problem]:

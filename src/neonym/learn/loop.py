@@ -236,7 +236,7 @@ def run_steps(run: Running) -> Result:
         if stop and not ended and state.step < rhythm.total:
             if run.main:
                 guard.check()
-                run.store.save_state(state)
+                run.store.save_last(state)
             way = " without --restart" if settings.save.restart else ""
             report.note(f"stopped after step {state.step}; run the same command again{way} to go on")
             report.event("stopped", step=state.step, signal=stop)
@@ -255,7 +255,7 @@ def without_others(run: Running, error: RuntimeError) -> UserError:
     """Another process of the run is gone: what this one has is saved. -> what to tell"""
     if run.main:
         Guard(run.state.concepts, run.loader.plans).check()
-        run.store.save_state(run.state)
+        run.store.save_last(run.state)
     what = f"another process ended, or none answered in time ({str(error).splitlines()[0]}); step {run.state.step} is saved"
     return UserError(what, "training", "Run the same command again to go on")
 

@@ -27,6 +27,7 @@ from neonym.learn.checks import (
     setting_problems,
 )
 from neonym.learn.look import look
+from neonym.learn.outputs import file_names, run_folder
 from neonym.learn.rates import suiting_rate
 from neonym.learn.rhythm import Rhythm, make_rhythm
 from neonym.learn.word_checks import read_weights, word_problems
@@ -70,15 +71,11 @@ class Prepared:
 
     def file_names(self) -> list[str]:
         """The embedding file of each concept, without ending."""
-        if len(self.tokens) == 1:
-            return [self.run.save.output_name or self.tokens[0]]
-        return list(self.tokens)
+        return file_names(self.run, self.tokens)
 
     def run_folder(self) -> Path:
         """Where the state, the events and the verdict of this run lie."""
-        others = f"-and-{len(self.tokens) - 1}-more" if len(self.tokens) > 1 else ""
-        name = self.run.save.output_name or self.tokens[0] + others
-        return Path(self.run.save.output_dir) / f"{name}-run"
+        return run_folder(self.run, self.tokens)
 
     def failed(self) -> bool:
         return any(p.severity == "error" for p in self.problems)

@@ -112,7 +112,7 @@ def checksum(facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> s
     digest = sha256(json.dumps(facts).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,12 @@ from neonym.config.resolve import read_table
 from neonym.config.run import RunConfig, fields_of
 from neonym.errors import UserError
 from neonym.learn.optim import rate_now
+from neonym.learn.outputs import PROJECT
 from neonym.learn.rows import Concept
 
 FLUSH_STEPS = 50
 # parts of names of settings that are not logged
 PRIVATE = ("dir", "path", "key", "token", "config", "weights", "resume", "prompts")
-
-
-def tracker_folder(run: RunConfig) -> Path | None:
-    """A folder of its own for each run, as sd-scripts names it."""
-    if run.log.logging_dir is None:
-        return None
-    return Path(run.log.logging_dir) / f"{run.log.log_prefix or ''}{time.strftime('%Y%m%d%H%M%S')}"
 
 
 class Trackers:
@@ -45,7 +38,7 @@ class Trackers:
         if self.on:
             if run.log.wandb_api_key:
                 os.environ["WANDB_API_KEY"] = run.log.wandb_api_key
-            name = run.log.log_tracker_name or "textual_inversion"
+            name = run.log.log_tracker_name or PROJECT
             try:
                 accelerator.init_trackers(name, config=shown_settings(run), init_kwargs=tracker_arguments(run))
             except Exception as error:  # each tracker has errors of its own
