@@ -94,7 +94,7 @@ def train_ready(ready: Prepared, store: CheckpointStore, accelerator: Accelerato
     try:
         latents = encode_pictures(ready, model, report)
         loader = make_loader(ready, latents, model, accelerator)
-        trackers = make_trackers(ready, state, accelerator)
+        trackers = make_trackers(ready, state, accelerator, report)
         return follow(Running(ready, model, state, store, loader, accelerator, report, trackers, hub))
     except Stopped:
         report.note("stopped before the first step; run the same command again")
@@ -131,9 +131,9 @@ def begin(ready: Prepared, model: Model, fingerprint: dict[str, str], accelerato
     return TrainState(add_concepts(model, ready), fingerprint, ready.rhythm.first, origin, accelerator.scaler, plateau)
 
 
-def make_trackers(ready: Prepared, state: TrainState, accelerator: Accelerator) -> Trackers:
+def make_trackers(ready: Prepared, state: TrainState, accelerator: Accelerator, report: Report) -> Trackers:
     assert ready.rhythm is not None
-    return Trackers(accelerator, ready.run, state.concepts, ready.rhythm.steps_per_epoch)
+    return Trackers(accelerator, ready.run, state.concepts, ready.rhythm.steps_per_epoch, report.note)
 
 
 def follow(running: Running) -> Result:
