@@ -153,10 +153,9 @@ def read_state(file: Path, fingerprint: dict[str, str], fix: str = "") -> Saved:
 
 def sound_facts(table: Any, tensors: Mapping[str, torch.Tensor]) -> Facts:
     """Return what a state says. Raises ValueError if that was not saved with these tensors, or is not all of it."""
-    if isinstance(table, dict) and "sha256" in table:  # states of older versions have none
-        noted = table.pop("sha256")
-        if noted != checksum(table, tensors):
-            raise ValueError("its checksum is wrong")
+    noted = table.pop("sha256", None) if isinstance(table, dict) else None
+    if noted is None or noted != checksum(table, tensors):
+        raise ValueError("its checksum is wrong, or it is of an older version")
     try:
         return Facts.model_validate(table)
     except ValidationError as error:
