@@ -34,11 +34,12 @@ def look(run: RunConfig) -> Look:
     """Read what the settings name, but no picture and no model."""
     read = read_dataset(run)
     spoken = read.config.concepts if read.config else ()
-    words = [c.token_string for c in spoken] or [run.concept.token_string or ""]
-    prompts, found = sample_prompts(run.sample, [word for word in words if word.strip()])
+    named = [c.token_string for c in spoken] or [run.concept.token_string or ""]
+    words = [word for word in named if word.strip()]
+    prompts, found = sample_prompts(run.sample, words)
     v = predicts_v(run.model)
     found += objective_problems(run.objective, v) if v is not None else ()
-    found += output_problems(run, [c.token_string for c in spoken], [prompt.seed for prompt in prompts])
+    found += output_problems(run, words, [prompt.seed for prompt in prompts])
     return Look(read, prompts, [*read.problems, *found, *place_problems(run), *model_problems(run.model)])
 
 

@@ -20,7 +20,7 @@ END = "finished.safetensors"  # the state of a finished run
 VERDICT, EVENTS = "verdict.json", "events.jsonl"
 SAMPLES = "sample"
 PROJECT = "textual_inversion"  # of trackers, unless --log_tracker_name gives another
-FARTHEST = 99_999_999  # steps that a name has room for
+LAST_STEP, LAST_EPOCH = 99_999_999, 999_999  # that names have room for
 SHOWN = 40  # letters at each end of a long name
 
 
@@ -90,8 +90,8 @@ def outputs_of_words(run: RunConfig, tokens: Sequence[str], seeds: Sequence[int 
     """Yield what is named after the words, or after --output_name."""
     save, home, records = run.save, Path(run.save.output_dir), run_folder(run, tokens)
     own, run_name = word_settings(run, tokens)[0], records.name.removesuffix("-run")
-    steps = [step_suffix(FARTHEST)] if save.save_every_n_steps else []
-    epochs = [epoch_suffix(FARTHEST)] if save.save_every_n_epochs or save.save_n_epoch_ratio else []
+    steps = [step_suffix(LAST_STEP)] if save.save_every_n_steps else []
+    epochs = [epoch_suffix(LAST_EPOCH)] if save.save_every_n_epochs or save.save_n_epoch_ratio else []
     for where, name in zip(word_settings(run, tokens), file_names(run, tokens), strict=True):
         yield from (Output(home / f"{name}{suffix}.{save.save_model_as}", where) for suffix in ("", *steps, *epochs))
         yield Output(home / f"{name}.md", where)
@@ -115,9 +115,10 @@ def word_settings(run: RunConfig, tokens: Sequence[str]) -> list[str]:
 def output_problems(run: RunConfig, tokens: Sequence[str], seeds: Sequence[int | None]) -> Iterator[Problem]:
     """Yield what cannot be written, one error for each setting that is to blame. Nothing is left of the trials."""
     texts = {"--output_name": run.save.output_name or "", **{f"the word `{token}`": token for token in tokens}}
-    for where in (where for where, text in texts.items() if not is_text(text)):
-        what = "is not Unicode text: no program can be told such a name"
-        yield Problem("error", what, where, "Check the encoding of the terminal or the file")
+    for where, text in {**texts, "--output_dir": run.save.output_dir}.items():
+        if not is_text(text):
+            what = "is not Unicode text: programs cannot be told such a name"
+            yield Problem("error", what, where, "Choose another, or check the encoding of the terminal or the file")
     if not all(map(is_plain, texts.values())):  # a path in place of a name is told with the other settings
         tokens = ()
     worst: dict[str, tuple[int, Problem]] = {}
@@ -138,20 +139,23 @@ def refusals(outputs: Sequence[Output]) -> Iterator[tuple[int, Problem]]:
     ways = {output: way_to(output.path) for output in outputs}
     owners = {folder: output.where for output, (folder, _) in reversed(ways.items())}  # the outermost output's
     refused = {folder: names_refused_in(folder, ways.values()) for folder in owners}
-    said: set[str] = set()
+    said: set[Path | str] = set()  # places and names
     for output, (folder, missing) in ways.items():
         names = refused[folder]
         if not missing and folder.is_dir() != output.is_folder:
+            said.add(folder)
             kinds = ("a file", "a folder") if output.is_folder else ("a folder", "a file")
             what = f"{output.path} is {kinds[0]}, and {kinds[1]} of that name is needed"
             yield 0, Problem("error", what, output.where, "Move it away, or choose another name")
         elif missing and names is None:
-            yield 0, Problem("error", f"{folder} is not a folder that can be written to", owners[folder])
-        elif bad := [name for name in missing if names and name in names]:
-            if names and bad[0] not in said:
-                said.add(bad[0])
-                excess = excess_of(bad[0], folder)
-                yield excess, refused_name(bad[0], names[bad[0]], excess, output.where)
+            if folder not in said:
+                said.add(folder)
+                yield 0, Problem("error", f"{folder} is not a folder that can be written to", owners[folder])
+        elif bad := next((name for name in missing if names and name in names), ""):
+            if names and bad not in said:
+                said.add(bad)
+                excess = excess_of(bad, folder)
+                yield excess, refused_name(bad, names[bad], excess, output.where)
         elif is_too_long(output.path):
             what = f"the path {shortened(str(output.path))} is longer than the system allows"
             yield 0, Problem("error", what, output.where, "Choose a folder nearer to the root, or shorter names")

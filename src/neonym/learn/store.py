@@ -234,8 +234,9 @@ class CheckpointStore:
             yield
         except (UserError, OSError) as error:
             problem = error.problem if isinstance(error, UserError) else Problem("error", str(error), str(self.folder))
-            what, fix = self.rescue(state)
-            raise UserError(f"{problem.what.rstrip('.')}; {what}", problem.where, f"{problem.fix}; {fix}") from error
+            what, way = self.rescue(state)
+            fix = f"{problem.fix or 'Put it right'}; {way}"
+            raise UserError(f"{problem.what.rstrip('.')}; {what}", problem.where, fix) from error
 
     def rescue(self, state: TrainState) -> tuple[str, str]:
         """Save the state in the run folder if that can be, else in a temporary one. -> where it is, and how to go on"""
