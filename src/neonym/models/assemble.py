@@ -51,6 +51,8 @@ def load_part(kind: str, config: dict[str, Any], weights: Weights, dtype: torch.
 
 def is_finite(tensor: Tensor) -> bool:
     """Return whether all numbers are finite. Their sum says so in one pass over them, unless it overflows itself."""
+    if tensor.is_meta:  # there are no numbers in it
+        return True
     return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.isfinite().all())
 
 
