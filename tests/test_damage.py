@@ -17,6 +17,7 @@ from PIL import Image, PngImagePlugin
 from safetensors.torch import save, save_file
 
 from neonym.cli.main import main
+from neonym.config.resolve import read_table
 from neonym.errors import FormatError
 from neonym.formats import read_embedding, write_embedding
 from neonym.formats.png_card import with_data
@@ -228,3 +229,39 @@ def test_what_a_file_says_of_itself_is_not_obeyed(tmp_path, capsys):
     for told in ("{", "5", "[5]", "[{}]", '[{"subsets": [{"no_such_key": 1}]}]', '[{"subsets": [{"image_dir": {}}]}]'):
         save_file({"emb_params": ROWS}, bad, {"neonym.settings": "{}", "neonym.datasets": told})
         assert main(["recipe", str(bad)]) == 2
+
+
+@pytest.mark.parametrize(
+    "settings",
+    ['{"seed": NaN}', '{"learning_rate": Infinity}', '{"learning_rate": 1e999}', '{"optimizer_args": [null]}',
+     '{"optimizer_args": [["a"], [null]]}', '{"optimizer_type": "\\ud800"}', '{"optimizer_args": ["\\udfff"]}', "null"],
+)  # fmt: skip
+def test_a_recipe_that_is_no_config_file_is_refused(tmp_path, settings, capsys):
+    for told in (
+        {"neonym.settings": settings},
+        {"neonym.settings": "{}", "neonym.datasets": f'[{{"subsets": [{settings}]}}]'},
+    ):
+        save_file({"emb_params": ROWS}, tmp_path / "word.safetensors", told)
+        assert main(["recipe", str(tmp_path / "word.safetensors")]) == 2
+        assert capsys.readouterr().out == ""
+
+
+def test_a_recipe_is_a_config_file_whatever_its_texts_hold(tmp_path, capsys):
+    odd = "".join(map(chr, range(1, 0xA1))) + "\u2028\ufeff\U0001f600"
+    told = {
+        "optimizer_type": odd,
+        "optimizer_args": [odd, "\x7f"],
+        "learning_rate": 1e-05,
+        "seed": 2**40,
+        "loss_type": None,
+    }
+    tables = [{"subsets": [{"caption_prefix": odd, "class_tokens": "x"}]}]
+    facts = {"neonym.settings": json.dumps(told), "neonym.datasets": json.dumps(tables), "neonym.init_word": odd,
+             "neonym.base_model": odd, "neonym.base_model_hash": odd}  # fmt: skip
+    save_file({"emb_params": ROWS}, tmp_path / "word.safetensors", facts)
+    assert main(["recipe", str(tmp_path / "word.safetensors")]) == 0
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(capsys.readouterr().out, encoding="utf-8", newline="")
+    table = read_table(recipe)
+    assert (table["optimizer_type"], table["optimizer_args"], table["init_word"]) == (odd, [odd, "\x7f"], odd)
+    assert (table["seed"], table["learning_rate"], "loss_type" in table) == (2**40, 1e-05, False)

@@ -257,10 +257,10 @@ def test_metadata_and_precision(run_for):
 
 def test_a_full_disk_while_saving_is_survived(run_for, monkeypatch):
     """The files of step 2 stay whole, what cannot be written is said, and the run ends with its file."""
-    run, report, inner = run_for(save_every_n_steps=2, state_every_n_steps=2), Notes(), state.save_file
+    run, report, inner = run_for(save_every_n_steps=2, state_every_n_steps=2), Notes(), state.save
     full = {"now": False}
 
-    def save_file(*args, **kwargs):
+    def save(*args, **kwargs):
         if full["now"]:
             raise OSError(errno.ENOSPC, "No space left on device")
         return inner(*args, **kwargs)
@@ -269,7 +269,7 @@ def test_a_full_disk_while_saving_is_survived(run_for, monkeypatch):
         def step(self, step, losses):
             full["now"] = 3 <= step <= 6
 
-    monkeypatch.setattr(state, "save_file", save_file)
+    monkeypatch.setattr(state, "save", save)
     report = Fill()
     result = loop.train(run, report)
     assert result.steps == 8

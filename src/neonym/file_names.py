@@ -16,6 +16,10 @@ def name_warnings(name: str, vectors: int) -> list[str]:
         warnings.append("ComfyUI cuts names at brackets, and in prompts they are weights")
     if not re.fullmatch(r"[A-Za-z0-9., _-]*", name):
         warnings.append("InvokeAI takes names of ASCII letters, digits, blanks and . , _ - only")
-    if re.search(r'[<>:"/\\|?*]|[. ]$', name) or re.fullmatch(r"(?i)(con|nul|aux|prn|com\d|lpt\d)(\..*)?", name):
+    if re.search(r'[<>:"/\\|?*\x00-\x1f]|[. ]$', name) or re.fullmatch(
+        r"(?i)(con|nul|aux|prn|com\d|lpt\d)(\..*)?", name
+    ):
         warnings.append("Windows has no files of such a name")
+    if name.startswith("."):
+        warnings.append("files whose names begin with a dot are hidden")
     return warnings

@@ -14,6 +14,11 @@ def is_text(name: str) -> bool:
     return True
 
 
+def as_text(name: str) -> str:
+    """Return a name that can be written: such halves become escapes."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def read_json(text: str) -> tuple[Any, list[str]]:
     """-> what it says, and the keys that an object has twice, of which the last one counts. Raises ValueError, RecursionError."""
     twice: list[str] = []

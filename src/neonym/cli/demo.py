@@ -66,7 +66,7 @@ class DemoFlags(BaseModel):
 def main(argv: list[str], prog: str) -> int:
     flags = parse_flags(DemoFlags, argv, prog, DESCRIPTION)
     started = time.monotonic()
-    from neonym.learn.resume_places import STATE
+    from neonym.learn.outputs import STATE
     from neonym.models.identify import identify
     from neonym.models.source import BUILTIN
 

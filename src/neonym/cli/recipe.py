@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from neonym.config.dataset import DatasetSpec, SubsetSpec
 from neonym.config.flags import parse_flags
 from neonym.config.run import RunConfig, fields_of
 from neonym.errors import FormatError
+from neonym.texts import as_text, is_text
 
 DESCRIPTION = "Print the settings that a word was learned with, as a --config_file: add where the pictures are."
 CHANGED = "Was it changed by another program?"
@@ -38,10 +40,10 @@ def main(argv: list[str], prog: str) -> int:
         "pretrained_model_name_or_path": known.get("neonym.base_model"),
         **settings_of(known, flags.file),
     }
+    tables = datasets_of(known, flags.file)
     print(
         f"# how `{shown(embedding.token)}` was learned; the text encoder had the hash {shown(str(known.get('neonym.base_model_hash')))}"
     )
-    tables = datasets_of(known, flags.file)
     print('# train_data_dir = "..."' if tables is None else '# dataset_config = "..."  # a file such as the one below')
     print("\n".join(as_lines(values)))
     for table in tables or ():
@@ -61,7 +63,12 @@ def dataset_lines(table: dict[str, Any], token: str) -> list[str]:
 
 def as_lines(table: dict[str, Any]) -> list[str]:
     """Values as TOML, a line each; what is not set is left out."""
-    return [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in table.items() if value is not None]
+    return [f"{name} = {as_toml(value)}" for name, value in table.items() if value is not None]
+
+
+def as_toml(value: Any) -> str:
+    """A plain value as TOML, which is JSON but for a sign that JSON lets stand as it is."""
+    return as_text(json.dumps(value, ensure_ascii=False)).replace("\x7f", "\\u007f")
 
 
 def settings_of(known: dict[str, str], file: Path) -> dict[str, Any]:
@@ -107,5 +114,14 @@ def is_table(value: Any, names: set[str]) -> bool:
 
 
 def plain(value: Any) -> bool:
-    """Whether it is written alike in JSON and in a config file."""
-    return all(map(plain, value)) if isinstance(value, list) else value is None or isinstance(value, str | int | float)
+    """Whether it is written alike in JSON and in a config file; nothing at all is left out there."""
+    return value is None or (all(map(sayable, value)) if isinstance(value, list) else sayable(value))
+
+
+def sayable(value: Any) -> bool:
+    """Whether a config file can say it: a list without gaps, a finite number, a text that is one."""
+    if isinstance(value, list):
+        return all(map(sayable, value))
+    if isinstance(value, str):
+        return is_text(value)
+    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))

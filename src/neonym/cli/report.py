@@ -6,6 +6,7 @@ import base64
 import html
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -82,10 +83,20 @@ def write_report(out: Path, result: Result, shown: Sequence[Shown], events: Path
 
 
 def evaluations(events: Path) -> list[tuple[int, list[float]]]:
-    """(steps done, evaluation loss of each word), of the last run in the event file."""
-    lines = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
-    begun = max((i for i, e in enumerate(lines) if e["event"] == "started"), default=0)
-    return [(e["step"], e["losses"]) for e in lines[begun:] if e["event"] == "evaluated"]
+    """(steps done, evaluation loss of each word), of the last run in the event file; lines that are damaged are left out."""
+    found: list[tuple[int, list[float]]] = []
+    try:
+        lines = events.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return found
+    for line in lines:
+        with suppress(ValueError, TypeError, KeyError):
+            event = json.loads(line)
+            if event["event"] == "started":
+                found.clear()
+            elif event["event"] == "evaluated":
+                found.append((int(event["step"]), [float(loss) for loss in event["losses"]]))
+    return found
 
 
 def heading(result: Result, shown: Sequence[Shown], model: str) -> str:

@@ -50,7 +50,8 @@ def main(argv: list[str], prog: str) -> int:
     from neonym.models.identify import identify
 
     embedding, word = read_embedding(flags.file), flags.file.stem
-    check_folder((flags.out or flags.file).parent, "--out")
+    page = flags.out or flags.file.with_name(f"{flags.file.stem}-verify.png")
+    check_folder(page.parent, "--out", [page.name])
     source = identify(flags.model, offline=flags.offline)
     if problems := list(misfits(word, flags.file, embedding, source)):
         raise ConfigError(problems)
@@ -65,7 +66,7 @@ def main(argv: list[str], prog: str) -> int:
 
     model, seeds = load_model(source, best_device()), range(flags.seeds)
     effect = measure(model, embedding, flags.prompt, seeds, flags.steps, flags.scale, shown)
-    path = flags.out or free(flags.file.with_name(f"{flags.file.stem}-verify.png"))
+    path = flags.out or free(page)
     save_picture(sheet(list(effect.pictures.items()), model.source.native_size), path, {})
     found = effect.judgement
     facts = {name: getattr(effect, name) for name in vars(effect) if name not in ("pictures", "worth")}

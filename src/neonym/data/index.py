@@ -1,25 +1,22 @@
 """What was found out about the files of a folder, kept so that the next start need not open them again.
 
-An entry holds as long as the file's size and times are the same. It says only what can be found out anew: nothing is
-lost with the index, and it is left out where it cannot be written.
+An entry holds as long as the file's size and times are the same, and the index as long as it is what was written. It says
+only what can be found out anew: nothing is lost with it, and it is left out where it cannot be written.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 from neonym.data.images import Facts, inspect
 from neonym.data.remarks import Remark
 from neonym.errors import DataError
-from neonym.files import whole_file
-from neonym.remembered import default_folder
+from neonym.remembered import default_folder, keep, read_kept
 
 LAYOUT = 3  # changes with the meaning of an entry
 TOO_YOUNG = 2e9  # nanoseconds: a file just written can change again without changing its times
@@ -59,7 +56,7 @@ def look_at_folder(folder: Path, files: list[Path]) -> Iterator[tuple[Path, Fact
             stamp = stamps[path]
             if isinstance(facts, Facts) and stamp and time.time_ns() - max(stamp[1:]) > TOO_YOUNG:
                 known[path.name] = [stamp, *facts.size, facts.content, facts.remarks]
-    write_index(index, known)
+    keep(index, {"layout": LAYOUT, "files": known})
 
 
 def facts_or_error(path: Path) -> Facts | DataError:
@@ -79,17 +76,6 @@ def stamp_of(path: Path) -> Stamp:
 
 
 def read_index(file: Path) -> dict[str, list]:
-    """Entries by file name; none if there is no sound index."""
-    try:
-        table = json.loads(file.read_text("utf-8"))
-        return table["files"] if table["layout"] == LAYOUT else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-
-
-def write_index(file: Path, entries: dict[str, list]) -> None:
-    """Complete or absent."""
-    with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(file) as part:
-            part.write_text(json.dumps({"layout": LAYOUT, "files": entries}), "utf-8")
+    """Return entries by file name; none if there is no sound index."""
+    table = read_kept(file)
+    return table["files"] if table.get("layout") == LAYOUT else {}

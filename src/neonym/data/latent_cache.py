@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from neonym.data.images import is_plain, load_mask, load_pixels
 from neonym.data.places import Place, entry_name, places
 from neonym.data.stored import plain_pictures
-from neonym.files import whole_file
+from neonym.files import clear_leftovers, whole_file
 from neonym.types import ImageRecord, View
 
 Encode = Callable[[torch.Tensor], torch.Tensor]  # [1,3,H,W] -> [1,2C,h,w]
@@ -60,8 +60,9 @@ def encoded(pixels: np.ndarray, encode: Encode) -> torch.Tensor:
     return encode(torch.from_numpy(np.ascontiguousarray(pixels))[None])[0].float().cpu().contiguous()
 
 
-def checksum(moments: torch.Tensor) -> str:
-    return hashlib.sha256(moments.numpy().tobytes()).hexdigest()
+def checksum(file: Path, moments: torch.Tensor) -> str:
+    """Return the hash of an entry: its name, its shape (4 x 8 x 16 has the numbers of 4 x 16 x 8), its numbers."""
+    return hashlib.sha256(repr((file.name, *moments.shape)).encode() + moments.numpy().tobytes()).hexdigest()
 
 
 def read_entry(file: Path) -> torch.Tensor | None:
@@ -71,7 +72,7 @@ def read_entry(file: Path) -> torch.Tensor | None:
             moments, noted = opened.get_tensor("moments"), (opened.metadata() or {}).get("sha256")
     except (OSError, SafetensorError):
         return None
-    return moments if checksum(moments) == noted else None
+    return moments if moments.dtype == torch.float32 and checksum(file, moments) == noted else None
 
 
 def write_entry(file: Path, moments: torch.Tensor) -> bool:
@@ -79,8 +80,8 @@ def write_entry(file: Path, moments: torch.Tensor) -> bool:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(file) as part:
-            save_file({"moments": moments}, part, {"sha256": checksum(moments)})
-    except (OSError, SafetensorError):
+            part.write_bytes(save({"moments": moments}, {"sha256": checksum(file, moments)}))
+    except OSError:
         return False
     return True
 
@@ -104,6 +105,8 @@ def cache_moments(
     moments = dict(known or {})
     wanted = [place for place in places(records) if place not in moments]
     contents = {record.path: record.content[:64] for record in records}  # without the mask's
+    if folder is not None:
+        clear_leftovers(folder)
     for done, place in enumerate(wanted):
         progress(done, len(wanted))
         file = folder / entry_name(contents[place[0]], place[1], vae_hash) if folder else None

@@ -39,7 +39,7 @@ def write_embedding(embedding: Embedding, path: Path | str, picture: Image | Non
     check_programs(embedding, path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as part:
+        with whole_file(path, lasting=True) as part:
             if kind is png_card:
                 png_card.write(embedding, part, picture)
             else:

@@ -11,6 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 from neonym.data.images import readable
 from neonym.errors import UserError
 from neonym.files import save_png, whole_file
+from neonym.texts import as_text
 
 KEY = "neonym"  # of the text that is for this program alone
 DESCRIPTION = 0x010E  # EXIF: where that one is, in files that are no PNG
@@ -43,11 +44,6 @@ def save_picture(picture: Image.Image, path: Path, said: dict[str, str]) -> None
             picture.save(part, Image.registered_extensions()[path.suffix.lower()], exif=exif, quality=95)
     except OSError as error:
         raise UserError(f"cannot be written ({error.strerror or error})", str(path), "Is the disk full?") from error
-
-
-def as_text(said: str) -> str:
-    """Bytes in file names that are no text become escapes."""
-    return said.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def texts_in(file: str | Path) -> dict[str, str]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 from neonym.config.file_kinds import misplaced
 from neonym.config.generate import GenerateSettings, generate_problems, without_empty
 from neonym.errors import ConfigError, Problem, UserError
+from neonym.files import clear_leftovers, refused_names
 from neonym.formats import read_embedding
 from neonym.generation.axes import AxesSheet, Words, plan_sheet
 from neonym.generation.conditioning import PART, TextRules, plain_spelling, read_by
@@ -241,13 +242,15 @@ def sizes_problems(job: Job, base: Job) -> Iterator[Problem]:
         yield Problem("warning", f"{flags}: only SDXL is told sizes", job.raw_prompt[:80])
 
 
-def check_folder(folder: Path, flag: str = "--outdir") -> None:
-    """Raises UserError if nothing can be written there. What was made for the check is removed."""
-    made = [p for p in (folder, *folder.parents) if not p.exists()]
+def check_folder(folder: Path, flag: str = "--outdir", names: Sequence[str] = ()) -> None:
+    """Raises UserError if no files, or none of these names, can be written there. What was made for the check is removed,
+    and so is what killed processes left half-written.
+    """
+    made = [p for p in (folder, *folder.parents) if not os.path.lexists(p)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
+        refused = refused_names(folder, names)
+        clear_leftovers(folder)
     except OSError as error:
         fix = "Choose another folder"
         raise UserError(f"cannot be written to ({error.strerror})", f"{flag} {folder}", fix) from error
@@ -255,3 +258,5 @@ def check_folder(folder: Path, flag: str = "--outdir") -> None:
         for path in made:
             with suppress(OSError):
                 path.rmdir()
+    for name, reason in refused.items():
+        raise UserError(f"{name} can be no file there ({reason})", f"{flag} {folder}", f"Name another with {flag}")

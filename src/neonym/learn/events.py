@@ -146,7 +146,8 @@ class Terminal(Silent):
         """A full disk stops nothing: the line goes to the terminal then."""
         assert self.log is not None
         try:
-            with self.log.open("w" if self.fresh else "a", encoding="utf-8") as file:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            with self.log.open("w" if self.fresh else "a", encoding="utf-8", errors="backslashreplace") as file:
                 self.fresh = False
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
         except OSError:
@@ -165,7 +166,8 @@ class Terminal(Silent):
         """To the event file; a full disk is said once and stops nothing."""
         assert self.file is not None
         try:
-            with self.file.open("a", encoding="utf-8") as file:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.writelines(line + "\n" for line in lines)
         except OSError as error:
             if not self.broken:

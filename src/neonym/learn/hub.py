@@ -45,10 +45,14 @@ class Hub:
         """A file, or a state folder. With `--async_upload` in the background."""
         if not self.on or (path.is_dir() and not self.settings.save_state_to_huggingface):
             return
-        files = [path] if path.is_file() else sorted(path.iterdir())
-        for file in files:
-            inside = path.name if path.is_file() else f"{path.name}/{file.name}"
-            sent = self.queue.submit(self._send, inside, file.read_bytes())
+        try:
+            files = sorted(path.iterdir()) if path.is_dir() else [path]
+            contents = {file.relative_to(path.parent).as_posix(): file.read_bytes() for file in files}
+        except OSError as error:  # somebody has removed it
+            self.say(f"warning: {path} was not uploaded ({error.strerror})")
+            return
+        for inside, content in contents.items():
+            sent = self.queue.submit(self._send, inside, content)
             if self.settings.async_upload:
                 self.waiting.append(sent)
             else:

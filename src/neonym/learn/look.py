@@ -6,7 +6,6 @@ What is wrong with the settings is told in a second, all of it together.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from neonym.config.run import ModelSettings, RunConfig
 from neonym.config.sources import read_dataset
 from neonym.errors import ConfigError, Problem
 from neonym.generation.prompts import SamplePrompt
+from neonym.learn.outputs import output_problems
 from neonym.learn.resume_places import resume_problem
 from neonym.learn.sample_prompts import sample_prompts
 from neonym.models.source import BUILTIN_MODELS
@@ -36,12 +36,14 @@ def look(run: RunConfig) -> Look:
     """Read what the settings name, but no picture and no model."""
     read = read_dataset(run)
     spoken = read.config.concepts if read.config else ()
-    words = [c.token_string for c in spoken] or [run.concept.token_string or ""]
+    named = [c.token_string for c in spoken] or [run.concept.token_string or ""]
+    words = [word for word in named if word.strip()]
     wrong = misplaced(run.sample.sample_prompts, "sample_prompts")
-    prompts, found = ([], [wrong]) if wrong else sample_prompts(run.sample, [word for word in words if word.strip()])
+    prompts, found = ([], [wrong]) if wrong else sample_prompts(run.sample, words)
     found += misplaced_files(run, [concept.weights for concept in spoken])
     v = predicts_v(run.model)
     found += objective_problems(run.objective, v) if v is not None else ()
+    found += output_problems(run, words, [prompt.seed for prompt in prompts])
     return Look(read, prompts, [*read.problems, *found, *place_problems(run), *model_problems(run.model)])
 
 
@@ -78,31 +80,15 @@ def model_problems(model: ModelSettings) -> Iterator[Problem]:
 
 
 def place_problems(run: RunConfig) -> Iterator[Problem]:
-    """Folders that cannot be written to, files that are not there."""
+    """Files that are named and not there."""
     save, log = run.save, run.log
-    logged = None if log.console_log_file is None else Path(log.console_log_file).parent
-    for flag, wanted in (
-        ("output_dir", save.output_dir),
-        ("logging_dir", log.logging_dir),
-        ("console_log_file", logged),
-    ):
-        folder = None if wanted is None else nearest_folder(Path(wanted))
-        if folder is not None and not (folder.is_dir() and os.access(folder, os.W_OK)):
-            yield Problem("error", f"{folder} is not a folder that can be written to", f"--{flag}")
     if save.resume is not None and not run.hub.resume_from_huggingface and (wrong := resume_problem(save.resume)):
         yield wrong
-    if log.console_log_file and Path(log.console_log_file).is_dir():
-        yield Problem("error", f"{log.console_log_file} is a folder", "--console_log_file", "Name a file in it")
     thumbnail = run.metadata.metadata_thumbnail
     if thumbnail and ":" not in thumbnail.partition("/")[0] and not Path(thumbnail).is_file():
         yield Problem("error", "there is no such file", f"--metadata_thumbnail {thumbnail}")
     if log.log_tracker_config:
         yield from tracker_file_problems(log.log_tracker_config)
-
-
-def nearest_folder(wanted: Path) -> Path:
-    """The folder itself, or what is there of the way to it."""
-    return next(path for path in (wanted.absolute(), *wanted.absolute().parents) if path.exists())
 
 
 def tracker_file_problems(file: str) -> Sequence[Problem]:

@@ -103,7 +103,7 @@ def train_ready(ready: Prepared, store: CheckpointStore, accelerator: Accelerato
         if beginning.saved is not None:
             restore(state, beginning.saved)
         loader = make_loader(ready, latents, model, accelerator)
-        trackers = make_trackers(ready, state, accelerator)
+        trackers = make_trackers(ready, state, accelerator, report)
         return follow(Running(ready, model, state, store, loader, accelerator, report, trackers, hub))
     except Stopped as stop:
         report.note("stopped before the first step; run the same command again")
@@ -140,9 +140,9 @@ def begin(ready: Prepared, model: Model, fingerprint: dict[str, str], accelerato
     return TrainState(add_concepts(model, ready), fingerprint, ready.rhythm.first, origin, accelerator.scaler, plateau)
 
 
-def make_trackers(ready: Prepared, state: TrainState, accelerator: Accelerator) -> Trackers:
+def make_trackers(ready: Prepared, state: TrainState, accelerator: Accelerator, report: Report) -> Trackers:
     assert ready.rhythm is not None
-    return Trackers(accelerator, ready.run, state.concepts, ready.rhythm.steps_per_epoch)
+    return Trackers(accelerator, ready.run, state.concepts, ready.rhythm.steps_per_epoch, report.note)
 
 
 def follow(running: Running) -> Result:
@@ -260,7 +260,7 @@ def stopped(run: Running, guard: Guard, signal: int) -> Result:
     state, report = run.state, run.report
     if run.main:
         guard.check()
-        run.store.save_state(state)
+        run.store.save_last(state)
     way = " without --restart" if run.ready.run.save.restart else ""
     report.note(f"stopped after step {state.step}; run the same command again{way} to go on")
     report.event("stopped", step=state.step, signal=signal)
@@ -291,7 +291,7 @@ def without_others(run: Running, error: RuntimeError) -> UserError:
     """Another process of the run is gone: what this one has is saved. -> what to tell"""
     if run.main:
         Guard(run.state.concepts, run.loader.plans).check()
-        run.store.save_state(run.state)
+        run.store.save_last(run.state)
     what = f"another process ended, or none answered in time ({str(error).splitlines()[0]}); step {run.state.step} is saved"
     return UserError(what, "training", "Run the same command again to go on")
 

@@ -30,6 +30,7 @@ from neonym.learn.checks import (
 )
 from neonym.learn.defaults import Used, default_notes, with_defaults, with_table_defaults
 from neonym.learn.look import look
+from neonym.learn.outputs import file_names, run_folder
 from neonym.learn.rhythm import Rhythm, make_rhythm
 from neonym.learn.word_checks import read_weights, word_problems
 from neonym.models.identify import identify
@@ -73,15 +74,11 @@ class Prepared:
 
     def file_names(self) -> list[str]:
         """The embedding file of each concept, without ending."""
-        if len(self.tokens) == 1:
-            return [self.run.save.output_name or self.tokens[0]]
-        return list(self.tokens)
+        return file_names(self.run, self.tokens)
 
     def run_folder(self) -> Path:
         """Where the state, the events and the verdict of this run lie."""
-        others = f"-and-{len(self.tokens) - 1}-more" if len(self.tokens) > 1 else ""
-        name = self.run.save.output_name or self.tokens[0] + others
-        return Path(self.run.save.output_dir) / f"{name}-run"
+        return run_folder(self.run, self.tokens)
 
     def step_folder(self) -> Path:
         """Where the files lie that are kept of steps although the user asked for none."""

@@ -33,7 +33,7 @@ def find_beginning(ready: Prepared, store: CheckpointStore) -> Beginning:
     ended, resume = store.ended(found.fingerprint), ready.run.save.resume
     if ended is not None:
         same = not ended.changed or (set(ended.changed) <= LENGTH and ready.rhythm.total > ended.step)
-        if not same or ended.origin != (resume or ""):
+        if not same or ended.facts.origin != (resume or ""):
             what = ended.differences() or "it began from another state"
             found.notes.append(f"note: the finished run in {store.folder} had other settings and is replaced: {what}")
             ended = None
@@ -52,7 +52,10 @@ def find_beginning(ready: Prepared, store: CheckpointStore) -> Beginning:
 def said_of_finished(ended: Saved, store: CheckpointStore, total: int) -> str:
     """Where its files are, what its verdicts were, and how to do more."""
     files = ", ".join(map(str, store.final_files()))
-    words = "".join(f" `{verdict['token']}`: {verdict['word']}." for verdict in store.verdicts())
+    verdicts = store.verdicts()
+    words = "".join(f" `{verdict.token}`: {verdict.word}." for verdict in verdicts or ())
+    if verdicts is None:
+        words = f" What came of it is not known: {store.verdict_file} is damaged."
     more = f"More --max_train_steps go on from step {ended.step}, " if ended.step >= total else ""
     begin = "--restart begins anew, another --output_dir makes another file"
     return f"this run is finished already, and nothing was done: {files}.{words} {more}{begin}."

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from neonym.config.file_kinds import EMBEDDING, kind_of
 from neonym.errors import Problem
+from neonym.learn.outputs import END, STATE
 
-STATE = "state.safetensors"  # what an interrupted run goes on from
 ACCELERATE = {  # files of a state that accelerate saved; what a model is saved in beside them may lie in any folder
     "optimizer.bin", "optimizer.safetensors", "scheduler.bin", "sampler.bin", "train_state.json", "scaler.pt",
 }  # fmt: skip
@@ -36,7 +36,7 @@ def resume_problem(place: str) -> Problem | None:
     own = sorted(str(state.parent) for state in path.glob(f"*/{STATE}"))
     if own:
         return Problem("error", f"there is no {STATE} in it, but in {', '.join(own[:5])}", where, "Name one of them")
-    if (path / "finished.safetensors").is_file():
+    if (path / END).is_file():
         what = "is the folder of a finished run"
         fix = "Run the same command again with more --max_train_steps to go on from its end, without --resume"
         return Problem("error", what, where, fix)

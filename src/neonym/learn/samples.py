@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 from neonym.config.run import SampleSettings
 from neonym.files import save_png
 from neonym.generation.prompts import SamplePrompt, dump
+from neonym.learn.outputs import sample_name, time_stamp
 from neonym.learn.rhythm import Rhythm, due
 from neonym.learn.rows import Concept, rows_as
 from neonym.models.family import Model
@@ -96,9 +96,7 @@ class Sampler:
         return index if own is None else own
 
     def save(self, picture: Any, index: int, tag: str) -> Path:
-        own = self.prompts[index].seed
-        seed = "" if own is None else f"_{own}"
-        path = self.folder / f"{self.name}_{tag}_{index:02d}_{time.strftime('%Y%m%d%H%M%S')}{seed}.png"
+        path = self.folder / sample_name(self.name, tag, index, time_stamp(), self.prompts[index].seed)
         text = PngInfo()
         text.add_text("prompt", dump(self.prompts[index]))
         save_png(picture, path, text)

@@ -15,7 +15,7 @@ from neonym.config.run import RunConfig
 from neonym.learn.defaults import filled
 from neonym.learn.events import Report
 from neonym.learn.objective import Objective
-from neonym.learn.trackers import tracker_folder
+from neonym.learn.outputs import tracker_folder
 from neonym.models.family import Model
 from neonym.models.process import Diffusion, NoiseRules
 from neonym.models.source import ModelSource
@@ -72,7 +72,7 @@ def start_accelerator(run: RunConfig, report: Report) -> Accelerator:
     waiting: list[KwargsHandler] = [InitProcessGroupKwargs(timeout=timedelta(minutes=minutes))]
     return Accelerator(
         mixed_precision=precision, cpu=run.compute.cpu, kwargs_handlers=waiting,
-        log_with=[*tracker_kinds(run.log)] or None, project_dir=tracker_folder(run),
+        log_with=[*tracker_kinds(run.log)] or None, project_dir=tracker_folder(run.log),
     )  # fmt: skip
 
 

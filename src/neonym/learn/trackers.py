@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from neonym.config.resolve import read_table
 from neonym.config.run import RunConfig, fields_of
 from neonym.errors import UserError
 from neonym.learn.optim import rate_now
+from neonym.learn.outputs import PROJECT
 from neonym.learn.rows import Concept
 
 FLUSH_STEPS = 50
@@ -24,33 +24,31 @@ FLUSH_STEPS = 50
 PRIVATE = ("dir", "path", "key", "token", "config", "weights", "resume", "prompts")
 
 
-def tracker_folder(run: RunConfig) -> Path | None:
-    """A folder of its own for each run, as sd-scripts names it."""
-    if run.log.logging_dir is None:
-        return None
-    return Path(run.log.logging_dir) / f"{run.log.log_prefix or ''}{time.strftime('%Y%m%d%H%M%S')}"
-
-
 class Trackers:
     """`loss` and `lr` by step, `lr/d*lr` where an optimizer finds its rate, `loss/epoch`; per word `eval`, `norm`, `distance`.
 
-    Losses stay on their device until many can be fetched at once.
+    Losses stay on their device until many can be fetched at once. What goes wrong while training is said, and training goes on.
     """
 
-    def __init__(self, accelerator: Accelerator, run: RunConfig, concepts: Sequence[Concept], steps_per_epoch: int):
-        self.accelerator, self.concepts, self.steps_per_epoch = accelerator, concepts, steps_per_epoch
-        self.on = bool(accelerator.log_with)
+    def __init__(
+        self, accelerator: Accelerator, run: RunConfig, concepts: Sequence[Concept], steps_per_epoch: int,
+        say: Callable[[str], None],
+    ):  # fmt: skip
+        self.accelerator, self.concepts, self.steps_per_epoch, self.say = accelerator, concepts, steps_per_epoch, say
+        self.on, self.folder = bool(accelerator.log_with), None
         self.pending: list[tuple[int, torch.Tensor, dict[str, float]]] = []
         self.epoch: list[float] = []
         if self.on:
             if run.log.wandb_api_key:
                 os.environ["WANDB_API_KEY"] = run.log.wandb_api_key
-            name = run.log.log_tracker_name or "textual_inversion"
+            name = run.log.log_tracker_name or PROJECT
             try:
                 accelerator.init_trackers(name, config=shown_settings(run), init_kwargs=tracker_arguments(run))
             except Exception as error:  # each tracker has errors of its own
                 fix = "Check its arguments, its key and the network"
                 raise UserError(f"the tracker cannot start ({error})", "--log_with", fix) from error
+            if accelerator.logging_dir is not None and any(t.name == "tensorboard" for t in accelerator.trackers):
+                self.folder = Path(accelerator.logging_dir) / name
 
     def step(self, step: int, losses: torch.Tensor) -> None:
         """`step`: how many are done."""
@@ -77,8 +75,20 @@ class Trackers:
             if step % self.steps_per_epoch == 0:
                 named["loss/epoch"] = sum(self.epoch) / len(self.epoch)
                 self.epoch = []
-            self.accelerator.log({**named, **rates}, step=step)
+            self.send(lambda values={**named, **rates}, step=step: self.accelerator.log(values, step=step))
         self.pending = []
+
+    def send(self, write: Callable[[], object]) -> None:
+        """Let the trackers write something. A folder that is gone is made again."""
+        if not self.on:
+            return
+        try:
+            if self.folder is not None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            write()
+        except Exception as error:  # each tracker has errors of its own
+            self.on = False
+            self.say(f"warning: nothing more is logged ({error}). The training goes on.")
 
     def evaluated(self, step: int, means: Sequence[float]) -> None:
         """The evaluation loss of each word, how long its vectors are and how far they are from their start."""
@@ -92,7 +102,7 @@ class Trackers:
             values[f"eval/{concept.token}"] = mean
             values[f"norm/{concept.token}"] = float(rows.norm(dim=1).mean())
             values[f"distance/{concept.token}"] = float((rows - start).norm(dim=1).mean())
-        self.accelerator.log(values, step=step)
+        self.send(lambda: self.accelerator.log(values, step=step))
 
     def picture(self, step: int, file: Path) -> None:
         """A sheet of sample pictures."""
@@ -100,12 +110,12 @@ class Trackers:
         for tracker in self.accelerator.trackers if self.on else ():
             pixels = np.asarray(Image.open(file).convert("RGB"))[None]  # [1,H,W,3]
             options: dict[str, Any] = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-            tracker.log_images({"samples": pixels}, step=step, **options)
+            self.send(lambda t=tracker, o=options, p=pixels: t.log_images({"samples": p}, step=step, **o))
 
     def end(self) -> None:
         if self.on:
             self.flush()
-            self.accelerator.end_training()
+            self.send(self.accelerator.end_training)
 
     def name(self, what: str, concept: Concept) -> str:
         return what if len(self.concepts) == 1 else f"{what}/{concept.token}"

@@ -41,9 +41,34 @@ def load_part(kind: str, config: dict[str, Any], weights: Weights, dtype: torch.
     tensors = {n: t for file in weights.files for n, t in read_tensors(file, (weights.start,)).items()}
     named = fitting(kind, config, module, tensors, weights)
     for name in list(named):  # one after the other: the mapped file is all that is there twice
-        named[name] = named[name].to(device, dtype)
+        placed = named[name].to(device, dtype)
+        if not is_finite(placed):
+            raise not_finite(kind, weights, dtype)
+        named[name] = placed
     module.load_state_dict(named, assign=True)
     return module
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Return whether all numbers are finite. Their sum says so in one pass over them, unless it overflows itself."""
+    if tensor.is_meta:  # there are no numbers in it
+        return True
+    return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.isfinite().all())
+
+
+def not_finite(kind: str, weights: Weights, dtype: torch.dtype) -> ModelError:
+    """Return the error about a part that would make everything NaN: damaged weights, or too large ones for `dtype`."""
+    found = {
+        file: [n for n, t in read_tensors(file, (weights.start,)).items() if not is_finite(t.float())]
+        for file in weights.files
+    }
+    for file, names in found.items():
+        if names:
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            what = f"weights of its {kind} are infinite or not numbers: {', '.join(names[:SHOWN])}{more}"
+            return ModelError(what, str(file), "The file is damaged or badly merged: fetch or make it again")
+    what = f"weights of its {kind} are too large for {str(dtype).removeprefix('torch.')}"
+    return ModelError(what, str(weights.files[0]), "Use --mixed_precision bf16 or no")
 
 
 def token_table(weights: Weights) -> Tensor:
