@@ -62,7 +62,7 @@ def targets(flags: ConvertFlags, words: list[Embedding]) -> list[Path]:
     """A file for each word. Raises ConfigError with everything that is wrong with them."""
     from neonym.cli.names import file_stem
     from neonym.formats import FORMATS
-    from neonym.formats.pickles import ending_of
+    from neonym.formats.content import ending_of
 
     out, found = Path(flags.out), list[Problem]()
     if flags.to is not None and flags.to not in FORMATS:
