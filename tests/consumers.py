@@ -28,9 +28,12 @@ def need(condition: Any, why: str) -> None:
 
 
 def loaded(path: Path, parameter_dict: bool = False) -> Any:
-    """The file's table; pickles as the safe loaders of PyTorch read them."""
+    """The file's table, read as its ending says; pickles as the safe loaders of PyTorch read them."""
     if path.suffix == ".safetensors":
-        return load_file(path)
+        try:
+            return load_file(path)
+        except Exception as error:
+            raise Refused(str(error)) from error
     try:
         with torch.serialization.safe_globals([torch.nn.ParameterDict] if parameter_dict else []):
             return torch.load(path, weights_only=True)
@@ -64,6 +67,7 @@ def web_ui(path: Path, widths: tuple[int, ...], careful: bool) -> dict[int, torc
         need(len(content["string_to_param"]) == 1, "several terms")
         rows = [next(iter(content["string_to_param"].values()))]
     elif "clip_g" in content and "clip_l" in content:
+        need(all(isinstance(value, torch.Tensor) for value in content.values()), "every value is detached")
         rows = [content["clip_l"], content["clip_g"]]
     else:
         need(len(content) == 1, "several terms")
@@ -82,11 +86,14 @@ def forge(path: Path, widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
 
 
 def comfy(path: Path, widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
-    need(path.suffix in (".safetensors", ".pt", ".bin"), "ending")
+    """With its whole name any file is found; without, these endings are tried: .safetensors, .pt, .bin."""
     need(not re.search(r"\s", path.stem), "a blank in the name")
     content, found = loaded(path, parameter_dict=True), {}
     for width in widths:
         key = {768: "clip_l", 1024: "clip_h", 1280: "clip_g"}[width]
+        if isinstance(content, list):
+            found[width] = listed(content, width)
+            continue
         if "string_to_param" in content:
             rows = next(iter(content["string_to_param"].values()))
         elif key in content:
@@ -100,6 +107,13 @@ def comfy(path: Path, widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
         need(rows.shape[-1] == width, "the width is ignored")
         found[width] = rows
     return tables(found, widths)
+
+
+def listed(content: list, width: int) -> torch.Tensor:
+    """ComfyUI: all vectors of the width, from every table."""
+    fitting = [rows.reshape(-1, width) for table in content for rows in table.values() if rows.shape[-1] == width]
+    need(fitting, "no vectors of the width")
+    return torch.cat(fitting)
 
 
 def sdnext(path: Path, widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
@@ -117,6 +131,7 @@ def sdnext(path: Path, widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
 def invoke(path: Path, widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
     need(path.suffix in (".safetensors", ".pt", ".bin", ".ckpt"), "ending")
     need(re.fullmatch(r"[A-Za-z0-9., _-]+", path.stem), "the trigger cannot be written")
+    need("," not in path.stem, "prompts are split at commas")
     content = loaded(path)
     if "string_to_token" in content:
         rows = [next(iter(content["string_to_param"].values()))]

@@ -7,19 +7,16 @@ import re
 
 from neonym.file_names import name_warnings
 from neonym.models.source import BUILTIN_MODELS
-from neonym.words import clean
+from neonym.vocabulary import vocabulary_warning
 
 VOCABULARY = BUILTIN_MODELS / "emoji" / "tokenizer" / "vocab.json"  # CLIP's
 
 
 def warnings_of(name: str, vectors: int) -> list[str]:
     """Which programs cannot use it, and whether it is a word already."""
-    found = name_warnings(name, vectors)
-    if f"{clean(name)}</w>" in json.loads(VOCABULARY.read_text("utf-8")):
-        found.append(
-            "it is an ordinary word: diffusers and sd-scripts refuse it, other programs replace the word by it"
-        )
-    return found
+    vocabulary = json.loads(VOCABULARY.read_text("utf-8"))
+    known = vocabulary_warning(name, vectors, vocabulary.__contains__)
+    return [*name_warnings(name, vectors), *([f"the name {known}"] if known else [])]
 
 
 def file_stem(token: str) -> str:

@@ -6,6 +6,7 @@ rows that are not a table. Nothing that is read may run code.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +18,7 @@ from neonym.formats import automatic1111, diffusers, kohya, pickles, png_card
 from neonym.formats.content import Stored, ending_of
 from neonym.formats.programs import PICTURES, SD2_WIDTH
 from neonym.formats.programs import programs as programs
-from neonym.formats.tensors import ENCODER, SECOND, SECOND_WIDTH, WIDTH, embeddings_of
+from neonym.formats.tensors import ENCODER, OUTPUT, OUTPUT_MEANS, SECOND, SECOND_WIDTH, WIDTH, embeddings_of
 from neonym.types import Embedding
 from neonym.words import clean
 
@@ -164,10 +165,41 @@ def words_of(stored: Stored, path: Path | str) -> list[Embedding]:
     return found
 
 
+def join(one: Embedding, other: Embedding, file: Path, other_file: Path, token: str | None = None) -> Embedding:
+    """One word of SDXL from the files of its two encoders, in either order. Raises FormatError for any other two."""
+    where, parts = f"{file} and {other_file}", dict[int, Embedding]()
+    for word in (one, other):
+        for rows in word.vectors.values():
+            parts[rows.shape[1]] = word
+    if len(one.vectors) + len(other.vectors) != 2 or set(parts) != {WIDTH, SECOND_WIDTH}:
+        has = " and ".join(", ".join(str(rows.shape[1]) for rows in word.vectors.values()) for word in (one, other))
+        what = f"are not the two halves of one SDXL word: their vectors have {has} numbers"
+        raise FormatError(what, where, f"One file has vectors of {WIDTH} numbers, the other of {SECOND_WIDTH}")
+    named = {clean(word.token): word.token for word, path in ((one, file), (other, other_file)) if word.token != path.stem}
+    if len(named) > 1 and token is None:
+        raise FormatError(f"are different words ({', '.join(named.values())})", where, "Name the joined one with --token")
+    vectors = {
+        ENCODER: next(iter(parts[WIDTH].vectors.values())),
+        SECOND: next(iter(parts[SECOND_WIDTH].vectors.values())),
+    }
+    joined = Embedding(next(iter(named.values()), one.token), vectors, {**other.metadata, **one.metadata})
+    check(joined, Path(where))
+    return joined
+
+
+def left_out(embedding: Embedding) -> str:
+    """What is said of tensors in its file that are no part of the word; they are not read."""
+    outputs = [name for name in embedding.left_out if OUTPUT.fullmatch(name)]
+    others = [name for name in embedding.left_out if name not in outputs]
+    said = [f"{OUTPUT_MEANS} ({', '.join(outputs)}), which stand behind the text encoder"] if outputs else []
+    said += [f"other tensors ({', '.join(name[:40] for name in others[:MOST_SHOWN])})"] if others else []
+    return f"left out: {' and '.join(said)}"
+
+
 def with_vectors(embedding: Embedding, count: int) -> Embedding:
     """The first `count` vectors; where there are fewer, they are taken in turn until there are as many."""
     vectors = {
         name: rows[[i % len(rows) for i in range(count)]].contiguous() for name, rows in embedding.vectors.items()
     }
     told = {"neonym.vectors": str(count)} if "neonym.vectors" in embedding.metadata else {}
-    return Embedding(embedding.token, vectors, {**embedding.metadata, **told})
+    return replace(embedding, vectors=vectors, metadata={**embedding.metadata, **told})

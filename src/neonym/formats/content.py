@@ -28,8 +28,12 @@ class Stored:
     table: Mapping[str, Any]  # tensors, and for pickles and pictures whatever else there is
     metadata: Mapping[str, str] = field(default_factory=dict)  # of a .safetensors file, or our comment to an archive
     entries: frozenset[str] = frozenset()  # of a zip archive, without its folder
-    listed: bool = False  # a list of tables at the top: `table` holds its tensors, those of one width together
+    top: Literal["table", "list of tables", "list of tensors", "tensor"] = "table"  # of lists, `table` holds what is joined
     unread: int = 0  # tensors that are no words: a LoRA's weights
+
+    @property
+    def listed(self) -> bool:
+        return self.top.startswith("list")
 
     @property
     def inner(self) -> Any:

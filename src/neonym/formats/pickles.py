@@ -28,9 +28,13 @@ def read(path: Path) -> Stored:
         content = plain(unpickle(path, [torch.nn.ParameterDict, *numpy_data.ALLOWED]))
     except (ValueError, TypeError, RecursionError) as error:
         raise FormatError(str(error), str(path)) from error
-    container, listed = "zip" if entries else "old pickle", isinstance(content, list | tuple)
-    table = joined(content, path) if listed else as_table(content)
-    return Stored(ending_of(path), container, table, read_metadata(comment), entries, listed)
+    container, table, top = "zip" if entries else "old pickle", as_table(content), "table"
+    if isinstance(content, list | tuple):
+        table = joined(content, path)
+        top = "list of tables" if all(isinstance(part, dict) for part in content) else "list of tensors"
+    elif isinstance(content, torch.Tensor):
+        top = "tensor"
+    return Stored(ending_of(path), container, table, read_metadata(comment), entries, top)
 
 
 def plain(content: Any, depth: int = 0) -> Any:

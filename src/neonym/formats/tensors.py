@@ -93,13 +93,13 @@ def vectors_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Ten
         raise FormatError(what, str(path), "Train it again with an embedding that is no output embedding")
     chosen = chosen_of(inputs, path)
     for name in chosen.values():
-        if not is_numbers(tensors[name]):
+        if not is_numbers(inputs[name]):
             raise FormatError(f"{name[:80]}: numbers of the kind {tensors[name].dtype} are no vectors", str(path))
         if tensors[name].numel() and not bool(tensors[name].float().any()):
             raise FormatError(f"{name[:80]}: all its numbers are zero, which is no word", str(path))
-    same = [rows for rows in map(tensors.get, chosen.values()) if rows is not None]
-    left_out = [name for name, rows in tensors.items() if not any(equal(rows, other) for other in same)]
-    return {encoder: as_table(tensors[name]) for encoder, name in chosen.items()}, tuple(left_out)
+    read = [inputs[name] for name in chosen.values()]
+    others = [name for name, rows in inputs.items() if not any(equal(rows, other) for other in read)]
+    return {encoder: as_table(tensors[name]) for encoder, name in chosen.items()}, (*outputs, *others)
 
 
 def chosen_of(tensors: Mapping[str, Tensor], path: Path) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from neonym.config.dataset import DEFAULT_INIT_WORD
 from neonym.errors import FormatError, Problem
 from neonym.file_names import name_warnings
+from neonym.vocabulary import vocabulary_warning
 from neonym.words import clean
 
 if TYPE_CHECKING:
@@ -43,12 +44,12 @@ def numbered_names(concepts: Sequence[ConceptSpec], files: Sequence[str]) -> Ite
 def name_problems(spec: ConceptSpec, file: str, tokenizer: WordTokenizer) -> Iterator[Problem]:
     """Most programs take the name of the file for the word."""
     for warning in name_warnings(file, spec.num_vectors_per_token):
-        fix = "Small letters, digits and - . _ work everywhere: another --output_name, or another word"
+        fix = "Small letters, digits, - and _ work everywhere: another --output_name, or another word"
         yield Problem("warning", warning, f"the file name `{file}`", fix)
     for name in dict.fromkeys((spec.token_string, file)):
-        if len(tokenizer.pieces(clean(name))) == 1:
-            what = "is an ordinary word: diffusers refuses such a file name, other programs replace the word by it"
-            yield Problem("warning", what, f"`{name}`", "Choose a word that is not in the dictionary")
+        known = vocabulary_warning(name, spec.num_vectors_per_token, tokenizer.has_piece)
+        if known:
+            yield Problem("warning", known, f"`{name}`", "Choose a word that is not in the dictionary")
 
 
 def init_problems(spec: ConceptSpec, tokenizer: WordTokenizer) -> Iterator[Problem]:
@@ -83,14 +84,17 @@ def read_weights(ready: Prepared) -> tuple[dict[str, dict[str, Tensor]], list[Pr
     for spec in ready.config.concepts:
         if spec.weights is None or (spec.weights == ready.run.concept.weights and not Path(spec.weights).is_file()):
             continue  # a flag's file that is not there was told at the first look
-        from neonym.formats import read_embedding
+        from neonym.formats import left_out, read_embedding
 
         try:
-            vectors = found[spec.token_string] = read_embedding(spec.weights).vectors
+            embedding = read_embedding(spec.weights)
         except FormatError as error:
             problems.append(error.problem)
         else:
-            problems += weights_problems(spec, ready, vectors)
+            found[spec.token_string] = embedding.vectors
+            problems += weights_problems(spec, ready, embedding.vectors)
+            if embedding.left_out:
+                problems.append(Problem("warning", left_out(embedding), spec.weights))
     return found, problems
 
 

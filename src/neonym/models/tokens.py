@@ -89,6 +89,10 @@ class WordTokenizer:
         self.known[part] = self.clip.backend.encode(part, add_special_tokens=False).ids
         return self.known[part]
 
+    def has_piece(self, text: str) -> bool:
+        """Whether the vocabulary has this very piece; one that ends a word ends in `</w>`."""
+        return self.clip.backend.token_to_id(text) is not None
+
     def read(self, piece: int) -> str:
         """An id as text."""
         return self.clip.backend.decode([piece], skip_special_tokens=False).removesuffix("</w>")
