@@ -4,7 +4,22 @@ A vocabulary has pieces: `cat</w>` is the whole word, `cat` how a longer one beg
 tokenizer look for it as it is, so they stumble over pieces; programs that look for it in the text of a prompt over words.
 """
 
+import json
 from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+CLIP = Path(__file__).parent / "models/builtin/emoji/tokenizer/vocab.json"  # the whole vocabulary of every CLIP
+
+
+@lru_cache(maxsize=1)
+def clip_pieces() -> frozenset[str]:
+    return frozenset(json.loads(CLIP.read_text("utf-8")))
+
+
+def clip_has(piece: str) -> bool:
+    """Whether CLIP's vocabulary has this very piece."""
+    return piece in clip_pieces()
 
 
 def vocabulary_warning(name: str, vectors: int, has: Callable[[str], bool]) -> str | None:

@@ -134,8 +134,9 @@ def card_picture(flags: ConvertFlags, files: list[Path]) -> Image | None:
 
 def say(word: Embedding, file: Path) -> None:
     """What was written, and what it cannot be used for."""
-    from neonym.cli.names import shown, warnings_of
+    from neonym.cli.names import shown
     from neonym.formats import left_out
+    from neonym.formats.usage import warnings_of
 
     shapes = ", ".join(f"{name} {tuple(rows.shape)}" for name, rows in word.vectors.items())
     print(f"{file}: `{shown(word.token)}`, {shapes}")

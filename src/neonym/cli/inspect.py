@@ -78,8 +78,8 @@ def describable(stored: Stored, file: Path) -> bool:
 
 def file_facts(words: list[Embedding], stored: Stored, flags: InspectFlags) -> dict[str, Any]:
     """What is so of the file, whichever of its words is meant."""
-    from neonym.cli.names import warnings_of
     from neonym.formats import left_out, programs
+    from neonym.formats.usage import warnings_of
 
     most = max((len(rows) for word in words for rows in word.vectors.values()), default=1)
     beside = [left_out(word) for word in words if word.left_out]

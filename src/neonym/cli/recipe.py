@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,13 @@ from neonym.config.flags import parse_flags
 from neonym.config.run import RunConfig, fields_of
 from neonym.errors import FormatError
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 DESCRIPTION = "Print the settings that a word was learned with, as a --config_file: add where the pictures are."
+DEEPEST = 4  # lists in lists
 CHANGED = "Was it changed by another program?"
 
 
@@ -38,17 +46,27 @@ def main(argv: list[str], prog: str) -> int:
         "pretrained_model_name_or_path": known.get("neonym.base_model"),
         **settings_of(known, flags.file),
     }
-    print(
-        f"# how `{shown(embedding.token)}` was learned; the text encoder had the hash {shown(str(known.get('neonym.base_model_hash')))}"
-    )
     tables = datasets_of(known, flags.file)
-    print('# train_data_dir = "..."' if tables is None else '# dataset_config = "..."  # a file such as the one below')
-    print("\n".join(as_lines(values)))
-    for table in tables or ():
-        lines = dataset_lines(table, str(embedding.token))
-        if lines:
-            print("\n".join(["", *(f"# {line}".rstrip() for line in lines)]))
+    lines = [
+        f"# how `{shown(embedding.token)}` was learned; the text encoder had the hash {shown(str(known.get('neonym.base_model_hash')))}",
+        '# train_data_dir = "..."' if tables is None else '# dataset_config = "..."  # a file such as the one below',
+        *as_lines(values),
+    ]
+    datasets = [told for table in tables or () if (told := dataset_lines(table, str(embedding.token)))]
+    check_toml([lines, *datasets], flags.file)
+    lines += [line for told in datasets for line in ("", *(f"# {line}".rstrip() for line in told))]
+    print("\n".join(lines))
     return 0
+
+
+def check_toml(documents: list[list[str]], file: Path) -> None:
+    """Raise FormatError for what no config file can say."""
+    for lines in documents:
+        try:
+            tomllib.loads("\n".join(lines))
+        except (ValueError, RecursionError) as error:
+            what = f"what it says of its settings is none that a config file can hold ({str(error)[:120]})"
+            raise FormatError(what, str(file), CHANGED) from error
 
 
 def dataset_lines(table: dict[str, Any], token: str) -> list[str]:
@@ -61,7 +79,23 @@ def dataset_lines(table: dict[str, Any], token: str) -> list[str]:
 
 def as_lines(table: dict[str, Any]) -> list[str]:
     """Values as TOML, a line each; what is not set is left out."""
-    return [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in table.items() if value is not None]
+    return [f"{name} = {as_toml(value)}" for name, value in table.items() if value is not None]
+
+
+def as_toml(value: Any) -> str:
+    """A value as TOML writes it: as JSON does, but for numbers that are none and signs that do not print."""
+    if isinstance(value, float) and not isfinite(value):
+        return repr(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(as_toml, value))}]"
+    if not isinstance(value, str):
+        return json.dumps(value)
+    quoted = json.dumps(value, ensure_ascii=False)
+    return "".join(sign if sign.isprintable() else escaped(sign) for sign in quoted)
+
+
+def escaped(sign: str) -> str:
+    return f"\\u{ord(sign):04X}" if ord(sign) < 1 << 16 else f"\\U{ord(sign):08X}"
 
 
 def settings_of(known: dict[str, str], file: Path) -> dict[str, Any]:
@@ -106,6 +140,10 @@ def is_table(value: Any, names: set[str]) -> bool:
     return isinstance(value, dict) and set(value) <= names and all(map(plain, value.values()))
 
 
-def plain(value: Any) -> bool:
-    """Whether it is written alike in JSON and in a config file."""
-    return all(map(plain, value)) if isinstance(value, list) else value is None or isinstance(value, str | int | float)
+def plain(value: Any, depth: int = 0) -> bool:
+    """Whether a config file can say it."""
+    if isinstance(value, list):
+        return depth < DEEPEST and all(part is not None and plain(part, depth + 1) for part in value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value.bit_length() < 64  # what TOML promises to hold
+    return value is None or isinstance(value, str | float | bool)

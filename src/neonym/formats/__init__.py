@@ -141,7 +141,7 @@ def kind_of(path: Path) -> Layout:
     """The reader for what a file begins with. Raises FormatError for what is no embedding file, OSError."""
     with path.open("rb") as file:
         start = file.read(64)
-    if start[8:9] == b"{" and start[:1] != PICKLE:
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < LARGEST:  # the size of its header
         return kohya
     if start.startswith((PICKLE, b"PK")):
         return pickles
