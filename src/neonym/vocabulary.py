@@ -35,6 +35,8 @@ def vocabulary_warning(name: str, vectors: int, has: Callable[[str], bool]) -> s
     said = [f"{refusing} refuse{'s' * (' and ' not in refusing)} it"] if refusing else []
     said += ["SD.Next never puts it in"] if "SD.Next" in stumbling else []
     if has(f"{name.lower()}</w>"):
-        what = "is an ordinary word: AUTOMATIC1111, Forge and stable-diffusion.cpp put the file wherever a prompt has it"
+        what = (
+            "is an ordinary word: AUTOMATIC1111, Forge and stable-diffusion.cpp put the file wherever a prompt has it"
+        )
         return "; ".join([what, *said])
     return f"is a piece of CLIP's vocabulary: {', '.join(said)}" if said else None

@@ -75,7 +75,7 @@ def words_asked_for(flags: ConvertFlags) -> list[Embedding]:
     if flags.word is None and len(read) == 1:
         return read[0]
     found = [one_word(words, file, flags.word) for words, file in zip(read, flags.files, strict=True)]
-    return found if len(found) == 1 else [join(*found, *flags.files, token=flags.token)]
+    return found if len(found) == 1 else [join(list(zip(found, flags.files, strict=True)), flags.token)]
 
 
 def renamed(metadata: dict[str, str], token: str) -> dict[str, str]:

@@ -86,7 +86,9 @@ def file_facts(words: list[Embedding], stored: Stored, flags: InspectFlags) -> d
     several = [f"holds {len(words)} words: neonym convert takes them apart, or one out with --word"] * (len(words) > 1)
     return {
         "layout": {"container": stored.container, "names": list(stored.table)},
-        "tensors": {name: f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for name, t in stored.tensors.items()},
+        "tensors": {
+            name: f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for name, t in stored.tensors.items()
+        },
         "programs": programs(stored, flags.file.stem),
         "warnings": [*several, *beside, *warnings_of(flags.file.stem, most)],
     }

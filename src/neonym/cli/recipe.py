@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,9 @@ from pydantic import BaseModel, Field
 
 from neonym.config.dataset import DatasetSpec, SubsetSpec
 from neonym.config.flags import parse_flags
+from neonym.config.resolve import tomllib
 from neonym.config.run import RunConfig, fields_of
 from neonym.errors import FormatError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 DESCRIPTION = "Print the settings that a word was learned with, as a --config_file: add where the pictures are."
 DEEPEST = 4  # lists in lists

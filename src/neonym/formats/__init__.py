@@ -6,6 +6,7 @@ rows that are not a table. Nothing that is read may run code.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -21,7 +22,6 @@ from neonym.formats.programs import programs as programs
 from neonym.formats.tensors import ENCODER, OUTPUT, OUTPUT_MEANS, SECOND, SECOND_WIDTH, WIDTH, embeddings_of
 from neonym.types import Embedding
 from neonym.words import clean
-
 
 
 class Layout(Protocol):
@@ -165,24 +165,22 @@ def words_of(stored: Stored, path: Path | str) -> list[Embedding]:
     return found
 
 
-def join(one: Embedding, other: Embedding, file: Path, other_file: Path, token: str | None = None) -> Embedding:
-    """One word of SDXL from the files of its two encoders, in either order. Raises FormatError for any other two."""
-    where, parts = f"{file} and {other_file}", dict[int, Embedding]()
-    for word in (one, other):
-        for rows in word.vectors.values():
-            parts[rows.shape[1]] = word
-    if len(one.vectors) + len(other.vectors) != 2 or set(parts) != {WIDTH, SECOND_WIDTH}:
-        has = " and ".join(", ".join(str(rows.shape[1]) for rows in word.vectors.values()) for word in (one, other))
-        what = f"are not the two halves of one SDXL word: their vectors have {has} numbers"
+def join(halves: Sequence[tuple[Embedding, Path]], token: str | None = None) -> Embedding:
+    """One word of SDXL from two files, one for each of its encoders, in either order. Raises FormatError for any others."""
+    where = " and ".join(str(file) for _, file in halves)
+    rows = [rows for word, _ in halves for rows in word.vectors.values()]
+    by_width = {table.shape[1]: table for table in rows}
+    if len(rows) != 2 or set(by_width) != {WIDTH, SECOND_WIDTH}:
+        what = f"are not the two halves of one SDXL word: they have vectors of {', '.join(str(r.shape[1]) for r in rows)} numbers"
         raise FormatError(what, where, f"One file has vectors of {WIDTH} numbers, the other of {SECOND_WIDTH}")
-    named = {clean(word.token): word.token for word, path in ((one, file), (other, other_file)) if word.token != path.stem}
+    named = {clean(word.token): word.token for word, file in halves if word.token != file.stem}
     if len(named) > 1 and token is None:
-        raise FormatError(f"are different words ({', '.join(named.values())})", where, "Name the joined one with --token")
-    vectors = {
-        ENCODER: next(iter(parts[WIDTH].vectors.values())),
-        SECOND: next(iter(parts[SECOND_WIDTH].vectors.values())),
-    }
-    joined = Embedding(next(iter(named.values()), one.token), vectors, {**other.metadata, **one.metadata})
+        raise FormatError(
+            f"are different words ({', '.join(named.values())})", where, "Name the joined one with --token"
+        )
+    metadata = {name: text for word, _ in reversed(halves) for name, text in word.metadata.items()}
+    own = next(iter(named.values()), halves[0][0].token)
+    joined = Embedding(own, {ENCODER: by_width[WIDTH], SECOND: by_width[SECOND_WIDTH]}, metadata)
     check(joined, Path(where))
     return joined
 

@@ -28,7 +28,9 @@ class Stored:
     table: Mapping[str, Any]  # tensors, and for pickles and pictures whatever else there is
     metadata: Mapping[str, str] = field(default_factory=dict)  # of a .safetensors file, or our comment to an archive
     entries: frozenset[str] = frozenset()  # of a zip archive, without its folder
-    top: Literal["table", "list of tables", "list of tensors", "tensor"] = "table"  # of lists, `table` holds what is joined
+    top: Literal["table", "list of tables", "list of tensors", "tensor"] = (
+        "table"  # of lists, `table` holds what is joined
+    )
     unread: int = 0  # tensors that are no words: a LoRA's weights
 
     @property

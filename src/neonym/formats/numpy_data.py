@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch._utils import _rebuild_device_tensor_from_numpy as from_array
 
 NUMBERS = "?bhilqBHILQefdg"  # what a kind of plain numbers begins with, or its size is told after one of the next
 SIZED = "biuf"
@@ -62,7 +63,7 @@ ALLOWED: list[Any] = [
     (Numbers, "numpy.ndarray"),
     *((new_array, f"{module}.multiarray._reconstruct") for module in MODULES),
     *((number, f"{module}.multiarray.scalar") for module in MODULES),
-    (torch._utils._rebuild_device_tensor_from_numpy, "torch._utils._rebuild_xla_tensor"),  # its name in old versions
+    (from_array, "torch._utils._rebuild_xla_tensor"),  # its name in old versions
 ]
 
 

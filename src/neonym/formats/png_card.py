@@ -51,7 +51,9 @@ def write(embedding: Embedding, path: Path, name: str, picture: Image.Image | No
         )
     chunks.add_text(CHUNK, base64.b64encode(text.encode()).decode())
     data = zlib.compress(text.encode(), 9) + (zlib.compress(own.encode(), 9) if pair else b"")
-    with_data(picture.convert("RGB") if picture else plain_card(embedding.token), data).save(path, "PNG", pnginfo=chunks)
+    with_data(picture.convert("RGB") if picture else plain_card(embedding.token), data).save(
+        path, "PNG", pnginfo=chunks
+    )
 
 
 def plain_card(token: str) -> Image.Image:
@@ -138,7 +140,9 @@ def from_pixels(pixels: Any) -> tuple[bytes, bytes]:
         behind = unpacked(rest)[0]
     except (ValueError, zlib.error):
         behind = b""
-    return table, b"" if table.startswith(behind) else behind  # what is left of a block is filled up with the table again
+    return table, b"" if table.startswith(
+        behind
+    ) else behind  # what is left of a block is filled up with the table again
 
 
 def unpacked(data: bytes) -> tuple[bytes, bytes]:

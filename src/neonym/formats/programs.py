@@ -147,7 +147,9 @@ def web_ui(file: File) -> str:
 def automatic1111(file: File) -> str:
     odd = sorted(entry for entry in file.stored.entries if not SAFE_ENTRY.fullmatch(entry))
     found = web_ui(file)
-    return f"refuses it: unknown entries in the archive ({', '.join(odd)})" if odd and found.startswith(READS) else found
+    return (
+        f"refuses it: unknown entries in the archive ({', '.join(odd)})" if odd and found.startswith(READS) else found
+    )
 
 
 def comfy(file: File) -> str:
@@ -223,7 +225,9 @@ def diffusers(file: File) -> str:
     if file.rows[0].ndim > 2:
         return NO_TABLE
     if file.second_alone:
-        return "one call with text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2: the first encoder has no word"
+        return (
+            "one call with text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2: the first encoder has no word"
+        )
     return f"{READS}, with token=..." if next(iter(file.top)) in ("emb_params", "emp_params", "*") else READS
 
 

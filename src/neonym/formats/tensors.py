@@ -89,7 +89,9 @@ def vectors_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Ten
     outputs = [name for name in tensors if OUTPUT.fullmatch(name)]
     inputs = {name: rows for name, rows in tensors.items() if name not in outputs}
     if outputs and not any(bool(rows.float().any()) for rows in inputs.values()):
-        what = f"has {OUTPUT_MEANS} alone ({', '.join(outputs)}): they stand behind the text encoder, so they are no word"
+        what = (
+            f"has {OUTPUT_MEANS} alone ({', '.join(outputs)}): they stand behind the text encoder, so they are no word"
+        )
         raise FormatError(what, str(path), "Train it again with an embedding that is no output embedding")
     chosen = chosen_of(inputs, path)
     for name in chosen.values():

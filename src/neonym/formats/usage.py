@@ -24,7 +24,9 @@ PLACES = {  # program -> where the file goes, what a prompt says
     "sd-scripts": ("--textual_inversion_embeddings of gen_img.py, --weights of its trainers", "a photo of {name}"),
     "OneTrainer": ("its base embedding", ""),
 }
-SPOKEN = re.compile(r"embedding:\S+|(?<=: )<[^<>]+>|(?<=as `)[^`]+(?=`)")  # what a program says to write, if not the name
+SPOKEN = re.compile(
+    r"embedding:\S+|(?<=: )<[^<>]+>|(?<=as `)[^`]+(?=`)"
+)  # what a program says to write, if not the name
 ONE_ENCODER = """\
 pipe.load_textual_inversion({file}, token={token})
 image = pipe({prompt}).images[0]"""
@@ -65,7 +67,9 @@ def row(program: str, said: str, file: Path) -> str:
     spoken = SPOKEN.search(said)
     name = spoken.group() if spoken else file.stem.lower() if program == "stable-diffusion.cpp" else file.stem
     only = re.sub(r"^reads it|: embedding:\S+|: <[^<>]+>|, as `.*", "", said).strip(" ,")
-    return f"| {program} | {place}{f' ({only})' if only else ''} | {f'`{prompt.format(name=name)}`' if prompt else ''} |"
+    return (
+        f"| {program} | {place}{f' ({only})' if only else ''} | {f'`{prompt.format(name=name)}`' if prompt else ''} |"
+    )
 
 
 def warnings_of(name: str, vectors: int) -> list[str]:

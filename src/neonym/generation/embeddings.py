@@ -49,7 +49,9 @@ def read_given(given: str | Path) -> Embedding:
         return one_word(found, file, word)
     if len(found) > 1:
         names = ", ".join(f"`{embedding.token}`" for embedding in found[:MOST_SHOWN])
-        raise FormatError(f"holds {len(found)} words ({names})", str(file), f"Write WORD={file} with one of them as WORD")
+        raise FormatError(
+            f"holds {len(found)} words ({names})", str(file), f"Write WORD={file} with one of them as WORD"
+        )
     return found[0]
 
 
