@@ -100,7 +100,8 @@ def comfy(path: Path, widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
             rows = content[key]
         elif any(name.startswith("bundle_emb.") for name in content):
             ending = ".string_to_param.*" if any(n.endswith(".string_to_param.*") for n in content) else f".{key}"
-            rows = torch.cat([r for name, r in content.items() if name.endswith(ending)])
+            bundled = [r for name, r in content.items() if name.startswith("bundle_emb.") and name.endswith(ending)]
+            rows = torch.cat(bundled) if bundled else next(iter(content.values()))
         else:
             rows = next(iter(content.values()))
         rows = rows.reshape(-1, rows.shape[-1])
@@ -140,6 +141,7 @@ def invoke(path: Path, widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
         rows, width = [content["emb_params"]], content["emb_params"].shape[-1]
         need(rows[0].ndim == 2, "shape")
     elif "clip_g" in content:
+        need("clip_l" in content, "SDXL needs both")
         rows, width = [content["clip_l"], content["clip_g"]], content["clip_g"].shape[-1]
     else:
         rows = [next(v for v in content.values() if isinstance(v, torch.Tensor))]

@@ -52,7 +52,7 @@ class ConvertFlags(BaseModel):
 
 def main(argv: list[str], prog: str) -> int:
     flags = parse_flags(ConvertFlags, argv, prog, DESCRIPTION)
-    from neonym.formats import with_vectors, write_embedding
+    from neonym.formats import check_writable, with_vectors, write_embedding
 
     words = words_asked_for(flags)
     if flags.token is not None:
@@ -61,6 +61,8 @@ def main(argv: list[str], prog: str) -> int:
         words = [with_vectors(word, flags.vectors) for word in words]
     files = targets(flags, words)
     picture = card_picture(flags, files)
+    for word, file in zip(words, files, strict=True):
+        check_writable(word, file)
     for word, file in zip(words, files, strict=True):
         write_embedding(word, file, picture)
         say(word, file)

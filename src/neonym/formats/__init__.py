@@ -44,11 +44,8 @@ HEAD = 64  # every width is a multiple of an attention head's
 def write_embedding(embedding: Embedding, path: Path | str, picture: Image | None = None) -> Path:
     """Write in the layout that the ending of `path` names; a `picture` is for a .png card. Raises FormatError."""
     path = Path(path)
-    kind = FORMATS.get(ending_of(path))
-    if kind is None:
-        raise FormatError(f"`{path.suffix}` is no known ending", str(path), f"Use one of: {', '.join(FORMATS)}")
-    check(embedding, path)
-    check_programs(embedding, path)
+    check_writable(embedding, path)
+    kind = FORMATS[ending_of(path)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as part:
@@ -59,6 +56,14 @@ def write_embedding(embedding: Embedding, path: Path | str, picture: Image | Non
     except (OSError, RuntimeError) as error:
         raise FormatError(f"cannot be written ({error})", str(path), "Is the disk full?") from error
     return path
+
+
+def check_writable(embedding: Embedding, path: Path) -> None:
+    """Raise FormatError for what is not written: an ending without a layout, and what would break programs."""
+    if ending_of(path) not in FORMATS:
+        raise FormatError(f"`{path.suffix}` is no known ending", str(path), f"Use one of: {', '.join(FORMATS)}")
+    check(embedding, path)
+    check_programs(embedding, path)
 
 
 def check(embedding: Embedding, path: Path) -> None:

@@ -161,7 +161,7 @@ def comfy(file: File) -> str:
     if file.bundled:
         known = any(name.endswith((".string_to_param.*", ".clip_l", ".clip_g", ".clip_h")) for name in file.bundled)
         all_words = "reads all of its words as one" if len(bundles(file.top)) > 1 else READS
-        return f"{all_words}: embedding:{whole}" if known else "refuses it as an embedding"
+        return f"{all_words}: embedding:{whole}" if known else "takes the first tensor of the LoRA for the word"
     if file.second_alone:
         return f"reads it for SDXL's second encoder, without a word for its first: embedding:{whole}"
     if len(file.rows) > 1 and not file.pair and not file.stored.listed:
