@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file, save, save_file
 
 from neonym.cli.main import main
+from neonym.config.generate import GenerateSettings
 from neonym.errors import FormatError
 from neonym.formats import read_embedding, read_words, write_embedding
+from neonym.generation.prepare import prepare
 from neonym.types import Embedding
 
 ROWS = torch.randn(3, 768, generator=torch.Generator().manual_seed(0))
@@ -260,3 +262,32 @@ def test_a_pickle_of_a_newer_protocol_is_no_traceback(tmp_path, capsys):
         path.write_bytes(pickle.dumps({"string_to_param": {"*": ROWS.tolist()}}, protocol))
         assert main(["inspect", str(path)]) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_generate_takes_one_word_of_several(tmp_path, capsys):
+    """`WORD=FILE` chooses; the file alone says how."""
+    path, rows = tmp_path / "learned_embeds.bin", torch.randn(1, 128)
+    torch.save({"<cat>": rows, "gnu": rows + 1}, path)
+    draw = [
+        "generate",
+        "--prompt",
+        "a <cat> and a gnu",
+        "--steps",
+        "1",
+        "--W",
+        "64",
+        "--H",
+        "64",
+        "--outdir",
+        str(tmp_path / "o"),
+    ]
+    assert main([*draw, "--textual_inversion_embeddings", str(path)]) == 2
+    assert f"Write WORD={path} with one of them as WORD" in capsys.readouterr().err
+    assert main([*draw, "--textual_inversion_embeddings", f"dog={path}"]) == 2
+    assert "has no word `dog`, but <cat>, gnu" in capsys.readouterr().err
+    assert main([*draw, "--textual_inversion_embeddings", f"<cat>={path}", f"gnu={path}"]) == 0
+    assert "no prompt uses" not in capsys.readouterr().err
+    save_file({"emp_params": rows, "emp_params_out": rows.clone()}, tmp_path / "gnu.safetensors")
+    given = GenerateSettings(prompt=("a gnu",), textual_inversion_embeddings=(str(tmp_path / "gnu.safetensors"),))
+    said = "left out: OneTrainer's output embeddings (emp_params_out), which stand behind the text encoder"
+    assert said in [problem.what for problem in prepare(given).problems]

@@ -16,7 +16,7 @@ from PIL.Image import Image
 from neonym.errors import FormatError
 from neonym.files import whole_file
 from neonym.formats import automatic1111, diffusers, kohya, pickles, png_card
-from neonym.formats.content import Stored, ending_of
+from neonym.formats.content import Stored, ending_of, shown
 from neonym.formats.programs import PICTURES, SD2_WIDTH
 from neonym.formats.programs import programs as programs
 from neonym.formats.tensors import ENCODER, OUTPUT, OUTPUT_MEANS, SECOND, SECOND_WIDTH, WIDTH, embeddings_of
@@ -195,7 +195,7 @@ def left_out(embedding: Embedding) -> str:
     outputs = [name for name in embedding.left_out if OUTPUT.fullmatch(name)]
     others = [name for name in embedding.left_out if name not in outputs]
     said = [f"{OUTPUT_MEANS} ({', '.join(outputs)}), which stand behind the text encoder"] if outputs else []
-    said += [f"other tensors ({', '.join(name[:40] for name in others[:MOST_SHOWN])})"] if others else []
+    said += [f"other tensors ({', '.join(shown(name[:40]) for name in others[:MOST_SHOWN])})"] if others else []
     return f"left out: {' and '.join(said)}"
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from neonym.errors import FormatError
+from neonym.errors import FormatError, in_one_line
 
 MOST_NUMBERS = 1 << 22  # of all tensors together: a thousand vectors of the widest encoder there is
 MOST_TENSORS = 256
@@ -52,6 +52,11 @@ def ending_of(path: Path) -> str:
     return path.suffix.removeprefix(".").lower()
 
 
+def shown(name: str) -> str:
+    """The name of a tensor, which somebody else chose, as it can be shown."""
+    return in_one_line(name[:80])
+
+
 def tensors_of(content: Any) -> dict[str, Tensor]:
     """The tensors of a table, by name; parameters become plain tensors, and a tensor alone is called `*`."""
     if isinstance(content, Tensor):
@@ -70,7 +75,7 @@ def check_size(shapes: Mapping[str, Sequence[int]], path: Path) -> None:
     for name, shape in shapes.items():
         total += prod(shape)
         if total > MOST_NUMBERS:
-            what = f"{name[:80]}: the shape {tuple(shape)} is too large for an embedding{hint(shapes)}"
+            what = f"{shown(name)}: the shape {tuple(shape)} is too large for an embedding{hint(shapes)}"
             raise FormatError(what, str(path))
 
 
@@ -79,7 +84,7 @@ def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     for name, tensor in tensors.items():
         plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
         if not plain or tensor.is_nested or tensor.is_quantized:
-            raise FormatError(f"{name[:80]}: is no plain table of numbers", str(path))
+            raise FormatError(f"{shown(name)}: is no plain table of numbers", str(path))
     check_size({name: tensor.shape for name, tensor in tensors.items()}, path)
 
 

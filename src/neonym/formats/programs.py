@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from neonym.formats.content import Stored, tensors_of
+from neonym.formats.content import Stored, shown, tensors_of
 from neonym.formats.tensors import BUNDLE, OUTPUT, SECOND_WIDTH, WIDTH, as_name, bundles
 
 PICTURES = ("png", "webp", "jxl", "avif")
@@ -130,7 +130,7 @@ def web_ui(file: File) -> str:
     elif file.pair:
         texts = sorted(set(file.stored.table) - set(file.top))
         if texts:
-            return f"refuses it: beside clip_l and clip_g there are values that are no tensors ({', '.join(texts)})"
+            return f"refuses it: beside clip_l and clip_g there are values that are no tensors ({', '.join(map(shown, texts))})"
         rows = [file.top["clip_l"], file.top["clip_g"]]
     elif len(file.stored.table) == 1 and file.top:
         rows = list(file.top.values())
@@ -148,7 +148,9 @@ def automatic1111(file: File) -> str:
     odd = sorted(entry for entry in file.stored.entries if not SAFE_ENTRY.fullmatch(entry))
     found = web_ui(file)
     return (
-        f"refuses it: unknown entries in the archive ({', '.join(odd)})" if odd and found.startswith(READS) else found
+        f"refuses it: unknown entries in the archive ({', '.join(map(shown, odd))})"
+        if odd and found.startswith(READS)
+        else found
     )
 
 

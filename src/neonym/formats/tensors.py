@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from neonym.errors import FormatError
-from neonym.formats.content import Stored, check_tensors, hint, tensors_of
+from neonym.formats.content import Stored, check_tensors, hint, shown, tensors_of
 from neonym.texts import is_text
 from neonym.types import Embedding
 
@@ -88,7 +88,7 @@ def vectors_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Ten
         raise FormatError("has vectors for T5: it is for Stable Diffusion 3 or FLUX", str(path))
     outputs = [name for name in tensors if OUTPUT.fullmatch(name)]
     inputs = {name: rows for name, rows in tensors.items() if name not in outputs}
-    if outputs and not any(bool(rows.float().any()) for rows in inputs.values()):
+    if outputs and all(map(is_zero, inputs.values())):
         what = (
             f"has {OUTPUT_MEANS} alone ({', '.join(outputs)}): they stand behind the text encoder, so they are no word"
         )
@@ -96,9 +96,9 @@ def vectors_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Ten
     chosen = chosen_of(inputs, path)
     for name in chosen.values():
         if not is_numbers(inputs[name]):
-            raise FormatError(f"{name[:80]}: numbers of the kind {tensors[name].dtype} are no vectors", str(path))
-        if tensors[name].numel() and not bool(tensors[name].float().any()):
-            raise FormatError(f"{name[:80]}: all its numbers are zero, which is no word", str(path))
+            raise FormatError(f"{shown(name)}: numbers of the kind {tensors[name].dtype} are no vectors", str(path))
+        if inputs[name].numel() and is_zero(inputs[name]):
+            raise FormatError(f"{shown(name)}: all its numbers are zero, which is no word", str(path))
     read = [inputs[name] for name in chosen.values()]
     others = [name for name, rows in inputs.items() if not any(equal(rows, other) for other in read)]
     return {encoder: as_table(tensors[name]) for encoder, name in chosen.items()}, (*outputs, *others)
@@ -122,8 +122,8 @@ def only_one(tensors: Mapping[str, Tensor], path: Path) -> str:
     """The name of the one tensor that may be vectors, or of several names for the same numbers the first."""
     found = distinct({name: rows for name, rows in tensors.items() if is_numbers(rows) and rows.ndim}) or list(tensors)
     if len(found) != 1:
-        shown = ", ".join(name[:40] for name in list(tensors)[:4])
-        what = f"has {len(found)} tensors ({shown}){hint(tensors)}; an embedding has one, or clip_l and clip_g"
+        some = ", ".join(shown(name[:40]) for name in list(tensors)[:4])
+        what = f"has {len(found)} tensors ({some}){hint(tensors)}; an embedding has one, or clip_l and clip_g"
         raise FormatError(what, str(path))
     return found[0]
 
@@ -142,6 +142,11 @@ def equal(rows: Tensor, other: Tensor) -> bool:
     if rows.shape != other.shape or rows.is_complex() != other.is_complex():
         return False
     return rows is other or bool((rows == other if rows.is_complex() else rows.double() == other.double()).all())
+
+
+def is_zero(rows: Tensor) -> bool:
+    """Whether all numbers, of whatever kind, are zero."""
+    return not bool((rows if rows.is_complex() else rows.double()).any())
 
 
 def is_numbers(rows: Tensor) -> bool:
