@@ -28,9 +28,12 @@ def need(condition: Any, why: str) -> None:
 
 
 def loaded(path: Path, parameter_dict: bool = False) -> Any:
-    """The file's table; pickles as the safe loaders of PyTorch read them."""
+    """The file's table, read as its ending says; pickles as the safe loaders of PyTorch read them."""
     if path.suffix == ".safetensors":
-        return load_file(path)
+        try:
+            return load_file(path)
+        except Exception as error:
+            raise Refused(str(error)) from error
     try:
         with torch.serialization.safe_globals([torch.nn.ParameterDict] if parameter_dict else []):
             return torch.load(path, weights_only=True)
@@ -64,6 +67,7 @@ def web_ui(path: Path, widths: tuple[int, ...], careful: bool) -> dict[int, torc
         need(len(content["string_to_param"]) == 1, "several terms")
         rows = [next(iter(content["string_to_param"].values()))]
     elif "clip_g" in content and "clip_l" in content:
+        need(all(isinstance(value, torch.Tensor) for value in content.values()), "every value is detached")
         rows = [content["clip_l"], content["clip_g"]]
     else:
         need(len(content) == 1, "several terms")
@@ -82,24 +86,35 @@ def forge(path: Path, widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
 
 
 def comfy(path: Path, widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
-    need(path.suffix in (".safetensors", ".pt", ".bin"), "ending")
+    """With its whole name any file is found; without, these endings are tried: .safetensors, .pt, .bin."""
     need(not re.search(r"\s", path.stem), "a blank in the name")
     content, found = loaded(path, parameter_dict=True), {}
     for width in widths:
         key = {768: "clip_l", 1024: "clip_h", 1280: "clip_g"}[width]
+        if isinstance(content, list):
+            found[width] = listed(content, width)
+            continue
         if "string_to_param" in content:
             rows = next(iter(content["string_to_param"].values()))
         elif key in content:
             rows = content[key]
         elif any(name.startswith("bundle_emb.") for name in content):
             ending = ".string_to_param.*" if any(n.endswith(".string_to_param.*") for n in content) else f".{key}"
-            rows = torch.cat([r for name, r in content.items() if name.endswith(ending)])
+            bundled = [r for name, r in content.items() if name.startswith("bundle_emb.") and name.endswith(ending)]
+            rows = torch.cat(bundled) if bundled else next(iter(content.values()))
         else:
             rows = next(iter(content.values()))
         rows = rows.reshape(-1, rows.shape[-1])
         need(rows.shape[-1] == width, "the width is ignored")
         found[width] = rows
     return tables(found, widths)
+
+
+def listed(content: list, width: int) -> torch.Tensor:
+    """ComfyUI: all vectors of the width, from every table."""
+    fitting = [rows.reshape(-1, width) for table in content for rows in table.values() if rows.shape[-1] == width]
+    need(fitting, "no vectors of the width")
+    return torch.cat(fitting)
 
 
 def sdnext(path: Path, widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
@@ -117,6 +132,7 @@ def sdnext(path: Path, widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
 def invoke(path: Path, widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
     need(path.suffix in (".safetensors", ".pt", ".bin", ".ckpt"), "ending")
     need(re.fullmatch(r"[A-Za-z0-9., _-]+", path.stem), "the trigger cannot be written")
+    need("," not in path.stem, "prompts are split at commas")
     content = loaded(path)
     if "string_to_token" in content:
         rows = [next(iter(content["string_to_param"].values()))]
@@ -125,6 +141,7 @@ def invoke(path: Path, widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
         rows, width = [content["emb_params"]], content["emb_params"].shape[-1]
         need(rows[0].ndim == 2, "shape")
     elif "clip_g" in content:
+        need("clip_l" in content, "SDXL needs both")
         rows, width = [content["clip_l"], content["clip_g"]], content["clip_g"].shape[-1]
     else:
         rows = [next(v for v in content.values() if isinstance(v, torch.Tensor))]

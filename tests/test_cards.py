@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from neonym.cli.main import main
 from neonym.errors import FormatError
-from neonym.formats import read_embedding, write_embedding
+from neonym.formats import programs, read_embedding, read_words, write_embedding
 from neonym.types import Embedding
 
 ROWS = torch.randn(3, 768, generator=torch.Generator().manual_seed(5)) * 0.02
@@ -135,3 +135,49 @@ def test_a_card_of_the_web_ui_is_read_by_us(tmp_path):
     found = read_embedding(tmp_path / "x.png")
     assert found.token == "made-there"
     assert torch.equal(found.vectors["text_encoder"], ROWS)
+
+
+PAIR = {"text_encoder": ROWS, "text_encoder_2": torch.randn(3, 1280, generator=torch.Generator().manual_seed(6))}
+NUMBERS = {name: {"TORCHTENSOR": rows.tolist()} for name, rows in zip(("clip_l", "clip_g"), PAIR.values(), strict=True)}
+
+
+def test_a_card_for_sdxl_holds_the_two_tensors_and_nothing_else(tmp_path):
+    """The web UI detaches every value of the table, so a text is one too many; what we know of the word stands elsewhere."""
+    path = write_embedding(Embedding("zyzzo", PAIR, {"neonym.steps": "7"}), tmp_path / "a.png")
+    for table in (from_chunk(path), from_columns(path)):
+        assert set(table) == {"clip_l", "clip_g"}
+        assert torch.equal(torch.tensor(table["clip_g"]["TORCHTENSOR"]), PAIR["text_encoder_2"])
+    with Image.open(path) as card:
+        card.convert("RGB").save(tmp_path / "bare.png")
+    for file in (path, tmp_path / "bare.png"):
+        found = read_embedding(file)
+        assert (found.token, found.metadata["neonym.steps"]) == ("zyzzo", "7")
+        assert all(torch.equal(found.vectors[name], rows) for name, rows in PAIR.items())
+
+
+def test_a_card_for_sdxl_that_we_wrote_before_is_still_read(tmp_path):
+    """It had texts beside the tensors, and no other program reads it: which is said."""
+    table = {**NUMBERS, "name": "old", "neonym": json.dumps({"token": "old", "neonym.steps": "7"})}
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text("sd-ti-embedding", base64.b64encode(json.dumps(table).encode()).decode())
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png", pnginfo=chunks)
+    found, stored = read_words(tmp_path / "a.png")
+    assert (found[0].token, found[0].metadata["neonym.steps"]) == ("old", "7")
+    said = programs(stored, "a")
+    assert said["AUTOMATIC1111"] == said["Forge"]
+    assert said["Forge"].startswith(
+        "refuses it: beside clip_l and clip_g there are values that are no tensors (name, neonym)"
+    )
+    assert main(["convert", str(tmp_path / "a.png"), str(tmp_path / "b.png")]) == 0
+    assert programs(read_words(tmp_path / "b.png")[1], "b")["Forge"] == "reads it"
+
+
+def test_a_small_card_has_no_metadata_but_its_own(tmp_path):
+    """What fills a block up is the table again, which is not taken for more."""
+    for pair in ({"text_encoder": ROWS[:1, :64]}, {"text_encoder": ROWS[:1, :64], "text_encoder_2": ROWS[:1, :128]}):
+        path = write_embedding(Embedding("zyzzo", pair), tmp_path / "a.png")
+        with Image.open(path) as card:
+            card.convert("RGB").save(tmp_path / "bare.png")
+        found = read_embedding(tmp_path / "bare.png")
+        assert found.token == "zyzzo"
+        assert set(found.metadata) <= {"token", "neonym.steps"}

@@ -129,7 +129,7 @@ def test_damaged_files_are_refused_in_a_sentence(tmp_path):
         with pytest.raises(FormatError, match=name):
             read_embedding(tmp_path / name)
     save_file({"a": ROWS, "b": ROWS + 1}, tmp_path / "two.safetensors")
-    with pytest.raises(FormatError, match="2 tensors"):
+    with pytest.raises(FormatError, match="2 words .a, b."):
         read_embedding(tmp_path / "two.safetensors")
     with pytest.raises(FormatError, match="no such file"):
         read_embedding(tmp_path / "none.safetensors")
@@ -171,7 +171,7 @@ def test_rivals_layouts(tmp_path):
             assert found.token == token
             assert torch.equal(found.vectors["text_encoder"], ROWS), name
     save_file({"emp_params": ROWS, "emp_params_out": ROWS + 1}, tmp_path / "out.safetensors")
-    assert torch.equal(read_embedding(tmp_path / "out.safetensors").vectors["text_encoder"], ROWS + 1)
+    assert torch.equal(read_embedding(tmp_path / "out.safetensors").vectors["text_encoder"], ROWS)
     save_file(
         {"text_encoders_0": PAIR["text_encoder"], "text_encoders_1": PAIR["text_encoder_2"]}, tmp_path / "p.safetensors"
     )
@@ -278,8 +278,9 @@ def test_a_run_leaves_a_card_and_its_recipe(run_for, tmp_path, capsys):
     run = run_for(max_train_steps=3, learning_rate=0.004, num_vectors_per_token=2, min_snr_gamma=5.0, **precise)
     file = train(run).files[0]
     card = file.with_suffix(".md").read_text()
-    for words in ("embedding:mychar4", "<mychar4>", 'token="mychar4"', "2 vectors"):
-        assert words in card
+    assert "2 vectors" in card
+    assert "for Neonym only" in card
+    assert "ComfyUI" not in card
     capsys.readouterr()
     assert main(["recipe", str(file)]) == 0
     recipe = tmp_path / "recipe.toml"

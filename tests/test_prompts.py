@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from PIL import Image
 from neonym.config.generate import GenerateSettings
 from neonym.errors import ConfigError
 from neonym.generation.conditioning import TextRules, conditioning, parts_of, plain_spelling, read_by
+from neonym.generation.foreign import foreign_spellings
 from neonym.generation.jobs import Plan, batches
 from neonym.generation.lines import read_line, take_seeds
 from neonym.generation.samplers import SAMPLERS, make_scheduler, possible_steps
@@ -311,3 +313,54 @@ def test_weights_multiply_and_the_mean_is_kept_as_asked(model):
     assert torch.allclose(original, expected * plain.mean() / expected.mean(), atol=1e-5)
     assert torch.allclose(absolute, expected * plain.abs().mean() / expected.abs().mean(), atol=1e-5)
     assert torch.equal(conditioning(model, [r"a \(red\) cat"]).sequence[:, :1], plain[:, :1])
+
+
+def test_a_word_at_the_edge_of_a_part_moves_whole_to_the_next(model):
+    """As in AUTOMATIC1111: no part holds half of a word, weighed or not; a prompt without it is cut at 75 as ever."""
+    tokenizer = model.tokenizers["text_encoder"]
+    rows = list(tokenizer.words["zyzzo"])
+    for before in (72, 73, 74, 75):
+        for spelled, weight in (("zyzzo", 1.0), ("(zyzzo:1.3)", 1.3), ("<zyzzo>", 1.0)):
+            parts = parts_of(tokenizer, f"{'cat ' * before}{spelled} dog")
+            assert max(map(len, parts)) <= 75
+            (part,) = (part for part in parts if (rows[0], weight) in part)
+            at = part.index((rows[0], weight))
+            assert part[at : at + 2] == [(row, weight) for row in rows]
+            assert len(parts[0]) == (before if before == 74 else min(75, before + 2 + (before == 72)))
+    assert [len(part) for part in parts_of(tokenizer, "cat " * 160)] == [75, 75, 10]
+
+
+def test_a_word_of_more_vectors_than_a_part_holds(model):
+    tokenizer = replace(model.tokenizers["text_encoder"], words={}, known={})
+    tokenizer.add_word("much", 80)
+    assert [len(part) for part in parts_of(tokenizer, "a much cat")] == [1, 75, 6]
+    assert [token for part in parts_of(tokenizer, "much") for token, _ in part] == list(tokenizer.words["much"])
+
+
+@pytest.mark.parametrize(
+    ("spelled", "plain"),
+    [
+        ("a (<zyzzo>)1.2, b", "a (zyzzo:1.2), b"),
+        ("a <zyzzo>++ b", "a (zyzzo:1.21) b"),
+        ("a <zyzzo>- b", "a (zyzzo:0.9) b"),
+        ("a (<ZYZZO>)--, b", "a (ZYZZO:0.81), b"),
+        ("(a <zyzzo> in snow)1.3", "(a zyzzo in snow:1.3)"),
+        ("((<zyzzo>)1.2 b)1.1", "((zyzzo:1.2) b:1.1)"),
+        ('"a <zyzzo>".5', "(a zyzzo:0.5)"),
+        ("<zyzzo>-themed, <zyzzo>, 2", "zyzzo-themed, zyzzo, 2"),
+        ("(<zyzzo>:1.2) (<zyzzo>) 1.3", "(zyzzo:1.2) (zyzzo) 1.3"),
+        ("(<other>)1.2 (cat)1.2 cat++", "(<other>)1.2 (cat)1.2 cat++"),
+    ],
+)
+def test_invokeais_weights_of_a_word(model, spelled, plain):
+    """As its own parser reads them; of a prompt without a word they are text, which is said."""
+    assert plain_spelling(spelled, ["zyzzo"]) == plain
+    tokenizer = model.tokenizers["text_encoder"]
+    assert parts_of(tokenizer, spelled) == parts_of(tokenizer, plain)
+
+
+def test_weights_that_mean_nothing_are_said():
+    for text, said in (("(cat)1.2", "(cat)1.2"), ("a cat++ here", "cat++"), ("a (red cat)-", "(red cat)-")):
+        assert [(found, what) for found, what, _ in foreign_spellings(text)] == [(said, "is no weight")]
+    for text in ("(cat:1.2), 3", "well-known", "(a) 1.2", "a (b)-like", "--", "<x>"):
+        assert "is no weight" not in [what for _, what, _ in foreign_spellings(text)]

@@ -16,6 +16,8 @@ def name_warnings(name: str, vectors: int) -> list[str]:
         warnings.append("ComfyUI cuts names at brackets, and in prompts they are weights")
     if not re.fullmatch(r"[A-Za-z0-9., _-]*", name):
         warnings.append("InvokeAI takes names of ASCII letters, digits, blanks and . , _ - only")
+    elif "," in name:
+        warnings.append("InvokeAI splits prompts at commas, and does not find a name with one")
     if re.search(r'[<>:"/\\|?*\x00-\x1f]|[. ]$', name) or re.fullmatch(
         r"(?i)(con|nul|aux|prn|com\d|lpt\d)(\..*)?", name
     ):

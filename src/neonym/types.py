@@ -163,3 +163,4 @@ class Embedding:
     token: str
     vectors: dict[str, Tensor]  # encoder name -> float32 [n,W]
     metadata: dict[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()  # tensors of its file that are no part of the word

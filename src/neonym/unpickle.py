@@ -38,7 +38,10 @@ def unpickle(file: Path, allowed: list[Any], mapped: bool = False) -> Any:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
             warnings.simplefilter("ignore")  # of newer protocols
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+            if mapped:
+                return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            with file.open("rb") as opened:  # torch goes by the ending of a name
+                return torch.load(opened, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can fail in any way; nothing of it was run
         said = reason(str(error))
         named = None if said.startswith("wants") else foreign_call(file)

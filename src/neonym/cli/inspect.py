@@ -43,33 +43,66 @@ class InspectFlags(BaseModel):
 
 def main(argv: list[str], prog: str) -> int:
     flags = parse_flags(InspectFlags, argv, prog, DESCRIPTION)
-    from neonym.formats import read_words
+    from neonym.errors import FormatError
+    from neonym.formats import read_stored, words_of
 
-    words, stored = read_words(flags.file)
-    found = [facts_of(word, stored, flags) for word in words]
+    stored = read_stored(flags.file)
+    try:
+        words, wrong = words_of(stored, flags.file), None
+    except FormatError as error:
+        words, wrong = [], error
+    if wrong is not None and not describable(stored, flags.file):
+        raise wrong
+    shared = file_facts(words, stored, flags)
+    found = [shared | word_facts(word, flags) for word in words]
     if flags.as_json:
-        print(json.dumps(found[0] if len(found) == 1 else found, indent=1))
+        print(json.dumps(found[0] if len(found) == 1 else found or shared, indent=1))
     else:
-        print("\n\n".join(as_text(facts, flags.family) for facts in found))
+        print("\n\n".join([*(word_text(facts, flags.family) for facts in found), file_text(shared)]))
+    if wrong is not None:
+        raise wrong
     return 0 if all(facts.get("fits", True) for facts in found) else 2
 
 
-def facts_of(word: Embedding, stored: Stored, flags: InspectFlags) -> dict[str, Any]:
-    """Of one word of the file."""
-    from neonym.cli.names import warnings_of
-    from neonym.formats import programs
+def describable(stored: Stored, file: Path) -> bool:
+    """Whether it holds plain tensors, although no word."""
+    from neonym.errors import FormatError
+    from neonym.formats.content import check_tensors
 
-    widths = {name: rows.shape[1] for name, rows in word.vectors.items()}
+    try:
+        check_tensors(stored.tensors, file)
+    except FormatError:
+        return False
+    return bool(stored.tensors)
+
+
+def file_facts(words: list[Embedding], stored: Stored, flags: InspectFlags) -> dict[str, Any]:
+    """What is so of the file, whichever of its words is meant."""
+    from neonym.formats import left_out, programs
+    from neonym.formats.usage import warnings_of
+
+    most = max((len(rows) for word in words for rows in word.vectors.values()), default=1)
+    beside = [left_out(word) for word in words if word.left_out]
+    several = [f"holds {len(words)} words: neonym convert takes them apart, or one out with --word"] * (len(words) > 1)
+    return {
+        "layout": {"container": stored.container, "names": list(stored.table)},
+        "tensors": {
+            name: f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for name, t in stored.tensors.items()
+        },
+        "programs": programs(stored, flags.file.stem),
+        "warnings": [*several, *beside, *warnings_of(flags.file.stem, most)],
+    }
+
+
+def word_facts(word: Embedding, flags: InspectFlags) -> dict[str, Any]:
+    """Of one word of the file."""
     facts: dict[str, Any] = {
         "token": word.token,
         "encoders": {name: encoder_facts(name, word) for name in word.vectors},
-        "layout": {"container": stored.container, "names": list(stored.table)},
-        "programs": programs(stored, flags.file.stem),
-        "warnings": warnings_of(flags.file.stem, len(next(iter(word.vectors.values())))),
         "metadata": word.metadata,
     }
     if flags.family is not None:
-        facts["fits"] = widths == FAMILIES[flags.family]
+        facts["fits"] = {name: rows.shape[1] for name, rows in word.vectors.items()} == FAMILIES[flags.family]
     if flags.model is not None:
         facts["model"] = beside_words(word, flags.model, flags.offline)
     return facts
@@ -112,7 +145,7 @@ def beside_words(embedding: Embedding, name: str, offline: bool) -> dict[str, An
     return found
 
 
-def as_text(facts: dict[str, Any], family: str | None) -> str:
+def word_text(facts: dict[str, Any], family: str | None) -> str:
     from neonym.cli.names import shown
 
     lines = [f"word: {shown(facts['token'])}"]
@@ -128,8 +161,15 @@ def as_text(facts: dict[str, Any], family: str | None) -> str:
             lines.append(f"  vector {i}: nearest words {', '.join(words)}")
     if family is not None:
         lines.append(f"{'fits' if facts['fits'] else 'DOES NOT FIT'} {family}")
-    lines.append(f"layout: {facts['layout']['container']}, {', '.join(map(shown, facts['layout']['names'][:12]))}")
-    lines += [f"{program}: {what}" for program, what in facts["programs"].items()]
-    lines += [f"note: {warning}" for warning in facts["warnings"]]
     lines += [f"  {shown(key)}: {shown(value)}" for key, value in sorted(facts["metadata"].items())]
+    return "\n".join(lines)
+
+
+def file_text(facts: dict[str, Any]) -> str:
+    from neonym.cli.names import shown
+
+    lines = [f"layout: {facts['layout']['container']}, {', '.join(map(shown, facts['layout']['names'][:12]))}"]
+    lines += [f"  {shown(name)}: {what}" for name, what in list(facts["tensors"].items())[:12]]
+    lines += [f"{program}: {shown(what)}" for program, what in facts["programs"].items()]
+    lines += [f"note: {shown(warning)}" for warning in facts["warnings"]]
     return "\n".join(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ from pydantic import BaseModel, Field
 
 from neonym.config.dataset import DatasetSpec, SubsetSpec
 from neonym.config.flags import parse_flags
+from neonym.config.resolve import tomllib
 from neonym.config.run import RunConfig, fields_of
 from neonym.errors import FormatError
-from neonym.texts import as_text, is_text
+from neonym.texts import is_text
 
 DESCRIPTION = "Print the settings that a word was learned with, as a --config_file: add where the pictures are."
+DEEPEST = 4  # lists in lists
 CHANGED = "Was it changed by another program?"
 
 
@@ -41,16 +43,26 @@ def main(argv: list[str], prog: str) -> int:
         **settings_of(known, flags.file),
     }
     tables = datasets_of(known, flags.file)
-    print(
-        f"# how `{shown(embedding.token)}` was learned; the text encoder had the hash {shown(str(known.get('neonym.base_model_hash')))}"
-    )
-    print('# train_data_dir = "..."' if tables is None else '# dataset_config = "..."  # a file such as the one below')
-    print("\n".join(as_lines(values)))
-    for table in tables or ():
-        lines = dataset_lines(table, str(embedding.token))
-        if lines:
-            print("\n".join(["", *(f"# {line}".rstrip() for line in lines)]))
+    lines = [
+        f"# how `{shown(embedding.token)}` was learned; the text encoder had the hash {shown(str(known.get('neonym.base_model_hash')))}",
+        '# train_data_dir = "..."' if tables is None else '# dataset_config = "..."  # a file such as the one below',
+        *as_lines(values),
+    ]
+    datasets = [told for table in tables or () if (told := dataset_lines(table, str(embedding.token)))]
+    check_toml([lines, *datasets], flags.file)
+    lines += [line for told in datasets for line in ("", *(f"# {line}".rstrip() for line in told))]
+    print("\n".join(lines))
     return 0
+
+
+def check_toml(documents: list[list[str]], file: Path) -> None:
+    """Raise FormatError for what no config file can say."""
+    for lines in documents:
+        try:
+            tomllib.loads("\n".join(lines))
+        except (ValueError, RecursionError) as error:
+            what = f"what it says of its settings is none that a config file can hold ({str(error)[:120]})"
+            raise FormatError(what, str(file), CHANGED) from error
 
 
 def dataset_lines(table: dict[str, Any], token: str) -> list[str]:
@@ -67,8 +79,19 @@ def as_lines(table: dict[str, Any]) -> list[str]:
 
 
 def as_toml(value: Any) -> str:
-    """A plain value as TOML, which is JSON but for a sign that JSON lets stand as it is."""
-    return as_text(json.dumps(value, ensure_ascii=False)).replace("\x7f", "\\u007f")
+    """A value as TOML writes it: as JSON does, but for numbers that are none and signs that do not print."""
+    if isinstance(value, float) and not isfinite(value):
+        return repr(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(as_toml, value))}]"
+    if not isinstance(value, str):
+        return json.dumps(value)
+    quoted = json.dumps(value, ensure_ascii=False)
+    return "".join(sign if sign.isprintable() else escaped(sign) for sign in quoted)
+
+
+def escaped(sign: str) -> str:
+    return f"\\u{ord(sign):04X}" if ord(sign) < 1 << 16 else f"\\U{ord(sign):08X}"
 
 
 def settings_of(known: dict[str, str], file: Path) -> dict[str, Any]:
@@ -113,15 +136,12 @@ def is_table(value: Any, names: set[str]) -> bool:
     return isinstance(value, dict) and set(value) <= names and all(map(plain, value.values()))
 
 
-def plain(value: Any) -> bool:
-    """Whether it is written alike in JSON and in a config file; nothing at all is left out there."""
-    return value is None or (all(map(sayable, value)) if isinstance(value, list) else sayable(value))
-
-
-def sayable(value: Any) -> bool:
-    """Whether a config file can say it: a list without gaps, a finite number, a text that is one."""
+def plain(value: Any, depth: int = 0) -> bool:
+    """Whether a config file can say it."""
     if isinstance(value, list):
-        return all(map(sayable, value))
+        return depth < DEEPEST and all(part is not None and plain(part, depth + 1) for part in value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value.bit_length() < 64  # what TOML promises to hold
     if isinstance(value, str):
         return is_text(value)
-    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return value is None or isinstance(value, bool) or (isinstance(value, float) and isfinite(value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -45,11 +46,13 @@ def main(argv: list[str], prog: str) -> int:
     flags = parse_flags(VerifyFlags, argv, prog, DESCRIPTION)
     if problems := list(flag_problems(flags)):
         raise ConfigError(problems)
-    from neonym.formats import read_embedding
+    from neonym.formats import left_out, read_embedding
     from neonym.generation.prepare import check_folder, misfits
     from neonym.models.identify import identify
 
     embedding, word = read_embedding(flags.file), flags.file.stem
+    if embedding.left_out:
+        print(f"note: {left_out(embedding)}", file=sys.stderr)
     page = flags.out or flags.file.with_name(f"{flags.file.stem}-verify.png")
     check_folder(page.parent, "--out", [page.name])
     source = identify(flags.model, offline=flags.offline)

@@ -6,25 +6,37 @@ rows that are not a table. Nothing that is read may run code.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
-import torch
 from PIL.Image import Image
 
 from neonym.errors import FormatError
 from neonym.files import whole_file
-from neonym.formats import automatic1111, diffusers, kohya, png_card
-from neonym.formats.content import Stored
-from neonym.formats.pickles import ending_of
-from neonym.formats.programs import SD2_WIDTH
+from neonym.formats import automatic1111, diffusers, kohya, pickles, png_card
+from neonym.formats.content import Stored, ending_of, shown
+from neonym.formats.programs import PICTURES, SD2_WIDTH
 from neonym.formats.programs import programs as programs
-from neonym.formats.tensors import ENCODER, SECOND, SECOND_WIDTH, WIDTH, embeddings_of
+from neonym.formats.tensors import ENCODER, OUTPUT, OUTPUT_MEANS, SECOND, SECOND_WIDTH, WIDTH, embeddings_of
 from neonym.types import Embedding
+from neonym.words import clean
 
-FORMATS = {  # by the ending of the file
+
+class Layout(Protocol):
+    """A module that reads one kind of file."""
+
+    def read(self, path: Path) -> Stored: ...
+
+
+FORMATS = {  # what is written, by the ending of the file
     "safetensors": kohya, "pt": automatic1111, "ckpt": automatic1111, "bin": diffusers, "png": png_card,
 }  # fmt: skip
-READ_ONLY = {"webp": png_card, "jxl": png_card, "avif": png_card}
+PICKLE = b"\x80"  # what a pickle begins with
+PICTURES_BEGIN = (b"\x89PNG", b"RIFF", b"\xff\xd8\xff", b"\xff\x0a", b"\0\0\0\x0cJXL", b"GIF8", b"BM")
+AVIF = (b"ftypavif", b"ftypavis", b"ftypmif1")
+MOST_SHOWN = 8  # words
 LARGEST = 1 << 30  # bytes: of what is read as a whole, nothing that may carry an embedding is larger
 HEAD = 64  # every width is a multiple of an attention head's
 
@@ -32,21 +44,26 @@ HEAD = 64  # every width is a multiple of an attention head's
 def write_embedding(embedding: Embedding, path: Path | str, picture: Image | None = None) -> Path:
     """Write in the layout that the ending of `path` names; a `picture` is for a .png card. Raises FormatError."""
     path = Path(path)
-    kind = FORMATS.get(ending_of(path))
-    if kind is None:
-        raise FormatError(f"`{path.suffix}` is no known ending", str(path), f"Use one of: {', '.join(FORMATS)}")
-    check(embedding, path)
-    check_programs(embedding, path)
+    check_writable(embedding, path)
+    kind = FORMATS[ending_of(path)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path, lasting=True) as part:
             if kind is png_card:
-                png_card.write(embedding, part, picture)
+                png_card.write(embedding, part, path.stem, picture)
             else:
                 kind.write(embedding, part)
     except (OSError, RuntimeError) as error:
         raise FormatError(f"cannot be written ({error})", str(path), "Is the disk full?") from error
     return path
+
+
+def check_writable(embedding: Embedding, path: Path) -> None:
+    """Raise FormatError for what is not written: an ending without a layout, and what would break programs."""
+    if ending_of(path) not in FORMATS:
+        raise FormatError(f"`{path.suffix}` is no known ending", str(path), f"Use one of: {', '.join(FORMATS)}")
+    check(embedding, path)
+    check_programs(embedding, path)
 
 
 def check(embedding: Embedding, path: Path) -> None:
@@ -86,36 +103,100 @@ def check_programs(embedding: Embedding, path: Path) -> None:
         raise FormatError(what, str(path), fix)
 
 
-def read_embedding(path: Path | str) -> Embedding:
-    """Read any supported layout; vectors become float32. Raises FormatError."""
-    found = read_words(path)[0]
-    if len(found) > 1:
-        what = f"holds {len(found)} words ({', '.join(e.token for e in found)})"
-        raise FormatError(what, str(path), f"Take them apart first: neonym convert {path} FOLDER --to safetensors")
-    return found[0]
+def read_embedding(path: Path | str, word: str | None = None) -> Embedding:
+    """Read the word of a file of any layout, or the one that is called `word`; vectors become float32. Raises FormatError."""
+    return one_word(read_words(path)[0], path, word)
+
+
+def one_word(found: list[Embedding], path: Path | str, word: str | None = None) -> Embedding:
+    """The one word of a file, or the one that is called `word`. Raises FormatError."""
+    called = [embedding for embedding in found if word is None or clean(embedding.token) == clean(word)]
+    if len(called) == 1:
+        return called[0]
+    names = ", ".join(embedding.token for embedding in found[:MOST_SHOWN]) + ", ..." * (len(found) > MOST_SHOWN)
+    if not called:
+        raise FormatError(f"has no word `{word}`, but {names}", str(path), "Name one that is in it")
+    how = f"neonym convert {path} {called[0].token}.safetensors --word {called[0].token}"
+    raise FormatError(f"holds {len(called)} words ({names})", str(path), f"Take out the one that you want: {how}")
 
 
 def read_words(path: Path | str) -> tuple[list[Embedding], Stored]:
     """Every word of a file, and how the file is stored. Raises FormatError."""
+    stored = read_stored(path)
+    return words_of(stored, path), stored
+
+
+def read_stored(path: Path | str) -> Stored:
+    """What a file holds, whatever it is called: its content says what it is. Raises FormatError."""
     path = Path(path)
-    kinds = FORMATS | READ_ONLY
-    kind = kinds.get(ending_of(path))
+    if path.is_dir():
+        raise FormatError("is a folder", str(path), "Name the file in it")
     if not path.is_file():
         raise FormatError("there is no such file", str(path))
-    if kind is None:
-        raise FormatError(f"`{path.suffix}` is no known ending", str(path), f"Known: {', '.join(kinds)}")
     try:
+        kind = kind_of(path)
         if kind is not kohya and path.stat().st_size > LARGEST:
             raise FormatError("is too large for an embedding", str(path))
-        stored = kind.read(path)
+        return kind.read(path)
     except OSError as error:
         raise FormatError(f"cannot be read ({error.strerror})", str(path)) from error
-    found = []
-    for word in embeddings_of(stored, path):
-        vectors = {name: as_table(rows) for name, rows in word.vectors.items()}
-        found.append(Embedding(word.token, vectors, word.metadata))
-        check(found[-1], path)
-    return found, stored
+
+
+def kind_of(path: Path) -> Layout:
+    """The reader for what a file begins with. Raises FormatError for what is no embedding file, OSError."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < LARGEST:  # the size of its header
+        return kohya
+    if start.startswith((PICKLE, b"PK")):
+        return pickles
+    if start.startswith(PICTURES_BEGIN) or start[4:12] in AVIF:
+        return png_card
+    if start.lstrip().startswith(b"<") or start.startswith(b"version https://git-lfs"):
+        what = "is a web page or a pointer, not the file itself"
+        raise FormatError(what, str(path), "Download it again, with the button of its page that downloads")
+    by_ending: dict[str, Layout] = {"safetensors": kohya, **dict.fromkeys(PICTURES, png_card)}
+    return by_ending.get(ending_of(path), pickles)  # which says how it is damaged
+
+
+def words_of(stored: Stored, path: Path | str) -> list[Embedding]:
+    """Every word of what a file holds, sound or refused. Raises FormatError."""
+    try:
+        found = embeddings_of(stored, Path(path))
+    except RuntimeError as error:  # of kinds of numbers that torch cannot compute with
+        raise FormatError(f"its numbers cannot be read ({str(error)[:80]})", str(path)) from error
+    for word in found:
+        check(word, Path(path))
+    return found
+
+
+def join(halves: Sequence[tuple[Embedding, Path]], token: str | None = None) -> Embedding:
+    """One word of SDXL from two files, one for each of its encoders, in either order. Raises FormatError for any others."""
+    where = " and ".join(str(file) for _, file in halves)
+    rows = [rows for word, _ in halves for rows in word.vectors.values()]
+    by_width = {table.shape[1]: table for table in rows}
+    if len(rows) != 2 or set(by_width) != {WIDTH, SECOND_WIDTH}:
+        what = f"are not the two halves of one SDXL word: they have vectors of {', '.join(str(r.shape[1]) for r in rows)} numbers"
+        raise FormatError(what, where, f"One file has vectors of {WIDTH} numbers, the other of {SECOND_WIDTH}")
+    named = {clean(word.token): word.token for word, file in halves if word.token != file.stem}
+    if len(named) > 1 and token is None:
+        raise FormatError(
+            f"are different words ({', '.join(named.values())})", where, "Name the joined one with --token"
+        )
+    metadata = {name: text for word, _ in reversed(halves) for name, text in word.metadata.items()}
+    own = next(iter(named.values()), halves[0][0].token)
+    joined = Embedding(own, {ENCODER: by_width[WIDTH], SECOND: by_width[SECOND_WIDTH]}, metadata)
+    check(joined, Path(where))
+    return joined
+
+
+def left_out(embedding: Embedding) -> str:
+    """What is said of tensors in its file that are no part of the word; they are not read."""
+    outputs = [name for name in embedding.left_out if OUTPUT.fullmatch(name)]
+    others = [name for name in embedding.left_out if name not in outputs]
+    said = [f"{OUTPUT_MEANS} ({', '.join(outputs)}), which stand behind the text encoder"] if outputs else []
+    said += [f"other tensors ({', '.join(shown(name[:40]) for name in others[:MOST_SHOWN])})"] if others else []
+    return f"left out: {' and '.join(said)}"
 
 
 def with_vectors(embedding: Embedding, count: int) -> Embedding:
@@ -124,9 +205,4 @@ def with_vectors(embedding: Embedding, count: int) -> Embedding:
         name: rows[[i % len(rows) for i in range(count)]].contiguous() for name, rows in embedding.vectors.items()
     }
     told = {"neonym.vectors": str(count)} if "neonym.vectors" in embedding.metadata else {}
-    return Embedding(embedding.token, vectors, {**embedding.metadata, **told})
-
-
-def as_table(rows: torch.Tensor) -> torch.Tensor:
-    """Float32, contiguous, 2-D: a single vector becomes a table of one row."""
-    return (rows[None] if rows.ndim == 1 else rows).detach().float().contiguous()
+    return replace(embedding, vectors=vectors, metadata={**embedding.metadata, **told})

@@ -1,7 +1,4 @@
-"""The .pt layout of the AUTOMATIC1111 web UI, in the serialisation that its restricted loader accepts.
-
-The same reader takes sd-scripts' and OneTrainer's pickled tables, diffusers' `{word: vectors}` and the original implementation's.
-"""
+"""The .pt layout of the AUTOMATIC1111 web UI, in the serialisation that its restricted loader accepts."""
 
 from dataclasses import replace
 from io import BytesIO
@@ -10,11 +7,8 @@ from zipfile import ZIP_MAX_COMMENT, ZipFile, ZipInfo
 
 import torch
 
-from neonym.formats import pickles
 from neonym.formats.tensors import ENCODER, SECOND, own_metadata, web_ui_table
 from neonym.types import Embedding
-
-read = pickles.load
 
 
 def write(embedding: Embedding, path: Path) -> None:

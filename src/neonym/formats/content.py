@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from neonym.errors import FormatError
+from neonym.errors import FormatError, in_one_line
 
-MOST_NUMBERS = 1 << 22  # of one tensor: a thousand vectors of the widest encoder there is
-MOST_TENSORS = 16
-FLOATS = {torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2}
+MOST_NUMBERS = 1 << 22  # of all tensors together: a thousand vectors of the widest encoder there is
+MOST_TENSORS = 256
 
 Container = Literal["safetensors", "zip", "old pickle", "picture"]
 
@@ -28,6 +28,14 @@ class Stored:
     table: Mapping[str, Any]  # tensors, and for pickles and pictures whatever else there is
     metadata: Mapping[str, str] = field(default_factory=dict)  # of a .safetensors file, or our comment to an archive
     entries: frozenset[str] = frozenset()  # of a zip archive, without its folder
+    top: Literal["table", "list of tables", "list of tensors", "tensor"] = (
+        "table"  # of lists, `table` holds what is joined
+    )
+    unread: int = 0  # tensors that are no words: a LoRA's weights
+
+    @property
+    def listed(self) -> bool:
+        return self.top.startswith("list")
 
     @property
     def inner(self) -> Any:
@@ -40,31 +48,50 @@ class Stored:
         return tensors_of(self.table if self.inner is None else self.inner)
 
 
+def ending_of(path: Path) -> str:
+    return path.suffix.removeprefix(".").lower()
+
+
+def shown(name: str) -> str:
+    """The name of a tensor, which somebody else chose, as it can be shown."""
+    return in_one_line(name[:80])
+
+
 def tensors_of(content: Any) -> dict[str, Tensor]:
     """The tensors of a table, by name; parameters become plain tensors, and a tensor alone is called `*`."""
     if isinstance(content, Tensor):
         return {"*": content.detach()}
-    items = content.items() if isinstance(content, (Mapping, torch.nn.ParameterDict)) else ()
+    if isinstance(content, torch.nn.ParameterDict):
+        content = content.__dict__.get("_parameters")  # `items` needs what files of older versions of torch lack
+    items = content.items() if isinstance(content, Mapping) else ()
     return {str(name): value.detach() for name, value in items if isinstance(value, Tensor)}
 
 
-def check_kind(name: str, shape: tuple[int, ...], dtype: torch.dtype | None, path: Path) -> None:
-    """Before anything is computed with it. Raises FormatError for what cannot be vectors."""
-    numbers = 1
-    for side in shape:
-        numbers *= side
-    if numbers > MOST_NUMBERS:
-        raise FormatError(f"{name[:80]}: the shape {shape} is too large for an embedding", str(path))
-    if dtype is not None and dtype not in FLOATS:
-        raise FormatError(f"{name[:80]}: numbers of the kind {dtype} are no vectors", str(path))
+def check_size(shapes: Mapping[str, Sequence[int]], path: Path) -> None:
+    """Raise FormatError for more tensors, or larger ones, than an embedding has, before anything is computed."""
+    if len(shapes) > MOST_TENSORS:
+        raise FormatError(f"has {len(shapes)} tensors: that is no embedding{hint(shapes)}", str(path))
+    total = 0
+    for name, shape in shapes.items():
+        total += prod(shape)
+        if total > MOST_NUMBERS:
+            what = f"{shown(name)}: the shape {tuple(shape)} is too large for an embedding{hint(shapes)}"
+            raise FormatError(what, str(path))
 
 
 def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """A few kilobytes can claim to be a table of any size, or be no plain table at all. Raises FormatError."""
-    if len(tensors) > MOST_TENSORS:
-        raise FormatError(f"has {len(tensors)} tensors: that is no embedding", str(path))
+    """Raise FormatError for what is no plain table; a few kilobytes can claim to be a table of any size."""
     for name, tensor in tensors.items():
         plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
         if not plain or tensor.is_nested or tensor.is_quantized:
-            raise FormatError(f"{name[:80]}: is no plain table of numbers", str(path))
-        check_kind(name, tuple(tensor.shape), tensor.dtype, path)
+            raise FormatError(f"{shown(name)}: is no plain table of numbers", str(path))
+    check_size({name: tensor.shape for name, tensor in tensors.items()}, path)
+
+
+def hint(names: Iterable[str]) -> str:
+    """What a file with these tensors seems to be instead of an embedding."""
+    if any(name.startswith(("model.diffusion_model.", "first_stage_model.")) for name in names):
+        return " but a model"
+    if any(name.startswith(("text_model.", "cond_stage_model.")) for name in names):
+        return " but a text encoder"
+    return " but a LoRA, and there is no word in it" if any("lora_" in name for name in names) else ""

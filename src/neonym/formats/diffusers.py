@@ -6,8 +6,6 @@ from neonym.formats import automatic1111
 from neonym.formats.tensors import ENCODER, SECOND
 from neonym.types import Embedding
 
-read = automatic1111.read
-
 
 def write(embedding: Embedding, path: Path) -> None:
     """diffusers takes nothing beside the one tensor. SDXL's two are loaded one by one."""

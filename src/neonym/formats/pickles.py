@@ -3,40 +3,67 @@
 from __future__ import annotations
 
 import zipfile
+from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from neonym.errors import FormatError
-from neonym.formats.content import Stored
+from neonym.formats import numpy_data
+from neonym.formats.content import Stored, check_tensors, ending_of, tensors_of
 from neonym.formats.tensors import read_metadata
 from neonym.unpickle import unpickle
 
+DEEPEST = 3  # tables in tables
 LARGEST = 256 << 20  # bytes: an embedding is kilobytes, a LoRA that carries some rarely more
 
 
-def load(path: Path) -> Stored:
+def read(path: Path) -> Stored:
     """What a pickled file holds. Raises FormatError for one that is damaged, too large, or wants to run code."""
     entries, comment = check_archive(path)
     try:
-        content = unpickle(path, [torch.nn.ParameterDict])  # the original implementation's files hold one
-    except ValueError as error:
+        content = plain(unpickle(path, [torch.nn.ParameterDict, *numpy_data.ALLOWED]))
+    except (ValueError, TypeError, RecursionError) as error:
         raise FormatError(str(error), str(path)) from error
-    return Stored(
-        ending_of(path), "zip" if entries else "old pickle", as_table(content), read_metadata(comment), entries
-    )
+    container, table, top = "zip" if entries else "old pickle", as_table(content), "table"
+    if isinstance(content, list | tuple):
+        table = joined(content, path)
+        top = "list of tables" if all(isinstance(part, dict) for part in content) else "list of tensors"
+    elif isinstance(content, torch.Tensor):
+        top = "tensor"
+    return Stored(ending_of(path), container, table, read_metadata(comment), entries, top)
+
+
+def plain(content: Any, depth: int = 0) -> Any:
+    """The same with tensors for numpy's arrays, as deep as embedding files go."""
+    if isinstance(content, np.ndarray):
+        return numpy_data.as_tensor(content)
+    if type(content) in (dict, OrderedDict) and depth < DEEPEST:
+        return {name: plain(value, depth + 1) for name, value in content.items()}
+    return [plain(value, depth + 1) for value in content] if type(content) is list and depth < DEEPEST else content
 
 
 def as_table(content: Any) -> dict[str, Any]:
     """A tensor alone, or anything that has names."""
+    if isinstance(content, torch.nn.ParameterDict):
+        return dict(tensors_of(content))
     if isinstance(content, torch.Tensor):
         return {"*": content}
     return {str(name): value for name, value in content.items()} if isinstance(content, dict) else {}
 
 
-def ending_of(path: Path) -> str:
-    return path.suffix.removeprefix(".").lower()
+def joined(content: Sequence[Any], path: Path) -> dict[str, torch.Tensor]:
+    """All vectors of a list of tables or tensors: those of one width are one table, as ComfyUI reads them."""
+    parts = {f"{i}.{name}": rows for i, part in enumerate(content) for name, rows in tensors_of(part).items()}
+    check_tensors(parts, path)
+    by_width: dict[int, list[torch.Tensor]] = {}
+    for rows in parts.values():
+        if rows.ndim and rows.is_floating_point():
+            by_width.setdefault(rows.shape[-1], []).append(rows.reshape(-1, rows.shape[-1]).float())
+    return {str(width): torch.cat(rows) for width, rows in by_width.items()}
 
 
 def check_archive(path: Path) -> tuple[frozenset[str], bytes]:
@@ -47,7 +74,6 @@ def check_archive(path: Path) -> tuple[frozenset[str], bytes]:
     try:
         if not zipfile.is_zipfile(path):
             refuse_large(path.stat().st_size, path)
-            refuse_other(path)
             return frozenset(), b""
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -62,14 +88,6 @@ def check_archive(path: Path) -> tuple[frozenset[str], bytes]:
     if damaged is not None:
         raise FormatError(f"is damaged (the checksum of {damaged[:80]} is wrong)", str(path))
     return frozenset(entry.filename.partition("/")[2] for entry in entries), comment
-
-
-def refuse_other(path: Path) -> None:
-    """Raises FormatError for a file with the wrong ending."""
-    with path.open("rb") as file:
-        start = file.read(16)
-    if start[8:9] == b"{" and start[:1] != b"\x80":
-        raise FormatError("is a .safetensors file by its content", str(path), "Give it that ending")
 
 
 def refuse_large(size: int, path: Path) -> None:

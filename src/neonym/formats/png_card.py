@@ -1,5 +1,8 @@
 """A picture that carries an embedding, as AUTOMATIC1111's web UI writes and reads it: in a text chunk and in its pixels.
 
+For SDXL the web UI takes nothing but the two tensors, so what we know of the word stands where it does not look: in a text chunk of
+our own, and in the pixels behind the end of its compressed table.
+
 The pixels survive programs that drop text chunks: the compressed table stands in the low four bits of a block to the left of
 the picture (low halves of the bytes) and one to the right (high halves), each apart from it by a black column.
 """
@@ -17,9 +20,8 @@ import torch
 from PIL import Image, ImageDraw, PngImagePlugin
 
 from neonym.errors import FormatError
-from neonym.formats.content import Stored
-from neonym.formats.pickles import ending_of
-from neonym.formats.tensors import ENCODER, OWN, SECOND, own_metadata, web_ui_table
+from neonym.formats.content import Stored, ending_of
+from neonym.formats.tensors import ENCODER, OWN, SECOND, own_metadata, read_metadata, web_ui_table
 from neonym.types import Embedding
 
 CHUNK = "sd-ti-embedding"
@@ -30,24 +32,28 @@ MOST_PIXELS = 1 << 25
 SIDE = 512
 
 
-def write(embedding: Embedding, path: Path, picture: Image.Image | None = None) -> None:
-    """With a picture of the word, or a plain card with its name. Raises FormatError for more vectors than are read back."""
-    rows = {name: {"TORCHTENSOR": table.detach().cpu().float().tolist()} for name, table in embedding.vectors.items()}
-    if SECOND in rows:
-        table = {"clip_l": rows[ENCODER], "clip_g": rows[SECOND], "name": embedding.token}
+def write(embedding: Embedding, path: Path, name: str, picture: Image.Image | None = None) -> None:
+    """With a picture of the word, or a plain card with its name. `name` is what the web UI registers it under.
+
+    Raises FormatError for more vectors than are read back.
+    """
+    rows = {key: {"TORCHTENSOR": table.detach().cpu().float().tolist()} for key, table in embedding.vectors.items()}
+    chunks, own, pair = PngImagePlugin.PngInfo(), own_metadata(embedding), SECOND in rows
+    if pair:
+        table = {"clip_l": rows[ENCODER], "clip_g": rows[SECOND]}
+        chunks.add_text(OWN, base64.b64encode(own.encode()).decode())
     else:
-        table = web_ui_table(embedding, rows[ENCODER])
-    text = json.dumps({**table, OWN: own_metadata(embedding)})
+        table = {**web_ui_table(embedding, rows[ENCODER]), "name": name, OWN: own}
+    text = json.dumps(table)
     if len(text) > LARGEST:
         raise FormatError(
             "there are more vectors than a card holds", f"the card of `{embedding.token}`", "Use another layout"
         )
-    chunks = PngImagePlugin.PngInfo()
     chunks.add_text(CHUNK, base64.b64encode(text.encode()).decode())
-    card = with_data(
-        picture.convert("RGB") if picture else plain_card(embedding.token), zlib.compress(text.encode(), 9)
+    data = zlib.compress(text.encode(), 9) + (zlib.compress(own.encode(), 9) if pair else b"")
+    with_data(picture.convert("RGB") if picture else plain_card(embedding.token), data).save(
+        path, "PNG", pnginfo=chunks
     )
-    card.save(path, "PNG", pnginfo=chunks)
 
 
 def plain_card(token: str) -> Image.Image:
@@ -81,18 +87,18 @@ def mask(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def read(path: Path) -> Stored:
-    """From the text chunk, else from the pixels. Raises FormatError."""
+    """From the text chunks, else from the pixels. Raises FormatError."""
     try:
         with Image.open(path) as opened:
             if opened.width * opened.height > MOST_PIXELS:
                 raise ValueError(f"{opened.width} x {opened.height} pixels are too many for a card")
             text = opened.info.get(CHUNK)
             pixels = None if isinstance(text, str) else np.asarray(opened.convert("RGB"))
-            text = opened.info.get(CHUNK)  # a chunk behind the picture is known by now
+            text, own = opened.info.get(CHUNK), opened.info.get(OWN)  # chunks behind the picture are known by now
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise FormatError(f"cannot be read as a picture ({error})", str(path)) from error
     try:
-        content = base64.b64decode(text) if isinstance(text, str) else from_pixels(pixels)
+        content, told = (decoded(text), decoded(own)) if isinstance(text, str) else from_pixels(pixels)
         if len(content) > LARGEST:
             raise ValueError("too large")
         table = json.loads(content, object_hook=revived)
@@ -100,7 +106,12 @@ def read(path: Path) -> Stored:
         raise FormatError("is a picture that carries no embedding", str(path)) from error
     if not isinstance(table, dict):
         raise FormatError("is a picture that carries no embedding", str(path))
-    return Stored(ending_of(path), "picture", table)
+    return Stored(ending_of(path), "picture", table, read_metadata(told))
+
+
+def decoded(text: Any) -> bytes:
+    """Raises ValueError."""
+    return base64.b64decode(text) if isinstance(text, str) else b""
 
 
 def revived(table: dict[str, Any]) -> Any:
@@ -108,8 +119,8 @@ def revived(table: dict[str, Any]) -> Any:
     return torch.tensor(table["TORCHTENSOR"], dtype=torch.float64) if "TORCHTENSOR" in table else table
 
 
-def from_pixels(pixels: Any) -> bytes:
-    """The table between the first and the last black column. Raises ValueError, zlib.error."""
+def from_pixels(pixels: Any) -> tuple[bytes, bytes]:
+    """The table left and right of the black columns, and what stands behind it. Raises ValueError, zlib.error."""
     filled = np.argwhere(pixels.any(axis=(0, 2)))
     rows = np.argwhere(pixels.any(axis=(1, 2)))
     if not len(filled):
@@ -124,8 +135,20 @@ def from_pixels(pixels: Any) -> bytes:
     if low.shape != high.shape:
         raise ValueError("the blocks differ")
     data = ((high ^ mask(high.shape)) << 4 | (low ^ mask(low.shape))).astype(np.uint8)
+    table, rest = unpacked(data.tobytes())
+    try:
+        behind = unpacked(rest)[0]
+    except (ValueError, zlib.error):
+        behind = b""
+    return table, b"" if table.startswith(
+        behind
+    ) else behind  # what is left of a block is filled up with the table again
+
+
+def unpacked(data: bytes) -> tuple[bytes, bytes]:
+    """-> what is compressed at the beginning of the data, and the data behind it. Raises ValueError, zlib.error."""
     unpacker = zlib.decompressobj()
-    table = unpacker.decompress(data.tobytes(), LARGEST)
+    table = unpacker.decompress(data, LARGEST)
     if unpacker.unconsumed_tail:
         raise ValueError("too large")
-    return table
+    return table, unpacker.unused_data

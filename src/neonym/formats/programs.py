@@ -1,6 +1,6 @@
 """Which programs read a file, and what they make of it: each program's own rules, as they were measured with its loader.
 
-A rule gets the file as it is stored and gives what the program does with it: "reads it ...", or why not.
+A rule gets a file that the program opens and gives what the program does with it: "reads it ...", or why not.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from neonym.formats.content import Stored, tensors_of
-from neonym.formats.tensors import SECOND_WIDTH, WIDTH, bundles
+from neonym.formats.content import Stored, shown, tensors_of
+from neonym.formats.tensors import BUNDLE, OUTPUT, SECOND_WIDTH, WIDTH, as_name, bundles
 
 PICTURES = ("png", "webp", "jxl", "avif")
 SD2_WIDTH = 1024
 XL = {WIDTH, SECOND_WIDTH}
 READS = "reads it"
+FIRST = "reads the first of its words only"
+STAR = "reads the word * only"
+NO_TABLE = "refuses it: no table of vectors"
 SAFE_ENTRY = re.compile(r"data\.pkl|version|data/\d+|byteorder|\.data/serialization_id")  # AUTOMATIC1111's list
+INVOKEAI_NAME = re.compile(r"[A-Za-z0-9., _-]+")  # what may stand between < and >
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,14 @@ class File:
 
     @property
     def pair(self) -> bool:
-        return "clip_l" in self.stored.table and "clip_g" in self.stored.table
+        return "clip_l" in self.top and "clip_g" in self.top
 
     @property
     def parameters(self) -> bool:
         """Whether a program would have to know torch's classes of parameters."""
         inner = self.stored.inner
         values = [*self.stored.table.values(), *(inner.values() if isinstance(inner, Mapping) else ())]
-        return isinstance(inner, torch.nn.ParameterDict) or any(isinstance(v, torch.nn.Parameter) for v in values)
+        return self.parameter_dict or any(isinstance(v, torch.nn.Parameter) for v in values)
 
     @property
     def parameter_dict(self) -> bool:
@@ -59,73 +63,122 @@ class File:
         return list((self.top if self.params is None else self.params).values())
 
     @property
+    def widths(self) -> set[int]:
+        return {rows.shape[-1] for rows in self.rows if rows.ndim}
+
+    @property
     def unequal(self) -> bool:
         return self.pair and self.top["clip_l"].shape[:1] != self.top["clip_g"].shape[:1]
 
-    def ending_in(self, *endings: str) -> bool:
-        return self.stored.ending in endings
+    @property
+    def second_alone(self) -> bool:
+        """Whether it has vectors for SDXL's second encoder, and none for its first."""
+        return self.widths == {SECOND_WIDTH}
+
+    @property
+    def bundled(self) -> list[str]:
+        """The names of tensors that are words in a LoRA file, in the way that several programs know."""
+        return [name for name in self.top if name.startswith(BUNDLE)]
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a program opens, and what it does with what it opens."""
+
+    rule: Callable[[File], str]
+    endings: tuple[str, ...] = ()  # those that it looks at; none: any
+    by_content: bool = False  # whether it finds out for itself what a file is
+    bundles: bool = False  # whether it reads the words that a LoRA carries, with the LoRA
+    pictures: bool = False
+    tops: tuple[str, ...] = ()  # what else than a table it reads
 
 
 def programs(stored: Stored, name: str) -> dict[str, str]:
     """Program -> what it does with this file."""
     file = File(stored, name)
-    widths = {rows.shape[-1] for rows in file.rows if rows.ndim}
-    known = widths & {WIDTH, SD2_WIDTH, SECOND_WIDTH} if not bundles(file.top) else widths
-    if not known:
-        said = f"has no model with words of {', '.join(map(str, sorted(widths))) or 'no'} numbers"
-        return dict.fromkeys(RULES, said) | {"diffusers": RULES["diffusers"](file)}
-    return {program: rule(file) for program, rule in RULES.items()}
+    return {program: said_by(rules, file) for program, rules in PROGRAMS.items()}
 
 
-def not_looked_at(file: File) -> str:
-    return f"does not look at .{file.stored.ending} files"
+def said_by(program: Program, file: File) -> str:
+    """What a program does with a file: first whether it opens it, then its own rule."""
+    stored, ending = file.stored, file.stored.ending
+    picture, pickled = stored.container == "picture", stored.container in ("zip", "old pickle")
+    named = "picture" if ending in PICTURES else "safetensors" if ending == "safetensors" else "pickle"
+    if picture and not program.pictures:
+        return "does not read pictures"
+    if program.endings and ending not in program.endings:
+        return f"does not look at {f'.{ending} files' if ending else 'files without an ending'}"
+    if not program.by_content and named != ("pickle" if pickled else stored.container):
+        kind = "a pickle" if pickled else "a picture" if picture else "a .safetensors file"
+        return f"refuses it: its ending says something else than its content, which is {kind}"
+    if (file.bundled or stored.unread) and not (program.rule is comfy and file.bundled):
+        more = ", reads it as a LoRA with its words" if program.bundles and file.bundled else ""
+        return f"refuses it as an embedding{more}"
+    if stored.top != "table" and stored.top not in program.tops:
+        return f"refuses it: it is a {stored.top}"
+    if program.rule is not diffusers and not file.widths & {WIDTH, SD2_WIDTH, SECOND_WIDTH}:
+        return f"has no model with words of {', '.join(map(str, sorted(file.widths))) or 'no'} numbers"
+    return program.rule(file)
 
 
 def web_ui(file: File) -> str:
     """AUTOMATIC1111 and Forge: the layout."""
-    if not file.ending_in("safetensors", "pt", "bin", *PICTURES):
-        return not_looked_at(file)
     if file.params is not None:
         entries, rows = len(file.params), list(file.params.values())
         if entries != 1:
             return f"refuses it: string_to_param has {entries} entries"
     elif file.pair:
+        texts = sorted(set(file.stored.table) - set(file.top))
+        if texts:
+            return f"refuses it: beside clip_l and clip_g there are values that are no tensors ({', '.join(map(shown, texts))})"
         rows = [file.top["clip_l"], file.top["clip_g"]]
     elif len(file.stored.table) == 1 and file.top:
         rows = list(file.top.values())
     else:
         return "refuses it: neither one tensor nor clip_l and clip_g"
     if any(r.ndim not in (1, 2) for r in rows):
-        return "refuses it: no table of vectors"
+        return NO_TABLE
     if sum(r.shape[-1] for r in rows) not in (WIDTH, SD2_WIDTH, WIDTH + SECOND_WIDTH):
         return "skips it: the vectors are of no width that it knows"
-    return READS
+    named = file.stored.container == "picture" and as_name(file.stored.table.get("name"))
+    return f"{READS}, as `{named}`: the name that stands in the card" if named and named != file.name else READS
 
 
 def automatic1111(file: File) -> str:
     odd = sorted(entry for entry in file.stored.entries if not SAFE_ENTRY.fullmatch(entry))
     found = web_ui(file)
-    return f"refuses it: unknown entries in the archive ({', '.join(odd)})" if odd and found == READS else found
+    return (
+        f"refuses it: unknown entries in the archive ({', '.join(map(shown, odd))})"
+        if odd and found.startswith(READS)
+        else found
+    )
 
 
 def comfy(file: File) -> str:
-    if not file.ending_in("safetensors", "pt", "bin"):
-        return not_looked_at(file)
+    """It looks for a name with and without these endings, so that any other file is found by its whole name."""
+    ending = file.stored.ending
+    whole = file.name if ending in ("safetensors", "pt", "bin") else f"{file.name}.{ending}" if ending else file.name
     if not file.rows:
         return "refuses it: there are no tensors"
-    if len(file.top) == 2 and not file.pair and file.params is None and not bundles(file.top):
-        return f"reads the first of its tensors only: embedding:{file.name}"
+    if file.bundled:
+        known = any(name.endswith((".string_to_param.*", ".clip_l", ".clip_g", ".clip_h")) for name in file.bundled)
+        all_words = "reads all of its words as one" if len(bundles(file.top)) > 1 else READS
+        return f"{all_words}: embedding:{whole}" if known else "takes the first tensor of the LoRA for the word"
+    if file.second_alone:
+        return f"reads it for SDXL's second encoder, without a word for its first: embedding:{whole}"
+    if len(file.rows) > 1 and not file.pair and not file.stored.listed:
+        return f"{FIRST}: embedding:{whole}"
     if re.search(r"\s", file.name):
         return "reads it, but no prompt can say a name with blanks: rename the file"
-    return f"{READS}: embedding:{file.name}"
+    return f"{READS}{' by its whole name' if whole != file.name else ''}: embedding:{whole}"
 
 
 def sdnext(file: File) -> str:
-    if not file.ending_in("safetensors", "pt"):
-        return not_looked_at(file)
     if file.stored.container != "safetensors":
         inner = file.stored.inner
-        return READS if isinstance(inner, dict) and "*" in inner else "refuses it: no string_to_param"
+        if not isinstance(inner, dict) or "*" not in inner:
+            return "refuses it: no string_to_param with *"
+        return STAR if len(inner) > 1 else READS
     widths = [r.shape[-1] for r in file.rows if r.ndim in (1, 2)]
     if sorted(widths) not in ([WIDTH], [SD2_WIDTH], [WIDTH, SECOND_WIDTH]) or len(widths) < len(file.rows):
         return "refuses it: the tensors do not fit the encoders one by one"
@@ -135,8 +188,6 @@ def sdnext(file: File) -> str:
 
 
 def invoke(file: File) -> str:
-    if not file.ending_in("safetensors", "pt", "bin", "ckpt"):
-        return not_looked_at(file)
     if file.parameter_dict:
         return "refuses it: its safe loader does not know ParameterDict"
     if "string_to_token" in file.stored.table and file.params:
@@ -147,77 +198,92 @@ def invoke(file: File) -> str:
     elif "clip_g" in file.top:
         width = file.top["clip_g"].shape[-1] if "clip_l" in file.top else 0
     else:
-        first = next(iter(file.top.values()), None)
+        first = next(iter(file.top.values())) if len(file.top) == 1 else None
         width = first.shape[0] if first is not None and first.ndim else 0  # it asks for the first side
     if width not in (WIDTH, SD2_WIDTH, SECOND_WIDTH):
         return "refuses it: it does not recognise what it is for"
-    if not re.fullmatch(r"[A-Za-z0-9., _-]+", file.name):
-        return "reads it, but its name needs letters, digits and . , _ - only: rename it there"
-    return f"{READS}: <{file.name}>"
+    if width == SECOND_WIDTH and not file.pair:
+        return "refuses it: SDXL needs clip_l and clip_g"
+    if len(file.params or ()) > 1:
+        return FIRST
+    if not INVOKEAI_NAME.fullmatch(file.name) or "," in file.name:
+        return "reads it, but prompts cannot say its name: rename it there to letters, digits and _ -"
+    return f"{READS}: <{file.name}>{', outside of ( ) only' if '.' in file.name else ''}"
 
 
 def diffusers(file: File) -> str:
-    if file.stored.container == "picture":
-        return "does not read pictures"
     if file.parameter_dict:
         return "refuses it: its safe loader does not know ParameterDict"
     if file.params is not None:
         if "*" not in file.params:
             return "refuses it: string_to_param without *"
-        return READS if "name" in file.stored.table else "refuses it: string_to_param without a name"
+        if "name" not in file.stored.table:
+            return "refuses it: string_to_param without a name"
+        return STAR if len(file.params) > 1 else READS
     if file.pair:
         return "one call for each encoder, with clip_l and clip_g"
     if len(file.stored.table) != 1 or not file.rows:
         return "refuses it: more than one tensor"
     if file.rows[0].ndim > 2:
-        return "refuses it: no table of vectors"
-    return f"{READS}, with token=..." if next(iter(file.top)) in ("emb_params", "emp_params") else READS
+        return NO_TABLE
+    if file.second_alone:
+        return (
+            "one call with text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2: the first encoder has no word"
+        )
+    return f"{READS}, with token=..." if next(iter(file.top)) in ("emb_params", "emp_params", "*") else READS
 
 
 def sd_cpp(file: File) -> str:
-    if not file.ending_in("safetensors", "pt", "ckpt"):
-        return not_looked_at(file)
     if file.parameters:
         return "refuses it: it knows plain tensors only"
+    if not file.rows or file.second_alone or any(not r.is_floating_point() for r in file.rows):
+        return "refuses it: there are no vectors for its encoders"
     if any(r.dtype not in (torch.float32, torch.float64) for r in file.rows):
-        return "refuses it: it reads float32 only"
-    if file.pair or {r.shape[-1] for r in file.rows if r.ndim} == XL:
+        return "misreads it: it takes every number for 32 bits (neonym convert makes them that)"
+    if file.pair or file.widths == XL:
         return "reads clip_g, but takes it for clip_l too (its mistake)"
-    return READS if file.rows and not bundles(file.top) else "refuses it: there are no vectors"
+    return "reads one of its words only" if len(file.rows) > 1 else READS
 
 
 def sd_scripts(file: File) -> str:
-    if file.stored.container == "picture":
-        return "does not read pictures"
     if file.parameter_dict:
         return "refuses it: its safe loader does not know ParameterDict"
     if file.pair:
         return "misreads unequal numbers of vectors" if file.unequal else READS
-    rows, widths = file.rows[:1], {r.shape[-1] for r in file.rows if r.ndim}
-    if not rows or widths == XL or rows[0].shape[-1:] not in ((WIDTH,), (SD2_WIDTH,)) or bundles(file.top):
+    rows = file.rows[:1]
+    if not rows or file.widths == XL or rows[0].shape[-1:] not in ((WIDTH,), (SD2_WIDTH,)):
         return "refuses it: neither one tensor nor clip_l and clip_g"
     if rows[0].ndim == 1:
         return "reads it for training (--weights); its generator misreads a single vector that is no table"
     if rows[0].ndim != 2:
-        return "refuses it: no table of vectors"
+        return NO_TABLE
+    if len(file.rows) > 1:
+        return FIRST
     return "reads it in its generator; --weights takes plain tensors only" if file.parameters else READS
 
 
 def onetrainer(file: File) -> str:
-    if file.stored.container == "picture":
-        return "does not read pictures"
-    known = not file.parameters and ("emp_params" in file.top or "emp_params_out" in file.top or file.pair)
-    return f"{READS}, to go on training" if known else "refuses it: it knows emp_params, or clip_l and clip_g"
+    outputs = [name for name in file.top if OUTPUT.fullmatch(name)]
+    if outputs and (file.pair or outputs == ["emp_params_out"]):
+        return "reads it, to go on training an output embedding"
+    rows = file.top.get("emp_params")
+    known = file.pair or (rows is not None and rows.shape[-1:] in ((WIDTH,), (SD2_WIDTH,)))
+    if known and not file.parameters:
+        return f"{READS}, to go on training"
+    if "emb_params" in file.top:
+        return "refuses it: it knows emp_params, not emb_params (neonym convert to .pt writes that)"
+    return "refuses it: it knows emp_params, or clip_l and clip_g"
 
 
-RULES: dict[str, Callable[[File], str]] = {
-    "AUTOMATIC1111": automatic1111,
-    "Forge": web_ui,
-    "ComfyUI": comfy,
-    "InvokeAI": invoke,
-    "SD.Next": sdnext,
-    "diffusers": diffusers,
-    "stable-diffusion.cpp": sd_cpp,
-    "sd-scripts": sd_scripts,
-    "OneTrainer": onetrainer,
+WEB_UI = ("safetensors", "pt", "bin", *PICTURES)
+PROGRAMS = {
+    "AUTOMATIC1111": Program(automatic1111, WEB_UI, pictures=True, bundles=True),
+    "Forge": Program(web_ui, WEB_UI, pictures=True),
+    "ComfyUI": Program(comfy, tops=("list of tables",)),
+    "InvokeAI": Program(invoke, ("safetensors", "pt", "bin", "ckpt")),
+    "SD.Next": Program(sdnext, ("safetensors", "pt"), bundles=True),
+    "diffusers": Program(diffusers, by_content=True, tops=("tensor",)),
+    "stable-diffusion.cpp": Program(sd_cpp, ("safetensors", "pt", "ckpt"), by_content=True),
+    "sd-scripts": Program(sd_scripts),
+    "OneTrainer": Program(onetrainer, by_content=True),
 }

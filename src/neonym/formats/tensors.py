@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from neonym.errors import FormatError
-from neonym.formats.content import Stored, check_tensors
+from neonym.formats.content import Stored, check_tensors, hint, shown, tensors_of
+from neonym.texts import is_text
 from neonym.types import Embedding
 
 ENCODER, SECOND = "text_encoder", "text_encoder_2"  # CLIP of SD 1.x/2.x and SDXL's first; SDXL's second
 PAIRS = (("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1"), (ENCODER, SECOND))
+PAIRED = {name for pair in PAIRS for name in pair}
 PLAIN = {"emb_params", "emp_params", "emp_params_out", "*", "clip_h"}  # names that say nothing of the word
+OUTPUT = re.compile(r"(emp_params|clip_[lgh]|t5|t5xxl|text_encoder_?\d?)_out")
+OUTPUT_MEANS = "OneTrainer's output embeddings"
 T5 = ("t5xxl", "t5", "text_encoders_2")  # of SD 3 and FLUX
 WIDTH, SECOND_WIDTH = 768, 1280  # of SDXL's encoders
 BUNDLE = "bundle_emb."  # embeddings within a LoRA file
@@ -27,18 +33,47 @@ FACTS = {  # what the web UI's files know of their training
 
 
 def embeddings_of(stored: Stored, path: Path) -> list[Embedding]:
-    """Every word of a file: one, unless a LoRA carries several. Raises FormatError."""
-    tensors = stored.tensors
-    bundled = bundles(tensors)
+    """Every word of a file, most often one, with its vectors as float32 tables. Raises FormatError."""
+    tensors, metadata = stored.tensors, metadata_of(stored)
+    check_tensors(tensors, path)
+    bundled = bundles(tensors) or nested(stored, path)
     if bundled:
-        return [Embedding(word, vectors_of(inner, path), {}) for word, inner in sorted(bundled.items())]
+        return [embedding_of(word, inner, path) for word, inner in sorted(bundled.items())]
     if not tensors:
         raise FormatError("has no tensors", str(path))
-    vectors, metadata = vectors_of(tensors, path), metadata_of(stored)
+    own = as_name(metadata.get("token")) or as_name(stored.table.get("name"))
+    words = {} if stored.listed else several(tensors)
+    if words:
+        named = [((own or path.stem) if name == "*" else as_name(name), {name: rows}) for name, rows in words.items()]
+        return [embedding_of(word, rows, path) for word, rows in named]
     name = next(iter(tensors))
-    known = len(tensors) > 1 or name in PLAIN or name in {part for pair in PAIRS for part in pair}
-    token = as_name(metadata.get("token")) or as_name(stored.table.get("name")) or ("" if known else as_name(name))
-    return [Embedding(token or path.stem, vectors, metadata)]
+    known = stored.listed or len(tensors) > 1 or name in PLAIN or name in PAIRED
+    return [embedding_of(own or ("" if known else as_name(name)) or path.stem, tensors, path, metadata)]
+
+
+def embedding_of(token: str, tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] = {}) -> Embedding:
+    """One word. Raises FormatError."""
+    vectors, left_out = vectors_of(tensors, path)
+    return Embedding(token, vectors, dict(metadata), left_out)
+
+
+def nested(stored: Stored, path: Path) -> dict[str, dict[str, Tensor]]:
+    """Word -> its tensors, of a file with a table for each word."""
+    if stored.inner is not None or stored.tensors:
+        return {}
+    found = {str(name): tensors_of(value) for name, value in stored.table.items()}
+    for tensors in found.values():
+        check_tensors(tensors, path)
+    return {as_name(name) or path.stem: tensors for name, tensors in found.items() if tensors}
+
+
+def several(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Word -> its vectors, of a file with a tensor of the same width for each of several words; none of any other file."""
+    words = {name: rows for name, rows in tensors.items() if rows.is_floating_point() and rows.ndim in (1, 2)}
+    widths = {rows.shape[-1] for rows in words.values()}
+    named = all((as_name(name) and name not in PLAIN and name not in PAIRED) or name == "*" for name in words)
+    outputs = any(OUTPUT.fullmatch(name) for name in words)
+    return words if len(widths) == 1 and named and not outputs and not hint(words) and len(distinct(words)) > 1 else {}
 
 
 def as_name(value: Any) -> str:
@@ -47,37 +82,81 @@ def as_name(value: Any) -> str:
     return name if name.isprintable() and len(name) <= LONGEST_NAME else ""
 
 
-def vectors_of(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """{encoder: its tensor}. What stands beside SDXL's two is left alone. Raises FormatError if it is not clear which they are."""
-    check_tensors(tensors, path)
+def vectors_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """-> {encoder: its vectors}, the names of what stands beside them. Raises FormatError if it is not clear which they are."""
     if any(name in tensors for name in T5):
         raise FormatError("has vectors for T5: it is for Stable Diffusion 3 or FLUX", str(path))
+    outputs = [name for name in tensors if OUTPUT.fullmatch(name)]
+    inputs = {name: rows for name, rows in tensors.items() if name not in outputs}
+    if outputs and all(map(is_zero, inputs.values())):
+        what = (
+            f"has {OUTPUT_MEANS} alone ({', '.join(outputs)}): they stand behind the text encoder, so they are no word"
+        )
+        raise FormatError(what, str(path), "Train it again with an embedding that is no output embedding")
+    chosen = chosen_of(inputs, path)
+    for name in chosen.values():
+        if not is_numbers(inputs[name]):
+            raise FormatError(f"{shown(name)}: numbers of the kind {tensors[name].dtype} are no vectors", str(path))
+        if inputs[name].numel() and is_zero(inputs[name]):
+            raise FormatError(f"{shown(name)}: all its numbers are zero, which is no word", str(path))
+    read = [inputs[name] for name in chosen.values()]
+    others = [name for name, rows in inputs.items() if not any(equal(rows, other) for other in read)]
+    return {encoder: as_table(tensors[name]) for encoder, name in chosen.items()}, (*outputs, *others)
+
+
+def chosen_of(tensors: Mapping[str, Tensor], path: Path) -> dict[str, str]:
+    """{encoder: the name of its tensor}. Raises FormatError."""
     for first, second in PAIRS:
         if first in tensors and second in tensors:
-            return {ENCODER: tensors[first], SECOND: tensors[second]}
-    by_width = {rows.shape[-1] if rows.ndim else 0: rows for rows in tensors.values()}
+            return {ENCODER: first, SECOND: second}
+    by_width = {rows.shape[-1] if rows.ndim else 0: name for name, rows in tensors.items()}
     if len(tensors) == 2 and set(by_width) == {WIDTH, SECOND_WIDTH}:  # SD.Next tells them so
         return {ENCODER: by_width[WIDTH], SECOND: by_width[SECOND_WIDTH]}
-    rows = only_one(tensors, path)
+    name = only_one(tensors, path)
+    rows = tensors[name]
     second = any(name in tensors for _, name in PAIRS) or (rows.ndim > 0 and rows.shape[-1] == SECOND_WIDTH)
-    return {SECOND if second else ENCODER: rows}
+    return {SECOND if second else ENCODER: name}
 
 
-def only_one(tensors: Mapping[str, Tensor], path: Path) -> Tensor:
-    """The one tensor, or several names for the same numbers."""
-    for name in ("emp_params_out", "*"):  # OneTrainer's: what it learned last; the web UI's
-        if name in tensors:
-            return tensors[name]
-    distinct: list[Tensor] = []
-    for rows in tensors.values():
-        if not any(rows.shape == other.shape and bool((rows == other).all()) for other in distinct):
-            distinct.append(rows)
-    if len(distinct) != 1:
-        shown = ", ".join(name[:40] for name in list(tensors)[:4])
-        raise FormatError(
-            f"has {len(distinct)} tensors ({shown}); an embedding has one, or clip_l and clip_g", str(path)
-        )
-    return distinct[0]
+def only_one(tensors: Mapping[str, Tensor], path: Path) -> str:
+    """The name of the one tensor that may be vectors, or of several names for the same numbers the first."""
+    found = distinct({name: rows for name, rows in tensors.items() if is_numbers(rows) and rows.ndim}) or list(tensors)
+    if len(found) != 1:
+        some = ", ".join(shown(name[:40]) for name in list(tensors)[:4])
+        what = f"has {len(found)} tensors ({some}){hint(tensors)}; an embedding has one, or clip_l and clip_g"
+        raise FormatError(what, str(path))
+    return found[0]
+
+
+def distinct(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of tensors with different numbers, the first of each."""
+    found: list[str] = []
+    for name, rows in tensors.items():
+        if not any(equal(rows, tensors[other]) for other in found):
+            found.append(name)
+    return found
+
+
+def equal(rows: Tensor, other: Tensor) -> bool:
+    """Whether two tensors, of whatever kinds of numbers, say the same."""
+    if rows.shape != other.shape or rows.is_complex() != other.is_complex():
+        return False
+    return rows is other or bool((rows == other if rows.is_complex() else rows.double() == other.double()).all())
+
+
+def is_zero(rows: Tensor) -> bool:
+    """Whether all numbers, of whatever kind, are zero."""
+    return not bool((rows if rows.is_complex() else rows.double()).any())
+
+
+def is_numbers(rows: Tensor) -> bool:
+    """Whether they can be vectors: fractions, of any precision that becomes float32."""
+    return rows.is_floating_point() and rows.dtype != torch.float8_e8m0fnu
+
+
+def as_table(rows: Tensor) -> Tensor:
+    """Float32, contiguous, 2-D: a single vector becomes a table of one row."""
+    return (rows[None] if rows.ndim == 1 else rows).detach().float().contiguous()
 
 
 def bundles(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -94,7 +173,7 @@ def bundles(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 def metadata_of(stored: Stored) -> dict[str, str]:
     """What a file says of its making: its own metadata, ours within a card, or the web UI's few facts."""
     facts = {FACTS[key]: stored.table.get(key) for key in FACTS if stored.inner is not None}
-    plain = {key: str(value) for key, value in facts.items() if isinstance(value, int | str)}
+    plain = {key: str(value) for key, value in facts.items() if isinstance(value, int | str) and is_text(str(value))}
     return {**plain, **stored.metadata, **read_metadata(stored.table.get(OWN))}
 
 
@@ -104,7 +183,8 @@ def read_metadata(text: Any) -> dict[str, str]:
         said = json.loads(text) if isinstance(text, str | bytes) else None
     except (ValueError, RecursionError):
         return {}
-    return {key: value for key, value in said.items() if isinstance(value, str)} if isinstance(said, dict) else {}
+    pairs = said.items() if isinstance(said, dict) else ()
+    return {key: value for key, value in pairs if isinstance(value, str) and is_text(key) and is_text(value)}
 
 
 def web_ui_table(embedding: Embedding, rows: Any) -> dict[str, Any]:

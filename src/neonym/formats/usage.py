@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from neonym.file_names import name_warnings
+from neonym.formats import programs, read_stored
 from neonym.formats.tensors import SECOND
 from neonym.types import Embedding
+from neonym.vocabulary import clip_has, vocabulary_warning
 
-PICTURE = "AUTOMATIC1111, Forge"  # the programs that read cards
-PLACES = {  # program -> the endings that it looks at, where the file goes, what is written
-    PICTURE: (("safetensors", "pt", "bin", "png"), "embeddings/", "a photo of {name}"),
-    "ComfyUI": (("safetensors", "pt", "bin"), "models/embeddings/", "a photo of embedding:{name}"),
-    "InvokeAI": (("safetensors", "pt"), "the model manager (Add model, this file)", "a photo of <{name}>"),
+PLACES = {  # program -> where the file goes, what a prompt says
+    "AUTOMATIC1111": ("embeddings/", "a photo of {name}"),
+    "Forge": ("embeddings/", "a photo of {name}"),
+    "ComfyUI": ("models/embeddings/", "a photo of {name}"),
+    "InvokeAI": ("the model manager, as a new model", "a photo of {name}"),
+    "SD.Next": ("models/embeddings/", "a photo of {name}"),
+    "stable-diffusion.cpp": ("the folder of --embd-dir", "a photo of {name}"),
+    "sd-scripts": ("--textual_inversion_embeddings of gen_img.py, --weights of its trainers", "a photo of {name}"),
+    "OneTrainer": ("its base embedding", ""),
 }
+SPOKEN = re.compile(
+    r"embedding:\S+|(?<=: )<[^<>]+>|(?<=as `)[^`]+(?=`)"
+)  # what a program says to write, if not the name
 ONE_ENCODER = """\
 pipe.load_textual_inversion({file}, token={token})
 image = pipe({prompt}).images[0]"""
@@ -27,33 +39,51 @@ pipe.load_textual_inversion(rows["clip_g"], token={token}, text_encoder=pipe.tex
 image = pipe({prompt}).images[0]"""
 
 
-def usage_card(embedding: Embedding, file: Path) -> str:
-    """Markdown. The name that counts in most programs is the file's."""
-    ending = file.suffix.removeprefix(".").lower()
+def usage_card(embedding: Embedding, file: Path, flags: Mapping[str, str] | None = None) -> str:
+    """Markdown. The name that counts in most programs is the file's. `flags`: those that `neonym generate` needs for the model."""
+    base = embedding.metadata.get("neonym.base_model", "")
     count = max(len(rows) for rows in embedding.vectors.values())
+    said = programs(read_stored(file), file.stem)
     lines = [
         f"# {embedding.token}", "",
-        f"{count} vector{'s' if count > 1 else ''}, learned for {embedding.metadata.get('neonym.base_model', 'an unknown model')}. "
+        f"{count} vector{'s' if count > 1 else ''}, learned for {base or 'an unknown model'}. "
         "It works with that model and those made from it.", "",
-        "| program | put the file into | write |", "|---|---|---|",
     ]  # fmt: skip
-    for program, (endings, place, prompt) in PLACES.items():
-        how = (place, f"`{prompt.format(name=file.stem)}`") if ending in endings else (f"does not read .{ending}", "")
-        lines.append(f"| {program} | {how[0]} | {how[1]} |")
-    lines += ["", *(f"Mind: {warning}." for warning in name_warnings(file.stem, count))]
-    lines += with_diffusers(embedding, file, ending)
-    prompt = json.dumps(f"a photo of {file.stem}", ensure_ascii=False)
-    command = (
-        f"neonym generate --prompt {prompt} --textual_inversion_embeddings {json.dumps(file.name, ensure_ascii=False)}"
+    if base.startswith("builtin:") or all(what.startswith("has no model") for what in said.values()):
+        lines += ["It is for Neonym only: no other program has this model.", ""]
+    else:
+        lines += ["| program | put the file into | write |", "|---|---|---|"]
+        lines += [row(program, said[program], file) for program in PLACES]
+        lines += ["", *(f"Mind: {warning}." for warning in warnings_of(file.stem, count))]
+        lines += with_diffusers(embedding, file, said["diffusers"])
+    return "\n".join([*lines, "With Neonym:", "", "```", command(file, base, flags or {}), "```", ""])
+
+
+def row(program: str, said: str, file: Path) -> str:
+    """What one program does with the file: where it goes and how it is written, or why not."""
+    place, prompt = PLACES[program]
+    if not said.startswith("reads") or ", but " in said:
+        return f"| {program} | {said} | |"
+    spoken = SPOKEN.search(said)
+    name = spoken.group() if spoken else file.stem.lower() if program == "stable-diffusion.cpp" else file.stem
+    only = re.sub(r"^reads it|: embedding:\S+|: <[^<>]+>|, as `.*", "", said).strip(" ,")
+    return (
+        f"| {program} | {place}{f' ({only})' if only else ''} | {f'`{prompt.format(name=name)}`' if prompt else ''} |"
     )
-    return "\n".join([*lines, "With Neonym:", "", "```", command, "```", ""])
 
 
-def with_diffusers(embedding: Embedding, file: Path, ending: str) -> list[str]:
-    """The lines of Python. It loses vectors of a name with capitals, so that the token is in small letters."""
-    if ending == "png":
-        return ["", f"For diffusers: `neonym convert {file.name} {file.stem}.safetensors`.", ""]
-    token = file.stem.lower()
+def warnings_of(name: str, vectors: int) -> list[str]:
+    """What programs cannot do with a file of this name: most take it for the word."""
+    known = vocabulary_warning(name, vectors, clip_has)
+    return [*name_warnings(name, vectors), *([f"the name {known}"] if known else [])]
+
+
+def with_diffusers(embedding: Embedding, file: Path, said: str) -> list[str]:
+    """The lines of Python. diffusers loses vectors of a name with capitals, and takes none that its tokenizer has."""
+    ending = file.suffix.removeprefix(".").lower()
+    if not said.startswith(("reads", "one call")):
+        return ["", f"For diffusers: `neonym convert {shell(file.name)} {shell(f'{file.stem}.safetensors')}`.", ""]
+    token = f"<{file.stem.lower()}>" if clip_has(file.stem.lower()) else file.stem.lower()
     code = TWO_ENCODERS if SECOND in embedding.vectors else ONE_ENCODER
     name = json.dumps(file.name, ensure_ascii=False)
     filled = code.format(
@@ -64,3 +94,18 @@ def with_diffusers(embedding: Embedding, file: Path, ending: str) -> list[str]:
         prompt=json.dumps(f"a photo of {token}", ensure_ascii=False),
     )
     return ["", "With diffusers:", "", "```python", filled, "```", ""]
+
+
+def command(file: Path, base: str, flags: Mapping[str, str]) -> str:
+    """The command line of `neonym generate`; where the model is not known, MODEL stands for it."""
+    given = {"ckpt": base or "MODEL", **flags}
+    model = " ".join(f"--{name} {shell(value)}" if value else f"--{name}" for name, value in given.items())
+    word = shell(f"a photo of {file.stem}", always=True)
+    return f"neonym generate {model} --prompt {word} --textual_inversion_embeddings {shell(str(file))}"
+
+
+def shell(text: str, always: bool = False) -> str:
+    """As a shell takes it, `always` quoted or only if need be: in double quotes, which every shell knows, if they are enough."""
+    if shlex.quote(text) == text and not always:
+        return text
+    return shlex.quote(text) if re.search(r'["$`\\!]', text) else f'"{text}"'

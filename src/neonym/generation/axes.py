@@ -12,8 +12,7 @@ from typing import Any
 
 from neonym.config.generate import GenerateSettings
 from neonym.errors import ConfigError, Problem, UserError
-from neonym.formats import read_embedding
-from neonym.generation.embeddings import word_and_file
+from neonym.generation.embeddings import read_given, word_and_file
 from neonym.generation.jobs import Job, Plan, job_problems
 from neonym.generation.lines import real, scale
 from neonym.generation.prompts import seed, steps
@@ -70,7 +69,7 @@ def plan_sheet(settings: GenerateSettings, plan: Plan, words: Words) -> AxesShee
         return None
     x, y = axes[0], axes[1] if len(axes) > 1 else Axis("none", (None,))
     names = names_of([v for axis in axes if axis.kind == "checkpoint" for v in axis.values], words)
-    brought = {names[value]: (file := word_and_file(value)[1], read_embedding(file)) for value in names}
+    brought = {names[value]: (word_and_file(value)[1], read_given(value)) for value in names}
     jobs, problems = [], list[Problem]()
     for b, a in product(y.values, x.values):
         pairs = sorted([(x, a), (y, b)], key=lambda pair: [*READ, "none"].index(pair[0].kind))
@@ -132,7 +131,7 @@ def read_axis(text: str, flag: str, problems: list[Problem]) -> Axis | None:
             if kind == "prompt" and enumerates(variants := parse_variants(part)) and how_many(variants) > 1:
                 raise ValueError("is several prompts: write them one by one, with | between them")
             if kind == "checkpoint":
-                read_embedding(word_and_file(values[-1])[1])
+                read_given(values[-1])
         except ValueError as error:
             problems.append(Problem("error", f"`{part}`: {error}", where))
         except UserError as error:

@@ -19,6 +19,12 @@ MOST_PARTS = 8
 BREAK = re.compile(r"\s*\bBREAK\b\s*")
 COMFYUI = r"(?<![\w:])embedding:(?P<word>{words})(?:\.(?:safetensors|pt|ckpt|bin|png))?(?![\w-]|\.\w)"
 INVOKEAI = re.compile(r"<(?P<word>[^<>]+)>")
+BRACKETED = r"(?<!\\)\((?:[^()]|{})*\)"
+GROUP = BRACKETED.format(BRACKETED.format(BRACKETED.format(r"\([^()]*\)"))) + r"|\"[^\"]*\""  # what InvokeAI weighs
+INVOKEAI_WEIGHT = re.compile(
+    rf"(?P<group>{GROUP})(?P<number>\d+\.\d*|\.\d+|\d+)|(?P<signed>{GROUP}|<[^<>]+>)(?P<signs>\++|-+)(?![\w.<])"
+)
+MORE, LESS = 1.1, 0.9  # what + and - mean there
 BRACKETS = re.compile(r"[()\[\]]")
 
 Part = list[tuple[int, float]]  # (id, weight)
@@ -45,7 +51,7 @@ def plain_spelling(prompt: str, words: Iterable[str]) -> str:
 
     if known:
         prompt = re.sub(COMFYUI.format(words=longest_first), lambda match: match["word"], prompt, flags=re.IGNORECASE)
-    prompt = INVOKEAI.sub(invokeai, prompt)
+    prompt = INVOKEAI.sub(invokeai, invokeai_weights(prompt, known))
     bracketed = tuple(word for word in known if BRACKETS.search(word))
     if not bracketed:
         return prompt
@@ -53,17 +59,41 @@ def plain_spelling(prompt: str, words: Iterable[str]) -> str:
     return found.sub(lambda match: BRACKETS.sub(r"\\\g<0>", match.group()), prompt)
 
 
+def invokeai_weights(prompt: str, words: set[str]) -> str:
+    """InvokeAI's `(a <word>)1.2` and `<word>++` become `(a <word>:1.2)` and `(<word>:1.21)`, from the inside out.
+
+    Only what holds `<word>` is known to be meant so: elsewhere a number behind a bracket is text.
+    """
+
+    def weighed(match: re.Match[str]) -> str:
+        inner, signs = match["group"] or match["signed"], match["signs"] or ""
+        inside = {found for word in INVOKEAI.finditer(inner.lower()) for found in (word["word"], word.group())}
+        if not inside & words:
+            return match.group()
+        weight = float(match["number"]) if match["number"] else (MORE if signs[0] == "+" else LESS) ** len(signs)
+        body = inner if inner[0] == "<" else invokeai_weights(inner[1:-1], words)
+        return f"({body}:{weight:.4f}".rstrip("0").rstrip(".") + ")"
+
+    return INVOKEAI_WEIGHT.sub(weighed, prompt) if "<" in prompt else prompt
+
+
 def parts_of(tokenizer: WordTokenizer, prompt: str) -> list[Part]:
-    """A prompt in parts of at most 75 tokens; BREAK ends one early. Raises ValueError for a weight that is no number."""
+    """A prompt in parts of at most 75 tokens; BREAK ends one early. Raises ValueError for a weight that is no number.
+
+    A word whose vectors do not fit in what is left of a part moves whole to the next, as in AUTOMATIC1111; one of more than 75 is cut.
+    """
     parts: list[Part] = [[]]
     for text, weight in parse_weights(plain_spelling(prompt, tokenizer.words)):
         for i, piece in enumerate(BREAK.split(text)):
             if i:
                 parts.append([])
-            for token in tokenizer.flat(piece) if piece else []:
-                if len(parts[-1]) == PART:
+            for tokens in tokenizer.whole(piece) if piece else ():
+                if len(parts[-1]) + min(len(tokens), PART) > PART:
                     parts.append([])
-                parts[-1].append((token, weight))
+                for token in tokens:
+                    if len(parts[-1]) == PART:
+                        parts.append([])
+                    parts[-1].append((token, weight))
     return parts
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from neonym.errors import FormatError, ModelError
-from neonym.formats import read_embedding
+from neonym.formats import MOST_SHOWN, one_word, read_words
 from neonym.models.family import Model
 from neonym.types import Embedding
 
@@ -35,10 +35,24 @@ def add_files(model: Model, files: Iterable[str | Path]) -> list[str]:
     for given in files:
         word, file = word_and_file(given)
         try:
-            words.append(add_embedding(model, read_embedding(file), word))
+            words.append(add_embedding(model, read_given(given), word))
         except ValueError as error:
             raise FormatError(str(error), str(file), "Rename one of the files, or write WORD=FILE") from error
     return words
+
+
+def read_given(given: str | Path) -> Embedding:
+    """The word of a file; of a file with several the one that stands before `=`. Raises FormatError."""
+    word, file = word_and_file(given)
+    found, _ = read_words(file)
+    if len(found) > 1 and str(file) != str(given):
+        return one_word(found, file, word)
+    if len(found) > 1:
+        names = ", ".join(f"`{embedding.token}`" for embedding in found[:MOST_SHOWN])
+        raise FormatError(
+            f"holds {len(found)} words ({names})", str(file), f"Write WORD={file} with one of them as WORD"
+        )
+    return found[0]
 
 
 def word_and_file(given: str | Path) -> tuple[str, Path]:

@@ -14,10 +14,10 @@ from neonym.config.file_kinds import misplaced
 from neonym.config.generate import GenerateSettings, generate_problems, without_empty
 from neonym.errors import ConfigError, Problem, UserError
 from neonym.files import clear_leftovers, refused_names
-from neonym.formats import read_embedding
+from neonym.formats import left_out
 from neonym.generation.axes import AxesSheet, Words, plan_sheet
 from neonym.generation.conditioning import PART, TextRules, plain_spelling, read_by
-from neonym.generation.embeddings import word_and_file
+from neonym.generation.embeddings import read_given, word_and_file
 from neonym.generation.foreign import foreign_spellings
 from neonym.generation.jobs import Job, Plan
 from neonym.generation.lines import LETTERS
@@ -112,13 +112,15 @@ def read_words(given: Iterable[str], found: list[Problem]) -> Words:
     words: Words = {}
     for one in given:
         word, file = word_and_file(one)
-        embedding = tried(found, lambda file=file: read_embedding(file))
+        embedding = tried(found, lambda one=one: read_given(one))
         if not clean(word):
             found.append(Problem("error", "the word has no name", one, "Write WORD=FILE"))
         elif embedding is not None and clean(word) in map(clean, words):
             found.append(Problem("error", f"the word `{word}` is there twice", str(file), "Write WORD=FILE"))
         elif embedding is not None:
             words[word] = (file, embedding)
+            if embedding.left_out:
+                found.append(Problem("warning", left_out(embedding), str(file)))
     return words
 
 

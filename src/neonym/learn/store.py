@@ -18,7 +18,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from neonym._version import __version__
 from neonym.config.optimizers import optimizer_name
-from neonym.config.run import RunConfig, fields_of
+from neonym.config.run import ModelSettings, RunConfig, fields_of
 from neonym.errors import Problem, UserError
 from neonym.files import alone_in, clear_leftovers, sync_names, whole_file
 from neonym.formats import read_embedding, write_embedding
@@ -107,9 +107,13 @@ def as_data_url(text: str) -> str:
         raise UserError(f"cannot be read ({error.strerror})", f"--metadata_thumbnail {text}") from error
 
 
-def write_card(file: Path) -> None:
+def write_card(file: Path, model: ModelSettings) -> None:
     """How the word is used, as Markdown beside its file."""
-    write_text(file.with_suffix(".md"), usage_card(read_embedding(file), file))
+    flags = {name: str(getattr(model, name)) for name in ("vae", "variant") if getattr(model, name)}
+    flags |= {"clip_skip": str(model.clip_skip)} if model.clip_skip > 1 else {}
+    flags |= {"v_parameterization": ""} if model.v_parameterization else {}
+    flags = {"ckpt": model.pretrained_model_name_or_path, **flags}
+    write_text(file.with_suffix(".md"), usage_card(read_embedding(file), file, flags))
 
 
 def write_text(file: Path, text: str) -> None:
@@ -143,6 +147,7 @@ class CheckpointStore:
     """Writes and finds the files of one run."""
 
     def __init__(self, ready: Prepared):
+        self.model = ready.run.model
         self.save, self.hub, self.folder = ready.run.save, ready.run.hub, ready.run_folder()
         self.locks, self.claimed = ExitStack(), 0  # the number of the folder that is locked
         self.run_name = self.folder.name.removesuffix("-run")
@@ -392,7 +397,7 @@ class CheckpointStore:
             self.claim()
             files = [self.write(concept, state.step) for concept in state.concepts]
             for file in files:
-                write_card(file)
+                write_card(file, self.model)
             if self.save.save_state or self.save.save_state_on_train_end:
                 files.append(self.save_state_folder(state))
             write_text(self.verdict_file, as_json(verdicts, indent=2) + "\n")

@@ -10,6 +10,7 @@ from neonym.config.dataset import DEFAULT_INIT_WORD
 from neonym.config.file_kinds import misplaced
 from neonym.errors import FormatError, Problem
 from neonym.file_names import name_warnings
+from neonym.vocabulary import vocabulary_warning
 from neonym.words import clean
 
 if TYPE_CHECKING:
@@ -44,12 +45,12 @@ def numbered_names(concepts: Sequence[ConceptSpec], files: Sequence[str]) -> Ite
 def name_problems(spec: ConceptSpec, file: str, tokenizer: WordTokenizer) -> Iterator[Problem]:
     """Most programs take the name of the file for the word."""
     for warning in name_warnings(file, spec.vectors):
-        fix = "Small letters, digits and - . _ work everywhere: another --output_name, or another word"
+        fix = "Small letters, digits, - and _ work everywhere: another --output_name, or another word"
         yield Problem("warning", warning, f"the file name `{file}`", fix)
     for name in dict.fromkeys((spec.token_string, file)):
-        if len(tokenizer.pieces(clean(name))) == 1:
-            what = "is an ordinary word: diffusers refuses such a file name, other programs replace the word by it"
-            yield Problem("warning", what, f"`{name}`", "Choose a word that is not in the dictionary")
+        known = vocabulary_warning(name, spec.vectors, tokenizer.has_piece)
+        if known:
+            yield Problem("warning", known, f"`{name}`", "Choose a word that is not in the dictionary")
 
 
 def init_problems(spec: ConceptSpec, tokenizer: WordTokenizer) -> Iterator[Problem]:
@@ -85,14 +86,17 @@ def read_weights(ready: Prepared) -> tuple[dict[str, dict[str, Tensor]], list[Pr
         missing = spec.weights == ready.run.concept.weights and not Path(spec.weights or "").is_file()
         if spec.weights is None or missing or misplaced(spec.weights, "weights"):
             continue  # what is not there, or of another kind, was told at the first look
-        from neonym.formats import read_embedding
+        from neonym.formats import left_out, read_embedding
 
         try:
-            vectors = found[spec.token_string] = read_embedding(spec.weights).vectors
+            embedding = read_embedding(spec.weights)
         except FormatError as error:
             problems.append(error.problem)
         else:
-            problems += weights_problems(spec, ready, vectors)
+            found[spec.token_string] = embedding.vectors
+            problems += weights_problems(spec, ready, embedding.vectors)
+            if embedding.left_out:
+                problems.append(Problem("warning", left_out(embedding), spec.weights))
     return found, problems
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,10 @@ class WordTokenizer:
         self.known[part] = self.clip.backend.encode(part, add_special_tokens=False).ids
         return self.known[part]
 
+    def has_piece(self, text: str) -> bool:
+        """Whether the vocabulary has this very piece; one that ends a word ends in `</w>`."""
+        return self.clip.backend.token_to_id(text) is not None
+
     def read(self, piece: int) -> str:
         """An id as text."""
         return self.clip.backend.decode([piece], skip_special_tokens=False).removesuffix("</w>")
@@ -126,15 +130,16 @@ class WordTokenizer:
 
     def flat(self, text: str) -> list[int]:
         """Ids of `text` with the words' row ids in their places."""
-        text = clean(text)
-        if not self.words:
-            return self.pieces(text)
-        found, last = [], 0
-        for match in whole_word(tuple(self.words)).finditer(text):
-            found += self.pieces(text[last : match.start()])
-            found += self.words[match.group()]
+        return [token for tokens in self.whole(text) for token in tokens]
+
+    def whole(self, text: str) -> Iterator[Sequence[int]]:
+        """The ids of `text`, those of a word together, every other one alone."""
+        text, last = clean(text), 0
+        for match in whole_word(tuple(self.words)).finditer(text) if self.words else ():
+            yield from ((piece,) for piece in self.pieces(text[last : match.start()]))
+            yield self.words[match.group()]
             last = match.end()
-        return found + self.pieces(text[last:])
+        yield from ((piece,) for piece in self.pieces(text[last:]))
 
     def __call__(self, text: str) -> Ids:
         """Cut to 75 ids a chunk, each chunk with start and end, padded as the tokenizer pads."""
