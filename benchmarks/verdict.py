@@ -66,7 +66,8 @@ TRUTH = 48  # samples that the recovery is measured on
 PAIRS = CONTRASTS[:4]
 KNOWN = ("taxi", "ring", "hamster", "pencil")
 LOW, HIGH = 0.1, 0.8  # recovery of words that must not, and that must, be called learned
-VERDICTS = ("NOT LEARNED", "WEAK", "LEARNED")
+VERDICTS = ("NOT LEARNED", "WEAK", "LEARNED", "OVERPOWERS")  # the last: learned, but it overpowers the prompt
+DROWNED = 0.5  # share of backgrounds asked for that are there at most, in images with a word that drowns the rest
 
 
 def train_all(work: Path) -> None:
@@ -249,8 +250,7 @@ def flat(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             words.append(
                 {k: row[k] for k in ("group", "target", "rate", "vectors", "init", "odd")}
                 | {"named": row["loss_true"] is not None, "recovery": gain / (row["loss_init"] - true)}
-                | {"verdict": {count: f.word for count, f in found.items()}}
-                | {"overpowers": {count: f.overpowers for count, f in found.items()}}
+                | {"verdict": {count: "OVERPOWERS" if f.overpowers else f.word for count, f in found.items()}}
                 | {k: word[k] for k in ("step", "norm", "worth", "images")}
             )
     return words
@@ -265,10 +265,23 @@ def table(words: Sequence[dict[str, Any]], count: int) -> dict[str, dict[str, in
     return found
 
 
+def obedience_table(words: Sequence[dict[str, Any]], count: int) -> dict[str, dict[str, int]]:
+    """Backgrounds in images against verdict, of words that are learned."""
+    found = {}
+    for label, drowned in (("drowned", True), ("obeyed", False)):
+        own = [
+            w["verdict"][str(count)]
+            for w in words
+            if w["images"] and (w["images"]["backgrounds"] <= DROWNED) == drowned
+        ]
+        found[label] = {verdict: own.count(verdict) for verdict in VERDICTS[2:]}
+    return found
+
+
 def show(counts: dict[str, dict[str, int]]) -> None:
-    print(f"{'recovery':12}" + "".join(f"{verdict:>13}" for verdict in VERDICTS))
+    print(" " * 12 + "".join(f"{verdict:>13}" for verdict in next(iter(counts.values()))))
     for label, row in counts.items():
-        print(f"{label:12}" + "".join(f"{row[verdict]:13}" for verdict in VERDICTS))
+        print(f"{label:12}" + "".join(f"{number:13}" for number in row.values()))
 
 
 def plot(words: Sequence[dict[str, Any]], file: Path) -> None:
@@ -281,7 +294,7 @@ def plot(words: Sequence[dict[str, Any]], file: Path) -> None:
     from neonym.generation.judge import FAIR_SHARE, LEAST_SHARE, OBEDIENT
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    for verdict, colour in zip(VERDICTS, ("#b3202c", "#c98a1b", "#0b6e3a"), strict=True):
+    for verdict, colour in zip(VERDICTS, ("#b3202c", "#c98a1b", "#0b6e3a", "#7a3ecb"), strict=True):
         own = [word for word in words if word["verdict"]["32"] == verdict]
         shares = [max(1e-4, word["worth"]["32"]["share"]) for word in own]
         left.scatter(shares, [max(-0.3, word["recovery"]) for word in own], s=14, c=colour, label=verdict, alpha=0.6)
@@ -294,26 +307,42 @@ def plot(words: Sequence[dict[str, Any]], file: Path) -> None:
         title="What the verdict sees, and the truth",
     )
     left.legend(loc="upper left")
-    seen = [word for word in words if word["images"] and word["verdict"]["32"] == "LEARNED"]
-    right.scatter(
-        [obeyed(word) for word in seen],
-        [word["worth"]["32"]["obedience"] for word in seen],
-        s=14,
-        c="#3b5bdb",
-        alpha=0.6,
-    )
+    seen = [w for w in words if w["images"] and w["verdict"]["32"] in VERDICTS[2:]]
+    for label, drowned, colour in (
+        ("backgrounds as asked for", False, "#3b5bdb"),
+        ("half of them or fewer", True, "#b3202c"),
+    ):
+        own = [w for w in seen if (w["images"]["backgrounds"] <= DROWNED) == drowned]
+        values = [w["worth"]["32"]["obedience"] for w in own]
+        right.scatter([obeyed(w) for w in own], values, s=14, c=colour, label=label, alpha=0.6)
     right.axhline(OBEDIENT, c="gray", lw=0.8)
     right.set(
         xlabel="images: change by other words, against known words",
         ylabel="obedience of predictions",
         title="Other words beside it",
     )
+    right.legend(loc="upper left")
     figure.savefig(file, dpi=90)
 
 
 def obeyed(word: dict[str, Any]) -> float:
     """How much images still change by other words, against words that the model knows."""
     return float(np.mean(word["images"]["response"]))
+
+
+def columns(word: dict[str, Any]) -> dict[str, Any]:
+    """One word in short, the worth as measured with 32 samples."""
+    short = {k: word[k] for k in ("group", "target", "odd", "init", "vectors", "rate", "step")}
+    short |= {"recovery": round(word["recovery"], 3), **{f"verdict_{n}": v for n, v in word["verdict"].items()}}
+    names = ("share", "reach", "standard_errors", "obedience")
+    short |= {name: float(f"{word['worth']['32'][name]:.3g}") for name in names}
+    images = word["images"] or {"backgrounds": "", "apart": ""}
+    response = round(obeyed(word), 2) if word["images"] else ""
+    return short | {
+        "image_response": response,
+        "backgrounds": images["backgrounds"],
+        "apart": images["apart"] and round(images["apart"], 2),
+    }
 
 
 def main() -> None:
@@ -325,11 +354,14 @@ def main() -> None:
     train_all(args.work)
     words = flat(judge_all(args.work))
     for count in SAMPLES:
-        print(f"\n{len(words)} words, verdicts of {count} samples")
+        print(f"\n{len(words)} words, verdicts of {count} samples: recovery; backgrounds in images of learned words")
         show(table(words, count))
+        show(obedience_table(words, count))
     if args.json:
-        tables = {str(count): table(words, count) for count in SAMPLES}
-        write_json({"machine": machine(), "runs": len(words), "tables": tables, "words": words}, args.json)
+        tables = {str(count): table(words, count) | obedience_table(words, count) for count in SAMPLES}
+        lines = [",".join(map(str, columns(word).values())) for word in words]
+        head = {"machine": machine(), "runs": len(words), "tables": tables, "columns": ",".join(columns(words[0]))}
+        write_json({**head, "words": lines}, args.json)
     if args.plot:
         plot(words, args.plot)
 

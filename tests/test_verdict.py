@@ -12,7 +12,9 @@ from neonym.learn.verdict import EncoderFigures, advice
 from neonym.models.family import load_model
 from neonym.models.identify import identify
 
-GOOD = Worth(loss_before=0.1, loss_after=0.08, share=0.2, reach=0.99, standard_errors=8.0, obedience=1.0)
+GOOD = Worth(
+    loss_before=0.1, loss_after=0.08, loss_alone=0.12, share=0.2, reach=0.99, standard_errors=8.0, obedience=1.0
+)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,7 @@ GOOD = Worth(loss_before=0.1, loss_after=0.08, share=0.2, reach=0.99, standard_e
         ({"share": FAIR_SHARE * 0.9}, WEAK, "5.4 % of what a known word changes"),
         ({"share": LEAST_SHARE * 0.9}, NOT_LEARNED, "nobody would see"),
         ({"share": 1e-6, "standard_errors": 50.0}, NOT_LEARNED, "nobody would see"),  # certain, and nothing
+        ({"loss_alone": 0.05}, WEAK, "without their captions, which do not fit them"),
         ({"reach": 0.3}, WEAK, "30 % of what its direction holds"),
         ({"standard_errors": 1.9}, NOT_LEARNED, "which chance explains"),
         ({"loss_after": 0.11, "standard_errors": -3.0}, NOT_LEARNED, "10.0 % worse than with its init word"),
@@ -51,7 +54,9 @@ def products(beta: float, size: float, noise: float = 0.0) -> Worth:
     change = size * (0.5 + torch.rand(32, generator=random, dtype=torch.float64))
     aligned = beta * change + noise * change.sqrt() * torch.randn(32, generator=random, dtype=torch.float64)
     gains = torch.stack([torch.full_like(change, 0.1), aligned, change], 1)  # [32,3]
-    return summed(gains, torch.full((16, 3), 0.05, dtype=torch.float64), ["dog"])
+    return summed(
+        gains, torch.full((16, 3), 0.05, dtype=torch.float64), torch.ones(16, 2, dtype=torch.float64), ["dog"]
+    )
 
 
 def test_reach_is_the_share_of_what_lies_in_the_direction():
@@ -108,6 +113,7 @@ def test_a_word_that_moved_in_vain_is_advised_to_begin_elsewhere():
     assert "moved away" in advice(none, replace(GOOD, loss_after=0.11), source, moved)
     assert "moved away" in advice(none, replace(GOOD, loss_after=float("nan")), source, moved)
     assert "only begun" in advice(weak, replace(GOOD, reach=0.2), source, moved)
+    assert "captions that say" in advice(weak, replace(GOOD, loss_alone=0.05), source, moved)
     assert "fewer steps" in advice(Judgement(LEARNED, "", overpowers=True), GOOD, source, moved)
     assert advice(Judgement(LEARNED, ""), GOOD, source, moved) == ""
     moved = {"text_encoder": EncoderFigures(1e-4, 1.0, 0.4, 0.4, [["sign"]])}

@@ -16,6 +16,7 @@ LEARNED, WEAK, NOT_LEARNED = "LEARNED", "WEAK", "NOT LEARNED"
 FAIR_SHARE, LEAST_SHARE = 0.06, 0.015  # of what one known word in the place of another changes
 FAIR_REACH = 0.5  # of the gain in the word's direction
 SURE = 2.0  # standard errors above no gain at all
+HARMFUL = 1.1  # times the loss without the captions: a word that is not below it only makes up for what they say
 OBEDIENT = 0.25  # of what other words change beside known words
 
 
@@ -46,6 +47,8 @@ def judge(worth: Worth) -> Judgement:
     reason = f"images are predicted {better}: {of_a_known_word(worth)}"
     if worth.reach < FAIR_REACH:
         return Judgement(WEAK, f"{reason}, and {100 * worth.reach:.0f} % of what its direction holds")
+    if worth.loss_after > HARMFUL * worth.loss_alone:
+        return Judgement(WEAK, f"{reason}, but better still without their captions, which do not fit them")
     if worth.share < FAIR_SHARE:
         return Judgement(WEAK, reason)
     return Judgement(LEARNED, reason, overpowers=worth.obedience < OBEDIENT)

@@ -45,7 +45,8 @@ CONTRASTS = (  # prompts that differ by other words than the one in braces
     ("a {} and a house", "a {} and a flower"),
     ("a green {}", "a pink {}"),
 )
-PREDICTIONS = 2, 5  # of each sample, and of every second one
+ALONE = "a {}"  # what is left of a caption without everything but the word
+PREDICTIONS = 2, 6  # of each sample, and of every second one
 
 Rows = dict[str, Tensor]  # {encoder: float32 [n,W]}
 
@@ -64,6 +65,7 @@ class Worth:
 
     loss_before: float  # with the word that it began as
     loss_after: float
+    loss_alone: float  # with the word that it began as and nothing else of the captions
     share: float  # the gain, over the mean squared change from one known word to another
     reach: float  # the gain, over the highest one in its direction: 1 - (1 - 1 / beta)^2
     standard_errors: float  # how certain it is that there is a gain
@@ -85,12 +87,13 @@ def measure_worth(
     `watch` is called before every prediction and may raise.
     """
     with torch.no_grad(), lent(model, {LEARNED_WORD: learned, START_WORD: start}):
-        known, gains, changes = known_words(model), [], []
+        known, gains, changes, alone = known_words(model), [], [], []
         for question in questions:
             compared = Compared(model, question.batch, watch)
             gains.append(compared.gains(question.captions, word))
             changes.append(compared.changes(known, sum(map(len, changes))))
-    return summed(torch.cat(gains), torch.cat(changes), known)
+            alone.append(torch.stack([gains[-1][::2, 0], compared.alone()], 1))  # [B/2,2]
+    return summed(torch.cat(gains), torch.cat(changes), torch.cat(alone), known)
 
 
 class Compared:
@@ -108,6 +111,12 @@ class Compared:
         change = self.predicted([with_word(caption, word, LEARNED_WORD) for caption in captions]) - before
         error = self.noisy.target.float() - before
         return torch.stack([self.inner(error, error), self.inner(error, change), self.inner(change, change)], 1)
+
+    def alone(self) -> Tensor:
+        """|y - e|^2 of every second sample, where e is told of the start and nothing else. -> float64 [B/2]"""
+        count = len(self.noisy.t[::2])
+        error = self.noisy.target[::2].float() - self.predicted([ALONE.format(START_WORD)] * count, every=2)
+        return self.inner(error, error, every=2)
 
     def changes(self, known: Sequence[str], first: int) -> Tensor:
         """Of every second sample the squared change from a known word to another, and by other words beside a known word
@@ -137,15 +146,17 @@ class Compared:
         return (a.double() * b.double() * self.weight[::every]).mean((1, 2, 3)).cpu()
 
 
-def summed(gains: Tensor, changes: Tensor, known: Sequence[str]) -> Worth:
-    """The worth of a word from the squares and products of all samples. float64 [N,3], [M,3]"""
+def summed(gains: Tensor, changes: Tensor, alone: Tensor, known: Sequence[str]) -> Worth:
+    """The worth of a word from the squares and products of all samples. float64 [N,3], [M,3], [M,2]"""
     error, aligned, change = gains.mean(0).tolist()
     by_word, beside_known, beside_learned = changes.mean(0).tolist()
+    captioned, bare = alone.mean(0).tolist()
     gain, beta = 2 * aligned - change, aligned / change if change > 0 else 0.0
     spread = float((gains[:, 1] - beta * gains[:, 2]).std()) / math.sqrt(len(gains))  # standard error of `aligned`
     return Worth(
         loss_before=error,
         loss_after=error - gain,
+        loss_alone=error * bare / captioned if captioned > 0 else error,
         share=gain / by_word if by_word > 0 else 0.0,
         reach=1 - (1 - 1 / beta) ** 2 if beta > 0 else 0.0,
         standard_errors=gain / 2 / spread if spread > 0 else 0.0,

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from neonym.generation.judge import FAIR_REACH, LEARNED, Judgement, headline, judge
+from neonym.generation.judge import FAIR_REACH, HARMFUL, LEARNED, Judgement, headline, judge
 from neonym.generation.worth import Worth
 from neonym.learn.optim import finds_rate
 from neonym.learn.rates import TOO_SHORT, suiting_rate
@@ -46,6 +46,7 @@ class Verdict:
     overpowers: bool  # it was learned, but other words of a prompt hardly count beside it
     loss_before: float  # with its init word
     loss_after: float
+    loss_alone: float  # with its init word and without the captions
     share: float  # this and the next three as in `Worth`
     reach: float
     standard_errors: float
@@ -115,6 +116,8 @@ def advice(
         return f"its vectors became {times:.0f} times as long as a word's: give a lower {rate}"
     if not worth.loss_after < worth.loss_before:
         return f"its vectors moved away from what the images show: give a lower {rate}, and look at the captions"
+    if worth.loss_after > HARMFUL * worth.loss_alone:
+        return "captions that say what is in the images: the word has learned to make up for them"
     if worth.reach < FAIR_REACH:
         return f"its vectors have only begun to move: give more steps, or a higher {rate}"
     return (
@@ -133,6 +136,7 @@ def make_verdict(model: Model, concept: Concept, worth: Worth, evaluated_on: str
         overpowers=found.overpowers,
         loss_before=worth.loss_before,
         loss_after=worth.loss_after,
+        loss_alone=worth.loss_alone,
         share=worth.share,
         reach=worth.reach,
         standard_errors=worth.standard_errors,
