@@ -3,7 +3,7 @@
     python -m benchmarks.verdict --work work/verdict --json benchmarks/results/verdict.json --plot docs/verdict.png
 
 Trains the words of `benchmarks/verdict_cases.py` on the built-in model (hours on a CPU; goes on where it was stopped), judges
-each as a training run would, with 32 samples (batch 4) and with 8 (batch 1), and compares that with the truth:
+each as a training run would, with 24 samples (batch 4) and with 8 (batch 1), and compares that with the truth:
 
     recovery = (L_init - L_word) / (L_init - L_true)    on other images; 1: as good as the true name
 
@@ -14,6 +14,8 @@ a pair differ, both against words that the model knows. Prints tables.
 
 import argparse
 import json
+import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +27,7 @@ from PIL import Image
 
 from benchmarks.recovery import encoded, machine, write_json
 from benchmarks.verdict_cases import (
+    EXAMPLES,
     GROUPS,
     Case,
     Group,
@@ -61,7 +64,7 @@ from tools.builtin_model.score import nearest_colour
 
 WORD = "wrdzz"  # what the word is called while it is judged
 TOGETHER = 8  # words of one run
-SAMPLES = (32, 8)  # of a verdict, at batch 4 and at batch 1
+SAMPLES = (24, 8)  # of a verdict, at batch 4 and at batch 1
 TRUTH = 48  # samples that the recovery is measured on
 PAIRS = CONTRASTS[:4]
 KNOWN = ("taxi", "ring", "hamster", "pencil")
@@ -295,8 +298,8 @@ def plot(words: Sequence[dict[str, Any]], file: Path) -> None:
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     for verdict, colour in zip(VERDICTS, ("#b3202c", "#c98a1b", "#0b6e3a", "#7a3ecb"), strict=True):
-        own = [word for word in words if word["verdict"]["32"] == verdict]
-        shares = [max(1e-4, word["worth"]["32"]["share"]) for word in own]
+        own = [word for word in words if word["verdict"]["24"] == verdict]
+        shares = [max(1e-4, word["worth"]["24"]["share"]) for word in own]
         left.scatter(shares, [max(-0.3, word["recovery"]) for word in own], s=14, c=colour, label=verdict, alpha=0.6)
     for limit in (LEAST_SHARE, FAIR_SHARE):
         left.axvline(limit, c="gray", lw=0.8)
@@ -307,13 +310,13 @@ def plot(words: Sequence[dict[str, Any]], file: Path) -> None:
         title="What the verdict sees, and the truth",
     )
     left.legend(loc="upper left")
-    seen = [w for w in words if w["images"] and w["verdict"]["32"] in VERDICTS[2:]]
+    seen = [w for w in words if w["images"] and w["verdict"]["24"] in VERDICTS[2:]]
     for label, drowned, colour in (
         ("backgrounds as asked for", False, "#3b5bdb"),
         ("half of them or fewer", True, "#b3202c"),
     ):
         own = [w for w in seen if (w["images"]["backgrounds"] <= DROWNED) == drowned]
-        values = [w["worth"]["32"]["obedience"] for w in own]
+        values = [w["worth"]["24"]["obedience"] for w in own]
         right.scatter([obeyed(w) for w in own], values, s=14, c=colour, label=label, alpha=0.6)
     right.axhline(OBEDIENT, c="gray", lw=0.8)
     right.set(
@@ -331,11 +334,11 @@ def obeyed(word: dict[str, Any]) -> float:
 
 
 def columns(word: dict[str, Any]) -> dict[str, Any]:
-    """One word in short, the worth as measured with 32 samples."""
+    """One word in short, the worth as measured with 24 samples."""
     short = {k: word[k] for k in ("group", "target", "odd", "init", "vectors", "rate", "step")}
     short |= {"recovery": round(word["recovery"], 3), **{f"verdict_{n}": v for n, v in word["verdict"].items()}}
     names = ("share", "reach", "standard_errors", "obedience")
-    short |= {name: float(f"{word['worth']['32'][name]:.3g}") for name in names}
+    short |= {name: float(f"{word['worth']['24'][name]:.3g}") for name in names}
     images = word["images"] or {"backgrounds": "", "apart": ""}
     response = round(obeyed(word), 2) if word["images"] else ""
     return short | {
@@ -345,12 +348,44 @@ def columns(word: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+class Clock(Silent):
+    """The CPU time at the end of every step."""
+
+    def __init__(self):
+        self.steps: list[float] = []
+
+    def step(self, step: int, losses: torch.Tensor) -> None:
+        del step, losses
+        self.steps.append(time.process_time())
+
+
+def cost(batch: int) -> dict[str, float]:
+    """CPU seconds of the last 16 steps of a run, and of everything after them: the verdict and the files."""
+    with tempfile.TemporaryDirectory() as out:
+        settings = {
+            "dataset": {"train_data_dir": str(EXAMPLES / "nutkin"), "train_batch_size": batch},
+            "concept": {"token_string": "nutkin", "init_word": "vegetable"},
+            "optim": {"max_train_steps": 20},
+            "save": {"output_dir": out},
+            "compute": {"cpu": True},
+        }
+        clock = Clock()
+        train(RunConfig.model_validate(settings), clock)
+        steps, verdict = clock.steps[-1] - clock.steps[-17], time.process_time() - clock.steps[-1]
+    return {"16 steps": steps, "verdict": verdict, "ratio": verdict / steps}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("work/verdict"))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--cost", action="store_true", help="only time a verdict against 16 steps")
     args = parser.parse_args()
+    if args.cost:
+        for batch in (1, 4):
+            print(f"batch {batch}: " + ", ".join(f"{name} {value:.2f}" for name, value in cost(batch).items()))
+        return
     train_all(args.work)
     words = flat(judge_all(args.work))
     for count in SAMPLES:

@@ -1,9 +1,13 @@
 """Verdicts: what a word is worth on the same images, noise and noise levels, and what is said of it."""
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from conftest import ROOT, WORD
 
 from neonym.generation.judge import FAIR_SHARE, LEARNED, LEAST_SHARE, NOT_LEARNED, WEAK, Judgement, judge
 from neonym.generation.worth import Worth, lent, summed
@@ -54,9 +58,7 @@ def products(beta: float, size: float, noise: float = 0.0) -> Worth:
     change = size * (0.5 + torch.rand(32, generator=random, dtype=torch.float64))
     aligned = beta * change + noise * change.sqrt() * torch.randn(32, generator=random, dtype=torch.float64)
     gains = torch.stack([torch.full_like(change, 0.1), aligned, change], 1)  # [32,3]
-    return summed(
-        gains, torch.full((16, 3), 0.05, dtype=torch.float64), torch.ones(16, 2, dtype=torch.float64), ["dog"]
-    )
+    return summed(gains, torch.full((8, 5), 0.05, dtype=torch.float64), ["dog"])
 
 
 def test_reach_is_the_share_of_what_lies_in_the_direction():
@@ -118,3 +120,17 @@ def test_a_word_that_moved_in_vain_is_advised_to_begin_elsewhere():
     assert advice(Judgement(LEARNED, ""), GOOD, source, moved) == ""
     moved = {"text_encoder": EncoderFigures(1e-4, 1.0, 0.4, 0.4, [["sign"]])}
     assert "(a factor: Prodigy finds it itself)" in advice(weak, GOOD, source, moved, "Prodigy")
+
+
+def test_sd_scripts_own_settings_are_not_learned_and_say_so(pictures, tmp_path):
+    """The rate of its documentation carries no number of a vector farther than a hundredth of the vocabulary's spread."""
+    flags = {"train_data_dir": pictures, "output_dir": tmp_path / "out", "token_string": WORD, "init_word": "cute"}
+    flags |= {"num_vectors_per_token": 4, "learning_rate": 1e-6, "max_train_steps": 40, "lr_scheduler": "constant"}
+    command = [sys.executable, str(ROOT / "train_textual_inversion.py"), *(f"--{k}={v}" for k, v in flags.items())]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 3, ended.stderr
+    assert f"{WORD}: NOT LEARNED" in ended.stderr
+    assert "hardly moved: give a higher --learning_rate" in ended.stderr
+    (verdict,) = json.loads((tmp_path / "out" / f"{WORD}-run" / "verdict.json").read_text())
+    assert verdict["share"] < 1e-3
+    assert verdict["encoders"]["text_encoder"]["cosine"] > 0.999

@@ -23,7 +23,7 @@ from neonym.models.text import nearest_tokens
 from neonym.types import Batch, Embedding, TextCond
 
 WORD, COPY = "neonymword", "neonymcopy"  # names that no prompt and no grammar can touch
-SAMPLES, TOGETHER = 32, 8  # noised images that the worth is measured on, and how many go through the model at once
+SAMPLES, TOGETHER = 24, 8  # noised images that the worth is measured on, and how many go through the model at once
 
 
 @dataclass(frozen=True)

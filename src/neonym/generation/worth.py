@@ -46,7 +46,8 @@ CONTRASTS = (  # prompts that differ by other words than the one in braces
     ("a green {}", "a pink {}"),
 )
 ALONE = "a {}"  # what is left of a caption without everything but the word
-PREDICTIONS = 2, 6  # of each sample, and of every second one
+FEW = 4  # one sample in so many is enough for what is only compared with the gain
+PREDICTIONS = 2, 6  # of each sample, and of those few
 
 Rows = dict[str, Tensor]  # {encoder: float32 [n,W]}
 
@@ -75,25 +76,41 @@ class Worth:
 
 def predictions(questions: Sequence[Question]) -> int:
     """How many batches `measure_worth` predicts."""
-    return sum(PREDICTIONS) * len(questions)
+    each, more = PREDICTIONS
+    return sum(each + more * bool(few) for few in chosen(questions))
+
+
+def chosen(questions: Sequence[Question]) -> list[list[int]]:
+    """Per question the places of the few samples that everything is measured on: one in four of all together."""
+    found, first = [], 0
+    for question in questions:
+        count = len(question.captions)
+        found.append([i for i in range(count) if (first + i) % FEW == FEW // 2])
+        first += count
+    return found
 
 
 def measure_worth(
-    model: Model, questions: Sequence[Question], word: str, start: Rows, learned: Rows,
+    model: Model,
+    questions: Sequence[Question],
+    word: str,
+    start: Rows,
+    learned: Rows,
     watch: Callable[[], None] = lambda: None,
-) -> Worth:  # fmt: skip
-    """Compare `learned` with `start` as the rows of `word` in the captions of `questions`.
+) -> Worth:
+    """Compare `learned` with `start` as the rows of `word` in the captions of `questions`, which have eight samples or more.
 
     `watch` is called before every prediction and may raise.
     """
     with torch.no_grad(), lent(model, {LEARNED_WORD: learned, START_WORD: start}):
-        known, gains, changes, alone = known_words(model), [], [], []
-        for question in questions:
+        known, gains, changes = known_words(model), [], []
+        for question, few in zip(questions, chosen(questions), strict=True):
             compared = Compared(model, question.batch, watch)
             gains.append(compared.gains(question.captions, word))
-            changes.append(compared.changes(known, sum(map(len, changes))))
-            alone.append(torch.stack([gains[-1][::2, 0], compared.alone()], 1))  # [B/2,2]
-    return summed(torch.cat(gains), torch.cat(changes), torch.cat(alone), known)
+            if few:
+                more = compared.changes(few, known, sum(map(len, changes)))
+                changes.append(torch.cat([gains[-1][few, :1], more], 1))  # [F,5]
+    return summed(torch.cat(gains), torch.cat(changes), known)
 
 
 class Compared:
@@ -104,6 +121,7 @@ class Compared:
         x0 = model.draw_latents(batch.moments, batch.keys)  # [B,2C,h,w] -> [B,C,h,w]
         self.noisy: Noisy = model.process.add_noise(x0, batch.keys, batch.levels)
         self.weight = torch.ones_like(x0[:, :1]) if batch.mask is None else batch.mask  # [B,1,h,w]
+        self.all = list(range(len(batch.keys)))
 
     def gains(self, captions: Sequence[str], word: str) -> Tensor:
         """|y - e_0|^2, <y - e_0, d> and |d|^2 of every sample. -> float64 [B,3]"""
@@ -112,51 +130,48 @@ class Compared:
         error = self.noisy.target.float() - before
         return torch.stack([self.inner(error, error), self.inner(error, change), self.inner(change, change)], 1)
 
-    def alone(self) -> Tensor:
-        """|y - e|^2 of every second sample, where e is told of the start and nothing else. -> float64 [B/2]"""
-        count = len(self.noisy.t[::2])
-        error = self.noisy.target[::2].float() - self.predicted([ALONE.format(START_WORD)] * count, every=2)
-        return self.inner(error, error, every=2)
-
-    def changes(self, known: Sequence[str], first: int) -> Tensor:
-        """Of every second sample the squared change from a known word to another, and by other words beside a known word
-        and beside the learned one. `first` says how many samples were before. -> float64 [B/2,3]"""
-        which = range(first, first + len(self.noisy.t[::2]))
+    def changes(self, few: list[int], known: Sequence[str], first: int) -> Tensor:
+        """Of a few samples |y - e|^2, where e is told of the start and nothing else, and the squared changes from a known
+        word to another, and by other words beside a known word and beside the learned one. `first` counts the samples
+        before. -> float64 [F,4]"""
+        which = range(first, first + len(few))
         here, there = zip(*[CONTRASTS[i % len(CONTRASTS)] for i in which], strict=True)
         some, others = ([known[(i + k) % len(known)] for i in which] for k in (0, KNOWN // 2))
 
         def predicted(prompts: Sequence[str], words: Sequence[str]) -> Tensor:
-            return self.predicted([p.format(w) for p, w in zip(prompts, words, strict=True)], every=2)
+            return self.predicted([p.format(w) for p, w in zip(prompts, words, strict=True)], few)
 
-        base, learned = predicted(here, some), [LEARNED_WORD] * len(which)
+        base, learned = predicted(here, some), [LEARNED_WORD] * len(few)
+        alone = self.noisy.target[few].float() - predicted([ALONE] * len(few), [START_WORD] * len(few))
         by_word = base - predicted(here, others)
         beside_known = base - predicted(there, some)
         beside_learned = predicted(here, learned) - predicted(there, learned)
-        return torch.stack([self.inner(c, c, every=2) for c in (by_word, beside_known, beside_learned)], 1)
+        return torch.stack([self.inner(c, c, few) for c in (alone, by_word, beside_known, beside_learned)], 1)
 
-    def predicted(self, prompts: Sequence[str], every: int = 1) -> Tensor:
-        """Of each sample, or every second one, with its prompt. -> [B,C,h,w]"""
+    def predicted(self, prompts: Sequence[str], which: list[int] | None = None) -> Tensor:
+        """Of all samples, or some of them, each with its prompt. -> [B,C,h,w]"""
         self.watch()
+        which = self.all if which is None else which
         text = self.model.encode_text(*tokenized(self.model, prompts))
-        sizes = None if self.batch.sizes is None else self.batch.sizes[::every]
-        return self.model.denoise(self.noisy.x_t[::every], self.noisy.t[::every], text, sizes)
+        sizes = None if self.batch.sizes is None else self.batch.sizes[which]
+        return self.model.denoise(self.noisy.x_t[which], self.noisy.t[which], text, sizes)
 
-    def inner(self, a: Tensor, b: Tensor, every: int = 1) -> Tensor:
+    def inner(self, a: Tensor, b: Tensor, which: list[int] | None = None) -> Tensor:
         """Mean product over latent numbers, each as much as the mask says. [B,C,h,w] -> float64 [B] on the CPU"""
-        return (a.double() * b.double() * self.weight[::every]).mean((1, 2, 3)).cpu()
+        weight = self.weight[self.all if which is None else which]
+        return (a.double() * b.double() * weight).mean((1, 2, 3)).cpu()
 
 
-def summed(gains: Tensor, changes: Tensor, alone: Tensor, known: Sequence[str]) -> Worth:
-    """The worth of a word from the squares and products of all samples. float64 [N,3], [M,3], [M,2]"""
+def summed(gains: Tensor, changes: Tensor, known: Sequence[str]) -> Worth:
+    """The worth of a word from the squares and products of all samples. float64 [N,3], [M,5]"""
     error, aligned, change = gains.mean(0).tolist()
-    by_word, beside_known, beside_learned = changes.mean(0).tolist()
-    captioned, bare = alone.mean(0).tolist()
+    captioned, alone, by_word, beside_known, beside_learned = changes.mean(0).tolist()
     gain, beta = 2 * aligned - change, aligned / change if change > 0 else 0.0
     spread = float((gains[:, 1] - beta * gains[:, 2]).std()) / math.sqrt(len(gains))  # standard error of `aligned`
     return Worth(
         loss_before=error,
         loss_after=error - gain,
-        loss_alone=error * bare / captioned if captioned > 0 else error,
+        loss_alone=error * alone / captioned if captioned > 0 else error,
         share=gain / by_word if by_word > 0 else 0.0,
         reach=1 - (1 - 1 / beta) ** 2 if beta > 0 else 0.0,
         standard_errors=gain / 2 / spread if spread > 0 else 0.0,

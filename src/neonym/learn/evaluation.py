@@ -19,10 +19,8 @@ from neonym.models.family import Model
 from neonym.types import Draw, ImageRecord
 
 EVALUATION = -1  # the "step" of evaluation keys: no training step has it
-VERDICT_SAMPLES = (
-    8,
-    32,
-)  # at least and at most, and otherwise 8 for each sample of a step: so many cost what 16 steps cost
+VERDICT_SAMPLES = 8, 24  # of a verdict, at least and at most; between them so many for each sample of a step, which
+FOR_EACH = 6  # cost less than 16 steps (`python -m benchmarks.verdict --cost`)
 
 
 class Evaluation:
@@ -71,7 +69,7 @@ class Evaluation:
         """How many samples a verdict may cost, of which each is predicted a few times without a gradient."""
         least, most = VERDICT_SAMPLES
         step = self.ready.step_sizes[self.pictures[index][0].dataset]
-        return min(self.ready.run.eval.eval_samples, max(least, min(most, least * step)))
+        return min(self.ready.run.eval.eval_samples, max(least, min(most, FOR_EACH * step)))
 
     def questions(self, index: int, count: int) -> list[Question]:
         """Samples of one concept in batches of one size: noise levels spread evenly over all, the pictures in turn."""
