@@ -125,7 +125,7 @@ def train_command(tmp_path: Path, *more: str) -> list[str]:
         f"--output_dir={tmp_path / 'out'}", "--max_train_steps=14", "--train_batch_size=1", "--resolution=64", "--learning_rate=0.01",
         "--state_every_n_steps=1", f"--logging_dir={tmp_path / 'logs'}", "--save_state_on_train_end", *more,
     ]  # fmt: skip
-    return [sys.executable, "-c", "from neonym.cli.main import run; run()", "train", *flags]
+    return [sys.executable, "-m", "neonym", "train", *flags]
 
 
 def disturbed(tmp_path: Path, disturb, *more: str) -> tuple[int, str]:

@@ -1,7 +1,6 @@
 """What `neonym recipe` prints is TOML, or it says why not: of metadata that somebody changed, too."""
 
 import json
-import math
 
 import pytest
 import torch
@@ -23,9 +22,6 @@ def recipe(path, capsys, **metadata) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("settings", "value"),
     [
-        ('{"learning_rate": NaN}', None),
-        ('{"learning_rate": -Infinity}', -math.inf),
-        ('{"learning_rate": 1e999}', math.inf),
         ('{"learning_rate": 1e22}', 1e22),
         ('{"learning_rate": -0.0}', 0.0),
         ('{"learning_rate": true}', True),
@@ -41,8 +37,7 @@ def test_values_come_back_from_the_printed_file(tmp_path, capsys, settings, valu
     found = tomllib.loads(out)
     assert found["init_word"] == ODD
     assert found["token_string"] == "wörd"
-    told = found["learning_rate"]
-    assert math.isnan(told) if value is None else told == value
+    assert found["learning_rate"] == value
 
 
 @pytest.mark.parametrize(
@@ -51,6 +46,7 @@ def test_values_come_back_from_the_printed_file(tmp_path, capsys, settings, valu
         '{"learning_rate": {"a": 1}}', '{"learning_rate": [null]}', f'{{"learning_rate": {"[" * 400}{"]" * 400}}}',
         f'{{"learning_rate": {"[" * 9000}{"]" * 9000}}}', '{"learning_rate": 9223372036854775808}',
         f'{{"learning_rate": {"9" * 5000}}}', '{"learning_rate": "\\ud800"}', "null", "[]", '"x"', "",
+        '{"learning_rate": NaN}', '{"learning_rate": -Infinity}', '{"learning_rate": 1e999}',
     ],
 )  # fmt: skip
 def test_what_no_config_file_can_hold_is_said(tmp_path, capsys, settings):
@@ -68,7 +64,7 @@ def test_nothing_set_is_left_out(tmp_path, capsys):
 
 
 def test_a_data_set_file_within_the_recipe(tmp_path, capsys):
-    table = {"batch_size": math.nan, "subsets": [{"image_dir": ODD, "num_repeats": None, "caption_prefix": "a"}]}
+    table = {"batch_size": 4, "subsets": [{"image_dir": ODD, "num_repeats": None, "caption_prefix": "a"}]}
     told = {"neonym.settings": "{}", "neonym.datasets": json.dumps([table])}
     code, out, _ = recipe(tmp_path, capsys, **told)
     assert code == 0
@@ -76,7 +72,7 @@ def test_a_data_set_file_within_the_recipe(tmp_path, capsys):
     lines = out.split("\n")
     data = [line.removeprefix("#").removeprefix(" ") for line in lines[lines.index("# [[datasets]]") :]]
     (found,) = tomllib.loads("\n".join(data))["datasets"]
-    assert math.isnan(found["batch_size"])
+    assert found["batch_size"] == 4
     assert found["subsets"] == [{"image_dir": ODD, "caption_prefix": "a"}]
     wrong = json.dumps([{"subsets": [{"image_dir": "\ud800"}]}])
     code, out, err = recipe(tmp_path, capsys, **(told | {"neonym.datasets": wrong}))

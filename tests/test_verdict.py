@@ -29,7 +29,7 @@ GOOD = Worth(
             LEARNED,
             "images are predicted 20.0 % better than with its init word: 20.0 % of what a known word changes",
         ),
-        ({"share": FAIR_SHARE * 0.9}, WEAK, "5.4 % of what a known word changes"),
+        ({"share": FAIR_SHARE * 0.9}, WEAK, "4.5 % of what a known word changes"),
         ({"share": LEAST_SHARE * 0.9}, NOT_LEARNED, "nobody would see"),
         ({"share": 1e-6, "standard_errors": 50.0}, NOT_LEARNED, "nobody would see"),  # certain, and nothing
         ({"loss_alone": 0.05}, WEAK, "without their captions, which do not fit them"),
@@ -50,6 +50,7 @@ def test_a_verdict_weighs_what_the_word_is_worth(changed, word, reason):
 def test_a_word_that_drowns_the_others_is_learned_all_the_same():
     assert judge(replace(GOOD, obedience=0.05)).overpowers
     assert not judge(replace(GOOD, obedience=0.05, share=0.001)).overpowers
+    assert not judge(replace(GOOD, obedience=0.15, contrasts=2)).overpowers  # two contrasts are not sure enough
 
 
 def products(beta: float, size: float, noise: float = 0.0) -> Worth:
@@ -57,8 +58,8 @@ def products(beta: float, size: float, noise: float = 0.0) -> Worth:
     random = torch.Generator().manual_seed(0)
     change = size * (0.5 + torch.rand(32, generator=random, dtype=torch.float64))
     aligned = beta * change + noise * change.sqrt() * torch.randn(32, generator=random, dtype=torch.float64)
-    gains = torch.stack([torch.full_like(change, 0.1), aligned, change], 1)  # [32,3]
-    return summed(gains, torch.full((8, 5), 0.05, dtype=torch.float64), ["dog"])
+    gains = torch.stack([torch.full_like(change, 0.1), aligned, change, torch.full_like(change, 0.1)], 1)  # [32,4]
+    return summed(gains, torch.full((8, 3), 0.05, dtype=torch.float64), ["dog"])
 
 
 def test_reach_is_the_share_of_what_lies_in_the_direction():

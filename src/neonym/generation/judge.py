@@ -13,11 +13,14 @@ from neonym.generation.worth import Worth
 
 Word = Literal["LEARNED", "WEAK", "NOT LEARNED"]
 LEARNED, WEAK, NOT_LEARNED = "LEARNED", "WEAK", "NOT LEARNED"
-FAIR_SHARE, LEAST_SHARE = 0.06, 0.015  # of what one known word in the place of another changes
+FAIR_SHARE, LEAST_SHARE = 0.05, 0.015  # of what one known word in the place of another changes
 FAIR_REACH = 0.5  # of the gain in the word's direction
 SURE = 2.0  # standard errors above no gain at all
-HARMFUL = 1.1  # times the loss without the captions: a word that is not below it only makes up for what they say
-OBEDIENT = 0.25  # of what other words change beside known words
+HARMFUL = 1.15  # times the loss without the captions: a word that is not below it only makes up for what they say
+OBEDIENT = (
+    0.25  # of what other words change beside known words, if that many contrasts were looked at; else less is asked for
+)
+ENOUGH, BARELY_OBEDIENT = 4, 0.1
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ def judge(worth: Worth) -> Judgement:
         return Judgement(WEAK, f"{reason}, but better still without their captions, which do not fit them")
     if worth.share < FAIR_SHARE:
         return Judgement(WEAK, reason)
-    return Judgement(LEARNED, reason, overpowers=worth.obedience < OBEDIENT)
+    limit = OBEDIENT if worth.contrasts >= ENOUGH else BARELY_OBEDIENT
+    return Judgement(LEARNED, reason, overpowers=worth.obedience < limit)
 
 
 def headline(word: str, overpowers: bool) -> str:

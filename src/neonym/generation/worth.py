@@ -47,7 +47,7 @@ CONTRASTS = (  # prompts that differ by other words than the one in braces
 )
 ALONE = "a {}"  # what is left of a caption without everything but the word
 FEW = 4  # one sample in so many is enough for what is only compared with the gain
-PREDICTIONS = 2, 6  # of each sample, and of those few
+PREDICTIONS = 3, 5  # of each sample, and of those few
 
 Rows = dict[str, Tensor]  # {encoder: float32 [n,W]}
 
@@ -71,6 +71,7 @@ class Worth:
     reach: float  # the gain, over the highest one in its direction: 1 - (1 - 1 / beta)^2
     standard_errors: float  # how certain it is that there is a gain
     obedience: float  # mean squared change by other words beside it, over that beside known words
+    contrasts: int = len(CONTRASTS)  # how many samples that was measured on
     known_words: tuple[str, ...] = ()
 
 
@@ -108,8 +109,7 @@ def measure_worth(
             compared = Compared(model, question.batch, watch)
             gains.append(compared.gains(question.captions, word))
             if few:
-                more = compared.changes(few, known, sum(map(len, changes)))
-                changes.append(torch.cat([gains[-1][few, :1], more], 1))  # [F,5]
+                changes.append(compared.changes(few, known, sum(map(len, changes))))
     return summed(torch.cat(gains), torch.cat(changes), known)
 
 
@@ -124,16 +124,18 @@ class Compared:
         self.all = list(range(len(batch.keys)))
 
     def gains(self, captions: Sequence[str], word: str) -> Tensor:
-        """|y - e_0|^2, <y - e_0, d> and |d|^2 of every sample. -> float64 [B,3]"""
+        """|y - e_0|^2, <y - e_0, d> and |d|^2 of every sample, and |y - e|^2, where e is told of the start and of nothing
+        else in the caption. -> float64 [B,4]"""
         before = self.predicted([with_word(caption, word, START_WORD) for caption in captions])
         change = self.predicted([with_word(caption, word, LEARNED_WORD) for caption in captions]) - before
-        error = self.noisy.target.float() - before
-        return torch.stack([self.inner(error, error), self.inner(error, change), self.inner(change, change)], 1)
+        target = self.noisy.target.float()
+        error, alone = target - before, target - self.predicted([ALONE.format(START_WORD)] * len(captions))
+        pairs = ((error, error), (error, change), (change, change), (alone, alone))
+        return torch.stack([self.inner(a, b) for a, b in pairs], 1)
 
     def changes(self, few: list[int], known: Sequence[str], first: int) -> Tensor:
-        """Of a few samples |y - e|^2, where e is told of the start and nothing else, and the squared changes from a known
-        word to another, and by other words beside a known word and beside the learned one. `first` counts the samples
-        before. -> float64 [F,4]"""
+        """Of a few samples the squared changes from a known word to another, and by other words beside a known word and
+        beside the learned one. `first` counts the samples before. -> float64 [F,3]"""
         which = range(first, first + len(few))
         here, there = zip(*[CONTRASTS[i % len(CONTRASTS)] for i in which], strict=True)
         some, others = ([known[(i + k) % len(known)] for i in which] for k in (0, KNOWN // 2))
@@ -142,11 +144,10 @@ class Compared:
             return self.predicted([p.format(w) for p, w in zip(prompts, words, strict=True)], few)
 
         base, learned = predicted(here, some), [LEARNED_WORD] * len(few)
-        alone = self.noisy.target[few].float() - predicted([ALONE] * len(few), [START_WORD] * len(few))
         by_word = base - predicted(here, others)
         beside_known = base - predicted(there, some)
         beside_learned = predicted(here, learned) - predicted(there, learned)
-        return torch.stack([self.inner(c, c, few) for c in (alone, by_word, beside_known, beside_learned)], 1)
+        return torch.stack([self.inner(c, c, few) for c in (by_word, beside_known, beside_learned)], 1)
 
     def predicted(self, prompts: Sequence[str], which: list[int] | None = None) -> Tensor:
         """Of all samples, or some of them, each with its prompt. -> [B,C,h,w]"""
@@ -163,19 +164,20 @@ class Compared:
 
 
 def summed(gains: Tensor, changes: Tensor, known: Sequence[str]) -> Worth:
-    """The worth of a word from the squares and products of all samples. float64 [N,3], [M,5]"""
-    error, aligned, change = gains.mean(0).tolist()
-    captioned, alone, by_word, beside_known, beside_learned = changes.mean(0).tolist()
+    """The worth of a word from the squares and products of all samples. float64 [N,4], [M,3]"""
+    error, aligned, change, alone = gains.mean(0).tolist()
+    by_word, beside_known, beside_learned = changes.mean(0).tolist()
     gain, beta = 2 * aligned - change, aligned / change if change > 0 else 0.0
     spread = float((gains[:, 1] - beta * gains[:, 2]).std()) / math.sqrt(len(gains))  # standard error of `aligned`
     return Worth(
         loss_before=error,
         loss_after=error - gain,
-        loss_alone=error * alone / captioned if captioned > 0 else error,
+        loss_alone=alone,
         share=gain / by_word if by_word > 0 else 0.0,
         reach=1 - (1 - 1 / beta) ** 2 if beta > 0 else 0.0,
         standard_errors=gain / 2 / spread if spread > 0 else 0.0,
         obedience=beside_learned / beside_known if beside_known > 0 else 1.0,
+        contrasts=len(changes),
         known_words=tuple(known),
     )
 

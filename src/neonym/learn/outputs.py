@@ -179,7 +179,7 @@ def way_to(path: Path) -> tuple[Path, tuple[str, ...]]:
 def is_too_long(path: Path) -> bool:
     """Return whether the system refuses a path for its length, that of the file beside it while it is written included."""
     try:
-        os.lstat(part_of(path))
+        os.lstat(part_of(path.absolute()))
     except OSError as error:
         return error.errno == errno.ENAMETOOLONG
     return False

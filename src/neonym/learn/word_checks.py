@@ -10,6 +10,7 @@ from neonym.config.dataset import DEFAULT_INIT_WORD
 from neonym.config.file_kinds import misplaced
 from neonym.errors import FormatError, Problem
 from neonym.file_names import name_warnings
+from neonym.texts import is_text
 from neonym.vocabulary import vocabulary_warning
 from neonym.words import clean
 
@@ -47,7 +48,7 @@ def name_problems(spec: ConceptSpec, file: str, tokenizer: WordTokenizer) -> Ite
     for warning in name_warnings(file, spec.vectors):
         fix = "Small letters, digits, - and _ work everywhere: another --output_name, or another word"
         yield Problem("warning", warning, f"the file name `{file}`", fix)
-    for name in dict.fromkeys((spec.token_string, file)):
+    for name in filter(is_text, dict.fromkeys((spec.token_string, file))):  # what is no text was told before
         known = vocabulary_warning(name, spec.vectors, tokenizer.has_piece)
         if known:
             yield Problem("warning", known, f"`{name}`", "Choose a word that is not in the dictionary")
