@@ -17,9 +17,9 @@ from neonym.errors import ModelError
 from neonym.formats import read_embedding
 from neonym.learn.prepare import prepare
 from neonym.learn.rates import rate_of
+from neonym.learn.recorded import settings_of
 from neonym.learn.resume import identity
 from neonym.learn.start import precision_on_cuda
-from neonym.learn.store import settings_of
 from neonym.models.defaults import FAMILIES, PUBLISHED_SPREAD
 from neonym.models.identify import identify
 

@@ -16,7 +16,8 @@ from neonym.learn import loop, state
 from neonym.learn.events import Silent
 from neonym.learn.plateau import Plateau
 from neonym.learn.prepare import prepare
-from neonym.learn.store import CheckpointStore, as_data_url
+from neonym.learn.recorded import as_data_url
+from neonym.learn.store import CheckpointStore
 
 
 class Notes(Silent):

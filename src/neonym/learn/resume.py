@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from neonym.data.plan import fingerprint
 from neonym.learn.prepare import Prepared
 from neonym.learn.rates import LEAST_WARMUP
+from neonym.learn.recorded import settings_of
 from neonym.learn.state import Saved
-from neonym.learn.store import CheckpointStore, settings_of
+from neonym.learn.store import CheckpointStore
 
 LENGTH = {"max_train_steps", "max_train_epochs"}
 
