@@ -101,7 +101,10 @@ def targets(flags: ConvertFlags, words: list[Embedding]) -> list[Path]:
         own = ending_of(flags.files[0])
         ending = flags.to or (own if own in FORMATS else "safetensors")
         files = [out / f"{file_stem(word.token)}.{ending}" for word in words]
-        if out.is_file():
+        if len(words) > 1 and ending_of(out) in FORMATS and not out.is_dir():
+            fix = "Name a folder, with --to for the layout of the files in it, or choose one with --word"
+            found.append(Problem("error", f"is the name of one file, for {len(words)} words", str(out), fix))
+        elif out.is_file():
             found.append(Problem("error", f"is a file, for {len(words)} words", str(out), "Name a folder"))
     elif flags.to is not None and ending_of(out) not in FORMATS:
         files = [out.with_name(f"{out.name}.{flags.to}")]

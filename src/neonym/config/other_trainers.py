@@ -211,6 +211,16 @@ OTHERS = {  # flags that people try, and that no program has
     "init_words": same("init_word"),
     "vectors_per_token": same("num_vectors_per_token"),
     "lr": same("learning_rate"),
+    "n_tokens": same("num_vectors_per_token"),
+    "num_tokens": same("num_vectors_per_token"),
+    "init_text": same("init_word"),
+    "initial_word": same("init_word"),
+    "embedding": same("weights", "a file to start from; the new word is --token_string"),
+    "class_prompt": none("regularisation images have captions of their own: --reg_data_dir"),
+    "num_class_images": none("regularisation images are not made here: --reg_data_dir names those that are there"),
+    "only_save_embeds": none("only the embedding is ever saved"),
+    "train_text_encoder_ti": none("only the embedding is ever trained"),
+    "pivotal_frac": none("only the embedding is trained, all the way: --max_train_steps"),
 }
 
 TRAINERS = {

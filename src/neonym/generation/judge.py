@@ -41,8 +41,8 @@ def judge(worth: Worth) -> Judgement:
     gain = 100 * (1 - worth.loss_after / worth.loss_before)
     better = f"{gain:.1f} % better than with its init word"
     if worth.standard_errors < SURE:
-        what = f"{better}, which chance explains" if gain > 0 else f"{-gain:.1f} % worse than with its init word"
-        return Judgement(NOT_LEARNED, f"images are not predicted better: {what}")
+        worse = f"images are predicted {-gain:.1f} % worse than with its init word"
+        return Judgement(NOT_LEARNED, f"images are predicted {better}, which chance explains" if gain > 0 else worse)
     if worth.share < LEAST_SHARE:
         return Judgement(
             NOT_LEARNED, f"images are predicted {better}: {of_a_known_word(worth)}, which nobody would see"

@@ -153,7 +153,7 @@ class CheckpointStore:
     def verdicts(self) -> list[NotedVerdict] | None:
         """Return those of the finished run; None if their file is damaged."""
         try:
-            return TypeAdapter(list[NotedVerdict]).validate_json(self.verdict_file.read_bytes())
+            return TypeAdapter(list[NotedVerdict]).validate_json(self.verdict_file.read_bytes()) or None
         except FileNotFoundError:
             return []
         except (OSError, ValidationError):

@@ -23,6 +23,7 @@ from neonym.models.source import ModelSource
 from neonym.models.text import nearest_tokens
 
 TOO_LONG = 5  # times a word that the model knows
+STILL = 0.98  # cosine with the start of a word that hardly moved
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ def advice(
     known = f"for AdamW, around {suiting_rate(source):g} suits this model"
     rate = f"--learning_rate ({f'a factor: {optimizer} finds it itself' if finds_rate(optimizer) else known})"
     farthest = max(f.distance / math.sqrt(source.widths[name]) for name, f in moved.items())  # of a number
-    if farthest < TOO_SHORT * source.word_spread:
+    turned = min(f.cosine for f in moved.values()) < STILL
+    if farthest < TOO_SHORT * source.word_spread and not turned:
         return f"its vectors hardly moved: give a higher {rate}, or more steps"
     times = max(f.norm / f.known_norm for f in moved.values())
     if times > TOO_LONG:
