@@ -332,6 +332,14 @@ def test_verify(word, tmp_path, capsys):
     assert "nearest ordinary words: cat" in said
     odd = write_embedding(Embedding("copycat", {"text_encoder": rows}), tmp_path / "copycat (1).safetensors")
     assert main(["verify", str(odd), *flags]) == 3
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.new("RGBA", (90, 70), (200, 30, 30, 128)).save(images / "1.png")
+    main(["verify", str(word), *flags, "--images", str(images), "--json"])
+    facts = json.loads("{" + capsys.readouterr().out.partition("{")[2])
+    assert facts["verdict"] in ("LEARNED", "WEAK", "NOT LEARNED")
+    assert main(["verify", str(word), *flags, "--images", str(tmp_path / "none")]) == 2
+    assert "--images" in capsys.readouterr().err
 
 
 def test_verify_tells_every_mistake(word, tmp_path, capsys):

@@ -17,6 +17,7 @@ from neonym.config.rules import limit_problems
 from neonym.config.run import BUILTIN, setting
 from neonym.errors import EXIT_NOT_LEARNED, ConfigError, Problem
 from neonym.generation.prompts import split_options
+from neonym.types import PictureRules
 from neonym.weights import parse_weights
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ def shown_images(folder: Path, side: int) -> list[Image]:
     """The images of a folder, scaled and cut to a square. Raises DataError, ConfigError."""
     from PIL import Image, ImageOps
 
-    from neonym.data.images import find_images, readable
+    from neonym.data.colour import on_background
+    from neonym.data.images import find_images, readable, upright
 
     shown = []
     try:
@@ -105,8 +107,8 @@ def shown_images(folder: Path, side: int) -> list[Image]:
         raise ConfigError([Problem("error", "there are no images in it", f"--images {folder}")])
     for file in files:
         with readable(file) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-            shown.append(ImageOps.fit(upright, (side, side), Image.Resampling.LANCZOS))
+            opaque = on_background(upright(image), PictureRules().background)
+            shown.append(ImageOps.fit(opaque, (side, side), Image.Resampling.LANCZOS))
     return shown
 
 

@@ -41,7 +41,7 @@ class Effect:
     @property
     def judgement(self) -> Judgement:
         """The same that a training run ends with."""
-        return judge(self.worth)
+        return judge(self.worth, "the ordinary words nearest to it")
 
     @property
     def works(self) -> bool:

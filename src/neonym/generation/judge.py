@@ -32,16 +32,18 @@ class Judgement:
     overpowers: bool = False
 
 
-def judge(worth: Worth) -> Judgement:
-    """LEARNED: worth using. WEAK: something, but not much of what it could be. NOT LEARNED: as good as the word it began as."""
+def judge(worth: Worth, than: str = "its init word") -> Judgement:
+    """LEARNED: worth using. WEAK: something, but not much of what it could be. NOT LEARNED: as good as the word it began as.
+
+    `than`: what the word is compared with, as the reason calls it."""
     if not math.isfinite(worth.loss_after):
         return Judgement(NOT_LEARNED, "the evaluation loss is not finite")
     if not worth.loss_before > 0:
         return Judgement(NOT_LEARNED, "no part of the images counts: their masks are empty")
     gain = 100 * (1 - worth.loss_after / worth.loss_before)
-    better = f"{gain:.1f} % better than with its init word"
+    better = f"{gain:.1f} % better than with {than}"
     if worth.standard_errors < SURE:
-        worse = f"images are predicted {-gain:.1f} % worse than with its init word"
+        worse = f"images are predicted {-gain:.1f} % worse than with {than}"
         return Judgement(NOT_LEARNED, f"images are predicted {better}, which chance explains" if gain > 0 else worse)
     if worth.share < LEAST_SHARE:
         return Judgement(

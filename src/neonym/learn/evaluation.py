@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -39,7 +40,7 @@ class Evaluation:
         """Per concept the losses of its samples with these rows (default: what would be saved now). -> [samples] each"""
         count = self.ready.run.eval.eval_samples
         self.samples = self.samples or [self.questions(index, count) for index in range(len(self.concepts))]
-        with rows_as(self.concepts, rows or [c.result() for c in self.concepts]):
+        with self.uncompiled(), rows_as(self.concepts, rows or [c.result() for c in self.concepts]):
             return [torch.cat([self.loss(question) for question in own]).cpu() for own in self.samples]
 
     def loss(self, question: Question) -> torch.Tensor:
@@ -62,8 +63,14 @@ class Evaluation:
         for concept, questions in zip(self.concepts, asked, strict=True):
             learned = concept.result()
             start = first_rows(self.model, concept.init_word, len(next(iter(learned.values()))))
-            found.append(measure_worth(self.model, questions, concept.token, start, learned, watch))
+            with self.uncompiled():
+                found.append(measure_worth(self.model, questions, concept.token, start, learned, watch))
         return found
+
+    def uncompiled(self) -> AbstractContextManager[object]:
+        """Batches of other sizes than a step's would be compiled one by one, for longer than they compute."""
+        compiled = self.ready.run.compute.torch_compile
+        return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
     def verdict_samples(self, index: int) -> int:
         """How many samples a verdict may cost, of which each is predicted a few times without a gradient."""
