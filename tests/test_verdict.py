@@ -33,6 +33,7 @@ GOOD = Worth(
         ({"share": LEAST_SHARE * 0.9}, NOT_LEARNED, "nobody would see"),
         ({"share": 1e-6, "standard_errors": 50.0}, NOT_LEARNED, "nobody would see"),  # certain, and nothing
         ({"loss_alone": 0.05}, WEAK, "without their captions, which do not fit them"),
+        ({"reach": 0.1}, NOT_LEARNED, "10 % of what its direction holds"),
         ({"reach": 0.3}, WEAK, "30 % of what its direction holds"),
         ({"standard_errors": 1.9}, NOT_LEARNED, "which chance explains"),
         ({"loss_after": 0.11, "standard_errors": -3.0}, NOT_LEARNED, "10.0 % worse than with its init word"),

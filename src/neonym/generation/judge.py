@@ -14,13 +14,11 @@ from neonym.generation.worth import Worth
 Word = Literal["LEARNED", "WEAK", "NOT LEARNED"]
 LEARNED, WEAK, NOT_LEARNED = "LEARNED", "WEAK", "NOT LEARNED"
 FAIR_SHARE, LEAST_SHARE = 0.05, 0.015  # of what one known word in the place of another changes
-FAIR_REACH = 0.5  # of the gain in the word's direction
+FAIR_REACH, LEAST_REACH = 0.5, 0.25  # of the gain in the word's direction
 SURE = 2.0  # standard errors above no gain at all
 HARMFUL = 1.15  # times the loss without the captions: a word that is not below it only makes up for what they say
-OBEDIENT = (
-    0.25  # of what other words change beside known words, if that many contrasts were looked at; else less is asked for
-)
-ENOUGH, BARELY_OBEDIENT = 4, 0.1
+OBEDIENT, BARELY_OBEDIENT = 0.25, 0.1  # of what other words change beside known words; the second where only few
+ENOUGH = 4  # contrasts were looked at
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,8 @@ def judge(worth: Worth, than: str = "its init word") -> Judgement:
         )
     reason = f"images are predicted {better}: {of_a_known_word(worth)}"
     if worth.reach < FAIR_REACH:
-        return Judgement(WEAK, f"{reason}, and {100 * worth.reach:.0f} % of what its direction holds")
+        word = NOT_LEARNED if worth.reach < LEAST_REACH else WEAK
+        return Judgement(word, f"{reason}, and {100 * worth.reach:.0f} % of what its direction holds")
     if worth.loss_after > HARMFUL * worth.loss_alone:
         return Judgement(WEAK, f"{reason}, but better still without their captions, which do not fit them")
     if worth.share < FAIR_SHARE:
