@@ -9,7 +9,7 @@ each as a training run would, with 24 samples (batch 4) and with 8 (batch 1), an
 
 For subjects without a name, L_true is the lowest loss of all their words. What a word does to images is looked at in eight
 prompts, four pairs that differ by other words: how far its images are from those of its init word, and how much the images of
-a pair differ, both against words that the model knows. Prints tables.
+a pair differ, both against words that the model knows. Prints tables; `--plot` needs matplotlib.
 """
 
 import argparse
