@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT, WORD
 
 from neonym.generation.judge import FAIR_SHARE, LEARNED, LEAST_SHARE, NOT_LEARNED, WEAK, Judgement, judge
-from neonym.generation.worth import Worth, lent, summed
+from neonym.generation.worth import KNOWN, Worth, known_words, lent, summed
 from neonym.learn import loop
 from neonym.learn.verdict import EncoderFigures, advice
 from neonym.models.family import load_model
@@ -86,6 +86,14 @@ def test_words_are_lent_for_a_measurement_only():
         assert "lentword" in model.tokenizers["text_encoder"].words
     assert model.tokenizers["text_encoder"].words == before
     assert all(len(table.rows) == len(before) for table in model.tables.values())
+
+
+def test_a_new_word_is_no_known_word():
+    model = load_model()
+    (first, *_) = known_words(model)
+    with lent(model, {first: {"text_encoder": torch.zeros(1, 128)}}):
+        assert first not in known_words(model)
+    assert len(known_words(model)) == KNOWN
 
 
 def test_the_vectors_of_the_start_are_judged_as_no_gain_at_all(run_for):

@@ -186,11 +186,11 @@ def known_words(model: Model) -> list[str]:
     """Of the common words those that the model reads most differently from what is between all of them: in a model that
     was taught few words, the others are noise.
     """
-    states = (
-        model.encode_text(*tokenized(model, [f"a {word}" for word in COMMON])).sequence.float().flatten(1)
-    )  # [24,S*D]
-    farthest = (states - states.mean(0)).norm(dim=1).topk(KNOWN).indices.tolist()
-    return [COMMON[i] for i in sorted(farthest)]
+    taken = {word for tokenizer in model.tokenizers.values() for word in tokenizer.words}  # new words of that name
+    common = [word for word in COMMON if word not in taken]
+    states = model.encode_text(*tokenized(model, [f"a {word}" for word in common])).sequence.float()  # [24,S,D]
+    farthest = (states - states.mean(0)).flatten(1).norm(dim=1).topk(KNOWN).indices.tolist()
+    return [common[i] for i in sorted(farthest)]
 
 
 def with_word(caption: str, word: str, other: str) -> str:
