@@ -124,8 +124,9 @@ def test_one_paragraph_from_the_program(folder, flag, name, capsys, tmp_path):
     given = {"token_string": "mychar4", "train_data_dir": folder / "images", "output_dir": tmp_path / "o"}
     if flag in ("dataset_config", "config_file"):
         del given["train_data_dir"], given["token_string"]
-    if misplaced(folder / name, flag) is None:
-        pytest.skip("the flag takes it")
+    if (flag, name) == ("weights", "word.pt"):
+        assert misplaced(folder / name, flag) is None  # that is what it takes
+        return
     assert main(["train", f"--{flag}={folder / name}", *(f"--{k}={v}" for k, v in given.items())]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
