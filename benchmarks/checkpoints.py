@@ -101,7 +101,7 @@ def save_folder(
     from diffusers import DDIMScheduler
     from transformers import CLIPTokenizer
 
-    from neonym.models.identify import identify
+    from neonym.models.loading.identify import identify
 
     for name, part in parts.items():
         part.save_pretrained(folder / name, variant=variant)

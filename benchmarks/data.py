@@ -68,13 +68,13 @@ def loading(steps: int) -> dict[str, float]:
 
     from neonym.config.run import RunConfig as Run
     from neonym.config.run import fields_of
-    from neonym.learn.concepts import add_concepts
-    from neonym.learn.events import Silent
-    from neonym.learn.loop import encode_pictures, make_loader
-    from neonym.learn.objective import Objective
-    from neonym.learn.prepare import prepare
-    from neonym.learn.step import train_step
-    from neonym.models.family import load_model
+    from neonym.models.model import load_model
+    from neonym.preflight.prepare import prepare
+    from neonym.runs.events import Silent
+    from neonym.training.concepts import add_concepts
+    from neonym.training.objective import Objective
+    from neonym.training.run import encode_pictures, make_loader
+    from neonym.training.step import train_step
 
     flags = {"train_data_dir": "examples/nutkin", "token_string": "nutkin", "shuffle_caption": True, "flip_aug": True}
     tree: dict[str, dict] = {}

@@ -18,11 +18,11 @@ import numpy as np
 
 from benchmarks.recovery import arguments, load_subjects, machine, run_of, write_data, write_json
 from neonym.config.run import EvalSettings
-from neonym.learn.events import Silent
-from neonym.learn.loop import train
-from neonym.learn.plateau import Plateau
-from neonym.models.identify import identify
+from neonym.models.loading.identify import identify
 from neonym.models.source import BUILTIN
+from neonym.runs.events import Silent
+from neonym.training.early_stopping import Plateau
+from neonym.training.run import train
 
 
 @dataclass

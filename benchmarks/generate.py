@@ -19,8 +19,8 @@ import torch
 
 from benchmarks.recovery import machine, write_json
 from benchmarks.step import make_model
-from neonym.generation.jobs import Job
-from neonym.generation.painter import Painter
+from neonym.generation.pipeline import Painter
+from neonym.generation.request.jobs import Job
 from neonym.generation.samplers import make_pipeline
 
 PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from neonym.learn.store import PRECISIONS
-from neonym.models.family import load_model
-from neonym.models.identify import identify
+from neonym.models.loading.identify import identify
+from neonym.models.model import load_model
+from neonym.training.checkpoint import PRECISIONS
 
 
 def resident(kind: str) -> float:

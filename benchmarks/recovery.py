@@ -28,13 +28,13 @@ from neonym.config.run import ObjectiveSettings, OptimSettings, RunConfig
 from neonym.formats import read_embedding
 from neonym.generation.embeddings import add_embedding
 from neonym.generation.images import draw
-from neonym.learn.events import Silent, as_json
-from neonym.learn.loop import train
-from neonym.learn.objective import Objective
-from neonym.learn.step import sample_losses
-from neonym.models.family import Model, load_model
-from neonym.models.identify import identify
+from neonym.models.loading.identify import identify
+from neonym.models.model import Model, load_model
 from neonym.models.source import BUILTIN
+from neonym.runs.events import Silent, as_json
+from neonym.training.objective import Objective
+from neonym.training.run import train
+from neonym.training.step import sample_losses
 from neonym.types import Batch, Embedding
 from tools.builtin_model.pictures import COLOURS, article, compose, phrase, place
 from tools.builtin_model.score import nearest_colour

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from statistics import median, quantiles
 
-from neonym.files import whole_file
+from neonym.io.atomic import whole_file
 
 
 def save(folder: Path, size: int, count: int, lasting: bool) -> dict[str, float]:

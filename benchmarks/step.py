@@ -22,16 +22,16 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from neonym.learn.objective import Objective
-from neonym.learn.optim import make_optimizer
-from neonym.learn.rows import Concept, first_rows
-from neonym.learn.state import TrainState, tensors_of
-from neonym.learn.step import train_step
-from neonym.models.family import load_model
-from neonym.models.identify import identify
+from neonym.models.encoders.rows import Rows
+from neonym.models.loading.identify import identify
+from neonym.models.model import load_model
 from neonym.models.source import ModelSource
-from neonym.models.text import Rows
-from neonym.models.tokens import load_tokenizers
+from neonym.models.tokenizers.clip import load_tokenizers
+from neonym.optim.optimizers import make_optimizer
+from neonym.training.concept import Concept, first_rows
+from neonym.training.objective import Objective
+from neonym.training.state import TrainState, tensors_of
+from neonym.training.step import train_step
 from neonym.types import Batch, TextCond, Work
 
 STARTED = time.monotonic()
@@ -53,7 +53,7 @@ def make_model(name: str, device: torch.device, dtype: torch.dtype) -> Any:
     import diffusers
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from neonym.models.sd import StableDiffusion
+    from neonym.models.families.stable_diffusion import StableDiffusion
 
     parts: Any = diffusers
     builtin = identify("builtin:emoji")

@@ -56,9 +56,9 @@ from neonym.generation.worth import (
     tokenized,
     with_word,
 )  # fmt: skip
-from neonym.learn.events import Silent
-from neonym.learn.loop import train
-from neonym.models.family import Model, load_model
+from neonym.models.model import Model, load_model
+from neonym.runs.events import Silent
+from neonym.training.run import train
 from neonym.types import Batch
 from tools.builtin_model.score import nearest_colour
 

@@ -16,12 +16,12 @@ from PIL import Image
 from neonym.cli.main import main
 from neonym.config.run import RunConfig, fields_of
 from neonym.formats import write_embedding
-from neonym.learn.prepare import Prepared, prepare
+from neonym.preflight.prepare import Prepared, prepare
 from neonym.types import Embedding
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the laws are about a CPU in float32
 WORD = "mychar4"
-# whether this CPU rounds a sample alike in every batch and on any threads: not with AVX-512 (models/alike.py)
+# whether this CPU rounds a sample alike in every batch and on any threads: not with AVX-512 (models/batch_invariance.py)
 ALIKE = torch.backends.cpu.get_cpu_capability() == "AVX2"
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"  # sd-scripts' own results

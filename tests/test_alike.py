@@ -8,8 +8,8 @@ from conftest import ALIKE, threads
 from torch import nn
 from torch.nn import functional as F
 
-from neonym.models.alike import KINDS, make_alike
-from neonym.models.family import load_model
+from neonym.models.batch_invariance import KINDS, make_alike
+from neonym.models.model import load_model
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from conftest import WORD, check, check_table, make_pictures, said, settings, su
 from PIL import Image
 
 from neonym.cli.main import main
-from neonym.learn.prepare import prepare
+from neonym.preflight.prepare import prepare
 
 
 def test_folders_that_are_missing_empty_or_broken(tmp_path):

@@ -7,9 +7,9 @@ from conftest import caption, check, make_pictures, settings
 from PIL import Image
 
 from neonym.cli.check import look_alikes
-from neonym.data.caption_tools import clean_tags
-from neonym.data.duplicates import fingerprints, similar
-from neonym.learn.prepare import prepare
+from neonym.data.tools.captions import clean_tags
+from neonym.data.tools.duplicates import fingerprints, similar
+from neonym.preflight.prepare import prepare
 
 
 def test_merged_files_train_and_come_back(tmp_path, capsys):

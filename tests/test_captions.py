@@ -7,9 +7,9 @@ from conftest import WORD, caption, check, make_pictures, said, settings
 
 from neonym.cli.main import main
 from neonym.data.captions import Moment, warmed_up
-from neonym.data.stored import read_metadata
-from neonym.learn.caption_checks import plain_caption
-from neonym.learn.prepare import prepare
+from neonym.data.metadata_files import read_metadata
+from neonym.preflight.captions import plain_caption
+from neonym.preflight.prepare import prepare
 from neonym.types import CaptionRules
 
 

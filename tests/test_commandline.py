@@ -10,7 +10,7 @@ from conftest import make_pictures
 
 from neonym.cli.main import main
 from neonym.cli.train import DESCRIPTION
-from neonym.config.commandline import RunFlags, read_run, write_config
+from neonym.config.command_line import RunFlags, read_run, write_config
 from neonym.config.flags import parse_flags, read_line
 from neonym.config.run import RunConfig, fields_of
 from neonym.config.sdscripts import GUI, OTHER_TRAINERS, SDSCRIPTS

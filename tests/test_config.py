@@ -7,7 +7,7 @@ from neonym.config.run import RunConfig, fields_of
 from neonym.config.sources import read_dataset
 from neonym.config.values import parse_resolution
 from neonym.errors import ConfigError, nearest
-from neonym.learn.prepare import prepare
+from neonym.preflight.prepare import prepare
 
 
 def write(tmp_path, text: str, name: str = "cfg.toml"):

@@ -14,7 +14,7 @@ from neonym.cli.main import main
 from neonym.config.generate import GenerateSettings
 from neonym.errors import FormatError
 from neonym.formats import read_embedding, read_words, write_embedding
-from neonym.generation.prepare import prepare
+from neonym.generation.request.prepare import prepare
 from neonym.types import Embedding
 
 ROWS = torch.randn(3, 768, generator=torch.Generator().manual_seed(0))

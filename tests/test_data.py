@@ -17,7 +17,7 @@ from neonym.data.buckets import BucketRules, bucket_sizes, fit
 from neonym.data.captions import final_caption
 from neonym.data.images import inspect, load_pixels
 from neonym.data.latent_cache import cache_moments
-from neonym.data.places import entry_name, places
+from neonym.data.latent_keys import entry_name, places
 from neonym.data.plan import ConceptPlan
 from neonym.data.records import Dataset, Folder, scan, steps_per_epoch
 from neonym.types import CaptionRules, Fit, ImageRecord, PictureRules, View

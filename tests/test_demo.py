@@ -10,8 +10,8 @@ from PIL import Image
 from neonym.cli.main import main
 from neonym.cli.report import curve
 from neonym.formats import read_embedding
-from neonym.learn import events
-from neonym.learn.events import Terminal
+from neonym.runs import events
+from neonym.runs.events import Terminal
 
 VOID = {"meta", "img", "path", "polyline", "circle"}
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from neonym.formats import read_embedding
-from neonym.learn import loop
-from neonym.models.eight_bits import Conv8, Linear8, keep_in_eight_bits, whole
+from neonym.models.quantization import Conv8, Linear8, keep_in_eight_bits, whole
+from neonym.training import run as loop
 
 
 def network() -> nn.Sequential:

@@ -14,8 +14,8 @@ from neonym.errors import FormatError
 from neonym.formats import read_embedding, write_embedding
 from neonym.generation.conditioning import conditioning
 from neonym.generation.embeddings import add_files
-from neonym.models.family import load_model
-from neonym.models.identify import identify
+from neonym.models.loading.identify import identify
+from neonym.models.model import load_model
 from neonym.types import Embedding
 
 ROWS = torch.randn(3, 128, generator=torch.Generator().manual_seed(0))
@@ -272,7 +272,7 @@ def test_convert_inspect_recipe(tmp_path, capsys):
 def test_a_run_leaves_a_card_and_its_recipe(run_for, tmp_path, capsys):
     from neonym.cli.main import main
     from neonym.config.resolve import read_table
-    from neonym.learn.loop import train
+    from neonym.training.run import train
 
     precise = {"mixed_precision": "bf16", "save_precision": "fp16"}
     run = run_for(max_train_steps=3, learning_rate=0.004, num_vectors_per_token=2, min_snr_gamma=5.0, **precise)

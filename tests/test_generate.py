@@ -16,8 +16,8 @@ from neonym.errors import ModelError
 from neonym.formats import write_embedding
 from neonym.generation.embeddings import add_files
 from neonym.generation.images import draw
-from neonym.generation.painter import opened
-from neonym.models.family import load_model
+from neonym.generation.pipeline import opened
+from neonym.models.model import load_model
 from neonym.types import Embedding
 
 PROMPT = "a sticker of a zyzzo on a blue background"

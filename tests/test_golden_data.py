@@ -15,9 +15,9 @@ from neonym.config.run import RunConfig, fields_of
 from neonym.config.sources import read_dataset
 from neonym.data.captions import Moment, final_caption
 from neonym.data.records import split
-from neonym.learn.objective import Objective
+from neonym.text.emphasis import parse_weights
+from neonym.training.objective import Objective
 from neonym.types import CaptionRules, Noisy
-from neonym.weights import parse_weights
 
 RULES = {
     "shuffle_caption": "shuffle", "caption_separator": "separator", "keep_tokens": "keep_tokens",

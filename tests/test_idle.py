@@ -3,12 +3,12 @@
 import pytest
 from conftest import settings
 
-from neonym.config.commandline import Given, replace_compat, validated
+from neonym.config.command_line import Given, replace_compat, validated
 from neonym.config.rules import run_problems
 from neonym.config.run import RunConfig, fields_of
 from neonym.config.sdscripts import SDSCRIPTS
-from neonym.learn.checks import optimizer_errors
-from neonym.learn.look import look
+from neonym.preflight.inputs import look
+from neonym.preflight.settings import optimizer_errors
 
 
 def found(severity: str, **flags) -> str:

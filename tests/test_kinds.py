@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from benchmarks.checkpoints import make_parts, save_folder, single_file_tensors
 from neonym.cli.main import main
 from neonym.errors import ModelError
-from neonym.learn.prepare import prepare
-from neonym.models.family import load_model
-from neonym.models.identify import identify
-from neonym.models.tokens import load_tokenizers
+from neonym.models.loading.identify import identify
+from neonym.models.model import load_model
+from neonym.models.tokenizers.clip import load_tokenizers
+from neonym.preflight.prepare import prepare
 
 UNET = "model.diffusion_model."
 

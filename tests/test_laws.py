@@ -17,9 +17,9 @@ from conftest import ALIKE, make_pictures, settings
 from neonym.errors import FormatError, UserError
 from neonym.formats import read_embedding
 from neonym.generation.judge import LEARNED
-from neonym.learn import loop
-from neonym.learn.events import Silent
-from neonym.learn.objective import Objective
+from neonym.runs.events import Silent
+from neonym.training import run as loop
+from neonym.training.objective import Objective
 
 
 def rows(path: Path) -> torch.Tensor:
@@ -316,7 +316,7 @@ def test_law_6_two_processes_do_not_write_to_one_run(run_for, tmp_path):
     code = """
 import sys, time
 from pathlib import Path
-from neonym.files import alone_in
+from neonym.io.atomic import alone_in
 with alone_in(Path(sys.argv[1])) as alone:
     print(alone, flush=True)
     time.sleep(600)

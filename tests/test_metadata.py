@@ -14,8 +14,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from neonym.formats import write_embedding
-from neonym.generation.jobs import Job
 from neonym.generation.metadata import Facts, parameters, texts
+from neonym.generation.request.jobs import Job
 from neonym.types import Embedding
 
 PROMPT = "a sticker of a zyzzo on a blue background"

@@ -19,13 +19,13 @@ from neonym.errors import ModelError
 from neonym.generation.conditioning import conditioning
 from neonym.generation.embeddings import add_files
 from neonym.generation.images import draw
-from neonym.learn.loop import train
-from neonym.learn.prepare import prepare
-from neonym.models import latent_diffusion
-from neonym.models.assemble import load_part, token_table
-from neonym.models.family import load_model
-from neonym.models.identify import identify
-from neonym.models.tokens import load_tokenizers
+from neonym.models.families import latent_diffusion
+from neonym.models.loading.assemble import load_part, token_table
+from neonym.models.loading.identify import identify
+from neonym.models.model import load_model
+from neonym.models.tokenizers.clip import load_tokenizers
+from neonym.preflight.prepare import prepare
+from neonym.training.run import train
 
 
 @pytest.fixture(scope="module", params=["sd1", "sd2", "sdxl"])
@@ -297,8 +297,8 @@ def test_hub_ids_use_the_cache_and_say_what_is_missing(checkpoint, tmp_path):
         "import sys, socket\n"
         "def refuse(*a): raise AssertionError('network')\n"
         "socket.socket.connect = refuse\n"
-        "from neonym.models.family import load_model\n"
-        "from neonym.models.identify import identify\n"
+        "from neonym.models.model import load_model\n"
+        "from neonym.models.loading.identify import identify\n"
         "from neonym.errors import ModelError\n"
         "model = load_model(identify('someone/tiny', offline=True))\n"
         "try: identify('someone/else', offline=True)\n"

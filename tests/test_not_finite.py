@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from benchmarks.checkpoints import make_parts, save_folder, single_file_tensors
 from neonym.cli.main import main
 from neonym.errors import ModelError
-from neonym.models.family import load_model
+from neonym.models.model import load_model
 
 NAN, INF = float("nan"), float("inf")
 KINDS = {

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from neonym.learn.objective import Objective
-from neonym.models.process import Diffusion, NoiseRules, keyed_noise, keyed_share
+from neonym.models.process.diffusion import Diffusion, NoiseRules, keyed_noise, keyed_share
+from neonym.training.objective import Objective
 from neonym.types import Noisy
 
 KEYS = [(11, 3, slot) for slot in range(6)]

@@ -11,13 +11,13 @@ from neonym.config.optimizers import OPTIMIZERS, SMALLER, optimizer_name
 from neonym.config.values import parse_arguments, parse_count, parse_stages
 from neonym.errors import ConfigError
 from neonym.formats import read_embedding
-from neonym.learn import loop
-from neonym.learn.checks import optimizer_errors
-from neonym.learn.concepts import add_concepts
-from neonym.learn.optim import make_optimizer, make_rate, rate_now, staged_rate
-from neonym.learn.prepare import prepare
-from neonym.learn.rates import rate_of
-from neonym.models.family import load_model
+from neonym.models.model import load_model
+from neonym.optim.optimizers import make_optimizer, make_rate, rate_now, staged_rate
+from neonym.optim.rates import rate_of
+from neonym.preflight.prepare import prepare
+from neonym.preflight.settings import optimizer_errors
+from neonym.training import run as loop
+from neonym.training.concepts import add_concepts
 
 
 def curve(name: str, steps: int = 100, rate: float = 1.0, **options) -> list[float]:

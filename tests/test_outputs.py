@@ -11,9 +11,9 @@ import pytest
 from conftest import make_pictures
 
 from neonym.cli.main import main
-from neonym.files import clear_leftovers, held, part_of, refused_names, whole_file
-from neonym.learn import loop
-from neonym.learn.events import Silent
+from neonym.io.atomic import clear_leftovers, held, part_of, refused_names, whole_file
+from neonym.runs.events import Silent
+from neonym.training import run as loop
 
 LONGEST = os.pathconf("/tmp", "PC_NAME_MAX")
 ENDING = len(".safetensors")
@@ -187,7 +187,7 @@ def test_folders_that_go_during_a_run_are_made_again_or_the_end_is_kept_elsewher
 def test_whoever_removes_a_folder_and_starts_anew_gets_it(run_for, tmp_path):
     """The first run finds that the folder is another one's, writes nothing to it, and keeps what it has elsewhere."""
     folder = tmp_path / "out" / "mychar4-run"
-    code = "import sys, time; from pathlib import Path; from neonym.files import alone_in\nwith alone_in(Path(sys.argv[1])): print(flush=True); time.sleep(600)"
+    code = "import sys, time; from pathlib import Path; from neonym.io.atomic import alone_in\nwith alone_in(Path(sys.argv[1])): print(flush=True); time.sleep(600)"
     others = []
 
     class Swap(Silent):
@@ -253,7 +253,7 @@ def test_a_process_that_is_killed_while_it_writes_leaves_one_file_that_the_next_
     code = """
 import os, signal, sys
 from pathlib import Path
-from neonym.files import whole_file
+from neonym.io.atomic import whole_file
 with whole_file(Path(sys.argv[1])) as part:
     part.write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)

@@ -16,8 +16,8 @@ from safetensors.torch import load, save
 from neonym.cli.main import main
 from neonym.cli.report import evaluations
 from neonym.errors import UserError
-from neonym.learn.state import read_state
-from neonym.remembered import read_kept
+from neonym.io.memo import read_kept
+from neonym.training.state import read_state
 
 NOT_TABLES = [
     b"",

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from benchmarks.checkpoints import make_parts, save_folder
 from neonym.errors import ModelError, UserError
 from neonym.generation.guidance import Branch, Guidance
-from neonym.generation.jobs import Job
-from neonym.generation.networks import Networks
-from neonym.generation.painter import Painter, PaintRules, opened
+from neonym.generation.lora import Networks
+from neonym.generation.pipeline import Painter, PaintRules, opened
+from neonym.generation.request.jobs import Job
 from neonym.generation.samplers import (
     ALIASES,
     OWN_SPACING,
@@ -26,7 +26,7 @@ from neonym.generation.samplers import (
     spacing,
     spoken,
 )
-from neonym.models.family import load_model
+from neonym.models.model import load_model
 from neonym.types import TextCond
 
 JOB = Job("a sticker of a cat on a blue background", 3, 64, 64, steps=3, scale=3.0)

@@ -10,14 +10,14 @@ import torch
 from conftest import WORD, check, check_table, make_pictures, said, settings, subset
 from PIL import Image
 
-from neonym.config.commandline import RunFlags, read_run
+from neonym.config.command_line import RunFlags, read_run
 from neonym.config.flags import parse_flags
 from neonym.data.images import draw_view, face_of, inspect, load_mask, load_pixels, still_view, zoom_on_face
 from neonym.data.latent_cache import Latents
 from neonym.errors import Problem
-from neonym.learn.events import Silent
-from neonym.learn.loop import train
-from neonym.learn.prepare import prepare
+from neonym.preflight.prepare import prepare
+from neonym.runs.events import Silent
+from neonym.training.run import train
 
 
 def test_pictures_of_all_kinds(tmp_path):
@@ -236,7 +236,7 @@ def test_training_with_masks_weights_and_changing_pictures(run_for, tmp_path):
 
     nothing = load_file(train(run_for("three", max_train_steps=4, **common)).files[0])["emb_params"]
     something = load_file(tmp_path / "two" / "mychar4.safetensors")["emb_params"]
-    from neonym.models.family import load_model
+    from neonym.models.model import load_model
 
     model = load_model()
     start = model.vocabulary("text_encoder")[model.tokenizers["text_encoder"].pieces("picture")[0]]

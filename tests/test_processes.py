@@ -15,7 +15,7 @@ from conftest import ALIKE, ROOT, threads
 
 from neonym.data.loader import parts, share_of
 from neonym.formats import read_embedding
-from neonym.learn import loop
+from neonym.training import run as loop
 
 
 def launch(processes: int, *flags: str) -> subprocess.Popen:
@@ -105,7 +105,7 @@ def test_a_killed_process_ends_the_run_with_its_state_saved(run_for, tmp_path, p
     assert process.returncode != 0
     assert state.exists(), output
     assert not (tmp_path / "two" / "mychar4.safetensors").exists()
-    from neonym.learn.state import read_state
+    from neonym.training.state import read_state
 
     saved = read_state(state, {})
     assert 1 <= saved.step < 400

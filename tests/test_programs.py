@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save, save_file
 
 from neonym.cli.main import main
 from neonym.formats import programs, read_embedding, read_words, write_embedding
+from neonym.text.vocabulary import clip_has, vocabulary_warning
 from neonym.types import Embedding
-from neonym.vocabulary import clip_has, vocabulary_warning
 
 FAMILIES = {"sd1": consumers.SD1, "sd2": consumers.SD2, "sdxl": consumers.SDXL}
 ENDINGS = ("safetensors", "pt", "ckpt", "bin", "png")

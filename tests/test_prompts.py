@@ -15,12 +15,12 @@ from PIL import Image
 from neonym.config.generate import GenerateSettings
 from neonym.errors import ConfigError
 from neonym.generation.conditioning import TextRules, conditioning, parts_of, plain_spelling, read_by
-from neonym.generation.foreign import foreign_spellings
-from neonym.generation.jobs import Plan, batches
-from neonym.generation.lines import read_line, take_seeds
+from neonym.generation.request.jobs import Plan, batches
+from neonym.generation.request.lines import read_line, take_seeds
+from neonym.generation.request.other_syntax import foreign_spellings
+from neonym.generation.request.variants import draw_text, every, parse_variants
 from neonym.generation.samplers import SAMPLERS, make_scheduler, possible_steps
-from neonym.generation.variants import draw_text, every, parse_variants
-from neonym.models.family import load_model
+from neonym.models.model import load_model
 
 
 def all_of(text, seed=0):

@@ -2,7 +2,7 @@
 
 from conftest import WORD, check, check_table, make_pictures, said, settings
 
-from neonym.learn.prepare import prepare
+from neonym.preflight.prepare import prepare
 
 
 def test_pictures_that_are_left_over_are_counted(tmp_path):

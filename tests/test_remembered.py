@@ -9,10 +9,10 @@ import torch
 from conftest import make_pictures
 
 from benchmarks.checkpoints import make_parts, save_folder, single_file_tensors
-from neonym import remembered as module
 from neonym.cli.main import main
-from neonym.models.tokens import CLIP, read_tokenizer
-from neonym.remembered import default_folder, remembered
+from neonym.io import memo as module
+from neonym.io.memo import default_folder, remembered
+from neonym.models.tokenizers.clip import CLIP, read_tokenizer
 
 HEAVY = ("torch", "transformers", "diffusers", "accelerate", "huggingface_hub")
 

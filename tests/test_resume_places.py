@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from neonym.cli.main import main
-from neonym.learn.resume_places import resume_problem
+from neonym.preflight.resume_places import resume_problem
 
 ACCELERATE = ("model.safetensors", "optimizer.bin", "scheduler.bin", "random_states_0.pkl")
 

@@ -11,13 +11,14 @@ import torch
 
 from neonym.errors import UserError
 from neonym.formats import read_embedding
-from neonym.generation.prompts import inline, read_prompts
-from neonym.learn import loop, state
-from neonym.learn.events import Silent
-from neonym.learn.plateau import Plateau
-from neonym.learn.prepare import prepare
-from neonym.learn.recorded import as_data_url
-from neonym.learn.store import CheckpointStore
+from neonym.generation.request.prompts import inline, read_prompts
+from neonym.preflight.prepare import prepare
+from neonym.runs.events import Silent
+from neonym.training import run as loop
+from neonym.training import state
+from neonym.training.checkpoint import CheckpointStore
+from neonym.training.early_stopping import Plateau
+from neonym.training.recorded import as_data_url
 
 
 class Notes(Silent):

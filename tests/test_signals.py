@@ -86,7 +86,7 @@ import os, signal
 from pathlib import Path
 from neonym.cli.entry import start
 def command():
-    from neonym.files import whole_file
+    from neonym.io.atomic import whole_file
     with whole_file(Path({str(tmp_path / "a.txt")!r})) as part:
         part.write_text("half")
         os.kill(os.getpid(), signal.SIGTERM)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from neonym.cli.train import stopping
-from neonym.learn import loop
-from neonym.learn.events import Silent, Stopped, stopping_at_once
+from neonym.runs.events import Silent, Stopped, stopping_at_once
+from neonym.training import run as loop
 
 
 class StopsIn(Silent):

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from neonym.models.family import load_model
-from neonym.models.identify import identify
-from neonym.models.text import EmbeddingWithRows, join_chunks, nearest_tokens
-from neonym.models.tokens import CLIP, WordTokenizer, load_tokenizers, read_tokenizer
-from neonym.words import clean, whole_word
+from neonym.models.encoders.rows import EmbeddingWithRows, join_chunks, nearest_tokens
+from neonym.models.loading.identify import identify
+from neonym.models.model import load_model
+from neonym.models.tokenizers.clip import CLIP, WordTokenizer, load_tokenizers, read_tokenizer
+from neonym.text.words import clean, whole_word
 
 SOURCE = identify("builtin:emoji")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from neonym.learn import loop
-from neonym.learn.prepare import prepare
+from neonym.preflight.prepare import prepare
+from neonym.training import run as loop
 
 
 def test_tensorboard_gets_sd_scripts_scalars_and_ours(run_for, tmp_path):
@@ -70,7 +70,7 @@ def test_nothing_is_logged_without_being_asked(run_for):
 
 def test_notes_go_where_they_are_wanted(tmp_path, capsys):
     from neonym.errors import UserError
-    from neonym.learn.events import Terminal
+    from neonym.runs.events import Terminal
 
     log = tmp_path / "logs" / "run.log"
     log.parent.mkdir()

@@ -11,10 +11,10 @@ from conftest import ROOT, WORD
 
 from neonym.generation.judge import FAIR_SHARE, LEARNED, LEAST_SHARE, NOT_LEARNED, WEAK, Judgement, judge
 from neonym.generation.worth import KNOWN, Worth, known_words, lent, summed
-from neonym.learn import loop
-from neonym.learn.verdict import EncoderFigures, advice
-from neonym.models.family import load_model
-from neonym.models.identify import identify
+from neonym.models.loading.identify import identify
+from neonym.models.model import load_model
+from neonym.training import run as loop
+from neonym.training.verdict import EncoderFigures, advice
 
 GOOD = Worth(
     loss_before=0.1, loss_after=0.08, loss_alone=0.12, share=0.2, reach=0.99, standard_errors=8.0, obedience=1.0

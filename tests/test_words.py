@@ -6,9 +6,9 @@ from conftest import make_pictures, settings
 
 from neonym.cli.main import main
 from neonym.formats import read_embedding, write_embedding
-from neonym.learn.prepare import prepare
-from neonym.learn.rows import first_rows
-from neonym.models.family import load_model
+from neonym.models.model import load_model
+from neonym.preflight.prepare import prepare
+from neonym.training.concept import first_rows
 from neonym.types import Embedding
 
 

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from neonym.formats import read_embedding as read_embedding
     from neonym.formats import write_embedding as write_embedding
     from neonym.generation.images import generate as generate
-    from neonym.learn.loop import train as train
-    from neonym.models.family import load_model as load_model
+    from neonym.models.model import load_model as load_model
+    from neonym.training.run import train as train
     from neonym.types import Embedding as Embedding
 
 _HOMES = {
-    "train": "neonym.learn.loop",
+    "train": "neonym.training.run",
     "generate": "neonym.generation.images",
     "read_embedding": "neonym.formats",
     "write_embedding": "neonym.formats",
-    "load_model": "neonym.models.family",
+    "load_model": "neonym.models.model",
     "Embedding": "neonym.types",
 }
 __all__ = ["Embedding", "generate", "load_model", "read_embedding", "train", "write_embedding"]

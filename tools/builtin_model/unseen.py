@@ -14,9 +14,9 @@ import numpy as np
 from benchmarks.recovery import Subject, arguments, machine, run_of, saved_at, write_data, write_json
 from neonym.generation.embeddings import add_embedding
 from neonym.generation.images import draw
-from neonym.learn.events import Silent
-from neonym.learn.loop import train
-from neonym.models.family import load_model
+from neonym.models.model import load_model
+from neonym.runs.events import Silent
+from neonym.training.run import train
 
 from .drawings import STYLES, load_subjects, taught
 from .pictures import article, phrase

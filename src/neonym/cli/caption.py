@@ -95,7 +95,7 @@ def main(argv: list[str], prog: str) -> int:
 
 
 def merge(flags: MergeFlags) -> int:
-    from neonym.data import caption_tools as tools
+    from neonym.data.tools import captions as tools
 
     known = tools.read(flags.in_json) if flags.in_json else {}
     extensions = endings(flags)
@@ -113,7 +113,7 @@ def merge(flags: MergeFlags) -> int:
 
 
 def split(flags: SplitFlags) -> int:
-    from neonym.data import caption_tools as tools
+    from neonym.data.tools import captions as tools
 
     written, left = tools.split(tools.read(flags.in_json), flags.folder, endings(flags), flags.overwrite)
     print(f"{written} files written")
@@ -123,7 +123,7 @@ def split(flags: SplitFlags) -> int:
 
 
 def clean(flags: CleanFlags) -> int:
-    from neonym.data import caption_tools as tools
+    from neonym.data.tools import captions as tools
 
     table = tools.clean(tools.read(flags.in_json), flags.caption_separator, flags.drop)
     tools.write(table, flags.out)
@@ -132,7 +132,7 @@ def clean(flags: CleanFlags) -> int:
 
 
 def count(flags: CountFlags) -> int:
-    from neonym.data import caption_tools as tools
+    from neonym.data.tools import captions as tools
 
     counts = tools.count_tags(tools.read(flags.in_json), flags.field, flags.caption_separator)
     for tag, number in sorted(counts.items(), key=lambda row: (-row[1], row[0]))[: flags.top]:
@@ -142,8 +142,8 @@ def count(flags: CountFlags) -> int:
 
 
 def duplicates(flags: FolderFlags) -> int:
-    from neonym.data.caption_tools import pictures_in
-    from neonym.data.duplicates import fingerprints, similar
+    from neonym.data.tools.captions import pictures_in
+    from neonym.data.tools.duplicates import fingerprints, similar
 
     paths = pictures_in(flags.folder, flags.recursive)
     groups = similar(fingerprints(paths))
@@ -162,7 +162,7 @@ def describe(flags: DescribeFlags) -> int:
 
 
 def tag(flags: TagFlags) -> int:
-    from neonym.data.caption_tools import clean_tags
+    from neonym.data.tools.captions import clean_tags
     from neonym.models.captioners import load_tagger
 
     pictures = pictures_of(flags)
@@ -176,7 +176,7 @@ def tag(flags: TagFlags) -> int:
 
 def pictures_of(flags: WriteFlags) -> list[Path]:
     """Found before a model is loaded. Raises DataError."""
-    from neonym.data.caption_tools import pictures_in
+    from neonym.data.tools.captions import pictures_in
 
     pictures = pictures_in(flags.folder, flags.recursive)
     if not pictures:
@@ -189,9 +189,9 @@ def write_each(pictures: list[Path], flags: WriteFlags, say: Any, ending: str) -
 
     A picture that cannot be read is left out; if the model or the disk fails, the others are not tried.
     """
-    from neonym.data.caption_tools import write_text
     from neonym.data.colour import on_background
     from neonym.data.images import readable, upright
+    from neonym.data.tools.captions import write_text
 
     ending = ending if ending.startswith(".") else f".{ending}"
     written, left, wrong = 0, 0, list[UserError]()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from pydantic import Field
 
-from neonym.config.commandline import SECRETS, Given, RunFlags, read_run
+from neonym.config.command_line import SECRETS, Given, RunFlags, read_run
 from neonym.config.dataset import DatasetValues, SubsetSpec
 from neonym.config.flags import read_line
 from neonym.config.resolve import FLAG_NAMES
@@ -21,7 +21,7 @@ from neonym.config.run import RunConfig, fields_of
 from neonym.errors import Problem, in_one_line
 
 if TYPE_CHECKING:
-    from neonym.learn.prepare import Prepared
+    from neonym.preflight.prepare import Prepared
 
 FEW_PICTURES = 300
 MOST_LISTED = 200  # captions
@@ -60,7 +60,7 @@ def checked(argv: list[str], prog: str) -> int:
         fix = "Write them with neonym train"
         given.problems.append(Problem("warning", "has no effect here: a check writes nothing", "--output_config", fix))
     from neonym.cli.facts import as_object
-    from neonym.learn.prepare import prepare
+    from neonym.preflight.prepare import prepare
 
     ready = prepare(given.run, given.problems)
     ready.problems += look_alikes(ready)
@@ -81,8 +81,8 @@ def look_alikes(ready: Prepared) -> list[Problem]:
     """Pictures that are the same or nearly so count twice, plain ones for nothing. Nearly and plain: in small sets, for
     pictures have to be decoded for it.
     """
-    from neonym.data.duplicates import fingerprints, similar
-    from neonym.data.stored import plain_pictures
+    from neonym.data.metadata_files import plain_pictures
+    from neonym.data.tools.duplicates import fingerprints, similar
 
     shown = {r.path: r.content for r in ready.records if not r.is_reg}
     if len(shown) <= FEW_PICTURES:
@@ -152,7 +152,7 @@ def print_value(name: str, value: Any, origin: str) -> None:
 def print_summary(ready: Prepared) -> None:
     """For people."""
     from neonym.cli.facts import dataset_facts, moment
-    from neonym.learn.caption_checks import shown_caption
+    from neonym.preflight.captions import shown_caption
 
     for problem in ready.problems:
         print(f"{problem.severity}: {problem}")
@@ -192,7 +192,7 @@ def print_ids(ready: Prepared) -> None:
     from torch import tensor
 
     from neonym.cli.facts import bad_weights, moment
-    from neonym.learn.caption_checks import shown_caption
+    from neonym.preflight.captions import shown_caption
 
     unread = bad_weights(ready)
     for record in ready.records:

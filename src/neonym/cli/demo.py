@@ -15,11 +15,11 @@ from neonym.config.flags import parse_flags
 from neonym.config.resolve import read_table
 from neonym.config.run import DatasetSettings, EvalSettings, OptimSettings, RunConfig, SaveSettings
 from neonym.errors import EXIT_NOT_LEARNED, UserError
-from neonym.files import save_png, whole_file
+from neonym.io.atomic import save_png, whole_file
 
 if TYPE_CHECKING:
     from neonym.cli.report import Shown
-    from neonym.models.family import Model
+    from neonym.models.model import Model
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 DESCRIPTION = (
@@ -66,9 +66,9 @@ class DemoFlags(BaseModel):
 def main(argv: list[str], prog: str) -> int:
     flags = parse_flags(DemoFlags, argv, prog, DESCRIPTION)
     started = time.monotonic()
-    from neonym.learn.outputs import STATE
-    from neonym.models.identify import identify
+    from neonym.models.loading.identify import identify
     from neonym.models.source import BUILTIN
+    from neonym.runs.outputs import STATE
 
     steps = flags.max_train_steps or identify(BUILTIN).defaults.max_train_steps.value
     unfinished = (Path(flags.output_dir) / "demo-run" / STATE).is_file()
@@ -84,10 +84,10 @@ def main(argv: list[str], prog: str) -> int:
     from neonym.generation.embeddings import add_files
     from neonym.generation.judge import NOT_LEARNED
     from neonym.generation.sheets import sheet
-    from neonym.learn.events import Terminal
-    from neonym.learn.loop import train
-    from neonym.learn.prepare import prepare
-    from neonym.models.family import load_model
+    from neonym.models.model import load_model
+    from neonym.preflight.prepare import prepare
+    from neonym.runs.events import Terminal
+    from neonym.training.run import train
 
     report = Terminal()
     with stopping(report):

@@ -138,7 +138,7 @@ def devices() -> Facts:
 
 
 def own_cache() -> Path:
-    from neonym.remembered import default_folder
+    from neonym.io.memo import default_folder
 
     return default_folder()
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from neonym.data.buckets import bucket_sizes
 from neonym.data.captions import Moment, final_caption
 from neonym.data.images import still_view
-from neonym.data.places import entry_name, places, told_sizes
+from neonym.data.latent_keys import entry_name, places, told_sizes
 from neonym.data.records import steps_per_epoch
-from neonym.learn.caption_checks import lost_word, shown_caption, surely_fits
-from neonym.remembered import default_folder
+from neonym.io.memo import default_folder
+from neonym.preflight.captions import lost_word, shown_caption, surely_fits
 from neonym.seeds import concept_seed, dice
-from neonym.weights import parse_weights
+from neonym.text.emphasis import parse_weights
 
 if TYPE_CHECKING:
-    from neonym.learn.prepare import Prepared
+    from neonym.preflight.prepare import Prepared
     from neonym.types import ImageRecord
 
 

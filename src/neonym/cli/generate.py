@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from neonym.config.commandline import Given, replace_compat
+from neonym.config.command_line import Given, replace_compat
 from neonym.config.flags import Line, flags_in, read_line, repeated
 from neonym.config.generate import GenerateFlags, GenerateSettings
 from neonym.config.run import RunConfig
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from neonym.generation.prepare import Ready
+    from neonym.generation.request.prepare import Ready
     from neonym.generation.run import Session
 
 DESCRIPTION = "Make pictures, with learned words in the prompts. The word is the file name without ending."
@@ -28,7 +28,7 @@ DESCRIPTION = "Make pictures, with learned words in the prompts. The word is the
 def main(argv: list[str], prog: str) -> int:
     values, notes = values_given(read_line(GenerateFlags, argv, prog, DESCRIPTION))
     from neonym.generation.metadata import like
-    from neonym.generation.prepare import prepare
+    from neonym.generation.request.prepare import prepare
     from neonym.generation.run import Session, changed_since
 
     settings, said = GenerateSettings.model_validate(values), None
@@ -65,7 +65,7 @@ def tell(problems: list[Problem]) -> None:
 
 
 def show_metadata(files: tuple[str, ...]) -> None:
-    from neonym.generation.networks import network_facts
+    from neonym.generation.lora import network_facts
 
     for file in files:
         print(f"{file}: {json.dumps(network_facts(file), indent=1, ensure_ascii=False)}")
@@ -104,7 +104,7 @@ def ask(ready: Ready, session: Session) -> None:
 
 def draw_line(line: str, number: int, ready: Ready, session: Session) -> Iterator[Path]:
     """Raises ConfigError for a line that is wrong, of which nothing is drawn then."""
-    from neonym.generation.prepare import look_at
+    from neonym.generation.request.prepare import look_at
 
     before = len(ready.plan.problems)
     jobs = list(ready.plan.jobs_of(line, f"line {number + 1}"))

@@ -124,10 +124,10 @@ def beside_words(embedding: Embedding, name: str, offline: bool) -> dict[str, An
     import torch
 
     from neonym.errors import FormatError
-    from neonym.models.assemble import token_table
-    from neonym.models.identify import fetched, identify
-    from neonym.models.text import nearest_tokens
-    from neonym.models.tokens import load_tokenizers
+    from neonym.models.encoders.rows import nearest_tokens
+    from neonym.models.loading.assemble import token_table
+    from neonym.models.loading.identify import fetched, identify
+    from neonym.models.tokenizers.clip import load_tokenizers
 
     source, found = fetched(identify(name, offline=offline)), {}
     tokenizers = load_tokenizers(source, 75)

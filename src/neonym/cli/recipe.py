@@ -15,7 +15,7 @@ from neonym.config.flags import parse_flags
 from neonym.config.resolve import tomllib
 from neonym.config.run import RunConfig, fields_of
 from neonym.errors import FormatError
-from neonym.texts import is_text
+from neonym.io.json import is_text
 
 DESCRIPTION = "Print the settings that a word was learned with, as a --config_file: add where the pictures are."
 DEEPEST = 4  # lists in lists

@@ -12,14 +12,14 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neonym.files import whole_file
 from neonym.generation.judge import FAIR_REACH, FAIR_SHARE, SURE
+from neonym.io.atomic import whole_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from neonym.learn.loop import Result
-    from neonym.learn.verdict import EncoderFigures, Verdict
+    from neonym.training.run import Result
+    from neonym.training.verdict import EncoderFigures, Verdict
 
 THUMBNAIL = 192  # pixels of a side at most
 STYLE = """

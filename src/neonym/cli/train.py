@@ -12,12 +12,12 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from neonym.cli.launcher import is_launched
-from neonym.config.commandline import RunFlags, read_run, write_config
+from neonym.config.command_line import RunFlags, read_run, write_config
 from neonym.config.flags import read_line
 from neonym.errors import EXIT_NOT_LEARNED, ConfigError, Problem
 
 if TYPE_CHECKING:
-    from neonym.learn.events import Report
+    from neonym.runs.events import Report
 
 DESCRIPTION = "Learn one or more new words from pictures. Running the same command again goes on where it stopped."
 
@@ -31,7 +31,7 @@ def main(argv: list[str], prog: str) -> int:
             print(f"{problem.severity}: {problem}", file=sys.stderr)
         print(f"written: {write_config(given.run, Path(flags.config_file or 'config.toml'))}")
         return 0
-    from neonym.learn.prepare import prepare
+    from neonym.preflight.prepare import prepare
 
     if given.debug_dataset:
         from neonym.cli.check import print_ids
@@ -43,8 +43,8 @@ def main(argv: list[str], prog: str) -> int:
     ready = prepare(given.run, given.problems, hasty=True)
     ready.raise_errors()  # before torch is read, which takes seconds
     from neonym.generation.judge import NOT_LEARNED
-    from neonym.learn.events import Terminal
-    from neonym.learn.loop import train_prepared
+    from neonym.runs.events import Terminal
+    from neonym.training.run import train_prepared
 
     log = given.run.log
     file = Path(log.console_log_file) if log.console_log_file else None
@@ -67,7 +67,7 @@ def stop_for_errors(problems: list[Problem]) -> None:
 @contextmanager
 def stopping(report: Report) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM ends the run after its step, state saved; a second one ends it at once."""
-    from neonym.learn.events import Stopped
+    from neonym.runs.events import Stopped
 
     def ask(number: int, frame: FrameType | None) -> None:
         del frame

@@ -16,9 +16,9 @@ from neonym.config.generate import MOST_STEPS, SCALES
 from neonym.config.rules import limit_problems
 from neonym.config.run import BUILTIN, setting
 from neonym.errors import EXIT_NOT_LEARNED, ConfigError, Problem
-from neonym.generation.prompts import split_options
+from neonym.generation.request.prompts import split_options
+from neonym.text.emphasis import parse_weights
 from neonym.types import PictureRules
-from neonym.weights import parse_weights
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,8 +48,8 @@ def main(argv: list[str], prog: str) -> int:
     if problems := list(flag_problems(flags)):
         raise ConfigError(problems)
     from neonym.formats import left_out, read_embedding
-    from neonym.generation.prepare import check_folder, misfits
-    from neonym.models.identify import identify
+    from neonym.generation.request.prepare import check_folder, misfits
+    from neonym.models.loading.identify import identify
 
     embedding, word = read_embedding(flags.file), flags.file.stem
     if embedding.left_out:
@@ -61,12 +61,12 @@ def main(argv: list[str], prog: str) -> int:
         raise ConfigError(problems)
     shown = shown_images(flags.images, source.native_size) if flags.images else []
     from neonym.generation.effect import measure
+    from neonym.generation.image_files import save_picture
     from neonym.generation.judge import headline
     from neonym.generation.names import free
-    from neonym.generation.picture_files import save_picture
     from neonym.generation.run import best_device
     from neonym.generation.sheets import sheet
-    from neonym.models.family import load_model
+    from neonym.models.model import load_model
 
     model, seeds = load_model(source, best_device()), range(flags.seeds)
     effect = measure(model, embedding, flags.prompt, seeds, flags.steps, flags.scale, shown)

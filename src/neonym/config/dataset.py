@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from neonym.config.run import Interpolation, Section
 from neonym.config.values import from_text, parse_resolution
-from neonym.texts import is_text
+from neonym.io.json import is_text
 
 Style = Literal["dreambooth", "finetuning", "controlnet"]
 

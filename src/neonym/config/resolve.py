@@ -32,7 +32,7 @@ from neonym.config.other_trainers import FOREIGN_KEYS, meaning_of
 from neonym.config.run import RunConfig, fields_of
 from neonym.config.values import parse_range
 from neonym.errors import ConfigError, Problem, nearest
-from neonym.texts import read_json
+from neonym.io.json import read_json
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -9,7 +9,6 @@ from PIL import ImageColor
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from neonym.config.idle import SETTINGS, idle_problems, tracker_kinds
 from neonym.config.optimizers import optimizer_name, optimizer_problem
 from neonym.config.run import LONGEST, ObjectiveSettings, OptimSettings, RunConfig, fields_of
 from neonym.config.values import (
@@ -21,6 +20,7 @@ from neonym.config.values import (
     parse_stages,
     schedule_name,
 )
+from neonym.config.without_effect import SETTINGS, idle_problems, tracker_kinds
 from neonym.errors import Problem, nearest
 from neonym.extras import install, is_installed
 

@@ -12,7 +12,7 @@ from neonym.config.resolve import Resolved, check_flags, read_table, resolve
 from neonym.config.rules import run_problems
 from neonym.config.run import DatasetSettings, RunConfig
 from neonym.errors import ConfigError, Problem, in_one_line
-from neonym.words import clean
+from neonym.text.words import clean
 
 NO_NAME = "the new word has no name"
 

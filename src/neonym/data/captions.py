@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 
+from neonym.text.words import clean, whole_word
 from neonym.types import CaptionRules
-from neonym.words import clean, whole_word
 
 OPEN, CLOSE = "\ue000", "\ue001"  # stand for doubled braces while wildcards are replaced
 WILDCARD = re.compile(r"\{([^}]+)\}")

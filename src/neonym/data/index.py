@@ -16,7 +16,7 @@ from pathlib import Path
 from neonym.data.images import Facts, inspect
 from neonym.data.remarks import Remark
 from neonym.errors import DataError
-from neonym.remembered import default_folder, keep, read_kept
+from neonym.io.memo import default_folder, keep, read_kept
 
 LAYOUT = 3  # changes with the meaning of an entry
 TOO_YOUNG = 2e9  # nanoseconds: a file just written can change again without changing its times

@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from neonym.data.images import is_plain, load_mask, load_pixels
-from neonym.data.places import Place, entry_name, places
-from neonym.data.stored import plain_pictures
-from neonym.files import clear_leftovers, whole_file
+from neonym.data.latent_keys import Place, entry_name, places
+from neonym.data.metadata_files import plain_pictures
+from neonym.io.atomic import clear_leftovers, whole_file
 from neonym.types import ImageRecord, View
 
 Encode = Callable[[torch.Tensor], torch.Tensor]  # [1,3,H,W] -> [1,2C,h,w]

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from neonym.data.latent_cache import Latents
-from neonym.data.places import told_sizes
+from neonym.data.latent_keys import told_sizes
 from neonym.types import Batch, Draw, Work
 
 KNOWN = 1 << 15  # captions whose ids are kept: more than there are, unless they change from draw to draw

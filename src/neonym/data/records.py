@@ -13,8 +13,7 @@ from random import Random
 from neonym.data.buckets import BucketRules, bucket_sizes, fit
 from neonym.data.images import NOT_READ, Facts, find_images
 from neonym.data.index import look_at
-from neonym.data.remarks import Remark, remark_problems
-from neonym.data.stored import (
+from neonym.data.metadata_files import (
     Entry,
     Reporter,
     escaped,
@@ -23,7 +22,8 @@ from neonym.data.stored import (
     read_metadata,
     with_other_ending,
 )
-from neonym.data.stored_captions import StoredCaptions
+from neonym.data.remarks import Remark, remark_problems
+from neonym.data.subset_captions import StoredCaptions
 from neonym.errors import DataError, Problem, in_one_line, some
 from neonym.extras import install
 from neonym.types import CaptionRules, Fit, ImageRecord, PictureRules, Size

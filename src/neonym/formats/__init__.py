@@ -14,14 +14,14 @@ from typing import Protocol
 from PIL.Image import Image
 
 from neonym.errors import FormatError
-from neonym.files import whole_file
 from neonym.formats import automatic1111, diffusers, kohya, pickles, png_card
 from neonym.formats.content import Stored, ending_of, shown
 from neonym.formats.programs import PICTURES, SD2_WIDTH
 from neonym.formats.programs import programs as programs
 from neonym.formats.tensors import ENCODER, OUTPUT, OUTPUT_MEANS, SECOND, SECOND_WIDTH, WIDTH, embeddings_of
+from neonym.io.atomic import whole_file
+from neonym.text.words import clean
 from neonym.types import Embedding
-from neonym.words import clean
 
 
 class Layout(Protocol):

@@ -15,7 +15,7 @@ from neonym.errors import FormatError
 from neonym.formats import numpy_data
 from neonym.formats.content import Stored, check_tensors, ending_of, tensors_of
 from neonym.formats.tensors import read_metadata
-from neonym.unpickle import unpickle
+from neonym.io.pickles import unpickle
 
 DEEPEST = 3  # tables in tables
 LARGEST = 256 << 20  # bytes: an embedding is kilobytes, a LoRA that carries some rarely more

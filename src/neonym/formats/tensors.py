@@ -13,7 +13,7 @@ from torch import Tensor
 
 from neonym.errors import FormatError
 from neonym.formats.content import Stored, check_tensors, hint, shown, tensors_of
-from neonym.texts import is_text
+from neonym.io.json import is_text
 from neonym.types import Embedding
 
 ENCODER, SECOND = "text_encoder", "text_encoder_2"  # CLIP of SD 1.x/2.x and SDXL's first; SDXL's second

@@ -8,11 +8,11 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from neonym.file_names import name_warnings
 from neonym.formats import programs, read_stored
 from neonym.formats.tensors import SECOND
+from neonym.text.file_names import name_warnings
+from neonym.text.vocabulary import clip_has, vocabulary_warning
 from neonym.types import Embedding
-from neonym.vocabulary import clip_has, vocabulary_warning
 
 PLACES = {  # program -> where the file goes, what a prompt says
     "AUTOMATIC1111": ("embeddings/", "a photo of {name}"),

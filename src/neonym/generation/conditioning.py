@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
-from neonym.models.family import Keep, Model
-from neonym.models.tokens import WordTokenizer
+from neonym.models.model import Keep, Model
+from neonym.models.tokenizers.clip import WordTokenizer
+from neonym.text.emphasis import parse_weights
+from neonym.text.words import whole_word
 from neonym.types import TextCond
-from neonym.weights import parse_weights
-from neonym.words import whole_word
 
 PART = 75  # tokens of a part, without its start and end
 MOST_PARTS = 8

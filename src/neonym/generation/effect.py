@@ -18,8 +18,8 @@ from neonym.generation.embeddings import add_embedding
 from neonym.generation.images import draw
 from neonym.generation.judge import NOT_LEARNED, Judgement, judge
 from neonym.generation.worth import Question, Rows, Worth, measure_worth, tokenized
-from neonym.models.family import Model
-from neonym.models.text import nearest_tokens
+from neonym.models.encoders.rows import nearest_tokens
+from neonym.models.model import Model
 from neonym.types import Batch, Embedding, TextCond
 
 WORD, COPY = "neonymword", "neonymcopy"  # names that no prompt and no grammar can touch

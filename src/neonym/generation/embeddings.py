@@ -7,7 +7,7 @@ from pathlib import Path
 
 from neonym.errors import FormatError, ModelError
 from neonym.formats import MOST_SHOWN, one_word, read_words
-from neonym.models.family import Model
+from neonym.models.model import Model
 from neonym.types import Embedding
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neonym.models.family import Model
+from neonym.models.model import Model
 from neonym.types import TextCond
 
 

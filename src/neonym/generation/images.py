@@ -11,10 +11,10 @@ from PIL import Image
 
 from neonym.errors import UserError
 from neonym.generation.embeddings import add_files
-from neonym.generation.jobs import Job
-from neonym.generation.painter import Painter
+from neonym.generation.pipeline import Painter
+from neonym.generation.request.jobs import Job
 from neonym.generation.samplers import possible_steps
-from neonym.models.family import Model, load_model
+from neonym.models.model import Model, load_model
 from neonym.models.source import BUILTIN
 from neonym.types import Size
 

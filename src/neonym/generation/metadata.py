@@ -13,11 +13,11 @@ from neonym._version import __version__
 from neonym.config.generate import GenerateSettings
 from neonym.data.images import inspect
 from neonym.errors import DataError, UserError
-from neonym.generation.jobs import Job, escaped
-from neonym.generation.picture_files import KEY, texts_in
+from neonym.generation.image_files import KEY, texts_in
+from neonym.generation.request.jobs import Job, escaped
 from neonym.generation.samplers import spacing, spoken
-from neonym.models.weights import ENDINGS
-from neonym.words import clean, whole_word
+from neonym.models.loading.weight_files import ENDINGS
+from neonym.text.words import clean, whole_word
 
 OF_A_BATCH = {"batch_at_once", "vae_batch_size"}  # recorded, but a picture is drawn again alone
 OF_A_RUN = {  # settings that say nothing of one picture

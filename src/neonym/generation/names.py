@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 
 from neonym.config.generate import GenerateSettings
-from neonym.generation.jobs import Job
+from neonym.generation.request.jobs import Job
 
 
 class Names:

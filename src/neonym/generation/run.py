@@ -13,20 +13,20 @@ from PIL import Image
 
 from neonym.config.generate import GenerateSettings
 from neonym.errors import Problem, UserError
-from neonym.generation.axes import AxesSheet
 from neonym.generation.conditioning import PART, TextRules
 from neonym.generation.embeddings import add_embedding
-from neonym.generation.jobs import Job, batches
+from neonym.generation.image_files import save_picture
+from neonym.generation.lora import Networks
 from neonym.generation.metadata import LARGE, SMALL, Facts, settings_said, texts
 from neonym.generation.names import Names
-from neonym.generation.networks import Networks
-from neonym.generation.painter import Painter, PaintRules
-from neonym.generation.picture_files import save_picture
-from neonym.generation.prepare import Ready
+from neonym.generation.pipeline import Painter, PaintRules
+from neonym.generation.request.axes import AxesSheet
+from neonym.generation.request.jobs import Job, batches
+from neonym.generation.request.prepare import Ready
 from neonym.generation.sheets import sheet
-from neonym.models.family import load_model
+from neonym.models.loading.weight_files import hash_of_files
+from neonym.models.model import load_model
 from neonym.models.source import ModelSource
-from neonym.models.weights import hash_of_files
 
 
 class Session:

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from neonym.data.loader import stacked
-from neonym.models.family import Model
+from neonym.models.model import Model
+from neonym.text.words import clean, whole_word
 from neonym.types import Batch, Noisy
-from neonym.words import clean, whole_word
 
 LEARNED_WORD, START_WORD = "neonymlearnedword", "neonymstartword"  # in no caption and no vocabulary
 COMMON = (

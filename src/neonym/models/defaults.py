@@ -42,7 +42,7 @@ class Defaults:
     max_train_steps: Default
     train_batch_size: Default
     num_vectors_per_token: Default
-    lr_warmup_steps: Default  # as the setting is written: steps or a share (learn/rates.py limits both)
+    lr_warmup_steps: Default  # as the setting is written: steps or a share (optim/rates.py limits both)
     save_every_n_steps: Default  # kept in the run's folder; 0: none
     eval_every_n_steps: Default  # with --early_stop
     mixed_precision: Default  # on a CUDA device: one of `PRECISIONS`

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from neonym.errors import ModelError, Problem
-from neonym.models import single_file
 from neonym.models.defaults import PUBLISHED_SPREAD
-from neonym.models.kinds import SUPPORTED, UNET_KIND, refiner, refuse_channels
+from neonym.models.loading import single_file
+from neonym.models.loading.unsupported import SUPPORTED, UNET_KIND, refiner, refuse_channels
 from neonym.models.source import ModelSource
 
 Configs = dict[str, dict[str, Any]]  # per component
@@ -29,7 +29,7 @@ def stable_diffusion(name: str, folder: Path, configs: Configs) -> ModelSource |
     return ModelSource(
         name=name,
         folder=folder,
-        module="neonym.models.sd",
+        module="neonym.models.families.stable_diffusion",
         family="sd2" if text.get("hidden_size") == 1024 or text.get("hidden_act") == "gelu" else "sd1",  # OpenCLIP's
         configs=configs,
         native_size=8 * int(unet.get("sample_size") or 64),
@@ -50,7 +50,7 @@ def stable_diffusion_xl(name: str, folder: Path, configs: Configs) -> ModelSourc
     return ModelSource(
         name=name,
         folder=folder,
-        module="neonym.models.sdxl",
+        module="neonym.models.families.sdxl",
         family="sdxl",
         configs=configs,
         native_size=8 * int(unet.get("sample_size") or 128),

@@ -7,11 +7,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from neonym.models import single_file
 from neonym.models.defaults import Defaults, defaults_of
-from neonym.models.folder import Weights
-from neonym.models.kinds import UNET_KIND, VAE_KIND
-from neonym.models.weights import hash_of_files, hash_of_tensors
+from neonym.models.loading import single_file
+from neonym.models.loading.folder import Weights
+from neonym.models.loading.unsupported import UNET_KIND, VAE_KIND
+from neonym.models.loading.weight_files import hash_of_files, hash_of_tensors
 
 BUILTIN = "builtin:emoji"
 BUILTIN_MODELS = Path(__file__).parent / "builtin"

@@ -1,0 +1,1 @@
+"""What is to be generated: prompt lines, options, jobs."""

@@ -1,1 +1,0 @@
-"""Learning: rows, objective, step, loop, state, verdict."""

@@ -1,0 +1,1 @@
+"""The text side of models: learned rows beside a frozen table."""

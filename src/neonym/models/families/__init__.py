@@ -1,0 +1,1 @@
+"""All that is special about a family of models."""

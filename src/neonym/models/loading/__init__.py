@@ -1,0 +1,1 @@
+"""How model files are recognised, read and assembled."""

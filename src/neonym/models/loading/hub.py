@@ -1,0 +1,125 @@
+"""Models of the hub: from the user's cache what is there, from the network what is needed and nothing else."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from neonym.errors import ModelError
+from neonym.models.loading.folder import TOKENIZER, Choice, choose, read_config
+from neonym.models.loading.weight_files import ENDINGS
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+INDEX = "model_index.json"
+USED = re.compile(r"(?:unet|vae|text_encoder(?:_2)?|scheduler|tokenizer(?:_2)?)/[^/]+")  # parts that are loaded
+Choose = Callable[[Sequence[str]], Sequence[str]]  # of the names of a repository's files, those that are needed
+
+
+def is_hub_id(name: str) -> bool:
+    """owner/name, if there is no such file or folder; what ends like a checkpoint is none."""
+    path = Path(name)
+    return HUB_ID.fullmatch(name) is not None and path.suffix.lower() not in ENDINGS and not path.exists()
+
+
+def config_folder(name: str, offline: bool) -> Path:
+    """Where the configs and tokenizers of a model are. Raises ModelError."""
+    folder = cached(name, INDEX)
+    if folder is not None and not missing_configs(folder):
+        return folder
+    if offline:
+        missing = missing_configs(folder) if folder else [INDEX]
+        raise not_cached(name, missing)
+    return fetch(name, lambda names: config_names(name, names))
+
+
+def config_names(name: str, names: Sequence[str]) -> list[str]:
+    """Raises ModelError if the repository is no Diffusers folder."""
+    if INDEX not in names:
+        files = [n for n in names if "/" not in n and n.lower().endswith(ENDINGS)]
+        fix = f"Fetch one of its files and name that: {', '.join(files[:5])}" if files else "Check the name"
+        raise ModelError(f"is no Diffusers folder: it has no {INDEX}", name, fix)
+    wanted = [n for n in names if USED.fullmatch(n) and (n.endswith(".json") or n.startswith("tokenizer"))]
+    return [*wanted, *(n for n in (INDEX, "neonym.json") if n in names)]
+
+
+def missing_configs(folder: Path) -> list[str]:
+    """Of the parts that its index names and that are loaded."""
+    wanted: list[str] = []
+    for part in (
+        p for p, kind in read_config(folder / INDEX).items() if kind != [None, None] and USED.fullmatch(f"{p}/x")
+    ):
+        if part.startswith("tokenizer"):
+            wanted += [] if (folder / part / "tokenizer.json").is_file() else [f"{part}/{file}" for file in TOKENIZER]
+        else:
+            wanted.append(f"{part}/{'scheduler_config' if part == 'scheduler' else 'config'}.json")
+    return [file for file in wanted if not (folder / file).is_file()]
+
+
+def fetch_weights(name: str, folder: Path, orders: dict[str, tuple[str | None, ...]], variant: str | None) -> None:
+    """Fetch one form of each part's weights to where its configs are. `orders`: part -> variants from the best; `variant`:
+    the one that was asked for. Raises ModelError."""
+
+    def wanted(names: Sequence[str]) -> list[str]:
+        found: dict[str, Choice] = {}
+        for part, order in orders.items():
+            form = choose((n.partition("/")[2] for n in names if n.startswith(f"{part}/")), order)
+            if form is None or form.missing:
+                raise ModelError(f"its repository has no complete weights in `{part}`", name)
+            found[part] = form
+        if variant is not None and all(form.variant != variant for form in found.values()):
+            raise ModelError(f"its repository has no weights of the variant {variant}", name, "Leave out --variant")
+        return [f"{part}/{file}" for part, form in found.items() for file in form.names]
+
+    fetch(name, wanted, revision=folder.name)
+
+
+def vae_folder(name: str, offline: bool) -> Path:
+    """A VAE of its own, or that of a whole model. Raises ModelError."""
+    for start in ("", "vae/"):
+        folder = cached(name, f"{start}config.json")
+        if folder is not None and choose(p.name for p in (folder / start).iterdir()) is not None:
+            return folder / start
+    if offline:
+        raise not_cached(name, ["config.json", "diffusion_pytorch_model.safetensors"])
+
+    def wanted(names: Sequence[str]) -> list[str]:
+        for start in ("", "vae/"):
+            form = choose(n.removeprefix(start) for n in names if n.startswith(start))
+            if f"{start}config.json" in names and form is not None and not form.missing:
+                return [f"{start}config.json", *(f"{start}{file}" for file in form.names)]
+        raise ModelError("is no VAE: it has no config.json with weights beside it", name, "Check --vae")
+
+    folder = fetch(name, wanted)
+    return folder if (folder / "config.json").is_file() else folder / "vae"
+
+
+def cached(name: str, file: str) -> Path | None:
+    """The folder of a repository in the user's cache, if it has `file`."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, file)
+    return Path(found).parents[file.count("/")] if isinstance(found, str) else None
+
+
+def not_cached(name: str, missing: Sequence[str]) -> ModelError:
+    from huggingface_hub import constants
+
+    what = f"{', '.join(missing)} of it is not in the cache ({constants.HF_HUB_CACHE})"
+    return ModelError(what, name, "It must be in the cache for --offline: fetch it without")
+
+
+def fetch(name: str, choose_names: Choose, revision: str | None = None) -> Path:
+    """The files that are chosen from the repository's list; those in the cache are not fetched again. Raises ModelError."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:
+        wanted = choose_names(HfApi().list_repo_files(name, revision=revision))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[glob.escape(n) for n in wanted]))
+    except ModelError:
+        raise
+    except Exception as error:  # no such repository, no network, no permission, a full disk: many classes
+        line = str(error).strip().split("\n", 1)[0][:200]
+        fix = "Check the name, the network, and your login"
+        raise ModelError(f"cannot be had from the hub ({line})", name, fix) from error

@@ -1,0 +1,195 @@
+"""How a model is found by its name and recognised, by its configs or the names and shapes in its file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from neonym.errors import ModelError
+from neonym.io.memo import remembered, versions
+from neonym.models.loading import single_file
+from neonym.models.loading.folder import (
+    HALVES,
+    Weights,
+    check_variant,
+    diffusers_configs,
+    folder_weights,
+    lacking,
+    order_of,
+    read_config,
+    weights_in,
+)
+from neonym.models.loading.hub import config_folder, fetch_weights, is_hub_id, not_cached, vae_folder
+from neonym.models.loading.unsupported import VAE_KIND
+from neonym.models.loading.vocabulary_spread import spread_of
+from neonym.models.loading.weight_files import ENDINGS, read_header
+from neonym.models.recognise import as_told, recognised
+from neonym.models.source import BUILTIN, BUILTIN_MODELS, ModelSource
+
+
+def identify(
+    name: str,
+    vae: str | None = None,
+    v_parameterization: bool | None = None,
+    offline: bool = False,
+    variant: str | None = None,
+) -> ModelSource:
+    """Recognise a model by its configs, or by the names and shapes in its file; of the weights only some words are looked at.
+
+    Raises ModelError. The network is used for a hub ID (owner/name) alone, and for what of it is not in the user's cache. `variant`: of a
+    Diffusers folder's weights (such as "fp16"), where a part has it.
+    """
+    path, own_vae = Path(name), vae_path(vae, offline)
+    if path.is_file():
+        header, beside = read_header(checkpoint_file(path)), text_beside(path)
+        configs = single_file.configs_of(header, name, v_parameterization, vae is not None, beside)
+        source = replace(recognised(name, path.parent, configs), file=path, vae=own_vae, variant=variant)
+        starts = single_file.starts(source.family)
+        found = {part: Weights((path,), start=starts[part]) for part in source.own_parts}
+        shapes = {path: header.shapes}
+    else:
+        folder = folder_of(name, offline)
+        configs = as_told(diffusers_configs(folder, name), v_parameterization)
+        source = replace(recognised(name, folder, configs), vae=own_vae, variant=variant, offline=offline)
+        found, shapes = weights_there(source), {}
+        if offline or not source.on_hub:
+            check_variant(found, name, variant)
+    if source.vae is not None:
+        configs["vae"], found["vae"] = other_vae(source)
+    source = replace(source, weights=found)
+    if not name.startswith("builtin:"):
+        check_weights(source, shapes)
+    return with_spread(source)
+
+
+def with_spread(source: ModelSource) -> ModelSource:
+    """Return the source with the spread of its vocabulary, unless its neonym.json says it.
+
+    A hub ID's weights may not be there as yet, and its defaults must be the same before and after they are fetched: so the
+    spread of CLIP ViT-L's vocabulary stands for it.
+    """
+    if source.on_hub or "word_spread" in source.configs.get("neonym", {}):
+        return source
+    return replace(source, word_spread=spread_of(source.weights[source.encoders[0]]) or source.word_spread)
+
+
+def folder_of(name: str, offline: bool) -> Path:
+    """Of a model that is no file. Raises ModelError."""
+    if name.startswith("builtin:"):
+        path = BUILTIN_MODELS / name.removeprefix("builtin:")
+        if not path.is_dir():
+            raise ModelError("there is no such built-in model", name, f"Use {BUILTIN}")
+        return path
+    return config_folder(name, offline) if is_hub_id(name) else Path(name)
+
+
+def text_beside(file: Path) -> str:
+    """The .yaml that some checkpoints come with, nothing if there is none."""
+    try:
+        return file.with_suffix(".yaml").read_text("utf-8", errors="replace")[:100_000]
+    except OSError:
+        return ""
+
+
+def checkpoint_file(path: Path) -> Path:
+    """Raises ModelError for a file of another kind."""
+    if path.suffix.lower() not in ENDINGS:
+        raise ModelError(f"is no checkpoint ({', '.join(ENDINGS)})", str(path))
+    return path
+
+
+def vae_path(name: str | None, offline: bool = False) -> Path | None:
+    """A separate VAE: a file, a Diffusers folder of it or with it, or a hub ID of one. Raises ModelError."""
+    if name is None:
+        return None
+    path = Path(name)
+    if path.is_file():
+        return checkpoint_file(path)
+    if is_hub_id(name):
+        return vae_folder(name, offline)
+    for folder in (path, path / "vae"):
+        if (folder / "config.json").is_file() and "model_index.json" not in {p.name for p in folder.iterdir()}:
+            return folder
+    raise ModelError("is neither a VAE's file nor its Diffusers folder", name, "Check --vae")
+
+
+def other_vae(source: ModelSource) -> tuple[dict[str, Any], Weights]:
+    """Config and weights of a VAE in the place of the model's own. Raises ModelError."""
+    place = source.vae
+    assert place is not None
+    if place.is_dir():
+        config = read_config(place / "config.json")
+        kind = config.get("_class_name", VAE_KIND)
+        if kind != VAE_KIND:
+            raise ModelError(f"is {kind}, not the VAE of such a model ({VAE_KIND})", str(place), "Check --vae")
+        return config, weights_in(place, str(place))
+    header = read_header(place)
+    start = single_file.VAE if header.has(single_file.VAE) else ""
+    factor = float(source.configs.get("vae", {}).get("scaling_factor", 0.18215))
+    try:
+        return single_file.vae_config(header, start, factor), Weights((place,), start=start)
+    except (KeyError, IndexError) as error:
+        raise ModelError("holds no VAE", str(place), "Name a VAE with --vae, or leave it out") from error
+
+
+def weights_there(source: ModelSource) -> dict[str, Weights]:
+    """Of a Diffusers folder. A hub ID may have none as yet. Raises ModelError."""
+    parts = source.own_parts
+    missing = lacking(source.folder, parts) if source.on_hub else []
+    if missing and source.offline:
+        raise not_cached(source.name, missing)
+    return {} if missing else folder_weights(source.folder, parts, source.name, source.variant)
+
+
+def check_weights(source: ModelSource, shapes: dict[Path, Mapping[str, tuple[int, ...]]]) -> None:
+    """Whether every weight is there in its shape, by headers alone: `shapes` are those that were read already. Raises ModelError."""
+    for part, weights in source.weights.items():
+        kind, config = source.kinds[part], source.configs[part]
+        named = {n: s for file in weights.files for n, s in (shapes.get(file) or read_header(file).shapes).items()}
+        try:
+            key = [versions("diffusers", "transformers"), kind, config, weights.start, sorted(named.items())]
+            remembered("sound-weights", key, partial(sound, kind, config, weights, named))
+        except ModelError:
+            raise
+        except Exception as error:  # whatever a library makes of odd configs
+            what = f"its configs are odd ({part}: {str(error).splitlines()[0][:120]})"
+            raise ModelError(what, source.name, "Fetch them again") from error
+
+
+def sound(kind: str, config: dict[str, Any], weights: Weights, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """As the libraries find, which take seconds to import. Raises ModelError if it is not so."""
+    from neonym.models.loading.assemble import check_part
+
+    check_part(kind, config, weights, shapes)
+    return True
+
+
+def fetched(source: ModelSource, half: bool = False) -> ModelSource:
+    """A model of the hub with its weights at hand, any other as it is: what is not in the cache, or only in a precision that
+    is not enough, is fetched, in the smallest form that is enough: of `half` the precision, but for the VAE. Raises ModelError."""
+    if not source.on_hub or source.offline:
+        return source
+    halved = {part: half and part != "vae" for part in source.own_parts}
+    if not all(enough(source.weights.get(part), source.variant, halved[part]) for part in halved):
+        orders = {part: order_of(source.variant, halved[part]) for part in halved}
+        try:
+            fetch_weights(source.name, source.folder, orders, source.variant)
+        except ModelError:
+            if lacking(source.folder, source.own_parts):
+                raise
+    others = {part: weights for part, weights in source.weights.items() if part not in halved}
+    there = weights_there(source)
+    check_variant(there, source.name, source.variant)
+    source = replace(source, weights={**there, **others})
+    check_weights(source, {})
+    return source
+
+
+def enough(weights: Weights | None, variant: str | None, half: bool) -> bool:
+    """Whether no better form has to be looked for on the network."""
+    if weights is None or variant is not None:
+        return weights is not None and weights.variant == variant
+    return half or weights.variant not in HALVES

@@ -1,0 +1,67 @@
+"""What a checkpoint file is that is no model to learn words for: said by name, from the names and shapes in it."""
+
+from __future__ import annotations
+
+import re
+
+from neonym.errors import ModelError
+from neonym.models.loading.weight_files import Header
+
+WORDS_GO = "A learned word goes to --weights, or to --textual_inversion_embeddings of neonym generate"
+KINDS = (  # what one of the names looks like -> what it is, what to do
+    (r"lora_|\.lora[_.]|hada_w|lokr_w|(?:^|\.)oft_|dora_scale|bundle_emb\.", "is a LoRA, not a model", "Name the model that it belongs to"),
+    (r"control_model\.|controlnet_|input_hint_block\.", "is a ControlNet, not a model", "Name the model that it belongs to"),
+    (r"image_proj\.|ip_adapter\.", "is an IP-Adapter, not a model", "Name the model that it belongs to"),
+    (r"motion_modules\.", "is a motion module, not a model", "Name the model that it belongs to"),
+    (r"joint_blocks\.", "is a Stable Diffusion 3", ""),
+    (r"double_blocks\.|single_transformer_blocks\.", "is a FLUX", ""),
+    (r"clip_txt_mapper|effnet_mapper|clip_txt_pooled_mapper", "is a Stable Cascade", ""),
+    (r"edm_mean|edm_vpred\.sigma_max", "was made for another noise schedule (EDM: Playground 2.5, CosXL)", ""),
+    (r"double_layers\.|caption_projection\.|cap_embedder\.|x_embedder\.|(?:^|\.)blocks\.0\.(?:attn|cross_attn|self_attn)\.", "is a diffusion transformer", ""),
+    (r"\.scale_weight$|\.weight_scale$|^scaled_fp8$|\.quant_state\.", "has weights in a packed form (scaled fp8, or 4 bits)", "Use the model's file in fp16"),
+    (r"\.RDB1\.|model\.1\.sub\.|upsampler\.0\.weight", "is an upscaler, not a model", ""),
+)  # fmt: skip
+PARTS = (  # likewise, of a file that has no U-Net under its original name
+    (r"(?:first_stage_model\.)?encoder\.down(?:_blocks)?\.|^decoder\.up(?:_blocks)?\.", "is a VAE alone", "Give it with --vae, beside a model"),
+    (r"^down_blocks\.0\.|^time_embedding\.", "is the U-Net of a model alone", "Name the Diffusers folder that it belongs to"),
+    (r"token_embedding\.weight", "is a text encoder alone", "Name the model that it belongs to"),
+)  # fmt: skip
+UNET_KIND, VAE_KIND = "UNet2DConditionModel", "AutoencoderKL"  # classes of diffusers
+SUPPORTED = "Words can be learned for Stable Diffusion 1.x, 2.x and XL"
+
+
+def refuse_others(header: Header, name: str, unet: str) -> None:
+    """Raises ModelError for a file of a known other kind; `unet`: how the names of a model's U-Net begin."""
+    if is_embedding(header):
+        raise ModelError("is an embedding, not a model", name, WORDS_GO)
+    for pattern, what, fix in KINDS:
+        if any(re.search(pattern, key) for key in header.shapes):
+            raise ModelError(what, name, fix or SUPPORTED)
+    parts = [] if header.has(unet) else [p for p in PARTS if any(re.search(p[0], key) for key in header.shapes)]
+    if len(parts) == 1:
+        raise ModelError(parts[0][1], name, parts[0][2])
+
+
+def is_embedding(header: Header) -> bool:
+    """A few tables of vectors and nothing else."""
+    vectors = all(
+        1 <= len(shape) <= 2 and shape[-1] in (768, 1024, 1280, 2048, 4096) for shape in header.shapes.values()
+    )
+    return (
+        0 < len(header.shapes) <= 4
+        and vectors
+        and not any("." in key.replace("string_to_param.", "") for key in header.shapes)
+    )
+
+
+def refuse_channels(channels: int, name: str) -> None:
+    """A U-Net that is given more than the noised picture. Raises ModelError."""
+    if channels != 4:
+        kinds = {9: "inpainting", 8: "editing pictures (InstructPix2Pix)", 5: "depth", 7: "upscaling"}
+        what = f"takes {channels} channels: it is for {kinds.get(channels, 'another task')}, not for text to image"
+        raise ModelError(what, name, "Train with the model that it was made from")
+
+
+def refiner(name: str) -> ModelError:
+    """What is said of half an SDXL."""
+    return ModelError("is an SDXL model without its first text encoder: a refiner", name, "Use the base model")

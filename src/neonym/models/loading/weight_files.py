@@ -1,0 +1,156 @@
+"""Checkpoint files read as data: names and shapes without weights, tensors without a second copy, hashes of parts."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from neonym.errors import ModelError
+from neonym.io.pickles import unpickle
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PICKLED = (".ckpt", ".pt", ".pth", ".bin")
+ENDINGS = (".safetensors", *PICKLED)
+INERT = (  # what old training checkpoints name beside their weights, for losses and the like; empty shells are enough
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
+    "pytorch_lightning.utilities.enums.ModelSummaryMode",
+    *(f"numpy.{core}.multiarray.{call}" for core in ("core", "_core") for call in ("scalar", "_reconstruct")),
+    "numpy.ndarray",
+    "numpy.dtype",
+)
+
+
+class Shell:
+    """Stands for a class or function that is not needed: it takes whatever it is given, and keeps nothing."""
+
+    def __init__(self, *args: object):
+        del args
+
+    def __setstate__(self, state: object) -> None:
+        del state
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a checkpoint file holds, without its weights."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def has(self, start: str) -> bool:
+        return any(name.startswith(start) for name in self.shapes)
+
+    def count(self, pattern: Callable[[str], str | None]) -> int:
+        """How many different answers `pattern` gives for the names."""
+        return len({found for name in self.shapes if (found := pattern(name)) is not None})
+
+
+def is_safetensors(file: Path) -> bool:
+    """By its ending, or by its content: some carry the ending of a pickle."""
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(9)
+    except OSError:
+        start = b""
+    return file.suffix.lower() == ".safetensors" or (start[8:] == b"{" and start[6:8] == b"\0\0")
+
+
+def read_header(file: Path) -> Header:
+    """Raises ModelError for a file that is damaged, or that wants to run code."""
+    if is_safetensors(file):
+        try:
+            with safe_open(file, framework="np") as opened:
+                shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+                return Header(shapes, dict(opened.metadata() or {}))
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"is damaged or no .safetensors file ({error})", str(file)) from error
+    tensors = read_pickled(file)
+    return Header({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+
+
+def read_pickled(file: Path) -> dict[str, Tensor]:
+    """Tensors that stay on the disk until they are used. Raises ModelError; no code of the file is run."""
+    import torch
+
+    shells: list[Any] = [(type(name.rpartition(".")[2], (Shell,), {}), name) for name in INERT]
+    try:
+        content = unpickle(file, shells, mapped=is_plain_archive(file))
+    except (ValueError, OSError) as error:
+        raise ModelError(str(error), str(file), "Use a .safetensors file of the model") from error
+    table = content.get("state_dict", content) if isinstance(content, dict) else {}
+    tensors = dict(named_tensors(table, "")) if isinstance(table, dict) else {}
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.untyped_storage().nbytes() < tensor.nbytes:
+            raise ModelError(f"is damaged: {name[:80]} claims more numbers than there are", str(file))
+    return tensors
+
+
+def stays_on_disk(file: Path) -> bool:
+    """Whether its tensors are read one by one when they are used. Raises ValueError, OSError."""
+    return is_safetensors(file) or is_plain_archive(file)
+
+
+def is_plain_archive(file: Path) -> bool:
+    """Whether its tensors can stay on the disk: not in the old serialisation. Raises ValueError, OSError."""
+    try:
+        if not zipfile.is_zipfile(file):
+            return False
+        with zipfile.ZipFile(file) as archive:
+            packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+    except (zipfile.BadZipFile, RuntimeError) as error:
+        raise ValueError(f"is damaged ({error})") from error
+    if packed:
+        raise ValueError("is a compressed archive, which no program writes")
+    return True
+
+
+def named_tensors(table: dict[Any, Any], start: str) -> Iterator[tuple[str, Tensor]]:
+    """Those of a table, and of the tables in it."""
+    from torch import Tensor
+
+    for name, value in table.items():
+        if isinstance(value, Tensor):
+            yield f"{start}{name}", value
+        elif isinstance(value, dict) and not start:
+            yield from named_tensors(value, f"{name}.")
+
+
+def read_tensors(file: Path, starts: tuple[str, ...]) -> dict[str, Tensor]:
+    """The tensors whose names begin with one of `starts`. Raises ModelError."""
+    if not is_safetensors(file):
+        return {name: tensor for name, tensor in read_pickled(file).items() if name.startswith(starts)}
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys() if name.startswith(starts)}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"is damaged ({error})", str(file)) from error
+
+
+def hash_of_tensors(file: Path, starts: tuple[str, ...]) -> str:
+    """SHA-256 over names and numbers of a part of a checkpoint."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(read_tensors(file, starts).items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else str(tensor).encode())
+    return digest.hexdigest()
+
+
+def hash_of_files(*files: Path) -> str:
+    """SHA-256 of what is in them, one after the other."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            while block := opened.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

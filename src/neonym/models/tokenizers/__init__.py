@@ -1,0 +1,1 @@
+"""From captions to ids, with learned rows among them."""

@@ -1,0 +1,103 @@
+"""A first look at a run: settings, data-set file, prompts, folders. No picture is opened, and no torch is needed.
+
+What is wrong with the settings is told in a second, all of it together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from neonym.config.file_kinds import misplaced
+from neonym.config.resolve import Resolved, read_table
+from neonym.config.rules import objective_problems
+from neonym.config.run import ModelSettings, RunConfig
+from neonym.config.sources import read_dataset
+from neonym.errors import ConfigError, Problem
+from neonym.generation.request.prompts import SamplePrompt
+from neonym.models.source import BUILTIN_MODELS
+from neonym.preflight.resume_places import resume_problem
+from neonym.preflight.sample_prompts import sample_prompts
+from neonym.runs.outputs import output_problems
+
+
+@dataclass
+class Look:
+    """What was read, and everything that is wrong so far."""
+
+    read: Resolved
+    prompts: list[SamplePrompt]
+    problems: list[Problem]
+
+
+def look(run: RunConfig) -> Look:
+    """Read what the settings name, but no picture and no model."""
+    read = read_dataset(run)
+    spoken = read.config.concepts if read.config else ()
+    named = [c.token_string for c in spoken] or [run.concept.token_string or ""]
+    words = [word for word in named if word.strip()]
+    wrong = misplaced(run.sample.sample_prompts, "sample_prompts")
+    prompts, found = ([], [wrong]) if wrong else sample_prompts(run.sample, words)
+    found += misplaced_files(run, [concept.weights for concept in spoken])
+    v = predicts_v(run.model)
+    found += objective_problems(run.objective, v) if v is not None else ()
+    found += output_problems(run, words, [prompt.seed for prompt in prompts])
+    return Look(read, prompts, [*read.problems, *found, *place_problems(run), *model_problems(run.model)])
+
+
+def predicts_v(model: ModelSettings) -> bool | None:
+    """Whether the model predicts v, if its folder or the settings say so; None if the model has to be looked at."""
+    name = model.pretrained_model_name_or_path
+    folder = BUILTIN_MODELS / name.removeprefix("builtin:") if name.startswith("builtin:") else Path(name)
+    try:
+        config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
+        return config["prediction_type"] == "v_prediction"
+    except (OSError, ValueError, KeyError, TypeError):
+        return True if model.v_parameterization else None
+
+
+def misplaced_files(run: RunConfig, weights: Sequence[str | None]) -> Iterator[Problem]:
+    """Files of another kind than their flags take; `weights`: those of the words."""
+    given = [("weights", file) for file in weights or [run.concept.weights]]
+    for flag, file in dict.fromkeys([*given, ("template_file", run.dataset.template_file), ("vae", run.model.vae)]):
+        if wrong := misplaced(file, flag):
+            yield wrong
+        elif flag == "weights" and file and file == run.concept.weights and not Path(file).is_file():
+            yield Problem("error", "there is no such file", f"--weights {file}")
+
+
+def model_problems(model: ModelSettings) -> Iterator[Problem]:
+    """A model that is named by a path where there is nothing."""
+    name = model.pretrained_model_name_or_path
+    if wrong := misplaced(name, "pretrained_model_name_or_path"):
+        yield wrong
+    like_a_path = name.startswith((".", "/", "~")) or name.lower().endswith((".safetensors", ".ckpt"))
+    if like_a_path and not Path(name).exists():
+        fix = "Write a path without ~" if name.startswith("~") else "Check the path"
+        yield Problem("error", f"there is no {name}", "--pretrained_model_name_or_path", fix)
+
+
+def place_problems(run: RunConfig) -> Iterator[Problem]:
+    """Files that are named and not there."""
+    save, log = run.save, run.log
+    if save.resume is not None and not run.hub.resume_from_huggingface and (wrong := resume_problem(save.resume)):
+        yield wrong
+    thumbnail = run.metadata.metadata_thumbnail
+    if thumbnail and ":" not in thumbnail.partition("/")[0] and not Path(thumbnail).is_file():
+        yield Problem("error", "there is no such file", f"--metadata_thumbnail {thumbnail}")
+    if log.log_tracker_config:
+        yield from tracker_file_problems(log.log_tracker_config)
+
+
+def tracker_file_problems(file: str) -> Sequence[Problem]:
+    """Of `--log_tracker_config`: tables by tracker."""
+    try:
+        table = read_table(Path(file))
+    except ConfigError as error:
+        return [Problem("error", p.what, f"--log_tracker_config {p.where}") for p in error.problems]
+    if isinstance(table, dict) and all(isinstance(value, dict) for value in table.values()):
+        return []
+    fix = 'Write, for example, [wandb] and under it name = "first"'
+    return [Problem("error", "should have a table for each tracker", f"--log_tracker_config {file}", fix)]

@@ -1,0 +1,96 @@
+"""What `--resume` was given, if it is no state of this program: whose it is, and how to go on from it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from neonym.config.file_kinds import EMBEDDING, kind_of
+from neonym.errors import Problem
+from neonym.runs.outputs import END, STATE
+
+ACCELERATE = {  # files of a state that accelerate saved; what a model is saved in beside them may lie in any folder
+    "optimizer.bin", "optimizer.safetensors", "scheduler.bin", "sampler.bin", "train_state.json", "scaler.pt",
+}  # fmt: skip
+RANDOM_STATE = re.compile(r"random_states_\d+\.pkl")
+FROM_VECTORS = "it holds a whole text encoder and the order of its draws, which a run here cannot go on from"
+
+
+def resume_problem(place: str) -> Problem | None:
+    """Return what is wrong with a place that is to be resumed from; None if it is a folder with a state."""
+    path, where = Path(place), f"--resume {place}"
+    if (path / STATE).is_file():
+        return None
+    if not path.exists():
+        again = "Running the same command again goes on where it stopped, without --resume"
+        fix = again if place in ("latest", "true", "True") else f"Check the path. {again}"
+        return Problem("error", "there is no such folder", where, fix)
+    for folder in (path, path.parent) if path.is_file() else (path,):
+        whose = foreign_state(folder)
+        if whose:
+            return Problem("error", f"is a training state of {whose}: {FROM_VECTORS}", where, start_from(folder))
+    if path.is_file():
+        return file_problem(path, where)
+    own = sorted(str(state.parent) for state in path.glob(f"*/{STATE}"))
+    if own:
+        return Problem("error", f"there is no {STATE} in it, but in {', '.join(own[:5])}", where, "Name one of them")
+    if (path / END).is_file():
+        what = "is the folder of a finished run"
+        fix = "Run the same command again with more --max_train_steps to go on from its end, without --resume"
+        return Problem("error", what, where, fix)
+    words = [str(file) for file in embeddings_in(path)]
+    fix = (
+        f"Start from the vectors of an embedding file instead: --weights {words[0]}"
+        if words
+        else "Name a `-state` folder"
+    )
+    return Problem("error", f"there is no {STATE} in it", where, fix)
+
+
+def file_problem(path: Path, where: str) -> Problem:
+    """Return what is wrong with a file; a state is a folder."""
+    if (path.parent / STATE).is_file():
+        return Problem(
+            "error", "is a file of a state, whose folder is to be named", where, f"Give --resume {path.parent}"
+        )
+    if path.suffix == ".optim":
+        fix = f"Start from the vectors of its embedding: --weights {path.with_suffix('')}"
+        return Problem("error", "is an optimizer's state of AUTOMATIC1111", where, fix)
+    kind = kind_of(path)
+    if kind == EMBEDDING:
+        fix = f"Start from its vectors instead: --weights {path}"
+        return Problem("error", "is an embedding, which has no state of a training in it", where, fix)
+    fix = kind.fix if kind and kind.fix else "Name a `-state` folder"
+    return Problem("error", f"is {kind.what if kind else 'a file'}, not the folder of a state", where, fix)
+
+
+def foreign_state(folder: Path) -> str:
+    """Return which program's training state a folder is; empty if it is none."""
+    names = {child.name for child in folder.iterdir()} if folder.is_dir() else set()
+    if not (ACCELERATE & names or any(map(RANDOM_STATE.fullmatch, names))):
+        return ""
+    if re.fullmatch(r"checkpoint-\d+", folder.name):
+        return "diffusers"
+    return "sd-scripts" if folder.name.endswith("-state") else "another program (sd-scripts or diffusers, by its files)"
+
+
+def start_from(state: Path) -> str:
+    """Return how to start from the vectors that belong to another program's state."""
+    name, number = state.name.removesuffix("-state"), state.name.rpartition("-")[2]
+    beside = list(embeddings_in(state.parent))
+    of_state = [
+        file for file in beside if file.stem == name or (number.isdecimal() and file.stem.endswith(f"-{number}"))
+    ]
+    best = max(of_state or beside, key=lambda file: file.stat().st_mtime, default=None)
+    vectors = "the embedding file that was saved with it: --weights FILE" if best is None else f"--weights {best}"
+    return f"Start a new run from the vectors: {vectors}"
+
+
+def embeddings_in(folder: Path) -> Iterator[Path]:
+    """Yield the embedding files of a folder."""
+    with suppress(OSError):
+        for file in sorted(folder.iterdir()):
+            if file.suffix.lower() in (".safetensors", ".pt", ".bin", ".ckpt") and kind_of(file) == EMBEDDING:
+                yield file

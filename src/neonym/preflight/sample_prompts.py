@@ -1,0 +1,34 @@
+"""The prompts of a run's sample pictures, and what is wrong with them. No torch is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from neonym.config.run import SampleSettings
+from neonym.errors import Problem, UserError
+from neonym.generation.request.prompts import SamplePrompt, read_prompts
+from neonym.generation.samplers import sampler_name
+from neonym.text.words import clean, whole_word
+
+
+def sample_prompts(settings: SampleSettings, words: Sequence[str]) -> tuple[list[SamplePrompt], list[Problem]]:
+    """The prompts of a run, and everything that is wrong with them, before anything is loaded."""
+    rhythms = (settings.sample_every_n_steps or 0, settings.sample_every_n_epochs or 0)
+    wanted = max(rhythms) > 0 or settings.sample_at_first
+    if settings.sample_prompts is None:
+        missing = [Problem("error", "samples are wanted, but no prompts are given", "--sample_prompts", "Name a file")]
+        return [], missing if wanted else []
+    prompts, problems = read_prompts(settings.sample_prompts)
+    if not wanted:
+        fix = "Add --sample_every_n_steps or --sample_every_n_epochs"
+        problems.append(Problem("warning", "is given, but no samples are asked for", "--sample_prompts", fix))
+    for prompt in prompts:
+        try:
+            sampler_name(prompt.sample_sampler or settings.sample_sampler)
+        except UserError as error:
+            problems.append(replace(error.problem, where=settings.sample_prompts))
+        if words and not whole_word(tuple(clean(word) for word in words)).search(clean(prompt.prompt)):
+            what = f"the prompt `{prompt.prompt}` has none of the words, so its pictures will not change"
+            problems.append(Problem("warning", what, settings.sample_prompts))
+    return prompts, problems

@@ -1,0 +1,209 @@
+"""Every file that a run writes. All names are tried before training: what no disk takes is said in a second then."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from neonym.config.run import LogSettings, RunConfig
+from neonym.config.without_effect import tracker_kinds
+from neonym.errors import Problem
+from neonym.io.atomic import part_of, refused_names
+from neonym.io.json import is_text
+
+STATE = "state.safetensors"  # what an interrupted run goes on from
+END = "finished.safetensors"  # the state of a finished run
+VERDICT, EVENTS = "verdict.json", "events.jsonl"
+SAMPLES = "sample"
+PROJECT = "textual_inversion"  # of trackers, unless --log_tracker_name gives another
+LAST_STEP, LAST_EPOCH = 99_999_999, 999_999  # that names have room for
+SHOWN = 40  # letters at each end of a long name
+
+
+def step_suffix(step: int) -> str:
+    """Return what the names of a step's files end with, as sd-scripts writes it."""
+    return f"-step{step:08d}"
+
+
+def epoch_suffix(epoch: int) -> str:
+    return f"-{epoch:06d}"
+
+
+def state_folder(run_name: str, suffix: str = "") -> str:
+    return f"{run_name}{suffix}-state"
+
+
+def sample_name(run_name: str, tag: str, index: int, stamp: str, seed: int | None) -> str:
+    """Return the name of a sample image, as sd-scripts writes it."""
+    return f"{run_name}_{tag}_{index:02d}_{stamp}{'' if seed is None else f'_{seed}'}.png"
+
+
+def time_stamp() -> str:
+    return time.strftime("%Y%m%d%H%M%S")
+
+
+def tracker_folder(log: LogSettings) -> Path | None:
+    """Return the folder of a run's logs, one of its own, as sd-scripts names it."""
+    return None if log.logging_dir is None else Path(log.logging_dir) / f"{log.log_prefix or ''}{time_stamp()}"
+
+
+def file_names(run: RunConfig, tokens: Sequence[str]) -> list[str]:
+    """Return the name of each word's embedding file, without ending."""
+    return [run.save.output_name or tokens[0]] if len(tokens) == 1 else list(tokens)
+
+
+def run_folder(run: RunConfig, tokens: Sequence[str]) -> Path:
+    """Return where the state, the events and the verdict of a run lie."""
+    others = f"-and-{len(tokens) - 1}-more" if len(tokens) > 1 else ""
+    return Path(run.save.output_dir) / f"{run.save.output_name or tokens[0] + others}-run"
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file or folder that a run writes. `where`: the setting that names it."""
+
+    path: Path
+    where: str
+    is_folder: bool = False
+
+
+def outputs_of(run: RunConfig, tokens: Sequence[str], seeds: Sequence[int | None]) -> Iterator[Output]:
+    """Yield the longest name of each kind, outer folders first. `seeds`: of the sample prompts."""
+    log = run.log
+    yield Output(Path(run.save.output_dir), "--output_dir", True)
+    if log.logging_dir is not None:
+        yield Output(Path(log.logging_dir), "--logging_dir", True)
+    if log.console_log_file:
+        yield Output(Path(log.console_log_file), "--console_log_file")
+    if (logs := tracker_folder(log)) is not None and "tensorboard" in tracker_kinds(log):
+        yield Output(logs, "--log_prefix", True)
+        yield Output(logs / (log.log_tracker_name or PROJECT), "--log_tracker_name", True)
+    if tokens:
+        yield from outputs_of_words(run, tokens, seeds)
+
+
+def outputs_of_words(run: RunConfig, tokens: Sequence[str], seeds: Sequence[int | None]) -> Iterator[Output]:
+    """Yield what is named after the words, or after --output_name."""
+    save, home, records = run.save, Path(run.save.output_dir), run_folder(run, tokens)
+    own, run_name = word_settings(run, tokens)[0], records.name.removesuffix("-run")
+    steps = [step_suffix(LAST_STEP)] if save.save_every_n_steps else []
+    epochs = [epoch_suffix(LAST_EPOCH)] if save.save_every_n_epochs or save.save_n_epoch_ratio else []
+    for where, name in zip(word_settings(run, tokens), file_names(run, tokens), strict=True):
+        yield from (Output(home / f"{name}{suffix}.{save.save_model_as}", where) for suffix in ("", *steps, *epochs))
+        yield Output(home / f"{name}.md", where)
+    yield Output(records, own, True)
+    yield from (Output(records / name, own) for name in (STATE, END, VERDICT, EVENTS))
+    at_end = [""] if save.save_state or save.save_state_on_train_end else []
+    for suffix in (*at_end, *(steps + epochs if save.save_state else ())):
+        yield Output(home / state_folder(run_name, suffix), own, True)
+        yield Output(home / state_folder(run_name, suffix) / STATE, own)
+    for index, seed in enumerate(seeds):
+        yield Output(home / SAMPLES, "--output_dir", True)
+        yield Output(home / SAMPLES / sample_name(run_name, "e000000", index, time_stamp(), seed), own)
+
+
+def word_settings(run: RunConfig, tokens: Sequence[str]) -> list[str]:
+    """Return what names the file of each word."""
+    named = run.save.output_name is not None and len(tokens) == 1
+    return ["--output_name"] if named else [f"the word `{token}`" for token in tokens]
+
+
+def output_problems(run: RunConfig, tokens: Sequence[str], seeds: Sequence[int | None]) -> Iterator[Problem]:
+    """Yield what cannot be written, one error for each setting that is to blame. Nothing is left of the trials."""
+    texts = {"--output_name": run.save.output_name or "", **{f"the word `{token}`": token for token in tokens}}
+    for where, text in {**texts, "--output_dir": run.save.output_dir}.items():
+        if not is_text(text):
+            what = "is not Unicode text: programs cannot be told such a name"
+            yield Problem("error", what, where, "Choose another, or check the encoding of the terminal or the file")
+    if not all(map(is_plain, texts.values())):  # a path in place of a name is told with the other settings
+        tokens = ()
+    worst: dict[str, tuple[int, Problem]] = {}
+    for excess, problem in refusals(list(outputs_of(run, tokens, seeds))):
+        key = problem.where if excess else str(problem)  # of names that are too long, the longest is enough
+        if key not in worst or excess > worst[key][0]:
+            worst[key] = excess, problem
+    yield from (problem for _, problem in worst.values())
+
+
+def is_plain(text: str) -> bool:
+    """Return whether a text can be a part of a file's name at all."""
+    return is_text(text) and not set(text) & set("/\\\0")
+
+
+def refusals(outputs: Sequence[Output]) -> Iterator[tuple[int, Problem]]:
+    """Yield what the disk refuses: names, folders, paths. With each by how many bytes it is too long, as far as is known."""
+    ways = {output: way_to(output.path) for output in outputs}
+    owners = {folder: output.where for output, (folder, _) in reversed(ways.items())}  # the outermost output's
+    refused = {folder: names_refused_in(folder, ways.values()) for folder in owners}
+    said: set[Path | str] = set()  # places and names
+    for output, (folder, missing) in ways.items():
+        names = refused[folder]
+        if not missing and folder.is_dir() != output.is_folder:
+            said.add(folder)
+            kinds = ("a file", "a folder") if output.is_folder else ("a folder", "a file")
+            what = f"{output.path} is {kinds[0]}, and {kinds[1]} of that name is needed"
+            yield 0, Problem("error", what, output.where, "Move it away, or choose another name")
+        elif missing and names is None:
+            if folder not in said:
+                said.add(folder)
+                yield 0, Problem("error", f"{folder} is not a folder that can be written to", owners[folder])
+        elif bad := next((name for name in missing if names and name in names), ""):
+            if names and bad not in said:
+                said.add(bad)
+                excess = excess_of(bad, folder)
+                yield excess, refused_name(bad, names[bad], excess, output.where)
+        elif is_too_long(output.path):
+            what = f"the path {shortened(str(output.path))} is longer than the system allows"
+            yield 0, Problem("error", what, output.where, "Choose a folder nearer to the root, or shorter names")
+
+
+def names_refused_in(folder: Path, ways: Iterable[tuple[Path, Sequence[str]]]) -> dict[str, str] | None:
+    """Return which of the names that are to be in or below a folder it cannot take; None if it takes none at all."""
+    try:
+        return refused_names(folder, (name for there, names in ways if there == folder for name in names))
+    except OSError:
+        return None
+
+
+def way_to(path: Path) -> tuple[Path, tuple[str, ...]]:
+    """Return the nearest folder that is there, or the path itself, and the names that are not there yet."""
+    whole = path.absolute()
+    there = next(place for place in (whole, *whole.parents) if os.path.lexists(place))
+    return there, whole.relative_to(there).parts
+
+
+def is_too_long(path: Path) -> bool:
+    """Return whether the system refuses a path for its length, that of the file beside it while it is written included."""
+    try:
+        os.lstat(part_of(path.absolute()))
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    return False
+
+
+def refused_name(name: str, reason: str, excess: int, where: str) -> Problem:
+    """Return the error about a name that the disk does not take."""
+    what = f"a name would be {shortened(name)}, which this disk refuses ({reason})"
+    if excess > 0:
+        what = (
+            f"a name would be {shortened(name)}, and that is {excess} byte{'s' * (excess > 1)} too long for this disk"
+        )
+    fix = "Choose another" if where.startswith("--") else "With one word, --output_name gives its file another name"
+    return Problem("error", what, where, fix)
+
+
+def excess_of(name: str, folder: Path) -> int:
+    """Return by how many bytes a name is too long; 0 if it is not, or nobody knows."""
+    try:
+        return max(0, len(os.fsencode(name)) - os.pathconf(folder, "PC_NAME_MAX"))
+    except (AttributeError, OSError, ValueError):  # Windows has no such question
+        return 0
+
+
+def shortened(text: str) -> str:
+    """Return a text with no more of its middle than can be read."""
+    return text if len(text) <= 2 * SHOWN else f"{text[:SHOWN]}...{text[-SHOWN:]}"

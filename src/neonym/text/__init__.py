@@ -1,0 +1,1 @@
+"""Text before it is tokenized: cleaning, words, emphasis, names."""

@@ -1,0 +1,1 @@
+"""Learning words, from a plan to files."""

@@ -1,0 +1,291 @@
+"""Files of a run: the embedding files with their metadata, their retention, the state."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from tempfile import mkdtemp
+
+import torch
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from neonym.config.run import ModelSettings
+from neonym.errors import Problem, UserError
+from neonym.formats import read_embedding, write_embedding
+from neonym.formats.usage import usage_card
+from neonym.io.atomic import alone_in, clear_leftovers, sync_names, whole_file
+from neonym.io.json import as_text
+from neonym.preflight.prepare import Prepared
+from neonym.runs.events import as_json
+from neonym.runs.hub import fetch_state
+from neonym.runs.outputs import END, SAMPLES, STATE, VERDICT, epoch_suffix, state_folder, step_suffix
+from neonym.training.concept import Concept
+from neonym.training.recorded import metadata_of, said_by_user
+from neonym.training.state import Saved, TrainState, read_state, save_state
+from neonym.types import Embedding
+
+PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def write_card(file: Path, model: ModelSettings) -> None:
+    """How the word is used, as Markdown beside its file."""
+    flags = {name: str(getattr(model, name)) for name in ("vae", "variant") if getattr(model, name)}
+    flags |= {"clip_skip": str(model.clip_skip)} if model.clip_skip > 1 else {}
+    flags |= {"v_parameterization": ""} if model.v_parameterization else {}
+    flags = {"ckpt": model.pretrained_model_name_or_path, **flags}
+    write_text(file.with_suffix(".md"), usage_card(read_embedding(file), file, flags))
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text, complete or absent. Raises UserError."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(file, lasting=True) as part:
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise UserError(f"cannot be written ({error.strerror})", str(file), "Is the disk full?") from error
+
+
+class NotedVerdict(BaseModel):
+    """What is told of the verdict of a finished run."""
+
+    token: str
+    word: str
+
+
+class CheckpointStore:
+    """Writes and finds the files of one run."""
+
+    def __init__(self, ready: Prepared):
+        self.model = ready.run.model
+        self.save, self.hub, self.folder = ready.run.save, ready.run.hub, ready.run_folder()
+        self.locks, self.claimed = ExitStack(), 0  # the number of the folder that is locked
+        self.run_name = self.folder.name.removesuffix("-run")
+        self.names = dict(zip(ready.tokens, ready.file_names(), strict=True))
+        self.state_file, self.end_file = self.folder / STATE, self.folder / END
+        self.verdict_file = self.folder / VERDICT
+        self.step_folder = ready.step_folder()
+        self.sample_folder = Path(self.save.output_dir) / SAMPLES
+        self.metadata, self.said = metadata_of(ready), said_by_user(ready.run)
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Make the folders now, so that a path that cannot be written is known before training, and keep others out.
+
+        What killed runs left half-written is removed. Raises UserError.
+        """
+        with self.locks:
+            self.claim()
+            for folder in (self.folder.parent, self.folder, self.sample_folder):
+                clear_leftovers(folder)
+            if self.save.restart:
+                self.forget()
+            yield
+
+    def claim(self) -> None:
+        """Make sure that the run folder is there and this run's alone: whoever removed it may have started another run.
+
+        Raises UserError.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            number = self.folder.stat().st_ino
+            if number == self.claimed:
+                return
+            alone = self.locks.enter_context(alone_in(self.folder))
+        except OSError as error:
+            what = f"cannot be made ({error.strerror})"
+            raise UserError(what, str(self.folder), "Choose another --output_dir") from error
+        if not alone:
+            fix = "Wait for its end, or choose another --output_name or --output_dir"
+            raise UserError("another process is training here", str(self.folder), fix)
+        self.claimed = number
+
+    def forget(self) -> None:
+        """Begin anew: no state is gone on from. Raises UserError."""
+        try:
+            self.state_file.unlink(missing_ok=True)
+            self.end_file.unlink(missing_ok=True)
+        except OSError as error:
+            what = f"the states of earlier runs in it cannot be removed ({error.strerror})"
+            raise UserError(what, str(self.folder), "Remove the folder yourself") from error
+
+    @contextmanager
+    def keeping(self, state: TrainState) -> Iterator[None]:
+        """Save the state elsewhere if the block cannot write what it should: nothing that was learned is lost.
+
+        Raises UserError with where it is and how to go on.
+        """
+        try:
+            yield
+        except (UserError, OSError) as error:
+            problem = error.problem if isinstance(error, UserError) else Problem("error", str(error), str(self.folder))
+            what, way = self.rescue(state)
+            fix = f"{problem.fix or 'Put it right'}; {way}"
+            raise UserError(f"{problem.what.rstrip('.')}; {what}", problem.where, fix) from error
+
+    def rescue(self, state: TrainState) -> tuple[str, str]:
+        """Save the state in the run folder if that can be, else in a temporary one. -> where it is, and how to go on"""
+        step = f"what was learned until step {state.step}"
+        with suppress(UserError):
+            self.save_state(state)
+            return f"{step} is kept in {self.state_file}", "then run the same command again"
+        with suppress(UserError, OSError):
+            file = Path(mkdtemp(prefix="neonym-")) / STATE
+            save_state(state, file)
+            return f"{step} is kept in {file}", f"then run the same command with --resume {file.parent}"
+        return f"{step} can be kept nowhere", "then run the same command again"
+
+    def final_files(self) -> list[Path]:
+        """The embedding files of the end, whether they are there or not."""
+        return [self.file(name) for name in self.names.values()]
+
+    def file(self, name: str, suffix: str = "", folder: Path | None = None) -> Path:
+        return (folder or Path(self.save.output_dir)) / f"{name}{suffix}.{self.save.save_model_as}"
+
+    def ended(self, fingerprint: dict[str, str]) -> Saved | None:
+        """The end of a finished run with the same name, whatever its settings were. Raises UserError if it is damaged."""
+        return read_state(self.end_file, fingerprint) if self.end_file.exists() else None
+
+    def verdicts(self) -> list[NotedVerdict] | None:
+        """Return those of the finished run; None if their file is damaged."""
+        try:
+            return TypeAdapter(list[NotedVerdict]).validate_json(self.verdict_file.read_bytes()) or None
+        except FileNotFoundError:
+            return []
+        except (OSError, ValidationError):
+            return None
+
+    def latest(self, fingerprint: dict[str, str], ended: Saved | None) -> Saved | None:
+        """The farthest of: the state of `--resume`, of an interrupted run with the same name, of the end of a finished one.
+
+        None if there is none. Raises UserError if an interrupted run had other settings, or the state is damaged.
+        """
+        found = [self.resumed(fingerprint), self.interrupted(fingerprint), ended]
+        return max((saved for saved in found if saved is not None), key=lambda saved: saved.step, default=None)
+
+    def resumed(self, fingerprint: dict[str, str]) -> Saved | None:
+        """The state that `--resume` names. Raises UserError."""
+        if self.save.resume is None:
+            return None
+        on_hub = self.hub.resume_from_huggingface
+        folder = fetch_state(self.save.resume, self.hub, STATE) if on_hub else Path(self.save.resume)
+        file = folder / STATE
+        if not file.is_file():
+            raise UserError(f"there is no {STATE} in it", f"--resume {self.save.resume}", "Name a `-state` folder")
+        return read_state(file, fingerprint, "Name another state, or leave --resume out")
+
+    def interrupted(self, fingerprint: dict[str, str]) -> Saved | None:
+        """The state of this very run, if it was stopped. Raises UserError if it is another one's."""
+        if not self.state_file.exists():
+            return None
+        saved = read_state(self.state_file, fingerprint)
+        if saved.changed:
+            what = f"an unfinished run is there with other settings: {saved.differences()}"
+            fix = "Give the run its old settings, choose another --output_name, or pass --restart to begin anew"
+            raise UserError(what, str(self.state_file), fix)
+        return saved
+
+    def save_state(self, state: TrainState) -> None:
+        """Save what running the same command again goes on from. Raises UserError."""
+        self.claim()
+        save_state(state, self.state_file)
+
+    def save_last(self, state: TrainState) -> None:
+        """Save it when nothing comes after it. Raises UserError if it is elsewhere, or nowhere."""
+        with self.keeping(state):
+            self.save_state(state)
+
+    def save_step(self, state: TrainState) -> list[Path]:
+        """The files of `--save_every_n_steps`; what `--save_last_n_steps` does not keep goes."""
+        files = self.save_named(state, step_suffix(state.step))
+        keep, states = self.save.save_last_n_steps, self.save.save_last_n_steps_state
+        every = self.save.save_every_n_steps or 1
+        self.remove(r"-step(\d{8})", every, keep and state.step - keep, state.step - (states or keep or state.step))
+        return files
+
+    def keep_step(self, state: TrainState) -> list[Path]:
+        """The files of a step in the run's folder: beside the final one, some programs would take them for the word."""
+        self.step_folder.mkdir(parents=True, exist_ok=True)
+        suffix = step_suffix(state.step)
+        return [self.write(concept, state.step, suffix, self.step_folder) for concept in state.concepts]
+
+    def save_epoch(self, state: TrainState, epoch: int, every: int) -> list[Path]:
+        """The files of `--save_every_n_epochs`; what `--save_last_n_epochs` does not keep goes."""
+        files = self.save_named(state, epoch_suffix(epoch))
+        keep, states = self.save.save_last_n_epochs, self.save.save_last_n_epochs_state
+        self.remove(
+            r"-(\d{6})", every, keep and epoch - every * keep + 1, epoch - every * (states or keep or epoch) + 1
+        )
+        return files
+
+    def save_named(self, state: TrainState, suffix: str) -> list[Path]:
+        """One embedding file for each concept and, if wished for, a state folder."""
+        self.claim()
+        files = [self.write(concept, state.step, suffix) for concept in state.concepts]
+        if self.save.save_state:
+            files.append(self.save_state_folder(state, suffix))
+        return files
+
+    def save_state_folder(self, state: TrainState, suffix: str = "") -> Path:
+        folder = Path(self.save.output_dir) / state_folder(self.run_name, suffix)
+        clear_leftovers(folder)
+        save_state(state, folder / STATE)
+        return folder
+
+    def remove(self, pattern: str, every: int, first: int | None, first_state: int) -> None:
+        """Embedding files and state folders of this run's rhythm, `every` so many, whose number is lower."""
+        for path in Path(self.save.output_dir).iterdir():
+            file = self._number(path.name, pattern + r"\." + self.save.save_model_as, self.names.values())
+            if file is not None and file < (first or 0) and file % every == 0:
+                path.unlink(missing_ok=True)
+            state = self._number(path.name, pattern + "-state", [self.run_name])
+            if state is not None and state < first_state and state % every == 0:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _number(self, text: str, pattern: str, names: Iterable[str]) -> int | None:
+        for name in names:
+            match = re.fullmatch(re.escape(name) + pattern, text)
+            if match:
+                return int(match[1])
+        return None
+
+    def write(self, concept: Concept, step: int, suffix: str = "", folder: Path | None = None) -> Path:
+        """One embedding file. Raises FormatError."""
+        name = self.names[concept.token]
+        counts = {len(rows) for rows in concept.rows.values()}
+        metadata = {
+            **self.metadata,
+            "modelspec.title": name,
+            "modelspec.trigger_phrase": concept.token,
+            "neonym.vectors": str(max(counts)),
+            "neonym.init_word": concept.init_word,
+            "neonym.steps": str(step),
+            **self.said,
+        }
+        metadata = {key: as_text(text) for key, text in metadata.items()}
+        vectors = {encoder: rows.to(PRECISIONS[self.save.save_precision]) for encoder, rows in concept.result().items()}
+        return write_embedding(Embedding(concept.token, vectors, metadata), self.file(name, suffix, folder))
+
+    def finish(self, state: TrainState, verdicts: list[dict], whole: bool) -> list[Path]:
+        """Write the final files, a state folder if one is wished for, and the verdict.
+
+        The state goes last: until then the run can be resumed. That of a `whole` run says that there is nothing left to do.
+        Raises UserError if something cannot be written; the state is kept then.
+        """
+        with self.keeping(state):
+            self.claim()
+            files = [self.write(concept, state.step) for concept in state.concepts]
+            for file in files:
+                write_card(file, self.model)
+            if self.save.save_state or self.save.save_state_on_train_end:
+                files.append(self.save_state_folder(state))
+            write_text(self.verdict_file, as_json(verdicts, indent=2) + "\n")
+            self.save_state(state)
+            if whole:
+                self.state_file.replace(self.end_file)
+                sync_names(self.folder)
+            return files

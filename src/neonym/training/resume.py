@@ -1,0 +1,84 @@
+"""Where a run begins: at its first step, at a saved state, or not at all because it is finished."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from neonym.data.plan import fingerprint
+from neonym.optim.rates import LEAST_WARMUP
+from neonym.preflight.prepare import Prepared
+from neonym.training.checkpoint import CheckpointStore
+from neonym.training.recorded import settings_of
+from neonym.training.state import Saved
+
+LENGTH = {"max_train_steps", "max_train_epochs"}
+
+
+@dataclass
+class Beginning:
+    """`saved`: the state to go on from, None for the first step. `finished`: what to tell if nothing is left to do."""
+
+    fingerprint: dict[str, str]
+    saved: Saved | None = None
+    finished: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def find_beginning(ready: Prepared, store: CheckpointStore) -> Beginning:
+    """A finished run is not done again; with more steps it goes on; with other settings it is replaced.
+
+    Raises UserError for an interrupted run with other settings, and for a state that is damaged.
+    """
+    assert ready.rhythm is not None
+    found = Beginning(identity(ready))
+    ended, resume = store.ended(found.fingerprint), ready.run.save.resume
+    if ended is not None:
+        same = not ended.changed or (set(ended.changed) <= LENGTH and ready.rhythm.total > ended.step)
+        if not same or ended.facts.origin != (resume or ""):
+            what = ended.differences() or "it began from another state"
+            found.notes.append(f"note: the finished run in {store.folder} had other settings and is replaced: {what}")
+            ended = None
+    if ended is not None and not ended.changed and all(file.exists() for file in store.final_files()):
+        found.saved, found.finished = ended, said_of_finished(ended, store, ready.rhythm.total)
+        return found
+    saved = found.saved = store.latest(found.fingerprint, ended)
+    if saved is not None:
+        kind = "finished" if saved is ended else "interrupted"
+        found.notes.append(f"going on from step {saved.step} of {resume or f'the {kind} run in {store.folder}'}")
+        if saved.changed:
+            found.notes.append(f"note: with other settings than the saved run's: {saved.differences()}")
+    return found
+
+
+def said_of_finished(ended: Saved, store: CheckpointStore, total: int) -> str:
+    """Where its files are, what its verdicts were, and how to do more."""
+    files = ", ".join(map(str, store.final_files()))
+    verdicts = store.verdicts()
+    words = "".join(f" `{verdict.token}`: {verdict.word}." for verdict in verdicts or ())
+    if verdicts is None:
+        words = f" What came of it is not known: {store.verdict_file} is damaged."
+    more = f"More --max_train_steps go on from step {ended.step}, " if ended.step >= total else ""
+    begin = "--restart begins anew, another --output_dir makes another file"
+    return f"this run is finished already, and nothing was done: {files}.{words} {more}{begin}."
+
+
+def identity(ready: Prepared) -> dict[str, str]:
+    """Everything that decides the numbers of a run: two runs with the same one are the same run."""
+    assert ready.source is not None
+    assert ready.config is not None
+    records = [*ready.records, *ready.held_out]
+    concepts = [c.model_dump(exclude={"weights"}) for c in ready.config.concepts]
+    starts = {token: {e: rows.tolist() for e, rows in w.items()} for token, w in ready.weights.items()}
+    pictures = fingerprint(records, len(ready.records), ready.step_sizes, concepts, starts)
+    return {
+        **settings_of(ready.run),
+        **warmup_of(ready),
+        "model_hash": ready.source.text_hash(),
+        "pictures_and_captions": pictures,
+    }
+
+
+def warmup_of(ready: Prepared) -> dict[str, str]:
+    """Return the warm-up that the model's defaults give, if it is not the least: the settings themselves leave it open."""
+    default = ready.defaults.get("lr_warmup_steps")
+    return {} if default is None or default.value == LEAST_WARMUP else {"default_warmup": default.value}

@@ -1,0 +1,103 @@
+"""Pictures while training: the same prompts and seeds each time, beside what is drawn without the word and with its start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL.PngImagePlugin import PngInfo
+
+from neonym.config.run import SampleSettings
+from neonym.generation.request.prompts import SamplePrompt, dump
+from neonym.io.atomic import save_png
+from neonym.models.model import Model
+from neonym.preflight.milestones import Rhythm, due
+from neonym.runs.outputs import sample_name, time_stamp
+from neonym.text.words import clean, whole_word
+from neonym.training.concept import Concept, rows_as
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from neonym.runs.events import Report
+
+WITHOUT, BEFORE = "without the words", "with the starting words"
+
+
+def without(prompt: str, words: Sequence[str]) -> str:
+    """The prompt with the new words cut out."""
+    cut = whole_word(tuple(clean(word) for word in words)).sub(" ", clean(prompt))
+    return " ".join(cut.split())
+
+
+class Sampler:
+    """Draws the prompts of `--sample_prompts`. Training is the same with and without it: no state of it is touched."""
+
+    def __init__(self, settings: SampleSettings, prompts: Sequence[SamplePrompt], folder: Path, name: str):
+        self.settings, self.prompts, self.folder, self.name = settings, prompts, folder, name
+        self.before: list[tuple[str, list[Image.Image]]] = []  # drawn once: what the word is compared with
+
+    def tag(self, done: int, rhythm: Rhythm) -> str | None:
+        """sd-scripts' mark of an epoch or a step at which pictures are due; None: they are not."""
+        if not self.prompts:
+            return None
+        epoch = rhythm.epoch_ends(done)
+        if done == 0:
+            return "e000000" if self.settings.sample_at_first else None
+        if (self.settings.sample_every_n_epochs or 0) > 0:
+            return f"e{epoch:06d}" if epoch and due(self.settings.sample_every_n_epochs, epoch) else None
+        return f"{done:06d}" if due(self.settings.sample_every_n_steps, done) else None
+
+    def draw(self, model: Model, concepts: Sequence[Concept], tag: str, report: Report) -> list[Path]:
+        """Files as sd-scripts names them, and one sheet beside the pictures that the starting words give."""
+        from neonym.generation.sheets import sheet
+
+        vae = model.modules()["vae"]
+        home = next(vae.parameters())
+        where, kind = home.device, home.dtype
+        try:
+            if not self.before:
+                plain = [without(asked.prompt, [c.token for c in concepts]) for asked in self.prompts]
+                without_words = self.pictures(model, plain)
+                with rows_as(concepts, [c.start for c in concepts]):
+                    self.before = [(WITHOUT, without_words), (BEFORE, self.pictures(model))]
+            with rows_as(concepts, [c.result() for c in concepts]):
+                pictures = self.pictures(model)
+        finally:
+            vae.to(where, kind)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        files = [self.save(picture, i, tag) for i, picture in enumerate(pictures)]
+        page = self.folder / f"{self.name}_{tag}_sheet.png"
+        rows = [*self.before, (f"now ({tag})", pictures)]
+        save_png(sheet(rows, side=pictures[0].height), page)
+        report.event("sampled", tag=tag, files=[str(f) for f in [*files, page]])
+        return [*files, page]
+
+    def pictures(self, model: Model, texts: Sequence[str] | None = None) -> list[Image.Image]:
+        """One of each prompt, or of other texts with its settings."""
+        texts = texts or [asked.prompt for asked in self.prompts]
+        return [self.picture(model, index, text) for index, text in enumerate(texts)]
+
+    def picture(self, model: Model, index: int, text: str) -> Image.Image:
+        from neonym.generation.images import draw
+
+        asked = self.prompts[index]
+        side = model.source.native_size
+        return draw(
+            model, [text], [self.seed(index)], negative_prompt=asked.negative_prompt, steps=asked.sample_steps,
+            guidance=asked.scale, size=(asked.width or side, asked.height or side),
+            sampler=asked.sample_sampler or self.settings.sample_sampler,
+        )[0]  # fmt: skip
+
+    def seed(self, index: int) -> int:
+        """The prompt's own, or its number: never by chance, so that only the word changes from sheet to sheet."""
+        own = self.prompts[index].seed
+        return index if own is None else own
+
+    def save(self, picture: Any, index: int, tag: str) -> Path:
+        path = self.folder / sample_name(self.name, tag, index, time_stamp(), self.prompts[index].seed)
+        text = PngInfo()
+        text.add_text("prompt", dump(self.prompts[index]))
+        save_png(picture, path, text)
+        return path

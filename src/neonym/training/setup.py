@@ -1,0 +1,96 @@
+"""What a run is made of, from its settings: the device and its precision, the noising process, the objective."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs, KwargsHandler
+
+from neonym.config.run import RunConfig
+from neonym.config.without_effect import tracker_kinds
+from neonym.models.model import Model
+from neonym.models.process.diffusion import Diffusion, NoiseRules
+from neonym.models.source import ModelSource
+from neonym.preflight.defaults import filled
+from neonym.runs.events import Report
+from neonym.runs.outputs import tracker_folder
+from neonym.training.objective import Objective
+
+MINUTES = 10  # that processes wait for each other
+MINUTES_FOR_PICTURES = 120  # the first process draws sample pictures while the others wait
+GIB = 2**30
+
+
+def on_device(run: RunConfig, source: ModelSource, report: Report) -> RunConfig:
+    """Return the run with the precision that suits the model on this device, unless the user gave one: float32 but for CUDA."""
+    if run.compute.mixed_precision is not None:
+        return run
+    precision, default = "no", source.defaults.mixed_precision
+    if torch.cuda.is_available() and not run.compute.cpu:
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = precision_on_cuda(default.value, has_bf16)
+    if precision != "no":
+        report.note(f"note: --mixed_precision: {precision}, the {default}")
+    return filled(run, {"mixed_precision": precision})
+
+
+def precision_on_cuda(suits: str, has_bf16: bool) -> str:
+    """Return the first precision of "bf16, else fp16" or the like that the device has; every one has "fp16" and "no"."""
+    first, _, other = suits.partition(", else ")
+    return first if has_bf16 or first != "bf16" else other or "no"
+
+
+def samples_at_once(run: RunConfig, source: ModelSource, device: torch.device) -> int | None:
+    """Return how many samples go through the model together, None for all of a micro-batch.
+
+    Where the user does not say: one, on a GPU with less memory than a whole step of this model needs. The result is the
+    same but for rounding.
+    """
+    if run.compute.micro_batch_size is not None or device.type != "cuda":
+        return run.compute.micro_batch_size
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return 1 if memory < source.defaults.gpu_memory.value * GIB else None
+
+
+def start_accelerator(run: RunConfig, report: Report) -> Accelerator:
+    """The device, and the nearest precision that it can compute in."""
+    precision = run.compute.mixed_precision
+    if not torch.distributed.is_initialized():  # a second run in one process may use another device or precision
+        AcceleratorState._reset_state(reset_partial_state=True)
+    on_cpu = run.compute.cpu or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    if precision == "fp16" and on_cpu:
+        report.note(
+            "note: mixed_precision fp16 -> fp32: a CPU does not compute in fp16; the result is at least as exact."
+        )
+        precision = "no"
+    draws = run.sample.sample_prompts is not None
+    minutes = run.compute.ddp_timeout or (MINUTES_FOR_PICTURES if draws else MINUTES)
+    waiting: list[KwargsHandler] = [InitProcessGroupKwargs(timeout=timedelta(minutes=minutes))]
+    return Accelerator(
+        mixed_precision=precision, cpu=run.compute.cpu, kwargs_handlers=waiting,
+        log_with=[*tracker_kinds(run.log)] or None, project_dir=tracker_folder(run.log),
+    )  # fmt: skip
+
+
+def weight_dtype(accelerator: Accelerator) -> torch.dtype:
+    """Of the frozen model: the training precision on a GPU. On a CPU autocast alone does it."""
+    if accelerator.device.type == "cpu":
+        return torch.float32
+    return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
+
+
+def objective_of(run: RunConfig) -> Objective:
+    """The settings that say how a prediction is judged."""
+    return Objective(**{f.name: getattr(run.objective, f.name) for f in fields(Objective)})
+
+
+def process_of(model: Model, run: RunConfig) -> Diffusion:
+    """The model's noising process with the run's rules; a rule that was not given is the plain one."""
+    given = {f.name: getattr(run.objective, f.name) for f in fields(NoiseRules)}
+    rules = NoiseRules(**{name: value for name, value in given.items() if value is not None})
+    process = replace(model.process, rules=rules)
+    return process.with_zero_terminal_snr() if run.objective.zero_terminal_snr else process

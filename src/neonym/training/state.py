@@ -1,0 +1,212 @@
+"""What resuming needs: the step, the rows, their optimizer's moments. Kilobytes; no random state, keys make it needless."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from neonym.errors import UserError
+from neonym.io.atomic import whole_file
+from neonym.training.concept import Concept
+from neonym.training.early_stopping import Plateau
+
+
+@dataclass
+class TrainState:
+    """How far a run is. `step` is the number of steps done."""
+
+    concepts: Sequence[Concept]
+    fingerprint: dict[str, str]  # everything that decides the numbers: setting -> value
+    step: int = 0
+    origin: str = ""  # the state that --resume named, if the run began from one
+    scaler: torch.amp.GradScaler | None = None  # pyright: ignore[reportPrivateImportUsage]
+    plateau: Plateau | None = None
+
+
+def tensors_of(state: TrainState) -> dict[str, torch.Tensor]:
+    """Rows, starting rows, averages and optimizer moments under flat names."""
+    tensors = {}
+    for c, concept in enumerate(state.concepts):
+        for name, rows in concept.rows.items():
+            tensors[f"{c}/{name}/rows"] = rows.detach()
+            tensors[f"{c}/{name}/start"] = concept.start[name]
+            if concept.average is not None:
+                tensors[f"{c}/{name}/average"] = concept.average[name]
+        whole = concept.optimizer.state_dict()
+        for kind, parts in (("optimizer", whole["state"].items()), ("groups", enumerate(whole["param_groups"]))):
+            for index, values in parts:
+                tensors |= {f"{c}/{kind}/{index}/{k}": v for k, v in values.items() if isinstance(v, torch.Tensor)}
+    for c, rows in enumerate(state.plateau.best if state.plateau else []):
+        tensors |= {f"{c}/{name}/best": values for name, values in rows.items()}
+    return {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def numbers_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What an optimizer keeps beside tensors: counts per parameter, and what it found out for a group (D-Adaptation)."""
+    whole = optimizer.state_dict()
+    values = {
+        str(index): {key: value for key, value in entries.items() if not isinstance(value, torch.Tensor)}
+        for index, entries in whole["state"].items()
+    }
+    groups = [
+        {key: value for key, value in group.items() if key != "params" and not isinstance(value, torch.Tensor)}
+        for group in whole["param_groups"]
+    ]
+    return {
+        "values": values,
+        "groups": groups,
+        "defaults": {k: v for k, v in optimizer.defaults.items() if k != "params"},
+    }
+
+
+class Numbers(BaseModel):
+    """What `numbers_of` says of one optimizer."""
+
+    model_config = ConfigDict(strict=True)
+    values: dict[str, dict[str, Any]]
+    groups: list[dict[str, Any]]
+    defaults: dict[str, Any]
+
+
+class Facts(BaseModel):
+    """What a state says beside its tensors."""
+
+    model_config = ConfigDict(strict=True)
+    step: int = Field(ge=0)
+    fingerprint: dict[str, str]
+    origin: str = ""
+    optimizers: list[Numbers]
+    evaluations: list[list[float]] = []
+    scaler: dict[str, Any] | None = None
+
+
+def save_state(state: TrainState, file: Path) -> None:
+    """Write a state that is complete or absent, on the disk whatever happens next. Raises UserError."""
+    facts: dict[str, Any] = {"step": state.step, "fingerprint": state.fingerprint, "origin": state.origin}
+    facts["optimizers"] = [numbers_of(concept.optimizer) for concept in state.concepts]
+    if state.plateau is not None:
+        facts["evaluations"] = state.plateau.history
+    if state.scaler is not None:
+        facts["scaler"] = state.scaler.state_dict()
+    tensors = tensors_of(state)
+    facts["sha256"] = checksum(facts, tensors)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(file, lasting=True) as part:
+            part.write_bytes(save(tensors, {"neonym": json.dumps(facts)}))
+    except OSError as error:
+        raise UserError(f"the state cannot be saved ({error})", str(file), "Is the disk full?") from error
+
+
+def checksum(facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return the hash of everything in a state."""
+    digest = sha256(json.dumps(facts).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@dataclass
+class Saved:
+    """A state as it lies in a file."""
+
+    file: Path
+    facts: Facts
+    tensors: dict[str, torch.Tensor]
+    changed: dict[str, str]  # settings that are not those of the run that saved it -> what they were and are
+
+    @property
+    def step(self) -> int:
+        return self.facts.step
+
+    def differences(self) -> str:
+        """For people."""
+        return "; ".join(f"{key} ({values})" for key, values in self.changed.items())
+
+
+def read_state(file: Path, fingerprint: dict[str, str], fix: str = "") -> Saved:
+    """Return the state in `file`; no model is needed for it. Raises UserError if it is not as `save_state` wrote it."""
+    fix = fix or "Choose another --output_name, or pass --restart to begin anew"
+    try:
+        with safe_open(file, framework="pt") as opened:
+            text = (opened.metadata() or {}).get("neonym")
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        if text is None:
+            raise ValueError("it is none of Neonym's")
+        facts = sound_facts(json.loads(text), tensors)
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise UserError(f"the saved state is damaged ({error})", str(file), fix) from error
+    old, new = facts.fingerprint, fingerprint
+    keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+    return Saved(file, facts, tensors, {key: f"was {old.get(key)}, is {new.get(key)}" for key in keys})
+
+
+def sound_facts(table: Any, tensors: Mapping[str, torch.Tensor]) -> Facts:
+    """Return what a state says. Raises ValueError if that was not saved with these tensors, or is not all of it."""
+    noted = table.pop("sha256", None) if isinstance(table, dict) else None
+    if noted is None or noted != checksum(table, tensors):
+        raise ValueError("its checksum is wrong, or it is of an older version")
+    try:
+        return Facts.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'its facts'}: {first['msg']}") from error
+
+
+def restore(state: TrainState, saved: Saved) -> None:
+    """Put everything back where `save_state` took it from. Raises UserError if it does not fit."""
+    tensors, facts, state.step = saved.tensors, saved.facts, saved.step
+    if state.plateau is not None:
+        state.plateau.history, state.plateau.best = list(facts.evaluations), []
+    try:
+        if state.scaler is not None and facts.scaler is not None:
+            state.scaler.load_state_dict(facts.scaler)
+        for c, concept in enumerate(state.concepts):
+            for name, rows in concept.rows.items():
+                if (saved_shape := tensors[f"{c}/{name}/rows"].shape) != rows.shape:
+                    raise ValueError(f"its rows are {tuple(saved_shape)}, not {tuple(rows.shape)}")
+            concept.put({name: tensors[f"{c}/{name}/rows"] for name in concept.rows})
+            for name, rows in concept.rows.items():
+                concept.start[name] = tensors[f"{c}/{name}/start"].to(rows.device)
+                if concept.average is not None:
+                    concept.average[name] = tensors[f"{c}/{name}/average"].to(rows.device)
+            if state.plateau is not None and facts.evaluations:
+                best = {name: tensors[f"{c}/{name}/best"].to(rows.device) for name, rows in concept.rows.items()}
+                state.plateau.best.append(best)
+            restore_optimizer(concept.optimizer, f"{c}/", tensors, facts.optimizers[c])
+    except Exception as error:  # each optimizer has errors of its own
+        fix = "The words, their vectors, the model and the optimizer must be those of the run that saved it"
+        raise UserError(f"the state does not fit this run ({error!r})", str(saved.file), fix) from error
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, prefix: str, tensors: dict[str, torch.Tensor], numbers: Numbers
+) -> None:
+    """The moments of `prefix` and the numbers beside them. What was a tensor is one again: numbers would round otherwise."""
+    values: dict[int, dict[str, Any]] = {int(i): dict(entries) for i, entries in numbers.values.items()}
+    found: list[dict[str, Any]] = [{} for _ in numbers.groups]
+    for kind, home in ((f"{prefix}optimizer/", values), (f"{prefix}groups/", found)):
+        for key, tensor in tensors.items():
+            if key.startswith(kind):
+                index, entry = key.removeprefix(kind).split("/")
+                home[int(index)][entry] = tensor
+    given = numbers.defaults  # what it was made with: of this, the run's own settings hold
+    groups = [
+        {
+            **now,
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in old.items() if k not in given or v != given[k]},
+            **of_group,
+        }
+        for now, old, of_group in zip(optimizer.state_dict()["param_groups"], numbers.groups, found, strict=True)
+    ]
+    optimizer.load_state_dict({"state": values, "param_groups": groups})

@@ -1,0 +1,149 @@
+"""Was the word learned? Numbers, and one word for them.
+
+What a word is worth is measured in `generation/worth.py`. The limits here were chosen by `benchmarks/verdict.py` on the
+built-in model; docs/training.md shows how often they are wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from neonym.generation.judge import FAIR_REACH, HARMFUL, LEARNED, Judgement, headline, judge
+from neonym.generation.worth import Worth
+from neonym.models.encoders.rows import nearest_tokens
+from neonym.models.model import Model
+from neonym.models.source import ModelSource
+from neonym.optim.optimizers import finds_rate
+from neonym.optim.rates import TOO_SHORT, suiting_rate
+from neonym.training.concept import Concept
+
+TOO_LONG = 5  # times a word that the model knows
+STILL = 0.98  # cosine with the start of a word that hardly moved
+
+
+@dataclass(frozen=True)
+class EncoderFigures:
+    """How the rows of one encoder moved. Distances are Euclidean, over all rows together or per row as named."""
+
+    distance: float  # root mean square over the rows
+    cosine: float  # with the start, mean over the rows
+    norm: float  # mean over the rows
+    known_norm: float  # mean over words that the model knows
+    nearest: list[list[str]]  # per row, by cosine, without the start itself if it is not the nearest
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict on one concept."""
+
+    token: str
+    word: str  # LEARNED | WEAK | NOT LEARNED
+    reason: str
+    overpowers: bool  # it was learned, but other words of a prompt hardly count beside it
+    loss_before: float  # with its init word
+    loss_after: float
+    loss_alone: float  # with its init word and without the captions
+    share: float  # this and the next three as in `Worth`
+    reach: float
+    standard_errors: float
+    obedience: float
+    evaluated_on: str
+    encoders: dict[str, EncoderFigures]
+    advice: str = ""  # what may help, unless it was learned and leaves other words alone
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def headline(self) -> str:
+        return headline(self.word, self.overpowers)
+
+    def lines(self) -> list[str]:
+        """For the terminal."""
+        change = 100 * (self.loss_after / self.loss_before - 1) if self.loss_before else 0.0
+        lines = [
+            f"{self.token}: {self.headline} ({self.reason})",
+            f"  evaluation loss {self.loss_before:.5f} -> {self.loss_after:.5f} ({change:+.2f} %) on {self.evaluated_on}",
+            f"  other words change {100 * self.obedience:.0f} % as much beside it as beside words that the model knows",
+        ]
+        if self.advice:
+            lines.append(f"  what may help: {self.advice}")
+        for name, f in self.encoders.items():
+            lines.append(
+                f"  {name}: moved {f.distance:.3f}, cosine with the start {f.cosine:.3f}, "
+                f"norm {f.norm:.3f} (known words {f.known_norm:.3f})"
+            )
+            lines += [f"    vector {i}: nearest words {', '.join(words)}" for i, words in enumerate(f.nearest)]
+        return lines
+
+
+def figures(model: Model, concept: Concept, name: str, known: Sequence[str]) -> EncoderFigures:
+    """Where the rows of encoder `name` are now, and how long those of `known` words are."""
+    rows, start = concept.result()[name], concept.start[name]
+    table, tokenizer = model.vocabulary(name).float(), model.tokenizers[name]  # [V,W]
+    pieces = [piece for word in known for piece in tokenizer.pieces(word)]
+    return EncoderFigures(
+        distance=float((rows - start).norm(dim=1).square().mean().sqrt()),
+        cosine=float(torch.cosine_similarity(rows, start).mean()),
+        norm=float(rows.norm(dim=1).mean()),
+        known_norm=float(table[pieces].norm(dim=1).mean()),
+        nearest=tokenizer.spelled(nearest_tokens(table, rows, 3).tolist()),
+    )
+
+
+def advice(
+    found: Judgement, worth: Worth, source: ModelSource, moved: dict[str, EncoderFigures], optimizer: str = "AdamW"
+) -> str:
+    """What may help, from how the rows moved and what came of it; nothing else is known of the word."""
+    if found.overpowers:
+        return (
+            "fewer steps (a file saved earlier, see --save_every_n_steps) or fewer vectors, captions that name everything else "
+            "in the images, or less weight in a prompt: (word:0.7)"
+        )
+    if found.word == LEARNED:
+        return ""
+    known = f"for AdamW, around {suiting_rate(source):g} suits this model"
+    rate = f"--learning_rate ({f'a factor: {optimizer} finds it itself' if finds_rate(optimizer) else known})"
+    farthest = max(f.distance / math.sqrt(source.widths[name]) for name, f in moved.items())  # of a number
+    turned = min(f.cosine for f in moved.values()) < STILL
+    if farthest < TOO_SHORT * source.word_spread and not turned:
+        return f"its vectors hardly moved: give a higher {rate}, or more steps"
+    times = max(f.norm / f.known_norm for f in moved.values())
+    if times > TOO_LONG:
+        return f"its vectors became {times:.0f} times as long as a word's: give a lower {rate}"
+    if not worth.loss_after < worth.loss_before:
+        return f"its vectors moved away from what the images show: give a lower {rate}, and look at the captions"
+    if worth.loss_after > HARMFUL * worth.loss_alone:
+        return "captions that say what is in the images: the word has learned to make up for them"
+    if worth.reach < FAIR_REACH:
+        return f"its vectors have only begun to move: give more steps, or a higher {rate}"
+    return (
+        "a nearer --init_word, another --seed, or more steps: the same command with a larger --max_train_steps goes on"
+    )
+
+
+def make_verdict(model: Model, concept: Concept, worth: Worth, evaluated_on: str) -> Verdict:
+    """The verdict on one concept from what its word is worth."""
+    found = judge(worth)
+    moved = {name: figures(model, concept, name, worth.known_words) for name in concept.rows}
+    return Verdict(
+        token=concept.token,
+        word=found.word,
+        reason=found.reason,
+        overpowers=found.overpowers,
+        loss_before=worth.loss_before,
+        loss_after=worth.loss_after,
+        loss_alone=worth.loss_alone,
+        share=worth.share,
+        reach=worth.reach,
+        standard_errors=worth.standard_errors,
+        obedience=worth.obedience,
+        evaluated_on=evaluated_on,
+        encoders=moved,
+        advice=advice(found, worth, model.source, moved, type(concept.optimizer).__name__),
+    )
