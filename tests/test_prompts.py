@@ -264,7 +264,7 @@ def test_a_long_prompt_file_is_read_as_it_goes(tmp_path):
 @pytest.fixture(scope="module")
 def model():
     loaded = load_model()
-    loaded.add_word("zyzzo", {"text_encoder": torch.randn(2, 128, generator=torch.Generator().manual_seed(1))})
+    loaded.text.add_word("zyzzo", {"text_encoder": torch.randn(2, 128, generator=torch.Generator().manual_seed(1))})
     return loaded
 
 
