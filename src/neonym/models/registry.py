@@ -25,6 +25,11 @@ def register(family: Family) -> None:
         raise ValueError(f"there is a family {family.name} already")
 
 
+def forget(family: Family) -> None:
+    """Make a family unknown again."""
+    del _families[family.name]
+
+
 def supported() -> str:
     """Return the labels of all families as one phrase."""
     *labels, last = [family.label for family in families()]
