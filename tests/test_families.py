@@ -149,7 +149,7 @@ def run_for(folder, tmp_path):
         return settings(
             pretrained_model_name_or_path=str(folder), train_data_dir=str(pictures), token_string="mychar4",
             init_word="dog", num_vectors_per_token=2, train_batch_size=2, output_dir=str(tmp_path / name),
-            output_name="word", eval_samples=8, lr_warmup_steps="0", **more,
+            output_name="word", eval_samples=8, lr_scheduler="constant", lr_warmup_steps="0", **more,
         )  # fmt: skip
 
     return make
