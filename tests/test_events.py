@@ -203,3 +203,9 @@ def test_an_event_file_that_cannot_be_written_is_noted_once(tmp_path):
         dispatcher.emit(Opened(tmp_path, ("a",)))
         dispatcher.note("more")
     assert ["cannot be written" in note for note in notes_of(events)] == [True, False]
+
+
+def test_the_page_of_events_is_up_to_date():
+    from tools.events_page import PAGE, page
+
+    assert PAGE.read_text() == page()
