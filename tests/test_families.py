@@ -109,7 +109,12 @@ def folder(tmp_path_factory) -> Path:
     """A tiny random model in Diffusers' layout."""
     torch.manual_seed(0)
     home = tmp_path_factory.mktemp("toy")
-    words = ["<pad>", "</s>", "<unk>", *"▁a ▁picture ▁photo ▁of ▁on ▁the ▁red ▁dog ▁cat , .".split()]
+    words = [
+        "<pad>",
+        "</s>",
+        "<unk>",
+        *["▁a", "▁picture", "▁photo", "▁of", "▁on", "▁the", "▁red", "▁dog", "▁cat", ",", "."],
+    ]
     letters = [f"▁{c}" for c in "abcdefghijklmnopqrstuvwxyz"] + list("▁abcdefghijklmnopqrstuvwxyz")
     pieces = [(piece, -float(i)) for i, piece in enumerate(dict.fromkeys([*words, *letters]))]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
