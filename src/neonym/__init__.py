@@ -31,6 +31,22 @@ if TYPE_CHECKING:
     from neonym.formats import write_embedding as write_embedding
     from neonym.models.model import Model as Model
     from neonym.models.model import load_model as load_model
+    from neonym.runs.events import Encoded as Encoded
+    from neonym.runs.events import Evaluated as Evaluated
+    from neonym.runs.events import Event as Event
+    from neonym.runs.events import Failed as Failed
+    from neonym.runs.events import Finished as Finished
+    from neonym.runs.events import Judged as Judged
+    from neonym.runs.events import Judging as Judging
+    from neonym.runs.events import Listener as Listener
+    from neonym.runs.events import Noted as Noted
+    from neonym.runs.events import Opened as Opened
+    from neonym.runs.events import Sampled as Sampled
+    from neonym.runs.events import Saved as Saved
+    from neonym.runs.events import Started as Started
+    from neonym.runs.events import Stepped as Stepped
+    from neonym.runs.events import Stopped as Stopped
+    from neonym.runs.stop import Stop as Stop
     from neonym.training.run import Result as Result
     from neonym.training.verdict import Verdict as Verdict
     from neonym.types import Embedding as Embedding
@@ -46,6 +62,11 @@ _HOMES = {
     ),
     "neonym.formats": ("read_embedding", "write_embedding"),
     "neonym.models.model": ("Model", "load_model"),
+    "neonym.runs.events": (
+        "Encoded", "Evaluated", "Event", "Failed", "Finished", "Judged", "Judging", "Listener", "Noted", "Opened",
+        "Sampled", "Saved", "Started", "Stepped", "Stopped",
+    ),
+    "neonym.runs.stop": ("Stop",),
     "neonym.training.run": ("Result",),
     "neonym.training.verdict": ("Verdict",),
     "neonym.types": ("Embedding",),
@@ -54,16 +75,32 @@ __all__ = [
     "ConfigError",
     "DataError",
     "Embedding",
+    "Encoded",
     "EncoderFacts",
+    "Evaluated",
+    "Event",
+    "Failed",
     "FileFacts",
+    "Finished",
     "FormatError",
+    "Judged",
+    "Judging",
+    "Listener",
     "Model",
     "ModelError",
     "Neighbours",
     "NeonymError",
+    "Noted",
+    "Opened",
     "Problem",
     "Result",
     "RunConfig",
+    "Sampled",
+    "Saved",
+    "Started",
+    "Stepped",
+    "Stop",
+    "Stopped",
     "UserError",
     "Verdict",
     "WordFacts",

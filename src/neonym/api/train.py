@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from neonym.api.wording import all_in_python, speaking_python
+from collections.abc import Sequence
+from dataclasses import replace
+
+from neonym.api.wording import all_in_python, speaking_python, text_in_python
 from neonym.config.run import RunConfig
 from neonym.errors import Problem
 from neonym.preflight.prepare import prepare
+from neonym.runs import start
+from neonym.runs.events import Event, Failed, Listener, Noted
+from neonym.runs.stop import Stop
 from neonym.training.run import Result
-from neonym.training.run import train as train_run
 
 
 def check(run: RunConfig) -> list[Problem]:
@@ -19,10 +24,29 @@ def check(run: RunConfig) -> list[Problem]:
         return all_in_python(prepare(run, run.notes).problems)
 
 
-def train(run: RunConfig) -> Result:
-    """Learn the words of `run` and return the files and a verdict on each word.
+def train(run: RunConfig, listeners: Sequence[Listener] = (), stop: Stop | None = None) -> Result:
+    """Learn the words of `run`, and return their files and a verdict on each.
 
-    Resuming is calling it again. Raises UserError before anything is written.
+    Args:
+        run: The settings. A second call with the same settings goes on where the first one stopped.
+        listeners: Functions that are called with every event of the run, in the thread of the run.
+        stop: A request to stop. When it is made, the run ends after its current step, with its state saved.
+
+    Raises UserError; its kind ConfigError, with all errors that `check` finds, before anything is written.
     """
     with speaking_python():
-        return train_run(run, known=run.notes)
+        return start.train(run, [worded_for_python(listener) for listener in listeners], stop, run.notes)
+
+
+def worded_for_python(listener: Listener) -> Listener:
+    """Return a listener that hears texts as they are worded in Python."""
+
+    def heard(event: Event) -> object:
+        if isinstance(event, Noted):
+            event = replace(event, text=text_in_python(event.text))
+        elif isinstance(event, Failed):
+            event = replace(event, error=text_in_python(event.error))
+        return listener(event)
+
+    heard.__qualname__ = getattr(listener, "__qualname__", type(listener).__name__)  # a failing listener is named
+    return heard
