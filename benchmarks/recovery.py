@@ -24,16 +24,16 @@ import numpy as np
 import torch
 from PIL import Image
 
+from neonym import train
 from neonym.config.run import ObjectiveSettings, OptimSettings, RunConfig
 from neonym.formats import read_embedding
 from neonym.generation.embeddings import add_embedding
 from neonym.generation.images import draw
+from neonym.io.json import as_json
 from neonym.models.loading.identify import identify
 from neonym.models.model import Model, load_model
 from neonym.models.source import BUILTIN
-from neonym.runs.events import Silent, as_json
 from neonym.training.objective import Objective
-from neonym.training.run import train
 from neonym.training.step import sample_losses
 from neonym.types import Batch, Embedding
 from tools.builtin_model.pictures import COLOURS, article, compose, phrase, place
@@ -172,7 +172,7 @@ def measure(args: argparse.Namespace) -> dict:
         config, pictures = write_data(subjects, args.vectors, args.batch_size, folder / "data")
         every = max(1, args.steps // max(1, args.curve))
         started = time.monotonic()
-        train(run_of(args, config, folder / "out", {"eval_samples": 8}, every), Silent())
+        train(run_of(args, config, folder / "out", {"eval_samples": 8}, every))
         seconds = time.monotonic() - started
         rows, curve = [], {}
         for subject, shown in zip(subjects, pictures, strict=True):

@@ -15,6 +15,7 @@ from conftest import make_pictures, settings
 from safetensors.torch import load_file, save_file
 
 from benchmarks.checkpoints import make_parts, save_folder, single_file_tensors
+from neonym import train
 from neonym.errors import ModelError
 from neonym.generation.conditioning import conditioning
 from neonym.generation.embeddings import add_files
@@ -25,7 +26,6 @@ from neonym.models.loading.identify import identify
 from neonym.models.model import load_model
 from neonym.models.tokenizers.clip import load_tokenizers
 from neonym.preflight.prepare import prepare
-from neonym.training.run import train
 
 
 @pytest.fixture(scope="module", params=["sd1", "sd2", "sdxl"])

@@ -60,7 +60,7 @@ class Started(Event):
     first_step: Annotated[int, "steps done before, more than 0 if the run goes on from a state"]
     steps: Annotated[int, "steps at the end of the run"]
     steps_per_epoch: Annotated[int, "steps of an epoch"]
-    samples_per_step: Annotated[int, "images of a step, over all words"]
+    samples_per_step: Annotated[float, "mean number of images of a step, over all words"]
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,8 @@ def first_state(ready: Prepared, model: Model, beginning: Beginning, accelerator
 
 def follow(run: Session) -> Result:
     """Train to the end and write what came of it. Raises StopRequested, and UserError if another process is gone."""
-    samples = sum(len(plan.draws(0)) for plan in run.loader.plans)
+    plans = run.ready.plans
+    samples = sum(sum(len(images) for _, images in plan.groups) / plan.steps_per_epoch for plan in plans)
     run.events.emit(Started(run.state.step, run.rhythm.total, run.rhythm.steps_per_epoch, samples))
     try:
         begin_evaluations(run)
