@@ -95,7 +95,7 @@ def words_added(model: Model, words: Iterable[Word]) -> Iterator[None]:
         yield
     finally:
         for token in reversed(added):
-            model.remove_word(token)
+            model.text.remove_word(token)
 
 
 def add(model: Model, word: Word) -> str:
