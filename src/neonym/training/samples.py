@@ -10,6 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from neonym.config.run import SampleSettings
 from neonym.generation.request.prompts import SamplePrompt, dump
+from neonym.generation.today import latents_of
 from neonym.io.atomic import save_png
 from neonym.models.model import Model
 from neonym.preflight.milestones import Rhythm, due
@@ -53,6 +54,7 @@ class Sampler:
         """Files as sd-scripts names them, and one sheet beside the pictures that the starting words give."""
         from neonym.generation.sheets import sheet
 
+        self.prompts = [prompt.on_grid(latents_of(model.source).multiple) for prompt in self.prompts]
         vae = model.modules()["vae"]
         home = next(vae.parameters())
         where, kind = home.device, home.dtype
