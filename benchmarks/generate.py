@@ -74,7 +74,7 @@ def their_pipeline(model, device: torch.device, dtype: torch.dtype) -> Any:
         return around(model)
     import diffusers
 
-    kind: Any = getattr(diffusers, model.pipeline_class)
+    kind: Any = getattr(diffusers, model.source.family.pipeline)
     pipeline = kind.from_pretrained(model.source.folder, torch_dtype=dtype).to(device)
     if device.type == "cpu":
         pipeline.unet.to(memory_format=torch.channels_last)  # faster there, for both
@@ -88,9 +88,11 @@ def around(model, sampler: str = "ddim", kind: str = "") -> Any:
     import diffusers
 
     parts: Any = diffusers
-    tokenizers = {name.replace("text_encoder", "tokenizer"): t.clip.for_pipeline() for name, t in model.tokenizers.items()}
+    tokenizers = {
+        name.replace("text_encoder", "tokenizer"): t.clip.for_pipeline() for name, t in model.text.tokenizers.items()
+    }
     unused = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    name = model.pipeline_class.replace("Pipeline", f"{kind}Pipeline")
+    name = model.source.family.pipeline.replace("Pipeline", f"{kind}Pipeline")
     pipeline = getattr(parts, name)(
         **model.modules(), **tokenizers, **({} if "XL" in name else unused), scheduler=make_scheduler(model, sampler)
     )

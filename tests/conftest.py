@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from neonym.cli.main import main
 from neonym.config.run import RunConfig, fields_of
 from neonym.formats import write_embedding
 from neonym.preflight.prepare import Prepared, prepare
+from neonym.runs.events import Event, Noted, Stepped
+from neonym.runs.stop import Stop
 from neonym.types import Embedding
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the laws are about a CPU in float32
@@ -157,6 +160,22 @@ def run_for(tmp_path, pictures):
         return settings(**{**base, **flags})
 
     return build
+
+
+def stop_at(step: int, number: int = 15) -> dict[str, Any]:
+    """Arguments of `train` that stop it after a step."""
+    stop = Stop()
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Stepped) and event.step == step:
+            stop.request(number)
+
+    return {"listeners": [listen], "stop": stop}
+
+
+def notes_of(events: list[Event]) -> list[str]:
+    """What a run said."""
+    return [event.text for event in events if isinstance(event, Noted)]
 
 
 def pixels(picture):

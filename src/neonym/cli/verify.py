@@ -72,9 +72,9 @@ def main(argv: list[str], prog: str) -> int:
     model, seeds = load_model(source, best_device()), range(flags.seeds)
     effect = measure(model, embedding, flags.prompt, seeds, flags.steps, flags.scale, shown)
     path = flags.out or free(page)
-    save_image(sheet(list(effect.pictures.items()), model.source.native_size), path, {})
+    save_image(sheet(list(effect.images.items()), model.source.native_size), path, {})
     found = effect.judgement
-    facts = {name: getattr(effect, name) for name in vars(effect) if name not in ("pictures", "worth")}
+    facts = {name: getattr(effect, name) for name in vars(effect) if name not in ("images", "worth")}
     facts |= {"works": effect.works, "verdict": found.word, "overpowers": found.overpowers, "reason": found.reason}
     facts |= {"worth": vars(effect.worth), "sheet": str(path)}
     if flags.as_json:

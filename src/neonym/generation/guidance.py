@@ -6,12 +6,11 @@ Every family and every sampler takes this one path; each image has its own guida
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from neonym.generation.today import predict
 from neonym.models.model import Model
 from neonym.types import TextCond
 
@@ -35,8 +34,9 @@ class Branch:
 class Guidance:
     """The texts that a batch is guided towards and away from.
 
-    `scale` [B,1,1,1] guides towards the prompt. Without `empty`, it guides away from the negative prompt as much; with it,
-    away from the empty prompt, and by `negative_scale` [B,1,1,1] from the negative one. Without `negative` there is no guidance.
+    `scale` [B,1,1,1] guides towards the prompt. Without `empty`, it guides away from the negative prompt as much; with
+    it, away from the empty prompt, and by `negative_scale` [B,1,1,1] from the negative one. Without `negative` there is
+    no guidance.
     """
 
     prompt: Branch
@@ -98,7 +98,7 @@ class GuidedModel:
         """Return the predictions of latents [B,C,h,w] with each text, one text after the other, [branches*B,C,h,w]."""
         sizes = [branch.sizes for branch in branches if branch.sizes is not None]
         text = joined_text([branch.text for branch in branches])
-        return predict(self.model, torch.cat([x_t] * len(branches)), t, text, torch.cat(sizes) if sizes else None)
+        return self.model.predict(torch.cat([x_t] * len(branches)), t, text, torch.cat(sizes) if sizes else None)
 
 
 def joined_text(texts: Sequence[TextCond]) -> TextCond:
@@ -108,5 +108,13 @@ def joined_text(texts: Sequence[TextCond]) -> TextCond:
 
 def of_each(function: Callable[[list[Tensor]], Tensor], texts: Sequence[TextCond]) -> TextCond:
     """Return a text whose every tensor is what `function` makes of that tensor of `texts`; what they lack is None."""
-    tensors = {field.name: [getattr(text, field.name) for text in texts] for field in fields(TextCond)}
-    return TextCond(**{name: None if own[0] is None else function(own) for name, own in tensors.items()})
+
+    def optional(tensors: Sequence[Tensor | None]) -> Tensor | None:
+        known = [tensor for tensor in tensors if tensor is not None]
+        return function(known) if known else None
+
+    return TextCond(
+        function([text.sequence for text in texts]),
+        optional([text.pooled for text in texts]),
+        optional([text.mask for text in texts]),
+    )

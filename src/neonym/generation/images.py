@@ -14,7 +14,6 @@ from neonym.generation.embeddings import add_files
 from neonym.generation.pipeline import Pipeline
 from neonym.generation.request.jobs import Job
 from neonym.generation.samplers import default_sampler, possible_steps, sampler_name
-from neonym.generation.today import family_of, latents_of
 from neonym.models.model import Model, load_model
 from neonym.models.source import BUILTIN
 from neonym.types import Size
@@ -32,16 +31,17 @@ def draw(
     sampler: str | None = None,
     batch_size: int = 8,
 ) -> list[Image.Image]:
-    """Return one image for each prompt, from its seed. Size (width, height), guidance and sampler are by default the model's own.
+    """Return one image for each prompt, from its seed.
 
-    The sampler takes at most as many `steps` as it can. Raises UserError.
+    Size (width, height), guidance and sampler are by default the model's own; the sampler takes at most as many `steps`
+    as it can. Raises UserError.
     """
     width, height = size or (model.source.native_size, model.source.native_size)
-    multiple = latents_of(model.source).multiple
+    multiple = model.source.latents.multiple
     if width % multiple or height % multiple:
         raise UserError(f"{width} x {height} is not a multiple of {multiple}", "the size of the images")
     scale = model.source.guidance if guidance is None else guidance
-    sampler = sampler_name(sampler or default_sampler(family_of(model.source).process))
+    sampler = sampler_name(sampler or default_sampler(model.source.family.process))
     pipeline, images, steps = Pipeline(model), [], possible_steps(sampler, steps)
     jobs = [
         Job(prompt, seed, width, height, negative_prompt, steps, scale, sampler=sampler)

@@ -1,6 +1,7 @@
 """A verdict in one word on what a learned word is worth.
 
-The limits were chosen on the built-in model, by `benchmarks/verdict.py`; docs/training.md shows how often they are wrong.
+The limits were chosen on the built-in model, by `benchmarks/verdict.py`; docs/training.md says how often
+they are wrong.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ FAIR_SHARE, LEAST_SHARE = 0.05, 0.015  # of what changes if one known word repla
 FAIR_REACH, LEAST_REACH = 0.5, 0.25  # of the gain in the word's direction
 SURE = 2.0  # standard errors above no gain at all
 HARMFUL = 1.15  # times the loss without the captions: a word that is not below it only makes up for what they say
-OBEDIENT, BARELY_OBEDIENT = 0.25, 0.1  # share of what other words change beside known words; the second with few contrasts
+OBEDIENT, BARELY_OBEDIENT = (
+    0.25,
+    0.1,
+)  # share of what other words change beside known words; the second with few contrasts
 ENOUGH = 4  # contrasts
 
 
@@ -31,9 +35,10 @@ class Judgement:
 
 
 def judge(worth: Worth, than: str = "its init word") -> Judgement:
-    """Return LEARNED for a word worth using, WEAK for one far from what it could be, NOT LEARNED for one no better than its start.
+    """Return the verdict on a word.
 
-    The reason calls what the word is compared with `than`.
+    It is LEARNED if the word is worth using, WEAK if it is far from what it could be, NOT LEARNED if it is no better
+    than its start. The reason calls what the word is compared with `than`.
     """
     if not math.isfinite(worth.loss_after):
         return Judgement(NOT_LEARNED, "the evaluation loss is not finite")

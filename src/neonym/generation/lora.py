@@ -13,7 +13,6 @@ from typing import Any
 from neonym.errors import ModelError, Problem, UserError
 from neonym.extras import install, is_installed
 from neonym.generation.samplers import default_sampler, make_scheduler
-from neonym.generation.today import family_of
 from neonym.models.loading.weight_files import ENDINGS, read_header, read_tensors
 from neonym.models.model import Model
 
@@ -77,7 +76,7 @@ def loading_pipeline(model: Model) -> Any:
     """Return diffusers' pipeline of the family around the loaded parts: only its LoRA loader is used."""
     import diffusers
 
-    family = family_of(model.source)
+    family = model.source.family
     kind = getattr(diffusers, family.pipeline)
     wanted = inspect.signature(kind.__init__).parameters.values()
     parts: dict[str, Any] = {own.name: None for own in wanted if own.name != "self" and own.default is own.empty}

@@ -1,4 +1,4 @@
-"""The texts in an image file: AUTOMATIC1111's `parameters`, sd-scripts' keys, and all that is needed to generate it again."""
+"""The texts in an image file: AUTOMATIC1111's `parameters`, sd-scripts' keys, and all that generates it again."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from neonym.generation.image_files import KEY, texts_in
 from neonym.generation.request.jobs import Job
 from neonym.generation.request.prompt_sources import escaped
 from neonym.generation.samplers import spacing_title, title
-from neonym.generation.today import family_named
 from neonym.models.loading.weight_files import ENDINGS
+from neonym.models.registry import family_named
 from neonym.text.words import clean, whole_word
 
 BATCH_SETTINGS = {"batch_at_once", "vae_batch_size"}  # recorded, but an image is generated again alone
@@ -52,7 +52,7 @@ def recorded_settings(settings: GenerateSettings) -> dict[str, Any]:
 
 
 def texts(job: Job, facts: Facts, stage: str = "", small: Job | None = None) -> dict[str, str]:
-    """Return every text in the image file of a job; `small` is the job of the first stage, if this is the second of two."""
+    """Return every text in the image file of a job; `small` is the first stage's job, if this is the second of two."""
     found = {
         "parameters": parameters(job, facts, small), "prompt": job.prompt, "negative-prompt": job.negative_prompt,
         "seed": str(job.seed), "sampler": job.sampler, "steps": str(job.steps), "scale": str(job.scale),
@@ -143,7 +143,7 @@ def quoted(value: Any) -> str:
 
 
 def like(file: str, given: dict[str, Any]) -> tuple[GenerateSettings, dict[str, Any]]:
-    """Return the settings that generate an image again, overridden by those `given`, and its whole record. Raises UserError."""
+    """Return the settings that generate an image again, overridden by `given` ones, and its record. Raises UserError."""
     try:
         text = texts_in(file).get(KEY)
     except DataError as error:
@@ -177,7 +177,9 @@ def settings_of(record: dict[str, Any], given: dict[str, Any]) -> GenerateSettin
     own = {name: job[name] for name in job if name in GenerateSettings.model_fields and name != "prompt"}
     if job["source"] is None and "highres_fix_scale" not in settings:
         del own["strength"]
-    own["textual_inversion_embeddings"] = tuple(word_argument(word, own["file"]) for word, own in record["words"].items())
+    own["textual_inversion_embeddings"] = tuple(
+        word_argument(word, own["file"]) for word, own in record["words"].items()
+    )
     own |= {"W": job["width"], "H": job["height"], "image_path": job["source"], "mask_path": job["mask"]}
     clip = f" --c {escaped(job['clip_prompt'])}" if job["clip_prompt"] else ""
     own["network_mul"] = tuple(job["multipliers"])

@@ -19,7 +19,6 @@ from neonym.generation.samplers import make_scheduler, possible_steps
 from neonym.generation.sampling import Start, sample
 from neonym.generation.source_images import image_tensor, keep_masked, mask_tensor, open_mask, open_source
 from neonym.generation.start_noise import NoiseChange
-from neonym.generation.today import codec, family_of, latents_of
 from neonym.models.model import Model
 from neonym.types import TextCond
 
@@ -53,10 +52,9 @@ class Pipeline:
 
     def __init__(self, model: Model, rules: PipelineRules = PipelineRules(), networks: Networks | None = None):
         self.model, self.rules, self.networks = model, rules, networks
-        self.guided, self.vae = GuidedModel(model, rules.at_once), codec(model)
-        self.latent_spec = latents_of(model.source)
+        self.guided, self.vae, self.latent_spec = GuidedModel(model, rules.at_once), model.vae, model.source.latents
         self.texts: dict[TextKey, TextCond] = {}
-        half = rules.half_vae and not family_of(model.source).vae_overflows
+        half = rules.half_vae and not model.source.family.vae_overflows
         self.vae.to(model.device, model.dtype if half else torch.float32)
         if rules.vae_tiling:
             self.vae.tile()
@@ -68,7 +66,7 @@ class Pipeline:
     def generate_stages(self, jobs: Sequence[Job]) -> list[list[Image.Image]]:
         """Return the images of the jobs, after the small ones of the first stage if there are two.
 
-        Jobs whose texts have another number of parts are generated apart, so that no text is padded for a neighbour's sake.
+        Jobs whose texts have another number of parts are generated apart, so that none is padded for a neighbour.
         """
         if self.networks is not None:
             self.networks.set(jobs[0].multipliers)
@@ -167,7 +165,7 @@ class Pipeline:
             if key not in self.texts:
                 self.texts[key] = conditioning(self.model, [key[0]], parts, self.rules.text)
         text = joined_text([self.texts[key] for key in keys])
-        if not family_of(self.model.source).reads_sizes:
+        if not self.model.source.family.reads_sizes:
             return Branch(text)
         sizes = [size_condition(job, negative) for job in jobs]
         return Branch(text, torch.tensor(sizes, dtype=torch.float32, device=self.model.device))
@@ -181,7 +179,7 @@ class Pipeline:
 
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """Return the means of the images' latents, [B,C,h,w], encoded one by one."""
-        moments = [self.vae.encode(image_tensor(image).to(self.model.device)) for image in images]
+        moments = [self.vae.encode(image_tensor(image)) for image in images]
         return self.vae.mean(torch.cat(moments).float())
 
     def decode(self, latents: Tensor, jobs: Sequence[Job]) -> list[Image.Image]:

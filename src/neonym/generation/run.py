@@ -25,7 +25,6 @@ from neonym.generation.request.jobs import Job, batches
 from neonym.generation.request.prepare import Ready
 from neonym.generation.sheets import sheet
 from neonym.generation.start_noise import NoiseChange
-from neonym.generation.today import denoiser, family_of
 from neonym.models.loading.weight_files import hash_of_files
 from neonym.models.model import load_model
 from neonym.models.source import ModelSource
@@ -43,7 +42,7 @@ class Session:
         device = best_device(settings.cpu)
         self.model = load_model(ready.source, device, precision(settings, device), clip_skip=settings.clip_skip)
         if settings.opt_channels_last:
-            denoiser(self.model).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+            self.model.denoiser.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         for word, (_, embedding) in ready.words.items():
             add_embedding(self.model, embedding, word)
         self.networks = Networks(self.model, settings.network_weights, settings.network_mul, settings.network_merge)
@@ -80,7 +79,7 @@ class Session:
         return texts(small, self.facts, mark) if small and mark == SMALL else texts(job, self.facts, mark, small)
 
     def save_grid(self, shown: Sequence[tuple[str, Image.Image]]) -> Path:
-        """Save all images of a run, given with their labels, on a square sheet, and return its file. Raises UserError."""
+        """Save all images of a run, with their labels, on a square sheet, and return its file. Raises UserError."""
         columns = math.isqrt(len(shown) - 1) + 1
         rows = [shown[i : i + columns] for i in range(0, len(shown), columns)]
         side = max(max(image.size) for _, image in shown)
@@ -156,7 +155,7 @@ def noise_changes(settings: GenerateSettings) -> tuple[NoiseChange, ...]:
 def facts(ready: Ready, source: ModelSource, device: str) -> Facts:
     """Return what every image file says of the model and the words; `source` has its weights at hand."""
     hashes = {"text_hash": source.text_hash(), "vae_hash": source.vae_hash()}
-    model = {"name": source.name, "family": family_of(source).name, **hashes}
+    model = {"name": source.name, "family": source.family.name, **hashes}
     if source.file is not None:
         model["sha256"] = hash_of_files(source.file)
     words = {

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from neonym.errors import UserError
 from neonym.extras import install, is_installed
-from neonym.generation.today import begins_at_pure_noise, family_of, scheduler_config
 
 if TYPE_CHECKING:
     from neonym.models.model import Model
@@ -141,7 +140,7 @@ def make_scheduler(model: Model, sampler: str, zero_terminal_snr: bool = False) 
     """
     import diffusers
 
-    name, family = sampler_name(sampler), family_of(model.source)
+    name, family = sampler_name(sampler), model.source.family
     check_process(name, family.process, family.label)
     plain, end = split_spacing(name)
     kind, settings = samplers_of(family.process)[plain]
@@ -149,12 +148,12 @@ def make_scheduler(model: Model, sampler: str, zero_terminal_snr: bool = False) 
         own = model.source.configs.get("scheduler", {})
         unsaid = {key: value for key, value in UNSAID.items() if key not in own}
         settings = LATENT | unsaid | settings | SPACINGS.get(end, {})
-        if zero_terminal_snr or begins_at_pure_noise(model):
+        if zero_terminal_snr or model.process.begins_at_pure_noise:
             check_pure_noise(name)
             settings |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # "dpmsolver", the first version, is kept for old commands
-        return getattr(diffusers, kind).from_config(scheduler_config(model), **settings)
+        return getattr(diffusers, kind).from_config(model.scheduler_config, **settings)
 
 
 def check_pure_noise(sampler: str) -> None:

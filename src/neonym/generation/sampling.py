@@ -56,7 +56,9 @@ def sample(
     """
     from tqdm import tqdm
 
-    if start is not None and start.mask is not None:  # the layout of diffusers' pipelines, which decides last bits on a CPU
+    if (
+        start is not None and start.mask is not None
+    ):  # the layout of diffusers' pipelines, which decides last bits on a CPU
         start = replace(start, latents=start.latents.contiguous())
     timesteps = timesteps_of(scheduler, steps, noise, start)  # [T]
     latents = first_latents(scheduler, noise, timesteps, start)
@@ -88,7 +90,7 @@ def timesteps_of(scheduler: Any, steps: int, noise: Tensor, start: Start | None)
 def flow_options(scheduler: Any, steps: int, noise: Tensor) -> dict[str, Any]:
     """Return what a rectified flow's scheduler is set with: noise levels from 1 to 1/steps, and FLUX.1's dynamic shift.
 
-    mu = base_shift + (max_shift - base_shift) * (tokens - base_image_seq_len) / (max_image_seq_len - base_image_seq_len)
+    mu grows with the number of tokens, from base_shift at base_image_seq_len to max_shift at max_image_seq_len.
     """
     if "sigmas" not in inspect.signature(scheduler.set_timesteps).parameters or not is_flow(scheduler):
         return {}

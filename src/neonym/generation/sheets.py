@@ -19,7 +19,7 @@ class Font(Protocol):
 
 
 def sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], side: int = 128, heads: Sequence[str] = ()) -> Image.Image:
-    """Return a sheet in RGB: each row a label above its images, scaled to fit `side` pixels; `heads` above the columns."""
+    """Return a sheet in RGB: each row a label above its images, scaled to `side` pixels; `heads` above the columns."""
     columns = max(len(images) for _, images in rows)
     width = columns * (side + MARGIN) + MARGIN
     begin = MARGIN + (LABEL if heads else 0)

@@ -22,7 +22,7 @@ NEW = 128  # of 255: a mask's pixel that is as light is generated
 def open_source(
     file: str, size: Size, resampling: Image.Resampling = Image.Resampling.LANCZOS, to_srgb: bool = True
 ) -> Image.Image:
-    """Return an image file the right way up, scaled to `size`, with white behind transparent parts. Raises DataError."""
+    """Return an image file the right way up, scaled to `size`, with white behind what is clear. Raises DataError."""
     with readable(Path(file)) as image:
         return on_background(upright(image), BACKGROUND, to_srgb).resize(size, resampling)
 
@@ -39,7 +39,7 @@ def image_tensor(image: Image.Image) -> Tensor:
 
 
 def mask_tensor(masks: Sequence[Image.Image], pixels: int) -> Tensor:
-    """Return masks on the grid of latents of `pixels` pixels a side: float32 [B,1,h,w], 1 where something new is generated."""
+    """Return masks on the grid of latents of `pixels` pixels a side: float32 [B,1,h,w], 1 for what is generated."""
     levels = np.stack([np.asarray(mask) for mask in masks])[:, None, ::pixels, ::pixels]
     return torch.from_numpy((levels >= NEW).astype(np.float32))
 

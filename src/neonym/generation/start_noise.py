@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from neonym.models.process.diffusion import NoiseRules
+from neonym.models.process.noise import NoiseRules
 from neonym.seeds import dice
 
 PYRAMID_LEVELS = 6

@@ -32,7 +32,7 @@ def strength(text: str) -> float:
     return number
 
 
-READERS: dict[str, Callable[[str], Any]] = {  # kind of an axis -> reader of a value; the order in which they are applied
+READERS: dict[str, Callable[[str], Any]] = {  # kind of an axis -> reader of a value; in the order in which they apply
     "prompt": str, "scale": scale, "steps": steps, "seed": seed, "sampler": sampler_name, "checkpoint": str,
     "strength": strength,
 }  # fmt: skip
@@ -105,7 +105,9 @@ def first_job(plan: JobPlan, pairs: Sequence[tuple[Axis, Any]]) -> Job:
     axis, value = pairs[0]
     job = next(plan.jobs_of_line(value, axis.where) if axis.kind == "prompt" else plan.jobs(), None)
     if job is None:
-        raise ConfigError([Problem("error", "there is nothing to generate", "--prompt", "Give one, or an axis of prompts")])
+        raise ConfigError(
+            [Problem("error", "there is nothing to generate", "--prompt", "Give one, or an axis of prompts")]
+        )
     return job
 
 
@@ -122,7 +124,7 @@ def axes_of(settings: GenerateSettings) -> list[Axis]:
 
 
 def read_axis(text: str, flag: str, problems: list[Problem]) -> Axis | None:
-    """Return the axis of a text such as `scale=3,5,7`, where bars separate prompts; what is wrong goes to `problems`."""
+    """Return the axis of a text such as `scale=3,5,7`, where bars separate prompts; errors go to `problems`."""
     kind, equals, rest = text.partition("=")
     kind = OTHER_NAMES.get(kind.strip().lower(), kind.strip().lower())
     where = f"{flag} {text}"
@@ -159,7 +161,7 @@ def with_value(job: Job, axis: Axis, value: Any, words: Words, names: Mapping[st
 
 
 def with_words(prompt: str, words: tuple[str, ...], by: Callable[[str], str], where: str) -> str:
-    """Return the prompt with each of `words`, in any case, replaced `by` another text. Raises ConfigError if it has none."""
+    """Return the prompt with each of `words`, in any case, replaced `by` a text. Raises ConfigError if it has none."""
     found, count = prompt, 0
     if words:
         pattern = re.compile(whole_word(words).pattern, re.IGNORECASE)

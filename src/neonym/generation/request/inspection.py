@@ -1,4 +1,4 @@
-"""Going through the jobs of a run without generating: mistakes, cut prompts, words that are used, text that does nothing."""
+"""Going through the jobs of a run without generating: mistakes, cut prompts, words that are used, idle text."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from neonym.errors import ConfigError, Problem
-from neonym.generation.conditioning import TextRules, plain_spelling, read_by
+from neonym.generation.conditioning import TextRules, plain_spelling, words_and_loss
 from neonym.generation.request.axes import AxesSheet
 from neonym.generation.request.jobs import Job, JobPlan
 from neonym.generation.request.model_fit import size_problems
 from neonym.generation.request.other_syntax import other_meanings
-from neonym.models.tokenizers.clip import WordTokenizer
+from neonym.models.tokenizers.word_tokenizer import WordTokenizer
 
 MOST_SHOWN = 20  # problems of one kind
 ENOUGH = 20_000  # jobs to look through for more mistakes
@@ -37,7 +37,7 @@ class JobInspector:
         for text in dict.fromkeys((job.prompt, job.negative_prompt)):
             if text in self.texts:
                 continue
-            read = [read_by(tokenizer, text, self.rules) for tokenizer in self.tokenizers.values()]
+            read = [words_and_loss(tokenizer, text, self.rules) for tokenizer in self.tokenizers.values()]
             used = used.union(*(words for words, _ in read))
             warnings += self.text_warnings(text, max((lost for _, lost in read), default=0))
             if len(self.texts) < MOST_MEMORISED:

@@ -1,4 +1,4 @@
-"""From settings and prompt lines to jobs: one for each image, with everything that decides it. Nothing is generated here."""
+"""From settings and prompt lines to jobs: one for each image, with everything that decides it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Complain = Callable[[ConfigError], object]
 
 @dataclass(frozen=True)
 class Native:
-    """What suits a model: the side in pixels that it was made for, its guidance scale, and what sides are multiples of."""
+    """What suits a model: a side in pixels, a guidance scale, and what sides are multiples of."""
 
     side: int
     scale: float
@@ -127,7 +127,7 @@ class JobPlan:
             return self.native.multiple
 
     def side(self, pixels: int, where: str) -> int:
-        """Return a side rounded to a multiple that the model can make, with a warning. Raises ConfigError outside the limits."""
+        """Return a side rounded to what the model can make, with a warning. Raises ConfigError outside the limits."""
         least = self.native.multiple
         if not least <= pixels <= LARGEST_SIDE:
             what, fix = f"a side of {pixels} pixels is not possible", f"{least} to {LARGEST_SIDE} are"
@@ -140,7 +140,7 @@ class JobPlan:
     # From settings to lines, from lines to jobs.
 
     def jobs(self, complain: Complain | None = None) -> Iterator[Job]:
-        """Yield every image of every prompt of every pass. What is wrong with a line goes to `complain`, or is raised."""
+        """Yield every image of every prompt of every pass. Errors of a line go to `complain`, or are raised."""
         self.count = 0
         for turn in range(self.settings.n_iter):
             try:
@@ -221,11 +221,11 @@ class JobPlan:
     def with_size(self, job: Job, values: dict[str, Any], where: str) -> Job:
         """Return the job with a size that the model can make: that of its source image where no other is asked for."""
         settings, asked = self.settings, {"width", "height"} & set(values)
-        if job.source is not None and settings.highres_fix_scale is None:
-            if not (settings.W and settings.H) and len(asked) < 2:
-                if asked:
-                    self.warn("--w and --h have no effect with --image_path, unless both are given", where)
-                job = self.as_large_as(job.source, job, where)
+        is_sized = (settings.W and settings.H) or len(asked) == 2 or settings.highres_fix_scale is not None
+        if job.source is not None and not is_sized:
+            if asked:
+                self.warn("--w and --h have no effect with --image_path, unless both are given", where)
+            job = self.as_large_as(job.source, job, where)
         job = replace(job, width=self.side(job.width, where), height=self.side(job.height, where))
         self.warn_of_first_stage(job, where)
         return job
@@ -307,7 +307,7 @@ def batches(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:
 
 
 def coarse_grid(multiple: int) -> int:
-    """Return what sides are multiples of that follow from another size: sd-scripts' 32 pixels, where the model can make them."""
+    """Return what sides that follow from another size are multiples of: sd-scripts' 32 pixels, where possible."""
     return math.lcm(COARSE, multiple)
 
 

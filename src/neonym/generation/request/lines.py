@@ -135,7 +135,9 @@ def read_line(line: str, where: str, problems: list[Problem]) -> Line:
     values: dict[str, Any] = {}
     for letter, text in options:
         if letter in REFUSED:
-            problems.append(Problem("error", f"`--{letter}` belongs to {REFUSED[letter]}, which is not supported", where))
+            problems.append(
+                Problem("error", f"`--{letter}` belongs to {REFUSED[letter]}, which is not supported", where)
+            )
         elif letter == "d":
             problems.append(
                 Problem("error", "`--d` is given twice, or has no value", where, "Write for example --d 1,2,3")

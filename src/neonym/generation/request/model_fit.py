@@ -11,9 +11,9 @@ from neonym.generation.request.axes import Words
 from neonym.generation.request.jobs import Job, Native
 from neonym.generation.request.lines import LETTERS
 from neonym.generation.samplers import SAMPLERS, Process, check_process, check_pure_noise, split_spacing
-from neonym.generation.today import families, family_of, latents_of
 from neonym.models.loading.identify import identify
-from neonym.models.recognise import source_notes
+from neonym.models.loading.recognise import source_notes
+from neonym.models.registry import families
 from neonym.models.source import ModelSource
 from neonym.types import Embedding
 
@@ -29,7 +29,7 @@ def recognised_model(settings: GenerateSettings) -> ModelSource:
     source = identify(
         model_name(settings), settings.vae, settings.v_parameterization or None, settings.offline, settings.variant
     )
-    family = family_of(source)
+    family = source.family
     for other in families():
         if other.flag and getattr(settings, other.flag) and other.name != family.name:
             raise UserError(f"the model is {family.label}, not {other.label}", f"--{other.flag}", "Leave the flag out")
@@ -56,22 +56,24 @@ def model_name(settings: GenerateSettings) -> str:
 
 def native_of(source: ModelSource | None) -> Native:
     """Return what suits a model, and something usual for one that is not there."""
-    return Native(source.native_size, source.guidance, latents_of(source).multiple) if source else UNKNOWN
+    return Native(source.native_size, source.guidance, source.latents.multiple) if source else UNKNOWN
 
 
 def process_of(source: ModelSource | None) -> Process:
     """Return the noising process of a model, and the usual one for a model that is not there."""
-    return family_of(source).process if source else "diffusion"
+    return source.family.process if source else "diffusion"
 
 
-def sampler_problems(samplers: Sequence[str], settings: GenerateSettings, source: ModelSource | None) -> Iterator[Problem]:
+def sampler_problems(
+    samplers: Sequence[str], settings: GenerateSettings, source: ModelSource | None
+) -> Iterator[Problem]:
     """Yield what keeps samplers, by their names in SAMPLERS, from stepping through the noise levels of a model."""
     process = process_of(source)
     zero_snr = settings.zero_terminal_snr or (source and source.configs["scheduler"].get("rescale_betas_zero_snr"))
     for sampler in dict.fromkeys(samplers):
         try:
             if source:
-                check_process(sampler, process, family_of(source).label)
+                check_process(sampler, process, source.family.label)
             if zero_snr and process == "diffusion" and split_spacing(sampler)[0] in SAMPLERS:
                 check_pure_noise(sampler)
         except UserError as error:
@@ -80,7 +82,7 @@ def sampler_problems(samplers: Sequence[str], settings: GenerateSettings, source
 
 def model_problems(settings: GenerateSettings, source: ModelSource, words: Words) -> Iterator[Problem]:
     """Yield what does not fit the model: words, and settings that it does not read."""
-    family = family_of(source)
+    family = source.family
     for word, (file, embedding) in words.items():
         yield from misfits(word, file, embedding, source)
     yield from source_notes(source)

@@ -13,7 +13,7 @@ from neonym.config.file_kinds import misplaced
 from neonym.config.generate import GenerateSettings, generate_problems, without_empty
 from neonym.errors import ConfigError, Problem, UserError
 from neonym.formats import left_out
-from neonym.generation.conditioning import PART, TextRules
+from neonym.generation.conditioning import TextRules
 from neonym.generation.embeddings import read_given, word_and_file
 from neonym.generation.lora import check_networks
 from neonym.generation.request.axes import AxesSheet, Words, plan_sheet
@@ -27,10 +27,10 @@ from neonym.generation.request.model_fit import (
     sampler_problems,
 )
 from neonym.generation.samplers import SAMPLERS, default_sampler, sampler_name, split_spacing
-from neonym.generation.today import family_of
 from neonym.io.atomic import clear_leftovers, refused_names
 from neonym.models.source import ModelSource
-from neonym.models.tokenizers.clip import WordTokenizer, load_tokenizers
+from neonym.models.tokenizers.loading import load_tokenizers
+from neonym.models.tokenizers.word_tokenizer import WordTokenizer
 from neonym.text.words import clean
 
 T = TypeVar("T")
@@ -68,12 +68,14 @@ def prepare(settings: GenerateSettings, problems: Iterable[Problem] = ()) -> Rea
     found += model_problems(settings, source, words) if source else ()
     tokenizers = tokenizers_of(source, words, found) if source and not has_errors(found) else {}
     rules = TextRules(settings.max_embeddings_multiples)
-    inspector = JobInspector(plan.base, words, tokenizers, rules, bool(source and family_of(source).reads_sizes))
+    inspector = JobInspector(plan.base, words, tokenizers, rules, bool(source and source.family.reads_sizes))
     inspected = inspect_all(inspector, plan, sheet, has_errors(found))
     found += job_problems_of(inspected, settings, plan, found)
     if source is None or has_errors(found):
         raise ConfigError(found)
-    if not (settings.interactive or sheet or settings.like):  # prompts that come later, or words that are not the user's
+    if not (
+        settings.interactive or sheet or settings.like
+    ):  # prompts that come later, or words that are not the user's
         found += unused_words(words, inspected.used)
     return Ready(settings, source, plan, words, inspector, found, sheet, inspected.total)
 
@@ -130,7 +132,7 @@ def read_words(given: Iterable[str], found: list[Problem]) -> Words:
 
 def tokenizers_of(source: ModelSource, words: Words, found: list[Problem]) -> dict[str, WordTokenizer]:
     """Return the model's tokenizers with the words added, and a warning in `found` for words that the model knows."""
-    tokenizers = load_tokenizers(source, PART)
+    tokenizers = load_tokenizers(source)
     for word, (file, embedding) in words.items():
         if any(len(tokenizer.pieces(clean(word))) == 1 for tokenizer in tokenizers.values()):
             what = f"`{word}` is an ordinary word: wherever a prompt has it, it stands for the file"
@@ -174,7 +176,7 @@ def attempt(problems: list[Problem], action: Callable[[], T]) -> T | None:
 
 
 def check_folder(folder: Path, flag: str = "--outdir", names: Sequence[str] = ()) -> None:
-    """Check that files, and those of these names, can be written to a folder, and remove what killed processes left there.
+    """Check that files, and those of these names, can be written to a folder, and remove leftovers of killed processes.
 
     Folders that were made for the check are removed again. Raises UserError.
     """
@@ -191,4 +193,6 @@ def check_folder(folder: Path, flag: str = "--outdir", names: Sequence[str] = ()
             with suppress(OSError):
                 path.rmdir()
     for name, reason in refused.items():
-        raise UserError(f"no file can be called {name} there ({reason})", f"{flag} {folder}", f"Name another with {flag}")
+        raise UserError(
+            f"no file can be called {name} there ({reason})", f"{flag} {folder}", f"Name another with {flag}"
+        )

@@ -33,7 +33,7 @@ def is_pipe(file: str | None) -> bool:
 
 
 def images_at(name: str | None, flag: str, problems: list[Problem]) -> list[str]:
-    """Return an image file, or those of a folder by name, without those that cannot be read; what is wrong goes to `problems`."""
+    """Return an image file, or those of a folder by name, that can be read; what is wrong goes to `problems`."""
     if name is None:
         return []
     path = Path(name)
@@ -68,7 +68,7 @@ def prompts_in_images(files: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def prompt_in_image(file: str) -> str:
-    """Return the prompt that an image carries, with its negative prompt, as a line. Raises ConfigError if it has none."""
+    """Return the prompt that an image carries, with its negative one, as a line. Raises ConfigError if it has none."""
     texts = texts_in(file)
     if "class_type" in texts.get("prompt", ""):  # ComfyUI's: a graph
         del texts["prompt"]

@@ -1,4 +1,4 @@
-"""Prompt files for the sample images of a training run, as sd-scripts reads them: .txt lines with inline options, .toml, .json."""
+"""Prompt files for the sample images of a training run, as in sd-scripts: .txt with inline options, .toml, .json."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from neonym.config.generate import LAST_SEED, MOST_STEPS
 from neonym.config.resolve import read_table
 from neonym.errors import ConfigError, Problem, nearest
 
-LAST_SEED = 1 << 62
 SMALLEST = 64  # pixels of a side
-MOST_STEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class SamplePrompt:
     sample_sampler: str | None = None
 
     def on_grid(self, multiple: int) -> SamplePrompt:
-        """Return the prompt with sides rounded down to a multiple of `multiple` pixels, at least 64, as in sd-scripts."""
+        """Return the prompt with sides rounded down to multiples of `multiple`, at least 64, as in sd-scripts."""
         sides = {name: side for name in ("width", "height") if (side := getattr(self, name)) is not None}
         return replace(self, **{name: max(SMALLEST, side // multiple * multiple) for name, side in sides.items()})
 
@@ -84,7 +83,9 @@ def read_prompts(file: str) -> tuple[list[SamplePrompt], list[Problem]]:
     kinds = {".txt": txt_rows, ".toml": toml_rows, ".json": json_rows}
     if path.suffix.lower() not in kinds:
         fix = f"Use one of: {', '.join(kinds)}"
-        return [], [Problem("error", f"`{path.suffix}` is not the ending of a prompt file", f"--sample_prompts {file}", fix)]
+        return [], [
+            Problem("error", f"`{path.suffix}` is not the ending of a prompt file", f"--sample_prompts {file}", fix)
+        ]
     try:
         rows = kinds[path.suffix.lower()](path, problems)
     except ConfigError as error:
@@ -136,7 +137,7 @@ def split_options(line: str) -> tuple[str, list[tuple[str, str]]]:
 
 
 def inline(line: str, where: str, problems: list[Problem]) -> dict[str, Any]:
-    """Return the values of a line such as `a cat --w 512 --n blurry`, whose prompt ends at the first ` --`; errors go to `problems`."""
+    """Return the values of a line such as `a cat --w 512 --n blurry`; errors go to `problems`."""
     prompt, options = split_options(line)
     values: dict[str, Any] = {"prompt": prompt}
     for letter, text in options:
@@ -164,8 +165,10 @@ def as_prompt(row: Any, where: str, problems: list[Problem]) -> SamplePrompt | N
             problems.append(Problem("warning", f"`{key}` is for other kinds of models", where))
         elif key not in READERS:
             problems.append(Problem("error", f"`{key}` is not known", where, nearest(key, known)))
-        elif key == "seed" and str(value).strip().startswith("-"):  # sd-scripts ignores it, and chooses a seed by chance
-            what = f"`seed`: {value} is below 0 and not used: the prompt's number is its seed, so that only the word changes"
+        elif key == "seed" and str(value).strip().startswith(
+            "-"
+        ):  # sd-scripts ignores it, and chooses a seed by chance
+            what = f"`seed`: {value} is below 0: the prompt's number is its seed instead, so that only the word changes"
             problems.append(Problem("warning", what, where))
         else:
             try:

@@ -121,7 +121,7 @@ def every(parts: Parts) -> Iterator[Parts]:
 
 
 def every_of(group: Group) -> Iterator[Parts]:
-    """Yield one text after the other of an `e$$` group; another group as it is, with the `e$$` groups in it enumerated."""
+    """Yield one text after the other of an `e$$` group; another group as it is, with those within it enumerated."""
     low, high = group.counts
     for options in itertools.product(*(list(every(option)) for option in group.options)):
         if not group.every:
