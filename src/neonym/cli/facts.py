@@ -102,8 +102,8 @@ class Items:
             "is_reg": record.is_reg,
             "loss_weight": ready.run.dataset.prior_loss_weight if record.is_reg else 1.0,
             "held_out": held_out,
-            "flip_aug": record.pictures.flip,
-            "mask": str(record.mask) if record.mask else ("alpha" if record.pictures.alpha_mask else None),
+            "flip_aug": record.image_rules.flip,
+            "mask": str(record.mask) if record.mask else ("alpha" if record.image_rules.alpha_mask else None),
             **place_facts(record),
             "stored_caption": record.caption,
             "caption": caption,
@@ -162,4 +162,4 @@ def cached_pictures(ready: Prepared) -> set[Path]:
         for path, view in places(ready.records)
         if not (folder / entry_name(contents[path], view, vae_hash)).is_file()
     }
-    return {r.path for r in ready.records if not r.pictures.changes} - missing
+    return {r.path for r in ready.records if not r.image_rules.changes} - missing

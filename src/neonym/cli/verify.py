@@ -18,7 +18,7 @@ from neonym.config.run import BUILTIN, setting
 from neonym.errors import EXIT_NOT_LEARNED, ConfigError, Problem
 from neonym.generation.request.prompts import split_options
 from neonym.text.emphasis import parse_weights
-from neonym.types import PictureRules
+from neonym.types import ImageRules
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -107,7 +107,7 @@ def shown_images(folder: Path, side: int) -> list[Image]:
         raise ConfigError([Problem("error", "there are no images in it", f"--images {folder}")])
     for file in files:
         with readable(file) as image:
-            opaque = on_background(upright(image), PictureRules().background)
+            opaque = on_background(upright(image), ImageRules().background)
             shown.append(ImageOps.fit(opaque, (side, side), Image.Resampling.LANCZOS))
     return shown
 

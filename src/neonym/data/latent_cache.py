@@ -45,7 +45,7 @@ class Latents:
         if found is None:
             pixels = torch.from_numpy(load_mask(record, view).copy())
             found = torch.nn.functional.interpolate(pixels[None, None], size=size, mode="area")[0]
-            if not record.pictures.changes:
+            if not record.image_rules.changes:
                 self.masks[key] = found
         return found
 

@@ -261,11 +261,11 @@ def picture_problems(ready: Prepared) -> Iterator[Problem]:
         what = f"pictures are trained at up to {max(sizes)}, the model is made for {source.native_size}"
         yield Problem("warning", what, "resolution", "Leave resolution out to use the model's own size")
     folders = [folder for dataset in ready.datasets for folder in dataset.folders]
-    if data.masked_loss and not any(folder.masks or folder.pictures.alpha_mask for folder in folders):
+    if data.masked_loss and not any(folder.masks or folder.image_rules.alpha_mask for folder in folders):
         fix = "Name masks with conditioning_data_dir in the data-set file, or use --alpha_mask"
         yield Problem("warning", "has no effect: no picture has a mask", "--masked_loss", fix)
     buckets = any(d.buckets.enabled for d in ready.datasets)
-    if buckets and any(r.pictures.face_crop for r in ready.records):
+    if buckets and any(r.image_rules.face_crop for r in ready.records):
         yield Problem(
             "warning", "is meant for training without buckets", "face_crop_aug_range", "Leave one of them out"
         )

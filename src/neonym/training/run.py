@@ -175,7 +175,7 @@ def encode_pictures(ready: Prepared, model: Model, report: Report) -> Latents:
     records = [*ready.records, *ready.held_out]
     known = sdscripts_latents(records, source, report) if ready.run.dataset.sdscripts_latents else {}
     moments = cache_moments(records, model.encode_images, source.vae_hash(), folder, progress, report.note, known)
-    if not any(r.pictures.changes for r in records):
+    if not any(r.image_rules.changes for r in records):
         model.modules()["vae"].to("cpu")
     return Latents(moments, model.encode_images)
 
