@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from neonym.io.atomic import clear_leftovers, whole_file
+from neonym.io.atomic import clear_leftovers, atomic_write
 
 Found = TypeVar("Found")
 SEAL = b'{"sha256": "%s", '  # how a kept table begins: the hash of its file's name and all that stands behind
@@ -53,7 +53,7 @@ def keep(file: Path, table: dict[str, Any]) -> None:
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         clear_leftovers(file.parent)
-        with whole_file(file) as part:
+        with atomic_write(file) as part:
             part.write_bytes(seal(file, content) + content)
 
 
