@@ -15,7 +15,7 @@ from neonym.data.records import steps_per_epoch
 from neonym.io.memo import default_folder
 from neonym.preflight.captions import lost_word, shown_caption, surely_fits
 from neonym.seeds import concept_seed, dice
-from neonym.text.emphasis import parse_weights
+from neonym.text.emphasis import parse_emphasis
 
 if TYPE_CHECKING:
     from neonym.preflight.prepare import Prepared
@@ -112,7 +112,7 @@ class Items:
                 for k in range(self.draws)
             ],
             "ids": {name: found.ids for name, found in ids.items()},
-            "weighted_pieces": parse_weights(caption) if record.rules.weighted and readable else None,
+            "weighted_pieces": parse_emphasis(caption) if record.rules.weighted and readable else None,
             "weights": {name: found.weights for name, found in ids.items()} if record.rules.weighted else None,
             "learned_positions": {name: list(found.learned) for name, found in ids.items()},
             "word_survives": record.is_reg or (readable and self.survives(record, token)),

@@ -10,7 +10,7 @@ import torch
 
 from neonym.models.model import Keep, Model
 from neonym.models.tokenizers.clip import WordTokenizer
-from neonym.text.emphasis import parse_weights
+from neonym.text.emphasis import parse_emphasis
 from neonym.text.words import whole_word
 from neonym.types import TextCond
 
@@ -83,7 +83,7 @@ def parts_of(tokenizer: WordTokenizer, prompt: str) -> list[Part]:
     A word whose vectors do not fit in what is left of a part moves whole to the next, as in AUTOMATIC1111; one of more than 75 is cut.
     """
     parts: list[Part] = [[]]
-    for text, weight in parse_weights(plain_spelling(prompt, tokenizer.words)):
+    for text, weight in parse_emphasis(plain_spelling(prompt, tokenizer.words)):
         for i, piece in enumerate(BREAK.split(text)):
             if i:
                 parts.append([])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from neonym.data.captions import Moment, fill_template, final_caption, shows, uses_captions
 from neonym.errors import Problem, counted, some
 from neonym.seeds import dice
-from neonym.text.emphasis import parse_weights
+from neonym.text.emphasis import parse_emphasis
 from neonym.text.words import clean
 from neonym.types import CaptionRules, ImageRecord, Size
 
@@ -184,7 +184,7 @@ def wrong_weights(ready: Prepared) -> list[Problem]:
     for record in [*ready.records, *ready.held_out] if ready.run.dataset.weighted_captions else ():
         try:
             for text in (plain_caption(record), *record.caption.split("\n"), *possible_captions(record, True)):
-                parse_weights(text)
+                parse_emphasis(text)
         except ValueError as error:
             fix = "Write (text:1.3), or a backslash before a bracket that is meant as such"
             problems.append(Problem("error", f"{error} in its caption", str(record.path), fix))

@@ -17,7 +17,7 @@ from neonym.generation.request.lines import read_line, take_seeds
 from neonym.generation.request.variants import draw_text, enumerates, every, how_many, parse_variants
 from neonym.generation.samplers import possible_steps
 from neonym.seeds import dice
-from neonym.text.emphasis import parse_weights
+from neonym.text.emphasis import parse_emphasis
 
 DEFAULT_STRENGTH = 0.8
 CHANCE_SEEDS = 1 << 32  # how many seeds there are by chance
@@ -234,7 +234,7 @@ def job_problems(job: Job, settings: GenerateSettings, where: str) -> Iterator[P
     """What cannot be drawn."""
     for text in (job.prompt, job.negative_prompt):
         try:
-            parse_weights(text)
+            parse_emphasis(text)
         except ValueError as error:
             yield Problem("error", str(error), where, "Write a backslash before a plain bracket")
     if job.file and not fits(Path(job.file).suffix, job.prompt, job.negative_prompt, job.raw_prompt):

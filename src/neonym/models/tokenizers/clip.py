@@ -16,7 +16,7 @@ from neonym.io.memo import remembered, versions
 from neonym.io.pickles import first_line
 from neonym.models.loading.folder import check_tokenizer
 from neonym.models.source import BUILTIN_MODELS, ModelSource
-from neonym.text.emphasis import parse_weights
+from neonym.text.emphasis import parse_emphasis
 from neonym.text.words import clean, whole_word
 
 CLIP = BUILTIN_MODELS / "emoji" / "tokenizer"  # its whole vocabulary
@@ -125,7 +125,7 @@ class WordTokenizer:
 
     def weighed(self, text: str) -> list[tuple[int, float]]:
         """Ids of `text` and their weights. Raises ValueError for a weight that is no number."""
-        parts = parse_weights(text) if self.weighted else [(text, 1.0)]
+        parts = parse_emphasis(text) if self.weighted else [(text, 1.0)]
         return [(token, weight) for part, weight in parts for token in self.flat(part)]
 
     def flat(self, text: str) -> list[int]:
