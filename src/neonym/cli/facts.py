@@ -12,7 +12,7 @@ from neonym.data.captions import Moment, final_caption
 from neonym.data.images import still_view
 from neonym.data.latent_keys import entry_name, places, told_sizes
 from neonym.data.records import steps_per_epoch
-from neonym.io.memo import default_folder
+from neonym.io.memo import cache_folder
 from neonym.preflight.captions import lost_word, shown_caption, surely_fits
 from neonym.seeds import concept_seed, dice
 from neonym.text.emphasis import parse_emphasis
@@ -152,7 +152,7 @@ def bad_weights(ready: Prepared) -> set[str]:
 
 def cached_pictures(ready: Prepared) -> set[Path]:
     """Pictures whose moments lie on disk already."""
-    folder = Path(ready.run.cache.latent_cache_dir) if ready.run.cache.latent_cache_dir else default_folder()
+    folder = Path(ready.run.cache.latent_cache_dir) if ready.run.cache.latent_cache_dir else cache_folder()
     if ready.source is None or "vae" not in ready.source.weights or not folder.is_dir():
         return set()
     vae_hash = ready.source.vae_hash()

@@ -17,7 +17,7 @@ from neonym.data.latent_keys import Place, places
 from neonym.data.loader import Loader
 from neonym.data.sdscripts_latents import known_latents
 from neonym.errors import Problem, UserError
-from neonym.io.memo import default_folder
+from neonym.io.memo import cache_folder
 from neonym.models.loading.identify import fetched
 from neonym.models.model import Model, load_model
 from neonym.models.quantization import keep_in_eight_bits
@@ -165,7 +165,7 @@ def encode_pictures(ready: Prepared, model: Model, report: Report) -> Latents:
 
     folder = None
     if cache.cache_latents_to_disk:
-        folder = Path(cache.latent_cache_dir) if cache.latent_cache_dir else default_folder()
+        folder = Path(cache.latent_cache_dir) if cache.latent_cache_dir else cache_folder()
 
     def progress(done: int, total: int) -> None:
         report.phase("encoded", done, total)

@@ -12,7 +12,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from neonym.errors import ModelError
-from neonym.io.memo import remembered, versions
+from neonym.io.memo import memoized, versions
 from neonym.io.pickles import first_line
 from neonym.models.loading.folder import check_tokenizer
 from neonym.models.source import BUILTIN_MODELS, ModelSource
@@ -202,7 +202,7 @@ def read_tokenizer(folder: Path, pad: str | None = None, unread_padding: bool = 
     """
     files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir()) if p.is_file()}
     key = [versions("transformers", "tokenizers"), files, pad, unread_padding]
-    table = remembered("tokenizers", key, lambda: as_library_reads(folder, pad, unread_padding))
+    table = memoized("tokenizers", key, lambda: as_library_reads(folder, pad, unread_padding))
     return ClipTokenizer(Tokenizer.from_str(table["tokenizer"]), table["start"], table["end"], table["pad"])
 
 
