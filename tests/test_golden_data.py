@@ -15,7 +15,7 @@ from neonym.config.run import RunConfig, fields_of
 from neonym.config.sources import read_dataset
 from neonym.data.captions import Moment, final_caption
 from neonym.data.records import split
-from neonym.text.emphasis import parse_weights
+from neonym.text.emphasis import parse_emphasis
 from neonym.training.objective import Objective
 from neonym.types import CaptionRules, Noisy
 
@@ -150,9 +150,9 @@ def test_weights():
     for case in golden("f_weighted_prompt.json"):
         if "error" in case["expected"]:
             with pytest.raises(ValueError, match="weight"):
-                parse_weights(case["inputs"]["prompt"])
+                parse_emphasis(case["inputs"]["prompt"])
             continue
-        found = [[text, weight] for text, weight in parse_weights(case["inputs"]["prompt"])]
+        found = [[text, weight] for text, weight in parse_emphasis(case["inputs"]["prompt"])]
         assert [t for t, _ in found] == [t for t, _ in case["expected"]["pairs"]], case
         assert [w for _, w in found] == pytest.approx([w for _, w in case["expected"]["pairs"]]), case
 

@@ -13,7 +13,7 @@ from conftest import make_pictures
 from neonym import train
 from neonym.cli.main import main
 from neonym.errors import UserError
-from neonym.io.atomic import clear_leftovers, held, part_of, refused_names, whole_file
+from neonym.io.atomic import atomic_write, clear_leftovers, held, part_of, refused_names
 from neonym.runs.events import Event, Stepped
 
 LONGEST = os.pathconf("/tmp", "PC_NAME_MAX")
@@ -253,8 +253,8 @@ def test_a_process_that_is_killed_while_it_writes_leaves_one_file_that_the_next_
     code = """
 import os, signal, sys
 from pathlib import Path
-from neonym.io.atomic import whole_file
-with whole_file(Path(sys.argv[1])) as part:
+from neonym.io.atomic import atomic_write
+with atomic_write(Path(sys.argv[1])) as part:
     part.write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -265,7 +265,7 @@ with whole_file(Path(sys.argv[1])) as part:
     clear_leftovers(tmp_path)
     assert not list(tmp_path.iterdir())
     assert len(os.fsencode(part_of(file).name)) < 60
-    with whole_file(file) as part:
+    with atomic_write(file) as part:
         part.write_bytes(b"whole")
     assert [p.name for p in tmp_path.iterdir()] == [file.name]
 
@@ -280,7 +280,7 @@ def test_what_lasts_is_on_the_disk_before_it_takes_a_place(tmp_path, monkeypatch
     monkeypatch.setattr(os, "replace", lambda old, new: calls.append("replace") or put(old, new))
     file = tmp_path / "word.safetensors"
     for lasting in (False, True):
-        with whole_file(file, lasting=lasting) as part:
+        with atomic_write(file, lasting=lasting) as part:
             part.write_bytes(b"x")
     assert calls == ["replace", str(part_of(file)), "replace", str(tmp_path)]
 

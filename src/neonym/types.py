@@ -39,7 +39,7 @@ class CaptionRules:
 
 
 @dataclass(frozen=True)
-class PictureRules:
+class ImageRules:
     """How a picture becomes pixels (dataset.md section 5); with any of the random ones it is encoded anew each time."""
 
     background: tuple[int, int, int] = (255, 255, 255)  # what transparent pixels are laid on
@@ -91,13 +91,13 @@ class ImageRecord:
     is_reg: bool
     rules: CaptionRules
     content: str = ""  # SHA-256 of the file, and of its mask's
-    pictures: PictureRules = PictureRules()
+    image_rules: ImageRules = ImageRules()
     mask: Path | None = None  # picture whose red channel weighs the loss
     further: str = ""  # lines of the stored caption that are not used
 
     @property
     def masked(self) -> bool:
-        return self.mask is not None or self.pictures.alpha_mask
+        return self.mask is not None or self.image_rules.alpha_mask
 
 
 @dataclass(frozen=True)

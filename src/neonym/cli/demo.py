@@ -15,7 +15,7 @@ from neonym.config.flags import parse_flags
 from neonym.config.resolve import read_table
 from neonym.config.run import DatasetSettings, EvalSettings, OptimSettings, RunConfig, SaveSettings
 from neonym.errors import EXIT_NOT_LEARNED, UserError
-from neonym.io.atomic import save_png, whole_file
+from neonym.io.atomic import atomic_write, save_png
 
 if TYPE_CHECKING:
     from neonym.cli.report import Shown
@@ -126,7 +126,7 @@ def write_dataset(folder: Path) -> Path:
         subset["image_dir"] = str(EXAMPLES / Path(subset["image_dir"]).name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(file) as part:
+        with atomic_write(file) as part:
             part.write_text(json.dumps(table, indent=1), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot be written ({error.strerror})", str(file), "Choose another --output_dir") from error

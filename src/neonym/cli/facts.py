@@ -12,10 +12,10 @@ from neonym.data.captions import Moment, final_caption
 from neonym.data.images import still_view
 from neonym.data.latent_keys import entry_name, places, told_sizes
 from neonym.data.records import steps_per_epoch
-from neonym.io.memo import default_folder
+from neonym.io.memo import cache_folder
 from neonym.preflight.captions import lost_word, shown_caption, surely_fits
 from neonym.seeds import concept_seed, dice
-from neonym.text.emphasis import parse_weights
+from neonym.text.emphasis import parse_emphasis
 
 if TYPE_CHECKING:
     from neonym.preflight.prepare import Prepared
@@ -102,8 +102,8 @@ class Items:
             "is_reg": record.is_reg,
             "loss_weight": ready.run.dataset.prior_loss_weight if record.is_reg else 1.0,
             "held_out": held_out,
-            "flip_aug": record.pictures.flip,
-            "mask": str(record.mask) if record.mask else ("alpha" if record.pictures.alpha_mask else None),
+            "flip_aug": record.image_rules.flip,
+            "mask": str(record.mask) if record.mask else ("alpha" if record.image_rules.alpha_mask else None),
             **place_facts(record),
             "stored_caption": record.caption,
             "caption": caption,
@@ -112,7 +112,7 @@ class Items:
                 for k in range(self.draws)
             ],
             "ids": {name: found.ids for name, found in ids.items()},
-            "weighted_pieces": parse_weights(caption) if record.rules.weighted and readable else None,
+            "weighted_pieces": parse_emphasis(caption) if record.rules.weighted and readable else None,
             "weights": {name: found.weights for name, found in ids.items()} if record.rules.weighted else None,
             "learned_positions": {name: list(found.learned) for name, found in ids.items()},
             "word_survives": record.is_reg or (readable and self.survives(record, token)),
@@ -152,7 +152,7 @@ def bad_weights(ready: Prepared) -> set[str]:
 
 def cached_pictures(ready: Prepared) -> set[Path]:
     """Pictures whose moments lie on disk already."""
-    folder = Path(ready.run.cache.latent_cache_dir) if ready.run.cache.latent_cache_dir else default_folder()
+    folder = Path(ready.run.cache.latent_cache_dir) if ready.run.cache.latent_cache_dir else cache_folder()
     if ready.source is None or "vae" not in ready.source.weights or not folder.is_dir():
         return set()
     vae_hash = ready.source.vae_hash()
@@ -162,4 +162,4 @@ def cached_pictures(ready: Prepared) -> set[Path]:
         for path, view in places(ready.records)
         if not (folder / entry_name(contents[path], view, vae_hash)).is_file()
     }
-    return {r.path for r in ready.records if not r.pictures.changes} - missing
+    return {r.path for r in ready.records if not r.image_rules.changes} - missing

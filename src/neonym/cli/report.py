@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neonym.generation.judge import FAIR_REACH, FAIR_SHARE, SURE
-from neonym.io.atomic import whole_file
+from neonym.io.atomic import atomic_write
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -73,7 +73,7 @@ def write_report(out: Path, result: Result, shown: Sequence[Shown], events: Path
     parts.append(how_to_go_on(shown, result.files, model))
     title = f"Neonym: {', '.join(s.word for s in shown)}"
     page = out / "report.html"
-    with whole_file(page) as part:
+    with atomic_write(page) as part:
         part.write_text(
             f"<!doctype html>\n<html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width'>"
             f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body><main>{''.join(parts)}</main></body></html>\n",

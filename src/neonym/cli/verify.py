@@ -17,8 +17,8 @@ from neonym.config.rules import limit_problems
 from neonym.config.run import BUILTIN, setting
 from neonym.errors import EXIT_NOT_LEARNED, ConfigError, Problem
 from neonym.generation.request.prompts import split_options
-from neonym.text.emphasis import parse_weights
-from neonym.types import PictureRules
+from neonym.text.emphasis import parse_emphasis
+from neonym.types import ImageRules
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -108,7 +108,7 @@ def shown_images(folder: Path, side: int) -> list[Image]:
         raise ConfigError([Problem("error", "there are no images in it", f"--images {folder}")])
     for file in files:
         with readable(file) as image:
-            opaque = on_background(upright(image), PictureRules().background)
+            opaque = on_background(upright(image), ImageRules().background)
             shown.append(ImageOps.fit(opaque, (side, side), Image.Resampling.LANCZOS))
     return shown
 
@@ -133,6 +133,6 @@ def flag_problems(flags: VerifyFlags) -> Iterator[Problem]:
     if flags.out is not None and flags.out.suffix.lower() != ".png":
         yield Problem("error", "is no .png file", f"--out {flags.out}")
     try:
-        parse_weights(flags.prompt.replace("{}", "word"))
+        parse_emphasis(flags.prompt.replace("{}", "word"))
     except ValueError as error:
         yield Problem("error", str(error), "--prompt", "Write a backslash before a plain bracket")

@@ -15,7 +15,7 @@ from neonym.config.run import RunConfig
 from neonym.config.schema import fields_of, group
 from neonym.config.sdscripts import SDSCRIPTS, CompatSettings
 from neonym.errors import ConfigError, Problem
-from neonym.io.atomic import whole_file
+from neonym.io.atomic import atomic_write
 
 SECRETS = ("huggingface_token", "wandb_api_key")
 
@@ -101,7 +101,7 @@ def write_config(run: RunConfig, path: Path) -> Path:
     try:
         if path.exists():
             raise ConfigError([Problem("error", "is there already", str(path), "Name another --config_file")])
-        with whole_file(path) as part:
+        with atomic_write(path) as part:
             part.write_text("\n".join(lines) + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError([Problem("error", f"cannot be written ({error.strerror})", str(path))]) from error

@@ -11,7 +11,7 @@ import torch
 from neonym.models.encoders.clip import Keep
 from neonym.models.model import Model
 from neonym.models.tokenizers.word_tokenizer import Part, WordTokenizer
-from neonym.text.emphasis import parse_weights
+from neonym.text.emphasis import parse_emphasis
 from neonym.text.words import whole_word
 from neonym.types import Encoded, TextCond
 
@@ -76,7 +76,7 @@ def invokeai_weights(prompt: str, words: set[str]) -> str:
 
 def parts_of(tokenizer: WordTokenizer, prompt: str) -> list[Part]:
     """Return a prompt in parts of the tokenizer's size; BREAK ends one early. Raises ValueError for an emphasis that is no number."""
-    pieces = parse_weights(plain_spelling(prompt, tokenizer.words))
+    pieces = parse_emphasis(plain_spelling(prompt, tokenizer.words))
     return tokenizer.in_parts((BREAK.split(text), weight) for text, weight in pieces)
 
 

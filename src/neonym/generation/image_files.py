@@ -10,7 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from neonym.data.images import readable
 from neonym.errors import UserError
-from neonym.io.atomic import save_png, whole_file
+from neonym.io.atomic import atomic_write, save_png
 from neonym.io.json import as_text
 
 KEY = "neonym"  # of the text that is for this program alone
@@ -40,7 +40,7 @@ def save_image(image: Image.Image, path: Path, texts: dict[str, str]) -> None:
         exif = Image.Exif()
         exif[DESCRIPTION] = f"{KEY}:{texts[KEY]}"
         exif.get_ifd(EXIF_FOLDER)[USER_COMMENT] = UNICODE + as_text(texts["parameters"]).encode("utf-16-be")
-        with whole_file(path) as part:
+        with atomic_write(path) as part:
             image.save(part, Image.registered_extensions()[path.suffix.lower()], exif=exif, quality=95)
     except OSError as error:
         raise UserError(f"cannot be written ({error.strerror or error})", str(path), "Is the disk full?") from error

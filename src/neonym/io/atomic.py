@@ -24,7 +24,7 @@ A_DAY = 86_400  # seconds: nothing is written to for so long
 
 
 @contextmanager
-def whole_file(path: Path, lasting: bool = False) -> Iterator[Path]:
+def atomic_write(path: Path, lasting: bool = False) -> Iterator[Path]:
     """Yield a file beside `path` to write to. It takes `path`'s place when the block ends well; else nothing of it is left.
 
     `lasting`: it is on the disk by then, so that after a power cut `path` has its old content or its new one. The block
@@ -173,7 +173,7 @@ def is_alone_in(folder: Path) -> bool:
 
 def save_png(picture: Image, path: Path, text: PngInfo | None = None) -> None:
     """Write an image that is complete or absent, with what is to be said of it in it. Raises OSError."""
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         picture.save(part, "PNG", pnginfo=text)
 
 

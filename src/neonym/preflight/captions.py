@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from neonym.data.captions import Moment, fill_template, final_caption, shows, uses_captions
 from neonym.errors import Problem, counted, some
 from neonym.seeds import dice
-from neonym.text.emphasis import parse_weights
+from neonym.text.emphasis import parse_emphasis
 from neonym.text.words import clean
 from neonym.types import CaptionRules, ImageRecord, Size
 
@@ -184,7 +184,7 @@ def wrong_weights(ready: Prepared) -> list[Problem]:
     for record in [*ready.records, *ready.held_out] if ready.run.dataset.weighted_captions else ():
         try:
             for text in (plain_caption(record), *record.caption.split("\n"), *possible_captions(record, True)):
-                parse_weights(text)
+                parse_emphasis(text)
         except ValueError as error:
             fix = "Write (text:1.3), or a backslash before a bracket that is meant as such"
             problems.append(Problem("error", f"{error} in its caption", str(record.path), fix))
@@ -261,11 +261,11 @@ def picture_problems(ready: Prepared) -> Iterator[Problem]:
         what = f"pictures are trained at up to {max(sizes)}, the model is made for {source.native_size}"
         yield Problem("warning", what, "resolution", "Leave resolution out to use the model's own size")
     folders = [folder for dataset in ready.datasets for folder in dataset.folders]
-    if data.masked_loss and not any(folder.masks or folder.pictures.alpha_mask for folder in folders):
+    if data.masked_loss and not any(folder.masks or folder.image_rules.alpha_mask for folder in folders):
         fix = "Name masks with conditioning_data_dir in the data-set file, or use --alpha_mask"
         yield Problem("warning", "has no effect: no picture has a mask", "--masked_loss", fix)
     buckets = any(d.buckets.enabled for d in ready.datasets)
-    if buckets and any(r.pictures.face_crop for r in ready.records):
+    if buckets and any(r.image_rules.face_crop for r in ready.records):
         yield Problem(
             "warning", "is meant for training without buckets", "face_crop_aug_range", "Leave one of them out"
         )

@@ -38,7 +38,7 @@ from neonym.preflight.settings import (
 from neonym.preflight.words import read_weights, word_problems
 from neonym.runs.outputs import file_names, run_folder
 from neonym.seeds import concept_seed
-from neonym.types import CaptionRules, ImageRecord, PictureRules
+from neonym.types import CaptionRules, ImageRecord, ImageRules
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -234,7 +234,7 @@ def as_folder(spec: SubsetSpec, ready: Prepared, templates: tuple[str, ...]) -> 
         weighted=data.weighted_captions,
         templates=() if spec.is_reg else templates,
     )
-    pictures = PictureRules(
+    image_rules = ImageRules(
         background=ImageColor.getrgb(data.background)[:3],
         interpolation=spec.resize_interpolation,
         flip=spec.flip_aug,
@@ -253,7 +253,7 @@ def as_folder(spec: SubsetSpec, ready: Prepared, templates: tuple[str, ...]) -> 
         metadata=Path(spec.metadata_file) if spec.metadata_file else None,
         masks=Path(spec.conditioning_data_dir) if spec.conditioning_data_dir else None,
         rules=captions,
-        pictures=pictures,
+        image_rules=image_rules,
     )
 
 

@@ -16,7 +16,7 @@ from neonym.config.run import ModelSettings
 from neonym.errors import Problem, UserError
 from neonym.formats import read_embedding, write_embedding
 from neonym.formats.usage import usage_card
-from neonym.io.atomic import alone_in, clear_leftovers, sync_names, whole_file
+from neonym.io.atomic import alone_in, atomic_write, clear_leftovers, sync_names
 from neonym.io.json import as_json, as_text
 from neonym.preflight.prepare import Prepared
 from neonym.runs.outputs import END, SAMPLES, STATE, VERDICT, epoch_suffix, state_folder, step_suffix
@@ -42,7 +42,7 @@ def write_text(file: Path, text: str) -> None:
     """Write a text, complete or absent. Raises UserError."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(file, lasting=True) as part:
+        with atomic_write(file, lasting=True) as part:
             part.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(f"cannot be written ({error.strerror})", str(file), "Is the disk full?") from error

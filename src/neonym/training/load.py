@@ -12,7 +12,7 @@ from neonym.data.latent_cache import Latents, cache_moments
 from neonym.data.latent_keys import Place, places
 from neonym.data.loader import Loader
 from neonym.data.sdscripts_latents import known_latents
-from neonym.io.memo import default_folder
+from neonym.io.memo import cache_folder
 from neonym.models.model import Model, load_model
 from neonym.models.quantization import keep_in_eight_bits
 from neonym.models.source import ModelSource
@@ -58,7 +58,7 @@ def encode_images(ready: Prepared, model: Model, events: Dispatcher, stop: Stop)
     assert source is not None
     folder = None
     if cache.cache_latents_to_disk:
-        folder = Path(cache.latent_cache_dir) if cache.latent_cache_dir else default_folder()
+        folder = Path(cache.latent_cache_dir) if cache.latent_cache_dir else cache_folder()
 
     def progress(done: int, total: int) -> None:
         events.emit(Encoded(done, total))
@@ -67,7 +67,7 @@ def encode_images(ready: Prepared, model: Model, events: Dispatcher, stop: Stop)
     records = [*ready.records, *ready.held_out]
     known = sdscripts_latents(records, source, events) if ready.run.dataset.sdscripts_latents else {}
     moments = cache_moments(records, model.vae.encode, source.vae_hash(), folder, progress, events.note, known)
-    if not any(record.pictures.changes for record in records):
+    if not any(record.image_rules.changes for record in records):
         model.vae.to("cpu")
     return Latents(moments, model.vae.encode)
 

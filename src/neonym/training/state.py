@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from neonym.errors import UserError
-from neonym.io.atomic import whole_file
+from neonym.io.atomic import atomic_write
 from neonym.training.concept import Concept
 from neonym.training.early_stopping import Plateau
 
@@ -101,7 +101,7 @@ def save_state(state: TrainState, file: Path) -> None:
     facts["sha256"] = checksum(facts, tensors)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(file, lasting=True) as part:
+        with atomic_write(file, lasting=True) as part:
             part.write_bytes(save(tensors, {"neonym": json.dumps(facts)}))
     except OSError as error:
         raise UserError(f"the state cannot be saved ({error})", str(file), "Is the disk full?") from error

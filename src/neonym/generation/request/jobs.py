@@ -18,7 +18,7 @@ from neonym.generation.request.prompt_sources import images_at, is_pipe, prompt_
 from neonym.generation.request.variants import Parts, draw_text, enumerates, every, how_many, parse_variants
 from neonym.generation.samplers import possible_steps
 from neonym.seeds import dice
-from neonym.text.emphasis import parse_weights
+from neonym.text.emphasis import parse_emphasis
 from neonym.types import Size
 
 DEFAULT_STRENGTH = 0.8
@@ -276,7 +276,7 @@ def job_problems(job: Job, settings: GenerateSettings, where: str) -> Iterator[P
     """Yield what cannot be generated in a job."""
     for text in (job.prompt, job.negative_prompt):
         try:
-            parse_weights(text)
+            parse_emphasis(text)
         except ValueError as error:
             yield Problem("error", str(error), where, "Write a backslash before a plain bracket")
     if job.file and not fits(Path(job.file).suffix, job.prompt, job.negative_prompt, job.raw_prompt):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from neonym.errors import ModelError
-from neonym.io.memo import remembered, versions
+from neonym.io.memo import memoized, versions
 from neonym.models.families.unsupported import refuse_unsupported
 from neonym.models.family import CheckpointHints, CheckpointLayout
 from neonym.models.loading.folder import (
@@ -165,7 +165,7 @@ def check_weights(source: ModelSource, shapes: dict[Path, Mapping[str, tuple[int
         named = {n: s for file in weights.files for n, s in (shapes.get(file) or read_header(file).shapes).items()}
         try:
             key = [versions("diffusers", "transformers"), kind, config, weights.start, sorted(named.items())]
-            remembered("sound-weights", key, partial(sound, source, part, named))
+            memoized("sound-weights", key, partial(sound, source, part, named))
         except ModelError:
             raise
         except Exception as error:  # whatever a library makes of odd configs

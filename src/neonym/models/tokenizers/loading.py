@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from neonym.errors import ModelError
-from neonym.io.memo import remembered, versions
+from neonym.io.memo import memoized, versions
 from neonym.io.pickles import first_line
 from neonym.models.family import EncoderSpec
 from neonym.models.loading.folder import check_tokenizer
@@ -55,7 +55,7 @@ def clip_tokenizer(source: ModelSource, encoder: EncoderSpec, max_token_length: 
 def sequence_tokenizer(source: ModelSource, encoder: EncoderSpec) -> SequenceWordTokenizer:
     """Return a tokenizer of one sequence. Raises whatever odd files make of it."""
     folder, vocab = source.folder / encoder.tokenizer, int(source.configs[encoder.name]["vocab_size"])
-    table = remembered(
+    table = memoized(
         "tokenizers", [versions("transformers", "tokenizers"), contents(folder)], lambda: read_sequence(folder)
     )
     tokenizer = Tokenizer.from_str(table["tokenizer"])
@@ -82,7 +82,7 @@ def read_clip(folder: Path, pad: str | None = None, id_zero_pads: bool = False) 
     padding. Raises whatever odd files make of it.
     """
     key = [versions("transformers", "tokenizers"), contents(folder), pad, id_zero_pads]
-    table = remembered("tokenizers", key, lambda: as_transformers_reads_clip(folder, pad, id_zero_pads))
+    table = memoized("tokenizers", key, lambda: as_transformers_reads_clip(folder, pad, id_zero_pads))
     return ClipTokenizer(Tokenizer.from_str(table["tokenizer"]), table["start"], table["end"], table["pad"])
 
 

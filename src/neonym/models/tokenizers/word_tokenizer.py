@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from tokenizers import Tokenizer
 
-from neonym.text.emphasis import parse_weights
+from neonym.text.emphasis import parse_emphasis
 from neonym.text.words import clean, whole_word
 
 Part = list[tuple[int, float]]  # (id, emphasis)
@@ -106,7 +106,7 @@ class WordTokenizer(ABC):
 
     def weighed(self, text: str) -> Part:
         """Return the ids of `text` and their emphasis. Raises ValueError for an emphasis that is no number."""
-        parts = parse_weights(text) if self.weighted else [(text, 1.0)]
+        parts = parse_emphasis(text) if self.weighted else [(text, 1.0)]
         return [(token, weight) for part, weight in parts for token in self.flat(part)]
 
     def flat(self, text: str) -> list[int]:
