@@ -11,7 +11,7 @@ from conftest import make_pictures
 from benchmarks.checkpoints import make_parts, save_folder, single_file_tensors
 from neonym.cli.main import main
 from neonym.io import memo as module
-from neonym.io.memo import cache_folder
+from neonym.io.memo import cache_folder, memoized
 from neonym.models.tokenizers.loading import CLIP, read_clip
 
 HEAVY = ("torch", "transformers", "diffusers", "accelerate", "huggingface_hub")
