@@ -225,3 +225,9 @@ def test_samplers_of_diffusion_are_refused_before_a_weight_is_read(folder, tmp_p
     for flags in (("--sampler", "ddim"), ("--sampler", "dpm++_2m_sde"), ("--x", "sampler=euler,Heun Karras")):
         command(tmp_path, "--ckpt", folder, "--prompt", "a dog", *flags, code=2)
         assert "is not for Toy, which is a rectified flow. Use euler" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["v1", "v2", "sdxl"])
+def test_a_flag_that_names_another_family_is_refused(folder, tmp_path, capsys, flag):
+    command(tmp_path, "--ckpt", folder, "--prompt", "a dog", f"--{flag}", code=2)
+    assert f"--{flag}: the model is Toy, not " in capsys.readouterr().err
