@@ -184,12 +184,20 @@ def test_sides_that_the_network_cannot_take_are_refused(run_for):
 
 def test_the_word_changes_what_is_generated(run_for, folder):
     (file,) = train(run_for("word", max_train_steps=2)).files
-    with_word, again, without = generate(
-        ["a photo of mychar4", "a photo of mychar4", "a photo of dog"],
-        embeddings=[f"mychar4={file}"], model=str(folder), seed=[1, 1, 1], steps=2, width=64, height=48,
-    )  # fmt: skip
+    prompts = ["a photo of mychar4", "a photo of mychar4", "a photo of dog"]
+    shared = {"words": [f"mychar4={file}"], "model": load_model(str(folder)), "seed": 1, "steps": 2, "size": (64, 48)}
+    with_word, again, without = (generate(prompt, **shared)[0] for prompt in prompts)
     assert with_word.size == (64, 48)
     assert with_word.tobytes() == again.tobytes() != without.tobytes()
+
+
+def test_sample_images_of_a_run_are_on_the_grid_and_of_a_sampler_that_the_process_has(run_for, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a photo of mychar4 --w 90 --h 64 --s 2\n")
+    prompts = str(tmp_path / "prompts.txt")
+    train(run_for("samples", max_train_steps=1, sample_prompts=prompts, sample_every_n_steps=1))
+    (image,) = [file for file in (tmp_path / "samples" / "sample").iterdir() if "sheet" not in file.name]
+    assert shown(image).size == (80, 64)
+    assert json.loads(shown(image).text["prompt"])["width"] == 80
 
 
 def test_the_command_generates_from_text_from_an_image_and_within_a_mask(folder, tmp_path, capsys):
@@ -217,3 +225,9 @@ def test_samplers_of_diffusion_are_refused_before_a_weight_is_read(folder, tmp_p
     for flags in (("--sampler", "ddim"), ("--sampler", "dpm++_2m_sde"), ("--x", "sampler=euler,Heun Karras")):
         command(tmp_path, "--ckpt", folder, "--prompt", "a dog", *flags, code=2)
         assert "is not for Toy, which is a rectified flow. Use euler" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["v1", "v2", "sdxl"])
+def test_a_flag_that_names_another_family_is_refused(folder, tmp_path, capsys, flag):
+    command(tmp_path, "--ckpt", folder, "--prompt", "a dog", f"--{flag}", code=2)
+    assert f"--{flag}: the model is Toy, not " in capsys.readouterr().err

@@ -118,6 +118,15 @@ def check_process(name: str, process: Process, model: str) -> None:
         raise UserError(what, "--sampler", f"Use {' or '.join(known)}")
 
 
+def sampler_for_sample(text: str, process: Process) -> str:
+    """Return the sampler of a training run's sample image, by any spelling; as in sd-scripts, flows always use Euler's.
+
+    Raises UserError.
+    """
+    name = sampler_name(text)
+    return name if name in FLOW_SAMPLERS or process == "diffusion" else default_sampler(process)
+
+
 def possible_steps(sampler: str, steps: int) -> int:
     """Return the nearest number of steps that a sampler can take."""
     return min(max(steps, 1), FEW_STEPS.get(split_spacing(sampler)[0], POSSIBLE_STEPS))

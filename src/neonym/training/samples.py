@@ -10,6 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from neonym.config.run import SampleSettings
 from neonym.generation.request.prompts import SamplePrompt, dump
+from neonym.generation.samplers import sampler_for_sample
 from neonym.io.atomic import save_png
 from neonym.models.model import Model
 from neonym.preflight.milestones import Rhythm, due
@@ -80,10 +81,11 @@ class Sampler:
 
         asked = self.prompts[index]
         side = model.source.native_size
+        sampler = sampler_for_sample(asked.sample_sampler or self.settings.sample_sampler, model.source.family.process)
         return draw(
             model, [text], [self.seed(index)], negative_prompt=asked.negative_prompt, steps=asked.sample_steps,
             guidance=asked.scale, size=(asked.width or side, asked.height or side),
-            sampler=asked.sample_sampler or self.settings.sample_sampler,
+            sampler=sampler,
         )[0]  # fmt: skip
 
     def seed(self, index: int) -> int:
