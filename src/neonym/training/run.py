@@ -32,7 +32,7 @@ from neonym.training.checkpoint import CheckpointStore
 from neonym.training.concepts import add_concepts
 from neonym.training.early_stopping import Plateau
 from neonym.training.evaluation import Evaluation
-from neonym.training.finite import Guard
+from neonym.training.finite import FiniteChecks
 from neonym.training.resume import find_beginning
 from neonym.training.samples import Sampler
 from neonym.training.setup import (
@@ -221,7 +221,7 @@ def run_steps(run: Running) -> Result:
     assert rhythm is not None
     objective = objective_of(settings)
     evaluation = Evaluation(run.ready, run.loader, run.model, state.concepts, run.watch)
-    guard, ends = Guard(state.concepts, run.loader.plans), time_limit(settings)
+    checks, ends = FiniteChecks(state.concepts, run.loader.plans), time_limit(settings)
     sampler = Sampler(settings.sample, run.ready.prompts, run.store.sample_folder, run.store.run_name)
     report.begin(run.store.folder, state.step, rhythm.total, sum(len(p.draws(0)) for p in run.loader.plans))
     whole = True
@@ -232,13 +232,13 @@ def run_steps(run: Running) -> Result:
         for work in run.loader.steps(state.step, last):
             losses = train_step(run.model, state.concepts, work, objective, run.accelerator)
             state.step = work.step + 1
-            guard.watch(work, losses)
+            checks.watch(work, losses)
             report.step(state.step, losses)
             run.trackers.step(state.step, losses)
             if due(settings.eval.eval_every_n_steps, state.step):
                 evaluate(run, evaluation)
             draw_due(run, sampler, rhythm)
-            save_due(run, rhythm, guard)
+            save_due(run, rhythm, checks)
             ended = agreed(run.accelerator, int(state.plateau is not None and state.plateau.reached()))
             if not ended and state.step < rhythm.total:
                 run.watch()
@@ -250,16 +250,16 @@ def run_steps(run: Running) -> Result:
                 what = f"ended after step {state.step} of {rhythm.total}"
                 report.note(f"the evaluation loss has stopped changing: {what}")
                 break
-        return finish(run, evaluation, guard, whole)
+        return finish(run, evaluation, checks, whole)
     except Stopped as stop:
-        return stopped(run, guard, stop.signal)
+        return stopped(run, checks, stop.signal)
 
 
-def stopped(run: Running, guard: Guard, signal: int) -> Result:
+def stopped(run: Running, checks: FiniteChecks, signal: int) -> Result:
     """The state of the last whole step is saved."""
     state, report = run.state, run.report
     if run.main:
-        guard.check()
+        checks.check_rows()
         run.store.save_last(state)
     way = " without --restart" if run.ready.run.save.restart else ""
     report.note(f"stopped after step {state.step}; run the same command again{way} to go on")
@@ -290,7 +290,7 @@ def evaluate(run: Running, evaluation: Evaluation) -> None:
 def without_others(run: Running, error: RuntimeError) -> UserError:
     """Another process of the run is gone: what this one has is saved. -> what to tell"""
     if run.main:
-        Guard(run.state.concepts, run.loader.plans).check()
+        FiniteChecks(run.state.concepts, run.loader.plans).check_rows()
         run.store.save_last(run.state)
     what = f"another process ended, or none answered in time ({str(error).splitlines()[0]}); step {run.state.step} is saved"
     return UserError(what, "training", "Run the same command again to go on")
@@ -308,13 +308,13 @@ def draw_due(run: Running, sampler: Sampler, rhythm: Rhythm) -> None:
         run.report.note(f"warning: no sample pictures at {tag}: {error}")
 
 
-def save_due(run: Running, rhythm: Rhythm, guard: Guard) -> None:
+def save_due(run: Running, rhythm: Rhythm, checks: FiniteChecks) -> None:
     """Files and states that are due after this step. Nothing that is not finite is written."""
     done, epoch = run.state.step, rhythm.saves_epoch(run.state.step)
     state_due = due(run.ready.run.save.state_every_n_steps, done)
     if not run.main or not (state_due or epoch or rhythm.saves_step(done) or rhythm.keeps_step(done)):
         return
-    guard.check()
+    checks.check_rows()
     try:
         files = run.store.save_step(run.state) if rhythm.saves_step(done) else []
         if epoch:
@@ -331,12 +331,12 @@ def save_due(run: Running, rhythm: Rhythm, guard: Guard) -> None:
         run.hub.upload(file)
 
 
-def finish(run: Running, evaluation: Evaluation, guard: Guard, whole: bool) -> Result:
+def finish(run: Running, evaluation: Evaluation, checks: FiniteChecks, whole: bool) -> Result:
     """Verdicts and final files. A run that its time limit ended is not `whole`. Raises Stopped."""
     state, report = run.state, run.report
     report.end()
-    guard.look()
-    guard.check()
+    checks.check_losses()
+    checks.check_rows()
     if state.plateau is not None:
         for concept, best in zip(state.concepts, state.plateau.best, strict=False):
             concept.chosen = best
