@@ -17,7 +17,7 @@ from neonym.extras import MODULES, install
 class OptimizerRecord:
     """An optimizer and its capabilities.
 
-    `longest_step` says what bounds one step of a number: the learning "rate" (Adam and its like, however large the
+    `longest_step` says what bounds one step of a number: the learning "rate" (Adam and its like, whatever the clipped
     gradient is), the clipped "gradient", or the "momentum" that adds up clipped gradients; None if nothing is known.
     """
 

@@ -109,7 +109,7 @@ def rate_now(optimizer: torch.optim.Optimizer) -> float:
 def longest_step(record: OptimizerRecord, arguments: Mapping[str, Any], max_grad_norm: float, width: int) -> float:
     """Return how many learning rates a step moves a number of a word at most, or infinity if nothing bounds it.
 
-    For Adam and its like this is about 1, however large the gradient is. Steps of SGD are as long as gradients, which
+    For Adam and its like this is about 1, whatever the clipped gradient is. Steps of SGD are as long as gradients, which
     are clipped, and momentum adds them up: the bound is the root mean square over the `width` numbers of a vector.
     """
     if record.is_relative(arguments):
