@@ -27,6 +27,7 @@ check: setup
 	$(BIN)/python -m tools.settings_page --check
 	$(BIN)/python -m tools.sdscripts_page --check
 	$(BIN)/python -m tools.trainers_page --check
+	$(BIN)/python -m tools.events_page --check
 
 format: setup
 	$(BIN)/ruff check --fix .
@@ -36,3 +37,4 @@ docs: setup
 	$(BIN)/python -m tools.settings_page
 	$(BIN)/python -m tools.sdscripts_page
 	$(BIN)/python -m tools.trainers_page
+	$(BIN)/python -m tools.events_page

@@ -70,10 +70,11 @@ def loading(steps: int) -> dict[str, float]:
     from neonym.config.run import fields_of
     from neonym.models.model import load_model
     from neonym.preflight.prepare import prepare
-    from neonym.runs.events import Silent
+    from neonym.runs.dispatcher import Dispatcher
+    from neonym.runs.stop import Stop
     from neonym.training.concepts import add_concepts
+    from neonym.training.load import encode_images, make_loader
     from neonym.training.objective import Objective
-    from neonym.training.run import encode_pictures, make_loader
     from neonym.training.step import train_step
 
     flags = {"train_data_dir": "examples/nutkin", "token_string": "nutkin", "shuffle_caption": True, "flip_aug": True}
@@ -85,7 +86,7 @@ def loading(steps: int) -> dict[str, float]:
     ready.raise_errors()
     accelerator = Accelerator(cpu=True)
     model = load_model()
-    latents = encode_pictures(ready, model, Silent())
+    latents = encode_images(ready, model, Dispatcher(), Stop())
     concepts = add_concepts(model, ready)
     loader = make_loader(ready, latents, model, accelerator)
     waits, works = [], []

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from conftest import settings
+from conftest import settings, stop_at
 from transformers import get_scheduler
 
+from neonym import train
 from neonym.config.optimizers import OPTIMIZERS, optimizer_name
 from neonym.config.values import parse_arguments, parse_count, parse_stages
 from neonym.errors import ConfigError
@@ -17,7 +18,7 @@ from neonym.optim.rates import rate_of
 from neonym.optim.schedules import make_rate, staged_rate
 from neonym.preflight.prepare import prepare
 from neonym.preflight.settings import optimizer_errors
-from neonym.training import run as loop
+from neonym.training import run as training
 from neonym.training.concepts import add_concepts
 
 
@@ -150,15 +151,11 @@ def test_wrong_optimizers_are_named():
 def test_law_1_holds_for_optimizers_that_keep_more_than_moments(run_for, name, options):
     """Train 8 steps; train 5, be stopped, go on from the state: the same file, bit for bit."""
     base = {"optimizer_type": name, "state_every_n_steps": 1, "max_train_steps": 8, **options}
-    whole = loop.train(run_for("whole", **base))
+    whole = train(run_for("whole", **base))
 
-    class StopAt5(loop.Silent):
-        def step(self, step, losses):
-            self.stop_wanted = 15 if step == 5 else 0
-
-    stopped = loop.train(run_for("parts", **base), StopAt5())
+    stopped = train(run_for("parts", **base), **stop_at(5))
     assert stopped.signal == 15
-    parts = loop.train(run_for("parts", **base))
+    parts = train(run_for("parts", **base))
     assert parts.steps == 8
     a, b = (read_embedding(r.files[0]).vectors["text_encoder"] for r in (whole, parts))
     assert torch.equal(a, b)
@@ -173,8 +170,8 @@ def test_law_1_holds_for_optimizers_that_keep_more_than_moments(run_for, name, o
     ],
 )
 def test_other_optimizers_train_a_word_too(run_for, name):
-    rate = 1.0 if name.startswith("DAdapt") else 0.02
-    result = loop.train(run_for(optimizer_type=name, learning_rate=rate, max_train_steps=8))
+    rate = 1.0 if record_of(name).finds_rate else 0.02
+    result = train(run_for(optimizer_type=name, learning_rate=rate, max_train_steps=8))
     encoder = result.verdicts[0].encoders["text_encoder"]
     assert encoder.distance > 0
     assert torch.isfinite(read_embedding(result.files[0]).vectors["text_encoder"]).all()
@@ -197,15 +194,15 @@ def test_what_an_optimizer_finds_itself_is_known_and_told(run_for):
 def test_schedule_free_answers_with_its_average(run_for):
     """What is saved is the averaged point, not the one that steps are taken from; asking for it changes nothing."""
     seen = {}
-    inner = loop.run_steps
+    inner = training.run_steps
 
     def watch(run):
         seen["concept"] = run.state.concepts[0]
         return inner(run)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "run_steps", watch)
-        result = loop.train(run_for(optimizer_type="AdamWScheduleFree", learning_rate=0.02))
+        patch.setattr(training, "run_steps", watch)
+        result = train(run_for(optimizer_type="AdamWScheduleFree", learning_rate=0.02))
     concept = seen["concept"]
     raw = concept.rows["text_encoder"].detach().clone()
     saved = read_embedding(result.files[0]).vectors["text_encoder"]
@@ -228,7 +225,7 @@ def test_a_concept_may_have_a_rate_of_its_own(tmp_path, pictures, run_for):
             for word in ("mychar4", "slowly")
         )
     )
-    result = loop.train(run_for(dataset_config=str(config), train_data_dir=None, token_string=None))
+    result = train(run_for(dataset_config=str(config), train_data_dir=None, token_string=None))
     fast, slow = (v.encoders["text_encoder"].distance for v in result.verdicts)
     assert fast > 100 * slow > 0
 
@@ -333,8 +330,8 @@ def test_a_run_that_is_too_short_is_told_so_not_that_its_rate_is_low(run_for):
 
 
 def test_weights_start_a_word(run_for):
-    first = loop.train(run_for("first", num_vectors_per_token=2, max_train_steps=4))
+    first = train(run_for("first", num_vectors_per_token=2, max_train_steps=4))
     file = str(first.files[0])
-    again = loop.train(run_for("again", num_vectors_per_token=2, max_train_steps=1, learning_rate=1e-9, weights=file))
+    again = train(run_for("again", num_vectors_per_token=2, max_train_steps=1, learning_rate=1e-9, weights=file))
     a, b = (read_embedding(r.files[0]).vectors["text_encoder"] for r in (first, again))
     assert torch.allclose(a, b, atol=1e-7)

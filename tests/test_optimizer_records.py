@@ -5,6 +5,7 @@ import inspect
 import pytest
 import torch
 
+from neonym import train
 from neonym.config import optimizers
 from neonym.config.optimizers import OPTIMIZERS, OptimizerRecord, listed, optimizer_name
 from neonym.extras import MODULES
@@ -12,7 +13,6 @@ from neonym.formats import read_embedding
 from neonym.models.model import load_model
 from neonym.optim.optimizers import longest_step, make_optimizer, optimizer_class, record_of
 from neonym.preflight.prepare import prepare
-from neonym.training import run as loop
 from neonym.training.concepts import add_concepts
 
 HERE = __name__
@@ -104,7 +104,7 @@ def test_a_new_optimizer_is_one_record(run_for, one_more):
     said = "\n".join(str(p) for p in ready.problems)
     assert "SignDescent8bit -> SignDescent" in said
     assert "can hardly be learned" in said
-    result = loop.train(run_for(optimizer_type="SignDescent", learning_rate=0.02))
+    result = train(run_for(optimizer_type="SignDescent", learning_rate=0.02))
     assert result.verdicts[0].encoders["text_encoder"].distance > 0
     assert read_embedding(result.files[0]).vectors["text_encoder"].isfinite().all()
     (concept,) = add_concepts(load_model(), prepare(run_for("again", optimizer_type="SignDescent")))

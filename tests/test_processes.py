@@ -13,9 +13,9 @@ import pytest
 import torch
 from conftest import ALIKE, ROOT, threads
 
+from neonym import train
 from neonym.data.loader import parts, share_of
 from neonym.formats import read_embedding
-from neonym.training import run as loop
 
 
 def launch(processes: int, *flags: str) -> subprocess.Popen:
@@ -48,7 +48,7 @@ def test_law_3_two_processes_are_one(run_for, tmp_path, pictures):
     one_by_one = {} if ALIKE else {"micro_batch_size": 1}
     flags = [*flags_for(pictures, tmp_path / "two"), *(f"--{name}={value}" for name, value in one_by_one.items())]
     with nullcontext() if ALIKE else threads(1):
-        alone = loop.train(run_for("alone", max_train_steps=6, train_batch_size=3, flip_aug=True, **one_by_one))
+        alone = train(run_for("alone", max_train_steps=6, train_batch_size=3, flip_aug=True, **one_by_one))
     process = launch(2, *flags)
     output = process.communicate(timeout=300)[0]
     assert (tmp_path / "two" / "mychar4.safetensors").exists(), output

@@ -1,21 +1,20 @@
 """One update path: with and without a gradient scaler, which here scales on the CPU; infinities from a real backward pass."""
 
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import WORD
+from conftest import WORD, Update
 from torch.amp.grad_scaler import GradScaler
 
+from neonym import train
 from neonym.errors import UserError
 from neonym.formats import read_embedding
 from neonym.models.encoders.rows import Rows
 from neonym.models.model import load_model
 from neonym.optim.optimizers import make_optimizer, record_of
-from neonym.training import run as loop
 from neonym.training import setup
 from neonym.training.after_step import MovingAverage
 from neonym.training.concept import Concept, first_rows
@@ -53,69 +52,11 @@ def scaled(monkeypatch):
     return use
 
 
-class Spoil(torch.autograd.Function):
-    """The losses as they are, and a gradient that is no number any more."""
-
-    @staticmethod
-    def forward(ctx, losses, value):
-        ctx.value = value
-        return losses.clone()
-
-    @staticmethod
-    def backward(ctx, *grads):
-        return grads[0] * ctx.value, None
-
-
-@pytest.fixture
-def spoiled(monkeypatch):
-    """A function: {step: value} -> the backward pass of these steps is multiplied by it; None stands for every step."""
-    clean = Objective.loss
-
-    def use(values: dict[int | None, float]) -> None:
-        calls: list[int] = []
-
-        def loss(self, guess, noisy, mask=None):
-            losses = clean(self, guess, noisy, mask)
-            if not losses.requires_grad:  # an evaluation
-                return losses
-            calls.append(1)
-            return Spoil.apply(losses, values.get(len(calls) - 1, values.get(None, 1.0)))
-
-        monkeypatch.setattr(Objective, "loss", loss)
-
-    return use
-
-
-@dataclass
-class Moment:
-    """What one update began with."""
-
-    concept: Concept
-    step: int
-    scale: float
-    rows: torch.Tensor
-
-
-@pytest.fixture
-def updates(monkeypatch):
-    """What every update of a run began with, in order."""
-    seen: list[Moment] = []
-    clean = Concept.update
-
-    def update(self, step, scaler):
-        scale = scaler.get_scale() if scaler else 1.0
-        seen.append(Moment(self, step, scale, self.rows["text_encoder"].detach().clone()))
-        clean(self, step, scaler)
-
-    monkeypatch.setattr(Concept, "update", update)
-    return seen
-
-
 def vector(result) -> torch.Tensor:
     return read_embedding(result.files[0]).vectors["text_encoder"]
 
 
-def still_steps(updates: list[Moment]) -> list[int]:
+def still_steps(updates: list[Update]) -> list[int]:
     """The steps after which the rows were what they had been, but for the last one."""
     return [a.step for a, b in pairwise(updates) if torch.equal(a.rows, b.rows)]
 
@@ -130,11 +71,11 @@ def still_steps(updates: list[Moment]) -> list[int]:
 )
 def test_a_scaler_changes_no_number(run_for, scaled, updates, options):
     """The scale is a power of two, so every number is the same, bit for bit; a step at a rate of 0 is waited for."""
-    plain = loop.train(run_for("plain", **options))
+    plain = train(run_for("plain", resolution="64", **options))
     without = list(updates)
     updates.clear()
     scaled()
-    assert torch.equal(vector(plain), vector(loop.train(run_for("scaled", **options))))
+    assert torch.equal(vector(plain), vector(train(run_for("scaled", resolution="64", **options))))
     assert len(without) == len(updates) == 8
     assert all(torch.equal(a.rows, b.rows) for a, b in zip(without, updates, strict=True))
     assert {moment.scale for moment in updates} == {SCALE}
@@ -147,7 +88,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing(run_for, scaled, spoil
     if with_scaler:
         scaled()
     spoiled({2: float("inf"), 3: float("nan"), 6: -float("inf")})
-    result = loop.train(run_for(max_train_steps=12, lr_warmup_steps="0", ema_decay=0.9))
+    result = train(run_for(max_train_steps=12, lr_warmup_steps="0", ema_decay=0.9))
     assert still_steps(updates) == [2, 3, 6]
     scales = [SCALE] * 3 + [SCALE / 2] + [SCALE / 4] * 3 + [SCALE / 8] * 5
     assert [moment.scale for moment in updates] == (scales if with_scaler else [1.0] * 12)
@@ -203,7 +144,7 @@ def small_concept(**options) -> Concept:
 def test_a_scale_that_falls_for_long_ends_no_run(run_for, scaled, updates, dtype):
     """Real overflows of fp16: the scale begins far too high. bf16 has the range of float32: nothing overflows."""
     scaled(2.0**32, dtype)
-    result = loop.train(run_for(max_train_steps=16, lr_warmup_steps="0", resolution="64"))
+    result = train(run_for(max_train_steps=16, lr_warmup_steps="0", resolution="64"))
     passed_over = still_steps(updates)
     if dtype == torch.float16:
         assert set(passed_over) >= set(range(BAD_STEPS_ALLOWED + 1))
@@ -219,9 +160,9 @@ def test_gradients_that_no_scale_makes_finite_end_the_run(run_for, scaled, spoil
     """Law 6: steps count once the scale is 1, when they would not be finite without a scaler either."""
     scaled(4.0)
     spoiled({None: float("inf")})
-    run = run_for(max_train_steps=60)
+    run = run_for(max_train_steps=60, resolution="64")
     with pytest.raises(UserError, match=rf"the gradients of `{WORD}`, 18 steps in a row, first of step 3 \(.*\.png"):
-        loop.train(run)
+        train(run)
     assert len(updates) == 20
     assert still_steps(updates) == list(range(19))
     assert not (Path(run.save.output_dir) / f"{WORD}.safetensors").exists()
@@ -231,20 +172,20 @@ def test_gradients_that_are_never_finite_end_the_run_from_the_usual_scale_too(ru
     scaled()
     spoiled({None: float("nan")})
     with pytest.raises(UserError, match=rf"the gradients of `{WORD}`, \d+ steps in a row, first of step 17 "):
-        loop.train(run_for(max_train_steps=60))
+        train(run_for(max_train_steps=60, resolution="64"))
 
 
 def test_a_scale_is_resumed(run_for, scaled, spoiled, updates):
     """A run that goes on has the scale that it fell to: 4 steps and 4 more give the file of 8."""
     scaled()
-    flags = {"lr_warmup_steps": "0", "lr_scheduler": "constant"}
+    flags = {"lr_warmup_steps": "0", "lr_scheduler": "constant", "resolution": "64"}
     spoiled({1: float("inf")})
-    whole = loop.train(run_for("whole", max_train_steps=8, **flags))
+    whole = train(run_for("whole", max_train_steps=8, **flags))
     assert updates[-1].scale == SCALE / 2
     spoiled({1: float("inf")})
-    loop.train(run_for("parts", max_train_steps=4, **flags))
+    train(run_for("parts", max_train_steps=4, **flags))
     updates.clear()
-    parts = loop.train(run_for("parts", max_train_steps=8, **flags))
+    parts = train(run_for("parts", max_train_steps=8, **flags))
     assert [moment.step for moment in updates] == [4, 5, 6, 7]
     assert {moment.scale for moment in updates} == {SCALE / 2}
     assert torch.equal(vector(whole), vector(parts))

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from neonym.formats import write_embedding as write_embedding
     from neonym.generation.images import generate as generate
     from neonym.models.model import load_model as load_model
-    from neonym.training.run import train as train
+    from neonym.runs.start import train as train
     from neonym.types import Embedding as Embedding
 
 _HOMES = {
-    "train": "neonym.training.run",
+    "train": "neonym.runs.start",
     "generate": "neonym.generation.images",
     "read_embedding": "neonym.formats",
     "write_embedding": "neonym.formats",

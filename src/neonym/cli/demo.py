@@ -79,19 +79,21 @@ def main(argv: list[str], prog: str) -> int:
         save=SaveSettings(output_dir=flags.output_dir, output_name="demo", restart=flags.restart or not unfinished),
     )
     from neonym.cli.report import write_report
-    from neonym.cli.train import stopping
+    from neonym.cli.signals import stopping
     from neonym.config.dataset import DEFAULT_INIT_WORD
     from neonym.generation.embeddings import add_files
     from neonym.generation.judge import NOT_LEARNED
     from neonym.generation.sheets import sheet
     from neonym.models.model import load_model
     from neonym.preflight.prepare import prepare
-    from neonym.runs.events import Terminal
-    from neonym.training.run import train
+    from neonym.runs.console import Terminal
+    from neonym.runs.outputs import EVENTS
+    from neonym.runs.start import train
+    from neonym.runs.stop import Stop
 
-    report = Terminal()
-    with stopping(report):
-        result = train(run, report)
+    terminal, stop = Terminal(), Stop()
+    with stopping(stop):
+        result = train(run, [terminal], stop)
     if result.signal:
         return 128 + result.signal
     model, out = load_model(), Path(flags.output_dir)
@@ -108,8 +110,8 @@ def main(argv: list[str], prog: str) -> int:
         save_png(sheet(rows), path)
         sheets.append(path)
         shown.append(one)
-        report.note(f"drawn: {path}")
-    page = write_report(out, result, shown, ready.run_folder() / "events.jsonl", model.source.name)
+        terminal.print(f"drawn: {path}")
+    page = write_report(out, result, shown, ready.run_folder() / EVENTS, model.source.name)
     print(f"\nDone in {time.monotonic() - started:.0f} s. Look at:")
     for path in [page, *sheets, *result.files]:
         print(f"  {path}")

@@ -17,13 +17,12 @@ from neonym.errors import Problem, UserError
 from neonym.formats import read_embedding, write_embedding
 from neonym.formats.usage import usage_card
 from neonym.io.atomic import alone_in, clear_leftovers, sync_names, whole_file
-from neonym.io.json import as_text
+from neonym.io.json import as_json, as_text
 from neonym.preflight.prepare import Prepared
-from neonym.runs.events import as_json
-from neonym.runs.hub import fetch_state
 from neonym.runs.outputs import END, SAMPLES, STATE, VERDICT, epoch_suffix, state_folder, step_suffix
 from neonym.training.concept import Concept
 from neonym.training.recorded import metadata_of, said_by_user
+from neonym.training.remote_state import fetch_state
 from neonym.training.state import Saved, TrainState, read_state, save_state
 from neonym.types import Embedding
 

@@ -13,7 +13,6 @@ from neonym.generation.worth import Question, Worth, measure_worth, predictions
 from neonym.models.model import Model
 from neonym.preflight.captions import ENOUGH_HELD_OUT
 from neonym.preflight.prepare import Prepared
-from neonym.runs.events import Report
 from neonym.training.concept import Concept, first_rows, rows_as
 from neonym.training.objective import Objective
 from neonym.training.step import sample_losses
@@ -94,11 +93,10 @@ class Evaluation:
             draws = draws[len(part) :]
         return found
 
-    def tell(self, report: Report, step: int, losses: Sequence[torch.Tensor]) -> list[float]:
-        """The mean of each concept, to the terminal and the event file. -> the means"""
-        means = [float(loss.mean()) for loss in losses]
-        report.event("evaluated", step=step, loss=sum(means) / len(means), losses=means)
-        return means
+
+def means_of(losses: Sequence[torch.Tensor]) -> tuple[float, ...]:
+    """Return the mean of each concept's losses, [samples] each."""
+    return tuple(float(loss.mean()) for loss in losses)
 
 
 def pictures_of(ready: Prepared, concept: int) -> tuple[list[ImageRecord], str]:

@@ -20,8 +20,6 @@ from neonym.training.concept import Concept, rows_as
 if TYPE_CHECKING:
     from PIL import Image
 
-    from neonym.runs.events import Report
-
 WITHOUT, BEFORE = "without the words", "with the starting words"
 
 
@@ -49,13 +47,11 @@ class Sampler:
             return f"e{epoch:06d}" if epoch and due(self.settings.sample_every_n_epochs, epoch) else None
         return f"{done:06d}" if due(self.settings.sample_every_n_steps, done) else None
 
-    def draw(self, model: Model, concepts: Sequence[Concept], tag: str, report: Report) -> list[Path]:
-        """Files as sd-scripts names them, and one sheet beside the pictures that the starting words give."""
+    def draw(self, model: Model, concepts: Sequence[Concept], tag: str) -> list[Path]:
+        """Generate every prompt. Return the files, named as sd-scripts names them, and last the sheet of all of them."""
         from neonym.generation.sheets import sheet
 
-        vae = model.modules()["vae"]
-        home = next(vae.parameters())
-        where, kind = home.device, home.dtype
+        where, kind = model.vae.device, model.vae.dtype
         try:
             if not self.before:
                 plain = [without(asked.prompt, [c.token for c in concepts]) for asked in self.prompts]
@@ -65,13 +61,12 @@ class Sampler:
             with rows_as(concepts, [c.result() for c in concepts]):
                 pictures = self.pictures(model)
         finally:
-            vae.to(where, kind)
+            model.vae.to(where, kind)
         self.folder.mkdir(parents=True, exist_ok=True)
         files = [self.save(picture, i, tag) for i, picture in enumerate(pictures)]
         page = self.folder / f"{self.name}_{tag}_sheet.png"
         rows = [*self.before, (f"now ({tag})", pictures)]
         save_png(sheet(rows, side=pictures[0].height), page)
-        report.event("sampled", tag=tag, files=[str(f) for f in [*files, page]])
         return [*files, page]
 
     def pictures(self, model: Model, texts: Sequence[str] | None = None) -> list[Image.Image]:
