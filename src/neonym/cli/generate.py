@@ -6,10 +6,9 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from neonym.config.command_line import Given, replace_compat
 from neonym.config.flags import Line, flags_in, read_line, repeated
+from neonym.config.flat import Sink, replace_compat
 from neonym.config.generate import GenerateFlags, GenerateSettings
-from neonym.config.run import RunConfig
 from neonym.config.sdscripts import GENERATOR
 from neonym.errors import EXIT_INTERRUPTED, Problem, UserError
 
@@ -52,7 +51,7 @@ def main(argv: list[str], prog: str) -> int:
 def values_given(line: Line[GenerateFlags]) -> tuple[dict[str, Any], list[Problem]]:
     """The settings that a command line names, and what is wrong or to be said of its flags."""
     flags, named = line.flags, flags_in(line.argv, GenerateFlags)
-    given = Given(RunConfig(), problems=[*line.problems, *repeated(line.argv)])
+    given = Sink(problems=[*line.problems, *repeated(line.argv)])
     values = {name: getattr(flags, name) for name in GenerateSettings.model_fields if name in named}
     values |= {name: getattr(flags.compat, name) for name in GENERATOR if name in named}
     given.origins = dict.fromkeys(values, "command line")

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-import torch
 from PIL import Image
 
 from neonym.errors import UserError
-from neonym.generation.embeddings import add_files
 from neonym.generation.pipeline import Painter
 from neonym.generation.request.jobs import Job
 from neonym.generation.samplers import possible_steps
-from neonym.models.model import Model, load_model
-from neonym.models.source import BUILTIN
+from neonym.models.model import Model
 from neonym.types import Size
 
 
@@ -47,20 +42,3 @@ def draw(
     for first in range(0, len(jobs), batch_size):
         pictures += painter.paint(jobs[first : first + batch_size])
     return pictures
-
-
-def generate(
-    prompts: str | Sequence[str],
-    embeddings: Iterable[str | Path] = (),
-    model: str = BUILTIN,
-    seed: int = 0,
-    **options: Any,
-) -> list[Image.Image]:
-    """Pictures of `prompts` with the words of the embedding files; picture i has the seed `seed + i`.
-
-    `options` are those of `draw`. Raises ModelError, FormatError.
-    """
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    loaded = load_model(model, "cuda" if torch.cuda.is_available() else "cpu")
-    add_files(loaded, embeddings)
-    return draw(loaded, prompts, [seed + i for i in range(len(prompts))], **options)
