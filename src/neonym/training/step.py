@@ -1,4 +1,4 @@
-"""The method: how badly the frozen model predicts with the rows as they are, and one step that improves them.
+"""The method: how badly the frozen model predicts with the rows as they are, and one step that improves the rows.
 
 Gal et al. 2022, "An Image is Worth One Word", eq. 2, for several words at once.
 """
