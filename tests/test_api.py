@@ -230,3 +230,29 @@ def test_errors_can_be_pickled():
     for error in (neonym.DataError("is torn", "a.png", "Draw it again"), neonym.ConfigError([Problem("error", "x")])):
         again = pickle.loads(pickle.dumps(error))
         assert (type(again), str(again), again.problems) == (type(error), str(error), error.problems)
+
+
+def test_listeners_hear_names_of_settings_and_the_event_file_keeps_flags(run_for):
+    run, texts = neonym.RunConfig.parse(**flat(run_for(max_train_steps=2))), list[str]()
+
+    def follow(event: neonym.Event) -> None:
+        if isinstance(event, neonym.Noted):
+            texts.append(event.text)
+
+    def broken(event: neonym.Event) -> None:
+        raise RuntimeError(event.kind)
+
+    result = neonym.train(run, [follow, broken])
+    assert result.files[0].is_file()
+    assert any("name yours with `pretrained_model_name_or_path`" in text for text in texts)
+    assert not [text for text in texts if " --" in text]
+    assert any("broken failed (RuntimeError: " in text for text in texts)
+    (file,) = Path(run.save.output_dir).glob("*/events.jsonl")
+    assert "name yours with --pretrained_model_name_or_path" in file.read_text()
+
+
+def flat(run: neonym.RunConfig) -> dict:
+    """The settings of a run that are not their defaults."""
+    return {
+        name: value for section in run.model_dump(exclude_defaults=True).values() for name, value in section.items()
+    }

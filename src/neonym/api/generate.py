@@ -31,7 +31,7 @@ def generate(
     steps: int = 30,
     guidance: float | None = None,
     size: Size | None = None,
-    sampler: str = "ddim",
+    sampler: str | None = None,
     batch_size: int = 8,
 ) -> list[Image.Image]:
     """Return an image for each prompt.
@@ -46,7 +46,7 @@ def generate(
         steps: Sampler steps, at most as many as the sampler can take.
         guidance: The guidance scale (default: the model's own).
         size: (width, height) in pixels (default: the model's own).
-        sampler: A sampler under its name in sd-scripts, AUTOMATIC1111 or ComfyUI.
+        sampler: A sampler under its name in sd-scripts, AUTOMATIC1111 or ComfyUI (default: one that suits the model).
         batch_size: How many images are made together. The images do not depend on it.
 
     Raises ConfigError, FormatError for a word's file, ModelError for the model or a word that does not fit it.
@@ -54,7 +54,7 @@ def generate(
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     with speaking_python():
         check_numbers(steps, batch_size, seed)
-        sampler = sampler_name(sampler)
+        sampler = None if sampler is None else sampler_name(sampler)
         used = load_model(str(model), best_device()) if isinstance(model, (str, Path)) else model
         with words_added(used, words):
             return draw(
@@ -95,7 +95,7 @@ def words_added(model: Model, words: Iterable[Word]) -> Iterator[None]:
         yield
     finally:
         for token in reversed(added):
-            model.remove_word(token)
+            model.text.remove_word(token)
 
 
 def add(model: Model, word: Word) -> str:

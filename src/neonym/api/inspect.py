@@ -18,7 +18,6 @@ WIDTHS = {
     1280: "SDXL (its second encoder)",
     128: "the built-in model",
 }
-MAX_TOKEN_LENGTH = 75  # of the tokenizers that spell words: any length will do
 
 
 @dataclass(frozen=True)
@@ -148,10 +147,10 @@ def neighbours(embedding: Embedding, name: str, offline: bool) -> dict[str, Neig
     from neonym.models.encoders.rows import nearest_tokens
     from neonym.models.loading.assemble import token_table
     from neonym.models.loading.identify import fetched, identify
-    from neonym.models.tokenizers.clip import load_tokenizers
+    from neonym.models.tokenizers.loading import load_tokenizers
 
     source, found = fetched(identify(name, offline=offline)), {}
-    tokenizers = load_tokenizers(source, MAX_TOKEN_LENGTH)
+    tokenizers = load_tokenizers(source)
     for encoder, rows in embedding.vectors.items():
         table = token_table(source.weights[encoder]) if encoder in tokenizers else torch.zeros(1, 0)
         if table.shape[1] != rows.shape[1]:
