@@ -27,7 +27,7 @@ from neonym.models.loading.identify import identify
 from neonym.models.model import load_model
 from neonym.models.source import ModelSource
 from neonym.models.tokenizers.loading import load_tokenizers
-from neonym.optim.optimizers import make_optimizer
+from neonym.optim.optimizers import make_optimizer, record_of
 from neonym.training.concept import Concept, first_rows
 from neonym.training.objective import Objective
 from neonym.training.state import TrainState, tensors_of
@@ -98,7 +98,8 @@ def neonym_case(args: argparse.Namespace) -> dict:
     start = first_rows(model, "picture", VECTORS)
     rows = {name: Rows(values.clone()) for name, values in start.items()}
     model.text.add_word(WORD, dict(rows))
-    concept = Concept(WORD, "picture", 0, rows, start, make_optimizer(rows.values()), lambda _: 5e-3, 1.0)
+    optimizer, record = make_optimizer(rows.values()), record_of("AdamW")
+    concept = Concept(WORD, "picture", 0, rows, start, optimizer, record, lambda _: 5e-3, 1.0)
     pixels = torch.rand(args.batch, 3, args.resolution, args.resolution, generator=torch.Generator().manual_seed(0))
     moments = torch.cat([model.vae.encode(p[None].to(device) * 2 - 1) for p in pixels])
     model.vae.to("cpu")

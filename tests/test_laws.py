@@ -279,7 +279,7 @@ def test_law_6_a_run_in_which_nothing_reaches_the_word_ends(run_for, monkeypatch
     assert not (Path(run.save.output_dir) / "mychar4.safetensors").exists()
 
 
-def test_law_6_a_full_disk_leaves_the_old_file(run_for, tmp_path):
+def test_law_6_a_full_disk_leaves_the_old_file(tmp_path):
     """The file-size limit of a real process stands for the full disk."""
     from neonym.formats import write_embedding
     from neonym.types import Embedding

@@ -8,13 +8,14 @@ from conftest import settings, stop_at
 from transformers import get_scheduler
 
 from neonym import train
-from neonym.config.optimizers import OPTIMIZERS, SMALLER, optimizer_name
+from neonym.config.optimizers import OPTIMIZERS, optimizer_name
 from neonym.config.values import parse_arguments, parse_count, parse_stages
 from neonym.errors import ConfigError
 from neonym.formats import read_embedding
 from neonym.models.model import load_model
-from neonym.optim.optimizers import make_optimizer, make_rate, rate_now, staged_rate
+from neonym.optim.optimizers import make_optimizer, rate_now, record_of
 from neonym.optim.rates import rate_of
+from neonym.optim.schedules import make_rate, staged_rate
 from neonym.preflight.prepare import prepare
 from neonym.preflight.settings import optimizer_errors
 from neonym.training import run as training
@@ -92,23 +93,26 @@ def distance(rows: torch.Tensor) -> float:
     return float((rows.detach() - 0.3).square().sum())
 
 
-@pytest.mark.parametrize("name", [*OPTIMIZERS, *SMALLER, "Adamax", "torch.optim.NAdam", "adamw8BIT"])
+LISTED = [name for record in OPTIMIZERS for name in (record.name, *record.smaller)]
+
+
+@pytest.mark.parametrize("name", [*LISTED, "torch.optim.NAdam", "RMSprop", "adamw8BIT"])
 def test_every_optimizer_goes_downhill(name):
     """From (1, 1) towards the target at 0.3: nearer after 40 steps, and only its own rows have state."""
     rows = torch.nn.Parameter(torch.ones(2, 3))
-    rate = 1.0 if name.startswith(("DAdapt", "Prodigy")) else 0.02
-    optimizer = make_optimizer([rows], name, rate)
+    finds_rate = record_of(name).finds_rate
+    optimizer = make_optimizer([rows], name, 1.0 if finds_rate else 0.02)
     first = distance(rows)
-    for _ in range(200 if name.startswith(("DAdapt", "Prodigy")) else 60):
+    for _ in range(200 if finds_rate else 60):
         loss = ((rows - 0.3) ** 2).sum()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    if hasattr(optimizer, "eval"):
+    if record_of(name).averages:
         optimizer.eval()
     assert distance(rows) < 0.9 * first
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 1
-    rate = {"learning_rate": 1.0} if name.startswith("DAdapt") else {}
+    rate = {"learning_rate": 1.0} if finds_rate else {}
     assert optimizer_errors(settings(train_data_dir="a", token_string="x", optimizer_type=name, **rate)) == []
 
 
@@ -166,7 +170,7 @@ def test_law_1_holds_for_optimizers_that_keep_more_than_moments(run_for, name, o
     ],
 )
 def test_other_optimizers_train_a_word_too(run_for, name):
-    rate = 1.0 if name.startswith("DAdapt") else 0.02
+    rate = 1.0 if record_of(name).finds_rate else 0.02
     result = train(run_for(optimizer_type=name, learning_rate=rate, max_train_steps=8))
     encoder = result.verdicts[0].encoders["text_encoder"]
     assert encoder.distance > 0
@@ -184,7 +188,7 @@ def test_what_an_optimizer_finds_itself_is_known_and_told(run_for):
     assert rate_now(optimizer) == pytest.approx(1e-2 * 0.5, rel=0.05)
     ready = prepare(run_for(optimizer_type="AdamWScheduleFree", ema_decay=0.9))
     assert any(p.where == "--ema_decay" and "an average already" in p.what for p in ready.problems)
-    assert add_concepts(load_model(), ready)[0].average is None
+    assert add_concepts(load_model(), ready)[0].after_step == []
 
 
 def test_schedule_free_answers_with_its_average(run_for):

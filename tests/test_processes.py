@@ -90,7 +90,7 @@ def rank_of(pid: int) -> str | None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in /proc")
-def test_a_killed_process_ends_the_run_with_its_state_saved(run_for, tmp_path, pictures):
+def test_a_killed_process_ends_the_run_with_its_state_saved(tmp_path, pictures):
     """Then the same command in one process goes on to what an undisturbed run gives."""
     flags = flags_for(pictures, tmp_path / "two", steps=400)
     process = launch(2, *flags)

@@ -9,7 +9,7 @@ from PIL import ImageColor
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from neonym.config.optimizers import optimizer_name, optimizer_problem
+from neonym.config.optimizers import listed, optimizer_problem
 from neonym.config.run import LONGEST, ObjectiveSettings, OptimSettings, RunConfig, fields_of
 from neonym.config.values import (
     SCHEDULES,
@@ -146,7 +146,8 @@ def schedule_problems(optim: OptimSettings) -> Iterator[Problem]:
     if name == "piecewise_constant" and not any(a.startswith("step_rules=") for a in optim.lr_scheduler_args):
         fix = FORMS["lr_scheduler_args"]
         yield Problem("error", "piecewise_constant needs step_rules", "--lr_scheduler_args", fix)
-    if name == "adafactor" and optim.optimizer_type.lower() != "adafactor":
+    optimizer = listed(optim.optimizer_type)
+    if name == "adafactor" and not (optimizer and optimizer.relative_steps):
         yield Problem("error", "the schedule adafactor belongs to the optimizer AdaFactor", where)
     if asked_for(optim.lr_warmup_steps) and (name == "constant" or optim.lr_scheduler_type):
         fix = "Use --lr_scheduler=constant_with_warmup"
@@ -168,13 +169,13 @@ def schedule_problems(optim: OptimSettings) -> Iterator[Problem]:
 
 
 def steps_relatively(optim: OptimSettings) -> bool:
-    """Whether the optimizer is an AdaFactor that finds its own rate, as it does unless it is told not to."""
+    """Return whether the optimizer follows its own rate, as AdaFactor does unless `relative_step=False` is given."""
     try:
         arguments = parse_arguments(optim.optimizer_args)
     except ValueError:
         return False
-    relative = arguments.get("relative_step", True) or arguments.get("warmup_init", False)
-    return optimizer_name(optim.optimizer_type) == "AdaFactor" and bool(relative)
+    record = listed(optim.optimizer_type)
+    return record is not None and record.is_relative(arguments)
 
 
 def asked_for(count: str | None) -> bool:

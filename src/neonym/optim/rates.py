@@ -6,16 +6,17 @@ from neonym.config.dataset import ConceptSpec
 from neonym.config.run import OptimSettings
 from neonym.config.values import parse_arguments, parse_count, schedule_name
 from neonym.models.source import ModelSource
-from neonym.optim.optimizers import Rate, finds_rate, make_rate, staged_rate
+from neonym.optim.optimizers import record_of
+from neonym.optim.schedules import Rate, make_rate, staged_rate
 
-PROBE_RATE = 5e-3  # of an optimizer that is only made to see whether it can be made
-TOO_SHORT = 0.5  # of the vocabulary's spread: a run that carries a coordinate no farther cannot learn
+PROBE_RATE = 5e-3  # for an optimizer that is made only to see whether it can be
+TOO_SHORT = 0.5  # share of the vocabulary's spread: a run that carries a number no farther cannot learn
 LEAST_WARMUP, LARGEST_SHARE = "30", 0.3  # a default warm-up has that many steps, but no more than that share of the run
 
 
 def suiting_rate(source: ModelSource, optimizer: str = "AdamW") -> float:
     """Return the learning rate that suits the words of a model, for AdamW and its like; 1 where the optimizer finds it."""
-    return 1.0 if finds_rate(optimizer) else float(source.defaults.learning_rate.value)
+    return 1.0 if record_of(optimizer).finds_rate else float(source.defaults.learning_rate.value)
 
 
 def default_warmup(total: int, suits: str) -> str:
@@ -35,13 +36,13 @@ def warms_up(optim: OptimSettings) -> bool:
 
 
 def arguments(optim: OptimSettings) -> dict[str, object]:
-    """Of the optimizer: `--optimizer_args`, and the weight decay if it was given."""
+    """Return the optimizer's arguments: `--optimizer_args`, and the weight decay if it was given."""
     decay = {} if optim.weight_decay is None else {"weight_decay": optim.weight_decay}
     return {**decay, **parse_arguments(optim.optimizer_args)}
 
 
 def base_rate(optim: OptimSettings, spec: ConceptSpec | None = None) -> float:
-    """The concept's own learning rate, or the run's; of stages the first."""
+    """Return the concept's own learning rate, or else the run's; of a staged rate, the first stage."""
     if spec is not None and spec.learning_rate is not None:
         return spec.learning_rate
     if isinstance(optim.learning_rate, str):
@@ -50,7 +51,7 @@ def base_rate(optim: OptimSettings, spec: ConceptSpec | None = None) -> float:
 
 
 def rate_of(optim: OptimSettings, spec: ConceptSpec | None, total: int, suits: str = LEAST_WARMUP) -> Rate:
-    """The learning rate at each of `total` steps; `suits`: the warm-up of the model's defaults. Raises ConfigError."""
+    """Return the learning rate at each of `total` steps; `suits` is the model's default warm-up. Raises ConfigError."""
     if isinstance(optim.learning_rate, str) and (spec is None or spec.learning_rate is None):
         return staged_rate(optim.learning_rate)
     warmup = optim.lr_warmup_steps

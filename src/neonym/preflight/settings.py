@@ -14,15 +14,9 @@ from neonym.errors import ConfigError, Problem, nearest
 from neonym.models.loading.recognise import source_notes
 from neonym.models.registry import families
 from neonym.models.source import ModelSource
-from neonym.optim.optimizers import (
-    averages,
-    finds_rate,
-    longest_step,
-    make_optimizer,
-    reach,
-    sets_own_rate,
-)
+from neonym.optim.optimizers import longest_step, make_optimizer, record_of
 from neonym.optim.rates import TOO_SHORT, arguments, base_rate, rate_of, suiting_rate
+from neonym.optim.schedules import reach
 from neonym.preflight.inputs import predicts_v
 from neonym.preflight.milestones import Rhythm
 
@@ -63,21 +57,24 @@ def learning_problems(ready: Prepared, source: ModelSource, rhythm: Rhythm) -> l
     assert ready.config is not None
     optim, name = ready.run.optim, optimizer_name(ready.run.optim.optimizer_type)
     warmup = source.defaults.lr_warmup_steps.value
-    own = sets_own_rate(name, arguments(optim))
+    record = record_of(name)
+    own = record.has_own_schedule(arguments(optim))
     problems = own_schedule_problems(optim, name) if own else schedule_problems(optim, rhythm)
-    if optim.ema_decay is not None and averages(name):
+    if optim.ema_decay is not None and record.averages:
         what = f"{name} saves an average already: it has no effect"
         problems.append(Problem("warning", what, "--ema_decay", "Leave it out, or choose another optimizer"))
     for spec in ready.config.concepts:
         rate = base_rate(optim, spec)
-        if finds_rate(name) and rate <= 0.1:
+        if record.finds_rate and rate <= 0.1:
             what = f"{name} finds the learning rate itself: the one given is a factor, and {rate:g} stalls it"
             problems.append(Problem("warning", what, "--learning_rate", "Give --learning_rate=1"))
-        longest = longest_step(name, arguments(optim), optim.max_grad_norm, min(source.widths.values()))
+        longest = longest_step(record, arguments(optim), optim.max_grad_norm, min(source.widths.values()))
         if longest < math.inf:
             at_step = (lambda _, rate=rate: rate) if own else rate_of(optim, spec, rhythm.total, warmup)
             farthest = longest * reach(at_step, rhythm.first, rhythm.total)
-            problems += reach_problems(farthest, rate, rhythm, source, steps_are_gradients=longest != 1)
+            problems += reach_problems(
+                farthest, rate, rhythm, source, steps_are_gradients=record.longest_step != "rate"
+            )
     return list(dict.fromkeys(problems))
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from neonym.config.dataset import DEFAULT_INIT_WORD
+from neonym.config.optimizers import OptimizerRecord
+from neonym.config.run import OptimSettings
 from neonym.models.encoders.rows import Rows
 from neonym.models.model import Model
-from neonym.optim.optimizers import averages, make_optimizer, sets_own_rate
+from neonym.optim.optimizers import make_optimizer, record_of
 from neonym.optim.rates import arguments, base_rate, rate_of
 from neonym.preflight.prepare import Prepared
 from neonym.seeds import concept_seed
+from neonym.training.after_step import AfterStep, MovingAverage
 from neonym.training.concept import Concept, first_rows
 
 
@@ -32,7 +37,8 @@ def add_concepts(model: Model, ready: Prepared) -> list[Concept]:
             base_rate(optim, spec),
             arguments(optim),
         )
-        own_rate = sets_own_rate(optim.optimizer_type, arguments(optim))
+        record = record_of(optim.optimizer_type)
+        own_rate = record.has_own_schedule(arguments(optim))
         concepts.append(
             Concept(
                 token=spec.token_string,
@@ -41,9 +47,17 @@ def add_concepts(model: Model, ready: Prepared) -> list[Concept]:
                 rows=rows,
                 start=start,
                 optimizer=optimizer,
+                record=record,
                 learning_rate=None if own_rate else rate_of(optim, spec, ready.rhythm.total, warmup),
                 max_grad_norm=optim.max_grad_norm,
-                ema_decay=None if averages(optim.optimizer_type) else optim.ema_decay,
+                after_step=after_steps(optim, record, start),
             )
         )
     return concepts
+
+
+def after_steps(optim: OptimSettings, record: OptimizerRecord, start: dict[str, Tensor]) -> list[AfterStep]:
+    """Return what happens to the rows after each step: a moving average, unless the optimizer keeps one of its own."""
+    if optim.ema_decay is None or record.averages:
+        return []
+    return [MovingAverage(optim.ema_decay, start)]

@@ -61,7 +61,7 @@ def save_due(run: Session) -> None:
     epoch, is_state = rhythm.saves_epoch(done), due(run.ready.run.save.state_every_n_steps, done)
     if not run.is_main or not (is_state or epoch or rhythm.saves_step(done) or rhythm.keeps_step(done)):
         return
-    run.guard.check()
+    run.checks.check_rows()
     try:
         files = store.save_step(run.state) if rhythm.saves_step(done) else []
         if epoch:

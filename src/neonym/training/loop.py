@@ -25,7 +25,7 @@ def run_steps(run: Session) -> bool:
     for work in run.loader.steps(state.step, state.step if run.is_early else total):
         losses = train_step(run.model, state.concepts, work, objective, run.accelerator)  # [N], on the device
         state.step = work.step + 1
-        run.guard.watch(work, losses)
+        run.checks.watch(work, losses)
         events.emit(Stepped(state.step, run.losses.add(losses), *rates_of(state.concepts)))
         evaluate_due(run)
         sample_due(run)

@@ -123,7 +123,7 @@ def stopped(run: Session, signal: int) -> Result:
     """Save the state of the last whole step, from which the same command goes on."""
     step = run.state.step
     if run.is_main:
-        run.guard.check()
+        run.checks.check_rows()
         run.store.save_last(run.state)
     way = " without --restart" if run.ready.run.save.restart else ""
     run.events.note(f"stopped after step {step}; run the same command again{way} to go on")
@@ -134,7 +134,7 @@ def stopped(run: Session, signal: int) -> Result:
 def without_others(run: Session, error: RuntimeError) -> UserError:
     """Save what this process has, because another process of the run is gone. Return the error to raise."""
     if run.is_main:
-        run.guard.check()
+        run.checks.check_rows()
         run.store.save_last(run.state)
     what = f"another process ended, or none answered in time ({str(error).splitlines()[0]}); step {run.state.step} is saved"
     return UserError(what, "training", "Run the same command again to go on")
@@ -143,8 +143,8 @@ def without_others(run: Session, error: RuntimeError) -> UserError:
 def finish(run: Session, is_whole: bool) -> Result:
     """Judge the words and write the final files. A run that is not whole can go on. Raises StopRequested, UserError."""
     state, events = run.state, run.events
-    run.guard.look()
-    run.guard.check()
+    run.checks.check_losses()
+    run.checks.check_rows()
     if state.plateau is not None:
         for concept, best in zip(state.concepts, state.plateau.best, strict=False):
             concept.chosen = best

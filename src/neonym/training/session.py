@@ -16,7 +16,7 @@ from neonym.runs.losses import LossQueue
 from neonym.runs.stop import Stop, StopRequested
 from neonym.training.checkpoint import CheckpointStore
 from neonym.training.evaluation import Evaluation
-from neonym.training.finite import Guard
+from neonym.training.finite import FiniteChecks
 from neonym.training.samples import Sampler
 from neonym.training.state import TrainState
 
@@ -37,7 +37,7 @@ class Session:
     def __post_init__(self) -> None:
         ready, concepts = self.ready, self.state.concepts
         self.losses = LossQueue()
-        self.guard = Guard(concepts, self.loader.plans)
+        self.checks = FiniteChecks(concepts, self.loader.plans)
         self.evaluation = Evaluation(ready, self.loader, self.model, concepts, self.check_stop)
         self.sampler = Sampler(ready.run.sample, ready.prompts, self.store.sample_folder, self.store.run_name)
 

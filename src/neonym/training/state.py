@@ -13,6 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch.amp.grad_scaler import GradScaler
 
 from neonym.errors import UserError
 from neonym.io.atomic import atomic_write
@@ -28,7 +29,7 @@ class TrainState:
     fingerprint: dict[str, str]  # everything that decides the numbers: setting -> value
     step: int = 0
     origin: str = ""  # the state that --resume named, if the run began from one
-    scaler: torch.amp.GradScaler | None = None  # pyright: ignore[reportPrivateImportUsage]
+    scaler: GradScaler | None = None
     plateau: Plateau | None = None
 
 
@@ -39,8 +40,8 @@ def tensors_of(state: TrainState) -> dict[str, torch.Tensor]:
         for name, rows in concept.rows.items():
             tensors[f"{c}/{name}/rows"] = rows.detach()
             tensors[f"{c}/{name}/start"] = concept.start[name]
-            if concept.average is not None:
-                tensors[f"{c}/{name}/average"] = concept.average[name]
+        for after in concept.after_step:
+            tensors |= {f"{c}/{name}/{after.name}": values for name, values in after.kept.items()}
         whole = concept.optimizer.state_dict()
         for kind, parts in (("optimizer", whole["state"].items()), ("groups", enumerate(whole["param_groups"]))):
             for index, values in parts:
@@ -178,8 +179,9 @@ def restore(state: TrainState, saved: Saved) -> None:
             concept.put({name: tensors[f"{c}/{name}/rows"] for name in concept.rows})
             for name, rows in concept.rows.items():
                 concept.start[name] = tensors[f"{c}/{name}/start"].to(rows.device)
-                if concept.average is not None:
-                    concept.average[name] = tensors[f"{c}/{name}/average"].to(rows.device)
+            for after in concept.after_step:
+                kept = {name: tensors[f"{c}/{name}/{after.name}"] for name in after.kept}
+                after.kept = {name: values.to(concept.rows[name].device) for name, values in kept.items()}
             if state.plateau is not None and facts.evaluations:
                 best = {name: tensors[f"{c}/{name}/best"].to(rows.device) for name, rows in concept.rows.items()}
                 state.plateau.best.append(best)
