@@ -45,9 +45,11 @@ A listener is a function of one event. It is called in the thread of the run, in
 import neonym
 from neonym.runs.events import Event, Stepped
 
+
 def show(event: Event) -> None:
     if isinstance(event, Stepped) and event.step % 100 == 0:
         print(event.step, list(event.losses))
+
 
 neonym.train(run, listeners=[show])
 ```
