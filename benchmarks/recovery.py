@@ -106,7 +106,7 @@ def write_data(
 def encoded(model: Model, pictures: list[Picture]) -> torch.Tensor:
     """-> moments [pictures,2C,h,w]"""
     pixels = np.stack([np.asarray(p.image, np.float32).transpose(2, 0, 1) / 127.5 - 1 for p in pictures])
-    return model.encode_images(torch.from_numpy(pixels)).to(model.device)
+    return model.vae.encode(torch.from_numpy(pixels)).to(model.device)
 
 
 @torch.no_grad()
@@ -118,10 +118,9 @@ def loss_of(model: Model, subject: Subject, said: str, pictures: list[Picture], 
         which = [i % len(pictures) for i in rows]
         chosen = [pictures[k] for k in which]
         captions = [phrase(article(said), subject.style, p.colour, i) for i, p in zip(rows, chosen, strict=True)]
-        tokens = [model.tokenize(c) for c in captions]
         batch = Batch(
             moments=moments[which],
-            tokens={e: torch.stack([t[e] for t in tokens]).to(model.device) for e in tokens[0]},
+            text=model.text.batch(captions),
             keys=[(7, -2, i) for i in rows],
             levels=[(i + 0.5) / EVALUATION_SAMPLES for i in rows],
             concept=torch.zeros(16, dtype=torch.int64, device=model.device),

@@ -117,9 +117,11 @@ def saved(work: Path, index: int, case: Case, step: int) -> Rows:
 def rows_of(model: Model, text: str, count: int | None = None) -> Rows:
     """The pieces of `text`, in turn."""
     found = {}
-    for name, tokenizer in model.tokenizers.items():
+    for name, tokenizer in model.text.tokenizers.items():
         pieces = tokenizer.pieces(text)
-        found[name] = model.vocabulary(name)[[pieces[i % len(pieces)] for i in range(count or len(pieces))]].clone()
+        found[name] = model.text.vocabulary(name)[
+            [pieces[i % len(pieces)] for i in range(count or len(pieces))]
+        ].clone()
     return found
 
 

@@ -323,8 +323,8 @@ def test_verify(word, tmp_path, capsys):
     assert facts["pixels_from_nearest"] > 1
     assert shown(facts["sheet"]).width > 256
     model = load_model()
-    (cat,) = model.tokenizers["text_encoder"].pieces("cat")
-    rows = model.vocabulary("text_encoder")[[cat]].clone()
+    (cat,) = model.text.tokenizers["text_encoder"].pieces("cat")
+    rows = model.text.vocabulary("text_encoder")[[cat]].clone()
     copy = write_embedding(Embedding("copycat", {"text_encoder": rows}), tmp_path / "copycat.safetensors")
     assert main(["verify", str(copy), *flags]) == 3
     said = capsys.readouterr().out

@@ -256,9 +256,9 @@ def test_numbers_that_are_not_finite_are_no_picture(model):
 def lora_tensors(model, seed=0, scale=0.2):
     """A small LoRA of every attention layer, under kohya's names."""
     generator, tensors = torch.Generator().manual_seed(seed), {}
-    parts = [("lora_unet_", "", model.unet, ("to_q", "to_k", "to_v", "to_out.0"))]
+    parts = [("lora_unet_", "", model.denoiser, ("to_q", "to_k", "to_v", "to_out.0"))]
     parts.append(
-        ("lora_te_", "text_model.", model.encoders["text_encoder"], ("q_proj", "k_proj", "v_proj", "out_proj"))
+        ("lora_te_", "text_model.", model.text.encoders["text_encoder"], ("q_proj", "k_proj", "v_proj", "out_proj"))
     )
     for start, body, module, endings in parts:
         for name, layer in module.named_modules():
@@ -299,7 +299,7 @@ def test_a_lora_is_added_to_the_weights_by_kohyas_rule(tmp_path):
     other: Any = load_model()
     with torch.no_grad():
         for start, body, module in (
-            ("lora_unet_", "", other.unet), ("lora_te_", "text_model.", other.encoders["text_encoder"]),
+            ("lora_unet_", "", other.denoiser), ("lora_te_", "text_model.", other.text.encoders["text_encoder"]),
         ):  # fmt: skip
             for name, layer in module.named_modules():
                 key = start + (body + name.removeprefix(body)).replace(".", "_")

@@ -239,7 +239,7 @@ def test_training_with_masks_weights_and_changing_pictures(run_for, tmp_path):
     from neonym.models.model import load_model
 
     model = load_model()
-    start = model.vocabulary("text_encoder")[model.tokenizers["text_encoder"].pieces("picture")[0]]
+    start = model.text.vocabulary("text_encoder")[model.text.tokenizers["text_encoder"].pieces("picture")[0]]
     assert torch.equal(nothing[0], start)
     assert not torch.equal(something[0], start)
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from neonym.config.generate import GenerateSettings
 from neonym.errors import ConfigError
-from neonym.generation.conditioning import TextRules, conditioning, parts_of, plain_spelling, read_by
+from neonym.generation.conditioning import TextRules, conditioning, parts_of, plain_spelling, words_and_loss
 from neonym.generation.request.jobs import Plan, batches
 from neonym.generation.request.lines import read_line, take_seeds
 from neonym.generation.request.other_syntax import foreign_spellings
@@ -264,12 +264,12 @@ def test_a_long_prompt_file_is_read_as_it_goes(tmp_path):
 @pytest.fixture(scope="module")
 def model():
     loaded = load_model()
-    loaded.add_word("zyzzo", {"text_encoder": torch.randn(2, 128, generator=torch.Generator().manual_seed(1))})
+    loaded.text.add_word("zyzzo", {"text_encoder": torch.randn(2, 128, generator=torch.Generator().manual_seed(1))})
     return loaded
 
 
 def test_a_word_in_the_spelling_of_other_programs(model):
-    tokenizer = model.tokenizers["text_encoder"]
+    tokenizer = model.text.tokenizers["text_encoder"]
     plain = parts_of(tokenizer, "a zyzzo, (zyzzo:1.2) on blue")
     for other in ("a embedding:zyzzo, (embedding:zyzzo:1.2) on blue", "a <zyzzo>, (<zyzzo>:1.2) on blue",
                   "a embedding:zyzzo.safetensors, (Embedding:ZYZZO.pt:1.2) on blue"):  # fmt: skip
@@ -284,7 +284,7 @@ def test_a_word_in_the_spelling_of_other_programs(model):
 
 
 def test_break_begins_a_new_part(model):
-    tokenizer = model.tokenizers["text_encoder"]
+    tokenizer = model.text.tokenizers["text_encoder"]
     parts = parts_of(tokenizer, "a (red cat BREAK blue:1.5) dog")
     assert [len(part) for part in parts] == [3, 2]
     assert [weight for part in parts for _, weight in part] == [1.0, 1.5, 1.5, 1.5, 1.0]
@@ -295,9 +295,9 @@ def test_long_prompts_are_read_whole_or_the_cut_is_said(model):
     long = " ".join(["cat"] * 100)
     assert conditioning(model, [long]).sequence.shape == (1, 152, 128)
     assert conditioning(model, [long], rules=TextRules(most_parts=1)).sequence.shape == (1, 77, 128)
-    tokenizer = model.tokenizers["text_encoder"]
-    assert read_by(tokenizer, f"Zyzzo {long}", TextRules(most_parts=1)) == ({"zyzzo"}, 27)
-    assert read_by(tokenizer, long) == (set(), 0)
+    tokenizer = model.text.tokenizers["text_encoder"]
+    assert words_and_loss(tokenizer, f"Zyzzo {long}", TextRules(most_parts=1)) == ({"zyzzo"}, 27)
+    assert words_and_loss(tokenizer, long) == (set(), 0)
 
 
 def test_weights_multiply_and_the_mean_is_kept_as_asked(model):
@@ -317,7 +317,7 @@ def test_weights_multiply_and_the_mean_is_kept_as_asked(model):
 
 def test_a_word_at_the_edge_of_a_part_moves_whole_to_the_next(model):
     """As in AUTOMATIC1111: no part holds half of a word, weighed or not; a prompt without it is cut at 75 as ever."""
-    tokenizer = model.tokenizers["text_encoder"]
+    tokenizer = model.text.tokenizers["text_encoder"]
     rows = list(tokenizer.words["zyzzo"])
     for before in (72, 73, 74, 75):
         for spelled, weight in (("zyzzo", 1.0), ("(zyzzo:1.3)", 1.3), ("<zyzzo>", 1.0)):
@@ -331,7 +331,7 @@ def test_a_word_at_the_edge_of_a_part_moves_whole_to_the_next(model):
 
 
 def test_a_word_of_more_vectors_than_a_part_holds(model):
-    tokenizer = replace(model.tokenizers["text_encoder"], words={}, known={})
+    tokenizer = replace(model.text.tokenizers["text_encoder"], words={}, known={})
     tokenizer.add_word("much", 80)
     assert [len(part) for part in parts_of(tokenizer, "a much cat")] == [1, 75, 6]
     assert [token for part in parts_of(tokenizer, "much") for token, _ in part] == list(tokenizer.words["much"])
@@ -355,7 +355,7 @@ def test_a_word_of_more_vectors_than_a_part_holds(model):
 def test_invokeais_weights_of_a_word(model, spelled, plain):
     """As its own parser reads them; of a prompt without a word they are text, which is said."""
     assert plain_spelling(spelled, ["zyzzo"]) == plain
-    tokenizer = model.tokenizers["text_encoder"]
+    tokenizer = model.text.tokenizers["text_encoder"]
     assert parts_of(tokenizer, spelled) == parts_of(tokenizer, plain)
 
 

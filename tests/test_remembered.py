@@ -12,7 +12,7 @@ from benchmarks.checkpoints import make_parts, save_folder, single_file_tensors
 from neonym.cli.main import main
 from neonym.io import memo as module
 from neonym.io.memo import default_folder, remembered
-from neonym.models.tokenizers.clip import CLIP, read_tokenizer
+from neonym.models.tokenizers.loading import CLIP, read_clip
 
 HEAVY = ("torch", "transformers", "diffusers", "accelerate", "huggingface_hub")
 
@@ -69,14 +69,14 @@ def test_a_tokenizer_is_read_anew_when_its_files_or_the_library_change(asked, mo
     folder.mkdir()
     for file in CLIP.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    assert read_tokenizer(folder).pad == read_tokenizer(folder).end
+    assert read_clip(folder).pad == read_clip(folder).end
     kept = default_folder() / "tokenizers"
     assert len(list(kept.iterdir())) == 1
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "pad_token": "!"}))
-    assert read_tokenizer(folder).pad == 0
+    assert read_clip(folder).pad == 0
     monkeypatch.setattr(module, "version", lambda library: "99")
-    read_tokenizer(folder)
+    read_clip(folder)
     assert len(list(kept.iterdir())) == 3
 
 

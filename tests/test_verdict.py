@@ -81,11 +81,11 @@ def test_certainty_does_not_grow_with_the_length_of_a_step():
 
 def test_words_are_lent_for_a_measurement_only():
     model = load_model()
-    before = dict(model.tokenizers["text_encoder"].words)
+    before = dict(model.text.tokenizers["text_encoder"].words)
     with lent(model, {"lentword": {"text_encoder": torch.zeros(2, 128)}}):
-        assert "lentword" in model.tokenizers["text_encoder"].words
-    assert model.tokenizers["text_encoder"].words == before
-    assert all(len(table.rows) == len(before) for table in model.tables.values())
+        assert "lentword" in model.text.tokenizers["text_encoder"].words
+    assert model.text.tokenizers["text_encoder"].words == before
+    assert all(len(table.rows) == len(before) for table in model.text.tables.values())
 
 
 def test_a_new_word_is_no_known_word():

@@ -127,10 +127,10 @@ def beside_words(embedding: Embedding, name: str, offline: bool) -> dict[str, An
     from neonym.models.encoders.rows import nearest_tokens
     from neonym.models.loading.assemble import token_table
     from neonym.models.loading.identify import fetched, identify
-    from neonym.models.tokenizers.clip import load_tokenizers
+    from neonym.models.tokenizers.loading import load_tokenizers
 
     source, found = fetched(identify(name, offline=offline)), {}
-    tokenizers = load_tokenizers(source, 75)
+    tokenizers = load_tokenizers(source)
     for encoder, rows in embedding.vectors.items():
         table = token_table(source.weights[encoder]) if encoder in tokenizers else torch.zeros(1, 0)
         if table.shape[1] != rows.shape[1]:

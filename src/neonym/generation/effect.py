@@ -17,7 +17,7 @@ from neonym.generation.conditioning import conditioning
 from neonym.generation.embeddings import add_embedding
 from neonym.generation.images import draw
 from neonym.generation.judge import NOT_LEARNED, Judgement, judge
-from neonym.generation.worth import Question, Rows, Worth, measure_worth, tokenized
+from neonym.generation.worth import Question, Rows, Worth, measure_worth
 from neonym.models.encoders.rows import nearest_tokens
 from neonym.models.model import Model
 from neonym.types import Batch, Embedding, TextCond
@@ -58,14 +58,14 @@ def measure(
     Raises ModelError if the embedding does not fit.
     """
     add_embedding(model, embedding, WORD)
-    close = {name: nearest_tokens(model.vocabulary(name), rows, 1) for name, rows in embedding.vectors.items()}
-    copies = {name: model.vocabulary(name)[ids[:, 0].to(model.device)].float() for name, ids in close.items()}
+    close = {name: nearest_tokens(model.text.vocabulary(name), rows, 1) for name, rows in embedding.vectors.items()}
+    copies = {name: model.text.vocabulary(name)[ids[:, 0].to(model.device)].float() for name, ids in close.items()}
     add_embedding(model, Embedding(COPY, copies), COPY)
     said = [prompt.replace("{}", text) for text in (WORD, COPY, "")]
     text = conditioning(model, said)
     pictures = [draw(model, [p] * len(seeds), seeds, steps=steps, guidance=guidance) for p in said]
     first = next(iter(close))
-    nearest = [tokens[0] for tokens in model.tokenizers[first].spelled(close[first].tolist())]
+    nearest = [tokens[0] for tokens in model.text.tokenizers[first].spelled(close[first].tolist())]
     learned = {name: rows.to(model.device) for name, rows in embedding.vectors.items()}
     return Effect(
         nearest,
@@ -85,11 +85,9 @@ def worth_on(model: Model, images: Sequence[Image.Image], caption: str, start: R
     for first in range(0, SAMPLES, TOGETHER):
         which = range(first, min(first + TOGETHER, SAMPLES))
         captions = [caption] * len(which)
-        tokens, emphasis = tokenized(model, captions)
         batch = Batch(
             moments=moments[[i % len(images) for i in which]].to(model.device),  # [B,2C,h,w]
-            tokens=tokens,
-            emphasis=emphasis,
+            text=model.text.batch(captions),
             keys=[(0, 0, i) for i in which],
             levels=[(i + 0.5) / SAMPLES for i in which],
             concept=torch.zeros(len(which), dtype=torch.int64, device=model.device),
@@ -103,7 +101,7 @@ def worth_on(model: Model, images: Sequence[Image.Image], caption: str, start: R
 def encoded_image(model: Model, image: Image.Image) -> torch.Tensor:
     """-> [1,2C,h,w] on the CPU"""
     pixels = np.asarray(image.convert("RGB"), np.float32).transpose(2, 0, 1) / 127.5 - 1  # [3,H,W]
-    return model.encode_images(torch.from_numpy(pixels)[None]).float().cpu()
+    return model.vae.encode(torch.from_numpy(pixels)[None]).float().cpu()
 
 
 def change(text: TextCond, i: int, j: int) -> float:

@@ -75,7 +75,7 @@ class GuidedUNet(nn.Module):
         self.at_once = at_once or model.device.type != "cpu"
         # whether a batch gives what its pictures alone give: by its shape, the number of texts and their length
         self.alike: dict[tuple[torch.Size, int, int], bool] = {}
-        self.unet, self._model = model.unet, [model]  # in a list: no second registration of its parts
+        self.unet, self._model = model.denoiser, [model]  # in a list: no second registration of its parts
         self.guidance: Guidance | None = None
 
     @property
@@ -118,7 +118,7 @@ class GuidedUNet(nn.Module):
     def guess(self, sample: Tensor, t: Tensor, branches: Sequence[Branch]) -> Tensor:
         """Predictions with each text, one after the other. [B,C,h,w] -> [branches*B,C,h,w]"""
         text, sizes = joined_text([b.text for b in branches]), joined_sizes([b.sizes for b in branches])
-        return self.model.denoise(torch.cat([sample] * len(branches)), t, text, sizes)
+        return self.model.predict(torch.cat([sample] * len(branches)), t, text, sizes)
 
 
 def joined_text(texts: Sequence[TextCond]) -> TextCond:

@@ -27,13 +27,13 @@ class Networks:
         self.names = [f"network{i}" for i in range(len(files))]
         self.multipliers = tuple(multipliers)
         self.pipeline: Any = make_pipeline(model) if files else None
-        self.parts = [model.unet, *model.encoders.values()]
+        self.parts = [model.denoiser, *model.text.encoders.values()]
         self.merged, self.now, self.problems = merge, None, list[Problem]()
         for name, file in zip(self.names, files, strict=True):
             self.load(name, file)
         if files and merge:
             self.set(self.multipliers)
-            self.pipeline.fuse_lora(components=["unet", *model.encoders], adapter_names=self.names)
+            self.pipeline.fuse_lora(components=["unet", *model.text.encoders], adapter_names=self.names)
 
     def load(self, name: str, file: str) -> None:
         tensors = read_tensors(Path(file), ("",))

@@ -20,7 +20,7 @@ from neonym.generation.conditioning import TextRules, conditioning, parts_needed
 from neonym.generation.guidance import Branch, Guidance, GuidedUNet, joined_text
 from neonym.generation.request.jobs import Job, first_side
 from neonym.generation.samplers import make_pipeline, possible_steps
-from neonym.models.process.diffusion import NoiseRules
+from neonym.models.process.noise import NoiseRules
 from neonym.seeds import dice
 from neonym.types import Size, TextCond
 
@@ -59,10 +59,10 @@ class Painter:
         self.unet = GuidedUNet(model, rules.at_once)
         self.texts: dict[tuple[Any, ...], TextCond] = {}  # (prompt, parts, LoRAs) -> what the U-Net reads
         self.pipelines: dict[tuple[str, str], Any] = {}  # (kind, sampler) -> diffusers' pipeline
-        overflows = model.source.family == "sdxl"  # in fp16
-        model.vae.to(model.device, model.unet.dtype if rules.half_vae and not overflows else torch.float32)
+        overflows = model.source.family.vae_overflows  # in fp16
+        model.vae.to(model.device, model.dtype if rules.half_vae and not overflows else torch.float32)
         if rules.vae_tiling:
-            model.vae.enable_tiling()
+            model.vae.tile()
 
     def paint(self, jobs: Sequence[Job]) -> list[Image.Image]:
         """One picture of each job."""
@@ -203,16 +203,16 @@ class Painter:
         vae, rows = self.model.vae, []
         for picture in pictures:
             pixels = torch.from_numpy(np.asarray(picture.convert("RGB"), np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
-            rows.append(vae.encode(pixels.to(self.model.device, vae.dtype)).latent_dist.mean)
-        return torch.cat(rows).float() * vae.config.scaling_factor
+            rows.append(vae.mean(vae.encode(pixels)))
+        return torch.cat(rows).float()
 
     def finish(self, latents: Tensor, jobs: Sequence[Job]) -> list[Image.Image]:
         """Decoded; what a mask keeps is put back as it was, bit for bit. Raises UserError for what is no picture."""
         vae, pictures = self.model.vae, []
         size = self.rules.vae_batch_size
         together = int(size) if size >= 1 else max(1, int(size * len(jobs)))
-        for part in (latents / vae.config.scaling_factor).to(vae.dtype).split(together):
-            decoded = vae.decode(part).sample.float()
+        for part in latents.split(together):
+            decoded = vae.decode(part)
             if not decoded.isfinite().all():
                 seeds = ", ".join(str(job.seed) for job in jobs)
                 fix = "Lower --scale or the weights in the prompt; with --fp16, add --no_half_vae"

@@ -13,7 +13,7 @@ from PIL import Image
 
 from neonym.config.generate import GenerateSettings
 from neonym.errors import Problem, UserError
-from neonym.generation.conditioning import PART, TextRules
+from neonym.generation.conditioning import TextRules
 from neonym.generation.embeddings import add_embedding
 from neonym.generation.image_files import save_picture
 from neonym.generation.lora import Networks
@@ -36,13 +36,13 @@ class Session:
         settings = self.settings = ready.settings
         self.ready, self.names = ready, Names(settings)
         device = best_device(settings.cpu)
-        self.model: Any = load_model(ready.source, device, precision(settings, device), PART, settings.clip_skip)
+        self.model: Any = load_model(ready.source, device, precision(settings, device), clip_skip=settings.clip_skip)
         if settings.opt_channels_last:
-            self.model.unet.to(memory_format=torch.channels_last)
+            self.model.denoiser.to(memory_format=torch.channels_last)
         for word, (_, embedding) in ready.words.items():
             add_embedding(self.model, embedding, word)
         self.networks = Networks(self.model, settings.network_weights, settings.network_mul, settings.network_merge)
-        self.problems = [*self.networks.problems, *other_precision(settings, self.model.unet.dtype)]
+        self.problems = [*self.networks.problems, *other_precision(settings, self.model.denoiser.dtype)]
         self.painter = Painter(self.model, paint_rules(settings), self.networks)
         self.facts = facts(ready, self.model.source, str(device))
         self.done = 0
@@ -144,7 +144,7 @@ def paint_rules(settings: GenerateSettings) -> PaintRules:
 def facts(ready: Ready, source: ModelSource, device: str) -> Facts:
     """What every picture says of the model and the words. `source`: with its weights at hand."""
     hashes = {"text_hash": source.text_hash(), "vae_hash": source.vae_hash()}
-    model = {"name": source.name, "family": source.family, **hashes}
+    model = {"name": source.name, "family": source.family.name, **hashes}
     if source.file is not None:
         model["sha256"] = hash_of_files(source.file)
     words = {

@@ -120,12 +120,12 @@ def make_scheduler(model: Any, sampler: str, zero_terminal_snr: bool = False) ->
     said = model.source.configs.get("scheduler", {})
     settings = {key: value for key, value in STANDARD.items() if key not in said} | settings | SPACINGS.get(end, {})
     scheduler = getattr(diffusers, kind)
-    if zero_terminal_snr or float(model.process.alphas_cumprod[-1]) == 0:  # trained with it: drawn with it
+    if zero_terminal_snr or model.process.begins_at_pure_noise:  # trained with it: drawn with it
         check_pure_noise(name)
         settings |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # "dpmsolver", the first version, is kept for old commands
-        return scheduler.from_config(model.scheduler.config, **settings)
+        return scheduler.from_config(model.scheduler_config, **settings)
 
 
 def check_pure_noise(sampler: str) -> None:
@@ -146,14 +146,14 @@ def make_pipeline(
     """
     import diffusers
 
-    parts = {"vae": model.vae, "unet": unet or model.unet}
-    for encoder, tokenizer in model.tokenizers.items():
-        parts[encoder] = None if unet else model.encoders[encoder]
+    parts = {"vae": model.vae.module, "unet": unet or model.denoiser}
+    for encoder, tokenizer in model.text.tokenizers.items():
+        parts[encoder] = None if unet else model.text.encoders[encoder]
         parts[encoder.replace("text_encoder", "tokenizer")] = None if unet else tokenizer.clip.for_pipeline()
-    if model.pipeline_class == "StableDiffusionPipeline":
+    if model.source.family.pipeline == "StableDiffusionPipeline":
         parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     scheduler = make_scheduler(model, sampler, zero_terminal_snr)
-    name = model.pipeline_class.replace("Pipeline", f"{kind}Pipeline")
+    name = model.source.family.pipeline.replace("Pipeline", f"{kind}Pipeline")
     pipeline = getattr(diffusers, name)(**parts, scheduler=scheduler)
     pipeline.set_progress_bar_config(disable=True)
     if kind:

@@ -24,7 +24,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from neonym.data.loader import stacked
 from neonym.models.model import Model
 from neonym.text.words import clean, whole_word
 from neonym.types import Batch, Noisy
@@ -118,7 +117,7 @@ class Compared:
 
     def __init__(self, model: Model, batch: Batch, watch: Callable[[], None]):
         self.model, self.batch, self.watch = model, batch, watch
-        x0 = model.draw_latents(batch.moments, batch.keys)  # [B,2C,h,w] -> [B,C,h,w]
+        x0 = model.vae.draw(batch.moments, batch.keys)  # [B,2C,h,w] -> [B,C,h,w]
         self.noisy: Noisy = model.process.add_noise(x0, batch.keys, batch.levels)
         self.weight = torch.ones_like(x0[:, :1]) if batch.mask is None else batch.mask  # [B,1,h,w]
         self.all = list(range(len(batch.keys)))
@@ -153,9 +152,9 @@ class Compared:
         """Of all samples, or some of them, each with its prompt. -> [B,C,h,w]"""
         self.watch()
         which = self.all if which is None else which
-        text = self.model.encode_text(*tokenized(self.model, prompts))
+        text = self.model.text.encode(self.model.text.batch(prompts))
         sizes = None if self.batch.sizes is None else self.batch.sizes[which]
-        return self.model.denoise(self.noisy.x_t[which], self.noisy.t[which], text, sizes)
+        return self.model.predict(self.noisy.x_t[which], self.noisy.t[which], text, sizes)
 
     def inner(self, a: Tensor, b: Tensor, which: list[int] | None = None) -> Tensor:
         """Mean product over latent numbers, each as much as the mask says. [B,C,h,w] -> float64 [B] on the CPU"""
@@ -186,9 +185,9 @@ def known_words(model: Model) -> list[str]:
     """Of the common words those that the model reads most differently from what is between all of them: in a model that
     was taught few words, the others are noise.
     """
-    taken = {word for tokenizer in model.tokenizers.values() for word in tokenizer.words}  # new words of that name
+    taken = {word for tokenizer in model.text.tokenizers.values() for word in tokenizer.words}  # new words of that name
     common = [word for word in COMMON if word not in taken]
-    states = model.encode_text(*tokenized(model, [f"a {word}" for word in common])).sequence.float()  # [24,S,D]
+    states = model.text.encode(model.text.batch([f"a {word}" for word in common])).sequence.float()  # [24,S,D]
     farthest = (states - states.mean(0)).flatten(1).norm(dim=1).topk(KNOWN).indices.tolist()
     return [common[i] for i in sorted(farthest)]
 
@@ -198,20 +197,13 @@ def with_word(caption: str, word: str, other: str) -> str:
     return whole_word((clean(word),)).sub(other, clean(caption))
 
 
-def tokenized(model: Model, captions: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
-    """Ids and emphasis of captions, on the model's device. -> {encoder: [B,K,L]} each"""
-    ids = [model.tokenize(caption) for caption in captions]
-    emphasis = [found for caption in captions if (found := model.emphasis(caption))]
-    return stacked(ids, model.device), stacked(emphasis, model.device) if emphasis else None
-
-
 @contextmanager
 def lent(model: Model, words: dict[str, Rows]) -> Iterator[None]:
     """Words that the model knows for the time of the block."""
     for word, rows in words.items():
-        model.add_word(word, rows)
+        model.text.add_word(word, rows)
     try:
         yield
     finally:
         for word in reversed(words):
-            model.remove_word(word)
+            model.text.remove_word(word)

@@ -17,7 +17,7 @@ from neonym.text.words import clean
 from neonym.types import CaptionRules, ImageRecord, Size
 
 if TYPE_CHECKING:
-    from neonym.models.tokenizers.clip import WordTokenizer
+    from neonym.models.tokenizers.word_tokenizer import WordTokenizer
     from neonym.preflight.prepare import Prepared
 
 ENOUGH_HELD_OUT = 4  # pictures to judge a word by

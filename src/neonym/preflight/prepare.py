@@ -23,7 +23,8 @@ from neonym.errors import ConfigError, DataError, ModelError, Problem, some
 from neonym.generation.request.prompts import SamplePrompt
 from neonym.models.loading.identify import identify
 from neonym.models.source import ModelSource
-from neonym.models.tokenizers.clip import WordTokenizer, load_tokenizers
+from neonym.models.tokenizers.loading import load_tokenizers
+from neonym.models.tokenizers.word_tokenizer import WordTokenizer
 from neonym.preflight.captions import token_problems
 from neonym.preflight.defaults import Used, default_notes, with_defaults, with_table_defaults
 from neonym.preflight.inputs import look
@@ -135,7 +136,7 @@ def prepare(run: RunConfig, known: Sequence[Problem] = (), hasty: bool = False) 
         ready.problems.append(error.problem)
         templates = ()
     ready.datasets = [as_dataset(spec, ready, ready.source, templates) for spec in ready.config.datasets]
-    ready.problems += resolution_problems(ready.datasets, ready.source.vae_factor)
+    ready.problems += resolution_problems(ready.datasets, ready.source.latents.multiple)
     ready.records, ready.held_out = scan(ready.datasets, ready.problems.append, run.dataset.broken_images == "stop")
     ready.problems += separator_problems(ready.datasets)
     for tokenizer in ready.tokenizers.values():

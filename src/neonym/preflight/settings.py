@@ -11,7 +11,8 @@ from neonym.config.rules import objective_problems, run_problems
 from neonym.config.run import OptimSettings, RunConfig
 from neonym.config.values import parse_count, schedule_name
 from neonym.errors import ConfigError, Problem, nearest
-from neonym.models.recognise import source_notes
+from neonym.models.loading.recognise import source_notes
+from neonym.models.registry import families
 from neonym.models.source import ModelSource
 from neonym.optim.optimizers import (
     averages,
@@ -28,9 +29,7 @@ from neonym.preflight.milestones import Rhythm
 if TYPE_CHECKING:
     from neonym.preflight.prepare import Prepared
 
-FAMILIES = {"sd1": "a Stable Diffusion 1.x", "sd2": "a Stable Diffusion 2.x", "sdxl": "an SDXL"}
 PROBE_STEPS = 100  # of a schedule that is made before the length of the run is known
-SAID = {"v2": "sd2", "sdxl": "sdxl"}  # flags that name a family
 
 
 def optimizer_errors(run: RunConfig) -> list[Problem]:
@@ -137,12 +136,9 @@ def setting_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
     if unknown:
         what = f"the model has no {', '.join(unknown)}"
         problems.append(Problem("error", what, "--train_encoders", f"It has {', '.join(source.encoders)}"))
-    if source.family == "sdxl" and run.model.clip_skip > 1:
-        what = "SDXL always uses the last layer but one: it has no effect"
-        problems.append(Problem("warning", what, "--clip_skip"))
-    if source.family == "sd2" and run.model.clip_skip > 1:
-        what = "Stable Diffusion 2.x leaves out a layer already: programs seldom skip more of them"
-        problems.append(Problem("warning", what, "--clip_skip", "Use the same value when you make pictures"))
+    if source.family.clip_skip_note and run.model.clip_skip > 1:
+        what, fix = source.family.clip_skip_note
+        problems.append(Problem("warning", what, "--clip_skip", fix))
     if run.compute.torch_compile:
         problems += compile_problems(run.compute.dynamo_backend)
     problems += flag_problems(run, source)
@@ -154,9 +150,9 @@ def setting_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
 def flag_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
     """What the user says of the model, against what it is."""
     problems, model = [], run.model
-    for flag, family in SAID.items():
-        if getattr(model, flag) and source.family != family:
-            what = f"{source.name} is not {FAMILIES[family]} but {FAMILIES[source.family]}"
+    for flag, family in ((family.flag, family) for family in families() if family.flag):
+        if getattr(model, flag, False) and source.family.name != family.name:
+            what = f"{source.name} is not a model of {family.label} but of {source.family.label}"
             instead = " (sdxl_train_textual_inversion.py gives it; train_textual_inversion.py does not)"
             fix = f"Leave it out{instead if flag == 'sdxl' else ''}: models are recognised"
             problems.append(Problem("error", what, f"--{flag}", fix))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from neonym.config.dataset import ConceptSpec
-    from neonym.models.tokenizers.clip import WordTokenizer
+    from neonym.models.tokenizers.word_tokenizer import WordTokenizer
     from neonym.preflight.prepare import Prepared
 
 MOST_SHOWN = 8  # vectors

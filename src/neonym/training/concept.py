@@ -125,9 +125,9 @@ def rows_as(concepts: Sequence[Concept], values: Sequence[dict[str, torch.Tensor
 def first_rows(model: Model, init_word: str, count: int) -> dict[str, torch.Tensor]:
     """Rows that start as the pieces of `init_word`, taken in turn. -> {encoder: float32 [count,W]}"""
     rows = {}
-    for name, tokenizer in model.tokenizers.items():
+    for name, tokenizer in model.text.tokenizers.items():
         pieces = tokenizer.pieces(clean(init_word))
-        table = model.vocabulary(name)
+        table = model.text.vocabulary(name)
         rows[name] = table[[pieces[i % len(pieces)] for i in range(count)]].detach().float().clone()
     return rows
 

@@ -25,7 +25,7 @@ def add_concepts(model: Model, ready: Prepared) -> list[Concept]:
         start = {name: values.to(model.device) for name, values in start.items()}
         learns = ready.run.concept.train_encoders or tuple(start)
         rows = {name: Rows(values.clone(), requires_grad=name in learns) for name, values in start.items()}
-        model.add_word(spec.token_string, dict(rows))
+        model.text.add_word(spec.token_string, dict(rows))
         optimizer = make_optimizer(
             [r for r in rows.values() if r.requires_grad],
             optim.optimizer_type,

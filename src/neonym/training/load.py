@@ -16,6 +16,7 @@ from neonym.io.memo import default_folder
 from neonym.models.model import Model, load_model
 from neonym.models.quantization import keep_in_eight_bits
 from neonym.models.source import ModelSource
+from neonym.models.text_side import stacked
 from neonym.preflight.prepare import Prepared
 from neonym.runs.dispatcher import Dispatcher
 from neonym.runs.events import Encoded
@@ -30,12 +31,16 @@ def load_frozen(ready: Prepared, accelerator: Accelerator, events: Dispatcher) -
     run = ready.run
     assert ready.source is not None
     model = load_model(
-        ready.source, accelerator.device, weight_dtype(accelerator), run.model.max_token_length, run.model.clip_skip
+        ready.source,
+        accelerator.device,
+        weight_dtype(accelerator),
+        clip_skip=run.model.clip_skip,
+        tokenizers=ready.tokenizers,
     )
     if run.compute.fp8_base and accelerator.device.type == "mps":
         events.note("note: fp8_base -> the precision of --mixed_precision: this device has no 8-bit numbers")
     elif run.compute.fp8_base:
-        keep_in_eight_bits(model.modules()["unet"])
+        keep_in_eight_bits(model.denoiser)
     if run.compute.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     if run.compute.torch_compile:
@@ -61,10 +66,10 @@ def encode_images(ready: Prepared, model: Model, events: Dispatcher, stop: Stop)
 
     records = [*ready.records, *ready.held_out]
     known = sdscripts_latents(records, source, events) if ready.run.dataset.sdscripts_latents else {}
-    moments = cache_moments(records, model.encode_images, source.vae_hash(), folder, progress, events.note, known)
+    moments = cache_moments(records, model.vae.encode, source.vae_hash(), folder, progress, events.note, known)
     if not any(record.pictures.changes for record in records):
-        model.modules()["vae"].to("cpu")
-    return Latents(moments, model.encode_images)
+        model.vae.to("cpu")
+    return Latents(moments, model.vae.encode)
 
 
 def sdscripts_latents(
@@ -72,7 +77,7 @@ def sdscripts_latents(
 ) -> dict[Place, torch.Tensor]:
     """Return the latents that sd-scripts cached, and note how many there are and why others are not used."""
     found, refused = known_latents(
-        records, places(records), source.family, int(source.configs["vae"].get("latent_channels", 4)), source.vae_factor
+        records, places(records), source.family.latent_cache_suffix, source.latents.channels, source.latents.pixels
     )
     events.note(f"{len(found)} pictures are read from sd-scripts' caches; they do not say of which VAE they are")
     for reason, count in refused.items():
@@ -83,14 +88,8 @@ def sdscripts_latents(
 def make_loader(ready: Prepared, latents: Latents, model: Model, accelerator: Accelerator) -> Loader:
     """Return the loader of this process's share of each step."""
     words = [clean(token) for token in ready.tokens]
-    for tokenizer in model.tokenizers.values():
-        tokenizer.weighted = ready.run.dataset.weighted_captions
-
-    def shows(caption: str, concept: int) -> bool:
-        return any(words[concept] in t.words_in(caption) for t in model.tokenizers.values())
-
     at_once = samples_at_once(ready.run, model.source, accelerator.device)
     return Loader(
-        ready.plans, latents, model.tokenize, model.emphasis, shows, accelerator.device, at_once,
+        ready.plans, latents, model.text.tokenize, stacked, words, accelerator.device, at_once,
         [d.batch_size for d in ready.datasets], accelerator.process_index, accelerator.num_processes,
     )  # fmt: skip

@@ -14,14 +14,6 @@ from neonym.config.run import RunConfig, fields_of
 from neonym.errors import UserError
 from neonym.preflight.prepare import Prepared
 
-ARCHITECTURES = {
-    ("sd1", "epsilon"): "stable-diffusion-v1",
-    ("sd1", "v_prediction"): "stable-diffusion-v1",
-    ("sdxl", "epsilon"): "stable-diffusion-xl-v1-base",
-    ("sdxl", "v_prediction"): "stable-diffusion-xl-v1-base",
-    ("sd2", "epsilon"): "stable-diffusion-v2-512",
-    ("sd2", "v_prediction"): "stable-diffusion-v2-768-v",
-}
 WITHOUT_EFFECT = {  # on the numbers; pictures, captions and the start have fingerprints of their own
     "save": True,
     "cache": True,
@@ -115,7 +107,7 @@ def metadata_of(ready: Prepared) -> dict[str, str]:
     width, height = ready.datasets[0].buckets.resolution
     return {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{ARCHITECTURES[source.family, source.prediction_type]}/textual-inversion",
+        "modelspec.architecture": f"{source.family.architecture(source.prediction_type)}/textual-inversion",
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.implementation_version": f"neonym/{__version__}",
         "modelspec.resolution": f"{width}x{height}",
@@ -124,7 +116,7 @@ def metadata_of(ready: Prepared) -> dict[str, str]:
         "neonym.version": __version__,
         "neonym.base_model": source.name,
         "neonym.base_model_hash": source.text_hash(),
-        "neonym.family": source.family,
+        "neonym.family": source.family.name,
         "neonym.clip_skip": str(ready.run.model.clip_skip),
         "neonym.seed": str(ready.run.optim.seed),
         "neonym.learning_rate": str(ready.run.optim.learning_rate),

@@ -51,9 +51,7 @@ class Sampler:
         """Generate every prompt. Return the files, named as sd-scripts names them, and last the sheet of all of them."""
         from neonym.generation.sheets import sheet
 
-        vae = model.modules()["vae"]
-        home = next(vae.parameters())
-        where, kind = home.device, home.dtype
+        where, kind = model.vae.device, model.vae.dtype
         try:
             if not self.before:
                 plain = [without(asked.prompt, [c.token for c in concepts]) for asked in self.prompts]
@@ -63,7 +61,7 @@ class Sampler:
             with rows_as(concepts, [c.result() for c in concepts]):
                 pictures = self.pictures(model)
         finally:
-            vae.to(where, kind)
+            model.vae.to(where, kind)
         self.folder.mkdir(parents=True, exist_ok=True)
         files = [self.save(picture, i, tag) for i, picture in enumerate(pictures)]
         page = self.folder / f"{self.name}_{tag}_sheet.png"

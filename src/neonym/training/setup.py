@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import fields
 from datetime import timedelta
 
 import torch
@@ -13,7 +13,9 @@ from accelerate.utils import InitProcessGroupKwargs, KwargsHandler
 
 from neonym.config.run import RunConfig
 from neonym.models.model import Model
-from neonym.models.process.diffusion import Diffusion, NoiseRules
+from neonym.models.process.diffusion import Diffusion
+from neonym.models.process.flow import Flow
+from neonym.models.process.noise import NoiseRules
 from neonym.models.source import ModelSource
 from neonym.preflight.defaults import filled
 from neonym.training.objective import Objective
@@ -81,9 +83,11 @@ def objective_of(run: RunConfig) -> Objective:
     return Objective(**{f.name: getattr(run.objective, f.name) for f in fields(Objective)})
 
 
-def process_of(model: Model, run: RunConfig) -> Diffusion:
+def process_of(model: Model, run: RunConfig) -> Diffusion | Flow:
     """The model's noising process with the run's rules; a rule that was not given is the plain one."""
     given = {f.name: getattr(run.objective, f.name) for f in fields(NoiseRules)}
     rules = NoiseRules(**{name: value for name, value in given.items() if value is not None})
-    process = replace(model.process, rules=rules)
-    return process.with_zero_terminal_snr() if run.objective.zero_terminal_snr else process
+    process = model.process.with_rules(rules)
+    if run.objective.zero_terminal_snr and isinstance(process, Diffusion):
+        return process.with_zero_terminal_snr()
+    return process

@@ -18,10 +18,10 @@ from neonym.types import Batch, Work
 
 def sample_losses(model: Model, batch: Batch, objective: Objective) -> torch.Tensor:
     """How badly the frozen model predicts each sample with the rows as they are now. -> [B]"""
-    x0 = model.draw_latents(batch.moments, batch.keys)  # [B,2C,h,w] -> [B,C,h,w]
+    x0 = model.vae.draw(batch.moments, batch.keys)  # [B,2C,h,w] -> [B,C,h,w]
     noisy = model.process.add_noise(x0, batch.keys, batch.levels)  # x_t, target [B,C,h,w]; t, snr [B]
-    text = model.encode_text(batch.tokens, batch.emphasis)  # {e: [B,K,L]} -> [B,S,D]: the only way to the rows
-    guess = model.denoise(noisy.x_t, noisy.t, text, batch.sizes)  # [B,C,h,w]
+    text = model.text.encode(batch.text)  # {e: [B,K,L]} -> [B,S,D]: the only way to the rows
+    guess = model.predict(noisy.x_t, noisy.t, text, batch.sizes)  # [B,C,h,w]
     return objective.loss(guess, noisy, batch.mask) * batch.weight  # [B]
 
 

@@ -85,7 +85,7 @@ class Verdict:
 def figures(model: Model, concept: Concept, name: str, known: Sequence[str]) -> EncoderFigures:
     """Where the rows of encoder `name` are now, and how long those of `known` words are."""
     rows, start = concept.result()[name], concept.start[name]
-    table, tokenizer = model.vocabulary(name).float(), model.tokenizers[name]  # [V,W]
+    table, tokenizer = model.text.vocabulary(name).float(), model.text.tokenizers[name]  # [V,W]
     pieces = [piece for word in known for piece in tokenizer.pieces(word)]
     return EncoderFigures(
         distance=float((rows - start).norm(dim=1).square().mean().sqrt()),

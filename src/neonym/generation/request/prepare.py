@@ -14,7 +14,7 @@ from neonym.config.file_kinds import misplaced
 from neonym.config.generate import GenerateSettings, generate_problems, without_empty
 from neonym.errors import ConfigError, Problem, UserError
 from neonym.formats import left_out
-from neonym.generation.conditioning import PART, TextRules, plain_spelling, read_by
+from neonym.generation.conditioning import TextRules, plain_spelling, words_and_loss
 from neonym.generation.embeddings import read_given, word_and_file
 from neonym.generation.lora import check_networks
 from neonym.generation.request.axes import AxesSheet, Words, plan_sheet
@@ -24,9 +24,10 @@ from neonym.generation.request.other_syntax import foreign_spellings
 from neonym.generation.samplers import SAMPLERS, check_pure_noise, parted, sampler_name
 from neonym.io.atomic import clear_leftovers, refused_names
 from neonym.models.loading.identify import identify
-from neonym.models.recognise import source_notes
+from neonym.models.loading.recognise import source_notes
 from neonym.models.source import ModelSource
-from neonym.models.tokenizers.clip import WordTokenizer, load_tokenizers
+from neonym.models.tokenizers.loading import load_tokenizers
+from neonym.models.tokenizers.word_tokenizer import WordTokenizer
 from neonym.text.words import clean
 from neonym.types import Embedding
 
@@ -78,7 +79,7 @@ def prepare(settings: GenerateSettings, problems: Iterable[Problem] = ()) -> Rea
         fix = 'For example --prompt "a mychar4 on a blue background"'
         found.append(Problem("error", "there is nothing to draw", "--prompt", fix))
     found += model_problems(settings, source, words) if source else ()
-    tokenizers = load_tokenizers(source, PART) if source and not failed(found) else {}
+    tokenizers = load_tokenizers(source) if source and not failed(found) else {}
     for word, (file, embedding) in words.items():
         if any(len(tokenizer.pieces(clean(word))) == 1 for tokenizer in tokenizers.values()):
             what = f"`{word}` is an ordinary word: wherever a prompt has it, it stands for the file"
@@ -132,10 +133,10 @@ def model_problems(settings: GenerateSettings, source: ModelSource, words: Words
     if settings.clip_skip > source.text_layers:
         what = f"{settings.clip_skip} is more than the {source.text_layers} layers of the text encoder"
         yield Problem("error", what, "--clip_skip")
-    elif source.family == "sdxl" and settings.clip_skip > 2:
+    elif source.family.fixed_text_layer and settings.clip_skip > 2:
         yield Problem("warning", "SDXL reads the last layer but one always", "--clip_skip")
     sizes = [name for name in SDXL_SIZES if getattr(settings, name)]
-    if sizes and source.family != "sdxl":
+    if sizes and not source.family.reads_sizes:
         yield Problem("warning", "only SDXL is told sizes", ", ".join(f"--{name}" for name in sizes))
 
 
@@ -164,8 +165,8 @@ def recognised(settings: GenerateSettings) -> ModelSource:
         name = str(fitting[0])
     source = identify(name, settings.vae, settings.v_parameterization or None, settings.offline, settings.variant)
     for flag, family in FAMILY_FLAGS.items():
-        if getattr(settings, flag) and source.family != family:
-            raise UserError(f"the model is of the family {source.family}", f"--{flag}", "Leave the flag out")
+        if getattr(settings, flag) and source.family.name != family:
+            raise UserError(f"the model is of the family {source.family.name}", f"--{flag}", "Leave the flag out")
     if settings.v_parameterization and source.prediction_type != "v_prediction":
         what = f"the model predicts noise, not v: so says {source.prediction_from}"
         raise UserError(what, "--v_parameterization", "Leave the flag out")
@@ -218,7 +219,7 @@ def some_of(problems: list[Problem]) -> list[Problem]:
 def look_at(job: Job, ready: Ready) -> tuple[set[str], list[Problem]]:
     """-> the words in its prompts, and warnings for what of its line is cut off or does nothing"""
     used: set[str] = set()
-    told_none = ready.tokenizers and ready.source.family != "sdxl"
+    told_none = ready.tokenizers and not ready.source.family.reads_sizes
     warnings = list(sizes_problems(job, ready.plan.base)) if told_none else []
     rules = TextRules(ready.settings.max_embeddings_multiples)
     for text in dict.fromkeys((job.prompt, job.negative_prompt)):
@@ -226,7 +227,7 @@ def look_at(job: Job, ready: Ready) -> tuple[set[str], list[Problem]]:
             continue
         for spelled, what, fix in foreign_spellings(plain_spelling(text, ready.words)):
             warnings.append(Problem("warning", f"`{spelled}` {what} here: it is plain text", f'"{text[:60]}"', fix))
-        read = [read_by(tokenizer, text, rules) for tokenizer in ready.tokenizers.values()]
+        read = [words_and_loss(tokenizer, text, rules) for tokenizer in ready.tokenizers.values()]
         used = used.union(*(words for words, _ in read))
         if lost := max((lost for _, lost in read), default=0):
             fix = "Raise --max_embeddings_multiples, or say it shorter"
