@@ -66,7 +66,10 @@ def run_command(name: str, argv: list[str], prog: str) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "neonym").partition(".")[0] == "neonym":  # our own mistake
             raise
-        print(f"{prog}: error: the package `{error.name}` is missing. `neonym doctor` lists all that are.", file=sys.stderr)
+        print(
+            f"{prog}: error: the package `{error.name}` is missing. `neonym doctor` lists all that are.",
+            file=sys.stderr,
+        )
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
