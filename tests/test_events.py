@@ -7,7 +7,6 @@ import pytest
 import torch
 from conftest import notes_of, stop_at
 
-from neonym import train
 from neonym.errors import UserError
 from neonym.io.atomic import alone_in
 from neonym.preflight.prepare import prepare
@@ -30,6 +29,7 @@ from neonym.runs.events import (
 )
 from neonym.runs.losses import LossQueue
 from neonym.runs.outputs import EVENTS
+from neonym.runs.start import train
 from neonym.runs.stop import Stop
 from neonym.training.run import train_plan
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_pictures, settings
+from conftest import generate as command
+from conftest import make_pictures, settings, shown
 from diffusers import AutoencoderKL, ConfigMixin, FlowMatchEulerDiscreteScheduler, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from PIL import Image
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
@@ -188,3 +190,30 @@ def test_the_word_changes_what_is_generated(run_for, folder):
     )  # fmt: skip
     assert with_word.size == (64, 48)
     assert with_word.tobytes() == again.tobytes() != without.tobytes()
+
+
+def test_the_command_generates_from_text_from_an_image_and_within_a_mask(folder, tmp_path, capsys):
+    """The sampler is a flow's without being asked for; sides are multiples of 16; what is not read is reported."""
+    Image.new("RGB", (64, 48), (200, 40, 40)).save(tmp_path / "photo.png")
+    Image.new("L", (64, 48), 0).save(tmp_path / "keep.png")
+    flags = ("--ckpt", folder, "--prompt", "a photo of a dog", "--steps", 3, "--seed", 1)
+    (plain,) = command(tmp_path, *flags, "--W", 64, "--H", 40, "--crop_top", 3, "--zero_terminal_snr")
+    said = capsys.readouterr().err
+    assert "40 is not a multiple of 16: 32 is used" in said
+    assert "--crop_top: only SDXL reads the sizes of images" in said
+    assert "--zero_terminal_snr: has no effect: Toy always begins at pure noise" in said
+    assert (shown(plain).size, shown(plain).text["sampler"]) == ((64, 32), "euler")
+    (again,) = command(tmp_path, "--like", plain)
+    assert shown(again).tobytes() == shown(plain).tobytes()
+    begun = ("--image_path", tmp_path / "photo.png", "--W", 64, "--H", 48, "--strength", 0.7)
+    (image,) = command(tmp_path, *flags, *begun)
+    assert shown(image).size == (64, 48)
+    (kept,) = command(tmp_path, *flags, *begun, "--mask_path", tmp_path / "keep.png")
+    assert shown(kept).tobytes() == shown(tmp_path / "photo.png").tobytes()
+
+
+def test_samplers_of_diffusion_are_refused_before_a_weight_is_read(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("neonym.generation.run.load_model", None)
+    for flags in (("--sampler", "ddim"), ("--sampler", "dpm++_2m_sde"), ("--x", "sampler=euler,Heun Karras")):
+        command(tmp_path, "--ckpt", folder, "--prompt", "a dog", *flags, code=2)
+        assert "is not for Toy, which is a rectified flow. Use euler" in capsys.readouterr().err

@@ -358,11 +358,22 @@ def test_prompt_files(tmp_path):
         '[prompt]\nwidth = 100\nscale = 2\n[[prompt.subset]]\nprompt = "a"\nscale = 5\n[[prompt.subset]]\nprompt = "b"'
     )
     first, second = read_prompts(str(toml))[0]
-    assert (first.width, first.scale, second.scale) == (96, 5.0, 2.0)
+    assert (first.width, first.on_grid(8).width, first.on_grid(16).width, first.scale, second.scale) == (
+        100,
+        96,
+        96,
+        5.0,
+        2.0,
+    )
     listed = tmp_path / "p.json"
     listed.write_text(json.dumps(["n cat --n blurry, h 12 --H 64", {"prompt": "x", "seed": 3}]))
     first, second = read_prompts(str(listed))[0]
-    assert (first.prompt, first.negative_prompt, first.height, second.seed) == ("n cat", "blurry, h 12", 64, 3)
+    assert (first.prompt, first.negative_prompt, first.on_grid(8).height, second.seed) == (
+        "n cat",
+        "blurry, h 12",
+        64,
+        3,
+    )
     found: list = []
     assert inline("--n only", "here", found)["prompt"] == ""
     bad = tmp_path / "bad.txt"

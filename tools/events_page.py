@@ -43,11 +43,10 @@ A listener is a function of one event. It is called in the thread of the run, in
 
 ```python
 import neonym
-from neonym.runs.events import Event, Stepped
 
 
-def show(event: Event) -> None:
-    if isinstance(event, Stepped) and event.step % 100 == 0:
+def show(event: neonym.Event) -> None:
+    if isinstance(event, neonym.Stepped) and event.step % 100 == 0:
         print(event.step, list(event.losses))
 
 

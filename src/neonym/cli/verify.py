@@ -48,7 +48,8 @@ def main(argv: list[str], prog: str) -> int:
     if problems := list(flag_problems(flags)):
         raise ConfigError(problems)
     from neonym.formats import left_out, read_embedding
-    from neonym.generation.request.prepare import check_folder, misfits
+    from neonym.generation.request.model_fit import misfits
+    from neonym.generation.request.prepare import check_folder
     from neonym.models.loading.identify import identify
 
     embedding, word = read_embedding(flags.file), flags.file.stem
@@ -61,7 +62,7 @@ def main(argv: list[str], prog: str) -> int:
         raise ConfigError(problems)
     shown = shown_images(flags.images, source.native_size) if flags.images else []
     from neonym.generation.effect import measure
-    from neonym.generation.image_files import save_picture
+    from neonym.generation.image_files import save_image
     from neonym.generation.judge import headline
     from neonym.generation.names import free
     from neonym.generation.run import best_device
@@ -71,9 +72,9 @@ def main(argv: list[str], prog: str) -> int:
     model, seeds = load_model(source, best_device()), range(flags.seeds)
     effect = measure(model, embedding, flags.prompt, seeds, flags.steps, flags.scale, shown)
     path = flags.out or free(page)
-    save_picture(sheet(list(effect.pictures.items()), model.source.native_size), path, {})
+    save_image(sheet(list(effect.images.items()), model.source.native_size), path, {})
     found = effect.judgement
-    facts = {name: getattr(effect, name) for name in vars(effect) if name not in ("pictures", "worth")}
+    facts = {name: getattr(effect, name) for name in vars(effect) if name not in ("images", "worth")}
     facts |= {"works": effect.works, "verdict": found.word, "overpowers": found.overpowers, "reason": found.reason}
     facts |= {"worth": vars(effect.worth), "sheet": str(path)}
     if flags.as_json:

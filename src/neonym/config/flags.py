@@ -12,7 +12,7 @@ from pydantic import BaseModel, create_model
 from pydantic.fields import FieldInfo
 
 from neonym.config.other_trainers import meaning_of
-from neonym.config.run import fields_of
+from neonym.config.schema import fields_of
 from neonym.errors import Problem, nearest
 
 T = TypeVar("T", bound=BaseModel)

@@ -4,30 +4,18 @@ The tree is nested for the reader and flat for the user: sd-scripts' names are t
 "found out from something else", which the help names: often the model (`models/defaults.py`).
 """
 
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic.fields import FieldInfo
+from pydantic import BeforeValidator, PrivateAttr
+
+from neonym.config.flat import parse
+from neonym.config.schema import Section, group, setting
+from neonym.config.schema import fields_of as fields_of
+from neonym.config.sdscripts import SDSCRIPTS, CompatSettings
+from neonym.errors import Problem
 
 BUILTIN = "builtin:emoji"
 LONGEST = 10_000_000  # steps of a training
-
-
-def setting(
-    default: Any, help: str, *, above: float | None = None, least: float | None = None, most: float | None = None
-) -> Any:
-    """A field with its help and limits. The limits are checked by `range_problems`, all of them at once."""
-    given = (("above", above), ("least", least), ("most", most))
-    limits: Any = {name: value for name, value in given if value is not None}
-    return Field(default, description=help, json_schema_extra=limits or None)
-
-
-def group(section: type[BaseModel]) -> Any:
-    """A field of settings with their own help, which a parser would else look for in the source, for a sixth of a second."""
-    return Field(section(), description=section.__doc__ or "")
-
-
 Sampler = Literal[
     "ddim", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver", "dpmsolver++", "dpmsingle",
     "k_lms", "k_euler", "k_euler_a", "k_dpm_2", "k_dpm_2_a",
@@ -45,12 +33,6 @@ def _number_if_one(value: Any) -> Any:
 
 
 RateOrStages = Annotated[float | str | None, BeforeValidator(_number_if_one)]
-
-
-class Section(BaseModel):
-    """A frozen part of the settings; an unknown name is an error, a number is a text where a text is meant."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
 
 class ModelSettings(Section):
@@ -391,11 +373,20 @@ class RunConfig(Section):
     hub: HubSettings = group(HubSettings)
     eval: EvalSettings = group(EvalSettings)
 
+    _notes: tuple[Problem, ...] = PrivateAttr(())
 
-def fields_of(model: type[BaseModel]) -> Iterator[tuple[str, str, FieldInfo]]:
-    """(section, name, field) of every flag."""
-    for section, info in model.model_fields.items():
-        kind = info.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            for name, field in kind.model_fields.items():
-                yield section, name, field
+    @property
+    def notes(self) -> tuple[Problem, ...]:
+        """Warnings and notes about the names that `parse` was given; `neonym.check` repeats them."""
+        return self._notes
+
+    @classmethod
+    def parse(cls, **settings: Any) -> "RunConfig":
+        """Return the settings under their flat names, as on the command line and in config files.
+
+        Values are plain Python: `resolution=(512, 768)`, `optimizer_args=["betas=(0.9, 0.99)"]`, paths. sd-scripts' names are
+        understood as on the command line. Raises ConfigError with every unknown name and every wrong value at once.
+        """
+        run, notes = parse(cls, settings, CompatSettings, SDSCRIPTS)
+        run._notes = tuple(notes)
+        return run

@@ -51,6 +51,7 @@ class Sampler:
         """Generate every prompt. Return the files, named as sd-scripts names them, and last the sheet of all of them."""
         from neonym.generation.sheets import sheet
 
+        self.prompts = [prompt.on_grid(model.source.latents.multiple) for prompt in self.prompts]
         where, kind = model.vae.device, model.vae.dtype
         try:
             if not self.before:

@@ -60,6 +60,7 @@ SD1 = Family(
     ),
     architectures={"epsilon": "stable-diffusion-v1", "v_prediction": "stable-diffusion-v1"},
     checkpoint=CHECKPOINT,
+    flag="v1",
     other_schedules=OTHER_SCHEDULES,
     latent_cache_suffix="_sd.npz",
 )
