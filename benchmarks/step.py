@@ -25,7 +25,6 @@ from torch.nn import functional as F
 from neonym.models.encoders.rows import Rows
 from neonym.models.loading.identify import identify
 from neonym.models.model import load_model
-from neonym.models.source import ModelSource
 from neonym.models.tokenizers.loading import load_tokenizers
 from neonym.optim.optimizers import make_optimizer, record_of
 from neonym.training.concept import Concept, first_rows
@@ -53,11 +52,13 @@ def make_model(name: str, device: torch.device, dtype: torch.dtype) -> Any:
     import diffusers
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from neonym.models.families.stable_diffusion import StableDiffusion
+    from neonym.models.families.stable_diffusion_network import StableDiffusion, StableDiffusionText
+    from neonym.models.process.diffusion import Diffusion
+    from neonym.models.vae import Vae
 
     parts: Any = diffusers
     builtin = identify("builtin:emoji")
-    source: ModelSource = dataclasses.replace(builtin, name="sd15", native_size=512)
+    source = dataclasses.replace(builtin, name="sd15", facts=dataclasses.replace(builtin.facts, native_size=512))
     torch.manual_seed(0)
     with torch.device(device):
         unet = parts.UNet2DConditionModel(**SD15_UNET).to(dtype)
@@ -69,7 +70,9 @@ def make_model(name: str, device: torch.device, dtype: torch.dtype) -> Any:
     if device.type == "cpu":
         unet = unet.to(memory_format=torch.channels_last)
     scheduler = parts.DDPMScheduler.from_pretrained(builtin.folder, subfolder="scheduler")
-    return StableDiffusion(source, unet, vae, {"text_encoder": text}, scheduler, load_tokenizers(builtin, 75), 1)
+    text_side = StableDiffusionText({"text_encoder": text}, load_tokenizers(builtin), clip_skip=1)
+    process = Diffusion(scheduler.alphas_cumprod.float(), scheduler.config.prediction_type)
+    return StableDiffusion(source, unet, text_side, Vae(vae, 0.18215), process, scheduler.config)
 
 
 def synchronise(device: torch.device) -> None:
