@@ -1,7 +1,7 @@
-"""Embedding files: one file per layout, each with `read`, `write` and what it is called.
+"""Read and write embedding files. Each layout is a module with `read`, `write` or both.
 
-A file is complete or absent, and the writer refuses what breaks programs: no rows, numbers that are not finite,
-rows that are not a table. Nothing that is read may run code.
+A file is complete or absent. The writer refuses what breaks other programs: missing rows, numbers that are not finite,
+rows that are not a table. Reading a file never runs code.
 """
 
 from __future__ import annotations
@@ -37,12 +37,15 @@ PICKLE = b"\x80"  # what a pickle begins with
 PICTURES_BEGIN = (b"\x89PNG", b"RIFF", b"\xff\xd8\xff", b"\xff\x0a", b"\0\0\0\x0cJXL", b"GIF8", b"BM")
 AVIF = (b"ftypavif", b"ftypavis", b"ftypmif1")
 MOST_SHOWN = 8  # words
-LARGEST = 1 << 30  # bytes: of what is read as a whole, nothing that may carry an embedding is larger
-HEAD = 64  # every width is a multiple of an attention head's
+LARGEST = 1 << 30  # bytes: no file that is read as a whole and may carry an embedding is larger
+HEAD = 64  # every width is a multiple of the width of an attention head
 
 
 def write_embedding(embedding: Embedding, path: Path | str, picture: Image | None = None) -> Path:
-    """Write in the layout that the ending of `path` names; a `picture` is for a .png card. Raises FormatError."""
+    """Write a word in the layout that the ending of `path` names, and return the path.
+
+    `picture` is the image of a .png card. Raise FormatError if the file cannot be written.
+    """
     path = Path(path)
     check_writable(embedding, path)
     kind = FORMATS[ending_of(path)]
@@ -59,7 +62,7 @@ def write_embedding(embedding: Embedding, path: Path | str, picture: Image | Non
 
 
 def check_writable(embedding: Embedding, path: Path) -> None:
-    """Raise FormatError for what is not written: an ending without a layout, and what would break programs."""
+    """Raise FormatError if the ending of `path` names no layout, or if the file would break other programs."""
     if ending_of(path) not in FORMATS:
         raise FormatError(f"`{path.suffix}` is no known ending", str(path), f"Use one of: {', '.join(FORMATS)}")
     check(embedding, path)
@@ -67,7 +70,7 @@ def check_writable(embedding: Embedding, path: Path) -> None:
 
 
 def check(embedding: Embedding, path: Path) -> None:
-    """What is written, and what was read. Raises FormatError for what can be no word."""
+    """Raise FormatError for vectors that cannot be a word. Files are checked when they are written and when read."""
     if not embedding.vectors:
         raise FormatError("there are no vectors in it", str(path))
     counts = {rows.shape[0] for rows in embedding.vectors.values() if rows.ndim == 2}
@@ -83,7 +86,7 @@ def check(embedding: Embedding, path: Path) -> None:
 
 
 def check_programs(embedding: Embedding, path: Path) -> None:
-    """What is written must not break the programs that read it. Raises FormatError."""
+    """Raise FormatError for vectors that would break the programs that read them."""
     for name, rows in embedding.vectors.items():
         if not bool(rows.any(dim=1).all()):
             what = f"{name}: a vector is zero, which several programs take silently for a word without effect"
@@ -104,12 +107,15 @@ def check_programs(embedding: Embedding, path: Path) -> None:
 
 
 def read_embedding(path: Path | str, word: str | None = None) -> Embedding:
-    """Read the word of a file of any layout, or the one that is called `word`; vectors become float32. Raises FormatError."""
+    """Return the word of a file of any layout, or the one that is called `word`, with float32 vectors.
+
+    Raise FormatError if the file cannot be read, or if it is not clear which word is meant.
+    """
     return one_word(read_words(path)[0], path, word)
 
 
 def one_word(found: list[Embedding], path: Path | str, word: str | None = None) -> Embedding:
-    """The one word of a file, or the one that is called `word`. Raises FormatError."""
+    """Return the only word of a file, or the one that is called `word`. Raise FormatError if there is not one."""
     called = [embedding for embedding in found if word is None or clean(embedding.token) == clean(word)]
     if len(called) == 1:
         return called[0]
@@ -121,13 +127,13 @@ def one_word(found: list[Embedding], path: Path | str, word: str | None = None) 
 
 
 def read_words(path: Path | str) -> tuple[list[Embedding], Stored]:
-    """Every word of a file, and how the file is stored. Raises FormatError."""
+    """Return every word of a file, and how the file is stored. Raise FormatError if it cannot be read."""
     stored = read_stored(path)
     return words_of(stored, path), stored
 
 
 def read_stored(path: Path | str) -> Stored:
-    """What a file holds, whatever it is called: its content says what it is. Raises FormatError."""
+    """Return what a file holds, recognised by its content, not its name. Raise FormatError if it cannot be read."""
     path = Path(path)
     if path.is_dir():
         raise FormatError("is a folder", str(path), "Name the file in it")
@@ -143,7 +149,10 @@ def read_stored(path: Path | str) -> Stored:
 
 
 def kind_of(path: Path) -> Layout:
-    """The reader for what a file begins with. Raises FormatError for what is no embedding file, OSError."""
+    """Return the reader for a file, chosen by its first bytes.
+
+    Raise FormatError if it is not an embedding file, OSError if it cannot be opened.
+    """
     with path.open("rb") as file:
         start = file.read(64)
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < LARGEST:  # the size of its header
@@ -156,14 +165,14 @@ def kind_of(path: Path) -> Layout:
         what = "is a web page or a pointer, not the file itself"
         raise FormatError(what, str(path), "Download it again, with the button of its page that downloads")
     by_ending: dict[str, Layout] = {"safetensors": kohya, **dict.fromkeys(PICTURES, png_card)}
-    return by_ending.get(ending_of(path), pickles)  # which says how it is damaged
+    return by_ending.get(ending_of(path), pickles)  # `pickles` says how the file is damaged
 
 
 def words_of(stored: Stored, path: Path | str) -> list[Embedding]:
-    """Every word of what a file holds, sound or refused. Raises FormatError."""
+    """Return every word of a file that was read. Raise FormatError if one of them is not sound."""
     try:
         found = embeddings_of(stored, Path(path))
-    except RuntimeError as error:  # of kinds of numbers that torch cannot compute with
+    except RuntimeError as error:  # raised for kinds of numbers that torch cannot compute with
         raise FormatError(f"its numbers cannot be read ({str(error)[:80]})", str(path)) from error
     for word in found:
         check(word, Path(path))
@@ -171,7 +180,10 @@ def words_of(stored: Stored, path: Path | str) -> list[Embedding]:
 
 
 def join(halves: Sequence[tuple[Embedding, Path]], token: str | None = None) -> Embedding:
-    """One word of SDXL from two files, one for each of its encoders, in either order. Raises FormatError for any others."""
+    """Return one SDXL word made of two files, one for each text encoder, in either order.
+
+    Raise FormatError if they are not two halves of one word.
+    """
     where = " and ".join(str(file) for _, file in halves)
     rows = [rows for word, _ in halves for rows in word.vectors.values()]
     by_width = {table.shape[1]: table for table in rows}
@@ -191,7 +203,7 @@ def join(halves: Sequence[tuple[Embedding, Path]], token: str | None = None) -> 
 
 
 def left_out(embedding: Embedding) -> str:
-    """What is said of tensors in its file that are no part of the word; they are not read."""
+    """Return a note that names the tensors of the file that are not part of the word and were not read."""
     outputs = [name for name in embedding.left_out if OUTPUT.fullmatch(name)]
     others = [name for name in embedding.left_out if name not in outputs]
     said = [f"{OUTPUT_MEANS} ({', '.join(outputs)}), which stand behind the text encoder"] if outputs else []
@@ -200,7 +212,7 @@ def left_out(embedding: Embedding) -> str:
 
 
 def with_vectors(embedding: Embedding, count: int) -> Embedding:
-    """The first `count` vectors; where there are fewer, they are taken in turn until there are as many."""
+    """Return a word with its first `count` vectors, which are repeated in turn if there are fewer."""
     vectors = {
         name: rows[[i % len(rows) for i in range(count)]].contiguous() for name, rows in embedding.vectors.items()
     }

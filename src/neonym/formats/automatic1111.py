@@ -1,4 +1,4 @@
-"""The .pt layout of the AUTOMATIC1111 web UI, in the serialisation that its restricted loader accepts."""
+"""Write the .pt layout of the AUTOMATIC1111 web UI, in the serialisation that its restricted loader accepts."""
 
 from dataclasses import replace
 from io import BytesIO
@@ -12,7 +12,10 @@ from neonym.types import Embedding
 
 
 def write(embedding: Embedding, path: Path) -> None:
-    """One encoder: `emp_params` beside the usual keys lets OneTrainer read it as well. SDXL: `clip_l` and `clip_g`."""
+    """Write a word to `path`, with the keys of the web UI, or as `clip_l` and `clip_g` for SDXL.
+
+    The extra key `emp_params` lets OneTrainer read a word for one encoder.
+    """
     rows = {name: table.detach().cpu().contiguous() for name, table in embedding.vectors.items()}
     if SECOND in rows:
         content = {"clip_l": rows[ENCODER], "clip_g": rows[SECOND]}
@@ -22,8 +25,11 @@ def write(embedding: Embedding, path: Path) -> None:
 
 
 def plain_zip(content: dict, embedding: Embedding) -> bytes:
-    """As torch.save, but only the entries that every restricted loader allows, without dates: the same embedding is the
-    same file. Its metadata is the archive's comment, which no loader looks at."""
+    """Return the archive that torch.save writes, with only the entries that every restricted loader allows.
+
+    It has no dates, so the same embedding gives the same bytes. Its metadata is the comment of the archive, which no
+    loader reads.
+    """
     whole, plain = BytesIO(), BytesIO()
     torch.save(content, whole)
     with ZipFile(whole) as old, ZipFile(plain, "w") as new:
@@ -36,7 +42,7 @@ def plain_zip(content: dict, embedding: Embedding) -> bytes:
 
 
 def comment(embedding: Embedding) -> bytes:
-    """Its metadata, without its longest texts (a picture, say) if an archive's comment cannot hold them all."""
+    """Return the metadata of a word as JSON, without the longest texts if an archive's comment cannot hold them all."""
     kept = dict(sorted(embedding.metadata.items(), key=lambda item: len(item[1])))
     while len(text := own_metadata(replace(embedding, metadata=kept)).encode()) > ZIP_MAX_COMMENT and kept:
         kept.popitem()

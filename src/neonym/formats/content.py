@@ -1,4 +1,4 @@
-"""What an embedding file holds, before it is known which part of it is the word."""
+"""Describe what an embedding file holds, before it is known which part of it is the word."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from neonym.errors import FormatError, in_one_line
 
-MOST_NUMBERS = 1 << 22  # of all tensors together: a thousand vectors of the widest encoder there is
+MOST_NUMBERS = 1 << 22  # in all tensors together: a thousand vectors of the widest encoder there is
 MOST_TENSORS = 256
 
 Container = Literal["safetensors", "zip", "old pickle", "picture"]
@@ -21,17 +21,17 @@ Container = Literal["safetensors", "zip", "old pickle", "picture"]
 
 @dataclass(frozen=True)
 class Stored:
-    """A file as it was written: its table, and what of its wrapping decides which programs read it."""
+    """A frozen record of a file as it was written: its table, and the container around it."""
 
     ending: str
     container: Container
     table: Mapping[str, Any]  # tensors, and for pickles and pictures whatever else there is
-    metadata: Mapping[str, str] = field(default_factory=dict)  # of a .safetensors file, or our comment to an archive
-    entries: frozenset[str] = frozenset()  # of a zip archive, without its folder
+    metadata: Mapping[str, str] = field(default_factory=dict)  # from a .safetensors file, or our comment in an archive
+    entries: frozenset[str] = frozenset()  # the names in a zip archive, without its folder
     top: Literal["table", "list of tables", "list of tensors", "tensor"] = (
-        "table"  # of lists, `table` holds what is joined
+        "table"  # if it is a list, `table` holds its parts joined
     )
-    unread: int = 0  # tensors that are no words: a LoRA's weights
+    unread: int = 0  # how many tensors are not words, such as the weights of a LoRA
 
     @property
     def listed(self) -> bool:
@@ -39,12 +39,12 @@ class Stored:
 
     @property
     def inner(self) -> Any:
-        """The web UI's `string_to_param`, None if there is none."""
+        """Return the value of the web UI's key `string_to_param`, or None if the file has none."""
         return self.table.get("string_to_param")
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """Those of `string_to_param`, else those at the top, as plain tensors."""
+        """Return the plain tensors of `string_to_param` if there is such a key, else those at the top of the table."""
         return tensors_of(self.table if self.inner is None else self.inner)
 
 
@@ -53,12 +53,12 @@ def ending_of(path: Path) -> str:
 
 
 def shown(name: str) -> str:
-    """The name of a tensor, which somebody else chose, as it can be shown."""
+    """Return the name of a tensor in a form that is safe to print, because somebody else chose it."""
     return in_one_line(name[:80])
 
 
 def tensors_of(content: Any) -> dict[str, Tensor]:
-    """The tensors of a table, by name; parameters become plain tensors, and a tensor alone is called `*`."""
+    """Return the tensors of a table by name. Parameters become plain tensors, and a tensor alone is called `*`."""
     if isinstance(content, Tensor):
         return {"*": content.detach()}
     if isinstance(content, torch.nn.ParameterDict):
@@ -68,7 +68,7 @@ def tensors_of(content: Any) -> dict[str, Tensor]:
 
 
 def check_size(shapes: Mapping[str, Sequence[int]], path: Path) -> None:
-    """Raise FormatError for more tensors, or larger ones, than an embedding has, before anything is computed."""
+    """Raise FormatError for more or larger tensors than an embedding has, before anything is computed."""
     if len(shapes) > MOST_TENSORS:
         raise FormatError(f"has {len(shapes)} tensors: that is no embedding{hint(shapes)}", str(path))
     total = 0
@@ -80,7 +80,10 @@ def check_size(shapes: Mapping[str, Sequence[int]], path: Path) -> None:
 
 
 def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raise FormatError for what is no plain table; a few kilobytes can claim to be a table of any size."""
+    """Raise FormatError for tensors that are not plain tables of a plausible size.
+
+    A few kilobytes can claim to be a table of any size.
+    """
     for name, tensor in tensors.items():
         plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
         if not plain or tensor.is_nested or tensor.is_quantized:
@@ -89,7 +92,7 @@ def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def hint(names: Iterable[str]) -> str:
-    """What a file with these tensors seems to be instead of an embedding."""
+    """Return a hint for an error message: what a file with these tensors seems to be instead of an embedding."""
     if any(name.startswith(("model.diffusion_model.", "first_stage_model.")) for name in names):
         return " but a model"
     if any(name.startswith(("text_model.", "cond_stage_model.")) for name in names):

@@ -1,4 +1,4 @@
-"""The .bin layout that diffusers' own example writes: one tensor [n,W] under the word; for SDXL `clip_l` and `clip_g`."""
+"""Write the .bin layout of diffusers' example: one tensor [n,W] under the word, or `clip_l` and `clip_g` for SDXL."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from neonym.types import Embedding
 
 
 def write(embedding: Embedding, path: Path) -> None:
-    """diffusers takes nothing beside the one tensor. SDXL's two are loaded one by one."""
+    """Write a word to `path` as one tensor, because diffusers accepts nothing beside it, or as two for SDXL."""
     if SECOND in embedding.vectors:
         automatic1111.write(embedding, path)
         return

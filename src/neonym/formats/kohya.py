@@ -1,4 +1,7 @@
-"""The .safetensors layout of sd-scripts, read by every current program: `emb_params` [n,W], for SDXL `clip_l` and `clip_g`."""
+"""Read and write the .safetensors layout of sd-scripts, which every current program reads.
+
+It holds `emb_params` [n,W], or `clip_l` and `clip_g` for SDXL.
+"""
 
 import json
 from pathlib import Path
@@ -12,11 +15,11 @@ from neonym.formats.tensors import BUNDLE, ENCODER, SECOND
 from neonym.types import Embedding
 
 KEY = "emb_params"
-MARK = "<embed>"  # what the metadata of cloneofsimo's LoRA files call a word
+MARK = "<embed>"  # the value by which the metadata of cloneofsimo's LoRA files mark a word
 
 
 def write(embedding: Embedding, path: Path) -> None:
-    """One encoder, or SDXL's two."""
+    """Write a word for one text encoder, or for the two of SDXL, to `path`."""
     rows = {name: table.detach().cpu().contiguous() for name, table in embedding.vectors.items()}
     tensors = {"clip_l": rows[ENCODER], "clip_g": rows[SECOND]} if SECOND in rows else {KEY: rows[ENCODER]}
     metadata = {"format": "pt", **embedding.metadata, "token": embedding.token}
@@ -24,8 +27,10 @@ def write(embedding: Embedding, path: Path) -> None:
 
 
 def in_order(content: bytes) -> bytes:
-    """A .safetensors file with its header sorted: the library writes metadata in random order, so that the same
-    embedding would give another file each time."""
+    """Return a .safetensors file with its header sorted, so that the same embedding always gives the same bytes.
+
+    The library writes metadata in random order.
+    """
     size = int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # the data stays aligned
@@ -33,7 +38,7 @@ def in_order(content: bytes) -> bytes:
 
 
 def read(path: Path) -> Stored:
-    """All tensors of a small file, or the words that a LoRA file carries. Raises FormatError."""
+    """Return all tensors of a small file, or the words in a LoRA file. Raise FormatError if the file is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             names, metadata = list(file.keys()), dict(file.metadata() or {})

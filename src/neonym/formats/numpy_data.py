@@ -1,7 +1,7 @@
-"""numpy's arrays and numbers in pickled files, rebuilt as data: what a pickle calls numpy's functions stands for these.
+"""Rebuild the numpy arrays and numbers of pickled files as data. These classes stand in for the functions of numpy.
 
-A trainer on a Mac pickles its tensors as arrays, and a step that numpy counted is a number of its own. Only plain numbers
-are taken; an array of objects, of texts or of records is refused.
+Trainers on a Mac pickle their tensors as arrays, and a step that was counted with numpy is pickled as a numpy number.
+Only plain numbers are accepted: arrays of objects, texts or records are refused.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch._utils import _rebuild_device_tensor_from_numpy as from_array
 
-NUMBERS = "?bhilqBHILQefdg"  # what a kind of plain numbers begins with, or its size is told after one of the next
+NUMBERS = "?bhilqBHILQefdg"  # the codes of plain numbers; after those in SIZED a size in bytes may follow
 SIZED = "biuf"
 
 
 class Kind:
-    """A dtype as pickles describe it: what it is called, then the order of its bytes."""
+    """A dtype as pickles describe it: first its name, then its byte order."""
 
     dtype: np.dtype
 
@@ -35,7 +35,7 @@ class Kind:
 
 
 class Numbers(np.ndarray):
-    """An array that begins empty, whatever a pickle asks for, and takes exactly the bytes that are in the file."""
+    """An array that begins empty, whatever size a pickle asks for, and then holds just the bytes of the file."""
 
     def __new__(cls, *_: Any) -> Numbers:
         return super().__new__(cls, (0,), np.uint8)
@@ -53,7 +53,7 @@ def new_array(*_: Any) -> Numbers:
 
 
 def number(kind: Kind, content: bytes) -> Any:
-    """One number as Python has it."""
+    """Return one numpy number as a Python number."""
     return np.frombuffer(content, kind.dtype, count=1)[0].item()
 
 
@@ -68,5 +68,5 @@ ALLOWED: list[Any] = [
 
 
 def as_tensor(array: np.ndarray) -> torch.Tensor:
-    """Its numbers in the order of bytes that torch has. Raises TypeError for a kind that torch has not."""
+    """Return an array as a tensor in native byte order. Raise TypeError for a dtype that torch does not have."""
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C", subok=False))

@@ -1,4 +1,4 @@
-"""Pickled files read as data: only tensors and plain containers, and only what fits in memory; no code is run."""
+"""Read pickled files as data: only tensors and plain containers, and only what fits in memory. No code is run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LARGEST = 256 << 20  # bytes: an embedding is kilobytes, a LoRA that carries som
 
 
 def read(path: Path) -> Stored:
-    """What a pickled file holds. Raises FormatError for one that is damaged, too large, or wants to run code."""
+    """Return what a pickled file holds. Raise FormatError if it is damaged, too large, or wants to run code."""
     entries, comment = check_archive(path)
     try:
         content = plain(load_pickle(path, [torch.nn.ParameterDict, *numpy_data.ALLOWED]))
@@ -38,7 +38,7 @@ def read(path: Path) -> Stored:
 
 
 def plain(content: Any, depth: int = 0) -> Any:
-    """The same with tensors for numpy's arrays, as deep as embedding files go."""
+    """Return the same content with tensors in place of numpy arrays, down to the depth that embedding files have."""
     if isinstance(content, np.ndarray):
         return numpy_data.as_tensor(content)
     if type(content) in (dict, OrderedDict) and depth < DEEPEST:
@@ -47,7 +47,7 @@ def plain(content: Any, depth: int = 0) -> Any:
 
 
 def as_table(content: Any) -> dict[str, Any]:
-    """A tensor alone, or anything that has names."""
+    """Return a table by name for a tensor alone (called `*`) or for anything that has names, else an empty table."""
     if isinstance(content, torch.nn.ParameterDict):
         return dict(tensors_of(content))
     if isinstance(content, torch.Tensor):
@@ -56,7 +56,10 @@ def as_table(content: Any) -> dict[str, Any]:
 
 
 def joined(content: Sequence[Any], path: Path) -> dict[str, torch.Tensor]:
-    """All vectors of a list of tables or tensors: those of one width are one table, as ComfyUI reads them."""
+    """Return all vectors of a list of tables or tensors, joined into one table per width, as ComfyUI reads them.
+
+    Raise FormatError for tensors that are not plain tables.
+    """
     parts = {f"{i}.{name}": rows for i, part in enumerate(content) for name, rows in tensors_of(part).items()}
     check_tensors(parts, path)
     by_width: dict[int, list[torch.Tensor]] = {}
@@ -67,9 +70,9 @@ def joined(content: Sequence[Any], path: Path) -> dict[str, torch.Tensor]:
 
 
 def check_archive(path: Path) -> tuple[frozenset[str], bytes]:
-    """What a file would be unpacked to, and its checksums. -> entries and comment of an archive; the old serialisation has none.
+    """Check the unpacked size and the checksums of a file. Return the entries and the comment of its archive.
 
-    Raises FormatError.
+    Files of the old serialisation have neither. Raise FormatError if the file is too large or damaged.
     """
     try:
         if not zipfile.is_zipfile(path):
@@ -91,6 +94,6 @@ def check_archive(path: Path) -> tuple[frozenset[str], bytes]:
 
 
 def refuse_large(size: int, path: Path) -> None:
-    """Raises FormatError."""
+    """Raise FormatError if a file of this size in bytes is too large for an embedding."""
     if size > LARGEST:
         raise FormatError(f"would take {size >> 20} MiB: that is no embedding", str(path))

@@ -1,10 +1,11 @@
-"""A picture that carries an embedding, as AUTOMATIC1111's web UI writes and reads it: in a text chunk and in its pixels.
+"""Read and write images that carry an embedding in a text chunk and in their pixels, as AUTOMATIC1111's web UI does.
 
-For SDXL the web UI takes nothing but the two tensors, so what we know of the word stands where it does not look: in a text chunk of
-our own, and in the pixels behind the end of its compressed table.
+For SDXL the web UI accepts nothing but the two tensors, so the metadata of the word is where it does not look: in a
+text chunk of our own, and in the pixels behind the end of its compressed table.
 
-The pixels survive programs that drop text chunks: the compressed table stands in the low four bits of a block to the left of
-the picture (low halves of the bytes) and one to the right (high halves), each apart from it by a black column.
+The pixels survive programs that drop text chunks. The compressed table is in the low four bits of one block on the left
+of the image (the low halves of the bytes) and of one on the right (the high halves). A black column separates each
+block from the image.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from neonym.types import Embedding
 CHUNK = "sd-ti-embedding"
 LARGEST = 16 << 20  # bytes of the table, unpacked: 75 vectors take two million
 LARGEST_BLOCK = 1 << 23  # numbers: the largest table packed takes fewer
-FACTOR, INCREMENT = np.uint32(1664525), np.uint32(1013904223)  # of the generator
+FACTOR, INCREMENT = np.uint32(1664525), np.uint32(1013904223)  # of the linear congruential generator
 MOST_PIXELS = 1 << 25
 SIDE = 512
 
 
 def write(embedding: Embedding, path: Path, name: str, picture: Image.Image | None = None) -> None:
-    """With a picture of the word, or a plain card with its name. `name` is what the web UI registers it under.
+    """Write a card with an image of the word, or a plain one with its name. The web UI registers the word as `name`.
 
-    Raises FormatError for more vectors than are read back.
+    Raise FormatError for more vectors than can be read back.
     """
     rows = {key: {"TORCHTENSOR": table.detach().cpu().float().tolist()} for key, table in embedding.vectors.items()}
     chunks, own, pair = PngImagePlugin.PngInfo(), own_metadata(embedding), SECOND in rows
@@ -63,7 +64,7 @@ def plain_card(token: str) -> Image.Image:
 
 
 def with_data(picture: Image.Image, data: bytes) -> Image.Image:
-    """The picture between its two blocks of data."""
+    """Return the image between the two blocks of pixels that hold `data`."""
     numbers = np.frombuffer(data, np.uint8)
     columns = -(-len(numbers) // (3 * picture.height))
     padded = np.resize(numbers, columns * 3 * picture.height).reshape(picture.height, columns, 3)
@@ -76,9 +77,10 @@ def with_data(picture: Image.Image, data: bytes) -> Image.Image:
 
 
 def mask(shape: tuple[int, ...]) -> np.ndarray:
-    """The web UI's pseudo-random low halves, over the block: of the states of a linear congruential generator that begins at 0.
+    """Return the pseudo-random low four bits with which the web UI masks a block of this shape.
 
-    Its n-th state is the increment times the sum of the factor's first n powers.
+    They come from the states of a linear congruential generator that begins at 0. Its n-th state is the increment times
+    the sum of the first n powers of the factor.
     """
     powers = np.full(int(np.prod(shape)), FACTOR, np.uint32)  # of the factor, modulo 2**32
     powers[:1] = 1
@@ -87,14 +89,14 @@ def mask(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def read(path: Path) -> Stored:
-    """From the text chunks, else from the pixels. Raises FormatError."""
+    """Return what a card holds in its text chunks, else in its pixels. Raise FormatError if it carries no embedding."""
     try:
         with Image.open(path) as opened:
             if opened.width * opened.height > MOST_PIXELS:
                 raise ValueError(f"{opened.width} x {opened.height} pixels are too many for a card")
             text = opened.info.get(CHUNK)
             pixels = None if isinstance(text, str) else np.asarray(opened.convert("RGB"))
-            text, own = opened.info.get(CHUNK), opened.info.get(OWN)  # chunks behind the picture are known by now
+            text, own = opened.info.get(CHUNK), opened.info.get(OWN)  # chunks behind the image are known by now
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise FormatError(f"cannot be read as a picture ({error})", str(path)) from error
     try:
@@ -110,17 +112,20 @@ def read(path: Path) -> Stored:
 
 
 def decoded(text: Any) -> bytes:
-    """Raises ValueError."""
+    """Return the bytes of a base64 text, or no bytes if it is not a text. Raise ValueError if it is not base64."""
     return base64.b64decode(text) if isinstance(text, str) else b""
 
 
 def revived(table: dict[str, Any]) -> Any:
-    """The web UI writes a tensor as a table with this one name."""
+    """Return the tensor for a table with the key TORCHTENSOR, as the web UI writes it, else the table as it is."""
     return torch.tensor(table["TORCHTENSOR"], dtype=torch.float64) if "TORCHTENSOR" in table else table
 
 
 def from_pixels(pixels: Any) -> tuple[bytes, bytes]:
-    """The table left and right of the black columns, and what stands behind it. Raises ValueError, zlib.error."""
+    """Return the table in the blocks beside the black columns, and the data behind its end.
+
+    Raise ValueError or zlib.error if there is none.
+    """
     filled = np.argwhere(pixels.any(axis=(0, 2)))
     rows = np.argwhere(pixels.any(axis=(1, 2)))
     if not len(filled):
@@ -140,13 +145,14 @@ def from_pixels(pixels: Any) -> tuple[bytes, bytes]:
         behind = unpacked(rest)[0]
     except (ValueError, zlib.error):
         behind = b""
-    return table, b"" if table.startswith(
-        behind
-    ) else behind  # what is left of a block is filled up with the table again
+    return table, b"" if table.startswith(behind) else behind  # the rest of a block is filled with the table again
 
 
 def unpacked(data: bytes) -> tuple[bytes, bytes]:
-    """-> what is compressed at the beginning of the data, and the data behind it. Raises ValueError, zlib.error."""
+    """Return the unpacked beginning of the data, and the data behind its end.
+
+    Raise ValueError if it is too large, zlib.error if it is damaged.
+    """
     unpacker = zlib.decompressobj()
     table = unpacker.decompress(data, LARGEST)
     if unpacker.unconsumed_tail:

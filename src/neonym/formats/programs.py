@@ -1,6 +1,6 @@
-"""Which programs read a file, and what they make of it: each program's own rules, as they were measured with its loader.
+"""Say which programs read a file, and how. The rules of each program were measured with its own loader.
 
-A rule gets a file that the program opens and gives what the program does with it: "reads it ...", or why not.
+A rule takes a file that the program opens and returns what the program does with it: "reads it ...", or why not.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ INVOKEAI_NAME = re.compile(r"[A-Za-z0-9., _-]+")  # what may stand between < and
 
 @dataclass(frozen=True)
 class File:
-    """What the rules ask for."""
+    """A frozen record of a file and its name, with the properties that the rules ask for."""
 
     stored: Stored
-    name: str  # of the file, without ending: the word in most programs
+    name: str  # the file name without ending, which is the word in most programs
 
     @property
     def top(self) -> dict[str, Tensor]:
@@ -39,7 +39,7 @@ class File:
 
     @property
     def params(self) -> dict[str, Tensor] | None:
-        """The web UI's `string_to_param`, if it is there."""
+        """Return the tensors of the web UI's key `string_to_param`, or None if the file has none."""
         return None if self.stored.inner is None else tensors_of(self.stored.inner)
 
     @property
@@ -48,7 +48,7 @@ class File:
 
     @property
     def parameters(self) -> bool:
-        """Whether a program would have to know torch's classes of parameters."""
+        """Return whether a program would need torch's parameter classes to read the file."""
         inner = self.stored.inner
         values = [*self.stored.table.values(), *(inner.values() if isinstance(inner, Mapping) else ())]
         return self.parameter_dict or any(isinstance(v, torch.nn.Parameter) for v in values)
@@ -59,7 +59,7 @@ class File:
 
     @property
     def rows(self) -> list[Tensor]:
-        """All tensors that may be vectors."""
+        """Return all tensors that may be vectors."""
         return list((self.top if self.params is None else self.params).values())
 
     @property
@@ -72,35 +72,35 @@ class File:
 
     @property
     def second_alone(self) -> bool:
-        """Whether it has vectors for SDXL's second encoder, and none for its first."""
+        """Return whether the file has vectors for SDXL's second encoder and none for its first."""
         return self.widths == {SECOND_WIDTH}
 
     @property
     def bundled(self) -> list[str]:
-        """The names of tensors that are words in a LoRA file, in the way that several programs know."""
+        """Return the names of the tensors that are words in a LoRA file, in the notation that several programs know."""
         return [name for name in self.top if name.startswith(BUNDLE)]
 
 
 @dataclass(frozen=True)
 class Program:
-    """What a program opens, and what it does with what it opens."""
+    """A frozen record of what a program opens, and what it does with a file that it opens."""
 
     rule: Callable[[File], str]
-    endings: tuple[str, ...] = ()  # those that it looks at; none: any
-    by_content: bool = False  # whether it finds out for itself what a file is
+    endings: tuple[str, ...] = ()  # the endings that it opens; empty: any
+    by_content: bool = False  # whether it recognises a file by its content
     bundles: bool = False  # whether it reads the words that a LoRA carries, with the LoRA
     pictures: bool = False
-    tops: tuple[str, ...] = ()  # what else than a table it reads
+    tops: tuple[str, ...] = ()  # what it reads besides a table
 
 
 def programs(stored: Stored, name: str) -> dict[str, str]:
-    """Program -> what it does with this file."""
+    """Return what each program does with a file, by the name of the program."""
     file = File(stored, name)
     return {program: said_by(rules, file) for program, rules in PROGRAMS.items()}
 
 
 def said_by(program: Program, file: File) -> str:
-    """What a program does with a file: first whether it opens it, then its own rule."""
+    """Return what a program does with a file: why it does not open it, else what the rule of the program says."""
     stored, ending = file.stored, file.stored.ending
     picture, pickled = stored.container == "picture", stored.container in ("zip", "old pickle")
     named = "picture" if ending in PICTURES else "safetensors" if ending == "safetensors" else "pickle"
@@ -122,7 +122,7 @@ def said_by(program: Program, file: File) -> str:
 
 
 def web_ui(file: File) -> str:
-    """AUTOMATIC1111 and Forge: the layout."""
+    """Return what AUTOMATIC1111 and Forge do with the layout of a file."""
     if file.params is not None:
         entries, rows = len(file.params), list(file.params.values())
         if entries != 1:
@@ -155,7 +155,10 @@ def automatic1111(file: File) -> str:
 
 
 def comfy(file: File) -> str:
-    """It looks for a name with and without these endings, so that any other file is found by its whole name."""
+    """Return what ComfyUI does with a file.
+
+    ComfyUI tries a name with the endings .safetensors, .pt and .bin, so any other file is found by its whole name only.
+    """
     ending = file.stored.ending
     whole = file.name if ending in ("safetensors", "pt", "bin") else f"{file.name}.{ending}" if ending else file.name
     if not file.rows:
@@ -199,7 +202,7 @@ def invoke(file: File) -> str:
         width = file.top["clip_g"].shape[-1] if "clip_l" in file.top else 0
     else:
         first = next(iter(file.top.values())) if len(file.top) == 1 else None
-        width = first.shape[0] if first is not None and first.ndim else 0  # it asks for the first side
+        width = first.shape[0] if first is not None and first.ndim else 0  # InvokeAI reads the first side of the shape
     if width not in (WIDTH, SD2_WIDTH, SECOND_WIDTH):
         return "refuses it: it does not recognise what it is for"
     if width == SECOND_WIDTH and not file.pair:

@@ -1,4 +1,4 @@
-"""From named tensors, however a program calls them, to the vectors of each text encoder."""
+"""Find the vectors of each text encoder among named tensors, whatever names a program gives them."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from neonym.types import Embedding
 ENCODER, SECOND = "text_encoder", "text_encoder_2"  # CLIP of SD 1.x/2.x and SDXL's first; SDXL's second
 PAIRS = (("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1"), (ENCODER, SECOND))
 PAIRED = {name for pair in PAIRS for name in pair}
-PLAIN = {"emb_params", "emp_params", "emp_params_out", "*", "clip_h"}  # names that say nothing of the word
+PLAIN = {"emb_params", "emp_params", "emp_params_out", "*", "clip_h"}  # names that say nothing about the word
 OUTPUT = re.compile(r"(emp_params|clip_[lgh]|t5|t5xxl|text_encoder_?\d?)_out")
 OUTPUT_MEANS = "OneTrainer's output embeddings"
 T5 = ("t5xxl", "t5", "text_encoders_2")  # of SD 3 and FLUX
 WIDTH, SECOND_WIDTH = 768, 1280  # of SDXL's encoders
 BUNDLE = "bundle_emb."  # embeddings within a LoRA file
 LONGEST_NAME = 100
-OWN = "neonym"  # what our cards keep their metadata under, as JSON
-FACTS = {  # what the web UI's files know of their training
+OWN = "neonym"  # the key under which our cards keep their metadata, as JSON
+FACTS = {  # what the web UI's files record about their training
     "step": "neonym.steps", "sd_checkpoint": "neonym.base_model_hash", "sd_checkpoint_name": "neonym.base_model",
 }  # fmt: skip
 
 
 def embeddings_of(stored: Stored, path: Path) -> list[Embedding]:
-    """Every word of a file, most often one, with its vectors as float32 tables. Raises FormatError."""
+    """Return every word of a file, most often one, with float32 vectors [n,W]. Raise FormatError if there is none."""
     tensors, metadata = stored.tensors, metadata_of(stored)
     check_tensors(tensors, path)
     bundled = bundles(tensors) or nested(stored, path)
@@ -52,13 +52,16 @@ def embeddings_of(stored: Stored, path: Path) -> list[Embedding]:
 
 
 def embedding_of(token: str, tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] = {}) -> Embedding:
-    """One word. Raises FormatError."""
+    """Return one word made of these tensors. Raise FormatError if it is not clear which of them are its vectors."""
     vectors, left_out = vectors_of(tensors, path)
     return Embedding(token, vectors, dict(metadata), left_out)
 
 
 def nested(stored: Stored, path: Path) -> dict[str, dict[str, Tensor]]:
-    """Word -> its tensors, of a file with a table for each word."""
+    """Return the tensors of each word, by word, for a file with a table for each word; else an empty table.
+
+    Raise FormatError for tensors that are not plain tables.
+    """
     if stored.inner is not None or stored.tensors:
         return {}
     found = {str(name): tensors_of(value) for name, value in stored.table.items()}
@@ -68,7 +71,10 @@ def nested(stored: Stored, path: Path) -> dict[str, dict[str, Tensor]]:
 
 
 def several(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Word -> its vectors, of a file with a tensor of the same width for each of several words; none of any other file."""
+    """Return the vectors of each word, by word, for a file with one tensor of the same width for each of several words.
+
+    Return an empty table for any other file.
+    """
     words = {name: rows for name, rows in tensors.items() if rows.is_floating_point() and rows.ndim in (1, 2)}
     widths = {rows.shape[-1] for rows in words.values()}
     named = all((as_name(name) and name not in PLAIN and name not in PAIRED) or name == "*" for name in words)
@@ -77,13 +83,16 @@ def several(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def as_name(value: Any) -> str:
-    """What a file calls its word, or nothing if that can be no word."""
+    """Return the name that a file gives its word, or an empty text if the value cannot be a word."""
     name = value.strip() if isinstance(value, str) else ""
     return name if name.isprintable() and len(name) <= LONGEST_NAME else ""
 
 
 def vectors_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """-> {encoder: its vectors}, the names of what stands beside them. Raises FormatError if it is not clear which they are."""
+    """Return the vectors [n,W] of each encoder, by encoder, and the names of the tensors beside them.
+
+    Raise FormatError if it is not clear which tensors are the vectors.
+    """
     if any(name in tensors for name in T5):
         raise FormatError("has vectors for T5: it is for Stable Diffusion 3 or FLUX", str(path))
     outputs = [name for name in tensors if OUTPUT.fullmatch(name)]
@@ -105,12 +114,12 @@ def vectors_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Ten
 
 
 def chosen_of(tensors: Mapping[str, Tensor], path: Path) -> dict[str, str]:
-    """{encoder: the name of its tensor}. Raises FormatError."""
+    """Return the name of the tensor of each encoder, by encoder. Raise FormatError if it is not clear."""
     for first, second in PAIRS:
         if first in tensors and second in tensors:
             return {ENCODER: first, SECOND: second}
     by_width = {rows.shape[-1] if rows.ndim else 0: name for name, rows in tensors.items()}
-    if len(tensors) == 2 and set(by_width) == {WIDTH, SECOND_WIDTH}:  # SD.Next tells them so
+    if len(tensors) == 2 and set(by_width) == {WIDTH, SECOND_WIDTH}:  # SD.Next tells the encoders apart by their widths
         return {ENCODER: by_width[WIDTH], SECOND: by_width[SECOND_WIDTH]}
     name = only_one(tensors, path)
     rows = tensors[name]
@@ -119,7 +128,10 @@ def chosen_of(tensors: Mapping[str, Tensor], path: Path) -> dict[str, str]:
 
 
 def only_one(tensors: Mapping[str, Tensor], path: Path) -> str:
-    """The name of the one tensor that may be vectors, or of several names for the same numbers the first."""
+    """Return the name of the only tensor that may be vectors. Of several names for the same numbers, return the first.
+
+    Raise FormatError if several different tensors may be vectors.
+    """
     found = distinct({name: rows for name, rows in tensors.items() if is_numbers(rows) and rows.ndim}) or list(tensors)
     if len(found) != 1:
         some = ", ".join(shown(name[:40]) for name in list(tensors)[:4])
@@ -129,7 +141,7 @@ def only_one(tensors: Mapping[str, Tensor], path: Path) -> str:
 
 
 def distinct(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names of tensors with different numbers, the first of each."""
+    """Return the names of tensors with different numbers. Of several names for the same numbers, keep the first."""
     found: list[str] = []
     for name, rows in tensors.items():
         if not any(equal(rows, tensors[other]) for other in found):
@@ -138,29 +150,32 @@ def distinct(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def equal(rows: Tensor, other: Tensor) -> bool:
-    """Whether two tensors, of whatever kinds of numbers, say the same."""
+    """Return whether two tensors of any dtypes hold the same numbers in the same shape."""
     if rows.shape != other.shape or rows.is_complex() != other.is_complex():
         return False
     return rows is other or bool((rows == other if rows.is_complex() else rows.double() == other.double()).all())
 
 
 def is_zero(rows: Tensor) -> bool:
-    """Whether all numbers, of whatever kind, are zero."""
+    """Return whether all numbers of a tensor of any dtype are zero."""
     return not bool((rows if rows.is_complex() else rows.double()).any())
 
 
 def is_numbers(rows: Tensor) -> bool:
-    """Whether they can be vectors: fractions, of any precision that becomes float32."""
+    """Return whether a tensor can be vectors: floating-point numbers that can be converted to float32."""
     return rows.is_floating_point() and rows.dtype != torch.float8_e8m0fnu
 
 
 def as_table(rows: Tensor) -> Tensor:
-    """Float32, contiguous, 2-D: a single vector becomes a table of one row."""
+    """Return a contiguous float32 table [n,W]. A single vector [W] becomes a table of one row."""
     return (rows[None] if rows.ndim == 1 else rows).detach().float().contiguous()
 
 
 def bundles(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Word -> its tensors, of a LoRA file that carries embeddings. A word may have dots in it, the names of tensors have none."""
+    """Return the tensors of each word, by word, for a LoRA file that carries embeddings.
+
+    A word may contain dots; the names of its tensors contain none.
+    """
     found: dict[str, dict[str, Tensor]] = {}
     for name, rows in tensors.items():
         if name.startswith(BUNDLE):
@@ -171,14 +186,14 @@ def bundles(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def metadata_of(stored: Stored) -> dict[str, str]:
-    """What a file says of its making: its own metadata, ours within a card, or the web UI's few facts."""
+    """Return what a file says about its training: its own metadata, ours within a card, or the web UI's few facts."""
     facts = {FACTS[key]: stored.table.get(key) for key in FACTS if stored.inner is not None}
     plain = {key: str(value) for key, value in facts.items() if isinstance(value, int | str) and is_text(str(value))}
     return {**plain, **stored.metadata, **read_metadata(stored.table.get(OWN))}
 
 
 def read_metadata(text: Any) -> dict[str, str]:
-    """What `own_metadata` wrote; nothing of anything else."""
+    """Return the metadata that `own_metadata` wrote, or an empty table for any other text."""
     try:
         said = json.loads(text) if isinstance(text, str | bytes) else None
     except (ValueError, RecursionError):
@@ -188,7 +203,7 @@ def read_metadata(text: Any) -> dict[str, str]:
 
 
 def web_ui_table(embedding: Embedding, rows: Any) -> dict[str, Any]:
-    """What the web UI keeps of one encoder's word; `rows` in whatever form the file has them."""
+    """Return the table that the web UI keeps for a word of one encoder, with `rows` in the form that the file needs."""
     step = embedding.metadata.get("neonym.steps", "0")
     return {
         "string_to_token": {"*": 265},
@@ -201,5 +216,5 @@ def web_ui_table(embedding: Embedding, rows: Any) -> dict[str, Any]:
 
 
 def own_metadata(embedding: Embedding) -> str:
-    """Its metadata as one text, for layouts that have no place of their own for it."""
+    """Return the metadata of a word as one JSON text, for layouts that have no place for metadata."""
     return json.dumps({**embedding.metadata, "token": embedding.token}, sort_keys=True)

@@ -1,4 +1,4 @@
-"""How a learned word is written in each program: the card beside the file."""
+"""Write the card beside an embedding file, which says how the word is written in each program."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PLACES = {  # program -> where the file goes, what a prompt says
 }
 SPOKEN = re.compile(
     r"embedding:\S+|(?<=: )<[^<>]+>|(?<=as `)[^`]+(?=`)"
-)  # what a program says to write, if not the name
+)  # what to write in a prompt of a program, if it is not the name
 ONE_ENCODER = """\
 pipe.load_textual_inversion({file}, token={token})
 image = pipe({prompt}).images[0]"""
@@ -40,7 +40,10 @@ image = pipe({prompt}).images[0]"""
 
 
 def usage_card(embedding: Embedding, file: Path, flags: Mapping[str, str] | None = None) -> str:
-    """Markdown. The name that counts in most programs is the file's. `flags`: those that `neonym generate` needs for the model."""
+    """Return the card as Markdown. In most programs the word is the name of the file.
+
+    `flags` are those that `neonym generate` needs for the model.
+    """
     base = embedding.metadata.get("neonym.base_model", "")
     count = max(len(rows) for rows in embedding.vectors.values())
     said = programs(read_stored(file), file.stem)
@@ -60,7 +63,7 @@ def usage_card(embedding: Embedding, file: Path, flags: Mapping[str, str] | None
 
 
 def row(program: str, said: str, file: Path) -> str:
-    """What one program does with the file: where it goes and how it is written, or why not."""
+    """Return the row of the table for one program: where the file goes and what to write, or why it is not read."""
     place, prompt = PLACES[program]
     if not said.startswith("reads") or ", but " in said:
         return f"| {program} | {said} | |"
@@ -73,13 +76,16 @@ def row(program: str, said: str, file: Path) -> str:
 
 
 def warnings_of(name: str, vectors: int) -> list[str]:
-    """What programs cannot do with a file of this name: most take it for the word."""
+    """Return what programs cannot do with a file of this name, which most of them use as the word."""
     known = vocabulary_warning(name, vectors, clip_has)
     return [*name_warnings(name, vectors), *([f"the name {known}"] if known else [])]
 
 
 def with_diffusers(embedding: Embedding, file: Path, said: str) -> list[str]:
-    """The lines of Python. diffusers loses vectors of a name with capitals, and takes none that its tokenizer has."""
+    """Return the lines of the card about diffusers, with Python code where diffusers reads the file.
+
+    diffusers loses vectors of a name with capitals, and refuses a name that its tokenizer has already.
+    """
     ending = file.suffix.removeprefix(".").lower()
     if not said.startswith(("reads", "one call")):
         return ["", f"For diffusers: `neonym convert {shell(file.name)} {shell(f'{file.stem}.safetensors')}`.", ""]
@@ -97,7 +103,7 @@ def with_diffusers(embedding: Embedding, file: Path, said: str) -> list[str]:
 
 
 def command(file: Path, base: str, flags: Mapping[str, str]) -> str:
-    """The command line of `neonym generate`; where the model is not known, MODEL stands for it."""
+    """Return the command line of `neonym generate`, with MODEL in place of a model that is not known."""
     given = {"ckpt": base or "MODEL", **flags}
     model = " ".join(f"--{name} {shell(value)}" if value else f"--{name}" for name, value in given.items())
     word = shell(f"a photo of {file.stem}", always=True)
@@ -105,7 +111,10 @@ def command(file: Path, base: str, flags: Mapping[str, str]) -> str:
 
 
 def shell(text: str, always: bool = False) -> str:
-    """As a shell takes it, `always` quoted or only if need be: in double quotes, which every shell knows, if they are enough."""
+    """Return a text as a shell reads it, quoted only where necessary, or `always`.
+
+    Double quotes, which every shell knows, are used where they are enough.
+    """
     if shlex.quote(text) == text and not always:
         return text
     return shlex.quote(text) if re.search(r'["$`\\!]', text) else f'"{text}"'
