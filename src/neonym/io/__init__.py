@@ -1,1 +1,1 @@
-"""Files that are complete or absent, memos, and data that is never code."""
+"""Write files that are complete or absent, keep memos, and read data that is never code."""

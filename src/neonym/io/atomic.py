@@ -1,4 +1,4 @@
-"""Files that are complete or absent, whatever ends the process that writes them."""
+"""Write files that are complete or absent, whatever ends the process that writes them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.PngImagePlugin import PngInfo
 
-PART = re.compile(r"\..+\.([1-9]\d{0,9})\.part", re.DOTALL)  # a file that process wrote to, or writes to now
-LONGEST = 100  # bytes of a name that stands in the name of its part as it is
-A_DAY = 86_400  # seconds: nothing is written to for so long
+PART = re.compile(r"\..+\.([1-9]\d{0,9})\.part", re.DOTALL)  # a file that a process wrote to, or writes to now
+LONGEST = 100  # bytes of the longest name that is part of the name of its temporary file
+A_DAY = 86_400  # seconds: no file is written for as long as that
 
 
 @contextmanager
 def atomic_write(path: Path, lasting: bool = False) -> Iterator[Path]:
-    """Yield a file beside `path` to write to. It takes `path`'s place when the block ends well; else nothing of it is left.
+    """Yield a temporary file beside `path`, which replaces `path` when the block succeeds and is removed when it fails.
 
-    `lasting`: it is on the disk by then, so that after a power cut `path` has its old content or its new one. The block
-    writes to the file that it is given and does not put another one in its place, so that `clear_leftovers` sees it held.
+    With `lasting`, the file is on the disk by then, so that `path` has its old or its new content after a power cut.
+    The block must write to the file that it gets and not replace it, so that `clear_leftovers` sees that it is locked.
     """
     part = part_of(path)
     try:
@@ -45,14 +45,17 @@ def atomic_write(path: Path, lasting: bool = False) -> Iterator[Path]:
 
 
 def part_of(path: Path) -> Path:
-    """Return the file that becomes `path`. Where `path` can have its name, so can its part."""
+    """Return the temporary file that becomes `path`. Its name is valid wherever the name of `path` is."""
     name = path.name if len(os.fsencode(path.name)) <= LONGEST else sha256(os.fsencode(path.name)).hexdigest()[:32]
     return path.with_name(f".{name}.{os.getpid()}.part")
 
 
 @contextmanager
 def held(part: Path) -> Iterator[None]:
-    """Make a file and lock it while the block lasts, where open files can be locked and replaced. Raises OSError."""
+    """Make a file and lock it for the length of the block, where open files can be locked and replaced.
+
+    Raise OSError if the file cannot be made.
+    """
     if sys.platform == "win32":
         yield
         return
@@ -65,7 +68,7 @@ def held(part: Path) -> Iterator[None]:
 
 
 def lock(handle: int) -> bool | None:
-    """Return whether this handle alone holds its file or folder now; None where nothing can be locked."""
+    """Return whether this handle now has the only lock on its file or folder, or None where nothing can be locked."""
     if sys.platform == "win32":
         return None
     import fcntl
@@ -80,13 +83,13 @@ def lock(handle: int) -> bool | None:
 
 
 def sync(file: Path) -> None:
-    """Wait until the content of a file is on the disk. Raises OSError."""
+    """Wait until the content of a file is on the disk. Raise OSError if it cannot be written there."""
     with file.open("r+b") as opened:
         os.fsync(opened.fileno())
 
 
 def sync_names(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk, where the system can say so."""
+    """Wait until the names in a folder are on the disk, where the system supports it."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -96,8 +99,8 @@ def sync_names(folder: Path) -> None:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what killed processes left of the files that they were writing in `folder`, and nothing of a living process."""
-    with suppress(OSError):  # no folder, nothing left in it
+    """Remove the temporary files that killed processes left in `folder`, and keep those of living processes."""
+    with suppress(OSError):  # without a folder, there is nothing to remove
         for part in list(folder.iterdir()):
             named = PART.fullmatch(part.name)
             with suppress(OSError):
@@ -106,10 +109,10 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def is_abandoned(part: Path, process: int) -> bool:
-    """Return whether no process has `part` locked, and the one that it is named after has ended or cannot mean it.
+    """Return whether no process has locked `part` and the process in its name has ended or is another one by now.
 
-    A number means another process after a day, and another one on another host; the lock is what is seen across hosts.
-    Raises OSError.
+    After a day, or on another host, the number may belong to another process. Only the lock is seen across hosts.
+    Raise OSError if the file cannot be opened.
     """
     old = time.time() - part.stat().st_mtime > A_DAY
     if sys.platform == "win32":
@@ -125,7 +128,7 @@ def is_abandoned(part: Path, process: int) -> bool:
 
 
 def is_alive(process: int) -> bool:
-    """Return whether there is a process of this number on this host."""
+    """Return whether a process with this number runs on this host."""
     try:
         os.kill(process, 0)  # sends nothing
     except (ProcessLookupError, OverflowError):
@@ -137,7 +140,10 @@ def is_alive(process: int) -> bool:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[bool]:
-    """Yield whether no other process is in such a block with this folder. Where folders cannot be locked nothing is known of others."""
+    """Yield whether no other process is in such a block with this folder.
+
+    Where folders cannot be locked, other processes are not seen.
+    """
     handle = None if sys.platform == "win32" else os.open(folder, os.O_RDONLY)
     try:
         alone = handle is None or lock(handle) is not False
@@ -153,7 +159,7 @@ _alone: list[tuple[int, int]] = []  # device and number of each folder that this
 
 @contextmanager
 def marked(folder: Path) -> Iterator[None]:
-    """Remember, while the block lasts, that this process is alone in a folder."""
+    """Record for the length of the block that this process is alone in a folder."""
     facts = folder.stat()
     _alone.append(place := (facts.st_dev, facts.st_ino))
     try:
@@ -163,7 +169,7 @@ def marked(folder: Path) -> Iterator[None]:
 
 
 def is_alone_in(folder: Path) -> bool:
-    """Return whether this process is in an `alone_in` block with this very folder, not with an older one of its name."""
+    """Return whether this process is in an `alone_in` block with this folder, not with an older one of its name."""
     try:
         facts = folder.stat()
     except OSError:
@@ -172,15 +178,15 @@ def is_alone_in(folder: Path) -> bool:
 
 
 def save_png(picture: Image, path: Path, text: PngInfo | None = None) -> None:
-    """Write an image that is complete or absent, with what is to be said of it in it. Raises OSError."""
+    """Write an image file that is complete or absent, with `text` as its metadata. Raise OSError if it fails."""
     with atomic_write(path) as part:
         picture.save(part, "PNG", pnginfo=text)
 
 
 def refused_names(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Return the names that no file in `folder` can have, and why: they are tried in a folder that is removed again.
+    """Return the names that no file in `folder` can have, and why.
 
-    Raises OSError if nothing can be made there.
+    They are tried in a temporary folder. Raise OSError if it cannot be made.
     """
     refused: dict[str, str] = {}
     trial = Path(mkdtemp(prefix=".", suffix=f".{os.getpid()}.part", dir=folder))  # `clear_leftovers` knows it
@@ -192,7 +198,7 @@ def refused_names(folder: Path, names: Iterable[str]) -> dict[str, str]:
                     (trial / name).unlink()
                 except OSError as error:
                     refused[name] = error.strerror or str(error)
-                except ValueError as error:  # of another encoding than the system's, or with a zero byte
+                except ValueError as error:  # the name is in another encoding than the system's, or has a zero byte
                     refused[name] = str(error)
     finally:
         shutil.rmtree(trial, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What comes in as text and is not what it seems: names that are no text, JSON that says a thing twice."""
+"""Handle text that is not what it seems: names that are not Unicode, JSON that has a key twice."""
 
 import json
 import math
@@ -7,7 +7,10 @@ from typing import Any
 
 
 def is_text(name: str) -> bool:
-    """False for half a surrogate pair: JSON can hold one, and it stands for the bytes of a file name that is not UTF-8."""
+    """Return whether a name can be encoded, which half a surrogate pair cannot.
+
+    JSON can hold such a half, and Python uses it for the bytes of a file name that is not UTF-8.
+    """
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -16,12 +19,15 @@ def is_text(name: str) -> bool:
 
 
 def as_text(name: str) -> str:
-    """Return a name that can be written: such halves become escapes."""
+    """Return a name that can be encoded, in which halves of surrogate pairs are escaped."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def read_json(text: str) -> tuple[Any, list[str]]:
-    """-> what it says, and the keys that an object has twice, of which the last one counts. Raises ValueError, RecursionError."""
+    """Return the value of a JSON text, and the keys that an object has twice, of which the last one counts.
+
+    Raise ValueError if it is not JSON, RecursionError if it is nested too deeply.
+    """
     twice: list[str] = []
 
     def whole(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -34,7 +40,7 @@ def read_json(text: str) -> tuple[Any, list[str]]:
 
 
 def as_json(value: Any, indent: int | None = None) -> str:
-    """Return JSON in which a number that is not finite is null: `NaN` is no JSON."""
+    """Return a value as JSON, in which a number that is not finite becomes null, because `NaN` is not JSON."""
 
     def finite(part: Any) -> Any:
         if isinstance(part, dict):

@@ -1,7 +1,7 @@
-"""What takes seconds to find out and is the same every time: kept in the user's cache folder.
+"""Keep results that take seconds to compute and are always the same in the user's cache folder.
 
-Nothing is lost with it: it is found out anew, and left out where it cannot be written. It is believed only if it is, byte for
-byte, what was written.
+Nothing is lost with a memo: its result is computed again, and no memo is kept where it cannot be written. A memo is
+used only if it is, byte for byte, what was written.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import Any, TypeVar
 from neonym.io.atomic import atomic_write, clear_leftovers
 
 Found = TypeVar("Found")
-SEAL = b'{"sha256": "%s", '  # how a kept table begins: the hash of its file's name and all that stands behind
+SEAL = b'{"sha256": "%s", '  # how a memo begins: with the hash of its file's name and of all that follows
 
 
 def cache_folder() -> Path:
-    """Return `neonym` in the user's cache folder (XDG_CACHE_HOME, else ~/.cache)."""
+    """Return the folder `neonym` in the user's cache folder (XDG_CACHE_HOME, else ~/.cache)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neonym"
 
 
 def memoized(kind: str, key: object, find_out: Callable[[], Found]) -> Found:
-    """Return what `find_out` says, a JSON value; if it was asked for the same `key` (another one) before, what it said then."""
+    """Return the JSON value that `find_out` returns, or its memo if it was computed for the same `key` before."""
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     file = cache_folder() / kind / f"{digest[:32]}.json"
     kept = read_memo(file)
@@ -39,7 +39,7 @@ def memoized(kind: str, key: object, find_out: Callable[[], Found]) -> Found:
 
 
 def read_memo(file: Path) -> dict[str, Any]:
-    """Return the table that `keep` wrote; an empty one if it is not there, or not as it was written."""
+    """Return the table that `write_memo` wrote, or an empty one if the file is missing or was changed."""
     with suppress(OSError):
         content = file.read_bytes()
         if content.startswith(seal(file, content[len(seal(file, b"")) :])):
@@ -48,7 +48,7 @@ def read_memo(file: Path) -> dict[str, Any]:
 
 
 def write_memo(file: Path, table: dict[str, Any]) -> None:
-    """Write a table, complete or absent, if it can be written."""
+    """Write a table to a file that is complete or absent. Do nothing if it cannot be written."""
     content = json.dumps(table).encode()[1:]  # without its first brace
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -58,10 +58,10 @@ def write_memo(file: Path, table: dict[str, Any]) -> None:
 
 
 def seal(file: Path, content: bytes) -> bytes:
-    """Return how `file` begins if this content follows."""
+    """Return the bytes with which `file` begins if this content follows."""
     return SEAL % hashlib.sha256(file.name.encode() + content).hexdigest().encode()
 
 
 def versions(*libraries: str) -> list[str]:
-    """Return a part of a key: another version may find out something else."""
+    """Return the versions of libraries as a part of a key, because another version may give another result."""
     return [f"{library} {version(library)}" for library in libraries]

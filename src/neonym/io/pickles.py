@@ -1,4 +1,4 @@
-"""Pickled files as data: tensors and plain containers, never code."""
+"""Read pickled files as data: tensors and plain containers, never code."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import IO, Any
 
 FORBIDDEN = re.compile(r"(?:GLOBAL|class|function) ([\w.]+)")
-HARMLESS = (  # how names in checkpoints begin
+HARMLESS = (  # how the harmless names in checkpoints begin
     "torch", "collections", "numpy", "_codecs", "pytorch_lightning", "__builtin__.set", "builtins.set",
 )  # fmt: skip
-ROOM = "bytearray"  # the one call that torch allows and that takes as much memory as it is told to
-LARGEST = 64 << 20  # bytes of a pickle that is looked through: tensors lie beside it
-BLOCK = 1 << 20  # bytes that are looked through at once
-LARGEST_TUPLE = 1 << 16  # things in a tuple, and in the tuples in it
-PICKLES = 8  # in a row, of the old serialisation
+ROOM = "bytearray"  # the only call that torch allows and that can claim any amount of memory
+LARGEST = 64 << 20  # bytes of the largest pickle that is searched: tensors are beside it, not in it
+BLOCK = 1 << 20  # bytes that are searched at once
+LARGEST_TUPLE = 1 << 16  # items in a tuple, and in the tuples in it
+PICKLES = 8  # how many follow each other in the old serialisation
 
 
 def load_pickle(file: Path, allowed: list[Any], mapped: bool = False) -> Any:
-    """What a file holds, if it is nothing but tensors, plain containers and the `allowed` classes.
+    """Return what a file holds, if it is nothing but tensors, plain containers and the `allowed` classes.
 
-    `mapped`: tensors stay on the disk until they are used. Raises ValueError with the reason in one line.
+    With `mapped`, tensors stay on the disk until they are used. Raise ValueError with the reason in one line.
     """
     import torch
 
@@ -37,19 +37,19 @@ def load_pickle(file: Path, allowed: list[Any], mapped: bool = False) -> Any:
         raise ValueError("holds one thing many times within itself, which takes time without end, and was not opened")
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
-            warnings.simplefilter("ignore")  # of newer protocols
+            warnings.simplefilter("ignore")  # about newer protocols
             if mapped:
                 return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-            with file.open("rb") as opened:  # torch goes by the ending of a name
+            with file.open("rb") as opened:  # torch looks at the ending of a file name
                 return torch.load(opened, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can fail in any way; nothing of it was run
+    except Exception as error:  # a damaged pickle can fail in any way; none of its code was run
         said = reason(str(error))
         named = None if said.startswith("wants") else foreign_call(file)
         raise ValueError(refusal(named) if named else said) from error
 
 
 def reason(text: str) -> str:
-    """The first sentence of torch's several."""
+    """Return the reason for which torch refuses a pickle, in one sentence."""
     text = text.partition("WeightsUnpickler error:")[2] or text
     named = FORBIDDEN.search(text)
     if named and ("unsupported" in text.lower() or "blocked" in text):
@@ -59,7 +59,7 @@ def reason(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without its paragraphs; code that a pickle wants to run is named."""
+    """Return the first line of an error, or the name of the code that a pickle wants to run."""
     said = [str(error)]
     while (error := error.__cause__ or error.__context__) is not None:  # pyright: ignore[reportAssignmentType]
         said.append(str(error))
@@ -72,7 +72,7 @@ def refusal(named: str) -> str:
 
 
 def foreign_call(file: Path) -> str | None:
-    """What a pickle that torch does not read at all (of a newer protocol, say) would call first; nothing is run."""
+    """Return the first call of a pickle that torch cannot read, such as one of a newer protocol. Nothing is run."""
     try:
         with file.open("rb") as opened:
             return next((name for name in called(pickle_of(opened)) if not name.startswith(HARMLESS)), None)
@@ -81,7 +81,10 @@ def foreign_call(file: Path) -> str | None:
 
 
 def names_room(file: Path) -> bool:
-    """Whether a pickle in the file could call for memory of any size, or is too long to tell. A damaged one is for torch to refuse."""
+    """Return whether a pickle in the file could claim any amount of memory, or is too long to be searched.
+
+    The answer for a damaged file is False: torch refuses it.
+    """
     try:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
@@ -94,7 +97,7 @@ def names_room(file: Path) -> bool:
 
 
 def unfolds(file: Path) -> bool:
-    """Whether a pickle in the file has tuples of tuples so deep that looking at all of one (its hash) never ends."""
+    """Return whether a pickle in the file has tuples nested so deeply that hashing one of them never ends."""
     try:
         with file.open("rb") as opened:
             return any(size > LARGEST_TUPLE for size in tuple_sizes(pickle_of(opened)))
@@ -103,7 +106,7 @@ def unfolds(file: Path) -> bool:
 
 
 def tuple_sizes(stream: IO[bytes]) -> Iterator[int]:
-    """How many things each tuple of a stream's first pickles holds, those in its tuples counted each time."""
+    """Yield the number of items in each tuple of a stream's first pickles, with those of inner tuples each time."""
     for _ in range(PICKLES):
         stack: list[int] = []
         marks: list[int] = []
@@ -127,7 +130,7 @@ def tuple_sizes(stream: IO[bytes]) -> Iterator[int]:
 
 
 def overlapping(stream: IO[bytes]) -> Iterator[bytes]:
-    """All of a stream in blocks that each begin with the end of the one before."""
+    """Yield a stream in blocks, each of which begins with the end of the one before."""
     last = b""
     while block := stream.read(BLOCK):
         yield last + block
@@ -135,7 +138,7 @@ def overlapping(stream: IO[bytes]) -> Iterator[bytes]:
 
 
 def pickle_of(opened: IO[bytes]) -> IO[bytes]:
-    """The pickle within an archive, or the file itself."""
+    """Return the pickle within an archive, or the file itself if it is not an archive."""
     if not zipfile.is_zipfile(opened):
         opened.seek(0)
         return opened
@@ -146,7 +149,7 @@ def pickle_of(opened: IO[bytes]) -> IO[bytes]:
 
 
 def called(stream: IO[bytes]) -> Iterator[str]:
-    """Every class and function that the pickles of a stream name."""
+    """Yield the name of every class and function that the pickles of a stream refer to."""
     for _ in range(PICKLES):
         texts: list[str] = []
         for code, value, place in pickletools.genops(stream):
