@@ -1,1 +1,1 @@
-"""Text before it is tokenized: cleaning, words, emphasis, names."""
+"""Handle text before it is tokenized: cleaning, words, emphasis, names."""

@@ -1,4 +1,4 @@
-"""Weights within a text: `(more)`, `[less]`, `(by so much:1.3)`, as AUTOMATIC1111's Web UI and sd-scripts read them."""
+"""Parse emphasis in a text: `(more)`, `[less]`, `(by so much:1.3)`, as AUTOMATIC1111's web UI and sd-scripts do."""
 
 import re
 
@@ -7,9 +7,10 @@ SIGNS = re.compile(r"\\[()\[\]\\]|[\\()\[\]]|:([+-]?[.\d]+)\)")
 
 
 def parse_emphasis(text: str) -> list[tuple[str, float]]:
-    """Pieces of text and their weights; at least one. Brackets may nest; a backslash makes one a plain character.
+    """Return the pieces of a text and their weights, at least one.
 
-    Raises ValueError if what stands before a closing bracket looks like a number and is none.
+    Brackets may be nested, and a backslash makes a bracket a plain character. Raise ValueError if the weight before a
+    closing bracket looks like a number and is none.
     """
     pieces: list[tuple[str, float]] = []
     opened: dict[str, list[int]] = {"(": [], "[": []}
@@ -25,7 +26,7 @@ def parse_emphasis(text: str) -> list[tuple[str, float]]:
         if sign in opened:
             opened[sign].append(len(pieces))
         elif sign.startswith("\\"):
-            pieces.append((sign[1:], 1.0))  # a lone backslash is a piece without text: it may part its neighbours
+            pieces.append((sign[1:], 1.0))  # a lone backslash is a piece without text that may separate others
         elif match.group(1) and opened["("]:
             close(opened["("].pop(), number(match.group(1)))
         elif sign == ")" and opened["("]:
@@ -43,7 +44,7 @@ def parse_emphasis(text: str) -> list[tuple[str, float]]:
 
 
 def merged(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Neighbours of the same weight as one."""
+    """Return the pieces with neighbours of the same weight joined."""
     found: list[tuple[str, float]] = []
     for piece, weight in pieces:
         if found and found[-1][1] == weight:

@@ -1,4 +1,4 @@
-"""What programs make of the name of an embedding file: nearly all take it for the word."""
+"""Warn about names of embedding files, which nearly all programs use as the word."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 
 def name_warnings(name: str, vectors: int) -> list[str]:
-    """What programs cannot do with a word of this name."""
+    """Return warnings about what programs cannot do with a word of this name and number of vectors."""
     warnings = []
     if name != name.lower() and vectors > 1:
         warnings.append("diffusers loses all but the first vector of a name with capitals")

@@ -1,7 +1,8 @@
-"""What programs make of the name of an embedding file that CLIP's vocabulary has already.
+"""Warn about names of embedding files that CLIP's vocabulary has already.
 
-A vocabulary has pieces: `cat</w>` is the whole word, `cat` how a longer one begins. Programs that add a name to their
-tokenizer look for it as it is, so they stumble over pieces; programs that look for it in the text of a prompt over words.
+A vocabulary has pieces: `cat</w>` is the whole word, `cat` is the beginning of a longer one. Programs that add a name
+to their tokenizer look it up as it is, so pieces are a problem for them; for programs that look for the name in the
+text of a prompt, whole words are.
 """
 
 import json
@@ -18,12 +19,15 @@ def clip_pieces() -> frozenset[str]:
 
 
 def clip_has(piece: str) -> bool:
-    """Whether CLIP's vocabulary has this very piece."""
+    """Return whether CLIP's vocabulary has exactly this piece."""
     return piece in clip_pieces()
 
 
 def vocabulary_warning(name: str, vectors: int, has: Callable[[str], bool]) -> str | None:
-    """What programs do with a word of this name and so many vectors; `has` says whether the vocabulary has a piece."""
+    """Return what is wrong with a word of this name and number of vectors in some programs, or None.
+
+    `has` returns whether the vocabulary has a piece.
+    """
     numbers = range(1, vectors)
     looked_up = {  # program -> what it adds to its tokenizer for the vectors
         "diffusers": [name, f"{name}_1"],

@@ -1,4 +1,4 @@
-"""How text is cleaned, and how a new word is found in it."""
+"""Clean text, and find a new word in it."""
 
 import html
 import re
@@ -8,9 +8,10 @@ import ftfy
 
 
 def clean(text: str) -> str:
-    """What OpenAI's CLIP does before it splits text: mend the encoding, undo HTML entities, lower case, one blank.
+    """Return text as OpenAI's CLIP cleans it: encoding mended, HTML entities undone, lower case, single blanks.
 
-    transformers' tokenizer does only the last two; without the rest, the same caption gives other ids than elsewhere.
+    The tokenizer of transformers does only the last two. Without the others, the same caption would give other ids than
+    in other programs.
     """
     plain = (
         text.isascii() and "&" not in text and text.replace("\n", " ").isprintable()
@@ -21,9 +22,9 @@ def clean(text: str) -> str:
 
 @lru_cache(maxsize=256)
 def whole_word(tokens: tuple[str, ...]) -> re.Pattern[str]:
-    """Matches any of `tokens`, but not inside a longer word: `ann` is not in "planned".
+    """Return a pattern that matches any of `tokens`, but not inside a longer word: `ann` is not in "planned".
 
-    Both sides are `clean`ed before, which takes care of the case.
+    The tokens and the text must be `clean`ed first, which makes them lower case.
     """
 
     def bounded(token: str) -> str:
