@@ -1,1 +1,1 @@
-"""The commands."""
+"""Run the commands of `neonym`, one module for each."""

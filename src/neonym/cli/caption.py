@@ -1,4 +1,4 @@
-"""`neonym caption TOOL`: caption files and metadata files made, joined, taken apart, cleaned, counted."""
+"""Run `neonym caption TOOL`, which makes, joins, splits, cleans and counts caption files and metadata files."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def tag(flags: TagFlags) -> int:
 
 
 def pictures_of(flags: WriteFlags) -> list[Path]:
-    """Found before a model is loaded. Raises DataError."""
+    """Return the images of the folder, before a model is loaded. Raise DataError if there are none."""
     from neonym.data.tools.captions import pictures_in
 
     pictures = pictures_in(flags.folder, flags.recursive)
@@ -185,9 +185,10 @@ def pictures_of(flags: WriteFlags) -> list[Path]:
 
 
 def write_each(pictures: list[Path], flags: WriteFlags, say: Any, ending: str) -> int:
-    """One file beside each picture. What went wrong is told at the end; what is written stays. -> exit code
+    """Write one file beside each image, and return the exit code. Errors are printed at the end.
 
-    A picture that cannot be read is left out; if the model or the disk fails, the others are not tried.
+    An image that cannot be read is left out. If the model or the disk fails, the others are not tried, and the files
+    that are written stay.
     """
     from neonym.data.colour import on_background
     from neonym.data.images import readable, upright
@@ -219,7 +220,7 @@ def write_each(pictures: list[Path], flags: WriteFlags, say: Any, ending: str) -
 
 
 def endings(flags: Endings) -> dict[str, str]:
-    """Of the files of each field that has any."""
+    """Return the file ending of each field that has files, by field."""
     named = {"caption": flags.caption_extension, "tags": flags.tags_extension}
     return {field: f".{ending.lstrip('.')}" for field, ending in named.items() if ending}
 

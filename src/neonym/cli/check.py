@@ -1,4 +1,4 @@
-"""`neonym check`: everything that can be wrong with a run, found before a weight is read."""
+"""Run `neonym check`, which finds everything that can be wrong with a run before a weight is read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FEW_PICTURES = 300
 MOST_LISTED = 200  # captions
-MOST_SHOWN = 400  # letters of one
+MOST_SHOWN = 400  # characters of one caption
 DESCRIPTION = "Check a training run: settings, pictures, captions, token ids, buckets, caches. Takes training's flags."
 
 
@@ -45,7 +45,10 @@ def main(argv: list[str], prog: str) -> int:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Without looking for cycles in memory: importing and scanning leave none, and the search is an eighth of a check."""
+    """Switch the garbage collector off for the length of the block.
+
+    Importing and scanning leave no reference cycles, and the search for them takes an eighth of the time of a check.
+    """
     gc.disable()
     try:
         yield
@@ -78,8 +81,9 @@ def checked(argv: list[str], prog: str) -> int:
 
 
 def look_alikes(ready: Prepared) -> list[Problem]:
-    """Pictures that are the same or nearly so count twice, plain ones for nothing. Nearly and plain: in small sets, for
-    pictures have to be decoded for it.
+    """Return warnings about plain images, which teach nothing, and about (nearly) equal ones, which count twice.
+
+    Images that are nearly the same and plain ones are found in small sets only, because they must be decoded.
     """
     from neonym.data.metadata_files import plain_pictures
     from neonym.data.tools.duplicates import fingerprints, similar
@@ -102,14 +106,14 @@ def look_alikes(ready: Prepared) -> list[Problem]:
 
 
 def named_origin(key: str, origin: str, given: Given) -> str:
-    """What gave a flag its value, for a key that fell back to it."""
+    """Return the origin of a key's value; for a key that got it from a flag, return the origin of the flag."""
     if origin != "command line":
         return origin
     return given.origins.get(FLAG_NAMES.get(key, key), "default")
 
 
 def print_config(ready: Prepared, given: Given) -> None:
-    """Every flag, then every concept, data set and subset, each value with its origin."""
+    """Print every flag, then every concept, data set and subset, each value with its origin."""
     in_tables = {FLAG_NAMES.get(key, key) for key in (*DatasetValues.model_fields, *SubsetSpec.model_fields)}
     for section, name, _ in fields_of(RunConfig):
         if not (section in ("dataset", "eval") and name in in_tables) and name not in SECRETS:
@@ -140,7 +144,7 @@ def print_table(ready: Prepared, title: str, at: tuple[int, int | None], values:
 
 
 def from_model(ready: Prepared, key: str, value: Any, origin: str) -> tuple[Any, str]:
-    """Return a value and its origin, for a default those that the model gives it."""
+    """Return a value and its origin, which are those of the model for a default that the model sets."""
     default = ready.defaults.get(FLAG_NAMES.get(key, key))
     return (default.value, str(default)) if default is not None and origin == "default" else (value, origin)
 
@@ -150,7 +154,7 @@ def print_value(name: str, value: Any, origin: str) -> None:
 
 
 def print_summary(ready: Prepared) -> None:
-    """For people."""
+    """Print problems, data sets, defaults and words in a form for people."""
     from neonym.cli.facts import dataset_facts, moment
     from neonym.preflight.captions import shown_caption
 
@@ -183,12 +187,12 @@ def print_summary(ready: Prepared) -> None:
 
 
 def begun(text: str) -> str:
-    """In quotes, and no more of it than a few lines."""
+    """Return the beginning of a text, a few lines at most, in quotes."""
     return repr(text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}...")
 
 
 def print_ids(ready: Prepared) -> None:
-    """`--debug_dataset`: each picture's caption and ids, the learned ids marked."""
+    """Print the caption and the token ids of each image for `--debug_dataset`, with the learned ids marked."""
     from torch import tensor
 
     from neonym.cli.facts import bad_weights, moment

@@ -1,4 +1,4 @@
-"""`neonym convert IN OUT`: an embedding file in another layout, without loss, or with another number of vectors.
+"""Run `neonym convert IN OUT`, which writes an embedding file in another layout or with another number of vectors.
 
 `neonym convert A B OUT` joins the two files that diffusers' example writes for a model with two text encoders.
 """

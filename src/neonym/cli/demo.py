@@ -1,4 +1,4 @@
-"""`neonym demo`: learn one subject and one style with the built-in model, and show what came of it."""
+"""Run `neonym demo`, which learns one subject and one style with the built-in model and shows the result."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 DESCRIPTION = "Learn a subject and a style from the example images with the built-in model; write images and a report."
 GROUNDS = ("blue", "yellow", "green", "white", "red", "purple")
 THINGS = ("a taxi", "a maple leaf", "a top hat", "an umbrella", "a light bulb", "a red apple")
-EVALUATIONS = 5  # on the way, for the curve of the loss
+EVALUATIONS = 5  # during the training, for the curve of the loss
 
 
 @dataclass(frozen=True)
 class Theme:
-    """What is generated with a word."""
+    """A frozen record of the prompts with which a word is shown."""
 
     prompts: Sequence[str]  # {} stands for the word
     label: str  # all of them in one line
@@ -118,7 +118,7 @@ def main(argv: list[str], prog: str) -> int:
 
 
 def write_dataset(folder: Path) -> Path:
-    """Write the demo's data-set file, whose images lie in the package wherever that is. Raises UserError."""
+    """Write the demo's data-set file, which refers to the images in the package. Raise UserError if it fails."""
     file = folder / "demo.json"
     table = read_table(EXAMPLES / "demo.toml", "The package is not complete: install it again")
     for subset in (subset for dataset in table["datasets"] for subset in dataset["subsets"]):
@@ -133,7 +133,7 @@ def write_dataset(folder: Path) -> Path:
 
 
 def show(model: Model, word: str, start: str, paths: Sequence[Path], steps: int) -> Shown:
-    """Return images that a word was learned from, and images of the same prompts and seeds with its start and with it."""
+    """Return images that a word was learned from, and images of the same prompts and seeds before and after."""
     from PIL import Image
 
     from neonym.cli.report import Shown

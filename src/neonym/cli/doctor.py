@@ -1,6 +1,7 @@
-"""`neonym doctor`: what is there and what is missing for what, for bug reports. Nothing is sent, fetched or written.
+"""Run `neonym doctor`, which prints for bug reports what is installed and what is missing for what.
 
-Nothing but the standard library is imported unguarded: it is to be run where something is broken.
+It sends, fetches and writes nothing. Only the standard library is imported unguarded, because the command is run where
+something is broken.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from neonym.extras import OPTIONAL, install, is_installed
 DESCRIPTION = (
     "Say what is installed, which devices there are, and what is missing for what. Nothing leaves this machine."
 )
-VARIABLES = (  # that change what the libraries do
+VARIABLES = (  # environment variables that change what the libraries do
     "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE",
     "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ENABLE_MPS_FALLBACK", "ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU",
 )  # fmt: skip
@@ -42,7 +43,7 @@ def main(argv: list[str], prog: str) -> int:
 
 
 def facts() -> Facts:
-    """Return everything that is said, section by section. What cannot be found out is said so."""
+    """Return all facts, section by section. A fact that cannot be found out says so."""
     needed = told(dependencies)
     places = {"here": Path.cwd, "neonym's cache": own_cache, "the hub's cache": hub_cache}
     return {
@@ -65,7 +66,7 @@ def facts() -> Facts:
 
 
 def told(find_out: Callable[[], Any]) -> Any:
-    """Return what is found out, or that it cannot be: a broken library may raise anything."""
+    """Return what `find_out` returns, or a text that says why it failed. A broken library may raise anything."""
     try:
         return find_out()
     except Exception as error:
@@ -85,7 +86,7 @@ def there(name: str) -> str:
 
 
 def dependencies() -> Facts:
-    """Return of each package that is needed always its version, with what is needed instead if it is another."""
+    """Return the version of each required package, by package, with the version that is needed if it is another."""
     from packaging.requirements import Requirement
 
     found = {}
@@ -98,7 +99,7 @@ def dependencies() -> Facts:
 
 
 def wrong(needed: Any) -> list[str]:
-    """Return what has to be installed before anything works."""
+    """Return the packages that must be installed before anything works."""
     if not isinstance(needed, dict):
         return ["what is needed cannot be told: pip install neonym"]
     return [f"{name} {version}" for name, version in needed.items() if ", needed: " in version]
@@ -112,7 +113,7 @@ def version_of(package: str) -> str:
 
 
 def of_optional(module: str) -> str:
-    """Return the version of an optional package, or what it is missing for."""
+    """Return the version of an optional package, or the purpose for which it is missing and how to install it."""
     optional = next(o for o in OPTIONAL if o.module == module)
     return (
         version_of(optional.package) if is_installed(module) else f"{MISSING} for {optional.purpose}: {install(module)}"
@@ -150,14 +151,14 @@ def hub_cache() -> Path:
 
 
 def free_space(path: Path) -> str:
-    """Return how much room there is, in the nearest folder that exists."""
+    """Return a text about the free space in the nearest existing folder, and whether it can be written to."""
     folder = next(parent for parent in (path, *path.parents) if parent.exists())
     writable = "" if os.access(folder, os.W_OK) else ", cannot be written to"
     return f"{shutil.disk_usage(folder).free / GIB:.1f} GiB free ({short(path)}{writable})"
 
 
 def size_of(path: Path) -> str:
-    """Return how large a folder is; links, of which the hub's cache is made, are not followed."""
+    """Return a text about the size of a folder. Links, which the hub's cache is full of, are not followed."""
     if not path.is_dir():
         return "empty"
     files = [file for file in path.rglob("*") if file.is_file() and not file.is_symlink()]
@@ -165,7 +166,7 @@ def size_of(path: Path) -> str:
 
 
 def as_text(found: Facts) -> str:
-    """Return the facts for people."""
+    """Return the facts as text for people."""
     lines = []
     for section, content in found.items():
         if isinstance(content, dict):

@@ -1,6 +1,6 @@
-"""The programs that a user can start, and what Ctrl-C and SIGTERM do to them from the first moment on.
+"""Define the programs that a user can start, and handle Ctrl-C and SIGTERM from the first moment on.
 
-Only modules that Python has loaded already are imported at the top: an import of another one may be interrupted.
+Only modules that Python has loaded already are imported at the top, because any other import may be interrupted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-stopped_by: list[int] = []  # signals that have asked for the end
+stopped_by: list[int] = []  # signals that have asked the program to end
 
 
 def neonym() -> None:
@@ -34,7 +34,7 @@ def train_textual_inversion() -> None:
 
 
 def sdxl_train_textual_inversion() -> None:
-    """Run `neonym train` for an SDXL, under sd-scripts' name."""
+    """Run `neonym train` for an SDXL model, under sd-scripts' name."""
     start_as("train", "sdxl_train_textual_inversion.py", "--sdxl")
 
 
@@ -49,7 +49,7 @@ def gen_img_diffusers() -> None:
 
 
 def start_as(name: str, prog: str, *meant: str) -> None:
-    """Run a command under another name, with the flags that the name stands for."""
+    """Run a command under another name, with the flags that the name implies."""
 
     def command() -> int:
         from neonym.cli.main import run_command
@@ -75,9 +75,10 @@ def start(command: Callable[[], int]) -> None:
 
 
 def stop(number: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt, so that half-written files are removed; end at once within an import, or if asked again.
+    """Raise KeyboardInterrupt, so that half-written files are removed.
 
-    Libraries turn an exception within an import into errors of their own, or swallow it.
+    The program ends at once during an import, or when it is asked again: libraries turn an exception during an import
+    into errors of their own, or swallow it.
     """
     again = bool(stopped_by)
     stopped_by.append(number)
@@ -87,7 +88,7 @@ def stop(number: int, frame: FrameType | None) -> None:
 
 
 def is_importing(frame: FrameType | None) -> bool:
-    """Return whether the program is within the import of a module."""
+    """Return whether the program is importing a module in this stack frame."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True

@@ -1,4 +1,7 @@
-"""What is known of a run before it starts, as plain values: the object of `neonym check --json`. Sizes are [width, height]."""
+"""Collect what is known about a run before it starts: the object of `neonym check --json`, made of plain values.
+
+Sizes are [width, height].
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ if TYPE_CHECKING:
 
 
 def as_object(ready: Prepared, draws: int, step: int) -> dict[str, Any]:
-    """Everything; `defaults`: of the settings that were not given, each with its source; captions are as in `step` of the training, with `draws` keyed draws of each."""
+    """Return the whole object. Captions are as in `step` of the training, with `draws` keyed draws of each.
+
+    `defaults` holds the settings that were not given, each with its source.
+    """
     items = Items(ready, draws, step)
     return {
         "problems": [asdict(p) for p in ready.problems],
@@ -35,7 +41,11 @@ def as_object(ready: Prepared, draws: int, step: int) -> dict[str, Any]:
 
 
 def dataset_facts(ready: Prepared, index: int) -> dict[str, Any]:
-    """`buckets` are those with pictures, repeats counted; `bucket_sizes` all that there can be (none are fixed without upscaling)."""
+    """Return the facts about a data set.
+
+    `buckets` are those with images, repeats counted. `bucket_sizes` are all possible ones (without upscaling, none are
+    fixed).
+    """
     records = [r for r in ready.records if r.dataset == index]
     by_concept = [[r for r in records if r.concept == c] for c in range(len(ready.tokens))]
     counts: Counter[tuple[int, int]] = Counter()
@@ -54,19 +64,19 @@ def dataset_facts(ready: Prepared, index: int) -> dict[str, Any]:
 
 
 def bucket_facts(ready: Prepared, index: int) -> dict[str, Any]:
-    """The limits on the grid, and every shape between them; nothing of limits that cannot hold."""
+    """Return the limits of the buckets on the grid and every size between them, or none if the limits cannot hold."""
     rules = ready.datasets[index].buckets
     if not rules.enabled:
         return {"bucket_limits": None, "bucket_sizes": [list(rules.resolution)]}
     try:
         rules = rules.adjusted()
-    except ValueError:  # a problem says so
+    except ValueError:  # a problem reports it
         return {"bucket_limits": None, "bucket_sizes": []}
     return {"bucket_limits": [rules.shortest, rules.longest], "bucket_sizes": [list(s) for s in bucket_sizes(rules)]}
 
 
 def config_facts(ready: Prepared, index: int) -> dict[str, Any]:
-    """Every value of a data set and its subsets, and where it was found."""
+    """Return every value of a data set and its subsets, and where it was found."""
     assert ready.config is not None
     spec = ready.config.datasets[index]
     return {
@@ -81,7 +91,7 @@ def config_facts(ready: Prepared, index: int) -> dict[str, Any]:
 
 
 class Items:
-    """Pictures, one after the other; what concerns all of them is found out once."""
+    """A source of facts about one image after another, which finds out once what concerns all of them."""
 
     def __init__(self, ready: Prepared, draws: int, step: int):
         self.ready, self.draws, self.step = ready, draws, step
@@ -120,13 +130,16 @@ class Items:
         }
 
     def survives(self, record: ImageRecord, token: str) -> bool:
-        """Whether the word is in everything that can be trained with."""
+        """Return whether the word is in every form of the caption that can be used in training."""
         tokenizers = self.ready.tokenizers
         return lost_word(record, token, tokenizers, surely_fits(record, tokenizers)) is None
 
 
 def place_facts(record: ImageRecord) -> dict[str, Any]:
-    """Where a picture goes. `told_sizes`: what SDXL is told, height first: original size, crop from top and left, size."""
+    """Return how an image is resized and cropped, and the bucket that it is in.
+
+    `told_sizes` are the sizes that SDXL is conditioned on, height first: original size, crop from top and left, size.
+    """
     (width, height), fit = record.size, record.fit
     return {
         "original_size": [width, height],
@@ -139,19 +152,19 @@ def place_facts(record: ImageRecord) -> dict[str, Any]:
 
 
 def moment(ready: Prepared, concept: int, step: int) -> Moment:
-    """What captions depend on at `step`; as if at the start where there is no plan, because of an error."""
+    """Return what captions depend on at `step`. If an error left no plan, return the moment of the first epoch."""
     if ready.rhythm is None or not ready.plans:
         return Moment(step=step)
     return Moment(1 + step // ready.plans[concept].steps_per_epoch, step, ready.rhythm.total)
 
 
 def bad_weights(ready: Prepared) -> set[str]:
-    """Pictures whose captions have weights that cannot be read, so that they have no ids."""
+    """Return the paths of images whose captions have weights that cannot be read, and therefore no ids."""
     return {p.where for p in ready.problems if "no weight" in p.what}
 
 
 def cached_pictures(ready: Prepared) -> set[Path]:
-    """Pictures whose moments lie on disk already."""
+    """Return the paths of images whose latents are cached on disk already."""
     folder = Path(ready.run.cache.latent_cache_dir) if ready.run.cache.latent_cache_dir else cache_folder()
     if ready.source is None or "vae" not in ready.source.weights or not folder.is_dir():
         return set()

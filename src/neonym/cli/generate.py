@@ -1,4 +1,4 @@
-"""`neonym generate`, which is also `gen_img_diffusers.py` and `gen_img.py`."""
+"""Run `neonym generate`, which is also `gen_img_diffusers.py` and `gen_img.py`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def main(argv: list[str], prog: str) -> int:
 
 
 def values_given(line: Line[GenerateFlags]) -> tuple[dict[str, Any], list[Problem]]:
-    """Return the settings that a command line names, and what is wrong with its flags."""
+    """Return the settings that a command line gives, and the problems with its flags."""
     flags, named = line.flags, flags_in(line.argv, GenerateFlags)
     given = Sink(problems=[*line.problems, *repeated(line.argv)])
     values = {name: getattr(flags, name) for name in GenerateSettings.model_fields if name in named}
@@ -73,7 +73,7 @@ def show_metadata(files: tuple[str, ...]) -> None:
 
 
 def generate_all(ready: Ready, session: Session) -> None:
-    """Generate everything that the flags ask for, then what is typed; sheets come last."""
+    """Generate everything that the flags ask for, then the prompts that are typed. A grid of all of them comes last."""
     if ready.sheet:
         for path in session.generate_sheet(ready.sheet):
             print(path, flush=True)
@@ -92,7 +92,7 @@ def generate_all(ready: Ready, session: Session) -> None:
 
 
 def generate_typed(ready: Ready, session: Session) -> None:
-    """Generate prompts from a terminal, with history and completion of the words, until the input ends."""
+    """Generate images for prompts that are typed, with history and completion of the words, until the input ends."""
     for number, line in enumerate(typed_lines(tuple(ready.words))):
         try:
             for path in generate_line(line, number, ready, session):
@@ -104,7 +104,7 @@ def generate_typed(ready: Ready, session: Session) -> None:
 
 
 def generate_line(line: str, number: int, ready: Ready, session: Session) -> Iterator[Path]:
-    """Yield the image files of a typed line. Raises ConfigError before any of them if it is wrong."""
+    """Yield the image files of a typed line. Raise ConfigError before the first one if the line is wrong."""
     before = len(ready.plan.problems)
     jobs = list(ready.plan.jobs_of_line(line, f"line {number + 1}"))
     tell([*ready.plan.problems[before:], *(warning for job in jobs for warning in ready.inspector.inspect(job)[1])])
@@ -113,7 +113,7 @@ def generate_line(line: str, number: int, ready: Ready, session: Session) -> Ite
 
 
 def typed_lines(words: tuple[str, ...]) -> Iterator[str]:
-    """Yield the typed lines that are not blank and no comments."""
+    """Yield the typed lines that are neither blank nor comments."""
     if sys.stdin.isatty():
         with_completion(words)
     while True:
@@ -126,7 +126,7 @@ def typed_lines(words: tuple[str, ...]) -> Iterator[str]:
 
 
 def with_completion(words: tuple[str, ...]) -> None:
-    """Let arrow keys go through earlier lines and Tab complete words, on systems with readline."""
+    """Make the arrow keys recall earlier lines and Tab complete words, on systems with readline."""
     try:
         import readline
     except ImportError:

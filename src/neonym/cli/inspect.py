@@ -1,4 +1,4 @@
-"""`neonym inspect FILE`: what an embedding file holds, where it comes from, who can read it."""
+"""Run `neonym inspect FILE`, which prints what an embedding file holds, its origin, and which programs read it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class InspectFlags(BaseModel):
     @field_validator("family")
     @classmethod
     def known(cls, name: str | None) -> str | None:
-        """Return the name of a family. Raises ValueError for one that is not known."""
+        """Return the name of a family. Raise ValueError if it is not known."""
         if name is not None and name not in FAMILIES:
             raise ValueError(f"is none of {', '.join(FAMILIES)}")
         return name
@@ -65,7 +65,7 @@ def fits(word: WordFacts, family: str) -> bool:
 
 
 def file_object(facts: FileFacts) -> dict[str, Any]:
-    """Return what `--json` prints of a file."""
+    """Return the part of the `--json` object that describes a file."""
     return {
         "layout": {"container": facts.container, "names": facts.names},
         "tensors": facts.tensors,
@@ -75,7 +75,7 @@ def file_object(facts: FileFacts) -> dict[str, Any]:
 
 
 def word_object(word: WordFacts, family: str | None) -> dict[str, Any]:
-    """Return what `--json` prints of one of its words."""
+    """Return the part of the `--json` object that describes a word."""
     found: dict[str, Any] = {
         "token": word.token,
         "encoders": {name: asdict(encoder) for name, encoder in word.encoders.items()},
@@ -89,7 +89,7 @@ def word_object(word: WordFacts, family: str | None) -> dict[str, Any]:
 
 
 def word_text(word: WordFacts, family: str | None) -> str:
-    """Return what is printed of a word."""
+    """Return the text that describes a word."""
     from neonym.cli.names import shown
 
     lines = [f"word: {shown(word.token)}"]
@@ -107,7 +107,7 @@ def word_text(word: WordFacts, family: str | None) -> str:
 
 
 def file_text(facts: FileFacts) -> str:
-    """Return what is printed of a file."""
+    """Return the text that describes a file."""
     from neonym.cli.names import shown
 
     lines = [f"layout: {facts.container}, {', '.join(map(shown, facts.names[:MOST_SHOWN]))}"]

@@ -1,6 +1,6 @@
-"""`neonym COMMAND ...`: which command, its exit code, and how errors look.
+"""Run `neonym COMMAND ...`: find the command, print its errors and return its exit code.
 
-The module of a command is imported when the command is run; `--help` never imports torch.
+The module of a command is imported when the command is run, and `--help` never imports torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COMMANDS = {
 
 
 def usage() -> str:
-    """Return the help of the program itself."""
+    """Return the help text of the program itself."""
     lines = ["usage: neonym COMMAND [flags]", "", "commands:"]
     lines += [f"  {name:10} {text}" for name, text in COMMANDS.items()]
     lines += ["", "`neonym COMMAND --help` lists the flags of a command; `neonym --version` shows the version."]
@@ -37,7 +37,7 @@ def usage() -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Run one command. Return its exit code."""
+    """Run the command that the arguments name, and return its exit code."""
     name = argv[0] if argv else "--help"
     if name in ("--help", "-h", "help"):
         print(usage())
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
 
 
 def run_command(name: str, argv: list[str], prog: str) -> int:
-    """Run a command. Return its exit code. An error that Neonym raises is shown as a paragraph, without a traceback."""
+    """Run a command and return its exit code. Errors that Neonym raises are printed without a traceback."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for stream in (sys.stdout, sys.stderr):  # file names need not be Unicode
         if isinstance(stream, TextIOWrapper):
@@ -79,7 +79,7 @@ def run_command(name: str, argv: list[str], prog: str) -> int:
 
 
 def print_error(error: NeonymError, prog: str) -> None:
-    """Print an error. Of several processes that find the same one, only the first prints it."""
+    """Print an error. If several processes find the same one, only the first prints it."""
     if isinstance(error, ConfigError) and os.environ.get("RANK", "0") != "0":
         return
     print(f"{prog}: error:\n{error}" if "\n" in str(error) else f"{prog}: error: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`neonym recipe FILE`: the settings that a word was learned with, as a config file."""
+"""Run `neonym recipe FILE`, which prints the settings that a word was learned with as a config file."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def main(argv: list[str], prog: str) -> int:
 
 
 def check_toml(documents: list[list[str]], file: Path) -> None:
-    """Raise FormatError for what no config file can say."""
+    """Raise FormatError for lines that are not valid TOML, which no config file can hold."""
     for lines in documents:
         try:
             tomllib.loads("\n".join(lines))
@@ -66,7 +66,7 @@ def check_toml(documents: list[list[str]], file: Path) -> None:
 
 
 def dataset_lines(table: dict[str, Any], token: str) -> list[str]:
-    """What a data-set file says of one word, which learned as if it had been alone; nothing if no subset shows it."""
+    """Return the lines of a data-set file for one word alone, or none if no subset has images of it."""
     own = [subset for subset in table["subsets"] if subset.get("concept") in (None, token)]
     shared = as_lines({name: value for name, value in table.items() if name != "subsets"})
     rows = [line for subset in own for line in ("", "[[datasets.subsets]]", *as_lines({**subset, "concept": None}))]
@@ -74,12 +74,12 @@ def dataset_lines(table: dict[str, Any], token: str) -> list[str]:
 
 
 def as_lines(table: dict[str, Any]) -> list[str]:
-    """Values as TOML, a line each; what is not set is left out."""
+    """Return the values of a table as TOML, one line each. Values that are None are left out."""
     return [f"{name} = {as_toml(value)}" for name, value in table.items() if value is not None]
 
 
 def as_toml(value: Any) -> str:
-    """A value as TOML writes it: as JSON does, but for numbers that are none and signs that do not print."""
+    """Return a value as TOML. It differs from JSON in numbers that are not finite and unprintable characters."""
     if isinstance(value, float) and not isfinite(value):
         return repr(value)
     if isinstance(value, list):
@@ -95,7 +95,7 @@ def escaped(sign: str) -> str:
 
 
 def settings_of(known: dict[str, str], file: Path) -> dict[str, Any]:
-    """What the metadata tells of the settings, if it is only that. Raises FormatError."""
+    """Return the settings in the metadata of a file. Raise FormatError if there are none, or anything else in them."""
     told = known.get("neonym.settings")
     if told is None:
         raise FormatError("does not say how it was made", str(file), "Only files that Neonym wrote do")
@@ -106,7 +106,10 @@ def settings_of(known: dict[str, str], file: Path) -> dict[str, Any]:
 
 
 def datasets_of(known: dict[str, str], file: Path) -> list[dict[str, Any]] | None:
-    """What the metadata tells of a data-set file, if there was one and it is only that. Raises FormatError."""
+    """Return the data sets in the metadata of a file, or None if there are none.
+
+    Raise FormatError if they hold anything else.
+    """
     told = known.get("neonym.datasets")
     found = None if told is None else read_json(told, file)
     if found is not None and not (isinstance(found, list) and all(map(is_dataset, found))):
@@ -132,12 +135,12 @@ def is_dataset(table: Any) -> bool:
 
 
 def is_table(value: Any, names: set[str]) -> bool:
-    """Whether it is a table of plain values under these names."""
+    """Return whether a value is a table of plain values whose keys are all among `names`."""
     return isinstance(value, dict) and set(value) <= names and all(map(plain, value.values()))
 
 
 def plain(value: Any, depth: int = 0) -> bool:
-    """Whether a config file can say it."""
+    """Return whether a config file can hold a value."""
     if isinstance(value, list):
         return depth < DEEPEST and all(part is not None and plain(part, depth + 1) for part in value)
     if isinstance(value, int) and not isinstance(value, bool):

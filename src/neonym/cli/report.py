@@ -1,4 +1,4 @@
-"""`report.html`: what was taught, what came of it, how sure that is and how to go on, on one page without other files."""
+"""Write `report.html`, one page without other files: what was taught, with which result, and how to go on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from neonym.training.run import Result
     from neonym.training.verdict import EncoderFigures, Verdict
 
-THUMBNAIL = 192  # pixels of a side at most
+THUMBNAIL = 192  # pixels of the longest side
 STYLE = """
 :root{color-scheme:light dark;--ink:#1d2330;--quiet:#566072;--paper:#fbfaf7;--card:#fff;--line:#e3e0d8;--accent:#3b5bdb;
 --good:#0b6e3a;--fair:#8a5300;--bad:#b3202c;--goodbg:#dff3e6;--fairbg:#fcecd0;--badbg:#fbdfe0}
@@ -51,11 +51,11 @@ LOOKS = {"LEARNED": "good", "WEAK": "fair", "NOT LEARNED": "bad"}
 
 @dataclass(frozen=True)
 class Shown:
-    """What the page shows of one word. The images before and after have the same prompts and seeds."""
+    """A frozen record of what the page shows for one word. Images before and after have the same prompts and seeds."""
 
     word: str
     start: str  # the word that it began as
-    count: int  # of the images that it was learned from
+    count: int  # how many images it was learned from
     examples: Sequence[Image]  # some of them
     prompts: Sequence[str]  # with the word
     before: Sequence[Image]  # generated with the start in the word's place
@@ -63,12 +63,12 @@ class Shown:
 
 
 def write_report(out: Path, result: Result, shown: Sequence[Shown], events: Path, model: str) -> Path:
-    """Write the page of a run with this event file, and return its path. Raises OSError."""
+    """Write the page of a run with this event file, and return its path. Raise OSError if it cannot be written."""
     evaluated = evaluations(events)
     parts = [heading(result, shown, model)]
     for index, (one, verdict, file) in enumerate(zip(shown, result.verdicts, result.files, strict=True)):
         losses = [(step, values[index]) for step, values in evaluated]
-        ends = [(0, verdict.loss_before), (result.steps, verdict.loss_after)]  # of other samples, so not beside those
+        ends = [(0, verdict.loss_before), (result.steps, verdict.loss_after)]  # of other samples: not mixed with those
         parts.append(word_section(one, verdict, file, losses if len(losses) > 1 else ends))
     parts.append(how_to_go_on(shown, result.files, model))
     title = f"Neonym: {', '.join(s.word for s in shown)}"
@@ -83,7 +83,7 @@ def write_report(out: Path, result: Result, shown: Sequence[Shown], events: Path
 
 
 def evaluations(events: Path) -> list[tuple[int, list[float]]]:
-    """Return the steps done at each evaluation of the last run in the event file, and the loss of each word.
+    """Return the step and the loss of each word for each evaluation of the last run in an event file.
 
     Damaged lines are left out.
     """
@@ -103,7 +103,7 @@ def evaluations(events: Path) -> list[tuple[int, list[float]]]:
 
 
 def heading(result: Result, shown: Sequence[Shown], model: str) -> str:
-    """Return the title, and what was taught in how many steps."""
+    """Return the HTML of the title, with what was taught in how many steps."""
     words = " and ".join(f"<b>{html.escape(s.word)}</b>" for s in shown)
     count = {1: "A new word", 2: "Two new words"}.get(len(shown), f"{len(shown)} new words")
     return (
@@ -113,7 +113,7 @@ def heading(result: Result, shown: Sequence[Shown], model: str) -> str:
 
 
 def word_section(shown: Shown, verdict: Verdict, file: Path, losses: Sequence[tuple[int, float]]) -> str:
-    """Return the verdict, the images and the figures of one word. `losses`: its loss after so many steps."""
+    """Return the HTML of one word: verdict, images and figures. `losses` are pairs of a step and the loss after it."""
     word, start = html.escape(shown.word), html.escape(shown.start)
     pairs = zip(shown.prompts, shown.before, shown.after, strict=True)
     generated = "".join(
@@ -136,7 +136,7 @@ def word_section(shown: Shown, verdict: Verdict, file: Path, losses: Sequence[tu
 
 
 def capital(text: str) -> str:
-    """Return a text that begins with a capital letter."""
+    """Return a text with its first letter as a capital."""
     return text[:1].upper() + text[1:]
 
 
@@ -207,7 +207,7 @@ def curve(losses: Sequence[tuple[int, float]], width: int = 420, height: int = 1
 
 
 def how_to_go_on(shown: Sequence[Shown], files: Sequence[Path], model: str) -> str:
-    """Return commands to type next."""
+    """Return the HTML with commands to type next."""
     generate = (
         f'neonym generate --textual_inversion_embeddings {" ".join(map(str, files))} --prompt "{shown[0].prompts[0]}"'
     )

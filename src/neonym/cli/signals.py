@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM do to a run: its step is ended and its state saved first."""
+"""Handle Ctrl-C and SIGTERM during a run: its step is finished and its state is saved first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from neonym.runs.stop import Stop
 
 @contextmanager
 def stopping(stop: Stop) -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM in the block make the request, and a second one end the program at once."""
+    """Make the first Ctrl-C or SIGTERM in the block request a stop, and a second one end the program at once."""
     numbers: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""`neonym train`, which is also `train_textual_inversion.py`."""
+"""Run `neonym train`, which is also `train_textual_inversion.py`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def main(argv: list[str], prog: str) -> int:
         ready.raise_errors()
         return 0
     ready = prepare(given.run, given.problems, hasty=True)
-    ready.raise_errors()  # before torch is read, which takes seconds
+    ready.raise_errors()  # before torch is imported, which takes seconds
     from neonym.cli.signals import stopping
     from neonym.generation.judge import NOT_LEARNED
     from neonym.runs.console import Terminal

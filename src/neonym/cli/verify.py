@@ -1,4 +1,4 @@
-"""`neonym verify`: whether an embedding file does anything with a model."""
+"""Run `neonym verify`, which tests whether an embedding file has an effect on a model."""
 
 from __future__ import annotations
 
@@ -93,7 +93,10 @@ def main(argv: list[str], prog: str) -> int:
 
 
 def shown_images(folder: Path, side: int) -> list[Image]:
-    """The images of a folder, scaled and cut to a square. Raises DataError, ConfigError."""
+    """Return the images of a folder, scaled and cropped to squares of `side` pixels.
+
+    Raise ConfigError if the folder cannot be read or has no images, DataError if an image cannot be read.
+    """
     from PIL import Image, ImageOps
 
     from neonym.data.colour import on_background
@@ -114,7 +117,7 @@ def shown_images(folder: Path, side: int) -> list[Image]:
 
 
 def flag_problems(flags: VerifyFlags) -> Iterator[Problem]:
-    """Flags out of their limits, and a prompt that cannot be used."""
+    """Yield problems with flags that are out of their limits and with a prompt that cannot be used."""
     for name, field in type(flags).model_fields.items():
         yield from limit_problems(name, field, getattr(flags, name))
     if flags.steps > MOST_STEPS:
