@@ -61,7 +61,10 @@ class ImageRules:
 
 @dataclass(frozen=True)
 class Fit:
-    """A record of how an image fits its bucket: scaled to `resized`, cut to `crop` (left, top, right, bottom)."""
+    """A frozen record of how an image fits its bucket.
+
+    The image is scaled to `resized`, then cut to `crop` (left, top, right, bottom).
+    """
 
     bucket: Size
     resized: Size
