@@ -45,7 +45,7 @@ class ImageRules:
     An image with any of the random ones, save the mirror, is encoded anew each time it is used.
     """
 
-    background: tuple[int, int, int] = (255, 255, 255)  # what transparent pixels are laid on
+    background: tuple[int, int, int] = (255, 255, 255)  # the colour behind transparent pixels
     interpolation: str | None = None
     flip: bool = False
     random_crop: bool = False

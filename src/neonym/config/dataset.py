@@ -68,7 +68,7 @@ Whole = Annotated[int, BeforeValidator(_whole)]
 Number = Annotated[float, BeforeValidator(_number)]
 YesOrNo = Annotated[bool, BeforeValidator(_yes_or_no)]
 Text = Annotated[str, BeforeValidator(_text)]
-Place = Annotated[str, BeforeValidator(_name)]  # of a file or folder
+Place = Annotated[str, BeforeValidator(_name)]  # a path of a file or folder
 Ending = Annotated[str, BeforeValidator(_ending)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 
@@ -206,7 +206,7 @@ KINDS: dict[Style, str] = {
     "finetuning": "metadata files",
     "controlnet": "folders with masks",
 }
-OWN_KEYS: dict[Style, tuple[str, ...]] = {  # what a subset table may hold beside SubsetValues
+OWN_KEYS: dict[Style, tuple[str, ...]] = {  # keys that a subset may have beside SubsetValues
     "dreambooth": (*FolderValues.model_fields, "image_dir", "is_reg", "alpha_mask", "concept"),
     "finetuning": ("image_dir", "metadata_file", "alpha_mask", "concept"),
     "controlnet": ("caption_extension", "cache_info", "image_dir", "conditioning_data_dir", "concept"),
@@ -216,7 +216,7 @@ NEEDED_KEYS: dict[Style, tuple[str, ...]] = {
     "finetuning": ("metadata_file",),
     "controlnet": ("image_dir", "conditioning_data_dir"),
 }
-DATASET_KEYS: dict[Style, tuple[str, ...]] = {  # what its data set may hold beside both kinds of values
+DATASET_KEYS: dict[Style, tuple[str, ...]] = {  # keys that its data set may have beside both kinds of values
     "dreambooth": tuple(FolderValues.model_fields),
     "finetuning": (),
     "controlnet": ("caption_extension", "cache_info"),

@@ -28,7 +28,7 @@ else:
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")
 MOST_TEXT = 4 << 20  # bytes of a text that is read
 MOST_HEADER = 100 << 20  # bytes of a header
-MOST_SHOWN = 6  # of another trainer's settings
+MOST_SHOWN = 6  # settings of another trainer that a message lists
 SETTINGS = {name for _, name, _ in fields_of(RunConfig)}
 DATA_KEYS = {*DatasetValues.model_fields, *SubsetSpec.model_fields, *FOREIGN_KEYS}  # may stand in a data-set file
 PAGE = "docs/from-other-trainers.md"
@@ -110,7 +110,7 @@ LORA = Kind(
 )
 VAE = Kind("a VAE", ("vae",), "Give it with --vae, beside a model")
 STATE = Kind("a saved state", (), "Name its folder with --resume")
-NAMES = (  # what names in a header look like -> what it is
+NAMES = (  # pattern of a name in a header -> what the file is
     (r"^(?:model\.diffusion_model|conditioner\.embedders|cond_stage_model)\.", CHECKPOINT),
     (r"lora_|\.lora[_.]|hada_w|lokr_", LORA),
     (r"^(?:first_stage_model\.)?(?:encoder|decoder)\.(?:down|up|mid|conv_in)", VAE),

@@ -25,7 +25,7 @@ class OptimizerRecord:
     path: str  # the dotted path of its class
     settings: Mapping[str, Any] = field(
         default_factory=dict
-    )  # what the class is made with unless the user says otherwise
+    )  # the class's arguments unless the user gives others
     smaller: tuple[
         str, ...
     ] = ()  # names for 8-bit or paged state; this one is used instead, for its state is kilobytes

@@ -234,7 +234,7 @@ TRAINERS = {
     "other programs": OTHERS,
 }
 
-GENERATORS = {  # of diffusers' pipelines, AUTOMATIC1111's API and this program's trainer -> flags of neonym generate
+GENERATORS = {  # names in diffusers, AUTOMATIC1111's API and neonym train -> flags of neonym generate
     "pretrained_model_name_or_path": same("ckpt"),
     "model": same("ckpt"),
     "model_path": same("ckpt"),
@@ -263,7 +263,7 @@ GENERATORS = {  # of diffusers' pipelines, AUTOMATIC1111's API and this program'
 }
 
 
-FOREIGN_KEYS = {  # of other programs' data-set files -> keys of a subset here
+FOREIGN_KEYS = {  # keys of other programs' data-set files -> keys of a subset here
     "repeats": "num_repeats",
     "path": "image_dir",
     "folder_path": "image_dir",

@@ -1,4 +1,4 @@
-"""Resolves a data-set table to values: subset, then data set, then `[general]`, then the command line, then the default.
+"""Finds the values of a data-set table: subset, then data set, `[general]`, the command line, and the default.
 
 All problems of a file are found in one reading, each with its place and the nearest known name.
 """
@@ -118,7 +118,7 @@ def resolve(table: Any, run: RunConfig, where: str) -> Resolved:
 
 
 def resolve_concept(row: Table, where: str, found: Resolved) -> ConceptSpec | None:
-    """Return one `[[concepts]]` row without its wrong values, so that its word can be checked; None if that is wrong."""
+    """Return one `[[concepts]]` row without its wrong values, for its word to be checked; None if that is wrong."""
     concept = build(ConceptSpec, row, where, found)
     if concept is not None:
         return concept

@@ -183,7 +183,7 @@ OF_GRADUAL_LATENT = no_effect("belongs to Gradual Latent, which is not supported
 GUIDANCE_BY_NETS = refused("guidance by CLIP or VGG16 is not supported", "number")
 SAME_PICTURES = "merged before or not, a LoRA gives the same pictures"
 
-GENERATOR: dict[str, Compat] = {  # of gen_img.py and gen_img_diffusers.py
+GENERATOR: dict[str, Compat] = {  # flags of gen_img.py and gen_img_diffusers.py
     "mask_image": renamed("mask_path", form="text"),
     "vae_slices": renamed("vae_tiling", True, form="count"),
     "xformers": ONE_ATTENTION,
@@ -233,6 +233,7 @@ GENERATOR: dict[str, Compat] = {  # of gen_img.py and gen_img_diffusers.py
 
 
 def _field(compat: Compat) -> Any:
+    """Return the type and the field of a flag of sd-scripts, as `create_model` takes them."""
     kinds: dict[str, tuple[Any, Any]] = {
         "switch": (bool, False),
         "text": (str | None, None),
@@ -245,6 +246,7 @@ def _field(compat: Compat) -> Any:
 
 
 def _settings(name: str, table: dict[str, Compat]) -> type[BaseModel]:
+    """Return the class of settings with a field for each flag of a table."""
     config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
     return create_model(name, __config__=config, **{flag: _field(compat) for flag, compat in table.items()})
 

@@ -31,7 +31,7 @@ def takes_tags(data: DatasetSettings) -> bool:
 
 
 def uses_separator(data: DatasetSettings) -> bool:
-    """Return whether the separator matters even if no tags move: between kept tags, or between a caption and its tags."""
+    """Return whether the separator matters even if no tags move: by kept tags, or between a caption and its tags."""
     return bool(data.keep_tokens_separator or data.secondary_separator or data.in_json)
 
 

@@ -26,7 +26,7 @@ class Moment:
 
     epoch: int = 1  # the first is 1
     step: int = 0  # the first is 0
-    steps: int = 1  # of the whole training
+    steps: int = 1  # length of the whole training
 
 
 def final_caption(caption: str, rules: CaptionRules, random: Random, at: Moment | None = None) -> str:

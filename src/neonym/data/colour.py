@@ -10,15 +10,15 @@ import numpy as np
 from PIL import Image, ImageCms
 
 Colour = tuple[int, int, int]
-MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}  # of pixels, by the colour space of their profile
-NEAR = 2  # of 255 levels: a profile that changes no colour by more is sRGB in other words, and changes nothing
+MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}  # pixel modes by the colour space of their profile
+NEAR = 2  # levels of 255: a profile that changes no colour by more than this counts as sRGB
 
 
 @dataclass(frozen=True)
 class Conversion:
     """A frozen record of how the colours that a profile describes become sRGB."""
 
-    mode: str = ""  # of the pixels that it is made for
+    mode: str = ""  # the mode of the pixels that it is made for
     transform: ImageCms.ImageCmsTransform | None = None  # None: they are sRGB already
     fault: str = ""  # why the profile cannot be used
 

@@ -61,7 +61,7 @@ FILTERS = {
 WASTEFUL = 8  # a scaled image of more than so many times its bucket's area is cut before it is scaled
 HUE_SHIFT = 8 / 180  # turns of the colour circle, either way
 GAMMA = (0.95, 1.05)
-COLOUR_SHARE = 0.33  # of draws that are changed in colour
+COLOUR_SHARE = 0.33  # the share of draws that are changed in colour
 SHAKEN_FACE = 40  # pixels of a face that is large enough to be moved a little from the middle
 FLAT = 4  # of 256 levels: an image without larger differences shows nothing
 

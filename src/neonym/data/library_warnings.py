@@ -16,7 +16,7 @@ _listeners = list[int]()  # threads
 class Here(threading.local):
     """The state of one thread."""
 
-    heard: Heard | None = None  # of the innermost listener of this thread
+    heard: Heard | None = None  # the warnings of this thread's innermost listener
 
 
 _here = Here()

@@ -15,13 +15,13 @@ from PIL import Image
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 END_OF_JPEG = b"\xff\xd9"
-TAILS = (b"", bytes(64), b"\xa5" * 64, b"\x5a" * 64)  # what missing pixels would be read from
+TAILS = (b"", bytes(64), b"\xa5" * 64, b"\x5a" * 64)  # bytes that missing pixels would be read from
 NEEDED = (b"IHDR", b"PLTE", b"tRNS")  # must be whole
 WISHED = (b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"eXIf")  # are left out if they are not
 LARGEST_PROFILE = 1 << 20  # bytes; Pillow refuses a PNG with a larger one
 LOST_PROFILE = b"lost\0\0"  # stands for a profile that cannot be used, so that it is reported
 MOST_PACKED = 1040  # bytes in one: more than zlib can
-CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG, by its colour type
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # channels of a PNG, by its colour type
 PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 FLAGS = {b"EXIF": 0x08, b"XMP ": 0x04}  # in the header of a WebP: what stands behind its pixels
 

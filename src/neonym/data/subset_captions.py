@@ -28,7 +28,7 @@ class StoredCaptions:
 
     folder: Folder
     entries: Sequence[Entry]
-    names: set[str]  # of the files in the folder
+    names: set[str]  # names of the files in the folder
     unreadable: list[Problem] = field(default_factory=list)
 
     def __post_init__(self) -> None:
