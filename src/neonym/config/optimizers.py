@@ -23,9 +23,7 @@ class OptimizerRecord:
 
     name: str  # as sd-scripts spells it; users may write it in any case
     path: str  # the dotted path of its class
-    settings: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # the class's arguments unless the user gives others
+    settings: Mapping[str, Any] = field(default_factory=dict)  # the class's arguments unless the user gives others
     smaller: tuple[
         str, ...
     ] = ()  # names for 8-bit or paged state; this one is used instead, for its state is kilobytes
