@@ -62,7 +62,7 @@ class NeonymError(Exception):
 
 
 class UserError(NeonymError):
-    """Something that the user can put right. `problems` lists what is wrong, `problem` is the first."""
+    """An error that the user can put right; `problems` lists what is wrong, and `problem` is the first of them."""
 
     exit_code = EXIT_USER_ERROR
 
@@ -84,7 +84,7 @@ class UserError(NeonymError):
 
 
 class ConfigError(UserError):
-    """Every mistake in the settings at once."""
+    """Mistakes in the settings, all of them together."""
 
     def __init__(self, problems: list[Problem]):
         NeonymError.__init__(self, problems)

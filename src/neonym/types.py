@@ -18,7 +18,7 @@ Size = tuple[int, int]  # (width, height), as Pillow says it
 
 @dataclass(frozen=True)
 class CaptionRules:
-    """How a caption becomes the text that is trained on (dataset.md section 7)."""
+    """A frozen record of the rules by which a caption becomes the text that is trained on."""
 
     word: str = ""  # the new word: never dropped
     prefix: str | None = None
@@ -40,9 +40,12 @@ class CaptionRules:
 
 @dataclass(frozen=True)
 class ImageRules:
-    """How a picture becomes pixels (dataset.md section 5); with any of the random ones it is encoded anew each time."""
+    """A frozen record of the rules by which an image becomes pixels.
 
-    background: tuple[int, int, int] = (255, 255, 255)  # what transparent pixels are laid on
+    An image with any of the random ones, save the mirror, is encoded anew each time it is used.
+    """
+
+    background: tuple[int, int, int] = (255, 255, 255)  # the colour behind transparent pixels
     interpolation: str | None = None
     flip: bool = False
     random_crop: bool = False
@@ -52,13 +55,16 @@ class ImageRules:
 
     @property
     def changes(self) -> bool:
-        """Whether two draws can differ by more than the mirror."""
+        """Return whether two draws of the image can differ by more than the mirror."""
         return self.random_crop or self.color or self.face_crop is not None
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How a picture is brought to its bucket: scaled to `resized`, then cut to `crop` (left, top, right, bottom)."""
+    """A frozen record of how an image fits its bucket.
+
+    The image is scaled to `resized`, then cut to `crop` (left, top, right, bottom).
+    """
 
     bucket: Size
     resized: Size
@@ -67,7 +73,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class View:
-    """Everything that decides the pixels of one draw of a picture."""
+    """A frozen record of everything that decides the pixels of one draw of an image."""
 
     fit: Fit
     flipped: bool = False
@@ -79,7 +85,7 @@ class View:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One picture of the data set and everything that was decided about it."""
+    """A frozen record of one image of the data set and everything that was decided about it."""
 
     path: Path
     caption: str
@@ -92,17 +98,18 @@ class ImageRecord:
     rules: CaptionRules
     content: str = ""  # SHA-256 of the file, and of its mask's
     image_rules: ImageRules = ImageRules()
-    mask: Path | None = None  # picture whose red channel weighs the loss
+    mask: Path | None = None  # image whose red channel weighs the loss
     further: str = ""  # lines of the stored caption that are not used
 
     @property
     def masked(self) -> bool:
+        """Return whether a mask, or the image's opacity, weighs the loss."""
         return self.mask is not None or self.image_rules.alpha_mask
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One sample of one step. `key` seeds every random draw made for it."""
+    """A frozen record of one sample of one step; `key` seeds every random draw made for it."""
 
     record: ImageRecord
     caption: str
@@ -123,7 +130,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples of one size that go through the model together."""
+    """A micro-batch: samples of one size that go through the model together."""
 
     moments: Tensor  # [B,2C,h,w] VAE mean and log-variance
     text: Encoded

@@ -1,7 +1,7 @@
-"""What may stand in a data-set file, table by table: `[general]`, `[[concepts]]`, `[[datasets]]`, `[[datasets.subsets]]`.
+"""The schema of a data-set file, table by table: `[general]`, `[[concepts]]`, `[[datasets]]`, `[[datasets.subsets]]`.
 
-sd-scripts' keys with sd-scripts' strictness, except that whole numbers do where fractions are meant, that a text that holds a
-number, or true or false, is that, and that a number does where a text is meant that is no name of a file.
+The keys are sd-scripts', and so is the strictness, with three exceptions: a whole number may stand for a fraction; a
+text may hold a number, or true or false; and a number may stand for a text that is not a file's name.
 """
 
 from typing import Annotated, Any, Literal
@@ -16,7 +16,7 @@ Style = Literal["dreambooth", "finetuning", "controlnet"]
 
 
 def _whole(value: Any) -> Any:
-    """true and false count as numbers, as in sd-scripts; 4.0 does not."""
+    """Return a whole number. true and false count as numbers, as in sd-scripts; 4.0 does not. Raises ValueError."""
     value = from_text(value, (int,)) if isinstance(value, str) else value
     if not isinstance(value, int):
         raise ValueError("a whole number is expected")
@@ -24,6 +24,7 @@ def _whole(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
+    """Return a number, whole or not. Raises ValueError for any other value."""
     value = from_text(value, (float,)) if isinstance(value, str) else value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError("a number is expected")
@@ -31,6 +32,7 @@ def _number(value: Any) -> Any:
 
 
 def _yes_or_no(value: Any) -> Any:
+    """Return true or false. Raises ValueError for any other value."""
     value = from_text(value, (bool,)) if isinstance(value, str) else value
     if not isinstance(value, bool):
         raise ValueError("true or false is expected")
@@ -38,14 +40,14 @@ def _yes_or_no(value: Any) -> Any:
 
 
 def _text(value: Any) -> Any:
-    """A number is the text that it is written as."""
+    """Return a text, made from a number if one is given. Raises ValueError for any other value."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise ValueError("a text is expected")
     return str(value)
 
 
 def _name(value: Any) -> Any:
-    """A name that a file can have and a text can hold."""
+    """Return a name that a file can have and UTF-8 text can hold. Raises ValueError for any other value."""
     if not isinstance(value, str) or not value:
         raise ValueError("a name is expected")
     if "\0" in value:
@@ -56,6 +58,7 @@ def _name(value: Any) -> Any:
 
 
 def _ending(value: Any) -> Any:
+    """Return the ending of a file's name. Raises ValueError for any other value."""
     if "/" in _name(value):
         raise ValueError('an ending such as ".txt" is expected, without a folder')
     return value
@@ -65,17 +68,17 @@ Whole = Annotated[int, BeforeValidator(_whole)]
 Number = Annotated[float, BeforeValidator(_number)]
 YesOrNo = Annotated[bool, BeforeValidator(_yes_or_no)]
 Text = Annotated[str, BeforeValidator(_text)]
-Place = Annotated[str, BeforeValidator(_name)]  # of a file or folder
+Place = Annotated[str, BeforeValidator(_name)]  # a path of a file or folder
 Ending = Annotated[str, BeforeValidator(_ending)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 
 
 DEFAULT_INIT_WORD = "picture"
-LARGEST_SIDE = 8192  # pixels of a picture that is trained: a misprint, if it is more
+LARGEST_SIDE = 8192  # pixels of an image that is trained; a larger number is a misprint
 
 
 class ConceptSpec(Section):
-    """One new word. Several `[[concepts]]` make several words in one run."""
+    """The settings of one new word. Several `[[concepts]]` make several words in one run."""
 
     token_string: str
     init_word: str | None = None
@@ -85,13 +88,13 @@ class ConceptSpec(Section):
 
     @property
     def vectors(self) -> int:
-        """How many vectors the word has, which is known once the model is."""
+        """Return how many vectors the word has, which is known once the model is."""
         assert self.num_vectors_per_token is not None
         return self.num_vectors_per_token
 
 
 class SubsetValues(Section):
-    """What may stand in `[general]`, in a data set and in a subset."""
+    """The values that `[general]`, a data set and a subset may set."""
 
     num_repeats: Whole = 1
     shuffle_caption: YesOrNo = False
@@ -129,7 +132,7 @@ class SubsetValues(Section):
 
 
 class FolderValues(Section):
-    """What may stand beside `SubsetValues` where pictures are found by folder."""
+    """The values that may be set beside `SubsetValues` if images are found by folder."""
 
     caption_extension: Ending | None = None
     class_tokens: Text | None = None
@@ -137,7 +140,7 @@ class FolderValues(Section):
 
 
 class DatasetValues(Section):
-    """What may stand in `[general]` and in a data set."""
+    """The values that `[general]` and a data set may set."""
 
     batch_size: Annotated[Whole, Field(ge=1)] | None = None  # None: what suits the model
     resolution: tuple[int, int] | None = None
@@ -166,7 +169,7 @@ class DatasetValues(Section):
 
 
 class SubsetSpec(SubsetValues, FolderValues):
-    """One folder of pictures, or one metadata file."""
+    """The settings of one subset: a folder of images, or a metadata file."""
 
     image_dir: Place | None = None
     metadata_file: Place | None = None
@@ -179,13 +182,13 @@ class SubsetSpec(SubsetValues, FolderValues):
 
 
 class DatasetSpec(DatasetValues):
-    """Subsets that share a batch size, a resolution and buckets."""
+    """The settings of one data set: subsets that share a batch size, a resolution and buckets."""
 
     subsets: tuple[SubsetSpec, ...]
 
     @property
     def style(self) -> Style:
-        """sd-scripts' kind of data set; all subsets of one are of the same."""
+        """Return the kind of the data set as sd-scripts names it; all subsets of one are of the same kind."""
         if any(subset.conditioning_data_dir for subset in self.subsets):
             return "controlnet"
         return "finetuning" if any(subset.metadata_file for subset in self.subsets) else "dreambooth"
@@ -203,7 +206,7 @@ KINDS: dict[Style, str] = {
     "finetuning": "metadata files",
     "controlnet": "folders with masks",
 }
-OWN_KEYS: dict[Style, tuple[str, ...]] = {  # what a subset table may hold beside SubsetValues
+OWN_KEYS: dict[Style, tuple[str, ...]] = {  # keys that a subset may have beside SubsetValues
     "dreambooth": (*FolderValues.model_fields, "image_dir", "is_reg", "alpha_mask", "concept"),
     "finetuning": ("image_dir", "metadata_file", "alpha_mask", "concept"),
     "controlnet": ("caption_extension", "cache_info", "image_dir", "conditioning_data_dir", "concept"),
@@ -213,7 +216,7 @@ NEEDED_KEYS: dict[Style, tuple[str, ...]] = {
     "finetuning": ("metadata_file",),
     "controlnet": ("image_dir", "conditioning_data_dir"),
 }
-DATASET_KEYS: dict[Style, tuple[str, ...]] = {  # what its data set may hold beside both kinds of values
+DATASET_KEYS: dict[Style, tuple[str, ...]] = {  # keys that its data set may have beside both kinds of values
     "dreambooth": tuple(FolderValues.model_fields),
     "finetuning": (),
     "controlnet": ("caption_extension", "cache_info"),

@@ -1,6 +1,6 @@
-"""What a file or folder is by its content, so that one that was given to the wrong flag is told with the flag that takes it.
+"""Recognises what a file or folder is by its content, so that a message can name the flag that takes it.
 
-Headers and texts are looked at, never weights; no library is needed.
+Headers and texts are read, never weights; no library is needed.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ else:
     import tomli as tomllib
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")
-MOST_TEXT = 4 << 20  # bytes of a text that is looked at
+MOST_TEXT = 4 << 20  # bytes of a text that is read
 MOST_HEADER = 100 << 20  # bytes of a header
-MOST_SHOWN = 6  # of another trainer's settings
+MOST_SHOWN = 6  # settings of another trainer that a message lists
 SETTINGS = {name for _, name, _ in fields_of(RunConfig)}
 DATA_KEYS = {*DatasetValues.model_fields, *SubsetSpec.model_fields, *FOREIGN_KEYS}  # may stand in a data-set file
 PAGE = "docs/from-other-trainers.md"
@@ -36,7 +36,7 @@ PAGE = "docs/from-other-trainers.md"
 
 @dataclass(frozen=True)
 class Kind:
-    """What something is, which flags take it, and what to do with it."""
+    """A frozen record of what a file or folder is, which flags take it, and what to do with it."""
 
     what: str
     flags: tuple[str, ...] = ()
@@ -44,7 +44,7 @@ class Kind:
 
 
 def misplaced(path: str | Path | None, flag: str, where: str = "") -> Problem | None:
-    """Return what is wrong with giving a file or folder to a flag; None if it is not known to be of another kind."""
+    """Return the problem of giving a file or folder to a flag; None if it is not known to be of another kind."""
     kind = None if path is None else kind_of(Path(path))
     if kind is None or flag in kind.flags:
         return None
@@ -53,7 +53,7 @@ def misplaced(path: str | Path | None, flag: str, where: str = "") -> Problem | 
 
 
 def kind_of(path: Path) -> Kind | None:
-    """Return what a file or folder is; None if that is not clear, or there is none."""
+    """Return what a file or folder is; None if that is not clear, or if it does not exist."""
     with suppress(OSError, ValueError, RecursionError, zipfile.BadZipFile, RuntimeError):
         if path.is_dir():
             return kind_of_folder(path)
@@ -83,11 +83,12 @@ def kind_of_folder(path: Path) -> Kind | None:
 
 
 def has_images(folder: Path) -> bool:
+    """Return whether files directly in a folder have an image's ending."""
     return any(child.suffix.lower() in IMAGES for child in folder.iterdir())
 
 
 def binary_kind(path: Path, start: bytes) -> Kind | None:
-    """Return what a file that is no text is."""
+    """Return what a binary file is by its first bytes and its header."""
     if start[6:8] == b"\0\0" and start[8:9] == b"{":
         return safetensors_kind(path)
     if start.startswith(b"PK\3\4") or start.startswith((b"\x80\x02", b"\x80\x04")):
@@ -109,7 +110,7 @@ LORA = Kind(
 )
 VAE = Kind("a VAE", ("vae",), "Give it with --vae, beside a model")
 STATE = Kind("a saved state", (), "Name its folder with --resume")
-NAMES = (  # what names in a header look like -> what it is
+NAMES = (  # pattern of a name in a header -> what the file is
     (r"^(?:model\.diffusion_model|conditioner\.embedders|cond_stage_model)\.", CHECKPOINT),
     (r"lora_|\.lora[_.]|hada_w|lokr_", LORA),
     (r"^(?:first_stage_model\.)?(?:encoder|decoder)\.(?:down|up|mid|conv_in)", VAE),
@@ -158,13 +159,13 @@ def pickle_kind(path: Path) -> Kind | None:
 
 
 def names_in_pickle(text: bytes) -> bytes:
-    """Return the texts of a pickle but for those that name torch's classes."""
+    """Return the texts of a pickle, joined, without those that name torch's storages and devices."""
     found = re.findall(rb"X(.)\0\0\0([ -~]+)", text)
     return b"".join(t[: n[0]] for n, t in found if not t.startswith((b"storage", b"cpu", b"cuda")))
 
 
 def text_kind(path: Path, start: bytes) -> Kind | None:
-    """Return what a text is: TOML, JSON, YAML, or lines."""
+    """Return what a text file is, be it TOML, JSON, YAML or plain lines."""
     if b"\0" in start or path.stat().st_size > MOST_TEXT:
         return None
     text = path.read_text(encoding="utf-8-sig")
@@ -215,7 +216,7 @@ def json_kind(table: Any) -> Kind | None:
             return foreign(program, table)
     if "datasets" in table or "concepts" in table:
         return DATASET_FILE
-    if {"image_path", "file_name"} & table.keys():  # of the only line
+    if {"image_path", "file_name"} & table.keys():  # a JSONL file with a single line
         return METADATA_FILE
     if {"_class_name"} & table.keys() or {"architectures"} & table.keys():
         return Kind(
@@ -253,7 +254,7 @@ PROGRAMS: dict[str, tuple[set[str], ...]] = {  # program -> keys that only its f
 
 
 def foreign(program: str, keys: Mapping[str, Any]) -> Kind:
-    """Return what is said of another program's config, with its settings in the words of this one."""
+    """Return the kind for another program's config, whose fix translates its settings into flags."""
     found = translations(dict.fromkeys(all_keys(keys)))
     said = "; ".join(found[:MOST_SHOWN]) + (
         f"; {len(found) - MOST_SHOWN} more: see {PAGE}" if found[MOST_SHOWN:] else ""
@@ -291,7 +292,7 @@ def yaml_kind(path: Path, text: str) -> Kind | None:
     return Kind("a YAML file", (), fix) if path.suffix.lower() in (".yaml", ".yml") else None
 
 
-DOWNLOADS = {  # how a file begins that is not what was to be fetched
+DOWNLOADS = {  # the beginnings of files that came instead of the one to be fetched
     "version https://git-lfs": Kind("a Git LFS pointer, not the file itself", (), "Fetch the file: git lfs pull"),
     "<!doctype html": Kind("a web page, not the file itself", (), "Fetch the file again"),
     "<html": Kind("a web page, not the file itself", (), "Fetch the file again"),
@@ -307,11 +308,11 @@ SYNTAX = (
     ".pth",
     ".ckpt",
     ".bin",
-)  # endings of what is no lines
+)  # endings of files that are not plain lines
 
 
 def lines_kind(path: Path, text: str) -> Kind | None:
-    """Return what a text without any syntax is; what is wrong with a file of another ending is its reader's to say."""
+    """Return what a text without any syntax is; None for the endings in `SYNTAX`, whose readers report mistakes."""
     if path.suffix.lower() in SYNTAX:
         return None
     if "[name]" in text or "[filewords]" in text:

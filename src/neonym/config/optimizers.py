@@ -15,17 +15,15 @@ from neonym.extras import MODULES, install
 
 @dataclass(frozen=True)
 class OptimizerRecord:
-    """An optimizer and its capabilities.
+    """A frozen record of an optimizer and its capabilities.
 
-    `longest_step` says what bounds one step of a number: the learning "rate" (Adam and its like, whatever the clipped
+    `longest_step` names what bounds one step of a number: the learning "rate" (Adam and its like, whatever the clipped
     gradient is), the clipped "gradient", or the "momentum" that adds up clipped gradients; None if nothing is known.
     """
 
     name: str  # as sd-scripts spells it; users may write it in any case
     path: str  # the dotted path of its class
-    settings: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # what the class is made with unless the user says otherwise
+    settings: Mapping[str, Any] = field(default_factory=dict)  # the class's arguments unless the user gives others
     smaller: tuple[
         str, ...
     ] = ()  # names for 8-bit or paged state; this one is used instead, for its state is kilobytes
@@ -42,7 +40,7 @@ class OptimizerRecord:
         return self.path.partition(".")[0]
 
     def is_relative(self, arguments: Mapping[str, Any]) -> bool:
-        """Return whether, with the user's `arguments`, the rate follows from the word's size: none may be given then."""
+        """Return whether the user's `arguments` let the rate follow from the word's size; none may be given then."""
         given = {**self.settings, **arguments}
         return self.relative_steps and bool(given.get("relative_step", True) or given.get("warmup_init"))
 
@@ -116,7 +114,10 @@ def class_path(name: str) -> str:
 
 
 def optimizer_problem(name: str) -> Problem | None:
-    """Return what is wrong with a name: it is unknown, or its package is missing. What a class takes is found by making it."""
+    """Return the problem of a name that is unknown or whose package is missing; None for any other.
+
+    Only making the optimizer shows whether its class takes the settings.
+    """
     path, where = class_path(name), "--optimizer_type"
     package = path.partition(".")[0]
     if path == f"torch.optim.{name}":
@@ -137,7 +138,7 @@ def suggestion(name: str) -> str:
 
 
 def _in_torch(name: str) -> bool:
-    """Return whether torch has an optimizer of that name: it keeps each in a file of its own."""
+    """Return whether torch has an optimizer of that name, by its files: each has one of its own."""
     spec = find_spec("torch")
     places = spec.submodule_search_locations if spec else None
     files = (file for place in places or () for file in (Path(place) / "optim").glob("[!_]*.py"))

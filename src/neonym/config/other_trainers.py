@@ -1,4 +1,4 @@
-"""The vocabulary of other trainers as data: which setting here means what a flag or key of theirs means.
+"""The vocabulary of other trainers as data: the setting here that means what a flag or key of theirs means.
 
 Messages about unknown flags and keys read it, and `docs/from-other-trainers.md` is made from it.
 """
@@ -11,17 +11,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a word of another trainer is here: a `setting`, or none, and what is different."""
+    """A frozen record of what a flag or key of another trainer is here: a `setting`, or none, and what is different."""
 
     setting: str = ""
     note: str = ""
 
 
 def same(setting: str, note: str = "") -> Meaning:
+    """Return the meaning of a word that has a setting here."""
     return Meaning(setting, note)
 
 
 def none(note: str) -> Meaning:
+    """Return the meaning of a word that has no setting here, with the reason."""
     return Meaning("", note)
 
 
@@ -232,7 +234,7 @@ TRAINERS = {
     "other programs": OTHERS,
 }
 
-GENERATORS = {  # of diffusers' pipelines, AUTOMATIC1111's API and this program's trainer -> flags of neonym generate
+GENERATORS = {  # names in diffusers, AUTOMATIC1111's API and neonym train -> flags of neonym generate
     "pretrained_model_name_or_path": same("ckpt"),
     "model": same("ckpt"),
     "model_path": same("ckpt"),
@@ -261,7 +263,7 @@ GENERATORS = {  # of diffusers' pipelines, AUTOMATIC1111's API and this program'
 }
 
 
-FOREIGN_KEYS = {  # of other programs' data-set files -> keys of a subset here
+FOREIGN_KEYS = {  # keys of other programs' data-set files -> keys of a subset here
     "repeats": "num_repeats",
     "path": "image_dir",
     "folder_path": "image_dir",
@@ -287,7 +289,7 @@ def meaning_of(name: str, known: Container[str]) -> str:
 
 
 def sentence(meaning: Meaning, trainers: str) -> str:
-    """Return what is said of one meaning."""
+    """Return one meaning as a sentence."""
     if not meaning.setting:
         return f"It is a setting of {trainers}; here {meaning.note}"
     note = f" ({meaning.note})" if meaning.note else ""

@@ -1,4 +1,4 @@
-"""From a data-set table to values: subset, then data set, then `[general]`, then the command line, then the default.
+"""Finds the values of a data-set table: subset, then data set, `[general]`, the command line, and the default.
 
 All problems of a file are found in one reading, each with its place and the nearest known name.
 """
@@ -52,7 +52,7 @@ class Resolved:
     """A data-set table with every value found. With an error among `problems`, `config` is None."""
 
     config: DatasetConfig | None = None
-    concepts: tuple[ConceptSpec | None, ...] = ()  # of the table, right or wrong; None: its word cannot be read
+    concepts: tuple[ConceptSpec | None, ...] = ()  # the table's, right or wrong; None: its word cannot be read
     shown: dict[str, Any] = field(default_factory=dict)  # place of a subset -> the concept that it names
     origins: Origins = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Resolved:
         self.problems.append(Problem("error", what, where, fix))
 
     def add(self, more: Sequence[Problem]) -> None:
-        """`more` problems, but none of a flag that was told before."""
+        """Add `more` problems, except those of flags that have been reported before."""
         told = {p.where for p in self.problems}
         self.problems += [p for p in more if not p.where.startswith("--") or p.where not in told]
 
@@ -70,7 +70,10 @@ class Resolved:
 
 
 def read_table(path: Path, fix: str = "Check the path") -> Any:
-    """The raw table of a .toml or .json file; `fix` is said if it is not there. Raises ConfigError with the parser's place."""
+    """Return the raw table of a .toml or .json file.
+
+    Raises ConfigError with the parser's place, or with `fix` if the file is not there.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -88,7 +91,7 @@ def read_table(path: Path, fix: str = "Check the path") -> Any:
 
 
 def resolve(table: Any, run: RunConfig, where: str) -> Resolved:
-    """A file's table, or the one made from a folder -> all values, where they come from, and all that is wrong."""
+    """Return all values of a table (a file's, or one made from a folder), where they come from, and all problems."""
     found = Resolved()
     table = as_table(table, where, found)
     unknown_keys(table, ("general", "concepts", "datasets"), where, found)
@@ -115,7 +118,7 @@ def resolve(table: Any, run: RunConfig, where: str) -> Resolved:
 
 
 def resolve_concept(row: Table, where: str, found: Resolved) -> ConceptSpec | None:
-    """One `[[concepts]]` row, without what is wrong with it, so that its word can be looked at; None if that is wrong."""
+    """Return one `[[concepts]]` row without its wrong values, for its word to be checked; None if that is wrong."""
     concept = build(ConceptSpec, row, where, found)
     if concept is not None:
         return concept
@@ -127,7 +130,7 @@ def resolve_concept(row: Table, where: str, found: Resolved) -> ConceptSpec | No
 def resolve_dataset(
     index: int, row: Table, above: tuple[Table, Table], masked_loss: bool, where: str, found: Resolved
 ) -> DatasetSpec | None:
-    """One `[[datasets]]` row with its fallbacks."""
+    """Return one `[[datasets]]` row with its fallbacks; None if it cannot be used."""
     listed = as_list(row.get("subsets", []), f"{where} subsets", found)
     tables = [as_table(raw, f"{where} subsets[{i}]", found) for i, raw in enumerate(listed)]
     if not tables:
@@ -151,7 +154,7 @@ def resolve_dataset(
 def resolve_subset(
     at: tuple[int, int], style: Style, raw: Table, above: tuple[Table, ...], where: str, found: Resolved
 ) -> SubsetSpec | None:
-    """One `[[datasets.subsets]]` row with its fallbacks."""
+    """Return one `[[datasets.subsets]]` row with its fallbacks; None if it cannot be used."""
     own = OWN_KEYS[style]
     unknown_keys(raw, (*SubsetValues.model_fields, *own), where, found, elsewhere=tuple(DatasetValues.model_fields))
     check_values({key: value for key, value in raw.items() if key in SubsetSpec.model_fields}, where, found)
@@ -172,7 +175,7 @@ def fall_back(
     at: tuple[int, int | None],
     found: Resolved,
 ) -> Table:
-    """The first value of each key that is set; tables are taken whole, never merged."""
+    """Return the first value that is set of each key, and note its level; values that are tables are never merged."""
     values = {}
     for key in keys:
         for table, level in zip(tables, levels, strict=True):
@@ -184,7 +187,10 @@ def fall_back(
 
 
 def style_of(tables: list[Table], where: str, masked_loss: bool, found: Resolved) -> Style | None:
-    """sd-scripts' three kinds of data set: folders, a metadata file, folders with masks. Kinds do not mix in one."""
+    """Return which of sd-scripts' three kinds a data set is: folders, metadata files, or folders with masks.
+
+    Kinds do not mix in one data set: a mixture is reported, and None is returned.
+    """
     masked = [table.get("conditioning_data_dir") is not None for table in tables]
     listed = [table.get("metadata_file") is not None for table in tables]
     if any(masked) and not all(masked):
@@ -201,7 +207,7 @@ def style_of(tables: list[Table], where: str, masked_loss: bool, found: Resolved
 
 
 def flag_values(run: RunConfig) -> Table:
-    """The command line under the data-set file's names."""
+    """Return the command line's values under the data-set file's names."""
     values = run.dataset.model_dump() | run.eval.model_dump()
     values |= {key: values[flag] for key, flag in FLAG_NAMES.items()}
     if run.dataset.face_crop_aug_range is not None:
@@ -213,13 +219,13 @@ def flag_values(run: RunConfig) -> Table:
 
 
 def check_values(table: Table, where: str, found: Resolved) -> None:
-    """Each value of a table by itself, so that a mistake is told at the place where it stands."""
+    """Check each value of a table by itself, so that a mistake is reported at the place where it stands."""
     for model in (DatasetValues, SubsetSpec):
         build(model, {k: v for k, v in table.items() if k in model.model_fields}, where, found)
 
 
 def build(model: type[BaseModel], values: Table, where: str, found: Resolved) -> Any:
-    """Validate `values`; what is wrong goes to `found`, each with its key, unless it was told before."""
+    """Return `values` as a `model`, or None if one is wrong; each mistake goes to `found` once, with its key."""
     wrong = wrong_values(model, values)
     for key, item in wrong.items():
         if item["type"] == "extra_forbidden":
@@ -234,7 +240,7 @@ def build(model: type[BaseModel], values: Table, where: str, found: Resolved) ->
 
 
 def check_flags(model: type[BaseModel], values: Table, found: Resolved) -> Table:
-    """The command line's values without those that `model` cannot have: these are told here, under their flags."""
+    """Return the command line's values without those that `model` cannot have, which are reported under their flags."""
     wrong = wrong_values(model, {k: v for k, v in values.items() if k in model.model_fields})
     for key, item in wrong.items():
         found.error(mistake(item, values), f"--{FLAG_NAMES.get(key, key)}")
@@ -242,7 +248,7 @@ def check_flags(model: type[BaseModel], values: Table, found: Resolved) -> Table
 
 
 def wrong_values(model: type[BaseModel], values: Table) -> dict[str, Mapping[str, Any]]:
-    """What pydantic says of each key that `model` cannot have, or lacks."""
+    """Return pydantic's error for each key that `model` cannot have, or lacks."""
     try:
         model.model_validate(values)
     except ValidationError as error:
@@ -251,7 +257,7 @@ def wrong_values(model: type[BaseModel], values: Table) -> dict[str, Mapping[str
 
 
 def mistake(item: Mapping[str, Any], values: Table) -> str:
-    """What pydantic says of one value."""
+    """Return what is wrong with one value, from pydantic's error."""
     said = item["msg"].removeprefix("Value error, ")
     return said if item["type"] == "missing" else f"{said} (found {values.get(str(item['loc'][0]))!r})"
 
@@ -259,7 +265,7 @@ def mistake(item: Mapping[str, Any], values: Table) -> str:
 def unknown_keys(
     values: Table, known: tuple[str, ...], where: str, found: Resolved, elsewhere: tuple[str, ...] = ()
 ) -> None:
-    """A problem for each key that is not `known`; `elsewhere` are keys of the table above."""
+    """Report each key that is not `known`; `elsewhere` are keys of the table above."""
     for key in values:
         if key in known:
             continue
@@ -271,14 +277,14 @@ def unknown_keys(
 
 
 def called_elsewhere(key: str, known: tuple[str, ...]) -> str:
-    """What a key of another program's data sets is here; empty if that is not known."""
+    """Return what a key of another program's data sets is called here, or "" if that is not known."""
     here = FOREIGN_KEYS.get(key)
     flags = {name for _, name, _ in fields_of(RunConfig)}
     return f"Here it is `{here}`" if here in known else "" if key in flags else meaning_of(key, flags)
 
 
 def home_of(key: str) -> str:
-    """Where a key belongs that stands in the wrong place; empty if it is known nowhere."""
+    """Return where a misplaced key belongs, or "" if it is known nowhere."""
     styles = [KINDS[style] for style, own in OWN_KEYS.items() if key in own]
     if key in DatasetValues.model_fields:
         return "It belongs to [[datasets]]"
@@ -290,6 +296,7 @@ def home_of(key: str) -> str:
 
 
 def as_table(value: Any, where: str, found: Resolved) -> Table:
+    """Return a value that is a table; report any other value, and return an empty table."""
     if isinstance(value, dict):
         return value
     found.error("should be a table", where)
@@ -297,6 +304,7 @@ def as_table(value: Any, where: str, found: Resolved) -> Table:
 
 
 def as_list(value: Any, where: str, found: Resolved) -> list[Any]:
+    """Return a value that is a list; report any other value, and return an empty list."""
     if isinstance(value, list):
         return value
     found.error("should be a list: write it with double brackets, [[...]]", where)

@@ -1,4 +1,4 @@
-"""Compatibility with sd-scripts as data: what becomes of each of its flags that is not a setting here.
+"""Compatibility with sd-scripts as data: the fate of each of its flags that is not a setting here.
 
 `renamed` flags set another setting; flags with `no effect` are accepted because nothing is left for them to do;
 `refused` ones would change the result, so they stop the run. `docs/from-sd-scripts.md` is made from this table.
@@ -14,7 +14,10 @@ Form = Literal["switch", "text", "count", "number", "list"]  # 0 of a count or a
 
 @dataclass(frozen=True)
 class Compat:
-    """One flag of sd-scripts. `value`: what a renamed switch sets its setting to; `told`: its user should know more."""
+    """A frozen record of one flag of sd-scripts.
+
+    A renamed switch sets its setting to `value`; `told` means that its user should know more than the new name.
+    """
 
     kind: Literal["renamed", "no effect", "refused"]
     reason: str
@@ -25,15 +28,18 @@ class Compat:
 
 
 def renamed(setting: str, value: Any = None, form: Form = "switch", but: str = "") -> Compat:
+    """Return the record of a flag that sets another setting; `but` is what its user should know beside that."""
     said = f"`--{setting}`" if value is None else f"`--{setting}={value}`"
     return Compat("renamed", f"is {said} here{but}", form, setting, value, bool(but))
 
 
 def no_effect(reason: str, form: Form = "switch") -> Compat:
+    """Return the record of a flag that is accepted although nothing is left for it to do."""
     return Compat("no effect", reason, form)
 
 
 def refused(reason: str, form: Form = "switch") -> Compat:
+    """Return the record of a flag that stops the run, because it would change the result."""
     return Compat("refused", reason, form)
 
 
@@ -177,7 +183,7 @@ OF_GRADUAL_LATENT = no_effect("belongs to Gradual Latent, which is not supported
 GUIDANCE_BY_NETS = refused("guidance by CLIP or VGG16 is not supported", "number")
 SAME_PICTURES = "merged before or not, a LoRA gives the same pictures"
 
-GENERATOR: dict[str, Compat] = {  # of gen_img.py and gen_img_diffusers.py
+GENERATOR: dict[str, Compat] = {  # flags of gen_img.py and gen_img_diffusers.py
     "mask_image": renamed("mask_path", form="text"),
     "vae_slices": renamed("vae_tiling", True, form="count"),
     "xformers": ONE_ATTENTION,
@@ -227,6 +233,7 @@ GENERATOR: dict[str, Compat] = {  # of gen_img.py and gen_img_diffusers.py
 
 
 def _field(compat: Compat) -> Any:
+    """Return the type and the field of a flag of sd-scripts, as `create_model` takes them."""
     kinds: dict[str, tuple[Any, Any]] = {
         "switch": (bool, False),
         "text": (str | None, None),
@@ -239,6 +246,7 @@ def _field(compat: Compat) -> Any:
 
 
 def _settings(name: str, table: dict[str, Compat]) -> type[BaseModel]:
+    """Return the class of settings with a field for each flag of a table."""
     config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
     return create_model(name, __config__=config, **{flag: _field(compat) for flag, compat in table.items()})
 

@@ -1,4 +1,4 @@
-"""The data set of a run: its file, or a folder of pictures, with the words that it shows."""
+"""The data set of a run: its file, or a folder of images, with the words that it shows."""
 
 import os
 from collections import Counter
@@ -18,7 +18,7 @@ NO_NAME = "the new word has no name"
 
 
 def read_dataset(run: RunConfig) -> Resolved:
-    """The resolved data set of a run, where its values come from, and every problem of flags and file together."""
+    """Return the resolved data set of a run, where its values come from, and every problem of flags and file."""
     found = Resolved(problems=run_problems(run))
     try:
         table, where = dataset_table(run, found)
@@ -42,7 +42,10 @@ def read_dataset(run: RunConfig) -> Resolved:
 
 
 def dataset_table(run: RunConfig, found: Resolved) -> tuple[Any, str]:
-    """-> (the data-set file's table, or the one made from the folder flags; where it stands). Raises ConfigError."""
+    """Return the data-set file's table, or the one made from the folder flags, and where it stands.
+
+    Raises ConfigError if the file cannot be read or is of another kind.
+    """
     flags = run.dataset
     if flags.dataset_config is not None:
         for name in ("train_data_dir", "reg_data_dir", "in_json"):
@@ -66,7 +69,7 @@ def dataset_table(run: RunConfig, found: Resolved) -> tuple[Any, str]:
 
 
 def read_dataset_file(path: Path) -> Any:
-    """Its raw table; the ending says which kind of file it is. Raises ConfigError."""
+    """Return the raw table of a data-set file, TOML or JSON by its ending. Raises ConfigError if it cannot be read."""
     if wrong := misplaced(path, "dataset_config"):
         raise ConfigError([wrong])
     if path.suffix.lower() not in (".toml", ".json"):
@@ -77,7 +80,7 @@ def read_dataset_file(path: Path) -> Any:
 
 
 def refuse_flags_of_words(run: RunConfig, where: str, read: Resolved) -> None:
-    """Where a file has `[[concepts]]`, the flags that say the same of one word are a mistake."""
+    """Report the flags that describe one word if the file has `[[concepts]]` of its own."""
     flags = run.concept
     given = [
         f"--{name}"
@@ -89,7 +92,7 @@ def refuse_flags_of_words(run: RunConfig, where: str, read: Resolved) -> None:
 
 
 def concept_of_flags(run: RunConfig, found: Resolved) -> tuple[ConceptSpec | None, ...]:
-    """The one of `--token_string`; none if it is not there, or wrong."""
+    """Return the concept of `--token_string`, alone in a tuple; report a missing or wrong one, and return ()."""
     flags = run.concept
     if not (flags.token_string or "").strip():
         fix = "For example --token_string=mychar4; the captions must contain it"
@@ -102,7 +105,7 @@ def concept_of_flags(run: RunConfig, found: Resolved) -> tuple[ConceptSpec | Non
 
 
 def name_problems(concepts: Sequence[ConceptSpec], run: RunConfig) -> Iterator[Problem]:
-    """Words must differ after cleaning, and be file names if no other name is given."""
+    """Yield a problem for words that do not differ after cleaning, or that cannot be file names but have to be."""
     counts = Counter(clean(concept.token_string) for concept in concepts)
     for concept in concepts:
         token, where = concept.token_string, f"`{concept.token_string}`"
@@ -119,7 +122,10 @@ def name_problems(concepts: Sequence[ConceptSpec], run: RunConfig) -> Iterator[P
 
 
 def subset_problems(shown: Mapping[str, Any], tokens: Sequence[str]) -> Iterator[Problem]:
-    """Every subset must name one of several concepts. `shown`: what each names, by its place."""
+    """Yield a problem for each subset that does not name one of several concepts.
+
+    `shown` holds the concept that each subset names, by the subset's place.
+    """
     for place, concept in shown.items():
         if concept is None and len(tokens) > 1:
             fix = f'Add concept = "..." (one of {", ".join(tokens)})'
@@ -129,7 +135,10 @@ def subset_problems(shown: Mapping[str, Any], tokens: Sequence[str]) -> Iterator
 
 
 def folder_table(flags: DatasetSettings, problems: list[Problem]) -> dict[str, Any]:
-    """`--train_data_dir` and `--reg_data_dir` as a data-set table: `N_name` folders, or one plain folder of pictures."""
+    """Return `--train_data_dir` and `--reg_data_dir` as a data-set table.
+
+    Each holds `N_name` folders, or is one plain folder of images.
+    """
     assert flags.train_data_dir is not None
     subsets = folder_subsets(Path(flags.train_data_dir), "--train_data_dir", False, problems)
     if flags.reg_data_dir is not None:
@@ -138,7 +147,7 @@ def folder_table(flags: DatasetSettings, problems: list[Problem]) -> dict[str, A
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """False for a link that leads to itself."""
+    """Return whether an entry is a folder; a link that leads to itself is not."""
     try:
         return entry.is_dir()
     except OSError:
@@ -146,14 +155,14 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def folder_subsets(folder: Path, flag: str, is_reg: bool, problems: list[Problem]) -> list[dict[str, Any]]:
-    """Sorted by name, so that every machine sees the same order."""
+    """Return a folder's subsets as tables, sorted by name so that every machine sees the same order."""
     if not folder.is_dir():
         none = Problem("error", f"{in_one_line(str(folder))} is not a folder", flag)
         problems.append(misplaced(folder, flag.removeprefix("--")) or none)
         return []
     subsets = []
     try:
-        with os.scandir(folder) as entries:  # says of each entry what it is without looking at it
+        with os.scandir(folder) as entries:  # knows what each entry is without opening it
             found = [(entry.name, is_folder(entry)) for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         problems.append(Problem("error", f"{in_one_line(str(folder))} cannot be read ({error.strerror})", flag))

@@ -1,4 +1,4 @@
-"""Settings that do nothing beside the others: nothing is accepted and silently ignored."""
+"""Settings that have no effect beside the others: no setting is accepted and silently ignored."""
 
 from collections.abc import Iterator
 
@@ -10,14 +10,14 @@ METADATA = tuple(name for section, name, _ in fields_of(RunConfig) if section ==
 
 
 def tracker_kinds(log: LogSettings) -> list[str]:
-    """The packages that follow a run: naming a folder is enough for TensorBoard."""
+    """Return the names of the trackers that follow a run; naming a folder is enough for TensorBoard."""
     if log.log_with == "all":
         return ["tensorboard", "wandb"]
     return [log.log_with] if log.log_with else ["tensorboard"] * (log.logging_dir is not None)
 
 
 def idle_problems(run: RunConfig) -> Iterator[Problem]:
-    """A warning for each setting that was changed, but that another one would have to wake."""
+    """Yield a warning for each setting that was changed, but has no effect without another one."""
     for names, works, needed in conditions(run):
         for name in () if works else names:
             section, default = SETTINGS[name]
@@ -26,17 +26,17 @@ def idle_problems(run: RunConfig) -> Iterator[Problem]:
 
 
 def takes_tags(data: DatasetSettings) -> bool:
-    """Whether captions are taken apart into tags that move, wait or are dropped."""
+    """Return whether captions are split into tags that move, wait or are dropped."""
     return data.shuffle_caption or data.caption_tag_dropout_rate > 0 or data.token_warmup_step > 0
 
 
 def uses_separator(data: DatasetSettings) -> bool:
-    """Whether the separator is written or read without that: between kept tags, or between a caption and its tags."""
+    """Return whether the separator matters even if no tags move: by kept tags, or between a caption and its tags."""
     return bool(data.keep_tokens_separator or data.secondary_separator or data.in_json)
 
 
 def conditions(run: RunConfig) -> list[tuple[tuple[str, ...], bool, str]]:
-    """(settings, whether they mean anything in this run, what they would need)"""
+    """Return rows of settings, whether they have an effect in this run, and the words for why they have none."""
     data, objective, save, hub, log = run.dataset, run.objective, run.save, run.hub, run.log
     file, kinds = data.dataset_config is not None, tracker_kinds(log)  # a data-set file may need its own fallbacks
     states = save.save_state or save.save_state_on_train_end

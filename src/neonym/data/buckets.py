@@ -1,6 +1,6 @@
-"""Bucket arithmetic: which shapes there are, which one a picture goes to, how it is scaled and cut.
+"""Bucket arithmetic: which shapes there are, which one an image goes to, how it is scaled and cut.
 
-The rules are sd-scripts' (dataset.md section 4), so that an existing data set gives the same sizes.
+The rules are sd-scripts' (its `BucketManager`), so that an existing data set gives the same sizes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from neonym.types import Fit, Size
 
 @dataclass(frozen=True)
 class BucketRules:
-    """One data set's bucketing. With `enabled` off there is one bucket: the resolution."""
+    """A frozen record of one data set's bucketing. With `enabled` off there is one bucket: the resolution."""
 
     resolution: Size
     enabled: bool = False
@@ -23,7 +23,10 @@ class BucketRules:
     no_upscale: bool = False
 
     def adjusted(self) -> BucketRules:
-        """Limits on the grid: the shortest side rounded down, the longest up. Raises ValueError if they cannot hold."""
+        """Return the rules with limits on the grid: the shortest side rounded down, the longest rounded up.
+
+        Raises ValueError if the limits cannot hold.
+        """
         shortest = self.shortest // self.steps * self.steps
         longest = -(-self.longest // self.steps) * self.steps
         if shortest < 1 and not self.no_upscale:
@@ -36,9 +39,9 @@ class BucketRules:
 
 
 def bucket_sizes(rules: BucketRules) -> list[Size]:
-    """Every bucket of `rules` (already adjusted), sorted by width then height; none is larger than the resolution.
+    """Return every bucket of `rules` (already adjusted), sorted by width, then by height.
 
-    Without upscaling none is fixed: each picture makes its own.
+    None has a larger area than the resolution. Without upscaling no bucket is fixed: each image makes its own.
     """
     if rules.no_upscale:
         return []
@@ -54,9 +57,9 @@ def bucket_sizes(rules: BucketRules) -> list[Size]:
 
 
 def fit(size: Size, rules: BucketRules, sizes: list[Size]) -> Fit:
-    """Where a picture of `size` goes. `sizes` is `bucket_sizes(rules)`, unused if buckets are off.
+    """Return how an image of `size` fits its bucket. `sizes` is `bucket_sizes(rules)`, unused if buckets are off.
 
-    Raises ValueError for a picture so thin that no bucket holds it.
+    Raises ValueError for an image so thin that no bucket holds it.
     """
     if not rules.enabled:
         return cover(size, rules.resolution)
@@ -69,7 +72,7 @@ def fit(size: Size, rules: BucketRules, sizes: list[Size]) -> Fit:
 
 
 def cover(size: Size, bucket: Size) -> Fit:
-    """Scale so that the bucket is covered, then cut evenly."""
+    """Return the fit of an image that is scaled so that it covers the bucket, then cut evenly."""
     width, height = size
     wide = width / height > bucket[0] / bucket[1]
     scale = bucket[1] / height if wide else bucket[0] / width
@@ -77,7 +80,10 @@ def cover(size: Size, bucket: Size) -> Fit:
 
 
 def shrink_only(size: Size, rules: BucketRules) -> Fit:
-    """`bucket_no_upscale`: shrink to the area if larger, then cut down to the grid."""
+    """Return the fit of an image under `bucket_no_upscale`: shrunk to the area if larger, then cut down to the grid.
+
+    Raises ValueError for an image that is too thin or too small for the grid.
+    """
     width, height = size
     area, steps, resized = rules.resolution[0] * rules.resolution[1], rules.steps, size
     if width * height > area:
@@ -102,5 +108,6 @@ def shrink_only(size: Size, rules: BucketRules) -> Fit:
 
 
 def centred(bucket: Size, resized: Size) -> Fit:
+    """Return the fit that cuts the bucket from the middle of the resized image."""
     left, top = (max(0, resized[0] - bucket[0]) // 2, max(0, resized[1] - bucket[1]) // 2)
     return Fit(bucket, resized, (left, top, left + bucket[0], top + bucket[1]))

@@ -20,7 +20,7 @@ NO_CAPTIONS = ("readme", "license", "licence", "copying", "notice")  # texts abo
 
 
 def text_of(path: Path, all_lines: bool) -> str:
-    """Return the first line of a file with a caption, or with templates; or `all_lines` that are not blank.
+    """Return the first line of a file with captions or templates; with `all_lines`, every line that is not blank.
 
     Raises DataError if the file is empty or is not text.
     """
@@ -29,7 +29,10 @@ def text_of(path: Path, all_lines: bool) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Return what a file says, its lines parted by line feeds. It is UTF-8, or UTF-16 with its mark. Raises DataError."""
+    """Return the text of a file, UTF-8 or UTF-16 with its byte-order mark, with line feeds between its lines.
+
+    Raises DataError if the file cannot be read, is empty or is not text.
+    """
     try:
         with path.open("rb", buffering=0) as file:  # twice as fast as text for small files
             data = file.read()
@@ -59,7 +62,7 @@ def dotted(ending: str) -> str:
 
 
 def loose(name: str) -> str:
-    """Return what names have in common that differ in case, or in how accents are stored."""
+    """Return a name in the form that it shares with names that differ only in case, or in how accents are stored."""
     return normalize("NFC", name).casefold()
 
 
@@ -67,9 +70,9 @@ def loose(name: str) -> str:
 class CaptionFiles:
     """The caption files of a folder of images.
 
-    A caption file has its image's name up to the ending, or with it (`1.png.txt`); then letters may be of another case.
-    An image that sd-scripts' face tool cut out (`name_x_y_width_height`) may use the caption of `name`.
-    `names`: of all files of the folder, so that nothing is looked for in vain.
+    A caption file has its image's name, without its ending or with it (`1.png.txt`); failing that, letters may differ
+    in case. An image that sd-scripts' face tool cut out (`name_x_y_width_height`) may use the caption of `name`.
+    `names` holds the names of all files of the folder, so that no file is looked for in vain.
     """
 
     images: Sequence[str]
@@ -97,17 +100,17 @@ class CaptionFiles:
                     self.rivals[name] = used
 
     def candidates(self, image: str) -> Iterator[str]:
-        """Yield the names that a caption file of the image may have, the best first."""
+        """Yield the names that the image's caption file may have, the best first."""
         stem = stem_of(image)
         stems = [stem, image, *([stem.rsplit("_", 4)[0]] if face_of(stem) else ())]
         return (f"{stem}{ending}" for stem in stems for ending in self.endings)
 
     def used(self, image: str, endings: tuple[str, ...]) -> str | None:
-        """Return the caption file that is read for the image, if files of these endings are."""
+        """Return the caption file of the image that is read if only files with these endings are; None without one."""
         return next((name for name in self.of[image] if name.lower().endswith(endings)), None)
 
     def renamed(self, files: Iterable[str]) -> list[str]:
-        """Return those of `files` that carry no image's name to the letter."""
+        """Return those of `files` whose names are not exactly an image's."""
         stems = {stem_of(image) for image in self.images}
         stems |= {stem.rsplit("_", 4)[0] for stem in stems if face_of(stem)}
         exact = {stem + ending for stem in stems for ending in self.endings}
@@ -155,7 +158,7 @@ def letters_of(stem: str) -> str:
 
 
 def gathered(problems: Iterable[Problem], place: Path) -> Iterator[Problem]:
-    """Yield problems of caption files, those that say the same as one with the number and three names."""
+    """Yield problems of caption files; those that say the same become one, with their number and three names."""
     alike: dict[tuple[str, str, str], list[Problem]] = {}
     for problem in problems:
         alike.setdefault((problem.severity, problem.what, problem.fix), []).append(problem)

@@ -1,7 +1,7 @@
-"""From a caption as it is stored to the text that is trained on, with every random choice drawn from one generator.
+"""The way from a stored caption to the text that is trained on, with every random choice drawn from one generator.
 
-The order is sd-scripts' (dataset.md section 7): dropout, one line, wildcards, tags, separators, templates. The new word
-is never lost on the way: a dropped caption keeps it, and so does every selection of tags.
+The order is sd-scripts' (its `process_caption`): dropout, one line, wildcards, tags, separators; templates come last.
+The new word is never lost on the way: a dropped caption keeps it, and so does every selection of tags.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ WILDCARD = re.compile(r"\{([^}]+)\}")
 
 @dataclass(frozen=True)
 class Moment:
-    """When a caption is used: what dropout by epochs and token warm-up depend on."""
+    """A frozen record of when a caption is used, on which dropout by epochs and token warm-up depend."""
 
     epoch: int = 1  # the first is 1
     step: int = 0  # the first is 0
-    steps: int = 1  # of the whole training
+    steps: int = 1  # length of the whole training
 
 
 def final_caption(caption: str, rules: CaptionRules, random: Random, at: Moment | None = None) -> str:
-    """The text of one draw. What is random takes its numbers from `random` in a fixed order."""
+    """Return the text of one draw. Random choices take their numbers from `random` in a fixed order."""
     at = at or Moment()
     if is_dropped(rules, random, at):
         whole = " ".join(filter(None, (rules.prefix, caption, rules.suffix)))
@@ -47,13 +47,14 @@ def final_caption(caption: str, rules: CaptionRules, random: Random, at: Moment 
 
 
 def is_dropped(rules: CaptionRules, random: Random, at: Moment) -> bool:
+    """Return whether the caption is dropped, by chance or because of the epoch."""
     if rules.dropout > 0 and random.random() < rules.dropout:
         return True
     return rules.drop_every_n_epochs > 0 and at.epoch % rules.drop_every_n_epochs == 0
 
 
 def written_out(caption: str, rules: CaptionRules, random: Random) -> str:
-    """One line with its prefix and suffix, and a choice made for each {a|b|c}."""
+    """Return one line of the caption with its prefix and suffix, and with one choice made for each {a|b|c}."""
     lines = caption.split("\n")
     text = random.choice(lines) if rules.wildcards and len(lines) > 1 else lines[0]
     if rules.prefix:
@@ -68,12 +69,12 @@ def written_out(caption: str, rules: CaptionRules, random: Random) -> str:
 
 
 def by_tags(rules: CaptionRules) -> bool:
-    """Whether captions are taken apart into tags at all; otherwise their spacing stays as it is."""
+    """Return whether captions are split into tags at all; otherwise their spacing stays as it is."""
     return rules.shuffle or rules.warmup_steps > 0 or rules.tag_dropout > 0 or bool(rules.keep_separator)
 
 
 def by_tag(text: str, rules: CaptionRules, random: Random, at: Moment) -> str:
-    """Some tags stay in front (and at the end), the others are warmed up, shuffled and dropped."""
+    """Return a text whose first (and last) tags stay in place while the others are warmed up, shuffled and dropped."""
     first, loose, last = divided(text, rules)
     if loose is None:
         return text
@@ -89,7 +90,10 @@ def by_tag(text: str, rules: CaptionRules, random: Random, at: Moment) -> str:
 
 
 def divided(text: str, rules: CaptionRules) -> tuple[list[str], list[str] | None, list[str]]:
-    """-> tags that stay in front, tags that move (None: nothing is taken apart), tags that stay at the end"""
+    """Return the tags that stay in front, those that move and those that stay at the end.
+
+    Those that move are None if the text is not split into tags.
+    """
     if rules.keep_separator and rules.keep_separator in text:
         parts = [split_tags(part, rules) for part in text.split(rules.keep_separator, 2)]
         return parts[0], parts[1], parts[2] if len(parts) == 3 else []
@@ -100,7 +104,10 @@ def divided(text: str, rules: CaptionRules) -> tuple[list[str], list[str] | None
 
 
 def split_tags(text: str, rules: CaptionRules) -> list[str]:
-    """Tags without blanks around them, empty ones left out; a weighted group is one tag. An empty separator parts nothing."""
+    """Return the tags of a text, stripped, without empty ones; a weighted group is one tag.
+
+    An empty separator splits nothing.
+    """
     parts = [text]
     if rules.separator and rules.separator in text:
         parts = outside_brackets(text, rules.separator) if rules.weighted else text.split(rules.separator)
@@ -108,7 +115,7 @@ def split_tags(text: str, rules: CaptionRules) -> list[str]:
 
 
 def outside_brackets(text: str, separator: str) -> list[str]:
-    """Split where no bracket is open."""
+    """Split a text at the separators that stand in no bracket."""
     if "(" not in text and "[" not in text:
         return text.split(separator)
     parts, depth, start, i = [], 0, 0, 0
@@ -123,7 +130,7 @@ def outside_brackets(text: str, separator: str) -> list[str]:
 
 
 def warmed_up(tags: int, rules: CaptionRules, at: Moment) -> int:
-    """How many of the moving tags are used by now."""
+    """Return how many of the moving tags are used by now."""
     steps = rules.warmup_steps if rules.warmup_steps >= 1 else math.floor(rules.warmup_steps * at.steps)
     if not steps or at.step >= steps:
         return tags
@@ -132,17 +139,17 @@ def warmed_up(tags: int, rules: CaptionRules, at: Moment) -> int:
 
 @lru_cache(maxsize=4096)
 def shows(text: str, word: str) -> bool:
-    """Whether the word stands in the text, as a whole word in any case."""
+    """Return whether the text contains the word, as a whole word in any case."""
     return bool(word) and whole_word((clean(word),)).search(clean(text)) is not None
 
 
 def uses_captions(rules: CaptionRules) -> bool:
-    """Return whether the stored caption becomes part of what is trained on: not where a template takes its place."""
+    """Return whether the stored caption becomes part of the text that is trained on; a template may take its place."""
     return not rules.templates or any("[filewords]" in template for template in rules.templates)
 
 
 def fill_template(template: str, word: str, caption: str) -> str:
-    """A sentence with `{}` or `[name]` (the word) and `[filewords]` (the caption)."""
+    """Return a template with the word in place of `{}` and `[name]`, and the caption in place of `[filewords]`."""
     return template.replace("[filewords]", caption).replace("[name]", word).replace("{}", word)
 
 
@@ -166,5 +173,5 @@ STYLE_TEMPLATES = tuple(
 
 
 def template_lines(text: str) -> Sequence[str]:
-    """The lines of a template file that are not empty."""
+    """Return the lines of a template file that are not blank."""
     return tuple(line.strip() for line in text.splitlines() if line.strip())

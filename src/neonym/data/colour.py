@@ -1,4 +1,4 @@
-"""Every kind of pixels as 8-bit sRGB: depths, palettes, transparency, and the colour profile that a file carries."""
+"""The conversion of every kind of pixels to 8-bit sRGB: depths, palettes, transparency, embedded colour profiles."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 from PIL import Image, ImageCms
 
 Colour = tuple[int, int, int]
-MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}  # of pixels, by the colour space of their profile
-NEAR = 2  # of 255 levels: a profile that changes no colour by more is sRGB in other words, and changes nothing
+MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}  # pixel modes by the colour space of their profile
+NEAR = 2  # levels of 255: a profile that changes no colour by more than this counts as sRGB
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """How the colours that a profile describes become sRGB."""
+    """A frozen record of how the colours that a profile describes become sRGB."""
 
-    mode: str = ""  # of the pixels that it is made for
+    mode: str = ""  # the mode of the pixels that it is made for
     transform: ImageCms.ImageCmsTransform | None = None  # None: they are sRGB already
     fault: str = ""  # why the profile cannot be used
 
@@ -26,7 +26,7 @@ class Conversion:
 def on_background(image: Image.Image, background: Colour, managed: bool = True) -> Image.Image:
     """Return the image in sRGB, with transparent pixels laid on `background`.
 
-    Where it is not `managed`, as in masks, the numbers are taken as they are, whatever profile they have.
+    If it is not `managed`, like a mask, its values are taken as they are, whatever its profile says.
     """
     colours, alpha = colours_and_alpha(image)
     profile = profile_of(image) if managed else None
@@ -53,7 +53,10 @@ def colours_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | No
 
 
 def from_large_numbers(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Return grey of 16 or 32 bits at 8 bits. Integers go up to 65,535; fractions to 1, 255 or 65,535, as they need."""
+    """Return a grey image of 16 or 32 bits at 8 bits, and its opacity if it names a transparent value.
+
+    Integers are scaled from 65,535; fractions from the least of 1, 255 and 65,535 that holds them all.
+    """
     values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)  # [H,W]
     largest = 65535.0
     if image.mode == "F":
@@ -66,16 +69,17 @@ def from_large_numbers(image: Image.Image) -> tuple[Image.Image, Image.Image | N
 
 
 def is_grey(mode: str) -> bool:
+    """Return whether pixels of this Pillow mode are grey."""
     return mode in ("1", "L", "LA", "La", "F") or mode.startswith("I")
 
 
 def profile_of(image: Image.Image) -> bytes | None:
-    """Return the colour profile that the file carries, empty if it is not whole; None without one."""
+    """Return the colour profile that the file carries, empty if it is incomplete; None without one."""
     return (image.info["icc_profile"] or b"") if "icc_profile" in image.info else None
 
 
 def profile_fault(image: Image.Image) -> str:
-    """Return why the image's profile cannot be used; nothing if it can, or if there is none. Reads no pixel."""
+    """Return why the image's profile cannot be used, or "" if it can or there is none. No pixel is read."""
     profile = profile_of(image)
     if profile is None:
         return ""
@@ -84,20 +88,20 @@ def profile_fault(image: Image.Image) -> str:
 
 
 def fault_for(how: Conversion, mode: str) -> str:
-    """Return why it cannot be used for pixels of this mode. Grey pixels may have a profile for RGB."""
+    """Return why a conversion cannot be used for pixels of this mode, or "". Grey pixels may have an RGB profile."""
     if how.fault or how.mode == mode or (how.mode, mode) == ("RGB", "L"):
         return how.fault
     return f"it is for {how.mode}, not {mode}"
 
 
 def changes_colours(image: Image.Image) -> bool:
-    """Return whether the image's profile makes other colours of its pixels."""
+    """Return whether the image's profile changes the colours of its pixels."""
     profile = profile_of(image)
     return profile is not None and not profile_fault(image) and conversion(profile).transform is not None
 
 
 def in_srgb(colours: Image.Image, profile: bytes | None) -> Image.Image:
-    """Return a new RGB image. A profile that cannot be used is passed over; `profile_fault` says so."""
+    """Return a new image in sRGB. A profile that cannot be used is ignored; `profile_fault` reports it."""
     if colours.mode == "LAB" and (profile is None or fault_for(conversion(profile), "LAB")):
         profile = lab_profile()
     how = Conversion() if profile is None else conversion(profile)
@@ -110,7 +114,7 @@ def in_srgb(colours: Image.Image, profile: bytes | None) -> Image.Image:
 
 @lru_cache(maxsize=32)
 def conversion(profile: bytes) -> Conversion:
-    """Return what becomes of a profile: most data sets have one or two, so that it is looked at once."""
+    """Return the conversion from a profile to sRGB; most data sets have one or two profiles, so each is read once."""
     if not profile:
         return Conversion(fault="it is not whole, or too large")
     try:
@@ -126,7 +130,7 @@ def conversion(profile: bytes) -> Conversion:
 
 
 def changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Return whether it leaves colours from all over the cube, or all greys, where they are."""
+    """Return whether a transform leaves colours from all over the RGB cube, or all greys, where they are."""
     if mode not in ("RGB", "L"):
         return False
     steps = np.linspace(0, 255, 16).round().astype(np.uint8)
@@ -138,4 +142,5 @@ def changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
 
 @lru_cache(maxsize=1)
 def lab_profile() -> bytes:
+    """Return the Lab profile that stands in where a Lab image has no usable one."""
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()

@@ -1,4 +1,4 @@
-"""Reading pictures: orientation, transparency, scaling and cutting, masks, small changes of colour."""
+"""Reading images: orientation, transparency, scaling and cutting, masks, small changes of colour."""
 
 from __future__ import annotations
 
@@ -58,18 +58,18 @@ FILTERS = {
     "linear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "cubic": Image.Resampling.BICUBIC,
     "area": Image.Resampling.BOX, "box": Image.Resampling.BOX,
 }  # fmt: skip
-WASTEFUL = 8  # a scaled picture so many times its bucket is cut before it is scaled
+WASTEFUL = 8  # a scaled image of more than so many times its bucket's area is cut before it is scaled
 HUE_SHIFT = 8 / 180  # turns of the colour circle, either way
 GAMMA = (0.95, 1.05)
-COLOUR_SHARE = 0.33  # of draws that are changed in colour
+COLOUR_SHARE = 0.33  # the share of draws that are changed in colour
 SHAKEN_FACE = 40  # pixels of a face that is large enough to be moved a little from the middle
-FLAT = 4  # of 256 levels: a picture without larger differences shows nothing
+FLAT = 4  # of 256 levels: an image without larger differences shows nothing
 
 
 def find_images(folder: Path, complain: Callable[[str, Path], object] | None = None) -> list[Path]:
-    """Pictures directly in `folder`, sorted by name; hidden files and other endings are passed over.
+    """Return the images directly in `folder`, sorted by name, without hidden files and files with other endings.
 
-    What looks like a picture and cannot be reached goes to `complain`. Raises OSError.
+    Whatever has an image's name and cannot be reached goes to `complain`. Raises OSError if the folder cannot be read.
     """
     found, endings = [], tuple(ENDINGS)
     with os.scandir(folder) as entries:
@@ -89,7 +89,7 @@ def find_images(folder: Path, complain: Callable[[str, Path], object] | None = N
 
 
 class Facts(NamedTuple):
-    """What is known of an image that can be read."""
+    """The facts that are known about an image that can be read."""
 
     size: Size  # after EXIF orientation
     content: str  # SHA-256 of the file
@@ -98,9 +98,9 @@ class Facts(NamedTuple):
 
 @contextmanager
 def readable(path: Path, small: Size | None = None) -> Iterator[Image.Image]:
-    """Open an image with its pixels, a JPEG at a smaller scale that is still as large as `small`.
+    """Open an image with its pixels; with `small`, a JPEG may be decoded at a smaller scale that is still that large.
 
-    Whatever goes wrong with it becomes a DataError; what Pillow warns of was said when the file was inspected.
+    Whatever goes wrong becomes a DataError. Pillow's warnings are dropped: `inspect` has reported them.
     """
     with pillow_warnings():
         with named_errors(path, UNREADABLE):
@@ -111,7 +111,7 @@ def readable(path: Path, small: Size | None = None) -> Iterator[Image.Image]:
 
 @contextmanager
 def named_errors(path: Path, kinds: tuple[type[Exception], ...]) -> Iterator[None]:
-    """Turn what goes wrong in reading an image into a DataError that names the file."""
+    """Turn exceptions raised while an image is read into a DataError that names the file."""
     try:
         yield
     except UnidentifiedImageError as error:
@@ -125,7 +125,7 @@ def named_errors(path: Path, kinds: tuple[type[Exception], ...]) -> Iterator[Non
 
 
 def loaded_or_mended(path: Path, small: Size | None) -> Image.Image:
-    """Return an open image with its pixels, of a file that is damaged beside them too."""
+    """Return an open image with its pixels, mended first if the file is damaged elsewhere than in its pixels."""
     try:
         return loaded(path, small)
     except UNREADABLE:
@@ -149,7 +149,7 @@ def loaded(source: Path | BytesIO, small: Size | None) -> Image.Image:
 
 
 def inspect(path: Path) -> Facts:
-    """Return what can be known of an image without its pixels. Raises DataError if pixels are missing or damaged."""
+    """Return the facts about an image, without its pixels. Raises DataError if pixels are missing or damaged."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -176,7 +176,7 @@ def inspect(path: Path) -> Facts:
 
 
 def examined(data: bytes) -> tuple[Size, list[Remark]]:
-    """Return the size as shown and what is remarkable. Whatever Pillow raises means that the file is damaged."""
+    """Return an image's size as shown, and remarks about it. Whatever Pillow raises means that the file is damaged."""
     with Image.open(BytesIO(data)) as image:
         size, turned, remarks = image.size, False, []
         if getattr(image, "is_animated", False) and image.format != "MPO":
@@ -193,10 +193,10 @@ def examined(data: bytes) -> tuple[Size, list[Remark]]:
 
 
 def orientation(image: Image.Image) -> int:
-    """Return how EXIF says that the image is to be turned; 1, not at all, if it does not say or makes no sense."""
+    """Return the orientation in the image's EXIF data, or 1 (upright) if there is none or it makes no sense."""
     try:
         found = image.getexif().get(ORIENTATION)
-    except Exception:  # of damaged EXIF Pillow raises anything; the pixels are whole all the same
+    except Exception:  # Pillow may raise anything on damaged EXIF; the pixels are whole all the same
         return 1
     return found if isinstance(found, int) and found in TURNS else 1
 
@@ -212,7 +212,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def load_pixels(path: Path, view: View) -> np.ndarray:
-    """The picture as the VAE wants it. -> float32 [3,H,W] in -1..1. Raises DataError."""
+    """Return the image as the VAE takes it: float32 [3,H,W] in -1..1. Raises DataError if it cannot be read."""
     with readable(path) as opened:
         picture = fitted(on_background(upright(opened), view.background), view)
     pixels = np.asarray(changed_colour(picture, view), np.float32)
@@ -220,12 +220,15 @@ def load_pixels(path: Path, view: View) -> np.ndarray:
 
 
 def is_plain(pixels: np.ndarray) -> bool:
-    """Whether a picture [3,H,W] in -1..1 is of one colour all over."""
+    """Return whether an image [3,H,W] in -1..1 is of one colour all over."""
     return float((pixels.max((1, 2)) - pixels.min((1, 2))).max()) < FLAT / 127.5
 
 
 def load_mask(record: ImageRecord, view: View) -> np.ndarray:
-    """How much each pixel counts: the red channel of the mask picture, else the opacity. -> float32 [H,W] in 0..1"""
+    """Return how much each pixel counts, float32 [H,W] in 0..1: the red channel of the mask image, else the opacity.
+
+    Raises DataError if the file cannot be read.
+    """
     with readable(record.mask or record.path) as opened:
         picture = upright(opened)
         if record.mask is not None:
@@ -236,7 +239,7 @@ def load_mask(record: ImageRecord, view: View) -> np.ndarray:
 
 
 def fitted(picture: Image.Image, view: View) -> Image.Image:
-    """Scaled, cut and mirrored."""
+    """Return the image scaled, cut and mirrored as the view says."""
     fit, filter = view.fit, FILTERS[view.interpolation or "lanczos"]
     if picture.size != fit.resized:
         across, down = picture.width / fit.resized[0], picture.height / fit.resized[1]
@@ -252,7 +255,7 @@ def fitted(picture: Image.Image, view: View) -> Image.Image:
 
 
 def changed_colour(picture: Image.Image, view: View) -> Image.Image:
-    """Hue turned, brightness bent."""
+    """Return the image with its hue shifted and its brightness curve bent as the view says."""
     if view.hue:
         hue, *rest = picture.convert("HSV").split()
         turned = (np.asarray(hue, np.int16) + round(256 * view.hue)) % 256
@@ -264,7 +267,7 @@ def changed_colour(picture: Image.Image, view: View) -> Image.Image:
 
 
 def draw_view(record: ImageRecord, random: Random) -> View:
-    """How one draw of a picture looks."""
+    """Return a random view of an image, as its rules allow."""
     rules, fit = record.image_rules, record.fit
     flipped = rules.flip and random.random() < 0.5
     face = face_of(record.path.stem) if rules.face_crop is not None else None
@@ -283,7 +286,7 @@ def draw_view(record: ImageRecord, random: Random) -> View:
 
 
 def still_view(record: ImageRecord, flipped: bool = False) -> View:
-    """How a picture looks if nothing is random."""
+    """Return the view of an image in which nothing is random."""
     return View(
         record.fit, flipped, background=record.image_rules.background, interpolation=record.image_rules.interpolation
     )
@@ -293,7 +296,10 @@ Face = tuple[int, int, int, int]  # centre x and y, width, height, in pixels of 
 
 
 def face_of(stem: str) -> Face | None:
-    """Where sd-scripts' face tool said the face is, from the file's name: `name_x_y_width_height`; None without."""
+    """Return where a file's name says that the face is, as sd-scripts' face tool writes it: `name_x_y_width_height`.
+
+    Return None if the name does not say.
+    """
     parts = stem.split("_")
     if len(parts) < 5 or not all(part.isdecimal() for part in parts[-4:]):
         return None
@@ -304,7 +310,11 @@ def face_of(stem: str) -> Face | None:
 def zoom_on_face(
     size: Size, face: Face, bounds: tuple[float, float], target: Size, jitter: bool, random: Random
 ) -> Fit:
-    """A window of `target` about the face, scaled so that the face fills it by one over `bounds` (dataset.md 5.4)."""
+    """Return the fit with a window of `target` about the face, as sd-scripts' `--face_crop_aug_range` makes it.
+
+    The image is scaled so that the window's shorter side is between the two `bounds` times the face, but never
+    enlarged for it.
+    """
     side, shortest = max(face[2:]), min(target)
     least = max(target[0] / size[0], target[1] / size[1])
     smallest = max(least, min(1.0, max(least, shortest / (side * bounds[1]))))

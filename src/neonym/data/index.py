@@ -1,4 +1,4 @@
-"""What was found out about the files of a folder, kept so that the next start need not open them again.
+"""A memo of the facts about a folder's images, so that the next start need not open them again.
 
 An entry holds as long as the file's size and times are the same, and the index as long as it is what was written. It says
 only what can be found out anew: nothing is lost with it, and it is left out where it cannot be written.
@@ -24,7 +24,7 @@ Stamp = list[int]
 
 
 def look_at(paths: Iterable[Path], progress: Callable[[int], object] | None = None) -> dict[Path, Facts | DataError]:
-    """Every picture's facts, or what is wrong with it. Those of unchanged files come from the index."""
+    """Return every image's facts, or what is wrong with it. The facts about unchanged files come from the index."""
     by_folder: dict[Path, list[Path]] = {}
     for path in paths:
         by_folder.setdefault(path.parent, []).append(path)
@@ -38,7 +38,7 @@ def look_at(paths: Iterable[Path], progress: Callable[[int], object] | None = No
 
 
 def look_at_folder(folder: Path, files: list[Path]) -> Iterator[tuple[Path, Facts | DataError]]:
-    """Files of one folder, in parallel where they have to be opened."""
+    """Yield the files of one folder with their facts; those that must be opened are opened in parallel."""
     index = cache_folder() / "index" / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]}.json"
     known, stamps = read_index(index), {path: stamp_of(path) for path in files}
     new: list[Path] = []
@@ -60,6 +60,7 @@ def look_at_folder(folder: Path, files: list[Path]) -> Iterator[tuple[Path, Fact
 
 
 def facts_or_error(path: Path) -> Facts | DataError:
+    """Return the facts about an image, or the error that reading it raises."""
     try:
         return inspect(path)
     except DataError as error:
@@ -67,7 +68,7 @@ def facts_or_error(path: Path) -> Facts | DataError:
 
 
 def stamp_of(path: Path) -> Stamp:
-    """Size and times of a file; nothing if it is not there."""
+    """Return the size and times of a file; an empty list if it is not there."""
     try:
         state = path.stat()
     except (OSError, ValueError):
@@ -76,6 +77,6 @@ def stamp_of(path: Path) -> Stamp:
 
 
 def read_index(file: Path) -> dict[str, list]:
-    """Return entries by file name; none if there is no sound index."""
+    """Return the index's entries by file name; an empty table if there is no sound index."""
     table = read_memo(file)
     return table["files"] if table.get("layout") == LAYOUT else {}

@@ -1,4 +1,4 @@
-"""Every picture goes through the VAE once; what is kept are the moments, so that the posterior draw stays random.
+"""Every image goes through the VAE once; its moments are kept, so that the draw from the posterior stays random.
 
 An entry is keyed by everything that decides it: the file's bytes, the scaling and cut, the mirror, the VAE. Any
 other file is encoded anew, and so is an entry that cannot be read.
@@ -25,19 +25,22 @@ Encode = Callable[[torch.Tensor], torch.Tensor]  # [1,3,H,W] -> [1,2C,h,w]
 
 
 class Latents:
-    """The moments of every draw: those encoded before training, and those of pictures that change, encoded as needed."""
+    """The moments of every draw: those encoded before training, and those of images that change, encoded as needed."""
 
     def __init__(self, known: dict[Place, torch.Tensor], encode: Encode):
         self.known, self.encode = known, encode
         self.masks: dict[tuple, torch.Tensor] = {}
 
     def __getitem__(self, place: Place) -> torch.Tensor:
-        """-> float32 [2C,h,w] on the CPU. Raises DataError."""
+        """Return the moments of a place, float32 [2C,h,w] on the CPU. Raises DataError if the image cannot be read."""
         found = self.known.get(place)
         return encode_picture(place, self.encode) if found is None else found
 
     def mask(self, record: ImageRecord, view: View, size: tuple[int, int]) -> torch.Tensor:
-        """How much each place of the latent counts, averaged over its pixels. -> float32 [1,h,w]. Raises DataError."""
+        """Return how much each place of the latent counts, averaged over its pixels: float32 [1,h,w].
+
+        Raises DataError if the mask cannot be read.
+        """
         if not record.masked:
             return torch.ones(1, *size)
         key = (record.path, record.mask, view, size)
@@ -51,22 +54,22 @@ class Latents:
 
 
 def encode_picture(place: Place, encode: Encode) -> torch.Tensor:
-    """-> float32 [2C,h,w]. Raises DataError."""
+    """Return the moments of an image, float32 [2C,h,w]. Raises DataError if it cannot be read."""
     return encoded(load_pixels(*place), encode)
 
 
 def encoded(pixels: np.ndarray, encode: Encode) -> torch.Tensor:
-    """[3,H,W] -> float32 [2C,h,w]"""
+    """Return the moments of pixels: float32 [3,H,W] -> float32 [2C,h,w] on the CPU."""
     return encode(torch.from_numpy(np.ascontiguousarray(pixels))[None])[0].float().cpu().contiguous()
 
 
 def checksum(file: Path, moments: torch.Tensor) -> str:
-    """Return the hash of an entry: its name, its shape (4 x 8 x 16 has the numbers of 4 x 16 x 8), its numbers."""
+    """Return the hash of an entry's name, shape and numbers; 4 x 8 x 16 and 4 x 16 x 8 may have the same numbers."""
     return hashlib.sha256(repr((file.name, *moments.shape)).encode() + moments.numpy().tobytes()).hexdigest()
 
 
 def read_entry(file: Path) -> torch.Tensor | None:
-    """-> float32 [2C,h,w], or None if there is no sound entry."""
+    """Return the moments of an entry, float32 [2C,h,w], or None if there is no sound entry."""
     try:
         with safe_open(file, framework="pt") as opened:
             moments, noted = opened.get_tensor("moments"), (opened.metadata() or {}).get("sha256")
@@ -76,7 +79,7 @@ def read_entry(file: Path) -> torch.Tensor | None:
 
 
 def write_entry(file: Path, moments: torch.Tensor) -> bool:
-    """Complete or absent: written beside, then renamed. -> whether it could be written"""
+    """Write an entry that is complete or absent, and return whether it could be written."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as part:
@@ -95,11 +98,12 @@ def cache_moments(
     complain: Callable[[str], None],
     known: Mapping[Place, torch.Tensor] | None = None,
 ) -> dict[Place, torch.Tensor]:
-    """Moments of every picture, on the CPU in float32.
+    """Return the moments of every image that does not change from draw to draw: float32 [2C,h,w] on the CPU.
 
-    One picture at a time: the numbers then do not depend on which entries were there already. With a `folder`,
-    entries are read from and written to it; one that cannot be written to is told once by `complain` and left alone, and so are
-    pictures without anything in them when they are encoded. What is `known` is taken as it is.
+    Images are encoded one at a time, so that the numbers do not depend on which entries were there already. With a
+    `folder`, entries are read from it and written to it; `complain` is called once if it cannot be written to, and it
+    is then left alone. `complain` also hears of images of one colour when they are encoded. Moments that are `known`
+    are taken as they are. Raises DataError if an image cannot be read.
     """
     records, plain = list(records), []
     moments = dict(known or {})

@@ -1,4 +1,4 @@
-"""Which pictures are encoded, under which name they are kept, and where each of them lies."""
+"""Keys of latents: which images are encoded, and under which name each is kept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LAYOUT = "moments-3"  # changes with the meaning of an entry
 
 
 def places(records: Iterable[ImageRecord]) -> list[Place]:
-    """Every distinct picture to be encoded once; those that change from draw to draw are not among them."""
+    """Return every distinct image and view to encode, without images that change from draw to draw."""
     found: dict[Place, None] = {}
     for record in records:
         if not record.image_rules.changes:
@@ -24,13 +24,16 @@ def places(records: Iterable[ImageRecord]) -> list[Place]:
 
 
 def entry_name(content: str, view: View, vae_hash: str) -> str:
-    """The key of an entry, as a file name. `content`: SHA-256 of the picture's file."""
+    """Return the key of an entry as a file name; `content` is the SHA-256 of the image's file."""
     facts = (LAYOUT, content, view, vae_hash)
     return hashlib.sha256(repr(facts).encode()).hexdigest() + ".safetensors"
 
 
 def told_sizes(size: Size, view: View) -> tuple[int, int, int, int, int, int]:
-    """What SDXL is told of a picture: original height and width, crop from top and left, height and width trained on."""
+    """Return the sizes that SDXL takes as conditioning (Podell et al. 2023).
+
+    They are the original height and width, the crop from top and left, and the height and width trained on.
+    """
     fit, (width, height) = view.fit, size
     left = fit.resized[0] - fit.crop[2] if view.flipped else fit.crop[0]
     return height, width, fit.crop[1], left, fit.bucket[1], fit.bucket[0]

@@ -1,4 +1,4 @@
-"""What Pillow warns of goes to the caller, who knows which file it is about, instead of the terminal."""
+"""Pillow's warnings go to the caller, who knows which file they are about, instead of the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ _listeners = list[int]()  # threads
 
 
 class Here(threading.local):
-    heard: Heard | None = None  # of the innermost listener of this thread
+    """The state of one thread."""
+
+    heard: Heard | None = None  # the warnings of this thread's innermost listener
 
 
 _here = Here()
@@ -22,7 +24,7 @@ _here = Here()
 
 @contextmanager
 def pillow_warnings() -> Iterator[Heard]:
-    """Collect the warnings of Pillow in this thread. All others go where they went before."""
+    """Collect Pillow's warnings in this thread; all others go where they went before."""
     outer, _here.heard = _here.heard, []
     with _lock:
         if not _listeners:
@@ -39,7 +41,7 @@ def pillow_warnings() -> Iterator[Heard]:
 
 
 def start_listening() -> None:
-    """Have every warning of Pillow brought to the listener of its thread, however often it was shown before."""
+    """Bring every warning of Pillow to the listener of its thread, however often it was shown before."""
     _before.enter_context(warnings.catch_warnings())
     warnings.filterwarnings("always", module=r"PIL\b")
     show = warnings.showwarning

@@ -1,4 +1,4 @@
-"""From draws to micro-batches on the device."""
+"""The loader makes micro-batches on the device out of draws."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ KNOWN = 1 << 15  # captions whose ids are kept: more than there are, unless they
 
 
 class Plan(Protocol):
-    """Anything that says which samples a step has."""
+    """A protocol of anything that says which samples a step has."""
 
     def draws(self, step: int) -> list[Draw]: ...
 
 
 class Loader:
-    """Yields the work of each step for this rank: micro-batches of one concept and one size.
+    """A source of the work of each step for this rank: micro-batches of one concept and one size.
 
     A caption is tokenized once. Every rank has its share of each concept. A concept whose word (one of `words`, in lower
-    case) stands in no caption of a step, as in one of regularisation images only, is not among those drawn.
+    case) stands in no caption of a step, such as a step of regularisation images only, is not among those drawn.
     """
 
     def __init__(
@@ -47,11 +47,12 @@ class Loader:
         self.rank, self.ranks = rank, ranks
 
     def steps(self, first: int, end: int) -> Iterator[Work]:
-        """The work of steps `first` to `end - 1`."""
+        """Yield the work of steps `first` to `end - 1`."""
         for step in range(first, end):
             yield self.work(step)
 
     def work(self, step: int) -> Work:
+        """Return this rank's work of one step."""
         batches, counts, drawn = [], torch.zeros(len(self.plans)), []
         for concept, plan in enumerate(self.plans):
             draws = plan.draws(step)
@@ -62,7 +63,7 @@ class Loader:
         return Work(step, batches, counts.to(self.device), drawn)
 
     def batch(self, draws: Sequence[Draw], concept: int) -> Batch:
-        """Samples of one size and one concept."""
+        """Return a micro-batch of draws of one size and one concept, on the device."""
         moments = torch.stack([self.latents[d.record.path, d.view] for d in draws])  # [B,2C,h,w]
         mask = None
         if any(d.record.masked for d in draws):
@@ -83,13 +84,15 @@ class Loader:
 
 
 def share_of(draws: Sequence[Draw], size: int, rank: int, ranks: int) -> list[Sequence[Draw]]:
-    """Micro-batches of this rank. Whole ones are dealt if all ranks get as many, since another number of samples rounds
-    in another way: so several processes compute what one does. Else samples are dealt one by one.
+    """Return this rank's micro-batches of at most `size` samples.
+
+    Whole micro-batches are dealt out if every rank gets as many: sums over other numbers of samples round differently,
+    so only then do several processes compute exactly what one does. Otherwise samples are dealt out one by one.
     """
     whole = parts(draws, size)
     return whole[rank::ranks] if len(whole) % ranks == 0 else parts(draws[rank::ranks], size)
 
 
 def parts(draws: Sequence[Draw], size: int) -> list[Sequence[Draw]]:
-    """At most `size` of them together."""
+    """Split draws, in order, into parts of at most `size`."""
     return [draws[i : i + size] for i in range(0, len(draws), size)]

@@ -1,7 +1,7 @@
-"""Files whose pixels are all there although something else of them is not: an end mark, a text, a checksum.
+"""The repair of files whose pixels are all there although something else is not: an end mark, a text, a checksum.
 
-Pillow refuses them, or reads them only together with files whose pixels are missing. So such a file is written anew
-in memory, from the parts that decide its pixels; nothing of Pillow is switched over.
+Pillow refuses them, or reads them only if it is set to read files whose pixels are missing too. So such a file is
+written anew in memory, from the parts that decide its pixels; Pillow's global settings are left alone.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from PIL import Image
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 END_OF_JPEG = b"\xff\xd9"
-TAILS = (b"", bytes(64), b"\xa5" * 64, b"\x5a" * 64)  # what missing pixels would be read from
+TAILS = (b"", bytes(64), b"\xa5" * 64, b"\x5a" * 64)  # bytes that missing pixels would be read from
 NEEDED = (b"IHDR", b"PLTE", b"tRNS")  # must be whole
 WISHED = (b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"eXIf")  # are left out if they are not
 LARGEST_PROFILE = 1 << 20  # bytes; Pillow refuses a PNG with a larger one
 LOST_PROFILE = b"lost\0\0"  # stands for a profile that cannot be used, so that it is reported
 MOST_PACKED = 1040  # bytes in one: more than zlib can
-CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG, by its colour type
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # channels of a PNG, by its colour type
 PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 FLAGS = {b"EXIF": 0x08, b"XMP ": 0x04}  # in the header of a WebP: what stands behind its pixels
 
 
 def mended(data: bytes) -> bytes | None:
-    """Return the bytes of an image with the same pixels that Pillow reads; None if pixels are missing or damaged."""
+    """Return the bytes of an image that Pillow reads, with the same pixels; None if pixels are missing or damaged."""
     try:
         if data.startswith(PNG):
             return mended_png(data)
@@ -41,7 +41,7 @@ def mended(data: bytes) -> bytes | None:
 
 
 def mended_png(data: bytes) -> bytes | None:
-    """Return it without texts and with an end."""
+    """Return a PNG without its texts and with an end mark; None if pixels are missing or damaged."""
     kept, packed = list[bytes](), list[bytes]()
     for kind, body, checksum in png_chunks(data):
         whole = checksum == zlib.crc32(kind + body)
@@ -62,7 +62,7 @@ def mended_png(data: bytes) -> bytes | None:
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, int | None]]:
-    """Yield the kind of each chunk, what is there of its body, and its checksum; None where the file ends before it."""
+    """Yield each chunk's kind, as much of its body as there is, and its checksum; None if the file ends before it."""
     at = len(PNG)
     while at + 8 <= len(data):
         length, kind = struct.unpack(">I4s", data[at : at + 8])
@@ -72,11 +72,12 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, int | None]]:
 
 
 def png_chunk(kind: bytes, body: bytes) -> bytes:
+    """Return a chunk of a PNG: its length, kind, body and checksum."""
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def is_too_large(profile: bytes) -> bool:
-    """Return whether a profile (name, 0, method, packed bytes) is one that Pillow would refuse the whole image for."""
+    """Return whether a profile (name, 0, method, packed bytes) is so large that Pillow refuses the whole image."""
     opened = zlib.decompressobj()
     opened.decompress(profile[profile.index(b"\0") + 2 :], LARGEST_PROFILE)
     return bool(opened.unconsumed_tail)
@@ -95,7 +96,7 @@ def complete_pixels(header: bytes, packed: bytes) -> bytes | None:
 
 
 def packed_size(header: bytes) -> int:
-    """Return how many bytes the rows of a PNG have, each with the number of its filter."""
+    """Return how many bytes the rows of a PNG have, each with the byte that names its filter."""
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
     bits, size = depth * CHANNELS[colour], 0
     for left, top, across, down in PASSES if interlaced else ((0, 0, 1, 1),):
@@ -106,14 +107,14 @@ def packed_size(header: bytes) -> int:
 
 
 def mended_jpeg(data: bytes) -> bytes | None:
-    """Return it with an end mark. Its pixels are whole if they are the same whatever would be read after them."""
+    """Return a JPEG with an end mark, or None if pixels are missing: then they depend on what is read after them."""
     data = data.rstrip(b"\xff")
     found = set[bytes]()
     for tail in TAILS:
         try:
             with Image.open(BytesIO(data + tail + END_OF_JPEG)) as image:
                 found.add(image.tobytes())
-        except Exception:  # of a damaged file Pillow raises anything
+        except Exception:  # Pillow may raise anything on a damaged file
             return None
         if len(found) > 1:
             return None
@@ -121,7 +122,7 @@ def mended_jpeg(data: bytes) -> bytes | None:
 
 
 def mended_webp(data: bytes) -> bytes | None:
-    """Return it without what stands behind its pixels and is not whole."""
+    """Return a WebP without incomplete chunks behind its pixels; None if another chunk is incomplete."""
     kept, at = dict[bytes, bytes](), 12
     while at + 8 <= len(data):
         kind, length = struct.unpack("<4sI", data[at : at + 8])

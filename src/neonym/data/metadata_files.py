@@ -1,4 +1,4 @@
-"""What is stored about pictures: metadata files, masks, each found for its picture."""
+"""Files that describe images: metadata files and masks, each matched with its image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Reporter = Callable[[Problem], object]
 
 
 def names_in(folder: Path) -> set[str]:
-    """Of its files; none if it cannot be read."""
+    """Return the names of the files in a folder; an empty set if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries if is_file(entry)}
@@ -24,7 +24,7 @@ def names_in(folder: Path) -> set[str]:
 
 
 def is_file(entry: os.DirEntry[str]) -> bool:
-    """False for a link that leads nowhere, or to itself."""
+    """Return whether an entry is a file; a link that leads nowhere, or to itself, is not."""
     try:
         return entry.is_file()
     except OSError:
@@ -33,17 +33,18 @@ def is_file(entry: os.DirEntry[str]) -> bool:
 
 @dataclass(frozen=True)
 class Entry:
-    """A picture and what is known of it before it is opened."""
+    """A frozen record of an image and what is known about it before it is opened."""
 
     path: Path
-    caption: str | None = None  # None: what stands beside the picture
+    caption: str | None = None  # None: its caption is in a file beside it
     size: tuple[int, int] | None = None
 
 
 def read_metadata(file: Path, folder: Path | None, separator: str, wildcards: bool, report: Reporter) -> list[Entry]:
-    """The pictures of a metadata file (`.json`: name -> facts; `.jsonl`: one object a line), sorted by path.
+    """Return the images of a metadata file (`.json`: name -> facts; `.jsonl`: one object a line), sorted by path.
 
-    A name without ending is looked for with every known one: sd-scripts' own tools write them so. Raises DataError.
+    A name without an ending is looked for with every known one, because sd-scripts' own tools write such names.
+    Raises DataError if the file cannot be read.
     """
     entries, listings, seen = [], dict[Path, dict[str, list[str]]](), set[Path]()
     for name, facts in metadata_rows(file, report):
@@ -70,7 +71,7 @@ def read_metadata(file: Path, folder: Path | None, separator: str, wildcards: bo
 
 
 def metadata_rows(file: Path, report: Reporter) -> Iterator[tuple[str, object]]:
-    """(name, facts) pairs; keys that are there twice are reported. Raises DataError with the line."""
+    """Yield each image's name and facts; report keys that occur twice. Raises DataError if the file cannot be read."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -96,7 +97,7 @@ def metadata_rows(file: Path, report: Reporter) -> Iterator[tuple[str, object]]:
 
 
 def json_in(text: str, file: Path, report: Reporter) -> object:
-    """What a metadata file, or a line of one, says. Raises ValueError, RecursionError."""
+    """Return the value of a metadata file or of one line. Raises ValueError or RecursionError if it is not JSON."""
     found, twice = read_json(text)
     if twice:
         what = f"has keys twice ({some(twice)}): the last one counts"
@@ -105,7 +106,7 @@ def json_in(text: str, file: Path, report: Reporter) -> object:
 
 
 def with_ending(path: Path, listings: dict[Path, dict[str, list[str]]]) -> Path:
-    """`path`, or the picture that it is the name of without ending. A folder is listed once."""
+    """Return `path`, or the image that it names without an ending. Each folder is listed once, in `listings`."""
     if path.suffix.lower() in ENDINGS:
         return path
     if path.parent not in listings:
@@ -118,14 +119,14 @@ def with_ending(path: Path, listings: dict[Path, dict[str, list[str]]]) -> Path:
 
 
 def with_other_ending(path: Path, names: Container[str]) -> str:
-    """A picture beside `path`, which is not there, whose name differs in the ending alone; empty if there is none."""
+    """Return the name of an image that differs from the missing `path` in its ending alone, or "" if there is none."""
     endings = [cased for ending in sorted(ENDINGS) for cased in (ending, ending.upper())]
     found = [path.stem + ending for ending in endings if path.name not in names and path.stem + ending in names]
     return found[0] if found else ""
 
 
 def joined(caption: str, tags: str, separator: str, wildcards: bool) -> str:
-    """Caption and tags as one text, both as they are written; with wildcards every line of the caption gets the tags."""
+    """Return caption and tags as one text, both unchanged; with wildcards, every line of the caption gets the tags."""
     if wildcards:
         tags = tags.replace("\n", separator)
     if not tags:
@@ -135,13 +136,17 @@ def joined(caption: str, tags: str, separator: str, wildcards: bool) -> str:
 
 
 def size_of(value: object) -> tuple[int, int] | None:
+    """Return a pair of whole numbers as a size; None for any other value."""
     if isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(side, int) for side in value):
         return value[0], value[1]
     return None
 
 
 def find_masks(pictures: list[Path], folder: Path, report: Reporter) -> dict[Path, Path]:
-    """The mask of each picture: the file of its name in `folder`, whatever its ending. Reports what has no partner."""
+    """Return the mask of each image: the file with its name in `folder`, whatever its ending.
+
+    Images without a mask and masks without an image are reported.
+    """
     try:
         masks: dict[str, Path] = {}
         for mask in find_images(folder):
@@ -166,14 +171,17 @@ def find_masks(pictures: list[Path], folder: Path, report: Reporter) -> dict[Pat
 
 
 def escaped(path: Path) -> str:
-    """What to do about a path with line breaks or tabs: most likely a backslash of Windows was an escape in the data-set file."""
+    """Return the fix for a path with line breaks or tabs, or "" for any other.
+
+    Most likely, a Windows path's backslash started an escape in the data-set file.
+    """
     if str(path).isprintable():
         return ""
     return "In double quotes \\n is a line break and \\t a tab: write paths with / or in 'single quotes'"
 
 
 def plain_pictures(names: Sequence[str]) -> Problem:
-    """Pictures in which nothing is to be seen."""
+    """Return the problem that some images are of one colour all over."""
     names = sorted(set(names))
     what = f"{len(names)} of one colour all over: nothing is to be seen in them ({some(names)})"
     return Problem("warning", what, "pictures", "Are the files broken? Leave them out")

@@ -1,4 +1,4 @@
-"""Which samples a step has. The plan is a pure function of the step: resuming needs no stored order."""
+"""The plan says which samples a step has. It is a pure function of the step, so resuming needs no stored order."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ class ConceptPlan:
         self._epoch = lru_cache(maxsize=2)(self._shuffled)
 
     def _shuffled(self, epoch: int) -> list[list[ImageRecord]]:
+        """Return the images of each step of an epoch, in the epoch's order."""
         steps = []
         for group, items in self.groups:
             order = list(items)
@@ -54,20 +55,21 @@ class ConceptPlan:
         return steps
 
     def draws(self, step: int) -> list[Draw]:
-        """The samples of `step`, all of one bucket."""
+        """Return the samples of `step`, all of one bucket."""
         epoch, index = divmod(step, self.steps_per_epoch)
         records = self._epoch(epoch)[index]
         at = Moment(1 + epoch, step, self.steps)
         return [self.draw(r, step, slot, self.level(step, slot, len(records)), at) for slot, r in enumerate(records)]
 
     def level(self, step: int, slot: int, samples: int) -> float:
-        """The noise level of one sample of a step of `samples`. -> 0..1 (excluded)"""
+        """Return the noise level, 0 to 1 (excluded), of the sample in `slot` of a step with so many `samples`."""
         if not self.stratified:
             return dice(self.seed, step, slot, "timestep").random()
         shift = (dice(self.seed, "timesteps").random() + step * GOLDEN) % 1.0
         return (slot + shift) / samples
 
     def draw(self, record: ImageRecord, step: int, slot: int, level: float, at: Moment) -> Draw:
+        """Return one sample of a step, with its caption and view drawn from its key."""
         key = (self.seed, step, slot)
         return Draw(
             record=record,
@@ -80,7 +82,7 @@ class ConceptPlan:
 
 
 def fingerprint(records: Sequence[ImageRecord], *settings: object) -> str:
-    """Changes whenever the plan could: pictures, captions, buckets, repeats, settings."""
+    """Return a hash that changes whenever the plan could: with images, captions, buckets, repeats or settings."""
     digest = hashlib.sha256(repr(settings).encode())
     for record in records:
         facts = (

@@ -1,4 +1,4 @@
-"""The pictures of a run: found, measured, captioned, fitted to buckets, repeated."""
+"""The images of a run: found, measured, captioned, fitted to buckets, repeated."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from neonym.extras import install
 from neonym.types import CaptionRules, Fit, ImageRecord, ImageRules, Size
 
 Looked = Mapping[Path, Facts | DataError]
-THIN = 3.0  # a picture scaled to so many times its bucket loses most of itself to the cut
-MOST_ITEMS = 20_000_000  # pictures of a data set, repeats counted: an epoch is a list of them
-TINY = 0.25  # a picture of so small a share of its bucket is enlarged more than twice
+THIN = 3.0  # an image scaled to more than so many times its bucket's area loses most of itself to the cut
+MOST_ITEMS = 20_000_000  # images of a data set, repeats counted: an epoch is a list of them
+TINY = 0.25  # an image of a smaller share of its bucket's area is enlarged to more than twice its size
 
 
 @dataclass(frozen=True)
 class Folder:
-    """One subset: a folder of pictures or a metadata file, and how they are used."""
+    """A frozen record of one subset: a folder of images or a metadata file, and how they are used."""
 
     path: Path | None
     concept: int
@@ -51,13 +51,13 @@ class Folder:
 
     @property
     def place(self) -> Path:
-        """What messages name, and what makes two subsets the same."""
+        """Return the path that messages name; two subsets of a data set are the same if theirs are."""
         return self.metadata or self.path or Path()
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Folders that share a batch size, buckets and the share that is held out."""
+    """A frozen record of subsets that share a batch size, buckets and the share that is held out."""
 
     folders: tuple[Folder, ...]
     batch_size: int
@@ -69,7 +69,7 @@ class Dataset:
 def scan(
     datasets: Sequence[Dataset], report: Reporter, broken_is_fatal: bool = False
 ) -> tuple[list[ImageRecord], list[ImageRecord]]:
-    """-> (training records, held-out records). What is wrong with single pictures goes to `report`."""
+    """Return the training records and the held-out records. Whatever is wrong with single images goes to `report`."""
     training, held_out = [], []
     for index, dataset in enumerate(datasets):
         found, kept_back = Scan(dataset, index, report, broken_is_fatal).run()
@@ -79,9 +79,10 @@ def scan(
 
 
 def without_leaks(training: list[ImageRecord], held_out: list[ImageRecord], report: Reporter) -> list[ImageRecord]:
-    """A picture that is held out in one folder or data set is trained in no other; the same picture is the same content.
+    """Return the training records without images that are held out in another folder or data set.
 
-    Copies within one folder are told, not mended: which of them are held out is sd-scripts' choice.
+    Images with the same content are the same. Copies within one folder are reported and kept, since sd-scripts' rule
+    chooses which of them are held out.
     """
     places = {(r.concept, r.content[:64], r.path.parent) for r in held_out}
     names, contents = {(r.concept, r.path) for r in held_out}, {place[:2] for place in places}
@@ -103,7 +104,7 @@ def without_leaks(training: list[ImageRecord], held_out: list[ImageRecord], repo
 
 
 class Scan:
-    """One data set; its regularisation pictures are dealt out against its training pictures, concept by concept."""
+    """The scan of one data set; it takes as many regularisation images as training images, concept by concept."""
 
     def __init__(self, dataset: Dataset, index: int, report: Reporter, broken_is_fatal: bool):
         self.dataset, self.index, self.report = dataset, index, report
@@ -112,10 +113,11 @@ class Scan:
         self.names_in = cache(names_in)
 
     def run(self) -> tuple[list[ImageRecord], list[ImageRecord]]:
+        """Return the training records and the held-out records of the data set."""
         dataset, report = self.dataset, self.report
         try:
             self.rules = dataset.buckets.adjusted() if dataset.buckets.enabled else dataset.buckets
-        except ValueError as error:  # the pictures are looked at all the same: one mistake hides no other
+        except ValueError as error:  # the images are inspected all the same, so that one mistake hides no other
             report(Problem("error", str(error), f"datasets[{self.index}]", "Change the limits or the resolution"))
             self.rules = replace(dataset.buckets, enabled=False)
         self.sizes = bucket_sizes(self.rules) if self.rules.enabled else []
@@ -151,7 +153,7 @@ class Scan:
         return training, held_out
 
     def dealt(self, regular: list[ImageRecord], training: list[ImageRecord]) -> list[ImageRecord]:
-        """Regularisation pictures of one concept, as many as it has `training` pictures. Those left over are told."""
+        """Return as many of one concept's regularisation images as it has `training` images; report those left over."""
         wanted = sum(r.repeats for r in training if r.concept == regular[0].concept)
         used = deal(regular, wanted)
         where = some(sorted({str(r.path.parent) for r in regular}))
@@ -167,7 +169,7 @@ class Scan:
         return used
 
     def folder(self, folder: Folder) -> list[ImageRecord]:
-        """Every usable picture of a subset."""
+        """Return the records of every usable image of a subset."""
         entries = self.entries(folder)
         masks = find_masks([e.path for e in entries], folder.masks, self.report) if folder.masks else {}
         looked = look_at([*(e.path for e in entries), *masks.values()])
@@ -197,7 +199,7 @@ class Scan:
         return records
 
     def entries(self, folder: Folder) -> list[Entry]:
-        """The pictures of a subset and what is said of them already."""
+        """Return the images of a subset with what its metadata says about them."""
 
         def complain(what: str, path: Path) -> None:
             self.report(Problem("warning", what, str(path), "It is passed over"))
@@ -225,7 +227,7 @@ class Scan:
         return [Entry(path) for path in paths]
 
     def report_names(self, folder: Folder, paths: Sequence[Path]) -> None:
-        """Pictures that are passed over because of their kind, and pictures that share a caption file."""
+        """Report images that are passed over because of their kind, and images that share a caption file."""
         assert folder.path is not None
         others = sorted(name for name in self.names_in(folder.path) if name.lower().endswith(tuple(NOT_READ)))
         if others:
@@ -242,7 +244,7 @@ class Scan:
             self.report(Problem("note", what, str(folder.place)))
 
     def measured(self, entry: Entry, mask: Path | None, looked: Looked) -> tuple[Size, Fit, str] | None:
-        """A picture's size, where it goes, and its content; None if it cannot be used, which is said."""
+        """Return an image's size, its fit and its content; report an image that cannot be used, and return None."""
         try:
             size, content = known(looked, entry.path)
             if size not in self.fits:
@@ -266,19 +268,19 @@ class Scan:
             self.report(Problem("warning", what, str(entry.path), "The true size is used"))
         try:
             content += check_mask(mask, known(looked, mask), size) if mask is not None else ""
-        except DataError as error:  # never passed over: the picture would be trained as a whole
+        except DataError as error:  # never ignored: the image would be trained as a whole
             self.report(error.problem)
             return None
         return size, self.fits[size], content
 
 
 def remarks_of(looked: Looked) -> Iterator[tuple[Path, Remark]]:
-    """Yield what is remarkable of images and masks that can be read."""
+    """Yield each remark about the images and masks that can be read, with their paths."""
     return ((path, remark) for path, facts in looked.items() if isinstance(facts, Facts) for remark in facts.remarks)
 
 
 def known(looked: Looked, path: Path) -> tuple[Size, str]:
-    """-> (size, content). Raises DataError."""
+    """Return the size and the content of an image. Raises the DataError that reading it raised."""
     facts = looked[path]
     if isinstance(facts, DataError):
         raise facts
@@ -286,7 +288,7 @@ def known(looked: Looked, path: Path) -> tuple[Size, str]:
 
 
 def check_mask(mask: Path, facts: tuple[Size, str], size: Size) -> str:
-    """A mask must have its picture's shape. -> its content. Raises DataError."""
+    """Return the content of a mask. Raises DataError if it does not have its image's shape."""
     found, content = facts
     if abs(found[0] * size[1] - found[1] * size[0]) > max(found[0], size[0], found[1], size[1]):
         what = f"is a mask of {found[0]} x {found[1]}, but its picture is {size[0]} x {size[1]}"
@@ -295,7 +297,7 @@ def check_mask(mask: Path, facts: tuple[Size, str], size: Size) -> str:
 
 
 def report_shapes(folder: Folder, records: Sequence[ImageRecord], bucketed: bool, report: Reporter) -> None:
-    """Pictures that lose most of themselves to the cut, or that are far smaller than what is trained."""
+    """Report images that lose most of themselves to the cut, and images far smaller than their bucket."""
     thin = [
         r.path.name for r in records if r.fit.resized[0] * r.fit.resized[1] > THIN * r.fit.bucket[0] * r.fit.bucket[1]
     ]
@@ -310,10 +312,10 @@ def report_shapes(folder: Folder, records: Sequence[ImageRecord], bucketed: bool
 
 
 def split(records: list[ImageRecord], share: float, seed: int) -> tuple[list[ImageRecord], list[ImageRecord]]:
-    """-> (training, held out). The same pictures are held out whenever the folder and the seed are the same.
+    """Return the training records and the held-out ones, the same whenever the folder and the seed are the same.
 
-    With sd-scripts' shuffle, so that its `validation_seed` holds out the same pictures; but none is on both sides, and
-    any share holds out at least one.
+    The shuffle is sd-scripts', so that its `validation_seed` holds out the same images; but no image is on both sides,
+    and any share holds out at least one.
     """
     if not share or len(records) < 2:
         return records, []
@@ -325,7 +327,7 @@ def split(records: list[ImageRecord], share: float, seed: int) -> tuple[list[Ima
 
 
 def deal(regular: list[ImageRecord], wanted: int) -> list[ImageRecord]:
-    """Regularisation pictures in turn, until they make `wanted` items; pictures beyond that are not used."""
+    """Return regularisation images in turn, with repeats that make `wanted` items; images beyond that are left out."""
     repeats = [0] * len(regular)
     made = 0
     for i, record in enumerate(regular):
@@ -341,7 +343,7 @@ def deal(regular: list[ImageRecord], wanted: int) -> list[ImageRecord]:
 
 
 def steps_per_epoch(records: Sequence[ImageRecord], step_sizes: Sequence[int]) -> int:
-    """How many steps go once through `records`; `step_sizes` is the number of samples of a step, per data set."""
+    """Return how many steps go once through `records`; `step_sizes` is the number of samples a step, per data set."""
     counts: dict[tuple[int, Size], int] = {}
     for record in records:
         group = (record.dataset, record.fit.bucket)

@@ -1,4 +1,4 @@
-"""What is noticed of images that can be used all the same: kept with their sizes, and told once for all of them."""
+"""Remarks about images that can be used all the same: kept with their sizes, and reported once for all of them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ ANIMATED, MENDED, HUGE, PROFILE, WARNED = "animated", "mended", "huge", "profile
 
 
 class Remark(NamedTuple):
-    """A kind of remark, and what is special about this image."""
+    """A remark about an image: its kind, and the detail that is special to this image."""
 
     kind: str
     detail: str = ""
 
 
 class Telling(NamedTuple):
-    """How a kind of remark is told: behind the number of images."""
+    """The wording of a kind of remark, which follows the number of images."""
 
     severity: Literal["warning", "note"]
     what: str

@@ -1,7 +1,7 @@
-"""Latents that sd-scripts cached beside the pictures (`NAME_0768x0512_sd.npz`), read where they are what we would make.
+"""Latents that sd-scripts cached beside the images (`NAME_0768x0512_sd.npz`), used if they suit the run.
 
-They are one draw from the VAE's distribution, so a picture read this way has no posterior noise. Of which VAE they are,
-no file says.
+They are one draw from the VAE's distribution, so an image read this way has no posterior noise. The files do not say
+which VAE made them.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from neonym.data.images import UNREADABLE
 from neonym.data.library_warnings import pillow_warnings
 from neonym.types import ImageRecord, Size, View
 
-OLD = ".npz"  # what such files are called where no family is part of their names
+OLD = ".npz"  # the ending of such files if no family is part of their names
 SURE = -60.0  # log-variance of a value that is not drawn
 
 
 def cache_file(picture: Path, size: Size, suffix: str | None) -> Path:
-    """Where sd-scripts keeps a picture's latents; `NAME.npz`, of older versions, comes first."""
+    """Return where sd-scripts keeps an image's latents; `NAME.npz`, of older versions, comes first."""
     old = picture.with_suffix(".npz")
     return old if old.is_file() else picture.with_name(f"{picture.stem}_{size[0]:04d}x{size[1]:04d}{suffix or OLD}")
 
 
 def read_latents(record: ImageRecord, view: View, suffix: str | None, channels: int, factor: int) -> torch.Tensor | str:
-    """-> moments float32 [2C,h,w], or why they cannot be used."""
+    """Return the moments from sd-scripts' file, float32 [2C,h,w], or the reason why they cannot be used."""
     if other := seen_otherwise(record):
         return other
     file = cache_file(record.path, record.size, suffix)
@@ -66,7 +66,7 @@ def read_latents(record: ImageRecord, view: View, suffix: str | None, channels: 
 
 
 def seen_otherwise(record: ImageRecord) -> str:
-    """Return why sd-scripts makes other pixels of the image than we do; nothing if it does not."""
+    """Return why sd-scripts makes other pixels of the image than Neonym does, or "" if it makes the same."""
     try:
         with pillow_warnings(), Image.open(record.path) as image:
             if image.size != record.size:
@@ -85,7 +85,7 @@ def seen_otherwise(record: ImageRecord) -> str:
 def known_latents(
     records: Iterable[ImageRecord], places: Iterable[tuple[Path, View]], suffix: str | None, channels: int, factor: int
 ) -> tuple[dict[tuple[Path, View], torch.Tensor], dict[str, int]]:
-    """-> (moments that could be read, how many could not and why)"""
+    """Return the moments that could be read, float32 [2C,h,w] each, and for each reason how many could not."""
     by_path = {record.path: record for record in records}
     found, refused = {}, dict[str, int]()
     for path, view in places:

@@ -1,4 +1,4 @@
-"""The captions of a subset's images as they are stored, and what is said of their files."""
+"""The captions of a subset's images as they are stored, and the problems of their files."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Stored(NamedTuple):
 
 @dataclass
 class StoredCaptions:
-    """Reads the caption of each entry, and keeps what is to be said of all of them together."""
+    """A reader of each entry's caption that gathers the problems of all of them."""
 
     folder: Folder
     entries: Sequence[Entry]
-    names: set[str]  # of the files in the folder
+    names: set[str]  # names of the files in the folder
     unreadable: list[Problem] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -42,9 +42,9 @@ class StoredCaptions:
         self.used = {image: self.files.used(image, self.read_endings) for image in beside}
 
     def read(self, entry: Entry) -> Stored | None:
-        """Return what is stored; None if its file cannot be read, which is kept for `problems`."""
+        """Return the stored caption of an entry; None if its file cannot be read, which `problems` reports."""
         wildcards, text = self.folder.rules.wildcards, entry.caption
-        if text is not None:  # of a metadata file
+        if text is not None:  # it comes from a metadata file
             return Stored(text, "" if wildcards else further_lines(text))
         name = self.used[entry.path.name]
         if name is None:
@@ -60,7 +60,7 @@ class StoredCaptions:
         return Stored(lines[0], further_lines(text))
 
     def problems(self) -> Iterator[Problem]:
-        """Yield what is to be said of the caption files. Where templates replace captions, it does not matter which are there."""
+        """Yield the problems of the caption files; only those of unreadable ones if templates replace captions."""
         place = self.folder.place
         yield from gathered(self.unreadable, place)
         if not self.used or not uses_captions(self.folder.rules):
@@ -70,7 +70,7 @@ class StoredCaptions:
         yield from self.missing(where)
 
     def choices(self, where: str) -> Iterator[Problem]:
-        """Yield which of several files won, and how to choose another."""
+        """Yield a problem for each way in which one caption file was preferred to another."""
         files, read = self.files, list(dict.fromkeys(name for name in self.used.values() if name))
         found = {image: names for image, names in files.of.items() if names}
         if passed := list(dict.fromkeys(names[0] for image, names in found.items() if self.used[image] is None)):
@@ -95,14 +95,14 @@ class StoredCaptions:
         return used is not None and kind_of(name) != kind_of(used)
 
     def tokens(self) -> str:
-        """Return what class_tokens are, and whether they are the folder's name."""
+        """Return the class_tokens in quotes, introduced as the folder's name if they are that."""
         folder = self.folder
         named = folder.path is not None and folder.path.name.partition("_")[2] == folder.class_tokens
         origin = "the folder's name" if named else "class_tokens"
         return f'{origin} ("{in_one_line(folder.class_tokens or "")}")'
 
     def missing(self, where: str) -> Iterator[Problem]:
-        """Yield images without a caption file and caption files without an image, together."""
+        """Yield one problem about images without a caption file and caption files without an image, if any."""
         folder, parts, fixes = self.folder, [], []
         bare = [image for image, name in self.used.items() if name is None]
         if bare and folder.class_tokens is None:
@@ -126,12 +126,14 @@ class StoredCaptions:
             yield Problem("warning", "; ".join(parts), where, ". ".join(fixes))
 
     def wanted_text(self) -> str:
+        """Return what the missing captions should contain."""
         if self.folder.is_reg:
             return "what they show, without the new word"
         return "what they show" if self.folder.rules.templates else "the new word"
 
 
 def kind_of(name: str) -> str:
+    """Return a file's ending without the dot, in lower case."""
     return name.lower().rpartition(".")[2]
 
 
@@ -141,9 +143,9 @@ def further_lines(text: str) -> str:
 
 
 def prefers_class_tokens(folder: Folder) -> bool:
-    """Return whether class_tokens say what is needed, so that only `.caption` files come before them, as in sd-scripts.
+    """Return whether class_tokens suffice, so that only `.caption` files come before them, as in sd-scripts.
 
-    Where they lack the new word, `.txt` files are what is left to learn it from.
+    If they lack the new word, they do not: the word can then be learned from `.txt` files only.
     """
     if not folder.class_tokens:
         return False

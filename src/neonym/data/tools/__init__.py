@@ -1,1 +1,1 @@
-"""Tools for data sets: captions, duplicates."""
+"""Tools for data sets: captions and duplicates."""

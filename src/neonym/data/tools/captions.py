@@ -1,6 +1,6 @@
-"""Caption files and tag files to one metadata file and back; tags cleaned and counted.
+"""Tools that turn caption files and tag files into one metadata file and back, and that clean and count tags.
 
-The metadata file is sd-scripts' kind (`{picture: {"caption": ..., "tags": ...}}`), its names those that `read_metadata` opens.
+The metadata file is of sd-scripts' kind (`{image: {"caption": ..., "tags": ...}}`); `read_metadata` finds its names.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SMILEYS = re.compile(
 
 
 def pictures_in(folder: Path, recursive: bool) -> list[Path]:
-    """Pictures of a folder, and of those below it. Raises DataError."""
+    """Return the images of a folder, and if `recursive` of those below it. Raises DataError if one cannot be read."""
     try:
         found = find_images(folder)
         below = sorted(p for p in folder.rglob("*") if p.is_dir()) if recursive else []
@@ -34,9 +34,10 @@ def pictures_in(folder: Path, recursive: bool) -> list[Path]:
 
 
 def merge(folder: Path, known: Metadata, extensions: Mapping[str, str], recursive: bool, full_path: bool) -> Metadata:
-    """`known` with what stands in files beside the pictures: field ("caption", "tags") -> ending of its files.
+    """Return `known` with the texts of files beside the images added.
 
-    Lines of tags become one. Raises DataError for a file that cannot be read.
+    `extensions` maps a field ("caption", "tags") to the ending of its files. Lines of tags become one line.
+    Raises DataError if a file cannot be read.
     """
     merged = {name: dict(facts) for name, facts in known.items()}
     by_folder: dict[Path, list[Path]] = {}
@@ -56,7 +57,7 @@ def merge(folder: Path, known: Metadata, extensions: Mapping[str, str], recursiv
 
 
 def without_repeats(table: Metadata) -> int:
-    """Take tags out that are the caption once more: they would be trained on twice. -> of how many pictures"""
+    """Remove tags that repeat the caption and so would be trained on twice; return the number of images changed."""
     repeated = [facts for facts in table.values() if facts.get("tags") and facts["tags"] == facts.get("caption")]
     for facts in repeated:
         del facts["tags"]
@@ -64,11 +65,12 @@ def without_repeats(table: Metadata) -> int:
 
 
 def name_of(picture: Path, folder: Path, full_path: bool) -> str:
+    """Return an image's name in the metadata file: its full path, or its path below the folder."""
     return str(picture.resolve()) if full_path else picture.relative_to(folder).as_posix()
 
 
 def read(file: Path) -> Metadata:
-    """Raises DataError."""
+    """Return the table of a metadata file. Raises DataError if it cannot be read."""
     table: Metadata = {}
     for name, facts in metadata_rows(file, refuse):
         if not isinstance(facts, dict):
@@ -78,14 +80,14 @@ def read(file: Path) -> Metadata:
 
 
 def refuse(problem: Problem) -> None:
-    """What is a warning elsewhere: a file that is written anew would lose something. Raises DataError."""
+    """Raise DataError for any problem, even a warning: a file that is written anew would lose something."""
     raise DataError(problem.what, problem.where, problem.fix)
 
 
 def split(table: Metadata, folder: Path, extensions: Mapping[str, str], overwrite: bool) -> tuple[int, list[Path]]:
-    """A file beside each picture for each field. -> (files written, files that were there and were left alone)
+    """Write a file beside each image for each field; return the number written and the existing files left alone.
 
-    Raises DataError where one file would have to hold both.
+    Raises DataError if one file would have to hold both fields, or if a file cannot be written.
     """
     written, left = 0, []
     both = [name for name, facts in table.items() if all(facts.get(field) for field in ("caption", "tags"))]
@@ -109,12 +111,12 @@ def split(table: Metadata, folder: Path, extensions: Mapping[str, str], overwrit
 
 
 def find_ending(picture: Path) -> bool:
-    """Whether the name of a picture carries its ending."""
+    """Return whether an image's name includes its ending."""
     return picture.is_file() or picture.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")
 
 
 def write_text(file: Path, text: str) -> None:
-    """Complete or absent. Raises DataError."""
+    """Write a text file that is complete or absent. Raises DataError if it cannot be written."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as part:
@@ -124,7 +126,7 @@ def write_text(file: Path, text: str) -> None:
 
 
 def write(table: Metadata, file: Path) -> None:
-    """As `.json`, or `.jsonl` with an object a line. Raises DataError."""
+    """Write a table as `.json`, or as `.jsonl` with one object a line. Raises DataError if it cannot be written."""
     if file.suffix.lower() == ".jsonl":
         lines = [json.dumps({"image_path": name, **facts}, ensure_ascii=False) for name, facts in table.items()]
         write_text(file, "\n".join(lines) + "\n")
@@ -133,7 +135,7 @@ def write(table: Metadata, file: Path) -> None:
 
 
 def clean_tags(text: str, separator: str = ",", drop: Iterable[str] = ()) -> str:
-    """Each tag once, without blanks around it, with blanks for underscores (but in ^_^), without those to `drop`."""
+    """Return each tag once, stripped, with blanks for underscores (except in ^_^), without the tags to `drop`."""
     unwanted, seen, kept = {tag.strip().lower() for tag in drop}, set[str](), []
     for tag in text.replace("\n", separator).split(separator):
         tag = " ".join(tag.split())
@@ -145,7 +147,7 @@ def clean_tags(text: str, separator: str = ",", drop: Iterable[str] = ()) -> str
 
 
 def clean(table: Metadata, separator: str = ",", drop: Iterable[str] = ()) -> Metadata:
-    """Tags cleaned; captions without blank lines and doubled blanks."""
+    """Return the table with cleaned tags, and with captions without blank lines and doubled blanks."""
     drop, cleaned = list(drop), {}
     for name, facts in table.items():
         facts = dict(facts)
@@ -159,7 +161,7 @@ def clean(table: Metadata, separator: str = ",", drop: Iterable[str] = ()) -> Me
 
 
 def count_tags(table: Metadata, field: str = "tags", separator: str = ",") -> Counter[str]:
-    """In how many pictures each tag stands, in lower case."""
+    """Return in how many images each tag occurs; tags are in lower case."""
     counts: Counter[str] = Counter()
     for facts in table.values():
         text = str(facts.get(field) or "").replace("\n", separator)

@@ -1,4 +1,4 @@
-"""Pictures that look the same: small differences in size, format or compression do not hide them."""
+"""The search for images that look the same, however they differ slightly in size, format or compression."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from neonym.data.images import FLAT, readable, upright
 from neonym.errors import DataError
 
 SIDE = 8  # a fingerprint has 8 x 8 bits
-FEW_BITS = 3  # pictures with no more different bits look the same
+FEW_BITS = 3  # images with no more different bits look the same
 BANDS = FEW_BITS + 1  # two fingerprints with FEW_BITS differences agree in one band at least
-CROWD = 500  # different pictures that agree in a band: comparing each with each would take for ever
+CROWD = 500  # different images that agree in a band: comparing each with each would take for ever
 
 
 def fingerprint(path: Path) -> int | None:
-    """64 bits: where a tiny grey copy gets brighter from left to right ("difference hash"). None for plain pictures.
+    """Return the "difference hash" of an image: 64 bits that say where a tiny grey copy gets brighter to the right.
 
-    Raises DataError.
+    Return None for an image of one colour. Raises DataError if it cannot be read.
     """
     with readable(path, small=(4 * SIDE, 4 * SIDE)) as picture:
         grey = on_background(upright(picture), (255, 255, 255)).convert("L")
@@ -36,7 +36,7 @@ def fingerprint(path: Path) -> int | None:
 
 
 def fingerprints(paths: Sequence[Path]) -> dict[Path, int | None]:
-    """Of all that can be read."""
+    """Return the fingerprints of all images that can be read."""
 
     def one(path: Path) -> dict[Path, int | None]:
         try:
@@ -49,7 +49,10 @@ def fingerprints(paths: Sequence[Path]) -> dict[Path, int | None]:
 
 
 def similar(found: Mapping[Path, int | None]) -> list[list[Path]]:
-    """Groups of pictures that look the same, each sorted. Only pictures that share a band are compared, plain ones never."""
+    """Return the groups of images that look the same, each sorted.
+
+    Only images that share a band are compared, and images of one colour never.
+    """
     prints = {path: bits for path, bits in found.items() if bits is not None}
     bands: dict[tuple[int, int], list[Path]] = {}
     width = SIDE * SIDE // BANDS
@@ -69,7 +72,7 @@ def similar(found: Mapping[Path, int | None]) -> list[list[Path]]:
         leader[path] = same.setdefault(bits, path)
     for members in bands.values():
         distinct = sorted({same[prints[path]] for path in members})
-        if len(distinct) > CROWD:  # a band that says nothing, such as a white margin's
+        if len(distinct) > CROWD:  # a band that tells nothing apart, such as a white margin's
             continue
         for first, second in combinations(distinct, 2):
             if (prints[first] ^ prints[second]).bit_count() <= FEW_BITS:
