@@ -69,7 +69,7 @@ def loading(steps: int) -> dict[str, float]:
     from neonym.config.run import RunConfig as Run
     from neonym.config.run import fields_of
     from neonym.models.model import load_model
-    from neonym.preflight.prepare import prepare
+    from neonym.preflight.preflight import preflight
     from neonym.runs.events import Silent
     from neonym.training.concepts import add_concepts
     from neonym.training.objective import Objective
@@ -81,7 +81,7 @@ def loading(steps: int) -> dict[str, float]:
     for section, name, _ in fields_of(Run):
         if name in flags:
             tree.setdefault(section, {})[name] = flags[name]
-    ready = prepare(Run.model_validate(tree))
+    ready = preflight(Run.model_validate(tree))
     ready.raise_errors()
     accelerator = Accelerator(cpu=True)
     model = load_model()

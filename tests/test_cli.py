@@ -194,7 +194,7 @@ def test_evaluation_on_held_out_pictures(folder):
              "--eval_every_n_steps=3", "--eval_samples=8"]  # fmt: skip
     assert main(["train", *flags, "--output_dir=out", "--cache_latents_to_disk", "--latent_cache_dir=cache"]) in (0, 3)
     verdict = json.loads(Path("out/mychar4-run/verdict.json").read_text())[0]
-    assert verdict["evaluated_on"] == "held-out pictures"
+    assert verdict["evaluated_on"] == "held-out images"
     assert len(list(Path("cache").iterdir())) == 12
     events = [json.loads(line) for line in Path("out/mychar4-run/events.jsonl").read_text().splitlines()]
     assert [e["step"] for e in events if e["event"] == "evaluated"] == [0, 3, 6]

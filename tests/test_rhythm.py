@@ -12,7 +12,7 @@ import torch
 from neonym.errors import UserError
 from neonym.formats import read_embedding
 from neonym.generation.request.prompts import inline, read_prompts
-from neonym.preflight.prepare import prepare
+from neonym.preflight.preflight import preflight
 from neonym.runs.events import Silent
 from neonym.training import run as loop
 from neonym.training import state
@@ -50,7 +50,7 @@ def test_epochs_become_steps(run_for):
     run = run_for(
         max_train_epochs=5, save_every_n_epochs=1, save_last_n_epochs=2, save_state=True, save_last_n_epochs_state=1
     )
-    assert prepare(run).rhythm.total == 10
+    assert preflight(run).plan.milestones.total == 10
     result = loop.train(run)
     assert result.steps == 10
     assert names(run) == ["mychar4-000003.safetensors", "mychar4-000004.safetensors", "mychar4.safetensors"]
@@ -58,8 +58,8 @@ def test_epochs_become_steps(run_for):
 
 
 def test_a_ratio_becomes_an_interval(run_for):
-    assert prepare(run_for(max_train_epochs=10, save_n_epoch_ratio=3)).rhythm.save_every_n_epochs == 3
-    assert prepare(run_for(max_train_epochs=2, save_n_epoch_ratio=9)).rhythm.save_every_n_epochs == 1
+    assert preflight(run_for(max_train_epochs=10, save_n_epoch_ratio=3)).plan.milestones.save_every_n_epochs == 3
+    assert preflight(run_for(max_train_epochs=2, save_n_epoch_ratio=9)).plan.milestones.save_every_n_epochs == 1
 
 
 def test_step_files_and_their_retention(run_for):
@@ -81,7 +81,7 @@ def test_step_files_and_their_retention(run_for):
 )
 def test_retention_counts_steps_as_sd_scripts_does(run_for, every, keep, left):
     """After step s the multiple at or below s - keep - 1 goes."""
-    ready = prepare(run_for(save_every_n_steps=every, save_last_n_steps=keep))
+    ready = preflight(run_for(save_every_n_steps=every, save_last_n_steps=keep))
     store = CheckpointStore(ready)
     store.folder.parent.mkdir(parents=True)
     for done in range(every, max(left) + 1, every):
@@ -104,7 +104,7 @@ def test_what_metadata_says(run_for, tmp_path):
     assert found["modelspec.encoder_layer"] == "2"
     assert as_data_url("data:image/png;base64,AA==") == "data:image/png;base64,AA=="
     missing = run_for("other", metadata_thumbnail=str(tmp_path / "none.png"))
-    assert any(p.where.startswith("--metadata_thumbnail") for p in prepare(missing).problems)
+    assert any(p.where.startswith("--metadata_thumbnail") for p in preflight(missing).problems)
 
 
 def test_resuming_from_a_state_folder(run_for):
@@ -199,8 +199,8 @@ def test_beginning_later_in_the_plan(run_for):
     report = Notes()
     loop.train(run_for(initial_epoch=3), report)
     assert ("started", {"first_step": 4, "steps": 8}) not in report.events  # Silent has no begin
-    assert prepare(run_for(initial_epoch=3)).rhythm.first == 4
-    assert prepare(run_for(initial_step=5)).rhythm.first == 5
+    assert preflight(run_for(initial_epoch=3)).plan.milestones.first == 4
+    assert preflight(run_for(initial_step=5)).plan.milestones.first == 5
 
 
 def test_a_run_from_a_state_folder_goes_on_from_its_own_later_state(run_for):
@@ -216,7 +216,7 @@ def test_a_run_from_a_state_folder_goes_on_from_its_own_later_state(run_for):
 
 
 def test_beginning_after_the_end_is_an_error(run_for):
-    assert any("is not before the end" in p.what for p in prepare(run_for(initial_step=8)).problems)
+    assert any("is not before the end" in p.what for p in preflight(run_for(initial_step=8)).problems)
 
 
 def test_a_time_limit_ends_like_a_last_step(run_for):
@@ -242,7 +242,7 @@ def test_a_compiled_model_learns_the_same(run_for):
     a, b = (rows(loop.train(run).files[0]) for run in (plain, compiled))
     assert float((a - b).abs().max()) < 1e-4
     (problem,) = [
-        p for p in prepare(run_for(torch_compile=True, dynamo_backend="inducto")).problems if p.severity == "error"
+        p for p in preflight(run_for(torch_compile=True, dynamo_backend="inducto")).problems if p.severity == "error"
     ]
     assert problem.fix == "Did you mean `inductor`?"
 
@@ -389,5 +389,5 @@ def test_prompt_files(tmp_path):
 
 
 def test_samples_without_prompts_are_refused(run_for):
-    problems = prepare(run_for(sample_every_n_steps=2)).problems
+    problems = preflight(run_for(sample_every_n_steps=2)).problems
     assert any(p.where == "--sample_prompts" and p.severity == "error" for p in problems)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from neonym.preflight.prepare import prepare
+from neonym.preflight.preflight import preflight
 from neonym.training import run as loop
 
 
@@ -58,7 +58,7 @@ def test_wandb_offline(tmp_path, pictures):
 
 
 def test_what_trackers_need_is_said_before(run_for):
-    problems = [p for p in prepare(run_for(log_with="all")).problems if p.severity == "error"]
+    problems = [p for p in preflight(run_for(log_with="all")).problems if p.severity == "error"]
     assert [p.what for p in problems] == ["needs --logging_dir"]
 
 

@@ -80,12 +80,11 @@ def main(argv: list[str], prog: str) -> int:
     )
     from neonym.cli.report import write_report
     from neonym.cli.train import stopping
-    from neonym.config.dataset import DEFAULT_INIT_WORD
     from neonym.generation.embeddings import add_files
     from neonym.generation.judge import NOT_LEARNED
     from neonym.generation.sheets import sheet
     from neonym.models.model import load_model
-    from neonym.preflight.prepare import prepare
+    from neonym.preflight.preflight import preflight
     from neonym.runs.events import Terminal
     from neonym.training.run import train
 
@@ -95,12 +94,11 @@ def main(argv: list[str], prog: str) -> int:
     if result.signal:
         return 128 + result.signal
     model, out = load_model(), Path(flags.output_dir)
-    ready, shown, sheets = prepare(run), [], []
-    starts = {c.token_string: c.init_word or DEFAULT_INIT_WORD for c in ready.config.concepts} if ready.config else {}
+    plan, shown, sheets = preflight(run).complete_plan(), [], []
     add_files(model, result.files)
-    for index, word in enumerate(ready.tokens):
-        own = [r.path for r in ready.records if r.concept == index]
-        one, theme = show(model, word, starts[word], own, flags.steps), THEMES[word]
+    for concept in plan.concepts:
+        word, own = concept.token, [record.path for record in concept.records]
+        one, theme = show(model, word, concept.init_word, own, flags.steps), THEMES[word]
         rows = [(f"learned from {len(own)} pictures, such as", one.pictures)]
         rows.append((f"before: {theme.said(theme.label, one.start)}", one.before))
         rows.append((f"after: {theme.said(theme.label, word)}", one.after))
@@ -109,7 +107,7 @@ def main(argv: list[str], prog: str) -> int:
         sheets.append(path)
         shown.append(one)
         report.note(f"drawn: {path}")
-    page = write_report(out, result, shown, ready.run_folder() / "events.jsonl", model.source.name)
+    page = write_report(out, result, shown, plan.run_folder / "events.jsonl", model.source.name)
     print(f"\nDone in {time.monotonic() - started:.0f} s. Look at:")
     for path in [page, *sheets, *result.files]:
         print(f"  {path}")

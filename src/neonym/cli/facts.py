@@ -13,49 +13,50 @@ from neonym.data.images import still_view
 from neonym.data.latent_keys import entry_name, places, told_sizes
 from neonym.data.records import steps_per_epoch
 from neonym.io.memo import default_folder
-from neonym.preflight.captions import lost_word, shown_caption, surely_fits
+from neonym.preflight.plan import step_sizes
+from neonym.preflight.possible_captions import fate_of_word, shown_caption, surely_fits
 from neonym.seeds import concept_seed, dice
 from neonym.text.emphasis import parse_weights
 
 if TYPE_CHECKING:
-    from neonym.preflight.prepare import Prepared
+    from neonym.preflight.preflight import Preflight
     from neonym.types import ImageRecord
 
 
-def as_object(ready: Prepared, draws: int, step: int) -> dict[str, Any]:
+def as_object(found: Preflight, draws: int, step: int) -> dict[str, Any]:
     """Everything; `defaults`: of the settings that were not given, each with its source; captions are as in `step` of the training, with `draws` keyed draws of each."""
-    items = Items(ready, draws, step)
+    items = Items(found, draws, step)
     return {
-        "problems": [asdict(p) for p in ready.problems],
-        "defaults": {name: asdict(default) for name, default in ready.defaults.items()},
-        "datasets": [dataset_facts(ready, index) for index in range(len(ready.datasets))],
-        "config": [config_facts(ready, index) for index in range(len(ready.datasets))],
-        "items": [items.facts(r, False) for r in ready.records] + [items.facts(r, True) for r in ready.held_out],
+        "problems": [asdict(p) for p in found.problems],
+        "defaults": {name: asdict(default) for name, default in found.defaults.items()},
+        "datasets": [dataset_facts(found, index) for index in range(len(found.datasets))],
+        "config": [config_facts(found, index) for index in range(len(found.datasets))],
+        "items": [items.facts(r, False) for r in found.records] + [items.facts(r, True) for r in found.held_out],
     }
 
 
-def dataset_facts(ready: Prepared, index: int) -> dict[str, Any]:
+def dataset_facts(found: Preflight, index: int) -> dict[str, Any]:
     """`buckets` are those with pictures, repeats counted; `bucket_sizes` all that there can be (none are fixed without upscaling)."""
-    records = [r for r in ready.records if r.dataset == index]
-    by_concept = [[r for r in records if r.concept == c] for c in range(len(ready.tokens))]
+    records, sizes = [r for r in found.records if r.dataset == index], step_sizes(found.datasets, found.run)
+    by_concept = [[r for r in records if r.concept == c] for c in range(len(found.tokens))]
     counts: Counter[tuple[int, int]] = Counter()
     for record in records:
         counts[record.fit.bucket] += record.repeats
     return {
-        "resolution": list(ready.datasets[index].buckets.resolution),
-        "batch_size": ready.datasets[index].batch_size,
-        **bucket_facts(ready, index),
+        "resolution": list(found.datasets[index].buckets.resolution),
+        "batch_size": found.datasets[index].batch_size,
+        **bucket_facts(found, index),
         "buckets": [{"size": list(size), "count": count} for size, count in sorted(counts.items())],
         "training_items": sum(r.repeats for r in records if not r.is_reg),
         "regularisation_items": sum(r.repeats for r in records if r.is_reg),
-        "held_out_items": sum(r.dataset == index for r in ready.held_out),
-        "steps_per_epoch": max(steps_per_epoch(own, ready.step_sizes) for own in by_concept),
+        "held_out_items": sum(r.dataset == index for r in found.held_out),
+        "steps_per_epoch": max(steps_per_epoch(own, sizes) for own in by_concept),
     }
 
 
-def bucket_facts(ready: Prepared, index: int) -> dict[str, Any]:
+def bucket_facts(found: Preflight, index: int) -> dict[str, Any]:
     """The limits on the grid, and every shape between them; nothing of limits that cannot hold."""
-    rules = ready.datasets[index].buckets
+    rules = found.datasets[index].buckets
     if not rules.enabled:
         return {"bucket_limits": None, "bucket_sizes": [list(rules.resolution)]}
     try:
@@ -65,16 +66,17 @@ def bucket_facts(ready: Prepared, index: int) -> dict[str, Any]:
     return {"bucket_limits": [rules.shortest, rules.longest], "bucket_sizes": [list(s) for s in bucket_sizes(rules)]}
 
 
-def config_facts(ready: Prepared, index: int) -> dict[str, Any]:
+def config_facts(found: Preflight, index: int) -> dict[str, Any]:
     """Every value of a data set and its subsets, and where it was found."""
-    assert ready.config is not None
-    spec = ready.config.datasets[index]
+    if found.config is None:
+        return {}
+    spec = found.config.datasets[index]
     return {
         "kind": spec.style,
         "settings": spec.model_dump(mode="json"),
         "origins": {
             f"subsets[{subset}].{key}" if subset is not None else key: origin
-            for (dataset, subset, key), origin in ready.origins.items()
+            for (dataset, subset, key), origin in found.origins.items()
             if dataset == index
         },
     }
@@ -83,24 +85,24 @@ def config_facts(ready: Prepared, index: int) -> dict[str, Any]:
 class Items:
     """Pictures, one after the other; what concerns all of them is found out once."""
 
-    def __init__(self, ready: Prepared, draws: int, step: int):
-        self.ready, self.draws, self.step = ready, draws, step
-        self.moments = [moment(ready, concept, step) for concept in range(len(ready.tokens))]
-        self.cached, self.unread = cached_pictures(ready), bad_weights(ready)
+    def __init__(self, found: Preflight, draws: int, step: int):
+        self.found, self.draws, self.step = found, draws, step
+        self.moments = [moment(found, concept, step) for concept in range(len(found.tokens))]
+        self.cached, self.unread = cached_pictures(found), bad_weights(found)
 
     def facts(self, record: ImageRecord, held_out: bool) -> dict[str, Any]:
-        ready, token, at = self.ready, self.ready.tokens[record.concept], self.moments[record.concept]
-        seed = concept_seed(ready.run.optim.seed, token)
+        found, token, at = self.found, self.found.tokens[record.concept], self.moments[record.concept]
+        seed = concept_seed(found.run.optim.seed, token)
         readable = str(record.path) not in self.unread
         caption = shown_caption(record, at)
-        ids = {name: tokenizer(caption) for name, tokenizer in ready.tokenizers.items()} if readable else {}
+        ids = {name: tokenizer(caption) for name, tokenizer in found.tokenizers.items()} if readable else {}
         return {
             "path": str(record.path),
             "concept": token,
             "dataset": record.dataset,
             "repeats": record.repeats,
             "is_reg": record.is_reg,
-            "loss_weight": ready.run.dataset.prior_loss_weight if record.is_reg else 1.0,
+            "loss_weight": found.run.dataset.prior_loss_weight if record.is_reg else 1.0,
             "held_out": held_out,
             "flip_aug": record.pictures.flip,
             "mask": str(record.mask) if record.mask else ("alpha" if record.pictures.alpha_mask else None),
@@ -111,18 +113,18 @@ class Items:
                 final_caption(record.caption, record.rules, dice(seed, self.step, k, "caption"), at)
                 for k in range(self.draws)
             ],
-            "ids": {name: found.ids for name, found in ids.items()},
+            "ids": {name: encoded.ids for name, encoded in ids.items()},
             "weighted_pieces": parse_weights(caption) if record.rules.weighted and readable else None,
-            "weights": {name: found.weights for name, found in ids.items()} if record.rules.weighted else None,
-            "learned_positions": {name: list(found.learned) for name, found in ids.items()},
+            "weights": {name: encoded.weights for name, encoded in ids.items()} if record.rules.weighted else None,
+            "learned_positions": {name: list(encoded.learned) for name, encoded in ids.items()},
             "word_survives": record.is_reg or (readable and self.survives(record, token)),
             "cached": record.path in self.cached,
         }
 
     def survives(self, record: ImageRecord, token: str) -> bool:
         """Whether the word is in everything that can be trained with."""
-        tokenizers = self.ready.tokenizers
-        return lost_word(record, token, tokenizers, surely_fits(record, tokenizers)) is None
+        tokenizers = self.found.tokenizers
+        return fate_of_word(record, token, tokenizers, surely_fits(record, tokenizers)) is None
 
 
 def place_facts(record: ImageRecord) -> dict[str, Any]:
@@ -138,28 +140,29 @@ def place_facts(record: ImageRecord) -> dict[str, Any]:
     }
 
 
-def moment(ready: Prepared, concept: int, step: int) -> Moment:
+def moment(found: Preflight, concept: int, step: int) -> Moment:
     """What captions depend on at `step`; as if at the start where there is no plan, because of an error."""
-    if ready.rhythm is None or not ready.plans:
+    if found.plan is None:
         return Moment(step=step)
-    return Moment(1 + step // ready.plans[concept].steps_per_epoch, step, ready.rhythm.total)
+    samples = found.plan.concepts[concept].samples
+    return Moment(1 + step // samples.steps_per_epoch, step, samples.steps)
 
 
-def bad_weights(ready: Prepared) -> set[str]:
+def bad_weights(found: Preflight) -> set[str]:
     """Pictures whose captions have weights that cannot be read, so that they have no ids."""
-    return {p.where for p in ready.problems if "no weight" in p.what}
+    return {p.where for p in found.problems if "no weight" in p.what}
 
 
-def cached_pictures(ready: Prepared) -> set[Path]:
+def cached_pictures(found: Preflight) -> set[Path]:
     """Pictures whose moments lie on disk already."""
-    folder = Path(ready.run.cache.latent_cache_dir) if ready.run.cache.latent_cache_dir else default_folder()
-    if ready.source is None or "vae" not in ready.source.weights or not folder.is_dir():
+    folder = Path(found.run.cache.latent_cache_dir) if found.run.cache.latent_cache_dir else default_folder()
+    if found.source is None or "vae" not in found.source.weights or not folder.is_dir():
         return set()
-    vae_hash = ready.source.vae_hash()
-    contents = {r.path: r.content[:64] for r in ready.records}
+    vae_hash = found.source.vae_hash()
+    contents = {r.path: r.content[:64] for r in found.records}
     missing = {
         path
-        for path, view in places(ready.records)
+        for path, view in places(found.records)
         if not (folder / entry_name(contents[path], view, vae_hash)).is_file()
     }
-    return {r.path for r in ready.records if not r.pictures.changes} - missing
+    return {r.path for r in found.records if not r.pictures.changes} - missing

@@ -31,26 +31,25 @@ def main(argv: list[str], prog: str) -> int:
             print(f"{problem.severity}: {problem}", file=sys.stderr)
         print(f"written: {write_config(given.run, Path(flags.config_file or 'config.toml'))}")
         return 0
-    from neonym.preflight.prepare import prepare
+    from neonym.preflight.preflight import preflight
 
     if given.debug_dataset:
         from neonym.cli.check import print_ids
 
-        ready = prepare(given.run, given.problems)
-        print_ids(ready)
-        ready.raise_errors()
+        found = preflight(given.run, given.problems)
+        print_ids(found)
+        found.raise_errors()
         return 0
-    ready = prepare(given.run, given.problems, hasty=True)
-    ready.raise_errors()  # before torch is read, which takes seconds
+    plan = preflight(given.run, given.problems, hasty=True).complete_plan()  # before torch is read, which takes seconds
     from neonym.generation.judge import NOT_LEARNED
     from neonym.runs.events import Terminal
-    from neonym.training.run import train_prepared
+    from neonym.training.run import train_plan
 
     log = given.run.log
     file = Path(log.console_log_file) if log.console_log_file else None
     report = Terminal(level=log.console_log_level, log=file)
     with stopping(report):
-        result = train_prepared(ready, report)
+        result = train_plan(plan, report)
     if result.signal:
         return 128 + result.signal
     if any(v.word == NOT_LEARNED for v in result.verdicts) and not is_launched():  # else the verdict would not be seen

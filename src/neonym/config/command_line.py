@@ -14,7 +14,7 @@ from neonym.config.other_trainers import meaning_of
 from neonym.config.resolve import read_table
 from neonym.config.run import RunConfig, fields_of, group
 from neonym.config.sdscripts import GUI, OTHER_TRAINERS, SDSCRIPTS, Compat, CompatSettings
-from neonym.config.values import as_meant
+from neonym.config.values import UnreadableValue, as_meant, as_written
 from neonym.errors import ConfigError, Problem, nearest
 from neonym.io.atomic import whole_file
 
@@ -162,6 +162,9 @@ def validated(values: Values, given: Given) -> RunConfig:
     except ValidationError as error:
         wrong = {str(item["loc"][1]): item for item in error.errors()}
     for name, item in wrong.items():
+        if isinstance(error := item.get("ctx", {}).get("error"), UnreadableValue):
+            given.problems.append(Problem("error", str(error), f"--{name}", error.fix))
+            continue
         where = f"{given.origins.get(name)}, `{name}`"
         what = item["msg"].replace("a valid tuple", "a list")
         given.problems.append(Problem("error", f"{what} (found {item['input']!r})", where))
@@ -175,7 +178,7 @@ def write_config(run: RunConfig, path: Path) -> Path:
     for section, name, setting in fields_of(RunConfig):
         value = getattr(getattr(run, section), name)
         if value != setting.default and name not in SECRETS:
-            lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}")
+            lines.append(f"{name} = {json.dumps(as_written(value), ensure_ascii=False)}")
     try:
         if path.exists():
             raise ConfigError([Problem("error", "is there already", str(path), "Name another --config_file")])

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from neonym.config.optimizers import class_path, optimizer_problem, suggestion
-from neonym.config.values import parse_stages, schedule_name
+from neonym.config.values import schedule_name
 from neonym.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -99,12 +99,6 @@ def sets_own_rate(name: str, arguments: Mapping[str, Any]) -> bool:
     given = {**settings, **arguments}
     relative = path.startswith("transformers.") and bool(given.get("relative_step", True) or given.get("warmup_init"))
     return relative or averages(name)
-
-
-def staged_rate(text: str) -> Rate:
-    """The last rate holds to the end."""
-    parts = parse_stages(text)
-    return lambda step: next((rate for rate, until in parts if step < until), parts[-1][0])
 
 
 PLAIN = ("constant", "adafactor", "constant_with_warmup", "linear", "cosine")

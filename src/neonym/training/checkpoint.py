@@ -18,12 +18,12 @@ from neonym.formats import read_embedding, write_embedding
 from neonym.formats.usage import usage_card
 from neonym.io.atomic import alone_in, clear_leftovers, sync_names, whole_file
 from neonym.io.json import as_text
-from neonym.preflight.prepare import Prepared
+from neonym.preflight.plan import TrainingPlan
 from neonym.runs.events import as_json
 from neonym.runs.hub import fetch_state
 from neonym.runs.outputs import END, SAMPLES, STATE, VERDICT, epoch_suffix, state_folder, step_suffix
 from neonym.training.concept import Concept
-from neonym.training.recorded import metadata_of, said_by_user
+from neonym.training.recorded import metadata_by_user, metadata_of
 from neonym.training.state import Saved, TrainState, read_state, save_state
 from neonym.types import Embedding
 
@@ -59,17 +59,17 @@ class NotedVerdict(BaseModel):
 class CheckpointStore:
     """Writes and finds the files of one run."""
 
-    def __init__(self, ready: Prepared):
-        self.model = ready.run.model
-        self.save, self.hub, self.folder = ready.run.save, ready.run.hub, ready.run_folder()
+    def __init__(self, plan: TrainingPlan):
+        self.model = plan.run.model
+        self.save, self.hub, self.folder = plan.run.save, plan.run.hub, plan.run_folder
         self.locks, self.claimed = ExitStack(), 0  # the number of the folder that is locked
         self.run_name = self.folder.name.removesuffix("-run")
-        self.names = dict(zip(ready.tokens, ready.file_names(), strict=True))
+        self.names = {concept.token: concept.file_name for concept in plan.concepts}
         self.state_file, self.end_file = self.folder / STATE, self.folder / END
         self.verdict_file = self.folder / VERDICT
-        self.step_folder = ready.step_folder()
+        self.step_folder = plan.step_folder
         self.sample_folder = Path(self.save.output_dir) / SAMPLES
-        self.metadata, self.said = metadata_of(ready), said_by_user(ready.run)
+        self.metadata, self.metadata_by_user = metadata_of(plan), metadata_by_user(plan.run)
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -264,7 +264,7 @@ class CheckpointStore:
             "neonym.vectors": str(max(counts)),
             "neonym.init_word": concept.init_word,
             "neonym.steps": str(step),
-            **self.said,
+            **self.metadata_by_user,
         }
         metadata = {key: as_text(text) for key, text in metadata.items()}
         vectors = {encoder: rows.to(PRECISIONS[self.save.save_precision]) for encoder, rows in concept.result().items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -22,8 +22,9 @@ from neonym.models.loading.identify import fetched
 from neonym.models.model import Model, load_model
 from neonym.models.quantization import keep_in_eight_bits
 from neonym.models.source import ModelSource
-from neonym.preflight.milestones import Rhythm, due
-from neonym.preflight.prepare import Prepared, prepare
+from neonym.preflight.milestones import Milestones, is_due
+from neonym.preflight.plan import TrainingPlan
+from neonym.preflight.preflight import preflight
 from neonym.runs.events import Report, Silent, Stopped, stopping_at_once
 from neonym.runs.hub import Hub
 from neonym.runs.trackers import Trackers
@@ -61,29 +62,27 @@ class Result:
 
 def train(run: RunConfig, report: Report | None = None, known: Sequence[Problem] = ()) -> Result:
     """Learn the words of `run`. Resuming is calling it again. Raises UserError before anything is written."""
-    ready = prepare(run, known)
-    ready.raise_errors()
-    return train_prepared(ready, report or Silent())
+    return train_plan(preflight(run, known).complete_plan(), report or Silent())
 
 
-def train_prepared(ready: Prepared, report: Report) -> Result:
-    """The same for a run without errors. Raises UserError before anything is written."""
-    if ready.source is not None:
-        ready.run = on_device(ready.run, ready.source, report)
+def train_plan(ready: TrainingPlan, report: Report) -> Result:
+    """Learn the words of a plan. Raises UserError before anything is written."""
+    ready = replace(ready, run=on_device(ready.run, ready.source, report))
     accelerator = start_accelerator(ready.run, report)
     if not accelerator.is_main_process:
         report = Silent()
     for problem in ready.problems:
         report.note(f"{problem.severity}: {problem}")
     with accelerator.main_process_first():
-        ready.source = fetched(ready.source, weight_dtype(accelerator) != torch.float32) if ready.source else None
+        source = fetched(ready.source, weight_dtype(accelerator) != torch.float32)
+    ready = replace(ready, source=source)
     store = CheckpointStore(ready)
     with store.open() if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()
         return train_ready(ready, store, accelerator, report)
 
 
-def train_ready(ready: Prepared, store: CheckpointStore, accelerator: Accelerator, report: Report) -> Result:
+def train_ready(ready: TrainingPlan, store: CheckpointStore, accelerator: Accelerator, report: Report) -> Result:
     """Of a run without errors, whose folder is there."""
     hub = Hub(ready.run.hub, report.note)
     beginning = find_beginning(ready, store)
@@ -112,10 +111,9 @@ def train_ready(ready: Prepared, store: CheckpointStore, accelerator: Accelerato
         report.end()
 
 
-def load_frozen(ready: Prepared, accelerator: Accelerator, report: Report) -> Model:
+def load_frozen(ready: TrainingPlan, accelerator: Accelerator, report: Report) -> Model:
     """The model on its device, with the run's noising process."""
     run = ready.run
-    assert ready.source is not None
     model = load_model(
         ready.source, accelerator.device, weight_dtype(accelerator), run.model.max_token_length, run.model.clip_skip
     )
@@ -131,18 +129,18 @@ def load_frozen(ready: Prepared, accelerator: Accelerator, report: Report) -> Mo
     return model
 
 
-def begin(ready: Prepared, model: Model, fingerprint: dict[str, str], accelerator: Accelerator) -> TrainState:
+def begin(ready: TrainingPlan, model: Model, fingerprint: dict[str, str], accelerator: Accelerator) -> TrainState:
     """The state before the first step."""
     settings = ready.run.eval
-    assert ready.rhythm is not None
     plateau = Plateau(settings.early_stop_window, settings.early_stop_threshold) if settings.early_stop else None
     origin = ready.run.save.resume or ""
-    return TrainState(add_concepts(model, ready), fingerprint, ready.rhythm.first, origin, accelerator.scaler, plateau)
+    return TrainState(
+        add_concepts(model, ready), fingerprint, ready.milestones.first, origin, accelerator.scaler, plateau
+    )
 
 
-def make_trackers(ready: Prepared, state: TrainState, accelerator: Accelerator, report: Report) -> Trackers:
-    assert ready.rhythm is not None
-    return Trackers(accelerator, ready.run, state.concepts, ready.rhythm.steps_per_epoch, report.note)
+def make_trackers(ready: TrainingPlan, state: TrainState, accelerator: Accelerator, report: Report) -> Trackers:
+    return Trackers(accelerator, ready.run, state.concepts, ready.milestones.steps_per_epoch, report.note)
 
 
 def follow(running: Running) -> Result:
@@ -158,11 +156,9 @@ def follow(running: Running) -> Result:
         running.hub.close()
 
 
-def encode_pictures(ready: Prepared, model: Model, report: Report) -> Latents:
+def encode_pictures(ready: TrainingPlan, model: Model, report: Report) -> Latents:
     """Every picture's moments; the VAE then leaves the device, unless there are pictures that change."""
     cache, source = ready.run.cache, ready.source
-    assert source is not None
-
     folder = None
     if cache.cache_latents_to_disk:
         folder = Path(cache.latent_cache_dir) if cache.latent_cache_dir else default_folder()
@@ -195,7 +191,7 @@ def sdscripts_latents(records: Sequence[ImageRecord], source: ModelSource, repor
 class Running:
     """Everything that a run works with."""
 
-    ready: Prepared
+    ready: TrainingPlan
     model: Model
     state: TrainState
     store: CheckpointStore
@@ -217,37 +213,36 @@ class Running:
 
 def run_steps(run: Running) -> Result:
     """The loop: steps, evaluations, saves, until the end or a wish to stop."""
-    settings, state, rhythm, report = run.ready.run, run.state, run.ready.rhythm, run.report
-    assert rhythm is not None
+    settings, state, milestones, report = run.ready.run, run.state, run.ready.milestones, run.report
     objective = objective_of(settings)
     evaluation = Evaluation(run.ready, run.loader, run.model, state.concepts, run.watch)
     guard, ends = Guard(state.concepts, run.loader.plans), time_limit(settings)
     sampler = Sampler(settings.sample, run.ready.prompts, run.store.sample_folder, run.store.run_name)
-    report.begin(run.store.folder, state.step, rhythm.total, sum(len(p.draws(0)) for p in run.loader.plans))
+    report.begin(run.store.folder, state.step, milestones.total, sum(len(p.draws(0)) for p in run.loader.plans))
     whole = True
     try:
-        begin_evaluations(run, evaluation, rhythm)
-        draw_due(run, sampler, rhythm)
-        last = rhythm.total if state.plateau is None or not state.plateau.reached() else state.step
+        begin_evaluations(run, evaluation, milestones)
+        draw_due(run, sampler, milestones)
+        last = milestones.total if state.plateau is None or not state.plateau.reached() else state.step
         for work in run.loader.steps(state.step, last):
             losses = train_step(run.model, state.concepts, work, objective, run.accelerator)
             state.step = work.step + 1
             guard.watch(work, losses)
             report.step(state.step, losses)
             run.trackers.step(state.step, losses)
-            if due(settings.eval.eval_every_n_steps, state.step):
+            if is_due(settings.eval.eval_every_n_steps, state.step):
                 evaluate(run, evaluation)
-            draw_due(run, sampler, rhythm)
-            save_due(run, rhythm, guard)
+            draw_due(run, sampler, milestones)
+            save_due(run, milestones, guard)
             ended = agreed(run.accelerator, int(state.plateau is not None and state.plateau.reached()))
-            if not ended and state.step < rhythm.total:
+            if not ended and state.step < milestones.total:
                 run.watch()
-            if agreed(run.accelerator, int(time.monotonic() > ends)) and state.step < rhythm.total:
-                report.note(f"the time of --max_train_time was up after step {state.step} of {rhythm.total}")
+            if agreed(run.accelerator, int(time.monotonic() > ends)) and state.step < milestones.total:
+                report.note(f"the time of --max_train_time was up after step {state.step} of {milestones.total}")
                 whole = False
                 break
             if ended:
-                what = f"ended after step {state.step} of {rhythm.total}"
+                what = f"ended after step {state.step} of {milestones.total}"
                 report.note(f"the evaluation loss has stopped changing: {what}")
                 break
         return finish(run, evaluation, guard, whole)
@@ -267,13 +262,13 @@ def stopped(run: Running, guard: Guard, signal: int) -> Result:
     return Result(steps=state.step, signal=signal)
 
 
-def begin_evaluations(run: Running, evaluation: Evaluation, rhythm: Rhythm) -> None:
+def begin_evaluations(run: Running, evaluation: Evaluation, milestones: Milestones) -> None:
     """If evaluations are wished for: that of the start, and one that a stop cut off."""
     every, state = run.ready.run.eval.eval_every_n_steps, run.state
     if not every:
         return
     evaluation.tell(run.report, state.step, evaluation.losses([c.start for c in state.concepts]))
-    if state.plateau is not None and len(state.plateau.history) < state.step // every - rhythm.first // every:
+    if state.plateau is not None and len(state.plateau.history) < state.step // every - milestones.first // every:
         evaluate(run, evaluation)
 
 
@@ -296,9 +291,9 @@ def without_others(run: Running, error: RuntimeError) -> UserError:
     return UserError(what, "training", "Run the same command again to go on")
 
 
-def draw_due(run: Running, sampler: Sampler, rhythm: Rhythm) -> None:
+def draw_due(run: Running, sampler: Sampler, milestones: Milestones) -> None:
     """Sample pictures that are due after this step. What goes wrong with them is said, and training goes on."""
-    tag = sampler.tag(run.state.step, rhythm)
+    tag = sampler.tag(run.state.step, milestones)
     if tag is None or not run.main:
         return
     try:
@@ -308,18 +303,18 @@ def draw_due(run: Running, sampler: Sampler, rhythm: Rhythm) -> None:
         run.report.note(f"warning: no sample pictures at {tag}: {error}")
 
 
-def save_due(run: Running, rhythm: Rhythm, guard: Guard) -> None:
+def save_due(run: Running, milestones: Milestones, guard: Guard) -> None:
     """Files and states that are due after this step. Nothing that is not finite is written."""
-    done, epoch = run.state.step, rhythm.saves_epoch(run.state.step)
-    state_due = due(run.ready.run.save.state_every_n_steps, done)
-    if not run.main or not (state_due or epoch or rhythm.saves_step(done) or rhythm.keeps_step(done)):
+    done, epoch = run.state.step, milestones.saves_epoch(run.state.step)
+    state_due = is_due(run.ready.run.save.state_every_n_steps, done)
+    if not run.main or not (state_due or epoch or milestones.saves_step(done) or milestones.keeps_step(done)):
         return
     guard.check()
     try:
-        files = run.store.save_step(run.state) if rhythm.saves_step(done) else []
+        files = run.store.save_step(run.state) if milestones.saves_step(done) else []
         if epoch:
-            files += run.store.save_epoch(run.state, epoch, rhythm.save_every_n_epochs or 1)
-        kept = run.store.keep_step(run.state) if rhythm.keeps_step(done) else []
+            files += run.store.save_epoch(run.state, epoch, milestones.save_every_n_epochs or 1)
+        kept = run.store.keep_step(run.state) if milestones.keeps_step(done) else []
         if state_due:
             run.store.save_state(run.state)
     except (UserError, OSError) as error:  # a full disk: what was saved before is intact, and the training goes on
@@ -341,7 +336,7 @@ def finish(run: Running, evaluation: Evaluation, guard: Guard, whole: bool) -> R
         for concept, best in zip(state.concepts, state.plateau.best, strict=False):
             concept.chosen = best
     worths = evaluation.worths(lambda done, total: report.phase("judged", done, total))
-    if not due(run.ready.run.eval.eval_every_n_steps, state.step):  # else it was told at this step
+    if not is_due(run.ready.run.eval.eval_every_n_steps, state.step):  # else it was told at this step
         run.trackers.evaluated(state.step, [worth.loss_after for worth in worths])
     verdicts = [
         make_verdict(run.model, *of_concept)
@@ -370,7 +365,7 @@ def agreed(accelerator: Accelerator, wish: int) -> int:
     return int(wishes.max())  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue, reportArgumentType]
 
 
-def make_loader(ready: Prepared, latents: Latents, model: Model, accelerator: Accelerator) -> Loader:
+def make_loader(ready: TrainingPlan, latents: Latents, model: Model, accelerator: Accelerator) -> Loader:
     words = [clean(token) for token in ready.tokens]
     for tokenizer in model.tokenizers.values():
         tokenizer.weighted = ready.run.dataset.weighted_captions
@@ -380,6 +375,6 @@ def make_loader(ready: Prepared, latents: Latents, model: Model, accelerator: Ac
 
     at_once = samples_at_once(ready.run, model.source, accelerator.device)
     return Loader(
-        ready.plans, latents, model.tokenize, model.emphasis, shows, accelerator.device, at_once,
+        [concept.samples for concept in ready.concepts], latents, model.tokenize, model.emphasis, shows, accelerator.device, at_once,
         [d.batch_size for d in ready.datasets], accelerator.process_index, accelerator.num_processes,
     )  # fmt: skip

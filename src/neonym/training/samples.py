@@ -12,7 +12,7 @@ from neonym.config.run import SampleSettings
 from neonym.generation.request.prompts import SamplePrompt, dump
 from neonym.io.atomic import save_png
 from neonym.models.model import Model
-from neonym.preflight.milestones import Rhythm, due
+from neonym.preflight.milestones import Milestones, is_due
 from neonym.runs.outputs import sample_name, time_stamp
 from neonym.text.words import clean, whole_word
 from neonym.training.concept import Concept, rows_as
@@ -38,16 +38,16 @@ class Sampler:
         self.settings, self.prompts, self.folder, self.name = settings, prompts, folder, name
         self.before: list[tuple[str, list[Image.Image]]] = []  # drawn once: what the word is compared with
 
-    def tag(self, done: int, rhythm: Rhythm) -> str | None:
+    def tag(self, done: int, milestones: Milestones) -> str | None:
         """sd-scripts' mark of an epoch or a step at which pictures are due; None: they are not."""
         if not self.prompts:
             return None
-        epoch = rhythm.epoch_ends(done)
+        epoch = milestones.epoch_ends(done)
         if done == 0:
             return "e000000" if self.settings.sample_at_first else None
         if (self.settings.sample_every_n_epochs or 0) > 0:
-            return f"e{epoch:06d}" if epoch and due(self.settings.sample_every_n_epochs, epoch) else None
-        return f"{done:06d}" if due(self.settings.sample_every_n_steps, done) else None
+            return f"e{epoch:06d}" if epoch and is_due(self.settings.sample_every_n_epochs, epoch) else None
+        return f"{done:06d}" if is_due(self.settings.sample_every_n_steps, done) else None
 
     def draw(self, model: Model, concepts: Sequence[Concept], tag: str, report: Report) -> list[Path]:
         """Files as sd-scripts names them, and one sheet beside the pictures that the starting words give."""

@@ -1,0 +1,36 @@
+"""Problems of settings that concern images: sizes that the model is not made for, masks and crops without effect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from neonym.config.dataset import DatasetConfig
+from neonym.data.records import Dataset
+from neonym.errors import Problem
+from neonym.types import ImageRecord
+
+
+def image_problems(
+    records: Sequence[ImageRecord], datasets: Sequence[Dataset], native_size: int, masked_loss: bool
+) -> Iterator[Problem]:
+    """Yield a warning for each setting that does not suit the model or means nothing for these images."""
+    largest = max((max(record.fit.bucket) for record in records), default=0)
+    if largest > 2 * native_size:
+        size = max(record.fit.bucket for record in records)
+        what = f"images are trained at up to {size}, the model is made for {native_size}"
+        yield Problem("warning", what, "resolution", "Leave resolution out to use the model's own size")
+    folders = [folder for dataset in datasets for folder in dataset.folders]
+    if masked_loss and not any(folder.masks or folder.pictures.alpha_mask for folder in folders):
+        fix = "Name masks with conditioning_data_dir in the data-set file, or use --alpha_mask"
+        yield Problem("warning", "has no effect: no image has a mask", "--masked_loss", fix)
+    if any(d.buckets.enabled for d in datasets) and any(record.pictures.face_crop for record in records):
+        what = "is meant for training without buckets"
+        yield Problem("warning", what, "face_crop_aug_range", "Leave one of them out")
+
+
+def unused_keys(config: DatasetConfig) -> Iterator[Problem]:
+    """Yield a note if a data-set file has keys that belong to other trainers."""
+    subsets = [subset for dataset in config.datasets for subset in dataset.subsets]
+    if any(d.network_multiplier != 1 for d in config.datasets) or any(s.custom_attributes for s in subsets):
+        what = "network_multiplier and custom_attributes belong to other trainers and mean nothing here"
+        yield Problem("note", what, "data set")
