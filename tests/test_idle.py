@@ -7,7 +7,7 @@ from neonym.config.command_line import Given, replace_compat, validated
 from neonym.config.rules import run_problems
 from neonym.config.run import RunConfig, fields_of
 from neonym.config.sdscripts import SDSCRIPTS
-from neonym.preflight.inputs import look
+from neonym.preflight.inputs import read_inputs
 from neonym.preflight.learning import optimizer_errors
 
 
@@ -141,6 +141,6 @@ def test_no_value_of_any_setting_ends_in_a_traceback(tmp_path, monkeypatch):
             given = Given(RunConfig(), {name: "job.toml"})
             values = {"train_data_dir": "a", "token_string": "x", name: value}
             run = validated(replace_compat(values, SDSCRIPTS, given), given)
-            found = [*given.problems, *look(run).problems]
+            found = [*given.problems, *read_inputs(run).problems]
             assert all(str(problem) for problem in found)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]

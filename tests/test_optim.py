@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import settings
+from conftest import check_flags, settings
 from transformers import get_scheduler
 
 from neonym.config.optimizers import OPTIMIZERS, SMALLER, optimizer_name

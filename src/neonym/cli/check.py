@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from neonym.preflight.preflight import Preflight
     from neonym.types import ImageRecord
 
-FEW_PICTURES = 300
+FEW_IMAGES = 300
 MOST_LISTED = 200  # captions
 MOST_SHOWN = 400  # letters of one
-DESCRIPTION = "Check a training run: settings, pictures, captions, token ids, buckets, caches. Takes training's flags."
+DESCRIPTION = "Check a training run: settings, images, captions, token ids, buckets, caches. Takes training's flags."
 
 
 class CheckFlags(RunFlags):
-    """The flags of training, and how to answer."""
+    """The flags of training, and the form of the answer."""
 
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(False, description="Print one JSON object.")
     draws: int = Field(1, ge=0, description="How many keyed draws of each caption the object lists.")
@@ -47,7 +47,7 @@ def main(argv: list[str], prog: str) -> int:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Without looking for cycles in memory: importing and scanning leave none, and the search is an eighth of a check."""
+    """Run the block without garbage collection: importing and scanning leave no cycles, and the search is an eighth of a check."""
     gc.disable()
     try:
         yield
@@ -80,14 +80,15 @@ def checked(argv: list[str], prog: str) -> int:
 
 
 def look_alikes(records: Sequence[ImageRecord]) -> list[Problem]:
-    """Pictures that are the same or nearly so count twice, plain ones for nothing. Nearly and plain: in small sets, for
-    pictures have to be decoded for it.
+    """Return warnings about images that look the same, which count twice, and about plain images, which teach nothing.
+
+    Images that are only nearly the same, or plain, are found in small sets alone: they have to be decoded for it.
     """
     from neonym.data.metadata_files import plain_pictures
     from neonym.data.tools.duplicates import fingerprints, similar
 
     shown = {r.path: r.content for r in records if not r.is_reg}
-    if len(shown) <= FEW_PICTURES:
+    if len(shown) <= FEW_IMAGES:
         prints = fingerprints(list(shown))
         groups, plain = similar(prints), [path.name for path, bits in prints.items() if bits is None]
     else:
@@ -99,19 +100,19 @@ def look_alikes(records: Sequence[ImageRecord]) -> list[Problem]:
     if not groups:
         return problems
     named = "; ".join(" = ".join(in_one_line(path.name) for path in group[:4]) for group in groups[:3])
-    what = f"{sum(map(len, groups))} pictures look like others ({named}{'; ...' if len(groups) > 3 else ''})"
-    return [*problems, Problem("warning", what, "pictures", "They count more than the others: keep one of each")]
+    what = f"{sum(map(len, groups))} images look like others ({named}{'; ...' if len(groups) > 3 else ''})"
+    return [*problems, Problem("warning", what, "images", "They count more than the others: keep one of each")]
 
 
 def named_origin(key: str, origin: str, given: Given) -> str:
-    """What gave a flag its value, for a key that fell back to it."""
+    """Return the origin of a data set's value; for a value of a flag, what gave the flag its value."""
     if origin != "command line":
         return origin
     return given.origins.get(FLAG_NAMES.get(key, key), "default")
 
 
 def print_config(found: Preflight, given: Given) -> None:
-    """Every flag, then every concept, data set and subset, each value with its origin."""
+    """Print every flag, then every concept, data set and subset, each value with its origin."""
     in_tables = {FLAG_NAMES.get(key, key) for key in (*DatasetValues.model_fields, *SubsetSpec.model_fields)}
     for section, name, _ in fields_of(RunConfig):
         if not (section in ("dataset", "eval") and name in in_tables) and name not in SECRETS:
@@ -146,7 +147,7 @@ def print_table(
 
 
 def from_model(found: Preflight, key: str, value: Any, origin: str) -> tuple[Any, str]:
-    """Return a value and its origin, for a default those that the model gives it."""
+    """Return a value and its origin; for a default that depends on the model, those that the model gives."""
     default = found.defaults.get(FLAG_NAMES.get(key, key))
     return (default.value, str(default)) if default is not None and origin == "default" else (value, origin)
 
@@ -156,7 +157,7 @@ def print_value(name: str, value: Any, origin: str) -> None:
 
 
 def print_summary(found: Preflight) -> None:
-    """For people."""
+    """Print what was found, for people."""
     from neonym.cli.facts import dataset_facts, moment
     from neonym.preflight.possible_captions import shown_caption
 
@@ -183,24 +184,24 @@ def print_summary(found: Preflight) -> None:
     for index, token in enumerate(found.tokens):
         own = [r for r in found.records if r.concept == index]
         example = f", for example {begun(shown_caption(own[0], moment(found, index, 0)))}" if own else ""
-        print(f"`{token}`: {len(own) or 'no'} pictures{example}")
+        print(f"`{token}`: {len(own) or 'no'} images{example}")
     errors = sum(p.severity == "error" for p in found.problems)
     print(f"{errors} error{'s' * (errors > 1)}: training would not start" if errors else "ready to train")
 
 
 def begun(text: str) -> str:
-    """In quotes, and no more of it than a few lines."""
+    """Return a text in quotes, cut after a few lines."""
     return repr(text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}...")
 
 
 def print_ids(found: Preflight) -> None:
-    """`--debug_dataset`: each picture's caption and ids, the learned ids marked."""
+    """Print each image's caption and token ids with the learned ids marked, for `--debug_dataset`."""
     from torch import tensor
 
-    from neonym.cli.facts import bad_weights, moment
+    from neonym.cli.facts import moment, unreadable_captions
     from neonym.preflight.possible_captions import shown_caption
 
-    unread = bad_weights(found)
+    unread = unreadable_captions(found)
     for record in found.records:
         caption = shown_caption(record, moment(found, record.concept, 0))
         print(f"\n{record.path}\n{'reg ' if record.is_reg else ''}caption: {caption}")

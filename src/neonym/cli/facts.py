@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 
 def as_object(found: Preflight, draws: int, step: int) -> dict[str, Any]:
-    """Everything; `defaults`: of the settings that were not given, each with its source; captions are as in `step` of the training, with `draws` keyed draws of each."""
+    """Return everything that was found as one JSON object.
+
+    `defaults` are those of the settings that were not given, each with its source. Captions are as in `step` of the training,
+    with `draws` keyed draws of each.
+    """
     items = Items(found, draws, step)
     return {
         "problems": [asdict(p) for p in found.problems],
@@ -36,7 +40,10 @@ def as_object(found: Preflight, draws: int, step: int) -> dict[str, Any]:
 
 
 def dataset_facts(found: Preflight, index: int) -> dict[str, Any]:
-    """`buckets` are those with pictures, repeats counted; `bucket_sizes` all that there can be (none are fixed without upscaling)."""
+    """Return the facts of a data set.
+
+    `buckets` are those with images, repeats counted; `bucket_sizes` are all possible sizes (without upscaling none is fixed).
+    """
     records, sizes = [r for r in found.records if r.dataset == index], step_sizes(found.datasets, found.run)
     by_concept = [[r for r in records if r.concept == c] for c in range(len(found.tokens))]
     counts: Counter[tuple[int, int]] = Counter()
@@ -55,7 +62,7 @@ def dataset_facts(found: Preflight, index: int) -> dict[str, Any]:
 
 
 def bucket_facts(found: Preflight, index: int) -> dict[str, Any]:
-    """The limits on the grid, and every shape between them; nothing of limits that cannot hold."""
+    """Return the limits of buckets on the grid, and every size between them; nothing if the limits contradict each other."""
     rules = found.datasets[index].buckets
     if not rules.enabled:
         return {"bucket_limits": None, "bucket_sizes": [list(rules.resolution)]}
@@ -67,7 +74,7 @@ def bucket_facts(found: Preflight, index: int) -> dict[str, Any]:
 
 
 def config_facts(found: Preflight, index: int) -> dict[str, Any]:
-    """Every value of a data set and its subsets, and where it was found."""
+    """Return every value of a data set and its subsets, and where it was found."""
     if found.config is None:
         return {}
     spec = found.config.datasets[index]
@@ -83,12 +90,12 @@ def config_facts(found: Preflight, index: int) -> dict[str, Any]:
 
 
 class Items:
-    """Pictures, one after the other; what concerns all of them is found out once."""
+    """The facts of images; what concerns all of them is found out once."""
 
     def __init__(self, found: Preflight, draws: int, step: int):
         self.found, self.draws, self.step = found, draws, step
         self.moments = [moment(found, concept, step) for concept in range(len(found.tokens))]
-        self.cached, self.unread = cached_pictures(found), bad_weights(found)
+        self.cached, self.unread = cached_images(found), unreadable_captions(found)
 
     def facts(self, record: ImageRecord, held_out: bool) -> dict[str, Any]:
         found, token, at = self.found, self.found.tokens[record.concept], self.moments[record.concept]
@@ -122,13 +129,13 @@ class Items:
         }
 
     def survives(self, record: ImageRecord, token: str) -> bool:
-        """Whether the word is in everything that can be trained with."""
+        """Return whether the word is in every text that can be trained with."""
         tokenizers = self.found.tokenizers
         return fate_of_word(record, token, tokenizers, surely_fits(record, tokenizers)) is None
 
 
 def place_facts(record: ImageRecord) -> dict[str, Any]:
-    """Where a picture goes. `told_sizes`: what SDXL is told, height first: original size, crop from top and left, size."""
+    """Return the size and the place of an image; `told_sizes` are SDXL's size conditions, height first: original size, crop, size."""
     (width, height), fit = record.size, record.fit
     return {
         "original_size": [width, height],
@@ -141,20 +148,20 @@ def place_facts(record: ImageRecord) -> dict[str, Any]:
 
 
 def moment(found: Preflight, concept: int, step: int) -> Moment:
-    """What captions depend on at `step`; as if at the start where there is no plan, because of an error."""
+    """Return what captions depend on at `step`; without a plan, because of an error, as in the first epoch."""
     if found.plan is None:
         return Moment(step=step)
     samples = found.plan.concepts[concept].samples
     return Moment(1 + step // samples.steps_per_epoch, step, samples.steps)
 
 
-def bad_weights(found: Preflight) -> set[str]:
-    """Pictures whose captions have weights that cannot be read, so that they have no ids."""
+def unreadable_captions(found: Preflight) -> set[str]:
+    """Return the images whose captions have emphasis that cannot be read, so that they have no ids."""
     return {p.where for p in found.problems if "no weight" in p.what}
 
 
-def cached_pictures(found: Preflight) -> set[Path]:
-    """Pictures whose moments lie on disk already."""
+def cached_images(found: Preflight) -> set[Path]:
+    """Return the images whose moments are cached on disk."""
     folder = Path(found.run.cache.latent_cache_dir) if found.run.cache.latent_cache_dir else default_folder()
     if found.source is None or "vae" not in found.source.weights or not folder.is_dir():
         return set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -162,7 +163,9 @@ def group_problem(group: list[str], fields: Mapping[str, FieldInfo]) -> Problem 
     flag = f"--{name}"
     if name not in fields:
         return unknown_flag(name, fields)
-    one = create_model("One", **{name: (fields[name].annotation, fields[name])})  # pyright: ignore
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a flag may have the name of a method of pydantic: --json
+        one = create_model("One", **{name: (fields[name].annotation, fields[name])})  # pyright: ignore
     try:
         with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             parse_flags(one, group, "", "")
