@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, WORD, check, make_pictures, said, settings, subset
+from conftest import ROOT, WORD, check, check_flags, make_pictures, said, settings, subset
 from safetensors.torch import load_file, save_file
 
 from benchmarks.checkpoints import make_parts, save_folder, single_file_tensors
@@ -128,11 +128,12 @@ def test_what_is_given_holds_wherever_it_is_given(sd1, tmp_path, small):
 
 def test_a_default_is_the_same_run_as_its_value_given():
     """Also for states of runs from before a model had defaults of its own."""
-    first = check("examples/nutkin", early_stop=True)
+    flags = {"train_data_dir": str(ROOT / "examples" / "nutkin"), "token_string": "nutkin", "early_stop": True}
+    first = check_flags(**flags)
     values = {"max_train_steps": 100, "train_batch_size": 4, "num_vectors_per_token": 1, "learning_rate": 0.02}
-    second = check("examples/nutkin", early_stop=True, eval_every_n_steps=5, **values)
+    second = check_flags(**flags, eval_every_n_steps=5, **values)
     assert settings_of(first.run) == settings_of(second.run)
-    assert first.plan.milestones == second.plan.milestones
+    assert first.complete_plan().milestones == second.complete_plan().milestones
 
 
 def test_the_warm_up_of_a_model_is_part_of_what_a_run_is(sd1, small, own):

@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 import torch
-from conftest import WORD, check, check_flags, make_pictures
+from conftest import WORD, check, check_flags, make_pictures, settings
 from pydantic import ValidationError
 
 from neonym.config import rules
@@ -57,14 +57,23 @@ def test_errors_of_every_kind_are_reported_at_once_and_each_once(tmp_path):
     assert {p.where for p in wrong} == {
         "--learning_rate", "--resolution", "--background", "--optimizer_args", "--lr_scheduler", "--min_snr_gamma",
         "--min_timestep", "--clip_skip", "--train_encoders", "--scale_v_pred_loss_like_noise_pred", "--resume nowhere",
-        "--sample_prompts", f"`{WORD}`",
+        "--sample_prompts",
     }  # fmt: skip
     assert max(Counter(map(str, found.problems)).values()) == 1
-    assert found.plan is None
-    assert found.records  # what `neonym check` shows is there all the same
     with pytest.raises(ConfigError) as raised:
         found.complete_plan()
     assert raised.value.problems == wrong
+
+
+def test_images_are_checked_beside_a_model_that_does_not_fit(tmp_path):
+    """What `neonym check` shows is there although there is no plan; a training opens no image in vain."""
+    make_pictures(tmp_path / "a", 2, caption="no word")
+    run = settings(train_data_dir=str(tmp_path / "a"), token_string=WORD, clip_skip=99)
+    found, hasty = preflight.preflight(run), preflight.preflight(run, hasty=True)
+    assert [p.where for p in found.problems if p.severity == "error"] == ["--clip_skip", f"`{WORD}`"]
+    assert [p.where for p in hasty.problems if p.severity == "error"] == ["--clip_skip"]
+    assert (len(found.records), len(found.lost), hasty.records) == (2, 2, ())
+    assert found.plan is hasty.plan is None
 
 
 def test_every_rule_is_checked_once(pictures, monkeypatch):

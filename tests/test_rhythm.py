@@ -82,7 +82,7 @@ def test_step_files_and_their_retention(run_for):
 def test_retention_counts_steps_as_sd_scripts_does(run_for, every, keep, left):
     """After step s the multiple at or below s - keep - 1 goes."""
     ready = preflight(run_for(save_every_n_steps=every, save_last_n_steps=keep))
-    store = CheckpointStore(ready)
+    store = CheckpointStore(ready.complete_plan())
     store.folder.parent.mkdir(parents=True)
     for done in range(every, max(left) + 1, every):
         store.file("mychar4", f"-step{done:08d}").touch()

@@ -58,7 +58,7 @@ def report_on_finished(ended: Saved, store: CheckpointStore, total: int) -> str:
         words = f" Its verdict is not known: {store.verdict_file} is damaged."
     more = f"More --max_train_steps go on from step {ended.step}, " if ended.step >= total else ""
     begin = "--restart begins anew, another --output_dir makes another file"
-    return f"this run is finished alplan, and nothing was done: {files}.{words} {more}{begin}."
+    return f"this run is finished already, and nothing was done: {files}.{words} {more}{begin}."
 
 
 def identity(plan: TrainingPlan) -> dict[str, str]:
