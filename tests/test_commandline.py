@@ -186,9 +186,9 @@ def test_numbers_are_texts_where_a_text_is_meant(tmp_path):
     data = found.run.dataset
     assert (found.run.save.output_name, data.resolution.written, data.caption_prefix) == ("2024", "512", "1.5")
     assert found.run.optim.learning_rate.written == 1.0
-    assert given(config(tmp_path, 'learning_rate = "1e-4"')).run.optim.learning_rate == 1e-4
+    assert given(config(tmp_path, 'learning_rate = "1e-4"')).run.optim.learning_rate.first == 1e-4
     (problem,) = found.problems
-    assert "`optimizer_args`: Input should be a list" in str(problem)
+    assert "--optimizer_args: a list of name=value is expected" in str(problem)
 
 
 def test_keys_of_other_trainers_get_one_warning(tmp_path):

@@ -47,7 +47,9 @@ def main(argv: list[str], prog: str) -> int:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Run the block without garbage collection: importing and scanning leave no cycles, and the search is an eighth of a check."""
+    """Run the block without garbage collection: importing and scanning leave no cycles, and the search is an eighth of
+    a check.
+    """
     gc.disable()
     try:
         yield

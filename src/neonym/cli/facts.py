@@ -1,4 +1,6 @@
-"""What is known of a run before it starts, as plain values: the object of `neonym check --json`. Sizes are [width, height]."""
+"""What is known of a run before it starts, as plain values: the object of `neonym check --json`. Sizes are [width,
+height].
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ def dataset_facts(found: Preflight, index: int) -> dict[str, Any]:
 
 
 def bucket_facts(found: Preflight, index: int) -> dict[str, Any]:
-    """Return the limits of buckets on the grid, and every size between them; nothing if the limits contradict each other."""
+    """Return the limits of buckets on the grid, and every size between them; nothing if the limits contradict each
+    other.
+    """
     rules = found.datasets[index].buckets
     if not rules.enabled:
         return {"bucket_limits": None, "bucket_sizes": [list(rules.resolution)]}
@@ -135,7 +139,9 @@ class Items:
 
 
 def place_facts(record: ImageRecord) -> dict[str, Any]:
-    """Return the size and the place of an image; `told_sizes` are SDXL's size conditions, height first: original size, crop, size."""
+    """Return the size and the place of an image; `told_sizes` are SDXL's size conditions, height first: original size,
+    crop, size.
+    """
     (width, height), fit = record.size, record.fit
     return {
         "original_size": [width, height],

@@ -1,4 +1,6 @@
-"""Rules that settings must keep, whatever the files and the model are: limits, contradictions, settings without effect."""
+"""Rules that settings must keep, whatever the files and the model are: limits, contradictions, settings without
+effect.
+"""
 
 import math
 import re
@@ -38,7 +40,10 @@ def limit_problems(name: str, field: FieldInfo, value: Any) -> Iterator[Problem]
 
 
 def run_problems(run: RunConfig) -> list[Problem]:
-    """Return everything that is wrong with the flags themselves. A flag that is wrong is not reported as without effect too."""
+    """Return everything that is wrong with the flags themselves.
+
+    A flag that is wrong is not reported as without effect too.
+    """
     wrong = [
         *range_problems(run),
         *data_problems(run),

@@ -26,7 +26,10 @@ def setting(
 
 
 def group(section: type[BaseModel]) -> Any:
-    """Return a field for a section. Its help is given here: a parser would search the source for it, for a sixth of a second."""
+    """Return a field for a section.
+
+    Its help is given here: a parser would search the source for it, for a sixth of a second.
+    """
     return Field(section(), description=section.__doc__ or "")
 
 
@@ -59,7 +62,8 @@ class ModelSettings(Section):
     )
     sdxl: bool = setting(
         False,
-        "Say that the model is an SDXL, as sdxl_train_textual_inversion.py does. It is recognised without this flag; a wrong flag is an error.",
+        "Say that the model is an SDXL, as sdxl_train_textual_inversion.py does. It is recognised without this flag; "
+        "a wrong flag is an error.",
     )
     v_parameterization: bool = setting(False, "Say that the model predicts v, for a file that does not say so itself.")
     max_token_length: Literal[75, 150, 225] = setting(75, "The most text tokens that a caption may have.")
@@ -73,7 +77,8 @@ class ConceptSettings(Section):
     )
     num_vectors_per_token: int | None = setting(
         None,
-        "How many vectors the word has; each takes one token of a prompt (default: as many as the --weights file has, else what "
+        "How many vectors the word has; each takes one token of a prompt (default: as many as the --weights file "
+        "has, else what"
         "suits the model: 4 for Stable Diffusion, 1 for the built-in model).",
         least=1,
         most=225,
@@ -162,7 +167,8 @@ class OptimSettings(Section):
     optimizer_args: Arguments = setting(Arguments(), 'Arguments of the optimizer: "name=value", values as in Python.')
     learning_rate: Rate | None = setting(
         None,
-        "The learning rate of the vectors (default: what suits the model's words: 4e-3 for Stable Diffusion 1.x and 2.x, 2e-3 for SDXL, "
+        "The learning rate of the vectors (default: what suits the model's words: 4e-3 for Stable Diffusion 1.x and "
+        "2.x, 2e-3 for SDXL,"
         "0.02 for the built-in model; 1 for DAdapt* and Prodigy, which find it), or stages as "
         'AUTOMATIC1111 writes them: "0.005:100, 1e-3:1000, 5e-4".',
         above=0,
@@ -191,7 +197,8 @@ class OptimSettings(Section):
     )
     max_train_steps: int | None = setting(
         None,
-        "The length of the training in optimizer steps (default: what suits the model: 2000 for Stable Diffusion, 100 for the "
+        "The length of the training in optimizer steps (default: what suits the model: 2000 for Stable Diffusion, "
+        "100 for the"
         "built-in model).",
         least=1,
         most=LONGEST,
@@ -273,7 +280,8 @@ class ObjectiveSettings(Section):
 class ComputeSettings(Section):
     mixed_precision: Literal["no", "fp16", "bf16"] | None = setting(
         None,
-        "The precision of the frozen model's arithmetic (default: on a CUDA device what suits the model: bf16 for Stable Diffusion, or "
+        "The precision of the frozen model's arithmetic (default: on a CUDA device what suits the model: bf16 for "
+        "Stable Diffusion, or"
         "fp16 where there is none, but float32 for 2.x; float32 on other devices and for the built-in model).",
     )
     fp8_base: bool = setting(
@@ -287,7 +295,8 @@ class ComputeSettings(Section):
     mem_eff_attn: bool = setting(False, "Accepted from sd-scripts: PyTorch's own attention saves memory already.")
     micro_batch_size: int | None = setting(
         None,
-        "The most samples that go through the model at once (default: the batch size; 1 on a GPU with too little memory for "
+        "The most samples that go through the model at once (default: the batch size; 1 on a GPU with too little "
+        "memory for"
         "the model). It changes memory only.",
         least=1,
     )
@@ -323,7 +332,8 @@ class SaveSettings(Section):
     )
     save_every_n_steps: int | None = setting(
         None,
-        "Also save a file every so many steps (default: every 100 for Stable Diffusion, into `steps` in the run's folder, unless "
+        "Also save a file every so many steps (default: every 100 for Stable Diffusion, into `steps` in the run's "
+        "folder, unless"
         "files are saved by epoch).",
         least=1,
     )
@@ -407,7 +417,8 @@ class HubSettings(Section):
 class EvalSettings(Section):
     eval_every_n_steps: int = setting(
         0,
-        "Measure the evaluation loss every so many steps; 0: at the start and end, or with early_stop what suits the model (50 "
+        "Measure the evaluation loss every so many steps; 0: at the start and end, or with early_stop what suits the "
+        "model (50"
         "for Stable Diffusion, 5 for the built-in model).",
         least=0,
     )

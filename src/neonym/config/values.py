@@ -1,4 +1,6 @@
-"""Values that users write as a text, each parsed once: learning rates, steps, sizes, ranges, colours, `name=value` arguments."""
+"""Values that users write as a text, each parsed once: learning rates, steps, sizes, ranges, colours, `name=value`
+arguments.
+"""
 
 import ast
 from collections.abc import Container, Iterator, Sequence
@@ -30,7 +32,10 @@ class UnreadableValue(ValueError):
 
 
 class ParsedValue:
-    """The base of values that users write as a text. A value is recorded as it was `written`, so that files stay the same."""
+    """The base of values that users write as a text.
+
+    A value is recorded as it was `written`, so that files stay the same.
+    """
 
     label: ClassVar[str]  # the kind of the setting in docs/settings.md
     expected: ClassVar[str]  # the value in messages, with its article

@@ -15,7 +15,9 @@ LEAST_WARMUP, LARGEST_SHARE = "30", 0.3  # a default warm-up has that many steps
 
 
 def suiting_rate(source: ModelSource, optimizer: str = "AdamW") -> float:
-    """Return the learning rate that suits the words of a model, for AdamW and its like; 1 where the optimizer finds it."""
+    """Return the learning rate that suits the words of a model, for AdamW and its like; 1 where the optimizer finds
+    it.
+    """
     return 1.0 if finds_rate(optimizer) else float(source.defaults.learning_rate.value)
 
 

@@ -40,7 +40,10 @@ def make_datasets(
 
 
 def as_folder(spec: SubsetSpec, settings: DatasetSettings, tokens: Sequence[str], templates: tuple[str, ...]) -> Folder:
-    """Return a subset's folder. Templates do not replace the captions of regularisation images, which do not show the word."""
+    """Return a subset's folder.
+
+    Templates do not replace the captions of regularisation images, which do not show the word.
+    """
     concept = tokens.index(spec.concept) if spec.concept else 0
     captions = CaptionRules(
         word=tokens[concept],

@@ -9,7 +9,10 @@ from neonym.config.run import OptimSettings, SaveSettings
 
 @dataclass(frozen=True)
 class Milestones:
-    """When a run begins, ends and saves. An epoch is one pass through the images of the concept that has the most of them."""
+    """When a run begins, ends and saves.
+
+    An epoch is one pass through the images of the concept that has the most of them.
+    """
 
     first: int  # the first step that is done, 0-based
     total: int

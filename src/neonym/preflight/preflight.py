@@ -164,7 +164,9 @@ def make_plan(
     rows: Mapping[str, StartingRows],
     prompts: tuple[SamplePrompt, ...],
 ) -> Preflight:
-    """Return what is known of a run without errors once its steps are counted: its plan, if there is a step left to do."""
+    """Return what is known of a run without errors once its steps are counted: its plan, if there is a step left to
+    do.
+    """
     run, sizes = found.run, step_sizes(found.datasets, found.run)
     by_concept = [[r for r in found.records if r.concept == index] for index in range(len(config.concepts))]
     per_epoch = max(steps_per_epoch(records, sizes) for records in by_concept)

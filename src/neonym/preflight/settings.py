@@ -65,7 +65,9 @@ def compile_problems(backend: str) -> list[Problem]:
 
 
 def setting_notes(run: RunConfig) -> list[Problem]:
-    """Return notes on settings that are replaced or have no effect, and a warning for numbers that a file does not keep."""
+    """Return notes on settings that are replaced or have no effect, and a warning for numbers that a file does not
+    keep.
+    """
     notes = []
     if run.model.pretrained_model_name_or_path == "builtin:emoji":
         notes.append(

@@ -1,4 +1,6 @@
-"""Problems of the new words: names that programs misread, init words that do not fit, `--weights` files for another model."""
+"""Problems of the new words: names that programs misread, init words that do not fit, `--weights` files for another
+model.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ StartingRows = dict[str, "Tensor"]  # {encoder: [n,W]}
 
 
 def word_problems(concepts: Sequence[ConceptSpec], files: Sequence[str], tokenizers: Tokenizers) -> Iterator[Problem]:
-    """Yield what is doubtful about each word, once although a model may have two encoders; `files` name the embedding files."""
+    """Yield what is doubtful about each word, once although a model may have two encoders; `files` name the embedding
+    files.
+    """
     for spec, file in zip(concepts, files, strict=True):
         yield from name_problems(spec, file, next(iter(tokenizers.values())))
         yield from dict.fromkeys(p for t in tokenizers.values() for p in init_problems(spec, t))

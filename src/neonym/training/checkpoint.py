@@ -128,7 +128,10 @@ class CheckpointStore:
             raise UserError(f"{problem.what.rstrip('.')}; {what}", problem.where, fix) from error
 
     def rescue(self, state: TrainState) -> tuple[str, str]:
-        """Save the state in the run folder if possible, else in a temporary one. Return where it is, and how to go on."""
+        """Save the state in the run folder if possible, else in a temporary one.
+
+        Return where it is, and how to go on.
+        """
         step = f"what was learned until step {state.step}"
         with suppress(UserError):
             self.save_state(state)
@@ -147,7 +150,10 @@ class CheckpointStore:
         return (folder or Path(self.save.output_dir)) / f"{name}{suffix}.{self.save.save_model_as}"
 
     def ended(self, fingerprint: dict[str, str]) -> Saved | None:
-        """Return the end of a finished run with the same name, whatever its settings. Raises UserError if it is damaged."""
+        """Return the end of a finished run with the same name, whatever its settings.
+
+        Raises UserError if it is damaged.
+        """
         return read_state(self.end_file, fingerprint) if self.end_file.exists() else None
 
     def verdicts(self) -> list[NotedVerdict] | None:
@@ -208,7 +214,9 @@ class CheckpointStore:
         return files
 
     def keep_step(self, state: TrainState) -> list[Path]:
-        """Save the files of a step in the run's folder: beside the final file, some programs would take them for the word."""
+        """Save the files of a step in the run's folder: beside the final file, some programs would take them for the
+        word.
+        """
         self.step_folder.mkdir(parents=True, exist_ok=True)
         suffix = step_suffix(state.step)
         return [self.write(concept, state.step, suffix, self.step_folder) for concept in state.concepts]

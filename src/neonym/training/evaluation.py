@@ -24,7 +24,10 @@ FOR_EACH = 6  # cost less than 16 steps (`python -m benchmarks.verdict --cost`)
 
 
 class Evaluation:
-    """The samples that each concept is judged on. `watch` is called between predictions; it may raise to end an evaluation."""
+    """The samples that each concept is judged on.
+
+    `watch` is called between predictions; it may raise to end an evaluation.
+    """
 
     def __init__(
         self, plan: TrainingPlan, loader: Loader, model: Model, concepts: Sequence[Concept], watch: Callable[[], None]
@@ -36,7 +39,9 @@ class Evaluation:
 
     @torch.no_grad()
     def losses(self, rows: Sequence[dict[str, torch.Tensor]] | None = None) -> list[torch.Tensor]:
-        """Return the losses of each concept's samples [samples] with these rows (default: those that would be saved now)."""
+        """Return the losses of each concept's samples [samples] with these rows (default: those that would be saved
+        now).
+        """
         count = self.plan.run.eval.eval_samples
         self.samples = self.samples or [self.questions(index, count) for index in range(len(self.concepts))]
         with self.uncompiled(), rows_as(self.concepts, rows or [c.result() for c in self.concepts]):
@@ -67,7 +72,9 @@ class Evaluation:
         return found
 
     def uncompiled(self) -> AbstractContextManager[object]:
-        """Return a context without compilation: batches of other sizes than a step's would take longer to compile than to compute."""
+        """Return a context without compilation: batches of other sizes than a step's would take longer to compile than
+        to compute.
+        """
         compiled = self.plan.run.compute.torch_compile
         return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
@@ -78,7 +85,9 @@ class Evaluation:
         return min(self.plan.run.eval.eval_samples, max(least, min(most, FOR_EACH * step)))
 
     def questions(self, index: int, count: int) -> list[Question]:
-        """Return samples of one concept in batches of one size: noise levels spread evenly over all, the images in turn."""
+        """Return samples of one concept in batches of one size: noise levels spread evenly over all, the images in
+        turn.
+        """
         samples, images = self.plan.concepts[index].samples, self.images[index]
         at = Moment(step=samples.steps)  # captions have all their tags
         draws = [samples.draw(images[i % len(images)], EVALUATION, i, (i + 0.5) / count, at) for i in range(count)]
@@ -99,7 +108,9 @@ class Evaluation:
 
 
 def images_to_judge(concept: PlannedConcept) -> tuple[Sequence[ImageRecord], str]:
-    """Return the images that a word is judged on, and what they are: those held out if there are enough, else the others."""
+    """Return the images that a word is judged on, and what they are: those held out if there are enough, else the
+    others.
+    """
     if concept.is_judged_on_held_out:
         return concept.held_out, "held-out images"
     return concept.training_images, "the training images"

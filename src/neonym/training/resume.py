@@ -16,7 +16,9 @@ LENGTH = {"max_train_steps", "max_train_epochs"}
 
 @dataclass
 class Beginning:
-    """Where a run begins: at the `saved` state, or at its first step; `finished` reports a run with nothing left to do."""
+    """Where a run begins: at the `saved` state, or at its first step; `finished` reports a run with nothing left to
+    do.
+    """
 
     fingerprint: dict[str, str]
     saved: Saved | None = None
@@ -76,6 +78,8 @@ def identity(plan: TrainingPlan) -> dict[str, str]:
 
 
 def warmup_of(plan: TrainingPlan) -> dict[str, str]:
-    """Return the warm-up that the model's defaults give, if it is not the least: the settings themselves leave it open."""
+    """Return the warm-up that the model's defaults give, if it is not the least: the settings themselves leave it
+    open.
+    """
     default = plan.model_warmup
     return {} if default is None or default == LEAST_WARMUP else {"default_warmup": default}

@@ -1,4 +1,6 @@
-"""Sample images while training: the same prompts and seeds each time, beside images without the word and with its start."""
+"""Sample images while training: the same prompts and seeds each time, beside images without the word and with its
+start.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ class Sampler:
         return f"{done:06d}" if is_due(self.settings.sample_every_n_steps, done) else None
 
     def draw(self, model: Model, concepts: Sequence[Concept], tag: str, report: Report) -> list[Path]:
-        """Generate and save all samples, and return their files: named as by sd-scripts, then a sheet that compares them."""
+        """Generate and save all samples, and return their files: named as by sd-scripts, then a sheet that compares
+        them.
+        """
         from neonym.generation.sheets import sheet
 
         vae = model.modules()["vae"]
@@ -91,7 +95,9 @@ class Sampler:
         )[0]  # fmt: skip
 
     def seed(self, index: int) -> int:
-        """Return the seed of a prompt: its own or its number, never a random one, so that only the word changes between sheets."""
+        """Return the seed of a prompt: its own or its number, never a random one, so that only the word changes
+        between sheets.
+        """
         own = self.prompts[index].seed
         return index if own is None else own
 

@@ -26,7 +26,9 @@ GIB = 2**30
 
 
 def on_device(run: RunConfig, source: ModelSource, report: Report) -> RunConfig:
-    """Return the run with the precision that suits the model on this device, unless the user gave one: float32 but for CUDA."""
+    """Return the run with the precision that suits the model on this device, unless the user gave one: float32 but for
+    CUDA.
+    """
     if run.compute.mixed_precision is not None:
         return run
     precision, default = "no", source.defaults.mixed_precision
@@ -77,7 +79,9 @@ def start_accelerator(run: RunConfig, report: Report) -> Accelerator:
 
 
 def weight_dtype(accelerator: Accelerator) -> torch.dtype:
-    """Return the dtype of the frozen model: the training precision on a GPU, float32 on a CPU, where autocast does the rest."""
+    """Return the dtype of the frozen model: the training precision on a GPU, float32 on a CPU, where autocast does the
+    rest.
+    """
     if accelerator.device.type == "cpu":
         return torch.float32
     return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)

@@ -1,4 +1,6 @@
-"""States: what resuming needs, in kilobytes: the step, the rows, their optimizer's moments. Keys make a random state needless."""
+"""States: what resuming needs, in kilobytes: the step, the rows, their optimizer's moments. Keys make a random state
+needless.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def tensors_of(state: TrainState) -> dict[str, torch.Tensor]:
 
 
 def numbers_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return what an optimizer keeps beside tensors: counts per parameter, and what it found for a group (D-Adaptation)."""
+    """Return what an optimizer keeps beside tensors: counts per parameter, and what it found for a group
+    (D-Adaptation).
+    """
     whole = optimizer.state_dict()
     values = {
         str(index): {key: value for key, value in entries.items() if not isinstance(value, torch.Tensor)}
@@ -192,7 +196,10 @@ def restore(state: TrainState, saved: Saved) -> None:
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, prefix: str, tensors: dict[str, torch.Tensor], numbers: Numbers
 ) -> None:
-    """Restore the moments of `prefix` and the numbers beside them. What was a tensor is one again: numbers would round."""
+    """Restore the moments of `prefix` and the numbers beside them.
+
+    What was a tensor is one again: numbers would round.
+    """
     values: dict[int, dict[str, Any]] = {int(i): dict(entries) for i, entries in numbers.values.items()}
     found: list[dict[str, Any]] = [{} for _ in numbers.groups]
     for kind, home in ((f"{prefix}optimizer/", values), (f"{prefix}groups/", found)):
