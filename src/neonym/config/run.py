@@ -78,7 +78,7 @@ class ConceptSettings(Section):
     num_vectors_per_token: int | None = setting(
         None,
         "How many vectors the word has; each takes one token of a prompt (default: as many as the --weights file "
-        "has, else what"
+        "has, else what "
         "suits the model: 4 for Stable Diffusion, 1 for the built-in model).",
         least=1,
         most=225,
@@ -168,7 +168,7 @@ class OptimSettings(Section):
     learning_rate: Rate | None = setting(
         None,
         "The learning rate of the vectors (default: what suits the model's words: 4e-3 for Stable Diffusion 1.x and "
-        "2.x, 2e-3 for SDXL,"
+        "2.x, 2e-3 for SDXL, "
         "0.02 for the built-in model; 1 for DAdapt* and Prodigy, which find it), or stages as "
         'AUTOMATIC1111 writes them: "0.005:100, 1e-3:1000, 5e-4".',
         above=0,
@@ -198,7 +198,7 @@ class OptimSettings(Section):
     max_train_steps: int | None = setting(
         None,
         "The length of the training in optimizer steps (default: what suits the model: 2000 for Stable Diffusion, "
-        "100 for the"
+        "100 for the "
         "built-in model).",
         least=1,
         most=LONGEST,
@@ -281,7 +281,7 @@ class ComputeSettings(Section):
     mixed_precision: Literal["no", "fp16", "bf16"] | None = setting(
         None,
         "The precision of the frozen model's arithmetic (default: on a CUDA device what suits the model: bf16 for "
-        "Stable Diffusion, or"
+        "Stable Diffusion, or "
         "fp16 where there is none, but float32 for 2.x; float32 on other devices and for the built-in model).",
     )
     fp8_base: bool = setting(
@@ -296,7 +296,7 @@ class ComputeSettings(Section):
     micro_batch_size: int | None = setting(
         None,
         "The most samples that go through the model at once (default: the batch size; 1 on a GPU with too little "
-        "memory for"
+        "memory for "
         "the model). It changes memory only.",
         least=1,
     )
@@ -333,7 +333,7 @@ class SaveSettings(Section):
     save_every_n_steps: int | None = setting(
         None,
         "Also save a file every so many steps (default: every 100 for Stable Diffusion, into `steps` in the run's "
-        "folder, unless"
+        "folder, unless "
         "files are saved by epoch).",
         least=1,
     )
@@ -418,7 +418,7 @@ class EvalSettings(Section):
     eval_every_n_steps: int = setting(
         0,
         "Measure the evaluation loss every so many steps; 0: at the start and end, or with early_stop what suits the "
-        "model (50"
+        "model (50 "
         "for Stable Diffusion, 5 for the built-in model).",
         least=0,
     )
