@@ -53,7 +53,7 @@ def test_help_is_quick_and_reads_no_torch():
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert "--learning_rate" in done.stdout
-    assert "Each is written as `modelspec.NAME`" in done.stdout  # what a group says of itself
+    assert "each written as `modelspec.NAME`" in done.stdout  # what a group says of itself
     assert "pyright" not in done.stdout  # nothing from the source
     assert min(spent) < float(os.environ.get("NEONYM_HELP_SECONDS", "1.0"))  # on one core, whatever else runs there
 
