@@ -23,10 +23,12 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/pyright -p tests/consumer_project
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m tools.settings_page --check
 	$(BIN)/python -m tools.sdscripts_page --check
 	$(BIN)/python -m tools.trainers_page --check
+	$(BIN)/python -m tools.events_page --check
 
 format: setup
 	$(BIN)/ruff check --fix .
@@ -36,3 +38,4 @@ docs: setup
 	$(BIN)/python -m tools.settings_page
 	$(BIN)/python -m tools.sdscripts_page
 	$(BIN)/python -m tools.trainers_page
+	$(BIN)/python -m tools.events_page

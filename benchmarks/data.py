@@ -70,10 +70,11 @@ def loading(steps: int) -> dict[str, float]:
     from neonym.config.run import fields_of
     from neonym.models.model import load_model
     from neonym.preflight.preflight import preflight
-    from neonym.runs.events import Silent
+    from neonym.runs.dispatcher import Dispatcher
+    from neonym.runs.stop import Stop
     from neonym.training.concepts import add_concepts
+    from neonym.training.load import encode_images, make_loader
     from neonym.training.objective import Objective
-    from neonym.training.run import encode_pictures, make_loader
     from neonym.training.step import train_step
 
     flags = {"train_data_dir": "examples/nutkin", "token_string": "nutkin", "shuffle_caption": True, "flip_aug": True}
@@ -81,13 +82,12 @@ def loading(steps: int) -> dict[str, float]:
     for section, name, _ in fields_of(Run):
         if name in flags:
             tree.setdefault(section, {})[name] = flags[name]
-    ready = preflight(Run.model_validate(tree))
-    ready.raise_errors()
+    plan = preflight(Run.model_validate(tree)).complete_plan()
     accelerator = Accelerator(cpu=True)
     model = load_model()
-    latents = encode_pictures(ready, model, Silent())
-    concepts = add_concepts(model, ready)
-    loader = make_loader(ready, latents, model, accelerator)
+    latents = encode_images(plan, model, Dispatcher(), Stop())
+    concepts = add_concepts(model, plan)
+    loader = make_loader(plan, latents, model, accelerator)
     waits, works = [], []
     for step in range(steps):
         begun = time.perf_counter()

@@ -12,30 +12,29 @@ import argparse
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from benchmarks.recovery import arguments, load_subjects, machine, run_of, write_data, write_json
+from neonym import train
 from neonym.config.run import EvalSettings
 from neonym.models.loading.identify import identify
 from neonym.models.source import BUILTIN
-from neonym.runs.events import Silent
+from neonym.runs.events import Evaluated, Event
 from neonym.training.early_stopping import Plateau
-from neonym.training.run import train
 
 
 @dataclass
-class Curves(Silent):
+class Curves:
     """Collects the evaluation losses of a run."""
 
     steps: list[int] = field(default_factory=list)
     losses: list[list[float]] = field(default_factory=list)  # per evaluation the loss of each word
 
-    def event(self, kind: str, **facts: Any) -> None:
-        if kind == "evaluated":
-            self.steps.append(facts["step"])
-            self.losses.append(facts["losses"])
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Evaluated):
+            self.steps.append(event.step)
+            self.losses.append(list(event.losses))
 
 
 def trained(args: argparse.Namespace, seed: int) -> Curves:
@@ -45,7 +44,7 @@ def trained(args: argparse.Namespace, seed: int) -> Curves:
         config, _ = write_data(load_subjects(args.subjects), args.vectors, args.batch_size, Path(temporary) / "data")
         evaluation = {"eval_every_n_steps": args.every, "eval_samples": args.eval_samples}
         one = argparse.Namespace(**{**vars(args), "seed": seed})
-        train(run_of(one, config, Path(temporary) / "out", evaluation, None), curves)
+        train(run_of(one, config, Path(temporary) / "out", evaluation, None), [curves])
     return curves
 
 

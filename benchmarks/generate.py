@@ -19,9 +19,9 @@ import torch
 
 from benchmarks.recovery import machine, write_json
 from benchmarks.step import make_model
-from neonym.generation.pipeline import Painter
+from neonym.generation.pipeline import Pipeline
 from neonym.generation.request.jobs import Job
-from neonym.generation.samplers import make_pipeline
+from neonym.generation.samplers import make_scheduler
 
 PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PROMPT = "a sticker of a cat on a blue background"
@@ -41,13 +41,13 @@ def best(draws: dict[str, Callable[[], list]], times: int) -> tuple[dict[str, fl
 
 def compare(model, pipeline, side: int, pictures: int, batch: int, steps: int, sampler: str, times: int) -> dict:
     """Seconds of both for the same pictures, and how much the pictures differ (levels of 0..255)."""
-    painter, scale = Painter(model), model.source.guidance
-    pipeline.scheduler = make_pipeline(model, sampler).scheduler
+    own, scale = Pipeline(model), model.source.guidance
+    pipeline.scheduler = make_scheduler(model, sampler)
     jobs = [Job(PROMPT, seed, side, side, "blurry", steps, scale, sampler=sampler) for seed in range(pictures)]
     groups = [jobs[i : i + batch] for i in range(0, pictures, batch)]
 
     def ours() -> list:
-        return [picture for group in groups for picture in painter.paint(group)]
+        return [picture for group in groups for picture in own.generate(group)]
 
     def theirs() -> list:
         found = []
@@ -71,14 +71,31 @@ def compare(model, pipeline, side: int, pictures: int, batch: int, steps: int, s
 def their_pipeline(model, device: torch.device, dtype: torch.dtype) -> Any:
     """diffusers' own, with weights of its own if there is a folder to load."""
     if model.source.name == "sd15":
-        return make_pipeline(model, "ddim")
+        return around(model)
     import diffusers
 
-    kind: Any = getattr(diffusers, model.pipeline_class)
+    kind: Any = getattr(diffusers, model.source.family.pipeline)
     pipeline = kind.from_pretrained(model.source.folder, torch_dtype=dtype).to(device)
     if device.type == "cpu":
         pipeline.unet.to(memory_format=torch.channels_last)  # faster there, for both
         pipeline.vae.to(memory_format=torch.channels_last)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def around(model, sampler: str = "ddim", kind: str = "") -> Any:
+    """diffusers' pipeline with the parts of a loaded model; `kind`: "", "Img2Img" or "Inpaint"."""
+    import diffusers
+
+    parts: Any = diffusers
+    tokenizers = {
+        name.replace("text_encoder", "tokenizer"): t.clip.for_pipeline() for name, t in model.text.tokenizers.items()
+    }
+    unused = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    name = model.source.family.pipeline.replace("Pipeline", f"{kind}Pipeline")
+    pipeline = getattr(parts, name)(
+        **model.modules(), **tokenizers, **({} if "XL" in name else unused), scheduler=make_scheduler(model, sampler)
+    )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

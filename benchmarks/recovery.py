@@ -24,16 +24,16 @@ import numpy as np
 import torch
 from PIL import Image
 
+from neonym import train
 from neonym.config.run import ObjectiveSettings, OptimSettings, RunConfig
 from neonym.formats import read_embedding
 from neonym.generation.embeddings import add_embedding
 from neonym.generation.images import draw
+from neonym.io.json import as_json
 from neonym.models.loading.identify import identify
 from neonym.models.model import Model, load_model
 from neonym.models.source import BUILTIN
-from neonym.runs.events import Silent, as_json
 from neonym.training.objective import Objective
-from neonym.training.run import train
 from neonym.training.step import sample_losses
 from neonym.types import Batch, Embedding
 from tools.builtin_model.pictures import COLOURS, article, compose, phrase, place
@@ -106,7 +106,7 @@ def write_data(
 def encoded(model: Model, pictures: list[Picture]) -> torch.Tensor:
     """-> moments [pictures,2C,h,w]"""
     pixels = np.stack([np.asarray(p.image, np.float32).transpose(2, 0, 1) / 127.5 - 1 for p in pictures])
-    return model.encode_images(torch.from_numpy(pixels)).to(model.device)
+    return model.vae.encode(torch.from_numpy(pixels)).to(model.device)
 
 
 @torch.no_grad()
@@ -118,10 +118,9 @@ def loss_of(model: Model, subject: Subject, said: str, pictures: list[Picture], 
         which = [i % len(pictures) for i in rows]
         chosen = [pictures[k] for k in which]
         captions = [phrase(article(said), subject.style, p.colour, i) for i, p in zip(rows, chosen, strict=True)]
-        tokens = [model.tokenize(c) for c in captions]
         batch = Batch(
             moments=moments[which],
-            tokens={e: torch.stack([t[e] for t in tokens]).to(model.device) for e in tokens[0]},
+            text=model.text.batch(captions),
             keys=[(7, -2, i) for i in rows],
             levels=[(i + 0.5) / EVALUATION_SAMPLES for i in rows],
             concept=torch.zeros(16, dtype=torch.int64, device=model.device),
@@ -172,7 +171,7 @@ def measure(args: argparse.Namespace) -> dict:
         config, pictures = write_data(subjects, args.vectors, args.batch_size, folder / "data")
         every = max(1, args.steps // max(1, args.curve))
         started = time.monotonic()
-        train(run_of(args, config, folder / "out", {"eval_samples": 8}, every), Silent())
+        train(run_of(args, config, folder / "out", {"eval_samples": 8}, every))
         seconds = time.monotonic() - started
         rows, curve = [], {}
         for subject, shown in zip(subjects, pictures, strict=True):

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from statistics import median, quantiles
 
-from neonym.io.atomic import whole_file
+from neonym.io.atomic import atomic_write
 
 
 def save(folder: Path, size: int, count: int, lasting: bool) -> dict[str, float]:
@@ -20,7 +20,7 @@ def save(folder: Path, size: int, count: int, lasting: bool) -> dict[str, float]
     times = []
     for number in range(count):
         content, started = bytes([number % 256]) * size, time.perf_counter()
-        with whole_file(folder / "state.safetensors", lasting) as part:
+        with atomic_write(folder / "state.safetensors", lasting) as part:
             part.write_bytes(content)
         times.append(1000 * (time.perf_counter() - started))
     return {"median_ms": round(median(times), 3), "p95_ms": round(quantiles(times, n=20)[-1], 3)}

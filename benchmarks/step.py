@@ -25,9 +25,8 @@ from torch.nn import functional as F
 from neonym.models.encoders.rows import Rows
 from neonym.models.loading.identify import identify
 from neonym.models.model import load_model
-from neonym.models.source import ModelSource
-from neonym.models.tokenizers.clip import load_tokenizers
-from neonym.optim.optimizers import make_optimizer
+from neonym.models.tokenizers.loading import load_tokenizers
+from neonym.optim.optimizers import make_optimizer, record_of
 from neonym.training.concept import Concept, first_rows
 from neonym.training.objective import Objective
 from neonym.training.state import TrainState, tensors_of
@@ -53,11 +52,13 @@ def make_model(name: str, device: torch.device, dtype: torch.dtype) -> Any:
     import diffusers
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from neonym.models.families.stable_diffusion import StableDiffusion
+    from neonym.models.families.stable_diffusion_network import StableDiffusion, StableDiffusionText
+    from neonym.models.process.diffusion import Diffusion
+    from neonym.models.vae import Vae
 
     parts: Any = diffusers
     builtin = identify("builtin:emoji")
-    source: ModelSource = dataclasses.replace(builtin, name="sd15", native_size=512)
+    source = dataclasses.replace(builtin, name="sd15", facts=dataclasses.replace(builtin.facts, native_size=512))
     torch.manual_seed(0)
     with torch.device(device):
         unet = parts.UNet2DConditionModel(**SD15_UNET).to(dtype)
@@ -69,7 +70,9 @@ def make_model(name: str, device: torch.device, dtype: torch.dtype) -> Any:
     if device.type == "cpu":
         unet = unet.to(memory_format=torch.channels_last)
     scheduler = parts.DDPMScheduler.from_pretrained(builtin.folder, subfolder="scheduler")
-    return StableDiffusion(source, unet, vae, {"text_encoder": text}, scheduler, load_tokenizers(builtin, 75), 1)
+    text_side = StableDiffusionText({"text_encoder": text}, load_tokenizers(builtin), clip_skip=1)
+    process = Diffusion(scheduler.alphas_cumprod.float(), scheduler.config.prediction_type)
+    return StableDiffusion(source, unet, text_side, Vae(vae, 0.18215), process, scheduler.config)
 
 
 def synchronise(device: torch.device) -> None:
@@ -97,18 +100,19 @@ def neonym_case(args: argparse.Namespace) -> dict:
     device, model = accelerator.device, make_model(args.model, accelerator.device, weights(args))
     start = first_rows(model, "picture", VECTORS)
     rows = {name: Rows(values.clone()) for name, values in start.items()}
-    model.add_word(WORD, dict(rows))
-    concept = Concept(WORD, "picture", 0, rows, start, make_optimizer(rows.values()), lambda _: 5e-3, 1.0)
+    model.text.add_word(WORD, dict(rows))
+    optimizer, record = make_optimizer(rows.values()), record_of("AdamW")
+    concept = Concept(WORD, "picture", 0, rows, start, optimizer, record, lambda _: 5e-3, 1.0)
     pixels = torch.rand(args.batch, 3, args.resolution, args.resolution, generator=torch.Generator().manual_seed(0))
-    moments = torch.cat([model.encode_images(p[None].to(device) * 2 - 1) for p in pixels])
+    moments = torch.cat([model.vae.encode(p[None].to(device) * 2 - 1) for p in pixels])
     model.vae.to("cpu")
-    tokens = {name: ids.expand(args.batch, -1, -1).to(device) for name, ids in model.tokenize(CAPTION).items()}
+    text = model.text.batch([CAPTION] * args.batch)
     ones = torch.ones(args.batch, device=device)
 
     def step(i: int) -> None:
         keys = [(0, i, slot) for slot in range(args.batch)]
         levels = [(slot + 0.5) / args.batch for slot in range(args.batch)]
-        batch = Batch(moments, tokens, keys, levels, torch.zeros(args.batch, dtype=torch.int64, device=device), ones)
+        batch = Batch(moments, text, keys, levels, torch.zeros(args.batch, dtype=torch.int64, device=device), ones)
         work = Work(i, [batch], torch.tensor([float(args.batch)], device=device), [0])
         train_step(model, [concept], work, Objective(), accelerator)
 
@@ -123,8 +127,8 @@ def plain_case(args: argparse.Namespace) -> dict:
 
     accelerator = Accelerator(mixed_precision=args.precision, cpu=args.device == "cpu")
     device, model = accelerator.device, make_model(args.model, accelerator.device, weights(args))
-    text = model.encoders["text_encoder"].float()
-    frozen = model.vocabulary("text_encoder")
+    text = model.text.encoders["text_encoder"].float()
+    frozen = model.text.vocabulary("text_encoder")
     table = torch.nn.Embedding(len(frozen) + VECTORS, frozen.shape[1], device=device)
     with torch.no_grad():
         table.weight[: len(frozen)] = frozen
@@ -135,20 +139,20 @@ def plain_case(args: argparse.Namespace) -> dict:
     optimizer = torch.optim.AdamW([table.weight], lr=5e-3)
     keep = torch.ones(len(table.weight), dtype=torch.bool)
     keep[len(frozen) :] = False
-    model.vae.to(weights(args))
+    model.vae.to(device, weights(args))
     pixels = torch.rand(args.batch, 3, args.resolution, args.resolution, device=device, dtype=weights(args)) * 2 - 1
-    model.tokenizers["text_encoder"].add_word(WORD, VECTORS)
-    ids = model.tokenize(CAPTION)["text_encoder"].expand(args.batch, -1).to(device)
+    model.text.tokenizers["text_encoder"].add_word(WORD, VECTORS)
+    ids = model.text.tokenize(CAPTION).ids["text_encoder"].expand(args.batch, -1).to(device)
     alphas = model.process.alphas_cumprod.to(device)
 
     def step(_: int) -> None:
         with torch.no_grad():
-            latents = model.vae.encode(pixels).latent_dist.sample().float() * model.vae.config.scaling_factor
+            latents = model.vae.module.encode(pixels).latent_dist.sample().float() * model.vae.scale
         noise, t = torch.randn_like(latents), torch.randint(0, 1000, (args.batch,), device=device)
         alpha = alphas[t][:, None, None, None]
         with accelerator.autocast():
             hidden = text(ids).last_hidden_state
-            guess = model.denoise(alpha.sqrt() * latents + (1 - alpha).sqrt() * noise, t, TextCond(hidden))
+            guess = model.predict(alpha.sqrt() * latents + (1 - alpha).sqrt() * noise, t, TextCond(hidden))
         loss = F.mse_loss(guess.float(), noise)
         accelerator.backward(loss)
         if accelerator.scaler is not None:

@@ -39,6 +39,7 @@ from benchmarks.verdict_cases import (
     true_name,
     write_data,
 )
+from neonym import train
 from neonym.config.run import RunConfig
 from neonym.formats import read_embedding
 from neonym.generation.images import draw
@@ -57,8 +58,7 @@ from neonym.generation.worth import (
     with_word,
 )  # fmt: skip
 from neonym.models.model import Model, load_model
-from neonym.runs.events import Silent
-from neonym.training.run import train
+from neonym.runs.events import Event, Stepped
 from neonym.types import Batch
 from tools.builtin_model.score import nearest_colour
 
@@ -80,7 +80,7 @@ def train_all(work: Path) -> None:
         for first in range(0, len(own), TOGETHER):
             out = work / f"{name}{first}"
             if not (out / "done").exists():
-                train(run_of(group, own[first : first + TOGETHER], out), Silent())
+                train(run_of(group, own[first : first + TOGETHER], out))
                 (out / "done").touch()
                 print(f"trained: {name} {first}", flush=True)
 
@@ -117,9 +117,11 @@ def saved(work: Path, index: int, case: Case, step: int) -> Rows:
 def rows_of(model: Model, text: str, count: int | None = None) -> Rows:
     """The pieces of `text`, in turn."""
     found = {}
-    for name, tokenizer in model.tokenizers.items():
+    for name, tokenizer in model.text.tokenizers.items():
         pieces = tokenizer.pieces(text)
-        found[name] = model.vocabulary(name)[[pieces[i % len(pieces)] for i in range(count or len(pieces))]].clone()
+        found[name] = model.text.vocabulary(name)[
+            [pieces[i % len(pieces)] for i in range(count or len(pieces))]
+        ].clone()
     return found
 
 
@@ -348,15 +350,15 @@ def columns(word: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-class Clock(Silent):
+class Clock:
     """The CPU time at the end of every step."""
 
     def __init__(self):
         self.steps: list[float] = []
 
-    def step(self, step: int, losses: torch.Tensor) -> None:
-        del step, losses
-        self.steps.append(time.process_time())
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Stepped):
+            self.steps.append(time.process_time())
 
 
 def cost(batch: int) -> dict[str, float]:
@@ -370,7 +372,7 @@ def cost(batch: int) -> dict[str, float]:
             "compute": {"cpu": True},
         }
         clock = Clock()
-        train(RunConfig.model_validate(settings), clock)
+        train(RunConfig.model_validate(settings), [clock])
         steps, verdict = clock.steps[-1] - clock.steps[-17], time.process_time() - clock.steps[-1]
     return {"16 steps": steps, "verdict": verdict, "ratio": verdict / steps}
 

@@ -6,7 +6,9 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +16,19 @@ import torch
 from PIL import Image
 
 from neonym.cli.main import main
-from neonym.config.command_line import Given, validated
+from neonym.config.command_line import Given
+from neonym.config.flat import validated
 from neonym.config.run import RunConfig, fields_of
 from neonym.formats import write_embedding
 from neonym.preflight.preflight import Preflight, preflight
+from neonym.runs.events import Event, Noted, Stepped
+from neonym.runs.stop import Stop
+from neonym.training.concept import Concept
+from neonym.training.objective import Objective
 from neonym.types import Embedding
 
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the laws are about a CPU in float32
+if "NEONYM_TEST_CUDA" not in os.environ:  # tests/test_cuda.py is run alone: the laws are about a CPU in float32
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 WORD = "mychar4"
 # whether this CPU rounds a sample alike in every batch and on any threads: not with AVX-512 (models/batch_invariance.py)
 ALIKE = torch.backends.cpu.get_cpu_capability() == "AVX2"
@@ -61,14 +69,18 @@ def make_pictures(
 
 
 def golden(name: str, part: str = "cases") -> list[dict]:
-    """Cases of a file."""
-    return json.loads((GOLDEN / name).read_text())[part]
+    """Return the cases of a file. There are some: no test passes because its list is empty."""
+    cases = json.loads((GOLDEN / name).read_text())[part]
+    assert cases, f"{name} has no {part}"
+    return cases
 
 
 def reasons(letter: str) -> dict[str, str]:
     """The cases of one file that the table in docs/datasets.md lists, with the reasons."""
     page = (ROOT / "docs" / "datasets.md").read_text()
-    return dict(re.findall(rf"^\| {letter} \| (.+?) \| (.+) \|$", page, re.MULTILINE))
+    found = dict(re.findall(rf"^\| {letter} \| (.+?) \| (.+) \|$", page, re.MULTILINE))
+    assert found, f"the table has no rows of {letter}"  # only files with differences are asked for
+    return found
 
 
 def differences(letter: str) -> set[str]:
@@ -121,8 +133,8 @@ def check(folder: Path | str, **flags) -> Preflight:
 
 def check_flags(**flags) -> Preflight:
     """What is known of a run from flat flags, right or wrong, as on a command line."""
-    given = Given(RunConfig())
-    run = validated(flags, given)
+    given = Given(dict.fromkeys(flags, "command line"))
+    run = validated(RunConfig, flags, given)
     return preflight(run, given.problems)
 
 
@@ -165,6 +177,22 @@ def run_for(tmp_path, pictures):
         return settings(**{**base, **flags})
 
     return build
+
+
+def stop_at(step: int, number: int = 15) -> dict[str, Any]:
+    """Arguments of `train` that stop it after a step."""
+    stop = Stop()
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Stepped) and event.step == step:
+            stop.request(number)
+
+    return {"listeners": [listen], "stop": stop}
+
+
+def notes_of(events: list[Event]) -> list[str]:
+    """What a run said."""
+    return [event.text for event in events if isinstance(event, Noted)]
 
 
 def pixels(picture):
@@ -215,3 +243,61 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+class Spoil(torch.autograd.Function):
+    """The losses as they are, and a gradient that is no number any more."""
+
+    @staticmethod
+    def forward(ctx, losses, value):
+        ctx.value = value
+        return losses.clone()
+
+    @staticmethod
+    def backward(ctx, *grads):
+        return grads[0] * ctx.value, None
+
+
+@pytest.fixture
+def spoiled(monkeypatch):
+    """A function: {step: value} -> the backward pass of these steps is multiplied by it; None stands for every step."""
+    clean = Objective.loss
+
+    def use(values: dict[int | None, float]) -> None:
+        calls: list[int] = []
+
+        def loss(self, guess, noisy, mask=None):
+            losses = clean(self, guess, noisy, mask)
+            if not losses.requires_grad:  # an evaluation
+                return losses
+            calls.append(1)
+            return Spoil.apply(losses, values.get(len(calls) - 1, values.get(None, 1.0)))
+
+        monkeypatch.setattr(Objective, "loss", loss)
+
+    return use
+
+
+@dataclass
+class Update:
+    """What one update began with."""
+
+    concept: Concept
+    step: int
+    scale: float
+    rows: torch.Tensor
+
+
+@pytest.fixture
+def updates(monkeypatch):
+    """What every update of a run began with, in order."""
+    seen: list[Update] = []
+    clean = Concept.update
+
+    def update(self, step, scaler):
+        scale = scaler.get_scale() if scaler else 1.0
+        seen.append(Update(self, step, scale, self.rows["text_encoder"].detach().clone()))
+        clean(self, step, scaler)
+
+    monkeypatch.setattr(Concept, "update", update)
+    return seen

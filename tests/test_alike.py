@@ -23,7 +23,7 @@ def predicted(model, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     x = torch.randn(5, 4, 16, 16, generator=generator)[:count]
     t = torch.tensor([3, 999, 500, 500, 70])[:count]
     text = torch.randn(5, 77, 128, generator=generator)[:count].requires_grad_()
-    guess = model.unet(x, t, text).sample
+    guess = model.denoiser(x, t, text).sample
     guess.square().flatten(1).mean(1).sum().backward()
     assert text.grad is not None
     return guess.detach()[0], text.grad[0]
@@ -46,7 +46,7 @@ def test_pictures_are_encoded_alike_on_any_threads(model):
     found = []
     for on in (1, 2, 4):
         with threads(on):
-            found.append(model.encode_images(pixels))
+            found.append(model.vae.encode(pixels))
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
 

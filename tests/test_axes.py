@@ -35,8 +35,8 @@ def test_sheets_with_axes(word, tmp_path, capsys):
     generate(tmp_path, "--prompt", "a dog", "--x", "strength=1,2", code=2)
     generate(tmp_path, "--prompt", "a dog", "--x", f"checkpoint={word}", code=2)
     said = capsys.readouterr().err
-    assert 'the prompt "a dog" has not a word of an embedding' in said
-    assert 'the prompt "a dog" has not `zyzzo`' in said
+    assert 'the prompt "a dog" does not have a word of an embedding' in said
+    assert 'the prompt "a dog" does not have `zyzzo`' in said
 
 
 def test_axes_leave_the_rest_of_a_prompt_alone(word, tmp_path):

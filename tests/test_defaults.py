@@ -16,14 +16,16 @@ from neonym.config.run import RunConfig, fields_of
 from neonym.config.values import Rate
 from neonym.errors import ModelError
 from neonym.formats import read_embedding
-from neonym.models.defaults import FAMILIES, PUBLISHED_SPREAD
+from neonym.models.defaults import PUBLISHED_SPREAD
 from neonym.models.loading.identify import identify
+from neonym.models.registry import families
 from neonym.optim.rates import make_schedule
 from neonym.preflight.preflight import preflight
 from neonym.training.recorded import settings_of
 from neonym.training.resume import identity
 from neonym.training.setup import precision_on_cuda
 
+FAMILIES = {family.name: family.defaults for family in families()}
 CLIP_LIKE = 0.0138  # spread of a vocabulary like CLIP's
 
 

@@ -10,8 +10,9 @@ from PIL import Image
 from neonym.cli.main import main
 from neonym.cli.report import curve
 from neonym.formats import read_embedding
-from neonym.runs import events
-from neonym.runs.events import Terminal
+from neonym.runs import console
+from neonym.runs.console import Terminal
+from neonym.runs.events import Event, Stepped
 
 VOID = {"meta", "img", "path", "polyline", "circle"}
 
@@ -46,8 +47,10 @@ class Page(HTMLParser):
 class Interrupted(Terminal):
     """A run that is stopped by Ctrl-C after its first step."""
 
-    def step(self, step, losses):
-        self.stop_wanted = signal.SIGINT
+    def __call__(self, event: Event) -> None:
+        super().__call__(event)
+        if isinstance(event, Stepped):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_the_demo_leaves_files_sheets_and_a_page_that_needs_nothing_else(tmp_path, monkeypatch, capsys):
@@ -55,7 +58,7 @@ def test_the_demo_leaves_files_sheets_and_a_page_that_needs_nothing_else(tmp_pat
     out = tmp_path / "demo"
     flags = ["demo", f"--output_dir={out}", "--max_train_steps=2", "--steps=2"]
     with monkeypatch.context() as patch:
-        patch.setattr(events, "Terminal", Interrupted)
+        patch.setattr(console, "Terminal", Interrupted)
         assert main(flags) == 130
     code, (said, noted) = main(flags), capsys.readouterr()
     assert "run the same command again without --restart to go on" in noted

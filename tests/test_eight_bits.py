@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from neonym import train
 from neonym.formats import read_embedding
 from neonym.models.quantization import Conv8, Linear8, keep_in_eight_bits, whole
-from neonym.training import run as loop
 
 
 def network() -> nn.Sequential:
@@ -73,12 +73,12 @@ def test_a_word_is_learned_from_a_model_in_eight_bits(run_for, tmp_path):
     prompts = tmp_path / "p.txt"
     prompts.write_text("a mychar4 --s 2")
     options = {"max_train_steps": 4, "learning_rate": 0.02}
-    exact = loop.train(run_for("exact", **options))
-    small = loop.train(run_for("small", fp8_base=True, sample_prompts=str(prompts), sample_every_n_steps=4, **options))
+    exact = train(run_for("exact", **options))
+    small = train(run_for("small", fp8_base=True, sample_prompts=str(prompts), sample_every_n_steps=4, **options))
     a, b = (read_embedding(r.files[0]).vectors["text_encoder"] for r in (exact, small))
     assert not torch.equal(a, b)
     assert torch.allclose(a, b, atol=0.03)
     assert float(torch.cosine_similarity(a, b).min()) > 0.99
     assert len(list((tmp_path / "small" / "sample").glob("*.png"))) == 2
-    again = loop.train(run_for("again", fp8_base=True, **options))
+    again = train(run_for("again", fp8_base=True, **options))
     assert torch.equal(read_embedding(again.files[0]).vectors["text_encoder"], b)

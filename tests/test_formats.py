@@ -270,9 +270,9 @@ def test_convert_inspect_recipe(tmp_path, capsys):
 
 
 def test_a_run_leaves_a_card_and_its_recipe(run_for, tmp_path, capsys):
+    from neonym import train
     from neonym.cli.main import main
     from neonym.config.resolve import read_table
-    from neonym.training.run import train
 
     precise = {"mixed_precision": "bf16", "save_precision": "fp16"}
     run = run_for(max_train_steps=3, learning_rate=0.004, num_vectors_per_token=2, min_snr_gamma=5.0, **precise)

@@ -50,6 +50,8 @@ def test_all_shapes(check, tmp_path):
     for case, facts in zip(good, found["datasets"], strict=True):
         assert facts["bucket_limits"] == [case["expected"]["adjusted_min"], case["expected"]["adjusted_max"]]
         assert facts["bucket_sizes"] == case["expected"]["resolutions"]
+    assert len(good) >= 21
+    assert len(cases) > len(good)
     for case in cases:
         if case not in good:
             found = check({"datasets": [row(tmp_path / "a", enable_bucket=True, **case["inputs"])]})
@@ -148,7 +150,9 @@ def test_ids_and_weights(check, tmp_path, models, family, kinds, length):
         cases = [c for c in cases if c["inputs"]["max_token_length"] == length and "\n" not in c["inputs"]["caption"]]
         for encoder, kind in zip(("text_encoder", "text_encoder_2"), kinds, strict=False):
             these = [c for c in cases if c["inputs"]["tokenizer"] == kind]
-            if not these:  # weights: SD 1.x and 2.x only
+            if not these:
+                assert more, f"no case of {kind}"
+                assert family == "sdxl", "weights: SD 1.x and 2.x only"
                 continue
             folder = tmp_path / f"{part}-{kind}"
             found = check(

@@ -16,7 +16,7 @@ from neonym.errors import ModelError
 from neonym.formats import write_embedding
 from neonym.generation.embeddings import add_files
 from neonym.generation.images import draw
-from neonym.generation.pipeline import opened
+from neonym.generation.source_images import open_source
 from neonym.models.model import load_model
 from neonym.types import Embedding
 
@@ -53,7 +53,7 @@ def test_an_embedding_of_another_width_is_refused(tmp_path, capsys):
     pair = {"text_encoder": torch.ones(1, 128), "text_encoder_2": torch.ones(1, 128)}
     path = write_embedding(Embedding("pair", pair), tmp_path / "pair.safetensors")
     generate(tmp_path, "--prompt", "a pair", "--textual_inversion_embeddings", path, code=2)
-    assert "learned for text_encoder_2, which builtin:emoji has not" in capsys.readouterr().err
+    assert "learned for text_encoder_2, which builtin:emoji does not have" in capsys.readouterr().err
 
 
 def test_pictures_of_every_kind_are_begun_from(tmp_path):
@@ -66,9 +66,9 @@ def test_pictures_of_every_kind_are_begun_from(tmp_path):
     assert shown(drawn).size == (64, 128)
     ramp = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (64, 1))
     Image.fromarray(ramp).save(tmp_path / "deep.png")
-    assert abs(pixels(opened(str(tmp_path / "deep.png"), (64, 64))).mean() - 127) < 3
+    assert abs(pixels(open_source(str(tmp_path / "deep.png"), (64, 64))).mean() - 127) < 3
     Image.new("RGBA", (64, 64), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert pixels(opened(str(tmp_path / "clear.png"), (64, 64))).min() == 255
+    assert pixels(open_source(str(tmp_path / "clear.png"), (64, 64))).min() == 255
 
 
 def test_a_word_with_brackets_in_its_name(tmp_path, capsys):
@@ -89,7 +89,9 @@ def test_every_wrong_line_is_told(tmp_path, capsys):
     file.write_text("".join(f"a cat --s x{i}\n" for i in range(30)))
     generate(tmp_path, "--from_file", file, "--prompt", "a --q", code=2)
     said = capsys.readouterr().err
-    assert all(part in said for part in ("`--q` is no inline option", "line 1:", "line 18:", "and 11 more like these"))
+    assert all(
+        part in said for part in ("`--q` is not an inline option", "line 1:", "line 18:", "and 11 more like these")
+    )
     file.write_text("# nothing\n\n")
     generate(tmp_path, "--from_file", file, code=2)
     assert "there is no prompt in it" in capsys.readouterr().err
@@ -162,15 +164,15 @@ def test_every_mistake_at_once(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        ([], "there is nothing to draw"),
+        ([], "there is nothing to generate"),
         (["--from_file", "nix.txt"], "cannot be read"),
         (["--prompt", "a", "--mask_path", "m.png"], "there is no picture that is masked"),
         (["--prompt", "a", "--W", "1000000"], "a side of 1000000 pixels is not possible"),
         (["--prompt", "a --w 4"], "a side of 4 pixels is not possible"),
         (["--prompt", "a", "--seed", str(1 << 70)], "--seed"),
-        (["--prompt", "a", "--v2"], "the model is of the family sd1"),
+        (["--prompt", "a", "--v2"], "the model is Stable Diffusion 1.x, not Stable Diffusion 2.x"),
         (["--prompt", "a", "--v_parameterization"], "predicts noise, not v"),
-        (["--prompt", "a", "--zero_terminal_snr"], "predicts noise can say nothing of pure noise"),
+        (["--prompt", "a", "--zero_terminal_snr"], "predicts noise cannot begin at pure noise"),
         (["--prompt", "a", "--zero_terminal_snr", "--sampler", "lms"], "`lms` cannot begin at pure noise"),
         (["--prompt", "a", "--zero_terminal_snr", "--sampler", "heun_karras"], "`heun_karras` cannot begin"),
         (["--prompt", "a", "--zero_terminal_snr", "--x", "sampler=ddim,heun"], "`heun` cannot begin at pure noise"),
@@ -196,10 +198,10 @@ def test_every_mistake_at_once(tmp_path, capsys):
         (["--prompt", "a --f " + "x" * 300], "at most 200 bytes"),
         (["--prompt", "{" * 3000 + "}" * 3000], "braces within each other"),
         (["--prompt", "{e$$1-20$$" + "|".join("abcdefghijklmnopqrst") + "}"], "variants are too many"),
-        (["--prompt", "a", "--highres_fix_scale", "0.5", "--strength", "0.1", "--steps", "4"], "leaves no step"),
+        (["--prompt", "a", "--highres_fix_scale", "0.5", "--strength", "0.1", "--steps", "4"], "leaves none of"),
         (["--prompt", "a", "--textual_inversion_embeddings", "=x.pt"], "the word has no name"),
         (["--prompt", "a", "--outdir", "{tmp}/good.png/out"], "cannot be written to"),
-        (["--prompt", "a --t 0.1", "--image_path", "{tmp}/good.png", "--steps", "2"], "leaves no step"),
+        (["--prompt", "a --t 0.1", "--image_path", "{tmp}/good.png", "--steps", "2"], "leaves none of"),
         (["--prompt", "a", "--ckpt", "{tmp}/*.ckpt"], "the pattern fits 0 files"),
         (["--prompt", "a", "--ds_depth_1", "0"], "Deep Shrink is not supported"),  # a depth, and not "off"
         (["--prompt", "a", "--clip_guidance_scale", "0.1"], "guidance by CLIP"),
@@ -233,7 +235,7 @@ def test_what_is_odd_is_said_and_passed(tmp_path, capsys):
     said = capsys.readouterr().err
     assert [shown(f).text["steps"] for f in files] == ["1", "1"]
     for part in ("warning: --prompt: is there twice: only the last one counts", "0 steps are not possible with ddim: 1 are taken",
-                 "20 is no multiple of 8: 16 is used", "note: --fp16: a CPU computes in float32",
+                 "20 is not a multiple of 8: 16 is used instead", "note: --fp16: a CPU computes in float32",
                  "warning: --iter_same_seed: the 2 pictures of a prompt are the same"):  # fmt: skip
         assert said.count(part) == 1, part
 
@@ -273,7 +275,7 @@ def test_what_means_something_elsewhere_only_is_said(word, tmp_path, capsys):
     assert len(generate(tmp_path, *named, "--prompt", *prompts, *SMALL)) == len(prompts)
     said = capsys.readouterr().err
     for part in ("`<lora:x:1>` loads no LoRA here", "`embedding:nix` names no embedding that was given",
-                 "`AND` joins no two prompts", "`[cat:dog:0.5]` changes nothing in the middle",
+                 "`AND` joins no two prompts", "`[cat:dog:0.5]` does not change the prompt between steps",
                  "`cat` is an ordinary word: wherever a prompt has it"):  # fmt: skip
         assert said.count(part) == 1, part
     assert said.count("warning: ") == 5
@@ -290,11 +292,11 @@ def test_one_mistake_is_told_once(tmp_path, capsys):
         assert said.count("error: ") == 1, said
 
 
-def test_what_only_sdxl_is_told_is_said(tmp_path, capsys):
+def test_sizes_that_a_model_does_not_read_are_reported(tmp_path, capsys):
     generate(tmp_path, "--crop_top", 3, "--prompt", "a --ow 64 --cl 3", *SMALL)
     said = capsys.readouterr().err
-    assert "--crop_top: only SDXL is told sizes" in said
-    assert "--ow, --cl: only SDXL is told sizes" in said
+    assert "--crop_top: only SDXL reads the sizes of images" in said
+    assert "--ow, --cl: only SDXL reads the sizes of images" in said
 
 
 def test_flags_of_sd_scripts_that_have_nothing_to_do_are_said(tmp_path, capsys):
@@ -323,8 +325,8 @@ def test_verify(word, tmp_path, capsys):
     assert facts["pixels_from_nearest"] > 1
     assert shown(facts["sheet"]).width > 256
     model = load_model()
-    (cat,) = model.tokenizers["text_encoder"].pieces("cat")
-    rows = model.vocabulary("text_encoder")[[cat]].clone()
+    (cat,) = model.text.tokenizers["text_encoder"].pieces("cat")
+    rows = model.text.vocabulary("text_encoder")[[cat]].clone()
     copy = write_embedding(Embedding("copycat", {"text_encoder": rows}), tmp_path / "copycat.safetensors")
     assert main(["verify", str(copy), *flags]) == 3
     said = capsys.readouterr().out

@@ -27,7 +27,7 @@ def test_prompts_that_are_typed(word, tmp_path):
     out, err = process.communicate(typed, timeout=120)
     assert process.returncode == 0, err
     assert [shown(line).text["prompt"] for line in out.splitlines()] == ["a zyzzo", "a red zyzzo", "a blue zyzzo"]
-    assert "`--zz` is no inline option" in err
+    assert "`--zz` is not an inline option" in err
 
 
 def test_words_are_completed_at_a_terminal(word, tmp_path):
@@ -65,7 +65,7 @@ def test_what_is_finished_is_kept_when_it_is_stopped(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     pictures = list(out.iterdir())
-    assert f"{len(pictures)} pictures are finished" in err
+    assert f"{len(pictures)} images are finished" in err
     assert all(shown(p).size == (64, 64) for p in pictures)  # and nothing half-written
 
 
@@ -81,4 +81,4 @@ def test_a_picture_that_is_not_saved_is_not_finished(tmp_path, capsys, monkeypat
     monkeypatch.setattr(Image.Image, "save", save)
     (first,) = generate(tmp_path, "--prompt", "a", "b", "--batch_size", 2, *SMALL, code=130)
     assert "_000_" in first.name
-    assert "interrupted: 1 pictures are finished" in capsys.readouterr().err
+    assert "interrupted: 1 images are finished" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from neonym.config.run import RunConfig, fields_of
 from neonym.config.sources import read_dataset
 from neonym.data.captions import Moment, final_caption
 from neonym.data.records import split
-from neonym.text.emphasis import parse_weights
+from neonym.text.emphasis import parse_emphasis
 from neonym.training.objective import Objective
 from neonym.types import CaptionRules, Noisy
 
@@ -95,7 +95,7 @@ PLACES = {"[general]": "general", "[[datasets]]": "datasets", "[[datasets.subset
 
 def test_listed_settings_are_what_the_table_says(tmp_path):
     """A name such as `[general] batch_size=0` is a whole case: what is called an error is one, the others are accepted."""
-    reason = ""
+    reason, seen = "", 0
     for name, said in reasons("g").items():
         place, _, setting = name.partition(" ")
         reason = reason if said == "the same" else said
@@ -109,6 +109,8 @@ def test_listed_settings_are_what_the_table_says(tmp_path):
         )
         read = read_dataset(settings(dataset_config=str(file), token_string="x y"))
         assert read.failed() == reason.startswith("an error"), name
+        seen += 1
+    assert seen > 50
 
 
 def test_validation_splits():
@@ -150,9 +152,9 @@ def test_weights():
     for case in golden("f_weighted_prompt.json"):
         if "error" in case["expected"]:
             with pytest.raises(ValueError, match="weight"):
-                parse_weights(case["inputs"]["prompt"])
+                parse_emphasis(case["inputs"]["prompt"])
             continue
-        found = [[text, weight] for text, weight in parse_weights(case["inputs"]["prompt"])]
+        found = [[text, weight] for text, weight in parse_emphasis(case["inputs"]["prompt"])]
         assert [t for t, _ in found] == [t for t, _ in case["expected"]["pairs"]], case
         assert [w for _, w in found] == pytest.approx([w for _, w in case["expected"]["pairs"]]), case
 

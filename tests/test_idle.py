@@ -3,7 +3,8 @@
 import pytest
 from conftest import settings
 
-from neonym.config.command_line import Given, replace_compat, validated
+from neonym.config.command_line import Given
+from neonym.config.flat import replace_compat, validated
 from neonym.config.rules import run_problems
 from neonym.config.run import RunConfig, fields_of
 from neonym.config.sdscripts import SDSCRIPTS
@@ -138,9 +139,9 @@ def test_no_value_of_any_setting_ends_in_a_traceback(tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
     for name in (*(name for _, name, _ in fields_of(RunConfig)), *SDSCRIPTS):
         for value in STRANGE:
-            given = Given(RunConfig(), {name: "job.toml"})
+            given = Given({name: "job.toml"})
             values = {"train_data_dir": "a", "token_string": "x", name: value}
-            run = validated(replace_compat(values, SDSCRIPTS, given), given)
+            run = validated(RunConfig, replace_compat(values, SDSCRIPTS, given), given)
             found = [*given.problems, *read_inputs(run).problems]
-            assert all(str(problem) for problem in found)
+            assert all(problem.what for problem in found)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -16,7 +16,7 @@ from neonym.cli.main import main
 from neonym.errors import ModelError
 from neonym.models.loading.identify import identify
 from neonym.models.model import load_model
-from neonym.models.tokenizers.clip import load_tokenizers
+from neonym.models.tokenizers.loading import load_tokenizers
 from neonym.preflight.preflight import preflight
 
 UNET = "model.diffusion_model."
@@ -163,7 +163,7 @@ def test_what_says_the_prediction_type(model, tmp_path):
         save_file(given, path, metadata)
         yaml.write_text(beside)
         source = identify(str(path), v_parameterization=flag)
-        assert (source.family, source.prediction_type) == (family, expected)
+        assert (source.family.name, source.prediction_type) == (family, expected)
         assert source.prediction_from == by
         assert source.configs["scheduler"]["rescale_betas_zero_snr"] == ("ztsnr" in given)
     yaml.unlink()
@@ -214,7 +214,7 @@ def test_names_within_a_file_may_differ(tmp_path):
     expected = parts["text_encoder"].get_input_embeddings().weight
     for content in (shorter, {**tensors, **unused}):
         save_file(content, path)
-        assert torch.equal(load_model(str(path)).vocabulary("text_encoder"), expected)
+        assert torch.equal(load_model(str(path)).text.vocabulary("text_encoder"), expected)
     state = parts["vae"].state_dict()
     older = {n.replace("to_q", "query").replace("to_k", "key").replace("to_v", "value").replace("to_out.0", "proj_attn"): t
              for n, t in state.items()}  # fmt: skip
@@ -276,7 +276,7 @@ def test_folders_that_lack_something_or_are_damaged(folder, tmp_path, file, cont
     if content is not None:
         (place / file).write_text(content)
     if not words:
-        assert identify(str(place)).family == "sd1"  # the parts say what it is
+        assert identify(str(place)).family.name == "sd1"  # the parts say what it is
         return
     with pytest.raises(ModelError, match=words):
         load_tokenizers(identify(str(place)), 75)
@@ -287,7 +287,7 @@ def test_folders_that_lack_something_or_are_damaged(folder, tmp_path, file, cont
 def test_half_an_sdxl_and_files_that_are_no_configs(tmp_path):
     save_folder(make_parts("sdxl", tiny=True), "sdxl", tmp_path / "xl", "epsilon")
     (tmp_path / "xl" / "prompts.json").write_text('["a list"]')
-    assert identify(str(tmp_path / "xl")).family == "sdxl"
+    assert identify(str(tmp_path / "xl")).family.name == "sdxl"
     shutil.rmtree(tmp_path / "xl" / "text_encoder")
     with pytest.raises(ModelError, match="a refiner"):
         identify(str(tmp_path / "xl"))

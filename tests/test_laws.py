@@ -12,13 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ALIKE, make_pictures, settings
+from conftest import ALIKE, make_pictures, settings, stop_at
 
+from neonym import train
 from neonym.errors import FormatError, UserError
 from neonym.formats import read_embedding
 from neonym.generation.judge import LEARNED
-from neonym.runs.events import Silent
-from neonym.training import run as loop
+from neonym.runs.events import Event, Stepped
+from neonym.runs.stop import Stop
+from neonym.training import load as training_load
+from neonym.training import run as training
 from neonym.training.objective import Objective
 
 
@@ -68,7 +71,7 @@ def test_law_1_resume_is_invisible(run_for, number, code):
         "shuffle_caption": True,
         "flip_aug": True,
     }
-    whole = loop.train(run_for("whole", **options))
+    whole = train(run_for("whole", **options))
     run = run_for("parts", **options)
     process = start(run)
     folder = Path(run.save.output_dir) / "mychar4-run"
@@ -86,40 +89,30 @@ def test_law_1_resume_is_invisible(run_for, number, code):
     assert not (folder / "state.safetensors").exists()
 
 
-class StopAt(Silent):
-    """Wishes to stop after a step, or while pictures are encoded (step 0)."""
-
-    def __init__(self, step: int):
-        self.when = step
-        self.stop_wanted = signal.SIGTERM if step == 0 else 0
-
-    def step(self, step, losses):
-        if step == self.when:
-            self.stop_wanted = signal.SIGTERM
-
-
 def test_law_1_other_settings_are_not_mixed(run_for):
-    stopped = loop.train(run_for(), StopAt(3))
+    stopped = train(run_for(), **stop_at(3))
     assert stopped.steps == 3
     assert not stopped.files
     with pytest.raises(UserError, match="learning_rate"):
-        loop.train(run_for(learning_rate=1e-3))
-    assert loop.train(run_for(learning_rate=1e-3, restart=True)).steps == 8
+        train(run_for(learning_rate=1e-3))
+    assert train(run_for(learning_rate=1e-3, restart=True)).steps == 8
 
 
 def test_law_1_how_often_is_evaluated_is_no_other_setting(run_for):
     """It changes nothing in training, unless training may end by it."""
-    loop.train(run_for(), StopAt(3))
-    assert loop.train(run_for(eval_every_n_steps=2)).steps == 8
-    loop.train(run_for("early", early_stop=True), StopAt(3))
+    train(run_for(), **stop_at(3))
+    assert train(run_for(eval_every_n_steps=2)).steps == 8
+    train(run_for("early", early_stop=True), **stop_at(3))
     with pytest.raises(UserError, match="eval_every_n_steps"):
-        loop.train(run_for("early", early_stop=True, eval_every_n_steps=2))
+        train(run_for("early", early_stop=True, eval_every_n_steps=2))
 
 
 def test_a_stop_before_the_first_step(run_for):
-    stopped = loop.train(run_for(), StopAt(0))
+    stop = Stop()
+    stop.request(signal.SIGTERM)
+    stopped = train(run_for(), stop=stop)
     assert (stopped.steps, stopped.signal, stopped.files) == (0, signal.SIGTERM, [])
-    assert loop.train(run_for()).steps == 8
+    assert train(run_for()).steps == 8
 
 
 def test_a_step_without_the_word_moves_nothing(run_for, tmp_path, pictures):
@@ -139,19 +132,19 @@ def test_a_step_without_the_word_moves_nothing(run_for, tmp_path, pictures):
     )
     moved = {}
 
-    class Watch(Silent):
-        def step(self, step, losses):
-            moved[step] = concepts[0].rows["text_encoder"].detach().clone()
+    def watch(event: Event) -> None:
+        if isinstance(event, Stepped):
+            moved[event.step] = concepts[0].rows["text_encoder"].detach().clone()
 
     def run_steps(run):
         concepts.extend(run.state.concepts)
         plans.extend(concept.samples for concept in run.ready.concepts)
         return inner(run)
 
-    concepts, plans, inner = [], [], loop.run_steps
+    concepts, plans, inner = [], [], training.run_steps
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "run_steps", run_steps)
-        loop.train(run_for(dataset_config=str(config), train_data_dir=None, max_train_steps=12), Watch())
+        patch.setattr(training, "run_steps", run_steps)
+        train(run_for(dataset_config=str(config), train_data_dir=None, max_train_steps=12), [watch])
     regular = [step for step in range(1, 12) if plans[0].draws(step)[0].record.is_reg]
     assert 3 <= len(regular) <= 8
     for step in range(1, 12):
@@ -183,10 +176,10 @@ def two_concepts(tmp_path: Path) -> str:
 def test_law_2_alone_is_together(run_for, tmp_path, pictures):
     config = two_concepts(tmp_path)
     common = {"max_train_steps": 10, "eval_samples": 8, "cpu": True, "learning_rate": 0.005}
-    both = loop.train(settings(dataset_config=config, output_dir=str(tmp_path / "both"), **common))
+    both = train(settings(dataset_config=config, output_dir=str(tmp_path / "both"), **common))
     assert [f.stem for f in both.files] == ["mychar4", "zyzzo"]
-    first = loop.train(run_for("first", max_train_steps=10, num_vectors_per_token=2))
-    second = loop.train(run_for("second", max_train_steps=10, token_string="zyzzo", train_data_dir=str(tmp_path / "b")))
+    first = train(run_for("first", max_train_steps=10, num_vectors_per_token=2))
+    second = train(run_for("second", max_train_steps=10, token_string="zyzzo", train_data_dir=str(tmp_path / "b")))
     assert torch.equal(rows(both.files[0]), rows(first.files[0]))
     assert torch.equal(rows(both.files[1]), rows(second.files[0]))
 
@@ -194,10 +187,10 @@ def test_law_2_alone_is_together(run_for, tmp_path, pictures):
 def test_law_4_micro_batch_size_changes_nothing(run_for):
     """Bit for bit where the CPU allows it; elsewhere at a low rate, for Adam blows up what is rounded otherwise."""
     rate = {} if ALIKE else {"learning_rate": 3e-4}
-    whole = loop.train(run_for("whole", **rate))
-    small = loop.train(run_for("small", micro_batch_size=1, **rate))
-    uneven = loop.train(run_for("uneven", micro_batch_size=3, **rate))
-    accumulated = loop.train(run_for("accumulated", train_batch_size=2, gradient_accumulation_steps=2, **rate))
+    whole = train(run_for("whole", **rate))
+    small = train(run_for("small", micro_batch_size=1, **rate))
+    uneven = train(run_for("uneven", micro_batch_size=3, **rate))
+    accumulated = train(run_for("accumulated", train_batch_size=2, gradient_accumulation_steps=2, **rate))
     for other in (small, uneven, accumulated):
         difference = (rows(whole.files[0]) - rows(other.files[0])).abs().max()
         assert difference <= (0 if ALIKE else 1e-6)
@@ -223,10 +216,10 @@ def test_law_5_the_model_is_frozen(run_for, monkeypatch):
         seen["concepts"] = run.state.concepts
         return inner(run)
 
-    load_model, inner = loop.load_model, loop.run_steps
-    monkeypatch.setattr(loop, "load_model", load)
-    monkeypatch.setattr(loop, "run_steps", run_steps)
-    loop.train(run_for(num_vectors_per_token=3))
+    load_model, inner = training_load.load_model, training.run_steps
+    monkeypatch.setattr(training_load, "load_model", load)
+    monkeypatch.setattr(training, "run_steps", run_steps)
+    train(run_for(num_vectors_per_token=3))
     assert hashes(seen["model"]) == seen["before"]
     trainable = [p for m in seen["model"].modules().values() for p in m.parameters() if p.requires_grad]
     assert trainable == []
@@ -248,7 +241,7 @@ def test_law_6_a_loss_that_is_not_a_number_writes_nothing(run_for, monkeypatch):
     monkeypatch.setattr(Objective, "loss", poisoned)
     run = run_for(max_train_steps=40, save_every_n_steps=2)
     with pytest.raises(UserError, match=r"first of step \d+ \(\d+\.png.*not a number"):
-        loop.train(run)
+        train(run)
     files = list(Path(run.save.output_dir).glob("*.safetensors"))
     assert files, "the files saved before the fault should be there"
     assert all(bool(rows(f).isfinite().all()) for f in files)
@@ -265,7 +258,7 @@ def test_law_6_a_few_bad_steps_are_passed_over(run_for, monkeypatch):
         return loss * float("inf") if len(calls) in (6, 7) else loss
 
     monkeypatch.setattr(Objective, "loss", poisoned)
-    result = loop.train(run_for(max_train_steps=12))
+    result = train(run_for(max_train_steps=12))
     assert result.steps == 12
     assert bool(rows(result.files[0]).isfinite().all())
     assert result.verdicts[0].loss_after < result.verdicts[0].loss_before
@@ -282,11 +275,11 @@ def test_law_6_a_run_in_which_nothing_reaches_the_word_ends(run_for, monkeypatch
     monkeypatch.setattr(Objective, "loss", cut_off)
     run = run_for(max_train_steps=60)
     with pytest.raises(UserError, match="no gradient in 20 steps"):
-        loop.train(run)
+        train(run)
     assert not (Path(run.save.output_dir) / "mychar4.safetensors").exists()
 
 
-def test_law_6_a_full_disk_leaves_the_old_file(run_for, tmp_path):
+def test_law_6_a_full_disk_leaves_the_old_file(tmp_path):
     """The file-size limit of a real process stands for the full disk."""
     from neonym.formats import write_embedding
     from neonym.types import Embedding
@@ -324,11 +317,11 @@ with alone_in(Path(sys.argv[1])) as alone:
     with subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "True\n"
         with pytest.raises(UserError, match="another process is training here"):
-            loop.train(run_for(max_train_steps=1))
+            train(run_for(max_train_steps=1))
         assert not list(folder.iterdir())
         other.kill()
-    assert loop.train(run_for(max_train_steps=1)).steps == 1
-    assert sorted(p.name for p in folder.iterdir()) == ["finished.safetensors", "verdict.json"]
+    assert train(run_for(max_train_steps=1)).steps == 1
+    assert sorted(p.name for p in folder.iterdir()) == ["events.jsonl", "finished.safetensors", "verdict.json"]
 
 
 def test_law_6_a_run_that_cannot_learn_says_so(run_for):
@@ -366,4 +359,4 @@ def test_law_7_no_pickle_runs_code(tmp_path, inside):
 
 def test_law_7_no_network_for_a_model_that_is_not_there(run_for):
     with pytest.raises(UserError, match="runwayml"):
-        loop.train(run_for(pretrained_model_name_or_path="runwayml/stable-diffusion-v1-5"))
+        train(run_for(pretrained_model_name_or_path="runwayml/stable-diffusion-v1-5"))

@@ -15,17 +15,17 @@ from conftest import make_pictures, settings
 from safetensors.torch import load_file, save_file
 
 from benchmarks.checkpoints import make_parts, save_folder, single_file_tensors
+from neonym import train
 from neonym.errors import ModelError
 from neonym.generation.conditioning import conditioning
 from neonym.generation.embeddings import add_files
 from neonym.generation.images import draw
-from neonym.models.families import latent_diffusion
+from neonym.models.loading import parts as loading_parts
 from neonym.models.loading.assemble import load_part, token_table
 from neonym.models.loading.identify import identify
 from neonym.models.model import load_model
-from neonym.models.tokenizers.clip import load_tokenizers
+from neonym.models.tokenizers.loading import load_tokenizers
 from neonym.preflight.preflight import preflight
-from neonym.training.run import train
 
 
 @pytest.fixture(scope="module", params=["sd1", "sd2", "sdxl"])
@@ -46,16 +46,16 @@ def outputs(name: Path | str, **options) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     text = conditioning(model, ["a photo of a cat"])
     noisy, sizes = torch.randn(1, 4, 8, 8, generator=generator), torch.tensor([[64.0, 64.0, 0.0, 0.0, 64.0, 64.0]])
-    moments = model.encode_images(torch.rand(1, 3, 64, 64, generator=generator) * 2 - 1)
+    moments = model.vae.encode(torch.rand(1, 3, 64, 64, generator=generator) * 2 - 1)
     with torch.no_grad():
         pooled = [] if text.pooled is None else [text.pooled]
-        return [text.sequence, model.denoise(noisy, torch.tensor([500]), text, sizes), moments, *pooled]
+        return [text.sequence, model.predict(noisy, torch.tensor([500]), text, sizes), moments, *pooled]
 
 
 def test_one_file_is_the_same_model_as_its_folder(checkpoint):
     family, folder, file = checkpoint
     sources = [identify(str(folder)), identify(str(file))]
-    assert [s.family for s in sources] == [family, family]
+    assert [s.family.name for s in sources] == [family, family]
     assert sources[0].prediction_type == sources[1].prediction_type == "epsilon"
     for theirs, ours in zip(outputs(folder), outputs(file), strict=True):
         assert torch.equal(theirs, ours)
@@ -68,7 +68,7 @@ def test_the_token_table_is_read_alone(checkpoint):
         source = identify(str(name))
         model = load_model(source)
         for encoder in source.encoders:
-            assert torch.equal(token_table(source.weights[encoder]), model.vocabulary(encoder))
+            assert torch.equal(token_table(source.weights[encoder]), model.text.vocabulary(encoder))
 
 
 def test_an_exclamation_mark_is_padding_for_sd2_alone(checkpoint):
@@ -173,7 +173,8 @@ def test_one_encoder_of_two_can_be_left_alone(tmp_path):
     }  # fmt: skip
     model = load_model(str(tmp_path / "xl"))
     start = {
-        n: model.vocabulary(n)[model.tokenizers[n].pieces("picture")[0]] for n in ("text_encoder", "text_encoder_2")
+        n: model.text.vocabulary(n)[model.text.tokenizers[n].pieces("picture")[0]]
+        for n in ("text_encoder", "text_encoder_2")
     }
     content = load_file(train(settings(**flags, train_encoders=("text_encoder_2",))).files[0])
     assert torch.equal(content["clip_l"][0], start["text_encoder"])
@@ -214,8 +215,8 @@ def test_weights_go_straight_to_the_device(checkpoint):
     _, folder, file = checkpoint
     meta = torch.device("meta")
     for source in (identify(str(file)), identify(str(folder))):
-        for part, kind in source.kinds.items():
-            loaded = load_part(kind, source.configs[part], source.weights[part], torch.float16, meta)
+        for part in source.kinds:
+            loaded = load_part(source, part, torch.float16, meta)
             assert all(weight.is_meta for weight in loaded.parameters())
 
 
@@ -323,8 +324,10 @@ def test_the_largest_part_is_loaded_when_it_costs_least(checkpoint, tmp_path, mo
     _, folder, file = checkpoint
     torch.save(load_file(file), tmp_path / "file.ckpt", _use_new_zipfile_serialization=not old)
     kept: list[str] = []
-    monkeypatch.setattr(latent_diffusion, "load_part", lambda kind, *rest: kept.append(kind) or load_part(kind, *rest))
+    monkeypatch.setattr(
+        loading_parts, "load_part", lambda s, part, *rest: kept.append(part) or load_part(s, part, *rest)
+    )
     assert torch.equal(outputs(tmp_path / "file.ckpt")[1], outputs(folder)[1])
     of_file = kept[: len(kept) // 2]
-    assert of_file.index("UNet2DConditionModel") == (len(of_file) - 1 if old else 0)
-    assert kept[len(kept) // 2] == "UNet2DConditionModel"  # of the folder
+    assert of_file.index("unet") == (len(of_file) - 1 if old else 0)
+    assert kept[len(kept) // 2] == "unet"  # of the folder

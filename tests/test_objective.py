@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from neonym.models.process.diffusion import Diffusion, NoiseRules, keyed_noise, keyed_share
+from neonym.models.process.diffusion import Diffusion
+from neonym.models.process.noise import NoiseRules, keyed_noise, keyed_share
 from neonym.training.objective import Objective
 from neonym.types import Noisy
 

@@ -4,24 +4,26 @@ import math
 
 import pytest
 import torch
-from conftest import check_flags, settings
+from conftest import check_flags, settings, stop_at
 from transformers import get_scheduler
 
-from neonym.config.optimizers import OPTIMIZERS, SMALLER, optimizer_name
+from neonym import train
+from neonym.config.optimizers import OPTIMIZERS, optimizer_name
 from neonym.config.values import Arguments, Rate, Steps
 from neonym.errors import ConfigError
 from neonym.formats import read_embedding
 from neonym.models.model import load_model
-from neonym.optim.optimizers import make_optimizer, make_rate, rate_now
+from neonym.optim.optimizers import make_optimizer, rate_now, record_of
 from neonym.optim.rates import make_schedule
+from neonym.optim.schedules import named_schedule
 from neonym.preflight.learning import optimizer_errors
 from neonym.preflight.preflight import preflight
-from neonym.training import run as loop
+from neonym.training import run as training
 from neonym.training.concepts import add_concepts
 
 
 def curve(name: str, steps: int = 100, rate: float = 1.0, **options) -> list[float]:
-    found = make_rate(rate, name, steps, **options)
+    found = named_schedule(rate, name, steps, **options)
     return [found(step) for step in range(steps)]
 
 
@@ -59,7 +61,7 @@ def test_plain_schedules_are_transformers_own(warmup):
 
 
 def test_a_schedule_of_torch_is_a_function_of_the_step():
-    rate = make_rate(1.0, "", 50, kind="StepLR", arguments={"step_size": 10, "gamma": 0.5})
+    rate = named_schedule(1.0, "", 50, kind="StepLR", arguments={"step_size": 10, "gamma": 0.5})
     assert [rate(step) for step in (49, 0, 10, 25, 9)] == [0.0625, 1.0, 0.5, 0.25, 1.0]
 
 
@@ -91,23 +93,26 @@ def distance(rows: torch.Tensor) -> float:
     return float((rows.detach() - 0.3).square().sum())
 
 
-@pytest.mark.parametrize("name", [*OPTIMIZERS, *SMALLER, "Adamax", "torch.optim.NAdam", "adamw8BIT"])
+LISTED = [name for record in OPTIMIZERS for name in (record.name, *record.smaller)]
+
+
+@pytest.mark.parametrize("name", [*LISTED, "torch.optim.NAdam", "RMSprop", "adamw8BIT"])
 def test_every_optimizer_goes_downhill(name):
     """From (1, 1) towards the target at 0.3: nearer after 40 steps, and only its own rows have state."""
     rows = torch.nn.Parameter(torch.ones(2, 3))
-    rate = 1.0 if name.startswith(("DAdapt", "Prodigy")) else 0.02
-    optimizer = make_optimizer([rows], name, rate)
+    finds_rate = record_of(name).finds_rate
+    optimizer = make_optimizer([rows], name, 1.0 if finds_rate else 0.02)
     first = distance(rows)
-    for _ in range(200 if name.startswith(("DAdapt", "Prodigy")) else 60):
+    for _ in range(200 if finds_rate else 60):
         loss = ((rows - 0.3) ** 2).sum()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    if hasattr(optimizer, "eval"):
+    if record_of(name).averages:
         optimizer.eval()
     assert distance(rows) < 0.9 * first
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 1
-    rate = {"learning_rate": 1.0} if name.startswith("DAdapt") else {}
+    rate = {"learning_rate": 1.0} if finds_rate else {}
     assert optimizer_errors(settings(optimizer_type=name, **rate).optim) == []
 
 
@@ -146,15 +151,11 @@ def test_wrong_optimizers_are_named():
 def test_law_1_holds_for_optimizers_that_keep_more_than_moments(run_for, name, options):
     """Train 8 steps; train 5, be stopped, go on from the state: the same file, bit for bit."""
     base = {"optimizer_type": name, "state_every_n_steps": 1, "max_train_steps": 8, **options}
-    whole = loop.train(run_for("whole", **base))
+    whole = train(run_for("whole", **base))
 
-    class StopAt5(loop.Silent):
-        def step(self, step, losses):
-            self.stop_wanted = 15 if step == 5 else 0
-
-    stopped = loop.train(run_for("parts", **base), StopAt5())
+    stopped = train(run_for("parts", **base), **stop_at(5))
     assert stopped.signal == 15
-    parts = loop.train(run_for("parts", **base))
+    parts = train(run_for("parts", **base))
     assert parts.steps == 8
     a, b = (read_embedding(r.files[0]).vectors["text_encoder"] for r in (whole, parts))
     assert torch.equal(a, b)
@@ -169,8 +170,8 @@ def test_law_1_holds_for_optimizers_that_keep_more_than_moments(run_for, name, o
     ],
 )
 def test_other_optimizers_train_a_word_too(run_for, name):
-    rate = 1.0 if name.startswith("DAdapt") else 0.02
-    result = loop.train(run_for(optimizer_type=name, learning_rate=rate, max_train_steps=8))
+    rate = 1.0 if record_of(name).finds_rate else 0.02
+    result = train(run_for(optimizer_type=name, learning_rate=rate, max_train_steps=8))
     encoder = result.verdicts[0].encoders["text_encoder"]
     assert encoder.distance > 0
     assert torch.isfinite(read_embedding(result.files[0]).vectors["text_encoder"]).all()
@@ -187,21 +188,21 @@ def test_what_an_optimizer_finds_itself_is_known_and_told(run_for):
     assert rate_now(optimizer) == pytest.approx(1e-2 * 0.5, rel=0.05)
     ready = preflight(run_for(optimizer_type="AdamWScheduleFree", ema_decay=0.9))
     assert any(p.where == "--ema_decay" and "an average already" in p.what for p in ready.problems)
-    assert add_concepts(load_model(), ready.complete_plan())[0].average is None
+    assert add_concepts(load_model(), ready.complete_plan())[0].after_step == []
 
 
 def test_schedule_free_answers_with_its_average(run_for):
     """What is saved is the averaged point, not the one that steps are taken from; asking for it changes nothing."""
     seen = {}
-    inner = loop.run_steps
+    inner = training.run_steps
 
     def watch(run):
         seen["concept"] = run.state.concepts[0]
         return inner(run)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "run_steps", watch)
-        result = loop.train(run_for(optimizer_type="AdamWScheduleFree", learning_rate=0.02))
+        patch.setattr(training, "run_steps", watch)
+        result = train(run_for(optimizer_type="AdamWScheduleFree", learning_rate=0.02))
     concept = seen["concept"]
     raw = concept.rows["text_encoder"].detach().clone()
     saved = read_embedding(result.files[0]).vectors["text_encoder"]
@@ -224,7 +225,7 @@ def test_a_concept_may_have_a_rate_of_its_own(tmp_path, pictures, run_for):
             for word in ("mychar4", "slowly")
         )
     )
-    result = loop.train(run_for(dataset_config=str(config), train_data_dir=None, token_string=None))
+    result = train(run_for(dataset_config=str(config), train_data_dir=None, token_string=None))
     fast, slow = (v.encoders["text_encoder"].distance for v in result.verdicts)
     assert fast > 100 * slow > 0
 
@@ -329,8 +330,8 @@ def test_a_run_that_is_too_short_is_told_so_not_that_its_rate_is_low(run_for):
 
 
 def test_weights_start_a_word(run_for):
-    first = loop.train(run_for("first", num_vectors_per_token=2, max_train_steps=4))
+    first = train(run_for("first", num_vectors_per_token=2, max_train_steps=4))
     file = str(first.files[0])
-    again = loop.train(run_for("again", num_vectors_per_token=2, max_train_steps=1, learning_rate=1e-9, weights=file))
+    again = train(run_for("again", num_vectors_per_token=2, max_train_steps=1, learning_rate=1e-9, weights=file))
     a, b = (read_embedding(r.files[0]).vectors["text_encoder"] for r in (first, again))
     assert torch.allclose(a, b, atol=1e-7)

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from conftest import make_pictures
 
+from neonym import train
 from neonym.cli.main import main
-from neonym.io.atomic import clear_leftovers, held, part_of, refused_names, whole_file
-from neonym.runs.events import Silent
-from neonym.training import run as loop
+from neonym.errors import UserError
+from neonym.io.atomic import atomic_write, clear_leftovers, held, part_of, refused_names
+from neonym.runs.events import Event, Stepped
 
 LONGEST = os.pathconf("/tmp", "PC_NAME_MAX")
 ENDING = len(".safetensors")
@@ -190,19 +191,18 @@ def test_whoever_removes_a_folder_and_starts_anew_gets_it(run_for, tmp_path):
     code = "import sys, time; from pathlib import Path; from neonym.io.atomic import alone_in\nwith alone_in(Path(sys.argv[1])): print(flush=True); time.sleep(600)"
     others = []
 
-    class Swap(Silent):
-        def step(self, step, losses):
-            if step == 2:
-                shutil.rmtree(folder)
-                folder.mkdir()
-                others.append(subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE))
-                others[0].stdout.readline()
+    def swap(event: Event) -> None:
+        if isinstance(event, Stepped) and event.step == 2:
+            shutil.rmtree(folder)
+            folder.mkdir()
+            others.append(subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE))
+            others[0].stdout.readline()
 
     try:
         with pytest.raises(
-            loop.UserError, match="another process is training here; what was learned until step 4 is kept in"
+            UserError, match="another process is training here; what was learned until step 4 is kept in"
         ):
-            loop.train(run_for(max_train_steps=4, state_every_n_steps=1), Swap())
+            train(run_for(max_train_steps=4, state_every_n_steps=1), [swap])
         assert not list(folder.iterdir())
         assert not list(tmp_path.glob("out/*.safetensors"))
     finally:
@@ -234,7 +234,7 @@ def test_leftovers_of_killed_processes_are_removed_and_no_others(run_for, tmp_pa
         (folder / f"mychar4.safetensors.{gone}.part").write_text("another program's")
     (tmp_path / "out" / f".abc.{gone}.part").mkdir()
     with held(tmp_path / "out" / f".held.{gone}.part"):  # as if by a process on another host
-        loop.train(run_for(max_train_steps=1, save_state_on_train_end=True, cache_latents_to_disk=True))
+        train(run_for(max_train_steps=1, save_state_on_train_end=True, cache_latents_to_disk=True))
         left = {name.name for name in (tmp_path / "out").glob("*.part")} | {
             n.name for n in (tmp_path / "out").glob(".*.part")
         }
@@ -253,8 +253,8 @@ def test_a_process_that_is_killed_while_it_writes_leaves_one_file_that_the_next_
     code = """
 import os, signal, sys
 from pathlib import Path
-from neonym.io.atomic import whole_file
-with whole_file(Path(sys.argv[1])) as part:
+from neonym.io.atomic import atomic_write
+with atomic_write(Path(sys.argv[1])) as part:
     part.write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -265,7 +265,7 @@ with whole_file(Path(sys.argv[1])) as part:
     clear_leftovers(tmp_path)
     assert not list(tmp_path.iterdir())
     assert len(os.fsencode(part_of(file).name)) < 60
-    with whole_file(file) as part:
+    with atomic_write(file) as part:
         part.write_bytes(b"whole")
     assert [p.name for p in tmp_path.iterdir()] == [file.name]
 
@@ -280,7 +280,7 @@ def test_what_lasts_is_on_the_disk_before_it_takes_a_place(tmp_path, monkeypatch
     monkeypatch.setattr(os, "replace", lambda old, new: calls.append("replace") or put(old, new))
     file = tmp_path / "word.safetensors"
     for lasting in (False, True):
-        with whole_file(file, lasting=lasting) as part:
+        with atomic_write(file, lasting=lasting) as part:
             part.write_bytes(b"x")
     assert calls == ["replace", str(part_of(file)), "replace", str(tmp_path)]
 
@@ -292,7 +292,7 @@ def test_states_and_embeddings_last(run_for, monkeypatch):
         os, "fsync", lambda handle: synced.append(str(Path(f"/proc/self/fd/{handle}").readlink())) or sync(handle)
     )
     run = run_for(max_train_steps=1, cache_latents_to_disk=True)
-    loop.train(run)
+    train(run)
     names = {Path(name).name.removesuffix(f".{os.getpid()}.part") for name in synced}
     assert {".mychar4.safetensors", ".state.safetensors", ".verdict.json", "mychar4-run", "out"} <= names
     assert not [name for name in synced if "cache" in name]

@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 from neonym.cli.main import main
 from neonym.cli.report import evaluations
 from neonym.errors import UserError
-from neonym.io.memo import read_kept
+from neonym.io.memo import read_memo
 from neonym.training.state import read_state
 
 NOT_TABLES = [
@@ -96,16 +96,16 @@ def test_caches_are_found_out_anew(tmp_path, monkeypatch, capsys):
     for kind in ("index", "tokenizers"):
         (file,) = (cache / "neonym" / kind).iterdir()
         content = file.read_bytes()
-        value = read_kept(file)
+        value = read_memo(file)
         for number, bad in enumerate([None, *damaged_files(content, value, 80 if kind == "index" else 8, kind)]):
             put(file, bad)
-            assert read_kept(file) == {}, bad and bad[:200]
+            assert read_memo(file) == {}, bad and bad[:200]
             if number % 8 == 0:
                 assert main(argv) == 0, bad and bad[:200]
                 assert capsys.readouterr().out == first, bad and bad[:200]
         put(file, b"null")
         assert main(argv) == 0
-        assert read_kept(file) == value  # written again
+        assert read_memo(file) == value  # written again
         capsys.readouterr()
 
 

@@ -7,17 +7,17 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from conftest import WORD, check, check_table, make_pictures, said, settings, subset
+from conftest import WORD, check, check_table, make_pictures, notes_of, said, settings, subset
 from PIL import Image
 
+from neonym import train
 from neonym.config.command_line import RunFlags, read_run
 from neonym.config.flags import parse_flags
 from neonym.data.images import draw_view, face_of, inspect, load_mask, load_pixels, still_view, zoom_on_face
 from neonym.data.latent_cache import Latents
 from neonym.errors import Problem
 from neonym.preflight.preflight import preflight
-from neonym.runs.events import Silent
-from neonym.training.run import train
+from neonym.runs.events import Event
 
 
 def test_pictures_of_all_kinds(tmp_path):
@@ -239,19 +239,14 @@ def test_training_with_masks_weights_and_changing_pictures(run_for, tmp_path):
     from neonym.models.model import load_model
 
     model = load_model()
-    start = model.vocabulary("text_encoder")[model.tokenizers["text_encoder"].pieces("picture")[0]]
+    start = model.text.vocabulary("text_encoder")[model.text.tokenizers["text_encoder"].pieces("picture")[0]]
     assert torch.equal(nothing[0], start)
     assert not torch.equal(something[0], start)
 
 
 def test_latents_that_sd_scripts_cached(run_for, pictures):
     """Read if they fit; otherwise the pictures are encoded, and the reason is said."""
-    notes: list[str] = []
-
-    class Listening(Silent):
-        def note(self, text: str) -> None:
-            notes.append(text)
-
+    events: list[Event] = []
     zeros = np.zeros((4, 16, 16), np.float32)
     facts = {"original_size": np.array([128, 128]), "crop_ltrb": np.zeros(4)}
     for i in range(4):
@@ -259,18 +254,18 @@ def test_latents_that_sd_scripts_cached(run_for, pictures):
     np.savez(pictures / "04_0128x0128_sd.npz", latents=np.zeros((4, 8, 8), np.float32), **facts)
     (pictures / "05_0128x0128_sd.npz").write_bytes(b"damaged")
     plain = train(run_for("plain", max_train_steps=2)).files[0].read_bytes()
-    cached = train(run_for("cached", max_train_steps=2, sdscripts_latents=True), Listening()).files[0].read_bytes()
+    cached = train(run_for("cached", max_train_steps=2, sdscripts_latents=True), [events.append]).files[0].read_bytes()
     assert cached != plain
-    text = "\n".join(notes)
+    text = "\n".join(notes_of(events))
     assert "4 pictures are read from sd-scripts' caches" in text
     assert "(4, 8, 8)" in text
     assert "cannot be read" in text
-    notes.clear()
+    events.clear()
     Image.open(pictures / "00.png").convert("RGBA").save(pictures / "00.png")
     os.utime(pictures / "00.png", (1, 1))
-    train(run_for("turned", max_train_steps=2, sdscripts_latents=True, flip_aug=True), Listening())
-    assert "the picture is transparent" in "\n".join(notes)
-    assert "has no latents_flipped" in "\n".join(notes)
+    train(run_for("turned", max_train_steps=2, sdscripts_latents=True, flip_aug=True), [events.append])
+    assert "the picture is transparent" in "\n".join(notes_of(events))
+    assert "has no latents_flipped" in "\n".join(notes_of(events))
 
 
 def test_flags_of_the_command_line():

@@ -13,9 +13,9 @@ import pytest
 import torch
 from conftest import ALIKE, ROOT, threads
 
+from neonym import train
 from neonym.data.loader import parts, share_of
 from neonym.formats import read_embedding
-from neonym.training import run as loop
 
 
 def launch(processes: int, *flags: str) -> subprocess.Popen:
@@ -48,7 +48,7 @@ def test_law_3_two_processes_are_one(run_for, tmp_path, pictures):
     one_by_one = {} if ALIKE else {"micro_batch_size": 1}
     flags = [*flags_for(pictures, tmp_path / "two"), *(f"--{name}={value}" for name, value in one_by_one.items())]
     with nullcontext() if ALIKE else threads(1):
-        alone = loop.train(run_for("alone", max_train_steps=6, train_batch_size=3, flip_aug=True, **one_by_one))
+        alone = train(run_for("alone", max_train_steps=6, train_batch_size=3, flip_aug=True, **one_by_one))
     process = launch(2, *flags)
     output = process.communicate(timeout=300)[0]
     assert (tmp_path / "two" / "mychar4.safetensors").exists(), output
@@ -90,7 +90,7 @@ def rank_of(pid: int) -> str | None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in /proc")
-def test_a_killed_process_ends_the_run_with_its_state_saved(run_for, tmp_path, pictures):
+def test_a_killed_process_ends_the_run_with_its_state_saved(tmp_path, pictures):
     """Then the same command in one process goes on to what an undisturbed run gives."""
     flags = flags_for(pictures, tmp_path / "two", steps=400)
     process = launch(2, *flags)

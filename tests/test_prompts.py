@@ -14,10 +14,10 @@ from PIL import Image
 
 from neonym.config.generate import GenerateSettings
 from neonym.errors import ConfigError
-from neonym.generation.conditioning import TextRules, conditioning, parts_of, plain_spelling, read_by
-from neonym.generation.request.jobs import Plan, batches
+from neonym.generation.conditioning import TextRules, conditioning, parts_of, plain_spelling, words_and_loss
+from neonym.generation.request.jobs import JobPlan, Native, batches
 from neonym.generation.request.lines import read_line, take_seeds
-from neonym.generation.request.other_syntax import foreign_spellings
+from neonym.generation.request.other_syntax import other_meanings
 from neonym.generation.request.variants import draw_text, every, parse_variants
 from neonym.generation.samplers import SAMPLERS, make_scheduler, possible_steps
 from neonym.models.model import load_model
@@ -140,19 +140,19 @@ def test_inline_options():
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("a cat --q 3", "`--q` is no inline option"),
+        ("a cat --q 3", "`--q` is not an inline option"),
         ("a cat --s x", "`--s x`"),
         ("a cat --w", "`--w` has no value"),
         ("a cat --t 2", "0 to 1"),
         ("a cat --d 1+2", "`--d 1+2`"),
-        ("a cat --d", "`--d` is there twice, or has no value"),
+        ("a cat --d", "`--d` is given twice, or has no value"),
         ("a cat --f ../x.png", "within --outdir"),
         ("a cat --f /tmp/x.png", "within --outdir"),
         ("a cat --f x.exe", ".png"),
         ("a cat --dsd1 3", "Deep Shrink"),
         ("a cat --glt 3", "Gradual Latent"),
         ("a (cat:1.2.3)", "`1.2.3` is no weight"),
-        ("a\0cat", "characters in it that are no text"),
+        ("a\0cat", "characters in it that are not text"),
         ("a cat --ow 9999999999", "a whole number from 1 to"),
         ("x" * 70_000 + " --f a.jpg", "a JPEG file has no room"),
     ],
@@ -161,13 +161,16 @@ def test_a_broken_line_is_told_with_its_place(line, said, tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text(f"# a comment\n\na dog\n{line}\n")
     with pytest.raises(ConfigError) as caught:
-        list(Plan(GenerateSettings(from_file=str(file)), 128, 3.0).jobs())
+        list(JobPlan(GenerateSettings(from_file=str(file)), NATIVE).jobs())
     assert said in str(caught.value)
     assert "line 4" in str(caught.value)
 
 
+NATIVE = Native(128, 3.0, 8)
+
+
 def plan(**settings):
-    return list(Plan(GenerateSettings(seed=10, **settings), 128, 3.0).jobs())
+    return list(JobPlan(GenerateSettings(seed=10, **settings), NATIVE).jobs())
 
 
 def test_seeds_count_up_over_prompts_and_passes():
@@ -187,21 +190,21 @@ def test_variants_follow_from_the_seed_of_the_picture():
 
 
 def test_sides_are_rounded_and_that_is_said():
-    made = Plan(GenerateSettings(W=100, prompt=("a --h 130",)), 128, 3.0)
+    made = JobPlan(GenerateSettings(W=100, prompt=("a --h 130",)), NATIVE)
     (job,) = made.jobs()
     assert (job.width, job.height) == (96, 128)
-    said = "{} is no multiple of 8: {} is used, here and wherever it stands"
+    said = "{} is not a multiple of 8: {} is used instead, here and elsewhere"
     assert [p.what for p in made.problems] == [said.format(100, 96), said.format(130, 128)]
 
 
 def test_steps_are_held_within_limits_and_that_is_said():
-    made = Plan(GenerateSettings(prompt=("a --s 0", "b --s 5000", "c --s 7")), 128, 3.0)
+    made = JobPlan(GenerateSettings(prompt=("a --s 0", "b --s 5000", "c --s 7")), NATIVE)
     assert [job.steps for job in made.jobs()] == [1, 998, 7]
     assert [job.steps for job in made.jobs()] == [1, 998, 7]
     assert [p.what for p in made.problems] == [
         "0 steps are not possible with ddim: 1 are taken", "5000 steps are not possible with ddim: 998 are taken",
     ]  # fmt: skip
-    few = Plan(GenerateSettings(prompt=("a",), steps=60, sampler="lcm"), 128, 3.0)
+    few = JobPlan(GenerateSettings(prompt=("a",), steps=60, sampler="lcm"), NATIVE)
     assert [job.steps for job in few.jobs()] == [50]
     assert [p.what for p in few.problems] == ["60 steps are not possible with lcm: 50 are taken"]
 
@@ -220,24 +223,24 @@ def test_a_sampler_takes_as_many_steps_as_is_said(model, sampler):
     ("settings", "said"),
     [
         ({"prompt": ("a --t 0.5",)}, "--t has no effect without --image_path or --highres_fix_scale"),
-        ({"prompt": ("a --d 3",), "n_iter": 2}, "with --d, every pass of --n_iter draws the same pictures"),
-        ({"prompt": ("a --w 64 --w 32",)}, "`--w` is there twice: only the last one counts"),
-        ({"image_path": "odd.png", "prompt": ("a",)}, "a picture of 100 x 70 is drawn at 96 x 64, multiples of 32"),
-        ({"highres_fix_scale": 0.3, "prompt": ("a",)}, "the first of two stages is drawn at 32 x 32, multiples of 32"),
+        ({"prompt": ("a --d 3",), "n_iter": 2}, "with --d, every pass of --n_iter generates the same images"),
+        ({"prompt": ("a --w 64 --w 32",)}, "`--w` is given twice: only the last one counts"),
+        ({"image_path": "odd.png", "prompt": ("a",)}, "an image of 100 x 70 becomes one of 96 x 64, multiples of 32"),
+        ({"highres_fix_scale": 0.3, "prompt": ("a",)}, "the first of two stages has 32 x 32 pixels, multiples of 32"),
     ],
 )
 def test_what_is_not_done_as_it_is_written_is_said(settings, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (100, 70)).save("odd.png")
-    made = Plan(GenerateSettings(**settings), 128, 3.0)
+    made = JobPlan(GenerateSettings(**settings), NATIVE)
     assert list(made.jobs())
     assert [p.what for p in made.problems] == [said]
 
 
 def test_what_a_line_cannot_have_is_said_once():
-    made = Plan(GenerateSettings(prompt=("a --n b", "c --n d", "e --nl 3"), scale=1.0), 128, 3.0)
+    made = JobPlan(GenerateSettings(prompt=("a --n b", "c --n d", "e --nl 3"), scale=1.0), NATIVE)
     list(made.jobs())
-    assert [p.what for p in made.problems] == ["a guidance scale of 1 is none: the negative prompt has no effect"]
+    assert [p.what for p in made.problems] == ["with a guidance scale of 1, the negative prompt has no effect"]
 
 
 def test_shuffled_prompts_come_once_each_pass():
@@ -256,7 +259,7 @@ def test_a_batch_holds_one_shape():
 def test_a_long_prompt_file_is_read_as_it_goes(tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("".join(f"a cat number {i} --s 2\n" for i in range(10_000)))
-    jobs = Plan(GenerateSettings(from_file=str(file), seed=0), 128, 3.0).jobs()
+    jobs = JobPlan(GenerateSettings(from_file=str(file), seed=0), NATIVE).jobs()
     assert next(jobs).prompt == "a cat number 0"
     assert sum(1 for _ in jobs) == 9_999
 
@@ -264,12 +267,12 @@ def test_a_long_prompt_file_is_read_as_it_goes(tmp_path):
 @pytest.fixture(scope="module")
 def model():
     loaded = load_model()
-    loaded.add_word("zyzzo", {"text_encoder": torch.randn(2, 128, generator=torch.Generator().manual_seed(1))})
+    loaded.text.add_word("zyzzo", {"text_encoder": torch.randn(2, 128, generator=torch.Generator().manual_seed(1))})
     return loaded
 
 
 def test_a_word_in_the_spelling_of_other_programs(model):
-    tokenizer = model.tokenizers["text_encoder"]
+    tokenizer = model.text.tokenizers["text_encoder"]
     plain = parts_of(tokenizer, "a zyzzo, (zyzzo:1.2) on blue")
     for other in ("a embedding:zyzzo, (embedding:zyzzo:1.2) on blue", "a <zyzzo>, (<zyzzo>:1.2) on blue",
                   "a embedding:zyzzo.safetensors, (Embedding:ZYZZO.pt:1.2) on blue"):  # fmt: skip
@@ -284,7 +287,7 @@ def test_a_word_in_the_spelling_of_other_programs(model):
 
 
 def test_break_begins_a_new_part(model):
-    tokenizer = model.tokenizers["text_encoder"]
+    tokenizer = model.text.tokenizers["text_encoder"]
     parts = parts_of(tokenizer, "a (red cat BREAK blue:1.5) dog")
     assert [len(part) for part in parts] == [3, 2]
     assert [weight for part in parts for _, weight in part] == [1.0, 1.5, 1.5, 1.5, 1.0]
@@ -295,9 +298,9 @@ def test_long_prompts_are_read_whole_or_the_cut_is_said(model):
     long = " ".join(["cat"] * 100)
     assert conditioning(model, [long]).sequence.shape == (1, 152, 128)
     assert conditioning(model, [long], rules=TextRules(most_parts=1)).sequence.shape == (1, 77, 128)
-    tokenizer = model.tokenizers["text_encoder"]
-    assert read_by(tokenizer, f"Zyzzo {long}", TextRules(most_parts=1)) == ({"zyzzo"}, 27)
-    assert read_by(tokenizer, long) == (set(), 0)
+    tokenizer = model.text.tokenizers["text_encoder"]
+    assert words_and_loss(tokenizer, f"Zyzzo {long}", TextRules(most_parts=1)) == ({"zyzzo"}, 27)
+    assert words_and_loss(tokenizer, long) == (set(), 0)
 
 
 def test_weights_multiply_and_the_mean_is_kept_as_asked(model):
@@ -317,7 +320,7 @@ def test_weights_multiply_and_the_mean_is_kept_as_asked(model):
 
 def test_a_word_at_the_edge_of_a_part_moves_whole_to_the_next(model):
     """As in AUTOMATIC1111: no part holds half of a word, weighed or not; a prompt without it is cut at 75 as ever."""
-    tokenizer = model.tokenizers["text_encoder"]
+    tokenizer = model.text.tokenizers["text_encoder"]
     rows = list(tokenizer.words["zyzzo"])
     for before in (72, 73, 74, 75):
         for spelled, weight in (("zyzzo", 1.0), ("(zyzzo:1.3)", 1.3), ("<zyzzo>", 1.0)):
@@ -331,7 +334,7 @@ def test_a_word_at_the_edge_of_a_part_moves_whole_to_the_next(model):
 
 
 def test_a_word_of_more_vectors_than_a_part_holds(model):
-    tokenizer = replace(model.tokenizers["text_encoder"], words={}, known={})
+    tokenizer = replace(model.text.tokenizers["text_encoder"], words={}, known={})
     tokenizer.add_word("much", 80)
     assert [len(part) for part in parts_of(tokenizer, "a much cat")] == [1, 75, 6]
     assert [token for part in parts_of(tokenizer, "much") for token, _ in part] == list(tokenizer.words["much"])
@@ -355,12 +358,12 @@ def test_a_word_of_more_vectors_than_a_part_holds(model):
 def test_invokeais_weights_of_a_word(model, spelled, plain):
     """As its own parser reads them; of a prompt without a word they are text, which is said."""
     assert plain_spelling(spelled, ["zyzzo"]) == plain
-    tokenizer = model.tokenizers["text_encoder"]
+    tokenizer = model.text.tokenizers["text_encoder"]
     assert parts_of(tokenizer, spelled) == parts_of(tokenizer, plain)
 
 
 def test_weights_that_mean_nothing_are_said():
     for text, said in (("(cat)1.2", "(cat)1.2"), ("a cat++ here", "cat++"), ("a (red cat)-", "(red cat)-")):
-        assert [(found, what) for found, what, _ in foreign_spellings(text)] == [(said, "is no weight")]
+        assert [(found, what) for found, what, _ in other_meanings(text)] == [(said, "is no weight")]
     for text in ("(cat:1.2), 3", "well-known", "(a) 1.2", "a (b)-like", "--", "<x>"):
-        assert "is no weight" not in [what for _, what, _ in foreign_spellings(text)]
+        assert "is no weight" not in [what for _, what, _ in other_meanings(text)]

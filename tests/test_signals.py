@@ -86,8 +86,8 @@ import os, signal
 from pathlib import Path
 from neonym.cli.entry import start
 def command():
-    from neonym.io.atomic import whole_file
-    with whole_file(Path({str(tmp_path / "a.txt")!r})) as part:
+    from neonym.io.atomic import atomic_write
+    with atomic_write(Path({str(tmp_path / "a.txt")!r})) as part:
         part.write_text("half")
         os.kill(os.getpid(), signal.SIGTERM)
 start(command)

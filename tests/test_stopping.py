@@ -1,31 +1,29 @@
 """A stop is obeyed within a step, whatever a run is doing, and leaves nothing to do twice."""
 
 import signal
+import threading
 from pathlib import Path
 
 import pytest
+from conftest import stop_at
 
-from neonym.cli.train import stopping
-from neonym.runs.events import Silent, Stopped, stopping_at_once
-from neonym.training import run as loop
+from neonym import train
+from neonym.cli.signals import stopping
+from neonym.runs.events import Encoded, Event, Judging
+from neonym.runs.stop import Stop, StopRequested
 
 
-class StopsIn(Silent):
-    """Asks for a stop in a phase of the run, or with a step, and counts the predictions of the verdict."""
+class StopsIn:
+    """Asks for a stop in a phase of the run, and remembers how far the phase was when it ended."""
 
-    def __init__(self, phase: str = "", done: int = 0, step: int = 0):
-        self.when, self.stop_at, self.judged = (phase, done), step, 0
+    def __init__(self, kind: type[Encoded] | type[Judging], done: int):
+        self.stop, self.kind, self.at, self.done = Stop(), kind, done, 0
 
-    def phase(self, name: str, done: int, total: int) -> None:
-        del total
-        self.judged = done if name == "judged" else self.judged
-        if (name, done) == self.when:
-            self.stop_wanted = signal.SIGINT
-
-    def step(self, step, losses) -> None:
-        del losses
-        if step == self.stop_at:
-            self.stop_wanted = signal.SIGTERM
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, (Encoded, Judging)) and isinstance(event, self.kind):
+            self.done = event.done
+            if event.done == self.at:
+                self.stop.request(signal.SIGINT)
 
 
 def file_of(run) -> bytes:
@@ -33,13 +31,13 @@ def file_of(run) -> bytes:
 
 
 def test_a_stop_within_the_verdict_keeps_the_last_step(run_for):
-    whole, run, report = run_for("whole"), run_for(), StopsIn("judged", 2)
-    verdict = loop.train(whole).verdicts[0]
-    stopped = loop.train(run, report)
+    whole, run, report = run_for("whole"), run_for(), StopsIn(Judging, 2)
+    verdict = train(whole).verdicts[0]
+    stopped = train(run, [report], report.stop)
     assert (stopped.signal, stopped.steps, stopped.files) == (signal.SIGINT, 8, [])
-    assert report.judged == 2  # the very next prediction is not made
+    assert report.done == 2  # the very next prediction is not made
     assert not (Path(run.save.output_dir) / "mychar4.safetensors").exists()
-    again = loop.train(run)
+    again = train(run)
     assert again.verdicts[0] == verdict
     assert file_of(run) == file_of(whole)
 
@@ -48,25 +46,46 @@ def test_a_stop_within_an_evaluation_loses_none(run_for):
     """The evaluation that is cut off is made by the next start: early stopping sees the same curve."""
     options = {"early_stop": True, "eval_every_n_steps": 2, "early_stop_window": 2, "early_stop_threshold": 0.9}
     whole, run = run_for("whole", **options), run_for(**options)
-    expected = loop.train(whole)
-    stopped = loop.train(run, StopsIn(step=2))
+    expected = train(whole)
+    stopped = train(run, **stop_at(2))
     assert (stopped.signal, stopped.steps) == (signal.SIGTERM, 2)
-    again = loop.train(run)
+    again = train(run)
     assert (again.steps, again.verdicts) == (expected.steps, expected.verdicts)
     assert file_of(run) == file_of(whole)
 
 
 def test_a_stop_while_images_are_encoded(run_for):
-    assert loop.train(run_for(), StopsIn("encoded", 3)).signal == signal.SIGINT
-    assert loop.train(run_for()).steps == 8
+    report = StopsIn(Encoded, 3)
+    assert train(run_for(), [report], report.stop).signal == signal.SIGINT
+    assert report.done == 3  # no other image is encoded
+    assert train(run_for()).steps == 8
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_block_that_has_nothing_to_save(number):
-    report = Silent()
-    with stopping(report), pytest.raises(Stopped), stopping_at_once(report):
+    stop = Stop()
+    with stopping(stop), pytest.raises(StopRequested), stop.at_once():
         signal.raise_signal(number)
-    assert report.stop_wanted == number
-    assert not report.stops_at_once
-    with pytest.raises(Stopped), stopping_at_once(report):  # asked for before the block
+    assert stop.requested
+    assert stop.signal == number
+    stop.request_at_once(number)  # outside of such a block nothing is raised
+    with pytest.raises(StopRequested), stop.at_once():  # asked for before the block
         raise AssertionError("the block was entered")
+
+
+def test_a_block_of_another_thread_is_not_ended_in_this_one():
+    """A signal handler runs in the main thread, wherever the run is."""
+    stop, inside, leave = Stop(), threading.Event(), threading.Event()
+
+    def load() -> None:
+        with stop.at_once():
+            inside.set()
+            leave.wait()
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    inside.wait()
+    stop.request_at_once(signal.SIGTERM)
+    leave.set()
+    thread.join()
+    assert stop.signal == signal.SIGTERM

@@ -10,10 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from neonym.models.encoders.rows import EmbeddingWithRows, join_chunks, nearest_tokens
+from neonym.models.encoders.clip import join_chunks
+from neonym.models.encoders.rows import EmbeddingWithRows, nearest_tokens
 from neonym.models.loading.identify import identify
 from neonym.models.model import load_model
-from neonym.models.tokenizers.clip import CLIP, WordTokenizer, load_tokenizers, read_tokenizer
+from neonym.models.tokenizers.clip import ClipWordTokenizer
+from neonym.models.tokenizers.loading import CLIP, load_tokenizers, read_clip
+from neonym.models.tokenizers.word_tokenizer import WordTokenizer
 from neonym.text.words import clean, whole_word
 
 SOURCE = identify("builtin:emoji")
@@ -25,23 +28,31 @@ def tokenizer(length: int = 75):
 
 def family_tokenizer(kind: str, length: int | None) -> WordTokenizer:
     """The same vocabulary, padded as each family pads: SD 1.x with the end, SD 2.x with "!", SDXL's second one with id 0."""
-    return WordTokenizer(clip_tokenizer(kind), 49408, chunks=(length or 75) // 75)
+    return ClipWordTokenizer(49408, 75, (length or 75) // 75, 8, clip=clip_tokenizer(kind))
 
 
 @cache
 def clip_tokenizer(kind: str):
-    return read_tokenizer(CLIP, None if kind == "sd1" else "!", unread_padding=kind == "sdxl_tokenizer2")
+    return read_clip(CLIP, None if kind == "sd1" else "!", id_zero_pads=kind == "sdxl_tokenizer2")
 
 
-@pytest.mark.parametrize("length", [None, 75, 150, 225])
-@pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl_tokenizer2"])
+def golden_cases(part, kind, length):
+    cases = golden("d_tokenization.json", part)
+    return [c for c in cases if (c["inputs"]["tokenizer"], c["inputs"]["max_token_length"]) == (kind, length)]
+
+
+LENGTHS = [(kind, length) for kind in ("sd1", "sd2") for length in (None, 75, 150, 225)]
+LENGTHS += [("sdxl_tokenizer2", length) for length in (None, 150, 225)]
+
+
+@pytest.mark.parametrize(("kind", "length"), LENGTHS)
 def test_golden_tokenization(kind, length):
+    assert len(golden_cases("cases", kind, length)) >= 19
+    assert golden_cases("with_weights", kind, length) or kind == "sdxl_tokenizer2" or length == 75
     tokenize = family_tokenizer(kind, length)
     for part in ("cases", "with_weights"):
         tokenize.weighted = part == "with_weights"
-        for case in golden("d_tokenization.json", part):
-            if (case["inputs"]["tokenizer"], case["inputs"]["max_token_length"]) != (kind, length):
-                continue
+        for case in golden_cases(part, kind, length):
             found = tokenize(case["inputs"]["caption"])
             assert found.ids == case["expected"]["input_ids"], case["inputs"]
             if tokenize.weighted:

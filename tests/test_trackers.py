@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from neonym import train
 from neonym.preflight.preflight import preflight
-from neonym.training import run as loop
 
 
 def test_tensorboard_gets_sd_scripts_scalars_and_ours(run_for, tmp_path):
@@ -18,7 +18,7 @@ def test_tensorboard_gets_sd_scripts_scalars_and_ours(run_for, tmp_path):
     prompts = tmp_path / "p.txt"
     prompts.write_text("a mychar4 --s 2 --w 64 --h 64")
     logs = tmp_path / "logs"
-    loop.train(
+    train(
         run_for(
             logging_dir=str(logs), log_prefix="my", log_config=True, eval_every_n_steps=4, max_train_steps=8,
             sample_prompts=str(prompts), sample_every_n_steps=8,
@@ -64,21 +64,22 @@ def test_what_trackers_need_is_said_before(run_for):
 
 def test_nothing_is_logged_without_being_asked(run_for):
     run = run_for(max_train_steps=1)
-    loop.train(run)
+    train(run)
     assert not list(Path(run.save.output_dir).rglob("events.out*"))
 
 
 def test_notes_go_where_they_are_wanted(tmp_path, capsys):
     from neonym.errors import UserError
-    from neonym.runs.events import Terminal
+    from neonym.runs.console import Terminal
+    from neonym.runs.events import Noted
 
     log = tmp_path / "logs" / "run.log"
     log.parent.mkdir()
     log.write_text("of an earlier run")
     report = Terminal(level="WARNING", log=log)
-    for text in ("note: small", "warning: large"):
-        report.note(text)
-    report.result("mychar4: LEARNED")
+    report(Noted("info", "note: small"))
+    report(Noted("warning", "warning: large"))
+    report(Noted("result", "mychar4: LEARNED"))
     shown = capsys.readouterr().err
     assert "small" not in log.read_text()
     assert "warning: large" in log.read_text()

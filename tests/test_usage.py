@@ -11,10 +11,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks.checkpoints import make_parts, single_file_tensors
+from neonym import train
 from neonym.cli.main import main
 from neonym.formats import read_embedding, write_embedding
 from neonym.formats.usage import usage_card
-from neonym.training.run import train
 from neonym.types import Embedding
 
 SD1 = {"text_encoder": torch.randn(2, 768, generator=torch.Generator().manual_seed(5))}

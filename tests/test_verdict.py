@@ -9,11 +9,11 @@ import pytest
 import torch
 from conftest import ROOT, WORD
 
+from neonym import train
 from neonym.generation.judge import FAIR_SHARE, LEARNED, LEAST_SHARE, NOT_LEARNED, WEAK, Judgement, judge
 from neonym.generation.worth import KNOWN, Worth, known_words, lent, summed
 from neonym.models.loading.identify import identify
 from neonym.models.model import load_model
-from neonym.training import run as loop
 from neonym.training.verdict import EncoderFigures, advice
 
 GOOD = Worth(
@@ -81,11 +81,11 @@ def test_certainty_does_not_grow_with_the_length_of_a_step():
 
 def test_words_are_lent_for_a_measurement_only():
     model = load_model()
-    before = dict(model.tokenizers["text_encoder"].words)
+    before = dict(model.text.tokenizers["text_encoder"].words)
     with lent(model, {"lentword": {"text_encoder": torch.zeros(2, 128)}}):
-        assert "lentword" in model.tokenizers["text_encoder"].words
-    assert model.tokenizers["text_encoder"].words == before
-    assert all(len(table.rows) == len(before) for table in model.tables.values())
+        assert "lentword" in model.text.tokenizers["text_encoder"].words
+    assert model.text.tokenizers["text_encoder"].words == before
+    assert all(len(table.rows) == len(before) for table in model.text.tables.values())
 
 
 def test_a_new_word_is_no_known_word():
@@ -98,7 +98,7 @@ def test_a_new_word_is_no_known_word():
 
 def test_the_vectors_of_the_start_are_judged_as_no_gain_at_all(run_for):
     """Nothing but the rows differs between the two measurements: the same rows give the same losses, bit for bit."""
-    (verdict,) = loop.train(run_for(max_train_steps=2, learning_rate=1e-30)).verdicts
+    (verdict,) = train(run_for(max_train_steps=2, learning_rate=1e-30)).verdicts
     assert verdict.loss_after == verdict.loss_before
     assert verdict.word == NOT_LEARNED
     assert verdict.share == 0.0
@@ -112,7 +112,7 @@ def test_the_vectors_of_the_start_are_judged_as_no_gain_at_all(run_for):
     ],
 )
 def test_a_word_that_was_not_learned_comes_with_what_may_help(run_for, options, words):
-    (verdict,) = loop.train(run_for(**options)).verdicts
+    (verdict,) = train(run_for(**options)).verdicts
     assert words in verdict.advice
     assert "around 0.02 suits this model" in verdict.advice
     assert f"what may help: {verdict.advice}" in "\n".join(verdict.lines())

@@ -31,8 +31,8 @@ def test_tokens_of_the_init_word_against_vectors(pictures, word, count, severity
 
 def test_vectors_start_as_it_is_said():
     model = load_model()
-    table = model.vocabulary("text_encoder")
-    red, fluffy, dog = model.tokenizers["text_encoder"].pieces("red fluffy dog")
+    table = model.text.vocabulary("text_encoder")
+    red, fluffy, dog = model.text.tokenizers["text_encoder"].pieces("red fluffy dog")
     assert torch.equal(first_rows(model, "red fluffy dog", 2)["text_encoder"], table[[red, fluffy]].float())
     assert torch.equal(first_rows(model, "red dog", 3)["text_encoder"], table[[red, dog, red]].float())
 

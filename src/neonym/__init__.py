@@ -1,7 +1,7 @@
 """Neonym teaches a frozen text-to-image diffusion model a new word (Textual Inversion).
 
-The verbs are `train`, `generate`, `read_embedding`, `write_embedding` and `load_model`; the value is `Embedding`.
-They are imported when first used, so that `import neonym` stays quick: every program begins with it, and can be interrupted.
+The names below are the Python API; `docs/python.md` describes them. They are imported when first used, so that
+`import neonym` stays quick: every command begins with it, and can be interrupted.
 """
 
 from __future__ import annotations
@@ -10,29 +10,121 @@ from neonym._version import __version__ as __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
+    from neonym.api.convert import convert as convert
+    from neonym.api.generate import generate as generate
+    from neonym.api.inspect import EncoderFacts as EncoderFacts
+    from neonym.api.inspect import FileFacts as FileFacts
+    from neonym.api.inspect import Neighbours as Neighbours
+    from neonym.api.inspect import WordFacts as WordFacts
+    from neonym.api.inspect import inspect as inspect
+    from neonym.api.train import check as check
+    from neonym.api.train import train as train
+    from neonym.config.run import RunConfig as RunConfig
+    from neonym.errors import ConfigError as ConfigError
+    from neonym.errors import DataError as DataError
+    from neonym.errors import FormatError as FormatError
+    from neonym.errors import ModelError as ModelError
+    from neonym.errors import NeonymError as NeonymError
+    from neonym.errors import Problem as Problem
+    from neonym.errors import UserError as UserError
     from neonym.formats import read_embedding as read_embedding
     from neonym.formats import write_embedding as write_embedding
-    from neonym.generation.images import generate as generate
+    from neonym.models.model import Model as Model
     from neonym.models.model import load_model as load_model
-    from neonym.training.run import train as train
+    from neonym.runs.events import Encoded as Encoded
+    from neonym.runs.events import Evaluated as Evaluated
+    from neonym.runs.events import Event as Event
+    from neonym.runs.events import Failed as Failed
+    from neonym.runs.events import Finished as Finished
+    from neonym.runs.events import Judged as Judged
+    from neonym.runs.events import Judging as Judging
+    from neonym.runs.events import Listener as Listener
+    from neonym.runs.events import Noted as Noted
+    from neonym.runs.events import Opened as Opened
+    from neonym.runs.events import Sampled as Sampled
+    from neonym.runs.events import Saved as Saved
+    from neonym.runs.events import Started as Started
+    from neonym.runs.events import Stepped as Stepped
+    from neonym.runs.events import Stopped as Stopped
+    from neonym.runs.stop import Stop as Stop
+    from neonym.training.run import Result as Result
+    from neonym.training.verdict import Verdict as Verdict
     from neonym.types import Embedding as Embedding
 
 _HOMES = {
-    "train": "neonym.training.run",
-    "generate": "neonym.generation.images",
-    "read_embedding": "neonym.formats",
-    "write_embedding": "neonym.formats",
-    "load_model": "neonym.models.model",
-    "Embedding": "neonym.types",
-}
-__all__ = ["Embedding", "generate", "load_model", "read_embedding", "train", "write_embedding"]
+    "neonym.api.convert": ("convert",),
+    "neonym.api.generate": ("generate",),
+    "neonym.api.inspect": ("EncoderFacts", "FileFacts", "Neighbours", "WordFacts", "inspect"),
+    "neonym.api.train": ("check", "train"),
+    "neonym.config.run": ("RunConfig",),
+    "neonym.errors": (
+        "ConfigError", "DataError", "FormatError", "ModelError", "NeonymError", "Problem", "UserError",
+    ),
+    "neonym.formats": ("read_embedding", "write_embedding"),
+    "neonym.models.model": ("Model", "load_model"),
+    "neonym.runs.events": (
+        "Encoded", "Evaluated", "Event", "Failed", "Finished", "Judged", "Judging", "Listener", "Noted", "Opened",
+        "Sampled", "Saved", "Started", "Stepped", "Stopped",
+    ),
+    "neonym.runs.stop": ("Stop",),
+    "neonym.training.run": ("Result",),
+    "neonym.training.verdict": ("Verdict",),
+    "neonym.types": ("Embedding",),
+}  # fmt: skip
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "Embedding",
+    "Encoded",
+    "EncoderFacts",
+    "Evaluated",
+    "Event",
+    "Failed",
+    "FileFacts",
+    "Finished",
+    "FormatError",
+    "Judged",
+    "Judging",
+    "Listener",
+    "Model",
+    "ModelError",
+    "Neighbours",
+    "NeonymError",
+    "Noted",
+    "Opened",
+    "Problem",
+    "Result",
+    "RunConfig",
+    "Sampled",
+    "Saved",
+    "Started",
+    "Stepped",
+    "Stop",
+    "Stopped",
+    "UserError",
+    "Verdict",
+    "WordFacts",
+    "check",
+    "convert",
+    "generate",
+    "inspect",
+    "load_model",
+    "read_embedding",
+    "train",
+    "write_embedding",
+]
 
 
-def __getattr__(name: str) -> Any:
-    from importlib import import_module
+if not TYPE_CHECKING:  # a type checker would take it for a module in which every name exists
 
-    if name not in _HOMES:
+    def __getattr__(name: str) -> object:
+        from importlib import import_module
+
+        for home, names in _HOMES.items():
+            if name in names:
+                return getattr(import_module(home), name)
         raise AttributeError(f"module 'neonym' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,15 +1,19 @@
 """What can go wrong, as users see it.
 
     NeonymError            exit code 1
-    └── UserError          exit code 2: one paragraph that says what, where, and how to fix it
-        ├── ConfigError    flags and config files, all their problems together
-        ├── DataError      pictures, captions, masks
+    └── UserError          exit code 2: one paragraph that says what is wrong, where, and how to fix it
+        ├── ConfigError    settings, all their problems together
+        ├── DataError      images, captions, masks
         ├── ModelError     checkpoints and model folders
         └── FormatError    embedding files
 
 `ValueError` and `assert` are for our own mistakes; nothing in this tree is raised for those.
+
+Messages write the setting `learning_rate` as `--learning_rate`. The command line prints that as it is;
+`config.wording` turns it into the name for the Python API.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
@@ -21,7 +25,7 @@ EXIT_TERMINATED = 143
 
 
 def in_one_line(name: str) -> str:
-    """A file's name as it can be shown: line breaks and the like as escapes."""
+    """Return a file's name as it can be shown: line breaks and the like become escapes."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
 
 
@@ -31,17 +35,17 @@ def counted(number: int, thing: str) -> str:
 
 
 def some(names: list[str]) -> str:
-    """The first three."""
+    """Return the first three names as one text."""
     return ", ".join(map(in_one_line, names[:3])) + (", ..." if len(names) > 3 else "")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong or doubtful: `error` stops a run, `warning` and `note` are said and passed."""
+    """One thing that is wrong or doubtful: an `error` stops a run; a `warning` or a `note` does not."""
 
     severity: Literal["error", "warning", "note"]
     what: str
-    where: str = ""
+    where: str = ""  # a setting, a file, or a place in a file
     fix: str = ""
 
     def __str__(self) -> str:
@@ -52,32 +56,43 @@ class Problem:
 
 
 class NeonymError(Exception):
-    """Everything that Neonym raises on purpose."""
+    """The base of everything that Neonym raises on purpose."""
 
     exit_code = 1
 
 
 class UserError(NeonymError):
-    """Something that the user can put right."""
+    """Something that the user can put right. `problems` lists what is wrong, `problem` is the first."""
 
     exit_code = EXIT_USER_ERROR
 
     def __init__(self, what: str, where: str = "", fix: str = ""):
-        self.problem = Problem("error", what, where, fix)
-        super().__init__(str(self.problem))
+        super().__init__(what, where, fix)
+        self.problems = [Problem("error", what, where, fix)]
+
+    @property
+    def problem(self) -> Problem:
+        return self.problems[0]
+
+    def __str__(self) -> str:
+        bullet = "- " if len(self.problems) > 1 else ""
+        return "\n".join(f"{bullet}{problem}" for problem in self.problems)
+
+    def reword(self, change: Callable[[Problem], Problem]) -> None:
+        """Replace every problem by what `change` returns for it."""
+        self.problems = [change(problem) for problem in self.problems]
 
 
 class ConfigError(UserError):
-    """Every mistake of the settings at once."""
+    """Every mistake in the settings at once."""
 
     def __init__(self, problems: list[Problem]):
+        NeonymError.__init__(self, problems)
         self.problems = [p for p in problems if p.severity == "error"]
-        bullet = "- " if len(self.problems) > 1 else ""
-        NeonymError.__init__(self, "\n".join(f"{bullet}{p}" for p in self.problems))
 
 
 class DataError(UserError):
-    """A picture, caption or folder that cannot be used."""
+    """An image, caption or folder that cannot be used."""
 
 
 class ModelError(UserError):
@@ -89,6 +104,6 @@ class FormatError(UserError):
 
 
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
-    """-> 'Did you mean X?', or the empty string."""
+    """Return `Did you mean X?`, or the empty string."""
     found = get_close_matches(name, known, n=1, cutoff=0.6)
     return f"Did you mean `{found[0]}`?" if found else ""

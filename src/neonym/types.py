@@ -1,6 +1,6 @@
 """The values that flow, with their shapes.
 
-Letters: B samples, N concepts, C latent channels, h,w latent size (H,W pixels), K chunks, L = 77 ids a chunk,
+Letters: B samples, N concepts, C latent channels, h,w latent size (H,W pixels), K chunks of text, L ids a chunk,
 S text positions, D text width, n rows of a concept, W width of an encoder's token table, V its vocabulary.
 """
 
@@ -39,7 +39,7 @@ class CaptionRules:
 
 
 @dataclass(frozen=True)
-class PictureRules:
+class ImageRules:
     """How a picture becomes pixels (dataset.md section 5); with any of the random ones it is encoded anew each time."""
 
     background: tuple[int, int, int] = (255, 255, 255)  # what transparent pixels are laid on
@@ -91,13 +91,13 @@ class ImageRecord:
     is_reg: bool
     rules: CaptionRules
     content: str = ""  # SHA-256 of the file, and of its mask's
-    pictures: PictureRules = PictureRules()
+    image_rules: ImageRules = ImageRules()
     mask: Path | None = None  # picture whose red channel weighs the loss
     further: str = ""  # lines of the stored caption that are not used
 
     @property
     def masked(self) -> bool:
-        return self.mask is not None or self.pictures.alpha_mask
+        return self.mask is not None or self.image_rules.alpha_mask
 
 
 @dataclass(frozen=True)
@@ -113,26 +113,35 @@ class Draw:
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """A tokenized caption, or a batch of captions (B in front of every shape)."""
+
+    ids: dict[str, Tensor]  # per encoder int64 [K,L]; an id >= V reads a learned row
+    emphasis: dict[str, Tensor] | None = None  # per encoder [K,L] the emphasis of each id; None: there is none
+    words: frozenset[str] = frozenset()  # the new words that stand in it, in lower case
+
+
+@dataclass(frozen=True)
 class Batch:
     """Samples of one size that go through the model together."""
 
     moments: Tensor  # [B,2C,h,w] VAE mean and log-variance
-    tokens: dict[str, Tensor]  # per encoder int64 [B,K,L]; an id >= V reads a learned row
+    text: Encoded
     keys: list[tuple[int, int, int]]
     levels: list[float]  # noise levels in 0..1
     concept: Tensor  # int64 [B]
     weight: Tensor  # [B]
     mask: Tensor | None = None  # [B,1,h,w] weight of each place, or None if all count the same
     sizes: Tensor | None = None  # [B,6] original height and width, crop from top and left, target height and width
-    emphasis: dict[str, Tensor] | None = None  # per encoder [B,K,L] weight of each id, or None
 
 
 @dataclass(frozen=True)
 class TextCond:
-    """Encoded text: what the U-Net attends to, and for some models a summary of all of it."""
+    """Encoded text: the states that the denoiser attends to, and for some models a summary of all of them."""
 
     sequence: Tensor  # [B,S,D]
     pooled: Tensor | None = None  # [B,P]
+    mask: Tensor | None = None  # bool [B,S]: which states belong to the text; None: all
 
 
 @dataclass(frozen=True)
@@ -151,7 +160,7 @@ class Noisy:
 
     x_t: Tensor  # [B,C,h,w]
     target: Tensor  # [B,C,h,w]
-    t: Tensor  # int64 [B]
+    t: Tensor  # [B]: timesteps, in thousandths of the way to pure noise
     snr: Tensor  # signal-to-noise ratio [B]
     velocity: bool  # the target is a velocity, not the noise
 

@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.recovery import Subject, arguments, machine, run_of, saved_at, write_data, write_json
+from neonym import train
 from neonym.generation.embeddings import add_embedding
 from neonym.generation.images import draw
 from neonym.models.model import load_model
-from neonym.runs.events import Silent
-from neonym.training.run import train
 
 from .drawings import STYLES, load_subjects, taught
 from .pictures import article, phrase
@@ -41,7 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         config, _ = write_data(words, args.vectors, args.batch_size, folder / "data")
-        train(run_of(args, config, folder / "out", {"eval_samples": 8}, None), Silent())
+        train(run_of(args, config, folder / "out", {"eval_samples": 8}, None))
         for row, subject in zip(asked, words, strict=True):
             add_embedding(model, saved_at(folder / "out", subject.word, args.steps), subject.word)
             prompts = [phrase(article(subject.word), subject.style, ground, 0) for ground in GROUNDS]

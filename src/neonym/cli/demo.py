@@ -15,30 +15,28 @@ from neonym.config.flags import parse_flags
 from neonym.config.resolve import read_table
 from neonym.config.run import DatasetSettings, EvalSettings, OptimSettings, RunConfig, SaveSettings
 from neonym.errors import EXIT_NOT_LEARNED, UserError
-from neonym.io.atomic import save_png, whole_file
+from neonym.io.atomic import atomic_write, save_png
 
 if TYPE_CHECKING:
     from neonym.cli.report import Shown
     from neonym.models.model import Model
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-DESCRIPTION = (
-    "Learn a subject and a style from the example images with the built-in model; write pictures and a report."
-)
+DESCRIPTION = "Learn a subject and a style from the example images with the built-in model; write images and a report."
 GROUNDS = ("blue", "yellow", "green", "white", "red", "purple")
 THINGS = ("a taxi", "a maple leaf", "a top hat", "an umbrella", "a light bulb", "a red apple")
-EVALUATIONS = 5  # on the way, for the course of the loss
+EVALUATIONS = 5  # on the way, for the curve of the loss
 
 
 @dataclass(frozen=True)
 class Theme:
-    """What is drawn of a word."""
+    """What is generated with a word."""
 
     prompts: Sequence[str]  # {} stands for the word
     label: str  # all of them in one line
 
-    def said(self, text: str, word: str) -> str:
-        """`text` with `word` in its place, and the article that it wants."""
+    def filled(self, text: str, word: str) -> str:
+        """Return `text` with `word` in its place, after the right article."""
         return text.replace("a {}", f"an {word}" if word[0] in "aeiou" else f"a {word}").replace("{}", word)
 
 
@@ -59,11 +57,12 @@ class DemoFlags(BaseModel):
 
     output_dir: str = Field("outputs/demo", description="Where everything goes.")
     max_train_steps: int | None = Field(None, ge=1, description="Length of the training (default: the model's, 100).")
-    steps: int = Field(30, ge=2, description="Steps in which a picture is drawn.")
+    steps: int = Field(30, ge=2, description="Steps in which an image is generated.")
     restart: bool = Field(False, description="Begin anew even if an unfinished demo could go on.")
 
 
 def main(argv: list[str], prog: str) -> int:
+    """Run the command. Return its exit code: 128 + a signal that stopped it, 3 if a word was not learned."""
     flags = parse_flags(DemoFlags, argv, prog, DESCRIPTION)
     started = time.monotonic()
     from neonym.models.loading.identify import identify
@@ -79,18 +78,20 @@ def main(argv: list[str], prog: str) -> int:
         save=SaveSettings(output_dir=flags.output_dir, output_name="demo", restart=flags.restart or not unfinished),
     )
     from neonym.cli.report import write_report
-    from neonym.cli.train import stopping
+    from neonym.cli.signals import stopping
     from neonym.generation.embeddings import add_files
     from neonym.generation.judge import NOT_LEARNED
     from neonym.generation.sheets import sheet
     from neonym.models.model import load_model
     from neonym.preflight.preflight import preflight
-    from neonym.runs.events import Terminal
-    from neonym.training.run import train
+    from neonym.runs.console import Terminal
+    from neonym.runs.outputs import EVENTS
+    from neonym.runs.start import train
+    from neonym.runs.stop import Stop
 
-    report = Terminal()
-    with stopping(report):
-        result = train(run, report)
+    terminal, stop = Terminal(), Stop()
+    with stopping(stop):
+        result = train(run, [terminal], stop)
     if result.signal:
         return 128 + result.signal
     model, out = load_model(), Path(flags.output_dir)
@@ -99,15 +100,15 @@ def main(argv: list[str], prog: str) -> int:
     for concept in plan.concepts:
         word, own = concept.token, [record.path for record in concept.records]
         one, theme = show(model, word, concept.init_word, own, flags.steps), THEMES[word]
-        rows = [(f"learned from {len(own)} pictures, such as", one.pictures)]
-        rows.append((f"before: {theme.said(theme.label, one.start)}", one.before))
-        rows.append((f"after: {theme.said(theme.label, word)}", one.after))
+        rows = [(f"learned from {len(own)} images, such as", one.examples)]
+        rows.append((f"before: {theme.filled(theme.label, one.start)}", one.before))
+        rows.append((f"after: {theme.filled(theme.label, word)}", one.after))
         path = out / f"{word}-before-after.png"
         save_png(sheet(rows), path)
         sheets.append(path)
         shown.append(one)
-        report.note(f"drawn: {path}")
-    page = write_report(out, result, shown, plan.run_folder / "events.jsonl", model.source.name)
+        terminal.print(f"written: {path}")
+    page = write_report(out, result, shown, plan.run_folder / EVENTS, model.source.name)
     print(f"\nDone in {time.monotonic() - started:.0f} s. Look at:")
     for path in [page, *sheets, *result.files]:
         print(f"  {path}")
@@ -122,7 +123,7 @@ def write_dataset(folder: Path) -> Path:
         subset["image_dir"] = str(EXAMPLES / Path(subset["image_dir"]).name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(file) as part:
+        with atomic_write(file) as part:
             part.write_text(json.dumps(table, indent=1), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot be written ({error.strerror})", str(file), "Choose another --output_dir") from error
@@ -130,7 +131,7 @@ def write_dataset(folder: Path) -> Path:
 
 
 def show(model: Model, word: str, start: str, paths: Sequence[Path], steps: int) -> Shown:
-    """Pictures that a word was learned from, and the same prompts and seeds drawn with its start and with it."""
+    """Return images that a word was learned from, and images of the same prompts and seeds with its start and with it."""
     from PIL import Image
 
     from neonym.cli.report import Shown
@@ -138,7 +139,7 @@ def show(model: Model, word: str, start: str, paths: Sequence[Path], steps: int)
 
     theme = THEMES[word]
     seeds = range(len(theme.prompts))
-    before, after = ([theme.said(prompt, said) for prompt in theme.prompts] for said in (start, word))
-    pictures = [Image.open(path) for path in paths[: len(GROUNDS)]]
-    drawn = [draw(model, prompts, seeds, steps=steps) for prompts in (before, after)]
-    return Shown(word, start, len(paths), pictures, after, *drawn)
+    before, after = ([theme.filled(prompt, name) for prompt in theme.prompts] for name in (start, word))
+    examples = [Image.open(path) for path in paths[: len(GROUNDS)]]
+    images = [draw(model, prompts, seeds, steps=steps) for prompts in (before, after)]
+    return Shown(word, start, len(paths), examples, after, *images)

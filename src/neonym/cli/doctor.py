@@ -138,9 +138,9 @@ def devices() -> Facts:
 
 
 def own_cache() -> Path:
-    from neonym.io.memo import default_folder
+    from neonym.io.memo import cache_folder
 
-    return default_folder()
+    return cache_folder()
 
 
 def hub_cache() -> Path:

@@ -1,6 +1,6 @@
 """The programs that a user can start, and what Ctrl-C and SIGTERM do to them from the first moment on.
 
-Nothing but modules that Python has loaded already is imported at the top: what is imported later may be interrupted.
+Only modules that Python has loaded already are imported at the top: an import of another one may be interrupted.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def start_as(name: str, prog: str, *meant: str) -> None:
 def start(command: Callable[[], int]) -> None:
     """Run a command and end the program with its exit code, or quietly with 128 + the signal that stopped it."""
     for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
-        if signal.getsignal(number) == usual:  # what is ignored, as under nohup, stays ignored
+        if signal.getsignal(number) == usual:  # a signal that is ignored, as under nohup, stays ignored
             signal.signal(number, stop)
     try:
         code = command()
@@ -75,7 +75,7 @@ def start(command: Callable[[], int]) -> None:
 
 
 def stop(number: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt, so that half-written files are removed; end at once while a module is imported, or if asked again.
+    """Raise KeyboardInterrupt, so that half-written files are removed; end at once within an import, or if asked again.
 
     Libraries turn an exception within an import into errors of their own, or swallow it.
     """
@@ -87,7 +87,7 @@ def stop(number: int, frame: FrameType | None) -> None:
 
 
 def is_importing(frame: FrameType | None) -> bool:
-    """Return whether a module is being imported where the program stands."""
+    """Return whether the program is within the import of a module."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True

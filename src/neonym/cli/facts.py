@@ -14,11 +14,11 @@ from neonym.data.captions import Moment, final_caption
 from neonym.data.images import still_view
 from neonym.data.latent_keys import entry_name, places, told_sizes
 from neonym.data.records import steps_per_epoch
-from neonym.io.memo import default_folder
+from neonym.io.memo import cache_folder
 from neonym.preflight.plan import step_sizes
 from neonym.preflight.possible_captions import fate_of_word, shown_caption, surely_fits
 from neonym.seeds import concept_seed, dice
-from neonym.text.emphasis import parse_weights
+from neonym.text.emphasis import parse_emphasis
 
 if TYPE_CHECKING:
     from neonym.preflight.preflight import Preflight
@@ -115,8 +115,8 @@ class Items:
             "is_reg": record.is_reg,
             "loss_weight": found.run.dataset.prior_loss_weight if record.is_reg else 1.0,
             "held_out": held_out,
-            "flip_aug": record.pictures.flip,
-            "mask": str(record.mask) if record.mask else ("alpha" if record.pictures.alpha_mask else None),
+            "flip_aug": record.image_rules.flip,
+            "mask": str(record.mask) if record.mask else ("alpha" if record.image_rules.alpha_mask else None),
             **place_facts(record),
             "stored_caption": record.caption,
             "caption": caption,
@@ -125,7 +125,7 @@ class Items:
                 for k in range(self.draws)
             ],
             "ids": {name: encoded.ids for name, encoded in ids.items()},
-            "weighted_pieces": parse_weights(caption) if record.rules.weighted and readable else None,
+            "weighted_pieces": parse_emphasis(caption) if record.rules.weighted and readable else None,
             "weights": {name: encoded.weights for name, encoded in ids.items()} if record.rules.weighted else None,
             "learned_positions": {name: list(encoded.learned) for name, encoded in ids.items()},
             "word_survives": record.is_reg or (readable and self.survives(record, token)),
@@ -168,7 +168,7 @@ def unreadable_captions(found: Preflight) -> set[str]:
 
 def cached_images(found: Preflight) -> set[Path]:
     """Return the images whose moments are cached on disk."""
-    folder = Path(found.run.cache.latent_cache_dir) if found.run.cache.latent_cache_dir else default_folder()
+    folder = Path(found.run.cache.latent_cache_dir) if found.run.cache.latent_cache_dir else cache_folder()
     if found.source is None or "vae" not in found.source.weights or not folder.is_dir():
         return set()
     vae_hash = found.source.vae_hash()
@@ -178,4 +178,4 @@ def cached_images(found: Preflight) -> set[Path]:
         for path, view in places(found.records)
         if not (folder / entry_name(contents[path], view, vae_hash)).is_file()
     }
-    return {r.path for r in found.records if not r.pictures.changes} - missing
+    return {r.path for r in found.records if not r.image_rules.changes} - missing

@@ -6,10 +6,9 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from neonym.config.command_line import Given, replace_compat
 from neonym.config.flags import Line, flags_in, read_line, repeated
+from neonym.config.flat import Sink, replace_compat
 from neonym.config.generate import GenerateFlags, GenerateSettings
-from neonym.config.run import RunConfig
 from neonym.config.sdscripts import GENERATOR
 from neonym.errors import EXIT_INTERRUPTED, Problem, UserError
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from neonym.generation.request.prepare import Ready
     from neonym.generation.run import Session
 
-DESCRIPTION = "Make pictures, with learned words in the prompts. The word is the file name without ending."
+DESCRIPTION = "Generate images, with learned words in the prompts. The word is the file name without ending."
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -31,28 +30,28 @@ def main(argv: list[str], prog: str) -> int:
     from neonym.generation.request.prepare import prepare
     from neonym.generation.run import Session, changed_since
 
-    settings, said = GenerateSettings.model_validate(values), None
+    settings, record = GenerateSettings.model_validate(values), None
     if settings.like:
-        settings, said = like(settings.like, values)
+        settings, record = like(settings.like, values)
     ready = prepare(settings, notes)
     tell(ready.problems)
     if settings.network_show_meta:
         show_metadata(settings.network_weights)
     session = Session(ready)
     tell(session.problems)
-    tell(changed_since(said, session.facts) if said else [])
+    tell(changed_since(record, session.facts) if record else [])
     try:
-        draw_all(ready, session)
+        generate_all(ready, session)
     except KeyboardInterrupt:
-        print(f"\ninterrupted: {session.done} pictures are finished, in {settings.outdir}", file=sys.stderr)
+        print(f"\ninterrupted: {session.done} images are finished, in {settings.outdir}", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
 
 
 def values_given(line: Line[GenerateFlags]) -> tuple[dict[str, Any], list[Problem]]:
-    """The settings that a command line names, and what is wrong or to be said of its flags."""
+    """Return the settings that a command line names, and what is wrong with its flags."""
     flags, named = line.flags, flags_in(line.argv, GenerateFlags)
-    given = Given(RunConfig(), problems=[*line.problems, *repeated(line.argv)])
+    given = Sink(problems=[*line.problems, *repeated(line.argv)])
     values = {name: getattr(flags, name) for name in GenerateSettings.model_fields if name in named}
     values |= {name: getattr(flags.compat, name) for name in GENERATOR if name in named}
     given.origins = dict.fromkeys(values, "command line")
@@ -60,61 +59,61 @@ def values_given(line: Line[GenerateFlags]) -> tuple[dict[str, Any], list[Proble
 
 
 def tell(problems: list[Problem]) -> None:
+    """Print problems to the error stream."""
     for problem in problems:
         print(f"{problem.severity}: {problem}", file=sys.stderr)
 
 
 def show_metadata(files: tuple[str, ...]) -> None:
+    """Print the metadata of LoRA files."""
     from neonym.generation.lora import network_facts
 
     for file in files:
         print(f"{file}: {json.dumps(network_facts(file), indent=1, ensure_ascii=False)}")
 
 
-def draw_all(ready: Ready, session: Session) -> None:
-    """Everything that was asked for, and what is asked for now; sheets at the end."""
+def generate_all(ready: Ready, session: Session) -> None:
+    """Generate everything that the flags ask for, then what is typed; sheets come last."""
     if ready.sheet:
-        for path in session.draw_sheet(ready.sheet):
+        for path in session.generate_sheet(ready.sheet):
             print(path, flush=True)
         return
     shown: list[tuple[str, Image.Image]] = []
     try:
-        for path, picture in session.draw(ready.plan.jobs()):
+        for path, image in session.generate(ready.plan.jobs()):
             print(f"{path}  [{session.done}/{ready.total}]", flush=True)
             if ready.settings.grid:
-                shown.append((path.name, picture))
+                shown.append((path.name, image))
         if ready.settings.interactive:
-            ask(ready, session)
+            generate_typed(ready, session)
     finally:
         if shown:
             print(session.save_grid(shown))
 
 
-def ask(ready: Ready, session: Session) -> None:
-    """Prompts from a terminal, with history and completion of the words, until the input ends."""
+def generate_typed(ready: Ready, session: Session) -> None:
+    """Generate prompts from a terminal, with history and completion of the words, until the input ends."""
     for number, line in enumerate(typed_lines(tuple(ready.words))):
         try:
-            for path in draw_line(line, number, ready, session):
+            for path in generate_line(line, number, ready, session):
                 print(path, flush=True)
         except UserError as error:
             print(error, file=sys.stderr)
         except KeyboardInterrupt:
-            print("stopped; the end of the input ends", file=sys.stderr)
+            print("stopped; end the input to leave", file=sys.stderr)
 
 
-def draw_line(line: str, number: int, ready: Ready, session: Session) -> Iterator[Path]:
-    """Raises ConfigError for a line that is wrong, of which nothing is drawn then."""
-    from neonym.generation.request.prepare import look_at
-
+def generate_line(line: str, number: int, ready: Ready, session: Session) -> Iterator[Path]:
+    """Yield the image files of a typed line. Raises ConfigError before any of them if it is wrong."""
     before = len(ready.plan.problems)
-    jobs = list(ready.plan.jobs_of(line, f"line {number + 1}"))
-    tell([*ready.plan.problems[before:], *(warning for job in jobs for warning in look_at(job, ready)[1])])
-    for path, _ in session.draw(jobs):
+    jobs = list(ready.plan.jobs_of_line(line, f"line {number + 1}"))
+    tell([*ready.plan.problems[before:], *(warning for job in jobs for warning in ready.inspector.inspect(job)[1])])
+    for path, _ in session.generate(jobs):
         yield path
 
 
 def typed_lines(words: tuple[str, ...]) -> Iterator[str]:
-    """Lines that are no blanks and no comments."""
+    """Yield the typed lines that are not blank and no comments."""
     if sys.stdin.isatty():
         with_completion(words)
     while True:
@@ -127,7 +126,7 @@ def typed_lines(words: tuple[str, ...]) -> Iterator[str]:
 
 
 def with_completion(words: tuple[str, ...]) -> None:
-    """Arrow keys go through earlier lines, Tab completes words; not on systems without readline."""
+    """Let arrow keys go through earlier lines and Tab complete words, on systems with readline."""
     try:
         import readline
     except ImportError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,18 +11,13 @@ import tyro
 from pydantic import BaseModel, Field
 
 from neonym.config.flags import parse_flags
+from neonym.errors import counted
 
 if TYPE_CHECKING:
-    from neonym.formats.content import Stored
-    from neonym.types import Embedding
+    from neonym.api.inspect import FileFacts, WordFacts
 
 DESCRIPTION = "Say what an embedding file holds: the word, its vectors, where it comes from, which programs read it."
-WIDTHS = {
-    768: "Stable Diffusion 1.x",
-    1024: "Stable Diffusion 2.x",
-    1280: "SDXL (its second encoder)",
-    128: "the built-in model",
-}
+MOST_SHOWN = 12  # names and tensors
 FAMILIES = {
     "sd1": {"text_encoder": 768},
     "sd2": {"text_encoder": 1024},
@@ -42,134 +38,74 @@ class InspectFlags(BaseModel):
 
 
 def main(argv: list[str], prog: str) -> int:
+    """Print what an embedding file holds."""
     flags = parse_flags(InspectFlags, argv, prog, DESCRIPTION)
-    from neonym.errors import FormatError
-    from neonym.formats import read_stored, words_of
+    from neonym.api.inspect import facts_of
 
-    stored = read_stored(flags.file)
-    try:
-        words, wrong = words_of(stored, flags.file), None
-    except FormatError as error:
-        words, wrong = [], error
-    if wrong is not None and not describable(stored, flags.file):
-        raise wrong
-    shared = file_facts(words, stored, flags)
-    found = [shared | word_facts(word, flags) for word in words]
+    facts = facts_of(flags.file, flags.model, flags.offline)
     if flags.as_json:
-        print(json.dumps(found[0] if len(found) == 1 else found or shared, indent=1))
+        objects = [file_object(facts) | word_object(word, flags.family) for word in facts.words]
+        print(json.dumps(objects[0] if len(objects) == 1 else objects or file_object(facts), indent=1))
     else:
-        print("\n\n".join([*(word_text(facts, flags.family) for facts in found), file_text(shared)]))
-    if wrong is not None:
-        raise wrong
-    return 0 if all(facts.get("fits", True) for facts in found) else 2
+        print("\n\n".join([*(word_text(word, flags.family) for word in facts.words), file_text(facts)]))
+    if facts.unreadable is not None:
+        raise facts.unreadable
+    return 0 if flags.family is None or all(fits(word, flags.family) for word in facts.words) else 2
 
 
-def describable(stored: Stored, file: Path) -> bool:
-    """Whether it holds plain tensors, although no word."""
-    from neonym.errors import FormatError
-    from neonym.formats.content import check_tensors
-
-    try:
-        check_tensors(stored.tensors, file)
-    except FormatError:
-        return False
-    return bool(stored.tensors)
+def fits(word: WordFacts, family: str) -> bool:
+    """Return whether a word fits the models of a family."""
+    return word.widths == FAMILIES[family]
 
 
-def file_facts(words: list[Embedding], stored: Stored, flags: InspectFlags) -> dict[str, Any]:
-    """What is so of the file, whichever of its words is meant."""
-    from neonym.formats import left_out, programs
-    from neonym.formats.usage import warnings_of
-
-    most = max((len(rows) for word in words for rows in word.vectors.values()), default=1)
-    beside = [left_out(word) for word in words if word.left_out]
-    several = [f"holds {len(words)} words: neonym convert takes them apart, or one out with --word"] * (len(words) > 1)
+def file_object(facts: FileFacts) -> dict[str, Any]:
+    """Return what `--json` prints of a file."""
     return {
-        "layout": {"container": stored.container, "names": list(stored.table)},
-        "tensors": {
-            name: f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for name, t in stored.tensors.items()
-        },
-        "programs": programs(stored, flags.file.stem),
-        "warnings": [*several, *beside, *warnings_of(flags.file.stem, most)],
+        "layout": {"container": facts.container, "names": facts.names},
+        "tensors": facts.tensors,
+        "programs": facts.programs,
+        "warnings": facts.warnings,
     }
 
 
-def word_facts(word: Embedding, flags: InspectFlags) -> dict[str, Any]:
-    """Of one word of the file."""
-    facts: dict[str, Any] = {
+def word_object(word: WordFacts, family: str | None) -> dict[str, Any]:
+    """Return what `--json` prints of one of its words."""
+    found: dict[str, Any] = {
         "token": word.token,
-        "encoders": {name: encoder_facts(name, word) for name in word.vectors},
+        "encoders": {name: asdict(encoder) for name, encoder in word.encoders.items()},
         "metadata": word.metadata,
     }
-    if flags.family is not None:
-        facts["fits"] = {name: rows.shape[1] for name, rows in word.vectors.items()} == FAMILIES[flags.family]
-    if flags.model is not None:
-        facts["model"] = beside_words(word, flags.model, flags.offline)
-    return facts
-
-
-def encoder_facts(name: str, embedding: Embedding) -> dict[str, Any]:
-    rows = embedding.vectors[name]
-    pair = name == "text_encoder" and len(embedding.vectors) > 1
-    return {
-        "vectors": rows.shape[0],
-        "width": rows.shape[1],
-        "made_for": "SDXL (its first encoder)" if pair else WIDTHS.get(rows.shape[1], "unknown"),
-        "norms": [round(float(n), 4) for n in rows.norm(dim=1)],
-    }
-
-
-def beside_words(embedding: Embedding, name: str, offline: bool) -> dict[str, Any]:
-    """Norm of a typical word of the model, and the words nearest to each vector. Raises ModelError, FormatError."""
-    import torch
-
-    from neonym.errors import FormatError
-    from neonym.models.encoders.rows import nearest_tokens
-    from neonym.models.loading.assemble import token_table
-    from neonym.models.loading.identify import fetched, identify
-    from neonym.models.tokenizers.clip import load_tokenizers
-
-    source, found = fetched(identify(name, offline=offline)), {}
-    tokenizers = load_tokenizers(source, 75)
-    for encoder, rows in embedding.vectors.items():
-        table = token_table(source.weights[encoder]) if encoder in tokenizers else torch.zeros(1, 0)
-        if table.shape[1] != rows.shape[1]:
-            what = (
-                f"its vectors for {encoder} have {rows.shape[1]} numbers, the model's words {table.shape[1] or 'none'}"
-            )
-            raise FormatError(what, name, "It was made for another kind of model")
-        found[encoder] = {
-            "norm_of_words": round(float(table.norm(dim=1).median()), 4),
-            "nearest": tokenizers[encoder].spelled(nearest_tokens(table, rows, 3).tolist()),
-        }
+    if family is not None:
+        found["fits"] = fits(word, family)
+    if word.neighbours:
+        found["model"] = {name: asdict(beside) for name, beside in word.neighbours.items()}
     return found
 
 
-def word_text(facts: dict[str, Any], family: str | None) -> str:
+def word_text(word: WordFacts, family: str | None) -> str:
+    """Return what is printed of a word."""
     from neonym.cli.names import shown
 
-    lines = [f"word: {shown(facts['token'])}"]
-    for name, found in facts["encoders"].items():
-        count, norms = found["vectors"], ", ".join(map(str, found["norms"]))
-        lines.append(
-            f"{name}: {count} vector{'s' * (count > 1)} of {found['width']} ({found['made_for']}), norms {norms}"
-        )
-        beside = facts.get("model", {}).get(name)
-        if beside:
-            lines.append(f"  norm of the model's words: {beside['norm_of_words']}")
-        for i, words in enumerate(beside["nearest"] if beside else ()):
-            lines.append(f"  vector {i}: nearest words {', '.join(words)}")
+    lines = [f"word: {shown(word.token)}"]
+    for name, found in word.encoders.items():
+        vectors, norms = counted(found.vectors, "vector"), ", ".join(map(str, found.norms))
+        lines.append(f"{name}: {vectors} of {found.width} ({found.made_for}), norms {norms}")
+        beside = word.neighbours.get(name)
+        if beside is not None:
+            lines.append(f"  norm of the model's words: {beside.norm_of_words}")
+            lines += [f"  vector {i}: nearest words {', '.join(words)}" for i, words in enumerate(beside.nearest)]
     if family is not None:
-        lines.append(f"{'fits' if facts['fits'] else 'DOES NOT FIT'} {family}")
-    lines += [f"  {shown(key)}: {shown(value)}" for key, value in sorted(facts["metadata"].items())]
+        lines.append(f"{'fits' if fits(word, family) else 'DOES NOT FIT'} {family}")
+    lines += [f"  {shown(key)}: {shown(value)}" for key, value in sorted(word.metadata.items())]
     return "\n".join(lines)
 
 
-def file_text(facts: dict[str, Any]) -> str:
+def file_text(facts: FileFacts) -> str:
+    """Return what is printed of a file."""
     from neonym.cli.names import shown
 
-    lines = [f"layout: {facts['layout']['container']}, {', '.join(map(shown, facts['layout']['names'][:12]))}"]
-    lines += [f"  {shown(name)}: {what}" for name, what in list(facts["tensors"].items())[:12]]
-    lines += [f"{program}: {shown(what)}" for program, what in facts["programs"].items()]
-    lines += [f"note: {shown(warning)}" for warning in facts["warnings"]]
+    lines = [f"layout: {facts.container}, {', '.join(map(shown, facts.names[:MOST_SHOWN]))}"]
+    lines += [f"  {shown(name)}: {what}" for name, what in list(facts.tensors.items())[:MOST_SHOWN]]
+    lines += [f"{program}: {shown(what)}" for program, what in facts.programs.items()]
+    lines += [f"note: {shown(warning)}" for warning in facts.warnings]
     return "\n".join(lines)

@@ -1,6 +1,6 @@
 """`neonym COMMAND ...`: which command, its exit code, and how errors look.
 
-A command's module is imported when it is asked for; `--help` never imports torch.
+The module of a command is imported when the command is run; `--help` never imports torch.
 """
 
 from __future__ import annotations
@@ -16,27 +16,28 @@ from neonym.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, ConfigError, Neonym
 
 COMMANDS = {
     "train": "learn a new word from pictures",
-    "check": "find everything that can be wrong with a training run, in seconds",
-    "generate": "make pictures with learned words",
-    "verify": "say whether an embedding file does anything, with pictures",
-    "inspect": "say what an embedding file holds",
+    "check": "find mistakes in a training run before it starts, in seconds",
+    "generate": "generate images with learned words",
+    "verify": "test whether an embedding file has an effect, with images",
+    "inspect": "show what an embedding file holds",
     "recipe": "print the settings that a word was learned with",
     "convert": "write an embedding file in another layout",
-    "caption": "make, join, clean and count captions; find pictures that look the same",
+    "caption": "make, join, clean and count captions; find images that look the same",
     "demo": "learn a subject and a style with the built-in model",
-    "doctor": "say what is installed, and what is missing for what; for bug reports",
+    "doctor": "show what is installed and what is missing, for bug reports",
 }
 
 
 def usage() -> str:
+    """Return the help of the program itself."""
     lines = ["usage: neonym COMMAND [flags]", "", "commands:"]
     lines += [f"  {name:10} {text}" for name, text in COMMANDS.items()]
-    lines += ["", "`neonym COMMAND --help` lists the flags of a command; `neonym --version` says the version."]
+    lines += ["", "`neonym COMMAND --help` lists the flags of a command; `neonym --version` shows the version."]
     return "\n".join(lines)
 
 
 def main(argv: list[str]) -> int:
-    """Run one command. -> exit code"""
+    """Run one command. Return its exit code."""
     name = argv[0] if argv else "--help"
     if name in ("--help", "-h", "help"):
         print(usage())
@@ -52,7 +53,7 @@ def main(argv: list[str]) -> int:
 
 
 def run_command(name: str, argv: list[str], prog: str) -> int:
-    """Run a command; what went wrong on purpose is one paragraph, without a traceback. -> exit code"""
+    """Run a command. Return its exit code. An error that Neonym raises is shown as a paragraph, without a traceback."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for stream in (sys.stdout, sys.stderr):  # file names need not be Unicode
         if isinstance(stream, TextIOWrapper):
@@ -60,22 +61,25 @@ def run_command(name: str, argv: list[str], prog: str) -> int:
     try:
         return import_module(f"neonym.cli.{name}").main(argv, prog)
     except NeonymError as error:
-        say_error(error, prog)
+        print_error(error, prog)
         return error.exit_code
     except ModuleNotFoundError as error:
         if (error.name or "neonym").partition(".")[0] == "neonym":  # our own mistake
             raise
-        print(f"{prog}: error: the package `{error.name}` is missing. `neonym doctor` says what is.", file=sys.stderr)
+        print(
+            f"{prog}: error: the package `{error.name}` is missing. `neonym doctor` lists all that are.",
+            file=sys.stderr,
+        )
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # whoever read has gone: no more output, no traceback at the end either
+    except BrokenPipeError:  # nobody reads the output any more: no traceback at the end either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 
 
-def say_error(error: NeonymError, prog: str) -> None:
-    """Print what went wrong; of several processes the first one does, if all find the same."""
+def print_error(error: NeonymError, prog: str) -> None:
+    """Print an error. Of several processes that find the same one, only the first prints it."""
     if isinstance(error, ConfigError) and os.environ.get("RANK", "0") != "0":
         return
     print(f"{prog}: error:\n{error}" if "\n" in str(error) else f"{prog}: error: {error}", file=sys.stderr)

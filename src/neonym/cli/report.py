@@ -1,4 +1,4 @@
-"""`report.html`: what was taught, what came of it, how sure that is and how to go on, on one page that needs nothing else."""
+"""`report.html`: what was taught, what came of it, how sure that is and how to go on, on one page without other files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neonym.generation.judge import FAIR_REACH, FAIR_SHARE, SURE
-from neonym.io.atomic import whole_file
+from neonym.io.atomic import atomic_write
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,29 +51,29 @@ LOOKS = {"LEARNED": "good", "WEAK": "fair", "NOT LEARNED": "bad"}
 
 @dataclass(frozen=True)
 class Shown:
-    """What the page shows of one word. Both rows of drawings have the same seeds."""
+    """What the page shows of one word. The images before and after have the same prompts and seeds."""
 
     word: str
     start: str  # the word that it began as
-    count: int  # of the pictures that it was learned from
-    pictures: Sequence[Image]  # some of them
+    count: int  # of the images that it was learned from
+    examples: Sequence[Image]  # some of them
     prompts: Sequence[str]  # with the word
-    before: Sequence[Image]  # drawn with the start in the word's place
+    before: Sequence[Image]  # generated with the start in the word's place
     after: Sequence[Image]
 
 
 def write_report(out: Path, result: Result, shown: Sequence[Shown], events: Path, model: str) -> Path:
-    """-> the page's path. Raises OSError."""
-    losses = evaluations(events)
+    """Write the page of a run with this event file, and return its path. Raises OSError."""
+    evaluated = evaluations(events)
     parts = [heading(result, shown, model)]
     for index, (one, verdict, file) in enumerate(zip(shown, result.verdicts, result.files, strict=True)):
-        course = [(step, values[index]) for step, values in losses]
-        ends = [(0, verdict.loss_before), (result.steps, verdict.loss_after)]  # of other samples, so not beside others
-        parts.append(word_section(one, verdict, file, course if len(course) > 1 else ends))
+        losses = [(step, values[index]) for step, values in evaluated]
+        ends = [(0, verdict.loss_before), (result.steps, verdict.loss_after)]  # of other samples, so not beside those
+        parts.append(word_section(one, verdict, file, losses if len(losses) > 1 else ends))
     parts.append(how_to_go_on(shown, result.files, model))
     title = f"Neonym: {', '.join(s.word for s in shown)}"
     page = out / "report.html"
-    with whole_file(page) as part:
+    with atomic_write(page) as part:
         part.write_text(
             f"<!doctype html>\n<html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width'>"
             f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body><main>{''.join(parts)}</main></body></html>\n",
@@ -83,7 +83,10 @@ def write_report(out: Path, result: Result, shown: Sequence[Shown], events: Path
 
 
 def evaluations(events: Path) -> list[tuple[int, list[float]]]:
-    """(steps done, evaluation loss of each word), of the last run in the event file; lines that are damaged are left out."""
+    """Return the steps done at each evaluation of the last run in the event file, and the loss of each word.
+
+    Damaged lines are left out.
+    """
     found: list[tuple[int, list[float]]] = []
     try:
         lines = events.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -100,6 +103,7 @@ def evaluations(events: Path) -> list[tuple[int, list[float]]]:
 
 
 def heading(result: Result, shown: Sequence[Shown], model: str) -> str:
+    """Return the title, and what was taught in how many steps."""
     words = " and ".join(f"<b>{html.escape(s.word)}</b>" for s in shown)
     count = {1: "A new word", 2: "Two new words"}.get(len(shown), f"{len(shown)} new words")
     return (
@@ -108,36 +112,36 @@ def heading(result: Result, shown: Sequence[Shown], model: str) -> str:
     )
 
 
-def word_section(shown: Shown, verdict: Verdict, file: Path, course: Sequence[tuple[int, float]]) -> str:
-    """Verdict, pictures, figures of one word."""
+def word_section(shown: Shown, verdict: Verdict, file: Path, losses: Sequence[tuple[int, float]]) -> str:
+    """Return the verdict, the images and the figures of one word. `losses`: its loss after so many steps."""
     word, start = html.escape(shown.word), html.escape(shown.start)
     pairs = zip(shown.prompts, shown.before, shown.after, strict=True)
-    drawn = "".join(
-        f"<figure class=pair>{picture(b, f'Before, with {shown.start}: {prompt}')}{picture(a, f'After: {prompt}')}"
+    generated = "".join(
+        f"<figure class=pair>{embedded(b, f'Before, with {shown.start}: {prompt}')}{embedded(a, f'After: {prompt}')}"
         f"<figcaption>{html.escape(prompt)}</figcaption></figure>"
         for prompt, b, a in pairs
     )
-    from_these = "".join(picture(p, f"{shown.word}, example {i}") for i, p in enumerate(shown.pictures, 1))
+    examples = "".join(embedded(image, f"{shown.word}, example {i}") for i, image in enumerate(shown.examples, 1))
     helps = f" What may help: {html.escape(verdict.advice)}." if verdict.advice else ""
     return (
         f"<section><h2>{word} <span class='badge {'fair' if verdict.overpowers else LOOKS[verdict.word]}'>{verdict.headline}</span></h2><p>{html.escape(capital(verdict.reason))}.{helps}</p>"
-        f"<h3>Learned from {shown.count} pictures, such as</h3><div class='strip small'>{from_these}</div>"
-        f"<h3>Drawn before and after</h3><p>Above with <b>{start}</b>, the word that it began as; below with <b>{word}</b>. "
-        f"Prompts and seeds are the same.</p><div class=strip>{drawn}</div>"
-        f"<h3>How well its pictures are predicted</h3><p class=quiet>Evaluation loss on {html.escape(verdict.evaluated_on)}, "
-        f"always with the same noise: lower is better.</p>{curve(course)}"
+        f"<h3>Learned from {shown.count} images, such as</h3><div class='strip small'>{examples}</div>"
+        f"<h3>Before and after</h3><p>Above with <b>{start}</b>, the word that it began as; below with <b>{word}</b>. "
+        f"Prompts and seeds are the same.</p><div class=strip>{generated}</div>"
+        f"<h3>How well its images are predicted</h3><p class=quiet>Evaluation loss on {html.escape(verdict.evaluated_on)}, "
+        f"always with the same noise: lower is better.</p>{curve(losses)}"
         f"<h3>Figures</h3><dl>{figures(verdict)}<div><dt>File</dt><dd>{link(file)}<small>how it is used: "
         f"{link(file.with_suffix('.md'))}</small></dd></div></dl></section>"
     )
 
 
 def capital(text: str) -> str:
-    """At its beginning."""
+    """Return a text that begins with a capital letter."""
     return text[:1].upper() + text[1:]
 
 
-def picture(image: Image, alt: str) -> str:
-    """In the page itself."""
+def embedded(image: Image, alt: str) -> str:
+    """Return an `img` element that holds a thumbnail of the image itself."""
     small, data = image.convert("RGB"), BytesIO()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     small.save(data, "PNG", optimize=True)
@@ -147,19 +151,19 @@ def picture(image: Image, alt: str) -> str:
 
 
 def link(file: Path) -> str:
-    """To a file that lies beside the page."""
+    """Return a link to a file beside the page."""
     name = html.escape(file.name)
     return f"<a href='{name}'><code>{name}</code></a>"
 
 
 def figures(verdict: Verdict) -> str:
-    """Pairs of a name and a value, of each encoder."""
+    """Return the figures of a verdict as items of a definition list."""
     change = 100 * (verdict.loss_after / verdict.loss_before - 1) if verdict.loss_before else 0.0
     cells = [
         ("Evaluation loss", f"{verdict.loss_before:.5f} → {verdict.loss_after:.5f}", f"{change:+.2f} %"),
         ("Gain", f"{100 * verdict.share:.1f} % of a word's", f"from {100 * FAIR_SHARE:.0f} % on it is worth using"),
-        ("Way", f"{100 * verdict.reach:.0f} % of its direction", f"{100 * FAIR_REACH:.0f} % are asked for"),
-        ("Certainty", f"{verdict.standard_errors:.1f} standard errors", f"{SURE:.0f} are asked for"),
+        ("Way", f"{100 * verdict.reach:.0f} % of its direction", f"{100 * FAIR_REACH:.0f} % are needed"),
+        ("Certainty", f"{verdict.standard_errors:.1f} standard errors", f"{SURE:.0f} are needed"),
         ("Other words", f"{100 * verdict.obedience:.0f} %", "of what they change beside words that the model knows"),
     ]
     for name, values in verdict.encoders.items():
@@ -171,7 +175,7 @@ def figures(verdict: Verdict) -> str:
 
 
 def encoder_figures(where: str, values: EncoderFigures) -> Iterable[tuple[str, str, str]]:
-    """(name, value, what it means)"""
+    """Yield a name, a value and what it means, for each figure of an encoder."""
     yield f"Moved{where}", f"{values.distance:.3f}", f"cosine with the start {values.cosine:.3f}"
     yield f"Length{where}", f"{values.norm:.3f}", f"of words that the model knows {values.known_norm:.3f}"
     for index, words in enumerate(values.nearest, 1):
@@ -179,21 +183,21 @@ def encoder_figures(where: str, values: EncoderFigures) -> Iterable[tuple[str, s
         yield f"Nearest words{which}{where}", ", ".join(words), "of the vocabulary"
 
 
-def curve(course: Sequence[tuple[int, float]], width: int = 420, height: int = 130) -> str:
-    """(steps done, loss) as a line with its first and last value."""
-    low, high = min(loss for _, loss in course), max(loss for _, loss in course)
-    last, left, top, right, bottom = max(1, course[-1][0]), 10, 26, width - 10, height - 30
+def curve(losses: Sequence[tuple[int, float]], width: int = 420, height: int = 130) -> str:
+    """Return a drawing of the loss over the steps done, with its first and last value. Sizes are in SVG units."""
+    low, high = min(loss for _, loss in losses), max(loss for _, loss in losses)
+    last, left, top, right, bottom = max(1, losses[-1][0]), 10, 26, width - 10, height - 30
     points = [
         (left + (right - left) * step / last, bottom - (bottom - top) * (loss - low) / ((high - low) or 1))
-        for step, loss in course
+        for step, loss in losses
     ]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     dots = "".join(f"<circle cx='{x:.1f}' cy='{y:.1f}' r=3.5 />" for x, y in points)
-    (first, begin), (steps, end) = course[0], course[-1]
+    (first, begin), (steps, end) = losses[0], losses[-1]
     (_, y0), (_, y1) = points[0], points[-1]
-    said = f"Evaluation loss {begin:.5f} after {first} steps, {end:.5f} after {steps} steps."
+    label = f"Evaluation loss {begin:.5f} after {first} steps, {end:.5f} after {steps} steps."
     return (
-        f"<svg viewBox='0 0 {width} {height}' role=img aria-label='{said}' font-size=13 fill=currentColor>"
+        f"<svg viewBox='0 0 {width} {height}' role=img aria-label='{label}' font-size=13 fill=currentColor>"
         f"<path d='M{left} {bottom + 8}H{right}' stroke=currentColor opacity=.25 />"
         f"<polyline points='{line}' fill=none stroke='var(--accent)' stroke-width=2.5 /><g fill='var(--accent)'>{dots}</g>"
         f"<text x={left} y={y0 - 9:.1f}>{begin:.5f}</text><text x={right} y={y1 - 9:.1f} text-anchor=end>{end:.5f}</text>"
@@ -203,16 +207,16 @@ def curve(course: Sequence[tuple[int, float]], width: int = 420, height: int = 1
 
 
 def how_to_go_on(shown: Sequence[Shown], files: Sequence[Path], model: str) -> str:
-    """Commands to type next."""
-    draw = (
+    """Return commands to type next."""
+    generate = (
         f'neonym generate --textual_inversion_embeddings {" ".join(map(str, files))} --prompt "{shown[0].prompts[0]}"'
     )
     train = "neonym train --train_data_dir=FOLDER --token_string=WORD --init_word=animal --pretrained_model_name_or_path=MODEL"
     return (
-        f"<section><h2>Go on</h2><h3>Draw with the words</h3><pre>{html.escape(draw)}</pre>"
-        f"<p>These files hold words of <code>{html.escape(model)}</code>. Words of a Stable Diffusion model go, the same way, into AUTOMATIC1111, "
-        "Forge, ComfyUI, InvokeAI and diffusers: the card beside a file says how.</p>"
+        f"<section><h2>Go on</h2><h3>Generate images with the words</h3><pre>{html.escape(generate)}</pre>"
+        f"<p>These files hold words of <code>{html.escape(model)}</code>. Words of a Stable Diffusion model work in AUTOMATIC1111, "
+        "Forge, ComfyUI, InvokeAI and diffusers: the card beside each file says how.</p>"
         f"<h3>Teach a word of your own</h3><pre>{html.escape(train)}</pre>"
-        "<p>FOLDER holds pictures and, beside each, a text file with its caption, in which WORD occurs. <code>neonym check</code> with the same flags "
-        "finds in seconds what is wrong with them; <code>neonym train --help</code> lists every setting.</p></section>"
+        "<p>FOLDER holds images and, beside each, a text file with its caption, in which WORD occurs. <code>neonym check</code> with the same flags "
+        "finds mistakes in seconds; <code>neonym train --help</code> lists every setting.</p></section>"
     )

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING
 
 from neonym.cli.launcher import is_launched
 from neonym.config.command_line import RunFlags, read_run, write_config
 from neonym.config.flags import read_line
 from neonym.errors import EXIT_NOT_LEARNED, ConfigError, Problem
 
-if TYPE_CHECKING:
-    from neonym.runs.events import Report
-
 DESCRIPTION = "Learn one or more new words from pictures. Running the same command again goes on where it stopped."
 
 
 def main(argv: list[str], prog: str) -> int:
+    """Run the command. Return its exit code: 128 + a signal that stopped it, 3 if a word was not learned."""
     line = read_line(RunFlags, argv, prog, DESCRIPTION)
     flags, given = line.flags, read_run(line.flags, line.argv, line.problems)
     if flags.output_config:
@@ -41,15 +33,16 @@ def main(argv: list[str], prog: str) -> int:
         found.raise_errors()
         return 0
     plan = preflight(given.run, given.problems, hasty=True).complete_plan()  # before torch is read, which takes seconds
+    from neonym.cli.signals import stopping
     from neonym.generation.judge import NOT_LEARNED
-    from neonym.runs.events import Terminal
-    from neonym.training.run import train_plan
+    from neonym.runs.console import Terminal
+    from neonym.runs.start import start_plan
+    from neonym.runs.stop import Stop
 
-    log = given.run.log
-    file = Path(log.console_log_file) if log.console_log_file else None
-    report = Terminal(level=log.console_log_level, log=file)
-    with stopping(report):
-        result = train_plan(plan, report)
+    log, stop = given.run.log, Stop()
+    terminal = Terminal(level=log.console_log_level, log=Path(log.console_log_file) if log.console_log_file else None)
+    with stopping(stop):
+        result = start_plan(plan, [terminal], stop)
     if result.signal:
         return 128 + result.signal
     if any(v.word == NOT_LEARNED for v in result.verdicts) and not is_launched():  # else the verdict would not be seen
@@ -58,28 +51,6 @@ def main(argv: list[str], prog: str) -> int:
 
 
 def stop_for_errors(problems: list[Problem]) -> None:
-    """Raises ConfigError with all errors, if there is one."""
+    """Raise ConfigError with all problems if one of them is an error."""
     if any(problem.severity == "error" for problem in problems):
         raise ConfigError(problems)
-
-
-@contextmanager
-def stopping(report: Report) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM ends the run after its step, state saved; a second one ends it at once."""
-    from neonym.runs.events import Stopped
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        del frame
-        if report.stop_wanted:
-            os._exit(128 + number)
-        report.stop_wanted = number
-        if report.stops_at_once:
-            raise Stopped(number)
-        print("\nstopping after this step; again: at once", file=sys.stderr)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -17,8 +17,8 @@ from neonym.config.rules import limit_problems
 from neonym.config.run import BUILTIN, setting
 from neonym.errors import EXIT_NOT_LEARNED, ConfigError, Problem
 from neonym.generation.request.prompts import split_options
-from neonym.text.emphasis import parse_weights
-from neonym.types import PictureRules
+from neonym.text.emphasis import parse_emphasis
+from neonym.types import ImageRules
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,7 +48,8 @@ def main(argv: list[str], prog: str) -> int:
     if problems := list(flag_problems(flags)):
         raise ConfigError(problems)
     from neonym.formats import left_out, read_embedding
-    from neonym.generation.request.prepare import check_folder, misfits
+    from neonym.generation.request.model_fit import misfits
+    from neonym.generation.request.prepare import check_folder
     from neonym.models.loading.identify import identify
 
     embedding, word = read_embedding(flags.file), flags.file.stem
@@ -61,7 +62,7 @@ def main(argv: list[str], prog: str) -> int:
         raise ConfigError(problems)
     shown = shown_images(flags.images, source.native_size) if flags.images else []
     from neonym.generation.effect import measure
-    from neonym.generation.image_files import save_picture
+    from neonym.generation.image_files import save_image
     from neonym.generation.judge import headline
     from neonym.generation.names import free
     from neonym.generation.run import best_device
@@ -71,9 +72,9 @@ def main(argv: list[str], prog: str) -> int:
     model, seeds = load_model(source, best_device()), range(flags.seeds)
     effect = measure(model, embedding, flags.prompt, seeds, flags.steps, flags.scale, shown)
     path = flags.out or free(page)
-    save_picture(sheet(list(effect.pictures.items()), model.source.native_size), path, {})
+    save_image(sheet(list(effect.images.items()), model.source.native_size), path, {})
     found = effect.judgement
-    facts = {name: getattr(effect, name) for name in vars(effect) if name not in ("pictures", "worth")}
+    facts = {name: getattr(effect, name) for name in vars(effect) if name not in ("images", "worth")}
     facts |= {"works": effect.works, "verdict": found.word, "overpowers": found.overpowers, "reason": found.reason}
     facts |= {"worth": vars(effect.worth), "sheet": str(path)}
     if flags.as_json:
@@ -107,7 +108,7 @@ def shown_images(folder: Path, side: int) -> list[Image]:
         raise ConfigError([Problem("error", "there are no images in it", f"--images {folder}")])
     for file in files:
         with readable(file) as image:
-            opaque = on_background(upright(image), PictureRules().background)
+            opaque = on_background(upright(image), ImageRules().background)
             shown.append(ImageOps.fit(opaque, (side, side), Image.Resampling.LANCZOS))
     return shown
 
@@ -132,6 +133,6 @@ def flag_problems(flags: VerifyFlags) -> Iterator[Problem]:
     if flags.out is not None and flags.out.suffix.lower() != ".png":
         yield Problem("error", "is no .png file", f"--out {flags.out}")
     try:
-        parse_weights(flags.prompt.replace("{}", "word"))
+        parse_emphasis(flags.prompt.replace("{}", "word"))
     except ValueError as error:
         yield Problem("error", str(error), "--prompt", "Write a backslash before a plain bracket")

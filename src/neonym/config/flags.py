@@ -15,7 +15,7 @@ from pydantic import BaseModel, create_model
 from pydantic.fields import FieldInfo
 
 from neonym.config.other_trainers import meaning_of
-from neonym.config.run import fields_of
+from neonym.config.schema import fields_of
 from neonym.config.values import ParsedValue, UnreadableValue, as_written, leaves, parsed_kind
 from neonym.errors import Problem, nearest
 

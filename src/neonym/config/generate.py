@@ -77,7 +77,10 @@ class GenerateSettings(Section):
     )
 
     steps: int = setting(50, "Sampler steps.", least=1)
-    sampler: str = setting("ddim", "Sampler; sd-scripts', AUTOMATIC1111's and ComfyUI's names are known.")
+    sampler: str = setting(
+        "ddim",
+        "Sampler; sd-scripts', AUTOMATIC1111's and ComfyUI's names are known (rectified flows: euler, if none is given).",
+    )
     scale: float | None = setting(None, "Guidance scale (default: the model's own, mostly 7.5); up to 1: no guidance.")
     negative_scale: float | None = setting(None, "Guidance away from the negative prompt, apart from --scale.")
     guidance_rescale: float = setting(

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from neonym.config.optimizers import optimizer_name, optimizer_problem
+from neonym.config.optimizers import listed, optimizer_problem
 from neonym.config.run import LONGEST, ObjectiveSettings, OptimSettings, RunConfig, fields_of
 from neonym.config.values import SCHEDULES, Steps, as_written
 from neonym.config.without_effect import SETTINGS, idle_problems, tracker_kinds
@@ -108,7 +108,8 @@ def needs_of_schedule(optim: OptimSettings) -> Iterator[Problem]:
     if optim.schedule == "piecewise_constant" and "step_rules" not in optim.lr_scheduler_args.values:
         fix = "Write name=value, the value as in Python: \"step_rules='1:10,0.1:20,0.01'\""
         yield Problem("error", "piecewise_constant needs step_rules", "--lr_scheduler_args", fix)
-    if optim.schedule == "adafactor" and optim.optimizer_type.lower() != "adafactor":
+    optimizer = listed(optim.optimizer_type)
+    if optim.schedule == "adafactor" and not (optimizer and optimizer.relative_steps):
         yield Problem("error", "the schedule adafactor belongs to the optimizer AdaFactor", where)
     if is_some(optim.lr_warmup_steps) and (optim.schedule == "constant" or optim.lr_scheduler_type):
         fix = "Use --lr_scheduler=constant_with_warmup"
@@ -141,10 +142,9 @@ def rate_conflicts(optim: OptimSettings) -> Iterator[Problem]:
 
 
 def has_relative_steps(optim: OptimSettings) -> bool:
-    """Return whether the optimizer is an AdaFactor that finds its own rate, its default."""
-    given = optim.optimizer_args.values
-    relative = given.get("relative_step", True) or given.get("warmup_init", False)
-    return optimizer_name(optim.optimizer_type) == "AdaFactor" and bool(relative)
+    """Return whether the optimizer follows its own rate, as AdaFactor does unless `relative_step=False` is given."""
+    record = listed(optim.optimizer_type)
+    return record is not None and record.is_relative(optim.optimizer_args.values)
 
 
 def is_some(steps: Steps | None) -> bool:

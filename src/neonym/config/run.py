@@ -4,47 +4,25 @@ The tree is nested for the reader and flat for the user: sd-scripts' names are t
 `None` takes its value from somewhere else, which its help names: often from the model (`models/defaults.py`).
 """
 
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic.fields import FieldInfo
+from pydantic import BeforeValidator, PrivateAttr
 
+from neonym.config.flat import parse
+from neonym.config.schema import Section, group, setting
+from neonym.config.schema import fields_of as fields_of
+from neonym.config.sdscripts import SDSCRIPTS, CompatSettings
 from neonym.config.values import Arguments, Colour, Range, Rate, Resolution, Steps, schedule_name
+from neonym.errors import Problem
 
 BUILTIN = "builtin:emoji"
 LONGEST = 10_000_000  # steps of a training
-
-
-def setting(
-    default: Any, help: str, *, above: float | None = None, least: float | None = None, most: float | None = None
-) -> Any:
-    """Return a field with its help and limits. `range_problems` checks the limits of all fields at once."""
-    given = (("above", above), ("least", least), ("most", most))
-    limits: Any = {name: value for name, value in given if value is not None}
-    return Field(default, description=help, json_schema_extra=limits or None)
-
-
-def group(section: type[BaseModel]) -> Any:
-    """Return a field for a section.
-
-    Its help is given here: a parser would search the source for it, for a sixth of a second.
-    """
-    return Field(section(), description=section.__doc__ or "")
-
-
 Sampler = Literal[
     "ddim", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver", "dpmsolver++", "dpmsingle",
     "k_lms", "k_euler", "k_euler_a", "k_dpm_2", "k_dpm_2_a",
 ]  # fmt: skip
 Interpolation = Literal["lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area", "box"]
 Unset = Annotated[str | None, BeforeValidator(lambda value: None if value == "" else value)]  # empty: not given
-
-
-class Section(BaseModel):
-    """A frozen part of the settings: an unknown name is an error, and a number is a text where the setting is a text."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
 
 class ModelSettings(Section):
@@ -455,11 +433,20 @@ class RunConfig(Section):
     hub: HubSettings = group(HubSettings)
     eval: EvalSettings = group(EvalSettings)
 
+    _notes: tuple[Problem, ...] = PrivateAttr(())
 
-def fields_of(model: type[BaseModel]) -> Iterator[tuple[str, str, FieldInfo]]:
-    """Yield (section, name, field) of every flag of a settings tree."""
-    for section, info in model.model_fields.items():
-        kind = info.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            for name, field in kind.model_fields.items():
-                yield section, name, field
+    @property
+    def notes(self) -> tuple[Problem, ...]:
+        """Warnings and notes about the names that `parse` was given; `neonym.check` repeats them."""
+        return self._notes
+
+    @classmethod
+    def parse(cls, **settings: Any) -> "RunConfig":
+        """Return the settings under their flat names, as on the command line and in config files.
+
+        Values are plain Python: `resolution=(512, 768)`, `optimizer_args=["betas=(0.9, 0.99)"]`, paths. sd-scripts'
+        names are understood as on the command line. Raises ConfigError with every unknown name and every wrong value.
+        """
+        run, notes = parse(cls, settings, CompatSettings, SDSCRIPTS)
+        run._notes = tuple(notes)
+        return run

@@ -265,7 +265,7 @@ def changed_colour(picture: Image.Image, view: View) -> Image.Image:
 
 def draw_view(record: ImageRecord, random: Random) -> View:
     """How one draw of a picture looks."""
-    rules, fit = record.pictures, record.fit
+    rules, fit = record.image_rules, record.fit
     flipped = rules.flip and random.random() < 0.5
     face = face_of(record.path.stem) if rules.face_crop is not None else None
     if face is not None and rules.face_crop is not None:
@@ -284,7 +284,9 @@ def draw_view(record: ImageRecord, random: Random) -> View:
 
 def still_view(record: ImageRecord, flipped: bool = False) -> View:
     """How a picture looks if nothing is random."""
-    return View(record.fit, flipped, background=record.pictures.background, interpolation=record.pictures.interpolation)
+    return View(
+        record.fit, flipped, background=record.image_rules.background, interpolation=record.image_rules.interpolation
+    )
 
 
 Face = tuple[int, int, int, int]  # centre x and y, width, height, in pixels of the original

@@ -16,7 +16,7 @@ from pathlib import Path
 from neonym.data.images import Facts, inspect
 from neonym.data.remarks import Remark
 from neonym.errors import DataError
-from neonym.io.memo import default_folder, keep, read_kept
+from neonym.io.memo import cache_folder, read_memo, write_memo
 
 LAYOUT = 3  # changes with the meaning of an entry
 TOO_YOUNG = 2e9  # nanoseconds: a file just written can change again without changing its times
@@ -39,7 +39,7 @@ def look_at(paths: Iterable[Path], progress: Callable[[int], object] | None = No
 
 def look_at_folder(folder: Path, files: list[Path]) -> Iterator[tuple[Path, Facts | DataError]]:
     """Files of one folder, in parallel where they have to be opened."""
-    index = default_folder() / "index" / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]}.json"
+    index = cache_folder() / "index" / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]}.json"
     known, stamps = read_index(index), {path: stamp_of(path) for path in files}
     new: list[Path] = []
     for path in files:
@@ -56,7 +56,7 @@ def look_at_folder(folder: Path, files: list[Path]) -> Iterator[tuple[Path, Fact
             stamp = stamps[path]
             if isinstance(facts, Facts) and stamp and time.time_ns() - max(stamp[1:]) > TOO_YOUNG:
                 known[path.name] = [stamp, *facts.size, facts.content, facts.remarks]
-    keep(index, {"layout": LAYOUT, "files": known})
+    write_memo(index, {"layout": LAYOUT, "files": known})
 
 
 def facts_or_error(path: Path) -> Facts | DataError:
@@ -77,5 +77,5 @@ def stamp_of(path: Path) -> Stamp:
 
 def read_index(file: Path) -> dict[str, list]:
     """Return entries by file name; none if there is no sound index."""
-    table = read_kept(file)
+    table = read_memo(file)
     return table["files"] if table.get("layout") == LAYOUT else {}

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from neonym.data.images import is_plain, load_mask, load_pixels
 from neonym.data.latent_keys import Place, entry_name, places
 from neonym.data.metadata_files import plain_pictures
-from neonym.io.atomic import clear_leftovers, whole_file
+from neonym.io.atomic import atomic_write, clear_leftovers
 from neonym.types import ImageRecord, View
 
 Encode = Callable[[torch.Tensor], torch.Tensor]  # [1,3,H,W] -> [1,2C,h,w]
@@ -45,7 +45,7 @@ class Latents:
         if found is None:
             pixels = torch.from_numpy(load_mask(record, view).copy())
             found = torch.nn.functional.interpolate(pixels[None, None], size=size, mode="area")[0]
-            if not record.pictures.changes:
+            if not record.image_rules.changes:
                 self.masks[key] = found
         return found
 
@@ -79,7 +79,7 @@ def write_entry(file: Path, moments: torch.Tensor) -> bool:
     """Complete or absent: written beside, then renamed. -> whether it could be written"""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(file) as part:
+        with atomic_write(file) as part:
             part.write_bytes(save({"moments": moments}, {"sha256": checksum(file, moments)}))
     except OSError:
         return False

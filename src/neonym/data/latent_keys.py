@@ -17,8 +17,8 @@ def places(records: Iterable[ImageRecord]) -> list[Place]:
     """Every distinct picture to be encoded once; those that change from draw to draw are not among them."""
     found: dict[Place, None] = {}
     for record in records:
-        if not record.pictures.changes:
-            for flipped in (False, True) if record.pictures.flip else (False,):
+        if not record.image_rules.changes:
+            for flipped in (False, True) if record.image_rules.flip else (False,):
                 found[record.path, still_view(record, flipped)] = None
     return list(found)
 

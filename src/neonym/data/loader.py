@@ -10,7 +10,7 @@ import torch
 
 from neonym.data.latent_cache import Latents
 from neonym.data.latent_keys import told_sizes
-from neonym.types import Batch, Draw, Work
+from neonym.types import Batch, Draw, Encoded, Work
 
 KNOWN = 1 << 15  # captions whose ids are kept: more than there are, unless they change from draw to draw
 
@@ -21,24 +21,20 @@ class Plan(Protocol):
     def draws(self, step: int) -> list[Draw]: ...
 
 
-Tokens = dict[str, torch.Tensor]
-
-
 class Loader:
     """Yields the work of each step for this rank: micro-batches of one concept and one size.
 
-    A caption is tokenised once. Every rank has its share of each concept.
-    `shows(caption, concept)` says whether the concept's word stands in a caption: where it stands in none, as in a
-    step of regularisation pictures only, the concept is not drawn.
+    A caption is tokenized once. Every rank has its share of each concept. A concept whose word (one of `words`, in lower
+    case) stands in no caption of a step, as in one of regularisation images only, is not among those drawn.
     """
 
     def __init__(
         self,
         plans: Sequence[Plan],
         latents: Latents,
-        tokenize: Callable[[str], Tokens],
-        emphasis: Callable[[str], Tokens | None],
-        shows: Callable[[str, int], bool],
+        tokenize: Callable[[str], Encoded],
+        stack: Callable[[Sequence[Encoded], torch.device], Encoded],
+        words: Sequence[str],
         device: torch.device,
         micro_batch: int | None,
         step_share: Sequence[int],
@@ -46,10 +42,9 @@ class Loader:
         ranks: int = 1,
     ):
         self.plans, self.latents, self.device = plans, latents, device
-        self.tokenize, self.emphasis = lru_cache(KNOWN)(tokenize), lru_cache(KNOWN)(emphasis)
+        self.tokenize, self.stack, self.words = lru_cache(KNOWN)(tokenize), stack, words
         self.micro_batch, self.step_share = micro_batch, step_share
         self.rank, self.ranks = rank, ranks
-        self.shows = lru_cache(KNOWN)(shows)
 
     def steps(self, first: int, end: int) -> Iterator[Work]:
         """The work of steps `first` to `end - 1`."""
@@ -61,7 +56,7 @@ class Loader:
         for concept, plan in enumerate(self.plans):
             draws = plan.draws(step)
             counts[concept] = len(draws)
-            drawn += [concept] * any(self.shows(d.caption, concept) for d in draws)
+            drawn += [concept] * any(self.words[concept] in self.tokenize(d.caption).words for d in draws)
             size = self.micro_batch or self.step_share[draws[0].record.dataset]
             batches += [self.batch(part, concept) for part in share_of(draws, size, self.rank, self.ranks)]
         return Work(step, batches, counts.to(self.device), drawn)
@@ -73,12 +68,9 @@ class Loader:
         if any(d.record.masked for d in draws):
             size = (moments.shape[2], moments.shape[3])
             mask = torch.stack([self.latents.mask(d.record, d.view, size) for d in draws]).to(self.device)  # [B,1,h,w]
-        ids = [self.tokenize(d.caption) for d in draws]
-        weights = [found for d in draws if (found := self.emphasis(d.caption))]
         return Batch(
             moments=moments.to(self.device),
-            tokens=stacked(ids, self.device),
-            emphasis=stacked(weights, self.device) if weights else None,
+            text=self.stack([self.tokenize(d.caption) for d in draws], self.device),
             keys=[d.key for d in draws],
             levels=[d.level for d in draws],
             concept=torch.full((len(draws),), concept, device=self.device),
@@ -101,8 +93,3 @@ def share_of(draws: Sequence[Draw], size: int, rank: int, ranks: int) -> list[Se
 def parts(draws: Sequence[Draw], size: int) -> list[Sequence[Draw]]:
     """At most `size` of them together."""
     return [draws[i : i + size] for i in range(0, len(draws), size)]
-
-
-def stacked(rows: Sequence[Tokens], device: torch.device) -> Tokens:
-    """[K,L] each -> {encoder: [B,K,L]}"""
-    return {name: torch.stack([row[name] for row in rows]).to(device) for name in rows[0]}

@@ -92,5 +92,6 @@ def fingerprint(records: Sequence[ImageRecord], *settings: object) -> str:
             record.repeats,
             record.is_reg,
         )
-        digest.update(repr((*facts, record.pictures, record.rules)).encode())
+        decided = repr((*facts, record.image_rules, record.rules))
+        digest.update(decided.replace("ImageRules(", "PictureRules(").encode())  # the class's name in older states
     return digest.hexdigest()

@@ -26,7 +26,7 @@ from neonym.data.remarks import Remark, remark_problems
 from neonym.data.subset_captions import StoredCaptions
 from neonym.errors import DataError, Problem, in_one_line, some
 from neonym.extras import install
-from neonym.types import CaptionRules, Fit, ImageRecord, PictureRules, Size
+from neonym.types import CaptionRules, Fit, ImageRecord, ImageRules, Size
 
 Looked = Mapping[Path, Facts | DataError]
 THIN = 3.0  # a picture scaled to so many times its bucket loses most of itself to the cut
@@ -47,7 +47,7 @@ class Folder:
     metadata: Path | None = None
     masks: Path | None = None
     rules: CaptionRules = field(default_factory=CaptionRules)
-    pictures: PictureRules = field(default_factory=PictureRules)
+    image_rules: ImageRules = field(default_factory=ImageRules)
 
     @property
     def place(self) -> Path:
@@ -185,7 +185,7 @@ class Scan:
                 ImageRecord(
                     path=entry.path, caption=text or "", size=fitted[0], fit=fitted[1], content=fitted[2], concept=folder.concept,
                     dataset=self.index, repeats=folder.repeats, is_reg=folder.is_reg, rules=folder.rules,
-                    pictures=folder.pictures, mask=mask, further=caption.further,
+                    image_rules=folder.image_rules, mask=mask, further=caption.further,
                 )
             )  # fmt: skip
         for problem in (*stored.problems(), *remark_problems(remarks_of(looked), masks.values(), str(folder.place))):

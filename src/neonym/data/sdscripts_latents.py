@@ -20,21 +20,21 @@ from neonym.data.images import UNREADABLE
 from neonym.data.library_warnings import pillow_warnings
 from neonym.types import ImageRecord, Size, View
 
+OLD = ".npz"  # what such files are called where no family is part of their names
 SURE = -60.0  # log-variance of a value that is not drawn
-SUFFIXES = {"sd1": "_sd.npz", "sd2": "_sd.npz", "sdxl": "_sdxl.npz"}
 
 
-def cache_file(picture: Path, size: Size, family: str) -> Path:
+def cache_file(picture: Path, size: Size, suffix: str | None) -> Path:
     """Where sd-scripts keeps a picture's latents; `NAME.npz`, of older versions, comes first."""
     old = picture.with_suffix(".npz")
-    return old if old.is_file() else picture.with_name(f"{picture.stem}_{size[0]:04d}x{size[1]:04d}{SUFFIXES[family]}")
+    return old if old.is_file() else picture.with_name(f"{picture.stem}_{size[0]:04d}x{size[1]:04d}{suffix or OLD}")
 
 
-def read_latents(record: ImageRecord, view: View, family: str, channels: int, factor: int) -> torch.Tensor | str:
+def read_latents(record: ImageRecord, view: View, suffix: str | None, channels: int, factor: int) -> torch.Tensor | str:
     """-> moments float32 [2C,h,w], or why they cannot be used."""
     if other := seen_otherwise(record):
         return other
-    file = cache_file(record.path, record.size, family)
+    file = cache_file(record.path, record.size, suffix)
     if not file.is_file():
         return "there is no file"
     if file.stat().st_mtime < record.path.stat().st_mtime:
@@ -83,13 +83,13 @@ def seen_otherwise(record: ImageRecord) -> str:
 
 
 def known_latents(
-    records: Iterable[ImageRecord], places: Iterable[tuple[Path, View]], family: str, channels: int, factor: int
+    records: Iterable[ImageRecord], places: Iterable[tuple[Path, View]], suffix: str | None, channels: int, factor: int
 ) -> tuple[dict[tuple[Path, View], torch.Tensor], dict[str, int]]:
     """-> (moments that could be read, how many could not and why)"""
     by_path = {record.path: record for record in records}
     found, refused = {}, dict[str, int]()
     for path, view in places:
-        read = read_latents(by_path[path], view, family, channels, factor)
+        read = read_latents(by_path[path], view, suffix, channels, factor)
         if isinstance(read, str):
             refused[read] = refused.get(read, 0) + 1
         else:

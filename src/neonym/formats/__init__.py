@@ -19,7 +19,7 @@ from neonym.formats.content import Stored, ending_of, shown
 from neonym.formats.programs import PICTURES, SD2_WIDTH
 from neonym.formats.programs import programs as programs
 from neonym.formats.tensors import ENCODER, OUTPUT, OUTPUT_MEANS, SECOND, SECOND_WIDTH, WIDTH, embeddings_of
-from neonym.io.atomic import whole_file
+from neonym.io.atomic import atomic_write
 from neonym.text.words import clean
 from neonym.types import Embedding
 
@@ -48,7 +48,7 @@ def write_embedding(embedding: Embedding, path: Path | str, picture: Image | Non
     kind = FORMATS[ending_of(path)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path, lasting=True) as part:
+        with atomic_write(path, lasting=True) as part:
             if kind is png_card:
                 png_card.write(embedding, part, path.stem, picture)
             else:

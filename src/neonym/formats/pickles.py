@@ -15,7 +15,7 @@ from neonym.errors import FormatError
 from neonym.formats import numpy_data
 from neonym.formats.content import Stored, check_tensors, ending_of, tensors_of
 from neonym.formats.tensors import read_metadata
-from neonym.io.pickles import unpickle
+from neonym.io.pickles import load_pickle
 
 DEEPEST = 3  # tables in tables
 LARGEST = 256 << 20  # bytes: an embedding is kilobytes, a LoRA that carries some rarely more
@@ -25,7 +25,7 @@ def read(path: Path) -> Stored:
     """What a pickled file holds. Raises FormatError for one that is damaged, too large, or wants to run code."""
     entries, comment = check_archive(path)
     try:
-        content = plain(unpickle(path, [torch.nn.ParameterDict, *numpy_data.ALLOWED]))
+        content = plain(load_pickle(path, [torch.nn.ParameterDict, *numpy_data.ALLOWED]))
     except (ValueError, TypeError, RecursionError) as error:
         raise FormatError(str(error), str(path)) from error
     container, table, top = "zip" if entries else "old pickle", as_table(content), "table"

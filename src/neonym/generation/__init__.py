@@ -1,1 +1,1 @@
-"""Pictures with learned words."""
+"""Images with learned words."""

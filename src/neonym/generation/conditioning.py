@@ -8,14 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
-from neonym.models.model import Keep, Model
-from neonym.models.tokenizers.clip import WordTokenizer
-from neonym.text.emphasis import parse_weights
+from neonym.models.encoders.clip import Keep
+from neonym.models.model import Model
+from neonym.models.tokenizers.word_tokenizer import Part, WordTokenizer
+from neonym.text.emphasis import parse_emphasis
 from neonym.text.words import whole_word
-from neonym.types import TextCond
+from neonym.types import Encoded, TextCond
 
-PART = 75  # tokens of a part, without its start and end
-MOST_PARTS = 8
 BREAK = re.compile(r"\s*\bBREAK\b\s*")
 COMFYUI = r"(?<![\w:])embedding:(?P<word>{words})(?:\.(?:safetensors|pt|ckpt|bin|png))?(?![\w-]|\.\w)"
 INVOKEAI = re.compile(r"<(?P<word>[^<>]+)>")
@@ -27,14 +26,12 @@ INVOKEAI_WEIGHT = re.compile(
 MORE, LESS = 1.1, 0.9  # what + and - mean there
 BRACKETS = re.compile(r"[()\[\]]")
 
-Part = list[tuple[int, float]]  # (id, weight)
-
 
 @dataclass(frozen=True)
 class TextRules:
     """How prompts are read."""
 
-    most_parts: int | None = None  # of 75 tokens; None: as many as a prompt needs, at most 8
+    most_parts: int | None = None  # None: as many as a prompt needs, within what the tokenizer allows
     keep: Keep = "original"  # what weights leave as it was
 
 
@@ -78,50 +75,42 @@ def invokeai_weights(prompt: str, words: set[str]) -> str:
 
 
 def parts_of(tokenizer: WordTokenizer, prompt: str) -> list[Part]:
-    """A prompt in parts of at most 75 tokens; BREAK ends one early. Raises ValueError for a weight that is no number.
+    """Return a prompt in parts of the tokenizer's size; BREAK ends one early. Raises ValueError for an emphasis that is no number."""
+    pieces = parse_emphasis(plain_spelling(prompt, tokenizer.words))
+    return tokenizer.in_parts((BREAK.split(text), weight) for text, weight in pieces)
 
-    A word whose vectors do not fit in what is left of a part moves whole to the next, as in AUTOMATIC1111; one of more than 75 is cut.
-    """
-    parts: list[Part] = [[]]
-    for text, weight in parse_weights(plain_spelling(prompt, tokenizer.words)):
-        for i, piece in enumerate(BREAK.split(text)):
-            if i:
-                parts.append([])
-            for tokens in tokenizer.whole(piece) if piece else ():
-                if len(parts[-1]) + min(len(tokens), PART) > PART:
-                    parts.append([])
-                for token in tokens:
-                    if len(parts[-1]) == PART:
-                        parts.append([])
-                    parts[-1].append((token, weight))
-    return parts
+
+def parts_allowed(tokenizer: WordTokenizer, rules: TextRules) -> int:
+    """Return how many parts a prompt may have."""
+    return min(tokenizer.most_parts, rules.most_parts or tokenizer.most_parts)
 
 
 def parts_needed(model: Model, prompts: Iterable[str], rules: TextRules = TextRules()) -> int:
-    """How many parts the longest of `prompts` is given."""
-    longest = max(len(parts_of(t, prompt)) for t in model.tokenizers.values() for prompt in prompts)
-    return min(longest, rules.most_parts or MOST_PARTS)
+    """Return how many parts the longest of `prompts` gets."""
+    tokenizers = model.text.tokenizers.values()
+    return max(min(len(parts_of(t, prompt)), parts_allowed(t, rules)) for t in tokenizers for prompt in prompts)
 
 
-def read_by(tokenizer: WordTokenizer, prompt: str, rules: TextRules = TextRules()) -> tuple[set[str], int]:
-    """-> the words that a prompt uses, and how many tokens of it are beyond the parts that it may have"""
+def words_and_loss(tokenizer: WordTokenizer, prompt: str, rules: TextRules = TextRules()) -> tuple[set[str], int]:
+    """Return the words that a prompt uses, and how many of its tokens are beyond the parts that it may have."""
     parts = parts_of(tokenizer, prompt)
     learned = {token for part in parts for token, _ in part if token >= tokenizer.vocab}
     used = {word for word, ids in tokenizer.words.items() if learned & set(ids)}
-    return used, sum(map(len, parts[rules.most_parts or MOST_PARTS :]))
+    return used, sum(map(len, parts[parts_allowed(tokenizer, rules) :]))
 
 
 @torch.no_grad()
 def conditioning(
     model: Model, prompts: Sequence[str], parts: int | None = None, rules: TextRules = TextRules()
 ) -> TextCond:
-    """The prompts as the U-Net reads them, each filled up to `parts` parts (default: what the longest needs)."""
+    """Return the prompts as the denoiser reads them, each filled up to `parts` parts (default: what the longest needs)."""
     parts = parts_needed(model, prompts, rules) if parts is None else parts
-    tokens, emphasis = {}, {}
-    for name, tokenizer in model.tokenizers.items():
-        read = [parts_of(tokenizer, prompt)[:parts] for prompt in prompts]
-        pairs = [tokenizer.laid_out(own + [[]] * (parts - len(own))) for own in read]
-        tokens[name] = torch.tensor([ids for ids, _ in pairs], device=model.device)  # [B,K,77]
+    ids, emphasis = {}, {}
+    for name, tokenizer in model.text.tokenizers.items():
+        own = min(parts, tokenizer.most_parts)
+        read = [parts_of(tokenizer, prompt)[:own] for prompt in prompts]
+        pairs = [tokenizer.laid_out([*found, *[[]] * (own - len(found))]) for found in read]
+        ids[name] = torch.tensor([row for row, _ in pairs], device=model.device)  # [B,K,L]
         emphasis[name] = torch.tensor([weights for _, weights in pairs], device=model.device)
     weighed = any(bool((weights != 1).any()) for weights in emphasis.values())
-    return model.encode_text(tokens, emphasis if weighed else None, rules.keep)
+    return model.text.encode(Encoded(ids, emphasis if weighed else None), rules.keep)

@@ -1,7 +1,7 @@
-"""What a word does: the same prompts and seeds with it, with the ordinary words nearest to it, and without it.
+"""The effect of a word: the same prompts and seeds with it, with the ordinary words nearest to it, and without it.
 
-A file whose vectors never left the vocabulary draws what an ordinary word draws: it "works" in every program, and does
-nothing. That is what the comparison with the nearest words finds; the one with nothing at all would not.
+A file whose vectors never left the vocabulary generates what an ordinary word does: it "works" in every program, and
+does nothing. The comparison with the nearest words finds that; a comparison with no word at all does not.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from neonym.generation.conditioning import conditioning
 from neonym.generation.embeddings import add_embedding
 from neonym.generation.images import draw
 from neonym.generation.judge import NOT_LEARNED, Judgement, judge
-from neonym.generation.worth import Question, Rows, Worth, measure_worth, tokenized
+from neonym.generation.worth import Question, Rows, Worth, measure_worth
 from neonym.models.encoders.rows import nearest_tokens
 from neonym.models.model import Model
 from neonym.types import Batch, Embedding, TextCond
@@ -28,24 +28,24 @@ SAMPLES, TOGETHER = 24, 8  # noised images that the worth is measured on, and ho
 
 @dataclass(frozen=True)
 class Effect:
-    """Differences between the word and something else in its place, and the pictures."""
+    """Differences between the word and something else in its place, and the images."""
 
     nearest: list[str]  # ordinary words, one for each vector
     change_from_nearest: float  # of the conditioning: norm of the difference over the norm
     change_from_nothing: float
-    pixels_from_nearest: float  # mean absolute difference of the pictures, 0..255
+    pixels_from_nearest: float  # mean absolute difference of the images, 0..255
     pixels_from_nothing: float
-    worth: Worth  # against the nearest words, on given images or on those drawn with the word
-    pictures: dict[str, list[Image.Image]]  # row of the sheet -> one for each seed
+    worth: Worth  # against the nearest words, on given images or on those generated with the word
+    images: dict[str, list[Image.Image]]  # row of the sheet -> one for each seed
 
     @property
     def judgement(self) -> Judgement:
-        """The same that a training run ends with."""
+        """Return the judgement that a training run ends with."""
         return judge(self.worth, "the ordinary words nearest to it")
 
     @property
     def works(self) -> bool:
-        """Whether the word is more than ordinary words."""
+        """Return whether the word is more than ordinary words."""
         return self.judgement.word != NOT_LEARNED
 
 
@@ -53,43 +53,41 @@ def measure(
     model: Model, embedding: Embedding, prompt: str, seeds: Sequence[int], steps: int, guidance: float | None,
     images: Sequence[Image.Image] = (),
 ) -> Effect:  # fmt: skip
-    """Draw `prompt`, in which `{}` stands for the word, and measure the word on `images`, or on what it draws itself.
+    """Generate `prompt`, in which `{}` stands for the word, and measure the word on `images`, or on those generated.
 
     Raises ModelError if the embedding does not fit.
     """
     add_embedding(model, embedding, WORD)
-    close = {name: nearest_tokens(model.vocabulary(name), rows, 1) for name, rows in embedding.vectors.items()}
-    copies = {name: model.vocabulary(name)[ids[:, 0].to(model.device)].float() for name, ids in close.items()}
+    close = {name: nearest_tokens(model.text.vocabulary(name), rows, 1) for name, rows in embedding.vectors.items()}
+    copies = {name: model.text.vocabulary(name)[ids[:, 0].to(model.device)].float() for name, ids in close.items()}
     add_embedding(model, Embedding(COPY, copies), COPY)
-    said = [prompt.replace("{}", text) for text in (WORD, COPY, "")]
-    text = conditioning(model, said)
-    pictures = [draw(model, [p] * len(seeds), seeds, steps=steps, guidance=guidance) for p in said]
+    prompts = [prompt.replace("{}", text) for text in (WORD, COPY, "")]
+    text = conditioning(model, prompts)
+    rows = [draw(model, [p] * len(seeds), seeds, steps=steps, guidance=guidance) for p in prompts]
     first = next(iter(close))
-    nearest = [tokens[0] for tokens in model.tokenizers[first].spelled(close[first].tolist())]
+    nearest = [tokens[0] for tokens in model.text.tokenizers[first].spelled(close[first].tolist())]
     learned = {name: rows.to(model.device) for name, rows in embedding.vectors.items()}
     return Effect(
         nearest,
         change(text, 0, 1),
         change(text, 0, 2),
-        difference(pictures[0], pictures[1]),
-        difference(pictures[0], pictures[2]),
-        worth_on(model, images or pictures[0], said[0], copies, learned),
-        {"with the word": pictures[0], f"with {' '.join(nearest)}": pictures[1], "without it": pictures[2]},
+        difference(rows[0], rows[1]),
+        difference(rows[0], rows[2]),
+        worth_on(model, images or rows[0], prompts[0], copies, learned),
+        {"with the word": rows[0], f"with {' '.join(nearest)}": rows[1], "without it": rows[2]},
     )
 
 
 def worth_on(model: Model, images: Sequence[Image.Image], caption: str, start: Rows, learned: Rows) -> Worth:
-    """What the word is worth on images of the model's own size, noised to levels from 0 to 1."""
+    """Return what the word is worth on images of the model's own size, noised to levels from 0 to 1."""
     moments = torch.cat([encoded_image(model, image) for image in images])  # [I,2C,h,w]
     side, questions = float(model.source.native_size), []
     for first in range(0, SAMPLES, TOGETHER):
         which = range(first, min(first + TOGETHER, SAMPLES))
         captions = [caption] * len(which)
-        tokens, emphasis = tokenized(model, captions)
         batch = Batch(
             moments=moments[[i % len(images) for i in which]].to(model.device),  # [B,2C,h,w]
-            tokens=tokens,
-            emphasis=emphasis,
+            text=model.text.batch(captions),
             keys=[(0, 0, i) for i in which],
             levels=[(i + 0.5) / SAMPLES for i in which],
             concept=torch.zeros(len(which), dtype=torch.int64, device=model.device),
@@ -101,17 +99,18 @@ def worth_on(model: Model, images: Sequence[Image.Image], caption: str, start: R
 
 
 def encoded_image(model: Model, image: Image.Image) -> torch.Tensor:
-    """-> [1,2C,h,w] on the CPU"""
+    """Return the VAE's moments of an image, [1,2C,h,w] on the CPU."""
     pixels = np.asarray(image.convert("RGB"), np.float32).transpose(2, 0, 1) / 127.5 - 1  # [3,H,W]
-    return model.encode_images(torch.from_numpy(pixels)[None]).float().cpu()
+    return model.vae.encode(torch.from_numpy(pixels)[None]).float().cpu()
 
 
 def change(text: TextCond, i: int, j: int) -> float:
-    """Relative distance of two prompts' conditioning."""
+    """Return the distance between the conditioning of prompts `i` and `j`, over the norm of the latter."""
     sequence = text.sequence.float()
     return float((sequence[i] - sequence[j]).norm() / sequence[j].norm())
 
 
 def difference(some: Sequence[Image.Image], others: Sequence[Image.Image]) -> float:
+    """Return the mean absolute difference of images, 0..255."""
     pairs = zip(some, others, strict=True)
     return float(np.mean([np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)).mean() for a, b in pairs]))

@@ -15,17 +15,17 @@ def add_embedding(model: Model, embedding: Embedding, word: str | None = None) -
     """Let `word` (default: the embedding's token) stand for the learned rows. Raises ModelError if they do not fit."""
     word = word or embedding.token
     for name, rows in embedding.vectors.items():
-        if name not in model.tokenizers:
+        if name not in model.text.tokenizers:
             raise ModelError(f"has no encoder `{name}`, which `{word}` was learned for", model.source.name)
-        width = model.vocabulary(name).shape[1]
+        width = model.text.vocabulary(name).shape[1]
         if rows.shape[1] != width:
             what = f"`{word}` has vectors of {rows.shape[1]} numbers, this model's words have {width}"
             raise ModelError(what, model.source.name, "Use the kind of model that it was learned with")
-    missing = [name for name in model.tokenizers if name not in embedding.vectors]
+    missing = [name for name in model.text.tokenizers if name not in embedding.vectors]
     if missing:
         what = f"`{word}` has no vectors for {' and '.join(missing)}"
         raise ModelError(what, model.source.name, "Use the kind of model that it was learned with")
-    model.add_word(word, {name: rows.to(model.device) for name, rows in embedding.vectors.items()})
+    model.text.add_word(word, {name: rows.to(model.device) for name, rows in embedding.vectors.items()})
     return word
 
 

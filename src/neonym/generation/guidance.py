@@ -1,17 +1,15 @@
-"""Classifier-free guidance (Ho & Salimans 2021) round a model, so that diffusers' pipelines see a plain U-Net.
+"""Classifier-free guidance (Ho & Salimans 2021): which texts a batch is predicted with, and how they are weighed.
 
-The pipeline steps through the noise levels; what is predicted at each is said here: which texts, how they are weighed
-against each other, each picture with its own scale. That is one path for every family and every pipeline.
+Every family and every sampler takes this one path; each image has its own guidance scale.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from neonym.models.model import Model
 from neonym.types import TextCond
@@ -19,25 +17,26 @@ from neonym.types import TextCond
 
 @dataclass(frozen=True)
 class Branch:
-    """One text of each picture."""
+    """One text of each image, and the sizes [B,6] that come with it for families that read them."""
 
     text: TextCond
-    sizes: Tensor | None = None  # [B,6], for SDXL
+    sizes: Tensor | None = None
 
-    def at(self, i: int) -> Branch:
-        """Of one picture."""
-        pooled = None if self.text.pooled is None else self.text.pooled[i : i + 1]
+    def row(self, i: int) -> Branch:
+        """Return the branch of image `i` alone."""
         return Branch(
-            TextCond(self.text.sequence[i : i + 1], pooled), None if self.sizes is None else self.sizes[i : i + 1]
+            of_each(lambda tensors: tensors[0][i : i + 1], [self.text]),
+            None if self.sizes is None else self.sizes[i : i + 1],
         )
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """What a batch is drawn towards and away from.
+    """The texts that a batch is guided towards and away from.
 
-    `scale` [B,1,1,1] towards the prompt. Without `empty`, away from the negative prompt as much; with it, away from
-    the empty prompt, and by `negative_scale` [B,1,1,1] from the negative one. Without `negative` there is no guidance.
+    `scale` [B,1,1,1] guides towards the prompt. Without `empty`, it guides away from the negative prompt as much; with
+    it, away from the empty prompt, and by `negative_scale` [B,1,1,1] from the negative one. Without `negative` there is
+    no guidance.
     """
 
     prompt: Branch
@@ -49,84 +48,73 @@ class Guidance:
 
     @property
     def branches(self) -> list[Branch]:
+        """Return the texts in the order in which they are predicted."""
         return [branch for branch in (self.empty, self.negative, self.prompt) if branch is not None]
 
-    def combine(self, guesses: Sequence[Tensor]) -> Tensor:
-        """One prediction [B,C,h,w] of each branch, in their order -> the guided one."""
-        prompt = guesses[-1]
+    def combine(self, predictions: Sequence[Tensor]) -> Tensor:
+        """Return the guided prediction from one prediction [B,C,h,w] of each branch, in their order.
+
+        `rescale` brings back that share of the contrast that guidance adds (Lin et al. 2023, section 3.4).
+        """
+        prompt = predictions[-1]
         if self.negative is None or self.scale is None:
             return prompt
-        base = guesses[0]
+        base = predictions[0]
         guided = base + self.scale * (prompt - base)
         if self.empty is not None and self.negative_scale is not None:
-            guided = guided - self.negative_scale * (guesses[1] - base)
-        if self.rescale > 0:  # Lin et al. 2023, section 3.4
+            guided = guided - self.negative_scale * (predictions[1] - base)
+        if self.rescale > 0:
             contrast = prompt.std((1, 2, 3), keepdim=True) / guided.std((1, 2, 3), keepdim=True)
             guided = self.rescale * guided * contrast + (1 - self.rescale) * guided
         return guided
 
 
-class GuidedUNet(nn.Module):
-    """Takes the place of the U-Net in a pipeline that guides nothing itself."""
+class GuidedModel:
+    """A model whose guided prediction for an image does not depend on the images beside it.
 
-    def __init__(self, model: Any, at_once: bool = False):
-        """`at_once`: predict for all pictures of a batch together whatever comes of it, as is done on a GPU always."""
-        super().__init__()
+    On a CPU, a batch is predicted together only where that gives bit for bit what its images give alone, which is tried
+    once per shape; `at_once` predicts it together whatever comes of it, as a GPU always does.
+    """
+
+    def __init__(self, model: Model, at_once: bool = False):
+        self.model = model
         self.at_once = at_once or model.device.type != "cpu"
-        # whether a batch gives what its pictures alone give: by its shape, the number of texts and their length
-        self.alike: dict[tuple[torch.Size, int, int], bool] = {}
-        self.unet, self._model = model.unet, [model]  # in a list: no second registration of its parts
-        self.guidance: Guidance | None = None
+        self.batch_invariant: dict[tuple[torch.Size, int, int], bool] = {}  # by latents' shape, texts and their length
 
-    @property
-    def model(self) -> Model:
-        return self._model[0]
+    def predict(self, guidance: Guidance, x_t: Tensor, t: Tensor) -> Tensor:
+        """Return the guided prediction for latents [B,C,h,w] at one timestep, [B,C,h,w] in float32."""
+        branches, t = guidance.branches, t.to(x_t.device)
+        case = (x_t.shape, len(branches), branches[0].text.sequence.shape[1])
+        if self.at_once or len(x_t) == 1 or self.batch_invariant.get(case):
+            return guidance.combine(self.branch_predictions(branches, x_t, t).chunk(len(branches)))
+        rows = [self.branch_predictions([b.row(i) for b in branches], x_t[i : i + 1], t) for i in range(len(x_t))]
+        predictions = torch.stack(rows, dim=1)  # [branches,B,C,h,w]
+        if case not in self.batch_invariant:
+            together = self.branch_predictions(branches, x_t, t)
+            self.batch_invariant[case] = torch.equal(predictions.flatten(0, 1), together)
+        return guidance.combine(predictions.unbind())
 
-    @property
-    def config(self) -> Any:
-        return self.unet.config
-
-    @property
-    def add_embedding(self) -> Any:
-        return self.unet.add_embedding
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of what it takes and gives, so that pipelines draw noise and step in float32 whatever the model's precision is:
-        a seed has the same noise in all of them, and no step is rounded to half precision.
-        """
-        return torch.float32
-
-    @property
-    def device(self) -> torch.device:
-        return self.unet.device
-
-    def forward(self, sample: Tensor, t: Tensor, *_: Any, **__: Any) -> tuple[Tensor]:
-        """[B,C,h,w], one timestep -> ([B,C,h,w],). What the pipeline says of the text is passed over."""
-        assert self.guidance is not None
-        branches, t = self.guidance.branches, t.to(sample.device)
-        case = (sample.shape, len(branches), branches[0].text.sequence.shape[1])
-        if self.at_once or len(sample) == 1 or self.alike.get(case):
-            guesses = self.guess(sample, t, branches).chunk(len(branches))
-        else:  # one picture at a time: no sum is rounded otherwise because of the neighbours
-            each = [self.guess(sample[i : i + 1], t, [b.at(i) for b in branches]) for i in range(len(sample))]
-            guesses = torch.stack(each, dim=1).unbind()
-            if case not in self.alike:
-                self.alike[case] = torch.equal(torch.cat(guesses), self.guess(sample, t, branches))
-        return (self.guidance.combine(guesses).to(sample.dtype),)
-
-    def guess(self, sample: Tensor, t: Tensor, branches: Sequence[Branch]) -> Tensor:
-        """Predictions with each text, one after the other. [B,C,h,w] -> [branches*B,C,h,w]"""
-        text, sizes = joined_text([b.text for b in branches]), joined_sizes([b.sizes for b in branches])
-        return self.model.denoise(torch.cat([sample] * len(branches)), t, text, sizes)
+    def branch_predictions(self, branches: Sequence[Branch], x_t: Tensor, t: Tensor) -> Tensor:
+        """Return the predictions of latents [B,C,h,w] with each text, one text after the other, [branches*B,C,h,w]."""
+        sizes = [branch.sizes for branch in branches if branch.sizes is not None]
+        text = joined_text([branch.text for branch in branches])
+        return self.model.predict(torch.cat([x_t] * len(branches)), t, text, torch.cat(sizes) if sizes else None)
 
 
 def joined_text(texts: Sequence[TextCond]) -> TextCond:
-    """[B,S,D] each -> [n*B,S,D]"""
-    pooled = [text.pooled for text in texts if text.pooled is not None]
-    return TextCond(torch.cat([text.sequence for text in texts]), torch.cat(pooled) if pooled else None)
+    """Return several texts [B,S,D] as one batch [n*B,S,D]."""
+    return of_each(torch.cat, texts)
 
 
-def joined_sizes(sizes: Sequence[Tensor | None]) -> Tensor | None:
-    known = [size for size in sizes if size is not None]
-    return torch.cat(known) if known else None
+def of_each(function: Callable[[list[Tensor]], Tensor], texts: Sequence[TextCond]) -> TextCond:
+    """Return a text whose every tensor is what `function` makes of that tensor of `texts`; what they lack is None."""
+
+    def optional(tensors: Sequence[Tensor | None]) -> Tensor | None:
+        known = [tensor for tensor in tensors if tensor is not None]
+        return function(known) if known else None
+
+    return TextCond(
+        function([text.sequence for text in texts]),
+        optional([text.pooled for text in texts]),
+        optional([text.mask for text in texts]),
+    )

@@ -1,4 +1,4 @@
-"""Picture files and the texts in them: chunks of a PNG, EXIF of the others."""
+"""Image files and the texts in them: text chunks of a PNG, EXIF of the others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from neonym.data.images import readable
 from neonym.errors import UserError
-from neonym.io.atomic import save_png, whole_file
+from neonym.io.atomic import atomic_write, save_png
 from neonym.io.json import as_text
 
 KEY = "neonym"  # of the text that is for this program alone
@@ -22,37 +22,37 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".webp")  # that are written
 
 
 def fits(ending: str, prompt: str, negative: str, raw: str) -> bool:
-    """Whether a file of that kind has room for such texts: in JSON, and in UTF-16 what `parameters` says."""
+    """Return whether a file with that ending has room for such texts: in JSON, and in UTF-16 for `parameters`."""
     size = sum(len(json.dumps(text)) for text in (prompt, negative, raw)) + len((prompt + negative).encode("utf-16-be"))
     return ending.lower() not in (".jpg", ".jpeg") or size <= MOST_BYTES
 
 
-def save_picture(picture: Image.Image, path: Path, said: dict[str, str]) -> None:
-    """Write with the texts; the file is complete or absent. Raises UserError."""
+def save_image(image: Image.Image, path: Path, texts: dict[str, str]) -> None:
+    """Write an image with its texts; the file is complete or absent. Raises UserError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix.lower() == ".png":
             info = PngInfo()
-            for key, text in said.items():
+            for key, text in texts.items():
                 info.add_text(key, text) if text.isascii() else info.add_itxt(key, as_text(text))
-            save_png(picture, path, info)
+            save_png(image, path, info)
             return
         exif = Image.Exif()
-        exif[DESCRIPTION] = f"{KEY}:{said[KEY]}"
-        exif.get_ifd(EXIF_FOLDER)[USER_COMMENT] = UNICODE + as_text(said["parameters"]).encode("utf-16-be")
-        with whole_file(path) as part:
-            picture.save(part, Image.registered_extensions()[path.suffix.lower()], exif=exif, quality=95)
+        exif[DESCRIPTION] = f"{KEY}:{texts[KEY]}"
+        exif.get_ifd(EXIF_FOLDER)[USER_COMMENT] = UNICODE + as_text(texts["parameters"]).encode("utf-16-be")
+        with atomic_write(path) as part:
+            image.save(part, Image.registered_extensions()[path.suffix.lower()], exif=exif, quality=95)
     except OSError as error:
         raise UserError(f"cannot be written ({error.strerror or error})", str(path), "Is the disk full?") from error
 
 
 def texts_in(file: str | Path) -> dict[str, str]:
-    """What a picture file says, by its keys; of EXIF `parameters` and KEY. Raises DataError."""
-    with readable(Path(file)) as picture:
-        if picture.format == "PNG":
-            picture.load()  # texts may stand behind the pixels
-            return {str(key): text for key, text in picture.info.items() if isinstance(text, str)}
-        exif = picture.getexif()
+    """Return the texts in an image file by their keys; of EXIF, `parameters` and KEY. Raises DataError."""
+    with readable(Path(file)) as image:
+        if image.format == "PNG":
+            image.load()  # texts may stand behind the pixels
+            return {str(key): text for key, text in image.info.items() if isinstance(text, str)}
+        exif = image.getexif()
         ours, comment = exif.get(DESCRIPTION, ""), exif.get_ifd(EXIF_FOLDER).get(USER_COMMENT, b"")
     found = {KEY: ours.removeprefix(f"{KEY}:")} if isinstance(ours, str) and ours.startswith(f"{KEY}:") else {}
     if isinstance(comment, bytes) and comment.startswith(UNICODE):

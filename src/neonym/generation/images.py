@@ -1,21 +1,16 @@
-"""Prompts to pictures, in one call."""
+"""From prompts to images in one call."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-import torch
 from PIL import Image
 
 from neonym.errors import UserError
-from neonym.generation.embeddings import add_files
-from neonym.generation.pipeline import Painter
+from neonym.generation.pipeline import Pipeline
 from neonym.generation.request.jobs import Job
-from neonym.generation.samplers import possible_steps
-from neonym.models.model import Model, load_model
-from neonym.models.source import BUILTIN
+from neonym.generation.samplers import default_sampler, possible_steps, sampler_name
+from neonym.models.model import Model
 from neonym.types import Size
 
 
@@ -28,39 +23,25 @@ def draw(
     steps: int = 30,
     guidance: float | None = None,
     size: Size | None = None,
-    sampler: str = "ddim",
+    sampler: str | None = None,
     batch_size: int = 8,
 ) -> list[Image.Image]:
-    """One picture for each prompt, from its seed. Size (width, height) and guidance are by default the model's own.
+    """Return one image for each prompt, from its seed.
 
-    `steps`: at most as many as the sampler can take.
+    Size (width, height), guidance and sampler are by default the model's own; the sampler takes at most as many `steps`
+    as it can. Raises UserError.
     """
     width, height = size or (model.source.native_size, model.source.native_size)
-    if width % 8 or height % 8:
-        raise UserError(f"{width} x {height} is not a multiple of 8", "the size of the pictures")
+    multiple = model.source.latents.multiple
+    if width % multiple or height % multiple:
+        raise UserError(f"{width} x {height} is not a multiple of {multiple}", "the size of the images")
     scale = model.source.guidance if guidance is None else guidance
-    painter, pictures, steps = Painter(model), [], possible_steps(sampler, steps)
+    sampler = sampler_name(sampler or default_sampler(model.source.family.process))
+    pipeline, images, steps = Pipeline(model), [], possible_steps(sampler, steps)
     jobs = [
         Job(prompt, seed, width, height, negative_prompt, steps, scale, sampler=sampler)
         for prompt, seed in zip(prompts, seeds, strict=True)
     ]
     for first in range(0, len(jobs), batch_size):
-        pictures += painter.paint(jobs[first : first + batch_size])
-    return pictures
-
-
-def generate(
-    prompts: str | Sequence[str],
-    embeddings: Iterable[str | Path] = (),
-    model: str = BUILTIN,
-    seed: int = 0,
-    **options: Any,
-) -> list[Image.Image]:
-    """Pictures of `prompts` with the words of the embedding files; picture i has the seed `seed + i`.
-
-    `options` are those of `draw`. Raises ModelError, FormatError.
-    """
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    loaded = load_model(model, "cuda" if torch.cuda.is_available() else "cpu")
-    add_files(loaded, embeddings)
-    return draw(loaded, prompts, [seed + i for i in range(len(prompts))], **options)
+        images += pipeline.generate(jobs[first : first + batch_size])
+    return images

@@ -1,6 +1,7 @@
-"""One word for what a word is worth.
+"""A verdict in one word on what a learned word is worth.
 
-The limits were chosen on the built-in model, by `benchmarks/verdict.py`; docs/training.md shows how often they are wrong.
+The limits were chosen on the built-in model, by `benchmarks/verdict.py`; docs/training.md says how often
+they are wrong.
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ from neonym.generation.worth import Worth
 
 Word = Literal["LEARNED", "WEAK", "NOT LEARNED"]
 LEARNED, WEAK, NOT_LEARNED = "LEARNED", "WEAK", "NOT LEARNED"
-FAIR_SHARE, LEAST_SHARE = 0.05, 0.015  # of what one known word in the place of another changes
+FAIR_SHARE, LEAST_SHARE = 0.05, 0.015  # of what changes if one known word replaces another
 FAIR_REACH, LEAST_REACH = 0.5, 0.25  # of the gain in the word's direction
 SURE = 2.0  # standard errors above no gain at all
 HARMFUL = 1.15  # times the loss without the captions: a word that is not below it only makes up for what they say
-OBEDIENT, BARELY_OBEDIENT = 0.25, 0.1  # of what other words change beside known words; the second where only few
-ENOUGH = 4  # contrasts were looked at
+OBEDIENT, BARELY_OBEDIENT = (
+    0.25,
+    0.1,
+)  # share of what other words change beside known words; the second with few contrasts
+ENOUGH = 4  # contrasts
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """The word for it, why, and whether a learned word drowns the rest of the prompt."""
+    """A verdict, its reason, and whether the learned word overpowers the rest of the prompt."""
 
     word: Word
     reason: str
@@ -31,9 +35,11 @@ class Judgement:
 
 
 def judge(worth: Worth, than: str = "its init word") -> Judgement:
-    """LEARNED: worth using. WEAK: something, but not much of what it could be. NOT LEARNED: as good as the word it began as.
+    """Return the verdict on a word.
 
-    `than`: what the word is compared with, as the reason calls it."""
+    It is LEARNED if the word is worth using, WEAK if it is far from what it could be, NOT LEARNED if it is no better
+    than its start. The reason calls what the word is compared with `than`.
+    """
     if not math.isfinite(worth.loss_after):
         return Judgement(NOT_LEARNED, "the evaluation loss is not finite")
     if not worth.loss_before > 0:
@@ -60,9 +66,10 @@ def judge(worth: Worth, than: str = "its init word") -> Judgement:
 
 
 def headline(word: str, overpowers: bool) -> str:
-    """The verdict as it is shown."""
+    """Return the verdict as it is shown."""
     return f"{word}, BUT IT OVERPOWERS THE PROMPT" if overpowers else word
 
 
 def of_a_known_word(worth: Worth) -> str:
+    """Return a phrase that compares the gain with what a known word changes."""
     return f"{100 * worth.share:.1f} % of what a known word changes"

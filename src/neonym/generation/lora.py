@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 import warnings
@@ -11,73 +12,95 @@ from typing import Any
 
 from neonym.errors import ModelError, Problem, UserError
 from neonym.extras import install, is_installed
-from neonym.generation.samplers import make_pipeline
+from neonym.generation.samplers import default_sampler, make_scheduler
 from neonym.models.loading.weight_files import ENDINGS, read_header, read_tensors
+from neonym.models.model import Model
 
 DOWN = re.compile(r"(?:lora_down|lora_A|[._]down)\.")  # one of the two matrices of a layer
+MISFIT = "Was it made for this kind of model?"
 
 
 class Networks:
     """The LoRAs of a model, each under its number. Raises ModelError for a file that is none, or that does not fit.
 
-    `problems`: warnings of files that fit in part.
+    `problems` are warnings of files that fit in part.
     """
 
-    def __init__(self, model: Any, files: Sequence[str], multipliers: Sequence[float], merge: bool = False):
+    def __init__(self, model: Model, files: Sequence[str], multipliers: Sequence[float], merge: bool = False):
         self.names = [f"network{i}" for i in range(len(files))]
         self.multipliers = tuple(multipliers)
-        self.pipeline: Any = make_pipeline(model) if files else None
-        self.parts = [model.unet, *model.encoders.values()]
-        self.merged, self.now, self.problems = merge, None, list[Problem]()
+        self.pipeline: Any = loading_pipeline(model) if files else None
+        self.parts = {name: part for name, part in model.modules().items() if name != "vae"}
+        self.is_merged, self.weights, self.problems = merge, None, list[Problem]()
         for name, file in zip(self.names, files, strict=True):
             self.load(name, file)
         if files and merge:
             self.set(self.multipliers)
-            self.pipeline.fuse_lora(components=["unet", *model.encoders], adapter_names=self.names)
+            self.pipeline.fuse_lora(components=list(self.parts), adapter_names=self.names)
 
     def load(self, name: str, file: str) -> None:
-        tensors = read_tensors(Path(file), ("",))
-        layers = sum(DOWN.search(key) is not None for key in tensors)
-        if not layers:
-            raise ModelError("holds no LoRA", file, "Other kinds of networks are not supported")
-        if not all(tensor.isfinite().all() for tensor in tensors.values()):
-            raise ModelError("some of its numbers are not finite", file, "Get the file again")
-        fix, log = "Was it made for this kind of model?", logging.getLogger("diffusers.loaders")
+        """Load a file as the adapter `name`. Raises ModelError."""
+        tensors = lora_tensors(file)
+        log = logging.getLogger("diffusers.loaders")
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # peft wonders at a second network
-                log.setLevel(logging.CRITICAL)  # every shape that does not fit: hundreds of lines
+                warnings.simplefilter("ignore", UserWarning)  # peft warns of a second network
+                log.setLevel(logging.CRITICAL)  # it lists every shape that does not fit: hundreds of lines
                 self.pipeline.load_lora_weights(tensors, adapter_name=name)
         except (ValueError, KeyError, RuntimeError, TypeError) as error:
             line = str(error).strip().split("\n", 1)[0][:200]
-            raise ModelError(f"does not fit the model ({line})", file, fix) from error
+            raise ModelError(f"does not fit the model ({line})", file, MISFIT) from error
         finally:
             log.setLevel(logging.NOTSET)
-        loaded = sum(name in getattr(layer, "lora_A", ()) for part in self.parts for layer in part.modules())
+        layers = sum(DOWN.search(key) is not None for key in tensors)
+        modules = (module for part in self.parts.values() for module in part.modules())
+        loaded = sum(name in getattr(module, "lora_A", ()) for module in modules)
         if not loaded:
-            raise ModelError("nothing of it fits the model", file, fix)
+            raise ModelError("nothing of it fits the model", file, MISFIT)
         if loaded < layers:
-            what = f"{layers - loaded} of its {layers} layers are not in the model, and are passed over"
-            self.problems.append(Problem("warning", what, file, fix))
+            what = f"{layers - loaded} of its {layers} layers are not in the model, and are ignored"
+            self.problems.append(Problem("warning", what, file, MISFIT))
 
     def set(self, multipliers: Sequence[float]) -> None:
-        """How much each counts from now on; the last number given is also for those behind it."""
-        if not self.names or (self.merged and self.now is not None):
+        """Set how much each LoRA counts from now on; the last number given also counts for those behind it."""
+        if not self.names or (self.is_merged and self.weights is not None):
             return
         known = [*multipliers] or [1.0]
         weights = (known + [known[-1]] * len(self.names))[: len(self.names)]
-        if weights != self.now:
+        if weights != self.weights:
             self.pipeline.set_adapters(self.names, weights)
-            self.now = weights
+            self.weights = weights
+
+
+def loading_pipeline(model: Model) -> Any:
+    """Return diffusers' pipeline of the family around the loaded parts: only its LoRA loader is used."""
+    import diffusers
+
+    family = model.source.family
+    kind = getattr(diffusers, family.pipeline)
+    wanted = inspect.signature(kind.__init__).parameters.values()
+    parts: dict[str, Any] = {own.name: None for own in wanted if own.name != "self" and own.default is own.empty}
+    scheduler = make_scheduler(model, default_sampler(family.process))
+    return kind(**parts | model.modules() | {"scheduler": scheduler})
+
+
+def lora_tensors(file: str) -> dict[str, Any]:
+    """Return the tensors of a LoRA file. Raises ModelError for a file that is none, or whose numbers are not finite."""
+    tensors = read_tensors(Path(file), ("",))
+    if not any(DOWN.search(key) for key in tensors):
+        raise ModelError("holds no LoRA", file, "Other kinds of networks are not supported")
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise ModelError("some of its numbers are not finite", file, "Get the file again")
+    return tensors
 
 
 def network_facts(file: str) -> dict[str, str]:
-    """The metadata of a LoRA file. Raises ModelError."""
+    """Return the metadata of a LoRA file. Raises ModelError."""
     return dict(read_header(Path(file)).metadata)
 
 
 def check_networks(files: Sequence[str]) -> None:
-    """What can be known before the model is loaded. Raises UserError."""
+    """Check what can be known of LoRA files before the model is loaded. Raises UserError."""
     if files and not is_installed("peft"):
         raise UserError("a LoRA needs the package `peft`", "--network_weights", install("peft"))
     for file in files:

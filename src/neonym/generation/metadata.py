@@ -1,4 +1,4 @@
-"""What a picture file says of itself: AUTOMATIC1111's `parameters`, sd-scripts' keys, and all that is needed to draw it again."""
+"""The texts in an image file: AUTOMATIC1111's `parameters`, sd-scripts' keys, and all that generates it again."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from neonym.config.generate import GenerateSettings
 from neonym.data.images import inspect
 from neonym.errors import DataError, UserError
 from neonym.generation.image_files import KEY, texts_in
-from neonym.generation.request.jobs import Job, escaped
-from neonym.generation.samplers import spacing, spoken
+from neonym.generation.request.jobs import Job
+from neonym.generation.request.prompt_sources import escaped
+from neonym.generation.samplers import spacing_title, title
 from neonym.models.loading.weight_files import ENDINGS
+from neonym.models.registry import family_named
 from neonym.text.words import clean, whole_word
 
-OF_A_BATCH = {"batch_at_once", "vae_batch_size"}  # recorded, but a picture is drawn again alone
-OF_A_RUN = {  # settings that say nothing of one picture
+BATCH_SETTINGS = {"batch_at_once", "vae_batch_size"}  # recorded, but an image is generated again alone
+RUN_SETTINGS = {  # that say nothing of one image
     "prompt", "from_file", "interactive", "like", "images_per_prompt", "n_iter", "shuffle_prompts", "iter_same_seed",
     "batch_size", "outdir", "sequential_file_name", "use_original_file_name", "grid", "x", "y", "offline",
     "network_show_meta", "textual_inversion_embeddings",
@@ -31,7 +33,7 @@ NEGATIVE = re.compile(r"^(\s*)Negative prompt:", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Facts:
-    """What is the same for all pictures of a run."""
+    """What is the same for all images of a run."""
 
     model: dict[str, str]  # name, family, text_hash, and sha256 of a checkpoint file
     words: dict[str, dict[str, Any]]  # word -> file, sha256, vectors
@@ -40,17 +42,17 @@ class Facts:
     device: str
 
 
-def settings_said(settings: GenerateSettings) -> dict[str, Any]:
-    """The settings that decide pictures, and are not the default."""
+def recorded_settings(settings: GenerateSettings) -> dict[str, Any]:
+    """Return the settings that decide images and are not the default."""
     values = settings.model_dump()
     return {
         name: value for name, value in values.items()
-        if name not in OF_A_RUN and value != type(settings).model_fields[name].default
+        if name not in RUN_SETTINGS and value != type(settings).model_fields[name].default
     }  # fmt: skip
 
 
 def texts(job: Job, facts: Facts, stage: str = "", small: Job | None = None) -> dict[str, str]:
-    """Every text chunk of the picture of `job`; `small`: the first of two stages, if this is the second."""
+    """Return every text in the image file of a job; `small` is the first stage's job, if this is the second of two."""
     found = {
         "parameters": parameters(job, facts, small), "prompt": job.prompt, "negative-prompt": job.negative_prompt,
         "seed": str(job.seed), "sampler": job.sampler, "steps": str(job.steps), "scale": str(job.scale),
@@ -60,7 +62,8 @@ def texts(job: Job, facts: Facts, stage: str = "", small: Job | None = None) -> 
         found["negative-scale"] = str(job.negative_scale)
     if job.clip_prompt:
         found["clip-prompt"] = job.clip_prompt
-    if facts.model["family"] == "sdxl":
+    family = family_named(facts.model["family"])
+    if family and family.reads_sizes:
         found |= {
             "original-height": str(job.original_height or job.height),
             "original-width": str(job.original_width or job.width),
@@ -69,25 +72,25 @@ def texts(job: Job, facts: Facts, stage: str = "", small: Job | None = None) -> 
             "crop-top": str(job.crop_top),
             "crop-left": str(job.crop_left),
         }
-    pictures = {file: content_of(file) for file in (job.source, job.mask) if file is not None}
-    ours = {"version": __version__, "stage": stage, "job": asdict(job), "pictures": pictures, **asdict(facts)}
+    images = {file: content_of(file) for file in (job.source, job.mask) if file is not None}
+    ours = {"version": __version__, "stage": stage, "job": asdict(job), "pictures": images, **asdict(facts)}
     return found | {KEY: json.dumps(ours)}
 
 
 @lru_cache(maxsize=64)
 def content_of(file: str) -> str:
-    """SHA-256 of a picture."""
+    """Return the SHA-256 of an image. Raises DataError."""
     return inspect(Path(file)).content
 
 
 def parameters(job: Job, facts: Facts, small: Job | None = None) -> str:
-    """AUTOMATIC1111's block: the prompt, the negative prompt, a line of `Name: value`.
+    """Return AUTOMATIC1111's block: the prompt, the negative prompt, a line of `Name: value`.
 
-    Of two stages it calls the first one's size and steps `Size` and `Steps`.
+    Of two stages, `Size` and `Steps` are those of the first.
     """
     first = small or job
     pairs: dict[str, Any] = {
-        "Steps": first.steps, "Sampler": spoken(job.sampler), "Schedule type": spacing(job.sampler),
+        "Steps": first.steps, "Sampler": title(job.sampler), "Schedule type": spacing_title(job.sampler),
         "CFG scale": plain(job.scale), "Seed": job.seed, "Size": f"{first.width}x{first.height}",
         "Model hash": facts.model.get("sha256", "")[:10], "Model": model_name(facts.model["name"]),
         "Denoising strength": plain(job.strength) if job.source or small else None,
@@ -97,79 +100,86 @@ def parameters(job: Job, facts: Facts, small: Job | None = None) -> str:
         "Version": f"Neonym {__version__}",
     }  # fmt: skip
     line = ", ".join(f"{name}: {quoted(value)}" for name, value in pairs.items() if value not in (None, ""))
-    prompt, negative = told(job.prompt), told(job.negative_prompt)
+    prompt, negative = unambiguous(job.prompt), unambiguous(job.negative_prompt)
     return "\n".join([prompt, *([f"Negative prompt: {negative}"] if negative else []), line])
 
 
 def words_in(job: Job, facts: Facts) -> list[str]:
-    """The words that a picture's prompts use."""
-    said = clean(f"{job.prompt} {job.negative_prompt}".replace("\\", ""))
-    return [word for word in facts.words if whole_word((clean(word),)).search(said)]
+    """Return the words that a job's prompts use."""
+    prompts = clean(f"{job.prompt} {job.negative_prompt}".replace("\\", ""))
+    return [word for word in facts.words if whole_word((clean(word),)).search(prompts)]
 
 
 def hires(job: Job, facts: Facts) -> dict[str, Any]:
-    """The second of two stages."""
+    """Return the pairs that describe the second of two stages."""
     latents = facts.settings.get("highres_fix_latents_upscaling")
     upscaler = "Latent (bicubic)" if latents else "Lanczos"
     return {"Hires resize": f"{job.width}x{job.height}", "Hires steps": job.steps, "Hires upscaler": upscaler}
 
 
-def told(prompt: str) -> str:
-    """A line that begins like the negative prompt would be taken for it; a small letter means the same to the model.
+def unambiguous(prompt: str) -> str:
+    """Return a prompt of which no line reads as the beginning of the negative prompt, and without blanks around it.
 
-    So do blanks and line breaks round the whole: a reader would keep some of them.
+    A small letter means the same to the model, and so do blanks, of which a reader would keep some.
     """
     return NEGATIVE.sub(r"\1negative prompt:", prompt).strip()
 
 
 def model_name(name: str) -> str:
+    """Return a model's name without its folder and its ending."""
     path = Path(name)
     return path.stem if path.suffix.lower() in ENDINGS else path.name
 
 
 def plain(number: float) -> str:
+    """Return a number as AUTOMATIC1111 writes it: without `.0`."""
     return str(float(number)).removesuffix(".0")
 
 
 def quoted(value: Any) -> str:
-    """As AUTOMATIC1111 does it: in quotes if it would break the line up."""
+    """Return a value as AUTOMATIC1111 writes it: in quotes if it would break up the line."""
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if re.search(r"[,:\n]", text) else text
 
 
 def like(file: str, given: dict[str, Any]) -> tuple[GenerateSettings, dict[str, Any]]:
-    """The settings that draw a picture again, with those `given` instead; and all that the picture says. Raises UserError."""
+    """Return the settings that generate an image again, overridden by `given` ones, and its record. Raises UserError."""
     try:
         text = texts_in(file).get(KEY)
     except DataError as error:
         raise UserError(error.problem.what, f"--like {file}") from error
-    fix = "Only files that Neonym made can be drawn again so"
+    fix = "Only images that Neonym made can be generated again"
     if text is None:
         raise UserError("it does not say how it was made", f"--like {file}", fix)
     try:
-        said = json.loads(text)
-        return settings_of(said, given), said
+        record = json.loads(text)
+        return settings_of(record, given), record
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError("what it says of how it was made is damaged", f"--like {file}", fix) from error
+        raise UserError("its record of how it was made is damaged", f"--like {file}", fix) from error
 
 
-def named(word: str, file: str) -> str:
-    """As --textual_inversion_embeddings has it."""
+def word_argument(word: str, file: str) -> str:
+    """Return a word and its file as --textual_inversion_embeddings takes them."""
     return file if Path(file).stem == word else f"{word}={file}"
 
 
-def settings_of(said: dict[str, Any], given: dict[str, Any]) -> GenerateSettings:
-    """Raises KeyError, TypeError, ValueError for what Neonym did not write."""
-    job = said["job"]
-    if not {"text_hash", "name"} <= set(said["model"]) or not {"words", "networks", "device"} <= set(said):
+def settings_of(record: dict[str, Any], given: dict[str, Any]) -> GenerateSettings:
+    """Return the settings of a record, overridden by those `given`.
+
+    Raises KeyError, TypeError, ValueError for a record that Neonym did not write.
+    """
+    job = record["job"]
+    if not {"text_hash", "name"} <= set(record["model"]) or not {"words", "networks", "device"} <= set(record):
         raise KeyError("model")
-    settings = {name: value for name, value in said["settings"].items() if name not in OF_A_BATCH}
-    if said.get("stage") == SMALL:
+    settings = {name: value for name, value in record["settings"].items() if name not in BATCH_SETTINGS}
+    if record.get("stage") == SMALL:
         settings = {name: value for name, value in settings.items() if not name.startswith("highres_fix")}
     own = {name: job[name] for name in job if name in GenerateSettings.model_fields and name != "prompt"}
     if job["source"] is None and "highres_fix_scale" not in settings:
         del own["strength"]
-    own["textual_inversion_embeddings"] = tuple(named(word, told["file"]) for word, told in said["words"].items())
+    own["textual_inversion_embeddings"] = tuple(
+        word_argument(word, own["file"]) for word, own in record["words"].items()
+    )
     own |= {"W": job["width"], "H": job["height"], "image_path": job["source"], "mask_path": job["mask"]}
     clip = f" --c {escaped(job['clip_prompt'])}" if job["clip_prompt"] else ""
     own["network_mul"] = tuple(job["multipliers"])

@@ -1,4 +1,4 @@
-"""Names of picture files, as sd-scripts gives them; nothing that is there is ever written over."""
+"""Names of image files, as sd-scripts gives them; no file is ever overwritten."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from neonym.generation.request.jobs import Job
 
 
 class Names:
-    """One name for each picture of a run."""
+    """One name for each image of a run."""
 
     def __init__(self, settings: GenerateSettings):
         self.settings, self.folder = settings, Path(settings.outdir)
@@ -23,13 +23,18 @@ class Names:
             self.offset = max((int(match[1]) for match in taken if match), default=0)
 
     def path(self, job: Job, number: int, stage: str = "") -> Path:
-        """`number` counts the pictures of the run from 0; `stage`: "0" for the small one of two, "1" for the large one."""
+        """Return the file of a job, where `number` counts the images of the run from 0.
+
+        The stage is "0" for the small image of two, "1" for the large one, "" where there is one.
+        """
         return free(self.folder / self.name(job, number, stage))
 
     def sheet(self, kind: str) -> Path:
+        """Return the file of a sheet."""
         return free(self.folder / f"{kind}_{self.stamp}.png")
 
     def name(self, job: Job, number: int, stage: str) -> str:
+        """Return the name of a job's file, whether there is such a file or not."""
         if job.file is not None:
             path = Path(job.file)
             return str(path.with_name(f"{path.stem}_small{path.suffix}")) if stage == "0" else job.file
@@ -41,7 +46,7 @@ class Names:
 
 
 def free(wanted: Path) -> Path:
-    """The name itself, or with the first number behind it that is not taken."""
+    """Return the path itself, or with the first number behind its name that is not taken."""
     if not wanted.exists():
         return wanted
     others = (wanted.with_name(f"{wanted.stem}_{i}{wanted.suffix}") for i in count(2))

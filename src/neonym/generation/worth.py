@@ -1,4 +1,4 @@
-"""What a word is worth: how much better the frozen model predicts images with it than with the word that it began as.
+"""The worth of a word: how much better the frozen model predicts images with it than with the word that it began as.
 
 Every measurement is paired: the same noised latents are predicted with several texts, which differ by one word only. Let
 e_0 be the prediction with the start, e_w the one with the word, y the target and d = e_w - e_0. Then
@@ -24,7 +24,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from neonym.data.loader import stacked
 from neonym.models.model import Model
 from neonym.text.words import clean, whole_word
 from neonym.types import Batch, Noisy
@@ -62,7 +61,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Worth:
-    """What a word is worth. Losses are means over latent numbers and samples."""
+    """The worth of a word. Losses are means over latent numbers and samples."""
 
     loss_before: float  # with the word that it began as
     loss_after: float
@@ -76,13 +75,13 @@ class Worth:
 
 
 def predictions(questions: Sequence[Question]) -> int:
-    """How many batches `measure_worth` predicts."""
+    """Return how many batches `measure_worth` predicts."""
     each, more = PREDICTIONS
     return sum(each + more * bool(few) for few in chosen(questions))
 
 
 def chosen(questions: Sequence[Question]) -> list[list[int]]:
-    """Per question the places of the few samples that everything is measured on: one in four of all together."""
+    """Return for each question the indices of the few samples that everything is measured on: one in four of all."""
     found, first = [], 0
     for question in questions:
         count = len(question.captions)
@@ -99,9 +98,9 @@ def measure_worth(
     learned: Rows,
     watch: Callable[[], None] = lambda: None,
 ) -> Worth:
-    """Compare `learned` with `start` as the rows of `word` in the captions of `questions`, which have eight samples or more.
+    """Return what `learned` is worth against `start` as the rows of `word` in the captions of `questions`.
 
-    `watch` is called before every prediction and may raise.
+    There are eight samples or more. `watch` is called before every prediction and may raise.
     """
     with torch.no_grad(), lent(model, {LEARNED_WORD: learned, START_WORD: start}):
         known, gains, changes = known_words(model), [], []
@@ -118,14 +117,16 @@ class Compared:
 
     def __init__(self, model: Model, batch: Batch, watch: Callable[[], None]):
         self.model, self.batch, self.watch = model, batch, watch
-        x0 = model.draw_latents(batch.moments, batch.keys)  # [B,2C,h,w] -> [B,C,h,w]
+        x0 = model.vae.draw(batch.moments, batch.keys)  # [B,2C,h,w] -> [B,C,h,w]
         self.noisy: Noisy = model.process.add_noise(x0, batch.keys, batch.levels)
         self.weight = torch.ones_like(x0[:, :1]) if batch.mask is None else batch.mask  # [B,1,h,w]
         self.all = list(range(len(batch.keys)))
 
     def gains(self, captions: Sequence[str], word: str) -> Tensor:
-        """|y - e_0|^2, <y - e_0, d> and |d|^2 of every sample, and |y - e|^2, where e is told of the start and of nothing
-        else in the caption. -> float64 [B,4]"""
+        """Return |y - e_0|^2, <y - e_0, d>, |d|^2 and |y - e|^2 of every sample, float64 [B,4].
+
+        e is predicted with the start and nothing else of the caption.
+        """
         before = self.predicted([with_word(caption, word, START_WORD) for caption in captions])
         change = self.predicted([with_word(caption, word, LEARNED_WORD) for caption in captions]) - before
         target = self.noisy.target.float()
@@ -134,8 +135,11 @@ class Compared:
         return torch.stack([self.inner(a, b) for a, b in pairs], 1)
 
     def changes(self, few: list[int], known: Sequence[str], first: int) -> Tensor:
-        """Of a few samples the squared changes from a known word to another, and by other words beside a known word and
-        beside the learned one. `first` counts the samples before. -> float64 [F,3]"""
+        """Return three squared changes of a few samples, float64 [F,3].
+
+        They are those from a known word to another, by other words beside a known word, and by other words beside the
+        learned one. `first` counts the samples before.
+        """
         which = range(first, first + len(few))
         here, there = zip(*[CONTRASTS[i % len(CONTRASTS)] for i in which], strict=True)
         some, others = ([known[(i + k) % len(known)] for i in which] for k in (0, KNOWN // 2))
@@ -150,21 +154,21 @@ class Compared:
         return torch.stack([self.inner(c, c, few) for c in (by_word, beside_known, beside_learned)], 1)
 
     def predicted(self, prompts: Sequence[str], which: list[int] | None = None) -> Tensor:
-        """Of all samples, or some of them, each with its prompt. -> [B,C,h,w]"""
+        """Return the predictions of all samples, or some of them, each with its prompt, [B,C,h,w]."""
         self.watch()
         which = self.all if which is None else which
-        text = self.model.encode_text(*tokenized(self.model, prompts))
+        text = self.model.text.encode(self.model.text.batch(prompts))
         sizes = None if self.batch.sizes is None else self.batch.sizes[which]
-        return self.model.denoise(self.noisy.x_t[which], self.noisy.t[which], text, sizes)
+        return self.model.predict(self.noisy.x_t[which], self.noisy.t[which], text, sizes)
 
     def inner(self, a: Tensor, b: Tensor, which: list[int] | None = None) -> Tensor:
-        """Mean product over latent numbers, each as much as the mask says. [B,C,h,w] -> float64 [B] on the CPU"""
+        """Return the mean product of [B,C,h,w] over latent numbers, weighed by the mask: float64 [B] on the CPU."""
         weight = self.weight[self.all if which is None else which]
         return (a.double() * b.double() * weight).mean((1, 2, 3)).cpu()
 
 
 def summed(gains: Tensor, changes: Tensor, known: Sequence[str]) -> Worth:
-    """The worth of a word from the squares and products of all samples. float64 [N,4], [M,3]"""
+    """Return the worth of a word from the squares and products of all samples, float64 [N,4] and [M,3]."""
     error, aligned, change, alone = gains.mean(0).tolist()
     by_word, beside_known, beside_learned = changes.mean(0).tolist()
     gain, beta = 2 * aligned - change, aligned / change if change > 0 else 0.0
@@ -183,35 +187,29 @@ def summed(gains: Tensor, changes: Tensor, known: Sequence[str]) -> Worth:
 
 
 def known_words(model: Model) -> list[str]:
-    """Of the common words those that the model reads most differently from what is between all of them: in a model that
-    was taught few words, the others are noise.
+    """Return the common words that the model reads most differently from their mean.
+
+    In a model that was taught few words, the others are noise.
     """
-    taken = {word for tokenizer in model.tokenizers.values() for word in tokenizer.words}  # new words of that name
+    taken = {word for tokenizer in model.text.tokenizers.values() for word in tokenizer.words}  # new words of that name
     common = [word for word in COMMON if word not in taken]
-    states = model.encode_text(*tokenized(model, [f"a {word}" for word in common])).sequence.float()  # [24,S,D]
+    states = model.text.encode(model.text.batch([f"a {word}" for word in common])).sequence.float()  # [24,S,D]
     farthest = (states - states.mean(0)).flatten(1).norm(dim=1).topk(KNOWN).indices.tolist()
     return [common[i] for i in sorted(farthest)]
 
 
 def with_word(caption: str, word: str, other: str) -> str:
-    """The caption with another word in the place of `word`."""
+    """Return the caption with another word in the place of `word`."""
     return whole_word((clean(word),)).sub(other, clean(caption))
-
-
-def tokenized(model: Model, captions: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
-    """Ids and emphasis of captions, on the model's device. -> {encoder: [B,K,L]} each"""
-    ids = [model.tokenize(caption) for caption in captions]
-    emphasis = [found for caption in captions if (found := model.emphasis(caption))]
-    return stacked(ids, model.device), stacked(emphasis, model.device) if emphasis else None
 
 
 @contextmanager
 def lent(model: Model, words: dict[str, Rows]) -> Iterator[None]:
-    """Words that the model knows for the time of the block."""
+    """Let the model know some words within the block."""
     for word, rows in words.items():
-        model.add_word(word, rows)
+        model.text.add_word(word, rows)
     try:
         yield
     finally:
         for word in reversed(words):
-            model.remove_word(word)
+            model.text.remove_word(word)

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from hashlib import sha256
 from pathlib import Path
 from tempfile import mkdtemp
@@ -24,7 +24,7 @@ A_DAY = 86_400  # seconds: nothing is written to for so long
 
 
 @contextmanager
-def whole_file(path: Path, lasting: bool = False) -> Iterator[Path]:
+def atomic_write(path: Path, lasting: bool = False) -> Iterator[Path]:
     """Yield a file beside `path` to write to. It takes `path`'s place when the block ends well; else nothing of it is left.
 
     `lasting`: it is on the disk by then, so that after a power cut `path` has its old content or its new one. The block
@@ -140,15 +140,40 @@ def alone_in(folder: Path) -> Iterator[bool]:
     """Yield whether no other process is in such a block with this folder. Where folders cannot be locked nothing is known of others."""
     handle = None if sys.platform == "win32" else os.open(folder, os.O_RDONLY)
     try:
-        yield handle is None or lock(handle) is not False
+        alone = handle is None or lock(handle) is not False
+        with marked(folder) if alone else nullcontext():
+            yield alone
     finally:
         if handle is not None:
             os.close(handle)
 
 
+_alone: list[tuple[int, int]] = []  # device and number of each folder that this process is alone in
+
+
+@contextmanager
+def marked(folder: Path) -> Iterator[None]:
+    """Remember, while the block lasts, that this process is alone in a folder."""
+    facts = folder.stat()
+    _alone.append(place := (facts.st_dev, facts.st_ino))
+    try:
+        yield
+    finally:
+        _alone.remove(place)
+
+
+def is_alone_in(folder: Path) -> bool:
+    """Return whether this process is in an `alone_in` block with this very folder, not with an older one of its name."""
+    try:
+        facts = folder.stat()
+    except OSError:
+        return False
+    return (facts.st_dev, facts.st_ino) in _alone
+
+
 def save_png(picture: Image, path: Path, text: PngInfo | None = None) -> None:
     """Write an image that is complete or absent, with what is to be said of it in it. Raises OSError."""
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         picture.save(part, "PNG", pnginfo=text)
 
 

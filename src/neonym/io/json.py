@@ -1,6 +1,7 @@
 """What comes in as text and is not what it seems: names that are no text, JSON that says a thing twice."""
 
 import json
+import math
 from collections import Counter
 from typing import Any
 
@@ -30,3 +31,16 @@ def read_json(text: str) -> tuple[Any, list[str]]:
         return table
 
     return json.loads(text, object_pairs_hook=whole), list(dict.fromkeys(twice))
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """Return JSON in which a number that is not finite is null: `NaN` is no JSON."""
+
+    def finite(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: finite(inner) for key, inner in part.items()}
+        if isinstance(part, (list, tuple)):
+            return [finite(inner) for inner in part]
+        return None if isinstance(part, float) and not math.isfinite(part) else part
+
+    return json.dumps(finite(value), ensure_ascii=False, allow_nan=False, indent=indent)

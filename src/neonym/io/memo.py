@@ -15,30 +15,30 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from neonym.io.atomic import clear_leftovers, whole_file
+from neonym.io.atomic import atomic_write, clear_leftovers
 
 Found = TypeVar("Found")
 SEAL = b'{"sha256": "%s", '  # how a kept table begins: the hash of its file's name and all that stands behind
 
 
-def default_folder() -> Path:
+def cache_folder() -> Path:
     """Return `neonym` in the user's cache folder (XDG_CACHE_HOME, else ~/.cache)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neonym"
 
 
-def remembered(kind: str, key: object, find_out: Callable[[], Found]) -> Found:
+def memoized(kind: str, key: object, find_out: Callable[[], Found]) -> Found:
     """Return what `find_out` says, a JSON value; if it was asked for the same `key` (another one) before, what it said then."""
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    file = default_folder() / kind / f"{digest[:32]}.json"
-    kept = read_kept(file)
+    file = cache_folder() / kind / f"{digest[:32]}.json"
+    kept = read_memo(file)
     if "found" in kept:
         return kept["found"]
     found = find_out()
-    keep(file, {"found": found})
+    write_memo(file, {"found": found})
     return found
 
 
-def read_kept(file: Path) -> dict[str, Any]:
+def read_memo(file: Path) -> dict[str, Any]:
     """Return the table that `keep` wrote; an empty one if it is not there, or not as it was written."""
     with suppress(OSError):
         content = file.read_bytes()
@@ -47,13 +47,13 @@ def read_kept(file: Path) -> dict[str, Any]:
     return {}
 
 
-def keep(file: Path, table: dict[str, Any]) -> None:
+def write_memo(file: Path, table: dict[str, Any]) -> None:
     """Write a table, complete or absent, if it can be written."""
     content = json.dumps(table).encode()[1:]  # without its first brace
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         clear_leftovers(file.parent)
-        with whole_file(file) as part:
+        with atomic_write(file) as part:
             part.write_bytes(seal(file, content) + content)
 
 

@@ -22,7 +22,7 @@ LARGEST_TUPLE = 1 << 16  # things in a tuple, and in the tuples in it
 PICKLES = 8  # in a row, of the old serialisation
 
 
-def unpickle(file: Path, allowed: list[Any], mapped: bool = False) -> Any:
+def load_pickle(file: Path, allowed: list[Any], mapped: bool = False) -> Any:
     """What a file holds, if it is nothing but tensors, plain containers and the `allowed` classes.
 
     `mapped`: tensors stay on the disk until they are used. Raises ValueError with the reason in one line.

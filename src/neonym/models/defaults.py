@@ -1,6 +1,6 @@
-"""The settings that suit the models of a family where the user gives none, each with its source. Needs no torch.
+"""The settings that suit a model where the user gives none, each with its source. Needs no torch.
 
-No real model is trained where Neonym is developed, so the values for Stable Diffusion 1.x, 2.x and XL are published ones.
+No real model is trained where Neonym is developed, so the values of families are published ones.
 `docs/training.md` says which values are measured and which are taken from others.
 """
 
@@ -50,8 +50,8 @@ class Defaults:
 
 
 def published(whose: str, **values: tuple[Any, str]) -> Defaults:
-    """The record of a family, from a value and its source per setting."""
-    return Defaults(**{name: Default(value, source, whose) for name, (value, source) in values.items()})
+    """Return the defaults of a family: of each setting a value and its source, the usual ones for those left out."""
+    return Defaults(**{name: Default(value, source, whose) for name, (value, source) in {**USUAL, **values}.items()})
 
 
 BATCH = (4, "diffusers' examples train 1 x 4; with fewer images per step a word is harder to combine with others")
@@ -60,54 +60,18 @@ WARMUP = ("10%", "invoke-training: 200 of 2,000 steps")
 KEPT = (100, "published runs keep a file every 100 to 200 steps; each is kilobytes")
 EVALUATED = (50, "chosen: evaluations then cost about a sixth of the training between them")
 HALF = ("bf16, else fp16", "diffusers' and invoke-training's examples")
-
-FAMILIES = {
-    "sd1": published(
-        "Stable Diffusion 1.x",
-        learning_rate=(4e-3, "invoke-training; AUTOMATIC1111 and the paper's code 5e-3, diffusers 2e-3"),
-        max_train_steps=(2000, "invoke-training, InvokeAI 2,000-3,000, diffusers 3,000"),
-        train_batch_size=BATCH,
-        num_vectors_per_token=VECTORS,
-        lr_warmup_steps=WARMUP,
-        save_every_n_steps=KEPT,
-        eval_every_n_steps=EVALUATED,
-        mixed_precision=HALF,
-        gpu_memory=(11, "measured: one image takes 3.3 GB in fp16 (benchmarks/step.py); estimated for four"),
-    ),
-    "sd2": published(
-        "Stable Diffusion 2.x",
-        learning_rate=(4e-3, "as for 1.x: InvokeAI gives one range for both, 5e-4 to 5e-3"),
-        max_train_steps=(2000, "InvokeAI 2,000-3,000"),
-        train_batch_size=BATCH,
-        num_vectors_per_token=VECTORS,
-        lr_warmup_steps=WARMUP,
-        save_every_n_steps=KEPT,
-        eval_every_n_steps=EVALUATED,
-        mixed_precision=("bf16, else no", "users report NaN in fp16, in which the attention of 2.1 overflows"),
-        gpu_memory=(15, "estimated from 1.x: 768 pixels a side"),
-    ),
-    "sdxl": published(
-        "SDXL",
-        learning_rate=(2e-3, "invoke-training, diffusers"),
-        max_train_steps=(2000, "invoke-training; diffusers 500"),
-        train_batch_size=BATCH,
-        num_vectors_per_token=VECTORS,
-        lr_warmup_steps=WARMUP,
-        save_every_n_steps=KEPT,
-        eval_every_n_steps=EVALUATED,
-        mixed_precision=HALF,
-        gpu_memory=(44, "estimated from 1.x: 1024 pixels a side, three times the weights"),
-    ),
-}
+USUAL: dict[str, tuple[Any, str]] = {
+    "train_batch_size": BATCH, "num_vectors_per_token": VECTORS, "lr_warmup_steps": WARMUP,
+    "save_every_n_steps": KEPT, "eval_every_n_steps": EVALUATED, "mixed_precision": HALF,
+}  # fmt: skip
 
 
-def defaults_of(family: str, spread: float, own: Mapping[str, Any]) -> Defaults:
+def defaults_of(family: Defaults, spread: float, own: Mapping[str, Any]) -> Defaults:
     """Return the defaults of a model: its family's, with the rate scaled to its vocabulary, unless its neonym.json (`own`) has others.
 
     Raises ValueError for a value that the setting cannot have.
     """
-    found = FAMILIES[family]
-    found = replace(found, learning_rate=scaled(found.learning_rate, spread))
+    found = replace(family, learning_rate=scaled(family.learning_rate, spread))
     source = in_one_line(str(own.get("source", OWN_SOURCE)))[:LONGEST_SOURCE]
     names = [field.name for field in fields(Defaults) if field.name in own]
     return replace(found, **{name: Default(checked(name, own[name]), source) for name in names})

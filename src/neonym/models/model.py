@@ -1,58 +1,86 @@
-"""What a model is to the rest of the program, and how one is loaded."""
+"""What training and generation need of a model, and how one is loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from importlib import import_module
-from typing import Literal, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from neonym.models.loading.identify import fetched, identify
-from neonym.models.process.diffusion import Diffusion, Key
+from neonym.models.process.diffusion import Diffusion
+from neonym.models.process.flow import Flow
 from neonym.models.source import BUILTIN, ModelSource
-from neonym.models.tokenizers.clip import WordTokenizer
+from neonym.models.text_side import TextSide
+from neonym.models.tokenizers.clip import CHUNK
+from neonym.models.tokenizers.loading import load_tokenizers
+from neonym.models.tokenizers.word_tokenizer import WordTokenizer
+from neonym.models.vae import Vae
 from neonym.types import TextCond
 
-Keep = Literal["none", "original", "abs"]  # what weights in a text leave as it was: nothing, the mean, the mean size
 
+class Model(ABC):
+    """A frozen model. The only tensors with gradients are rows added by `text.add_word`.
 
-class Model(Protocol):
-    """A frozen model. The only tensors with gradients are rows added by `add_word`."""
+    A family adds how its network is called (`predict`) and how its text is encoded (`TextSide.encode`).
+    """
 
-    source: ModelSource
-    process: Diffusion
-    tokenizers: dict[str, WordTokenizer]  # per encoder
-    pipeline_class: str  # diffusers' pipeline that draws with it
-    device: torch.device
-    dtype: torch.dtype  # of the U-Net
+    def __init__(
+        self, source: ModelSource, denoiser: nn.Module, text: TextSide, vae: Vae, process: Diffusion | Flow,
+        scheduler_config: Mapping[str, Any],
+    ):  # fmt: skip
+        self.source, self.denoiser, self.text, self.vae = source, denoiser, text, vae
+        self.process, self.scheduler_config = process, scheduler_config
+        for module in self.modules().values():
+            module.requires_grad_(False).eval()
 
-    def add_word(self, token: str, rows: dict[str, Tensor]) -> None: ...
-    def remove_word(self, token: str) -> None: ...  # the one added last
-    def vocabulary(self, encoder: str) -> Tensor: ...  # [V,W]
-    def encode_images(self, pixels: Tensor) -> Tensor: ...  # [B,3,H,W] -> [B,2C,h,w]
-    def draw_latents(self, moments: Tensor, keys: Sequence[Key]) -> Tensor: ...  # -> [B,C,h,w]
-    def tokenize(self, caption: str) -> dict[str, Tensor]: ...  # {e: [K,L]}
-    def emphasis(self, caption: str) -> dict[str, Tensor] | None: ...  # {e: [K,L]}, None if captions have no weights
-    def encode_text(
-        self, tokens: dict[str, Tensor], emphasis: dict[str, Tensor] | None = None, keep: Keep = "none"
-    ) -> TextCond: ...
-    def denoise(
-        self, x_t: Tensor, t: Tensor, text: TextCond, sizes: Tensor | None = None
-    ) -> Tensor: ...  # sizes [B,6] -> [B,C,h,w]
-    def modules(self) -> dict[str, nn.Module]: ...
-    def enable_gradient_checkpointing(self) -> None: ...
-    def compile(self, backend: str) -> None: ...  # torch.compile of what is the most work
+    @abstractmethod
+    def predict(self, x_t: Tensor, t: Tensor, text: TextCond, sizes: Tensor | None = None) -> Tensor:
+        """Return what the network predicts of noised latents, in float32: [B,C,h,w] -> [B,C,h,w].
+
+        `t`: timesteps [B], or one, in thousandths. `sizes` [B,6] (original height and width, crop from top and left, target
+        height and width) are read by families with size conditioning.
+        """
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the denoiser is."""
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the precision of the denoiser. diffusers' own property goes through all modules: a twentieth of a small step."""
+        return next(self.denoiser.parameters()).dtype
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Return every part under its name in a Diffusers folder."""
+        return {self.source.family.denoiser.part: self.denoiser, "vae": self.vae.module, **self.text.encoders}
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Compute the denoiser's activations again in the backward pass; the text side is under 2 % of a step."""
+        self.denoiser.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
+
+    def compile(self, backend: str) -> None:
+        """Compile the denoiser, which is the most work, with torch.compile."""
+        on_cpu = self.device.type == "cpu"
+        self.denoiser.compile(backend=backend, dynamic=False if on_cpu else None)
 
 
 def load_model(
     name: str | ModelSource = BUILTIN,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    max_token_length: int = 75,
+    max_token_length: int = CHUNK,
     clip_skip: int = 1,
+    tokenizers: dict[str, WordTokenizer] | None = None,
 ) -> Model:
-    """Load a frozen model onto `device`, its U-Net and text encoder in `dtype`. Raises ModelError."""
+    """Load a frozen model onto `device`, its denoiser and text encoders in `dtype`.
+
+    `tokenizers`: its own, if they are loaded already. Raises ModelError.
+    """
     source = fetched(identify(name) if isinstance(name, str) else name, dtype != torch.float32)
-    return import_module(source.module).load(source, torch.device(device), dtype, max_token_length, clip_skip)
+    own = load_tokenizers(source, max_token_length) if tokenizers is None else tokenizers
+    return import_module(source.family.module).load(source, own, torch.device(device), dtype, clip_skip)

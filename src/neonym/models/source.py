@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from neonym.models.defaults import Defaults, defaults_of
-from neonym.models.loading import single_file
+from neonym.models.family import Configs, Family, LatentSpec, Recognised
 from neonym.models.loading.folder import Weights
-from neonym.models.loading.unsupported import UNET_KIND, VAE_KIND
 from neonym.models.loading.weight_files import hash_of_files, hash_of_tensors
 
 BUILTIN = "builtin:emoji"
@@ -23,66 +22,95 @@ class ModelSource:
 
     name: str  # as the user wrote it
     folder: Path  # in Diffusers' layout
-    family: str  # "sd1" | "sd2" | "sdxl"
-    module: str  # the file that computes with it, as a module name
-    configs: dict[str, dict[str, Any]]  # per component
-    native_size: int  # pixels of a side that the model was made for
-    prediction_type: str
+    family: Family
+    configs: Configs  # per component
+    facts: Recognised
     word_spread: float  # standard deviation of a coordinate of the vocabulary
-    text_kinds: dict[str, str]  # text encoder -> its class in transformers
-    text_layers: int
     guidance: float  # guidance scale that suits it
-    unread_padding: tuple[str, ...] = ()  # encoders whose padding, id 0, is no token that a text can have
-    prediction_from: str = "its scheduler's config"  # what says the prediction type; empty for a guess
-    vae_factor: int = 8
     file: Path | None = None  # the checkpoint, if the model is one file
     vae: Path | None = None  # a VAE of its own: file or folder
-    weights: dict[str, Weights] = field(
-        default_factory=dict
-    )  # per part; of a hub ID's own parts, none before they are fetched
+    weights: dict[str, Weights] = field(default_factory=dict)  # per part; none before a hub ID's own parts are fetched
     variant: str | None = None  # of a Diffusers folder's weights, if one was asked for
     offline: bool = False
 
     @property
+    def native_size(self) -> int:
+        """Return the side in pixels that the model was made for."""
+        return self.facts.native_size
+
+    @property
+    def text_layers(self) -> int:
+        """Return how many layers its first text encoder has."""
+        return self.facts.text_layers
+
+    @property
+    def prediction_type(self) -> str:
+        """Return what the network predicts: "epsilon", "v_prediction" or "velocity"."""
+        return self.facts.prediction_type
+
+    @property
+    def prediction_from(self) -> str:
+        """Return what says the prediction type; an empty text for a guess."""
+        return self.facts.prediction_from
+
+    @property
     def defaults(self) -> Defaults:
-        """The settings that suit it where the user gives none."""
-        return defaults_of(self.family, self.word_spread, self.configs.get("neonym", {}))
+        """Return the settings that suit it where the user gives none."""
+        return defaults_of(self.family.defaults, self.word_spread, self.configs.get("neonym", {}))
 
     @property
     def encoders(self) -> tuple[str, ...]:
-        return tuple(self.text_kinds)
+        """Return the names of its text encoders."""
+        return tuple(encoder.name for encoder in self.family.encoders)
 
     @property
     def widths(self) -> dict[str, int]:
-        """W of each text encoder: numbers of a vector."""
-        return {encoder: int(self.configs[encoder].get("hidden_size", 0)) for encoder in self.encoders}
+        """Return the width W of each text encoder's token table."""
+        return {encoder: width_in(self.configs[encoder]) for encoder in self.encoders}
+
+    @cached_property
+    def latents(self) -> LatentSpec:
+        """Return its latents: the family's, but for what the config of its VAE says."""
+        config = self.configs.get("vae", {})
+        channels = int(config.get("latent_channels") or self.family.latents.channels)
+        scale = config.get("scaling_factor") or self.family.latents.scaling_factor
+        shift = config.get("shift_factor") or self.family.latents.shift_factor
+        return replace(self.family.latents, channels=channels, scaling_factor=float(scale), shift_factor=float(shift))
 
     @property
     def kinds(self) -> dict[str, str]:
-        """Part -> its class in diffusers or transformers."""
-        return {"unet": UNET_KIND, **self.text_kinds, "vae": VAE_KIND}
+        """Return the class of each part in diffusers or transformers, the largest part first."""
+        texts = {encoder.name: encoder.module for encoder in self.family.encoders}
+        return {self.family.denoiser.part: self.family.denoiser.module, **texts, "vae": self.family.latents.module}
 
     @property
     def own_parts(self) -> tuple[str, ...]:
-        """All but a VAE that the user put in the place of its own."""
+        """Return all parts but a VAE that the user put in the place of its own."""
         return tuple(part for part in self.kinds if part != "vae" or self.vae is None)
 
     @property
     def on_hub(self) -> bool:
-        """Whether it was named by a hub ID: its weights may still have to be fetched."""
+        """Return whether it was named by a hub ID: its weights may still have to be fetched."""
         return self.file is None and not self.name.startswith("builtin:") and not Path(self.name).exists()
 
     def vae_hash(self) -> str:
-        """SHA-256 of the VAE's weights, which must be there: what cached moments depend on."""
+        """Return the SHA-256 of the VAE's weights, which must be there: what cached moments depend on."""
         if self.vae is not None and self.vae.is_file():
             return hash_of_tensors(self.vae, ("",))
         if self.vae is None and self.file is not None:
-            return hash_of_tensors(self.file, (single_file.VAE,))
+            return hash_of_tensors(self.file, (self.weights["vae"].start,))
         return hash_of_files(*self.weights["vae"].files)
 
     def text_hash(self) -> str:
-        """SHA-256 of the text encoder's weights, likewise: what a learned word depends on most."""
+        """Return the SHA-256 of the text encoders' weights, likewise: what a learned word depends on most."""
         if self.file is not None:
-            return hash_of_tensors(self.file, single_file.TEXT)
+            roots = {self.weights[encoder].start.partition(".")[0] + "." for encoder in self.encoders}
+            return hash_of_tensors(self.file, tuple(sorted(roots)))
         hashes = [hash_of_files(*self.weights[encoder].files) for encoder in self.encoders]
         return hashes[0] if len(hashes) == 1 else sha256("".join(hashes).encode()).hexdigest()
+
+
+def width_in(config: dict[str, object]) -> int:
+    """Return the width of a token table by the config of its encoder: T5 calls it `d_model`."""
+    width = config.get("hidden_size") or config.get("d_model") or 0
+    return int(width) if isinstance(width, (int, float, str)) else 0

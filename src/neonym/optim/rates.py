@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from neonym.config.run import OptimSettings
 from neonym.config.values import Rate, Steps
 from neonym.models.source import ModelSource
-from neonym.optim.optimizers import finds_rate, make_rate
+from neonym.optim.optimizers import record_of
+from neonym.optim.schedules import Schedule, named_schedule
 
-Schedule = Callable[[int], float]  # step -> learning rate
-TOO_SHORT = 0.5  # of the vocabulary's spread: a run that carries a coordinate no farther cannot learn
+TOO_SHORT = 0.5  # share of the vocabulary's spread: a run that carries a number no farther cannot learn
 LEAST_WARMUP, LARGEST_SHARE = "30", 0.3  # a default warm-up has that many steps, but no more than that share of the run
 
 
@@ -18,7 +16,7 @@ def suiting_rate(source: ModelSource, optimizer: str = "AdamW") -> float:
     """Return the learning rate that suits the words of a model, for AdamW and its like; 1 where the optimizer finds
     it.
     """
-    return 1.0 if finds_rate(optimizer) else float(source.defaults.learning_rate.value)
+    return 1.0 if record_of(optimizer).finds_rate else float(source.defaults.learning_rate.value)
 
 
 def default_warmup(total: int, suits: str) -> int:
@@ -47,7 +45,7 @@ def make_schedule(optim: OptimSettings, rate: Rate, total: int, suits: str = LEA
         warmup = optim.lr_warmup_steps.of(total)
     else:
         warmup = default_warmup(total, suits) if warms_up(optim) else 0
-    return make_rate(
+    return named_schedule(
         rate.first, optim.lr_scheduler, total,
         warmup=warmup, decay=optim.lr_decay_steps.of(total) if optim.lr_decay_steps else 0,
         cycles=optim.lr_scheduler_num_cycles, power=optim.lr_scheduler_power,

@@ -17,7 +17,7 @@ from neonym.preflight.possible_captions import (
     possible_captions,
     surely_fits,
 )
-from neonym.text.emphasis import parse_weights
+from neonym.text.emphasis import parse_emphasis
 from neonym.text.words import clean
 from neonym.types import ImageRecord
 
@@ -64,7 +64,7 @@ def unreadable_emphasis(records: Iterable[ImageRecord]) -> Iterator[Problem]:
             continue
         try:
             for text in (plain_caption(record), *record.caption.split("\n"), *possible_captions(record, True)):
-                parse_weights(text)
+                parse_emphasis(text)
         except ValueError as error:
             fix = "Write (text:1.3), or a backslash before a bracket that is no emphasis"
             yield Problem("error", f"{error} in its caption", str(record.path), fix)

@@ -12,7 +12,7 @@ from neonym.data.caption_files import text_of
 from neonym.data.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, by_tags, template_lines
 from neonym.data.records import Dataset, Folder
 from neonym.errors import DataError, Problem, some
-from neonym.types import CaptionRules, PictureRules, Size
+from neonym.types import CaptionRules, ImageRules, Size
 
 
 def make_datasets(
@@ -63,7 +63,7 @@ def as_folder(spec: SubsetSpec, settings: DatasetSettings, tokens: Sequence[str]
         weighted=settings.weighted_captions,
         templates=() if spec.is_reg else templates,
     )
-    images = PictureRules(
+    images = ImageRules(
         background=settings.background.rgb,
         interpolation=spec.resize_interpolation,
         flip=spec.flip_aug,
@@ -82,7 +82,7 @@ def as_folder(spec: SubsetSpec, settings: DatasetSettings, tokens: Sequence[str]
         metadata=Path(spec.metadata_file) if spec.metadata_file else None,
         masks=Path(spec.conditioning_data_dir) if spec.conditioning_data_dir else None,
         rules=captions,
-        pictures=images,
+        image_rules=images,
     )
 
 
@@ -99,11 +99,11 @@ def read_templates(settings: DatasetSettings) -> tuple[str, ...]:
     return STYLE_TEMPLATES if settings.use_style_template else ()
 
 
-def resolution_problems(datasets: Sequence[Dataset], factor: int) -> Iterator[Problem]:
-    """Yield an error for each resolution without buckets that is no size of latents; `factor` is in pixels per latent."""
+def resolution_problems(datasets: Sequence[Dataset], multiple: int) -> Iterator[Problem]:
+    """Yield an error for each resolution without buckets that is no size of latents; sides are multiples of `multiple`."""
     wrong: set[Size] = {d.buckets.resolution for d in datasets if not d.buckets.enabled}
-    for size in sorted(size for size in wrong if any(side % factor for side in size)):
-        what = f"{size} is not a multiple of {factor}"
+    for size in sorted(size for size in wrong if any(side % multiple for side in size)):
+        what = f"{size} is not a multiple of {multiple}"
         yield Problem("error", what, "resolution", "Change it, or use --enable_bucket")
 
 

@@ -20,10 +20,10 @@ def image_problems(
         what = f"images are trained at up to {size}, the model is made for {native_size}"
         yield Problem("warning", what, "resolution", "Leave resolution out to use the model's own size")
     folders = [folder for dataset in datasets for folder in dataset.folders]
-    if masked_loss and not any(folder.masks or folder.pictures.alpha_mask for folder in folders):
+    if masked_loss and not any(folder.masks or folder.image_rules.alpha_mask for folder in folders):
         fix = "Name masks with conditioning_data_dir in the data-set file, or use --alpha_mask"
         yield Problem("warning", "has no effect: no image has a mask", "--masked_loss", fix)
-    if any(d.buckets.enabled for d in datasets) and any(record.pictures.face_crop for record in records):
+    if any(d.buckets.enabled for d in datasets) and any(record.image_rules.face_crop for record in records):
         what = "is meant for training without buckets"
         yield Problem("warning", what, "face_crop_aug_range", "Leave one of them out")
 

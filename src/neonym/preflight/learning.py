@@ -11,8 +11,9 @@ from neonym.config.run import OptimSettings
 from neonym.config.values import Rate
 from neonym.errors import ConfigError, Problem, counted
 from neonym.models.source import ModelSource
-from neonym.optim.optimizers import averages, finds_rate, longest_step, make_optimizer, reach, sets_own_rate
-from neonym.optim.rates import TOO_SHORT, Schedule, make_schedule, suiting_rate
+from neonym.optim.optimizers import longest_step, make_optimizer, record_of
+from neonym.optim.rates import TOO_SHORT, make_schedule, suiting_rate
+from neonym.optim.schedules import Schedule, reach
 from neonym.preflight.milestones import Milestones
 
 PROBE_RATE = Rate.constant(5e-3)  # for an optimizer that is only made to find out whether it can be made
@@ -51,19 +52,19 @@ def rate_of(spec: ConceptSpec, optim: OptimSettings) -> Rate:
 
 def schedule_of(rate: Rate, optim: OptimSettings, total: int, source: ModelSource) -> Schedule | None:
     """Return the learning rate at each of `total` steps; None if the optimizer has a schedule of its own."""
-    if sets_own_rate(optim.optimizer_type, optim.optimizer_arguments):
+    if record_of(optim.optimizer_type).has_own_schedule(optim.optimizer_arguments):
         return None
     return make_schedule(optim, rate, total, source.defaults.lr_warmup_steps.value)
 
 
 def optimizer_warnings(optim: OptimSettings, total: int) -> Iterator[Problem]:
     """Yield a warning for each setting that the optimizer does not use, and for a schedule longer than the training."""
-    name = optimizer_name(optim.optimizer_type)
-    if sets_own_rate(name, optim.optimizer_arguments):
+    name, record = optimizer_name(optim.optimizer_type), record_of(optim.optimizer_type)
+    if record.has_own_schedule(optim.optimizer_arguments):
         yield from unused_schedule(optim, name)
     else:
         yield from schedule_too_long(optim, total)
-    if optim.ema_decay is not None and averages(name):
+    if optim.ema_decay is not None and record.averages:
         what = f"{name} saves an average already: it has no effect"
         yield Problem("warning", what, "--ema_decay", "Leave it out, or choose another optimizer")
 
@@ -93,16 +94,16 @@ def rate_warnings(
     rate: Rate, schedule: Schedule | None, optim: OptimSettings, milestones: Milestones, source: ModelSource
 ) -> Iterator[Problem]:
     """Yield a warning if a word cannot be learned at its learning rate in the steps of the run."""
-    name = optimizer_name(optim.optimizer_type)
-    if finds_rate(name) and rate.first <= 0.1:
+    name, record = optimizer_name(optim.optimizer_type), record_of(optim.optimizer_type)
+    if record.finds_rate and rate.first <= 0.1:
         what = f"{name} finds the learning rate itself: the one given is a factor, and {rate.first:g} stalls it"
         yield Problem("warning", what, "--learning_rate", "Give --learning_rate=1")
-    longest = longest_step(name, optim.optimizer_arguments, optim.max_grad_norm, min(source.widths.values()))
+    longest = longest_step(record, optim.optimizer_arguments, optim.max_grad_norm, min(source.widths.values()))
     if longest == math.inf:
         return
     farthest = longest * reach(schedule or (lambda _: rate.first), milestones.first, milestones.total)
     if farthest < TOO_SHORT * source.word_spread:
-        yield too_short(farthest, rate.first, milestones, source, is_as_long_as_gradients=longest != 1)
+        yield too_short(farthest, rate.first, milestones, source, is_as_long_as_gradients=record.longest_step != "rate")
 
 
 def too_short(

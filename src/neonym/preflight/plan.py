@@ -14,7 +14,8 @@ from neonym.data.records import Dataset
 from neonym.errors import Problem
 from neonym.generation.request.prompts import SamplePrompt
 from neonym.models.source import ModelSource
-from neonym.optim.rates import Schedule
+from neonym.models.tokenizers.word_tokenizer import WordTokenizer
+from neonym.optim.schedules import Schedule
 from neonym.preflight.milestones import Milestones
 from neonym.runs.outputs import run_folder
 from neonym.types import ImageRecord
@@ -63,6 +64,7 @@ class TrainingPlan:
 
     run: RunConfig  # with every setting that the model decides
     source: ModelSource
+    tokenizers: dict[str, WordTokenizer]  # {encoder: its tokenizer}, which has ids for the words
     data: DatasetConfig  # the data-set file, or what stands for it, with every value resolved
     datasets: tuple[Dataset, ...]
     records: tuple[ImageRecord, ...]  # the training images

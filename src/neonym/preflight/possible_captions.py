@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from random import Random
 from typing import Any, Literal
 
 from neonym.data.captions import Moment, fill_template, final_caption, shows
-from neonym.models.tokenizers.clip import WordTokenizer
+from neonym.models.tokenizers.word_tokenizer import WordTokenizer
 from neonym.seeds import dice
 from neonym.text.words import clean
 from neonym.types import CaptionRules, ImageRecord
 
-Tokenizers = Mapping[str, WordTokenizer]  # by text encoder
+Tokenizers = dict[str, WordTokenizer]  # by text encoder
 Fate = Literal["missing", "not always there", "cut off", "at times cut off"]  # of a word in the captions of an image
 SPARE = 2  # ids: a mark and the comma behind it are not always one token
 FIRST, WARM = Moment(), Moment(step=10**12)  # WARM: no tag waits any more

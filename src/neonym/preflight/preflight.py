@@ -17,7 +17,7 @@ from neonym.errors import ConfigError, DataError, ModelError, Problem
 from neonym.generation.request.prompts import SamplePrompt
 from neonym.models.loading.identify import identify
 from neonym.models.source import ModelSource
-from neonym.models.tokenizers.clip import load_tokenizers
+from neonym.models.tokenizers.loading import load_tokenizers
 from neonym.preflight.captions import Lost, caption_problems
 from neonym.preflight.datasets import make_datasets, read_templates, resolution_problems, separator_problems
 from neonym.preflight.defaults import Used, default_notes, with_defaults, with_table_defaults
@@ -141,7 +141,7 @@ def read_images(found: Preflight, config: DatasetConfig, source: ModelSource) ->
     except DataError as error:
         problems.append(error.problem)
     datasets = make_datasets(config, run.dataset, source.native_size, templates)
-    problems += resolution_problems(datasets, source.vae_factor)
+    problems += resolution_problems(datasets, source.latents.multiple)
     records, held_out = scan(datasets, problems.append, run.dataset.broken_images == "stop")
     problems += separator_problems(datasets)
     for tokenizer in found.tokenizers.values():
@@ -187,6 +187,7 @@ def make_plan(
     plan = TrainingPlan(
         run=run,
         source=source,
+        tokenizers=found.tokenizers,
         data=config,
         datasets=found.datasets,
         records=found.records,

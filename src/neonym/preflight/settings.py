@@ -7,11 +7,9 @@ import shutil
 from neonym.config.optimizers import optimizer_name
 from neonym.config.run import ModelSettings, RunConfig
 from neonym.errors import Problem, nearest
-from neonym.models.recognise import source_notes
+from neonym.models.loading.recognise import source_notes
+from neonym.models.registry import families
 from neonym.models.source import ModelSource
-
-FAMILIES = {"sd1": "a Stable Diffusion 1.x", "sd2": "a Stable Diffusion 2.x", "sdxl": "an SDXL"}
-FAMILY_FLAGS = {"v2": "sd2", "sdxl": "sdxl"}  # flags that name a family
 
 
 def setting_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
@@ -24,12 +22,9 @@ def setting_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
     if unknown:
         what = f"the model has no {', '.join(unknown)}"
         problems.append(Problem("error", what, "--train_encoders", f"It has {', '.join(source.encoders)}"))
-    if source.family == "sdxl" and run.model.clip_skip > 1:
-        what = "SDXL always uses the last layer but one: it has no effect"
-        problems.append(Problem("warning", what, "--clip_skip"))
-    if source.family == "sd2" and run.model.clip_skip > 1:
-        what = "Stable Diffusion 2.x leaves out a layer already: programs seldom skip more of them"
-        problems.append(Problem("warning", what, "--clip_skip", "Use the same value when you generate images"))
+    if source.family.clip_skip_note and run.model.clip_skip > 1:
+        what, fix = source.family.clip_skip_note
+        problems.append(Problem("warning", what, "--clip_skip", fix))
     if run.compute.torch_compile:
         problems += compile_problems(run.compute.dynamo_backend)
     return [*problems, *flag_problems(run.model, source), *source_notes(source)]
@@ -38,9 +33,9 @@ def setting_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
 def flag_problems(model: ModelSettings, source: ModelSource) -> list[Problem]:
     """Return an error for each flag that says something else of the model than it is."""
     problems = []
-    for flag, family in FAMILY_FLAGS.items():
-        if getattr(model, flag) and source.family != family:
-            what = f"{source.name} is not {FAMILIES[family]} but {FAMILIES[source.family]}"
+    for flag, family in ((family.flag, family) for family in families() if family.flag):
+        if getattr(model, flag, False) and source.family.name != family.name:
+            what = f"{source.name} is not a model of {family.label} but of {source.family.label}"
             instead = " (sdxl_train_textual_inversion.py gives it; train_textual_inversion.py does not)"
             fix = f"Leave it out{instead if flag == 'sdxl' else ''}: models are recognised"
             problems.append(Problem("error", what, f"--{flag}", fix))

@@ -12,7 +12,7 @@ from neonym.config.dataset import DEFAULT_INIT_WORD, ConceptSpec
 from neonym.config.file_kinds import misplaced
 from neonym.errors import FormatError, Problem, counted
 from neonym.io.json import is_text
-from neonym.models.tokenizers.clip import WordTokenizer
+from neonym.models.tokenizers.word_tokenizer import WordTokenizer
 from neonym.preflight.possible_captions import Tokenizers
 from neonym.text.file_names import name_warnings
 from neonym.text.vocabulary import vocabulary_warning

@@ -1,231 +1,177 @@
-"""What a run says: lines or a live bar on the terminal, and `events.jsonl` in the run folder."""
+"""What happens in a run, as typed facts that any listener may follow.
+
+A listener is a function of one event, called in the thread of the run: `neonym.train(run, listeners=[print])`.
+It gets facts, so it cannot change a run. docs/events.md is made from this module.
+"""
 
 from __future__ import annotations
 
-import json
-import math
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
-import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+VERSION = 1  # of the events; it grows when a field changes its meaning or goes, not when one is added
 
-from neonym.errors import UserError
-
-FLUSH_SECONDS = 1.0  # between looks at the losses
-LINE_SECONDS = 5.0  # between lines where there is no terminal
-LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
+Level = Literal["info", "warning", "result"]
 
 
-def as_json(value: Any, indent: int | None = None) -> str:
-    """JSON in which a number that is not finite is null: `NaN` is no JSON."""
+@dataclass(frozen=True)
+class Event:
+    """A fact about a run. `kind` is its name in `events.jsonl`."""
 
-    def finite(part: Any) -> Any:
-        if isinstance(part, dict):
-            return {key: finite(inner) for key, inner in part.items()}
-        if isinstance(part, (list, tuple)):
-            return [finite(inner) for inner in part]
-        return None if isinstance(part, float) and not math.isfinite(part) else part
+    kind: ClassVar[str]
 
-    return json.dumps(finite(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    def facts(self) -> dict[str, object]:
+        """Return the fields as values that JSON can hold: a path becomes text, and losses are fetched."""
+        return {field.name: as_plain(getattr(self, field.name)) for field in fields(self)}
 
 
-class Stopped(BaseException):
-    """The run was asked to stop, by this signal. No library may take it for an error of its own."""
+class Listener(Protocol):
+    """Anything that can be called with an event."""
 
-    def __init__(self, signal: int):
-        super().__init__(signal)
-        self.signal = signal
+    def __call__(self, event: Event, /) -> object: ...
 
 
-class Report(Protocol):
-    """Whatever follows a run: a terminal, a test, later a web page."""
+@dataclass(frozen=True)
+class Opened(Event):
+    """The run folder is this run's alone, and nothing is loaded yet. A listener refuses the run with a `UserError` now."""
 
-    stop_wanted: int  # the signal that asked for it, 0: none
-    stops_at_once: bool  # nothing would be lost: whoever sets `stop_wanted` in the run's own thread raises Stopped too
-
-    def note(self, text: str) -> None: ...
-    def result(self, text: str) -> None: ...  # what must be seen, whatever is left out
-    def event(self, kind: str, **facts: Any) -> None: ...
-    def phase(self, name: str, done: int, total: int) -> None: ...
-    def begin(self, folder: Path, first_step: int, steps: int, samples_per_step: float) -> None: ...
-    def step(self, step: int, losses: torch.Tensor) -> None: ...
-    def end(self) -> None: ...
+    kind: ClassVar[str] = "opened"
+    folder: Annotated[Path, "the run folder"]
+    words: Annotated[tuple[str, ...], "the words to learn, in the order of every list of this page"]
+    version: Annotated[int, "the version of the events"] = VERSION
 
 
-class Silent:
-    """Follows a run without a word."""
+@dataclass(frozen=True)
+class Encoded(Event):
+    """Some of the images went through the VAE or were found in a cache."""
 
-    stop_wanted = 0
-    stops_at_once = False
-
-    def note(self, text: str) -> None:
-        del text
-
-    def result(self, text: str) -> None:
-        self.note(text)
-
-    def event(self, kind: str, **facts: Any) -> None:
-        del kind, facts
-
-    def phase(self, name: str, done: int, total: int) -> None:
-        del name, done, total
-
-    def begin(self, folder: Path, first_step: int, steps: int, samples_per_step: float) -> None:
-        del folder, first_step, steps, samples_per_step
-
-    def step(self, step: int, losses: torch.Tensor) -> None:
-        del step, losses
-
-    def end(self) -> None:
-        pass
+    kind: ClassVar[str] = "encoded"
+    done: Annotated[int, "images until now"]
+    total: Annotated[int, "all images"]
 
 
-@contextmanager
-def stopping_at_once(report: Report) -> Iterator[None]:
-    """A block that has nothing to save, such as the loading of a model, and that a stop ends where it is. Raises Stopped."""
-    report.stops_at_once = True
-    try:
-        if report.stop_wanted:
-            raise Stopped(report.stop_wanted)
-        yield
-    finally:
-        report.stops_at_once = False
+@dataclass(frozen=True)
+class Started(Event):
+    """The first step of this run is next; everything is loaded."""
+
+    kind: ClassVar[str] = "started"
+    first_step: Annotated[int, "steps done before, more than 0 if the run goes on from a state"]
+    steps: Annotated[int, "steps at the end of the run"]
+    steps_per_epoch: Annotated[int, "steps of an epoch"]
+    samples_per_step: Annotated[float, "mean number of images of a step, over all words"]
 
 
-class Terminal(Silent):
-    """A live bar where there is a terminal, plain lines where there is none, and the event file."""
+@dataclass(frozen=True)
+class Stepped(Event):
+    """One more step is done."""
 
-    def __init__(self, console: Console | None = None, level: str = "INFO", log: Path | None = None):
-        """Notes below `level` are left out; with a `log` they go to that file instead. Raises UserError."""
-        self.console = console or Console(stderr=True, highlight=False)
-        self.level, self.log, self.fresh = LEVELS[level], log, True
-        if log is not None:
-            self.start_log(log)
-        self.file: Path | None = None
-        self.pending: list[tuple[int, torch.Tensor]] = []
-        self.unsaid: list[float] = []  # losses that no line has told of
-        self.early: list[str] = []  # events before the folder is known
-        self.broken = False  # the event file could not be written
-        self.bar: Progress | None = None
-        self.evaluation = ""
-        self.started = self.flushed = self.printed = time.monotonic()
-        self.first_step = self.steps = 0
-        self.samples_per_step = 1.0
+    kind: ClassVar[str] = "step"
+    step: Annotated[int, "steps done"]
+    losses: Annotated[Sequence[float], "training loss of each word, fetched from the device when it is first read"]
+    rates: Annotated[tuple[float, ...], "learning rate of each word"]
+    found_rates: Annotated[
+        tuple[float, ...], "`d*lr` of each word where the optimizer finds its rate, else nothing"
+    ] = ()
 
-    def note(self, text: str) -> None:
-        self.event("note", text=text)
-        level = LEVELS["WARNING" if text.startswith("warning") else "INFO"]
-        if level < self.level:
-            return
-        if self.log is None:
-            self.console.print(text, markup=False, soft_wrap=True)
-        else:
-            self.to_log(text)
 
-    def result(self, text: str) -> None:
-        self.event("note", text=text)
-        self.console.print(text, markup=False, soft_wrap=True)
-        if self.log is not None:
-            self.to_log(text)
+@dataclass(frozen=True)
+class Evaluated(Event):
+    """The words were evaluated on fixed images, noise and noise levels."""
 
-    def start_log(self, log: Path) -> None:
-        try:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            log.open("a").close()  # of several processes only the one that speaks begins it anew
-        except OSError as error:
-            raise UserError(
-                f"cannot be written ({error.strerror})", str(log), "Name another --console_log_file"
-            ) from error
+    kind: ClassVar[str] = "evaluated"
+    step: Annotated[int, "steps done"]
+    loss: Annotated[float, "mean evaluation loss of all words"]
+    losses: Annotated[tuple[float, ...], "evaluation loss of each word"]
+    norms: Annotated[tuple[float, ...], "mean length of the vectors of each word"]
+    distances: Annotated[tuple[float, ...], "mean distance of the vectors of each word from their start"]
+    of_start: Annotated[bool, "whether the words were as they were before the first step"] = False
 
-    def to_log(self, text: str) -> None:
-        """A full disk stops nothing: the line goes to the terminal then."""
-        assert self.log is not None
-        try:
-            self.log.parent.mkdir(parents=True, exist_ok=True)
-            with self.log.open("w" if self.fresh else "a", encoding="utf-8", errors="backslashreplace") as file:
-                self.fresh = False
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-        except OSError:
-            self.console.print(text, markup=False, soft_wrap=True)
 
-    def event(self, kind: str, **facts: Any) -> None:
-        line = as_json({"event": kind, "time": round(time.time(), 3), **facts})
-        if self.file is None:
-            self.early.append(line)
-        else:
-            self.append([line])
-        if kind == "evaluated":
-            self.evaluation = f"eval {facts['loss']:.4f}"
+@dataclass(frozen=True)
+class Sampled(Event):
+    """Sample images were generated."""
 
-    def append(self, lines: list[str]) -> None:
-        """To the event file; a full disk is said once and stops nothing."""
-        assert self.file is not None
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with self.file.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.writelines(line + "\n" for line in lines)
-        except OSError as error:
-            if not self.broken:
-                self.console.print(f"warning: {self.file} cannot be written ({error.strerror})", markup=False)
-            self.broken = True
+    kind: ClassVar[str] = "sampled"
+    step: Annotated[int, "steps done"]
+    tag: Annotated[str, "the mark of the step or epoch in the names of the files"]
+    files: Annotated[tuple[Path, ...], "the images, and the sheet last"]
+    sheet: Annotated[Path, "all images on one sheet, beside those that the starting words give"]
 
-    def phase(self, name: str, done: int, total: int) -> None:
-        if done and (done == total or time.monotonic() - self.flushed > LINE_SECONDS):
-            self.flushed = time.monotonic()
-            self.note(f"{name}: {done} of {total}")
 
-    def begin(self, folder: Path, first_step: int, steps: int, samples_per_step: float) -> None:
-        self.file = folder / "events.jsonl"
-        self.append(self.early)
-        self.event("started", first_step=first_step, steps=steps)
-        self.first_step, self.steps, self.samples_per_step = first_step, steps, samples_per_step
-        self.started = self.flushed = time.monotonic()
-        if self.console.is_terminal:
-            columns = (
-                TextColumn("step"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.description}"),
-            )
-            self.bar = Progress(*columns, console=self.console)
-            self.bar.start()
-            self.bar.add_task("", total=steps, completed=first_step)
+@dataclass(frozen=True)
+class Saved(Event):
+    """A file or a state folder was saved, complete, before the end of the run."""
 
-    def step(self, step: int, losses: torch.Tensor) -> None:
-        """`losses` stays on its device until something is printed: no waiting for it in the hot path."""
-        self.pending.append((step, losses))
-        if time.monotonic() - self.flushed >= FLUSH_SECONDS:
-            self.flush()
+    kind: ClassVar[str] = "saved"
+    step: Annotated[int, "steps done"]
+    file: Annotated[Path, "an embedding file or a state folder"]
+    in_run_folder: Annotated[bool, "whether it is kept in the run folder although no setting asks for it"] = False
 
-    def flush(self) -> None:
-        if not self.pending:
-            return
-        values = torch.stack([losses for _, losses in self.pending]).tolist()  # one transfer
-        for (step, _), losses in zip(self.pending, values, strict=True):
-            self.event("step", step=step, losses=losses)
-        done = self.pending[-1][0]
-        self.pending, self.flushed = [], time.monotonic()
-        seconds = max(1e-6, time.monotonic() - self.started)
-        rate = (done - self.first_step) / seconds
-        left = (self.steps - done) / rate if rate else 0
-        self.unsaid += [loss for losses in values for loss in losses]
-        mean = sum(self.unsaid) / len(self.unsaid)
-        text = f"{rate * self.samples_per_step:.1f} images/s  loss {mean:.4f}  {self.evaluation}"
-        if self.bar is not None:
-            self.unsaid = []
-            self.bar.update(self.bar.task_ids[0], completed=done, description=text)
-        elif done == self.steps or time.monotonic() - self.printed >= LINE_SECONDS:
-            self.unsaid, self.printed = [], time.monotonic()
-            self.console.print(f"step {done}/{self.steps}  {left:.0f} s left  {text}", markup=False, soft_wrap=True)
 
-    def end(self) -> None:
-        self.flush()
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
+@dataclass(frozen=True)
+class Judging(Event):
+    """Some of the predictions were made that the verdicts need."""
+
+    kind: ClassVar[str] = "judging"
+    done: Annotated[int, "predictions until now"]
+    total: Annotated[int, "all predictions"]
+
+
+@dataclass(frozen=True)
+class Judged(Event):
+    """The words were measured for the verdicts, on other samples than those of evaluations."""
+
+    kind: ClassVar[str] = "judged"
+    step: Annotated[int, "steps done"]
+    losses: Annotated[tuple[float, ...], "loss of each word"]
+    norms: Annotated[tuple[float, ...], "mean length of the vectors of each word"]
+    distances: Annotated[tuple[float, ...], "mean distance of the vectors of each word from their start"]
+
+
+@dataclass(frozen=True)
+class Noted(Event):
+    """Something to read."""
+
+    kind: ClassVar[str] = "note"
+    level: Annotated[Level, "how important it is; a `result` is shown whatever is left out"]
+    text: Annotated[str, "what the terminal shows"]
+
+
+@dataclass(frozen=True)
+class Stopped(Event):
+    """The run was asked to stop and did, with its state saved: the same settings go on from there."""
+
+    kind: ClassVar[str] = "stopped"
+    step: Annotated[int, "steps done"]
+    signal: Annotated[int, "the signal that asked for it"]
+
+
+@dataclass(frozen=True)
+class Finished(Event):
+    """The run is at its end, with all files written."""
+
+    kind: ClassVar[str] = "finished"
+    step: Annotated[int, "steps done"]
+    files: Annotated[tuple[Path, ...], "the embedding file of each word, then a state folder if one was asked for"]
+    verdicts: Annotated[tuple[Mapping[str, object], ...], "the verdict on each word, as in `verdict.json`"]
+
+
+@dataclass(frozen=True)
+class Failed(Event):
+    """The run ends with an error."""
+
+    kind: ClassVar[str] = "failed"
+    error: Annotated[str, "what went wrong"]
+
+
+def as_plain(value: object) -> object:
+    """Return a value that JSON can hold."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): as_plain(inner) for key, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [as_plain(inner) for inner in value]
+    return value

@@ -1,68 +1,83 @@
-"""Files of a run on the Hugging Face hub, if `--huggingface_repo_id` is given. Nothing is reached for otherwise."""
+"""Files of a run on the Hugging Face Hub, where `--huggingface_repo_id` names a repository."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from neonym.config.run import HubSettings
 from neonym.errors import UserError
+from neonym.runs.dispatcher import Dispatcher
+from neonym.runs.events import Event, Failed, Finished, Opened, Saved, Stopped
 
 
-class Hub:
-    """Uploads what is saved. A failed upload is said and the training goes on: the file is on the disk.
+class HubUploads:
+    """Uploads every file that a setting asked for. A failed upload is noted and the training goes on: the file is on the disk.
 
-    Files are read when they are handed over, so one that is removed later still arrives whole.
+    Files are read when they are saved, so one that is removed later still arrives whole.
     """
 
-    def __init__(self, settings: HubSettings, say: Callable[[str], None]):
-        self.settings, self.say = settings, say
-        self.queue = ThreadPoolExecutor(1)
-        self.waiting: list[Future[None]] = []
+    def __init__(self, settings: HubSettings, events: Dispatcher):
+        self.settings, self.events = settings, events
+        self.queue = ThreadPoolExecutor(1)  # starts its thread with the first upload
+        self.uploads: list[Future[str]] = []  # what each has to say, nothing if it went well
 
-    @property
-    def on(self) -> bool:
-        return self.settings.huggingface_repo_id is not None
+    def __call__(self, event: Event) -> None:
+        """Upload what an event tells of. Raises UserError if the repository cannot be used."""
+        match event:
+            case Opened():
+                self.open()
+            case Saved(file=file, in_run_folder=False):
+                self.upload(file)
+            case Finished(files=files):
+                for file in files:
+                    self.upload(file)
+                self.close()
+            case Stopped() | Failed():
+                self.close()
 
     def open(self) -> None:
         """Make sure that there is a repository, before anything is trained for it. Raises UserError."""
-        if not self.on:
-            return
         from huggingface_hub import HfApi
 
-        public = (self.settings.huggingface_repo_visibility or "private").lower() == "public"
+        is_public = (self.settings.huggingface_repo_visibility or "private").lower() == "public"
         try:
             HfApi(token=self.settings.huggingface_token).create_repo(
                 self.settings.huggingface_repo_id or "", repo_type=self.settings.huggingface_repo_type,
-                private=not public, exist_ok=True,
+                private=not is_public, exist_ok=True,
             )  # fmt: skip
         except Exception as error:  # the library's, its HTTP library's, the system's
             fix = "Check the name, the token and the network, or leave --huggingface_repo_id out"
             raise UserError(f"the repository cannot be used ({error})", "--huggingface_repo_id", fix) from error
 
     def upload(self, path: Path) -> None:
-        """A file, or a state folder. With `--async_upload` in the background."""
-        if not self.on or (path.is_dir() and not self.settings.save_state_to_huggingface):
+        """Upload a file or a state folder, with `--async_upload` in the background."""
+        if path.is_dir() and not self.settings.save_state_to_huggingface:
             return
         try:
             files = sorted(path.iterdir()) if path.is_dir() else [path]
             contents = {file.relative_to(path.parent).as_posix(): file.read_bytes() for file in files}
         except OSError as error:  # somebody has removed it
-            self.say(f"warning: {path} was not uploaded ({error.strerror})")
+            self.events.note(f"warning: {path} was not uploaded ({error.strerror})")
             return
-        for inside, content in contents.items():
-            sent = self.queue.submit(self._send, inside, content)
-            if self.settings.async_upload:
-                self.waiting.append(sent)
-            else:
-                sent.result()
+        self.uploads += [self.queue.submit(self.send, name, content) for name, content in contents.items()]
+        self.report(wait=not self.settings.async_upload)
+
+    def report(self, wait: bool) -> None:
+        """Note the uploads that failed: those that have ended, or, after a wait, all."""
+        ended = [upload for upload in self.uploads if wait or upload.done()]
+        self.uploads = [upload for upload in self.uploads if upload not in ended]
+        for upload in ended:
+            if complaint := upload.result():
+                self.events.note(complaint)
 
     def close(self) -> None:
-        """Wait for everything that is on its way."""
-        self.queue.shutdown(wait=True)
+        """Wait for every upload."""
+        self.report(wait=True)
+        self.queue.shutdown()
 
-    def _send(self, name: str, content: bytes) -> None:
+    def send(self, name: str, content: bytes) -> str:
+        """Upload one file, in the thread of the uploads. Return what went wrong, or nothing."""
         from huggingface_hub import HfApi
 
         folder = (self.settings.huggingface_path_in_repo or "").strip("/")
@@ -73,22 +88,5 @@ class Hub:
                 repo_type=self.settings.huggingface_repo_type, commit_message=f"Upload {target}",
             )  # fmt: skip
         except Exception as error:  # the library's, its HTTP library's, the system's
-            self.say(f"warning: {target} was not uploaded ({error}); it is on the disk")
-
-
-def fetch_state(text: str, settings: HubSettings, file: str) -> Path:
-    """`owner/repo/path[:revision[:type]]` -> the folder of the state, in the hub's cache. Raises UserError."""
-    from huggingface_hub import hf_hub_download
-
-    place, revision, kind = [*text.split(":"), "", ""][:3]
-    owner, _, rest = place.partition("/")
-    name, _, folder = rest.partition("/")
-    try:
-        found = hf_hub_download(
-            f"{owner}/{name}", f"{folder}/{file}" if folder else file, revision=revision or None,
-            repo_type=kind or None, token=settings.huggingface_token,
-        )  # fmt: skip
-    except Exception as error:  # the library's, its HTTP library's, the system's
-        fix = "Write owner/repo/folder, or owner/repo/folder:revision"
-        raise UserError(f"the state cannot be fetched ({error})", f"--resume {text}", fix) from error
-    return Path(found).parent
+            return f"warning: {target} was not uploaded ({error}); it is on the disk"
+        return ""

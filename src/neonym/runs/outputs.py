@@ -1,4 +1,4 @@
-"""Every file that a run writes. All names are tried before training: what no disk takes is said in a second then."""
+"""Every file that a run writes. All names are tried before training, so that a name that no disk takes is reported at once."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ SHOWN = 40  # letters at each end of a long name
 
 
 def step_suffix(step: int) -> str:
-    """Return what the names of a step's files end with, as sd-scripts writes it."""
+    """Return the end of the names of a step's files, as sd-scripts writes it."""
     return f"-step{step:08d}"
 
 
 def epoch_suffix(epoch: int) -> str:
+    """Return the end of the names of an epoch's files, as sd-scripts writes it."""
     return f"-{epoch:06d}"
 
 
 def state_folder(run_name: str, suffix: str = "") -> str:
+    """Return the name of a state folder, as sd-scripts writes it."""
     return f"{run_name}{suffix}-state"
 
 
@@ -43,16 +45,17 @@ def sample_name(run_name: str, tag: str, index: int, stamp: str, seed: int | Non
 
 
 def time_stamp() -> str:
+    """Return the local time in 14 digits."""
     return time.strftime("%Y%m%d%H%M%S")
 
 
 def tracker_folder(log: LogSettings) -> Path | None:
-    """Return the folder of a run's logs, one of its own, as sd-scripts names it."""
+    """Return the folder of a run's logs, which no other run has, as sd-scripts names it."""
     return None if log.logging_dir is None else Path(log.logging_dir) / f"{log.log_prefix or ''}{time_stamp()}"
 
 
 def file_names(run: RunConfig, tokens: Sequence[str]) -> list[str]:
-    """Return the name of each word's embedding file, without ending."""
+    """Return the name of each word's embedding file, without its ending."""
     return [run.save.output_name or tokens[0]] if len(tokens) == 1 else list(tokens)
 
 
@@ -64,7 +67,7 @@ def run_folder(run: RunConfig, tokens: Sequence[str]) -> Path:
 
 @dataclass(frozen=True)
 class Output:
-    """A file or folder that a run writes. `where`: the setting that names it."""
+    """A file or folder that a run writes. `where` is the setting that names it."""
 
     path: Path
     where: str
@@ -72,7 +75,7 @@ class Output:
 
 
 def outputs_of(run: RunConfig, tokens: Sequence[str], seeds: Sequence[int | None]) -> Iterator[Output]:
-    """Yield the longest name of each kind, outer folders first. `seeds`: of the sample prompts."""
+    """Yield the longest name of each kind, outer folders first. `seeds` are those of the sample prompts."""
     log = run.log
     yield Output(Path(run.save.output_dir), "--output_dir", True)
     if log.logging_dir is not None:
@@ -107,19 +110,19 @@ def outputs_of_words(run: RunConfig, tokens: Sequence[str], seeds: Sequence[int 
 
 
 def word_settings(run: RunConfig, tokens: Sequence[str]) -> list[str]:
-    """Return what names the file of each word."""
+    """Return the setting or the word that names the file of each word."""
     named = run.save.output_name is not None and len(tokens) == 1
     return ["--output_name"] if named else [f"the word `{token}`" for token in tokens]
 
 
 def output_problems(run: RunConfig, tokens: Sequence[str], seeds: Sequence[int | None]) -> Iterator[Problem]:
-    """Yield what cannot be written, one error for each setting that is to blame. Nothing is left of the trials."""
+    """Yield one error for each setting that names something that cannot be written. The trials leave nothing behind."""
     texts = {"--output_name": run.save.output_name or "", **{f"the word `{token}`": token for token in tokens}}
     for where, text in {**texts, "--output_dir": run.save.output_dir}.items():
         if not is_text(text):
-            what = "is not Unicode text: programs cannot be told such a name"
+            what = "is not Unicode text: such a name cannot be given to a program"
             yield Problem("error", what, where, "Choose another, or check the encoding of the terminal or the file")
-    if not all(map(is_plain, texts.values())):  # a path in place of a name is told with the other settings
+    if not all(map(is_plain, texts.values())):  # a path in place of a name is reported with the other settings
         tokens = ()
     worst: dict[str, tuple[int, Problem]] = {}
     for excess, problem in refusals(list(outputs_of(run, tokens, seeds))):
@@ -135,25 +138,25 @@ def is_plain(text: str) -> bool:
 
 
 def refusals(outputs: Sequence[Output]) -> Iterator[tuple[int, Problem]]:
-    """Yield what the disk refuses: names, folders, paths. With each by how many bytes it is too long, as far as is known."""
+    """Yield the names, folders and paths that the disk refuses, each with the bytes that it is too long, as far as is known."""
     ways = {output: way_to(output.path) for output in outputs}
     owners = {folder: output.where for output, (folder, _) in reversed(ways.items())}  # the outermost output's
     refused = {folder: names_refused_in(folder, ways.values()) for folder in owners}
-    said: set[Path | str] = set()  # places and names
+    reported: set[Path | str] = set()  # places and names
     for output, (folder, missing) in ways.items():
         names = refused[folder]
         if not missing and folder.is_dir() != output.is_folder:
-            said.add(folder)
+            reported.add(folder)
             kinds = ("a file", "a folder") if output.is_folder else ("a folder", "a file")
             what = f"{output.path} is {kinds[0]}, and {kinds[1]} of that name is needed"
             yield 0, Problem("error", what, output.where, "Move it away, or choose another name")
         elif missing and names is None:
-            if folder not in said:
-                said.add(folder)
+            if folder not in reported:
+                reported.add(folder)
                 yield 0, Problem("error", f"{folder} is not a folder that can be written to", owners[folder])
         elif bad := next((name for name in missing if names and name in names), ""):
-            if names and bad not in said:
-                said.add(bad)
+            if names and bad not in reported:
+                reported.add(bad)
                 excess = excess_of(bad, folder)
                 yield excess, refused_name(bad, names[bad], excess, output.where)
         elif is_too_long(output.path):
@@ -162,7 +165,7 @@ def refusals(outputs: Sequence[Output]) -> Iterator[tuple[int, Problem]]:
 
 
 def names_refused_in(folder: Path, ways: Iterable[tuple[Path, Sequence[str]]]) -> dict[str, str] | None:
-    """Return which of the names that are to be in or below a folder it cannot take; None if it takes none at all."""
+    """Return the names that a folder refuses, with the reasons; None if nothing can be written to it."""
     try:
         return refused_names(folder, (name for there, names in ways if there == folder for name in names))
     except OSError:
@@ -170,14 +173,14 @@ def names_refused_in(folder: Path, ways: Iterable[tuple[Path, Sequence[str]]]) -
 
 
 def way_to(path: Path) -> tuple[Path, tuple[str, ...]]:
-    """Return the nearest folder that is there, or the path itself, and the names that are not there yet."""
+    """Return the nearest folder that exists, or the path itself, and the names below it that do not exist yet."""
     whole = path.absolute()
     there = next(place for place in (whole, *whole.parents) if os.path.lexists(place))
     return there, whole.relative_to(there).parts
 
 
 def is_too_long(path: Path) -> bool:
-    """Return whether the system refuses a path for its length, that of the file beside it while it is written included."""
+    """Return whether the system refuses a path, or its part while it is written, as too long."""
     try:
         os.lstat(part_of(path.absolute()))
     except OSError as error:
@@ -197,7 +200,7 @@ def refused_name(name: str, reason: str, excess: int, where: str) -> Problem:
 
 
 def excess_of(name: str, folder: Path) -> int:
-    """Return by how many bytes a name is too long; 0 if it is not, or nobody knows."""
+    """Return by how many bytes a name is too long; 0 if it is not, or if the system does not say."""
     try:
         return max(0, len(os.fsencode(name)) - os.pathconf(folder, "PC_NAME_MAX"))
     except (AttributeError, OSError, ValueError):  # Windows has no such question
@@ -205,5 +208,5 @@ def excess_of(name: str, folder: Path) -> int:
 
 
 def shortened(text: str) -> str:
-    """Return a text with no more of its middle than can be read."""
+    """Return a text without the middle that makes it too long to read."""
     return text if len(text) <= 2 * SHOWN else f"{text[:SHOWN]}...{text[-SHOWN:]}"

@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases, through accelerate: sd-scripts' scalars, and what tells whether a word is learned."""
+"""TensorBoard and Weights & Biases, through accelerate: sd-scripts' scalars, and what shows whether a word is learned."""
 
 from __future__ import annotations
 
@@ -8,129 +8,150 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, filter_trackers
 from PIL import Image
 
 from neonym.config.resolve import read_table
 from neonym.config.run import RunConfig, fields_of
+from neonym.config.without_effect import tracker_kinds
 from neonym.errors import UserError
-from neonym.optim.optimizers import rate_now
-from neonym.runs.outputs import PROJECT
-from neonym.training.concept import Concept
+from neonym.runs.dispatcher import Dispatcher
+from neonym.runs.events import Evaluated, Event, Failed, Finished, Judged, Opened, Sampled, Started, Stepped, Stopped
+from neonym.runs.outputs import PROJECT, tracker_folder
 
-FLUSH_STEPS = 50
+FETCH_STEPS = 50  # whose losses are fetched together
 # parts of names of settings that are not logged
 PRIVATE = ("dir", "path", "key", "token", "config", "weights", "resume", "prompts")
 
 
 class Trackers:
-    """`loss` and `lr` by step, `lr/d*lr` where an optimizer finds its rate, `loss/epoch`; per word `eval`, `norm`, `distance`.
+    """Logs `loss` and `lr` of each step, `lr/d*lr` where an optimizer finds its rate, `loss/epoch`, and of each word
+    `eval`, `norm` and `distance`; sheets of sample images.
 
-    Losses stay on their device until many can be fetched at once. What goes wrong while training is said, and training goes on.
+    A tracker that fails while training is noted, nothing more is logged, and the training goes on.
     """
 
-    def __init__(
-        self, accelerator: Accelerator, run: RunConfig, concepts: Sequence[Concept], steps_per_epoch: int,
-        say: Callable[[str], None],
-    ):  # fmt: skip
-        self.accelerator, self.concepts, self.steps_per_epoch, self.say = accelerator, concepts, steps_per_epoch, say
-        self.on, self.folder = bool(accelerator.log_with), None
-        self.pending: list[tuple[int, torch.Tensor, dict[str, float]]] = []
-        self.epoch: list[float] = []
-        if self.on:
-            if run.log.wandb_api_key:
-                os.environ["WANDB_API_KEY"] = run.log.wandb_api_key
-            name = run.log.log_tracker_name or PROJECT
-            try:
-                accelerator.init_trackers(name, config=shown_settings(run), init_kwargs=tracker_arguments(run))
-            except Exception as error:  # each tracker has errors of its own
-                fix = "Check its arguments, its key and the network"
-                raise UserError(f"the tracker cannot start ({error})", "--log_with", fix) from error
-            if accelerator.logging_dir is not None and any(t.name == "tensorboard" for t in accelerator.trackers):
-                self.folder = Path(accelerator.logging_dir) / name
+    def __init__(self, run: RunConfig, events: Dispatcher):
+        self.run, self.events = run, events
+        self.trackers: list[GeneralTracker] = []
+        self.folder: Path | None = None  # TensorBoard's
+        self.words: tuple[str, ...] = ()
+        self.steps_per_epoch, self.evaluated = 1, -1
+        self.steps: list[Stepped] = []  # that are not logged yet
+        self.epoch: list[float] = []  # mean loss of each step since its beginning
 
-    def step(self, step: int, losses: torch.Tensor) -> None:
-        """`step`: how many are done."""
-        if not self.on:
-            return
-        rates = {}
-        for concept in self.concepts:
-            group = concept.optimizer.param_groups[0]
-            rates[self.name("lr", concept)] = rate_now(concept.optimizer)
-            if "d" in group:
-                rates[self.name("lr/d*lr", concept)] = float(group["d"]) * float(group["lr"])
-        self.pending.append((step, losses, rates))
-        if len(self.pending) >= FLUSH_STEPS:
-            self.flush()
+    def __call__(self, event: Event) -> None:
+        """Log an event. Raises UserError if a tracker cannot start."""
+        match event:
+            case Opened(words=words):
+                self.words = words
+                self.start()
+            case Started(steps_per_epoch=steps):
+                self.steps_per_epoch = steps
+            case Stepped():
+                self.steps += [event] if self.trackers else []
+                if len(self.steps) >= FETCH_STEPS:
+                    self.log_steps()
+            case Evaluated(of_start=False):
+                self.evaluated = event.step
+                self.log_words(event)
+            case Judged() if event.step != self.evaluated:
+                self.log_words(event)
+            case Sampled(step=step, sheet=sheet):
+                self.log_sheet(step, sheet)
+            case Stopped() | Finished() | Failed():
+                self.end()
 
-    def flush(self) -> None:
-        """One transfer from the device for many steps."""
-        if not self.pending:
-            return
-        values = torch.stack([losses for _, losses, _ in self.pending]).tolist()
-        for (step, _, rates), losses in zip(self.pending, values, strict=True):
-            named = {self.name("loss", c): loss for c, loss in zip(self.concepts, losses, strict=True)}
-            self.epoch.append(sum(losses) / len(losses))
-            if step % self.steps_per_epoch == 0:
-                named["loss/epoch"] = sum(self.epoch) / len(self.epoch)
-                self.epoch = []
-            self.send(lambda values={**named, **rates}, step=step: self.accelerator.log(values, step=step))
-        self.pending = []
-
-    def send(self, write: Callable[[], object]) -> None:
-        """Let the trackers write something. A folder that is gone is made again."""
-        if not self.on:
-            return
+    def start(self) -> None:
+        """Start every tracker. Raises UserError."""
+        log = self.run.log
+        if log.wandb_api_key:
+            os.environ["WANDB_API_KEY"] = log.wandb_api_key
+        name, folder, arguments = log.log_tracker_name or PROJECT, tracker_folder(log), tracker_arguments(self.run)
         try:
-            if self.folder is not None:
-                self.folder.mkdir(parents=True, exist_ok=True)
-            write()
+            for kind in filter_trackers([*tracker_kinds(log)], folder):
+                make = LOGGER_TYPE_TO_CLASS[str(kind)]
+                place = [str(folder)] if make.requires_logging_directory else []
+                tracker = make(name, *place, **arguments.get(str(kind), {}))
+                tracker.start()
+                self.trackers.append(tracker)
+                if log.log_config:
+                    tracker.store_init_configuration(shown_settings(self.run))
         except Exception as error:  # each tracker has errors of its own
-            self.on = False
-            self.say(f"warning: nothing more is logged ({error}). The training goes on.")
+            fix = "Check its arguments, its key and the network"
+            raise UserError(f"the tracker cannot start ({error})", "--log_with", fix) from error
+        if folder is not None and "tensorboard" in tracker_kinds(log):
+            self.folder = folder / name
 
-    def evaluated(self, step: int, means: Sequence[float]) -> None:
-        """The evaluation loss of each word, how long its vectors are and how far they are from their start."""
-        if not self.on:
-            return
-        self.flush()
+    def log_steps(self) -> None:
+        """Log the steps that wait."""
+        steps, self.steps = self.steps, []
+        for event in steps:
+            values = self.by_word("loss", event.losses) | self.by_word("lr", event.rates)
+            values |= self.by_word("lr/d*lr", event.found_rates)
+            self.epoch.append(sum(event.losses) / len(event.losses))
+            if event.step % self.steps_per_epoch == 0:
+                values["loss/epoch"] = sum(self.epoch) / len(self.epoch)
+                self.epoch = []
+            self.log(values, event.step)
+
+    def by_word(self, what: str, values: Sequence[float]) -> dict[str, float]:
+        """Return the values under the names that trackers show: with the word, if there are several."""
+        names = [what] if len(self.words) == 1 else [f"{what}/{word}" for word in self.words]
+        return dict(zip(names, values, strict=False))
+
+    def log_words(self, event: Evaluated | Judged) -> None:
+        """Log the loss of each word, how long its vectors are and how far they are from their start."""
+        self.log_steps()  # trackers take steps in order
         values: dict[str, float] = {}
-        for concept, mean in zip(self.concepts, means, strict=True):
-            rows = torch.cat([r.flatten(1) for r in concept.result().values()], dim=1)
-            start = torch.cat([r.flatten(1) for r in concept.start.values()], dim=1)
-            values[f"eval/{concept.token}"] = mean
-            values[f"norm/{concept.token}"] = float(rows.norm(dim=1).mean())
-            values[f"distance/{concept.token}"] = float((rows - start).norm(dim=1).mean())
-        self.send(lambda: self.accelerator.log(values, step=step))
+        for word, *figures in zip(self.words, event.losses, event.norms, event.distances, strict=True):
+            values |= zip((f"eval/{word}", f"norm/{word}", f"distance/{word}"), figures, strict=True)
+        self.log(values, event.step)
 
-    def picture(self, step: int, file: Path) -> None:
-        """A sheet of sample pictures."""
-        self.flush()  # trackers take steps in order
-        for tracker in self.accelerator.trackers if self.on else ():
-            pixels = np.asarray(Image.open(file).convert("RGB"))[None]  # [1,H,W,3]
-            options: dict[str, Any] = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-            self.send(lambda t=tracker, o=options, p=pixels: t.log_images({"samples": p}, step=step, **o))
+    def log(self, values: dict[str, float], step: int) -> None:
+        """Log numbers of a step."""
+        self.send(lambda tracker: tracker.log(values, step=step))
+
+    def log_sheet(self, step: int, sheet: Path) -> None:
+        """Log a sheet of sample images."""
+        self.log_steps()
+        if not self.trackers:
+            return
+        with Image.open(sheet) as image:
+            pixels = np.asarray(image.convert("RGB"))[None]  # [1,H,W,3]
+
+        def log_images(tracker: Any) -> None:  # each tracker has arguments of its own
+            options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images({"samples": pixels}, step=step, **options)
+
+        self.send(log_images)
+
+    def send(self, write: Callable[[GeneralTracker], object]) -> None:
+        """Let every tracker write something. A folder that is gone is made again."""
+        try:
+            if self.trackers and self.folder is not None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            for tracker in self.trackers:
+                write(tracker)
+        except Exception as error:  # each tracker has errors of its own
+            self.trackers = []
+            self.events.note(f"warning: nothing more is logged ({error}). The training goes on.")
 
     def end(self) -> None:
-        if self.on:
-            self.flush()
-            self.send(self.accelerator.end_training)
-
-    def name(self, what: str, concept: Concept) -> str:
-        return what if len(self.concepts) == 1 else f"{what}/{concept.token}"
+        """Log what waits, and close the trackers."""
+        self.log_steps()
+        self.send(lambda tracker: tracker.finish())
+        self.trackers = []
 
 
-def shown_settings(run: RunConfig) -> dict[str, Any] | None:
-    """What `--log_config` logs: no paths, no keys."""
-    if not run.log.log_config:
-        return None
+def shown_settings(run: RunConfig) -> dict[str, str]:
+    """Return what `--log_config` logs: every setting that is given, without paths and keys."""
     values = {name: getattr(getattr(run, section), name) for section, name, _ in fields_of(RunConfig)}
     return {n: str(v) for n, v in values.items() if v is not None and not any(part in n for part in PRIVATE)}
 
 
 def tracker_arguments(run: RunConfig) -> dict[str, Any]:
-    """Arguments of the trackers' start, by tracker. Raises ConfigError if their file cannot be read."""
+    """Return the arguments of each tracker's start. Raises ConfigError if their file cannot be read."""
     file = run.log.log_tracker_config
     arguments = {} if file is None else read_table(Path(file))
     if run.log.wandb_run_name:

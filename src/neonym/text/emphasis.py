@@ -6,7 +6,7 @@ ROUND, SQUARE = 1.1, 1 / 1.1  # what a bracket without a number means
 SIGNS = re.compile(r"\\[()\[\]\\]|[\\()\[\]]|:([+-]?[.\d]+)\)")
 
 
-def parse_weights(text: str) -> list[tuple[str, float]]:
+def parse_emphasis(text: str) -> list[tuple[str, float]]:
     """Pieces of text and their weights; at least one. Brackets may nest; a backslash makes one a plain character.
 
     Raises ValueError if what stands before a closing bracket looks like a number and is none.

@@ -16,14 +16,13 @@ from neonym.config.run import ModelSettings
 from neonym.errors import Problem, UserError
 from neonym.formats import read_embedding, write_embedding
 from neonym.formats.usage import usage_card
-from neonym.io.atomic import alone_in, clear_leftovers, sync_names, whole_file
-from neonym.io.json import as_text
+from neonym.io.atomic import alone_in, atomic_write, clear_leftovers, sync_names
+from neonym.io.json import as_json, as_text
 from neonym.preflight.plan import TrainingPlan
-from neonym.runs.events import as_json
-from neonym.runs.hub import fetch_state
 from neonym.runs.outputs import END, SAMPLES, STATE, VERDICT, epoch_suffix, state_folder, step_suffix
 from neonym.training.concept import Concept
 from neonym.training.recorded import metadata_by_user, metadata_of
+from neonym.training.remote_state import fetch_state
 from neonym.training.state import Saved, TrainState, read_state, save_state
 from neonym.types import Embedding
 
@@ -43,7 +42,7 @@ def write_text(file: Path, text: str) -> None:
     """Write a text, complete or absent. Raises UserError."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(file, lasting=True) as part:
+        with atomic_write(file, lasting=True) as part:
             part.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(f"cannot be written ({error.strerror})", str(file), "Is the disk full?") from error

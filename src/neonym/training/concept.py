@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
+from torch.amp.grad_scaler import GradScaler
 
+from neonym.config.optimizers import OptimizerRecord
 from neonym.models.encoders.rows import Rows, exact
 from neonym.models.model import Model
-from neonym.optim.optimizers import waits
 from neonym.text.words import clean
+from neonym.training.after_step import AfterStep
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -29,20 +31,16 @@ class Concept:
     rows: dict[str, Rows]  # {encoder: [n,W]}
     start: dict[str, torch.Tensor]  # the rows as they were at first
     optimizer: torch.optim.Optimizer
+    record: OptimizerRecord  # what the optimizer is capable of
     learning_rate: Callable[[int], float] | None  # step -> learning rate; None: the optimizer has its own
     max_grad_norm: float
-    ema_decay: float | None = None
-    average: dict[str, torch.Tensor] | None = None  # the rows' moving average, if one is kept
+    after_step: Sequence[AfterStep] = ()  # what happens to the rows after each step that moved them, in order
     chosen: dict[str, torch.Tensor] | None = None  # rows that were better than the last ones
-    skipped: list[int] = field(default_factory=list)  # the last steps in a row whose gradient was not finite
+    skipped: list[int] = field(default_factory=list)  # the last steps in a row that were passed over (see `pass_over`)
     still: int | None = 0  # steps until now, all of which had no gradient at all; None: one had
 
-    def __post_init__(self) -> None:
-        if self.ema_decay is not None:
-            self.average = {name: values.clone() for name, values in self.start.items()}
-
     def sum_gradients(self, accelerator: Accelerator) -> None:
-        """Over ranks: a few rows, so one small reduction and no wrapper round the model."""
+        """Sum the gradients over all processes: a few rows, so one small reduction and no wrapper around the model."""
         for rows in self.rows.values():
             if not rows.requires_grad:
                 continue
@@ -54,47 +52,57 @@ class Concept:
             rows.grad = total.float()  # pyright: ignore[reportAttributeAccessIssue]
 
     def forget_gradients(self) -> None:
+        """Drop the gradients of this step."""
         self.optimizer.zero_grad(set_to_none=True)
         for rows in self.rows.values():
             rows.gradients = None
 
-    def update(self, step: int, scaler: torch.amp.GradScaler | None) -> None:  # pyright: ignore
-        """One optimizer step at the schedule's rate, the gradient clipped over this concept's own rows.
+    def update(self, step: int, scaler: GradScaler | None) -> None:
+        """Make one optimizer step at the schedule's rate, the gradient clipped over this concept's own rows.
 
-        A gradient that is not finite is passed over: the rows stay as they are.
+        A step whose gradient is not finite is passed over: rows, moments and averages stay as they are. With a `scaler`
+        (fp16) the path is the same; the scaler learns of the infinity from `unscale_` and lowers the scale in its `update`.
         """
         if self.learning_rate is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate(step)
-        rows = [r for r in self.rows.values() if r.requires_grad]
         if scaler is not None:
             scaler.unscale_(self.optimizer)
-        norm = float(torch.nn.utils.clip_grad_norm_(rows, self.max_grad_norm or float("inf")))  # waits for the device
+        rows = [r for r in self.rows.values() if r.requires_grad]
+        norm = float(torch.nn.utils.clip_grad_norm_(rows, self.max_grad_norm or math.inf))  # waits for the device
         self.still = None if self.still is None or norm != 0 else self.still + 1
-        if scaler is not None:
-            scaler.step(self.optimizer)  # skips gradients that are not finite
-        elif math.isfinite(norm):  # one bad step does not end the run
-            if not waits(self.optimizer):
-                self.optimizer.step()
-            self.skipped.clear()
-        else:
+        if not math.isfinite(norm):  # one bad step does not end the run
+            self.pass_over(step, scaler)
+            return
+        self.skipped.clear()
+        if self.record.waits_at_zero and self.optimizer.param_groups[0]["lr"] == 0:
+            return
+        self.optimizer.step()
+        with torch.no_grad():
+            for after in self.after_step:
+                after(step, self.rows)
+
+    def pass_over(self, step: int, scaler: GradScaler | None) -> None:
+        """Count a step whose gradient is not finite, unless it is the scale that made it so.
+
+        Scaled gradients overflow while the scale falls from its start (65536), and once whenever it has been doubled.
+        At a scale of 1 or less they would not be finite without a scaler either. The scale is read in such steps only,
+        for reading waits for the device.
+        """
+        if scaler is None or scaler.get_scale() <= 1:
             self.skipped.append(step)
-        if self.average is not None and self.ema_decay is not None:
-            decay = min(self.ema_decay, (1 + step) / (10 + step))  # forgets the start sooner in a young run
-            for name, rows in self.rows.items():
-                self.average[name].lerp_(rows.detach(), 1 - decay)
 
     @torch.no_grad()
     def result(self) -> dict[str, torch.Tensor]:
-        """The rows to save, show and judge: the best if they were looked for, else the average where one is kept.
+        """Return the rows to save, show and judge: the best if they were looked for, else the average where one is kept.
 
         Changes nothing. Schedule-free optimizers (Defazio et al. 2024) step at one point and answer with another.
         """
-        kept = self.chosen or self.average
+        kept = self.chosen or next((after.kept for after in self.after_step if after.is_result), None)
         if kept is not None:
             return {name: values.clone() for name, values in kept.items()}
         now = {name: rows.detach().clone() for name, rows in self.rows.items()}
-        if not hasattr(self.optimizer, "eval"):
+        if not self.record.averages:
             return now
         self.optimizer.eval()  # pyright: ignore[reportAttributeAccessIssue]
         answer = {name: rows.detach().clone() for name, rows in self.rows.items()}
@@ -104,14 +112,14 @@ class Concept:
 
     @torch.no_grad()
     def put(self, values: dict[str, torch.Tensor]) -> None:
-        """Write `values` into the rows."""
+        """Write `values` {encoder: [n,W]} into the rows."""
         for name, rows in self.rows.items():
             rows.copy_(values[name])
 
 
 @contextmanager
 def rows_as(concepts: Sequence[Concept], values: Sequence[dict[str, torch.Tensor]]) -> Iterator[None]:
-    """Other rows for the time of the block."""
+    """Put other rows into the concepts for the time of the block."""
     now = [{name: rows.detach().clone() for name, rows in c.rows.items()} for c in concepts]
     for concept, rows in zip(concepts, values, strict=True):
         concept.put(rows)
@@ -123,15 +131,15 @@ def rows_as(concepts: Sequence[Concept], values: Sequence[dict[str, torch.Tensor
 
 
 def first_rows(model: Model, init_word: str, count: int) -> dict[str, torch.Tensor]:
-    """Rows that start as the pieces of `init_word`, taken in turn. -> {encoder: float32 [count,W]}"""
+    """Return rows that start as the pieces of `init_word`, taken in turn: {encoder: float32 [count,W]}."""
     rows = {}
-    for name, tokenizer in model.tokenizers.items():
+    for name, tokenizer in model.text.tokenizers.items():
         pieces = tokenizer.pieces(clean(init_word))
-        table = model.vocabulary(name)
+        table = model.text.vocabulary(name)
         rows[name] = table[[pieces[i % len(pieces)] for i in range(count)]].detach().float().clone()
     return rows
 
 
 def sum_by(values: torch.Tensor, index: torch.Tensor, count: int) -> torch.Tensor:
-    """Sum `values` [B] into `count` sums by `index` [B]. -> [count]"""
+    """Return the sums [count] of the `values` [B] that have the same `index` [B]."""
     return torch.zeros(count, device=values.device).index_add(0, index, values)

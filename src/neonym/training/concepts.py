@@ -1,11 +1,16 @@
-"""The words of a run as things that learn: first rows, optimizer, learning rate."""
+"""The words of a run as concepts: their rows beside the frozen tables, and what moves them."""
 
 from __future__ import annotations
 
+from torch import Tensor
+
+from neonym.config.optimizers import OptimizerRecord
+from neonym.config.run import OptimSettings
 from neonym.models.encoders.rows import Rows
 from neonym.models.model import Model
-from neonym.optim.optimizers import averages, make_optimizer
+from neonym.optim.optimizers import make_optimizer, record_of
 from neonym.preflight.plan import PlannedConcept, TrainingPlan
+from neonym.training.after_step import AfterStep, MovingAverage
 from neonym.training.concept import Concept, first_rows
 
 
@@ -16,12 +21,12 @@ def add_concepts(model: Model, plan: TrainingPlan) -> list[Concept]:
 
 def add_concept(model: Model, plan: TrainingPlan, planned: PlannedConcept) -> Concept:
     """Add one word to the model, and return it as something that learns."""
-    optim, start = plan.run.optim, planned.start
+    optim, start, record = plan.run.optim, planned.start, record_of(plan.run.optim.optimizer_type)
     if start is None:
         start = first_rows(model, planned.init_word, planned.vectors)
     start = {name: values.to(model.device) for name, values in start.items()}
     rows = {name: Rows(values.clone(), requires_grad=name in planned.encoders) for name, values in start.items()}
-    model.add_word(planned.token, dict(rows))
+    model.text.add_word(planned.token, dict(rows))
     trainable = [encoder_rows for encoder_rows in rows.values() if encoder_rows.requires_grad]
     return Concept(
         token=planned.token,
@@ -30,7 +35,15 @@ def add_concept(model: Model, plan: TrainingPlan, planned: PlannedConcept) -> Co
         rows=rows,
         start=start,
         optimizer=make_optimizer(trainable, optim.optimizer_type, planned.learning_rate, optim.optimizer_arguments),
+        record=record,
         learning_rate=planned.schedule,
         max_grad_norm=optim.max_grad_norm,
-        ema_decay=None if averages(optim.optimizer_type) else optim.ema_decay,
+        after_step=after_steps(optim, record, start),
     )
+
+
+def after_steps(optim: OptimSettings, record: OptimizerRecord, start: dict[str, Tensor]) -> list[AfterStep]:
+    """Return what happens to the rows after each step: a moving average, unless the optimizer keeps one of its own."""
+    if optim.ema_decay is None or record.averages:
+        return []
+    return [MovingAverage(optim.ema_decay, start)]

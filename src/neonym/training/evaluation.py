@@ -12,7 +12,6 @@ from neonym.data.loader import Loader
 from neonym.generation.worth import Question, Worth, measure_worth, predictions
 from neonym.models.model import Model
 from neonym.preflight.plan import PlannedConcept, TrainingPlan
-from neonym.runs.events import Report
 from neonym.training.concept import Concept, first_rows, rows_as
 from neonym.training.objective import Objective
 from neonym.training.step import sample_losses
@@ -100,11 +99,10 @@ class Evaluation:
             draws = draws[len(part) :]
         return found
 
-    def tell(self, report: Report, step: int, losses: Sequence[torch.Tensor]) -> list[float]:
-        """Report the mean loss of each concept, and return the means."""
-        means = [float(loss.mean()) for loss in losses]
-        report.event("evaluated", step=step, loss=sum(means) / len(means), losses=means)
-        return means
+
+def means_of(losses: Sequence[torch.Tensor]) -> tuple[float, ...]:
+    """Return the mean of each concept's losses, [samples] each."""
+    return tuple(float(loss.mean()) for loss in losses)
 
 
 def images_to_judge(concept: PlannedConcept) -> tuple[Sequence[ImageRecord], str]:

@@ -15,14 +15,6 @@ from neonym.config.values import as_written
 from neonym.errors import UserError
 from neonym.preflight.plan import TrainingPlan
 
-ARCHITECTURES = {
-    ("sd1", "epsilon"): "stable-diffusion-v1",
-    ("sd1", "v_prediction"): "stable-diffusion-v1",
-    ("sdxl", "epsilon"): "stable-diffusion-xl-v1-base",
-    ("sdxl", "v_prediction"): "stable-diffusion-xl-v1-base",
-    ("sd2", "epsilon"): "stable-diffusion-v2-512",
-    ("sd2", "v_prediction"): "stable-diffusion-v2-768-v",
-}
 WITHOUT_EFFECT = {  # on the numbers; images, captions and the start have fingerprints of their own
     "save": True,
     "cache": True,
@@ -115,7 +107,7 @@ def metadata_of(plan: TrainingPlan) -> dict[str, str]:
     width, height = plan.datasets[0].buckets.resolution
     return {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{ARCHITECTURES[source.family, source.prediction_type]}/textual-inversion",
+        "modelspec.architecture": f"{source.family.architecture(source.prediction_type)}/textual-inversion",
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.implementation_version": f"neonym/{__version__}",
         "modelspec.resolution": f"{width}x{height}",
@@ -124,7 +116,7 @@ def metadata_of(plan: TrainingPlan) -> dict[str, str]:
         "neonym.version": __version__,
         "neonym.base_model": source.name,
         "neonym.base_model_hash": source.text_hash(),
-        "neonym.family": source.family,
+        "neonym.family": source.family.name,
         "neonym.clip_skip": str(plan.run.model.clip_skip),
         "neonym.seed": str(plan.run.optim.seed),
         "neonym.learning_rate": str(plan.run.optim.learning_rate),

@@ -12,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from neonym.config.run import SampleSettings
 from neonym.generation.request.prompts import SamplePrompt, dump
+from neonym.generation.samplers import sampler_for_sample
 from neonym.io.atomic import save_png
 from neonym.models.model import Model
 from neonym.preflight.milestones import Milestones, is_due
@@ -21,8 +22,6 @@ from neonym.training.concept import Concept, rows_as
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from neonym.runs.events import Report
 
 WITHOUT, BEFORE = "without the words", "with the starting words"
 
@@ -51,15 +50,12 @@ class Sampler:
             return f"e{epoch:06d}" if epoch and is_due(self.settings.sample_every_n_epochs, epoch) else None
         return f"{done:06d}" if is_due(self.settings.sample_every_n_steps, done) else None
 
-    def draw(self, model: Model, concepts: Sequence[Concept], tag: str, report: Report) -> list[Path]:
-        """Generate and save all samples, and return their files: named as by sd-scripts, then a sheet that compares
-        them.
-        """
+    def draw(self, model: Model, concepts: Sequence[Concept], tag: str) -> list[Path]:
+        """Generate every prompt. Return the files, named as sd-scripts names them, and last the sheet of all of them."""
         from neonym.generation.sheets import sheet
 
-        vae = model.modules()["vae"]
-        home = next(vae.parameters())
-        where, kind = home.device, home.dtype
+        self.prompts = [prompt.on_grid(model.source.latents.multiple) for prompt in self.prompts]
+        where, kind = model.vae.device, model.vae.dtype
         try:
             if not self.before:
                 plain = [without(asked.prompt, [c.token for c in concepts]) for asked in self.prompts]
@@ -69,13 +65,12 @@ class Sampler:
             with rows_as(concepts, [c.result() for c in concepts]):
                 pictures = self.pictures(model)
         finally:
-            vae.to(where, kind)
+            model.vae.to(where, kind)
         self.folder.mkdir(parents=True, exist_ok=True)
         files = [self.save(picture, i, tag) for i, picture in enumerate(pictures)]
         page = self.folder / f"{self.name}_{tag}_sheet.png"
         rows = [*self.before, (f"now ({tag})", pictures)]
         save_png(sheet(rows, side=pictures[0].height), page)
-        report.event("sampled", tag=tag, files=[str(f) for f in [*files, page]])
         return [*files, page]
 
     def pictures(self, model: Model, texts: Sequence[str] | None = None) -> list[Image.Image]:
@@ -88,10 +83,11 @@ class Sampler:
 
         asked = self.prompts[index]
         side = model.source.native_size
+        sampler = sampler_for_sample(asked.sample_sampler or self.settings.sample_sampler, model.source.family.process)
         return draw(
             model, [text], [self.seed(index)], negative_prompt=asked.negative_prompt, steps=asked.sample_steps,
             guidance=asked.scale, size=(asked.width or side, asked.height or side),
-            sampler=asked.sample_sampler or self.settings.sample_sampler,
+            sampler=sampler,
         )[0]  # fmt: skip
 
     def seed(self, index: int) -> int:

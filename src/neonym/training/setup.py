@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from collections.abc import Callable
+from dataclasses import fields
 from datetime import timedelta
 
 import torch
@@ -11,13 +12,12 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, KwargsHandler
 
 from neonym.config.run import RunConfig
-from neonym.config.without_effect import tracker_kinds
 from neonym.models.model import Model
-from neonym.models.process.diffusion import Diffusion, NoiseRules
+from neonym.models.process.diffusion import Diffusion
+from neonym.models.process.flow import Flow
+from neonym.models.process.noise import NoiseRules
 from neonym.models.source import ModelSource
 from neonym.preflight.defaults import filled
-from neonym.runs.events import Report
-from neonym.runs.outputs import tracker_folder
 from neonym.training.objective import Objective
 
 MINUTES = 10  # that processes wait for each other
@@ -25,7 +25,7 @@ MINUTES_WITH_SAMPLES = 120  # the first process generates sample images while th
 GIB = 2**30
 
 
-def on_device(run: RunConfig, source: ModelSource, report: Report) -> RunConfig:
+def on_device(run: RunConfig, source: ModelSource, note: Callable[[str], None]) -> RunConfig:
     """Return the run with the precision that suits the model on this device, unless the user gave one: float32 but for
     CUDA.
     """
@@ -36,7 +36,7 @@ def on_device(run: RunConfig, source: ModelSource, report: Report) -> RunConfig:
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         precision = precision_on_cuda(default.value, has_bf16)
     if precision != "no":
-        report.note(f"note: --mixed_precision: {precision}, the {default}")
+        note(f"note: --mixed_precision: {precision}, the {default}")
     return filled(run, {"mixed_precision": precision})
 
 
@@ -58,24 +58,19 @@ def samples_at_once(run: RunConfig, source: ModelSource, device: torch.device) -
     return 1 if memory < source.defaults.gpu_memory.value * GIB else None
 
 
-def start_accelerator(run: RunConfig, report: Report) -> Accelerator:
+def start_accelerator(run: RunConfig, note: Callable[[str], None]) -> Accelerator:
     """Return the device with the nearest precision that it can compute in."""
     precision = run.compute.mixed_precision
     if not torch.distributed.is_initialized():  # a second run in one process may use another device or precision
         AcceleratorState._reset_state(reset_partial_state=True)
     on_cpu = run.compute.cpu or not (torch.cuda.is_available() or torch.backends.mps.is_available())
     if precision == "fp16" and on_cpu:
-        report.note(
-            "note: mixed_precision fp16 -> fp32: a CPU does not compute in fp16; the result is at least as exact."
-        )
+        note("note: mixed_precision fp16 -> fp32: a CPU does not compute in fp16; the result is at least as exact.")
         precision = "no"
     has_samples = run.sample.sample_prompts is not None
     minutes = run.compute.ddp_timeout or (MINUTES_WITH_SAMPLES if has_samples else MINUTES)
     waiting: list[KwargsHandler] = [InitProcessGroupKwargs(timeout=timedelta(minutes=minutes))]
-    return Accelerator(
-        mixed_precision=precision, cpu=run.compute.cpu, kwargs_handlers=waiting,
-        log_with=[*tracker_kinds(run.log)] or None, project_dir=tracker_folder(run.log),
-    )  # fmt: skip
+    return Accelerator(mixed_precision=precision, cpu=run.compute.cpu, kwargs_handlers=waiting)
 
 
 def weight_dtype(accelerator: Accelerator) -> torch.dtype:
@@ -92,9 +87,11 @@ def objective_of(run: RunConfig) -> Objective:
     return Objective(**{f.name: getattr(run.objective, f.name) for f in fields(Objective)})
 
 
-def process_of(model: Model, run: RunConfig) -> Diffusion:
+def process_of(model: Model, run: RunConfig) -> Diffusion | Flow:
     """Return the model's noising process with the run's rules; a rule that was not given keeps its default."""
     given = {f.name: getattr(run.objective, f.name) for f in fields(NoiseRules)}
     rules = NoiseRules(**{name: value for name, value in given.items() if value is not None})
-    process = replace(model.process, rules=rules)
-    return process.with_zero_terminal_snr() if run.objective.zero_terminal_snr else process
+    process = model.process.with_rules(rules)
+    if run.objective.zero_terminal_snr and isinstance(process, Diffusion):
+        return process.with_zero_terminal_snr()
+    return process

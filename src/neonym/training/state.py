@@ -15,9 +15,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch.amp.grad_scaler import GradScaler
 
 from neonym.errors import UserError
-from neonym.io.atomic import whole_file
+from neonym.io.atomic import atomic_write
 from neonym.training.concept import Concept
 from neonym.training.early_stopping import Plateau
 
@@ -30,7 +31,7 @@ class TrainState:
     fingerprint: dict[str, str]  # everything that decides the numbers: setting -> value
     step: int = 0
     origin: str = ""  # the state that --resume named, if the run began from one
-    scaler: torch.amp.GradScaler | None = None  # pyright: ignore[reportPrivateImportUsage]
+    scaler: GradScaler | None = None
     plateau: Plateau | None = None
 
 
@@ -41,8 +42,8 @@ def tensors_of(state: TrainState) -> dict[str, torch.Tensor]:
         for name, rows in concept.rows.items():
             tensors[f"{c}/{name}/rows"] = rows.detach()
             tensors[f"{c}/{name}/start"] = concept.start[name]
-            if concept.average is not None:
-                tensors[f"{c}/{name}/average"] = concept.average[name]
+        for after in concept.after_step:
+            tensors |= {f"{c}/{name}/{after.name}": values for name, values in after.kept.items()}
         whole = concept.optimizer.state_dict()
         for kind, parts in (("optimizer", whole["state"].items()), ("groups", enumerate(whole["param_groups"]))):
             for index, values in parts:
@@ -105,7 +106,7 @@ def save_state(state: TrainState, file: Path) -> None:
     facts["sha256"] = checksum(facts, tensors)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(file, lasting=True) as part:
+        with atomic_write(file, lasting=True) as part:
             part.write_bytes(save(tensors, {"neonym": json.dumps(facts)}))
     except OSError as error:
         raise UserError(f"the state cannot be saved ({error})", str(file), "Is the disk full?") from error
@@ -182,8 +183,9 @@ def restore(state: TrainState, saved: Saved) -> None:
             concept.put({name: tensors[f"{c}/{name}/rows"] for name in concept.rows})
             for name, rows in concept.rows.items():
                 concept.start[name] = tensors[f"{c}/{name}/start"].to(rows.device)
-                if concept.average is not None:
-                    concept.average[name] = tensors[f"{c}/{name}/average"].to(rows.device)
+            for after in concept.after_step:
+                kept = {name: tensors[f"{c}/{name}/{after.name}"] for name in after.kept}
+                after.kept = {name: values.to(concept.rows[name].device) for name, values in kept.items()}
             if state.plateau is not None and facts.evaluations:
                 best = {name: tensors[f"{c}/{name}/best"].to(rows.device) for name, rows in concept.rows.items()}
                 state.plateau.best.append(best)

@@ -1,4 +1,4 @@
-"""The method: how badly the frozen model predicts with the rows as they are, and one step that improves them.
+"""The method: how badly the frozen model predicts with the rows as they are, and one step that improves the rows.
 
 Gal et al. 2022, "An Image is Worth One Word", eq. 2, for several words at once.
 """
@@ -17,21 +17,23 @@ from neonym.types import Batch, Work
 
 
 def sample_losses(model: Model, batch: Batch, objective: Objective) -> torch.Tensor:
-    """How badly the frozen model predicts each sample with the rows as they are now. -> [B]"""
-    x0 = model.draw_latents(batch.moments, batch.keys)  # [B,2C,h,w] -> [B,C,h,w]
+    """Return the losses [B]: how badly the frozen model predicts each sample with the rows as they are now."""
+    x0 = model.vae.draw(batch.moments, batch.keys)  # [B,2C,h,w] -> [B,C,h,w]
     noisy = model.process.add_noise(x0, batch.keys, batch.levels)  # x_t, target [B,C,h,w]; t, snr [B]
-    text = model.encode_text(batch.tokens, batch.emphasis)  # {e: [B,K,L]} -> [B,S,D]: the only way to the rows
-    guess = model.denoise(noisy.x_t, noisy.t, text, batch.sizes)  # [B,C,h,w]
+    text = model.text.encode(batch.text)  # {e: [B,K,L]} -> [B,S,D]: the only way to the rows
+    guess = model.predict(noisy.x_t, noisy.t, text, batch.sizes)  # [B,C,h,w]
     return objective.loss(guess, noisy, batch.mask) * batch.weight  # [B]
 
 
 def train_step(
     model: Model, concepts: Sequence[Concept], work: Work, objective: Objective, accelerator: Accelerator
 ) -> torch.Tensor:
-    """One optimizer step of every concept drawn in this step. -> losses [N]
+    """Make one optimizer step of every concept drawn in this step, and return the losses [N].
 
-    A concept that was not drawn is left alone: a zero gradient would still move it by momentum.
+    A concept that was not drawn is left alone: a zero gradient would still move it by momentum. All concepts share one
+    gradient scaler (fp16): each passes over its own infinite gradients, and any of them lowers the scale for all.
     """
+    scaler = accelerator.scaler
     losses = torch.zeros(len(concepts), device=accelerator.device)
     for batch in work.batches:  # this rank's micro-batches
         with accelerator.autocast():
@@ -39,14 +41,16 @@ def train_step(
         per_concept = sum_by(per_sample, batch.concept, len(concepts)) / work.counts.clamp(min=1)
         accelerator.backward(per_concept.sum())
         losses += per_concept.detach()
+    if scaler is not None and not work.batches:
+        scaler.scale(losses)  # no backward pass did: a scaler that has scaled nothing cannot unscale
     losses = accelerator.reduce(losses, "sum")
     moving = [concepts[index] for index in work.drawn]
     for concept in moving:  # everything that needs another process comes before the first change
         concept.sum_gradients(accelerator)
     for concept in moving:
-        concept.update(work.step, accelerator.scaler)
+        concept.update(work.step, scaler)
     for concept in concepts:
         concept.forget_gradients()
-    if accelerator.scaler is not None and work.drawn:
-        accelerator.scaler.update()
+    if scaler is not None and moving:
+        scaler.update()
     return losses  # pyright: ignore[reportReturnType]

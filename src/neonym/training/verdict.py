@@ -18,7 +18,7 @@ from neonym.generation.worth import Worth
 from neonym.models.encoders.rows import nearest_tokens
 from neonym.models.model import Model
 from neonym.models.source import ModelSource
-from neonym.optim.optimizers import finds_rate
+from neonym.optim.optimizers import record_of
 from neonym.optim.rates import TOO_SHORT, suiting_rate
 from neonym.training.concept import Concept
 
@@ -85,7 +85,7 @@ class Verdict:
 def figures(model: Model, concept: Concept, name: str, known: Sequence[str]) -> EncoderFigures:
     """Where the rows of encoder `name` are now, and how long those of `known` words are."""
     rows, start = concept.result()[name], concept.start[name]
-    table, tokenizer = model.vocabulary(name).float(), model.tokenizers[name]  # [V,W]
+    table, tokenizer = model.text.vocabulary(name).float(), model.text.tokenizers[name]  # [V,W]
     pieces = [piece for word in known for piece in tokenizer.pieces(word)]
     return EncoderFigures(
         distance=float((rows - start).norm(dim=1).square().mean().sqrt()),
@@ -108,7 +108,7 @@ def advice(
     if found.word == LEARNED:
         return ""
     known = f"for AdamW, around {suiting_rate(source):g} suits this model"
-    rate = f"--learning_rate ({f'a factor: {optimizer} finds it itself' if finds_rate(optimizer) else known})"
+    rate = f"--learning_rate ({f'a factor: {optimizer} finds it itself' if record_of(optimizer).finds_rate else known})"
     farthest = max(f.distance / math.sqrt(source.widths[name]) for name, f in moved.items())  # of a number
     turned = min(f.cosine for f in moved.values()) < STILL
     if farthest < TOO_SHORT * source.word_spread and not turned:

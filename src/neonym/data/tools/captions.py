@@ -15,7 +15,7 @@ from neonym.data.caption_files import CaptionFiles, dotted, text_of
 from neonym.data.images import find_images
 from neonym.data.metadata_files import metadata_rows, names_in
 from neonym.errors import DataError, Problem, some
-from neonym.io.atomic import whole_file
+from neonym.io.atomic import atomic_write
 
 Metadata = dict[str, dict[str, object]]
 SMILEYS = re.compile(
@@ -117,7 +117,7 @@ def write_text(file: Path, text: str) -> None:
     """Complete or absent. Raises DataError."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(file) as part:
+        with atomic_write(file) as part:
             part.write_text(text, encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot be written ({error.strerror})", str(file)) from error

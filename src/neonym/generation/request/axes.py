@@ -1,4 +1,4 @@
-"""Sheets with axes: a picture of one prompt for each pair of values."""
+"""Sheets with axes: an image of one prompt for each pair of values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from neonym.config.generate import GenerateSettings
 from neonym.errors import ConfigError, Problem, UserError
 from neonym.generation.embeddings import read_given, word_and_file
-from neonym.generation.request.jobs import Job, Plan, job_problems
+from neonym.generation.request.jobs import Job, JobPlan, job_problems
 from neonym.generation.request.lines import real, scale
 from neonym.generation.request.prompts import seed, steps
 from neonym.generation.request.variants import enumerates, how_many, parse_variants
@@ -25,13 +25,14 @@ Words = dict[str, tuple[Path, Embedding]]  # word -> its file
 
 
 def strength(text: str) -> float:
+    """Return the weight of a word in a prompt. Raises ValueError."""
     number = real(text)
     if not math.isfinite(number) or abs(number) > 100:
         raise ValueError("a weight from -100 to 100 is expected")
     return number
 
 
-READ: dict[str, Callable[[str], Any]] = {  # kind of an axis -> reader of a value; the order in which they are applied
+READERS: dict[str, Callable[[str], Any]] = {  # kind of an axis -> reader of a value; in the order in which they apply
     "prompt": str, "scale": scale, "steps": steps, "seed": seed, "sampler": sampler_name, "checkpoint": str,
     "strength": strength,
 }  # fmt: skip
@@ -41,20 +42,24 @@ BARS = re.compile(r"\|(?![^{}]*\})")  # between prompts, not within braces
 
 @dataclass(frozen=True)
 class Axis:
-    """`kind` is checkpoint (embedding files for one word), strength (weight of the words in the prompt), or a setting."""
+    """One axis of a sheet.
+
+    Its kind is checkpoint (embedding files for one word), strength (weight of the words in the prompt), or a setting.
+    """
 
     kind: str
     values: tuple[Any, ...]
     where: str = ""
 
     def label(self, value: Any) -> str:
-        said = Path(value).stem if self.kind == "checkpoint" else value
-        return f"{self.kind} {said}" if self.kind != "prompt" else str(said)
+        """Return what a sheet says beside the row or column of a value."""
+        shown = Path(value).stem if self.kind == "checkpoint" else value
+        return f"{self.kind} {shown}" if self.kind != "prompt" else str(shown)
 
 
 @dataclass(frozen=True)
 class AxesSheet:
-    """What is drawn: a job for each pair, row by row, and the words that the axes bring."""
+    """A job for each pair of values, row by row, and the words that the axes add."""
 
     x: Axis
     y: Axis
@@ -62,30 +67,30 @@ class AxesSheet:
     words: Words
 
 
-def plan_sheet(settings: GenerateSettings, plan: Plan, words: Words) -> AxesSheet | None:
-    """The sheet that is asked for. Raises ConfigError."""
+def plan_sheet(settings: GenerateSettings, plan: JobPlan, words: Words) -> AxesSheet | None:
+    """Return the sheet that the settings ask for, None if they ask for none. Raises ConfigError."""
     axes = axes_of(settings)
     if not axes:
         return None
     x, y = axes[0], axes[1] if len(axes) > 1 else Axis("none", (None,))
     names = names_of([v for axis in axes if axis.kind == "checkpoint" for v in axis.values], words)
-    brought = {names[value]: (word_and_file(value)[1], read_given(value)) for value in names}
+    added = {names[value]: (word_and_file(value)[1], read_given(value)) for value in names}
     jobs, problems = [], list[Problem]()
     for b, a in product(y.values, x.values):
-        pairs = sorted([(x, a), (y, b)], key=lambda pair: [*READ, "none"].index(pair[0].kind))
+        pairs = sorted([(x, a), (y, b)], key=lambda pair: [*READERS, "none"].index(pair[0].kind))
         job = first_job(plan, pairs)
         for axis, value in pairs:
-            job = placed(job, axis, value, {**words, **brought}, names)
+            job = with_value(job, axis, value, {**words, **added}, names)
         job = plan.with_possible_steps(job, axes[0].where)
         problems += [p for p in job_problems(job, settings, axes[0].where) if p not in problems]
         jobs.append(job)
     if problems:
         raise ConfigError(problems)
-    return AxesSheet(x, y, tuple(jobs), brought)
+    return AxesSheet(x, y, tuple(jobs), added)
 
 
 def names_of(checkpoints: Sequence[str], words: Words) -> dict[str, str]:
-    """A word of its own for each of several files, which may be called the same: the file's name if it is free."""
+    """Return a word for each of several files, which may have the same name: the file's name if it is free."""
     names: dict[str, str] = {}
     for i, given in enumerate(dict.fromkeys(checkpoints)):
         stem = word_and_file(given)[1].stem
@@ -94,18 +99,20 @@ def names_of(checkpoints: Sequence[str], words: Words) -> dict[str, str]:
     return names
 
 
-def first_job(plan: Plan, pairs: Sequence[tuple[Axis, Any]]) -> Job:
-    """The first picture of the run, or of the prompt that an axis says. Raises ConfigError if there is none."""
+def first_job(plan: JobPlan, pairs: Sequence[tuple[Axis, Any]]) -> Job:
+    """Return the first job of the run, or of the prompt on an axis. Raises ConfigError if there is none."""
     plan.count = 0
     axis, value = pairs[0]
-    job = next(plan.jobs_of(value, axis.where) if axis.kind == "prompt" else plan.jobs(), None)
+    job = next(plan.jobs_of_line(value, axis.where) if axis.kind == "prompt" else plan.jobs(), None)
     if job is None:
-        raise ConfigError([Problem("error", "there is nothing to draw", "--prompt", "Give one, or an axis of prompts")])
+        raise ConfigError(
+            [Problem("error", "there is nothing to generate", "--prompt", "Give one, or an axis of prompts")]
+        )
     return job
 
 
 def axes_of(settings: GenerateSettings) -> list[Axis]:
-    """The axes that are asked for: none, one or two. Raises ConfigError."""
+    """Return the axes that the settings ask for: none, one or two. Raises ConfigError."""
     problems: list[Problem] = []
     axes = [read_axis(text, flag, problems) for flag, text in (("--x", settings.x), ("--y", settings.y)) if text]
     kinds = [axis.kind for axis in axes if axis]
@@ -117,17 +124,17 @@ def axes_of(settings: GenerateSettings) -> list[Axis]:
 
 
 def read_axis(text: str, flag: str, problems: list[Problem]) -> Axis | None:
-    """`scale=3,5,7`; prompts are separated by bars. What is wrong goes to `problems`."""
+    """Return the axis of a text such as `scale=3,5,7`, where bars separate prompts; errors go to `problems`."""
     kind, equals, rest = text.partition("=")
     kind = OTHER_NAMES.get(kind.strip().lower(), kind.strip().lower())
     where = f"{flag} {text}"
-    if not equals or kind not in READ:
-        problems.append(Problem("error", "is no axis", where, f"Write KIND=A,B,C with one of {', '.join(READ)}"))
+    if not equals or kind not in READERS:
+        problems.append(Problem("error", "is not an axis", where, f"Write KIND=A,B,C with one of {', '.join(READERS)}"))
         return None
     values = []
     for part in BARS.split(rest) if kind == "prompt" else rest.split(","):
         try:
-            values.append(READ[kind](part.strip()))
+            values.append(READERS[kind](part.strip()))
             if kind == "prompt" and enumerates(variants := parse_variants(part)) and how_many(variants) > 1:
                 raise ValueError("is several prompts: write them one by one, with | between them")
             if kind == "checkpoint":
@@ -139,29 +146,29 @@ def read_axis(text: str, flag: str, problems: list[Problem]) -> Axis | None:
     return Axis(kind, tuple(values), where)
 
 
-def placed(job: Job, axis: Axis, value: Any, words: Words, names: Mapping[str, str]) -> Job:
-    """The job with one value of an axis. Raises ConfigError if its prompt has no word that the axis changes."""
+def with_value(job: Job, axis: Axis, value: Any, words: Words, names: Mapping[str, str]) -> Job:
+    """Return the job with one value of an axis. Raises ConfigError if its prompt has no word that the axis changes."""
     if axis.kind in ("prompt", "none"):
         return job
     if axis.kind == "checkpoint":
         name = names[value]
-        said = (word_and_file(value)[0], words[name][1].token)
-        return replace(job, prompt=said_otherwise(job.prompt, said, lambda _: name, axis.where))
+        spellings = (word_and_file(value)[0], words[name][1].token)
+        return replace(job, prompt=with_words(job.prompt, spellings, lambda _: name, axis.where))
     if axis.kind == "strength":
         weight = f"{value:.4f}".rstrip("0").rstrip(".")
-        return replace(job, prompt=said_otherwise(job.prompt, tuple(words), lambda w: f"({w}:{weight})", axis.where))
+        return replace(job, prompt=with_words(job.prompt, tuple(words), lambda w: f"({w}:{weight})", axis.where))
     return replace(job, **{axis.kind: value})
 
 
-def said_otherwise(prompt: str, words: tuple[str, ...], by: Callable[[str], str], where: str) -> str:
-    """`prompt` with every one of `words`, in any case, put another way. Raises ConfigError if none is in it."""
+def with_words(prompt: str, words: tuple[str, ...], by: Callable[[str], str], where: str) -> str:
+    """Return the prompt with each of `words`, in any case, replaced `by` a text. Raises ConfigError if it has none."""
     found, count = prompt, 0
     if words:
         pattern = re.compile(whole_word(words).pattern, re.IGNORECASE)
         found, count = pattern.subn(lambda match: by(match.group()), prompt)
     if not count:
-        named = " nor ".join(f"`{word}`" for word in dict.fromkeys(words)) or "a word of an embedding"
+        named = " or ".join(f"`{word}`" for word in dict.fromkeys(words)) or "a word of an embedding"
         raise ConfigError(
-            [Problem("error", f'the prompt "{prompt}" has not {named}', where, "Write the word in the prompt")]
+            [Problem("error", f'the prompt "{prompt}" does not have {named}', where, "Write the word in the prompt")]
         )
     return found

@@ -1,33 +1,47 @@
-"""From settings and prompt lines to jobs: one for each picture, with everything that decides it. Nothing is drawn here."""
+"""From settings and prompt lines to jobs: one for each image, with everything that decides it."""
 
 from __future__ import annotations
 
+import math
 import random
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from neonym.config.generate import GenerateSettings
-from neonym.data.images import find_images, inspect
-from neonym.errors import ConfigError, DataError, Problem
-from neonym.generation.image_files import fits, texts_in
+from neonym.data.images import inspect
+from neonym.errors import ConfigError, Problem
+from neonym.generation.image_files import fits
 from neonym.generation.request.lines import read_line, take_seeds
-from neonym.generation.request.variants import draw_text, enumerates, every, how_many, parse_variants
+from neonym.generation.request.prompt_sources import images_at, is_pipe, prompt_lines, prompts_in_images
+from neonym.generation.request.variants import Parts, draw_text, enumerates, every, how_many, parse_variants
 from neonym.generation.samplers import possible_steps
 from neonym.seeds import dice
-from neonym.text.emphasis import parse_weights
+from neonym.text.emphasis import parse_emphasis
+from neonym.types import Size
 
 DEFAULT_STRENGTH = 0.8
-CHANCE_SEEDS = 1 << 32  # how many seeds there are by chance
+RANDOM_SEEDS = 1 << 32  # how many seeds are chosen from where none is given
 LARGEST_SIDE = 16_384
+COARSE = 32  # sd-scripts' grid for sizes that follow from another size
 MOST_VARIANTS = 10_000  # of one line
+
+Complain = Callable[[ConfigError], object]
+
+
+@dataclass(frozen=True)
+class Native:
+    """What suits a model: a side in pixels, a guidance scale, and what sides are multiples of."""
+
+    side: int
+    scale: float
+    multiple: int = 1
 
 
 @dataclass(frozen=True)
 class Job:
-    """One picture. Sizes in pixels, multiples of 8."""
+    """One image. Sizes are in pixels, and multiples of what the model's latents need."""
 
     prompt: str
     seed: int
@@ -37,12 +51,12 @@ class Job:
     steps: int = 50
     scale: float = 7.5
     negative_scale: float | None = None
-    strength: float = DEFAULT_STRENGTH  # of what is drawn anew, if it begins from a picture
+    strength: float = DEFAULT_STRENGTH  # share of the steps that are taken, if it begins from an image
     sampler: str = "ddim"
-    source: str | None = None  # picture to begin from
+    source: str | None = None  # image to begin from
     mask: str | None = None
     multipliers: tuple[float, ...] = ()  # of the LoRAs
-    original_width: int | None = None  # what SDXL is told; None: the picture's own
+    original_width: int | None = None  # size conditioning; None: the image's own
     original_height: int | None = None
     original_width_negative: int | None = None
     original_height_negative: int | None = None
@@ -54,68 +68,79 @@ class Job:
 
     @property
     def guided(self) -> bool:
+        """Return whether the negative prompt has an effect."""
         return self.scale > 1
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        """Jobs of one shape can be drawn together."""
+        """Return what jobs have in common that can be generated together."""
         return (
             self.width, self.height, self.steps, self.guided, self.negative_scale is None, self.strength, self.sampler,
             self.source is None, self.mask is None, self.multipliers,
         )  # fmt: skip
 
 
-class Plan:
-    """The jobs of a run. It can be gone through as often as wanted and is the same each time."""
+class JobPlan:
+    """The jobs of a run. They can be iterated as often as wanted and are the same each time.
 
-    def __init__(self, settings: GenerateSettings, side: int, scale: float):
-        """`side` and `scale`: the model's own size and guidance. What is wrong goes to `problems`."""
-        self.settings, self.problems, self.told = settings, list[Problem](), set[str]()
-        self.seed = random.SystemRandom().randrange(CHANCE_SEEDS) if settings.seed is None else settings.seed
-        self.piped = None  # lines of what can be read once only
-        if (
-            settings.from_file is not None
-            and Path(settings.from_file).exists()
-            and not Path(settings.from_file).is_file()
-        ):
-            self.piped = self.read_once(Path(settings.from_file))
-        self.sources = pictures_of(settings.image_path, "--image_path", self.problems)
-        self.masks = pictures_of(settings.mask_path, "--mask_path", self.problems)
-        width, height = self.own_side(settings.W or side, "--W"), self.own_side(settings.H or side, "--H")
-        values = {f.name: getattr(settings, f.name) for f in fields(Job) if f.name in type(settings).model_fields}
-        own = {"width": width, "height": height, "scale": settings.scale if settings.scale is not None else scale}
-        own["strength"] = DEFAULT_STRENGTH if settings.strength is None else settings.strength
-        self.base = Job(**{**values, "prompt": "", "seed": self.seed, **own, "multipliers": settings.network_mul})
-        self.count = 0  # pictures so far
+    What is wrong with the settings goes to `problems`, and so do warnings of jobs, as they come.
+    """
 
-    def read_once(self, pipe: Path) -> list[tuple[str, str]]:
+    def __init__(self, settings: GenerateSettings, native: Native):
+        self.settings, self.native = settings, native
+        self.problems, self.warned = list[Problem](), set[str]()
+        self.seed = random.SystemRandom().randrange(RANDOM_SEEDS) if settings.seed is None else settings.seed
+        self.piped = self.piped_lines(settings.from_file)
+        self.sources = images_at(settings.image_path, "--image_path", self.problems)
+        self.masks = images_at(settings.mask_path, "--mask_path", self.problems)
+        self.base = self.base_job()
+        self.count = 0  # images so far
+
+    def piped_lines(self, file: str | None) -> list[tuple[str, str]] | None:
+        """Return the lines of a prompt file that can be read only once; None for any other."""
+        if file is None or not is_pipe(file):
+            return None
         try:
-            return list(prompt_lines(pipe))
+            return list(prompt_lines(Path(file)))
         except ConfigError as error:
             self.problems += error.problems
             return []
 
-    def own_side(self, pixels: int, flag: str) -> int:
-        """As `side`, but what is wrong goes to the problems."""
+    def base_job(self) -> Job:
+        """Return the job that lines change: what the settings say of all images."""
+        settings = self.settings
+        values = {f.name: getattr(settings, f.name) for f in fields(Job) if f.name in type(settings).model_fields}
+        values |= {
+            "prompt": "", "seed": self.seed, "multipliers": settings.network_mul,
+            "width": self.base_side(settings.W, "--W"), "height": self.base_side(settings.H, "--H"),
+            "scale": self.native.scale if settings.scale is None else settings.scale,
+            "strength": DEFAULT_STRENGTH if settings.strength is None else settings.strength,
+        }  # fmt: skip
+        return Job(**values)
+
+    def base_side(self, pixels: int | None, flag: str) -> int:
+        """Return the side in pixels that a flag sets, the model's own without one; what is wrong goes to `problems`."""
         try:
-            return self.side(pixels, flag)
+            return self.side(pixels or self.native.side, flag)
         except ConfigError as error:
             self.problems += error.problems
-            return 8
+            return self.native.multiple
 
     def side(self, pixels: int, where: str) -> int:
-        """Rounded to a multiple of 8, which is said. Raises ConfigError for a size that is no picture's."""
-        if not 8 <= pixels <= LARGEST_SIDE:
-            raise ConfigError(
-                [Problem("error", f"a side of {pixels} pixels is not possible", where, f"8 to {LARGEST_SIDE} are")]
-            )
-        rounded = round(pixels / 8) * 8
+        """Return a side rounded to what the model can make, with a warning. Raises ConfigError outside the limits."""
+        least = self.native.multiple
+        if not least <= pixels <= LARGEST_SIDE:
+            what, fix = f"a side of {pixels} pixels is not possible", f"{least} to {LARGEST_SIDE} are"
+            raise ConfigError([Problem("error", what, where, fix)])
+        rounded = round(pixels / least) * least
         if rounded != pixels:
-            self.warn(f"{pixels} is no multiple of 8: {rounded} is used, here and wherever it stands", where)
+            self.warn(f"{pixels} is not a multiple of {least}: {rounded} is used instead, here and elsewhere", where)
         return rounded
 
-    def jobs(self, complain: Callable[[ConfigError], object] | None = None) -> Iterator[Job]:
-        """Every picture of every prompt of every pass. A line that is wrong goes to `complain`, or raises ConfigError."""
+    # From settings to lines, from lines to jobs.
+
+    def jobs(self, complain: Complain | None = None) -> Iterator[Job]:
+        """Yield every image of every prompt of every pass. Errors of a line go to `complain`, or are raised."""
         self.count = 0
         for turn in range(self.settings.n_iter):
             try:
@@ -125,40 +150,34 @@ class Plan:
                     raise
                 complain(error)
 
-    def jobs_of_pass(self, turn: int, complain: Callable[[ConfigError], object] | None) -> Iterator[Job]:
-        """The same for one pass."""
+    def jobs_of_pass(self, turn: int, complain: Complain | None) -> Iterator[Job]:
+        """Yield every image of one pass over the prompts."""
         lines: Iterable[tuple[str, str]] = self.lines()
         if self.settings.shuffle_prompts:
             lines = list(lines)
             dice(self.seed, "shuffle", turn).shuffle(lines)
         for where, line in lines:
             try:
-                yield from self.jobs_of(line, where, turn)
+                yield from self.jobs_of_line(line, where, turn)
             except ConfigError as error:
                 if complain is None:
                     raise
                 complain(error)
 
     def lines(self) -> Iterator[tuple[str, str]]:
-        """(place, prompt line). A file is read as it goes. Raises ConfigError."""
-        yield from ((f'--prompt "{text}"', text) for text in self.settings.prompt)
-        if self.settings.from_file is not None:
-            yield from prompt_lines(Path(self.settings.from_file)) if self.piped is None else self.piped
-        if not (self.settings.prompt or self.settings.from_file or self.settings.interactive):
-            yield from carried_by(self.sources)
+        """Yield the place and the text of each prompt line. A file is read as it goes. Raises ConfigError."""
+        settings = self.settings
+        yield from ((f'--prompt "{text}"', text) for text in settings.prompt)
+        if settings.from_file is not None:
+            yield from prompt_lines(Path(settings.from_file)) if self.piped is None else self.piped
+        if not (settings.prompt or settings.from_file or settings.interactive):
+            yield from prompts_in_images(self.sources)
 
-    def jobs_of(self, line: str, where: str, turn: int = 0) -> Iterator[Job]:
-        """The pictures of one line. Raises ConfigError."""
+    def jobs_of_line(self, line: str, where: str, turn: int = 0) -> Iterator[Job]:
+        """Yield the images of one line. Raises ConfigError."""
         problems: list[Problem] = []
         text, seeds = take_seeds(line, where, problems)
-        try:
-            parts = parse_variants(text)
-            if (count := how_many(parts)) > MOST_VARIANTS:
-                raise ValueError(f"{count} variants are too many: at most {MOST_VARIANTS}")
-        except ValueError as error:
-            raise ConfigError([*problems, Problem("error", str(error), where)]) from error
-        variants = every(parts) if enumerates(parts) else (parts for _ in range(self.settings.images_per_prompt))
-        for i, variant in enumerate(variants):
+        for i, variant in enumerate(self.variants(text, where, problems)):
             seed = self.seed_of(i, seeds, turn)
             read = read_line(draw_text(variant, dice(seed, "variants")), where, problems)
             if any(problem.severity == "error" for problem in problems):
@@ -167,74 +186,97 @@ class Plan:
                 self.warn(problem.what, where)
             yield self.job(read.prompt, {**read.values, "seed": seed, "raw_prompt": line}, where)
 
+    def variants(self, text: str, where: str, problems: list[Problem]) -> Iterable[Parts]:
+        """Return one dynamic prompt for each image of a line. Raises ConfigError, with the `problems` before it."""
+        try:
+            parts = parse_variants(text)
+            if (count := how_many(parts)) > MOST_VARIANTS:
+                raise ValueError(f"{count} variants are too many: at most {MOST_VARIANTS}")
+        except ValueError as error:
+            raise ConfigError([*problems, Problem("error", str(error), where)]) from error
+        return every(parts) if enumerates(parts) else (parts for _ in range(self.settings.images_per_prompt))
+
     def seed_of(self, index: int, seeds: tuple[int, ...], turn: int) -> int:
-        """The line's own seeds, then those that follow its last; else the run's, counted up."""
+        """Return the line's own seed for its image `index`, counted up behind its last; else the run's, counted up."""
         if seeds:
             if turn:
-                self.warn("with --d, every pass of --n_iter draws the same pictures", "--n_iter")
+                self.warn("with --d, every pass of --n_iter generates the same images", "--n_iter")
             return seeds[index] if index < len(seeds) else seeds[-1] + index - len(seeds) + 1
         return self.seed + (turn if self.settings.iter_same_seed else self.count)
 
     def job(self, prompt: str, values: dict[str, Any], where: str) -> Job:
-        """Raises ConfigError."""
+        """Return the next job, with the values that its line sets. Raises ConfigError."""
         source = self.sources[self.count % len(self.sources)] if self.sources else None
         mask = self.masks[self.count % len(self.masks)] if self.masks else None
         job = replace(self.base, prompt=prompt, source=source, mask=mask, **values)
-        if source is not None and self.settings.highres_fix_scale is None:
-            width, height = (self.settings.W, self.settings.H)
-            if not (width and height) and not {"width", "height"} <= set(values):
-                if {"width", "height"} & set(values):
-                    self.warn("--w and --h have no effect with --image_path, unless both are given", where)
-                job = self.as_large_as(source, job, where)
-        job = replace(job, width=self.side(job.width, where), height=self.side(job.height, where))
-        job = self.with_possible_steps(job, where)
-        self.tell_first_stage(job, where)
-        if "strength" in values and source is None and self.settings.highres_fix_scale is None:
-            self.warn("--t has no effect without --image_path or --highres_fix_scale", where)
+        job = self.with_possible_steps(self.with_size(job, values, where), where)
         if self.settings.network_merge and "multipliers" in values:
-            self.warn("--am has no effect: the LoRAs are merged", where)
             job = replace(job, multipliers=self.settings.network_mul)
-        if not job.guided and (job.negative_prompt or job.negative_scale is not None):
-            self.warn(f"a guidance scale of {job.scale:g} is none: the negative prompt has no effect", where)
+        self.warn_of_idle_options(job, values, where)
         if problems := list(job_problems(job, self.settings, where)):
             raise ConfigError(problems)
         self.count += 1
         return job
 
+    def with_size(self, job: Job, values: dict[str, Any], where: str) -> Job:
+        """Return the job with a size that the model can make: that of its source image where no other is asked for."""
+        settings, asked = self.settings, {"width", "height"} & set(values)
+        is_sized = (settings.W and settings.H) or len(asked) == 2 or settings.highres_fix_scale is not None
+        if job.source is not None and not is_sized:
+            if asked:
+                self.warn("--w and --h have no effect with --image_path, unless both are given", where)
+            job = self.as_large_as(job.source, job, where)
+        job = replace(job, width=self.side(job.width, where), height=self.side(job.height, where))
+        self.warn_of_first_stage(job, where)
+        return job
+
+    def as_large_as(self, source: str, job: Job, where: str) -> Job:
+        """Return the job at the size of its source image, rounded down as in sd-scripts, with a warning."""
+        size, grid = inspect(Path(source)).size, coarse_grid(self.native.multiple)
+        width, height = (max(grid, side // grid * grid) for side in size)
+        if (width, height) != size:
+            what = f"an image of {size[0]} x {size[1]} becomes one of {width} x {height}, multiples of {grid}"
+            self.warn(what, where)
+        return replace(job, width=width, height=height)
+
     def with_possible_steps(self, job: Job, where: str) -> Job:
-        """As many as the sampler can take; others are told."""
+        """Return the job with as many steps as its sampler can take, with a warning."""
         steps = possible_steps(job.sampler, job.steps)
         if steps != job.steps:
             self.warn(f"{job.steps} steps are not possible with {job.sampler}: {steps} are taken", where)
         return replace(job, steps=steps)
 
-    def as_large_as(self, source: str, job: Job, where: str) -> Job:
-        """The job at the size of the picture that it begins from, down to multiples of 32 as sd-scripts does it; told."""
-        size = inspect(Path(source)).size
-        width, height = (max(32, side // 32 * 32) for side in size)
-        if (width, height) != size:
-            self.warn(f"a picture of {size[0]} x {size[1]} is drawn at {width} x {height}, multiples of 32", where)
-        return replace(job, width=width, height=height)
+    # Warnings, each once.
 
-    def tell_first_stage(self, job: Job, where: str) -> None:
-        """Where the first of two stages has not quite the size that it should have."""
+    def warn_of_first_stage(self, job: Job, where: str) -> None:
+        """Warn where the first of two stages does not have exactly the size that is asked for."""
         if (share := self.settings.highres_fix_scale) is not None:
-            width, height = (first_side(side, share) for side in (job.width, job.height))
+            width, height = first_stage((job.width, job.height), share, self.native.multiple)
             if (width, height) != (job.width * share, job.height * share):
-                self.warn(f"the first of two stages is drawn at {width} x {height}, multiples of 32", where)
+                grid = coarse_grid(self.native.multiple)
+                self.warn(f"the first of two stages has {width} x {height} pixels, multiples of {grid}", where)
+
+    def warn_of_idle_options(self, job: Job, values: dict[str, Any], where: str) -> None:
+        """Warn of a line's options that have no effect."""
+        if "strength" in values and job.source is None and self.settings.highres_fix_scale is None:
+            self.warn("--t has no effect without --image_path or --highres_fix_scale", where)
+        if self.settings.network_merge and "multipliers" in values:
+            self.warn("--am has no effect: the LoRAs are merged", where)
+        if not job.guided and (job.negative_prompt or job.negative_scale is not None):
+            self.warn(f"with a guidance scale of {job.scale:g}, the negative prompt has no effect", where)
 
     def warn(self, what: str, where: str) -> None:
-        """Once, at the first place where it is so."""
-        if what not in self.told:
-            self.told.add(what)
+        """Add a warning with the first place where it holds; once."""
+        if what not in self.warned:
+            self.warned.add(what)
             self.problems.append(Problem("warning", what, where))
 
 
 def job_problems(job: Job, settings: GenerateSettings, where: str) -> Iterator[Problem]:
-    """What cannot be drawn."""
+    """Yield what cannot be generated in a job."""
     for text in (job.prompt, job.negative_prompt):
         try:
-            parse_weights(text)
+            parse_emphasis(text)
         except ValueError as error:
             yield Problem("error", str(error), where, "Write a backslash before a plain bracket")
     if job.file and not fits(Path(job.file).suffix, job.prompt, job.negative_prompt, job.raw_prompt):
@@ -248,12 +290,12 @@ def job_problems(job: Job, settings: GenerateSettings, where: str) -> Iterator[P
         stages.append((settings.highres_fix_steps, first))
     for steps, strength in stages:
         if int(steps * strength) < 1:
-            what = f"strength {strength} of {steps} steps leaves no step to draw"
+            what = f"a strength of {strength} leaves none of {steps} steps"
             yield Problem("error", what, where, "Raise the strength or the steps")
 
 
 def batches(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:
-    """Neighbours of one shape together, at most `size` of them."""
+    """Yield neighbours of one shape together, at most `size` of them."""
     waiting = list[Job]()
     for job in jobs:
         if waiting and (len(waiting) == size or waiting[0].shape != job.shape):
@@ -264,80 +306,13 @@ def batches(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:
         yield waiting
 
 
-def prompt_lines(file: Path) -> Iterator[tuple[str, str]]:
-    """One prompt a line; blank lines and lines that begin with # are passed over. Raises ConfigError."""
-    try:
-        with file.open(encoding="utf-8-sig") as opened:
-            for number, line in enumerate(opened, 1):
-                if (text := line.strip()) and not text.startswith("#"):
-                    yield f"{file} line {number}", text
-    except (OSError, UnicodeDecodeError) as error:
-        fix = "Check --from_file; it should be UTF-8 text with a prompt on each line"
-        raise ConfigError([Problem("error", f"cannot be read ({error})", str(file), fix)]) from error
+def coarse_grid(multiple: int) -> int:
+    """Return what sides that follow from another size are multiples of: sd-scripts' 32 pixels, where possible."""
+    return math.lcm(COARSE, multiple)
 
 
-def pictures_of(name: str | None, flag: str, problems: list[Problem]) -> list[str]:
-    """A picture, or the pictures of a folder in the order of their names: those that are whole."""
-    if name is None:
-        return []
-    path = Path(name)
-    try:
-        files = find_images(path) if path.is_dir() else [path]
-    except OSError as error:
-        problems.append(Problem("error", f"cannot be read ({error.strerror})", f"{flag} {name}"))
-        return []
-    if not files:
-        problems.append(Problem("error", "there are no pictures in it", f"{flag} {name}"))
-    whole = []
-    for file in files:
-        try:
-            inspect(file)
-            whole.append(str(file))
-        except DataError as error:
-            problems.append(replace(error.problem, where=f"{flag} {file}"))
-    return whole
-
-
-def first_side(side: int, share: float) -> int:
-    """Of the first of two stages, in pixels: down to a multiple of 32."""
-    return max(32, int(side * share) // 32 * 32)
-
-
-def carried_by(sources: Iterable[str]) -> list[tuple[str, str]]:
-    """(picture, the prompt that it carries). Raises ConfigError with those that carry none."""
-    found, problems = [], list[Problem]()
-    for source in sources:
-        try:
-            found.append((source, prompt_in(source)))
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    return found
-
-
-def prompt_in(source: str) -> str:
-    """The prompt that a picture carries, with its negative prompt, as a line. Raises ConfigError if it has none."""
-    said = texts_in(source)
-    if "class_type" in said.get("prompt", ""):  # ComfyUI's: a graph
-        del said["prompt"]
-    prompt, negative = said.get("prompt", ""), said.get("negative-prompt", "")
-    if "prompt" not in said and "parameters" in said:
-        prompt, negative = read_parameters(said["parameters"])
-    elif "prompt" not in said:
-        raise ConfigError([Problem("error", "it carries no prompt", source, "Give --prompt or --from_file")])
-    return f"{escaped(prompt)} --n {escaped(negative)}" if negative else escaped(prompt)
-
-
-def read_parameters(block: str) -> tuple[str, str]:
-    """AUTOMATIC1111's text of a picture -> prompt, negative prompt"""
-    lines = block.strip().split("\n")
-    if lines[-1].startswith("Steps: "):
-        del lines[-1]
-    prompt, *negative = re.split(r"^\s*Negative prompt:", "\n".join(lines), maxsplit=1, flags=re.MULTILINE)
-    return prompt.strip(), "".join(negative).strip()
-
-
-def escaped(prompt: str) -> str:
-    """A drawn prompt, of which nothing is to be drawn again."""
-    return re.sub(r"[{}|]", r"\\\g<0>", prompt)
+def first_stage(size: Size, share: float, multiple: int) -> Size:
+    """Return the size in pixels of the first of two stages, rounded down to the coarse grid."""
+    grid = coarse_grid(multiple)
+    width, height = (max(grid, int(side * share) // grid * grid) for side in size)
+    return width, height

@@ -1,4 +1,4 @@
-"""A line of a prompt file for generation: the prompt and its inline options (training.md section 15.2)."""
+"""A line of a prompt file for generation: the prompt and its inline options, those of sd-scripts' gen_img.py."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from neonym.generation.request.prompts import seed, split_options
 
 OFF = "none"  # `--nl none`
 SEEDS = re.compile(r"(?:^|\s)--d\s+(\S+)", re.IGNORECASE)
-NO_TEXT = re.compile("[\0\ud800-\udfff]")  # zeros of UTF-16, bytes of other encodings
+NOT_TEXT = re.compile("[\0\ud800-\udfff]")  # zeros of UTF-16, bytes of other encodings
 LONGEST_NAME = 200
 
 
 @dataclass(frozen=True)
 class Line:
-    """A prompt and the values that it sets, under the names of `Job`; what it does not name is the run's."""
+    """A prompt and the values that its line sets, under the names of `Job`; the run's settings hold for all others."""
 
     prompt: str
     values: dict[str, Any] = field(default_factory=dict)
 
 
 def whole(text: str, least: int = 0) -> int:
+    """Return a whole number. Raises ValueError."""
     try:
         number = int(text)
     except ValueError:
@@ -39,6 +40,7 @@ def whole(text: str, least: int = 0) -> int:
 
 
 def real(text: str) -> float:
+    """Return a number. Raises ValueError."""
     try:
         return float(text)
     except ValueError:
@@ -46,6 +48,7 @@ def real(text: str) -> float:
 
 
 def scale(text: str) -> float:
+    """Return a guidance scale. Raises ValueError."""
     number = real(text)
     if not SCALES[0] <= number <= SCALES[1]:
         raise ValueError(f"a guidance scale from {SCALES[0]} to {SCALES[1]} is expected")
@@ -53,6 +56,7 @@ def scale(text: str) -> float:
 
 
 def share(text: str) -> float:
+    """Return a number from 0 to 1. Raises ValueError."""
     number = real(text)
     if not 0 <= number <= 1:
         raise ValueError("a number from 0 to 1 is expected")
@@ -60,11 +64,12 @@ def share(text: str) -> float:
 
 
 def pixels(text: str) -> int:
+    """Return a number of pixels. Raises ValueError."""
     return whole(text, least=1)
 
 
 def file_name(text: str) -> str:
-    """A name within the output folder. Raises ValueError for one that leads out of it."""
+    """Return a file name within the output folder. Raises ValueError for one that leads out of it."""
     path = PurePath(text)
     if "\0" in text or len(text.encode(errors="replace")) > LONGEST_NAME or text.endswith("/"):
         raise ValueError(f"a file name of at most {LONGEST_NAME} bytes is expected")
@@ -75,8 +80,8 @@ def file_name(text: str) -> str:
     return text if path.suffix else f"{text}.png"
 
 
-def several(text: str) -> tuple[float, ...]:
-    """Multipliers, all of them finite."""
+def multipliers(text: str) -> tuple[float, ...]:
+    """Return the multipliers of LoRAs. Raises ValueError for those that are not finite."""
     found = tuple(real(part) for part in text.split(","))
     if not all(math.isfinite(number) for number in found):
         raise ValueError("finite numbers are expected")
@@ -91,7 +96,7 @@ LETTERS: dict[str, tuple[str, Callable[[str], Any]]] = {  # letter -> name in Jo
     "l": ("scale", scale),
     "nl": ("negative_scale", lambda text: None if text.lower() == OFF else scale(text)),
     "t": ("strength", share),
-    "am": ("multipliers", several),
+    "am": ("multipliers", multipliers),
     "c": ("clip_prompt", str),
     "ow": ("original_width", pixels),
     "oh": ("original_height", pixels),
@@ -107,7 +112,7 @@ REFUSED = dict.fromkeys(("dsd1", "dst1", "dsd2", "dst2", "dsr"), "Deep Shrink") 
 
 
 def take_seeds(line: str, where: str, problems: list[Problem]) -> tuple[str, tuple[int, ...]]:
-    """The line without `--d 1,2,3`, and its seeds: one for each picture."""
+    """Return the line without `--d 1,2,3`, and those seeds: one for each image. What is wrong goes to `problems`."""
     match = SEEDS.search(line)
     if match is None:
         return line, ()
@@ -120,24 +125,26 @@ def take_seeds(line: str, where: str, problems: list[Problem]) -> tuple[str, tup
 
 
 def read_line(line: str, where: str, problems: list[Problem]) -> Line:
-    """A line whose variants are drawn; what is wrong or to be said goes to `problems`."""
-    if NO_TEXT.search(line):
-        problems.append(Problem("error", "has characters in it that are no text", where, "Write it as UTF-8"))
+    """Return the prompt and the values of a line without variants; errors and warnings go to `problems`."""
+    if NOT_TEXT.search(line):
+        problems.append(Problem("error", "has characters in it that are not text", where, "Write it as UTF-8"))
     prompt, options = split_options(line)
     letters = [letter for letter, _ in options]
     for letter in dict.fromkeys(letter for letter in letters if letter in LETTERS and letters.count(letter) > 1):
-        problems.append(Problem("warning", f"`--{letter}` is there twice: only the last one counts", where))
+        problems.append(Problem("warning", f"`--{letter}` is given twice: only the last one counts", where))
     values: dict[str, Any] = {}
     for letter, text in options:
         if letter in REFUSED:
-            problems.append(Problem("error", f"`--{letter}` is of {REFUSED[letter]}, which is not supported", where))
+            problems.append(
+                Problem("error", f"`--{letter}` belongs to {REFUSED[letter]}, which is not supported", where)
+            )
         elif letter == "d":
             problems.append(
-                Problem("error", "`--d` is there twice, or has no value", where, "Write for example --d 1,2,3")
+                Problem("error", "`--d` is given twice, or has no value", where, "Write for example --d 1,2,3")
             )
         elif letter not in LETTERS:
             known = ", ".join(f"--{name}" for name in ("d", *LETTERS))
-            problems.append(Problem("error", f"`--{letter}` is no inline option", where, f"Known: {known}"))
+            problems.append(Problem("error", f"`--{letter}` is not an inline option", where, f"Known: {known}"))
         elif not text and letter != "n":
             problems.append(Problem("error", f"`--{letter}` has no value", where))
         else:

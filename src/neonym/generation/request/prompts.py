@@ -1,4 +1,4 @@
-"""Prompt files for the samples of a training run: .txt lines with inline options, .toml, .json (training.md section 10)."""
+"""Prompt files for the sample images of a training run, as in sd-scripts: .txt with inline options, .toml, .json."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from neonym.config.generate import LAST_SEED, MOST_STEPS
 from neonym.config.resolve import read_table
 from neonym.errors import ConfigError, Problem, nearest
 
-LAST_SEED = 1 << 62
 SMALLEST = 64  # pixels of a side
 
 
 @dataclass(frozen=True)
 class SamplePrompt:
-    """One picture to draw. None: the model's or the run's own value. Sizes are multiples of 8."""
+    """One sample image. None stands for the model's or the run's own value; sizes are in pixels."""
 
     prompt: str
     negative_prompt: str = ""
@@ -30,16 +30,21 @@ class SamplePrompt:
     seed: int | None = None
     sample_sampler: str | None = None
 
+    def on_grid(self, multiple: int) -> SamplePrompt:
+        """Return the prompt with sides rounded down to multiples of `multiple`, at least 64, as in sd-scripts."""
+        sides = {name: side for name in ("width", "height") if (side := getattr(self, name)) is not None}
+        return replace(self, **{name: max(SMALLEST, side // multiple * multiple) for name, side in sides.items()})
+
 
 def side(text: Any) -> int:
-    """Rounded down to a multiple of 8, at least 64. Raises ValueError."""
+    """Return a number of pixels. Raises ValueError."""
     if not str(text).strip().isdecimal() or int(text) < 1:
         raise ValueError("a whole number of pixels is expected")
-    return max(SMALLEST, int(text) // 8 * 8)
+    return int(text)
 
 
 def scale(text: Any) -> float:
-    """Raises ValueError."""
+    """Return a guidance scale. Raises ValueError."""
     number = float(text)
     if not math.isfinite(number):
         raise ValueError("a number is expected")
@@ -47,20 +52,20 @@ def scale(text: Any) -> float:
 
 
 def steps(text: Any) -> int:
-    """Raises ValueError."""
-    if not str(text).strip().isdecimal() or not 1 <= int(text) <= 1000:
-        raise ValueError("a whole number, 1 to 1000, is expected")
+    """Return a number of sampler steps. Raises ValueError."""
+    if not str(text).strip().isdecimal() or not 1 <= int(text) <= MOST_STEPS:
+        raise ValueError(f"a whole number, 1 to {MOST_STEPS}, is expected")
     return int(text)
 
 
 def seed(text: Any) -> int:
-    """Raises ValueError."""
+    """Return a seed. Raises ValueError."""
     if not str(text).strip().isdecimal() or not 0 <= int(text) < LAST_SEED:
         raise ValueError("a whole number from 0 is expected")
     return int(text)
 
 
-READ: dict[str, Callable[[Any], Any]] = {
+READERS: dict[str, Callable[[Any], Any]] = {
     "prompt": str, "negative_prompt": str, "width": side, "height": side, "sample_steps": steps, "scale": scale,
     "seed": seed, "sample_sampler": lambda name: str(name).lower(),
 }  # fmt: skip
@@ -68,17 +73,19 @@ LETTERS = {
     "n": "negative_prompt", "w": "width", "h": "height", "s": "sample_steps", "l": "scale", "d": "seed",
     "ss": "sample_sampler",
 }  # fmt: skip
-OTHER_FAMILIES = {"cn", "ctr", "rcfg", "fs", "g"}  # ControlNet and models that are not Stable Diffusion
-OTHER_KEYS = {"controlnet_image", "guidance_scale", "cfg_trunc_ratio", "renorm_cfg", "flow_shift"}
+UNUSED_LETTERS = {"cn", "ctr", "rcfg", "fs", "g"}  # sd-scripts' options for ControlNet and for other models
+UNUSED_KEYS = {"controlnet_image", "guidance_scale", "cfg_trunc_ratio", "renorm_cfg", "flow_shift"}
 
 
 def read_prompts(file: str) -> tuple[list[SamplePrompt], list[Problem]]:
-    """Every prompt of a file, and everything that is wrong with it."""
+    """Return every prompt of a file, and everything that is wrong with it."""
     path, problems = Path(file), []
     kinds = {".txt": txt_rows, ".toml": toml_rows, ".json": json_rows}
     if path.suffix.lower() not in kinds:
         fix = f"Use one of: {', '.join(kinds)}"
-        return [], [Problem("error", f"`{path.suffix}` is no kind of prompt file", f"--sample_prompts {file}", fix)]
+        return [], [
+            Problem("error", f"`{path.suffix}` is not the ending of a prompt file", f"--sample_prompts {file}", fix)
+        ]
     try:
         rows = kinds[path.suffix.lower()](path, problems)
     except ConfigError as error:
@@ -93,7 +100,7 @@ Rows = list[tuple[str, dict[str, Any]]]  # (place, values under their long names
 
 
 def txt_rows(path: Path, problems: list[Problem]) -> Rows:
-    """One prompt a line; blank lines and lines that begin with # are passed over."""
+    """Return one prompt per line; blank lines and lines that begin with # are skipped. Raises ConfigError."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -103,7 +110,7 @@ def txt_rows(path: Path, problems: list[Problem]) -> Rows:
 
 
 def toml_rows(path: Path, problems: list[Problem]) -> Rows:
-    """`[prompt]` holds defaults, `[[prompt.subset]]` the prompts."""
+    """Return the prompts in `[[prompt.subset]]`, with the values in `[prompt]` as defaults. Raises ConfigError."""
     del problems
     table = read_table(path).get("prompt")
     if not isinstance(table, dict) or not isinstance(table.get("subset"), list):
@@ -114,7 +121,7 @@ def toml_rows(path: Path, problems: list[Problem]) -> Rows:
 
 
 def json_rows(path: Path, problems: list[Problem]) -> Rows:
-    """A list of lines with inline options, or of objects."""
+    """Return the prompts of a list, whose items are lines with inline options or objects. Raises ConfigError."""
     rows = read_table(path)
     if not isinstance(rows, list):
         raise ConfigError([Problem("error", "should be a list", str(path))])
@@ -123,20 +130,20 @@ def json_rows(path: Path, problems: list[Problem]) -> Rows:
 
 
 def split_options(line: str) -> tuple[str, list[tuple[str, str]]]:
-    """A prompt and its inline options: (letters in lower case, text)."""
+    """Return a prompt and its inline options, as pairs of letters in lower case and a text."""
     first, *options = re.split(r"(?:^|\s)--(?=[A-Za-z])", line)
     pairs = [(*option.split(None, 1), "") for option in options]
     return first.strip(), [(letter.lower(), text.strip()) for letter, text, *_ in pairs]
 
 
 def inline(line: str, where: str, problems: list[Problem]) -> dict[str, Any]:
-    """ "a cat --w 512 --n blurry" -> values by name. The prompt itself ends at the first ` --`."""
+    """Return the values of a line such as `a cat --w 512 --n blurry`; errors go to `problems`."""
     prompt, options = split_options(line)
     values: dict[str, Any] = {"prompt": prompt}
     for letter, text in options:
         if letter in LETTERS:
             values[LETTERS[letter]] = text
-        elif letter in OTHER_FAMILIES:
+        elif letter in UNUSED_LETTERS:
             problems.append(Problem("warning", f"`--{letter}` is for other kinds of models", where))
         else:
             known = ", ".join(f"--{name}" for name in LETTERS)
@@ -145,7 +152,7 @@ def inline(line: str, where: str, problems: list[Problem]) -> dict[str, Any]:
 
 
 def as_prompt(row: Any, where: str, problems: list[Problem]) -> SamplePrompt | None:
-    """Values by name -> a prompt; what is wrong goes to `problems`."""
+    """Return the prompt with these values, None if there is no prompt; what is wrong goes to `problems`."""
     if not isinstance(row, Mapping):
         problems.append(Problem("error", "should be a text or an object", where))
         return None
@@ -154,16 +161,18 @@ def as_prompt(row: Any, where: str, problems: list[Problem]) -> SamplePrompt | N
     for key, value in row.items():
         if value is None:
             continue
-        if key in OTHER_KEYS:
+        if key in UNUSED_KEYS:
             problems.append(Problem("warning", f"`{key}` is for other kinds of models", where))
-        elif key not in READ:
+        elif key not in READERS:
             problems.append(Problem("error", f"`{key}` is not known", where, nearest(key, known)))
-        elif key == "seed" and str(value).strip().startswith("-"):  # sd-scripts passes it over, to draw by chance
-            what = f"`seed`: {value} is below 0 and not used: the prompt's number is its seed, so that only the word changes"
+        elif key == "seed" and str(value).strip().startswith(
+            "-"
+        ):  # sd-scripts ignores it, and chooses a seed by chance
+            what = f"`seed`: {value} is below 0: the prompt's number is its seed instead, so that only the word changes"
             problems.append(Problem("warning", what, where))
         else:
             try:
-                values[key] = READ[key](value)
+                values[key] = READERS[key](value)
             except (ValueError, TypeError, OverflowError) as error:
                 problems.append(Problem("error", f"`{key}`: {error}", where))
     if not values.get("prompt"):
@@ -173,5 +182,5 @@ def as_prompt(row: Any, where: str, problems: list[Problem]) -> SamplePrompt | N
 
 
 def dump(prompt: SamplePrompt) -> str:
-    """For the text of the picture file."""
+    """Return the JSON that a sample image carries."""
     return json.dumps({f.name: getattr(prompt, f.name) for f in fields(prompt)}, ensure_ascii=False)

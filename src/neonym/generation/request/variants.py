@@ -22,7 +22,7 @@ SIGNS = re.compile(r"\\[{}|]|[{}|]")
 
 @dataclass(frozen=True)
 class Group:
-    """What stands between two braces."""
+    """The options between two braces, and how many of them are drawn."""
 
     options: tuple[Parts, ...]
     low: int = 1
@@ -32,7 +32,7 @@ class Group:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """How many options are taken, at least and at most."""
+        """Return how many options are drawn, at least and at most."""
         low, high = sorted((min(self.low, len(self.options)), min(self.high, len(self.options))))
         return low, high
 
@@ -42,7 +42,7 @@ Parts: TypeAlias = "tuple[str | Group, ...]"
 
 @dataclass
 class Opened:
-    """A brace that is not closed yet."""
+    """A brace that is still open."""
 
     text: str  # what is put back if it never is
     group: Group
@@ -50,9 +50,9 @@ class Opened:
 
 
 def parse_variants(text: str) -> Parts:
-    """Text and groups of a prompt. A brace without its other half is a plain character.
+    """Return the text and the groups of a prompt. A brace without its other half is a plain character.
 
-    Raises ValueError for groups in groups in groups ... beyond all use.
+    Raises ValueError for groups that are nested too deeply.
     """
     stack = [Opened("", Group(()), [[]])]
     last = 0
@@ -78,16 +78,16 @@ def parse_variants(text: str) -> Parts:
             now.append(sign.removeprefix("\\"))
     stack[-1].options[-1].append(text[last:])
     while len(stack) > 1:
-        left = stack.pop()
-        bars: list[str | Group] = [left.text, *left.options[0]]
-        for option in left.options[1:]:
+        unclosed = stack.pop()
+        bars: list[str | Group] = [unclosed.text, *unclosed.options[0]]
+        for option in unclosed.options[1:]:
             bars += ["|", *option]
         stack[-1].options[-1] += bars
     return tuple(part for part in stack[0].options[0] if part != "")
 
 
 def group_of(head: re.Match[str]) -> Group:
-    """`2$$`: two; `1-2$$`: one or two; `-2$$`: up to two; `2-$$`: two and more. The options come later."""
+    """Return a group without its options: `2$$` draws two, `1-2$$` one or two, `-2$$` up to two, `2-$$` two or more."""
     low, high = head["low"], head["high"]
     least = int(low or 1)
     most = int(high or 1 << 30) if head["dash"] else least
@@ -96,31 +96,32 @@ def group_of(head: re.Match[str]) -> Group:
 
 
 def enumerates(parts: Parts) -> bool:
-    """Whether there is an `e$$` group in it."""
+    """Return whether a prompt has an `e$$` group."""
     groups = [part for part in parts if isinstance(part, Group)]
     return any(group.every or any(enumerates(option) for option in group.options) for group in groups)
 
 
 def how_many(parts: Parts) -> int:
-    """How many prompts `every` gives."""
+    """Return how many prompts `every` yields."""
     return math.prod(how_many_of(part) for part in parts if isinstance(part, Group))
 
 
 def how_many_of(group: Group) -> int:
+    """Return how many texts `every_of` yields."""
     within = math.prod(how_many(option) for option in group.options)
     low, high = group.counts
     return within * (sum(math.comb(len(group.options), n) for n in range(low, high + 1)) if group.every else 1)
 
 
 def every(parts: Parts) -> Iterator[Parts]:
-    """The prompts that the `e$$` groups make together, the first group slowest; what is drawn by chance stays."""
+    """Yield the prompts that the `e$$` groups make together, the first group slowest; other groups stay."""
     choices = [[part] if isinstance(part, str) else list(every_of(part)) for part in parts]
     for chosen in itertools.product(*choices):
         yield tuple(piece for part in chosen for piece in (part if isinstance(part, tuple) else (part,)))
 
 
 def every_of(group: Group) -> Iterator[Parts]:
-    """A group that is enumerated becomes one text after the other; another one keeps its options."""
+    """Yield one text after the other of an `e$$` group; another group as it is, with those within it enumerated."""
     low, high = group.counts
     for options in itertools.product(*(list(every(option)) for option in group.options)):
         if not group.every:
@@ -132,6 +133,7 @@ def every_of(group: Group) -> Iterator[Parts]:
 
 
 def joined(options: tuple[Parts, ...], joiner: str) -> Parts:
+    """Return options as one text, with `joiner` between them."""
     parts: list[str | Group] = []
     for i, option in enumerate(options):
         parts += [joiner, *option] if i else option
@@ -139,10 +141,11 @@ def joined(options: tuple[Parts, ...], joiner: str) -> Parts:
 
 
 def draw_text(parts: Parts, chance: random.Random) -> str:
-    """Draw every group that is left, without taking an option twice."""
+    """Return the text of a prompt, with options drawn by chance from every group, none of them twice."""
     return "".join(part if isinstance(part, str) else draw_group(part, chance) for part in parts)
 
 
 def draw_group(group: Group, chance: random.Random) -> str:
+    """Return the text of a group, with options drawn by chance."""
     chosen = chance.sample(group.options, chance.randint(*group.counts))
     return group.joiner.join(draw_text(option, chance) for option in chosen)

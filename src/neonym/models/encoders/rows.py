@@ -1,4 +1,4 @@
-"""The text side of CLIP encoders: rows beside a frozen table, chunks of 77 states, the state that is read."""
+"""Learned rows beside a frozen token table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Rows(nn.Parameter):
 
 
 class _Read(torch.autograd.Function):
-    """[n,W] -> float64 [n,W]"""
+    """Reads rows [n,W] as float64 [n,W], and adds their gradients up beside them."""
 
     @staticmethod
     def forward(ctx: Any, rows: Rows) -> Tensor:
@@ -32,7 +32,7 @@ class _Read(torch.autograd.Function):
 
 
 def exact(device: torch.device) -> torch.dtype:
-    """The most exact numbers that it computes with."""
+    """Return the most exact kind of numbers that a device computes with."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
@@ -49,7 +49,7 @@ class EmbeddingWithRows(nn.Module):
         self.rows: list[Tensor] = []  # [n,W] each: Rows if they are learned
 
     def forward(self, ids: Tensor) -> Tensor:
-        """[B,L] -> [B,L,W] in the table's precision"""
+        """Return the vectors of ids [B,L], [B,L,W] in the table's precision."""
         base = self.frozen(ids.clamp(max=self.vocab - 1))
         if not self.rows:
             return base
@@ -59,33 +59,9 @@ class EmbeddingWithRows(nn.Module):
 
 
 def nearest_tokens(table: Tensor, rows: Tensor, count: int) -> Tensor:
-    """Ids of the vocabulary's words that point most nearly the same way. [V,W], [n,W] -> int64 [n,count]
+    """Return the ids of the vocabulary's words that point most nearly the same way: [V,W], [n,W] -> int64 [n,count].
 
-    A CLIP vocabulary's last two vectors are no words: they begin and end a text.
+    The last two vectors of a CLIP vocabulary are no words: they begin and end a text.
     """
     unit = nn.functional.normalize
     return (unit(rows.float()) @ unit(table[:-2].float()).T).topk(count, dim=1).indices
-
-
-def join_chunks(hidden: Tensor, chunks: int) -> Tensor:
-    """Hidden states of K chunks as one sequence: the first start, 75 states of each chunk, the last end.
-
-    [B*K,77,D] -> [B,75*K+2,D]
-    """
-    if chunks == 1:
-        return hidden
-    parts = hidden.unflatten(0, (-1, chunks))  # [B,K,77,D]
-    middle = parts[:, :, 1:-1].flatten(1, 2)  # [B,75*K,D]
-    return torch.cat([parts[:, 0, :1], middle, parts[:, -1, -1:]], dim=1)
-
-
-def clip_hidden(encoder: Any, ids: Tensor, clip_skip: int) -> Tensor:
-    """The state that Stable Diffusion reads: the last layer's, or the `clip_skip`-th from the end, then the final norm.
-
-    [B,77] -> [B,77,D]
-    """
-    if clip_skip == 1:
-        return encoder(ids).last_hidden_state
-    states = encoder(ids, output_hidden_states=True).hidden_states
-    body = getattr(encoder, "text_model", encoder)  # transformers 4 keeps the layers one level down
-    return body.final_layer_norm(states[-clip_skip])

@@ -1,40 +1,87 @@
-"""Stable Diffusion 1.x and 2.x: one CLIP text encoder, a U-Net with cross-attention, a VAE with factor 8."""
+"""Stable Diffusion 1.x and 2.x (Rombach et al. 2022): one CLIP text encoder, a U-Net with cross-attention. Needs no torch."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import replace
 
-from neonym.models.encoders.rows import clip_hidden, join_chunks
-from neonym.models.families import latent_diffusion as shared
-from neonym.models.model import Keep
-from neonym.models.recognise import FIRST
-from neonym.models.source import ModelSource
-from neonym.models.tokenizers.clip import load_tokenizers
-from neonym.types import TextCond
-
-
-class StableDiffusion(shared.LatentDiffusion):
-    """A frozen SD 1.x/2.x with learned rows beside its token table."""
-
-    pipeline_class = "StableDiffusionPipeline"
-
-    def encode_text(
-        self, tokens: dict[str, Tensor], emphasis: dict[str, Tensor] | None = None, keep: Keep = "none"
-    ) -> TextCond:
-        """The only way from ids to the rows. {encoder: [B,K,77]} -> sequence [B,S,D]"""
-        ids = tokens[FIRST]
-        hidden = clip_hidden(self.encoders[FIRST], ids.flatten(0, 1), self.clip_skip)  # [B*K,77,D]
-        return TextCond(shared.weigh(join_chunks(hidden, ids.shape[1]), (emphasis or {}).get(FIRST), keep))
-
-    def denoise(self, x_t: Tensor, t: Tensor, text: TextCond, sizes: Tensor | None = None) -> Tensor:
-        """The U-Net's prediction, in float32; sizes mean nothing to it. -> [B,C,h,w]"""
-        del sizes
-        return self.unet(x_t.to(self.dtype), t, text.sequence.to(self.dtype)).sample.float()
+from neonym.models.defaults import published
+from neonym.models.families.unet import (
+    CHECKPOINT,
+    FIRST,
+    MORE_CONDITIONS,
+    OTHER_SCHEDULES,
+    SECOND,
+    UNET,
+    predicts_noise_or_v,
+    recognised,
+)
+from neonym.models.family import Configs, Family, LatentSpec, Recognised
 
 
-def load(
-    source: ModelSource, device: torch.device, dtype: torch.dtype, max_token_length: int, clip_skip: int
-) -> StableDiffusion:
-    """Read the weights. Raises ModelError."""
-    return shared.load(StableDiffusion, source, load_tokenizers(source, max_token_length), device, dtype, clip_skip)
+def recognise_first(configs: Configs, name: str) -> Recognised | None:
+    """Return the facts of a Stable Diffusion 1.x; None for any other model. Raises ModelError, TypeError, ValueError."""
+    return recognised(configs, 64) if is_stable_diffusion(configs, name) and not has_open_clip(configs) else None
+
+
+def recognise_second(configs: Configs, name: str) -> Recognised | None:
+    """Return the facts of a Stable Diffusion 2.x; None for any other model. Raises ModelError, TypeError, ValueError."""
+    return recognised(configs, 64) if is_stable_diffusion(configs, name) and has_open_clip(configs) else None
+
+
+def is_stable_diffusion(configs: Configs, name: str) -> bool:
+    """Return whether a model has one text encoder of CLIP's kind and a U-Net that reads nothing else. Raises ModelError."""
+    unet, text = configs.get(UNET.part, {}), configs.get(FIRST.name, {})
+    single = SECOND.name not in configs and all(unet.get(condition) is None for condition in MORE_CONDITIONS)
+    return predicts_noise_or_v(configs, name) and single and text.get("model_type") == "clip_text_model"
+
+
+def has_open_clip(configs: Configs) -> bool:
+    """Return whether the text encoder is OpenCLIP's, by its width or its activation."""
+    text = configs[FIRST.name]
+    return text.get("hidden_size") == 1024 or text.get("hidden_act") == "gelu"
+
+
+SD1 = Family(
+    name="sd1",
+    label="Stable Diffusion 1.x",
+    encoders=(FIRST,),
+    denoiser=UNET,
+    latents=LatentSpec(scaling_factor=0.18215),
+    process="diffusion",
+    recognise=recognise_first,
+    module="neonym.models.families.stable_diffusion_network",
+    pipeline="StableDiffusionPipeline",
+    guidance=7.5,
+    defaults=published(
+        "Stable Diffusion 1.x",
+        learning_rate=(4e-3, "invoke-training; AUTOMATIC1111 and the paper's code 5e-3, diffusers 2e-3"),
+        max_train_steps=(2000, "invoke-training, InvokeAI 2,000-3,000, diffusers 3,000"),
+        gpu_memory=(11, "measured: one image takes 3.3 GB in fp16 (benchmarks/step.py); estimated for four"),
+    ),
+    architectures={"epsilon": "stable-diffusion-v1", "v_prediction": "stable-diffusion-v1"},
+    checkpoint=CHECKPOINT,
+    flag="v1",
+    other_schedules=OTHER_SCHEDULES,
+    latent_cache_suffix="_sd.npz",
+)
+SD2 = replace(
+    SD1,
+    name="sd2",
+    label="Stable Diffusion 2.x",
+    encoders=(replace(FIRST, width=1024),),
+    recognise=recognise_second,
+    defaults=published(
+        "Stable Diffusion 2.x",
+        learning_rate=(4e-3, "as for 1.x: InvokeAI gives one range for both, 5e-4 to 5e-3"),
+        max_train_steps=(2000, "InvokeAI 2,000-3,000"),
+        mixed_precision=("bf16, else no", "users report NaN in fp16, in which the attention of 2.1 overflows"),
+        gpu_memory=(15, "estimated from 1.x: 768 pixels a side"),
+    ),
+    architectures={"epsilon": "stable-diffusion-v2-512", "v_prediction": "stable-diffusion-v2-768-v"},
+    flag="v2",
+    clip_skip_note=(
+        "Stable Diffusion 2.x leaves out a layer already: programs seldom skip more of them",
+        "Use the same value when you generate images",
+    ),
+    prediction_varies=True,
+)

@@ -6,6 +6,7 @@ Names are diffusers' and transformers' own, or those of a checkpoint of one file
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -13,40 +14,65 @@ from torch import Tensor, nn
 
 from neonym.errors import ModelError
 from neonym.models.loading.folder import Weights
-from neonym.models.loading.single_file import OPEN_CLIP, VAE, XL_OPEN_CLIP
-from neonym.models.loading.unsupported import UNET_KIND, VAE_KIND
+from neonym.models.loading.vae_config import PREFIX as VAE_PREFIX
+from neonym.models.loading.vocabulary_spread import TOKEN_TABLES
 from neonym.models.loading.weight_files import read_tensors
+from neonym.models.source import ModelSource
 
 BODY = "text_model."  # transformers 5 has it before the names of some text encoders' layers, files before those of most
 OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+OPEN_CLIP_BLOCKS = "transformer.resblocks."
 SHOWN = 3
 
 
-def empty(kind: str, config: dict[str, Any]) -> nn.Module:
-    """A part without weights: `kind` is its class in diffusers or transformers. Raises whatever odd configs make of it."""
+def class_named(name: str) -> Any:
+    """Return a class of diffusers or transformers, or that of a dotted path. Raises AttributeError, ImportError."""
+    module, _, name = name.rpartition(".")
+    if module:
+        return getattr(import_module(module), name)
     import diffusers
     import transformers
+
+    return getattr(diffusers, name, None) or getattr(transformers, name)
+
+
+def empty(kind: str, config: dict[str, Any]) -> nn.Module:
+    """Return a part without weights; `kind` names its class. Raises whatever odd configs make of it."""
     from accelerate import init_empty_weights
+    from transformers import PreTrainedModel
 
-    libraries: tuple[Any, Any] = (diffusers, transformers)
+    found = class_named(kind)
     with init_empty_weights():
-        if kind in (UNET_KIND, VAE_KIND):
-            return getattr(libraries[0], kind).from_config(config)
-        return getattr(libraries[1], kind)(libraries[1].CLIPTextConfig.from_dict(config))
+        if issubclass(found, PreTrainedModel):
+            return found(found.config_class.from_dict(config))  # pyright: ignore[reportOptionalMemberAccess]
+        return found.from_config(config)
 
 
-def load_part(kind: str, config: dict[str, Any], weights: Weights, dtype: torch.dtype, device: torch.device) -> Any:
-    """A part with its weights. Nothing is copied but what has another precision or another place. Raises ModelError."""
-    module = empty(kind, config)
+def load_part(source: ModelSource, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """Return a part with its weights. Nothing is copied but what has another precision or another place. Raises ModelError."""
+    kind, weights = source.kinds[part], source.weights[part]
+    module = empty(kind, source.configs[part])
     tensors = {n: t for file in weights.files for n, t in read_tensors(file, (weights.start,)).items()}
-    named = fitting(kind, config, module, tensors, weights)
+    named = fitting(source, part, module, tensors)
     for name in list(named):  # one after the other: the mapped file is all that is there twice
         placed = named[name].to(device, dtype)
         if not is_finite(placed):
             raise not_finite(kind, weights, dtype)
         named[name] = placed
-    module.load_state_dict(named, assign=True)
+    module.load_state_dict(named, assign=True, strict=not tied(module))
+    tie_weights(module)
     return module
+
+
+def tied(module: nn.Module) -> bool:
+    """Return whether some of its weights are one tensor under several names, of which files have one (T5's vocabulary)."""
+    return bool(getattr(module, "_tied_weights_keys", None))
+
+
+def tie_weights(module: nn.Module) -> None:
+    """Make such names one tensor again."""
+    if tied(module):
+        module.tie_weights()  # pyright: ignore[reportCallIssue]
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -72,64 +98,69 @@ def not_finite(kind: str, weights: Weights, dtype: torch.dtype) -> ModelError:
 
 
 def token_table(weights: Weights) -> Tensor:
-    """The vocabulary of a text encoder, without the rest of it. -> float32 [V,W]. Raises ModelError."""
+    """Return the vocabulary of a text encoder, float32 [V,W], without the rest of it. Raises ModelError."""
     for file in weights.files:
         for name, tensor in read_tensors(file, (weights.start,)).items():
-            if name.endswith("token_embedding.weight"):
+            if name.endswith(TOKEN_TABLES):
                 return tensor.float()
     raise ModelError("has no token table", str(weights.files[0]), "Is the file complete?")
 
 
-def check_part(kind: str, config: dict[str, Any], weights: Weights, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Whether all weights are there in the right shapes, by the headers of the files alone. Raises ModelError."""
-    own = {name: shape for name, shape in shapes.items() if name.startswith(weights.start)}
+def check_part(source: ModelSource, part: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Look whether all weights are there in the right shapes, by the headers of the files alone. Raises ModelError."""
+    own = {name: shape for name, shape in shapes.items() if name.startswith(source.weights[part].start)}
     tensors = {name: torch.empty(shape, device="meta") for name, shape in own.items()}
-    fitting(kind, config, empty(kind, config), tensors, weights)
+    fitting(source, part, empty(source.kinds[part], source.configs[part]), tensors)
 
 
-def fitting(
-    kind: str, config: dict[str, Any], module: nn.Module, tensors: dict[str, Tensor], weights: Weights
-) -> dict[str, Tensor]:
-    """The tensors under the module's names. What nothing uses is left out, but a U-Net with more weights is another one.
+def fitting(source: ModelSource, part: str, module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors under the module's names, without what nothing uses; a denoiser with more weights is another one.
 
     Raises ModelError with the weights that are missing, unknown, or of other shapes.
     """
-    where, wanted = str(weights.files[0]), module.state_dict()
+    kind, where, wanted = source.kinds[part], str(source.weights[part].files[0]), module.state_dict()
     try:
-        named = {as_wanted(n, wanted): t for n, t in renamed(kind, config, module, tensors, weights.start).items()}
+        named = {as_wanted(n, wanted): t for n, t in renamed(source, part, module, tensors).items()}
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
         what = f"weights of its {kind} are missing or have other shapes ({str(error).strip(chr(39))[:120]})"
         raise ModelError(what, where, "Is the file complete?") from error
-    extra = sorted(set(named) - set(wanted)) if kind == UNET_KIND else ()
+    missing = sorted(set(wanted) - set(named) - other_names(module, named))
+    extra = sorted(set(named) - set(wanted)) if part == source.family.denoiser.part else ()
     odd = [
         f"{n} {[*named[n].shape]} instead of {[*t.shape]}"
         for n, t in wanted.items()
         if n in named and named[n].shape != t.shape
     ]
-    for names, said in ((sorted(set(wanted) - set(named)), "missing"), (odd, "of other shapes"), (extra, "unknown")):
+    for names, wrong in ((missing, "missing"), (odd, "of other shapes"), (extra, "unknown")):
         if names:
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            what = f"{len(names)} weights of its {kind} are {said}: {', '.join(names[:SHOWN])}{more}"
+            what = f"{len(names)} weights of its {kind} are {wrong}: {', '.join(names[:SHOWN])}{more}"
             raise ModelError(what, where, "Is the file complete?")
     return {name: tensor for name, tensor in named.items() if name in wanted}
 
 
-def renamed(
-    kind: str, config: dict[str, Any], module: nn.Module, tensors: dict[str, Tensor], start: str
-) -> dict[str, Tensor]:
-    """Original names -> the libraries' own, or names that are older than these."""
+def other_names(module: nn.Module, named: Mapping[str, Tensor]) -> set[str]:
+    """Return names of tied weights whose tensor is there under another name."""
+    keys = getattr(module, "_tied_weights_keys", None) or {}
+    pairs = keys.items() if isinstance(keys, Mapping) else ()  # transformers 5: name -> the name that files have
+    return {name for name, source in pairs if source in named}
+
+
+def renamed(source: ModelSource, part: str, module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights under the libraries' own names: files have original names, or older ones."""
     from diffusers.loaders import single_file_utils as converters
 
-    if kind == UNET_KIND and start:
-        return converters.convert_ldm_unet_checkpoint(dict(tensors), dict(config))
-    if kind == VAE_KIND and any(".down." in name for name in tensors):
+    start, config = source.weights[part].start, source.configs[part]
+    if part == source.family.denoiser.part and start:
+        return import_module(source.family.module).renamed(dict(tensors), dict(config))
+    if part == "vae" and any(".down." in name for name in tensors):
         return converters.convert_ldm_vae_checkpoint(
-            {f"{VAE}{n.removeprefix(start)}": t for n, t in tensors.items()}, config
+            {f"{VAE_PREFIX}{n.removeprefix(start)}": t for n, t in tensors.items()}, config
         )
-    if start in (OPEN_CLIP, XL_OPEN_CLIP):
+    if start and any(OPEN_CLIP_BLOCKS in name for name in tensors):
         return converters.convert_open_clip_checkpoint(module, dict(tensors), prefix=start)
     own = {name.removeprefix(start): tensor for name, tensor in tensors.items()}
-    return {newer(name): tensor for name, tensor in own.items()} if kind == VAE_KIND else own
+    return {newer(name): tensor for name, tensor in own.items()} if part == "vae" else own
 
 
 def newer(name: str) -> str:

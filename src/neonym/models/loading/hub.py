@@ -10,11 +10,17 @@ from pathlib import Path
 from neonym.errors import ModelError
 from neonym.models.loading.folder import TOKENIZER, Choice, choose, read_config
 from neonym.models.loading.weight_files import ENDINGS
+from neonym.models.registry import families
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 INDEX = "model_index.json"
-USED = re.compile(r"(?:unet|vae|text_encoder(?:_2)?|scheduler|tokenizer(?:_2)?)/[^/]+")  # parts that are loaded
 Choose = Callable[[Sequence[str]], Sequence[str]]  # of the names of a repository's files, those that are needed
+
+
+def is_used(file: str) -> bool:
+    """Return whether a file of a repository belongs to a component that some family loads."""
+    component, _, name = file.partition("/")
+    return bool(name) and "/" not in name and any(component in family.components for family in families())
 
 
 def is_hub_id(name: str) -> bool:
@@ -40,16 +46,14 @@ def config_names(name: str, names: Sequence[str]) -> list[str]:
         files = [n for n in names if "/" not in n and n.lower().endswith(ENDINGS)]
         fix = f"Fetch one of its files and name that: {', '.join(files[:5])}" if files else "Check the name"
         raise ModelError(f"is no Diffusers folder: it has no {INDEX}", name, fix)
-    wanted = [n for n in names if USED.fullmatch(n) and (n.endswith(".json") or n.startswith("tokenizer"))]
+    wanted = [n for n in names if is_used(n) and (n.endswith(".json") or n.startswith("tokenizer"))]
     return [*wanted, *(n for n in (INDEX, "neonym.json") if n in names)]
 
 
 def missing_configs(folder: Path) -> list[str]:
     """Of the parts that its index names and that are loaded."""
     wanted: list[str] = []
-    for part in (
-        p for p, kind in read_config(folder / INDEX).items() if kind != [None, None] and USED.fullmatch(f"{p}/x")
-    ):
+    for part in (p for p, kind in read_config(folder / INDEX).items() if kind != [None, None] and is_used(f"{p}/x")):
         if part.startswith("tokenizer"):
             wanted += [] if (folder / part / "tokenizer.json").is_file() else [f"{part}/{file}" for file in TOKENIZER]
         else:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from neonym.errors import ModelError
-from neonym.io.memo import remembered, versions
-from neonym.models.loading import single_file
+from neonym.io.memo import memoized, versions
+from neonym.models.families.unsupported import refuse_unsupported
+from neonym.models.family import CheckpointHints, CheckpointLayout
 from neonym.models.loading.folder import (
     HALVES,
     Weights,
@@ -23,10 +24,12 @@ from neonym.models.loading.folder import (
     weights_in,
 )
 from neonym.models.loading.hub import config_folder, fetch_weights, is_hub_id, not_cached, vae_folder
-from neonym.models.loading.unsupported import VAE_KIND
+from neonym.models.loading.recognise import recognised, with_user_prediction
+from neonym.models.loading.vae_config import PREFIX as VAE_PREFIX
+from neonym.models.loading.vae_config import vae_config
 from neonym.models.loading.vocabulary_spread import spread_of
-from neonym.models.loading.weight_files import ENDINGS, read_header
-from neonym.models.recognise import as_told, recognised
+from neonym.models.loading.weight_files import ENDINGS, Header, read_header
+from neonym.models.registry import checkpoint_layouts, supported
 from neonym.models.source import BUILTIN, BUILTIN_MODELS, ModelSource
 
 
@@ -44,15 +47,17 @@ def identify(
     """
     path, own_vae = Path(name), vae_path(vae, offline)
     if path.is_file():
-        header, beside = read_header(checkpoint_file(path)), text_beside(path)
-        configs = single_file.configs_of(header, name, v_parameterization, vae is not None, beside)
+        header = read_header(checkpoint_file(path))
+        layout = layout_of(header, name)
+        hints = CheckpointHints(v_parameterization, vae is not None, text_beside(path))
+        configs = layout.configs(header, name, hints)
         source = replace(recognised(name, path.parent, configs), file=path, vae=own_vae, variant=variant)
-        starts = single_file.starts(source.family)
-        found = {part: Weights((path,), start=starts[part]) for part in source.own_parts}
+        prefixes = layout.prefixes(source.family.name)
+        found = {part: Weights((path,), start=prefixes[part]) for part in source.own_parts}
         shapes = {path: header.shapes}
     else:
         folder = folder_of(name, offline)
-        configs = as_told(diffusers_configs(folder, name), v_parameterization)
+        configs = with_user_prediction(diffusers_configs(folder, name), v_parameterization)
         source = replace(recognised(name, folder, configs), vae=own_vae, variant=variant, offline=offline)
         found, shapes = weights_there(source), {}
         if offline or not source.on_hub:
@@ -63,6 +68,14 @@ def identify(
     if not name.startswith("builtin:"):
         check_weights(source, shapes)
     return with_spread(source)
+
+
+def layout_of(header: Header, name: str) -> CheckpointLayout:
+    """Return the layout of a checkpoint; the first one, which says what is missing, if none recognises it. Raises ModelError."""
+    layouts = checkpoint_layouts()
+    fitting = next((layout for layout in layouts if layout.recognises(header)), None)
+    refuse_unsupported(header, name, fitting is not None, supported())
+    return fitting or layouts[0]
 
 
 def with_spread(source: ModelSource) -> ModelSource:
@@ -118,19 +131,20 @@ def vae_path(name: str | None, offline: bool = False) -> Path | None:
 
 def other_vae(source: ModelSource) -> tuple[dict[str, Any], Weights]:
     """Config and weights of a VAE in the place of the model's own. Raises ModelError."""
-    place = source.vae
+    place, own = source.vae, source.family.latents
     assert place is not None
     if place.is_dir():
         config = read_config(place / "config.json")
-        kind = config.get("_class_name", VAE_KIND)
-        if kind != VAE_KIND:
-            raise ModelError(f"is {kind}, not the VAE of such a model ({VAE_KIND})", str(place), "Check --vae")
+        kind = config.get("_class_name", own.module)
+        if kind != own.module:
+            raise ModelError(f"is {kind}, not the VAE of such a model ({own.module})", str(place), "Check --vae")
         return config, weights_in(place, str(place))
     header = read_header(place)
-    start = single_file.VAE if header.has(single_file.VAE) else ""
-    factor = float(source.configs.get("vae", {}).get("scaling_factor", 0.18215))
+    start = VAE_PREFIX if header.has(VAE_PREFIX) else ""
+    config = source.configs.get("vae", {})
+    scale, shift = (config.get(name) or getattr(own, name) for name in ("scaling_factor", "shift_factor"))
     try:
-        return single_file.vae_config(header, start, factor), Weights((place,), start=start)
+        return vae_config(header, start, float(scale), float(shift)), Weights((place,), start=start)
     except (KeyError, IndexError) as error:
         raise ModelError("holds no VAE", str(place), "Name a VAE with --vae, or leave it out") from error
 
@@ -151,7 +165,7 @@ def check_weights(source: ModelSource, shapes: dict[Path, Mapping[str, tuple[int
         named = {n: s for file in weights.files for n, s in (shapes.get(file) or read_header(file).shapes).items()}
         try:
             key = [versions("diffusers", "transformers"), kind, config, weights.start, sorted(named.items())]
-            remembered("sound-weights", key, partial(sound, kind, config, weights, named))
+            memoized("sound-weights", key, partial(sound, source, part, named))
         except ModelError:
             raise
         except Exception as error:  # whatever a library makes of odd configs
@@ -159,11 +173,11 @@ def check_weights(source: ModelSource, shapes: dict[Path, Mapping[str, tuple[int
             raise ModelError(what, source.name, "Fetch them again") from error
 
 
-def sound(kind: str, config: dict[str, Any], weights: Weights, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """As the libraries find, which take seconds to import. Raises ModelError if it is not so."""
+def sound(source: ModelSource, part: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Return True if the libraries, which take seconds to import, find every weight. Raises ModelError if they do not."""
     from neonym.models.loading.assemble import check_part
 
-    check_part(kind, config, weights, shapes)
+    check_part(source, part, shapes)
     return True
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from neonym.models.loading.folder import Weights
 from neonym.models.loading.weight_files import is_safetensors
 
-TABLE = "token_embedding.weight"  # what the name of a vocabulary ends with, in every layout
+TOKEN_TABLES = ("token_embedding.weight", "shared.weight", "embed_tokens.weight")  # how vocabularies' names end
 ROWS = 512  # of a vocabulary that are read: its spread is then right to 1 %
 NUMBERS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 HEADER_SIZE = 8  # bytes that say how long the header of a .safetensors file is
@@ -35,7 +35,12 @@ def sample(file: Path, start: str) -> np.ndarray | None:
         size = int.from_bytes(opened.read(HEADER_SIZE), "little")
         header = json.loads(opened.read(size))
     for name, tensor in header.items():
-        if name.startswith(start) and name.endswith(TABLE) and tensor["dtype"] in NUMBERS and len(tensor["shape"]) == 2:
+        if (
+            name.startswith(start)
+            and name.endswith(TOKEN_TABLES)
+            and tensor["dtype"] in NUMBERS
+            and len(tensor["shape"]) == 2
+        ):
             shape, kind = tuple(tensor["shape"]), tensor["dtype"]
             offset = HEADER_SIZE + size + tensor["data_offsets"][0]
             table = np.memmap(file, NUMBERS[kind], "r", offset, shape)  # [V,W]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from neonym.errors import ModelError
-from neonym.io.pickles import unpickle
+from neonym.io.pickles import load_pickle
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,7 +83,7 @@ def read_pickled(file: Path) -> dict[str, Tensor]:
 
     shells: list[Any] = [(type(name.rpartition(".")[2], (Shell,), {}), name) for name in INERT]
     try:
-        content = unpickle(file, shells, mapped=is_plain_archive(file))
+        content = load_pickle(file, shells, mapped=is_plain_archive(file))
     except (ValueError, OSError) as error:
         raise ModelError(str(error), str(file), "Use a .safetensors file of the model") from error
     table = content.get("state_dict", content) if isinstance(content, dict) else {}

@@ -6,21 +6,24 @@ What the model is follows from names and shapes alone.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from neonym.errors import ModelError
-from neonym.models.loading.unsupported import refiner, refuse_channels, refuse_others
+from neonym.models.families.unsupported import refiner, refuse_channels
+from neonym.models.family import BY_USER, CheckpointHints, Configs
+from neonym.models.loading.vae_config import vae_config
 from neonym.models.loading.weight_files import Header
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 AVERAGE = "model_ema.diffusion_model"  # names without dots
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
 XL_CLIP, XL_OPEN_CLIP = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
-TEXT = ("cond_stage_model.", "conditioner.")
+OPEN = (OPEN_CLIP, XL_OPEN_CLIP)
 TOKENS, OPEN_TOKENS = "embeddings.token_embedding.weight", "token_embedding.weight"
 BODIES = ("text_model.", "")  # some files leave it out
 PARAMETERIZATION = re.compile(r"""^\s*parameterization:\s*["']?(v|eps)\b""", re.MULTILINE)
-BY_USER = "--v_parameterization"
 HEAD = 64  # numbers of an attention head of CLIP, and of SD 2.x's U-Net
 SCHEDULER = {
     "_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
@@ -28,80 +31,91 @@ SCHEDULER = {
 }  # fmt: skip
 
 
-def configs_of(
-    header: Header, name: str, v_parameterization: bool | None, other_vae: bool = False, sidecar: str = ""
-) -> dict[str, dict[str, Any]]:
-    """The configs that a Diffusers folder of this model would have. Raises ModelError for what it is not.
+@dataclass(frozen=True)
+class Variant:
+    """What differs between the families that share this layout."""
 
-    `other_vae`: its own VAE may be missing. `sidecar`: text of the .yaml beside it. What of file and sidecar do not say
-    of the prediction type, `v_parameterization` decides.
-    """
-    refuse_others(header, name, UNET)
-    missing = [
-        what for what, there in (("U-Net", header.has(UNET)), ("VAE", other_vae or header.has(VAE))) if not there
-    ]
+    family: str
+    texts: Mapping[str, str]  # text encoder -> how the names of its weights begin
+    sizes: tuple[int, int]  # sides of the latents of models that predict noise, and v
+    scaling_factor: float
+    heads: int | None = None  # attention heads of the U-Net, as its config counts them; None: from the widths
+    reads_sizes: bool = False
+
+
+VARIANTS = (
+    Variant("sdxl", {"text_encoder": XL_CLIP, "text_encoder_2": XL_OPEN_CLIP}, (128, 128), 0.13025, reads_sizes=True),
+    Variant("sd2", {"text_encoder": OPEN_CLIP}, (64, 96), 0.18215),
+    Variant("sd1", {"text_encoder": CLIP}, (64, 64), 0.18215, heads=8),
+)
+
+
+def recognises(header: Header) -> bool:
+    """Return whether a file has a U-Net under its original names."""
+    return header.has(UNET)
+
+
+def configs_of(header: Header, name: str, hints: CheckpointHints) -> Configs:
+    """Return the configs that a Diffusers folder of this model would have. Raises ModelError for what it is not."""
+    parts = {"U-Net": header.has(UNET), "VAE": hints.other_vae or header.has(VAE)}
+    missing = [what for what, there in parts.items() if not there]
     if missing:
         what = f"is no Stable Diffusion checkpoint: it has no {' and no '.join(missing)}"
         fix = "It has only a running average of one (model_ema.), which no program reads" if header.has(AVERAGE) else ""
         raise ModelError(what, name, "Give a VAE with --vae" if missing == ["VAE"] else fix)
-    family = family_of(header, name)
+    variant = variant_of(header, name)
     try:
-        return described(header, family, name, prediction_type(header, v_parameterization, sidecar))
+        return described(header, variant, name, prediction_type(header, hints.v_parameterization, hints.sidecar))
     except (KeyError, IndexError, StopIteration, ValueError, TypeError) as error:
         shown = str(error).strip("'") or "there is no attention"
-        what = f"looks like {family}, but weights are missing or have other shapes ({shown})"
+        what = f"looks like {variant.family}, but weights are missing or have other shapes ({shown})"
         raise ModelError(what, name, "Is the file complete?") from error
 
 
-def described(header: Header, family: str, name: str, prediction: tuple[str, str]) -> dict[str, dict[str, Any]]:
-    """Raises ModelError, KeyError, IndexError, StopIteration, ValueError, TypeError."""
-    unet = unet_config(header, family)
+def described(header: Header, variant: Variant, name: str, prediction: tuple[str, str]) -> Configs:
+    """Return the configs. Raises ModelError, KeyError, IndexError, StopIteration, ValueError, TypeError."""
+    unet = unet_config(header, variant)
     refuse_channels(unet["in_channels"], name)
-    if family != "sdxl" and header.has(f"{UNET}label_emb."):
-        raise ModelError("is an unCLIP, which is told a picture", name, "Use the model that it was made from")
-    unet["sample_size"] = {"sd1": 64, "sd2": 96 if prediction[0] == "v_prediction" else 64, "sdxl": 128}[family]
-    texts = {
-        "sd1": {"text_encoder": lambda: clip_config(header, CLIP)},
-        "sd2": {"text_encoder": lambda: open_clip_config(header, OPEN_CLIP)},
-        "sdxl": {
-            "text_encoder": lambda: clip_config(header, XL_CLIP),
-            "text_encoder_2": lambda: open_clip_config(header, XL_OPEN_CLIP),
-        },
-    }[family]
-    factor = 0.13025 if family == "sdxl" else 0.18215
+    if not variant.reads_sizes and header.has(f"{UNET}label_emb."):
+        raise ModelError("is an unCLIP, which generates from an image", name, "Use the model that it was made from")
+    unet["sample_size"] = variant.sizes[prediction[0] == "v_prediction"]
     scheduler = {**SCHEDULER, "prediction_type": prediction[0], "rescale_betas_zero_snr": "ztsnr" in header.shapes}
+    factor = variant.scaling_factor
     return {
         "model_index": {"_class_name": "StableDiffusionPipeline"},
         "unet": unet,
         "vae": vae_config(header, VAE, factor) if header.has(VAE) else {"scaling_factor": factor},
         "scheduler": scheduler,
         "said": {"prediction": prediction[1]},
-        **{encoder: make() for encoder, make in texts.items()},
+        **{encoder: text_config(header, start) for encoder, start in variant.texts.items()},
     }
 
 
-def starts(family: str) -> dict[str, str]:
-    """What the names of each part's weights begin with."""
-    texts = {
-        "sd1": {"text_encoder": CLIP},
-        "sd2": {"text_encoder": OPEN_CLIP},
-        "sdxl": {"text_encoder": XL_CLIP, "text_encoder_2": XL_OPEN_CLIP},
-    }
-    return {"unet": UNET, "vae": VAE, **texts[family]}
+def prefixes(family: str) -> dict[str, str]:
+    """Return how the names of each part's weights begin in a checkpoint of this family."""
+    variant = next(variant for variant in VARIANTS if variant.family == family)
+    return {"unet": UNET, "vae": VAE, **variant.texts}
 
 
-def family_of(header: Header, name: str) -> str:
-    """By the text encoders. Raises ModelError."""
-    clip, xl_clip = (any(f"{start}{body}{TOKENS}" in header.shapes for body in BODIES) for start in (CLIP, XL_CLIP))
-    if xl_clip and f"{XL_OPEN_CLIP}{OPEN_TOKENS}" in header.shapes:
-        return "sdxl"
-    if f"{OPEN_CLIP}{OPEN_TOKENS}" in header.shapes:
-        return "sd2"
-    if clip:
-        return "sd1"
-    if header.has("conditioner.") and not xl_clip:
+def variant_of(header: Header, name: str) -> Variant:
+    """Return which of the families it is, by its text encoders. Raises ModelError."""
+    for variant in VARIANTS:
+        if all(has_encoder(header, start) for start in variant.texts.values()):
+            return variant
+    if header.has("conditioner.") and not has_encoder(header, XL_CLIP):
         raise refiner(name)
     raise ModelError("has no text encoder of Stable Diffusion 1.x, 2.x or XL", name, "Is the file complete?")
+
+
+def has_encoder(header: Header, start: str) -> bool:
+    """Return whether the file has the token table of the text encoder whose weights' names begin with `start`."""
+    tables = [f"{start}{OPEN_TOKENS}"] if start in OPEN else [f"{start}{body}{TOKENS}" for body in BODIES]
+    return any(table in header.shapes for table in tables)
+
+
+def text_config(header: Header, start: str) -> dict[str, Any]:
+    """Return the config of a text encoder, OpenAI's or OpenCLIP's."""
+    return open_clip_config(header, start) if start in OPEN else clip_config(header, start)
 
 
 def prediction_type(header: Header, v_parameterization: bool | None, sidecar: str) -> tuple[str, str]:
@@ -119,7 +133,7 @@ def prediction_type(header: Header, v_parameterization: bool | None, sidecar: st
     return ("v_prediction", BY_USER) if v_parameterization else ("epsilon", "")
 
 
-def unet_config(header: Header, family: str) -> dict[str, Any]:
+def unet_config(header: Header, variant: Variant) -> dict[str, Any]:
     """Levels of two layers each; widths and depths from the shapes."""
     shapes = header.shapes
     starts = [
@@ -138,32 +152,16 @@ def unet_config(header: Header, family: str) -> dict[str, Any]:
         "down_block_types": down,
         "up_block_types": [name.replace("Down", "Up") for name in reversed(down)],
         "cross_attention_dim": shapes[f"{first}transformer_blocks.0.attn2.to_k.weight"][1],
-        "attention_head_dim": 8 if family == "sd1" else [max(1, width // HEAD) for width in widths],
+        "attention_head_dim": variant.heads or [max(1, width // HEAD) for width in widths],
         "use_linear_projection": len(shapes[f"{first}proj_in.weight"]) == 2,
     }
-    if family == "sdxl":
+    if variant.reads_sizes:
         config |= {
             "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
             "transformer_layers_per_block": [max(1, depth) for depth in depths],
             "projection_class_embeddings_input_dim": shapes[f"{UNET}label_emb.0.0.weight"][1],
         }  # fmt: skip
     return config
-
-
-def vae_config(header: Header, start: str, scaling_factor: float) -> dict[str, Any]:
-    """Under its original names, or those of a Diffusers folder (with `start` empty). Raises KeyError."""
-    level = re.compile(
-        re.escape(start) + r"encoder\.(?:down\.(\d+)\.block|down_blocks\.(\d+)\.resnets)\.0\.conv1\.weight"
-    )
-    found = {int(match[1] or match[2]): shape[0] for n, shape in header.shapes.items() if (match := level.fullmatch(n))}
-    if set(found) != set(range(len(found))) or not found:
-        raise KeyError(f"{start}encoder.down")
-    widths = [found[i] for i in range(len(found))]
-    return {
-        "_class_name": "AutoencoderKL", "block_out_channels": widths, "layers_per_block": 2, "latent_channels": 4,
-        "down_block_types": ["DownEncoderBlock2D"] * len(widths), "up_block_types": ["UpDecoderBlock2D"] * len(widths),
-        "scaling_factor": scaling_factor, "sample_size": 512,
-    }  # fmt: skip
 
 
 def layers(header: Header, pattern: str) -> int:

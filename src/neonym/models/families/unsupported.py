@@ -26,18 +26,19 @@ PARTS = (  # likewise, of a file that has no U-Net under its original name
     (r"^down_blocks\.0\.|^time_embedding\.", "is the U-Net of a model alone", "Name the Diffusers folder that it belongs to"),
     (r"token_embedding\.weight", "is a text encoder alone", "Name the model that it belongs to"),
 )  # fmt: skip
-UNET_KIND, VAE_KIND = "UNet2DConditionModel", "AutoencoderKL"  # classes of diffusers
-SUPPORTED = "Words can be learned for Stable Diffusion 1.x, 2.x and XL"
 
 
-def refuse_others(header: Header, name: str, unet: str) -> None:
-    """Raises ModelError for a file of a known other kind; `unet`: how the names of a model's U-Net begin."""
+def refuse_unsupported(header: Header, name: str, whole: bool, supported: str) -> None:
+    """Raise ModelError for a file that is known to be something else than a model of a family.
+
+    `whole`: some layout of checkpoints recognises it; `supported`: the labels of all families, for the message.
+    """
     if is_embedding(header):
         raise ModelError("is an embedding, not a model", name, WORDS_GO)
     for pattern, what, fix in KINDS:
         if any(re.search(pattern, key) for key in header.shapes):
-            raise ModelError(what, name, fix or SUPPORTED)
-    parts = [] if header.has(unet) else [p for p in PARTS if any(re.search(p[0], key) for key in header.shapes)]
+            raise ModelError(what, name, fix or f"Words can be learned for {supported}")
+    parts = [] if whole else [p for p in PARTS if any(re.search(p[0], key) for key in header.shapes)]
     if len(parts) == 1:
         raise ModelError(parts[0][1], name, parts[0][2])
 

@@ -11,8 +11,8 @@ from conftest import make_pictures
 from benchmarks.checkpoints import make_parts, save_folder, single_file_tensors
 from neonym.cli.main import main
 from neonym.io import memo as module
-from neonym.io.memo import default_folder, remembered
-from neonym.models.tokenizers.clip import CLIP, read_tokenizer
+from neonym.io.memo import cache_folder, memoized
+from neonym.models.tokenizers.loading import CLIP, read_clip
 
 HEAVY = ("torch", "transformers", "diffusers", "accelerate", "huggingface_hub")
 
@@ -27,21 +27,21 @@ def asked(monkeypatch, tmp_path):
 
 def test_the_same_question_is_asked_once(asked):
     calls, find_out = asked
-    answers = [remembered("kind", ["1.0", {"x": 1}], find_out) for _ in range(3)]
+    answers = [memoized("kind", ["1.0", {"x": 1}], find_out) for _ in range(3)]
     assert answers == [{"a": [1]}] * 3
     assert len(calls) == 1
-    remembered("kind", ["1.1", {"x": 1}], find_out)
-    remembered("other", ["1.0", {"x": 1}], find_out)
+    memoized("kind", ["1.1", {"x": 1}], find_out)
+    memoized("other", ["1.0", {"x": 1}], find_out)
     assert len(calls) == 3
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe"])
 def test_a_damaged_answer_is_found_out_anew(asked, content):
     calls, find_out = asked
-    remembered("kind", "key", find_out)
-    (file,) = (default_folder() / "kind").iterdir()
+    memoized("kind", "key", find_out)
+    (file,) = (cache_folder() / "kind").iterdir()
     file.write_bytes(content)
-    assert remembered("kind", "key", find_out) == {"a": [1]}
+    assert memoized("kind", "key", find_out) == {"a": [1]}
     assert json.loads(file.read_text())["found"] == {"a": [1]}
     assert len(calls) == 2
 
@@ -49,7 +49,7 @@ def test_a_damaged_answer_is_found_out_anew(asked, content):
 def test_a_cache_that_cannot_be_written_to_stops_nothing(asked, tmp_path):
     calls, find_out = asked
     (tmp_path / "cache").write_text("a file where the folder should be")
-    assert [remembered("kind", "key", find_out) for _ in range(2)] == [{"a": [1]}] * 2
+    assert [memoized("kind", "key", find_out) for _ in range(2)] == [{"a": [1]}] * 2
     assert len(calls) == 2
 
 
@@ -60,8 +60,8 @@ def test_what_fails_is_not_remembered(asked):
         raise ValueError("odd")
 
     with pytest.raises(ValueError, match="odd"):
-        remembered("kind", "key", fail)
-    assert remembered("kind", "key", find_out) == {"a": [1]}
+        memoized("kind", "key", fail)
+    assert memoized("kind", "key", find_out) == {"a": [1]}
 
 
 def test_a_tokenizer_is_read_anew_when_its_files_or_the_library_change(asked, monkeypatch, tmp_path):
@@ -69,14 +69,14 @@ def test_a_tokenizer_is_read_anew_when_its_files_or_the_library_change(asked, mo
     folder.mkdir()
     for file in CLIP.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    assert read_tokenizer(folder).pad == read_tokenizer(folder).end
-    kept = default_folder() / "tokenizers"
+    assert read_clip(folder).pad == read_clip(folder).end
+    kept = cache_folder() / "tokenizers"
     assert len(list(kept.iterdir())) == 1
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "pad_token": "!"}))
-    assert read_tokenizer(folder).pad == 0
+    assert read_clip(folder).pad == 0
     monkeypatch.setattr(module, "version", lambda library: "99")
-    read_tokenizer(folder)
+    read_clip(folder)
     assert len(list(kept.iterdir())) == 3
 
 

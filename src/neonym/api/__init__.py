@@ -1,0 +1,1 @@
+"""The functions behind `import neonym`: thin, typed, and worded for Python."""

@@ -1,0 +1,163 @@
+"""What an embedding file holds: its words, their vectors, where they come from, and which programs read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from neonym.api.wording import speaking_python
+from neonym.errors import FormatError
+from neonym.formats import left_out, programs, read_stored, words_of
+from neonym.formats.content import Stored, check_tensors
+from neonym.formats.usage import warnings_of
+from neonym.types import Embedding
+
+WIDTHS = {
+    768: "Stable Diffusion 1.x",
+    1024: "Stable Diffusion 2.x",
+    1280: "SDXL (its second encoder)",
+    128: "the built-in model",
+}
+
+
+@dataclass(frozen=True)
+class EncoderFacts:
+    """The vectors of a word for one text encoder."""
+
+    vectors: int
+    width: int  # numbers of a vector
+    made_for: str  # "Stable Diffusion 1.x", "unknown"
+    norms: tuple[float, ...]  # of each vector
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """A word's vectors for one text encoder, beside the words of a model."""
+
+    norm_of_words: float  # the median over the model's vocabulary
+    nearest: tuple[tuple[str, ...], ...]  # for each vector, the model's three nearest words
+
+
+@dataclass(frozen=True)
+class WordFacts:
+    """One word of an embedding file."""
+
+    token: str
+    encoders: dict[str, EncoderFacts]
+    metadata: dict[str, str]
+    neighbours: dict[str, Neighbours] = field(default_factory=dict)  # empty unless a model is named
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Return the width of the vectors for each encoder: what decides which models the word fits."""
+        return {name: facts.width for name, facts in self.encoders.items()}
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What an embedding file holds."""
+
+    path: Path
+    container: str  # "safetensors", "pickle", ...
+    names: tuple[str, ...]  # its top-level keys
+    tensors: dict[str, str]  # name -> kind of numbers and shape
+    programs: dict[str, str]  # program -> whether it reads the file, and how the word is called there
+    warnings: tuple[str, ...]  # what programs cannot do with the file, and what is left out of it
+    words: tuple[WordFacts, ...]
+    unreadable: FormatError | None = None  # why it is no embedding, although it holds tensors
+
+
+def inspect(path: str | Path, model: str | None = None, offline: bool = False) -> FileFacts:
+    """Return what an embedding file of any program holds.
+
+    With a `model` (a file, a folder, a hub ID or `builtin:emoji`), each word also has the model's words nearest to its
+    vectors. Raises FormatError if the file is no embedding or does not fit the model, ModelError for the model.
+    """
+    with speaking_python():
+        facts = facts_of(Path(path), model, offline)
+        if facts.unreadable is not None:
+            raise facts.unreadable
+        return facts
+
+
+def facts_of(path: Path, model: str | None = None, offline: bool = False) -> FileFacts:
+    """Return what a file of tensors holds, even if it is no embedding. Raises FormatError for other files, ModelError."""
+    stored, unreadable = read_stored(path), None
+    try:
+        words = words_of(stored, path)
+    except FormatError as error:
+        if not holds_tensors(stored, path):
+            raise
+        words, unreadable = [], error
+    return FileFacts(
+        path=path,
+        container=stored.container,
+        names=tuple(stored.table),
+        tensors={name: f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for name, t in stored.tensors.items()},
+        programs=programs(stored, path.stem),
+        warnings=tuple(file_warnings(path, words)),
+        words=tuple(word_facts(word, model, offline) for word in words),
+        unreadable=unreadable,
+    )
+
+
+def holds_tensors(stored: Stored, path: Path) -> bool:
+    """Return whether a file holds plain tensors, although no word."""
+    try:
+        check_tensors(stored.tensors, path)
+    except FormatError:
+        return False
+    return bool(stored.tensors)
+
+
+def file_warnings(path: Path, words: list[Embedding]) -> list[str]:
+    """Return what holds for the file, whichever of its words is meant."""
+    most = max((len(rows) for word in words for rows in word.vectors.values()), default=1)
+    beside = [left_out(word) for word in words if word.left_out]
+    several = [f"holds {len(words)} words: neonym convert takes them apart, or one out with --word"] * (len(words) > 1)
+    return [*several, *beside, *warnings_of(path.stem, most)]
+
+
+def word_facts(word: Embedding, model: str | None, offline: bool) -> WordFacts:
+    """Return the facts about one word of a file."""
+    return WordFacts(
+        token=word.token,
+        encoders={name: encoder_facts(name, word) for name in word.vectors},
+        metadata=word.metadata,
+        neighbours={} if model is None else neighbours(word, model, offline),
+    )
+
+
+def encoder_facts(name: str, embedding: Embedding) -> EncoderFacts:
+    """Return the facts about a word's vectors for one encoder."""
+    rows = embedding.vectors[name]  # [n,W]
+    pair = name == "text_encoder" and len(embedding.vectors) > 1
+    return EncoderFacts(
+        vectors=rows.shape[0],
+        width=rows.shape[1],
+        made_for="SDXL (its first encoder)" if pair else WIDTHS.get(rows.shape[1], "unknown"),
+        norms=tuple(round(float(n), 4) for n in rows.norm(dim=1)),
+    )
+
+
+def neighbours(embedding: Embedding, name: str, offline: bool) -> dict[str, Neighbours]:
+    """Return, per encoder, the model's words nearest to each vector. Raises ModelError, FormatError."""
+    import torch
+
+    from neonym.models.encoders.rows import nearest_tokens
+    from neonym.models.loading.assemble import token_table
+    from neonym.models.loading.identify import fetched, identify
+    from neonym.models.tokenizers.loading import load_tokenizers
+
+    source, found = fetched(identify(name, offline=offline)), {}
+    tokenizers = load_tokenizers(source)
+    for encoder, rows in embedding.vectors.items():
+        table = token_table(source.weights[encoder]) if encoder in tokenizers else torch.zeros(1, 0)
+        if table.shape[1] != rows.shape[1]:
+            words = table.shape[1] or "none"
+            what = f"its vectors for {encoder} have {rows.shape[1]} numbers, the model's words {words}"
+            raise FormatError(what, name, "It was made for another kind of model")
+        spelled = tokenizers[encoder].spelled(nearest_tokens(table, rows, 3).tolist())
+        norm = round(float(table.norm(dim=1).median()), 4)
+        found[encoder] = Neighbours(norm, tuple(map(tuple, spelled)))
+    return found

@@ -1,0 +1,52 @@
+"""A training run from Python: what is wrong with it, and the run itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from neonym.api.wording import all_in_python, speaking_python, text_in_python
+from neonym.config.run import RunConfig
+from neonym.errors import Problem
+from neonym.preflight.preflight import preflight
+from neonym.runs import start
+from neonym.runs.events import Event, Failed, Listener, Noted
+from neonym.runs.stop import Stop
+from neonym.training.run import Result
+
+
+def check(run: RunConfig) -> list[Problem]:
+    """Return everything that is wrong or doubtful about a run, in seconds: settings, images, captions, token ids.
+
+    No weight is read and nothing is written. A run with a problem of the severity `error` does not train.
+    """
+    with speaking_python():
+        return all_in_python(preflight(run, run.notes).problems)
+
+
+def train(run: RunConfig, listeners: Sequence[Listener] = (), stop: Stop | None = None) -> Result:
+    """Learn the words of `run`, and return their files and a verdict on each.
+
+    Args:
+        run: The settings. A second call with the same settings goes on where the first one stopped.
+        listeners: Functions that are called with every event of the run, in the thread of the run.
+        stop: A request to stop. When it is made, the run ends after its current step, with its state saved.
+
+    Raises UserError; its kind ConfigError, with all errors that `check` finds, before anything is written.
+    """
+    with speaking_python():
+        return start.train(run, [worded_for_python(listener) for listener in listeners], stop, run.notes)
+
+
+def worded_for_python(listener: Listener) -> Listener:
+    """Return a listener that hears texts as they are worded in Python."""
+
+    def heard(event: Event) -> object:
+        if isinstance(event, Noted):
+            event = replace(event, text=text_in_python(event.text))
+        elif isinstance(event, Failed):
+            event = replace(event, error=text_in_python(event.error))
+        return listener(event)
+
+    heard.__qualname__ = getattr(listener, "__qualname__", type(listener).__name__)  # a failing listener is named
+    return heard

@@ -1,0 +1,35 @@
+"""How messages spell a setting: `--learning_rate` on the command line, `learning_rate` in Python.
+
+Messages are written for the command line (`neonym.errors`). These functions turn them into messages for Python.
+"""
+
+import re
+from collections.abc import Container
+from dataclasses import replace
+
+from neonym.errors import Problem
+
+COMMAND = r"(?:neonym|gen_img\S*|accelerate launch|pip install)\b(?: \w+)?:? [^;)]*"  # a command keeps its dashes
+FLAG = re.compile(rf"({COMMAND})|(?<![\w`-])(`?)--([A-Za-z_]\w*)(=[^\s,;`)]*[^\s,;`).])?(`?)")
+
+
+def text_in_python(text: str, names: Container[str], quoted: bool = True) -> str:
+    """Return `text` with `name` in place of `--name` for each of the settings `names`, in backticks if `quoted`."""
+
+    def spelled(found: re.Match[str]) -> str:
+        command, _, name, value, _ = found.groups()
+        if command or name not in names:
+            return found.group()
+        return f"`{name}{value or ''}`" if quoted else f"{name}{value or ''}"
+
+    return FLAG.sub(spelled, text)
+
+
+def in_python(problem: Problem, names: Container[str]) -> Problem:
+    """Return `problem` as it is worded in Python, for the settings `names`."""
+    return replace(
+        problem,
+        what=text_in_python(problem.what, names),
+        where=text_in_python(problem.where, names, quoted=False),
+        fix=text_in_python(problem.fix, names),
+    )

@@ -1,0 +1,94 @@
+"""Where prompts and source images come from: prompt files, and images that carry the prompt of their making."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from neonym.data.images import find_images, inspect
+from neonym.errors import ConfigError, DataError, Problem
+from neonym.generation.image_files import texts_in
+
+
+def prompt_lines(file: Path) -> Iterator[tuple[str, str]]:
+    """Yield the place and the text of each prompt line; blank lines and lines that begin with # are skipped.
+
+    Raises ConfigError.
+    """
+    try:
+        with file.open(encoding="utf-8-sig") as opened:
+            for number, line in enumerate(opened, 1):
+                if (text := line.strip()) and not text.startswith("#"):
+                    yield f"{file} line {number}", text
+    except (OSError, UnicodeDecodeError) as error:
+        fix = "Check --from_file; it should be UTF-8 text with a prompt on each line"
+        raise ConfigError([Problem("error", f"cannot be read ({error})", str(file), fix)]) from error
+
+
+def is_pipe(file: str | None) -> bool:
+    """Return whether a prompt file can be read only once, as a pipe."""
+    return file is not None and Path(file).exists() and not Path(file).is_file()
+
+
+def images_at(name: str | None, flag: str, problems: list[Problem]) -> list[str]:
+    """Return an image file, or those of a folder by name, that can be read; what is wrong goes to `problems`."""
+    if name is None:
+        return []
+    path = Path(name)
+    try:
+        files = find_images(path) if path.is_dir() else [path]
+    except OSError as error:
+        problems.append(Problem("error", f"cannot be read ({error.strerror})", f"{flag} {name}"))
+        return []
+    if not files:
+        problems.append(Problem("error", "there are no images in it", f"{flag} {name}"))
+    readable = []
+    for file in files:
+        try:
+            inspect(file)
+            readable.append(str(file))
+        except DataError as error:
+            problems.append(replace(error.problem, where=f"{flag} {file}"))
+    return readable
+
+
+def prompts_in_images(files: Iterable[str]) -> list[tuple[str, str]]:
+    """Return each image file and the prompt line that it carries. Raises ConfigError with those that carry none."""
+    found, problems = [], list[Problem]()
+    for file in files:
+        try:
+            found.append((file, prompt_in_image(file)))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def prompt_in_image(file: str) -> str:
+    """Return the prompt that an image carries, with its negative one, as a line. Raises ConfigError if it has none."""
+    texts = texts_in(file)
+    if "class_type" in texts.get("prompt", ""):  # ComfyUI's: a graph
+        del texts["prompt"]
+    prompt, negative = texts.get("prompt", ""), texts.get("negative-prompt", "")
+    if "prompt" not in texts and "parameters" in texts:
+        prompt, negative = split_parameters(texts["parameters"])
+    elif "prompt" not in texts:
+        raise ConfigError([Problem("error", "it carries no prompt", file, "Give --prompt or --from_file")])
+    return f"{escaped(prompt)} --n {escaped(negative)}" if negative else escaped(prompt)
+
+
+def split_parameters(block: str) -> tuple[str, str]:
+    """Return the prompt and the negative prompt of AUTOMATIC1111's text in an image file."""
+    lines = block.strip().split("\n")
+    if lines[-1].startswith("Steps: "):
+        del lines[-1]
+    prompt, *negative = re.split(r"^\s*Negative prompt:", "\n".join(lines), maxsplit=1, flags=re.MULTILINE)
+    return prompt.strip(), "".join(negative).strip()
+
+
+def escaped(prompt: str) -> str:
+    """Return a prompt whose variants are drawn as a line from which nothing is drawn again."""
+    return re.sub(r"[{}|]", r"\\\g<0>", prompt)

@@ -1,0 +1,64 @@
+"""The networks of Stable Diffusion XL (Podell et al. 2023): two CLIP text encoders, pooled text, size conditioning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neonym.models.encoders.clip import Keep, emphasised, join_chunks
+from neonym.models.families.unet import FIRST, SECOND
+from neonym.models.families.unet_network import UNetModel, load_as
+from neonym.models.families.unet_network import renamed as renamed  # weights of a U-Net with original names
+from neonym.models.source import ModelSource
+from neonym.models.text_side import TextSide
+from neonym.models.tokenizers.word_tokenizer import WordTokenizer
+from neonym.types import Encoded, TextCond
+
+
+class StableDiffusionXLText(TextSide):
+    """The text side of SDXL: both encoders' last states but one, and the second one's pooled text."""
+
+    def encode(self, text: Encoded, keep: Keep = "none") -> TextCond:
+        """Return both encoders' states side by side, [B,S,768+1280], and pooled text without emphasis, [B,1280]."""
+        parts, pooled = [], None
+        for name in (FIRST.name, SECOND.name):
+            ids = text.ids[name]  # [B,K,77]
+            states: Any = self.encoders[name](ids.flatten(0, 1), output_hidden_states=True)
+            hidden = join_chunks(states.hidden_states[-2], ids.shape[1])  # [B,S,D]
+            parts.append(emphasised(hidden, (text.emphasis or {}).get(name), keep))
+            if name == SECOND.name:
+                pooled = self.pooled(states.last_hidden_state.unflatten(0, ids.shape[:2])[:, 0], ids[:, 0])
+        return TextCond(torch.cat(parts, dim=-1), pooled)
+
+    def pooled(self, states: Tensor, ids: Tensor) -> Tensor:
+        """Return the first chunk at its first end: a library that looks for the highest id would find a learned row.
+
+        [B,77,D], [B,77] -> [B,P]
+        """
+        tokenizer: Any = self.tokenizers[SECOND.name]
+        first_end = (ids == tokenizer.clip.end).int().argmax(dim=1)
+        rows = torch.arange(len(ids), device=ids.device)
+        projection: Any = self.encoders[SECOND.name].text_projection
+        return projection(states[rows, first_end.to(rows.device)])
+
+
+class StableDiffusionXL(UNetModel):
+    """A frozen SDXL."""
+
+    def predict(self, x_t: Tensor, t: Tensor, text: TextCond, sizes: Tensor | None = None) -> Tensor:
+        """Return the U-Net's prediction in float32, [B,C,h,w]."""
+        assert text.pooled is not None
+        assert sizes is not None
+        dtype = self.dtype
+        conditions = {"text_embeds": text.pooled.to(dtype), "time_ids": sizes.to(dtype)}
+        return self.denoiser(x_t.to(dtype), t, text.sequence.to(dtype), added_cond_kwargs=conditions).sample.float()
+
+
+def load(
+    source: ModelSource, tokenizers: dict[str, WordTokenizer], device: torch.device, dtype: torch.dtype, clip_skip: int
+) -> StableDiffusionXL:
+    """Read the weights. SDXL always reads the last layer but one, whatever `clip_skip` says. Raises ModelError."""
+    del clip_skip
+    return load_as(StableDiffusionXL, source, StableDiffusionXLText, device, dtype, tokenizers=tokenizers)

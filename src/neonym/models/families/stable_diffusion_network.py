@@ -1,0 +1,49 @@
+"""The networks of Stable Diffusion 1.x and 2.x."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neonym.models.encoders.clip import Keep, clip_hidden, emphasised, join_chunks
+from neonym.models.families.unet import FIRST
+from neonym.models.families.unet_network import UNetModel, load_as
+from neonym.models.families.unet_network import renamed as renamed  # weights of a U-Net with original names
+from neonym.models.source import ModelSource
+from neonym.models.text_side import TextSide
+from neonym.models.tokenizers.word_tokenizer import WordTokenizer
+from neonym.types import Encoded, TextCond
+
+
+class StableDiffusionText(TextSide):
+    """The text side of Stable Diffusion: one state of one CLIP encoder."""
+
+    def __init__(self, encoders: Any, tokenizers: dict[str, WordTokenizer], clip_skip: int):
+        super().__init__(encoders, tokenizers)
+        self.clip_skip = clip_skip
+
+    def encode(self, text: Encoded, keep: Keep = "none") -> TextCond:
+        """Return the states of a batch, [B,S,D]. The only way from ids to the rows."""
+        ids, encoder = text.ids[FIRST.name], self.encoders[FIRST.name]  # [B,K,77]
+        hidden = clip_hidden(encoder, ids.flatten(0, 1), self.clip_skip)  # [B*K,77,D]  # pyright: ignore
+        emphasis = (text.emphasis or {}).get(FIRST.name)
+        return TextCond(emphasised(join_chunks(hidden, ids.shape[1]), emphasis, keep))
+
+
+class StableDiffusion(UNetModel):
+    """A frozen Stable Diffusion 1.x or 2.x."""
+
+    def predict(self, x_t: Tensor, t: Tensor, text: TextCond, sizes: Tensor | None = None) -> Tensor:
+        """Return the U-Net's prediction in float32, [B,C,h,w]; sizes mean nothing to it."""
+        del sizes
+        return self.denoiser(x_t.to(self.dtype), t, text.sequence.to(self.dtype)).sample.float()
+
+
+def load(
+    source: ModelSource, tokenizers: dict[str, WordTokenizer], device: torch.device, dtype: torch.dtype, clip_skip: int
+) -> StableDiffusion:
+    """Read the weights. Raises ModelError."""
+    text = StableDiffusionText
+    return load_as(StableDiffusion, source, text, device, dtype, tokenizers=tokenizers, clip_skip=clip_skip)

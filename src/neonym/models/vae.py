@@ -1,0 +1,62 @@
+"""The VAE: between images and the latents that a model works on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from neonym.models.process.noise import Key, keyed_noise
+
+
+class Vae:
+    """A frozen VAE. Latents are normalised as the denoiser expects: (latent - shift) x scale."""
+
+    def __init__(self, module: AutoencoderKL, scaling_factor: float, shift_factor: float = 0.0):
+        self.module, self.scale, self.shift = module, scaling_factor, shift_factor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the precision that it computes in."""
+        return self.module.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Return where its weights are."""
+        return self.module.device
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Return mean and log-variance of the posterior: pixels [B,3,H,W] in -1..1 -> [B,2C,h,w]."""
+        encoded = self.module.encode(pixels.to(self.device, self.dtype))
+        return encoded.latent_dist.parameters  # pyright: ignore[reportAttributeAccessIssue]
+
+    def draw(self, moments: Tensor, keys: Sequence[Key]) -> Tensor:
+        """Return a keyed draw from the posterior, normalised: [B,2C,h,w] -> [B,C,h,w]."""
+        mean, log_variance = moments.chunk(2, dim=1)
+        spread = (0.5 * log_variance.clamp(-30, 20)).exp()
+        return self.normalised(mean + spread * keyed_noise(mean, keys, "posterior"))
+
+    def mean(self, moments: Tensor) -> Tensor:
+        """Return the middle of the posterior, normalised: [B,2C,h,w] -> [B,C,h,w]."""
+        return self.normalised(moments.chunk(2, dim=1)[0])
+
+    def normalised(self, latents: Tensor) -> Tensor:
+        """Return latents of the VAE as the denoiser expects them, [B,C,h,w]."""
+        return (latents - self.shift) * self.scale if self.shift else latents * self.scale
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return images from normalised latents: [B,C,h,w] -> float32 [B,3,H,W], about -1..1."""
+        own = latents / self.scale + self.shift if self.shift else latents / self.scale
+        return self.module.decode(own.to(self.dtype)).sample.float()  # pyright: ignore
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> None:
+        """Move it to another device, and to another precision if one is given."""
+        self.module.to(device=torch.device(device), dtype=dtype or self.dtype)  # pyright: ignore[reportCallIssue]
+
+    def tile(self) -> None:
+        """Encode and decode large images in tiles, which takes less memory."""
+        self.module.enable_tiling()

@@ -1,0 +1,143 @@
+"""What a run shows on a terminal: a live bar, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from neonym.errors import UserError
+from neonym.runs.events import (
+    Encoded,
+    Evaluated,
+    Event,
+    Failed,
+    Finished,
+    Judging,
+    Level,
+    Noted,
+    Started,
+    Stepped,
+    Stopped,
+)
+
+FETCH_SECONDS = 1.0  # between two looks at the losses, which wait for the device
+LINE_SECONDS = 5.0  # between two lines where there is no terminal
+LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
+IMPORTANCE: dict[Level, int] = {"info": 20, "warning": 30, "result": 100}
+
+
+class Terminal:
+    """Shows notes, progress and the course of the loss on standard error, or notes in a log file instead."""
+
+    def __init__(self, console: Console | None = None, level: str = "INFO", log: Path | None = None):
+        """Leave out notes below `level`, a name of `logging`'s. Raises UserError if `log` cannot be written."""
+        self.console = console or Console(stderr=True, highlight=False)
+        self.level, self.log = LEVELS[level], LogFile(log) if log is not None else None
+        self.steps: list[Stepped] = []  # whose losses are not fetched
+        self.losses: list[float] = []  # that are in no line yet
+        self.evaluation = ""
+        self.bar: Progress | None = None
+        self.run = Started(0, 0, 1, 1)
+        self.started = self.fetched = self.printed = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        match event:
+            case Noted(level=level, text=text):
+                self.note(level, text)
+            case Encoded(done=done, total=total):
+                self.progress("encoded", done, total)
+            case Started():
+                self.start(event)
+            case Stepped():
+                self.steps.append(event)  # no waiting for the device in each step
+                if time.monotonic() - self.fetched >= FETCH_SECONDS:
+                    self.show_steps()
+            case Evaluated(loss=loss):
+                self.evaluation = f"eval {loss:.4f}"
+            case Judging(done=done, total=total):
+                self.end()
+                self.progress("judged", done, total)
+            case Stopped() | Finished() | Failed():
+                self.end()
+
+    def note(self, level: Level, text: str) -> None:
+        """Show a note, or write it to the log file; a result goes to both."""
+        if IMPORTANCE[level] < self.level:
+            return
+        is_logged = self.log is not None and self.log.write(text)
+        if level == "result" or not is_logged:  # also where the disk is full
+            self.print(text)
+
+    def print(self, text: str) -> None:
+        """Print a text as it is."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def progress(self, name: str, done: int, total: int) -> None:
+        """Note the last of many things, and now and then one before."""
+        if done and (done == total or time.monotonic() - self.fetched > LINE_SECONDS):
+            self.fetched = time.monotonic()
+            self.note("info", f"{name}: {done} of {total}")
+
+    def start(self, run: Started) -> None:
+        """Begin to show steps."""
+        self.run, self.started = run, time.monotonic()
+        self.fetched = self.started
+        if self.console.is_terminal:
+            columns = (TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns, TextColumn("{task.description}"), console=self.console)
+            self.bar.start()
+            self.bar.add_task("", total=run.steps, completed=run.first_step)
+
+    def show_steps(self) -> None:
+        """Fetch the losses of the last steps, and show how far the run is."""
+        if not self.steps:
+            return
+        self.losses += [loss for step in self.steps for loss in step.losses]
+        done = self.steps[-1].step
+        self.steps, self.fetched = [], time.monotonic()
+        rate = (done - self.run.first_step) / max(1e-6, time.monotonic() - self.started)
+        mean = sum(self.losses) / len(self.losses)
+        text = f"{rate * self.run.samples_per_step:.1f} images/s  loss {mean:.4f}  {self.evaluation}"
+        if self.bar is not None:
+            self.losses = []
+            self.bar.update(self.bar.task_ids[0], completed=done, description=text)
+        elif done == self.run.steps or time.monotonic() - self.printed >= LINE_SECONDS:
+            self.losses, self.printed = [], time.monotonic()
+            left = (self.run.steps - done) / rate if rate else 0
+            self.print(f"step {done}/{self.run.steps}  {left:.0f} s left  {text}")
+
+    def end(self) -> None:
+        """Show the last steps and remove the bar."""
+        self.show_steps()
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+class LogFile:
+    """The file of `--console_log_file`, which every run begins anew."""
+
+    def __init__(self, path: Path):
+        """Try the file, and leave its content. Raises UserError if it cannot be written."""
+        self.path, self.is_new = path, True
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("a").close()  # of several processes only the one that writes a line begins it anew
+        except OSError as error:
+            fix = "Name another --console_log_file"
+            raise UserError(f"cannot be written ({error.strerror})", str(path), fix) from error
+
+    def write(self, text: str) -> bool:
+        """Append a line with its time. Return whether it could be written."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("w" if self.is_new else "a", encoding="utf-8", errors="backslashreplace") as file:
+                self.is_new = False
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        except OSError:
+            return False
+        return True

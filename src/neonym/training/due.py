@@ -1,0 +1,93 @@
+"""What is due after a step, and sometimes before the first one: evaluations, sample images, files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from neonym.errors import UserError
+from neonym.preflight.milestones import is_due
+from neonym.runs.events import Evaluated, Sampled, Saved
+from neonym.training.concept import Concept
+from neonym.training.evaluation import means_of
+from neonym.training.session import Session
+
+
+def begin_evaluations(run: Session) -> None:
+    """Evaluate the start where evaluations are asked for, and make up for one that a stop cut off."""
+    every, state = run.plan.run.eval.eval_every_n_steps, run.state
+    if not every:
+        return
+    starts = [concept.start for concept in state.concepts]
+    means = means_of(run.evaluation.losses(starts))
+    norms, distances = lengths_of(starts, starts)
+    run.events.emit(Evaluated(run.milestones.first, sum(means) / len(means), means, norms, distances, of_start=True))
+    if state.plateau is not None and len(state.plateau.history) < state.step // every - run.milestones.first // every:
+        evaluate(run)
+
+
+def evaluate_due(run: Session) -> None:
+    """Evaluate the words if it is time."""
+    if is_due(run.plan.run.eval.eval_every_n_steps, run.state.step):
+        evaluate(run)
+
+
+def evaluate(run: Session) -> None:
+    """Evaluate the words as they are. Raises StopRequested between two predictions."""
+    state, rows = run.state, [concept.result() for concept in run.state.concepts]
+    means = means_of(run.evaluation.losses(rows))
+    run.events.emit(Evaluated(state.step, sum(means) / len(means), means, *lengths_of_words(state.concepts)))
+    if state.plateau is not None:
+        state.plateau.add(means, rows)
+
+
+def sample_due(run: Session) -> None:
+    """Generate sample images if it is time. What goes wrong with them is noted, and the training goes on."""
+    tag = run.sampler.tag(run.state.step, run.milestones)
+    if tag is None or not run.is_main:
+        return
+    try:
+        files = run.sampler.draw(run.model, run.state.concepts, tag)
+    except Exception as error:  # whatever a sampler, a full disk or too small a GPU raises
+        run.events.note(f"warning: no sample pictures at {tag}: {error}")
+        return
+    run.events.emit(Sampled(run.state.step, tag, tuple(files), files[-1]))
+
+
+def save_due(run: Session) -> None:
+    """Save files and states if it is time. Raises UserError instead of writing what is not finite."""
+    done, milestones, store = run.state.step, run.milestones, run.store
+    epoch, is_state = milestones.saves_epoch(done), is_due(run.plan.run.save.state_every_n_steps, done)
+    if not run.is_main or not (is_state or epoch or milestones.saves_step(done) or milestones.keeps_step(done)):
+        return
+    run.checks.check_rows()
+    try:
+        files = store.save_step(run.state) if milestones.saves_step(done) else []
+        if epoch:
+            files += store.save_epoch(run.state, epoch, milestones.save_every_n_epochs or 1)
+        kept = store.keep_step(run.state) if milestones.keeps_step(done) else []
+        if is_state:
+            store.save_state(run.state)
+    except (UserError, OSError) as error:  # a full disk: what was saved before is intact
+        run.events.note(f"warning: {error} The training goes on; what was saved before is intact.")
+        return
+    for file in files:
+        run.events.emit(Saved(done, file))
+    for file in kept:
+        run.events.emit(Saved(done, file, in_run_folder=True))
+
+
+def lengths_of_words(concepts: Sequence[Concept]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return how long the vectors of each word are, and how far from their start."""
+    return lengths_of([concept.result() for concept in concepts], [concept.start for concept in concepts])
+
+
+def lengths_of(
+    rows: Sequence[dict[str, torch.Tensor]], starts: Sequence[dict[str, torch.Tensor]]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean length of the vectors of each word, over all encoders together, and of their way from `starts`."""
+    vectors = [torch.cat([part.flatten(1) for part in word.values()], dim=1) for word in rows]  # [n,W1+W2]
+    before = [torch.cat([part.flatten(1) for part in word.values()], dim=1) for word in starts]
+    norms = tuple(float(now.norm(dim=1).mean()) for now in vectors)
+    return norms, tuple(float((a - b).norm(dim=1).mean()) for a, b in zip(vectors, before, strict=True))

@@ -1,0 +1,94 @@
+"""What is read before the first step: the frozen model, the images as moments of its VAE, the loader of the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from neonym.data.latent_cache import Latents, cache_moments
+from neonym.data.latent_keys import Place, places
+from neonym.data.loader import Loader
+from neonym.data.sdscripts_latents import known_latents
+from neonym.io.memo import cache_folder
+from neonym.models.model import Model, load_model
+from neonym.models.quantization import keep_in_eight_bits
+from neonym.models.source import ModelSource
+from neonym.models.text_side import stacked
+from neonym.preflight.plan import TrainingPlan
+from neonym.runs.dispatcher import Dispatcher
+from neonym.runs.events import Encoded
+from neonym.runs.stop import Stop
+from neonym.text.words import clean
+from neonym.training.setup import process_of, samples_at_once, weight_dtype
+from neonym.types import ImageRecord
+
+
+def load_frozen(plan: TrainingPlan, accelerator: Accelerator, events: Dispatcher) -> Model:
+    """Load the model to its device, with the run's noising process. Raises ModelError."""
+    run = plan.run
+    model = load_model(
+        plan.source,
+        accelerator.device,
+        weight_dtype(accelerator),
+        clip_skip=run.model.clip_skip,
+        tokenizers=plan.tokenizers,
+    )
+    if run.compute.fp8_base and accelerator.device.type == "mps":
+        events.note("note: fp8_base -> the precision of --mixed_precision: this device has no 8-bit numbers")
+    elif run.compute.fp8_base:
+        keep_in_eight_bits(model.denoiser)
+    if run.compute.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    if run.compute.torch_compile:
+        model.compile(run.compute.dynamo_backend)
+    model.process = process_of(model, run)
+    return model
+
+
+def encode_images(plan: TrainingPlan, model: Model, events: Dispatcher, stop: Stop) -> Latents:
+    """Encode every image. The VAE then leaves the device, unless there are images that change in every step.
+
+    Raises StopRequested between two images, and DataError.
+    """
+    cache, source = plan.run.cache, plan.source
+    folder = None
+    if cache.cache_latents_to_disk:
+        folder = Path(cache.latent_cache_dir) if cache.latent_cache_dir else cache_folder()
+
+    def progress(done: int, total: int) -> None:
+        events.emit(Encoded(done, total))
+        stop.check()
+
+    records = [*plan.records, *plan.held_out]
+    known = sdscripts_latents(records, source, events) if plan.run.dataset.sdscripts_latents else {}
+    moments = cache_moments(records, model.vae.encode, source.vae_hash(), folder, progress, events.note, known)
+    if not any(record.image_rules.changes for record in records):
+        model.vae.to("cpu")
+    return Latents(moments, model.vae.encode)
+
+
+def sdscripts_latents(
+    records: Sequence[ImageRecord], source: ModelSource, events: Dispatcher
+) -> dict[Place, torch.Tensor]:
+    """Return the latents that sd-scripts cached, and note how many there are and why others are not used."""
+    found, refused = known_latents(
+        records, places(records), source.family.latent_cache_suffix, source.latents.channels, source.latents.pixels
+    )
+    events.note(f"{len(found)} pictures are read from sd-scripts' caches; they do not say of which VAE they are")
+    for reason, count in refused.items():
+        events.note(f"{count} pictures are encoded, for of their caches {reason}")
+    return found
+
+
+def make_loader(plan: TrainingPlan, latents: Latents, model: Model, accelerator: Accelerator) -> Loader:
+    """Return the loader of this process's share of each step."""
+    words = [clean(token) for token in plan.tokens]
+    at_once = samples_at_once(plan.run, model.source, accelerator.device)
+    return Loader(
+        [concept.samples for concept in plan.concepts], latents, model.text.tokenize, stacked, words,
+        accelerator.device, at_once, [dataset.batch_size for dataset in plan.datasets],
+        accelerator.process_index, accelerator.num_processes,
+    )  # fmt: skip

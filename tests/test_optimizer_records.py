@@ -1,0 +1,146 @@
+"""Optimizers as records: each says of its class what is true, a new one is one record, a class by its path is looked at."""
+
+import inspect
+
+import pytest
+import torch
+
+from neonym import train
+from neonym.config import optimizers
+from neonym.config.optimizers import OPTIMIZERS, OptimizerRecord, listed, optimizer_name
+from neonym.extras import MODULES
+from neonym.formats import read_embedding
+from neonym.models.model import load_model
+from neonym.optim.optimizers import longest_step, make_optimizer, optimizer_class, record_of
+from neonym.preflight.preflight import preflight
+from neonym.training.concepts import add_concepts
+
+HERE = __name__
+
+
+class SignDescent(torch.optim.Optimizer):
+    """Steps of the learning rate's length, against the gradient's sign."""
+
+    def __init__(self, params, lr=0.01, stretch=1.0):
+        super().__init__(params, {"lr": lr, "stretch": stretch})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for rows in group["params"]:
+                rows.sub_(group["lr"] * group["stretch"] * rows.grad.sign())
+
+
+class Averaging(SignDescent):
+    """What a schedule-free optimizer of another package looks like, and one that finds its rate."""
+
+    def __init__(self, params, lr=1.0, d0=1e-6):
+        super().__init__(params, lr)
+
+    def train(self):
+        self.training = True
+
+    def eval(self):
+        self.training = False
+
+
+@pytest.fixture
+def one_more(monkeypatch):
+    """A new optimizer: one record."""
+    record = OptimizerRecord(
+        "SignDescent", f"{HERE}.SignDescent", {"stretch": 0.5}, smaller=("SignDescent8bit",), longest_step="rate"
+    )
+    monkeypatch.setattr(optimizers, "OPTIMIZERS", (*OPTIMIZERS, record))
+    return record
+
+
+@pytest.mark.parametrize("record", OPTIMIZERS, ids=lambda record: record.name)
+def test_a_record_says_what_is_true_of_its_class(record):
+    found = optimizer_class(record.name)
+    parameters = inspect.signature(found).parameters
+    assert record.averages == hasattr(found, "eval")
+    assert record.finds_rate == ("d0" in parameters)
+    assert record.relative_steps == ("relative_step" in parameters)
+    assert set(record.settings) <= set(parameters)
+    assert (record.longest_step == "momentum") <= ("momentum" in parameters)
+    assert record.package in ("torch", "transformers") or MODULES[record.package].extra == "optimizers"
+
+
+@pytest.mark.parametrize("record", [r for r in OPTIMIZERS if r.longest_step == "rate"], ids=lambda record: record.name)
+def test_a_step_that_is_said_to_be_bounded_is(record):
+    """By about a learning rate, for a gradient that was clipped to 1: RAdam's first five steps are as long as it is."""
+    arguments = {"relative_step": False} if record.relative_steps else {}
+    assert longest_step(record, arguments, 1.0, 4) == 1.0
+    rows = torch.nn.Parameter(torch.ones(1, 4))
+    optimizer = make_optimizer([rows], record.name, 0.01, arguments)
+    for _ in range(8):
+        before = rows.detach().clone()
+        rows.grad = torch.tensor([[1.0, 0, 0, 0]])
+        optimizer.step()
+        assert float((rows.detach() - before).abs().max()) <= 0.011
+
+
+def test_names_are_listed_once():
+    names = [name.lower() for record in OPTIMIZERS for name in (record.name, *record.smaller)]
+    assert len(names) == len(set(names))
+
+
+def test_an_optimizer_that_says_it_waits_cannot_step_at_zero():
+    waiting = [record for record in OPTIMIZERS if record.waits_at_zero]
+    assert waiting
+    for record in waiting:
+        rows = torch.nn.Parameter(torch.ones(1, 4))
+        optimizer = make_optimizer([rows], record.name, 1.0)
+        optimizer.param_groups[0]["lr"] = 0.0
+        rows.grad = torch.ones(1, 4)
+        with pytest.raises(ZeroDivisionError):
+            optimizer.step()
+
+
+def test_a_new_optimizer_is_one_record(run_for, one_more):
+    assert optimizer_name("signdescent8BIT") == "SignDescent"
+    assert record_of("SIGNDESCENT") is one_more
+    ready = preflight(run_for(optimizer_type="SignDescent8bit", learning_rate=1e-7, max_train_steps=100))
+    said = "\n".join(str(p) for p in ready.problems)
+    assert "SignDescent8bit -> SignDescent" in said
+    assert "can hardly be learned" in said
+    result = train(run_for(optimizer_type="SignDescent", learning_rate=0.02))
+    assert result.verdicts[0].encoders["text_encoder"].distance > 0
+    assert read_embedding(result.files[0]).vectors["text_encoder"].isfinite().all()
+    (concept,) = add_concepts(load_model(), preflight(run_for("again", optimizer_type="SignDescent")).complete_plan())
+    assert concept.record is one_more
+    assert concept.optimizer.param_groups[0]["stretch"] == 0.5
+
+
+def test_a_class_at_a_path_is_looked_at():
+    plain, averaging = record_of(f"{HERE}.SignDescent"), record_of(f"{HERE}.Averaging")
+    assert (plain.finds_rate, plain.averages, plain.own_schedule, plain.longest_step) == (False, False, False, None)
+    assert (averaging.finds_rate, averaging.averages, averaging.own_schedule) == (True, True, True)
+    assert record_of(f"{HERE}.Averaging") is averaging  # once
+    assert make_optimizer([torch.nn.Parameter(torch.ones(1))], f"{HERE}.Averaging").training
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("torch.optim.adamw.AdamW", "AdamW"),
+        ("torch.optim.nadam", "NAdam"),
+        ("transformers.optimization.Adafactor", "AdaFactor"),
+        ("dadaptation.dadapt_sgd.DAdaptSGD", "DAdaptSGD"),
+        ("schedulefree.adamw_schedulefree.AdamWScheduleFree", "AdamWScheduleFree"),
+    ],
+)
+def test_a_path_to_a_listed_class_has_its_capabilities_and_its_own_settings(path, name):
+    found, known = record_of(path), listed(name)
+    capabilities = ("finds_rate", "own_schedule", "averages", "relative_steps", "waits_at_zero", "longest_step")
+    assert [getattr(found, c) for c in capabilities] == [getattr(known, c) for c in capabilities]
+    assert found.settings == {}
+    optimizer = make_optimizer([torch.nn.Parameter(torch.ones(1))], path, 0.5)
+    assert optimizer.param_groups[0]["lr"] == (None if name == "AdaFactor" else 0.5)
+
+
+@pytest.mark.parametrize("name", ["no.such.Thing", "Adan", "pathlib.Path", "torch.optim.Nothing"])
+def test_what_is_no_optimizer_has_a_bare_record(name):
+    """Its capabilities are asked before it is told that it is missing."""
+    record = record_of(name)
+    assert record == OptimizerRecord(name, record.path)
