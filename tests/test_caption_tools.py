@@ -6,9 +6,9 @@ import numpy as np
 from conftest import caption, check, make_pictures, settings
 from PIL import Image
 
-from neonym.cli.check import look_alikes
 from neonym.data.tools.captions import clean_tags
 from neonym.data.tools.duplicates import fingerprints, similar
+from neonym.preflight.images import look_alikes
 from neonym.preflight.preflight import preflight
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -23,9 +22,7 @@ from neonym.errors import Problem, in_one_line
 
 if TYPE_CHECKING:
     from neonym.preflight.preflight import Preflight
-    from neonym.types import ImageRecord
 
-FEW_IMAGES = 300
 MOST_LISTED = 200  # captions
 MOST_SHOWN = 400  # letters of one
 DESCRIPTION = "Check a training run: settings, images, captions, token ids, buckets, caches. Takes training's flags."
@@ -64,6 +61,7 @@ def checked(argv: list[str], prog: str) -> int:
         fix = "Write them with neonym train"
         given.problems.append(Problem("warning", "has no effect here: a check writes nothing", "--output_config", fix))
     from neonym.cli.facts import as_object
+    from neonym.preflight.images import look_alikes
     from neonym.preflight.preflight import preflight
 
     found = preflight(given.run, given.problems)
@@ -79,31 +77,6 @@ def checked(argv: list[str], prog: str) -> int:
             print_ids(found)
         print_summary(found)
     return 2 if found.failed() else 0
-
-
-def look_alikes(records: Sequence[ImageRecord]) -> list[Problem]:
-    """Return warnings about images that look the same, which count twice, and about plain images, which teach nothing.
-
-    Images that are only nearly the same, or plain, are found in small sets alone: they have to be decoded for it.
-    """
-    from neonym.data.metadata_files import plain_pictures
-    from neonym.data.tools.duplicates import fingerprints, similar
-
-    shown = {r.path: r.content for r in records if not r.is_reg}
-    if len(shown) <= FEW_IMAGES:
-        prints = fingerprints(list(shown))
-        groups, plain = similar(prints), [path.name for path, bits in prints.items() if bits is None]
-    else:
-        by_content: dict[str, list[Path]] = {}
-        for path, content in shown.items():
-            by_content.setdefault(content, []).append(path)
-        groups, plain = [group for group in by_content.values() if len(group) > 1], []
-    problems = [plain_pictures(plain)] if plain else []
-    if not groups:
-        return problems
-    named = "; ".join(" = ".join(in_one_line(path.name) for path in group[:4]) for group in groups[:3])
-    what = f"{sum(map(len, groups))} images look like others ({named}{'; ...' if len(groups) > 3 else ''})"
-    return [*problems, Problem("warning", what, "images", "They count more than the others: keep one of each")]
 
 
 def named_origin(key: str, origin: str, given: Given) -> str:
