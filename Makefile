@@ -29,6 +29,7 @@ check: setup
 	$(BIN)/python -m tools.sdscripts_page --check
 	$(BIN)/python -m tools.trainers_page --check
 	$(BIN)/python -m tools.events_page --check
+	$(BIN)/python -m tools.layers_page --check
 
 format: setup
 	$(BIN)/ruff check --fix .
@@ -39,3 +40,4 @@ docs: setup
 	$(BIN)/python -m tools.sdscripts_page
 	$(BIN)/python -m tools.trainers_page
 	$(BIN)/python -m tools.events_page
+	$(BIN)/python -m tools.layers_page

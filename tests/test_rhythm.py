@@ -145,9 +145,9 @@ def test_a_finished_run_is_not_done_again(run_for):
     for words in (
         str(first.files[0]),
         f"`mychar4`: {first.verdicts[0].word}",
-        "--max_train_steps",
+        "max_train_steps",
         "from step 8",
-        "--restart",
+        "restart",
     ):
         assert words in said
     assert torch.equal(rows(train(run_for(save_model_as="pt"), [steps_are_wrong]).files[0]), rows(first.files[0]))

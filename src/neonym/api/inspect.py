@@ -10,14 +10,10 @@ from neonym.errors import FormatError
 from neonym.formats import left_out, programs, read_stored, words_of
 from neonym.formats.content import Stored, check_tensors
 from neonym.formats.usage import warnings_of
+from neonym.models.registry import made_for
 from neonym.types import Embedding
 
-WIDTHS = {
-    768: "Stable Diffusion 1.x",
-    1024: "Stable Diffusion 2.x",
-    1280: "SDXL (its second encoder)",
-    128: "the built-in model",
-}
+BUILT_IN_WIDTH = 128  # of the vectors of the model that ships with the package
 
 
 @dataclass(frozen=True)
@@ -26,7 +22,7 @@ class EncoderFacts:
 
     vectors: int
     width: int  # numbers of a vector
-    made_for: str  # "Stable Diffusion 1.x", "unknown"
+    made_for: str  # the label of a family, "the built-in model" or "unknown"
     norms: tuple[float, ...]  # of each vector
 
 
@@ -131,11 +127,12 @@ def word_facts(word: Embedding, model: str | None, offline: bool) -> WordFacts:
 def encoder_facts(name: str, embedding: Embedding) -> EncoderFacts:
     """Return the facts about a word's vectors for one encoder."""
     rows = embedding.vectors[name]  # [n,W]
-    pair = name == "text_encoder" and len(embedding.vectors) > 1
+    widths = {encoder: own.shape[1] for encoder, own in embedding.vectors.items()}
+    built_in = "the built-in model" if widths[name] == BUILT_IN_WIDTH else "unknown"
     return EncoderFacts(
         vectors=rows.shape[0],
         width=rows.shape[1],
-        made_for="SDXL (its first encoder)" if pair else WIDTHS.get(rows.shape[1], "unknown"),
+        made_for=made_for(name, widths) or built_in,
         norms=tuple(round(float(n), 4) for n in rows.norm(dim=1)),
     )
 

@@ -1,6 +1,6 @@
 """`neonym convert IN OUT`: an embedding file in another layout, without loss, or with another number of vectors.
 
-`neonym convert A B OUT` joins the two files that diffusers' example writes for SDXL.
+`neonym convert A B OUT` joins the two files that diffusers' example writes for a model with two text encoders.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ConvertFlags(BaseModel):
     first: tyro.conf.Positional[str] = Field(description="Embedding file, of any program.")
     second: tyro.conf.Positional[str] = Field(
         description="File to write; or a folder, where each word of a file with several gets a file of its name. "
-        "If a third one is named: another file, for the other text encoder of SDXL; both are joined."
+        "If a third one is named: another file, for the other text encoder of a model with two; both are joined."
     )
     third: tyro.conf.Positional[str | None] = Field(None, description="File to write, if two files are joined.")
     word: str | None = Field(None, description="The word to take out of a file that holds several.")

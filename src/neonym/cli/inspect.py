@@ -5,36 +5,41 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from neonym.config.flags import parse_flags
 from neonym.errors import counted
+from neonym.models.registry import families, family_named
 
 if TYPE_CHECKING:
     from neonym.api.inspect import FileFacts, WordFacts
 
 DESCRIPTION = "Say what an embedding file holds: the word, its vectors, where it comes from, which programs read it."
+FAMILIES = tuple(family.name for family in families())
 MOST_SHOWN = 12  # names and tensors
-FAMILIES = {
-    "sd1": {"text_encoder": 768},
-    "sd2": {"text_encoder": 1024},
-    "sdxl": {"text_encoder": 768, "text_encoder_2": 1280},
-}
 
 
 class InspectFlags(BaseModel):
     """The flags of inspection."""
 
     file: tyro.conf.Positional[Path] = Field(description="The embedding file, of any program.")
-    family: Annotated[Literal["sd1", "sd2", "sdxl"] | None, tyro.conf.arg(name="for")] = Field(
+    family: Annotated[str | None, tyro.conf.arg(name="for", metavar=f"{{{','.join(FAMILIES)}}}")] = Field(
         None, description="Say whether it fits this family; exit code 2 if not."
     )
     model: str | None = Field(None, description="Compare its vectors with this model's words.")
     offline: bool = Field(False, description="Never use the network, not even for a hub ID.")
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(False, description="Print one JSON object.")
+
+    @field_validator("family")
+    @classmethod
+    def known(cls, name: str | None) -> str | None:
+        """Return the name of a family. Raises ValueError for one that is not known."""
+        if name is not None and name not in FAMILIES:
+            raise ValueError(f"is none of {', '.join(FAMILIES)}")
+        return name
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -55,7 +60,8 @@ def main(argv: list[str], prog: str) -> int:
 
 def fits(word: WordFacts, family: str) -> bool:
     """Return whether a word fits the models of a family."""
-    return word.widths == FAMILIES[family]
+    known = family_named(family)
+    return known is not None and known.fits(word.widths)
 
 
 def file_object(facts: FileFacts) -> dict[str, Any]:

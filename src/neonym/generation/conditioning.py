@@ -36,7 +36,7 @@ class TextRules:
 
 
 def plain_spelling(prompt: str, words: Iterable[str]) -> str:
-    """ComfyUI's `embedding:word` and InvokeAI's `<word>` become the word, where there is such a word.
+    """Return a prompt in which ComfyUI's `embedding:word` and InvokeAI's `<word>` are the word, where there is such a word.
 
     Brackets that belong to a word are no weights.
     """
@@ -57,7 +57,7 @@ def plain_spelling(prompt: str, words: Iterable[str]) -> str:
 
 
 def invokeai_weights(prompt: str, words: set[str]) -> str:
-    """InvokeAI's `(a <word>)1.2` and `<word>++` become `(a <word>:1.2)` and `(<word>:1.21)`, from the inside out.
+    """Return a prompt in which InvokeAI's `(a <word>)1.2` and `<word>++` are `(a <word>:1.2)` and `(<word>:1.21)`.
 
     Only what holds `<word>` is known to be meant so: elsewhere a number behind a bracket is text.
     """

@@ -30,7 +30,7 @@ def add_embedding(model: Model, embedding: Embedding, word: str | None = None) -
 
 
 def add_files(model: Model, files: Iterable[str | Path]) -> list[str]:
-    """Add embedding files; the file name without ending is the word, or what stands before `=`. -> the words"""
+    """Add embedding files, and return their words: the file name without its ending, or what stands before `=`."""
     words = []
     for given in files:
         word, file = word_and_file(given)
@@ -42,7 +42,7 @@ def add_files(model: Model, files: Iterable[str | Path]) -> list[str]:
 
 
 def read_given(given: str | Path) -> Embedding:
-    """The word of a file; of a file with several the one that stands before `=`. Raises FormatError."""
+    """Return the word of a file; of a file with several the one that stands before `=`. Raises FormatError."""
     word, file = word_and_file(given)
     found, _ = read_words(file)
     if len(found) > 1 and str(file) != str(given):
@@ -56,7 +56,7 @@ def read_given(given: str | Path) -> Embedding:
 
 
 def word_and_file(given: str | Path) -> tuple[str, Path]:
-    """`file.safetensors` -> ("file", file); `word=file.safetensors` -> ("word", file)."""
+    """Return the word and the file of `file.safetensors`, whose word is "file", or of `word=file.safetensors`."""
     path = Path(given)
     word, equals, rest = str(given).partition("=")
     if equals and not path.exists():

@@ -20,7 +20,7 @@ SHARED = 1024  # pixels, from which on threads share a picture with channels las
 
 
 class _ConvOfOne(torch.autograd.Function):
-    """x [1,I,H,W] -> [1,O,h,w] by a batch's routine; only `x` has a gradient."""
+    """A convolution of one image by a batch's routine, [1,I,H,W] -> [1,O,h,w]; only `x` has a gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: AlikeConv) -> Tensor:
@@ -67,14 +67,14 @@ class AlikeConv(nn.Conv2d):
         return _ConvOfOne.apply(input, self)  # pyright: ignore[reportReturnType]
 
     def has_routine(self, input: Tensor) -> bool:
-        """oneDNN's, which torch is built with or not, and which knows zeros round a picture only."""
+        """Return whether oneDNN has a routine for it: torch may be built without, and it pads with zeros only."""
         plain = input.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
         return (
             plain and self.padding_mode == "zeros" and self.padding != "same" and torch.backends.mkldnn.is_available()
         )
 
     def turned(self) -> Tensor:
-        """The kernel turned round, for gradients. It is kept until the weights are changed. [O,I,k,k] -> [I,O,k,k]"""
+        """Return the kernel turned round for gradients, [O,I,k,k] -> [I,O,k,k]; it is kept until the weights are changed."""
         now = (self.weight.data_ptr(), self.weight._version)
         if self.kept is None or self.kept[0] != now:
             turned = self.weight.detach().flip(2, 3).transpose(0, 1)
@@ -95,7 +95,7 @@ KINDS: dict[type, type] = {nn.Linear: AlikeLinear, nn.Conv2d: AlikeConv, nn.Grou
 
 
 def make_alike(network: nn.Module) -> None:
-    """Of all its layers of these kinds, but those of a VAE's decoder: nothing is learned from what that shows."""
+    """Make every layer of these kinds batch-invariant, but those of a VAE's decoder: nothing is learned from what that shows."""
     for name, layer in network.named_modules():
         if not name.startswith("decoder."):
             layer.__class__ = KINDS.get(type(layer), type(layer))

@@ -44,7 +44,7 @@ def load_describer(folder: Path, prompt: str, max_tokens: int, beams: int, devic
 
 
 def load_parts(folder: Path) -> tuple[Any, Any]:
-    """-> (processor, model), which has every weight. Raises ModelError."""
+    """Return the processor and the model, which has every weight. Raises ModelError."""
     import transformers
 
     parts: Any = transformers
@@ -73,7 +73,7 @@ def check_folder(folder: Path) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """What other libraries say can be pages."""
+    """Return the first line of an error: what other libraries say can be pages."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -98,7 +98,7 @@ class Tagger:
         return [tag for _, tag in sorted(found, key=lambda row: (-row[0], row[1]))]
 
     def chances(self, picture: Image.Image) -> np.ndarray:
-        """-> probabilities [tags]"""
+        """Return the probability of each tag, [tags]."""
         pixels = np.asarray(on_square(picture, self.side), np.float32)[None, :, :, ::-1]  # [1,H,W,3] BGR
         name = self.session.get_inputs()[0].name
         return self.session.run(None, {name: np.ascontiguousarray(pixels)})[0][0]
@@ -128,7 +128,7 @@ def load_tagger(folder: Path) -> Tagger:
 
 
 def read_tags(file: Path) -> tuple[list[str], list[str]]:
-    """-> names, categories. Raises ModelError."""
+    """Return the names and the categories of tags. Raises ModelError."""
     fix = "Take selected_tags.csv of the model: its first line names the columns, name and category among them"
     try:
         with file.open(encoding="utf-8", newline="") as opened:
@@ -148,7 +148,7 @@ def read_tags(file: Path) -> tuple[list[str], list[str]]:
 
 
 def on_square(picture: Image.Image, side: int) -> Image.Image:
-    """In the middle of a white square, scaled to `side`."""
+    """Return an image in the middle of a white square, scaled to `side`."""
     longest = max(picture.size)
     square = Image.new("RGB", (longest, longest), "white")
     square.paste(picture, ((longest - picture.width) // 2, (longest - picture.height) // 2))

@@ -26,7 +26,7 @@ class EncoderSpec:
     aliases: tuple[str, ...] = ()  # keys that other programs write for it
     kind: Literal["clip", "t5"] = "clip"  # which tokenizer reads captions for it
     width: int | None = None  # numbers of a row in published models; None: the config says it
-    max_length: int = 77  # ids of a sequence, its end among them
+    max_length: int = 0  # ids of a sequence, its end among them; CLIP reads in chunks
     id_zero_pads: bool = False  # padding is id 0, which is no token that a text can have
 
     @property

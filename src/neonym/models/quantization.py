@@ -25,7 +25,7 @@ def whole(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """x [...,I] -> [...,O]; only `x` has a gradient."""
+    """A linear layer with 8-bit weights, [...,I] -> [...,O]; only `x` has a gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
@@ -41,7 +41,7 @@ class _Linear(torch.autograd.Function):
 
 
 class _Conv(torch.autograd.Function):
-    """x [B,I,H,W] -> [B,O,h,w]; only `x` has a gradient. `how`: stride, padding, dilation, groups."""
+    """A convolution with 8-bit weights, [B,I,H,W] -> [B,O,h,w]; only `x` has a gradient. `how`: stride, padding, dilation, groups."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, how: tuple) -> Tensor:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from neonym.models.families.sdxl import SDXL
 from neonym.models.families.stable_diffusion import SD1, SD2
 from neonym.models.family import CheckpointLayout, Family
 
+ORDINALS = ("first", "second", "third", "fourth")
 _families: dict[str, Family] = {family.name: family for family in (SD1, SD2, SDXL)}
 
 
@@ -34,6 +37,19 @@ def supported() -> str:
     """Return the labels of all families as one phrase."""
     *labels, last = [family.label for family in families()]
     return f"{', '.join(labels)} and {last}"
+
+
+def made_for(encoder: str, widths: Mapping[str, int]) -> str | None:
+    """Return whose encoder vectors are for, by the widths of all vectors of a word ({encoder: W}); None if nobody's."""
+    width = widths[encoder]
+    for family in sorted(families(), key=lambda family: not family.fits(widths)):  # one that fits all vectors first
+        own = [
+            spec for spec in family.encoders if spec.width == width and (family.fits(widths) <= (spec.name == encoder))
+        ]
+        if own:
+            which = ORDINALS[family.encoders.index(own[0])]
+            return f"{family.label} (its {which} encoder)" if len(family.encoders) > 1 else family.label
+    return None
 
 
 def checkpoint_layouts() -> tuple[CheckpointLayout, ...]:

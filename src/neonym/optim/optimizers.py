@@ -32,6 +32,8 @@ def _record_of_class(name: str) -> OptimizerRecord:
     Otherwise an optimizer that averages its steps has `eval()`, and one that finds its rate begins at an estimate `d0`.
     """
     bare = OptimizerRecord(name, class_path(name))
+    if optimizer_problem(name) is not None:  # torch is not imported for a name that stands for nothing
+        return bare
     try:
         found = optimizer_class(name)
     except ConfigError:  # `make_optimizer` says why

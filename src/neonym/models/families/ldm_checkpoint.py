@@ -119,7 +119,7 @@ def text_config(header: Header, start: str) -> dict[str, Any]:
 
 
 def prediction_type(header: Header, v_parameterization: bool | None, sidecar: str) -> tuple[str, str]:
-    """-> "epsilon" or "v_prediction", and what says so: nothing for a guess. The user is obeyed where the file is silent."""
+    """Return "epsilon" or "v_prediction", and what says so: nothing for a guess. Where the file is silent, the user decides."""
     told = header.metadata.get("modelspec.prediction_type", "").lower()
     if told:
         return ("v_prediction" if told.startswith("v") else "epsilon"), "its metadata"
@@ -134,7 +134,7 @@ def prediction_type(header: Header, v_parameterization: bool | None, sidecar: st
 
 
 def unet_config(header: Header, variant: Variant) -> dict[str, Any]:
-    """Levels of two layers each; widths and depths from the shapes."""
+    """Return the config of the U-Net: levels of two layers each, widths and depths from the shapes."""
     shapes = header.shapes
     starts = [
         block for block in (1, 4, 7, 10) if block == 1 or f"{UNET}input_blocks.{block}.0.out_layers.3.weight" in shapes
@@ -165,7 +165,7 @@ def unet_config(header: Header, variant: Variant) -> dict[str, Any]:
 
 
 def layers(header: Header, pattern: str) -> int:
-    """How many numbered layers there are."""
+    """Return how many numbered layers there are."""
     return header.count(lambda name: match[1] if (match := re.match(pattern, name)) else None)
 
 
@@ -183,7 +183,7 @@ def clip_config(header: Header, start: str) -> dict[str, Any]:
 
 
 def open_clip_config(header: Header, start: str) -> dict[str, Any]:
-    """OpenCLIP's. Of that of Stable Diffusion 2.x nothing uses the last layer and the projection; some converters leave out both."""
+    """Return the config of OpenCLIP's text encoder. Nothing uses the last layer and the projection of that of Stable Diffusion 2.x; some converters leave out both."""
     vocab, width = header.shapes[f"{start}{OPEN_TOKENS}"]
     block, projection = f"{start}transformer.resblocks.", f"{start}text_projection"
     unused = 1 if start == OPEN_CLIP and projection in header.shapes else 0

@@ -44,7 +44,7 @@ def refuse_unsupported(header: Header, name: str, whole: bool, supported: str) -
 
 
 def is_embedding(header: Header) -> bool:
-    """A few tables of vectors and nothing else."""
+    """Return whether a file has a few tables of vectors and nothing else."""
     vectors = all(
         1 <= len(shape) <= 2 and shape[-1] in (768, 1024, 1280, 2048, 4096) for shape in header.shapes.values()
     )
@@ -56,7 +56,7 @@ def is_embedding(header: Header) -> bool:
 
 
 def refuse_channels(channels: int, name: str) -> None:
-    """A U-Net that is given more than the noised picture. Raises ModelError."""
+    """Raise ModelError for a U-Net that is given more than the noised latent."""
     if channels != 4:
         kinds = {9: "inpainting", 8: "editing pictures (InstructPix2Pix)", 5: "depth", 7: "upscaling"}
         what = f"takes {channels} channels: it is for {kinds.get(channels, 'another task')}, not for text to image"
@@ -64,5 +64,5 @@ def refuse_channels(channels: int, name: str) -> None:
 
 
 def refiner(name: str) -> ModelError:
-    """What is said of half an SDXL."""
+    """Return the error about half an SDXL."""
     return ModelError("is an SDXL model without its first text encoder: a refiner", name, "Use the base model")

@@ -164,12 +164,12 @@ def renamed(source: ModelSource, part: str, module: nn.Module, tensors: dict[str
 
 
 def newer(name: str) -> str:
-    """Older Diffusers folders have other names for a VAE's attention."""
+    """Return the name of today: older Diffusers folders have other names for a VAE's attention."""
     for old, new in OLD_ATTENTION.items():
         name = name.replace(old, new)
     return name
 
 
 def as_wanted(name: str, wanted: Mapping[str, Any]) -> str:
-    """With or without the body's name, as the module has it."""
+    """Return a name with or without the body's name, as the module has it."""
     return next((n for n in (name, name.removeprefix(BODY), f"{BODY}{name}") if n in wanted), name)

@@ -46,7 +46,7 @@ class Choice:
 
 
 def forms(names: Iterable[str]) -> list[Choice]:
-    """The forms of a part, from the names of its files."""
+    """Return the forms in which a part is there, from the names of its files."""
     found: dict[tuple[str | None, str, int], list[str]] = {}
     for name in sorted(names):
         if match := NAME.fullmatch(name):
@@ -57,7 +57,7 @@ def forms(names: Iterable[str]) -> list[Choice]:
 
 
 def choose(names: Iterable[str], order: Sequence[str | None] = VARIANTS) -> Choice | None:
-    """The form that is used: complete if one is, of the first variant in `order`, no pickle if there is a choice."""
+    """Return the form to use: a complete one if there is one, of the first variant in `order`, no pickle if there is a choice."""
 
     def rank(form: Choice) -> tuple[bool, int, str, bool, int]:
         place = order.index(form.variant) if form.variant in order else len(order)
@@ -67,13 +67,13 @@ def choose(names: Iterable[str], order: Sequence[str | None] = VARIANTS) -> Choi
 
 
 def order_of(variant: str | None, half: bool = False) -> tuple[str | None, ...]:
-    """Variants from the best to the worst: the one asked for; then, for a part in half precision, the small ones."""
+    """Return the variants from the best to the worst: the one asked for; then, for a part in half precision, the small ones."""
     small = HALVES if half else ()
     return tuple(dict.fromkeys([*([variant] if variant else ()), *small, *VARIANTS]))
 
 
 def usual_name(part: str) -> str:
-    """How the file of a part's weights is mostly called."""
+    """Return the usual name of the file of a part's weights."""
     return f"{part}/{'model' if part.startswith('text_encoder') else 'diffusion_pytorch_model'}.safetensors"
 
 
@@ -82,13 +82,13 @@ def form_in(folder: Path, order: Sequence[str | None] = VARIANTS) -> Choice | No
 
 
 def lacking(folder: Path, parts: Iterable[str]) -> list[str]:
-    """Names of the files of weights that should be there and are not, one for each part without whole weights."""
+    """Return the usual file of each part whose weights are not complete."""
     forms_there = {part: form_in(folder / part) for part in parts}
     return [usual_name(part) for part, form in forms_there.items() if form is None or form.missing]
 
 
 def weights_in(folder: Path, name: str, variant: str | None = None) -> Weights:
-    """Of one part. `name`: of the model, for messages. Raises ModelError if it has no weights, or not all of them."""
+    """Return the weights of one part; `name` is the model's, for messages. Raises ModelError if some are missing."""
     form = form_in(folder, order_of(variant))
     if form is None:
         what = f"has no weights in `{folder.name}` (such as {usual_name(folder.name)})"
@@ -101,12 +101,12 @@ def weights_in(folder: Path, name: str, variant: str | None = None) -> Weights:
 
 
 def folder_weights(folder: Path, parts: Iterable[str], name: str, variant: str | None = None) -> dict[str, Weights]:
-    """Of each of `parts`. Raises ModelError."""
+    """Return the weights of each of `parts`. Raises ModelError."""
     return {part: weights_in(folder / part, name, variant) for part in parts}
 
 
 def check_variant(weights: dict[str, Weights], name: str, variant: str | None) -> None:
-    """Raises ModelError if a variant was asked for that no part has."""
+    """Raise ModelError if a variant was asked for that no part has."""
     if variant is not None and all(own.variant != variant for own in weights.values()):
         beside = (p.name for own in weights.values() for p in own.files[0].parent.iterdir())
         known = sorted({form.variant or "the plain one" for form in forms(beside)})
@@ -114,7 +114,7 @@ def check_variant(weights: dict[str, Weights], name: str, variant: str | None) -
 
 
 def diffusers_configs(folder: Path, name: str) -> dict[str, dict[str, Any]]:
-    """Every component's config. Raises ModelError."""
+    """Return the config of every component. Raises ModelError."""
     if not (folder / "model_index.json").is_file():
         if (folder.parent / "model_index.json").is_file():
             raise ModelError("is a part of a Diffusers folder", name, f"Name the whole: {folder.parent}")
@@ -127,7 +127,7 @@ def diffusers_configs(folder: Path, name: str) -> dict[str, dict[str, Any]]:
 
 
 def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
-    """By the component's name, those of the folder itself by theirs; whatever else lies there is let be. Raises ModelError."""
+    """Return the configs by the names of their components, those of the folder itself by their own. Raises ModelError."""
     own = (folder / name for name in OWN_CONFIGS)
     parts = (folder.glob("*/config.json"), folder.glob("*/scheduler_config.json"), filter(Path.is_file, own))
     configs = {}
@@ -137,7 +137,7 @@ def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """Raises ModelError."""
+    """Return the table in a JSON file. Raises ModelError."""
     try:
         content = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -148,7 +148,7 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Without its words a tokenizer is made all the same, an empty one. Raises ValueError."""
+    """Raise ValueError for a tokenizer without its words: an empty one would be made of it."""
     missing = [name for name in TOKENIZER if not (folder / name).is_file()]
     if not (folder / "tokenizer.json").is_file() and missing:
         raise ValueError(f"{folder} has no {' and no '.join(missing)}")

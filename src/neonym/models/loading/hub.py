@@ -24,13 +24,13 @@ def is_used(file: str) -> bool:
 
 
 def is_hub_id(name: str) -> bool:
-    """owner/name, if there is no such file or folder; what ends like a checkpoint is none."""
+    """Return whether a name is owner/name and no file or folder; what ends like a checkpoint is no hub ID."""
     path = Path(name)
     return HUB_ID.fullmatch(name) is not None and path.suffix.lower() not in ENDINGS and not path.exists()
 
 
 def config_folder(name: str, offline: bool) -> Path:
-    """Where the configs and tokenizers of a model are. Raises ModelError."""
+    """Return the folder of a model's configs and tokenizers, fetched if need be. Raises ModelError."""
     folder = cached(name, INDEX)
     if folder is not None and not missing_configs(folder):
         return folder
@@ -41,7 +41,7 @@ def config_folder(name: str, offline: bool) -> Path:
 
 
 def config_names(name: str, names: Sequence[str]) -> list[str]:
-    """Raises ModelError if the repository is no Diffusers folder."""
+    """Return the names of the configs and tokenizers. Raises ModelError if the repository is no Diffusers folder."""
     if INDEX not in names:
         files = [n for n in names if "/" not in n and n.lower().endswith(ENDINGS)]
         fix = f"Fetch one of its files and name that: {', '.join(files[:5])}" if files else "Check the name"
@@ -51,7 +51,7 @@ def config_names(name: str, names: Sequence[str]) -> list[str]:
 
 
 def missing_configs(folder: Path) -> list[str]:
-    """Of the parts that its index names and that are loaded."""
+    """Return the missing configs of those parts that the index names and that are loaded."""
     wanted: list[str] = []
     for part in (p for p, kind in read_config(folder / INDEX).items() if kind != [None, None] and is_used(f"{p}/x")):
         if part.startswith("tokenizer"):
@@ -80,7 +80,7 @@ def fetch_weights(name: str, folder: Path, orders: dict[str, tuple[str | None, .
 
 
 def vae_folder(name: str, offline: bool) -> Path:
-    """A VAE of its own, or that of a whole model. Raises ModelError."""
+    """Return the folder of a repository's VAE, alone or in a whole model. Raises ModelError."""
     for start in ("", "vae/"):
         folder = cached(name, f"{start}config.json")
         if folder is not None and choose(p.name for p in (folder / start).iterdir()) is not None:
@@ -100,7 +100,7 @@ def vae_folder(name: str, offline: bool) -> Path:
 
 
 def cached(name: str, file: str) -> Path | None:
-    """The folder of a repository in the user's cache, if it has `file`."""
+    """Return the folder of a repository in the user's cache, if it has `file`."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(name, file)
@@ -115,7 +115,7 @@ def not_cached(name: str, missing: Sequence[str]) -> ModelError:
 
 
 def fetch(name: str, choose_names: Choose, revision: str | None = None) -> Path:
-    """The files that are chosen from the repository's list; those in the cache are not fetched again. Raises ModelError."""
+    """Fetch the files that are chosen from a repository's list, but for those in the cache, and return their folder. Raises ModelError."""
     from huggingface_hub import HfApi, snapshot_download
 
     try:

@@ -90,7 +90,7 @@ def with_spread(source: ModelSource) -> ModelSource:
 
 
 def folder_of(name: str, offline: bool) -> Path:
-    """Of a model that is no file. Raises ModelError."""
+    """Return the folder of a model that is no file. Raises ModelError."""
     if name.startswith("builtin:"):
         path = BUILTIN_MODELS / name.removeprefix("builtin:")
         if not path.is_dir():
@@ -100,7 +100,7 @@ def folder_of(name: str, offline: bool) -> Path:
 
 
 def text_beside(file: Path) -> str:
-    """The .yaml that some checkpoints come with, nothing if there is none."""
+    """Return the text of the .yaml that some checkpoints come with; an empty text if there is none."""
     try:
         return file.with_suffix(".yaml").read_text("utf-8", errors="replace")[:100_000]
     except OSError:
@@ -108,14 +108,14 @@ def text_beside(file: Path) -> str:
 
 
 def checkpoint_file(path: Path) -> Path:
-    """Raises ModelError for a file of another kind."""
+    """Return the path of a checkpoint. Raises ModelError for a file of another kind."""
     if path.suffix.lower() not in ENDINGS:
         raise ModelError(f"is no checkpoint ({', '.join(ENDINGS)})", str(path))
     return path
 
 
 def vae_path(name: str | None, offline: bool = False) -> Path | None:
-    """A separate VAE: a file, a Diffusers folder of it or with it, or a hub ID of one. Raises ModelError."""
+    """Return the path of a separate VAE: a file, a Diffusers folder of it or with it, or a hub ID. Raises ModelError."""
     if name is None:
         return None
     path = Path(name)
@@ -130,7 +130,7 @@ def vae_path(name: str | None, offline: bool = False) -> Path | None:
 
 
 def other_vae(source: ModelSource) -> tuple[dict[str, Any], Weights]:
-    """Config and weights of a VAE in the place of the model's own. Raises ModelError."""
+    """Return config and weights of a VAE in the place of the model's own. Raises ModelError."""
     place, own = source.vae, source.family.latents
     assert place is not None
     if place.is_dir():
@@ -150,7 +150,7 @@ def other_vae(source: ModelSource) -> tuple[dict[str, Any], Weights]:
 
 
 def weights_there(source: ModelSource) -> dict[str, Weights]:
-    """Of a Diffusers folder. A hub ID may have none as yet. Raises ModelError."""
+    """Return the weights in a Diffusers folder; a hub ID may have none yet. Raises ModelError."""
     parts = source.own_parts
     missing = lacking(source.folder, parts) if source.on_hub else []
     if missing and source.offline:
@@ -159,7 +159,7 @@ def weights_there(source: ModelSource) -> dict[str, Weights]:
 
 
 def check_weights(source: ModelSource, shapes: dict[Path, Mapping[str, tuple[int, ...]]]) -> None:
-    """Whether every weight is there in its shape, by headers alone: `shapes` are those that were read already. Raises ModelError."""
+    """Raise ModelError unless every weight is there in its shape, by headers alone; `shapes` are those that were read already."""
     for part, weights in source.weights.items():
         kind, config = source.kinds[part], source.configs[part]
         named = {n: s for file in weights.files for n, s in (shapes.get(file) or read_header(file).shapes).items()}
@@ -182,8 +182,10 @@ def sound(source: ModelSource, part: str, shapes: Mapping[str, tuple[int, ...]])
 
 
 def fetched(source: ModelSource, half: bool = False) -> ModelSource:
-    """A model of the hub with its weights at hand, any other as it is: what is not in the cache, or only in a precision that
-    is not enough, is fetched, in the smallest form that is enough: of `half` the precision, but for the VAE. Raises ModelError."""
+    """Return a model of the hub with its weights at hand, any other as it is.
+
+    What is not in the cache, or only in too low a precision, is fetched in the smallest form that is enough: in half
+    precision if `half`, but for the VAE. Raises ModelError."""
     if not source.on_hub or source.offline:
         return source
     halved = {part: half and part != "vae" for part in source.own_parts}
@@ -203,7 +205,7 @@ def fetched(source: ModelSource, half: bool = False) -> ModelSource:
 
 
 def enough(weights: Weights | None, variant: str | None, half: bool) -> bool:
-    """Whether no better form has to be looked for on the network."""
+    """Return whether no better form has to be looked for on the network."""
     if weights is None or variant is not None:
         return weights is not None and weights.variant == variant
     return half or weights.variant not in HALVES

@@ -50,12 +50,12 @@ class Header:
         return any(name.startswith(start) for name in self.shapes)
 
     def count(self, pattern: Callable[[str], str | None]) -> int:
-        """How many different answers `pattern` gives for the names."""
+        """Return how many different answers `pattern` gives for the names."""
         return len({found for name in self.shapes if (found := pattern(name)) is not None})
 
 
 def is_safetensors(file: Path) -> bool:
-    """By its ending, or by its content: some carry the ending of a pickle."""
+    """Return whether a file is a .safetensors by its ending, or by its content: some carry the ending of a pickle."""
     try:
         with file.open("rb") as opened:
             start = opened.read(9)
@@ -65,7 +65,7 @@ def is_safetensors(file: Path) -> bool:
 
 
 def read_header(file: Path) -> Header:
-    """Raises ModelError for a file that is damaged, or that wants to run code."""
+    """Return the names and shapes in a file. Raises ModelError if it is damaged, or wants to run code."""
     if is_safetensors(file):
         try:
             with safe_open(file, framework="np") as opened:
@@ -78,7 +78,7 @@ def read_header(file: Path) -> Header:
 
 
 def read_pickled(file: Path) -> dict[str, Tensor]:
-    """Tensors that stay on the disk until they are used. Raises ModelError; no code of the file is run."""
+    """Return tensors that stay on the disk until they are used. Raises ModelError; no code of the file is run."""
     import torch
 
     shells: list[Any] = [(type(name.rpartition(".")[2], (Shell,), {}), name) for name in INERT]
@@ -95,12 +95,12 @@ def read_pickled(file: Path) -> dict[str, Tensor]:
 
 
 def stays_on_disk(file: Path) -> bool:
-    """Whether its tensors are read one by one when they are used. Raises ValueError, OSError."""
+    """Return whether a file's tensors are read one by one when they are used. Raises ValueError, OSError."""
     return is_safetensors(file) or is_plain_archive(file)
 
 
 def is_plain_archive(file: Path) -> bool:
-    """Whether its tensors can stay on the disk: not in the old serialisation. Raises ValueError, OSError."""
+    """Return whether a pickle's tensors can stay on the disk: not in the old serialisation. Raises ValueError, OSError."""
     try:
         if not zipfile.is_zipfile(file):
             return False
@@ -114,7 +114,7 @@ def is_plain_archive(file: Path) -> bool:
 
 
 def named_tensors(table: dict[Any, Any], start: str) -> Iterator[tuple[str, Tensor]]:
-    """Those of a table, and of the tables in it."""
+    """Yield the tensors of a table and of the tables in it, with their names."""
     from torch import Tensor
 
     for name, value in table.items():
@@ -125,7 +125,7 @@ def named_tensors(table: dict[Any, Any], start: str) -> Iterator[tuple[str, Tens
 
 
 def read_tensors(file: Path, starts: tuple[str, ...]) -> dict[str, Tensor]:
-    """The tensors whose names begin with one of `starts`. Raises ModelError."""
+    """Return the tensors whose names begin with one of `starts`. Raises ModelError."""
     if not is_safetensors(file):
         return {name: tensor for name, tensor in read_pickled(file).items() if name.startswith(starts)}
     try:
@@ -136,7 +136,7 @@ def read_tensors(file: Path, starts: tuple[str, ...]) -> dict[str, Tensor]:
 
 
 def hash_of_tensors(file: Path, starts: tuple[str, ...]) -> str:
-    """SHA-256 over names and numbers of a part of a checkpoint."""
+    """Return the SHA-256 over names and numbers of a part of a checkpoint."""
     import torch
 
     digest = hashlib.sha256()
@@ -147,7 +147,7 @@ def hash_of_tensors(file: Path, starts: tuple[str, ...]) -> str:
 
 
 def hash_of_files(*files: Path) -> str:
-    """SHA-256 of what is in them, one after the other."""
+    """Return the SHA-256 of the contents of files, one after the other."""
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as opened:

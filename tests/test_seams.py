@@ -1,0 +1,54 @@
+"""What is special about a family stands in its record, and nowhere else."""
+
+import re
+
+import pytest
+from conftest import ROOT
+
+from neonym.models.registry import families
+
+SOURCE = ROOT / "src" / "neonym"
+OWN = ("models/families/", "formats/", "config/sdscripts.py", "models/registry.py", "models/builtin/")
+EXCEPTIONS = {  # file -> why it may name a family, or a part of one
+    "config/run.py": "settings with sd-scripts' names and meanings: --v2, --sdxl, --max_token_length",
+    "config/generate.py": "likewise: --v1, --v2, --sdxl, and the sizes that only SDXL reads",
+    "config/rules.py": "sd-scripts' flags that name a family",
+    "cli/entry.py": "sdxl_train_textual_inversion.py is a script of sd-scripts",
+    "models/tokenizers/clip.py": "a chunk of CLIP",
+    "training/recorded.py": "settings that sd-scripts does not record, by their names",
+    "preflight/settings.py": "which of sd-scripts' two scripts gives a flag",
+    "data/mending.py": "bits of a byte",
+}
+NAMES = "|".join(re.escape(name) for family in families() for name in (family.name, family.label))
+LITERAL = re.compile(rf"\b(?:{NAMES}|SD ?\d(?:\.[x\d])?|SD1|SD2|SDXL|u-?net|77|75)\b|[%/] ?8\b|\b8 ?\*", re.IGNORECASE)
+
+
+def literals(text: str) -> list[str]:
+    """Return what a file says of families outside comments and docstrings, which explain."""
+    code = re.sub(r'"""(?:.|\n)*?"""', "", text)
+    code = re.sub(r"(?m)(?:^|\s{2,})#.*$", "", code)
+    return LITERAL.findall(code)
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ('if family == "sdxl":', ["sdxl"]),
+        ("width // 8", ["/ 8"]),
+        ("model.unet(x)", ["unet"]),
+        ("ids[:77]", ["77"]),
+        ('"""An SDXL."""\nx = 1  # of a U-Net', []),
+        ("model.denoiser(x)", []),
+    ],
+)
+def test_literals_are_found(code, found):
+    assert literals(code) == found
+
+
+def test_nothing_else_names_a_family():
+    files = [f for f in SOURCE.rglob("*.py") if "builtin" not in f.parts]
+    assert len(files) > 150
+    found = {str(f.relative_to(SOURCE)): literals(f.read_text("utf-8")) for f in files}
+    named = {name: words for name, words in found.items() if words and not name.startswith(OWN)}
+    assert {name: words for name, words in named.items() if name not in EXCEPTIONS} == {}
+    assert set(EXCEPTIONS) <= set(named), "an exception that is no longer needed"
