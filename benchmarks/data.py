@@ -69,7 +69,7 @@ def loading(steps: int) -> dict[str, float]:
     from neonym.config.run import RunConfig as Run
     from neonym.config.run import fields_of
     from neonym.models.model import load_model
-    from neonym.preflight.prepare import prepare
+    from neonym.preflight.preflight import preflight
     from neonym.runs.dispatcher import Dispatcher
     from neonym.runs.stop import Stop
     from neonym.training.concepts import add_concepts
@@ -82,13 +82,12 @@ def loading(steps: int) -> dict[str, float]:
     for section, name, _ in fields_of(Run):
         if name in flags:
             tree.setdefault(section, {})[name] = flags[name]
-    ready = prepare(Run.model_validate(tree))
-    ready.raise_errors()
+    plan = preflight(Run.model_validate(tree)).complete_plan()
     accelerator = Accelerator(cpu=True)
     model = load_model()
-    latents = encode_images(ready, model, Dispatcher(), Stop())
-    concepts = add_concepts(model, ready)
-    loader = make_loader(ready, latents, model, accelerator)
+    latents = encode_images(plan, model, Dispatcher(), Stop())
+    concepts = add_concepts(model, plan)
+    loader = make_loader(plan, latents, model, accelerator)
     waits, works = [], []
     for step in range(steps):
         begun = time.perf_counter()

@@ -54,7 +54,6 @@ from neonym.generation.worth import (
     Worth,
     lent,
     measure_worth,
-    tokenized,
     with_word,
 )  # fmt: skip
 from neonym.models.model import Model, load_model
@@ -133,7 +132,7 @@ def questions(model: Model, shown: Sequence[Shown], count: int, seed: int) -> li
         captions = [shown[i % len(shown)][1](WORD) for i in which]
         batch = Batch(
             moments=moments[[i % len(shown) for i in which]],
-            tokens=tokenized(model, captions)[0],
+            text=model.text.batch(captions),
             keys=[(seed, -2, i) for i in which],
             levels=[(i + 0.5) / count for i in which],
             concept=torch.zeros(len(which), dtype=torch.int64),

@@ -16,9 +16,11 @@ import torch
 from PIL import Image
 
 from neonym.cli.main import main
+from neonym.config.command_line import Given
+from neonym.config.flat import validated
 from neonym.config.run import RunConfig, fields_of
 from neonym.formats import write_embedding
-from neonym.preflight.prepare import Prepared, prepare
+from neonym.preflight.preflight import Preflight, preflight
 from neonym.runs.events import Event, Noted, Stepped
 from neonym.runs.stop import Stop
 from neonym.training.concept import Concept
@@ -124,16 +126,23 @@ def settings(**flags) -> RunConfig:
     return RunConfig.model_validate(tree)
 
 
-def check(folder: Path | str, **flags) -> Prepared:
+def check(folder: Path | str, **flags) -> Preflight:
     """A folder of pictures of WORD, looked at as `neonym check` does."""
-    return prepare(settings(train_data_dir=str(folder), token_string=WORD, **flags))
+    return check_flags(train_data_dir=str(folder), token_string=WORD, **flags)
 
 
-def check_table(tmp_path: Path, table: dict, **flags) -> Prepared:
+def check_flags(**flags) -> Preflight:
+    """What is known of a run from flat flags, right or wrong, as on a command line."""
+    given = Given(dict.fromkeys(flags, "command line"))
+    run = validated(RunConfig, flags, given)
+    return preflight(run, given.problems)
+
+
+def check_table(tmp_path: Path, table: dict, **flags) -> Preflight:
     """The same for a data-set file."""
     file = tmp_path / "table.json"
     file.write_text(json.dumps(table))
-    return prepare(settings(dataset_config=str(file), token_string=WORD, **flags))
+    return check_flags(dataset_config=str(file), token_string=WORD, **flags)
 
 
 def subset(tmp_path: Path, **values) -> dict:
@@ -146,7 +155,7 @@ def caption(*words) -> int:
     return main(["caption", *map(str, words)])
 
 
-def said(ready: Prepared, *severities: str) -> str:
+def said(ready: Preflight, *severities: str) -> str:
     """Its problems of these severities (default: errors), a line each."""
     return "\n".join(str(p) for p in ready.problems if p.severity in (severities or ("error",)))
 

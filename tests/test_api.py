@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import pixels
+from conftest import make_pictures, pixels
 from PIL import Image
 
 import neonym
@@ -129,6 +129,13 @@ def test_check_returns_the_problems_of_a_run(pictures):
     assert not [p for p in found if "--" in str(p)]
     fine = neonym.RunConfig.parse(train_data_dir=pictures, token_string="mychar4", cpu=True)
     assert not [p for p in neonym.check(fine) if p.severity == "error"]
+
+
+def test_check_finds_images_that_look_alike(tmp_path):
+    folder = make_pictures(tmp_path / "alike", 2)
+    (folder / "copy.png").write_bytes((folder / "01.png").read_bytes())
+    found = neonym.check(neonym.RunConfig.parse(train_data_dir=folder, token_string="mychar4", cpu=True))
+    assert any("01.png = copy.png" in problem.what for problem in found)
 
 
 def test_train_raises_what_check_finds(pictures):

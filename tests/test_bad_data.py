@@ -9,7 +9,7 @@ from conftest import WORD, check, check_table, make_pictures, said, settings, su
 from PIL import Image
 
 from neonym.cli.main import main
-from neonym.preflight.prepare import prepare
+from neonym.preflight.preflight import preflight
 
 
 def test_folders_that_are_missing_empty_or_broken(tmp_path):
@@ -180,7 +180,7 @@ def test_places_and_names_that_cannot_be(tmp_path):
     folder = make_pictures(tmp_path / "a", 2)
     assert "is empty" in said(check(folder, template_file=""))
     (tmp_path / "deep.json").write_text("[" * 100_000)
-    assert "deep.json" in said(prepare(settings(dataset_config=str(tmp_path / "deep.json"), token_string=WORD)))
+    assert "deep.json" in said(preflight(settings(dataset_config=str(tmp_path / "deep.json"), token_string=WORD)))
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
     assert "loop" in said(check_table(tmp_path, {"datasets": [{"subsets": [{"image_dir": str(loop)}]}]}))
@@ -192,7 +192,7 @@ def test_a_path_of_windows(tmp_path):
         for key in ("image_dir", "metadata_file"):
             file = tmp_path / "table.toml"
             file.write_text(f'[[datasets]]\n[[datasets.subsets]]\n{key} = "{written}"\n')
-            text = said(prepare(settings(dataset_config=str(file), token_string=WORD)))
+            text = said(preflight(settings(dataset_config=str(file), token_string=WORD)))
             assert words in text
             assert len(text.splitlines()) <= 2
 
@@ -221,16 +221,16 @@ def test_a_data_set_file_of_another_kind(tmp_path):
     good = f"[[datasets]]\n[[datasets.subsets]]\nimage_dir = '{tmp_path / 'a'}'\n"
     for name, text in (("t.yaml", "datasets:\n  - subsets: []\n"), ("t.yaml", good), ("t", good), ("t.toml.bak", good)):
         (tmp_path / name).write_text(text)
-        found = said(prepare(settings(dataset_config=str(tmp_path / name), token_string=WORD)))
+        found = said(preflight(settings(dataset_config=str(tmp_path / name), token_string=WORD)))
         assert f"{name}: is neither a .toml nor a .json file. A data-set file is TOML (.toml) or JSON (.json)" in found
     (tmp_path / "T.TOML").write_text(good)
-    assert not prepare(settings(dataset_config=str(tmp_path / "T.TOML"), token_string=WORD)).failed()
+    assert not preflight(settings(dataset_config=str(tmp_path / "T.TOML"), token_string=WORD)).failed()
 
 
 def test_a_key_that_a_data_set_file_has_twice(tmp_path):
     file = tmp_path / "table.json"
     file.write_text('{"datasets": [{"subsets": [{"image_dir": "a", "image_dir": "b"}]}]}')
-    assert "`image_dir` is there twice" in said(prepare(settings(dataset_config=str(file), token_string=WORD)))
+    assert "`image_dir` is there twice" in said(preflight(settings(dataset_config=str(file), token_string=WORD)))
 
 
 def test_masks_that_are_the_pictures_or_are_not_there(tmp_path):

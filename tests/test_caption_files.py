@@ -167,7 +167,7 @@ def test_lines_that_are_not_used(tmp_path):
     assert captions(ready) == [f"{WORD},", "toy", "", WORD]
     (told,) = [str(p) for p in ready.problems if "lines after the first" in p.what]
     assert "3 captions with lines after the first, which are not used (00.png, 01.png, 02.png)" in told
-    assert "in 2 of them the word stands on a later line only (01.png, 02.png)" in told
+    assert "in 2 of them the word is on a later line only (01.png, 02.png)" in told
     assert "in 1 of them the first line is blank" in told
     assert "enable_wildcard" in told
     assert "lines after" not in said(check(folder, enable_wildcard=True), "warning")
@@ -175,7 +175,7 @@ def test_lines_that_are_not_used(tmp_path):
     ready = check(folder)
     assert "none of the 4 captions contains the word" in said(ready)
     assert (
-        "in 4 of them it stands on a later line, which is not used. Write each caption in one line, or use enable_wildcard"
+        "in 4 of them it is on a later line, which is not used. Write each caption in one line, or use enable_wildcard"
         in said(ready)
     )
 

@@ -6,10 +6,10 @@ import numpy as np
 from conftest import caption, check, make_pictures, settings
 from PIL import Image
 
-from neonym.cli.check import look_alikes
 from neonym.data.tools.captions import clean_tags
 from neonym.data.tools.duplicates import fingerprints, similar
-from neonym.preflight.prepare import prepare
+from neonym.preflight.images import look_alikes
+from neonym.preflight.preflight import preflight
 
 
 def test_merged_files_train_and_come_back(tmp_path, capsys):
@@ -26,7 +26,9 @@ def test_merged_files_train_and_come_back(tmp_path, capsys):
     assert len(table) == 3
     assert caption("clean", meta, tmp_path / "clean.json", "--drop", "b") == 0
     assert json.loads((tmp_path / "clean.json").read_text())["01.png"]["tags"] == "tag one, ^_^"
-    ready = prepare(settings(train_data_dir=str(folder), in_json=str(tmp_path / "clean.json"), token_string="mychar4"))
+    ready = preflight(
+        settings(train_data_dir=str(folder), in_json=str(tmp_path / "clean.json"), token_string="mychar4")
+    )
     assert not ready.failed()
     assert ready.records[0].caption.startswith("mychar4 number 0")
     assert caption("count", tmp_path / "clean.json") == 0
@@ -77,8 +79,8 @@ def test_pictures_that_look_the_same(tmp_path, capsys):
     assert caption("duplicates", tmp_path) == 0
     assert "03.png, packed.jpg, small.png" in capsys.readouterr().out
     (tmp_path / "broken.png").unlink()
-    ready = prepare(settings(train_data_dir=str(tmp_path), token_string="mychar4"))
-    plain, alike = map(str, look_alikes(ready))
+    ready = preflight(settings(train_data_dir=str(tmp_path), token_string="mychar4"))
+    plain, alike = map(str, look_alikes(ready.records))
     assert "03.png = packed.jpg = small.png" in alike
     assert "2 of one colour all over" in plain
     assert "blue.png, red.png" in plain
@@ -87,7 +89,7 @@ def test_pictures_that_look_the_same(tmp_path, capsys):
 def test_names_with_line_breaks_are_shown_in_one_line(tmp_path, capsys):
     folder = make_pictures(tmp_path / "a", 2)
     (folder / "a\nb.png").write_bytes((folder / "01.png").read_bytes())
-    (alike,) = map(str, look_alikes(check(folder)))
+    (alike,) = map(str, look_alikes(check(folder).records))
     assert "01.png = a\\nb.png" in alike
     assert "\n" not in alike
     assert caption("duplicates", folder) == 0

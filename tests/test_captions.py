@@ -8,8 +8,8 @@ from conftest import WORD, caption, check, make_pictures, said, settings
 from neonym.cli.main import main
 from neonym.data.captions import Moment, warmed_up
 from neonym.data.metadata_files import read_metadata
-from neonym.preflight.captions import plain_caption
-from neonym.preflight.prepare import prepare
+from neonym.preflight.possible_captions import plain_caption
+from neonym.preflight.preflight import preflight
 from neonym.types import CaptionRules
 
 
@@ -33,7 +33,7 @@ def test_the_template_with_the_fewest_letters_can_be_the_longest(tmp_path):
     folder, file = make_pictures(tmp_path / "a", 2), tmp_path / "mine.txt"
     file.write_text("{} {} {}\na rather long sentence about a {} that stands somewhere in a picture\n")
     found = check(folder, template_file=str(file), num_vectors_per_token=40)
-    assert "can come to stand where 2 captions are cut off" in said(found, "warning")
+    assert "shuffling can move the word to where 2 captions are cut off" in said(found, "warning")
     assert "cut off" not in said(check(folder, template_file=str(file), num_vectors_per_token=20), "warning")
 
 
@@ -48,17 +48,17 @@ def test_templates_and_files_of_templates(tmp_path):
     reg = make_pictures(tmp_path / "r" / "1_person", 2, caption="somebody").parent
     ready = check(folder, use_object_template=True, reg_data_dir=str(reg))
     assert not ready.failed()
-    plan = ready.plans[0]
+    plan = ready.plan.concepts[0].samples
     texts = {(d.record.is_reg, d.caption) for step in range(30) for d in plan.draws(step)}
     assert all((WORD in text) != is_reg for is_reg, text in texts)
     assert len(texts) > 10
     file = tmp_path / "mine.txt"
     file.write_text("a sketch of [name], [filewords]\n\nthe {} itself\n")
     ready = check(folder, template_file=str(file))
-    texts = {d.caption for step in range(30) for d in ready.plans[0].draws(step)}
+    texts = {d.caption for step in range(30) for d in ready.plan.concepts[0].samples.draws(step)}
     assert texts == {f"a sketch of {WORD}, blue hat 0", f"a sketch of {WORD}, blue hat 1", f"the {WORD} itself"}
     file.write_text("a photo\n")
-    assert "names the word in no line" in said(check(folder, template_file=str(file)))
+    assert "has no line with the word" in said(check(folder, template_file=str(file)))
     file.write_text("\n".join(["a [name]"] * 30 + ["nothing"]))
     ready = check(folder, template_file=str(file))  # every picture draws every line
     assert not ready.failed()
@@ -71,7 +71,7 @@ def test_the_word_is_never_dropped(tmp_path):
     ready = check(
         folder, caption_dropout_rate=0.4, caption_tag_dropout_rate=0.9, shuffle_caption=True, token_warmup_step=50
     )
-    texts = {d.caption for step in range(80) for d in ready.plans[0].draws(step)}
+    texts = {d.caption for step in range(80) for d in ready.plan.concepts[0].samples.draws(step)}
     assert all(WORD in text.lower() for text in texts)
     assert WORD in texts
     assert len(texts) > 5
@@ -85,15 +85,15 @@ def test_captions_of_held_out_pictures_are_looked_at_too(tmp_path):
     (folder / f"{back[0].path.stem}.txt").write_text("no such word")
     (folder / f"{back[1].path.stem}.txt").write_text("cat " * 100 + WORD)
     text = said(check(folder, validation_split=0.25), "warning")
-    assert f"1 of 5 captions of held-out pictures do not contain the word ({back[0].path.name})" in text
-    assert f"cut off at the end of 1 captions of held-out pictures ({back[1].path.name})" in text
+    assert f"1 of 5 captions of held-out images do not contain the word ({back[0].path.name})" in text
+    assert f"cut off at the end of 1 captions of held-out images ({back[1].path.name})" in text
     for record in back:
         (folder / f"{record.path.stem}.txt").write_text("no such word")
-    assert "none of the 5 captions of held-out pictures" in said(check(folder, validation_split=0.25))
+    assert "none of the 5 captions of held-out images" in said(check(folder, validation_split=0.25))
     few = check(folder, validation_split=0.05)
     assert few.held_out[0].path in [r.path for r in back]
     assert not few.failed()
-    assert "none of the 1 captions of held-out pictures" in said(few, "warning")
+    assert "none of the 1 captions of held-out images" in said(few, "warning")
 
 
 @pytest.mark.parametrize("flags", [{"shuffle_caption": True}, {"shuffle_caption": True, "token_warmup_step": 900.0}])
@@ -105,7 +105,7 @@ def test_a_word_that_is_cut_off_at_times_is_told_and_stops_nothing(tmp_path, fla
     ready = check(folder, **flags)
     assert not ready.failed()
     assert [how for _, how in ready.lost] == ["at times cut off"] * 2
-    assert "the word can come to stand where 2 captions are cut off (00.png, 01.png)" in said(ready, "warning")
+    assert "shuffling can move the word to where 2 captions are cut off (00.png, 01.png)" in said(ready, "warning")
     assert not check(folder, **flags, keep_tokens=1).lost
     assert not check(folder).lost
 
@@ -114,7 +114,7 @@ def test_a_prefix_can_be_the_word(tmp_path):
     folder = make_pictures(tmp_path / "a", 2, caption="a cat")
     ready = check(folder, caption_prefix=WORD, caption_dropout_rate=0.5)
     assert not ready.failed()
-    assert all(WORD in d.caption for step in range(20) for d in ready.plans[0].draws(step))
+    assert all(WORD in d.caption for step in range(20) for d in ready.plan.concepts[0].samples.draws(step))
 
 
 def test_metadata_finds_pictures_as_tools_write_them(tmp_path):
@@ -126,14 +126,14 @@ def test_metadata_finds_pictures_as_tools_write_them(tmp_path):
     }
     file = tmp_path / "meta.json"
     file.write_text(json.dumps(rows))
-    ready = prepare(settings(train_data_dir=str(folder), in_json=str(file), token_string=WORD, dataset_repeats=3))
+    ready = preflight(settings(train_data_dir=str(folder), in_json=str(file), token_string=WORD, dataset_repeats=3))
     assert not ready.failed()
     assert [(r.path.name, r.caption, r.repeats) for r in ready.records] == [
         ("00.png", "mychar4 one", 3), ("01.png", "mychar4", 3), ("02.png", "mychar4", 3)]  # fmt: skip
     assert "not 9 x 9 as the metadata says" in said(ready, "warning")
     lines = tmp_path / "meta.jsonl"
     lines.write_text("\n\n".join(json.dumps({"image_path": name, **facts}) for name, facts in rows.items()))
-    same = prepare(settings(train_data_dir=str(folder), in_json=str(lines), token_string=WORD))
+    same = preflight(settings(train_data_dir=str(folder), in_json=str(lines), token_string=WORD))
     assert [r.caption for r in same.records] == [r.caption for r in ready.records]
     for text, words in (
         ("[]", "an object of picture names"),
@@ -141,8 +141,8 @@ def test_metadata_finds_pictures_as_tools_write_them(tmp_path):
         ('{"00": 3}', "not an object"),
     ):
         file.write_text(text)
-        assert words in said(prepare(settings(train_data_dir=str(folder), in_json=str(file), token_string=WORD)))
-    assert "cannot be read" in said(prepare(settings(in_json=str(tmp_path / "no.json"), token_string=WORD)))
+        assert words in said(preflight(settings(train_data_dir=str(folder), in_json=str(file), token_string=WORD)))
+    assert "cannot be read" in said(preflight(settings(in_json=str(tmp_path / "no.json"), token_string=WORD)))
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_an_empty_separator(tmp_path):
     for taken_apart in ({"shuffle_caption": True}, {"caption_tag_dropout_rate": 0.5}, {"token_warmup_step": 9.0},
                         {"keep_tokens_separator": ";;"}):  # fmt: skip
         found = said(check(folder, caption_separator="", **taken_apart))
-        assert "`caption_separator` is empty, but captions are taken apart into tags" in found
+        assert "`caption_separator` is empty, but captions are split into tags" in found
 
 
 def test_weights_that_are_no_numbers_are_told_before_training(tmp_path, capsys):

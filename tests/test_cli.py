@@ -53,7 +53,7 @@ def test_help_is_quick_and_reads_no_torch():
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert "--learning_rate" in done.stdout
-    assert "Each is written as `modelspec.NAME`" in done.stdout  # what a group says of itself
+    assert "each written as `modelspec.NAME`" in done.stdout  # what a group says of itself
     assert "pyright" not in done.stdout  # nothing from the source
     assert min(spent) < float(os.environ.get("NEONYM_HELP_SECONDS", "1.0"))  # on one core, whatever else runs there
 
@@ -194,7 +194,7 @@ def test_evaluation_on_held_out_pictures(folder):
              "--eval_every_n_steps=3", "--eval_samples=8"]  # fmt: skip
     assert main(["train", *flags, "--output_dir=out", "--cache_latents_to_disk", "--latent_cache_dir=cache"]) in (0, 3)
     verdict = json.loads(Path("out/mychar4-run/verdict.json").read_text())[0]
-    assert verdict["evaluated_on"] == "held-out pictures"
+    assert verdict["evaluated_on"] == "held-out images"
     assert len(list(Path("cache").iterdir())) == 12
     events = [json.loads(line) for line in Path("out/mychar4-run/events.jsonl").read_text().splitlines()]
     assert [e["step"] for e in events if e["event"] == "evaluated"] == [0, 3, 6]

@@ -14,6 +14,7 @@ from neonym.config.command_line import RunFlags, read_run, write_config
 from neonym.config.flags import parse_flags, read_line
 from neonym.config.run import RunConfig, fields_of
 from neonym.config.sdscripts import GUI, OTHER_TRAINERS, SDSCRIPTS
+from neonym.config.values import as_written
 from neonym.errors import ConfigError
 
 FLAGS = json.loads((Path(__file__).parent / "golden" / "trainer_flags.json").read_text())
@@ -100,8 +101,8 @@ def test_the_command_line_wins_over_the_file(tmp_path):
     """
     found = given(config(tmp_path, text), "--learning_rate", "2e-3", "--seed=3")
     optim = found.run.optim
-    assert (optim.learning_rate, optim.seed, optim.lr_warmup_steps) == (2e-3, 3, "0.1")
-    assert optim.optimizer_args == ("betas=0.9,0.99",)
+    assert (optim.learning_rate.first, optim.seed, optim.lr_warmup_steps.of(50)) == (2e-3, 3, 5)
+    assert optim.optimizer_args.values == {"betas": (0.9, 0.99)}
     assert optim.optimizer_type == "AdamW8bit"
     assert (found.run.concept.token_string, found.run.cache.cache_latents) == ("fromfile", True)
     assert found.origins["learning_rate"] == "command line"
@@ -120,7 +121,7 @@ def test_unknown_keys_and_wrong_values(tmp_path):
     said = "\n".join(str(p) for p in found.problems if p.severity == "error")
     for words in (
         "`lerning_rate` is not known. Did you mean `learning_rate`?", "`something_else` is not known", "--deepspeed",
-        "job.toml, `loss_type`", "job.toml, `max_train_steps`", "job.toml, `seed`", "`true` is not a number",
+        "job.toml, `loss_type`", "job.toml, `max_train_steps`", "job.toml, `seed`", "`true` is not a learning rate",
     ):  # fmt: skip
         assert words in said
     assert found.run.dataset.keep_tokens == 2
@@ -139,7 +140,7 @@ def test_abbreviations_are_taken_as_sd_scripts_takes_them(tmp_path):
     assert read.problems == []
     run = read_run(read.flags, read.argv).run
     assert (run.concept.token_string, run.optim.max_train_steps, run.optim.seed) == ("x y", 7, 4)
-    assert run.optim.optimizer_args == ("a=1", "b=2")
+    assert run.optim.optimizer_args.values == {"a": 1, "b": 2}
     (problem,) = line("--lr_s=1").problems
     assert "--lr_scheduler, --lr_scheduler_type" in problem.fix
     assert given("--token_str=z").run.concept.token_string == "z"
@@ -182,13 +183,12 @@ def test_switches_of_the_command_and_empty_texts_in_a_file(tmp_path):
 def test_numbers_are_texts_where_a_text_is_meant(tmp_path):
     text = 'output_name = 2024\nresolution = 512\nlearning_rate = 1\ncaption_prefix = 1.5\noptimizer_args = "a=1"'
     found = given(config(tmp_path, text))
-    assert (found.run.save.output_name, found.run.dataset.resolution, found.run.dataset.caption_prefix) == (
-        "2024", "512", "1.5"
-    )  # fmt: skip
-    assert isinstance(found.run.optim.learning_rate, float)
-    assert given(config(tmp_path, 'learning_rate = "1e-4"')).run.optim.learning_rate == 1e-4
+    data = found.run.dataset
+    assert (found.run.save.output_name, data.resolution.written, data.caption_prefix) == ("2024", "512", "1.5")
+    assert found.run.optim.learning_rate.written == 1.0
+    assert given(config(tmp_path, 'learning_rate = "1e-4"')).run.optim.learning_rate.first == 1e-4
     (problem,) = found.problems
-    assert "`optimizer_args`: Input should be a list" in str(problem)
+    assert "--optimizer_args: a list of name=value is expected" in str(problem)
 
 
 def test_keys_of_other_trainers_get_one_warning(tmp_path):
@@ -292,7 +292,7 @@ def test_a_text_that_holds_a_number_is_one(tmp_path, line, value):
     found = given(config(tmp_path, line))
     assert found.problems == []
     name = line.partition(" ")[0]
-    (setting,) = [getattr(getattr(found.run, s), n) for s, n, _ in fields_of(RunConfig) if n == name]
+    (setting,) = [as_written(getattr(getattr(found.run, s), n)) for s, n, _ in fields_of(RunConfig) if n == name]
     assert (type(setting), setting) == (type(value), value)
 
 

@@ -5,9 +5,9 @@ from conftest import make_pictures, settings
 
 from neonym.config.run import RunConfig, fields_of
 from neonym.config.sources import read_dataset
-from neonym.config.values import parse_resolution
+from neonym.config.values import Resolution
 from neonym.errors import ConfigError, nearest
-from neonym.preflight.prepare import prepare
+from neonym.preflight.preflight import preflight
 
 
 def write(tmp_path, text: str, name: str = "cfg.toml"):
@@ -69,7 +69,7 @@ def test_every_mistake_is_reported_at_once(tmp_path):
     num_repeats = "many"
     """
     run = settings(dataset_config=write(tmp_path, text), learning_rate=-1, optimizer_type="Adan", output_name="a/b")
-    ready = prepare(run)
+    ready = preflight(run)
     assert ready.config is None
     text = "\n".join(messages(ready.problems))
     for words in (
@@ -93,13 +93,13 @@ def test_every_mistake_is_reported_at_once(tmp_path):
 )
 def test_broken_files(tmp_path, text, words):
     run = settings(dataset_config=write(tmp_path, text), token_string="mychar4")
-    assert any(words in m for m in messages(prepare(run).problems))
+    assert any(words in m for m in messages(preflight(run).problems))
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "null", '"text"', "{"])
 def test_a_json_file_that_is_no_table(tmp_path, text):
     run = settings(dataset_config=write(tmp_path, text, "cfg.json"), token_string="mychar4", learning_rate=0)
-    found = messages(prepare(run).problems)
+    found = messages(preflight(run).problems)
     assert any("cfg.json" in m for m in found)
     assert any("--learning_rate" in m for m in found)
 
@@ -126,13 +126,13 @@ def test_bad_flags(tmp_path, monkeypatch, flags, words):
     monkeypatch.chdir(tmp_path)
     make_pictures(tmp_path / "a")
     write(tmp_path, "")
-    found = messages(prepare(settings(**{"train_data_dir": "a", "token_string": "mychar4", **flags})).problems)
+    found = messages(preflight(settings(**{"train_data_dir": "a", "token_string": "mychar4", **flags})).problems)
     assert any(words in m for m in found), found
 
 
 def test_two_words_that_read_the_same(tmp_path):
     text = "[[concepts]]\ntoken_string = 'cat&dog'\n[[concepts]]\ntoken_string = 'Cat&amp;Dog'\n[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'a'"
-    found = messages(prepare(settings(dataset_config=write(tmp_path, text))).problems)
+    found = messages(preflight(settings(dataset_config=write(tmp_path, text))).problems)
     assert any("two concepts" in m for m in found)
 
 
@@ -155,7 +155,7 @@ def test_all_that_is_wrong_with_several_words_is_told_together(tmp_path):
     [[datasets.subsets]]
     metadata_file = "m.json"
     """
-    found = messages(prepare(settings(dataset_config=write(tmp_path, text), token_string="x")).problems)
+    found = messages(preflight(settings(dataset_config=write(tmp_path, text), token_string="x")).problems)
     for words in (
         "concepts[0]: `init_wrod` is not known here. Did you mean `init_word`?", "concepts[1]: `num_vectors_per_token`",
         "`cat`: stands for two concepts", "`dog/`: cannot be a file name", "`dog/`: the init word is empty",
@@ -169,13 +169,13 @@ def test_all_that_is_wrong_with_several_words_is_told_together(tmp_path):
 @pytest.mark.parametrize("concepts", ["[concepts]\ntoken_string = 'a'", "[[concepts]]\ninit_word = 'a'"])
 def test_words_that_cannot_be_read_are_told_once(tmp_path, concepts):
     text = f"{concepts}\n[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'a'\nconcept = 'b'"
-    assert len(messages(prepare(settings(dataset_config=write(tmp_path, text))).problems)) == 1
+    assert len(messages(preflight(settings(dataset_config=write(tmp_path, text))).problems)) == 1
 
 
 def test_json_reads_as_toml_does(tmp_path):
     make_pictures(tmp_path / "a")
     text = '{"datasets": [{"subsets": [{"image_dir": "%s"}]}]}' % (tmp_path / "a")
-    ready = prepare(settings(dataset_config=write(tmp_path, text, "cfg.json"), token_string="mychar4"))
+    ready = preflight(settings(dataset_config=write(tmp_path, text, "cfg.json"), token_string="mychar4"))
     assert messages(ready.problems) == []
     assert len(ready.records) == 6
 
@@ -185,7 +185,7 @@ def test_named_folders_and_a_plain_folder(tmp_path):
     make_pictures(tmp_path / "train" / "1_a photo of mychar4", 1, caption=None)
     make_pictures(tmp_path / "train" / "notes", 1)
     make_pictures(tmp_path / "reg" / "1_person", 10, caption=None)
-    ready = prepare(
+    ready = preflight(
         settings(train_data_dir=str(tmp_path / "train"), reg_data_dir=str(tmp_path / "reg"), token_string="mychar4")
     )
     assert messages(ready.problems) == []
@@ -193,20 +193,20 @@ def test_named_folders_and_a_plain_folder(tmp_path):
     assert sum(r.repeats for r in ready.records if r.is_reg) == 7
     assert {r.caption for r in ready.records} == {"mychar4", "a photo of mychar4", "person"}
     assert any("notes" in m for m in messages(ready.problems, "note"))
-    plain = prepare(settings(train_data_dir=str(tmp_path / "train" / "notes"), token_string="mychar4"))
+    plain = preflight(settings(train_data_dir=str(tmp_path / "train" / "notes"), token_string="mychar4"))
     assert len(plain.records) == 1
 
 
 def test_a_word_that_never_appears_is_an_error_before_any_weight(tmp_path):
     make_pictures(tmp_path / "a", 5, caption="a photo of a planned thing")
-    ready = prepare(settings(train_data_dir=str(tmp_path / "a"), token_string="ann"))
+    ready = preflight(settings(train_data_dir=str(tmp_path / "a"), token_string="ann"))
     (message,) = messages(ready.problems)
     assert "none of the 5 captions contains the word" in message
     assert "00.png, 01.png, 02.png" in message
     with pytest.raises(ConfigError):
         ready.raise_errors()
     (tmp_path / "a" / "03.txt").write_text("Ann")
-    ready = prepare(settings(train_data_dir=str(tmp_path / "a"), token_string="ann"))
+    ready = preflight(settings(train_data_dir=str(tmp_path / "a"), token_string="ann"))
     assert messages(ready.problems) == []
     assert any("4 of 5 captions" in m for m in messages(ready.problems, "warning"))
 
@@ -215,9 +215,9 @@ def test_a_word_that_is_cut_off_is_an_error(tmp_path):
     make_pictures(tmp_path / "a", 2, caption="cat " * 80 + "mychar4")
     assert any(
         "cut off" in m
-        for m in messages(prepare(settings(train_data_dir=str(tmp_path / "a"), token_string="mychar4")).problems)
+        for m in messages(preflight(settings(train_data_dir=str(tmp_path / "a"), token_string="mychar4")).problems)
     )
-    longer = prepare(settings(train_data_dir=str(tmp_path / "a"), token_string="mychar4", max_token_length=150))
+    longer = preflight(settings(train_data_dir=str(tmp_path / "a"), token_string="mychar4", max_token_length=150))
     assert messages(longer.problems) == []
 
 
@@ -228,10 +228,11 @@ def test_names_of_flags_are_unique_and_every_one_has_help():
 
 
 def test_small_things():
-    assert parse_resolution("512") == (512, 512)
-    assert parse_resolution("512, 768") == (512, 768)
-    assert parse_resolution("1,2,3") is None
-    assert parse_resolution("0") is None
+    assert Resolution.parse("512").size == (512, 512)
+    assert Resolution.parse("512, 768").size == Resolution.parse((512, 768)).size == (512, 768)
+    for wrong in ("1,2,3", "0", "x", "512.0"):
+        with pytest.raises(ValueError, match="is no size"):
+            Resolution.parse(wrong)
     assert nearest("lerning_rate", ["learning_rate"]) == "Did you mean `learning_rate`?"
 
 
@@ -250,7 +251,7 @@ def test_texts_and_numbers_stand_for_each_other_in_a_data_set_file(tmp_path):
     caption_dropout_rate = "0.5"
     class_tokens = 1.5
     """
-    read = prepare(settings(dataset_config=write(tmp_path, text), token_string="mychar4")).config
+    read = preflight(settings(dataset_config=write(tmp_path, text), token_string="mychar4")).config
     (dataset,) = read.datasets
     (subset,) = dataset.subsets
     assert (dataset.batch_size, dataset.enable_bucket, dataset.validation_split) == (2, True, 0.5)
@@ -263,5 +264,5 @@ def test_texts_and_numbers_stand_for_each_other_in_a_data_set_file(tmp_path):
         'batch_size = ""',
     ):
         nonsense = text.replace('batch_size = "2"', "").replace('enable_bucket = "True"', wrong)
-        found = messages(prepare(settings(dataset_config=write(tmp_path, nonsense), token_string="mychar4")).problems)
+        found = messages(preflight(settings(dataset_config=write(tmp_path, nonsense), token_string="mychar4")).problems)
         assert sum("is expected" in m for m in found) == 1, (wrong, found)

@@ -7,19 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, WORD, check, make_pictures, said, settings, subset
+from conftest import ROOT, WORD, check, check_flags, make_pictures, said, settings, subset
 from safetensors.torch import load_file, save_file
 
 from benchmarks.checkpoints import make_parts, save_folder, single_file_tensors
 from neonym.cli.main import main
 from neonym.config.run import RunConfig, fields_of
+from neonym.config.values import Rate
 from neonym.errors import ModelError
 from neonym.formats import read_embedding
 from neonym.models.defaults import PUBLISHED_SPREAD
 from neonym.models.loading.identify import identify
 from neonym.models.registry import families
-from neonym.optim.rates import rate_of
-from neonym.preflight.prepare import prepare
+from neonym.optim.rates import make_schedule
+from neonym.preflight.preflight import preflight
 from neonym.training.recorded import settings_of
 from neonym.training.resume import identity
 from neonym.training.setup import precision_on_cuda
@@ -118,29 +119,30 @@ def test_what_is_given_holds_wherever_it_is_given(sd1, tmp_path, small):
     table["datasets"][0]["batch_size"] = 1
     flags = {"max_train_epochs": 3, "save_n_epoch_ratio": 2, "lr_scheduler": "constant", "mixed_precision": "no"}
     (tmp_path / "table.json").write_text(json.dumps(table))
-    ready = prepare(settings(dataset_config=str(tmp_path / "table.json"), **model, **flags))
+    ready = preflight(settings(dataset_config=str(tmp_path / "table.json"), **model, **flags))
     assert not said(ready)
     assert set(ready.defaults) == {"learning_rate"}
     assert ready.config is not None
     assert (ready.config.concepts[0].vectors, ready.datasets[0].batch_size) == (2, 1)
-    assert ready.rhythm is not None
-    assert (ready.rhythm.total, ready.rhythm.keep_every_n_steps) == (9, None)
+    assert ready.plan is not None
+    assert (ready.plan.milestones.total, ready.plan.milestones.keep_every_n_steps) == (9, None)
 
 
 def test_a_default_is_the_same_run_as_its_value_given():
     """Also for states of runs from before a model had defaults of its own."""
-    first = check("examples/nutkin", early_stop=True)
+    flags = {"train_data_dir": str(ROOT / "examples" / "nutkin"), "token_string": "nutkin", "early_stop": True}
+    first = check_flags(**flags)
     values = {"max_train_steps": 100, "train_batch_size": 4, "num_vectors_per_token": 1, "learning_rate": 0.02}
-    second = check("examples/nutkin", early_stop=True, eval_every_n_steps=5, **values)
+    second = check_flags(**flags, eval_every_n_steps=5, **values)
     assert settings_of(first.run) == settings_of(second.run)
-    assert first.rhythm == second.rhythm
+    assert first.complete_plan().milestones == second.complete_plan().milestones
 
 
 def test_the_warm_up_of_a_model_is_part_of_what_a_run_is(sd1, small, own):
     """Not of one that is the built-in model's, so that states from before there were others go on."""
     flags = {"resolution": "64", "learning_rate": 0.004, "num_vectors_per_token": 1, "max_train_steps": 100}
     least, tenth = (
-        identity(check(small, **flags, pretrained_model_name_or_path=name))
+        identity(check(small, **flags, pretrained_model_name_or_path=name).complete_plan())
         for name in (own(lr_warmup_steps="30"), str(sd1 / "folder"))
     )
     changed = {key for key in {*least, *tenth} if least.get(key) != tenth.get(key)}
@@ -238,7 +240,7 @@ def test_a_word_has_as_many_vectors_as_its_weights(sd1, small, tmp_path):
 )
 def test_the_warm_up_of_a_family_follows_the_length_of_the_run(total, warmup):
     optim = settings(train_data_dir="x", learning_rate=1.0).optim
-    rate = rate_of(optim, None, total, FAMILIES["sd1"].lr_warmup_steps.value)
+    rate = make_schedule(optim, Rate.constant(1.0), total, FAMILIES["sd1"].lr_warmup_steps.value)
     assert rate(warmup) == 1.0
     assert warmup == 0 or rate(warmup - 1) == pytest.approx(1 - 1 / warmup)
 
@@ -279,7 +281,7 @@ def test_what_helps_a_hopeless_run_fits_the_model(sd1, small):
 
 def test_an_optimizer_that_finds_its_rate_gets_a_factor_for_every_model(sd1, small):
     ready = check(small, pretrained_model_name_or_path=str(sd1 / "folder"), resolution="64", optimizer_type="Prodigy")
-    assert ready.run.optim.learning_rate == 1
+    assert ready.run.optim.learning_rate == Rate.constant(1.0)
     assert str(ready.defaults["learning_rate"]) == "default for Prodigy (it finds the rate itself: this is a factor)"
 
 

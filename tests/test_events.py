@@ -9,7 +9,7 @@ from conftest import notes_of, stop_at
 
 from neonym.errors import UserError
 from neonym.io.atomic import alone_in
-from neonym.preflight.prepare import prepare
+from neonym.preflight.preflight import preflight
 from neonym.runs.dispatcher import Dispatcher
 from neonym.runs.event_file import EventFile
 from neonym.runs.events import (
@@ -128,8 +128,8 @@ def test_a_stop_after_a_step_and_the_rest_later(run_for):
 def test_losses_stay_on_their_device_until_somebody_reads_them(run_for):
     """Nobody who does not ask waits for the device; who asks once gets all that wait."""
     events: list[Event] = []
-    ready = prepare(run_for(max_train_steps=4))
-    train_plan(ready, Dispatcher([events.append]), Stop())
+    plan = preflight(run_for(max_train_steps=4)).complete_plan()
+    train_plan(plan, Dispatcher([events.append]), Stop())
     steps = [event for event in events if isinstance(event, Stepped)]
     assert len(steps) == 4
     assert not any(step.losses.is_fetched for step in steps)

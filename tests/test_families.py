@@ -30,7 +30,7 @@ from neonym.models.loading.parts import load_parts, vae_of
 from neonym.models.model import Model, load_model
 from neonym.models.process.flow import Flow
 from neonym.models.text_side import TextSide
-from neonym.preflight.prepare import prepare
+from neonym.preflight.preflight import preflight
 from neonym.types import Encoded, TextCond
 
 SPEC = EncoderSpec("text_encoder", "T5EncoderModel", "t5xxl", aliases=("t5",), kind="t5", max_length=24)
@@ -178,7 +178,7 @@ def test_a_word_is_learned_and_a_run_goes_on_bit_for_bit(run_for, folder):
 
 
 def test_sides_that_the_network_cannot_take_are_refused(run_for):
-    found = prepare(run_for("odd", resolution="72", enable_bucket=False))
+    found = preflight(run_for("odd", resolution="72", enable_bucket=False))
     assert "not a multiple of 16" in "\n".join(str(p) for p in found.problems if p.severity == "error")
 
 

@@ -8,8 +8,8 @@ from neonym.config.flat import replace_compat, validated
 from neonym.config.rules import run_problems
 from neonym.config.run import RunConfig, fields_of
 from neonym.config.sdscripts import SDSCRIPTS
-from neonym.preflight.inputs import look
-from neonym.preflight.settings import optimizer_errors
+from neonym.preflight.inputs import read_inputs
+from neonym.preflight.learning import optimizer_errors
 
 
 def found(severity: str, **flags) -> str:
@@ -115,19 +115,19 @@ def test_wrong_names_of_repositories(name):
 def test_optimizers_and_schedules_that_cannot_work(flags, words):
     """Whatever a class of the user's choice raises."""
     run = settings(train_data_dir="a", token_string="x", **flags)
-    problems = [*run_problems(run), *optimizer_errors(run)]
+    problems = [*run_problems(run), *optimizer_errors(run.optim)]
     assert words in "\n".join(str(p) for p in problems if p.severity == "error")
 
 
 @pytest.mark.parametrize("name", ["adamax", "torch.optim.Adafactor", "RMSPROP", "torch.optim.SGD"])
 def test_optimizers_of_torch_in_any_case(name):
     run = settings(train_data_dir="a", token_string="x", optimizer_type=name)
-    assert not [p for p in [*run_problems(run), *optimizer_errors(run)] if p.severity == "error"]
+    assert not [p for p in [*run_problems(run), *optimizer_errors(run.optim)] if p.severity == "error"]
 
 
 def test_schedules_of_torch_in_any_case():
     run = settings(train_data_dir="a", token_string="x", lr_scheduler_type="steplr", lr_scheduler_args=("step_size=3",))
-    assert not [p for p in [*run_problems(run), *optimizer_errors(run)] if p.severity == "error"]
+    assert not [p for p in [*run_problems(run), *optimizer_errors(run.optim)] if p.severity == "error"]
 
 
 STRANGE = (-1, 0, 1.5, float("nan"), 10**30, "", "abc", "a/b", "10%", ["a=1"])
@@ -142,6 +142,6 @@ def test_no_value_of_any_setting_ends_in_a_traceback(tmp_path, monkeypatch):
             given = Given({name: "job.toml"})
             values = {"train_data_dir": "a", "token_string": "x", name: value}
             run = validated(RunConfig, replace_compat(values, SDSCRIPTS, given), given)
-            found = [*given.problems, *look(run).problems]
+            found = [*given.problems, *read_inputs(run).problems]
             assert all(problem.what for problem in found)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -17,7 +17,7 @@ from neonym.errors import ModelError
 from neonym.models.loading.identify import identify
 from neonym.models.model import load_model
 from neonym.models.tokenizers.loading import load_tokenizers
-from neonym.preflight.prepare import prepare
+from neonym.preflight.preflight import preflight
 
 UNET = "model.diffusion_model."
 
@@ -170,14 +170,14 @@ def test_what_says_the_prediction_type(model, tmp_path):
     save_file(tensors, path, {"modelspec.prediction_type": "epsilon"})
     flags = {"train_data_dir": str(make_pictures(tmp_path / "p", 2, size=(64, 64))), "token_string": "mychar4",
              "pretrained_model_name_or_path": str(path)}  # fmt: skip
-    told = said(prepare(settings(**flags, v_parameterization=True, v2=family != "sdxl", sdxl=family == "sdxl")))
+    told = said(preflight(settings(**flags, v_parameterization=True, v2=family != "sdxl", sdxl=family == "sdxl")))
     assert "predicts noise (epsilon): so says its metadata" in told
     assert ("--v2" in told) == (family == "sd1")
     assert "--sdxl" not in told
     save_file(tensors, path)
-    guess = said(prepare(settings(**flags)), "warning")
+    guess = said(preflight(settings(**flags)), "warning")
     assert ("does not say whether it predicts noise or v" in guess) == (family == "sd2")
-    obeyed = prepare(settings(**flags, v_parameterization=True))
+    obeyed = preflight(settings(**flags, v_parameterization=True))
     assert obeyed.source is not None
     assert obeyed.source.prediction_type == "v_prediction"
     assert "v, as --v_parameterization says" in said(obeyed, "note")

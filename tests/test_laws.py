@@ -138,7 +138,7 @@ def test_a_step_without_the_word_moves_nothing(run_for, tmp_path, pictures):
 
     def run_steps(run):
         concepts.extend(run.state.concepts)
-        plans.extend(run.ready.plans)
+        plans.extend(concept.samples for concept in run.plan.concepts)
         return inner(run)
 
     concepts, plans, inner = [], [], training.run_steps

@@ -25,7 +25,7 @@ from neonym.models.loading.assemble import load_part, token_table
 from neonym.models.loading.identify import identify
 from neonym.models.model import load_model
 from neonym.models.tokenizers.loading import load_tokenizers
-from neonym.preflight.prepare import prepare
+from neonym.preflight.preflight import preflight
 
 
 @pytest.fixture(scope="module", params=["sd1", "sd2", "sdxl"])
@@ -179,7 +179,7 @@ def test_one_encoder_of_two_can_be_left_alone(tmp_path):
     content = load_file(train(settings(**flags, train_encoders=("text_encoder_2",))).files[0])
     assert torch.equal(content["clip_l"][0], start["text_encoder"])
     assert not torch.equal(content["clip_g"][0], start["text_encoder_2"])
-    text = "\n".join(str(p) for p in prepare(settings(**flags, train_encoders=("unet",), clip_skip=2)).problems)
+    text = "\n".join(str(p) for p in preflight(settings(**flags, train_encoders=("unet",), clip_skip=2)).problems)
     assert "--train_encoders" in text
     assert "--clip_skip" in text
 
@@ -278,7 +278,7 @@ def test_flags_are_checked_against_the_file(tmp_path):
     parts = make_parts("sd1", tiny=True)
     save_file(single_file_tensors(parts, "sd1"), tmp_path / "one.safetensors")
     pictures = make_pictures(tmp_path / "p", 2, size=(64, 64))
-    ready = prepare(settings(train_data_dir=str(pictures), token_string="mychar4", v2=True, v_parameterization=True,
+    ready = preflight(settings(train_data_dir=str(pictures), token_string="mychar4", v2=True, v_parameterization=True,
                              pretrained_model_name_or_path=str(tmp_path / "one.safetensors")))  # fmt: skip
     text = "\n".join(str(p) for p in ready.problems if p.severity == "error")
     assert "--v2" in text

@@ -4,26 +4,26 @@ import math
 
 import pytest
 import torch
-from conftest import settings, stop_at
+from conftest import check_flags, settings, stop_at
 from transformers import get_scheduler
 
 from neonym import train
 from neonym.config.optimizers import OPTIMIZERS, optimizer_name
-from neonym.config.values import parse_arguments, parse_count, parse_stages
+from neonym.config.values import Arguments, Rate, Steps
 from neonym.errors import ConfigError
 from neonym.formats import read_embedding
 from neonym.models.model import load_model
 from neonym.optim.optimizers import make_optimizer, rate_now, record_of
-from neonym.optim.rates import rate_of
-from neonym.optim.schedules import make_rate, staged_rate
-from neonym.preflight.prepare import prepare
-from neonym.preflight.settings import optimizer_errors
+from neonym.optim.rates import make_schedule
+from neonym.optim.schedules import named_schedule
+from neonym.preflight.learning import optimizer_errors
+from neonym.preflight.preflight import preflight
 from neonym.training import run as training
 from neonym.training.concepts import add_concepts
 
 
 def curve(name: str, steps: int = 100, rate: float = 1.0, **options) -> list[float]:
-    found = make_rate(rate, name, steps, **options)
+    found = named_schedule(rate, name, steps, **options)
     return [found(step) for step in range(steps)]
 
 
@@ -61,32 +61,32 @@ def test_plain_schedules_are_transformers_own(warmup):
 
 
 def test_a_schedule_of_torch_is_a_function_of_the_step():
-    rate = make_rate(1.0, "", 50, kind="StepLR", arguments={"step_size": 10, "gamma": 0.5})
+    rate = named_schedule(1.0, "", 50, kind="StepLR", arguments={"step_size": 10, "gamma": 0.5})
     assert [rate(step) for step in (49, 0, 10, 25, 9)] == [0.0625, 1.0, 0.5, 0.25, 1.0]
 
 
 def test_staged_rates():
-    rate = staged_rate("0.005:100, 1e-3:1000, 5e-4")
-    assert [rate(s) for s in (0, 99, 100, 999, 1000, 10**6)] == [0.005, 0.005, 1e-3, 1e-3, 5e-4, 5e-4]
-    assert staged_rate("0.01:5,0.001:10")(50) == 0.001
-    for wrong in ("x", "1e-3:100,1e-4:50", "0:5,1", "1e-3,1e-4", "nan"):
-        with pytest.raises(ValueError, match=r"could not convert|must"):
-            parse_stages(wrong)
+    rate = Rate.parse("0.005:100, 1e-3:1000, 5e-4")
+    assert [rate.at(s) for s in (0, 99, 100, 999, 1000, 10**6)] == [0.005, 0.005, 1e-3, 1e-3, 5e-4, 5e-4]
+    assert Rate.parse("0.01:5,0.001:10").at(50) == 0.001
+    for wrong in ("x", "1e-3:100,1e-4:50", "0:5,1", "1e-3,1e-4", "nan:5,1"):
+        with pytest.raises(ValueError, match=r"is no learning rate|must"):
+            Rate.parse(wrong)
 
 
 def test_counts_and_shares():
-    assert [parse_count(text, 200) for text in ("10", "0.1", "10%", "0", "100%", "1.0")] == [10, 20, 20, 0, 200, 1]
-    assert [parse_count(text, 50) for text in ("0.15", "0.29", "5%", "0.99", "0.06")] == [7, 14, 2, 49, 3]
+    assert [Steps.parse(text).of(200) for text in ("10", "0.1", "10%", "0", "100%", "1.0")] == [10, 20, 20, 0, 200, 1]
+    assert [Steps.parse(text).of(50) for text in ("0.15", "0.29", "5%", "0.99", "0.06")] == [7, 14, 2, 49, 3]
     for wrong in ("1.5", "-1", "150%", "ten", "nan", "inf"):
-        with pytest.raises(ValueError, match=r"could not convert|neither"):
-            parse_count(wrong, 200)
+        with pytest.raises(ValueError, match="neither"):
+            Steps.parse(wrong)
 
 
 def test_arguments_are_python_literals():
-    found = parse_arguments(["betas=0.9,0.99", "decouple=True", "name='x'"])
+    found = Arguments.parse(["betas=0.9,0.99", "decouple=True", "name='x'"]).values
     assert found == {"betas": (0.9, 0.99), "decouple": True, "name": "x"}
     with pytest.raises(ValueError, match=r"`decouple=true`, `eps`"):
-        parse_arguments(["decouple=true", "eps", "a=1"])
+        Arguments.parse(["decouple=true", "eps", "a=1"])
 
 
 def distance(rows: torch.Tensor) -> float:
@@ -113,7 +113,7 @@ def test_every_optimizer_goes_downhill(name):
     assert distance(rows) < 0.9 * first
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 1
     rate = {"learning_rate": 1.0} if finds_rate else {}
-    assert optimizer_errors(settings(train_data_dir="a", token_string="x", optimizer_type=name, **rate)) == []
+    assert optimizer_errors(settings(optimizer_type=name, **rate).optim) == []
 
 
 def test_names_are_found_in_any_case():
@@ -186,9 +186,9 @@ def test_what_an_optimizer_finds_itself_is_known_and_told(run_for):
         rows.grad = torch.ones(2, 3)
         optimizer.step()
     assert rate_now(optimizer) == pytest.approx(1e-2 * 0.5, rel=0.05)
-    ready = prepare(run_for(optimizer_type="AdamWScheduleFree", ema_decay=0.9))
+    ready = preflight(run_for(optimizer_type="AdamWScheduleFree", ema_decay=0.9))
     assert any(p.where == "--ema_decay" and "an average already" in p.what for p in ready.problems)
-    assert add_concepts(load_model(), ready)[0].after_step == []
+    assert add_concepts(load_model(), ready.complete_plan())[0].after_step == []
 
 
 def test_schedule_free_answers_with_its_average(run_for):
@@ -233,16 +233,16 @@ def test_a_concept_may_have_a_rate_of_its_own(tmp_path, pictures, run_for):
 @pytest.mark.parametrize(("total", "warmup"), [(1, 0), (3, 0), (20, 6), (100, 30), (1600, 30)])
 def test_the_rate_rises_for_30_steps_but_no_longer_than_a_third_of_the_run(total, warmup):
     optim = settings(train_data_dir="x", learning_rate=1.0).optim
-    rates = [rate_of(optim, None, total)(step) for step in range(min(total, warmup + 1))]
+    rates = [make_schedule(optim, Rate.constant(1.0), total)(step) for step in range(min(total, warmup + 1))]
     assert rates == pytest.approx([step / warmup for step in range(warmup)] + [1.0])
 
 
 def test_what_is_wrong_with_rates_is_said_together():
-    run = settings(
+    found = check_flags(
         train_data_dir="x", learning_rate="fast", lr_warmup_steps="1.5", lr_scheduler="cosin", optimizer_args=["a"],
         adaptive_noise_scale=0.1, min_timestep=500, max_timestep=400, ema_decay=1.0,
     )  # fmt: skip
-    text = "\n".join(str(p) for p in prepare(run).problems if p.severity == "error")
+    text = "\n".join(str(p) for p in found.problems if p.severity == "error")
     for words in (
         "--learning_rate", "--lr_warmup_steps", "Did you mean `cosine`?", "--optimizer_args: `a` cannot be read",
         "needs a --noise_offset above 0", "--min_timestep", "--ema_decay",
@@ -259,7 +259,7 @@ def test_a_schedule_without_what_it_needs():
         ({"lr_scheduler_type": "ReduceLROnPlateau"}, "could not be resumed exactly"),
         ({"lr_scheduler": "cosine", "learning_rate": "1e-3:10,1e-4"}, "a schedule of its own"),
     ):
-        text = "\n".join(str(p) for p in prepare(settings(train_data_dir="x", **options)).problems)
+        text = "\n".join(str(p) for p in preflight(settings(train_data_dir="x", **options)).problems)
         assert words in text, words
 
 
@@ -274,23 +274,23 @@ def test_a_schedule_without_what_it_needs():
     ],
 )
 def test_what_libraries_refuse_is_said_before_a_model_is_loaded(pictures, options, where):
-    problems = prepare(settings(train_data_dir=str(pictures), token_string="mychar4", **options)).problems
+    problems = preflight(settings(train_data_dir=str(pictures), token_string="mychar4", **options)).problems
     assert [p.where for p in problems if p.severity == "error"] == [where]
 
 
 def test_options_that_a_schedule_does_not_read_are_warned_about(run_for):
     run = run_for(lr_scheduler="linear", lr_scheduler_power=2.0, lr_decay_steps="10%")
-    said = {p.where for p in prepare(run).problems if "has no effect on the schedule linear" in p.what}
+    said = {p.where for p in preflight(run).problems if "has no effect on the schedule linear" in p.what}
     assert said == {"--lr_scheduler_power", "--lr_decay_steps"}
-    ready = prepare(run_for(optimizer_type="AdaFactor", lr_warmup_steps="5"))
+    ready = preflight(run_for(optimizer_type="AdaFactor", lr_warmup_steps="5"))
     assert any("stages and warm-up are not used" in p.what for p in ready.problems)
 
 
 def test_learning_rate_free_optimizers_are_warned_about_small_rates(run_for):
-    ready = prepare(run_for(optimizer_type="Prodigy", learning_rate=1e-4))
+    ready = preflight(run_for(optimizer_type="Prodigy", learning_rate=1e-4))
     assert any("finds the learning rate itself" in p.what for p in ready.problems)
-    ready = prepare(run_for(optimizer_type="prodigy", learning_rate=None))
-    assert ready.run.optim.learning_rate == 1
+    ready = preflight(run_for(optimizer_type="prodigy", learning_rate=None))
+    assert ready.run.optim.learning_rate == Rate.constant(1.0)
     assert not [p for p in ready.problems if p.where == "--learning_rate"]
 
 
@@ -317,13 +317,13 @@ def test_learning_rate_free_optimizers_are_warned_about_small_rates(run_for):
     ],
 )
 def test_a_run_that_cannot_learn_is_told_so_whatever_its_optimizer(run_for, options, hopeless):
-    ready = prepare(run_for(max_train_steps=100, **options))
+    ready = preflight(run_for(max_train_steps=100, **options))
     assert any("can hardly be learned" in p.what for p in ready.problems) == hopeless
     assert not ready.failed()
 
 
 def test_a_run_that_is_too_short_is_told_so_not_that_its_rate_is_low(run_for):
-    ready = prepare(run_for(max_train_steps=2, lr_warmup_steps="2", learning_rate=0.02))
+    ready = preflight(run_for(max_train_steps=2, lr_warmup_steps="2", learning_rate=0.02))
     (said,) = [p for p in ready.problems if "can hardly be learned" in p.what]
     assert said.where == "--max_train_steps"
     assert said.what.startswith("2 steps at")

@@ -12,7 +12,7 @@ from neonym.extras import MODULES
 from neonym.formats import read_embedding
 from neonym.models.model import load_model
 from neonym.optim.optimizers import longest_step, make_optimizer, optimizer_class, record_of
-from neonym.preflight.prepare import prepare
+from neonym.preflight.preflight import preflight
 from neonym.training.concepts import add_concepts
 
 HERE = __name__
@@ -100,14 +100,14 @@ def test_an_optimizer_that_says_it_waits_cannot_step_at_zero():
 def test_a_new_optimizer_is_one_record(run_for, one_more):
     assert optimizer_name("signdescent8BIT") == "SignDescent"
     assert record_of("SIGNDESCENT") is one_more
-    ready = prepare(run_for(optimizer_type="SignDescent8bit", learning_rate=1e-7, max_train_steps=100))
+    ready = preflight(run_for(optimizer_type="SignDescent8bit", learning_rate=1e-7, max_train_steps=100))
     said = "\n".join(str(p) for p in ready.problems)
     assert "SignDescent8bit -> SignDescent" in said
     assert "can hardly be learned" in said
     result = train(run_for(optimizer_type="SignDescent", learning_rate=0.02))
     assert result.verdicts[0].encoders["text_encoder"].distance > 0
     assert read_embedding(result.files[0]).vectors["text_encoder"].isfinite().all()
-    (concept,) = add_concepts(load_model(), prepare(run_for("again", optimizer_type="SignDescent")))
+    (concept,) = add_concepts(load_model(), preflight(run_for("again", optimizer_type="SignDescent")).complete_plan())
     assert concept.record is one_more
     assert concept.optimizer.param_groups[0]["stretch"] == 0.5
 

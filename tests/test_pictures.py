@@ -16,7 +16,7 @@ from neonym.config.flags import parse_flags
 from neonym.data.images import draw_view, face_of, inspect, load_mask, load_pixels, still_view, zoom_on_face
 from neonym.data.latent_cache import Latents
 from neonym.errors import Problem
-from neonym.preflight.prepare import prepare
+from neonym.preflight.preflight import preflight
 from neonym.runs.events import Event
 
 
@@ -142,7 +142,7 @@ def test_masks(tmp_path):
     assert not check_table(tmp_path, table, masked_loss=True).failed()
     Image.new("L", (100, 64)).save(masks / "99.png")
     assert "masks without picture (99.png)" in said(check_table(tmp_path, table, masked_loss=True))
-    assert "no picture has a mask" in said(check(pictures, masked_loss=True), "warning")
+    assert "no image has a mask" in said(check(pictures, masked_loss=True), "warning")
 
 
 def test_two_words_of_one_folder_have_masks_of_their_own(tmp_path):
@@ -156,7 +156,7 @@ def test_two_words_of_one_folder_have_masks_of_their_own(tmp_path):
     table = {"concepts": [{"token_string": "one"}, {"token_string": "two"}], "datasets": [{"subsets": subsets}]}
     file = tmp_path / "t.json"
     file.write_text(json.dumps(table))
-    ready = prepare(settings(dataset_config=str(file), masked_loss=True))
+    ready = preflight(settings(dataset_config=str(file), masked_loss=True))
     latents = Latents({}, lambda pixels: pixels)
     means = {r.concept: float(latents.mask(r, still_view(r), (16, 16)).mean()) for r in ready.records}
     assert means == {0: 1.0, 1: 0.0}
@@ -273,5 +273,5 @@ def test_flags_of_the_command_line():
     given = read_run(parse_flags(RunFlags, flags, "x", ""), flags)
     data = given.run.dataset
     assert all((data.use_style_template, data.masked_loss, data.alpha_mask, data.random_crop))
-    assert data.face_crop_aug_range == "1,2"
+    assert (data.face_crop_aug_range.low, data.face_crop_aug_range.high) == (1, 2)
     assert not any(isinstance(p, Problem) and p.severity == "error" for p in given.problems)

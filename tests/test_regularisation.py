@@ -2,7 +2,7 @@
 
 from conftest import WORD, check, check_table, make_pictures, said, settings
 
-from neonym.preflight.prepare import prepare
+from neonym.preflight.preflight import preflight
 
 
 def test_pictures_that_are_left_over_are_counted(tmp_path):
@@ -31,17 +31,17 @@ def test_their_captions_should_not_contain_the_word(tmp_path):
     make_pictures(tmp_path / "a", 3)
     regular = make_pictures(tmp_path / "r" / "1_", 3, caption=None)
     folders = settings(train_data_dir=str(tmp_path / "a"), reg_data_dir=str(regular), token_string=WORD)
-    text = said(prepare(folders), "warning")
+    text = said(preflight(folders), "warning")
     assert "3 pictures have no caption file" in text
     assert "class_tokens with what they show, without the new word" in text
     assert "class_tokens with the new word" not in text
     for name, caption in (("00", "somebody"), ("01", "a MyChar4"), ("02", "mychar45")):
         (regular / f"{name}.txt").write_text(caption)
-    text = said(prepare(folders), "warning")
-    assert "1 of 3 captions of regularisation pictures contain the word (01.png)" in text
+    text = said(preflight(folders), "warning")
+    assert "1 of 3 captions of regularisation images contain the word (01.png)" in text
     assert "without" not in text
     text = said(check(tmp_path / "a", reg_data_dir=str(regular), caption_prefix=WORD), "warning")
-    assert "3 of 3 captions of regularisation pictures" in text
+    assert "3 of 3 captions of regularisation images" in text
 
 
 def test_none_beside_a_metadata_file(tmp_path):

@@ -14,7 +14,7 @@ from neonym import train
 from neonym.errors import UserError
 from neonym.formats import read_embedding
 from neonym.generation.request.prompts import inline, read_prompts
-from neonym.preflight.prepare import prepare
+from neonym.preflight.preflight import preflight
 from neonym.runs.events import Evaluated, Event, Started, Stepped
 from neonym.training import state
 from neonym.training.checkpoint import CheckpointStore
@@ -52,7 +52,7 @@ def test_epochs_become_steps(run_for):
     run = run_for(
         max_train_epochs=5, save_every_n_epochs=1, save_last_n_epochs=2, save_state=True, save_last_n_epochs_state=1
     )
-    assert prepare(run).rhythm.total == 10
+    assert preflight(run).complete_plan().milestones.total == 10
     result = train(run)
     assert result.steps == 10
     assert names(run) == ["mychar4-000003.safetensors", "mychar4-000004.safetensors", "mychar4.safetensors"]
@@ -60,8 +60,9 @@ def test_epochs_become_steps(run_for):
 
 
 def test_a_ratio_becomes_an_interval(run_for):
-    assert prepare(run_for(max_train_epochs=10, save_n_epoch_ratio=3)).rhythm.save_every_n_epochs == 3
-    assert prepare(run_for(max_train_epochs=2, save_n_epoch_ratio=9)).rhythm.save_every_n_epochs == 1
+    for epochs, ratio, interval in ((10, 3, 3), (2, 9, 1)):
+        plan = preflight(run_for(max_train_epochs=epochs, save_n_epoch_ratio=ratio)).complete_plan()
+        assert plan.milestones.save_every_n_epochs == interval
 
 
 def test_step_files_and_their_retention(run_for):
@@ -83,8 +84,8 @@ def test_step_files_and_their_retention(run_for):
 )
 def test_retention_counts_steps_as_sd_scripts_does(run_for, every, keep, left):
     """After step s the multiple at or below s - keep - 1 goes."""
-    ready = prepare(run_for(save_every_n_steps=every, save_last_n_steps=keep))
-    store = CheckpointStore(ready)
+    ready = preflight(run_for(save_every_n_steps=every, save_last_n_steps=keep))
+    store = CheckpointStore(ready.complete_plan())
     store.folder.parent.mkdir(parents=True)
     for done in range(every, max(left) + 1, every):
         store.file("mychar4", f"-step{done:08d}").touch()
@@ -106,7 +107,7 @@ def test_what_metadata_says(run_for, tmp_path):
     assert found["modelspec.encoder_layer"] == "2"
     assert as_data_url("data:image/png;base64,AA==") == "data:image/png;base64,AA=="
     missing = run_for("other", metadata_thumbnail=str(tmp_path / "none.png"))
-    assert any(p.where.startswith("--metadata_thumbnail") for p in prepare(missing).problems)
+    assert any(p.where.startswith("--metadata_thumbnail") for p in preflight(missing).problems)
 
 
 def test_resuming_from_a_state_folder(run_for):
@@ -201,8 +202,8 @@ def test_beginning_later_in_the_plan(run_for):
     (started,) = report.of(Started)
     assert (started.first_step, started.steps) == (4, 8)
     assert [event.step for event in report.of(Stepped)] == [5, 6, 7, 8]
-    assert prepare(run_for(initial_epoch=3)).rhythm.first == 4
-    assert prepare(run_for(initial_step=5)).rhythm.first == 5
+    assert preflight(run_for(initial_epoch=3)).complete_plan().milestones.first == 4
+    assert preflight(run_for(initial_step=5)).complete_plan().milestones.first == 5
 
 
 def test_a_run_from_a_state_folder_goes_on_from_its_own_later_state(run_for):
@@ -218,7 +219,7 @@ def test_a_run_from_a_state_folder_goes_on_from_its_own_later_state(run_for):
 
 
 def test_beginning_after_the_end_is_an_error(run_for):
-    assert any("is not before the end" in p.what for p in prepare(run_for(initial_step=8)).problems)
+    assert any("is not before the end" in p.what for p in preflight(run_for(initial_step=8)).problems)
 
 
 def test_a_time_limit_ends_like_a_last_step(run_for):
@@ -244,7 +245,7 @@ def test_a_compiled_model_learns_the_same(run_for):
     a, b = (rows(train(run).files[0]) for run in (plain, compiled))
     assert float((a - b).abs().max()) < 1e-4
     (problem,) = [
-        p for p in prepare(run_for(torch_compile=True, dynamo_backend="inducto")).problems if p.severity == "error"
+        p for p in preflight(run_for(torch_compile=True, dynamo_backend="inducto")).problems if p.severity == "error"
     ]
     assert problem.fix == "Did you mean `inductor`?"
 
@@ -399,5 +400,5 @@ def test_prompt_files(tmp_path):
 
 
 def test_samples_without_prompts_are_refused(run_for):
-    problems = prepare(run_for(sample_every_n_steps=2)).problems
+    problems = preflight(run_for(sample_every_n_steps=2)).problems
     assert any(p.where == "--sample_prompts" and p.severity == "error" for p in problems)

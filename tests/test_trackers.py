@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 from neonym import train
-from neonym.preflight.prepare import prepare
+from neonym.preflight.preflight import preflight
 
 
 def test_tensorboard_gets_sd_scripts_scalars_and_ours(run_for, tmp_path):
@@ -58,7 +58,7 @@ def test_wandb_offline(tmp_path, pictures):
 
 
 def test_what_trackers_need_is_said_before(run_for):
-    problems = [p for p in prepare(run_for(log_with="all")).problems if p.severity == "error"]
+    problems = [p for p in preflight(run_for(log_with="all")).problems if p.severity == "error"]
     assert [p.what for p in problems] == ["needs --logging_dir"]
 
 

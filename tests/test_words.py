@@ -7,7 +7,7 @@ from conftest import make_pictures, settings
 from neonym.cli.main import main
 from neonym.formats import read_embedding, write_embedding
 from neonym.models.model import load_model
-from neonym.preflight.prepare import prepare
+from neonym.preflight.preflight import preflight
 from neonym.training.concept import first_rows
 from neonym.types import Embedding
 
@@ -24,7 +24,7 @@ from neonym.types import Embedding
 )  # fmt: skip
 def test_tokens_of_the_init_word_against_vectors(pictures, word, count, severity, words):
     flags = {"train_data_dir": str(pictures), "token_string": "mychar4", "init_word": word}
-    found = [p for p in prepare(settings(**flags, num_vectors_per_token=count)).problems if "init word" in p.where]
+    found = [p for p in preflight(settings(**flags, num_vectors_per_token=count)).problems if "init word" in p.where]
     assert [p.severity for p in found] == ([severity] if severity else [])
     assert all(words in str(p) for p in found)
 
@@ -87,7 +87,7 @@ def test_resizing_cuts_or_takes_vectors_in_turn(tmp_path, ending):
 def test_a_file_for_another_kind_of_model(pictures, tmp_path, shapes, words):
     file = starting_file(tmp_path / "old.safetensors", **shapes)
     run = settings(train_data_dir=str(pictures), token_string="mychar4", num_vectors_per_token=2, weights=file)
-    found = [str(p) for p in prepare(run).problems if p.severity == "error"]
+    found = [str(p) for p in preflight(run).problems if p.severity == "error"]
     assert len(found) == 1
     assert words in found[0]
 
@@ -115,7 +115,7 @@ def test_a_file_for_another_kind_of_model(pictures, tmp_path, shapes, words):
 )
 def test_names_that_some_program_cannot_use(tmp_path, flags, words):
     pictures = make_pictures(tmp_path / "p", 2, caption=f"a sticker of a {flags['token_string']}")
-    problems = prepare(settings(train_data_dir=str(pictures), **flags)).problems
+    problems = preflight(settings(train_data_dir=str(pictures), **flags)).problems
     said = [p.what for p in problems if "`" in p.where and p.severity == "warning"]
     assert all(any(word in f for f in said) for word in words), said
     assert len(said) == len(words)

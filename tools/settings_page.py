@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from neonym.config.dataset import ConceptSpec, DatasetValues, SubsetSpec
 from neonym.config.generate import GenerateSettings
 from neonym.config.run import RunConfig, fields_of
+from neonym.config.values import parsed_kind
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 TITLES = {
@@ -27,6 +28,8 @@ HEAD = "| flag | kind | default | what it does |\n|---|---|---|---|"
 
 def kind(annotation: Any) -> str:
     """A type as users read it."""
+    if parsed := parsed_kind(annotation):
+        return parsed.label
     parts = [part for part in get_args(annotation) if part is not type(None)]
     origin = get_origin(annotation)
     if origin is Annotated:

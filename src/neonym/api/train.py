@@ -8,7 +8,8 @@ from dataclasses import replace
 from neonym.api.wording import all_in_python, speaking_python, text_in_python
 from neonym.config.run import RunConfig
 from neonym.errors import Problem
-from neonym.preflight.prepare import prepare
+from neonym.preflight.images import look_alikes
+from neonym.preflight.preflight import preflight
 from neonym.runs import start
 from neonym.runs.events import Event, Failed, Listener, Noted
 from neonym.runs.stop import Stop
@@ -21,7 +22,8 @@ def check(run: RunConfig) -> list[Problem]:
     No weight is read and nothing is written. A run with a problem of the severity `error` does not train.
     """
     with speaking_python():
-        return all_in_python(prepare(run, run.notes).problems)
+        found = preflight(run, run.notes)
+        return all_in_python([*found.problems, *look_alikes(found.records)])
 
 
 def train(run: RunConfig, listeners: Sequence[Listener] = (), stop: Stop | None = None) -> Result:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -18,19 +17,19 @@ from neonym.config.dataset import DatasetValues, SubsetSpec
 from neonym.config.flags import read_line
 from neonym.config.resolve import FLAG_NAMES
 from neonym.config.run import RunConfig, fields_of
+from neonym.config.values import as_written
 from neonym.errors import Problem, in_one_line
 
 if TYPE_CHECKING:
-    from neonym.preflight.prepare import Prepared
+    from neonym.preflight.preflight import Preflight
 
-FEW_PICTURES = 300
 MOST_LISTED = 200  # captions
-MOST_SHOWN = 400  # characters of one caption
-DESCRIPTION = "Check a training run: settings, pictures, captions, token ids, buckets, caches. Takes training's flags."
+MOST_SHOWN = 400  # letters of one
+DESCRIPTION = "Check a training run: settings, images, captions, token ids, buckets, caches. Takes training's flags."
 
 
 class CheckFlags(RunFlags):
-    """The flags of training, and how to answer."""
+    """The flags of training, and the form of the answer."""
 
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(False, description="Print one JSON object.")
     draws: int = Field(1, ge=0, description="How many keyed draws of each caption the object lists.")
@@ -45,9 +44,8 @@ def main(argv: list[str], prog: str) -> int:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Switch the garbage collector off for the length of the block.
-
-    Importing and scanning leave no reference cycles, and the search for them takes an eighth of the time of a check.
+    """Run the block without garbage collection: importing and scanning leave no cycles, and the search is an eighth of
+    a check.
     """
     gc.disable()
     try:
@@ -63,148 +61,128 @@ def checked(argv: list[str], prog: str) -> int:
         fix = "Write them with neonym train"
         given.problems.append(Problem("warning", "has no effect here: a check writes nothing", "--output_config", fix))
     from neonym.cli.facts import as_object
-    from neonym.preflight.prepare import prepare
+    from neonym.preflight.images import look_alikes
+    from neonym.preflight.preflight import preflight
 
-    ready = prepare(given.run, given.problems)
-    ready.problems += look_alikes(ready)
-    ready.origins = {at: named_origin(at[2], origin, given) for at, origin in ready.origins.items()}
+    found = preflight(given.run, given.problems)
+    origins = {at: named_origin(at[2], origin, given) for at, origin in found.origins.items()}
+    found = found.adding(look_alikes(found.records), origins=origins)
     if flags.print_config:
-        print_config(ready, given)
+        print_config(found, given)
     elif flags.as_json:
-        json.dump(as_object(ready, flags.draws, flags.at_step), sys.stdout, indent=1, ensure_ascii=False)
+        json.dump(as_object(found, flags.draws, flags.at_step), sys.stdout, indent=1, ensure_ascii=False)
         print()
     else:
         if given.debug_dataset:
-            print_ids(ready)
-        print_summary(ready)
-    return 2 if ready.failed() else 0
-
-
-def look_alikes(ready: Prepared) -> list[Problem]:
-    """Return warnings about plain images, which teach nothing, and about (nearly) equal ones, which count twice.
-
-    Images that are nearly the same and plain ones are found in small sets only, because they must be decoded.
-    """
-    from neonym.data.metadata_files import plain_pictures
-    from neonym.data.tools.duplicates import fingerprints, similar
-
-    shown = {r.path: r.content for r in ready.records if not r.is_reg}
-    if len(shown) <= FEW_PICTURES:
-        prints = fingerprints(list(shown))
-        groups, plain = similar(prints), [path.name for path, bits in prints.items() if bits is None]
-    else:
-        by_content: dict[str, list[Path]] = {}
-        for path, content in shown.items():
-            by_content.setdefault(content, []).append(path)
-        groups, plain = [group for group in by_content.values() if len(group) > 1], []
-    problems = [plain_pictures(plain)] if plain else []
-    if not groups:
-        return problems
-    named = "; ".join(" = ".join(in_one_line(path.name) for path in group[:4]) for group in groups[:3])
-    what = f"{sum(map(len, groups))} pictures look like others ({named}{'; ...' if len(groups) > 3 else ''})"
-    return [*problems, Problem("warning", what, "pictures", "They count more than the others: keep one of each")]
+            print_ids(found)
+        print_summary(found)
+    return 2 if found.failed() else 0
 
 
 def named_origin(key: str, origin: str, given: Given) -> str:
-    """Return the origin of a key's value; for a key that got it from a flag, return the origin of the flag."""
+    """Return the origin of a data set's value; for a value of a flag, what gave the flag its value."""
     if origin != "command line":
         return origin
     return given.origins.get(FLAG_NAMES.get(key, key), "default")
 
 
-def print_config(ready: Prepared, given: Given) -> None:
+def print_config(found: Preflight, given: Given) -> None:
     """Print every flag, then every concept, data set and subset, each value with its origin."""
     in_tables = {FLAG_NAMES.get(key, key) for key in (*DatasetValues.model_fields, *SubsetSpec.model_fields)}
     for section, name, _ in fields_of(RunConfig):
         if not (section in ("dataset", "eval") and name in in_tables) and name not in SECRETS:
-            value = getattr(getattr(ready.run, section), name)
-            print_value(name, *from_model(ready, name, value, given.origins.get(name, "default")))
-    if ready.config is not None:
-        for concept in ready.config.concepts if len(ready.config.concepts) > 1 else ():
+            value = getattr(getattr(found.run, section), name)
+            print_value(name, *from_model(found, name, value, given.origins.get(name, "default")))
+    if found.config is not None:
+        for concept in found.config.concepts if len(found.config.concepts) > 1 else ():
             print("\n[[concepts]]")
             for key, value in concept.model_dump(mode="json").items():
                 origin = "concept" if key in concept.model_fields_set else "default"
-                print_value(key, *from_model(ready, key, value, origin))
-        for d, dataset in enumerate(ready.config.datasets):
+                print_value(key, *from_model(found, key, value, origin))
+        for d, dataset in enumerate(found.config.datasets):
             values = dataset.model_dump(exclude={"subsets"}, mode="json")
-            if dataset.resolution is None and ready.datasets:
-                values["resolution"] = list(ready.datasets[d].buckets.resolution)
-                ready.origins[d, None, "resolution"] = "the model"
-            print_table(ready, "[[datasets]]", (d, None), values)
+            from_source = dataset.resolution is None and len(found.datasets) > d
+            if from_source:
+                values["resolution"] = list(found.datasets[d].buckets.resolution)
+            print_table(found, "[[datasets]]", (d, None), values, {"resolution": "the model"} if from_source else {})
             for s, subset in enumerate(dataset.subsets):
-                print_table(ready, "[[datasets.subsets]]", (d, s), subset.model_dump(mode="json"))
-    for problem in ready.problems:
+                print_table(found, "[[datasets.subsets]]", (d, s), subset.model_dump(mode="json"), {})
+    for problem in found.problems:
         print(f"{problem.severity}: {problem}", file=sys.stderr)
 
 
-def print_table(ready: Prepared, title: str, at: tuple[int, int | None], values: dict[str, Any]) -> None:
+def print_table(
+    found: Preflight, title: str, at: tuple[int, int | None], values: dict[str, Any], origins: Mapping[str, str]
+) -> None:
+    """Print a data set or a subset; `origins` are those of values that the model gives."""
     print(f"\n{title}")
     for key, value in values.items():
-        print_value(key, *from_model(ready, key, value, ready.origins.get((*at, key), "default")))
+        origin = origins.get(key) or found.origins.get((*at, key), "default")
+        print_value(key, *from_model(found, key, value, origin))
 
 
-def from_model(ready: Prepared, key: str, value: Any, origin: str) -> tuple[Any, str]:
-    """Return a value and its origin, which are those of the model for a default that the model sets."""
-    default = ready.defaults.get(FLAG_NAMES.get(key, key))
+def from_model(found: Preflight, key: str, value: Any, origin: str) -> tuple[Any, str]:
+    """Return a value and its origin; for a default that depends on the model, those that the model gives."""
+    default = found.defaults.get(FLAG_NAMES.get(key, key))
     return (default.value, str(default)) if default is not None and origin == "default" else (value, origin)
 
 
 def print_value(name: str, value: Any, origin: str) -> None:
-    print(f"{name} = {json.dumps(value, ensure_ascii=False)}  # {origin}")
+    print(f"{name} = {json.dumps(as_written(value), ensure_ascii=False)}  # {origin}")
 
 
-def print_summary(ready: Prepared) -> None:
-    """Print problems, data sets, defaults and words in a form for people."""
+def print_summary(found: Preflight) -> None:
+    """Print what was found, for people."""
     from neonym.cli.facts import dataset_facts, moment
-    from neonym.preflight.captions import shown_caption
+    from neonym.preflight.possible_captions import shown_caption
 
-    for problem in ready.problems:
+    for problem in found.problems:
         print(f"{problem.severity}: {problem}")
-    if ready.lost:
+    if found.lost:
         print("captions in which the word does not survive:")
-    for record, how in ready.lost[:MOST_LISTED]:
+    for record, how in found.lost[:MOST_LISTED]:
         print(
-            f"  {in_one_line(str(record.path))} ({how}): {begun(shown_caption(record, moment(ready, record.concept, 0)))}"
+            f"  {in_one_line(str(record.path))} ({how}): {begun(shown_caption(record, moment(found, record.concept, 0)))}"
         )
-    if len(ready.lost) > MOST_LISTED:
-        print(f"  and {len(ready.lost) - MOST_LISTED} more, which --json lists (word_survives)")
-    for index in range(len(ready.datasets)):
-        facts = dataset_facts(ready, index)
+    if len(found.lost) > MOST_LISTED:
+        print(f"  and {len(found.lost) - MOST_LISTED} more, which --json lists (word_survives)")
+    for index in range(len(found.datasets)):
+        facts = dataset_facts(found, index)
         buckets = ", ".join(f"{w}x{h}: {b['count']}" for b in facts["buckets"] for w, h in [b["size"]])
         print(
             f"data set {index}: batch {facts['batch_size']}, {facts['steps_per_epoch']} steps per epoch, buckets {buckets}"
         )
-    if ready.defaults:
+    if found.defaults:
         print("settings that were not given:")
-    for name, default in ready.defaults.items():
+    for name, default in found.defaults.items():
         print(f"  {name} {default.value}: {default}")
-    for index, token in enumerate(ready.tokens):
-        own = [r for r in ready.records if r.concept == index]
-        example = f", for example {begun(shown_caption(own[0], moment(ready, index, 0)))}" if own else ""
-        print(f"`{token}`: {len(own) or 'no'} pictures{example}")
-    errors = sum(p.severity == "error" for p in ready.problems)
+    for index, token in enumerate(found.tokens):
+        own = [r for r in found.records if r.concept == index]
+        example = f", for example {begun(shown_caption(own[0], moment(found, index, 0)))}" if own else ""
+        print(f"`{token}`: {len(own) or 'no'} images{example}")
+    errors = sum(p.severity == "error" for p in found.problems)
     print(f"{errors} error{'s' * (errors > 1)}: training would not start" if errors else "ready to train")
 
 
 def begun(text: str) -> str:
-    """Return the beginning of a text, a few lines at most, in quotes."""
+    """Return a text in quotes, cut after a few lines."""
     return repr(text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}...")
 
 
-def print_ids(ready: Prepared) -> None:
-    """Print the caption and the token ids of each image for `--debug_dataset`, with the learned ids marked."""
+def print_ids(found: Preflight) -> None:
+    """Print each image's caption and token ids with the learned ids marked, for `--debug_dataset`."""
     from torch import tensor
 
-    from neonym.cli.facts import bad_weights, moment
-    from neonym.preflight.captions import shown_caption
+    from neonym.cli.facts import moment, unreadable_captions
+    from neonym.preflight.possible_captions import shown_caption
 
-    unread = bad_weights(ready)
-    for record in ready.records:
-        caption = shown_caption(record, moment(ready, record.concept, 0))
+    unread = unreadable_captions(found)
+    for record in found.records:
+        caption = shown_caption(record, moment(found, record.concept, 0))
         print(f"\n{record.path}\n{'reg ' if record.is_reg else ''}caption: {caption}")
-        for name, tokenizer in ready.tokenizers.items() if str(record.path) not in unread else ():
-            found = tokenizer(caption)
-            flat = [i for row in found.ids for i in row]
-            marks = ", ".join(f"{p} ({flat[p]})" for p in found.learned) or "none: the word is not there"
-            print(f"input ids: {tensor(found.ids)}")
+        for name, tokenizer in found.tokenizers.items() if str(record.path) not in unread else ():
+            encoded = tokenizer(caption)
+            flat = [i for row in encoded.ids for i in row]
+            marks = ", ".join(f"{p} ({flat[p]})" for p in encoded.learned) or "none: the word is not there"
+            print(f"input ids: {tensor(encoded.ids)}")
             print(f"learned ids of {name} at positions: {marks}")

@@ -79,12 +79,11 @@ def main(argv: list[str], prog: str) -> int:
     )
     from neonym.cli.report import write_report
     from neonym.cli.signals import stopping
-    from neonym.config.dataset import DEFAULT_INIT_WORD
     from neonym.generation.embeddings import add_files
     from neonym.generation.judge import NOT_LEARNED
     from neonym.generation.sheets import sheet
     from neonym.models.model import load_model
-    from neonym.preflight.prepare import prepare
+    from neonym.preflight.preflight import preflight
     from neonym.runs.console import Terminal
     from neonym.runs.outputs import EVENTS
     from neonym.runs.start import train
@@ -96,12 +95,11 @@ def main(argv: list[str], prog: str) -> int:
     if result.signal:
         return 128 + result.signal
     model, out = load_model(), Path(flags.output_dir)
-    ready, shown, sheets = prepare(run), [], []
-    starts = {c.token_string: c.init_word or DEFAULT_INIT_WORD for c in ready.config.concepts} if ready.config else {}
+    plan, shown, sheets = preflight(run).complete_plan(), [], []
     add_files(model, result.files)
-    for index, word in enumerate(ready.tokens):
-        own = [r.path for r in ready.records if r.concept == index]
-        one, theme = show(model, word, starts[word], own, flags.steps), THEMES[word]
+    for concept in plan.concepts:
+        word, own = concept.token, [record.path for record in concept.records]
+        one, theme = show(model, word, concept.init_word, own, flags.steps), THEMES[word]
         rows = [(f"learned from {len(own)} images, such as", one.examples)]
         rows.append((f"before: {theme.filled(theme.label, one.start)}", one.before))
         rows.append((f"after: {theme.filled(theme.label, word)}", one.after))
@@ -110,7 +108,7 @@ def main(argv: list[str], prog: str) -> int:
         sheets.append(path)
         shown.append(one)
         terminal.print(f"written: {path}")
-    page = write_report(out, result, shown, ready.run_folder() / EVENTS, model.source.name)
+    page = write_report(out, result, shown, plan.run_folder / EVENTS, model.source.name)
     print(f"\nDone in {time.monotonic() - started:.0f} s. Look at:")
     for path in [page, *sheets, *result.files]:
         print(f"  {path}")

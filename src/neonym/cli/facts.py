@@ -1,6 +1,5 @@
-"""Collect what is known about a run before it starts: the object of `neonym check --json`, made of plain values.
-
-Sizes are [width, height].
+"""What is known of a run before it starts, as plain values: the object of `neonym check --json`. Sizes are [width,
+height].
 """
 
 from __future__ import annotations
@@ -16,56 +15,59 @@ from neonym.data.images import still_view
 from neonym.data.latent_keys import entry_name, places, told_sizes
 from neonym.data.records import steps_per_epoch
 from neonym.io.memo import cache_folder
-from neonym.preflight.captions import lost_word, shown_caption, surely_fits
+from neonym.preflight.plan import step_sizes
+from neonym.preflight.possible_captions import fate_of_word, shown_caption, surely_fits
 from neonym.seeds import concept_seed, dice
 from neonym.text.emphasis import parse_emphasis
 
 if TYPE_CHECKING:
-    from neonym.preflight.prepare import Prepared
+    from neonym.preflight.preflight import Preflight
     from neonym.types import ImageRecord
 
 
-def as_object(ready: Prepared, draws: int, step: int) -> dict[str, Any]:
-    """Return the whole object. Captions are as in `step` of the training, with `draws` keyed draws of each.
+def as_object(found: Preflight, draws: int, step: int) -> dict[str, Any]:
+    """Return everything that was found as one JSON object.
 
-    `defaults` holds the settings that were not given, each with its source.
+    `defaults` are those of the settings that were not given, each with its source. Captions are as in `step` of the training,
+    with `draws` keyed draws of each.
     """
-    items = Items(ready, draws, step)
+    items = Items(found, draws, step)
     return {
-        "problems": [asdict(p) for p in ready.problems],
-        "defaults": {name: asdict(default) for name, default in ready.defaults.items()},
-        "datasets": [dataset_facts(ready, index) for index in range(len(ready.datasets))],
-        "config": [config_facts(ready, index) for index in range(len(ready.datasets))],
-        "items": [items.facts(r, False) for r in ready.records] + [items.facts(r, True) for r in ready.held_out],
+        "problems": [asdict(p) for p in found.problems],
+        "defaults": {name: asdict(default) for name, default in found.defaults.items()},
+        "datasets": [dataset_facts(found, index) for index in range(len(found.datasets))],
+        "config": [config_facts(found, index) for index in range(len(found.datasets))],
+        "items": [items.facts(r, False) for r in found.records] + [items.facts(r, True) for r in found.held_out],
     }
 
 
-def dataset_facts(ready: Prepared, index: int) -> dict[str, Any]:
-    """Return the facts about a data set.
+def dataset_facts(found: Preflight, index: int) -> dict[str, Any]:
+    """Return the facts of a data set.
 
-    `buckets` are those with images, repeats counted. `bucket_sizes` are all possible ones (without upscaling, none are
-    fixed).
+    `buckets` are those with images, repeats counted; `bucket_sizes` are all possible sizes (without upscaling none is fixed).
     """
-    records = [r for r in ready.records if r.dataset == index]
-    by_concept = [[r for r in records if r.concept == c] for c in range(len(ready.tokens))]
+    records, sizes = [r for r in found.records if r.dataset == index], step_sizes(found.datasets, found.run)
+    by_concept = [[r for r in records if r.concept == c] for c in range(len(found.tokens))]
     counts: Counter[tuple[int, int]] = Counter()
     for record in records:
         counts[record.fit.bucket] += record.repeats
     return {
-        "resolution": list(ready.datasets[index].buckets.resolution),
-        "batch_size": ready.datasets[index].batch_size,
-        **bucket_facts(ready, index),
+        "resolution": list(found.datasets[index].buckets.resolution),
+        "batch_size": found.datasets[index].batch_size,
+        **bucket_facts(found, index),
         "buckets": [{"size": list(size), "count": count} for size, count in sorted(counts.items())],
         "training_items": sum(r.repeats for r in records if not r.is_reg),
         "regularisation_items": sum(r.repeats for r in records if r.is_reg),
-        "held_out_items": sum(r.dataset == index for r in ready.held_out),
-        "steps_per_epoch": max(steps_per_epoch(own, ready.step_sizes) for own in by_concept),
+        "held_out_items": sum(r.dataset == index for r in found.held_out),
+        "steps_per_epoch": max(steps_per_epoch(own, sizes) for own in by_concept),
     }
 
 
-def bucket_facts(ready: Prepared, index: int) -> dict[str, Any]:
-    """Return the limits of the buckets on the grid and every size between them, or none if the limits cannot hold."""
-    rules = ready.datasets[index].buckets
+def bucket_facts(found: Preflight, index: int) -> dict[str, Any]:
+    """Return the limits of buckets on the grid, and every size between them; nothing if the limits contradict each
+    other.
+    """
+    rules = found.datasets[index].buckets
     if not rules.enabled:
         return {"bucket_limits": None, "bucket_sizes": [list(rules.resolution)]}
     try:
@@ -75,42 +77,43 @@ def bucket_facts(ready: Prepared, index: int) -> dict[str, Any]:
     return {"bucket_limits": [rules.shortest, rules.longest], "bucket_sizes": [list(s) for s in bucket_sizes(rules)]}
 
 
-def config_facts(ready: Prepared, index: int) -> dict[str, Any]:
+def config_facts(found: Preflight, index: int) -> dict[str, Any]:
     """Return every value of a data set and its subsets, and where it was found."""
-    assert ready.config is not None
-    spec = ready.config.datasets[index]
+    if found.config is None:
+        return {}
+    spec = found.config.datasets[index]
     return {
         "kind": spec.style,
         "settings": spec.model_dump(mode="json"),
         "origins": {
             f"subsets[{subset}].{key}" if subset is not None else key: origin
-            for (dataset, subset, key), origin in ready.origins.items()
+            for (dataset, subset, key), origin in found.origins.items()
             if dataset == index
         },
     }
 
 
 class Items:
-    """A source of facts about one image after another, which finds out once what concerns all of them."""
+    """The facts of images; what concerns all of them is found out once."""
 
-    def __init__(self, ready: Prepared, draws: int, step: int):
-        self.ready, self.draws, self.step = ready, draws, step
-        self.moments = [moment(ready, concept, step) for concept in range(len(ready.tokens))]
-        self.cached, self.unread = cached_pictures(ready), bad_weights(ready)
+    def __init__(self, found: Preflight, draws: int, step: int):
+        self.found, self.draws, self.step = found, draws, step
+        self.moments = [moment(found, concept, step) for concept in range(len(found.tokens))]
+        self.cached, self.unread = cached_images(found), unreadable_captions(found)
 
     def facts(self, record: ImageRecord, held_out: bool) -> dict[str, Any]:
-        ready, token, at = self.ready, self.ready.tokens[record.concept], self.moments[record.concept]
-        seed = concept_seed(ready.run.optim.seed, token)
+        found, token, at = self.found, self.found.tokens[record.concept], self.moments[record.concept]
+        seed = concept_seed(found.run.optim.seed, token)
         readable = str(record.path) not in self.unread
         caption = shown_caption(record, at)
-        ids = {name: tokenizer(caption) for name, tokenizer in ready.tokenizers.items()} if readable else {}
+        ids = {name: tokenizer(caption) for name, tokenizer in found.tokenizers.items()} if readable else {}
         return {
             "path": str(record.path),
             "concept": token,
             "dataset": record.dataset,
             "repeats": record.repeats,
             "is_reg": record.is_reg,
-            "loss_weight": ready.run.dataset.prior_loss_weight if record.is_reg else 1.0,
+            "loss_weight": found.run.dataset.prior_loss_weight if record.is_reg else 1.0,
             "held_out": held_out,
             "flip_aug": record.image_rules.flip,
             "mask": str(record.mask) if record.mask else ("alpha" if record.image_rules.alpha_mask else None),
@@ -121,24 +124,23 @@ class Items:
                 final_caption(record.caption, record.rules, dice(seed, self.step, k, "caption"), at)
                 for k in range(self.draws)
             ],
-            "ids": {name: found.ids for name, found in ids.items()},
+            "ids": {name: encoded.ids for name, encoded in ids.items()},
             "weighted_pieces": parse_emphasis(caption) if record.rules.weighted and readable else None,
-            "weights": {name: found.weights for name, found in ids.items()} if record.rules.weighted else None,
-            "learned_positions": {name: list(found.learned) for name, found in ids.items()},
+            "weights": {name: encoded.weights for name, encoded in ids.items()} if record.rules.weighted else None,
+            "learned_positions": {name: list(encoded.learned) for name, encoded in ids.items()},
             "word_survives": record.is_reg or (readable and self.survives(record, token)),
             "cached": record.path in self.cached,
         }
 
     def survives(self, record: ImageRecord, token: str) -> bool:
-        """Return whether the word is in every form of the caption that can be used in training."""
-        tokenizers = self.ready.tokenizers
-        return lost_word(record, token, tokenizers, surely_fits(record, tokenizers)) is None
+        """Return whether the word is in every text that can be trained with."""
+        tokenizers = self.found.tokenizers
+        return fate_of_word(record, token, tokenizers, surely_fits(record, tokenizers)) is None
 
 
 def place_facts(record: ImageRecord) -> dict[str, Any]:
-    """Return how an image is resized and cropped, and the bucket that it is in.
-
-    `told_sizes` are the sizes that SDXL is conditioned on, height first: original size, crop from top and left, size.
+    """Return the size and the place of an image; `told_sizes` are SDXL's size conditions, height first: original size,
+    crop, size.
     """
     (width, height), fit = record.size, record.fit
     return {
@@ -151,28 +153,29 @@ def place_facts(record: ImageRecord) -> dict[str, Any]:
     }
 
 
-def moment(ready: Prepared, concept: int, step: int) -> Moment:
-    """Return what captions depend on at `step`. If an error left no plan, return the moment of the first epoch."""
-    if ready.rhythm is None or not ready.plans:
+def moment(found: Preflight, concept: int, step: int) -> Moment:
+    """Return what captions depend on at `step`; without a plan, because of an error, as in the first epoch."""
+    if found.plan is None:
         return Moment(step=step)
-    return Moment(1 + step // ready.plans[concept].steps_per_epoch, step, ready.rhythm.total)
+    samples = found.plan.concepts[concept].samples
+    return Moment(1 + step // samples.steps_per_epoch, step, samples.steps)
 
 
-def bad_weights(ready: Prepared) -> set[str]:
-    """Return the paths of images whose captions have weights that cannot be read, and therefore no ids."""
-    return {p.where for p in ready.problems if "no weight" in p.what}
+def unreadable_captions(found: Preflight) -> set[str]:
+    """Return the images whose captions have emphasis that cannot be read, so that they have no ids."""
+    return {p.where for p in found.problems if "no weight" in p.what}
 
 
-def cached_pictures(ready: Prepared) -> set[Path]:
-    """Return the paths of images whose latents are cached on disk already."""
-    folder = Path(ready.run.cache.latent_cache_dir) if ready.run.cache.latent_cache_dir else cache_folder()
-    if ready.source is None or "vae" not in ready.source.weights or not folder.is_dir():
+def cached_images(found: Preflight) -> set[Path]:
+    """Return the images whose moments are cached on disk."""
+    folder = Path(found.run.cache.latent_cache_dir) if found.run.cache.latent_cache_dir else cache_folder()
+    if found.source is None or "vae" not in found.source.weights or not folder.is_dir():
         return set()
-    vae_hash = ready.source.vae_hash()
-    contents = {r.path: r.content[:64] for r in ready.records}
+    vae_hash = found.source.vae_hash()
+    contents = {r.path: r.content[:64] for r in found.records}
     missing = {
         path
-        for path, view in places(ready.records)
+        for path, view in places(found.records)
         if not (folder / entry_name(contents[path], view, vae_hash)).is_file()
     }
-    return {r.path for r in ready.records if not r.image_rules.changes} - missing
+    return {r.path for r in found.records if not r.image_rules.changes} - missing

@@ -23,27 +23,26 @@ def main(argv: list[str], prog: str) -> int:
             print(f"{problem.severity}: {problem}", file=sys.stderr)
         print(f"written: {write_config(given.run, Path(flags.config_file or 'config.toml'))}")
         return 0
-    from neonym.preflight.prepare import prepare
+    from neonym.preflight.preflight import preflight
 
     if given.debug_dataset:
         from neonym.cli.check import print_ids
 
-        ready = prepare(given.run, given.problems)
-        print_ids(ready)
-        ready.raise_errors()
+        found = preflight(given.run, given.problems)
+        print_ids(found)
+        found.raise_errors()
         return 0
-    ready = prepare(given.run, given.problems, hasty=True)
-    ready.raise_errors()  # before torch is imported, which takes seconds
+    plan = preflight(given.run, given.problems, hasty=True).complete_plan()  # before torch is read, which takes seconds
     from neonym.cli.signals import stopping
     from neonym.generation.judge import NOT_LEARNED
     from neonym.runs.console import Terminal
-    from neonym.runs.start import train_prepared
+    from neonym.runs.start import start_plan
     from neonym.runs.stop import Stop
 
     log, stop = given.run.log, Stop()
     terminal = Terminal(level=log.console_log_level, log=Path(log.console_log_file) if log.console_log_file else None)
     with stopping(stop):
-        result = train_prepared(ready, [terminal], stop)
+        result = start_plan(plan, [terminal], stop)
     if result.signal:
         return 128 + result.signal
     if any(v.word == NOT_LEARNED for v in result.verdicts) and not is_launched():  # else the verdict would not be seen

@@ -14,6 +14,7 @@ from neonym.config.resolve import read_table
 from neonym.config.run import RunConfig
 from neonym.config.schema import fields_of, group
 from neonym.config.sdscripts import SDSCRIPTS, CompatSettings
+from neonym.config.values import as_written
 from neonym.errors import ConfigError, Problem
 from neonym.io.atomic import atomic_write
 
@@ -97,7 +98,7 @@ def write_config(run: RunConfig, path: Path) -> Path:
     for section, name, setting in fields_of(RunConfig):
         value = getattr(getattr(run, section), name)
         if value != setting.default and name not in SECRETS:
-            lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}")
+            lines.append(f"{name} = {json.dumps(as_written(value), ensure_ascii=False)}")
     try:
         if path.exists():
             raise ConfigError([Problem("error", "is there already", str(path), "Name another --config_file")])

@@ -4,12 +4,13 @@ The keys are sd-scripts', and so is the strictness, with three exceptions: a who
 text may hold a number, or true or false; and a number may stand for a text that is not a file's name.
 """
 
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
 from neonym.config.run import Interpolation, Section
-from neonym.config.values import from_text, parse_resolution
+from neonym.config.values import Resolution, from_text
 from neonym.io.json import is_text
 
 Style = Literal["dreambooth", "finetuning", "controlnet"]
@@ -157,7 +158,8 @@ class DatasetValues(Section):
     @classmethod
     def _one_number_or_two(cls, value: Any) -> Any:
         if isinstance(value, str):
-            value = parse_resolution(value) or value
+            with suppress(ValueError):
+                value = Resolution.parse(value).size
         if isinstance(value, int) and not isinstance(value, bool):
             value = (value, value)
         pair = value if isinstance(value, (list, tuple)) else ()

@@ -1,19 +1,26 @@
 """The words of a command line: sd-scripts' spelling, abbreviations, and everything that is wrong with them at once."""
 
+from __future__ import annotations
+
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from types import UnionType
-from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, create_model
 from pydantic.fields import FieldInfo
 
 from neonym.config.other_trainers import meaning_of
 from neonym.config.schema import fields_of
+from neonym.config.values import ParsedValue, UnreadableValue, as_written, leaves, parsed_kind
 from neonym.errors import Problem, nearest
+
+if TYPE_CHECKING:
+    from tyro.constructors import ConstructorRegistry
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -33,7 +40,38 @@ def parse_flags(model: type[T], argv: list[str], prog: str, description: str) ->
 
     options = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     words = spelled_out(argv, flag_fields(model))
-    return tyro.cli(model, args=words, prog=prog, description=description, config=options, use_underscores=True)
+    return tyro.cli(
+        model, args=words, prog=prog, description=description, config=options, use_underscores=True,
+        registry=parsed_values(),
+    )  # fmt: skip
+
+
+def parsed_values() -> ConstructorRegistry:
+    """Return the rules by which the words of a flag become a parsed value."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[ParsedValue | None] | None:
+        kind = parsed_kind(info.type)  # of `Rate | None`, too
+        if kind is None:
+            return None
+
+        def parse(words: list[str]) -> ParsedValue | None:
+            if words == ["None"] and type(None) in leaves(info.type):
+                return None
+            return kind.parse(words if kind.takes_several else words[0])
+
+        return PrimitiveConstructorSpec(
+            nargs="*" if kind.takes_several else 1,
+            metavar=f"[{kind.metavar} [{kind.metavar} ...]]" if kind.takes_several else kind.metavar,
+            instance_from_str=parse,
+            is_instance=lambda value: value is None or isinstance(value, kind),
+            str_from_instance=lambda value: list(as_written(value)) if kind.takes_several else [str(value)],
+        )
+
+    return registry
 
 
 def read_line(model: type[T], argv: list[str], prog: str, description: str) -> Line[T]:
@@ -125,12 +163,28 @@ def group_problem(group: list[str], fields: Mapping[str, FieldInfo]) -> Problem 
     flag = f"--{name}"
     if name not in fields:
         return unknown_flag(name, fields)
-    one = create_model("One", **{name: (fields[name].annotation, fields[name])})  # pyright: ignore
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a flag may have the name of a method of pydantic: --json
+        one = create_model("One", **{name: (fields[name].annotation, fields[name])})  # pyright: ignore
     try:
         with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             parse_flags(one, group, "", "")
     except SystemExit:
-        return Problem("error", value_problem(group, fields[name].annotation), flag)
+        kind = fields[name].annotation
+        return unreadable_value(group, kind) or Problem("error", value_problem(group, kind), flag)
+    return None
+
+
+def unreadable_value(group: list[str], kind: Any) -> Problem | None:
+    """Return what is wrong with the one word of a flag whose value is parsed; None if that is not what is wrong."""
+    _, mark, value = group[0].partition("=")
+    words, parsed = [value, *group[1:]] if mark else group[1:], parsed_kind(kind)
+    if parsed is None or not (len(words) == 1 or parsed.takes_several):
+        return None
+    try:
+        parsed.read(words if parsed.takes_several else words[0])
+    except UnreadableValue as error:
+        return Problem("error", str(error), f"--{flag_name(group[0])}", error.fix)
     return None
 
 
@@ -171,4 +225,5 @@ def expected(kind: Any) -> str:
     if get_origin(kind) is tuple:
         one, *others = get_args(kind)
         return f"{'' if others == [...] else 'two '}{expected(one).split()[-1]}s"
-    return {int: "a whole number", float: "a number"}.get(kind, "a text")
+    parsed = parsed_kind(kind)
+    return parsed.expected if parsed else {int: "a whole number", float: "a number"}.get(kind, "a text")

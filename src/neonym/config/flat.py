@@ -12,7 +12,7 @@ from neonym.config.flags import expected, flag_fields, is_switch
 from neonym.config.other_trainers import meaning_of
 from neonym.config.schema import fields_of
 from neonym.config.sdscripts import GUI, OTHER_TRAINERS, Compat
-from neonym.config.values import as_meant
+from neonym.config.values import UnreadableValue, as_meant
 from neonym.config.wording import in_python
 from neonym.errors import ConfigError, Problem, nearest
 
@@ -133,6 +133,9 @@ def validated(model: type[T], values: Values, sink: Sink) -> T:
     except ValidationError as error:
         wrong = {str(item["loc"][1]): item for item in error.errors()}
     for name, item in wrong.items():
+        if isinstance(error := item.get("ctx", {}).get("error"), UnreadableValue):
+            sink.problems.append(Problem("error", str(error), f"--{name}", error.fix))
+            continue
         what = item["msg"].replace("a valid tuple", "a list")
         where = place(sink.origins[name], name)
         sink.problems.append(Problem("error", f"{what} (found {item['input']!r})", where))

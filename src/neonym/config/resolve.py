@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ from neonym.config.dataset import (
 )
 from neonym.config.other_trainers import FOREIGN_KEYS, meaning_of
 from neonym.config.run import RunConfig, fields_of
-from neonym.config.values import parse_range
 from neonym.errors import ConfigError, Problem, nearest
 from neonym.io.json import read_json
 
@@ -210,9 +208,10 @@ def flag_values(run: RunConfig) -> Table:
     """Return the command line's values under the data-set file's names."""
     values = run.dataset.model_dump() | run.eval.model_dump()
     values |= {key: values[flag] for key, flag in FLAG_NAMES.items()}
-    if run.dataset.face_crop_aug_range is not None:
-        with suppress(ValueError):
-            values["face_crop_aug_range"] = parse_range(run.dataset.face_crop_aug_range)
+    if run.dataset.resolution is not None:
+        values["resolution"] = run.dataset.resolution.size
+    if zoom := run.dataset.face_crop_aug_range:
+        values["face_crop_aug_range"] = (zoom.low, zoom.high)
     return {
         name: value for name, value in values.items() if name in (*GENERAL_KEYS, "alpha_mask") and value is not None
     }

@@ -1,39 +1,32 @@
-"""What can be wrong with the settings themselves: limits and contradictions. No file is looked at."""
+"""Rules that settings must keep, whatever the files and the model are: limits, contradictions, settings without
+effect.
+"""
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from PIL import ImageColor
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from neonym.config.optimizers import listed, optimizer_problem
 from neonym.config.run import LONGEST, ObjectiveSettings, OptimSettings, RunConfig, fields_of
-from neonym.config.values import (
-    SCHEDULES,
-    parse_arguments,
-    parse_count,
-    parse_range,
-    parse_resolution,
-    parse_stages,
-    schedule_name,
-)
+from neonym.config.values import SCHEDULES, Steps, as_written
 from neonym.config.without_effect import SETTINGS, idle_problems, tracker_kinds
 from neonym.errors import Problem, nearest
 from neonym.extras import install, is_installed
 
 
 def range_problems(values: BaseModel) -> Iterator[Problem]:
-    """Every flag of `values` that is out of its limits."""
+    """Yield an error for every flag of `values` that is out of its limits."""
     for section, name, field in fields_of(type(values)):
         yield from limit_problems(name, field, getattr(getattr(values, section), name))
 
 
 def limit_problems(name: str, field: FieldInfo, value: Any) -> Iterator[Problem]:
-    """One flag that is out of its limits."""
-    limits = field.json_schema_extra
+    """Yield what is wrong with one flag whose value is out of its limits."""
+    limits, value = field.json_schema_extra, as_written(value)
     if isinstance(value, float) and not math.isfinite(value):
         yield Problem("error", f"{value} is no finite number", f"--{name}")
     elif isinstance(limits, dict) and isinstance(value, (int, float)):
@@ -47,19 +40,22 @@ def limit_problems(name: str, field: FieldInfo, value: Any) -> Iterator[Problem]
 
 
 def run_problems(run: RunConfig) -> list[Problem]:
-    """Everything that is wrong with the flags themselves. Of one that is wrong it is not said that it does nothing."""
+    """Return everything that is wrong with the flags themselves.
+
+    A flag that is wrong is not reported as without effect too.
+    """
     wrong = [
         *range_problems(run),
         *data_problems(run),
-        *rate_problems(run.optim),
+        *learning_problems(run.optim),
         *contradictions(run),
         *hub_problems(run),
     ]
-    told = {problem.where for problem in wrong}
-    return [*wrong, *(problem for problem in idle_problems(run) if problem.where not in told)]
+    reported = {problem.where for problem in wrong}
+    return [*wrong, *(problem for problem in idle_problems(run) if problem.where not in reported)]
 
 
-NO_PICTURES = "no pictures named"
+NO_IMAGES = "no images are named"
 NAMED = (  # files and folders, which are not empty texts
     "pretrained_model_name_or_path", "dataset_config", "train_data_dir", "reg_data_dir", "in_json", "template_file",
     "caption_extension", "weights", "output_dir", "logging_dir", "log_tracker_config", "console_log_file",
@@ -67,29 +63,17 @@ NAMED = (  # files and folders, which are not empty texts
 
 
 def data_problems(run: RunConfig) -> Iterator[Problem]:
-    """Pictures, sizes, names."""
+    """Yield what is wrong with the names of images, files and folders, and with shares and sizes."""
     data, save = run.dataset, run.save
     if data.dataset_config is None and data.train_data_dir is None and data.in_json is None:
         fix = "Give a data-set file, or --train_data_dir FOLDER"
-        yield Problem("error", NO_PICTURES, "--dataset_config", fix)
+        yield Problem("error", NO_IMAGES, "--dataset_config", fix)
     for name in NAMED:
         if getattr(getattr(run, SETTINGS[name][0]), name) == "":
             yield Problem("error", "is empty", f"--{name}", "Name a file or folder, or leave it out")
-    if data.face_crop_aug_range is not None:
-        try:
-            parse_range(data.face_crop_aug_range)
-        except ValueError:
-            what = f"`{data.face_crop_aug_range}` is not two numbers"
-            yield Problem("error", what, "--face_crop_aug_range", 'Write "0.5,2"')
     templates = [n for n in ("use_object_template", "use_style_template", "template_file") if getattr(data, n)]
     if len(templates) > 1:
         yield Problem("error", "one kind of template is enough", ", ".join(f"--{n}" for n in templates))
-    try:
-        ImageColor.getrgb(data.background)
-    except ValueError:
-        yield Problem("error", f"`{data.background}` is no colour", "--background", 'Write "white" or "#ffffff"')
-    if data.resolution is not None and parse_resolution(data.resolution) is None:
-        yield Problem("error", f"`{data.resolution}` is no size", "--resolution", 'Write "512" or "512,768"')
     if not 0 <= run.eval.validation_split < 1:
         yield Problem("error", f"{run.eval.validation_split} is no share", "--validation_split", "Give 0 to below 1")
     if data.bucket_reso_steps > 8 and data.bucket_reso_steps % 8:
@@ -99,94 +83,76 @@ def data_problems(run: RunConfig) -> Iterator[Problem]:
         yield Problem("error", "a file name, not a path, is expected", "--output_name", fix)
 
 
-def rate_problems(optim: OptimSettings) -> Iterator[Problem]:
-    """Texts that stand for rates, counts and arguments, and the schedule."""
-    texts: list[tuple[str, Callable[[Any], Any], Any]] = [
-        ("learning_rate", parse_stages, optim.learning_rate if isinstance(optim.learning_rate, str) else None),
-        ("lr_warmup_steps", lambda text: parse_count(text, LONGEST), optim.lr_warmup_steps),
-        ("lr_decay_steps", lambda text: parse_count(text, LONGEST), optim.lr_decay_steps),
-        ("optimizer_args", parse_arguments, optim.optimizer_args),
-        ("lr_scheduler_args", parse_arguments, optim.lr_scheduler_args),
-    ]
-    for name, parse, text in texts:
-        try:
-            if text is not None:
-                parse(text)
-        except ValueError as error:
-            yield Problem("error", str(error), f"--{name}", FORMS[name])
-    if schedule_name(optim.lr_scheduler) not in SCHEDULES and not optim.lr_scheduler_type:
+def learning_problems(optim: OptimSettings) -> Iterator[Problem]:
+    """Yield what is wrong with the optimizer and the schedule."""
+    if optim.schedule not in SCHEDULES and not optim.lr_scheduler_type:
         fix = nearest(optim.lr_scheduler.lower(), SCHEDULES) or f"Known: {', '.join(SCHEDULES)}"
         yield Problem("error", f"`{optim.lr_scheduler}` is not known", "--lr_scheduler", fix)
-    yield from schedule_problems(optim)
+    yield from needs_of_schedule(optim)
+    yield from unread_options(optim)
+    yield from rate_conflicts(optim)
     problem = optimizer_problem(optim.optimizer_type)
     if problem:
         yield problem
 
 
-FORMS = {
-    "learning_rate": 'Write a number, or stages such as "0.005:100, 1e-3:1000, 5e-4"',
-    "lr_warmup_steps": 'Write 100, 0.1 or "10%"',
-    "lr_decay_steps": 'Write 100, 0.1 or "10%"',
-    "optimizer_args": 'Write name=value, the value as in Python: "betas=(0.9, 0.99)" "decouple=True"',
-    "lr_scheduler_args": "Write name=value, the value as in Python: \"step_rules='1:10,0.1:20,0.01'\"",
-}
-
-
-def schedule_problems(optim: OptimSettings) -> Iterator[Problem]:
-    """What each schedule needs, or cannot use."""
-    given = optim.model_fields_set
-    name, where = schedule_name(optim.lr_scheduler), "--lr_scheduler"
+def needs_of_schedule(optim: OptimSettings) -> Iterator[Problem]:
+    """Yield what a schedule needs and does not have, or cannot have."""
+    where = "--lr_scheduler"
     if optim.lr_scheduler_type.rpartition(".")[2] == "ReduceLROnPlateau":
         what = "ReduceLROnPlateau depends on the losses, so a run could not be resumed exactly"
         yield Problem("error", what, "--lr_scheduler_type", "Use --early_stop, or another schedule")
-    if name == "cosine_with_min_lr" and optim.lr_scheduler_min_lr_ratio is None:
-        yield Problem(
-            "error", "cosine_with_min_lr needs the lowest rate", where, "Give --lr_scheduler_min_lr_ratio=0.1"
-        )
-    if name == "piecewise_constant" and not any(a.startswith("step_rules=") for a in optim.lr_scheduler_args):
-        fix = FORMS["lr_scheduler_args"]
+    if optim.schedule == "cosine_with_min_lr" and optim.lr_scheduler_min_lr_ratio is None:
+        what = "cosine_with_min_lr needs the lowest rate"
+        yield Problem("error", what, where, "Give --lr_scheduler_min_lr_ratio=0.1")
+    if optim.schedule == "piecewise_constant" and "step_rules" not in optim.lr_scheduler_args.values:
+        fix = "Write name=value, the value as in Python: \"step_rules='1:10,0.1:20,0.01'\""
         yield Problem("error", "piecewise_constant needs step_rules", "--lr_scheduler_args", fix)
     optimizer = listed(optim.optimizer_type)
-    if name == "adafactor" and not (optimizer and optimizer.relative_steps):
+    if optim.schedule == "adafactor" and not (optimizer and optimizer.relative_steps):
         yield Problem("error", "the schedule adafactor belongs to the optimizer AdaFactor", where)
-    if asked_for(optim.lr_warmup_steps) and (name == "constant" or optim.lr_scheduler_type):
+    if is_some(optim.lr_warmup_steps) and (optim.schedule == "constant" or optim.lr_scheduler_type):
         fix = "Use --lr_scheduler=constant_with_warmup"
         yield Problem("error", "this schedule has no warm-up", "--lr_warmup_steps", fix)
+
+
+def unread_options(optim: OptimSettings) -> Iterator[Problem]:
+    """Yield a warning for each option that the schedule does not read."""
     for option, readers in READERS.items():
-        own = option == "lr_scheduler_args" and optim.lr_scheduler_type
-        if option in given and not own and (name not in readers or optim.lr_scheduler_type):
-            said = optim.lr_scheduler_type or optim.lr_scheduler
-            default = type(optim).model_fields[option].default
-            value = getattr(optim, option)
-            if value not in (default, ()) and (option != "lr_decay_steps" or asked_for(value)):
-                yield Problem("warning", f"has no effect on the schedule {said}", f"--{option}")
-    if optim.learning_rate is not None and steps_relatively(optim):
+        of_class = option == "lr_scheduler_args" and optim.lr_scheduler_type
+        if option not in optim.model_fields_set or of_class:
+            continue
+        value, default = getattr(optim, option), type(optim).model_fields[option].default
+        is_given = is_some(value) if option == "lr_decay_steps" else value != default
+        if is_given and (optim.schedule not in readers or optim.lr_scheduler_type):
+            schedule = optim.lr_scheduler_type or optim.lr_scheduler
+            yield Problem("warning", f"has no effect on the schedule {schedule}", f"--{option}")
+
+
+def rate_conflicts(optim: OptimSettings) -> Iterator[Problem]:
+    """Yield what stands against a learning rate that was given."""
+    if optim.learning_rate is None:
+        return
+    if has_relative_steps(optim):
         what = "is not used: AdaFactor finds its own by relative steps"
         yield Problem("warning", what, "--learning_rate", "Add --optimizer_args relative_step=False to use it")
-    if isinstance(optim.learning_rate, str) and {"lr_scheduler", "lr_scheduler_type"} & given:
+    if optim.learning_rate.is_staged and {"lr_scheduler", "lr_scheduler_type"} & optim.model_fields_set:
         fix = "Leave --lr_scheduler out"
         yield Problem("error", "a staged learning rate is a schedule of its own", "--learning_rate", fix)
 
 
-def steps_relatively(optim: OptimSettings) -> bool:
+def has_relative_steps(optim: OptimSettings) -> bool:
     """Return whether the optimizer follows its own rate, as AdaFactor does unless `relative_step=False` is given."""
-    try:
-        arguments = parse_arguments(optim.optimizer_args)
-    except ValueError:
-        return False
     record = listed(optim.optimizer_type)
-    return record is not None and record.is_relative(arguments)
+    return record is not None and record.is_relative(optim.optimizer_args.values)
 
 
-def asked_for(count: str | None) -> bool:
-    """Whether a count or share of steps is there and not nothing, however it is written."""
-    try:
-        return count is not None and (parse_count(count, LONGEST) > 0)
-    except ValueError:
-        return False
+def is_some(steps: Steps | None) -> bool:
+    """Return whether a number or share of steps was given and is more than none."""
+    return steps is not None and steps.of(LONGEST) > 0
 
 
-READERS = {  # option -> schedules that read it
+READERS = {  # option -> the schedules that read it
     "lr_decay_steps": ("warmup_stable_decay",),
     "lr_scheduler_power": ("polynomial",),
     "lr_scheduler_timescale": ("inverse_sqrt",),
@@ -197,13 +163,13 @@ READERS = {  # option -> schedules that read it
 
 
 def objective_problems(objective: ObjectiveSettings, predicts_v: bool) -> Iterator[Problem]:
-    """Rules that depend on what the model predicts."""
+    """Yield what is wrong with the loss of a model that predicts v, or noise."""
     if objective.scale_v_pred_loss_like_noise_pred and not predicts_v:
         yield Problem("error", "is for models that predict v", "--scale_v_pred_loss_like_noise_pred")
     if objective.v_pred_like_loss and predicts_v:
         yield Problem("error", "is for models that predict noise", "--v_pred_like_loss")
     if objective.zero_terminal_snr and not predicts_v:
-        what = "a model that predicts noise says nothing at the last step, which has no signal"
+        what = "a model that predicts noise learns nothing at the last step, which has no signal"
         yield Problem("warning", what, "--zero_terminal_snr", "It is meant for models that predict v")
 
 
@@ -211,7 +177,7 @@ REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 
 def hub_problems(run: RunConfig) -> Iterator[Problem]:
-    """Names that cannot be a repository or a state."""
+    """Yield an error for each name that cannot be that of a repository or of a state."""
     name = run.hub.huggingface_repo_id
     if name is not None and not (REPOSITORY.fullmatch(name) and ".." not in name and len(name) <= 96):
         yield Problem("error", f"`{name}` is no name of a repository", "--huggingface_repo_id", "Write owner/name")
@@ -221,7 +187,7 @@ def hub_problems(run: RunConfig) -> Iterator[Problem]:
 
 
 def contradictions(run: RunConfig) -> Iterator[Problem]:
-    """Settings that exclude or need each other."""
+    """Yield an error or a warning for settings that exclude or need each other."""
     o, optim, save = run.objective, run.optim, run.save
     low, high = o.min_timestep or 0, 1000 if o.max_timestep is None else o.max_timestep
     rows: list[tuple[bool, str, str, str]] = [
@@ -250,4 +216,4 @@ def contradictions(run: RunConfig) -> Iterator[Problem]:
     for name in ("sample_every_n_steps", "sample_every_n_epochs"):
         value = getattr(run.sample, name)
         if value is not None and value <= 0:
-            yield Problem("warning", f"{value} is not above 0, so no pictures are drawn by it", f"--{name}")
+            yield Problem("warning", f"{value} is not above 0, so no images are generated by it", f"--{name}")

@@ -9,7 +9,6 @@ from typing import Any
 from neonym.config.dataset import ConceptSpec
 from neonym.config.file_kinds import IMAGES, misplaced
 from neonym.config.resolve import Resolved, check_flags, read_table, resolve
-from neonym.config.rules import run_problems
 from neonym.config.run import DatasetSettings, RunConfig
 from neonym.errors import ConfigError, Problem, in_one_line
 from neonym.text.words import clean
@@ -17,9 +16,9 @@ from neonym.text.words import clean
 NO_NAME = "the new word has no name"
 
 
-def read_dataset(run: RunConfig) -> Resolved:
-    """Return the resolved data set of a run, where its values come from, and every problem of flags and file."""
-    found = Resolved(problems=run_problems(run))
+def read_dataset(run: RunConfig, known: Sequence[Problem] = ()) -> Resolved:
+    """Return the resolved data set of a run, where its values come from, and every problem of its file after those `known`."""
+    found = Resolved(problems=[*known])
     try:
         table, where = dataset_table(run, found)
     except ConfigError as error:

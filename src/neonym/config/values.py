@@ -1,9 +1,16 @@
-"""Texts that stand for values: sizes, counts or shares, staged learning rates, `name=value` arguments, schedule names."""
+"""Values that users write as a text, each parsed once: learning rates, steps, sizes, ranges, colours, `name=value`
+arguments.
+"""
 
 import ast
 from collections.abc import Container, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Literal, get_args, get_origin
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, get_args, get_origin
+
+from PIL import ImageColor
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 SCHEDULES = (
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "adafactor",
@@ -16,19 +23,252 @@ SAME_SCHEDULE = {
 }
 
 
+class UnreadableValue(ValueError):
+    """A text that does not stand for a value; `fix` says how such a value is written."""
+
+    def __init__(self, what: str, fix: str):
+        super().__init__(what)
+        self.fix = fix
+
+
+class ParsedValue:
+    """The base of values that users write as a text.
+
+    A value is recorded as it was `written`, so that files stay the same.
+    """
+
+    label: ClassVar[str]  # the kind of the setting in docs/settings.md
+    expected: ClassVar[str]  # the value in messages, with its article
+    metavar: ClassVar[str]  # the value in --help
+    example: ClassVar[str]  # how to write it: the fix of a value that cannot be read
+    takes_several: ClassVar[bool] = False  # whether a flag takes several words
+    written: Any
+
+    @classmethod
+    def parse(cls, value: Any) -> "ParsedValue":
+        """Return the value that a text, or a number or list from a file, stands for. Raises ValueError."""
+        raise NotImplementedError
+
+    @classmethod
+    def read(cls, value: Any) -> "ParsedValue":
+        """Return `value` parsed, unless it is parsed already. Raises UnreadableValue."""
+        try:
+            return value if isinstance(value, cls) else cls.parse(value)
+        except ValueError as error:
+            raise UnreadableValue(str(error), cls.example) from error
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        del source, handler
+        as_it_was = core_schema.plain_serializer_function_ser_schema(as_written)
+        return core_schema.no_info_plain_validator_function(cls.read, serialization=as_it_was)
+
+    def __str__(self) -> str:
+        return str(self.written)
+
+
+def as_written(value: Any) -> Any:
+    """Return a setting's value as it is recorded: a parsed value as its user wrote it, any other as it is."""
+    return value.written if isinstance(value, ParsedValue) else value
+
+
+def in_one_text(value: Any) -> str:
+    """Return a value from a file as the text that the command line would have: a list with commas between its items."""
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+@dataclass(frozen=True)
+class Rate(ParsedValue):
+    """A learning rate: one number, or stages as AUTOMATIC1111 writes them, "0.005:100, 1e-3:1000, 5e-4"."""
+
+    label = "number or stages"
+    metavar = "RATE"
+    expected = "a learning rate"
+    example = 'Write a number, or stages such as "0.005:100, 1e-3:1000, 5e-4"'
+    written: float | str
+    stages: tuple[tuple[float, float], ...]  # (rate, the step before which it holds)
+
+    @classmethod
+    def parse(cls, value: Any) -> "Rate":
+        """Return the rate of a number or a text. Limits of a single number are checked with those of other settings."""
+        text = in_one_text(value)
+        with suppress(ValueError):
+            return cls.constant(float(text))
+        stages = []
+        for part in text.split(","):
+            rate, _, until = part.partition(":")
+            try:
+                stages.append((float(rate), float(until) if until.strip() else float("inf")))
+            except ValueError as error:
+                raise ValueError(f"`{part.strip()}` is no learning rate") from error
+        ends = [until for _, until in stages]
+        if not all(0 < rate < float("inf") for rate, _ in stages) or ends != sorted(set(ends)):
+            raise ValueError("rates must be positive, and the steps where they end must rise")
+        return cls(text, tuple(stages))
+
+    @classmethod
+    def constant(cls, rate: float) -> "Rate":
+        """Return the rate that is the same number at all steps."""
+        return cls(rate, ((rate, float("inf")),))
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether it was written as stages, which are a schedule of their own."""
+        return isinstance(self.written, str)
+
+    @property
+    def first(self) -> float:
+        """The rate of the first step."""
+        return self.at(0)
+
+    def at(self, step: int) -> float:
+        """Return the rate at `step`; the last stage holds to the end."""
+        return next((rate for rate, until in self.stages if step < until), self.stages[-1][0])
+
+
+@dataclass(frozen=True)
+class Steps(ParsedValue):
+    """A number of steps, "100", or a share of all steps, "0.1" or "10%"."""
+
+    label = "steps or share"
+    metavar = "STEPS"
+    expected = "a number of steps or a share"
+    example = 'Write 100, 0.1 or "10%"'
+    written: str
+    number: float
+    is_share: bool
+
+    @classmethod
+    def parse(cls, value: Any) -> "Steps":
+        """Return the steps or the share that a number or a text stands for. Raises ValueError."""
+        text = in_one_text(value)
+        plain = text.strip()
+        in_percent = plain.endswith("%")
+        try:
+            number = float(plain.removesuffix("%")) / (100 if in_percent else 1)
+        except ValueError:
+            number = -1.0
+        whole = number < 1 or number % 1 == 0
+        if not 0 <= number < float("inf") or not (number <= 1 if in_percent else whole):
+            raise ValueError(f"`{plain}` is neither a whole number of steps nor a share of them")
+        return cls(text, number, in_percent or number < 1)
+
+    def of(self, total: int) -> int:
+        """Return the number of steps in a training of `total` steps, a share rounded down."""
+        return int(self.number * total + 1e-9) if self.is_share else int(self.number)
+
+
+@dataclass(frozen=True)
+class Resolution(ParsedValue):
+    """The size of training images, "512" or "512,768" (width, height)."""
+
+    label = "size"
+    metavar = "SIZE"
+    expected = "a size"
+    example = 'Write "512" or "512,768"'
+    written: str
+    size: tuple[int, int]
+
+    @classmethod
+    def parse(cls, value: Any) -> "Resolution":
+        """Return the size that a number, a pair or a text stands for. Raises ValueError."""
+        text = in_one_text(value)
+        parts = text.split(",")
+        if len(parts) > 2 or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
+            raise ValueError(f"`{text}` is no size")
+        return cls(text, (int(parts[0]), int(parts[-1])))
+
+
+@dataclass(frozen=True)
+class Range(ParsedValue):
+    """Two numbers, "0.5,2"."""
+
+    label = "two numbers"
+    metavar = "LOW,HIGH"
+    expected = "a pair of numbers: low,high"
+    example = 'Write "0.5,2"'
+    written: str
+    low: float
+    high: float
+
+    @classmethod
+    def parse(cls, value: Any) -> "Range":
+        """Return the two numbers of a pair or a text. Raises ValueError."""
+        text = in_one_text(value)
+        low, _, high = text.partition(",")
+        try:
+            return cls(text, float(low), float(high))
+        except ValueError as error:
+            raise ValueError(f"`{text}` is not two numbers") from error
+
+
+@dataclass(frozen=True)
+class Colour(ParsedValue):
+    """A colour by its name or as #rrggbb."""
+
+    label = "colour"
+    metavar = "COLOUR"
+    expected = "a colour"
+    example = 'Write "white" or "#ffffff"'
+    written: str
+    rgb: tuple[int, int, int]
+
+    @classmethod
+    def parse(cls, value: Any) -> "Colour":
+        """Return the colour that a text names. Raises ValueError."""
+        text = in_one_text(value)
+        try:
+            red, green, blue, *_ = ImageColor.getrgb(text)
+        except ValueError as error:
+            raise ValueError(f"`{text}` is no colour") from error
+        return cls(text, (red, green, blue))
+
+
+@dataclass(frozen=True)
+class Arguments(ParsedValue):
+    """Arguments of an optimizer or a schedule: `name=value` items, each value a Python literal, as in sd-scripts."""
+
+    label = "list of name=value"
+    metavar = "NAME=VALUE"
+    expected = "texts"
+    example = 'Write name=value, the value as in Python: "betas=(0.9, 0.99)" "decouple=True"'
+    takes_several = True
+    written: tuple[str, ...] = ()
+    values: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def parse(cls, value: Any) -> "Arguments":
+        """Return the arguments by name. Raises ValueError that names every item that cannot be read."""
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise ValueError(f"a list of name=value is expected (found {value!r})")
+        items, values, bad = tuple(map(str, value)), {}, []
+        for item in items:
+            name, _, text = item.partition("=")
+            try:
+                values[name.strip()] = ast.literal_eval(text.strip())
+            except (ValueError, SyntaxError):
+                bad.append(f"`{item}`")
+            bad += [f"`{item}`"] * (not name.strip().isidentifier())
+        if bad:
+            raise ValueError(f"{', '.join(dict.fromkeys(bad))} cannot be read")
+        return cls(items, values)
+
+
 def as_meant(value: Any, kind: Any) -> Any:
-    """The value of a file as its setting is meant: a text that holds a number, or true or false, is that where it is meant;
-    numbers in a list are a text where one is meant. Anything else stays as it is.
+    """Return a value from a file as its setting means it.
+
+    A text that holds a number, or true or false, is that where the setting is one; numbers in a list are a text where the
+    setting is one. Any other value stays as it is.
     """
     kinds = set(leaves(kind))
     if isinstance(value, str) and not kinds & {str, tuple}:
         return from_text(value, kinds)
     numbers = isinstance(value, list) and all(type(item) in (int, float) for item in value)
-    return ",".join(map(str, value)) if value and numbers and str in kinds and tuple not in kinds else value
+    return in_one_text(value) if value and numbers and str in kinds and tuple not in kinds else value
 
 
 def leaves(kind: Any) -> Iterator[Any]:
-    """The plain types that a setting's type is made of; of a list `tuple` too, of choices their types."""
+    """Yield the plain types that a setting's type is made of; for a list also `tuple`, for choices their types."""
     if get_origin(kind) is Literal:
         yield from map(type, get_args(kind))
     elif get_origin(kind) is None:
@@ -40,7 +280,7 @@ def leaves(kind: Any) -> Iterator[Any]:
 
 
 def from_text(text: str, kinds: Container[Any] = (bool, int, float)) -> Any:
-    """The one number, or true or false, that a text holds, if one of these `kinds` is meant; else the text."""
+    """Return the number, or true or false, that a text holds, if the setting is one of these `kinds`; else the text."""
     plain = text.strip().lower()
     if bool in kinds and plain in ("true", "false"):
         return plain == "true"
@@ -50,61 +290,12 @@ def from_text(text: str, kinds: Container[Any] = (bool, int, float)) -> Any:
     return text
 
 
-def parse_resolution(text: str) -> tuple[int, int] | None:
-    """ "512" or "512,768" -> (width, height); None if it is neither."""
-    parts = text.split(",")
-    if len(parts) > 2 or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
-        return None
-    return int(parts[0]), int(parts[-1])
-
-
-def parse_range(text: str) -> tuple[float, float]:
-    """ "0.5,2" -> (0.5, 2.0). Raises ValueError."""
-    low, _, high = text.partition(",")
-    return float(low), float(high)
-
-
-def parse_count(text: str, total: int) -> int:
-    """Steps from "100", or from a share of `total`, "0.1" or "10%", rounded down. Raises ValueError."""
-    text = text.strip()
-    share = text.endswith("%")
-    try:
-        number = float(text.removesuffix("%")) / (100 if share else 1)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number < float("inf") or (number > 1 and share) or (number >= 1 and not share and number % 1):
-        raise ValueError(f"`{text}` is neither a whole number of steps nor a share of them")
-    return int(number * total + 1e-9) if number < 1 or share else int(number)
-
-
-def parse_stages(text: str) -> list[tuple[float, float]]:
-    """AUTOMATIC1111's "0.005:100, 1e-3:1000, 5e-4" -> [(rate, step before which it holds)]. Raises ValueError."""
-    found = []
-    for part in text.split(","):
-        rate, _, until = part.partition(":")
-        found.append((float(rate), float(until) if until.strip() else float("inf")))
-    ends = [until for _, until in found]
-    if not all(0 < rate < float("inf") for rate, _ in found) or ends != sorted(set(ends)):
-        raise ValueError("rates must be positive, and the steps where they end must rise")
-    return found
-
-
-def parse_arguments(items: Sequence[str]) -> dict[str, Any]:
-    """`name=value` items, each value a Python literal (sd-scripts' rule). Raises ValueError naming every bad one."""
-    values, bad = {}, []
-    for item in items:
-        name, _, text = item.partition("=")
-        try:
-            values[name.strip()] = ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError):
-            bad.append(f"`{item}`")
-        bad += [f"`{item}`"] * (not name.strip().isidentifier())
-    if bad:
-        raise ValueError(f"{', '.join(dict.fromkeys(bad))} cannot be read")
-    return values
+def parsed_kind(kind: Any) -> type[ParsedValue] | None:
+    """Return the class of parsed values in a setting's type; None if there is none."""
+    return next((leaf for leaf in leaves(kind) if isinstance(leaf, type) and issubclass(leaf, ParsedValue)), None)
 
 
 def schedule_name(name: str) -> str:
-    """The name as listed, whatever its case; sd-scripts' `adafactor:RATE` without the rate."""
+    """Return the name of a schedule as listed, whatever its case; sd-scripts' `adafactor:RATE` without the rate."""
     name = name.lower().partition(":")[0]
     return SAME_SCHEDULE.get(name, name)

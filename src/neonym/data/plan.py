@@ -25,8 +25,6 @@ class ConceptPlan:
     captions whose tags are warmed up over a share of it.
     """
 
-    steps = 1
-
     def __init__(
         self,
         records: Sequence[ImageRecord],
@@ -34,7 +32,9 @@ class ConceptPlan:
         seed: int,
         reg_weight: float,
         stratified: bool = False,
+        steps: int = 1,
     ):
+        self.steps = steps
         self.seed, self.reg_weight, self.step_sizes, self.stratified = seed, reg_weight, step_sizes, stratified
         groups: dict[tuple, list[ImageRecord]] = {}
         for record in records:

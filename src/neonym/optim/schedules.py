@@ -6,22 +6,16 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from neonym.config.values import parse_stages, schedule_name
+from neonym.config.values import schedule_name
 from neonym.errors import ConfigError, Problem
 from neonym.optim.optimizers import class_at
 
 if TYPE_CHECKING:
     import torch
 
-Rate = Callable[[int], float]  # step -> learning rate
+Schedule = Callable[[int], float]  # step -> learning rate
 PLAIN = ("constant", "adafactor", "constant_with_warmup", "linear", "cosine")
 SAMPLED = 10_000  # steps at most: `reach` looks at the rates of a longer run here and there
-
-
-def staged_rate(text: str) -> Rate:
-    """Return the rate of a text such as "0.005:100, 0.001": a rate until each step; the last one holds to the end."""
-    parts = parse_stages(text)
-    return lambda step: next((rate for rate, until in parts if step < until), parts[-1][0])
 
 
 def plain_factor(name: str, step: int, steps: int, warmup: int) -> float:
@@ -38,7 +32,7 @@ def plain_factor(name: str, step: int, steps: int, warmup: int) -> float:
     return 1.0
 
 
-def make_rate(
+def named_schedule(
     learning_rate: float,
     name: str,
     steps: int,
@@ -51,7 +45,7 @@ def make_rate(
     min_ratio: float | None = None,
     kind: str = "",
     arguments: dict[str, Any] | None = None,
-) -> Rate:
+) -> Schedule:
     """Return the learning rate at each step by a schedule of diffusers or transformers, or of torch's class `kind`.
 
     The plainest are written out (`plain_factor`), for those packages take seconds to import, also for `neonym check`.
@@ -127,7 +121,7 @@ def scheduler_class(name: str) -> Any:
         raise ConfigError([Problem("error", f"`{name}` is not known", "--lr_scheduler_type")]) from error
 
 
-def reach(rate: Rate, first: int, last: int) -> float:
+def reach(schedule: Schedule, first: int, last: int) -> float:
     """Return how far steps `first` to `last` - 1 can carry a number at most, if each moves it by its learning rate."""
     stride = max(1, (last - first) // SAMPLED)
-    return stride * sum(rate(step) for step in range(first, last, stride))
+    return stride * sum(schedule(step) for step in range(first, last, stride))

@@ -8,6 +8,7 @@ from typing import Any
 
 from neonym.config.dataset import ConceptSpec, DatasetConfig
 from neonym.config.run import RunConfig
+from neonym.config.values import Rate
 from neonym.errors import Problem
 from neonym.models.defaults import Default
 from neonym.models.source import ModelSource
@@ -21,8 +22,8 @@ LONG_RUN = 1000  # steps: a run that takes a while, of which the user should kno
 def with_defaults(run: RunConfig, source: ModelSource) -> tuple[RunConfig, Used]:
     """Return the run with every setting that the model decides, and the defaults that were used.
 
-    The warm-up stays open, for it depends on how long the run is (`rates.default_warmup`); so do the precision and the
-    micro-batches, which depend on the device (`start.on_device`), and the files that are kept in the run's folder (`rhythm.make_rhythm`).
+    The warm-up stays open, because it depends on the length of the run (`rates.default_warmup`); so do the precision and
+    the micro-batches, which depend on the device, and the interval of the files in the run's folder, which has no setting.
     """
     defaults, optim, save = source.defaults, run.optim, run.save
     used: Used = {}
@@ -42,7 +43,10 @@ def with_defaults(run: RunConfig, source: ModelSource) -> tuple[RunConfig, Used]
         used["eval_every_n_steps"] = defaults.eval_every_n_steps
     if run.compute.mixed_precision is None:
         used["mixed_precision"] = defaults.mixed_precision
-    return filled(run, {name: default.value for name, default in used.items() if name not in LEFT_OPEN}), used
+    values = {name: default.value for name, default in used.items() if name not in LEFT_OPEN}
+    if "learning_rate" in values:
+        values["learning_rate"] = Rate.constant(values["learning_rate"])
+    return filled(run, values), used
 
 
 LEFT_OPEN = ("lr_warmup_steps", "save_every_n_steps", "mixed_precision")
@@ -76,16 +80,16 @@ def with_table_defaults(
     vectors, batch_size = run.concept.num_vectors_per_token, run.dataset.train_batch_size
     concepts = tuple(with_vectors(c, counts.get(c.token_string, vectors)) for c in config.concepts)
     datasets = tuple(d.model_copy(update={"batch_size": d.batch_size or batch_size}) for d in config.datasets)
-    said = {  # whether the tables or the files say it, everywhere
+    decided = {  # whether the tables or the files decide it, everywhere
         "num_vectors_per_token": all(c.num_vectors_per_token or c.token_string in counts for c in config.concepts),
         "train_batch_size": all(d.batch_size for d in config.datasets),
     }
-    left = {name: default for name, default in used.items() if not said.get(name)}
+    left = {name: default for name, default in used.items() if not decided.get(name)}
     return config.model_copy(update={"concepts": concepts, "datasets": datasets}), left
 
 
 def with_vectors(spec: ConceptSpec, count: int | None) -> ConceptSpec:
-    """Return the word with this many vectors unless it says how many; what it says itself stays among its `model_fields_set`."""
+    """Return the word with this many vectors unless it has a number of its own; its `model_fields_set` stays."""
     values = {**spec.model_dump(), "num_vectors_per_token": spec.num_vectors_per_token or count}
     return ConceptSpec.model_construct(spec.model_fields_set, **values)
 

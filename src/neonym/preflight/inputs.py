@@ -1,6 +1,6 @@
-"""A first look at a run: settings, data-set file, prompts, folders. No picture is opened, and no torch is needed.
+"""What a run's settings name: the data-set file, prompts, folders. No image is opened, and no torch is needed.
 
-What is wrong with the settings is told in a second, all of it together.
+Everything that is wrong with the settings is reported within a second, all of it together.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from neonym.config.file_kinds import misplaced
 from neonym.config.resolve import Resolved, read_table
-from neonym.config.rules import objective_problems
+from neonym.config.rules import run_problems
 from neonym.config.run import ModelSettings, RunConfig
 from neonym.config.sources import read_dataset
 from neonym.errors import ConfigError, Problem
@@ -23,32 +23,34 @@ from neonym.preflight.sample_prompts import sample_prompts
 from neonym.runs.outputs import output_problems
 
 
-@dataclass
-class Look:
-    """What was read, and everything that is wrong so far."""
+@dataclass(frozen=True)
+class Inputs:
+    """What the settings name, as far as it can be read, and everything that is wrong with it."""
 
-    read: Resolved
-    prompts: list[SamplePrompt]
-    problems: list[Problem]
+    data: Resolved
+    prompts: tuple[SamplePrompt, ...]
+    problems: tuple[Problem, ...]
+    settings_are_sound: bool  # whether no setting is wrong by itself
 
 
-def look(run: RunConfig) -> Look:
-    """Read what the settings name, but no picture and no model."""
-    read = read_dataset(run)
-    spoken = read.config.concepts if read.config else ()
-    named = [c.token_string for c in spoken] or [run.concept.token_string or ""]
+def read_inputs(run: RunConfig) -> Inputs:
+    """Read what the settings name, but no image and no model."""
+    rules = run_problems(run)
+    data = read_dataset(run, rules)
+    concepts = data.config.concepts if data.config else ()
+    named = [c.token_string for c in concepts] or [run.concept.token_string or ""]
     words = [word for word in named if word.strip()]
     wrong = misplaced(run.sample.sample_prompts, "sample_prompts")
     prompts, found = ([], [wrong]) if wrong else sample_prompts(run.sample, words)
-    found += misplaced_files(run, [concept.weights for concept in spoken])
-    v = predicts_v(run.model)
-    found += objective_problems(run.objective, v) if v is not None else ()
+    found += misplaced_files(run, [concept.weights for concept in concepts])
     found += output_problems(run, words, [prompt.seed for prompt in prompts])
-    return Look(read, prompts, [*read.problems, *found, *place_problems(run), *model_problems(run.model)])
+    found += [*place_problems(run), *model_problems(run.model)]
+    is_sound = not any(problem.severity == "error" for problem in rules)
+    return Inputs(data, tuple(prompts), (*data.problems, *found), is_sound)
 
 
-def predicts_v(model: ModelSettings) -> bool | None:
-    """Whether the model predicts v, if its folder or the settings say so; None if the model has to be looked at."""
+def says_v(model: ModelSettings) -> bool | None:
+    """Return whether the model predicts v, if its folder or the settings say so; None if they say nothing."""
     name = model.pretrained_model_name_or_path
     folder = BUILTIN_MODELS / name.removeprefix("builtin:") if name.startswith("builtin:") else Path(name)
     try:
@@ -59,7 +61,7 @@ def predicts_v(model: ModelSettings) -> bool | None:
 
 
 def misplaced_files(run: RunConfig, weights: Sequence[str | None]) -> Iterator[Problem]:
-    """Files of another kind than their flags take; `weights`: those of the words."""
+    """Yield an error for each file of another kind than its flag takes; `weights` are the words' embedding files."""
     given = [("weights", file) for file in weights or [run.concept.weights]]
     for flag, file in dict.fromkeys([*given, ("template_file", run.dataset.template_file), ("vae", run.model.vae)]):
         if wrong := misplaced(file, flag):
@@ -69,7 +71,7 @@ def misplaced_files(run: RunConfig, weights: Sequence[str | None]) -> Iterator[P
 
 
 def model_problems(model: ModelSettings) -> Iterator[Problem]:
-    """A model that is named by a path where there is nothing."""
+    """Yield what is wrong with the name of the model: it is a path, and nothing is there."""
     name = model.pretrained_model_name_or_path
     if wrong := misplaced(name, "pretrained_model_name_or_path"):
         yield wrong
@@ -80,7 +82,7 @@ def model_problems(model: ModelSettings) -> Iterator[Problem]:
 
 
 def place_problems(run: RunConfig) -> Iterator[Problem]:
-    """Files that are named and not there."""
+    """Yield an error for each named file or folder that does not exist."""
     save, log = run.save, run.log
     if save.resume is not None and not run.hub.resume_from_huggingface and (wrong := resume_problem(save.resume)):
         yield wrong
@@ -92,7 +94,7 @@ def place_problems(run: RunConfig) -> Iterator[Problem]:
 
 
 def tracker_file_problems(file: str) -> Sequence[Problem]:
-    """Of `--log_tracker_config`: tables by tracker."""
+    """Return what is wrong with the file of `--log_tracker_config`, which has a table for each tracker."""
     try:
         table = read_table(Path(file))
     except ConfigError as error:

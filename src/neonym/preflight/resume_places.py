@@ -1,4 +1,4 @@
-"""What `--resume` was given, if it is no state of this program: whose it is, and how to go on from it."""
+"""What `--resume` names where it is no state of Neonym: which program's it is, and how to go on from it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FROM_VECTORS = "it holds a whole text encoder and the order of its draws, which 
 
 
 def resume_problem(place: str) -> Problem | None:
-    """Return what is wrong with a place that is to be resumed from; None if it is a folder with a state."""
+    """Return what is wrong with a place to resume from; None if it is a folder with a state."""
     path, where = Path(place), f"--resume {place}"
     if (path / STATE).is_file():
         return None
@@ -28,7 +28,7 @@ def resume_problem(place: str) -> Problem | None:
         fix = again if place in ("latest", "true", "True") else f"Check the path. {again}"
         return Problem("error", "there is no such folder", where, fix)
     for folder in (path, path.parent) if path.is_file() else (path,):
-        whose = foreign_state(folder)
+        whose = program_of_state(folder)
         if whose:
             return Problem("error", f"is a training state of {whose}: {FROM_VECTORS}", where, start_from(folder))
     if path.is_file():
@@ -53,7 +53,7 @@ def file_problem(path: Path, where: str) -> Problem:
     """Return what is wrong with a file; a state is a folder."""
     if (path.parent / STATE).is_file():
         return Problem(
-            "error", "is a file of a state, whose folder is to be named", where, f"Give --resume {path.parent}"
+            "error", "is a file within a state; --resume takes the folder", where, f"Give --resume {path.parent}"
         )
     if path.suffix == ".optim":
         fix = f"Start from the vectors of its embedding: --weights {path.with_suffix('')}"
@@ -66,7 +66,7 @@ def file_problem(path: Path, where: str) -> Problem:
     return Problem("error", f"is {kind.what if kind else 'a file'}, not the folder of a state", where, fix)
 
 
-def foreign_state(folder: Path) -> str:
+def program_of_state(folder: Path) -> str:
     """Return which program's training state a folder is; empty if it is none."""
     names = {child.name for child in folder.iterdir()} if folder.is_dir() else set()
     if not (ACCELERATE & names or any(map(RANDOM_STATE.fullmatch, names))):

@@ -1,4 +1,4 @@
-"""The prompts of a run's sample pictures, and what is wrong with them. No torch is needed."""
+"""The prompts of a run's sample images. No torch is needed."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from neonym.text.words import clean, whole_word
 
 
 def sample_prompts(settings: SampleSettings, words: Sequence[str]) -> tuple[list[SamplePrompt], list[Problem]]:
-    """The prompts of a run, and everything that is wrong with them, before anything is loaded."""
-    rhythms = (settings.sample_every_n_steps or 0, settings.sample_every_n_epochs or 0)
-    wanted = max(rhythms) > 0 or settings.sample_at_first
+    """Return the prompts of a run, and everything that is wrong with them."""
+    intervals = (settings.sample_every_n_steps or 0, settings.sample_every_n_epochs or 0)
+    requested = max(intervals) > 0 or settings.sample_at_first
     if settings.sample_prompts is None:
-        missing = [Problem("error", "samples are wanted, but no prompts are given", "--sample_prompts", "Name a file")]
-        return [], missing if wanted else []
+        missing = [Problem("error", "sample images are requested, but no prompts", "--sample_prompts", "Name a file")]
+        return [], missing if requested else []
     prompts, problems = read_prompts(settings.sample_prompts)
-    if not wanted:
+    if not requested:
         fix = "Add --sample_every_n_steps or --sample_every_n_epochs"
-        problems.append(Problem("warning", "is given, but no samples are asked for", "--sample_prompts", fix))
+        problems.append(Problem("warning", "is given, but no sample images are requested", "--sample_prompts", fix))
     for prompt in prompts:
         try:
             sampler_name(prompt.sample_sampler or settings.sample_sampler)
         except UserError as error:
             problems.append(replace(error.problem, where=settings.sample_prompts))
         if words and not whole_word(tuple(clean(word) for word in words)).search(clean(prompt.prompt)):
-            what = f"the prompt `{prompt.prompt}` has none of the words, so its pictures will not change"
+            what = f"the prompt `{prompt.prompt}` has none of the words, so its images will not change"
             problems.append(Problem("warning", what, settings.sample_prompts))
     return prompts, problems

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from neonym.config.run import RunConfig
 from neonym.config.without_effect import tracker_kinds
 from neonym.errors import Problem
-from neonym.preflight.prepare import Prepared, prepare
+from neonym.preflight.plan import TrainingPlan
+from neonym.preflight.preflight import preflight
 from neonym.runs.dispatcher import Dispatcher
 from neonym.runs.event_file import EventFile
 from neonym.runs.events import Listener
@@ -24,16 +25,14 @@ def train(
     settings ask for. `stop` ends the run after its current step, with its state saved. `known` are problems that were
     found in the settings before. Raises ConfigError with all errors, before anything is written.
     """
-    ready = prepare(run, known)
-    ready.raise_errors()
-    return train_prepared(ready, listeners, stop)
+    return start_plan(preflight(run, known).complete_plan(), listeners, stop)
 
 
-def train_prepared(ready: Prepared, listeners: Sequence[Listener] = (), stop: Stop | None = None) -> Result:
+def start_plan(plan: TrainingPlan, listeners: Sequence[Listener] = (), stop: Stop | None = None) -> Result:
     """Train a run without errors, as `train` does. Raises UserError."""
     events = Dispatcher()
-    events.listeners = [*default_listeners(ready.run, events), *listeners]
-    return train_plan(ready, events, stop or Stop())
+    events.listeners = [*default_listeners(plan.run, events), *listeners]
+    return train_plan(plan, events, stop or Stop())
 
 
 def default_listeners(run: RunConfig, events: Dispatcher) -> Iterator[Listener]:

@@ -1,4 +1,4 @@
-"""Files of a run: the embedding files with their metadata, their retention, the state."""
+"""The files of a run: embedding files with their metadata, their retention, the state."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from neonym.formats import read_embedding, write_embedding
 from neonym.formats.usage import usage_card
 from neonym.io.atomic import alone_in, atomic_write, clear_leftovers, sync_names
 from neonym.io.json import as_json, as_text
-from neonym.preflight.prepare import Prepared
+from neonym.preflight.plan import TrainingPlan
 from neonym.runs.outputs import END, SAMPLES, STATE, VERDICT, epoch_suffix, state_folder, step_suffix
 from neonym.training.concept import Concept
-from neonym.training.recorded import metadata_of, said_by_user
+from neonym.training.recorded import metadata_by_user, metadata_of
 from neonym.training.remote_state import fetch_state
 from neonym.training.state import Saved, TrainState, read_state, save_state
 from neonym.types import Embedding
@@ -30,7 +30,7 @@ PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloa
 
 
 def write_card(file: Path, model: ModelSettings) -> None:
-    """How the word is used, as Markdown beside its file."""
+    """Write how the word is used, as Markdown beside its file."""
     flags = {name: str(getattr(model, name)) for name in ("vae", "variant") if getattr(model, name)}
     flags |= {"clip_skip": str(model.clip_skip)} if model.clip_skip > 1 else {}
     flags |= {"v_parameterization": ""} if model.v_parameterization else {}
@@ -49,7 +49,7 @@ def write_text(file: Path, text: str) -> None:
 
 
 class NotedVerdict(BaseModel):
-    """What is told of the verdict of a finished run."""
+    """What is reported of the verdict of a finished run."""
 
     token: str
     word: str
@@ -58,23 +58,23 @@ class NotedVerdict(BaseModel):
 class CheckpointStore:
     """Writes and finds the files of one run."""
 
-    def __init__(self, ready: Prepared):
-        self.model = ready.run.model
-        self.save, self.hub, self.folder = ready.run.save, ready.run.hub, ready.run_folder()
+    def __init__(self, plan: TrainingPlan):
+        self.model = plan.run.model
+        self.save, self.hub, self.folder = plan.run.save, plan.run.hub, plan.run_folder
         self.locks, self.claimed = ExitStack(), 0  # the number of the folder that is locked
         self.run_name = self.folder.name.removesuffix("-run")
-        self.names = dict(zip(ready.tokens, ready.file_names(), strict=True))
+        self.names = {concept.token: concept.file_name for concept in plan.concepts}
         self.state_file, self.end_file = self.folder / STATE, self.folder / END
         self.verdict_file = self.folder / VERDICT
-        self.step_folder = ready.step_folder()
+        self.step_folder = plan.step_folder
         self.sample_folder = Path(self.save.output_dir) / SAMPLES
-        self.metadata, self.said = metadata_of(ready), said_by_user(ready.run)
+        self.metadata, self.metadata_by_user = metadata_of(plan), metadata_by_user(plan.run)
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Make the folders now, so that a path that cannot be written is known before training, and keep others out.
+        """Make the folders, so that a path that cannot be written is known before training, and keep other processes out.
 
-        What killed runs left half-written is removed. Raises UserError.
+        Files that killed runs left half-written are removed. Raises UserError.
         """
         with self.locks:
             self.claim()
@@ -85,7 +85,7 @@ class CheckpointStore:
             yield
 
     def claim(self) -> None:
-        """Make sure that the run folder is there and this run's alone: whoever removed it may have started another run.
+        """Make sure that the run folder exists and belongs to this run alone: it may have been removed and used by another run.
 
         Raises UserError.
         """
@@ -104,7 +104,7 @@ class CheckpointStore:
         self.claimed = number
 
     def forget(self) -> None:
-        """Begin anew: no state is gone on from. Raises UserError."""
+        """Remove the states of earlier runs, so that this one begins anew. Raises UserError."""
         try:
             self.state_file.unlink(missing_ok=True)
             self.end_file.unlink(missing_ok=True)
@@ -127,7 +127,10 @@ class CheckpointStore:
             raise UserError(f"{problem.what.rstrip('.')}; {what}", problem.where, fix) from error
 
     def rescue(self, state: TrainState) -> tuple[str, str]:
-        """Save the state in the run folder if that can be, else in a temporary one. -> where it is, and how to go on"""
+        """Save the state in the run folder if possible, else in a temporary one.
+
+        Return where it is, and how to go on.
+        """
         step = f"what was learned until step {state.step}"
         with suppress(UserError):
             self.save_state(state)
@@ -139,18 +142,21 @@ class CheckpointStore:
         return f"{step} can be kept nowhere", "then run the same command again"
 
     def final_files(self) -> list[Path]:
-        """The embedding files of the end, whether they are there or not."""
+        """Return the paths of the final embedding files, whether they exist or not."""
         return [self.file(name) for name in self.names.values()]
 
     def file(self, name: str, suffix: str = "", folder: Path | None = None) -> Path:
         return (folder or Path(self.save.output_dir)) / f"{name}{suffix}.{self.save.save_model_as}"
 
     def ended(self, fingerprint: dict[str, str]) -> Saved | None:
-        """The end of a finished run with the same name, whatever its settings were. Raises UserError if it is damaged."""
+        """Return the end of a finished run with the same name, whatever its settings.
+
+        Raises UserError if it is damaged.
+        """
         return read_state(self.end_file, fingerprint) if self.end_file.exists() else None
 
     def verdicts(self) -> list[NotedVerdict] | None:
-        """Return those of the finished run; None if their file is damaged."""
+        """Return the verdicts of the finished run; None if their file is damaged."""
         try:
             return TypeAdapter(list[NotedVerdict]).validate_json(self.verdict_file.read_bytes()) or None
         except FileNotFoundError:
@@ -159,15 +165,15 @@ class CheckpointStore:
             return None
 
     def latest(self, fingerprint: dict[str, str], ended: Saved | None) -> Saved | None:
-        """The farthest of: the state of `--resume`, of an interrupted run with the same name, of the end of a finished one.
+        """Return the farthest state of three: that of `--resume`, of an interrupted run with the same name, of a finished one.
 
-        None if there is none. Raises UserError if an interrupted run had other settings, or the state is damaged.
+        Returns None if there is none. Raises UserError if an interrupted run had other settings, or the state is damaged.
         """
         found = [self.resumed(fingerprint), self.interrupted(fingerprint), ended]
         return max((saved for saved in found if saved is not None), key=lambda saved: saved.step, default=None)
 
     def resumed(self, fingerprint: dict[str, str]) -> Saved | None:
-        """The state that `--resume` names. Raises UserError."""
+        """Return the state that `--resume` names. Raises UserError."""
         if self.save.resume is None:
             return None
         on_hub = self.hub.resume_from_huggingface
@@ -178,7 +184,7 @@ class CheckpointStore:
         return read_state(file, fingerprint, "Name another state, or leave --resume out")
 
     def interrupted(self, fingerprint: dict[str, str]) -> Saved | None:
-        """The state of this very run, if it was stopped. Raises UserError if it is another one's."""
+        """Return the state of this very run, if it was stopped. Raises UserError if it had other settings."""
         if not self.state_file.exists():
             return None
         saved = read_state(self.state_file, fingerprint)
@@ -189,17 +195,17 @@ class CheckpointStore:
         return saved
 
     def save_state(self, state: TrainState) -> None:
-        """Save what running the same command again goes on from. Raises UserError."""
+        """Save the state that running the same command again goes on from. Raises UserError."""
         self.claim()
         save_state(state, self.state_file)
 
     def save_last(self, state: TrainState) -> None:
-        """Save it when nothing comes after it. Raises UserError if it is elsewhere, or nowhere."""
+        """Save the last state of a run. Raises UserError if it had to be saved elsewhere, or nowhere."""
         with self.keeping(state):
             self.save_state(state)
 
     def save_step(self, state: TrainState) -> list[Path]:
-        """The files of `--save_every_n_steps`; what `--save_last_n_steps` does not keep goes."""
+        """Save the files of a step, and remove those that `--save_last_n_steps` does not keep."""
         files = self.save_named(state, step_suffix(state.step))
         keep, states = self.save.save_last_n_steps, self.save.save_last_n_steps_state
         every = self.save.save_every_n_steps or 1
@@ -207,13 +213,15 @@ class CheckpointStore:
         return files
 
     def keep_step(self, state: TrainState) -> list[Path]:
-        """The files of a step in the run's folder: beside the final one, some programs would take them for the word."""
+        """Save the files of a step in the run's folder: beside the final file, some programs would take them for the
+        word.
+        """
         self.step_folder.mkdir(parents=True, exist_ok=True)
         suffix = step_suffix(state.step)
         return [self.write(concept, state.step, suffix, self.step_folder) for concept in state.concepts]
 
     def save_epoch(self, state: TrainState, epoch: int, every: int) -> list[Path]:
-        """The files of `--save_every_n_epochs`; what `--save_last_n_epochs` does not keep goes."""
+        """Save the files of an epoch, and remove those that `--save_last_n_epochs` does not keep."""
         files = self.save_named(state, epoch_suffix(epoch))
         keep, states = self.save.save_last_n_epochs, self.save.save_last_n_epochs_state
         self.remove(
@@ -222,7 +230,7 @@ class CheckpointStore:
         return files
 
     def save_named(self, state: TrainState, suffix: str) -> list[Path]:
-        """One embedding file for each concept and, if wished for, a state folder."""
+        """Save one embedding file for each concept and, if requested, a state folder."""
         self.claim()
         files = [self.write(concept, state.step, suffix) for concept in state.concepts]
         if self.save.save_state:
@@ -236,7 +244,7 @@ class CheckpointStore:
         return folder
 
     def remove(self, pattern: str, every: int, first: int | None, first_state: int) -> None:
-        """Embedding files and state folders of this run's rhythm, `every` so many, whose number is lower."""
+        """Remove this run's embedding files and state folders, one `every` so many, whose number is lower."""
         for path in Path(self.save.output_dir).iterdir():
             file = self._number(path.name, pattern + r"\." + self.save.save_model_as, self.names.values())
             if file is not None and file < (first or 0) and file % every == 0:
@@ -253,7 +261,7 @@ class CheckpointStore:
         return None
 
     def write(self, concept: Concept, step: int, suffix: str = "", folder: Path | None = None) -> Path:
-        """One embedding file. Raises FormatError."""
+        """Write one embedding file. Raises FormatError."""
         name = self.names[concept.token]
         counts = {len(rows) for rows in concept.rows.values()}
         metadata = {
@@ -263,14 +271,14 @@ class CheckpointStore:
             "neonym.vectors": str(max(counts)),
             "neonym.init_word": concept.init_word,
             "neonym.steps": str(step),
-            **self.said,
+            **self.metadata_by_user,
         }
         metadata = {key: as_text(text) for key, text in metadata.items()}
         vectors = {encoder: rows.to(PRECISIONS[self.save.save_precision]) for encoder, rows in concept.result().items()}
         return write_embedding(Embedding(concept.token, vectors, metadata), self.file(name, suffix, folder))
 
     def finish(self, state: TrainState, verdicts: list[dict], whole: bool) -> list[Path]:
-        """Write the final files, a state folder if one is wished for, and the verdict.
+        """Write the final files, a state folder if one is requested, and the verdict.
 
         The state goes last: until then the run can be resumed. That of a `whole` run says that there is nothing left to do.
         Raises UserError if something cannot be written; the state is kept then.

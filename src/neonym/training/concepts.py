@@ -1,59 +1,45 @@
-"""The words of a run as things that learn: first rows, optimizer, learning rate."""
+"""The words of a run as concepts: their rows beside the frozen tables, and what moves them."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from neonym.config.dataset import DEFAULT_INIT_WORD
 from neonym.config.optimizers import OptimizerRecord
 from neonym.config.run import OptimSettings
 from neonym.models.encoders.rows import Rows
 from neonym.models.model import Model
 from neonym.optim.optimizers import make_optimizer, record_of
-from neonym.optim.rates import arguments, base_rate, rate_of
-from neonym.preflight.prepare import Prepared
-from neonym.seeds import concept_seed
+from neonym.preflight.plan import PlannedConcept, TrainingPlan
 from neonym.training.after_step import AfterStep, MovingAverage
 from neonym.training.concept import Concept, first_rows
 
 
-def add_concepts(model: Model, ready: Prepared) -> list[Concept]:
+def add_concepts(model: Model, plan: TrainingPlan) -> list[Concept]:
     """Put the new words beside the frozen table, each with its own optimizer: the only trainable numbers."""
-    assert ready.config is not None
-    assert ready.rhythm is not None
-    optim, concepts, warmup = ready.run.optim, [], model.source.defaults.lr_warmup_steps.value
-    for spec in ready.config.concepts:
-        init_word = spec.init_word or DEFAULT_INIT_WORD
-        start = ready.weights.get(spec.token_string)
-        if start is None:
-            start = first_rows(model, init_word, spec.vectors)
-        start = {name: values.to(model.device) for name, values in start.items()}
-        learns = ready.run.concept.train_encoders or tuple(start)
-        rows = {name: Rows(values.clone(), requires_grad=name in learns) for name, values in start.items()}
-        model.text.add_word(spec.token_string, dict(rows))
-        optimizer = make_optimizer(
-            [r for r in rows.values() if r.requires_grad],
-            optim.optimizer_type,
-            base_rate(optim, spec),
-            arguments(optim),
-        )
-        record = record_of(optim.optimizer_type)
-        own_rate = record.has_own_schedule(arguments(optim))
-        concepts.append(
-            Concept(
-                token=spec.token_string,
-                init_word=init_word,
-                seed=concept_seed(optim.seed, spec.token_string),
-                rows=rows,
-                start=start,
-                optimizer=optimizer,
-                record=record,
-                learning_rate=None if own_rate else rate_of(optim, spec, ready.rhythm.total, warmup),
-                max_grad_norm=optim.max_grad_norm,
-                after_step=after_steps(optim, record, start),
-            )
-        )
-    return concepts
+    return [add_concept(model, plan, concept) for concept in plan.concepts]
+
+
+def add_concept(model: Model, plan: TrainingPlan, planned: PlannedConcept) -> Concept:
+    """Add one word to the model, and return it as something that learns."""
+    optim, start, record = plan.run.optim, planned.start, record_of(plan.run.optim.optimizer_type)
+    if start is None:
+        start = first_rows(model, planned.init_word, planned.vectors)
+    start = {name: values.to(model.device) for name, values in start.items()}
+    rows = {name: Rows(values.clone(), requires_grad=name in planned.encoders) for name, values in start.items()}
+    model.text.add_word(planned.token, dict(rows))
+    trainable = [encoder_rows for encoder_rows in rows.values() if encoder_rows.requires_grad]
+    return Concept(
+        token=planned.token,
+        init_word=planned.init_word,
+        seed=planned.seed,
+        rows=rows,
+        start=start,
+        optimizer=make_optimizer(trainable, optim.optimizer_type, planned.learning_rate, optim.optimizer_arguments),
+        record=record,
+        learning_rate=planned.schedule,
+        max_grad_norm=optim.max_grad_norm,
+        after_step=after_steps(optim, record, start),
+    )
 
 
 def after_steps(optim: OptimSettings, record: OptimizerRecord, start: dict[str, Tensor]) -> list[AfterStep]:

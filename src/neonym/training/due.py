@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from neonym.errors import UserError
-from neonym.preflight.milestones import due
+from neonym.preflight.milestones import is_due
 from neonym.runs.events import Evaluated, Sampled, Saved
 from neonym.training.concept import Concept
 from neonym.training.evaluation import means_of
@@ -16,20 +16,20 @@ from neonym.training.session import Session
 
 def begin_evaluations(run: Session) -> None:
     """Evaluate the start where evaluations are asked for, and make up for one that a stop cut off."""
-    every, state = run.ready.run.eval.eval_every_n_steps, run.state
+    every, state = run.plan.run.eval.eval_every_n_steps, run.state
     if not every:
         return
     starts = [concept.start for concept in state.concepts]
     means = means_of(run.evaluation.losses(starts))
     norms, distances = lengths_of(starts, starts)
-    run.events.emit(Evaluated(run.rhythm.first, sum(means) / len(means), means, norms, distances, of_start=True))
-    if state.plateau is not None and len(state.plateau.history) < state.step // every - run.rhythm.first // every:
+    run.events.emit(Evaluated(run.milestones.first, sum(means) / len(means), means, norms, distances, of_start=True))
+    if state.plateau is not None and len(state.plateau.history) < state.step // every - run.milestones.first // every:
         evaluate(run)
 
 
 def evaluate_due(run: Session) -> None:
     """Evaluate the words if it is time."""
-    if due(run.ready.run.eval.eval_every_n_steps, run.state.step):
+    if is_due(run.plan.run.eval.eval_every_n_steps, run.state.step):
         evaluate(run)
 
 
@@ -44,7 +44,7 @@ def evaluate(run: Session) -> None:
 
 def sample_due(run: Session) -> None:
     """Generate sample images if it is time. What goes wrong with them is noted, and the training goes on."""
-    tag = run.sampler.tag(run.state.step, run.rhythm)
+    tag = run.sampler.tag(run.state.step, run.milestones)
     if tag is None or not run.is_main:
         return
     try:
@@ -57,16 +57,16 @@ def sample_due(run: Session) -> None:
 
 def save_due(run: Session) -> None:
     """Save files and states if it is time. Raises UserError instead of writing what is not finite."""
-    done, rhythm, store = run.state.step, run.rhythm, run.store
-    epoch, is_state = rhythm.saves_epoch(done), due(run.ready.run.save.state_every_n_steps, done)
-    if not run.is_main or not (is_state or epoch or rhythm.saves_step(done) or rhythm.keeps_step(done)):
+    done, milestones, store = run.state.step, run.milestones, run.store
+    epoch, is_state = milestones.saves_epoch(done), is_due(run.plan.run.save.state_every_n_steps, done)
+    if not run.is_main or not (is_state or epoch or milestones.saves_step(done) or milestones.keeps_step(done)):
         return
     run.checks.check_rows()
     try:
-        files = store.save_step(run.state) if rhythm.saves_step(done) else []
+        files = store.save_step(run.state) if milestones.saves_step(done) else []
         if epoch:
-            files += store.save_epoch(run.state, epoch, rhythm.save_every_n_epochs or 1)
-        kept = store.keep_step(run.state) if rhythm.keeps_step(done) else []
+            files += store.save_epoch(run.state, epoch, milestones.save_every_n_epochs or 1)
+        kept = store.keep_step(run.state) if milestones.keeps_step(done) else []
         if is_state:
             store.save_state(run.state)
     except (UserError, OSError) as error:  # a full disk: what was saved before is intact

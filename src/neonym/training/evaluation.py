@@ -1,4 +1,4 @@
-"""What words are judged on: always the same images, noise and noise levels, so that two measurements differ by the rows only."""
+"""Evaluations: always the same images, noise and noise levels, so that two measurements differ by the rows only."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from neonym.data.captions import Moment
 from neonym.data.loader import Loader
 from neonym.generation.worth import Question, Worth, measure_worth, predictions
 from neonym.models.model import Model
-from neonym.preflight.captions import ENOUGH_HELD_OUT
-from neonym.preflight.prepare import Prepared
+from neonym.preflight.plan import PlannedConcept, TrainingPlan
 from neonym.training.concept import Concept, first_rows, rows_as
 from neonym.training.objective import Objective
 from neonym.training.step import sample_losses
@@ -24,31 +23,36 @@ FOR_EACH = 6  # cost less than 16 steps (`python -m benchmarks.verdict --cost`)
 
 
 class Evaluation:
-    """What each concept is judged on. `watch` is called between predictions, and may raise to end an evaluation."""
+    """The samples that each concept is judged on.
+
+    `watch` is called between predictions; it may raise to end an evaluation.
+    """
 
     def __init__(
-        self, ready: Prepared, loader: Loader, model: Model, concepts: Sequence[Concept], watch: Callable[[], None]
+        self, plan: TrainingPlan, loader: Loader, model: Model, concepts: Sequence[Concept], watch: Callable[[], None]
     ):
-        self.ready, self.loader, self.model, self.concepts, self.watch = ready, loader, model, concepts, watch
+        self.plan, self.loader, self.model, self.concepts, self.watch = plan, loader, model, concepts, watch
         self.objective = Objective()  # whatever the training minimises, words are compared by the plain loss
-        self.pictures, self.shown_on = zip(*[pictures_of(ready, index) for index in range(len(concepts))], strict=True)
+        self.images, self.shown_on = zip(*map(images_to_judge, plan.concepts), strict=True)
         self.samples: list[list[Question]] = []  # per concept, made when they are first needed
 
     @torch.no_grad()
     def losses(self, rows: Sequence[dict[str, torch.Tensor]] | None = None) -> list[torch.Tensor]:
-        """Per concept the losses of its samples with these rows (default: what would be saved now). -> [samples] each"""
-        count = self.ready.run.eval.eval_samples
+        """Return the losses of each concept's samples [samples] with these rows (default: those that would be saved
+        now).
+        """
+        count = self.plan.run.eval.eval_samples
         self.samples = self.samples or [self.questions(index, count) for index in range(len(self.concepts))]
         with self.uncompiled(), rows_as(self.concepts, rows or [c.result() for c in self.concepts]):
             return [torch.cat([self.loss(question) for question in own]).cpu() for own in self.samples]
 
     def loss(self, question: Question) -> torch.Tensor:
-        """-> [B]"""
+        """Return the losses [B] of one batch of samples."""
         self.watch()
         return sample_losses(self.model, question.batch, self.objective)
 
     def worths(self, progress: Callable[[int, int], None]) -> list[Worth]:
-        """What each word is worth, compared with the rows of its init word."""
+        """Return what each word is worth, compared with the rows of its init word."""
         asked = [self.questions(index, self.verdict_samples(index)) for index in range(len(self.concepts))]
         done, total = 0, sum(map(predictions, asked))
 
@@ -67,26 +71,28 @@ class Evaluation:
         return found
 
     def uncompiled(self) -> AbstractContextManager[object]:
-        """Batches of other sizes than a step's would be compiled one by one, for longer than they compute."""
-        compiled = self.ready.run.compute.torch_compile
+        """Return a context without compilation: batches of other sizes than a step's would take longer to compile than
+        to compute.
+        """
+        compiled = self.plan.run.compute.torch_compile
         return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
     def verdict_samples(self, index: int) -> int:
-        """How many samples a verdict may cost, of which each is predicted a few times without a gradient."""
+        """Return how many samples a verdict may cost; each is predicted a few times without a gradient."""
         least, most = VERDICT_SAMPLES
-        step = self.ready.step_sizes[self.pictures[index][0].dataset]
-        return min(self.ready.run.eval.eval_samples, max(least, min(most, FOR_EACH * step)))
+        step = self.plan.step_sizes[self.images[index][0].dataset]
+        return min(self.plan.run.eval.eval_samples, max(least, min(most, FOR_EACH * step)))
 
     def questions(self, index: int, count: int) -> list[Question]:
-        """Samples of one concept in batches of one size: noise levels spread evenly over all, the pictures in turn."""
-        plan, pictures = self.ready.plans[index], self.pictures[index]
-        at = Moment(step=plan.steps)  # captions have all their tags
-        draws = [plan.draw(pictures[i % len(pictures)], EVALUATION, i, (i + 0.5) / count, at) for i in range(count)]
+        """Return samples of one concept in batches of one size: noise levels spread evenly over all, the images in
+        turn.
+        """
+        samples, images = self.plan.concepts[index].samples, self.images[index]
+        at = Moment(step=samples.steps)  # captions have all their tags
+        draws = [samples.draw(images[i % len(images)], EVALUATION, i, (i + 0.5) / count, at) for i in range(count)]
         draws.sort(key=lambda draw: draw.record.fit.bucket)
         found: list[Question] = []
-        size = 2 * (
-            self.ready.run.compute.micro_batch_size or self.ready.datasets[0].batch_size
-        )  # there is no gradient
+        size = 2 * (self.plan.run.compute.micro_batch_size or self.plan.datasets[0].batch_size)  # there is no gradient
         while draws:
             part: list[Draw] = [d for d in draws[:size] if d.record.fit.bucket == draws[0].record.fit.bucket]
             found.append(Question(self.loader.batch(part, index), [d.caption for d in part]))
@@ -99,9 +105,10 @@ def means_of(losses: Sequence[torch.Tensor]) -> tuple[float, ...]:
     return tuple(float(loss.mean()) for loss in losses)
 
 
-def pictures_of(ready: Prepared, concept: int) -> tuple[list[ImageRecord], str]:
-    """Its held-out pictures if there are enough, else its training pictures."""
-    held_out = [r for r in ready.held_out if r.concept == concept]
-    if len(held_out) >= ENOUGH_HELD_OUT:
-        return held_out, "held-out pictures"
-    return [r for r in ready.records if r.concept == concept and not r.is_reg], "the training pictures"
+def images_to_judge(concept: PlannedConcept) -> tuple[Sequence[ImageRecord], str]:
+    """Return the images that a word is judged on, and what they are: those held out if there are enough, else the
+    others.
+    """
+    if concept.is_judged_on_held_out:
+        return concept.held_out, "held-out images"
+    return concept.training_images, "the training images"

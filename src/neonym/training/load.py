@@ -17,7 +17,7 @@ from neonym.models.model import Model, load_model
 from neonym.models.quantization import keep_in_eight_bits
 from neonym.models.source import ModelSource
 from neonym.models.text_side import stacked
-from neonym.preflight.prepare import Prepared
+from neonym.preflight.plan import TrainingPlan
 from neonym.runs.dispatcher import Dispatcher
 from neonym.runs.events import Encoded
 from neonym.runs.stop import Stop
@@ -26,16 +26,15 @@ from neonym.training.setup import process_of, samples_at_once, weight_dtype
 from neonym.types import ImageRecord
 
 
-def load_frozen(ready: Prepared, accelerator: Accelerator, events: Dispatcher) -> Model:
+def load_frozen(plan: TrainingPlan, accelerator: Accelerator, events: Dispatcher) -> Model:
     """Load the model to its device, with the run's noising process. Raises ModelError."""
-    run = ready.run
-    assert ready.source is not None
+    run = plan.run
     model = load_model(
-        ready.source,
+        plan.source,
         accelerator.device,
         weight_dtype(accelerator),
         clip_skip=run.model.clip_skip,
-        tokenizers=ready.tokenizers,
+        tokenizers=plan.tokenizers,
     )
     if run.compute.fp8_base and accelerator.device.type == "mps":
         events.note("note: fp8_base -> the precision of --mixed_precision: this device has no 8-bit numbers")
@@ -49,13 +48,12 @@ def load_frozen(ready: Prepared, accelerator: Accelerator, events: Dispatcher) -
     return model
 
 
-def encode_images(ready: Prepared, model: Model, events: Dispatcher, stop: Stop) -> Latents:
+def encode_images(plan: TrainingPlan, model: Model, events: Dispatcher, stop: Stop) -> Latents:
     """Encode every image. The VAE then leaves the device, unless there are images that change in every step.
 
     Raises StopRequested between two images, and DataError.
     """
-    cache, source = ready.run.cache, ready.source
-    assert source is not None
+    cache, source = plan.run.cache, plan.source
     folder = None
     if cache.cache_latents_to_disk:
         folder = Path(cache.latent_cache_dir) if cache.latent_cache_dir else cache_folder()
@@ -64,8 +62,8 @@ def encode_images(ready: Prepared, model: Model, events: Dispatcher, stop: Stop)
         events.emit(Encoded(done, total))
         stop.check()
 
-    records = [*ready.records, *ready.held_out]
-    known = sdscripts_latents(records, source, events) if ready.run.dataset.sdscripts_latents else {}
+    records = [*plan.records, *plan.held_out]
+    known = sdscripts_latents(records, source, events) if plan.run.dataset.sdscripts_latents else {}
     moments = cache_moments(records, model.vae.encode, source.vae_hash(), folder, progress, events.note, known)
     if not any(record.image_rules.changes for record in records):
         model.vae.to("cpu")
@@ -85,11 +83,12 @@ def sdscripts_latents(
     return found
 
 
-def make_loader(ready: Prepared, latents: Latents, model: Model, accelerator: Accelerator) -> Loader:
+def make_loader(plan: TrainingPlan, latents: Latents, model: Model, accelerator: Accelerator) -> Loader:
     """Return the loader of this process's share of each step."""
-    words = [clean(token) for token in ready.tokens]
-    at_once = samples_at_once(ready.run, model.source, accelerator.device)
+    words = [clean(token) for token in plan.tokens]
+    at_once = samples_at_once(plan.run, model.source, accelerator.device)
     return Loader(
-        ready.plans, latents, model.text.tokenize, stacked, words, accelerator.device, at_once,
-        [d.batch_size for d in ready.datasets], accelerator.process_index, accelerator.num_processes,
+        [concept.samples for concept in plan.concepts], latents, model.text.tokenize, stacked, words,
+        accelerator.device, at_once, [dataset.batch_size for dataset in plan.datasets],
+        accelerator.process_index, accelerator.num_processes,
     )  # fmt: skip

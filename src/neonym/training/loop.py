@@ -20,8 +20,8 @@ def run_steps(run: Session) -> bool:
 
     Raises StopRequested after a step, and UserError where nothing that is finite comes of the steps.
     """
-    objective, deadline = objective_of(run.ready.run), deadline_of(run.ready.run)
-    state, events, total = run.state, run.events, run.rhythm.total
+    objective, deadline = objective_of(run.plan.run), deadline_of(run.plan.run)
+    state, events, total = run.state, run.events, run.milestones.total
     for work in run.loader.steps(state.step, state.step if run.is_early else total):
         losses = train_step(run.model, state.concepts, work, objective, run.accelerator)  # [N], on the device
         state.step = work.step + 1

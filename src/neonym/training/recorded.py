@@ -1,4 +1,4 @@
-"""What is recorded of a run: its settings as far as they decide the numbers, and the metadata of its files."""
+"""The record of a run: its settings, as far as they decide the numbers, and the metadata of its files."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from pathlib import Path
 from neonym._version import __version__
 from neonym.config.optimizers import optimizer_name
 from neonym.config.run import RunConfig, fields_of
+from neonym.config.values import as_written
 from neonym.errors import UserError
-from neonym.preflight.prepare import Prepared
+from neonym.preflight.plan import TrainingPlan
 
-WITHOUT_EFFECT = {  # on the numbers; pictures, captions and the start have fingerprints of their own
+WITHOUT_EFFECT = {  # on the numbers; images, captions and the start have fingerprints of their own
     "save": True,
     "cache": True,
     "metadata": True,
@@ -42,14 +43,14 @@ PRECISE = ("mixed_precision", "fp8_base", "save_precision")  # and what else dec
 
 
 def settings_of(run: RunConfig) -> dict[str, str]:
-    """Every setting that decides the result, as text. The pictures have a fingerprint of their own."""
-    looked_at = set() if run.eval.early_stop else {"eval_every_n_steps"}
-    tree = run.model_dump(exclude={**WITHOUT_EFFECT, "eval": looked_at})
+    """Return every setting that decides the result, as text. The images have a fingerprint of their own."""
+    unused = set() if run.eval.early_stop else {"eval_every_n_steps"}
+    tree = run.model_dump(exclude={**WITHOUT_EFFECT, "eval": unused})
     return {name: str(value) for section in tree.values() for name, value in section.items()}
 
 
-def asked_facts(run: RunConfig) -> dict[str, str]:
-    """What is recorded of a model's use where it is not the usual one."""
+def use_facts(run: RunConfig) -> dict[str, str]:
+    """Return what is recorded of a model's use where it is not the usual one."""
     facts, low, high = {}, run.objective.min_timestep, run.objective.max_timestep
     if low is not None or high is not None:
         facts["modelspec.timestep_range"] = f"{low or 0},{1000 if high is None else high}"
@@ -58,11 +59,11 @@ def asked_facts(run: RunConfig) -> dict[str, str]:
     return facts
 
 
-def data_facts(ready: Prepared) -> dict[str, str]:
-    """What a data-set file says, as JSON: values that are not the usual ones, and of each place the last name only."""
-    if ready.config is None or not ready.run.dataset.dataset_config:
+def data_facts(plan: TrainingPlan) -> dict[str, str]:
+    """Return a data-set file as JSON: the values that are not the default, and only the last name of each path."""
+    if not plan.run.dataset.dataset_config:
         return {}
-    tables = ready.config.model_dump(mode="json", include={"datasets"}, exclude_defaults=True)["datasets"]
+    tables = plan.data.model_dump(mode="json", include={"datasets"}, exclude_defaults=True)["datasets"]
     for subset in (subset for table in tables for subset in table["subsets"]):
         subset.pop("custom_attributes", None)
         subset |= {name: Path(subset[name]).name for name in DATA_PLACES if name in subset}
@@ -70,7 +71,7 @@ def data_facts(ready: Prepared) -> dict[str, str]:
 
 
 def as_data_url(text: str) -> str:
-    """A picture file as its bytes; an address stays one. Raises UserError."""
+    """Return an image file as a data URL; an address stays as it is. Raises UserError."""
     if ":" in text.partition("/")[0] and not Path(text).is_file():
         return text
     kind = mimetypes.guess_type(text)[0] or "image/jpeg"
@@ -81,30 +82,29 @@ def as_data_url(text: str) -> str:
 
 
 def repeatable(run: RunConfig) -> dict[str, object]:
-    """Settings that were changed and mean something elsewhere: no folders, files, names or keys."""
+    """Return the settings that were changed and mean something elsewhere: no folders, files, names or keys."""
     found = {}
     for section, name, field in fields_of(RunConfig):
-        value, told = getattr(getattr(run, section), name), section in SETTLED and name not in PLACES
-        if (told or name in PRECISE) and value != field.default:
-            found[name] = value
+        value, is_recorded = getattr(getattr(run, section), name), section in SETTLED and name not in PLACES
+        if (is_recorded or name in PRECISE) and value != field.default:
+            found[name] = as_written(value)
     return found
 
 
-def said_by_user(run: RunConfig) -> dict[str, str]:
+def metadata_by_user(run: RunConfig) -> dict[str, str]:
     """Return the metadata that the user gave, a thumbnail as its bytes. Raises UserError."""
-    said = run.metadata.model_dump(exclude_none=True)
-    found = {name.replace("metadata_", "modelspec.", 1): text for name, text in said.items()}
+    given = run.metadata.model_dump(exclude_none=True)
+    found = {name.replace("metadata_", "modelspec.", 1): text for name, text in given.items()}
     if "modelspec.thumbnail" in found:
         found["modelspec.thumbnail"] = as_data_url(found["modelspec.thumbnail"])
     return found
 
 
-def metadata_of(ready: Prepared) -> dict[str, str]:
+def metadata_of(plan: TrainingPlan) -> dict[str, str]:
     """Return the metadata that all files of a run have in common."""
-    source, settings = ready.source, settings_of(ready.run)
-    assert source is not None
+    source, settings = plan.source, settings_of(plan.run)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    width, height = ready.datasets[0].buckets.resolution
+    width, height = plan.datasets[0].buckets.resolution
     return {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": f"{source.family.architecture(source.prediction_type)}/textual-inversion",
@@ -112,16 +112,16 @@ def metadata_of(ready: Prepared) -> dict[str, str]:
         "modelspec.implementation_version": f"neonym/{__version__}",
         "modelspec.resolution": f"{width}x{height}",
         "modelspec.prediction_type": "v" if source.prediction_type == "v_prediction" else "epsilon",
-        **asked_facts(ready.run),
+        **use_facts(plan.run),
         "neonym.version": __version__,
         "neonym.base_model": source.name,
         "neonym.base_model_hash": source.text_hash(),
         "neonym.family": source.family.name,
-        "neonym.clip_skip": str(ready.run.model.clip_skip),
-        "neonym.seed": str(ready.run.optim.seed),
-        "neonym.learning_rate": str(ready.run.optim.learning_rate),
-        "neonym.optimizer": optimizer_name(ready.run.optim.optimizer_type),
+        "neonym.clip_skip": str(plan.run.model.clip_skip),
+        "neonym.seed": str(plan.run.optim.seed),
+        "neonym.learning_rate": str(plan.run.optim.learning_rate),
+        "neonym.optimizer": optimizer_name(plan.run.optim.optimizer_type),
         "neonym.settings_digest": digest,
-        "neonym.settings": json.dumps(repeatable(ready.run), sort_keys=True),
-        **data_facts(ready),
+        "neonym.settings": json.dumps(repeatable(plan.run), sort_keys=True),
+        **data_facts(plan),
     }

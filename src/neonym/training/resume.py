@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from neonym.data.plan import fingerprint
 from neonym.optim.rates import LEAST_WARMUP
-from neonym.preflight.prepare import Prepared
+from neonym.preflight.plan import TrainingPlan
 from neonym.training.checkpoint import CheckpointStore
 from neonym.training.recorded import settings_of
 from neonym.training.state import Saved
@@ -16,7 +16,9 @@ LENGTH = {"max_train_steps", "max_train_epochs"}
 
 @dataclass
 class Beginning:
-    """`saved`: the state to go on from, None for the first step. `finished`: what to tell if nothing is left to do."""
+    """Where a run begins: at the `saved` state, or at its first step; `finished` reports a run with nothing left to
+    do.
+    """
 
     fingerprint: dict[str, str]
     saved: Saved | None = None
@@ -24,22 +26,21 @@ class Beginning:
     notes: list[str] = field(default_factory=list)
 
 
-def find_beginning(ready: Prepared, store: CheckpointStore) -> Beginning:
-    """A finished run is not done again; with more steps it goes on; with other settings it is replaced.
+def find_beginning(plan: TrainingPlan, store: CheckpointStore) -> Beginning:
+    """Return where a run begins. A finished run is not done again: with more steps it goes on, with other settings it is replaced.
 
     Raises UserError for an interrupted run with other settings, and for a state that is damaged.
     """
-    assert ready.rhythm is not None
-    found = Beginning(identity(ready))
-    ended, resume = store.ended(found.fingerprint), ready.run.save.resume
+    found = Beginning(identity(plan))
+    ended, resume = store.ended(found.fingerprint), plan.run.save.resume
     if ended is not None:
-        same = not ended.changed or (set(ended.changed) <= LENGTH and ready.rhythm.total > ended.step)
+        same = not ended.changed or (set(ended.changed) <= LENGTH and plan.milestones.total > ended.step)
         if not same or ended.facts.origin != (resume or ""):
             what = ended.differences() or "it began from another state"
             found.notes.append(f"note: the finished run in {store.folder} had other settings and is replaced: {what}")
             ended = None
     if ended is not None and not ended.changed and all(file.exists() for file in store.final_files()):
-        found.saved, found.finished = ended, said_of_finished(ended, store, ready.rhythm.total)
+        found.saved, found.finished = ended, report_on_finished(ended, store, plan.milestones.total)
         return found
     saved = found.saved = store.latest(found.fingerprint, ended)
     if saved is not None:
@@ -50,35 +51,35 @@ def find_beginning(ready: Prepared, store: CheckpointStore) -> Beginning:
     return found
 
 
-def said_of_finished(ended: Saved, store: CheckpointStore, total: int) -> str:
-    """Where its files are, what its verdicts were, and how to do more."""
+def report_on_finished(ended: Saved, store: CheckpointStore, total: int) -> str:
+    """Return the report on a finished run: where its files are, what its verdicts were, and how to do more."""
     files = ", ".join(map(str, store.final_files()))
     verdicts = store.verdicts()
     words = "".join(f" `{verdict.token}`: {verdict.word}." for verdict in verdicts or ())
     if verdicts is None:
-        words = f" What came of it is not known: {store.verdict_file} is damaged."
+        words = f" Its verdict is not known: {store.verdict_file} is damaged."
     more = f"More --max_train_steps go on from step {ended.step}, " if ended.step >= total else ""
     begin = "--restart begins anew, another --output_dir makes another file"
     return f"this run is finished already, and nothing was done: {files}.{words} {more}{begin}."
 
 
-def identity(ready: Prepared) -> dict[str, str]:
-    """Everything that decides the numbers of a run: two runs with the same one are the same run."""
-    assert ready.source is not None
-    assert ready.config is not None
-    records = [*ready.records, *ready.held_out]
-    concepts = [c.model_dump(exclude={"weights"}) for c in ready.config.concepts]
-    starts = {token: {e: rows.tolist() for e, rows in w.items()} for token, w in ready.weights.items()}
-    pictures = fingerprint(records, len(ready.records), ready.step_sizes, concepts, starts)
+def identity(plan: TrainingPlan) -> dict[str, str]:
+    """Return everything that decides the numbers of a run: two runs with the same identity are the same run."""
+    records = [*plan.records, *plan.held_out]
+    concepts = [c.model_dump(exclude={"weights"}) for c in plan.data.concepts]
+    starts = {c.token: {e: rows.tolist() for e, rows in c.start.items()} for c in plan.concepts if c.start is not None}
+    images = fingerprint(records, len(plan.records), plan.step_sizes, concepts, starts)
     return {
-        **settings_of(ready.run),
-        **warmup_of(ready),
-        "model_hash": ready.source.text_hash(),
-        "pictures_and_captions": pictures,
+        **settings_of(plan.run),
+        **warmup_of(plan),
+        "model_hash": plan.source.text_hash(),
+        "pictures_and_captions": images,
     }
 
 
-def warmup_of(ready: Prepared) -> dict[str, str]:
-    """Return the warm-up that the model's defaults give, if it is not the least: the settings themselves leave it open."""
-    default = ready.defaults.get("lr_warmup_steps")
-    return {} if default is None or default.value == LEAST_WARMUP else {"default_warmup": default.value}
+def warmup_of(plan: TrainingPlan) -> dict[str, str]:
+    """Return the warm-up that the model's defaults give, if it is not the least: the settings themselves leave it
+    open.
+    """
+    default = plan.model_warmup
+    return {} if default is None or default == LEAST_WARMUP else {"default_warmup": default}

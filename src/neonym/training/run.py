@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from neonym.errors import UserError
 from neonym.models.loading.identify import fetched
 from neonym.models.model import Model
-from neonym.preflight.prepare import Prepared
+from neonym.preflight.plan import TrainingPlan
 from neonym.runs.dispatcher import Dispatcher
 from neonym.runs.events import Failed, Finished, Judged, Judging, Opened, Started, Stopped
 from neonym.runs.stop import Stop, StopRequested
@@ -39,48 +39,47 @@ class Result:
     signal: int = 0
 
 
-def train_plan(ready: Prepared, events: Dispatcher, stop: Stop) -> Result:
+def train_plan(plan: TrainingPlan, events: Dispatcher, stop: Stop) -> Result:
     """Train a run without errors. Listeners hear of it in the main process only.
 
     Raises UserError; nothing is written then, unless the run has begun.
     """
     notes: list[str] = []
-    if ready.source is not None:
-        ready.run = on_device(ready.run, ready.source, notes.append)
-    accelerator = start_accelerator(ready.run, notes.append)
+    plan = replace(plan, run=on_device(plan.run, plan.source, notes.append))
+    accelerator = start_accelerator(plan.run, notes.append)
     events = events if accelerator.is_main_process else Dispatcher()
-    for note in [*notes, *(f"{problem.severity}: {problem}" for problem in ready.problems)]:
+    for note in [*notes, *(f"{problem.severity}: {problem}" for problem in plan.problems)]:
         events.note(note)
     with accelerator.main_process_first():
-        ready.source = fetched(ready.source, weight_dtype(accelerator) != torch.float32) if ready.source else None
-    store = CheckpointStore(ready)
+        plan = replace(plan, source=fetched(plan.source, weight_dtype(accelerator) != torch.float32))
+    store = CheckpointStore(plan)
     with store.open() if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()
-        beginning = find_beginning(ready, store)
+        beginning = find_beginning(plan, store)
         for note in beginning.notes:
             events.note(note)
         if beginning.finished and beginning.saved is not None:
             events.result(beginning.finished)
             return Result(store.final_files(), steps=beginning.saved.step)
         try:
-            events.emit(Opened(store.folder, tuple(ready.tokens)))
-            return train_opened(ready, store, beginning, accelerator, events, stop)
+            events.emit(Opened(store.folder, tuple(plan.tokens)))
+            return train_opened(plan, store, beginning, accelerator, events, stop)
         except BaseException as error:  # Ctrl-C, too: listeners end with the run
             events.emit(Failed(str(error) or type(error).__name__))
             raise
 
 
 def train_opened(
-    ready: Prepared, store: CheckpointStore, beginning: Beginning, accelerator: Accelerator, events: Dispatcher, stop: Stop
+    plan: TrainingPlan, store: CheckpointStore, beginning: Beginning, accelerator: Accelerator, events: Dispatcher, stop: Stop
 ) -> Result:  # fmt: skip
     """Load what the run needs, and train. A stop before the first step leaves everything as it was. Raises UserError."""
     try:
         with stop.at_once():
-            model = load_frozen(ready, accelerator, events)
-            latents = encode_images(ready, model, events, stop)
-        state = first_state(ready, model, beginning, accelerator)
-        loader = make_loader(ready, latents, model, accelerator)
-        session = Session(ready, model, state, store, loader, accelerator, events, stop)
+            model = load_frozen(plan, accelerator, events)
+            latents = encode_images(plan, model, events, stop)
+        state = first_state(plan, model, beginning, accelerator)
+        loader = make_loader(plan, latents, model, accelerator)
+        session = Session(plan, model, state, store, loader, accelerator, events, stop)
     except StopRequested as request:
         step = beginning.saved.step if beginning.saved else 0
         events.note("stopped before the first step; run the same command again")
@@ -92,13 +91,12 @@ def train_opened(
         return stopped(session, request.signal)
 
 
-def first_state(ready: Prepared, model: Model, beginning: Beginning, accelerator: Accelerator) -> TrainState:
+def first_state(plan: TrainingPlan, model: Model, beginning: Beginning, accelerator: Accelerator) -> TrainState:
     """Return the state before the first step of this run: a new one, or the saved one that it goes on from."""
-    settings = ready.run.eval
-    assert ready.rhythm is not None
+    settings = plan.run.eval
     plateau = Plateau(settings.early_stop_window, settings.early_stop_threshold) if settings.early_stop else None
-    origin, concepts = ready.run.save.resume or "", add_concepts(model, ready)
-    state = TrainState(concepts, beginning.fingerprint, ready.rhythm.first, origin, accelerator.scaler, plateau)
+    origin, concepts = plan.run.save.resume or "", add_concepts(model, plan)
+    state = TrainState(concepts, beginning.fingerprint, plan.milestones.first, origin, accelerator.scaler, plateau)
     if beginning.saved is not None:
         restore(state, beginning.saved)
     return state
@@ -106,9 +104,9 @@ def first_state(ready: Prepared, model: Model, beginning: Beginning, accelerator
 
 def follow(run: Session) -> Result:
     """Train to the end and write what came of it. Raises StopRequested, and UserError if another process is gone."""
-    plans = run.ready.plans
+    plans = [concept.samples for concept in run.plan.concepts]
     samples = sum(sum(len(images) for _, images in plan.groups) / plan.steps_per_epoch for plan in plans)
-    run.events.emit(Started(run.state.step, run.rhythm.total, run.rhythm.steps_per_epoch, samples))
+    run.events.emit(Started(run.state.step, run.milestones.total, run.milestones.steps_per_epoch, samples))
     try:
         begin_evaluations(run)
         sample_due(run)
@@ -125,7 +123,7 @@ def stopped(run: Session, signal: int) -> Result:
     if run.is_main:
         run.checks.check_rows()
         run.store.save_last(run.state)
-    way = " without --restart" if run.ready.run.save.restart else ""
+    way = " without --restart" if run.plan.run.save.restart else ""
     run.events.note(f"stopped after step {step}; run the same command again{way} to go on")
     run.events.emit(Stopped(step, signal))
     return Result(steps=step, signal=signal)

@@ -1,4 +1,6 @@
-"""Pictures while training: the same prompts and seeds each time, beside what is drawn without the word and with its start."""
+"""Sample images while training: the same prompts and seeds each time, beside images without the word and with its
+start.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from neonym.generation.request.prompts import SamplePrompt, dump
 from neonym.generation.samplers import sampler_for_sample
 from neonym.io.atomic import save_png
 from neonym.models.model import Model
-from neonym.preflight.milestones import Rhythm, due
+from neonym.preflight.milestones import Milestones, is_due
 from neonym.runs.outputs import sample_name, time_stamp
 from neonym.text.words import clean, whole_word
 from neonym.training.concept import Concept, rows_as
@@ -25,28 +27,28 @@ WITHOUT, BEFORE = "without the words", "with the starting words"
 
 
 def without(prompt: str, words: Sequence[str]) -> str:
-    """The prompt with the new words cut out."""
+    """Return the prompt with the new words cut out."""
     cut = whole_word(tuple(clean(word) for word in words)).sub(" ", clean(prompt))
     return " ".join(cut.split())
 
 
 class Sampler:
-    """Draws the prompts of `--sample_prompts`. Training is the same with and without it: no state of it is touched."""
+    """Generates images from `--sample_prompts`. It touches no state of the training, which is the same without it."""
 
     def __init__(self, settings: SampleSettings, prompts: Sequence[SamplePrompt], folder: Path, name: str):
         self.settings, self.prompts, self.folder, self.name = settings, prompts, folder, name
-        self.before: list[tuple[str, list[Image.Image]]] = []  # drawn once: what the word is compared with
+        self.before: list[tuple[str, list[Image.Image]]] = []  # generated once: what the word is compared with
 
-    def tag(self, done: int, rhythm: Rhythm) -> str | None:
-        """sd-scripts' mark of an epoch or a step at which pictures are due; None: they are not."""
+    def tag(self, done: int, milestones: Milestones) -> str | None:
+        """Return sd-scripts' mark of an epoch or a step at which images are due; None if none are."""
         if not self.prompts:
             return None
-        epoch = rhythm.epoch_ends(done)
+        epoch = milestones.epoch_ends(done)
         if done == 0:
             return "e000000" if self.settings.sample_at_first else None
         if (self.settings.sample_every_n_epochs or 0) > 0:
-            return f"e{epoch:06d}" if epoch and due(self.settings.sample_every_n_epochs, epoch) else None
-        return f"{done:06d}" if due(self.settings.sample_every_n_steps, done) else None
+            return f"e{epoch:06d}" if epoch and is_due(self.settings.sample_every_n_epochs, epoch) else None
+        return f"{done:06d}" if is_due(self.settings.sample_every_n_steps, done) else None
 
     def draw(self, model: Model, concepts: Sequence[Concept], tag: str) -> list[Path]:
         """Generate every prompt. Return the files, named as sd-scripts names them, and last the sheet of all of them."""
@@ -72,7 +74,7 @@ class Sampler:
         return [*files, page]
 
     def pictures(self, model: Model, texts: Sequence[str] | None = None) -> list[Image.Image]:
-        """One of each prompt, or of other texts with its settings."""
+        """Return one image of each prompt, or of other texts with the prompts' settings."""
         texts = texts or [asked.prompt for asked in self.prompts]
         return [self.picture(model, index, text) for index, text in enumerate(texts)]
 
@@ -89,7 +91,9 @@ class Sampler:
         )[0]  # fmt: skip
 
     def seed(self, index: int) -> int:
-        """The prompt's own, or its number: never by chance, so that only the word changes from sheet to sheet."""
+        """Return the seed of a prompt: its own or its number, never a random one, so that only the word changes
+        between sheets.
+        """
         own = self.prompts[index].seed
         return index if own is None else own
 

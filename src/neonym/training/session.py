@@ -9,8 +9,8 @@ from accelerate import Accelerator
 
 from neonym.data.loader import Loader
 from neonym.models.model import Model
-from neonym.preflight.milestones import Rhythm
-from neonym.preflight.prepare import Prepared
+from neonym.preflight.milestones import Milestones
+from neonym.preflight.plan import TrainingPlan
 from neonym.runs.dispatcher import Dispatcher
 from neonym.runs.losses import LossQueue
 from neonym.runs.stop import Stop, StopRequested
@@ -25,7 +25,7 @@ from neonym.training.state import TrainState
 class Session:
     """The parts of a run that is about to train. Every process of the run has one."""
 
-    ready: Prepared
+    plan: TrainingPlan
     model: Model
     state: TrainState
     store: CheckpointStore
@@ -35,17 +35,16 @@ class Session:
     stop: Stop
 
     def __post_init__(self) -> None:
-        ready, concepts = self.ready, self.state.concepts
+        plan, concepts = self.plan, self.state.concepts
         self.losses = LossQueue()
         self.checks = FiniteChecks(concepts, self.loader.plans)
-        self.evaluation = Evaluation(ready, self.loader, self.model, concepts, self.check_stop)
-        self.sampler = Sampler(ready.run.sample, ready.prompts, self.store.sample_folder, self.store.run_name)
+        self.evaluation = Evaluation(plan, self.loader, self.model, concepts, self.check_stop)
+        self.sampler = Sampler(plan.run.sample, plan.prompts, self.store.sample_folder, self.store.run_name)
 
     @property
-    def rhythm(self) -> Rhythm:
+    def milestones(self) -> Milestones:
         """Return when the run begins, ends and saves."""
-        assert self.ready.rhythm is not None
-        return self.ready.rhythm
+        return self.plan.milestones
 
     @property
     def is_main(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a run is made of, from its settings: the device and its precision, the noising process, the objective."""
+"""The parts of a run, made from its settings: the device and its precision, the noising process, the objective."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from neonym.preflight.defaults import filled
 from neonym.training.objective import Objective
 
 MINUTES = 10  # that processes wait for each other
-MINUTES_FOR_PICTURES = 120  # the first process draws sample pictures while the others wait
+MINUTES_WITH_SAMPLES = 120  # the first process generates sample images while the others wait
 GIB = 2**30
 
 
 def on_device(run: RunConfig, source: ModelSource, note: Callable[[str], None]) -> RunConfig:
-    """Return the run with the precision that suits the model on this device, unless the user gave one: float32 but for CUDA."""
+    """Return the run with the precision that suits the model on this device, unless the user gave one: float32 but for
+    CUDA.
+    """
     if run.compute.mixed_precision is not None:
         return run
     precision, default = "no", source.defaults.mixed_precision
@@ -57,7 +59,7 @@ def samples_at_once(run: RunConfig, source: ModelSource, device: torch.device) -
 
 
 def start_accelerator(run: RunConfig, note: Callable[[str], None]) -> Accelerator:
-    """The device, and the nearest precision that it can compute in."""
+    """Return the device with the nearest precision that it can compute in."""
     precision = run.compute.mixed_precision
     if not torch.distributed.is_initialized():  # a second run in one process may use another device or precision
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -65,26 +67,28 @@ def start_accelerator(run: RunConfig, note: Callable[[str], None]) -> Accelerato
     if precision == "fp16" and on_cpu:
         note("note: mixed_precision fp16 -> fp32: a CPU does not compute in fp16; the result is at least as exact.")
         precision = "no"
-    draws = run.sample.sample_prompts is not None
-    minutes = run.compute.ddp_timeout or (MINUTES_FOR_PICTURES if draws else MINUTES)
+    has_samples = run.sample.sample_prompts is not None
+    minutes = run.compute.ddp_timeout or (MINUTES_WITH_SAMPLES if has_samples else MINUTES)
     waiting: list[KwargsHandler] = [InitProcessGroupKwargs(timeout=timedelta(minutes=minutes))]
     return Accelerator(mixed_precision=precision, cpu=run.compute.cpu, kwargs_handlers=waiting)
 
 
 def weight_dtype(accelerator: Accelerator) -> torch.dtype:
-    """Of the frozen model: the training precision on a GPU. On a CPU autocast alone does it."""
+    """Return the dtype of the frozen model: the training precision on a GPU, float32 on a CPU, where autocast does the
+    rest.
+    """
     if accelerator.device.type == "cpu":
         return torch.float32
     return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
 
 
 def objective_of(run: RunConfig) -> Objective:
-    """The settings that say how a prediction is judged."""
+    """Return the objective of a run, by which predictions are judged."""
     return Objective(**{f.name: getattr(run.objective, f.name) for f in fields(Objective)})
 
 
 def process_of(model: Model, run: RunConfig) -> Diffusion | Flow:
-    """The model's noising process with the run's rules; a rule that was not given is the plain one."""
+    """Return the model's noising process with the run's rules; a rule that was not given keeps its default."""
     given = {f.name: getattr(run.objective, f.name) for f in fields(NoiseRules)}
     rules = NoiseRules(**{name: value for name, value in given.items() if value is not None})
     process = model.process.with_rules(rules)

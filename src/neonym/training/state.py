@@ -1,4 +1,6 @@
-"""What resuming needs: the step, the rows, their optimizer's moments. Kilobytes; no random state, keys make it needless."""
+"""States: what resuming needs, in kilobytes: the step, the rows, their optimizer's moments. Keys make a random state
+needless.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ from neonym.training.early_stopping import Plateau
 
 @dataclass
 class TrainState:
-    """How far a run is. `step` is the number of steps done."""
+    """The progress of a run; `step` is the number of steps done."""
 
     concepts: Sequence[Concept]
     fingerprint: dict[str, str]  # everything that decides the numbers: setting -> value
@@ -34,7 +36,7 @@ class TrainState:
 
 
 def tensors_of(state: TrainState) -> dict[str, torch.Tensor]:
-    """Rows, starting rows, averages and optimizer moments under flat names."""
+    """Return rows, starting rows, averages and optimizer moments under flat names."""
     tensors = {}
     for c, concept in enumerate(state.concepts):
         for name, rows in concept.rows.items():
@@ -52,7 +54,9 @@ def tensors_of(state: TrainState) -> dict[str, torch.Tensor]:
 
 
 def numbers_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """What an optimizer keeps beside tensors: counts per parameter, and what it found out for a group (D-Adaptation)."""
+    """Return what an optimizer keeps beside tensors: counts per parameter, and what it found for a group
+    (D-Adaptation).
+    """
     whole = optimizer.state_dict()
     values = {
         str(index): {key: value for key, value in entries.items() if not isinstance(value, torch.Tensor)}
@@ -70,7 +74,7 @@ def numbers_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 class Numbers(BaseModel):
-    """What `numbers_of` says of one optimizer."""
+    """The numbers of one optimizer, as `numbers_of` returns them."""
 
     model_config = ConfigDict(strict=True)
     values: dict[str, dict[str, Any]]
@@ -79,7 +83,7 @@ class Numbers(BaseModel):
 
 
 class Facts(BaseModel):
-    """What a state says beside its tensors."""
+    """The contents of a state beside its tensors."""
 
     model_config = ConfigDict(strict=True)
     step: int = Field(ge=0)
@@ -119,7 +123,7 @@ def checksum(facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> s
 
 @dataclass
 class Saved:
-    """A state as it lies in a file."""
+    """A state that was read from a file."""
 
     file: Path
     facts: Facts
@@ -131,7 +135,7 @@ class Saved:
         return self.facts.step
 
     def differences(self) -> str:
-        """For people."""
+        """Return the changed settings, for people."""
         return "; ".join(f"{key} ({values})" for key, values in self.changed.items())
 
 
@@ -153,7 +157,7 @@ def read_state(file: Path, fingerprint: dict[str, str], fix: str = "") -> Saved:
 
 
 def sound_facts(table: Any, tensors: Mapping[str, torch.Tensor]) -> Facts:
-    """Return what a state says. Raises ValueError if that was not saved with these tensors, or is not all of it."""
+    """Return the facts of a state. Raises ValueError if they were not saved with these tensors, or are incomplete."""
     noted = table.pop("sha256", None) if isinstance(table, dict) else None
     if noted is None or noted != checksum(table, tensors):
         raise ValueError("its checksum is wrong, or it is of an older version")
@@ -194,7 +198,10 @@ def restore(state: TrainState, saved: Saved) -> None:
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, prefix: str, tensors: dict[str, torch.Tensor], numbers: Numbers
 ) -> None:
-    """The moments of `prefix` and the numbers beside them. What was a tensor is one again: numbers would round otherwise."""
+    """Restore the moments of `prefix` and the numbers beside them.
+
+    What was a tensor is one again: numbers would round.
+    """
     values: dict[int, dict[str, Any]] = {int(i): dict(entries) for i, entries in numbers.values.items()}
     found: list[dict[str, Any]] = [{} for _ in numbers.groups]
     for kind, home in ((f"{prefix}optimizer/", values), (f"{prefix}groups/", found)):

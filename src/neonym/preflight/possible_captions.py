@@ -1,0 +1,132 @@
+"""Which texts an image can be trained with, and whether its word reaches the model in them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from random import Random
+from typing import Any, Literal
+
+from neonym.data.captions import Moment, fill_template, final_caption, shows
+from neonym.models.tokenizers.word_tokenizer import WordTokenizer
+from neonym.seeds import dice
+from neonym.text.words import clean
+from neonym.types import CaptionRules, ImageRecord
+
+Tokenizers = dict[str, WordTokenizer]  # by text encoder
+Fate = Literal["missing", "not always there", "cut off", "at times cut off"]  # of a word in the captions of an image
+SPARE = 2  # ids: a mark and the comma behind it are not always one token
+FIRST, WARM = Moment(), Moment(step=10**12)  # WARM: no tag waits any more
+ALMOST_ONE = 1 - 1e-9  # a tag that draws this number is only dropped if all are
+
+
+def shown_caption(record: ImageRecord, at: Moment) -> str:
+    """Return one draw of a caption, to be shown."""
+    return final_caption(record.caption, record.rules, dice(0, "caption"), at)
+
+
+@lru_cache(maxsize=256)
+def undropped(rules: CaptionRules) -> CaptionRules:
+    """Return the rules without those that drop whole captions."""
+    return replace(rules, dropout=0.0, drop_every_n_epochs=0)
+
+
+class FirstChoice(Random):
+    """A generator that moves nothing, drops nothing, and takes the first of every choice."""
+
+    def choice(self, seq: Any) -> Any:
+        return seq[0]
+
+    def shuffle(self, x: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - Python 3.10 had another argument
+        pass
+
+    def random(self) -> float:
+        return ALMOST_ONE
+
+
+class WordChoice(FirstChoice):
+    """A generator that takes, of every {a|b}, the part with the word, or the part without it, if there is one."""
+
+    def __init__(self, word: str, with_word: bool):
+        super().__init__(0)
+        self.word, self.with_word = word, with_word
+
+    def choice(self, seq: Any) -> Any:
+        return next((part for part in seq if shows(part, self.word) == self.with_word), seq[0])
+
+
+class WordLast(WordChoice):
+    """A generator that keeps every tag and moves those with the word behind all others, where captions are cut off."""
+
+    def shuffle(self, x: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x.sort(key=lambda tag: shows(tag, self.word))
+
+
+class WordFirst(WordChoice):
+    """A generator that moves the word to the front and drops every tag that may be dropped."""
+
+    def shuffle(self, x: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x.sort(key=lambda tag: not shows(tag, self.word))
+
+    def random(self) -> float:
+        return 0.0
+
+
+FIRST_CHOICE = FirstChoice()
+
+
+def plain_caption(record: ImageRecord) -> str:
+    """Return a caption in its own order with nothing dropped."""
+    return final_caption(record.caption, undropped(record.rules), FIRST_CHOICE, FIRST)
+
+
+def possible_captions(record: ImageRecord, fits: bool) -> set[str]:
+    """Return some of the texts that an image can be trained with: one, if its word can neither be missing nor be cut off.
+
+    Shuffling, warm-up and dropout never lose the word, but they can move it behind the end of a caption that is too long.
+    """
+    found, rules, plain = {plain_caption(record)}, record.rules, undropped(record.rules)
+    if not fits:
+        found.add(final_caption(record.caption, plain, WordLast(rules.word, True), WARM))
+        found.add(final_caption(record.caption, plain, WordFirst(rules.word, True), FIRST))
+    if rules.wildcards:
+        ways = [WordChoice(rules.word, with_word) for with_word in (True, False)]
+        found |= {final_caption(line, plain, way, FIRST) for line in record.caption.split("\n") for way in ways}
+    if rules.templates and not (fits and always_named(rules)):
+        found |= {plain_caption(replace(record, rules=replace(rules, templates=(t,)))) for t in rules.templates}
+    return found
+
+
+@lru_cache(maxsize=256)
+def always_named(rules: CaptionRules) -> bool:
+    """Return whether every template names the word itself."""
+    return all(shows(fill_template(template, rules.word, ""), rules.word) for template in rules.templates)
+
+
+def fullest_captions(record: ImageRecord) -> list[str]:
+    """Return texts of which one is at least as long as any caption of the image."""
+    rules = record.rules
+    text = " ".join(filter(None, (rules.prefix, record.caption, rules.suffix)))
+    return [fill_template(template, rules.word, text) for template in rules.templates] or [text]
+
+
+def surely_fits(record: ImageRecord, tokenizers: Tokenizers) -> bool:
+    """Return whether no caption of the image is ever cut off."""
+    texts = fullest_captions(record)
+    return all(tokenizer.surely_fits(text, SPARE) for tokenizer in tokenizers.values() for text in texts)
+
+
+def fate_of_word(record: ImageRecord, token: str, tokenizers: Tokenizers, fits: bool) -> Fate | None:
+    """Return what becomes of the word in the captions of an image; None if it reaches the model in all of them.
+
+    `fits` says whether the captions surely fit (`surely_fits`).
+    """
+    word, cut, texts = clean(token), list[bool](), possible_captions(record, fits)
+    for tokenizer in tokenizers.values():
+        with_it = [text for text in texts if word in tokenizer.words_in(text)]
+        if len(with_it) < len(texts):
+            return "not always there" if with_it else "missing"
+        cut += [not fits and any(i >= tokenizer.vocab for i in tokenizer.cut_off(text)) for text in texts]
+    if not any(cut):
+        return None
+    return "cut off" if all(cut) else "at times cut off"

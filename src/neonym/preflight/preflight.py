@@ -1,0 +1,227 @@
+"""Everything that can be known, and go wrong, before a weight is read. A run without errors has a training plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from neonym.config.dataset import DEFAULT_INIT_WORD, ConceptSpec, DatasetConfig
+from neonym.config.resolve import Origins
+from neonym.config.rules import NO_IMAGES, objective_problems
+from neonym.config.run import ModelSettings, RunConfig
+from neonym.config.sources import NO_NAME
+from neonym.data.plan import ConceptPlan
+from neonym.data.records import Dataset, scan, steps_per_epoch
+from neonym.errors import ConfigError, DataError, ModelError, Problem
+from neonym.generation.request.prompts import SamplePrompt
+from neonym.models.loading.identify import identify
+from neonym.models.source import ModelSource
+from neonym.models.tokenizers.loading import load_tokenizers
+from neonym.preflight.captions import Lost, caption_problems
+from neonym.preflight.datasets import make_datasets, read_templates, resolution_problems, separator_problems
+from neonym.preflight.defaults import Used, default_notes, with_defaults, with_table_defaults
+from neonym.preflight.images import image_problems, unused_keys
+from neonym.preflight.inputs import read_inputs, says_v
+from neonym.preflight.learning import optimizer_errors, optimizer_warnings, rate_of, rate_warnings, schedule_of
+from neonym.preflight.milestones import make_milestones
+from neonym.preflight.plan import PlannedConcept, TrainingPlan, kept_steps_folder, step_sizes
+from neonym.preflight.possible_captions import Tokenizers
+from neonym.preflight.settings import setting_notes, setting_problems
+from neonym.preflight.words import StartingRows, read_starting_rows, word_problems
+from neonym.runs.outputs import file_names, run_folder
+from neonym.seeds import concept_seed
+from neonym.types import ImageRecord
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What was found out about a run: all its problems, and its plan if there is no error among them.
+
+    The other fields are for people who look at a run, right or wrong: with an error they end where it was found.
+    """
+
+    run: RunConfig
+    problems: tuple[Problem, ...]
+    plan: TrainingPlan | None = None
+    config: DatasetConfig | None = None
+    origins: Origins = field(default_factory=dict)  # of the data set's values
+    source: ModelSource | None = None
+    defaults: Used = field(default_factory=dict)  # of the settings that the user left to the model
+    tokenizers: Tokenizers = field(default_factory=dict)
+    datasets: tuple[Dataset, ...] = ()
+    records: tuple[ImageRecord, ...] = ()
+    held_out: tuple[ImageRecord, ...] = ()
+    lost: tuple[Lost, ...] = ()  # captions without their word, and why
+
+    @property
+    def tokens(self) -> list[str]:
+        """The words, in their order."""
+        return [concept.token_string for concept in self.config.concepts] if self.config else []
+
+    def adding(self, problems: Iterable[Problem], **changes: Any) -> Preflight:
+        """Return what is known after a check that found `problems`."""
+        return replace(self, problems=(*self.problems, *problems), **changes)
+
+    def failed(self) -> bool:
+        """Return whether there is an error."""
+        return any(problem.severity == "error" for problem in self.problems)
+
+    def raise_errors(self) -> None:
+        """Raise ConfigError with all errors, if there is one."""
+        if self.failed():
+            raise ConfigError(list(self.problems))
+
+    def complete_plan(self) -> TrainingPlan:
+        """Return the plan of a run without errors. Raises ConfigError with all errors."""
+        if self.plan is None:
+            raise ConfigError(list(self.problems))
+        return self.plan
+
+
+def preflight(run: RunConfig, known: Sequence[Problem] = (), hasty: bool = False) -> Preflight:
+    """Find out everything about a run that can be known before a weight is read, in seconds.
+
+    Errors are collected, not raised, after the problems that are `known`. A `hasty` check opens no image if a setting is wrong.
+    """
+    inputs = read_inputs(run)
+    problems = [*known, *without_missing(inputs.problems, known)]
+    problems += optimizer_errors(run.optim) if inputs.settings_are_sound else ()
+    source, tokenizers, config = None, {}, inputs.data.config
+    if not any(p.where in ("--pretrained_model_name_or_path", "--vae") for p in inputs.problems):
+        source, tokenizers, of_model = read_model(run.model)
+        problems += of_model
+    predicts_v = source.prediction_type == "v_prediction" if source else says_v(run.model)
+    if predicts_v is not None:
+        problems += objective_problems(run.objective, predicts_v)
+    found = Preflight(run, tuple(problems), None, config, inputs.data.origins, source, {}, tokenizers)
+    if source is None:
+        return found
+    run, used = with_defaults(run, source)
+    found = found.adding([*setting_notes(run), *setting_problems(run, source)], run=run, defaults=used)
+    if config is None:
+        return found
+    rows, of_rows = read_starting_rows(config.concepts, run.concept.weights, source.widths)
+    counts = {token: len(next(iter(by_encoder.values()))) for token, by_encoder in rows.items()}
+    config, used = with_table_defaults(config, run, used, counts)
+    found = found.adding(of_rows, config=config, defaults=used)
+    if hasty and found.failed():
+        return found
+    found = read_images(found, config, source)
+    return found if found.failed() else make_plan(found, config, source, rows, inputs.prompts)
+
+
+def without_missing(found: Sequence[Problem], known: Sequence[Problem]) -> list[Problem]:
+    """Return the problems, but not what is missing only because the config file could not be used."""
+    unused = any(p.severity == "error" and p.where == "--config_file" for p in known)
+    return [p for p in found if not (unused and p.what in (NO_IMAGES, NO_NAME))]
+
+
+def read_model(settings: ModelSettings) -> tuple[ModelSource | None, Tokenizers, list[Problem]]:
+    """Return the model and its tokenizers, and why it cannot be used, if it cannot."""
+    source = None
+    try:
+        source = identify(
+            settings.pretrained_model_name_or_path,
+            settings.vae,
+            settings.v_parameterization,
+            settings.offline,
+            settings.variant,
+        )
+        return source, load_tokenizers(source, settings.max_token_length), []
+    except ModelError as error:
+        return source, {}, [error.problem]
+
+
+def read_images(found: Preflight, config: DatasetConfig, source: ModelSource) -> Preflight:
+    """Return what is known once all images and captions are read."""
+    run, problems, templates = found.run, list[Problem](), ()
+    try:
+        templates = read_templates(run.dataset)
+    except DataError as error:
+        problems.append(error.problem)
+    datasets = make_datasets(config, run.dataset, source.native_size, templates)
+    problems += resolution_problems(datasets, source.latents.multiple)
+    records, held_out = scan(datasets, problems.append, run.dataset.broken_images == "stop")
+    problems += separator_problems(datasets)
+    for tokenizer in found.tokenizers.values():
+        tokenizer.weighted = run.dataset.weighted_captions
+        for spec in config.concepts:
+            tokenizer.add_word(spec.token_string, spec.vectors)
+    problems += word_problems(config.concepts, file_names(run, found.tokens), found.tokenizers)
+    of_captions, lost = caption_problems(found.tokens, records, held_out, found.tokenizers, run.model.max_token_length)
+    problems += of_captions
+    problems += image_problems(records, datasets, source.native_size, run.dataset.masked_loss)
+    problems += unused_keys(config)
+    images = {"datasets": datasets, "records": tuple(records), "held_out": tuple(held_out), "lost": tuple(lost)}
+    return found.adding(problems, **images)
+
+
+def make_plan(
+    found: Preflight,
+    config: DatasetConfig,
+    source: ModelSource,
+    rows: Mapping[str, StartingRows],
+    prompts: tuple[SamplePrompt, ...],
+) -> Preflight:
+    """Return what is known of a run without errors once its steps are counted: its plan, if there is a step left to
+    do.
+    """
+    run, sizes = found.run, step_sizes(found.datasets, found.run)
+    by_concept = [[r for r in found.records if r.concept == index] for index in range(len(config.concepts))]
+    per_epoch = max(steps_per_epoch(records, sizes) for records in by_concept)
+    epochs, kept = run.optim.max_train_epochs, found.defaults.get("save_every_n_steps")
+    total = epochs * per_epoch if epochs else run.optim.max_train_steps or source.defaults.max_train_steps.value
+    milestones = make_milestones(run.optim, run.save, total, per_epoch, kept and kept.value)
+    if milestones.first >= total:
+        what = f"step {milestones.first} is not before the end of the training, step {total}"
+        return found.adding([Problem("error", what, "--initial_step, --initial_epoch")])
+    rates = [rate_of(spec, run.optim) for spec in config.concepts]
+    schedules = [schedule_of(rate, run.optim, total, source) for rate in rates]
+    problems = list(optimizer_warnings(run.optim, total))
+    for rate, schedule in zip(rates, schedules, strict=True):
+        problems += rate_warnings(rate, schedule, run.optim, milestones, source)
+    folder = kept_steps_folder(run_folder(run, found.tokens))
+    found = found.adding(dict.fromkeys([*problems, *default_notes(found.defaults, folder, run.eval.early_stop)]))
+    warmup = found.defaults.get("lr_warmup_steps")
+    plan = TrainingPlan(
+        run=run,
+        source=source,
+        tokenizers=found.tokenizers,
+        data=config,
+        datasets=found.datasets,
+        records=found.records,
+        held_out=found.held_out,
+        concepts=tuple(
+            PlannedConcept(
+                token=spec.token_string,
+                file_name=file,
+                vectors=spec.vectors,
+                init_word=spec.init_word or DEFAULT_INIT_WORD,
+                start=rows.get(spec.token_string),
+                encoders=run.concept.train_encoders or source.encoders,
+                learning_rate=rate.first,
+                schedule=schedule,
+                samples=plan_samples(spec, records, sizes, run, total),
+                records=tuple(records),
+                held_out=tuple(record for record in found.held_out if record.concept == index),
+            )
+            for index, (spec, file, records, rate, schedule) in enumerate(
+                zip(config.concepts, file_names(run, found.tokens), by_concept, rates, schedules, strict=True)
+            )
+        ),
+        milestones=milestones,
+        prompts=prompts,
+        model_warmup=warmup.value if warmup else None,
+        problems=found.problems,
+    )
+    return replace(found, plan=plan)
+
+
+def plan_samples(
+    spec: ConceptSpec, records: Sequence[ImageRecord], sizes: Sequence[int], run: RunConfig, total: int
+) -> ConceptPlan:
+    """Return the samples of each of a word's `total` steps."""
+    stratified = run.objective.timestep_sampling == "stratified"
+    seed = concept_seed(run.optim.seed, spec.token_string)
+    return ConceptPlan(records, sizes, seed, run.dataset.prior_loss_weight, stratified, total)
