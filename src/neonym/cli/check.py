@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from neonym.preflight.preflight import Preflight
 
 MOST_LISTED = 200  # captions
-MOST_SHOWN = 400  # letters of one
+MOST_SHOWN = 400  # characters of one caption
 DESCRIPTION = "Check a training run: settings, images, captions, token ids, buckets, caches. Takes training's flags."
 
 
 class CheckFlags(RunFlags):
-    """The flags of training, and the form of the answer."""
+    """The flags of training, and how to answer."""
 
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(False, description="Print one JSON object.")
     draws: int = Field(1, ge=0, description="How many keyed draws of each caption the object lists.")
@@ -44,8 +44,9 @@ def main(argv: list[str], prog: str) -> int:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Run the block without garbage collection: importing and scanning leave no cycles, and the search is an eighth of
-    a check.
+    """Switch the garbage collector off for the length of the block.
+
+    Importing and scanning leave no reference cycles, and the search for them takes an eighth of the time of a check.
     """
     gc.disable()
     try:
@@ -80,7 +81,7 @@ def checked(argv: list[str], prog: str) -> int:
 
 
 def named_origin(key: str, origin: str, given: Given) -> str:
-    """Return the origin of a data set's value; for a value of a flag, what gave the flag its value."""
+    """Return the origin of a key's value; for a key that got it from a flag, return the origin of the flag."""
     if origin != "command line":
         return origin
     return given.origins.get(FLAG_NAMES.get(key, key), "default")
@@ -122,7 +123,7 @@ def print_table(
 
 
 def from_model(found: Preflight, key: str, value: Any, origin: str) -> tuple[Any, str]:
-    """Return a value and its origin; for a default that depends on the model, those that the model gives."""
+    """Return a value and its origin, which are those of the model for a default that the model sets."""
     default = found.defaults.get(FLAG_NAMES.get(key, key))
     return (default.value, str(default)) if default is not None and origin == "default" else (value, origin)
 
@@ -132,7 +133,7 @@ def print_value(name: str, value: Any, origin: str) -> None:
 
 
 def print_summary(found: Preflight) -> None:
-    """Print what was found, for people."""
+    """Print problems, data sets, defaults and words in a form for people."""
     from neonym.cli.facts import dataset_facts, moment
     from neonym.preflight.possible_captions import shown_caption
 
@@ -165,12 +166,12 @@ def print_summary(found: Preflight) -> None:
 
 
 def begun(text: str) -> str:
-    """Return a text in quotes, cut after a few lines."""
+    """Return the beginning of a text, a few lines at most, in quotes."""
     return repr(text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}...")
 
 
 def print_ids(found: Preflight) -> None:
-    """Print each image's caption and token ids with the learned ids marked, for `--debug_dataset`."""
+    """Print the caption and the token ids of each image for `--debug_dataset`, with the learned ids marked."""
     from torch import tensor
 
     from neonym.cli.facts import moment, unreadable_captions

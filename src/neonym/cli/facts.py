@@ -1,5 +1,6 @@
-"""What is known of a run before it starts, as plain values: the object of `neonym check --json`. Sizes are [width,
-height].
+"""Collect what is known about a run before it starts: the object of `neonym check --json`, made of plain values.
+
+Sizes are [width, height].
 """
 
 from __future__ import annotations
@@ -26,10 +27,9 @@ if TYPE_CHECKING:
 
 
 def as_object(found: Preflight, draws: int, step: int) -> dict[str, Any]:
-    """Return everything that was found as one JSON object.
+    """Return the whole object. Captions are as in `step` of the training, with `draws` keyed draws of each.
 
-    `defaults` are those of the settings that were not given, each with its source. Captions are as in `step` of the training,
-    with `draws` keyed draws of each.
+    `defaults` holds the settings that were not given, each with its source.
     """
     items = Items(found, draws, step)
     return {
@@ -42,9 +42,10 @@ def as_object(found: Preflight, draws: int, step: int) -> dict[str, Any]:
 
 
 def dataset_facts(found: Preflight, index: int) -> dict[str, Any]:
-    """Return the facts of a data set.
+    """Return the facts about a data set.
 
-    `buckets` are those with images, repeats counted; `bucket_sizes` are all possible sizes (without upscaling none is fixed).
+    `buckets` are those with images, repeats counted. `bucket_sizes` are all possible ones (without upscaling, none are
+    fixed).
     """
     records, sizes = [r for r in found.records if r.dataset == index], step_sizes(found.datasets, found.run)
     by_concept = [[r for r in records if r.concept == c] for c in range(len(found.tokens))]
@@ -64,9 +65,7 @@ def dataset_facts(found: Preflight, index: int) -> dict[str, Any]:
 
 
 def bucket_facts(found: Preflight, index: int) -> dict[str, Any]:
-    """Return the limits of buckets on the grid, and every size between them; nothing if the limits contradict each
-    other.
-    """
+    """Return the limits of the buckets on the grid and every size between them, or none if the limits cannot hold."""
     rules = found.datasets[index].buckets
     if not rules.enabled:
         return {"bucket_limits": None, "bucket_sizes": [list(rules.resolution)]}
@@ -94,7 +93,7 @@ def config_facts(found: Preflight, index: int) -> dict[str, Any]:
 
 
 class Items:
-    """The facts of images; what concerns all of them is found out once."""
+    """A source of facts about one image after another, which finds out once what concerns all of them."""
 
     def __init__(self, found: Preflight, draws: int, step: int):
         self.found, self.draws, self.step = found, draws, step
@@ -133,14 +132,15 @@ class Items:
         }
 
     def survives(self, record: ImageRecord, token: str) -> bool:
-        """Return whether the word is in every text that can be trained with."""
+        """Return whether the word is in every form of the caption that can be used in training."""
         tokenizers = self.found.tokenizers
         return fate_of_word(record, token, tokenizers, surely_fits(record, tokenizers)) is None
 
 
 def place_facts(record: ImageRecord) -> dict[str, Any]:
-    """Return the size and the place of an image; `told_sizes` are SDXL's size conditions, height first: original size,
-    crop, size.
+    """Return how an image is resized and cropped, and the bucket that it is in.
+
+    `told_sizes` are the sizes that SDXL is conditioned on, height first: original size, crop from top and left, size.
     """
     (width, height), fit = record.size, record.fit
     return {
@@ -154,7 +154,7 @@ def place_facts(record: ImageRecord) -> dict[str, Any]:
 
 
 def moment(found: Preflight, concept: int, step: int) -> Moment:
-    """Return what captions depend on at `step`; without a plan, because of an error, as in the first epoch."""
+    """Return what captions depend on at `step`. If an error left no plan, return the moment of the first epoch."""
     if found.plan is None:
         return Moment(step=step)
     samples = found.plan.concepts[concept].samples
