@@ -23,7 +23,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/pyright -p tests/consumer_project
+	$(BIN)/pyright -p tests/api/consumer_project
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m tools.settings_page --check
 	$(BIN)/python -m tools.sdscripts_page --check

@@ -3,9 +3,9 @@
 import re
 
 import pytest
-from conftest import ROOT
 
 from neonym.models.registry import families
+from support import ROOT
 
 SOURCE = ROOT / "src" / "neonym"
 OWN = ("models/families/", "formats/", "config/sdscripts.py", "models/registry.py", "models/builtin/")

@@ -1,0 +1,235 @@
+"""The commands as users type them."""
+
+import json
+import os
+import resource
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from neonym.cli.main import main
+from neonym.formats import read_embedding
+from support import ROOT, WORD
+from support.data_sets import make_pictures
+
+SEED_COMMAND = [
+    "--dataset_config=cfg.toml",
+    "--output_dir=out",
+    "--output_name=mychar4",
+    "--save_model_as=safetensors",
+    "--prior_loss_weight=1.0",
+    "--max_train_steps=1600",
+    "--learning_rate=1e-6",
+    "--optimizer_type=AdamW8bit",
+    "--xformers",
+    "--mixed_precision=fp16",
+    "--cache_latents",
+    "--gradient_checkpointing",
+    "--token_string=mychar4",
+    "--init_word=cute",
+    "--num_vectors_per_token=4",
+]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with the data set that the seed's command names."""
+    make_pictures(tmp_path / "pictures", 4, caption="mychar4 1girl")
+    (tmp_path / "cfg.toml").write_text(
+        "[general]\ncaption_extension = '.txt'\n[[datasets]]\nbatch_size = 2\n[[datasets.subsets]]\nimage_dir = 'pictures'\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_help_is_quick_and_reads_no_torch():
+    code = "import sys; from neonym.cli.main import main\ntry: main(['train', '--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    spent = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert "--learning_rate" in done.stdout
+    assert "each written as `modelspec.NAME`" in done.stdout  # what a group says of itself
+    assert "pyright" not in done.stdout  # nothing from the source
+    assert min(spent) < float(os.environ.get("NEONYM_HELP_SECONDS", "1.0"))  # on one core, whatever else runs there
+
+
+def test_the_seeds_command_under_accelerate_launch(folder):
+    """Word for word but for its length; 1,600 steps are run by hand."""
+    flags = [f.replace("1600", "12") for f in SEED_COMMAND]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_cpu_threads_per_process", "1"]
+    command = [*launcher, str(ROOT / "train_textual_inversion.py"), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300)
+    output = done.stdout + done.stderr
+    for words in (
+        "built-in",
+        "AdamW8bit -> AdamW",
+        "fp16 -> fp32",
+        "PyTorch's own attention",
+        "can hardly be learned",
+        "NOT LEARNED",
+    ):
+        assert words in output, output
+    assert done.returncode == 0, output  # else accelerate's traceback would stand below the verdict
+    assert output.rindex("NOT LEARNED") > output.rindex("step 12/12")
+    assert output.rstrip().splitlines()[-1] == "  file: out/mychar4.safetensors"
+    embedding = read_embedding(folder / "out" / "mychar4.safetensors")
+    assert embedding.vectors["text_encoder"].shape == (4, 128)
+    assert embedding.metadata["neonym.init_word"] == "cute"
+
+
+def test_debug_dataset_prints_ids_and_stops(folder, capsys):
+    assert main(["train", *SEED_COMMAND, "--debug_dataset"]) == 0
+    output = capsys.readouterr().out
+    assert "caption: mychar4 1girl 0" in output
+    assert "input ids: tensor([[49406, 49408, 49409, 49410, 49411, " in output
+    assert "1 (49408), 2 (49409), 3 (49410), 4 (49411)" in output
+    assert not (folder / "out").exists()
+
+
+def test_a_check_takes_what_training_takes(folder, capsys):
+    """Also the flags that are wishes, not settings, on the line and in a file."""
+    job = folder / "job.toml"
+    job.write_text("debug_dataset = true\n")
+    for words in (["--debug_dataset"], ["--config_file", str(job)]):
+        assert main(["check", *SEED_COMMAND, *words]) == 0
+        output = capsys.readouterr().out
+        assert "1 (49408), 2 (49409), 3 (49410), 4 (49411)" in output
+        assert output.endswith("ready to train\n")
+    assert main(["check", *SEED_COMMAND, "--debug_dataset", "--json"]) == 0
+    json.loads(capsys.readouterr().out)
+    assert main(["check", *SEED_COMMAND, "--output_config", "--config_file", str(folder / "new.toml")]) == 0
+    assert "--output_config: has no effect here" in capsys.readouterr().out
+    assert not (folder / "new.toml").exists()
+
+
+def test_the_script_for_sdxl_is_for_sdxl(folder, capsys, monkeypatch):
+    """The built-in model is an SD 1.x."""
+    for words, told in (
+        ([], "builtin:emoji is not a model of SDXL but of Stable Diffusion 1.x"),
+        (["--v2"], "--v2: goes against --sdxl"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["sdxl_train_textual_inversion.py", *SEED_COMMAND, *words])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(ROOT / "sdxl_train_textual_inversion.py"), run_name="__main__")
+        assert stopped.value.code == 2
+        assert told in capsys.readouterr().err
+
+
+def test_check_json(folder, capsys):
+    assert main(["check", *SEED_COMMAND, "--json", "--draws", "2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {"problems", "defaults", "datasets", "config", "items"}
+    assert found["config"][0]["settings"]["batch_size"] == 2
+    assert found["config"][0]["origins"]["batch_size"] == "dataset"
+    assert all(set(p) == {"severity", "what", "where", "fix"} for p in found["problems"])
+    assert found["datasets"] == [
+        {
+            "resolution": [128, 128], "batch_size": 2, "bucket_limits": None, "bucket_sizes": [[128, 128]],
+            "buckets": [{"size": [128, 128], "count": 4}], "training_items": 4, "regularisation_items": 0,
+            "held_out_items": 0, "steps_per_epoch": 2,
+        }
+    ]  # fmt: skip
+    item = found["items"][0]
+    assert item["path"].endswith("00.png")
+    assert item["caption"] == "mychar4 1girl 0"
+    assert item["captions"] == ["mychar4 1girl 0"] * 2
+    assert item["crop_ltrb"] == [0, 0, 128, 128]
+    assert item["ids"]["text_encoder"][0][:6] == [49406, 49408, 49409, 49410, 49411, 272]
+    assert len(item["ids"]["text_encoder"][0]) == 77
+    assert item["learned_positions"] == {"text_encoder": [1, 2, 3, 4]}
+    assert item["cached"] is False
+
+
+def test_check_says_what_is_wrong_with_an_exit_code(folder, capsys):
+    (folder / "cfg.toml").write_text("[[datasets]]\nbatchsize = 2\n[[datasets.subsets]]\nimage_dir = 'nowhere'\n")
+    assert main(["check", "--dataset_config=cfg.toml", "--token_string=mychar4"]) == 2
+    assert "Did you mean `batch_size`?" in capsys.readouterr().out
+    assert main(["train", "--dataset_config=cfg.toml", "--token_string=mychar4", "--output_dir=out"]) == 2
+    assert not Path("out").exists()
+
+
+def test_an_unknown_flag_is_an_error_with_the_nearest_name(capsys):
+    assert main(["train", "--lerning_rate=1"]) == 2
+    assert "--learning_rate" in capsys.readouterr().err
+
+
+def test_inspect(folder, capsys):
+    assert main(["train", *[f.replace("1600", "2") for f in SEED_COMMAND], "--eval_samples=8"]) in (0, 3)
+    capsys.readouterr()
+    assert main(["inspect", "out/mychar4.safetensors", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["token"] == "mychar4"
+    assert found["encoders"]["text_encoder"]["vectors"] == 4
+    assert main(["inspect", "out/mychar4.safetensors"]) == 0
+    assert "the built-in model" in capsys.readouterr().out
+    assert main(["inspect", "out/none.safetensors"]) == 2
+
+
+def test_version_and_unknown_commands(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("neonym ")
+    assert main(["trian"]) == 2
+    assert "Did you mean `train`?" in capsys.readouterr().err
+    assert main([]) == 2
+
+
+def test_steps_are_saved_and_old_ones_removed(folder):
+    flags = [f.replace("1600", "12") for f in SEED_COMMAND if "checkpointing" not in f]
+    assert main(["train", *flags, "--eval_samples=8", "--save_every_n_steps=3", "--save_last_n_steps=3"]) in (0, 3)
+    names = sorted(f.name for f in Path("out").glob("*.safetensors"))
+    assert names == ["mychar4-step00000009.safetensors", "mychar4-step00000012.safetensors", "mychar4.safetensors"]
+    events = [json.loads(line) for line in Path("out/mychar4-run/events.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in events if e["event"] == "step"] == list(range(1, 13))
+    assert events[-1]["event"] == "finished"
+
+
+def test_evaluation_on_held_out_pictures(folder):
+    make_pictures(folder / "pictures", 12, caption="mychar4 1girl")
+    flags = ["--dataset_config=cfg.toml", "--token_string=mychar4", "--max_train_steps=6", "--validation_split=0.4",
+             "--eval_every_n_steps=3", "--eval_samples=8"]  # fmt: skip
+    assert main(["train", *flags, "--output_dir=out", "--cache_latents_to_disk", "--latent_cache_dir=cache"]) in (0, 3)
+    verdict = json.loads(Path("out/mychar4-run/verdict.json").read_text())[0]
+    assert verdict["evaluated_on"] == "held-out images"
+    assert len(list(Path("cache").iterdir())) == 12
+    events = [json.loads(line) for line in Path("out/mychar4-run/events.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in events if e["event"] == "evaluated"] == [0, 3, 6]
+
+
+def test_every_value_and_where_it_was_found(tmp_path, capsys):
+    make_pictures(tmp_path / "a", 2)
+    file = tmp_path / "t.toml"
+    file.write_text(
+        f"[general]\nflip_aug = true\n[[datasets]]\nbatch_size = 2\n[[datasets.subsets]]\nimage_dir = '{tmp_path / 'a'}'\n"
+    )
+    assert (
+        main(
+            [
+                "check",
+                "--dataset_config",
+                str(file),
+                "--token_string",
+                WORD,
+                "--keep_tokens=1",
+                "--background=red",
+                "--print_config",
+            ]
+        )
+        == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    for line in (
+        'token_string = "mychar4"  # command line', 'background = "red"  # command line', "masked_loss = false  # default", "batch_size = 2  # dataset", "flip_aug = true  # general",
+        "keep_tokens = 1  # command line", "num_repeats = 1  # default", f'image_dir = "{tmp_path / "a"}"  # subset',
+    ):  # fmt: skip
+        assert line in lines
+
+
+def test_a_resolution_that_nobody_gave_is_the_models(pictures, capsys):
+    assert main(["check", "--print_config", "--train_data_dir", str(pictures), "--token_string", "mychar4"]) == 0
+    assert "resolution = [128, 128]  # the model" in capsys.readouterr().out

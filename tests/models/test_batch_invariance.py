@@ -1,0 +1,103 @@
+"""What a network makes of a sample does not depend on its neighbours or on the number of threads: to the last bit."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from neonym.models.batch_invariance import KINDS, make_alike
+from neonym.models.model import load_model
+from support import ALIKE
+from support.runs import threads
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model("builtin:emoji", "cpu")
+
+
+def predicted(model, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is predicted for the first of some samples, and its gradient with respect to the text."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(5, 4, 16, 16, generator=generator)[:count]
+    t = torch.tensor([3, 999, 500, 500, 70])[:count]
+    text = torch.randn(5, 77, 128, generator=generator)[:count].requires_grad_()
+    guess = model.denoiser(x, t, text).sample
+    guess.square().flatten(1).mean(1).sum().backward()
+    assert text.grad is not None
+    return guess.detach()[0], text.grad[0]
+
+
+@pytest.mark.skipif(not ALIKE, reason="this CPU rounds otherwise")
+def test_a_sample_is_the_same_beside_others_and_on_any_threads(model):
+    with threads(1):
+        guess, gradient = predicted(model, 1)
+    for count, on in ((1, 2), (2, 1), (3, 2), (5, 4)):
+        with threads(on):
+            again = predicted(model, count)
+        assert torch.equal(guess, again[0]), (count, on)
+        assert torch.equal(gradient, again[1]), (count, on)
+
+
+@pytest.mark.skipif(not ALIKE, reason="this CPU rounds otherwise")
+def test_pictures_are_encoded_alike_on_any_threads(model):
+    pixels = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    found = []
+    for on in (1, 2, 4):
+        with threads(on):
+            found.append(model.vae.encode(pixels))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+LAYERS = [
+    (nn.Conv2d(6, 10, 3, padding=1), (6, 9, 7)),
+    (nn.Conv2d(6, 10, 3, padding=1, stride=2), (6, 8, 8)),
+    (nn.Conv2d(6, 12, 3, padding=2, dilation=2, groups=3), (6, 8, 8)),
+    (nn.Conv2d(6, 10, (3, 1), padding=(1, 0)), (6, 8, 5)),
+    (nn.Conv2d(6, 10, 1), (6, 8, 8)),
+    (nn.Conv2d(6, 10, 1, stride=2), (6, 8, 8)),
+    (nn.Conv2d(6, 10, 1, bias=False), (6, 8, 8)),
+    (nn.Linear(6, 10), (6,)),
+    (nn.Linear(6, 10), (7, 6)),
+    (nn.GroupNorm(2, 6), (6, 33, 32)),
+    (nn.GroupNorm(2, 6), (6, 8, 8)),
+]
+
+
+@pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=lambda value: str(value).replace(" ", ""))
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_layer_computes_what_torch_computes_in_float64(layer, shape, count):
+    """Forward and backward."""
+    ours = copy.deepcopy(layer).requires_grad_(False)
+    theirs = copy.deepcopy(ours).double()
+    make_alike(ours)
+    assert type(ours) is KINDS[type(theirs)]
+    x = torch.randn(count, *shape, generator=torch.Generator().manual_seed(3))
+    inputs = [x.clone().requires_grad_(), x.double().requires_grad_()]
+    outputs = [one(value) for one, value in zip((ours, theirs), inputs, strict=True)]
+    for out in outputs:
+        (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
+    assert torch.allclose(outputs[0].double(), outputs[1], rtol=1e-5, atol=1e-5)
+    assert torch.allclose(inputs[0].grad.double(), inputs[1].grad, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_may_change():
+    layer = nn.Conv2d(4, 4, 3, padding=1).requires_grad_(False)
+    make_alike(layer)
+    for _ in range(2):
+        x = torch.randn(1, 4, 8, 8).requires_grad_()
+        layer(x).sum().backward()
+        y = x.detach().clone().requires_grad_()
+        F.conv2d(y, layer.weight, layer.bias, padding=1).sum().backward()
+        assert torch.allclose(x.grad, y.grad, atol=1e-5)  # pyright: ignore
+        layer.weight.mul_(-2)
+
+
+def test_autocast_computes_in_its_own_precision():
+    layer = nn.Conv2d(4, 4, 3, padding=1)
+    make_alike(layer)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.randn(1, 4, 8, 8)).dtype == torch.bfloat16

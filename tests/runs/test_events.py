@@ -1,0 +1,211 @@
+"""The events of a real run: what listeners get, what the event file holds, and that nobody who listens changes anything."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from neonym.errors import UserError
+from neonym.io.atomic import alone_in
+from neonym.preflight.preflight import preflight
+from neonym.runs.dispatcher import Dispatcher
+from neonym.runs.event_file import EventFile
+from neonym.runs.events import (
+    Encoded,
+    Evaluated,
+    Event,
+    Failed,
+    Finished,
+    Judged,
+    Judging,
+    Noted,
+    Opened,
+    Saved,
+    Started,
+    Stepped,
+    Stopped,
+)
+from neonym.runs.losses import LossQueue
+from neonym.runs.outputs import EVENTS
+from neonym.runs.start import train
+from neonym.runs.stop import Stop
+from neonym.training.run import train_plan
+from support.runs import notes_of, stop_at
+
+PROGRESS = (Encoded, Judging)
+
+
+def lines_of(run) -> list[dict]:
+    file = Path(run.save.output_dir) / "mychar4-run" / EVENTS
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def file_of(run) -> bytes:
+    return (Path(run.save.output_dir) / "mychar4.safetensors").read_bytes()
+
+
+def test_a_run_tells_everything_in_order(run_for):
+    """Four steps, an evaluation and a file after the second; the event file has the same, though nothing is shown."""
+    run, events = run_for(max_train_steps=4, eval_every_n_steps=2, save_every_n_steps=2), []
+    result = train(run, [events.append])
+    assert all(isinstance(event, Event) for event in events)
+    told = [event for event in events if not isinstance(event, (Noted, *PROGRESS))]
+    assert [type(event) for event in told] == [
+        Opened, Started, Evaluated,
+        Stepped, Stepped, Evaluated, Saved, Stepped, Stepped, Evaluated, Saved,
+        Judged, Finished,
+    ]  # fmt: skip
+    opened, started, start, first = told[:4]
+    assert opened == Opened(Path(run.save.output_dir) / "mychar4-run", ("mychar4",), 1)
+    assert started == Started(first_step=0, steps=4, steps_per_epoch=2, samples_per_step=3)
+    assert (start.step, start.of_start, start.distances) == (0, True, (0.0,))
+    assert (first.step, len(first.losses), first.found_rates) == (1, 1, ())
+    evaluated, judged, finished = told[5], told[-2], told[-1]
+    assert (evaluated.of_start, evaluated.loss) == (False, evaluated.losses[0])
+    assert judged.distances[0] > evaluated.distances[0] > 0
+    assert judged.losses == (result.verdicts[0].loss_after,)
+    assert (finished.step, finished.files) == (4, tuple(result.files))
+    assert finished.verdicts == (result.verdicts[0].as_dict(),)
+    assert [event.done for event in events if isinstance(event, Encoded)] == list(range(7))
+    assert [event.done for event in events if isinstance(event, Judging)][-1] == events[-4].total
+
+    lines = lines_of(run)
+    assert lines[0]["event"] == "opened"
+    assert lines[0]["version"] == 1
+    plain = [json.loads(json.dumps({"event": event.kind, **event.facts()})) for event in events]
+    kept = [fact for fact in plain if fact["event"] not in ("opened", "encoded", "judging")]
+    written = [{k: v for k, v in line.items() if k != "time"} for line in lines[1:]]
+    assert [line for line in written if line["event"] not in ("encoded", "judging")] == kept
+    assert {"event": "encoded", "done": 6, "total": 6} in written
+    times = [line["time"] for line in lines[1:]]
+    assert times == sorted(times)
+
+
+def test_what_readers_of_the_event_file_found_until_now_is_there(run_for):
+    run = run_for(max_train_steps=2, eval_every_n_steps=1, save_every_n_steps=1)
+    train(run)
+    keys = {line["event"]: set(line) for line in lines_of(run)}
+    assert {"first_step", "steps"} <= keys["started"]
+    assert {"event", "time", "step", "losses"} <= keys["step"]
+    assert {"step", "loss", "losses"} <= keys["evaluated"]
+    assert {"step", "file"} <= keys["saved"]
+    assert {"step", "files", "verdicts"} <= keys["finished"]
+    assert {"text"} <= keys["note"]
+
+
+def test_a_listener_that_fails_is_noted_once_and_changes_nothing(run_for):
+    quiet, loud, events = run_for("quiet"), run_for("loud"), []
+
+    def failing(event: Event) -> None:
+        raise UserError("no wish to listen") if isinstance(event, Noted) else ValueError("broken")
+
+    train(quiet)
+    train(loud, [failing, events.append])
+    assert file_of(loud) == file_of(quiet)
+    said = [note for note in notes_of(events) if "failed" in note]
+    assert len(said) == 1
+    assert "failing failed (" in said[0]
+    assert [e.level for e in events if isinstance(e, Noted) and e.text == said[0]] == ["warning"]
+    assert [e.step for e in events if isinstance(e, Stepped)] == list(range(1, 9))
+
+
+def test_a_stop_after_a_step_and_the_rest_later(run_for):
+    whole, parts, events = run_for("whole"), run_for("parts"), []
+    train(whole)
+    following = stop_at(2)
+    stopped = train(parts, [*following["listeners"], events.append], following["stop"])
+    assert (stopped.steps, stopped.signal, stopped.files) == (2, 15, [])
+    assert [e.step for e in events if isinstance(e, Stepped)] == [1, 2]
+    assert events[-1] == Stopped(2, 15)
+    events.clear()
+    assert train(parts, [events.append]).steps == 8
+    assert next(e for e in events if isinstance(e, Started)).first_step == 2
+    assert file_of(parts) == file_of(whole)
+    assert [line["event"] for line in lines_of(parts)].count("opened") == 2
+
+
+def test_losses_stay_on_their_device_until_somebody_reads_them(run_for):
+    """Nobody who does not ask waits for the device; who asks once gets all that wait."""
+    events: list[Event] = []
+    plan = preflight(run_for(max_train_steps=4)).complete_plan()
+    train_plan(plan, Dispatcher([events.append]), Stop())
+    steps = [event for event in events if isinstance(event, Stepped)]
+    assert len(steps) == 4
+    assert not any(step.losses.is_fetched for step in steps)
+    assert "not fetched" in repr(steps[0].losses)
+    assert steps[2].losses[0] > 0
+    assert all(step.losses.is_fetched for step in steps)
+    queue = LossQueue()
+    losses = [queue.add(torch.tensor([float(i), 2.0])) for i in range(3)]
+    del losses[1]  # nobody can ask for it any more
+    assert [list(numbers) for numbers in losses] == [[0.0, 2.0], [2.0, 2.0]]
+    assert losses[0] == (0.0, 2.0)
+    assert losses[1][:1] == (2.0,)
+
+
+def test_a_listener_refuses_a_run_before_anything_is_loaded(run_for):
+    events: list[Event] = []
+
+    def refuse(event: Event) -> None:
+        if isinstance(event, Opened):
+            raise UserError("not today")
+
+    with pytest.raises(UserError, match="not today"):
+        train(run_for(), [events.append, refuse])
+    assert [type(event) for event in events if not isinstance(event, Noted)] == [Opened, Failed]
+    assert events[-1] == Failed("not today.")
+
+
+def test_a_run_that_fails_says_so(run_for):
+    events: list[Event] = []
+
+    class Wild(BaseException):
+        pass
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Stepped):
+            raise Wild("no Exception: it ends the run")
+
+    run = run_for()
+    with pytest.raises(Wild):
+        train(run, [events.append, listen])
+    assert events[-1] == Failed("no Exception: it ends the run")
+    assert lines_of(run)[-1]["event"] == "failed"
+
+
+def test_the_event_file_leaves_a_folder_alone_that_is_another_runs(tmp_path):
+    folder, other = tmp_path / "run", tmp_path / "other"
+    folder.mkdir()
+    file, events = EventFile(Dispatcher()), [Noted("info", "early"), Opened(folder, ("a",)), Noted("info", "late")]
+    with alone_in(folder):
+        for event in events:
+            file(event)
+        before = (folder / EVENTS).read_text()
+        assert [json.loads(line).get("text") for line in before.splitlines()] == [None, "early", "late"]
+        folder.rename(other)
+        folder.mkdir()  # by another run
+        file(Noted("info", "not here"))
+        assert not list(folder.iterdir())
+        with alone_in(folder):  # made anew by this run
+            file(Noted("info", "here"))
+        assert [json.loads(line)["text"] for line in (folder / EVENTS).read_text().splitlines()] == ["not here", "here"]
+        assert (other / EVENTS).read_text() == before
+
+
+def test_an_event_file_that_cannot_be_written_is_noted_once(tmp_path):
+    events: list[Event] = []
+    dispatcher = Dispatcher([events.append])
+    file = EventFile(dispatcher)
+    dispatcher.listeners.append(file)
+    (tmp_path / EVENTS).mkdir()
+    with alone_in(tmp_path):
+        dispatcher.emit(Opened(tmp_path, ("a",)))
+        dispatcher.note("more")
+    assert ["cannot be written" in note for note in notes_of(events)] == [True, False]
+
+
+def test_the_page_of_events_is_up_to_date():
+    from tools.events_page import PAGE, page
+
+    assert PAGE.read_text() == page()

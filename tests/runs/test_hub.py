@@ -1,0 +1,106 @@
+"""Uploads to a stand-in for the hub on this machine: what arrives, and what happens when it does not answer."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from support import ROOT
+
+
+class StandIn(BaseHTTPRequestHandler):
+    """The part of the hub's interface that uploading small files uses."""
+
+    made: list
+    files: dict
+    broken = False
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path == "/api/repos/create":
+            self.made.append(json.loads(body))
+            self.answer({"url": "http://127.0.0.1/me/words"})
+        elif "/preupload/" in self.path:
+            names = [f["path"] for f in json.loads(body)["files"]]
+            self.answer({"files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]})
+        elif "/commit/" in self.path and not self.broken:
+            for line in body.splitlines():
+                entry = json.loads(line)
+                if entry["key"] == "file":
+                    self.files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+            self.answer({"commitUrl": "http://127.0.0.1/c", "commitOid": "0" * 40, "hookOutput": ""})
+        else:
+            self.answer({"error": "no"}, 403)
+
+    def do_GET(self):
+        self.answer({})
+
+    def answer(self, value, code: int = 200):
+        content = json.dumps(value).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def hub():
+    """-> (address, the handler class with what it got)"""
+    handler = type("Handler", (StandIn,), {"made": [], "files": {}})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", handler
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def run(address: str, pictures, out, *flags: str):
+    command = [sys.executable, "train_textual_inversion.py", f"--train_data_dir={pictures}", "--token_string=mychar4"]
+    command += ["--max_train_steps=4", "--eval_samples=8", "--cpu", f"--output_dir={out}", *flags]
+    environment = {**os.environ, "HF_ENDPOINT": address, "HF_TOKEN": "hf_test", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_every_saved_file_arrives(hub, tmp_path, pictures):
+    address, got = hub
+    flags = ["--huggingface_repo_id=me/words", "--huggingface_path_in_repo=words/one", "--save_every_n_steps=2"]
+    flags += ["--save_state", "--save_state_to_huggingface", "--async_upload", "--huggingface_repo_visibility=public"]
+    done = run(address, pictures, tmp_path / "out", *flags)
+    assert done.returncode in (0, 3), done.stderr
+    names = {
+        "mychar4-step00000002.safetensors", "mychar4-step00000002-state/state.safetensors",
+        "mychar4-step00000004.safetensors", "mychar4-step00000004-state/state.safetensors",
+        "mychar4.safetensors", "mychar4-state/state.safetensors",
+    }  # fmt: skip
+    assert set(got.files) == {f"words/one/{name}" for name in names}
+    for name in names:
+        assert got.files[f"words/one/{name}"] == (tmp_path / "out" / name).read_bytes()
+    assert got.made[0]["name"] == "words"
+    assert not got.made[0].get("private")
+
+
+def test_an_upload_that_fails_is_said_and_the_file_is_there(hub, tmp_path, pictures):
+    address, got = hub
+    got.broken = True
+    done = run(address, pictures, tmp_path / "out", "--huggingface_repo_id=me/words")
+    assert done.returncode in (0, 3), done.stderr
+    assert "mychar4.safetensors was not uploaded" in done.stderr
+    assert (tmp_path / "out" / "mychar4.safetensors").exists()
+
+
+def test_a_hub_that_does_not_answer_stops_before_training(tmp_path, pictures):
+    done = run("http://127.0.0.1:9", pictures, tmp_path / "out", "--huggingface_repo_id=me/words")
+    assert done.returncode == 2
+    assert "the repository cannot be used" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,92 @@
+"""TensorBoard and wandb follow a real run; nothing reaches the network."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from neonym import train
+from neonym.preflight.preflight import preflight
+from support import ROOT
+
+
+def test_tensorboard_gets_sd_scripts_scalars_and_ours(run_for, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    prompts = tmp_path / "p.txt"
+    prompts.write_text("a mychar4 --s 2 --w 64 --h 64")
+    logs = tmp_path / "logs"
+    train(
+        run_for(
+            logging_dir=str(logs), log_prefix="my", log_config=True, eval_every_n_steps=4, max_train_steps=8,
+            sample_prompts=str(prompts), sample_every_n_steps=8,
+        )
+    )  # fmt: skip
+    (folder,) = logs.iterdir()
+    assert folder.name.startswith("my20")
+    found = EventAccumulator(str(folder / "textual_inversion"))
+    found.Reload()
+    scalars = set(found.Tags()["scalars"])
+    assert {"loss", "lr", "loss/epoch", "eval/mychar4", "norm/mychar4", "distance/mychar4"} <= scalars
+    assert [e.step for e in found.Scalars("loss")] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [e.step for e in found.Scalars("loss/epoch")] == [2, 4, 6, 8]
+    assert [e.step for e in found.Scalars("eval/mychar4")] == [4, 8]
+    epoch = [e.value for e in found.Scalars("loss/epoch")]
+    losses = [e.value for e in found.Scalars("loss")]
+    assert epoch == pytest.approx([(a + b) / 2 for a, b in zip(losses[::2], losses[1::2], strict=True)], rel=1e-5)
+    assert found.Scalars("distance/mychar4")[-1].value > 0
+    assert found.Tags()["images"]
+
+
+def test_wandb_offline(tmp_path, pictures):
+    """In a process of its own: wandb starts a service beside it."""
+    flags = [
+        f"--train_data_dir={pictures}",
+        "--token_string=mychar4",
+        "--max_train_steps=2",
+        "--eval_samples=8",
+        "--cpu",
+    ]
+    flags += [f"--output_dir={tmp_path / 'out'}", "--log_with=wandb", "--wandb_run_name=first"]
+    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}
+    command = [sys.executable, "train_textual_inversion.py", *flags]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode in (0, 3), done.stderr
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_what_trackers_need_is_said_before(run_for):
+    problems = [p for p in preflight(run_for(log_with="all")).problems if p.severity == "error"]
+    assert [p.what for p in problems] == ["needs --logging_dir"]
+
+
+def test_nothing_is_logged_without_being_asked(run_for):
+    run = run_for(max_train_steps=1)
+    train(run)
+    assert not list(Path(run.save.output_dir).rglob("events.out*"))
+
+
+def test_notes_go_where_they_are_wanted(tmp_path, capsys):
+    from neonym.errors import UserError
+    from neonym.runs.console import Terminal
+    from neonym.runs.events import Noted
+
+    log = tmp_path / "logs" / "run.log"
+    log.parent.mkdir()
+    log.write_text("of an earlier run")
+    report = Terminal(level="WARNING", log=log)
+    report(Noted("info", "note: small"))
+    report(Noted("warning", "warning: large"))
+    report(Noted("result", "mychar4: LEARNED"))
+    shown = capsys.readouterr().err
+    assert "small" not in log.read_text()
+    assert "warning: large" in log.read_text()
+    assert "earlier" not in log.read_text()
+    Terminal(log=log)  # of another process, which says nothing
+    assert "warning: large" in log.read_text()
+    assert "large" not in shown
+    assert "LEARNED" in shown
+    with pytest.raises(UserError, match="console_log_file"):
+        Terminal(log=tmp_path / "logs")

@@ -1,0 +1,125 @@
+"""Short runs of the built-in model on a GPU: NEONYM_TEST_CUDA=1 pytest tests/training/test_cuda.py"""
+
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch.amp.grad_scaler import GradScaler
+
+from neonym import train
+from neonym.errors import UserError
+from neonym.training.concept import Concept
+from support.runs import flags_of, rows, wait_for_step
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and NEONYM_TEST_CUDA=1")
+EXACT = """
+import sys, torch
+torch.use_deterministic_algorithms(True, warn_only=True)
+from neonym.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def run_on_gpu(run_for):
+    """A function: precision, flags -> a run of 12 steps without a warm-up."""
+
+    def build(precision: str, name: str = "out", **flags):
+        base = {"cpu": False, "mixed_precision": precision, "max_train_steps": 12, "lr_warmup_steps": "0"}
+        return run_for(name, **{**base, **flags})
+
+    return build
+
+
+def learned(result, updates) -> bool:
+    """Whether the rows are numbers, and others than at first."""
+    saved = rows(result.files[0])
+    return bool(saved.isfinite().all()) and not torch.equal(saved, updates[0].rows.cpu())
+
+
+def test_fp16_passes_over_what_is_not_finite_and_learns(run_on_gpu, spoiled, updates):
+    """accelerate's own scaler: infinities put in at steps 5 and 9, those of the falling scale beside them."""
+    spoiled({5: float("inf"), 9: float("nan")})
+    result = train(run_on_gpu("fp16"))
+    assert [update.step for update in updates] == list(range(12))
+    assert updates[0].scale == 65536
+    passed_over = [a.step for a, b in pairwise(updates) if torch.equal(a.rows, b.rows)]
+    assert {5, 9} <= set(passed_over)
+    assert updates[-1].scale == 65536 / 2 ** len(passed_over)
+    assert updates[-1].concept.skipped == []
+    assert learned(result, updates)
+
+
+def test_fp16_ends_where_no_scale_helps(run_on_gpu, spoiled):
+    spoiled({None: float("inf")})
+    with pytest.raises(UserError, match=r"steps in a row, first of step 17 .*became infinite"):
+        train(run_on_gpu("fp16", max_train_steps=60))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "no"])
+def test_other_precisions_have_no_scaler_and_learn(run_on_gpu, updates, precision):
+    result = train(run_on_gpu(precision))
+    assert {update.scale for update in updates} == {1.0}
+    assert learned(result, updates)
+
+
+def test_d_adaptation_waits_at_a_rate_of_zero(run_on_gpu, updates):
+    flags = {"optimizer_type": "DAdaptSGD", "learning_rate": 1.0, "lr_warmup_steps": "2"}
+    pytest.importorskip("dadaptation")
+    train(run_on_gpu("fp16", **flags))
+    assert torch.equal(updates[0].rows, updates[1].rows)
+    assert updates[-1].rows.isfinite().all()
+
+
+def test_an_update_waits_for_the_device_once(run_on_gpu, monkeypatch):
+    waits: list[int] = []
+    clean = Concept.update
+
+    def update(self, step, scaler):
+        assert isinstance(scaler, GradScaler)
+        torch.cuda.set_sync_debug_mode("warn")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            clean(self, step, scaler)
+        torch.cuda.set_sync_debug_mode("default")
+        if not self.skipped and step > 8:  # the first ones make the optimizer's state, and may be passed over
+            waits.append(sum("synchronizing" in str(w.message) for w in caught))
+
+    monkeypatch.setattr(Concept, "update", update)
+    train(run_on_gpu("fp16", ema_decay=0.9))
+    assert waits == [1] * 3
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_killed_run_goes_on_bit_for_bit(run_on_gpu, precision):
+    """With the deterministic algorithms of torch; without them two runs of the same command may differ in rounding."""
+
+    def start(run) -> subprocess.Popen:
+        environment = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+        flags = [flag for flag in flags_of(run) if flag != "--cpu=False"]
+        command = [sys.executable, "-c", EXACT, "train", *flags]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(command, env=environment, **pipes)
+
+    flags = {"state_every_n_steps": 1, "max_train_steps": 200, "ema_decay": 0.9}
+    whole, parts = run_on_gpu(precision, "whole", **flags), run_on_gpu(precision, "parts", **flags)
+    process = start(whole)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode in (0, 3), said
+    process = start(parts)
+    folder = Path(parts.save.output_dir)
+    wait_for_step(folder / "mychar4-run", 3, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (folder / "mychar4.safetensors").exists()
+    process = start(parts)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode in (0, 3), said
+    files = [Path(run.save.output_dir) / "mychar4.safetensors" for run in (whole, parts)]
+    assert files[0].read_bytes() == files[1].read_bytes()

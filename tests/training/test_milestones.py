@@ -1,0 +1,404 @@
+"""Length, saves, states, samples, early stop: what happens when."""
+
+import base64
+import errno
+import json
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+
+from neonym import train
+from neonym.errors import UserError
+from neonym.formats import read_embedding
+from neonym.generation.request.prompts import inline, read_prompts
+from neonym.preflight.preflight import preflight
+from neonym.runs.events import Evaluated, Event, Started, Stepped
+from neonym.training import state
+from neonym.training.checkpoint import CheckpointStore
+from neonym.training.early_stopping import Plateau
+from neonym.training.recorded import as_data_url
+from support.runs import notes_of, stop_at
+
+
+class Recorder:
+    """Remembers every event of a run."""
+
+    def __init__(self):
+        self.events: list[Event] = []
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+
+    def of(self, kind: type[Event]) -> list:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    @property
+    def notes(self) -> list[str]:
+        return notes_of(self.events)
+
+
+def names(run, pattern: str = "*.safetensors") -> list[str]:
+    return sorted(p.name for p in Path(run.save.output_dir).glob(pattern))
+
+
+def rows(path: Path) -> torch.Tensor:
+    return read_embedding(path).vectors["text_encoder"]
+
+
+def test_epochs_become_steps(run_for):
+    """6 pictures in batches of 4: two steps an epoch. The last epoch is the final file; old epochs go, states too."""
+    run = run_for(
+        max_train_epochs=5, save_every_n_epochs=1, save_last_n_epochs=2, save_state=True, save_last_n_epochs_state=1
+    )
+    assert preflight(run).complete_plan().milestones.total == 10
+    result = train(run)
+    assert result.steps == 10
+    assert names(run) == ["mychar4-000003.safetensors", "mychar4-000004.safetensors", "mychar4.safetensors"]
+    assert names(run, "*-state") == ["mychar4-000004-state", "mychar4-state"]
+
+
+def test_a_ratio_becomes_an_interval(run_for):
+    for epochs, ratio, interval in ((10, 3, 3), (2, 9, 1)):
+        plan = preflight(run_for(max_train_epochs=epochs, save_n_epoch_ratio=ratio)).complete_plan()
+        assert plan.milestones.save_every_n_epochs == interval
+
+
+def test_step_files_and_their_retention(run_for):
+    """A file of another rhythm under the same name is not this run's, and stays."""
+    run = run_for(max_train_steps=9, save_every_n_steps=2, save_last_n_steps=3, save_state=True)
+    stranger = Path(run.save.output_dir) / "mychar4-step00000003.safetensors"
+    stranger.parent.mkdir()
+    stranger.write_text("of another run")
+    train(run)
+    assert stranger.read_text() == "of another run"
+    stranger.unlink()
+    assert names(run) == ["mychar4-step00000006.safetensors", "mychar4-step00000008.safetensors", "mychar4.safetensors"]
+    assert names(run, "*-state") == ["mychar4-state", "mychar4-step00000006-state", "mychar4-step00000008-state"]
+
+
+@pytest.mark.parametrize(
+    ("every", "keep", "left"),
+    [(3, 3, {3: [3], 6: [3, 6], 9: [6, 9], 12: [9, 12]}), (2, 3, {4: [2, 4], 6: [4, 6]}), (5, 1, {10: [10]})],
+)
+def test_retention_counts_steps_as_sd_scripts_does(run_for, every, keep, left):
+    """After step s the multiple at or below s - keep - 1 goes."""
+    ready = preflight(run_for(save_every_n_steps=every, save_last_n_steps=keep))
+    store = CheckpointStore(ready.complete_plan())
+    store.folder.parent.mkdir(parents=True)
+    for done in range(every, max(left) + 1, every):
+        store.file("mychar4", f"-step{done:08d}").touch()
+        store.remove(r"-step(\d{8})", every, done - keep, 0)
+        if done in left:
+            assert names(ready.run) == [f"mychar4-step{number:08d}.safetensors" for number in left[done]]
+
+
+def test_what_metadata_says(run_for, tmp_path):
+    """A thumbnail goes into the file; limits of the timesteps and the layer are recorded where they were given."""
+    picture = tmp_path / "thumb.png"
+    picture.write_bytes(b"picture")
+    flags = {"metadata_thumbnail": str(picture), "metadata_author": "me", "min_timestep": 100, "clip_skip": 2}
+    result = train(run_for(max_train_steps=1, **flags))
+    found = read_embedding(result.files[0]).metadata
+    assert found["modelspec.thumbnail"] == "data:image/png;base64," + base64.b64encode(b"picture").decode()
+    assert found["modelspec.author"] == "me"
+    assert found["modelspec.timestep_range"] == "100,1000"
+    assert found["modelspec.encoder_layer"] == "2"
+    assert as_data_url("data:image/png;base64,AA==") == "data:image/png;base64,AA=="
+    missing = run_for("other", metadata_thumbnail=str(tmp_path / "none.png"))
+    assert any(p.where.startswith("--metadata_thumbnail") for p in preflight(missing).problems)
+
+
+def test_resuming_from_a_state_folder(run_for):
+    """From the state of step 4 of one run to the same end; with other settings it says so and goes on."""
+    whole = run_for("whole", save_every_n_steps=4, save_state=True)
+    train(whole)
+    folder = Path(whole.save.output_dir) / "mychar4-step00000004-state"
+    again = run_for("again", resume=str(folder))
+    report = Recorder()
+    train(again, [report])
+    assert torch.equal(*(rows(Path(r.save.output_dir) / "mychar4.safetensors") for r in (whole, again)))
+    assert any("going on from step 4" in note for note in report.notes)
+    longer, report = run_for("longer", resume=str(folder), max_train_steps=12), Recorder()
+    assert train(longer, [report]).steps == 12
+    assert any("max_train_steps (was 8, is 12)" in note for note in report.notes)
+    with pytest.raises(UserError, match="does not fit"):
+        train(run_for("other", resume=str(folder), num_vectors_per_token=2))
+    with pytest.raises(UserError, match="there is no state"):
+        train(run_for("none", resume=str(folder.parent)))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_finished_run_is_not_done_again(run_for):
+    """The same command says so and touches nothing; another format is written from the state, without a step."""
+    run, report = run_for(), Recorder()
+    first = train(run)
+    before = contents(Path(run.save.output_dir))
+    again = train(run, [report])
+    assert (again.files, again.steps) == (first.files, 8)
+    assert contents(Path(run.save.output_dir)) == before
+    (said,) = [note for note in report.notes if "finished already" in note]
+    for words in (
+        str(first.files[0]),
+        f"`mychar4`: {first.verdicts[0].word}",
+        "max_train_steps",
+        "from step 8",
+        "restart",
+    ):
+        assert words in said
+    assert torch.equal(rows(train(run_for(save_model_as="pt"), [steps_are_wrong]).files[0]), rows(first.files[0]))
+    first.files[0].unlink()
+    train(run, [steps_are_wrong])
+    assert contents(Path(run.save.output_dir))["mychar4.safetensors"] == before["mychar4.safetensors"]
+    assert len(trained_steps(run_for(restart=True))) == 8
+
+
+def test_a_finished_run_goes_on_with_more_steps_and_is_replaced_with_other_settings(run_for):
+    train(run_for())
+    report = Recorder()
+    assert trained_steps(run_for(max_train_steps=11), report) == [9, 10, 11]
+    assert any("going on from step 8 of the finished run" in note for note in report.notes)
+    assert any("max_train_steps (was 8, is 11)" in note for note in report.notes)
+    report = Recorder()
+    assert len(trained_steps(run_for(learning_rate=1e-3), report)) == 8
+    assert any("is replaced: learning_rate (was 0.005, is 0.001)" in note for note in report.notes)
+    assert len(trained_steps(run_for(learning_rate=1e-3, max_train_steps=6))) == 6  # fewer steps: another run
+
+
+def test_a_longer_run_can_be_interrupted_too(run_for):
+    train(run_for())
+    assert train(run_for(max_train_steps=12), **stop_at(10)).signal == 15
+    assert trained_steps(run_for(max_train_steps=12)) == [11, 12]
+
+
+def test_a_run_from_another_state_is_another_run(run_for):
+    other = run_for("other", save_every_n_steps=4, save_state=True, learning_rate=0.001)
+    train(other)
+    train(run_for())
+    folder = str(Path(other.save.output_dir) / "mychar4-step00000004-state")
+    assert trained_steps(run_for(resume=folder)) == [5, 6, 7, 8]
+    assert trained_steps(run_for(resume=folder)) == []
+
+
+def steps_are_wrong(event: Event) -> None:
+    """Follows a run that has no step to do."""
+    if isinstance(event, Stepped):
+        pytest.fail(f"step {event.step} was done")
+
+
+def trained_steps(run, report: Recorder | None = None) -> list[int]:
+    report = report or Recorder()
+    train(run, [report])
+    return [event.step for event in report.of(Stepped)]
+
+
+def test_beginning_later_in_the_plan(run_for):
+    report = Recorder()
+    train(run_for(initial_epoch=3), [report])
+    (started,) = report.of(Started)
+    assert (started.first_step, started.steps) == (4, 8)
+    assert [event.step for event in report.of(Stepped)] == [5, 6, 7, 8]
+    assert preflight(run_for(initial_epoch=3)).complete_plan().milestones.first == 4
+    assert preflight(run_for(initial_step=5)).complete_plan().milestones.first == 5
+
+
+def test_a_run_from_a_state_folder_goes_on_from_its_own_later_state(run_for):
+    first = run_for("first", save_every_n_steps=2, save_state=True)
+    train(first)
+    folder = str(Path(first.save.output_dir) / "mychar4-step00000002-state")
+    again = run_for("again", resume=folder)
+    assert train(again, **stop_at(5)).signal == 15
+    report = Recorder()
+    train(again, [report])
+    assert any("going on from step 5" in note for note in report.notes)
+    assert torch.equal(*(rows(Path(r.save.output_dir) / "mychar4.safetensors") for r in (first, again)))
+
+
+def test_beginning_after_the_end_is_an_error(run_for):
+    assert any("is not before the end" in p.what for p in preflight(run_for(initial_step=8)).problems)
+
+
+def test_a_time_limit_ends_like_a_last_step(run_for):
+    report = Recorder()
+    result = train(run_for(max_train_steps=100_000, max_train_time=0.02), [report])
+    assert 0 < result.steps < 100_000
+    assert result.files[0].exists()
+    assert result.verdicts
+    assert any("was up after step" in note for note in report.notes)
+    again = Recorder()
+    assert train(run_for(max_train_steps=100_000, max_train_time=0.02), [again]).steps > result.steps
+    assert any(f"going on from step {result.steps} of the interrupted run" in note for note in again.notes)
+
+
+def test_the_average_is_saved(run_for):
+    plain, averaged = (train(run_for(str(decay), ema_decay=decay)) for decay in (None, 0.9))
+    assert not torch.equal(rows(plain.files[0]), rows(averaged.files[0]))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo looks at it
+def test_a_compiled_model_learns_the_same(run_for):
+    plain, compiled = run_for("plain"), run_for("compiled", torch_compile=True, dynamo_backend="aot_eager")
+    a, b = (rows(train(run).files[0]) for run in (plain, compiled))
+    assert float((a - b).abs().max()) < 1e-4
+    (problem,) = [
+        p for p in preflight(run_for(torch_compile=True, dynamo_backend="inducto")).problems if p.severity == "error"
+    ]
+    assert problem.fix == "Did you mean `inductor`?"
+
+
+def test_metadata_and_precision(run_for):
+    result = train(run_for(max_train_steps=1, metadata_author="A. Mole", metadata_title="Mole", save_precision="fp16"))
+    found = read_embedding(result.files[0])
+    assert found.metadata["modelspec.author"] == "A. Mole"
+    assert found.metadata["modelspec.title"] == "Mole"
+    assert torch.equal(found.vectors["text_encoder"], found.vectors["text_encoder"].half().float())
+
+
+def test_a_full_disk_while_saving_is_survived(run_for, monkeypatch):
+    """The files of step 2 stay whole, what cannot be written is said, and the run ends with its file."""
+    run, report, inner = run_for(save_every_n_steps=2, state_every_n_steps=2), Recorder(), state.save
+    full = {"now": False}
+
+    def save(*args, **kwargs):
+        if full["now"]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return inner(*args, **kwargs)
+
+    def fill(event: Event) -> None:
+        if isinstance(event, Stepped):
+            full["now"] = 3 <= event.step <= 6
+
+    monkeypatch.setattr(state, "save", save)
+    result = train(run, [report, fill])
+    assert result.steps == 8
+    assert result.files[0].exists()
+    said = [note for note in report.notes if "No space left" in note]
+    assert len(said) == 2
+    assert not list(Path(run.save.output_dir).rglob("*.part"))
+
+
+def test_plateau():
+    curve = [1.0, 0.8, 0.6, 0.5, 0.45, 0.43, 0.42, 0.421, 0.4205, 0.4207]
+    plateau = Plateau(window=4, threshold=0.02)
+    reached = []
+    for i, loss in enumerate(curve):
+        plateau.add([loss], [{"e": torch.tensor(float(i))}])
+        reached.append(plateau.reached())
+    assert reached == [False] * 7 + [True] * 3
+    assert float(plateau.best[0]["e"]) == 6
+    plateau.add([float("nan")], [{"e": torch.tensor(99.0)}])
+    assert float(plateau.best[0]["e"]) == 6
+
+
+def test_early_stop_ends_the_run_and_keeps_the_best(run_for):
+    options = {"early_stop": True, "eval_every_n_steps": 2, "early_stop_window": 2, "early_stop_threshold": 0.5}
+    run, report = run_for(max_train_steps=60, learning_rate=0.02, **options), Recorder()
+    result = train(run, [report])
+    assert result.steps < 60
+    losses = [event.loss for event in report.of(Evaluated)]
+    assert result.verdicts[0].loss_after == pytest.approx(min(losses[1:]), rel=1e-5)
+    parts = run_for("parts", max_train_steps=60, learning_rate=0.02, **options)
+    train(parts, **stop_at(result.steps - 2))
+    again = train(parts)
+    assert again.steps == result.steps
+    assert torch.equal(rows(result.files[0]), rows(again.files[0]))
+
+
+def test_samples_change_nothing_in_training(run_for, tmp_path):
+    """Law 1 with samples: the same file with and without them, and pictures that change with the word."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("# comment\n\na sticker of a mychar4 --d 7 --s 2 --l 3 --w 70\na red apple --s 2 --ss euler_a\n")
+    options = {"sample_prompts": str(prompts), "sample_every_n_steps": 4, "sample_at_first": True}
+    without, sampled, report = run_for("without"), run_for("with", learning_rate=5e-3, **options), Recorder()
+    train(without)
+    train(sampled, [report])
+    assert torch.equal(*(rows(Path(r.save.output_dir) / "mychar4.safetensors") for r in (without, sampled)))
+    drawn = sorted(p.name for p in (Path(sampled.save.output_dir) / "sample").iterdir())
+    for tag in ("e000000", "000004", "000008"):
+        mine = [name for name in drawn if f"_{tag}_" in name]
+        assert len(mine) == 3
+        assert sum(name.startswith(f"mychar4_{tag}_00_") and name.endswith("_7.png") for name in mine) == 1
+        assert f"mychar4_{tag}_sheet.png" in mine
+    assert any("`a red apple --s 2`" in n or "`a red apple` has none of the words" in n for n in report.notes)
+
+
+def test_a_sheet_that_cannot_be_written_leaves_the_old_one(run_for, tmp_path):
+    """A real limit on the size of files, between that of a picture and that of the sheet."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a sticker of a mychar4 --s 1\na red mychar4 --s 1\n")
+    options = {"sample_prompts": str(prompts), "sample_every_n_steps": 4, "max_train_steps": 5}
+    run = run_for(**options)
+    train(run)
+    folder = Path(run.save.output_dir) / "sample"
+    sheet = folder / "mychar4_000004_sheet.png"
+    before, limits = sheet.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    single = max(p.stat().st_size for p in folder.iterdir() if p != sheet)
+
+    def limit(event: Event) -> None:
+        if isinstance(event, Stepped):
+            soft = (single + len(before)) // 2 if event.step == 4 else limits[0]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, limits[1]))
+
+    report = Recorder()
+    try:
+        assert train(run_for(**options, restart=True, learning_rate=1e-5), [report, limit]).steps == 5
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert any("no sample pictures at 000004" in note and "File too large" in note for note in report.notes)
+    assert sheet.read_bytes() == before
+    assert not list(folder.glob("*.part"))
+
+
+def test_prompt_files(tmp_path):
+    toml = tmp_path / "p.toml"
+    toml.write_text(
+        '[prompt]\nwidth = 100\nscale = 2\n[[prompt.subset]]\nprompt = "a"\nscale = 5\n[[prompt.subset]]\nprompt = "b"'
+    )
+    first, second = read_prompts(str(toml))[0]
+    assert (first.width, first.on_grid(8).width, first.on_grid(16).width, first.scale, second.scale) == (
+        100,
+        96,
+        96,
+        5.0,
+        2.0,
+    )
+    listed = tmp_path / "p.json"
+    listed.write_text(json.dumps(["n cat --n blurry, h 12 --H 64", {"prompt": "x", "seed": 3}]))
+    first, second = read_prompts(str(listed))[0]
+    assert (first.prompt, first.negative_prompt, first.on_grid(8).height, second.seed) == (
+        "n cat",
+        "blurry, h 12",
+        64,
+        3,
+    )
+    found: list = []
+    assert inline("--n only", "here", found)["prompt"] == ""
+    bad = tmp_path / "bad.txt"
+    bad.write_text("a --s 2000\nb --zz 3\nc --d x\n--n nothing\nd --l nan\ne --w -5\n")
+    prompts, problems = read_prompts(str(bad))
+    text = "\n".join(str(p) for p in problems)
+    for words in (
+        "line 1",
+        "1 to 1000",
+        "`--zz` is not known",
+        "`seed`",
+        "line 4: has no prompt",
+        "line 5: `scale`",
+        "line 6: `width`",
+    ):
+        assert words in text
+    assert [p.prompt for p in prompts] == ["a", "b", "c", "d", "e"]
+    bad.write_text("a --d -1")
+    prompts, (problem,) = read_prompts(str(bad))
+    assert (prompts[0].seed, problem.severity) == (None, "warning")
+    for file in ("none.txt", "p.yaml"):
+        assert read_prompts(str(tmp_path / file))[1]
+
+
+def test_samples_without_prompts_are_refused(run_for):
+    problems = preflight(run_for(sample_every_n_steps=2)).problems
+    assert any(p.where == "--sample_prompts" and p.severity == "error" for p in problems)

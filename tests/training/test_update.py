@@ -1,0 +1,239 @@
+"""One update path: with and without a gradient scaler, which here scales on the CPU; infinities from a real backward pass."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch.amp.grad_scaler import GradScaler
+
+from neonym import train
+from neonym.errors import UserError
+from neonym.formats import read_embedding
+from neonym.models.encoders.rows import Rows
+from neonym.models.model import load_model
+from neonym.optim.optimizers import make_optimizer, record_of
+from neonym.training import setup
+from neonym.training.after_step import MovingAverage
+from neonym.training.concept import Concept, first_rows
+from neonym.training.finite import BAD_STEPS_ALLOWED
+from neonym.training.objective import Objective
+from neonym.training.step import train_step
+from neonym.types import Work
+from support import WORD
+from support.updates import Update
+
+SCALE = 65536.0  # where torch's scaler begins
+
+
+class Scaled(Accelerator):
+    """accelerate with the scaler, and the autocast, that it gives a run in fp16 on a GPU, but on the CPU."""
+
+    scale, dtype = SCALE, None
+    made: GradScaler
+
+    def __init__(self, **arguments):
+        super().__init__(**{**arguments, "mixed_precision": "no"})
+        self.scaler = Scaled.made = GradScaler("cpu", init_scale=self.scale)
+
+    def autocast(self, autocast_handler=None):
+        return torch.autocast("cpu", self.dtype, enabled=self.dtype is not None)
+
+
+@pytest.fixture
+def scaled(monkeypatch):
+    """A function: scale, autocast's type -> runs have a scaler."""
+
+    def use(scale: float = SCALE, dtype: torch.dtype | None = None) -> None:
+        monkeypatch.setattr(Scaled, "scale", scale)
+        monkeypatch.setattr(Scaled, "dtype", dtype)
+        monkeypatch.setattr(setup, "Accelerator", Scaled)
+
+    return use
+
+
+def vector(result) -> torch.Tensor:
+    return read_embedding(result.files[0]).vectors["text_encoder"]
+
+
+def still_steps(updates: list[Update]) -> list[int]:
+    """The steps after which the rows were what they had been, but for the last one."""
+    return [a.step for a, b in pairwise(updates) if torch.equal(a.rows, b.rows)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ema_decay": 0.9},
+        {"optimizer_type": "DAdaptSGD", "learning_rate": 1.0, "lr_warmup_steps": "2"},
+        {"optimizer_type": "AdamWScheduleFree"},
+    ],
+)
+def test_a_scaler_changes_no_number(run_for, scaled, updates, options):
+    """The scale is a power of two, so every number is the same, bit for bit; a step at a rate of 0 is waited for."""
+    plain = train(run_for("plain", resolution="64", **options))
+    without = list(updates)
+    updates.clear()
+    scaled()
+    assert torch.equal(vector(plain), vector(train(run_for("scaled", resolution="64", **options))))
+    assert len(without) == len(updates) == 8
+    assert all(torch.equal(a.rows, b.rows) for a, b in zip(without, updates, strict=True))
+    assert {moment.scale for moment in updates} == {SCALE}
+    assert still_steps(updates) == ([0] if "lr_warmup_steps" in options else still_steps(without))
+
+
+@pytest.mark.parametrize("with_scaler", [True, False])
+def test_a_step_without_a_finite_gradient_changes_nothing(run_for, scaled, spoiled, updates, with_scaler):
+    """Neither rows nor moments nor the average; the scale falls by half each time, and the run goes on and learns."""
+    if with_scaler:
+        scaled()
+    spoiled({2: float("inf"), 3: float("nan"), 6: -float("inf")})
+    result = train(run_for(max_train_steps=12, lr_warmup_steps="0", ema_decay=0.9))
+    assert still_steps(updates) == [2, 3, 6]
+    scales = [SCALE] * 3 + [SCALE / 2] + [SCALE / 4] * 3 + [SCALE / 8] * 5
+    assert [moment.scale for moment in updates] == (scales if with_scaler else [1.0] * 12)
+    (state,) = updates[-1].concept.optimizer.state.values()
+    assert int(state["step"]) == 12 - 3
+    assert vector(result).isfinite().all()
+    assert result.verdicts[0].loss_after < result.verdicts[0].loss_before
+
+
+def test_the_average_follows_steps_only():
+    """Kingma & Ba 2015 call it an exponential moving average: a step that was passed over is none of it."""
+    concept = small_concept(after_step=[MovingAverage(0.5, {"e": torch.zeros(1, 2)})])
+    (average,) = concept.after_step
+    for step, gradient in enumerate((1.0, float("nan"), 1.0)):
+        before, kept = concept.rows["e"].detach().clone(), average.kept["e"].clone()
+        concept.rows["e"].grad = torch.full((1, 2), gradient)
+        concept.update(step, None)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = kept if step == 1 else kept.lerp(concept.rows["e"].detach(), 1 - decay)
+        assert torch.equal(average.kept["e"], expected)
+        assert torch.equal(concept.rows["e"], before) == (step == 1)
+    assert torch.equal(concept.result()["e"], average.kept["e"])
+
+
+def test_what_follows_a_step_is_done_in_order():
+    class Halve:
+        name, is_result = "halves", False
+
+        def __init__(self):
+            self.kept = {}
+
+        def __call__(self, step, rows):
+            for values in rows.values():
+                values.mul_(0.5)
+
+    average = MovingAverage(0.5, {"e": torch.zeros(1, 2)})
+    concept = small_concept(after_step=[Halve(), average])
+    concept.rows["e"].grad = torch.ones(1, 2)
+    concept.update(0, None)
+    assert torch.equal(concept.rows["e"], torch.full((1, 2), -0.05))  # a step of SGD, then half of it
+    assert torch.equal(average.kept["e"], torch.zeros(1, 2).lerp(concept.rows["e"].detach(), 0.9))
+
+
+def small_concept(**options) -> Concept:
+    """A word of two numbers at 0 that SGD moves by a tenth of its gradient."""
+    rows = {"e": Rows(torch.zeros(1, 2))}
+    start = {"e": torch.zeros(1, 2)}
+    optimizer = make_optimizer(rows.values(), "SGD", 0.1)
+    return Concept(WORD, "x", 0, rows, start, optimizer, record_of("SGD"), None, 0.0, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_scale_that_falls_for_long_ends_no_run(run_for, scaled, updates, dtype):
+    """Real overflows of fp16: the scale begins far too high. bf16 has the range of float32: nothing overflows."""
+    scaled(2.0**32, dtype)
+    result = train(run_for(max_train_steps=16, lr_warmup_steps="0", resolution="64"))
+    passed_over = still_steps(updates)
+    if dtype == torch.float16:
+        assert set(passed_over) >= set(range(BAD_STEPS_ALLOWED + 1))
+    else:
+        assert passed_over == []
+    assert updates[-1].scale == 2.0 ** (32 - len(passed_over))
+    assert updates[-1].concept.skipped == []
+    assert vector(result).isfinite().all()
+    assert not torch.equal(vector(result), updates[0].rows)
+
+
+def test_gradients_that_no_scale_makes_finite_end_the_run(run_for, scaled, spoiled, updates):
+    """Law 6: steps count once the scale is 1, when they would not be finite without a scaler either."""
+    scaled(4.0)
+    spoiled({None: float("inf")})
+    run = run_for(max_train_steps=60, resolution="64")
+    with pytest.raises(UserError, match=rf"the gradients of `{WORD}`, 18 steps in a row, first of step 3 \(.*\.png"):
+        train(run)
+    assert len(updates) == 20
+    assert still_steps(updates) == list(range(19))
+    assert not (Path(run.save.output_dir) / f"{WORD}.safetensors").exists()
+
+
+def test_gradients_that_are_never_finite_end_the_run_from_the_usual_scale_too(run_for, scaled, spoiled):
+    scaled()
+    spoiled({None: float("nan")})
+    with pytest.raises(UserError, match=rf"the gradients of `{WORD}`, \d+ steps in a row, first of step 17 "):
+        train(run_for(max_train_steps=60, resolution="64"))
+
+
+def test_a_scale_is_resumed(run_for, scaled, spoiled, updates):
+    """A run that goes on has the scale that it fell to: 4 steps and 4 more give the file of 8."""
+    scaled()
+    flags = {"lr_warmup_steps": "0", "lr_scheduler": "constant", "resolution": "64"}
+    spoiled({1: float("inf")})
+    whole = train(run_for("whole", max_train_steps=8, **flags))
+    assert updates[-1].scale == SCALE / 2
+    spoiled({1: float("inf")})
+    train(run_for("parts", max_train_steps=4, **flags))
+    updates.clear()
+    parts = train(run_for("parts", max_train_steps=8, **flags))
+    assert [moment.step for moment in updates] == [4, 5, 6, 7]
+    assert {moment.scale for moment in updates} == {SCALE / 2}
+    assert torch.equal(vector(whole), vector(parts))
+
+
+@pytest.fixture
+def step_of_two():
+    """A model, two words, and a step in which both are drawn but nothing is read: gradients are put in by hand."""
+    model, concepts = load_model(), []
+    for token in (WORD, "zyzzo"):
+        start = first_rows(model, "cat", 1)
+        rows = {name: Rows(values.clone()) for name, values in start.items()}
+        optimizer = make_optimizer(rows.values(), "SGD", 0.1)
+        concepts.append(Concept(token, "cat", 0, rows, start, optimizer, record_of("SGD"), None, 0.0))
+    return model, concepts, Work(0, [], torch.ones(2), [0, 1])
+
+
+def test_words_share_a_scaler_but_no_infinity(step_of_two):
+    """One word is passed over, the other moves as it would alone, and the scale falls once."""
+    model, (bad, good), work = step_of_two
+    accelerator = Scaled(cpu=True)
+    bad.rows["text_encoder"].gradients = torch.full((1, 128), float("inf"), dtype=torch.float64)
+    good.rows["text_encoder"].gradients = torch.full((1, 128), SCALE, dtype=torch.float64)
+    train_step(model, [bad, good], work, Objective(), accelerator)
+    assert torch.equal(bad.rows["text_encoder"], bad.start["text_encoder"])
+    assert torch.equal(good.rows["text_encoder"], good.start["text_encoder"] - 0.1)
+    assert accelerator.scaler.get_scale() == SCALE / 2
+    assert (bad.skipped, good.skipped) == ([], [])
+
+
+def test_a_process_without_samples_has_a_scale_too(step_of_two):
+    """Of several processes one may have no sample of a step, its first: its scaler has scaled nothing yet."""
+    model, concepts, work = step_of_two
+    losses = train_step(model, concepts, work, Objective(), Scaled(cpu=True))
+    assert losses.tolist() == [0, 0]
+    assert all(torch.equal(c.rows["text_encoder"], c.start["text_encoder"]) for c in concepts)
+
+
+def test_the_scale_is_read_only_where_a_gradient_is_not_finite(step_of_two, monkeypatch):
+    """Reading it waits for the device; a finite step waits for the norm alone."""
+    reads: list[float] = []
+    clean = GradScaler.get_scale
+    monkeypatch.setattr(GradScaler, "get_scale", lambda self: reads.append(clean(self)) or reads[-1])
+    model, concepts, work = step_of_two
+    accelerator = Scaled(cpu=True)
+    train_step(model, concepts, work, Objective(), accelerator)
+    assert reads == []
+    concepts[0].rows["text_encoder"].gradients = torch.full((1, 128), float("inf"), dtype=torch.float64)
+    train_step(model, concepts, work, Objective(), accelerator)
+    assert reads == [SCALE]
