@@ -1,8 +1,8 @@
-"""How long 20,000 pictures take to be scanned, checked and planned, and whether the loader keeps up with the model.
+"""How long 20,000 images take to be scanned, checked and planned, and whether the loader keeps up with the model.
 
-    python -m benchmarks.data --pictures 20000
+    python -m benchmarks.data --images 20000
 
-The pictures (half JPEG, half PNG, 768 x 512 and other shapes, with captions of 12 to 27 tags) are made in a temporary folder: 200 different ones,
+The images (half JPEG, half PNG, 768 x 512 and other shapes, with captions of 12 to 27 tags) are made in a temporary folder: 200 different ones,
 copied. Times are of the whole command `neonym check`, imports included; memory is the process's peak.
 """
 
@@ -25,8 +25,8 @@ DISTINCT = 200
 WORDS = ["long", "hair", "open", "mouth", "blue", "eyes", "grass", "window", "sky", "mountain"]
 
 
-def make_pictures(folder: Path, count: int) -> None:
-    """Smooth random pictures; all but the first are copies with names and captions of their own."""
+def make_images(folder: Path, count: int) -> None:
+    """Smooth random images; all but the first are copies with names and captions of their own."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     originals = []
@@ -112,7 +112,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         folder, cache = Path(home) / "pictures", Path(home) / "cache"
-        make_pictures(folder, args.pictures)
+        make_images(folder, args.pictures)
         os.utime(folder)
         time.sleep(3)  # files just written are not trusted by the index
         results = {"pictures": args.pictures, "first": check(folder, cache), "second": check(folder, cache)}

@@ -1,9 +1,9 @@
 """Speed of generation against diffusers' own pipeline, on the same model, prompts, seeds and steps.
 
-    python -m benchmarks.generate --pictures 8 --steps 20
+    python -m benchmarks.generate --images 8 --steps 20
     python -m benchmarks.generate --model sd15 --precision fp16 --side 512 --json benchmarks/results/generate-sd15.json
 
-Both draw the same pictures, in turn, several times; the best time of each counts. Guidance and decoding are
+Both draw the same images, in turn, several times; the best time of each counts. Guidance and decoding are
 included. diffusers' pipeline has the model as its own loader gives it. `sd15` is Stable Diffusion 1.5 at full size with random
 weights, there the parts are shared. Writes a JSON file to `benchmarks/results/`.
 """
@@ -39,15 +39,15 @@ def best(draws: dict[str, Callable[[], list]], times: int) -> tuple[dict[str, fl
     return seconds, found
 
 
-def compare(model, pipeline, side: int, pictures: int, batch: int, steps: int, sampler: str, times: int) -> dict:
-    """Seconds of both for the same pictures, and how much the pictures differ (levels of 0..255)."""
+def compare(model, pipeline, side: int, images: int, batch: int, steps: int, sampler: str, times: int) -> dict:
+    """Seconds of both for the same images, and how much the images differ (levels of 0..255)."""
     own, scale = Pipeline(model), model.source.guidance
     pipeline.scheduler = make_scheduler(model, sampler)
-    jobs = [Job(PROMPT, seed, side, side, "blurry", steps, scale, sampler=sampler) for seed in range(pictures)]
-    groups = [jobs[i : i + batch] for i in range(0, pictures, batch)]
+    jobs = [Job(PROMPT, seed, side, side, "blurry", steps, scale, sampler=sampler) for seed in range(images)]
+    groups = [jobs[i : i + batch] for i in range(0, images, batch)]
 
     def ours() -> list:
-        return [picture for group in groups for picture in own.generate(group)]
+        return [image for group in groups for image in own.generate(group)]
 
     def theirs() -> list:
         found = []
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--samplers", nargs="+", default=["ddim", "euler_a"])
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--precision", default="no", choices=list(PRECISIONS))
-    parser.add_argument("--side", type=int, help="of the pictures (default: the model's)")
+    parser.add_argument("--side", type=int, help="of the images (default: the model's)")
     parser.add_argument("--model", default="builtin:emoji")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/generate.json"))
     args = parser.parse_args()

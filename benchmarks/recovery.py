@@ -2,13 +2,13 @@
 
     python -m benchmarks.recovery [--steps 100] [--learning_rate 5e-3] ...
 
-For each subject a new word is learned from 8 rendered pictures, starting from "picture", and compared with the
-subject's true name on 8 other pictures at fixed noise and timesteps:
+For each subject a new word is learned from 8 rendered images, starting from "picture", and compared with the
+subject's true name on 8 other images at fixed noise and timesteps:
 
     score = (L_init - L_learned) / (L_init - L_true)        0: nothing learned; 1: as good as the true name
 
-Also: the steps until the mean score is 0.9, and how often generated pictures have the background that was asked for,
-with the word and with the true name; with `--ceiling N` what the first N subjects reach in 4,000 steps of 16 pictures (hours
+Also: the steps until the mean score is 0.9, and how often generated images have the background that was asked for,
+with the word and with the true name; with `--ceiling N` what the first N subjects reach in 4,000 steps of 16 images (hours
 on a CPU). Prints a table; `--json FILE` writes the figures.
 """
 
@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from tools.builtin_model.images import COLOURS, article, compose, phrase, place
 
 from neonym import train
 from neonym.config.run import ObjectiveSettings, OptimSettings, RunConfig
@@ -36,7 +37,6 @@ from neonym.models.source import BUILTIN
 from neonym.training.objective import Objective
 from neonym.training.step import sample_losses
 from neonym.types import Batch, Embedding
-from tools.builtin_model.pictures import COLOURS, article, compose, phrase, place
 from tools.builtin_model.score import nearest_colour
 
 KNOWN = Path(__file__).with_name("known")
@@ -58,7 +58,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Example:
     image: Image.Image
     colour: str
 
@@ -68,29 +68,29 @@ def load_subjects(count: int) -> list[Subject]:
     return [Subject(r["name"], r["style"], np.asarray(Image.open(KNOWN / r["file"]).convert("RGBA"))) for r in rows]
 
 
-def render(subject: Subject, seed: int) -> tuple[list[Picture], list[Picture]]:
-    """-> 8 pictures to learn from, 8 others to measure on; every background at most once in each."""
+def render(subject: Subject, seed: int) -> tuple[list[Example], list[Example]]:
+    """-> 8 images to learn from, 8 others to measure on; every background at most once in each."""
     rng = np.random.default_rng(seed)
     sets = []
     for _ in range(2):
         colours = rng.permutation(list(COLOURS))[:8]
-        sets.append([Picture(compose(subject.drawing, c, place(rng)), str(c)) for c in colours])
+        sets.append([Example(compose(subject.drawing, c, place(rng)), str(c)) for c in colours])
     return sets[0], sets[1]
 
 
 def write_data(
     subjects: list[Subject], vectors: int, batch_size: int, folder: Path
-) -> tuple[Path, list[list[Picture]]]:
-    """The training set as a user would have it. -> (data-set file, pictures to measure on)"""
+) -> tuple[Path, list[list[Example]]]:
+    """The training set as a user would have it. -> (data-set file, images to measure on)"""
     lines, measured = [], []
     for i, subject in enumerate(subjects):
         learned, others = render(subject, 100 + i)
         measured.append(others)
         home = folder / subject.word
         home.mkdir(parents=True)
-        for k, picture in enumerate(learned):
-            picture.image.save(home / f"{k}.png")
-            caption = phrase(article(subject.word), subject.style, picture.colour, k)
+        for k, image in enumerate(learned):
+            image.image.save(home / f"{k}.png")
+            caption = phrase(article(subject.word), subject.style, image.colour, k)
             (home / f"{k}.txt").write_text(caption)
         lines += ["[[concepts]]", f'token_string = "{subject.word}"', f'init_word = "{subject.start}"']
         lines += [f"num_vectors_per_token = {vectors}"]
@@ -103,20 +103,20 @@ def write_data(
 
 
 @torch.no_grad()
-def encoded(model: Model, pictures: list[Picture]) -> torch.Tensor:
-    """-> moments [pictures,2C,h,w]"""
-    pixels = np.stack([np.asarray(p.image, np.float32).transpose(2, 0, 1) / 127.5 - 1 for p in pictures])
+def encoded(model: Model, images: list[Example]) -> torch.Tensor:
+    """-> moments [images,2C,h,w]"""
+    pixels = np.stack([np.asarray(p.image, np.float32).transpose(2, 0, 1) / 127.5 - 1 for p in images])
     return model.vae.encode(torch.from_numpy(pixels)).to(model.device)
 
 
 @torch.no_grad()
-def loss_of(model: Model, subject: Subject, said: str, pictures: list[Picture], moments: torch.Tensor) -> float:
-    """Mean loss of fixed samples whose captions call the subject `said`. `moments` are those of the `pictures`."""
+def loss_of(model: Model, subject: Subject, said: str, images: list[Example], moments: torch.Tensor) -> float:
+    """Mean loss of fixed samples whose captions call the subject `said`. `moments` are those of the `images`."""
     losses = []
     for first in range(0, EVALUATION_SAMPLES, 16):
         rows = range(first, first + 16)
-        which = [i % len(pictures) for i in rows]
-        chosen = [pictures[k] for k in which]
+        which = [i % len(images) for i in rows]
+        chosen = [images[k] for k in which]
         captions = [phrase(article(said), subject.style, p.colour, i) for i, p in zip(rows, chosen, strict=True)]
         batch = Batch(
             moments=moments[which],
@@ -131,10 +131,10 @@ def loss_of(model: Model, subject: Subject, said: str, pictures: list[Picture], 
 
 
 def obedience(model: Model, subject: Subject, said: str, colours: list[str], steps: int) -> float:
-    """Share of generated pictures whose background is the one asked for."""
+    """Share of generated images whose background is the one asked for."""
     prompts = [phrase(article(said), subject.style, c, 0) for c in colours]
-    pictures = draw(model, prompts, list(range(len(prompts))), steps=steps)
-    return float(np.mean([nearest_colour(p) == c for p, c in zip(pictures, colours, strict=True)]))
+    images = draw(model, prompts, list(range(len(prompts))), steps=steps)
+    return float(np.mean([nearest_colour(p) == c for p, c in zip(images, colours, strict=True)]))
 
 
 def saved_at(folder: Path, word: str, step: int) -> Embedding:
@@ -168,13 +168,13 @@ def measure(args: argparse.Namespace) -> dict:
     model = load_model("builtin:emoji", args.device)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        config, pictures = write_data(subjects, args.vectors, args.batch_size, folder / "data")
+        config, images = write_data(subjects, args.vectors, args.batch_size, folder / "data")
         every = max(1, args.steps // max(1, args.curve))
         started = time.monotonic()
         train(run_of(args, config, folder / "out", {"eval_samples": 8}, every))
         seconds = time.monotonic() - started
         rows, curve = [], {}
-        for subject, shown in zip(subjects, pictures, strict=True):
+        for subject, shown in zip(subjects, images, strict=True):
             moments = encoded(model, shown)
             first, best = (loss_of(model, subject, said, shown, moments) for said in (INIT, subject.name))
             scores = {}
@@ -246,7 +246,7 @@ def ceiling(args: argparse.Namespace, subjects: int) -> dict[str, float]:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--ceiling", type=int, default=0, help="subjects to learn for 4,000 steps of 16 pictures")
+    parser.add_argument("--ceiling", type=int, default=0, help="subjects to learn for 4,000 steps of 16 images")
     args = parser.parse_args()
     result = measure(args)
     if args.ceiling:

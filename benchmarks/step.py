@@ -4,7 +4,7 @@
     python -m benchmarks.step --model sd15 --resolution 256 --batch_sizes 1 --steps 2
 
 `sd15` is Stable Diffusion 1.5 at full size with random weights, made in memory. The plain loop trains the whole
-vocabulary with AdamW, copies the old rows back after each step, and encodes the pictures with the VAE each time.
+vocabulary with AdamW, copies the old rows back after each step, and encodes the images with the VAE each time.
 Each case runs in its own process, so that peak memory is its own; both loops of a case run in the same session.
 """
 
@@ -122,7 +122,7 @@ def neonym_case(args: argparse.Namespace) -> dict:
 
 
 def plain_case(args: argparse.Namespace) -> dict:
-    """The whole vocabulary trained, old rows restored, pictures encoded each step."""
+    """The whole vocabulary trained, old rows restored, images encoded each step."""
     from accelerate import Accelerator
 
     accelerator = Accelerator(mixed_precision=args.precision, cpu=args.device == "cpu")

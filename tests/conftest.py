@@ -12,7 +12,7 @@ from neonym.training.concept import Concept
 from neonym.training.objective import Objective
 from neonym.types import Embedding
 from support.checks import settings
-from support.data_sets import make_pictures
+from support.data_sets import make_images
 from support.updates import Spoil, Update
 
 if (
@@ -38,17 +38,17 @@ def no_network(monkeypatch):
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    return make_pictures(tmp_path / "pictures")
+def images(tmp_path):
+    return make_images(tmp_path / "pictures")
 
 
 @pytest.fixture
-def run_for(tmp_path, pictures):
-    """A function: flags -> RunConfig of a short CPU run on `pictures`."""
+def run_for(tmp_path, images):
+    """A function: flags -> RunConfig of a short CPU run on `images`."""
 
     def build(name: str = "out", **flags) -> RunConfig:
         base = {
-            "train_data_dir": str(pictures), "token_string": "mychar4", "max_train_steps": 8, "eval_samples": 8,
+            "train_data_dir": str(images), "token_string": "mychar4", "max_train_steps": 8, "eval_samples": 8,
             "output_dir": str(tmp_path / name), "cpu": True, "learning_rate": 0.005,
         }  # fmt: skip
         return settings(**{**base, **flags})

@@ -1,4 +1,4 @@
-"""Write the picture of the layers in `docs/design.md` from the imports; `--check` only says whether it is up to date.
+"""Write the image of the layers in `docs/design.md` from the imports; `--check` only says whether it is up to date.
 
 python -m tools.layers_page [--check]
 """
@@ -35,7 +35,7 @@ def part_of(module: str) -> str:
     return names[1] if len(names) > 1 else ""
 
 
-def picture() -> str:
+def image() -> str:
     """Return the table: each part after all that it imports, so that no arrow points upwards."""
     left, lines = dict(imports()), []
     for name in ("__main__", "_version"):
@@ -52,8 +52,8 @@ def picture() -> str:
 
 
 def page() -> str:
-    """Return the page with its picture as the imports are now."""
-    between = f"{BEGIN}\n\n{picture()}\n\n{END}"
+    """Return the page with its image as the imports are now."""
+    between = f"{BEGIN}\n\n{image()}\n\n{END}"
     return re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: between, PAGE.read_text("utf-8"), flags=re.DOTALL)
 
 

@@ -17,9 +17,9 @@ from neonym.config.values import parsed_kind
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 TITLES = {
-    "model": "Model", "concept": "The new word", "dataset": "Pictures and captions", "optim": "Learning",
-    "objective": "Loss and noise", "compute": "Computing", "cache": "Cache of encoded pictures", "save": "Files",
-    "sample": "Pictures while training", "log": "Trackers", "hub": "Hugging Face hub",
+    "model": "Model", "concept": "The new word", "dataset": "Images and captions", "optim": "Learning",
+    "objective": "Loss and noise", "compute": "Computing", "cache": "Cache of encoded images", "save": "Files",
+    "sample": "Images while training", "log": "Trackers", "hub": "Hugging Face hub",
     "metadata": "Metadata of the file", "eval": "Evaluation",
 }  # fmt: skip
 
@@ -83,7 +83,7 @@ def page() -> str:
         "`metadata_file`, `conditioning_data_dir`, `is_reg`, `alpha_mask` and `concept`. The nearest place wins; then the"
     ]
     lines += [
-        "command line. A subset has an `image_dir`, or a `metadata_file`, whose pictures may lie in an `image_dir`.",
+        "command line. A subset has an `image_dir`, or a `metadata_file`, whose images may lie in an `image_dir`.",
         "",
     ]
     for title, model in (("concepts", ConceptSpec), ("datasets", DatasetValues), ("datasets.subsets", SubsetSpec)):

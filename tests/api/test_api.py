@@ -15,7 +15,7 @@ from neonym.config.command_line import RunFlags, read_run
 from neonym.config.flags import read_line
 from neonym.errors import Problem
 from support.commands import pixels
-from support.data_sets import make_pictures
+from support.data_sets import make_images
 
 SMALL = {"steps": 2, "size": (64, 64), "seed": 5}
 
@@ -119,28 +119,28 @@ def test_a_message_for_python_names_settings_and_keeps_commands_and_prompt_optio
     assert in_python(found) == found
 
 
-def test_check_returns_the_problems_of_a_run(pictures):
+def test_check_returns_the_problems_of_a_run(images):
     run = neonym.RunConfig.parse(
-        train_data_dir=pictures, token_string="mychar4", output_name="a/b", cache_info=True, huber_c=0.3, cpu=True
+        train_data_dir=images, token_string="mychar4", output_name="a/b", cache_info=True, huber_c=0.3, cpu=True
     )
     found = neonym.check(run)
     assert {(p.severity, p.where) for p in found} >= {
         ("error", "output_name"), ("note", "cache_info"), ("warning", "huber_c"),
     }  # fmt: skip
     assert not [p for p in found if "--" in str(p)]
-    fine = neonym.RunConfig.parse(train_data_dir=pictures, token_string="mychar4", cpu=True)
+    fine = neonym.RunConfig.parse(train_data_dir=images, token_string="mychar4", cpu=True)
     assert not [p for p in neonym.check(fine) if p.severity == "error"]
 
 
 def test_check_finds_images_that_look_alike(tmp_path):
-    folder = make_pictures(tmp_path / "alike", 2)
+    folder = make_images(tmp_path / "alike", 2)
     (folder / "copy.png").write_bytes((folder / "01.png").read_bytes())
     found = neonym.check(neonym.RunConfig.parse(train_data_dir=folder, token_string="mychar4", cpu=True))
     assert any("01.png = copy.png" in problem.what for problem in found)
 
 
-def test_train_raises_what_check_finds(pictures):
-    run = neonym.RunConfig.parse(train_data_dir=pictures, token_string="mychar4", output_name="a/b", seed=-1)
+def test_train_raises_what_check_finds(images):
+    run = neonym.RunConfig.parse(train_data_dir=images, token_string="mychar4", output_name="a/b", seed=-1)
     with pytest.raises(neonym.ConfigError) as error:
         neonym.train(run)
     assert {p.where for p in error.value.problems} == {"output_name", "seed"}
@@ -211,7 +211,7 @@ def test_convert_writes_beside_a_file_or_where_it_is_asked_to(word, tmp_path):
     again = neonym.read_embedding(tmp_path / "new" / "frimble.bin")
     assert (again.token, len(again.vectors["text_encoder"])) == ("frimble", 3)
     Image.new("RGB", (256, 256)).save(tmp_path / "face.jpg")
-    (card,) = neonym.convert(word, to="png", picture=tmp_path / "face.jpg")
+    (card,) = neonym.convert(word, to="png", image=tmp_path / "face.jpg")
     assert neonym.inspect(card).words[0].token == "zyzzo"
 
 

@@ -13,7 +13,7 @@ import pytest
 from neonym.cli.main import main
 from neonym.formats import read_embedding
 from support import ROOT, WORD
-from support.data_sets import make_pictures
+from support.data_sets import make_images
 
 SEED_COMMAND = [
     "--dataset_config=cfg.toml",
@@ -37,7 +37,7 @@ SEED_COMMAND = [
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder with the data set that the seed's command names."""
-    make_pictures(tmp_path / "pictures", 4, caption="mychar4 1girl")
+    make_images(tmp_path / "pictures", 4, caption="mychar4 1girl")
     (tmp_path / "cfg.toml").write_text(
         "[general]\ncaption_extension = '.txt'\n[[datasets]]\nbatch_size = 2\n[[datasets.subsets]]\nimage_dir = 'pictures'\n"
     )
@@ -189,8 +189,8 @@ def test_steps_are_saved_and_old_ones_removed(folder):
     assert events[-1]["event"] == "finished"
 
 
-def test_evaluation_on_held_out_pictures(folder):
-    make_pictures(folder / "pictures", 12, caption="mychar4 1girl")
+def test_evaluation_on_held_out_images(folder):
+    make_images(folder / "pictures", 12, caption="mychar4 1girl")
     flags = ["--dataset_config=cfg.toml", "--token_string=mychar4", "--max_train_steps=6", "--validation_split=0.4",
              "--eval_every_n_steps=3", "--eval_samples=8"]  # fmt: skip
     assert main(["train", *flags, "--output_dir=out", "--cache_latents_to_disk", "--latent_cache_dir=cache"]) in (0, 3)
@@ -202,7 +202,7 @@ def test_evaluation_on_held_out_pictures(folder):
 
 
 def test_every_value_and_where_it_was_found(tmp_path, capsys):
-    make_pictures(tmp_path / "a", 2)
+    make_images(tmp_path / "a", 2)
     file = tmp_path / "t.toml"
     file.write_text(
         f"[general]\nflip_aug = true\n[[datasets]]\nbatch_size = 2\n[[datasets.subsets]]\nimage_dir = '{tmp_path / 'a'}'\n"
@@ -230,6 +230,6 @@ def test_every_value_and_where_it_was_found(tmp_path, capsys):
         assert line in lines
 
 
-def test_a_resolution_that_nobody_gave_is_the_models(pictures, capsys):
-    assert main(["check", "--print_config", "--train_data_dir", str(pictures), "--token_string", "mychar4"]) == 0
+def test_a_resolution_that_nobody_gave_is_the_models(images, capsys):
+    assert main(["check", "--print_config", "--train_data_dir", str(images), "--token_string", "mychar4"]) == 0
     assert "resolution = [128, 128]  # the model" in capsys.readouterr().out

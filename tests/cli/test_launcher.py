@@ -5,9 +5,9 @@ import json
 from support.runs import flags_for, launch
 
 
-def test_two_processes_end_with_the_verdict(pictures, tmp_path):
+def test_two_processes_end_with_the_verdict(images, tmp_path):
     out = tmp_path / "out"
-    process = launch(2, *flags_for(pictures, out, steps=2), "--learning_rate=1e-7")
+    process = launch(2, *flags_for(images, out, steps=2), "--learning_rate=1e-7")
     said = process.communicate(timeout=300)[0]
     assert process.returncode == 0, said
     assert said.rstrip().splitlines()[-1] == f"  file: {out / 'mychar4.safetensors'}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from support import ROOT
-from support.data_sets import make_pictures
+from support.data_sets import make_images
 
 MOMENTS = (0, 0.2, 0.7, 1.4)  # seconds after the program's first lines: within the imports, mostly
 TRAIN = ("--token_string=mychar4", "--max_train_steps=100000", "--cpu")
@@ -25,7 +25,7 @@ def signals_as_usual():
 
 
 def programs(folder) -> dict[str, list[str]]:
-    train = [f"--train_data_dir={make_pictures(folder / 'pictures')}", f"--output_dir={folder / 'out'}", *TRAIN]
+    train = [f"--train_data_dir={make_images(folder / 'pictures')}", f"--output_dir={folder / 'out'}", *TRAIN]
     console = (
         "import sys; from neonym.cli.entry import neonym; sys.exit(neonym())"  # what pip makes of a console script
     )

@@ -16,7 +16,7 @@ from neonym.config.sdscripts import GUI, OTHER_TRAINERS, SDSCRIPTS
 from neonym.config.values import as_written
 from neonym.errors import ConfigError
 from support import GOLDEN
-from support.data_sets import make_pictures
+from support.data_sets import make_images
 
 FLAGS = json.loads((GOLDEN / "trainer_flags.json").read_text())
 
@@ -238,8 +238,8 @@ def test_what_is_written_reads_back(tmp_path):
         ([], ("none of the 2 captions contains the word",)),
     ],
 )
-def test_what_model_and_pictures_say_is_told_without_torch(tmp_path, flags, words):
-    folder = make_pictures(tmp_path / "a", 2, caption="nothing")
+def test_what_model_and_images_say_is_told_without_torch(tmp_path, flags, words):
+    folder = make_images(tmp_path / "a", 2, caption="nothing")
     argv = [f"--train_data_dir={folder}", "--token_string=mychar4", f"--output_dir={tmp_path / 'out'}", *flags]
     assert main(["check", *argv]) == 2  # what the tokenizer's library says is remembered
     code = f"""

@@ -8,7 +8,7 @@ from neonym.config.values import Resolution
 from neonym.errors import ConfigError, nearest
 from neonym.preflight.preflight import preflight
 from support.checks import settings
-from support.data_sets import make_pictures
+from support.data_sets import make_images
 
 
 def write(tmp_path, text: str, name: str = "cfg.toml"):
@@ -87,7 +87,7 @@ def test_every_mistake_is_reported_at_once(tmp_path):
         ("[[datasets]]\n", "no subsets"),
         ("", "no [[datasets]]"),
         ("datasets = 3", "double brackets"),
-        ('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "C:\\pictures"', "backslash"),
+        ('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "C:\\images"', "backslash"),
         ("[[datasets", "cfg.toml"),
         ("[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'a'\nconcept = 'b'", "concept `b` is not listed"),
     ],
@@ -125,7 +125,7 @@ def test_a_json_file_that_is_no_table(tmp_path, text):
 )
 def test_bad_flags(tmp_path, monkeypatch, flags, words):
     monkeypatch.chdir(tmp_path)
-    make_pictures(tmp_path / "a")
+    make_images(tmp_path / "a")
     write(tmp_path, "")
     found = messages(preflight(settings(**{"train_data_dir": "a", "token_string": "mychar4", **flags})).problems)
     assert any(words in m for m in found), found
@@ -174,7 +174,7 @@ def test_words_that_cannot_be_read_are_told_once(tmp_path, concepts):
 
 
 def test_json_reads_as_toml_does(tmp_path):
-    make_pictures(tmp_path / "a")
+    make_images(tmp_path / "a")
     text = '{"datasets": [{"subsets": [{"image_dir": "%s"}]}]}' % (tmp_path / "a")
     ready = preflight(settings(dataset_config=write(tmp_path, text, "cfg.json"), token_string="mychar4"))
     assert messages(ready.problems) == []
@@ -182,10 +182,10 @@ def test_json_reads_as_toml_does(tmp_path):
 
 
 def test_named_folders_and_a_plain_folder(tmp_path):
-    make_pictures(tmp_path / "train" / "3_mychar4", 2, caption=None)
-    make_pictures(tmp_path / "train" / "1_a photo of mychar4", 1, caption=None)
-    make_pictures(tmp_path / "train" / "notes", 1)
-    make_pictures(tmp_path / "reg" / "1_person", 10, caption=None)
+    make_images(tmp_path / "train" / "3_mychar4", 2, caption=None)
+    make_images(tmp_path / "train" / "1_a photo of mychar4", 1, caption=None)
+    make_images(tmp_path / "train" / "notes", 1)
+    make_images(tmp_path / "reg" / "1_person", 10, caption=None)
     ready = preflight(
         settings(train_data_dir=str(tmp_path / "train"), reg_data_dir=str(tmp_path / "reg"), token_string="mychar4")
     )
@@ -199,7 +199,7 @@ def test_named_folders_and_a_plain_folder(tmp_path):
 
 
 def test_a_word_that_never_appears_is_an_error_before_any_weight(tmp_path):
-    make_pictures(tmp_path / "a", 5, caption="a photo of a planned thing")
+    make_images(tmp_path / "a", 5, caption="a photo of a planned thing")
     ready = preflight(settings(train_data_dir=str(tmp_path / "a"), token_string="ann"))
     (message,) = messages(ready.problems)
     assert "none of the 5 captions contains the word" in message
@@ -213,7 +213,7 @@ def test_a_word_that_never_appears_is_an_error_before_any_weight(tmp_path):
 
 
 def test_a_word_that_is_cut_off_is_an_error(tmp_path):
-    make_pictures(tmp_path / "a", 2, caption="cat " * 80 + "mychar4")
+    make_images(tmp_path / "a", 2, caption="cat " * 80 + "mychar4")
     assert any(
         "cut off" in m
         for m in messages(preflight(settings(train_data_dir=str(tmp_path / "a"), token_string="mychar4")).problems)
@@ -238,7 +238,7 @@ def test_small_things():
 
 
 def test_texts_and_numbers_stand_for_each_other_in_a_data_set_file(tmp_path):
-    make_pictures(tmp_path / "a", 2)
+    make_images(tmp_path / "a", 2)
     text = f"""
     [[datasets]]
     batch_size = "2"

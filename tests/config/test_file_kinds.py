@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from neonym.cli.main import main
 from neonym.config.file_kinds import kind_of, misplaced
-from support.data_sets import make_pictures
+from support.data_sets import make_images
 
 GUI = {"LoRA_type": "Standard", "epoch": 1, "max_resolution": "512,512", "token_string": "x", "lr_warmup": 10}
 ONETRAINER = {"training_method": "EMBEDDING", "base_model_name": "m", "embedding": {"token_count": 2}, "epochs": 3}
@@ -60,8 +60,8 @@ PICKLES = {
 def folder(tmp_path_factory):
     """Files of every kind."""
     home = tmp_path_factory.mktemp("kinds")
-    make_pictures(home / "images")
-    make_pictures(home / "numbered" / "10_x")
+    make_images(home / "images")
+    make_images(home / "numbered" / "10_x")
     (home / "diffusers").mkdir()
     (home / "diffusers" / "model_index.json").write_text("{}")
     for name, text in TEXTS.items():

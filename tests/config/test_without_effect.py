@@ -13,7 +13,7 @@ from support.checks import settings
 
 
 def found(severity: str, **flags) -> str:
-    """What is said of flags beside pictures and a word, a line each."""
+    """What is said of flags beside images and a word, a line each."""
     problems = run_problems(settings(train_data_dir="a", token_string="x", **flags))
     return "\n".join(str(p) for p in problems if p.severity == severity)
 

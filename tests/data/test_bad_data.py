@@ -11,13 +11,13 @@ from neonym.cli.main import main
 from neonym.preflight.preflight import preflight
 from support import WORD
 from support.checks import check, check_table, said, settings
-from support.data_sets import make_pictures, subset
+from support.data_sets import make_images, subset
 
 
 def test_folders_that_are_missing_empty_or_broken(tmp_path):
     assert "is not a folder" in said(check(tmp_path / "none"))
     (tmp_path / "empty").mkdir()
-    assert "has no pictures" in said(check(tmp_path / "empty"))
+    assert "has no images" in said(check(tmp_path / "empty"))
     broken = tmp_path / "broken"
     broken.mkdir()
     for name in ("a.png", "b.jpg", "c.webp"):
@@ -25,16 +25,16 @@ def test_folders_that_are_missing_empty_or_broken(tmp_path):
     text = said(check(broken))
     assert all(name in text for name in ("a.png", "b.jpg", "c.webp"))
     text = said(check(broken, broken_images="skip"))
-    assert "no picture that can be used (a.png, b.jpg, c.webp)" in text
+    assert "no image that can be used (a.png, b.jpg, c.webp)" in text
     assert len(text.splitlines()) == 2
 
 
-def test_broken_pictures_are_skipped_by_choice(tmp_path):
-    folder = make_pictures(tmp_path / "a", 5)
+def test_broken_images_are_skipped_by_choice(tmp_path):
+    folder = make_images(tmp_path / "a", 5)
     whole = (folder / "01.png").read_bytes()
     (folder / "01.png").write_bytes(whole[: len(whole) // 2])
-    picture = Image.open(folder / "02.png").convert("RGB")
-    picture.save(folder / "02.jpg")
+    image = Image.open(folder / "02.png").convert("RGB")
+    image.save(folder / "02.jpg")
     (folder / "02.png").unlink()
     whole = (folder / "02.jpg").read_bytes()
     (folder / "02.jpg").write_bytes(whole[: len(whole) // 2])
@@ -67,7 +67,7 @@ def like_any_user():
 
 @pytest.mark.skipif(os.name != "posix", reason="no permissions of this kind")
 def test_a_folder_without_permission(tmp_path, like_any_user):
-    folder = make_pictures(tmp_path / "a")
+    folder = make_images(tmp_path / "a")
     (folder / "01.png").chmod(0)
     (folder / "02.txt").chmod(0)
     text = said(check(folder))
@@ -80,13 +80,13 @@ def test_a_folder_without_permission(tmp_path, like_any_user):
         folder.chmod(0o755)
 
 
-def test_pictures_of_one_name_and_one_folder_twice(tmp_path):
-    folder = make_pictures(tmp_path / "a", 3)
+def test_images_of_one_name_and_one_folder_twice(tmp_path):
+    folder = make_images(tmp_path / "a", 3)
     Image.open(folder / "00.png").save(folder / "00.jpg")
     ready = check(folder)
     assert [r.path.name for r in ready.records] == ["00.jpg", "00.png", "01.png", "02.png"]
     assert ready.records[0].caption == ready.records[1].caption
-    assert "2 pictures differ in their endings alone, so they share a caption file (00.jpg, 00.png)" in said(
+    assert "2 images differ in their endings alone, so they share a caption file (00.jpg, 00.png)" in said(
         ready, "note"
     )
     assert len({r.content for r in ready.records}) == 4  # each is encoded for itself
@@ -97,7 +97,7 @@ def test_pictures_of_one_name_and_one_folder_twice(tmp_path):
 
 
 def test_captions_that_cannot_work(tmp_path):
-    folder = make_pictures(tmp_path / "a", 5)
+    folder = make_images(tmp_path / "a", 5)
     (folder / "00.txt").write_bytes(b"caf\xe9 mychar4")
     (folder / "01.txt").write_bytes(b"")
     (folder / "02.txt").write_text("no such word")
@@ -113,7 +113,7 @@ def test_captions_that_cannot_work(tmp_path):
 
 
 def test_unknown_keys_at_each_level_and_wrong_types(tmp_path):
-    make_pictures(tmp_path / "a", 2)
+    make_images(tmp_path / "a", 2)
     table = {
         "genral": {},
         "general": {"flip_augg": True, "color_aug": 1},
@@ -156,7 +156,7 @@ def test_unknown_keys_at_each_level_and_wrong_types(tmp_path):
 )  # fmt: skip
 def test_a_wrong_flag_is_told_once_however_many_folders(tmp_path, flags, where):
     for name in ("1_a", "2_b", "3_c"):
-        make_pictures(tmp_path / name, 2)
+        make_images(tmp_path / name, 2)
     assert [p.where for p in check(tmp_path, **flags).problems if p.severity != "note"] == [where]
     subsets = [{"image_dir": str(tmp_path / name)} for name in ("1_a", "2_b", "3_c")]
     table = {"datasets": [{"subsets": subsets[:2]}, {"subsets": subsets[2:]}]}
@@ -165,7 +165,7 @@ def test_a_wrong_flag_is_told_once_however_many_folders(tmp_path, flags, where):
 
 def test_a_separator_that_is_empty_is_told_once_with_its_places(tmp_path):
     for name in ("1_a", "2_b"):
-        make_pictures(tmp_path / name, 2)
+        make_images(tmp_path / name, 2)
     text = said(check(tmp_path, caption_separator="", shuffle_caption=True))
     assert text.count("is empty") == 1
     assert "datasets[0] subsets[0], datasets[0] subsets[1]" in text
@@ -179,7 +179,7 @@ def test_places_and_names_that_cannot_be(tmp_path):
                         ("a\udc80", "`image_dir`: a name must be UTF-8 text: rename it (found 'a\\udc80')")):  # fmt: skip
         assert words in said(check_table(tmp_path, {"datasets": [{"subsets": [{"image_dir": name}]}]}))
     assert "a\\x00b is not a folder" in said(check("a\0b"))
-    folder = make_pictures(tmp_path / "a", 2)
+    folder = make_images(tmp_path / "a", 2)
     assert "is empty" in said(check(folder, template_file=""))
     (tmp_path / "deep.json").write_text("[" * 100_000)
     assert "deep.json" in said(preflight(settings(dataset_config=str(tmp_path / "deep.json"), token_string=WORD)))
@@ -190,7 +190,7 @@ def test_places_and_names_that_cannot_be(tmp_path):
 
 def test_a_path_of_windows(tmp_path):
     """An escape that is none, and two that are."""
-    for written, words in (("C:\\pictures", "a backslash starts an escape"), ("C:\\new\\table", "\\n is a line break")):
+    for written, words in (("C:\\images", "a backslash starts an escape"), ("C:\\new\\table", "\\n is a line break")):
         for key in ("image_dir", "metadata_file"):
             file = tmp_path / "table.toml"
             file.write_text(f'[[datasets]]\n[[datasets.subsets]]\n{key} = "{written}"\n')
@@ -219,7 +219,7 @@ def test_keys_in_the_wrong_place(tmp_path):
 
 def test_a_data_set_file_of_another_kind(tmp_path):
     """The ending says the kind, whatever is in the file; its letters may be large."""
-    make_pictures(tmp_path / "a", 2)
+    make_images(tmp_path / "a", 2)
     good = f"[[datasets]]\n[[datasets.subsets]]\nimage_dir = '{tmp_path / 'a'}'\n"
     for name, text in (("t.yaml", "datasets:\n  - subsets: []\n"), ("t.yaml", good), ("t", good), ("t.toml.bak", good)):
         (tmp_path / name).write_text(text)
@@ -235,45 +235,43 @@ def test_a_key_that_a_data_set_file_has_twice(tmp_path):
     assert "`image_dir` is there twice" in said(preflight(settings(dataset_config=str(file), token_string=WORD)))
 
 
-def test_masks_that_are_the_pictures_or_are_not_there(tmp_path):
-    make_pictures(tmp_path / "a", 2)
+def test_masks_that_are_the_images_or_are_not_there(tmp_path):
+    make_images(tmp_path / "a", 2)
     ready = check_table(tmp_path, subset(tmp_path, conditioning_data_dir=f"{tmp_path / 'a'}/."), masked_loss=True)
     assert not ready.failed()
-    assert "holds the pictures themselves" in said(ready, "warning")
+    assert "holds the images themselves" in said(ready, "warning")
     ready = check_table(tmp_path, subset(tmp_path, conditioning_data_dir=str(tmp_path / "none")), masked_loss=True)
     assert "none: cannot be read (No such file or directory). Check conditioning_data_dir" in said(ready)
     assert len(said(ready, "error", "warning").splitlines()) == 1
 
 
-def test_pictures_that_count_for_ever(tmp_path):
-    make_pictures(tmp_path / "a", 3)
+def test_images_that_count_for_ever(tmp_path):
+    make_images(tmp_path / "a", 3)
     assert "Lower num_repeats" in said(check_table(tmp_path, subset(tmp_path, num_repeats=10**9)))
 
 
-def test_what_is_no_picture_is_told_without_addresses(tmp_path):
-    make_pictures(tmp_path / "a", 2)
+def test_what_is_no_image_is_told_without_addresses(tmp_path):
+    make_images(tmp_path / "a", 2)
     (tmp_path / "a" / "text.png").write_text("hello")
-    assert "text.png: is no picture of a known kind. Remove or replace it." in said(check(tmp_path / "a"))
+    assert "text.png: is no image of a known kind. Remove or replace it." in said(check(tmp_path / "a"))
 
 
-def test_pictures_of_other_kinds_are_named(tmp_path):
-    folder = make_pictures(tmp_path / "a", 2)
+def test_images_of_other_kinds_are_named(tmp_path):
+    folder = make_images(tmp_path / "a", 2)
     for name in ("x.gif", "y.TIFF"):
         Image.open(folder / "00.png").save(folder / name)
-    assert "2 pictures of other kinds are passed over (x.gif, y.TIFF). Save them as PNG" in said(
-        check(folder), "warning"
-    )
+    assert "2 images of other kinds are passed over (x.gif, y.TIFF). Save them as PNG" in said(check(folder), "warning")
 
 
 def test_a_name_too_long_for_a_caption_file(tmp_path):
-    folder = make_pictures(tmp_path / "a", 2)
+    folder = make_images(tmp_path / "a", 2)
     (folder / ("x" * 250 + ".png")).write_bytes((folder / "00.png").read_bytes())
     ready = check_table(tmp_path, subset(tmp_path, class_tokens=WORD))
     assert any(r.path.stem == "x" * 250 for r in ready.records)
 
 
-def test_held_out_pictures_are_trained_nowhere(tmp_path):
-    make_pictures(tmp_path / "a", 5)
+def test_held_out_images_are_trained_nowhere(tmp_path):
+    make_images(tmp_path / "a", 5)
     one = {"subsets": [{"image_dir": str(tmp_path / "a")}]}
     table = {"datasets": [{**one, "validation_split": 0.4}, {**one, "resolution": 64}]}
     ready = check_table(tmp_path, table)
@@ -284,7 +282,7 @@ def test_held_out_pictures_are_trained_nowhere(tmp_path):
 
 
 def test_every_caption_without_the_word_is_listed(tmp_path, capsys):
-    folder = make_pictures(tmp_path / "a", 6)
+    folder = make_images(tmp_path / "a", 6)
     for name in ("00", "01", "02", "03"):
         (folder / f"{name}.txt").write_text("no such word" if name < "03" else "cat " * 90 + WORD)
     assert main(["check", "--train_data_dir", str(folder), "--token_string", WORD]) == 0
@@ -295,11 +293,11 @@ def test_every_caption_without_the_word_is_listed(tmp_path, capsys):
     assert str(folder / "04.png") not in text
 
 
-def test_pictures_too_thin_for_buckets_are_skipped_by_choice(tmp_path):
-    folder = make_pictures(tmp_path / "a", 2)
+def test_images_too_thin_for_buckets_are_skipped_by_choice(tmp_path):
+    folder = make_images(tmp_path / "a", 2)
     Image.new("RGB", (5, 128)).save(folder / "thin.png")
     flags = {"enable_bucket": True, "bucket_no_upscale": True, "min_bucket_reso": 64}
-    assert "thin.png: a picture of 5 x 128 is too small" in said(check(folder, **flags))
+    assert "thin.png: an image of 5 x 128 is too small" in said(check(folder, **flags))
     ready = check(folder, **flags, broken_images="skip")
     assert not ready.failed()
     assert len(ready.records) == 2
@@ -307,7 +305,7 @@ def test_pictures_too_thin_for_buckets_are_skipped_by_choice(tmp_path):
 
 
 def test_steps_above_min_bucket_reso_where_nothing_is_enlarged(tmp_path):
-    folder = make_pictures(tmp_path / "a", 2)
+    folder = make_images(tmp_path / "a", 2)
     flags = {"enable_bucket": True, "min_bucket_reso": 32, "bucket_reso_steps": 64}
     assert "min_bucket_reso 32 is smaller than bucket_reso_steps 64" in said(check(folder, **flags))
     ready = check(folder, **flags, bucket_no_upscale=True)
@@ -315,25 +313,25 @@ def test_steps_above_min_bucket_reso_where_nothing_is_enlarged(tmp_path):
     assert {r.fit.bucket for r in ready.records} == {(128, 128)}
 
 
-def test_limits_of_buckets_that_cannot_hold_hide_no_picture(tmp_path):
-    folder = make_pictures(tmp_path / "a", 2)
+def test_limits_of_buckets_that_cannot_hold_hide_no_image(tmp_path):
+    folder = make_images(tmp_path / "a", 2)
     (folder / "broken.png").write_bytes(b"nothing")
     ready = check(folder, enable_bucket=True, resolution="64")
     assert "below min_bucket_reso" in said(ready)
     assert "broken.png" in said(ready)
-    assert "there are no pictures" not in said(ready)
+    assert "there are no images" not in said(ready)
 
 
-def test_held_out_pictures_count_once(tmp_path):
-    make_pictures(tmp_path / "a", 5)
+def test_held_out_images_count_once(tmp_path):
+    make_images(tmp_path / "a", 5)
     ready = check_table(tmp_path, subset(tmp_path, num_repeats=3), validation_split=0.4)
     assert [r.repeats for r in ready.held_out] == [1, 1]
     assert {r.repeats for r in ready.records} == {3}
 
 
-def test_copies_of_held_out_pictures(tmp_path):
+def test_copies_of_held_out_images(tmp_path):
     """In another folder they are not trained; in the same one they are told."""
-    folder = make_pictures(tmp_path / "a", 6)
+    folder = make_images(tmp_path / "a", 6)
     other = tmp_path / "b"
     shutil.copytree(folder, other)
     table = {"datasets": [
@@ -358,7 +356,7 @@ def test_copies_of_held_out_pictures(tmp_path):
     assert shared == {True, False}
 
 
-def test_pictures_beside_named_folders_are_not_forgotten_silently(tmp_path):
-    make_pictures(tmp_path / "a", 2)
-    make_pictures(tmp_path / "a" / "2_mychar4", 1, caption=None)
+def test_images_beside_named_folders_are_not_forgotten_silently(tmp_path):
+    make_images(tmp_path / "a", 2)
+    make_images(tmp_path / "a" / "2_mychar4", 1, caption=None)
     assert "passed over" in said(check(tmp_path / "a"), "warning")

@@ -44,7 +44,7 @@ def test_golden_bucket_selection():
 
 
 @given(st.integers(1, 4000), st.integers(1, 4000))
-def test_every_picture_covers_its_bucket(width, height):
+def test_every_image_covers_its_bucket(width, height):
     rules = BucketRules((512, 512), enabled=True)
     found = fit((width, height), rules, bucket_sizes(rules))
     assert found.resized[0] >= found.bucket[0]
@@ -68,7 +68,7 @@ def test_a_longest_side_far_above_the_resolution_costs_nothing():
 
 
 def test_steps_above_the_shortest_side_without_upscaling():
-    """No list is made then; each picture is cut to its own shape."""
+    """No list is made then; each image is cut to its own shape."""
     rules = BucketRules((512, 512), True, shortest=32, steps=64, no_upscale=True)
     assert rules.adjusted().shortest == 0
     assert bucket_sizes(rules.adjusted()) == []
@@ -77,7 +77,7 @@ def test_steps_above_the_shortest_side_without_upscaling():
         BucketRules((512, 512), True, shortest=32, steps=64).adjusted()
 
 
-def test_a_thin_picture_that_one_way_of_shrinking_holds():
+def test_a_thin_image_that_one_way_of_shrinking_holds():
     """Shrunk by its height it would lose all its width; by its width it fits."""
     rules = BucketRules((512, 512), True, no_upscale=True)
     assert fit((157, 10_000), rules, []) == Fit((64, 4032), (64, 4076), (0, 22, 64, 4054))

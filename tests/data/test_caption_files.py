@@ -9,14 +9,14 @@ from neonym.data.caption_files import CaptionFiles
 from support import WORD
 from support.checks import check, check_table, said
 from support.commands import caption
-from support.data_sets import make_pictures, subset
+from support.data_sets import make_images, subset
 
 TOKENS = f"a photo of {WORD}"
 
 
 def folder_of(tmp_path, count=4, **files):
     """Images `00.png` and so on; `files`: what stands in which file, by its name (a dot is written `__`)."""
-    folder = make_pictures(tmp_path / "a", count, caption=None)
+    folder = make_images(tmp_path / "a", count, caption=None)
     write(folder, {name.replace("__", "."): text for name, text in files.items()})
     return folder
 
@@ -31,7 +31,7 @@ def captions(ready) -> list[str]:
 
 
 def test_class_tokens_come_before_txt_files_as_in_sd_scripts(tmp_path):
-    folder = make_pictures(tmp_path / "a", 4, caption="tags, without the word")
+    folder = make_images(tmp_path / "a", 4, caption="tags, without the word")
     ready = check_table(tmp_path, subset(tmp_path, class_tokens=TOKENS))
     assert not ready.failed()
     assert set(captions(ready)) == {TOKENS}
@@ -47,7 +47,7 @@ def test_class_tokens_come_before_txt_files_as_in_sd_scripts(tmp_path):
 
 
 def test_txt_files_are_read_where_class_tokens_cannot_teach_the_word(tmp_path):
-    make_pictures(tmp_path / "a", 2)
+    make_images(tmp_path / "a", 2)
     ready = check_table(tmp_path, subset(tmp_path, class_tokens="images"))
     assert captions(ready) == ["a sticker of a mychar4 0", "a sticker of a mychar4 1"]
     ready = check_table(tmp_path, subset(tmp_path, class_tokens="images", caption_prefix=WORD))
@@ -55,8 +55,8 @@ def test_txt_files_are_read_where_class_tokens_cannot_teach_the_word(tmp_path):
 
 
 def test_the_name_of_a_folder_is_class_tokens_too(tmp_path):
-    make_pictures(tmp_path / f"3_{WORD} 1girl", 2, caption="1girl, solo")
-    make_pictures(tmp_path / "reg" / "1_girl", 2, caption="a girl")
+    make_images(tmp_path / f"3_{WORD} 1girl", 2, caption="1girl, solo")
+    make_images(tmp_path / "reg" / "1_girl", 2, caption="a girl")
     ready = check(tmp_path, reg_data_dir=str(tmp_path / "reg"))
     assert not ready.failed()
     assert {(r.caption, r.is_reg) for r in ready.records} == {(f"{WORD} 1girl", False), ("girl", True)}
@@ -83,7 +83,7 @@ def test_a_caption_file_of_two_kinds(tmp_path):
     ],
 )  # fmt: skip
 def test_names_that_differ_in_case_or_carry_the_ending(tmp_path, image, file):
-    folder = make_pictures(tmp_path / "a", 2)
+    folder = make_images(tmp_path / "a", 2)
     (folder / "00.png").rename(folder / image)
     (folder / "00.txt").rename(folder / file)
     ready = check(folder)
@@ -119,7 +119,7 @@ def test_near_misses_are_told_together(tmp_path):
     write(folder, {**near, "05.txt": WORD})
     ready = check(folder)
     (told,) = [str(p) for p in ready.problems if "caption file" in p.what]
-    assert "5 pictures have no caption file and there are no class_tokens (00.png, 01.png, 02.png, ...)" in told
+    assert "5 images have no caption file and there are no class_tokens (00.png, 01.png, 02.png, ...)" in told
     assert (
         "5 caption files without an image (00 .txt for 00.png?, 01_caption.txt for 01.png?, 03.txt.txt for 03.png?, ...)"
         in told
@@ -133,7 +133,7 @@ def test_near_misses_are_told_together(tmp_path):
 
 
 def test_captions_of_another_ending(tmp_path):
-    folder = make_pictures(tmp_path / "a", 3, caption=None)
+    folder = make_images(tmp_path / "a", 3, caption=None)
     write(folder, {f"{i:02}.tags": f"{WORD} {i}" for i in range(3)})
     assert "Or are the captions in their .tags files? Then set caption_extension" in said(check(folder), "warning")
     for ending in (".tags", "tags", "TAGS"):
@@ -141,7 +141,7 @@ def test_captions_of_another_ending(tmp_path):
 
 
 def test_templates_need_no_captions(tmp_path):
-    folder = make_pictures(tmp_path / "a", 3, caption=None)
+    folder = make_images(tmp_path / "a", 3, caption=None)
     (folder / "lonely.txt").write_text("x")
     for flags in ({"use_style_template": True}, {"use_object_template": True}):
         ready = check(folder, **flags)
@@ -149,7 +149,7 @@ def test_templates_need_no_captions(tmp_path):
         assert "caption" not in said(ready, "warning")
     (tmp_path / "t.txt").write_text("[name], [filewords]\n")
     text = said(check(folder, template_file=str(tmp_path / "t.txt")), "warning")
-    assert "3 pictures have no caption file" in text
+    assert "3 images have no caption file" in text
     assert "class_tokens with what they show." in text
     (tmp_path / "t.txt").write_text("[name]\nsomething\n")
     text = said(check(folder, template_file=str(tmp_path / "t.txt")), "warning")
@@ -185,7 +185,7 @@ def test_lines_that_are_not_used(tmp_path):
 
 def test_lines_of_metadata_that_are_not_used(tmp_path):
     """Tags are joined to the last line of a caption, so they are lost with it."""
-    folder = make_pictures(tmp_path / "a", 2, caption=None)
+    folder = make_images(tmp_path / "a", 2, caption=None)
     facts = {"caption": f"{WORD}\nmore", "tags": "red"}
     (tmp_path / "m.json").write_text(json.dumps({"00.png": facts, "01.png": {"caption": WORD}}))
     ready = check(folder, in_json=str(tmp_path / "m.json"))
@@ -207,7 +207,7 @@ def test_encodings_that_say_what_they_are(tmp_path, data):
 
 
 def test_other_encodings_are_told_in_one_message(tmp_path):
-    folder = make_pictures(tmp_path / "a", 6)
+    folder = make_images(tmp_path / "a", 6)
     others = [
         f"{WORD} caf\u00e9".encode("latin-1"),
         f"{WORD} \u201cx\u201d".encode("cp1252"),
@@ -224,7 +224,7 @@ def test_other_encodings_are_told_in_one_message(tmp_path):
 
 
 def test_merging_files_of_one_ending_reads_them_once(tmp_path, capsys):
-    folder, out = make_pictures(tmp_path / "a", 2), tmp_path / "m.json"
+    folder, out = make_images(tmp_path / "a", 2), tmp_path / "m.json"
     for flags, field in ((["--caption_extension", ".txt"], "caption"), (["--caption_extension", "TXT"], "caption"),
                          (["--tags_extension", "caption"], "tags")):  # fmt: skip
         if field == "tags":
@@ -238,11 +238,11 @@ def test_merging_files_of_one_ending_reads_them_once(tmp_path, capsys):
 
 
 def test_merging_leaves_repeated_tags_out_and_loses_no_line(tmp_path, capsys):
-    folder, out = make_pictures(tmp_path / "a", 3), tmp_path / "m.json"
+    folder, out = make_images(tmp_path / "a", 3), tmp_path / "m.json"
     write(folder, {"00.caption": "a sticker of a mychar4 0\n", "01.caption": "mine", "01.txt": "toy\n\nred\n"})
     (folder / "02.txt").rename(folder / "02.TXT")
     assert caption("merge", folder, out) == 0
-    assert "1 pictures have tags that are their caption once more" in capsys.readouterr().out
+    assert "1 images have tags that are their caption once more" in capsys.readouterr().out
     assert json.loads(out.read_text()) == {
         "00.png": {"caption": "a sticker of a mychar4 0"}, "01.png": {"caption": "mine", "tags": "toy, red"},
         "02.png": {"tags": "a sticker of a mychar4 2"},
@@ -250,12 +250,12 @@ def test_merging_leaves_repeated_tags_out_and_loses_no_line(tmp_path, capsys):
 
 
 def test_splitting_puts_no_two_texts_into_one_file(tmp_path, capsys):
-    folder, table = make_pictures(tmp_path / "a", 1, caption=None), tmp_path / "m.json"
+    folder, table = make_images(tmp_path / "a", 1, caption=None), tmp_path / "m.json"
     table.write_text(json.dumps({"00.png": {"caption": "a", "tags": "b"}}))
     for overwrite in ([], ["--overwrite"]):
         assert caption("split", table, folder, "--caption_extension", ".txt", *overwrite) == 2
         assert (
-            "1 pictures have a caption and tags, and both would be written to one file (00.png)"
+            "1 images have a caption and tags, and both would be written to one file (00.png)"
             in capsys.readouterr().err
         )
         assert not list(folder.glob("*.txt"))

@@ -14,42 +14,42 @@ from neonym.types import CaptionRules
 from support import WORD
 from support.checks import check, said, settings
 from support.commands import caption
-from support.data_sets import make_pictures
+from support.data_sets import make_images
 
 
 def test_a_word_in_one_of_the_wildcards_only(tmp_path):
-    folder = make_pictures(tmp_path / "a", 2, caption="{a mychar4|a dog}")
+    folder = make_images(tmp_path / "a", 2, caption="{a mychar4|a dog}")
     ready = check(folder, enable_wildcard=True)
     assert not ready.failed()
     assert "2 of 2 captions can be drawn without the word (00.png, 01.png)" in said(ready, "warning")
     for good in ("{a mychar4|mychar4 dog}", "{a|b} mychar4 {c|d}", "{{mychar4}} {a|b}", "one mychar4\n{x|y} mychar4"):
-        make_pictures(folder, 2, caption=good)
+        make_images(folder, 2, caption=good)
         assert "the word" not in said(check(folder, enable_wildcard=True), "warning", "error"), good
     for partly in ("{a|mychar4} {mychar4|b}", "mychar4\na dog"):
-        make_pictures(folder, 2, caption=partly)
+        make_images(folder, 2, caption=partly)
         assert "without the word" in said(check(folder, enable_wildcard=True), "warning"), partly
-    make_pictures(folder, 2, caption="{a mychar4|a dog}")
+    make_images(folder, 2, caption="{a mychar4|a dog}")
     assert "contain" not in said(check(folder), "warning", "error")
 
 
 def test_the_template_with_the_fewest_letters_can_be_the_longest(tmp_path):
     """A word of 40 vectors three times does not fit, however short it is written."""
-    folder, file = make_pictures(tmp_path / "a", 2), tmp_path / "mine.txt"
-    file.write_text("{} {} {}\na rather long sentence about a {} that stands somewhere in a picture\n")
+    folder, file = make_images(tmp_path / "a", 2), tmp_path / "mine.txt"
+    file.write_text("{} {} {}\na rather long sentence about a {} that stands somewhere in an image\n")
     found = check(folder, template_file=str(file), num_vectors_per_token=40)
     assert "shuffling can move the word to where 2 captions are cut off" in said(found, "warning")
     assert "cut off" not in said(check(folder, template_file=str(file), num_vectors_per_token=20), "warning")
 
 
 def test_a_huge_caption_is_shown_in_part(tmp_path, capsys):
-    folder = make_pictures(tmp_path / "a", 2, caption="mychar4 " + "x" * 100_000)
+    folder = make_images(tmp_path / "a", 2, caption="mychar4 " + "x" * 100_000)
     assert main(["check", "--train_data_dir", str(folder), "--token_string", WORD]) == 0
     assert len(capsys.readouterr().out) < 5_000
 
 
 def test_templates_and_files_of_templates(tmp_path):
-    folder = make_pictures(tmp_path / "a", 2, caption="blue hat")
-    reg = make_pictures(tmp_path / "r" / "1_person", 2, caption="somebody").parent
+    folder = make_images(tmp_path / "a", 2, caption="blue hat")
+    reg = make_images(tmp_path / "r" / "1_person", 2, caption="somebody").parent
     ready = check(folder, use_object_template=True, reg_data_dir=str(reg))
     assert not ready.failed()
     plan = ready.plan.concepts[0].samples
@@ -64,14 +64,14 @@ def test_templates_and_files_of_templates(tmp_path):
     file.write_text("a photo\n")
     assert "has no line with the word" in said(check(folder, template_file=str(file)))
     file.write_text("\n".join(["a [name]"] * 30 + ["nothing"]))
-    ready = check(folder, template_file=str(file))  # every picture draws every line
+    ready = check(folder, template_file=str(file))  # every image draws every line
     assert not ready.failed()
     assert "2 of 2 captions can be drawn without the word" in said(ready, "warning")
     assert "one kind of template" in said(check(folder, use_object_template=True, use_style_template=True))
 
 
 def test_the_word_is_never_dropped(tmp_path):
-    folder = make_pictures(tmp_path / "a", 2, caption="hat, MyChar4, shoes, coat, red")
+    folder = make_images(tmp_path / "a", 2, caption="hat, MyChar4, shoes, coat, red")
     ready = check(
         folder, caption_dropout_rate=0.4, caption_tag_dropout_rate=0.9, shuffle_caption=True, token_warmup_step=50
     )
@@ -81,8 +81,8 @@ def test_the_word_is_never_dropped(tmp_path):
     assert len(texts) > 5
 
 
-def test_captions_of_held_out_pictures_are_looked_at_too(tmp_path):
-    folder = make_pictures(tmp_path / "a", 20)
+def test_captions_of_held_out_images_are_looked_at_too(tmp_path):
+    folder = make_images(tmp_path / "a", 20)
     back = check(folder, validation_split=0.25).held_out
     assert len(back) == 5
     assert "captions" not in said(check(folder, validation_split=0.25), "error", "warning")
@@ -103,7 +103,7 @@ def test_captions_of_held_out_pictures_are_looked_at_too(tmp_path):
 @pytest.mark.parametrize("flags", [{"shuffle_caption": True}, {"shuffle_caption": True, "token_warmup_step": 900.0}])
 def test_a_word_that_is_cut_off_at_times_is_told_and_stops_nothing(tmp_path, flags):
     """However seldom: it must be one of the last two of 39 tags."""
-    folder = make_pictures(tmp_path / "a", 2, caption=None)
+    folder = make_images(tmp_path / "a", 2, caption=None)
     for name in ("00", "01"):
         (folder / f"{name}.txt").write_text(f"{WORD}, " + ", ".join(["cat"] * 38))
     ready = check(folder, **flags)
@@ -115,14 +115,14 @@ def test_a_word_that_is_cut_off_at_times_is_told_and_stops_nothing(tmp_path, fla
 
 
 def test_a_prefix_can_be_the_word(tmp_path):
-    folder = make_pictures(tmp_path / "a", 2, caption="a cat")
+    folder = make_images(tmp_path / "a", 2, caption="a cat")
     ready = check(folder, caption_prefix=WORD, caption_dropout_rate=0.5)
     assert not ready.failed()
     assert all(WORD in d.caption for step in range(20) for d in ready.plan.concepts[0].samples.draws(step))
 
 
-def test_metadata_finds_pictures_as_tools_write_them(tmp_path):
-    folder = make_pictures(tmp_path / "a", 3, caption=None)
+def test_metadata_finds_images_as_tools_write_them(tmp_path):
+    folder = make_images(tmp_path / "a", 3, caption=None)
     rows = {
         "00": {"caption": "mychar4 one", "image_size": [9, 9]},
         "01.png": {"tags": "mychar4"},
@@ -140,7 +140,7 @@ def test_metadata_finds_pictures_as_tools_write_them(tmp_path):
     same = preflight(settings(train_data_dir=str(folder), in_json=str(lines), token_string=WORD))
     assert [r.caption for r in same.records] == [r.caption for r in ready.records]
     for text, words in (
-        ("[]", "an object of picture names"),
+        ("[]", "an object of image names"),
         ("{", "no metadata file"),
         ('{"00": 3}', "not an object"),
     ):
@@ -171,7 +171,7 @@ def test_captions_and_tags_of_metadata_are_joined_as_they_are(facts, plain, with
 
 
 def test_keys_of_metadata_that_are_there_twice_or_have_another_ending(tmp_path):
-    folder, file = make_pictures(tmp_path / "a", 2, caption=None), tmp_path / "meta.json"
+    folder, file = make_images(tmp_path / "a", 2, caption=None), tmp_path / "meta.json"
     file.write_text(f'{{"00.png": {{}}, "00.png": {{"tags": "t", "tags": "{WORD}"}}}}')
     ready = check(folder, in_json=str(file))
     assert "meta.json: has keys twice (tags, 00.png): the last one counts" in said(ready, "warning")
@@ -185,7 +185,7 @@ def test_keys_of_metadata_that_are_there_twice_or_have_another_ending(tmp_path):
 
 def test_an_empty_separator(tmp_path):
     """It stands for nothing between texts; only taking captions apart needs one."""
-    folder = make_pictures(tmp_path / "a", 1, caption=f"one;;{WORD};;two")
+    folder = make_images(tmp_path / "a", 1, caption=f"one;;{WORD};;two")
     (record,) = check(folder, caption_separator="", secondary_separator=";;").records
     assert plain_caption(record) == f"one{WORD}two 0"
     (tmp_path / "meta.json").write_text(json.dumps({"00.png": {"caption": f"{WORD} ", "tags": "t"}}))
@@ -198,7 +198,7 @@ def test_an_empty_separator(tmp_path):
 
 
 def test_weights_that_are_no_numbers_are_told_before_training(tmp_path, capsys):
-    folder = make_pictures(tmp_path / "a", 2, caption="(mychar4:1.2.3)")
+    folder = make_images(tmp_path / "a", 2, caption="(mychar4:1.2.3)")
     assert "`1.2.3` is no weight" in said(check(folder, weighted_captions=True))
     assert not check(folder).failed()
     flags = ["--train_data_dir", str(folder), "--token_string", WORD, "--weighted_captions"]

@@ -15,7 +15,7 @@ from neonym.types import Fit, View
 from support import WORD
 from support.checks import check, check_table, said
 from support.colour_profiles import ADOBE, SRGB, cmyk, gamma, grey, rgb, srgb_curve, srgb_of
-from support.data_sets import make_pictures
+from support.data_sets import make_images
 
 COLOUR = (119, 200, 59)
 SIZE = (16, 16)
@@ -92,7 +92,7 @@ def test_opacity_is_no_colour(tmp_path):
 
 
 def test_masks_are_numbers_not_colours(tmp_path):
-    folder, masks = make_pictures(tmp_path / "a", 2), tmp_path / "masks"
+    folder, masks = make_images(tmp_path / "a", 2), tmp_path / "masks"
     masks.mkdir()
     for name in ("00.png", "01.png"):
         Image.new("RGB", (128, 128), COLOUR).save(masks / name, icc_profile=rgb() if name == "00.png" else b"junk")
@@ -104,7 +104,7 @@ def test_masks_are_numbers_not_colours(tmp_path):
 
 
 def test_profiles_that_cannot_be_used_are_named_once(tmp_path):
-    folder = make_pictures(tmp_path / "a", 7)
+    folder = make_images(tmp_path / "a", 7)
     for number, described in enumerate((b"junk", rgb()[:200], rgb()[:300], cmyk(), grey(gamma(2.2)), rgb())):
         with Image.open(folder / f"{number:02}.png") as image:
             image.load()
@@ -135,7 +135,7 @@ def test_a_profile_of_which_a_part_is_lost(tmp_path):
 
 
 def test_latents_of_sd_scripts_have_no_profile(tmp_path):
-    folder = make_pictures(tmp_path / "a", 1)
+    folder = make_images(tmp_path / "a", 1)
     (record,) = check(folder).records
     assert read_latents(record, still_view(record), "sd1", 4, 8) == "there is no file"
     with Image.open(record.path) as image:
@@ -196,7 +196,7 @@ def test_fractions_and_other_colour_spaces():
 
 def test_a_word_is_trained_with_the_colours_that_are_seen(tmp_path):
     """Through the data set, as training reads it."""
-    folder = make_pictures(tmp_path / "a", 1)
+    folder = make_images(tmp_path / "a", 1)
     Image.new("RGB", (128, 128), COLOUR).save(folder / "00.png", icc_profile=rgb())
     (record,) = check(folder).records
     assert WORD in record.caption

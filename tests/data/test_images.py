@@ -1,4 +1,4 @@
-"""Pictures and masks of unusual kinds: how they are read, cut, changed and trained with."""
+"""Images and masks of unusual kinds: how they are read, cut, changed and trained with."""
 
 import json
 import os
@@ -20,12 +20,12 @@ from neonym.runs.events import Event
 from neonym.types import Fit, View
 from support import WORD
 from support.checks import check, check_table, said, settings
-from support.data_sets import make_pictures, subset
+from support.data_sets import make_images, subset
 from support.runs import notes_of
 
 
-def test_pictures_of_all_kinds(tmp_path):
-    folder = make_pictures(tmp_path / "a", 1)
+def test_images_of_all_kinds(tmp_path):
+    folder = make_images(tmp_path / "a", 1)
     frames = [Image.new("RGB", (64, 64), c) for c in ("red", "blue")]
     frames[0].save(folder / "moving.webp", save_all=True, append_images=frames[1:], duration=100, lossless=True)
     Image.new("RGB", (3000, 10), "green").save(folder / "thin.png")
@@ -65,7 +65,7 @@ def test_pictures_of_all_kinds(tmp_path):
     assert load_pixels(thin.path, still_view(thin)).shape == (3, thin.fit.bucket[1], thin.fit.bucket[0])
 
 
-def test_files_beside_pictures_of_odd_names_are_found(tmp_path):
+def test_files_beside_images_of_odd_names_are_found(tmp_path):
     names = ("star*", "[a]", "what?", "caf\u00e9 \U0001f600", "new\nline", "two.dots", " blank ", "{b}")
     folder, masks = tmp_path / "2_[my] *?\n\U0001f600", tmp_path / "masks[1]"
     folder.mkdir()
@@ -100,8 +100,8 @@ def test_kinds_that_need_a_plug_in(tmp_path):
         assert abs(load_pixels(record.path, still_view(record))[0].mean() + 1) < 0.1
 
 
-def test_a_very_long_picture_takes_little_memory(tmp_path):
-    folder = make_pictures(tmp_path / "a", 1)
+def test_a_very_long_image_takes_little_memory(tmp_path):
+    folder = make_images(tmp_path / "a", 1)
     Image.new("RGB", (30_000, 10), "green").save(folder / "long.png")
     ready = check(folder, enable_bucket=True, min_bucket_reso=64)
     (record,) = [r for r in ready.records if r.path.name == "long.png"]
@@ -119,13 +119,13 @@ def test_a_turned_png(tmp_path):
 
 
 def test_masks(tmp_path):
-    pictures = make_pictures(tmp_path / "a", 3, size=(200, 128))
+    images = make_images(tmp_path / "a", 3, size=(200, 128))
     masks = tmp_path / "masks"
     masks.mkdir()
     table = subset(tmp_path, conditioning_data_dir=str(masks), flip_aug=True)
     assert "Add --masked_loss" in said(check_table(tmp_path, table))
-    assert "no mask for 3 pictures" in said(check_table(tmp_path, table, masked_loss=True))
-    for path in pictures.glob("*.png"):
+    assert "no mask for 3 images" in said(check_table(tmp_path, table, masked_loss=True))
+    for path in images.glob("*.png"):
         mask = Image.new("RGB", (200, 128), "black")
         mask.paste((255, 0, 0), (0, 0, 60, 128))
         mask.save(masks / path.name)
@@ -135,27 +135,27 @@ def test_masks(tmp_path):
     view = still_view(record)
     mask = load_mask(record, view)
     assert mask.shape == (128, 128)
-    assert mask[:, :22].mean() == pytest.approx(1)  # cut at 36 on the left, as the picture is
+    assert mask[:, :22].mean() == pytest.approx(1)  # cut at 36 on the left, as the image is
     assert mask[:, 26:].mean() == pytest.approx(0)
     assert np.array_equal(load_mask(record, still_view(record, True)), mask[:, ::-1])
     Image.new("L", (50, 50)).save(masks / "00.png")
-    assert "00.png: is a mask of 50 x 50, but its picture is 200 x 128" in said(
+    assert "00.png: is a mask of 50 x 50, but its image is 200 x 128" in said(
         check_table(tmp_path, table, masked_loss=True)
     )
     Image.new("L", (100, 64)).save(masks / "00.png")
     assert not check_table(tmp_path, table, masked_loss=True).failed()
     Image.new("L", (100, 64)).save(masks / "99.png")
-    assert "masks without picture (99.png)" in said(check_table(tmp_path, table, masked_loss=True))
-    assert "no image has a mask" in said(check(pictures, masked_loss=True), "warning")
+    assert "masks without image (99.png)" in said(check_table(tmp_path, table, masked_loss=True))
+    assert "no image has a mask" in said(check(images, masked_loss=True), "warning")
 
 
 def test_two_words_of_one_folder_have_masks_of_their_own(tmp_path):
-    pictures = make_pictures(tmp_path / "a", 2, caption="one two")
+    images = make_images(tmp_path / "a", 2, caption="one two")
     for name, grey in (("m1", 255), ("m2", 0)):
         (tmp_path / name).mkdir()
-        for path in pictures.glob("*.png"):
+        for path in images.glob("*.png"):
             Image.new("L", (128, 128), grey).save(tmp_path / name / path.name)
-    subsets = [{"image_dir": str(pictures), "conditioning_data_dir": str(tmp_path / m), "concept": c}
+    subsets = [{"image_dir": str(images), "conditioning_data_dir": str(tmp_path / m), "concept": c}
                for m, c in (("m1", "one"), ("m2", "two"))]  # fmt: skip
     table = {"concepts": [{"token_string": "one"}, {"token_string": "two"}], "datasets": [{"subsets": subsets}]}
     file = tmp_path / "t.json"
@@ -167,7 +167,7 @@ def test_two_words_of_one_folder_have_masks_of_their_own(tmp_path):
 
 
 def test_a_mask_of_16_bits(tmp_path):
-    make_pictures(tmp_path / "a", 1)
+    make_images(tmp_path / "a", 1)
     (tmp_path / "masks").mkdir()
     grey = np.tile(np.linspace(0, 65535, 128).astype(np.uint16), (128, 1))
     Image.fromarray(grey).save(tmp_path / "masks" / "00.png")
@@ -176,8 +176,8 @@ def test_a_mask_of_16_bits(tmp_path):
     assert load_mask(record, still_view(record)).mean() == pytest.approx(0.5, abs=0.01)
 
 
-def test_pictures_that_change(tmp_path):
-    folder = make_pictures(tmp_path / "a", 1, size=(300, 200))
+def test_images_that_change(tmp_path):
+    folder = make_images(tmp_path / "a", 1, size=(300, 200))
     record = check(folder, random_crop=True, color_aug=True, flip_aug=True).records[0]
     views = {draw_view(record, Random(k)) for k in range(200)}
     assert len({v.fit.crop for v in views}) > 20
@@ -218,8 +218,8 @@ def test_where_a_face_is_put():
     assert max(anywhere) > 250  # the farther edge is in reach: 400 - 128 = 272
 
 
-def test_training_with_masks_weights_and_changing_pictures(run_for, tmp_path):
-    """Resuming is exact there too, and a masked-out picture teaches nothing."""
+def test_training_with_masks_weights_and_changing_images(run_for, tmp_path):
+    """Resuming is exact there too, and a masked-out image teaches nothing."""
     masks = tmp_path / "masks"
     masks.mkdir()
     for i in range(6):
@@ -248,27 +248,27 @@ def test_training_with_masks_weights_and_changing_pictures(run_for, tmp_path):
     assert not torch.equal(something[0], start)
 
 
-def test_latents_that_sd_scripts_cached(run_for, pictures):
-    """Read if they fit; otherwise the pictures are encoded, and the reason is said."""
+def test_latents_that_sd_scripts_cached(run_for, images):
+    """Read if they fit; otherwise the images are encoded, and the reason is said."""
     events: list[Event] = []
     zeros = np.zeros((4, 16, 16), np.float32)
     facts = {"original_size": np.array([128, 128]), "crop_ltrb": np.zeros(4)}
     for i in range(4):
-        np.savez(pictures / f"{i:02}_0128x0128_sd.npz", latents=zeros, **facts)
-    np.savez(pictures / "04_0128x0128_sd.npz", latents=np.zeros((4, 8, 8), np.float32), **facts)
-    (pictures / "05_0128x0128_sd.npz").write_bytes(b"damaged")
+        np.savez(images / f"{i:02}_0128x0128_sd.npz", latents=zeros, **facts)
+    np.savez(images / "04_0128x0128_sd.npz", latents=np.zeros((4, 8, 8), np.float32), **facts)
+    (images / "05_0128x0128_sd.npz").write_bytes(b"damaged")
     plain = train(run_for("plain", max_train_steps=2)).files[0].read_bytes()
     cached = train(run_for("cached", max_train_steps=2, sdscripts_latents=True), [events.append]).files[0].read_bytes()
     assert cached != plain
     text = "\n".join(notes_of(events))
-    assert "4 pictures are read from sd-scripts' caches" in text
+    assert "4 images are read from sd-scripts' caches" in text
     assert "(4, 8, 8)" in text
     assert "cannot be read" in text
     events.clear()
-    Image.open(pictures / "00.png").convert("RGBA").save(pictures / "00.png")
-    os.utime(pictures / "00.png", (1, 1))
+    Image.open(images / "00.png").convert("RGBA").save(images / "00.png")
+    os.utime(images / "00.png", (1, 1))
     train(run_for("turned", max_train_steps=2, sdscripts_latents=True, flip_aug=True), [events.append])
-    assert "the picture is transparent" in "\n".join(notes_of(events))
+    assert "the image is transparent" in "\n".join(notes_of(events))
     assert "has no latents_flipped" in "\n".join(notes_of(events))
 
 
@@ -281,7 +281,7 @@ def test_flags_of_the_command_line():
     assert not any(isinstance(p, Problem) and p.severity == "error" for p in given.problems)
 
 
-def test_pictures_are_turned_and_laid_on_white(tmp_path):
+def test_images_are_turned_and_laid_on_white(tmp_path):
     turned = Image.new("RGB", (40, 20), "red")
     exif = turned.getexif()
     exif[0x0112] = 6

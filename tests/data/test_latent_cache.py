@@ -10,13 +10,13 @@ from neonym.data.latent_cache import cache_moments
 from neonym.data.latent_keys import entry_name, places
 from neonym.data.records import Dataset, Folder, scan
 from neonym.types import ImageRules
-from support.data_sets import make_pictures
+from support.data_sets import make_images
 
 WHOLE = BucketRules((128, 128))
 
 
 def test_the_cache_is_keyed_by_content(tmp_path):
-    folder, cache = make_pictures(tmp_path / "a", 3), tmp_path / "cache"
+    folder, cache = make_images(tmp_path / "a", 3), tmp_path / "cache"
     sets = [Dataset((Folder(folder, 0, image_rules=ImageRules(flip=True)),), 4, WHOLE)]
     encoded, complaints = [], []
 
@@ -30,17 +30,17 @@ def test_the_cache_is_keyed_by_content(tmp_path):
         return cache_moments(records, encode, vae_hash, cache, lambda done, total: None, complaints.append)
 
     first = run()
-    assert len(encoded) == 6  # three pictures and their mirror images
+    assert len(encoded) == 6  # three images and their mirror images
     again = run()
     assert not encoded
     assert all(torch.equal(first[place], again[place]) for place in first)
-    shutil.copy(folder / "02.png", folder / "00.png")  # another picture under the old name
+    shutil.copy(folder / "02.png", folder / "00.png")  # another image under the old name
     run()
     assert len(encoded) == 0  # its content is known
     Image.new("RGB", (128, 128), "orange").save(folder / "01.png")
     run()
     assert len(encoded) == 2
-    (plain,) = complaints  # both ways round it is one picture
+    (plain,) = complaints  # both ways round it is one image
     assert "1 of one colour all over: nothing is to be seen in them (01.png)" in plain
     run()
     assert complaints == [plain]

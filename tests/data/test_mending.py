@@ -19,7 +19,7 @@ from neonym.errors import DataError
 from neonym.types import Fit, View
 from support import WORD
 from support.checks import check, said
-from support.data_sets import make_pictures
+from support.data_sets import make_images
 
 SIZE = (40, 30)
 WHOLE = View(Fit(SIZE, SIZE, (0, 0, *SIZE)))
@@ -138,7 +138,7 @@ def test_any_cut_is_whole_or_refused(tmp_path):
 
 
 def test_a_data_set_of_odd_files_is_used_and_said(tmp_path):
-    folder = make_pictures(tmp_path / "a", 2)
+    folder = make_images(tmp_path / "a", 2)
     files = {
         "text.png": USABLE["a text of 3 MB"], "end.jpg": JPEG[:-2], "jpeg.png": JPEG, "png.jpg": PNG, "gif.png": packed("GIF", FRAMES[0], **MOVING),
         "moving.webp": packed("WEBP", FRAMES[0], lossless=True, **MOVING), "moving.png": packed("PNG", FRAMES[0], **MOVING),
@@ -198,7 +198,7 @@ def test_every_orientation_is_that_of_pillow(tmp_path):
 
 def test_warnings_of_the_library_name_their_files(tmp_path):
     """In a real process, whose terminal would show them."""
-    folder = make_pictures(tmp_path / "a", 6)
+    folder = make_images(tmp_path / "a", 6)
     for name in ("01", "03", "04", "05"):
         with Image.open(folder / f"{name}.png") as image:
             image.save(folder / f"{name}.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + name.encode())
@@ -214,7 +214,7 @@ def test_warnings_of_the_library_name_their_files(tmp_path):
 
 def test_images_too_large_to_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2_000_000)
-    folder = make_pictures(tmp_path / "a", 1)
+    folder = make_images(tmp_path / "a", 1)
     Image.new("1", (2000, 1500)).save(folder / "large.png")
     Image.new("1", (2500, 2000)).save(folder / "bomb.png")
     ready = check(folder, caption_prefix=WORD, broken_images="skip")

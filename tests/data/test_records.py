@@ -9,7 +9,7 @@ from neonym.config.sources import folder_subsets
 from neonym.data.buckets import BucketRules
 from neonym.data.plan import ConceptPlan
 from neonym.data.records import Dataset, Folder, scan, steps_per_epoch
-from support.data_sets import make_pictures
+from support.data_sets import make_images
 from support.golden import golden
 
 WHOLE = BucketRules((128, 128))
@@ -58,8 +58,8 @@ def make_blank(folder: Path, count: int, size) -> None:
 
 
 def test_scan_names_what_is_wrong(tmp_path):
-    make_pictures(tmp_path / "good", 3, caption=None)
-    (tmp_path / "good" / "broken.png").write_bytes(b"not a picture")
+    make_images(tmp_path / "good", 3, caption=None)
+    (tmp_path / "good" / "broken.png").write_bytes(b"not an image")
     whole = (tmp_path / "good" / "00.png").read_bytes()
     (tmp_path / "good" / "cut.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "good" / "00.txt").write_bytes(b"\xff\xfe\xfa")
@@ -74,15 +74,15 @@ def test_scan_names_what_is_wrong(tmp_path):
         "broken.png",
         "cut.png",
         "00.txt: is not UTF-8",
-        "empty: has no pictures",
+        "empty: has no images",
         "none: cannot be read",
         "no caption file",
     ):
         assert words in text
 
 
-def test_held_out_pictures_stay_held_out(tmp_path):
-    make_pictures(tmp_path / "a", 10)
+def test_held_out_images_stay_held_out(tmp_path):
+    make_images(tmp_path / "a", 10)
     sets = [[Dataset((Folder(tmp_path / "a", 0),), 4, WHOLE, 0.4, seed)] for seed in (7, 8)]
     training, held_out = scan(sets[0], lambda p: None)
     assert len(training) == 6

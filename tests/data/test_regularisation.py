@@ -1,39 +1,39 @@
-"""Regularisation pictures, and the folders named `N_name` that they come in."""
+"""Regularisation images, and the folders named `N_name` that they come in."""
 
 from neonym.preflight.preflight import preflight
 from support import WORD
 from support.checks import check, check_table, said, settings
-from support.data_sets import make_pictures
+from support.data_sets import make_images
 
 
-def test_pictures_that_are_left_over_are_counted(tmp_path):
-    make_pictures(tmp_path / "a" / "2_mychar4", 2)
-    make_pictures(tmp_path / "r" / "1_person", 6, caption="somebody")
+def test_images_that_are_left_over_are_counted(tmp_path):
+    make_images(tmp_path / "a" / "2_mychar4", 2)
+    make_images(tmp_path / "r" / "1_person", 6, caption="somebody")
     ready = check(tmp_path / "a", reg_data_dir=str(tmp_path / "r"))
     assert sum(r.is_reg for r in ready.records) == 4
     text = said(ready, "warning")
-    assert "2 of 6 regularisation pictures are not used (04.png, 05.png)" in text
+    assert "2 of 6 regularisation images are not used (04.png, 05.png)" in text
     assert "count 4 times" in text
-    make_pictures(tmp_path / "a" / "2_mychar4", 3)
+    make_images(tmp_path / "a" / "2_mychar4", 3)
     assert "are not used" not in said(check(tmp_path / "a", reg_data_dir=str(tmp_path / "r")), "warning")
 
 
 def test_none_is_used_in_a_data_set_of_their_own(tmp_path):
-    make_pictures(tmp_path / "a", 2)
-    make_pictures(tmp_path / "r", 3, caption="somebody")
+    make_images(tmp_path / "a", 2)
+    make_images(tmp_path / "r", 3, caption="somebody")
     regular = {"image_dir": str(tmp_path / "r"), "is_reg": True}
     table = {"datasets": [{"subsets": [{"image_dir": str(tmp_path / "a")}]}, {"subsets": [regular]}]}
     ready = check_table(tmp_path, table)
     assert not any(r.is_reg for r in ready.records)
-    assert "none of the 3 regularisation pictures is used" in said(ready, "warning")
+    assert "none of the 3 regularisation images is used" in said(ready, "warning")
 
 
 def test_their_captions_should_not_contain_the_word(tmp_path):
-    make_pictures(tmp_path / "a", 3)
-    regular = make_pictures(tmp_path / "r" / "1_", 3, caption=None)
+    make_images(tmp_path / "a", 3)
+    regular = make_images(tmp_path / "r" / "1_", 3, caption=None)
     folders = settings(train_data_dir=str(tmp_path / "a"), reg_data_dir=str(regular), token_string=WORD)
     text = said(preflight(folders), "warning")
-    assert "3 pictures have no caption file" in text
+    assert "3 images have no caption file" in text
     assert "class_tokens with what they show, without the new word" in text
     assert "class_tokens with the new word" not in text
     for name, caption in (("00", "somebody"), ("01", "a MyChar4"), ("02", "mychar45")):
@@ -46,20 +46,20 @@ def test_their_captions_should_not_contain_the_word(tmp_path):
 
 
 def test_none_beside_a_metadata_file(tmp_path):
-    folder = make_pictures(tmp_path / "a", 1)
-    regular = make_pictures(tmp_path / "r" / "1_person", 1)
+    folder = make_images(tmp_path / "a", 1)
+    regular = make_images(tmp_path / "r" / "1_person", 1)
     (tmp_path / "m.json").write_text('{"00": {"caption": "mychar4"}}')
     ready = check(folder, in_json=str(tmp_path / "m.json"), reg_data_dir=str(regular.parent))
     assert not ready.failed()
-    assert "--reg_data_dir: is ignored: --in_json names the pictures" in said(ready, "warning")
+    assert "--reg_data_dir: is ignored: --in_json names the images" in said(ready, "warning")
 
 
 def test_folders_whose_names_are_odd(tmp_path):
     for name in ("2023", "0_never", "holiday"):
-        make_pictures(tmp_path / name, 1)
+        make_images(tmp_path / name, 1)
     ready = check(tmp_path)
     assert [r.repeats for r in ready.records] == [2023]
     text = said(ready, "warning", "note")
-    assert "2023: is a folder `N_name` without a name: each of its pictures counts 2023 times" in text
+    assert "2023: is a folder `N_name` without a name: each of its images counts 2023 times" in text
     assert "0_never: is passed over" in text
     assert "holiday: is passed over" in text

@@ -227,7 +227,7 @@ def test_numbers_that_are_no_vectors_are_described_and_refused(tmp_path, capsys)
         ({"bundle_emb.x.emp_params_out": ROWS}, "emp_params_out"),
     ],
 )
-def test_output_embeddings_and_zeros_are_no_words(tmp_path, content, named, capsys, pictures):
+def test_output_embeddings_and_zeros_are_no_words(tmp_path, content, named, capsys, images):
     """They stand behind the text encoder: in front of it they would be some other word, or none."""
     path = tmp_path / "out.safetensors"
     save_file(content, path)
@@ -235,7 +235,7 @@ def test_output_embeddings_and_zeros_are_no_words(tmp_path, content, named, caps
     said = capsys.readouterr()
     assert named in said.err
     assert all(name in said.out for name in content)
-    flags = ["--train_data_dir", str(pictures), "--token_string", "mychar4", "--weights", str(path)]
+    flags = ["--train_data_dir", str(images), "--token_string", "mychar4", "--weights", str(path)]
     for command in (
         ["convert", str(path), str(tmp_path / "new.pt")], ["verify", str(path)], ["check", *flags],
         ["generate", "--prompt", "a out", "--textual_inversion_embeddings", str(path), "--outdir", str(tmp_path)],

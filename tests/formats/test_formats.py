@@ -304,13 +304,13 @@ def test_a_run_leaves_a_card_and_its_recipe(run_for, tmp_path, capsys):
     )
 
 
-def test_a_recipe_has_the_data_set_file_of_its_word(tmp_path, pictures, capsys):
+def test_a_recipe_has_the_data_set_file_of_its_word(tmp_path, images, capsys):
     from neonym.cli.main import main
     from neonym.config.resolve import read_table
 
-    subset = f'[[datasets.subsets]]\nimage_dir = "{pictures}"\ncaption_separator = ";"'
+    subset = f'[[datasets.subsets]]\nimage_dir = "{images}"\ncaption_separator = ";"'
     words = "".join(f'[[concepts]]\ntoken_string = "{word}"\n' for word in ("mychar4", "zyzzo"))
-    other = f'[[datasets.subsets]]\nimage_dir = "{pictures}"\nconcept = "zyzzo"\nclass_tokens = "zyzzo"\ncaption_extension = ".none"'
+    other = f'[[datasets.subsets]]\nimage_dir = "{images}"\nconcept = "zyzzo"\nclass_tokens = "zyzzo"\ncaption_extension = ".none"'
     config = tmp_path / "set.toml"
     config.write_text(f'{words}[[datasets]]\nbatch_size = 2\n{subset}\nconcept = "mychar4"\n[[datasets]]\n{other}\n')
     learn = ["--cpu", "--eval_samples", "8", "--max_train_steps", "2"]
@@ -325,8 +325,8 @@ def test_a_recipe_has_the_data_set_file_of_its_word(tmp_path, pictures, capsys):
     data.write_text("\n".join(line.removeprefix("# ") for line in told[told.index("# [[datasets]]") :].splitlines()))
     (dataset,) = read_table(data)["datasets"]  # that of the other word is none of its own
     assert dataset["batch_size"] == 2
-    assert dataset["subsets"] == [{"image_dir": pictures.name, "caption_separator": ";"}]
-    data.write_text(data.read_text().replace(f'"{pictures.name}"', f'"{pictures}"'))
+    assert dataset["subsets"] == [{"image_dir": images.name, "caption_separator": ";"}]
+    data.write_text(data.read_text().replace(f'"{images.name}"', f'"{images}"'))
     again = ["--config_file", str(recipe), "--dataset_config", str(data), "--output_dir", str(tmp_path / "again")]
     assert main(["train", *again, "--cpu", "--eval_samples", "8"]) in (0, 3)
     rows = [read_embedding(f).vectors["text_encoder"] for f in (file, tmp_path / "again" / "mychar4.safetensors")]

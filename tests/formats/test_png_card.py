@@ -1,4 +1,4 @@
-"""Picture cards against AUTOMATIC1111's layout, read and written here a second time, number by number.
+"""Image cards against AUTOMATIC1111's layout, read and written here a second time, number by number.
 
 The layout: JSON with `string_to_param: {"*": {"TORCHTENSOR": rows}}`, as base64 in the text chunk `sd-ti-embedding`; and packed by
 zlib in the low four bits of the colours left of the first column that is black in these bits (low halves of the bytes) and right
@@ -104,19 +104,19 @@ def test_a_card_of_ours_is_read_by_the_layout(tmp_path):
         assert (table["name"], table["step"]) == ("zyzzo", 7)
 
 
-def test_a_card_with_a_picture_is_read_by_the_layout(tmp_path):
-    """A picture with black edges and black columns within, as tall as it is."""
+def test_a_card_with_a_image_is_read_by_the_layout(tmp_path):
+    """An image with black edges and black columns within, as tall as it is."""
     file = write_embedding(Embedding("zyzzo", {"text_encoder": ROWS}), tmp_path / "zyzzo.safetensors")
-    picture = Image.new("RGB", (90, 300))
-    picture.paste((200, 16, 240), (20, 40, 40, 260))
-    picture.save(tmp_path / "picture.png")
+    image = Image.new("RGB", (90, 300))
+    image.paste((200, 16, 240), (20, 40, 40, 260))
+    image.save(tmp_path / "picture.png")
     out = tmp_path / "card.png"
     assert main(["convert", str(file), str(out), "--picture", str(tmp_path / "picture.png")]) == 0
     for table in (from_chunk(out), from_columns(out)):
         assert torch.equal(rows_of(table), ROWS)
     with Image.open(out) as card:
-        left = (card.width - picture.width) // 2
-        assert card.crop((left, 0, left + picture.width, 300)).convert("RGB").tobytes() == picture.tobytes()
+        left = (card.width - image.width) // 2
+        assert card.crop((left, 0, left + image.width, 300)).convert("RGB").tobytes() == image.tobytes()
 
 
 def test_a_card_of_the_web_ui_is_read_by_us(tmp_path):

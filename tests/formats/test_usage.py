@@ -16,7 +16,7 @@ from neonym.formats import read_embedding, write_embedding
 from neonym.formats.usage import usage_card
 from neonym.types import Embedding
 from support.checks import settings
-from support.data_sets import make_pictures
+from support.data_sets import make_images
 
 SD1 = {"text_encoder": torch.randn(2, 768, generator=torch.Generator().manual_seed(5))}
 SDXL = SD1 | {"text_encoder_2": torch.randn(2, 1280, generator=torch.Generator().manual_seed(6))}
@@ -62,7 +62,7 @@ def test_names_and_endings_that_a_program_spells_otherwise(tmp_path):
 
 @pytest.mark.parametrize("vectors", [SD1, SDXL])
 def test_a_card_is_registered_under_its_files_name(tmp_path, vectors):
-    """AUTOMATIC1111 and Forge take the name within a picture card, so that is the file's; the word keeps its own for us."""
+    """AUTOMATIC1111 and Forge take the name within an image card, so that is the file's; the word keeps its own for us."""
     first = write_embedding(Embedding("zyzzo", vectors), tmp_path / "a.png")
     assert main(["convert", str(first), str(tmp_path / "b.png")]) == 0
     for name in ("a", "b"):
@@ -97,11 +97,11 @@ def test_a_word_that_diffusers_has_gets_another_name_there(tmp_path):
     assert 'token="squirrel"' in card_of(tmp_path / "squirrel.safetensors")
 
 
-def test_the_command_of_a_run_works(tmp_path, pictures):
+def test_the_command_of_a_run_works(tmp_path, images):
     """Of the built-in model, whose word is for Neonym only."""
     out = tmp_path / "out put"
     run = settings(
-        train_data_dir=str(pictures), token_string="mychar4", max_train_steps=1, output_dir=str(out), clip_skip=2,
+        train_data_dir=str(images), token_string="mychar4", max_train_steps=1, output_dir=str(out), clip_skip=2,
         resolution="64", eval_samples=8, output_name="m(y) char",
     )  # fmt: skip
     card = train(run).files[0].with_suffix(".md").read_text()
@@ -114,13 +114,13 @@ def test_the_command_of_a_run_works(tmp_path, pictures):
     assert len(list((tmp_path / "images").glob("*.png"))) == 1
 
 
-def test_the_command_of_a_word_of_another_model_works(tmp_path, pictures):
+def test_the_command_of_a_word_of_another_model_works(tmp_path, images):
     """A checkpoint file, named as the training was given it, with a blank in its path; the file in another folder."""
     model = tmp_path / "my models" / "tiny.safetensors"
     model.parent.mkdir()
     save_file(single_file_tensors(make_parts("sd1", tiny=True), "sd1"), model)
     run = settings(
-        train_data_dir=str(pictures), token_string="mychar4", max_train_steps=1, output_dir=str(tmp_path / "out"),
+        train_data_dir=str(images), token_string="mychar4", max_train_steps=1, output_dir=str(tmp_path / "out"),
         pretrained_model_name_or_path=str(model), resolution="64", eval_samples=8,
     )  # fmt: skip
     command = command_of(train(run).files[0].with_suffix(".md").read_text())
@@ -135,7 +135,7 @@ def test_a_name_that_programs_cannot_use_is_told_before_training(tmp_path, capsy
         ("squirrel", "is an ordinary word"),
         ("a,b", "InvokeAI"),
     ):
-        data = make_pictures(tmp_path / word, 2, caption=f"a sticker of a {word}")
+        data = make_images(tmp_path / word, 2, caption=f"a sticker of a {word}")
         assert main(["check", f"--train_data_dir={data}", f"--token_string={word}"]) == 0
         told = capsys.readouterr().out
         assert said in told

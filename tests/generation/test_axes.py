@@ -1,4 +1,4 @@
-"""Sheets with axes: their pictures, what those say, and mistakes."""
+"""Sheets with axes: their images, what those say, and mistakes."""
 
 import numpy as np
 import torch

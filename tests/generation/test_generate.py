@@ -32,7 +32,7 @@ def test_every_flag_of_sd_scripts_is_known(script):
     assert renamed <= set(GenerateSettings.model_fields)
 
 
-def test_the_word_changes_the_picture_and_the_seed_repeats_it(word):
+def test_the_word_changes_the_image_and_the_seed_repeats_it(word):
     model = load_model()
     (without,) = draw(model, [PROMPT], [3], steps=4)
     add_files(model, [word])
@@ -56,7 +56,7 @@ def test_an_embedding_of_another_width_is_refused(tmp_path, capsys):
     assert "learned for text_encoder_2, which builtin:emoji does not have" in capsys.readouterr().err
 
 
-def test_pictures_of_every_kind_are_begun_from(tmp_path):
+def test_images_of_every_kind_are_begun_from(tmp_path):
     """Turned by EXIF, 16 bits deep, transparent."""
     turned = Image.new("RGB", (128, 64), (200, 40, 40))
     exif = Image.Exif()
@@ -76,12 +76,12 @@ def test_a_word_with_brackets_in_its_name(tmp_path, capsys):
     vectors = {"text_encoder": rows}
     odd = write_embedding(Embedding("my", vectors), tmp_path / "my (1).safetensors")
     plain = write_embedding(Embedding("my", vectors), tmp_path / "mine.safetensors")
-    pictures = [
+    images = [
         generate(tmp_path, "--textual_inversion_embeddings", file, "--prompt", f"a ({word}:1.2) dog", *SMALL)[0]
         for file, word in ((odd, "my (1)"), (odd, r"my \(1\)"), (odd, "<my (1)>"), (plain, "mine"))
     ]
     assert "no prompt uses" not in capsys.readouterr().err
-    assert all(np.array_equal(pixels(shown(pictures[0])), pixels(shown(p))) for p in pictures[1:])
+    assert all(np.array_equal(pixels(shown(images[0])), pixels(shown(p))) for p in images[1:])
 
 
 def test_every_wrong_line_is_told(tmp_path, capsys):
@@ -104,8 +104,8 @@ def test_names_of_files(tmp_path):
     assert [f.name for f in generate(tmp_path, "--prompt", "a", "--sequential_file_name", *SMALL)] == ["im_000003.png"]
     named = generate(tmp_path, "--prompt", "a --f sub/one", "b --f two.jpg", "c --f two.jpg", *SMALL)
     assert [str(f.relative_to(tmp_path / "images")) for f in named] == ["sub/one.png", "two.jpg", "two_2.jpg"]
-    with Image.open(named[1]) as picture:
-        comment = picture.getexif().get_ifd(0x8769)[0x9286]  # the folder and the entry that the web UI reads
+    with Image.open(named[1]) as image:
+        comment = image.getexif().get_ifd(0x8769)[0x9286]  # the folder and the entry that the web UI reads
     assert read_parameters(comment.removeprefix(b"UNICODE\0").decode("utf-16-be"))[2]["Seed"] == "6"
     photo = tmp_path / "images" / "photo.png"
     Image.new("RGB", (64, 64), (200, 40, 40)).save(photo)
@@ -127,7 +127,7 @@ def test_two_stages_and_a_grid(tmp_path):
     assert shown(files[0]).width > 256
 
 
-def test_prompts_of_pictures_are_used_where_there_are_no_others(word, tmp_path, capsys):
+def test_prompts_of_images_are_used_where_there_are_no_others(word, tmp_path, capsys):
     (first,) = generate(tmp_path, "--prompt", "a red cat --n blue", *SMALL)
     (second,) = generate(tmp_path, "--image_path", first, *SMALL)
     assert shown(second).text["prompt"] == "a red cat"
@@ -166,7 +166,7 @@ def test_every_mistake_at_once(tmp_path, capsys):
     [
         ([], "there is nothing to generate"),
         (["--from_file", "nix.txt"], "cannot be read"),
-        (["--prompt", "a", "--mask_path", "m.png"], "there is no picture that is masked"),
+        (["--prompt", "a", "--mask_path", "m.png"], "there is no image that is masked"),
         (["--prompt", "a", "--W", "1000000"], "a side of 1000000 pixels is not possible"),
         (["--prompt", "a --w 4"], "a side of 4 pixels is not possible"),
         (["--prompt", "a", "--seed", str(1 << 70)], "--seed"),
@@ -179,7 +179,7 @@ def test_every_mistake_at_once(tmp_path, capsys):
         (["--prompt", "a", "--x", "sampler=ddim,nope"], "--x sampler=ddim,nope: the sampler `nope` is not known"),
         (["--prompt", "a", "--network_mul", "0.5"], "1 multipliers for 0 LoRAs"),
         (["--prompt", "a", "--from_module", "x.py"], "may run code"),
-        (["--prompt", "a", "--image_path", "{tmp}/bad.png"], "cannot be read as a picture"),
+        (["--prompt", "a", "--image_path", "{tmp}/bad.png"], "cannot be read as an image"),
         (["--prompt", "a", "--clip_skip", "50"], "more than the 2 layers"),
         (["--prompt", "a", "--steps", "2000"], "2000 is more than 1000"),
         (["--prompt", "a", "--scale", "nan"], "nan is no finite number"),
@@ -221,7 +221,7 @@ def test_every_mistake_at_once(tmp_path, capsys):
 )
 def test_bad_input(argv, said, tmp_path, capsys):
     write_embedding(Embedding("x", {"text_encoder": torch.ones(1, 128)}), tmp_path / "x.pt")
-    (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nno picture")
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nno image")
     Image.new("RGB", (64, 64)).save(tmp_path / "good.png")
     generate(tmp_path, *[a.replace("{tmp}", str(tmp_path)) for a in argv], code=2)
     assert said in capsys.readouterr().err
@@ -236,7 +236,7 @@ def test_what_is_odd_is_said_and_passed(tmp_path, capsys):
     assert [shown(f).text["steps"] for f in files] == ["1", "1"]
     for part in ("warning: --prompt: is there twice: only the last one counts", "0 steps are not possible with ddim: 1 are taken",
                  "20 is not a multiple of 8: 16 is used instead", "note: --fp16: a CPU computes in float32",
-                 "warning: --iter_same_seed: the 2 pictures of a prompt are the same"):  # fmt: skip
+                 "warning: --iter_same_seed: the 2 images of a prompt are the same"):  # fmt: skip
         assert said.count(part) == 1, part
 
 

@@ -66,19 +66,19 @@ def test_what_is_finished_is_kept_when_it_is_stopped(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    pictures = list(out.iterdir())
-    assert f"{len(pictures)} images are finished" in err
-    assert all(shown(p).size == (64, 64) for p in pictures)  # and nothing half-written
+    images = list(out.iterdir())
+    assert f"{len(images)} images are finished" in err
+    assert all(shown(p).size == (64, 64) for p in images)  # and nothing half-written
 
 
-def test_a_picture_that_is_not_saved_is_not_finished(tmp_path, capsys, monkeypatch):
+def test_a_image_that_is_not_saved_is_not_finished(tmp_path, capsys, monkeypatch):
     """Stopped in the middle of saving the second one."""
     whole = Image.Image.save
 
-    def save(picture, file, *rest, **more):
+    def save(image, file, *rest, **more):
         if "_001_" in str(file):
             raise KeyboardInterrupt
-        whole(picture, file, *rest, **more)
+        whole(image, file, *rest, **more)
 
     monkeypatch.setattr(Image.Image, "save", save)
     (first,) = generate(tmp_path, "--prompt", "a", "b", "--batch_size", 2, *SMALL, code=130)

@@ -1,4 +1,4 @@
-"""What picture files say: read back by other programs' rules, and drawn again."""
+"""What image files say: read back by other programs' rules, and drawn again."""
 
 import json
 import re
@@ -50,8 +50,8 @@ def test_files_and_what_they_say(word, tmp_path, capsys):
     )  # fmt: skip
     assert [re.sub(r"\d{14}", "T", f.name) for f in files] == [f"im_T_{i:03d}_{5 + i}.png" for i in range(4)]
     assert capsys.readouterr().out.splitlines()[1] == f"{files[1]}  [2/4]"
-    with Image.open(files[1]) as picture:
-        said = picture.text
+    with Image.open(files[1]) as image:
+        said = image.text
     assert said["prompt"] == f'{PROMPT}: "so, so"'
     assert (said["negative-prompt"], said["seed"], said["sampler"]) == ("blurry, bad", "6", "dpmsolver++_karras")
     prompt, negative, values = read_parameters(said["parameters"])
@@ -65,7 +65,7 @@ def test_files_and_what_they_say(word, tmp_path, capsys):
     assert len(ours["model"]["text_hash"]) == 64
 
 
-def test_a_picture_is_drawn_again_bit_for_bit(word, tmp_path, capsys):
+def test_a_image_is_drawn_again_bit_for_bit(word, tmp_path, capsys):
     photo = tmp_path / "photo.png"
     Image.new("RGB", (64, 64), (200, 40, 40)).save(photo)
     files = generate(
@@ -109,7 +109,7 @@ def test_files_that_are_no_png_are_drawn_again(tmp_path):
     assert (shown(begun).text["prompt"], shown(begun).text["negative-prompt"]) == ("a \u732b", "bad")
 
 
-def test_prompts_of_pictures_by_other_programs_are_used(tmp_path, capsys):
+def test_prompts_of_images_by_other_programs_are_used(tmp_path, capsys):
     text = PngInfo()
     text.add_text(
         "parameters", "a {red} cat,\nof two lines\nNegative prompt: bad\nSteps: 20, Sampler: Euler a, Seed: 3"
@@ -127,7 +127,7 @@ def test_prompts_of_pictures_by_other_programs_are_used(tmp_path, capsys):
         assert said.count(part) == 1, part
 
 
-def test_a_changed_picture_is_told_when_it_is_drawn_again(tmp_path, capsys):
+def test_a_changed_image_is_told_when_it_is_drawn_again(tmp_path, capsys):
     photo = tmp_path / "photo.png"
     Image.new("RGB", (64, 64), (200, 40, 40)).save(photo)
     (first,) = generate(tmp_path, "--prompt", "a cat", "--image_path", photo, "--steps", 4)

@@ -1,4 +1,4 @@
-"""Pictures by real drawing: the same from a seed in any batch, as diffusers draws them, changed where they should be."""
+"""Images by real drawing: the same from a seed in any batch, as diffusers draws them, changed where they should be."""
 
 import re
 import warnings
@@ -53,8 +53,8 @@ def pipeline(model):
     return Pipeline(model)
 
 
-def pixels(picture):
-    return np.asarray(picture).astype(int)
+def pixels(image):
+    return np.asarray(image).astype(int)
 
 
 def one(pipeline, job):
@@ -64,18 +64,18 @@ def one(pipeline, job):
 @pytest.fixture
 def photo(tmp_path):
     """Left half red, right half green."""
-    picture = Image.new("RGB", (64, 64), (200, 40, 40))
-    picture.paste((40, 160, 60), (32, 0, 64, 64))
-    picture.save(tmp_path / "photo.png")
+    image = Image.new("RGB", (64, 64), (200, 40, 40))
+    image.paste((40, 160, 60), (32, 0, 64, 64))
+    image.save(tmp_path / "photo.png")
     return str(tmp_path / "photo.png")
 
 
 @pytest.fixture
 def mask(tmp_path):
     """The left half is drawn anew."""
-    picture = Image.new("L", (64, 64), 0)
-    picture.paste(255, (0, 0, 32, 64))
-    picture.save(tmp_path / "mask.png")
+    image = Image.new("L", (64, 64), 0)
+    image.paste(255, (0, 0, 32, 64))
+    image.save(tmp_path / "mask.png")
     return str(tmp_path / "mask.png")
 
 
@@ -83,24 +83,24 @@ NAMES = [*SAMPLERS, *(name + end for name in SAMPLERS if name not in OWN_SPACING
 
 
 @pytest.mark.parametrize("sampler", NAMES)
-def test_a_seed_is_a_picture_in_any_batch_with_every_sampler(pipeline, sampler):
+def test_a_seed_is_a_image_in_any_batch_with_every_sampler(pipeline, sampler):
     jobs = [replace(job, sampler=sampler) for job in JOBS]
     together = pipeline.generate(jobs)
     assert np.ptp(pixels(together[0])) > 20
-    for job, picture in zip(jobs, together, strict=True):
-        assert np.array_equal(one(pipeline, job), pixels(picture))
+    for job, image in zip(jobs, together, strict=True):
+        assert np.array_equal(one(pipeline, job), pixels(image))
 
 
 def test_a_long_neighbour_changes_nothing(pipeline):
     jobs = [JOB, replace(JOB, prompt="cat " * 100), replace(JOB, negative_prompt="dog " * 100), replace(JOB, seed=9)]
-    for job, picture in zip(jobs, pipeline.generate(jobs), strict=True):
-        assert np.array_equal(one(pipeline, job), pixels(picture))
+    for job, image in zip(jobs, pipeline.generate(jobs), strict=True):
+        assert np.array_equal(one(pipeline, job), pixels(image))
 
 
 def test_a_batch_at_once_is_nearly_the_same(model, pipeline):
     at_once = Pipeline(model, PipelineRules(at_once=True)).generate(JOBS)
-    for picture, alone in zip(at_once, pipeline.generate(JOBS), strict=True):
-        assert np.abs(pixels(picture) - pixels(alone)).max() <= 2
+    for image, alone in zip(at_once, pipeline.generate(JOBS), strict=True):
+        assert np.abs(pixels(image) - pixels(alone)).max() <= 2
 
 
 def test_half_precision_is_for_the_model_alone(pipeline):
@@ -190,8 +190,8 @@ def test_img2img_keeps_what_its_strength_leaves(pipeline, photo):
     distance = {s: np.abs(drawn[s] - source).mean() for s in drawn}
     assert distance[0.1] < distance[0.9]
     jobs = [replace(job, source=photo, strength=0.9) for job in JOBS]
-    for job, picture in zip(jobs, pipeline.generate(jobs), strict=True):
-        assert np.array_equal(one(pipeline, job), pixels(picture))
+    for job, image in zip(jobs, pipeline.generate(jobs), strict=True):
+        assert np.array_equal(one(pipeline, job), pixels(image))
 
 
 def test_inpainting_changes_white_parts_alone(pipeline, photo, mask):
@@ -206,12 +206,12 @@ def test_both_of_two_stages_keep_what_a_mask_keeps(model, photo, mask, latents):
     pipeline = Pipeline(model, PipelineRules(highres_scale=0.5, highres_steps=3, highres_latents=latents))
     job = replace(JOB, width=128, height=128, strength=0.8, steps=4, source=photo, mask=mask)
     small, large = pipeline.generate_stages([job])
-    for picture, side in ((small[0], 64), (large[0], 128)):
+    for image, side in ((small[0], 64), (large[0], 128)):
         source = pixels(open_source(photo, (side, side)))
-        assert np.array_equal(pixels(picture)[:, side // 2 + 4 :], source[:, side // 2 + 4 :])
-        assert np.abs(pixels(picture)[:, : side // 2] - source[:, : side // 2]).mean() > 5
+        assert np.array_equal(pixels(image)[:, side // 2 + 4 :], source[:, side // 2 + 4 :])
+        assert np.abs(pixels(image)[:, : side // 2] - source[:, : side // 2]).mean() > 5
     alone = one(Pipeline(model), replace(job, width=64, height=64, steps=3))
-    assert np.array_equal(alone, pixels(small[0]))  # the first stage is a picture with a mask like any other
+    assert np.array_equal(alone, pixels(small[0]))  # the first stage is an image with a mask like any other
 
 
 @pytest.mark.parametrize("latents", [False, True])
@@ -248,8 +248,8 @@ def test_zero_terminal_snr(tmp_path):
 
 def test_vae_options_change_nothing_but_memory(model, pipeline):
     several = Pipeline(model, PipelineRules(vae_batch_size=4)).generate(JOBS)
-    for picture, alone in zip(several, pipeline.generate(JOBS), strict=True):
-        assert np.abs(pixels(picture) - pixels(alone)).max() <= 1
+    for image, alone in zip(several, pipeline.generate(JOBS), strict=True):
+        assert np.abs(pixels(image) - pixels(alone)).max() <= 1
     tiled = Pipeline(load_model(), PipelineRules(vae_tiling=True))
     assert np.abs(one(tiled, replace(JOB, width=256)) - one(pipeline, replace(JOB, width=256))).mean() < 20
 
@@ -288,7 +288,7 @@ def test_names_of_samplers():
 
 @pytest.mark.parametrize(("sampler", "same"), [("lms", "euler"), ("pndm", "ddim")])
 def test_samplers_with_a_memory_begin_without_one(pipeline, photo, sampler, same):
-    """The first step from a picture is that of the sampler without a memory, wherever it begins."""
+    """The first step from an image is that of the sampler without a memory, wherever it begins."""
     for steps, strength in ((4, 0.25), (20, 0.05)):
         job = replace(JOB, source=photo, steps=steps, strength=strength)
         ours, plain = (one(pipeline, replace(job, sampler=name)) for name in (sampler, same))
@@ -304,7 +304,7 @@ def test_plms_is_as_good_in_the_middle_of_its_steps_as_from_their_beginning(pipe
     assert error["lms"] < 1.5 * error["ddim"]
 
 
-def test_numbers_that_are_not_finite_are_no_picture(model):
+def test_numbers_that_are_not_finite_are_no_image(model):
     broken = Pipeline(model, PipelineRules(noise=(NoiseChange("offset", 1.0, (1e30, 1e30)),)))
     with pytest.raises(UserError, match="seed 3: .*not finite"):
         broken.generate([JOB])
@@ -327,7 +327,7 @@ def lora_tensors(model, seed=0, scale=0.2):
     return tensors
 
 
-def test_loras_change_pictures_by_their_multipliers(tmp_path):
+def test_loras_change_images_by_their_multipliers(tmp_path):
     model = load_model()
     plain = one(Pipeline(model), JOB)
     files = [str(tmp_path / f"{i}.safetensors") for i in range(2)]
@@ -337,7 +337,7 @@ def test_loras_change_pictures_by_their_multipliers(tmp_path):
     pipeline = Pipeline(model, networks=networks)
     drawn = {m: one(pipeline, replace(JOB, multipliers=m)) for m in ((0.0,), (1.0, 0.0), (0.5, 0.0), (1.0, 1.0))}
     assert np.abs(drawn[0.0,] - plain).max() <= 1
-    change = {m: np.abs(picture - plain).mean() for m, picture in drawn.items()}
+    change = {m: np.abs(image - plain).mean() for m, image in drawn.items()}
     assert 0 < change[0.5, 0.0] < change[1.0, 0.0]
     assert not np.array_equal(drawn[1.0, 0.0], drawn[1.0, 1.0])
     assert np.array_equal(one(pipeline, replace(JOB, multipliers=(1.0,))), drawn[1.0, 1.0])  # the last one repeats
@@ -396,11 +396,11 @@ def test_sdxl_is_told_its_sizes(tmp_path):
     for other in ({"original_width": 640}, {"crop_top": 32}, {"original_height_negative": 640}):
         assert not np.array_equal(plain, one(pipeline, replace(JOB, **other)))
     jobs = [JOB, replace(JOB, prompt="a dog", seed=8, crop_left=9)]
-    for job, picture in zip(jobs, pipeline.generate(jobs), strict=True):
-        assert np.array_equal(one(pipeline, job), pixels(picture))
+    for job, image in zip(jobs, pipeline.generate(jobs), strict=True):
+        assert np.array_equal(one(pipeline, job), pixels(image))
 
 
-def test_sdxl_begins_from_a_picture(tmp_path, photo, mask):
+def test_sdxl_begins_from_a_image(tmp_path, photo, mask):
     save_folder(make_parts("sdxl", tiny=True, dtype=torch.float32), "sdxl", tmp_path / "xl", "epsilon")
     pipeline = Pipeline(load_model(str(tmp_path / "xl")))
     with warnings.catch_warnings():

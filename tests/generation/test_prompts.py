@@ -180,7 +180,7 @@ def test_seeds_count_up_over_prompts_and_passes():
     assert [job.seed for job in own] == [5, 7, 8, 13, 14, 15]
 
 
-def test_variants_follow_from_the_seed_of_the_picture():
+def test_variants_follow_from_the_seed_of_the_image():
     jobs = plan(prompt=("a {red|green|blue|white|black|pink} cat",), images_per_prompt=6)
     assert len({job.prompt for job in jobs}) > 2
     (again,) = plan(prompt=("a {red|green|blue|white|black|pink} cat --d 13",))

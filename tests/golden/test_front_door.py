@@ -29,7 +29,7 @@ def check(tmp_path, capsys):
     return run
 
 
-def picture(path: Path, size=(64, 64)) -> None:
+def image(path: Path, size=(64, 64)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("1", size).save(path)
 
@@ -44,7 +44,7 @@ def problems(found: dict) -> list[str]:
 
 
 def test_all_shapes(check, tmp_path):
-    picture(tmp_path / "a" / "0.png", (512, 512))
+    image(tmp_path / "a" / "0.png", (512, 512))
     cases = golden("a_bucket_resolutions.json")
     good = [case for case in cases if "error" not in case["expected"]]
     found = check({"datasets": [row(tmp_path / "a", enable_bucket=True, **case["inputs"]) for case in good]})
@@ -59,14 +59,14 @@ def test_all_shapes(check, tmp_path):
             assert any("bucket_reso" in text for text in problems(found)), case
 
 
-def test_places_of_pictures(check, tmp_path):
-    """One data set for each way of bucketing, one picture for each size. What SDXL is told is ours (docs/datasets.md)."""
+def test_places_of_images(check, tmp_path):
+    """One data set for each way of bucketing, one image for each size. What SDXL is told is ours (docs/datasets.md)."""
     ways: dict[str, list[dict]] = {}
     for case in golden("b_bucket_selection.json"):
         inputs = dict(case["inputs"])
         size = inputs.pop("image_size")
         ways.setdefault(json.dumps(inputs), []).append(case)
-        picture(tmp_path / str(len(ways)) / "{}x{}.png".format(*size), size)
+        image(tmp_path / str(len(ways)) / "{}x{}.png".format(*size), size)
     table = {
         "datasets": [
             row(tmp_path / str(i), **{"enable_bucket": True, **json.loads(way)}) for i, way in enumerate(ways, 1)
@@ -81,7 +81,7 @@ def test_places_of_pictures(check, tmp_path):
                 tmp_path / str(number) / "{}x{}.png".format(*case["inputs"]["image_size"]),
             )
             if "error" in expected or 0 in expected.get("bucket", [1]):
-                assert any(text.startswith(f"{path}: a picture of") for text in problems(found)), case
+                assert any(text.startswith(f"{path}: an image of") for text in problems(found)), case
                 continue
             item = items[str(path)]
             assert item["bucket"] == expected["bucket"], case
@@ -95,9 +95,9 @@ def test_places_of_pictures(check, tmp_path):
 
 
 def listed(folder: Path, captions: list[str], **values) -> dict:
-    """A subset with these captions, one picture each, by a metadata file: captions as they are, lines and blanks included."""
+    """A subset with these captions, one image each, by a metadata file: captions as they are, lines and blanks included."""
     for number in range(len(captions)):
-        picture(folder / f"{number:03}.png")
+        image(folder / f"{number:03}.png")
     file = folder / "captions.json"
     file.write_text(json.dumps({f"{number:03}.png": {"caption": text} for number, text in enumerate(captions)}))
     return {"image_dir": str(folder), "metadata_file": str(file), **values}
@@ -166,7 +166,7 @@ def test_ids_and_weights(check, tmp_path, models, family, kinds, length):
 
 
 def test_weighted_pieces(check, tmp_path):
-    """Prompts of one line; a number that is none is told, with the picture."""
+    """Prompts of one line; a number that is none is told, with the image."""
     cases = [c for c in golden("f_weighted_prompt.json") if "\n" not in c["inputs"]["prompt"]]
     cases.append({"inputs": {"prompt": "x(\\)y"}, "expected": {"pairs": [["x", 1.0], [")y", 1.1]]}})
     cases.append({"inputs": {"prompt": "x(\\ :2)y"}, "expected": {"pairs": [["x", 1.0], [" ", 2.0], ["y", 1.0]]}})
@@ -219,7 +219,7 @@ def test_repeats_and_regularisation(check, tmp_path):
             folder = home / subset.get("parent", "") / subset["dir"]
             folder.mkdir(parents=True, exist_ok=True)
             for i in range(subset["images"]):
-                picture(folder / f"im{i:02}.png", subset.get("size", (64, 64)))
+                image(folder / f"im{i:02}.png", subset.get("size", (64, 64)))
         values = {key: value for key, value in inputs["dataset"].items() if key != "class_tokens"}
         if "N_class" in inputs["layout"]:
             flags = [f"--{key}={value}" for key, value in values.items() if not isinstance(value, bool)]
@@ -254,19 +254,19 @@ def test_repeats_and_regularisation(check, tmp_path):
         assert sorted(sizes) == sorted(expected["items_by_batch_sizes"])
 
 
-def test_held_out_pictures(check, tmp_path):
+def test_held_out_images(check, tmp_path):
     outcomes = {}
     for number, case in enumerate(golden("h_validation_split.json")):
         inputs, expected, folder = case["inputs"], case["expected"], tmp_path / str(number)
         folder.mkdir()
         for name in inputs["paths"]:
-            picture(folder / f"{name}.png")
+            image(folder / f"{name}.png")
         values = {key: inputs[key] for key in ("validation_split", "validation_seed")}
         found = check({"datasets": [row(folder, **values)]})
         sides = {
             back: {Path(i["path"]).stem for i in found["items"] if i["held_out"] == back} for back in (False, True)
         }
-        name = f"{len(inputs['paths'])} pictures, {inputs['validation_split']}, seed {inputs['validation_seed']}"
+        name = f"{len(inputs['paths'])} images, {inputs['validation_split']}, seed {inputs['validation_seed']}"
         outcomes[name] = "error" not in expected and sides == {
             False: set(expected["train"]), True: set(expected["validation"])}  # fmt: skip
     judge("h", outcomes)
@@ -293,7 +293,7 @@ def test_caption_files(check, tmp_path):
     for number, case in enumerate(golden("i_caption_files.json")):
         inputs, expected, folder = case["inputs"], case["expected"], tmp_path / str(number)
         for name in inputs["images"]:
-            picture(folder / name)
+            image(folder / name)
         for name, text in inputs["caption_files"].items():
             (folder / name).write_bytes(text.encode())
         found = check({"datasets": [{"subsets": [{"image_dir": str(folder), **inputs["subset"]}]}]})
@@ -308,7 +308,7 @@ def test_caption_files(check, tmp_path):
 def test_metadata_files(check, tmp_path):
     """Each case in a data-set file, and with --in_json."""
     for name in ("0.png", "1.png"):
-        picture(tmp_path / "pictures" / name)
+        image(tmp_path / "pictures" / name)
     for through_flags in (False, True):
         outcomes = {}
         for number, case in enumerate(golden("j_finetune_metadata.json")):

@@ -118,7 +118,7 @@ def test_validation_splits():
     outcomes = {}
     for case in golden("h_validation_split.json"):
         inputs, expected = case["inputs"], case["expected"]
-        name = f"{len(inputs['paths'])} pictures, {inputs['validation_split']}, seed {inputs['validation_seed']}"
+        name = f"{len(inputs['paths'])} images, {inputs['validation_split']}, seed {inputs['validation_seed']}"
         training, held_out = split(inputs["paths"], inputs["validation_split"], inputs["validation_seed"])
         assert not set(training) & set(held_out)
         assert sorted(training + held_out) == sorted(inputs["paths"])

@@ -12,7 +12,7 @@ from neonym.cli.main import main
 from neonym.io import memo as module
 from neonym.io.memo import cache_folder, memoized
 from neonym.models.tokenizers.loading import CLIP, read_clip
-from support.data_sets import make_pictures
+from support.data_sets import make_images
 
 HEAVY = ("torch", "transformers", "diffusers", "accelerate", "huggingface_hub")
 
@@ -98,7 +98,7 @@ def model(request, tmp_path_factory):
 
 def test_a_second_check_needs_no_torch(model, tmp_path, capsys):
     """Of a model of any kind: torch and the libraries on it take longer to import than everything else of a small check."""
-    flags = ["--train_data_dir", str(make_pictures(tmp_path / "pictures")), "--token_string=mychar4"]
+    flags = ["--train_data_dir", str(make_images(tmp_path / "pictures")), "--token_string=mychar4"]
     flags += ["--pretrained_model_name_or_path", model, "--resolution=64"]
     assert main(["check", *flags]) == 0
     first = capsys.readouterr().out

@@ -23,7 +23,7 @@ from neonym.training import run as training
 from neonym.training.objective import Objective
 from support import ALIKE
 from support.checks import settings
-from support.data_sets import make_pictures
+from support.data_sets import make_images
 from support.runs import rows, start, stop_at, wait_for_step
 
 
@@ -81,16 +81,16 @@ def test_a_stop_before_the_first_step(run_for):
     assert train(run_for()).steps == 8
 
 
-def test_a_step_without_the_word_moves_nothing(run_for, tmp_path, pictures):
-    """Regularisation pictures alone in a step give no gradient, not a zero one that momentum would turn into a move."""
-    make_pictures(tmp_path / "reg", 6, caption="a sticker of a thing")
+def test_a_step_without_the_word_moves_nothing(run_for, tmp_path, images):
+    """Regularisation images alone in a step give no gradient, not a zero one that momentum would turn into a move."""
+    make_images(tmp_path / "reg", 6, caption="a sticker of a thing")
     config = tmp_path / "reg.toml"
     config.write_text(
         f"""
         [[datasets]]
         batch_size = 1
         [[datasets.subsets]]
-        image_dir = '{pictures}'
+        image_dir = '{images}'
         [[datasets.subsets]]
         image_dir = '{tmp_path / "reg"}'
         is_reg = true
@@ -118,7 +118,7 @@ def test_a_step_without_the_word_moves_nothing(run_for, tmp_path, pictures):
 
 
 def two_concepts(tmp_path: Path) -> str:
-    make_pictures(tmp_path / "b", 5, caption="a flat drawing of a zyzzo")
+    make_images(tmp_path / "b", 5, caption="a flat drawing of a zyzzo")
     file = tmp_path / "two.toml"
     file.write_text(
         f"""
@@ -139,7 +139,7 @@ def two_concepts(tmp_path: Path) -> str:
     return str(file)
 
 
-def test_law_2_alone_is_together(run_for, tmp_path, pictures):
+def test_law_2_alone_is_together(run_for, tmp_path, images):
     config = two_concepts(tmp_path)
     common = {"max_train_steps": 10, "eval_samples": 8, "cpu": True, "learning_rate": 0.005}
     both = train(settings(dataset_config=config, output_dir=str(tmp_path / "both"), **common))

@@ -17,13 +17,13 @@ from support import ALIKE
 from support.runs import flags_for, launch, threads
 
 
-def test_law_3_two_processes_are_one(run_for, tmp_path, pictures):
+def test_law_3_two_processes_are_one(run_for, tmp_path, images):
     """Bit for bit, though one computes three samples together, on all threads, and of the two one computes two and one one.
 
     On other CPUs all compute them one by one, on one thread.
     """
     one_by_one = {} if ALIKE else {"micro_batch_size": 1}
-    flags = [*flags_for(pictures, tmp_path / "two"), *(f"--{name}={value}" for name, value in one_by_one.items())]
+    flags = [*flags_for(images, tmp_path / "two"), *(f"--{name}={value}" for name, value in one_by_one.items())]
     with nullcontext() if ALIKE else threads(1):
         alone = train(run_for("alone", max_train_steps=6, train_batch_size=3, flip_aug=True, **one_by_one))
     process = launch(2, *flags)
@@ -67,9 +67,9 @@ def rank_of(pid: int) -> str | None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in /proc")
-def test_a_killed_process_ends_the_run_with_its_state_saved(tmp_path, pictures):
+def test_a_killed_process_ends_the_run_with_its_state_saved(tmp_path, images):
     """Then the same command in one process goes on to what an undisturbed run gives."""
-    flags = flags_for(pictures, tmp_path / "two", steps=400)
+    flags = flags_for(images, tmp_path / "two", steps=400)
     process = launch(2, *flags)
     state = tmp_path / "two" / "mychar4-run" / "state.safetensors"
     deadline = time.monotonic() + 200

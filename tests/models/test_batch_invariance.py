@@ -42,7 +42,7 @@ def test_a_sample_is_the_same_beside_others_and_on_any_threads(model):
 
 
 @pytest.mark.skipif(not ALIKE, reason="this CPU rounds otherwise")
-def test_pictures_are_encoded_alike_on_any_threads(model):
+def test_images_are_encoded_alike_on_any_threads(model):
     pixels = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(2)) * 2 - 1
     found = []
     for on in (1, 2, 4):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from support.commands import caption
-from support.data_sets import make_pictures
+from support.data_sets import make_images
 
 SIZE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 VISION = {**SIZE, "image_size": 32, "patch_size": 16}
@@ -39,11 +39,11 @@ def blip(tmp_path_factory):
     return folder
 
 
-def test_pictures_are_described(tmp_path, blip, capsys):
-    folder = make_pictures(tmp_path / "a", 3, caption=None)
+def test_images_are_described(tmp_path, blip, capsys):
+    folder = make_images(tmp_path / "a", 3, caption=None)
     (folder / "02.png").write_bytes(b"")
     command = ["describe", folder, "--model", blip, "--prefix", "mychar4, ", "--max_tokens", 5]
-    assert caption(*command) == 2  # one picture is broken, the others are done
+    assert caption(*command) == 2  # one image is broken, the others are done
     assert "02.png" in capsys.readouterr().err
     first = (folder / "00.caption").read_text()
     assert first.startswith("mychar4, ")
@@ -76,8 +76,8 @@ def make_tagger(folder, tags: list[tuple[str, str]], shape=(1, 32, 32, 3)):
     (folder / "selected_tags.csv").write_text("\n".join(["tag_id,name,category,count", *rows]) + "\n")
 
 
-def test_pictures_are_tagged(tmp_path):
-    folder, model = make_pictures(tmp_path / "a", 4, caption=None), tmp_path / "model"
+def test_images_are_tagged(tmp_path):
+    folder, model = make_images(tmp_path / "a", 4, caption=None), tmp_path / "model"
     model.mkdir()
     tags = [("general", "9"), ("red_hat", "0"), ("solo", "0"), ("tree", "0"), ("somebody", "4"), ("sky_line", "0")]
     make_tagger(model, tags)
@@ -118,11 +118,11 @@ def shorten(file: Path) -> None:
             "weights do not belong to its config",
         ),
         (lambda m: edit_config(m, vision_config={**VISION, "intermediate_size": 64}), "of another shape"),
-        (lambda m: shorten(m / "model.safetensors"), "is no model that describes pictures"),
+        (lambda m: shorten(m / "model.safetensors"), "is no model that describes images"),
     ],
 )
 def test_a_describer_that_cannot_be_used(tmp_path, blip, capsys, break_it, words):
-    folder = make_pictures(tmp_path / "a", 1, caption=None)
+    folder = make_images(tmp_path / "a", 1, caption=None)
     model = tmp_path / "model"
     shutil.copytree(blip, model)
     break_it(model)
@@ -134,28 +134,28 @@ def test_a_describer_that_cannot_be_used(tmp_path, blip, capsys, break_it, words
 
 
 def test_settings_that_a_describer_cannot_follow(tmp_path, blip, capsys):
-    folder = make_pictures(tmp_path / "a", 1, caption=None)
+    folder = make_images(tmp_path / "a", 1, caption=None)
     assert caption("describe", folder, "--model", tmp_path / "none") == 2
     assert "none: is not a folder" in one_message(capsys)
     assert caption("describe", folder, "--model", blip, "--device", "nowhere") == 2
     assert "--device=nowhere: cannot be used" in one_message(capsys)
     assert caption("describe", folder, "--model", blip, "--prompt", "a red " * 40) == 2
-    assert "does not describe a picture" in capsys.readouterr().err
+    assert "does not describe an image" in capsys.readouterr().err
     assert list(folder.glob("*.caption")) == []
     (tmp_path / "empty").mkdir()
     assert caption("describe", tmp_path / "empty", "--model", blip) == 2
-    assert "has no pictures" in one_message(capsys)
+    assert "has no images" in one_message(capsys)
 
 
 def test_captions_that_are_written_stay_when_one_fails(tmp_path, blip, capsys):
-    folder = make_pictures(tmp_path / "a", 5, caption=None)
+    folder = make_images(tmp_path / "a", 5, caption=None)
     (folder / "01.png").write_bytes(b"")
     (folder / "03.caption").mkdir()
     assert caption("describe", folder, "--model", blip, "--max_tokens", 5, "--overwrite") == 2
     printed = capsys.readouterr()
     assert "2 files written" in printed.out
     assert len(printed.err.strip().splitlines()) == 2
-    assert "01.png: is no picture of a known kind" in printed.err
+    assert "01.png: is no image of a known kind" in printed.err
     assert "03.caption: cannot be written" in printed.err
     assert sorted(p.name for p in folder.glob("*.caption") if p.is_file()) == ["00.caption", "02.caption"]
 
@@ -173,7 +173,7 @@ def test_captions_that_are_written_stay_when_one_fails(tmp_path, blip, capsys):
     ],
 )
 def test_a_list_of_tags_that_cannot_be_used(tmp_path, capsys, table, words):
-    folder, model = make_pictures(tmp_path / "a", 1, caption=None), tmp_path / "model"
+    folder, model = make_images(tmp_path / "a", 1, caption=None), tmp_path / "model"
     model.mkdir()
     make_tagger(model, [("a", "0"), ("b", "0")])
     (model / "selected_tags.csv").unlink()
@@ -186,7 +186,7 @@ def test_a_list_of_tags_that_cannot_be_used(tmp_path, capsys, table, words):
 
 
 def test_a_tagger_that_cannot_be_used(tmp_path, capsys):
-    folder, model = make_pictures(tmp_path / "a", 1, caption=None), tmp_path / "model"
+    folder, model = make_images(tmp_path / "a", 1, caption=None), tmp_path / "model"
     model.mkdir()
     make_tagger(model, [("a", "0"), ("b", "0")], shape=(1, 3, 32, 32))
     assert caption("tag", folder, "--model", model) == 2

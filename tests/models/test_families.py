@@ -33,7 +33,7 @@ from neonym.types import Encoded, TextCond
 from support.checks import settings
 from support.commands import generate as command
 from support.commands import shown
-from support.data_sets import make_pictures
+from support.data_sets import make_images
 
 SPEC = EncoderSpec("text_encoder", "T5EncoderModel", "t5xxl", aliases=("t5",), kind="t5", max_length=24)
 PATCH, WIDTH = 2, 64
@@ -117,7 +117,7 @@ def folder(tmp_path_factory) -> Path:
         "<pad>",
         "</s>",
         "<unk>",
-        *["▁a", "▁picture", "▁photo", "▁of", "▁on", "▁the", "▁red", "▁dog", "▁cat", ",", "."],
+        *["▁a", "▁image", "▁photo", "▁of", "▁on", "▁the", "▁red", "▁dog", "▁cat", ",", "."],
     ]
     letters = [f"▁{c}" for c in "abcdefghijklmnopqrstuvwxyz"] + list("▁abcdefghijklmnopqrstuvwxyz")
     pieces = [(piece, -float(i)) for i, piece in enumerate(dict.fromkeys([*words, *letters]))]
@@ -152,11 +152,11 @@ def test_latents_are_shifted_and_scaled(folder):
 @pytest.fixture
 def run_for(folder, tmp_path):
     """Settings of a short run that learns a word for the toy."""
-    pictures = make_pictures(tmp_path / "images", 3, (96, 64))
+    images = make_images(tmp_path / "images", 3, (96, 64))
 
     def make(name: str, **more):
         return settings(
-            pretrained_model_name_or_path=str(folder), train_data_dir=str(pictures), token_string="mychar4",
+            pretrained_model_name_or_path=str(folder), train_data_dir=str(images), token_string="mychar4",
             init_word="dog", num_vectors_per_token=2, train_batch_size=2, output_dir=str(tmp_path / name),
             output_name="word", eval_samples=8, lr_scheduler="constant", lr_warmup_steps="0", **more,
         )  # fmt: skip

@@ -213,7 +213,7 @@ def test_schedule_free_answers_with_its_average(run_for):
     assert concept.optimizer.param_groups[0]["train_mode"]
 
 
-def test_a_concept_may_have_a_rate_of_its_own(tmp_path, pictures, run_for):
+def test_a_concept_may_have_a_rate_of_its_own(tmp_path, images, run_for):
     config = tmp_path / "two.toml"
     config.write_text(
         "\n".join(
@@ -222,7 +222,7 @@ def test_a_concept_may_have_a_rate_of_its_own(tmp_path, pictures, run_for):
         )
         + "\n[[datasets]]\n"
         + "\n".join(
-            f'[[datasets.subsets]]\nimage_dir = \'{pictures}\'\nconcept = "{word}"\nclass_tokens = "{word}"\ncaption_extension = ".none"'
+            f'[[datasets.subsets]]\nimage_dir = \'{images}\'\nconcept = "{word}"\nclass_tokens = "{word}"\ncaption_extension = ".none"'
             for word in ("mychar4", "slowly")
         )
     )
@@ -274,8 +274,8 @@ def test_a_schedule_without_what_it_needs():
         ({"optimizer_type": "LBFGS"}, "--optimizer_type"),
     ],
 )
-def test_what_libraries_refuse_is_said_before_a_model_is_loaded(pictures, options, where):
-    problems = preflight(settings(train_data_dir=str(pictures), token_string="mychar4", **options)).problems
+def test_what_libraries_refuse_is_said_before_a_model_is_loaded(images, options, where):
+    problems = preflight(settings(train_data_dir=str(images), token_string="mychar4", **options)).problems
     assert [p.where for p in problems if p.severity == "error"] == [where]
 
 

@@ -25,7 +25,7 @@ from neonym.training.resume import identity
 from neonym.training.setup import precision_on_cuda
 from support import ROOT, WORD
 from support.checks import check, check_flags, said, settings
-from support.data_sets import make_pictures, subset
+from support.data_sets import make_images, subset
 
 FAMILIES = {family.name: family.defaults for family in families()}
 CLIP_LIKE = 0.0138  # spread of a vocabulary like CLIP's
@@ -68,7 +68,7 @@ def own(sd1, tmp_path):
 
 @pytest.fixture
 def small(tmp_path):
-    return make_pictures(tmp_path / "a", 3, size=(64, 64))
+    return make_images(tmp_path / "a", 3, size=(64, 64))
 
 
 def test_a_folder_a_word_and_an_init_word_are_enough(models, small, capsys):

@@ -69,9 +69,9 @@ def test_our_own(tmp_path):
     assert "there is no such folder" in str(resume_problem(str(tmp_path / "nix")))
 
 
-def test_the_program_says_it_and_writes_nothing(places, pictures, tmp_path, capsys):
+def test_the_program_says_it_and_writes_nothing(places, images, tmp_path, capsys):
     place, _, words = places[0]
-    flags = [f"--train_data_dir={pictures}", "--token_string=mychar4", f"--output_dir={tmp_path / 'o'}"]
+    flags = [f"--train_data_dir={images}", "--token_string=mychar4", f"--output_dir={tmp_path / 'o'}"]
     assert main(["train", *flags, f"--resume={place}"]) == 2
     said = capsys.readouterr().err
     assert words in said

@@ -16,13 +16,11 @@ from neonym.preflight import inputs, preflight
 from neonym.types import Embedding
 from support import WORD
 from support.checks import check, check_flags, settings
-from support.data_sets import make_pictures
+from support.data_sets import make_images
 
 
-def test_a_run_without_errors_has_a_frozen_and_complete_plan(tmp_path, pictures):
-    found = check(
-        pictures, num_vectors_per_token=2, learning_rate="1e-2:3,1e-3", max_train_steps=5, validation_split=0.4
-    )
+def test_a_run_without_errors_has_a_frozen_and_complete_plan(tmp_path, images):
+    found = check(images, num_vectors_per_token=2, learning_rate="1e-2:3,1e-3", max_train_steps=5, validation_split=0.4)
     plan = found.complete_plan()
     assert not found.failed()
     for part in (plan, plan.concepts[0], plan.milestones):
@@ -39,17 +37,17 @@ def test_a_run_without_errors_has_a_frozen_and_complete_plan(tmp_path, pictures)
     assert replace(plan, run=plan.run).milestones == plan.milestones
 
 
-def test_a_plan_has_the_rows_of_a_weights_file(tmp_path, pictures):
+def test_a_plan_has_the_rows_of_a_weights_file(tmp_path, images):
     rows = torch.arange(2 * 128, dtype=torch.float32).reshape(2, 128)
     file = write_embedding(Embedding("old", {"text_encoder": rows}), tmp_path / "old.safetensors")
-    (concept,) = check(pictures, weights=str(file)).complete_plan().concepts
+    (concept,) = check(images, weights=str(file)).complete_plan().concepts
     assert concept.vectors == 2
     assert torch.equal(concept.start["text_encoder"], rows)
-    assert check(pictures).complete_plan().concepts[0].start is None
+    assert check(images).complete_plan().concepts[0].start is None
 
 
 def test_errors_of_every_kind_are_reported_at_once_and_each_once(tmp_path):
-    make_pictures(tmp_path / "a", 2, caption="no word")
+    make_images(tmp_path / "a", 2, caption="no word")
     found = check_flags(
         train_data_dir=str(tmp_path / "a"), token_string=WORD, learning_rate="fast", resolution="x", background="bleu",
         optimizer_args=["a"], lr_scheduler="cosin", min_snr_gamma=-1.0, min_timestep=500, max_timestep=400, clip_skip=99,
@@ -69,7 +67,7 @@ def test_errors_of_every_kind_are_reported_at_once_and_each_once(tmp_path):
 
 def test_images_are_checked_beside_a_model_that_does_not_fit(tmp_path):
     """What `neonym check` shows is there although there is no plan; a training opens no image in vain."""
-    make_pictures(tmp_path / "a", 2, caption="no word")
+    make_images(tmp_path / "a", 2, caption="no word")
     run = settings(train_data_dir=str(tmp_path / "a"), token_string=WORD, clip_skip=99)
     found, hasty = preflight.preflight(run), preflight.preflight(run, hasty=True)
     assert [p.where for p in found.problems if p.severity == "error"] == ["--clip_skip", f"`{WORD}`"]
@@ -78,7 +76,7 @@ def test_images_are_checked_beside_a_model_that_does_not_fit(tmp_path):
     assert found.plan is hasty.plan is None
 
 
-def test_every_rule_is_checked_once(pictures, monkeypatch):
+def test_every_rule_is_checked_once(images, monkeypatch):
     calls = Counter()
 
     def counting(module, name):
@@ -101,12 +99,12 @@ def test_every_rule_is_checked_once(pictures, monkeypatch):
         counting(rules, name)
     counting(inputs, "output_problems")
     counting(preflight, "objective_problems")
-    assert check(pictures).plan is not None
+    assert check(images).plan is not None
     assert set(calls.values()) == {1}
     assert len(calls) == 8
 
 
-def test_a_rate_is_parsed_once(pictures, monkeypatch):
+def test_a_rate_is_parsed_once(images, monkeypatch):
     """However many functions read it; also of a word that has a rate of its own."""
     parsed = Counter()
     for kind in (Rate, Steps, Resolution, Range, Colour, Arguments):
@@ -121,7 +119,7 @@ def test_a_rate_is_parsed_once(pictures, monkeypatch):
         "learning_rate": "1e-2:3,1e-3", "lr_decay_steps": "10%", "resolution": "64", "background": "red",
         "optimizer_args": ("eps=1e-8",), "lr_warmup_steps": "0",
     }  # fmt: skip
-    assert check(pictures, **flags).plan is not None
+    assert check(images, **flags).plan is not None
     assert {str(value) for _, value in parsed} == {str(value) for value in flags.values()}
     assert set(parsed.values()) == {1}
 

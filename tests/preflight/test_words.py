@@ -10,7 +10,7 @@ from neonym.preflight.preflight import preflight
 from neonym.training.concept import first_rows
 from neonym.types import Embedding
 from support.checks import settings
-from support.data_sets import make_pictures
+from support.data_sets import make_images
 
 
 @pytest.mark.parametrize(
@@ -23,8 +23,8 @@ from support.data_sets import make_pictures
         ("red dog", 2, None, ""),
     ],
 )  # fmt: skip
-def test_tokens_of_the_init_word_against_vectors(pictures, word, count, severity, words):
-    flags = {"train_data_dir": str(pictures), "token_string": "mychar4", "init_word": word}
+def test_tokens_of_the_init_word_against_vectors(images, word, count, severity, words):
+    flags = {"train_data_dir": str(images), "token_string": "mychar4", "init_word": word}
     found = [p for p in preflight(settings(**flags, num_vectors_per_token=count)).problems if "init word" in p.where]
     assert [p.severity for p in found] == ([severity] if severity else [])
     assert all(words in str(p) for p in found)
@@ -38,8 +38,8 @@ def test_vectors_start_as_it_is_said():
     assert torch.equal(first_rows(model, "red dog", 3)["text_encoder"], table[[red, dog, red]].float())
 
 
-def test_check_says_it_and_train_too(pictures, tmp_path, capsys):
-    flags = [f"--train_data_dir={pictures}", "--token_string=mychar4", "--init_word=red fluffy dog"]
+def test_check_says_it_and_train_too(images, tmp_path, capsys):
+    flags = [f"--train_data_dir={images}", "--token_string=mychar4", "--init_word=red fluffy dog"]
     assert main(["check", *flags]) == 0
     assert "`fluffy`, `dog` are not" in capsys.readouterr().out
     more = ["--max_train_steps=1", "--eval_samples=8", "--cpu", f"--output_dir={tmp_path / 'out'}"]
@@ -52,10 +52,10 @@ def starting_file(path, **shapes) -> str:
     return str(write_embedding(Embedding("old", vectors, {"neonym.vectors": "2"}), path))
 
 
-def test_another_number_of_vectors_in_the_file_and_the_way_out(pictures, tmp_path, capsys):
+def test_another_number_of_vectors_in_the_file_and_the_way_out(images, tmp_path, capsys):
     """What the message advises works: the file's number, and the resized file."""
     file = starting_file(tmp_path / "old.safetensors", text_encoder=(2, 128))
-    flags = ["check", f"--train_data_dir={pictures}", "--token_string=mychar4"]
+    flags = ["check", f"--train_data_dir={images}", "--token_string=mychar4"]
     assert main([*flags, f"--weights={file}", "--num_vectors_per_token=3"]) == 2
     said = capsys.readouterr().out
     assert "the file has 2 vectors, --num_vectors_per_token of `mychar4` is 3" in said
@@ -85,9 +85,9 @@ def test_resizing_cuts_or_takes_vectors_in_turn(tmp_path, ending):
         ({"text_encoder": (2, 768), "text_encoder_2": (2, 1280)}, "has vectors for text_encoder, text_encoder_2, but"),
     ],
 )
-def test_a_file_for_another_kind_of_model(pictures, tmp_path, shapes, words):
+def test_a_file_for_another_kind_of_model(images, tmp_path, shapes, words):
     file = starting_file(tmp_path / "old.safetensors", **shapes)
-    run = settings(train_data_dir=str(pictures), token_string="mychar4", num_vectors_per_token=2, weights=file)
+    run = settings(train_data_dir=str(images), token_string="mychar4", num_vectors_per_token=2, weights=file)
     found = [str(p) for p in preflight(run).problems if p.severity == "error"]
     assert len(found) == 1
     assert words in found[0]
@@ -115,16 +115,16 @@ def test_a_file_for_another_kind_of_model(pictures, tmp_path, shapes, words):
     ],
 )
 def test_names_that_some_program_cannot_use(tmp_path, flags, words):
-    pictures = make_pictures(tmp_path / "p", 2, caption=f"a sticker of a {flags['token_string']}")
-    problems = preflight(settings(train_data_dir=str(pictures), **flags)).problems
+    images = make_images(tmp_path / "p", 2, caption=f"a sticker of a {flags['token_string']}")
+    problems = preflight(settings(train_data_dir=str(images), **flags)).problems
     said = [p.what for p in problems if "`" in p.where and p.severity == "warning"]
     assert all(any(word in f for f in said) for word in words), said
     assert len(said) == len(words)
 
 
-def test_check_and_train_warn_of_the_name(tmp_path, pictures, capsys):
+def test_check_and_train_warn_of_the_name(tmp_path, images, capsys):
     flags = [
-        f"--train_data_dir={pictures}",
+        f"--train_data_dir={images}",
         "--token_string=mychar4",
         "--output_name=My Char",
         "--num_vectors_per_token=2",

@@ -65,18 +65,18 @@ def hub():
     server.server_close()
 
 
-def run(address: str, pictures, out, *flags: str):
-    command = [sys.executable, "train_textual_inversion.py", f"--train_data_dir={pictures}", "--token_string=mychar4"]
+def run(address: str, images, out, *flags: str):
+    command = [sys.executable, "train_textual_inversion.py", f"--train_data_dir={images}", "--token_string=mychar4"]
     command += ["--max_train_steps=4", "--eval_samples=8", "--cpu", f"--output_dir={out}", *flags]
     environment = {**os.environ, "HF_ENDPOINT": address, "HF_TOKEN": "hf_test", "HF_HUB_DISABLE_TELEMETRY": "1"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def test_every_saved_file_arrives(hub, tmp_path, pictures):
+def test_every_saved_file_arrives(hub, tmp_path, images):
     address, got = hub
     flags = ["--huggingface_repo_id=me/words", "--huggingface_path_in_repo=words/one", "--save_every_n_steps=2"]
     flags += ["--save_state", "--save_state_to_huggingface", "--async_upload", "--huggingface_repo_visibility=public"]
-    done = run(address, pictures, tmp_path / "out", *flags)
+    done = run(address, images, tmp_path / "out", *flags)
     assert done.returncode in (0, 3), done.stderr
     names = {
         "mychar4-step00000002.safetensors", "mychar4-step00000002-state/state.safetensors",
@@ -90,17 +90,17 @@ def test_every_saved_file_arrives(hub, tmp_path, pictures):
     assert not got.made[0].get("private")
 
 
-def test_an_upload_that_fails_is_said_and_the_file_is_there(hub, tmp_path, pictures):
+def test_an_upload_that_fails_is_said_and_the_file_is_there(hub, tmp_path, images):
     address, got = hub
     got.broken = True
-    done = run(address, pictures, tmp_path / "out", "--huggingface_repo_id=me/words")
+    done = run(address, images, tmp_path / "out", "--huggingface_repo_id=me/words")
     assert done.returncode in (0, 3), done.stderr
     assert "mychar4.safetensors was not uploaded" in done.stderr
     assert (tmp_path / "out" / "mychar4.safetensors").exists()
 
 
-def test_a_hub_that_does_not_answer_stops_before_training(tmp_path, pictures):
-    done = run("http://127.0.0.1:9", pictures, tmp_path / "out", "--huggingface_repo_id=me/words")
+def test_a_hub_that_does_not_answer_stops_before_training(tmp_path, images):
+    done = run("http://127.0.0.1:9", images, tmp_path / "out", "--huggingface_repo_id=me/words")
     assert done.returncode == 2
     assert "the repository cannot be used" in done.stderr
     assert "Traceback" not in done.stderr

@@ -14,7 +14,7 @@ from neonym.cli.main import main
 from neonym.errors import UserError
 from neonym.io.atomic import atomic_write, clear_leftovers, held, part_of, refused_names
 from neonym.runs.events import Event, Stepped
-from support.data_sets import make_pictures
+from support.data_sets import make_images
 
 LONGEST = os.pathconf("/tmp", "PC_NAME_MAX")
 ENDING = len(".safetensors")
@@ -22,11 +22,11 @@ ENDING = len(".safetensors")
 
 def check(tmp_path: Path, capsys, *more: str) -> tuple[int, str]:
     """`neonym check` of a run into `out`. -> exit code and what it says; it leaves nothing behind"""
-    pictures = tmp_path / "pictures"
-    if not pictures.exists():
-        make_pictures(pictures, 2)
+    images = tmp_path / "pictures"
+    if not images.exists():
+        make_images(images, 2)
     before = sorted(tmp_path.rglob("*"))
-    flags = [f"--train_data_dir={pictures}", "--token_string=mychar4", f"--output_dir={tmp_path / 'out'}", *more]
+    flags = [f"--train_data_dir={images}", "--token_string=mychar4", f"--output_dir={tmp_path / 'out'}", *more]
     code = main(["check", *flags])
     assert sorted(tmp_path.rglob("*")) == before
     return code, capsys.readouterr().out
@@ -122,7 +122,7 @@ def test_all_that_is_wrong_with_places_is_said_at_once(tmp_path, capsys):
 def train_command(tmp_path: Path, *more: str) -> list[str]:
     """A real process's command line of a short run into `out`."""
     flags = [
-        f"--train_data_dir={make_pictures(tmp_path / 'pictures', 2)}", "--token_string=mychar4", "--cpu", "--eval_samples=8",
+        f"--train_data_dir={make_images(tmp_path / 'pictures', 2)}", "--token_string=mychar4", "--cpu", "--eval_samples=8",
         f"--output_dir={tmp_path / 'out'}", "--max_train_steps=14", "--train_batch_size=1", "--resolution=64", "--learning_rate=0.01",
         "--state_every_n_steps=1", f"--logging_dir={tmp_path / 'logs'}", "--save_state_on_train_end", *more,
     ]  # fmt: skip

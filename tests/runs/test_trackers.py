@@ -40,10 +40,10 @@ def test_tensorboard_gets_sd_scripts_scalars_and_ours(run_for, tmp_path):
     assert found.Tags()["images"]
 
 
-def test_wandb_offline(tmp_path, pictures):
+def test_wandb_offline(tmp_path, images):
     """In a process of its own: wandb starts a service beside it."""
     flags = [
-        f"--train_data_dir={pictures}",
+        f"--train_data_dir={images}",
         "--token_string=mychar4",
         "--max_train_steps=2",
         "--eval_samples=8",

@@ -20,7 +20,7 @@ def settings(**flags) -> RunConfig:
 
 
 def check(folder: Path | str, **flags) -> Preflight:
-    """A folder of pictures of WORD, looked at as `neonym check` does."""
+    """A folder of images of WORD, looked at as `neonym check` does."""
     return check_flags(train_data_dir=str(folder), token_string=WORD, **flags)
 
 

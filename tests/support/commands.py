@@ -8,7 +8,7 @@ from PIL import Image
 
 from neonym.cli.main import main
 
-SMALL = ("--steps", "2", "--W", "64", "--H", "64", "--seed", "5")  # a picture that is quickly drawn
+SMALL = ("--steps", "2", "--W", "64", "--H", "64", "--seed", "5")  # an image that is quickly drawn
 
 
 def caption(*words) -> int:
@@ -16,12 +16,12 @@ def caption(*words) -> int:
     return main(["caption", *map(str, words)])
 
 
-def pixels(picture):
-    return np.asarray(picture).astype(int)
+def pixels(image):
+    return np.asarray(image).astype(int)
 
 
 def generate(tmp_path, *argv, code=0):
-    """-> the picture files, in the order of their making"""
+    """-> the image files, in the order of their making"""
     out = tmp_path / "images"
     before = set(out.rglob("*")) if out.exists() else set()
     assert main(["generate", "--outdir", str(out), *map(str, argv)]) == code
@@ -29,10 +29,10 @@ def generate(tmp_path, *argv, code=0):
 
 
 def shown(file):
-    """The picture, read and closed."""
-    with Image.open(file) as picture:
-        picture.load()
-        return picture
+    """The image, read and closed."""
+    with Image.open(file) as image:
+        image.load()
+        return image
 
 
 def read_parameters(text):

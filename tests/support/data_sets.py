@@ -7,15 +7,13 @@ from PIL import Image
 COLOURS = [(200, 40, 40), (40, 160, 60), (50, 90, 220), (240, 220, 60), (250, 250, 250), (20, 20, 20)]
 
 
-def make_pictures(
-    folder: Path, count: int = 6, size=(128, 128), caption: str | None = "a sticker of a mychar4"
-) -> Path:
+def make_images(folder: Path, count: int = 6, size=(128, 128), caption: str | None = "a sticker of a mychar4") -> Path:
     """Squares of one colour on another, each with a caption."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
-        picture = Image.new("RGB", size, COLOURS[i % len(COLOURS)])
-        picture.paste(COLOURS[(i + 2) % len(COLOURS)], (size[0] // 4, size[1] // 4, size[0] // 2 + 8 * i, size[1] // 2))
-        picture.save(folder / f"{i:02}.png")
+        image = Image.new("RGB", size, COLOURS[i % len(COLOURS)])
+        image.paste(COLOURS[(i + 2) % len(COLOURS)], (size[0] // 4, size[1] // 4, size[0] // 2 + 8 * i, size[1] // 2))
+        image.save(folder / f"{i:02}.png")
         if caption is not None:
             (folder / f"{i:02}.txt").write_text(f"{caption} {i}")
     return folder

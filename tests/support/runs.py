@@ -96,8 +96,8 @@ def launch(processes: int, *flags: str) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def flags_for(pictures, out, steps: int = 6) -> list[str]:
+def flags_for(images, out, steps: int = 6) -> list[str]:
     return [
-        f"--train_data_dir={pictures}", "--token_string=mychar4", f"--max_train_steps={steps}", "--eval_samples=8",
+        f"--train_data_dir={images}", "--token_string=mychar4", f"--max_train_steps={steps}", "--eval_samples=8",
         f"--output_dir={out}", "--cpu", "--train_batch_size=3", "--learning_rate=0.005", "--state_every_n_steps=1", "--flip_aug",
     ]  # fmt: skip

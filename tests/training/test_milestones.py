@@ -48,7 +48,7 @@ def rows(path: Path) -> torch.Tensor:
 
 
 def test_epochs_become_steps(run_for):
-    """6 pictures in batches of 4: two steps an epoch. The last epoch is the final file; old epochs go, states too."""
+    """6 images in batches of 4: two steps an epoch. The last epoch is the final file; old epochs go, states too."""
     run = run_for(
         max_train_epochs=5, save_every_n_epochs=1, save_last_n_epochs=2, save_state=True, save_last_n_epochs_state=1
     )
@@ -96,9 +96,9 @@ def test_retention_counts_steps_as_sd_scripts_does(run_for, every, keep, left):
 
 def test_what_metadata_says(run_for, tmp_path):
     """A thumbnail goes into the file; limits of the timesteps and the layer are recorded where they were given."""
-    picture = tmp_path / "thumb.png"
-    picture.write_bytes(b"picture")
-    flags = {"metadata_thumbnail": str(picture), "metadata_author": "me", "min_timestep": 100, "clip_skip": 2}
+    image = tmp_path / "thumb.png"
+    image.write_bytes(b"picture")
+    flags = {"metadata_thumbnail": str(image), "metadata_author": "me", "min_timestep": 100, "clip_skip": 2}
     result = train(run_for(max_train_steps=1, **flags))
     found = read_embedding(result.files[0]).metadata
     assert found["modelspec.thumbnail"] == "data:image/png;base64," + base64.b64encode(b"picture").decode()
@@ -309,7 +309,7 @@ def test_early_stop_ends_the_run_and_keeps_the_best(run_for):
 
 
 def test_samples_change_nothing_in_training(run_for, tmp_path):
-    """Law 1 with samples: the same file with and without them, and pictures that change with the word."""
+    """Law 1 with samples: the same file with and without them, and images that change with the word."""
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("# comment\n\na sticker of a mychar4 --d 7 --s 2 --l 3 --w 70\na red apple --s 2 --ss euler_a\n")
     options = {"sample_prompts": str(prompts), "sample_every_n_steps": 4, "sample_at_first": True}
@@ -327,7 +327,7 @@ def test_samples_change_nothing_in_training(run_for, tmp_path):
 
 
 def test_a_sheet_that_cannot_be_written_leaves_the_old_one(run_for, tmp_path):
-    """A real limit on the size of files, between that of a picture and that of the sheet."""
+    """A real limit on the size of files, between that of an image and that of the sheet."""
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a sticker of a mychar4 --s 1\na red mychar4 --s 1\n")
     options = {"sample_prompts": str(prompts), "sample_every_n_steps": 4, "max_train_steps": 5}
@@ -348,7 +348,7 @@ def test_a_sheet_that_cannot_be_written_leaves_the_old_one(run_for, tmp_path):
         assert train(run_for(**options, restart=True, learning_rate=1e-5), [report, limit]).steps == 5
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert any("no sample pictures at 000004" in note and "File too large" in note for note in report.notes)
+    assert any("no sample images at 000004" in note and "File too large" in note for note in report.notes)
     assert sheet.read_bytes() == before
     assert not list(folder.glob("*.part"))
 

@@ -17,7 +17,7 @@ from neonym.cli.report import evaluations
 from neonym.errors import UserError
 from neonym.io.memo import read_memo
 from neonym.training.state import read_state
-from support.data_sets import make_pictures
+from support.data_sets import make_images
 
 NOT_TABLES = [
     b"",
@@ -84,10 +84,10 @@ def put(file: Path, content: bytes | None) -> None:
 
 
 def test_caches_are_found_out_anew(tmp_path, monkeypatch, capsys):
-    """The index of pictures and what is remembered of tokenizers: what `check` says does not change with them."""
-    cache, pictures = tmp_path / "cache", make_pictures(tmp_path / "pictures", 2)
+    """The index of images and what is remembered of tokenizers: what `check` says does not change with them."""
+    cache, images = tmp_path / "cache", make_images(tmp_path / "pictures", 2)
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    for file in pictures.iterdir():
+    for file in images.iterdir():
         os.utime(file, (1e9, 1e9))
     monkeypatch.setattr("neonym.data.index.TOO_YOUNG", 0)
     argv = ["check", "--json", *flags(tmp_path, "out", f"--latent_cache_dir={tmp_path}")]
@@ -110,7 +110,7 @@ def test_caches_are_found_out_anew(tmp_path, monkeypatch, capsys):
 
 
 def test_wrong_entries_of_an_index_are_not_believed(tmp_path, monkeypatch, capsys):
-    cache, pictures = tmp_path / "cache", make_pictures(tmp_path / "pictures", 2)
+    cache, images = tmp_path / "cache", make_images(tmp_path / "pictures", 2)
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.setattr("neonym.data.index.TOO_YOUNG", 0)
     argv = ["check", "--json", *flags(tmp_path, "out")]
@@ -123,7 +123,7 @@ def test_wrong_entries_of_an_index_are_not_believed(tmp_path, monkeypatch, capsy
     file.write_text(json.dumps(table))
     assert main(argv) == 0
     assert capsys.readouterr().out == first
-    assert str(pictures) in first
+    assert str(images) in first
     other = file.with_name("0" * 32 + ".json")
     file.replace(other)  # another folder's entries
     assert main(argv) == 0
@@ -156,7 +156,7 @@ def test_latents_of_another_entry_kind_or_shape_are_encoded_anew(tmp_path):
 def finished(tmp_path_factory):
     """A folder with a finished run of two steps."""
     folder = tmp_path_factory.mktemp("finished")
-    make_pictures(folder / "pictures", 2)
+    make_images(folder / "pictures", 2)
     assert main(["train", *flags(folder, "out")]) in (0, 3)
     return folder
 

@@ -132,9 +132,9 @@ def test_a_word_that_moved_in_vain_is_advised_to_begin_elsewhere():
     assert "(a factor: Prodigy finds it itself)" in advice(weak, GOOD, source, moved, "Prodigy")
 
 
-def test_sd_scripts_own_settings_are_not_learned_and_say_so(pictures, tmp_path):
+def test_sd_scripts_own_settings_are_not_learned_and_say_so(images, tmp_path):
     """The rate of its documentation carries no number of a vector farther than a hundredth of the vocabulary's spread."""
-    flags = {"train_data_dir": pictures, "output_dir": tmp_path / "out", "token_string": WORD, "init_word": "cute"}
+    flags = {"train_data_dir": images, "output_dir": tmp_path / "out", "token_string": WORD, "init_word": "cute"}
     flags |= {"num_vectors_per_token": 4, "learning_rate": 1e-6, "max_train_steps": 40, "lr_scheduler": "constant"}
     command = [sys.executable, str(ROOT / "train_textual_inversion.py"), *(f"--{k}={v}" for k, v in flags.items())]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

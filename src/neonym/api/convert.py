@@ -16,7 +16,7 @@ from neonym.types import Embedding
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-WHITE = (255, 255, 255)  # what a card's picture is laid on
+WHITE = (255, 255, 255)  # what a card's image is laid on
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ def converted(request: Conversion) -> Iterator[tuple[Embedding, Path]]:
     if request.vectors is not None:
         words = [with_vectors(word, request.vectors) for word in words]
     files = targets(request, words)
-    picture = card_picture(request, files)
+    image = card_image(request, files)
     for word, file in zip(words, files, strict=True):
         check_writable(word, file)
     for word, file in zip(words, files, strict=True):
-        yield word, write_embedding(word, file, picture)
+        yield word, write_embedding(word, file, image)
 
 
 def check_arguments(request: Conversion) -> None:
@@ -169,15 +169,15 @@ def file_stem(token: str) -> str:
     return token.translate(str.maketrans("/\\\0", "___"))
 
 
-def card_picture(request: Conversion, files: list[Path]) -> Image | None:
-    """Return the picture for a card, on white; None without one. Raises FormatError, DataError."""
+def card_image(request: Conversion, files: list[Path]) -> Image | None:
+    """Return the image for a card, on white; None without one. Raises FormatError, DataError."""
     if request.picture is None:
         return None
     if any(file.suffix.lower() != ".png" for file in files):
         fix = "Leave it out, or add --to png"
-        raise FormatError("only a .png card carries a picture", f"--picture {request.picture}", fix)
+        raise FormatError("only a .png card carries an image", f"--picture {request.picture}", fix)
     from neonym.data.colour import on_background
     from neonym.data.images import readable
 
-    with readable(request.picture) as picture:
-        return on_background(picture, WHITE)
+    with readable(request.picture) as image:
+        return on_background(image, WHITE)

@@ -14,13 +14,13 @@ from neonym.config.flags import parse_flags
 from neonym.errors import EXIT_USER_ERROR, DataError, UserError, in_one_line
 
 TOOLS = {
-    "merge": "caption and tag files beside pictures -> one metadata file (.json or .jsonl)",
-    "split": "a metadata file -> caption and tag files beside the pictures",
+    "merge": "caption and tag files beside images -> one metadata file (.json or .jsonl)",
+    "split": "a metadata file -> caption and tag files beside the images",
     "clean": "tags of a metadata file once each, without underscores; captions without doubled blanks",
-    "count": "in how many pictures each tag stands",
-    "duplicates": "pictures that look the same",
-    "describe": "a sentence for each picture, by a model such as BLIP from a local folder",
-    "tag": "tags for each picture, by a WD tagger (model.onnx, selected_tags.csv) from a local folder",
+    "count": "in how many images each tag stands",
+    "duplicates": "images that look the same",
+    "describe": "a sentence for each image, by a model such as BLIP from a local folder",
+    "tag": "tags for each image, by a WD tagger (model.onnx, selected_tags.csv) from a local folder",
 }
 
 
@@ -28,8 +28,8 @@ DEFAULT_CAPTIONS = ".caption"
 
 
 class FolderFlags(BaseModel):
-    folder: tyro.conf.Positional[Path] = Field(description="Folder of pictures.")
-    recursive: bool = Field(False, description="Take the pictures of folders below too.")
+    folder: tyro.conf.Positional[Path] = Field(description="Folder of images.")
+    recursive: bool = Field(False, description="Take the images of folders below too.")
 
 
 class Endings(BaseModel):
@@ -40,12 +40,12 @@ class Endings(BaseModel):
 class MergeFlags(FolderFlags, Endings):
     out: tyro.conf.Positional[Path] = Field(description="Metadata file to write.")
     in_json: Path | None = Field(None, description="Metadata file to add to.")
-    full_path: bool = Field(False, description="Name pictures by their full paths.")
+    full_path: bool = Field(False, description="Name images by their full paths.")
 
 
 class SplitFlags(Endings):
     in_json: tyro.conf.Positional[Path] = Field(description="Metadata file.")
-    folder: tyro.conf.Positional[Path] = Field(description="Folder of the pictures.")
+    folder: tyro.conf.Positional[Path] = Field(description="Folder of the images.")
     overwrite: bool = Field(False, description="Replace files that are there already.")
 
 
@@ -105,10 +105,10 @@ def merge(flags: MergeFlags) -> int:
         print(f"{ending} is named for captions and for tags: its files are read once, as {next(iter(extensions))}")
     table = tools.merge(flags.folder, known, extensions, flags.recursive, flags.full_path)
     if repeated := tools.without_repeats(table):
-        print(f"{repeated} pictures have tags that are their caption once more: these tags are left out")
+        print(f"{repeated} images have tags that are their caption once more: these tags are left out")
     tools.write(table, flags.out)
     missing = [name for name, facts in table.items() if not facts.get("caption") and not facts.get("tags")]
-    print(f"{flags.out}: {len(table)} pictures, {len(missing)} of them without caption and tags {missing[:3] or ''}")
+    print(f"{flags.out}: {len(table)} images, {len(missing)} of them without caption and tags {missing[:3] or ''}")
     return 0
 
 
@@ -127,7 +127,7 @@ def clean(flags: CleanFlags) -> int:
 
     table = tools.clean(tools.read(flags.in_json), flags.caption_separator, flags.drop)
     tools.write(table, flags.out)
-    print(f"{flags.out}: {len(table)} pictures")
+    print(f"{flags.out}: {len(table)} images")
     return 0
 
 
@@ -142,49 +142,49 @@ def count(flags: CountFlags) -> int:
 
 
 def duplicates(flags: FolderFlags) -> int:
-    from neonym.data.tools.captions import pictures_in
+    from neonym.data.tools.captions import images_in
     from neonym.data.tools.duplicates import fingerprints, similar
 
-    paths = pictures_in(flags.folder, flags.recursive)
+    paths = images_in(flags.folder, flags.recursive)
     groups = similar(fingerprints(paths))
     for group in groups:
         print(", ".join(in_one_line(str(path.relative_to(flags.folder))) for path in group))
-    print(f"{len(paths)} pictures, {len(groups)} groups that look the same")
+    print(f"{len(paths)} images, {len(groups)} groups that look the same")
     return 0
 
 
 def describe(flags: DescribeFlags) -> int:
     from neonym.models.captioners import load_describer
 
-    pictures = pictures_of(flags)
+    images = images_of(flags)
     say = load_describer(flags.model, flags.prompt, flags.max_tokens, flags.beams, flags.device)
-    return write_each(pictures, flags, lambda picture: flags.prefix + say(picture), flags.caption_extension)
+    return write_each(images, flags, lambda image: flags.prefix + say(image), flags.caption_extension)
 
 
 def tag(flags: TagFlags) -> int:
     from neonym.data.tools.captions import clean_tags
     from neonym.models.captioners import load_tagger
 
-    pictures = pictures_of(flags)
+    images = images_of(flags)
     tagger = load_tagger(flags.model)
 
-    def say(picture: Any) -> str:
-        return flags.prefix + clean_tags(",".join(tagger(picture, flags.threshold, flags.character_threshold)))
+    def say(image: Any) -> str:
+        return flags.prefix + clean_tags(",".join(tagger(image, flags.threshold, flags.character_threshold)))
 
-    return write_each(pictures, flags, say, flags.caption_extension)
+    return write_each(images, flags, say, flags.caption_extension)
 
 
-def pictures_of(flags: WriteFlags) -> list[Path]:
+def images_of(flags: WriteFlags) -> list[Path]:
     """Return the images of the folder, before a model is loaded. Raise DataError if there are none."""
-    from neonym.data.tools.captions import pictures_in
+    from neonym.data.tools.captions import images_in
 
-    pictures = pictures_in(flags.folder, flags.recursive)
-    if not pictures:
-        raise DataError("has no pictures", str(flags.folder), "Name another folder, or add --recursive")
-    return pictures
+    images = images_in(flags.folder, flags.recursive)
+    if not images:
+        raise DataError("has no images", str(flags.folder), "Name another folder, or add --recursive")
+    return images
 
 
-def write_each(pictures: list[Path], flags: WriteFlags, say: Any, ending: str) -> int:
+def write_each(images: list[Path], flags: WriteFlags, say: Any, ending: str) -> int:
     """Write one file beside each image, and return the exit code. Errors are printed at the end.
 
     An image that cannot be read is left out. If the model or the disk fails, the others are not tried, and the files
@@ -196,14 +196,14 @@ def write_each(pictures: list[Path], flags: WriteFlags, say: Any, ending: str) -
 
     ending = ending if ending.startswith(".") else f".{ending}"
     written, left, wrong = 0, 0, list[UserError]()
-    for path in pictures:
+    for path in images:
         file = path.with_name(path.stem + ending)
         if file.exists() and not flags.overwrite:
             left += 1
             continue
         try:
-            with readable(path) as picture:
-                pixels = on_background(upright(picture), (255, 255, 255))
+            with readable(path) as image:
+                pixels = on_background(upright(image), (255, 255, 255))
         except DataError as error:
             wrong.append(error)
             continue

@@ -34,7 +34,7 @@ class ConvertFlags(BaseModel):
     vectors: int | None = Field(
         None, ge=1, description="So many vectors: the first ones, or all of them again in turn until there are as many."
     )
-    picture: Path | None = Field(None, description="Picture for a .png card.")
+    picture: Path | None = Field(None, description="Image for a .png card.")
     overwrite: bool = Field(False, description="Replace OUT if it is there.")
 
     @property

@@ -15,7 +15,7 @@ from neonym.cli.launcher import is_launched
 from neonym.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, ConfigError, NeonymError, nearest
 
 COMMANDS = {
-    "train": "learn a new word from pictures",
+    "train": "learn a new word from images",
     "check": "find mistakes in a training run before it starts, in seconds",
     "generate": "generate images with learned words",
     "verify": "test whether an embedding file has an effect, with images",

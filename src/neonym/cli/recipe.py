@@ -17,7 +17,7 @@ from neonym.config.run import RunConfig, fields_of
 from neonym.errors import FormatError
 from neonym.io.json import is_text
 
-DESCRIPTION = "Print the settings that a word was learned with, as a --config_file: add where the pictures are."
+DESCRIPTION = "Print the settings that a word was learned with, as a --config_file: add where the images are."
 DEEPEST = 4  # lists in lists
 CHANGED = "Was it changed by another program?"
 

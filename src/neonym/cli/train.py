@@ -10,7 +10,7 @@ from neonym.config.command_line import RunFlags, read_run, write_config
 from neonym.config.flags import read_line
 from neonym.errors import EXIT_NOT_LEARNED, ConfigError, Problem
 
-DESCRIPTION = "Learn one or more new words from pictures. Running the same command again goes on where it stopped."
+DESCRIPTION = "Learn one or more new words from images. Running the same command again goes on where it stopped."
 
 
 def main(argv: list[str], prog: str) -> int:

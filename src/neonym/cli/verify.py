@@ -33,7 +33,7 @@ class VerifyFlags(BaseModel):
     model: str = Field(BUILTIN, description="The model that it was learned with, or one of its kind.")
     offline: bool = Field(False, description="Never use the network, not even for a hub ID.")
     prompt: str = Field("a picture of a {}", description="What is drawn; {} stands for the word.")
-    seeds: int = setting(4, "How many pictures of each.", least=1)
+    seeds: int = setting(4, "How many images of each.", least=1)
     steps: int = setting(30, "Sampler steps.", least=1)
     scale: float | None = setting(None, "Guidance scale (default: the model's own).")
     images: Path | None = Field(
@@ -87,7 +87,7 @@ def main(argv: list[str], prog: str) -> int:
             ("them", effect.change_from_nearest, effect.pixels_from_nearest),
             ("no word", effect.change_from_nothing, effect.pixels_from_nothing),
         ):
-            print(f"  against {other}: text {100 * text:.1f} % different, pictures by {pixels:.1f} of 255")
+            print(f"  against {other}: text {100 * text:.1f} % different, images by {pixels:.1f} of 255")
         print(f"  {path}")
     return 0 if effect.works else EXIT_NOT_LEARNED
 

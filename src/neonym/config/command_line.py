@@ -26,7 +26,7 @@ class RunFlags(RunConfig):
 
     config_file: str | None = Field(None, description="TOML file with flags; the command line wins over it.")
     output_config: bool = Field(False, description="Write the flags that were given to --config_file, and stop.")
-    debug_dataset: bool = Field(False, description="Print every picture's final caption and token ids, and stop.")
+    debug_dataset: bool = Field(False, description="Print every image's final caption and token ids, and stop.")
     compat: CompatSettings = group(CompatSettings)  # pyright: ignore[reportInvalidTypeForm]
 
 

@@ -166,7 +166,7 @@ class DatasetValues(Section):
         if value is not None and not (len(pair) == 2 and all(type(side) is int and side > 0 for side in pair)):
             raise ValueError("a size is one positive whole number, or two: [width, height]")
         if max(pair, default=0) > LARGEST_SIDE:
-            raise ValueError(f"no picture of more than {LARGEST_SIDE} pixels a side can be trained")
+            raise ValueError(f"no image of more than {LARGEST_SIDE} pixels a side can be trained")
         return value
 
 

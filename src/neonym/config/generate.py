@@ -13,7 +13,7 @@ from neonym.errors import Problem
 
 LAST_SEED = 1 << 62
 MOST_STEPS = 1000
-MOST_PICTURES = 1_000_000  # of a prompt, and passes
+MOST_IMAGES = 1_000_000  # of a prompt, and passes
 LARGEST = 1_000_000  # pixels that SDXL is told
 SCALES = (-100, 1000)  # guidance
 NAMED = (  # files, folders and axes, which are not empty texts
@@ -62,11 +62,11 @@ class GenerateSettings(Section):
         None, "Text file with a prompt on each line; blank lines and `#` lines are passed over."
     )
     interactive: bool = setting(False, "Ask for prompts, one after the other, until the input ends.")
-    like: str | None = setting(None, "A picture that this program made: draw it again. Flags that are given change it.")
+    like: str | None = setting(None, "An image that this program made: draw it again. Flags that are given change it.")
     images_per_prompt: int = setting(
-        1, "Pictures of each prompt; a prompt with {e$$...} decides itself.", least=1, most=MOST_PICTURES
+        1, "Images of each prompt; a prompt with {e$$...} decides itself.", least=1, most=MOST_IMAGES
     )
-    n_iter: int = setting(1, "How often all prompts are gone through.", least=1, most=MOST_PICTURES)
+    n_iter: int = setting(1, "How often all prompts are gone through.", least=1, most=MOST_IMAGES)
     shuffle_prompts: bool = setting(False, "Another order of the prompts each time.")
     max_embeddings_multiples: int | None = setting(
         None, "How many parts of 75 tokens a prompt may have (default: as many as it needs, at most 8).", least=1
@@ -88,10 +88,10 @@ class GenerateSettings(Section):
     )
     W: int | None = setting(None, "Width (default: the model's own).")
     H: int | None = setting(None, "Height (default: the model's own).")
-    seed: int | None = setting(None, "Seed of the first picture, the next has the next (default: by chance).", least=0)
-    iter_same_seed: bool = setting(False, "All pictures of one pass have the same seed.")
+    seed: int | None = setting(None, "Seed of the first image, the next has the next (default: by chance).", least=0)
+    iter_same_seed: bool = setting(False, "All images of one pass have the same seed.")
     original_width: int | None = setting(
-        None, "SDXL: original width that the model is told (default: the picture's).", least=1, most=LARGEST
+        None, "SDXL: original width that the model is told (default: the image's).", least=1, most=LARGEST
     )
     original_height: int | None = setting(None, "SDXL: original height that the model is told.", least=1, most=LARGEST)
     original_width_negative: int | None = setting(
@@ -102,47 +102,47 @@ class GenerateSettings(Section):
     )
     crop_top: int = setting(0, "SDXL: upper edge of the cut that the model is told.", least=0, most=LARGEST)
     crop_left: int = setting(0, "SDXL: left edge of the cut that the model is told.", least=0, most=LARGEST)
-    noise_offset_prob: float = setting(0.0, "Share of pictures whose first noise gets an offset.", least=0)
+    noise_offset_prob: float = setting(0.0, "Share of images whose first noise gets an offset.", least=0)
     noise_offset_range: tuple[float, float] | None = setting(None, "The offset's strength is drawn between these two.")
-    pyramid_noise_prob: float = setting(0.0, "Share of pictures whose first noise gets coarser noise added.", least=0)
+    pyramid_noise_prob: float = setting(0.0, "Share of images whose first noise gets coarser noise added.", least=0)
     pyramid_noise_discount_range: tuple[float, float] | None = setting(
         None, "The coarser noise's discount is drawn between these two."
     )
 
-    image_path: str | None = setting(None, "Picture, or folder of pictures, to begin from (img2img).")
+    image_path: str | None = setting(None, "Image, or folder of images, to begin from (img2img).")
     mask_path: str | None = setting(None, "Mask, or folder of masks: white is drawn anew, black is kept.")
     strength: float | None = setting(
-        None, "How much of a picture to begin from is drawn anew, 0 to 1 (default: 0.8).", least=0
+        None, "How much of an image to begin from is drawn anew, 0 to 1 (default: 0.8).", least=0
     )
     highres_fix_scale: float | None = setting(
         None, "Draw at this share of the size first, then enlarge and refine.", above=0
     )
-    highres_fix_steps: int = setting(28, "Steps of the first, small picture.", least=1)
-    highres_fix_strength: float | None = setting(None, "Strength of the first picture if it begins from one.", least=0)
-    highres_fix_save_1st: bool = setting(False, "Save the first, small pictures too.")
-    highres_fix_latents_upscaling: bool = setting(False, "Enlarge latents instead of the picture.")
+    highres_fix_steps: int = setting(28, "Steps of the first, small image.", least=1)
+    highres_fix_strength: float | None = setting(None, "Strength of the first image if it begins from one.", least=0)
+    highres_fix_save_1st: bool = setting(False, "Save the first, small images too.")
+    highres_fix_latents_upscaling: bool = setting(False, "Enlarge latents instead of the image.")
 
-    batch_size: int = setting(1, "Pictures drawn together; the pictures stay the same.", least=1)
+    batch_size: int = setting(1, "Images drawn together; the images stay the same.", least=1)
     batch_at_once: bool = setting(
         False,
-        "On a CPU that rounds a batch otherwise than its pictures alone, predict for a batch together all the same: faster; the last bits of a picture then depend on its neighbours.",
+        "On a CPU that rounds a batch otherwise than its images alone, predict for a batch together all the same: faster; the last bits of an image then depend on its neighbours.",
     )
     vae_batch_size: float = setting(
-        1.0, "Pictures decoded together; below 1: share of the batch.", above=0, most=MOST_PICTURES
+        1.0, "Images decoded together; below 1: share of the batch.", above=0, most=MOST_IMAGES
     )
-    vae_tiling: bool = setting(False, "Decode large pictures in tiles, which takes less memory.")
+    vae_tiling: bool = setting(False, "Decode large images in tiles, which takes less memory.")
     no_half_vae: bool = setting(False, "Keep the VAE in float32 (SDXL's always is).")
     fp16: bool = setting(False, "Compute in fp16 (not on a CPU).")
     bf16: bool = setting(False, "Compute in bf16.")
     opt_channels_last: bool = setting(False, "Memory layout with channels last (on a CPU always).")
     cpu: bool = setting(False, "Compute on the CPU.")
 
-    outdir: str = setting("outputs/images", "Where the pictures go.")
+    outdir: str = setting("outputs/images", "Where the images go.")
     sequential_file_name: bool = setting(
         False, "Names im_000001.png and so on, going on after the files that are there."
     )
-    use_original_file_name: bool = setting(False, "Begin names with the name of the picture that was begun from.")
-    grid: bool = setting(False, "A sheet of all pictures beside them.")
+    use_original_file_name: bool = setting(False, "Begin names with the name of the image that was begun from.")
+    grid: bool = setting(False, "A sheet of all images beside them.")
     x: str | None = setting(
         None,
         "Axis of a sheet: KIND=A,B,C, where KIND is checkpoint, prompt (separated by |), scale, strength, steps, seed or sampler.",
@@ -166,7 +166,7 @@ def generate_problems(settings: GenerateSettings) -> Iterator[Problem]:
         if getattr(settings, name) > MOST_STEPS:
             yield Problem("error", f"{getattr(settings, name)} is more than {MOST_STEPS}", f"--{name}")
     if settings.iter_same_seed and settings.images_per_prompt > 1:
-        what = f"the {settings.images_per_prompt} pictures of a prompt are the same, unless it has --d"
+        what = f"the {settings.images_per_prompt} images of a prompt are the same, unless it has --d"
         yield Problem("warning", what, "--iter_same_seed", "Leave it out, or --images_per_prompt")
     kinds = [name for name in ("v1", "v2", "sdxl") if getattr(settings, name)]
     if len(kinds) > 1:
@@ -174,7 +174,7 @@ def generate_problems(settings: GenerateSettings) -> Iterator[Problem]:
     if settings.fp16 and settings.bf16:
         yield Problem("error", "only one of them is possible", "--fp16 --bf16")
     if settings.mask_path and settings.image_path is None:
-        yield Problem("error", "there is no picture that is masked", "--mask_path", "Give --image_path too")
+        yield Problem("error", "there is no image that is masked", "--mask_path", "Give --image_path too")
     if len(settings.network_mul) > len(settings.network_weights):
         what = f"{len(settings.network_mul)} multipliers for {len(settings.network_weights)} LoRAs"
         yield Problem("error", what, "--network_mul")

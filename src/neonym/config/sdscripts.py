@@ -46,7 +46,7 @@ def refused(reason: str, form: Form = "switch") -> Compat:
 DEEPSPEED = no_effect("belongs to DeepSpeed, which has nothing to do here", "text")
 SMALL = "the only numbers that learn are a few rows: there is nothing to share out or to offload"
 NO_WRAPPER = "there is no DDP wrapper: the gradients of a few rows are summed directly"
-IN_MEMORY = "every picture is encoded once, before training: there is nothing to load meanwhile"
+IN_MEMORY = "every image is encoded once, before training: there is nothing to load meanwhile"
 ROWS = ": the word, its gradients and its optimizer's state stay float32"
 
 SDSCRIPTS: dict[str, Compat] = {
@@ -57,11 +57,11 @@ SDSCRIPTS: dict[str, Compat] = {
     "full_bf16": renamed("mixed_precision", "bf16", but=ROWS),
     "tokenizer_cache_dir": no_effect("tokenizers come with the model and are never fetched", "text"),
     "cache_info": no_effect("sizes and captions are read anew each time, in a second"),
-    "skip_cache_check": no_effect("cached pictures are found by their content: there is nothing to check"),
+    "skip_cache_check": no_effect("cached images are found by their content: there is nothing to check"),
     "max_data_loader_n_workers": no_effect(IN_MEMORY, "count"),
     "persistent_data_loader_workers": no_effect(IN_MEMORY),
     "vae_batch_size": no_effect(
-        "pictures are encoded one after the other, which takes seconds and little memory", "count"
+        "images are encoded one after the other, which takes seconds and little memory", "count"
     ),
     "no_half_vae": no_effect("the VAE computes in float32 always"),
     "lowram": no_effect("the model's parts are put on the device one after the other, as they are read"),
@@ -181,7 +181,7 @@ OF_CONTROL_NET = no_effect("belongs to ControlNet, which is not supported", "lis
 OF_DEEP_SHRINK = no_effect("belongs to Deep Shrink, which is not supported", "text")
 OF_GRADUAL_LATENT = no_effect("belongs to Gradual Latent, which is not supported", "text")
 GUIDANCE_BY_NETS = refused("guidance by CLIP or VGG16 is not supported", "number")
-SAME_PICTURES = "merged before or not, a LoRA gives the same pictures"
+SAME_IMAGES = "merged before or not, a LoRA gives the same images"
 
 GENERATOR: dict[str, Compat] = {  # flags of gen_img.py and gen_img_diffusers.py
     "mask_image": renamed("mask_path", form="text"),
@@ -191,18 +191,18 @@ GENERATOR: dict[str, Compat] = {  # flags of gen_img.py and gen_img_diffusers.py
     "diffusers_xformers": ONE_ATTENTION,
     "tokenizer_cache_dir": no_effect("tokenizers come with the model and are never fetched", "text"),
     "no_preview": no_effect("no window is ever opened"),
-    "console_log_level": no_effect("what is printed is a line for each picture", "text"),
-    "console_log_file": no_effect("what is printed is a line for each picture: redirect it", "text"),
+    "console_log_level": no_effect("what is printed is a line for each image", "text"),
+    "console_log_file": no_effect("what is printed is a line for each image: redirect it", "text"),
     "console_log_simple": no_effect("lines are plain wherever there is no terminal"),
     "network_module": no_effect("what kind of network a file holds is seen from the file", "list"),
     "network_args": no_effect("what a LoRA needs is in its file", "list"),
-    "network_merge_n_models": no_effect(SAME_PICTURES, "count"),
-    "network_pre_calc": no_effect(SAME_PICTURES),
-    "network_regional_mask_max_color_codes": refused("LoRAs for regions of a picture are not supported", "text"),
+    "network_merge_n_models": no_effect(SAME_IMAGES, "count"),
+    "network_pre_calc": no_effect(SAME_IMAGES),
+    "network_regional_mask_max_color_codes": refused("LoRAs for regions of an image are not supported", "text"),
     "from_module": refused("prompts come from no module: nothing that is read may run code", "text"),
     "prompter_module_args": no_effect("belongs to --from_module, which is not supported", "text"),
     "force_scheduler_zero_steps_offset": no_effect("where img2img begins is counted in steps, without that offset"),
-    "guide_image_path": refused("guidance by a picture (ControlNet, CLIP, VGG16) is not supported", "list"),
+    "guide_image_path": refused("guidance by an image (ControlNet, CLIP, VGG16) is not supported", "list"),
     "highres_fix_upscaler": refused("an upscaler is never a module to import", "text"),
     "highres_fix_upscaler_args": no_effect("belongs to --highres_fix_upscaler, which is not supported", "text"),
     "highres_fix_disable_control_net": no_effect("there is no ControlNet to switch off"),

@@ -49,13 +49,13 @@ def dataset_table(run: RunConfig, found: Resolved) -> tuple[Any, str]:
     if flags.dataset_config is not None:
         for name in ("train_data_dir", "reg_data_dir", "in_json"):
             if getattr(flags, name) is not None:
-                what = "is ignored: --dataset_config names the pictures"
+                what = "is ignored: --dataset_config names the images"
                 found.problems.append(Problem("warning", what, f"--{name}"))
         return read_dataset_file(Path(flags.dataset_config)), flags.dataset_config
     if flags.in_json is not None:
         if flags.reg_data_dir is not None:
-            what = "is ignored: --in_json names the pictures, and metadata files have no regularisation pictures"
-            fix = "Use caption files beside the pictures instead of --in_json (neonym caption split)"
+            what = "is ignored: --in_json names the images, and metadata files have no regularisation images"
+            fix = "Use caption files beside the images instead of --in_json (neonym caption split)"
             found.problems.append(Problem("warning", what, "--reg_data_dir", fix))
         if wrong := misplaced(flags.in_json, "in_json"):
             raise ConfigError([wrong])
@@ -73,9 +73,9 @@ def read_dataset_file(path: Path) -> Any:
         raise ConfigError([wrong])
     if path.suffix.lower() not in (".toml", ".json"):
         what = "is neither a .toml nor a .json file"
-        fix = "A data-set file is TOML (.toml) or JSON (.json); a folder of pictures is given with --train_data_dir"
+        fix = "A data-set file is TOML (.toml) or JSON (.json); a folder of images is given with --train_data_dir"
         raise ConfigError([Problem("error", what, str(path), fix)])
-    return read_table(path, "Check the path, or give a folder of pictures with --train_data_dir")
+    return read_table(path, "Check the path, or give a folder of images with --train_data_dir")
 
 
 def refuse_flags_of_words(run: RunConfig, where: str, read: Resolved) -> None:
@@ -174,16 +174,16 @@ def folder_subsets(folder: Path, flag: str, is_reg: bool, problems: list[Problem
             problems.append(Problem("note", "is passed over: its name is not `N_name`", str(child)))
             continue
         if repeats < 1:
-            what = f"is passed over: its name says that its pictures count {repeats} times"
+            what = f"is passed over: its name says that its images count {repeats} times"
             problems.append(Problem("warning", what, str(child)))
             continue
         if number == child.name:
-            what = f"is a folder `N_name` without a name: each of its pictures counts {repeats} times"
+            what = f"is a folder `N_name` without a name: each of its images counts {repeats} times"
             fix = f"Name it `1_{number}` if that is not meant"
             problems.append(Problem("warning", what, str(child), fix))
         subsets.append({"image_dir": str(child), "num_repeats": repeats, "class_tokens": name, "is_reg": is_reg})
     names = [name.lower() for name, folds in found if not folds]
     if subsets and any(name.endswith(IMAGES) for name in names):
-        what = "its own pictures are passed over, because it has `N_name` folders"
+        what = "its own images are passed over, because it has `N_name` folders"
         problems.append(Problem("warning", what, str(folder), "Move them into a folder such as `1_name`"))
     return subsets or [{"image_dir": str(folder), "is_reg": is_reg}]

@@ -96,14 +96,14 @@ def shrink_only(size: Size, rules: BucketRules) -> Fit:
         by_width, by_height = on_grid(ideal_width), on_grid(area / ideal_width)
         other_height, other_width = on_grid(by_width / ratio), on_grid(by_height * ratio)
         if not (other_height and by_height):
-            raise ValueError(f"a picture of {width} x {height} is too thin for buckets in steps of {steps}")
+            raise ValueError(f"an image of {width} x {height} is too thin for buckets in steps of {steps}")
         if abs(by_width / other_height - ratio) < abs(other_width / by_height - ratio):
             resized = (by_width, int(by_width / ratio + 0.5))
         else:
             resized = (int(by_height * ratio + 0.5), by_height)
     bucket = (resized[0] // steps * steps, resized[1] // steps * steps)
     if 0 in bucket:
-        raise ValueError(f"a picture of {width} x {height} is too small for buckets in steps of {steps}")
+        raise ValueError(f"an image of {width} x {height} is too small for buckets in steps of {steps}")
     return centred(bucket, resized)
 
 

@@ -115,13 +115,13 @@ def named_errors(path: Path, kinds: tuple[type[Exception], ...]) -> Iterator[Non
     try:
         yield
     except UnidentifiedImageError as error:
-        raise DataError("is no picture of a known kind", str(path), "Remove or replace it") from error
+        raise DataError("is no image of a known kind", str(path), "Remove or replace it") from error
     except Image.DecompressionBombError as error:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise DataError(f"has more than {most} million pixels", str(path), "Make it smaller") from error
     except kinds as error:
         said = getattr(error, "strerror", None) or error
-        raise DataError(f"cannot be read as a picture ({said})", str(path), "Remove or replace it") from error
+        raise DataError(f"cannot be read as an image ({said})", str(path), "Remove or replace it") from error
 
 
 def loaded_or_mended(path: Path, small: Size | None) -> Image.Image:
@@ -214,8 +214,8 @@ def upright(image: Image.Image) -> Image.Image:
 def load_pixels(path: Path, view: View) -> np.ndarray:
     """Return the image as the VAE takes it: float32 [3,H,W] in -1..1. Raises DataError if it cannot be read."""
     with readable(path) as opened:
-        picture = fitted(on_background(upright(opened), view.background), view)
-    pixels = np.asarray(changed_colour(picture, view), np.float32)
+        image = fitted(on_background(upright(opened), view.background), view)
+    pixels = np.asarray(changed_colour(image, view), np.float32)
     return pixels.transpose(2, 0, 1) / 127.5 - 1
 
 
@@ -230,40 +230,40 @@ def load_mask(record: ImageRecord, view: View) -> np.ndarray:
     Raises DataError if the file cannot be read.
     """
     with readable(record.mask or record.path) as opened:
-        picture = upright(opened)
+        image = upright(opened)
         if record.mask is not None:
-            channel = on_background(picture, (0, 0, 0), managed=False).getchannel("R")
+            channel = on_background(image, (0, 0, 0), managed=False).getchannel("R")
         else:
-            channel = picture.convert("RGBA").getchannel("A")
+            channel = image.convert("RGBA").getchannel("A")
         return np.asarray(fitted(channel, view), np.float32) / 255
 
 
-def fitted(picture: Image.Image, view: View) -> Image.Image:
+def fitted(image: Image.Image, view: View) -> Image.Image:
     """Return the image scaled, cut and mirrored as the view says."""
     fit, filter = view.fit, FILTERS[view.interpolation or "lanczos"]
-    if picture.size != fit.resized:
-        across, down = picture.width / fit.resized[0], picture.height / fit.resized[1]
+    if image.size != fit.resized:
+        across, down = image.width / fit.resized[0], image.height / fit.resized[1]
         gap = 3.0 if view.interpolation is None else None
         if fit.resized[0] * fit.resized[1] > WASTEFUL * fit.bucket[0] * fit.bucket[1]:
             box = tuple(side * scale for side, scale in zip(fit.crop, (across, down, across, down), strict=True))
-            picture = picture.resize(fit.bucket, filter, box=box, reducing_gap=gap)  # pyright: ignore[reportArgumentType]
+            image = image.resize(fit.bucket, filter, box=box, reducing_gap=gap)  # pyright: ignore[reportArgumentType]
         else:
-            picture = picture.resize(fit.resized, filter, reducing_gap=gap).crop(fit.crop)
+            image = image.resize(fit.resized, filter, reducing_gap=gap).crop(fit.crop)
     else:
-        picture = picture.crop(fit.crop)
-    return ImageOps.mirror(picture) if view.flipped else picture
+        image = image.crop(fit.crop)
+    return ImageOps.mirror(image) if view.flipped else image
 
 
-def changed_colour(picture: Image.Image, view: View) -> Image.Image:
+def changed_colour(image: Image.Image, view: View) -> Image.Image:
     """Return the image with its hue shifted and its brightness curve bent as the view says."""
     if view.hue:
-        hue, *rest = picture.convert("HSV").split()
+        hue, *rest = image.convert("HSV").split()
         turned = (np.asarray(hue, np.int16) + round(256 * view.hue)) % 256
-        picture = Image.merge("HSV", (Image.fromarray(turned.astype(np.uint8)), *rest)).convert("RGB")
+        image = Image.merge("HSV", (Image.fromarray(turned.astype(np.uint8)), *rest)).convert("RGB")
     if view.gamma != 1:
         curve = [round(255 * (value / 255) ** view.gamma) for value in range(256)]
-        picture = picture.point(curve * 3)
-    return picture
+        image = image.point(curve * 3)
+    return image
 
 
 def draw_view(record: ImageRecord, random: Random) -> View:

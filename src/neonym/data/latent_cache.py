@@ -17,7 +17,7 @@ from safetensors.torch import save
 
 from neonym.data.images import is_plain, load_mask, load_pixels
 from neonym.data.latent_keys import Place, entry_name, places
-from neonym.data.metadata_files import plain_pictures
+from neonym.data.metadata_files import plain_images
 from neonym.io.atomic import atomic_write, clear_leftovers
 from neonym.types import ImageRecord, View
 
@@ -34,7 +34,7 @@ class Latents:
     def __getitem__(self, place: Place) -> torch.Tensor:
         """Return the moments of a place, float32 [2C,h,w] on the CPU. Raises DataError if the image cannot be read."""
         found = self.known.get(place)
-        return encode_picture(place, self.encode) if found is None else found
+        return encode_image(place, self.encode) if found is None else found
 
     def mask(self, record: ImageRecord, view: View, size: tuple[int, int]) -> torch.Tensor:
         """Return how much each place of the latent counts, averaged over its pixels: float32 [1,h,w].
@@ -53,7 +53,7 @@ class Latents:
         return found
 
 
-def encode_picture(place: Place, encode: Encode) -> torch.Tensor:
+def encode_image(place: Place, encode: Encode) -> torch.Tensor:
     """Return the moments of an image, float32 [2C,h,w]. Raises DataError if it cannot be read."""
     return encoded(load_pixels(*place), encode)
 
@@ -125,5 +125,5 @@ def cache_moments(
         moments[place] = found
     progress(len(wanted), len(wanted))
     if plain:
-        complain(f"warning: {plain_pictures(plain)}")
+        complain(f"warning: {plain_images(plain)}")
     return moments

@@ -83,7 +83,7 @@ def metadata_rows(file: Path, report: Reporter) -> Iterator[tuple[str, object]]:
         if file.suffix.lower() != ".jsonl":
             table = json_in(text, file, report)
             if not isinstance(table, dict):
-                raise ValueError("an object of picture names is expected")
+                raise ValueError("an object of image names is expected")
             yield from table.items()
             return
         for number, line in enumerate(text.split("\n"), 1):
@@ -142,7 +142,7 @@ def size_of(value: object) -> tuple[int, int] | None:
     return None
 
 
-def find_masks(pictures: list[Path], folder: Path, report: Reporter) -> dict[Path, Path]:
+def find_masks(images: list[Path], folder: Path, report: Reporter) -> dict[Path, Path]:
     """Return the mask of each image: the file with its name in `folder`, whatever its ending.
 
     Images without a mask and masks without an image are reported.
@@ -155,18 +155,18 @@ def find_masks(pictures: list[Path], folder: Path, report: Reporter) -> dict[Pat
         fix = escaped(folder) or "Check conditioning_data_dir"
         report(Problem("error", f"cannot be read ({error.strerror})", str(folder), fix))
         return {}
-    if pictures and folder.samefile(pictures[0].parent):
-        what = "holds the pictures themselves, so the red of each weighs its loss"
+    if images and folder.samefile(images[0].parent):
+        what = "holds the images themselves, so the red of each weighs its loss"
         report(Problem("warning", what, str(folder), "Name the folder of the masks in conditioning_data_dir"))
-    found = {picture: masks[picture.stem] for picture in pictures if picture.stem in masks}
-    lonely = [picture.name for picture in pictures if picture not in found]
-    stems = {picture.stem for picture in pictures}
+    found = {image: masks[image.stem] for image in images if image.stem in masks}
+    lonely = [image.name for image in images if image not in found]
+    stems = {image.stem for image in images}
     extra = sorted(mask.name for stem, mask in masks.items() if stem not in stems)
     if lonely:
-        what = f"has no mask for {len(lonely)} pictures ({some(lonely)})"
-        report(Problem("error", what, str(folder), "A mask has its picture's name"))
+        what = f"has no mask for {len(lonely)} images ({some(lonely)})"
+        report(Problem("error", what, str(folder), "A mask has its image's name"))
     if extra:
-        report(Problem("error", f"has masks without picture ({some(extra)})", str(folder), "Remove or rename them"))
+        report(Problem("error", f"has masks without image ({some(extra)})", str(folder), "Remove or rename them"))
     return found
 
 
@@ -180,8 +180,8 @@ def escaped(path: Path) -> str:
     return "In double quotes \\n is a line break and \\t a tab: write paths with / or in 'single quotes'"
 
 
-def plain_pictures(names: Sequence[str]) -> Problem:
+def plain_images(names: Sequence[str]) -> Problem:
     """Return the problem that some images are of one colour all over."""
     names = sorted(set(names))
     what = f"{len(names)} of one colour all over: nothing is to be seen in them ({some(names)})"
-    return Problem("warning", what, "pictures", "Are the files broken? Leave them out")
+    return Problem("warning", what, "images", "Are the files broken? Leave them out")

@@ -95,5 +95,5 @@ def fingerprint(records: Sequence[ImageRecord], *settings: object) -> str:
             record.is_reg,
         )
         decided = repr((*facts, record.image_rules, record.rules))
-        digest.update(decided.replace("ImageRules(", "PictureRules(").encode())  # the class's name in older states
+        digest.update(decided.replace("ImageRules(", "ImageRules(").encode())  # the class's name in older states
     return digest.hexdigest()

@@ -94,10 +94,10 @@ def without_leaks(training: list[ImageRecord], held_out: list[ImageRecord], repo
     copies = [r.path.name for r in suspects if is_copy(r)]
     leaks = {id(r): r.path.name for r in suspects if not is_copy(r)}
     if leaks:
-        what = f"{len(leaks)} pictures are held out elsewhere, so they are not trained ({some(list(leaks.values()))})"
+        what = f"{len(leaks)} images are held out elsewhere, so they are not trained ({some(list(leaks.values()))})"
         report(Problem("warning", what, "validation_split"))
     if copies:
-        what = f"{len(copies)} training pictures are copies of held-out ones in their folder ({some(copies)})"
+        what = f"{len(copies)} training images are copies of held-out ones in their folder ({some(copies)})"
         fix = "Keep one of each, or the evaluation looks better than it is"
         report(Problem("warning", what, "validation_split", fix))
     return [r for r in training if id(r) not in leaks]
@@ -145,7 +145,7 @@ class Scan:
             held_out += [replace(record, repeats=1) for record in back]
         items = sum(r.repeats for r in training)
         if items > MOST_ITEMS:
-            what = f"its pictures count {items} times in all, which is more than {MOST_ITEMS}"
+            what = f"its images count {items} times in all, which is more than {MOST_ITEMS}"
             report(Problem("error", what, f"datasets[{self.index}]", "Lower num_repeats"))
             return [], []
         for concept in sorted({r.concept for r in regular}):
@@ -158,13 +158,13 @@ class Scan:
         used = deal(regular, wanted)
         where = some(sorted({str(r.path.parent) for r in regular}))
         if not used:
-            what = f"none of the {len(regular)} regularisation pictures is used"
-            fix = "Put them into the [[datasets]] of the pictures that show the word, which has none"
+            what = f"none of the {len(regular)} regularisation images is used"
+            fix = "Put them into the [[datasets]] of the images that show the word, which has none"
             self.report(Problem("warning", what, where, fix))
         elif len(used) < len(regular):
             spare = some([r.path.name for r in regular[len(used) :]])
-            what = f"{len(regular) - len(used)} of {len(regular)} regularisation pictures are not used ({spare})"
-            fix = f"There are as many as pictures of the word, which count {wanted} times: raise the repeats of these"
+            what = f"{len(regular) - len(used)} of {len(regular)} regularisation images are not used ({spare})"
+            fix = f"There are as many as images of the word, which count {wanted} times: raise the repeats of these"
             self.report(Problem("warning", what, where, fix))
         return used
 
@@ -193,7 +193,7 @@ class Scan:
         for problem in (*stored.problems(), *remark_problems(remarks_of(looked), masks.values(), str(folder.place))):
             self.report(problem)
         if entries and not records:
-            what = f"has no picture that can be used ({some([entry.path.name for entry in entries])})"
+            what = f"has no image that can be used ({some([entry.path.name for entry in entries])})"
             self.report(Problem("error", what, str(folder.place)))
         report_shapes(folder, records, self.rules.enabled, self.report)
         return records
@@ -209,7 +209,7 @@ class Scan:
                 rules = folder.rules
                 entries = read_metadata(folder.metadata, folder.path, rules.separator, rules.wildcards, self.report)
                 if not entries:
-                    self.report(Problem("error", "has no pictures", str(folder.metadata)))
+                    self.report(Problem("error", "has no images", str(folder.metadata)))
                 return entries
             assert folder.path is not None
             paths = find_images(folder.path, complain)
@@ -221,8 +221,8 @@ class Scan:
             self.report(Problem("error", f"cannot be read ({error.strerror})", str(folder.place), fix))
             return []
         if not paths:
-            fix = "Pictures must lie directly in the folder"
-            self.report(Problem("error", "has no pictures", str(folder.place), fix))
+            fix = "Images must lie directly in the folder"
+            self.report(Problem("error", "has no images", str(folder.place), fix))
         self.report_names(folder, paths)
         return [Entry(path) for path in paths]
 
@@ -231,16 +231,14 @@ class Scan:
         assert folder.path is not None
         others = sorted(name for name in self.names_in(folder.path) if name.lower().endswith(tuple(NOT_READ)))
         if others:
-            what = f"{len(others)} pictures of other kinds are passed over ({some(others)})"
+            what = f"{len(others)} images of other kinds are passed over ({some(others)})"
             jxl = any(name.lower().endswith(".jxl") for name in others)
             fix = "Save them as PNG, JPEG or WebP" + (f", or {install('pillow_jxl')}" if jxl else "")
             self.report(Problem("warning", what, str(folder.place), fix))
         stems = Counter(path.stem for path in paths)
         shared = [path.name for path in paths if stems[path.stem] > 1] if len(stems) < len(paths) else []
         if shared:
-            what = (
-                f"{len(shared)} pictures differ in their endings alone, so they share a caption file ({some(shared)})"
-            )
+            what = f"{len(shared)} images differ in their endings alone, so they share a caption file ({some(shared)})"
             self.report(Problem("note", what, str(folder.place)))
 
     def measured(self, entry: Entry, mask: Path | None, looked: Looked) -> tuple[Size, Fit, str] | None:
@@ -253,7 +251,7 @@ class Scan:
             severity = "error" if self.broken_is_fatal else "warning"
             meant = with_other_ending(entry.path, self.names_in(entry.path.parent))
             fix = (
-                f"Is {in_one_line(meant)} meant? Metadata names pictures with their endings"
+                f"Is {in_one_line(meant)} meant? Metadata names images with their endings"
                 if meant
                 else error.problem.fix
             )
@@ -291,8 +289,8 @@ def check_mask(mask: Path, facts: tuple[Size, str], size: Size) -> str:
     """Return the content of a mask. Raises DataError if it does not have its image's shape."""
     found, content = facts
     if abs(found[0] * size[1] - found[1] * size[0]) > max(found[0], size[0], found[1], size[1]):
-        what = f"is a mask of {found[0]} x {found[1]}, but its picture is {size[0]} x {size[1]}"
-        raise DataError(what, str(mask), "A mask must have the shape of its picture")
+        what = f"is a mask of {found[0]} x {found[1]}, but its image is {size[0]} x {size[1]}"
+        raise DataError(what, str(mask), "A mask must have the shape of its image")
     return content
 
 
@@ -302,13 +300,13 @@ def report_shapes(folder: Folder, records: Sequence[ImageRecord], bucketed: bool
         r.path.name for r in records if r.fit.resized[0] * r.fit.resized[1] > THIN * r.fit.bucket[0] * r.fit.bucket[1]
     ]
     if thin:
-        what = f"{len(thin)} pictures are so thin that most of them is cut off ({some(thin)})"
+        what = f"{len(thin)} images are so thin that most of them is cut off ({some(thin)})"
         fix = "Cut them yourself" if bucketed else "Use --enable_bucket, or cut them yourself"
         report(Problem("warning", what, str(folder.place), fix))
     tiny = [r.path.name for r in records if r.size[0] * r.size[1] < TINY * r.fit.bucket[0] * r.fit.bucket[1]]
     if tiny:
-        what = f"{len(tiny)} pictures are enlarged to more than twice their size ({some(tiny)})"
-        report(Problem("warning", what, str(folder.place), "Use larger pictures, or a smaller resolution"))
+        what = f"{len(tiny)} images are enlarged to more than twice their size ({some(tiny)})"
+        report(Problem("warning", what, str(folder.place), "Use larger images, or a smaller resolution"))
 
 
 def split(records: list[ImageRecord], share: float, seed: int) -> tuple[list[ImageRecord], list[ImageRecord]]:

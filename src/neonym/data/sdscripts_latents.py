@@ -24,10 +24,10 @@ OLD = ".npz"  # the ending of such files if no family is part of their names
 SURE = -60.0  # log-variance of a value that is not drawn
 
 
-def cache_file(picture: Path, size: Size, suffix: str | None) -> Path:
+def cache_file(image: Path, size: Size, suffix: str | None) -> Path:
     """Return where sd-scripts keeps an image's latents; `NAME.npz`, of older versions, comes first."""
-    old = picture.with_suffix(".npz")
-    return old if old.is_file() else picture.with_name(f"{picture.stem}_{size[0]:04d}x{size[1]:04d}{suffix or OLD}")
+    old = image.with_suffix(".npz")
+    return old if old.is_file() else image.with_name(f"{image.stem}_{size[0]:04d}x{size[1]:04d}{suffix or OLD}")
 
 
 def read_latents(record: ImageRecord, view: View, suffix: str | None, channels: int, factor: int) -> torch.Tensor | str:
@@ -38,7 +38,7 @@ def read_latents(record: ImageRecord, view: View, suffix: str | None, channels: 
     if not file.is_file():
         return "there is no file"
     if file.stat().st_mtime < record.path.stat().st_mtime:
-        return "the picture is newer"
+        return "the image is newer"
     key = "latents_flipped" if view.flipped else "latents"
     try:
         with np.load(file, allow_pickle=False) as opened:
@@ -70,15 +70,15 @@ def seen_otherwise(record: ImageRecord) -> str:
     try:
         with pillow_warnings(), Image.open(record.path) as image:
             if image.size != record.size:
-                return "the picture is turned by its EXIF orientation, which sd-scripts does not see"
+                return "the image is turned by its EXIF orientation, which sd-scripts does not see"
             if image.has_transparency_data:
-                return "the picture is transparent, of which sd-scripts makes other pixels"
+                return "the image is transparent, of which sd-scripts makes other pixels"
             if image.mode.startswith(("I", "F")):
-                return "the picture has 16 bits, of which sd-scripts makes other pixels"
+                return "the image has 16 bits, of which sd-scripts makes other pixels"
             if changes_colours(image):
-                return "the picture has a colour profile, which sd-scripts does not see"
+                return "the image has a colour profile, which sd-scripts does not see"
     except UNREADABLE:
-        return "the picture is damaged beside its pixels, so sd-scripts does not read it"
+        return "the image is damaged beside its pixels, so sd-scripts does not read it"
     return ""
 
 

@@ -106,7 +106,7 @@ class StoredCaptions:
         folder, parts, fixes = self.folder, [], []
         bare = [image for image, name in self.used.items() if name is None]
         if bare and folder.class_tokens is None:
-            parts.append(f"{len(bare)} pictures have no caption file and there are no class_tokens ({some(bare)})")
+            parts.append(f"{len(bare)} images have no caption file and there are no class_tokens ({some(bare)})")
             fixes.append(f"Add .txt files, or class_tokens with {self.wanted_text()}")
             if endings := self.files.other_endings(bare):
                 fixes.append(

@@ -16,7 +16,7 @@ from PIL.Image import Image
 from neonym.errors import FormatError
 from neonym.formats import automatic1111, diffusers, kohya, pickles, png_card
 from neonym.formats.content import Stored, ending_of, shown
-from neonym.formats.programs import PICTURES, SD2_WIDTH
+from neonym.formats.programs import IMAGES, SD2_WIDTH
 from neonym.formats.programs import programs as programs
 from neonym.formats.tensors import ENCODER, OUTPUT, OUTPUT_MEANS, SECOND, SECOND_WIDTH, WIDTH, embeddings_of
 from neonym.io.atomic import atomic_write
@@ -34,17 +34,17 @@ FORMATS = {  # what is written, by the ending of the file
     "safetensors": kohya, "pt": automatic1111, "ckpt": automatic1111, "bin": diffusers, "png": png_card,
 }  # fmt: skip
 PICKLE = b"\x80"  # what a pickle begins with
-PICTURES_BEGIN = (b"\x89PNG", b"RIFF", b"\xff\xd8\xff", b"\xff\x0a", b"\0\0\0\x0cJXL", b"GIF8", b"BM")
+IMAGES_BEGIN = (b"\x89PNG", b"RIFF", b"\xff\xd8\xff", b"\xff\x0a", b"\0\0\0\x0cJXL", b"GIF8", b"BM")
 AVIF = (b"ftypavif", b"ftypavis", b"ftypmif1")
 MOST_SHOWN = 8  # words
 LARGEST = 1 << 30  # bytes: no file that is read as a whole and may carry an embedding is larger
 HEAD = 64  # every width is a multiple of the width of an attention head
 
 
-def write_embedding(embedding: Embedding, path: Path | str, picture: Image | None = None) -> Path:
+def write_embedding(embedding: Embedding, path: Path | str, image: Image | None = None) -> Path:
     """Write a word in the layout that the ending of `path` names, and return the path.
 
-    `picture` is the image of a .png card. Raise FormatError if the file cannot be written.
+    `image` is the image of a .png card. Raise FormatError if the file cannot be written.
     """
     path = Path(path)
     check_writable(embedding, path)
@@ -53,7 +53,7 @@ def write_embedding(embedding: Embedding, path: Path | str, picture: Image | Non
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path, lasting=True) as part:
             if kind is png_card:
-                png_card.write(embedding, part, path.stem, picture)
+                png_card.write(embedding, part, path.stem, image)
             else:
                 kind.write(embedding, part)
     except (OSError, RuntimeError) as error:
@@ -159,12 +159,12 @@ def kind_of(path: Path) -> Layout:
         return kohya
     if start.startswith((PICKLE, b"PK")):
         return pickles
-    if start.startswith(PICTURES_BEGIN) or start[4:12] in AVIF:
+    if start.startswith(IMAGES_BEGIN) or start[4:12] in AVIF:
         return png_card
     if start.lstrip().startswith(b"<") or start.startswith(b"version https://git-lfs"):
         what = "is a web page or a pointer, not the file itself"
         raise FormatError(what, str(path), "Download it again, with the button of its page that downloads")
-    by_ending: dict[str, Layout] = {"safetensors": kohya, **dict.fromkeys(PICTURES, png_card)}
+    by_ending: dict[str, Layout] = {"safetensors": kohya, **dict.fromkeys(IMAGES, png_card)}
     return by_ending.get(ending_of(path), pickles)  # `pickles` says how the file is damaged
 
 

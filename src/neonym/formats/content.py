@@ -16,7 +16,7 @@ from neonym.errors import FormatError, in_one_line
 MOST_NUMBERS = 1 << 22  # in all tensors together: a thousand vectors of the widest encoder there is
 MOST_TENSORS = 256
 
-Container = Literal["safetensors", "zip", "old pickle", "picture"]
+Container = Literal["safetensors", "zip", "old pickle", "image"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Stored:
 
     ending: str
     container: Container
-    table: Mapping[str, Any]  # tensors, and for pickles and pictures whatever else there is
+    table: Mapping[str, Any]  # tensors, and for pickles and images whatever else there is
     metadata: Mapping[str, str] = field(default_factory=dict)  # from a .safetensors file, or our comment in an archive
     entries: frozenset[str] = frozenset()  # the names in a zip archive, without its folder
     top: Literal["table", "list of tables", "list of tensors", "tensor"] = (

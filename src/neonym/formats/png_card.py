@@ -33,7 +33,7 @@ MOST_PIXELS = 1 << 25
 SIDE = 512
 
 
-def write(embedding: Embedding, path: Path, name: str, picture: Image.Image | None = None) -> None:
+def write(embedding: Embedding, path: Path, name: str, image: Image.Image | None = None) -> None:
     """Write a card with an image of the word, or a plain one with its name. The web UI registers the word as `name`.
 
     Raise FormatError for more vectors than can be read back.
@@ -52,9 +52,7 @@ def write(embedding: Embedding, path: Path, name: str, picture: Image.Image | No
         )
     chunks.add_text(CHUNK, base64.b64encode(text.encode()).decode())
     data = zlib.compress(text.encode(), 9) + (zlib.compress(own.encode(), 9) if pair else b"")
-    with_data(picture.convert("RGB") if picture else plain_card(embedding.token), data).save(
-        path, "PNG", pnginfo=chunks
-    )
+    with_data(image.convert("RGB") if image else plain_card(embedding.token), data).save(path, "PNG", pnginfo=chunks)
 
 
 def plain_card(token: str) -> Image.Image:
@@ -63,16 +61,16 @@ def plain_card(token: str) -> Image.Image:
     return card
 
 
-def with_data(picture: Image.Image, data: bytes) -> Image.Image:
+def with_data(image: Image.Image, data: bytes) -> Image.Image:
     """Return the image between the two blocks of pixels that hold `data`."""
     numbers = np.frombuffer(data, np.uint8)
-    columns = -(-len(numbers) // (3 * picture.height))
-    padded = np.resize(numbers, columns * 3 * picture.height).reshape(picture.height, columns, 3)
-    card = Image.new("RGB", (picture.width + 2 * columns + 2, picture.height))
-    for half, left in ((padded & 15, 0), (padded >> 4, picture.width + columns + 2)):
+    columns = -(-len(numbers) // (3 * image.height))
+    padded = np.resize(numbers, columns * 3 * image.height).reshape(image.height, columns, 3)
+    card = Image.new("RGB", (image.width + 2 * columns + 2, image.height))
+    for half, left in ((padded & 15, 0), (padded >> 4, image.width + columns + 2)):
         visible = (half ^ mask(half.shape)) | 0x10  # never black, so that the black columns can be found
         card.paste(Image.fromarray(visible.astype(np.uint8)), (left, 0))
-    card.paste(picture, (columns + 1, 0))
+    card.paste(image, (columns + 1, 0))
     return card
 
 
@@ -98,17 +96,17 @@ def read(path: Path) -> Stored:
             pixels = None if isinstance(text, str) else np.asarray(opened.convert("RGB"))
             text, own = opened.info.get(CHUNK), opened.info.get(OWN)  # chunks behind the image are known by now
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise FormatError(f"cannot be read as a picture ({error})", str(path)) from error
+        raise FormatError(f"cannot be read as an image ({error})", str(path)) from error
     try:
         content, told = (decoded(text), decoded(own)) if isinstance(text, str) else from_pixels(pixels)
         if len(content) > LARGEST:
             raise ValueError("too large")
         table = json.loads(content, object_hook=revived)
     except (ValueError, TypeError, OverflowError, RecursionError, RuntimeError, zlib.error) as error:
-        raise FormatError("is a picture that carries no embedding", str(path)) from error
+        raise FormatError("is an image that carries no embedding", str(path)) from error
     if not isinstance(table, dict):
-        raise FormatError("is a picture that carries no embedding", str(path))
-    return Stored(ending_of(path), "picture", table, read_metadata(told))
+        raise FormatError("is an image that carries no embedding", str(path))
+    return Stored(ending_of(path), "image", table, read_metadata(told))
 
 
 def decoded(text: Any) -> bytes:

@@ -15,7 +15,7 @@ from torch import Tensor
 from neonym.formats.content import Stored, shown, tensors_of
 from neonym.formats.tensors import BUNDLE, OUTPUT, SECOND_WIDTH, WIDTH, as_name, bundles
 
-PICTURES = ("png", "webp", "jxl", "avif")
+IMAGES = ("png", "webp", "jxl", "avif")
 SD2_WIDTH = 1024
 XL = {WIDTH, SECOND_WIDTH}
 READS = "reads it"
@@ -89,7 +89,7 @@ class Program:
     endings: tuple[str, ...] = ()  # the endings that it opens; empty: any
     by_content: bool = False  # whether it recognises a file by its content
     bundles: bool = False  # whether it reads the words that a LoRA carries, with the LoRA
-    pictures: bool = False
+    images: bool = False
     tops: tuple[str, ...] = ()  # what it reads besides a table
 
 
@@ -102,14 +102,14 @@ def programs(stored: Stored, name: str) -> dict[str, str]:
 def said_by(program: Program, file: File) -> str:
     """Return what a program does with a file: why it does not open it, else what the rule of the program says."""
     stored, ending = file.stored, file.stored.ending
-    picture, pickled = stored.container == "picture", stored.container in ("zip", "old pickle")
-    named = "picture" if ending in PICTURES else "safetensors" if ending == "safetensors" else "pickle"
-    if picture and not program.pictures:
-        return "does not read pictures"
+    image, pickled = stored.container == "image", stored.container in ("zip", "old pickle")
+    named = "image" if ending in IMAGES else "safetensors" if ending == "safetensors" else "pickle"
+    if image and not program.images:
+        return "does not read images"
     if program.endings and ending not in program.endings:
         return f"does not look at {f'.{ending} files' if ending else 'files without an ending'}"
     if not program.by_content and named != ("pickle" if pickled else stored.container):
-        kind = "a pickle" if pickled else "a picture" if picture else "a .safetensors file"
+        kind = "a pickle" if pickled else "an image" if image else "a .safetensors file"
         return f"refuses it: its ending says something else than its content, which is {kind}"
     if (file.bundled or stored.unread) and not (program.rule is comfy and file.bundled):
         more = ", reads it as a LoRA with its words" if program.bundles and file.bundled else ""
@@ -140,7 +140,7 @@ def web_ui(file: File) -> str:
         return NO_TABLE
     if sum(r.shape[-1] for r in rows) not in (WIDTH, SD2_WIDTH, WIDTH + SECOND_WIDTH):
         return "skips it: the vectors are of no width that it knows"
-    named = file.stored.container == "picture" and as_name(file.stored.table.get("name"))
+    named = file.stored.container == "image" and as_name(file.stored.table.get("name"))
     return f"{READS}, as `{named}`: the name that stands in the card" if named and named != file.name else READS
 
 
@@ -278,10 +278,10 @@ def onetrainer(file: File) -> str:
     return "refuses it: it knows emp_params, or clip_l and clip_g"
 
 
-WEB_UI = ("safetensors", "pt", "bin", *PICTURES)
+WEB_UI = ("safetensors", "pt", "bin", *IMAGES)
 PROGRAMS = {
-    "AUTOMATIC1111": Program(automatic1111, WEB_UI, pictures=True, bundles=True),
-    "Forge": Program(web_ui, WEB_UI, pictures=True),
+    "AUTOMATIC1111": Program(automatic1111, WEB_UI, images=True, bundles=True),
+    "Forge": Program(web_ui, WEB_UI, images=True),
     "ComfyUI": Program(comfy, tops=("list of tables",)),
     "InvokeAI": Program(invoke, ("safetensors", "pt", "bin", "ckpt")),
     "SD.Next": Program(sdnext, ("safetensors", "pt"), bundles=True),

@@ -177,10 +177,10 @@ def is_alone_in(folder: Path) -> bool:
     return (facts.st_dev, facts.st_ino) in _alone
 
 
-def save_png(picture: Image, path: Path, text: PngInfo | None = None) -> None:
+def save_png(image: Image, path: Path, text: PngInfo | None = None) -> None:
     """Write an image file that is complete or absent, with `text` as its metadata. Raise OSError if it fails."""
     with atomic_write(path) as part:
-        picture.save(part, "PNG", pnginfo=text)
+        image.save(part, "PNG", pnginfo=text)
 
 
 def refused_names(folder: Path, names: Iterable[str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What a network makes of a sample on a CPU, whatever the samples beside it and the number of threads.
 
 In exact arithmetic nothing passes from one sample of a batch to another. On a CPU it does in the last digits: a matrix of
-few rows, a convolution of one small picture or a 1x1 one on one thread, and norms of large pictures go to other routines,
+few rows, a convolution of one small image or a 1x1 one on one thread, and norms of large images go to other routines,
 which add up in another order. Optimizers that divide by the gradient's size blow that up. Three kinds of layers are made
 to take one way always (with AVX2; what AVX-512 still rounds otherwise stands in docs/design.md).
 """
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SMALL = 20480  # numbers of one picture, up to which torch has another routine for it
+SMALL = 20480  # numbers of one image, up to which torch has another routine for it
 ROWS = 16  # from which on, and at multiples of which, a product of matrices takes one way
-SHARED = 1024  # pixels, from which on threads share a picture with channels last
+SHARED = 1024  # pixels, from which on threads share an image with channels last
 
 
 class _ConvOfOne(torch.autograd.Function):
@@ -54,7 +54,7 @@ class AlikeLinear(nn.Linear):
 
 
 class AlikeConv(nn.Conv2d):
-    """1x1: a product of matrices. One small picture: by the routine that torch takes for several, or for a large one."""
+    """1x1: a product of matrices. One small image: by the routine that torch takes for several, or for a large one."""
 
     kept: tuple[tuple[int, int], Tensor] | None = None
 
@@ -83,7 +83,7 @@ class AlikeConv(nn.Conv2d):
 
 
 class AlikeGroupNorm(nn.GroupNorm):
-    """Large pictures are laid plane by plane for it: with channels last, threads share them out and add up what each found."""
+    """Large images are laid plane by plane for it: with channels last, threads share them out and add up what each found."""
 
     def forward(self, input: Tensor) -> Tensor:
         if input.ndim != 4 or input.shape[2] * input.shape[3] < SHARED:

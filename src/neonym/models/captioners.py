@@ -1,4 +1,4 @@
-"""Models that say what a picture shows, read from a local folder: BLIP and its kin, and the WD taggers (ONNX)."""
+"""Models that say what an image shows, read from a local folder: BLIP and its kin, and the WD taggers (ONNX)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Describe = Callable[[Image.Image], str]
 
 
 def load_describer(folder: Path, prompt: str, max_tokens: int, beams: int, device: str) -> Describe:
-    """An image-to-text model of transformers (BLIP, GIT, ...) from a local folder. -> picture to sentence. Raises ModelError."""
+    """An image-to-text model of transformers (BLIP, GIT, ...) from a local folder. -> image to sentence. Raises ModelError."""
     import torch
 
     check_folder(folder)
@@ -31,14 +31,14 @@ def load_describer(folder: Path, prompt: str, max_tokens: int, beams: int, devic
     model = model.to(device).eval()
 
     @torch.no_grad()
-    def describe(picture: Image.Image) -> str:
+    def describe(image: Image.Image) -> str:
         try:
-            inputs = processor(images=picture, return_tensors="pt", **({"text": prompt} if prompt else {})).to(device)
+            inputs = processor(images=image, return_tensors="pt", **({"text": prompt} if prompt else {})).to(device)
             ids = model.generate(**inputs, max_new_tokens=max_tokens, num_beams=beams)
             return processor.batch_decode(ids, skip_special_tokens=True)[0].strip()
         except Exception as error:  # of a model made by others: anything
             fix = "Try fewer --max_tokens, no --prompt, or --device=cpu"
-            raise ModelError(f"does not describe a picture ({first_line(error)})", str(folder), fix) from error
+            raise ModelError(f"does not describe an image ({first_line(error)})", str(folder), fix) from error
 
     return describe
 
@@ -58,7 +58,7 @@ def load_parts(folder: Path) -> tuple[Any, Any]:
             folder, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except Exception as error:  # transformers raises anything, without a common class
-        raise ModelError(f"is no model that describes pictures ({first_line(error)})", str(folder), fix) from error
+        raise ModelError(f"is no model that describes images ({first_line(error)})", str(folder), fix) from error
     lacking = sorted([*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])])
     if lacking:
         what = f"its weights do not belong to its config.json: {len(lacking)} are missing or of another shape ({lacking[0]})"
@@ -88,18 +88,18 @@ class Tagger:
     categories: list[str]
     side: int
 
-    def __call__(self, picture: Image.Image, threshold: float, character_threshold: float) -> list[str]:
+    def __call__(self, image: Image.Image, threshold: float, character_threshold: float) -> list[str]:
         """Tags above their threshold, the likeliest first; ratings are left out."""
         limits = {GENERAL: threshold, CHARACTERS: character_threshold}
         found = [
-            (chance, tag) for chance, tag, category in zip(self.chances(picture), self.names, self.categories, strict=True)
+            (chance, tag) for chance, tag, category in zip(self.chances(image), self.names, self.categories, strict=True)
             if category in limits and chance >= limits[category]
         ]  # fmt: skip
         return [tag for _, tag in sorted(found, key=lambda row: (-row[0], row[1]))]
 
-    def chances(self, picture: Image.Image) -> np.ndarray:
+    def chances(self, image: Image.Image) -> np.ndarray:
         """Return the probability of each tag, [tags]."""
-        pixels = np.asarray(on_square(picture, self.side), np.float32)[None, :, :, ::-1]  # [1,H,W,3] BGR
+        pixels = np.asarray(on_square(image, self.side), np.float32)[None, :, :, ::-1]  # [1,H,W,3] BGR
         name = self.session.get_inputs()[0].name
         return self.session.run(None, {name: np.ascontiguousarray(pixels)})[0][0]
 
@@ -147,9 +147,9 @@ def read_tags(file: Path) -> tuple[list[str], list[str]]:
     return [row["name"] for row in rows], categories
 
 
-def on_square(picture: Image.Image, side: int) -> Image.Image:
+def on_square(image: Image.Image, side: int) -> Image.Image:
     """Return an image in the middle of a white square, scaled to `side`."""
-    longest = max(picture.size)
+    longest = max(image.size)
     square = Image.new("RGB", (longest, longest), "white")
-    square.paste(picture, ((longest - picture.width) // 2, (longest - picture.height) // 2))
+    square.paste(image, ((longest - image.width) // 2, (longest - image.height) // 2))
     return square.resize((side, side), Image.Resampling.BICUBIC)

@@ -44,7 +44,7 @@ def look_alikes(records: Sequence[ImageRecord]) -> list[Problem]:
 
     Images that are only nearly the same, or plain, are found in small sets alone: they have to be decoded for it.
     """
-    from neonym.data.metadata_files import plain_pictures
+    from neonym.data.metadata_files import plain_images
     from neonym.data.tools.duplicates import fingerprints, similar
 
     shown = {r.path: r.content for r in records if not r.is_reg}
@@ -56,7 +56,7 @@ def look_alikes(records: Sequence[ImageRecord]) -> list[Problem]:
         for path, content in shown.items():
             by_content.setdefault(content, []).append(path)
         groups, plain = [group for group in by_content.values() if len(group) > 1], []
-    problems = [plain_pictures(plain)] if plain else []
+    problems = [plain_images(plain)] if plain else []
     if not groups:
         return problems
     named = "; ".join(" = ".join(in_one_line(path.name) for path in group[:4]) for group in groups[:3])

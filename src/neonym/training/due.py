@@ -50,7 +50,7 @@ def sample_due(run: Session) -> None:
     try:
         files = run.sampler.draw(run.model, run.state.concepts, tag)
     except Exception as error:  # whatever a sampler, a full disk or too small a GPU raises
-        run.events.note(f"warning: no sample pictures at {tag}: {error}")
+        run.events.note(f"warning: no sample images at {tag}: {error}")
         return
     run.events.emit(Sampled(run.state.step, tag, tuple(files), files[-1]))
 

@@ -77,9 +77,9 @@ def sdscripts_latents(
     found, refused = known_latents(
         records, places(records), source.family.latent_cache_suffix, source.latents.channels, source.latents.pixels
     )
-    events.note(f"{len(found)} pictures are read from sd-scripts' caches; they do not say of which VAE they are")
+    events.note(f"{len(found)} images are read from sd-scripts' caches; they do not say of which VAE they are")
     for reason, count in refused.items():
-        events.note(f"{count} pictures are encoded, for of their caches {reason}")
+        events.note(f"{count} images are encoded, for of their caches {reason}")
     return found
 
 

@@ -59,26 +59,26 @@ class Sampler:
         try:
             if not self.before:
                 plain = [without(asked.prompt, [c.token for c in concepts]) for asked in self.prompts]
-                without_words = self.pictures(model, plain)
+                without_words = self.images(model, plain)
                 with rows_as(concepts, [c.start for c in concepts]):
-                    self.before = [(WITHOUT, without_words), (BEFORE, self.pictures(model))]
+                    self.before = [(WITHOUT, without_words), (BEFORE, self.images(model))]
             with rows_as(concepts, [c.result() for c in concepts]):
-                pictures = self.pictures(model)
+                images = self.images(model)
         finally:
             model.vae.to(where, kind)
         self.folder.mkdir(parents=True, exist_ok=True)
-        files = [self.save(picture, i, tag) for i, picture in enumerate(pictures)]
+        files = [self.save(image, i, tag) for i, image in enumerate(images)]
         page = self.folder / f"{self.name}_{tag}_sheet.png"
-        rows = [*self.before, (f"now ({tag})", pictures)]
-        save_png(sheet(rows, side=pictures[0].height), page)
+        rows = [*self.before, (f"now ({tag})", images)]
+        save_png(sheet(rows, side=images[0].height), page)
         return [*files, page]
 
-    def pictures(self, model: Model, texts: Sequence[str] | None = None) -> list[Image.Image]:
+    def images(self, model: Model, texts: Sequence[str] | None = None) -> list[Image.Image]:
         """Return one image of each prompt, or of other texts with the prompts' settings."""
         texts = texts or [asked.prompt for asked in self.prompts]
-        return [self.picture(model, index, text) for index, text in enumerate(texts)]
+        return [self.image(model, index, text) for index, text in enumerate(texts)]
 
-    def picture(self, model: Model, index: int, text: str) -> Image.Image:
+    def image(self, model: Model, index: int, text: str) -> Image.Image:
         from neonym.generation.images import draw
 
         asked = self.prompts[index]
@@ -97,9 +97,9 @@ class Sampler:
         own = self.prompts[index].seed
         return index if own is None else own
 
-    def save(self, picture: Any, index: int, tag: str) -> Path:
+    def save(self, image: Any, index: int, tag: str) -> Path:
         path = self.folder / sample_name(self.name, tag, index, time_stamp(), self.prompts[index].seed)
         text = PngInfo()
         text.add_text("prompt", dump(self.prompts[index]))
-        save_png(picture, path, text)
+        save_png(image, path, text)
         return path

@@ -11,11 +11,11 @@ from neonym.preflight.images import look_alikes
 from neonym.preflight.preflight import preflight
 from support.checks import check, settings
 from support.commands import caption
-from support.data_sets import make_pictures
+from support.data_sets import make_images
 
 
 def test_merged_files_train_and_come_back(tmp_path, capsys):
-    folder = make_pictures(tmp_path / "a", 3, caption=None)
+    folder = make_images(tmp_path / "a", 3, caption=None)
     for i in range(3):
         (folder / f"{i:02}.caption").write_text(f"mychar4 number {i}\nanother line\n")
         (folder / f"{i:02}.txt").write_text("tag_one, ^_^, Tag one,  b\n")
@@ -35,7 +35,7 @@ def test_merged_files_train_and_come_back(tmp_path, capsys):
     assert ready.records[0].caption.startswith("mychar4 number 0")
     assert caption("count", tmp_path / "clean.json") == 0
     assert "3 tag one" in capsys.readouterr().out
-    copy = make_pictures(tmp_path / "b", 3, caption=None)
+    copy = make_images(tmp_path / "b", 3, caption=None)
     (copy / "01.txt").write_text("mine")
     assert caption("split", tmp_path / "clean.json", copy) == 0
     assert "1 files were there already" in capsys.readouterr().out
@@ -53,7 +53,7 @@ def test_mistakes_are_told(tmp_path, capsys):
     assert caption("clean", tmp_path / "none.json", tmp_path / "x.json") == 2
     assert caption("nonsense") == 2
     assert caption() == 2
-    folder = make_pictures(tmp_path / "a", 1)
+    folder = make_images(tmp_path / "a", 1)
     (folder / "00.txt").write_bytes(b"\xff\xfe")
     assert caption("merge", folder, tmp_path / "x.json") == 2
     assert not (tmp_path / "x.json").exists()
@@ -68,7 +68,7 @@ def photo(seed: int, size=(256, 192)) -> Image.Image:
     return Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
 
 
-def test_pictures_that_look_the_same(tmp_path, capsys):
+def test_images_that_look_the_same(tmp_path, capsys):
     for seed in range(30):
         photo(seed).save(tmp_path / f"{seed:02}.png")
     photo(3).resize((100, 80)).save(tmp_path / "small.png")
@@ -89,7 +89,7 @@ def test_pictures_that_look_the_same(tmp_path, capsys):
 
 
 def test_names_with_line_breaks_are_shown_in_one_line(tmp_path, capsys):
-    folder = make_pictures(tmp_path / "a", 2)
+    folder = make_images(tmp_path / "a", 2)
     (folder / "a\nb.png").write_bytes((folder / "01.png").read_bytes())
     (alike,) = map(str, look_alikes(check(folder).records))
     assert "01.png = a\\nb.png" in alike

@@ -26,7 +26,7 @@ from neonym.models.model import load_model
 from neonym.models.tokenizers.loading import load_tokenizers
 from neonym.preflight.preflight import preflight
 from support.checks import settings
-from support.data_sets import make_pictures
+from support.data_sets import make_images
 
 
 @pytest.fixture(scope="module", params=["sd1", "sd2", "sdxl"])
@@ -127,9 +127,9 @@ def test_pickled_checkpoints(checkpoint, tmp_path):
 
 def test_a_file_trains_and_its_word_loads(checkpoint, tmp_path):
     family, folder, file = checkpoint
-    pictures = make_pictures(tmp_path / "p", 3, size=(64, 64))
+    images = make_images(tmp_path / "p", 3, size=(64, 64))
     flags = {
-        "train_data_dir": str(pictures), "token_string": "mychar4", "max_train_steps": 2, "eval_samples": 8, "cpu": True,
+        "train_data_dir": str(images), "token_string": "mychar4", "max_train_steps": 2, "eval_samples": 8, "cpu": True,
         "resolution": "64",
     }  # fmt: skip
     files = [
@@ -167,9 +167,9 @@ def load_pair(folder: Path, file: Path) -> None:
 def test_one_encoder_of_two_can_be_left_alone(tmp_path):
     parts = make_parts("sdxl", tiny=True, dtype=torch.float32)
     save_folder(parts, "sdxl", tmp_path / "xl", "epsilon")
-    pictures = make_pictures(tmp_path / "p", 2, size=(64, 64))
+    images = make_images(tmp_path / "p", 2, size=(64, 64))
     flags = {
-        "train_data_dir": str(pictures), "token_string": "mychar4", "max_train_steps": 2, "eval_samples": 8, "cpu": True,
+        "train_data_dir": str(images), "token_string": "mychar4", "max_train_steps": 2, "eval_samples": 8, "cpu": True,
         "resolution": "64", "pretrained_model_name_or_path": str(tmp_path / "xl"), "output_dir": str(tmp_path / "out"),
     }  # fmt: skip
     model = load_model(str(tmp_path / "xl"))
@@ -235,7 +235,7 @@ def test_weights_in_several_files(checkpoint, tmp_path):
         assert torch.equal(theirs, ours)
     if family == "sd1":
         flags = {
-            "train_data_dir": str(make_pictures(tmp_path / "p", 3, size=(64, 64))), "token_string": "mychar4", "cpu": True,
+            "train_data_dir": str(make_images(tmp_path / "p", 3, size=(64, 64))), "token_string": "mychar4", "cpu": True,
             "max_train_steps": 2, "eval_samples": 8, "resolution": "64",
         }  # fmt: skip
         one, other = (
@@ -278,8 +278,8 @@ def test_what_is_no_model_is_refused_by_its_header(checkpoint, tmp_path):
 def test_flags_are_checked_against_the_file(tmp_path):
     parts = make_parts("sd1", tiny=True)
     save_file(single_file_tensors(parts, "sd1"), tmp_path / "one.safetensors")
-    pictures = make_pictures(tmp_path / "p", 2, size=(64, 64))
-    ready = preflight(settings(train_data_dir=str(pictures), token_string="mychar4", v2=True, v_parameterization=True,
+    images = make_images(tmp_path / "p", 2, size=(64, 64))
+    ready = preflight(settings(train_data_dir=str(images), token_string="mychar4", v2=True, v_parameterization=True,
                              pretrained_model_name_or_path=str(tmp_path / "one.safetensors")))  # fmt: skip
     text = "\n".join(str(p) for p in ready.problems if p.severity == "error")
     assert "--v2" in text

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.checkpoints import make_parts, save_folder
 from support import ROOT
-from support.data_sets import make_pictures
+from support.data_sets import make_images
 
 COMMIT = "1" * 40
 
@@ -86,8 +86,8 @@ def hub(tmp_path):
 @pytest.fixture
 def neonym(hub, tmp_path):
     """Runs commands with the stand-in as the hub and a cache of their own; several in one process. -> (exit codes, output)"""
-    pictures = make_pictures(tmp_path / "p", 2, size=(64, 64))
-    train = [f"--train_data_dir={pictures}", "--token_string=mychar4", "--resolution=64", "--max_train_steps=1",
+    images = make_images(tmp_path / "p", 2, size=(64, 64))
+    train = [f"--train_data_dir={images}", "--token_string=mychar4", "--resolution=64", "--max_train_steps=1",
              "--eval_samples=8", "--cpu", f"--output_dir={tmp_path / 'out'}"]  # fmt: skip
 
     def run(*commands: list[str], address: str = hub[0]) -> tuple[list[int], str]:

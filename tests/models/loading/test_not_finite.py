@@ -11,7 +11,7 @@ from benchmarks.checkpoints import make_parts, save_folder, single_file_tensors
 from neonym.cli.main import main
 from neonym.errors import ModelError
 from neonym.models.model import load_model
-from support.data_sets import make_pictures
+from support.data_sets import make_images
 
 NAN, INF = float("nan"), float("inf")
 KINDS = {
@@ -115,7 +115,7 @@ def test_neither_training_nor_generating_begins(tmp_path, capsys):
     sound = single_file_tensors(make_parts("sd1", True, torch.float32), "sd1")
     vae = next(name for name in sound if name.startswith("first_stage_model."))
     file, out = write(spoiled(sound, vae, NAN), tmp_path / "model.safetensors"), tmp_path / "out"
-    flags = ["--token_string=mychar4", f"--train_data_dir={make_pictures(tmp_path / 'pictures')}", "--cpu"]
+    flags = ["--token_string=mychar4", f"--train_data_dir={make_images(tmp_path / 'pictures')}", "--cpu"]
     flags += [f"--output_dir={out}", "--max_train_steps=2", "--resolution=64", "--fp8_base"]
     assert main(["train", *flags, f"--pretrained_model_name_or_path={file}"]) == 2
     assert vae in capsys.readouterr().err

@@ -19,7 +19,7 @@ from neonym.models.tokenizers.loading import load_tokenizers
 from neonym.preflight.preflight import preflight
 from support import GOLDEN
 from support.checks import said, settings
-from support.data_sets import make_pictures
+from support.data_sets import make_images
 
 UNET = "model.diffusion_model."
 
@@ -113,10 +113,10 @@ def test_weights_that_are_missing_or_odd_are_named_by_the_check(model, tmp_path,
     family, tensors = model
     parts, file, place = make_parts(family, tiny=True), tmp_path / "x.safetensors", tmp_path / "folder"
     save_folder(parts, family, place, "epsilon")
-    pictures = make_pictures(tmp_path / "p", 2, size=(64, 64))
+    images = make_images(tmp_path / "p", 2, size=(64, 64))
 
     def said_of(name: Path) -> str:
-        flags = [f"--pretrained_model_name_or_path={name}", f"--train_data_dir={pictures}", "--token_string=mychar4"]
+        flags = [f"--pretrained_model_name_or_path={name}", f"--train_data_dir={images}", "--token_string=mychar4"]
         assert main(["check", *flags]) == 2
         shown = capsys.readouterr()
         return shown.out + shown.err
@@ -170,7 +170,7 @@ def test_what_says_the_prediction_type(model, tmp_path):
         assert source.configs["scheduler"]["rescale_betas_zero_snr"] == ("ztsnr" in given)
     yaml.unlink()
     save_file(tensors, path, {"modelspec.prediction_type": "epsilon"})
-    flags = {"train_data_dir": str(make_pictures(tmp_path / "p", 2, size=(64, 64))), "token_string": "mychar4",
+    flags = {"train_data_dir": str(make_images(tmp_path / "p", 2, size=(64, 64))), "token_string": "mychar4",
              "pretrained_model_name_or_path": str(path)}  # fmt: skip
     told = said(preflight(settings(**flags, v_parameterization=True, v2=family != "sdxl", sdxl=family == "sdxl")))
     assert "predicts noise (epsilon): so says its metadata" in told
@@ -370,11 +370,11 @@ def test_the_network_is_for_hub_ids_only(folder, tmp_path, monkeypatch, capsys):
     (snapshot / "model_index.json").unlink()
     with pytest.raises(ModelError, match="model_index.json of it is not in the cache"):
         identify("someone/tiny", offline=True)
-    pictures = make_pictures(tmp_path / "p", 2)
+    images = make_images(tmp_path / "p", 2)
     flags = [
         "--pretrained_model_name_or_path=someone/else",
         "--offline",
-        f"--train_data_dir={pictures}",
+        f"--train_data_dir={images}",
         "--token_string=mychar4",
     ]
     assert main(["train", *flags]) == 2

@@ -23,14 +23,14 @@ SMILEYS = re.compile(
 )  # ^_^, o_o: their line is no blank
 
 
-def pictures_in(folder: Path, recursive: bool) -> list[Path]:
+def images_in(folder: Path, recursive: bool) -> list[Path]:
     """Return the images of a folder, and if `recursive` of those below it. Raises DataError if one cannot be read."""
     try:
         found = find_images(folder)
         below = sorted(p for p in folder.rglob("*") if p.is_dir()) if recursive else []
         return found + [path for child in below for path in find_images(child)]
     except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", str(folder), "Name a folder of pictures") from error
+        raise DataError(f"cannot be read ({error.strerror})", str(folder), "Name a folder of images") from error
 
 
 def merge(folder: Path, known: Metadata, extensions: Mapping[str, str], recursive: bool, full_path: bool) -> Metadata:
@@ -41,17 +41,17 @@ def merge(folder: Path, known: Metadata, extensions: Mapping[str, str], recursiv
     """
     merged = {name: dict(facts) for name, facts in known.items()}
     by_folder: dict[Path, list[Path]] = {}
-    for picture in pictures_in(folder, recursive):
-        merged.setdefault(name_of(picture, folder, full_path), {})
-        by_folder.setdefault(picture.parent, []).append(picture)
-    for parent, pictures in by_folder.items():
+    for image in images_in(folder, recursive):
+        merged.setdefault(name_of(image, folder, full_path), {})
+        by_folder.setdefault(image.parent, []).append(image)
+    for parent, images in by_folder.items():
         names = names_in(parent)
         for field, ending in extensions.items():
-            files = CaptionFiles([picture.name for picture in pictures], names, (dotted(ending),))
-            for picture in pictures:
-                for name in files.of[picture.name][:1]:
+            files = CaptionFiles([image.name for image in images], names, (dotted(ending),))
+            for image in images:
+                for name in files.of[image.name][:1]:
                     text = text_of(parent / name, all_lines=True)
-                    facts = merged[name_of(picture, folder, full_path)]
+                    facts = merged[name_of(image, folder, full_path)]
                     facts[field] = text if field == "caption" else ", ".join(text.split("\n"))
     return merged
 
@@ -64,9 +64,9 @@ def without_repeats(table: Metadata) -> int:
     return len(repeated)
 
 
-def name_of(picture: Path, folder: Path, full_path: bool) -> str:
+def name_of(image: Path, folder: Path, full_path: bool) -> str:
     """Return an image's name in the metadata file: its full path, or its path below the folder."""
-    return str(picture.resolve()) if full_path else picture.relative_to(folder).as_posix()
+    return str(image.resolve()) if full_path else image.relative_to(folder).as_posix()
 
 
 def read(file: Path) -> Metadata:
@@ -92,11 +92,11 @@ def split(table: Metadata, folder: Path, extensions: Mapping[str, str], overwrit
     written, left = 0, []
     both = [name for name, facts in table.items() if all(facts.get(field) for field in ("caption", "tags"))]
     if both and len({dotted(ending) for ending in extensions.values()}) < len(extensions):
-        what = f"{len(both)} pictures have a caption and tags, and both would be written to one file ({some(both)})"
+        what = f"{len(both)} images have a caption and tags, and both would be written to one file ({some(both)})"
         raise DataError(what, "--caption_extension, --tags_extension", 'Name two endings, or write one of them as ""')
     for name, facts in table.items():
-        picture = folder / name
-        stem = picture.with_suffix("") if find_ending(picture) else picture
+        image = folder / name
+        stem = image.with_suffix("") if find_ending(image) else image
         for field, ending in extensions.items():
             text = facts.get(field)
             if not isinstance(text, str):
@@ -110,9 +110,9 @@ def split(table: Metadata, folder: Path, extensions: Mapping[str, str], overwrit
     return written, left
 
 
-def find_ending(picture: Path) -> bool:
+def find_ending(image: Path) -> bool:
     """Return whether an image's name includes its ending."""
-    return picture.is_file() or picture.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")
+    return image.is_file() or image.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")
 
 
 def write_text(file: Path, text: str) -> None:

@@ -26,8 +26,8 @@ def fingerprint(path: Path) -> int | None:
 
     Return None for an image of one colour. Raises DataError if it cannot be read.
     """
-    with readable(path, small=(4 * SIDE, 4 * SIDE)) as picture:
-        grey = on_background(upright(picture), (255, 255, 255)).convert("L")
+    with readable(path, small=(4 * SIDE, 4 * SIDE)) as image:
+        grey = on_background(upright(image), (255, 255, 255)).convert("L")
         small = np.asarray(grey.resize((SIDE + 1, SIDE), Image.Resampling.BOX), np.int16)
     if int(small.max()) - int(small.min()) < FLAT:
         return None

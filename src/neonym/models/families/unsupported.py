@@ -58,7 +58,7 @@ def is_embedding(header: Header) -> bool:
 def refuse_channels(channels: int, name: str) -> None:
     """Raise ModelError for a U-Net that is given more than the noised latent."""
     if channels != 4:
-        kinds = {9: "inpainting", 8: "editing pictures (InstructPix2Pix)", 5: "depth", 7: "upscaling"}
+        kinds = {9: "inpainting", 8: "editing images (InstructPix2Pix)", 5: "depth", 7: "upscaling"}
         what = f"takes {channels} channels: it is for {kinds.get(channels, 'another task')}, not for text to image"
         raise ModelError(what, name, "Train with the model that it was made from")
 
