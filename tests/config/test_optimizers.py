@@ -7,7 +7,7 @@ import torch
 
 from neonym import train
 from neonym.config import optimizers
-from neonym.config.optimizers import OPTIMIZERS, OptimizerRecord, listed, optimizer_name
+from neonym.config.optimizers import OPTIMIZERS, OptimizerRecord, listed_optimizer, optimizer_name
 from neonym.extras import MODULES
 from neonym.formats import read_embedding
 from neonym.models.model import load_model
@@ -131,7 +131,7 @@ def test_a_class_at_a_path_is_looked_at():
     ],
 )
 def test_a_path_to_a_listed_class_has_its_capabilities_and_its_own_settings(path, name):
-    found, known = record_of(path), listed(name)
+    found, known = record_of(path), listed_optimizer(name)
     capabilities = ("finds_rate", "own_schedule", "averages", "relative_steps", "waits_at_zero", "longest_step")
     assert [getattr(found, c) for c in capabilities] == [getattr(known, c) for c in capabilities]
     assert found.settings == {}

@@ -176,7 +176,7 @@ def regularisation_problems(token: str, records: Sequence[ImageRecord], tokenize
 
 def later_lines(records: Iterable[ImageRecord]) -> Iterator[Problem]:
     """Yield one warning for captions of which only the first line is used."""
-    cut = [record for record in records if record.further and uses_captions(record.rules)]
+    cut = [record for record in records if record.unused_lines and uses_captions(record.rules)]
     if not cut:
         return
     names = some([record.path.name for record in cut])
@@ -190,4 +190,4 @@ def later_lines(records: Iterable[ImageRecord]) -> Iterator[Problem]:
 
 def has_word_late(record: ImageRecord) -> bool:
     """Return whether the word is only on lines of the caption that are not used."""
-    return shows(record.further, record.rules.word) and not shows(plain_caption(record), record.rules.word)
+    return shows(record.unused_lines, record.rules.word) and not shows(plain_caption(record), record.rules.word)

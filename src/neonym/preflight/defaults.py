@@ -13,7 +13,7 @@ from neonym.errors import Problem
 from neonym.models.defaults import Default
 from neonym.models.source import ModelSource
 from neonym.optim.optimizers import record_of
-from neonym.optim.rates import suiting_rate, warms_up
+from neonym.optim.rates import suitable_rate, warms_up
 
 Used = dict[str, Default]  # setting -> its default, of those that the user did not give
 LONG_RUN = 1000  # steps: a run that takes a while, of which the user should know how it can end sooner
@@ -55,7 +55,7 @@ LEFT_OPEN = ("lr_warmup_steps", "save_every_n_steps", "mixed_precision")
 def rate_default(source: ModelSource, optimizer: str) -> Default:
     """Return the learning rate that suits the model's words and the optimizer."""
     if record_of(optimizer).finds_rate:
-        return Default(suiting_rate(source, optimizer), "it finds the rate itself: this is a factor", optimizer)
+        return Default(suitable_rate(source, optimizer), "it finds the rate itself: this is a factor", optimizer)
     return source.defaults.learning_rate
 
 

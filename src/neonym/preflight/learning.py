@@ -12,7 +12,7 @@ from neonym.config.values import Rate
 from neonym.errors import ConfigError, Problem, counted
 from neonym.models.source import ModelSource
 from neonym.optim.optimizers import longest_step, make_optimizer, record_of
-from neonym.optim.rates import TOO_SHORT, make_schedule, suiting_rate
+from neonym.optim.rates import TOO_SHORT, make_schedule, suitable_rate
 from neonym.optim.schedules import Schedule, reach
 from neonym.preflight.milestones import Milestones
 
@@ -118,7 +118,7 @@ def too_short(
     if is_as_long_as_gradients:
         fix = "Its steps are as long as gradients, which are small: give a far larger rate, or use AdamW"
         return Problem("warning", what, "--optimizer_type, --learning_rate", fix)
-    suits, enough = suiting_rate(source), source.defaults.max_train_steps.value
+    suits, enough = suitable_rate(source), source.defaults.max_train_steps.value
     if rate >= suits:
         return Problem("warning", what, "--max_train_steps", f"{enough} steps are the default for this model")
     return Problem("warning", what, "--learning_rate", f"Values around {suits:g} suit this model, in {enough} steps")
