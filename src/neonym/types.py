@@ -1,7 +1,8 @@
 """The values that pass between the parts of a run, with the shapes of their tensors.
 
-Letters in shapes: B samples, N concepts, C latent channels, h,w latent size (H,W pixels), K chunks of text, L ids per chunk,
-S text positions, D text width, n rows of a concept, W width of an encoder's token table, V size of its vocabulary.
+Letters in shapes: B samples, N concepts, C latent channels, h,w latent size (H,W pixels), K chunks of text, L ids per
+chunk, S text positions, D text width, n rows of a concept, W width of an encoder's token table, V size of its
+vocabulary.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def test_every_mistake_is_reported_at_once_under_the_names_of_the_settings():
         max_data_loader_n_workers="two",
     )
     assert "`learnig_rate` is not known. Did you mean `learning_rate`?" in said
-    assert "In diffusers and invoke-training it is what `num_vectors_per_token` is here" in said
+    assert "This setting of diffusers and invoke-training is `num_vectors_per_token` in Neonym" in said
     assert "- seed: " in said
     assert "- deepspeed: " in said
     assert "- save_precision: " in said

@@ -175,7 +175,7 @@ def test_places_and_names_that_cannot_be(tmp_path):
     for values, words in (({"image_dir": ""}, "`image_dir`"), ({"image_dir": "a\0b"}, "`image_dir`"),
                           ({"image_dir": "a", "caption_extension": "a/b"}, "`caption_extension`")):  # fmt: skip
         assert words in said(check_table(tmp_path, {"datasets": [{"subsets": [values]}]}))
-    for name, words in (("a\0b", "`image_dir`: no name has the character NUL in it (found 'a\\x00b')"),
+    for name, words in (("a\0b", "`image_dir`: a name cannot contain the character NUL (found 'a\\x00b')"),
                         ("a\udc80", "`image_dir`: a name must be UTF-8 text: rename it (found 'a\\udc80')")):  # fmt: skip
         assert words in said(check_table(tmp_path, {"datasets": [{"subsets": [{"image_dir": name}]}]}))
     assert "a\\x00b is not a folder" in said(check("a\0b"))

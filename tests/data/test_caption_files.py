@@ -153,7 +153,7 @@ def test_templates_need_no_captions(tmp_path):
     assert "class_tokens with what they show." in text
     (tmp_path / "t.txt").write_text("[name]\nsomething\n")
     text = said(check(folder, template_file=str(tmp_path / "t.txt")), "warning")
-    assert "can be drawn without the word" in text
+    assert "can be used without the word" in text
     assert "Write it into every sentence of the template file." in text
 
 

@@ -61,5 +61,5 @@ def test_folders_whose_names_are_odd(tmp_path):
     assert [r.repeats for r in ready.records] == [2023]
     text = said(ready, "warning", "note")
     assert "2023: is a folder `N_name` without a name: each of its images counts 2023 times" in text
-    assert "0_never: is passed over" in text
-    assert "holiday: is passed over" in text
+    assert "0_never: is skipped" in text
+    assert "holiday: is skipped" in text

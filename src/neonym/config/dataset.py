@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from neonym.config.run import Interpolation, Section
+from neonym.config.data_settings import Interpolation
+from neonym.config.schema import Section
 from neonym.config.values import Resolution, from_text
 from neonym.io.json import is_text
 

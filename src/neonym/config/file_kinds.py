@@ -17,7 +17,8 @@ from typing import Any
 
 from neonym.config.dataset import DatasetValues, SubsetSpec
 from neonym.config.other_trainers import OTHER_SUBSET_KEYS, translations
-from neonym.config.run import RunConfig, fields_of
+from neonym.config.run import RunConfig
+from neonym.config.schema import fields_of
 from neonym.errors import Problem
 
 if sys.version_info >= (3, 11):
@@ -48,7 +49,7 @@ class Kind:
 
 
 def misplaced(path: str | Path | None, flag: str, where: str = "") -> Problem | None:
-    """Return the problem of a file or folder that `flag` does not accept; None if it does, or if the kind is unknown."""
+    """Return the problem of a file or folder that `flag` does not accept; None if it does or the kind is unknown."""
     kind = None if path is None else kind_of(Path(path))
     if kind is None or flag in kind.flags:
         return None
@@ -266,8 +267,8 @@ def other_config(program: str, keys: Mapping[str, Any]) -> Kind:
     fix = f"Give its settings as flags: {shown}" if found else f"Give its settings as flags ({PAGE})"
     if program == "the kohya_ss GUI":
         fix += (
-            "; keys that are also flags of Neonym mean the same. When the GUI trains, it writes a .toml file next to its "
-            "output, which you can give with --config_file"
+            "; keys that are also flags of Neonym mean the same. When the GUI trains, it writes a .toml file next to "
+            "its output, which you can give with --config_file"
         )
     return Kind(f"a config of {program}", (), fix)
 
@@ -330,6 +331,6 @@ def lines_kind(path: Path, text: str) -> Kind | None:
         fix = "Captions are found next to their images: give the folder with --train_data_dir"
         return Kind("the caption of an image", ("sample_prompts", "template_file", "from_file"), fix)
     if text.strip():
-        fix = "Give prompts with --sample_prompts and templates with --template_file; captions are found next to their images"
+        fix = "Give prompts with --sample_prompts and templates with --template_file; captions belong next to images"
         return Kind("plain text", ("sample_prompts", "template_file", "from_file"), fix)
     return None

@@ -194,7 +194,7 @@ def unreadable_value(flag_words: list[str], kind: Any) -> Problem | None:
 
 
 def unknown_flag(name: str, fields: Mapping[str, FieldInfo]) -> Problem:
-    """Return the problem of an unknown flag, with its meaning in other programs, or else the most similar known flag."""
+    """Return the problem of an unknown flag, with its meaning in other programs or the most similar known flag."""
     flag, meaning, found = f"--{name}", meaning_of(name.lower(), fields), candidates(name, fields)
     if meaning or not found:
         return Problem("error", "is not known", flag, meaning or nearest(flag, [f"--{known}" for known in fields]))

@@ -57,7 +57,7 @@ def as_in_file(value: Any) -> Any:
 
 
 def flatten(table: Mapping[str, Any]) -> Values:
-    """Return the keys of all sections in one table, since section names have no meaning. The last of equal keys wins."""
+    """Return the keys of all sections in one table, since section names have no meaning. The last equal key wins."""
     flat: Values = {}
     for key, value in table.items():
         flat |= value if isinstance(value, dict) else {key: value}

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from math import isfinite
 from typing import Literal
 
+from neonym.config.data_settings import BUILTIN
 from neonym.config.rules import limit_problems
-from neonym.config.run import BUILTIN, Section, group, setting
+from neonym.config.schema import Section, group, setting
 from neonym.config.sdscripts import GenerateCompat
 from neonym.errors import Problem
 
@@ -95,7 +96,8 @@ class GenerateSettings(Section):
     )
     emb_normalize_mode: Literal["original", "none", "abs"] = setting(
         "original",
-        "How to rescale encoded text after emphasis is applied: original keeps its mean, abs its mean absolute value; none does not rescale.",
+        "How to rescale encoded text after emphasis is applied: original keeps its mean, abs its mean absolute value; "
+        "none does not rescale.",
     )
 
     steps: int = setting(50, "The number of sampler steps.", least=1)
@@ -165,7 +167,8 @@ class GenerateSettings(Section):
     batch_size: int = setting(1, "How many images to generate together. It does not change the images.", least=1)
     batch_at_once: bool = setting(
         False,
-        "Predict for a whole batch at once even on a CPU that rounds a batch differently from single images. This is faster, but the last bits of an image then depend on the others in its batch.",
+        "Predict for a whole batch at once even on a CPU that rounds a batch differently from single images. This is "
+        "faster, but the last bits of an image then depend on the others in its batch.",
     )
     vae_batch_size: float = setting(
         1.0, "How many images to decode together; below 1: a share of the batch.", above=0, most=MOST_IMAGES
@@ -185,7 +188,8 @@ class GenerateSettings(Section):
     grid: bool = setting(False, "Also save a contact sheet of all images.")
     x: str | None = setting(
         None,
-        "The horizontal axis of a comparison sheet: KIND=A,B,C, where KIND is checkpoint, prompt (separated by |), scale, strength, steps, seed or sampler.",
+        "The horizontal axis of a comparison sheet: KIND=A,B,C, where KIND is checkpoint, prompt (separated by |), "
+        "scale, strength, steps, seed or sampler.",
     )
     y: str | None = setting(None, "The vertical axis of the sheet, written like --x.")
 

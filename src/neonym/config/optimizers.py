@@ -40,7 +40,7 @@ class OptimizerRecord:
         return self.path.partition(".")[0]
 
     def is_relative(self, arguments: Mapping[str, Any]) -> bool:
-        """Return whether the optimizer, with the user's `arguments`, finds its own rate; no rate may be given to it then."""
+        """Return whether the optimizer, with the user's `arguments`, finds its own rate and must not be given one."""
         given = {**self.settings, **arguments}
         return self.relative_steps and bool(given.get("relative_step", True) or given.get("warmup_init"))
 
@@ -108,7 +108,7 @@ def optimizer_name(name: str) -> str:
 
 
 def class_path(name: str) -> str:
-    """Return the dotted path of a listed optimizer or of a class in torch.optim; a dotted path is returned unchanged."""
+    """Return the dotted path of a listed optimizer or of a class in torch.optim, or a dotted path unchanged."""
     record = listed_optimizer(name)
     return record.path if record else name if "." in name else f"torch.optim.{name}"
 

@@ -88,7 +88,9 @@ INVOKE_TRAINING = {
     "dataset_dir": same("train_data_dir"),
     "caption_preset": same("use_object_template", "or --use_style_template, for `style`"),
     "caption_templates": same("template_file", "a file with a template on each line"),
-    "keep_original_captions": no_setting("captions are read unless templates are used; in a template, [filewords] stands for the caption"),
+    "keep_original_captions": no_setting(
+        "captions are read unless templates are used; in a template, [filewords] stands for the caption"
+    ),
     "random_flip": same("flip_aug"),
     "center_crop": DIFFUSERS["center_crop"],
     "shuffle_caption_delimiter": same("shuffle_caption", "--caption_separator is the delimiter"),
@@ -115,7 +117,7 @@ ONETRAINER = {
     "token_count": same("num_vectors_per_token"),
     "embedding_learning_rate": same("learning_rate"),
     "additional_embeddings": no_setting("several words are listed as [[concepts]] in a data-set file"),
-    "is_output_embedding": no_setting("vectors behind the text encoder are not supported"),
+    "is_output_embedding": no_setting("vectors after the text encoder are not supported"),
     "preserve_embedding_norm": no_setting("the norm of the vectors is not constrained"),
     "concept_file_name": same("dataset_config", "a data-set file: each concept's path is the image_dir of a subset"),
     "concepts": same("dataset_config", "a data-set file: each concept's path is the image_dir of a subset"),

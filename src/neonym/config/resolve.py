@@ -28,7 +28,8 @@ from neonym.config.dataset import (
     SubsetValues,
 )
 from neonym.config.other_trainers import OTHER_SUBSET_KEYS, meaning_of
-from neonym.config.run import RunConfig, fields_of
+from neonym.config.run import RunConfig
+from neonym.config.schema import fields_of
 from neonym.errors import ConfigError, Problem, nearest
 from neonym.io.json import read_json
 
@@ -124,7 +125,7 @@ def resolve(table: Any, run: RunConfig, where: str) -> Resolved:
 
 
 def resolve_concept(row: Table, where: str, found: Resolved) -> ConceptSpec | None:
-    """Return one row of `[[concepts]]`, without wrong values, so that its word can be checked; None if that is wrong."""
+    """Return one row of `[[concepts]]` without wrong values, so that its word can be checked; None if that is wrong."""
     concept = build(ConceptSpec, row, where, found)
     if concept is not None:
         return concept

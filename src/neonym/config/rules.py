@@ -8,8 +8,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from neonym.config.learning_settings import LONGEST, ObjectiveSettings, OptimSettings
 from neonym.config.optimizers import listed_optimizer, optimizer_problem
-from neonym.config.run import LONGEST, ObjectiveSettings, OptimSettings, RunConfig, fields_of
+from neonym.config.run import RunConfig
+from neonym.config.schema import fields_of
 from neonym.config.values import SCHEDULES, Steps, as_written
 from neonym.config.without_effect import SETTINGS, no_effect_warnings, tracker_kinds
 from neonym.errors import Problem, nearest

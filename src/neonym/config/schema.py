@@ -1,10 +1,12 @@
 """The parts of a settings class: sections, fields with help and limits, and a function that lists all fields."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
+
+Unset = Annotated[str | None, BeforeValidator(lambda value: None if value == "" else value)]  # empty: not given
 
 
 class Section(BaseModel):

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from neonym.config.data_settings import DatasetSettings
 from neonym.config.dataset import ConceptSpec
 from neonym.config.file_kinds import IMAGES, misplaced
 from neonym.config.resolve import Resolved, check_flags, read_table, resolve
-from neonym.config.run import DatasetSettings, RunConfig
+from neonym.config.run import RunConfig
 from neonym.errors import ConfigError, Problem, in_one_line
 from neonym.text.words import clean
 
@@ -17,7 +18,7 @@ NO_NAME = "the new word has no name"
 
 
 def read_dataset(run: RunConfig, known: Sequence[Problem] = ()) -> Resolved:
-    """Return the resolved data set of a run, the origins of its values, and its problems after those that are `known`."""
+    """Return the data set of a run with its values resolved, and its problems after those that are `known`."""
     found = Resolved(problems=[*known])
     try:
         table, where = dataset_table(run, found)

@@ -297,6 +297,6 @@ def parsed_kind(kind: Any) -> type[ParsedValue] | None:
 
 
 def schedule_name(name: str) -> str:
-    """Return the name of a schedule as it is listed: in lower case, and without the rate of sd-scripts' `adafactor:RATE`."""
+    """Return the listed name of a schedule: in lower case, and without the rate of sd-scripts' `adafactor:RATE`."""
     name = name.lower().partition(":")[0]
     return SAME_SCHEDULE.get(name, name)

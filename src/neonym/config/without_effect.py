@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator
 
-from neonym.config.run import DatasetSettings, LogSettings, RunConfig, fields_of
+from neonym.config.data_settings import DatasetSettings
+from neonym.config.output_settings import LogSettings
+from neonym.config.run import RunConfig
+from neonym.config.schema import fields_of
 from neonym.errors import Problem
 
 SETTINGS = {name: (section, field.default) for section, name, field in fields_of(RunConfig)}
@@ -31,7 +34,7 @@ def takes_tags(data: DatasetSettings) -> bool:
 
 
 def uses_separator(data: DatasetSettings) -> bool:
-    """Return whether the separator has an effect although tags stay as they are, because it joins parts of a caption."""
+    """Return whether the separator has an effect even if tags do not change, because it joins parts of a caption."""
     return bool(data.keep_tokens_separator or data.secondary_separator or data.in_json)
 
 
@@ -47,7 +50,8 @@ def conditions(run: RunConfig) -> list[tuple[tuple[str, ...], bool, str]]:
         (("noise_offset_random_strength",), bool(objective.noise_offset), "without --noise_offset"),
         (("adaptive_noise_scale",), objective.noise_offset != 0, "with a --noise_offset of 0"),
         (("ip_noise_gamma_random_strength",), bool(objective.ip_noise_gamma), "without --ip_noise_gamma"),
-        (("multires_noise_discount",), bool(objective.multires_noise_iterations), "without --multires_noise_iterations"),
+        (("multires_noise_discount",), bool(objective.multires_noise_iterations),
+         "without --multires_noise_iterations"),
         (("mask_normalize",), file or data.masked_loss or data.alpha_mask, "without --masked_loss or --alpha_mask"),
         (("prior_loss_weight",), file or data.reg_data_dir is not None, "without --reg_data_dir"),
         (("min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale"), file or data.enable_bucket,

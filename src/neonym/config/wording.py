@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from neonym.errors import Problem
 
-COMMAND = r"(?:neonym|gen_img\S*|accelerate launch|pip install)\b(?: \w+)?:? [^;)]*"  # the flags of a command keep their dashes
+# the flags in a command keep their dashes
+COMMAND = r"(?:neonym|gen_img\S*|accelerate launch|pip install)\b(?: \w+)?:? [^;)]*"
 FLAG = re.compile(rf"({COMMAND})|(?<![\w`-])(`?)--([A-Za-z_]\w*)(=[^\s,;`)]*[^\s,;`).])?(`?)")
 
 

@@ -114,7 +114,7 @@ def make_optimizer(
 
 
 def rate_now(optimizer: torch.optim.Optimizer) -> float:
-    """Return the learning rate of the last step, including AdaFactor's, which is relative to the norm of the vectors."""
+    """Return the learning rate of the last step, including AdaFactor's, which is relative to the size of the rows."""
     group: dict[str, Any] = optimizer.param_groups[0]
     if group["lr"] is not None:
         return float(group.get("scheduled_lr") or group["lr"])

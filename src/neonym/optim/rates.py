@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from neonym.config.run import OptimSettings
+from neonym.config.learning_settings import OptimSettings
 from neonym.config.values import Rate, Steps
 from neonym.models.source import ModelSource
 from neonym.optim.optimizers import record_of
@@ -22,7 +22,8 @@ def default_warmup(total: int, model_warmup: str) -> int:
     """Return the warm-up in steps of a run of `total` steps without `--lr_warmup_steps`.
 
     `model_warmup` is the default of the model. Adam's first steps have full length, however unreliable their gradients
-    are: at the full learning rate they move a word far away before their mean gives a direction. See Ma & Yarats 2019, "On the adequacy of untuned warmup for adaptive optimization".
+    are: at the full learning rate they move a word far away before their mean gives a direction. See Ma & Yarats 2019,
+    "On the adequacy of untuned warmup for adaptive optimization".
     """
     return min(max(int(MIN_WARMUP), Steps.parse(model_warmup).of(total)), int(MAX_WARMUP_SHARE * total))
 
