@@ -10,7 +10,7 @@ import pytest
 from neonym.cli.main import main
 from neonym.cli.train import DESCRIPTION
 from neonym.config.command_line import RunFlags, read_run, write_config
-from neonym.config.flags import parse_flags, read_line
+from neonym.config.flags import parse_flags, read_command_line
 from neonym.config.run import RunConfig
 from neonym.config.schema import fields_of
 from neonym.config.sdscripts import GUI, OTHER_TRAINERS, SDSCRIPTS
@@ -77,15 +77,15 @@ def test_only_the_first_of_several_processes_reports_errors(monkeypatch, capsys)
     for rank, words in (("0", "--learning_rate"), ("1", "")):
         monkeypatch.setenv("RANK", rank)
         assert main(["train", "--learning_rate=-1"]) == 2
-        said = capsys.readouterr().err
-        assert words in said
-        assert bool(said) == bool(words)
+        output = capsys.readouterr().err
+        assert words in output
+        assert bool(output) == bool(words)
 
 
 def test_refused_flags_are_reported_together_with_all_other_mistakes(tmp_path, capsys):
     assert main(["train", "--train_data_dir", str(tmp_path / "nix"), "--deepspeed", "--learning_rate=-1"]) == 2
-    said = capsys.readouterr().err
-    assert all(part in said for part in ("--deepspeed", "--learning_rate", "nix", "--token_string"))
+    output = capsys.readouterr().err
+    assert all(part in output for part in ("--deepspeed", "--learning_rate", "nix", "--token_string"))
     assert main(["train", "--deepspeed", "--output_config", "--config_file", str(tmp_path / "c.toml")]) == 2
     assert not list(tmp_path.iterdir())
 
@@ -120,18 +120,18 @@ def test_unknown_keys_and_wrong_values_are_reported_together(tmp_path):
     """All of them are reported with the refused flag, and correct values are kept."""
     text = 'lerning_rate = 1\nsomething_else = 2\nloss_type = "nonsense"\nmax_train_steps = "many"\nseed = 1.5\nlearning_rate = true'
     found = given(config(tmp_path, text + "\nkeep_tokens = 2\n[x]\nnetwork_dim = 4"), "--deepspeed")
-    said = "\n".join(str(p) for p in found.problems if p.severity == "error")
+    output = "\n".join(str(p) for p in found.problems if p.severity == "error")
     for words in (
         "`lerning_rate` is not known. Did you mean `learning_rate`?", "`something_else` is not known", "--deepspeed",
         "job.toml, `loss_type`", "job.toml, `max_train_steps`", "job.toml, `seed`", "`true` is not a learning rate",
     ):  # fmt: skip
-        assert words in said
+        assert words in output
     assert found.run.dataset.keep_tokens == 2
     assert given(f"--config_file={tmp_path / 'none'}").problems[0].severity == "error"
 
 
 def line(*argv: str):
-    return read_line(RunFlags, list(argv), "train", DESCRIPTION)
+    return read_command_line(RunFlags, list(argv), "train", DESCRIPTION)
 
 
 def test_abbreviations_are_expanded_as_in_sd_scripts(tmp_path):
@@ -155,7 +155,7 @@ def test_all_wrong_flags_are_reported_together():
         "--cache_latents=True", "--output_dir", "--init_word", "red", "dog", "--lerning_rate=1", "--keep_tokens=2",
         "--max_data_loader_n_workers=two", "--max_token_length=150", "--adaptive_noise_scale", "-0.5",
     )  # fmt: skip
-    said = "\n".join(str(p) for p in read.problems)
+    output = "\n".join(str(p) for p in read.problems)
     for words in (
         "lost: does not belong to a flag", "--max_train_steps: `1e3` is not a whole number", "--seed: `x` is not a whole number",
         "--loss_type: `L2` is not one of l2, l1, huber", "--max_token_length: `80` is not one of 75, 150, 225",
@@ -163,7 +163,7 @@ def test_all_wrong_flags_are_reported_together():
         "--output_dir: needs a value", "--init_word: takes one value, and `dog` does not belong to a flag",
         "--lerning_rate: is not known. Did you mean `--learning_rate`?", "--max_data_loader_n_workers: `two` is not a whole",
     ):  # fmt: skip
-        assert words in said, said
+        assert words in output, output
     assert len(read.problems) == 11
     run = read_run(read.flags, read.argv, read.problems).run
     assert (run.dataset.keep_tokens, run.model.max_token_length, run.objective.adaptive_noise_scale) == (2, 150, -0.5)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from neonym.cli.main import main
-from neonym.config.file_kinds import kind_of, misplaced
+from neonym.config.file_kinds import file_kind, misplaced
 from support.data_sets import make_images
 
 GUI = {"LoRA_type": "Standard", "epoch": 1, "max_resolution": "512,512", "token_string": "x", "lr_warmup": 10}
@@ -130,9 +130,9 @@ def test_train_reports_a_misplaced_file_in_one_paragraph(folder, flag, name, cap
         assert misplaced(folder / name, flag) is None  # this flag accepts it
         return
     assert main(["train", f"--{flag}={folder / name}", *(f"--{k}={v}" for k, v in given.items())]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert EXPECTED[name] in said
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1
+    assert EXPECTED[name] in output
     assert not (tmp_path / "o").exists()
 
 
@@ -148,9 +148,9 @@ def test_train_reports_a_misplaced_file_in_one_paragraph(folder, flag, name, cap
 def test_generate_reports_a_misplaced_file(folder, flag, name, capsys, tmp_path):
     words = ["--prompt=a cat", f"--outdir={tmp_path / 'o'}", f"--{flag}", str(folder / name)]
     assert main(["generate", *words]) == 2
-    said = capsys.readouterr().err
-    assert f"--{flag}: {folder / name} is " in said
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert f"--{flag}: {folder / name} is " in output
+    assert output.count("\n") == 1
 
 
 def test_a_file_of_an_unclear_kind_is_left_to_its_reader(tmp_path):
@@ -160,9 +160,9 @@ def test_a_file_of_an_unclear_kind_is_left_to_its_reader(tmp_path):
     }  # fmt: skip
     for name, content in broken.items():
         (tmp_path / name).write_bytes(content)
-        assert kind_of(tmp_path / name) is None, name
-    assert kind_of(tmp_path / "nothing") is None
-    assert kind_of(Path("owner/model")) is None
+        assert file_kind(tmp_path / name) is None, name
+    assert file_kind(tmp_path / "nothing") is None
+    assert file_kind(Path("owner/model")) is None
 
 
 def test_a_prompt_that_begins_like_a_command_is_a_prompt(tmp_path):

@@ -52,11 +52,11 @@ def test_the_flags_of_a_diffusers_command_are_explained(capsys):
 def test_flags_of_other_trainers_are_explained(word, meaning, capsys):
     """Each flag is explained by its setting, except `--num_vectors`, which is an abbreviation of that setting."""
     assert main(["train", f"{word}=2"]) == 2
-    said = capsys.readouterr().err
-    assert meaning in said
-    assert "--keep_tokens" not in said
+    output = capsys.readouterr().err
+    assert meaning in output
+    assert "--keep_tokens" not in output
     if word == "--num_vectors":
-        assert "num_vectors" not in said
+        assert "num_vectors" not in output
 
 
 def test_keys_of_config_files_and_data_set_files_are_explained(tmp_path, capsys):
@@ -65,18 +65,18 @@ def test_keys_of_config_files_and_data_set_files_are_explained(tmp_path, capsys)
     data = tmp_path / "data.toml"
     data.write_text("[[datasets]]\n[[datasets.subsets]]\npath = 'a'\nrepeats = 2\nplaceholder_token = 'x'\n")
     assert main(["train", f"--config_file={job}", f"--dataset_config={data}"]) == 2
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     for words in (
         "`placeholder_token` is not known. This setting of diffusers and invoke-training is --token_string in Neonym",
         "multiply it by batch size", "Did you mean `learning_rate`?", "`path` is not known here. In Neonym it is `image_dir`",
         "`repeats` is not known here. In Neonym it is `num_repeats`",
     ):  # fmt: skip
-        assert words in said
+        assert words in output
 
 
 def test_generation_explains_flags_by_its_own_settings(capsys):
     assert main(["generate", "--guidance_scale=7", "--pretrained_model_name_or_path=x", "--placeholder_token=x"]) == 2
-    said = capsys.readouterr().err
-    assert "is --scale in Neonym" in said
-    assert "is --ckpt in Neonym" in said
-    assert "--token_string" not in said
+    output = capsys.readouterr().err
+    assert "is --scale in Neonym" in output
+    assert "is --ckpt in Neonym" in output
+    assert "--token_string" not in output

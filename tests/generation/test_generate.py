@@ -236,7 +236,7 @@ def test_what_is_odd_is_said_and_passed(tmp_path, capsys):
     assert [shown(f).text["steps"] for f in files] == ["1", "1"]
     for part in ("warning: --prompt: is given more than once: only the last one counts", "0 steps are not possible with ddim: 1 are taken",
                  "20 is not a multiple of 8: 16 is used instead", "note: --fp16: a CPU computes in float32",
-                 "warning: --iter_same_seed: the 2 images of a prompt are the same"):  # fmt: skip
+                 "warning: --iter_same_seed: makes the 2 images of a prompt identical"):  # fmt: skip
         assert said.count(part) == 1, part
 
 
@@ -251,10 +251,10 @@ def test_what_is_odd_is_said_and_passed(tmp_path, capsys):
         ({"batch_at_once": True}, "--batch_at_once: has no effect without --batch_size"),
         ({"use_original_file_name": True}, "--use_original_file_name: has no effect without --image_path"),
         ({"W": 64, "image_path": "a.png"}, "--W: has no effect with --image_path, unless both"),
-        ({"interactive": True, "grid": True}, "--grid: has no effect for prompts that are typed"),
-        ({"interactive": True, "n_iter": 2}, "--n_iter: has no effect for prompts that are typed"),
+        ({"interactive": True, "grid": True}, "--grid: has no effect for prompts that are entered with --interactive"),
+        ({"interactive": True, "n_iter": 2}, "--n_iter: has no effect for prompts that are entered with --interactive"),
         ({"x": "scale=2", "n_iter": 2}, "--n_iter: has no effect with --x and --y"),
-        ({"x": "scale=2", "prompt": ("a", "b")}, "of the first prompt alone"),
+        ({"x": "scale=2", "prompt": ("a", "b")}, "only the first prompt is used for a sheet with axes"),
     ],
 )
 def test_what_does_nothing_is_said(flags, said):

@@ -74,7 +74,7 @@ def test_train_reports_it_and_writes_nothing(paths, images, tmp_path, capsys):
     path, _, words = paths[0]
     flags = [f"--train_data_dir={images}", "--token_string=mychar4", f"--output_dir={tmp_path / 'o'}"]
     assert main(["train", *flags, f"--resume={path}"]) == 2
-    said = capsys.readouterr().err
-    assert words in said
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert words in output
+    assert output.count("\n") == 1
     assert not (tmp_path / "o").exists()

@@ -57,9 +57,9 @@ def test_a_file_with_another_number_of_vectors_is_an_error_whose_fixes_work(imag
     file = starting_file(tmp_path / "old.safetensors", text_encoder=(2, 128))
     flags = ["check", f"--train_data_dir={images}", "--token_string=mychar4"]
     assert main([*flags, f"--weights={file}", "--num_vectors_per_token=3"]) == 2
-    said = capsys.readouterr().out
-    assert "has 2 vectors, but --num_vectors_per_token of `mychar4` is 3" in said
-    assert f"neonym convert {file} NEW.safetensors --vectors=3" in said
+    output = capsys.readouterr().out
+    assert "has 2 vectors, but --num_vectors_per_token of `mychar4` is 3" in output
+    assert f"neonym convert {file} NEW.safetensors --vectors=3" in output
     assert main([*flags, f"--weights={file}", "--num_vectors_per_token=2"]) == 0
     resized = tmp_path / "NEW.safetensors"
     assert main(["convert", file, str(resized), "--vectors=3"]) == 0
@@ -117,9 +117,9 @@ def test_a_file_for_another_kind_of_model_is_an_error(images, tmp_path, shapes, 
 def test_names_that_some_program_cannot_use_get_a_warning(tmp_path, flags, words):
     images = make_images(tmp_path / "p", 2, caption=f"a sticker of a {flags['token_string']}")
     problems = preflight(settings(train_data_dir=str(images), **flags)).problems
-    said = [p.what for p in problems if "`" in p.where and p.severity == "warning"]
-    assert all(any(word in f for f in said) for word in words), said
-    assert len(said) == len(words)
+    warnings = [p.what for p in problems if "`" in p.where and p.severity == "warning"]
+    assert all(any(word in f for f in warnings) for word in words), warnings
+    assert len(warnings) == len(words)
 
 
 def test_check_and_train_warn_about_the_name(tmp_path, images, capsys):

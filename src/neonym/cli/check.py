@@ -14,7 +14,7 @@ from pydantic import Field
 
 from neonym.config.command_line import SECRETS, Given, RunFlags, read_run
 from neonym.config.dataset import DatasetValues, SubsetSpec
-from neonym.config.flags import read_line
+from neonym.config.flags import read_command_line
 from neonym.config.resolve import FLAG_NAMES
 from neonym.config.run import RunConfig
 from neonym.config.schema import fields_of
@@ -57,7 +57,7 @@ def uncollected() -> Iterator[None]:
 
 
 def checked(argv: list[str], prog: str) -> int:
-    line = read_line(CheckFlags, argv, prog, DESCRIPTION)
+    line = read_command_line(CheckFlags, argv, prog, DESCRIPTION)
     flags, given = line.flags, read_run(line.flags, line.argv, line.problems)
     if flags.output_config:
         fix = "Write them with neonym train"

@@ -50,18 +50,18 @@ class Kind:
 
 def misplaced(path: str | Path | None, flag: str, where: str = "") -> Problem | None:
     """Return the problem of a file or folder that `flag` does not accept; None if it does or the kind is unknown."""
-    kind = None if path is None else kind_of(Path(path))
+    kind = None if path is None else file_kind(Path(path))
     if kind is None or flag in kind.flags:
         return None
     fix = kind.fix or f"Give it with {' or '.join(f'--{name}' for name in kind.flags)}"
     return Problem("error", f"{path} is {kind.what}", where or f"--{flag}", fix)
 
 
-def kind_of(path: Path) -> Kind | None:
+def file_kind(path: Path) -> Kind | None:
     """Return the kind of a file or folder; None if it is unclear or the path does not exist."""
     with suppress(OSError, ValueError, RecursionError, zipfile.BadZipFile, RuntimeError):
         if path.is_dir():
-            return kind_of_folder(path)
+            return folder_kind(path)
         if path.is_file():
             with path.open("rb") as file:
                 start = file.read(512)
@@ -69,7 +69,7 @@ def kind_of(path: Path) -> Kind | None:
     return None
 
 
-def kind_of_folder(path: Path) -> Kind | None:
+def folder_kind(path: Path) -> Kind | None:
     """Return the kind of a folder, by the names of its files."""
     children = sorted(path.iterdir())
     names = {child.name for child in children}

@@ -26,7 +26,7 @@ T = TypeVar("T", bound=BaseModel)
 
 
 @dataclass
-class Line(Generic[T]):
+class CommandLine(Generic[T]):
     """A parsed command line: its values, the words that they were read from, and the problems of all other words."""
 
     flags: T
@@ -77,16 +77,16 @@ def parsed_value_rules() -> ConstructorRegistry:
     return registry
 
 
-def read_line(model: type[T], argv: list[str], prog: str, description: str) -> Line[T]:
+def read_command_line(model: type[T], argv: list[str], prog: str, description: str) -> CommandLine[T]:
     """Return a command line without positional arguments, in which every wrong flag becomes a problem."""
     fields = flag_fields(model)
     words = expand_abbreviations(argv, fields)
     if {"-h", "--help"} & set(words):
-        return Line(parse_flags(model, words, prog, description), words, [])
+        return CommandLine(parse_flags(model, words, prog, description), words, [])
     output = StringIO()
     try:
         with redirect_stdout(output), redirect_stderr(output):
-            return Line(parse_flags(model, words, prog, description), words, [])
+            return CommandLine(parse_flags(model, words, prog, description), words, [])
     except SystemExit:
         right, problems = [], []
         for flag_words in split_flags(words):
@@ -96,7 +96,7 @@ def read_line(model: type[T], argv: list[str], prog: str, description: str) -> L
         if not problems:
             sys.stderr.write(output.getvalue())
             raise
-    return Line(parse_flags(model, right, prog, description), right, problems)
+    return CommandLine(parse_flags(model, right, prog, description), right, problems)
 
 
 def flag_fields(model: type[BaseModel]) -> dict[str, FieldInfo]:

@@ -100,24 +100,24 @@ def resolve(table: Any, run: RunConfig, where: str) -> Resolved:
     The result also has the level that each value comes from, and all problems. `where` names the table in messages.
     """
     found = Resolved()
-    table = as_table(table, where, found)
+    table = checked_table(table, where, found)
     unknown_keys(table, ("general", "concepts", "datasets"), where, found)
-    general = as_table(table.get("general", {}), f"{where} [general]", found)
+    general = checked_table(table.get("general", {}), f"{where} [general]", found)
     unknown_keys(general, GENERAL_KEYS, f"{where} [general]", found)
     check_values(general, f"{where} [general]", found)
     concepts = [
-        resolve_concept(as_table(row, f"{where} concepts[{i}]", found), f"{where} concepts[{i}]", found)
-        for i, row in enumerate(as_list(table.get("concepts", []), f"{where} concepts", found))
+        resolve_concept(checked_table(row, f"{where} concepts[{i}]", found), f"{where} concepts[{i}]", found)
+        for i, row in enumerate(checked_list(table.get("concepts", []), f"{where} concepts", found))
     ]
     found.concepts = tuple(concepts or ([None] if table.get("concepts") else []))
-    rows = as_list(table.get("datasets", []), f"{where} datasets", found)
+    rows = checked_list(table.get("datasets", []), f"{where} datasets", found)
     if not rows and not found.failed():
         found.error("there is no [[datasets]]", where, "Add one, with a [[datasets.subsets]] in it")
     line = check_flags(DatasetValues, check_flags(SubsetSpec, flag_values(run), found), found)
     above, datasets = (general, line), []
     for i, row in enumerate(rows):
         place = f"{where} datasets[{i}]"
-        table = as_table(row, place, found)
+        table = checked_table(row, place, found)
         datasets.append(resolve_dataset(i, table, above, run.dataset.masked_loss, place, found))
     if not found.failed():
         found.config = DatasetConfig(concepts=tuple(filter(None, concepts)), datasets=tuple(datasets))
@@ -138,8 +138,8 @@ def resolve_dataset(
     index: int, row: Table, above: tuple[Table, Table], masked_loss: bool, where: str, found: Resolved
 ) -> DatasetSpec | None:
     """Return one row of `[[datasets]]` with its inherited values; None if it cannot be used."""
-    listed = as_list(row.get("subsets", []), f"{where} subsets", found)
-    tables = [as_table(raw, f"{where} subsets[{i}]", found) for i, raw in enumerate(listed)]
+    listed = checked_list(row.get("subsets", []), f"{where} subsets", found)
+    tables = [checked_table(raw, f"{where} subsets[{i}]", found) for i, raw in enumerate(listed)]
     if not tables:
         found.error("has no subsets", where, "Add a [[datasets.subsets]] with an image_dir")
         return None
@@ -303,7 +303,7 @@ def home_of(key: str) -> str:
     return f"It is a flag: --{key}" if key in FLAGS else ""
 
 
-def as_table(value: Any, where: str, found: Resolved) -> Table:
+def checked_table(value: Any, where: str, found: Resolved) -> Table:
     """Return a value that is a table. For any other value, report it and return an empty table."""
     if isinstance(value, dict):
         return value
@@ -311,7 +311,7 @@ def as_table(value: Any, where: str, found: Resolved) -> Table:
     return {}
 
 
-def as_list(value: Any, where: str, found: Resolved) -> list[Any]:
+def checked_list(value: Any, where: str, found: Resolved) -> list[Any]:
     """Return a value that is a list. For any other value, report it and return an empty list."""
     if isinstance(value, list):
         return value

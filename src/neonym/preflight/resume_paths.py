@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from neonym.config.file_kinds import EMBEDDING, kind_of
+from neonym.config.file_kinds import EMBEDDING, file_kind
 from neonym.errors import Problem
 from neonym.runs.outputs import END, STATE
 
@@ -60,7 +60,7 @@ def file_problem(path: Path, where: str) -> Problem:
     if path.suffix == ".optim":
         fix = f"Start from the vectors of its embedding: --weights {path.with_suffix('')}"
         return Problem("error", "is an optimizer state of AUTOMATIC1111", where, fix)
-    kind = kind_of(path)
+    kind = file_kind(path)
     if kind == EMBEDDING:
         fix = f"Start from its vectors instead: --weights {path}"
         return Problem("error", "is an embedding, which contains no training state", where, fix)
@@ -98,5 +98,5 @@ def embeddings_in(folder: Path) -> Iterator[Path]:
     """Yield the embedding files of a folder."""
     with suppress(OSError):
         for file in sorted(folder.iterdir()):
-            if file.suffix.lower() in (".safetensors", ".pt", ".bin", ".ckpt") and kind_of(file) == EMBEDDING:
+            if file.suffix.lower() in (".safetensors", ".pt", ".bin", ".ckpt") and file_kind(file) == EMBEDDING:
                 yield file
