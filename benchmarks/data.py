@@ -67,7 +67,7 @@ def loading(steps: int) -> dict[str, float]:
     from accelerate import Accelerator
 
     from neonym.config.run import RunConfig as Run
-    from neonym.config.run import fields_of
+    from neonym.config.schema import fields_of
     from neonym.models.model import load_model
     from neonym.preflight.preflight import preflight
     from neonym.runs.dispatcher import Dispatcher

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.recovery import arguments, load_subjects, machine, run_of, write_data, write_json
 from neonym import train
-from neonym.config.run import EvalSettings
+from neonym.config.learning_settings import EvalSettings
 from neonym.models.loading.identify import identify
 from neonym.models.source import BUILTIN
 from neonym.runs.events import Evaluated, Event

@@ -26,7 +26,8 @@ from PIL import Image
 from tools.builtin_model.images import COLOURS, article, compose, phrase, place
 
 from neonym import train
-from neonym.config.run import ObjectiveSettings, OptimSettings, RunConfig
+from neonym.config.learning_settings import ObjectiveSettings, OptimSettings
+from neonym.config.run import RunConfig
 from neonym.formats import read_embedding
 from neonym.generation.embeddings import add_embedding
 from neonym.generation.images import draw

@@ -10,7 +10,9 @@ from support import ROOT
 SOURCE = ROOT / "src" / "neonym"
 OWN = ("models/families/", "formats/", "config/sdscripts.py", "models/registry.py", "models/builtin/")
 EXCEPTIONS = {  # file -> why it may name a family, or a part of one
-    "config/run.py": "settings with sd-scripts' names and meanings: --v2, --sdxl, --max_token_length",
+    "config/data_settings.py": "settings with sd-scripts' names and meanings: --v2, --sdxl, --max_token_length",
+    "config/learning_settings.py": "help texts that give the defaults of each family",
+    "config/compute_settings.py": "help texts about the U-Net, as in sd-scripts",
     "config/generate.py": "likewise: --v1, --v2, --sdxl, and the sizes that only SDXL reads",
     "config/rules.py": "sd-scripts' flags that name a family",
     "cli/entry.py": "sdxl_train_textual_inversion.py is a script of sd-scripts",

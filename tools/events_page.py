@@ -1,4 +1,4 @@
-"""Write `docs/events.md` from the event classes; `--check` only says whether it is up to date.
+"""Write `docs/events.md` from the event classes. With `--check`, only report whether it is up to date.
 
 python -m tools.events_page [--check]
 """
@@ -13,7 +13,7 @@ from neonym.runs.events import VERSION, Event
 from tools.settings_page import write_or_check
 
 PAGE = Path(__file__).parent.parent / "docs" / "events.md"
-# a field's type in Python -> in JSON
+# type of a field in Python -> its type in JSON
 JSON_TYPES = {
     "Path": "text", "str": "text", "int": "integer", "float": "number", "bool": "true or false",
     "Sequence[float]": "list of numbers", "tuple[float, ...]": "list of numbers", "tuple[str, ...]": "list of texts",
@@ -22,24 +22,27 @@ JSON_TYPES = {
 }  # fmt: skip
 HEAD = f"""# Events
 
-A run tells everything that happens as events. Every run writes them to `events.jsonl` in its folder, and your own program
-can listen to them. `make docs` makes this page from `neonym/runs/events.py`.
+A run reports everything that happens as events. It writes them to `events.jsonl` in the run folder, and your own
+program can listen to them. This page is generated from `neonym/runs/events.py` by `make docs`.
 
 ## The file
 
-`outputs/WORD-run/events.jsonl` has one JSON object per line. Each has `event`, the kind of event, and `time`, in seconds
-since 1970; the other keys are in the tables below. A number that is infinite or not a number is written as `null`.
+`outputs/WORD-run/events.jsonl` has one JSON object per line. Each has `event`, the kind of the event, and `time`, in
+seconds since 1970; the tables below list the other keys. A number that is infinite or NaN is written as `null`.
 
-- The first line of each run is `opened`, with the `version` of the format, now {VERSION}. A run that goes on after a stop
-  appends to the same file, so a file may have several. Notes from before follow the first `opened` line.
-- A run that was opened ends with one of `stopped`, `finished` and `failed`, unless it is killed. Notes may follow.
-- A step is written at most a second late, together with others. Of `encoded` and `judging` the last one is written,
-  and one every five seconds.
-- New kinds and keys may be added at any time: pass over those that you do not know. If one changes or goes, `version` grows.
+- The first line of each run is `opened`, with the `version` of the format, now {VERSION}. A run that is resumed
+  appends to the same file, so a file may have several such lines. Notes from before the opening follow the first of
+  them.
+- A run that was opened ends with `stopped`, `finished` or `failed`, unless it is killed. Notes may follow.
+- Steps are written in groups, at most a second late. Of `encoded` and `judging`, only one every five seconds and the
+  last one are written.
+- New kinds and keys may be added at any time, so ignore those that you do not know. If one changes or is removed,
+  `version` increases.
 
 ## In Python
 
-A listener is a function of one event. It is called in the thread of the run, in the main process only, so it should be quick.
+A listener is a function that takes one event. It is called in the thread of the run, so it should be quick, and only in
+the main process.
 
 ```python
 import neonym
@@ -53,18 +56,18 @@ def show(event: neonym.Event) -> None:
 neonym.train(run, listeners=[show])
 ```
 
-- A listener cannot change a run: it gets facts that do not change any more. If it raises an exception, that is noted once as
-  a warning, and the training goes on.
-- Losses stay on their device until a listener reads them; then all those that wait are fetched together. On a GPU, read
-  them once a second or less often.
-- A listener that raises a `UserError` at `Opened` refuses the run before anything is loaded.
-- To stop the run, call `stop.request()` of the `Stop` that you gave to `neonym.train`, from anywhere. The run ends after
-  its step, and the same call goes on from there.
+- A listener cannot change a run, because events are immutable. If it raises an exception, the training continues, with
+  one warning.
+- Losses stay on their device until a listener reads them, which fetches all of them together. On a GPU, read them at
+  most once a second.
+- A listener that raises a `UserError` on `Opened` stops the run before anything is loaded.
+- To stop the run, call `stop.request()` on the `Stop` that you gave to `neonym.train`, from anywhere. The run ends
+  after the current step, and the same call to `neonym.train` resumes it.
 """
 
 
 def tables() -> Iterator[str]:
-    """Yield the part of the page about each kind of event."""
+    """Yield the lines of the page about each kind of event."""
     for kind in Event.__subclasses__():
         yield f"\n### {kind.kind}\n\n`{kind.__name__}`: {kind.__doc__}\n\n| key | type | meaning |\n|---|---|---|"
         hints, names = get_type_hints(kind, include_extras=True), kind.__annotations__
@@ -74,7 +77,7 @@ def tables() -> Iterator[str]:
 
 
 def type_name(annotation: Any) -> str:
-    """Return `int` of the text `Annotated[int, "meaning"]`, as it stands in the source."""
+    """Return the type in an annotation, such as `int` for `Annotated[int, "meaning"]`."""
     return re.sub(r"^Annotated\[(.+?), ['\"].*", r"\1", str(annotation))
 
 

@@ -1,4 +1,4 @@
-"""Write the image of the layers in `docs/design.md` from the imports; `--check` only says whether it is up to date.
+"""Write the table of layers in `docs/design.md` from the imports. With `--check`, only report whether it is up to date.
 
 python -m tools.layers_page [--check]
 """
@@ -15,7 +15,7 @@ BEGIN, END = "<!-- layers: made from the imports -->", "<!-- end of the layers -
 
 
 def imports() -> dict[str, set[str]]:
-    """Return the direct imports between the parts of the package: part -> parts. A part is what stands below `neonym`."""
+    """Return, for each part of the package, the parts that it imports. A part is a module or package below `neonym`."""
     graph = grimp.build_graph("neonym", cache_dir=None)
     found: dict[str, set[str]] = {}
     for module in graph.modules:
@@ -28,15 +28,18 @@ def imports() -> dict[str, set[str]]:
 
 
 def part_of(module: str) -> str:
-    """Return the part that a module belongs to; nothing for the package itself, whose exports are the API's."""
+    """Return the part that a module belongs to; an empty string for the package itself, which only exports the API."""
     names = module.split(".")
-    if names[1:2] == ["runs"] and len(names) > 2:  # half of it is below the training, half above
+    if names[1:2] == ["runs"] and len(names) > 2:  # some of its modules are below the training, some above
         return ".".join(names[1:3])
     return names[1] if len(names) > 1 else ""
 
 
-def image() -> str:
-    """Return the table: each part after all that it imports, so that no arrow points upwards."""
+def table() -> str:
+    """Return the table of the parts, each of which comes after all parts that it imports.
+
+    Ends the program with a message if the imports are circular.
+    """
     left, lines = dict(imports()), []
     for name in ("__main__", "_version"):
         left.pop(name, None)
@@ -44,7 +47,7 @@ def image() -> str:
     while left:
         ready = sorted(part for part, others in left.items() if others & left.keys() <= {part})
         if not ready:
-            raise SystemExit(f"the imports go in a circle among {', '.join(sorted(left))}")
+            raise SystemExit(f"the imports of {', '.join(sorted(left))} are circular")
         lines += [f"| `{part}` | {', '.join(f'`{o}`' for o in sorted(left[part] & placed)) or '-'} |" for part in ready]
         placed |= set(ready)
         left = {part: others for part, others in left.items() if part not in ready}
@@ -52,8 +55,8 @@ def image() -> str:
 
 
 def page() -> str:
-    """Return the page with its image as the imports are now."""
-    between = f"{BEGIN}\n\n{image()}\n\n{END}"
+    """Return the page with the table for the present imports."""
+    between = f"{BEGIN}\n\n{table()}\n\n{END}"
     return re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: between, PAGE.read_text("utf-8"), flags=re.DOTALL)
 
 

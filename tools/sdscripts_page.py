@@ -1,4 +1,4 @@
-"""Write `docs/from-sd-scripts.md` from the compatibility table; `--check` only says whether it is up to date.
+"""Write `docs/from-sd-scripts.md` from the compatibility tables. With `--check`, only report whether it is up to date.
 
 python -m tools.sdscripts_page [--check]
 """
@@ -11,23 +11,27 @@ from tools.settings_page import write_or_check
 PAGE = Path(__file__).parent.parent / "docs" / "from-sd-scripts.md"
 HEAD = Path(__file__).with_name("from_sd_scripts_head.md")
 GROUPS = (
-    ("renamed", "Renamed", "Another setting does the same; it is set for you."),
-    ("no effect", "Accepted, with nothing left to do", "One line says so when such a flag is given."),
-    ("refused", "Refused", "The result would be another one than the flag promises, so the run does not start."),
+    ("renamed", "Renamed", "These flags set another setting, which does the same."),
+    (
+        "no effect",
+        "Accepted without effect",
+        "There is nothing left for these flags to do. A note says so if you give one.",
+    ),
+    ("refused", "Refused", "The result would not be what these flags promise, so the run does not start."),
 )
 
 
 def page() -> str:
-    """The whole page: an introduction written by hand, then the table."""
+    """Return the whole page: an introduction written by hand, and then the tables."""
     lines = [HEAD.read_text(encoding="utf-8").rstrip()]
     for kind, title, text in GROUPS:
         lines += ["", f"### {title}", "", text, "", "| flag | why |", "|---|---|"]
         lines += [f"| `--{name}` | {compat.reason} |" for name, compat in SDSCRIPTS.items() if compat.kind == kind]
     others = ", ".join(f"`{name}`" for name in sorted(OTHER_TRAINERS))
     lines += ["", "### Keys of sd-scripts' other trainers", ""]
-    lines += [f"In a `--config_file` these get one warning together and are passed over: {others}."]
+    lines += [f"In a `--config_file`, these keys are ignored, with one warning for all of them: {others}."]
     gui = ", ".join(f"`{name}`" for name in sorted(GUI))
-    lines += ["", f"So do keys that the kohya_ss GUI writes for itself: {gui}."]
+    lines += ["", f"So are keys that the kohya_ss GUI writes only for itself: {gui}."]
     lines += ["", "## Flags of gen_img_diffusers.py and gen_img.py that are not settings here"]
     for kind, title, _ in GROUPS:
         lines += ["", f"### {title}, in generation", "", "| flag | why |", "|---|---|"]

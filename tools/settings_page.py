@@ -1,4 +1,4 @@
-"""Write `docs/settings.md` from the schema; `--check` only says whether it is up to date.
+"""Write `docs/settings.md` from the schema. With `--check`, only report whether it is up to date.
 
 python -m tools.settings_page [--check]
 """
@@ -12,7 +12,8 @@ from pydantic.fields import FieldInfo
 
 from neonym.config.dataset import ConceptSpec, DatasetValues, SubsetSpec
 from neonym.config.generate import GenerateSettings
-from neonym.config.run import RunConfig, fields_of
+from neonym.config.run import RunConfig
+from neonym.config.schema import fields_of
 from neonym.config.values import parsed_kind
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
@@ -23,11 +24,21 @@ TITLES = {
     "metadata": "Metadata of the file", "eval": "Evaluation",
 }  # fmt: skip
 
+INTRODUCTION = """\
+Generated from the schema by `make docs`. Write a flag as `--name=value` or `--name value`; a setting of the kind `bool`
+is switched on by `--name` alone. A default of `None` means that the value comes from elsewhere, as described.
+"""
+TABLES = """\
+The tables are `[[concepts]]`, `[[datasets]]` and `[[datasets.subsets]]`. The keys of a data set may also be set in
+`[general]`, and those of a subset in both, except `image_dir`, `metadata_file`, `conditioning_data_dir`, `is_reg`,
+`alpha_mask` and `concept`. The innermost table takes precedence, and every table does over the command line. A subset
+has an `image_dir`, or a `metadata_file` with or without an `image_dir` for its images.
+"""
 HEAD = "| flag | kind | default | what it does |\n|---|---|---|---|"
 
 
 def kind(annotation: Any) -> str:
-    """A type as users read it."""
+    """Return the name of a type for users, such as `int` or `list of str`."""
     if parsed := parsed_kind(annotation):
         return parsed.label
     parts = [part for part in get_args(annotation) if part is not type(None)]
@@ -44,48 +55,35 @@ def kind(annotation: Any) -> str:
 
 
 def shown(default: Any) -> str:
+    """Return a default value in backticks; an empty text keeps its quotes."""
     return f"`{default!r}`" if default == "" else f"`{default}`"
 
 
 def row(name: str, field: FieldInfo) -> str:
-    """A flag's line of a table."""
+    """Return the line of a flag in a table."""
     help = (field.description or "").replace("|", "\\|")
     return f"| `--{name}` | {kind(field.annotation)} | {shown(field.default)} | {help} |"
 
 
 def page() -> str:
-    """The whole page."""
-    lines = [
-        "# Settings",
-        "",
-        "Made from the schema by `make docs`. Every flag is written `--name=value` or `--name value`;",
-    ]
-    lines += [
-        "a setting of the kind `bool` is switched on by `--name` alone. `None` means: found out, as the text says.",
-        "",
-    ]
+    """Return the whole page."""
+    lines = ["# Settings", "", *INTRODUCTION.splitlines(), ""]
     section_now = ""
     for section, name, field in fields_of(RunConfig):
         if section != section_now:
             lines += ["", f"## {TITLES[section]}", "", HEAD]
             section_now = section
         lines.append(row(name, field))
-    lines += ["", "## Generation", "", "Of `neonym generate`, `gen_img_diffusers.py` and `gen_img.py`.", "", HEAD]
+    lines += [
+        "",
+        "## Generation",
+        "",
+        "The flags of `neonym generate`, `gen_img_diffusers.py` and `gen_img.py`.",
+        "",
+        HEAD,
+    ]
     lines += [row(name, field) for name, field in GenerateSettings.model_fields.items()]
-    lines += [
-        "",
-        "## The data-set file",
-        "",
-        "`[[concepts]]`, `[[datasets]]`, `[[datasets.subsets]]`; what may stand in a",
-    ]
-    lines += ["data set may stand in `[general]` too, and what may stand in a subset in both, but for `image_dir`,"]
-    lines += [
-        "`metadata_file`, `conditioning_data_dir`, `is_reg`, `alpha_mask` and `concept`. The nearest place wins; then the"
-    ]
-    lines += [
-        "command line. A subset has an `image_dir`, or a `metadata_file`, whose images may lie in an `image_dir`.",
-        "",
-    ]
+    lines += ["", "## The data-set file", "", *TABLES.splitlines(), ""]
     for title, model in (("concepts", ConceptSpec), ("datasets", DatasetValues), ("datasets.subsets", SubsetSpec)):
         lines += ["", f"### `[[{title}]]`", "", "| key | kind | default |", "|---|---|---|"]
         for name, field in model.model_fields.items():
@@ -95,11 +93,11 @@ def page() -> str:
 
 
 def write_or_check(file: Path, text: str) -> None:
-    """Write a generated page, or with `--check` end with a message if it is not up to date."""
+    """Write a generated page or, with `--check`, end the program with a message if the page is not up to date."""
     if "--check" not in sys.argv[1:]:
         file.write_text(text, encoding="utf-8")
     elif not file.exists() or file.read_text(encoding="utf-8") != text:
-        sys.exit(f"{file.name} is not what the source says: run `make docs`")
+        sys.exit(f"{file.name} is not up to date: run `make docs`")
 
 
 if __name__ == "__main__":

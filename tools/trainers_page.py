@@ -1,4 +1,4 @@
-"""Write `docs/from-other-trainers.md` from the vocabulary of other trainers; `--check` only says whether it is up to date.
+"""Write `docs/from-other-trainers.md` from the tables of other trainers. With `--check`, only report if it is outdated.
 
 python -m tools.trainers_page [--check]
 """
@@ -15,19 +15,21 @@ TITLES = {
     "invoke-training": "invoke-training",
     "OneTrainer": "OneTrainer",
     "AUTOMATIC1111": "AUTOMATIC1111: the Train tab and its settings files",
-    "the kohya_ss GUI": "The kohya_ss GUI: keys of its .json files that are no flags of sd-scripts",
-    "other programs": "Words that people try",
+    "the kohya_ss GUI": "The kohya_ss GUI: keys of its .json files that are not flags of sd-scripts",
+    "other programs": "Other names",
 }
 
 
 def table(words: dict[str, Meaning]) -> list[str]:
-    """Return the rows of one trainer."""
-    rows = [f"| `{word}` | {f'`--{m.setting}`' if m.setting else 'nothing'} | {m.note} |" for word, m in words.items()]
-    return ["| there | here | what is different |", "|---|---|---|", *rows]
+    """Return the table of one trainer, line by line."""
+    rows = [
+        f"| `{word}` | {f'`--{m.setting}`' if m.setting else 'no setting'} | {m.note} |" for word, m in words.items()
+    ]
+    return ["| name | in Neonym | what is different |", "|---|---|---|", *rows]
 
 
 def page() -> str:
-    """Return the whole page: an introduction written by hand, then a table for each trainer."""
+    """Return the whole page: an introduction written by hand, and then a table for each trainer."""
     lines = [HEAD.read_text(encoding="utf-8").rstrip()]
     for trainer, words in TRAINERS.items():
         lines += ["", f"## {TITLES[trainer]}", "", *table(words)]
@@ -35,7 +37,7 @@ def page() -> str:
         "",
         "## Generation",
         "",
-        "Flags of `neonym generate` for the words of other programs, and of `neonym train`.",
+        "These are the flags of `neonym generate` for names in other programs, and in `neonym train`.",
         "",
     ]
     return "\n".join([*lines, *table(GENERATORS)]) + "\n"

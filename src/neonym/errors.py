@@ -1,4 +1,4 @@
-"""What can go wrong, as users see it.
+"""The problems that Neonym reports, and the exceptions that carry them.
 
     NeonymError            exit code 1
     └── UserError          exit code 2: one paragraph that says what is wrong, where, and how to fix it
@@ -7,10 +7,10 @@
         ├── ModelError     checkpoints and model folders
         └── FormatError    embedding files
 
-`ValueError` and `assert` are for our own mistakes; nothing in this tree is raised for those.
+A mistake in the program itself is a `ValueError` or a failed `assert`, never one of these classes.
 
-Messages write the setting `learning_rate` as `--learning_rate`. The command line prints that as it is;
-`config.wording` turns it into the name for the Python API.
+Messages spell the setting `learning_rate` as `--learning_rate`. The command line prints them unchanged;
+`config.wording` turns flags into the names that the Python API uses.
 """
 
 from collections.abc import Callable
@@ -25,23 +25,23 @@ EXIT_TERMINATED = 143
 
 
 def in_one_line(name: str) -> str:
-    """Return a file's name as it can be shown: line breaks and the like become escapes."""
+    """Return a file name that fits on one line: line breaks and other unprintable characters become escapes."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
 
 
 def counted(number: int, thing: str) -> str:
-    """Return `1 image`, `2 images`."""
+    """Return a number with its noun, such as `1 image` or `2 images`."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def some(names: list[str]) -> str:
-    """Return the first three names as one text."""
+    """Return the first three names, separated by commas, with `...` if there are more."""
     return ", ".join(map(in_one_line, names[:3])) + (", ..." if len(names) > 3 else "")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong or doubtful: an `error` stops a run; a `warning` or a `note` does not."""
+    """One thing that is wrong or doubtful. An `error` stops a run; a `warning` or a `note` does not."""
 
     severity: Literal["error", "warning", "note"]
     what: str
@@ -56,13 +56,13 @@ class Problem:
 
 
 class NeonymError(Exception):
-    """The base of everything that Neonym raises on purpose."""
+    """The base class of every exception that Neonym raises on purpose."""
 
     exit_code = 1
 
 
 class UserError(NeonymError):
-    """An error that the user can put right; `problems` lists what is wrong, and `problem` is the first of them."""
+    """An error that the user can fix. `problems` lists everything that is wrong; `problem` is the first of them."""
 
     exit_code = EXIT_USER_ERROR
 
@@ -72,6 +72,7 @@ class UserError(NeonymError):
 
     @property
     def problem(self) -> Problem:
+        """The first problem, which is the only one of most errors."""
         return self.problems[0]
 
     def __str__(self) -> str:
@@ -79,12 +80,12 @@ class UserError(NeonymError):
         return "\n".join(f"{bullet}{problem}" for problem in self.problems)
 
     def reword(self, change: Callable[[Problem], Problem]) -> None:
-        """Replace every problem by what `change` returns for it."""
+        """Replace every problem with what `change` returns for it."""
         self.problems = [change(problem) for problem in self.problems]
 
 
 class ConfigError(UserError):
-    """Mistakes in the settings, all of them together."""
+    """All mistakes in the settings, reported together."""
 
     def __init__(self, problems: list[Problem]):
         NeonymError.__init__(self, problems)
@@ -96,14 +97,14 @@ class DataError(UserError):
 
 
 class ModelError(UserError):
-    """A model that cannot be recognised, read or used."""
+    """A checkpoint or model folder that cannot be recognised, read or used."""
 
 
 class FormatError(UserError):
-    """An embedding file that cannot be read, or that must not be written."""
+    """An embedding file that cannot be read, or cannot be written as requested."""
 
 
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
-    """Return `Did you mean X?`, or the empty string."""
+    """Return `Did you mean X?` for the known name that is most similar, or an empty string if none is similar."""
     found = get_close_matches(name, known, n=1, cutoff=0.6)
     return f"Did you mean `{found[0]}`?" if found else ""

@@ -1,4 +1,4 @@
-"""Packages that only some features need, as data: what each is for, and how it is installed."""
+"""Optional packages as data: which feature needs each of them, and which extra installs it."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 @dataclass(frozen=True)
 class OptionalPackage:
-    """A package that may be missing. `module` is what is imported, `package` what is installed."""
+    """A package that may be missing. `module` is the name to import, `package` the name to install."""
 
     module: str
     package: str
@@ -29,12 +29,15 @@ OPTIONAL = (
 MODULES = {optional.module: optional for optional in OPTIONAL}
 
 
-def install(module: str) -> str:
-    """Return the command that installs a package that is missing."""
+def install_command(module: str) -> str:
+    """Return the command that installs a missing package. Raises KeyError for a module that is not listed."""
     return f'pip install "neonym[{MODULES[module].extra}]"'
 
 
 def is_installed(module: str) -> bool:
-    """Return whether a module could be imported; it is not. A folder of that name, as wandb leaves one, is none."""
+    """Return whether a module can be imported, without importing it.
+
+    A folder of the same name, such as wandb leaves in the working directory, does not count.
+    """
     spec = find_spec(module)
     return spec is not None and spec.origin is not None

@@ -1,7 +1,8 @@
-"""The values that flow, with their shapes.
+"""The values that pass between the parts of a run, with the shapes of their tensors.
 
-Letters: B samples, N concepts, C latent channels, h,w latent size (H,W pixels), K chunks of text, L ids a chunk,
-S text positions, D text width, n rows of a concept, W width of an encoder's token table, V its vocabulary.
+Letters in shapes: B samples, N concepts, C latent channels, h,w latent size (H,W pixels), K chunks of text, L ids per
+chunk, S text positions, D text width, n rows of a concept, W width of an encoder's token table, V size of its
+vocabulary.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-Size = tuple[int, int]  # (width, height), as Pillow says it
+Size = tuple[int, int]  # (width, height), in Pillow's order
 
 
 @dataclass(frozen=True)
 class CaptionRules:
-    """A frozen record of the rules by which a caption becomes the text that is trained on."""
+    """A frozen record of the rules that turn a caption into the text that is trained on."""
 
     word: str = ""  # the new word: never dropped
     prefix: str | None = None
@@ -33,16 +34,16 @@ class CaptionRules:
     drop_every_n_epochs: int = 0
     tag_dropout: float = 0.0
     warmup_min: int = 1
-    warmup_steps: float = 0.0  # below 1: share of the training
-    weighted: bool = False  # (text:1.3) is a weight
-    templates: tuple[str, ...] = ()  # sentences that are used instead
+    warmup_steps: float = 0.0  # below 1: a share of the training
+    weighted: bool = False  # (text:1.3) is emphasis
+    templates: tuple[str, ...] = ()  # sentences that are used instead of the caption
 
 
 @dataclass(frozen=True)
 class ImageRules:
-    """A frozen record of the rules by which an image becomes pixels.
+    """A frozen record of the rules that turn an image into pixels.
 
-    An image with any of the random ones, save the mirror, is encoded anew each time it is used.
+    An image with a random rule other than `flip` is encoded again each time it is used.
     """
 
     background: tuple[int, int, int] = (255, 255, 255)  # the colour behind transparent pixels
@@ -55,15 +56,15 @@ class ImageRules:
 
     @property
     def changes(self) -> bool:
-        """Return whether two draws of the image can differ by more than the mirror."""
+        """Whether two draws of the image can differ by more than mirroring."""
         return self.random_crop or self.color or self.face_crop is not None
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A frozen record of how an image fits its bucket.
+    """A frozen record of how an image is fitted to its bucket.
 
-    The image is scaled to `resized`, then cut to `crop` (left, top, right, bottom).
+    The image is scaled to `resized`, then cropped to `crop` (left, top, right, bottom).
     """
 
     bucket: Size
@@ -77,7 +78,7 @@ class View:
 
     fit: Fit
     flipped: bool = False
-    hue: float = 0.0  # shift in turns of the colour circle
+    hue: float = 0.0  # shift, in turns of the colour wheel
     gamma: float = 1.0
     background: tuple[int, int, int] = (255, 255, 255)
     interpolation: str | None = None
@@ -85,7 +86,7 @@ class View:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """A frozen record of one image of the data set and everything that was decided about it."""
+    """A frozen record of one image of a data set, with its caption, its bucket and the rules that apply to it."""
 
     path: Path
     caption: str
@@ -96,87 +97,87 @@ class ImageRecord:
     repeats: int
     is_reg: bool
     rules: CaptionRules
-    content: str = ""  # SHA-256 of the file, and of its mask's
+    content: str = ""  # SHA-256 of the file, and of its mask if it has one
     image_rules: ImageRules = ImageRules()
-    mask: Path | None = None  # image whose red channel weighs the loss
-    further: str = ""  # lines of the stored caption that are not used
+    mask: Path | None = None  # image whose red channel weights the loss
+    unused_lines: str = ""  # lines of the caption after the first, unless they are used
 
     @property
     def masked(self) -> bool:
-        """Return whether a mask, or the image's opacity, weighs the loss."""
+        """Whether a mask, or the image's opacity, weights the loss."""
         return self.mask is not None or self.image_rules.alpha_mask
 
 
 @dataclass(frozen=True)
 class Draw:
-    """A frozen record of one sample of one step; `key` seeds every random draw made for it."""
+    """A frozen record of one sample of one step. `key` seeds every random number that is drawn for it."""
 
     record: ImageRecord
     caption: str
     view: View
     key: tuple[int, int, int]  # (concept seed, step, slot)
-    level: float  # noise level, 0 to 1 (excluded): which timestep
+    level: float  # noise level in [0, 1), which decides the timestep
     weight: float
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A tokenized caption, or a batch of captions (B in front of every shape)."""
+    """A tokenized caption, or a batch of captions, in which every shape begins with B."""
 
-    ids: dict[str, Tensor]  # per encoder int64 [K,L]; an id >= V reads a learned row
-    emphasis: dict[str, Tensor] | None = None  # per encoder [K,L] the emphasis of each id; None: there is none
-    words: frozenset[str] = frozenset()  # the new words that stand in it, in lower case
+    ids: dict[str, Tensor]  # per encoder, int64 [K,L]; an id >= V reads a learned row
+    emphasis: dict[str, Tensor] | None = None  # per encoder, [K,L]: the emphasis of each id; None: no emphasis
+    words: frozenset[str] = frozenset()  # the new words in it, in lower case
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch: samples of one size that go through the model together."""
+    """A micro-batch: samples of the same size that go through the model together."""
 
     moments: Tensor  # [B,2C,h,w] VAE mean and log-variance
     text: Encoded
     keys: list[tuple[int, int, int]]
-    levels: list[float]  # noise levels in 0..1
+    levels: list[float]  # noise levels in [0, 1)
     concept: Tensor  # int64 [B]
     weight: Tensor  # [B]
-    mask: Tensor | None = None  # [B,1,h,w] weight of each place, or None if all count the same
+    mask: Tensor | None = None  # [B,1,h,w] loss weight of each latent pixel; None: all are equal
     sizes: Tensor | None = None  # [B,6] original height and width, crop from top and left, target height and width
 
 
 @dataclass(frozen=True)
 class TextCond:
-    """Encoded text: the states that the denoiser attends to, and for some models a summary of all of them."""
+    """Encoded text: the states that the denoiser attends to and, for some models, one pooled vector."""
 
     sequence: Tensor  # [B,S,D]
     pooled: Tensor | None = None  # [B,P]
-    mask: Tensor | None = None  # bool [B,S]: which states belong to the text; None: all
+    mask: Tensor | None = None  # bool [B,S]: which states belong to the text; None: all of them
 
 
 @dataclass(frozen=True)
 class Work:
-    """One optimizer step: micro-batches, and how many samples each concept has in all of them."""
+    """The work of one optimizer step: its micro-batches, and the number of samples of each concept in them."""
 
     step: int
     batches: list[Batch]
     counts: Tensor  # [N], over all ranks
-    drawn: list[int]  # concepts whose word stands in a caption of this step
+    present: list[int]  # concepts whose word is in a caption of this step
 
 
 @dataclass(frozen=True)
 class Noisy:
-    """A noised latent and what the model should say about it."""
+    """Noised latents and what the model should predict for them."""
 
     x_t: Tensor  # [B,C,h,w]
     target: Tensor  # [B,C,h,w]
-    t: Tensor  # [B]: timesteps, in thousandths of the way to pure noise
-    snr: Tensor  # signal-to-noise ratio [B]
-    velocity: bool  # the target is a velocity, not the noise
+    t: Tensor  # [B] timesteps, 0 to 1000 (pure noise)
+    snr: Tensor  # [B] signal-to-noise ratio
+    velocity: bool  # whether the target is a velocity, not the noise
 
 
 @dataclass
 class Embedding:
-    """A learned word: float32 rows per text encoder, and where they come from."""
+    """A learned word: its float32 rows for each text encoder, and the metadata of its file."""
 
     token: str
     vectors: dict[str, Tensor]  # encoder name -> float32 [n,W]
     metadata: dict[str, str] = field(default_factory=dict)
-    left_out: tuple[str, ...] = ()  # tensors of its file that are no part of the word
+    left_out: tuple[str, ...] = ()  # names of tensors in its file that do not belong to the word

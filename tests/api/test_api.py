@@ -12,7 +12,7 @@ from PIL import Image
 import neonym
 from neonym.api.wording import in_python
 from neonym.config.command_line import RunFlags, read_run
-from neonym.config.flags import read_line
+from neonym.config.flags import read_command_line
 from neonym.errors import Problem
 from support.commands import pixels
 from support.data_sets import make_images
@@ -46,7 +46,7 @@ def test_flat_settings_are_those_of_the_command_line(tmp_path):
     argv = ["--train_data_dir", "a", "--token_string", "x", "--num_vectors_per_token", "4", "--resolution", "512,768",
             "--learning_rate", "1e-3", "--lr_warmup_steps", "10%", "--optimizer_args", "eps=1e-7", "betas=(0.9, 0.99)",
             "--save_state", "--use_8bit_adam", "--cache_info"]  # fmt: skip
-    line = read_line(RunFlags, argv, "neonym train", "")
+    line = read_command_line(RunFlags, argv, "neonym train", "")
     given = read_run(line.flags, line.argv)
     run = neonym.RunConfig.parse(
         train_data_dir=Path("a"),
@@ -82,7 +82,7 @@ def test_every_mistake_is_reported_at_once_under_the_names_of_the_settings():
         max_data_loader_n_workers="two",
     )
     assert "`learnig_rate` is not known. Did you mean `learning_rate`?" in said
-    assert "In diffusers and invoke-training it is what `num_vectors_per_token` is here" in said
+    assert "This setting of diffusers and invoke-training is `num_vectors_per_token` in Neonym" in said
     assert "- seed: " in said
     assert "- deepspeed: " in said
     assert "- save_precision: " in said
@@ -104,7 +104,7 @@ def test_keys_of_other_trainers_are_a_warning():
             "has no effect without `loss_type=huber` or smooth_l1",
         ),
         ("Add --lr_scheduler_min_lr_ratio=0.1.", "Add `lr_scheduler_min_lr_ratio=0.1`."),
-        ("is `--optimizer_type=Lion` here", "is `optimizer_type=Lion` here"),
+        ("sets `--optimizer_type=Lion`", "sets `optimizer_type=Lion`"),
         ("needs --sample_prompts, a file", "needs `sample_prompts`, a file"),
         ("the same, unless it has --d", "the same, unless it has --d"),
         ("Take it out: neonym convert a b.pt --word b", "Take it out: neonym convert a b.pt --word b"),
@@ -144,7 +144,7 @@ def test_train_raises_what_check_finds(images):
     with pytest.raises(neonym.ConfigError) as error:
         neonym.train(run)
     assert {p.where for p in error.value.problems} == {"output_name", "seed"}
-    assert "Use `output_dir` for the folder" in str(error.value)
+    assert "Give the folder with `output_dir`" in str(error.value)
 
 
 def test_generate_takes_files_and_embeddings_and_leaves_a_model_as_it_was(word):
@@ -252,11 +252,11 @@ def test_listeners_hear_names_of_settings_and_the_event_file_keeps_flags(run_for
 
     result = neonym.train(run, [follow, broken])
     assert result.files[0].is_file()
-    assert any("name yours with `pretrained_model_name_or_path`" in text for text in texts)
+    assert any("give yours with `pretrained_model_name_or_path`" in text for text in texts)
     assert not [text for text in texts if " --" in text]
     assert any("broken failed (RuntimeError: " in text for text in texts)
     (file,) = Path(run.save.output_dir).glob("*/events.jsonl")
-    assert "name yours with --pretrained_model_name_or_path" in file.read_text()
+    assert "give yours with --pretrained_model_name_or_path" in file.read_text()
 
 
 def flat(run: neonym.RunConfig) -> dict:

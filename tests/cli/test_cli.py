@@ -111,8 +111,8 @@ def test_a_check_takes_what_training_takes(folder, capsys):
 def test_the_script_for_sdxl_is_for_sdxl(folder, capsys, monkeypatch):
     """The built-in model is an SD 1.x."""
     for words, told in (
-        ([], "builtin:emoji is not a model of SDXL but of Stable Diffusion 1.x"),
-        (["--v2"], "--v2: goes against --sdxl"),
+        ([], "builtin:emoji is a model of Stable Diffusion 1.x, not of SDXL"),
+        (["--v2"], "--v2: contradicts --sdxl"),
     ):
         monkeypatch.setattr(sys, "argv", ["sdxl_train_textual_inversion.py", *SEED_COMMAND, *words])
         with pytest.raises(SystemExit) as stopped:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from neonym.cli.main import main
-from neonym.extras import OPTIONAL, install
+from neonym.extras import OPTIONAL, install_command
 from support import ROOT
 
 if sys.version_info >= (3, 11):
@@ -101,7 +101,7 @@ def test_each_optional_package_says_what_it_is_for(optional, monkeypatch):
     from neonym.cli import doctor
 
     monkeypatch.setattr(doctor, "is_installed", lambda module: False)
-    assert doctor.of_optional(optional.module) == f"missing for {optional.purpose}: {install(optional.module)}"
+    assert doctor.of_optional(optional.module) == f"missing for {optional.purpose}: {install_command(optional.module)}"
 
 
 def test_a_folder_named_like_a_package_is_none(tmp_path, monkeypatch):

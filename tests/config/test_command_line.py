@@ -1,4 +1,4 @@
-"""Flags, config files and sd-scripts' names: nothing is accepted and ignored."""
+"""Tests of flags, config files and sd-scripts' names, none of which is silently ignored."""
 
 import json
 import subprocess
@@ -10,8 +10,9 @@ import pytest
 from neonym.cli.main import main
 from neonym.cli.train import DESCRIPTION
 from neonym.config.command_line import RunFlags, read_run, write_config
-from neonym.config.flags import parse_flags, read_line
-from neonym.config.run import RunConfig, fields_of
+from neonym.config.flags import parse_flags, read_command_line
+from neonym.config.run import RunConfig
+from neonym.config.schema import fields_of
 from neonym.config.sdscripts import GUI, OTHER_TRAINERS, SDSCRIPTS
 from neonym.config.values import as_written
 from neonym.errors import ConfigError
@@ -39,7 +40,7 @@ def test_every_flag_of_sd_scripts_is_known(script):
     assert [name for name in FLAGS[script] if name not in known] == []
 
 
-def test_the_table_is_about_sd_scripts_flags_alone():
+def test_the_table_contains_only_flags_of_sd_scripts():
     settings = {name for _, name, _ in fields_of(RunConfig)}
     every = {name for names in FLAGS.values() for name in names}
     assert set(SDSCRIPTS) <= every
@@ -58,10 +59,10 @@ def test_renamed_flags_set_their_setting():
     assert "stay float32" in problem.what
     (problem,) = given("--full_fp16", "--mixed_precision=bf16").problems
     assert problem.severity == "error"
-    assert "goes against --mixed_precision=bf16" in problem.what
+    assert "contradicts --mixed_precision=bf16" in problem.what
 
 
-def test_flags_without_effect_are_said_and_refused_ones_stop():
+def test_flags_without_effect_get_a_note_and_refused_ones_an_error():
     found = given("--highvram", "--max_data_loader_n_workers=2", "--lowram")
     assert [p.where for p in found.problems] == ["--max_data_loader_n_workers", "--lowram", "--highvram"]
     assert all(p.severity == "note" and "has no effect here" in p.what for p in found.problems)
@@ -72,24 +73,24 @@ def test_flags_without_effect_are_said_and_refused_ones_stop():
     assert {p.severity for p in refused} == {"error"}
 
 
-def test_of_several_processes_the_first_tells_what_is_wrong(monkeypatch, capsys):
+def test_only_the_first_of_several_processes_reports_errors(monkeypatch, capsys):
     for rank, words in (("0", "--learning_rate"), ("1", "")):
         monkeypatch.setenv("RANK", rank)
         assert main(["train", "--learning_rate=-1"]) == 2
-        said = capsys.readouterr().err
-        assert words in said
-        assert bool(said) == bool(words)
+        output = capsys.readouterr().err
+        assert words in output
+        assert bool(output) == bool(words)
 
 
-def test_refused_flags_are_told_with_every_other_mistake(tmp_path, capsys):
+def test_refused_flags_are_reported_together_with_all_other_mistakes(tmp_path, capsys):
     assert main(["train", "--train_data_dir", str(tmp_path / "nix"), "--deepspeed", "--learning_rate=-1"]) == 2
-    said = capsys.readouterr().err
-    assert all(part in said for part in ("--deepspeed", "--learning_rate", "nix", "--token_string"))
+    output = capsys.readouterr().err
+    assert all(part in output for part in ("--deepspeed", "--learning_rate", "nix", "--token_string"))
     assert main(["train", "--deepspeed", "--output_config", "--config_file", str(tmp_path / "c.toml")]) == 2
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_line_wins_over_the_file(tmp_path):
+def test_the_command_line_takes_precedence_over_the_file(tmp_path):
     text = """
     token_string = "fromfile"
     [optimizer]
@@ -111,30 +112,30 @@ def test_the_command_line_wins_over_the_file(tmp_path):
     assert "max_train_steps" not in found.origins
 
 
-def test_a_switch_may_stand_in_both(tmp_path):
+def test_a_switch_may_be_in_the_file_and_on_the_command_line(tmp_path):
     assert given(config(tmp_path, "cache_latents = true"), "--cache_latents").run.cache.cache_latents
 
 
-def test_unknown_keys_and_wrong_values(tmp_path):
-    """Told together with everything else, and the other values hold."""
+def test_unknown_keys_and_wrong_values_are_reported_together(tmp_path):
+    """All of them are reported with the refused flag, and correct values are kept."""
     text = 'lerning_rate = 1\nsomething_else = 2\nloss_type = "nonsense"\nmax_train_steps = "many"\nseed = 1.5\nlearning_rate = true'
     found = given(config(tmp_path, text + "\nkeep_tokens = 2\n[x]\nnetwork_dim = 4"), "--deepspeed")
-    said = "\n".join(str(p) for p in found.problems if p.severity == "error")
+    output = "\n".join(str(p) for p in found.problems if p.severity == "error")
     for words in (
         "`lerning_rate` is not known. Did you mean `learning_rate`?", "`something_else` is not known", "--deepspeed",
         "job.toml, `loss_type`", "job.toml, `max_train_steps`", "job.toml, `seed`", "`true` is not a learning rate",
     ):  # fmt: skip
-        assert words in said
+        assert words in output
     assert found.run.dataset.keep_tokens == 2
     assert given(f"--config_file={tmp_path / 'none'}").problems[0].severity == "error"
 
 
 def line(*argv: str):
-    return read_line(RunFlags, list(argv), "train", DESCRIPTION)
+    return read_command_line(RunFlags, list(argv), "train", DESCRIPTION)
 
 
-def test_abbreviations_are_taken_as_sd_scripts_takes_them(tmp_path):
-    """A beginning that fits one flag alone, with and without `=`; on the command line it still wins over a file."""
+def test_abbreviations_are_expanded_as_in_sd_scripts(tmp_path):
+    """The beginning of a flag stands for it if it fits only that flag, and still takes precedence over a file."""
     read = line(
         "--token_str", "x y", "--max_train_st=7", "--optimizer_a", "a=1", "b=2", config(tmp_path, "seed = 3"), "--see=4"
     )
@@ -147,28 +148,28 @@ def test_abbreviations_are_taken_as_sd_scripts_takes_them(tmp_path):
     assert given("--token_str=z").run.concept.token_string == "z"
 
 
-def test_every_wrong_flag_is_told_at_once():
-    """Wrong kinds, no value, a value too many, unknown names, words without a flag; what is right still holds."""
+def test_all_wrong_flags_are_reported_together():
+    """Wrong types, missing and surplus values, unknown flags and stray words are reported; correct flags are kept."""
     read = line(
         "lost", "--max_train_steps=1e3", "--seed", "x", "--loss_type=L2", "--max_token_length=80", "--huber_c=much",
         "--cache_latents=True", "--output_dir", "--init_word", "red", "dog", "--lerning_rate=1", "--keep_tokens=2",
         "--max_data_loader_n_workers=two", "--max_token_length=150", "--adaptive_noise_scale", "-0.5",
     )  # fmt: skip
-    said = "\n".join(str(p) for p in read.problems)
+    output = "\n".join(str(p) for p in read.problems)
     for words in (
-        "lost: belongs to no flag", "--max_train_steps: `1e3` is not a whole number", "--seed: `x` is not a whole number",
+        "lost: does not belong to a flag", "--max_train_steps: `1e3` is not a whole number", "--seed: `x` is not a whole number",
         "--loss_type: `L2` is not one of l2, l1, huber", "--max_token_length: `80` is not one of 75, 150, 225",
-        "--huber_c: `much` is not a number", "--cache_latents: is switched on by its name alone",
-        "--output_dir: needs a value", "--init_word: takes one value, and `dog` belongs to no flag",
+        "--huber_c: `much` is not a number", "--cache_latents: takes no value, but `True` is given",
+        "--output_dir: needs a value", "--init_word: takes one value, and `dog` does not belong to a flag",
         "--lerning_rate: is not known. Did you mean `--learning_rate`?", "--max_data_loader_n_workers: `two` is not a whole",
     ):  # fmt: skip
-        assert words in said, said
+        assert words in output, output
     assert len(read.problems) == 11
     run = read_run(read.flags, read.argv, read.problems).run
     assert (run.dataset.keep_tokens, run.model.max_token_length, run.objective.adaptive_noise_scale) == (2, 150, -0.5)
 
 
-def test_switches_of_the_command_and_empty_texts_in_a_file(tmp_path):
+def test_a_file_may_contain_switches_of_the_command_and_empty_texts(tmp_path):
     text = 'debug_dataset = true\noutput_config = false\nvae = ""\noptimizer_type = ""\nuse_8bit_adam = true'
     found = given(config(tmp_path, text))
     assert found.debug_dataset
@@ -181,7 +182,7 @@ def test_switches_of_the_command_and_empty_texts_in_a_file(tmp_path):
     ]  # fmt: skip
 
 
-def test_numbers_are_texts_where_a_text_is_meant(tmp_path):
+def test_numbers_become_texts_where_a_text_is_expected(tmp_path):
     text = 'output_name = 2024\nresolution = 512\nlearning_rate = 1\ncaption_prefix = 1.5\noptimizer_args = "a=1"'
     found = given(config(tmp_path, text))
     data = found.run.dataset
@@ -192,7 +193,7 @@ def test_numbers_are_texts_where_a_text_is_meant(tmp_path):
     assert "--optimizer_args: a list of name=value is expected" in str(problem)
 
 
-def test_keys_of_other_trainers_get_one_warning(tmp_path):
+def test_keys_of_other_trainers_share_one_warning(tmp_path):
     found = given(config(tmp_path, "network_dim = 4\nunet_lr = 1e-4\nseed = 2"))
     (problem,) = found.problems
     assert problem.severity == "warning"
@@ -200,8 +201,8 @@ def test_keys_of_other_trainers_get_one_warning(tmp_path):
     assert found.run.optim.seed == 2
 
 
-def test_a_file_of_the_kohya_ss_gui_is_taken(tmp_path):
-    """As its Textual Inversion tab writes it: two keys are the GUI's own, a switch is a number."""
+def test_a_config_file_of_the_kohya_ss_gui_is_accepted(tmp_path):
+    """The file of its Textual Inversion tab has two keys of the GUI itself and a switch that is a number."""
     text = """
     caption_dropout_every_n_epochs = 0
     epoch = 5
@@ -215,18 +216,18 @@ def test_a_file_of_the_kohya_ss_gui_is_taken(tmp_path):
     found = given(config(tmp_path, text))
     assert not [p for p in found.problems if p.severity == "error"]
     (problem,) = [p for p in found.problems if p.severity == "warning"]
-    assert "epoch, noise_offset_type: notes of kohya_ss's GUI" in problem.what
+    assert "epoch, noise_offset_type: keys of the kohya_ss GUI" in problem.what
     assert found.run.objective.noise_offset == 0.05
 
 
-def test_what_is_written_reads_back(tmp_path):
+def test_a_written_config_file_gives_the_same_run(tmp_path):
     found = given(
         "--learning_rate=1e-3:10,1e-4", "--optimizer_args", "a=1", "b='x'", "--cache_latents", "--token_string=nä\\b"
     )
     path = write_config(found.run, tmp_path / "written")
     again = given(f"--config_file={path.with_suffix('')}")
     assert again.run == found.run
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="already exists"):
         write_config(found.run, path)
 
 
@@ -238,10 +239,10 @@ def test_what_is_written_reads_back(tmp_path):
         ([], ("none of the 2 captions contains the word",)),
     ],
 )
-def test_what_model_and_images_say_is_told_without_torch(tmp_path, flags, words):
+def test_problems_of_model_and_images_are_reported_without_torch(tmp_path, flags, words):
     folder = make_images(tmp_path / "a", 2, caption="nothing")
     argv = [f"--train_data_dir={folder}", "--token_string=mychar4", f"--output_dir={tmp_path / 'out'}", *flags]
-    assert main(["check", *argv]) == 2  # what the tokenizer's library says is remembered
+    assert main(["check", *argv]) == 2  # fills the memo of the tokenizer library's answers
     code = f"""
 import sys
 from neonym.cli.main import main
@@ -253,8 +254,8 @@ sys.exit(code)"""
     assert all(text in done.stderr for text in words), done.stderr
 
 
-def test_bad_settings_end_with_one_message_and_code_2_without_torch(tmp_path):
-    """Kinds, limits, contradictions, names, files, in one message; torch alone would take longer than all of it."""
+def test_wrong_settings_end_with_one_message_and_code_2_without_torch(tmp_path):
+    """One message reports types, limits, contradictions, names and files, and takes less time than importing torch."""
     flags = [
         "--train_data_dir=nowhere", "--token_string=x", "--max_train_steps=0", "--adaptive_noise_scale=1", "--output_name=a/b",
         "--lr_scheduler=cosin", "--seed=x", "--optimizer_type=Adan", "--scale_v_pred_loss_like_noise_pred", "--resume=none",
@@ -271,7 +272,7 @@ sys.exit(code)"""
     assert done.returncode == 2, done.stderr
     for words in (
         "nowhere is not a folder", "--max_train_steps: 0 is less", "--adaptive_noise_scale", "--output_name", "`cosine`",
-        "--seed: `x`", "`Adan` is not known", "--scale_v_pred_loss_like_noise_pred: is for models that predict v",
+        "--seed: `x`", "`Adan` is not known", "--scale_v_pred_loss_like_noise_pred: is only for models that predict v",
         "--resume none: there is no", "--sample_prompts", "--deepspeed", "--huggingface_repo_id", "--weights none.pt",
         "--lerning: is not known", "--log_tracker_config", "--lr_scheduler_min_lr_ratio: 2.0 is more than 1",
     ):  # fmt: skip
@@ -289,7 +290,7 @@ sys.exit(code)"""
         ("resolution = [512, 768]", "512,768"), ("output_name = 7", "7"), ('save_every_n_steps = "5"', 5),
     ],
 )  # fmt: skip
-def test_a_text_that_holds_a_number_is_one(tmp_path, line, value):
+def test_a_text_that_holds_a_number_is_read_as_a_number(tmp_path, line, value):
     found = given(config(tmp_path, line))
     assert found.problems == []
     name = line.partition(" ")[0]
@@ -302,7 +303,7 @@ def test_a_text_that_holds_a_number_is_one(tmp_path, line, value):
     ['max_token_length = "76"', 'max_token_length = "long"', 'clip_skip = "1.5"', 'cache_latents = "maybe"', 'seed = ""',
      'clip_skip = "two"', 'save_precision = 16', 'noise_offset = "0,1"', "clip_skip = [1]", 'max_train_steps = "inf"'],
 )  # fmt: skip
-def test_nonsense_is_refused_with_one_message(tmp_path, line):
+def test_a_value_that_cannot_be_converted_is_one_error(tmp_path, line):
     (problem,) = given(config(tmp_path, line)).problems
     assert problem.severity == "error"
     assert f"`{line.partition(' ')[0]}`" in problem.where

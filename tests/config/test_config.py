@@ -1,8 +1,9 @@
-"""Settings and data-set files: fallbacks, and every mistake at once."""
+"""Tests of settings and data-set files: inherited values, and all mistakes reported together."""
 
 import pytest
 
-from neonym.config.run import RunConfig, fields_of
+from neonym.config.run import RunConfig
+from neonym.config.schema import fields_of
 from neonym.config.sources import read_dataset
 from neonym.config.values import Resolution
 from neonym.errors import ConfigError, nearest
@@ -21,7 +22,7 @@ def messages(problems, severity="error"):
     return [str(p) for p in problems if p.severity == severity]
 
 
-def test_a_value_falls_back_from_subset_to_command_line(tmp_path):
+def test_values_are_inherited_from_data_set_general_and_command_line(tmp_path):
     text = """
     [general]
     caption_extension = ".cap"
@@ -57,7 +58,7 @@ def test_a_value_falls_back_from_subset_to_command_line(tmp_path):
     assert origins == ["subset", "general", "dataset", "command line"]
 
 
-def test_every_mistake_is_reported_at_once(tmp_path):
+def test_all_mistakes_are_reported_together(tmp_path):
     text = """
     learning_rate = 1
     [general]
@@ -92,13 +93,13 @@ def test_every_mistake_is_reported_at_once(tmp_path):
         ("[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'a'\nconcept = 'b'", "concept `b` is not listed"),
     ],
 )
-def test_broken_files(tmp_path, text, words):
+def test_broken_data_set_files_are_errors(tmp_path, text, words):
     run = settings(dataset_config=write(tmp_path, text), token_string="mychar4")
     assert any(words in m for m in messages(preflight(run).problems))
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "null", '"text"', "{"])
-def test_a_json_file_that_is_no_table(tmp_path, text):
+def test_a_json_file_that_is_not_a_table_is_an_error(tmp_path, text):
     run = settings(dataset_config=write(tmp_path, text, "cfg.json"), token_string="mychar4", learning_rate=0)
     found = messages(preflight(run).problems)
     assert any("cfg.json" in m for m in found)
@@ -123,7 +124,7 @@ def test_a_json_file_that_is_no_table(tmp_path, text):
         ({"enable_bucket": True, "resolution": "128"}, "min_bucket_reso"),
     ],
 )
-def test_bad_flags(tmp_path, monkeypatch, flags, words):
+def test_wrong_flags_are_errors(tmp_path, monkeypatch, flags, words):
     monkeypatch.chdir(tmp_path)
     make_images(tmp_path / "a")
     write(tmp_path, "")
@@ -131,14 +132,14 @@ def test_bad_flags(tmp_path, monkeypatch, flags, words):
     assert any(words in m for m in found), found
 
 
-def test_two_words_that_read_the_same(tmp_path):
+def test_two_words_that_are_equal_after_cleaning_are_an_error(tmp_path):
     text = "[[concepts]]\ntoken_string = 'cat&dog'\n[[concepts]]\ntoken_string = 'Cat&amp;Dog'\n[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'a'"
     found = messages(preflight(settings(dataset_config=write(tmp_path, text))).problems)
     assert any("two concepts" in m for m in found)
 
 
-def test_all_that_is_wrong_with_several_words_is_told_together(tmp_path):
-    """An unknown key, a wrong value and a subset of mixed kinds hide nothing else."""
+def test_all_mistakes_in_several_concepts_are_reported_together(tmp_path):
+    """An unknown key, a wrong value and a data set of mixed kinds do not hide other mistakes."""
     text = """
     [[concepts]]
     token_string = "cat"
@@ -159,21 +160,21 @@ def test_all_that_is_wrong_with_several_words_is_told_together(tmp_path):
     found = messages(preflight(settings(dataset_config=write(tmp_path, text), token_string="x")).problems)
     for words in (
         "concepts[0]: `init_wrod` is not known here. Did you mean `init_word`?", "concepts[1]: `num_vectors_per_token`",
-        "`cat`: stands for two concepts", "`dog/`: cannot be a file name", "`dog/`: the init word is empty",
-        "datasets[0]: mixes folders", "subsets[0]: concept `bird` is not listed. Known: cat, dog/",
-        "subsets[1]: does not say which concept", "has [[concepts]] of its own",
+        "`cat`: is the word of two concepts", "`dog/`: cannot be a file name", "`dog/`: the init word is empty",
+        "datasets[0]: mixes folders", "subsets[0]: the concept `bird` is not listed. Known: cat, dog/",
+        "subsets[1]: does not name the concept", "cannot be combined with the [[concepts]]",
     ):  # fmt: skip
         assert sum(words in m for m in found) == 1, (words, found)
     assert len(found) == 9
 
 
 @pytest.mark.parametrize("concepts", ["[concepts]\ntoken_string = 'a'", "[[concepts]]\ninit_word = 'a'"])
-def test_words_that_cannot_be_read_are_told_once(tmp_path, concepts):
+def test_concepts_that_cannot_be_read_are_reported_once(tmp_path, concepts):
     text = f"{concepts}\n[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'a'\nconcept = 'b'"
     assert len(messages(preflight(settings(dataset_config=write(tmp_path, text))).problems)) == 1
 
 
-def test_json_reads_as_toml_does(tmp_path):
+def test_a_json_data_set_file_means_the_same_as_toml(tmp_path):
     make_images(tmp_path / "a")
     text = '{"datasets": [{"subsets": [{"image_dir": "%s"}]}]}' % (tmp_path / "a")
     ready = preflight(settings(dataset_config=write(tmp_path, text, "cfg.json"), token_string="mychar4"))
@@ -181,7 +182,7 @@ def test_json_reads_as_toml_does(tmp_path):
     assert len(ready.records) == 6
 
 
-def test_named_folders_and_a_plain_folder(tmp_path):
+def test_n_name_folders_and_a_plain_folder_are_read(tmp_path):
     make_images(tmp_path / "train" / "3_mychar4", 2, caption=None)
     make_images(tmp_path / "train" / "1_a photo of mychar4", 1, caption=None)
     make_images(tmp_path / "train" / "notes", 1)
@@ -198,7 +199,7 @@ def test_named_folders_and_a_plain_folder(tmp_path):
     assert len(plain.records) == 1
 
 
-def test_a_word_that_never_appears_is_an_error_before_any_weight(tmp_path):
+def test_a_word_that_no_caption_contains_is_an_error(tmp_path):
     make_images(tmp_path / "a", 5, caption="a photo of a planned thing")
     ready = preflight(settings(train_data_dir=str(tmp_path / "a"), token_string="ann"))
     (message,) = messages(ready.problems)
@@ -222,22 +223,22 @@ def test_a_word_that_is_cut_off_is_an_error(tmp_path):
     assert messages(longer.problems) == []
 
 
-def test_names_of_flags_are_unique_and_every_one_has_help():
+def test_flag_names_are_unique_and_every_flag_has_help():
     names = [name for _, name, _ in fields_of(RunConfig)]
     assert len(names) == len(set(names))
     assert all(field.description for _, _, field in fields_of(RunConfig))
 
 
-def test_small_things():
+def test_resolutions_are_parsed_and_similar_names_are_suggested():
     assert Resolution.parse("512").size == (512, 512)
     assert Resolution.parse("512, 768").size == Resolution.parse((512, 768)).size == (512, 768)
     for wrong in ("1,2,3", "0", "x", "512.0"):
-        with pytest.raises(ValueError, match="is no size"):
+        with pytest.raises(ValueError, match="is not a size"):
             Resolution.parse(wrong)
     assert nearest("lerning_rate", ["learning_rate"]) == "Did you mean `learning_rate`?"
 
 
-def test_texts_and_numbers_stand_for_each_other_in_a_data_set_file(tmp_path):
+def test_texts_and_numbers_are_converted_in_a_data_set_file(tmp_path):
     make_images(tmp_path / "a", 2)
     text = f"""
     [[datasets]]

@@ -1,4 +1,4 @@
-"""A file that is given to the wrong flag is told in one paragraph: what it is, and which flag takes it."""
+"""Tests that a file given to the wrong flag is recognised, and that the message names the flag that takes it."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from neonym.cli.main import main
-from neonym.config.file_kinds import kind_of, misplaced
+from neonym.config.file_kinds import file_kind, misplaced
 from support.data_sets import make_images
 
 GUI = {"LoRA_type": "Standard", "epoch": 1, "max_resolution": "512,512", "token_string": "x", "lr_warmup": 10}
@@ -58,7 +58,7 @@ PICKLES = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Files of every kind."""
+    """A folder with files of every kind."""
     home = tmp_path_factory.mktemp("kinds")
     make_images(home / "images")
     make_images(home / "numbered" / "10_x")
@@ -74,7 +74,7 @@ def folder(tmp_path_factory):
     return home
 
 
-EXPECTED = {  # file -> the flag that takes it, or what is said of it
+EXPECTED = {  # file -> the flag that takes it, or a part of the message
     "job.toml": "--config_file", "data.toml": "--dataset_config", "data.json": "--dataset_config",
     "gui.json": "max_resolution is --resolution", "onetrainer.json": "token_count is --num_vectors_per_token",
     "concepts.json": "[[datasets.subsets]]", "settings.json": "learn_rate is --learning_rate", "meta.json": "--in_json",
@@ -104,33 +104,35 @@ TAKEN = {
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_every_kind_is_known(folder, name):
+def test_every_kind_of_file_is_recognised(folder, name):
     found = misplaced(folder / name, "log_tracker_config")
     assert found is not None
     assert EXPECTED[name] in str(found)
 
 
 @pytest.mark.parametrize("flag", TAKEN)
-def test_a_flag_takes_its_own_kinds_alone(folder, flag):
+def test_a_flag_accepts_only_its_own_kinds(folder, flag):
     taken = {name for name in EXPECTED if misplaced(folder / name, flag) is None}
-    assert taken - set(TAKEN[flag]) <= ({"images/00.png"} if flag == "weights" else set())  # it may be a card
+    assert taken - set(TAKEN[flag]) <= (
+        {"images/00.png"} if flag == "weights" else set()
+    )  # an image may contain an embedding
     assert set(TAKEN[flag]) <= taken
 
 
 @pytest.mark.parametrize("flag", ["dataset_config", "config_file", "pretrained_model_name_or_path", "weights", "vae"])
 @pytest.mark.parametrize("name", ["gui.json", "word.pt", "images", "lora.safetensors", "run.sh"])
-def test_one_paragraph_from_the_program(folder, flag, name, capsys, tmp_path):
-    """Beside everything else that is right; nothing is written."""
+def test_train_reports_a_misplaced_file_in_one_paragraph(folder, flag, name, capsys, tmp_path):
+    """With no other mistake, the message has one line, and nothing is written."""
     given = {"token_string": "mychar4", "train_data_dir": folder / "images", "output_dir": tmp_path / "o"}
     if flag in ("dataset_config", "config_file"):
         del given["train_data_dir"], given["token_string"]
     if (flag, name) == ("weights", "word.pt"):
-        assert misplaced(folder / name, flag) is None  # that is what it takes
+        assert misplaced(folder / name, flag) is None  # this flag accepts it
         return
     assert main(["train", f"--{flag}={folder / name}", *(f"--{k}={v}" for k, v in given.items())]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert EXPECTED[name] in said
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1
+    assert EXPECTED[name] in output
     assert not (tmp_path / "o").exists()
 
 
@@ -143,27 +145,27 @@ def test_one_paragraph_from_the_program(folder, flag, name, capsys, tmp_path):
         ("from_file", "data.toml"),
     ],
 )
-def test_generation_tells_it_too(folder, flag, name, capsys, tmp_path):
+def test_generate_reports_a_misplaced_file(folder, flag, name, capsys, tmp_path):
     words = ["--prompt=a cat", f"--outdir={tmp_path / 'o'}", f"--{flag}", str(folder / name)]
     assert main(["generate", *words]) == 2
-    said = capsys.readouterr().err
-    assert f"--{flag}: {folder / name} is " in said
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert f"--{flag}: {folder / name} is " in output
+    assert output.count("\n") == 1
 
 
-def test_what_is_not_clear_is_left_to_the_reader(tmp_path):
+def test_a_file_of_an_unclear_kind_is_left_to_its_reader(tmp_path):
     broken = {
         "a.toml": b"[[datasets", "b.json": b'{"datasets": [', "c.safetensors": b"\xff\xff\0\0\0\0\0\0{", "d.pt": b"PK\3\4",
         "e.txt": b"", "f.bin": b"\0" * 99, "g.toml": b"\xff\xfe", "h.json": b"[" * 9000,
     }  # fmt: skip
     for name, content in broken.items():
         (tmp_path / name).write_bytes(content)
-        assert kind_of(tmp_path / name) is None, name
-    assert kind_of(tmp_path / "nothing") is None
-    assert kind_of(Path("owner/model")) is None
+        assert file_kind(tmp_path / name) is None, name
+    assert file_kind(tmp_path / "nothing") is None
+    assert file_kind(Path("owner/model")) is None
 
 
-def test_a_prompt_about_snakes_is_no_command(tmp_path):
+def test_a_prompt_that_begins_like_a_command_is_a_prompt(tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("python in a tree\nneonym sign over a bar\n")
     assert misplaced(file, "sample_prompts") is None

@@ -1,4 +1,4 @@
-"""Optimizers as records: each says of its class what is true, a new one is one record, a class by its path is looked at."""
+"""Tests that optimizer records match their classes, and that one record adds an optimizer."""
 
 import inspect
 
@@ -7,7 +7,7 @@ import torch
 
 from neonym import train
 from neonym.config import optimizers
-from neonym.config.optimizers import OPTIMIZERS, OptimizerRecord, listed, optimizer_name
+from neonym.config.optimizers import OPTIMIZERS, OptimizerRecord, listed_optimizer, optimizer_name
 from neonym.extras import MODULES
 from neonym.formats import read_embedding
 from neonym.models.model import load_model
@@ -19,7 +19,7 @@ HERE = __name__
 
 
 class SignDescent(torch.optim.Optimizer):
-    """Steps of the learning rate's length, against the gradient's sign."""
+    """An optimizer whose steps are as long as the learning rate, against the sign of the gradient."""
 
     def __init__(self, params, lr=0.01, stretch=1.0):
         super().__init__(params, {"lr": lr, "stretch": stretch})
@@ -32,7 +32,7 @@ class SignDescent(torch.optim.Optimizer):
 
 
 class Averaging(SignDescent):
-    """What a schedule-free optimizer of another package looks like, and one that finds its rate."""
+    """An optimizer that averages its steps and finds its rate, as one of an unknown package would."""
 
     def __init__(self, params, lr=1.0, d0=1e-6):
         super().__init__(params, lr)
@@ -45,8 +45,8 @@ class Averaging(SignDescent):
 
 
 @pytest.fixture
-def one_more(monkeypatch):
-    """A new optimizer: one record."""
+def new_record(monkeypatch):
+    """Add the record of a new optimizer and return it."""
     record = OptimizerRecord(
         "SignDescent", f"{HERE}.SignDescent", {"stretch": 0.5}, smaller=("SignDescent8bit",), longest_step="rate"
     )
@@ -55,7 +55,7 @@ def one_more(monkeypatch):
 
 
 @pytest.mark.parametrize("record", OPTIMIZERS, ids=lambda record: record.name)
-def test_a_record_says_what_is_true_of_its_class(record):
+def test_a_record_matches_its_class(record):
     found = optimizer_class(record.name)
     parameters = inspect.signature(found).parameters
     assert record.averages == hasattr(found, "eval")
@@ -67,8 +67,8 @@ def test_a_record_says_what_is_true_of_its_class(record):
 
 
 @pytest.mark.parametrize("record", [r for r in OPTIMIZERS if r.longest_step == "rate"], ids=lambda record: record.name)
-def test_a_step_that_is_said_to_be_bounded_is(record):
-    """By about a learning rate, for a gradient that was clipped to 1: RAdam's first five steps are as long as it is."""
+def test_a_step_is_no_longer_than_its_bound(record):
+    """With a gradient clipped to 1, a step is about one learning rate long, even RAdam's first five."""
     arguments = {"relative_step": False} if record.relative_steps else {}
     assert longest_step(record, arguments, 1.0, 4) == 1.0
     rows = torch.nn.Parameter(torch.ones(1, 4))
@@ -80,12 +80,12 @@ def test_a_step_that_is_said_to_be_bounded_is(record):
         assert float((rows.detach() - before).abs().max()) <= 0.011
 
 
-def test_names_are_listed_once():
+def test_each_name_is_listed_once():
     names = [name.lower() for record in OPTIMIZERS for name in (record.name, *record.smaller)]
     assert len(names) == len(set(names))
 
 
-def test_an_optimizer_that_says_it_waits_cannot_step_at_zero():
+def test_an_optimizer_with_waits_at_zero_cannot_step_at_a_rate_of_zero():
     waiting = [record for record in OPTIMIZERS if record.waits_at_zero]
     assert waiting
     for record in waiting:
@@ -97,26 +97,26 @@ def test_an_optimizer_that_says_it_waits_cannot_step_at_zero():
             optimizer.step()
 
 
-def test_a_new_optimizer_is_one_record(run_for, one_more):
+def test_one_record_adds_an_optimizer(run_for, new_record):
     assert optimizer_name("signdescent8BIT") == "SignDescent"
-    assert record_of("SIGNDESCENT") is one_more
+    assert record_of("SIGNDESCENT") is new_record
     ready = preflight(run_for(optimizer_type="SignDescent8bit", learning_rate=1e-7, max_train_steps=100))
-    said = "\n".join(str(p) for p in ready.problems)
-    assert "SignDescent8bit -> SignDescent" in said
-    assert "can hardly be learned" in said
+    text = "\n".join(str(p) for p in ready.problems)
+    assert "SignDescent8bit -> SignDescent" in text
+    assert "can hardly be learned" in text
     result = train(run_for(optimizer_type="SignDescent", learning_rate=0.02))
     assert result.verdicts[0].encoders["text_encoder"].distance > 0
     assert read_embedding(result.files[0]).vectors["text_encoder"].isfinite().all()
     (concept,) = add_concepts(load_model(), preflight(run_for("again", optimizer_type="SignDescent")).complete_plan())
-    assert concept.record is one_more
+    assert concept.record is new_record
     assert concept.optimizer.param_groups[0]["stretch"] == 0.5
 
 
-def test_a_class_at_a_path_is_looked_at():
+def test_a_class_at_a_dotted_path_is_inspected():
     plain, averaging = record_of(f"{HERE}.SignDescent"), record_of(f"{HERE}.Averaging")
     assert (plain.finds_rate, plain.averages, plain.own_schedule, plain.longest_step) == (False, False, False, None)
     assert (averaging.finds_rate, averaging.averages, averaging.own_schedule) == (True, True, True)
-    assert record_of(f"{HERE}.Averaging") is averaging  # once
+    assert record_of(f"{HERE}.Averaging") is averaging  # the class is inspected only once
     assert make_optimizer([torch.nn.Parameter(torch.ones(1))], f"{HERE}.Averaging").training
 
 
@@ -130,8 +130,8 @@ def test_a_class_at_a_path_is_looked_at():
         ("schedulefree.adamw_schedulefree.AdamWScheduleFree", "AdamWScheduleFree"),
     ],
 )
-def test_a_path_to_a_listed_class_has_its_capabilities_and_its_own_settings(path, name):
-    found, known = record_of(path), listed(name)
+def test_the_path_of_a_listed_class_has_its_capabilities_but_not_its_default_arguments(path, name):
+    found, known = record_of(path), listed_optimizer(name)
     capabilities = ("finds_rate", "own_schedule", "averages", "relative_steps", "waits_at_zero", "longest_step")
     assert [getattr(found, c) for c in capabilities] == [getattr(known, c) for c in capabilities]
     assert found.settings == {}
@@ -140,7 +140,7 @@ def test_a_path_to_a_listed_class_has_its_capabilities_and_its_own_settings(path
 
 
 @pytest.mark.parametrize("name", ["no.such.Thing", "Adan", "pathlib.Path", "torch.optim.Nothing"])
-def test_what_is_no_optimizer_has_a_bare_record(name):
-    """Its capabilities are asked before it is told that it is missing."""
+def test_a_name_without_an_optimizer_has_a_record_without_capabilities(name):
+    """The capabilities of a missing optimizer can be read, because they are needed before it is reported."""
     record = record_of(name)
     assert record == OptimizerRecord(name, record.path)

@@ -1,11 +1,12 @@
-"""Settings that do nothing beside the others are said; what contradicts is an error; nothing ends in a traceback."""
+"""Tests that settings without effect get a warning, contradictions an error, and no value a traceback."""
 
 import pytest
 
 from neonym.config.command_line import Given
 from neonym.config.flat import replace_compat, validated
 from neonym.config.rules import run_problems
-from neonym.config.run import RunConfig, fields_of
+from neonym.config.run import RunConfig
+from neonym.config.schema import fields_of
 from neonym.config.sdscripts import SDSCRIPTS
 from neonym.preflight.inputs import read_inputs
 from neonym.preflight.learning import optimizer_errors
@@ -13,7 +14,7 @@ from support.checks import settings
 
 
 def found(severity: str, **flags) -> str:
-    """What is said of flags beside images and a word, a line each."""
+    """Return the problems of one severity for flags of a run that has images and a word, one per line."""
     problems = run_problems(settings(train_data_dir="a", token_string="x", **flags))
     return "\n".join(str(p) for p in problems if p.severity == severity)
 
@@ -41,15 +42,15 @@ def found(severity: str, **flags) -> str:
         ({"caption_separator": ";"}, "--caption_separator: has no effect without --shuffle_caption or another"),
         ({"caption_extension": ".cap", "in_json": "m.json"}, "--caption_extension: has no effect beside --in_json"),
         ({"token_warmup_min": 2, "shuffle_caption": True}, "--token_warmup_min: has no effect without"),
-        ({"optimizer_type": "adafactor", "learning_rate": 1e-3}, "AdaFactor finds its own by relative steps"),
+        ({"optimizer_type": "adafactor", "learning_rate": 1e-3}, "AdaFactor finds its own rate"),
     ],
 )
-def test_a_setting_that_does_nothing_is_said(flags, words):
+def test_a_setting_without_effect_gets_a_warning(flags, words):
     assert words in found("warning", **flags)
     assert found("error", **flags) == ""
 
 
-def test_settings_that_do_something_are_passed_over_in_silence():
+def test_settings_with_an_effect_get_no_warning():
     flags = {
         "loss_type": "huber", "huber_c": 0.2, "save_every_n_steps": 2, "save_last_n_steps": 4, "metadata_author": "me",
         "keep_tokens": 2, "shuffle_caption": True, "enable_bucket": True, "bucket_reso_steps": 32, "early_stop": True, "early_stop_window": 4, "logging_dir": "logs",
@@ -58,14 +59,14 @@ def test_settings_that_do_something_are_passed_over_in_silence():
     assert found("warning", **flags) == ""
     assert (
         found("warning", keep_tokens_separator="|||", caption_separator=";") == ""
-    )  # it is taken out, and tags joined
+    )  # the marker is removed, and tags are joined
     assert found("warning", secondary_separator=";;;", caption_separator=";") == ""
     assert found("warning", in_json="meta.json", caption_separator=";") == ""
     assert found("warning", loss_type="l2", huber_c=0.1, prior_loss_weight=1.0, lr_warmup_steps="0.0") == ""
 
 
-def test_what_is_given_as_nothing_is_nothing():
-    """0 switches off, as in sd-scripts, however it is written."""
+def test_zero_switches_a_setting_off():
+    """As in sd-scripts, 0 switches a setting off, however it is written."""
     for nothing in ("0", "0.0", "0%"):
         assert found("error", lr_scheduler="constant", lr_warmup_steps=nothing) == ""
     assert "has no warm-up" in found("error", lr_scheduler="constant", lr_warmup_steps="1%")
@@ -82,25 +83,25 @@ def test_what_is_given_as_nothing_is_nothing():
 
 
 @pytest.mark.parametrize("name", ["output_dir", "logging_dir", "weights", "pretrained_model_name_or_path"])
-def test_a_place_without_a_name_is_told(name):
+def test_an_empty_path_is_an_error(name):
     assert f"--{name}: is empty" in found("error", **{name: ""})
 
 
 @pytest.mark.parametrize("name", ["me/words", "words", "My-org.1/a_b"])
-def test_names_of_repositories(name):
+def test_repository_names_are_accepted(name):
     assert found("error", huggingface_repo_id=name) == ""
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b/c", "/words", "../x", "häm/x"])
-def test_wrong_names_of_repositories(name):
-    assert "is no name of a repository" in found("error", huggingface_repo_id=name)
+def test_wrong_repository_names_are_errors(name):
+    assert "is not a valid repository name" in found("error", huggingface_repo_id=name)
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"optimizer_type": "SparseAdam"}, "cannot make a plain step"),
-        ({"optimizer_type": "lbfgs"}, "cannot make a plain step"),
+        ({"optimizer_type": "SparseAdam"}, "fails at an ordinary step"),
+        ({"optimizer_type": "lbfgs"}, "fails at an ordinary step"),
         ({"optimizer_args": ("betas=(0.9,)",)}, "--optimizer_args"),
         ({"optimizer_args": ("lr=1",)}, "--optimizer_args"),
         ({"optimizer_type": "torch.optim.Nothing"}, "cannot be found"),
@@ -112,20 +113,20 @@ def test_wrong_names_of_repositories(name):
         ({"lr_scheduler": "piecewise_constant", "lr_scheduler_args": ("step_rules=3",)}, "does not work"),
     ],
 )
-def test_optimizers_and_schedules_that_cannot_work(flags, words):
-    """Whatever a class of the user's choice raises."""
+def test_optimizers_and_schedules_that_cannot_work_are_errors(flags, words):
+    """Whatever exception the chosen class raises becomes an error with its flag."""
     run = settings(train_data_dir="a", token_string="x", **flags)
     problems = [*run_problems(run), *optimizer_errors(run.optim)]
     assert words in "\n".join(str(p) for p in problems if p.severity == "error")
 
 
 @pytest.mark.parametrize("name", ["adamax", "torch.optim.Adafactor", "RMSPROP", "torch.optim.SGD"])
-def test_optimizers_of_torch_in_any_case(name):
+def test_names_of_torch_optimizers_match_in_any_case(name):
     run = settings(train_data_dir="a", token_string="x", optimizer_type=name)
     assert not [p for p in [*run_problems(run), *optimizer_errors(run.optim)] if p.severity == "error"]
 
 
-def test_schedules_of_torch_in_any_case():
+def test_names_of_torch_schedules_match_in_any_case():
     run = settings(train_data_dir="a", token_string="x", lr_scheduler_type="steplr", lr_scheduler_args=("step_size=3",))
     assert not [p for p in [*run_problems(run), *optimizer_errors(run.optim)] if p.severity == "error"]
 
@@ -134,7 +135,7 @@ STRANGE = (-1, 0, 1.5, float("nan"), 10**30, "", "abc", "a/b", "10%", ["a=1"])
 
 
 def test_no_value_of_any_setting_ends_in_a_traceback(tmp_path, monkeypatch):
-    """Whatever stands in a config file is taken or told, before anything else is read."""
+    """Any value in a config file is accepted or reported, before anything else is read."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a").mkdir()
     for name in (*(name for _, name, _ in fields_of(RunConfig)), *SDSCRIPTS):

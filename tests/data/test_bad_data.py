@@ -175,8 +175,8 @@ def test_places_and_names_that_cannot_be(tmp_path):
     for values, words in (({"image_dir": ""}, "`image_dir`"), ({"image_dir": "a\0b"}, "`image_dir`"),
                           ({"image_dir": "a", "caption_extension": "a/b"}, "`caption_extension`")):  # fmt: skip
         assert words in said(check_table(tmp_path, {"datasets": [{"subsets": [values]}]}))
-    for name, words in (("a\0b", "`image_dir`: no name has the character NUL in it (found 'a\\x00b')"),
-                        ("a\udc80", "`image_dir`: a name must be UTF-8 text: rename it (found 'a\\udc80')")):  # fmt: skip
+    for name, words in (("a\0b", "`image_dir`: a name cannot contain the character NUL (found 'a\\x00b')"),
+                        ("a\udc80", "`image_dir`: a name must be UTF-8 text: rename the file or folder (found 'a\\udc80')")):  # fmt: skip
         assert words in said(check_table(tmp_path, {"datasets": [{"subsets": [{"image_dir": name}]}]}))
     assert "a\\x00b is not a folder" in said(check("a\0b"))
     folder = make_images(tmp_path / "a", 2)
@@ -224,7 +224,7 @@ def test_a_data_set_file_of_another_kind(tmp_path):
     for name, text in (("t.yaml", "datasets:\n  - subsets: []\n"), ("t.yaml", good), ("t", good), ("t.toml.bak", good)):
         (tmp_path / name).write_text(text)
         found = said(preflight(settings(dataset_config=str(tmp_path / name), token_string=WORD)))
-        assert f"{name}: is neither a .toml nor a .json file. A data-set file is TOML (.toml) or JSON (.json)" in found
+        assert f"{name}: is neither a .toml nor a .json file. Give a data-set file in TOML or JSON" in found
     (tmp_path / "T.TOML").write_text(good)
     assert not preflight(settings(dataset_config=str(tmp_path / "T.TOML"), token_string=WORD)).failed()
 
@@ -359,4 +359,4 @@ def test_copies_of_held_out_images(tmp_path):
 def test_images_beside_named_folders_are_not_forgotten_silently(tmp_path):
     make_images(tmp_path / "a", 2)
     make_images(tmp_path / "a" / "2_mychar4", 1, caption=None)
-    assert "passed over" in said(check(tmp_path / "a"), "warning")
+    assert "are skipped" in said(check(tmp_path / "a"), "warning")

@@ -153,8 +153,8 @@ def test_templates_need_no_captions(tmp_path):
     assert "class_tokens with what they show." in text
     (tmp_path / "t.txt").write_text("[name]\nsomething\n")
     text = said(check(folder, template_file=str(tmp_path / "t.txt")), "warning")
-    assert "can be drawn without the word" in text
-    assert "Write it into every sentence of the template file." in text
+    assert "can be used without the word" in text
+    assert "Write it in every sentence of the template file." in text
 
 
 def test_lines_that_are_not_used(tmp_path):
@@ -178,7 +178,7 @@ def test_lines_that_are_not_used(tmp_path):
     ready = check(folder)
     assert "none of the 4 captions contains the word" in said(ready)
     assert (
-        "in 4 of them it is on a later line, which is not used. Write each caption in one line, or use enable_wildcard"
+        "in 4 of them it is only on a later line, which is not used. Write each caption on one line, or use enable_wildcard"
         in said(ready)
     )
 

@@ -21,7 +21,7 @@ def test_a_word_in_one_of_the_wildcards_only(tmp_path):
     folder = make_images(tmp_path / "a", 2, caption="{a mychar4|a dog}")
     ready = check(folder, enable_wildcard=True)
     assert not ready.failed()
-    assert "2 of 2 captions can be drawn without the word (00.png, 01.png)" in said(ready, "warning")
+    assert "2 of 2 captions can be used without the word (00.png, 01.png)" in said(ready, "warning")
     for good in ("{a mychar4|mychar4 dog}", "{a|b} mychar4 {c|d}", "{{mychar4}} {a|b}", "one mychar4\n{x|y} mychar4"):
         make_images(folder, 2, caption=good)
         assert "the word" not in said(check(folder, enable_wildcard=True), "warning", "error"), good
@@ -66,7 +66,7 @@ def test_templates_and_files_of_templates(tmp_path):
     file.write_text("\n".join(["a [name]"] * 30 + ["nothing"]))
     ready = check(folder, template_file=str(file))  # every image draws every line
     assert not ready.failed()
-    assert "2 of 2 captions can be drawn without the word" in said(ready, "warning")
+    assert "2 of 2 captions can be used without the word" in said(ready, "warning")
     assert "one kind of template" in said(check(folder, use_object_template=True, use_style_template=True))
 
 

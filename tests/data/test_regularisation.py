@@ -51,7 +51,7 @@ def test_none_beside_a_metadata_file(tmp_path):
     (tmp_path / "m.json").write_text('{"00": {"caption": "mychar4"}}')
     ready = check(folder, in_json=str(tmp_path / "m.json"), reg_data_dir=str(regular.parent))
     assert not ready.failed()
-    assert "--reg_data_dir: is ignored: --in_json names the images" in said(ready, "warning")
+    assert "--reg_data_dir: is ignored, because --in_json names the images" in said(ready, "warning")
 
 
 def test_folders_whose_names_are_odd(tmp_path):
@@ -60,6 +60,6 @@ def test_folders_whose_names_are_odd(tmp_path):
     ready = check(tmp_path)
     assert [r.repeats for r in ready.records] == [2023]
     text = said(ready, "warning", "note")
-    assert "2023: is a folder `N_name` without a name: each of its images counts 2023 times" in text
-    assert "0_never: is passed over" in text
-    assert "holiday: is passed over" in text
+    assert "2023: is an `N_name` folder without a name: each of its images counts 2023 times" in text
+    assert "0_never: is skipped" in text
+    assert "holiday: is skipped" in text

@@ -166,7 +166,7 @@ def test_every_mistake_at_once(tmp_path, capsys):
     [
         ([], "there is nothing to generate"),
         (["--from_file", "nix.txt"], "cannot be read"),
-        (["--prompt", "a", "--mask_path", "m.png"], "there is no image that is masked"),
+        (["--prompt", "a", "--mask_path", "m.png"], "needs an image to mask"),
         (["--prompt", "a", "--W", "1000000"], "a side of 1000000 pixels is not possible"),
         (["--prompt", "a --w 4"], "a side of 4 pixels is not possible"),
         (["--prompt", "a", "--seed", str(1 << 70)], "--seed"),
@@ -182,15 +182,15 @@ def test_every_mistake_at_once(tmp_path, capsys):
         (["--prompt", "a", "--image_path", "{tmp}/bad.png"], "cannot be read as an image"),
         (["--prompt", "a", "--clip_skip", "50"], "more than the 2 layers"),
         (["--prompt", "a", "--steps", "2000"], "2000 is more than 1000"),
-        (["--prompt", "a", "--scale", "nan"], "nan is no finite number"),
+        (["--prompt", "a", "--scale", "nan"], "nan is not a finite number"),
         (["--prompt", "a --am 1,2"], "2 multipliers for 0 LoRAs"),
         (["--prompt", "a --am nan"], "finite numbers are expected"),
         (["--prompt", "a --s -5"], "a whole number from 0"),
-        (["--prompt", "a", "--scale", "1e9"], "1000000000.0 is not from -100 to 1000"),
-        (["--prompt", "a", "--negative_scale=-101"], "-101.0 is not from -100 to 1000"),
+        (["--prompt", "a", "--scale", "1e9"], "1000000000.0 is not between -100 and 1000"),
+        (["--prompt", "a", "--negative_scale=-101"], "-101.0 is not between -100 and 1000"),
         (["--prompt", "a", "--network_mul", "nan"], "finite numbers"),
-        (["--prompt", "a", "--noise_offset_range", "0.5", "0.1"], "0.5 0.1 is no range from -10 to 10"),
-        (["--prompt", "a", "--pyramid_noise_discount_range", "nan", "1"], "nan 1.0 is no range from 0 to 1"),
+        (["--prompt", "a", "--noise_offset_range", "0.5", "0.1"], "0.5 0.1 is not a range within -10 to 10"),
+        (["--prompt", "a", "--pyramid_noise_discount_range", "nan", "1"], "nan 1.0 is not a range within 0 to 1"),
         (["--prompt", "a", "--original_width", "0"], "0 is less than 1"),
         (["--prompt", "a", "--crop_top=-5"], "-5 is less than 0"),
         (["--prompt", "a --ow -5"], "a whole number from 1"),
@@ -234,9 +234,9 @@ def test_what_is_odd_is_said_and_passed(tmp_path, capsys):
     )  # fmt: skip
     said = capsys.readouterr().err
     assert [shown(f).text["steps"] for f in files] == ["1", "1"]
-    for part in ("warning: --prompt: is there twice: only the last one counts", "0 steps are not possible with ddim: 1 are taken",
+    for part in ("warning: --prompt: is given more than once: only the last one counts", "0 steps are not possible with ddim: 1 are taken",
                  "20 is not a multiple of 8: 16 is used instead", "note: --fp16: a CPU computes in float32",
-                 "warning: --iter_same_seed: the 2 images of a prompt are the same"):  # fmt: skip
+                 "warning: --iter_same_seed: makes the 2 images of a prompt identical"):  # fmt: skip
         assert said.count(part) == 1, part
 
 
@@ -251,10 +251,10 @@ def test_what_is_odd_is_said_and_passed(tmp_path, capsys):
         ({"batch_at_once": True}, "--batch_at_once: has no effect without --batch_size"),
         ({"use_original_file_name": True}, "--use_original_file_name: has no effect without --image_path"),
         ({"W": 64, "image_path": "a.png"}, "--W: has no effect with --image_path, unless both"),
-        ({"interactive": True, "grid": True}, "--grid: has no effect for prompts that are typed"),
-        ({"interactive": True, "n_iter": 2}, "--n_iter: has no effect for prompts that are typed"),
+        ({"interactive": True, "grid": True}, "--grid: has no effect for prompts that are entered with --interactive"),
+        ({"interactive": True, "n_iter": 2}, "--n_iter: has no effect for prompts that are entered with --interactive"),
         ({"x": "scale=2", "n_iter": 2}, "--n_iter: has no effect with --x and --y"),
-        ({"x": "scale=2", "prompt": ("a", "b")}, "of the first prompt alone"),
+        ({"x": "scale=2", "prompt": ("a", "b")}, "only the first prompt is used for a sheet with axes"),
     ],
 )
 def test_what_does_nothing_is_said(flags, said):
@@ -360,7 +360,7 @@ def test_verify_tells_every_mistake(word, tmp_path, capsys):
     assert main(["verify", str(word), *map(str, argv)]) == 2
     said = capsys.readouterr().err
     for part in ("no place for the word", "`1.2.3` is no weight", "is no .png file", "--seeds: 0 is less than 1",
-                 "--steps: 2000 is more", "--scale: nan is no finite number"):  # fmt: skip
+                 "--steps: 2000 is more", "--scale: nan is not a finite number"):  # fmt: skip
         assert part in said, part
     assert main(["verify", "", "--prompt", "a {} --s 3", "--out", f"{word}/sheet.png"]) == 2
     said = capsys.readouterr().err

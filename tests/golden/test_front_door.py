@@ -10,7 +10,8 @@ from PIL import Image
 
 from benchmarks.checkpoints import make_parts, save_folder
 from neonym.cli.main import main
-from neonym.config.run import RunConfig, fields_of
+from neonym.config.run import RunConfig
+from neonym.config.schema import fields_of
 from support import WORD
 from support.golden import differences, golden, judge, same_values
 

@@ -10,7 +10,8 @@ from random import Random
 import pytest
 import torch
 
-from neonym.config.run import RunConfig, fields_of
+from neonym.config.run import RunConfig
+from neonym.config.schema import fields_of
 from neonym.config.sources import read_dataset
 from neonym.data.captions import Moment, final_caption
 from neonym.data.records import split

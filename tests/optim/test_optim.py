@@ -1,4 +1,4 @@
-"""Optimizers and schedules by sd-scripts' names, each tried by training."""
+"""Tests of optimizers and schedules under sd-scripts' names, alone and in training."""
 
 import math
 
@@ -28,7 +28,7 @@ def curve(name: str, steps: int = 100, rate: float = 1.0, **options) -> list[flo
     return [found(step) for step in range(steps)]
 
 
-def test_schedules_against_their_formulas():
+def test_schedules_follow_their_formulas():
     assert curve("constant") == [1.0] * 100
     assert curve("Constant_With_Warmup", warmup=10)[:12] == pytest.approx([i / 10 for i in range(10)] + [1, 1])
     assert curve("linear", warmup=20) == pytest.approx([min(i / 20, (100 - i) / 80) for i in range(100)])
@@ -51,7 +51,7 @@ def test_schedules_against_their_formulas():
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 10, 200])
-def test_plain_schedules_are_transformers_own(warmup):
+def test_simple_schedules_equal_those_of_transformers(warmup):
     def theirs(name: str) -> list[float]:
         scheduler = get_scheduler(name, torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0), warmup, 100)
         return [scheduler.lr_lambdas[0](step) for step in range(100)]
@@ -66,16 +66,16 @@ def test_a_schedule_of_torch_is_a_function_of_the_step():
     assert [rate(step) for step in (49, 0, 10, 25, 9)] == [0.0625, 1.0, 0.5, 0.25, 1.0]
 
 
-def test_staged_rates():
+def test_staged_rates_are_parsed():
     rate = Rate.parse("0.005:100, 1e-3:1000, 5e-4")
     assert [rate.at(s) for s in (0, 99, 100, 999, 1000, 10**6)] == [0.005, 0.005, 1e-3, 1e-3, 5e-4, 5e-4]
     assert Rate.parse("0.01:5,0.001:10").at(50) == 0.001
     for wrong in ("x", "1e-3:100,1e-4:50", "0:5,1", "1e-3,1e-4", "nan:5,1"):
-        with pytest.raises(ValueError, match=r"is no learning rate|must"):
+        with pytest.raises(ValueError, match=r"is not a learning rate|must"):
             Rate.parse(wrong)
 
 
-def test_counts_and_shares():
+def test_steps_and_shares_are_parsed():
     assert [Steps.parse(text).of(200) for text in ("10", "0.1", "10%", "0", "100%", "1.0")] == [10, 20, 20, 0, 200, 1]
     assert [Steps.parse(text).of(50) for text in ("0.15", "0.29", "5%", "0.99", "0.06")] == [7, 14, 2, 49, 3]
     for wrong in ("1.5", "-1", "150%", "ten", "nan", "inf"):
@@ -83,7 +83,7 @@ def test_counts_and_shares():
             Steps.parse(wrong)
 
 
-def test_arguments_are_python_literals():
+def test_arguments_are_parsed_as_python_literals():
     found = Arguments.parse(["betas=0.9,0.99", "decouple=True", "name='x'"]).values
     assert found == {"betas": (0.9, 0.99), "decouple": True, "name": "x"}
     with pytest.raises(ValueError, match=r"`decouple=true`, `eps`"):
@@ -98,8 +98,8 @@ LISTED = [name for record in OPTIMIZERS for name in (record.name, *record.smalle
 
 
 @pytest.mark.parametrize("name", [*LISTED, "torch.optim.NAdam", "RMSprop", "adamw8BIT"])
-def test_every_optimizer_goes_downhill(name):
-    """From (1, 1) towards the target at 0.3: nearer after 40 steps, and only its own rows have state."""
+def test_every_optimizer_lowers_the_loss(name):
+    """Rows at 1 come closer to their target at 0.3, and the optimizer has no other parameters."""
     rows = torch.nn.Parameter(torch.ones(2, 3))
     finds_rate = record_of(name).finds_rate
     optimizer = make_optimizer([rows], name, 1.0 if finds_rate else 0.02)
@@ -117,14 +117,14 @@ def test_every_optimizer_goes_downhill(name):
     assert optimizer_errors(settings(optimizer_type=name, **rate).optim) == []
 
 
-def test_names_are_found_in_any_case():
+def test_optimizer_names_match_in_any_case():
     assert optimizer_name("ADAMW8BIT") == "AdamW"
     assert optimizer_name("prodigy") == "Prodigy"
     assert optimizer_name("") == "AdamW"
     assert optimizer_name("my.module.Class") == "my.module.Class"
 
 
-def test_wrong_optimizers_are_named():
+def test_wrong_optimizers_are_errors():
     for name, words in (
         ("Adan", "Did you mean"),
         ("no.such.Thing", "needs a package"),
@@ -132,7 +132,7 @@ def test_wrong_optimizers_are_named():
     ):
         with pytest.raises(ConfigError, match=words if words != "no optimizer" else "is not an optimizer"):
             make_optimizer([torch.nn.Parameter(torch.zeros(1))], name)
-    with pytest.raises(ConfigError, match="does not take these arguments"):
+    with pytest.raises(ConfigError, match="does not accept these arguments"):
         make_optimizer([torch.nn.Parameter(torch.zeros(1))], "AdamW", 1e-3, {"growth": 1})
 
 
@@ -150,7 +150,7 @@ def test_wrong_optimizers_are_named():
     ],
 )
 def test_law_1_holds_for_optimizers_that_keep_more_than_moments(run_for, name, options):
-    """Train 8 steps; train 5, be stopped, go on from the state: the same file, bit for bit."""
+    """A run of 8 steps writes the same file, bit for bit, as one that is stopped after 5 and resumed."""
     base = {"optimizer_type": name, "state_every_n_steps": 1, "max_train_steps": 8, **options}
     whole = train(run_for("whole", **base))
 
@@ -170,7 +170,7 @@ def test_law_1_holds_for_optimizers_that_keep_more_than_moments(run_for, name, o
         *("RAdamScheduleFree", "SGDScheduleFree", "torch.optim.NAdam"),
     ],
 )
-def test_other_optimizers_train_a_word_too(run_for, name):
+def test_other_optimizers_also_train_a_word(run_for, name):
     rate = 1.0 if record_of(name).finds_rate else 0.02
     result = train(run_for(optimizer_type=name, learning_rate=rate, max_train_steps=8))
     encoder = result.verdicts[0].encoders["text_encoder"]
@@ -178,8 +178,8 @@ def test_other_optimizers_train_a_word_too(run_for, name):
     assert torch.isfinite(read_embedding(result.files[0]).vectors["text_encoder"]).all()
 
 
-def test_what_an_optimizer_finds_itself_is_known_and_told(run_for):
-    """AdaFactor's relative rate (Shazeer & Stern 2018, 1/sqrt(t) of the word's size), and an average that is there already."""
+def test_the_rate_that_an_optimizer_finds_is_known_and_an_extra_average_gets_a_warning(run_for):
+    """AdaFactor's rate is relative to the size of the rows (Shazeer & Stern 2018)."""
     rows = torch.nn.Parameter(torch.full((2, 3), 0.5))
     optimizer = make_optimizer([rows], "AdaFactor")
     assert rate_now(optimizer) == 0.0
@@ -188,12 +188,12 @@ def test_what_an_optimizer_finds_itself_is_known_and_told(run_for):
         optimizer.step()
     assert rate_now(optimizer) == pytest.approx(1e-2 * 0.5, rel=0.05)
     ready = preflight(run_for(optimizer_type="AdamWScheduleFree", ema_decay=0.9))
-    assert any(p.where == "--ema_decay" and "an average already" in p.what for p in ready.problems)
+    assert any(p.where == "--ema_decay" and "already saves an average" in p.what for p in ready.problems)
     assert add_concepts(load_model(), ready.complete_plan())[0].after_step == []
 
 
-def test_schedule_free_answers_with_its_average(run_for):
-    """What is saved is the averaged point, not the one that steps are taken from; asking for it changes nothing."""
+def test_a_schedule_free_optimizer_saves_its_average(run_for):
+    """The saved vectors are the average, not the point that steps start from, and reading them changes nothing."""
     seen = {}
     inner = training.run_steps
 
@@ -232,13 +232,13 @@ def test_a_concept_may_have_a_rate_of_its_own(tmp_path, images, run_for):
 
 
 @pytest.mark.parametrize(("total", "warmup"), [(1, 0), (3, 0), (20, 6), (100, 30), (1600, 30)])
-def test_the_rate_rises_for_30_steps_but_no_longer_than_a_third_of_the_run(total, warmup):
+def test_the_default_warm_up_has_30_steps_but_at_most_30_percent_of_the_run(total, warmup):
     optim = settings(train_data_dir="x", learning_rate=1.0).optim
     rates = [make_schedule(optim, Rate.constant(1.0), total)(step) for step in range(min(total, warmup + 1))]
     assert rates == pytest.approx([step / warmup for step in range(warmup)] + [1.0])
 
 
-def test_what_is_wrong_with_rates_is_said_together():
+def test_all_mistakes_in_rates_and_schedules_are_reported_together():
     found = check_flags(
         train_data_dir="x", learning_rate="fast", lr_warmup_steps="1.5", lr_scheduler="cosin", optimizer_args=["a"],
         adaptive_noise_scale=0.1, min_timestep=500, max_timestep=400, ema_decay=1.0,
@@ -251,7 +251,7 @@ def test_what_is_wrong_with_rates_is_said_together():
         assert words in text, words
 
 
-def test_a_schedule_without_what_it_needs():
+def test_a_schedule_that_lacks_a_setting_is_an_error():
     for options, words in (
         ({"lr_scheduler": "cosine_with_min_lr"}, "lr_scheduler_min_lr_ratio"),
         ({"lr_scheduler": "piecewise_constant"}, "step_rules"),
@@ -274,12 +274,12 @@ def test_a_schedule_without_what_it_needs():
         ({"optimizer_type": "LBFGS"}, "--optimizer_type"),
     ],
 )
-def test_what_libraries_refuse_is_said_before_a_model_is_loaded(images, options, where):
+def test_settings_that_a_library_refuses_are_reported_before_a_model_is_loaded(images, options, where):
     problems = preflight(settings(train_data_dir=str(images), token_string="mychar4", **options)).problems
     assert [p.where for p in problems if p.severity == "error"] == [where]
 
 
-def test_options_that_a_schedule_does_not_read_are_warned_about(run_for):
+def test_options_that_a_schedule_does_not_use_get_a_warning(run_for):
     run = run_for(lr_scheduler="linear", lr_scheduler_power=2.0, lr_decay_steps="10%")
     said = {p.where for p in preflight(run).problems if "has no effect on the schedule linear" in p.what}
     assert said == {"--lr_scheduler_power", "--lr_decay_steps"}
@@ -287,7 +287,7 @@ def test_options_that_a_schedule_does_not_read_are_warned_about(run_for):
     assert any("stages and warm-up are not used" in p.what for p in ready.problems)
 
 
-def test_learning_rate_free_optimizers_are_warned_about_small_rates(run_for):
+def test_a_small_factor_for_an_optimizer_that_finds_its_rate_gets_a_warning(run_for):
     ready = preflight(run_for(optimizer_type="Prodigy", learning_rate=1e-4))
     assert any("finds the learning rate itself" in p.what for p in ready.problems)
     ready = preflight(run_for(optimizer_type="prodigy", learning_rate=None))
@@ -317,20 +317,20 @@ def test_learning_rate_free_optimizers_are_warned_about_small_rates(run_for):
         ({"learning_rate": 1e-6, "optimizer_type": "SGDNesterov", "max_grad_norm": 0.0}, False),  # nothing bounds them
     ],
 )
-def test_a_run_that_cannot_learn_is_told_so_whatever_its_optimizer(run_for, options, hopeless):
+def test_a_run_that_cannot_learn_gets_a_warning_with_every_optimizer(run_for, options, hopeless):
     ready = preflight(run_for(max_train_steps=100, **options))
     assert any("can hardly be learned" in p.what for p in ready.problems) == hopeless
     assert not ready.failed()
 
 
-def test_a_run_that_is_too_short_is_told_so_not_that_its_rate_is_low(run_for):
+def test_a_run_that_is_too_short_gets_a_warning_about_its_length(run_for):
     ready = preflight(run_for(max_train_steps=2, lr_warmup_steps="2", learning_rate=0.02))
-    (said,) = [p for p in ready.problems if "can hardly be learned" in p.what]
-    assert said.where == "--max_train_steps"
-    assert said.what.startswith("2 steps at")
+    (warning,) = [p for p in ready.problems if "can hardly be learned" in p.what]
+    assert warning.where == "--max_train_steps"
+    assert warning.what.startswith("2 steps at")
 
 
-def test_weights_start_a_word(run_for):
+def test_a_word_starts_from_its_weights_file(run_for):
     first = train(run_for("first", num_vectors_per_token=2, max_train_steps=4))
     file = str(first.files[0])
     again = train(run_for("again", num_vectors_per_token=2, max_train_steps=1, learning_rate=1e-9, weights=file))

@@ -1,4 +1,4 @@
-"""Settings that the user leaves out: each family's own, scaled to its vocabulary, said with their source, and used."""
+"""Tests of the defaults of each model family: scaled to the vocabulary, shown with their source, and used."""
 
 import json
 import re
@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.checkpoints import make_parts, save_folder, single_file_tensors
 from neonym.cli.main import main
-from neonym.config.run import RunConfig, fields_of
+from neonym.config.run import RunConfig
+from neonym.config.schema import fields_of
 from neonym.config.values import Rate
 from neonym.errors import ModelError
 from neonym.formats import read_embedding
@@ -32,7 +33,7 @@ CLIP_LIKE = 0.0138  # spread of a vocabulary like CLIP's
 
 
 def save_models(family: str, home: Path) -> Path:
-    """A tiny random model with words that lie as far apart as CLIP's: a Diffusers folder, and one file beside it."""
+    """Save a tiny random model, with a vocabulary as spread as CLIP's, as a Diffusers folder and as a single file."""
     parts = make_parts(family, tiny=True, dtype=torch.float32)
     for name, part in parts.items():
         if name.startswith("text_encoder"):
@@ -54,7 +55,7 @@ def sd1(tmp_path_factory):
 
 @pytest.fixture
 def own(sd1, tmp_path):
-    """A function: what a neonym.json says -> an SD 1.x folder with it."""
+    """Return a function that makes an SD 1.x folder with a neonym.json of these facts."""
 
     def build(**facts) -> str:
         folder = tmp_path / "own"
@@ -92,7 +93,7 @@ def test_a_folder_a_word_and_an_init_word_are_enough(models, small, capsys):
         assert found["datasets"][0]["batch_size"] == found["config"][0]["settings"]["batch_size"] == 4
 
 
-def test_check_says_each_default_and_its_source(sd1, small, capsys):
+def test_check_shows_each_default_with_its_source(sd1, small, capsys):
     flags = [f"--pretrained_model_name_or_path={sd1 / 'folder'}", f"--train_data_dir={small}", f"--token_string={WORD}"]
     assert main(["check", *flags, "--resolution=64", "--learning_rate=1e-3"]) == 0
     text = capsys.readouterr().out
@@ -104,7 +105,7 @@ def test_check_says_each_default_and_its_source(sd1, small, capsys):
         assert f"{line}  # default for Stable Diffusion 1.x (" in shown, line
 
 
-def test_the_start_of_a_long_run_says_how_it_can_be_shorter(sd1, small):
+def test_a_note_tells_how_to_end_a_long_run_sooner(sd1, small):
     model = {"pretrained_model_name_or_path": str(sd1 / "folder"), "resolution": "64"}
     text = said(check(small, **model), "note")
     assert "--max_train_steps: 2000, the default for Stable Diffusion 1.x" in text
@@ -115,7 +116,7 @@ def test_the_start_of_a_long_run_says_how_it_can_be_shorter(sd1, small):
         assert "--max_train_steps" not in said(check(small, **model, **given), "note")
 
 
-def test_what_is_given_holds_wherever_it_is_given(sd1, tmp_path, small):
+def test_given_values_take_precedence_wherever_they_are_given(sd1, tmp_path, small):
     model = {"pretrained_model_name_or_path": str(sd1 / "folder"), "resolution": "64"}
     table = {**subset(tmp_path), "concepts": [{"token_string": WORD, "num_vectors_per_token": 2}]}
     table["datasets"][0]["batch_size"] = 1
@@ -130,8 +131,8 @@ def test_what_is_given_holds_wherever_it_is_given(sd1, tmp_path, small):
     assert (ready.plan.milestones.total, ready.plan.milestones.keep_every_n_steps) == (9, None)
 
 
-def test_a_default_is_the_same_run_as_its_value_given():
-    """Also for states of runs from before a model had defaults of its own."""
+def test_giving_the_value_of_a_default_makes_the_same_run():
+    """States of runs from before models had defaults can therefore be resumed."""
     flags = {"train_data_dir": str(ROOT / "examples" / "nutkin"), "token_string": "nutkin", "early_stop": True}
     first = check_flags(**flags)
     values = {"max_train_steps": 100, "train_batch_size": 4, "num_vectors_per_token": 1, "learning_rate": 0.02}
@@ -140,8 +141,8 @@ def test_a_default_is_the_same_run_as_its_value_given():
     assert first.complete_plan().milestones == second.complete_plan().milestones
 
 
-def test_the_warm_up_of_a_model_is_part_of_what_a_run_is(sd1, small, own):
-    """Not of one that is the built-in model's, so that states from before there were others go on."""
+def test_the_warm_up_of_a_model_is_part_of_the_identity_of_a_run(sd1, small, own):
+    """The warm-up of the built-in model is not, so that older states can be resumed."""
     flags = {"resolution": "64", "learning_rate": 0.004, "num_vectors_per_token": 1, "max_train_steps": 100}
     least, tenth = (
         identity(check(small, **flags, pretrained_model_name_or_path=name).complete_plan())
@@ -152,8 +153,8 @@ def test_the_warm_up_of_a_model_is_part_of_what_a_run_is(sd1, small, own):
     assert "default_warmup" not in least
 
 
-def test_rates_follow_the_spread_of_the_vocabulary(models, tmp_path):
-    """In every precision; from the same words the same rate."""
+def test_rates_scale_with_the_spread_of_the_vocabulary(models, tmp_path):
+    """A vocabulary with ten times the spread has ten times the rate, in every precision."""
     family, home = models
     usual = FAMILIES[family].learning_rate
     tensors = load_file(home / "model.safetensors")
@@ -173,11 +174,11 @@ def test_rates_follow_the_spread_of_the_vocabulary(models, tmp_path):
 @pytest.mark.parametrize(
     ("spread", "rate"), [(PUBLISHED_SPREAD, 4e-3), (0.0133 / 2, 2e-3), (0.0266, 8e-3), (5.0, 4e-2), (1e-6, 4e-4)]
 )
-def test_a_model_may_say_its_own_spread(own, spread, rate):
+def test_a_model_may_define_its_own_spread(own, spread, rate):
     assert identify(own(word_spread=spread)).defaults.learning_rate.value == rate
 
 
-def test_words_without_a_spread_leave_the_published_rate(sd1, tmp_path):
+def test_a_vocabulary_without_a_spread_keeps_the_published_rate(sd1, tmp_path):
     tensors = load_file(sd1 / "model.safetensors")
     table = next(name for name in tensors if name.endswith("token_embedding.weight"))
     for value in (0.0, float("nan")):
@@ -195,13 +196,13 @@ def test_words_without_a_spread_leave_the_published_rate(sd1, tmp_path):
         {"mixed_precision": "fp8"}, {"mixed_precision": ["no"]}, {"save_every_n_steps": -1}, {"eval_every_n_steps": 0},
     ],
 )  # fmt: skip
-def test_what_no_setting_can_be_is_an_odd_config(own, wrong):
+def test_a_default_that_no_setting_can_have_is_an_error(own, wrong):
     with pytest.raises(ModelError, match="its configs are odd"):
         identify(own(**wrong))
 
 
-def test_a_run_by_defaults_alone(own, small, tmp_path, capsys):
-    """A real run in which the model says everything; its files of steps do not lie beside the word."""
+def test_a_run_with_only_defaults_trains_and_resumes(own, small, tmp_path, capsys):
+    """The model decides everything, and the files saved by step are not next to the embedding file."""
     facts = {"max_train_steps": 5, "save_every_n_steps": 2, "lr_warmup_steps": 1, "source": "measured\nhere"}
     out = tmp_path / "out"
     flags = [
@@ -219,13 +220,13 @@ def test_a_run_by_defaults_alone(own, small, tmp_path, capsys):
     capsys.readouterr()
     assert main(["train", *flags]) == 0
     assert "this run is finished already" in capsys.readouterr().err
-    assert main(["train", *flags, "--max_train_steps=7"]) in (0, 3)  # the warm-up of a longer run is longer
+    assert main(["train", *flags, "--max_train_steps=7"]) in (0, 3)  # a longer run has a longer warm-up
     assert "going on from step 5" in capsys.readouterr().err
     assert main(["check", *flags]) == 0
     assert r"max_train_steps 5: default for this model (measured\nhere)" in capsys.readouterr().out
 
 
-def test_a_word_has_as_many_vectors_as_its_weights(sd1, small, tmp_path):
+def test_a_word_has_as_many_vectors_as_its_weights_file(sd1, small, tmp_path):
     folder, file = str(sd1 / "folder"), tmp_path / "three.safetensors"
     save_file({"emb_params": torch.randn(3, identify(folder).widths["text_encoder"])}, file)
     flags = {"pretrained_model_name_or_path": folder, "resolution": "64", "weights": str(file)}
@@ -240,7 +241,7 @@ def test_a_word_has_as_many_vectors_as_its_weights(sd1, small, tmp_path):
 @pytest.mark.parametrize(
     ("total", "warmup"), [(2, 0), (50, 15), (100, 30), (300, 30), (500, 50), (2000, 200), (3000, 300)]
 )
-def test_the_warm_up_of_a_family_follows_the_length_of_the_run(total, warmup):
+def test_the_warm_up_scales_with_the_length_of_the_run(total, warmup):
     optim = settings(train_data_dir="x", learning_rate=1.0).optim
     rate = make_schedule(optim, Rate.constant(1.0), total, FAMILIES["sd1"].lr_warmup_steps.value)
     assert rate(warmup) == 1.0
@@ -257,16 +258,16 @@ def test_the_warm_up_of_a_family_follows_the_length_of_the_run(total, warmup):
         ("sdxl", False, "fp16"),
     ],
 )
-def test_precision_on_a_gpu(family, has_bf16, precision):
+def test_precision_on_a_gpu_depends_on_the_family(family, has_bf16, precision):
     assert precision_on_cuda(FAMILIES[family].mixed_precision.value, has_bf16) == precision
 
 
-def test_precision_of_the_built_in_model_is_whole_everywhere():
+def test_the_built_in_model_computes_in_float32_everywhere():
     value = identify("builtin:emoji").defaults.mixed_precision.value
     assert {precision_on_cuda(value, has_bf16) for has_bf16 in (True, False)} == {"no"}
 
 
-def test_early_stopping_looks_as_often_as_suits_the_model(sd1, small):
+def test_early_stopping_evaluates_at_the_interval_of_the_model(sd1, small):
     flags = {"pretrained_model_name_or_path": str(sd1 / "folder"), "resolution": "64", "early_stop": True}
     assert check(small, **flags).run.eval.eval_every_n_steps == 50
     assert check(small, **flags, eval_every_n_steps=7).run.eval.eval_every_n_steps == 7
@@ -274,21 +275,24 @@ def test_early_stopping_looks_as_often_as_suits_the_model(sd1, small):
     assert check(small, resolution="64").run.eval.eval_every_n_steps == 0
 
 
-def test_what_helps_a_hopeless_run_fits_the_model(sd1, small):
+def test_the_fix_for_a_rate_that_is_too_low_has_the_defaults_of_the_model(sd1, small):
     flags = {"pretrained_model_name_or_path": str(sd1 / "folder"), "resolution": "64"}
     text = said(check(small, **flags, learning_rate=2e-6, max_train_steps=1600), "warning")
-    assert "Values around 0.004 suit this model, in 2000 steps" in text
-    assert "2000 steps are the default for this model" in said(check(small, **flags, max_train_steps=2), "warning")
+    assert "For this model, use values around 0.004 for 2000 steps" in text
+    assert "The default for this model is 2000 steps" in said(check(small, **flags, max_train_steps=2), "warning")
 
 
-def test_an_optimizer_that_finds_its_rate_gets_a_factor_for_every_model(sd1, small):
+def test_an_optimizer_that_finds_its_rate_gets_a_factor_of_1(sd1, small):
     ready = check(small, pretrained_model_name_or_path=str(sd1 / "folder"), resolution="64", optimizer_type="Prodigy")
     assert ready.run.optim.learning_rate == Rate.constant(1.0)
-    assert str(ready.defaults["learning_rate"]) == "default for Prodigy (it finds the rate itself: this is a factor)"
+    assert (
+        str(ready.defaults["learning_rate"])
+        == "default for Prodigy (it finds the rate itself, and multiplies it by this factor)"
+    )
 
 
 def numbers(text: str) -> list[float]:
-    """Those in a text, such as 2,000 or 4e-3."""
+    """Return the numbers in a text, such as 2,000 or 4e-3."""
     return [float(found.replace(",", "")) for found in re.findall(r"\d[\d,]*(?:\.\d+)?(?:e-\d+)?", text)]
 
 
@@ -296,7 +300,7 @@ WITH_A_NUMBER = ("learning_rate", "max_train_steps", "train_batch_size", "num_ve
 
 
 @pytest.mark.parametrize("name", WITH_A_NUMBER)
-def test_help_and_documentation_have_the_values(name):
+def test_help_and_documentation_state_the_defaults(name):
     built_in = identify("builtin:emoji").defaults
     values = [numbers(str(getattr(own, name).value))[0] for own in (built_in, *FAMILIES.values())]
     (row,) = re.findall(rf"^\| `--{name}` \|(.+)$", (ROOT / "docs" / "training.md").read_text(), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The training plan: frozen and complete; settings parsed once, rules checked once, every mistake reported once."""
+"""Tests that a training plan is frozen and complete, and that settings are parsed, checked and reported once."""
 
 from collections import Counter
 from dataclasses import FrozenInstanceError, fields, replace
@@ -8,7 +8,8 @@ import torch
 from pydantic import ValidationError
 
 from neonym.config import rules
-from neonym.config.run import OptimSettings, RunConfig
+from neonym.config.learning_settings import OptimSettings
+from neonym.config.run import RunConfig
 from neonym.config.values import Arguments, Colour, ParsedValue, Range, Rate, Resolution, Steps
 from neonym.errors import ConfigError
 from neonym.formats import write_embedding
@@ -28,7 +29,7 @@ def test_a_run_without_errors_has_a_frozen_and_complete_plan(tmp_path, images):
             with pytest.raises(FrozenInstanceError):
                 setattr(part, field.name, None)
     missing = [field.name for field in fields(plan) if getattr(plan, field.name) is None]
-    assert missing == ["model_warmup"]  # stages are a schedule without a warm-up: there is none
+    assert missing == ["model_warmup"]  # stages are a schedule without a warm-up
     (concept,) = plan.concepts
     assert (concept.token, concept.file_name, concept.vectors, concept.init_word) == (WORD, WORD, 2, "picture")
     assert [concept.schedule(step) for step in range(5)] == [1e-2, 1e-2, 1e-2, 1e-3, 1e-3]
@@ -65,8 +66,8 @@ def test_errors_of_every_kind_are_reported_at_once_and_each_once(tmp_path):
     assert raised.value.problems == wrong
 
 
-def test_images_are_checked_beside_a_model_that_does_not_fit(tmp_path):
-    """What `neonym check` shows is there although there is no plan; a training opens no image in vain."""
+def test_images_are_checked_even_if_a_setting_does_not_suit_the_model(tmp_path):
+    """`neonym check` shows the images although there is no plan; a hasty check opens none."""
     make_images(tmp_path / "a", 2, caption="no word")
     run = settings(train_data_dir=str(tmp_path / "a"), token_string=WORD, clip_skip=99)
     found, hasty = preflight.preflight(run), preflight.preflight(run, hasty=True)
@@ -93,7 +94,7 @@ def test_every_rule_is_checked_once(images, monkeypatch):
         "learning_problems",
         "contradictions",
         "hub_problems",
-        "idle_problems",
+        "no_effect_warnings",
         "range_problems",
     ):
         counting(rules, name)
@@ -104,8 +105,8 @@ def test_every_rule_is_checked_once(images, monkeypatch):
     assert len(calls) == 8
 
 
-def test_a_rate_is_parsed_once(images, monkeypatch):
-    """However many functions read it; also of a word that has a rate of its own."""
+def test_each_value_is_parsed_once(images, monkeypatch):
+    """Each value is parsed once, however many functions read it."""
     parsed = Counter()
     for kind in (Rate, Steps, Resolution, Range, Colour, Arguments):
         inner = kind.parse
@@ -143,7 +144,7 @@ def test_a_value_is_recorded_as_it_was_written(name, value, written):
 def test_a_value_that_cannot_be_read_is_refused_by_the_schema():
     with pytest.raises(ValidationError, match="neither a whole number of steps nor a share"):
         RunConfig.model_validate({"optim": {"lr_warmup_steps": "many"}})
-    with pytest.raises(ValidationError, match="is no colour"):
+    with pytest.raises(ValidationError, match="is not a colour"):
         RunConfig.model_validate({"dataset": {"background": "bleu"}})
 
 
@@ -151,5 +152,5 @@ def test_a_value_that_cannot_be_read_is_refused_by_the_schema():
     ("text", "total", "steps"),
     [("0", 10, 0), ("3", 10, 3), ("0.5", 10, 5), ("99.9%", 10, 9), ("100%", 10, 10), ("1", 10, 1), ("0.29", 50, 14)],
 )
-def test_steps_and_shares(text, total, steps):
+def test_shares_become_steps_rounded_down(text, total, steps):
     assert Steps.parse(text).of(total) == steps

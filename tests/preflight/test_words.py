@@ -1,4 +1,4 @@
-"""What is said of a new word before a weight is read: its name, its starting word, the file it starts from."""
+"""Tests of the problems of a new word: its name, its init word, and the file that it starts from."""
 
 import pytest
 import torch
@@ -23,14 +23,14 @@ from support.data_sets import make_images
         ("red dog", 2, None, ""),
     ],
 )  # fmt: skip
-def test_tokens_of_the_init_word_against_vectors(images, word, count, severity, words):
+def test_an_init_word_with_more_or_fewer_tokens_than_vectors_is_reported(images, word, count, severity, words):
     flags = {"train_data_dir": str(images), "token_string": "mychar4", "init_word": word}
     found = [p for p in preflight(settings(**flags, num_vectors_per_token=count)).problems if "init word" in p.where]
     assert [p.severity for p in found] == ([severity] if severity else [])
     assert all(words in str(p) for p in found)
 
 
-def test_vectors_start_as_it_is_said():
+def test_vectors_start_from_the_tokens_in_turn():
     model = load_model()
     table = model.text.vocabulary("text_encoder")
     red, fluffy, dog = model.text.tokenizers["text_encoder"].pieces("red fluffy dog")
@@ -38,7 +38,7 @@ def test_vectors_start_as_it_is_said():
     assert torch.equal(first_rows(model, "red dog", 3)["text_encoder"], table[[red, dog, red]].float())
 
 
-def test_check_says_it_and_train_too(images, tmp_path, capsys):
+def test_check_and_train_report_unused_tokens_of_the_init_word(images, tmp_path, capsys):
     flags = [f"--train_data_dir={images}", "--token_string=mychar4", "--init_word=red fluffy dog"]
     assert main(["check", *flags]) == 0
     assert "`fluffy`, `dog` are not" in capsys.readouterr().out
@@ -52,14 +52,14 @@ def starting_file(path, **shapes) -> str:
     return str(write_embedding(Embedding("old", vectors, {"neonym.vectors": "2"}), path))
 
 
-def test_another_number_of_vectors_in_the_file_and_the_way_out(images, tmp_path, capsys):
-    """What the message advises works: the file's number, and the resized file."""
+def test_a_file_with_another_number_of_vectors_is_an_error_whose_fixes_work(images, tmp_path, capsys):
+    """Both fixes in the message work: the number of vectors in the file, and a resized file."""
     file = starting_file(tmp_path / "old.safetensors", text_encoder=(2, 128))
     flags = ["check", f"--train_data_dir={images}", "--token_string=mychar4"]
     assert main([*flags, f"--weights={file}", "--num_vectors_per_token=3"]) == 2
-    said = capsys.readouterr().out
-    assert "the file has 2 vectors, --num_vectors_per_token of `mychar4` is 3" in said
-    assert f"neonym convert {file} NEW.safetensors --vectors=3" in said
+    output = capsys.readouterr().out
+    assert "has 2 vectors, but --num_vectors_per_token of `mychar4` is 3" in output
+    assert f"neonym convert {file} NEW.safetensors --vectors=3" in output
     assert main([*flags, f"--weights={file}", "--num_vectors_per_token=2"]) == 0
     resized = tmp_path / "NEW.safetensors"
     assert main(["convert", file, str(resized), "--vectors=3"]) == 0
@@ -67,7 +67,7 @@ def test_another_number_of_vectors_in_the_file_and_the_way_out(images, tmp_path,
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "pt"])
-def test_resizing_cuts_or_takes_vectors_in_turn(tmp_path, ending):
+def test_resizing_cuts_vectors_or_repeats_them_in_turn(tmp_path, ending):
     file = starting_file(tmp_path / "old.safetensors", text_encoder=(2, 768), text_encoder_2=(2, 1280))
     rows = read_embedding(file).vectors
     for count, order in ((1, [0]), (5, [0, 1, 0, 1, 0])):
@@ -81,11 +81,11 @@ def test_resizing_cuts_or_takes_vectors_in_turn(tmp_path, ending):
 @pytest.mark.parametrize(
     ("shapes", "words"),
     [
-        ({"text_encoder": (2, 768)}, "its vectors for text_encoder have 768 numbers, the model's words 128"),
+        ({"text_encoder": (2, 768)}, "its vectors for text_encoder have 768 numbers, but the model's words have 128"),
         ({"text_encoder": (2, 768), "text_encoder_2": (2, 1280)}, "has vectors for text_encoder, text_encoder_2, but"),
     ],
 )
-def test_a_file_for_another_kind_of_model(images, tmp_path, shapes, words):
+def test_a_file_for_another_kind_of_model_is_an_error(images, tmp_path, shapes, words):
     file = starting_file(tmp_path / "old.safetensors", **shapes)
     run = settings(train_data_dir=str(images), token_string="mychar4", num_vectors_per_token=2, weights=file)
     found = [str(p) for p in preflight(run).problems if p.severity == "error"]
@@ -97,7 +97,7 @@ def test_a_file_for_another_kind_of_model(images, tmp_path, shapes, words):
     ("flags", "words"),
     [
         ({"token_string": "MyChar", "num_vectors_per_token": 2}, ["diffusers loses all but the first vector"]),
-        ({"token_string": "MyChar"}, []),  # one vector is not lost
+        ({"token_string": "MyChar"}, []),  # a single vector is not lost
         ({"token_string": "MyChar", "output_name": "mychar4", "num_vectors_per_token": 2}, []),
         (
             {"token_string": "mychar4", "output_name": "my <char>"},
@@ -114,15 +114,15 @@ def test_a_file_for_another_kind_of_model(images, tmp_path, shapes, words):
         ({"token_string": "mychar4", "output_name": "cat"}, ["is an ordinary word"]),
     ],
 )
-def test_names_that_some_program_cannot_use(tmp_path, flags, words):
+def test_names_that_some_program_cannot_use_get_a_warning(tmp_path, flags, words):
     images = make_images(tmp_path / "p", 2, caption=f"a sticker of a {flags['token_string']}")
     problems = preflight(settings(train_data_dir=str(images), **flags)).problems
-    said = [p.what for p in problems if "`" in p.where and p.severity == "warning"]
-    assert all(any(word in f for f in said) for word in words), said
-    assert len(said) == len(words)
+    warnings = [p.what for p in problems if "`" in p.where and p.severity == "warning"]
+    assert all(any(word in f for f in warnings) for word in words), warnings
+    assert len(warnings) == len(words)
 
 
-def test_check_and_train_warn_of_the_name(tmp_path, images, capsys):
+def test_check_and_train_warn_about_the_name(tmp_path, images, capsys):
     flags = [
         f"--train_data_dir={images}",
         "--token_string=mychar4",

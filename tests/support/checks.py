@@ -5,7 +5,8 @@ from pathlib import Path
 
 from neonym.config.command_line import Given
 from neonym.config.flat import validated
-from neonym.config.run import RunConfig, fields_of
+from neonym.config.run import RunConfig
+from neonym.config.schema import fields_of
 from neonym.preflight.preflight import Preflight, preflight
 from support import WORD
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from neonym.api.wording import all_in_python, speaking_python, text_in_python
 from neonym.config.run import RunConfig
 from neonym.errors import Problem
-from neonym.preflight.images import look_alikes
+from neonym.preflight.images import similar_image_warnings
 from neonym.preflight.preflight import preflight
 from neonym.runs import start
 from neonym.runs.events import Event, Failed, Listener, Noted
@@ -23,7 +23,7 @@ def check(run: RunConfig) -> list[Problem]:
     """
     with speaking_python():
         found = preflight(run, run.notes)
-        return all_in_python([*found.problems, *look_alikes(found.records)])
+        return all_in_python([*found.problems, *similar_image_warnings(found.records)])
 
 
 def train(run: RunConfig, listeners: Sequence[Listener] = (), stop: Stop | None = None) -> Result:

@@ -14,9 +14,10 @@ from pydantic import Field
 
 from neonym.config.command_line import SECRETS, Given, RunFlags, read_run
 from neonym.config.dataset import DatasetValues, SubsetSpec
-from neonym.config.flags import read_line
+from neonym.config.flags import read_command_line
 from neonym.config.resolve import FLAG_NAMES
-from neonym.config.run import RunConfig, fields_of
+from neonym.config.run import RunConfig
+from neonym.config.schema import fields_of
 from neonym.config.values import as_written
 from neonym.errors import Problem, in_one_line
 
@@ -56,18 +57,18 @@ def uncollected() -> Iterator[None]:
 
 
 def checked(argv: list[str], prog: str) -> int:
-    line = read_line(CheckFlags, argv, prog, DESCRIPTION)
+    line = read_command_line(CheckFlags, argv, prog, DESCRIPTION)
     flags, given = line.flags, read_run(line.flags, line.argv, line.problems)
     if flags.output_config:
         fix = "Write them with neonym train"
         given.problems.append(Problem("warning", "has no effect here: a check writes nothing", "--output_config", fix))
     from neonym.cli.facts import as_object
-    from neonym.preflight.images import look_alikes
+    from neonym.preflight.images import similar_image_warnings
     from neonym.preflight.preflight import preflight
 
     found = preflight(given.run, given.problems)
     origins = {at: named_origin(at[2], origin, given) for at, origin in found.origins.items()}
-    found = found.adding(look_alikes(found.records), origins=origins)
+    found = found.with_problems(similar_image_warnings(found.records), origins=origins)
     if flags.print_config:
         print_config(found, given)
     elif flags.as_json:
@@ -135,7 +136,7 @@ def print_value(name: str, value: Any, origin: str) -> None:
 def print_summary(found: Preflight) -> None:
     """Print problems, data sets, defaults and words in a form for people."""
     from neonym.cli.facts import dataset_facts, moment
-    from neonym.preflight.possible_captions import shown_caption
+    from neonym.preflight.possible_captions import example_caption
 
     for problem in found.problems:
         print(f"{problem.severity}: {problem}")
@@ -143,7 +144,7 @@ def print_summary(found: Preflight) -> None:
         print("captions in which the word does not survive:")
     for record, how in found.lost[:MOST_LISTED]:
         print(
-            f"  {in_one_line(str(record.path))} ({how}): {begun(shown_caption(record, moment(found, record.concept, 0)))}"
+            f"  {in_one_line(str(record.path))} ({how}): {begun(example_caption(record, moment(found, record.concept, 0)))}"
         )
     if len(found.lost) > MOST_LISTED:
         print(f"  and {len(found.lost) - MOST_LISTED} more, which --json lists (word_survives)")
@@ -159,7 +160,7 @@ def print_summary(found: Preflight) -> None:
         print(f"  {name} {default.value}: {default}")
     for index, token in enumerate(found.tokens):
         own = [r for r in found.records if r.concept == index]
-        example = f", for example {begun(shown_caption(own[0], moment(found, index, 0)))}" if own else ""
+        example = f", for example {begun(example_caption(own[0], moment(found, index, 0)))}" if own else ""
         print(f"`{token}`: {len(own) or 'no'} images{example}")
     errors = sum(p.severity == "error" for p in found.problems)
     print(f"{errors} error{'s' * (errors > 1)}: training would not start" if errors else "ready to train")
@@ -175,11 +176,11 @@ def print_ids(found: Preflight) -> None:
     from torch import tensor
 
     from neonym.cli.facts import moment, unreadable_captions
-    from neonym.preflight.possible_captions import shown_caption
+    from neonym.preflight.possible_captions import example_caption
 
     unread = unreadable_captions(found)
     for record in found.records:
-        caption = shown_caption(record, moment(found, record.concept, 0))
+        caption = example_caption(record, moment(found, record.concept, 0))
         print(f"\n{record.path}\n{'reg ' if record.is_reg else ''}caption: {caption}")
         for name, tokenizer in found.tokenizers.items() if str(record.path) not in unread else ():
             encoded = tokenizer(caption)

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field
 
+from neonym.config.data_settings import DatasetSettings
 from neonym.config.flags import parse_flags
+from neonym.config.learning_settings import EvalSettings, OptimSettings
+from neonym.config.output_settings import SaveSettings
 from neonym.config.resolve import read_table
-from neonym.config.run import DatasetSettings, EvalSettings, OptimSettings, RunConfig, SaveSettings
+from neonym.config.run import RunConfig
 from neonym.errors import EXIT_NOT_LEARNED, UserError
 from neonym.io.atomic import atomic_write, save_png
 

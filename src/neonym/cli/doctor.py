@@ -19,7 +19,7 @@ from typing import Any
 
 from neonym._version import __version__
 from neonym.errors import EXIT_USER_ERROR
-from neonym.extras import OPTIONAL, install, is_installed
+from neonym.extras import OPTIONAL, install_command, is_installed
 
 DESCRIPTION = (
     "Say what is installed, which devices there are, and what is missing for what. Nothing leaves this machine."
@@ -116,7 +116,9 @@ def of_optional(module: str) -> str:
     """Return the version of an optional package, or the purpose for which it is missing and how to install it."""
     optional = next(o for o in OPTIONAL if o.module == module)
     return (
-        version_of(optional.package) if is_installed(module) else f"{MISSING} for {optional.purpose}: {install(module)}"
+        version_of(optional.package)
+        if is_installed(module)
+        else f"{MISSING} for {optional.purpose}: {install_command(module)}"
     )
 
 

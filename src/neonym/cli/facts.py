@@ -17,7 +17,7 @@ from neonym.data.latent_keys import entry_name, places, told_sizes
 from neonym.data.records import steps_per_epoch
 from neonym.io.memo import cache_folder
 from neonym.preflight.plan import step_sizes
-from neonym.preflight.possible_captions import fate_of_word, shown_caption, surely_fits
+from neonym.preflight.possible_captions import example_caption, fate_of_word, surely_fits
 from neonym.seeds import concept_seed, dice
 from neonym.text.emphasis import parse_emphasis
 
@@ -104,7 +104,7 @@ class Items:
         found, token, at = self.found, self.found.tokens[record.concept], self.moments[record.concept]
         seed = concept_seed(found.run.optim.seed, token)
         readable = str(record.path) not in self.unread
-        caption = shown_caption(record, at)
+        caption = example_caption(record, at)
         ids = {name: tokenizer(caption) for name, tokenizer in found.tokenizers.items()} if readable else {}
         return {
             "path": str(record.path),

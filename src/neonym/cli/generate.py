@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from neonym.config.flags import Line, flags_in, read_line, repeated
+from neonym.config.flags import CommandLine, flags_in, read_command_line, repeated_flags
 from neonym.config.flat import Sink, replace_compat
 from neonym.config.generate import GenerateFlags, GenerateSettings
 from neonym.config.sdscripts import GENERATOR
@@ -25,7 +25,7 @@ DESCRIPTION = "Generate images, with learned words in the prompts. The word is t
 
 
 def main(argv: list[str], prog: str) -> int:
-    values, notes = values_given(read_line(GenerateFlags, argv, prog, DESCRIPTION))
+    values, notes = values_given(read_command_line(GenerateFlags, argv, prog, DESCRIPTION))
     from neonym.generation.metadata import like
     from neonym.generation.request.prepare import prepare
     from neonym.generation.run import Session, changed_since
@@ -48,10 +48,10 @@ def main(argv: list[str], prog: str) -> int:
     return 0
 
 
-def values_given(line: Line[GenerateFlags]) -> tuple[dict[str, Any], list[Problem]]:
+def values_given(line: CommandLine[GenerateFlags]) -> tuple[dict[str, Any], list[Problem]]:
     """Return the settings that a command line gives, and the problems with its flags."""
     flags, named = line.flags, flags_in(line.argv, GenerateFlags)
-    given = Sink(problems=[*line.problems, *repeated(line.argv)])
+    given = Sink(problems=[*line.problems, *repeated_flags(line.argv)])
     values = {name: getattr(flags, name) for name in GenerateSettings.model_fields if name in named}
     values |= {name: getattr(flags.compat, name) for name in GENERATOR if name in named}
     given.origins = dict.fromkeys(values, "command line")

@@ -13,7 +13,8 @@ from pydantic import BaseModel, Field
 from neonym.config.dataset import DatasetSpec, SubsetSpec
 from neonym.config.flags import parse_flags
 from neonym.config.resolve import tomllib
-from neonym.config.run import RunConfig, fields_of
+from neonym.config.run import RunConfig
+from neonym.config.schema import fields_of
 from neonym.errors import FormatError
 from neonym.io.json import is_text
 

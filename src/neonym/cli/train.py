@@ -7,7 +7,7 @@ from pathlib import Path
 
 from neonym.cli.launcher import is_launched
 from neonym.config.command_line import RunFlags, read_run, write_config
-from neonym.config.flags import read_line
+from neonym.config.flags import read_command_line
 from neonym.errors import EXIT_NOT_LEARNED, ConfigError, Problem
 
 DESCRIPTION = "Learn one or more new words from images. Running the same command again goes on where it stopped."
@@ -15,7 +15,7 @@ DESCRIPTION = "Learn one or more new words from images. Running the same command
 
 def main(argv: list[str], prog: str) -> int:
     """Run the command. Return its exit code: 128 + a signal that stopped it, 3 if a word was not learned."""
-    line = read_line(RunFlags, argv, prog, DESCRIPTION)
+    line = read_command_line(RunFlags, argv, prog, DESCRIPTION)
     flags, given = line.flags, read_run(line.flags, line.argv, line.problems)
     if flags.output_config:
         stop_for_errors(given.problems)

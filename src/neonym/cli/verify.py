@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from pydantic import BaseModel, Field
 
+from neonym.config.data_settings import BUILTIN
 from neonym.config.flags import parse_flags
 from neonym.config.generate import MOST_STEPS, SCALES
 from neonym.config.rules import limit_problems
-from neonym.config.run import BUILTIN, setting
+from neonym.config.schema import setting
 from neonym.errors import EXIT_NOT_LEARNED, ConfigError, Problem
 from neonym.generation.request.prompts import split_options
 from neonym.text.emphasis import parse_emphasis

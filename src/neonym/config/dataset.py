@@ -1,7 +1,7 @@
 """The schema of a data-set file, table by table: `[general]`, `[[concepts]]`, `[[datasets]]`, `[[datasets.subsets]]`.
 
-The keys are sd-scripts', and so is the strictness, with three exceptions: a whole number may stand for a fraction; a
-text may hold a number, or true or false; and a number may stand for a text that is not a file's name.
+Keys and types are those of sd-scripts, except that Neonym also accepts a whole number where a fraction is expected, a
+text that holds a number or a boolean, and a number where a text that is not a file name is expected.
 """
 
 from contextlib import suppress
@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from neonym.config.run import Interpolation, Section
+from neonym.config.data_settings import Interpolation
+from neonym.config.schema import Section
 from neonym.config.values import Resolution, from_text
 from neonym.io.json import is_text
 
@@ -17,7 +18,7 @@ Style = Literal["dreambooth", "finetuning", "controlnet"]
 
 
 def _whole(value: Any) -> Any:
-    """Return a whole number. true and false count as numbers, as in sd-scripts; 4.0 does not. Raises ValueError."""
+    """Return a whole number. As in sd-scripts, true and false count as numbers, but 4.0 does not. Raises ValueError."""
     value = from_text(value, (int,)) if isinstance(value, str) else value
     if not isinstance(value, int):
         raise ValueError("a whole number is expected")
@@ -33,7 +34,7 @@ def _number(value: Any) -> Any:
 
 
 def _yes_or_no(value: Any) -> Any:
-    """Return true or false. Raises ValueError for any other value."""
+    """Return a boolean. Raises ValueError for any other value."""
     value = from_text(value, (bool,)) if isinstance(value, str) else value
     if not isinstance(value, bool):
         raise ValueError("true or false is expected")
@@ -41,25 +42,25 @@ def _yes_or_no(value: Any) -> Any:
 
 
 def _text(value: Any) -> Any:
-    """Return a text, made from a number if one is given. Raises ValueError for any other value."""
+    """Return a text; a number is converted to one. Raises ValueError for any other value."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise ValueError("a text is expected")
     return str(value)
 
 
 def _name(value: Any) -> Any:
-    """Return a name that a file can have and UTF-8 text can hold. Raises ValueError for any other value."""
+    """Return a path that a file can have and UTF-8 text can hold. Raises ValueError for any other value."""
     if not isinstance(value, str) or not value:
         raise ValueError("a name is expected")
     if "\0" in value:
-        raise ValueError("no name has the character NUL in it")
+        raise ValueError("a name cannot contain the character NUL")
     if not is_text(value):
-        raise ValueError("a name must be UTF-8 text: rename it")
+        raise ValueError("a name must be UTF-8 text: rename the file or folder")
     return value
 
 
 def _ending(value: Any) -> Any:
-    """Return the ending of a file's name. Raises ValueError for any other value."""
+    """Return the ending of a file name, such as `.txt`. Raises ValueError for any other value."""
     if "/" in _name(value):
         raise ValueError('an ending such as ".txt" is expected, without a folder')
     return value
@@ -69,33 +70,33 @@ Whole = Annotated[int, BeforeValidator(_whole)]
 Number = Annotated[float, BeforeValidator(_number)]
 YesOrNo = Annotated[bool, BeforeValidator(_yes_or_no)]
 Text = Annotated[str, BeforeValidator(_text)]
-Place = Annotated[str, BeforeValidator(_name)]  # a path of a file or folder
+PathText = Annotated[str, BeforeValidator(_name)]  # the path of a file or folder
 Ending = Annotated[str, BeforeValidator(_ending)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 
 
 DEFAULT_INIT_WORD = "picture"
-LARGEST_SIDE = 8192  # pixels of an image that is trained; a larger number is a misprint
+LARGEST_SIDE = 8192  # pixels per side of a training image; a larger number is a typing error
 
 
 class ConceptSpec(Section):
-    """The settings of one new word. Several `[[concepts]]` make several words in one run."""
+    """The settings of one new word. A run learns a word for each row of `[[concepts]]`."""
 
     token_string: str
     init_word: str | None = None
-    num_vectors_per_token: int | None = Field(None, ge=1)  # None: what suits the model
+    num_vectors_per_token: int | None = Field(None, ge=1)  # None: the default of the model
     learning_rate: float | None = Field(None, gt=0)
     weights: str | None = None
 
     @property
     def vectors(self) -> int:
-        """Return how many vectors the word has, which is known once the model is."""
+        """The number of vectors of the word, once it is resolved: the model may decide it."""
         assert self.num_vectors_per_token is not None
         return self.num_vectors_per_token
 
 
 class SubsetValues(Section):
-    """The values that `[general]`, a data set and a subset may set."""
+    """The values that may be set in `[general]`, in a data set and in a subset."""
 
     num_repeats: Whole = 1
     shuffle_caption: YesOrNo = False
@@ -121,6 +122,7 @@ class SubsetValues(Section):
     @field_validator("face_crop_aug_range", mode="before")
     @classmethod
     def _low_and_high(cls, value: Any) -> Any:
+        """Return a pair of positive numbers, the smaller one first. Raises ValueError for any other value."""
         if value is None:
             return None
         pair = value if isinstance(value, (list, tuple)) else ()
@@ -128,12 +130,12 @@ class SubsetValues(Section):
             raise ValueError("two numbers are expected: [low, high]")
         low, high = pair
         if not 0 < low <= high:
-            raise ValueError("the first of the two numbers must be above 0 and not above the second")
+            raise ValueError("the first number must be above 0 and no larger than the second")
         return low, high
 
 
 class FolderValues(Section):
-    """The values that may be set beside `SubsetValues` if images are found by folder."""
+    """The values that may be set beside `SubsetValues` where images are found by folder."""
 
     caption_extension: Ending | None = None
     class_tokens: Text | None = None
@@ -141,9 +143,9 @@ class FolderValues(Section):
 
 
 class DatasetValues(Section):
-    """The values that `[general]` and a data set may set."""
+    """The values that may be set in `[general]` and in a data set."""
 
-    batch_size: Annotated[Whole, Field(ge=1)] | None = None  # None: what suits the model
+    batch_size: Annotated[Whole, Field(ge=1)] | None = None  # None: the default of the model
     resolution: tuple[int, int] | None = None
     enable_bucket: YesOrNo = False
     min_bucket_reso: Annotated[Whole, Field(ge=8)] = 256
@@ -157,6 +159,7 @@ class DatasetValues(Section):
     @field_validator("resolution", mode="before")
     @classmethod
     def _one_number_or_two(cls, value: Any) -> Any:
+        """Return (width, height) for a number, a pair or a text. Raises ValueError for any other value."""
         if isinstance(value, str):
             with suppress(ValueError):
                 value = Resolution.parse(value).size
@@ -166,20 +169,20 @@ class DatasetValues(Section):
         if value is not None and not (len(pair) == 2 and all(type(side) is int and side > 0 for side in pair)):
             raise ValueError("a size is one positive whole number, or two: [width, height]")
         if max(pair, default=0) > LARGEST_SIDE:
-            raise ValueError(f"no image of more than {LARGEST_SIDE} pixels a side can be trained")
+            raise ValueError(f"the largest possible side is {LARGEST_SIDE} pixels")
         return value
 
 
 class SubsetSpec(SubsetValues, FolderValues):
     """The settings of one subset: a folder of images, or a metadata file."""
 
-    image_dir: Place | None = None
-    metadata_file: Place | None = None
-    conditioning_data_dir: Place | None = None
+    image_dir: PathText | None = None
+    metadata_file: PathText | None = None
+    conditioning_data_dir: PathText | None = None
     is_reg: YesOrNo = False
     alpha_mask: YesOrNo = False
     concept: Text | None = Field(
-        None, description="Token of the concept that the folder shows; needed if there are several."
+        None, description="The token of the concept that the images show; required if there are several concepts."
     )
 
 
@@ -190,7 +193,7 @@ class DatasetSpec(DatasetValues):
 
     @property
     def style(self) -> Style:
-        """Return the kind of the data set as sd-scripts names it; all subsets of one are of the same kind."""
+        """The kind of the data set, by sd-scripts' name. All subsets of a data set are of the same kind."""
         if any(subset.conditioning_data_dir for subset in self.subsets):
             return "controlnet"
         return "finetuning" if any(subset.metadata_file for subset in self.subsets) else "dreambooth"
@@ -208,7 +211,7 @@ KINDS: dict[Style, str] = {
     "finetuning": "metadata files",
     "controlnet": "folders with masks",
 }
-OWN_KEYS: dict[Style, tuple[str, ...]] = {  # keys that a subset may have beside SubsetValues
+OWN_KEYS: dict[Style, tuple[str, ...]] = {  # keys that a subset may have beside those of SubsetValues
     "dreambooth": (*FolderValues.model_fields, "image_dir", "is_reg", "alpha_mask", "concept"),
     "finetuning": ("image_dir", "metadata_file", "alpha_mask", "concept"),
     "controlnet": ("caption_extension", "cache_info", "image_dir", "conditioning_data_dir", "concept"),
@@ -218,7 +221,9 @@ NEEDED_KEYS: dict[Style, tuple[str, ...]] = {
     "finetuning": ("metadata_file",),
     "controlnet": ("image_dir", "conditioning_data_dir"),
 }
-DATASET_KEYS: dict[Style, tuple[str, ...]] = {  # keys that its data set may have beside both kinds of values
+DATASET_KEYS: dict[
+    Style, tuple[str, ...]
+] = {  # keys that a data set may have beside those of DatasetValues and SubsetValues
     "dreambooth": tuple(FolderValues.model_fields),
     "finetuning": (),
     "controlnet": ("caption_extension", "cache_info"),

@@ -1,4 +1,4 @@
-"""Settings under their flat names, from a command line, a config file or Python, and everything that is wrong with them."""
+"""Settings under their flat names, from a command line, a config file or Python, with all their problems."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from neonym.config.flags import expected, flag_fields, is_switch
 from neonym.config.other_trainers import meaning_of
 from neonym.config.schema import fields_of
 from neonym.config.sdscripts import GUI, OTHER_TRAINERS, Compat
-from neonym.config.values import UnreadableValue, as_meant
+from neonym.config.values import UnreadableValue, coerce
 from neonym.config.wording import in_python
 from neonym.errors import ConfigError, Problem, nearest
 
@@ -22,7 +22,7 @@ Values = dict[str, Any]
 
 @dataclass
 class Sink:
-    """Where settings were given, and what is wrong or doubtful about them."""
+    """The origins and the problems of settings, collected while they are read."""
 
     origins: dict[str, str] = field(default_factory=dict)  # setting -> "command line" | the file's name
     problems: list[Problem] = field(default_factory=list)
@@ -31,15 +31,16 @@ class Sink:
 def parse(
     model: type[T], settings: Mapping[str, Any], compat: type[BaseModel], table: Mapping[str, Compat]
 ) -> tuple[T, list[Problem]]:
-    """Return a `model` of flat settings, with warnings and notes. sd-scripts' names of the `table` are fields of `compat`.
+    """Return a `model` made of flat settings, and the warnings and notes about them.
 
-    Raises ConfigError with every unknown name and every wrong value at once.
+    `table` says what becomes of sd-scripts' names, which are the fields of `compat`.
+    Raises ConfigError that lists every unknown name and every wrong value.
     """
-    values = {name: plain(value) for name, value in flatten(settings).items() if value is not None}
+    values = {name: as_in_file(value) for name, value in flatten(settings).items() if value is not None}
     fields = flag_fields(model) | compat.model_fields
     sink = Sink()
     sink.problems += key_problems(values, fields, "")
-    values = typed({name: value for name, value in values.items() if name in fields}, fields, "", sink)
+    values = coerced({name: value for name, value in values.items() if name in fields}, fields, "", sink)
     sink.origins = dict.fromkeys(values, "")
     made = validated(model, replace_compat(values, table, sink), sink)
     problems = [in_python(problem, fields) for problem in sink.problems]
@@ -48,15 +49,15 @@ def parse(
     return made, problems
 
 
-def plain(value: Any) -> Any:
-    """Return a Python value as a config file would hold it: paths as texts, tuples as lists."""
+def as_in_file(value: Any) -> Any:
+    """Return a Python value as a config file would hold it, with paths as texts and tuples as lists."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+    return [as_in_file(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def flatten(table: Mapping[str, Any]) -> Values:
-    """Return the keys of all sections side by side: sections are decoration. A later key wins."""
+    """Return the keys of all sections in one table, since section names have no meaning. The last equal key wins."""
     flat: Values = {}
     for key, value in table.items():
         flat |= value if isinstance(value, dict) else {key: value}
@@ -64,19 +65,20 @@ def flatten(table: Mapping[str, Any]) -> Values:
 
 
 def key_problems(table: Values, known: Mapping[str, Any], where: str) -> Iterator[Problem]:
-    """Yield a problem for each unknown key. Those of sd-scripts' other trainers, and of its GUI, get one warning together."""
-    for others, whose in ((OTHER_TRAINERS, "settings of sd-scripts' other trainers"), (GUI, "notes of kohya_ss's GUI")):
-        found = sorted(key for key in table if key not in known and key in others)
+    """Yield an error for each unknown key, and one warning for all keys of sd-scripts' other trainers or of its GUI."""
+    others = ((OTHER_TRAINERS, "settings of sd-scripts' other trainers"), (GUI, "keys of the kohya_ss GUI"))
+    for names, whose in others:
+        found = sorted(key for key in table if key not in known and key in names)
         if found:
-            yield Problem("warning", f"{', '.join(found)}: {whose}, which mean nothing here", where)
+            yield Problem("warning", f"{', '.join(found)}: {whose}, which have no effect here", where)
     for key in table:
         if key not in known and key not in OTHER_TRAINERS | GUI:
             yield Problem("error", f"`{key}` is not known", where, meaning_of(key, known) or nearest(key, tuple(known)))
 
 
-def typed(values: Values, fields: Mapping[str, FieldInfo], where: str, sink: Sink) -> Values:
-    """Return the values as their settings mean them. True and false where no switch is become problems."""
-    known = {name: as_meant(value, fields[name].annotation) for name, value in values.items()}
+def coerced(values: Values, fields: Mapping[str, FieldInfo], where: str, sink: Sink) -> Values:
+    """Return the values in the types of their settings. True or false for a setting that is no switch is a problem."""
+    known = {name: coerce(value, fields[name].annotation) for name, value in values.items()}
     for name in [name for name, value in known.items() if isinstance(value, bool) and not is_switch(fields[name])]:
         what = f"`{str(known.pop(name)).lower()}` is not {expected(fields[name].annotation)}"
         sink.problems.append(Problem("error", what, place(where, name)))
@@ -84,12 +86,15 @@ def typed(values: Values, fields: Mapping[str, FieldInfo], where: str, sink: Sin
 
 
 def place(origin: str, name: str) -> str:
-    """Return where a setting stands: its name, and the file or command line that it was read from."""
+    """Return where a setting is written: its name, after the file or command line that it was read from."""
     return f"{origin}, `{name}`" if origin else name
 
 
 def replace_compat(values: Values, table: Mapping[str, Compat], sink: Sink) -> Values:
-    """Return the values without sd-scripts' flags that are not settings here. They are renamed, ignored or refused."""
+    """Return the values without sd-scripts' flags that are not settings here, each of which is handled by the table.
+
+    A renamed flag sets its setting; one without effect gets a note; a refused one is an error.
+    """
     kept = dict(values)
     for name, compat in table.items():
         value = kept.pop(name, None)
@@ -109,8 +114,8 @@ def replace_compat(values: Values, table: Mapping[str, Compat], sink: Sink) -> V
             wanted = value if compat.value is None else compat.value
             other = kept.get(compat.setting)
             if other and other != wanted:
-                sink.problems.append(Problem("error", f"goes against --{compat.setting}={other}", flag))
-            elif compat.told:
+                sink.problems.append(Problem("error", f"contradicts --{compat.setting}={other}", flag))
+            elif compat.is_reported:
                 sink.problems.append(Problem("note", compat.reason, flag))
             kept[compat.setting] = wanted
             sink.origins[compat.setting] = sink.origins[name]
@@ -127,7 +132,7 @@ def as_tree(model: type[BaseModel], values: Values) -> dict[str, Values]:
 
 
 def validated(model: type[T], values: Values, sink: Sink) -> T:
-    """Return the settings. Values of a wrong kind are left out, and become problems with the place where they stand."""
+    """Return the settings without the values that a setting cannot have, each of which becomes a problem."""
     try:
         return model.model_validate(as_tree(model, values))
     except ValidationError as error:

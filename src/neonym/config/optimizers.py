@@ -1,6 +1,7 @@
-"""Optimizers as records: which class a name stands for, and what the rest of the program must know of it.
+"""Optimizers as records: the class that a name stands for, and what the rest of the program must know about it.
 
-A new optimizer is one record in `OPTIMIZERS`. No torch is imported here; `neonym.optim.optimizers` makes the classes.
+To add an optimizer, add one record to `OPTIMIZERS`. This module does not import torch; `neonym.optim.optimizers`
+makes the optimizers.
 """
 
 from collections.abc import Mapping
@@ -10,42 +11,41 @@ from pathlib import Path
 from typing import Any, Literal
 
 from neonym.errors import Problem, nearest
-from neonym.extras import MODULES, install
+from neonym.extras import MODULES, install_command
 
 
 @dataclass(frozen=True)
 class OptimizerRecord:
     """A frozen record of an optimizer and its capabilities.
 
-    `longest_step` names what bounds one step of a number: the learning "rate" (Adam and its like, whatever the clipped
-    gradient is), the clipped "gradient", or the "momentum" that adds up clipped gradients; None if nothing is known.
+    `longest_step` names what bounds the step of one number of a vector: the learning "rate" (as for Adam, whatever the
+    clipped gradient is), the clipped "gradient", or "momentum", which adds up clipped gradients; None if unknown.
     """
 
-    name: str  # as sd-scripts spells it; users may write it in any case
+    name: str  # in sd-scripts' spelling; users may write it in any case
     path: str  # the dotted path of its class
-    settings: Mapping[str, Any] = field(default_factory=dict)  # the class's arguments unless the user gives others
-    smaller: tuple[
-        str, ...
-    ] = ()  # names for 8-bit or paged state; this one is used instead, for its state is kilobytes
-    finds_rate: bool = False  # the learning rate given is a factor near 1
-    own_schedule: bool = False  # a schedule of learning rates would disturb it
-    averages: bool = False  # its result is an average of its steps: it has `train()` and `eval()`
-    relative_steps: bool = False  # it takes `relative_step`: the rate then follows from the word's size and the step
-    waits_at_zero: bool = False  # it cannot step at a rate of 0, with which a warm-up begins
+    settings: Mapping[str, Any] = field(default_factory=dict)  # default arguments of the class
+    # names of 8-bit and paged variants: this optimizer is used instead, since its state takes only kilobytes
+    smaller: tuple[str, ...] = ()
+    finds_rate: bool = False  # the given learning rate is a factor near 1
+    own_schedule: bool = False  # it must not have a learning-rate schedule
+    averages: bool = False  # its result is an average over its steps, and it has `train()` and `eval()`
+    relative_steps: bool = False  # with `relative_step`, it derives its rate from the norm of the vectors and the step
+    waits_at_zero: bool = False  # it cannot step at a rate of 0, at which a warm-up begins
     longest_step: Literal["rate", "gradient", "momentum"] | None = None
 
     @property
     def package(self) -> str:
-        """Return the package that has the class."""
+        """The package that provides the class."""
         return self.path.partition(".")[0]
 
     def is_relative(self, arguments: Mapping[str, Any]) -> bool:
-        """Return whether the user's `arguments` let the rate follow from the word's size; none may be given then."""
+        """Return whether the optimizer, with the user's `arguments`, finds its own rate and must not be given one."""
         given = {**self.settings, **arguments}
         return self.relative_steps and bool(given.get("relative_step", True) or given.get("warmup_init"))
 
     def has_own_schedule(self, arguments: Mapping[str, Any]) -> bool:
-        """Return whether a schedule would disturb it with the user's `arguments`."""
+        """Return whether the optimizer, with the user's `arguments`, must not have a learning-rate schedule."""
         return self.own_schedule or self.is_relative(arguments)
 
 
@@ -85,7 +85,7 @@ OPTIMIZERS = (
     ),
     _schedule_free("RAdamScheduleFree", "rate"),
     _schedule_free("AdamWScheduleFree", "rate", weight_decay=0.0),
-    _schedule_free("SGDScheduleFree", "gradient"),  # its momentum only weighs the average
+    _schedule_free("SGDScheduleFree", "gradient"),  # its momentum only weights the average
     OptimizerRecord("Adam", "torch.optim.Adam", longest_step="rate"),
     OptimizerRecord("Adamax", "torch.optim.Adamax", longest_step="rate"),
     OptimizerRecord("NAdam", "torch.optim.NAdam", longest_step="rate"),
@@ -95,28 +95,28 @@ OPTIMIZERS = (
 DEFAULT = "AdamW"
 
 
-def listed(name: str) -> OptimizerRecord | None:
-    """Return the record that a name stands for, in any case, or None if it is not listed; no name means AdamW."""
+def listed_optimizer(name: str) -> OptimizerRecord | None:
+    """Return the record of a name, in any case; None if it is not listed. An empty name stands for AdamW."""
     wanted = (name or DEFAULT).lower()
     return next((o for o in OPTIMIZERS if wanted in (n.lower() for n in (o.name, *o.smaller))), None)
 
 
 def optimizer_name(name: str) -> str:
-    """Return the name as it is listed, 8-bit and paged variants as their plain form; else the name as given."""
-    record = listed(name)
+    """Return the listed spelling of a name, that of the full optimizer for an 8-bit or paged one, or else the name."""
+    record = listed_optimizer(name)
     return record.name if record else name
 
 
 def class_path(name: str) -> str:
-    """Return the dotted path of a listed optimizer, of one of torch.optim, or the path itself."""
-    record = listed(name)
+    """Return the dotted path of a listed optimizer or of a class in torch.optim, or a dotted path unchanged."""
+    record = listed_optimizer(name)
     return record.path if record else name if "." in name else f"torch.optim.{name}"
 
 
 def optimizer_problem(name: str) -> Problem | None:
-    """Return the problem of a name that is unknown or whose package is missing; None for any other.
+    """Return the problem of a name that is unknown or whose package is missing; None for any other name.
 
-    Only making the optimizer shows whether its class takes the settings.
+    Whether the class accepts its settings shows only when the optimizer is made.
     """
     path, where = class_path(name), "--optimizer_type"
     package = path.partition(".")[0]
@@ -126,19 +126,22 @@ def optimizer_problem(name: str) -> Problem | None:
         return None
     what = f"`{name}` needs a package that is not installed ({package or 'without a name'})"
     return Problem(
-        "error", what, where, install(package) if package in MODULES else "Install it, or choose another optimizer"
+        "error",
+        what,
+        where,
+        install_command(package) if package in MODULES else "Install it, or choose another optimizer",
     )
 
 
 def suggestion(name: str) -> str:
-    """Return the advice for a name that is not known."""
+    """Return the fix for an unknown name: the most similar name, or a list of all."""
     names = [o.name for o in OPTIMIZERS]
     smaller = [n for o in OPTIMIZERS for n in o.smaller]
     return nearest(name, (*names, *smaller)) or f"Known: {', '.join(names)}, or a dotted path"
 
 
 def _in_torch(name: str) -> bool:
-    """Return whether torch has an optimizer of that name, by its files: each has one of its own."""
+    """Return whether torch has an optimizer of that name, by looking for its file instead of importing torch."""
     spec = find_spec("torch")
     places = spec.submodule_search_locations if spec else None
     files = (file for place in places or () for file in (Path(place) / "optim").glob("[!_]*.py"))

@@ -1,6 +1,6 @@
-"""Finds the values of a data-set table: subset, then data set, `[general]`, the command line, and the default.
+"""Resolves the values of a data-set table: a subset's own, then the data set's, `[general]`, the flags, the default.
 
-All problems of a file are found in one reading, each with its place and the nearest known name.
+All problems of a file are found in one pass, each with its place and the most similar known name.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from neonym.config.dataset import (
     SubsetSpec,
     SubsetValues,
 )
-from neonym.config.other_trainers import FOREIGN_KEYS, meaning_of
-from neonym.config.run import RunConfig, fields_of
+from neonym.config.other_trainers import OTHER_SUBSET_KEYS, meaning_of
+from neonym.config.run import RunConfig
+from neonym.config.schema import fields_of
 from neonym.errors import ConfigError, Problem, nearest
 from neonym.io.json import read_json
 
@@ -38,39 +39,42 @@ else:
     import tomli as tomllib
 
 Table = dict[str, Any]
-Origins = dict[tuple[int, int | None, str], str]  # (data set, subset or None, key) -> where its value was found
+Origins = dict[tuple[int, int | None, str], str]  # (data set, subset or None, key) -> the level of its value
+FLAGS = {name for _, name, _ in fields_of(RunConfig)}
 FLAG_NAMES = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}  # key -> flag, where they differ
-BACKSLASH = "In double quotes a backslash starts an escape: write paths with / or in 'single quotes'"
+BACKSLASH = "In double quotes, a backslash starts an escape sequence: write paths with / or in 'single quotes'"
 LEVELS = ("subset", "dataset", "general", "command line")
 GENERAL_KEYS = (*DatasetValues.model_fields, *SubsetValues.model_fields, *FolderValues.model_fields)
 
 
 @dataclass
 class Resolved:
-    """A data-set table with every value found. With an error among `problems`, `config` is None."""
+    """A data-set table with every value resolved. `config` is None if there is an error among the `problems`."""
 
     config: DatasetConfig | None = None
-    concepts: tuple[ConceptSpec | None, ...] = ()  # the table's, right or wrong; None: its word cannot be read
-    shown: dict[str, Any] = field(default_factory=dict)  # place of a subset -> the concept that it names
+    concepts: tuple[ConceptSpec | None, ...] = ()  # those of the table, valid or not; None: its word cannot be read
+    subset_concepts: dict[str, Any] = field(default_factory=dict)  # place of a subset -> the concept that it names
     origins: Origins = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     def error(self, what: str, where: str, fix: str = "") -> None:
+        """Add an error to the problems."""
         self.problems.append(Problem("error", what, where, fix))
 
     def add(self, more: Sequence[Problem]) -> None:
-        """Add `more` problems, except those of flags that have been reported before."""
-        told = {p.where for p in self.problems}
-        self.problems += [p for p in more if not p.where.startswith("--") or p.where not in told]
+        """Add `more` problems, except those of flags that are reported already."""
+        reported = {p.where for p in self.problems}
+        self.problems += [p for p in more if not p.where.startswith("--") or p.where not in reported]
 
     def failed(self) -> bool:
+        """Return whether there is an error among the problems."""
         return any(p.severity == "error" for p in self.problems)
 
 
 def read_table(path: Path, fix: str = "Check the path") -> Any:
-    """Return the raw table of a .toml or .json file.
+    """Return the content of a .toml or .json file, unchecked.
 
-    Raises ConfigError with the parser's place, or with `fix` if the file is not there.
+    Raises ConfigError with the parser's message, or with `fix` if the file cannot be opened.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -84,31 +88,36 @@ def read_table(path: Path, fix: str = "Check the path") -> Any:
         fix = BACKSLASH if "\\" in text else ""
         raise ConfigError([Problem("error", str(error), str(path), fix)]) from error
     if twice:
-        raise ConfigError([Problem("error", f"`{key}` is there twice", str(path), "Leave one out") for key in twice])
+        raise ConfigError(
+            [Problem("error", f"`{key}` is there twice", str(path), "Remove one of them") for key in twice]
+        )
     return table
 
 
 def resolve(table: Any, run: RunConfig, where: str) -> Resolved:
-    """Return all values of a table (a file's, or one made from a folder), where they come from, and all problems."""
+    """Return a data-set table, from a file or made from a folder, with every value resolved.
+
+    The result also has the level that each value comes from, and all problems. `where` names the table in messages.
+    """
     found = Resolved()
-    table = as_table(table, where, found)
+    table = checked_table(table, where, found)
     unknown_keys(table, ("general", "concepts", "datasets"), where, found)
-    general = as_table(table.get("general", {}), f"{where} [general]", found)
+    general = checked_table(table.get("general", {}), f"{where} [general]", found)
     unknown_keys(general, GENERAL_KEYS, f"{where} [general]", found)
     check_values(general, f"{where} [general]", found)
     concepts = [
-        resolve_concept(as_table(row, f"{where} concepts[{i}]", found), f"{where} concepts[{i}]", found)
-        for i, row in enumerate(as_list(table.get("concepts", []), f"{where} concepts", found))
+        resolve_concept(checked_table(row, f"{where} concepts[{i}]", found), f"{where} concepts[{i}]", found)
+        for i, row in enumerate(checked_list(table.get("concepts", []), f"{where} concepts", found))
     ]
     found.concepts = tuple(concepts or ([None] if table.get("concepts") else []))
-    rows = as_list(table.get("datasets", []), f"{where} datasets", found)
+    rows = checked_list(table.get("datasets", []), f"{where} datasets", found)
     if not rows and not found.failed():
-        found.error("there is no [[datasets]]", where, "Add one with a [[datasets.subsets]]")
+        found.error("there is no [[datasets]]", where, "Add one, with a [[datasets.subsets]] in it")
     line = check_flags(DatasetValues, check_flags(SubsetSpec, flag_values(run), found), found)
     above, datasets = (general, line), []
     for i, row in enumerate(rows):
         place = f"{where} datasets[{i}]"
-        table = as_table(row, place, found)
+        table = checked_table(row, place, found)
         datasets.append(resolve_dataset(i, table, above, run.dataset.masked_loss, place, found))
     if not found.failed():
         found.config = DatasetConfig(concepts=tuple(filter(None, concepts)), datasets=tuple(datasets))
@@ -116,7 +125,7 @@ def resolve(table: Any, run: RunConfig, where: str) -> Resolved:
 
 
 def resolve_concept(row: Table, where: str, found: Resolved) -> ConceptSpec | None:
-    """Return one `[[concepts]]` row without its wrong values, for its word to be checked; None if that is wrong."""
+    """Return one row of `[[concepts]]` without wrong values, so that its word can be checked; None if that is wrong."""
     concept = build(ConceptSpec, row, where, found)
     if concept is not None:
         return concept
@@ -128,20 +137,20 @@ def resolve_concept(row: Table, where: str, found: Resolved) -> ConceptSpec | No
 def resolve_dataset(
     index: int, row: Table, above: tuple[Table, Table], masked_loss: bool, where: str, found: Resolved
 ) -> DatasetSpec | None:
-    """Return one `[[datasets]]` row with its fallbacks; None if it cannot be used."""
-    listed = as_list(row.get("subsets", []), f"{where} subsets", found)
-    tables = [as_table(raw, f"{where} subsets[{i}]", found) for i, raw in enumerate(listed)]
+    """Return one row of `[[datasets]]` with its inherited values; None if it cannot be used."""
+    listed = checked_list(row.get("subsets", []), f"{where} subsets", found)
+    tables = [checked_table(raw, f"{where} subsets[{i}]", found) for i, raw in enumerate(listed)]
     if not tables:
-        found.error("has no subsets", where, "Add [[datasets.subsets]] with an image_dir")
+        found.error("has no subsets", where, "Add a [[datasets.subsets]] with an image_dir")
         return None
-    found.shown |= {f"{where} subsets[{i}]": raw.get("concept") for i, raw in enumerate(tables)}
+    found.subset_concepts |= {f"{where} subsets[{i}]": raw.get("concept") for i, raw in enumerate(tables)}
     style = style_of(tables, where, masked_loss, found)
     if style is None:
         return None
     allowed = (*DatasetValues.model_fields, *SubsetValues.model_fields, *DATASET_KEYS[style])
     unknown_keys(row, (*allowed, "subsets"), where, found)
     check_values({key: value for key, value in row.items() if key in allowed}, where, found)
-    values = fall_back(tuple(DatasetValues.model_fields), (row, *above), LEVELS[1:], (index, None), found)
+    values = inherit(tuple(DatasetValues.model_fields), (row, *above), LEVELS[1:], (index, None), found)
     subsets = [
         resolve_subset((index, i), style, raw, (row, *above), f"{where} subsets[{i}]", found)
         for i, raw in enumerate(tables)
@@ -152,7 +161,7 @@ def resolve_dataset(
 def resolve_subset(
     at: tuple[int, int], style: Style, raw: Table, above: tuple[Table, ...], where: str, found: Resolved
 ) -> SubsetSpec | None:
-    """Return one `[[datasets.subsets]]` row with its fallbacks; None if it cannot be used."""
+    """Return one row of `[[datasets.subsets]]` with its inherited values; None if it cannot be used."""
     own = OWN_KEYS[style]
     unknown_keys(raw, (*SubsetValues.model_fields, *own), where, found, elsewhere=tuple(DatasetValues.model_fields))
     check_values({key: value for key, value in raw.items() if key in SubsetSpec.model_fields}, where, found)
@@ -162,18 +171,21 @@ def resolve_subset(
     inherited = (*SubsetValues.model_fields, *(key for key in own if key in FolderValues.model_fields), "alpha_mask")
     only_here = tuple(key for key in own if key not in inherited)
     allowed_above = tuple({k: v for k, v in table.items() if k in inherited} for table in above)
-    values = fall_back((*inherited, *only_here), (raw, *allowed_above), LEVELS, at, found)
+    values = inherit((*inherited, *only_here), (raw, *allowed_above), LEVELS, at, found)
     return build(SubsetSpec, {k: v for k, v in values.items() if k in SubsetSpec.model_fields}, where, found)
 
 
-def fall_back(
+def inherit(
     keys: tuple[str, ...],
     tables: tuple[Table, ...],
     levels: tuple[str, ...],
     at: tuple[int, int | None],
     found: Resolved,
 ) -> Table:
-    """Return the first value that is set of each key, and note its level; values that are tables are never merged."""
+    """Return the value of each key from the first of the tables that sets it, and record its level in `found`.
+
+    A value that is itself a table is never merged with others.
+    """
     values = {}
     for key in keys:
         for table, level in zip(tables, levels, strict=True):
@@ -185,27 +197,25 @@ def fall_back(
 
 
 def style_of(tables: list[Table], where: str, masked_loss: bool, found: Resolved) -> Style | None:
-    """Return which of sd-scripts' three kinds a data set is: folders, metadata files, or folders with masks.
+    """Return the kind of a data set in sd-scripts: folders, metadata files, or folders with masks.
 
-    Kinds do not mix in one data set: a mixture is reported, and None is returned.
+    A data set of mixed kinds is an error, for which None is returned.
     """
     masked = [table.get("conditioning_data_dir") is not None for table in tables]
     listed = [table.get("metadata_file") is not None for table in tables]
     if any(masked) and not all(masked):
-        found.error("has masks (conditioning_data_dir) in some subsets only", where, "Make two [[datasets]] of it")
+        found.error("has masks (conditioning_data_dir) in only some subsets", where, "Split it into two [[datasets]]")
     elif any(listed) and not all(listed):
-        found.error(
-            "mixes folders and metadata files", where, "Make two [[datasets]] of it: within one they do not mix"
-        )
+        found.error("mixes folders and metadata files", where, "Split it into two [[datasets]]")
     elif any(masked) and not masked_loss:
-        found.error("names masks (conditioning_data_dir), which --masked_loss switches on", where, "Add --masked_loss")
+        found.error("has masks (conditioning_data_dir), which need --masked_loss", where, "Add --masked_loss")
     else:
         return "controlnet" if all(masked) else "finetuning" if all(listed) else "dreambooth"
     return None
 
 
 def flag_values(run: RunConfig) -> Table:
-    """Return the command line's values under the data-set file's names."""
+    """Return the values of the command line under their names in a data-set file."""
     values = run.dataset.model_dump() | run.eval.model_dump()
     values |= {key: values[flag] for key, flag in FLAG_NAMES.items()}
     if run.dataset.resolution is not None:
@@ -218,28 +228,28 @@ def flag_values(run: RunConfig) -> Table:
 
 
 def check_values(table: Table, where: str, found: Resolved) -> None:
-    """Check each value of a table by itself, so that a mistake is reported at the place where it stands."""
+    """Check each value of a table on its own, so that a mistake is reported where it is written."""
     for model in (DatasetValues, SubsetSpec):
         build(model, {k: v for k, v in table.items() if k in model.model_fields}, where, found)
 
 
 def build(model: type[BaseModel], values: Table, where: str, found: Resolved) -> Any:
-    """Return `values` as a `model`, or None if one is wrong; each mistake goes to `found` once, with its key."""
+    """Return a `model` made of `values`, or None if one is wrong. Each mistake is reported once, with its key."""
     wrong = wrong_values(model, values)
     for key, item in wrong.items():
         if item["type"] == "extra_forbidden":
             unknown_keys({key: None}, tuple(model.model_fields), where, found)
             continue
         problem = Problem("error", f"`{key}`: {mistake(item, values)}", where)
-        told = any(p.what == problem.what and where.startswith(p.where.removesuffix("[general]").strip())
+        reported = any(p.what == problem.what and where.startswith(p.where.removesuffix("[general]").strip())
                    for p in found.problems)  # fmt: skip
-        if not told:
+        if not reported:
             found.problems.append(problem)
     return None if wrong else model.model_validate(values)
 
 
 def check_flags(model: type[BaseModel], values: Table, found: Resolved) -> Table:
-    """Return the command line's values without those that `model` cannot have, which are reported under their flags."""
+    """Return the values of the command line that `model` accepts. The others are reported under their flags."""
     wrong = wrong_values(model, {k: v for k, v in values.items() if k in model.model_fields})
     for key, item in wrong.items():
         found.error(mistake(item, values), f"--{FLAG_NAMES.get(key, key)}")
@@ -247,7 +257,7 @@ def check_flags(model: type[BaseModel], values: Table, found: Resolved) -> Table
 
 
 def wrong_values(model: type[BaseModel], values: Table) -> dict[str, Mapping[str, Any]]:
-    """Return pydantic's error for each key that `model` cannot have, or lacks."""
+    """Return pydantic's error for each key that is unknown, missing or has a wrong value."""
     try:
         model.model_validate(values)
     except ValidationError as error:
@@ -257,33 +267,32 @@ def wrong_values(model: type[BaseModel], values: Table) -> dict[str, Mapping[str
 
 def mistake(item: Mapping[str, Any], values: Table) -> str:
     """Return what is wrong with one value, from pydantic's error."""
-    said = item["msg"].removeprefix("Value error, ")
-    return said if item["type"] == "missing" else f"{said} (found {values.get(str(item['loc'][0]))!r})"
+    message = item["msg"].removeprefix("Value error, ")
+    return message if item["type"] == "missing" else f"{message} (found {values.get(str(item['loc'][0]))!r})"
 
 
 def unknown_keys(
     values: Table, known: tuple[str, ...], where: str, found: Resolved, elsewhere: tuple[str, ...] = ()
 ) -> None:
-    """Report each key that is not `known`; `elsewhere` are keys of the table above."""
+    """Report each key that is not `known`. Keys in `elsewhere` belong to the data set above."""
     for key in values:
         if key in known:
             continue
         if key in elsewhere:
             found.error(f"`{key}` is a setting of the data set, not of a subset", where, "Move it to [[datasets]]")
             continue
-        fix = called_elsewhere(key, known) or home_of(key) or nearest(key, known) or f"Allowed here: {', '.join(known)}"
+        fix = name_here(key, known) or home_of(key) or nearest(key, known) or f"Allowed here: {', '.join(known)}"
         found.error(f"`{key}` is not known here", where, fix)
 
 
-def called_elsewhere(key: str, known: tuple[str, ...]) -> str:
-    """Return what a key of another program's data sets is called here, or "" if that is not known."""
-    here = FOREIGN_KEYS.get(key)
-    flags = {name for _, name, _ in fields_of(RunConfig)}
-    return f"Here it is `{here}`" if here in known else "" if key in flags else meaning_of(key, flags)
+def name_here(key: str, known: tuple[str, ...]) -> str:
+    """Return what a key of another program's data sets is called in Neonym, or "" if that is unknown."""
+    here = OTHER_SUBSET_KEYS.get(key)
+    return f"In Neonym it is `{here}`" if here in known else "" if key in FLAGS else meaning_of(key, FLAGS)
 
 
 def home_of(key: str) -> str:
-    """Return where a misplaced key belongs, or "" if it is known nowhere."""
+    """Return where a misplaced key belongs, or "" if it is not known at all."""
     styles = [KINDS[style] for style, own in OWN_KEYS.items() if key in own]
     if key in DatasetValues.model_fields:
         return "It belongs to [[datasets]]"
@@ -291,20 +300,20 @@ def home_of(key: str) -> str:
         return "It belongs to [[datasets.subsets]]"
     if styles:
         return f"It belongs to [[datasets.subsets]] of {' and '.join(styles)}"
-    return f"It is a flag: --{key}" if key in {name for _, name, _ in fields_of(RunConfig)} else ""
+    return f"It is a flag: --{key}" if key in FLAGS else ""
 
 
-def as_table(value: Any, where: str, found: Resolved) -> Table:
-    """Return a value that is a table; report any other value, and return an empty table."""
+def checked_table(value: Any, where: str, found: Resolved) -> Table:
+    """Return a value that is a table. For any other value, report it and return an empty table."""
     if isinstance(value, dict):
         return value
-    found.error("should be a table", where)
+    found.error("must be a table", where)
     return {}
 
 
-def as_list(value: Any, where: str, found: Resolved) -> list[Any]:
-    """Return a value that is a list; report any other value, and return an empty list."""
+def checked_list(value: Any, where: str, found: Resolved) -> list[Any]:
+    """Return a value that is a list. For any other value, report it and return an empty list."""
     if isinstance(value, list):
         return value
-    found.error("should be a list: write it with double brackets, [[...]]", where)
+    found.error("must be a list: write it with double brackets, [[...]]", where)
     return []

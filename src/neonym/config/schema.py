@@ -1,14 +1,16 @@
-"""What the classes of settings are made of: sections, fields with help and limits, and a way to list all fields."""
+"""The parts of a settings class: sections, fields with help and limits, and a function that lists all fields."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
+
+Unset = Annotated[str | None, BeforeValidator(lambda value: None if value == "" else value)]  # empty: not given
 
 
 class Section(BaseModel):
-    """A frozen part of the settings. An unknown name is an error; a number is accepted where a text is meant."""
+    """A frozen group of settings. An unknown name is an error; a number is accepted where a text is expected."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
@@ -16,14 +18,20 @@ class Section(BaseModel):
 def setting(
     default: Any, help: str, *, above: float | None = None, least: float | None = None, most: float | None = None
 ) -> Any:
-    """Return a field with its help and limits. `range_problems` checks the limits, all of them at once."""
+    """Return a field with its help and its limits, which `rules.range_problems` checks.
+
+    A value must be above `above`, at least `least` and at most `most`.
+    """
     given = (("above", above), ("least", least), ("most", most))
     limits: Any = {name: value for name, value in given if value is not None}
     return Field(default, description=help, json_schema_extra=limits or None)
 
 
 def group(section: type[BaseModel]) -> Any:
-    """Return a field of settings with their own help. Without it, tyro searches the source for one: a sixth of a second."""
+    """Return the field of a section of settings, with a description.
+
+    Without a description, tyro spends a sixth of a second on searching the source code for one.
+    """
     return Field(section(), description=section.__doc__ or "")
 
 

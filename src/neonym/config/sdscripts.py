@@ -1,7 +1,7 @@
-"""Compatibility with sd-scripts as data: the fate of each of its flags that is not a setting here.
+"""Compatibility with sd-scripts as data: how each of its flags that is not a setting of Neonym is handled.
 
-`renamed` flags set another setting; flags with `no effect` are accepted because nothing is left for them to do;
-`refused` ones would change the result, so they stop the run. `docs/from-sd-scripts.md` is made from this table.
+A `renamed` flag sets another setting. A flag with `no effect` is accepted, because nothing is left for it to do. A
+`refused` flag would change the result, so it stops the run. `docs/from-sd-scripts.md` is made from these tables.
 """
 
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-Form = Literal["switch", "text", "count", "number", "list"]  # 0 of a count or a number means: not asked for
+Form = Literal["switch", "text", "count", "number", "list"]  # a count or a number of 0 counts as not given
 
 
 @dataclass(frozen=True)
 class Compat:
     """A frozen record of one flag of sd-scripts.
 
-    A renamed switch sets its setting to `value`; `told` means that its user should know more than the new name.
+    A renamed switch sets its setting to `value`. With `is_reported`, a note says what else is different.
     """
 
     kind: Literal["renamed", "no effect", "refused"]
@@ -24,17 +24,17 @@ class Compat:
     form: Form = "switch"
     setting: str | None = None
     value: Any = None
-    told: bool = False
+    is_reported: bool = False
 
 
 def renamed(setting: str, value: Any = None, form: Form = "switch", but: str = "") -> Compat:
-    """Return the record of a flag that sets another setting; `but` is what its user should know beside that."""
-    said = f"`--{setting}`" if value is None else f"`--{setting}={value}`"
-    return Compat("renamed", f"is {said} here{but}", form, setting, value, bool(but))
+    """Return the record of a flag that sets another setting. `but` says what is different, if anything is."""
+    flag = f"`--{setting}`" if value is None else f"`--{setting}={value}`"
+    return Compat("renamed", f"sets {flag}{but}", form, setting, value, bool(but))
 
 
 def no_effect(reason: str, form: Form = "switch") -> Compat:
-    """Return the record of a flag that is accepted although nothing is left for it to do."""
+    """Return the record of a flag that is accepted, although nothing is left for it to do."""
     return Compat("no effect", reason, form)
 
 
@@ -43,11 +43,11 @@ def refused(reason: str, form: Form = "switch") -> Compat:
     return Compat("refused", reason, form)
 
 
-DEEPSPEED = no_effect("belongs to DeepSpeed, which has nothing to do here", "text")
-SMALL = "the only numbers that learn are a few rows: there is nothing to share out or to offload"
-NO_WRAPPER = "there is no DDP wrapper: the gradients of a few rows are summed directly"
-IN_MEMORY = "every image is encoded once, before training: there is nothing to load meanwhile"
-ROWS = ": the word, its gradients and its optimizer's state stay float32"
+DEEPSPEED = no_effect("belongs to DeepSpeed, which is not supported", "text")
+SMALL = "only a few rows of numbers are trained, so there is nothing to shard or to offload"
+NO_WRAPPER = "the gradients of a few rows are summed directly, without a DDP wrapper"
+IN_MEMORY = "every image is encoded once, before training, so there is nothing to load during it"
+ROWS = "; the word, its gradients and its optimizer state stay float32"
 
 SDSCRIPTS: dict[str, Compat] = {
     "caption_extention": renamed("caption_extension", form="text"),
@@ -56,17 +56,15 @@ SDSCRIPTS: dict[str, Compat] = {
     "full_fp16": renamed("mixed_precision", "fp16", but=ROWS),
     "full_bf16": renamed("mixed_precision", "bf16", but=ROWS),
     "tokenizer_cache_dir": no_effect("tokenizers come with the model and are never fetched", "text"),
-    "cache_info": no_effect("sizes and captions are read anew each time, in a second"),
-    "skip_cache_check": no_effect("cached images are found by their content: there is nothing to check"),
+    "cache_info": no_effect("sizes and captions are read again for each run, within a second"),
+    "skip_cache_check": no_effect("cached images are found by their content, so there is nothing to check"),
     "max_data_loader_n_workers": no_effect(IN_MEMORY, "count"),
     "persistent_data_loader_workers": no_effect(IN_MEMORY),
-    "vae_batch_size": no_effect(
-        "images are encoded one after the other, which takes seconds and little memory", "count"
-    ),
-    "no_half_vae": no_effect("the VAE computes in float32 always"),
-    "lowram": no_effect("the model's parts are put on the device one after the other, as they are read"),
-    "highvram": no_effect("nothing is moved between steps"),
-    "disable_mmap_load_safetensors": no_effect("files are read as safetensors does it"),
+    "vae_batch_size": no_effect("images are encoded one at a time, which takes seconds and little memory", "count"),
+    "no_half_vae": no_effect("the VAE always computes in float32"),
+    "lowram": no_effect("the parts of the model are moved to the device one at a time, as they are read"),
+    "highvram": no_effect("no part of the model is moved between steps"),
+    "disable_mmap_load_safetensors": no_effect("the safetensors library decides how files are read"),
     "ddp_gradient_as_bucket_view": no_effect(NO_WRAPPER),
     "ddp_static_graph": no_effect(NO_WRAPPER),
     "deepspeed": refused(SMALL),
@@ -79,13 +77,15 @@ SDSCRIPTS: dict[str, Compat] = {
     "zero3_save_16bit_model": no_effect(DEEPSPEED.reason),
     "fp16_master_weights_and_gradients": no_effect(DEEPSPEED.reason),
     "fused_backward_pass": refused(SMALL),
-    "dataset_class": refused("a data set is never a class to import: nothing that is read may run code", "text"),
-    "conditioning_data_dir": refused(
-        "is a key of the data-set file here too (sd-scripts reads it nowhere else in this trainer)", "text"
+    "dataset_class": refused(
+        "a data set cannot be a class to import, because nothing that is read may run code", "text"
     ),
-    "console_log_simple": no_effect("lines are plain wherever there is no terminal"),
+    "conditioning_data_dir": refused(
+        "is only a key of the data-set file (as in this trainer of sd-scripts, which ignores the flag)", "text"
+    ),
+    "console_log_simple": no_effect("output is always plain where there is no terminal"),
 }
-OTHER_TRAINERS = frozenset(  # keys of sd-scripts' other trainers that stand in shared config files
+OTHER_TRAINERS = frozenset(  # keys of sd-scripts' other trainers, which shared config files contain
     [
         "base_weights",
         "base_weights_multiplier",
@@ -173,15 +173,15 @@ OTHER_TRAINERS = frozenset(  # keys of sd-scripts' other trainers that stand in 
         "control_net_lr",
     ]
 )
-GUI = frozenset(["epoch", "noise_offset_type"])  # keys that the kohya_ss GUI writes for itself alone
+GUI = frozenset(["epoch", "noise_offset_type"])  # keys that the kohya_ss GUI writes only for itself
 
-ONE_ATTENTION = no_effect("PyTorch's own attention is used always, the fastest one that the device has")
+ONE_ATTENTION = no_effect("PyTorch's own attention is always used, in the fastest form that the device offers")
 CONTROL_NET = refused("ControlNet is not supported", "list")
 OF_CONTROL_NET = no_effect("belongs to ControlNet, which is not supported", "list")
 OF_DEEP_SHRINK = no_effect("belongs to Deep Shrink, which is not supported", "text")
 OF_GRADUAL_LATENT = no_effect("belongs to Gradual Latent, which is not supported", "text")
 GUIDANCE_BY_NETS = refused("guidance by CLIP or VGG16 is not supported", "number")
-SAME_IMAGES = "merged before or not, a LoRA gives the same images"
+SAME_IMAGES = "a LoRA gives the same images whether or not it is merged beforehand"
 
 GENERATOR: dict[str, Compat] = {  # flags of gen_img.py and gen_img_diffusers.py
     "mask_image": renamed("mask_path", form="text"),
@@ -191,21 +191,25 @@ GENERATOR: dict[str, Compat] = {  # flags of gen_img.py and gen_img_diffusers.py
     "diffusers_xformers": ONE_ATTENTION,
     "tokenizer_cache_dir": no_effect("tokenizers come with the model and are never fetched", "text"),
     "no_preview": no_effect("no window is ever opened"),
-    "console_log_level": no_effect("what is printed is a line for each image", "text"),
-    "console_log_file": no_effect("what is printed is a line for each image: redirect it", "text"),
-    "console_log_simple": no_effect("lines are plain wherever there is no terminal"),
-    "network_module": no_effect("what kind of network a file holds is seen from the file", "list"),
-    "network_args": no_effect("what a LoRA needs is in its file", "list"),
+    "console_log_level": no_effect("only one line is printed for each image", "text"),
+    "console_log_file": no_effect("only one line is printed for each image; redirect the output to keep it", "text"),
+    "console_log_simple": no_effect("output is always plain where there is no terminal"),
+    "network_module": no_effect("the kind of network is recognised from its file", "list"),
+    "network_args": no_effect("the arguments of a LoRA are read from its file", "list"),
     "network_merge_n_models": no_effect(SAME_IMAGES, "count"),
     "network_pre_calc": no_effect(SAME_IMAGES),
-    "network_regional_mask_max_color_codes": refused("LoRAs for regions of an image are not supported", "text"),
-    "from_module": refused("prompts come from no module: nothing that is read may run code", "text"),
+    "network_regional_mask_max_color_codes": refused(
+        "LoRAs that apply to regions of an image are not supported", "text"
+    ),
+    "from_module": refused("prompts cannot come from a module, because nothing that is read may run code", "text"),
     "prompter_module_args": no_effect("belongs to --from_module, which is not supported", "text"),
-    "force_scheduler_zero_steps_offset": no_effect("where img2img begins is counted in steps, without that offset"),
+    "force_scheduler_zero_steps_offset": no_effect("the start of img2img is counted in steps, without that offset"),
     "guide_image_path": refused("guidance by an image (ControlNet, CLIP, VGG16) is not supported", "list"),
-    "highres_fix_upscaler": refused("an upscaler is never a module to import", "text"),
+    "highres_fix_upscaler": refused(
+        "an upscaler cannot be a module to import, because nothing that is read may run code", "text"
+    ),
     "highres_fix_upscaler_args": no_effect("belongs to --highres_fix_upscaler, which is not supported", "text"),
-    "highres_fix_disable_control_net": no_effect("there is no ControlNet to switch off"),
+    "highres_fix_disable_control_net": no_effect("ControlNet is not supported, so there is none to switch off"),
     "control_net_models": CONTROL_NET,
     "control_net_lllite_models": refused("ControlNet-LLLite is not supported", "list"),
     "control_net_preps": OF_CONTROL_NET,
@@ -233,7 +237,7 @@ GENERATOR: dict[str, Compat] = {  # flags of gen_img.py and gen_img_diffusers.py
 
 
 def _field(compat: Compat) -> Any:
-    """Return the type and the field of a flag of sd-scripts, as `create_model` takes them."""
+    """Return the type and the field of a flag of sd-scripts, as arguments of `create_model`."""
     kinds: dict[str, tuple[Any, Any]] = {
         "switch": (bool, False),
         "text": (str | None, None),
@@ -242,11 +246,11 @@ def _field(compat: Compat) -> Any:
         "list": (tuple[str, ...], ()),
     }
     kind, default = kinds[compat.form]
-    return (kind, Field(default, description=f"sd-scripts' flag, {compat.kind}: {compat.reason}."))
+    return (kind, Field(default, description=f"A flag of sd-scripts ({compat.kind}): {compat.reason}."))
 
 
 def _settings(name: str, table: dict[str, Compat]) -> type[BaseModel]:
-    """Return the class of settings with a field for each flag of a table."""
+    """Return a class of settings with a field for each flag of a table."""
     config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
     return create_model(name, __config__=config, **{flag: _field(compat) for flag, compat in table.items()})
 

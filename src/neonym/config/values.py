@@ -1,6 +1,4 @@
-"""Values that users write as a text, each parsed once: learning rates, steps, sizes, ranges, colours, `name=value`
-arguments.
-"""
+"""Values that users write as text, each parsed once: rates, steps, sizes, ranges, colours, `name=value` arguments."""
 
 import ast
 from collections.abc import Container, Iterator, Sequence
@@ -24,7 +22,7 @@ SAME_SCHEDULE = {
 
 
 class UnreadableValue(ValueError):
-    """A text that does not stand for a value; `fix` says how such a value is written."""
+    """A text that cannot be parsed. `fix` tells how to write the value."""
 
     def __init__(self, what: str, fix: str):
         super().__init__(what)
@@ -32,26 +30,26 @@ class UnreadableValue(ValueError):
 
 
 class ParsedValue:
-    """The base of values that users write as a text.
+    """The base class of values that users write as text.
 
-    A value is recorded as it was `written`, so that files stay the same.
+    Files record a value as it was `written`, so that reading and writing them changes nothing.
     """
 
-    label: ClassVar[str]  # the kind of the setting in docs/settings.md
-    expected: ClassVar[str]  # the value in messages, with its article
-    metavar: ClassVar[str]  # the value in --help
-    example: ClassVar[str]  # how to write it: the fix of a value that cannot be read
-    takes_several: ClassVar[bool] = False  # whether a flag takes several words
+    label: ClassVar[str]  # the type of the setting in docs/settings.md
+    expected: ClassVar[str]  # what messages call the value, with its article
+    metavar: ClassVar[str]  # what --help calls the value
+    example: ClassVar[str]  # how to write the value: the fix for one that cannot be read
+    takes_several: ClassVar[bool] = False  # whether the flag takes several words
     written: Any
 
     @classmethod
     def parse(cls, value: Any) -> "ParsedValue":
-        """Return the value that a text, or a number or list from a file, stands for. Raises ValueError."""
+        """Return the value of a text, or of a number or list from a file. Raises ValueError."""
         raise NotImplementedError
 
     @classmethod
     def read(cls, value: Any) -> "ParsedValue":
-        """Return `value` parsed, unless it is parsed already. Raises UnreadableValue."""
+        """Return `value`, parsed unless it is parsed already. Raises UnreadableValue."""
         try:
             return value if isinstance(value, cls) else cls.parse(value)
         except ValueError as error:
@@ -68,12 +66,12 @@ class ParsedValue:
 
 
 def as_written(value: Any) -> Any:
-    """Return a setting's value as it is recorded: a parsed value as its user wrote it, any other as it is."""
+    """Return a setting's value as files record it: a parsed value as the user wrote it, any other unchanged."""
     return value.written if isinstance(value, ParsedValue) else value
 
 
-def in_one_text(value: Any) -> str:
-    """Return a value from a file as the text that the command line would have: a list with commas between its items."""
+def as_text(value: Any) -> str:
+    """Return a value from a file as it would be written on the command line: a list with commas between its items."""
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
@@ -90,8 +88,11 @@ class Rate(ParsedValue):
 
     @classmethod
     def parse(cls, value: Any) -> "Rate":
-        """Return the rate of a number or a text. Limits of a single number are checked with those of other settings."""
-        text = in_one_text(value)
+        """Return the rate of a number or a text. Raises ValueError.
+
+        The limits of a single number are not checked here, but with those of all settings (`rules.range_problems`).
+        """
+        text = as_text(value)
         with suppress(ValueError):
             return cls.constant(float(text))
         stages = []
@@ -100,20 +101,20 @@ class Rate(ParsedValue):
             try:
                 stages.append((float(rate), float(until) if until.strip() else float("inf")))
             except ValueError as error:
-                raise ValueError(f"`{part.strip()}` is no learning rate") from error
+                raise ValueError(f"`{part.strip()}` is not a learning rate") from error
         ends = [until for _, until in stages]
         if not all(0 < rate < float("inf") for rate, _ in stages) or ends != sorted(set(ends)):
-            raise ValueError("rates must be positive, and the steps where they end must rise")
+            raise ValueError("rates must be positive, and the steps at which they end must increase")
         return cls(text, tuple(stages))
 
     @classmethod
     def constant(cls, rate: float) -> "Rate":
-        """Return the rate that is the same number at all steps."""
+        """Return the rate that is the same at every step."""
         return cls(rate, ((rate, float("inf")),))
 
     @property
     def is_staged(self) -> bool:
-        """Whether it was written as stages, which are a schedule of their own."""
+        """Whether the rate was written as stages, which are a schedule of their own."""
         return isinstance(self.written, str)
 
     @property
@@ -122,7 +123,7 @@ class Rate(ParsedValue):
         return self.at(0)
 
     def at(self, step: int) -> float:
-        """Return the rate at `step`; the last stage holds to the end."""
+        """Return the rate at `step`, counted from 0. The last stage lasts to the end."""
         return next((rate for rate, until in self.stages if step < until), self.stages[-1][0])
 
 
@@ -140,8 +141,8 @@ class Steps(ParsedValue):
 
     @classmethod
     def parse(cls, value: Any) -> "Steps":
-        """Return the steps or the share that a number or a text stands for. Raises ValueError."""
-        text = in_one_text(value)
+        """Return the number or share of steps that a number or a text stands for. Raises ValueError."""
+        text = as_text(value)
         plain = text.strip()
         in_percent = plain.endswith("%")
         try:
@@ -154,7 +155,7 @@ class Steps(ParsedValue):
         return cls(text, number, in_percent or number < 1)
 
     def of(self, total: int) -> int:
-        """Return the number of steps in a training of `total` steps, a share rounded down."""
+        """Return the number of steps in a training of `total` steps. A share is rounded down."""
         return int(self.number * total + 1e-9) if self.is_share else int(self.number)
 
 
@@ -172,16 +173,16 @@ class Resolution(ParsedValue):
     @classmethod
     def parse(cls, value: Any) -> "Resolution":
         """Return the size that a number, a pair or a text stands for. Raises ValueError."""
-        text = in_one_text(value)
+        text = as_text(value)
         parts = text.split(",")
         if len(parts) > 2 or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
-            raise ValueError(f"`{text}` is no size")
+            raise ValueError(f"`{text}` is not a size")
         return cls(text, (int(parts[0]), int(parts[-1])))
 
 
 @dataclass(frozen=True)
 class Range(ParsedValue):
-    """Two numbers, "0.5,2"."""
+    """A pair of numbers, such as "0.5,2"."""
 
     label = "two numbers"
     metavar = "LOW,HIGH"
@@ -194,7 +195,7 @@ class Range(ParsedValue):
     @classmethod
     def parse(cls, value: Any) -> "Range":
         """Return the two numbers of a pair or a text. Raises ValueError."""
-        text = in_one_text(value)
+        text = as_text(value)
         low, _, high = text.partition(",")
         try:
             return cls(text, float(low), float(high))
@@ -204,7 +205,7 @@ class Range(ParsedValue):
 
 @dataclass(frozen=True)
 class Colour(ParsedValue):
-    """A colour by its name or as #rrggbb."""
+    """A colour, written as a name or as #rrggbb."""
 
     label = "colour"
     metavar = "COLOUR"
@@ -216,11 +217,11 @@ class Colour(ParsedValue):
     @classmethod
     def parse(cls, value: Any) -> "Colour":
         """Return the colour that a text names. Raises ValueError."""
-        text = in_one_text(value)
+        text = as_text(value)
         try:
             red, green, blue, *_ = ImageColor.getrgb(text)
         except ValueError as error:
-            raise ValueError(f"`{text}` is no colour") from error
+            raise ValueError(f"`{text}` is not a colour") from error
         return cls(text, (red, green, blue))
 
 
@@ -238,7 +239,7 @@ class Arguments(ParsedValue):
 
     @classmethod
     def parse(cls, value: Any) -> "Arguments":
-        """Return the arguments by name. Raises ValueError that names every item that cannot be read."""
+        """Return the arguments of a list of `name=value`. Raises ValueError that names every item it cannot read."""
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise ValueError(f"a list of name=value is expected (found {value!r})")
         items, values, bad = tuple(map(str, value)), {}, []
@@ -254,21 +255,21 @@ class Arguments(ParsedValue):
         return cls(items, values)
 
 
-def as_meant(value: Any, kind: Any) -> Any:
-    """Return a value from a file as its setting means it.
+def coerce(value: Any, kind: Any) -> Any:
+    """Return a value from a file in the type of its setting, `kind`, as far as it can be converted.
 
-    A text that holds a number, or true or false, is that where the setting is one; numbers in a list are a text where the
-    setting is one. Any other value stays as it is.
+    A text with a number, or with true or false, is converted if the setting is not a text; a list of numbers becomes a
+    text with commas if the setting is a text. Any other value is returned unchanged.
     """
     kinds = set(leaves(kind))
     if isinstance(value, str) and not kinds & {str, tuple}:
         return from_text(value, kinds)
     numbers = isinstance(value, list) and all(type(item) in (int, float) for item in value)
-    return in_one_text(value) if value and numbers and str in kinds and tuple not in kinds else value
+    return as_text(value) if value and numbers and str in kinds and tuple not in kinds else value
 
 
 def leaves(kind: Any) -> Iterator[Any]:
-    """Yield the plain types that a setting's type is made of; for a list also `tuple`, for choices their types."""
+    """Yield the plain types that a setting's type consists of: also `tuple` for a list, and the types of choices."""
     if get_origin(kind) is Literal:
         yield from map(type, get_args(kind))
     elif get_origin(kind) is None:
@@ -280,7 +281,7 @@ def leaves(kind: Any) -> Iterator[Any]:
 
 
 def from_text(text: str, kinds: Container[Any] = (bool, int, float)) -> Any:
-    """Return the number, or true or false, that a text holds, if the setting is one of these `kinds`; else the text."""
+    """Return the number or the boolean in a text if it is of one of the `kinds`, or else the text."""
     plain = text.strip().lower()
     if bool in kinds and plain in ("true", "false"):
         return plain == "true"
@@ -291,11 +292,11 @@ def from_text(text: str, kinds: Container[Any] = (bool, int, float)) -> Any:
 
 
 def parsed_kind(kind: Any) -> type[ParsedValue] | None:
-    """Return the class of parsed values in a setting's type; None if there is none."""
+    """Return the `ParsedValue` class in a setting's type; None if there is none."""
     return next((leaf for leaf in leaves(kind) if isinstance(leaf, type) and issubclass(leaf, ParsedValue)), None)
 
 
 def schedule_name(name: str) -> str:
-    """Return the name of a schedule as listed, whatever its case; sd-scripts' `adafactor:RATE` without the rate."""
+    """Return the listed name of a schedule: in lower case, and without the rate of sd-scripts' `adafactor:RATE`."""
     name = name.lower().partition(":")[0]
     return SAME_SCHEDULE.get(name, name)

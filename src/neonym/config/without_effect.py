@@ -1,8 +1,11 @@
-"""Settings that have no effect beside the others: no setting is accepted and silently ignored."""
+"""Settings that have no effect in combination with others. No setting is accepted and silently ignored."""
 
 from collections.abc import Iterator
 
-from neonym.config.run import DatasetSettings, LogSettings, RunConfig, fields_of
+from neonym.config.data_settings import DatasetSettings
+from neonym.config.output_settings import LogSettings
+from neonym.config.run import RunConfig
+from neonym.config.schema import fields_of
 from neonym.errors import Problem
 
 SETTINGS = {name: (section, field.default) for section, name, field in fields_of(RunConfig)}
@@ -10,14 +13,14 @@ METADATA = tuple(name for section, name, _ in fields_of(RunConfig) if section ==
 
 
 def tracker_kinds(log: LogSettings) -> list[str]:
-    """Return the names of the trackers that follow a run; naming a folder is enough for TensorBoard."""
+    """Return the names of the trackers of a run. A folder is enough to choose TensorBoard."""
     if log.log_with == "all":
         return ["tensorboard", "wandb"]
     return [log.log_with] if log.log_with else ["tensorboard"] * (log.logging_dir is not None)
 
 
-def idle_problems(run: RunConfig) -> Iterator[Problem]:
-    """Yield a warning for each setting that was changed, but has no effect without another one."""
+def no_effect_warnings(run: RunConfig) -> Iterator[Problem]:
+    """Yield a warning for each setting that was changed but has no effect without another one."""
     for names, works, needed in conditions(run):
         for name in () if works else names:
             section, default = SETTINGS[name]
@@ -26,19 +29,19 @@ def idle_problems(run: RunConfig) -> Iterator[Problem]:
 
 
 def takes_tags(data: DatasetSettings) -> bool:
-    """Return whether captions are split into tags that move, wait or are dropped."""
+    """Return whether captions are split into tags that are shuffled, dropped or added later (token warm-up)."""
     return data.shuffle_caption or data.caption_tag_dropout_rate > 0 or data.token_warmup_step > 0
 
 
 def uses_separator(data: DatasetSettings) -> bool:
-    """Return whether the separator matters even if no tags move: by kept tags, or between a caption and its tags."""
+    """Return whether the separator has an effect even if tags do not change, because it joins parts of a caption."""
     return bool(data.keep_tokens_separator or data.secondary_separator or data.in_json)
 
 
 def conditions(run: RunConfig) -> list[tuple[tuple[str, ...], bool, str]]:
     """Return rows of settings, whether they have an effect in this run, and the words for why they have none."""
     data, objective, save, hub, log = run.dataset, run.objective, run.save, run.hub, run.log
-    file, kinds = data.dataset_config is not None, tracker_kinds(log)  # a data-set file may need its own fallbacks
+    file, kinds = data.dataset_config is not None, tracker_kinds(log)  # a data-set file may need these values
     states = save.save_state or save.save_state_on_train_end
     epochs = bool(save.save_every_n_epochs or save.save_n_epoch_ratio)
     return [
@@ -47,7 +50,8 @@ def conditions(run: RunConfig) -> list[tuple[tuple[str, ...], bool, str]]:
         (("noise_offset_random_strength",), bool(objective.noise_offset), "without --noise_offset"),
         (("adaptive_noise_scale",), objective.noise_offset != 0, "with a --noise_offset of 0"),
         (("ip_noise_gamma_random_strength",), bool(objective.ip_noise_gamma), "without --ip_noise_gamma"),
-        (("multires_noise_discount",), bool(objective.multires_noise_iterations), "without --multires_noise_iterations"),
+        (("multires_noise_discount",), bool(objective.multires_noise_iterations),
+         "without --multires_noise_iterations"),
         (("mask_normalize",), file or data.masked_loss or data.alpha_mask, "without --masked_loss or --alpha_mask"),
         (("prior_loss_weight",), file or data.reg_data_dir is not None, "without --reg_data_dir"),
         (("min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale"), file or data.enable_bucket,
@@ -55,7 +59,7 @@ def conditions(run: RunConfig) -> list[tuple[tuple[str, ...], bool, str]]:
         (("keep_tokens",), file or takes_tags(data),
          "without --shuffle_caption, --caption_tag_dropout_rate or --token_warmup_step"),
         (("caption_separator",), file or takes_tags(data) or uses_separator(data),
-         "without --shuffle_caption or another setting that parts or joins tags"),
+         "without --shuffle_caption or another setting that splits or joins tags"),
         (("caption_extension",), file or data.in_json is None, "beside --in_json, whose captions are used"),
         (("token_warmup_min",), file or data.token_warmup_step > 0, "without --token_warmup_step"),
         (("max_train_steps",), run.optim.max_train_epochs is None, "beside --max_train_epochs"),

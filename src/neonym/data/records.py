@@ -25,7 +25,7 @@ from neonym.data.metadata_files import (
 from neonym.data.remarks import Remark, remark_problems
 from neonym.data.subset_captions import StoredCaptions
 from neonym.errors import DataError, Problem, in_one_line, some
-from neonym.extras import install
+from neonym.extras import install_command
 from neonym.types import CaptionRules, Fit, ImageRecord, ImageRules, Size
 
 Looked = Mapping[Path, Facts | DataError]
@@ -187,7 +187,7 @@ class Scan:
                 ImageRecord(
                     path=entry.path, caption=text or "", size=fitted[0], fit=fitted[1], content=fitted[2], concept=folder.concept,
                     dataset=self.index, repeats=folder.repeats, is_reg=folder.is_reg, rules=folder.rules,
-                    image_rules=folder.image_rules, mask=mask, further=caption.further,
+                    image_rules=folder.image_rules, mask=mask, unused_lines=caption.further,
                 )
             )  # fmt: skip
         for problem in (*stored.problems(), *remark_problems(remarks_of(looked), masks.values(), str(folder.place))):
@@ -233,7 +233,7 @@ class Scan:
         if others:
             what = f"{len(others)} images of other kinds are passed over ({some(others)})"
             jxl = any(name.lower().endswith(".jxl") for name in others)
-            fix = "Save them as PNG, JPEG or WebP" + (f", or {install('pillow_jxl')}" if jxl else "")
+            fix = "Save them as PNG, JPEG or WebP" + (f", or {install_command('pillow_jxl')}" if jxl else "")
             self.report(Problem("warning", what, str(folder.place), fix))
         stems = Counter(path.stem for path in paths)
         shared = [path.name for path in paths if stems[path.stem] > 1] if len(stems) < len(paths) else []

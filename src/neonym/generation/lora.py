@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from neonym.errors import ModelError, Problem, UserError
-from neonym.extras import install, is_installed
+from neonym.extras import install_command, is_installed
 from neonym.generation.samplers import default_sampler, make_scheduler
 from neonym.models.loading.weight_files import ENDINGS, read_header, read_tensors
 from neonym.models.model import Model
@@ -102,7 +102,7 @@ def network_facts(file: str) -> dict[str, str]:
 def check_networks(files: Sequence[str]) -> None:
     """Check what can be known of LoRA files before the model is loaded. Raises UserError."""
     if files and not is_installed("peft"):
-        raise UserError("a LoRA needs the package `peft`", "--network_weights", install("peft"))
+        raise UserError("a LoRA needs the package `peft`", "--network_weights", install_command("peft"))
     for file in files:
         if not Path(file).is_file():
             raise ModelError("there is no such file", f"--network_weights {file}")

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
 from neonym.errors import UserError
-from neonym.extras import install, is_installed
+from neonym.extras import install_command, is_installed
 
 if TYPE_CHECKING:
     from neonym.models.model import Model
@@ -89,7 +89,7 @@ def sampler_name(text: str) -> str:
         kind = end.strip("_").capitalize()
         raise UserError(f"the sampler `{plain}` has no {kind} noise levels", "--sampler", f"Use `{plain}`")
     if plain == "lms" and not is_installed("scipy"):
-        raise UserError("the sampler lms needs the package `scipy`", "--sampler", install("scipy"))
+        raise UserError("the sampler lms needs the package `scipy`", "--sampler", install_command("scipy"))
     return plain + end
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from neonym.errors import ModelError
-from neonym.extras import install
+from neonym.extras import install_command
 
 GENERAL, CHARACTERS = "0", "4"  # categories in selected_tags.csv; 9, the ratings, is left out
 Describe = Callable[[Image.Image], str]
@@ -109,7 +109,7 @@ def load_tagger(folder: Path) -> Tagger:
     try:
         import onnxruntime
     except ImportError as error:
-        raise ModelError("needs the package onnxruntime", str(folder), install("onnxruntime")) from error
+        raise ModelError("needs the package onnxruntime", str(folder), install_command("onnxruntime")) from error
     check_folder(folder)
     names, categories = read_tags(folder / "selected_tags.csv")
     file = folder / "model.onnx"

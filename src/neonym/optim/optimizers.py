@@ -1,4 +1,4 @@
-"""Optimizers made from their records, and the record of a class that is not listed."""
+"""Makes optimizers from their records, and records for classes that are not listed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from inspect import signature
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from neonym.config.optimizers import OPTIMIZERS, OptimizerRecord, class_path, listed, optimizer_problem, suggestion
+from neonym.config.optimizers import (
+    OPTIMIZERS,
+    OptimizerRecord,
+    class_path,
+    listed_optimizer,
+    optimizer_problem,
+    suggestion,
+)
 from neonym.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -20,23 +27,26 @@ if TYPE_CHECKING:
 
 
 def record_of(name: str) -> OptimizerRecord:
-    """Return the record of a listed optimizer, or one made by looking at the class; a missing class has a bare record."""
-    return listed(name) or _record_of_class(name)
+    """Return the record of an optimizer: the listed one, or one made by inspecting the class.
+
+    A class that is missing gets a record without capabilities.
+    """
+    return listed_optimizer(name) or _record_of_class(name)
 
 
 @cache
 def _record_of_class(name: str) -> OptimizerRecord:
-    """Return what can be known of a class of torch.optim or at a dotted path.
+    """Return the record of a class in torch.optim or at a dotted path.
 
-    If it is the class of a listed optimizer, it can do what that one can, with the class's own settings.
-    Otherwise an optimizer that averages its steps has `eval()`, and one that finds its rate begins at an estimate `d0`.
+    The class of a listed optimizer has that optimizer's capabilities, but not its default arguments. For any other
+    class, `eval()` means that it averages its steps, and a parameter `d0` that it finds its learning rate.
     """
     bare = OptimizerRecord(name, class_path(name))
-    if optimizer_problem(name) is not None:  # torch is not imported for a name that stands for nothing
+    if optimizer_problem(name) is not None:  # do not import torch for an unknown name
         return bare
     try:
         found = optimizer_class(name)
-    except ConfigError:  # `make_optimizer` says why
+    except ConfigError:  # `make_optimizer` reports why
         return bare
     for known in OPTIMIZERS:
         if known.package == bare.package and class_at(known.path) is found:
@@ -46,7 +56,10 @@ def _record_of_class(name: str) -> OptimizerRecord:
 
 
 def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
-    """Return the class of a listed name, of a name in torch.optim, or at a dotted path. Raises ConfigError."""
+    """Return the class of an optimizer, by a listed name, a name in torch.optim or a dotted path.
+
+    Raises ConfigError if there is no such class, or if it is not an optimizer.
+    """
     import torch
 
     problem = optimizer_problem(name)
@@ -63,13 +76,13 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
 
 
 def class_at(path: str) -> Any:
-    """Return what stands at a dotted path. Raises ImportError, ValueError or AttributeError."""
+    """Return the object at a dotted path. Raises ImportError, ValueError or AttributeError."""
     module, _, attribute = path.rpartition(".")
     return _member(import_module(module), attribute)
 
 
 def _member(home: ModuleType, name: str) -> Any:
-    """Return a class of a module, by its name in any case if the module is torch's. Raises AttributeError."""
+    """Return a member of a module. In torch's modules, names of classes match in any case. Raises AttributeError."""
     if home.__name__ not in ("torch.optim", "torch.optim.lr_scheduler"):
         return getattr(home, name)
     classes = {key.lower(): value for key, value in vars(home).items() if isinstance(value, type)}
@@ -79,20 +92,21 @@ def _member(home: ModuleType, name: str) -> Any:
 def make_optimizer(
     rows: Iterable[Parameter], name: str = "AdamW", learning_rate: float = 5e-3, arguments: dict[str, Any] | None = None
 ) -> torch.optim.Optimizer:
-    """Return an optimizer of these rows alone. AdamW has no weight decay by default: it would only shrink the words.
+    """Return an optimizer of these rows alone. `arguments` take precedence over the defaults in its record.
 
-    Raises ConfigError if the class is missing or does not take the arguments.
+    AdamW has no weight decay by default, because it would only shrink the words.
+    Raises ConfigError if the class is missing or does not accept the arguments.
     """
     found, record = optimizer_class(name), record_of(name)
     settings = {**record.settings, **(arguments or {})}
     relative = record.is_relative(settings)
     if relative:
-        settings["relative_step"] = True  # `warmup_init` alone asks for it, too
+        settings["relative_step"] = True  # `warmup_init` implies it
     rate = None if relative else learning_rate
     try:
         optimizer = found(list(rows), lr=rate, **settings)  # pyright: ignore[reportCallIssue, reportArgumentType]
-    except Exception as error:  # each class has errors of its own
-        what = f"{found.__name__} does not take these arguments: {error}"
+    except Exception as error:  # a class may raise any exception
+        what = f"{found.__name__} does not accept these arguments: {error}"
         raise ConfigError([Problem("error", what, "--optimizer_args")]) from error
     if record.averages:
         optimizer.train()  # pyright: ignore[reportAttributeAccessIssue]
@@ -100,7 +114,7 @@ def make_optimizer(
 
 
 def rate_now(optimizer: torch.optim.Optimizer) -> float:
-    """Return the learning rate of the last step, also of AdaFactor's, which is relative to the word's size."""
+    """Return the learning rate of the last step, including AdaFactor's, which is relative to the size of the rows."""
     group: dict[str, Any] = optimizer.param_groups[0]
     if group["lr"] is not None:
         return float(group.get("scheduled_lr") or group["lr"])
@@ -109,10 +123,10 @@ def rate_now(optimizer: torch.optim.Optimizer) -> float:
 
 
 def longest_step(record: OptimizerRecord, arguments: Mapping[str, Any], max_grad_norm: float, width: int) -> float:
-    """Return how many learning rates a step moves a number of a word at most, or infinity if nothing bounds it.
+    """Return the longest step of one number of a vector, in learning rates; infinity if nothing bounds it.
 
-    For Adam and its like this is about 1, whatever the clipped gradient is. Steps of SGD are as long as gradients, which
-    are clipped, and momentum adds them up: the bound is the root mean square over the `width` numbers of a vector.
+    For optimizers like Adam it is about 1, whatever the clipped gradient is. Steps of SGD are as long as the clipped
+    gradient, and momentum adds them up: their bound is the root mean square over the `width` numbers of a vector.
     """
     if record.is_relative(arguments):
         return math.inf

@@ -1,4 +1,4 @@
-"""Schedules of the learning rate by sd-scripts' names, each a function of the step: resuming needs nothing of it."""
+"""Learning-rate schedules under sd-scripts' names. Each is a function of the step, so it has no state to resume."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
 Schedule = Callable[[int], float]  # step -> learning rate
 PLAIN = ("constant", "adafactor", "constant_with_warmup", "linear", "cosine")
-SAMPLED = 10_000  # steps at most: `reach` looks at the rates of a longer run here and there
+SAMPLED = 10_000  # steps: `reach` samples the rates of a longer run
 
 
 def plain_factor(name: str, step: int, steps: int, warmup: int) -> float:
-    """Return the factor of the learning rate at `step`. The schedule "adafactor" is constant without relative steps."""
+    """Return the factor of the learning rate at `step`, counted from 0, of one of the schedules in `PLAIN`.
+
+    The schedule "adafactor" is constant: with relative steps, AdaFactor finds its own rate.
+    """
     if name in ("constant", "adafactor"):
         return 1.0
     if step < warmup:
@@ -46,11 +49,11 @@ def named_schedule(
     kind: str = "",
     arguments: dict[str, Any] | None = None,
 ) -> Schedule:
-    """Return the learning rate at each step by a schedule of diffusers or transformers, or of torch's class `kind`.
+    """Return the learning rate at each step, by a schedule of diffusers or transformers, or by the torch class `kind`.
 
-    The plainest are written out (`plain_factor`), for those packages take seconds to import, also for `neonym check`.
-    A library's schedule is asked for its factor, or played through once: either way the rate is a function of the step.
-    Raises ConfigError.
+    The simplest schedules are computed here (`plain_factor`), because importing those packages takes seconds.
+    For the others, the rate comes from the scheduler's own function of the step or, if it has none, from a table that
+    is filled by stepping through the schedule once. Raises ConfigError if the schedule does not accept its settings.
     """
     name = schedule_name(name)
     if not kind and name in PLAIN:
@@ -76,7 +79,7 @@ def named_schedule(
             scheduler.step()
     except ConfigError:
         raise
-    except Exception as error:  # each class has errors of its own
+    except Exception as error:  # a class may raise any exception
         what = f"{kind or name} does not work with these settings: {error}"
         raise ConfigError([Problem("error", what, "--lr_scheduler_args" if kind else "--lr_scheduler")]) from error
     return lambda step: table[min(step, steps - 1)]
@@ -86,7 +89,7 @@ def library_scheduler(
     probe: torch.optim.Optimizer, name: str, steps: int, *, warmup: int, decay: int, cycles: int, power: float,
     timescale: int | None, min_ratio: float | None, kind: str, arguments: dict[str, Any],
 ) -> Any:  # fmt: skip
-    """Return the scheduler of transformers, diffusers or torch over `probe`. Raises ConfigError."""
+    """Return a scheduler of transformers, diffusers or torch for the optimizer `probe`. Raises ConfigError."""
     if kind:
         return scheduler_class(kind)(probe, **arguments)
     from diffusers.optimization import get_piecewise_constant_schedule
@@ -110,7 +113,7 @@ def library_scheduler(
             probe, warmup, decay, num_stable_steps=max(0, steps - warmup - decay),
             min_lr_ratio=min_ratio or 0.0, num_cycles=cycles / 2,
         )  # fmt: skip
-    raise ValueError(f"no schedule {name!r}")
+    raise ValueError(f"there is no schedule {name!r}")
 
 
 def scheduler_class(name: str) -> Any:
@@ -122,6 +125,6 @@ def scheduler_class(name: str) -> Any:
 
 
 def reach(schedule: Schedule, first: int, last: int) -> float:
-    """Return how far steps `first` to `last` - 1 can carry a number at most, if each moves it by its learning rate."""
+    """Return how far steps `first` to `last` - 1 can move a number at most, if each moves it by its learning rate."""
     stride = max(1, (last - first) // SAMPLED)
     return stride * sum(schedule(step) for step in range(first, last, stride))

@@ -1,1 +1,1 @@
-"""What can be known of a run before a weight is read."""
+"""Everything that can be known about a run before any weights are read."""

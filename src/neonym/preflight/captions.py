@@ -1,4 +1,7 @@
-"""Problems of captions: does every word reach the model? The captions of training are checked, not those in the files."""
+"""Problems of captions, above all: does every word reach the model?
+
+The texts that can be trained on are checked, not the files that they come from.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from neonym.text.words import clean
 from neonym.types import ImageRecord
 
 Lost = tuple[ImageRecord, Fate]  # an image whose captions lose its word, and how
-ONE_LINE = "Write each caption in one line, or use enable_wildcard, which draws one of the lines each time"
+ONE_LINE = "Write each caption on one line, or use enable_wildcard, which chooses one of the lines each time"
 
 
 def caption_problems(
@@ -34,7 +37,8 @@ def caption_problems(
 ) -> tuple[list[Problem], list[Lost]]:
     """Return what is wrong with the captions of all words, and the images whose captions lose their word.
 
-    A word that never reaches the model is an error, one that is missing at times a warning. A caption has `room` tokens.
+    A word that never reaches the model is an error; one that is sometimes missing is a warning. `room` is the largest
+    number of tokens in a caption.
     """
     problems = list(unreadable_emphasis([*records, *held_out]))
     if problems:
@@ -42,17 +46,20 @@ def caption_problems(
     lost: list[Lost] = []
     for index, token in enumerate(tokens):
         groups = [
-            Group.of(token, [r for r in records if r.concept == index and not r.is_reg], tokenizers),
-            Group.of(token, [r for r in held_out if r.concept == index], tokenizers, " of held-out images"),
+            CaptionGroup.of(token, [r for r in records if r.concept == index and not r.is_reg], tokenizers),
+            CaptionGroup.of(token, [r for r in held_out if r.concept == index], tokenizers, " of held-out images"),
         ]
         if not groups[0].records:
-            problems.append(Problem("error", "there are no images of it", f"`{token}`", "Check the folders"))
-        own, apart = (group_problems(group, room) if group.records else [] for group in groups)
+            problems.append(Problem("error", "has no images", f"`{token}`", "Check the folders"))
+        own, apart = (caption_group_problems(group, room) if group.records else [] for group in groups)
         regularisation = [r for r in records if r.concept == index and r.is_reg]
         problems += [*own, *regularisation_problems(token, regularisation, tokenizers), *apart]
         if 0 < (count := len(groups[1].records)) < ENOUGH_HELD_OUT:
-            what = f"only {count} images are held out: too few to judge by, so the training images are used"
-            problems.append(Problem("warning", what, "validation_split", f"Hold out {ENOUGH_HELD_OUT} or none"))
+            held = counted(count, "image")
+            what = f"only {held} held out, too few to judge the word, so training images are used instead"
+            problems.append(
+                Problem("warning", what, "validation_split", f"Hold out at least {ENOUGH_HELD_OUT}, or none")
+            )
         lost += [each for group in groups for each in group.lost]
     return [*problems, *later_lines([*records, *held_out])], lost
 
@@ -66,24 +73,24 @@ def unreadable_emphasis(records: Iterable[ImageRecord]) -> Iterator[Problem]:
             for text in (plain_caption(record), *record.caption.split("\n"), *possible_captions(record, True)):
                 parse_emphasis(text)
         except ValueError as error:
-            fix = "Write (text:1.3), or a backslash before a bracket that is no emphasis"
+            fix = "Write (text:1.3), or put a backslash before each bracket that is not emphasis"
             yield Problem("error", f"{error} in its caption", str(record.path), fix)
 
 
 @dataclass(frozen=True)
-class Group:
-    """Images of one word, those to train on or those held out, and what becomes of the word in their captions."""
+class CaptionGroup:
+    """The training images or the held-out images of one word, with what becomes of the word in their captions."""
 
     token: str
     records: list[ImageRecord]
     tight: list[ImageRecord]  # images with captions that may be cut off
     lost: list[Lost]
     tokenizers: Tokenizers
-    which: str  # in messages; empty for training images
+    which: str  # what messages call the images; empty for training images
 
     @classmethod
-    def of(cls, token: str, records: list[ImageRecord], tokenizers: Tokenizers, which: str = "") -> Group:
-        """Return the group of these images, each with the fate of its word."""
+    def of(cls, token: str, records: list[ImageRecord], tokenizers: Tokenizers, which: str = "") -> CaptionGroup:
+        """Return the group of these images, for each of which the captions that lose the word are found."""
         tight, lost = list[ImageRecord](), list[Lost]()
         for record in records:
             fits = surely_fits(record, tokenizers)
@@ -96,7 +103,7 @@ class Group:
 
     @property
     def severity(self) -> Literal["error", "warning"]:
-        """How serious it is if the word is in no caption: held-out images that are too few are not used anyway."""
+        """The severity of a word that is in no caption. Held-out images that are too few are not used anyway."""
         return "warning" if self.which and len(self.records) < ENOUGH_HELD_OUT else "error"
 
     def names(self, fate: Fate) -> list[str]:
@@ -104,42 +111,48 @@ class Group:
         return [record.path.name for record, found in self.lost if found == fate]
 
 
-def group_problems(group: Group, room: int) -> list[Problem]:
+def caption_group_problems(group: CaptionGroup, room: int) -> list[Problem]:
     """Return what is wrong with the captions of a group of images."""
-    return [*missing_words(group), *drawn_without_word(group), *words_cut_off(group), *captions_cut_off(group, room)]
+    return [
+        *missing_words(group),
+        *sometimes_without_word(group),
+        *words_cut_off(group),
+        *captions_cut_off(group, room),
+    ]
 
 
-def missing_words(group: Group) -> Iterator[Problem]:
+def missing_words(group: CaptionGroup) -> Iterator[Problem]:
     """Yield an error if no caption contains the word, a warning if some do not."""
     names, count, where = group.names("missing"), len(group.records), f"`{group.token}`"
     if not names:
         return
-    fix, later = f"Write {where} in the caption files, or set class_tokens to a text with it", ""
+    fix, later = f"Write {where} in the caption files, or set class_tokens to a text that contains it", ""
     if late := sum(fate == "missing" and has_word_late(record) for record, fate in group.lost):
-        fix, later = ONE_LINE, f"; in {late} of them it is on a later line, which is not used"
+        fix, later = ONE_LINE, f"; in {late} of them it is only on a later line, which is not used"
     if len(names) < count:
         what = f"{len(names)} of {count} captions{group.which} do not contain the word ({some(names)}){later}"
         yield Problem("warning", what, where, fix)
         return
     done = "judged" if group.which else "learned"
-    what = f"none of the {count} captions{group.which} contains the word, so nothing would be {done} ({some(names)}){later}"
+    captions = f"{count} captions{group.which}"
+    what = f"none of the {captions} contains the word, so nothing would be {done} ({some(names)}){later}"
     yield Problem(group.severity, what, where, fix)
 
 
-def drawn_without_word(group: Group) -> Iterator[Problem]:
-    """Yield a warning if a caption contains the word only in some of the texts that can be drawn from it."""
+def sometimes_without_word(group: CaptionGroup) -> Iterator[Problem]:
+    """Yield a warning if some of the texts that a caption can become do not contain the word."""
     if names := group.names("not always there"):
         what = (
-            f"{len(names)} of {len(group.records)} captions{group.which} can be drawn without the word ({some(names)})"
+            f"{len(names)} of {len(group.records)} captions{group.which} can be used without the word ({some(names)})"
         )
-        parts = "every part of {...|...} and every line, or outside of them"
+        parts = "every part of {...|...} and every line, or outside of the braces"
         if group.records[0].rules.templates:
             parts = "every sentence of the template file"
-        yield Problem("warning", what, f"`{group.token}`", f"Write it into {parts}")
+        yield Problem("warning", what, f"`{group.token}`", f"Write it in {parts}")
 
 
-def words_cut_off(group: Group) -> Iterator[Problem]:
-    """Yield an error if the word is cut off in all captions, a warning if it is, or can be, in some."""
+def words_cut_off(group: CaptionGroup) -> Iterator[Problem]:
+    """Yield an error if the word is cut off in all captions, or a warning if it is, or can be, in some of them."""
     if names := group.names("cut off"):
         what = f"the word is cut off at the end of {len(names)} captions{group.which} ({some(names)})"
         fix = "Put the word first, or use a larger --max_token_length"
@@ -147,26 +160,27 @@ def words_cut_off(group: Group) -> Iterator[Problem]:
         yield Problem(severity, what, f"`{group.token}`", fix)
     if names := group.names("at times cut off"):
         what = f"shuffling can move the word to where {len(names)} captions{group.which} are cut off ({some(names)})"
-        fix = "Put it first, with keep_tokens=1, or use a larger --max_token_length"
+        fix = "Put it first and set keep_tokens=1, or use a larger --max_token_length"
         yield Problem("warning", what, f"`{group.token}`", fix)
 
 
-def captions_cut_off(group: Group, room: int) -> Iterator[Problem]:
-    """Yield a warning if captions are too long."""
+def captions_cut_off(group: CaptionGroup, room: int) -> Iterator[Problem]:
+    """Yield a warning if captions are so long that their ends are cut off."""
     long = [
         record.path.name for record in group.tight
         if any(tokenizer.cut_off(plain_caption(record)) for tokenizer in group.tokenizers.values())
     ]  # fmt: skip
     if long:
-        what = f"the ends of {len(long)} captions{group.which} are cut off: they have more than {room} tokens ({some(long)})"
+        captions = f"{len(long)} captions{group.which}"
+        what = f"the ends of {captions} are cut off: they have more than {room} tokens ({some(long)})"
         yield Problem("warning", what, "captions", "Shorten them, or use --max_token_length=150 or 225")
 
 
 def regularisation_problems(token: str, records: Sequence[ImageRecord], tokenizers: Tokenizers) -> Iterator[Problem]:
-    """Yield a warning if captions of regularisation images, which show what the word does not mean, contain it."""
+    """Yield a warning if captions of regularisation images contain the word, which these images do not show."""
     named = [
-        record.path.name for record in records
-        if any(clean(token) in t.words_in(text) for t in tokenizers.values() for text in possible_captions(record, True))
+        record.path.name for record in records for texts in [possible_captions(record, True)]
+        if any(clean(token) in tokenizer.words_in(text) for tokenizer in tokenizers.values() for text in texts)
     ]  # fmt: skip
     if named:
         what = f"{len(named)} of {len(records)} captions of regularisation images contain the word ({some(named)})"
@@ -175,8 +189,8 @@ def regularisation_problems(token: str, records: Sequence[ImageRecord], tokenize
 
 
 def later_lines(records: Iterable[ImageRecord]) -> Iterator[Problem]:
-    """Yield one warning for captions of which only the first line is used."""
-    cut = [record for record in records if record.further and uses_captions(record.rules)]
+    """Yield one warning for all captions of several lines, of which only the first is used."""
+    cut = [record for record in records if record.unused_lines and uses_captions(record.rules)]
     if not cut:
         return
     names = some([record.path.name for record in cut])
@@ -184,10 +198,10 @@ def later_lines(records: Iterable[ImageRecord]) -> Iterator[Problem]:
     if late := [record.path.name for record in cut if has_word_late(record)]:
         parts.append(f"in {len(late)} of them the word is on a later line only ({some(late)})")
     if blank := [record.path.name for record in cut if not record.caption.split("\n")[0].strip()]:
-        parts.append(f"in {len(blank)} of them the first line is blank, so that nothing is used ({some(blank)})")
+        parts.append(f"in {len(blank)} of them the first line is blank, so nothing is used ({some(blank)})")
     yield Problem("warning", "; ".join(parts), "captions", ONE_LINE)
 
 
 def has_word_late(record: ImageRecord) -> bool:
     """Return whether the word is only on lines of the caption that are not used."""
-    return shows(record.further, record.rules.word) and not shows(plain_caption(record), record.rules.word)
+    return shows(record.unused_lines, record.rules.word) and not shows(plain_caption(record), record.rules.word)

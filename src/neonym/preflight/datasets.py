@@ -1,12 +1,12 @@
-"""Data sets as plain values: the folders, rules and buckets that images are scanned with."""
+"""Converts the tables of a data-set file into the folders, rules and buckets with which images are scanned."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from neonym.config.data_settings import DatasetSettings
 from neonym.config.dataset import DatasetConfig, SubsetSpec
-from neonym.config.run import DatasetSettings
 from neonym.data.buckets import BucketRules
 from neonym.data.caption_files import text_of
 from neonym.data.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, by_tags, template_lines
@@ -18,7 +18,7 @@ from neonym.types import CaptionRules, ImageRules, Size
 def make_datasets(
     config: DatasetConfig, settings: DatasetSettings, native_size: int, templates: tuple[str, ...]
 ) -> tuple[Dataset, ...]:
-    """Return the data sets of a run; one without a resolution has the model's `native_size`."""
+    """Return the data sets of a run. One without a resolution gets the model's `native_size`, in pixels."""
     tokens = [concept.token_string for concept in config.concepts]
     return tuple(
         Dataset(
@@ -40,9 +40,9 @@ def make_datasets(
 
 
 def as_folder(spec: SubsetSpec, settings: DatasetSettings, tokens: Sequence[str], templates: tuple[str, ...]) -> Folder:
-    """Return a subset's folder.
+    """Return the folder of a subset, with its rules for captions and images.
 
-    Templates do not replace the captions of regularisation images, which do not show the word.
+    Templates do not replace the captions of regularisation images, because these images do not show the word.
     """
     concept = tokens.index(spec.concept) if spec.concept else 0
     captions = CaptionRules(
@@ -87,12 +87,15 @@ def as_folder(spec: SubsetSpec, settings: DatasetSettings, tokens: Sequence[str]
 
 
 def read_templates(settings: DatasetSettings) -> tuple[str, ...]:
-    """Return the sentences that are used instead of captions, if any. Raises DataError."""
+    """Return the templates that are used instead of captions, if any.
+
+    Raises DataError if the template file cannot be read, or if the word is in none of its lines.
+    """
     if settings.template_file is not None:
         lines = template_lines(text_of(Path(settings.template_file), all_lines=True))
         if not any(mark in line for line in lines for mark in ("{}", "[name]")):
             what = "has no line with the word"
-            raise DataError(what, settings.template_file, "Write [name] or {} where the word belongs")
+            raise DataError(what, settings.template_file, "Write [name] or {} in place of the word")
         return tuple(lines)
     if settings.use_object_template:
         return OBJECT_TEMPLATES
@@ -100,7 +103,7 @@ def read_templates(settings: DatasetSettings) -> tuple[str, ...]:
 
 
 def resolution_problems(datasets: Sequence[Dataset], multiple: int) -> Iterator[Problem]:
-    """Yield an error for each resolution without buckets that is no size of latents; sides are multiples of `multiple`."""
+    """Yield an error for each resolution without buckets whose sides are not multiples of `multiple`."""
     wrong: set[Size] = {d.buckets.resolution for d in datasets if not d.buckets.enabled}
     for size in sorted(size for size in wrong if any(side % multiple for side in size)):
         what = f"{size} is not a multiple of {multiple}"
@@ -108,7 +111,7 @@ def resolution_problems(datasets: Sequence[Dataset], multiple: int) -> Iterator[
 
 
 def separator_problems(datasets: Sequence[Dataset]) -> Iterator[Problem]:
-    """Yield an error if captions are split into tags but no text separates the tags."""
+    """Yield an error if captions are split into tags although the separator is empty."""
     places = [
         f"datasets[{d}] subsets[{s}]"
         for d, dataset in enumerate(datasets)
@@ -117,5 +120,5 @@ def separator_problems(datasets: Sequence[Dataset]) -> Iterator[Problem]:
     ]
     if places:
         what = "`caption_separator` is empty, but captions are split into tags"
-        fix = 'Write caption_separator = ",", or leave out what moves, drops and keeps tags'
+        fix = 'Write caption_separator = ",", or leave out the settings that shuffle, drop or keep tags'
         yield Problem("error", what, some(places), fix)

@@ -1,4 +1,4 @@
-"""The settings that the user left to the model, filled in once the model is known."""
+"""The settings that the user leaves to the model, filled in once the model is known."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from neonym.errors import Problem
 from neonym.models.defaults import Default
 from neonym.models.source import ModelSource
 from neonym.optim.optimizers import record_of
-from neonym.optim.rates import suiting_rate, warms_up
+from neonym.optim.rates import suitable_rate, warms_up
 
-Used = dict[str, Default]  # setting -> its default, of those that the user did not give
-LONG_RUN = 1000  # steps: a run that takes a while, of which the user should know how it can end sooner
+UsedDefaults = dict[str, Default]  # setting that the user did not give -> its default
+LONG_RUN = 1000  # steps: the user of a longer run should know how to end it sooner
 
 
-def with_defaults(run: RunConfig, source: ModelSource) -> tuple[RunConfig, Used]:
-    """Return the run with every setting that the model decides, and the defaults that were used.
+def with_defaults(run: RunConfig, source: ModelSource) -> tuple[RunConfig, UsedDefaults]:
+    """Return the run with the settings that the model decides, and the defaults that are used.
 
-    The warm-up stays open, because it depends on the length of the run (`rates.default_warmup`); so do the precision and
-    the micro-batches, which depend on the device, and the interval of the files in the run's folder, which has no setting.
+    Some settings stay open: the warm-up depends on the length of the run (`rates.default_warmup`), the precision and
+    the micro-batches depend on the device, and the interval of the files in the run folder has no setting.
     """
     defaults, optim, save = source.defaults, run.optim, run.save
-    used: Used = {}
+    used: UsedDefaults = {}
     if optim.learning_rate is None:
         used["learning_rate"] = rate_default(source, optim.optimizer_type)
     if optim.max_train_steps is None and optim.max_train_epochs is None:
@@ -46,21 +46,23 @@ def with_defaults(run: RunConfig, source: ModelSource) -> tuple[RunConfig, Used]
     values = {name: default.value for name, default in used.items() if name not in LEFT_OPEN}
     if "learning_rate" in values:
         values["learning_rate"] = Rate.constant(values["learning_rate"])
-    return filled(run, values), used
+    return with_settings(run, values), used
 
 
 LEFT_OPEN = ("lr_warmup_steps", "save_every_n_steps", "mixed_precision")
 
 
 def rate_default(source: ModelSource, optimizer: str) -> Default:
-    """Return the learning rate that suits the model's words and the optimizer."""
+    """Return the default learning rate for a model and an optimizer."""
     if record_of(optimizer).finds_rate:
-        return Default(suiting_rate(source, optimizer), "it finds the rate itself: this is a factor", optimizer)
+        return Default(
+            suitable_rate(source, optimizer), "it finds the rate itself, and multiplies it by this factor", optimizer
+        )
     return source.defaults.learning_rate
 
 
-def filled(run: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    """Return the run with these settings, each in its section."""
+def with_settings(run: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    """Return the run with the settings in `values` replaced, each in its section."""
     changed = {}
     for section in type(run).model_fields:
         settings = getattr(run, section)
@@ -71,16 +73,16 @@ def filled(run: RunConfig, values: Mapping[str, Any]) -> RunConfig:
 
 
 def with_table_defaults(
-    config: DatasetConfig, run: RunConfig, used: Used, counts: Mapping[str, int]
-) -> tuple[DatasetConfig, Used]:
-    """Return the data set's tables with what they leave to the run, and the defaults that are then still used.
+    config: DatasetConfig, run: RunConfig, used: UsedDefaults, counts: Mapping[str, int]
+) -> tuple[DatasetConfig, UsedDefaults]:
+    """Return the data-set tables with the values that they leave to the run, and the defaults that are then still used.
 
-    `counts`: how many vectors the `--weights` file of a word has, by word.
+    `counts` has the number of vectors in the `--weights` file of each word that has one.
     """
     vectors, batch_size = run.concept.num_vectors_per_token, run.dataset.train_batch_size
-    concepts = tuple(with_vectors(c, counts.get(c.token_string, vectors)) for c in config.concepts)
+    concepts = tuple(with_vector_count(c, counts.get(c.token_string, vectors)) for c in config.concepts)
     datasets = tuple(d.model_copy(update={"batch_size": d.batch_size or batch_size}) for d in config.datasets)
-    decided = {  # whether the tables or the files decide it, everywhere
+    decided = {  # whether tables and files decide the setting everywhere
         "num_vectors_per_token": all(c.num_vectors_per_token or c.token_string in counts for c in config.concepts),
         "train_batch_size": all(d.batch_size for d in config.datasets),
     }
@@ -88,14 +90,14 @@ def with_table_defaults(
     return config.model_copy(update={"concepts": concepts, "datasets": datasets}), left
 
 
-def with_vectors(spec: ConceptSpec, count: int | None) -> ConceptSpec:
-    """Return the word with this many vectors unless it has a number of its own; its `model_fields_set` stays."""
+def with_vector_count(spec: ConceptSpec, count: int | None) -> ConceptSpec:
+    """Return the concept with `count` vectors, unless it sets a number itself; `model_fields_set` does not change."""
     values = {**spec.model_dump(), "num_vectors_per_token": spec.num_vectors_per_token or count}
     return ConceptSpec.model_construct(spec.model_fields_set, **values)
 
 
-def default_notes(used: Used, folder: Path, stops_early: bool) -> list[Problem]:
-    """Return what the user of a long run should know who did not choose its length."""
+def default_notes(used: UsedDefaults, folder: Path, stops_early: bool) -> list[Problem]:
+    """Return a note on how to end a long run sooner, if the user did not choose its length."""
     steps, kept = used.get("max_train_steps"), used.get("save_every_n_steps")
     if steps is None or steps.value < LONG_RUN:
         return []

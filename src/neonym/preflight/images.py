@@ -1,4 +1,4 @@
-"""Problems of images: sizes that the model is not made for, masks and crops without effect, images that look alike."""
+"""Problems of images: unsuitable sizes, masks and crops without effect, images that look the same."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from neonym.data.records import Dataset
 from neonym.errors import Problem, in_one_line
 from neonym.types import ImageRecord
 
-FEW_IMAGES = 300  # that are decoded to be compared
+FEW_IMAGES = 300  # in larger sets, images are not decoded to be compared
 
 
 def image_problems(
     records: Sequence[ImageRecord], datasets: Sequence[Dataset], native_size: int, masked_loss: bool
 ) -> Iterator[Problem]:
-    """Yield a warning for each setting that does not suit the model or means nothing for these images."""
+    """Yield a warning for each setting that does not suit the model, or has no effect on these images."""
     largest = max((max(record.fit.bucket) for record in records), default=0)
     if largest > 2 * native_size:
         size = max(record.fit.bucket for record in records)
-        what = f"images are trained at up to {size}, the model is made for {native_size}"
+        what = f"images are trained at up to {size}, but the model is made for {native_size}"
         yield Problem("warning", what, "resolution", "Leave resolution out to use the model's own size")
     folders = [folder for dataset in datasets for folder in dataset.folders]
     if masked_loss and not any(folder.masks or folder.image_rules.alpha_mask for folder in folders):
-        fix = "Name masks with conditioning_data_dir in the data-set file, or use --alpha_mask"
-        yield Problem("warning", "has no effect: no image has a mask", "--masked_loss", fix)
+        fix = "Give masks with conditioning_data_dir in the data-set file, or use --alpha_mask"
+        yield Problem("warning", "has no effect, because no image has a mask", "--masked_loss", fix)
     if any(d.buckets.enabled for d in datasets) and any(record.image_rules.face_crop for record in records):
-        what = "is meant for training without buckets"
-        yield Problem("warning", what, "face_crop_aug_range", "Leave one of them out")
+        what = "only works without buckets"
+        yield Problem("warning", what, "face_crop_aug_range", "Leave out face_crop_aug_range or enable_bucket")
 
 
 def unused_keys(config: DatasetConfig) -> Iterator[Problem]:
     """Yield a note if a data-set file has keys that belong to other trainers."""
     subsets = [subset for dataset in config.datasets for subset in dataset.subsets]
     if any(d.network_multiplier != 1 for d in config.datasets) or any(s.custom_attributes for s in subsets):
-        what = "network_multiplier and custom_attributes belong to other trainers and mean nothing here"
+        what = "network_multiplier and custom_attributes belong to other trainers and have no effect here"
         yield Problem("note", what, "data set")
 
 
-def look_alikes(records: Sequence[ImageRecord]) -> list[Problem]:
+def similar_image_warnings(records: Sequence[ImageRecord]) -> list[Problem]:
     """Return warnings about images that look the same, which count twice, and about plain images, which teach nothing.
 
-    Images that are only nearly the same, or plain, are found in small sets alone: they have to be decoded for it.
+    In a set of more than `FEW_IMAGES` images only identical files are found, because the images are not decoded.
     """
     from neonym.data.metadata_files import plain_images
     from neonym.data.tools.duplicates import fingerprints, similar
@@ -60,5 +60,8 @@ def look_alikes(records: Sequence[ImageRecord]) -> list[Problem]:
     if not groups:
         return problems
     named = "; ".join(" = ".join(in_one_line(path.name) for path in group[:4]) for group in groups[:3])
-    what = f"{sum(map(len, groups))} images look like others ({named}{'; ...' if len(groups) > 3 else ''})"
-    return [*problems, Problem("warning", what, "images", "They count more than the others: keep one of each")]
+    what = f"{sum(map(len, groups))} images look the same as others ({named}{'; ...' if len(groups) > 3 else ''})"
+    return [
+        *problems,
+        Problem("warning", what, "images", "They count more than the other images: keep only one of each"),
+    ]

@@ -1,6 +1,6 @@
-"""What a run's settings name: the data-set file, prompts, folders. No image is opened, and no torch is needed.
+"""Reads what the settings of a run name: the data-set file, prompts and folders, but no images, and without torch.
 
-Everything that is wrong with the settings is reported within a second, all of it together.
+All mistakes in the settings are therefore reported together, within a second.
 """
 
 from __future__ import annotations
@@ -10,31 +10,32 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from neonym.config.data_settings import ModelSettings
 from neonym.config.file_kinds import misplaced
 from neonym.config.resolve import Resolved, read_table
 from neonym.config.rules import run_problems
-from neonym.config.run import ModelSettings, RunConfig
+from neonym.config.run import RunConfig
 from neonym.config.sources import read_dataset
 from neonym.errors import ConfigError, Problem
 from neonym.generation.request.prompts import SamplePrompt
 from neonym.models.source import BUILTIN_MODELS
-from neonym.preflight.resume_places import resume_problem
+from neonym.preflight.resume_paths import resume_problem
 from neonym.preflight.sample_prompts import sample_prompts
 from neonym.runs.outputs import output_problems
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the settings name, as far as it can be read, and everything that is wrong with it."""
+    """What the settings name, as far as it can be read, and all problems with it."""
 
     data: Resolved
     prompts: tuple[SamplePrompt, ...]
     problems: tuple[Problem, ...]
-    settings_are_sound: bool  # whether no setting is wrong by itself
+    settings_are_valid: bool  # whether each setting is correct by itself
 
 
 def read_inputs(run: RunConfig) -> Inputs:
-    """Read what the settings name, but no image and no model."""
+    """Return what the settings name. No images and no model are read."""
     rules = run_problems(run)
     data = read_dataset(run, rules)
     concepts = data.config.concepts if data.config else ()
@@ -44,13 +45,13 @@ def read_inputs(run: RunConfig) -> Inputs:
     prompts, found = ([], [wrong]) if wrong else sample_prompts(run.sample, words)
     found += misplaced_files(run, [concept.weights for concept in concepts])
     found += output_problems(run, words, [prompt.seed for prompt in prompts])
-    found += [*place_problems(run), *model_problems(run.model)]
-    is_sound = not any(problem.severity == "error" for problem in rules)
-    return Inputs(data, tuple(prompts), (*data.problems, *found), is_sound)
+    found += [*path_problems(run), *model_path_problems(run.model)]
+    is_valid = not any(problem.severity == "error" for problem in rules)
+    return Inputs(data, tuple(prompts), (*data.problems, *found), is_valid)
 
 
-def says_v(model: ModelSettings) -> bool | None:
-    """Return whether the model predicts v, if its folder or the settings say so; None if they say nothing."""
+def declares_v_prediction(model: ModelSettings) -> bool | None:
+    """Return whether the model predicts v, by the config in its folder or by the settings; None if neither tells."""
     name = model.pretrained_model_name_or_path
     folder = BUILTIN_MODELS / name.removeprefix("builtin:") if name.startswith("builtin:") else Path(name)
     try:
@@ -61,7 +62,7 @@ def says_v(model: ModelSettings) -> bool | None:
 
 
 def misplaced_files(run: RunConfig, weights: Sequence[str | None]) -> Iterator[Problem]:
-    """Yield an error for each file of another kind than its flag takes; `weights` are the words' embedding files."""
+    """Yield an error for each file that its flag does not accept. `weights` are the embedding files of the words."""
     given = [("weights", file) for file in weights or [run.concept.weights]]
     for flag, file in dict.fromkeys([*given, ("template_file", run.dataset.template_file), ("vae", run.model.vae)]):
         if wrong := misplaced(file, flag):
@@ -70,19 +71,19 @@ def misplaced_files(run: RunConfig, weights: Sequence[str | None]) -> Iterator[P
             yield Problem("error", "there is no such file", f"--weights {file}")
 
 
-def model_problems(model: ModelSettings) -> Iterator[Problem]:
-    """Yield what is wrong with the name of the model: it is a path, and nothing is there."""
+def model_path_problems(model: ModelSettings) -> Iterator[Problem]:
+    """Yield an error if the model is a path that does not exist, or a file of another kind."""
     name = model.pretrained_model_name_or_path
     if wrong := misplaced(name, "pretrained_model_name_or_path"):
         yield wrong
     like_a_path = name.startswith((".", "/", "~")) or name.lower().endswith((".safetensors", ".ckpt"))
     if like_a_path and not Path(name).exists():
         fix = "Write a path without ~" if name.startswith("~") else "Check the path"
-        yield Problem("error", f"there is no {name}", "--pretrained_model_name_or_path", fix)
+        yield Problem("error", f"{name} does not exist", "--pretrained_model_name_or_path", fix)
 
 
-def place_problems(run: RunConfig) -> Iterator[Problem]:
-    """Yield an error for each named file or folder that does not exist."""
+def path_problems(run: RunConfig) -> Iterator[Problem]:
+    """Yield an error for each file or folder in the settings that does not exist or cannot be used."""
     save, log = run.save, run.log
     if save.resume is not None and not run.hub.resume_from_huggingface and (wrong := resume_problem(save.resume)):
         yield wrong
@@ -94,12 +95,14 @@ def place_problems(run: RunConfig) -> Iterator[Problem]:
 
 
 def tracker_file_problems(file: str) -> Sequence[Problem]:
-    """Return what is wrong with the file of `--log_tracker_config`, which has a table for each tracker."""
+    """Return what is wrong with the file of `--log_tracker_config`, which must have a table for each tracker."""
     try:
         table = read_table(Path(file))
     except ConfigError as error:
         return [Problem("error", p.what, f"--log_tracker_config {p.where}") for p in error.problems]
     if isinstance(table, dict) and all(isinstance(value, dict) for value in table.values()):
         return []
-    fix = 'Write, for example, [wandb] and under it name = "first"'
-    return [Problem("error", "should have a table for each tracker", f"--log_tracker_config {file}", fix)]
+    fix = 'For example, write [wandb] and, on the next line, name = "first"'
+    return [
+        Problem("error", "must have a table for each tracker, and nothing else", f"--log_tracker_config {file}", fix)
+    ]

@@ -1,4 +1,4 @@
-"""The optimizer, its learning rate and its schedule: whether they work, and whether a word can be learned with them."""
+"""Checks the optimizer, the learning rate and the schedule: do they work, and can a word be learned with them?"""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import math
 from collections.abc import Iterator
 
 from neonym.config.dataset import ConceptSpec
+from neonym.config.learning_settings import OptimSettings
 from neonym.config.optimizers import optimizer_name
-from neonym.config.run import OptimSettings
 from neonym.config.values import Rate
 from neonym.errors import ConfigError, Problem, counted
 from neonym.models.source import ModelSource
 from neonym.optim.optimizers import longest_step, make_optimizer, record_of
-from neonym.optim.rates import TOO_SHORT, make_schedule, suiting_rate
+from neonym.optim.rates import TOO_SHORT, make_schedule, suitable_rate
 from neonym.optim.schedules import Schedule, reach
 from neonym.preflight.milestones import Milestones
 
-PROBE_RATE = Rate.constant(5e-3)  # for an optimizer that is only made to find out whether it can be made
+PROBE_RATE = Rate.constant(5e-3)  # for an optimizer that is made only to find out whether it can be
 PROBE_STEPS = 100  # for a schedule that is made before the length of the run is known
 
 
 def optimizer_errors(optim: OptimSettings) -> list[Problem]:
-    """Return why the optimizer or the schedule cannot be made or used; both are tried, so that neither fails later."""
+    """Return why the optimizer or the schedule cannot be made or used. Both are tried, so that neither fails later."""
     rate = optim.learning_rate or PROBE_RATE
     try:
         make_schedule(optim, rate, optim.max_train_steps or PROBE_STEPS)
@@ -37,66 +37,69 @@ def optimizer_errors(optim: OptimSettings) -> list[Problem]:
         return error.problems
     try:
         optimizer.step()
-    except Exception as error:  # each class has errors of its own: LBFGS wants a closure, SparseAdam other gradients
-        what = f"{optim.optimizer_type} cannot make a plain step ({error})"
+    except Exception as error:  # a class may raise any exception: LBFGS needs a closure, SparseAdam sparse gradients
+        what = f"{optim.optimizer_type} fails at an ordinary step ({error})"
         fix = "Choose another optimizer, or other --optimizer_args"
         return [Problem("error", what, "--optimizer_type", fix)]
     return []
 
 
 def rate_of(spec: ConceptSpec, optim: OptimSettings) -> Rate:
-    """Return the learning rate of a word: its own, or that of the run."""
+    """Return the learning rate of a word: its own if it has one, or else that of the run."""
     own = spec.learning_rate
     return optim.learning_rate or PROBE_RATE if own is None else Rate.constant(own)
 
 
 def schedule_of(rate: Rate, optim: OptimSettings, total: int, source: ModelSource) -> Schedule | None:
-    """Return the learning rate at each of `total` steps; None if the optimizer has a schedule of its own."""
+    """Return the learning rate at each of `total` steps; None if the optimizer has a schedule of its own.
+
+    Raises ConfigError if the schedule does not accept its settings.
+    """
     if record_of(optim.optimizer_type).has_own_schedule(optim.optimizer_arguments):
         return None
     return make_schedule(optim, rate, total, source.defaults.lr_warmup_steps.value)
 
 
 def optimizer_warnings(optim: OptimSettings, total: int) -> Iterator[Problem]:
-    """Yield a warning for each setting that the optimizer does not use, and for a schedule longer than the training."""
+    """Yield a warning for each setting that the optimizer ignores, and for a schedule longer than the training."""
     name, record = optimizer_name(optim.optimizer_type), record_of(optim.optimizer_type)
     if record.has_own_schedule(optim.optimizer_arguments):
         yield from unused_schedule(optim, name)
     else:
         yield from schedule_too_long(optim, total)
     if optim.ema_decay is not None and record.averages:
-        what = f"{name} saves an average already: it has no effect"
+        what = f"has no effect, because {name} already saves an average"
         yield Problem("warning", what, "--ema_decay", "Leave it out, or choose another optimizer")
 
 
 def unused_schedule(optim: OptimSettings, name: str) -> Iterator[Problem]:
-    """Yield a warning for each setting that an optimizer with a schedule of its own does not use."""
+    """Yield a warning for each setting that an optimizer with a schedule of its own ignores."""
     same = optim.schedule in ("constant", "adafactor") and not optim.lr_scheduler_type
     if {"lr_scheduler", "lr_scheduler_type"} & optim.model_fields_set and not same:
-        what = f"{name} has a schedule of its own: --lr_scheduler is not used"
+        what = f"{name} has a schedule of its own, so --lr_scheduler is not used"
         yield Problem("warning", what, "--optimizer_type")
     is_staged = optim.learning_rate is not None and optim.learning_rate.is_staged
     if is_staged or (optim.lr_warmup_steps is not None and optim.lr_warmup_steps.number > 0):
-        what = f"{name} has a schedule of its own: stages and warm-up are not used"
+        what = f"{name} has a schedule of its own, so stages and warm-up are not used"
         yield Problem("warning", what, "--learning_rate, --lr_warmup_steps")
 
 
 def schedule_too_long(optim: OptimSettings, total: int) -> Iterator[Problem]:
-    """Yield a warning if the warm-up and the decay are longer than the training."""
+    """Yield a warning if the warm-up and the decay together are longer than the training."""
     falls = optim.lr_decay_steps if optim.schedule == "warmup_stable_decay" else None
     rising, falling = (steps.of(total) if steps else 0 for steps in (optim.lr_warmup_steps, falls))
     if rising + falling > total or rising == total:
-        what = f"the learning rate rises for {rising} steps and falls for {falling}, but the training has {total}"
-        yield Problem("warning", what, "--lr_warmup_steps, --lr_decay_steps")
+        what = f"the learning rate rises for {rising} steps and falls for {falling}, but the training has only {total}"
+        yield Problem("warning", what, "--lr_warmup_steps, --lr_decay_steps", "Shorten them, or train for more steps")
 
 
 def rate_warnings(
     rate: Rate, schedule: Schedule | None, optim: OptimSettings, milestones: Milestones, source: ModelSource
 ) -> Iterator[Problem]:
-    """Yield a warning if a word cannot be learned at its learning rate in the steps of the run."""
+    """Yield a warning if the learning rate is too low for a word to be learned in the steps of the run."""
     name, record = optimizer_name(optim.optimizer_type), record_of(optim.optimizer_type)
     if record.finds_rate and rate.first <= 0.1:
-        what = f"{name} finds the learning rate itself: the one given is a factor, and {rate.first:g} stalls it"
+        what = f"{name} finds the learning rate itself and multiplies it by this factor; {rate.first:g} stalls it"
         yield Problem("warning", what, "--learning_rate", "Give --learning_rate=1")
     longest = longest_step(record, optim.optimizer_arguments, optim.max_grad_norm, min(source.widths.values()))
     if longest == math.inf:
@@ -110,15 +113,19 @@ def too_short(
     farthest: float, rate: float, milestones: Milestones, source: ModelSource, is_as_long_as_gradients: bool
 ) -> Problem:
     """Return the warning about a run that can move a number of a word by no more than `farthest`."""
+    share, spread = 100 * farthest / source.word_spread, source.word_spread
+    steps = counted(milestones.total - milestones.first, "step")
     what = (
-        f"{counted(milestones.total - milestones.first, 'step')} at learning rate {rate:g} can move a number of the word "
-        f"by no more than {farthest:.2g}, {100 * farthest / source.word_spread:.0f} % of the spread of this model's words "
-        f"({source.word_spread:.2g}): the word can hardly be learned"
+        f"{steps} at learning rate {rate:g} can move a number of the word by no more than {farthest:.2g}, which is "
+        f"{share:.0f} % of the spread of this model's words ({spread:.2g}): "
+        f"the word can hardly be learned"
     )
     if is_as_long_as_gradients:
-        fix = "Its steps are as long as gradients, which are small: give a far larger rate, or use AdamW"
+        fix = "The steps of this optimizer are as long as gradients, which are small: use a much larger rate, or AdamW"
         return Problem("warning", what, "--optimizer_type, --learning_rate", fix)
-    suits, enough = suiting_rate(source), source.defaults.max_train_steps.value
-    if rate >= suits:
-        return Problem("warning", what, "--max_train_steps", f"{enough} steps are the default for this model")
-    return Problem("warning", what, "--learning_rate", f"Values around {suits:g} suit this model, in {enough} steps")
+    suitable, enough = suitable_rate(source), source.defaults.max_train_steps.value
+    if rate >= suitable:
+        return Problem("warning", what, "--max_train_steps", f"The default for this model is {enough} steps")
+    return Problem(
+        "warning", what, "--learning_rate", f"For this model, use values around {suitable:g} for {enough} steps"
+    )

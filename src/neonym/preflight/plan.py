@@ -1,4 +1,4 @@
-"""The training plan: a run without errors, complete before a weight is read."""
+"""The training plan: everything about a run without errors, complete before any weights are read."""
 
 from __future__ import annotations
 
@@ -23,84 +23,84 @@ from neonym.types import ImageRecord
 if TYPE_CHECKING:
     from torch import Tensor
 
-ENOUGH_HELD_OUT = 4  # images to judge a word by
+ENOUGH_HELD_OUT = 4  # held-out images that suffice to judge a word
 
 
 @dataclass(frozen=True)
 class PlannedConcept:
-    """One word of a run: where it starts from, what it learns from and how fast, and what it is judged on."""
+    """One word of a run: where it starts, what it learns from, how fast, and what it is judged on."""
 
     token: str
-    file_name: str  # of its embedding file, without ending
+    file_name: str  # the name of its embedding file, without the ending
     vectors: int
     init_word: str
-    start: Mapping[str, Tensor] | None  # {encoder: [n,W]} from its --weights file; None: the pieces of its init word
-    encoders: tuple[str, ...]  # the text encoders whose rows learn
-    learning_rate: float  # what its optimizer is made with
+    start: Mapping[str, Tensor] | None  # {encoder: [n,W]} from its --weights file; None: the tokens of its init word
+    encoders: tuple[str, ...]  # the text encoders whose rows are trained
+    learning_rate: float  # the rate with which its optimizer is made
     schedule: Schedule | None  # step -> learning rate; None: the optimizer has a schedule of its own
     samples: ConceptPlan  # the samples of each step
-    records: tuple[ImageRecord, ...]  # its images, those of regularisation among them
+    records: tuple[ImageRecord, ...]  # its training images, including regularisation images
     held_out: tuple[ImageRecord, ...]
 
     @property
     def seed(self) -> int:
-        """The key of everything random about the word: the same whether it learns alone or beside others."""
+        """The seed of everything random about the word, which does not depend on the other words of the run."""
         return self.samples.seed
 
     @property
     def training_images(self) -> list[ImageRecord]:
-        """The images of the word itself, without those of regularisation."""
+        """The training images of the word, without regularisation images."""
         return [record for record in self.records if not record.is_reg]
 
     @property
     def is_judged_on_held_out(self) -> bool:
-        """Whether enough of its images are held out to judge it by them; else it is judged on its training images."""
+        """Whether the word is judged on held-out images; if there are too few, it is judged on training images."""
         return len(self.held_out) >= ENOUGH_HELD_OUT
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """A run without errors: what it learns, from what and for how long, and where its files go. Nothing is left open."""
+    """A run without errors: what it learns, from what, for how long, and where its files go."""
 
     run: RunConfig  # with every setting that the model decides
     source: ModelSource
-    tokenizers: dict[str, WordTokenizer]  # {encoder: its tokenizer}, which has ids for the words
-    data: DatasetConfig  # the data-set file, or what stands for it, with every value resolved
+    tokenizers: dict[str, WordTokenizer]  # {encoder: its tokenizer, which has ids for the words}
+    data: DatasetConfig  # the data-set file or its equivalent, with every value resolved
     datasets: tuple[Dataset, ...]
     records: tuple[ImageRecord, ...]  # the training images
     held_out: tuple[ImageRecord, ...]
     concepts: tuple[PlannedConcept, ...]
     milestones: Milestones
-    prompts: tuple[SamplePrompt, ...]  # of the sample images
-    model_warmup: str | None  # the warm-up that the model's defaults give; None: the user or the schedule says
+    prompts: tuple[SamplePrompt, ...]  # the prompts of the sample images
+    model_warmup: str | None  # the default warm-up of the model; None: the user or the schedule decides
     problems: tuple[Problem, ...]  # warnings and notes
 
     @property
     def tokens(self) -> list[str]:
-        """The words, in their order."""
+        """The words, in the order of the data-set file."""
         return [concept.token for concept in self.concepts]
 
     @property
     def step_sizes(self) -> list[int]:
-        """The number of samples of a step, per data set."""
+        """The number of samples in a step, for each data set."""
         return step_sizes(self.datasets, self.run)
 
     @property
     def run_folder(self) -> Path:
-        """The folder of the run's state, events and verdict."""
+        """The folder with the state, the events and the verdict of the run."""
         return run_folder(self.run, self.tokens)
 
     @property
     def step_folder(self) -> Path:
-        """The folder of the files that are kept of steps although the user asked for none."""
+        """The folder of the files that are saved by step if the user requests none."""
         return kept_steps_folder(self.run_folder)
 
 
 def step_sizes(datasets: tuple[Dataset, ...], run: RunConfig) -> list[int]:
-    """Return the number of samples of a step per data set: its batch size times gradient accumulation."""
+    """Return the number of samples in a step for each data set: batch size times gradient accumulation steps."""
     return [dataset.batch_size * run.optim.gradient_accumulation_steps for dataset in datasets]
 
 
 def kept_steps_folder(folder: Path) -> Path:
-    """Return where files of steps are kept in a run's folder."""
+    """Return the folder within a run folder for the files that are saved by step."""
     return folder / "steps"

@@ -1,4 +1,4 @@
-"""Which texts an image can be trained with, and whether its word reaches the model in them."""
+"""The texts that a caption can become, and whether the word reaches the model in each of them."""
 
 from __future__ import annotations
 
@@ -13,31 +13,33 @@ from neonym.seeds import dice
 from neonym.text.words import clean
 from neonym.types import CaptionRules, ImageRecord
 
-Tokenizers = dict[str, WordTokenizer]  # by text encoder
-Fate = Literal["missing", "not always there", "cut off", "at times cut off"]  # of a word in the captions of an image
-SPARE = 2  # ids: a mark and the comma behind it are not always one token
-FIRST, WARM = Moment(), Moment(step=10**12)  # WARM: no tag waits any more
-ALMOST_ONE = 1 - 1e-9  # a tag that draws this number is only dropped if all are
+Tokenizers = dict[str, WordTokenizer]  # {text encoder: its tokenizer}
+Fate = Literal[
+    "missing", "not always there", "cut off", "at times cut off"
+]  # how the captions of an image lose their word
+SPARE = 2  # ids: a punctuation mark and the comma after it are not always one token
+FIRST, WARM = Moment(), Moment(step=10**12)  # WARM: the token warm-up is over
+ALMOST_ONE = 1 - 1e-9  # a tag for which this number is drawn is dropped only if all tags are
 
 
-def shown_caption(record: ImageRecord, at: Moment) -> str:
-    """Return one draw of a caption, to be shown."""
+def example_caption(record: ImageRecord, at: Moment) -> str:
+    """Return one of the texts that a caption can become at a moment of the training, as an example."""
     return final_caption(record.caption, record.rules, dice(0, "caption"), at)
 
 
 @lru_cache(maxsize=256)
-def undropped(rules: CaptionRules) -> CaptionRules:
+def without_caption_dropout(rules: CaptionRules) -> CaptionRules:
     """Return the rules without those that drop whole captions."""
     return replace(rules, dropout=0.0, drop_every_n_epochs=0)
 
 
 class FirstChoice(Random):
-    """A generator that moves nothing, drops nothing, and takes the first of every choice."""
+    """A stand-in for a random generator that shuffles nothing, drops nothing, and always takes the first choice."""
 
     def choice(self, seq: Any) -> Any:
         return seq[0]
 
-    def shuffle(self, x: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - Python 3.10 had another argument
+    def shuffle(self, x: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  # `random` in 3.10
         pass
 
     def random(self) -> float:
@@ -45,7 +47,7 @@ class FirstChoice(Random):
 
 
 class WordChoice(FirstChoice):
-    """A generator that takes, of every {a|b}, the part with the word, or the part without it, if there is one."""
+    """A stand-in for a random generator that takes, from each {a|b}, a part with the word, or a part without it."""
 
     def __init__(self, word: str, with_word: bool):
         super().__init__(0)
@@ -56,14 +58,14 @@ class WordChoice(FirstChoice):
 
 
 class WordLast(WordChoice):
-    """A generator that keeps every tag and moves those with the word behind all others, where captions are cut off."""
+    """A stand-in for a random generator that drops no tags and moves those with the word to the end."""
 
     def shuffle(self, x: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         x.sort(key=lambda tag: shows(tag, self.word))
 
 
 class WordFirst(WordChoice):
-    """A generator that moves the word to the front and drops every tag that may be dropped."""
+    """A stand-in for a random generator that moves the word to the front and drops every tag that can be dropped."""
 
     def shuffle(self, x: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         x.sort(key=lambda tag: not shows(tag, self.word))
@@ -76,16 +78,17 @@ FIRST_CHOICE = FirstChoice()
 
 
 def plain_caption(record: ImageRecord) -> str:
-    """Return a caption in its own order with nothing dropped."""
-    return final_caption(record.caption, undropped(record.rules), FIRST_CHOICE, FIRST)
+    """Return a caption in its original order, with nothing dropped."""
+    return final_caption(record.caption, without_caption_dropout(record.rules), FIRST_CHOICE, FIRST)
 
 
 def possible_captions(record: ImageRecord, fits: bool) -> set[str]:
-    """Return some of the texts that an image can be trained with: one, if its word can neither be missing nor be cut off.
+    """Return the texts that a caption can become, as far as they differ in what becomes of the word.
 
-    Shuffling, warm-up and dropout never lose the word, but they can move it behind the end of a caption that is too long.
+    If the word can be neither missing nor cut off, one text is enough. Shuffling, warm-up and dropout never remove the
+    word, but they can move it beyond the end of a caption that is too long. `fits` says that no caption is too long.
     """
-    found, rules, plain = {plain_caption(record)}, record.rules, undropped(record.rules)
+    found, rules, plain = {plain_caption(record)}, record.rules, without_caption_dropout(record.rules)
     if not fits:
         found.add(final_caption(record.caption, plain, WordLast(rules.word, True), WARM))
         found.add(final_caption(record.caption, plain, WordFirst(rules.word, True), FIRST))
@@ -99,27 +102,27 @@ def possible_captions(record: ImageRecord, fits: bool) -> set[str]:
 
 @lru_cache(maxsize=256)
 def always_named(rules: CaptionRules) -> bool:
-    """Return whether every template names the word itself."""
+    """Return whether every template contains the word itself, not only the caption."""
     return all(shows(fill_template(template, rules.word, ""), rules.word) for template in rules.templates)
 
 
 def fullest_captions(record: ImageRecord) -> list[str]:
-    """Return texts of which one is at least as long as any caption of the image."""
+    """Return texts of which one is at least as long as any text that the caption can become."""
     rules = record.rules
     text = " ".join(filter(None, (rules.prefix, record.caption, rules.suffix)))
     return [fill_template(template, rules.word, text) for template in rules.templates] or [text]
 
 
 def surely_fits(record: ImageRecord, tokenizers: Tokenizers) -> bool:
-    """Return whether no caption of the image is ever cut off."""
+    """Return whether the caption of an image is certain never to be cut off."""
     texts = fullest_captions(record)
     return all(tokenizer.surely_fits(text, SPARE) for tokenizer in tokenizers.values() for text in texts)
 
 
 def fate_of_word(record: ImageRecord, token: str, tokenizers: Tokenizers, fits: bool) -> Fate | None:
-    """Return what becomes of the word in the captions of an image; None if it reaches the model in all of them.
+    """Return how the captions of an image lose the word; None if the word reaches the model in all of them.
 
-    `fits` says whether the captions surely fit (`surely_fits`).
+    `fits` is the result of `surely_fits`.
     """
     word, cut, texts = clean(token), list[bool](), possible_captions(record, fits)
     for tokenizer in tokenizers.values():

@@ -1,4 +1,4 @@
-"""Everything that can be known, and go wrong, before a weight is read. A run without errors has a training plan."""
+"""Checks a run before any weights are read. A run without errors gets a training plan."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from neonym.config.data_settings import ModelSettings
 from neonym.config.dataset import DEFAULT_INIT_WORD, ConceptSpec, DatasetConfig
 from neonym.config.resolve import Origins
 from neonym.config.rules import NO_IMAGES, objective_problems
-from neonym.config.run import ModelSettings, RunConfig
+from neonym.config.run import RunConfig
 from neonym.config.sources import NO_NAME
 from neonym.data.plan import ConceptPlan
 from neonym.data.records import Dataset, scan, steps_per_epoch
@@ -20,14 +21,14 @@ from neonym.models.source import ModelSource
 from neonym.models.tokenizers.loading import load_tokenizers
 from neonym.preflight.captions import Lost, caption_problems
 from neonym.preflight.datasets import make_datasets, read_templates, resolution_problems, separator_problems
-from neonym.preflight.defaults import Used, default_notes, with_defaults, with_table_defaults
+from neonym.preflight.defaults import UsedDefaults, default_notes, with_defaults, with_table_defaults
 from neonym.preflight.images import image_problems, unused_keys
-from neonym.preflight.inputs import read_inputs, says_v
+from neonym.preflight.inputs import declares_v_prediction, read_inputs
 from neonym.preflight.learning import optimizer_errors, optimizer_warnings, rate_of, rate_warnings, schedule_of
 from neonym.preflight.milestones import make_milestones
 from neonym.preflight.plan import PlannedConcept, TrainingPlan, kept_steps_folder, step_sizes
 from neonym.preflight.possible_captions import Tokenizers
-from neonym.preflight.settings import setting_notes, setting_problems
+from neonym.preflight.settings import model_fit_problems, setting_notes
 from neonym.preflight.words import StartingRows, read_starting_rows, word_problems
 from neonym.runs.outputs import file_names, run_folder
 from neonym.seeds import concept_seed
@@ -36,18 +37,18 @@ from neonym.types import ImageRecord
 
 @dataclass(frozen=True)
 class Preflight:
-    """What was found out about a run: all its problems, and its plan if there is no error among them.
+    """The result of checking a run: all its problems, and its plan if none of them is an error.
 
-    The other fields are for people who look at a run, right or wrong: with an error they end where it was found.
+    The other fields are for `neonym check`, which shows what is known even about a run with errors.
     """
 
     run: RunConfig
     problems: tuple[Problem, ...]
     plan: TrainingPlan | None = None
     config: DatasetConfig | None = None
-    origins: Origins = field(default_factory=dict)  # of the data set's values
+    origins: Origins = field(default_factory=dict)  # where the values of the data set come from
     source: ModelSource | None = None
-    defaults: Used = field(default_factory=dict)  # of the settings that the user left to the model
+    defaults: UsedDefaults = field(default_factory=dict)  # the defaults of settings that the user leaves to the model
     tokenizers: Tokenizers = field(default_factory=dict)
     datasets: tuple[Dataset, ...] = ()
     records: tuple[ImageRecord, ...] = ()
@@ -56,55 +57,56 @@ class Preflight:
 
     @property
     def tokens(self) -> list[str]:
-        """The words, in their order."""
+        """The words, in the order of the data-set file."""
         return [concept.token_string for concept in self.config.concepts] if self.config else []
 
-    def adding(self, problems: Iterable[Problem], **changes: Any) -> Preflight:
-        """Return what is known after a check that found `problems`."""
+    def with_problems(self, problems: Iterable[Problem], **changes: Any) -> Preflight:
+        """Return a copy with more problems, and with these fields changed."""
         return replace(self, problems=(*self.problems, *problems), **changes)
 
     def failed(self) -> bool:
-        """Return whether there is an error."""
+        """Return whether there is an error among the problems."""
         return any(problem.severity == "error" for problem in self.problems)
 
     def raise_errors(self) -> None:
-        """Raise ConfigError with all errors, if there is one."""
+        """Raise ConfigError with all errors, if there are any."""
         if self.failed():
             raise ConfigError(list(self.problems))
 
     def complete_plan(self) -> TrainingPlan:
-        """Return the plan of a run without errors. Raises ConfigError with all errors."""
+        """Return the plan of the run. Raises ConfigError with all errors, if there are any."""
         if self.plan is None:
             raise ConfigError(list(self.problems))
         return self.plan
 
 
 def preflight(run: RunConfig, known: Sequence[Problem] = (), hasty: bool = False) -> Preflight:
-    """Find out everything about a run that can be known before a weight is read, in seconds.
+    """Return everything that can be known about a run before any weights are read, within seconds.
 
-    Errors are collected, not raised, after the problems that are `known`. A `hasty` check opens no image if a setting is wrong.
+    Problems, errors included, are collected after those that are `known`. A `hasty` check opens no images if a setting
+    is wrong.
     """
     inputs = read_inputs(run)
     problems = [*known, *without_missing(inputs.problems, known)]
-    problems += optimizer_errors(run.optim) if inputs.settings_are_sound else ()
+    problems += optimizer_errors(run.optim) if inputs.settings_are_valid else ()
     source, tokenizers, config = None, {}, inputs.data.config
     if not any(p.where in ("--pretrained_model_name_or_path", "--vae") for p in inputs.problems):
         source, tokenizers, of_model = read_model(run.model)
         problems += of_model
-    predicts_v = source.prediction_type == "v_prediction" if source else says_v(run.model)
+    predicts_v = source.prediction_type == "v_prediction" if source else declares_v_prediction(run.model)
     if predicts_v is not None:
         problems += objective_problems(run.objective, predicts_v)
     found = Preflight(run, tuple(problems), None, config, inputs.data.origins, source, {}, tokenizers)
     if source is None:
         return found
     run, used = with_defaults(run, source)
-    found = found.adding([*setting_notes(run), *setting_problems(run, source)], run=run, defaults=used)
+    found = found.with_problems([*setting_notes(run), *model_fit_problems(run, source)], run=run, defaults=used)
     if config is None:
         return found
     rows, of_rows = read_starting_rows(config.concepts, run.concept.weights, source.widths)
     counts = {token: len(next(iter(by_encoder.values()))) for token, by_encoder in rows.items()}
     config, used = with_table_defaults(config, run, used, counts)
-    found = found.adding(of_rows, config=config, defaults=used)
+    found = found.with_problems(of_rows, config=config, defaults=used)
     if hasty and found.failed():
         return found
     found = read_images(found, config, source)
@@ -112,13 +114,13 @@ def preflight(run: RunConfig, known: Sequence[Problem] = (), hasty: bool = False
 
 
 def without_missing(found: Sequence[Problem], known: Sequence[Problem]) -> list[Problem]:
-    """Return the problems, but not what is missing only because the config file could not be used."""
+    """Return the problems, without those about settings that are missing only because the config file is unusable."""
     unused = any(p.severity == "error" and p.where == "--config_file" for p in known)
     return [p for p in found if not (unused and p.what in (NO_IMAGES, NO_NAME))]
 
 
 def read_model(settings: ModelSettings) -> tuple[ModelSource | None, Tokenizers, list[Problem]]:
-    """Return the model and its tokenizers, and why it cannot be used, if it cannot."""
+    """Return the model and its tokenizers, or the reason why it cannot be used."""
     source = None
     try:
         source = identify(
@@ -134,7 +136,7 @@ def read_model(settings: ModelSettings) -> tuple[ModelSource | None, Tokenizers,
 
 
 def read_images(found: Preflight, config: DatasetConfig, source: ModelSource) -> Preflight:
-    """Return what is known once all images and captions are read."""
+    """Return what is known about the run once all images and captions are read."""
     run, problems, templates = found.run, list[Problem](), ()
     try:
         templates = read_templates(run.dataset)
@@ -154,7 +156,7 @@ def read_images(found: Preflight, config: DatasetConfig, source: ModelSource) ->
     problems += image_problems(records, datasets, source.native_size, run.dataset.masked_loss)
     problems += unused_keys(config)
     images = {"datasets": datasets, "records": tuple(records), "held_out": tuple(held_out), "lost": tuple(lost)}
-    return found.adding(problems, **images)
+    return found.with_problems(problems, **images)
 
 
 def make_plan(
@@ -164,9 +166,7 @@ def make_plan(
     rows: Mapping[str, StartingRows],
     prompts: tuple[SamplePrompt, ...],
 ) -> Preflight:
-    """Return what is known of a run without errors once its steps are counted: its plan, if there is a step left to
-    do.
-    """
+    """Return what is known about a run without errors once its steps are counted, with its plan if a step is left."""
     run, sizes = found.run, step_sizes(found.datasets, found.run)
     by_concept = [[r for r in found.records if r.concept == index] for index in range(len(config.concepts))]
     per_epoch = max(steps_per_epoch(records, sizes) for records in by_concept)
@@ -174,15 +174,17 @@ def make_plan(
     total = epochs * per_epoch if epochs else run.optim.max_train_steps or source.defaults.max_train_steps.value
     milestones = make_milestones(run.optim, run.save, total, per_epoch, kept and kept.value)
     if milestones.first >= total:
-        what = f"step {milestones.first} is not before the end of the training, step {total}"
-        return found.adding([Problem("error", what, "--initial_step, --initial_epoch")])
+        what = f"the run would start at step {milestones.first}, but the training ends at step {total}"
+        return found.with_problems(
+            [Problem("error", what, "--initial_step, --initial_epoch", "Start earlier, or train longer")]
+        )
     rates = [rate_of(spec, run.optim) for spec in config.concepts]
     schedules = [schedule_of(rate, run.optim, total, source) for rate in rates]
     problems = list(optimizer_warnings(run.optim, total))
     for rate, schedule in zip(rates, schedules, strict=True):
         problems += rate_warnings(rate, schedule, run.optim, milestones, source)
     folder = kept_steps_folder(run_folder(run, found.tokens))
-    found = found.adding(dict.fromkeys([*problems, *default_notes(found.defaults, folder, run.eval.early_stop)]))
+    found = found.with_problems(dict.fromkeys([*problems, *default_notes(found.defaults, folder, run.eval.early_stop)]))
     warmup = found.defaults.get("lr_warmup_steps")
     plan = TrainingPlan(
         run=run,
@@ -221,7 +223,7 @@ def make_plan(
 def plan_samples(
     spec: ConceptSpec, records: Sequence[ImageRecord], sizes: Sequence[int], run: RunConfig, total: int
 ) -> ConceptPlan:
-    """Return the samples of each of a word's `total` steps."""
+    """Return the plan of a word's samples in each of `total` steps."""
     stratified = run.objective.timestep_sampling == "stratified"
     seed = concept_seed(run.optim.seed, spec.token_string)
     return ConceptPlan(records, sizes, seed, run.dataset.prior_loss_weight, stratified, total)

@@ -1,11 +1,11 @@
-"""The prompts of a run's sample images. No torch is needed."""
+"""Reads and checks the prompts of sample images, without torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from neonym.config.run import SampleSettings
+from neonym.config.output_settings import SampleSettings
 from neonym.errors import Problem, UserError
 from neonym.generation.request.prompts import SamplePrompt, read_prompts
 from neonym.generation.samplers import sampler_name
@@ -13,11 +13,13 @@ from neonym.text.words import clean, whole_word
 
 
 def sample_prompts(settings: SampleSettings, words: Sequence[str]) -> tuple[list[SamplePrompt], list[Problem]]:
-    """Return the prompts of a run, and everything that is wrong with them."""
+    """Return the prompts of the sample images of a run, and their problems. `words` are the words of the run."""
     intervals = (settings.sample_every_n_steps or 0, settings.sample_every_n_epochs or 0)
     requested = max(intervals) > 0 or settings.sample_at_first
     if settings.sample_prompts is None:
-        missing = [Problem("error", "sample images are requested, but no prompts", "--sample_prompts", "Name a file")]
+        missing = [
+            Problem("error", "sample images are requested, but there are no prompts", "--sample_prompts", "Give a file")
+        ]
         return [], missing if requested else []
     prompts, problems = read_prompts(settings.sample_prompts)
     if not requested:
@@ -29,6 +31,6 @@ def sample_prompts(settings: SampleSettings, words: Sequence[str]) -> tuple[list
         except UserError as error:
             problems.append(replace(error.problem, where=settings.sample_prompts))
         if words and not whole_word(tuple(clean(word) for word in words)).search(clean(prompt.prompt)):
-            what = f"the prompt `{prompt.prompt}` has none of the words, so its images will not change"
+            what = f"the prompt `{prompt.prompt}` contains none of the new words, so its images will not change"
             problems.append(Problem("warning", what, settings.sample_prompts))
     return prompts, problems

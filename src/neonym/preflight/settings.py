@@ -1,23 +1,24 @@
-"""Settings against the model, and what a user should know about them."""
+"""Checks the settings against the model, and collects notes on settings that are replaced."""
 
 from __future__ import annotations
 
 import shutil
 
+from neonym.config.data_settings import ModelSettings
 from neonym.config.optimizers import optimizer_name
-from neonym.config.run import ModelSettings, RunConfig
+from neonym.config.run import RunConfig
 from neonym.errors import Problem, nearest
 from neonym.models.loading.recognise import source_notes
 from neonym.models.registry import families
 from neonym.models.source import ModelSource
 
 
-def setting_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
-    """Return what is wrong with settings that the model does not fit."""
+def model_fit_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
+    """Return a problem for each setting that does not suit the model."""
     problems = []
     if run.model.clip_skip > source.text_layers:
         what = f"the model has {source.text_layers} text layers, not {run.model.clip_skip}"
-        problems.append(Problem("error", what, "--clip_skip"))
+        problems.append(Problem("error", what, "--clip_skip", f"Give at most {source.text_layers}"))
     unknown = [name for name in run.concept.train_encoders if name not in source.encoders]
     if unknown:
         what = f"the model has no {', '.join(unknown)}"
@@ -27,26 +28,26 @@ def setting_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
         problems.append(Problem("warning", what, "--clip_skip", fix))
     if run.compute.torch_compile:
         problems += compile_problems(run.compute.dynamo_backend)
-    return [*problems, *flag_problems(run.model, source), *source_notes(source)]
+    return [*problems, *model_flag_problems(run.model, source), *source_notes(source)]
 
 
-def flag_problems(model: ModelSettings, source: ModelSource) -> list[Problem]:
-    """Return an error for each flag that says something else of the model than it is."""
+def model_flag_problems(model: ModelSettings, source: ModelSource) -> list[Problem]:
+    """Return an error for each flag that contradicts what the model is recognised as."""
     problems = []
     for flag, family in ((family.flag, family) for family in families() if family.flag):
         if getattr(model, flag, False) and source.family.name != family.name:
-            what = f"{source.name} is not a model of {family.label} but of {source.family.label}"
-            instead = " (sdxl_train_textual_inversion.py gives it; train_textual_inversion.py does not)"
-            fix = f"Leave it out{instead if flag == 'sdxl' else ''}: models are recognised"
+            what = f"{source.name} is a model of {source.family.label}, not of {family.label}"
+            script = " (sdxl_train_textual_inversion.py adds it, train_textual_inversion.py does not)"
+            fix = f"Leave it out{script if flag == 'sdxl' else ''}: models are recognised"
             problems.append(Problem("error", what, f"--{flag}", fix))
     if model.v_parameterization and source.prediction_type != "v_prediction":
-        what = f"the model predicts noise ({source.prediction_type}): so says {source.prediction_from}"
+        what = f"the model predicts noise ({source.prediction_type}), according to {source.prediction_from}"
         problems.append(Problem("error", what, "--v_parameterization", "Leave it out: models are recognised"))
     return problems
 
 
 def compile_problems(backend: str) -> list[Problem]:
-    """Return why torch.compile would fail at the first step."""
+    """Return why torch.compile would fail at the first step, if it would."""
     from torch._dynamo import list_backends
 
     known = [*list_backends(exclude_tags=("debug",)), "eager", "aot_eager"]
@@ -55,35 +56,34 @@ def compile_problems(backend: str) -> list[Problem]:
         return [Problem("error", f"`{backend}` is not known", "--dynamo_backend", fix)]
     if backend == "inductor" and not any(map(shutil.which, ("g++", "c++", "clang++", "cl"))):
         fix = "Install one, or use --dynamo_backend=aot_eager"
-        return [Problem("error", "needs a C++ compiler, and there is none", "--torch_compile", fix)]
+        return [Problem("error", "needs a C++ compiler, but there is none", "--torch_compile", fix)]
     return []
 
 
 def setting_notes(run: RunConfig) -> list[Problem]:
-    """Return notes on settings that are replaced or have no effect, and a warning for numbers that a file does not
-    keep.
-    """
+    """Return notes on settings that are replaced or have no effect, and a warning if files lose precision."""
     notes = []
     if run.model.pretrained_model_name_or_path == "builtin:emoji":
         notes.append(
             Problem(
                 "note",
-                "the small built-in model is used (builtin:emoji); name yours with --pretrained_model_name_or_path",
+                "the small built-in model is used (builtin:emoji); give yours with --pretrained_model_name_or_path",
             )
         )
     plain = optimizer_name(run.optim.optimizer_type)
     if plain.lower() != (run.optim.optimizer_type or plain).lower():
-        what = f"{run.optim.optimizer_type} -> {plain}: the optimizer state is a few kilobytes, so there is nothing to save"
+        given = run.optim.optimizer_type
+        what = f"{given} -> {plain}: the optimizer state takes only kilobytes, so there is no memory to save"
         notes.append(Problem("note", what))
     if run.compute.xformers or run.compute.mem_eff_attn:
         notes.append(Problem("note", "xformers / mem_eff_attn -> PyTorch's own attention, which gives the same result"))
     if run.save.save_precision != "float":
-        exact = (
-            "an eighth bit of each number" if run.save.save_precision == "bf16" else "an eleventh bit of each number"
-        )
-        what = f"the file keeps no more than {exact}, and stable-diffusion.cpp reads float only"
+        bits = 8 if run.save.save_precision == "bf16" else 11
+        what = f"the file keeps only {bits} significant bits of each number, and stable-diffusion.cpp reads only float"
         notes.append(
-            Problem("warning", what, f"--save_precision={run.save.save_precision}", "The file is small: leave it out")
+            Problem(
+                "warning", what, f"--save_precision={run.save.save_precision}", "Leave it out: the file is small anyway"
+            )
         )
     if run.cache.cache_latents:
         notes.append(Problem("note", "cache_latents: images are always encoded once, before training"))

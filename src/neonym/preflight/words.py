@@ -1,6 +1,4 @@
-"""Problems of the new words: names that programs misread, init words that do not fit, `--weights` files for another
-model.
-"""
+"""Problems of the new words: names that some programs misread, unsuitable init words and `--weights` files."""
 
 from __future__ import annotations
 
@@ -21,22 +19,20 @@ from neonym.text.words import clean
 if TYPE_CHECKING:
     from torch import Tensor
 
-MOST_SHOWN = 8  # vectors
+MOST_SHOWN = 8  # vectors that a message lists
 StartingRows = dict[str, "Tensor"]  # {encoder: [n,W]}
 
 
 def word_problems(concepts: Sequence[ConceptSpec], files: Sequence[str], tokenizers: Tokenizers) -> Iterator[Problem]:
-    """Yield what is doubtful about each word, once although a model may have two encoders; `files` name the embedding
-    files.
-    """
+    """Yield the problems of the words, each once even with two encoders. `files` names their embedding files."""
     for spec, file in zip(concepts, files, strict=True):
-        yield from name_problems(spec, file, next(iter(tokenizers.values())))
+        yield from compatibility_warnings(spec, file, next(iter(tokenizers.values())))
         yield from dict.fromkeys(p for t in tokenizers.values() for p in init_problems(spec, t))
     yield from numbered_names(concepts, files)
 
 
 def numbered_names(concepts: Sequence[ConceptSpec], files: Sequence[str]) -> Iterator[Problem]:
-    """Yield a warning for a file whose name other programs give to a vector of another word: NAME1 or NAME_1 of NAME."""
+    """Yield a warning for a file name, such as NAME1 or NAME_1, that other programs give to a vector of NAME."""
     for spec, file in zip(concepts, files, strict=True):
         for other in files:
             rest = other.removeprefix(file).removeprefix("_")
@@ -45,27 +41,31 @@ def numbered_names(concepts: Sequence[ConceptSpec], files: Sequence[str]) -> Ite
                 yield Problem("warning", what, f"the file name `{other}`", "Give one of them another name")
 
 
-def name_problems(spec: ConceptSpec, file: str, tokenizer: WordTokenizer) -> Iterator[Problem]:
-    """Yield a warning for a name that some programs cannot read; most take the name of the file for the word."""
+def compatibility_warnings(spec: ConceptSpec, file: str, tokenizer: WordTokenizer) -> Iterator[Problem]:
+    """Yield a warning for a word or file name that some programs cannot use; in most, the file name is the word."""
     for warning in name_warnings(file, spec.vectors):
-        fix = "Small letters, digits, - and _ work everywhere: choose another --output_name, or another word"
+        fix = "Choose another --output_name, or another word: lower-case letters, digits, - and _ work everywhere"
         yield Problem("warning", warning, f"the file name `{file}`", fix)
-    for name in filter(is_text, dict.fromkeys((spec.token_string, file))):  # what is no text was reported before
+    for name in filter(
+        is_text, dict.fromkeys((spec.token_string, file))
+    ):  # a name that is not UTF-8 text is reported elsewhere
         known = vocabulary_warning(name, spec.vectors, tokenizer.has_piece)
         if known:
             yield Problem("warning", known, f"`{name}`", "Choose a word that is not in the dictionary")
 
 
 def init_problems(spec: ConceptSpec, tokenizer: WordTokenizer) -> Iterator[Problem]:
-    """Yield a problem for an init word with more or fewer tokens than the word has vectors."""
+    """Yield a problem for an init word that is not used, or that has more or fewer tokens than the word has vectors."""
     word, count = spec.init_word or DEFAULT_INIT_WORD, spec.vectors
     pieces = [f"`{tokenizer.read(piece)}`" for piece in tokenizer.pieces(clean(word))]
     where = f"the init word of `{spec.token_string}` ({word!r})"
     if spec.weights is not None:
         if spec.init_word is not None:
-            yield Problem("warning", "is not used: the vectors start from --weights", where, "Give one of them")
+            yield Problem(
+                "warning", "is not used, because the vectors start from --weights", where, "Give only one of them"
+            )
     elif len(pieces) > count:
-        used, unused = listed(pieces[:count]), listed(pieces[count:])
+        used, unused = with_verb(pieces[:count]), with_verb(pieces[count:])
         what = f"has {len(pieces)} tokens for {counted(count, 'vector')}: {used} used, {unused} not"
         fix = f"Give --num_vectors_per_token={len(pieces)} to start from all of them, or a shorter init word"
         yield Problem("warning", what, where, fix)
@@ -77,23 +77,23 @@ def init_problems(spec: ConceptSpec, tokenizer: WordTokenizer) -> Iterator[Probl
         yield Problem("note", what, where)
 
 
-def listed(names: list[str]) -> str:
-    """Return names with their verb: `a is`, `a, b are`."""
+def with_verb(names: list[str]) -> str:
+    """Return names followed by their verb, such as `a is` or `a, b are`."""
     return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"
 
 
 def read_starting_rows(
     concepts: Sequence[ConceptSpec], flag: str | None, widths: Mapping[str, int]
 ) -> tuple[dict[str, StartingRows], list[Problem]]:
-    """Return the rows of every `--weights` file by word, and what does not fit.
+    """Return the rows of each `--weights` file by word, and the problems of files that do not suit the model.
 
-    `flag` is the file of `--weights` itself; `widths` are those of the model's words, by text encoder.
+    `flag` is the file of the `--weights` flag itself; `widths` is {text encoder: width of its token table}.
     """
     found, problems = {}, list[Problem]()
     for spec in concepts:
         file = spec.weights
         if file is None or (file == flag and not Path(file).is_file()) or misplaced(file, "weights"):
-            continue  # a file that is missing or of another kind was reported with the settings
+            continue  # missing files and files of another kind are reported with the settings
         from neonym.formats import left_out, read_embedding
 
         try:
@@ -102,26 +102,29 @@ def read_starting_rows(
             problems.append(error.problem)
             continue
         found[spec.token_string] = embedding.vectors
-        problems += misfits(spec, file, embedding.vectors, widths)
+        problems += starting_row_problems(spec, file, embedding.vectors, widths)
         if embedding.left_out:
             problems.append(Problem("warning", left_out(embedding), file))
     return found, problems
 
 
-def misfits(spec: ConceptSpec, file: str, vectors: StartingRows, widths: Mapping[str, int]) -> Iterator[Problem]:
-    """Yield an error for vectors of another kind of model, or of another number than the word has."""
+def starting_row_problems(
+    spec: ConceptSpec, file: str, vectors: StartingRows, widths: Mapping[str, int]
+) -> Iterator[Problem]:
+    """Yield an error for vectors of another kind of model, or if their number differs from the word's."""
     fix = "It was made for another kind of model"
     if set(vectors) != set(widths):
-        what = f"has vectors for {', '.join(vectors)}, but the model's words are those of {', '.join(widths)}"
+        what = f"has vectors for {', '.join(vectors)}, but the model's text encoders are {', '.join(widths)}"
         yield Problem("error", what, file, fix)
         return
     for encoder, width in widths.items():
         if vectors[encoder].shape[1] != width:
-            what = f"its vectors for {encoder} have {vectors[encoder].shape[1]} numbers, the model's words {width}"
+            found = vectors[encoder].shape[1]
+            what = f"its vectors for {encoder} have {found} numbers, but the model's words have {width}"
             yield Problem("error", what, file, fix)
             return
     (count,), wanted = {len(rows) for rows in vectors.values()}, spec.num_vectors_per_token
     if wanted is not None and count != wanted:
-        what = f"the file has {counted(count, 'vector')}, --num_vectors_per_token of `{spec.token_string}` is {wanted}"
+        what = f"has {counted(count, 'vector')}, but --num_vectors_per_token of `{spec.token_string}` is {wanted}"
         resize = f"neonym convert {file} NEW.safetensors --vectors={wanted}"
         yield Problem("error", what, file, f"Give --num_vectors_per_token={count}, or resize the file: {resize}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from neonym.config.run import HubSettings
+from neonym.config.output_settings import HubSettings
 from neonym.errors import UserError
 from neonym.runs.dispatcher import Dispatcher
 from neonym.runs.events import Event, Failed, Finished, Opened, Saved, Stopped

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from neonym.config.run import LogSettings, RunConfig
+from neonym.config.output_settings import LogSettings
+from neonym.config.run import RunConfig
 from neonym.config.without_effect import tracker_kinds
 from neonym.errors import Problem
 from neonym.io.atomic import part_of, refused_names

@@ -12,7 +12,8 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, filter_tra
 from PIL import Image
 
 from neonym.config.resolve import read_table
-from neonym.config.run import RunConfig, fields_of
+from neonym.config.run import RunConfig
+from neonym.config.schema import fields_of
 from neonym.config.without_effect import tracker_kinds
 from neonym.errors import UserError
 from neonym.runs.dispatcher import Dispatcher

@@ -12,7 +12,7 @@ from tempfile import mkdtemp
 import torch
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from neonym.config.run import ModelSettings
+from neonym.config.data_settings import ModelSettings
 from neonym.errors import Problem, UserError
 from neonym.formats import read_embedding, write_embedding
 from neonym.formats.usage import usage_card

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from neonym.config.learning_settings import OptimSettings
 from neonym.config.optimizers import OptimizerRecord
-from neonym.config.run import OptimSettings
 from neonym.models.encoders.rows import Rows
 from neonym.models.model import Model
 from neonym.optim.optimizers import make_optimizer, record_of

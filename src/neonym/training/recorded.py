@@ -10,7 +10,8 @@ from pathlib import Path
 
 from neonym._version import __version__
 from neonym.config.optimizers import optimizer_name
-from neonym.config.run import RunConfig, fields_of
+from neonym.config.run import RunConfig
+from neonym.config.schema import fields_of
 from neonym.config.values import as_written
 from neonym.errors import UserError
 from neonym.preflight.plan import TrainingPlan

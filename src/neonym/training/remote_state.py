@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from neonym.config.run import HubSettings
+from neonym.config.output_settings import HubSettings
 from neonym.errors import UserError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from neonym.data.plan import fingerprint
-from neonym.optim.rates import LEAST_WARMUP
+from neonym.optim.rates import MIN_WARMUP
 from neonym.preflight.plan import TrainingPlan
 from neonym.training.checkpoint import CheckpointStore
 from neonym.training.recorded import settings_of
@@ -82,4 +82,4 @@ def warmup_of(plan: TrainingPlan) -> dict[str, str]:
     open.
     """
     default = plan.model_warmup
-    return {} if default is None or default == LEAST_WARMUP else {"default_warmup": default}
+    return {} if default is None or default == MIN_WARMUP else {"default_warmup": default}

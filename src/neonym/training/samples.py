@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL.PngImagePlugin import PngInfo
 
-from neonym.config.run import SampleSettings
+from neonym.config.output_settings import SampleSettings
 from neonym.generation.request.prompts import SamplePrompt, dump
 from neonym.generation.samplers import sampler_for_sample
 from neonym.io.atomic import save_png

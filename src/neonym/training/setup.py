@@ -17,7 +17,7 @@ from neonym.models.process.diffusion import Diffusion
 from neonym.models.process.flow import Flow
 from neonym.models.process.noise import NoiseRules
 from neonym.models.source import ModelSource
-from neonym.preflight.defaults import filled
+from neonym.preflight.defaults import with_settings
 from neonym.training.objective import Objective
 
 MINUTES = 10  # that processes wait for each other
@@ -37,7 +37,7 @@ def on_device(run: RunConfig, source: ModelSource, note: Callable[[str], None]) 
         precision = precision_on_cuda(default.value, has_bf16)
     if precision != "no":
         note(f"note: --mixed_precision: {precision}, the {default}")
-    return filled(run, {"mixed_precision": precision})
+    return with_settings(run, {"mixed_precision": precision})
 
 
 def precision_on_cuda(suits: str, has_bf16: bool) -> str:

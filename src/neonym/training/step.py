@@ -44,7 +44,7 @@ def train_step(
     if scaler is not None and not work.batches:
         scaler.scale(losses)  # no backward pass did: a scaler that has scaled nothing cannot unscale
     losses = accelerator.reduce(losses, "sum")
-    moving = [concepts[index] for index in work.drawn]
+    moving = [concepts[index] for index in work.present]
     for concept in moving:  # everything that needs another process comes before the first change
         concept.sum_gradients(accelerator)
     for concept in moving:

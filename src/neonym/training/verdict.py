@@ -19,7 +19,7 @@ from neonym.models.encoders.rows import nearest_tokens
 from neonym.models.model import Model
 from neonym.models.source import ModelSource
 from neonym.optim.optimizers import record_of
-from neonym.optim.rates import TOO_SHORT, suiting_rate
+from neonym.optim.rates import TOO_SHORT, suitable_rate
 from neonym.training.concept import Concept
 
 TOO_LONG = 5  # times a word that the model knows
@@ -107,7 +107,7 @@ def advice(
         )
     if found.word == LEARNED:
         return ""
-    known = f"for AdamW, around {suiting_rate(source):g} suits this model"
+    known = f"for AdamW, around {suitable_rate(source):g} suits this model"
     rate = f"--learning_rate ({f'a factor: {optimizer} finds it itself' if record_of(optimizer).finds_rate else known})"
     farthest = max(f.distance / math.sqrt(source.widths[name]) for name, f in moved.items())  # of a number
     turned = min(f.cosine for f in moved.values()) < STILL

@@ -7,7 +7,7 @@ from PIL import Image
 
 from neonym.data.tools.captions import clean_tags
 from neonym.data.tools.duplicates import fingerprints, similar
-from neonym.preflight.images import look_alikes
+from neonym.preflight.images import similar_image_warnings
 from neonym.preflight.preflight import preflight
 from support.checks import check, settings
 from support.commands import caption
@@ -82,7 +82,7 @@ def test_images_that_look_the_same(tmp_path, capsys):
     assert "03.png, packed.jpg, small.png" in capsys.readouterr().out
     (tmp_path / "broken.png").unlink()
     ready = preflight(settings(train_data_dir=str(tmp_path), token_string="mychar4"))
-    plain, alike = map(str, look_alikes(ready.records))
+    plain, alike = map(str, similar_image_warnings(ready.records))
     assert "03.png = packed.jpg = small.png" in alike
     assert "2 of one colour all over" in plain
     assert "blue.png, red.png" in plain
@@ -91,7 +91,7 @@ def test_images_that_look_the_same(tmp_path, capsys):
 def test_names_with_line_breaks_are_shown_in_one_line(tmp_path, capsys):
     folder = make_images(tmp_path / "a", 2)
     (folder / "a\nb.png").write_bytes((folder / "01.png").read_bytes())
-    (alike,) = map(str, look_alikes(check(folder).records))
+    (alike,) = map(str, similar_image_warnings(check(folder).records))
     assert "01.png = a\\nb.png" in alike
     assert "\n" not in alike
     assert caption("duplicates", folder) == 0

@@ -173,7 +173,7 @@ def test_what_says_the_prediction_type(model, tmp_path):
     flags = {"train_data_dir": str(make_images(tmp_path / "p", 2, size=(64, 64))), "token_string": "mychar4",
              "pretrained_model_name_or_path": str(path)}  # fmt: skip
     told = said(preflight(settings(**flags, v_parameterization=True, v2=family != "sdxl", sdxl=family == "sdxl")))
-    assert "predicts noise (epsilon): so says its metadata" in told
+    assert "predicts noise (epsilon), according to its metadata" in told
     assert ("--v2" in told) == (family == "sd1")
     assert "--sdxl" not in told
     save_file(tensors, path)

@@ -1,11 +1,11 @@
-"""What --resume was given: whose state it is, and the embedding to start from instead."""
+"""Tests that the message about a wrong --resume names the program of the state, and an embedding to start from."""
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from neonym.cli.main import main
-from neonym.preflight.resume_places import resume_problem
+from neonym.preflight.resume_paths import resume_problem
 
 ACCELERATE = ("model.safetensors", "optimizer.bin", "scheduler.bin", "random_states_0.pkl")
 
@@ -23,8 +23,8 @@ def state(folder, *more):
 
 
 @pytest.fixture
-def places(tmp_path):
-    """Place -> the embedding that is to be named; what else it is called."""
+def paths(tmp_path):
+    """Return rows of a path, the embedding that the message should name, and a part of the message."""
     (tmp_path / "sd").mkdir()
     late = word(tmp_path / "sd" / "a-step00000200.safetensors")
     early = word(tmp_path / "sd" / "a-step00000100.safetensors")
@@ -40,27 +40,28 @@ def places(tmp_path):
     return [
         (sd, early, "a training state of sd-scripts"), (sd / "optimizer.bin", early, "a training state of sd-scripts"),
         (end, None, "sd-scripts"), (checkpoint, steps, "a training state of diffusers"), (optim, card, "AUTOMATIC1111"),
-        (card, card, "is an embedding"), (late, late, "is an embedding"), (tmp_path / "df", steps, "no state.safetensors"),
+        (card, card, "is an embedding"), (late, late, "is an embedding"),
+        (tmp_path / "df", steps, "contains no state.safetensors"),
     ]  # fmt: skip
 
 
-def test_states_of_others(places):
-    for place, embedding, words in places:
-        problem = resume_problem(str(place))
-        assert problem is not None, place
+def test_states_of_other_programs_are_recognised(paths):
+    for path, embedding, words in paths:
+        problem = resume_problem(str(path))
+        assert problem is not None, path
         assert words in problem.what
         assert "--weights" in problem.fix
         if embedding is not None:
             assert problem.fix.endswith(f"--weights {embedding}")
 
 
-def test_our_own(tmp_path):
+def test_states_of_neonym_are_recognised(tmp_path):
     (tmp_path / "out" / "x-state").mkdir(parents=True)
     file = tmp_path / "out" / "x-state" / "state.safetensors"
     file.write_bytes(b"")
     assert resume_problem(str(file.parent)) is None
     assert f"Give --resume {file.parent}" in str(resume_problem(str(file)))
-    assert f"but in {file.parent}" in str(resume_problem(str(tmp_path / "out")))
+    assert f"there is one in {file.parent}" in str(resume_problem(str(tmp_path / "out")))
     done = tmp_path / "x-run"
     done.mkdir()
     (done / "finished.safetensors").write_bytes(b"")
@@ -69,11 +70,11 @@ def test_our_own(tmp_path):
     assert "there is no such folder" in str(resume_problem(str(tmp_path / "nix")))
 
 
-def test_the_program_says_it_and_writes_nothing(places, images, tmp_path, capsys):
-    place, _, words = places[0]
+def test_train_reports_it_and_writes_nothing(paths, images, tmp_path, capsys):
+    path, _, words = paths[0]
     flags = [f"--train_data_dir={images}", "--token_string=mychar4", f"--output_dir={tmp_path / 'o'}"]
-    assert main(["train", *flags, f"--resume={place}"]) == 2
-    said = capsys.readouterr().err
-    assert words in said
-    assert said.count("\n") == 1
+    assert main(["train", *flags, f"--resume={path}"]) == 2
+    output = capsys.readouterr().err
+    assert words in output
+    assert output.count("\n") == 1
     assert not (tmp_path / "o").exists()

@@ -1,0 +1,52 @@
+"""What a run computes with: the settings of precision, memory and speed, and of the cache of encoded images."""
+
+from typing import Literal
+
+from neonym.config.schema import Section, setting
+
+
+class ComputeSettings(Section):
+    """The settings of precision, memory and speed."""
+
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = setting(
+        None,
+        "The precision of the frozen model's arithmetic (default: on a CUDA device what the model suggests: bf16 for "
+        "Stable Diffusion, or, without bf16, fp16 and for 2.x float32; float32 on other devices and for the built-in "
+        "model).",
+    )
+    fp8_base: bool = setting(
+        False, "Keep the U-Net's weights in 8 bits: half the memory of fp16, but slightly less exact, and slower."
+    )
+    gradient_checkpointing: bool = setting(
+        False, "Recompute activations to save memory; a step then takes about 50 % longer."
+    )
+    xformers: bool = setting(False, "Accepted from sd-scripts: PyTorch's own attention is used, with the same result.")
+    sdpa: bool = setting(False, "PyTorch's scaled dot-product attention; always on.")
+    mem_eff_attn: bool = setting(False, "Accepted from sd-scripts: PyTorch's own attention saves memory already.")
+    micro_batch_size: int | None = setting(
+        None,
+        "The largest number of samples that go through the model at once (default: the batch size; 1 on a GPU with too "
+        "little memory for the model). It only changes how much memory is used.",
+        least=1,
+    )
+    torch_compile: bool = setting(
+        False, "Compile the U-Net with torch.compile: the first steps are slower, all others faster."
+    )
+    dynamo_backend: str = setting("inductor", "The backend of torch_compile.")
+    ddp_timeout: int | None = setting(
+        None,
+        "How many minutes processes wait for each other (default: 10, or 120 with sample images).",
+        least=0,
+        most=1_000_000,
+    )
+    cpu: bool = setting(False, "Use the CPU even if there is a GPU.")
+
+
+class CacheSettings(Section):
+    """The settings of the cache of encoded images."""
+
+    cache_latents: bool = setting(False, "Accepted from sd-scripts: images are always encoded once, before training.")
+    cache_latents_to_disk: bool = setting(False, "Keep the encoded images on disk for the next run.")
+    latent_cache_dir: str | None = setting(
+        None, "The folder for encoded images (default: `neonym` in the user's cache folder)."
+    )
