@@ -21,7 +21,7 @@ from neonym.config.run import EvalSettings
 from neonym.models.loading.identify import identify
 from neonym.models.source import BUILTIN
 from neonym.runs.events import Evaluated, Event
-from neonym.training.early_stopping import Plateau
+from neonym.training.early_stopping import EarlyStopping
 
 
 @dataclass
@@ -50,10 +50,10 @@ def trained(args: argparse.Namespace, seed: int) -> Curves:
 
 def stop_of(losses: list[float], window: int, threshold: float) -> int:
     """The evaluation after which a run of this word alone would end; the last if it would not. The first is before any step."""
-    plateau = Plateau(window, threshold)
+    early_stopping = EarlyStopping(window, threshold)
     for index, loss in enumerate(losses[1:], 1):
-        plateau.add([loss], [{}])
-        if plateau.reached():
+        early_stopping.add([loss], [{}])
+        if early_stopping.should_stop():
             return index
     return len(losses) - 1
 

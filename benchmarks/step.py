@@ -27,7 +27,7 @@ from neonym.models.loading.identify import identify
 from neonym.models.model import load_model
 from neonym.models.tokenizers.loading import load_tokenizers
 from neonym.optim.optimizers import make_optimizer, record_of
-from neonym.training.concept import Concept, first_rows
+from neonym.training.concept import Concept, initial_rows
 from neonym.training.objective import Objective
 from neonym.training.state import TrainState, tensors_of
 from neonym.training.step import train_step
@@ -98,7 +98,7 @@ def neonym_case(args: argparse.Namespace) -> dict:
 
     accelerator = Accelerator(mixed_precision=args.precision, cpu=args.device == "cpu")
     device, model = accelerator.device, make_model(args.model, accelerator.device, weights(args))
-    start = first_rows(model, "picture", VECTORS)
+    start = initial_rows(model, "picture", VECTORS)
     rows = {name: Rows(values.clone()) for name, values in start.items()}
     model.text.add_word(WORD, dict(rows))
     optimizer, record = make_optimizer(rows.values()), record_of("AdamW")

@@ -21,7 +21,7 @@ from neonym.runs.stop import Stop
 from neonym.training import load as training_load
 from neonym.training import run as training
 from neonym.training.objective import Objective
-from support import ALIKE
+from support import BATCH_INVARIANT
 from support.checks import settings
 from support.data_sets import make_images
 from support.runs import rows, start, stop_at, wait_for_step
@@ -152,14 +152,14 @@ def test_law_2_alone_is_together(run_for, tmp_path, images):
 
 def test_law_4_micro_batch_size_changes_nothing(run_for):
     """Bit for bit where the CPU allows it; elsewhere at a low rate, for Adam blows up what is rounded otherwise."""
-    rate = {} if ALIKE else {"learning_rate": 3e-4}
+    rate = {} if BATCH_INVARIANT else {"learning_rate": 3e-4}
     whole = train(run_for("whole", **rate))
     small = train(run_for("small", micro_batch_size=1, **rate))
     uneven = train(run_for("uneven", micro_batch_size=3, **rate))
     accumulated = train(run_for("accumulated", train_batch_size=2, gradient_accumulation_steps=2, **rate))
     for other in (small, uneven, accumulated):
         difference = (rows(whole.files[0]) - rows(other.files[0])).abs().max()
-        assert difference <= (0 if ALIKE else 1e-6)
+        assert difference <= (0 if BATCH_INVARIANT else 1e-6)
 
 
 def test_law_5_the_model_is_frozen(run_for, monkeypatch):

@@ -13,7 +13,7 @@ import torch
 from neonym import train
 from neonym.data.loader import parts, share_of
 from neonym.formats import read_embedding
-from support import ALIKE
+from support import BATCH_INVARIANT
 from support.runs import flags_for, launch, threads
 
 
@@ -22,9 +22,9 @@ def test_law_3_two_processes_are_one(run_for, tmp_path, images):
 
     On other CPUs all compute them one by one, on one thread.
     """
-    one_by_one = {} if ALIKE else {"micro_batch_size": 1}
+    one_by_one = {} if BATCH_INVARIANT else {"micro_batch_size": 1}
     flags = [*flags_for(images, tmp_path / "two"), *(f"--{name}={value}" for name, value in one_by_one.items())]
-    with nullcontext() if ALIKE else threads(1):
+    with nullcontext() if BATCH_INVARIANT else threads(1):
         alone = train(run_for("alone", max_train_steps=6, train_batch_size=3, flip_aug=True, **one_by_one))
     process = launch(2, *flags)
     output = process.communicate(timeout=300)[0]
@@ -37,7 +37,7 @@ def test_law_3_two_processes_are_one(run_for, tmp_path, images):
         read_embedding(file).vectors["text_encoder"]
         for file in (alone.files[0], tmp_path / "two" / "mychar4.safetensors")
     )
-    assert (one - two).abs().max() <= (0 if ALIKE else 1e-6)
+    assert (one - two).abs().max() <= (0 if BATCH_INVARIANT else 1e-6)
     assert output.count("mychar4: ") == 1, output  # rank 0 alone speaks
     lines = [json.loads(line) for line in (tmp_path / "two" / "mychar4-run" / "events.jsonl").read_text().splitlines()]
     assert [e["step"] for e in lines if e["event"] == "step"] == [1, 2, 3, 4, 5, 6]

@@ -20,8 +20,8 @@ from neonym.models.loading.identify import identify
 from neonym.models.registry import families
 from neonym.optim.rates import make_schedule
 from neonym.preflight.preflight import preflight
-from neonym.training.recorded import settings_of
-from neonym.training.resume import identity
+from neonym.training.metadata import deciding_settings
+from neonym.training.resume import run_identity
 from neonym.training.setup import precision_on_cuda
 from support import ROOT, WORD
 from support.checks import check, check_flags, said, settings
@@ -136,7 +136,7 @@ def test_a_default_is_the_same_run_as_its_value_given():
     first = check_flags(**flags)
     values = {"max_train_steps": 100, "train_batch_size": 4, "num_vectors_per_token": 1, "learning_rate": 0.02}
     second = check_flags(**flags, eval_every_n_steps=5, **values)
-    assert settings_of(first.run) == settings_of(second.run)
+    assert deciding_settings(first.run) == deciding_settings(second.run)
     assert first.complete_plan().milestones == second.complete_plan().milestones
 
 
@@ -144,7 +144,7 @@ def test_the_warm_up_of_a_model_is_part_of_what_a_run_is(sd1, small, own):
     """Not of one that is the built-in model's, so that states from before there were others go on."""
     flags = {"resolution": "64", "learning_rate": 0.004, "num_vectors_per_token": 1, "max_train_steps": 100}
     least, tenth = (
-        identity(check(small, **flags, pretrained_model_name_or_path=name).complete_plan())
+        run_identity(check(small, **flags, pretrained_model_name_or_path=name).complete_plan())
         for name in (own(lr_warmup_steps="30"), str(sd1 / "folder"))
     )
     changed = {key for key in {*least, *tenth} if least.get(key) != tenth.get(key)}

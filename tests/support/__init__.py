@@ -6,6 +6,6 @@ import torch
 
 WORD = "mychar4"
 # whether this CPU rounds a sample alike in every batch and on any threads: not with AVX-512 (models/batch_invariance.py)
-ALIKE = torch.backends.cpu.get_cpu_capability() == "AVX2"
+BATCH_INVARIANT = torch.backends.cpu.get_cpu_capability() == "AVX2"
 ROOT = Path(__file__).parent.parent.parent
 GOLDEN = ROOT / "tests" / "golden"  # sd-scripts' own results

@@ -17,8 +17,8 @@ from neonym.preflight.preflight import preflight
 from neonym.runs.events import Evaluated, Event, Started, Stepped
 from neonym.training import state
 from neonym.training.checkpoint import CheckpointStore
-from neonym.training.early_stopping import Plateau
-from neonym.training.recorded import as_data_url
+from neonym.training.early_stopping import EarlyStopping
+from neonym.training.metadata import as_data_url
 from support.runs import notes_of, stop_at
 
 
@@ -89,7 +89,7 @@ def test_retention_counts_steps_as_sd_scripts_does(run_for, every, keep, left):
     store.folder.parent.mkdir(parents=True)
     for done in range(every, max(left) + 1, every):
         store.file("mychar4", f"-step{done:08d}").touch()
-        store.remove(r"-step(\d{8})", every, done - keep, 0)
+        store.remove_older(r"-step(\d{8})", every, done - keep, 0)
         if done in left:
             assert names(ready.run) == [f"mychar4-step{number:08d}.safetensors" for number in left[done]]
 
@@ -283,15 +283,15 @@ def test_a_full_disk_while_saving_is_survived(run_for, monkeypatch):
 
 def test_plateau():
     curve = [1.0, 0.8, 0.6, 0.5, 0.45, 0.43, 0.42, 0.421, 0.4205, 0.4207]
-    plateau = Plateau(window=4, threshold=0.02)
+    early_stopping = EarlyStopping(window=4, threshold=0.02)
     reached = []
     for i, loss in enumerate(curve):
-        plateau.add([loss], [{"e": torch.tensor(float(i))}])
-        reached.append(plateau.reached())
+        early_stopping.add([loss], [{"e": torch.tensor(float(i))}])
+        reached.append(early_stopping.should_stop())
     assert reached == [False] * 7 + [True] * 3
-    assert float(plateau.best[0]["e"]) == 6
-    plateau.add([float("nan")], [{"e": torch.tensor(99.0)}])
-    assert float(plateau.best[0]["e"]) == 6
+    assert float(early_stopping.best[0]["e"]) == 6
+    early_stopping.add([float("nan")], [{"e": torch.tensor(99.0)}])
+    assert float(early_stopping.best[0]["e"]) == 6
 
 
 def test_early_stop_ends_the_run_and_keeps_the_best(run_for):

@@ -16,7 +16,7 @@ from neonym.models.model import load_model
 from neonym.optim.optimizers import make_optimizer, record_of
 from neonym.training import setup
 from neonym.training.after_step import MovingAverage
-from neonym.training.concept import Concept, first_rows
+from neonym.training.concept import Concept, initial_rows
 from neonym.training.finite import BAD_STEPS_ALLOWED
 from neonym.training.objective import Objective
 from neonym.training.step import train_step
@@ -197,7 +197,7 @@ def step_of_two():
     """A model, two words, and a step in which both are drawn but nothing is read: gradients are put in by hand."""
     model, concepts = load_model(), []
     for token in (WORD, "zyzzo"):
-        start = first_rows(model, "cat", 1)
+        start = initial_rows(model, "cat", 1)
         rows = {name: Rows(values.clone()) for name, values in start.items()}
         optimizer = make_optimizer(rows.values(), "SGD", 0.1)
         concepts.append(Concept(token, "cat", 0, rows, start, optimizer, record_of("SGD"), None, 0.0))

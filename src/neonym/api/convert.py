@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neonym.api.wording import speaking_python
+from neonym.api.wording import python_wording
 from neonym.errors import ConfigError, FormatError, Problem
 from neonym.formats import FORMATS, check_writable, join, one_word, read_words, with_vectors, write_embedding
 from neonym.formats.content import ending_of
@@ -20,7 +20,7 @@ WHITE = (255, 255, 255)  # what a card's image is laid on
 
 
 @dataclass(frozen=True)
-class Conversion:
+class ConversionRequest:
     """What is asked of a conversion: the files that are read, what is written, and how."""
 
     files: tuple[Path, ...]  # one file, or two halves of a word, which are joined
@@ -59,7 +59,7 @@ def convert(
     Raises FormatError for files that cannot be read or written, ConfigError for arguments that contradict each other.
     """
     paths = (path,) if isinstance(path, (str, Path)) else tuple(path)
-    request = Conversion(
+    request = ConversionRequest(
         files=tuple(map(Path, paths)),
         out=None if out is None else str(out),
         word=word,
@@ -69,19 +69,22 @@ def convert(
         picture=None if picture is None else Path(picture),
         overwrite=overwrite,
     )
-    with speaking_python():
-        return [file for _, file in converted(request)]
+    with python_wording():
+        return [file for _, file in convert_words(request)]
 
 
-def converted(request: Conversion) -> Iterator[tuple[Embedding, Path]]:
+def convert_words(request: ConversionRequest) -> Iterator[tuple[Embedding, Path]]:
     """Write what is asked for, and yield each word with its file. Raises FormatError, ConfigError, DataError."""
     check_arguments(request)
-    words = words_asked_for(request)
+    words = requested_words(request)
     if request.token is not None:
-        words = [replace(word, token=request.token, metadata=renamed(word.metadata, request.token)) for word in words]
+        words = [
+            replace(word, token=request.token, metadata=renamed_metadata(word.metadata, request.token))
+            for word in words
+        ]
     if request.vectors is not None:
         words = [with_vectors(word, request.vectors) for word in words]
-    files = targets(request, words)
+    files = output_files(request, words)
     image = card_image(request, files)
     for word, file in zip(words, files, strict=True):
         check_writable(word, file)
@@ -89,7 +92,7 @@ def converted(request: Conversion) -> Iterator[tuple[Embedding, Path]]:
         yield word, write_embedding(word, file, image)
 
 
-def check_arguments(request: Conversion) -> None:
+def check_arguments(request: ConversionRequest) -> None:
     """Raise ConfigError for numbers of files and vectors that mean nothing."""
     found = list[Problem]()
     if not 1 <= len(request.files) <= 2:
@@ -102,7 +105,7 @@ def check_arguments(request: Conversion) -> None:
         raise ConfigError(found)
 
 
-def words_asked_for(request: Conversion) -> list[Embedding]:
+def requested_words(request: ConversionRequest) -> list[Embedding]:
     """Return every word of the file, the one that is named, or the one that two files hold the halves of."""
     read = [read_words(file)[0] for file in request.files]
     if request.word is None and len(read) == 1:
@@ -111,15 +114,15 @@ def words_asked_for(request: Conversion) -> list[Embedding]:
     return found if len(found) == 1 else [join(list(zip(found, request.files, strict=True)), request.token)]
 
 
-def renamed(metadata: dict[str, str], token: str) -> dict[str, str]:
+def renamed_metadata(metadata: dict[str, str], token: str) -> dict[str, str]:
     """Return the metadata of a word with another name: what other programs write in prompts follows it."""
     return {name: token if name == "modelspec.trigger_phrase" else text for name, text in metadata.items()}
 
 
-def targets(request: Conversion, words: list[Embedding]) -> list[Path]:
+def output_files(request: ConversionRequest, words: list[Embedding]) -> list[Path]:
     """Return a file for each word. Raises ConfigError with everything that is wrong with them."""
     found = list(argument_problems(request, words))
-    files = files_for(request, words, found)
+    files = proposed_files(request, words, found)
     for file in dict.fromkeys(files):
         if files.count(file) > 1:
             fix = "Take the words out one by one: --word"
@@ -131,7 +134,7 @@ def targets(request: Conversion, words: list[Embedding]) -> list[Path]:
     return files
 
 
-def argument_problems(request: Conversion, words: list[Embedding]) -> list[Problem]:
+def argument_problems(request: ConversionRequest, words: list[Embedding]) -> list[Problem]:
     """Return what is wrong with the layout and the new name."""
     found = list[Problem]()
     if request.to is not None and request.to not in FORMATS:
@@ -142,7 +145,7 @@ def argument_problems(request: Conversion, words: list[Embedding]) -> list[Probl
     return found
 
 
-def files_for(request: Conversion, words: list[Embedding], found: list[Problem]) -> list[Path]:
+def proposed_files(request: ConversionRequest, words: list[Embedding], found: list[Problem]) -> list[Path]:
     """Return the file of each word; what is wrong with their names goes to `found`."""
     first = request.files[0]
     if request.out is None and len(words) == 1:
@@ -169,7 +172,7 @@ def file_stem(token: str) -> str:
     return token.translate(str.maketrans("/\\\0", "___"))
 
 
-def card_image(request: Conversion, files: list[Path]) -> Image | None:
+def card_image(request: ConversionRequest, files: list[Path]) -> Image | None:
     """Return the image for a card, on white; None without one. Raises FormatError, DataError."""
     if request.picture is None:
         return None

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from neonym.api.wording import speaking_python
+from neonym.api.wording import python_wording
 from neonym.errors import ConfigError, FormatError, Problem
 from neonym.generation.embeddings import add_embedding, read_given, word_and_file
 from neonym.generation.images import draw
@@ -52,11 +52,11 @@ def generate(
     Raises ConfigError, FormatError for a word's file, ModelError for the model or a word that does not fit it.
     """
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    with speaking_python():
+    with python_wording():
         check_numbers(steps, batch_size, seed)
         sampler = None if sampler is None else sampler_name(sampler)
         used = load_model(str(model), best_device()) if isinstance(model, (str, Path)) else model
-        with words_added(used, words):
+        with added_words(used, words):
             return draw(
                 used,
                 texts,
@@ -86,19 +86,19 @@ def best_device() -> str:
 
 
 @contextmanager
-def words_added(model: Model, words: Iterable[Word]) -> Iterator[None]:
+def added_words(model: Model, words: Iterable[Word]) -> Iterator[None]:
     """Let the words stand in prompts within the block. Raises FormatError, ModelError."""
     added: list[str] = []
     try:
         for word in words:
-            added.append(add(model, word))
+            added.append(add_word(model, word))
         yield
     finally:
         for token in reversed(added):
             model.text.remove_word(token)
 
 
-def add(model: Model, word: Word) -> str:
+def add_word(model: Model, word: Word) -> str:
     """Add a word to a model and return its name. Raises FormatError, ModelError."""
     if isinstance(word, Embedding):
         name, where, embedding = word.token, f"`{word.token}`", word

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from neonym.api.wording import speaking_python
+from neonym.api.wording import python_wording
 from neonym.errors import FormatError
 from neonym.formats import left_out, programs, read_stored, words_of
 from neonym.formats.content import Stored, check_tensors
@@ -69,14 +69,14 @@ def inspect(path: str | Path, model: str | None = None, offline: bool = False) -
     With a `model` (a file, a folder, a hub ID or `builtin:emoji`), each word also has the model's words nearest to its
     vectors. Raises FormatError if the file is no embedding or does not fit the model, ModelError for the model.
     """
-    with speaking_python():
-        facts = facts_of(Path(path), model, offline)
+    with python_wording():
+        facts = file_facts(Path(path), model, offline)
         if facts.unreadable is not None:
             raise facts.unreadable
         return facts
 
 
-def facts_of(path: Path, model: str | None = None, offline: bool = False) -> FileFacts:
+def file_facts(path: Path, model: str | None = None, offline: bool = False) -> FileFacts:
     """Return what a file of tensors holds, even if it is no embedding. Raises FormatError for other files, ModelError."""
     stored, unreadable = read_stored(path), None
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from neonym.api.wording import all_in_python, speaking_python, text_in_python
+from neonym.api.wording import all_in_python, python_wording, text_in_python
 from neonym.config.run import RunConfig
 from neonym.errors import Problem
 from neonym.preflight.images import look_alikes
@@ -21,7 +21,7 @@ def check(run: RunConfig) -> list[Problem]:
 
     No weight is read and nothing is written. A run with a problem of the severity `error` does not train.
     """
-    with speaking_python():
+    with python_wording():
         found = preflight(run, run.notes)
         return all_in_python([*found.problems, *look_alikes(found.records)])
 
@@ -36,7 +36,7 @@ def train(run: RunConfig, listeners: Sequence[Listener] = (), stop: Stop | None 
 
     Raises UserError; its kind ConfigError, with all errors that `check` finds, before anything is written.
     """
-    with speaking_python():
+    with python_wording():
         return start.train(run, [worded_for_python(listener) for listener in listeners], stop, run.notes)
 
 

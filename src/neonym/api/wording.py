@@ -25,7 +25,7 @@ NAMES = frozenset(
 
 
 @contextmanager
-def speaking_python() -> Iterator[None]:
+def python_wording() -> Iterator[None]:
     """Let every UserError of the block name settings as Python does."""
     try:
         yield

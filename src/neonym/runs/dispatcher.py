@@ -27,7 +27,7 @@ class Dispatcher:
             except Exception as error:  # whatever a listener does wrong
                 if isinstance(error, UserError) and isinstance(event, Opened):
                     raise
-                self._complain(listener, error)
+                self._report_failure(listener, error)
 
     def note(self, text: str) -> None:
         """Emit a note; a text that begins with "warning" is one."""
@@ -37,7 +37,7 @@ class Dispatcher:
         """Emit a note that is shown whatever is left out."""
         self.emit(Noted("result", text))
 
-    def _complain(self, listener: Listener, error: Exception) -> None:
+    def _report_failure(self, listener: Listener, error: Exception) -> None:
         if any(listener is other for other in self._failed):
             return
         self._failed.append(listener)

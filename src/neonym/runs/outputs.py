@@ -91,15 +91,15 @@ def outputs_of(run: RunConfig, tokens: Sequence[str], seeds: Sequence[int | None
 
 def outputs_of_words(run: RunConfig, tokens: Sequence[str], seeds: Sequence[int | None]) -> Iterator[Output]:
     """Yield what is named after the words, or after --output_name."""
-    save, home, records = run.save, Path(run.save.output_dir), run_folder(run, tokens)
-    own, run_name = word_settings(run, tokens)[0], records.name.removesuffix("-run")
+    save, home, run_files = run.save, Path(run.save.output_dir), run_folder(run, tokens)
+    own, run_name = word_settings(run, tokens)[0], run_files.name.removesuffix("-run")
     steps = [step_suffix(LAST_STEP)] if save.save_every_n_steps else []
     epochs = [epoch_suffix(LAST_EPOCH)] if save.save_every_n_epochs or save.save_n_epoch_ratio else []
     for where, name in zip(word_settings(run, tokens), file_names(run, tokens), strict=True):
         yield from (Output(home / f"{name}{suffix}.{save.save_model_as}", where) for suffix in ("", *steps, *epochs))
         yield Output(home / f"{name}.md", where)
-    yield Output(records, own, True)
-    yield from (Output(records / name, own) for name in (STATE, END, VERDICT, EVENTS))
+    yield Output(run_files, own, True)
+    yield from (Output(run_files / name, own) for name in (STATE, END, VERDICT, EVENTS))
     at_end = [""] if save.save_state or save.save_state_on_train_end else []
     for suffix in (*at_end, *(steps + epochs if save.save_state else ())):
         yield Output(home / state_folder(run_name, suffix), own, True)
@@ -122,7 +122,7 @@ def output_problems(run: RunConfig, tokens: Sequence[str], seeds: Sequence[int |
         if not is_text(text):
             what = "is not Unicode text: such a name cannot be given to a program"
             yield Problem("error", what, where, "Choose another, or check the encoding of the terminal or the file")
-    if not all(map(is_plain, texts.values())):  # a path in place of a name is reported with the other settings
+    if not all(map(is_plain_name, texts.values())):  # a path in place of a name is reported with the other settings
         tokens = ()
     worst: dict[str, tuple[int, Problem]] = {}
     for excess, problem in refusals(list(outputs_of(run, tokens, seeds))):
@@ -132,18 +132,18 @@ def output_problems(run: RunConfig, tokens: Sequence[str], seeds: Sequence[int |
     yield from (problem for _, problem in worst.values())
 
 
-def is_plain(text: str) -> bool:
+def is_plain_name(text: str) -> bool:
     """Return whether a text can be a part of a file's name at all."""
     return is_text(text) and not set(text) & set("/\\\0")
 
 
 def refusals(outputs: Sequence[Output]) -> Iterator[tuple[int, Problem]]:
     """Yield the names, folders and paths that the disk refuses, each with the bytes that it is too long, as far as is known."""
-    ways = {output: way_to(output.path) for output in outputs}
-    owners = {folder: output.where for output, (folder, _) in reversed(ways.items())}  # the outermost output's
-    refused = {folder: names_refused_in(folder, ways.values()) for folder in owners}
+    split_paths = {output: existing_and_missing(output.path) for output in outputs}
+    owners = {folder: output.where for output, (folder, _) in reversed(split_paths.items())}  # the outermost output's
+    refused = {folder: names_refused_in(folder, split_paths.values()) for folder in owners}
     reported: set[Path | str] = set()  # places and names
-    for output, (folder, missing) in ways.items():
+    for output, (folder, missing) in split_paths.items():
         names = refused[folder]
         if not missing and folder.is_dir() != output.is_folder:
             reported.add(folder)
@@ -157,22 +157,22 @@ def refusals(outputs: Sequence[Output]) -> Iterator[tuple[int, Problem]]:
         elif bad := next((name for name in missing if names and name in names), ""):
             if names and bad not in reported:
                 reported.add(bad)
-                excess = excess_of(bad, folder)
-                yield excess, refused_name(bad, names[bad], excess, output.where)
+                excess = bytes_too_long(bad, folder)
+                yield excess, refused_name_problem(bad, names[bad], excess, output.where)
         elif is_too_long(output.path):
             what = f"the path {shortened(str(output.path))} is longer than the system allows"
             yield 0, Problem("error", what, output.where, "Choose a folder nearer to the root, or shorter names")
 
 
-def names_refused_in(folder: Path, ways: Iterable[tuple[Path, Sequence[str]]]) -> dict[str, str] | None:
+def names_refused_in(folder: Path, split_paths: Iterable[tuple[Path, Sequence[str]]]) -> dict[str, str] | None:
     """Return the names that a folder refuses, with the reasons; None if nothing can be written to it."""
     try:
-        return refused_names(folder, (name for there, names in ways if there == folder for name in names))
+        return refused_names(folder, (name for there, names in split_paths if there == folder for name in names))
     except OSError:
         return None
 
 
-def way_to(path: Path) -> tuple[Path, tuple[str, ...]]:
+def existing_and_missing(path: Path) -> tuple[Path, tuple[str, ...]]:
     """Return the nearest folder that exists, or the path itself, and the names below it that do not exist yet."""
     whole = path.absolute()
     there = next(place for place in (whole, *whole.parents) if os.path.lexists(place))
@@ -188,7 +188,7 @@ def is_too_long(path: Path) -> bool:
     return False
 
 
-def refused_name(name: str, reason: str, excess: int, where: str) -> Problem:
+def refused_name_problem(name: str, reason: str, excess: int, where: str) -> Problem:
     """Return the error about a name that the disk does not take."""
     what = f"a name would be {shortened(name)}, which this disk refuses ({reason})"
     if excess > 0:
@@ -199,7 +199,7 @@ def refused_name(name: str, reason: str, excess: int, where: str) -> Problem:
     return Problem("error", what, where, fix)
 
 
-def excess_of(name: str, folder: Path) -> int:
+def bytes_too_long(name: str, folder: Path) -> int:
     """Return by how many bytes a name is too long; 0 if it is not, or if the system does not say."""
     try:
         return max(0, len(os.fsencode(name)) - os.pathconf(folder, "PC_NAME_MAX"))

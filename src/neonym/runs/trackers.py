@@ -76,7 +76,7 @@ class Trackers:
                 tracker.start()
                 self.trackers.append(tracker)
                 if log.log_config:
-                    tracker.store_init_configuration(shown_settings(self.run))
+                    tracker.store_init_configuration(logged_settings(self.run))
         except Exception as error:  # each tracker has errors of its own
             fix = "Check its arguments, its key and the network"
             raise UserError(f"the tracker cannot start ({error})", "--log_with", fix) from error
@@ -144,7 +144,7 @@ class Trackers:
         self.trackers = []
 
 
-def shown_settings(run: RunConfig) -> dict[str, str]:
+def logged_settings(run: RunConfig) -> dict[str, str]:
     """Return what `--log_config` logs: every setting that is given, without paths and keys."""
     values = {name: getattr(getattr(run, section), name) for section, name, _ in fields_of(RunConfig)}
     return {n: str(v) for n, v in values.items() if v is not None and not any(part in n for part in PRIVATE)}

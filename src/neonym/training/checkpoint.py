@@ -21,24 +21,24 @@ from neonym.io.json import as_json, as_text
 from neonym.preflight.plan import TrainingPlan
 from neonym.runs.outputs import END, SAMPLES, STATE, VERDICT, epoch_suffix, state_folder, step_suffix
 from neonym.training.concept import Concept
-from neonym.training.recorded import metadata_by_user, metadata_of
+from neonym.training.metadata import run_metadata, user_metadata
 from neonym.training.remote_state import fetch_state
-from neonym.training.state import Saved, TrainState, read_state, save_state
+from neonym.training.state import SavedState, TrainState, read_state, save_state
 from neonym.types import Embedding
 
 PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def write_card(file: Path, model: ModelSettings) -> None:
+def write_usage_card(file: Path, model: ModelSettings) -> None:
     """Write how the word is used, as Markdown beside its file."""
     flags = {name: str(getattr(model, name)) for name in ("vae", "variant") if getattr(model, name)}
     flags |= {"clip_skip": str(model.clip_skip)} if model.clip_skip > 1 else {}
     flags |= {"v_parameterization": ""} if model.v_parameterization else {}
     flags = {"ckpt": model.pretrained_model_name_or_path, **flags}
-    write_text(file.with_suffix(".md"), usage_card(read_embedding(file), file, flags))
+    write_text_file(file.with_suffix(".md"), usage_card(read_embedding(file), file, flags))
 
 
-def write_text(file: Path, text: str) -> None:
+def write_text_file(file: Path, text: str) -> None:
     """Write a text, complete or absent. Raises UserError."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def write_text(file: Path, text: str) -> None:
         raise UserError(f"cannot be written ({error.strerror})", str(file), "Is the disk full?") from error
 
 
-class NotedVerdict(BaseModel):
+class ReportedVerdict(BaseModel):
     """What is reported of the verdict of a finished run."""
 
     token: str
@@ -68,7 +68,7 @@ class CheckpointStore:
         self.verdict_file = self.folder / VERDICT
         self.step_folder = plan.step_folder
         self.sample_folder = Path(self.save.output_dir) / SAMPLES
-        self.metadata, self.metadata_by_user = metadata_of(plan), metadata_by_user(plan.run)
+        self.metadata, self.user_metadata = run_metadata(plan), user_metadata(plan.run)
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -81,7 +81,7 @@ class CheckpointStore:
             for folder in (self.folder.parent, self.folder, self.sample_folder):
                 clear_leftovers(folder)
             if self.save.restart:
-                self.forget()
+                self.remove_states()
             yield
 
     def claim(self) -> None:
@@ -103,7 +103,7 @@ class CheckpointStore:
             raise UserError("another process is training here", str(self.folder), fix)
         self.claimed = number
 
-    def forget(self) -> None:
+    def remove_states(self) -> None:
         """Remove the states of earlier runs, so that this one begins anew. Raises UserError."""
         try:
             self.state_file.unlink(missing_ok=True)
@@ -113,7 +113,7 @@ class CheckpointStore:
             raise UserError(what, str(self.folder), "Remove the folder yourself") from error
 
     @contextmanager
-    def keeping(self, state: TrainState) -> Iterator[None]:
+    def rescuing(self, state: TrainState) -> Iterator[None]:
         """Save the state elsewhere if the block cannot write what it should: nothing that was learned is lost.
 
         Raises UserError with where it is and how to go on.
@@ -148,31 +148,31 @@ class CheckpointStore:
     def file(self, name: str, suffix: str = "", folder: Path | None = None) -> Path:
         return (folder or Path(self.save.output_dir)) / f"{name}{suffix}.{self.save.save_model_as}"
 
-    def ended(self, fingerprint: dict[str, str]) -> Saved | None:
+    def finished_state(self, fingerprint: dict[str, str]) -> SavedState | None:
         """Return the end of a finished run with the same name, whatever its settings.
 
         Raises UserError if it is damaged.
         """
         return read_state(self.end_file, fingerprint) if self.end_file.exists() else None
 
-    def verdicts(self) -> list[NotedVerdict] | None:
+    def verdicts(self) -> list[ReportedVerdict] | None:
         """Return the verdicts of the finished run; None if their file is damaged."""
         try:
-            return TypeAdapter(list[NotedVerdict]).validate_json(self.verdict_file.read_bytes()) or None
+            return TypeAdapter(list[ReportedVerdict]).validate_json(self.verdict_file.read_bytes()) or None
         except FileNotFoundError:
             return []
         except (OSError, ValidationError):
             return None
 
-    def latest(self, fingerprint: dict[str, str], ended: Saved | None) -> Saved | None:
+    def latest_state(self, fingerprint: dict[str, str], ended: SavedState | None) -> SavedState | None:
         """Return the farthest state of three: that of `--resume`, of an interrupted run with the same name, of a finished one.
 
         Returns None if there is none. Raises UserError if an interrupted run had other settings, or the state is damaged.
         """
-        found = [self.resumed(fingerprint), self.interrupted(fingerprint), ended]
+        found = [self.requested_state(fingerprint), self.interrupted_state(fingerprint), ended]
         return max((saved for saved in found if saved is not None), key=lambda saved: saved.step, default=None)
 
-    def resumed(self, fingerprint: dict[str, str]) -> Saved | None:
+    def requested_state(self, fingerprint: dict[str, str]) -> SavedState | None:
         """Return the state that `--resume` names. Raises UserError."""
         if self.save.resume is None:
             return None
@@ -183,7 +183,7 @@ class CheckpointStore:
             raise UserError(f"there is no {STATE} in it", f"--resume {self.save.resume}", "Name a `-state` folder")
         return read_state(file, fingerprint, "Name another state, or leave --resume out")
 
-    def interrupted(self, fingerprint: dict[str, str]) -> Saved | None:
+    def interrupted_state(self, fingerprint: dict[str, str]) -> SavedState | None:
         """Return the state of this very run, if it was stopped. Raises UserError if it had other settings."""
         if not self.state_file.exists():
             return None
@@ -201,7 +201,7 @@ class CheckpointStore:
 
     def save_last(self, state: TrainState) -> None:
         """Save the last state of a run. Raises UserError if it had to be saved elsewhere, or nowhere."""
-        with self.keeping(state):
+        with self.rescuing(state):
             self.save_state(state)
 
     def save_step(self, state: TrainState) -> list[Path]:
@@ -209,10 +209,12 @@ class CheckpointStore:
         files = self.save_named(state, step_suffix(state.step))
         keep, states = self.save.save_last_n_steps, self.save.save_last_n_steps_state
         every = self.save.save_every_n_steps or 1
-        self.remove(r"-step(\d{8})", every, keep and state.step - keep, state.step - (states or keep or state.step))
+        self.remove_older(
+            r"-step(\d{8})", every, keep and state.step - keep, state.step - (states or keep or state.step)
+        )
         return files
 
-    def keep_step(self, state: TrainState) -> list[Path]:
+    def save_step_in_run_folder(self, state: TrainState) -> list[Path]:
         """Save the files of a step in the run's folder: beside the final file, some programs would take them for the
         word.
         """
@@ -224,7 +226,7 @@ class CheckpointStore:
         """Save the files of an epoch, and remove those that `--save_last_n_epochs` does not keep."""
         files = self.save_named(state, epoch_suffix(epoch))
         keep, states = self.save.save_last_n_epochs, self.save.save_last_n_epochs_state
-        self.remove(
+        self.remove_older(
             r"-(\d{6})", every, keep and epoch - every * keep + 1, epoch - every * (states or keep or epoch) + 1
         )
         return files
@@ -243,7 +245,7 @@ class CheckpointStore:
         save_state(state, folder / STATE)
         return folder
 
-    def remove(self, pattern: str, every: int, first: int | None, first_state: int) -> None:
+    def remove_older(self, pattern: str, every: int, first: int | None, first_state: int) -> None:
         """Remove this run's embedding files and state folders, one `every` so many, whose number is lower."""
         for path in Path(self.save.output_dir).iterdir():
             file = self._number(path.name, pattern + r"\." + self.save.save_model_as, self.names.values())
@@ -271,7 +273,7 @@ class CheckpointStore:
             "neonym.vectors": str(max(counts)),
             "neonym.init_word": concept.init_word,
             "neonym.steps": str(step),
-            **self.metadata_by_user,
+            **self.user_metadata,
         }
         metadata = {key: as_text(text) for key, text in metadata.items()}
         vectors = {encoder: rows.to(PRECISIONS[self.save.save_precision]) for encoder, rows in concept.result().items()}
@@ -283,14 +285,14 @@ class CheckpointStore:
         The state goes last: until then the run can be resumed. That of a `whole` run says that there is nothing left to do.
         Raises UserError if something cannot be written; the state is kept then.
         """
-        with self.keeping(state):
+        with self.rescuing(state):
             self.claim()
             files = [self.write(concept, state.step) for concept in state.concepts]
             for file in files:
-                write_card(file, self.model)
+                write_usage_card(file, self.model)
             if self.save.save_state or self.save.save_state_on_train_end:
                 files.append(self.save_state_folder(state))
-            write_text(self.verdict_file, as_json(verdicts, indent=2) + "\n")
+            write_text_file(self.verdict_file, as_json(verdicts, indent=2) + "\n")
             self.save_state(state)
             if whole:
                 self.state_file.replace(self.end_file)

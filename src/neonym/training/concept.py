@@ -35,9 +35,11 @@ class Concept:
     learning_rate: Callable[[int], float] | None  # step -> learning rate; None: the optimizer has its own
     max_grad_norm: float
     after_step: Sequence[AfterStep] = ()  # what happens to the rows after each step that moved them, in order
-    chosen: dict[str, torch.Tensor] | None = None  # rows that were better than the last ones
-    skipped: list[int] = field(default_factory=list)  # the last steps in a row that were passed over (see `pass_over`)
-    still: int | None = 0  # steps until now, all of which had no gradient at all; None: one had
+    best_rows: dict[str, torch.Tensor] | None = None  # rows that were better than the last ones
+    skipped: list[int] = field(
+        default_factory=list
+    )  # the last steps in a row that were passed over (see `count_skipped`)
+    steps_without_gradient: int | None = 0  # steps until now, all of which had no gradient at all; None: one had
 
     def sum_gradients(self, accelerator: Accelerator) -> None:
         """Sum the gradients over all processes: a few rows, so one small reduction and no wrapper around the model."""
@@ -51,7 +53,7 @@ class Concept:
                 total = accelerator.reduce(total, "sum")
             rows.grad = total.float()  # pyright: ignore[reportAttributeAccessIssue]
 
-    def forget_gradients(self) -> None:
+    def clear_gradients(self) -> None:
         """Drop the gradients of this step."""
         self.optimizer.zero_grad(set_to_none=True)
         for rows in self.rows.values():
@@ -70,9 +72,11 @@ class Concept:
             scaler.unscale_(self.optimizer)
         rows = [r for r in self.rows.values() if r.requires_grad]
         norm = float(torch.nn.utils.clip_grad_norm_(rows, self.max_grad_norm or math.inf))  # waits for the device
-        self.still = None if self.still is None or norm != 0 else self.still + 1
+        self.steps_without_gradient = (
+            None if self.steps_without_gradient is None or norm != 0 else self.steps_without_gradient + 1
+        )
         if not math.isfinite(norm):  # one bad step does not end the run
-            self.pass_over(step, scaler)
+            self.count_skipped(step, scaler)
             return
         self.skipped.clear()
         if self.record.waits_at_zero and self.optimizer.param_groups[0]["lr"] == 0:
@@ -82,7 +86,7 @@ class Concept:
             for after in self.after_step:
                 after(step, self.rows)
 
-    def pass_over(self, step: int, scaler: GradScaler | None) -> None:
+    def count_skipped(self, step: int, scaler: GradScaler | None) -> None:
         """Count a step whose gradient is not finite, unless it is the scale that made it so.
 
         Scaled gradients overflow while the scale falls from its start (65536), and once whenever it has been doubled.
@@ -98,7 +102,7 @@ class Concept:
 
         Changes nothing. Schedule-free optimizers (Defazio et al. 2024) step at one point and answer with another.
         """
-        kept = self.chosen or next((after.kept for after in self.after_step if after.is_result), None)
+        kept = self.best_rows or next((after.kept for after in self.after_step if after.is_result), None)
         if kept is not None:
             return {name: values.clone() for name, values in kept.items()}
         now = {name: rows.detach().clone() for name, rows in self.rows.items()}
@@ -107,30 +111,30 @@ class Concept:
         self.optimizer.eval()  # pyright: ignore[reportAttributeAccessIssue]
         answer = {name: rows.detach().clone() for name, rows in self.rows.items()}
         self.optimizer.train()  # pyright: ignore[reportAttributeAccessIssue]
-        self.put(now)  # bitwise: going there and back rounds
+        self.set_rows(now)  # bitwise: going there and back rounds
         return answer
 
     @torch.no_grad()
-    def put(self, values: dict[str, torch.Tensor]) -> None:
+    def set_rows(self, values: dict[str, torch.Tensor]) -> None:
         """Write `values` {encoder: [n,W]} into the rows."""
         for name, rows in self.rows.items():
             rows.copy_(values[name])
 
 
 @contextmanager
-def rows_as(concepts: Sequence[Concept], values: Sequence[dict[str, torch.Tensor]]) -> Iterator[None]:
+def temporary_rows(concepts: Sequence[Concept], values: Sequence[dict[str, torch.Tensor]]) -> Iterator[None]:
     """Put other rows into the concepts for the time of the block."""
     now = [{name: rows.detach().clone() for name, rows in c.rows.items()} for c in concepts]
     for concept, rows in zip(concepts, values, strict=True):
-        concept.put(rows)
+        concept.set_rows(rows)
     try:
         yield
     finally:
         for concept, rows in zip(concepts, now, strict=True):
-            concept.put(rows)
+            concept.set_rows(rows)
 
 
-def first_rows(model: Model, init_word: str, count: int) -> dict[str, torch.Tensor]:
+def initial_rows(model: Model, init_word: str, count: int) -> dict[str, torch.Tensor]:
     """Return rows that start as the pieces of `init_word`, taken in turn: {encoder: float32 [count,W]}."""
     rows = {}
     for name, tokenizer in model.text.tokenizers.items():
@@ -140,6 +144,6 @@ def first_rows(model: Model, init_word: str, count: int) -> dict[str, torch.Tens
     return rows
 
 
-def sum_by(values: torch.Tensor, index: torch.Tensor, count: int) -> torch.Tensor:
+def sum_by_index(values: torch.Tensor, index: torch.Tensor, count: int) -> torch.Tensor:
     """Return the sums [count] of the `values` [B] that have the same `index` [B]."""
     return torch.zeros(count, device=values.device).index_add(0, index, values)

@@ -11,7 +11,7 @@ from neonym.models.model import Model
 from neonym.optim.optimizers import make_optimizer, record_of
 from neonym.preflight.plan import PlannedConcept, TrainingPlan
 from neonym.training.after_step import AfterStep, MovingAverage
-from neonym.training.concept import Concept, first_rows
+from neonym.training.concept import Concept, initial_rows
 
 
 def add_concepts(model: Model, plan: TrainingPlan) -> list[Concept]:
@@ -23,7 +23,7 @@ def add_concept(model: Model, plan: TrainingPlan, planned: PlannedConcept) -> Co
     """Add one word to the model, and return it as something that learns."""
     optim, start, record = plan.run.optim, planned.start, record_of(plan.run.optim.optimizer_type)
     if start is None:
-        start = first_rows(model, planned.init_word, planned.vectors)
+        start = initial_rows(model, planned.init_word, planned.vectors)
     start = {name: values.to(model.device) for name, values in start.items()}
     rows = {name: Rows(values.clone(), requires_grad=name in planned.encoders) for name, values in start.items()}
     model.text.add_word(planned.token, dict(rows))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 @dataclass
-class Plateau:
+class EarlyStopping:
     """Reached when, for every concept, the variance of the last `window` evaluations is a small share of that of all.
 
     The evaluations are of fixed samples, so their curve is smooth and the share means something.
@@ -31,7 +31,7 @@ class Plateau:
             if loss < low:
                 self.best[index] = rows[index]
 
-    def reached(self) -> bool:
+    def should_stop(self) -> bool:
         if len(self.history) < 2 * self.window:
             return False
         curves = [list(curve) for curve in zip(*self.history, strict=True)]

@@ -12,7 +12,7 @@ from neonym.data.loader import Loader
 from neonym.generation.worth import Question, Worth, measure_worth, predictions
 from neonym.models.model import Model
 from neonym.preflight.plan import PlannedConcept, TrainingPlan
-from neonym.training.concept import Concept, first_rows, rows_as
+from neonym.training.concept import Concept, initial_rows, temporary_rows
 from neonym.training.objective import Objective
 from neonym.training.step import sample_losses
 from neonym.types import Draw, ImageRecord
@@ -33,7 +33,7 @@ class Evaluation:
     ):
         self.plan, self.loader, self.model, self.concepts, self.watch = plan, loader, model, concepts, watch
         self.objective = Objective()  # whatever the training minimises, words are compared by the plain loss
-        self.images, self.shown_on = zip(*map(images_to_judge, plan.concepts), strict=True)
+        self.images, self.judged_on = zip(*map(images_to_judge, plan.concepts), strict=True)
         self.samples: list[list[Question]] = []  # per concept, made when they are first needed
 
     @torch.no_grad()
@@ -43,7 +43,7 @@ class Evaluation:
         """
         count = self.plan.run.eval.eval_samples
         self.samples = self.samples or [self.questions(index, count) for index in range(len(self.concepts))]
-        with self.uncompiled(), rows_as(self.concepts, rows or [c.result() for c in self.concepts]):
+        with self.uncompiled(), temporary_rows(self.concepts, rows or [c.result() for c in self.concepts]):
             return [torch.cat([self.loss(question) for question in own]).cpu() for own in self.samples]
 
     def loss(self, question: Question) -> torch.Tensor:
@@ -65,7 +65,7 @@ class Evaluation:
         found = []
         for concept, questions in zip(self.concepts, asked, strict=True):
             learned = concept.result()
-            start = first_rows(self.model, concept.init_word, len(next(iter(learned.values()))))
+            start = initial_rows(self.model, concept.init_word, len(next(iter(learned.values()))))
             with self.uncompiled():
                 found.append(measure_worth(self.model, questions, concept.token, start, learned, watch))
         return found

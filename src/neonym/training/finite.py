@@ -51,27 +51,27 @@ class FiniteChecks:
         index, count = Counter(index for _, index in bad).most_common(1)[0] if bad else (0, 0)
         if count > BAD_STEPS_ALLOWED:
             work = next(work for work, concept in bad if concept == index)
-            raise self.error(f"the loss of {count} steps, first of {self.place(index, work.step)},")
+            raise self.not_finite(f"the loss of {count} steps, first of {self.describe_step(index, work.step)},")
 
     def check_rows(self) -> None:
         """Raise UserError if a row is not finite, too many steps in a row were passed over, or none had a gradient."""
         for index, concept in enumerate(self.concepts):
-            if (concept.still or 0) >= CHECK_EVERY:
-                what = f"`{concept.token}` had no gradient in {concept.still} steps: nothing reaches the word"
+            if (concept.steps_without_gradient or 0) >= CHECK_EVERY:
+                what = f"`{concept.token}` had no gradient in {concept.steps_without_gradient} steps: nothing reaches the word"
                 raise UserError(what, "training", "Leave --torch_compile and fp16 out; check that no mask is empty")
             if (count := len(concept.skipped)) > BAD_STEPS_ALLOWED:
-                place = self.place(index, concept.skipped[0])
-                raise self.error(f"the gradients of `{concept.token}`, {count} steps in a row, first of {place},")
+                place = self.describe_step(index, concept.skipped[0])
+                raise self.not_finite(f"the gradients of `{concept.token}`, {count} steps in a row, first of {place},")
             if not all(bool(rows.isfinite().all()) for rows in concept.rows.values()):
-                raise self.error(f"the vectors of `{concept.token}`")
+                raise self.not_finite(f"the vectors of `{concept.token}`")
 
-    def place(self, concept: int, step: int) -> str:
+    def describe_step(self, concept: int, step: int) -> str:
         """Return a step and its images, for a message."""
         names = sorted({draw.record.path.name for draw in self.plans[concept].draws(step)})
         return f"step {step + 1} ({', '.join(names)})"
 
     @staticmethod
-    def error(what: str) -> UserError:
+    def not_finite(what: str) -> UserError:
         """Return the error that ends the run."""
         fix = "Lower --learning_rate, or use --mixed_precision no or bf16; files saved before are intact"
         return UserError(f"{what} became infinite or not a number; nothing more is written", "training", fix)

@@ -26,7 +26,7 @@ from neonym.training.setup import process_of, samples_at_once, weight_dtype
 from neonym.types import ImageRecord
 
 
-def load_frozen(plan: TrainingPlan, accelerator: Accelerator, events: Dispatcher) -> Model:
+def load_frozen_model(plan: TrainingPlan, accelerator: Accelerator, events: Dispatcher) -> Model:
     """Load the model to its device, with the run's noising process. Raises ModelError."""
     run = plan.run
     model = load_model(

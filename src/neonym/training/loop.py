@@ -9,7 +9,7 @@ from neonym.config.run import RunConfig
 from neonym.optim.optimizers import rate_now
 from neonym.runs.events import Stepped
 from neonym.training.concept import Concept
-from neonym.training.due import evaluate_due, sample_due, save_due
+from neonym.training.periodic import evaluate_if_due, sample_if_due, save_if_due
 from neonym.training.session import Session
 from neonym.training.setup import objective_of
 from neonym.training.step import train_step
@@ -22,22 +22,22 @@ def run_steps(run: Session) -> bool:
     """
     objective, deadline = objective_of(run.plan.run), deadline_of(run.plan.run)
     state, events, total = run.state, run.events, run.milestones.total
-    for work in run.loader.steps(state.step, state.step if run.is_early else total):
+    for work in run.loader.steps(state.step, state.step if run.stops_early else total):
         losses = train_step(run.model, state.concepts, work, objective, run.accelerator)  # [N], on the device
         state.step = work.step + 1
         run.checks.watch(work, losses)
         events.emit(Stepped(state.step, run.losses.add(losses), *rates_of(state.concepts)))
-        evaluate_due(run)
-        sample_due(run)
-        save_due(run)
+        evaluate_if_due(run)
+        sample_if_due(run)
+        save_if_due(run)
         # why the run may end here: all processes find the same
-        is_early = run.agree(run.is_early)
-        if not is_early and state.step < total:
+        stops_early = run.agree(run.stops_early)
+        if not stops_early and state.step < total:
             run.check_stop()
         if run.agree(time.monotonic() > deadline) and state.step < total:
             events.note(f"the time of --max_train_time was up after step {state.step} of {total}")
             return False
-        if is_early:
+        if stops_early:
             events.note(f"the evaluation loss has stopped changing: ended after step {state.step} of {total}")
             break
     return True

@@ -8,31 +8,31 @@ from neonym.data.plan import fingerprint
 from neonym.optim.rates import LEAST_WARMUP
 from neonym.preflight.plan import TrainingPlan
 from neonym.training.checkpoint import CheckpointStore
-from neonym.training.recorded import settings_of
-from neonym.training.state import Saved
+from neonym.training.metadata import deciding_settings
+from neonym.training.state import SavedState
 
 LENGTH = {"max_train_steps", "max_train_epochs"}
 
 
 @dataclass
-class Beginning:
+class StartingPoint:
     """Where a run begins: at the `saved` state, or at its first step; `finished` reports a run with nothing left to
     do.
     """
 
     fingerprint: dict[str, str]
-    saved: Saved | None = None
+    saved: SavedState | None = None
     finished: str = ""
     notes: list[str] = field(default_factory=list)
 
 
-def find_beginning(plan: TrainingPlan, store: CheckpointStore) -> Beginning:
+def find_starting_point(plan: TrainingPlan, store: CheckpointStore) -> StartingPoint:
     """Return where a run begins. A finished run is not done again: with more steps it goes on, with other settings it is replaced.
 
     Raises UserError for an interrupted run with other settings, and for a state that is damaged.
     """
-    found = Beginning(identity(plan))
-    ended, resume = store.ended(found.fingerprint), plan.run.save.resume
+    found = StartingPoint(run_identity(plan))
+    ended, resume = store.finished_state(found.fingerprint), plan.run.save.resume
     if ended is not None:
         same = not ended.changed or (set(ended.changed) <= LENGTH and plan.milestones.total > ended.step)
         if not same or ended.facts.origin != (resume or ""):
@@ -42,7 +42,7 @@ def find_beginning(plan: TrainingPlan, store: CheckpointStore) -> Beginning:
     if ended is not None and not ended.changed and all(file.exists() for file in store.final_files()):
         found.saved, found.finished = ended, report_on_finished(ended, store, plan.milestones.total)
         return found
-    saved = found.saved = store.latest(found.fingerprint, ended)
+    saved = found.saved = store.latest_state(found.fingerprint, ended)
     if saved is not None:
         kind = "finished" if saved is ended else "interrupted"
         found.notes.append(f"going on from step {saved.step} of {resume or f'the {kind} run in {store.folder}'}")
@@ -51,7 +51,7 @@ def find_beginning(plan: TrainingPlan, store: CheckpointStore) -> Beginning:
     return found
 
 
-def report_on_finished(ended: Saved, store: CheckpointStore, total: int) -> str:
+def report_on_finished(ended: SavedState, store: CheckpointStore, total: int) -> str:
     """Return the report on a finished run: where its files are, what its verdicts were, and how to do more."""
     files = ", ".join(map(str, store.final_files()))
     verdicts = store.verdicts()
@@ -63,21 +63,21 @@ def report_on_finished(ended: Saved, store: CheckpointStore, total: int) -> str:
     return f"this run is finished already, and nothing was done: {files}.{words} {more}{begin}."
 
 
-def identity(plan: TrainingPlan) -> dict[str, str]:
+def run_identity(plan: TrainingPlan) -> dict[str, str]:
     """Return everything that decides the numbers of a run: two runs with the same identity are the same run."""
     records = [*plan.records, *plan.held_out]
     concepts = [c.model_dump(exclude={"weights"}) for c in plan.data.concepts]
     starts = {c.token: {e: rows.tolist() for e, rows in c.start.items()} for c in plan.concepts if c.start is not None}
     images = fingerprint(records, len(plan.records), plan.step_sizes, concepts, starts)
     return {
-        **settings_of(plan.run),
-        **warmup_of(plan),
+        **deciding_settings(plan.run),
+        **default_warmup(plan),
         "model_hash": plan.source.text_hash(),
         "pictures_and_captions": images,
     }
 
 
-def warmup_of(plan: TrainingPlan) -> dict[str, str]:
+def default_warmup(plan: TrainingPlan) -> dict[str, str]:
     """Return the warm-up that the model's defaults give, if it is not the least: the settings themselves leave it
     open.
     """

@@ -18,13 +18,13 @@ from neonym.runs.events import Failed, Finished, Judged, Judging, Opened, Starte
 from neonym.runs.stop import Stop, StopRequested
 from neonym.training.checkpoint import CheckpointStore
 from neonym.training.concepts import add_concepts
-from neonym.training.due import begin_evaluations, lengths_of_words, sample_due
-from neonym.training.early_stopping import Plateau
-from neonym.training.load import encode_images, load_frozen, make_loader
+from neonym.training.early_stopping import EarlyStopping
+from neonym.training.load import encode_images, load_frozen_model, make_loader
 from neonym.training.loop import run_steps
-from neonym.training.resume import Beginning, find_beginning
+from neonym.training.periodic import begin_evaluations, concept_norms_and_distances, sample_if_due
+from neonym.training.resume import StartingPoint, find_starting_point
 from neonym.training.session import Session
-from neonym.training.setup import on_device, start_accelerator, weight_dtype
+from neonym.training.setup import start_accelerator, weight_dtype, with_precision
 from neonym.training.state import TrainState, restore
 from neonym.training.verdict import Verdict, make_verdict
 
@@ -45,7 +45,7 @@ def train_plan(plan: TrainingPlan, events: Dispatcher, stop: Stop) -> Result:
     Raises UserError; nothing is written then, unless the run has begun.
     """
     notes: list[str] = []
-    plan = replace(plan, run=on_device(plan.run, plan.source, notes.append))
+    plan = replace(plan, run=with_precision(plan.run, plan.source, notes.append))
     accelerator = start_accelerator(plan.run, notes.append)
     events = events if accelerator.is_main_process else Dispatcher()
     for note in [*notes, *(f"{problem.severity}: {problem}" for problem in plan.problems)]:
@@ -55,69 +55,71 @@ def train_plan(plan: TrainingPlan, events: Dispatcher, stop: Stop) -> Result:
     store = CheckpointStore(plan)
     with store.open() if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()
-        beginning = find_beginning(plan, store)
-        for note in beginning.notes:
+        start = find_starting_point(plan, store)
+        for note in start.notes:
             events.note(note)
-        if beginning.finished and beginning.saved is not None:
-            events.result(beginning.finished)
-            return Result(store.final_files(), steps=beginning.saved.step)
+        if start.finished and start.saved is not None:
+            events.result(start.finished)
+            return Result(store.final_files(), steps=start.saved.step)
         try:
             events.emit(Opened(store.folder, tuple(plan.tokens)))
-            return train_opened(plan, store, beginning, accelerator, events, stop)
+            return train_opened(plan, store, start, accelerator, events, stop)
         except BaseException as error:  # Ctrl-C, too: listeners end with the run
             events.emit(Failed(str(error) or type(error).__name__))
             raise
 
 
 def train_opened(
-    plan: TrainingPlan, store: CheckpointStore, beginning: Beginning, accelerator: Accelerator, events: Dispatcher, stop: Stop
+    plan: TrainingPlan, store: CheckpointStore, start: StartingPoint, accelerator: Accelerator, events: Dispatcher, stop: Stop
 ) -> Result:  # fmt: skip
     """Load what the run needs, and train. A stop before the first step leaves everything as it was. Raises UserError."""
     try:
         with stop.at_once():
-            model = load_frozen(plan, accelerator, events)
+            model = load_frozen_model(plan, accelerator, events)
             latents = encode_images(plan, model, events, stop)
-        state = first_state(plan, model, beginning, accelerator)
+        state = first_state(plan, model, start, accelerator)
         loader = make_loader(plan, latents, model, accelerator)
         session = Session(plan, model, state, store, loader, accelerator, events, stop)
     except StopRequested as request:
-        step = beginning.saved.step if beginning.saved else 0
+        step = start.saved.step if start.saved else 0
         events.note("stopped before the first step; run the same command again")
         events.emit(Stopped(step, request.signal))
         return Result(steps=step, signal=request.signal)
     try:
-        return follow(session)
+        return train_to_end(session)
     except StopRequested as request:
-        return stopped(session, request.signal)
+        return save_and_stop(session, request.signal)
 
 
-def first_state(plan: TrainingPlan, model: Model, beginning: Beginning, accelerator: Accelerator) -> TrainState:
+def first_state(plan: TrainingPlan, model: Model, start: StartingPoint, accelerator: Accelerator) -> TrainState:
     """Return the state before the first step of this run: a new one, or the saved one that it goes on from."""
     settings = plan.run.eval
-    plateau = Plateau(settings.early_stop_window, settings.early_stop_threshold) if settings.early_stop else None
+    early_stopping = (
+        EarlyStopping(settings.early_stop_window, settings.early_stop_threshold) if settings.early_stop else None
+    )
     origin, concepts = plan.run.save.resume or "", add_concepts(model, plan)
-    state = TrainState(concepts, beginning.fingerprint, plan.milestones.first, origin, accelerator.scaler, plateau)
-    if beginning.saved is not None:
-        restore(state, beginning.saved)
+    state = TrainState(concepts, start.fingerprint, plan.milestones.first, origin, accelerator.scaler, early_stopping)
+    if start.saved is not None:
+        restore(state, start.saved)
     return state
 
 
-def follow(run: Session) -> Result:
+def train_to_end(run: Session) -> Result:
     """Train to the end and write what came of it. Raises StopRequested, and UserError if another process is gone."""
     plans = [concept.samples for concept in run.plan.concepts]
     samples = sum(sum(len(images) for _, images in plan.groups) / plan.steps_per_epoch for plan in plans)
     run.events.emit(Started(run.state.step, run.milestones.total, run.milestones.steps_per_epoch, samples))
     try:
         begin_evaluations(run)
-        sample_due(run)
+        sample_if_due(run)
         return finish(run, run_steps(run))
     except RuntimeError as error:
         if run.accelerator.num_processes == 1 or isinstance(error, torch.OutOfMemoryError):
             raise
-        raise without_others(run, error) from error
+        raise lost_process_error(run, error) from error
 
 
-def stopped(run: Session, signal: int) -> Result:
+def save_and_stop(run: Session, signal: int) -> Result:
     """Save the state of the last whole step, from which the same command goes on."""
     step = run.state.step
     if run.is_main:
@@ -129,7 +131,7 @@ def stopped(run: Session, signal: int) -> Result:
     return Result(steps=step, signal=signal)
 
 
-def without_others(run: Session, error: RuntimeError) -> UserError:
+def lost_process_error(run: Session, error: RuntimeError) -> UserError:
     """Save what this process has, because another process of the run is gone. Return the error to raise."""
     if run.is_main:
         run.checks.check_rows()
@@ -143,9 +145,9 @@ def finish(run: Session, is_whole: bool) -> Result:
     state, events = run.state, run.events
     run.checks.check_losses()
     run.checks.check_rows()
-    if state.plateau is not None:
-        for concept, best in zip(state.concepts, state.plateau.best, strict=False):
-            concept.chosen = best
+    if state.early_stopping is not None:
+        for concept, best in zip(state.concepts, state.early_stopping.best, strict=False):
+            concept.best_rows = best
     verdicts = judge_words(run)
     tables = [verdict.as_dict() for verdict in verdicts]
     files = run.store.finish(state, tables, is_whole) if run.is_main else []
@@ -160,5 +162,5 @@ def judge_words(run: Session) -> list[Verdict]:
     concepts, evaluation = run.state.concepts, run.evaluation
     worths = evaluation.worths(lambda done, total: run.events.emit(Judging(done, total)))
     losses = tuple(worth.loss_after for worth in worths)
-    run.events.emit(Judged(run.state.step, losses, *lengths_of_words(concepts)))
-    return [make_verdict(run.model, *of) for of in zip(concepts, worths, evaluation.shown_on, strict=True)]
+    run.events.emit(Judged(run.state.step, losses, *concept_norms_and_distances(concepts)))
+    return [make_verdict(run.model, *of) for of in zip(concepts, worths, evaluation.judged_on, strict=True)]

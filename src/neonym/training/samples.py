@@ -18,7 +18,7 @@ from neonym.models.model import Model
 from neonym.preflight.milestones import Milestones, is_due
 from neonym.runs.outputs import sample_name, time_stamp
 from neonym.text.words import clean, whole_word
-from neonym.training.concept import Concept, rows_as
+from neonym.training.concept import Concept, temporary_rows
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 WITHOUT, BEFORE = "without the words", "with the starting words"
 
 
-def without(prompt: str, words: Sequence[str]) -> str:
+def without_words(prompt: str, words: Sequence[str]) -> str:
     """Return the prompt with the new words cut out."""
     cut = whole_word(tuple(clean(word) for word in words)).sub(" ", clean(prompt))
     return " ".join(cut.split())
 
 
-class Sampler:
+class SampleRenderer:
     """Generates images from `--sample_prompts`. It touches no state of the training, which is the same without it."""
 
     def __init__(self, settings: SampleSettings, prompts: Sequence[SamplePrompt], folder: Path, name: str):
@@ -50,7 +50,7 @@ class Sampler:
             return f"e{epoch:06d}" if epoch and is_due(self.settings.sample_every_n_epochs, epoch) else None
         return f"{done:06d}" if is_due(self.settings.sample_every_n_steps, done) else None
 
-    def draw(self, model: Model, concepts: Sequence[Concept], tag: str) -> list[Path]:
+    def render(self, model: Model, concepts: Sequence[Concept], tag: str) -> list[Path]:
         """Generate every prompt. Return the files, named as sd-scripts names them, and last the sheet of all of them."""
         from neonym.generation.sheets import sheet
 
@@ -58,12 +58,12 @@ class Sampler:
         where, kind = model.vae.device, model.vae.dtype
         try:
             if not self.before:
-                plain = [without(asked.prompt, [c.token for c in concepts]) for asked in self.prompts]
-                without_words = self.images(model, plain)
-                with rows_as(concepts, [c.start for c in concepts]):
-                    self.before = [(WITHOUT, without_words), (BEFORE, self.images(model))]
-            with rows_as(concepts, [c.result() for c in concepts]):
-                images = self.images(model)
+                plain = [without_words(asked.prompt, [c.token for c in concepts]) for asked in self.prompts]
+                plain_images = self.render_all(model, plain)
+                with temporary_rows(concepts, [c.start for c in concepts]):
+                    self.before = [(WITHOUT, plain_images), (BEFORE, self.render_all(model))]
+            with temporary_rows(concepts, [c.result() for c in concepts]):
+                images = self.render_all(model)
         finally:
             model.vae.to(where, kind)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -73,12 +73,12 @@ class Sampler:
         save_png(sheet(rows, side=images[0].height), page)
         return [*files, page]
 
-    def images(self, model: Model, texts: Sequence[str] | None = None) -> list[Image.Image]:
+    def render_all(self, model: Model, texts: Sequence[str] | None = None) -> list[Image.Image]:
         """Return one image of each prompt, or of other texts with the prompts' settings."""
         texts = texts or [asked.prompt for asked in self.prompts]
-        return [self.image(model, index, text) for index, text in enumerate(texts)]
+        return [self.render_one(model, index, text) for index, text in enumerate(texts)]
 
-    def image(self, model: Model, index: int, text: str) -> Image.Image:
+    def render_one(self, model: Model, index: int, text: str) -> Image.Image:
         from neonym.generation.images import draw
 
         asked = self.prompts[index]

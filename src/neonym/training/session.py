@@ -17,7 +17,7 @@ from neonym.runs.stop import Stop, StopRequested
 from neonym.training.checkpoint import CheckpointStore
 from neonym.training.evaluation import Evaluation
 from neonym.training.finite import FiniteChecks
-from neonym.training.samples import Sampler
+from neonym.training.samples import SampleRenderer
 from neonym.training.state import TrainState
 
 
@@ -39,7 +39,9 @@ class Session:
         self.losses = LossQueue()
         self.checks = FiniteChecks(concepts, self.loader.plans)
         self.evaluation = Evaluation(plan, self.loader, self.model, concepts, self.check_stop)
-        self.sampler = Sampler(plan.run.sample, plan.prompts, self.store.sample_folder, self.store.run_name)
+        self.sample_renderer = SampleRenderer(
+            plan.run.sample, plan.prompts, self.store.sample_folder, self.store.run_name
+        )
 
     @property
     def milestones(self) -> Milestones:
@@ -52,9 +54,9 @@ class Session:
         return self.accelerator.is_main_process
 
     @property
-    def is_early(self) -> bool:
+    def stops_early(self) -> bool:
         """Return whether early stopping ends the run now."""
-        return self.state.plateau is not None and self.state.plateau.reached()
+        return self.state.early_stopping is not None and self.state.early_stopping.should_stop()
 
     def agree(self, wish: int) -> int:
         """Return the largest wish of all processes: they must do the same after the same step."""

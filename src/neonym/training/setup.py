@@ -25,7 +25,7 @@ MINUTES_WITH_SAMPLES = 120  # the first process generates sample images while th
 GIB = 2**30
 
 
-def on_device(run: RunConfig, source: ModelSource, note: Callable[[str], None]) -> RunConfig:
+def with_precision(run: RunConfig, source: ModelSource, note: Callable[[str], None]) -> RunConfig:
     """Return the run with the precision that suits the model on this device, unless the user gave one: float32 but for
     CUDA.
     """

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from neonym.models.model import Model
-from neonym.training.concept import Concept, sum_by
+from neonym.training.concept import Concept, sum_by_index
 from neonym.training.objective import Objective
 from neonym.types import Batch, Work
 
@@ -38,7 +38,7 @@ def train_step(
     for batch in work.batches:  # this rank's micro-batches
         with accelerator.autocast():
             per_sample = sample_losses(model, batch, objective)
-        per_concept = sum_by(per_sample, batch.concept, len(concepts)) / work.counts.clamp(min=1)
+        per_concept = sum_by_index(per_sample, batch.concept, len(concepts)) / work.counts.clamp(min=1)
         accelerator.backward(per_concept.sum())
         losses += per_concept.detach()
     if scaler is not None and not work.batches:
@@ -50,7 +50,7 @@ def train_step(
     for concept in moving:
         concept.update(work.step, scaler)
     for concept in concepts:
-        concept.forget_gradients()
+        concept.clear_gradients()
     if scaler is not None and moving:
         scaler.update()
     return losses  # pyright: ignore[reportReturnType]

@@ -21,13 +21,16 @@ def begin_evaluations(run: Session) -> None:
         return
     starts = [concept.start for concept in state.concepts]
     means = means_of(run.evaluation.losses(starts))
-    norms, distances = lengths_of(starts, starts)
+    norms, distances = norms_and_distances(starts, starts)
     run.events.emit(Evaluated(run.milestones.first, sum(means) / len(means), means, norms, distances, of_start=True))
-    if state.plateau is not None and len(state.plateau.history) < state.step // every - run.milestones.first // every:
+    if (
+        state.early_stopping is not None
+        and len(state.early_stopping.history) < state.step // every - run.milestones.first // every
+    ):
         evaluate(run)
 
 
-def evaluate_due(run: Session) -> None:
+def evaluate_if_due(run: Session) -> None:
     """Evaluate the words if it is time."""
     if is_due(run.plan.run.eval.eval_every_n_steps, run.state.step):
         evaluate(run)
@@ -37,25 +40,25 @@ def evaluate(run: Session) -> None:
     """Evaluate the words as they are. Raises StopRequested between two predictions."""
     state, rows = run.state, [concept.result() for concept in run.state.concepts]
     means = means_of(run.evaluation.losses(rows))
-    run.events.emit(Evaluated(state.step, sum(means) / len(means), means, *lengths_of_words(state.concepts)))
-    if state.plateau is not None:
-        state.plateau.add(means, rows)
+    run.events.emit(Evaluated(state.step, sum(means) / len(means), means, *concept_norms_and_distances(state.concepts)))
+    if state.early_stopping is not None:
+        state.early_stopping.add(means, rows)
 
 
-def sample_due(run: Session) -> None:
+def sample_if_due(run: Session) -> None:
     """Generate sample images if it is time. What goes wrong with them is noted, and the training goes on."""
-    tag = run.sampler.tag(run.state.step, run.milestones)
+    tag = run.sample_renderer.tag(run.state.step, run.milestones)
     if tag is None or not run.is_main:
         return
     try:
-        files = run.sampler.draw(run.model, run.state.concepts, tag)
+        files = run.sample_renderer.render(run.model, run.state.concepts, tag)
     except Exception as error:  # whatever a sampler, a full disk or too small a GPU raises
         run.events.note(f"warning: no sample images at {tag}: {error}")
         return
     run.events.emit(Sampled(run.state.step, tag, tuple(files), files[-1]))
 
 
-def save_due(run: Session) -> None:
+def save_if_due(run: Session) -> None:
     """Save files and states if it is time. Raises UserError instead of writing what is not finite."""
     done, milestones, store = run.state.step, run.milestones, run.store
     epoch, is_state = milestones.saves_epoch(done), is_due(run.plan.run.save.state_every_n_steps, done)
@@ -66,7 +69,7 @@ def save_due(run: Session) -> None:
         files = store.save_step(run.state) if milestones.saves_step(done) else []
         if epoch:
             files += store.save_epoch(run.state, epoch, milestones.save_every_n_epochs or 1)
-        kept = store.keep_step(run.state) if milestones.keeps_step(done) else []
+        kept = store.save_step_in_run_folder(run.state) if milestones.keeps_step(done) else []
         if is_state:
             store.save_state(run.state)
     except (UserError, OSError) as error:  # a full disk: what was saved before is intact
@@ -78,12 +81,12 @@ def save_due(run: Session) -> None:
         run.events.emit(Saved(done, file, in_run_folder=True))
 
 
-def lengths_of_words(concepts: Sequence[Concept]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def concept_norms_and_distances(concepts: Sequence[Concept]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return how long the vectors of each word are, and how far from their start."""
-    return lengths_of([concept.result() for concept in concepts], [concept.start for concept in concepts])
+    return norms_and_distances([concept.result() for concept in concepts], [concept.start for concept in concepts])
 
 
-def lengths_of(
+def norms_and_distances(
     rows: Sequence[dict[str, torch.Tensor]], starts: Sequence[dict[str, torch.Tensor]]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean length of the vectors of each word, over all encoders together, and of their way from `starts`."""

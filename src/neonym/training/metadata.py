@@ -15,7 +15,7 @@ from neonym.config.values import as_written
 from neonym.errors import UserError
 from neonym.preflight.plan import TrainingPlan
 
-WITHOUT_EFFECT = {  # on the numbers; images, captions and the start have fingerprints of their own
+WITHOUT_EFFECT_ON_RESULT = {  # on the numbers; images, captions and the start have fingerprints of their own
     "save": True,
     "cache": True,
     "metadata": True,
@@ -28,7 +28,7 @@ WITHOUT_EFFECT = {  # on the numbers; images, captions and the start have finger
     "optim": {"max_train_time"},
     "concept": {"weights"},
 }
-PLACES = {
+LOCATIONS = {
     "pretrained_model_name_or_path",
     "dataset_config",
     "train_data_dir",
@@ -37,19 +37,23 @@ PLACES = {
     "template_file",
     "offline",  # where a model comes from, not which
 }
-DATA_PLACES = ("image_dir", "metadata_file", "conditioning_data_dir")
-SETTLED = ("model", "dataset", "optim", "objective", "eval")  # sections of settings that a recipe has
-PRECISE = ("mixed_precision", "fp8_base", "save_precision")  # and what else decides the numbers, on any machine
+DATASET_LOCATIONS = ("image_dir", "metadata_file", "conditioning_data_dir")
+RECIPE_SECTIONS = ("model", "dataset", "optim", "objective", "eval")  # sections of settings that a recipe has
+PRECISION_SETTINGS = (
+    "mixed_precision",
+    "fp8_base",
+    "save_precision",
+)  # and what else decides the numbers, on any machine
 
 
-def settings_of(run: RunConfig) -> dict[str, str]:
+def deciding_settings(run: RunConfig) -> dict[str, str]:
     """Return every setting that decides the result, as text. The images have a fingerprint of their own."""
     unused = set() if run.eval.early_stop else {"eval_every_n_steps"}
-    tree = run.model_dump(exclude={**WITHOUT_EFFECT, "eval": unused})
+    tree = run.model_dump(exclude={**WITHOUT_EFFECT_ON_RESULT, "eval": unused})
     return {name: str(value) for section in tree.values() for name, value in section.items()}
 
 
-def use_facts(run: RunConfig) -> dict[str, str]:
+def model_use_metadata(run: RunConfig) -> dict[str, str]:
     """Return what is recorded of a model's use where it is not the usual one."""
     facts, low, high = {}, run.objective.min_timestep, run.objective.max_timestep
     if low is not None or high is not None:
@@ -59,14 +63,14 @@ def use_facts(run: RunConfig) -> dict[str, str]:
     return facts
 
 
-def data_facts(plan: TrainingPlan) -> dict[str, str]:
+def dataset_metadata(plan: TrainingPlan) -> dict[str, str]:
     """Return a data-set file as JSON: the values that are not the default, and only the last name of each path."""
     if not plan.run.dataset.dataset_config:
         return {}
     tables = plan.data.model_dump(mode="json", include={"datasets"}, exclude_defaults=True)["datasets"]
     for subset in (subset for table in tables for subset in table["subsets"]):
         subset.pop("custom_attributes", None)
-        subset |= {name: Path(subset[name]).name for name in DATA_PLACES if name in subset}
+        subset |= {name: Path(subset[name]).name for name in DATASET_LOCATIONS if name in subset}
     return {"neonym.datasets": json.dumps(tables, sort_keys=True)}
 
 
@@ -81,17 +85,17 @@ def as_data_url(text: str) -> str:
         raise UserError(f"cannot be read ({error.strerror})", f"--metadata_thumbnail {text}") from error
 
 
-def repeatable(run: RunConfig) -> dict[str, object]:
+def recipe_settings(run: RunConfig) -> dict[str, object]:
     """Return the settings that were changed and mean something elsewhere: no folders, files, names or keys."""
     found = {}
     for section, name, field in fields_of(RunConfig):
-        value, is_recorded = getattr(getattr(run, section), name), section in SETTLED and name not in PLACES
-        if (is_recorded or name in PRECISE) and value != field.default:
+        value, is_recorded = getattr(getattr(run, section), name), section in RECIPE_SECTIONS and name not in LOCATIONS
+        if (is_recorded or name in PRECISION_SETTINGS) and value != field.default:
             found[name] = as_written(value)
     return found
 
 
-def metadata_by_user(run: RunConfig) -> dict[str, str]:
+def user_metadata(run: RunConfig) -> dict[str, str]:
     """Return the metadata that the user gave, a thumbnail as its bytes. Raises UserError."""
     given = run.metadata.model_dump(exclude_none=True)
     found = {name.replace("metadata_", "modelspec.", 1): text for name, text in given.items()}
@@ -100,9 +104,9 @@ def metadata_by_user(run: RunConfig) -> dict[str, str]:
     return found
 
 
-def metadata_of(plan: TrainingPlan) -> dict[str, str]:
+def run_metadata(plan: TrainingPlan) -> dict[str, str]:
     """Return the metadata that all files of a run have in common."""
-    source, settings = plan.source, settings_of(plan.run)
+    source, settings = plan.source, deciding_settings(plan.run)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     width, height = plan.datasets[0].buckets.resolution
     return {
@@ -112,7 +116,7 @@ def metadata_of(plan: TrainingPlan) -> dict[str, str]:
         "modelspec.implementation_version": f"neonym/{__version__}",
         "modelspec.resolution": f"{width}x{height}",
         "modelspec.prediction_type": "v" if source.prediction_type == "v_prediction" else "epsilon",
-        **use_facts(plan.run),
+        **model_use_metadata(plan.run),
         "neonym.version": __version__,
         "neonym.base_model": source.name,
         "neonym.base_model_hash": source.text_hash(),
@@ -122,6 +126,6 @@ def metadata_of(plan: TrainingPlan) -> dict[str, str]:
         "neonym.learning_rate": str(plan.run.optim.learning_rate),
         "neonym.optimizer": optimizer_name(plan.run.optim.optimizer_type),
         "neonym.settings_digest": digest,
-        "neonym.settings": json.dumps(repeatable(plan.run), sort_keys=True),
-        **data_facts(plan),
+        "neonym.settings": json.dumps(recipe_settings(plan.run), sort_keys=True),
+        **dataset_metadata(plan),
     }
