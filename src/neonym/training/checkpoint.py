@@ -1,4 +1,4 @@
-"""The files of a run: embedding files with their metadata, their retention, the state."""
+"""The files of a run: embedding files and how many of them are kept, state files, the verdict."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloa
 
 
 def write_usage_card(file: Path, model: ModelSettings) -> None:
-    """Write how the word is used, as Markdown beside its file."""
+    """Write instructions for using the word, as a Markdown file beside its embedding file. Raises UserError."""
     flags = {name: str(getattr(model, name)) for name in ("vae", "variant") if getattr(model, name)}
     flags |= {"clip_skip": str(model.clip_skip)} if model.clip_skip > 1 else {}
     flags |= {"v_parameterization": ""} if model.v_parameterization else {}
@@ -39,7 +39,7 @@ def write_usage_card(file: Path, model: ModelSettings) -> None:
 
 
 def write_text_file(file: Path, text: str) -> None:
-    """Write a text, complete or absent. Raises UserError."""
+    """Write a text file atomically: it is complete or absent. Raises UserError if it cannot be written."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file, lasting=True) as part:
@@ -49,19 +49,19 @@ def write_text_file(file: Path, text: str) -> None:
 
 
 class ReportedVerdict(BaseModel):
-    """What is reported of the verdict of a finished run."""
+    """The part of a finished run's verdict that is reported when the run is started again."""
 
     token: str
     word: str
 
 
 class CheckpointStore:
-    """Writes and finds the files of one run."""
+    """The writer and finder of one run's files."""
 
     def __init__(self, plan: TrainingPlan):
         self.model = plan.run.model
         self.save, self.hub, self.folder = plan.run.save, plan.run.hub, plan.run_folder
-        self.locks, self.claimed = ExitStack(), 0  # the number of the folder that is locked
+        self.locks, self.claimed = ExitStack(), 0  # the inode of the folder that is locked
         self.run_name = self.folder.name.removesuffix("-run")
         self.names = {concept.token: concept.file_name for concept in plan.concepts}
         self.state_file, self.end_file = self.folder / STATE, self.folder / END
@@ -72,9 +72,10 @@ class CheckpointStore:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Make the folders, so that a path that cannot be written is known before training, and keep other processes out.
+        """Create the folders and lock them against other processes for the duration of the block.
 
-        Files that killed runs left half-written are removed. Raises UserError.
+        A path that cannot be written is thus reported before training. Half-written files of killed runs are removed.
+        Raises UserError.
         """
         with self.locks:
             self.claim()
@@ -85,9 +86,9 @@ class CheckpointStore:
             yield
 
     def claim(self) -> None:
-        """Make sure that the run folder exists and belongs to this run alone: it may have been removed and used by another run.
+        """Make sure that the run folder exists and belongs to this run alone.
 
-        Raises UserError.
+        Someone may have deleted the folder during training, and another run may use it by now. Raises UserError.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -96,40 +97,40 @@ class CheckpointStore:
                 return
             alone = self.locks.enter_context(alone_in(self.folder))
         except OSError as error:
-            what = f"cannot be made ({error.strerror})"
+            what = f"cannot be created ({error.strerror})"
             raise UserError(what, str(self.folder), "Choose another --output_dir") from error
         if not alone:
-            fix = "Wait for its end, or choose another --output_name or --output_dir"
+            fix = "Wait until it has finished, or choose another --output_name or --output_dir"
             raise UserError("another process is training here", str(self.folder), fix)
         self.claimed = number
 
     def remove_states(self) -> None:
-        """Remove the states of earlier runs, so that this one begins anew. Raises UserError."""
+        """Remove the states of earlier runs, so that this one starts from the beginning. Raises UserError."""
         try:
             self.state_file.unlink(missing_ok=True)
             self.end_file.unlink(missing_ok=True)
         except OSError as error:
-            what = f"the states of earlier runs in it cannot be removed ({error.strerror})"
+            what = f"the states of earlier runs in this folder cannot be removed ({error.strerror})"
             raise UserError(what, str(self.folder), "Remove the folder yourself") from error
 
     @contextmanager
     def rescuing(self, state: TrainState) -> Iterator[None]:
-        """Save the state elsewhere if the block cannot write what it should: nothing that was learned is lost.
+        """Save the state elsewhere if the block fails to write its files, so that nothing learned is lost.
 
-        Raises UserError with where it is and how to go on.
+        Raises UserError that says where the state is and how to continue.
         """
         try:
             yield
         except (UserError, OSError) as error:
             problem = error.problem if isinstance(error, UserError) else Problem("error", str(error), str(self.folder))
             what, way = self.rescue(state)
-            fix = f"{problem.fix or 'Put it right'}; {way}"
+            fix = f"{problem.fix or 'Fix the cause'}; {way}"
             raise UserError(f"{problem.what.rstrip('.')}; {what}", problem.where, fix) from error
 
     def rescue(self, state: TrainState) -> tuple[str, str]:
         """Save the state in the run folder if possible, else in a temporary one.
 
-        Return where it is, and how to go on.
+        Return two parts of a message: where the state is, and how to continue from it.
         """
         step = f"what was learned until step {state.step}"
         with suppress(UserError):
@@ -139,24 +140,25 @@ class CheckpointStore:
             file = Path(mkdtemp(prefix="neonym-")) / STATE
             save_state(state, file)
             return f"{step} is kept in {file}", f"then run the same command with --resume {file.parent}"
-        return f"{step} can be kept nowhere", "then run the same command again"
+        return f"{step} cannot be saved anywhere", "then run the same command again"
 
     def final_files(self) -> list[Path]:
         """Return the paths of the final embedding files, whether they exist or not."""
         return [self.file(name) for name in self.names.values()]
 
     def file(self, name: str, suffix: str = "", folder: Path | None = None) -> Path:
+        """Return the path of an embedding file, by default in `--output_dir`."""
         return (folder or Path(self.save.output_dir)) / f"{name}{suffix}.{self.save.save_model_as}"
 
     def finished_state(self, fingerprint: dict[str, str]) -> SavedState | None:
-        """Return the end of a finished run with the same name, whatever its settings.
+        """Return the final state of a finished run with the same name, whatever its settings; None without such a run.
 
-        Raises UserError if it is damaged.
+        Raises UserError if the state is damaged.
         """
         return read_state(self.end_file, fingerprint) if self.end_file.exists() else None
 
     def verdicts(self) -> list[ReportedVerdict] | None:
-        """Return the verdicts of the finished run; None if their file is damaged."""
+        """Return the verdicts of the finished run: an empty list without a file, None if the file is damaged."""
         try:
             return TypeAdapter(list[ReportedVerdict]).validate_json(self.verdict_file.read_bytes()) or None
         except FileNotFoundError:
@@ -165,47 +167,51 @@ class CheckpointStore:
             return None
 
     def latest_state(self, fingerprint: dict[str, str], ended: SavedState | None) -> SavedState | None:
-        """Return the farthest state of three: that of `--resume`, of an interrupted run with the same name, of a finished one.
+        """Return the state with the most steps; None if there is none.
 
-        Returns None if there is none. Raises UserError if an interrupted run had other settings, or the state is damaged.
+        There are three candidates: the state that `--resume` names, that of an interrupted run with the same name, and
+        the final one of a finished run. Raises UserError if the interrupted run had other settings, or if a state is
+        damaged.
         """
         found = [self.requested_state(fingerprint), self.interrupted_state(fingerprint), ended]
         return max((saved for saved in found if saved is not None), key=lambda saved: saved.step, default=None)
 
     def requested_state(self, fingerprint: dict[str, str]) -> SavedState | None:
-        """Return the state that `--resume` names. Raises UserError."""
+        """Return the state that `--resume` names; None without the setting. Raises UserError if there is no such state."""
         if self.save.resume is None:
             return None
         on_hub = self.hub.resume_from_huggingface
         folder = fetch_state(self.save.resume, self.hub, STATE) if on_hub else Path(self.save.resume)
         file = folder / STATE
         if not file.is_file():
-            raise UserError(f"there is no {STATE} in it", f"--resume {self.save.resume}", "Name a `-state` folder")
+            raise UserError(
+                f"there is no {STATE} in this folder", f"--resume {self.save.resume}", "Name a `-state` folder"
+            )
         return read_state(file, fingerprint, "Name another state, or leave --resume out")
 
     def interrupted_state(self, fingerprint: dict[str, str]) -> SavedState | None:
-        """Return the state of this very run, if it was stopped. Raises UserError if it had other settings."""
+        """Return the state of an interrupted run with the same name, if any. Raises UserError if its settings differ."""
         if not self.state_file.exists():
             return None
         saved = read_state(self.state_file, fingerprint)
         if saved.changed:
-            what = f"an unfinished run is there with other settings: {saved.differences()}"
-            fix = "Give the run its old settings, choose another --output_name, or pass --restart to begin anew"
+            what = f"there is an unfinished run with other settings: {saved.differences()}"
+            fix = "Restore its settings, choose another --output_name, or pass --restart to start from the beginning"
             raise UserError(what, str(self.state_file), fix)
         return saved
 
     def save_state(self, state: TrainState) -> None:
-        """Save the state that running the same command again goes on from. Raises UserError."""
+        """Save the state from which the same command continues when it is run again. Raises UserError."""
         self.claim()
         save_state(state, self.state_file)
 
     def save_last(self, state: TrainState) -> None:
-        """Save the last state of a run. Raises UserError if it had to be saved elsewhere, or nowhere."""
+        """Save the last state of a run. Raises UserError if it had to be saved elsewhere, or could not be saved at all."""
         with self.rescuing(state):
             self.save_state(state)
 
     def save_step(self, state: TrainState) -> list[Path]:
-        """Save the files of a step, and remove those that `--save_last_n_steps` does not keep."""
+        """Save the files of a step, remove those that `--save_last_n_steps` does not keep, and return the new ones."""
         files = self.save_named(state, step_suffix(state.step))
         keep, states = self.save.save_last_n_steps, self.save.save_last_n_steps_state
         every = self.save.save_every_n_steps or 1
@@ -215,15 +221,16 @@ class CheckpointStore:
         return files
 
     def save_step_in_run_folder(self, state: TrainState) -> list[Path]:
-        """Save the files of a step in the run's folder: beside the final file, some programs would take them for the
-        word.
+        """Save the embedding files of a step in the run folder, and return them.
+
+        Beside the final file, some programs would mistake them for the word.
         """
         self.step_folder.mkdir(parents=True, exist_ok=True)
         suffix = step_suffix(state.step)
         return [self.write(concept, state.step, suffix, self.step_folder) for concept in state.concepts]
 
     def save_epoch(self, state: TrainState, epoch: int, every: int) -> list[Path]:
-        """Save the files of an epoch, and remove those that `--save_last_n_epochs` does not keep."""
+        """Save the files of an epoch, remove those that `--save_last_n_epochs` does not keep, and return the new ones."""
         files = self.save_named(state, epoch_suffix(epoch))
         keep, states = self.save.save_last_n_epochs, self.save.save_last_n_epochs_state
         self.remove_older(
@@ -232,7 +239,7 @@ class CheckpointStore:
         return files
 
     def save_named(self, state: TrainState, suffix: str) -> list[Path]:
-        """Save one embedding file for each concept and, if requested, a state folder."""
+        """Save an embedding file for each concept and, if requested, a state folder. Return their paths."""
         self.claim()
         files = [self.write(concept, state.step, suffix) for concept in state.concepts]
         if self.save.save_state:
@@ -240,13 +247,17 @@ class CheckpointStore:
         return files
 
     def save_state_folder(self, state: TrainState, suffix: str = "") -> Path:
+        """Save a state folder with sd-scripts' name, and return its path. Raises UserError."""
         folder = Path(self.save.output_dir) / state_folder(self.run_name, suffix)
         clear_leftovers(folder)
         save_state(state, folder / STATE)
         return folder
 
     def remove_older(self, pattern: str, every: int, first: int | None, first_state: int) -> None:
-        """Remove this run's embedding files and state folders, one `every` so many, whose number is lower."""
+        """Remove this run's embedding files with a number below `first`, and state folders with one below `first_state`.
+
+        Only multiples of `every` are removed: others were saved by another run.
+        """
         for path in Path(self.save.output_dir).iterdir():
             file = self._number(path.name, pattern + r"\." + self.save.save_model_as, self.names.values())
             if file is not None and file < (first or 0) and file % every == 0:
@@ -256,6 +267,7 @@ class CheckpointStore:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _number(self, text: str, pattern: str, names: Iterable[str]) -> int | None:
+        """Return the number in a file name that is one of `names` followed by the `pattern`; None for other files."""
         for name in names:
             match = re.fullmatch(re.escape(name) + pattern, text)
             if match:
@@ -263,7 +275,7 @@ class CheckpointStore:
         return None
 
     def write(self, concept: Concept, step: int, suffix: str = "", folder: Path | None = None) -> Path:
-        """Write one embedding file. Raises FormatError."""
+        """Write the embedding file of one concept, and return its path. Raises FormatError."""
         name = self.names[concept.token]
         counts = {len(rows) for rows in concept.rows.values()}
         metadata = {
@@ -282,8 +294,8 @@ class CheckpointStore:
     def finish(self, state: TrainState, verdicts: list[dict], whole: bool) -> list[Path]:
         """Write the final files, a state folder if one is requested, and the verdict.
 
-        The state goes last: until then the run can be resumed. That of a `whole` run says that there is nothing left to do.
-        Raises UserError if something cannot be written; the state is kept then.
+        The state is written last: until then the run can be resumed. The state of a `whole` run marks the run as finished.
+        Raises UserError if something cannot be written; the state is then saved elsewhere.
         """
         with self.rescuing(state):
             self.claim()

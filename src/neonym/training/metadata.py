@@ -1,4 +1,4 @@
-"""The record of a run: its settings, as far as they decide the numbers, and the metadata of its files."""
+"""The metadata of a run's embedding files, and the settings that decide its result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from neonym.config.values import as_written
 from neonym.errors import UserError
 from neonym.preflight.plan import TrainingPlan
 
-WITHOUT_EFFECT_ON_RESULT = {  # on the numbers; images, captions and the start have fingerprints of their own
+WITHOUT_EFFECT_ON_RESULT = {  # sections (True: all of it); images, captions and initial rows have fingerprints of their own
     "save": True,
     "cache": True,
     "metadata": True,
@@ -35,26 +35,26 @@ LOCATIONS = {
     "reg_data_dir",
     "in_json",
     "template_file",
-    "offline",  # where a model comes from, not which
+    "offline",  # where a model comes from, not which one it is
 }
 DATASET_LOCATIONS = ("image_dir", "metadata_file", "conditioning_data_dir")
-RECIPE_SECTIONS = ("model", "dataset", "optim", "objective", "eval")  # sections of settings that a recipe has
+RECIPE_SECTIONS = ("model", "dataset", "optim", "objective", "eval")  # the sections of a recipe
 PRECISION_SETTINGS = (
     "mixed_precision",
     "fp8_base",
     "save_precision",
-)  # and what else decides the numbers, on any machine
+)  # other settings of a recipe: they decide the numbers on any machine
 
 
 def deciding_settings(run: RunConfig) -> dict[str, str]:
-    """Return every setting that decides the result, as text. The images have a fingerprint of their own."""
+    """Return every setting that decides the result, as text."""
     unused = set() if run.eval.early_stop else {"eval_every_n_steps"}
     tree = run.model_dump(exclude={**WITHOUT_EFFECT_ON_RESULT, "eval": unused})
     return {name: str(value) for section in tree.values() for name, value in section.items()}
 
 
 def model_use_metadata(run: RunConfig) -> dict[str, str]:
-    """Return what is recorded of a model's use where it is not the usual one."""
+    """Return the metadata of a limited timestep range and of CLIP skip, where they were set."""
     facts, low, high = {}, run.objective.min_timestep, run.objective.max_timestep
     if low is not None or high is not None:
         facts["modelspec.timestep_range"] = f"{low or 0},{1000 if high is None else high}"
@@ -64,7 +64,7 @@ def model_use_metadata(run: RunConfig) -> dict[str, str]:
 
 
 def dataset_metadata(plan: TrainingPlan) -> dict[str, str]:
-    """Return a data-set file as JSON: the values that are not the default, and only the last name of each path."""
+    """Return the metadata of a data-set file: its tables as JSON, without default values and without parent folders."""
     if not plan.run.dataset.dataset_config:
         return {}
     tables = plan.data.model_dump(mode="json", include={"datasets"}, exclude_defaults=True)["datasets"]
@@ -75,7 +75,7 @@ def dataset_metadata(plan: TrainingPlan) -> dict[str, str]:
 
 
 def as_data_url(text: str) -> str:
-    """Return an image file as a data URL; an address stays as it is. Raises UserError."""
+    """Return an image file as a data URL; a URL stays as it is. Raises UserError if the file cannot be read."""
     if ":" in text.partition("/")[0] and not Path(text).is_file():
         return text
     kind = mimetypes.guess_type(text)[0] or "image/jpeg"
@@ -86,7 +86,7 @@ def as_data_url(text: str) -> str:
 
 
 def recipe_settings(run: RunConfig) -> dict[str, object]:
-    """Return the settings that were changed and mean something elsewhere: no folders, files, names or keys."""
+    """Return the settings that differ from their defaults and can be reused elsewhere: no paths, names or keys."""
     found = {}
     for section, name, field in fields_of(RunConfig):
         value, is_recorded = getattr(getattr(run, section), name), section in RECIPE_SECTIONS and name not in LOCATIONS
@@ -96,7 +96,7 @@ def recipe_settings(run: RunConfig) -> dict[str, object]:
 
 
 def user_metadata(run: RunConfig) -> dict[str, str]:
-    """Return the metadata that the user gave, a thumbnail as its bytes. Raises UserError."""
+    """Return the metadata that the user set, with a thumbnail as a data URL. Raises UserError."""
     given = run.metadata.model_dump(exclude_none=True)
     found = {name.replace("metadata_", "modelspec.", 1): text for name, text in given.items()}
     if "modelspec.thumbnail" in found:
@@ -105,7 +105,7 @@ def user_metadata(run: RunConfig) -> dict[str, str]:
 
 
 def run_metadata(plan: TrainingPlan) -> dict[str, str]:
-    """Return the metadata that all files of a run have in common."""
+    """Return the metadata that all embedding files of a run share."""
     source, settings = plan.source, deciding_settings(plan.run)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     width, height = plan.datasets[0].buckets.resolution

@@ -1,4 +1,4 @@
-"""Where a run begins: at its first step, at a saved state, or not at all because it is finished."""
+"""Where a run starts: at its first step, at a saved state, or not at all because it is finished."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ LENGTH = {"max_train_steps", "max_train_epochs"}
 
 @dataclass
 class StartingPoint:
-    """Where a run begins: at the `saved` state, or at its first step; `finished` reports a run with nothing left to
-    do.
+    """The point at which a run starts: the `saved` state, or the first step.
+
+    `finished` is the report on a run that has nothing left to do, else empty.
     """
 
     fingerprint: dict[str, str]
@@ -27,16 +28,17 @@ class StartingPoint:
 
 
 def find_starting_point(plan: TrainingPlan, store: CheckpointStore) -> StartingPoint:
-    """Return where a run begins. A finished run is not done again: with more steps it goes on, with other settings it is replaced.
+    """Return where a run starts.
 
-    Raises UserError for an interrupted run with other settings, and for a state that is damaged.
+    A finished run is not repeated: with more steps it is continued, with other settings it is replaced. Raises UserError
+    for an interrupted run with other settings, and for a damaged state.
     """
     found = StartingPoint(run_identity(plan))
     ended, resume = store.finished_state(found.fingerprint), plan.run.save.resume
     if ended is not None:
         same = not ended.changed or (set(ended.changed) <= LENGTH and plan.milestones.total > ended.step)
         if not same or ended.facts.origin != (resume or ""):
-            what = ended.differences() or "it began from another state"
+            what = ended.differences() or "it started from another state"
             found.notes.append(f"note: the finished run in {store.folder} had other settings and is replaced: {what}")
             ended = None
     if ended is not None and not ended.changed and all(file.exists() for file in store.final_files()):
@@ -47,24 +49,24 @@ def find_starting_point(plan: TrainingPlan, store: CheckpointStore) -> StartingP
         kind = "finished" if saved is ended else "interrupted"
         found.notes.append(f"going on from step {saved.step} of {resume or f'the {kind} run in {store.folder}'}")
         if saved.changed:
-            found.notes.append(f"note: with other settings than the saved run's: {saved.differences()}")
+            found.notes.append(f"note: the settings differ from those of the saved run: {saved.differences()}")
     return found
 
 
 def report_on_finished(ended: SavedState, store: CheckpointStore, total: int) -> str:
-    """Return the report on a finished run: where its files are, what its verdicts were, and how to do more."""
+    """Return the report on a finished run: its files, its verdicts, and how to continue or repeat it."""
     files = ", ".join(map(str, store.final_files()))
     verdicts = store.verdicts()
     words = "".join(f" `{verdict.token}`: {verdict.word}." for verdict in verdicts or ())
     if verdicts is None:
-        words = f" Its verdict is not known: {store.verdict_file} is damaged."
-    more = f"More --max_train_steps go on from step {ended.step}, " if ended.step >= total else ""
-    begin = "--restart begins anew, another --output_dir makes another file"
-    return f"this run is finished already, and nothing was done: {files}.{words} {more}{begin}."
+        words = f" Its verdict is unknown: {store.verdict_file} is damaged."
+    more = f"To continue from step {ended.step}, raise --max_train_steps. " if ended.step >= total else ""
+    begin = "To start from the beginning, pass --restart; to write another file, choose another --output_dir"
+    return f"this run is finished already, so nothing was done: {files}.{words} {more}{begin}."
 
 
 def run_identity(plan: TrainingPlan) -> dict[str, str]:
-    """Return everything that decides the numbers of a run: two runs with the same identity are the same run."""
+    """Return everything that decides the result of a run: two runs with the same identity are the same run."""
     records = [*plan.records, *plan.held_out]
     concepts = [c.model_dump(exclude={"weights"}) for c in plan.data.concepts]
     starts = {c.token: {e: rows.tolist() for e, rows in c.start.items()} for c in plan.concepts if c.start is not None}
@@ -78,8 +80,9 @@ def run_identity(plan: TrainingPlan) -> dict[str, str]:
 
 
 def default_warmup(plan: TrainingPlan) -> dict[str, str]:
-    """Return the warm-up that the model's defaults give, if it is not the least: the settings themselves leave it
-    open.
+    """Return the warm-up that the model's defaults set, unless it is the shortest one.
+
+    The settings themselves do not show it.
     """
     default = plan.model_warmup
     return {} if default is None or default == LEAST_WARMUP else {"default_warmup": default}

@@ -31,7 +31,7 @@ from neonym.training.verdict import Verdict, make_verdict
 
 @dataclass
 class Result:
-    """What a run leaves. `signal` is the signal that stopped it, 0 if it went to its end."""
+    """The outcome of a run. `signal` is the signal that stopped it, 0 if it reached its end."""
 
     files: list[Path] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
@@ -40,9 +40,9 @@ class Result:
 
 
 def train_plan(plan: TrainingPlan, events: Dispatcher, stop: Stop) -> Result:
-    """Train a run without errors. Listeners hear of it in the main process only.
+    """Run a complete plan: open the run folder, resume, train, judge and write. Listeners are called in the main process only.
 
-    Raises UserError; nothing is written then, unless the run has begun.
+    Raises UserError. Unless training has started, nothing is written then.
     """
     notes: list[str] = []
     plan = replace(plan, run=with_precision(plan.run, plan.source, notes.append))
@@ -64,7 +64,7 @@ def train_plan(plan: TrainingPlan, events: Dispatcher, stop: Stop) -> Result:
         try:
             events.emit(Opened(store.folder, tuple(plan.tokens)))
             return train_opened(plan, store, start, accelerator, events, stop)
-        except BaseException as error:  # Ctrl-C, too: listeners end with the run
+        except BaseException as error:  # including KeyboardInterrupt: listeners end with the run
             events.emit(Failed(str(error) or type(error).__name__))
             raise
 
@@ -72,7 +72,7 @@ def train_plan(plan: TrainingPlan, events: Dispatcher, stop: Stop) -> Result:
 def train_opened(
     plan: TrainingPlan, store: CheckpointStore, start: StartingPoint, accelerator: Accelerator, events: Dispatcher, stop: Stop
 ) -> Result:  # fmt: skip
-    """Load what the run needs, and train. A stop before the first step leaves everything as it was. Raises UserError."""
+    """Load what the run needs, and train. A stop before the first step changes nothing on the disk. Raises UserError."""
     try:
         with stop.at_once():
             model = load_frozen_model(plan, accelerator, events)
@@ -92,7 +92,7 @@ def train_opened(
 
 
 def first_state(plan: TrainingPlan, model: Model, start: StartingPoint, accelerator: Accelerator) -> TrainState:
-    """Return the state before the first step of this run: a new one, or the saved one that it goes on from."""
+    """Return the state before the first step of this run: a new one, or the saved one from which it continues."""
     settings = plan.run.eval
     early_stopping = (
         EarlyStopping(settings.early_stop_window, settings.early_stop_threshold) if settings.early_stop else None
@@ -105,7 +105,7 @@ def first_state(plan: TrainingPlan, model: Model, start: StartingPoint, accelera
 
 
 def train_to_end(run: Session) -> Result:
-    """Train to the end and write what came of it. Raises StopRequested, and UserError if another process is gone."""
+    """Train to the end, judge the words and write the files. Raises StopRequested, and UserError if a process is lost."""
     plans = [concept.samples for concept in run.plan.concepts]
     samples = sum(sum(len(images) for _, images in plan.groups) / plan.steps_per_epoch for plan in plans)
     run.events.emit(Started(run.state.step, run.milestones.total, run.milestones.steps_per_epoch, samples))
@@ -120,28 +120,31 @@ def train_to_end(run: Session) -> Result:
 
 
 def save_and_stop(run: Session, signal: int) -> Result:
-    """Save the state of the last whole step, from which the same command goes on."""
+    """Save the state after the last complete step, from which the same command continues."""
     step = run.state.step
     if run.is_main:
         run.checks.check_rows()
         run.store.save_last(run.state)
     way = " without --restart" if run.plan.run.save.restart else ""
-    run.events.note(f"stopped after step {step}; run the same command again{way} to go on")
+    run.events.note(f"stopped after step {step}; run the same command again{way} to continue")
     run.events.emit(Stopped(step, signal))
     return Result(steps=step, signal=signal)
 
 
 def lost_process_error(run: Session, error: RuntimeError) -> UserError:
-    """Save what this process has, because another process of the run is gone. Return the error to raise."""
+    """Save the state because another process of the run is lost, and return the error to raise."""
     if run.is_main:
         run.checks.check_rows()
         run.store.save_last(run.state)
-    what = f"another process ended, or none answered in time ({str(error).splitlines()[0]}); step {run.state.step} is saved"
-    return UserError(what, "training", "Run the same command again to go on")
+    what = f"another process ended or did not answer in time ({str(error).splitlines()[0]}); step {run.state.step} is saved"
+    return UserError(what, "training", "Run the same command again to continue")
 
 
 def finish(run: Session, is_whole: bool) -> Result:
-    """Judge the words and write the final files. A run that is not whole can go on. Raises StopRequested, UserError."""
+    """Judge the words and write the final files.
+
+    A run that is not whole, because its time was up, can be continued. Raises StopRequested and UserError.
+    """
     state, events = run.state, run.events
     run.checks.check_losses()
     run.checks.check_rows()

@@ -1,5 +1,7 @@
-"""States: what resuming needs, in kilobytes: the step, the rows, their optimizer's moments. Keys make a random state
-needless.
+"""States: what resuming needs, in kilobytes.
+
+A state holds the step, the rows and the moments of their optimizer. No state of a random generator is needed: all random
+numbers are functions of keys, such as the step.
 """
 
 from __future__ import annotations
@@ -28,15 +30,15 @@ class TrainState:
     """The progress of a run; `step` is the number of steps done."""
 
     concepts: Sequence[Concept]
-    fingerprint: dict[str, str]  # everything that decides the numbers: setting -> value
+    fingerprint: dict[str, str]  # {setting: value} of everything that decides the result
     step: int = 0
-    origin: str = ""  # the state that --resume named, if the run began from one
+    origin: str = ""  # the state that --resume named, if the run started from one
     scaler: GradScaler | None = None
     early_stopping: EarlyStopping | None = None
 
 
 def tensors_of(state: TrainState) -> dict[str, torch.Tensor]:
-    """Return rows, starting rows, averages and optimizer moments under flat names."""
+    """Return rows, initial rows, averages and optimizer moments under flat names."""
     tensors = {}
     for c, concept in enumerate(state.concepts):
         for name, rows in concept.rows.items():
@@ -54,9 +56,7 @@ def tensors_of(state: TrainState) -> dict[str, torch.Tensor]:
 
 
 def optimizer_numbers(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return what an optimizer keeps beside tensors: counts per parameter, and what it found for a group
-    (D-Adaptation).
-    """
+    """Return what an optimizer keeps beside tensors: numbers per parameter, and per group (`d` of D-Adaptation)."""
     whole = optimizer.state_dict()
     values = {
         str(index): {key: value for key, value in entries.items() if not isinstance(value, torch.Tensor)}
@@ -95,7 +95,7 @@ class Facts(BaseModel):
 
 
 def save_state(state: TrainState, file: Path) -> None:
-    """Write a state that is complete or absent, on the disk whatever happens next. Raises UserError."""
+    """Write a state atomically, and wait until it is on the disk. Raises UserError if it cannot be written."""
     facts: dict[str, Any] = {"step": state.step, "fingerprint": state.fingerprint, "origin": state.origin}
     facts["optimizers"] = [optimizer_numbers(concept.optimizer) for concept in state.concepts]
     if state.early_stopping is not None:
@@ -113,7 +113,7 @@ def save_state(state: TrainState, file: Path) -> None:
 
 
 def checksum(facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
-    """Return the hash of everything in a state."""
+    """Return the SHA-256 of everything in a state."""
     digest = sha256(json.dumps(facts).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
@@ -123,31 +123,32 @@ def checksum(facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> s
 
 @dataclass
 class SavedState:
-    """A state that was read from a file."""
+    """A state that was read from a file, compared with the settings of the present run."""
 
     file: Path
     facts: Facts
     tensors: dict[str, torch.Tensor]
-    changed: dict[str, str]  # settings that are not those of the run that saved it -> what they were and are
+    changed: dict[str, str]  # {setting: "was ..., is ..."} of the settings that differ
 
     @property
     def step(self) -> int:
+        """The number of steps done."""
         return self.facts.step
 
     def differences(self) -> str:
-        """Return the changed settings, for people."""
+        """Return the settings that differ, for a message."""
         return "; ".join(f"{key} ({values})" for key, values in self.changed.items())
 
 
 def read_state(file: Path, fingerprint: dict[str, str], fix: str = "") -> SavedState:
-    """Return the state in `file`; no model is needed for it. Raises UserError if it is not as `save_state` wrote it."""
-    fix = fix or "Choose another --output_name, or pass --restart to begin anew"
+    """Return the state in `file`, without needing a model. Raises UserError if it is not as `save_state` wrote it."""
+    fix = fix or "Choose another --output_name, or pass --restart to start from the beginning"
     try:
         with safe_open(file, framework="pt") as opened:
             text = (opened.metadata() or {}).get("neonym")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         if text is None:
-            raise ValueError("it is none of Neonym's")
+            raise ValueError("Neonym did not write it")
         facts = checked_facts(json.loads(text), tensors)
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"the saved state is damaged ({error})", str(file), fix) from error
@@ -157,10 +158,10 @@ def read_state(file: Path, fingerprint: dict[str, str], fix: str = "") -> SavedS
 
 
 def checked_facts(table: Any, tensors: Mapping[str, torch.Tensor]) -> Facts:
-    """Return the facts of a state. Raises ValueError if they were not saved with these tensors, or are incomplete."""
+    """Return the facts of a state. Raises ValueError if they do not belong to these tensors, or are incomplete."""
     noted = table.pop("sha256", None) if isinstance(table, dict) else None
     if noted is None or noted != checksum(table, tensors):
-        raise ValueError("its checksum is wrong, or it is of an older version")
+        raise ValueError("its checksum is wrong, or an older version wrote it")
     try:
         return Facts.model_validate(table)
     except ValidationError as error:
@@ -169,7 +170,7 @@ def checked_facts(table: Any, tensors: Mapping[str, torch.Tensor]) -> Facts:
 
 
 def restore(state: TrainState, saved: SavedState) -> None:
-    """Put everything back where `save_state` took it from. Raises UserError if it does not fit."""
+    """Restore what `save_state` saved. Raises UserError if the saved state does not fit."""
     tensors, facts, state.step = saved.tensors, saved.facts, saved.step
     if state.early_stopping is not None:
         state.early_stopping.history, state.early_stopping.best = list(facts.evaluations), []
@@ -191,16 +192,16 @@ def restore(state: TrainState, saved: SavedState) -> None:
                 state.early_stopping.best.append(best)
             restore_optimizer(concept.optimizer, f"{c}/", tensors, facts.optimizers[c])
     except Exception as error:  # each optimizer has errors of its own
-        fix = "The words, their vectors, the model and the optimizer must be those of the run that saved it"
+        fix = "Use the words, numbers of vectors, model and optimizer of the run that saved it"
         raise UserError(f"the state does not fit this run ({error!r})", str(saved.file), fix) from error
 
 
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, prefix: str, tensors: dict[str, torch.Tensor], numbers: OptimizerNumbers
 ) -> None:
-    """Restore the moments of `prefix` and the numbers beside them.
+    """Restore an optimizer's moments, whose names begin with `prefix`, and the numbers beside them.
 
-    What was a tensor is one again: numbers would round.
+    A tensor is restored as a tensor, because a Python number would round differently.
     """
     values: dict[int, dict[str, Any]] = {int(i): dict(entries) for i, entries in numbers.values.items()}
     found: list[dict[str, Any]] = [{} for _ in numbers.groups]
@@ -209,7 +210,7 @@ def restore_optimizer(
             if key.startswith(kind):
                 index, entry = key.removeprefix(kind).split("/")
                 home[int(index)][entry] = tensor
-    given = numbers.defaults  # what it was made with: of this, the run's own settings hold
+    given = numbers.defaults  # the arguments it was created with, for which the present run's settings win
     groups = [
         {
             **now,
