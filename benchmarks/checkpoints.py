@@ -3,7 +3,8 @@
     python -m benchmarks.checkpoints --family sd1 --out work/sd1           # full size, 4 GB in half precision, twice
     python -m benchmarks.checkpoints --family sd2 --out work/sd2 --tiny
 
-Their images are noise; they show that a model of this shape is recognised, loaded, trained and how much memory it takes.
+Their images are noise; they show that a model of this shape is recognised, loaded, trained and how much memory it
+takes.
 """
 
 import argparse

@@ -2,8 +2,9 @@
 
     python -m benchmarks.data --images 20000
 
-The images (half JPEG, half PNG, 768 x 512 and other shapes, with captions of 12 to 27 tags) are made in a temporary folder: 200 different ones,
-copied. Times are of the whole command `neonym check`, imports included; memory is the process's peak.
+The images (half JPEG, half PNG, 768 x 512 and other shapes, with captions of 12 to 27 tags) are made in a temporary
+folder: 200 different ones, copied. Times are of the whole command `neonym check`, imports included; memory is the
+process's peak.
 """
 
 import argparse

@@ -2,10 +2,10 @@
 
     python -m benchmarks.early_stop --subjects 12 --steps 300 --seeds 0 1
 
-The subjects of benchmarks/recovery.py are trained to the end, their evaluation losses taken every few steps; then the rule of
-`--early_stop` is played through over each word's losses. The loss that it would keep, the lowest until then, is compared with the
-lowest of the whole run, and with what the run gained: (first - kept) / (first - lowest), over all words. Prints a table;
-writes the figures to `--json`.
+The subjects of benchmarks/recovery.py are trained to the end, their evaluation losses taken every few steps; then the
+rule of `--early_stop` is played through over each word's losses. The loss that it would keep, the lowest until then, is
+compared with the lowest of the whole run, and with what the run gained: (first - kept) / (first - lowest), over all
+words. Prints a table; writes the figures to `--json`.
 """
 
 import argparse

@@ -3,8 +3,8 @@
     python -m benchmarks.checkpoints --family sd1 --out work/sd1     # a random model of full size
     python -m benchmarks.loading work/sd1/model.safetensors --precision fp16
 
-Peaks are of the whole process, PyTorch and the libraries included. `at_rest` is afterwards: `own` is the process's memory,
-`mapped` are pages of the files, which the system takes back when it needs them. Linux only.
+Peaks are of the whole process, PyTorch and the libraries included. `at_rest` is afterwards: `own` is the process's
+memory, `mapped` are pages of the files, which the system takes back when it needs them. Linux only.
 """
 
 import argparse

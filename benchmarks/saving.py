@@ -2,7 +2,8 @@
 
     python -m benchmarks.saving --folder outputs --json
 
-A run saves such a state every 25 steps. `lasting` waits for the file and for its name in the folder; `plain` is what caches do.
+A run saves such a state every 25 steps. `lasting` waits for the file and for its name in the folder; `plain` is what
+caches do.
 """
 
 import argparse

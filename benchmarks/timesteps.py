@@ -2,9 +2,10 @@
 
     python -m benchmarks.timesteps --subjects 12 --seeds 0 1 2
 
-Every subject of benchmarks/recovery.py is learned with both kinds of timesteps and everything else the same: images, captions,
-order, noise. So the recovery scores are compared in pairs, after a quarter, half and all of the steps. Pairs of one subject
-are alike whatever the seed, so the standard error is that of the subjects' means. Prints a table; writes the figures to `--json`.
+Every subject of benchmarks/recovery.py is learned with both kinds of timesteps and everything else the same: images,
+captions, order, noise. So the recovery scores are compared in pairs, after a quarter, half and all of the steps. Pairs
+of one subject are alike whatever the seed, so the standard error is that of the subjects' means. Prints a table; writes
+the figures to `--json`.
 """
 
 import argparse

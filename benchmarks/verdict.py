@@ -2,14 +2,14 @@
 
     python -m benchmarks.verdict --work work/verdict --json benchmarks/results/verdict.json --plot docs/verdict.png
 
-Trains the words of `benchmarks/verdict_cases.py` on the built-in model (hours on a CPU; goes on where it was stopped), judges
-each as a training run would, with 24 samples (batch 4) and with 8 (batch 1), and compares that with the truth:
+Trains the words of `benchmarks/verdict_cases.py` on the built-in model (hours on a CPU; goes on where it was stopped),
+judges each as a training run would, with 24 samples (batch 4) and with 8 (batch 1), and compares that with the truth:
 
     recovery = (L_init - L_word) / (L_init - L_true)    on other images; 1: as good as the true name
 
-For subjects without a name, L_true is the lowest loss of all their words. What a word does to images is looked at in eight
-prompts, four pairs that differ by other words: how far its images are from those of its init word, and how much the images of
-a pair differ, both against words that the model knows. Prints tables; `--plot` needs matplotlib.
+For subjects without a name, L_true is the lowest loss of all their words. What a word does to images is looked at in
+eight prompts, four pairs that differ by other words: how far its images are from those of its init word, and how much
+the images of a pair differ, both against words that the model knows. Prints tables; `--plot` needs matplotlib.
 """
 
 import argparse

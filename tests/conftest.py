@@ -66,7 +66,7 @@ def word(tmp_path):
 
 @pytest.fixture
 def spoiled(monkeypatch):
-    """Return a function that takes {step: factor} and multiplies the gradients of these steps; None means every step."""
+    """Return a function that multiplies the gradients of steps, {step: factor}; None means every step."""
     clean = Objective.loss
 
     def use(values: dict[int | None, float]) -> None:

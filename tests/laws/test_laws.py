@@ -167,7 +167,7 @@ def test_law_4_micro_batch_size_changes_nothing(run_for):
 
 
 def test_law_5_the_model_is_frozen(run_for, monkeypatch):
-    """Training leaves every tensor of the model unchanged, vocabulary included, and only the rows have optimizer state."""
+    """Training leaves every tensor of the model unchanged, and only the rows have optimizer state."""
     seen = {}
 
     def hashes(model):

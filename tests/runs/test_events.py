@@ -1,4 +1,4 @@
-"""Tests of the events of real runs: what listeners receive, what the event file holds, and that listeners change nothing."""
+"""Tests of the events of real runs: what listeners receive, what the event file holds, that neither affects a run."""
 
 import json
 from pathlib import Path

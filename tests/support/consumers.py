@@ -1,7 +1,7 @@
 """Models of the programs that read embedding files, reimplemented from their observed behaviour.
 
-Each function takes a file and the widths of the model's text encoders, and returns the vectors that the program would use,
-{width: float32 [n,W]}. It raises Refused where the program would refuse, skip or not see the file.
+Each function takes a file and the widths of the model's text encoders, and returns the vectors that the program would
+use, {width: float32 [n,W]}. It raises Refused where the program would refuse, skip or not see the file.
 """
 
 import base64

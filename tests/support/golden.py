@@ -41,7 +41,7 @@ EMPTY = (None, "", {}, 0, 0.0, False)
 
 
 def same_values(found: list[tuple[str, dict]], expected: list[dict]) -> bool:
-    """Return whether our values (kind, settings) equal those that sd-scripts resolved; all forms of "none" are equal."""
+    """Return whether our values (kind, settings) equal those of sd-scripts; all forms of "none" are equal."""
     if len(found) != len(expected):
         return False
     for (kind, ours), theirs in zip(found, expected, strict=True):

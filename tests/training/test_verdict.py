@@ -97,7 +97,7 @@ def test_a_new_word_is_not_a_known_word():
 
 
 def test_initial_vectors_are_judged_as_no_gain(run_for):
-    """The initial rows have the same loss before and after, bit for bit, because only rows differ between measurements."""
+    """The initial rows have the same loss before and after, bit for bit: only rows differ between measurements."""
     (verdict,) = train(run_for(max_train_steps=2, learning_rate=1e-30)).verdicts
     assert verdict.loss_after == verdict.loss_before
     assert verdict.word == NOT_LEARNED

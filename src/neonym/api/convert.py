@@ -56,8 +56,8 @@ def convert(
         picture: The image of a `.png` card.
         overwrite: Whether to replace existing files.
 
-    Raises FormatError for files that cannot be read or written, DataError for an image that cannot be read, and ConfigError
-    for invalid or contradictory arguments.
+    Raises FormatError for files that cannot be read or written, DataError for an image that cannot be read, and
+    ConfigError for invalid or contradictory arguments.
     """
     paths = (path,) if isinstance(path, (str, Path)) else tuple(path)
     request = ConversionRequest(

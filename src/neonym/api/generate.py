@@ -38,10 +38,10 @@ def generate(
 
     Args:
         prompts: One prompt or several. Image i has the seed `seed + i`.
-        words: Learned words: `Embedding`s or embedding files. A file's name without its extension is the word; `WORD=FILE`
-            gives it another name.
-        model: A checkpoint file, a Diffusers folder, a hub ID, `builtin:emoji`, or a model that `load_model` returned, which
-            is faster for several calls. The words are removed from it afterwards.
+        words: Learned words: `Embedding`s or embedding files. The word is the file's name without its extension, unless
+            `WORD=FILE` gives it another name.
+        model: A checkpoint file, a Diffusers folder, a hub ID, `builtin:emoji`, or a model from `load_model`, which is
+            faster for several calls. The words are removed from it afterwards.
         negative_prompt: What should not be in the images.
         steps: The number of sampler steps, up to the maximum of the sampler.
         guidance: The guidance scale (default: the model's own).
@@ -49,8 +49,8 @@ def generate(
         sampler: A sampler, by its name in sd-scripts, AUTOMATIC1111 or ComfyUI (default: one that suits the model).
         batch_size: How many images are generated together. The images do not depend on it.
 
-    Raises ConfigError for an invalid argument, FormatError for a word's file, and ModelError for the model or a word that does
-    not fit it.
+    Raises ConfigError for an invalid argument, FormatError for a word's file, and ModelError for the model or a word
+    that does not fit it.
     """
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     with python_wording():

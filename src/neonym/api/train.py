@@ -19,7 +19,8 @@ from neonym.training.run import Result
 def check(run: RunConfig) -> list[Problem]:
     """Return the problems of a run: errors, warnings and notes about its settings, images, captions and token ids.
 
-    This takes seconds: no weights are read, and nothing is written. A run with a problem of severity `error` does not train.
+    This takes seconds: no weights are read, and nothing is written. A run with a problem of severity `error` does not
+    train.
     """
     with python_wording():
         found = preflight(run, run.notes)
@@ -34,7 +35,8 @@ def train(run: RunConfig, listeners: Sequence[Listener] = (), stop: Stop | None 
         listeners: Functions that are called with every event, in the thread of the run.
         stop: A request to stop. Once it is made, the run ends after its current step, with its state saved.
 
-    Raises ConfigError with all errors that `check` finds, before anything is written, and other kinds of UserError later.
+    Raises ConfigError with all errors that `check` finds, before anything is written, and other kinds of UserError
+    later.
     """
     with python_wording():
         return start.train(run, [worded_for_python(listener) for listener in listeners], stop, run.notes)

@@ -30,7 +30,7 @@ IMPORTANCE: dict[Level, int] = {"info": 20, "warning": 30, "result": 100}
 
 
 class Terminal:
-    """A listener that shows notes, progress and the loss on standard error, or writes the notes to a log file instead."""
+    """A listener that shows notes, progress and the loss on standard error; notes may go to a log file instead."""
 
     def __init__(self, console: Console | None = None, level: str = "INFO", log: Path | None = None):
         """Omit notes below `level`, a level name of `logging`. Raises UserError if `log` cannot be written."""

@@ -35,7 +35,7 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class Opened(Event):
-    """The run folder belongs to this run alone, and nothing is loaded yet. A listener can refuse the run with a `UserError`."""
+    """The run folder is locked, and nothing is loaded yet. A listener can refuse the run by raising a `UserError`."""
 
     kind: ClassVar[str] = "opened"
     folder: Annotated[Path, "the run folder"]

@@ -14,8 +14,8 @@ from neonym.runs.events import Event, Failed, Finished, Opened, Saved, Stopped
 class HubUploads:
     """A listener that uploads every file that the settings request.
 
-    After a failed upload, a warning is emitted and training continues: the file is on the disk. Files are read when they
-    are saved, so a file that is removed later is still uploaded whole.
+    After a failed upload, a warning is emitted and training continues: the file is on the disk. Files are read when
+    they are saved, so a file that is removed later is still uploaded whole.
     """
 
     def __init__(self, settings: HubSettings, events: Dispatcher):

@@ -140,7 +140,7 @@ def is_plain_name(text: str) -> bool:
 
 
 def refusals(outputs: Sequence[Output]) -> Iterator[tuple[int, Problem]]:
-    """Yield an error for each name, folder or path that the disk refuses, with the bytes by which a name is too long."""
+    """Yield an error for each name, folder or path that the disk refuses, with the excess bytes of a long name."""
     split_paths = {output: existing_and_missing(output.path) for output in outputs}
     owners = {
         folder: output.where for output, (folder, _) in reversed(split_paths.items())

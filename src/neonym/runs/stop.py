@@ -39,7 +39,7 @@ class Stop:
         self.signal = self.signal or int(signal)  # no lock: a signal handler may interrupt this very line
 
     def request_at_once(self, signal: int) -> None:
-        """Request a stop from a signal handler. Raises StopRequested in a section with nothing to save (see `at_once`)."""
+        """Request a stop from a signal handler. Raises StopRequested in a section that `at_once` marks."""
         self.request(signal)
         if self._thread == get_ident():
             raise StopRequested(self.signal)

@@ -27,9 +27,9 @@ PRIVATE = ("dir", "path", "key", "token", "config", "weights", "resume", "prompt
 class Trackers:
     """A listener that logs scalars and sheets of sample images.
 
-    The scalars are `loss` and `lr` of each step, `lr/d*lr` if the optimizer finds its own rate, `loss/epoch`, and `eval`,
-    `norm` and `distance` of each word. If a tracker fails during training, a warning is emitted, logging ends, and training
-    continues.
+    The scalars are `loss` and `lr` of each step, `lr/d*lr` if the optimizer finds its own rate, `loss/epoch`, and
+    `eval`, `norm` and `distance` of each word. If a tracker fails during training, a warning is emitted, logging ends,
+    and training continues.
     """
 
     def __init__(self, run: RunConfig, events: Dispatcher):

@@ -19,12 +19,12 @@ class AfterStep(Protocol):
     is_result: bool  # whether `kept` replaces the rows in files, sample images and the verdict
 
     def __call__(self, step: int, rows: Mapping[str, Tensor]) -> None:
-        """Process the rows {encoder: [n,W]}, changing them in place if at all. `step` counts from 0; autograd is off."""
+        """Process the rows {encoder: [n,W]}; changes are made in place. `step` counts from 0, and autograd is off."""
         ...
 
 
 class MovingAverage:
-    """An exponential moving average of the rows, whose decay grows from 0.1 so that the initial rows are soon forgotten."""
+    """An exponential moving average of the rows. Its decay grows from 0.1, so that it soon forgets the initial rows."""
 
     name, is_result = "average", True
 

@@ -177,7 +177,7 @@ class CheckpointStore:
         return max((saved for saved in found if saved is not None), key=lambda saved: saved.step, default=None)
 
     def requested_state(self, fingerprint: dict[str, str]) -> SavedState | None:
-        """Return the state that `--resume` names; None without the setting. Raises UserError if there is no such state."""
+        """Return the state that `--resume` names; None without the setting. Raises UserError if it does not exist."""
         if self.save.resume is None:
             return None
         on_hub = self.hub.resume_from_huggingface
@@ -190,7 +190,7 @@ class CheckpointStore:
         return read_state(file, fingerprint, "Name another state, or leave --resume out")
 
     def interrupted_state(self, fingerprint: dict[str, str]) -> SavedState | None:
-        """Return the state of an interrupted run with the same name, if any. Raises UserError if its settings differ."""
+        """Return the state of an interrupted run of the same name, if any. Raises UserError if its settings differ."""
         if not self.state_file.exists():
             return None
         saved = read_state(self.state_file, fingerprint)
@@ -206,12 +206,12 @@ class CheckpointStore:
         save_state(state, self.state_file)
 
     def save_last(self, state: TrainState) -> None:
-        """Save the last state of a run. Raises UserError if it had to be saved elsewhere, or could not be saved at all."""
+        """Save the last state of a run. Raises UserError if it was saved elsewhere or could not be saved at all."""
         with self.rescuing(state):
             self.save_state(state)
 
     def save_step(self, state: TrainState) -> list[Path]:
-        """Save the files of a step, remove those that `--save_last_n_steps` does not keep, and return the new ones."""
+        """Save the files of a step and return them; remove those that `--save_last_n_steps` does not keep."""
         files = self.save_named(state, step_suffix(state.step))
         keep, states = self.save.save_last_n_steps, self.save.save_last_n_steps_state
         every = self.save.save_every_n_steps or 1
@@ -230,7 +230,7 @@ class CheckpointStore:
         return [self.write(concept, state.step, suffix, self.step_folder) for concept in state.concepts]
 
     def save_epoch(self, state: TrainState, epoch: int, every: int) -> list[Path]:
-        """Save the files of an epoch, remove those that `--save_last_n_epochs` does not keep, and return the new ones."""
+        """Save the files of an epoch and return them; remove those that `--save_last_n_epochs` does not keep."""
         files = self.save_named(state, epoch_suffix(epoch))
         keep, states = self.save.save_last_n_epochs, self.save.save_last_n_epochs_state
         self.remove_older(
@@ -254,7 +254,7 @@ class CheckpointStore:
         return folder
 
     def remove_older(self, pattern: str, every: int, first: int | None, first_state: int) -> None:
-        """Remove this run's embedding files with a number below `first`, and state folders with one below `first_state`.
+        """Remove this run's embedding files numbered below `first`, and state folders numbered below `first_state`.
 
         Only multiples of `every` are removed: others were saved by another run.
         """
@@ -294,8 +294,8 @@ class CheckpointStore:
     def finish(self, state: TrainState, verdicts: list[dict], whole: bool) -> list[Path]:
         """Write the final files, a state folder if one is requested, and the verdict.
 
-        The state is written last: until then the run can be resumed. The state of a `whole` run marks the run as finished.
-        Raises UserError if something cannot be written; the state is then saved elsewhere.
+        The state is written last: until then the run can be resumed. The state of a `whole` run marks the run as
+        finished. Raises UserError if something cannot be written; the state is then saved elsewhere.
         """
         with self.rescuing(state):
             self.claim()

@@ -42,7 +42,7 @@ class Concept:
     steps_without_gradient: int | None = 0  # None once a step had a gradient
 
     def sum_gradients(self, accelerator: Accelerator) -> None:
-        """Sum the gradients over all processes. There are few rows: one small reduction, no wrapper around the model."""
+        """Sum the gradients over all processes: a few rows, so one small reduction and no wrapper around the model."""
         for rows in self.rows.values():
             if not rows.requires_grad:
                 continue
@@ -60,7 +60,7 @@ class Concept:
             rows.gradients = None
 
     def update(self, step: int, scaler: GradScaler | None) -> None:
-        """Take one optimizer step at the scheduled learning rate, with the gradient clipped over this concept's own rows.
+        """Take an optimizer step at the scheduled learning rate, the gradient clipped over this concept's own rows.
 
         A step whose gradient is not finite is skipped: rows, moments and averages stay as they are. With a `scaler`
         (fp16) the path is the same: `unscale_` notices the infinity, and the scaler's `update` lowers the scale.
@@ -90,8 +90,8 @@ class Concept:
         """Count a skipped step, unless the gradient scale may have made its gradient infinite.
 
         Scaled gradients overflow while the scale falls from its initial 65536, and once whenever it has been doubled.
-        At a scale of 1 or less they would not be finite without a scaler either. Reading the scale waits for the device,
-        so it is read in skipped steps only.
+        At a scale of 1 or less they would not be finite without a scaler either. Reading the scale waits for the
+        device, so it is read in skipped steps only.
         """
         if scaler is None or scaler.get_scale() <= 1:
             self.skipped.append(step)

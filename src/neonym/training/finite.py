@@ -57,7 +57,8 @@ class FiniteChecks:
         """Raise UserError if a row is not finite, too many steps in a row were skipped, or no step had a gradient."""
         for index, concept in enumerate(self.concepts):
             if (concept.steps_without_gradient or 0) >= CHECK_EVERY:
-                what = f"`{concept.token}` received no gradient in {concept.steps_without_gradient} steps, so it cannot be learned"
+                steps = concept.steps_without_gradient
+                what = f"`{concept.token}` received no gradient in {steps} steps, so it cannot be learned"
                 raise UserError(what, "training", "Leave out --torch_compile and fp16, and check that no mask is empty")
             if (count := len(concept.skipped)) > BAD_STEPS_ALLOWED:
                 place = self.describe_step(index, concept.skipped[0])

@@ -37,9 +37,7 @@ def load_frozen_model(plan: TrainingPlan, accelerator: Accelerator, events: Disp
         tokenizers=plan.tokenizers,
     )
     if run.compute.fp8_base and accelerator.device.type == "mps":
-        events.note(
-            "note: fp8_base is ignored, and the precision of --mixed_precision is used: this device has no 8-bit numbers"
-        )
+        events.note("note: fp8_base -> the precision of --mixed_precision: this device does not support 8-bit numbers")
     elif run.compute.fp8_base:
         keep_in_eight_bits(model.denoiser)
     if run.compute.gradient_checkpointing:

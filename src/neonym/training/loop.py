@@ -18,8 +18,8 @@ from neonym.training.step import train_step
 def run_steps(run: Session) -> bool:
     """Train until the last step, early stopping or the time limit. Return whether the run is finished.
 
-    A run that reached its time limit is not: it can be continued. Raises StopRequested after a step, and UserError when a
-    finite check fails.
+    A run that reached its time limit is not: it can be continued. Raises StopRequested after a step, and UserError when
+    a finite check fails.
     """
     objective, deadline = objective_of(run.plan.run), deadline_of(run.plan.run)
     state, events, total = run.state, run.events, run.milestones.total

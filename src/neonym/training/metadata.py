@@ -15,7 +15,8 @@ from neonym.config.values import as_written
 from neonym.errors import UserError
 from neonym.preflight.plan import TrainingPlan
 
-WITHOUT_EFFECT_ON_RESULT = {  # sections (True: all of it); images, captions and initial rows have fingerprints of their own
+# settings by section (True: all of it); images, captions and initial rows have fingerprints of their own
+WITHOUT_EFFECT_ON_RESULT = {
     "save": True,
     "cache": True,
     "metadata": True,

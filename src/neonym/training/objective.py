@@ -32,8 +32,8 @@ class Objective:
     def loss(self, guess: Tensor, noisy: Noisy, mask: Tensor | None = None) -> Tensor:
         """Return the loss of each sample, float32 [B], of a `guess` [B,C,h,w].
 
-        The distance is multiplied by the `mask` [B,1,h,w], averaged over channels and positions, and multiplied by the loss
-        weight of the noise level.
+        The distance is multiplied by the `mask` [B,1,h,w], averaged over channels and positions, and multiplied by the
+        loss weight of the noise level.
         """
         distance = self.distance(guess.float() - noisy.target.float(), noisy)  # [B,C,h,w]
         if mask is not None:

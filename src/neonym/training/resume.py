@@ -30,8 +30,8 @@ class StartingPoint:
 def find_starting_point(plan: TrainingPlan, store: CheckpointStore) -> StartingPoint:
     """Return where a run starts.
 
-    A finished run is not repeated: with more steps it is continued, with other settings it is replaced. Raises UserError
-    for an interrupted run with other settings, and for a damaged state.
+    A finished run is not repeated: with more steps it is continued, with other settings it is replaced. Raises
+    UserError for an interrupted run with other settings, and for a damaged state.
     """
     found = StartingPoint(run_identity(plan))
     ended, resume = store.finished_state(found.fingerprint), plan.run.save.resume

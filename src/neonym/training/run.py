@@ -40,9 +40,10 @@ class Result:
 
 
 def train_plan(plan: TrainingPlan, events: Dispatcher, stop: Stop) -> Result:
-    """Run a complete plan: open the run folder, resume, train, judge and write. Listeners are called in the main process only.
+    """Run a complete plan: open the run folder, resume, train, judge and write.
 
-    Raises UserError. Unless training has started, nothing is written then.
+    Listeners are called in the main process only. Raises UserError; unless training has started, nothing is written
+    then.
     """
     notes: list[str] = []
     plan = replace(plan, run=with_precision(plan.run, plan.source, notes.append))
@@ -72,7 +73,7 @@ def train_plan(plan: TrainingPlan, events: Dispatcher, stop: Stop) -> Result:
 def train_opened(
     plan: TrainingPlan, store: CheckpointStore, start: StartingPoint, accelerator: Accelerator, events: Dispatcher, stop: Stop
 ) -> Result:  # fmt: skip
-    """Load what the run needs, and train. A stop before the first step changes nothing on the disk. Raises UserError."""
+    """Load what the run needs, and train. A stop before the first step leaves no trace. Raises UserError."""
     try:
         with stop.at_once():
             model = load_frozen_model(plan, accelerator, events)
@@ -105,7 +106,7 @@ def first_state(plan: TrainingPlan, model: Model, start: StartingPoint, accelera
 
 
 def train_to_end(run: Session) -> Result:
-    """Train to the end, judge the words and write the files. Raises StopRequested, and UserError if a process is lost."""
+    """Train to the end, judge and write the files. Raises StopRequested, and UserError if a process is lost."""
     plans = [concept.samples for concept in run.plan.concepts]
     samples = sum(sum(len(images) for _, images in plan.groups) / plan.steps_per_epoch for plan in plans)
     run.events.emit(Started(run.state.step, run.milestones.total, run.milestones.steps_per_epoch, samples))
@@ -136,7 +137,8 @@ def lost_process_error(run: Session, error: RuntimeError) -> UserError:
     if run.is_main:
         run.checks.check_rows()
         run.store.save_last(run.state)
-    what = f"another process ended or did not answer in time ({str(error).splitlines()[0]}); step {run.state.step} is saved"
+    reason = str(error).splitlines()[0]
+    what = f"another process ended or did not answer in time ({reason}); step {run.state.step} is saved"
     return UserError(what, "training", "Run the same command again to continue")
 
 

@@ -1,6 +1,7 @@
 """Sample images during training.
 
-The prompts and seeds are the same each time; a sheet shows them beside images without the word and with its initial rows.
+The prompts and seeds are the same each time; a sheet shows them beside images without the word and with its initial
+rows.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ def without_words(prompt: str, words: Sequence[str]) -> str:
 
 
 class SampleRenderer:
-    """A generator of images from `--sample_prompts`. It leaves the training state alone: training is the same without it."""
+    """A generator of images from `--sample_prompts`, which does not affect training."""
 
     def __init__(self, settings: SampleSettings, prompts: Sequence[SamplePrompt], folder: Path, name: str):
         self.settings, self.prompts, self.folder, self.name = settings, prompts, folder, name
         self.before: list[tuple[str, list[Image.Image]]] = []  # generated once, for comparison
 
     def tag(self, done: int, milestones: Milestones) -> str | None:
-        """Return sd-scripts' tag of the epoch or step at which images are due after `done` steps; None if none are due."""
+        """Return sd-scripts' tag for images that are due after `done` steps; None if none are."""
         if not self.prompts:
             return None
         epoch = milestones.epoch_ends(done)
@@ -52,7 +53,7 @@ class SampleRenderer:
         return f"{done:06d}" if is_due(self.settings.sample_every_n_steps, done) else None
 
     def render(self, model: Model, concepts: Sequence[Concept], tag: str) -> list[Path]:
-        """Generate an image for every prompt. Return the files, with sd-scripts' names, and a sheet of all of them last."""
+        """Generate an image for every prompt. Return the files, named as in sd-scripts, and then a sheet of them."""
         from neonym.generation.sheets import sheet
 
         self.prompts = [prompt.on_grid(model.source.latents.multiple) for prompt in self.prompts]

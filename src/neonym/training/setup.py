@@ -57,7 +57,7 @@ def samples_at_once(run: RunConfig, source: ModelSource, device: torch.device) -
 
 
 def start_accelerator(run: RunConfig, note: Callable[[str], None]) -> Accelerator:
-    """Return an Accelerator for the device, with the precision of the run or the nearest one that the device supports."""
+    """Return an Accelerator with the precision of the run, or the nearest one that the device supports."""
     precision = run.compute.mixed_precision
     if not torch.distributed.is_initialized():  # a second run in this process may use another device or precision
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -72,7 +72,7 @@ def start_accelerator(run: RunConfig, note: Callable[[str], None]) -> Accelerato
 
 
 def weight_dtype(accelerator: Accelerator) -> torch.dtype:
-    """Return the dtype of the frozen model's weights: the training precision on a GPU, float32 with autocast on a CPU."""
+    """Return the dtype of the frozen weights: the training precision on a GPU, float32 with autocast on a CPU."""
     if accelerator.device.type == "cpu":
         return torch.float32
     return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)

@@ -1,7 +1,7 @@
 """States: what resuming needs, in kilobytes.
 
-A state holds the step, the rows and the moments of their optimizer. No state of a random generator is needed: all random
-numbers are functions of keys, such as the step.
+A state holds the step, the rows and the moments of their optimizer. No state of a random generator is needed: all
+random numbers are functions of keys, such as the step.
 """
 
 from __future__ import annotations

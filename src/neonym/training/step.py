@@ -30,8 +30,8 @@ def train_step(
 ) -> torch.Tensor:
     """Take one optimizer step for every concept drawn in this step, and return the losses [N].
 
-    A concept that was not drawn is left alone: with a zero gradient, momentum would still move it. All concepts share one
-    gradient scaler (fp16): each skips its own infinite gradients, and any of them lowers the scale for all.
+    A concept that was not drawn is left alone: with a zero gradient, momentum would still move it. All concepts share
+    one gradient scaler (fp16): each skips its own infinite gradients, and any of them lowers the scale for all.
     """
     scaler = accelerator.scaler
     losses = torch.zeros(len(concepts), device=accelerator.device)

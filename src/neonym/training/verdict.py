@@ -1,7 +1,7 @@
 """The verdict: whether a word was learned, in one word, with the figures behind it and advice.
 
-`generation/worth.py` measures what a word is worth. The limits here were chosen by `benchmarks/verdict.py` on the built-in
-model; docs/training.md shows how often they are wrong.
+`generation/worth.py` measures what a word is worth. The limits here were chosen by `benchmarks/verdict.py` on the
+built-in model; docs/training.md shows how often they are wrong.
 """
 
 from __future__ import annotations
@@ -104,13 +104,15 @@ def advice(
     """Return what may help, judging by how the rows moved and what the word is worth; empty if nothing is needed."""
     if found.overpowers:
         return (
-            "fewer steps (a file saved earlier, see --save_every_n_steps) or fewer vectors, captions that name everything else "
-            "in the images, or less weight in a prompt: (word:0.7)"
+            "fewer steps (a file saved earlier, see --save_every_n_steps) or fewer vectors, captions that name everything "
+            "else in the images, or less weight in a prompt: (word:0.7)"
         )
     if found.word == LEARNED:
         return ""
-    known = f"for AdamW, around {suiting_rate(source):g} suits this model"
-    rate = f"--learning_rate ({f'a factor: {optimizer} finds the rate itself' if record_of(optimizer).finds_rate else known})"
+    hint = f"for AdamW, around {suiting_rate(source):g} suits this model"
+    if record_of(optimizer).finds_rate:
+        hint = f"a factor: {optimizer} finds the rate itself"
+    rate = f"--learning_rate ({hint})"
     farthest = max(f.distance / math.sqrt(source.widths[name]) for name, f in moved.items())  # per number of a vector
     turned = min(f.cosine for f in moved.values()) < STILL
     if farthest < TOO_SHORT * source.word_spread and not turned:
@@ -124,7 +126,10 @@ def advice(
         return "captions that say what is in the images: the word has learned to make up for their errors"
     if worth.reach < FAIR_REACH:
         return f"its vectors have only begun to move: give more steps, or a higher {rate}"
-    return "a closer --init_word, another --seed, or more steps: the same command with a larger --max_train_steps continues"
+    return (
+        "a closer --init_word, another --seed, or more steps: the same command with a larger "
+        "--max_train_steps continues"
+    )
 
 
 def make_verdict(model: Model, concept: Concept, worth: Worth, evaluated_on: str) -> Verdict:
