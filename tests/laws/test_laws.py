@@ -50,7 +50,7 @@ def test_law_1_resume_is_invisible(run_for, number, code):
     again = start(run)
     output = again.communicate(timeout=300)[0]
     assert again.returncode in (0, 3), output
-    assert "going on from step" in output
+    assert "continuing from step" in output
     assert whole.files[0].read_bytes() == (Path(run.save.output_dir) / "mychar4.safetensors").read_bytes()
     assert not (folder / "state.safetensors").exists()
 

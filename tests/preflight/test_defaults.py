@@ -220,7 +220,7 @@ def test_a_run_by_defaults_alone(own, small, tmp_path, capsys):
     assert main(["train", *flags]) == 0
     assert "this run is finished already" in capsys.readouterr().err
     assert main(["train", *flags, "--max_train_steps=7"]) in (0, 3)  # the warm-up of a longer run is longer
-    assert "going on from step 5" in capsys.readouterr().err
+    assert "continuing from step 5" in capsys.readouterr().err
     assert main(["check", *flags]) == 0
     assert r"max_train_steps 5: default for this model (measured\nhere)" in capsys.readouterr().out
 

@@ -118,7 +118,7 @@ def test_resuming_from_a_state_folder_of_another_run(run_for):
     report = Recorder()
     train(again, [report])
     assert torch.equal(*(rows(Path(r.save.output_dir) / "mychar4.safetensors") for r in (whole, again)))
-    assert any("going on from step 4" in note for note in report.notes)
+    assert any("continuing from step 4" in note for note in report.notes)
     longer, report = run_for("longer", resume=str(folder), max_train_steps=12), Recorder()
     assert train(longer, [report]).steps == 12
     assert any("max_train_steps (was 8, is 12)" in note for note in report.notes)
@@ -161,7 +161,7 @@ def test_a_finished_run_continues_with_more_steps_and_is_replaced_with_other_set
     train(run_for())
     report = Recorder()
     assert trained_steps(run_for(max_train_steps=11), report) == [9, 10, 11]
-    assert any("going on from step 8 of the finished run" in note for note in report.notes)
+    assert any("continuing from step 8 of the finished run" in note for note in report.notes)
     assert any("max_train_steps (was 8, is 11)" in note for note in report.notes)
     report = Recorder()
     assert len(trained_steps(run_for(learning_rate=1e-3), report)) == 8
@@ -215,7 +215,7 @@ def test_a_run_from_a_state_folder_continues_from_its_own_later_state(run_for):
     assert train(again, **stop_at(5)).signal == 15
     report = Recorder()
     train(again, [report])
-    assert any("going on from step 5" in note for note in report.notes)
+    assert any("continuing from step 5" in note for note in report.notes)
     assert torch.equal(*(rows(Path(r.save.output_dir) / "mychar4.safetensors") for r in (first, again)))
 
 
@@ -232,7 +232,7 @@ def test_a_time_limit_ends_a_run_that_can_be_continued(run_for):
     assert any("was up after step" in note for note in report.notes)
     again = Recorder()
     assert train(run_for(max_train_steps=100_000, max_train_time=0.02), [again]).steps > result.steps
-    assert any(f"going on from step {result.steps} of the interrupted run" in note for note in again.notes)
+    assert any(f"continuing from step {result.steps} of the interrupted run" in note for note in again.notes)
 
 
 def test_the_moving_average_is_saved(run_for):

@@ -49,7 +49,7 @@ def load_frozen_model(plan: TrainingPlan, accelerator: Accelerator, events: Disp
 
 
 def encode_images(plan: TrainingPlan, model: Model, events: Dispatcher, stop: Stop) -> Latents:
-    """Encode every image, and move the VAE off the device unless some images are augmented anew in every step.
+    """Encode every image, and move the VAE off the device unless some images are augmented differently in every step.
 
     Raises StopRequested between two images, and DataError for an image that cannot be read.
     """

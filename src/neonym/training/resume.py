@@ -47,7 +47,7 @@ def find_starting_point(plan: TrainingPlan, store: CheckpointStore) -> StartingP
     saved = found.saved = store.latest_state(found.fingerprint, ended)
     if saved is not None:
         kind = "finished" if saved is ended else "interrupted"
-        found.notes.append(f"going on from step {saved.step} of {resume or f'the {kind} run in {store.folder}'}")
+        found.notes.append(f"continuing from step {saved.step} of {resume or f'the {kind} run in {store.folder}'}")
         if saved.changed:
             found.notes.append(f"note: the settings differ from those of the saved run: {saved.differences()}")
     return found
