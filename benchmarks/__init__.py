@@ -1,1 +1,1 @@
-"""Measurements behind the numbers in the documentation; each script can be run by anyone."""
+"""The measurements behind the numbers in the documentation, as scripts that anyone can run."""

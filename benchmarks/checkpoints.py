@@ -1,9 +1,10 @@
-"""Random Stable Diffusion checkpoints, full size or tiny, as a Diffusers folder and as one file with the original names.
+"""Write random Stable Diffusion checkpoints, full size or tiny, as a Diffusers folder and as an original single file.
 
     python -m benchmarks.checkpoints --family sd1 --out work/sd1           # full size, 4 GB in half precision, twice
     python -m benchmarks.checkpoints --family sd2 --out work/sd2 --tiny
 
-Their images are noise; they show that a model of this shape is recognised, loaded, trained and how much memory it takes.
+Their images are noise. They serve to test that models of these shapes are recognised, loaded and trained, and how much
+memory they take.
 """
 
 import argparse
@@ -33,7 +34,7 @@ OUTER = {
 
 
 def make_parts(family: str, tiny: bool, dtype: torch.dtype = torch.float16) -> dict[str, Any]:
-    """U-Net, VAE and text encoder with random weights."""
+    """Return a U-Net, a VAE and text encoders with random weights."""
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -60,6 +61,7 @@ def make_parts(family: str, tiny: bool, dtype: torch.dtype = torch.float16) -> d
 
 
 def make_vae(tiny: bool, scaling_factor: float) -> Any:
+    """Return a VAE with random weights."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -69,7 +71,7 @@ def make_vae(tiny: bool, scaling_factor: float) -> Any:
 
 
 def make_xl_parts(tiny: bool, dtype: torch.dtype) -> dict[str, Any]:
-    """SDXL: three levels, two text encoders."""
+    """Return the parts of SDXL: a U-Net of three levels, a VAE and two text encoders."""
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -97,7 +99,7 @@ def make_xl_parts(tiny: bool, dtype: torch.dtype) -> dict[str, Any]:
 def save_folder(
     parts: dict[str, Any], family: str, folder: Path, prediction_type: str, variant: str | None = None
 ) -> None:
-    """As a Diffusers folder."""
+    """Write the parts as a Diffusers folder."""
     from diffusers import DDIMScheduler
     from transformers import CLIPTokenizer
 
@@ -129,7 +131,7 @@ def save_folder(
 
 
 def unet_name(name: str, plain_first_up: bool = True) -> str:
-    """diffusers' name of a weight of the U-Net -> the original one"""
+    """Return the original name of a U-Net weight from its name in diffusers."""
     for mine, theirs in OUTER.items():
         if name.startswith(f"{mine}."):
             return (
@@ -148,6 +150,7 @@ def unet_name(name: str, plain_first_up: bool = True) -> str:
 
 
 def renamed_resnet(name: str) -> str:
+    """Return the original name of a weight of a residual block."""
     start, _, rest = re.fullmatch(
         r"((?:\w+\.)+?)()((?:norm1|conv1|norm2|conv2|time_emb_proj|conv_shortcut)\..+)", name
     ).groups()  # pyright: ignore
@@ -156,7 +159,7 @@ def renamed_resnet(name: str) -> str:
 
 
 def vae_name(name: str) -> str:
-    """diffusers' name of a weight of the VAE -> the original one"""
+    """Return the original name of a VAE weight from its name in diffusers."""
     name = re.sub(r"up_blocks\.(\d)", lambda m: f"up.{3 - int(m[1])}", name)
     for mine, theirs in (
         (r"down_blocks\.(\d)", r"down.\1"), (r"\.resnets\.(\d)\.(?=.*)", r".block.\1."), (r"mid_block\.block\.0", "mid.block_1"),
@@ -169,13 +172,17 @@ def vae_name(name: str) -> str:
 
 
 def clip_tensors(state: dict[str, Tensor], start: str = "cond_stage_model.transformer.") -> dict[str, Tensor]:
+    """Return the weights of a CLIP text encoder under their original names."""
     return {f"{start}text_model.{n.removeprefix('text_model.')}": t for n, t in state.items()}
 
 
 def open_clip_tensors(
     state: dict[str, Tensor], start: str = "cond_stage_model.model.", unused: int = 1
 ) -> dict[str, Tensor]:
-    """With the last layer that Stable Diffusion 2.x does not use."""
+    """Return the weights of a text encoder under OpenCLIP's names, with `unused` extra last layers.
+
+    Checkpoints of Stable Diffusion 2.x hold one layer that is not used.
+    """
     found: dict[str, Tensor] = {}
     state = {name.removeprefix("text_model."): tensor for name, tensor in state.items()}
     count = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("encoder.layers."))
@@ -201,7 +208,7 @@ def open_clip_tensors(
 
 
 def single_file_tensors(parts: dict[str, Any], family: str) -> dict[str, Tensor]:
-    """All weights under their original names."""
+    """Return all weights under their original names."""
     tensors = {
         f"model.diffusion_model.{unet_name(n, family != 'sdxl')}": t for n, t in parts["unet"].state_dict().items()
     }

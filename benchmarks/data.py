@@ -1,9 +1,10 @@
-"""How long 20,000 images take to be scanned, checked and planned, and whether the loader keeps up with the model.
+"""Measure how long 20,000 images take to scan, check and plan, and whether the loader keeps up with the model.
 
     python -m benchmarks.data --images 20000
 
-The images (half JPEG, half PNG, 768 x 512 and other shapes, with captions of 12 to 27 tags) are made in a temporary folder: 200 different ones,
-copied. Times are of the whole command `neonym check`, imports included; memory is the process's peak.
+The images (half JPEG, half PNG, 768 x 512 and other shapes, with captions of 12 to 27 tags) are written to a
+temporary folder: 200 different ones, and copies of them. Times are of the whole command `neonym check`, imports included; memory is the
+process's peak.
 """
 
 import argparse
@@ -26,7 +27,7 @@ WORDS = ["long", "hair", "open", "mouth", "blue", "eyes", "grass", "window", "sk
 
 
 def make_images(folder: Path, count: int) -> None:
-    """Smooth random images; all but the first are copies with names and captions of their own."""
+    """Write smooth random images; all but the first 200 are copies with names and captions of their own."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     originals = []
@@ -44,7 +45,7 @@ def make_images(folder: Path, count: int) -> None:
 
 
 def check(folder: Path, cache: Path) -> dict[str, float]:
-    """One `neonym check` of the folder. -> seconds, peak memory in MiB"""
+    """Run `neonym check` on the folder, and return the seconds and the peak memory in MiB."""
     flags = ["--train_data_dir", str(folder), "--token_string", "mychar4", "--enable_bucket", "--resolution", "512"]
     code = (
         "import resource, sys; from neonym.cli.check import main; code = main(sys.argv[1:], 'check');"
@@ -62,7 +63,7 @@ def check(folder: Path, cache: Path) -> dict[str, float]:
 
 
 def loading(steps: int) -> dict[str, float]:
-    """Milliseconds that the loader takes for a step of the built-in model with everything cached, and the step itself."""
+    """Return the milliseconds of the loader and of the step itself, for the built-in model with everything cached."""
     import torch
     from accelerate import Accelerator
 
@@ -96,7 +97,7 @@ def loading(steps: int) -> dict[str, float]:
         train_step(model, concepts, work, Objective(), accelerator)
         waits.append(loaded - begun)
         works.append(time.perf_counter() - loaded)
-    half = steps // 2  # the first epochs tokenise captions for the first time
+    half = steps // 2  # the first epochs also tokenise the captions
     return {
         "loader_ms": round(1000 * float(np.median(waits[half:])), 3),
         "step_ms": round(1000 * float(np.median(works[half:])), 1),
@@ -106,16 +107,16 @@ def loading(steps: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, default=20_000)
+    parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--out", type=Path, help="write the numbers here, as JSON")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
-        folder, cache = Path(home) / "pictures", Path(home) / "cache"
-        make_images(folder, args.pictures)
+        folder, cache = Path(home) / "images", Path(home) / "cache"
+        make_images(folder, args.images)
         os.utime(folder)
-        time.sleep(3)  # files just written are not trusted by the index
-        results = {"pictures": args.pictures, "first": check(folder, cache), "second": check(folder, cache)}
+        time.sleep(3)  # the index does not trust files that were just written
+        results = {"pictures": args.images, "first": check(folder, cache), "second": check(folder, cache)}
     results["loading"] = loading(args.steps)
     results["machine"] = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     print(json.dumps(results, indent=2))

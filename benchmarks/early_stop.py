@@ -1,11 +1,11 @@
-"""Where would `--early_stop` end a run, and what would be lost by it, for several thresholds?
+"""Measure where `--early_stop` would end a run, and what that would cost, for several thresholds.
 
     python -m benchmarks.early_stop --subjects 12 --steps 300 --seeds 0 1
 
-The subjects of benchmarks/recovery.py are trained to the end, their evaluation losses taken every few steps; then the rule of
-`--early_stop` is played through over each word's losses. The loss that it would keep, the lowest until then, is compared with the
-lowest of the whole run, and with what the run gained: (first - kept) / (first - lowest), over all words. Prints a table;
-writes the figures to `--json`.
+The subjects of benchmarks/recovery.py are trained to the end with an evaluation every few steps; then the rule of
+`--early_stop` is applied to the losses of each word. The lowest loss until the stop is compared with the lowest loss of
+the whole run, and with the gain of the run: (first - kept) / (first - lowest), over all words. Prints a table, and writes
+the figures to `--json`.
 """
 
 import argparse
@@ -21,15 +21,15 @@ from neonym.config.learning_settings import EvalSettings
 from neonym.models.loading.identify import identify
 from neonym.models.source import BUILTIN
 from neonym.runs.events import Evaluated, Event
-from neonym.training.early_stopping import Plateau
+from neonym.training.early_stopping import EarlyStopping
 
 
 @dataclass
 class Curves:
-    """Collects the evaluation losses of a run."""
+    """A listener that collects the evaluation losses of a run."""
 
     steps: list[int] = field(default_factory=list)
-    losses: list[list[float]] = field(default_factory=list)  # per evaluation the loss of each word
+    losses: list[list[float]] = field(default_factory=list)  # per evaluation, the loss of each word
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Evaluated):
@@ -37,8 +37,8 @@ class Curves:
             self.losses.append(list(event.losses))
 
 
-def trained(args: argparse.Namespace, seed: int) -> Curves:
-    """All subjects in one run: words learn the same alone and together."""
+def train_subjects(args: argparse.Namespace, seed: int) -> Curves:
+    """Train all subjects in one run, since words learn the same alone and together, and return the losses."""
     curves = Curves()
     with tempfile.TemporaryDirectory() as temporary:
         config, _ = write_data(load_subjects(args.subjects), args.vectors, args.batch_size, Path(temporary) / "data")
@@ -48,19 +48,22 @@ def trained(args: argparse.Namespace, seed: int) -> Curves:
     return curves
 
 
-def stop_of(losses: list[float], window: int, threshold: float) -> int:
-    """The evaluation after which a run of this word alone would end; the last if it would not. The first is before any step."""
-    plateau = Plateau(window, threshold)
+def stop_index(losses: list[float], window: int, threshold: float) -> int:
+    """Return the index of the evaluation after which a run of this word alone would end, by default the last.
+
+    The first evaluation is that of the initial rows, before any step.
+    """
+    early_stopping = EarlyStopping(window, threshold)
     for index, loss in enumerate(losses[1:], 1):
-        plateau.add([loss], [{}])
-        if plateau.reached():
+        early_stopping.add([loss], [{}])
+        if early_stopping.should_stop():
             return index
     return len(losses) - 1
 
 
-def judged(steps: list[int], words: list[list[float]], window: int, threshold: float) -> dict[str, float]:
-    """One threshold, over the loss curves of all `words`."""
-    stops = [stop_of(losses, window, threshold) for losses in words]
+def threshold_figures(steps: list[int], words: list[list[float]], window: int, threshold: float) -> dict[str, float]:
+    """Return the figures of one threshold, over the loss curves of all `words`."""
+    stops = [stop_index(losses, window, threshold) for losses in words]
     first = np.array([losses[0] for losses in words])
     lowest = np.array([min(losses) for losses in words])
     kept = np.array([min(losses[: stop + 1]) for losses, stop in zip(words, stops, strict=True)])
@@ -88,10 +91,10 @@ def main() -> None:
     parser.add_argument("--thresholds", type=float, nargs="+", default=thresholds)
     parser.set_defaults(steps=300, json=Path(__file__).parent / "results" / "early_stop.json")
     args = parser.parse_args()
-    runs = [trained(args, seed) for seed in args.seeds]
+    runs = [train_subjects(args, seed) for seed in args.seeds]
     steps = runs[0].steps
     words = [list(losses) for run in runs for losses in zip(*run.losses, strict=True)]
-    rows = [judged(steps, words, args.window, threshold) for threshold in args.thresholds]
+    rows = [threshold_figures(steps, words, args.window, threshold) for threshold in args.thresholds]
     print("threshold  stopped  mean step  first..last  of the gain  loss above the lowest: mean, worst")
     for row in rows:
         print(

@@ -1,11 +1,11 @@
-"""Speed of generation against diffusers' own pipeline, on the same model, prompts, seeds and steps.
+"""Compare the speed of generation with that of diffusers' own pipeline, on the same model, prompts, seeds and steps.
 
     python -m benchmarks.generate --images 8 --steps 20
     python -m benchmarks.generate --model sd15 --precision fp16 --side 512 --json benchmarks/results/generate-sd15.json
 
-Both draw the same images, in turn, several times; the best time of each counts. Guidance and decoding are
-included. diffusers' pipeline has the model as its own loader gives it. `sd15` is Stable Diffusion 1.5 at full size with random
-weights, there the parts are shared. Writes a JSON file to `benchmarks/results/`.
+Both generate the same images, in turn, several times; the best time of each counts, including guidance and decoding.
+diffusers' pipeline loads the model with its own loader. `sd15` is Stable Diffusion 1.5 at full size with random weights,
+which both share. Writes a JSON file to `benchmarks/results/`.
 """
 
 import argparse
@@ -27,20 +27,20 @@ PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16
 PROMPT = "a sticker of a cat on a blue background"
 
 
-def best(draws: dict[str, Callable[[], list]], times: int) -> tuple[dict[str, float], dict[str, list]]:
-    """-> seconds of the fastest of several runs of each, in turn, and what each drew last"""
-    found = {name: draw() for name, draw in draws.items()}  # warm
-    seconds = {name: float("inf") for name in draws}
+def time_in_turn(generators: dict[str, Callable[[], list]], times: int) -> tuple[dict[str, float], dict[str, list]]:
+    """Run the generators in turn, several times. Return the fastest time of each in seconds, and its last images."""
+    found = {name: generate() for name, generate in generators.items()}  # warm-up
+    seconds = {name: float("inf") for name in generators}
     for _ in range(times):
-        for name, draw in draws.items():
+        for name, generate in generators.items():
             started = time.perf_counter()
-            found[name] = draw()
+            found[name] = generate()
             seconds[name] = min(seconds[name], time.perf_counter() - started)
     return seconds, found
 
 
 def compare(model, pipeline, side: int, images: int, batch: int, steps: int, sampler: str, times: int) -> dict:
-    """Seconds of both for the same images, and how much the images differ (levels of 0..255)."""
+    """Return the seconds of both for the same images, and the largest difference of a pixel (0 to 255)."""
     own, scale = Pipeline(model), model.source.guidance
     pipeline.scheduler = make_scheduler(model, sampler)
     jobs = [Job(PROMPT, seed, side, side, "blurry", steps, scale, sampler=sampler) for seed in range(images)]
@@ -59,8 +59,8 @@ def compare(model, pipeline, side: int, images: int, batch: int, steps: int, sam
             ).images  # fmt: skip
         return found
 
-    seconds, drawn = best({"neonym": ours, "diffusers": theirs}, times)
-    pairs = zip(drawn["neonym"], drawn["diffusers"], strict=True)
+    seconds, images_of = time_in_turn({"neonym": ours, "diffusers": theirs}, times)
+    pairs = zip(images_of["neonym"], images_of["diffusers"], strict=True)
     return {
         "batch": batch, "sampler": sampler, "neonym_s": round(seconds["neonym"], 3), "diffusers_s": round(seconds["diffusers"], 3),
         "ratio": round(seconds["diffusers"] / seconds["neonym"], 3),
@@ -69,7 +69,7 @@ def compare(model, pipeline, side: int, images: int, batch: int, steps: int, sam
 
 
 def their_pipeline(model, device: torch.device, dtype: torch.dtype) -> Any:
-    """diffusers' own, with weights of its own if there is a folder to load."""
+    """Return diffusers' pipeline, with weights of its own if there is a folder to load them from."""
     if model.source.name == "sd15":
         return around(model)
     import diffusers
@@ -77,14 +77,14 @@ def their_pipeline(model, device: torch.device, dtype: torch.dtype) -> Any:
     kind: Any = getattr(diffusers, model.source.family.pipeline)
     pipeline = kind.from_pretrained(model.source.folder, torch_dtype=dtype).to(device)
     if device.type == "cpu":
-        pipeline.unet.to(memory_format=torch.channels_last)  # faster there, for both
+        pipeline.unet.to(memory_format=torch.channels_last)  # faster on a CPU, for both
         pipeline.vae.to(memory_format=torch.channels_last)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def around(model, sampler: str = "ddim", kind: str = "") -> Any:
-    """diffusers' pipeline with the parts of a loaded model; `kind`: "", "Img2Img" or "Inpaint"."""
+    """Return diffusers' pipeline with the parts of a loaded model; `kind` is "", "Img2Img" or "Inpaint"."""
     import diffusers
 
     parts: Any = diffusers
@@ -102,13 +102,13 @@ def around(model, sampler: str = "ddim", kind: str = "") -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=8)
+    parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--samplers", nargs="+", default=["ddim", "euler_a"])
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--precision", default="no", choices=list(PRECISIONS))
-    parser.add_argument("--side", type=int, help="of the images (default: the model's)")
+    parser.add_argument("--side", type=int, help="side of the images in pixels (default: the model's)")
     parser.add_argument("--model", default="builtin:emoji")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/generate.json"))
     args = parser.parse_args()
@@ -118,13 +118,13 @@ def main() -> None:
     for sampler in args.samplers:
         for batch in args.batch_sizes:
             side = args.side or model.source.native_size
-            rows.append(compare(model, pipeline, side, args.pictures, batch, args.steps, sampler, args.times))
+            rows.append(compare(model, pipeline, side, args.images, batch, args.steps, sampler, args.times))
             heads = list(rows[0])
             if len(rows) == 1:
                 print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
             print(f"| {' | '.join(str(rows[-1][head]) for head in heads)} |", flush=True)
     facts = {"machine": machine(), "model": args.model, "precision": args.precision}
-    write_json({**facts, "pictures": args.pictures, "steps": args.steps, "rows": rows}, args.json)
+    write_json({**facts, "pictures": args.images, "steps": args.steps, "rows": rows}, args.json)
 
 
 if __name__ == "__main__":

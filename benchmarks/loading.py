@@ -1,10 +1,10 @@
-"""How much memory a model takes while it is loaded, against the size of its files.
+"""Measure the memory that a model takes while it is loaded, relative to the size of its files.
 
     python -m benchmarks.checkpoints --family sd1 --out work/sd1     # a random model of full size
     python -m benchmarks.loading work/sd1/model.safetensors --precision fp16
 
-Peaks are of the whole process, PyTorch and the libraries included. `at_rest` is afterwards: `own` is the process's memory,
-`mapped` are pages of the files, which the system takes back when it needs them. Linux only.
+Peaks are of the whole process, PyTorch and the libraries included. `at_rest` is the memory afterwards:
+`own` is that of the process, and `mapped` are pages of the files, which the system can reclaim. Linux only.
 """
 
 import argparse
@@ -21,13 +21,13 @@ from neonym.training.checkpoint import PRECISIONS
 
 
 def resident(kind: str) -> float:
-    """RssAnon or RssFile of this process, in MiB."""
+    """Return RssAnon or RssFile of this process, in MiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(kind)) / 1024
 
 
 def peak() -> float:
-    """Of this process so far, in MiB."""
+    """Return the peak memory of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -1,4 +1,4 @@
-"""How much of a subject that the built-in model knows can a new word recover?
+"""Measure how much of a subject that the built-in model knows a new word recovers.
 
     python -m benchmarks.recovery [--steps 100] [--learning_rate 5e-3] ...
 
@@ -7,9 +7,9 @@ subject's true name on 8 other images at fixed noise and timesteps:
 
     score = (L_init - L_learned) / (L_init - L_true)        0: nothing learned; 1: as good as the true name
 
-Also: the steps until the mean score is 0.9, and how often generated images have the background that was asked for,
-with the word and with the true name; with `--ceiling N` what the first N subjects reach in 4,000 steps of 16 images (hours
-on a CPU). Prints a table; `--json FILE` writes the figures.
+It also measures the steps until the mean score is 0.9, and how often generated images have the requested background,
+with the word and with the true name; with `--ceiling N`, what the first N subjects reach in 4,000 steps of 16 images
+(hours on a CPU). Prints a table; `--json FILE` writes the figures.
 """
 
 import argparse
@@ -48,29 +48,35 @@ CEILING = {"steps": 4000, "batch_size": 16, "curve": 1, "obedience_colours": 0}
 
 @dataclass(frozen=True)
 class Subject:
+    """A subject that the built-in model knows by a name."""
+
     name: str
     style: str
     drawing: np.ndarray  # uint8 [128,128,4]
-    start: str = INIT  # what its new word begins at
+    start: str = INIT  # the init word of its new word
 
     @property
     def word(self) -> str:
+        """The new word that is taught for the subject."""
         return "neo" + self.name.replace(" ", "")
 
 
 @dataclass(frozen=True)
 class Example:
+    """An image of a subject, and the colour of its background."""
+
     image: Image.Image
     colour: str
 
 
 def load_subjects(count: int) -> list[Subject]:
+    """Return the first `count` subjects."""
     rows = json.loads((KNOWN / "known.json").read_text())[:count]
     return [Subject(r["name"], r["style"], np.asarray(Image.open(KNOWN / r["file"]).convert("RGBA"))) for r in rows]
 
 
 def render(subject: Subject, seed: int) -> tuple[list[Example], list[Example]]:
-    """-> 8 images to learn from, 8 others to measure on; every background at most once in each."""
+    """Return 8 images to learn from and 8 others to measure on, with every background at most once in each."""
     rng = np.random.default_rng(seed)
     sets = []
     for _ in range(2):
@@ -82,7 +88,7 @@ def render(subject: Subject, seed: int) -> tuple[list[Example], list[Example]]:
 def write_data(
     subjects: list[Subject], vectors: int, batch_size: int, folder: Path
 ) -> tuple[Path, list[list[Example]]]:
-    """The training set as a user would have it. -> (data-set file, images to measure on)"""
+    """Write the training set as a user would, and return its data-set file and the images to measure on."""
     lines, measured = [], []
     for i, subject in enumerate(subjects):
         learned, others = render(subject, 100 + i)
@@ -104,21 +110,21 @@ def write_data(
 
 
 @torch.no_grad()
-def encoded(model: Model, images: list[Example]) -> torch.Tensor:
-    """-> moments [images,2C,h,w]"""
+def encode_examples(model: Model, images: list[Example]) -> torch.Tensor:
+    """Return the moments of the images, [N,2C,h,w]."""
     pixels = np.stack([np.asarray(p.image, np.float32).transpose(2, 0, 1) / 127.5 - 1 for p in images])
     return model.vae.encode(torch.from_numpy(pixels)).to(model.device)
 
 
 @torch.no_grad()
-def loss_of(model: Model, subject: Subject, said: str, images: list[Example], moments: torch.Tensor) -> float:
-    """Mean loss of fixed samples whose captions call the subject `said`. `moments` are those of the `images`."""
+def loss_of(model: Model, subject: Subject, name: str, images: list[Example], moments: torch.Tensor) -> float:
+    """Return the mean loss of fixed samples of `images` (with their `moments`) whose captions call the subject `name`."""
     losses = []
     for first in range(0, EVALUATION_SAMPLES, 16):
         rows = range(first, first + 16)
         which = [i % len(images) for i in rows]
         chosen = [images[k] for k in which]
-        captions = [phrase(article(said), subject.style, p.colour, i) for i, p in zip(rows, chosen, strict=True)]
+        captions = [phrase(article(name), subject.style, p.colour, i) for i, p in zip(rows, chosen, strict=True)]
         batch = Batch(
             moments=moments[which],
             text=model.text.batch(captions),
@@ -131,20 +137,21 @@ def loss_of(model: Model, subject: Subject, said: str, images: list[Example], mo
     return float(torch.cat(losses).mean())
 
 
-def obedience(model: Model, subject: Subject, said: str, colours: list[str], steps: int) -> float:
-    """Share of generated images whose background is the one asked for."""
-    prompts = [phrase(article(said), subject.style, c, 0) for c in colours]
+def obedience(model: Model, subject: Subject, name: str, colours: list[str], steps: int) -> float:
+    """Return the share of generated images that have the requested background."""
+    prompts = [phrase(article(name), subject.style, c, 0) for c in colours]
     images = draw(model, prompts, list(range(len(prompts))), steps=steps)
     return float(np.mean([nearest_colour(p) == c for p, c in zip(images, colours, strict=True)]))
 
 
 def saved_at(folder: Path, word: str, step: int) -> Embedding:
+    """Return the word as it was saved after a step."""
     step_file = folder / f"{word}-step{step:08d}.safetensors"
     return read_embedding(step_file if step_file.exists() else folder / f"{word}.safetensors")
 
 
 def run_of(args: argparse.Namespace, config: Path, out: Path, evaluation: dict, save_every: int | None) -> RunConfig:
-    """The run that the flags describe."""
+    """Return the run that the flags describe."""
     return RunConfig.model_validate(
         {
             "dataset": {"dataset_config": str(config)},
@@ -164,7 +171,7 @@ def run_of(args: argparse.Namespace, config: Path, out: Path, evaluation: dict, 
 
 
 def measure(args: argparse.Namespace) -> dict:
-    """Train all words in one run, then measure."""
+    """Train all words in one run, measure them, and return the figures."""
     subjects = load_subjects(args.subjects)
     model = load_model("builtin:emoji", args.device)
     with tempfile.TemporaryDirectory() as temporary:
@@ -176,8 +183,8 @@ def measure(args: argparse.Namespace) -> dict:
         seconds = time.monotonic() - started
         rows, curve = [], {}
         for subject, shown in zip(subjects, images, strict=True):
-            moments = encoded(model, shown)
-            first, best = (loss_of(model, subject, said, shown, moments) for said in (INIT, subject.name))
+            moments = encode_examples(model, shown)
+            first, best = (loss_of(model, subject, name, shown, moments) for name in (INIT, subject.name))
             scores = {}
             for step in sorted({*range(every, args.steps, every), args.steps}):
                 word = f"{subject.word}x{step}"
@@ -208,16 +215,18 @@ def measure(args: argparse.Namespace) -> dict:
 
 
 def machine() -> str:
+    """Return the processor type, the number of threads and the version of torch."""
     return f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def write_json(result: dict, file: Path) -> None:
+    """Write the figures as JSON."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(as_json(result, 1) + "\n")
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """The flags of a benchmark on known subjects."""
+    """Return a parser with the flags of a benchmark on known subjects."""
     defaults, suits = OptimSettings(), identify(BUILTIN).defaults
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subjects", type=int, default=24)
@@ -232,7 +241,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--mixed_precision", default="no", choices=["no", "fp16", "bf16"])
     parser.add_argument("--torch_compile", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--obedience_colours", type=int, default=4, help="backgrounds asked for; 0: do not generate")
+    parser.add_argument("--obedience_colours", type=int, default=4, help="backgrounds to request; 0: do not generate")
     parser.add_argument("--curve", type=int, default=10, help="how often the score is measured; 1: at the end only")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path)
@@ -240,7 +249,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 
 
 def ceiling(args: argparse.Namespace, subjects: int) -> dict[str, float]:
-    """What the first subjects reach when nothing is spared. -> {subject: score}"""
+    """Return the scores {subject: score} that the first subjects reach with far more training."""
     rows = measure(argparse.Namespace(**{**vars(args), **CEILING, "subjects": subjects}))["subjects"]
     return {row["subject"]: row["score"] for row in rows}
 

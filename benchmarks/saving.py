@@ -1,8 +1,9 @@
-"""What it costs that states and embedding files are on the disk before a run goes on: milliseconds of a small file.
+"""Measure the cost of waiting until states and embedding files are on the disk: milliseconds for a small file.
 
     python -m benchmarks.saving --folder outputs --json
 
-A run saves such a state every 25 steps. `lasting` waits for the file and for its name in the folder; `plain` is what caches do.
+A run saves such a state every 25 steps. `lasting` waits until the file and its name are on the disk; `plain`
+does not wait, as for caches.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from neonym.io.atomic import atomic_write
 
 
 def save(folder: Path, size: int, count: int, lasting: bool) -> dict[str, float]:
-    """Replace one file so many times. -> milliseconds"""
+    """Replace one file `count` times, and return the median and the 95th percentile in milliseconds."""
     times = []
     for number in range(count):
         content, started = bytes([number % 256]) * size, time.perf_counter()

@@ -1,9 +1,9 @@
-"""Speed and memory of a training step, against a plain loop that does what the common example scripts do.
+"""Compare the speed and memory of a training step with a plain loop that does what common example scripts do.
 
     python -m benchmarks.step --model builtin:emoji --batch_sizes 1 4
     python -m benchmarks.step --model sd15 --resolution 256 --batch_sizes 1 --steps 2
 
-`sd15` is Stable Diffusion 1.5 at full size with random weights, made in memory. The plain loop trains the whole
+`sd15` is Stable Diffusion 1.5 at full size with random weights, created in memory. The plain loop trains the whole
 vocabulary with AdamW, copies the old rows back after each step, and encodes the images with the VAE each time.
 Each case runs in its own process, so that peak memory is its own; both loops of a case run in the same session.
 """
@@ -27,7 +27,7 @@ from neonym.models.loading.identify import identify
 from neonym.models.model import load_model
 from neonym.models.tokenizers.loading import load_tokenizers
 from neonym.optim.optimizers import make_optimizer, record_of
-from neonym.training.concept import Concept, first_rows
+from neonym.training.concept import Concept, initial_rows
 from neonym.training.objective import Objective
 from neonym.training.state import TrainState, tensors_of
 from neonym.training.step import train_step
@@ -46,7 +46,7 @@ SD15_TEXT = {
 
 
 def make_model(name: str, device: torch.device, dtype: torch.dtype) -> Any:
-    """A model of the shelf, or a full-size one with random weights."""
+    """Return a loaded model, or Stable Diffusion 1.5 with random weights if the name is `sd15`."""
     if name != "sd15":
         return load_model(name, device, dtype)
     import diffusers
@@ -76,12 +76,13 @@ def make_model(name: str, device: torch.device, dtype: torch.dtype) -> Any:
 
 
 def synchronise(device: torch.device) -> None:
+    """Wait until the device is idle."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
 def timed(step: Any, steps: int, device: torch.device) -> tuple[float, float]:
-    """-> (seconds from the start of the program to the end of the first step, mean seconds of the others)"""
+    """Return the seconds from the start of the program to the end of the first step, and the mean of later steps."""
     step(0)
     synchronise(device)
     first = time.monotonic() - STARTED
@@ -93,12 +94,12 @@ def timed(step: Any, steps: int, device: torch.device) -> tuple[float, float]:
 
 
 def neonym_case(args: argparse.Namespace) -> dict:
-    """Learned rows beside the frozen table, moments encoded once."""
+    """Measure Neonym's step: learned rows beside the frozen table, with moments that are encoded once."""
     from accelerate import Accelerator
 
     accelerator = Accelerator(mixed_precision=args.precision, cpu=args.device == "cpu")
-    device, model = accelerator.device, make_model(args.model, accelerator.device, weights(args))
-    start = first_rows(model, "picture", VECTORS)
+    device, model = accelerator.device, make_model(args.model, accelerator.device, weight_dtype(args))
+    start = initial_rows(model, "picture", VECTORS)
     rows = {name: Rows(values.clone()) for name, values in start.items()}
     model.text.add_word(WORD, dict(rows))
     optimizer, record = make_optimizer(rows.values()), record_of("AdamW")
@@ -122,11 +123,11 @@ def neonym_case(args: argparse.Namespace) -> dict:
 
 
 def plain_case(args: argparse.Namespace) -> dict:
-    """The whole vocabulary trained, old rows restored, images encoded each step."""
+    """Measure the plain step: the whole vocabulary trained, old rows restored, images encoded each time."""
     from accelerate import Accelerator
 
     accelerator = Accelerator(mixed_precision=args.precision, cpu=args.device == "cpu")
-    device, model = accelerator.device, make_model(args.model, accelerator.device, weights(args))
+    device, model = accelerator.device, make_model(args.model, accelerator.device, weight_dtype(args))
     text = model.text.encoders["text_encoder"].float()
     frozen = model.text.vocabulary("text_encoder")
     table = torch.nn.Embedding(len(frozen) + VECTORS, frozen.shape[1], device=device)
@@ -139,8 +140,10 @@ def plain_case(args: argparse.Namespace) -> dict:
     optimizer = torch.optim.AdamW([table.weight], lr=5e-3)
     keep = torch.ones(len(table.weight), dtype=torch.bool)
     keep[len(frozen) :] = False
-    model.vae.to(device, weights(args))
-    pixels = torch.rand(args.batch, 3, args.resolution, args.resolution, device=device, dtype=weights(args)) * 2 - 1
+    model.vae.to(device, weight_dtype(args))
+    pixels = (
+        torch.rand(args.batch, 3, args.resolution, args.resolution, device=device, dtype=weight_dtype(args)) * 2 - 1
+    )
     model.text.tokenizers["text_encoder"].add_word(WORD, VECTORS)
     ids = model.text.tokenize(CAPTION).ids["text_encoder"].expand(args.batch, -1).to(device)
     alphas = model.process.alphas_cumprod.to(device)
@@ -177,21 +180,22 @@ def plain_case(args: argparse.Namespace) -> dict:
     }
 
 
-def weights(args: argparse.Namespace) -> torch.dtype:
-    """Half-precision weights on a GPU under mixed precision, as both loops would be run there."""
+def weight_dtype(args: argparse.Namespace) -> torch.dtype:
+    """Return the dtype of the frozen weights: on a GPU, that of the mixed precision, for both loops."""
     if args.device == "cpu":
         return torch.float32
     return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(args.precision, torch.float32)
 
 
 def peak_memory(device: str) -> float:
-    """In MiB: of the device, or of the process on a CPU."""
+    """Return the peak memory in MiB: of the GPU, or of the process on a CPU."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def machine() -> str:
+def processor_name() -> str:
+    """Return the name of the GPU, or of the CPU with its number of threads."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     facts = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -231,7 +235,7 @@ def main() -> None:
             print(json.dumps(row), flush=True)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        result = {"machine": machine(), "torch": torch.__version__, "resolution": args.resolution, "rows": rows}
+        result = {"machine": processor_name(), "torch": torch.__version__, "resolution": args.resolution, "rows": rows}
         args.json.write_text(json.dumps(result, indent=1) + "\n")
 
 

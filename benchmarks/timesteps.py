@@ -1,10 +1,11 @@
-"""Do timesteps spread evenly over the samples and steps (`--timestep_sampling=stratified`) teach a word faster than random ones?
+"""Compare stratified timesteps (`--timestep_sampling=stratified`), which cover the noise levels evenly, with random ones.
 
     python -m benchmarks.timesteps --subjects 12 --seeds 0 1 2
 
-Every subject of benchmarks/recovery.py is learned with both kinds of timesteps and everything else the same: images, captions,
-order, noise. So the recovery scores are compared in pairs, after a quarter, half and all of the steps. Pairs of one subject
-are alike whatever the seed, so the standard error is that of the subjects' means. Prints a table; writes the figures to `--json`.
+Every subject of benchmarks/recovery.py is learned with both kinds of timesteps and everything else equal: images,
+captions, order, noise. The recovery scores are compared in pairs, after a quarter, half, three quarters and all of the
+steps. Pairs of one subject are similar whatever the seed, so the standard error is that of the subjects' means. Prints a
+table, and writes the figures to `--json`.
 """
 
 import argparse
@@ -16,11 +17,11 @@ from benchmarks.recovery import arguments, machine, measure, write_json
 
 KINDS = ("uniform", "stratified")
 QUARTERS = 4  # how often a run is measured
-Scores = dict[str, dict[int, dict[int, list[float]]]]  # kind -> step -> seed -> score of each subject
+Scores = dict[str, dict[int, dict[int, list[float]]]]  # {kind: {step: {seed: score of each subject}}}
 
 
-def compared(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """Scores [seeds,subjects] of the same pairs."""
+def compare_scores(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+    """Return the means and the difference of two sets of scores, [seeds,subjects] each, compared in pairs."""
     differences = (second - first).mean(axis=0)  # [subjects]
     error = differences.std(ddof=1) / len(differences) ** 0.5 if len(differences) > 1 else float("nan")
     return {
@@ -30,7 +31,7 @@ def compared(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
 
 
 def all_scores(args: argparse.Namespace) -> Scores:
-    """Train every subject with every seed and both kinds of timesteps."""
+    """Train every subject with every seed and both kinds of timesteps, and return the scores."""
     scores: Scores = {kind: {} for kind in KINDS}
     for seed in args.seeds:
         for kind in KINDS:
@@ -49,7 +50,7 @@ def main() -> None:
     args = parser.parse_args()
     scores = all_scores(args)
     by_step = {
-        step: compared(*(np.array([scores[kind][step][seed] for seed in args.seeds]) for kind in KINDS))
+        step: compare_scores(*(np.array([scores[kind][step][seed] for seed in args.seeds]) for kind in KINDS))
         for step in sorted(scores[KINDS[0]])
     }
     print("steps  uniform  stratified  difference  standard error  pairs that are better")

@@ -1,15 +1,15 @@
-"""How often is the verdict wrong?
+"""Measure how often the verdict is wrong.
 
     python -m benchmarks.verdict --work work/verdict --json benchmarks/results/verdict.json --plot docs/verdict.png
 
-Trains the words of `benchmarks/verdict_cases.py` on the built-in model (hours on a CPU; goes on where it was stopped), judges
-each as a training run would, with 24 samples (batch 4) and with 8 (batch 1), and compares that with the truth:
+Trains the words of `benchmarks/verdict_cases.py` on the built-in model (hours on a CPU; resumes where it was stopped),
+judges each as a training run would, with 24 samples (batch 4) and with 8 (batch 1), and compares that with the truth:
 
     recovery = (L_init - L_word) / (L_init - L_true)    on other images; 1: as good as the true name
 
-For subjects without a name, L_true is the lowest loss of all their words. What a word does to images is looked at in eight
-prompts, four pairs that differ by other words: how far its images are from those of its init word, and how much the images of
-a pair differ, both against words that the model knows. Prints tables; `--plot` needs matplotlib.
+For subjects without a name, L_true is the lowest loss of all their words. The effect of a word on images is measured
+with eight prompts, four pairs that differ in other words: how far its images are from those of its init word, and how
+much the images of a pair differ, both relative to words that the model knows. Prints tables; `--plot` needs matplotlib.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.recovery import encoded, machine, write_json
+from benchmarks.recovery import encode_examples, machine, write_json
 from benchmarks.verdict_cases import (
     EXAMPLES,
     GROUPS,
@@ -37,7 +37,7 @@ from benchmarks.verdict_cases import (
     measured_on,
     start_of,
     true_name,
-    write_data,
+    write_case_data,
 )
 from neonym import train
 from neonym.config.run import RunConfig
@@ -61,32 +61,32 @@ from neonym.runs.events import Event, Stepped
 from neonym.types import Batch
 from tools.builtin_model.score import nearest_colour
 
-WORD = "wrdzz"  # what the word is called while it is judged
-TOGETHER = 8  # words of one run
-SAMPLES = (24, 8)  # of a verdict, at batch 4 and at batch 1
+WORD = "wrdzz"  # the name of the word while it is judged
+TOGETHER = 8  # words per run
+SAMPLES = (24, 8)  # samples of a verdict, at batch 4 and at batch 1
 TRUTH = 48  # samples that the recovery is measured on
 PAIRS = CONTRASTS[:4]
 KNOWN = ("taxi", "ring", "hamster", "pencil")
 LOW, HIGH = 0.1, 0.8  # recovery of words that must not, and that must, be called learned
 VERDICTS = ("NOT LEARNED", "WEAK", "LEARNED", "OVERPOWERS")  # the last: learned, but it overpowers the prompt
-DROWNED = 0.5  # share of backgrounds asked for that are there at most, in images with a word that drowns the rest
+DROWNED = 0.5  # largest share of requested backgrounds with a word that drowns the rest of the prompt
 
 
 def train_all(work: Path) -> None:
-    """Every case that is not there yet; several in one run, which changes nothing (docs/design.md, law 2)."""
+    """Train every case that is missing, several in one run, which does not change them (docs/design.md, law 2)."""
     for name, group in GROUPS.items():
         own = [(i, case) for i, case in enumerate(cases()) if case.group == name]
         for first in range(0, len(own), TOGETHER):
             out = work / f"{name}{first}"
             if not (out / "done").exists():
-                train(run_of(group, own[first : first + TOGETHER], out))
+                train(run_of_cases(group, own[first : first + TOGETHER], out))
                 (out / "done").touch()
                 print(f"trained: {name} {first}", flush=True)
 
 
-def run_of(group: Group, part: Sequence[tuple[int, Case]], out: Path) -> RunConfig:
-    """One training run of several words."""
-    tables = [write_data(case, word_of(i), out / "data" / word_of(i)) for i, case in part]
+def run_of_cases(group: Group, part: Sequence[tuple[int, Case]], out: Path) -> RunConfig:
+    """Return a training run of several words."""
+    tables = [write_case_data(case, word_of(i), out / "data" / word_of(i)) for i, case in part]
     concepts, subsets = zip(*tables, strict=True)
     config = out / "set.toml"
     config.write_text("\n".join([*concepts, "[[datasets]]", f"batch_size = {group.batch}", *subsets]))
@@ -103,18 +103,19 @@ def run_of(group: Group, part: Sequence[tuple[int, Case]], out: Path) -> RunConf
 
 
 def word_of(index: int) -> str:
+    """Return the word of a case."""
     return f"wrd{index:03d}"
 
 
-def saved(work: Path, index: int, case: Case, step: int) -> Rows:
-    """The rows of a word after so many steps."""
+def saved_rows(work: Path, index: int, case: Case, step: int) -> Rows:
+    """Return the rows of a word as they were saved after a step."""
     last = step == GROUPS[case.group].steps
     (file,) = work.glob(f"{case.group}*/{word_of(index)}{'' if last else f'-step{step:08d}'}.safetensors")
     return read_embedding(file).vectors
 
 
 def rows_of(model: Model, text: str, count: int | None = None) -> Rows:
-    """The pieces of `text`, in turn."""
+    """Return the embeddings of the tokens of `text`, `count` of them in turn."""
     found = {}
     for name, tokenizer in model.text.tokenizers.items():
         pieces = tokenizer.pieces(text)
@@ -125,8 +126,8 @@ def rows_of(model: Model, text: str, count: int | None = None) -> Rows:
 
 
 def questions(model: Model, shown: Sequence[Shown], count: int, seed: int) -> list[Question]:
-    """Images and captions in turn, noise levels spread evenly."""
-    moments, made = encoded(model, [argparse.Namespace(image=image) for image, _ in shown]), []
+    """Return samples with images and captions in turn, and noise levels spread evenly."""
+    moments, made = encode_examples(model, [argparse.Namespace(image=image) for image, _ in shown]), []
     for first in range(0, count, 16):
         which = range(first, min(count, first + 16))
         captions = [shown[i % len(shown)][1](WORD) for i in which]
@@ -143,48 +144,49 @@ def questions(model: Model, shown: Sequence[Shown], count: int, seed: int) -> li
 
 
 def loss(model: Model, asked: Sequence[Question], word: str) -> float:
-    """Mean squared error with `word` in the place of the word."""
+    """Return the mean squared error with `word` in place of WORD."""
     errors = []
     for question in asked:
         compared = Compared(model, question.batch, lambda: None)
-        said = [with_word(caption, WORD, word) for caption in question.captions]
-        error = compared.noisy.target - compared.predicted(said)
+        captions = [with_word(caption, WORD, word) for caption in question.captions]
+        error = compared.noisy.target - compared.predicted(captions)
         errors.append(compared.inner(error, error))
     return float(torch.cat(errors).mean())
 
 
-def drawn(model: Model, word: str) -> list[np.ndarray]:
-    """Eight images, two of each pair of prompts, which have a seed in common. -> int16 [H,W,3] each"""
+def generated(model: Model, word: str) -> list[np.ndarray]:
+    """Return eight images, int16 [H,W,3], two of each pair of prompts; the images of a pair share a seed."""
     prompts = [prompt.format(word) for pair in PAIRS for prompt in pair]
     seeds = [i // 2 for i in range(len(prompts))]
     return [np.asarray(image, np.int16) for image in draw(model, prompts, seeds, steps=15)]
 
 
 def distance(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
+    """Return the mean absolute difference of two lists of images."""
     return float(np.mean([np.abs(a - b).mean() for a, b in zip(some, others, strict=True)]))
 
 
 def response(images: Sequence[np.ndarray]) -> list[float]:
-    """How much the images of each pair differ."""
+    """Return the mean absolute difference of the images of each pair."""
     return [float(np.abs(a - b).mean()) for a, b in zip(images[::2], images[1::2], strict=True)]
 
 
-class Looks:
-    """What words do to images, in units of words that the model knows."""
+class ImageEffects:
+    """The effects of words on images, in units of words that the model knows."""
 
     def __init__(self, model: Model):
         self.model = model
-        known = [drawn(model, word) for word in KNOWN]
+        known = [generated(model, word) for word in KNOWN]
         self.apart = float(np.mean([distance(a, b) for i, a in enumerate(known) for b in known[:i]]))
         self.response = np.mean([response(images) for images in known], axis=0)  # [4]
         self.starts: dict[str, list[np.ndarray]] = {}
 
     def of(self, rows: Rows, start: str) -> dict[str, Any]:
-        """-> distance from the start's images, response to other words, of the word and of its start, backgrounds asked for"""
+        """Return the effects of a word: distance from its init word, response to other words, share of backgrounds."""
         if start not in self.starts:
-            self.starts[start] = drawn(self.model, start)
+            self.starts[start] = generated(self.model, start)
         with lent(self.model, {LEARNED_WORD: rows}):
-            images = drawn(self.model, LEARNED_WORD)
+            images = generated(self.model, LEARNED_WORD)
         colours = [nearest_colour(Image.fromarray(images[i].astype(np.uint8))) for i in (0, 1, 6, 7)]
         return {
             "apart": distance(images, self.starts[start]) / self.apart,
@@ -196,8 +198,8 @@ class Looks:
         }
 
 
-def judge_case(work: Path, index: int, case: Case, model: Model, looks: Looks) -> dict[str, Any]:
-    """Every word of one case."""
+def judge_case(work: Path, index: int, case: Case, model: Model, effects: ImageEffects) -> dict[str, Any]:
+    """Judge every word of one case, and return the figures."""
     shown = learned_from(case)
     asked = {count: questions(model, shown, count, 7) for count in SAMPLES}
     other, start, steps = (
@@ -209,11 +211,11 @@ def judge_case(work: Path, index: int, case: Case, model: Model, looks: Looks) -
         first = loss(model, other, START_WORD)
     name, words = true_name(case), []
     for step in steps:
-        rows = saved(work, index, case, step)
+        rows = saved_rows(work, index, case, step)
         with lent(model, {LEARNED_WORD: rows}):
             after = loss(model, other, LEARNED_WORD)
         worths = {str(count): asdict(measure_worth(model, own, WORD, start, rows)) for count, own in asked.items()}
-        images = looks.of(rows, start_of(case)) if step in steps[-1:] or case.group in "BO" else None
+        images = effects.of(rows, start_of(case)) if step in steps[-1:] or case.group in "BO" else None
         norm = float(torch.cat(list(rows.values()), 1).norm(dim=1).mean())
         words.append({"step": step, "loss": after, "norm": norm, "worth": worths, "images": images})
     return {
@@ -223,23 +225,23 @@ def judge_case(work: Path, index: int, case: Case, model: Model, looks: Looks) -
 
 
 def judge_all(work: Path) -> list[dict[str, Any]]:
-    """What is judged already is read from `judged.jsonl`."""
+    """Judge every case that is not in `judged.jsonl` yet, and return the figures of all."""
     file = work / "judged.jsonl"
     found = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     have, model = {row["index"] for row in found}, load_model()
     with torch.no_grad():
-        looks = Looks(model)
+        effects = ImageEffects(model)
         for index, case in enumerate(cases()):
             if index not in have:
-                found.append(judge_case(work, index, case, model, looks))
+                found.append(judge_case(work, index, case, model, effects))
                 with file.open("a") as out:
                     out.write(json.dumps(found[-1]) + "\n")
                 print(f"judged: {index} {case}", flush=True)
     return sorted(found, key=lambda row: row["index"])
 
 
-def flat(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each word, with its recovery and both verdicts."""
+def word_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row for each word, with its recovery and both verdicts."""
     best: dict[str, float] = {}
     for row in rows:
         if row["loss_true"] is None:
@@ -261,7 +263,7 @@ def flat(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def table(words: Sequence[dict[str, Any]], count: int) -> dict[str, dict[str, int]]:
-    """Recovery against verdict."""
+    """Return the number of words by recovery and verdict."""
     found = {}
     for label, low, high in (("below 0.1", -np.inf, LOW), ("0.1 to 0.8", LOW, HIGH), ("above 0.8", HIGH, np.inf)):
         own = [word["verdict"][str(count)] for word in words if low <= word["recovery"] < high]
@@ -270,7 +272,7 @@ def table(words: Sequence[dict[str, Any]], count: int) -> dict[str, dict[str, in
 
 
 def obedience_table(words: Sequence[dict[str, Any]], count: int) -> dict[str, dict[str, int]]:
-    """Backgrounds in images against verdict, of words that are learned."""
+    """Return the number of learned words by the backgrounds of their images and verdict."""
     found = {}
     for label, drowned in (("drowned", True), ("obeyed", False)):
         own = [
@@ -283,13 +285,14 @@ def obedience_table(words: Sequence[dict[str, Any]], count: int) -> dict[str, di
 
 
 def show(counts: dict[str, dict[str, int]]) -> None:
+    """Print a table of counts."""
     print(" " * 12 + "".join(f"{verdict:>13}" for verdict in next(iter(counts.values()))))
     for label, row in counts.items():
         print(f"{label:12}" + "".join(f"{number:13}" for number in row.values()))
 
 
 def plot(words: Sequence[dict[str, Any]], file: Path) -> None:
-    """Share and recovery, and obedience against what is seen in images."""
+    """Plot share against recovery, and obedience against the effect of other words on images."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -313,7 +316,7 @@ def plot(words: Sequence[dict[str, Any]], file: Path) -> None:
     left.legend(loc="upper left")
     seen = [w for w in words if w["images"] and w["verdict"]["24"] in VERDICTS[2:]]
     for label, drowned, colour in (
-        ("backgrounds as asked for", False, "#3b5bdb"),
+        ("backgrounds as requested", False, "#3b5bdb"),
         ("half of them or fewer", True, "#b3202c"),
     ):
         own = [w for w in seen if (w["images"]["backgrounds"] <= DROWNED) == drowned]
@@ -330,12 +333,12 @@ def plot(words: Sequence[dict[str, Any]], file: Path) -> None:
 
 
 def obeyed(word: dict[str, Any]) -> float:
-    """How much images still change by other words, against words that the model knows."""
+    """Return how much other words still change the images, relative to words that the model knows."""
     return float(np.mean(word["images"]["response"]))
 
 
 def columns(word: dict[str, Any]) -> dict[str, Any]:
-    """One word in short, the worth as measured with 24 samples."""
+    """Return a short row for a word, with its worth as measured with 24 samples."""
     short = {k: word[k] for k in ("group", "target", "odd", "init", "vectors", "rate", "step")}
     short |= {"recovery": round(word["recovery"], 3), **{f"verdict_{n}": v for n, v in word["verdict"].items()}}
     names = ("share", "reach", "standard_errors", "obedience")
@@ -350,7 +353,7 @@ def columns(word: dict[str, Any]) -> dict[str, Any]:
 
 
 class Clock:
-    """The CPU time at the end of every step."""
+    """A listener that records the CPU time at the end of every step."""
 
     def __init__(self):
         self.steps: list[float] = []
@@ -361,7 +364,7 @@ class Clock:
 
 
 def cost(batch: int) -> dict[str, float]:
-    """CPU seconds of the last 16 steps of a run, and of everything after them: the verdict and the files."""
+    """Return the CPU seconds of a run's last 16 steps, and of everything after them: the verdict and the files."""
     with tempfile.TemporaryDirectory() as out:
         settings = {
             "dataset": {"train_data_dir": str(EXAMPLES / "nutkin"), "train_batch_size": batch},
@@ -381,14 +384,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("work/verdict"))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
-    parser.add_argument("--cost", action="store_true", help="only time a verdict against 16 steps")
+    parser.add_argument("--cost", action="store_true", help="only compare the time of a verdict with that of 16 steps")
     args = parser.parse_args()
     if args.cost:
         for batch in (1, 4):
             print(f"batch {batch}: " + ", ".join(f"{name} {value:.2f}" for name, value in cost(batch).items()))
         return
     train_all(args.work)
-    words = flat(judge_all(args.work))
+    words = word_rows(judge_all(args.work))
     for count in SAMPLES:
         print(f"\n{len(words)} words, verdicts of {count} samples: recovery; backgrounds in images of learned words")
         show(table(words, count))

@@ -1,4 +1,4 @@
-"""The runs that verdicts are calibrated on: what is learned, how, and what makes some of them go wrong."""
+"""The runs that calibrate the verdict: what they learn, how, and what is wrong with some of them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,8 +22,11 @@ Shown = tuple[Image.Image, Callable[[str], str]]  # an image, and its caption fo
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that have their length in common. Their learning rate is constant, so a word that is saved on the way is that of a
-    shorter run, seeds and all (not in the first group, which has the defaults)."""
+    """A group of runs of the same length.
+
+    Their learning rate is constant, so a word that is saved on the way equals that of a shorter run. The first group is an
+    exception: it has the default schedule.
+    """
 
     steps: int
     every: int  # steps between saved words
@@ -36,14 +39,14 @@ GROUPS = {
     "A": Group(256, 4, 1, (4, 16, 64, 256)),  # rates
     "B": Group(1600, 100, 1, (400, 800, 1600)),  # long
     "C": Group(200, 50, 1, (50, 200)),  # vectors
-    "D": Group(200, 50, 1, (50, 200)),  # odd data and starts
+    "D": Group(200, 50, 1, (50, 200)),  # odd data and init words
     "O": Group(1600, 100, 1, (200, 800, 1600)),  # made to drown the rest of a prompt
 }
 
 
 @dataclass(frozen=True)
 class Case:
-    """One training run."""
+    """A training run."""
 
     group: str
     target: str  # known:INDEX, unseen:NAME or style:NAME
@@ -54,15 +57,17 @@ class Case:
 
     @property
     def kind(self) -> str:
+        """The kind of target: known, unseen or style."""
         return self.target.partition(":")[0]
 
     @property
     def name(self) -> str:
+        """The index or name of the target."""
         return self.target.partition(":")[2]
 
 
 def cases() -> list[Case]:
-    """All of them, in a fixed order: a case is known by its place."""
+    """Return all cases in a fixed order, since a case is identified by its index."""
     found = [Case("E", f"known:{i}", None) for i in range(24)]
     styles = ("unseen:nutkin", "unseen:waddlo", "unseen:spinehog", "style:sticker", "style:notoish", "style:3d render")
     found += [Case("E", target, None, 2) for target in styles]
@@ -105,24 +110,25 @@ def cases() -> list[Case]:
 
 @lru_cache
 def subjects() -> list[Subject]:
+    """Return the subjects that the model knows."""
     return load_subjects(24)
 
 
 def start_of(case: Case) -> str:
-    """The init word."""
+    """Return the init word of a case."""
     usual = {"known": INIT, "unseen": UNSEEN.get(case.name, ("", ""))[1], "style": "drawing"}[case.kind]
     return case.init or ("sticker" if case.name == "notoish" else usual)
 
 
 def true_name(case: Case) -> str | None:
-    """What the model calls it, if it knows it."""
+    """Return the model's name for the target, or None if the model does not know it."""
     if case.kind == "known":
         return subjects()[int(case.name)].name
     return case.name if case.name in STYLES else None
 
 
 def learned_from(case: Case) -> list[Shown]:
-    """The images that a case learns from."""
+    """Return the images that a case learns from, with their captions."""
     if case.odd == "nothing in common":
         return list(nothing_in_common(case))
     if case.kind == "style":
@@ -131,18 +137,18 @@ def learned_from(case: Case) -> list[Shown]:
 
 
 def measured_on(case: Case) -> list[Shown]:
-    """Others of the same, with true captions (of the unseen, of which there are no others, the same ones)."""
+    """Return other images of the target, with true captions; for unseen targets, the same images."""
     if case.kind == "style":
         return styled(case.name, 1)
     return [captioned(replace(case, odd=""), *row) for row in shown(case, 1)]
 
 
 def shown(case: Case, part: int) -> Iterator[tuple[Image.Image, str, str, int]]:
-    """-> image, style, colour of the background, number"""
+    """Yield the image, style, background colour and number of each image of a case."""
     if case.kind == "unseen":
         for i in range(SHOWN):
             image = Image.open(EXAMPLES / case.name / f"{i + 1}.png").convert("RGB")
-            yield image, UNSEEN[case.name][0], nearest(image.getpixel((0, 0))), i
+            yield image, UNSEEN[case.name][0], colour_name(image.getpixel((0, 0))), i
         return
     subject = subjects()[int(case.name)]
     rng = np.random.default_rng(100 + int(case.name))
@@ -155,13 +161,13 @@ def shown(case: Case, part: int) -> Iterator[tuple[Image.Image, str, str, int]]:
         yield image, subject.style, colour, i
 
 
-def nearest(pixel: tuple[int, ...]) -> str:
-    """The colour of that name."""
+def colour_name(pixel: tuple[int, ...]) -> str:
+    """Return the name of the colour nearest to a pixel."""
     return min(COLOURS, key=lambda name: sum(abs(a - b) for a, b in zip(COLOURS[name], pixel, strict=True)))
 
 
 def captioned(case: Case, image: Image.Image, style: str, colour: str, i: int) -> Shown:
-    """The image with its caption, right or wrong."""
+    """Return the image with its caption, which is wrong in some cases."""
     names = list(COLOURS)
     if case.odd == "wrong captions":
         style = STYLES[(STYLES.index(style) + 1) % 3]
@@ -174,7 +180,7 @@ def captioned(case: Case, image: Image.Image, style: str, colour: str, i: int) -
 
 
 def nothing_in_common(case: Case) -> Iterator[Shown]:
-    """Eight subjects that one word is to mean."""
+    """Yield images of eight subjects for one word."""
     first = 2 * (int(case.name) if case.kind == "known" else 3) % 16
     for i in range(SHOWN):
         rng = np.random.default_rng(900 + i)
@@ -184,7 +190,7 @@ def nothing_in_common(case: Case) -> Iterator[Shown]:
 
 
 def styled(name: str, part: int) -> list[Shown]:
-    """Subjects that the model knows, in one style."""
+    """Return images of subjects that the model knows, in one style."""
     if name == "notoish":
         return [
             (Image.open(EXAMPLES / name / f"{i}.png").convert("RGB"), lambda word, text=text: text.replace(name, word))
@@ -201,8 +207,8 @@ def styled(name: str, part: int) -> list[Shown]:
     return rows
 
 
-def write_data(case: Case, word: str, folder: Path) -> Sequence[str]:
-    """Its images and captions in `folder`. -> lines of a data-set file: its concept, its subset"""
+def write_case_data(case: Case, word: str, folder: Path) -> Sequence[str]:
+    """Write the images and captions of a case, and return the lines of its concept and subset in a data-set file."""
     folder.mkdir(parents=True, exist_ok=True)
     for i, (image, caption) in enumerate(learned_from(case)):
         if case.odd == "mask":

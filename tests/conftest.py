@@ -1,4 +1,4 @@
-"""What the tests share: no network, a small data set, runs on the built-in model."""
+"""Fixtures for all tests: no network, a small data set, runs on the built-in model."""
 
 import os
 import socket
@@ -17,34 +17,35 @@ from support.updates import Spoil, Update
 
 if (
     "NEONYM_TEST_CUDA" not in os.environ
-):  # tests/training/test_cuda.py is run alone: the laws are about a CPU in float32
+):  # tests/training/test_cuda.py runs alone; all other tests assume a CPU in float32
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch, tmp_path_factory):
-    """Tests leave the user's cache folder alone."""
+    """Give the tests a cache folder of their own, so that they leave the user's alone."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    """Law 7: a test that reaches for the network fails."""
+    """Let every test that connects to the network fail (law 7)."""
 
     def refuse(self, address):
-        raise AssertionError(f"the network was reached for: {address}")
+        raise AssertionError(f"a test tried to connect to {address}")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
 @pytest.fixture
 def images(tmp_path):
+    """Return a folder with six captioned images."""
     return make_images(tmp_path / "pictures")
 
 
 @pytest.fixture
 def run_for(tmp_path, images):
-    """A function: flags -> RunConfig of a short CPU run on `images`."""
+    """Return a function that builds the RunConfig of a short CPU run on `images` from flags."""
 
     def build(name: str = "out", **flags) -> RunConfig:
         base = {
@@ -58,13 +59,14 @@ def run_for(tmp_path, images):
 
 @pytest.fixture
 def word(tmp_path):
+    """Return an embedding file with the word `zyzzo` for the built-in model."""
     rows = 0.3 * torch.randn(2, 128, generator=torch.Generator().manual_seed(1))
     return write_embedding(Embedding("zyzzo", {"text_encoder": rows}), tmp_path / "zyzzo.safetensors")
 
 
 @pytest.fixture
 def spoiled(monkeypatch):
-    """A function: {step: value} -> the backward pass of these steps is multiplied by it; None stands for every step."""
+    """Return a function that multiplies the gradients of steps, {step: factor}; None means every step."""
     clean = Objective.loss
 
     def use(values: dict[int | None, float]) -> None:
@@ -84,7 +86,7 @@ def spoiled(monkeypatch):
 
 @pytest.fixture
 def updates(monkeypatch):
-    """What every update of a run began with, in order."""
+    """Return a list to which every optimizer update appends the values that it starts with."""
     seen: list[Update] = []
     clean = Concept.update
 

@@ -17,7 +17,7 @@ EXCEPTIONS = {  # file -> why it may name a family, or a part of one
     "config/rules.py": "sd-scripts' flags that name a family",
     "cli/entry.py": "sdxl_train_textual_inversion.py is a script of sd-scripts",
     "models/tokenizers/clip.py": "a chunk of CLIP",
-    "training/recorded.py": "settings that sd-scripts does not record, by their names",
+    "training/metadata.py": "settings that sd-scripts does not record, by their names",
     "preflight/settings.py": "which of sd-scripts' two scripts gives a flag",
     "data/mending.py": "bits of a byte",
 }

@@ -115,7 +115,7 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # a type checker would take it for a module in which every name exists
+if not TYPE_CHECKING:  # with this function in view, a type checker would accept every attribute
 
     def __getattr__(name: str) -> object:
         from importlib import import_module

@@ -1,4 +1,4 @@
-"""`import neonym`: flat settings, messages that name settings, and each function as a program would use it."""
+"""Tests of the Python API: flat settings, messages that name settings, and each function as a program uses it."""
 
 import subprocess
 import sys
@@ -20,20 +20,20 @@ from support.data_sets import make_images
 SMALL = {"steps": 2, "size": (64, 64), "seed": 5}
 
 
-def wrong(**settings) -> str:
-    """What `RunConfig.parse` says of settings that it refuses."""
+def refusal_of(**settings) -> str:
+    """Return the message with which `RunConfig.parse` refuses settings."""
     with pytest.raises(neonym.ConfigError) as error:
         neonym.RunConfig.parse(**settings)
     return str(error.value)
 
 
-def test_importing_neonym_reads_no_library():
+def test_importing_neonym_imports_no_library():
     code = "import neonym, sys; print([m for m in ('torch', 'pydantic', 'typing', 'PIL') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]", done.stdout
 
 
-def test_a_star_import_gives_every_name_and_no_other():
+def test_a_star_import_provides_exactly_the_exported_names():
     space: dict = {}
     exec("from neonym import *", space)
     assert set(space) - {"__builtins__"} == set(neonym.__all__)
@@ -42,7 +42,7 @@ def test_a_star_import_gives_every_name_and_no_other():
         neonym.paint  # noqa: B018
 
 
-def test_flat_settings_are_those_of_the_command_line(tmp_path):
+def test_flat_settings_equal_those_of_the_command_line(tmp_path):
     argv = ["--train_data_dir", "a", "--token_string", "x", "--num_vectors_per_token", "4", "--resolution", "512,768",
             "--learning_rate", "1e-3", "--lr_warmup_steps", "10%", "--optimizer_args", "eps=1e-7", "betas=(0.9, 0.99)",
             "--save_state", "--use_8bit_adam", "--cache_info"]  # fmt: skip
@@ -66,13 +66,13 @@ def test_flat_settings_are_those_of_the_command_line(tmp_path):
     assert [p.where for p in run.notes] == ["cache_info"]
 
 
-def test_sections_of_a_config_file_are_decoration():
+def test_section_names_of_a_config_file_are_ignored():
     run = neonym.RunConfig.parse(training={"max_train_steps": 7}, token_string="x")
     assert (run.optim.max_train_steps, run.concept.token_string) == (7, "x")
 
 
-def test_every_mistake_is_reported_at_once_under_the_names_of_the_settings():
-    said = wrong(
+def test_parse_reports_all_mistakes_at_once_by_setting():
+    message = refusal_of(
         learnig_rate=3,
         num_vectors=4,
         seed="x",
@@ -81,17 +81,17 @@ def test_every_mistake_is_reported_at_once_under_the_names_of_the_settings():
         num_vectors_per_token=True,
         max_data_loader_n_workers="two",
     )
-    assert "`learnig_rate` is not known. Did you mean `learning_rate`?" in said
-    assert "This setting of diffusers and invoke-training is `num_vectors_per_token` in Neonym" in said
-    assert "- seed: " in said
-    assert "- deepspeed: " in said
-    assert "- save_precision: " in said
-    assert "- num_vectors_per_token: `true` is not a whole number" in said
-    assert "- max_data_loader_n_workers: " in said
-    assert "--" not in said
+    assert "`learnig_rate` is not known. Did you mean `learning_rate`?" in message
+    assert "This setting of diffusers and invoke-training is `num_vectors_per_token` in Neonym" in message
+    assert "- seed: " in message
+    assert "- deepspeed: " in message
+    assert "- save_precision: " in message
+    assert "- num_vectors_per_token: `true` is not a whole number" in message
+    assert "- max_data_loader_n_workers: " in message
+    assert "--" not in message
 
 
-def test_keys_of_other_trainers_are_a_warning():
+def test_keys_of_other_trainers_cause_warnings():
     run = neonym.RunConfig.parse(token_string="x", network_dim=8, epoch=3)
     assert [(p.severity, "network_dim" in p.what or "epoch" in p.what) for p in run.notes] == [("warning", True)] * 2
 
@@ -112,7 +112,7 @@ def test_keys_of_other_trainers_are_a_warning():
         ("keep this -- and --this_too", "keep this -- and --this_too"),
     ],
 )
-def test_a_message_for_python_names_settings_and_keeps_commands_and_prompt_options(flags, names):
+def test_messages_for_python_name_settings_and_keep_commands_and_prompt_options(flags, names):
     problem = Problem("error", flags, "--learning_rate, --fp16", flags)
     found = in_python(problem)
     assert (found.what, found.fix, found.where) == (names, names, "learning_rate, fp16")
@@ -132,14 +132,14 @@ def test_check_returns_the_problems_of_a_run(images):
     assert not [p for p in neonym.check(fine) if p.severity == "error"]
 
 
-def test_check_finds_images_that_look_alike(tmp_path):
-    folder = make_images(tmp_path / "alike", 2)
+def test_check_reports_duplicate_images(tmp_path):
+    folder = make_images(tmp_path / "duplicates", 2)
     (folder / "copy.png").write_bytes((folder / "01.png").read_bytes())
     found = neonym.check(neonym.RunConfig.parse(train_data_dir=folder, token_string="mychar4", cpu=True))
     assert any("01.png = copy.png" in problem.what for problem in found)
 
 
-def test_train_raises_what_check_finds(images):
+def test_train_raises_the_errors_that_check_returns(images):
     run = neonym.RunConfig.parse(train_data_dir=images, token_string="mychar4", output_name="a/b", seed=-1)
     with pytest.raises(neonym.ConfigError) as error:
         neonym.train(run)
@@ -147,7 +147,7 @@ def test_train_raises_what_check_finds(images):
     assert "Give the folder with `output_dir`" in str(error.value)
 
 
-def test_generate_takes_files_and_embeddings_and_leaves_a_model_as_it_was(word):
+def test_generate_accepts_files_and_embeddings_and_restores_the_model(word):
     model = neonym.load_model()
     embedding = neonym.read_embedding(word)
     by_file, plain = neonym.generate(["a zyzzo", "a cat"], [word], model, **SMALL)
@@ -162,28 +162,28 @@ def test_generate_takes_files_and_embeddings_and_leaves_a_model_as_it_was(word):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"steps": 0, "seed": -1, "batch_size": 0}, "steps: 0 is less than 1"),
         ({"sampler": "eulr"}, "sampler: the sampler `eulr` is not known. Did you mean `euler`?"),
         ({"size": (60, 64)}, "60 x 64 is not a multiple of 8"),
     ],
 )
-def test_generate_refuses_options_that_mean_nothing(options, said):
+def test_generate_refuses_invalid_options(options, message):
     with pytest.raises(neonym.UserError) as error:
         neonym.generate("a cat", **options)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert len(error.value.problems) == len(options)
 
 
-def test_two_words_of_one_name_are_refused_and_the_model_stays_usable(word):
+def test_generate_refuses_two_words_of_one_name_and_the_model_stays_usable(word):
     model = neonym.load_model()
     with pytest.raises(neonym.FormatError, match="WORD=FILE"):
         neonym.generate("a zyzzo", [word, word], model, **SMALL)
     assert neonym.generate("a zyzzo", [word], model, **SMALL)
 
 
-def test_inspect_says_what_a_file_holds(word, tmp_path):
+def test_inspect_returns_the_contents_of_a_file(word, tmp_path):
     facts = neonym.inspect(word, model="builtin:emoji")
     (found,) = facts.words
     assert (found.token, found.widths) == ("zyzzo", {"text_encoder": 128})
@@ -197,7 +197,7 @@ def test_inspect_says_what_a_file_holds(word, tmp_path):
         neonym.inspect(tmp_path / "none.pt")
 
 
-def test_a_file_of_tensors_without_a_word_is_no_embedding(tmp_path):
+def test_inspect_refuses_tensors_that_are_not_an_embedding(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"conv.weight": torch.zeros(4, 4, 3, 3), "conv.bias": torch.zeros(4)}, tmp_path / "a.safetensors")
@@ -205,31 +205,31 @@ def test_a_file_of_tensors_without_a_word_is_no_embedding(tmp_path):
         neonym.inspect(tmp_path / "a.safetensors")
 
 
-def test_convert_writes_beside_a_file_or_where_it_is_asked_to(word, tmp_path):
+def test_convert_writes_beside_the_file_or_to_the_named_one(word, tmp_path):
     assert neonym.convert(word, to="pt") == [word.with_suffix(".pt")]
     assert neonym.convert(word, tmp_path / "new" / "frimble.bin", token="frimble", vectors=3)[0].is_file()
     again = neonym.read_embedding(tmp_path / "new" / "frimble.bin")
     assert (again.token, len(again.vectors["text_encoder"])) == ("frimble", 3)
     Image.new("RGB", (256, 256)).save(tmp_path / "face.jpg")
-    (card,) = neonym.convert(word, to="png", image=tmp_path / "face.jpg")
+    (card,) = neonym.convert(word, to="png", picture=tmp_path / "face.jpg")
     assert neonym.inspect(card).words[0].token == "zyzzo"
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({}, "Name one, or give the layout with `to`"),
         ({"to": "safetensors"}, "Choose another name, or add `overwrite`"),
-        ({"to": "gif"}, "to: `gif` is no known layout"),
+        ({"to": "gif"}, "to: `gif` is not a known layout"),
         ({"to": "pt", "vectors": 0}, "vectors: 0 is less than 1"),
-        ({"out": "x.pt", "to": "bin"}, "has another ending than `to=bin`"),
-        ({"to": "pt", "token": " "}, "token: the word has no name"),
+        ({"out": "x.pt", "to": "bin"}, "has an extension other than `to=bin`"),
+        ({"to": "pt", "token": " "}, "token: the name is empty"),
     ],
 )
-def test_convert_refuses_arguments_that_contradict_each_other(word, options, said):
+def test_convert_refuses_arguments_that_contradict_each_other(word, options, message):
     with pytest.raises(neonym.ConfigError) as error:
         neonym.convert(word, **options)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_errors_can_be_pickled():
@@ -240,8 +240,8 @@ def test_errors_can_be_pickled():
         assert (type(again), str(again), again.problems) == (type(error), str(error), error.problems)
 
 
-def test_listeners_hear_names_of_settings_and_the_event_file_keeps_flags(run_for):
-    run, texts = neonym.RunConfig.parse(**flat(run_for(max_train_steps=2))), list[str]()
+def test_listeners_receive_setting_names_and_the_event_file_keeps_flags(run_for):
+    run, texts = neonym.RunConfig.parse(**changed_settings(run_for(max_train_steps=2))), list[str]()
 
     def follow(event: neonym.Event) -> None:
         if isinstance(event, neonym.Noted):
@@ -259,8 +259,8 @@ def test_listeners_hear_names_of_settings_and_the_event_file_keeps_flags(run_for
     assert "give yours with --pretrained_model_name_or_path" in file.read_text()
 
 
-def flat(run: neonym.RunConfig) -> dict:
-    """The settings of a run that are not their defaults."""
+def changed_settings(run: neonym.RunConfig) -> dict:
+    """Return the settings of a run that differ from their defaults."""
     return {
         name: value for section in run.model_dump(exclude_defaults=True).values() for name, value in section.items()
     }

@@ -1,4 +1,4 @@
-"""`neonym convert A B OUT`: the two files that diffusers' example writes for SDXL become one."""
+"""Tests of `neonym convert A B OUT`, which joins the two files that diffusers' example writes for SDXL."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ SECOND = torch.randn(2, 1280, generator=torch.Generator().manual_seed(1))
 
 @pytest.fixture
 def halves(tmp_path):
-    """As its example names them, with the word as the name of each tensor."""
+    """Return two files as diffusers' example writes them: each has a tensor named after the word."""
     files = [tmp_path / "learned_embeds.safetensors", tmp_path / "learned_embeds_2.bin"]
     save_file({"<cat-toy>": FIRST}, files[0])
     torch.save({"<cat-toy>": SECOND}, files[1])
@@ -22,7 +22,7 @@ def halves(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "pt", "bin", "png"])
-def test_halves_are_joined_by_their_widths_in_either_order(halves, tmp_path, ending):
+def test_halves_are_joined_by_width_in_either_order(halves, tmp_path, ending):
     for name, files in (("ab", halves), ("ba", halves[::-1])):
         out = tmp_path / f"{name}.{ending}"
         assert main(["convert", *map(str, files), str(out)]) == 0
@@ -34,7 +34,7 @@ def test_halves_are_joined_by_their_widths_in_either_order(halves, tmp_path, end
         assert set(load_file(tmp_path / "ab.safetensors")) == {"clip_l", "clip_g"}
 
 
-def test_names_and_flags(halves, tmp_path, capsys):
+def test_flags_and_file_names_choose_the_word_and_the_output(halves, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["convert", str(halves[0]), "--token", "toy", str(halves[1]), f"{out}/", "--to", "pt"]) == 0
     assert read_embedding(out / "toy.pt").token == "toy"
@@ -49,12 +49,12 @@ def test_names_and_flags(halves, tmp_path, capsys):
     assert "holds 2 words" in capsys.readouterr().err
 
 
-def test_what_are_no_halves_is_refused(halves, tmp_path, capsys):
+def test_files_that_are_not_halves_of_one_word_are_refused(halves, tmp_path, capsys):
     pair = write_embedding(Embedding("xl", {"text_encoder": FIRST, "text_encoder_2": SECOND}), tmp_path / "xl.pt")
     others = {"other.safetensors": {"<dog>": SECOND}, "three.safetensors": {"<cat-toy>": torch.ones(3, 1280)}}
     for name, content in others.items():
         save_file(content, tmp_path / name)
-    for one, two, said in (
+    for one, two, message in (
         (halves[0], halves[0], "are not the two halves of one SDXL word: they have vectors of 768, 768 numbers"),
         (pair, halves[0], "are not the two halves"),
         (
@@ -66,13 +66,13 @@ def test_what_are_no_halves_is_refused(halves, tmp_path, capsys):
         (halves[0], tmp_path / "none.safetensors", "there is no such file"),
     ):
         assert main(["convert", str(one), str(two), str(tmp_path / "new.safetensors")]) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
         assert not (tmp_path / "new.safetensors").exists()
     assert main(["convert", *map(str, halves), str(tmp_path / "xl.pt")]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
 
 
-def test_no_file_is_written_if_one_of_several_cannot_be(tmp_path, capsys):
+def test_no_file_is_written_if_one_of_several_cannot_be_written(tmp_path, capsys):
     rows = FIRST.clone()
     rows[1] = 0
     torch.save({"<a>": FIRST, "<b>": rows}, tmp_path / "two.bin")

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from benchmarks.early_stop import judged, stop_of
-from benchmarks.timesteps import compared
+from benchmarks.early_stop import stop_index, threshold_figures
+from benchmarks.timesteps import compare_scores
 
 
 def test_scores_are_compared_in_pairs():
     first = np.array([[0.1, 0.5], [0.3, 0.5]])  # two seeds, two subjects
-    row = compared(first, first + np.array([[0.1, 0.0], [0.3, 0.2]]))
+    row = compare_scores(first, first + np.array([[0.1, 0.0], [0.3, 0.2]]))
     assert row["difference"] == pytest.approx(0.15)
     assert row["standard_error"] == pytest.approx(0.05)  # of the subjects' 0.2 and 0.1
     assert row["better"] == 0.75
@@ -19,9 +19,9 @@ def test_scores_are_compared_in_pairs():
 def test_a_run_is_stopped_on_paper_as_by_the_rule():
     falling = [1.0, 0.8, 0.6, 0.5, 0.5, 0.5, 0.5, 0.4]
     rising = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]
-    assert stop_of(falling, 2, 0.1) == 4
-    assert stop_of(rising, 2, 0.01) == 7
-    row = judged(list(range(0, 40, 5)), [falling, rising], 2, 0.01)
+    assert stop_index(falling, 2, 0.1) == 4
+    assert stop_index(rising, 2, 0.01) == 7
+    row = threshold_figures(list(range(0, 40, 5)), [falling, rising], 2, 0.01)
     assert (row["first_step"], row["last_step"], row["stopped"]) == (20, 35, 0.5)
     assert row["kept_of_gain"] == pytest.approx((0.5 + 0.7) / (0.6 + 0.7))
     assert row["worst_above_lowest"] == pytest.approx(0.25)

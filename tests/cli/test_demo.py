@@ -61,8 +61,8 @@ def test_the_demo_leaves_files_sheets_and_a_page_that_needs_nothing_else(tmp_pat
         patch.setattr(console, "Terminal", Interrupted)
         assert main(flags) == 130
     code, (said, noted) = main(flags), capsys.readouterr()
-    assert "run the same command again without --restart to go on" in noted
-    assert "going on from step 1" in noted
+    assert "run the same command again without --restart to continue" in noted
+    assert "continuing from step 1" in noted
     verdicts = json.loads((out / "demo-run" / "verdict.json").read_text())
     assert code == (3 if any(v["word"] == "NOT LEARNED" for v in verdicts) else 0)
     for name in ("report.html", "nutkin-before-after.png", "notoish-before-after.png", "nutkin.safetensors"):

@@ -1,4 +1,4 @@
-"""Every command that the documentation shows is run, from a folder with the examples, as a reader would."""
+"""Tests of the documentation: every command that it shows runs from a folder with the examples, as for a reader."""
 
 import os
 import re
@@ -13,16 +13,16 @@ import pytest
 from support import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "tools").rglob("README.md"))]
-SHORTER = {  # measurements take minutes: the same command with less of everything
+SHORTER = {  # benchmarks take minutes: their commands run with less of everything
     "benchmarks.recovery": "--subjects 2 --steps 4 --obedience_colours 1",
     "benchmarks.generate": "--images 1 --steps 1 --times 1 --batch_sizes 1 --samplers ddim",
     "benchmarks.step": "--steps 1 --batch_sizes 1",
 }
-ELSEWHERE = ("make ", "pip ", "python -m tools.builtin_model")  # run by CI itself, or made from downloads
+ELSEWHERE = ("make ", "pip ", "python -m tools.builtin_model")  # run by CI itself, or dependent on downloads
 
 
 def shown_commands() -> list[str]:
-    """Lines of code blocks that start with a program's name, continued lines joined."""
+    """Return the lines in code blocks that start with the name of a program, with continued lines joined."""
     found = []
     for page in PAGES:
         for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
@@ -32,14 +32,14 @@ def shown_commands() -> list[str]:
     return found
 
 
-def test_there_are_commands():
+def test_the_pages_show_commands():
     assert any(c.startswith("neonym train") for c in shown_commands())
     assert any(c.startswith("accelerate launch") for c in shown_commands())
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A copy of what a clone has, without the package itself; commands see each other's outputs, in the order shown."""
+    """Return a copy of a clone without the package; commands see each other's outputs, in the order shown."""
     home = tmp_path_factory.mktemp("clone")
     for name in ("examples", "benchmarks", "tools"):
         shutil.copytree(ROOT / name, home / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -66,12 +66,12 @@ def test_the_settings_page_is_up_to_date():
     assert PAGE.read_text() == page()
 
 
-def test_nothing_is_left_to_fill_in():
+def test_the_pages_have_no_placeholders():
     for page in PAGES:
         assert not re.search(r"^[A-Z]+_[A-Z]+$", page.read_text(), re.MULTILINE), page.name
 
 
-def test_links_lead_somewhere():
+def test_links_between_pages_are_valid():
     for page in PAGES:
         targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
         for target in targets:

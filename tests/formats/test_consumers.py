@@ -319,7 +319,7 @@ def test_every_word_of_a_lora_gets_a_file(tmp_path, capsys):
     assert main(["inspect", str(tmp_path / "lora.safetensors")]) == 0
     assert capsys.readouterr().out.count("word: ") == 3
     assert main(["convert", str(tmp_path / "lora.safetensors"), str(tmp_path / "out"), "--to", "pt"]) == 2
-    assert capsys.readouterr().err.count("is there already") == 3
+    assert capsys.readouterr().err.count("exists already") == 3
 
 
 def test_a_large_lora_with_many_words(tmp_path):

@@ -1,4 +1,4 @@
-"""The seven laws, by real training on the built-in model."""
+"""Tests of the seven laws (docs/design.md) by real training on the built-in model."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from neonym.runs.stop import Stop
 from neonym.training import load as training_load
 from neonym.training import run as training
 from neonym.training.objective import Objective
-from support import ALIKE
+from support import BATCH_INVARIANT
 from support.checks import settings
 from support.data_sets import make_images
 from support.runs import rows, start, stop_at, wait_for_step
@@ -29,7 +29,7 @@ from support.runs import rows, start, stop_at, wait_for_step
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_law_1_resume_is_invisible(run_for, number, code):
-    """Train in one go; train, be stopped by a real signal, run the same command again: the same file, bit for bit."""
+    """A run that a real signal stops and the same command continues writes the same file as an undisturbed run."""
     options = {
         "max_train_steps": 40,
         "num_vectors_per_token": 2,
@@ -50,12 +50,12 @@ def test_law_1_resume_is_invisible(run_for, number, code):
     again = start(run)
     output = again.communicate(timeout=300)[0]
     assert again.returncode in (0, 3), output
-    assert "going on from step" in output
+    assert "continuing from step" in output
     assert whole.files[0].read_bytes() == (Path(run.save.output_dir) / "mychar4.safetensors").read_bytes()
     assert not (folder / "state.safetensors").exists()
 
 
-def test_law_1_other_settings_are_not_mixed(run_for):
+def test_law_1_resume_refuses_other_settings(run_for):
     stopped = train(run_for(), **stop_at(3))
     assert stopped.steps == 3
     assert not stopped.files
@@ -64,8 +64,8 @@ def test_law_1_other_settings_are_not_mixed(run_for):
     assert train(run_for(learning_rate=1e-3, restart=True)).steps == 8
 
 
-def test_law_1_how_often_is_evaluated_is_no_other_setting(run_for):
-    """It changes nothing in training, unless training may end by it."""
+def test_law_1_resume_accepts_another_evaluation_interval(run_for):
+    """The interval of evaluations may change on resuming, unless early stopping depends on it."""
     train(run_for(), **stop_at(3))
     assert train(run_for(eval_every_n_steps=2)).steps == 8
     train(run_for("early", early_stop=True), **stop_at(3))
@@ -73,7 +73,7 @@ def test_law_1_how_often_is_evaluated_is_no_other_setting(run_for):
         train(run_for("early", early_stop=True, eval_every_n_steps=2))
 
 
-def test_a_stop_before_the_first_step(run_for):
+def test_a_stop_before_the_first_step_leaves_the_whole_run_to_do(run_for):
     stop = Stop()
     stop.request(signal.SIGTERM)
     stopped = train(run_for(), stop=stop)
@@ -81,8 +81,8 @@ def test_a_stop_before_the_first_step(run_for):
     assert train(run_for()).steps == 8
 
 
-def test_a_step_without_the_word_moves_nothing(run_for, tmp_path, images):
-    """Regularisation images alone in a step give no gradient, not a zero one that momentum would turn into a move."""
+def test_a_step_without_the_word_does_not_move_its_rows(run_for, tmp_path, images):
+    """A step with regularisation images alone leaves the rows unchanged, even with momentum."""
     make_images(tmp_path / "reg", 6, caption="a sticker of a thing")
     config = tmp_path / "reg.toml"
     config.write_text(
@@ -118,6 +118,7 @@ def test_a_step_without_the_word_moves_nothing(run_for, tmp_path, images):
 
 
 def two_concepts(tmp_path: Path) -> str:
+    """Write a data-set file with two words, and return its path."""
     make_images(tmp_path / "b", 5, caption="a flat drawing of a zyzzo")
     file = tmp_path / "two.toml"
     file.write_text(
@@ -139,7 +140,7 @@ def two_concepts(tmp_path: Path) -> str:
     return str(file)
 
 
-def test_law_2_alone_is_together(run_for, tmp_path, images):
+def test_law_2_words_learn_the_same_alone_and_together(run_for, tmp_path, images):
     config = two_concepts(tmp_path)
     common = {"max_train_steps": 10, "eval_samples": 8, "cpu": True, "learning_rate": 0.005}
     both = train(settings(dataset_config=config, output_dir=str(tmp_path / "both"), **common))
@@ -151,19 +152,22 @@ def test_law_2_alone_is_together(run_for, tmp_path, images):
 
 
 def test_law_4_micro_batch_size_changes_nothing(run_for):
-    """Bit for bit where the CPU allows it; elsewhere at a low rate, for Adam blows up what is rounded otherwise."""
-    rate = {} if ALIKE else {"learning_rate": 3e-4}
+    """Runs with other micro-batches learn the same rows, bit for bit where the CPU is batch-invariant.
+
+    Elsewhere the learning rate is low, because Adam magnifies differences in rounding.
+    """
+    rate = {} if BATCH_INVARIANT else {"learning_rate": 3e-4}
     whole = train(run_for("whole", **rate))
     small = train(run_for("small", micro_batch_size=1, **rate))
     uneven = train(run_for("uneven", micro_batch_size=3, **rate))
     accumulated = train(run_for("accumulated", train_batch_size=2, gradient_accumulation_steps=2, **rate))
     for other in (small, uneven, accumulated):
         difference = (rows(whole.files[0]) - rows(other.files[0])).abs().max()
-        assert difference <= (0 if ALIKE else 1e-6)
+        assert difference <= (0 if BATCH_INVARIANT else 1e-6)
 
 
 def test_law_5_the_model_is_frozen(run_for, monkeypatch):
-    """Every base tensor, the whole vocabulary included, is bitwise unchanged; only the rows have state."""
+    """Training leaves every tensor of the model unchanged, and only the rows have optimizer state."""
     seen = {}
 
     def hashes(model):
@@ -196,7 +200,7 @@ def test_law_5_the_model_is_frozen(run_for, monkeypatch):
     assert all(p.grad is None for m in seen["model"].modules().values() for p in m.parameters())
 
 
-def test_law_6_a_loss_that_is_not_a_number_writes_nothing(run_for, monkeypatch):
+def test_law_6_a_run_with_nan_losses_ends_without_writing(run_for, monkeypatch):
     clean, calls = Objective.loss, []
 
     def poisoned(self, guess, noisy, mask=None):
@@ -214,8 +218,8 @@ def test_law_6_a_loss_that_is_not_a_number_writes_nothing(run_for, monkeypatch):
     assert not (Path(run.save.output_dir) / "mychar4.safetensors").exists()
 
 
-def test_law_6_a_few_bad_steps_are_passed_over(run_for, monkeypatch):
-    """Two steps without a finite loss change nothing; the run goes on, learns and writes."""
+def test_law_6_a_few_bad_steps_are_skipped(run_for, monkeypatch):
+    """A run skips two steps whose loss is not finite, continues, learns and writes its file."""
     clean, calls = Objective.loss, []
 
     def poisoned(self, guess, noisy, mask=None):
@@ -230,8 +234,8 @@ def test_law_6_a_few_bad_steps_are_passed_over(run_for, monkeypatch):
     assert result.verdicts[0].loss_after < result.verdicts[0].loss_before
 
 
-def test_law_6_a_run_in_which_nothing_reaches_the_word_ends(run_for, monkeypatch):
-    """As with an attention or a compiler whose backward pass is broken: the loss is there, its gradient is zero."""
+def test_law_6_a_run_without_gradients_ends(run_for, monkeypatch):
+    """A run whose gradients are all zero ends with an error, as with a compiler whose backward pass is broken."""
     clean = Objective.loss
 
     def cut_off(self, guess, noisy, mask=None):
@@ -245,8 +249,8 @@ def test_law_6_a_run_in_which_nothing_reaches_the_word_ends(run_for, monkeypatch
     assert not (Path(run.save.output_dir) / "mychar4.safetensors").exists()
 
 
-def test_law_6_a_full_disk_leaves_the_old_file(tmp_path):
-    """The file-size limit of a real process stands for the full disk."""
+def test_law_6_a_full_disk_leaves_the_old_file_intact(tmp_path):
+    """A failed write leaves the old file intact; a limit on the file size stands for a full disk."""
     from neonym.formats import write_embedding
     from neonym.types import Embedding
 
@@ -269,7 +273,7 @@ write_embedding(Embedding("word", {"text_encoder": 2 * torch.ones(1, 128)}), sys
 
 
 def test_law_6_two_processes_do_not_write_to_one_run(run_for, tmp_path):
-    """The other one is a real process, and killed: the folder is then free, and nothing but the run's own files is in it."""
+    """A run refuses a folder that a real process has locked, and uses it once that process is killed."""
     folder = tmp_path / "out" / "mychar4-run"
     folder.mkdir(parents=True)
     code = """
@@ -290,8 +294,8 @@ with alone_in(Path(sys.argv[1])) as alone:
     assert sorted(p.name for p in folder.iterdir()) == ["events.jsonl", "finished.safetensors", "verdict.json"]
 
 
-def test_law_6_a_run_that_cannot_learn_says_so(run_for):
-    """sd-scripts' documented rate: warned about before, an honest verdict after, and an exit code of its own."""
+def test_law_6_a_run_that_cannot_learn_reports_it(run_for):
+    """A run with sd-scripts' documented rate warns before, gives an honest verdict after, and exits with code 3."""
     run = run_for(learning_rate=1e-6, lr_scheduler="constant", max_train_steps=10)
     process = start(run)
     output = process.communicate(timeout=120)[0]
@@ -303,6 +307,8 @@ def test_law_6_a_run_that_cannot_learn_says_so(run_for):
 
 
 class Evil:
+    """An object whose pickle creates a folder when it is loaded."""
+
     def __init__(self, path):
         self.path = path
 
@@ -323,6 +329,6 @@ def test_law_7_no_pickle_runs_code(tmp_path, inside):
     assert not trap.exists()
 
 
-def test_law_7_no_network_for_a_model_that_is_not_there(run_for):
+def test_law_7_a_missing_model_is_not_downloaded(run_for):
     with pytest.raises(UserError, match="runwayml"):
         train(run_for(pretrained_model_name_or_path="runwayml/stable-diffusion-v1-5"))

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from neonym.models.batch_invariance import KINDS, make_alike
 from neonym.models.model import load_model
-from support import ALIKE
+from support import BATCH_INVARIANT
 from support.runs import threads
 
 
@@ -30,7 +30,7 @@ def predicted(model, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return guess.detach()[0], text.grad[0]
 
 
-@pytest.mark.skipif(not ALIKE, reason="this CPU rounds otherwise")
+@pytest.mark.skipif(not BATCH_INVARIANT, reason="this CPU rounds otherwise")
 def test_a_sample_is_the_same_beside_others_and_on_any_threads(model):
     with threads(1):
         guess, gradient = predicted(model, 1)
@@ -41,7 +41,7 @@ def test_a_sample_is_the_same_beside_others_and_on_any_threads(model):
         assert torch.equal(gradient, again[1]), (count, on)
 
 
-@pytest.mark.skipif(not ALIKE, reason="this CPU rounds otherwise")
+@pytest.mark.skipif(not BATCH_INVARIANT, reason="this CPU rounds otherwise")
 def test_images_are_encoded_alike_on_any_threads(model):
     pixels = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(2)) * 2 - 1
     found = []

@@ -21,8 +21,8 @@ from neonym.models.loading.identify import identify
 from neonym.models.registry import families
 from neonym.optim.rates import make_schedule
 from neonym.preflight.preflight import preflight
-from neonym.training.recorded import settings_of
-from neonym.training.resume import identity
+from neonym.training.metadata import deciding_settings
+from neonym.training.resume import run_identity
 from neonym.training.setup import precision_on_cuda
 from support import ROOT, WORD
 from support.checks import check, check_flags, said, settings
@@ -137,7 +137,7 @@ def test_giving_the_value_of_a_default_makes_the_same_run():
     first = check_flags(**flags)
     values = {"max_train_steps": 100, "train_batch_size": 4, "num_vectors_per_token": 1, "learning_rate": 0.02}
     second = check_flags(**flags, eval_every_n_steps=5, **values)
-    assert settings_of(first.run) == settings_of(second.run)
+    assert deciding_settings(first.run) == deciding_settings(second.run)
     assert first.complete_plan().milestones == second.complete_plan().milestones
 
 
@@ -145,7 +145,7 @@ def test_the_warm_up_of_a_model_is_part_of_the_identity_of_a_run(sd1, small, own
     """The warm-up of the built-in model is not, so that older states can be resumed."""
     flags = {"resolution": "64", "learning_rate": 0.004, "num_vectors_per_token": 1, "max_train_steps": 100}
     least, tenth = (
-        identity(check(small, **flags, pretrained_model_name_or_path=name).complete_plan())
+        run_identity(check(small, **flags, pretrained_model_name_or_path=name).complete_plan())
         for name in (own(lr_warmup_steps="30"), str(sd1 / "folder"))
     )
     changed = {key for key in {*least, *tenth} if least.get(key) != tenth.get(key)}
@@ -220,8 +220,8 @@ def test_a_run_with_only_defaults_trains_and_resumes(own, small, tmp_path, capsy
     capsys.readouterr()
     assert main(["train", *flags]) == 0
     assert "this run is finished already" in capsys.readouterr().err
-    assert main(["train", *flags, "--max_train_steps=7"]) in (0, 3)  # a longer run has a longer warm-up
-    assert "going on from step 5" in capsys.readouterr().err
+    assert main(["train", *flags, "--max_train_steps=7"]) in (0, 3)  # the warm-up of a longer run is longer
+    assert "continuing from step 5" in capsys.readouterr().err
     assert main(["check", *flags]) == 0
     assert r"max_train_steps 5: default for this model (measured\nhere)" in capsys.readouterr().out
 

@@ -7,7 +7,7 @@ from neonym.cli.main import main
 from neonym.formats import read_embedding, write_embedding
 from neonym.models.model import load_model
 from neonym.preflight.preflight import preflight
-from neonym.training.concept import first_rows
+from neonym.training.concept import initial_rows
 from neonym.types import Embedding
 from support.checks import settings
 from support.data_sets import make_images
@@ -34,8 +34,8 @@ def test_vectors_start_from_the_tokens_in_turn():
     model = load_model()
     table = model.text.vocabulary("text_encoder")
     red, fluffy, dog = model.text.tokenizers["text_encoder"].pieces("red fluffy dog")
-    assert torch.equal(first_rows(model, "red fluffy dog", 2)["text_encoder"], table[[red, fluffy]].float())
-    assert torch.equal(first_rows(model, "red dog", 3)["text_encoder"], table[[red, dog, red]].float())
+    assert torch.equal(initial_rows(model, "red fluffy dog", 2)["text_encoder"], table[[red, fluffy]].float())
+    assert torch.equal(initial_rows(model, "red dog", 3)["text_encoder"], table[[red, dog, red]].float())
 
 
 def test_check_and_train_report_unused_tokens_of_the_init_word(images, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""The events of a real run: what listeners get, what the event file holds, and that nobody who listens changes anything."""
+"""Tests of the events of real runs: what listeners receive, what the event file holds, that neither affects a run."""
 
 import json
 from pathlib import Path
@@ -37,31 +37,33 @@ PROGRESS = (Encoded, Judging)
 
 
 def lines_of(run) -> list[dict]:
+    """Return the lines of a run's event file."""
     file = Path(run.save.output_dir) / "mychar4-run" / EVENTS
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def file_of(run) -> bytes:
+    """Return the content of a run's embedding file."""
     return (Path(run.save.output_dir) / "mychar4.safetensors").read_bytes()
 
 
-def test_a_run_tells_everything_in_order(run_for):
-    """Four steps, an evaluation and a file after the second; the event file has the same, though nothing is shown."""
+def test_a_run_emits_its_events_in_order(run_for):
+    """A run of four steps emits its events in order, and the event file holds the same ones."""
     run, events = run_for(max_train_steps=4, eval_every_n_steps=2, save_every_n_steps=2), []
     result = train(run, [events.append])
     assert all(isinstance(event, Event) for event in events)
-    told = [event for event in events if not isinstance(event, (Noted, *PROGRESS))]
-    assert [type(event) for event in told] == [
+    emitted = [event for event in events if not isinstance(event, (Noted, *PROGRESS))]
+    assert [type(event) for event in emitted] == [
         Opened, Started, Evaluated,
         Stepped, Stepped, Evaluated, Saved, Stepped, Stepped, Evaluated, Saved,
         Judged, Finished,
     ]  # fmt: skip
-    opened, started, start, first = told[:4]
+    opened, started, start, first = emitted[:4]
     assert opened == Opened(Path(run.save.output_dir) / "mychar4-run", ("mychar4",), 1)
     assert started == Started(first_step=0, steps=4, steps_per_epoch=2, samples_per_step=3)
     assert (start.step, start.of_start, start.distances) == (0, True, (0.0,))
     assert (first.step, len(first.losses), first.found_rates) == (1, 1, ())
-    evaluated, judged, finished = told[5], told[-2], told[-1]
+    evaluated, judged, finished = emitted[5], emitted[-2], emitted[-1]
     assert (evaluated.of_start, evaluated.loss) == (False, evaluated.losses[0])
     assert judged.distances[0] > evaluated.distances[0] > 0
     assert judged.losses == (result.verdicts[0].loss_after,)
@@ -82,7 +84,7 @@ def test_a_run_tells_everything_in_order(run_for):
     assert times == sorted(times)
 
 
-def test_what_readers_of_the_event_file_found_until_now_is_there(run_for):
+def test_the_event_file_keeps_the_keys_that_its_readers_use(run_for):
     run = run_for(max_train_steps=2, eval_every_n_steps=1, save_every_n_steps=1)
     train(run)
     keys = {line["event"]: set(line) for line in lines_of(run)}
@@ -94,23 +96,23 @@ def test_what_readers_of_the_event_file_found_until_now_is_there(run_for):
     assert {"text"} <= keys["note"]
 
 
-def test_a_listener_that_fails_is_noted_once_and_changes_nothing(run_for):
+def test_a_failing_listener_causes_one_warning_and_changes_nothing(run_for):
     quiet, loud, events = run_for("quiet"), run_for("loud"), []
 
     def failing(event: Event) -> None:
-        raise UserError("no wish to listen") if isinstance(event, Noted) else ValueError("broken")
+        raise UserError("refused") if isinstance(event, Noted) else ValueError("broken")
 
     train(quiet)
     train(loud, [failing, events.append])
     assert file_of(loud) == file_of(quiet)
-    said = [note for note in notes_of(events) if "failed" in note]
-    assert len(said) == 1
-    assert "failing failed (" in said[0]
-    assert [e.level for e in events if isinstance(e, Noted) and e.text == said[0]] == ["warning"]
+    warnings = [note for note in notes_of(events) if "failed" in note]
+    assert len(warnings) == 1
+    assert "failing failed (" in warnings[0]
+    assert [e.level for e in events if isinstance(e, Noted) and e.text == warnings[0]] == ["warning"]
     assert [e.step for e in events if isinstance(e, Stepped)] == list(range(1, 9))
 
 
-def test_a_stop_after_a_step_and_the_rest_later(run_for):
+def test_a_listener_can_stop_a_run_that_is_resumed_later(run_for):
     whole, parts, events = run_for("whole"), run_for("parts"), []
     train(whole)
     following = stop_at(2)
@@ -125,8 +127,8 @@ def test_a_stop_after_a_step_and_the_rest_later(run_for):
     assert [line["event"] for line in lines_of(parts)].count("opened") == 2
 
 
-def test_losses_stay_on_their_device_until_somebody_reads_them(run_for):
-    """Nobody who does not ask waits for the device; who asks once gets all that wait."""
+def test_losses_stay_on_their_device_until_they_are_read(run_for):
+    """Losses are fetched from the device when one is read, and then all together."""
     events: list[Event] = []
     plan = preflight(run_for(max_train_steps=4)).complete_plan()
     train_plan(plan, Dispatcher([events.append]), Stop())
@@ -138,13 +140,13 @@ def test_losses_stay_on_their_device_until_somebody_reads_them(run_for):
     assert all(step.losses.is_fetched for step in steps)
     queue = LossQueue()
     losses = [queue.add(torch.tensor([float(i), 2.0])) for i in range(3)]
-    del losses[1]  # nobody can ask for it any more
+    del losses[1]  # it can no longer be read
     assert [list(numbers) for numbers in losses] == [[0.0, 2.0], [2.0, 2.0]]
     assert losses[0] == (0.0, 2.0)
     assert losses[1][:1] == (2.0,)
 
 
-def test_a_listener_refuses_a_run_before_anything_is_loaded(run_for):
+def test_a_listener_can_refuse_a_run_before_anything_is_loaded(run_for):
     events: list[Event] = []
 
     def refuse(event: Event) -> None:
@@ -157,7 +159,7 @@ def test_a_listener_refuses_a_run_before_anything_is_loaded(run_for):
     assert events[-1] == Failed("not today.")
 
 
-def test_a_run_that_fails_says_so(run_for):
+def test_a_run_that_fails_emits_an_event(run_for):
     events: list[Event] = []
 
     class Wild(BaseException):
@@ -174,7 +176,7 @@ def test_a_run_that_fails_says_so(run_for):
     assert lines_of(run)[-1]["event"] == "failed"
 
 
-def test_the_event_file_leaves_a_folder_alone_that_is_another_runs(tmp_path):
+def test_the_event_file_leaves_the_folder_of_another_run_alone(tmp_path):
     folder, other = tmp_path / "run", tmp_path / "other"
     folder.mkdir()
     file, events = EventFile(Dispatcher()), [Noted("info", "early"), Opened(folder, ("a",)), Noted("info", "late")]
@@ -184,16 +186,16 @@ def test_the_event_file_leaves_a_folder_alone_that_is_another_runs(tmp_path):
         before = (folder / EVENTS).read_text()
         assert [json.loads(line).get("text") for line in before.splitlines()] == [None, "early", "late"]
         folder.rename(other)
-        folder.mkdir()  # by another run
+        folder.mkdir()  # as another run would
         file(Noted("info", "not here"))
         assert not list(folder.iterdir())
-        with alone_in(folder):  # made anew by this run
+        with alone_in(folder):  # recreated by this run
             file(Noted("info", "here"))
         assert [json.loads(line)["text"] for line in (folder / EVENTS).read_text().splitlines()] == ["not here", "here"]
         assert (other / EVENTS).read_text() == before
 
 
-def test_an_event_file_that_cannot_be_written_is_noted_once(tmp_path):
+def test_an_event_file_that_cannot_be_written_causes_one_warning(tmp_path):
     events: list[Event] = []
     dispatcher = Dispatcher([events.append])
     file = EventFile(dispatcher)
@@ -205,7 +207,7 @@ def test_an_event_file_that_cannot_be_written_is_noted_once(tmp_path):
     assert ["cannot be written" in note for note in notes_of(events)] == [True, False]
 
 
-def test_the_page_of_events_is_up_to_date():
+def test_the_events_page_is_up_to_date():
     from tools.events_page import PAGE, page
 
     assert PAGE.read_text() == page()

@@ -1,4 +1,4 @@
-"""Uploads to a stand-in for the hub on this machine: what arrives, and what happens when it does not answer."""
+"""Tests of uploads to a stand-in for the hub on this machine: what arrives, and what happens when it fails."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ from support import ROOT
 
 
 class StandIn(BaseHTTPRequestHandler):
-    """The part of the hub's interface that uploading small files uses."""
+    """A stand-in for the part of the hub's API that uploads small files."""
 
     made: list
     files: dict
@@ -54,7 +54,7 @@ class StandIn(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub():
-    """-> (address, the handler class with what it got)"""
+    """Yield the address of the stand-in and its handler class, which holds what arrived."""
     handler = type("Handler", (StandIn,), {"made": [], "files": {}})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
@@ -66,13 +66,14 @@ def hub():
 
 
 def run(address: str, images, out, *flags: str):
+    """Run a short training with uploads to `address`, and return the completed process."""
     command = [sys.executable, "train_textual_inversion.py", f"--train_data_dir={images}", "--token_string=mychar4"]
     command += ["--max_train_steps=4", "--eval_samples=8", "--cpu", f"--output_dir={out}", *flags]
     environment = {**os.environ, "HF_ENDPOINT": address, "HF_TOKEN": "hf_test", "HF_HUB_DISABLE_TELEMETRY": "1"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def test_every_saved_file_arrives(hub, tmp_path, images):
+def test_every_saved_file_is_uploaded(hub, tmp_path, images):
     address, got = hub
     flags = ["--huggingface_repo_id=me/words", "--huggingface_path_in_repo=words/one", "--save_every_n_steps=2"]
     flags += ["--save_state", "--save_state_to_huggingface", "--async_upload", "--huggingface_repo_visibility=public"]
@@ -90,7 +91,7 @@ def test_every_saved_file_arrives(hub, tmp_path, images):
     assert not got.made[0].get("private")
 
 
-def test_an_upload_that_fails_is_said_and_the_file_is_there(hub, tmp_path, images):
+def test_a_failed_upload_is_reported_and_the_file_stays(hub, tmp_path, images):
     address, got = hub
     got.broken = True
     done = run(address, images, tmp_path / "out", "--huggingface_repo_id=me/words")
@@ -99,7 +100,7 @@ def test_an_upload_that_fails_is_said_and_the_file_is_there(hub, tmp_path, image
     assert (tmp_path / "out" / "mychar4.safetensors").exists()
 
 
-def test_a_hub_that_does_not_answer_stops_before_training(tmp_path, images):
+def test_an_unreachable_hub_ends_the_run_before_training(tmp_path, images):
     done = run("http://127.0.0.1:9", images, tmp_path / "out", "--huggingface_repo_id=me/words")
     assert done.returncode == 2
     assert "the repository cannot be used" in done.stderr

@@ -1,4 +1,4 @@
-"""Files that a run writes: their names are tried before, folders that go are made again, leftovers and power cuts do no harm."""
+"""Tests of the files that a run writes: names are tried first, deleted folders are recreated, leftovers are removed."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ ENDING = len(".safetensors")
 
 
 def check(tmp_path: Path, capsys, *more: str) -> tuple[int, str]:
-    """`neonym check` of a run into `out`. -> exit code and what it says; it leaves nothing behind"""
+    """Run `neonym check`, verify that it leaves no files behind, and return its exit code and output."""
     images = tmp_path / "pictures"
     if not images.exists():
         make_images(images, 2)
@@ -45,38 +45,38 @@ def check(tmp_path: Path, capsys, *more: str) -> tuple[int, str]:
     ],
 )
 def test_names_are_tried_with_the_longest_ending(tmp_path, capsys, length, excess, more):
-    code, said = check(tmp_path, capsys, f"--output_name={'x' * length}", *more)
-    assert code == (2 if excess > 0 else 0), said
+    code, output = check(tmp_path, capsys, f"--output_name={'x' * length}", *more)
+    assert code == (2 if excess > 0 else 0), output
     if excess > 0:
-        assert "error: --output_name: a name would be xxx" in said
-        assert f"{excess} byte{'s' * (excess > 1)} too long" in said
-        assert said.count("error: --") == 1
+        assert "error: --output_name: a name would be xxx" in output
+        assert f"{excess} byte{'s' * (excess > 1)} too long" in output
+        assert output.count("error: --") == 1
 
 
-def test_bytes_count_and_sample_images_have_names_too(tmp_path, capsys):
+def test_names_are_measured_in_bytes_including_those_of_sample_images(tmp_path, capsys):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a mychar4 --d 12345678901")
-    code, said = check(tmp_path, capsys, f"--output_name={'é' * 122}")
-    assert (code, "1 byte too long" in said) == (2, True)
+    code, output = check(tmp_path, capsys, f"--output_name={'é' * 122}")
+    assert (code, "1 byte too long" in output) == (2, True)
     name = f"--output_name={'x' * 215}"
     assert check(tmp_path, capsys, name)[0] == 0
-    code, said = check(tmp_path, capsys, name, f"--sample_prompts={prompts}", "--sample_every_n_steps=5")
+    code, output = check(tmp_path, capsys, name, f"--sample_prompts={prompts}", "--sample_every_n_steps=5")
     assert code == 2
-    assert "12345678901.png" in said
+    assert "12345678901.png" in output
 
 
-def test_a_token_is_a_file_name_too(tmp_path, capsys):
-    code, said = check(tmp_path, capsys, f"--token_string={'y' * 250}")
+def test_a_token_that_is_too_long_for_a_file_name_is_refused(tmp_path, capsys):
+    code, output = check(tmp_path, capsys, f"--token_string={'y' * 250}")
     assert code == 2
-    assert f"the word `{'y' * 250}`: a name would be" in said
-    assert "--output_name gives its file another name" in said
+    assert f"the word `{'y' * 250}`: a name would be" in output
+    assert "--output_name gives its file another name" in output
 
 
 @pytest.mark.parametrize("flag", ["--output_name", "--token_string", "--output_dir"])
-def test_names_that_are_not_unicode(tmp_path, capsys, flag):
-    code, said = check(tmp_path, capsys, f"{flag}=a\udcff")
+def test_names_that_are_not_unicode_are_refused(tmp_path, capsys, flag):
+    code, output = check(tmp_path, capsys, f"{flag}=a\udcff")
     assert code == 2
-    assert "is not Unicode text" in said
+    assert "is not valid Unicode" in output
 
 
 @pytest.mark.parametrize(
@@ -94,33 +94,33 @@ def test_names_that_are_not_unicode(tmp_path, capsys, flag):
         ("--output_dir", "taken", "verdict.json is a folder, and a file"),
     ],
 )
-def test_places_are_tried(tmp_path, capsys, flag, value, words):
+def test_folders_and_paths_are_tried(tmp_path, capsys, flag, value, words):
     (tmp_path / "a-file").write_text("x")
     (tmp_path / "taken" / "mychar4.md").mkdir(parents=True)
     (tmp_path / "taken" / "mychar4-run" / "verdict.json").mkdir(parents=True)
     (tmp_path / "dangling").symlink_to("nowhere")
-    code, said = check(tmp_path, capsys, f"{flag}={tmp_path}/{value}")
+    code, output = check(tmp_path, capsys, f"{flag}={tmp_path}/{value}")
     assert code == 2
-    assert words in said
+    assert words in output
 
 
-def test_prefixes_of_logs_are_tried(tmp_path, capsys):
-    code, said = check(tmp_path, capsys, f"--logging_dir={tmp_path / 'logs'}", f"--log_prefix={'p' * 245}")
+def test_log_prefixes_are_tried(tmp_path, capsys):
+    code, output = check(tmp_path, capsys, f"--logging_dir={tmp_path / 'logs'}", f"--log_prefix={'p' * 245}")
     assert code == 2
-    assert "--log_prefix: a name would be ppp" in said
+    assert "--log_prefix: a name would be ppp" in output
 
 
-def test_all_that_is_wrong_with_places_is_said_at_once(tmp_path, capsys):
+def test_all_problems_of_outputs_are_reported_at_once(tmp_path, capsys):
     (tmp_path / "a-file").write_text("x")
-    code, said = check(
+    code, output = check(
         tmp_path, capsys, f"--logging_dir={tmp_path}/a-file", f"--output_name={'x' * 300}", "--learning_rate=-1"
     )
     assert code == 2
-    assert all(flag in said for flag in ("--logging_dir: ", "--output_name: ", "--learning_rate"))
+    assert all(flag in output for flag in ("--logging_dir: ", "--output_name: ", "--learning_rate"))
 
 
 def train_command(tmp_path: Path, *more: str) -> list[str]:
-    """A real process's command line of a short run into `out`."""
+    """Return the command line of a short run into `out` in a process of its own."""
     flags = [
         f"--train_data_dir={make_images(tmp_path / 'pictures', 2)}", "--token_string=mychar4", "--cpu", "--eval_samples=8",
         f"--output_dir={tmp_path / 'out'}", "--max_train_steps=14", "--train_batch_size=1", "--resolution=64", "--learning_rate=0.01",
@@ -130,7 +130,7 @@ def train_command(tmp_path: Path, *more: str) -> list[str]:
 
 
 def disturbed(tmp_path: Path, disturb, *more: str) -> tuple[int, str]:
-    """A real run to whose folders something is done after its first saved state. -> exit code, output"""
+    """Run a training process, call `disturb` after its first saved state, and return its exit code and output."""
     process = subprocess.Popen(
         train_command(tmp_path, *more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env={**os.environ, "TMPDIR": str(tmp_path)},
@@ -145,19 +145,20 @@ def disturbed(tmp_path: Path, disturb, *more: str) -> tuple[int, str]:
 
 
 def remove(home: Path) -> None:
+    """Remove the output and log folders."""
     for folder in ("out", "logs"):
         shutil.rmtree(home / folder, ignore_errors=True)
 
 
 def replace(home: Path) -> None:
-    """By files: a folder of that name cannot be made again."""
+    """Replace the output and log folders by files, so that they cannot be recreated."""
     remove(home)
     for folder in ("out", "logs"):
         (home / folder).write_text("in the way")
 
 
-def test_folders_that_go_during_a_run_are_made_again_or_the_end_is_kept_elsewhere(tmp_path):
-    """Removed: everything is there in the end. Replaced by files: the end is in a temporary folder, and goes on from there."""
+def test_folders_deleted_during_a_run_are_recreated_or_the_state_is_saved_elsewhere(tmp_path):
+    """A run recreates deleted folders; if files are in the way, its final state is saved in a temporary folder."""
     homes = {name: tmp_path / name for name in ("removed", "replaced")}
     for home in homes.values():
         home.mkdir()
@@ -171,7 +172,7 @@ def test_folders_that_go_during_a_run_are_made_again_or_the_end_is_kept_elsewher
 
     code, output = disturbed(homes["replaced"], replace)
     assert code == 2, output
-    assert "warning: nothing more is logged" in output
+    assert "warning: logging ends" in output
     (kept,) = homes["replaced"].glob("neonym-*")
     assert f"what was learned until step 14 is kept in {kept / 'state.safetensors'}" in output
     assert f"--resume {kept}" in output
@@ -185,8 +186,8 @@ def test_folders_that_go_during_a_run_are_made_again_or_the_end_is_kept_elsewher
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_whoever_removes_a_folder_and_starts_anew_gets_it(run_for, tmp_path):
-    """The first run finds that the folder is another one's, writes nothing to it, and keeps what it has elsewhere."""
+def test_a_run_gives_up_a_folder_that_another_run_replaced(run_for, tmp_path):
+    """A run whose folder was replaced by another run's writes nothing to it, and saves its state elsewhere."""
     folder = tmp_path / "out" / "mychar4-run"
     code = "import sys, time; from pathlib import Path; from neonym.io.atomic import alone_in\nwith alone_in(Path(sys.argv[1])): print(flush=True); time.sleep(600)"
     others = []
@@ -212,13 +213,13 @@ def test_whoever_removes_a_folder_and_starts_anew_gets_it(run_for, tmp_path):
 
 
 def ended_process() -> int:
-    """The number of a process that is no more."""
+    """Return the id of a process that has ended."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         pass
     return process.pid
 
 
-def test_leftovers_of_killed_processes_are_removed_and_no_others(run_for, tmp_path, monkeypatch):
+def test_only_leftovers_of_killed_processes_are_removed(run_for, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     gone, cache = ended_process(), tmp_path / "cache" / "neonym"
     folders = [
@@ -243,13 +244,13 @@ def test_leftovers_of_killed_processes_are_removed_and_no_others(run_for, tmp_pa
         left = {path.name for path in folder.iterdir() if path.name.endswith(".part")}
         assert left == {f".mychar4.md.{os.getppid()}.part", f"mychar4.safetensors.{gone}.part"}
     old = tmp_path / "out" / f".mychar4.md.{os.getppid()}.part"
-    os.utime(old, (1e9, 1e9))  # the number means another process by now
+    os.utime(old, (1e9, 1e9))  # the id belongs to another process by now
     clear_leftovers(tmp_path / "out")
     assert not old.exists()
     clear_leftovers(tmp_path / "nowhere")
 
 
-def test_a_process_that_is_killed_while_it_writes_leaves_one_file_that_the_next_one_removes(tmp_path):
+def test_the_partial_file_of_a_killed_process_is_removed_by_the_next_one(tmp_path):
     code = """
 import os, signal, sys
 from pathlib import Path
@@ -270,8 +271,8 @@ with atomic_write(Path(sys.argv[1])) as part:
     assert [p.name for p in tmp_path.iterdir()] == [file.name]
 
 
-def test_what_lasts_is_on_the_disk_before_it_takes_a_place(tmp_path, monkeypatch):
-    """The file, then its new name: in this order, and for lasting files alone."""
+def test_a_lasting_file_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
+    """A lasting file is synced before it is renamed, and its folder afterwards; other files are not synced."""
     calls = []
     sync, put = os.fsync, os.rename
     monkeypatch.setattr(
@@ -285,7 +286,7 @@ def test_what_lasts_is_on_the_disk_before_it_takes_a_place(tmp_path, monkeypatch
     assert calls == ["replace", str(part_of(file)), "replace", str(tmp_path)]
 
 
-def test_states_and_embeddings_last(run_for, monkeypatch):
+def test_states_and_embeddings_are_synced(run_for, monkeypatch):
     synced = []
     sync = os.fsync
     monkeypatch.setattr(
@@ -298,7 +299,7 @@ def test_states_and_embeddings_last(run_for, monkeypatch):
     assert not [name for name in synced if "cache" in name]
 
 
-def test_a_trial_of_names_leaves_nothing(tmp_path):
+def test_trying_names_leaves_no_files(tmp_path):
     refused = refused_names(tmp_path, ["good", "x" * 300, "a/b", "", "zero\0", ".."])
     assert set(refused) == {"x" * 300, "a/b", "", "zero\0", ".."}
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""TensorBoard and wandb follow a real run; nothing reaches the network."""
+"""Tests of TensorBoard and wandb on real runs, without the network."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from neonym.preflight.preflight import preflight
 from support import ROOT
 
 
-def test_tensorboard_gets_sd_scripts_scalars_and_ours(run_for, tmp_path):
+def test_tensorboard_receives_the_scalars_of_sd_scripts_and_ours(run_for, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     prompts = tmp_path / "p.txt"
@@ -40,8 +40,8 @@ def test_tensorboard_gets_sd_scripts_scalars_and_ours(run_for, tmp_path):
     assert found.Tags()["images"]
 
 
-def test_wandb_offline(tmp_path, images):
-    """In a process of its own: wandb starts a service beside it."""
+def test_wandb_logs_offline(tmp_path, images):
+    """A run in a process of its own, beside which wandb starts a service, writes wandb's offline files."""
     flags = [
         f"--train_data_dir={images}",
         "--token_string=mychar4",
@@ -57,18 +57,18 @@ def test_wandb_offline(tmp_path, images):
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
 
 
-def test_what_trackers_need_is_said_before(run_for):
+def test_missing_tracker_settings_are_reported_before_training(run_for):
     problems = [p for p in preflight(run_for(log_with="all")).problems if p.severity == "error"]
     assert [p.what for p in problems] == ["needs --logging_dir"]
 
 
-def test_nothing_is_logged_without_being_asked(run_for):
+def test_nothing_is_logged_unless_requested(run_for):
     run = run_for(max_train_steps=1)
     train(run)
     assert not list(Path(run.save.output_dir).rglob("events.out*"))
 
 
-def test_notes_go_where_they_are_wanted(tmp_path, capsys):
+def test_notes_go_to_the_terminal_or_to_the_log_file(tmp_path, capsys):
     from neonym.errors import UserError
     from neonym.runs.console import Terminal
     from neonym.runs.events import Noted
@@ -84,7 +84,7 @@ def test_notes_go_where_they_are_wanted(tmp_path, capsys):
     assert "small" not in log.read_text()
     assert "warning: large" in log.read_text()
     assert "earlier" not in log.read_text()
-    Terminal(log=log)  # of another process, which says nothing
+    Terminal(log=log)  # as of another process, which writes nothing
     assert "warning: large" in log.read_text()
     assert "large" not in shown
     assert "LEARNED" in shown

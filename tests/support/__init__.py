@@ -1,11 +1,11 @@
-"""What the tests share, by subject; fixtures are in `conftest.py`."""
+"""Helpers that tests share, one module for each subject; fixtures are in `conftest.py`."""
 
 from pathlib import Path
 
 import torch
 
 WORD = "mychar4"
-# whether this CPU rounds a sample alike in every batch and on any threads: not with AVX-512 (models/batch_invariance.py)
-ALIKE = torch.backends.cpu.get_cpu_capability() == "AVX2"
+# whether this CPU computes a sample to the same bits in every batch and on any threads (models/batch_invariance.py)
+BATCH_INVARIANT = torch.backends.cpu.get_cpu_capability() == "AVX2"
 ROOT = Path(__file__).parent.parent.parent
 GOLDEN = ROOT / "tests" / "golden"  # sd-scripts' own results

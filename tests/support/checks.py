@@ -1,4 +1,4 @@
-"""Runs from flat flags, checked as `neonym check` checks them."""
+"""Helpers that build runs from flat flags and check them as `neonym check` does."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from support import WORD
 
 
 def settings(**flags) -> RunConfig:
-    """A run from flat flags."""
+    """Return the run that flat flags describe."""
     tree: dict[str, dict] = {}
     homes = {name: section for section, name, _ in fields_of(RunConfig)}
     for name, value in flags.items():
@@ -21,24 +21,24 @@ def settings(**flags) -> RunConfig:
 
 
 def check(folder: Path | str, **flags) -> Preflight:
-    """A folder of images of WORD, looked at as `neonym check` does."""
+    """Return the preflight of a run on a folder with images of WORD."""
     return check_flags(train_data_dir=str(folder), token_string=WORD, **flags)
 
 
 def check_flags(**flags) -> Preflight:
-    """What is known of a run from flat flags, right or wrong, as on a command line."""
+    """Return the preflight of a run from flat flags, valid or not, as on a command line."""
     given = Given(dict.fromkeys(flags, "command line"))
     run = validated(RunConfig, flags, given)
     return preflight(run, given.problems)
 
 
 def check_table(tmp_path: Path, table: dict, **flags) -> Preflight:
-    """The same for a data-set file."""
+    """Return the preflight of a run on a data-set file with the given table."""
     file = tmp_path / "table.json"
     file.write_text(json.dumps(table))
     return check_flags(dataset_config=str(file), token_string=WORD, **flags)
 
 
 def said(ready: Preflight, *severities: str) -> str:
-    """Its problems of these severities (default: errors), a line each."""
+    """Return the problems of a preflight with these severities (default: errors), one per line."""
     return "\n".join(str(p) for p in ready.problems if p.severity in (severities or ("error",)))

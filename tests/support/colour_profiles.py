@@ -1,4 +1,4 @@
-"""Small ICC profiles, written from the specification, so that tests know what each colour becomes."""
+"""Small ICC profiles, built after the ICC specification, so that tests know what each colour becomes."""
 
 from __future__ import annotations
 
@@ -15,25 +15,29 @@ BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.03
 
 
 def number(value: float) -> bytes:
+    """Return a number in the format s15Fixed16."""
     return struct.pack(">i", round(value * 65536))
 
 
 def xyz(values) -> bytes:
+    """Return a tag of the type XYZ."""
     return b"XYZ " + bytes(4) + b"".join(map(number, values))
 
 
 def gamma(exponent: float) -> bytes:
+    """Return a curve tag with a single exponent."""
     return b"curv" + bytes(4) + struct.pack(">IH", 1, round(exponent * 256))
 
 
 def srgb_curve(points: int = 1024) -> bytes:
+    """Return a curve tag with samples of the sRGB curve."""
     x = np.linspace(0, 1, points)
     linear = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
     return b"curv" + bytes(4) + struct.pack(">I", points) + np.round(linear * 65535).astype(">u2").tobytes()
 
 
 def profile(space: bytes, connection: bytes, kind: bytes, tags: dict[str, bytes]) -> bytes:
-    """A header, a table of tags, the tags."""
+    """Return a profile: a header, a table of tags, the tags."""
     name = b"test\0"
     described = b"desc" + bytes(4) + struct.pack(">I", len(name)) + name + bytes(78)
     tags = {"desc": described, "cprt": b"text" + bytes(4) + b"none\0", "wtpt": xyz(D50), **tags}
@@ -48,7 +52,7 @@ def profile(space: bytes, connection: bytes, kind: bytes, tags: dict[str, bytes]
 
 
 def rgb(primaries=ADOBE, curve: bytes | None = None) -> bytes:
-    """A display with these primaries; with ADOBE and no curve it is nearly Adobe RGB (1998)."""
+    """Return the profile of a display with these primaries; the default is nearly Adobe RGB (1998)."""
     curve = curve or gamma(2.2)
     columns = np.array([[x / y, 1, (1 - x - y) / y] for x, y in primaries]).T
     white = np.array([D65[0] / D65[1], 1, (1 - D65[0] - D65[1]) / D65[1]])
@@ -59,11 +63,12 @@ def rgb(primaries=ADOBE, curve: bytes | None = None) -> bytes:
 
 
 def grey(curve: bytes) -> bytes:
+    """Return the profile of a grey device with this curve."""
     return profile(b"GRAY", b"XYZ ", b"mntr", {"kTRC": curve})
 
 
 def cmyk() -> bytes:
-    """Inks that shine more than they do: the complement of each, and black takes half the light."""
+    """Return the profile of idealised inks: each removes its complement, and black half of the light."""
     side = np.linspace(0, 1, 5)
     cyan, magenta, yellow, black = np.meshgrid(side, side, side, side, indexing="ij")
     light = np.stack([(1 - ink) * (1 - black / 2) for ink in (cyan, magenta, yellow)], -1).reshape(1, -1, 3)
@@ -77,7 +82,7 @@ def cmyk() -> bytes:
 
 
 def srgb_of(colour, described: bytes, mode: str = "RGB") -> tuple[int, ...]:
-    """What LittleCMS makes of one colour, called for by itself."""
+    """Return the sRGB value of one colour as LittleCMS converts it."""
     source = ImageCms.ImageCmsProfile(BytesIO(described))
     made = ImageCms.profileToProfile(
         Image.new(mode, (1, 1), colour), source, ImageCms.createProfile("sRGB"), outputMode="RGB"

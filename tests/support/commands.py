@@ -1,4 +1,4 @@
-"""Commands as users type them, and the images that they write."""
+"""Helpers that run commands as users type them, and read the images that they write."""
 
 import json
 import re
@@ -8,20 +8,21 @@ from PIL import Image
 
 from neonym.cli.main import main
 
-SMALL = ("--steps", "2", "--W", "64", "--H", "64", "--seed", "5")  # an image that is quickly drawn
+SMALL = ("--steps", "2", "--W", "64", "--H", "64", "--seed", "5")  # an image that takes little time
 
 
 def caption(*words) -> int:
-    """`neonym caption ...`. -> exit code"""
+    """Run `neonym caption ...`, and return its exit code."""
     return main(["caption", *map(str, words)])
 
 
 def pixels(image):
+    """Return the pixels of an image as integers, [H,W,C]."""
     return np.asarray(image).astype(int)
 
 
 def generate(tmp_path, *argv, code=0):
-    """-> the image files, in the order of their making"""
+    """Run `neonym generate ...`, and return the files that it wrote, sorted by name."""
     out = tmp_path / "images"
     before = set(out.rglob("*")) if out.exists() else set()
     assert main(["generate", "--outdir", str(out), *map(str, argv)]) == code
@@ -29,14 +30,14 @@ def generate(tmp_path, *argv, code=0):
 
 
 def shown(file):
-    """The image, read and closed."""
+    """Return the image of a file, which is closed."""
     with Image.open(file) as image:
         image.load()
         return image
 
 
 def read_parameters(text):
-    """AUTOMATIC1111's block, read by its rules: -> prompt, negative prompt, `Name: value` pairs"""
+    """Parse a block of generation parameters as AUTOMATIC1111 does: prompt, negative prompt, `Name: value` pairs."""
     pair = r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)'
     *lines, last = text.strip().split("\n")
     if len(re.findall(pair, last)) < 3:

@@ -1,7 +1,7 @@
-"""What the programs that use embedding files do with one, written a second time from their measured behaviour.
+"""Models of the programs that read embedding files, reimplemented from their observed behaviour.
 
-Each function takes a file and the widths of the model's text encoders, and gives the vectors that the program would use,
-{width: float32 [n,W]}. It raises Refused where the program would refuse, skip or not see the file.
+Each function takes a file and the widths of the model's text encoders, and returns the vectors that the program would
+use, {width: float32 [n,W]}. It raises Refused where the program would refuse, skip or not see the file.
 """
 
 import base64
@@ -19,16 +19,17 @@ SD1, SD2, SDXL = (768,), (1024,), (768, 1280)
 
 
 class Refused(Exception):
-    """The program does not use the file."""
+    """An error that means that the program does not use the file."""
 
 
 def need(condition: Any, why: str) -> None:
+    """Raise Refused unless the condition holds."""
     if not condition:
         raise Refused(why)
 
 
 def loaded(path: Path, parameter_dict: bool = False) -> Any:
-    """The file's table, read as its ending says; pickles as the safe loaders of PyTorch read them."""
+    """Return the table of a file, read by its extension; pickles are read by PyTorch's safe loader."""
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
@@ -42,12 +43,13 @@ def loaded(path: Path, parameter_dict: bool = False) -> Any:
 
 
 def tables(found: dict[int, torch.Tensor], widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
-    """For every encoder, 2-D."""
+    """Return the vectors of every encoder as float32 [n,W]. Raises Refused if a width is missing."""
     need(set(found) == set(widths), f"widths {sorted(found)}")
     return {width: (rows[None] if rows.ndim == 1 else rows).detach().float() for width, rows in found.items()}
 
 
 def web_ui(path: Path, widths: tuple[int, ...], careful: bool) -> dict[int, torch.Tensor]:
+    """Return the vectors that AUTOMATIC1111 or Forge would use; only the former is `careful` with pickles."""
     need(path.suffix in (".safetensors", ".pt", ".bin", ".png", ".webp"), "ending")
     if path.suffix in (".png", ".webp"):
         with Image.open(path) as card:
@@ -78,15 +80,20 @@ def web_ui(path: Path, widths: tuple[int, ...], careful: bool) -> dict[int, torc
 
 
 def automatic1111(path: Path, widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
+    """Return the vectors that AUTOMATIC1111 would use."""
     return web_ui(path, widths, careful=True)
 
 
 def forge(path: Path, widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
+    """Return the vectors that Forge would use."""
     return web_ui(path, widths, careful=False)
 
 
 def comfy(path: Path, widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
-    """With its whole name any file is found; without, these endings are tried: .safetensors, .pt, .bin."""
+    """Return the vectors that ComfyUI would use.
+
+    With its whole name any file is found; otherwise the extensions .safetensors, .pt and .bin are tried.
+    """
     need(not re.search(r"\s", path.stem), "a blank in the name")
     content, found = loaded(path, parameter_dict=True), {}
     for width in widths:
@@ -111,13 +118,14 @@ def comfy(path: Path, widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
 
 
 def listed(content: list, width: int) -> torch.Tensor:
-    """ComfyUI: all vectors of the width, from every table."""
+    """Return all vectors of the width from a list of tables, as ComfyUI does."""
     fitting = [rows.reshape(-1, width) for table in content for rows in table.values() if rows.shape[-1] == width]
     need(fitting, "no vectors of the width")
     return torch.cat(fitting)
 
 
 def sdnext(path: Path, widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
+    """Return the vectors that SD.Next would use."""
     need(path.suffix in (".safetensors", ".pt"), "ending")
     content = loaded(path)
     if path.suffix == ".pt":
@@ -130,6 +138,7 @@ def sdnext(path: Path, widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
 
 
 def invoke(path: Path, widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
+    """Return the vectors that InvokeAI would use."""
     need(path.suffix in (".safetensors", ".pt", ".bin", ".ckpt"), "ending")
     need(re.fullmatch(r"[A-Za-z0-9., _-]+", path.stem), "the trigger cannot be written")
     need("," not in path.stem, "prompts are split at commas")
@@ -151,7 +160,7 @@ def invoke(path: Path, widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
 
 
 def sd_cpp(path: Path, widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
-    """Of two encoders it has the second's vectors right only."""
+    """Return the vectors that stable-diffusion.cpp would use; for two encoders, only those of the second are right."""
     need(path.suffix in (".safetensors", ".pt", ".ckpt"), "ending")
     content = loaded(path)
     if "string_to_param" in content:
@@ -164,6 +173,7 @@ def sd_cpp(path: Path, widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
 
 
 def sd_scripts_generator(path: Path, widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
+    """Return the vectors that sd-scripts' generator would use."""
     content = loaded(path)
     if len(widths) == 2:
         need("clip_l" in content and "clip_g" in content, "SDXL needs both")
@@ -175,6 +185,7 @@ def sd_scripts_generator(path: Path, widths: tuple[int, ...]) -> dict[int, torch
 
 
 def sd_scripts_trainer(path: Path, widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
+    """Return the vectors that sd-scripts' trainer would use."""
     content = loaded(path)
     if len(widths) == 2:
         return sd_scripts_generator(path, widths)
@@ -185,6 +196,7 @@ def sd_scripts_trainer(path: Path, widths: tuple[int, ...]) -> dict[int, torch.T
 
 
 def onetrainer(path: Path, widths: tuple[int, ...]) -> dict[int, torch.Tensor]:
+    """Return the vectors that OneTrainer would use."""
     content = loaded(path)
     if len(widths) == 2:
         need("clip_l" in content and "clip_g" in content, "SDXL needs both")

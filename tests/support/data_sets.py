@@ -1,4 +1,4 @@
-"""Small data sets."""
+"""Helpers that write small data sets."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ COLOURS = [(200, 40, 40), (40, 160, 60), (50, 90, 220), (240, 220, 60), (250, 25
 
 
 def make_images(folder: Path, count: int = 6, size=(128, 128), caption: str | None = "a sticker of a mychar4") -> Path:
-    """Squares of one colour on another, each with a caption."""
+    """Write images of a rectangle of one colour on another, each with a caption, and return their folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         image = Image.new("RGB", size, COLOURS[i % len(COLOURS)])
@@ -20,5 +20,5 @@ def make_images(folder: Path, count: int = 6, size=(128, 128), caption: str | No
 
 
 def subset(tmp_path: Path, **values) -> dict:
-    """A data-set table of one subset, the folder `a`."""
+    """Return a data-set table with one subset, the folder `a`."""
     return {"datasets": [{"subsets": [{"image_dir": str(tmp_path / "a"), **values}]}]}

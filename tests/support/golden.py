@@ -1,4 +1,4 @@
-"""sd-scripts' own results, and what agrees with them."""
+"""sd-scripts' own results, and helpers that compare ours with them."""
 
 import json
 import re
@@ -7,31 +7,31 @@ from support import GOLDEN, ROOT
 
 
 def golden(name: str, part: str = "cases") -> list[dict]:
-    """Return the cases of a file. There are some: no test passes because its list is empty."""
+    """Return the cases of a file, at least one, so that no test passes because its list is empty."""
     cases = json.loads((GOLDEN / name).read_text())[part]
     assert cases, f"{name} has no {part}"
     return cases
 
 
 def reasons(letter: str) -> dict[str, str]:
-    """The cases of one file that the table in docs/datasets.md lists, with the reasons."""
+    """Return the cases that docs/datasets.md lists as different, with the reasons."""
     page = (ROOT / "docs" / "datasets.md").read_text()
     found = dict(re.findall(rf"^\| {letter} \| (.+?) \| (.+) \|$", page, re.MULTILINE))
-    assert found, f"the table has no rows of {letter}"  # only files with differences are asked for
+    assert found, f"the table has no rows of {letter}"  # called only for files with differences
     return found
 
 
 def differences(letter: str) -> set[str]:
-    """The names alone."""
+    """Return the names of the cases that docs/datasets.md lists as different."""
     return set(reasons(letter))
 
 
 def judge(letter: str, outcomes: dict[str, bool]) -> None:
-    """Every case must agree, but for those listed; and of those none may. (More of the same kind may be listed.)"""
+    """Verify that exactly the cases that are not listed agree. Listed cases without an outcome are allowed."""
     listed = differences(letter)
-    assert outcomes, "no case was looked at"
+    assert outcomes, "no case was compared"
     wrong = sorted(name for name, agrees in outcomes.items() if not agrees and name not in listed)
-    assert not wrong, f"not as sd-scripts, and not listed: {wrong}"
+    assert not wrong, f"different from sd-scripts, but not listed: {wrong}"
     stale = sorted(name for name in listed if outcomes.get(name))
     assert not stale, f"listed as different, but the same: {stale}"
 
@@ -41,7 +41,7 @@ EMPTY = (None, "", {}, 0, 0.0, False)
 
 
 def same_values(found: list[tuple[str, dict]], expected: list[dict]) -> bool:
-    """Whether every value that sd-scripts resolved is ours (kind, settings); where both mean "none", they need not be alike."""
+    """Return whether our values (kind, settings) equal those of sd-scripts; all forms of "none" are equal."""
     if len(found) != len(expected):
         return False
     for (kind, ours), theirs in zip(found, expected, strict=True):

@@ -1,4 +1,4 @@
-"""Real runs: stopped, started as processes, looked into."""
+"""Helpers for real runs: stop them, start them as processes, read their files."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from support import ROOT
 
 
 def stop_at(step: int, number: int = 15) -> dict[str, Any]:
-    """Arguments of `train` that stop it after a step."""
+    """Return arguments of `train` that stop it after a step."""
     stop = Stop()
 
     def listen(event: Event) -> None:
@@ -31,12 +31,13 @@ def stop_at(step: int, number: int = 15) -> dict[str, Any]:
 
 
 def notes_of(events: list[Event]) -> list[str]:
-    """What a run said."""
+    """Return the texts of the notes among the events."""
     return [event.text for event in events if isinstance(event, Noted)]
 
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
+    """Let PyTorch use `count` threads for the duration of the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -46,11 +47,12 @@ def threads(count: int) -> Iterator[None]:
 
 
 def rows(path: Path) -> torch.Tensor:
+    """Return the vectors of an embedding file, [n,W]."""
     return read_embedding(path).vectors["text_encoder"]
 
 
 def flags_of(run) -> list[str]:
-    """The command line of a run."""
+    """Return the flags of a run's command line."""
     parts = []
     for section in type(run).model_fields:
         chosen = getattr(run, section)
@@ -61,13 +63,14 @@ def flags_of(run) -> list[str]:
 
 
 def start(run) -> subprocess.Popen:
+    """Start a run as a process, and return it."""
     code = "import sys; from neonym.cli.main import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "train", *flags_of(run)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def wait_for_step(folder: Path, step: int, process: subprocess.Popen) -> None:
-    """Until the state of `step` is on disk: the events are written late, the state is not."""
+    """Wait until the state of `step` is on the disk; unlike events, states are written without delay."""
     from safetensors import safe_open
 
     deadline = time.monotonic() + 120
@@ -82,6 +85,7 @@ def wait_for_step(folder: Path, step: int, process: subprocess.Popen) -> None:
 
 
 def launch(processes: int, *flags: str) -> subprocess.Popen:
+    """Start a run in several processes under `accelerate launch`, and return the launcher."""
     command = [str(Path(sys.executable).parent / "accelerate"), "launch", "--multi_gpu", "--num_machines=1"]
     command += [
         f"--num_processes={processes}",
@@ -97,6 +101,7 @@ def launch(processes: int, *flags: str) -> subprocess.Popen:
 
 
 def flags_for(images, out, steps: int = 6) -> list[str]:
+    """Return the flags of a short CPU run that saves its state after every step."""
     return [
         f"--train_data_dir={images}", "--token_string=mychar4", f"--max_train_steps={steps}", "--eval_samples=8",
         f"--output_dir={out}", "--cpu", "--train_batch_size=3", "--learning_rate=0.005", "--state_every_n_steps=1", "--flip_aug",

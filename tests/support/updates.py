@@ -1,4 +1,4 @@
-"""Updates of a run: spoiled, and looked at as they begin."""
+"""Helpers that record optimizer updates, and spoil their gradients."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from neonym.training.concept import Concept
 
 
 class Spoil(torch.autograd.Function):
-    """The losses as they are, and a gradient that is no number any more."""
+    """An identity whose gradient is multiplied by a value, such as infinity."""
 
     @staticmethod
     def forward(ctx, losses, value):
@@ -22,7 +22,7 @@ class Spoil(torch.autograd.Function):
 
 @dataclass
 class Update:
-    """What one update began with."""
+    """The values that an optimizer update starts with."""
 
     concept: Concept
     step: int

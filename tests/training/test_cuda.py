@@ -1,4 +1,4 @@
-"""Short runs of the built-in model on a GPU: NEONYM_TEST_CUDA=1 pytest tests/training/test_cuda.py"""
+"""Tests of short runs of the built-in model on a GPU: `NEONYM_TEST_CUDA=1 pytest tests/training/test_cuda.py`."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.fixture
 def run_on_gpu(run_for):
-    """A function: precision, flags -> a run of 12 steps without a warm-up."""
+    """Return a function that builds a run of 12 steps without warm-up from a precision and flags."""
 
     def build(precision: str, name: str = "out", **flags):
         base = {"cpu": False, "mixed_precision": precision, "max_train_steps": 12, "lr_warmup_steps": "0"}
@@ -38,25 +38,25 @@ def run_on_gpu(run_for):
 
 
 def learned(result, updates) -> bool:
-    """Whether the rows are numbers, and others than at first."""
+    """Return whether the saved rows are finite and differ from the initial ones."""
     saved = rows(result.files[0])
     return bool(saved.isfinite().all()) and not torch.equal(saved, updates[0].rows.cpu())
 
 
-def test_fp16_passes_over_what_is_not_finite_and_learns(run_on_gpu, spoiled, updates):
-    """accelerate's own scaler: infinities put in at steps 5 and 9, those of the falling scale beside them."""
+def test_fp16_skips_infinite_gradients_and_learns(run_on_gpu, spoiled, updates):
+    """With accelerate's scaler, the infinities of steps 5 and 9 are skipped, and those of the falling scale."""
     spoiled({5: float("inf"), 9: float("nan")})
     result = train(run_on_gpu("fp16"))
     assert [update.step for update in updates] == list(range(12))
     assert updates[0].scale == 65536
-    passed_over = [a.step for a, b in pairwise(updates) if torch.equal(a.rows, b.rows)]
-    assert {5, 9} <= set(passed_over)
-    assert updates[-1].scale == 65536 / 2 ** len(passed_over)
+    skipped = [a.step for a, b in pairwise(updates) if torch.equal(a.rows, b.rows)]
+    assert {5, 9} <= set(skipped)
+    assert updates[-1].scale == 65536 / 2 ** len(skipped)
     assert updates[-1].concept.skipped == []
     assert learned(result, updates)
 
 
-def test_fp16_ends_where_no_scale_helps(run_on_gpu, spoiled):
+def test_fp16_ends_if_no_scale_gives_finite_gradients(run_on_gpu, spoiled):
     spoiled({None: float("inf")})
     with pytest.raises(UserError, match=r"steps in a row, first of step 17 .*became infinite"):
         train(run_on_gpu("fp16", max_train_steps=60))
@@ -69,7 +69,7 @@ def test_other_precisions_have_no_scaler_and_learn(run_on_gpu, updates, precisio
     assert learned(result, updates)
 
 
-def test_d_adaptation_waits_at_a_rate_of_zero(run_on_gpu, updates):
+def test_d_adaptation_does_not_step_at_a_rate_of_zero(run_on_gpu, updates):
     flags = {"optimizer_type": "DAdaptSGD", "learning_rate": 1.0, "lr_warmup_steps": "2"}
     pytest.importorskip("dadaptation")
     train(run_on_gpu("fp16", **flags))
@@ -88,7 +88,7 @@ def test_an_update_waits_for_the_device_once(run_on_gpu, monkeypatch):
             warnings.simplefilter("always")
             clean(self, step, scaler)
         torch.cuda.set_sync_debug_mode("default")
-        if not self.skipped and step > 8:  # the first ones make the optimizer's state, and may be passed over
+        if not self.skipped and step > 8:  # the first steps create the optimizer's state, and may be skipped
             waits.append(sum("synchronizing" in str(w.message) for w in caught))
 
     monkeypatch.setattr(Concept, "update", update)
@@ -97,8 +97,8 @@ def test_an_update_waits_for_the_device_once(run_on_gpu, monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_a_killed_run_goes_on_bit_for_bit(run_on_gpu, precision):
-    """With the deterministic algorithms of torch; without them two runs of the same command may differ in rounding."""
+def test_a_killed_run_continues_bit_for_bit(run_on_gpu, precision):
+    """A killed run continues bit for bit with torch's deterministic algorithms; without them, rounding may differ."""
 
     def start(run) -> subprocess.Popen:
         environment = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
@@ -110,8 +110,8 @@ def test_a_killed_run_goes_on_bit_for_bit(run_on_gpu, precision):
     flags = {"state_every_n_steps": 1, "max_train_steps": 200, "ema_decay": 0.9}
     whole, parts = run_on_gpu(precision, "whole", **flags), run_on_gpu(precision, "parts", **flags)
     process = start(whole)
-    said = process.communicate(timeout=300)[0]
-    assert process.returncode in (0, 3), said
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode in (0, 3), output
     process = start(parts)
     folder = Path(parts.save.output_dir)
     wait_for_step(folder / "mychar4-run", 3, process)
@@ -119,7 +119,7 @@ def test_a_killed_run_goes_on_bit_for_bit(run_on_gpu, precision):
     process.communicate()
     assert not (folder / "mychar4.safetensors").exists()
     process = start(parts)
-    said = process.communicate(timeout=300)[0]
-    assert process.returncode in (0, 3), said
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode in (0, 3), output
     files = [Path(run.save.output_dir) / "mychar4.safetensors" for run in (whole, parts)]
     assert files[0].read_bytes() == files[1].read_bytes()

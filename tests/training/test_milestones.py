@@ -1,4 +1,4 @@
-"""Length, saves, states, samples, early stop: what happens when."""
+"""Tests of the schedule of a run: its length, saves, states, samples and early stopping."""
 
 import base64
 import errno
@@ -17,13 +17,13 @@ from neonym.preflight.preflight import preflight
 from neonym.runs.events import Evaluated, Event, Started, Stepped
 from neonym.training import state
 from neonym.training.checkpoint import CheckpointStore
-from neonym.training.early_stopping import Plateau
-from neonym.training.recorded import as_data_url
-from support.runs import notes_of, stop_at
+from neonym.training.early_stopping import EarlyStopping
+from neonym.training.metadata import as_data_url
+from support.runs import notes_of, rows, stop_at
 
 
 class Recorder:
-    """Remembers every event of a run."""
+    """A listener that records every event of a run."""
 
     def __init__(self):
         self.events: list[Event] = []
@@ -32,23 +32,22 @@ class Recorder:
         self.events.append(event)
 
     def of(self, kind: type[Event]) -> list:
+        """Return the events of one kind."""
         return [event for event in self.events if isinstance(event, kind)]
 
     @property
     def notes(self) -> list[str]:
+        """The texts of the notes."""
         return notes_of(self.events)
 
 
 def names(run, pattern: str = "*.safetensors") -> list[str]:
+    """Return the sorted names of the files in the output folder that match a pattern."""
     return sorted(p.name for p in Path(run.save.output_dir).glob(pattern))
 
 
-def rows(path: Path) -> torch.Tensor:
-    return read_embedding(path).vectors["text_encoder"]
-
-
-def test_epochs_become_steps(run_for):
-    """6 images in batches of 4: two steps an epoch. The last epoch is the final file; old epochs go, states too."""
+def test_epochs_are_converted_to_steps(run_for):
+    """Six images in batches of four give two steps per epoch; files and states of old epochs are removed."""
     run = run_for(
         max_train_epochs=5, save_every_n_epochs=1, save_last_n_epochs=2, save_state=True, save_last_n_epochs_state=1
     )
@@ -59,14 +58,14 @@ def test_epochs_become_steps(run_for):
     assert names(run, "*-state") == ["mychar4-000004-state", "mychar4-state"]
 
 
-def test_a_ratio_becomes_an_interval(run_for):
+def test_a_save_ratio_is_converted_to_an_interval(run_for):
     for epochs, ratio, interval in ((10, 3, 3), (2, 9, 1)):
         plan = preflight(run_for(max_train_epochs=epochs, save_n_epoch_ratio=ratio)).complete_plan()
         assert plan.milestones.save_every_n_epochs == interval
 
 
-def test_step_files_and_their_retention(run_for):
-    """A file of another rhythm under the same name is not this run's, and stays."""
+def test_old_step_files_of_this_run_are_removed(run_for):
+    """Old step files are removed, except one whose number is not a multiple of the run's interval."""
     run = run_for(max_train_steps=9, save_every_n_steps=2, save_last_n_steps=3, save_state=True)
     stranger = Path(run.save.output_dir) / "mychar4-step00000003.safetensors"
     stranger.parent.mkdir()
@@ -83,19 +82,19 @@ def test_step_files_and_their_retention(run_for):
     [(3, 3, {3: [3], 6: [3, 6], 9: [6, 9], 12: [9, 12]}), (2, 3, {4: [2, 4], 6: [4, 6]}), (5, 1, {10: [10]})],
 )
 def test_retention_counts_steps_as_sd_scripts_does(run_for, every, keep, left):
-    """After step s the multiple at or below s - keep - 1 goes."""
+    """After step s, the files of steps below s - keep are removed, as in sd-scripts."""
     ready = preflight(run_for(save_every_n_steps=every, save_last_n_steps=keep))
     store = CheckpointStore(ready.complete_plan())
     store.folder.parent.mkdir(parents=True)
     for done in range(every, max(left) + 1, every):
         store.file("mychar4", f"-step{done:08d}").touch()
-        store.remove(r"-step(\d{8})", every, done - keep, 0)
+        store.remove_older(r"-step(\d{8})", every, done - keep, 0)
         if done in left:
             assert names(ready.run) == [f"mychar4-step{number:08d}.safetensors" for number in left[done]]
 
 
-def test_what_metadata_says(run_for, tmp_path):
-    """A thumbnail goes into the file; limits of the timesteps and the layer are recorded where they were given."""
+def test_metadata_of_the_user_and_of_the_settings(run_for, tmp_path):
+    """Metadata holds the thumbnail itself, and the timestep range and CLIP layer where they are set."""
     image = tmp_path / "thumb.png"
     image.write_bytes(b"picture")
     flags = {"metadata_thumbnail": str(image), "metadata_author": "me", "min_timestep": 100, "clip_skip": 2}
@@ -110,8 +109,8 @@ def test_what_metadata_says(run_for, tmp_path):
     assert any(p.where.startswith("--metadata_thumbnail") for p in preflight(missing).problems)
 
 
-def test_resuming_from_a_state_folder(run_for):
-    """From the state of step 4 of one run to the same end; with other settings it says so and goes on."""
+def test_resuming_from_a_state_folder_of_another_run(run_for):
+    """A run from another run's state of step 4 reaches the same end; different settings are reported."""
     whole = run_for("whole", save_every_n_steps=4, save_state=True)
     train(whole)
     folder = Path(whole.save.output_dir) / "mychar4-step00000004-state"
@@ -119,7 +118,7 @@ def test_resuming_from_a_state_folder(run_for):
     report = Recorder()
     train(again, [report])
     assert torch.equal(*(rows(Path(r.save.output_dir) / "mychar4.safetensors") for r in (whole, again)))
-    assert any("going on from step 4" in note for note in report.notes)
+    assert any("continuing from step 4" in note for note in report.notes)
     longer, report = run_for("longer", resume=str(folder), max_train_steps=12), Recorder()
     assert train(longer, [report]).steps == 12
     assert any("max_train_steps (was 8, is 12)" in note for note in report.notes)
@@ -130,18 +129,19 @@ def test_resuming_from_a_state_folder(run_for):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
+    """Return the content of every file below a folder."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_a_finished_run_is_not_done_again(run_for):
-    """The same command says so and touches nothing; another format is written from the state, without a step."""
+def test_a_finished_run_is_not_repeated(run_for):
+    """The command of a finished run reports that and changes nothing; another format is written without a step."""
     run, report = run_for(), Recorder()
     first = train(run)
     before = contents(Path(run.save.output_dir))
     again = train(run, [report])
     assert (again.files, again.steps) == (first.files, 8)
     assert contents(Path(run.save.output_dir)) == before
-    (said,) = [note for note in report.notes if "finished already" in note]
+    (message,) = [note for note in report.notes if "finished already" in note]
     for words in (
         str(first.files[0]),
         f"`mychar4`: {first.verdicts[0].word}",
@@ -149,19 +149,19 @@ def test_a_finished_run_is_not_done_again(run_for):
         "from step 8",
         "restart",
     ):
-        assert words in said
-    assert torch.equal(rows(train(run_for(save_model_as="pt"), [steps_are_wrong]).files[0]), rows(first.files[0]))
+        assert words in message
+    assert torch.equal(rows(train(run_for(save_model_as="pt"), [refuse_steps]).files[0]), rows(first.files[0]))
     first.files[0].unlink()
-    train(run, [steps_are_wrong])
+    train(run, [refuse_steps])
     assert contents(Path(run.save.output_dir))["mychar4.safetensors"] == before["mychar4.safetensors"]
     assert len(trained_steps(run_for(restart=True))) == 8
 
 
-def test_a_finished_run_goes_on_with_more_steps_and_is_replaced_with_other_settings(run_for):
+def test_a_finished_run_continues_with_more_steps_and_is_replaced_with_other_settings(run_for):
     train(run_for())
     report = Recorder()
     assert trained_steps(run_for(max_train_steps=11), report) == [9, 10, 11]
-    assert any("going on from step 8 of the finished run" in note for note in report.notes)
+    assert any("continuing from step 8 of the finished run" in note for note in report.notes)
     assert any("max_train_steps (was 8, is 11)" in note for note in report.notes)
     report = Recorder()
     assert len(trained_steps(run_for(learning_rate=1e-3), report)) == 8
@@ -169,13 +169,13 @@ def test_a_finished_run_goes_on_with_more_steps_and_is_replaced_with_other_setti
     assert len(trained_steps(run_for(learning_rate=1e-3, max_train_steps=6))) == 6  # fewer steps: another run
 
 
-def test_a_longer_run_can_be_interrupted_too(run_for):
+def test_a_continued_run_can_be_interrupted(run_for):
     train(run_for())
     assert train(run_for(max_train_steps=12), **stop_at(10)).signal == 15
     assert trained_steps(run_for(max_train_steps=12)) == [11, 12]
 
 
-def test_a_run_from_another_state_is_another_run(run_for):
+def test_a_run_from_another_state_replaces_a_finished_run(run_for):
     other = run_for("other", save_every_n_steps=4, save_state=True, learning_rate=0.001)
     train(other)
     train(run_for())
@@ -184,19 +184,20 @@ def test_a_run_from_another_state_is_another_run(run_for):
     assert trained_steps(run_for(resume=folder)) == []
 
 
-def steps_are_wrong(event: Event) -> None:
-    """Follows a run that has no step to do."""
+def refuse_steps(event: Event) -> None:
+    """Fail at a step, as the listener of a run that has no step to do."""
     if isinstance(event, Stepped):
         pytest.fail(f"step {event.step} was done")
 
 
 def trained_steps(run, report: Recorder | None = None) -> list[int]:
+    """Train a run, and return the steps that it did."""
     report = report or Recorder()
     train(run, [report])
     return [event.step for event in report.of(Stepped)]
 
 
-def test_beginning_later_in_the_plan(run_for):
+def test_a_run_can_start_at_a_later_step(run_for):
     report = Recorder()
     train(run_for(initial_epoch=3), [report])
     (started,) = report.of(Started)
@@ -206,7 +207,7 @@ def test_beginning_later_in_the_plan(run_for):
     assert preflight(run_for(initial_step=5)).complete_plan().milestones.first == 5
 
 
-def test_a_run_from_a_state_folder_goes_on_from_its_own_later_state(run_for):
+def test_a_run_from_a_state_folder_continues_from_its_own_later_state(run_for):
     first = run_for("first", save_every_n_steps=2, save_state=True)
     train(first)
     folder = str(Path(first.save.output_dir) / "mychar4-step00000002-state")
@@ -214,18 +215,18 @@ def test_a_run_from_a_state_folder_goes_on_from_its_own_later_state(run_for):
     assert train(again, **stop_at(5)).signal == 15
     report = Recorder()
     train(again, [report])
-    assert any("going on from step 5" in note for note in report.notes)
+    assert any("continuing from step 5" in note for note in report.notes)
     assert torch.equal(*(rows(Path(r.save.output_dir) / "mychar4.safetensors") for r in (first, again)))
 
 
-def test_beginning_after_the_end_is_an_error(run_for):
+def test_starting_after_the_end_is_an_error(run_for):
     assert any(
         "would start at step 8, but the training ends at step 8" in p.what
         for p in preflight(run_for(initial_step=8)).problems
     )
 
 
-def test_a_time_limit_ends_like_a_last_step(run_for):
+def test_a_time_limit_ends_a_run_that_can_be_continued(run_for):
     report = Recorder()
     result = train(run_for(max_train_steps=100_000, max_train_time=0.02), [report])
     assert 0 < result.steps < 100_000
@@ -234,15 +235,15 @@ def test_a_time_limit_ends_like_a_last_step(run_for):
     assert any("was up after step" in note for note in report.notes)
     again = Recorder()
     assert train(run_for(max_train_steps=100_000, max_train_time=0.02), [again]).steps > result.steps
-    assert any(f"going on from step {result.steps} of the interrupted run" in note for note in again.notes)
+    assert any(f"continuing from step {result.steps} of the interrupted run" in note for note in again.notes)
 
 
-def test_the_average_is_saved(run_for):
+def test_the_moving_average_is_saved(run_for):
     plain, averaged = (train(run_for(str(decay), ema_decay=decay)) for decay in (None, 0.9))
     assert not torch.equal(rows(plain.files[0]), rows(averaged.files[0]))
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo looks at it
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo reads it
 def test_a_compiled_model_learns_the_same(run_for):
     plain, compiled = run_for("plain"), run_for("compiled", torch_compile=True, dynamo_backend="aot_eager")
     a, b = (rows(train(run).files[0]) for run in (plain, compiled))
@@ -253,7 +254,7 @@ def test_a_compiled_model_learns_the_same(run_for):
     assert problem.fix == "Did you mean `inductor`?"
 
 
-def test_metadata_and_precision(run_for):
+def test_files_have_the_requested_metadata_and_precision(run_for):
     result = train(run_for(max_train_steps=1, metadata_author="A. Mole", metadata_title="Mole", save_precision="fp16"))
     found = read_embedding(result.files[0])
     assert found.metadata["modelspec.author"] == "A. Mole"
@@ -262,7 +263,7 @@ def test_metadata_and_precision(run_for):
 
 
 def test_a_full_disk_while_saving_is_survived(run_for, monkeypatch):
-    """The files of step 2 stay whole, what cannot be written is said, and the run ends with its file."""
+    """Saves that fail on a full disk are reported, and the run continues and writes its file."""
     run, report, inner = run_for(save_every_n_steps=2, state_every_n_steps=2), Recorder(), state.save
     full = {"now": False}
 
@@ -279,25 +280,25 @@ def test_a_full_disk_while_saving_is_survived(run_for, monkeypatch):
     result = train(run, [report, fill])
     assert result.steps == 8
     assert result.files[0].exists()
-    said = [note for note in report.notes if "No space left" in note]
-    assert len(said) == 2
+    warnings = [note for note in report.notes if "No space left" in note]
+    assert len(warnings) == 2
     assert not list(Path(run.save.output_dir).rglob("*.part"))
 
 
-def test_plateau():
+def test_early_stopping_waits_for_a_flat_curve_and_keeps_the_best_rows():
     curve = [1.0, 0.8, 0.6, 0.5, 0.45, 0.43, 0.42, 0.421, 0.4205, 0.4207]
-    plateau = Plateau(window=4, threshold=0.02)
-    reached = []
+    early_stopping = EarlyStopping(window=4, threshold=0.02)
+    stops = []
     for i, loss in enumerate(curve):
-        plateau.add([loss], [{"e": torch.tensor(float(i))}])
-        reached.append(plateau.reached())
-    assert reached == [False] * 7 + [True] * 3
-    assert float(plateau.best[0]["e"]) == 6
-    plateau.add([float("nan")], [{"e": torch.tensor(99.0)}])
-    assert float(plateau.best[0]["e"]) == 6
+        early_stopping.add([loss], [{"e": torch.tensor(float(i))}])
+        stops.append(early_stopping.should_stop())
+    assert stops == [False] * 7 + [True] * 3
+    assert float(early_stopping.best[0]["e"]) == 6
+    early_stopping.add([float("nan")], [{"e": torch.tensor(99.0)}])
+    assert float(early_stopping.best[0]["e"]) == 6
 
 
-def test_early_stop_ends_the_run_and_keeps_the_best(run_for):
+def test_early_stopping_ends_the_run_with_the_best_rows(run_for):
     options = {"early_stop": True, "eval_every_n_steps": 2, "early_stop_window": 2, "early_stop_threshold": 0.5}
     run, report = run_for(max_train_steps=60, learning_rate=0.02, **options), Recorder()
     result = train(run, [report])
@@ -311,8 +312,8 @@ def test_early_stop_ends_the_run_and_keeps_the_best(run_for):
     assert torch.equal(rows(result.files[0]), rows(again.files[0]))
 
 
-def test_samples_change_nothing_in_training(run_for, tmp_path):
-    """Law 1 with samples: the same file with and without them, and images that change with the word."""
+def test_sample_images_do_not_change_training(run_for, tmp_path):
+    """A run writes the same embedding with and without sample images, which have sd-scripts' names."""
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("# comment\n\na sticker of a mychar4 --d 7 --s 2 --l 3 --w 70\na red apple --s 2 --ss euler_a\n")
     options = {"sample_prompts": str(prompts), "sample_every_n_steps": 4, "sample_at_first": True}
@@ -320,17 +321,17 @@ def test_samples_change_nothing_in_training(run_for, tmp_path):
     train(without)
     train(sampled, [report])
     assert torch.equal(*(rows(Path(r.save.output_dir) / "mychar4.safetensors") for r in (without, sampled)))
-    drawn = sorted(p.name for p in (Path(sampled.save.output_dir) / "sample").iterdir())
+    written = sorted(p.name for p in (Path(sampled.save.output_dir) / "sample").iterdir())
     for tag in ("e000000", "000004", "000008"):
-        mine = [name for name in drawn if f"_{tag}_" in name]
+        mine = [name for name in written if f"_{tag}_" in name]
         assert len(mine) == 3
         assert sum(name.startswith(f"mychar4_{tag}_00_") and name.endswith("_7.png") for name in mine) == 1
         assert f"mychar4_{tag}_sheet.png" in mine
     assert any("`a red apple --s 2`" in n or "`a red apple` has none of the words" in n for n in report.notes)
 
 
-def test_a_sheet_that_cannot_be_written_leaves_the_old_one(run_for, tmp_path):
-    """A real limit on the size of files, between that of an image and that of the sheet."""
+def test_a_sheet_that_cannot_be_written_leaves_the_old_one_intact(run_for, tmp_path):
+    """A sheet that exceeds a real limit on the file size leaves the old sheet intact."""
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a sticker of a mychar4 --s 1\na red mychar4 --s 1\n")
     options = {"sample_prompts": str(prompts), "sample_every_n_steps": 4, "max_train_steps": 5}
@@ -356,7 +357,7 @@ def test_a_sheet_that_cannot_be_written_leaves_the_old_one(run_for, tmp_path):
     assert not list(folder.glob("*.part"))
 
 
-def test_prompt_files(tmp_path):
+def test_prompt_files_are_read_and_their_mistakes_reported(tmp_path):
     toml = tmp_path / "p.toml"
     toml.write_text(
         '[prompt]\nwidth = 100\nscale = 2\n[[prompt.subset]]\nprompt = "a"\nscale = 5\n[[prompt.subset]]\nprompt = "b"'

@@ -1,4 +1,4 @@
-"""Loss, weights, noise and timesteps against formulas computed independently in float64."""
+"""Tests of losses, loss weights, noise and timesteps against formulas computed independently in float64."""
 
 import math
 
@@ -18,20 +18,23 @@ ALPHAS = np.cumprod(1 - BETAS)  # float64 [1000]
 
 
 def process(kind: str = "epsilon", **rules) -> Diffusion:
+    """Return Stable Diffusion's noising process with these rules."""
     return Diffusion(torch.tensor(ALPHAS, dtype=torch.float32), kind, NoiseRules(**rules))
 
 
 def latents() -> torch.Tensor:
+    """Return fixed random latents, [6,4,8,8]."""
     return torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(5))
 
 
 def pair(kind: str) -> tuple[torch.Tensor, Noisy]:
+    """Return a prediction and the noisy latents that it belongs to."""
     x0 = latents()
     return torch.roll(x0, 1), process(kind).add_noise(x0, KEYS, LEVELS)
 
 
 def facts(noisy: Noisy) -> tuple[np.ndarray, np.ndarray]:
-    """Timesteps and signal-to-noise ratios, float64 [B]"""
+    """Return the timesteps and signal-to-noise ratios, float64 [B]."""
     t = noisy.t.numpy()
     return t, ALPHAS[t] / (1 - ALPHAS[t])
 
@@ -39,7 +42,7 @@ def facts(noisy: Noisy) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("loss_type", ["l2", "l1", "huber", "smooth_l1"])
 @pytest.mark.parametrize("schedule", ["constant", "exponential", "snr"])
-def test_distances(kind, loss_type, schedule):
+def test_distances_follow_their_formulas(kind, loss_type, schedule):
     guess, noisy = pair(kind)
     t, snr = facts(noisy)
     hc, scale = 0.07, 1.5
@@ -71,7 +74,7 @@ def test_distances(kind, loss_type, schedule):
         {"debiased_estimation_loss": True},
     ],
 )
-def test_weights(kind, settings):
+def test_loss_weights_follow_their_formulas(kind, settings):
     guess, noisy = pair(kind)
     _, snr = facts(noisy)
     capped, v, weight = np.minimum(snr, 1000), kind == "v_prediction", np.ones(6)
@@ -88,7 +91,7 @@ def test_weights(kind, settings):
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_noised_latents_and_targets(kind):
+def test_noisy_latents_and_targets_follow_their_formulas(kind):
     x0 = latents()
     noisy = process(kind).add_noise(x0, KEYS, LEVELS)
     assert noisy.t.tolist() == [0, 100, 350, 600, 900, 999]
@@ -99,7 +102,7 @@ def test_noised_latents_and_targets(kind):
     assert np.allclose(noisy.target, velocity if kind == "v_prediction" else noise, atol=1e-5)
 
 
-def test_noise_offset():
+def test_noise_offset_shifts_each_channel():
     x0 = latents()
     plain, channel = (keyed_noise(like, KEYS, name) for like, name in ((x0, "noise"), (x0[..., :1, :1], "offset")))
     fixed = NoiseRules(noise_offset=0.1).noise(x0, KEYS)
@@ -112,8 +115,8 @@ def test_noise_offset():
     assert torch.allclose(adapted.double(), plain.double() + strength * channel.double(), atol=1e-6)
 
 
-def test_multires_noise():
-    """Level 0 has full size and strength 1; each further one is smaller and weaker; the sum has unit spread."""
+def test_multires_noise_has_unit_variance():
+    """Multi-resolution noise has unit variance, and its coarse levels correlate neighbouring positions."""
     x0 = torch.zeros(2, 4, 16, 24)
     one = NoiseRules(multires_noise_iterations=1).noise(x0, KEYS[:2])
     total = keyed_noise(x0, KEYS[:2], "noise") + keyed_noise(x0, KEYS[:2], "multires 0")
@@ -121,10 +124,10 @@ def test_multires_noise():
     many = NoiseRules(multires_noise_iterations=6, multires_noise_discount=0.8).noise(x0, KEYS[:2])
     assert torch.allclose(many.std((1, 2, 3)), torch.ones(2), atol=1e-5)
     near, far = (float((a[..., 1:] * a[..., :-1]).mean()) for a in (many, one))
-    assert near > 0.15 > abs(far)  # low resolutions make neighbours alike
+    assert near > 0.15 > abs(far)  # low resolutions correlate neighbours
 
 
-def test_input_perturbation_is_not_asked_for():
+def test_input_perturbation_is_not_part_of_the_target():
     x0 = latents()
     plain = process().add_noise(x0, KEYS, LEVELS)
     extra = process(ip_noise_gamma=0.2).add_noise(x0, KEYS, LEVELS)
@@ -145,8 +148,8 @@ def test_timesteps_stay_within_their_limits():
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_zero_terminal_snr(kind):
-    """The last step has no signal, the first is unchanged, and the weights follow the changed table."""
+def test_zero_terminal_snr_rescales_the_schedule(kind):
+    """The last timestep has no signal, the first is unchanged, and the loss weights follow the changed table."""
     changed = process(kind).with_zero_terminal_snr()
     root = np.sqrt(ALPHAS)
     expected = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
@@ -162,7 +165,7 @@ def test_zero_terminal_snr(kind):
 @pytest.mark.parametrize(
     "rules", [{"noise_offset": 0.1, "noise_offset_random_strength": True}, {"multires_noise_iterations": 4}]
 )
-def test_a_samples_noise_does_not_depend_on_its_neighbours(rules):
+def test_the_noise_of_a_sample_does_not_depend_on_its_batch(rules):
     x0 = latents()
     together = process(**rules).add_noise(x0, KEYS, LEVELS).x_t
     alone = torch.cat(

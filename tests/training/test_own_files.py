@@ -1,4 +1,4 @@
-"""Files of our own that are not as we wrote them: caches are made again, states and verdicts refused in one sentence."""
+"""Tests of damaged files of our own: caches are rebuilt, states and verdicts are refused in one sentence."""
 
 import copy
 import json
@@ -35,6 +35,7 @@ ODD = [None, [], {}, "", "x", -1, 0, 1e308, 10**40, True, float("nan"), [[]], {"
 
 
 def flags(home: Path, name: str, *more: str) -> list[str]:
+    """Return the flags of a run of two steps into a folder."""
     return [
         f"--train_data_dir={home / 'pictures'}", "--token_string=mychar4", f"--output_dir={home / name}", "--cpu",
         "--max_train_steps=2", "--eval_samples=8", "--train_batch_size=1", "--resolution=64", "--learning_rate=0.005", *more,
@@ -42,7 +43,7 @@ def flags(home: Path, name: str, *more: str) -> list[str]:
 
 
 def leaves(value, at=()):
-    """Every place in a JSON value, itself included."""
+    """Yield the path of every part of a JSON value, itself included."""
     yield at
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, part in list(inner)[:40]:
@@ -50,7 +51,7 @@ def leaves(value, at=()):
 
 
 def changed(value, at, new):
-    """A copy with another value at a place, or without it if that is `...`."""
+    """Return a copy with another value at a path, or without it if the new value is `...`."""
     whole = [copy.deepcopy(value)]
     target, last = whole, 0
     for key in at:
@@ -63,7 +64,7 @@ def changed(value, at, new):
 
 
 def mutations(value, count: int, seed: str):
-    """So many of all ways to change one place."""
+    """Yield `count` copies of a JSON value, each changed at one path."""
     ways = [(at, new) for at in leaves(value) for new in (..., *ODD)]
     for at, new in random.Random(seed).sample(ways, min(count, len(ways))):
         if at or new is not ...:
@@ -71,20 +72,20 @@ def mutations(value, count: int, seed: str):
 
 
 def damaged_files(content: bytes, value, count: int, seed: str):
-    """Whole contents: no tables, cut ones, mutated ones."""
+    """Yield damaged contents of a JSON file: not a table, truncated, mutated."""
     yield from NOT_TABLES
     yield from (content[: len(content) // 2], content[:-1], content + b" ", content.replace(b"1", b"2"))
     yield from (json.dumps(found).encode() for found in mutations(value, count, seed) if found != value)
 
 
 def put(file: Path, content: bytes | None) -> None:
-    """In the place of a file: a content, or a folder."""
+    """Replace a file by a content, or by a folder if the content is None."""
     shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
     file.mkdir() if content is None else file.write_bytes(content)
 
 
-def test_caches_are_found_out_anew(tmp_path, monkeypatch, capsys):
-    """The index of images and what is remembered of tokenizers: what `check` says does not change with them."""
+def test_damaged_caches_are_rebuilt(tmp_path, monkeypatch, capsys):
+    """A damaged image index or tokenizer memo is rebuilt, and does not change the output of `check`."""
     cache, images = tmp_path / "cache", make_images(tmp_path / "pictures", 2)
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     for file in images.iterdir():
@@ -105,11 +106,11 @@ def test_caches_are_found_out_anew(tmp_path, monkeypatch, capsys):
                 assert capsys.readouterr().out == first, bad and bad[:200]
         put(file, b"null")
         assert main(argv) == 0
-        assert read_memo(file) == value  # written again
+        assert read_memo(file) == value  # rebuilt
         capsys.readouterr()
 
 
-def test_wrong_entries_of_an_index_are_not_believed(tmp_path, monkeypatch, capsys):
+def test_wrong_entries_of_an_index_are_not_used(tmp_path, monkeypatch, capsys):
     cache, images = tmp_path / "cache", make_images(tmp_path / "pictures", 2)
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.setattr("neonym.data.index.TOO_YOUNG", 0)
@@ -125,13 +126,13 @@ def test_wrong_entries_of_an_index_are_not_believed(tmp_path, monkeypatch, capsy
     assert capsys.readouterr().out == first
     assert str(images) in first
     other = file.with_name("0" * 32 + ".json")
-    file.replace(other)  # another folder's entries
+    file.replace(other)  # the entries of another folder
     assert main(argv) == 0
     shutil.copy(other, file)
     assert main(argv) == 0
 
 
-def test_latents_of_another_entry_kind_or_shape_are_encoded_anew(tmp_path):
+def test_cached_latents_of_another_entry_dtype_or_shape_are_not_used(tmp_path):
     from neonym.data.latent_cache import read_entry, write_entry
 
     file, moments = tmp_path / "entry.safetensors", torch.randn(8, 4, 2)
@@ -154,7 +155,7 @@ def test_latents_of_another_entry_kind_or_shape_are_encoded_anew(tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A folder with a finished run of two steps."""
+    """Return a folder with a finished run of two steps."""
     folder = tmp_path_factory.mktemp("finished")
     make_images(folder / "pictures", 2)
     assert main(["train", *flags(folder, "out")]) in (0, 3)
@@ -162,18 +163,18 @@ def finished(tmp_path_factory):
 
 
 def refused(folder: Path, capsys, file: Path, *more: str) -> str:
-    """What the same command says of a damaged file: one line that names it."""
+    """Run the command of a damaged run, and return the single error, which names the file."""
     capsys.readouterr()
     assert main(["train", *flags(folder, "out", *more)]) == 2
-    said = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
-    assert len(said) == 1
-    assert str(file) in said[0]
-    assert len(said[0]) < 1000 + len(str(file))
-    return said[0]
+    errors = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert len(errors) == 1
+    assert str(file) in errors[0]
+    assert len(errors[0]) < 1000 + len(str(file))
+    return errors[0]
 
 
 def damaged_states(content: bytes, count: int):
-    """Whole contents: no safetensors, no metadata, mutated facts, other tensors under the same facts."""
+    """Yield damaged states: not safetensors, without metadata, with mutated facts, with other tensors."""
     yield from NOT_TABLES
     yield from (content[: len(content) // 2], content[:-1], content[:-1] + bytes([content[-1] ^ 1]))
     tensors, facts = parts_of(content)
@@ -181,23 +182,23 @@ def damaged_states(content: bytes, count: int):
     yield save(tensors, {"neonym": "null"})
     yield save({}, {"neonym": json.dumps(facts)})
     for name, tensor in tensors.items():
-        told = {"neonym": json.dumps(facts)}
-        yield save({**tensors, name: tensor * float("nan")}, told)
-        yield save({**tensors, name: tensor.flatten()[:1].clone()}, told)
-        yield save({n: t for n, t in tensors.items() if n != name}, told)
+        metadata = {"neonym": json.dumps(facts)}
+        yield save({**tensors, name: tensor * float("nan")}, metadata)
+        yield save({**tensors, name: tensor.flatten()[:1].clone()}, metadata)
+        yield save({n: t for n, t in tensors.items() if n != name}, metadata)
     for found in mutations(facts, count, "state"):
         if found != facts:
             yield save(tensors, {"neonym": json.dumps(found)})
 
 
 def parts_of(content: bytes):
-    """-> the tensors and the facts of a state"""
+    """Return the tensors and the facts of a state."""
     size = int.from_bytes(content[:8], "little")
     return load(content), json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["neonym"])
 
 
 @pytest.mark.parametrize("place", ["finished", "interrupted", "--resume"])
-def test_states_are_refused_in_a_sentence(finished, place, capsys):
+def test_damaged_states_are_refused_in_one_sentence(finished, place, capsys):
     run = finished / "out" / "mychar4-run"
     whole = run / "finished.safetensors"
     content = whole.read_bytes()
@@ -216,9 +217,9 @@ def test_states_are_refused_in_a_sentence(finished, place, capsys):
             read_state(file, {})
         assert str(file) in str(caught.value)
         if number % 20 == 0:
-            said = refused(finished, capsys, file, *more)
-            assert "damaged" in said
-            assert ("--restart" in said) == (place != "--resume")
+            message = refused(finished, capsys, file, *more)
+            assert "damaged" in message
+            assert ("--restart" in message) == (place != "--resume")
     if place != "--resume":
         put(file, None)
         assert "is a folder" in refused(finished, capsys, file)
@@ -230,7 +231,7 @@ def test_states_are_refused_in_a_sentence(finished, place, capsys):
     assert "finished already" in capsys.readouterr().err
 
 
-def test_a_damaged_verdict_is_named_and_the_run_stays_finished(finished, capsys):
+def test_a_damaged_verdict_is_reported_and_the_run_stays_finished(finished, capsys):
     file = finished / "out" / "mychar4-run" / "verdict.json"
     content = file.read_bytes()
     value = json.loads(content)
@@ -247,13 +248,13 @@ def test_a_damaged_verdict_is_named_and_the_run_stays_finished(finished, capsys)
             continue
         put(file, wrong)
         assert main(["train", *flags(finished, "out")]) == 0
-        said = capsys.readouterr().err
-        assert "finished already" in said
-        assert f"{file} is damaged" in said
+        message = capsys.readouterr().err
+        assert "finished already" in message
+        assert f"{file} is damaged" in message
     put(file, content)
 
 
-def test_a_report_passes_over_damaged_events(tmp_path):
+def test_a_report_skips_damaged_events(tmp_path):
     events = tmp_path / "events.jsonl"
     lines = ['{"event": "evaluated", "step": 9, "losses": [1.0]}', '{"event": "started"}', "null", '{"ev', "\x00", "[1]",
              '{"event": "evaluated", "step": 5, "losses": [0.5]}', '{"event": "evaluated"}', '{"event": "evaluated", "st']  # fmt: skip

@@ -1,4 +1,4 @@
-"""A stop is obeyed within a step, whatever a run is doing, and leaves nothing to do twice."""
+"""Tests of stops: a run obeys within a step, whatever it is doing, and repeats no work when it continues."""
 
 import signal
 import threading
@@ -13,8 +13,8 @@ from neonym.runs.stop import Stop, StopRequested
 from support.runs import stop_at
 
 
-class StopsIn:
-    """Asks for a stop in a phase of the run, and remembers how far the phase was when it ended."""
+class StopDuring:
+    """A listener that requests a stop in a phase of the run, and records the last progress of that phase."""
 
     def __init__(self, kind: type[Encoded] | type[Judging], done: int):
         self.stop, self.kind, self.at, self.done = Stop(), kind, done, 0
@@ -27,23 +27,24 @@ class StopsIn:
 
 
 def file_of(run) -> bytes:
+    """Return the content of a run's embedding file."""
     return (Path(run.save.output_dir) / "mychar4.safetensors").read_bytes()
 
 
-def test_a_stop_within_the_verdict_keeps_the_last_step(run_for):
-    whole, run, report = run_for("whole"), run_for(), StopsIn(Judging, 2)
+def test_a_stop_during_the_verdict_keeps_the_last_step(run_for):
+    whole, run, report = run_for("whole"), run_for(), StopDuring(Judging, 2)
     verdict = train(whole).verdicts[0]
     stopped = train(run, [report], report.stop)
     assert (stopped.signal, stopped.steps, stopped.files) == (signal.SIGINT, 8, [])
-    assert report.done == 2  # the very next prediction is not made
+    assert report.done == 2  # no further prediction is made
     assert not (Path(run.save.output_dir) / "mychar4.safetensors").exists()
     again = train(run)
     assert again.verdicts[0] == verdict
     assert file_of(run) == file_of(whole)
 
 
-def test_a_stop_within_an_evaluation_loses_none(run_for):
-    """The evaluation that is cut off is made by the next start: early stopping sees the same curve."""
+def test_a_stop_during_an_evaluation_repeats_it_later(run_for):
+    """An interrupted evaluation is repeated on resuming, so that early stopping sees the same curve."""
     options = {"early_stop": True, "eval_every_n_steps": 2, "early_stop_window": 2, "early_stop_threshold": 0.9}
     whole, run = run_for("whole", **options), run_for(**options)
     expected = train(whole)
@@ -54,10 +55,10 @@ def test_a_stop_within_an_evaluation_loses_none(run_for):
     assert file_of(run) == file_of(whole)
 
 
-def test_a_stop_while_images_are_encoded(run_for):
-    report = StopsIn(Encoded, 3)
+def test_a_stop_during_encoding_ends_it(run_for):
+    report = StopDuring(Encoded, 3)
     assert train(run_for(), [report], report.stop).signal == signal.SIGINT
-    assert report.done == 3  # no other image is encoded
+    assert report.done == 3  # no further image is encoded
     assert train(run_for()).steps == 8
 
 
@@ -68,13 +69,13 @@ def test_a_signal_ends_a_block_that_has_nothing_to_save(number):
         signal.raise_signal(number)
     assert stop.requested
     assert stop.signal == number
-    stop.request_at_once(number)  # outside of such a block nothing is raised
-    with pytest.raises(StopRequested), stop.at_once():  # asked for before the block
+    stop.request_at_once(number)  # raises nothing outside such a block
+    with pytest.raises(StopRequested), stop.at_once():  # requested before the block
         raise AssertionError("the block was entered")
 
 
-def test_a_block_of_another_thread_is_not_ended_in_this_one():
-    """A signal handler runs in the main thread, wherever the run is."""
+def test_a_signal_does_not_end_a_block_of_another_thread():
+    """A signal handler in the main thread does not end a block of another thread, where the run may be."""
     stop, inside, leave = Stop(), threading.Event(), threading.Event()
 
     def load() -> None:

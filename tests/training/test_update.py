@@ -1,4 +1,4 @@
-"""One update path: with and without a gradient scaler, which here scales on the CPU; infinities from a real backward pass."""
+"""Tests of the update, with and without a gradient scaler, which runs on the CPU here; backward passes are real."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,7 @@ from neonym.models.model import load_model
 from neonym.optim.optimizers import make_optimizer, record_of
 from neonym.training import setup
 from neonym.training.after_step import MovingAverage
-from neonym.training.concept import Concept, first_rows
+from neonym.training.concept import Concept, initial_rows
 from neonym.training.finite import BAD_STEPS_ALLOWED
 from neonym.training.objective import Objective
 from neonym.training.step import train_step
@@ -24,11 +24,11 @@ from neonym.types import Work
 from support import WORD
 from support.updates import Update
 
-SCALE = 65536.0  # where torch's scaler begins
+SCALE = 65536.0  # the initial scale of torch's scaler
 
 
 class Scaled(Accelerator):
-    """accelerate with the scaler, and the autocast, that it gives a run in fp16 on a GPU, but on the CPU."""
+    """An Accelerator with the scaler and the autocast of a run in fp16 on a GPU, but on the CPU."""
 
     scale, dtype = SCALE, None
     made: GradScaler
@@ -43,7 +43,7 @@ class Scaled(Accelerator):
 
 @pytest.fixture
 def scaled(monkeypatch):
-    """A function: scale, autocast's type -> runs have a scaler."""
+    """Return a function that gives runs a scaler with an initial scale, and an autocast dtype."""
 
     def use(scale: float = SCALE, dtype: torch.dtype | None = None) -> None:
         monkeypatch.setattr(Scaled, "scale", scale)
@@ -54,11 +54,12 @@ def scaled(monkeypatch):
 
 
 def vector(result) -> torch.Tensor:
+    """Return the learned vectors of a result."""
     return read_embedding(result.files[0]).vectors["text_encoder"]
 
 
 def still_steps(updates: list[Update]) -> list[int]:
-    """The steps after which the rows were what they had been, but for the last one."""
+    """Return the steps that left the rows unchanged; the last step is not considered."""
     return [a.step for a, b in pairwise(updates) if torch.equal(a.rows, b.rows)]
 
 
@@ -70,8 +71,8 @@ def still_steps(updates: list[Update]) -> list[int]:
         {"optimizer_type": "AdamWScheduleFree"},
     ],
 )
-def test_a_scaler_changes_no_number(run_for, scaled, updates, options):
-    """The scale is a power of two, so every number is the same, bit for bit; a step at a rate of 0 is waited for."""
+def test_a_scaler_does_not_change_the_result(run_for, scaled, updates, options):
+    """A run learns the same with a scaler, bit for bit, because the scale is a power of two."""
     plain = train(run_for("plain", resolution="64", **options))
     without = list(updates)
     updates.clear()
@@ -84,8 +85,8 @@ def test_a_scaler_changes_no_number(run_for, scaled, updates, options):
 
 
 @pytest.mark.parametrize("with_scaler", [True, False])
-def test_a_step_without_a_finite_gradient_changes_nothing(run_for, scaled, spoiled, updates, with_scaler):
-    """Neither rows nor moments nor the average; the scale falls by half each time, and the run goes on and learns."""
+def test_a_step_with_an_infinite_gradient_is_skipped(run_for, scaled, spoiled, updates, with_scaler):
+    """A step with an infinite gradient leaves rows, moments and average unchanged; the run continues and learns."""
     if with_scaler:
         scaled()
     spoiled({2: float("inf"), 3: float("nan"), 6: -float("inf")})
@@ -99,8 +100,8 @@ def test_a_step_without_a_finite_gradient_changes_nothing(run_for, scaled, spoil
     assert result.verdicts[0].loss_after < result.verdicts[0].loss_before
 
 
-def test_the_average_follows_steps_only():
-    """Kingma & Ba 2015 call it an exponential moving average: a step that was passed over is none of it."""
+def test_the_moving_average_ignores_skipped_steps():
+    """The exponential moving average does not include skipped steps."""
     concept = small_concept(after_step=[MovingAverage(0.5, {"e": torch.zeros(1, 2)})])
     (average,) = concept.after_step
     for step, gradient in enumerate((1.0, float("nan"), 1.0)):
@@ -114,7 +115,7 @@ def test_the_average_follows_steps_only():
     assert torch.equal(concept.result()["e"], average.kept["e"])
 
 
-def test_what_follows_a_step_is_done_in_order():
+def test_hooks_run_in_order_after_a_step():
     class Halve:
         name, is_result = "halves", False
 
@@ -134,7 +135,7 @@ def test_what_follows_a_step_is_done_in_order():
 
 
 def small_concept(**options) -> Concept:
-    """A word of two numbers at 0 that SGD moves by a tenth of its gradient."""
+    """Return a concept of one vector of two zeros, which SGD moves by a tenth of its gradient."""
     rows = {"e": Rows(torch.zeros(1, 2))}
     start = {"e": torch.zeros(1, 2)}
     optimizer = make_optimizer(rows.values(), "SGD", 0.1)
@@ -142,23 +143,23 @@ def small_concept(**options) -> Concept:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_scale_that_falls_for_long_ends_no_run(run_for, scaled, updates, dtype):
-    """Real overflows of fp16: the scale begins far too high. bf16 has the range of float32: nothing overflows."""
+def test_a_falling_scale_does_not_end_the_run(run_for, scaled, updates, dtype):
+    """A scale that is far too high falls without ending the run: fp16 overflows at first, bf16 never does."""
     scaled(2.0**32, dtype)
     result = train(run_for(max_train_steps=16, lr_warmup_steps="0", resolution="64"))
-    passed_over = still_steps(updates)
+    skipped = still_steps(updates)
     if dtype == torch.float16:
-        assert set(passed_over) >= set(range(BAD_STEPS_ALLOWED + 1))
+        assert set(skipped) >= set(range(BAD_STEPS_ALLOWED + 1))
     else:
-        assert passed_over == []
-    assert updates[-1].scale == 2.0 ** (32 - len(passed_over))
+        assert skipped == []
+    assert updates[-1].scale == 2.0 ** (32 - len(skipped))
     assert updates[-1].concept.skipped == []
     assert vector(result).isfinite().all()
     assert not torch.equal(vector(result), updates[0].rows)
 
 
-def test_gradients_that_no_scale_makes_finite_end_the_run(run_for, scaled, spoiled, updates):
-    """Law 6: steps count once the scale is 1, when they would not be finite without a scaler either."""
+def test_gradients_that_stay_infinite_at_scale_1_end_the_run(run_for, scaled, spoiled, updates):
+    """Skipped steps end a run (law 6) once the scale is 1, where the scaler no longer explains them."""
     scaled(4.0)
     spoiled({None: float("inf")})
     run = run_for(max_train_steps=60, resolution="64")
@@ -169,15 +170,15 @@ def test_gradients_that_no_scale_makes_finite_end_the_run(run_for, scaled, spoil
     assert not (Path(run.save.output_dir) / f"{WORD}.safetensors").exists()
 
 
-def test_gradients_that_are_never_finite_end_the_run_from_the_usual_scale_too(run_for, scaled, spoiled):
+def test_gradients_that_stay_infinite_from_the_usual_scale_end_the_run(run_for, scaled, spoiled):
     scaled()
     spoiled({None: float("nan")})
     with pytest.raises(UserError, match=rf"the gradients of `{WORD}`, \d+ steps in a row, first of step 17 "):
         train(run_for(max_train_steps=60, resolution="64"))
 
 
-def test_a_scale_is_resumed(run_for, scaled, spoiled, updates):
-    """A run that goes on has the scale that it fell to: 4 steps and 4 more give the file of 8."""
+def test_the_scale_is_resumed(run_for, scaled, spoiled, updates):
+    """A resumed run has the scale of its state: 4 steps and 4 more give the file of 8."""
     scaled()
     flags = {"lr_warmup_steps": "0", "lr_scheduler": "constant", "resolution": "64"}
     spoiled({1: float("inf")})
@@ -194,18 +195,18 @@ def test_a_scale_is_resumed(run_for, scaled, spoiled, updates):
 
 @pytest.fixture
 def step_of_two():
-    """A model, two words, and a step in which both are drawn but nothing is read: gradients are put in by hand."""
+    """Return a model, two concepts, and a step that draws both without samples: the tests set their gradients."""
     model, concepts = load_model(), []
     for token in (WORD, "zyzzo"):
-        start = first_rows(model, "cat", 1)
+        start = initial_rows(model, "cat", 1)
         rows = {name: Rows(values.clone()) for name, values in start.items()}
         optimizer = make_optimizer(rows.values(), "SGD", 0.1)
         concepts.append(Concept(token, "cat", 0, rows, start, optimizer, record_of("SGD"), None, 0.0))
     return model, concepts, Work(0, [], torch.ones(2), [0, 1])
 
 
-def test_words_share_a_scaler_but_no_infinity(step_of_two):
-    """One word is passed over, the other moves as it would alone, and the scale falls once."""
+def test_words_share_a_scaler_but_not_an_infinite_gradient(step_of_two):
+    """A word with an infinite gradient is skipped, the other moves as it would alone, and the scale falls once."""
     model, (bad, good), work = step_of_two
     accelerator = Scaled(cpu=True)
     bad.rows["text_encoder"].gradients = torch.full((1, 128), float("inf"), dtype=torch.float64)
@@ -217,16 +218,16 @@ def test_words_share_a_scaler_but_no_infinity(step_of_two):
     assert (bad.skipped, good.skipped) == ([], [])
 
 
-def test_a_process_without_samples_has_a_scale_too(step_of_two):
-    """Of several processes one may have no sample of a step, its first: its scaler has scaled nothing yet."""
+def test_a_process_without_samples_can_unscale(step_of_two):
+    """A process without a sample in its first step can unscale, although its scaler has scaled nothing yet."""
     model, concepts, work = step_of_two
     losses = train_step(model, concepts, work, Objective(), Scaled(cpu=True))
     assert losses.tolist() == [0, 0]
     assert all(torch.equal(c.rows["text_encoder"], c.start["text_encoder"]) for c in concepts)
 
 
-def test_the_scale_is_read_only_where_a_gradient_is_not_finite(step_of_two, monkeypatch):
-    """Reading it waits for the device; a finite step waits for the norm alone."""
+def test_the_scale_is_read_only_for_infinite_gradients(step_of_two, monkeypatch):
+    """A step with finite gradients does not read the scale, which would wait for the device."""
     reads: list[float] = []
     clean = GradScaler.get_scale
     monkeypatch.setattr(GradScaler, "get_scale", lambda self: reads.append(clean(self)) or reads[-1])

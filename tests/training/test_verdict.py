@@ -1,4 +1,4 @@
-"""Verdicts: what a word is worth on the same images, noise and noise levels, and what is said of it."""
+"""Tests of verdicts: the worth of a word on fixed images, noise and noise levels, the judgement and the advice."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ GOOD = Worth(
         ),
         ({"share": FAIR_SHARE * 0.9}, WEAK, "4.5 % of what a known word changes"),
         ({"share": LEAST_SHARE * 0.9}, NOT_LEARNED, "nobody would see"),
-        ({"share": 1e-6, "standard_errors": 50.0}, NOT_LEARNED, "nobody would see"),  # certain, and nothing
+        ({"share": 1e-6, "standard_errors": 50.0}, NOT_LEARNED, "nobody would see"),  # certain, but negligible
         ({"loss_alone": 0.05}, WEAK, "without their captions, which do not fit them"),
         ({"reach": 0.1}, NOT_LEARNED, "10 % of what its direction holds"),
         ({"reach": 0.3}, WEAK, "30 % of what its direction holds"),
@@ -48,14 +48,14 @@ def test_a_verdict_weighs_what_the_word_is_worth(changed, word, reason):
     assert not found.overpowers
 
 
-def test_a_word_that_drowns_the_others_is_learned_all_the_same():
+def test_a_word_that_drowns_the_others_counts_as_learned():
     assert judge(replace(GOOD, obedience=0.05)).overpowers
     assert not judge(replace(GOOD, obedience=0.05, share=0.001)).overpowers
     assert not judge(replace(GOOD, obedience=0.15, contrasts=2)).overpowers  # two contrasts are not sure enough
 
 
 def products(beta: float, size: float, noise: float = 0.0) -> Worth:
-    """The worth of a word that has gone `1 / beta` of its way, by changes of about `size`."""
+    """Return the worth of a word that has moved `1 / beta` of its way, with changes of about `size`."""
     random = torch.Generator().manual_seed(0)
     change = size * (0.5 + torch.rand(32, generator=random, dtype=torch.float64))
     aligned = beta * change + noise * change.sqrt() * torch.randn(32, generator=random, dtype=torch.float64)
@@ -63,7 +63,7 @@ def products(beta: float, size: float, noise: float = 0.0) -> Worth:
     return summed(gains, torch.full((8, 3), 0.05, dtype=torch.float64), ["dog"])
 
 
-def test_reach_is_the_share_of_what_lies_in_the_direction():
+def test_reach_is_the_share_of_the_possible_gain_in_the_direction():
     assert products(1.0, 0.01).reach == pytest.approx(1.0)
     assert products(2.0, 0.01).reach == pytest.approx(0.75)  # half of the way: 1 - 1/4
     assert products(20.0, 0.001).reach == pytest.approx(1 - 0.95**2)
@@ -72,7 +72,7 @@ def test_reach_is_the_share_of_what_lies_in_the_direction():
 
 
 def test_certainty_does_not_grow_with_the_length_of_a_step():
-    """A word that hardly moved may be as certain as one that did; it is not worth as much."""
+    """A word that hardly moved may be as certain as one that did, but it is judged by its worth."""
     short, long = products(20.0, 1e-6, noise=1e-3), products(1.0, 0.01, noise=1e-3)
     assert short.standard_errors > 4
     assert judge(short).word == NOT_LEARNED
@@ -88,7 +88,7 @@ def test_words_are_lent_for_a_measurement_only():
     assert all(len(table.rows) == len(before) for table in model.text.tables.values())
 
 
-def test_a_new_word_is_no_known_word():
+def test_a_new_word_is_not_a_known_word():
     model = load_model()
     (first, *_) = known_words(model)
     with lent(model, {first: {"text_encoder": torch.zeros(1, 128)}}):
@@ -96,8 +96,8 @@ def test_a_new_word_is_no_known_word():
     assert len(known_words(model)) == KNOWN
 
 
-def test_the_vectors_of_the_start_are_judged_as_no_gain_at_all(run_for):
-    """Nothing but the rows differs between the two measurements: the same rows give the same losses, bit for bit."""
+def test_initial_vectors_are_judged_as_no_gain(run_for):
+    """The initial rows have the same loss before and after, bit for bit: only rows differ between measurements."""
     (verdict,) = train(run_for(max_train_steps=2, learning_rate=1e-30)).verdicts
     assert verdict.loss_after == verdict.loss_before
     assert verdict.word == NOT_LEARNED
@@ -111,14 +111,14 @@ def test_the_vectors_of_the_start_are_judged_as_no_gain_at_all(run_for):
         ({"max_train_steps": 3, "learning_rate": 30.0}, "times as long as a word's: give a lower --learning_rate"),
     ],
 )
-def test_a_word_that_was_not_learned_comes_with_what_may_help(run_for, options, words):
+def test_a_word_that_was_not_learned_comes_with_advice(run_for, options, words):
     (verdict,) = train(run_for(**options)).verdicts
     assert words in verdict.advice
     assert "around 0.02 suits this model" in verdict.advice
     assert f"what may help: {verdict.advice}" in "\n".join(verdict.lines())
 
 
-def test_a_word_that_moved_in_vain_is_advised_to_begin_elsewhere():
+def test_the_advice_follows_from_how_the_rows_moved():
     moved = {"text_encoder": EncoderFigures(1.0, 0.3, 1.2, 4.0, [["sign"]])}
     source, weak, none = identify("builtin:emoji"), Judgement(WEAK, ""), Judgement(NOT_LEARNED, "")
     assert "--init_word" in advice(weak, GOOD, source, moved)
@@ -129,11 +129,11 @@ def test_a_word_that_moved_in_vain_is_advised_to_begin_elsewhere():
     assert "fewer steps" in advice(Judgement(LEARNED, "", overpowers=True), GOOD, source, moved)
     assert advice(Judgement(LEARNED, ""), GOOD, source, moved) == ""
     moved = {"text_encoder": EncoderFigures(1e-4, 1.0, 0.4, 0.4, [["sign"]])}
-    assert "(a factor: Prodigy finds it itself)" in advice(weak, GOOD, source, moved, "Prodigy")
+    assert "(a factor: Prodigy finds the rate itself)" in advice(weak, GOOD, source, moved, "Prodigy")
 
 
-def test_sd_scripts_own_settings_are_not_learned_and_say_so(images, tmp_path):
-    """The rate of its documentation carries no number of a vector farther than a hundredth of the vocabulary's spread."""
+def test_sd_scripts_documented_settings_do_not_learn_and_report_it(images, tmp_path):
+    """A run with the learning rate of sd-scripts' documentation ends with NOT LEARNED and advice to raise the rate."""
     flags = {"train_data_dir": images, "output_dir": tmp_path / "out", "token_string": WORD, "init_word": "cute"}
     flags |= {"num_vectors_per_token": 4, "learning_rate": 1e-6, "max_train_steps": 40, "lr_scheduler": "constant"}
     command = [sys.executable, str(ROOT / "train_textual_inversion.py"), *(f"--{k}={v}" for k, v in flags.items())]

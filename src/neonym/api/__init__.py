@@ -1,1 +1,1 @@
-"""The functions behind `import neonym`: thin, typed, and worded for Python."""
+"""The functions behind `import neonym`: thin and typed, with messages worded for Python."""

@@ -1,4 +1,4 @@
-"""Prompts to images, in one call."""
+"""Generation of images from prompts, in one call."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from PIL import Image
 
-from neonym.api.wording import speaking_python
+from neonym.api.wording import python_wording
 from neonym.errors import ConfigError, FormatError, Problem
 from neonym.generation.embeddings import add_embedding, read_given, word_and_file
 from neonym.generation.images import draw
+from neonym.generation.run import best_device
 from neonym.generation.samplers import sampler_name
 from neonym.models.model import Model, load_model
 from neonym.models.source import BUILTIN
@@ -38,25 +38,26 @@ def generate(
 
     Args:
         prompts: One prompt or several. Image i has the seed `seed + i`.
-        words: Learned words: `Embedding`s, or embedding files. A file's name without its ending is the word; `WORD=FILE` gives
-            it another name.
-        model: A checkpoint file, a Diffusers folder, a hub ID, `builtin:emoji`, or a model that `load_model` returned, which
-            is quicker for several calls. The words are taken out of it again.
+        words: Learned words: `Embedding`s or embedding files. The word is the file's name without its extension, unless
+            `WORD=FILE` gives it another name.
+        model: A checkpoint file, a Diffusers folder, a hub ID, `builtin:emoji`, or a model from `load_model`, which is
+            faster for several calls. The words are removed from it afterwards.
         negative_prompt: What should not be in the images.
-        steps: Sampler steps, at most as many as the sampler can take.
+        steps: The number of sampler steps, up to the maximum of the sampler.
         guidance: The guidance scale (default: the model's own).
         size: (width, height) in pixels (default: the model's own).
-        sampler: A sampler under its name in sd-scripts, AUTOMATIC1111 or ComfyUI (default: one that suits the model).
-        batch_size: How many images are made together. The images do not depend on it.
+        sampler: A sampler, by its name in sd-scripts, AUTOMATIC1111 or ComfyUI (default: one that suits the model).
+        batch_size: How many images are generated together. The images do not depend on it.
 
-    Raises ConfigError, FormatError for a word's file, ModelError for the model or a word that does not fit it.
+    Raises ConfigError for an invalid argument, FormatError for a word's file, and ModelError for the model or a word
+    that does not fit it.
     """
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    with speaking_python():
+    with python_wording():
         check_numbers(steps, batch_size, seed)
         sampler = None if sampler is None else sampler_name(sampler)
         used = load_model(str(model), best_device()) if isinstance(model, (str, Path)) else model
-        with words_added(used, words):
+        with added_words(used, words):
             return draw(
                 used,
                 texts,
@@ -71,35 +72,28 @@ def generate(
 
 
 def check_numbers(steps: int, batch_size: int, seed: int) -> None:
-    """Raise ConfigError for numbers that mean nothing."""
+    """Raise ConfigError for numbers that are too small."""
     least = (("steps", steps, 1), ("batch_size", batch_size, 1), ("seed", seed, 0))
     wrong = [Problem("error", f"{value} is less than {low}", name) for name, value, low in least if value < low]
     if wrong:
         raise ConfigError(wrong)
 
 
-def best_device() -> str:
-    """Return the fastest device that is there."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 @contextmanager
-def words_added(model: Model, words: Iterable[Word]) -> Iterator[None]:
-    """Let the words stand in prompts within the block. Raises FormatError, ModelError."""
+def added_words(model: Model, words: Iterable[Word]) -> Iterator[None]:
+    """Add the words to the model for the duration of the block. Raises FormatError and ModelError."""
     added: list[str] = []
     try:
         for word in words:
-            added.append(add(model, word))
+            added.append(add_word(model, word))
         yield
     finally:
         for token in reversed(added):
             model.text.remove_word(token)
 
 
-def add(model: Model, word: Word) -> str:
-    """Add a word to a model and return its name. Raises FormatError, ModelError."""
+def add_word(model: Model, word: Word) -> str:
+    """Add a word to a model, and return its name. Raises FormatError and ModelError."""
     if isinstance(word, Embedding):
         name, where, embedding = word.token, f"`{word.token}`", word
     else:

@@ -1,11 +1,11 @@
-"""What an embedding file holds: its words, their vectors, where they come from, and which programs read them."""
+"""Inspection of embedding files: their words, vectors and metadata, and which programs read them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from neonym.api.wording import speaking_python
+from neonym.api.wording import python_wording
 from neonym.errors import FormatError
 from neonym.formats import left_out, programs, read_stored, words_of
 from neonym.formats.content import Stored, check_tensors
@@ -13,7 +13,7 @@ from neonym.formats.usage import warnings_of
 from neonym.models.registry import made_for
 from neonym.types import Embedding
 
-BUILT_IN_WIDTH = 128  # of the vectors of the model that ships with the package
+BUILT_IN_WIDTH = 128  # width of the vectors of the model that ships with the package
 
 
 @dataclass(frozen=True)
@@ -21,16 +21,16 @@ class EncoderFacts:
     """The vectors of a word for one text encoder."""
 
     vectors: int
-    width: int  # numbers of a vector
+    width: int  # numbers per vector
     made_for: str  # the label of a family, "the built-in model" or "unknown"
-    norms: tuple[float, ...]  # of each vector
+    norms: tuple[float, ...]  # the length of each vector
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """A word's vectors for one text encoder, beside the words of a model."""
+    """The neighbours of a word's vectors for one text encoder in a model's vocabulary."""
 
-    norm_of_words: float  # the median over the model's vocabulary
+    norm_of_words: float  # the median length over the model's vocabulary
     nearest: tuple[tuple[str, ...], ...]  # for each vector, the model's three nearest words
 
 
@@ -41,43 +41,43 @@ class WordFacts:
     token: str
     encoders: dict[str, EncoderFacts]
     metadata: dict[str, str]
-    neighbours: dict[str, Neighbours] = field(default_factory=dict)  # empty unless a model is named
+    neighbours: dict[str, Neighbours] = field(default_factory=dict)  # by text encoder; empty unless a model is named
 
     @property
     def widths(self) -> dict[str, int]:
-        """Return the width of the vectors for each encoder: what decides which models the word fits."""
+        """The width of the vectors for each text encoder, which decides the models that the word fits."""
         return {name: facts.width for name, facts in self.encoders.items()}
 
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What an embedding file holds."""
+    """The contents of an embedding file."""
 
     path: Path
     container: str  # "safetensors", "pickle", ...
     names: tuple[str, ...]  # its top-level keys
-    tensors: dict[str, str]  # name -> kind of numbers and shape
-    programs: dict[str, str]  # program -> whether it reads the file, and how the word is called there
-    warnings: tuple[str, ...]  # what programs cannot do with the file, and what is left out of it
+    tensors: dict[str, str]  # {name: dtype and shape}
+    programs: dict[str, str]  # {program: whether it reads the file, and the name of the word there}
+    warnings: tuple[str, ...]  # limits in some programs, and contents that were not read
     words: tuple[WordFacts, ...]
-    unreadable: FormatError | None = None  # why it is no embedding, although it holds tensors
+    unreadable: FormatError | None = None  # why it is not an embedding, although it holds tensors
 
 
 def inspect(path: str | Path, model: str | None = None, offline: bool = False) -> FileFacts:
-    """Return what an embedding file of any program holds.
+    """Return the contents of an embedding file of any program.
 
     With a `model` (a file, a folder, a hub ID or `builtin:emoji`), each word also has the model's words nearest to its
-    vectors. Raises FormatError if the file is no embedding or does not fit the model, ModelError for the model.
+    vectors. Raises FormatError if the file is not an embedding or does not fit the model, and ModelError for the model.
     """
-    with speaking_python():
-        facts = facts_of(Path(path), model, offline)
+    with python_wording():
+        facts = file_facts(Path(path), model, offline)
         if facts.unreadable is not None:
             raise facts.unreadable
         return facts
 
 
-def facts_of(path: Path, model: str | None = None, offline: bool = False) -> FileFacts:
-    """Return what a file of tensors holds, even if it is no embedding. Raises FormatError for other files, ModelError."""
+def file_facts(path: Path, model: str | None = None, offline: bool = False) -> FileFacts:
+    """Return the contents of a file of tensors, even if it is not an embedding. Raises FormatError and ModelError."""
     stored, unreadable = read_stored(path), None
     try:
         words = words_of(stored, path)
@@ -98,7 +98,7 @@ def facts_of(path: Path, model: str | None = None, offline: bool = False) -> Fil
 
 
 def holds_tensors(stored: Stored, path: Path) -> bool:
-    """Return whether a file holds plain tensors, although no word."""
+    """Return whether a file holds plain tensors, although not a word."""
     try:
         check_tensors(stored.tensors, path)
     except FormatError:
@@ -107,10 +107,10 @@ def holds_tensors(stored: Stored, path: Path) -> bool:
 
 
 def file_warnings(path: Path, words: list[Embedding]) -> list[str]:
-    """Return what holds for the file, whichever of its words is meant."""
+    """Return the warnings about a file that hold for all of its words."""
     most = max((len(rows) for word in words for rows in word.vectors.values()), default=1)
     beside = [left_out(word) for word in words if word.left_out]
-    several = [f"holds {len(words)} words: neonym convert takes them apart, or one out with --word"] * (len(words) > 1)
+    several = [f"holds {len(words)} words: neonym convert extracts all of them, or one with --word"] * (len(words) > 1)
     return [*several, *beside, *warnings_of(path.stem, most)]
 
 
@@ -152,8 +152,8 @@ def neighbours(embedding: Embedding, name: str, offline: bool) -> dict[str, Neig
         table = token_table(source.weights[encoder]) if encoder in tokenizers else torch.zeros(1, 0)
         if table.shape[1] != rows.shape[1]:
             words = table.shape[1] or "none"
-            what = f"its vectors for {encoder} have {rows.shape[1]} numbers, the model's words {words}"
-            raise FormatError(what, name, "It was made for another kind of model")
+            what = f"its vectors for {encoder} have {rows.shape[1]} numbers, those of the model's words {words}"
+            raise FormatError(what, name, "It was made for another model family")
         spelled = tokenizers[encoder].spelled(nearest_tokens(table, rows, 3).tolist())
         norm = round(float(table.norm(dim=1).median()), 4)
         found[encoder] = Neighbours(norm, tuple(map(tuple, spelled)))

@@ -1,4 +1,4 @@
-"""Messages on their way to a Python program: settings by name, not as flags."""
+"""Rewording of messages for Python programs: settings by name, not as flags."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ NAMES = frozenset(
 
 
 @contextmanager
-def speaking_python() -> Iterator[None]:
-    """Let every UserError of the block name settings as Python does."""
+def python_wording() -> Iterator[None]:
+    """Reword every UserError of the block so that it names settings, not flags."""
     try:
         yield
     except UserError as error:
@@ -35,15 +35,15 @@ def speaking_python() -> Iterator[None]:
 
 
 def in_python(problem: Problem) -> Problem:
-    """Return `problem` as it is worded in Python."""
+    """Return a problem as it is worded for Python."""
     return wording.in_python(problem, NAMES)
 
 
 def all_in_python(problems: Iterable[Problem]) -> list[Problem]:
-    """Return the problems as they are worded in Python, each once."""
+    """Return the problems as they are worded for Python, without duplicates."""
     return list(dict.fromkeys(map(in_python, problems)))
 
 
 def text_in_python(text: str) -> str:
-    """Return the text of a note as it is worded in Python."""
+    """Return the text of a note as it is worded for Python."""
     return wording.text_in_python(text, NAMES)

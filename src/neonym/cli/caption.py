@@ -71,7 +71,7 @@ class WriteFlags(FolderFlags):
 class DescribeFlags(WriteFlags):
     caption_extension: Ending = Field(".caption", description="Ending of the files to write.")
     prefix: str = Field("", description='Put before each sentence, such as "a picture of mychar4, ".')
-    prompt: str = Field("", description="Beginning of the sentence that the model goes on from.")
+    prompt: str = Field("", description="StartingPoint of the sentence that the model goes on from.")
     max_tokens: int = Field(40, ge=1, description="Longest sentence.")
     beams: int = Field(1, ge=1, description="Beams of the search; more are slower and plainer.")
     device: str = Field("cpu", description="Where the model runs: cpu, cuda, ...")

@@ -51,9 +51,9 @@ class ConvertFlags(BaseModel):
 def main(argv: list[str], prog: str) -> int:
     """Write an embedding file in another layout, and print what was written."""
     flags = parse_flags(ConvertFlags, argv, prog, DESCRIPTION)
-    from neonym.api.convert import Conversion, converted
+    from neonym.api.convert import ConversionRequest, convert_words
 
-    request = Conversion(
+    request = ConversionRequest(
         files=flags.files,
         out=flags.out,
         word=flags.word,
@@ -63,7 +63,7 @@ def main(argv: list[str], prog: str) -> int:
         picture=flags.picture,
         overwrite=flags.overwrite,
     )
-    for word, file in converted(request):
+    for word, file in convert_words(request):
         say(word, file)
     return 0
 

@@ -45,9 +45,9 @@ class InspectFlags(BaseModel):
 def main(argv: list[str], prog: str) -> int:
     """Print what an embedding file holds."""
     flags = parse_flags(InspectFlags, argv, prog, DESCRIPTION)
-    from neonym.api.inspect import facts_of
+    from neonym.api.inspect import file_facts
 
-    facts = facts_of(flags.file, flags.model, flags.offline)
+    facts = file_facts(flags.file, flags.model, flags.offline)
     if flags.as_json:
         objects = [file_object(facts) | word_object(word, flags.family) for word in facts.words]
         print(json.dumps(objects[0] if len(objects) == 1 else objects or file_object(facts), indent=1))

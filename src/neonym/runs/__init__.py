@@ -1,1 +1,1 @@
-"""What a run leaves and who follows it: events, listeners, files."""
+"""The events of a run, the listeners that follow it, and the files that it writes."""

@@ -1,4 +1,4 @@
-"""What a run shows on a terminal: a live bar, or plain lines where there is no terminal."""
+"""The terminal output of a run: a live progress bar, or plain lines where there is no terminal."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from neonym.runs.events import (
     Stopped,
 )
 
-FETCH_SECONDS = 1.0  # between two looks at the losses, which wait for the device
+FETCH_SECONDS = 1.0  # between two fetches of the losses, which wait for the device
 LINE_SECONDS = 5.0  # between two lines where there is no terminal
 LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
 IMPORTANCE: dict[Level, int] = {"info": 20, "warning": 30, "result": 100}
 
 
 class Terminal:
-    """Shows notes, progress and the course of the loss on standard error, or notes in a log file instead."""
+    """A listener that shows notes, progress and the loss on standard error; notes may go to a log file instead."""
 
     def __init__(self, console: Console | None = None, level: str = "INFO", log: Path | None = None):
-        """Leave out notes below `level`, a name of `logging`'s. Raises UserError if `log` cannot be written."""
+        """Omit notes below `level`, a level name of `logging`. Raises UserError if `log` cannot be written."""
         self.console = console or Console(stderr=True, highlight=False)
         self.level, self.log = LEVELS[level], LogFile(log) if log is not None else None
-        self.steps: list[Stepped] = []  # whose losses are not fetched
-        self.losses: list[float] = []  # that are in no line yet
+        self.steps: list[Stepped] = []  # steps whose losses are not fetched yet
+        self.losses: list[float] = []  # losses that no line has shown yet
         self.evaluation = ""
         self.bar: Progress | None = None
         self.run = Started(0, 0, 1, 1)
@@ -53,7 +53,7 @@ class Terminal:
             case Started():
                 self.start(event)
             case Stepped():
-                self.steps.append(event)  # no waiting for the device in each step
+                self.steps.append(event)  # fetched later, so as not to wait for the device in each step
                 if time.monotonic() - self.fetched >= FETCH_SECONDS:
                     self.show_steps()
             case Evaluated(loss=loss):
@@ -65,25 +65,25 @@ class Terminal:
                 self.end()
 
     def note(self, level: Level, text: str) -> None:
-        """Show a note, or write it to the log file; a result goes to both."""
+        """Show a note, or write it to the log file; show and write a result."""
         if IMPORTANCE[level] < self.level:
             return
         is_logged = self.log is not None and self.log.write(text)
-        if level == "result" or not is_logged:  # also where the disk is full
+        if level == "result" or not is_logged:  # for example because the disk is full
             self.print(text)
 
     def print(self, text: str) -> None:
-        """Print a text as it is."""
+        """Print a text verbatim."""
         self.console.print(text, markup=False, soft_wrap=True)
 
     def progress(self, name: str, done: int, total: int) -> None:
-        """Note the last of many things, and now and then one before."""
+        """Note how many items are done, every few seconds and at the end."""
         if done and (done == total or time.monotonic() - self.fetched > LINE_SECONDS):
             self.fetched = time.monotonic()
             self.note("info", f"{name}: {done} of {total}")
 
     def start(self, run: Started) -> None:
-        """Begin to show steps."""
+        """Start to show steps."""
         self.run, self.started = run, time.monotonic()
         self.fetched = self.started
         if self.console.is_terminal:
@@ -93,7 +93,7 @@ class Terminal:
             self.bar.add_task("", total=run.steps, completed=run.first_step)
 
     def show_steps(self) -> None:
-        """Fetch the losses of the last steps, and show how far the run is."""
+        """Fetch the losses of the last steps, and show the progress of the run."""
         if not self.steps:
             return
         self.losses += [loss for step in self.steps for loss in step.losses]
@@ -119,20 +119,20 @@ class Terminal:
 
 
 class LogFile:
-    """The file of `--console_log_file`, which every run begins anew."""
+    """The file of `--console_log_file`, which every run overwrites."""
 
     def __init__(self, path: Path):
-        """Try the file, and leave its content. Raises UserError if it cannot be written."""
+        """Check that the file can be written, without changing its content. Raises UserError if it cannot."""
         self.path, self.is_new = path, True
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.open("a").close()  # of several processes only the one that writes a line begins it anew
+            path.open("a").close()  # only a process that writes a line overwrites it
         except OSError as error:
             fix = "Name another --console_log_file"
             raise UserError(f"cannot be written ({error.strerror})", str(path), fix) from error
 
     def write(self, text: str) -> bool:
-        """Append a line with its time. Return whether it could be written."""
+        """Append a line with the time. Return whether it could be written."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("w" if self.is_new else "a", encoding="utf-8", errors="backslashreplace") as file:

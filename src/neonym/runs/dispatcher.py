@@ -1,4 +1,4 @@
-"""The way of an event from a run to its listeners."""
+"""Dispatching events from a run to its listeners."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from neonym.runs.events import Event, Listener, Noted, Opened
 
 
 class Dispatcher:
-    """Calls every listener with every event, in order.
+    """The caller of every listener with every event, in order.
 
-    A listener that raises is noted once, and neither the run nor the other listeners are disturbed. Only a `UserError`
-    at `Opened` is passed on: it says that the run should not begin.
+    If a listener raises, a warning is emitted once, and neither the run nor the other listeners are disturbed. Only a
+    `UserError` at `Opened` is raised further: it refuses the run.
     """
 
     def __init__(self, listeners: Iterable[Listener] = ()):
@@ -24,22 +24,23 @@ class Dispatcher:
         for listener in self.listeners:
             try:
                 listener(event)
-            except Exception as error:  # whatever a listener does wrong
+            except Exception as error:  # a listener may raise anything
                 if isinstance(error, UserError) and isinstance(event, Opened):
                     raise
-                self._complain(listener, error)
+                self._report_failure(listener, error)
 
     def note(self, text: str) -> None:
-        """Emit a note; a text that begins with "warning" is one."""
+        """Emit a note, with the level "warning" if its text begins with that word."""
         self.emit(Noted("warning" if text.startswith("warning") else "info", text))
 
     def result(self, text: str) -> None:
-        """Emit a note that is shown whatever is left out."""
+        """Emit a note with the level "result", which is always shown."""
         self.emit(Noted("result", text))
 
-    def _complain(self, listener: Listener, error: Exception) -> None:
+    def _report_failure(self, listener: Listener, error: Exception) -> None:
+        """Emit a warning about a listener that raised, unless it has raised before."""
         if any(listener is other for other in self._failed):
             return
         self._failed.append(listener)
         name = getattr(listener, "__qualname__", type(listener).__name__)
-        self.note(f"warning: the listener {name} failed ({type(error).__name__}: {error}). The training goes on.")
+        self.note(f"warning: the listener {name} failed ({type(error).__name__}: {error}). Training continues.")

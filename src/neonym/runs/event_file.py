@@ -1,4 +1,4 @@
-"""`events.jsonl`: every event of a run as a line of JSON. docs/events.md describes it."""
+"""The event file, `events.jsonl`: every event of a run as a line of JSON. docs/events.md describes it."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ PROGRESS_SECONDS = 5.0  # at least between two lines of progress
 
 
 class EventFile:
-    """Writes the events of a run into its folder, after those of earlier runs there.
+    """A listener that appends the events of a run to the event file in its folder.
 
-    Nothing is written before `Opened`, nor into a folder that is not this run's any more. A full disk stops nothing.
+    Nothing is written before `Opened`, nor into a folder that no longer belongs to this run. A full disk does not stop
+    the run.
     """
 
     def __init__(self, events: Dispatcher):
-        self.events = events  # that are told if the file cannot be written
+        self.events = events  # receives a warning if the file cannot be written
         self.folder: Path | None = None
         self.lines: list[str] = []
-        self.steps: list[tuple[float, Stepped]] = []  # with the time of each
+        self.steps: list[tuple[float, Stepped]] = []  # steps that are not written yet, with their times
         self.flushed = self.progressed = time.monotonic()
         self.is_broken = False
 
     def __call__(self, event: Event) -> None:
-        """Write an event, now or with the next ones."""
+        """Write an event, now or together with the next ones."""
         now, seconds = time.time(), time.monotonic()
         if isinstance(event, Stepped):
             self.steps.append((now, event))
@@ -45,14 +46,14 @@ class EventFile:
         self.steps = []
         if isinstance(event, Opened):
             self.folder = event.folder
-            self.lines.insert(0, line_of(now, event))  # notes from before stand behind it
+            self.lines.insert(0, line_of(now, event))  # earlier notes follow it
         elif not isinstance(event, Stepped):
             self.lines.append(line_of(now, event))
         if self.folder is not None and is_alone_in(self.folder):
             self.write(self.folder / EVENTS)
 
     def write(self, file: Path) -> None:
-        """Append the lines to the file. A failure is noted once."""
+        """Append the lines to the file. Emit a warning the first time that this fails."""
         lines, self.lines = self.lines, []
         try:
             with file.open("a", encoding="utf-8", errors="backslashreplace") as opened:
@@ -60,9 +61,9 @@ class EventFile:
         except OSError as error:
             is_new, self.is_broken = not self.is_broken, True
             if is_new:
-                self.events.note(f"warning: {file} cannot be written ({error.strerror}). The training goes on.")
+                self.events.note(f"warning: {file} cannot be written ({error.strerror}). Training continues.")
 
 
 def line_of(time: float, event: Event) -> str:
-    """Return an event as JSON: its kind, its time in seconds since 1970, its fields."""
+    """Return an event as JSON: its kind, the `time` in seconds since 1970, its fields."""
     return as_json({"event": event.kind, "time": round(time, 3), **event.facts()})

@@ -1,7 +1,7 @@
-"""What happens in a run, as typed facts that any listener may follow.
+"""The events of a run: typed facts that any listener can follow.
 
 A listener is a function of one event, called in the thread of the run: `neonym.train(run, listeners=[print])`.
-It gets facts, so it cannot change a run. docs/events.md is made from this module.
+It receives facts, so it cannot change a run. docs/events.md is generated from this module.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Protocol
 
-VERSION = 1  # of the events; it grows when a field changes its meaning or goes, not when one is added
+VERSION = 1  # of the events; it grows when a field changes its meaning or is removed, not when one is added
 
 Level = Literal["info", "warning", "result"]
 
@@ -23,57 +23,55 @@ class Event:
     kind: ClassVar[str]
 
     def facts(self) -> dict[str, object]:
-        """Return the fields as values that JSON can hold: a path becomes text, and losses are fetched."""
+        """Return the fields as values that JSON can represent: paths become text, and losses are fetched."""
         return {field.name: as_plain(getattr(self, field.name)) for field in fields(self)}
 
 
 class Listener(Protocol):
-    """Anything that can be called with an event."""
+    """A callable that takes an event."""
 
     def __call__(self, event: Event, /) -> object: ...
 
 
 @dataclass(frozen=True)
 class Opened(Event):
-    """The run folder is this run's alone, and nothing is loaded yet. A listener refuses the run with a `UserError` now."""
+    """The run folder is locked, and nothing is loaded yet. A listener can refuse the run by raising a `UserError`."""
 
     kind: ClassVar[str] = "opened"
     folder: Annotated[Path, "the run folder"]
-    words: Annotated[tuple[str, ...], "the words to learn, in the order of every list of this page"]
+    words: Annotated[tuple[str, ...], "the words to learn, in the order of every list on this page"]
     version: Annotated[int, "the version of the events"] = VERSION
 
 
 @dataclass(frozen=True)
 class Encoded(Event):
-    """Some of the images went through the VAE or were found in a cache."""
+    """Some of the images were encoded by the VAE or found in a cache."""
 
     kind: ClassVar[str] = "encoded"
-    done: Annotated[int, "images until now"]
+    done: Annotated[int, "images so far"]
     total: Annotated[int, "all images"]
 
 
 @dataclass(frozen=True)
 class Started(Event):
-    """The first step of this run is next; everything is loaded."""
+    """Everything is loaded, and the first step of this run is next."""
 
     kind: ClassVar[str] = "started"
-    first_step: Annotated[int, "steps done before, more than 0 if the run goes on from a state"]
+    first_step: Annotated[int, "steps done before, more than 0 if the run continues from a state"]
     steps: Annotated[int, "steps at the end of the run"]
-    steps_per_epoch: Annotated[int, "steps of an epoch"]
-    samples_per_step: Annotated[float, "mean number of images of a step, over all words"]
+    steps_per_epoch: Annotated[int, "steps per epoch"]
+    samples_per_step: Annotated[float, "mean number of images per step, over all words"]
 
 
 @dataclass(frozen=True)
 class Stepped(Event):
-    """One more step is done."""
+    """A step is done."""
 
     kind: ClassVar[str] = "step"
     step: Annotated[int, "steps done"]
     losses: Annotated[Sequence[float], "training loss of each word, fetched from the device when it is first read"]
     rates: Annotated[tuple[float, ...], "learning rate of each word"]
-    found_rates: Annotated[
-        tuple[float, ...], "`d*lr` of each word where the optimizer finds its rate, else nothing"
-    ] = ()
+    found_rates: Annotated[tuple[float, ...], "`d*lr` of each word whose optimizer finds its own rate, else empty"] = ()
 
 
 @dataclass(frozen=True)
@@ -85,8 +83,8 @@ class Evaluated(Event):
     loss: Annotated[float, "mean evaluation loss of all words"]
     losses: Annotated[tuple[float, ...], "evaluation loss of each word"]
     norms: Annotated[tuple[float, ...], "mean length of the vectors of each word"]
-    distances: Annotated[tuple[float, ...], "mean distance of the vectors of each word from their start"]
-    of_start: Annotated[bool, "whether the words were as they were before the first step"] = False
+    distances: Annotated[tuple[float, ...], "mean distance of the vectors of each word from their initial values"]
+    of_start: Annotated[bool, "whether the words still had their initial vectors"] = False
 
 
 @dataclass(frozen=True)
@@ -95,79 +93,79 @@ class Sampled(Event):
 
     kind: ClassVar[str] = "sampled"
     step: Annotated[int, "steps done"]
-    tag: Annotated[str, "the mark of the step or epoch in the names of the files"]
-    files: Annotated[tuple[Path, ...], "the images, and the sheet last"]
-    sheet: Annotated[Path, "all images on one sheet, beside those that the starting words give"]
+    tag: Annotated[str, "the tag of the step or epoch in the file names"]
+    files: Annotated[tuple[Path, ...], "the images, then the sheet"]
+    sheet: Annotated[Path, "all images on one sheet, beside those without the words and with their initial vectors"]
 
 
 @dataclass(frozen=True)
 class Saved(Event):
-    """A file or a state folder was saved, complete, before the end of the run."""
+    """An embedding file or a state folder was saved before the end of the run."""
 
     kind: ClassVar[str] = "saved"
     step: Annotated[int, "steps done"]
     file: Annotated[Path, "an embedding file or a state folder"]
-    in_run_folder: Annotated[bool, "whether it is kept in the run folder although no setting asks for it"] = False
+    in_run_folder: Annotated[bool, "whether it was saved in the run folder, without a setting that requests it"] = False
 
 
 @dataclass(frozen=True)
 class Judging(Event):
-    """Some of the predictions were made that the verdicts need."""
+    """Some of the predictions for the verdicts were made."""
 
     kind: ClassVar[str] = "judging"
-    done: Annotated[int, "predictions until now"]
+    done: Annotated[int, "predictions so far"]
     total: Annotated[int, "all predictions"]
 
 
 @dataclass(frozen=True)
 class Judged(Event):
-    """The words were measured for the verdicts, on other samples than those of evaluations."""
+    """The words were measured for the verdicts, on samples that evaluations do not use."""
 
     kind: ClassVar[str] = "judged"
     step: Annotated[int, "steps done"]
     losses: Annotated[tuple[float, ...], "loss of each word"]
     norms: Annotated[tuple[float, ...], "mean length of the vectors of each word"]
-    distances: Annotated[tuple[float, ...], "mean distance of the vectors of each word from their start"]
+    distances: Annotated[tuple[float, ...], "mean distance of the vectors of each word from their initial values"]
 
 
 @dataclass(frozen=True)
 class Noted(Event):
-    """Something to read."""
+    """A note, a warning or a result was emitted for the user to read."""
 
     kind: ClassVar[str] = "note"
-    level: Annotated[Level, "how important it is; a `result` is shown whatever is left out"]
-    text: Annotated[str, "what the terminal shows"]
+    level: Annotated[Level, "how important it is; a `result` is always shown"]
+    text: Annotated[str, "the text that the terminal shows"]
 
 
 @dataclass(frozen=True)
 class Stopped(Event):
-    """The run was asked to stop and did, with its state saved: the same settings go on from there."""
+    """The run stopped on request, with its state saved: a run with the same settings continues from there."""
 
     kind: ClassVar[str] = "stopped"
     step: Annotated[int, "steps done"]
-    signal: Annotated[int, "the signal that asked for it"]
+    signal: Annotated[int, "the signal that requested it"]
 
 
 @dataclass(frozen=True)
 class Finished(Event):
-    """The run is at its end, with all files written."""
+    """The run reached its end, and all files are written."""
 
     kind: ClassVar[str] = "finished"
     step: Annotated[int, "steps done"]
-    files: Annotated[tuple[Path, ...], "the embedding file of each word, then a state folder if one was asked for"]
+    files: Annotated[tuple[Path, ...], "the embedding file of each word, then a state folder if one was requested"]
     verdicts: Annotated[tuple[Mapping[str, object], ...], "the verdict on each word, as in `verdict.json`"]
 
 
 @dataclass(frozen=True)
 class Failed(Event):
-    """The run ends with an error."""
+    """The run ended with an error."""
 
     kind: ClassVar[str] = "failed"
     error: Annotated[str, "what went wrong"]
 
 
 def as_plain(value: object) -> object:
-    """Return a value that JSON can hold."""
+    """Return the value in a form that JSON can represent."""
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Files of a run on the Hugging Face Hub, where `--huggingface_repo_id` names a repository."""
+"""Uploads of a run's files to the Hugging Face Hub, into the repository that `--huggingface_repo_id` names."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from neonym.runs.events import Event, Failed, Finished, Opened, Saved, Stopped
 
 
 class HubUploads:
-    """Uploads every file that a setting asked for. A failed upload is noted and the training goes on: the file is on the disk.
+    """A listener that uploads every file that the settings request.
 
-    Files are read when they are saved, so one that is removed later still arrives whole.
+    After a failed upload, a warning is emitted and training continues: the file is on the disk. Files are read when
+    they are saved, so a file that is removed later is still uploaded whole.
     """
 
     def __init__(self, settings: HubSettings, events: Dispatcher):
         self.settings, self.events = settings, events
         self.queue = ThreadPoolExecutor(1)  # starts its thread with the first upload
-        self.uploads: list[Future[str]] = []  # what each has to say, nothing if it went well
+        self.uploads: list[Future[str]] = []  # with a warning, empty if the upload succeeded
 
     def __call__(self, event: Event) -> None:
-        """Upload what an event tells of. Raises UserError if the repository cannot be used."""
+        """Upload the files of an event. Raises UserError if the repository cannot be used."""
         match event:
             case Opened():
                 self.open()
@@ -37,7 +38,7 @@ class HubUploads:
                 self.close()
 
     def open(self) -> None:
-        """Make sure that there is a repository, before anything is trained for it. Raises UserError."""
+        """Create the repository unless it exists, before training starts. Raises UserError."""
         from huggingface_hub import HfApi
 
         is_public = (self.settings.huggingface_repo_visibility or "private").lower() == "public"
@@ -47,37 +48,37 @@ class HubUploads:
                 private=not is_public, exist_ok=True,
             )  # fmt: skip
         except Exception as error:  # the library's, its HTTP library's, the system's
-            fix = "Check the name, the token and the network, or leave --huggingface_repo_id out"
+            fix = "Check the name, the token and the network, or leave out --huggingface_repo_id"
             raise UserError(f"the repository cannot be used ({error})", "--huggingface_repo_id", fix) from error
 
     def upload(self, path: Path) -> None:
-        """Upload a file or a state folder, with `--async_upload` in the background."""
+        """Upload a file or a state folder; with `--async_upload`, in the background."""
         if path.is_dir() and not self.settings.save_state_to_huggingface:
             return
         try:
             files = sorted(path.iterdir()) if path.is_dir() else [path]
             contents = {file.relative_to(path.parent).as_posix(): file.read_bytes() for file in files}
-        except OSError as error:  # somebody has removed it
+        except OSError as error:  # it may have been removed
             self.events.note(f"warning: {path} was not uploaded ({error.strerror})")
             return
         self.uploads += [self.queue.submit(self.send, name, content) for name, content in contents.items()]
         self.report(wait=not self.settings.async_upload)
 
     def report(self, wait: bool) -> None:
-        """Note the uploads that failed: those that have ended, or, after a wait, all."""
+        """Emit warnings about failed uploads: of those that have ended or, if `wait`, of all."""
         ended = [upload for upload in self.uploads if wait or upload.done()]
         self.uploads = [upload for upload in self.uploads if upload not in ended]
         for upload in ended:
-            if complaint := upload.result():
-                self.events.note(complaint)
+            if warning := upload.result():
+                self.events.note(warning)
 
     def close(self) -> None:
-        """Wait for every upload."""
+        """Wait for all uploads, and end their thread."""
         self.report(wait=True)
         self.queue.shutdown()
 
     def send(self, name: str, content: bytes) -> str:
-        """Upload one file, in the thread of the uploads. Return what went wrong, or nothing."""
+        """Upload one file, in the upload thread. Return a warning if it failed, else an empty text."""
         from huggingface_hub import HfApi
 
         folder = (self.settings.huggingface_path_in_repo or "").strip("/")

@@ -1,4 +1,4 @@
-"""Losses of training steps, which stay on their device until somebody reads one."""
+"""Losses of training steps that stay on their device until one of them is read."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ if TYPE_CHECKING:
 
 
 class LossQueue:
-    """The losses that nobody has read yet: reading one fetches all of them in one transfer from the device."""
+    """The losses that have not been read yet: reading one fetches all of them in one transfer from the device."""
 
     def __init__(self) -> None:
-        self._waiting: WeakValueDictionary[int, Losses] = WeakValueDictionary()  # nobody can read what nobody holds
+        self._waiting: WeakValueDictionary[int, Losses] = (
+            WeakValueDictionary()
+        )  # losses that no listener holds need not be fetched
         self._numbers = count()
         self._lock = Lock()
 
     def add(self, values: Tensor) -> Losses:
-        """Return the losses of one step, `values` [N], without waiting for the device."""
+        """Return the losses of one step, with the `values` [N], without waiting for the device."""
         losses = Losses(values, self)
         with self._lock:
             self._waiting[next(self._numbers)] = losses
         return losses
 
     def fetch(self) -> None:
-        """Fetch all losses that wait."""
+        """Fetch all losses that have not been read yet."""
         with self._lock:
             waiting = list(self._waiting.values())
             self._waiting.clear()
@@ -49,11 +51,11 @@ class Losses(Sequence[float]):
 
     @property
     def is_fetched(self) -> bool:
-        """Return whether the numbers have left their device."""
+        """Whether the numbers have been fetched from their device."""
         return bool(self.numbers) or not len(self)
 
     def read(self) -> tuple[float, ...]:
-        """Return the numbers, and wait for the device if they are still there."""
+        """Return the numbers, waiting for the device if they have not been fetched yet."""
         if not self.is_fetched:
             self._queue.fetch()
         return self.numbers

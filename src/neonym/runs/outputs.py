@@ -1,4 +1,4 @@
-"""Every file that a run writes. All names are tried before training, so that a name that no disk takes is reported at once."""
+"""The files that a run writes. Their names are tried before training, so that an impossible one is reported at once."""
 
 from __future__ import annotations
 
@@ -16,52 +16,52 @@ from neonym.errors import Problem
 from neonym.io.atomic import part_of, refused_names
 from neonym.io.json import is_text
 
-STATE = "state.safetensors"  # what an interrupted run goes on from
+STATE = "state.safetensors"  # the state from which an interrupted run continues
 END = "finished.safetensors"  # the state of a finished run
 VERDICT, EVENTS = "verdict.json", "events.jsonl"
 SAMPLES = "sample"
-PROJECT = "textual_inversion"  # of trackers, unless --log_tracker_name gives another
-LAST_STEP, LAST_EPOCH = 99_999_999, 999_999  # that names have room for
-SHOWN = 40  # letters at each end of a long name
+PROJECT = "textual_inversion"  # the name in trackers, unless --log_tracker_name sets another
+LAST_STEP, LAST_EPOCH = 99_999_999, 999_999  # the largest numbers for which file names have digits
+SHOWN = 40  # characters shown of each end of a long name
 
 
 def step_suffix(step: int) -> str:
-    """Return the end of the names of a step's files, as sd-scripts writes it."""
+    """Return the suffix in the file names of a step, in sd-scripts' format."""
     return f"-step{step:08d}"
 
 
 def epoch_suffix(epoch: int) -> str:
-    """Return the end of the names of an epoch's files, as sd-scripts writes it."""
+    """Return the suffix in the file names of an epoch, in sd-scripts' format."""
     return f"-{epoch:06d}"
 
 
 def state_folder(run_name: str, suffix: str = "") -> str:
-    """Return the name of a state folder, as sd-scripts writes it."""
+    """Return the name of a state folder, in sd-scripts' format."""
     return f"{run_name}{suffix}-state"
 
 
 def sample_name(run_name: str, tag: str, index: int, stamp: str, seed: int | None) -> str:
-    """Return the name of a sample image, as sd-scripts writes it."""
+    """Return the name of a sample image, in sd-scripts' format."""
     return f"{run_name}_{tag}_{index:02d}_{stamp}{'' if seed is None else f'_{seed}'}.png"
 
 
 def time_stamp() -> str:
-    """Return the local time in 14 digits."""
+    """Return the local time as 14 digits, from the year to the second."""
     return time.strftime("%Y%m%d%H%M%S")
 
 
 def tracker_folder(log: LogSettings) -> Path | None:
-    """Return the folder of a run's logs, which no other run has, as sd-scripts names it."""
+    """Return a new folder for the logs of a run, in sd-scripts' format; None without `--logging_dir`."""
     return None if log.logging_dir is None else Path(log.logging_dir) / f"{log.log_prefix or ''}{time_stamp()}"
 
 
 def file_names(run: RunConfig, tokens: Sequence[str]) -> list[str]:
-    """Return the name of each word's embedding file, without its ending."""
+    """Return the name of each word's embedding file, without its extension."""
     return [run.save.output_name or tokens[0]] if len(tokens) == 1 else list(tokens)
 
 
 def run_folder(run: RunConfig, tokens: Sequence[str]) -> Path:
-    """Return where the state, the events and the verdict of a run lie."""
+    """Return the run folder, which holds the state, the events and the verdict."""
     others = f"-and-{len(tokens) - 1}-more" if len(tokens) > 1 else ""
     return Path(run.save.output_dir) / f"{run.save.output_name or tokens[0] + others}-run"
 
@@ -76,7 +76,7 @@ class Output:
 
 
 def outputs_of(run: RunConfig, tokens: Sequence[str], seeds: Sequence[int | None]) -> Iterator[Output]:
-    """Yield the longest name of each kind, outer folders first. `seeds` are those of the sample prompts."""
+    """Yield the longest name of each kind of output, outer folders first. `seeds` are those of the sample prompts."""
     log = run.log
     yield Output(Path(run.save.output_dir), "--output_dir", True)
     if log.logging_dir is not None:
@@ -91,16 +91,16 @@ def outputs_of(run: RunConfig, tokens: Sequence[str], seeds: Sequence[int | None
 
 
 def outputs_of_words(run: RunConfig, tokens: Sequence[str], seeds: Sequence[int | None]) -> Iterator[Output]:
-    """Yield what is named after the words, or after --output_name."""
-    save, home, records = run.save, Path(run.save.output_dir), run_folder(run, tokens)
-    own, run_name = word_settings(run, tokens)[0], records.name.removesuffix("-run")
+    """Yield the outputs that are named after the words or `--output_name`."""
+    save, home, run_files = run.save, Path(run.save.output_dir), run_folder(run, tokens)
+    own, run_name = word_settings(run, tokens)[0], run_files.name.removesuffix("-run")
     steps = [step_suffix(LAST_STEP)] if save.save_every_n_steps else []
     epochs = [epoch_suffix(LAST_EPOCH)] if save.save_every_n_epochs or save.save_n_epoch_ratio else []
     for where, name in zip(word_settings(run, tokens), file_names(run, tokens), strict=True):
         yield from (Output(home / f"{name}{suffix}.{save.save_model_as}", where) for suffix in ("", *steps, *epochs))
         yield Output(home / f"{name}.md", where)
-    yield Output(records, own, True)
-    yield from (Output(records / name, own) for name in (STATE, END, VERDICT, EVENTS))
+    yield Output(run_files, own, True)
+    yield from (Output(run_files / name, own) for name in (STATE, END, VERDICT, EVENTS))
     at_end = [""] if save.save_state or save.save_state_on_train_end else []
     for suffix in (*at_end, *(steps + epochs if save.save_state else ())):
         yield Output(home / state_folder(run_name, suffix), own, True)
@@ -117,34 +117,38 @@ def word_settings(run: RunConfig, tokens: Sequence[str]) -> list[str]:
 
 
 def output_problems(run: RunConfig, tokens: Sequence[str], seeds: Sequence[int | None]) -> Iterator[Problem]:
-    """Yield one error for each setting that names something that cannot be written. The trials leave nothing behind."""
+    """Yield an error for each setting that names something that cannot be written. The trials leave no files behind."""
     texts = {"--output_name": run.save.output_name or "", **{f"the word `{token}`": token for token in tokens}}
     for where, text in {**texts, "--output_dir": run.save.output_dir}.items():
         if not is_text(text):
-            what = "is not Unicode text: such a name cannot be given to a program"
-            yield Problem("error", what, where, "Choose another, or check the encoding of the terminal or the file")
-    if not all(map(is_plain, texts.values())):  # a path in place of a name is reported with the other settings
+            what = "is not valid Unicode, so it cannot be a file name"
+            yield Problem(
+                "error", what, where, "Choose another name, or check the encoding of the terminal or the file"
+            )
+    if not all(map(is_plain_name, texts.values())):  # a path instead of a name is reported with the other settings
         tokens = ()
     worst: dict[str, tuple[int, Problem]] = {}
     for excess, problem in refusals(list(outputs_of(run, tokens, seeds))):
-        key = problem.where if excess else str(problem)  # of names that are too long, the longest is enough
+        key = problem.where if excess else str(problem)  # of several names that are too long, report the longest
         if key not in worst or excess > worst[key][0]:
             worst[key] = excess, problem
     yield from (problem for _, problem in worst.values())
 
 
-def is_plain(text: str) -> bool:
-    """Return whether a text can be a part of a file's name at all."""
+def is_plain_name(text: str) -> bool:
+    """Return whether a text can be a file name, not a path."""
     return is_text(text) and not set(text) & set("/\\\0")
 
 
 def refusals(outputs: Sequence[Output]) -> Iterator[tuple[int, Problem]]:
-    """Yield the names, folders and paths that the disk refuses, each with the bytes that it is too long, as far as is known."""
-    ways = {output: way_to(output.path) for output in outputs}
-    owners = {folder: output.where for output, (folder, _) in reversed(ways.items())}  # the outermost output's
-    refused = {folder: names_refused_in(folder, ways.values()) for folder in owners}
-    reported: set[Path | str] = set()  # places and names
-    for output, (folder, missing) in ways.items():
+    """Yield an error for each name, folder or path that the disk refuses, with the excess bytes of a long name."""
+    split_paths = {output: existing_and_missing(output.path) for output in outputs}
+    owners = {
+        folder: output.where for output, (folder, _) in reversed(split_paths.items())
+    }  # the outermost output in each folder
+    refused = {folder: names_refused_in(folder, split_paths.values()) for folder in owners}
+    reported: set[Path | str] = set()  # folders and names
+    for output, (folder, missing) in split_paths.items():
         names = refused[folder]
         if not missing and folder.is_dir() != output.is_folder:
             reported.add(folder)
@@ -158,30 +162,30 @@ def refusals(outputs: Sequence[Output]) -> Iterator[tuple[int, Problem]]:
         elif bad := next((name for name in missing if names and name in names), ""):
             if names and bad not in reported:
                 reported.add(bad)
-                excess = excess_of(bad, folder)
-                yield excess, refused_name(bad, names[bad], excess, output.where)
+                excess = bytes_too_long(bad, folder)
+                yield excess, refused_name_problem(bad, names[bad], excess, output.where)
         elif is_too_long(output.path):
             what = f"the path {shortened(str(output.path))} is longer than the system allows"
-            yield 0, Problem("error", what, output.where, "Choose a folder nearer to the root, or shorter names")
+            yield 0, Problem("error", what, output.where, "Choose a folder closer to the root, or shorter names")
 
 
-def names_refused_in(folder: Path, ways: Iterable[tuple[Path, Sequence[str]]]) -> dict[str, str] | None:
-    """Return the names that a folder refuses, with the reasons; None if nothing can be written to it."""
+def names_refused_in(folder: Path, split_paths: Iterable[tuple[Path, Sequence[str]]]) -> dict[str, str] | None:
+    """Return the names that a folder refuses, with the reasons; None if the folder cannot be written to."""
     try:
-        return refused_names(folder, (name for there, names in ways if there == folder for name in names))
+        return refused_names(folder, (name for there, names in split_paths if there == folder for name in names))
     except OSError:
         return None
 
 
-def way_to(path: Path) -> tuple[Path, tuple[str, ...]]:
-    """Return the nearest folder that exists, or the path itself, and the names below it that do not exist yet."""
+def existing_and_missing(path: Path) -> tuple[Path, tuple[str, ...]]:
+    """Return the part of a path that exists, and the names below it that do not exist yet."""
     whole = path.absolute()
     there = next(place for place in (whole, *whole.parents) if os.path.lexists(place))
     return there, whole.relative_to(there).parts
 
 
 def is_too_long(path: Path) -> bool:
-    """Return whether the system refuses a path, or its part while it is written, as too long."""
+    """Return whether a path, or that of its temporary file, is too long for the system."""
     try:
         os.lstat(part_of(path.absolute()))
     except OSError as error:
@@ -189,25 +193,29 @@ def is_too_long(path: Path) -> bool:
     return False
 
 
-def refused_name(name: str, reason: str, excess: int, where: str) -> Problem:
-    """Return the error about a name that the disk does not take."""
+def refused_name_problem(name: str, reason: str, excess: int, where: str) -> Problem:
+    """Return the error about a name that the disk refuses."""
     what = f"a name would be {shortened(name)}, which this disk refuses ({reason})"
     if excess > 0:
         what = (
             f"a name would be {shortened(name)}, and that is {excess} byte{'s' * (excess > 1)} too long for this disk"
         )
-    fix = "Choose another" if where.startswith("--") else "With one word, --output_name gives its file another name"
+    fix = (
+        "Choose another name"
+        if where.startswith("--")
+        else "With a single word, --output_name gives its file another name"
+    )
     return Problem("error", what, where, fix)
 
 
-def excess_of(name: str, folder: Path) -> int:
-    """Return by how many bytes a name is too long; 0 if it is not, or if the system does not say."""
+def bytes_too_long(name: str, folder: Path) -> int:
+    """Return the number of bytes by which a name is too long; 0 if it is not, or if the limit is unknown."""
     try:
         return max(0, len(os.fsencode(name)) - os.pathconf(folder, "PC_NAME_MAX"))
-    except (AttributeError, OSError, ValueError):  # Windows has no such question
+    except (AttributeError, OSError, ValueError):  # Windows has no pathconf
         return 0
 
 
 def shortened(text: str) -> str:
-    """Return a text without the middle that makes it too long to read."""
+    """Return a long text without its middle, so that it can be read."""
     return text if len(text) <= 2 * SHOWN else f"{text[:SHOWN]}...{text[-SHOWN:]}"

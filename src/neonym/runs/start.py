@@ -1,4 +1,4 @@
-"""The start of a run, with everybody who follows it because its settings say so."""
+"""Starting a run with the listeners that its settings request."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from neonym.training.run import Result, train_plan
 def train(
     run: RunConfig, listeners: Sequence[Listener] = (), stop: Stop | None = None, known: Sequence[Problem] = ()
 ) -> Result:
-    """Learn the words of `run`, and go on where an earlier call with the same settings stopped.
+    """Learn the words of `run`, and continue where an earlier call with the same settings stopped.
 
-    Every listener is called with every event of the run, after the event file, the trackers and the uploads that the
-    settings ask for. `stop` ends the run after its current step, with its state saved. `known` are problems that were
-    found in the settings before. Raises ConfigError with all errors, before anything is written.
+    Every listener is called with every event of the run, after the event file and the trackers and uploads that the
+    settings request. `stop` ends the run after its current step, with its state saved. `known` are problems that were
+    already found in the settings. Raises ConfigError with all errors, before anything is written.
     """
     return start_plan(preflight(run, known).complete_plan(), listeners, stop)
 
 
 def start_plan(plan: TrainingPlan, listeners: Sequence[Listener] = (), stop: Stop | None = None) -> Result:
-    """Train a run without errors, as `train` does. Raises UserError."""
+    """Train a complete plan with the default and the given listeners, as `train` does. Raises UserError."""
     events = Dispatcher()
     events.listeners = [*default_listeners(plan.run, events), *listeners]
     return train_plan(plan, events, stop or Stop())
 
 
 def default_listeners(run: RunConfig, events: Dispatcher) -> Iterator[Listener]:
-    """Yield the listeners that every run has, and those that its settings ask for."""
+    """Yield the listeners that every run has, and those that its settings request."""
     yield EventFile(events)
     if run.hub.huggingface_repo_id is not None:
         from neonym.runs.hub import HubUploads

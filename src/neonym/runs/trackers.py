@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases, through accelerate: sd-scripts' scalars, and what shows whether a word is learned."""
+"""Logging to TensorBoard and Weights & Biases through accelerate: sd-scripts' scalars, and figures of each word."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from neonym.runs.dispatcher import Dispatcher
 from neonym.runs.events import Evaluated, Event, Failed, Finished, Judged, Opened, Sampled, Started, Stepped, Stopped
 from neonym.runs.outputs import PROJECT, tracker_folder
 
-FETCH_STEPS = 50  # whose losses are fetched together
-# parts of names of settings that are not logged
+FETCH_STEPS = 50  # the losses of so many steps are fetched together
+# settings with one of these in their names are not logged
 PRIVATE = ("dir", "path", "key", "token", "config", "weights", "resume", "prompts")
 
 
 class Trackers:
-    """Logs `loss` and `lr` of each step, `lr/d*lr` where an optimizer finds its rate, `loss/epoch`, and of each word
-    `eval`, `norm` and `distance`; sheets of sample images.
+    """A listener that logs scalars and sheets of sample images.
 
-    A tracker that fails while training is noted, nothing more is logged, and the training goes on.
+    The scalars are `loss` and `lr` of each step, `lr/d*lr` if the optimizer finds its own rate, `loss/epoch`, and
+    `eval`, `norm` and `distance` of each word. If a tracker fails during training, a warning is emitted, logging ends,
+    and training continues.
     """
 
     def __init__(self, run: RunConfig, events: Dispatcher):
@@ -38,8 +39,8 @@ class Trackers:
         self.folder: Path | None = None  # TensorBoard's
         self.words: tuple[str, ...] = ()
         self.steps_per_epoch, self.evaluated = 1, -1
-        self.steps: list[Stepped] = []  # that are not logged yet
-        self.epoch: list[float] = []  # mean loss of each step since its beginning
+        self.steps: list[Stepped] = []  # steps that are not logged yet
+        self.epoch: list[float] = []  # mean loss of each step of the current epoch
 
     def __call__(self, event: Event) -> None:
         """Log an event. Raises UserError if a tracker cannot start."""
@@ -77,15 +78,15 @@ class Trackers:
                 tracker.start()
                 self.trackers.append(tracker)
                 if log.log_config:
-                    tracker.store_init_configuration(shown_settings(self.run))
+                    tracker.store_init_configuration(logged_settings(self.run))
         except Exception as error:  # each tracker has errors of its own
-            fix = "Check its arguments, its key and the network"
+            fix = "Check its arguments, its API key and the network"
             raise UserError(f"the tracker cannot start ({error})", "--log_with", fix) from error
         if folder is not None and "tensorboard" in tracker_kinds(log):
             self.folder = folder / name
 
     def log_steps(self) -> None:
-        """Log the steps that wait."""
+        """Log the steps that are not logged yet."""
         steps, self.steps = self.steps, []
         for event in steps:
             values = self.by_word("loss", event.losses) | self.by_word("lr", event.rates)
@@ -97,12 +98,12 @@ class Trackers:
             self.log(values, event.step)
 
     def by_word(self, what: str, values: Sequence[float]) -> dict[str, float]:
-        """Return the values under the names that trackers show: with the word, if there are several."""
+        """Return the values under the names that trackers show: with the word if there are several words."""
         names = [what] if len(self.words) == 1 else [f"{what}/{word}" for word in self.words]
         return dict(zip(names, values, strict=False))
 
     def log_words(self, event: Evaluated | Judged) -> None:
-        """Log the loss of each word, how long its vectors are and how far they are from their start."""
+        """Log the loss of each word, and the length of its vectors and their distance from the initial ones."""
         self.log_steps()  # trackers take steps in order
         values: dict[str, float] = {}
         for word, *figures in zip(self.words, event.losses, event.norms, event.distances, strict=True):
@@ -110,7 +111,7 @@ class Trackers:
         self.log(values, event.step)
 
     def log(self, values: dict[str, float], step: int) -> None:
-        """Log numbers of a step."""
+        """Log the scalars of a step."""
         self.send(lambda tracker: tracker.log(values, step=step))
 
     def log_sheet(self, step: int, sheet: Path) -> None:
@@ -128,7 +129,7 @@ class Trackers:
         self.send(log_images)
 
     def send(self, write: Callable[[GeneralTracker], object]) -> None:
-        """Let every tracker write something. A folder that is gone is made again."""
+        """Call `write` with every tracker. Recreate the log folder if it was deleted."""
         try:
             if self.trackers and self.folder is not None:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -136,23 +137,23 @@ class Trackers:
                 write(tracker)
         except Exception as error:  # each tracker has errors of its own
             self.trackers = []
-            self.events.note(f"warning: nothing more is logged ({error}). The training goes on.")
+            self.events.note(f"warning: logging ends ({error}). Training continues.")
 
     def end(self) -> None:
-        """Log what waits, and close the trackers."""
+        """Log the remaining steps, and close the trackers."""
         self.log_steps()
         self.send(lambda tracker: tracker.finish())
         self.trackers = []
 
 
-def shown_settings(run: RunConfig) -> dict[str, str]:
-    """Return what `--log_config` logs: every setting that is given, without paths and keys."""
+def logged_settings(run: RunConfig) -> dict[str, str]:
+    """Return what `--log_config` logs: every setting that has a value, without paths and keys."""
     values = {name: getattr(getattr(run, section), name) for section, name, _ in fields_of(RunConfig)}
     return {n: str(v) for n, v in values.items() if v is not None and not any(part in n for part in PRIVATE)}
 
 
 def tracker_arguments(run: RunConfig) -> dict[str, Any]:
-    """Return the arguments of each tracker's start. Raises ConfigError if their file cannot be read."""
+    """Return the arguments of each tracker by its name. Raises ConfigError if their file cannot be read."""
     file = run.log.log_tracker_config
     arguments = {} if file is None else read_table(Path(file))
     if run.log.wandb_run_name:

@@ -1,1 +1,1 @@
-"""Learning words, from a plan to files."""
+"""Training: from a complete plan to the files of the learned words."""

@@ -1,4 +1,4 @@
-"""What happens to a word's rows after each step that moved them, as a list of small objects in order."""
+"""Hooks that run after each optimizer step on a word's rows, such as the moving average."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from torch import Tensor
 
 
 class AfterStep(Protocol):
-    """Something that is done to a word's rows, or learned from them, after each step that moved them.
+    """A hook that runs after each optimizer step, and may change a word's rows or derive something from them.
 
-    What it keeps from step to step is saved with the run's state, so that a resumed run goes on bit for bit.
+    What it keeps from step to step is saved with the run's state, so that a resumed run continues bit for bit.
     """
 
-    name: str  # what `kept` is called in a saved state
-    kept: dict[str, Tensor]  # {encoder: [n,W]}; empty if nothing is kept
-    is_result: bool  # whether `kept`, and not the rows, is what is saved, shown and judged
+    name: str  # the name of `kept` in a saved state
+    kept: dict[str, Tensor]  # {encoder: [n,W]}; empty if the hook keeps nothing
+    is_result: bool  # whether `kept` replaces the rows in files, sample images and the verdict
 
     def __call__(self, step: int, rows: Mapping[str, Tensor]) -> None:
-        """Act on the rows {encoder: [n,W]}, in place if they are to change; `step` counts from 0. No gradient is recorded."""
+        """Process the rows {encoder: [n,W]}; changes are made in place. `step` counts from 0, and autograd is off."""
         ...
 
 
 class MovingAverage:
-    """The rows' exponential moving average, which forgets the start sooner in a young run."""
+    """An exponential moving average of the rows. Its decay grows from 0.1, so that it soon forgets the initial rows."""
 
     name, is_result = "average", True
 

@@ -1,4 +1,4 @@
-"""The files of a run: embedding files with their metadata, their retention, the state."""
+"""The files of a run: embedding files and how many of them are kept, state files, the verdict."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from neonym.io.json import as_json, as_text
 from neonym.preflight.plan import TrainingPlan
 from neonym.runs.outputs import END, SAMPLES, STATE, VERDICT, epoch_suffix, state_folder, step_suffix
 from neonym.training.concept import Concept
-from neonym.training.recorded import metadata_by_user, metadata_of
+from neonym.training.metadata import run_metadata, user_metadata
 from neonym.training.remote_state import fetch_state
-from neonym.training.state import Saved, TrainState, read_state, save_state
+from neonym.training.state import SavedState, TrainState, read_state, save_state
 from neonym.types import Embedding
 
 PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def write_card(file: Path, model: ModelSettings) -> None:
-    """Write how the word is used, as Markdown beside its file."""
+def write_usage_card(file: Path, model: ModelSettings) -> None:
+    """Write instructions for using the word, as a Markdown file beside its embedding file. Raises UserError."""
     flags = {name: str(getattr(model, name)) for name in ("vae", "variant") if getattr(model, name)}
     flags |= {"clip_skip": str(model.clip_skip)} if model.clip_skip > 1 else {}
     flags |= {"v_parameterization": ""} if model.v_parameterization else {}
     flags = {"ckpt": model.pretrained_model_name_or_path, **flags}
-    write_text(file.with_suffix(".md"), usage_card(read_embedding(file), file, flags))
+    write_text_file(file.with_suffix(".md"), usage_card(read_embedding(file), file, flags))
 
 
-def write_text(file: Path, text: str) -> None:
-    """Write a text, complete or absent. Raises UserError."""
+def write_text_file(file: Path, text: str) -> None:
+    """Write a text file atomically: it is complete or absent. Raises UserError if it cannot be written."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file, lasting=True) as part:
@@ -48,46 +48,47 @@ def write_text(file: Path, text: str) -> None:
         raise UserError(f"cannot be written ({error.strerror})", str(file), "Is the disk full?") from error
 
 
-class NotedVerdict(BaseModel):
-    """What is reported of the verdict of a finished run."""
+class ReportedVerdict(BaseModel):
+    """The part of a finished run's verdict that is reported when the run is started again."""
 
     token: str
     word: str
 
 
 class CheckpointStore:
-    """Writes and finds the files of one run."""
+    """The writer and finder of one run's files."""
 
     def __init__(self, plan: TrainingPlan):
         self.model = plan.run.model
         self.save, self.hub, self.folder = plan.run.save, plan.run.hub, plan.run_folder
-        self.locks, self.claimed = ExitStack(), 0  # the number of the folder that is locked
+        self.locks, self.claimed = ExitStack(), 0  # the inode of the folder that is locked
         self.run_name = self.folder.name.removesuffix("-run")
         self.names = {concept.token: concept.file_name for concept in plan.concepts}
         self.state_file, self.end_file = self.folder / STATE, self.folder / END
         self.verdict_file = self.folder / VERDICT
         self.step_folder = plan.step_folder
         self.sample_folder = Path(self.save.output_dir) / SAMPLES
-        self.metadata, self.metadata_by_user = metadata_of(plan), metadata_by_user(plan.run)
+        self.metadata, self.user_metadata = run_metadata(plan), user_metadata(plan.run)
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Make the folders, so that a path that cannot be written is known before training, and keep other processes out.
+        """Create the folders and lock them against other processes for the duration of the block.
 
-        Files that killed runs left half-written are removed. Raises UserError.
+        A path that cannot be written is thus reported before training. Half-written files of killed runs are removed.
+        Raises UserError.
         """
         with self.locks:
             self.claim()
             for folder in (self.folder.parent, self.folder, self.sample_folder):
                 clear_leftovers(folder)
             if self.save.restart:
-                self.forget()
+                self.remove_states()
             yield
 
     def claim(self) -> None:
-        """Make sure that the run folder exists and belongs to this run alone: it may have been removed and used by another run.
+        """Make sure that the run folder exists and belongs to this run alone.
 
-        Raises UserError.
+        Someone may have deleted the folder during training, and another run may use it by now. Raises UserError.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -96,40 +97,40 @@ class CheckpointStore:
                 return
             alone = self.locks.enter_context(alone_in(self.folder))
         except OSError as error:
-            what = f"cannot be made ({error.strerror})"
+            what = f"cannot be created ({error.strerror})"
             raise UserError(what, str(self.folder), "Choose another --output_dir") from error
         if not alone:
-            fix = "Wait for its end, or choose another --output_name or --output_dir"
+            fix = "Wait until it has finished, or choose another --output_name or --output_dir"
             raise UserError("another process is training here", str(self.folder), fix)
         self.claimed = number
 
-    def forget(self) -> None:
-        """Remove the states of earlier runs, so that this one begins anew. Raises UserError."""
+    def remove_states(self) -> None:
+        """Remove the states of earlier runs, so that this one starts from the beginning. Raises UserError."""
         try:
             self.state_file.unlink(missing_ok=True)
             self.end_file.unlink(missing_ok=True)
         except OSError as error:
-            what = f"the states of earlier runs in it cannot be removed ({error.strerror})"
+            what = f"the states of earlier runs in this folder cannot be removed ({error.strerror})"
             raise UserError(what, str(self.folder), "Remove the folder yourself") from error
 
     @contextmanager
-    def keeping(self, state: TrainState) -> Iterator[None]:
-        """Save the state elsewhere if the block cannot write what it should: nothing that was learned is lost.
+    def rescuing(self, state: TrainState) -> Iterator[None]:
+        """Save the state elsewhere if the block fails to write its files, so that nothing learned is lost.
 
-        Raises UserError with where it is and how to go on.
+        Raises UserError that says where the state is and how to continue.
         """
         try:
             yield
         except (UserError, OSError) as error:
             problem = error.problem if isinstance(error, UserError) else Problem("error", str(error), str(self.folder))
             what, way = self.rescue(state)
-            fix = f"{problem.fix or 'Put it right'}; {way}"
+            fix = f"{problem.fix or 'Fix the cause'}; {way}"
             raise UserError(f"{problem.what.rstrip('.')}; {what}", problem.where, fix) from error
 
     def rescue(self, state: TrainState) -> tuple[str, str]:
         """Save the state in the run folder if possible, else in a temporary one.
 
-        Return where it is, and how to go on.
+        Return two parts of a message: where the state is, and how to continue from it.
         """
         step = f"what was learned until step {state.step}"
         with suppress(UserError):
@@ -139,98 +140,106 @@ class CheckpointStore:
             file = Path(mkdtemp(prefix="neonym-")) / STATE
             save_state(state, file)
             return f"{step} is kept in {file}", f"then run the same command with --resume {file.parent}"
-        return f"{step} can be kept nowhere", "then run the same command again"
+        return f"{step} cannot be saved anywhere", "then run the same command again"
 
     def final_files(self) -> list[Path]:
         """Return the paths of the final embedding files, whether they exist or not."""
         return [self.file(name) for name in self.names.values()]
 
     def file(self, name: str, suffix: str = "", folder: Path | None = None) -> Path:
+        """Return the path of an embedding file, by default in `--output_dir`."""
         return (folder or Path(self.save.output_dir)) / f"{name}{suffix}.{self.save.save_model_as}"
 
-    def ended(self, fingerprint: dict[str, str]) -> Saved | None:
-        """Return the end of a finished run with the same name, whatever its settings.
+    def finished_state(self, fingerprint: dict[str, str]) -> SavedState | None:
+        """Return the final state of a finished run with the same name, whatever its settings; None without such a run.
 
-        Raises UserError if it is damaged.
+        Raises UserError if the state is damaged.
         """
         return read_state(self.end_file, fingerprint) if self.end_file.exists() else None
 
-    def verdicts(self) -> list[NotedVerdict] | None:
-        """Return the verdicts of the finished run; None if their file is damaged."""
+    def verdicts(self) -> list[ReportedVerdict] | None:
+        """Return the verdicts of the finished run: an empty list without a file, None if the file is damaged."""
         try:
-            return TypeAdapter(list[NotedVerdict]).validate_json(self.verdict_file.read_bytes()) or None
+            return TypeAdapter(list[ReportedVerdict]).validate_json(self.verdict_file.read_bytes()) or None
         except FileNotFoundError:
             return []
         except (OSError, ValidationError):
             return None
 
-    def latest(self, fingerprint: dict[str, str], ended: Saved | None) -> Saved | None:
-        """Return the farthest state of three: that of `--resume`, of an interrupted run with the same name, of a finished one.
+    def latest_state(self, fingerprint: dict[str, str], ended: SavedState | None) -> SavedState | None:
+        """Return the state with the most steps; None if there is none.
 
-        Returns None if there is none. Raises UserError if an interrupted run had other settings, or the state is damaged.
+        There are three candidates: the state that `--resume` names, that of an interrupted run with the same name, and
+        the final one of a finished run. Raises UserError if the interrupted run had other settings, or if a state is
+        damaged.
         """
-        found = [self.resumed(fingerprint), self.interrupted(fingerprint), ended]
+        found = [self.requested_state(fingerprint), self.interrupted_state(fingerprint), ended]
         return max((saved for saved in found if saved is not None), key=lambda saved: saved.step, default=None)
 
-    def resumed(self, fingerprint: dict[str, str]) -> Saved | None:
-        """Return the state that `--resume` names. Raises UserError."""
+    def requested_state(self, fingerprint: dict[str, str]) -> SavedState | None:
+        """Return the state that `--resume` names; None without the setting. Raises UserError if it does not exist."""
         if self.save.resume is None:
             return None
         on_hub = self.hub.resume_from_huggingface
         folder = fetch_state(self.save.resume, self.hub, STATE) if on_hub else Path(self.save.resume)
         file = folder / STATE
         if not file.is_file():
-            raise UserError(f"there is no {STATE} in it", f"--resume {self.save.resume}", "Name a `-state` folder")
+            raise UserError(
+                f"there is no {STATE} in this folder", f"--resume {self.save.resume}", "Name a `-state` folder"
+            )
         return read_state(file, fingerprint, "Name another state, or leave --resume out")
 
-    def interrupted(self, fingerprint: dict[str, str]) -> Saved | None:
-        """Return the state of this very run, if it was stopped. Raises UserError if it had other settings."""
+    def interrupted_state(self, fingerprint: dict[str, str]) -> SavedState | None:
+        """Return the state of an interrupted run of the same name, if any. Raises UserError if its settings differ."""
         if not self.state_file.exists():
             return None
         saved = read_state(self.state_file, fingerprint)
         if saved.changed:
-            what = f"an unfinished run is there with other settings: {saved.differences()}"
-            fix = "Give the run its old settings, choose another --output_name, or pass --restart to begin anew"
+            what = f"there is an unfinished run with other settings: {saved.differences()}"
+            fix = "Restore its settings, choose another --output_name, or pass --restart to start from the beginning"
             raise UserError(what, str(self.state_file), fix)
         return saved
 
     def save_state(self, state: TrainState) -> None:
-        """Save the state that running the same command again goes on from. Raises UserError."""
+        """Save the state from which the same command continues when it is run again. Raises UserError."""
         self.claim()
         save_state(state, self.state_file)
 
     def save_last(self, state: TrainState) -> None:
-        """Save the last state of a run. Raises UserError if it had to be saved elsewhere, or nowhere."""
-        with self.keeping(state):
+        """Save the last state of a run. Raises UserError if it was saved elsewhere or could not be saved at all."""
+        with self.rescuing(state):
             self.save_state(state)
 
     def save_step(self, state: TrainState) -> list[Path]:
-        """Save the files of a step, and remove those that `--save_last_n_steps` does not keep."""
+        """Save the files of a step and return them; remove those that `--save_last_n_steps` does not keep."""
         files = self.save_named(state, step_suffix(state.step))
         keep, states = self.save.save_last_n_steps, self.save.save_last_n_steps_state
         every = self.save.save_every_n_steps or 1
-        self.remove(r"-step(\d{8})", every, keep and state.step - keep, state.step - (states or keep or state.step))
+        self.remove_older(
+            r"-step(\d{8})", every, keep and state.step - keep, state.step - (states or keep or state.step)
+        )
         return files
 
-    def keep_step(self, state: TrainState) -> list[Path]:
-        """Save the files of a step in the run's folder: beside the final file, some programs would take them for the
-        word.
+    def save_step_in_run_folder(self, state: TrainState) -> list[Path]:
+        """Save the embedding files of a step in the run folder, and return them.
+
+        Beside the final file, some programs would mistake them for the word.
         """
         self.step_folder.mkdir(parents=True, exist_ok=True)
         suffix = step_suffix(state.step)
         return [self.write(concept, state.step, suffix, self.step_folder) for concept in state.concepts]
 
     def save_epoch(self, state: TrainState, epoch: int, every: int) -> list[Path]:
-        """Save the files of an epoch, and remove those that `--save_last_n_epochs` does not keep."""
+        """Save the files of an epoch and return them; remove those that `--save_last_n_epochs` does not keep."""
         files = self.save_named(state, epoch_suffix(epoch))
         keep, states = self.save.save_last_n_epochs, self.save.save_last_n_epochs_state
-        self.remove(
+        self.remove_older(
             r"-(\d{6})", every, keep and epoch - every * keep + 1, epoch - every * (states or keep or epoch) + 1
         )
         return files
 
     def save_named(self, state: TrainState, suffix: str) -> list[Path]:
-        """Save one embedding file for each concept and, if requested, a state folder."""
+        """Save an embedding file for each concept and, if requested, a state folder. Return their paths."""
         self.claim()
         files = [self.write(concept, state.step, suffix) for concept in state.concepts]
         if self.save.save_state:
@@ -238,13 +247,17 @@ class CheckpointStore:
         return files
 
     def save_state_folder(self, state: TrainState, suffix: str = "") -> Path:
+        """Save a state folder with sd-scripts' name, and return its path. Raises UserError."""
         folder = Path(self.save.output_dir) / state_folder(self.run_name, suffix)
         clear_leftovers(folder)
         save_state(state, folder / STATE)
         return folder
 
-    def remove(self, pattern: str, every: int, first: int | None, first_state: int) -> None:
-        """Remove this run's embedding files and state folders, one `every` so many, whose number is lower."""
+    def remove_older(self, pattern: str, every: int, first: int | None, first_state: int) -> None:
+        """Remove this run's embedding files numbered below `first`, and state folders numbered below `first_state`.
+
+        Only multiples of `every` are removed: others were saved by another run.
+        """
         for path in Path(self.save.output_dir).iterdir():
             file = self._number(path.name, pattern + r"\." + self.save.save_model_as, self.names.values())
             if file is not None and file < (first or 0) and file % every == 0:
@@ -254,6 +267,7 @@ class CheckpointStore:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _number(self, text: str, pattern: str, names: Iterable[str]) -> int | None:
+        """Return the number in a file name that is one of `names` followed by the `pattern`; None for other files."""
         for name in names:
             match = re.fullmatch(re.escape(name) + pattern, text)
             if match:
@@ -261,7 +275,7 @@ class CheckpointStore:
         return None
 
     def write(self, concept: Concept, step: int, suffix: str = "", folder: Path | None = None) -> Path:
-        """Write one embedding file. Raises FormatError."""
+        """Write the embedding file of one concept, and return its path. Raises FormatError."""
         name = self.names[concept.token]
         counts = {len(rows) for rows in concept.rows.values()}
         metadata = {
@@ -271,7 +285,7 @@ class CheckpointStore:
             "neonym.vectors": str(max(counts)),
             "neonym.init_word": concept.init_word,
             "neonym.steps": str(step),
-            **self.metadata_by_user,
+            **self.user_metadata,
         }
         metadata = {key: as_text(text) for key, text in metadata.items()}
         vectors = {encoder: rows.to(PRECISIONS[self.save.save_precision]) for encoder, rows in concept.result().items()}
@@ -280,17 +294,17 @@ class CheckpointStore:
     def finish(self, state: TrainState, verdicts: list[dict], whole: bool) -> list[Path]:
         """Write the final files, a state folder if one is requested, and the verdict.
 
-        The state goes last: until then the run can be resumed. That of a `whole` run says that there is nothing left to do.
-        Raises UserError if something cannot be written; the state is kept then.
+        The state is written last: until then the run can be resumed. The state of a `whole` run marks the run as
+        finished. Raises UserError if something cannot be written; the state is then saved elsewhere.
         """
-        with self.keeping(state):
+        with self.rescuing(state):
             self.claim()
             files = [self.write(concept, state.step) for concept in state.concepts]
             for file in files:
-                write_card(file, self.model)
+                write_usage_card(file, self.model)
             if self.save.save_state or self.save.save_state_on_train_end:
                 files.append(self.save_state_folder(state))
-            write_text(self.verdict_file, as_json(verdicts, indent=2) + "\n")
+            write_text_file(self.verdict_file, as_json(verdicts, indent=2) + "\n")
             self.save_state(state)
             if whole:
                 self.state_file.replace(self.end_file)

@@ -23,21 +23,23 @@ if TYPE_CHECKING:
 
 @dataclass
 class Concept:
-    """One new word while it is learned: its rows, float32 whatever the precision of the model, and their optimizer."""
+    """A new word while it is learned: its rows, float32 whatever the precision of the model, and their optimizer."""
 
     token: str
     init_word: str
     seed: int
     rows: dict[str, Rows]  # {encoder: [n,W]}
-    start: dict[str, torch.Tensor]  # the rows as they were at first
+    start: dict[str, torch.Tensor]  # the initial rows
     optimizer: torch.optim.Optimizer
     record: OptimizerRecord  # what the optimizer is capable of
-    learning_rate: Callable[[int], float] | None  # step -> learning rate; None: the optimizer has its own
+    learning_rate: Callable[[int], float] | None  # from the step; None: the optimizer has a schedule of its own
     max_grad_norm: float
-    after_step: Sequence[AfterStep] = ()  # what happens to the rows after each step that moved them, in order
-    chosen: dict[str, torch.Tensor] | None = None  # rows that were better than the last ones
-    skipped: list[int] = field(default_factory=list)  # the last steps in a row that were passed over (see `pass_over`)
-    still: int | None = 0  # steps until now, all of which had no gradient at all; None: one had
+    after_step: Sequence[AfterStep] = ()  # hooks that run after each optimizer step, in order
+    best_rows: dict[str, torch.Tensor] | None = (
+        None  # the rows with the lowest evaluation loss, if they replace the last ones
+    )
+    skipped: list[int] = field(default_factory=list)  # the most recent run of skipped steps (see `count_skipped`)
+    steps_without_gradient: int | None = 0  # None once a step had a gradient
 
     def sum_gradients(self, accelerator: Accelerator) -> None:
         """Sum the gradients over all processes: a few rows, so one small reduction and no wrapper around the model."""
@@ -51,17 +53,17 @@ class Concept:
                 total = accelerator.reduce(total, "sum")
             rows.grad = total.float()  # pyright: ignore[reportAttributeAccessIssue]
 
-    def forget_gradients(self) -> None:
-        """Drop the gradients of this step."""
+    def clear_gradients(self) -> None:
+        """Clear the gradients of this step."""
         self.optimizer.zero_grad(set_to_none=True)
         for rows in self.rows.values():
             rows.gradients = None
 
     def update(self, step: int, scaler: GradScaler | None) -> None:
-        """Make one optimizer step at the schedule's rate, the gradient clipped over this concept's own rows.
+        """Take an optimizer step at the scheduled learning rate, the gradient clipped over this concept's own rows.
 
-        A step whose gradient is not finite is passed over: rows, moments and averages stay as they are. With a `scaler`
-        (fp16) the path is the same; the scaler learns of the infinity from `unscale_` and lowers the scale in its `update`.
+        A step whose gradient is not finite is skipped: rows, moments and averages stay as they are. With a `scaler`
+        (fp16) the path is the same: `unscale_` notices the infinity, and the scaler's `update` lowers the scale.
         """
         if self.learning_rate is not None:
             for group in self.optimizer.param_groups:
@@ -70,9 +72,11 @@ class Concept:
             scaler.unscale_(self.optimizer)
         rows = [r for r in self.rows.values() if r.requires_grad]
         norm = float(torch.nn.utils.clip_grad_norm_(rows, self.max_grad_norm or math.inf))  # waits for the device
-        self.still = None if self.still is None or norm != 0 else self.still + 1
+        self.steps_without_gradient = (
+            None if self.steps_without_gradient is None or norm != 0 else self.steps_without_gradient + 1
+        )
         if not math.isfinite(norm):  # one bad step does not end the run
-            self.pass_over(step, scaler)
+            self.count_skipped(step, scaler)
             return
         self.skipped.clear()
         if self.record.waits_at_zero and self.optimizer.param_groups[0]["lr"] == 0:
@@ -82,23 +86,24 @@ class Concept:
             for after in self.after_step:
                 after(step, self.rows)
 
-    def pass_over(self, step: int, scaler: GradScaler | None) -> None:
-        """Count a step whose gradient is not finite, unless it is the scale that made it so.
+    def count_skipped(self, step: int, scaler: GradScaler | None) -> None:
+        """Count a skipped step, unless the gradient scale may have made its gradient infinite.
 
-        Scaled gradients overflow while the scale falls from its start (65536), and once whenever it has been doubled.
-        At a scale of 1 or less they would not be finite without a scaler either. The scale is read in such steps only,
-        for reading waits for the device.
+        Scaled gradients overflow while the scale falls from its initial 65536, and once whenever it has been doubled.
+        At a scale of 1 or less they would not be finite without a scaler either. Reading the scale waits for the
+        device, so it is read in skipped steps only.
         """
         if scaler is None or scaler.get_scale() <= 1:
             self.skipped.append(step)
 
     @torch.no_grad()
     def result(self) -> dict[str, torch.Tensor]:
-        """Return the rows to save, show and judge: the best if they were looked for, else the average where one is kept.
+        """Return the rows {encoder: [n,W]} to save, render and judge, as copies.
 
-        Changes nothing. Schedule-free optimizers (Defazio et al. 2024) step at one point and answer with another.
+        They are the best rows if early stopping chose them, else the moving average if there is one, else the rows as
+        they are. Schedule-free optimizers (Defazio et al. 2024) take gradients at one point and evaluate at another.
         """
-        kept = self.chosen or next((after.kept for after in self.after_step if after.is_result), None)
+        kept = self.best_rows or next((after.kept for after in self.after_step if after.is_result), None)
         if kept is not None:
             return {name: values.clone() for name, values in kept.items()}
         now = {name: rows.detach().clone() for name, rows in self.rows.items()}
@@ -107,31 +112,31 @@ class Concept:
         self.optimizer.eval()  # pyright: ignore[reportAttributeAccessIssue]
         answer = {name: rows.detach().clone() for name, rows in self.rows.items()}
         self.optimizer.train()  # pyright: ignore[reportAttributeAccessIssue]
-        self.put(now)  # bitwise: going there and back rounds
+        self.set_rows(now)  # `eval` and `train` undo each other only up to rounding
         return answer
 
     @torch.no_grad()
-    def put(self, values: dict[str, torch.Tensor]) -> None:
-        """Write `values` {encoder: [n,W]} into the rows."""
+    def set_rows(self, values: dict[str, torch.Tensor]) -> None:
+        """Copy `values` {encoder: [n,W]} into the rows."""
         for name, rows in self.rows.items():
             rows.copy_(values[name])
 
 
 @contextmanager
-def rows_as(concepts: Sequence[Concept], values: Sequence[dict[str, torch.Tensor]]) -> Iterator[None]:
-    """Put other rows into the concepts for the time of the block."""
+def temporary_rows(concepts: Sequence[Concept], values: Sequence[dict[str, torch.Tensor]]) -> Iterator[None]:
+    """Replace the rows of the concepts by `values` for the duration of the block."""
     now = [{name: rows.detach().clone() for name, rows in c.rows.items()} for c in concepts]
     for concept, rows in zip(concepts, values, strict=True):
-        concept.put(rows)
+        concept.set_rows(rows)
     try:
         yield
     finally:
         for concept, rows in zip(concepts, now, strict=True):
-            concept.put(rows)
+            concept.set_rows(rows)
 
 
-def first_rows(model: Model, init_word: str, count: int) -> dict[str, torch.Tensor]:
-    """Return rows that start as the pieces of `init_word`, taken in turn: {encoder: float32 [count,W]}."""
+def initial_rows(model: Model, init_word: str, count: int) -> dict[str, torch.Tensor]:
+    """Return the initial rows {encoder: float32 [count,W]}: the embeddings of the tokens of `init_word`, in turn."""
     rows = {}
     for name, tokenizer in model.text.tokenizers.items():
         pieces = tokenizer.pieces(clean(init_word))
@@ -140,6 +145,6 @@ def first_rows(model: Model, init_word: str, count: int) -> dict[str, torch.Tens
     return rows
 
 
-def sum_by(values: torch.Tensor, index: torch.Tensor, count: int) -> torch.Tensor:
-    """Return the sums [count] of the `values` [B] that have the same `index` [B]."""
+def sum_by_index(values: torch.Tensor, index: torch.Tensor, count: int) -> torch.Tensor:
+    """Return the sums [count] of the `values` [B], grouped by their `index` [B]."""
     return torch.zeros(count, device=values.device).index_add(0, index, values)

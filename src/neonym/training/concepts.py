@@ -1,4 +1,4 @@
-"""The words of a run as concepts: their rows beside the frozen tables, and what moves them."""
+"""Adding the words of a run to the model: their rows beside the frozen tables, and their optimizers."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from neonym.models.model import Model
 from neonym.optim.optimizers import make_optimizer, record_of
 from neonym.preflight.plan import PlannedConcept, TrainingPlan
 from neonym.training.after_step import AfterStep, MovingAverage
-from neonym.training.concept import Concept, first_rows
+from neonym.training.concept import Concept, initial_rows
 
 
 def add_concepts(model: Model, plan: TrainingPlan) -> list[Concept]:
-    """Put the new words beside the frozen table, each with its own optimizer: the only trainable numbers."""
+    """Add every word of the plan to the model, each with its own optimizer. Nothing else is trainable."""
     return [add_concept(model, plan, concept) for concept in plan.concepts]
 
 
 def add_concept(model: Model, plan: TrainingPlan, planned: PlannedConcept) -> Concept:
-    """Add one word to the model, and return it as something that learns."""
+    """Add one word to the model, and return its concept."""
     optim, start, record = plan.run.optim, planned.start, record_of(plan.run.optim.optimizer_type)
     if start is None:
-        start = first_rows(model, planned.init_word, planned.vectors)
+        start = initial_rows(model, planned.init_word, planned.vectors)
     start = {name: values.to(model.device) for name, values in start.items()}
     rows = {name: Rows(values.clone(), requires_grad=name in planned.encoders) for name, values in start.items()}
     model.text.add_word(planned.token, dict(rows))
@@ -43,7 +43,7 @@ def add_concept(model: Model, plan: TrainingPlan, planned: PlannedConcept) -> Co
 
 
 def after_steps(optim: OptimSettings, record: OptimizerRecord, start: dict[str, Tensor]) -> list[AfterStep]:
-    """Return what happens to the rows after each step: a moving average, unless the optimizer keeps one of its own."""
+    """Return the hooks that run after each step: a moving average, unless the optimizer keeps one of its own."""
     if optim.ema_decay is None or record.averages:
         return []
     return [MovingAverage(optim.ema_decay, start)]

@@ -1,4 +1,4 @@
-"""When to stop early: the evaluation loss has stopped changing (DVAR, Voronov et al. 2023), and the best rows so far."""
+"""Early stopping: end the run once the evaluation loss has stopped changing (DVAR, Voronov et al. 2023)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from torch import Tensor
 
 
 @dataclass
-class Plateau:
-    """Reached when, for every concept, the variance of the last `window` evaluations is a small share of that of all.
+class EarlyStopping:
+    """The rule of early stopping, with the evaluation losses so far and the rows of the lowest one.
 
-    The evaluations are of fixed samples, so their curve is smooth and the share means something.
+    The run ends when, for every concept, the variance of the last `window` losses is less than `threshold` times the
+    variance of all of them. The evaluations use fixed samples, so the curve is smooth enough for this ratio.
     """
 
     window: int
     threshold: float
-    history: list[list[float]] = field(default_factory=list)  # per evaluation the loss of each concept
-    best: list[dict[str, Tensor]] = field(default_factory=list)  # per concept the rows of its lowest loss
+    history: list[list[float]] = field(default_factory=list)  # per evaluation, the loss of each concept
+    best: list[dict[str, Tensor]] = field(default_factory=list)  # per concept, the rows of its lowest loss
 
     def add(self, losses: Sequence[float], rows: Sequence[dict[str, Tensor]]) -> None:
-        """One more evaluation. A loss that is not finite is never the best."""
+        """Add the evaluation losses and the rows of each concept. A loss that is not finite is never the best."""
         lowest = [min((h[i] for h in self.history), default=float("inf")) for i in range(len(losses))]
         self.history.append(list(losses))
         if not self.best:
@@ -31,7 +32,8 @@ class Plateau:
             if loss < low:
                 self.best[index] = rows[index]
 
-    def reached(self) -> bool:
+    def should_stop(self) -> bool:
+        """Return whether the losses of every concept have stopped changing."""
         if len(self.history) < 2 * self.window:
             return False
         curves = [list(curve) for curve in zip(*self.history, strict=True)]

@@ -1,4 +1,4 @@
-"""Evaluations: always the same images, noise and noise levels, so that two measurements differ by the rows only."""
+"""Evaluations on fixed images, noise and noise levels, so that only the rows differ between two measurements."""
 
 from __future__ import annotations
 
@@ -12,38 +12,36 @@ from neonym.data.loader import Loader
 from neonym.generation.worth import Question, Worth, measure_worth, predictions
 from neonym.models.model import Model
 from neonym.preflight.plan import PlannedConcept, TrainingPlan
-from neonym.training.concept import Concept, first_rows, rows_as
+from neonym.training.concept import Concept, initial_rows, temporary_rows
 from neonym.training.objective import Objective
 from neonym.training.step import sample_losses
 from neonym.types import Draw, ImageRecord
 
 EVALUATION = -1  # the "step" of evaluation keys: no training step has it
-VERDICT_SAMPLES = 8, 24  # of a verdict, at least and at most; between them so many for each sample of a step, which
-FOR_EACH = 6  # cost less than 16 steps (`python -m benchmarks.verdict --cost`)
+VERDICT_SAMPLES = 8, 24  # the least and the most of a verdict
+SAMPLES_PER_STEP_SAMPLE = 6  # between those: less than the cost of 16 steps (`python -m benchmarks.verdict --cost`)
 
 
 class Evaluation:
-    """The samples that each concept is judged on.
+    """The fixed samples of each concept, and the measurements on them.
 
-    `watch` is called between predictions; it may raise to end an evaluation.
+    `watch` is called between predictions; it may raise to interrupt a measurement.
     """
 
     def __init__(
         self, plan: TrainingPlan, loader: Loader, model: Model, concepts: Sequence[Concept], watch: Callable[[], None]
     ):
         self.plan, self.loader, self.model, self.concepts, self.watch = plan, loader, model, concepts, watch
-        self.objective = Objective()  # whatever the training minimises, words are compared by the plain loss
-        self.images, self.shown_on = zip(*map(images_to_judge, plan.concepts), strict=True)
-        self.samples: list[list[Question]] = []  # per concept, made when they are first needed
+        self.objective = Objective()  # words are compared by the plain loss, whatever training minimises
+        self.images, self.judged_on = zip(*map(images_to_judge, plan.concepts), strict=True)
+        self.samples: list[list[Question]] = []  # per concept, created on first use
 
     @torch.no_grad()
     def losses(self, rows: Sequence[dict[str, torch.Tensor]] | None = None) -> list[torch.Tensor]:
-        """Return the losses of each concept's samples [samples] with these rows (default: those that would be saved
-        now).
-        """
+        """Return the losses [samples] of each concept with the given rows (default: those that would be saved now)."""
         count = self.plan.run.eval.eval_samples
         self.samples = self.samples or [self.questions(index, count) for index in range(len(self.concepts))]
-        with self.uncompiled(), rows_as(self.concepts, rows or [c.result() for c in self.concepts]):
+        with self.uncompiled(), temporary_rows(self.concepts, rows or [c.result() for c in self.concepts]):
             return [torch.cat([self.loss(question) for question in own]).cpu() for own in self.samples]
 
     def loss(self, question: Question) -> torch.Tensor:
@@ -52,7 +50,10 @@ class Evaluation:
         return sample_losses(self.model, question.batch, self.objective)
 
     def worths(self, progress: Callable[[int, int], None]) -> list[Worth]:
-        """Return what each word is worth, compared with the rows of its init word."""
+        """Return what each word is worth, compared with its init word.
+
+        `progress` is called with the predictions done and their total.
+        """
         asked = [self.questions(index, self.verdict_samples(index)) for index in range(len(self.concepts))]
         done, total = 0, sum(map(predictions, asked))
 
@@ -65,34 +66,38 @@ class Evaluation:
         found = []
         for concept, questions in zip(self.concepts, asked, strict=True):
             learned = concept.result()
-            start = first_rows(self.model, concept.init_word, len(next(iter(learned.values()))))
+            start = initial_rows(self.model, concept.init_word, len(next(iter(learned.values()))))
             with self.uncompiled():
                 found.append(measure_worth(self.model, questions, concept.token, start, learned, watch))
         return found
 
     def uncompiled(self) -> AbstractContextManager[object]:
-        """Return a context without compilation: batches of other sizes than a step's would take longer to compile than
-        to compute.
+        """Return a context that disables compilation.
+
+        Compiling for batch sizes other than a step's takes longer than computing them.
         """
         compiled = self.plan.run.compute.torch_compile
         return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
     def verdict_samples(self, index: int) -> int:
-        """Return how many samples a verdict may cost; each is predicted a few times without a gradient."""
+        """Return how many samples the verdict on a concept uses. Each takes a few predictions without gradients."""
         least, most = VERDICT_SAMPLES
         step = self.plan.step_sizes[self.images[index][0].dataset]
-        return min(self.plan.run.eval.eval_samples, max(least, min(most, FOR_EACH * step)))
+        return min(self.plan.run.eval.eval_samples, max(least, min(most, SAMPLES_PER_STEP_SAMPLE * step)))
 
     def questions(self, index: int, count: int) -> list[Question]:
-        """Return samples of one concept in batches of one size: noise levels spread evenly over all, the images in
-        turn.
+        """Return `count` samples of one concept, in batches of images of one size.
+
+        The noise levels are spread evenly over the samples; the images are used in turn.
         """
         samples, images = self.plan.concepts[index].samples, self.images[index]
         at = Moment(step=samples.steps)  # captions have all their tags
         draws = [samples.draw(images[i % len(images)], EVALUATION, i, (i + 0.5) / count, at) for i in range(count)]
         draws.sort(key=lambda draw: draw.record.fit.bucket)
         found: list[Question] = []
-        size = 2 * (self.plan.run.compute.micro_batch_size or self.plan.datasets[0].batch_size)  # there is no gradient
+        size = 2 * (
+            self.plan.run.compute.micro_batch_size or self.plan.datasets[0].batch_size
+        )  # without gradients there is room
         while draws:
             part: list[Draw] = [d for d in draws[:size] if d.record.fit.bucket == draws[0].record.fit.bucket]
             found.append(Question(self.loader.batch(part, index), [d.caption for d in part]))
@@ -101,13 +106,14 @@ class Evaluation:
 
 
 def means_of(losses: Sequence[torch.Tensor]) -> tuple[float, ...]:
-    """Return the mean of each concept's losses, [samples] each."""
+    """Return the mean loss of each concept, from its losses [samples]."""
     return tuple(float(loss.mean()) for loss in losses)
 
 
 def images_to_judge(concept: PlannedConcept) -> tuple[Sequence[ImageRecord], str]:
-    """Return the images that a word is judged on, and what they are: those held out if there are enough, else the
-    others.
+    """Return the images that a word is judged on, and a name for them.
+
+    These are the held-out images if there are enough, else the training images.
     """
     if concept.is_judged_on_held_out:
         return concept.held_out, "held-out images"

@@ -1,4 +1,4 @@
-"""Finite checks: nothing that is not finite goes on or is written, and no run goes on that cannot move its words."""
+"""Finite checks: end a run whose numbers become infinite or NaN, or whose words receive no gradient."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHECK_EVERY = 20  # steps
 class FiniteChecks:
     """The checks of a run's losses, gradients and rows.
 
-    A step whose gradient is not finite changes nothing; after a few of them the run ends. Rows are checked before each save.
+    A step whose gradient is not finite is skipped; after a few of them the run ends. Rows are checked before each save.
     """
 
     def __init__(self, concepts: Sequence[Concept], plans: Sequence[Plan]):
@@ -27,7 +27,7 @@ class FiniteChecks:
         self.recent: list[tuple[Work, torch.Tensor]] = []
 
     def watch(self, work: Work, losses: torch.Tensor) -> None:
-        """Keep the losses [N] of a step, and check those of many steps at once: one transfer from the device.
+        """Collect the losses [N] of a step, and check those of many steps together, in one transfer from the device.
 
         Raises UserError as `check_losses` and `check_rows` do.
         """
@@ -37,7 +37,7 @@ class FiniteChecks:
             self.check_rows()
 
     def check_losses(self) -> None:
-        """Raise UserError if too many of the recent losses are not finite, naming a step and its images."""
+        """Raise UserError, naming a step and its images, if too many of the recent losses are not finite."""
         if not self.recent:
             return
         finite = torch.stack([losses for _, losses in self.recent]).isfinite().tolist()  # [steps,N]
@@ -51,27 +51,28 @@ class FiniteChecks:
         index, count = Counter(index for _, index in bad).most_common(1)[0] if bad else (0, 0)
         if count > BAD_STEPS_ALLOWED:
             work = next(work for work, concept in bad if concept == index)
-            raise self.error(f"the loss of {count} steps, first of {self.place(index, work.step)},")
+            raise self.not_finite(f"the loss of {count} steps, first of {self.describe_step(index, work.step)},")
 
     def check_rows(self) -> None:
-        """Raise UserError if a row is not finite, too many steps in a row were passed over, or none had a gradient."""
+        """Raise UserError if a row is not finite, too many steps in a row were skipped, or no step had a gradient."""
         for index, concept in enumerate(self.concepts):
-            if (concept.still or 0) >= CHECK_EVERY:
-                what = f"`{concept.token}` had no gradient in {concept.still} steps: nothing reaches the word"
-                raise UserError(what, "training", "Leave --torch_compile and fp16 out; check that no mask is empty")
+            if (concept.steps_without_gradient or 0) >= CHECK_EVERY:
+                steps = concept.steps_without_gradient
+                what = f"`{concept.token}` received no gradient in {steps} steps, so it cannot be learned"
+                raise UserError(what, "training", "Leave out --torch_compile and fp16, and check that no mask is empty")
             if (count := len(concept.skipped)) > BAD_STEPS_ALLOWED:
-                place = self.place(index, concept.skipped[0])
-                raise self.error(f"the gradients of `{concept.token}`, {count} steps in a row, first of {place},")
+                place = self.describe_step(index, concept.skipped[0])
+                raise self.not_finite(f"the gradients of `{concept.token}`, {count} steps in a row, first of {place},")
             if not all(bool(rows.isfinite().all()) for rows in concept.rows.values()):
-                raise self.error(f"the vectors of `{concept.token}`")
+                raise self.not_finite(f"the vectors of `{concept.token}`")
 
-    def place(self, concept: int, step: int) -> str:
-        """Return a step and its images, for a message."""
+    def describe_step(self, concept: int, step: int) -> str:
+        """Return the number of a step with its image files, for a message."""
         names = sorted({draw.record.path.name for draw in self.plans[concept].draws(step)})
         return f"step {step + 1} ({', '.join(names)})"
 
     @staticmethod
-    def error(what: str) -> UserError:
+    def not_finite(what: str) -> UserError:
         """Return the error that ends the run."""
-        fix = "Lower --learning_rate, or use --mixed_precision no or bf16; files saved before are intact"
-        return UserError(f"{what} became infinite or not a number; nothing more is written", "training", fix)
+        fix = "Lower --learning_rate, or use --mixed_precision no or bf16; files saved earlier are intact"
+        return UserError(f"{what} became infinite or not a number; no further files are written", "training", fix)

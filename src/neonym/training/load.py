@@ -1,4 +1,4 @@
-"""What is read before the first step: the frozen model, the images as moments of its VAE, the loader of the steps."""
+"""Loading before the first step: the frozen model, the images as moments of its VAE, and the data loader."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from neonym.training.setup import process_of, samples_at_once, weight_dtype
 from neonym.types import ImageRecord
 
 
-def load_frozen(plan: TrainingPlan, accelerator: Accelerator, events: Dispatcher) -> Model:
-    """Load the model to its device, with the run's noising process. Raises ModelError."""
+def load_frozen_model(plan: TrainingPlan, accelerator: Accelerator, events: Dispatcher) -> Model:
+    """Return the model on its device, with the run's noising process. Raises ModelError."""
     run = plan.run
     model = load_model(
         plan.source,
@@ -37,7 +37,7 @@ def load_frozen(plan: TrainingPlan, accelerator: Accelerator, events: Dispatcher
         tokenizers=plan.tokenizers,
     )
     if run.compute.fp8_base and accelerator.device.type == "mps":
-        events.note("note: fp8_base -> the precision of --mixed_precision: this device has no 8-bit numbers")
+        events.note("note: fp8_base -> the precision of --mixed_precision: this device does not support 8-bit numbers")
     elif run.compute.fp8_base:
         keep_in_eight_bits(model.denoiser)
     if run.compute.gradient_checkpointing:
@@ -49,9 +49,9 @@ def load_frozen(plan: TrainingPlan, accelerator: Accelerator, events: Dispatcher
 
 
 def encode_images(plan: TrainingPlan, model: Model, events: Dispatcher, stop: Stop) -> Latents:
-    """Encode every image. The VAE then leaves the device, unless there are images that change in every step.
+    """Encode every image, and move the VAE off the device unless some images are augmented differently in every step.
 
-    Raises StopRequested between two images, and DataError.
+    Raises StopRequested between two images, and DataError for an image that cannot be read.
     """
     cache, source = plan.run.cache, plan.source
     folder = None
@@ -73,18 +73,18 @@ def encode_images(plan: TrainingPlan, model: Model, events: Dispatcher, stop: St
 def sdscripts_latents(
     records: Sequence[ImageRecord], source: ModelSource, events: Dispatcher
 ) -> dict[Place, torch.Tensor]:
-    """Return the latents that sd-scripts cached, and note how many there are and why others are not used."""
+    """Return the latents that sd-scripts cached, and emit notes with their number and with why others are not used."""
     found, refused = known_latents(
         records, places(records), source.family.latent_cache_suffix, source.latents.channels, source.latents.pixels
     )
-    events.note(f"{len(found)} images are read from sd-scripts' caches; they do not say of which VAE they are")
+    events.note(f"{len(found)} images are read from sd-scripts' caches, which do not record the VAE that encoded them")
     for reason, count in refused.items():
-        events.note(f"{count} images are encoded, for of their caches {reason}")
+        events.note(f"{count} images are encoded, because sd-scripts' caches cannot be used for them: {reason}")
     return found
 
 
 def make_loader(plan: TrainingPlan, latents: Latents, model: Model, accelerator: Accelerator) -> Loader:
-    """Return the loader of this process's share of each step."""
+    """Return the data loader of this process's share of each step."""
     words = [clean(token) for token in plan.tokens]
     at_once = samples_at_once(plan.run, model.source, accelerator.device)
     return Loader(

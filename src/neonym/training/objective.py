@@ -1,4 +1,4 @@
-"""The objective: how far a prediction is from its target, and how much each sample counts."""
+"""The objective: the distance of a prediction from its target, and the loss weight of each sample."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from neonym.types import Noisy
 
-SMALLEST_AREA = 1e-3  # share of an image: an empty mask must not divide by zero
-SMALLEST_SNR = 1e-8  # under zero terminal SNR the last step has none at all
+SMALLEST_AREA = 1e-3  # share of an image: avoids a division by zero for an empty mask
+SMALLEST_SNR = 1e-8  # with zero terminal SNR, the last timestep has an SNR of 0
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss and its weights, named like sd-scripts' flags. The default is the mean squared error of Ho et al. 2020, eq. 14."""
+    """The loss and its weights, named after sd-scripts' flags. The default is the MSE of Ho et al. 2020, eq. 14."""
 
     loss_type: Literal["l2", "l1", "huber", "smooth_l1"] = "l2"
     huber_schedule: Literal["constant", "exponential", "snr"] = "snr"
@@ -27,12 +27,13 @@ class Objective:
     scale_v_pred_loss_like_noise_pred: bool = False
     v_pred_like_loss: float | None = None
     debiased_estimation_loss: bool = False  # Yu et al. 2023
-    mask_normalize: bool = False  # no flag of sd-scripts: a masked loss is a mean over the masked area, not the image
+    mask_normalize: bool = False  # not in sd-scripts: average a masked loss over the masked area, not the image
 
     def loss(self, guess: Tensor, noisy: Noisy, mask: Tensor | None = None) -> Tensor:
         """Return the loss of each sample, float32 [B], of a `guess` [B,C,h,w].
 
-        It is the mean over channels and positions, multiplied by the `mask` [B,1,h,w], times the noise level's weight.
+        The distance is multiplied by the `mask` [B,1,h,w], averaged over channels and positions, and multiplied by the
+        loss weight of the noise level.
         """
         distance = self.distance(guess.float() - noisy.target.float(), noisy)  # [B,C,h,w]
         if mask is not None:
@@ -42,7 +43,7 @@ class Objective:
         return distance.mean((1, 2, 3)) * self.weight(noisy)
 
     def distance(self, error: Tensor, noisy: Noisy) -> Tensor:
-        """Return the distance [B,C,h,w] that each number of the `error` [B,C,h,w] stands for."""
+        """Return the elementwise distance [B,C,h,w] for the `error` [B,C,h,w]: squared, absolute or pseudo-Huber."""
         if self.loss_type == "l2":
             return error.square()
         if self.loss_type == "l1":
@@ -52,7 +53,7 @@ class Objective:
         return c * pseudo_huber if self.loss_type == "huber" else pseudo_huber
 
     def huber_threshold(self, noisy: Noisy) -> Tensor:
-        """Return where the loss turns from quadratic to linear [B]."""
+        """Return the threshold [B] at which the pseudo-Huber loss turns from quadratic to linear."""
         if self.huber_schedule == "constant":
             c = torch.full_like(noisy.snr, self.huber_c)
         elif self.huber_schedule == "exponential":
@@ -63,7 +64,7 @@ class Objective:
         return c * self.huber_scale
 
     def weight(self, noisy: Noisy) -> Tensor:
-        """Return how much the noise level of each sample counts [B]."""
+        """Return the loss weight [B] of each sample's noise level."""
         snr, weight = noisy.snr.clamp(min=SMALLEST_SNR), torch.ones_like(noisy.snr)
         if self.min_snr_gamma:
             weight = weight * snr.clamp(max=self.min_snr_gamma) / (snr + 1 if noisy.velocity else snr)

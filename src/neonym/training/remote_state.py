@@ -1,4 +1,4 @@
-"""States of runs on the Hugging Face Hub, which `--resume_from_huggingface` goes on from."""
+"""Run states on the Hugging Face Hub, from which `--resume_from_huggingface` continues."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from neonym.errors import UserError
 
 
 def fetch_state(text: str, settings: HubSettings, file: str) -> Path:
-    """Fetch `file` of a state, and return its folder in the hub's cache. Raises UserError.
+    """Download `file` of a state folder, and return the folder in the hub's cache. Raises UserError.
 
-    `text` is `owner/repo/path`, with `:revision` and `:type` behind it where they are not the usual ones.
+    `text` is `owner/repo/path`, optionally followed by `:revision` and `:repository type`.
     """
     from huggingface_hub import hf_hub_download
 
@@ -25,5 +25,5 @@ def fetch_state(text: str, settings: HubSettings, file: str) -> Path:
         )  # fmt: skip
     except Exception as error:  # the library's, its HTTP library's, the system's
         fix = "Write owner/repo/folder, or owner/repo/folder:revision"
-        raise UserError(f"the state cannot be fetched ({error})", f"--resume {text}", fix) from error
+        raise UserError(f"the state cannot be downloaded ({error})", f"--resume {text}", fix) from error
     return Path(found).parent

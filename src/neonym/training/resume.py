@@ -1,4 +1,4 @@
-"""Where a run begins: at its first step, at a saved state, or not at all because it is finished."""
+"""Where a run starts: at its first step, at a saved state, or not at all because it is finished."""
 
 from __future__ import annotations
 
@@ -8,78 +8,81 @@ from neonym.data.plan import fingerprint
 from neonym.optim.rates import MIN_WARMUP
 from neonym.preflight.plan import TrainingPlan
 from neonym.training.checkpoint import CheckpointStore
-from neonym.training.recorded import settings_of
-from neonym.training.state import Saved
+from neonym.training.metadata import deciding_settings
+from neonym.training.state import SavedState
 
 LENGTH = {"max_train_steps", "max_train_epochs"}
 
 
 @dataclass
-class Beginning:
-    """Where a run begins: at the `saved` state, or at its first step; `finished` reports a run with nothing left to
-    do.
+class StartingPoint:
+    """The point at which a run starts: the `saved` state, or the first step.
+
+    `finished` is the report on a run that has nothing left to do, else empty.
     """
 
     fingerprint: dict[str, str]
-    saved: Saved | None = None
+    saved: SavedState | None = None
     finished: str = ""
     notes: list[str] = field(default_factory=list)
 
 
-def find_beginning(plan: TrainingPlan, store: CheckpointStore) -> Beginning:
-    """Return where a run begins. A finished run is not done again: with more steps it goes on, with other settings it is replaced.
+def find_starting_point(plan: TrainingPlan, store: CheckpointStore) -> StartingPoint:
+    """Return where a run starts.
 
-    Raises UserError for an interrupted run with other settings, and for a state that is damaged.
+    A finished run is not repeated: with more steps it is continued, with other settings it is replaced. Raises
+    UserError for an interrupted run with other settings, and for a damaged state.
     """
-    found = Beginning(identity(plan))
-    ended, resume = store.ended(found.fingerprint), plan.run.save.resume
+    found = StartingPoint(run_identity(plan))
+    ended, resume = store.finished_state(found.fingerprint), plan.run.save.resume
     if ended is not None:
         same = not ended.changed or (set(ended.changed) <= LENGTH and plan.milestones.total > ended.step)
         if not same or ended.facts.origin != (resume or ""):
-            what = ended.differences() or "it began from another state"
+            what = ended.differences() or "it started from another state"
             found.notes.append(f"note: the finished run in {store.folder} had other settings and is replaced: {what}")
             ended = None
     if ended is not None and not ended.changed and all(file.exists() for file in store.final_files()):
         found.saved, found.finished = ended, report_on_finished(ended, store, plan.milestones.total)
         return found
-    saved = found.saved = store.latest(found.fingerprint, ended)
+    saved = found.saved = store.latest_state(found.fingerprint, ended)
     if saved is not None:
         kind = "finished" if saved is ended else "interrupted"
-        found.notes.append(f"going on from step {saved.step} of {resume or f'the {kind} run in {store.folder}'}")
+        found.notes.append(f"continuing from step {saved.step} of {resume or f'the {kind} run in {store.folder}'}")
         if saved.changed:
-            found.notes.append(f"note: with other settings than the saved run's: {saved.differences()}")
+            found.notes.append(f"note: the settings differ from those of the saved run: {saved.differences()}")
     return found
 
 
-def report_on_finished(ended: Saved, store: CheckpointStore, total: int) -> str:
-    """Return the report on a finished run: where its files are, what its verdicts were, and how to do more."""
+def report_on_finished(ended: SavedState, store: CheckpointStore, total: int) -> str:
+    """Return the report on a finished run: its files, its verdicts, and how to continue or repeat it."""
     files = ", ".join(map(str, store.final_files()))
     verdicts = store.verdicts()
     words = "".join(f" `{verdict.token}`: {verdict.word}." for verdict in verdicts or ())
     if verdicts is None:
-        words = f" Its verdict is not known: {store.verdict_file} is damaged."
-    more = f"More --max_train_steps go on from step {ended.step}, " if ended.step >= total else ""
-    begin = "--restart begins anew, another --output_dir makes another file"
-    return f"this run is finished already, and nothing was done: {files}.{words} {more}{begin}."
+        words = f" Its verdict is unknown: {store.verdict_file} is damaged."
+    more = f"To continue from step {ended.step}, raise --max_train_steps. " if ended.step >= total else ""
+    begin = "To start from the beginning, pass --restart; to write another file, choose another --output_dir"
+    return f"this run is finished already, so nothing was done: {files}.{words} {more}{begin}."
 
 
-def identity(plan: TrainingPlan) -> dict[str, str]:
-    """Return everything that decides the numbers of a run: two runs with the same identity are the same run."""
+def run_identity(plan: TrainingPlan) -> dict[str, str]:
+    """Return everything that decides the result of a run: two runs with the same identity are the same run."""
     records = [*plan.records, *plan.held_out]
     concepts = [c.model_dump(exclude={"weights"}) for c in plan.data.concepts]
     starts = {c.token: {e: rows.tolist() for e, rows in c.start.items()} for c in plan.concepts if c.start is not None}
     images = fingerprint(records, len(plan.records), plan.step_sizes, concepts, starts)
     return {
-        **settings_of(plan.run),
-        **warmup_of(plan),
+        **deciding_settings(plan.run),
+        **default_warmup(plan),
         "model_hash": plan.source.text_hash(),
         "pictures_and_captions": images,
     }
 
 
-def warmup_of(plan: TrainingPlan) -> dict[str, str]:
-    """Return the warm-up that the model's defaults give, if it is not the least: the settings themselves leave it
-    open.
+def default_warmup(plan: TrainingPlan) -> dict[str, str]:
+    """Return the warm-up that the model's defaults set, unless it is the shortest one.
+
+    The settings themselves do not show it.
     """
     default = plan.model_warmup
     return {} if default is None or default == MIN_WARMUP else {"default_warmup": default}

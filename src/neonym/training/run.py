@@ -18,20 +18,20 @@ from neonym.runs.events import Failed, Finished, Judged, Judging, Opened, Starte
 from neonym.runs.stop import Stop, StopRequested
 from neonym.training.checkpoint import CheckpointStore
 from neonym.training.concepts import add_concepts
-from neonym.training.due import begin_evaluations, lengths_of_words, sample_due
-from neonym.training.early_stopping import Plateau
-from neonym.training.load import encode_images, load_frozen, make_loader
+from neonym.training.early_stopping import EarlyStopping
+from neonym.training.load import encode_images, load_frozen_model, make_loader
 from neonym.training.loop import run_steps
-from neonym.training.resume import Beginning, find_beginning
+from neonym.training.periodic import begin_evaluations, concept_norms_and_distances, sample_if_due
+from neonym.training.resume import StartingPoint, find_starting_point
 from neonym.training.session import Session
-from neonym.training.setup import on_device, start_accelerator, weight_dtype
+from neonym.training.setup import start_accelerator, weight_dtype, with_precision
 from neonym.training.state import TrainState, restore
 from neonym.training.verdict import Verdict, make_verdict
 
 
 @dataclass
 class Result:
-    """What a run leaves. `signal` is the signal that stopped it, 0 if it went to its end."""
+    """The outcome of a run. `signal` is the signal that stopped it, 0 if it reached its end."""
 
     files: list[Path] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
@@ -40,12 +40,13 @@ class Result:
 
 
 def train_plan(plan: TrainingPlan, events: Dispatcher, stop: Stop) -> Result:
-    """Train a run without errors. Listeners hear of it in the main process only.
+    """Run a complete plan: open the run folder, resume, train, judge and write.
 
-    Raises UserError; nothing is written then, unless the run has begun.
+    Listeners are called in the main process only. Raises UserError; unless training has started, nothing is written
+    then.
     """
     notes: list[str] = []
-    plan = replace(plan, run=on_device(plan.run, plan.source, notes.append))
+    plan = replace(plan, run=with_precision(plan.run, plan.source, notes.append))
     accelerator = start_accelerator(plan.run, notes.append)
     events = events if accelerator.is_main_process else Dispatcher()
     for note in [*notes, *(f"{problem.severity}: {problem}" for problem in plan.problems)]:
@@ -55,97 +56,103 @@ def train_plan(plan: TrainingPlan, events: Dispatcher, stop: Stop) -> Result:
     store = CheckpointStore(plan)
     with store.open() if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()
-        beginning = find_beginning(plan, store)
-        for note in beginning.notes:
+        start = find_starting_point(plan, store)
+        for note in start.notes:
             events.note(note)
-        if beginning.finished and beginning.saved is not None:
-            events.result(beginning.finished)
-            return Result(store.final_files(), steps=beginning.saved.step)
+        if start.finished and start.saved is not None:
+            events.result(start.finished)
+            return Result(store.final_files(), steps=start.saved.step)
         try:
             events.emit(Opened(store.folder, tuple(plan.tokens)))
-            return train_opened(plan, store, beginning, accelerator, events, stop)
-        except BaseException as error:  # Ctrl-C, too: listeners end with the run
+            return train_opened(plan, store, start, accelerator, events, stop)
+        except BaseException as error:  # including KeyboardInterrupt: listeners end with the run
             events.emit(Failed(str(error) or type(error).__name__))
             raise
 
 
 def train_opened(
-    plan: TrainingPlan, store: CheckpointStore, beginning: Beginning, accelerator: Accelerator, events: Dispatcher, stop: Stop
+    plan: TrainingPlan, store: CheckpointStore, start: StartingPoint, accelerator: Accelerator, events: Dispatcher, stop: Stop
 ) -> Result:  # fmt: skip
-    """Load what the run needs, and train. A stop before the first step leaves everything as it was. Raises UserError."""
+    """Load what the run needs, and train. A stop before the first step leaves no trace. Raises UserError."""
     try:
         with stop.at_once():
-            model = load_frozen(plan, accelerator, events)
+            model = load_frozen_model(plan, accelerator, events)
             latents = encode_images(plan, model, events, stop)
-        state = first_state(plan, model, beginning, accelerator)
+        state = first_state(plan, model, start, accelerator)
         loader = make_loader(plan, latents, model, accelerator)
         session = Session(plan, model, state, store, loader, accelerator, events, stop)
     except StopRequested as request:
-        step = beginning.saved.step if beginning.saved else 0
+        step = start.saved.step if start.saved else 0
         events.note("stopped before the first step; run the same command again")
         events.emit(Stopped(step, request.signal))
         return Result(steps=step, signal=request.signal)
     try:
-        return follow(session)
+        return train_to_end(session)
     except StopRequested as request:
-        return stopped(session, request.signal)
+        return save_and_stop(session, request.signal)
 
 
-def first_state(plan: TrainingPlan, model: Model, beginning: Beginning, accelerator: Accelerator) -> TrainState:
-    """Return the state before the first step of this run: a new one, or the saved one that it goes on from."""
+def first_state(plan: TrainingPlan, model: Model, start: StartingPoint, accelerator: Accelerator) -> TrainState:
+    """Return the state before the first step of this run: a new one, or the saved one from which it continues."""
     settings = plan.run.eval
-    plateau = Plateau(settings.early_stop_window, settings.early_stop_threshold) if settings.early_stop else None
+    early_stopping = (
+        EarlyStopping(settings.early_stop_window, settings.early_stop_threshold) if settings.early_stop else None
+    )
     origin, concepts = plan.run.save.resume or "", add_concepts(model, plan)
-    state = TrainState(concepts, beginning.fingerprint, plan.milestones.first, origin, accelerator.scaler, plateau)
-    if beginning.saved is not None:
-        restore(state, beginning.saved)
+    state = TrainState(concepts, start.fingerprint, plan.milestones.first, origin, accelerator.scaler, early_stopping)
+    if start.saved is not None:
+        restore(state, start.saved)
     return state
 
 
-def follow(run: Session) -> Result:
-    """Train to the end and write what came of it. Raises StopRequested, and UserError if another process is gone."""
+def train_to_end(run: Session) -> Result:
+    """Train to the end, judge and write the files. Raises StopRequested, and UserError if a process is lost."""
     plans = [concept.samples for concept in run.plan.concepts]
     samples = sum(sum(len(images) for _, images in plan.groups) / plan.steps_per_epoch for plan in plans)
     run.events.emit(Started(run.state.step, run.milestones.total, run.milestones.steps_per_epoch, samples))
     try:
         begin_evaluations(run)
-        sample_due(run)
+        sample_if_due(run)
         return finish(run, run_steps(run))
     except RuntimeError as error:
         if run.accelerator.num_processes == 1 or isinstance(error, torch.OutOfMemoryError):
             raise
-        raise without_others(run, error) from error
+        raise lost_process_error(run, error) from error
 
 
-def stopped(run: Session, signal: int) -> Result:
-    """Save the state of the last whole step, from which the same command goes on."""
+def save_and_stop(run: Session, signal: int) -> Result:
+    """Save the state after the last complete step, from which the same command continues."""
     step = run.state.step
     if run.is_main:
         run.checks.check_rows()
         run.store.save_last(run.state)
     way = " without --restart" if run.plan.run.save.restart else ""
-    run.events.note(f"stopped after step {step}; run the same command again{way} to go on")
+    run.events.note(f"stopped after step {step}; run the same command again{way} to continue")
     run.events.emit(Stopped(step, signal))
     return Result(steps=step, signal=signal)
 
 
-def without_others(run: Session, error: RuntimeError) -> UserError:
-    """Save what this process has, because another process of the run is gone. Return the error to raise."""
+def lost_process_error(run: Session, error: RuntimeError) -> UserError:
+    """Save the state because another process of the run is lost, and return the error to raise."""
     if run.is_main:
         run.checks.check_rows()
         run.store.save_last(run.state)
-    what = f"another process ended, or none answered in time ({str(error).splitlines()[0]}); step {run.state.step} is saved"
-    return UserError(what, "training", "Run the same command again to go on")
+    reason = str(error).splitlines()[0]
+    what = f"another process ended or did not answer in time ({reason}); step {run.state.step} is saved"
+    return UserError(what, "training", "Run the same command again to continue")
 
 
 def finish(run: Session, is_whole: bool) -> Result:
-    """Judge the words and write the final files. A run that is not whole can go on. Raises StopRequested, UserError."""
+    """Judge the words and write the final files.
+
+    A run that is not whole, because its time was up, can be continued. Raises StopRequested and UserError.
+    """
     state, events = run.state, run.events
     run.checks.check_losses()
     run.checks.check_rows()
-    if state.plateau is not None:
-        for concept, best in zip(state.concepts, state.plateau.best, strict=False):
-            concept.chosen = best
+    if state.early_stopping is not None:
+        for concept, best in zip(state.concepts, state.early_stopping.best, strict=False):
+            concept.best_rows = best
     verdicts = judge_words(run)
     tables = [verdict.as_dict() for verdict in verdicts]
     files = run.store.finish(state, tables, is_whole) if run.is_main else []
@@ -160,5 +167,5 @@ def judge_words(run: Session) -> list[Verdict]:
     concepts, evaluation = run.state.concepts, run.evaluation
     worths = evaluation.worths(lambda done, total: run.events.emit(Judging(done, total)))
     losses = tuple(worth.loss_after for worth in worths)
-    run.events.emit(Judged(run.state.step, losses, *lengths_of_words(concepts)))
-    return [make_verdict(run.model, *of) for of in zip(concepts, worths, evaluation.shown_on, strict=True)]
+    run.events.emit(Judged(run.state.step, losses, *concept_norms_and_distances(concepts)))
+    return [make_verdict(run.model, *of) for of in zip(concepts, worths, evaluation.judged_on, strict=True)]

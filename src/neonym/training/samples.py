@@ -1,12 +1,14 @@
-"""Sample images while training: the same prompts and seeds each time, beside images without the word and with its
-start.
+"""Sample images during training.
+
+The prompts and seeds are the same each time; a sheet shows them beside images without the word and with its initial
+rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL.PngImagePlugin import PngInfo
 
@@ -18,29 +20,29 @@ from neonym.models.model import Model
 from neonym.preflight.milestones import Milestones, is_due
 from neonym.runs.outputs import sample_name, time_stamp
 from neonym.text.words import clean, whole_word
-from neonym.training.concept import Concept, rows_as
+from neonym.training.concept import Concept, temporary_rows
 
 if TYPE_CHECKING:
     from PIL import Image
 
-WITHOUT, BEFORE = "without the words", "with the starting words"
+WITHOUT, BEFORE = "without the words", "before training"
 
 
-def without(prompt: str, words: Sequence[str]) -> str:
-    """Return the prompt with the new words cut out."""
+def without_words(prompt: str, words: Sequence[str]) -> str:
+    """Return the prompt with the new words removed."""
     cut = whole_word(tuple(clean(word) for word in words)).sub(" ", clean(prompt))
     return " ".join(cut.split())
 
 
-class Sampler:
-    """Generates images from `--sample_prompts`. It touches no state of the training, which is the same without it."""
+class SampleRenderer:
+    """A generator of images from `--sample_prompts`, which does not affect training."""
 
     def __init__(self, settings: SampleSettings, prompts: Sequence[SamplePrompt], folder: Path, name: str):
         self.settings, self.prompts, self.folder, self.name = settings, prompts, folder, name
-        self.before: list[tuple[str, list[Image.Image]]] = []  # generated once: what the word is compared with
+        self.before: list[tuple[str, list[Image.Image]]] = []  # generated once, for comparison
 
     def tag(self, done: int, milestones: Milestones) -> str | None:
-        """Return sd-scripts' mark of an epoch or a step at which images are due; None if none are."""
+        """Return sd-scripts' tag for images that are due after `done` steps; None if none are."""
         if not self.prompts:
             return None
         epoch = milestones.epoch_ends(done)
@@ -50,20 +52,20 @@ class Sampler:
             return f"e{epoch:06d}" if epoch and is_due(self.settings.sample_every_n_epochs, epoch) else None
         return f"{done:06d}" if is_due(self.settings.sample_every_n_steps, done) else None
 
-    def draw(self, model: Model, concepts: Sequence[Concept], tag: str) -> list[Path]:
-        """Generate every prompt. Return the files, named as sd-scripts names them, and last the sheet of all of them."""
+    def render(self, model: Model, concepts: Sequence[Concept], tag: str) -> list[Path]:
+        """Generate an image for every prompt. Return the files, named as in sd-scripts, and then a sheet of them."""
         from neonym.generation.sheets import sheet
 
         self.prompts = [prompt.on_grid(model.source.latents.multiple) for prompt in self.prompts]
         where, kind = model.vae.device, model.vae.dtype
         try:
             if not self.before:
-                plain = [without(asked.prompt, [c.token for c in concepts]) for asked in self.prompts]
-                without_words = self.images(model, plain)
-                with rows_as(concepts, [c.start for c in concepts]):
-                    self.before = [(WITHOUT, without_words), (BEFORE, self.images(model))]
-            with rows_as(concepts, [c.result() for c in concepts]):
-                images = self.images(model)
+                plain = [without_words(prompt.prompt, [c.token for c in concepts]) for prompt in self.prompts]
+                plain_images = self.render_all(model, plain)
+                with temporary_rows(concepts, [c.start for c in concepts]):
+                    self.before = [(WITHOUT, plain_images), (BEFORE, self.render_all(model))]
+            with temporary_rows(concepts, [c.result() for c in concepts]):
+                images = self.render_all(model)
         finally:
             model.vae.to(where, kind)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -73,31 +75,31 @@ class Sampler:
         save_png(sheet(rows, side=images[0].height), page)
         return [*files, page]
 
-    def images(self, model: Model, texts: Sequence[str] | None = None) -> list[Image.Image]:
-        """Return one image of each prompt, or of other texts with the prompts' settings."""
-        texts = texts or [asked.prompt for asked in self.prompts]
-        return [self.image(model, index, text) for index, text in enumerate(texts)]
+    def render_all(self, model: Model, texts: Sequence[str] | None = None) -> list[Image.Image]:
+        """Return an image for each prompt, or for other `texts` with the settings of the prompts."""
+        texts = texts or [prompt.prompt for prompt in self.prompts]
+        return [self.render_one(model, index, text) for index, text in enumerate(texts)]
 
-    def image(self, model: Model, index: int, text: str) -> Image.Image:
+    def render_one(self, model: Model, index: int, text: str) -> Image.Image:
+        """Return an image for `text` with the settings of one prompt."""
         from neonym.generation.images import draw
 
-        asked = self.prompts[index]
+        prompt = self.prompts[index]
         side = model.source.native_size
-        sampler = sampler_for_sample(asked.sample_sampler or self.settings.sample_sampler, model.source.family.process)
+        sampler = sampler_for_sample(prompt.sample_sampler or self.settings.sample_sampler, model.source.family.process)
         return draw(
-            model, [text], [self.seed(index)], negative_prompt=asked.negative_prompt, steps=asked.sample_steps,
-            guidance=asked.scale, size=(asked.width or side, asked.height or side),
+            model, [text], [self.seed(index)], negative_prompt=prompt.negative_prompt, steps=prompt.sample_steps,
+            guidance=prompt.scale, size=(prompt.width or side, prompt.height or side),
             sampler=sampler,
         )[0]  # fmt: skip
 
     def seed(self, index: int) -> int:
-        """Return the seed of a prompt: its own or its number, never a random one, so that only the word changes
-        between sheets.
-        """
+        """Return the seed of a prompt: its own, else its index, so that only the word changes between sheets."""
         own = self.prompts[index].seed
         return index if own is None else own
 
-    def save(self, image: Any, index: int, tag: str) -> Path:
+    def save(self, image: Image.Image, index: int, tag: str) -> Path:
+        """Save an image as PNG with its prompt as metadata, and return the file."""
         path = self.folder / sample_name(self.name, tag, index, time_stamp(), self.prompts[index].seed)
         text = PngInfo()
         text.add_text("prompt", dump(self.prompts[index]))

@@ -1,4 +1,4 @@
-"""Everything that a run works with from its first step to its end."""
+"""The session: everything that a run works with from its first step to its end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from neonym.runs.stop import Stop, StopRequested
 from neonym.training.checkpoint import CheckpointStore
 from neonym.training.evaluation import Evaluation
 from neonym.training.finite import FiniteChecks
-from neonym.training.samples import Sampler
+from neonym.training.samples import SampleRenderer
 from neonym.training.state import TrainState
 
 
@@ -39,31 +39,33 @@ class Session:
         self.losses = LossQueue()
         self.checks = FiniteChecks(concepts, self.loader.plans)
         self.evaluation = Evaluation(plan, self.loader, self.model, concepts, self.check_stop)
-        self.sampler = Sampler(plan.run.sample, plan.prompts, self.store.sample_folder, self.store.run_name)
+        self.sample_renderer = SampleRenderer(
+            plan.run.sample, plan.prompts, self.store.sample_folder, self.store.run_name
+        )
 
     @property
     def milestones(self) -> Milestones:
-        """Return when the run begins, ends and saves."""
+        """The steps at which the run begins, ends and saves."""
         return self.plan.milestones
 
     @property
     def is_main(self) -> bool:
-        """Return whether this process writes files, generates samples and speaks."""
+        """Whether this process writes files, generates samples and emits events."""
         return self.accelerator.is_main_process
 
     @property
-    def is_early(self) -> bool:
-        """Return whether early stopping ends the run now."""
-        return self.state.plateau is not None and self.state.plateau.reached()
+    def stops_early(self) -> bool:
+        """Whether early stopping ends the run now."""
+        return self.state.early_stopping is not None and self.state.early_stopping.should_stop()
 
-    def agree(self, wish: int) -> int:
-        """Return the largest wish of all processes: they must do the same after the same step."""
+    def agree(self, value: int) -> int:
+        """Return the largest value over all processes, so that all of them do the same after the same step."""
         if self.accelerator.num_processes == 1:
-            return int(wish)
-        wishes = self.accelerator.gather(torch.tensor([int(wish)], device=self.accelerator.device))
-        return int(wishes.max())  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue, reportArgumentType]
+            return int(value)
+        values = self.accelerator.gather(torch.tensor([int(value)], device=self.accelerator.device))
+        return int(values.max())  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue, reportArgumentType]
 
     def check_stop(self) -> None:
-        """Raise StopRequested in every process if one of them was asked to stop."""
+        """Raise StopRequested in every process if a stop was requested in one of them."""
         if signal := self.agree(self.stop.signal):
             raise StopRequested(signal)

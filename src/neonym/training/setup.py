@@ -1,4 +1,4 @@
-"""The parts of a run, made from its settings: the device and its precision, the noising process, the objective."""
+"""The parts of a run that follow from its settings: device and precision, noising process, objective."""
 
 from __future__ import annotations
 
@@ -20,15 +20,13 @@ from neonym.models.source import ModelSource
 from neonym.preflight.defaults import with_settings
 from neonym.training.objective import Objective
 
-MINUTES = 10  # that processes wait for each other
+MINUTES = 10  # how long processes wait for each other
 MINUTES_WITH_SAMPLES = 120  # the first process generates sample images while the others wait
 GIB = 2**30
 
 
-def on_device(run: RunConfig, source: ModelSource, note: Callable[[str], None]) -> RunConfig:
-    """Return the run with the precision that suits the model on this device, unless the user gave one: float32 but for
-    CUDA.
-    """
+def with_precision(run: RunConfig, source: ModelSource, note: Callable[[str], None]) -> RunConfig:
+    """Return the run with a precision: the user's, else the model's default on CUDA and float32 elsewhere."""
     if run.compute.mixed_precision is not None:
         return run
     precision, default = "no", source.defaults.mixed_precision
@@ -41,16 +39,16 @@ def on_device(run: RunConfig, source: ModelSource, note: Callable[[str], None]) 
 
 
 def precision_on_cuda(suits: str, has_bf16: bool) -> str:
-    """Return the first precision of "bf16, else fp16" or the like that the device has; every one has "fp16" and "no"."""
+    """Return the first precision in `suits` ("bf16, else fp16") that the device has; all have "fp16" and "no"."""
     first, _, other = suits.partition(", else ")
     return first if has_bf16 or first != "bf16" else other or "no"
 
 
 def samples_at_once(run: RunConfig, source: ModelSource, device: torch.device) -> int | None:
-    """Return how many samples go through the model together, None for all of a micro-batch.
+    """Return how many samples go through the model together; None for the whole batch.
 
-    Where the user does not say: one, on a GPU with less memory than a whole step of this model needs. The result is the
-    same but for rounding.
+    By default this is one on a GPU with less memory than a whole step of this model needs. The result is the same up to
+    rounding.
     """
     if run.compute.micro_batch_size is not None or device.type != "cuda":
         return run.compute.micro_batch_size
@@ -59,9 +57,9 @@ def samples_at_once(run: RunConfig, source: ModelSource, device: torch.device) -
 
 
 def start_accelerator(run: RunConfig, note: Callable[[str], None]) -> Accelerator:
-    """Return the device with the nearest precision that it can compute in."""
+    """Return an Accelerator with the precision of the run, or the nearest one that the device supports."""
     precision = run.compute.mixed_precision
-    if not torch.distributed.is_initialized():  # a second run in one process may use another device or precision
+    if not torch.distributed.is_initialized():  # a second run in this process may use another device or precision
         AcceleratorState._reset_state(reset_partial_state=True)
     on_cpu = run.compute.cpu or not (torch.cuda.is_available() or torch.backends.mps.is_available())
     if precision == "fp16" and on_cpu:
@@ -74,21 +72,19 @@ def start_accelerator(run: RunConfig, note: Callable[[str], None]) -> Accelerato
 
 
 def weight_dtype(accelerator: Accelerator) -> torch.dtype:
-    """Return the dtype of the frozen model: the training precision on a GPU, float32 on a CPU, where autocast does the
-    rest.
-    """
+    """Return the dtype of the frozen weights: the training precision on a GPU, float32 with autocast on a CPU."""
     if accelerator.device.type == "cpu":
         return torch.float32
     return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
 
 
 def objective_of(run: RunConfig) -> Objective:
-    """Return the objective of a run, by which predictions are judged."""
+    """Return the objective that a run's settings describe."""
     return Objective(**{f.name: getattr(run.objective, f.name) for f in fields(Objective)})
 
 
 def process_of(model: Model, run: RunConfig) -> Diffusion | Flow:
-    """Return the model's noising process with the run's rules; a rule that was not given keeps its default."""
+    """Return the model's noising process with the run's rules; a rule that is not set keeps its default."""
     given = {f.name: getattr(run.objective, f.name) for f in fields(NoiseRules)}
     rules = NoiseRules(**{name: value for name, value in given.items() if value is not None})
     process = model.process.with_rules(rules)

@@ -1,5 +1,7 @@
-"""States: what resuming needs, in kilobytes: the step, the rows, their optimizer's moments. Keys make a random state
-needless.
+"""States: what resuming needs, in kilobytes.
+
+A state holds the step, the rows and the moments of their optimizer. No state of a random generator is needed: all
+random numbers are functions of keys, such as the step.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from torch.amp.grad_scaler import GradScaler
 from neonym.errors import UserError
 from neonym.io.atomic import atomic_write
 from neonym.training.concept import Concept
-from neonym.training.early_stopping import Plateau
+from neonym.training.early_stopping import EarlyStopping
 
 
 @dataclass
@@ -28,15 +30,15 @@ class TrainState:
     """The progress of a run; `step` is the number of steps done."""
 
     concepts: Sequence[Concept]
-    fingerprint: dict[str, str]  # everything that decides the numbers: setting -> value
+    fingerprint: dict[str, str]  # {setting: value} of everything that decides the result
     step: int = 0
-    origin: str = ""  # the state that --resume named, if the run began from one
+    origin: str = ""  # the state that --resume named, if the run started from one
     scaler: GradScaler | None = None
-    plateau: Plateau | None = None
+    early_stopping: EarlyStopping | None = None
 
 
 def tensors_of(state: TrainState) -> dict[str, torch.Tensor]:
-    """Return rows, starting rows, averages and optimizer moments under flat names."""
+    """Return rows, initial rows, averages and optimizer moments under flat names."""
     tensors = {}
     for c, concept in enumerate(state.concepts):
         for name, rows in concept.rows.items():
@@ -48,15 +50,13 @@ def tensors_of(state: TrainState) -> dict[str, torch.Tensor]:
         for kind, parts in (("optimizer", whole["state"].items()), ("groups", enumerate(whole["param_groups"]))):
             for index, values in parts:
                 tensors |= {f"{c}/{kind}/{index}/{k}": v for k, v in values.items() if isinstance(v, torch.Tensor)}
-    for c, rows in enumerate(state.plateau.best if state.plateau else []):
+    for c, rows in enumerate(state.early_stopping.best if state.early_stopping else []):
         tensors |= {f"{c}/{name}/best": values for name, values in rows.items()}
     return {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
-def numbers_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return what an optimizer keeps beside tensors: counts per parameter, and what it found for a group
-    (D-Adaptation).
-    """
+def optimizer_numbers(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return what an optimizer keeps beside tensors: numbers per parameter, and per group (`d` of D-Adaptation)."""
     whole = optimizer.state_dict()
     values = {
         str(index): {key: value for key, value in entries.items() if not isinstance(value, torch.Tensor)}
@@ -73,8 +73,8 @@ def numbers_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     }
 
 
-class Numbers(BaseModel):
-    """The numbers of one optimizer, as `numbers_of` returns them."""
+class OptimizerNumbers(BaseModel):
+    """The numbers of one optimizer, as `optimizer_numbers` returns them."""
 
     model_config = ConfigDict(strict=True)
     values: dict[str, dict[str, Any]]
@@ -89,17 +89,17 @@ class Facts(BaseModel):
     step: int = Field(ge=0)
     fingerprint: dict[str, str]
     origin: str = ""
-    optimizers: list[Numbers]
+    optimizers: list[OptimizerNumbers]
     evaluations: list[list[float]] = []
     scaler: dict[str, Any] | None = None
 
 
 def save_state(state: TrainState, file: Path) -> None:
-    """Write a state that is complete or absent, on the disk whatever happens next. Raises UserError."""
+    """Write a state atomically, and wait until it is on the disk. Raises UserError if it cannot be written."""
     facts: dict[str, Any] = {"step": state.step, "fingerprint": state.fingerprint, "origin": state.origin}
-    facts["optimizers"] = [numbers_of(concept.optimizer) for concept in state.concepts]
-    if state.plateau is not None:
-        facts["evaluations"] = state.plateau.history
+    facts["optimizers"] = [optimizer_numbers(concept.optimizer) for concept in state.concepts]
+    if state.early_stopping is not None:
+        facts["evaluations"] = state.early_stopping.history
     if state.scaler is not None:
         facts["scaler"] = state.scaler.state_dict()
     tensors = tensors_of(state)
@@ -113,7 +113,7 @@ def save_state(state: TrainState, file: Path) -> None:
 
 
 def checksum(facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
-    """Return the hash of everything in a state."""
+    """Return the SHA-256 of everything in a state."""
     digest = sha256(json.dumps(facts).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
@@ -122,45 +122,46 @@ def checksum(facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> s
 
 
 @dataclass
-class Saved:
-    """A state that was read from a file."""
+class SavedState:
+    """A state that was read from a file, compared with the settings of the present run."""
 
     file: Path
     facts: Facts
     tensors: dict[str, torch.Tensor]
-    changed: dict[str, str]  # settings that are not those of the run that saved it -> what they were and are
+    changed: dict[str, str]  # {setting: "was ..., is ..."} of the settings that differ
 
     @property
     def step(self) -> int:
+        """The number of steps done."""
         return self.facts.step
 
     def differences(self) -> str:
-        """Return the changed settings, for people."""
+        """Return the settings that differ, for a message."""
         return "; ".join(f"{key} ({values})" for key, values in self.changed.items())
 
 
-def read_state(file: Path, fingerprint: dict[str, str], fix: str = "") -> Saved:
-    """Return the state in `file`; no model is needed for it. Raises UserError if it is not as `save_state` wrote it."""
-    fix = fix or "Choose another --output_name, or pass --restart to begin anew"
+def read_state(file: Path, fingerprint: dict[str, str], fix: str = "") -> SavedState:
+    """Return the state in `file`, without needing a model. Raises UserError if it is not as `save_state` wrote it."""
+    fix = fix or "Choose another --output_name, or pass --restart to start from the beginning"
     try:
         with safe_open(file, framework="pt") as opened:
             text = (opened.metadata() or {}).get("neonym")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         if text is None:
-            raise ValueError("it is none of Neonym's")
-        facts = sound_facts(json.loads(text), tensors)
+            raise ValueError("Neonym did not write it")
+        facts = checked_facts(json.loads(text), tensors)
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"the saved state is damaged ({error})", str(file), fix) from error
     old, new = facts.fingerprint, fingerprint
     keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
-    return Saved(file, facts, tensors, {key: f"was {old.get(key)}, is {new.get(key)}" for key in keys})
+    return SavedState(file, facts, tensors, {key: f"was {old.get(key)}, is {new.get(key)}" for key in keys})
 
 
-def sound_facts(table: Any, tensors: Mapping[str, torch.Tensor]) -> Facts:
-    """Return the facts of a state. Raises ValueError if they were not saved with these tensors, or are incomplete."""
+def checked_facts(table: Any, tensors: Mapping[str, torch.Tensor]) -> Facts:
+    """Return the facts of a state. Raises ValueError if they do not belong to these tensors, or are incomplete."""
     noted = table.pop("sha256", None) if isinstance(table, dict) else None
     if noted is None or noted != checksum(table, tensors):
-        raise ValueError("its checksum is wrong, or it is of an older version")
+        raise ValueError("its checksum is wrong, or an older version wrote it")
     try:
         return Facts.model_validate(table)
     except ValidationError as error:
@@ -168,11 +169,11 @@ def sound_facts(table: Any, tensors: Mapping[str, torch.Tensor]) -> Facts:
         raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'its facts'}: {first['msg']}") from error
 
 
-def restore(state: TrainState, saved: Saved) -> None:
-    """Put everything back where `save_state` took it from. Raises UserError if it does not fit."""
+def restore(state: TrainState, saved: SavedState) -> None:
+    """Restore what `save_state` saved. Raises UserError if the saved state does not fit."""
     tensors, facts, state.step = saved.tensors, saved.facts, saved.step
-    if state.plateau is not None:
-        state.plateau.history, state.plateau.best = list(facts.evaluations), []
+    if state.early_stopping is not None:
+        state.early_stopping.history, state.early_stopping.best = list(facts.evaluations), []
     try:
         if state.scaler is not None and facts.scaler is not None:
             state.scaler.load_state_dict(facts.scaler)
@@ -180,27 +181,27 @@ def restore(state: TrainState, saved: Saved) -> None:
             for name, rows in concept.rows.items():
                 if (saved_shape := tensors[f"{c}/{name}/rows"].shape) != rows.shape:
                     raise ValueError(f"its rows are {tuple(saved_shape)}, not {tuple(rows.shape)}")
-            concept.put({name: tensors[f"{c}/{name}/rows"] for name in concept.rows})
+            concept.set_rows({name: tensors[f"{c}/{name}/rows"] for name in concept.rows})
             for name, rows in concept.rows.items():
                 concept.start[name] = tensors[f"{c}/{name}/start"].to(rows.device)
             for after in concept.after_step:
                 kept = {name: tensors[f"{c}/{name}/{after.name}"] for name in after.kept}
                 after.kept = {name: values.to(concept.rows[name].device) for name, values in kept.items()}
-            if state.plateau is not None and facts.evaluations:
+            if state.early_stopping is not None and facts.evaluations:
                 best = {name: tensors[f"{c}/{name}/best"].to(rows.device) for name, rows in concept.rows.items()}
-                state.plateau.best.append(best)
+                state.early_stopping.best.append(best)
             restore_optimizer(concept.optimizer, f"{c}/", tensors, facts.optimizers[c])
     except Exception as error:  # each optimizer has errors of its own
-        fix = "The words, their vectors, the model and the optimizer must be those of the run that saved it"
+        fix = "Use the words, numbers of vectors, model and optimizer of the run that saved it"
         raise UserError(f"the state does not fit this run ({error!r})", str(saved.file), fix) from error
 
 
 def restore_optimizer(
-    optimizer: torch.optim.Optimizer, prefix: str, tensors: dict[str, torch.Tensor], numbers: Numbers
+    optimizer: torch.optim.Optimizer, prefix: str, tensors: dict[str, torch.Tensor], numbers: OptimizerNumbers
 ) -> None:
-    """Restore the moments of `prefix` and the numbers beside them.
+    """Restore an optimizer's moments, whose names begin with `prefix`, and the numbers beside them.
 
-    What was a tensor is one again: numbers would round.
+    A tensor is restored as a tensor, because a Python number would round differently.
     """
     values: dict[int, dict[str, Any]] = {int(i): dict(entries) for i, entries in numbers.values.items()}
     found: list[dict[str, Any]] = [{} for _ in numbers.groups]
@@ -209,7 +210,7 @@ def restore_optimizer(
             if key.startswith(kind):
                 index, entry = key.removeprefix(kind).split("/")
                 home[int(index)][entry] = tensor
-    given = numbers.defaults  # what it was made with: of this, the run's own settings hold
+    given = numbers.defaults  # the arguments it was created with, for which the present run's settings win
     groups = [
         {
             **now,

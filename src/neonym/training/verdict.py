@@ -1,6 +1,6 @@
-"""Was the word learned? Numbers, and one word for them.
+"""The verdict: whether a word was learned, in one word, with the figures behind it and advice.
 
-What a word is worth is measured in `generation/worth.py`. The limits here were chosen by `benchmarks/verdict.py` on the
+`generation/worth.py` measures what a word is worth. The limits here were chosen by `benchmarks/verdict.py` on the
 built-in model; docs/training.md shows how often they are wrong.
 """
 
@@ -22,19 +22,19 @@ from neonym.optim.optimizers import record_of
 from neonym.optim.rates import TOO_SHORT, suitable_rate
 from neonym.training.concept import Concept
 
-TOO_LONG = 5  # times a word that the model knows
-STILL = 0.98  # cosine with the start of a word that hardly moved
+TOO_LONG = 5  # times the length of a word that the model knows
+STILL = 0.98  # cosine of a word that hardly moved with its initial rows
 
 
 @dataclass(frozen=True)
 class EncoderFigures:
-    """How the rows of one encoder moved. Distances are Euclidean, over all rows together or per row as named."""
+    """The figures of the rows of one text encoder: how far they moved, how long they are, which words are nearest."""
 
-    distance: float  # root mean square over the rows
-    cosine: float  # with the start, mean over the rows
-    norm: float  # mean over the rows
-    known_norm: float  # mean over words that the model knows
-    nearest: list[list[str]]  # per row, by cosine, without the start itself if it is not the nearest
+    distance: float  # from the initial rows, Euclidean, root mean square over the rows
+    cosine: float  # with the initial rows, mean over the rows
+    norm: float  # Euclidean, mean over the rows
+    known_norm: float  # the same for words that the model knows
+    nearest: list[list[str]]  # per row, the three tokens with the largest cosine
 
 
 @dataclass(frozen=True)
@@ -44,27 +44,29 @@ class Verdict:
     token: str
     word: str  # LEARNED | WEAK | NOT LEARNED
     reason: str
-    overpowers: bool  # it was learned, but other words of a prompt hardly count beside it
+    overpowers: bool  # learned, but other words of a prompt have little effect beside it
     loss_before: float  # with its init word
     loss_after: float
     loss_alone: float  # with its init word and without the captions
-    share: float  # this and the next three as in `Worth`
+    share: float  # this and the next three: see `Worth`
     reach: float
     standard_errors: float
     obedience: float
     evaluated_on: str
     encoders: dict[str, EncoderFigures]
-    advice: str = ""  # what may help, unless it was learned and leaves other words alone
+    advice: str = ""  # what may help; empty for a word that was learned and does not overpower the prompt
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the verdict as `verdict.json` holds it."""
         return asdict(self)
 
     @property
     def headline(self) -> str:
+        """The verdict in a word or a short phrase."""
         return headline(self.word, self.overpowers)
 
     def lines(self) -> list[str]:
-        """For the terminal."""
+        """Return the verdict as lines for the terminal."""
         change = 100 * (self.loss_after / self.loss_before - 1) if self.loss_before else 0.0
         lines = [
             f"{self.token}: {self.headline} ({self.reason})",
@@ -83,7 +85,7 @@ class Verdict:
 
 
 def figures(model: Model, concept: Concept, name: str, known: Sequence[str]) -> EncoderFigures:
-    """Where the rows of encoder `name` are now, and how long those of `known` words are."""
+    """Return the figures of a concept's rows for the text encoder `name`, beside those of the `known` words."""
     rows, start = concept.result()[name], concept.start[name]
     table, tokenizer = model.text.vocabulary(name).float(), model.text.tokenizers[name]  # [V,W]
     pieces = [piece for word in known for piece in tokenizer.pieces(word)]
@@ -99,17 +101,19 @@ def figures(model: Model, concept: Concept, name: str, known: Sequence[str]) -> 
 def advice(
     found: Judgement, worth: Worth, source: ModelSource, moved: dict[str, EncoderFigures], optimizer: str = "AdamW"
 ) -> str:
-    """What may help, from how the rows moved and what came of it; nothing else is known of the word."""
+    """Return what may help, judging by how the rows moved and what the word is worth; empty if nothing is needed."""
     if found.overpowers:
         return (
-            "fewer steps (a file saved earlier, see --save_every_n_steps) or fewer vectors, captions that name everything else "
-            "in the images, or less weight in a prompt: (word:0.7)"
+            "fewer steps (a file saved earlier, see --save_every_n_steps) or fewer vectors, captions that name everything "
+            "else in the images, or less weight in a prompt: (word:0.7)"
         )
     if found.word == LEARNED:
         return ""
-    known = f"for AdamW, around {suitable_rate(source):g} suits this model"
-    rate = f"--learning_rate ({f'a factor: {optimizer} finds it itself' if record_of(optimizer).finds_rate else known})"
-    farthest = max(f.distance / math.sqrt(source.widths[name]) for name, f in moved.items())  # of a number
+    hint = f"for AdamW, around {suitable_rate(source):g} suits this model"
+    if record_of(optimizer).finds_rate:
+        hint = f"a factor: {optimizer} finds the rate itself"
+    rate = f"--learning_rate ({hint})"
+    farthest = max(f.distance / math.sqrt(source.widths[name]) for name, f in moved.items())  # per number of a vector
     turned = min(f.cosine for f in moved.values()) < STILL
     if farthest < TOO_SHORT * source.word_spread and not turned:
         return f"its vectors hardly moved: give a higher {rate}, or more steps"
@@ -117,18 +121,19 @@ def advice(
     if times > TOO_LONG:
         return f"its vectors became {times:.0f} times as long as a word's: give a lower {rate}"
     if not worth.loss_after < worth.loss_before:
-        return f"its vectors moved away from what the images show: give a lower {rate}, and look at the captions"
+        return f"its vectors moved away from what the images show: give a lower {rate}, and check the captions"
     if worth.loss_after > HARMFUL * worth.loss_alone:
-        return "captions that say what is in the images: the word has learned to make up for them"
+        return "captions that say what is in the images: the word has learned to make up for their errors"
     if worth.reach < FAIR_REACH:
         return f"its vectors have only begun to move: give more steps, or a higher {rate}"
     return (
-        "a nearer --init_word, another --seed, or more steps: the same command with a larger --max_train_steps goes on"
+        "a closer --init_word, another --seed, or more steps: the same command with a larger "
+        "--max_train_steps continues"
     )
 
 
 def make_verdict(model: Model, concept: Concept, worth: Worth, evaluated_on: str) -> Verdict:
-    """The verdict on one concept from what its word is worth."""
+    """Return the verdict on one concept, from what its word is worth."""
     found = judge(worth)
     moved = {name: figures(model, concept, name, worth.known_words) for name in concept.rows}
     return Verdict(

@@ -1,4 +1,4 @@
-"""A program that uses every part of Neonym's Python API, fully typed. It is checked, never run."""
+"""A fully typed program that uses every part of Neonym's Python API. It is type-checked, never run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import neonym
 
 
 class Progress:
-    """A listener with a state of its own, which stops the run when the loss is low enough."""
+    """A listener with state, which stops the run once the loss is low enough."""
 
     def __init__(self, stop: neonym.Stop, enough: float):
         self.stop, self.enough = stop, enough
@@ -33,7 +33,7 @@ class Progress:
 
 
 def report(event: neonym.Event) -> None:
-    """A listener that is a plain function."""
+    """Print an event: a listener can be a plain function."""
     print(event.kind, event.facts())
 
 
@@ -71,7 +71,7 @@ def show(files: list[Path], prompt: str) -> list[Image.Image]:
     return images + neonym.generate(prompt, words=["frimble=frimble.pt", Path("a.bin")])
 
 
-def look_into(file: Path) -> dict[str, int]:
+def inspect_file(file: Path) -> dict[str, int]:
     facts = neonym.inspect(file, model="builtin:emoji")
     assert_type(facts, neonym.FileFacts)
     for word in facts.words:
@@ -98,7 +98,7 @@ def main() -> int:
         files = learn(settings(Path("images"), "frimble"))
         for image in show(files, "a frimble on a beach"):
             image.show()
-        print(look_into(files[0]), rescaled(files[0], 0.9))
+        print(inspect_file(files[0]), rescaled(files[0], 0.9))
     except (neonym.DataError, neonym.ModelError, neonym.FormatError) as error:
         print(error.problem.what, error.problem.fix)
         return error.exit_code

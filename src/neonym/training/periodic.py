@@ -1,4 +1,4 @@
-"""What is due after a step, and sometimes before the first one: evaluations, sample images, files."""
+"""Work that is done every so many steps: evaluations, sample images, files."""
 
 from __future__ import annotations
 
@@ -15,48 +15,54 @@ from neonym.training.session import Session
 
 
 def begin_evaluations(run: Session) -> None:
-    """Evaluate the start where evaluations are asked for, and make up for one that a stop cut off."""
+    """Evaluate the initial rows if evaluations are requested, and repeat an evaluation that a stop interrupted."""
     every, state = run.plan.run.eval.eval_every_n_steps, run.state
     if not every:
         return
     starts = [concept.start for concept in state.concepts]
     means = means_of(run.evaluation.losses(starts))
-    norms, distances = lengths_of(starts, starts)
+    norms, distances = norms_and_distances(starts, starts)
     run.events.emit(Evaluated(run.milestones.first, sum(means) / len(means), means, norms, distances, of_start=True))
-    if state.plateau is not None and len(state.plateau.history) < state.step // every - run.milestones.first // every:
+    if (
+        state.early_stopping is not None
+        and len(state.early_stopping.history) < state.step // every - run.milestones.first // every
+    ):
         evaluate(run)
 
 
-def evaluate_due(run: Session) -> None:
-    """Evaluate the words if it is time."""
+def evaluate_if_due(run: Session) -> None:
+    """Evaluate the words if `--eval_every_n_steps` says so."""
     if is_due(run.plan.run.eval.eval_every_n_steps, run.state.step):
         evaluate(run)
 
 
 def evaluate(run: Session) -> None:
-    """Evaluate the words as they are. Raises StopRequested between two predictions."""
+    """Evaluate the words as they are now. Raises StopRequested between two predictions."""
     state, rows = run.state, [concept.result() for concept in run.state.concepts]
     means = means_of(run.evaluation.losses(rows))
-    run.events.emit(Evaluated(state.step, sum(means) / len(means), means, *lengths_of_words(state.concepts)))
-    if state.plateau is not None:
-        state.plateau.add(means, rows)
+    run.events.emit(Evaluated(state.step, sum(means) / len(means), means, *concept_norms_and_distances(state.concepts)))
+    if state.early_stopping is not None:
+        state.early_stopping.add(means, rows)
 
 
-def sample_due(run: Session) -> None:
-    """Generate sample images if it is time. What goes wrong with them is noted, and the training goes on."""
-    tag = run.sampler.tag(run.state.step, run.milestones)
+def sample_if_due(run: Session) -> None:
+    """Generate sample images if they are due. If that fails, emit a warning and continue training."""
+    tag = run.sample_renderer.tag(run.state.step, run.milestones)
     if tag is None or not run.is_main:
         return
     try:
-        files = run.sampler.draw(run.model, run.state.concepts, tag)
+        files = run.sample_renderer.render(run.model, run.state.concepts, tag)
     except Exception as error:  # whatever a sampler, a full disk or too small a GPU raises
         run.events.note(f"warning: no sample images at {tag}: {error}")
         return
     run.events.emit(Sampled(run.state.step, tag, tuple(files), files[-1]))
 
 
-def save_due(run: Session) -> None:
-    """Save files and states if it is time. Raises UserError instead of writing what is not finite."""
+def save_if_due(run: Session) -> None:
+    """Save embedding files and states if they are due. If that fails, emit a warning and continue training.
+
+    Raises UserError if the rows are not finite.
+    """
     done, milestones, store = run.state.step, run.milestones, run.store
     epoch, is_state = milestones.saves_epoch(done), is_due(run.plan.run.save.state_every_n_steps, done)
     if not run.is_main or not (is_state or epoch or milestones.saves_step(done) or milestones.keeps_step(done)):
@@ -66,11 +72,11 @@ def save_due(run: Session) -> None:
         files = store.save_step(run.state) if milestones.saves_step(done) else []
         if epoch:
             files += store.save_epoch(run.state, epoch, milestones.save_every_n_epochs or 1)
-        kept = store.keep_step(run.state) if milestones.keeps_step(done) else []
+        kept = store.save_step_in_run_folder(run.state) if milestones.keeps_step(done) else []
         if is_state:
             store.save_state(run.state)
-    except (UserError, OSError) as error:  # a full disk: what was saved before is intact
-        run.events.note(f"warning: {error} The training goes on; what was saved before is intact.")
+    except (UserError, OSError) as error:  # a full disk, for example
+        run.events.note(f"warning: {error} Training continues; files saved earlier are intact.")
         return
     for file in files:
         run.events.emit(Saved(done, file))
@@ -78,15 +84,18 @@ def save_due(run: Session) -> None:
         run.events.emit(Saved(done, file, in_run_folder=True))
 
 
-def lengths_of_words(concepts: Sequence[Concept]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return how long the vectors of each word are, and how far from their start."""
-    return lengths_of([concept.result() for concept in concepts], [concept.start for concept in concepts])
+def concept_norms_and_distances(concepts: Sequence[Concept]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean length of each word's vectors, and their mean distance from the initial ones."""
+    return norms_and_distances([concept.result() for concept in concepts], [concept.start for concept in concepts])
 
 
-def lengths_of(
+def norms_and_distances(
     rows: Sequence[dict[str, torch.Tensor]], starts: Sequence[dict[str, torch.Tensor]]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean length of the vectors of each word, over all encoders together, and of their way from `starts`."""
+    """Return the mean length of each word's vectors, and their mean distance from `starts`.
+
+    Each vector is the concatenation over all encoders, [n,W1+W2].
+    """
     vectors = [torch.cat([part.flatten(1) for part in word.values()], dim=1) for word in rows]  # [n,W1+W2]
     before = [torch.cat([part.flatten(1) for part in word.values()], dim=1) for word in starts]
     norms = tuple(float(now.norm(dim=1).mean()) for now in vectors)

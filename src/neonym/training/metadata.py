@@ -1,4 +1,4 @@
-"""The record of a run: its settings, as far as they decide the numbers, and the metadata of its files."""
+"""The metadata of a run's embedding files, and the settings that decide its result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from neonym.config.values import as_written
 from neonym.errors import UserError
 from neonym.preflight.plan import TrainingPlan
 
-WITHOUT_EFFECT = {  # on the numbers; images, captions and the start have fingerprints of their own
+# settings by section (True: all of it); images, captions and initial rows have fingerprints of their own
+WITHOUT_EFFECT_ON_RESULT = {
     "save": True,
     "cache": True,
     "metadata": True,
@@ -29,29 +30,33 @@ WITHOUT_EFFECT = {  # on the numbers; images, captions and the start have finger
     "optim": {"max_train_time"},
     "concept": {"weights"},
 }
-PLACES = {
+LOCATIONS = {
     "pretrained_model_name_or_path",
     "dataset_config",
     "train_data_dir",
     "reg_data_dir",
     "in_json",
     "template_file",
-    "offline",  # where a model comes from, not which
+    "offline",  # where a model comes from, not which one it is
 }
-DATA_PLACES = ("image_dir", "metadata_file", "conditioning_data_dir")
-SETTLED = ("model", "dataset", "optim", "objective", "eval")  # sections of settings that a recipe has
-PRECISE = ("mixed_precision", "fp8_base", "save_precision")  # and what else decides the numbers, on any machine
+DATASET_LOCATIONS = ("image_dir", "metadata_file", "conditioning_data_dir")
+RECIPE_SECTIONS = ("model", "dataset", "optim", "objective", "eval")  # the sections of a recipe
+PRECISION_SETTINGS = (
+    "mixed_precision",
+    "fp8_base",
+    "save_precision",
+)  # other settings of a recipe: they decide the numbers on any machine
 
 
-def settings_of(run: RunConfig) -> dict[str, str]:
-    """Return every setting that decides the result, as text. The images have a fingerprint of their own."""
+def deciding_settings(run: RunConfig) -> dict[str, str]:
+    """Return every setting that decides the result, as text."""
     unused = set() if run.eval.early_stop else {"eval_every_n_steps"}
-    tree = run.model_dump(exclude={**WITHOUT_EFFECT, "eval": unused})
+    tree = run.model_dump(exclude={**WITHOUT_EFFECT_ON_RESULT, "eval": unused})
     return {name: str(value) for section in tree.values() for name, value in section.items()}
 
 
-def use_facts(run: RunConfig) -> dict[str, str]:
-    """Return what is recorded of a model's use where it is not the usual one."""
+def model_use_metadata(run: RunConfig) -> dict[str, str]:
+    """Return the metadata of a limited timestep range and of CLIP skip, where they were set."""
     facts, low, high = {}, run.objective.min_timestep, run.objective.max_timestep
     if low is not None or high is not None:
         facts["modelspec.timestep_range"] = f"{low or 0},{1000 if high is None else high}"
@@ -60,19 +65,19 @@ def use_facts(run: RunConfig) -> dict[str, str]:
     return facts
 
 
-def data_facts(plan: TrainingPlan) -> dict[str, str]:
-    """Return a data-set file as JSON: the values that are not the default, and only the last name of each path."""
+def dataset_metadata(plan: TrainingPlan) -> dict[str, str]:
+    """Return the metadata of a data-set file: its tables as JSON, without default values and without parent folders."""
     if not plan.run.dataset.dataset_config:
         return {}
     tables = plan.data.model_dump(mode="json", include={"datasets"}, exclude_defaults=True)["datasets"]
     for subset in (subset for table in tables for subset in table["subsets"]):
         subset.pop("custom_attributes", None)
-        subset |= {name: Path(subset[name]).name for name in DATA_PLACES if name in subset}
+        subset |= {name: Path(subset[name]).name for name in DATASET_LOCATIONS if name in subset}
     return {"neonym.datasets": json.dumps(tables, sort_keys=True)}
 
 
 def as_data_url(text: str) -> str:
-    """Return an image file as a data URL; an address stays as it is. Raises UserError."""
+    """Return an image file as a data URL; a URL stays as it is. Raises UserError if the file cannot be read."""
     if ":" in text.partition("/")[0] and not Path(text).is_file():
         return text
     kind = mimetypes.guess_type(text)[0] or "image/jpeg"
@@ -82,18 +87,18 @@ def as_data_url(text: str) -> str:
         raise UserError(f"cannot be read ({error.strerror})", f"--metadata_thumbnail {text}") from error
 
 
-def repeatable(run: RunConfig) -> dict[str, object]:
-    """Return the settings that were changed and mean something elsewhere: no folders, files, names or keys."""
+def recipe_settings(run: RunConfig) -> dict[str, object]:
+    """Return the settings that differ from their defaults and can be reused elsewhere: no paths, names or keys."""
     found = {}
     for section, name, field in fields_of(RunConfig):
-        value, is_recorded = getattr(getattr(run, section), name), section in SETTLED and name not in PLACES
-        if (is_recorded or name in PRECISE) and value != field.default:
+        value, is_recorded = getattr(getattr(run, section), name), section in RECIPE_SECTIONS and name not in LOCATIONS
+        if (is_recorded or name in PRECISION_SETTINGS) and value != field.default:
             found[name] = as_written(value)
     return found
 
 
-def metadata_by_user(run: RunConfig) -> dict[str, str]:
-    """Return the metadata that the user gave, a thumbnail as its bytes. Raises UserError."""
+def user_metadata(run: RunConfig) -> dict[str, str]:
+    """Return the metadata that the user set, with a thumbnail as a data URL. Raises UserError."""
     given = run.metadata.model_dump(exclude_none=True)
     found = {name.replace("metadata_", "modelspec.", 1): text for name, text in given.items()}
     if "modelspec.thumbnail" in found:
@@ -101,9 +106,9 @@ def metadata_by_user(run: RunConfig) -> dict[str, str]:
     return found
 
 
-def metadata_of(plan: TrainingPlan) -> dict[str, str]:
-    """Return the metadata that all files of a run have in common."""
-    source, settings = plan.source, settings_of(plan.run)
+def run_metadata(plan: TrainingPlan) -> dict[str, str]:
+    """Return the metadata that all embedding files of a run share."""
+    source, settings = plan.source, deciding_settings(plan.run)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     width, height = plan.datasets[0].buckets.resolution
     return {
@@ -113,7 +118,7 @@ def metadata_of(plan: TrainingPlan) -> dict[str, str]:
         "modelspec.implementation_version": f"neonym/{__version__}",
         "modelspec.resolution": f"{width}x{height}",
         "modelspec.prediction_type": "v" if source.prediction_type == "v_prediction" else "epsilon",
-        **use_facts(plan.run),
+        **model_use_metadata(plan.run),
         "neonym.version": __version__,
         "neonym.base_model": source.name,
         "neonym.base_model_hash": source.text_hash(),
@@ -123,6 +128,6 @@ def metadata_of(plan: TrainingPlan) -> dict[str, str]:
         "neonym.learning_rate": str(plan.run.optim.learning_rate),
         "neonym.optimizer": optimizer_name(plan.run.optim.optimizer_type),
         "neonym.settings_digest": digest,
-        "neonym.settings": json.dumps(repeatable(plan.run), sort_keys=True),
-        **data_facts(plan),
+        "neonym.settings": json.dumps(recipe_settings(plan.run), sort_keys=True),
+        **dataset_metadata(plan),
     }
