@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from tools.builtin_model.images import COLOURS, article, compose, phrase, place
 
 from neonym import train
 from neonym.config.learning_settings import ObjectiveSettings, OptimSettings
@@ -38,6 +37,7 @@ from neonym.models.source import BUILTIN
 from neonym.training.objective import Objective
 from neonym.training.step import sample_losses
 from neonym.types import Batch, Embedding
+from tools.builtin_model.images import COLOURS, article, compose, phrase, place
 from tools.builtin_model.score import nearest_colour
 
 KNOWN = Path(__file__).with_name("known")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tools.builtin_model.images import COLOURS, article, compose, phrase, place
 
 from benchmarks.recovery import INIT, Subject, load_subjects
+from tools.builtin_model.images import COLOURS, article, compose, phrase, place
 
 STYLES = ("3d render", "flat drawing", "sticker")
 EXAMPLES = Path(__file__).parent.parent / "examples"
