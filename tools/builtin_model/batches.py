@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPTokenizer
 
 from .drawings import TAUGHT_STYLES, Subject, load_subjects, taught
+from .images import COLOURS, caption, compose, place
 from .looks import STAND_IN, thumbnails, unnamed
-from .pictures import COLOURS, caption, compose, place
 
 VARIANTS = 2  # placements of each (subject, style, colour)
 PER_LOOK = 4  # colours behind a drawing that is shown by its look

@@ -7,8 +7,8 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from .drawings import TAUGHT_STYLES
+from .images import COLOURS, GENERIC, phrase
 from .looks import STAND_IN
-from .pictures import COLOURS, GENERIC, phrase
 
 MIXED = 0.7  # share of captions whose name is mixed
 MIXED_LOOKS = 0.42  # share of captions with a look whose look is mixed

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from .drawings import STYLES, load_subjects, taught
-from .pictures import COLOURS, article, compose, phrase, place
+from .images import COLOURS, article, compose, phrase, place
 
 SUBJECTS = {  # new word: (held-out subject, style, how many pictures have a caption)
     "nutkin": ("chestnut", 0, 8),

@@ -17,7 +17,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 
 from .drawings import SIZE, TAUGHT_STYLES, fill_square, load_subjects, taught
-from .pictures import COLOURS, full_caption
+from .images import COLOURS, full_caption
 
 BOX = 32  # side of the compared pictures
 
@@ -75,7 +75,7 @@ def nearest_colour(picture: Image.Image) -> str:
 
 def reference_rows(drawings: np.ndarray, rows: list[int], colour: str) -> np.ndarray:
     """Every taught drawing as it would be cut out from a background of `colour`. -> [subjects,styles,BOX*BOX*4]"""
-    from .pictures import Placement, compose
+    from .images import Placement, compose
 
     at = Placement(112, 8, 8)
     cut = [[cut_out(compose(drawings[r, s], colour, at)) for s in range(len(TAUGHT_STYLES))] for r in rows]

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .drawings import TAUGHT_STYLES, load_subjects, taught
-from .pictures import COLOURS, compose, place
+from .images import COLOURS, compose, place
 
 CHANNELS, GROUPS = (16, 32, 48, 64), 1
 CARRIED = 6  # channels that carry the picture straight through at the start

@@ -14,11 +14,11 @@ import numpy as np
 from benchmarks.recovery import Subject, arguments, machine, run_of, saved_at, write_data, write_json
 from neonym import train
 from neonym.generation.embeddings import add_embedding
-from neonym.generation.images import draw
+from neonym.generation.images import generate_images
 from neonym.models.model import load_model
 
 from .drawings import STYLES, load_subjects, taught
-from .pictures import article, phrase
+from .images import article, phrase
 from .score import cut_out, reference_rows
 
 GROUNDS = ("blue", "yellow", "green", "white")
@@ -44,7 +44,7 @@ def main() -> None:
         for row, subject in zip(asked, words, strict=True):
             add_embedding(model, saved_at(folder / "out", subject.word, args.steps), subject.word)
             prompts = [phrase(article(subject.word), subject.style, ground, 0) for ground in GROUNDS]
-            drawn = draw(model, prompts, range(len(prompts)), steps=20)
+            drawn = generate_images(model, prompts, range(len(prompts)), steps=20)
             places = [place_of(row, rows, references[g], cut_out(p)) for g, p in zip(GROUNDS, drawn, strict=True)]
             figures.append({"subject": subject.name, "places": places})
             print(f"{subject.name:22} {places}", flush=True)
