@@ -29,7 +29,7 @@ from neonym import train
 from neonym.config.run import ObjectiveSettings, OptimSettings, RunConfig
 from neonym.formats import read_embedding
 from neonym.generation.embeddings import add_embedding
-from neonym.generation.images import draw
+from neonym.generation.images import generate_images
 from neonym.io.json import as_json
 from neonym.models.loading.identify import identify
 from neonym.models.model import Model, load_model
@@ -133,7 +133,7 @@ def loss_of(model: Model, subject: Subject, said: str, images: list[Example], mo
 def obedience(model: Model, subject: Subject, said: str, colours: list[str], steps: int) -> float:
     """Share of generated images whose background is the one asked for."""
     prompts = [phrase(article(said), subject.style, c, 0) for c in colours]
-    images = draw(model, prompts, list(range(len(prompts))), steps=steps)
+    images = generate_images(model, prompts, list(range(len(prompts))), steps=steps)
     return float(np.mean([nearest_colour(p) == c for p, c in zip(images, colours, strict=True)]))
 
 

@@ -101,7 +101,7 @@ def test_each_optional_package_says_what_it_is_for(optional, monkeypatch):
     from neonym.cli import doctor
 
     monkeypatch.setattr(doctor, "is_installed", lambda module: False)
-    assert doctor.of_optional(optional.module) == f"missing for {optional.purpose}: {install(optional.module)}"
+    assert doctor.optional_version(optional.module) == f"missing for {optional.purpose}: {install(optional.module)}"
 
 
 def test_a_folder_named_like_a_package_is_none(tmp_path, monkeypatch):

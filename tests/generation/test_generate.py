@@ -13,7 +13,7 @@ from neonym.config.sdscripts import GENERATOR
 from neonym.errors import ModelError
 from neonym.formats import write_embedding
 from neonym.generation.embeddings import add_files
-from neonym.generation.images import draw
+from neonym.generation.images import generate_images
 from neonym.generation.source_images import open_source
 from neonym.models.model import load_model
 from neonym.types import Embedding
@@ -34,10 +34,10 @@ def test_every_flag_of_sd_scripts_is_known(script):
 
 def test_the_word_changes_the_image_and_the_seed_repeats_it(word):
     model = load_model()
-    (without,) = draw(model, [PROMPT], [3], steps=4)
+    (without,) = generate_images(model, [PROMPT], [3], steps=4)
     add_files(model, [word])
-    (first,), (again,) = draw(model, [PROMPT], [3], steps=4), draw(model, [PROMPT], [3], steps=4)
-    (other,) = draw(model, [PROMPT], [4], steps=4)
+    (first,), (again,) = generate_images(model, [PROMPT], [3], steps=4), generate_images(model, [PROMPT], [3], steps=4)
+    (other,) = generate_images(model, [PROMPT], [4], steps=4)
     assert first.size == (128, 128)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, without)

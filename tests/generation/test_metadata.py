@@ -13,13 +13,13 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from neonym.formats import write_embedding
-from neonym.generation.metadata import Facts, parameters, texts
+from neonym.generation.metadata import RunFacts, image_texts, parameters_text
 from neonym.generation.request.jobs import Job
 from neonym.types import Embedding
 from support.commands import SMALL, generate, pixels, read_parameters, shown
 
 PROMPT = "a sticker of a zyzzo on a blue background"
-FACTS = Facts({"name": "models/sd-v1.5", "family": "sd1", "text_hash": "", "vae_hash": ""}, {}, [], {}, "cpu")
+FACTS = RunFacts({"name": "models/sd-v1.5", "family": "sd1", "text_hash": "", "vae_hash": ""}, {}, [], {}, "cpu")
 LINES = st.text(st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from('\n:,"'), max_size=40)
 
 
@@ -152,7 +152,7 @@ def test_a_damaged_record_is_one_message(said, tmp_path, capsys):
 @example("a\n\nb", " ")
 def test_any_prompt_is_read_back(prompt, negative):
     job = Job(prompt, 7, 64, 128, negative, steps=3, scale=2.5)
-    read = read_parameters(parameters(job, FACTS))
+    read = read_parameters(parameters_text(job, FACTS))
     assert read[:2] == (as_lines(prompt), as_lines(negative))
     assert (read[2]["Seed"], read[2]["Size"], read[2]["CFG scale"]) == ("7", "64x128", "2.5")
     assert read[2]["Model"] == "sd-v1.5"
@@ -162,7 +162,7 @@ def test_any_prompt_is_read_back(prompt, negative):
     "prompt", ["Negative prompt: a cat", "a cat\n  Negative prompt: dog\nred", "negative prompt: x"]
 )
 def test_a_prompt_that_looks_like_a_negative_one(prompt):
-    read = read_parameters(parameters(Job(prompt, 7, 64, 64, "bad"), FACTS))
+    read = read_parameters(parameters_text(Job(prompt, 7, 64, 64, "bad"), FACTS))
     assert read[0].lower() == as_lines(prompt).lower()  # the text model knows no capitals
     assert read[1] == "bad"
 
@@ -199,16 +199,16 @@ def test_what_two_stages_say_and_how_each_is_drawn_again(tmp_path):
 
 
 def test_sdxl_says_its_sizes():
-    facts = Facts({**FACTS.model, "family": "sdxl"}, {}, [], {}, "cpu")
-    said = texts(Job("a", 1, 64, 128, original_width=640, crop_top=3), facts)
+    facts = RunFacts({**FACTS.model, "family": "sdxl"}, {}, [], {}, "cpu")
+    said = image_texts(Job("a", 1, 64, 128, original_width=640, crop_top=3), facts)
     assert (said["original-width"], said["original-height"], said["crop-top"]) == ("640", "128", "3")
     assert said["original-width-negative"] == "640"
 
 
 def test_the_words_that_are_told_are_those_of_the_prompt():
     word = {"file": "x.pt", "sha256": "0" * 64, "vectors": 1}
-    facts = Facts(FACTS.model, {"zyzzo": word, "my (1)": word, "other": word, "zyz": word}, [], {}, "cpu")
-    read = read_parameters(parameters(Job("a <Zyzzo> (another:1.2)", 7, 64, 64, r"my \(1\)"), facts))
+    facts = RunFacts(FACTS.model, {"zyzzo": word, "my (1)": word, "other": word, "zyz": word}, [], {}, "cpu")
+    read = read_parameters(parameters_text(Job("a <Zyzzo> (another:1.2)", 7, 64, 64, r"my \(1\)"), facts))
     assert read[2]["TI hashes"] == f"zyzzo: {'0' * 12}, my (1): {'0' * 12}"
 
 

@@ -30,7 +30,7 @@ from neonym.generation.samplers import (
     spacing_title,
     title,
 )
-from neonym.generation.sampling import Start, sample
+from neonym.generation.sampling import Start, sample_latents
 from neonym.generation.source_images import keep_masked, open_source
 from neonym.generation.start_noise import NoiseChange
 from neonym.models.model import load_model
@@ -144,7 +144,7 @@ def test_a_rectified_flow_is_stepped_through(dynamic):
     noise, target, other = (torch.randn(2, 16, 8, 6, generator=generator) for _ in range(3))
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=dynamic)
     for steps in (1, 4):
-        ends = sample(scheduler, flow_of(target), noise, [generator] * 2, steps)
+        ends = sample_latents(scheduler, flow_of(target), noise, [generator] * 2, steps)
         assert torch.allclose(ends, target, atol=1e-4)
     assert scheduler.timesteps[0] == 1000
     seen = []
@@ -155,7 +155,7 @@ def test_a_rectified_flow_is_stepped_through(dynamic):
 
     half = torch.zeros(2, 1, 8, 6)
     half[..., 3:] = 1
-    ends = sample(scheduler, predict, noise, [generator] * 2, 4, Start(other, 0.5, half))
+    ends = sample_latents(scheduler, predict, noise, [generator] * 2, 4, Start(other, 0.5, half))
     assert torch.allclose(ends[..., 3:], target[..., 3:], atol=1e-4)
     assert torch.equal(ends[..., :3], other[..., :3])
     assert len(seen) == 2

@@ -14,21 +14,21 @@ from PIL import Image
 
 from neonym.config.generate import GenerateSettings
 from neonym.errors import ConfigError
-from neonym.generation.conditioning import TextRules, conditioning, parts_of, plain_spelling, words_and_loss
-from neonym.generation.request.jobs import JobPlan, Native, batches
-from neonym.generation.request.lines import read_line, take_seeds
-from neonym.generation.request.other_syntax import other_meanings
-from neonym.generation.request.variants import draw_text, every, parse_variants
+from neonym.generation.conditioning import TextRules, conditioning, parts_of, plain_spelling, words_and_tokens_cut
+from neonym.generation.request.jobs import JobPlan, NativeValues, batches
+from neonym.generation.request.lines import read_prompt_line, take_seeds
+from neonym.generation.request.other_syntax import find_other_syntax
+from neonym.generation.request.variants import enumerate_variants, parse_variants, pick_text
 from neonym.generation.samplers import SAMPLERS, make_scheduler, possible_steps
 from neonym.models.model import load_model
 
 
 def all_of(text, seed=0):
-    return [draw_text(parts, random.Random(seed)) for parts in every(parse_variants(text))]
+    return [pick_text(parts, random.Random(seed)) for parts in enumerate_variants(parse_variants(text))]
 
 
 def drawn(text, times=200):
-    return {draw_text(parse_variants(text), random.Random(i)) for i in range(times)}
+    return {pick_text(parse_variants(text), random.Random(i)) for i in range(times)}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_the_grammar_is_read_as_by_another_reader(parts, seed):
 
 @given(st.text(alphabet="ab{}|$\\e12-, ", max_size=30), st.integers(0, 5))
 def test_any_text_is_drawn_the_same_from_the_same_seed(text, seed):
-    first, second = (draw_text(parse_variants(text), random.Random(seed)) for _ in range(2))
+    first, second = (pick_text(parse_variants(text), random.Random(seed)) for _ in range(2))
     assert first == second
 
 
@@ -118,7 +118,7 @@ def test_text_without_braces_stays(text):
 
 @given(st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=6, unique=True), st.integers(0, 9))
 def test_a_draw_is_one_of_the_options(options, seed):
-    assert draw_text(parse_variants("{" + "|".join(options) + "}"), random.Random(seed)) in options
+    assert pick_text(parse_variants("{" + "|".join(options) + "}"), random.Random(seed)) in options
 
 
 def test_inline_options():
@@ -126,14 +126,17 @@ def test_inline_options():
     line = (
         "a cat --n bad, worse --W 512 --h 256 --s 20 --l 7.5 --nl none --t 0.5 --am 1,0.5 --c x --f out/name --ow 1024"
     )
-    read = read_line(line, "here", problems)
+    read = read_prompt_line(line, "here", problems)
     assert problems == []
     assert read.prompt == "a cat"
     assert read.values == {
         "negative_prompt": "bad, worse", "width": 512, "height": 256, "steps": 20, "scale": 7.5, "negative_scale": None,
         "strength": 0.5, "multipliers": (1.0, 0.5), "clip_prompt": "x", "file": "out/name.png", "original_width": 1024,
     }  # fmt: skip
-    assert read_line("a cat\t--N\tbad --L  3", "here", problems).values == {"negative_prompt": "bad", "scale": 3.0}
+    assert read_prompt_line("a cat\t--N\tbad --L  3", "here", problems).values == {
+        "negative_prompt": "bad",
+        "scale": 3.0,
+    }
     assert take_seeds("a cat --d 1,2,3 --s 4", "here", problems) == ("a cat --s 4", (1, 2, 3))
 
 
@@ -166,7 +169,7 @@ def test_a_broken_line_is_told_with_its_place(line, said, tmp_path):
     assert "line 4" in str(caught.value)
 
 
-NATIVE = Native(128, 3.0, 8)
+NATIVE = NativeValues(128, 3.0, 8)
 
 
 def plan(**settings):
@@ -299,8 +302,8 @@ def test_long_prompts_are_read_whole_or_the_cut_is_said(model):
     assert conditioning(model, [long]).sequence.shape == (1, 152, 128)
     assert conditioning(model, [long], rules=TextRules(most_parts=1)).sequence.shape == (1, 77, 128)
     tokenizer = model.text.tokenizers["text_encoder"]
-    assert words_and_loss(tokenizer, f"Zyzzo {long}", TextRules(most_parts=1)) == ({"zyzzo"}, 27)
-    assert words_and_loss(tokenizer, long) == (set(), 0)
+    assert words_and_tokens_cut(tokenizer, f"Zyzzo {long}", TextRules(most_parts=1)) == ({"zyzzo"}, 27)
+    assert words_and_tokens_cut(tokenizer, long) == (set(), 0)
 
 
 def test_weights_multiply_and_the_mean_is_kept_as_asked(model):
@@ -364,6 +367,6 @@ def test_invokeais_weights_of_a_word(model, spelled, plain):
 
 def test_weights_that_mean_nothing_are_said():
     for text, said in (("(cat)1.2", "(cat)1.2"), ("a cat++ here", "cat++"), ("a (red cat)-", "(red cat)-")):
-        assert [(found, what) for found, what, _ in other_meanings(text)] == [(said, "is no weight")]
+        assert [(found, what) for found, what, _ in find_other_syntax(text)] == [(said, "is no weight")]
     for text in ("(cat:1.2), 3", "well-known", "(a) 1.2", "a (b)-like", "--", "<x>"):
-        assert "is no weight" not in [what for _, what, _ in other_meanings(text)]
+        assert "is no weight" not in [what for _, what, _ in find_other_syntax(text)]

@@ -12,7 +12,7 @@ import torch
 from neonym import train
 from neonym.errors import UserError
 from neonym.formats import read_embedding
-from neonym.generation.request.prompts import inline, read_prompts
+from neonym.generation.request.prompts import inline_values, read_prompts
 from neonym.preflight.preflight import preflight
 from neonym.runs.events import Evaluated, Event, Started, Stepped
 from neonym.training import state
@@ -376,7 +376,7 @@ def test_prompt_files(tmp_path):
         3,
     )
     found: list = []
-    assert inline("--n only", "here", found)["prompt"] == ""
+    assert inline_values("--n only", "here", found)["prompt"] == ""
     bad = tmp_path / "bad.txt"
     bad.write_text("a --s 2000\nb --zz 3\nc --d x\n--n nothing\nd --l nan\ne --w -5\n")
     prompts, problems = read_prompts(str(bad))

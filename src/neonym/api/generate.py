@@ -12,7 +12,7 @@ from PIL import Image
 from neonym.api.wording import speaking_python
 from neonym.errors import ConfigError, FormatError, Problem
 from neonym.generation.embeddings import add_embedding, read_given, word_and_file
-from neonym.generation.images import draw
+from neonym.generation.images import generate_images
 from neonym.generation.samplers import sampler_name
 from neonym.models.model import Model, load_model
 from neonym.models.source import BUILTIN
@@ -57,7 +57,7 @@ def generate(
         sampler = None if sampler is None else sampler_name(sampler)
         used = load_model(str(model), best_device()) if isinstance(model, (str, Path)) else model
         with words_added(used, words):
-            return draw(
+            return generate_images(
                 used,
                 texts,
                 [seed + i for i in range(len(texts))],

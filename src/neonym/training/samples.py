@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from PIL.PngImagePlugin import PngInfo
 
 from neonym.config.run import SampleSettings
-from neonym.generation.request.prompts import SamplePrompt, dump
+from neonym.generation.request.prompts import SamplePrompt, prompt_json
 from neonym.generation.samplers import sampler_for_sample
 from neonym.io.atomic import save_png
 from neonym.models.model import Model
@@ -52,7 +52,7 @@ class Sampler:
 
     def draw(self, model: Model, concepts: Sequence[Concept], tag: str) -> list[Path]:
         """Generate every prompt. Return the files, named as sd-scripts names them, and last the sheet of all of them."""
-        from neonym.generation.sheets import sheet
+        from neonym.generation.sheets import contact_sheet
 
         self.prompts = [prompt.on_grid(model.source.latents.multiple) for prompt in self.prompts]
         where, kind = model.vae.device, model.vae.dtype
@@ -70,7 +70,7 @@ class Sampler:
         files = [self.save(image, i, tag) for i, image in enumerate(images)]
         page = self.folder / f"{self.name}_{tag}_sheet.png"
         rows = [*self.before, (f"now ({tag})", images)]
-        save_png(sheet(rows, side=images[0].height), page)
+        save_png(contact_sheet(rows, side=images[0].height), page)
         return [*files, page]
 
     def images(self, model: Model, texts: Sequence[str] | None = None) -> list[Image.Image]:
@@ -79,12 +79,12 @@ class Sampler:
         return [self.image(model, index, text) for index, text in enumerate(texts)]
 
     def image(self, model: Model, index: int, text: str) -> Image.Image:
-        from neonym.generation.images import draw
+        from neonym.generation.images import generate_images
 
         asked = self.prompts[index]
         side = model.source.native_size
         sampler = sampler_for_sample(asked.sample_sampler or self.settings.sample_sampler, model.source.family.process)
-        return draw(
+        return generate_images(
             model, [text], [self.seed(index)], negative_prompt=asked.negative_prompt, steps=asked.sample_steps,
             guidance=asked.scale, size=(asked.width or side, asked.height or side),
             sampler=sampler,
@@ -100,6 +100,6 @@ class Sampler:
     def save(self, image: Any, index: int, tag: str) -> Path:
         path = self.folder / sample_name(self.name, tag, index, time_stamp(), self.prompts[index].seed)
         text = PngInfo()
-        text.add_text("prompt", dump(self.prompts[index]))
+        text.add_text("prompt", prompt_json(self.prompts[index]))
         save_png(image, path, text)
         return path
