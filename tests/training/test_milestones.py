@@ -384,9 +384,9 @@ def test_prompt_files(tmp_path):
     for words in (
         "line 1",
         "1 to 1000",
-        "`--zz` is not known",
+        "`--zz` is not an inline option",
         "`seed`",
-        "line 4: has no prompt",
+        "line 4: the prompt is missing",
         "line 5: `scale`",
         "line 6: `width`",
     ):

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from neonym.config.dataset import Ending
 from neonym.config.flags import parse_flags
-from neonym.errors import EXIT_USER_ERROR, DataError, UserError, in_one_line
+from neonym.errors import EXIT_USER_ERROR, DataError, UserError, counted, in_one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -111,7 +111,7 @@ def run_merge(flags: MergeFlags) -> int:
         )
     table = tools.merge(flags.folder, known, extensions, flags.recursive, flags.full_path)
     if repeated := tools.without_repeats(table):
-        print(f"{repeated} images have tags that repeat their caption: these tags are left out")
+        print(f"tags that repeat the caption are left out of {counted(repeated, 'image')}")
     tools.write(table, flags.out)
     missing = [name for name, facts in table.items() if not facts.get("caption") and not facts.get("tags")]
     print(f"{flags.out}: {len(table)} images, {len(missing)} of them without captions and tags {missing[:3] or ''}")
@@ -123,9 +123,9 @@ def run_split(flags: SplitFlags) -> int:
     from neonym.data.tools import captions as tools
 
     written, left = tools.split(tools.read(flags.in_json), flags.folder, endings_by_field(flags), flags.overwrite)
-    print(f"{written} files written")
+    print(f"{counted(written, 'file')} written")
     if left:
-        print(f"{len(left)} files exist already and were kept (--overwrite replaces them): {left[0]}, ...")
+        print(f"{counted(len(left), 'existing file')} kept (--overwrite replaces them): {left[0]}, ...")
     return 0
 
 
@@ -199,8 +199,8 @@ def images_to_caption(flags: WriteFlags) -> list[Path]:
 def write_captions(images: list[Path], flags: WriteFlags, caption_of: Callable[[Image], str], ending: str) -> int:
     """Write a caption file beside each image, and return the exit code. Errors are printed at the end.
 
-    An image that cannot be read is skipped. If the model or the disk fails, the remaining images are skipped too, and the
-    files written so far are kept.
+    An image that cannot be read is skipped. If the model or the disk fails, the remaining images are skipped too,
+    but the files written so far are kept.
     """
     from neonym.data.colour import on_background
     from neonym.data.images import readable, upright
@@ -226,8 +226,8 @@ def write_captions(images: list[Path], flags: WriteFlags, caption_of: Callable[[
             break
         written += 1
     print(
-        f"{written} files written"
-        + (f", {left} files exist already and were kept (--overwrite replaces them)" if left else "")
+        f"{counted(written, 'file')} written"
+        + (f", {counted(left, 'existing file')} kept (--overwrite replaces them)" if left else "")
     )
     for error in wrong:
         print(error, file=sys.stderr)

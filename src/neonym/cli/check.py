@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from pydantic import Field
 
+from neonym.cli.terminal import print_problems
 from neonym.config.command_line import SECRETS, Given, RunFlags, read_run
 from neonym.config.dataset import DatasetValues, SubsetSpec
 from neonym.config.flags import read_line
@@ -110,8 +111,7 @@ def print_config(found: Preflight, given: Given) -> None:
             print_table(found, "[[datasets]]", (d, None), values, {"resolution": "the model"} if from_source else {})
             for s, subset in enumerate(dataset.subsets):
                 print_table(found, "[[datasets.subsets]]", (d, s), subset.model_dump(mode="json"), {})
-    for problem in found.problems:
-        print(f"{problem.severity}: {problem}", file=sys.stderr)
+    print_problems(found.problems)
 
 
 def print_table(
@@ -145,17 +145,15 @@ def print_summary(found: Preflight) -> None:
     if found.lost:
         print("captions in which the word does not survive:")
     for record, how in found.lost[:MOST_LISTED]:
-        print(
-            f"  {in_one_line(str(record.path))} ({how}): {excerpt(shown_caption(record, moment(found, record.concept, 0)))}"
-        )
+        caption = shown_caption(record, moment(found, record.concept, 0))
+        print(f"  {in_one_line(str(record.path))} ({how}): {excerpt(caption)}")
     if len(found.lost) > MOST_LISTED:
         print(f"  and {len(found.lost) - MOST_LISTED} more, which --json lists as word_survives")
     for index in range(len(found.datasets)):
         facts = dataset_facts(found, index)
         buckets = ", ".join(f"{w}x{h}: {b['count']}" for b in facts["buckets"] for w, h in [b["size"]])
-        print(
-            f"data set {index}: batch {facts['batch_size']}, {facts['steps_per_epoch']} steps per epoch, buckets {buckets}"
-        )
+        sizes = f"batch {facts['batch_size']}, {facts['steps_per_epoch']} steps per epoch"
+        print(f"data set {index}: {sizes}, buckets {buckets}")
     if found.defaults:
         print("settings that are not given:")
     for name, default in found.defaults.items():

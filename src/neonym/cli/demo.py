@@ -131,7 +131,7 @@ def write_dataset(folder: Path) -> Path:
 
 
 def before_and_after(model: Model, word: str, start: str, paths: Sequence[Path], steps: int) -> WordResult:
-    """Return examples of the images a word was learned from, and images of the same prompts and seeds before and after."""
+    """Return what the report shows for a word: training examples, and the same prompts and seeds before and after."""
     from PIL import Image
 
     from neonym.cli.report import WordResult

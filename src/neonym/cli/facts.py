@@ -45,8 +45,8 @@ def as_object(found: Preflight, draws: int, step: int) -> dict[str, Any]:
 def dataset_facts(found: Preflight, index: int) -> dict[str, Any]:
     """Return the facts about a data set.
 
-    `buckets` lists the buckets that have images, with repeats counted; `bucket_sizes` lists all possible ones (there are no
-    fixed ones without upscaling).
+    `buckets` lists the buckets that have images, with repeats counted. `bucket_sizes` lists all possible ones, and none
+    if there is no upscaling, because the sizes then depend on the images.
     """
     records, sizes = [r for r in found.records if r.dataset == index], step_sizes(found.datasets, found.run)
     by_concept = [[r for r in records if r.concept == c] for c in range(len(found.tokens))]
@@ -66,7 +66,7 @@ def dataset_facts(found: Preflight, index: int) -> dict[str, Any]:
 
 
 def bucket_facts(found: Preflight, index: int) -> dict[str, Any]:
-    """Return the limits of the buckets, rounded to the grid, and all sizes between them, or none if they are impossible."""
+    """Return the limits of the buckets, rounded to the grid, and all sizes between them; none if impossible."""
     rules = found.datasets[index].buckets
     if not rules.enabled:
         return {"bucket_limits": None, "bucket_sizes": [list(rules.resolution)]}

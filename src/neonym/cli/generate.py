@@ -6,11 +6,12 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from neonym.cli.terminal import print_problems
 from neonym.config.flags import Line, flags_in, read_line, repeated
 from neonym.config.flat import Sink, replace_compat
 from neonym.config.generate import GenerateFlags, GenerateSettings
 from neonym.config.sdscripts import GENERATOR
-from neonym.errors import EXIT_INTERRUPTED, Problem, UserError
+from neonym.errors import EXIT_INTERRUPTED, Problem, UserError, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +44,7 @@ def main(argv: list[str], prog: str) -> int:
     try:
         generate_all(ready, session)
     except KeyboardInterrupt:
-        print(f"\ninterrupted: {session.done} images are finished, in {settings.outdir}", file=sys.stderr)
+        print(f"\ninterrupted: {counted(session.done, 'image')} finished, in {settings.outdir}", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
 
@@ -56,12 +57,6 @@ def values_given(line: Line[GenerateFlags]) -> tuple[dict[str, Any], list[Proble
     values |= {name: getattr(flags.compat, name) for name in GENERATOR if name in named}
     given.origins = dict.fromkeys(values, "command line")
     return replace_compat(values, GENERATOR, given), given.problems
-
-
-def print_problems(problems: list[Problem]) -> None:
-    """Print problems to the error stream."""
-    for problem in problems:
-        print(f"{problem.severity}: {problem}", file=sys.stderr)
 
 
 def show_metadata(files: tuple[str, ...]) -> None:

@@ -44,8 +44,9 @@ def main(argv: list[str], prog: str) -> int:
         **settings_in(known, flags.file),
     }
     tables = datasets_in(known, flags.file)
+    model_hash = printable(str(known.get("neonym.base_model_hash")))
     lines = [
-        f"# how `{printable(embedding.token)}` was learned; hash of the text encoder: {printable(str(known.get('neonym.base_model_hash')))}",
+        f"# how `{printable(embedding.token)}` was learned; hash of the text encoder: {model_hash}",
         '# train_data_dir = "..."' if tables is None else '# dataset_config = "..."  # a file such as the one below',
         *as_lines(values),
     ]
@@ -97,7 +98,7 @@ def toml_escape(char: str) -> str:
 
 
 def settings_in(known: dict[str, str], file: Path) -> dict[str, Any]:
-    """Return the settings recorded in the metadata of a file. Raise FormatError if there are none or they are invalid."""
+    """Return the settings recorded in the metadata of a file. Raise FormatError if they are missing or invalid."""
     text = known.get("neonym.settings")
     if text is None:
         raise FormatError("the file does not record how the word was learned", str(file), "Only Neonym's files do")

@@ -1,6 +1,17 @@
-"""Print text from files of unknown origin safely on a terminal."""
+"""Print problems, and text from files of unknown origin, on a terminal."""
 
 from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+
+from neonym.errors import Problem
+
+
+def print_problems(problems: Iterable[Problem]) -> None:
+    """Print problems to the error stream."""
+    for problem in problems:
+        print(f"{problem.severity}: {problem}", file=sys.stderr)
 
 
 def printable(text: str) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from neonym.cli.launcher import is_launched
+from neonym.cli.terminal import print_problems
 from neonym.config.command_line import RunFlags, read_run, write_config
 from neonym.config.flags import read_line
 from neonym.errors import EXIT_NOT_LEARNED, ConfigError, Problem
@@ -19,8 +19,7 @@ def main(argv: list[str], prog: str) -> int:
     flags, given = line.flags, read_run(line.flags, line.argv, line.problems)
     if flags.output_config:
         stop_for_errors(given.problems)
-        for problem in given.problems:
-            print(f"{problem.severity}: {problem}", file=sys.stderr)
+        print_problems(given.problems)
         print(f"written: {write_config(given.run, Path(flags.config_file or 'config.toml'))}")
         return 0
     from neonym.preflight.preflight import preflight

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 DESCRIPTION = (
-    "Generate images from the same seeds with a word, with the nearest ordinary words, and without it, and judge the word "
-    "as a training run does. The exit code is 3 if it does nothing."
+    "Generate images from the same seeds with a word, with the nearest ordinary words, and without it, and judge the "
+    "word as a training run does. The exit code is 3 if it does nothing."
 )
 
 
@@ -92,7 +92,7 @@ def main(argv: list[str], prog: str) -> int:
             ("them", effect.change_from_nearest, effect.pixels_from_nearest),
             ("no word", effect.change_from_nothing, effect.pixels_from_nothing),
         ):
-            print(f"  against {other}: text {100 * text:.1f} % different, images by {pixels:.1f} of 255")
+            print(f"  compared with {other}: text {100 * text:.1f} % different, images {pixels:.1f} of 255 levels")
         print(f"  {path}")
     return 0 if effect.works else EXIT_NOT_LEARNED
 

@@ -1,4 +1,4 @@
-"""Turn prompts into what the denoiser reads: emphasis, BREAK, prompts of more than 75 tokens, every spelling of a word."""
+"""Encode prompts for the denoiser: emphasis, BREAK, prompts of more than 75 tokens, all spellings of a word."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TextRules:
 
 
 def plain_spelling(prompt: str, words: Iterable[str]) -> str:
-    """Return a prompt with ComfyUI's `embedding:word` and InvokeAI's `<word>` replaced by the word, if it is among `words`.
+    """Return a prompt with ComfyUI's `embedding:word` and InvokeAI's `<word>` replaced by the word, for known `words`.
 
     Brackets that belong to a word's name are escaped, so that they are not read as emphasis.
     """
@@ -76,7 +76,10 @@ def translate_invokeai_emphasis(prompt: str, words: set[str]) -> str:
 
 
 def parts_of(tokenizer: WordTokenizer, prompt: str) -> list[Part]:
-    """Return a prompt in parts of the tokenizer's size; BREAK ends a part early. Raises ValueError for an emphasis that is not a number."""
+    """Return a prompt in parts of the tokenizer's size, of which BREAK ends one early.
+
+    Raises ValueError for emphasis whose weight is not a number.
+    """
     pieces = parse_emphasis(plain_spelling(prompt, tokenizer.words))
     return tokenizer.in_parts((BREAK.split(text), weight) for text, weight in pieces)
 

@@ -51,7 +51,7 @@ def add_files(model: Model, files: Iterable[str | Path]) -> list[str]:
 
 
 def read_given(given: str | Path) -> Embedding:
-    """Return the embedding in a file; if the file holds several, return the one named before `=`. Raises FormatError."""
+    """Return the embedding in a file or, if there are several, the one named before `=`. Raises FormatError."""
     word, file = word_and_file(given)
     found, _ = read_words(file)
     if len(found) > 1 and str(file) != str(given):

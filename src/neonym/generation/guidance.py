@@ -34,7 +34,7 @@ class Branch:
 class Guidance:
     """The texts that a batch is guided towards and away from.
 
-    `scale` [B,1,1,1] guides towards the prompt and away from the negative prompt or, if there is an `empty` branch, away
+    `scale` [B,1,1,1] guides towards the prompt and away from the negative prompt or, if there is an `empty` branch,
     from the empty prompt. In the latter case, `negative_scale` [B,1,1,1] guides away from the negative prompt. Without
     `negative` there is no guidance.
     """
@@ -98,7 +98,7 @@ class GuidedModel:
         return guidance.combine(predictions.unbind())
 
     def branch_predictions(self, branches: Sequence[Branch], x_t: Tensor, t: Tensor) -> Tensor:
-        """Return the predictions for latents [B,C,h,w] with each branch, one branch after the other, [branches*B,C,h,w]."""
+        """Return the predictions for latents [B,C,h,w] with one branch after the other, [branches*B,C,h,w]."""
         sizes = [branch.sizes for branch in branches if branch.sizes is not None]
         text = concatenate_texts([branch.text for branch in branches])
         return self.model.predict(torch.cat([x_t] * len(branches)), t, text, torch.cat(sizes) if sizes else None)
@@ -110,7 +110,7 @@ def concatenate_texts(texts: Sequence[TextCond]) -> TextCond:
 
 
 def map_texts(function: Callable[[list[Tensor]], Tensor], texts: Sequence[TextCond]) -> TextCond:
-    """Return the text whose tensors are `function` applied to the corresponding tensors of `texts`, or None if absent."""
+    """Return the text whose tensors are `function` of the corresponding tensors of `texts`, or None if absent."""
 
     def optional(tensors: Sequence[Tensor | None]) -> Tensor | None:
         known = [tensor for tensor in tensors if tensor is not None]

@@ -66,7 +66,7 @@ class Pipeline:
     def generate_stages(self, jobs: Sequence[Job]) -> list[list[Image.Image]]:
         """Return the images of each stage; the last list holds the finished images.
 
-        Jobs whose texts have different numbers of parts are generated separately, so that no text is padded for another.
+        Jobs whose texts have different numbers of parts are generated separately, so that none is padded for another.
         """
         if self.networks is not None:
             self.networks.set(jobs[0].multipliers)

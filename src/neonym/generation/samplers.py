@@ -124,7 +124,7 @@ def check_process(name: str, process: Process, model: str) -> None:
 
 
 def sampler_for_sample(text: str, process: Process) -> str:
-    """Return the sampler for a training run's sample image, by any spelling. As in sd-scripts, flows always use Euler's.
+    """Return the sampler for a training run's sample image, by any spelling. As in sd-scripts, flows use Euler's.
 
     Raises UserError for a sampler that is unknown or not available.
     """
@@ -150,8 +150,8 @@ def spacing_title(name: str) -> str | None:
 def make_scheduler(model: Model, sampler: str, zero_terminal_snr: bool = False) -> Any:
     """Return diffusers' scheduler for a model's noising process, with the model's own config if it has one.
 
-    For a diffusion model that was trained down to pure noise, sampling starts at pure noise as well. Raises UserError for a
-    sampler that cannot do that, or that does not support the model's process.
+    For a diffusion model that was trained down to pure noise, sampling starts at pure noise as well. Raises UserError
+    for a sampler that cannot do that, or that does not support the model's process.
     """
     import diffusers
 

@@ -89,7 +89,7 @@ def remaining_timesteps(scheduler: Any, steps: int, noise: Tensor, start: Start 
 def flow_options(scheduler: Any, steps: int, noise: Tensor) -> dict[str, Any]:
     """Return the options for setting a rectified flow's scheduler: noise levels from 1 to 1/steps, and FLUX.1's shift.
 
-    The shift mu grows with the number of tokens, from base_shift at base_image_seq_len to max_shift at max_image_seq_len.
+    The shift mu grows with the number of tokens: base_shift at base_image_seq_len, max_shift at max_image_seq_len.
     For other schedulers, there are no options.
     """
     if "sigmas" not in inspect.signature(scheduler.set_timesteps).parameters or not is_flow(scheduler):

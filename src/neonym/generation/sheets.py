@@ -21,7 +21,7 @@ class Font(Protocol):
 def contact_sheet(
     rows: Sequence[tuple[str, Sequence[Image.Image]]], side: int = 128, heads: Sequence[str] = ()
 ) -> Image.Image:
-    """Return an RGB sheet with each row's label above its images, scaled to `side` pixels, and `heads` above the columns."""
+    """Return an RGB sheet: each row's label above its images of `side` pixels, and `heads` above the columns."""
     columns = max(len(images) for _, images in rows)
     width = columns * (side + MARGIN) + MARGIN
     begin = MARGIN + (LABEL if heads else 0)

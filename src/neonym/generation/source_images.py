@@ -28,7 +28,7 @@ def open_source(
 
 
 def open_mask(file: str, size: Size) -> Image.Image:
-    """Return a mask as grey levels, scaled without ringing, so that black stays black off the edges. Raises DataError."""
+    """Return a mask as grey levels, scaled without ringing, so that black stays black. Raises DataError."""
     return open_source(file, size, Image.Resampling.BILINEAR, to_srgb=False).convert("L")
 
 
@@ -39,7 +39,7 @@ def image_tensor(image: Image.Image) -> Tensor:
 
 
 def mask_tensor(masks: Sequence[Image.Image], pixels: int) -> Tensor:
-    """Return masks on a grid of latents of `pixels` pixels per side: float32 [B,1,h,w], 1 where the image is regenerated."""
+    """Return masks on a grid of latents of `pixels` pixels per side, float32 [B,1,h,w]; 1 marks what is regenerated."""
     levels = np.stack([np.asarray(mask) for mask in masks])[:, None, ::pixels, ::pixels]
     return torch.from_numpy((levels >= NEW).astype(np.float32))
 

@@ -6,12 +6,12 @@ e_0 be the prediction with the init word, e_w the one with the learned word, y t
     gain = |y - e_0|^2 - |y - e_w|^2 = 2 <y - e_0, d> - |d|^2
 
 and a change that is s times as large would gain 2 s <y - e_0, d> - s^2 |d|^2, which is highest at
-s = beta = <y - e_0, d> / |d|^2. So a word that has converged has beta = 1; a word that has only begun to move has a beta
-far above 1, however certain its tiny gain is; and a word that does harm has a beta below 1/2.
+s = beta = <y - e_0, d> / |d|^2. So a word that has converged has beta = 1; a word that has only begun to move has a
+beta far above 1, however certain its tiny gain is; and a word that does harm has a beta below 1/2.
 
-Gains are relative to what the model knows: how much its predictions change when one known word replaces another. Whether
-the word overpowers the rest of a prompt is measured in the same way: by how much the predictions still change when other
-words beside it change, relative to how much they change beside known words.
+Gains are relative to what the model knows: how much its predictions change when one known word replaces another. In the
+same way, whether the word overpowers the rest of a prompt is measured by how much the predictions still change when
+other words beside it change, relative to how much they change beside known words.
 """
 
 from __future__ import annotations
@@ -137,8 +137,8 @@ class PairedPredictions:
     def changes(self, chosen: list[int], known: Sequence[str], first: int) -> Tensor:
         """Return three squared changes for each of the chosen samples, float64 [F,3].
 
-        They are the change from one known word to another, the change by other words beside a known word, and the change
-        by other words beside the learned one. `first` is the number of samples chosen from earlier batches.
+        They are the change from one known word to another, the change by other words beside a known word, and the
+        change by other words beside the learned one. `first` is the number of samples chosen from earlier batches.
         """
         which = range(first, first + len(chosen))
         here, there = zip(*[CONTRASTS[i % len(CONTRASTS)] for i in which], strict=True)
@@ -162,7 +162,7 @@ class PairedPredictions:
         return self.model.predict(self.noisy.x_t[which], self.noisy.t[which], text, sizes)
 
     def inner(self, a: Tensor, b: Tensor, which: list[int] | None = None) -> Tensor:
-        """Return the mean product of two tensors [B,C,h,w] per sample, weighted by the mask, as float64 [B] on the CPU."""
+        """Return the mean product of two tensors [B,C,h,w] per sample, weighted by the mask, float64 [B] on the CPU."""
         weight = self.weight[self.all if which is None else which]
         return (a.double() * b.double() * weight).mean((1, 2, 3)).cpu()
 

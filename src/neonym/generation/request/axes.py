@@ -32,9 +32,9 @@ def parse_word_weight(text: str) -> float:
     return number
 
 
-READERS: dict[str, Callable[[str], Any]] = {  # kind of axis -> parser of a value; in the order in which values are applied
-    "prompt": str, "scale": parse_scale, "steps": parse_steps, "seed": parse_seed, "sampler": sampler_name, "checkpoint": str,
-    "strength": parse_word_weight,
+READERS: dict[str, Callable[[str], Any]] = {  # kind of axis -> parser, in the order of application
+    "prompt": str, "scale": parse_scale, "steps": parse_steps, "seed": parse_seed, "sampler": sampler_name,
+    "checkpoint": str, "strength": parse_word_weight,
 }  # fmt: skip
 OTHER_NAMES = {"guidance": "scale", "prompts": "prompt", "checkpoints": "checkpoint"}
 BARS = re.compile(r"\|(?![^{}]*\})")  # bars between prompts, not those within braces
@@ -44,8 +44,8 @@ BARS = re.compile(r"\|(?![^{}]*\})")  # bars between prompts, not those within b
 class Axis:
     """One axis of a sheet.
 
-    Its kind is "checkpoint" (embedding files for one word), "strength" (the weight of the words in the prompt), "prompt"
-    or the name of a setting.
+    Its kind is "checkpoint" (embedding files for one word), "strength" (the weight of the words in the prompt),
+    "prompt", or the name of a setting.
     """
 
     kind: str
@@ -101,7 +101,7 @@ def names_of(checkpoints: Sequence[str], words: Words) -> dict[str, str]:
 
 
 def first_job(plan: JobPlan, pairs: Sequence[tuple[Axis, Any]]) -> Job:
-    """Return the first job of the run or, if an axis has prompts, of the prompt. Raises ConfigError if there is none."""
+    """Return the first job of the run, or of the prompt on an axis of prompts. Raises ConfigError if there is none."""
     plan.count = 0
     axis, value = pairs[0]
     job = next(plan.jobs_of_line(value, axis.where) if axis.kind == "prompt" else plan.jobs(), None)
@@ -148,7 +148,7 @@ def read_axis(text: str, flag: str, problems: list[Problem]) -> Axis | None:
 
 
 def apply_value(job: Job, axis: Axis, value: Any, words: Words, names: Mapping[str, str]) -> Job:
-    """Return the job with a value of an axis applied. Raises ConfigError if its prompt lacks the words that it changes."""
+    """Return the job with a value of an axis applied. Raises ConfigError if its prompt lacks the words to change."""
     if axis.kind in ("prompt", "none"):
         return job
     if axis.kind == "checkpoint":
@@ -162,7 +162,7 @@ def apply_value(job: Job, axis: Axis, value: Any, words: Words, names: Mapping[s
 
 
 def replace_words(prompt: str, words: tuple[str, ...], by: Callable[[str], str], where: str) -> str:
-    """Return the prompt with each of `words`, in any case, replaced by a text. Raises ConfigError if it has none of them."""
+    """Return the prompt with each of `words`, in any case, replaced by a text. Raises ConfigError if it has none."""
     found, count = prompt, 0
     if words:
         pattern = re.compile(whole_word(words).pattern, re.IGNORECASE)

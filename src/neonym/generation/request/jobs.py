@@ -11,7 +11,7 @@ from typing import Any
 
 from neonym.config.generate import GenerateSettings
 from neonym.data.images import inspect
-from neonym.errors import ConfigError, Problem
+from neonym.errors import ConfigError, Problem, counted
 from neonym.generation.image_files import has_room
 from neonym.generation.request.lines import read_prompt_line, take_seeds
 from neonym.generation.request.prompt_sources import is_pipe, prompt_lines, prompts_in_images, readable_images
@@ -134,20 +134,20 @@ class JobPlan:
             return self.native.multiple
 
     def side(self, pixels: int, where: str) -> int:
-        """Return a side rounded to a size that the model supports, with a warning. Raises ConfigError outside the limits."""
+        """Return a side rounded to one that the model supports, with a warning. Raises ConfigError beyond limits."""
         least = self.native.multiple
         if not least <= pixels <= LARGEST_SIDE:
             what, fix = f"a side of {pixels} pixels is not possible", f"Use {least} to {LARGEST_SIDE}"
             raise ConfigError([Problem("error", what, where, fix)])
         rounded = round(pixels / least) * least
         if rounded != pixels:
-            self.warn(f"{pixels} is not a multiple of {least}: {rounded} is used instead, here and elsewhere", where)
+            self.warn(f"{pixels} is not a multiple of {least}: using {rounded} instead, here and elsewhere", where)
         return rounded
 
     # From settings to lines, and from lines to jobs.
 
     def jobs(self, on_error: OnError | None = None) -> Iterator[Job]:
-        """Yield the job of every image, pass by pass. Errors in a line are passed to `on_error`, or raised without it."""
+        """Yield the job of every image, pass by pass. Errors in a line go to `on_error`, or are raised without it."""
         self.count = 0
         for turn in range(self.settings.n_iter):
             try:
@@ -194,7 +194,7 @@ class JobPlan:
             yield self.job(read.prompt, {**read.values, "seed": seed, "raw_prompt": line}, where)
 
     def variants(self, text: str, where: str, problems: list[Problem]) -> Iterable[Parts]:
-        """Return one dynamic prompt for each image of a line. Raises ConfigError, including the `problems` found before."""
+        """Return one dynamic prompt for each image of a line. Raises ConfigError, including earlier `problems`."""
         try:
             parts = parse_variants(text)
             if (count := count_variants(parts)) > MOST_VARIANTS:
@@ -208,7 +208,7 @@ class JobPlan:
         )
 
     def seed_of(self, index: int, seeds: tuple[int, ...], turn: int) -> int:
-        """Return the seed of a line's image `index`: one of the line's own, continued after its last, or the run's next one."""
+        """Return the seed of image `index` of a line: one of `seeds`, counted up after the last, or the run's next."""
         if seeds:
             if turn:
                 self.warn("with --d, every pass of --n_iter generates the same images", "--n_iter")
@@ -254,7 +254,7 @@ class JobPlan:
         """Return the job with its steps limited to what its sampler can take, with a warning."""
         steps = possible_steps(job.sampler, job.steps)
         if steps != job.steps:
-            self.warn(f"{job.steps} steps are not possible with {job.sampler}: {steps} are used instead", where)
+            self.warn(f"{job.steps} steps are not possible with {job.sampler}: using {steps} instead", where)
         return replace(job, steps=steps)
 
     # Warnings, each of which is given once.
@@ -293,7 +293,7 @@ def job_problems(job: Job, settings: GenerateSettings, where: str) -> Iterator[P
     if job.file and not has_room(Path(job.file).suffix, job.prompt, job.negative_prompt, job.raw_prompt):
         yield Problem("error", "the prompt is too long to be stored in a JPEG file", where, "Name a .png or .webp file")
     if len(job.multipliers) > len(settings.network_weights) and job.multipliers != settings.network_mul:
-        what = f"{len(job.multipliers)} multipliers for {len(settings.network_weights)} LoRAs"
+        what = f"{counted(len(job.multipliers), 'multiplier')} for {counted(len(settings.network_weights), 'LoRA')}"
         yield Problem("error", what, where, "Add files to --network_weights, or give fewer multipliers")
     stages = [(job.steps, job.strength)] if job.source or settings.highres_fix_scale else []
     if settings.highres_fix_scale is not None and job.source:

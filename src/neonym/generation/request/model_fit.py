@@ -48,7 +48,7 @@ def recognised_model(settings: GenerateSettings) -> ModelSource:
 
 
 def resolve_model_name(settings: GenerateSettings) -> str:
-    """Return the name of the model or, for a pattern, the one file that matches. Raises UserError if not exactly one does."""
+    """Return the model's name or, for a pattern, the only file that matches. Raises UserError if it is not unique."""
     path = Path(settings.ckpt)
     if "*" not in path.name or path.exists():
         return settings.ckpt

@@ -33,7 +33,7 @@ def is_pipe(file: str | None) -> bool:
 
 
 def readable_images(name: str | None, flag: str, problems: list[Problem]) -> list[str]:
-    """Return an image file, or the image files of a folder sorted by name. Files that cannot be read go to `problems`."""
+    """Return an image file, or those of a folder sorted by name. Files that cannot be read are added to `problems`."""
     if name is None:
         return []
     path = Path(name)
@@ -68,7 +68,7 @@ def prompts_in_images(files: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def prompt_in_image(file: str) -> str:
-    """Return the prompt that an image stores, with its negative prompt, as a line. Raises ConfigError if it has none."""
+    """Return the prompt and the negative prompt that an image stores, as a line. Raises ConfigError if it has none."""
     texts = texts_in(file)
     if "class_type" in texts.get("prompt", ""):  # ComfyUI stores a graph under this key
         del texts["prompt"]

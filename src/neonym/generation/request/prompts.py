@@ -22,7 +22,7 @@ SMALLEST = 64  # pixels of a side
 
 @dataclass(frozen=True)
 class SamplePrompt:
-    """Everything that determines one sample image. None stands for the value of the model or the run. Sizes are in pixels."""
+    """Everything that determines one sample image. None means the model's or the run's value. Sizes are in pixels."""
 
     prompt: str
     negative_prompt: str = ""
@@ -34,7 +34,7 @@ class SamplePrompt:
     sample_sampler: str | None = None
 
     def on_grid(self, multiple: int) -> SamplePrompt:
-        """Return the prompt with its sides rounded down to multiples of `multiple`, but at least 64, as in sd-scripts."""
+        """Return the prompt with sides rounded down to multiples of `multiple`, but at least 64, as in sd-scripts."""
         sides = {name: side for name in ("width", "height") if (side := getattr(self, name)) is not None}
         return replace(self, **{name: max(SMALLEST, side // multiple * multiple) for name, side in sides.items()})
 
@@ -69,8 +69,8 @@ def parse_seed(text: Any) -> int:
 
 
 READERS: dict[str, Callable[[Any], Any]] = {
-    "prompt": str, "negative_prompt": str, "width": parse_side, "height": parse_side, "sample_steps": parse_steps, "scale": parse_sample_scale,
-    "seed": parse_seed, "sample_sampler": lambda name: str(name).lower(),
+    "prompt": str, "negative_prompt": str, "width": parse_side, "height": parse_side, "sample_steps": parse_steps,
+    "scale": parse_sample_scale, "seed": parse_seed, "sample_sampler": lambda name: str(name).lower(),
 }  # fmt: skip
 LETTERS = {
     "n": "negative_prompt", "w": "width", "h": "height", "s": "sample_steps", "l": "scale", "d": "seed",

@@ -1,7 +1,7 @@
 """Parse dynamic prompts and choose their variants.
 
 `{a|b}` stands for one of its options, `{2$$a|b|c}` for two, `{1-2$$ and $$a|b|c}` for one or two joined by " and ", and
-`{e$$a|b}` makes one prompt from each option. Groups can be nested. A backslash makes a brace or a bar a plain character.
+`{e$$a|b}` makes one prompt from each option. Groups can be nested. A backslash makes a brace or a bar literal.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import TypeAlias
 JOINER = ", "
 DEEPEST = 50
 HEAD = re.compile(
-    r"(?:(?P<every>[eE])\$\$)?(?:(?=-?\d)(?P<low>\d{0,9})(?P<dash>-?)(?P<high>\d{0,9})\$\$)?(?:(?P<joiner>[^|{}]+?)\$\$)?"
+    r"(?:(?P<every>[eE])\$\$)?"
+    r"(?:(?=-?\d)(?P<low>\d{0,9})(?P<dash>-?)(?P<high>\d{0,9})\$\$)?"
+    r"(?:(?P<joiner>[^|{}]+?)\$\$)?"
 )
 SIGNS = re.compile(r"\\[{}|]|[{}|]")
 
@@ -89,7 +91,7 @@ def parse_variants(text: str) -> Parts:
 
 
 def group_of(head: re.Match[str]) -> Group:
-    """Return a group without its options: `2$$` chooses two, `1-2$$` one or two, `-2$$` up to two, `2-$$` two or more."""
+    """Return a group without its options: `2$$` takes two, `1-2$$` one or two, `-2$$` up to two, `2-$$` at least two."""
     low, high = head["low"], head["high"]
     least = int(low or 1)
     most = int(high or 1 << 30) if head["dash"] else least
@@ -116,7 +118,7 @@ def count_group(group: Group) -> int:
 
 
 def enumerate_variants(parts: Parts) -> Iterator[Parts]:
-    """Yield a prompt for each combination of the `e$$` groups, the first of which changes slowest. Other groups remain."""
+    """Yield a prompt for each combination of the `e$$` groups, the first group slowest. Other groups remain."""
     choices = [[part] if isinstance(part, str) else list(enumerate_group(part)) for part in parts]
     for chosen in itertools.product(*choices):
         yield tuple(piece for part in chosen for piece in (part if isinstance(part, tuple) else (part,)))
