@@ -177,7 +177,7 @@ def test_all_mistakes_are_reported_at_once(tmp_path, capsys):
         (["--prompt", "a", "--zero_terminal_snr", "--sampler", "heun_karras"], "`heun_karras` cannot start"),
         (["--prompt", "a", "--zero_terminal_snr", "--x", "sampler=ddim,heun"], "`heun` cannot start at pure noise"),
         (["--prompt", "a", "--x", "sampler=ddim,nope"], "--x sampler=ddim,nope: the sampler `nope` is not known"),
-        (["--prompt", "a", "--network_mul", "0.5"], "1 multiplier for 0 LoRAs"),
+        (["--prompt", "a", "--network_mul", "0.5"], "1 multipliers for 0 LoRAs"),
         (["--prompt", "a", "--from_module", "x.py"], "may run code"),
         (["--prompt", "a", "--image_path", "{tmp}/bad.png"], "cannot be read as an image"),
         (["--prompt", "a", "--clip_skip", "50"], "more than the text encoder's 2 layers"),

@@ -17,6 +17,7 @@ from neonym.generation.conditioning import conditioning
 from neonym.generation.embeddings import add_embedding
 from neonym.generation.images import generate_images
 from neonym.generation.judge import NOT_LEARNED, Judgement, judge
+from neonym.generation.source_images import image_tensor
 from neonym.generation.worth import CaptionedBatch, Rows, Worth, measure_worth
 from neonym.models.encoders.rows import nearest_tokens
 from neonym.models.model import Model
@@ -101,8 +102,7 @@ def worth_on_images(model: Model, images: Sequence[Image.Image], caption: str, s
 
 def image_moments(model: Model, image: Image.Image) -> torch.Tensor:
     """Return the moments of an image's latents, float32 [1,2C,h,w] on the CPU."""
-    pixels = np.asarray(image.convert("RGB"), np.float32).transpose(2, 0, 1) / 127.5 - 1  # [3,H,W]
-    return model.vae.encode(torch.from_numpy(pixels)[None]).float().cpu()
+    return model.vae.encode(image_tensor(image)).float().cpu()
 
 
 def conditioning_change(text: TextCond, i: int, j: int) -> float:

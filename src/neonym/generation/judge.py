@@ -18,10 +18,7 @@ FAIR_SHARE, LEAST_SHARE = 0.05, 0.015  # of the change when one known word repla
 FAIR_REACH, LEAST_REACH = 0.5, 0.25  # of the highest gain in the word's direction
 SURE = 2.0  # how many standard errors the gain must be above zero
 HARMFUL = 1.15  # times the loss without the captions; above it, the word only makes up for captions that do not fit
-OBEDIENT, BARELY_OBEDIENT = (
-    0.25,
-    0.1,
-)  # share of what other words change beside known words; the second with few contrasts
+OBEDIENT, BARELY_OBEDIENT = 0.25, 0.1  # of what other words change beside known words; 0.1 with few contrasts
 ENOUGH_CONTRASTS = 4
 
 
@@ -54,9 +51,8 @@ def judge(worth: Worth, than: str = "its init word") -> Judgement:
     reason = f"images are predicted {better}: {gain_phrase(worth)}"
     if worth.reach < FAIR_REACH:
         word = NOT_LEARNED if worth.reach < LEAST_REACH else WEAK
-        return Judgement(
-            word, f"{reason}, and only {100 * worth.reach:.0f} % of the gain that is possible in its direction"
-        )
+        possible = f"{100 * worth.reach:.0f} % of the gain that is possible in its direction"
+        return Judgement(word, f"{reason}, and only {possible}")
     if worth.loss_after > HARMFUL * worth.loss_alone:
         return Judgement(WEAK, f"{reason}, but even better without their captions, which do not fit them")
     if worth.share < FAIR_SHARE:
