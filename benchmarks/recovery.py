@@ -29,7 +29,7 @@ from neonym.config.learning_settings import ObjectiveSettings, OptimSettings
 from neonym.config.run import RunConfig
 from neonym.formats import read_embedding
 from neonym.generation.embeddings import add_embedding
-from neonym.generation.images import draw
+from neonym.generation.images import generate_images
 from neonym.io.json import as_json
 from neonym.models.loading.identify import identify
 from neonym.models.model import Model, load_model
@@ -140,7 +140,7 @@ def loss_of(model: Model, subject: Subject, name: str, images: list[Example], mo
 def obedience(model: Model, subject: Subject, name: str, colours: list[str], steps: int) -> float:
     """Return the share of generated images that have the requested background."""
     prompts = [phrase(article(name), subject.style, c, 0) for c in colours]
-    images = draw(model, prompts, list(range(len(prompts))), steps=steps)
+    images = generate_images(model, prompts, list(range(len(prompts))), steps=steps)
     return float(np.mean([nearest_colour(p) == c for p, c in zip(images, colours, strict=True)]))
 
 

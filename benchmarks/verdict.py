@@ -42,19 +42,19 @@ from benchmarks.verdict_cases import (
 from neonym import train
 from neonym.config.run import RunConfig
 from neonym.formats import read_embedding
-from neonym.generation.images import draw
+from neonym.generation.images import generate_images
 from neonym.generation.judge import judge
 from neonym.generation.worth import (
     CONTRASTS,
     LEARNED_WORD,
     START_WORD,
-    Compared,
-    Question,
+    CaptionedBatch,
+    PairedPredictions,
     Rows,
     Worth,
-    lent,
     measure_worth,
-    with_word,
+    replace_word,
+    temporary_words,
 )  # fmt: skip
 from neonym.models.model import Model, load_model
 from neonym.runs.events import Event, Stepped
@@ -125,7 +125,7 @@ def rows_of(model: Model, text: str, count: int | None = None) -> Rows:
     return found
 
 
-def questions(model: Model, shown: Sequence[Shown], count: int, seed: int) -> list[Question]:
+def questions(model: Model, shown: Sequence[Shown], count: int, seed: int) -> list[CaptionedBatch]:
     """Return samples with images and captions in turn, and noise levels spread evenly."""
     moments, made = encode_examples(model, [argparse.Namespace(image=image) for image, _ in shown]), []
     for first in range(0, count, 16):
@@ -139,16 +139,16 @@ def questions(model: Model, shown: Sequence[Shown], count: int, seed: int) -> li
             concept=torch.zeros(len(which), dtype=torch.int64),
             weight=torch.ones(len(which)),
         )
-        made.append(Question(batch, captions))
+        made.append(CaptionedBatch(batch, captions))
     return made
 
 
-def loss(model: Model, asked: Sequence[Question], word: str) -> float:
+def loss(model: Model, asked: Sequence[CaptionedBatch], word: str) -> float:
     """Return the mean squared error with `word` in place of WORD."""
     errors = []
     for question in asked:
-        compared = Compared(model, question.batch, lambda: None)
-        captions = [with_word(caption, WORD, word) for caption in question.captions]
+        compared = PairedPredictions(model, question.batch, lambda: None)
+        captions = [replace_word(caption, WORD, word) for caption in question.captions]
         error = compared.noisy.target - compared.predicted(captions)
         errors.append(compared.inner(error, error))
     return float(torch.cat(errors).mean())
@@ -158,7 +158,7 @@ def generated(model: Model, word: str) -> list[np.ndarray]:
     """Return eight images, int16 [H,W,3], two of each pair of prompts; the images of a pair share a seed."""
     prompts = [prompt.format(word) for pair in PAIRS for prompt in pair]
     seeds = [i // 2 for i in range(len(prompts))]
-    return [np.asarray(image, np.int16) for image in draw(model, prompts, seeds, steps=15)]
+    return [np.asarray(image, np.int16) for image in generate_images(model, prompts, seeds, steps=15)]
 
 
 def distance(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
@@ -185,7 +185,7 @@ class ImageEffects:
         """Return the effects of a word: distance from its init word, response to other words, share of backgrounds."""
         if start not in self.starts:
             self.starts[start] = generated(self.model, start)
-        with lent(self.model, {LEARNED_WORD: rows}):
+        with temporary_words(self.model, {LEARNED_WORD: rows}):
             images = generated(self.model, LEARNED_WORD)
         colours = [nearest_colour(Image.fromarray(images[i].astype(np.uint8))) for i in (0, 1, 6, 7)]
         return {
@@ -207,12 +207,12 @@ def judge_case(work: Path, index: int, case: Case, model: Model, effects: ImageE
         rows_of(model, start_of(case), case.vectors),
         GROUPS[case.group].judged,
     )
-    with lent(model, {START_WORD: start}):
+    with temporary_words(model, {START_WORD: start}):
         first = loss(model, other, START_WORD)
     name, words = true_name(case), []
     for step in steps:
         rows = saved_rows(work, index, case, step)
-        with lent(model, {LEARNED_WORD: rows}):
+        with temporary_words(model, {LEARNED_WORD: rows}):
             after = loss(model, other, LEARNED_WORD)
         worths = {str(count): asdict(measure_worth(model, own, WORD, start, rows)) for count, own in asked.items()}
         images = effects.of(rows, start_of(case)) if step in steps[-1:] or case.group in "BO" else None

@@ -113,7 +113,7 @@ def test_the_programs_are_this_wheels(run, home):
     assert Path(place).is_relative_to(home / "env")
     found = json.loads(run("neonym", "doctor", "--json"))
     assert found["missing"] == []
-    assert found["neonym"]["example images"] == "there"
+    assert found["neonym"]["example images"] == "present"
     assert set(found["dependencies"].values()) & {"missing"} == set()
     for script in SCRIPTS[1:]:
         assert f"usage: {script}" in run(script, "--help")

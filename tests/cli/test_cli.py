@@ -15,7 +15,7 @@ from neonym.formats import read_embedding
 from support import ROOT, WORD
 from support.data_sets import make_images
 
-SEED_COMMAND = [
+SD_SCRIPTS_COMMAND = [
     "--dataset_config=cfg.toml",
     "--output_dir=out",
     "--output_name=mychar4",
@@ -36,7 +36,7 @@ SEED_COMMAND = [
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder with the data set that the seed's command names."""
+    """Return a folder with the data set that SD_SCRIPTS_COMMAND names."""
     make_images(tmp_path / "pictures", 4, caption="mychar4 1girl")
     (tmp_path / "cfg.toml").write_text(
         "[general]\ncaption_extension = '.txt'\n[[datasets]]\nbatch_size = 2\n[[datasets.subsets]]\nimage_dir = 'pictures'\n"
@@ -45,7 +45,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_help_is_quick_and_reads_no_torch():
+def test_help_is_quick_and_does_not_import_torch():
     code = "import sys; from neonym.cli.main import main\ntry: main(['train', '--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
     spent = []
     for _ in range(3):
@@ -54,14 +54,16 @@ def test_help_is_quick_and_reads_no_torch():
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert "--learning_rate" in done.stdout
-    assert "each written as `modelspec.NAME`" in done.stdout  # what a group says of itself
-    assert "pyright" not in done.stdout  # nothing from the source
-    assert min(spent) < float(os.environ.get("NEONYM_HELP_SECONDS", "1.0"))  # on one core, whatever else runs there
+    assert "each written as `modelspec.NAME`" in done.stdout  # the description of a group of flags
+    assert "pyright" not in done.stdout  # no comments from the source
+    assert min(spent) < float(
+        os.environ.get("NEONYM_HELP_SECONDS", "1.0")
+    )  # CPU time, so that other processes do not count
 
 
-def test_the_seeds_command_under_accelerate_launch(folder):
-    """Word for word but for its length; 1,600 steps are run by hand."""
-    flags = [f.replace("1600", "12") for f in SEED_COMMAND]
+def test_an_sd_scripts_command_runs_under_accelerate_launch(folder):
+    """The command is unchanged except for its length."""
+    flags = [f.replace("1600", "12") for f in SD_SCRIPTS_COMMAND]
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_cpu_threads_per_process", "1"]
     command = [*launcher, str(ROOT / "train_textual_inversion.py"), *flags]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300)
@@ -75,7 +77,7 @@ def test_the_seeds_command_under_accelerate_launch(folder):
         "NOT LEARNED",
     ):
         assert words in output, output
-    assert done.returncode == 0, output  # else accelerate's traceback would stand below the verdict
+    assert done.returncode == 0, output  # otherwise accelerate's traceback would follow the verdict
     assert output.rindex("NOT LEARNED") > output.rindex("step 12/12")
     assert output.rstrip().splitlines()[-1] == "  file: out/mychar4.safetensors"
     embedding = read_embedding(folder / "out" / "mychar4.safetensors")
@@ -84,7 +86,7 @@ def test_the_seeds_command_under_accelerate_launch(folder):
 
 
 def test_debug_dataset_prints_ids_and_stops(folder, capsys):
-    assert main(["train", *SEED_COMMAND, "--debug_dataset"]) == 0
+    assert main(["train", *SD_SCRIPTS_COMMAND, "--debug_dataset"]) == 0
     output = capsys.readouterr().out
     assert "caption: mychar4 1girl 0" in output
     assert "input ids: tensor([[49406, 49408, 49409, 49410, 49411, " in output
@@ -92,37 +94,37 @@ def test_debug_dataset_prints_ids_and_stops(folder, capsys):
     assert not (folder / "out").exists()
 
 
-def test_a_check_takes_what_training_takes(folder, capsys):
-    """Also the flags that are wishes, not settings, on the line and in a file."""
+def test_check_takes_the_flags_of_training(folder, capsys):
+    """They include flags that are not settings, on the command line and in a file."""
     job = folder / "job.toml"
     job.write_text("debug_dataset = true\n")
     for words in (["--debug_dataset"], ["--config_file", str(job)]):
-        assert main(["check", *SEED_COMMAND, *words]) == 0
+        assert main(["check", *SD_SCRIPTS_COMMAND, *words]) == 0
         output = capsys.readouterr().out
         assert "1 (49408), 2 (49409), 3 (49410), 4 (49411)" in output
         assert output.endswith("ready to train\n")
-    assert main(["check", *SEED_COMMAND, "--debug_dataset", "--json"]) == 0
+    assert main(["check", *SD_SCRIPTS_COMMAND, "--debug_dataset", "--json"]) == 0
     json.loads(capsys.readouterr().out)
-    assert main(["check", *SEED_COMMAND, "--output_config", "--config_file", str(folder / "new.toml")]) == 0
+    assert main(["check", *SD_SCRIPTS_COMMAND, "--output_config", "--config_file", str(folder / "new.toml")]) == 0
     assert "--output_config: has no effect here" in capsys.readouterr().out
     assert not (folder / "new.toml").exists()
 
 
-def test_the_script_for_sdxl_is_for_sdxl(folder, capsys, monkeypatch):
-    """The built-in model is an SD 1.x."""
-    for words, told in (
-        ([], "builtin:emoji is a model of Stable Diffusion 1.x, not of SDXL"),
+def test_the_sdxl_script_refuses_other_models(folder, capsys, monkeypatch):
+    """The built-in model is a Stable Diffusion 1.x model."""
+    for words, message in (
+        ([], "builtin:emoji is not a model of SDXL but of Stable Diffusion 1.x"),
         (["--v2"], "--v2: contradicts --sdxl"),
     ):
-        monkeypatch.setattr(sys, "argv", ["sdxl_train_textual_inversion.py", *SEED_COMMAND, *words])
+        monkeypatch.setattr(sys, "argv", ["sdxl_train_textual_inversion.py", *SD_SCRIPTS_COMMAND, *words])
         with pytest.raises(SystemExit) as stopped:
             runpy.run_path(str(ROOT / "sdxl_train_textual_inversion.py"), run_name="__main__")
         assert stopped.value.code == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
-def test_check_json(folder, capsys):
-    assert main(["check", *SEED_COMMAND, "--json", "--draws", "2"]) == 0
+def test_check_json_lists_problems_data_sets_and_items(folder, capsys):
+    assert main(["check", *SD_SCRIPTS_COMMAND, "--json", "--draws", "2"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert set(found) == {"problems", "defaults", "datasets", "config", "items"}
     assert found["config"][0]["settings"]["batch_size"] == 2
@@ -146,7 +148,7 @@ def test_check_json(folder, capsys):
     assert item["cached"] is False
 
 
-def test_check_says_what_is_wrong_with_an_exit_code(folder, capsys):
+def test_mistakes_are_reported_with_exit_code_2(folder, capsys):
     (folder / "cfg.toml").write_text("[[datasets]]\nbatchsize = 2\n[[datasets.subsets]]\nimage_dir = 'nowhere'\n")
     assert main(["check", "--dataset_config=cfg.toml", "--token_string=mychar4"]) == 2
     assert "Did you mean `batch_size`?" in capsys.readouterr().out
@@ -154,13 +156,13 @@ def test_check_says_what_is_wrong_with_an_exit_code(folder, capsys):
     assert not Path("out").exists()
 
 
-def test_an_unknown_flag_is_an_error_with_the_nearest_name(capsys):
+def test_an_unknown_flag_is_an_error_that_suggests_the_nearest_one(capsys):
     assert main(["train", "--lerning_rate=1"]) == 2
     assert "--learning_rate" in capsys.readouterr().err
 
 
-def test_inspect(folder, capsys):
-    assert main(["train", *[f.replace("1600", "2") for f in SEED_COMMAND], "--eval_samples=8"]) in (0, 3)
+def test_inspect_shows_a_trained_word(folder, capsys):
+    assert main(["train", *[f.replace("1600", "2") for f in SD_SCRIPTS_COMMAND], "--eval_samples=8"]) in (0, 3)
     capsys.readouterr()
     assert main(["inspect", "out/mychar4.safetensors", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -171,7 +173,7 @@ def test_inspect(folder, capsys):
     assert main(["inspect", "out/none.safetensors"]) == 2
 
 
-def test_version_and_unknown_commands(capsys):
+def test_the_version_is_shown_and_unknown_commands_are_refused(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("neonym ")
     assert main(["trian"]) == 2
@@ -179,8 +181,8 @@ def test_version_and_unknown_commands(capsys):
     assert main([]) == 2
 
 
-def test_steps_are_saved_and_old_ones_removed(folder):
-    flags = [f.replace("1600", "12") for f in SEED_COMMAND if "checkpointing" not in f]
+def test_intermediate_files_are_saved_and_old_ones_removed(folder):
+    flags = [f.replace("1600", "12") for f in SD_SCRIPTS_COMMAND if "checkpointing" not in f]
     assert main(["train", *flags, "--eval_samples=8", "--save_every_n_steps=3", "--save_last_n_steps=3"]) in (0, 3)
     names = sorted(f.name for f in Path("out").glob("*.safetensors"))
     assert names == ["mychar4-step00000009.safetensors", "mychar4-step00000012.safetensors", "mychar4.safetensors"]
@@ -189,7 +191,7 @@ def test_steps_are_saved_and_old_ones_removed(folder):
     assert events[-1]["event"] == "finished"
 
 
-def test_evaluation_on_held_out_images(folder):
+def test_held_out_images_are_evaluated(folder):
     make_images(folder / "pictures", 12, caption="mychar4 1girl")
     flags = ["--dataset_config=cfg.toml", "--token_string=mychar4", "--max_train_steps=6", "--validation_split=0.4",
              "--eval_every_n_steps=3", "--eval_samples=8"]  # fmt: skip
@@ -201,7 +203,7 @@ def test_evaluation_on_held_out_images(folder):
     assert [e["step"] for e in events if e["event"] == "evaluated"] == [0, 3, 6]
 
 
-def test_every_value_and_where_it_was_found(tmp_path, capsys):
+def test_print_config_shows_every_value_and_its_origin(tmp_path, capsys):
     make_images(tmp_path / "a", 2)
     file = tmp_path / "t.toml"
     file.write_text(
@@ -230,6 +232,6 @@ def test_every_value_and_where_it_was_found(tmp_path, capsys):
         assert line in lines
 
 
-def test_a_resolution_that_nobody_gave_is_the_models(images, capsys):
+def test_the_default_resolution_is_the_models(images, capsys):
     assert main(["check", "--print_config", "--train_data_dir", str(images), "--token_string", "mychar4"]) == 0
     assert "resolution = [128, 128]  # the model" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""`neonym demo`: what a newcomer sees first."""
+"""`neonym demo`: its files, its report, and its errors."""
 
 import json
 import signal
@@ -18,7 +18,7 @@ VOID = {"meta", "img", "path", "polyline", "circle"}
 
 
 class Page(HTMLParser):
-    """Reads a page; every element must be closed."""
+    """A parser of a page that requires every element to be closed."""
 
     def __init__(self, text):
         super().__init__()
@@ -45,7 +45,7 @@ class Page(HTMLParser):
 
 
 class Interrupted(Terminal):
-    """A run that is stopped by Ctrl-C after its first step."""
+    """A terminal that sends Ctrl-C after the first step."""
 
     def __call__(self, event: Event) -> None:
         super().__call__(event)
@@ -53,20 +53,20 @@ class Interrupted(Terminal):
             signal.raise_signal(signal.SIGINT)
 
 
-def test_the_demo_leaves_files_sheets_and_a_page_that_needs_nothing_else(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)  # the examples are found wherever it runs
+def test_the_demo_resumes_and_writes_files_sheets_and_a_self_contained_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # the examples are found from any folder
     out = tmp_path / "demo"
     flags = ["demo", f"--output_dir={out}", "--max_train_steps=2", "--steps=2"]
     with monkeypatch.context() as patch:
         patch.setattr(console, "Terminal", Interrupted)
         assert main(flags) == 130
-    code, (said, noted) = main(flags), capsys.readouterr()
-    assert "run the same command again without --restart to continue" in noted
-    assert "continuing from step 1" in noted
+    code, (out_text, err_text) = main(flags), capsys.readouterr()
+    assert "run the same command again without --restart to continue" in err_text
+    assert "continuing from step 1" in err_text
     verdicts = json.loads((out / "demo-run" / "verdict.json").read_text())
     assert code == (3 if any(v["word"] == "NOT LEARNED" for v in verdicts) else 0)
     for name in ("report.html", "nutkin-before-after.png", "notoish-before-after.png", "nutkin.safetensors"):
-        assert f"  {out / name}\n" in said
+        assert f"  {out / name}\n" in out_text
     assert read_embedding(out / "notoish.safetensors").vectors["text_encoder"].shape == (2, 128)
     with Image.open(out / "nutkin-before-after.png") as sheet:
         assert sheet.width > 6 * 128
@@ -82,7 +82,7 @@ def test_the_demo_leaves_files_sheets_and_a_page_that_needs_nothing_else(tmp_pat
     assert any(image["alt"].startswith("Before, with vegetable") for image in page.images)
 
 
-def test_the_demo_says_where_it_cannot_write(tmp_path, capsys):
+def test_an_output_folder_that_cannot_be_written_is_an_error(tmp_path, capsys):
     (tmp_path / "out").write_text("")
     assert main(["demo", f"--output_dir={tmp_path / 'out'}"]) == 2
     assert "Choose another --output_dir" in capsys.readouterr().err
@@ -90,6 +90,6 @@ def test_the_demo_says_where_it_cannot_write(tmp_path, capsys):
 
 @pytest.mark.parametrize("course", [[(0, 0.5)], [(0, 0.2), (4, 0.2)], [(0, 0.3), (5, 0.2), (9, 0.25)]])
 def test_a_curve_stays_in_its_frame(course):
-    drawn = curve(course, 420, 130)
-    ys = [float(point.split(",")[1]) for point in drawn.split("points='")[1].split("'")[0].split()]
+    svg = curve(course, 420, 130)
+    ys = [float(point.split(",")[1]) for point in svg.split("points='")[1].split("'")[0].split()]
     assert all(0 <= y <= 130 for y in ys)

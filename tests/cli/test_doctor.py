@@ -1,4 +1,4 @@
-"""`neonym doctor`, where everything is there and where much is not."""
+"""`neonym doctor`, in complete installations and with packages missing."""
 
 import ast
 import json
@@ -27,15 +27,15 @@ def package(requirement: str) -> str:
     return requirement.partition(">")[0].partition("=")[0]
 
 
-def test_every_optional_package_is_in_its_extra_and_all_has_them_all():
+def test_each_optional_package_is_in_its_extra_and_all_includes_every_extra():
     listed = {(extra, package(line)) for extra, lines in EXTRAS.items() if extra != "all" for line in lines}
     assert {(o.extra, o.package) for o in OPTIONAL} == listed
     (everything,) = EXTRAS["all"]
     assert set(everything.removeprefix("neonym[").removesuffix("]").split(",")) == set(EXTRAS) - {"all"}
 
 
-def test_everything_that_is_imported_is_needed_always_or_optional():
-    """By name: what is imported anywhere in the package, against what is declared."""
+def test_every_imported_package_is_declared():
+    """Every package that is imported anywhere is a dependency, a dependency of one, or optional."""
     modules = {"PIL": "Pillow", "huggingface_hub": "huggingface_hub", "packaging": "packaging"}
     declared = {package(line).lower().replace("-", "_") for line in PROJECT["dependencies"]}
     indirect = {"huggingface_hub", "packaging", "tqdm", "pydantic_core"}  # of what is declared
@@ -50,18 +50,18 @@ def test_everything_that_is_imported_is_needed_always_or_optional():
     assert {name for name in imported - own if modules.get(name, name).lower() not in known} == set()
 
 
-def test_the_answer_is_json_and_names_the_home_folder_by_its_sign(capsys, monkeypatch, tmp_path):
+def test_json_output_replaces_the_home_folder_and_writes_nothing(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.chdir(tmp_path)
-    assert main(["doctor", "--json"]) in (0, 2)  # 2 where it is not installed, but run from a folder
+    assert main(["doctor", "--json"]) in (0, 2)  # 2 if Neonym runs from a folder without being installed
     text = capsys.readouterr().out
     found = json.loads(text)
     assert str(tmp_path) not in text
     assert found["environment"]["HF_HOME"] == "~/hub"
     assert found["disk"]["here"].endswith("(~)")
     assert found["devices"]["cpu"]
-    assert found["neonym"]["built-in model"] == found["neonym"]["example images"] == "there"
+    assert found["neonym"]["built-in model"] == found["neonym"]["example images"] == "present"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -82,29 +82,32 @@ def run_without(missing: list[str], *words: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
-def test_nothing_that_is_missing_stops_it():
+def test_doctor_runs_without_any_of_the_libraries():
     everything = ["torch", "pydantic", "tyro", "huggingface_hub", "packaging", "numpy", "PIL", "safetensors"]
     done = run_without(everything, "doctor")
     assert done.stderr == ""
-    assert done.returncode == 2  # what is needed cannot be told
-    assert "devices: cannot be told (ModuleNotFoundError" in done.stdout
+    assert done.returncode == 2  # the requirements are unknown
+    assert "devices: unknown (ModuleNotFoundError" in done.stdout
 
 
-def test_a_missing_library_is_one_line_in_other_commands():
+def test_other_commands_report_a_missing_library_in_one_line():
     done = run_without(["torch"], "inspect", "a.pt")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "the package `torch` is missing. `neonym doctor` lists all that are." in done.stderr
+    assert "the package `torch` is missing. `neonym doctor` lists everything that is missing." in done.stderr
 
 
 @pytest.mark.parametrize("optional", OPTIONAL, ids=lambda o: o.module)
-def test_each_optional_package_says_what_it_is_for(optional, monkeypatch):
+def test_a_missing_optional_package_is_shown_with_its_purpose(optional, monkeypatch):
     from neonym.cli import doctor
 
     monkeypatch.setattr(doctor, "is_installed", lambda module: False)
-    assert doctor.of_optional(optional.module) == f"missing for {optional.purpose}: {install_command(optional.module)}"
+    assert (
+        doctor.optional_version(optional.module)
+        == f"missing for {optional.purpose}: {install_command(optional.module)}"
+    )
 
 
-def test_a_folder_named_like_a_package_is_none(tmp_path, monkeypatch):
+def test_a_folder_without_modules_is_not_an_installed_package(tmp_path, monkeypatch):
     from neonym.extras import is_installed
 
     (Path(tmp_path) / "wandb_of_mine").mkdir()

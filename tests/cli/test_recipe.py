@@ -1,4 +1,4 @@
-"""What `neonym recipe` prints is TOML, or it says why not: of metadata that somebody changed, too."""
+"""`neonym recipe` prints valid TOML or an error, whatever the metadata of the file."""
 
 import json
 
@@ -13,10 +13,11 @@ ODD = "a\x00\x07\x1b[2J\x7f\x85\u2028\"'''\\ \n[x]\r# ünï\t😀"
 
 
 def recipe(path, capsys, **metadata) -> tuple[int, str, str]:
+    """Return the exit code, the output and the errors of the command for a file with this metadata."""
     save_file({"emb_params": torch.ones(2, 768)}, path / "word.safetensors", metadata)
     code = main(["recipe", str(path / "word.safetensors")])
-    said = capsys.readouterr()
-    return code, said.out, said.err
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,7 @@ def recipe(path, capsys, **metadata) -> tuple[int, str, str]:
         (json.dumps({"learning_rate": "x" * 100_000}), "x" * 100_000),
     ],
 )
-def test_values_come_back_from_the_printed_file(tmp_path, capsys, settings, value):
+def test_values_survive_the_round_trip_through_the_printed_file(tmp_path, capsys, settings, value):
     code, out, _ = recipe(tmp_path, capsys, **{"neonym.settings": settings, "neonym.init_word": ODD, "token": "wörd"})
     assert code == 0
     found = tomllib.loads(out)
@@ -49,7 +50,7 @@ def test_values_come_back_from_the_printed_file(tmp_path, capsys, settings, valu
         '{"learning_rate": NaN}', '{"learning_rate": -Infinity}', '{"learning_rate": 1e999}',
     ],
 )  # fmt: skip
-def test_what_no_config_file_can_hold_is_said(tmp_path, capsys, settings):
+def test_settings_that_no_config_file_can_hold_are_an_error(tmp_path, capsys, settings):
     code, out, err = recipe(tmp_path, capsys, **{"neonym.settings": settings})
     assert code == 2
     assert out == ""
@@ -57,16 +58,16 @@ def test_what_no_config_file_can_hold_is_said(tmp_path, capsys, settings):
     assert err.count("\n") == 1
 
 
-def test_nothing_set_is_left_out(tmp_path, capsys):
+def test_null_values_are_left_out(tmp_path, capsys):
     code, out, _ = recipe(tmp_path, capsys, **{"neonym.settings": '{"learning_rate": null}'})
     assert code == 0
     assert "learning_rate" not in tomllib.loads(out)
 
 
-def test_a_data_set_file_within_the_recipe(tmp_path, capsys):
+def test_the_recipe_includes_a_data_set_file_in_comments(tmp_path, capsys):
     table = {"batch_size": 4, "subsets": [{"image_dir": ODD, "num_repeats": None, "caption_prefix": "a"}]}
-    told = {"neonym.settings": "{}", "neonym.datasets": json.dumps([table])}
-    code, out, _ = recipe(tmp_path, capsys, **told)
+    recorded = {"neonym.settings": "{}", "neonym.datasets": json.dumps([table])}
+    code, out, _ = recipe(tmp_path, capsys, **recorded)
     assert code == 0
     assert "train_data_dir" not in tomllib.loads(out)
     lines = out.split("\n")
@@ -75,6 +76,6 @@ def test_a_data_set_file_within_the_recipe(tmp_path, capsys):
     assert found["batch_size"] == 4
     assert found["subsets"] == [{"image_dir": ODD, "caption_prefix": "a"}]
     wrong = json.dumps([{"subsets": [{"image_dir": "\ud800"}]}])
-    code, out, err = recipe(tmp_path, capsys, **(told | {"neonym.datasets": wrong}))
+    code, out, err = recipe(tmp_path, capsys, **(recorded | {"neonym.datasets": wrong}))
     assert (code, out) == (2, "")
     assert err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end every program quietly, whenever they come."""
+"""Ctrl-C and SIGTERM end every program quietly at any moment."""
 
 import os
 import signal
@@ -12,19 +12,20 @@ import pytest
 from support import ROOT
 from support.data_sets import make_images
 
-MOMENTS = (0, 0.2, 0.7, 1.4)  # seconds after the program's first lines: within the imports, mostly
+MOMENTS = (0, 0.2, 0.7, 1.4)  # seconds after the start of the program, mostly during its imports
 TRAIN = ("--token_string=mychar4", "--max_train_steps=100000", "--cpu")
 
 
 @pytest.fixture(autouse=True)
-def signals_as_usual():
-    """What a background job ignores, its children do too: then nothing could be interrupted here."""
+def default_signal_handler():
+    """Restore the default handler of SIGINT, because a background job and its children ignore the signal."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 def programs(folder) -> dict[str, list[str]]:
+    """Return the arguments of Python for each way to start Neonym."""
     train = [f"--train_data_dir={make_images(folder / 'pictures')}", f"--output_dir={folder / 'out'}", *TRAIN]
     console = (
         "import sys; from neonym.cli.entry import neonym; sys.exit(neonym())"  # what pip makes of a console script
@@ -36,8 +37,8 @@ def programs(folder) -> dict[str, list[str]]:
     }
 
 
-def begins(process: subprocess.Popen) -> bool:
-    """Wait until Python itself has started, which can be interrupted as ever: SIGTERM is caught. Return whether it is."""
+def has_started(process: subprocess.Popen) -> bool:
+    """Wait until the program handles SIGTERM, which follows the start of Python. Return whether it does."""
     status = Path(f"/proc/{process.pid}/status")
     while process.poll() is None:
         caught = int(status.read_text().partition("SigCgt:")[2].split()[0], 16)
@@ -47,7 +48,7 @@ def begins(process: subprocess.Popen) -> bool:
     return False
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the moment is found out from /proc")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to see when a program has started")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("program", ["module", "script", "console"])
 def test_a_program_ends_quietly_at_any_moment(program, number, tmp_path):
@@ -56,13 +57,13 @@ def test_a_program_ends_quietly_at_any_moment(program, number, tmp_path):
         process = subprocess.Popen(
             words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
-        assert begins(process)
+        assert has_started(process)
         time.sleep(moment)
         process.send_signal(number)
-        said = process.communicate(timeout=60)[1]
-        assert process.returncode == 128 + number, f"after {moment} s: {said}"
-        assert "Traceback" not in said
-        assert "Exception ignored" not in said
+        errors = process.communicate(timeout=60)[1]
+        assert process.returncode == 128 + number, f"after {moment} s: {errors}"
+        assert "Traceback" not in errors
+        assert "Exception ignored" not in errors
 
 
 def test_a_second_signal_ends_a_program_that_swallows_the_first():
@@ -82,7 +83,7 @@ start(command)
     assert (done.returncode, done.stdout, done.stderr) == (143, "swallowed\n", "")
 
 
-def test_files_that_are_half_written_are_removed(tmp_path):
+def test_half_written_files_are_removed(tmp_path):
     code = f"""
 import os, signal
 from pathlib import Path
@@ -99,7 +100,7 @@ start(command)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_ignored_stays_ignored():
+def test_ignored_signals_stay_ignored():
     code = """
 import os, signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -242,7 +242,7 @@ def test_merging_leaves_repeated_tags_out_and_loses_no_line(tmp_path, capsys):
     write(folder, {"00.caption": "a sticker of a mychar4 0\n", "01.caption": "mine", "01.txt": "toy\n\nred\n"})
     (folder / "02.txt").rename(folder / "02.TXT")
     assert caption("merge", folder, out) == 0
-    assert "1 images have tags that are their caption once more" in capsys.readouterr().out
+    assert "tags that repeat the caption are left out of 1 image" in capsys.readouterr().out
     assert json.loads(out.read_text()) == {
         "00.png": {"caption": "a sticker of a mychar4 0"}, "01.png": {"caption": "mine", "tags": "toy, red"},
         "02.png": {"tags": "a sticker of a mychar4 2"},

@@ -1,4 +1,4 @@
-"""The command: files and their names, bad input, and stopping."""
+"""`neonym generate`: files and their names, wrong input, and warnings."""
 
 import json
 
@@ -7,13 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from neonym.cli.main import main
 from neonym.config.generate import GenerateSettings, generate_problems
 from neonym.config.sdscripts import GENERATOR
 from neonym.errors import ModelError
 from neonym.formats import write_embedding
 from neonym.generation.embeddings import add_files
-from neonym.generation.images import draw
+from neonym.generation.images import generate_images
 from neonym.generation.source_images import open_source
 from neonym.models.model import load_model
 from neonym.types import Embedding
@@ -25,19 +24,19 @@ FLAGS = json.loads((GOLDEN / "generator_flags.json").read_text())
 
 
 @pytest.mark.parametrize("script", FLAGS)
-def test_every_flag_of_sd_scripts_is_known(script):
+def test_every_flag_of_sd_scripts_generator_is_known(script):
     assert [name for name in FLAGS[script] if name not in {*GenerateSettings.model_fields, *GENERATOR}] == []
     assert not set(GENERATOR) & set(GenerateSettings.model_fields)
     renamed = {compat.setting for compat in GENERATOR.values() if compat.kind == "renamed"}
     assert renamed <= set(GenerateSettings.model_fields)
 
 
-def test_the_word_changes_the_image_and_the_seed_repeats_it(word):
+def test_the_word_changes_the_image_and_the_seed_reproduces_it(word):
     model = load_model()
-    (without,) = draw(model, [PROMPT], [3], steps=4)
+    (without,) = generate_images(model, [PROMPT], [3], steps=4)
     add_files(model, [word])
-    (first,), (again,) = draw(model, [PROMPT], [3], steps=4), draw(model, [PROMPT], [3], steps=4)
-    (other,) = draw(model, [PROMPT], [4], steps=4)
+    (first,), (again,) = generate_images(model, [PROMPT], [3], steps=4), generate_images(model, [PROMPT], [3], steps=4)
+    (other,) = generate_images(model, [PROMPT], [4], steps=4)
     assert first.size == (128, 128)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, without)
@@ -46,24 +45,24 @@ def test_the_word_changes_the_image_and_the_seed_repeats_it(word):
 
 def test_an_embedding_of_another_width_is_refused(tmp_path, capsys):
     path = write_embedding(Embedding("wide", {"text_encoder": torch.ones(1, 768)}), tmp_path / "wide.safetensors")
-    with pytest.raises(ModelError, match="768 numbers, this model's words have 128"):
+    with pytest.raises(ModelError, match="768 numbers, but this model's words have 128"):
         add_files(load_model(), [path])
     generate(tmp_path, "--prompt", "a wide", "--textual_inversion_embeddings", path, code=2)
-    assert "768 numbers, the words of builtin:emoji have 128" in capsys.readouterr().err
+    assert "768 numbers, but the words of builtin:emoji have 128" in capsys.readouterr().err
     pair = {"text_encoder": torch.ones(1, 128), "text_encoder_2": torch.ones(1, 128)}
     path = write_embedding(Embedding("pair", pair), tmp_path / "pair.safetensors")
     generate(tmp_path, "--prompt", "a pair", "--textual_inversion_embeddings", path, code=2)
     assert "learned for text_encoder_2, which builtin:emoji does not have" in capsys.readouterr().err
 
 
-def test_images_of_every_kind_are_begun_from(tmp_path):
-    """Turned by EXIF, 16 bits deep, transparent."""
+def test_source_images_may_be_rotated_deep_or_transparent(tmp_path):
+    """The source images are rotated by EXIF, 16 bits deep, and transparent."""
     turned = Image.new("RGB", (128, 64), (200, 40, 40))
     exif = Image.Exif()
     exif[0x0112] = 6
     turned.save(tmp_path / "turned.jpg", exif=exif)
-    (drawn,) = generate(tmp_path, "--prompt", "a", "--image_path", tmp_path / "turned.jpg", "--steps", 2)
-    assert shown(drawn).size == (64, 128)
+    (image,) = generate(tmp_path, "--prompt", "a", "--image_path", tmp_path / "turned.jpg", "--steps", 2)
+    assert shown(image).size == (64, 128)
     ramp = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (64, 1))
     Image.fromarray(ramp).save(tmp_path / "deep.png")
     assert abs(pixels(open_source(str(tmp_path / "deep.png"), (64, 64))).mean() - 127) < 3
@@ -71,7 +70,7 @@ def test_images_of_every_kind_are_begun_from(tmp_path):
     assert pixels(open_source(str(tmp_path / "clear.png"), (64, 64))).min() == 255
 
 
-def test_a_word_with_brackets_in_its_name(tmp_path, capsys):
+def test_a_word_may_have_brackets_in_its_name(tmp_path, capsys):
     rows = 0.3 * torch.randn(2, 128, generator=torch.Generator().manual_seed(1))
     vectors = {"text_encoder": rows}
     odd = write_embedding(Embedding("my", vectors), tmp_path / "my (1).safetensors")
@@ -84,20 +83,20 @@ def test_a_word_with_brackets_in_its_name(tmp_path, capsys):
     assert all(np.array_equal(pixels(shown(images[0])), pixels(shown(p))) for p in images[1:])
 
 
-def test_every_wrong_line_is_told(tmp_path, capsys):
+def test_wrong_lines_are_all_reported(tmp_path, capsys):
     file = tmp_path / "prompts.txt"
     file.write_text("".join(f"a cat --s x{i}\n" for i in range(30)))
     generate(tmp_path, "--from_file", file, "--prompt", "a --q", code=2)
-    said = capsys.readouterr().err
+    errors = capsys.readouterr().err
     assert all(
-        part in said for part in ("`--q` is not an inline option", "line 1:", "line 18:", "and 11 more like these")
+        part in errors for part in ("`--q` is not an inline option", "line 1:", "line 18:", "and 11 more like these")
     )
     file.write_text("# nothing\n\n")
     generate(tmp_path, "--from_file", file, code=2)
-    assert "there is no prompt in it" in capsys.readouterr().err
+    assert "the file has no prompts" in capsys.readouterr().err
 
 
-def test_names_of_files(tmp_path):
+def test_image_files_are_named_as_requested(tmp_path):
     assert [f.name for f in generate(tmp_path, "--prompt", "a", "b", "--sequential_file_name", *SMALL)] == [
         "im_000001.png", "im_000002.png",
     ]  # fmt: skip
@@ -105,17 +104,17 @@ def test_names_of_files(tmp_path):
     named = generate(tmp_path, "--prompt", "a --f sub/one", "b --f two.jpg", "c --f two.jpg", *SMALL)
     assert [str(f.relative_to(tmp_path / "images")) for f in named] == ["sub/one.png", "two.jpg", "two_2.jpg"]
     with Image.open(named[1]) as image:
-        comment = image.getexif().get_ifd(0x8769)[0x9286]  # the folder and the entry that the web UI reads
+        comment = image.getexif().get_ifd(0x8769)[0x9286]  # the EXIF folder and the tag that AUTOMATIC1111 reads
     assert read_parameters(comment.removeprefix(b"UNICODE\0").decode("utf-16-be"))[2]["Seed"] == "6"
     photo = tmp_path / "images" / "photo.png"
     Image.new("RGB", (64, 64), (200, 40, 40)).save(photo)
     before = photo.read_bytes()
-    begun = generate(tmp_path, "--prompt", "a", "b", "--image_path", photo, "--use_original_file_name", *SMALL)
-    assert [f.name for f in begun] == ["photo_2.png", "photo_3.png"]
+    images = generate(tmp_path, "--prompt", "a", "b", "--image_path", photo, "--use_original_file_name", *SMALL)
+    assert [f.name for f in images] == ["photo_2.png", "photo_3.png"]
     assert photo.read_bytes() == before
 
 
-def test_two_stages_and_a_grid(tmp_path):
+def test_two_stages_and_a_grid_are_written(tmp_path):
     files = generate(
         tmp_path, "--prompt", "a cat", "a dog", "--highres_fix_scale", 0.5, "--highres_fix_steps", 2,
         "--highres_fix_save_1st", "--grid", "--sequential_file_name", "--steps", 4, "--seed", 1,
@@ -127,17 +126,17 @@ def test_two_stages_and_a_grid(tmp_path):
     assert shown(files[0]).width > 256
 
 
-def test_prompts_of_images_are_used_where_there_are_no_others(word, tmp_path, capsys):
+def test_prompts_stored_in_images_are_used_if_there_are_no_others(word, tmp_path, capsys):
     (first,) = generate(tmp_path, "--prompt", "a red cat --n blue", *SMALL)
     (second,) = generate(tmp_path, "--image_path", first, *SMALL)
     assert shown(second).text["prompt"] == "a red cat"
     assert shown(second).text["negative-prompt"] == "blue"
     Image.new("RGB", (64, 64)).save(tmp_path / "plain.png")
     generate(tmp_path, "--image_path", tmp_path / "plain.png", code=2)
-    assert "carries no prompt" in capsys.readouterr().err
+    assert "stores no prompt" in capsys.readouterr().err
 
 
-def test_words_that_no_prompt_uses_and_words_by_another_name(word, tmp_path, capsys):
+def test_unused_words_are_reported_and_words_can_be_renamed(word, tmp_path, capsys):
     generate(tmp_path, "--textual_inversion_embeddings", word, "--prompt", "a dog", *SMALL)
     assert "no prompt uses `zyzzo`" in capsys.readouterr().err
     generate(tmp_path, "--textual_inversion_embeddings", f"mycat={word}", "--prompt", "a <mycat>", *SMALL)
@@ -146,7 +145,7 @@ def test_words_that_no_prompt_uses_and_words_by_another_name(word, tmp_path, cap
     assert "5 tokens at the end are cut off" in capsys.readouterr().err
 
 
-def test_every_mistake_at_once(tmp_path, capsys):
+def test_all_mistakes_are_reported_at_once(tmp_path, capsys):
     argv = [
         "--prompt", "a (cat:1.2.3)", "--sampler", "foo", "--image_path", tmp_path / "nix.png", "--strength", 2,
         "--control_net_models", "a", "b", "--textual_inversion_embeddings", tmp_path / "nope.pt", "--steps=0",
@@ -154,15 +153,16 @@ def test_every_mistake_at_once(tmp_path, capsys):
         "--noise_offset_prob", 0.5, "--scale", "much", "--foo",
     ]  # fmt: skip
     assert generate(tmp_path, *argv, code=2) == []
-    said = capsys.readouterr().err
-    for part in ("--scale: `much` is not a number", "--foo: is not known", "`foo` is not known", "nix.png", "--strength: 2.0 is more than 1", "ControlNet is not supported",
-                 "nope.pt", "--steps: 0 is less than 1", "l.safetensors", "model: there is no such file or folder", "--fp16 --bf16",
+    errors = capsys.readouterr().err
+    for part in ("--scale: `much` is not a number", "--foo: is not known", "`foo` is not known", "nix.png",
+                 "--strength: 2.0 is more than 1", "ControlNet is not supported", "nope.pt",
+                 "--steps: 0 is less than 1", "l.safetensors", "model: there is no such file or folder", "--fp16 --bf16",
                  "needs --noise_offset_range", "`1.2.3` is no weight"):  # fmt: skip
-        assert part in said, part
+        assert part in errors, part
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "message"),
     [
         ([], "there is nothing to generate"),
         (["--from_file", "nix.txt"], "cannot be read"),
@@ -172,15 +172,15 @@ def test_every_mistake_at_once(tmp_path, capsys):
         (["--prompt", "a", "--seed", str(1 << 70)], "--seed"),
         (["--prompt", "a", "--v2"], "the model is Stable Diffusion 1.x, not Stable Diffusion 2.x"),
         (["--prompt", "a", "--v_parameterization"], "predicts noise, not v"),
-        (["--prompt", "a", "--zero_terminal_snr"], "predicts noise cannot begin at pure noise"),
-        (["--prompt", "a", "--zero_terminal_snr", "--sampler", "lms"], "`lms` cannot begin at pure noise"),
-        (["--prompt", "a", "--zero_terminal_snr", "--sampler", "heun_karras"], "`heun_karras` cannot begin"),
-        (["--prompt", "a", "--zero_terminal_snr", "--x", "sampler=ddim,heun"], "`heun` cannot begin at pure noise"),
+        (["--prompt", "a", "--zero_terminal_snr"], "predicts noise cannot start at pure noise"),
+        (["--prompt", "a", "--zero_terminal_snr", "--sampler", "lms"], "`lms` cannot start at pure noise"),
+        (["--prompt", "a", "--zero_terminal_snr", "--sampler", "heun_karras"], "`heun_karras` cannot start"),
+        (["--prompt", "a", "--zero_terminal_snr", "--x", "sampler=ddim,heun"], "`heun` cannot start at pure noise"),
         (["--prompt", "a", "--x", "sampler=ddim,nope"], "--x sampler=ddim,nope: the sampler `nope` is not known"),
         (["--prompt", "a", "--network_mul", "0.5"], "1 multipliers for 0 LoRAs"),
         (["--prompt", "a", "--from_module", "x.py"], "may run code"),
         (["--prompt", "a", "--image_path", "{tmp}/bad.png"], "cannot be read as an image"),
-        (["--prompt", "a", "--clip_skip", "50"], "more than the 2 layers"),
+        (["--prompt", "a", "--clip_skip", "50"], "more than the text encoder's 2 layers"),
         (["--prompt", "a", "--steps", "2000"], "2000 is more than 1000"),
         (["--prompt", "a", "--scale", "nan"], "nan is not a finite number"),
         (["--prompt", "a --am 1,2"], "2 multipliers for 0 LoRAs"),
@@ -196,13 +196,13 @@ def test_every_mistake_at_once(tmp_path, capsys):
         (["--prompt", "a --ow -5"], "a whole number from 1"),
         (["--prompt", "a --w 64 b"], "a whole number is expected"),
         (["--prompt", "a --f " + "x" * 300], "at most 200 bytes"),
-        (["--prompt", "{" * 3000 + "}" * 3000], "braces within each other"),
+        (["--prompt", "{" * 3000 + "}" * 3000], "nested braces"),
         (["--prompt", "{e$$1-20$$" + "|".join("abcdefghijklmnopqrst") + "}"], "variants are too many"),
         (["--prompt", "a", "--highres_fix_scale", "0.5", "--strength", "0.1", "--steps", "4"], "leaves none of"),
-        (["--prompt", "a", "--textual_inversion_embeddings", "=x.pt"], "the word has no name"),
+        (["--prompt", "a", "--textual_inversion_embeddings", "=x.pt"], "the word is empty"),
         (["--prompt", "a", "--outdir", "{tmp}/good.png/out"], "cannot be written to"),
         (["--prompt", "a --t 0.1", "--image_path", "{tmp}/good.png", "--steps", "2"], "leaves none of"),
-        (["--prompt", "a", "--ckpt", "{tmp}/*.ckpt"], "the pattern fits 0 files"),
+        (["--prompt", "a", "--ckpt", "{tmp}/*.ckpt"], "the pattern matches 0 files"),
         (["--prompt", "a", "--ds_depth_1", "0"], "Deep Shrink is not supported"),  # a depth, and not "off"
         (["--prompt", "a", "--clip_guidance_scale", "0.1"], "guidance by CLIP"),
         (["--prompt", "a", "--sampler", "DPM++ 2S a Karras"], "The nearest is `dpm++_sde_karras`"),
@@ -216,32 +216,33 @@ def test_every_mistake_at_once(tmp_path, capsys):
         (["--like", ""], "--like: is empty"),
         (["--ckpt", "", "--from_file", ""], "--ckpt: is empty"),
         (["--prompt", "a", "--textual_inversion_embeddings", ""], "--textual_inversion_embeddings: is empty"),
-        (["--x", "prompt=a {e$$red|blue} cat"], "is several prompts: write them one by one"),
+        (["--x", "prompt=a {e$$red|blue} cat"], "makes several prompts: write them one by one"),
     ],
 )
-def test_bad_input(argv, said, tmp_path, capsys):
+def test_wrong_input_is_reported(argv, message, tmp_path, capsys):
     write_embedding(Embedding("x", {"text_encoder": torch.ones(1, 128)}), tmp_path / "x.pt")
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nno image")
     Image.new("RGB", (64, 64)).save(tmp_path / "good.png")
     generate(tmp_path, *[a.replace("{tmp}", str(tmp_path)) for a in argv], code=2)
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_what_is_odd_is_said_and_passed(tmp_path, capsys):
+def test_odd_settings_are_reported_and_the_images_are_generated(tmp_path, capsys):
     files = generate(
-        tmp_path, "--prompt", "lost", "--prompt", "a --s 0 --h 20", "--W", 64, "--seed", 1, "--fp16", "--iter_same_seed",
-        "--images_per_prompt", 2,
+        tmp_path, "--prompt", "lost", "--prompt", "a --s 0 --h 20", "--W", 64, "--seed", 1, "--fp16",
+        "--iter_same_seed", "--images_per_prompt", 2,
     )  # fmt: skip
-    said = capsys.readouterr().err
+    errors = capsys.readouterr().err
     assert [shown(f).text["steps"] for f in files] == ["1", "1"]
-    for part in ("warning: --prompt: is given more than once: only the last one counts", "0 steps are not possible with ddim: 1 are taken",
-                 "20 is not a multiple of 8: 16 is used instead", "note: --fp16: a CPU computes in float32",
-                 "warning: --iter_same_seed: makes the 2 images of a prompt identical"):  # fmt: skip
-        assert said.count(part) == 1, part
+    for part in ("warning: --prompt: is there twice: only the last one counts",
+                 "0 steps are not possible with ddim: using 1 instead", "20 is not a multiple of 8: using 16 instead",
+                 "note: --fp16: has no effect on a CPU, which computes in float32",
+                 "warning: --iter_same_seed: the 2 images of a prompt are the same"):  # fmt: skip
+        assert errors.count(part) == 1, part
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         ({"strength": 0.5}, "--strength: has no effect without --image_path or --highres_fix_scale"),
         ({"highres_fix_save_1st": True}, "--highres_fix_save_1st: has no effect without --highres_fix_scale"),
@@ -257,13 +258,13 @@ def test_what_is_odd_is_said_and_passed(tmp_path, capsys):
         ({"x": "scale=2", "prompt": ("a", "b")}, "only the first prompt is used for a sheet with axes"),
     ],
 )
-def test_what_does_nothing_is_said(flags, said):
+def test_settings_without_effect_are_reported(flags, message):
     (problem,) = generate_problems(GenerateSettings(**flags))
-    assert said in str(problem)
+    assert message in str(problem)
     assert problem.severity == "warning"
 
 
-def test_what_means_something_elsewhere_only_is_said(word, tmp_path, capsys):
+def test_syntax_of_other_programs_is_reported(word, tmp_path, capsys):
     prompts = [
         "a <lora:x:1> cat",
         "a embedding:nix and <nix>",
@@ -273,33 +274,33 @@ def test_what_means_something_elsewhere_only_is_said(word, tmp_path, capsys):
     ]
     named = ["--textual_inversion_embeddings", f"cat={word}"]
     assert len(generate(tmp_path, *named, "--prompt", *prompts, *SMALL)) == len(prompts)
-    said = capsys.readouterr().err
-    for part in ("`<lora:x:1>` loads no LoRA here", "`embedding:nix` names no embedding that was given",
-                 "`AND` joins no two prompts", "`[cat:dog:0.5]` does not change the prompt between steps",
-                 "`cat` is an ordinary word: wherever a prompt has it"):  # fmt: skip
-        assert said.count(part) == 1, part
-    assert said.count("warning: ") == 5
+    errors = capsys.readouterr().err
+    for part in ("`<lora:x:1>` loads no LoRA here", "`embedding:nix` does not name one of the embedding files",
+                 "`AND` does not combine two prompts", "`[cat:dog:0.5]` does not change the prompt between steps",
+                 "`cat` is an ordinary word: wherever it occurs in a prompt"):  # fmt: skip
+        assert errors.count(part) == 1, part
+    assert errors.count("warning: ") == 5
 
 
-def test_one_mistake_is_told_once(tmp_path, capsys):
+def test_a_mistake_is_reported_once(tmp_path, capsys):
     for argv, part in (
         (["--W", "-64"], "a side of -64 pixels"),
         (["--network_mul", 1, 2], "2 multipliers for 0 LoRAs"),
     ):
         generate(tmp_path, "--prompt", "a", *argv, code=2)
-        said = capsys.readouterr().err
-        assert part in said
-        assert said.count("error: ") == 1, said
+        errors = capsys.readouterr().err
+        assert part in errors
+        assert errors.count("error: ") == 1, errors
 
 
 def test_sizes_that_a_model_does_not_read_are_reported(tmp_path, capsys):
     generate(tmp_path, "--crop_top", 3, "--prompt", "a --ow 64 --cl 3", *SMALL)
-    said = capsys.readouterr().err
-    assert "--crop_top: only SDXL reads the sizes of images" in said
-    assert "--ow, --cl: only SDXL reads the sizes of images" in said
+    errors = capsys.readouterr().err
+    assert "--crop_top: only SDXL reads the sizes of images" in errors
+    assert "--ow, --cl: only SDXL reads the sizes of images" in errors
 
 
-def test_flags_of_sd_scripts_that_have_nothing_to_do_are_said(tmp_path, capsys):
+def test_flags_of_sd_scripts_without_effect_are_reported(tmp_path, capsys):
     argv = [
         "--xformers",
         "--no_preview",
@@ -311,64 +312,7 @@ def test_flags_of_sd_scripts_that_have_nothing_to_do_are_said(tmp_path, capsys):
         "0.5",
     ]
     assert len(generate(tmp_path, "--prompt", "a", *argv, *SMALL)) == 1
-    said = capsys.readouterr().err
+    errors = capsys.readouterr().err
     assert all(
-        f"note: {flag}: has no effect here" in said for flag in ("--xformers", "--no_preview", "--network_module")
+        f"note: {flag}: has no effect here" in errors for flag in ("--xformers", "--no_preview", "--network_module")
     )
-
-
-def test_verify(word, tmp_path, capsys):
-    flags = ["--steps", "3", "--seeds", "2"]
-    assert main(["verify", str(word), *flags, "--json"]) == 0
-    facts = json.loads(capsys.readouterr().out)
-    assert facts["works"]
-    assert facts["pixels_from_nearest"] > 1
-    assert shown(facts["sheet"]).width > 256
-    model = load_model()
-    (cat,) = model.text.tokenizers["text_encoder"].pieces("cat")
-    rows = model.text.vocabulary("text_encoder")[[cat]].clone()
-    copy = write_embedding(Embedding("copycat", {"text_encoder": rows}), tmp_path / "copycat.safetensors")
-    assert main(["verify", str(copy), *flags]) == 3
-    said = capsys.readouterr().out
-    assert "DOES NOTHING" in said
-    assert "nearest ordinary words: cat" in said
-    odd = write_embedding(Embedding("copycat", {"text_encoder": rows}), tmp_path / "copycat (1).safetensors")
-    assert main(["verify", str(odd), *flags]) == 3
-    images = tmp_path / "images"
-    images.mkdir()
-    Image.new("RGBA", (90, 70), (200, 30, 30, 128)).save(images / "1.png")
-    main(["verify", str(word), *flags, "--images", str(images), "--json"])
-    facts = json.loads("{" + capsys.readouterr().out.partition("{")[2])
-    assert facts["verdict"] in ("LEARNED", "WEAK", "NOT LEARNED")
-    assert main(["verify", str(word), *flags, "--images", str(tmp_path / "none")]) == 2
-    assert "--images" in capsys.readouterr().err
-
-
-def test_verify_tells_every_mistake(word, tmp_path, capsys):
-    argv = [
-        "--prompt",
-        "a (cat:1.2.3)",
-        "--out",
-        tmp_path / "sheet.xyz",
-        "--seeds",
-        0,
-        "--steps",
-        2000,
-        "--scale",
-        "nan",
-    ]
-    assert main(["verify", str(word), *map(str, argv)]) == 2
-    said = capsys.readouterr().err
-    for part in ("no place for the word", "`1.2.3` is no weight", "is no .png file", "--seeds: 0 is less than 1",
-                 "--steps: 2000 is more", "--scale: nan is not a finite number"):  # fmt: skip
-        assert part in said, part
-    assert main(["verify", "", "--prompt", "a {} --s 3", "--out", f"{word}/sheet.png"]) == 2
-    said = capsys.readouterr().err
-    assert "the name of the file is empty" in said
-    assert "`--s`: inline options are for generate" in said
-    assert main(["verify", str(word), "--out", f"{word}/sheet.png"]) == 2
-    assert f"--out {word}: cannot be written to" in capsys.readouterr().err
-    wide = write_embedding(Embedding("wide", {"text_encoder": torch.ones(1, 768)}), tmp_path / "wide.safetensors")
-    assert main(["verify", str(wide)]) == 2
-    assert f"{wide}: `wide` has vectors of 768 numbers" in capsys.readouterr().err
-    assert main(["verify", str(word), "--model", str(tmp_path / "none")]) == 2

@@ -1,4 +1,4 @@
-"""The grammar of prompts: variants, inline options, weights, BREAK, long prompts, spellings of a word."""
+"""The syntax of prompts: variants, inline options, emphasis, BREAK, long prompts, spellings of a word."""
 
 import itertools
 import math
@@ -14,21 +14,21 @@ from PIL import Image
 
 from neonym.config.generate import GenerateSettings
 from neonym.errors import ConfigError
-from neonym.generation.conditioning import TextRules, conditioning, parts_of, plain_spelling, words_and_loss
-from neonym.generation.request.jobs import JobPlan, Native, batches
-from neonym.generation.request.lines import read_line, take_seeds
-from neonym.generation.request.other_syntax import other_meanings
-from neonym.generation.request.variants import draw_text, every, parse_variants
+from neonym.generation.conditioning import TextRules, conditioning, parts_of, plain_spelling, words_and_tokens_cut
+from neonym.generation.request.jobs import JobPlan, NativeValues, batches
+from neonym.generation.request.lines import read_prompt_line, take_seeds
+from neonym.generation.request.other_syntax import find_other_syntax
+from neonym.generation.request.variants import enumerate_variants, parse_variants, pick_text
 from neonym.generation.samplers import SAMPLERS, make_scheduler, possible_steps
 from neonym.models.model import load_model
 
 
 def all_of(text, seed=0):
-    return [draw_text(parts, random.Random(seed)) for parts in every(parse_variants(text))]
+    return [pick_text(parts, random.Random(seed)) for parts in enumerate_variants(parse_variants(text))]
 
 
-def drawn(text, times=200):
-    return {draw_text(parse_variants(text), random.Random(i)) for i in range(times)}
+def possible_texts(text, times=200):
+    return {pick_text(parse_variants(text), random.Random(i)) for i in range(times)}
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,8 @@ def drawn(text, times=200):
         ("{-$$a|b}", {"a", "b"}),
     ],
 )
-def test_variants_are_drawn(text, found):
-    assert drawn(text) == found
+def test_variants_are_chosen_at_random(text, found):
+    assert possible_texts(text) == found
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_a_random_group_within_an_enumerated_one_ends():
     assert {all_of("{e$${a|b}|c}", seed)[0] for seed in range(20)} == {"a", "b"}
 
 
-def read_apart(body):
-    """A group without others in it, by the letter of training.md section 15.4 -> whether it is enumerated, what it may give"""
+def parse_independently(body):
+    """Return whether a group without nested groups is enumerated, and its possible texts, by sd-scripts' gen_img.py."""
     every = body[:3].lower() == "e$$"
     parts = body[3 if every else 0 :].split("$$")
     count = re.fullmatch(r"(\d+)(?:-(\d+))?", parts[0]) if len(parts) > 1 else None
@@ -95,78 +95,84 @@ GROUPS = st.tuples(
 
 
 @given(st.lists(st.tuples(st.text("ab ,", max_size=3), GROUPS), min_size=1, max_size=2), st.integers(0, 9))
-def test_the_grammar_is_read_as_by_another_reader(parts, seed):
-    """Enumerated groups give everything in order, the first one slowest; the others one of what they may give."""
-    axes = [[[x] for x in found] if every else [found] for every, found in (read_apart(group) for _, group in parts)]
-    drawn = all_of("".join(f"{text}{{{group}}}" for text, group in parts), seed)
-    assert len(drawn) == math.prod(map(len, axes))
-    for got, sets in zip(drawn, itertools.product(*axes), strict=True):
+def test_variants_agree_with_an_independent_parser(parts, seed):
+    """Enumerated groups give all texts in order, the first group slowest; the others give one possible text."""
+    axes = [
+        [[x] for x in found] if every else [found]
+        for every, found in (parse_independently(group) for _, group in parts)
+    ]
+    found_texts = all_of("".join(f"{text}{{{group}}}" for text, group in parts), seed)
+    assert len(found_texts) == math.prod(map(len, axes))
+    for got, sets in zip(found_texts, itertools.product(*axes), strict=True):
         texts = ("".join(t + c for (t, _), c in zip(parts, chosen, strict=True)) for chosen in itertools.product(*sets))
         assert got in texts
 
 
 @given(st.text(alphabet="ab{}|$\\e12-, ", max_size=30), st.integers(0, 5))
-def test_any_text_is_drawn_the_same_from_the_same_seed(text, seed):
-    first, second = (draw_text(parse_variants(text), random.Random(seed)) for _ in range(2))
+def test_a_seed_always_chooses_the_same_text(text, seed):
+    first, second = (pick_text(parse_variants(text), random.Random(seed)) for _ in range(2))
     assert first == second
 
 
 @given(st.text(alphabet="abc ,.()[]:", max_size=40))
-def test_text_without_braces_stays(text):
+def test_text_without_braces_is_unchanged(text):
     assert all_of(text) == [text]
 
 
 @given(st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=6, unique=True), st.integers(0, 9))
-def test_a_draw_is_one_of_the_options(options, seed):
-    assert draw_text(parse_variants("{" + "|".join(options) + "}"), random.Random(seed)) in options
+def test_the_chosen_text_is_one_of_the_options(options, seed):
+    assert pick_text(parse_variants("{" + "|".join(options) + "}"), random.Random(seed)) in options
 
 
-def test_inline_options():
+def test_inline_options_are_read():
     problems = []
     line = (
         "a cat --n bad, worse --W 512 --h 256 --s 20 --l 7.5 --nl none --t 0.5 --am 1,0.5 --c x --f out/name --ow 1024"
     )
-    read = read_line(line, "here", problems)
+    read = read_prompt_line(line, "here", problems)
     assert problems == []
     assert read.prompt == "a cat"
     assert read.values == {
         "negative_prompt": "bad, worse", "width": 512, "height": 256, "steps": 20, "scale": 7.5, "negative_scale": None,
         "strength": 0.5, "multipliers": (1.0, 0.5), "clip_prompt": "x", "file": "out/name.png", "original_width": 1024,
     }  # fmt: skip
-    assert read_line("a cat\t--N\tbad --L  3", "here", problems).values == {"negative_prompt": "bad", "scale": 3.0}
+    assert read_prompt_line("a cat\t--N\tbad --L  3", "here", problems).values == {
+        "negative_prompt": "bad",
+        "scale": 3.0,
+    }
     assert take_seeds("a cat --d 1,2,3 --s 4", "here", problems) == ("a cat --s 4", (1, 2, 3))
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("a cat --q 3", "`--q` is not an inline option"),
         ("a cat --s x", "`--s x`"),
         ("a cat --w", "`--w` has no value"),
         ("a cat --t 2", "0 to 1"),
         ("a cat --d 1+2", "`--d 1+2`"),
-        ("a cat --d", "`--d` is given twice, or has no value"),
+        ("a cat --d", "`--d` is given twice or has no value"),
         ("a cat --f ../x.png", "within --outdir"),
         ("a cat --f /tmp/x.png", "within --outdir"),
         ("a cat --f x.exe", ".png"),
         ("a cat --dsd1 3", "Deep Shrink"),
         ("a cat --glt 3", "Gradual Latent"),
         ("a (cat:1.2.3)", "`1.2.3` is no weight"),
-        ("a\0cat", "characters in it that are not text"),
+        ("a\0cat", "contains characters that are not text"),
         ("a cat --ow 9999999999", "a whole number from 1 to"),
-        ("x" * 70_000 + " --f a.jpg", "a JPEG file has no room"),
+        ("x" * 70_000 + " --f a.jpg", "too long to be stored in a JPEG file"),
     ],
 )
-def test_a_broken_line_is_told_with_its_place(line, said, tmp_path):
+def test_a_wrong_line_is_reported_with_its_location(line, message, tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text(f"# a comment\n\na dog\n{line}\n")
     with pytest.raises(ConfigError) as caught:
         list(JobPlan(GenerateSettings(from_file=str(file)), NATIVE).jobs())
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "line 4" in str(caught.value)
 
 
-NATIVE = Native(128, 3.0, 8)
+NATIVE = NativeValues(128, 3.0, 8)
 
 
 def plan(**settings):
@@ -180,7 +186,7 @@ def test_seeds_count_up_over_prompts_and_passes():
     assert [job.seed for job in own] == [5, 7, 8, 13, 14, 15]
 
 
-def test_variants_follow_from_the_seed_of_the_image():
+def test_variants_depend_on_the_seed_of_the_image():
     jobs = plan(prompt=("a {red|green|blue|white|black|pink} cat",), images_per_prompt=6)
     assert len({job.prompt for job in jobs}) > 2
     (again,) = plan(prompt=("a {red|green|blue|white|black|pink} cat --d 13",))
@@ -189,28 +195,29 @@ def test_variants_follow_from_the_seed_of_the_image():
     assert [job.width for job in plan(prompt=("a --w {e$$64|96}",))] == [64, 96]
 
 
-def test_sides_are_rounded_and_that_is_said():
+def test_sides_are_rounded_with_a_warning():
     made = JobPlan(GenerateSettings(W=100, prompt=("a --h 130",)), NATIVE)
     (job,) = made.jobs()
     assert (job.width, job.height) == (96, 128)
-    said = "{} is not a multiple of 8: {} is used instead, here and elsewhere"
-    assert [p.what for p in made.problems] == [said.format(100, 96), said.format(130, 128)]
+    warning = "{} is not a multiple of 8: using {} instead, here and elsewhere"
+    assert [p.what for p in made.problems] == [warning.format(100, 96), warning.format(130, 128)]
 
 
-def test_steps_are_held_within_limits_and_that_is_said():
+def test_steps_are_limited_with_a_warning():
     made = JobPlan(GenerateSettings(prompt=("a --s 0", "b --s 5000", "c --s 7")), NATIVE)
     assert [job.steps for job in made.jobs()] == [1, 998, 7]
     assert [job.steps for job in made.jobs()] == [1, 998, 7]
     assert [p.what for p in made.problems] == [
-        "0 steps are not possible with ddim: 1 are taken", "5000 steps are not possible with ddim: 998 are taken",
+        "0 steps are not possible with ddim: using 1 instead",
+        "5000 steps are not possible with ddim: using 998 instead",
     ]  # fmt: skip
     few = JobPlan(GenerateSettings(prompt=("a",), steps=60, sampler="lcm"), NATIVE)
     assert [job.steps for job in few.jobs()] == [50]
-    assert [p.what for p in few.problems] == ["60 steps are not possible with lcm: 50 are taken"]
+    assert [p.what for p in few.problems] == ["60 steps are not possible with lcm: using 50 instead"]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_sampler_takes_as_many_steps_as_is_said(model, sampler):
+def test_a_sampler_can_take_its_possible_steps(model, sampler):
     steps = possible_steps(sampler, 1000)
     scheduler = make_scheduler(model, sampler)
     scheduler.set_timesteps(steps)
@@ -220,43 +227,43 @@ def test_a_sampler_takes_as_many_steps_as_is_said(model, sampler):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"prompt": ("a --t 0.5",)}, "--t has no effect without --image_path or --highres_fix_scale"),
         ({"prompt": ("a --d 3",), "n_iter": 2}, "with --d, every pass of --n_iter generates the same images"),
-        ({"prompt": ("a --w 64 --w 32",)}, "`--w` is given twice: only the last one counts"),
-        ({"image_path": "odd.png", "prompt": ("a",)}, "an image of 100 x 70 becomes one of 96 x 64, multiples of 32"),
+        ({"prompt": ("a --w 64 --w 32",)}, "`--w` is given more than once: only the last one counts"),
+        ({"image_path": "odd.png", "prompt": ("a",)}, "an image of 100 x 70 is scaled to 96 x 64, multiples of 32"),
         ({"highres_fix_scale": 0.3, "prompt": ("a",)}, "the first of two stages has 32 x 32 pixels, multiples of 32"),
     ],
 )
-def test_what_is_not_done_as_it_is_written_is_said(settings, said, tmp_path, monkeypatch):
+def test_options_that_are_not_followed_exactly_are_reported(settings, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (100, 70)).save("odd.png")
     made = JobPlan(GenerateSettings(**settings), NATIVE)
     assert list(made.jobs())
-    assert [p.what for p in made.problems] == [said]
+    assert [p.what for p in made.problems] == [message]
 
 
-def test_what_a_line_cannot_have_is_said_once():
+def test_a_negative_prompt_without_effect_is_reported_once():
     made = JobPlan(GenerateSettings(prompt=("a --n b", "c --n d", "e --nl 3"), scale=1.0), NATIVE)
     list(made.jobs())
     assert [p.what for p in made.problems] == ["with a guidance scale of 1, the negative prompt has no effect"]
 
 
-def test_shuffled_prompts_come_once_each_pass():
+def test_shuffled_prompts_occur_once_in_each_pass():
     jobs = plan(prompt=tuple("abcdefgh"), n_iter=2, shuffle_prompts=True)
     first, second = [j.prompt for j in jobs[:8]], [j.prompt for j in jobs[8:]]
     assert sorted(first) == sorted(second) == list("abcdefgh")
     assert first != second
 
 
-def test_a_batch_holds_one_shape():
+def test_a_batch_has_jobs_of_one_shape():
     jobs = plan(prompt=("a", "b", "c --w 64", "d --w 64", "e --s 3", "f --l 9", "g"))
     together = [[job.prompt for job in batch] for batch in batches(jobs, 3)]
     assert together == [["a", "b"], ["c", "d"], ["e"], ["f", "g"]]
 
 
-def test_a_long_prompt_file_is_read_as_it_goes(tmp_path):
+def test_a_long_prompt_file_is_read_lazily(tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("".join(f"a cat number {i} --s 2\n" for i in range(10_000)))
     jobs = JobPlan(GenerateSettings(from_file=str(file), seed=0), NATIVE).jobs()
@@ -271,7 +278,7 @@ def model():
     return loaded
 
 
-def test_a_word_in_the_spelling_of_other_programs(model):
+def test_words_in_the_syntax_of_other_programs_are_read(model):
     tokenizer = model.text.tokenizers["text_encoder"]
     plain = parts_of(tokenizer, "a zyzzo, (zyzzo:1.2) on blue")
     for other in ("a embedding:zyzzo, (embedding:zyzzo:1.2) on blue", "a <zyzzo>, (<zyzzo>:1.2) on blue",
@@ -286,7 +293,7 @@ def test_a_word_in_the_spelling_of_other_programs(model):
     assert {token for token, _ in plain[0] if token >= tokenizer.vocab} == {tokenizer.vocab, tokenizer.vocab + 1}
 
 
-def test_break_begins_a_new_part(model):
+def test_break_starts_a_new_part(model):
     tokenizer = model.text.tokenizers["text_encoder"]
     parts = parts_of(tokenizer, "a (red cat BREAK blue:1.5) dog")
     assert [len(part) for part in parts] == [3, 2]
@@ -294,16 +301,16 @@ def test_break_begins_a_new_part(model):
     assert len(parts_of(tokenizer, "unBREAKable")) == 1
 
 
-def test_long_prompts_are_read_whole_or_the_cut_is_said(model):
+def test_long_prompts_are_read_whole_or_the_cut_tokens_are_counted(model):
     long = " ".join(["cat"] * 100)
     assert conditioning(model, [long]).sequence.shape == (1, 152, 128)
     assert conditioning(model, [long], rules=TextRules(most_parts=1)).sequence.shape == (1, 77, 128)
     tokenizer = model.text.tokenizers["text_encoder"]
-    assert words_and_loss(tokenizer, f"Zyzzo {long}", TextRules(most_parts=1)) == ({"zyzzo"}, 27)
-    assert words_and_loss(tokenizer, long) == (set(), 0)
+    assert words_and_tokens_cut(tokenizer, f"Zyzzo {long}", TextRules(most_parts=1)) == ({"zyzzo"}, 27)
+    assert words_and_tokens_cut(tokenizer, long) == (set(), 0)
 
 
-def test_weights_multiply_and_the_mean_is_kept_as_asked(model):
+def test_emphasis_scales_the_encoding_and_keeps_the_requested_mean(model):
     plain = conditioning(model, ["a red cat"]).sequence
     weights = torch.ones(1, 77, 1)
     weights[0, 2] = 1.4  # "red"
@@ -318,8 +325,8 @@ def test_weights_multiply_and_the_mean_is_kept_as_asked(model):
     assert torch.equal(conditioning(model, [r"a \(red\) cat"]).sequence[:, :1], plain[:, :1])
 
 
-def test_a_word_at_the_edge_of_a_part_moves_whole_to_the_next(model):
-    """As in AUTOMATIC1111: no part holds half of a word, weighed or not; a prompt without it is cut at 75 as ever."""
+def test_a_word_at_the_end_of_a_part_moves_to_the_next_as_a_whole(model):
+    """As in AUTOMATIC1111, no part holds half a word, emphasised or not. Other prompts are cut at 75 tokens."""
     tokenizer = model.text.tokenizers["text_encoder"]
     rows = list(tokenizer.words["zyzzo"])
     for before in (72, 73, 74, 75):
@@ -333,7 +340,7 @@ def test_a_word_at_the_edge_of_a_part_moves_whole_to_the_next(model):
     assert [len(part) for part in parts_of(tokenizer, "cat " * 160)] == [75, 75, 10]
 
 
-def test_a_word_of_more_vectors_than_a_part_holds(model):
+def test_a_word_may_have_more_vectors_than_a_part_holds(model):
     tokenizer = replace(model.text.tokenizers["text_encoder"], words={}, known={})
     tokenizer.add_word("much", 80)
     assert [len(part) for part in parts_of(tokenizer, "a much cat")] == [1, 75, 6]
@@ -355,15 +362,17 @@ def test_a_word_of_more_vectors_than_a_part_holds(model):
         ("(<other>)1.2 (cat)1.2 cat++", "(<other>)1.2 (cat)1.2 cat++"),
     ],
 )
-def test_invokeais_weights_of_a_word(model, spelled, plain):
-    """As its own parser reads them; of a prompt without a word they are text, which is said."""
+def test_invokeais_emphasis_of_a_word_is_read(model, spelled, plain):
+    """It is read as InvokeAI's own parser does. In a prompt without a word, it is plain text, with a warning."""
     assert plain_spelling(spelled, ["zyzzo"]) == plain
     tokenizer = model.text.tokenizers["text_encoder"]
     assert parts_of(tokenizer, spelled) == parts_of(tokenizer, plain)
 
 
-def test_weights_that_mean_nothing_are_said():
-    for text, said in (("(cat)1.2", "(cat)1.2"), ("a cat++ here", "cat++"), ("a (red cat)-", "(red cat)-")):
-        assert [(found, what) for found, what, _ in other_meanings(text)] == [(said, "is no weight")]
+def test_invokeais_emphasis_without_a_word_is_reported():
+    for text, syntax in (("(cat)1.2", "(cat)1.2"), ("a cat++ here", "cat++"), ("a (red cat)-", "(red cat)-")):
+        assert [(found, what) for found, what, _ in find_other_syntax(text)] == [
+            (syntax, "does not change the emphasis")
+        ]
     for text in ("(cat:1.2), 3", "well-known", "(a) 1.2", "a (b)-like", "--", "<x>"):
-        assert "is no weight" not in [what for _, what, _ in other_meanings(text)]
+        assert "does not change the emphasis" not in [what for _, what, _ in find_other_syntax(text)]

@@ -49,7 +49,7 @@ def test_images_are_described(tmp_path, blip, capsys):
     assert first.startswith("mychar4, ")
     (folder / "02.png").unlink()
     assert caption(*command) == 0
-    assert "2 were there already" in capsys.readouterr().out
+    assert "2 existing files kept" in capsys.readouterr().out
     assert caption(*command, "--overwrite") == 0
     assert (folder / "00.caption").read_text() == first
 

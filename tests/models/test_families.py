@@ -209,9 +209,9 @@ def test_the_command_generates_from_text_from_an_image_and_within_a_mask(folder,
     flags = ("--ckpt", folder, "--prompt", "a photo of a dog", "--steps", 3, "--seed", 1)
     (plain,) = command(tmp_path, *flags, "--W", 64, "--H", 40, "--crop_top", 3, "--zero_terminal_snr")
     said = capsys.readouterr().err
-    assert "40 is not a multiple of 16: 32 is used" in said
+    assert "40 is not a multiple of 16: using 32" in said
     assert "--crop_top: only SDXL reads the sizes of images" in said
-    assert "--zero_terminal_snr: has no effect: Toy always begins at pure noise" in said
+    assert "--zero_terminal_snr: has no effect: Toy always starts at pure noise" in said
     assert (shown(plain).size, shown(plain).text["sampler"]) == ((64, 32), "euler")
     (again,) = command(tmp_path, "--like", plain)
     assert shown(again).tobytes() == shown(plain).tobytes()
@@ -226,7 +226,7 @@ def test_samplers_of_diffusion_are_refused_before_a_weight_is_read(folder, tmp_p
     monkeypatch.setattr("neonym.generation.run.load_model", None)
     for flags in (("--sampler", "ddim"), ("--sampler", "dpm++_2m_sde"), ("--x", "sampler=euler,Heun Karras")):
         command(tmp_path, "--ckpt", folder, "--prompt", "a dog", *flags, code=2)
-        assert "is not for Toy, which is a rectified flow. Use euler" in capsys.readouterr().err
+        assert "does not support Toy, which is a rectified flow. Use euler" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", ["v1", "v2", "sdxl"])

@@ -12,7 +12,7 @@ import torch
 from neonym import train
 from neonym.errors import UserError
 from neonym.formats import read_embedding
-from neonym.generation.request.prompts import inline, read_prompts
+from neonym.generation.request.prompts import inline_values, read_prompts
 from neonym.preflight.preflight import preflight
 from neonym.runs.events import Evaluated, Event, Started, Stepped
 from neonym.training import state
@@ -380,7 +380,7 @@ def test_prompt_files_are_read_and_their_mistakes_reported(tmp_path):
         3,
     )
     found: list = []
-    assert inline("--n only", "here", found)["prompt"] == ""
+    assert inline_values("--n only", "here", found)["prompt"] == ""
     bad = tmp_path / "bad.txt"
     bad.write_text("a --s 2000\nb --zz 3\nc --d x\n--n nothing\nd --l nan\ne --w -5\n")
     prompts, problems = read_prompts(str(bad))
@@ -388,9 +388,9 @@ def test_prompt_files_are_read_and_their_mistakes_reported(tmp_path):
     for words in (
         "line 1",
         "1 to 1000",
-        "`--zz` is not known",
+        "`--zz` is not an inline option",
         "`seed`",
-        "line 4: has no prompt",
+        "line 4: the prompt is missing",
         "line 5: `scale`",
         "line 6: `width`",
     ):

@@ -10,7 +10,7 @@ import torch
 
 from neonym import train
 from neonym.generation.judge import FAIR_SHARE, LEARNED, LEAST_SHARE, NOT_LEARNED, WEAK, Judgement, judge
-from neonym.generation.worth import KNOWN, Worth, known_words, lent, summed
+from neonym.generation.worth import KNOWN, Worth, known_words, temporary_words, worth_from_samples
 from neonym.models.loading.identify import identify
 from neonym.models.model import load_model
 from neonym.training.verdict import EncoderFigures, advice
@@ -30,12 +30,12 @@ GOOD = Worth(
             "images are predicted 20.0 % better than with its init word: 20.0 % of what a known word changes",
         ),
         ({"share": FAIR_SHARE * 0.9}, WEAK, "4.5 % of what a known word changes"),
-        ({"share": LEAST_SHARE * 0.9}, NOT_LEARNED, "nobody would see"),
-        ({"share": 1e-6, "standard_errors": 50.0}, NOT_LEARNED, "nobody would see"),  # certain, but negligible
+        ({"share": LEAST_SHARE * 0.9}, NOT_LEARNED, "too little to see"),
+        ({"share": 1e-6, "standard_errors": 50.0}, NOT_LEARNED, "too little to see"),  # certain, and nothing
         ({"loss_alone": 0.05}, WEAK, "without their captions, which do not fit them"),
-        ({"reach": 0.1}, NOT_LEARNED, "10 % of what its direction holds"),
-        ({"reach": 0.3}, WEAK, "30 % of what its direction holds"),
-        ({"standard_errors": 1.9}, NOT_LEARNED, "which chance explains"),
+        ({"reach": 0.1}, NOT_LEARNED, "10 % of the gain that is possible in its direction"),
+        ({"reach": 0.3}, WEAK, "30 % of the gain that is possible in its direction"),
+        ({"standard_errors": 1.9}, NOT_LEARNED, "which may be chance"),
         ({"loss_after": 0.11, "standard_errors": -3.0}, NOT_LEARNED, "10.0 % worse than with its init word"),
         ({"loss_after": float("nan")}, NOT_LEARNED, "not finite"),
         ({"loss_before": 0.0, "loss_after": 0.0}, NOT_LEARNED, "masks are empty"),
@@ -60,7 +60,7 @@ def products(beta: float, size: float, noise: float = 0.0) -> Worth:
     change = size * (0.5 + torch.rand(32, generator=random, dtype=torch.float64))
     aligned = beta * change + noise * change.sqrt() * torch.randn(32, generator=random, dtype=torch.float64)
     gains = torch.stack([torch.full_like(change, 0.1), aligned, change, torch.full_like(change, 0.1)], 1)  # [32,4]
-    return summed(gains, torch.full((8, 3), 0.05, dtype=torch.float64), ["dog"])
+    return worth_from_samples(gains, torch.full((8, 3), 0.05, dtype=torch.float64), ["dog"])
 
 
 def test_reach_is_the_share_of_the_possible_gain_in_the_direction():
@@ -82,7 +82,7 @@ def test_certainty_does_not_grow_with_the_length_of_a_step():
 def test_words_are_lent_for_a_measurement_only():
     model = load_model()
     before = dict(model.text.tokenizers["text_encoder"].words)
-    with lent(model, {"lentword": {"text_encoder": torch.zeros(2, 128)}}):
+    with temporary_words(model, {"lentword": {"text_encoder": torch.zeros(2, 128)}}):
         assert "lentword" in model.text.tokenizers["text_encoder"].words
     assert model.text.tokenizers["text_encoder"].words == before
     assert all(len(table.rows) == len(before) for table in model.text.tables.values())
@@ -91,7 +91,7 @@ def test_words_are_lent_for_a_measurement_only():
 def test_a_new_word_is_not_a_known_word():
     model = load_model()
     (first, *_) = known_words(model)
-    with lent(model, {first: {"text_encoder": torch.zeros(1, 128)}}):
+    with temporary_words(model, {first: {"text_encoder": torch.zeros(1, 128)}}):
         assert first not in known_words(model)
     assert len(known_words(model)) == KNOWN
 

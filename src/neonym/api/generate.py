@@ -11,8 +11,8 @@ from PIL import Image
 from neonym.api.wording import python_wording
 from neonym.errors import ConfigError, FormatError, Problem
 from neonym.generation.embeddings import add_embedding, read_given, word_and_file
-from neonym.generation.images import draw
-from neonym.generation.run import best_device
+from neonym.generation.images import generate_images
+from neonym.generation.run import fastest_device
 from neonym.generation.samplers import sampler_name
 from neonym.models.model import Model, load_model
 from neonym.models.source import BUILTIN
@@ -56,9 +56,9 @@ def generate(
     with python_wording():
         check_numbers(steps, batch_size, seed)
         sampler = None if sampler is None else sampler_name(sampler)
-        used = load_model(str(model), best_device()) if isinstance(model, (str, Path)) else model
+        used = load_model(str(model), fastest_device()) if isinstance(model, (str, Path)) else model
         with added_words(used, words):
-            return draw(
+            return generate_images(
                 used,
                 texts,
                 [seed + i for i in range(len(texts))],

@@ -1,4 +1,4 @@
-"""Run `neonym check`, which finds everything that can be wrong with a run before a weight is read."""
+"""Run `neonym check`, which finds everything that can be wrong with a run before any weights are read."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from pydantic import Field
 
+from neonym.cli.terminal import print_problems
 from neonym.config.command_line import SECRETS, Given, RunFlags, read_run
 from neonym.config.dataset import DatasetValues, SubsetSpec
 from neonym.config.flags import read_command_line
@@ -30,24 +31,25 @@ DESCRIPTION = "Check a training run: settings, images, captions, token ids, buck
 
 
 class CheckFlags(RunFlags):
-    """The flags of training, and how to answer."""
+    """The flags of training, and those for the format of the answer."""
 
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(False, description="Print one JSON object.")
-    draws: int = Field(1, ge=0, description="How many keyed draws of each caption the object lists.")
+    draws: int = Field(1, ge=0, description="How many random draws of each caption the object lists.")
     at_step: int = Field(0, ge=0, description="The step whose captions the object lists, counted from 0.")
-    print_config: bool = Field(False, description="Print every effective value and where it was found.")
+    print_config: bool = Field(False, description="Print every effective value and where it comes from.")
 
 
 def main(argv: list[str], prog: str) -> int:
-    with uncollected():
-        return checked(argv, prog)
+    """Run the command and return its exit code."""
+    with gc_paused():
+        return run_check(argv, prog)
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
-    """Switch the garbage collector off for the length of the block.
+def gc_paused() -> Iterator[None]:
+    """Switch the garbage collector off for the duration of the block.
 
-    Importing and scanning leave no reference cycles, and the search for them takes an eighth of the time of a check.
+    Importing and scanning create no reference cycles, and the search for them takes an eighth of the time of a check.
     """
     gc.disable()
     try:
@@ -56,11 +58,12 @@ def uncollected() -> Iterator[None]:
         gc.enable()
 
 
-def checked(argv: list[str], prog: str) -> int:
+def run_check(argv: list[str], prog: str) -> int:
+    """Check the run that the arguments describe, print the result, and return the exit code."""
     line = read_command_line(CheckFlags, argv, prog, DESCRIPTION)
     flags, given = line.flags, read_run(line.flags, line.argv, line.problems)
     if flags.output_config:
-        fix = "Write them with neonym train"
+        fix = "Write the config file with neonym train"
         given.problems.append(Problem("warning", "has no effect here: a check writes nothing", "--output_config", fix))
     from neonym.cli.facts import as_object
     from neonym.preflight.images import similar_image_warnings
@@ -82,14 +85,14 @@ def checked(argv: list[str], prog: str) -> int:
 
 
 def named_origin(key: str, origin: str, given: Given) -> str:
-    """Return the origin of a key's value; for a key that got it from a flag, return the origin of the flag."""
+    """Return the origin of a key's value; if a flag set it, the origin of the flag."""
     if origin != "command line":
         return origin
     return given.origins.get(FLAG_NAMES.get(key, key), "default")
 
 
 def print_config(found: Preflight, given: Given) -> None:
-    """Print every flag, then every concept, data set and subset, each value with its origin."""
+    """Print the values of all flags, concepts, data sets and subsets, each with its origin."""
     in_tables = {FLAG_NAMES.get(key, key) for key in (*DatasetValues.model_fields, *SubsetSpec.model_fields)}
     for section, name, _ in fields_of(RunConfig):
         if not (section in ("dataset", "eval") and name in in_tables) and name not in SECRETS:
@@ -109,14 +112,13 @@ def print_config(found: Preflight, given: Given) -> None:
             print_table(found, "[[datasets]]", (d, None), values, {"resolution": "the model"} if from_source else {})
             for s, subset in enumerate(dataset.subsets):
                 print_table(found, "[[datasets.subsets]]", (d, s), subset.model_dump(mode="json"), {})
-    for problem in found.problems:
-        print(f"{problem.severity}: {problem}", file=sys.stderr)
+    print_problems(found.problems)
 
 
 def print_table(
     found: Preflight, title: str, at: tuple[int, int | None], values: dict[str, Any], origins: Mapping[str, str]
 ) -> None:
-    """Print a data set or a subset; `origins` are those of values that the model gives."""
+    """Print a data set or a subset. `origins` holds the origins of values that come from the model."""
     print(f"\n{title}")
     for key, value in values.items():
         origin = origins.get(key) or found.origins.get((*at, key), "default")
@@ -124,17 +126,18 @@ def print_table(
 
 
 def from_model(found: Preflight, key: str, value: Any, origin: str) -> tuple[Any, str]:
-    """Return a value and its origin, which are those of the model for a default that the model sets."""
+    """Return a value and its origin; a default that the model sets takes the place of the general default."""
     default = found.defaults.get(FLAG_NAMES.get(key, key))
     return (default.value, str(default)) if default is not None and origin == "default" else (value, origin)
 
 
 def print_value(name: str, value: Any, origin: str) -> None:
+    """Print a value and its origin as a line of TOML."""
     print(f"{name} = {json.dumps(as_written(value), ensure_ascii=False)}  # {origin}")
 
 
 def print_summary(found: Preflight) -> None:
-    """Print problems, data sets, defaults and words in a form for people."""
+    """Print the problems, data sets, defaults and words for people to read."""
     from neonym.cli.facts import dataset_facts, moment
     from neonym.preflight.possible_captions import example_caption
 
@@ -143,31 +146,29 @@ def print_summary(found: Preflight) -> None:
     if found.lost:
         print("captions in which the word does not survive:")
     for record, how in found.lost[:MOST_LISTED]:
-        print(
-            f"  {in_one_line(str(record.path))} ({how}): {begun(example_caption(record, moment(found, record.concept, 0)))}"
-        )
+        caption = example_caption(record, moment(found, record.concept, 0))
+        print(f"  {in_one_line(str(record.path))} ({how}): {excerpt(caption)}")
     if len(found.lost) > MOST_LISTED:
-        print(f"  and {len(found.lost) - MOST_LISTED} more, which --json lists (word_survives)")
+        print(f"  and {len(found.lost) - MOST_LISTED} more, which --json lists as word_survives")
     for index in range(len(found.datasets)):
         facts = dataset_facts(found, index)
         buckets = ", ".join(f"{w}x{h}: {b['count']}" for b in facts["buckets"] for w, h in [b["size"]])
-        print(
-            f"data set {index}: batch {facts['batch_size']}, {facts['steps_per_epoch']} steps per epoch, buckets {buckets}"
-        )
+        sizes = f"batch {facts['batch_size']}, {facts['steps_per_epoch']} steps per epoch"
+        print(f"data set {index}: {sizes}, buckets {buckets}")
     if found.defaults:
-        print("settings that were not given:")
+        print("settings that are not given:")
     for name, default in found.defaults.items():
         print(f"  {name} {default.value}: {default}")
     for index, token in enumerate(found.tokens):
         own = [r for r in found.records if r.concept == index]
-        example = f", for example {begun(example_caption(own[0], moment(found, index, 0)))}" if own else ""
+        example = f", for example {excerpt(example_caption(own[0], moment(found, index, 0)))}" if own else ""
         print(f"`{token}`: {len(own) or 'no'} images{example}")
     errors = sum(p.severity == "error" for p in found.problems)
     print(f"{errors} error{'s' * (errors > 1)}: training would not start" if errors else "ready to train")
 
 
-def begun(text: str) -> str:
-    """Return the beginning of a text, a few lines at most, in quotes."""
+def excerpt(text: str) -> str:
+    """Return the beginning of a text in quotes."""
     return repr(text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}...")
 
 
@@ -185,6 +186,6 @@ def print_ids(found: Preflight) -> None:
         for name, tokenizer in found.tokenizers.items() if str(record.path) not in unread else ():
             encoded = tokenizer(caption)
             flat = [i for row in encoded.ids for i in row]
-            marks = ", ".join(f"{p} ({flat[p]})" for p in encoded.learned) or "none: the word is not there"
+            marks = ", ".join(f"{p} ({flat[p]})" for p in encoded.learned) or "none: the word is missing"
             print(f"input ids: {tensor(encoded.ids)}")
             print(f"learned ids of {name} at positions: {marks}")

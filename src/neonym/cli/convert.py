@@ -16,35 +16,41 @@ from neonym.config.flags import parse_flags
 if TYPE_CHECKING:
     from neonym.types import Embedding
 
-DESCRIPTION = "Write an embedding file in another layout. The endings say which: .safetensors, .pt, .ckpt, .bin, .png."
+DESCRIPTION = (
+    "Write an embedding file in another layout, which the extension names: .safetensors, .pt, .ckpt, .bin or .png."
+)
 
 
 class ConvertFlags(BaseModel):
     """The flags of conversion."""
 
-    first: tyro.conf.Positional[str] = Field(description="Embedding file, of any program.")
+    first: tyro.conf.Positional[str] = Field(description="Embedding file of any program.")
     second: tyro.conf.Positional[str] = Field(
-        description="File to write; or a folder, where each word of a file with several gets a file of its name. "
-        "If a third one is named: another file, for the other text encoder of a model with two; both are joined."
+        description="File to write, or a folder, to which each word of a file with several is written under its name. "
+        "If a third argument is given: the file for a model's other text encoder, which is joined with the first one."
     )
-    third: tyro.conf.Positional[str | None] = Field(None, description="File to write, if two files are joined.")
-    word: str | None = Field(None, description="The word to take out of a file that holds several.")
-    to: str | None = Field(None, description="Layout, if OUT does not say it: safetensors, pt, ckpt, bin, png.")
-    token: str | None = Field(None, description="Another name for the word (default: the file's).")
+    third: tyro.conf.Positional[str | None] = Field(None, description="File to write if two files are joined.")
+    word: str | None = Field(None, description="Word to convert, if the file holds several.")
+    to: str | None = Field(
+        None, description="Layout, if the extension of OUT does not name it: safetensors, pt, ckpt, bin or png."
+    )
+    token: str | None = Field(None, description="New name for the word (default: its name in the file).")
     vectors: int | None = Field(
-        None, ge=1, description="So many vectors: the first ones, or all of them again in turn until there are as many."
+        None,
+        ge=1,
+        description="Number of vectors: the first ones are kept, or all are repeated in turn until there are enough.",
     )
     picture: Path | None = Field(None, description="Image for a .png card.")
-    overwrite: bool = Field(False, description="Replace OUT if it is there.")
+    overwrite: bool = Field(False, description="Replace OUT if it exists.")
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Return the files that are read."""
+        """The files to read."""
         return (Path(self.first), *([Path(self.second)] if self.third is not None else []))
 
     @property
     def out(self) -> str:
-        """Return the file or folder that is written."""
+        """The file or folder to write."""
         return self.second if self.third is None else self.third
 
 
@@ -64,19 +70,19 @@ def main(argv: list[str], prog: str) -> int:
         overwrite=flags.overwrite,
     )
     for word, file in convert_words(request):
-        say(word, file)
+        print_written(word, file)
     return 0
 
 
-def say(word: Embedding, file: Path) -> None:
-    """Print what was written, and what it cannot be used for."""
-    from neonym.cli.names import shown
+def print_written(word: Embedding, file: Path) -> None:
+    """Print what was written, and notes about how it can be used."""
+    from neonym.cli.terminal import printable
     from neonym.formats import left_out
     from neonym.formats.usage import warnings_of
 
     shapes = ", ".join(f"{name} {tuple(rows.shape)}" for name, rows in word.vectors.items())
-    print(f"{file}: `{shown(word.token)}`, {shapes}")
+    print(f"{file}: `{printable(word.token)}`, {shapes}")
     if word.left_out:
-        print(f"note: {shown(left_out(word))}")
+        print(f"note: {printable(left_out(word))}")
     for warning in warnings_of(file.stem, len(next(iter(word.vectors.values())))):
         print(f"note: {warning}")

@@ -1,4 +1,4 @@
-"""Run `neonym demo`, which learns one subject and one style with the built-in model and shows the result."""
+"""Run `neonym demo`, which learns a subject and a style with the built-in model and shows the results."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ from neonym.errors import EXIT_NOT_LEARNED, UserError
 from neonym.io.atomic import atomic_write, save_png
 
 if TYPE_CHECKING:
-    from neonym.cli.report import Shown
+    from neonym.cli.report import WordResult
     from neonym.models.model import Model
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 DESCRIPTION = "Learn a subject and a style from the example images with the built-in model; write images and a report."
-GROUNDS = ("blue", "yellow", "green", "white", "red", "purple")
+BACKGROUNDS = ("blue", "yellow", "green", "white", "red", "purple")
 THINGS = ("a taxi", "a maple leaf", "a top hat", "an umbrella", "a light bulb", "a red apple")
-EVALUATIONS = 5  # during the training, for the curve of the loss
+EVALUATIONS = 5  # during training, for the curve of the loss
 
 
 @dataclass(frozen=True)
 class Theme:
-    """A frozen record of the prompts with which a word is shown."""
+    """The prompts with which a word is shown."""
 
     prompts: Sequence[str]  # {} stands for the word
-    label: str  # all of them in one line
+    label: str  # all prompts in one line
 
     def filled(self, text: str, word: str) -> str:
-        """Return `text` with `word` in its place, after the right article."""
+        """Return `text` with `word` in the place of {}, after the right article."""
         return text.replace("a {}", f"an {word}" if word[0] in "aeiou" else f"a {word}").replace("{}", word)
 
 
 THEMES = {
     "nutkin": Theme(
-        [f"a 3d render of a {{}} on a {ground} background" for ground in GROUNDS],
-        f"a 3d render of a {{}} on a {' / '.join(GROUNDS)} background",
+        [f"a 3d render of a {{}} on a {ground} background" for ground in BACKGROUNDS],
+        f"a 3d render of a {{}} on a {' / '.join(BACKGROUNDS)} background",
     ),
     "notoish": Theme(
-        [f"{thing}, {{}}, {ground} background" for thing, ground in zip(THINGS, GROUNDS, strict=True)],
+        [f"{thing}, {{}}, {ground} background" for thing, ground in zip(THINGS, BACKGROUNDS, strict=True)],
         f"{' / '.join(THINGS)}, {{}}",
     ),
 }
@@ -58,10 +58,10 @@ THEMES = {
 class DemoFlags(BaseModel):
     """The flags of the demo."""
 
-    output_dir: str = Field("outputs/demo", description="Where everything goes.")
-    max_train_steps: int | None = Field(None, ge=1, description="Length of the training (default: the model's, 100).")
-    steps: int = Field(30, ge=2, description="Steps in which an image is generated.")
-    restart: bool = Field(False, description="Begin anew even if an unfinished demo could go on.")
+    output_dir: str = Field("outputs/demo", description="Folder for everything that the demo writes.")
+    max_train_steps: int | None = Field(None, ge=1, description="Training steps (default: the model's own, 100).")
+    steps: int = Field(30, ge=2, description="Sampler steps for each image.")
+    restart: bool = Field(False, description="Start over even if an unfinished demo could be resumed.")
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -84,7 +84,7 @@ def main(argv: list[str], prog: str) -> int:
     from neonym.cli.signals import stopping
     from neonym.generation.embeddings import add_files
     from neonym.generation.judge import NOT_LEARNED
-    from neonym.generation.sheets import sheet
+    from neonym.generation.sheets import contact_sheet
     from neonym.models.model import load_model
     from neonym.preflight.preflight import preflight
     from neonym.runs.console import Terminal
@@ -102,12 +102,12 @@ def main(argv: list[str], prog: str) -> int:
     add_files(model, result.files)
     for concept in plan.concepts:
         word, own = concept.token, [record.path for record in concept.records]
-        one, theme = show(model, word, concept.init_word, own, flags.steps), THEMES[word]
-        rows = [(f"learned from {len(own)} images, such as", one.examples)]
+        one, theme = before_and_after(model, word, concept.init_word, own, flags.steps), THEMES[word]
+        rows = [(f"learned from {len(own)} images such as these", one.examples)]
         rows.append((f"before: {theme.filled(theme.label, one.start)}", one.before))
         rows.append((f"after: {theme.filled(theme.label, word)}", one.after))
         path = out / f"{word}-before-after.png"
-        save_png(sheet(rows), path)
+        save_png(contact_sheet(rows), path)
         sheets.append(path)
         shown.append(one)
         terminal.print(f"written: {path}")
@@ -119,9 +119,9 @@ def main(argv: list[str], prog: str) -> int:
 
 
 def write_dataset(folder: Path) -> Path:
-    """Write the demo's data-set file, which refers to the images in the package. Raise UserError if it fails."""
+    """Write the demo's data-set file, which refers to the images in the package. Raise UserError if that fails."""
     file = folder / "demo.json"
-    table = read_table(EXAMPLES / "demo.toml", "The package is not complete: install it again")
+    table = read_table(EXAMPLES / "demo.toml", "The package is incomplete: install it again")
     for subset in (subset for dataset in table["datasets"] for subset in dataset["subsets"]):
         subset["image_dir"] = str(EXAMPLES / Path(subset["image_dir"]).name)
     try:
@@ -133,16 +133,16 @@ def write_dataset(folder: Path) -> Path:
     return file
 
 
-def show(model: Model, word: str, start: str, paths: Sequence[Path], steps: int) -> Shown:
-    """Return images that a word was learned from, and images of the same prompts and seeds before and after."""
+def before_and_after(model: Model, word: str, start: str, paths: Sequence[Path], steps: int) -> WordResult:
+    """Return what the report shows for a word: training examples, and the same prompts and seeds before and after."""
     from PIL import Image
 
-    from neonym.cli.report import Shown
-    from neonym.generation.images import draw
+    from neonym.cli.report import WordResult
+    from neonym.generation.images import generate_images
 
     theme = THEMES[word]
     seeds = range(len(theme.prompts))
     before, after = ([theme.filled(prompt, name) for prompt in theme.prompts] for name in (start, word))
-    examples = [Image.open(path) for path in paths[: len(GROUNDS)]]
-    images = [draw(model, prompts, seeds, steps=steps) for prompts in (before, after)]
-    return Shown(word, start, len(paths), examples, after, *images)
+    examples = [Image.open(path) for path in paths[: len(BACKGROUNDS)]]
+    images = [generate_images(model, prompts, seeds, steps=steps) for prompts in (before, after)]
+    return WordResult(word, start, len(paths), examples, after, *images)

@@ -1,7 +1,7 @@
-"""Run `neonym doctor`, which prints for bug reports what is installed and what is missing for what.
+"""Run `neonym doctor`, which prints what is installed, what is missing, and which features need it, for bug reports.
 
-It sends, fetches and writes nothing. Only the standard library is imported unguarded, because the command is run where
-something is broken.
+It writes no files and does not use the network. Only imports of the standard library are unguarded, because the command
+is for installations that are broken.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from neonym.errors import EXIT_USER_ERROR
 from neonym.extras import OPTIONAL, install_command, is_installed
 
 DESCRIPTION = (
-    "Say what is installed, which devices there are, and what is missing for what. Nothing leaves this machine."
+    "Show what is installed, which devices there are, what is missing, and what needs it. Nothing leaves this machine."
 )
 VARIABLES = (  # environment variables that change what the libraries do
     "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE",
@@ -35,58 +35,62 @@ Facts = dict[str, Any]
 
 
 def main(argv: list[str], prog: str) -> int:
+    """Print the facts and return the exit code, which is 2 if something necessary is missing."""
     parser = argparse.ArgumentParser(prog=prog, description=DESCRIPTION)
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
-    flags, found = parser.parse_args(argv), facts()
-    print(json.dumps(found, indent=1, ensure_ascii=False) if flags.json else as_text(found))
+    flags, found = parser.parse_args(argv), collect_facts()
+    print(json.dumps(found, indent=1, ensure_ascii=False) if flags.json else report_text(found))
     return EXIT_USER_ERROR if found["missing"] else 0
 
 
-def facts() -> Facts:
-    """Return all facts, section by section. A fact that cannot be found out says so."""
-    needed = told(dependencies)
+def collect_facts() -> Facts:
+    """Return all facts, section by section. A text takes the place of a fact that cannot be found out."""
+    needed = fact_or_reason(dependencies)
     places = {"here": Path.cwd, "neonym's cache": own_cache, "the hub's cache": hub_cache}
     return {
         "neonym": {
             "version": __version__,
             "place": short(Path(__file__).parent.parent),
-            "built-in model": told(lambda: there("models/builtin/emoji/model_index.json")),
-            "example images": told(lambda: there("examples/demo.toml")),
+            "built-in model": fact_or_reason(lambda: presence("models/builtin/emoji/model_index.json")),
+            "example images": fact_or_reason(lambda: presence("examples/demo.toml")),
         },
         "system": {"python": sys.version.split()[0], "platform": platform.platform(), "cpu cores": os.cpu_count()},
-        "devices": told(devices),
+        "devices": fact_or_reason(devices),
         "dependencies": needed,
-        "optional": {optional.package: told(lambda o=optional: of_optional(o.module)) for optional in OPTIONAL},
+        "optional": {
+            optional.package: fact_or_reason(lambda o=optional: optional_version(o.module)) for optional in OPTIONAL
+        },
         "C++ compiler": next((name for name in COMPILERS if shutil.which(name)), "none: --torch_compile needs one"),
-        "disk": {name: told(lambda p=place: free_space(p())) for name, place in places.items()},
-        "caches": {name: told(lambda p=place: size_of(p())) for name, place in places.items() if "cache" in name},
+        "disk": {name: fact_or_reason(lambda p=place: free_space(p())) for name, place in places.items()},
+        "caches": {
+            name: fact_or_reason(lambda p=place: folder_size(p())) for name, place in places.items() if "cache" in name
+        },
         "environment": {name: short(os.environ[name]) for name in VARIABLES if name in os.environ},
-        "missing": wrong(needed),
+        "missing": unmet_requirements(needed),
     }
 
 
-def told(find_out: Callable[[], Any]) -> Any:
-    """Return what `find_out` returns, or a text that says why it failed. A broken library may raise anything."""
+def fact_or_reason(find_out: Callable[[], Any]) -> Any:
+    """Return the result of `find_out`, or a text that says why it failed: a broken library may raise anything."""
     try:
         return find_out()
     except Exception as error:
-        return (
-            f"cannot be told ({type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error) else ''})"
-        )
+        return f"unknown ({type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error) else ''})"
 
 
 def short(path: str | Path) -> str:
-    """Return a path with the home folder as ~."""
-    home = told(lambda: str(Path.home()))
+    """Return a path with the home folder written as ~."""
+    home = fact_or_reason(lambda: str(Path.home()))
     return str(path).replace(home, "~") if home not in ("", "/") else str(path)
 
 
-def there(name: str) -> str:
-    return "there" if (Path(__file__).parent.parent / name).is_file() else "missing: install the package again"
+def presence(name: str) -> str:
+    """Return whether a file of the package is present, as a text."""
+    return "present" if (Path(__file__).parent.parent / name).is_file() else "missing: install the package again"
 
 
 def dependencies() -> Facts:
-    """Return the version of each required package, by package, with the version that is needed if it is another."""
+    """Return the version of each required package; if it does not fit, with the version that is needed."""
     from packaging.requirements import Requirement
 
     found = {}
@@ -98,22 +102,23 @@ def dependencies() -> Facts:
     return found
 
 
-def wrong(needed: Any) -> list[str]:
-    """Return the packages that must be installed before anything works."""
+def unmet_requirements(needed: Any) -> list[str]:
+    """Return the required packages that are missing or have the wrong version."""
     if not isinstance(needed, dict):
-        return ["what is needed cannot be told: pip install neonym"]
+        return ["the requirements are unknown: pip install neonym"]
     return [f"{name} {version}" for name, version in needed.items() if ", needed: " in version]
 
 
 def version_of(package: str) -> str:
+    """Return the version of an installed package, or "missing"."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return MISSING
 
 
-def of_optional(module: str) -> str:
-    """Return the version of an optional package, or the purpose for which it is missing and how to install it."""
+def optional_version(module: str) -> str:
+    """Return the version of an optional package or, if it is missing, what needs it and how to install it."""
     optional = next(o for o in OPTIONAL if o.module == module)
     return (
         version_of(optional.package)
@@ -123,13 +128,13 @@ def of_optional(module: str) -> str:
 
 
 def devices() -> Facts:
-    """Return what torch can compute on, and in which precisions."""
+    """Return the devices that torch can use, and the precisions in which they compute."""
     import torch
 
     cpu = torch.backends.cpu.get_cpu_capability()
     found: Facts = {
         "torch": f"{torch.__version__}, built for {torch.version.cuda or torch.version.hip or 'the CPU'}",
-        "cpu": f"{cpu}, {torch.get_num_threads()} threads; float32 (bf16 is computed, fp16 becomes float32)",
+        "cpu": f"{cpu}, {torch.get_num_threads()} threads; float32 (bf16 works, fp16 becomes float32)",
     }
     for index in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(index)
@@ -141,40 +146,42 @@ def devices() -> Facts:
 
 
 def own_cache() -> Path:
+    """Return the folder of Neonym's cache."""
     from neonym.io.memo import cache_folder
 
     return cache_folder()
 
 
 def hub_cache() -> Path:
+    """Return the folder of the Hugging Face hub's cache."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
 
 
 def free_space(path: Path) -> str:
-    """Return a text about the free space in the nearest existing folder, and whether it can be written to."""
+    """Return the free space in the nearest existing folder, and whether the folder can be written to, as a text."""
     folder = next(parent for parent in (path, *path.parents) if parent.exists())
     writable = "" if os.access(folder, os.W_OK) else ", cannot be written to"
     return f"{shutil.disk_usage(folder).free / GIB:.1f} GiB free ({short(path)}{writable})"
 
 
-def size_of(path: Path) -> str:
-    """Return a text about the size of a folder. Links, which the hub's cache is full of, are not followed."""
+def folder_size(path: Path) -> str:
+    """Return the size of a folder as a text. Links, which the hub's cache is full of, are not followed."""
     if not path.is_dir():
         return "empty"
     files = [file for file in path.rglob("*") if file.is_file() and not file.is_symlink()]
     return f"{sum(file.stat().st_size for file in files) / GIB:.2f} GiB in {len(files)} files"
 
 
-def as_text(found: Facts) -> str:
-    """Return the facts as text for people."""
+def report_text(found: Facts) -> str:
+    """Return the facts as text for people to read."""
     lines = []
     for section, content in found.items():
         if isinstance(content, dict):
             lines += [f"{section}:", *(f"  {name}: {value}" for name, value in content.items())] if content else []
         elif isinstance(content, list):
-            lines += [f"{section}: {', '.join(content) or 'nothing that is always needed'}"]
+            lines += [f"{section}: {', '.join(content) or 'no required packages'}"]
         else:
             lines.append(f"{section}: {content}")
     return "\n".join(lines)

@@ -1,6 +1,6 @@
 """Define the programs that a user can start, and handle Ctrl-C and SIGTERM from the first moment on.
 
-Only modules that Python has loaded already are imported at the top, because any other import may be interrupted.
+At the top, only modules that Python has already loaded are imported, because any other import could be interrupted.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 
-TYPE_CHECKING = False  # as a type checker sees it: importing `typing` takes longer than all the rest
+TYPE_CHECKING = False  # type checkers take it as true; importing it from `typing` takes longer than all the rest
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
@@ -48,25 +48,25 @@ def gen_img_diffusers() -> None:
     start_as("generate", "gen_img_diffusers.py")
 
 
-def start_as(name: str, prog: str, *meant: str) -> None:
+def start_as(name: str, prog: str, *implied: str) -> None:
     """Run a command under another name, with the flags that the name implies."""
 
     def command() -> int:
         from neonym.cli.main import run_command
 
-        return run_command(name, [*sys.argv[1:], *meant], prog)
+        return run_command(name, [*sys.argv[1:], *implied], prog)
 
     start(command)
 
 
 def start(command: Callable[[], int]) -> None:
-    """Run a command and end the program with its exit code, or quietly with 128 + the signal that stopped it."""
-    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
-        if signal.getsignal(number) == usual:  # a signal that is ignored, as under nohup, stays ignored
+    """Run a command and exit with its exit code, or quietly with 128 + the number of the signal that stopped it."""
+    for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+        if signal.getsignal(number) == default:  # a signal that is ignored, as under nohup, stays ignored
             signal.signal(number, stop)
     try:
         code = command()
-    except BaseException:  # an interrupted library raises anything
+    except BaseException:  # an interrupted library may raise anything
         if not stopped_by:
             raise
         code = 0
@@ -77,8 +77,8 @@ def start(command: Callable[[], int]) -> None:
 def stop(number: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt, so that half-written files are removed.
 
-    The program ends at once during an import, or when it is asked again: libraries turn an exception during an import
-    into errors of their own, or swallow it.
+    During an import, or on a second signal, exit at once: libraries turn an exception during an import into errors of
+    their own, or swallow it.
     """
     again = bool(stopped_by)
     stopped_by.append(number)

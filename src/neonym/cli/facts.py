@@ -16,6 +16,7 @@ from neonym.data.images import still_view
 from neonym.data.latent_keys import entry_name, places, told_sizes
 from neonym.data.records import steps_per_epoch
 from neonym.io.memo import cache_folder
+from neonym.preflight.captions import unreadable_emphasis
 from neonym.preflight.plan import step_sizes
 from neonym.preflight.possible_captions import example_caption, fate_of_word, surely_fits
 from neonym.seeds import concept_seed, dice
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 
 
 def as_object(found: Preflight, draws: int, step: int) -> dict[str, Any]:
-    """Return the whole object. Captions are as in `step` of the training, with `draws` keyed draws of each.
+    """Return the whole object. Captions are those of training step `step`, with `draws` random draws of each.
 
-    `defaults` holds the settings that were not given, each with its source.
+    `defaults` holds the settings that are not given, each with its source.
     """
     items = Items(found, draws, step)
     return {
@@ -44,8 +45,8 @@ def as_object(found: Preflight, draws: int, step: int) -> dict[str, Any]:
 def dataset_facts(found: Preflight, index: int) -> dict[str, Any]:
     """Return the facts about a data set.
 
-    `buckets` are those with images, repeats counted. `bucket_sizes` are all possible ones (without upscaling, none are
-    fixed).
+    `buckets` lists the buckets that have images, with repeats counted. `bucket_sizes` lists all possible ones, and none
+    if there is no upscaling, because the sizes then depend on the images.
     """
     records, sizes = [r for r in found.records if r.dataset == index], step_sizes(found.datasets, found.run)
     by_concept = [[r for r in records if r.concept == c] for c in range(len(found.tokens))]
@@ -65,7 +66,7 @@ def dataset_facts(found: Preflight, index: int) -> dict[str, Any]:
 
 
 def bucket_facts(found: Preflight, index: int) -> dict[str, Any]:
-    """Return the limits of the buckets on the grid and every size between them, or none if the limits cannot hold."""
+    """Return the limits of the buckets, rounded to the grid, and all sizes between them; none if impossible."""
     rules = found.datasets[index].buckets
     if not rules.enabled:
         return {"bucket_limits": None, "bucket_sizes": [list(rules.resolution)]}
@@ -77,7 +78,7 @@ def bucket_facts(found: Preflight, index: int) -> dict[str, Any]:
 
 
 def config_facts(found: Preflight, index: int) -> dict[str, Any]:
-    """Return every value of a data set and its subsets, and where it was found."""
+    """Return the values of a data set and its subsets, and where each comes from."""
     if found.config is None:
         return {}
     spec = found.config.datasets[index]
@@ -93,7 +94,7 @@ def config_facts(found: Preflight, index: int) -> dict[str, Any]:
 
 
 class Items:
-    """A source of facts about one image after another, which finds out once what concerns all of them."""
+    """A source of facts about images. What concerns all images is found out once."""
 
     def __init__(self, found: Preflight, draws: int, step: int):
         self.found, self.draws, self.step = found, draws, step
@@ -101,6 +102,7 @@ class Items:
         self.cached, self.unread = cached_images(found), unreadable_captions(found)
 
     def facts(self, record: ImageRecord, held_out: bool) -> dict[str, Any]:
+        """Return the facts about an image, which is either trained on or held out for evaluation."""
         found, token, at = self.found, self.found.tokens[record.concept], self.moments[record.concept]
         seed = concept_seed(found.run.optim.seed, token)
         readable = str(record.path) not in self.unread
@@ -132,13 +134,13 @@ class Items:
         }
 
     def survives(self, record: ImageRecord, token: str) -> bool:
-        """Return whether the word is in every form of the caption that can be used in training."""
+        """Return whether the word is in every form that the caption can take in training."""
         tokenizers = self.found.tokenizers
         return fate_of_word(record, token, tokenizers, surely_fits(record, tokenizers)) is None
 
 
 def place_facts(record: ImageRecord) -> dict[str, Any]:
-    """Return how an image is resized and cropped, and the bucket that it is in.
+    """Return how an image is resized and cropped, and which bucket it is in.
 
     `told_sizes` are the sizes that SDXL is conditioned on, height first: original size, crop from top and left, size.
     """
@@ -154,7 +156,7 @@ def place_facts(record: ImageRecord) -> dict[str, Any]:
 
 
 def moment(found: Preflight, concept: int, step: int) -> Moment:
-    """Return what captions depend on at `step`. If an error left no plan, return the moment of the first epoch."""
+    """Return the moment in training on which captions depend at `step`, in the first epoch if an error left no plan."""
     if found.plan is None:
         return Moment(step=step)
     samples = found.plan.concepts[concept].samples
@@ -162,12 +164,12 @@ def moment(found: Preflight, concept: int, step: int) -> Moment:
 
 
 def unreadable_captions(found: Preflight) -> set[str]:
-    """Return the images whose captions have emphasis that cannot be read, so that they have no ids."""
-    return {p.where for p in found.problems if "no weight" in p.what}
+    """Return the images whose captions have emphasis that cannot be parsed, so that they have no token ids."""
+    return {problem.where for problem in unreadable_emphasis((*found.records, *found.held_out))}
 
 
 def cached_images(found: Preflight) -> set[Path]:
-    """Return the images whose moments are cached on disk."""
+    """Return the images whose latents' moments are cached on disk."""
     folder = Path(found.run.cache.latent_cache_dir) if found.run.cache.latent_cache_dir else cache_folder()
     if found.source is None or "vae" not in found.source.weights or not folder.is_dir():
         return set()

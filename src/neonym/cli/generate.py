@@ -6,11 +6,12 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from neonym.cli.terminal import print_problems
 from neonym.config.flags import CommandLine, flags_in, read_command_line, repeated_flags
 from neonym.config.flat import Sink, replace_compat
 from neonym.config.generate import GenerateFlags, GenerateSettings
 from neonym.config.sdscripts import GENERATOR
-from neonym.errors import EXIT_INTERRUPTED, Problem, UserError
+from neonym.errors import EXIT_INTERRUPTED, Problem, UserError, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,38 +19,38 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from neonym.generation.request.prepare import Ready
-    from neonym.generation.run import Session
+    from neonym.generation.request.prepare import PreparedRun
+    from neonym.generation.run import GenerationSession
 
-DESCRIPTION = "Generate images, with learned words in the prompts. The word is the file name without ending."
+DESCRIPTION = "Generate images with learned words in the prompts. A word is its file's name without the extension."
 
 
 def main(argv: list[str], prog: str) -> int:
     values, notes = values_given(read_command_line(GenerateFlags, argv, prog, DESCRIPTION))
-    from neonym.generation.metadata import like
+    from neonym.generation.metadata import settings_like
     from neonym.generation.request.prepare import prepare
-    from neonym.generation.run import Session, changed_since
+    from neonym.generation.run import GenerationSession, reproduction_warnings
 
     settings, record = GenerateSettings.model_validate(values), None
     if settings.like:
-        settings, record = like(settings.like, values)
+        settings, record = settings_like(settings.like, values)
     ready = prepare(settings, notes)
-    tell(ready.problems)
+    print_problems(ready.problems)
     if settings.network_show_meta:
         show_metadata(settings.network_weights)
-    session = Session(ready)
-    tell(session.problems)
-    tell(changed_since(record, session.facts) if record else [])
+    session = GenerationSession(ready)
+    print_problems(session.problems)
+    print_problems(reproduction_warnings(record, session.facts) if record else [])
     try:
         generate_all(ready, session)
     except KeyboardInterrupt:
-        print(f"\ninterrupted: {session.done} images are finished, in {settings.outdir}", file=sys.stderr)
+        print(f"\ninterrupted: {counted(session.done, 'image')} finished, in {settings.outdir}", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
 
 
 def values_given(line: CommandLine[GenerateFlags]) -> tuple[dict[str, Any], list[Problem]]:
-    """Return the settings that a command line gives, and the problems with its flags."""
+    """Return the settings on a command line, and the problems with its flags."""
     flags, named = line.flags, flags_in(line.argv, GenerateFlags)
     given = Sink(problems=[*line.problems, *repeated_flags(line.argv)])
     values = {name: getattr(flags, name) for name in GenerateSettings.model_fields if name in named}
@@ -58,22 +59,16 @@ def values_given(line: CommandLine[GenerateFlags]) -> tuple[dict[str, Any], list
     return replace_compat(values, GENERATOR, given), given.problems
 
 
-def tell(problems: list[Problem]) -> None:
-    """Print problems to the error stream."""
-    for problem in problems:
-        print(f"{problem.severity}: {problem}", file=sys.stderr)
-
-
 def show_metadata(files: tuple[str, ...]) -> None:
     """Print the metadata of LoRA files."""
-    from neonym.generation.lora import network_facts
+    from neonym.generation.lora import network_metadata
 
     for file in files:
-        print(f"{file}: {json.dumps(network_facts(file), indent=1, ensure_ascii=False)}")
+        print(f"{file}: {json.dumps(network_metadata(file), indent=1, ensure_ascii=False)}")
 
 
-def generate_all(ready: Ready, session: Session) -> None:
-    """Generate everything that the flags ask for, then the prompts that are typed. A grid of all of them comes last."""
+def generate_all(ready: PreparedRun, session: GenerationSession) -> None:
+    """Generate the images that the flags describe, then those of typed prompts, and save the grid last."""
     if ready.sheet:
         for path in session.generate_sheet(ready.sheet):
             print(path, flush=True)
@@ -91,8 +86,8 @@ def generate_all(ready: Ready, session: Session) -> None:
             print(session.save_grid(shown))
 
 
-def generate_typed(ready: Ready, session: Session) -> None:
-    """Generate images for prompts that are typed, with history and completion of the words, until the input ends."""
+def generate_typed(ready: PreparedRun, session: GenerationSession) -> None:
+    """Generate images for typed prompts, with a history and completion of the words, until the input ends."""
     for number, line in enumerate(typed_lines(tuple(ready.words))):
         try:
             for path in generate_line(line, number, ready, session):
@@ -100,20 +95,22 @@ def generate_typed(ready: Ready, session: Session) -> None:
         except UserError as error:
             print(error, file=sys.stderr)
         except KeyboardInterrupt:
-            print("stopped; end the input to leave", file=sys.stderr)
+            print("stopped; press Ctrl-D to quit", file=sys.stderr)
 
 
-def generate_line(line: str, number: int, ready: Ready, session: Session) -> Iterator[Path]:
+def generate_line(line: str, number: int, ready: PreparedRun, session: GenerationSession) -> Iterator[Path]:
     """Yield the image files of a typed line. Raise ConfigError before the first one if the line is wrong."""
     before = len(ready.plan.problems)
     jobs = list(ready.plan.jobs_of_line(line, f"line {number + 1}"))
-    tell([*ready.plan.problems[before:], *(warning for job in jobs for warning in ready.inspector.inspect(job)[1])])
+    print_problems(
+        [*ready.plan.problems[before:], *(warning for job in jobs for warning in ready.inspector.inspect(job)[1])]
+    )
     for path, _ in session.generate(jobs):
         yield path
 
 
 def typed_lines(words: tuple[str, ...]) -> Iterator[str]:
-    """Yield the typed lines that are neither blank nor comments."""
+    """Yield the typed lines, without blank lines and comments."""
     if sys.stdin.isatty():
         with_completion(words)
     while True:
@@ -134,8 +131,8 @@ def with_completion(words: tuple[str, ...]) -> None:
     names = (*words, "--n ", "--w ", "--h ", "--s ", "--d ", "--l ", "--nl ", "--t ", "--am ", "--f ")
 
     def complete(text: str, state: int) -> str | None:
-        fitting = [name for name in names if name.startswith(text)]
-        return fitting[state] if state < len(fitting) else None
+        matches = [name for name in names if name.startswith(text)]
+        return matches[state] if state < len(matches) else None
 
     readline.set_completer_delims(" ,:()[]<>|{}")
     readline.set_completer(complete)

@@ -1,4 +1,4 @@
-"""Run `neonym inspect FILE`, which prints what an embedding file holds, its origin, and which programs read it."""
+"""Run `neonym inspect FILE`, which prints what an embedding file holds, where it comes from, and what can read it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from neonym.models.registry import families, family_named
 if TYPE_CHECKING:
     from neonym.api.inspect import FileFacts, WordFacts
 
-DESCRIPTION = "Say what an embedding file holds: the word, its vectors, where it comes from, which programs read it."
+DESCRIPTION = (
+    "Show what an embedding file holds: the word, its vectors, where it comes from, and which programs read it."
+)
 FAMILIES = tuple(family.name for family in families())
 MOST_SHOWN = 12  # names and tensors
 
@@ -25,25 +27,25 @@ MOST_SHOWN = 12  # names and tensors
 class InspectFlags(BaseModel):
     """The flags of inspection."""
 
-    file: tyro.conf.Positional[Path] = Field(description="The embedding file, of any program.")
+    file: tyro.conf.Positional[Path] = Field(description="Embedding file of any program.")
     family: Annotated[str | None, tyro.conf.arg(name="for", metavar=f"{{{','.join(FAMILIES)}}}")] = Field(
-        None, description="Say whether it fits this family; exit code 2 if not."
+        None, description="Say whether the word fits this family; the exit code is 2 if not."
     )
-    model: str | None = Field(None, description="Compare its vectors with this model's words.")
+    model: str | None = Field(None, description="Compare the vectors with this model's words.")
     offline: bool = Field(False, description="Never use the network, not even for a hub ID.")
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(False, description="Print one JSON object.")
 
     @field_validator("family")
     @classmethod
     def known(cls, name: str | None) -> str | None:
-        """Return the name of a family. Raise ValueError if it is not known."""
+        """Return the name of a family. Raise ValueError if it is unknown."""
         if name is not None and name not in FAMILIES:
-            raise ValueError(f"is none of {', '.join(FAMILIES)}")
+            raise ValueError(f"is not one of {', '.join(FAMILIES)}")
         return name
 
 
 def main(argv: list[str], prog: str) -> int:
-    """Print what an embedding file holds."""
+    """Print what an embedding file holds, and return the exit code: 2 if it is unreadable or does not fit."""
     flags = parse_flags(InspectFlags, argv, prog, DESCRIPTION)
     from neonym.api.inspect import file_facts
 
@@ -55,10 +57,10 @@ def main(argv: list[str], prog: str) -> int:
         print("\n\n".join([*(word_text(word, flags.family) for word in facts.words), file_text(facts)]))
     if facts.unreadable is not None:
         raise facts.unreadable
-    return 0 if flags.family is None or all(fits(word, flags.family) for word in facts.words) else 2
+    return 0 if flags.family is None or all(word_fits(word, flags.family) for word in facts.words) else 2
 
 
-def fits(word: WordFacts, family: str) -> bool:
+def word_fits(word: WordFacts, family: str) -> bool:
     """Return whether a word fits the models of a family."""
     known = family_named(family)
     return known is not None and known.fits(word.widths)
@@ -82,7 +84,7 @@ def word_object(word: WordFacts, family: str | None) -> dict[str, Any]:
         "metadata": word.metadata,
     }
     if family is not None:
-        found["fits"] = fits(word, family)
+        found["fits"] = word_fits(word, family)
     if word.neighbours:
         found["model"] = {name: asdict(beside) for name, beside in word.neighbours.items()}
     return found
@@ -90,9 +92,9 @@ def word_object(word: WordFacts, family: str | None) -> dict[str, Any]:
 
 def word_text(word: WordFacts, family: str | None) -> str:
     """Return the text that describes a word."""
-    from neonym.cli.names import shown
+    from neonym.cli.terminal import printable
 
-    lines = [f"word: {shown(word.token)}"]
+    lines = [f"word: {printable(word.token)}"]
     for name, found in word.encoders.items():
         vectors, norms = counted(found.vectors, "vector"), ", ".join(map(str, found.norms))
         lines.append(f"{name}: {vectors} of {found.width} ({found.made_for}), norms {norms}")
@@ -101,17 +103,17 @@ def word_text(word: WordFacts, family: str | None) -> str:
             lines.append(f"  norm of the model's words: {beside.norm_of_words}")
             lines += [f"  vector {i}: nearest words {', '.join(words)}" for i, words in enumerate(beside.nearest)]
     if family is not None:
-        lines.append(f"{'fits' if fits(word, family) else 'DOES NOT FIT'} {family}")
-    lines += [f"  {shown(key)}: {shown(value)}" for key, value in sorted(word.metadata.items())]
+        lines.append(f"{'fits' if word_fits(word, family) else 'DOES NOT FIT'} {family}")
+    lines += [f"  {printable(key)}: {printable(value)}" for key, value in sorted(word.metadata.items())]
     return "\n".join(lines)
 
 
 def file_text(facts: FileFacts) -> str:
     """Return the text that describes a file."""
-    from neonym.cli.names import shown
+    from neonym.cli.terminal import printable
 
-    lines = [f"layout: {facts.container}, {', '.join(map(shown, facts.names[:MOST_SHOWN]))}"]
-    lines += [f"  {shown(name)}: {what}" for name, what in list(facts.tensors.items())[:MOST_SHOWN]]
-    lines += [f"{program}: {shown(what)}" for program, what in facts.programs.items()]
-    lines += [f"note: {shown(warning)}" for warning in facts.warnings]
+    lines = [f"layout: {facts.container}, {', '.join(map(printable, facts.names[:MOST_SHOWN]))}"]
+    lines += [f"  {printable(name)}: {what}" for name, what in list(facts.tensors.items())[:MOST_SHOWN]]
+    lines += [f"{program}: {printable(what)}" for program, what in facts.programs.items()]
+    lines += [f"note: {printable(warning)}" for warning in facts.warnings]
     return "\n".join(lines)

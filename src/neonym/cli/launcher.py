@@ -1,12 +1,11 @@
-"""Recognise launchers, which start training as a child process: `accelerate launch` and `torchrun`.
+"""Recognise launchers that start training as a child process: `accelerate launch` and `torchrun`.
 
-For every exit code but 0 they print a traceback of their own, below everything that the training printed, and exit
-with 1.
+For every exit code other than 0, they print a traceback of their own below the output of the training, and exit with 1.
 """
 
 import os
 
-MARKS = ("ACCELERATE_DYNAMO_MODE", "TORCHELASTIC_RUN_ID")  # variables that only they set, for their children
+MARKS = ("ACCELERATE_DYNAMO_MODE", "TORCHELASTIC_RUN_ID")  # environment variables that only they set
 
 
 def is_launched() -> bool:

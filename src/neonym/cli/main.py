@@ -1,6 +1,6 @@
 """Run `neonym COMMAND ...`: find the command, print its errors and return its exit code.
 
-The module of a command is imported when the command is run, and `--help` never imports torch.
+The module of a command is imported when the command runs, and `--help` never imports torch.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
         return 0
     if name not in COMMANDS:
         meant = nearest(name, tuple(COMMANDS))
-        print(f"neonym: there is no command `{name}`. {meant}\n\n{usage()}", file=sys.stderr)
+        print(f"neonym: unknown command `{name}`. {meant}\n\n{usage()}", file=sys.stderr)
         return 2
     return run_command(name, argv[1:], f"neonym {name}")
 
@@ -64,24 +64,27 @@ def run_command(name: str, argv: list[str], prog: str) -> int:
         print_error(error, prog)
         return error.exit_code
     except ModuleNotFoundError as error:
-        if (error.name or "neonym").partition(".")[0] == "neonym":  # our own mistake
+        if (error.name or "neonym").partition(".")[0] == "neonym":  # a bug in Neonym
             raise
         print(
-            f"{prog}: error: the package `{error.name}` is missing. `neonym doctor` lists all that are.",
+            f"{prog}: error: the package `{error.name}` is missing. `neonym doctor` lists everything that is missing.",
             file=sys.stderr,
         )
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # nobody reads the output any more: no traceback at the end either
+    except BrokenPipeError:  # nothing reads the output any more; avoid a traceback at exit as well
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 
 
 def print_error(error: NeonymError, prog: str) -> None:
-    """Print an error. If several processes find the same one, only the first prints it."""
+    """Print an error. Of several processes that find the same mistake, only the first prints it."""
     if isinstance(error, ConfigError) and os.environ.get("RANK", "0") != "0":
         return
     print(f"{prog}: error:\n{error}" if "\n" in str(error) else f"{prog}: error: {error}", file=sys.stderr)
     if is_launched():
-        print(f"(The launcher's traceback below only says that the exit code is {error.exit_code}.)", file=sys.stderr)
+        print(
+            f"(The traceback below is the launcher's and only says that the exit code is {error.exit_code}.)",
+            file=sys.stderr,
+        )

@@ -1,4 +1,4 @@
-"""Write `report.html`, one page without other files: what was taught, with which result, and how to go on."""
+"""Write `report.html`, a self-contained page that shows what was learned, how well, and what to do next."""
 
 from __future__ import annotations
 
@@ -46,31 +46,34 @@ svg{width:100%;max-width:28rem;height:auto;display:block;margin-top:.4rem}
 pre,code{font:.88em/1.5 ui-monospace,Consolas,monospace}pre{background:var(--paper);border:1px solid var(--line);border-radius:8px;padding:.7rem .9rem;
 white-space:pre-wrap;overflow-wrap:anywhere}a{color:var(--accent)}
 """
-LOOKS = {"LEARNED": "good", "WEAK": "fair", "NOT LEARNED": "bad"}
+BADGES = {"LEARNED": "good", "WEAK": "fair", "NOT LEARNED": "bad"}
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A frozen record of what the page shows for one word. Images before and after have the same prompts and seeds."""
+class WordResult:
+    """What the page shows for one word. The images before and after have the same prompts and seeds."""
 
     word: str
-    start: str  # the word that it began as
+    start: str  # its init word
     count: int  # how many images it was learned from
     examples: Sequence[Image]  # some of them
     prompts: Sequence[str]  # with the word
-    before: Sequence[Image]  # generated with the start in the word's place
+    before: Sequence[Image]  # generated with the init word in its place
     after: Sequence[Image]
 
 
-def write_report(out: Path, result: Result, shown: Sequence[Shown], events: Path, model: str) -> Path:
-    """Write the page of a run with this event file, and return its path. Raise OSError if it cannot be written."""
+def write_report(out: Path, result: Result, shown: Sequence[WordResult], events: Path, model: str) -> Path:
+    """Write the page of a run with the event file `events`, and return its path. Raise OSError if that fails."""
     evaluated = evaluations(events)
     parts = [heading(result, shown, model)]
     for index, (one, verdict, file) in enumerate(zip(shown, result.verdicts, result.files, strict=True)):
         losses = [(step, values[index]) for step, values in evaluated]
-        ends = [(0, verdict.loss_before), (result.steps, verdict.loss_after)]  # of other samples: not mixed with those
+        ends = [
+            (0, verdict.loss_before),
+            (result.steps, verdict.loss_after),
+        ]  # measured on other samples, so not mixed with the evaluations
         parts.append(word_section(one, verdict, file, losses if len(losses) > 1 else ends))
-    parts.append(how_to_go_on(shown, result.files, model))
+    parts.append(next_steps(shown, result.files, model))
     title = f"Neonym: {', '.join(s.word for s in shown)}"
     page = out / "report.html"
     with atomic_write(page) as part:
@@ -85,7 +88,7 @@ def write_report(out: Path, result: Result, shown: Sequence[Shown], events: Path
 def evaluations(events: Path) -> list[tuple[int, list[float]]]:
     """Return the step and the loss of each word for each evaluation of the last run in an event file.
 
-    Damaged lines are left out.
+    Damaged lines are skipped.
     """
     found: list[tuple[int, list[float]]] = []
     try:
@@ -102,46 +105,46 @@ def evaluations(events: Path) -> list[tuple[int, list[float]]]:
     return found
 
 
-def heading(result: Result, shown: Sequence[Shown], model: str) -> str:
-    """Return the HTML of the title, with what was taught in how many steps."""
+def heading(result: Result, shown: Sequence[WordResult], model: str) -> str:
+    """Return the HTML of the title and of a sentence that says what was learned and in how many steps."""
     words = " and ".join(f"<b>{html.escape(s.word)}</b>" for s in shown)
     count = {1: "A new word", 2: "Two new words"}.get(len(shown), f"{len(shown)} new words")
     return (
         f"<h1>{count}</h1><p class=lead>The model <code>{html.escape(model)}</code> was taught {words} in {result.steps} steps. "
-        "The model itself is what it was: a word is a file of a few kilobytes.</p>"
+        "The model itself is unchanged: a word is a file of a few kilobytes.</p>"
     )
 
 
-def word_section(shown: Shown, verdict: Verdict, file: Path, losses: Sequence[tuple[int, float]]) -> str:
-    """Return the HTML of one word: verdict, images and figures. `losses` are pairs of a step and the loss after it."""
+def word_section(shown: WordResult, verdict: Verdict, file: Path, losses: Sequence[tuple[int, float]]) -> str:
+    """Return the HTML of one word: verdict, images and figures. `losses` holds pairs of a step and the loss after it."""
     word, start = html.escape(shown.word), html.escape(shown.start)
     pairs = zip(shown.prompts, shown.before, shown.after, strict=True)
     generated = "".join(
-        f"<figure class=pair>{embedded(b, f'Before, with {shown.start}: {prompt}')}{embedded(a, f'After: {prompt}')}"
+        f"<figure class=pair>{image_element(b, f'Before, with {shown.start}: {prompt}')}{image_element(a, f'After: {prompt}')}"
         f"<figcaption>{html.escape(prompt)}</figcaption></figure>"
         for prompt, b, a in pairs
     )
-    examples = "".join(embedded(image, f"{shown.word}, example {i}") for i, image in enumerate(shown.examples, 1))
+    examples = "".join(image_element(image, f"{shown.word}, example {i}") for i, image in enumerate(shown.examples, 1))
     helps = f" What may help: {html.escape(verdict.advice)}." if verdict.advice else ""
     return (
-        f"<section><h2>{word} <span class='badge {'fair' if verdict.overpowers else LOOKS[verdict.word]}'>{verdict.headline}</span></h2><p>{html.escape(capital(verdict.reason))}.{helps}</p>"
-        f"<h3>Learned from {shown.count} images, such as</h3><div class='strip small'>{examples}</div>"
-        f"<h3>Before and after</h3><p>Above with <b>{start}</b>, the word that it began as; below with <b>{word}</b>. "
+        f"<section><h2>{word} <span class='badge {'fair' if verdict.overpowers else BADGES[verdict.word]}'>{verdict.headline}</span></h2><p>{html.escape(capitalised(verdict.reason))}.{helps}</p>"
+        f"<h3>Learned from {shown.count} images such as these</h3><div class='strip small'>{examples}</div>"
+        f"<h3>Before and after</h3><p>Above: with <b>{start}</b>, its init word. Below: with <b>{word}</b>. "
         f"Prompts and seeds are the same.</p><div class=strip>{generated}</div>"
         f"<h3>How well its images are predicted</h3><p class=quiet>Evaluation loss on {html.escape(verdict.evaluated_on)}, "
         f"always with the same noise: lower is better.</p>{curve(losses)}"
-        f"<h3>Figures</h3><dl>{figures(verdict)}<div><dt>File</dt><dd>{link(file)}<small>how it is used: "
+        f"<h3>Figures</h3><dl>{figure_items(verdict)}<div><dt>File</dt><dd>{link(file)}<small>how to use it: "
         f"{link(file.with_suffix('.md'))}</small></dd></div></dl></section>"
     )
 
 
-def capital(text: str) -> str:
-    """Return a text with its first letter as a capital."""
+def capitalised(text: str) -> str:
+    """Return a text with its first letter capitalised."""
     return text[:1].upper() + text[1:]
 
 
-def embedded(image: Image, alt: str) -> str:
-    """Return an `img` element that holds a thumbnail of the image itself."""
+def image_element(image: Image, alt: str) -> str:
+    """Return an `img` element with an embedded thumbnail of the image."""
     small, data = image.convert("RGB"), BytesIO()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     small.save(data, "PNG", optimize=True)
@@ -156,15 +159,15 @@ def link(file: Path) -> str:
     return f"<a href='{name}'><code>{name}</code></a>"
 
 
-def figures(verdict: Verdict) -> str:
+def figure_items(verdict: Verdict) -> str:
     """Return the figures of a verdict as items of a definition list."""
     change = 100 * (verdict.loss_after / verdict.loss_before - 1) if verdict.loss_before else 0.0
     cells = [
         ("Evaluation loss", f"{verdict.loss_before:.5f} → {verdict.loss_after:.5f}", f"{change:+.2f} %"),
-        ("Gain", f"{100 * verdict.share:.1f} % of a word's", f"from {100 * FAIR_SHARE:.0f} % on it is worth using"),
-        ("Way", f"{100 * verdict.reach:.0f} % of its direction", f"{100 * FAIR_REACH:.0f} % are needed"),
+        ("Gain", f"{100 * verdict.share:.1f} % of a known word's", f"worth using from {100 * FAIR_SHARE:.0f} %"),
+        ("Progress", f"{100 * verdict.reach:.0f} % of the possible gain", f"{100 * FAIR_REACH:.0f} % are needed"),
         ("Certainty", f"{verdict.standard_errors:.1f} standard errors", f"{SURE:.0f} are needed"),
-        ("Other words", f"{100 * verdict.obedience:.0f} %", "of what they change beside words that the model knows"),
+        ("Other words", f"{100 * verdict.obedience:.0f} %", "of what they change beside known words"),
     ]
     for name, values in verdict.encoders.items():
         cells += encoder_figures(f" in {name}" if len(verdict.encoders) > 1 else "", values)
@@ -175,16 +178,16 @@ def figures(verdict: Verdict) -> str:
 
 
 def encoder_figures(where: str, values: EncoderFigures) -> Iterable[tuple[str, str, str]]:
-    """Yield a name, a value and what it means, for each figure of an encoder."""
-    yield f"Moved{where}", f"{values.distance:.3f}", f"cosine with the start {values.cosine:.3f}"
-    yield f"Length{where}", f"{values.norm:.3f}", f"of words that the model knows {values.known_norm:.3f}"
+    """Yield the name, the value and the meaning of each figure of an encoder."""
+    yield f"Moved{where}", f"{values.distance:.3f}", f"cosine with the init word {values.cosine:.3f}"
+    yield f"Length{where}", f"{values.norm:.3f}", f"known words: {values.known_norm:.3f}"
     for index, words in enumerate(values.nearest, 1):
         which = f" to vector {index}" if len(values.nearest) > 1 else ""
-        yield f"Nearest words{which}{where}", ", ".join(words), "of the vocabulary"
+        yield f"Nearest words{which}{where}", ", ".join(words), "in the vocabulary"
 
 
 def curve(losses: Sequence[tuple[int, float]], width: int = 420, height: int = 130) -> str:
-    """Return a drawing of the loss over the steps done, with its first and last value. Sizes are in SVG units."""
+    """Return an SVG curve of the loss over the steps, with its first and last value. Sizes are in SVG units."""
     low, high = min(loss for _, loss in losses), max(loss for _, loss in losses)
     last, left, top, right, bottom = max(1, losses[-1][0]), 10, 26, width - 10, height - 30
     points = [
@@ -206,17 +209,17 @@ def curve(losses: Sequence[tuple[int, float]], width: int = 420, height: int = 1
     )
 
 
-def how_to_go_on(shown: Sequence[Shown], files: Sequence[Path], model: str) -> str:
-    """Return the HTML with commands to type next."""
+def next_steps(shown: Sequence[WordResult], files: Sequence[Path], model: str) -> str:
+    """Return the HTML of the commands to run next."""
     generate = (
         f'neonym generate --textual_inversion_embeddings {" ".join(map(str, files))} --prompt "{shown[0].prompts[0]}"'
     )
     train = "neonym train --train_data_dir=FOLDER --token_string=WORD --init_word=animal --pretrained_model_name_or_path=MODEL"
     return (
-        f"<section><h2>Go on</h2><h3>Generate images with the words</h3><pre>{html.escape(generate)}</pre>"
+        f"<section><h2>Next steps</h2><h3>Generate images with the words</h3><pre>{html.escape(generate)}</pre>"
         f"<p>These files hold words of <code>{html.escape(model)}</code>. Words of a Stable Diffusion model work in AUTOMATIC1111, "
-        "Forge, ComfyUI, InvokeAI and diffusers: the card beside each file says how.</p>"
+        "Forge, ComfyUI, InvokeAI and diffusers: the card beside each file explains how.</p>"
         f"<h3>Teach a word of your own</h3><pre>{html.escape(train)}</pre>"
-        "<p>FOLDER holds images and, beside each, a text file with its caption, in which WORD occurs. <code>neonym check</code> with the same flags "
+        "<p>FOLDER holds images and, beside each, a text file with its caption, which contains WORD. <code>neonym check</code> with the same flags "
         "finds mistakes in seconds; <code>neonym train --help</code> lists every setting.</p></section>"
     )

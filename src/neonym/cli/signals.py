@@ -1,4 +1,4 @@
-"""Handle Ctrl-C and SIGTERM during a run: its step is finished and its state is saved first."""
+"""Handle Ctrl-C and SIGTERM during a run: the current step is finished and the state is saved first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from neonym.runs.stop import Stop
 
 @contextmanager
 def stopping(stop: Stop) -> Iterator[None]:
-    """Make the first Ctrl-C or SIGTERM in the block request a stop, and a second one end the program at once."""
+    """Make the first Ctrl-C or SIGTERM in the block request a stop, and the second one exit at once."""
     numbers: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -23,7 +23,7 @@ def stopping(stop: Stop) -> Iterator[None]:
         if len(numbers) > 1:
             os._exit(128 + number)
         stop.request_at_once(number)
-        print("\nstopping after this step; again: at once", file=sys.stderr)
+        print("\nstopping after this step; interrupt again to stop at once", file=sys.stderr)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

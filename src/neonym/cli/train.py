@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from neonym.cli.launcher import is_launched
+from neonym.cli.terminal import print_problems
 from neonym.config.command_line import RunFlags, read_run, write_config
 from neonym.config.flags import read_command_line
 from neonym.errors import EXIT_NOT_LEARNED, ConfigError, Problem
 
-DESCRIPTION = "Learn one or more new words from images. Running the same command again goes on where it stopped."
+DESCRIPTION = "Learn one or more new words from images. To resume a run that was stopped, run the same command again."
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -19,8 +19,7 @@ def main(argv: list[str], prog: str) -> int:
     flags, given = line.flags, read_run(line.flags, line.argv, line.problems)
     if flags.output_config:
         stop_for_errors(given.problems)
-        for problem in given.problems:
-            print(f"{problem.severity}: {problem}", file=sys.stderr)
+        print_problems(given.problems)
         print(f"written: {write_config(given.run, Path(flags.config_file or 'config.toml'))}")
         return 0
     from neonym.preflight.preflight import preflight
@@ -32,7 +31,9 @@ def main(argv: list[str], prog: str) -> int:
         print_ids(found)
         found.raise_errors()
         return 0
-    plan = preflight(given.run, given.problems, hasty=True).complete_plan()  # before torch is read, which takes seconds
+    plan = preflight(
+        given.run, given.problems, hasty=True
+    ).complete_plan()  # before torch is imported, which takes seconds
     from neonym.cli.signals import stopping
     from neonym.generation.judge import NOT_LEARNED
     from neonym.runs.console import Terminal
@@ -45,7 +46,9 @@ def main(argv: list[str], prog: str) -> int:
         result = start_plan(plan, [terminal], stop)
     if result.signal:
         return 128 + result.signal
-    if any(v.word == NOT_LEARNED for v in result.verdicts) and not is_launched():  # else the verdict would not be seen
+    if (
+        any(v.word == NOT_LEARNED for v in result.verdicts) and not is_launched()
+    ):  # its traceback would hide the verdict
         return EXIT_NOT_LEARNED
     return 0
 

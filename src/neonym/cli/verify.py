@@ -24,56 +24,61 @@ from neonym.types import ImageRules
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-DESCRIPTION = "Draw the same seeds with a word, with the ordinary words nearest to it, and without it, and judge the word as a training run does. Exit code 3: it does nothing."
+DESCRIPTION = (
+    "Generate images from the same seeds with a word, with the nearest ordinary words, and without it, and judge the "
+    "word as a training run does. The exit code is 3 if it does nothing."
+)
 
 
 class VerifyFlags(BaseModel):
     """The flags of the verification."""
 
-    file: tyro.conf.Positional[Path] = Field(description="The embedding file, of any program.")
-    model: str = Field(BUILTIN, description="The model that it was learned with, or one of its kind.")
+    file: tyro.conf.Positional[Path] = Field(description="Embedding file of any program.")
+    model: str = Field(BUILTIN, description="Model that the word was learned with, or one of its family.")
     offline: bool = Field(False, description="Never use the network, not even for a hub ID.")
-    prompt: str = Field("a picture of a {}", description="What is drawn; {} stands for the word.")
-    seeds: int = setting(4, "How many images of each.", least=1)
+    prompt: str = Field("a picture of a {}", description="Prompt, in which {} stands for the word.")
+    seeds: int = setting(4, "Number of images of each kind.", least=1)
     steps: int = setting(30, "Sampler steps.", least=1)
     scale: float | None = setting(None, "Guidance scale (default: the model's own).")
     images: Path | None = Field(
-        None, description="Folder of images that show what the word means (default: judge it on what it draws itself)."
+        None,
+        description="Folder of images that show what the word means (default: judge it on the images it generates).",
     )
-    out: Path | None = Field(None, description="The sheet (default: beside the file, NAME-verify.png).")
+    out: Path | None = Field(None, description="Sheet to write (default: NAME-verify.png beside the file).")
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(False, description="Print one JSON object.")
 
 
 def main(argv: list[str], prog: str) -> int:
+    """Verify an embedding file and return the exit code: 3 if the word does nothing."""
     flags = parse_flags(VerifyFlags, argv, prog, DESCRIPTION)
-    if problems := list(flag_problems(flags)):
+    if problems := list(verify_problems(flags)):
         raise ConfigError(problems)
     from neonym.formats import left_out, read_embedding
-    from neonym.generation.request.model_fit import misfits
-    from neonym.generation.request.prepare import check_folder
+    from neonym.generation.request.model_fit import embedding_misfits
+    from neonym.generation.request.prepare import check_output_folder
     from neonym.models.loading.identify import identify
 
     embedding, word = read_embedding(flags.file), flags.file.stem
     if embedding.left_out:
         print(f"note: {left_out(embedding)}", file=sys.stderr)
     page = flags.out or flags.file.with_name(f"{flags.file.stem}-verify.png")
-    check_folder(page.parent, "--out", [page.name])
+    check_output_folder(page.parent, "--out", [page.name])
     source = identify(flags.model, offline=flags.offline)
-    if problems := list(misfits(word, flags.file, embedding, source)):
+    if problems := list(embedding_misfits(word, flags.file, embedding, source)):
         raise ConfigError(problems)
-    shown = shown_images(flags.images, source.native_size) if flags.images else []
-    from neonym.generation.effect import measure
+    shown = reference_images(flags.images, source.native_size) if flags.images else []
+    from neonym.generation.effect import measure_effect
+    from neonym.generation.file_names import free_path
     from neonym.generation.image_files import save_image
     from neonym.generation.judge import headline
-    from neonym.generation.names import free
-    from neonym.generation.run import best_device
-    from neonym.generation.sheets import sheet
+    from neonym.generation.run import fastest_device
+    from neonym.generation.sheets import contact_sheet
     from neonym.models.model import load_model
 
-    model, seeds = load_model(source, best_device()), range(flags.seeds)
-    effect = measure(model, embedding, flags.prompt, seeds, flags.steps, flags.scale, shown)
-    path = flags.out or free(page)
-    save_image(sheet(list(effect.images.items()), model.source.native_size), path, {})
+    model, seeds = load_model(source, fastest_device()), range(flags.seeds)
+    effect = measure_effect(model, embedding, flags.prompt, seeds, flags.steps, flags.scale, shown)
+    path = flags.out or free_path(page)
+    save_image(contact_sheet(list(effect.images.items()), model.source.native_size), path, {})
     found = effect.judgement
     facts = {name: getattr(effect, name) for name in vars(effect) if name not in ("images", "worth")}
     facts |= {"works": effect.works, "verdict": found.word, "overpowers": found.overpowers, "reason": found.reason}
@@ -88,12 +93,12 @@ def main(argv: list[str], prog: str) -> int:
             ("them", effect.change_from_nearest, effect.pixels_from_nearest),
             ("no word", effect.change_from_nothing, effect.pixels_from_nothing),
         ):
-            print(f"  against {other}: text {100 * text:.1f} % different, images by {pixels:.1f} of 255")
+            print(f"  compared with {other}: text {100 * text:.1f} % different, images {pixels:.1f} of 255 levels")
         print(f"  {path}")
     return 0 if effect.works else EXIT_NOT_LEARNED
 
 
-def shown_images(folder: Path, side: int) -> list[Image]:
+def reference_images(folder: Path, side: int) -> list[Image]:
     """Return the images of a folder, scaled and cropped to squares of `side` pixels.
 
     Raise ConfigError if the folder cannot be read or has no images, DataError if an image cannot be read.
@@ -109,7 +114,7 @@ def shown_images(folder: Path, side: int) -> list[Image]:
     except OSError as error:
         raise ConfigError([Problem("error", f"cannot be read ({error.strerror})", f"--images {folder}")]) from error
     if not files:
-        raise ConfigError([Problem("error", "there are no images in it", f"--images {folder}")])
+        raise ConfigError([Problem("error", "the folder has no images", f"--images {folder}")])
     for file in files:
         with readable(file) as image:
             opaque = on_background(upright(image), ImageRules().background)
@@ -117,8 +122,8 @@ def shown_images(folder: Path, side: int) -> list[Image]:
     return shown
 
 
-def flag_problems(flags: VerifyFlags) -> Iterator[Problem]:
-    """Yield problems with flags that are out of their limits and with a prompt that cannot be used."""
+def verify_problems(flags: VerifyFlags) -> Iterator[Problem]:
+    """Yield errors for flags outside their limits and for a prompt that cannot be used."""
     for name, field in type(flags).model_fields.items():
         yield from limit_problems(name, field, getattr(flags, name))
     if flags.steps > MOST_STEPS:
@@ -126,17 +131,22 @@ def flag_problems(flags: VerifyFlags) -> Iterator[Problem]:
     if flags.scale is not None and not SCALES[0] <= flags.scale <= SCALES[1]:
         yield Problem("error", f"{flags.scale} is not from {SCALES[0]} to {SCALES[1]}", "--scale")
     if str(flags.file) == ".":
-        yield Problem("error", "the name of the file is empty", "FILE", "Name the embedding file")
+        yield Problem("error", "the file name is empty", "FILE", "Name the embedding file")
     if options := split_options(flags.prompt)[1]:
         letters = ", ".join(f"`--{letter}`" for letter, _ in options)
         yield Problem(
-            "error", f"{letters}: inline options are for generate", "--prompt", "Use --steps, --scale, --seeds"
+            "error",
+            f"{letters}: inline options work only with neonym generate",
+            "--prompt",
+            "Use --steps, --scale, --seeds",
         )
     if "{}" not in flags.prompt:
-        yield Problem("error", "it has no place for the word", "--prompt", 'Write {} there: "a sticker of a {}"')
+        yield Problem(
+            "error", "the prompt has no place for the word", "--prompt", 'Write {} there: "a sticker of a {}"'
+        )
     if flags.out is not None and flags.out.suffix.lower() != ".png":
-        yield Problem("error", "is no .png file", f"--out {flags.out}")
+        yield Problem("error", "is not a .png file", f"--out {flags.out}")
     try:
         parse_emphasis(flags.prompt.replace("{}", "word"))
     except ValueError as error:
-        yield Problem("error", str(error), "--prompt", "Write a backslash before a plain bracket")
+        yield Problem("error", str(error), "--prompt", "Write a backslash before a literal bracket")

@@ -1,1 +1,1 @@
-"""Images with learned words."""
+"""Generate images with learned words."""

@@ -1,4 +1,4 @@
-"""Prompts to what the U-Net reads: weights, BREAK, prompts of more than 75 tokens, every spelling of a word."""
+"""Encode prompts for the denoiser: emphasis, BREAK, prompts of more than 75 tokens, all spellings of a word."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ BREAK = re.compile(r"\s*\bBREAK\b\s*")
 COMFYUI = r"(?<![\w:])embedding:(?P<word>{words})(?:\.(?:safetensors|pt|ckpt|bin|png))?(?![\w-]|\.\w)"
 INVOKEAI = re.compile(r"<(?P<word>[^<>]+)>")
 BRACKETED = r"(?<!\\)\((?:[^()]|{})*\)"
-GROUP = BRACKETED.format(BRACKETED.format(BRACKETED.format(r"\([^()]*\)"))) + r"|\"[^\"]*\""  # what InvokeAI weighs
-INVOKEAI_WEIGHT = re.compile(
+GROUP = BRACKETED.format(BRACKETED.format(BRACKETED.format(r"\([^()]*\)"))) + r"|\"[^\"]*\""  # what InvokeAI emphasises
+INVOKEAI_EMPHASIS = re.compile(
     rf"(?P<group>{GROUP})(?P<number>\d+\.\d*|\.\d+|\d+)|(?P<signed>{GROUP}|<[^<>]+>)(?P<signs>\++|-+)(?![\w.<])"
 )
-MORE, LESS = 1.1, 0.9  # what + and - mean there
+MORE, LESS = 1.1, 0.9  # what + and - mean in InvokeAI
 BRACKETS = re.compile(r"[()\[\]]")
 
 
 @dataclass(frozen=True)
 class TextRules:
-    """How prompts are read."""
+    """The rules by which prompts are read."""
 
-    most_parts: int | None = None  # None: as many as a prompt needs, within what the tokenizer allows
-    keep: Keep = "original"  # what weights leave as it was
+    most_parts: int | None = None  # None: as many as a prompt needs, up to what the tokenizer allows
+    keep: Keep = "original"  # which mean of the encoding emphasis leaves unchanged
 
 
 def plain_spelling(prompt: str, words: Iterable[str]) -> str:
-    """Return a prompt in which ComfyUI's `embedding:word` and InvokeAI's `<word>` are the word, where there is such a word.
+    """Return a prompt with ComfyUI's `embedding:word` and InvokeAI's `<word>` replaced by the word, for known `words`.
 
-    Brackets that belong to a word are no weights.
+    Brackets that belong to a word's name are escaped, so that they are not read as emphasis.
     """
     known = {word.lower() for word in words}
     longest_first = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
@@ -48,7 +48,7 @@ def plain_spelling(prompt: str, words: Iterable[str]) -> str:
 
     if known:
         prompt = re.sub(COMFYUI.format(words=longest_first), lambda match: match["word"], prompt, flags=re.IGNORECASE)
-    prompt = INVOKEAI.sub(invokeai, invokeai_weights(prompt, known))
+    prompt = INVOKEAI.sub(invokeai, translate_invokeai_emphasis(prompt, known))
     bracketed = tuple(word for word in known if BRACKETS.search(word))
     if not bracketed:
         return prompt
@@ -56,43 +56,47 @@ def plain_spelling(prompt: str, words: Iterable[str]) -> str:
     return found.sub(lambda match: BRACKETS.sub(r"\\\g<0>", match.group()), prompt)
 
 
-def invokeai_weights(prompt: str, words: set[str]) -> str:
-    """Return a prompt in which InvokeAI's `(a <word>)1.2` and `<word>++` are `(a <word>:1.2)` and `(<word>:1.21)`.
+def translate_invokeai_emphasis(prompt: str, words: set[str]) -> str:
+    """Return a prompt with InvokeAI's `(a <word>)1.2` and `<word>++` written as `(a <word>:1.2)` and `(<word>:1.21)`.
 
-    Only what holds `<word>` is known to be meant so: elsewhere a number behind a bracket is text.
+    Only a group that contains a known `<word>` is certain to be InvokeAI's syntax. Elsewhere, a number after a bracket
+    is plain text.
     """
 
-    def weighed(match: re.Match[str]) -> str:
+    def emphasised(match: re.Match[str]) -> str:
         inner, signs = match["group"] or match["signed"], match["signs"] or ""
         inside = {found for word in INVOKEAI.finditer(inner.lower()) for found in (word["word"], word.group())}
         if not inside & words:
             return match.group()
         weight = float(match["number"]) if match["number"] else (MORE if signs[0] == "+" else LESS) ** len(signs)
-        body = inner if inner[0] == "<" else invokeai_weights(inner[1:-1], words)
+        body = inner if inner[0] == "<" else translate_invokeai_emphasis(inner[1:-1], words)
         return f"({body}:{weight:.4f}".rstrip("0").rstrip(".") + ")"
 
-    return INVOKEAI_WEIGHT.sub(weighed, prompt) if "<" in prompt else prompt
+    return INVOKEAI_EMPHASIS.sub(emphasised, prompt) if "<" in prompt else prompt
 
 
 def parts_of(tokenizer: WordTokenizer, prompt: str) -> list[Part]:
-    """Return a prompt in parts of the tokenizer's size; BREAK ends one early. Raises ValueError for an emphasis that is no number."""
+    """Return a prompt in parts of the tokenizer's size, of which BREAK ends one early.
+
+    Raises ValueError for emphasis whose weight is not a number.
+    """
     pieces = parse_emphasis(plain_spelling(prompt, tokenizer.words))
     return tokenizer.in_parts((BREAK.split(text), weight) for text, weight in pieces)
 
 
 def parts_allowed(tokenizer: WordTokenizer, rules: TextRules) -> int:
-    """Return how many parts a prompt may have."""
+    """Return the largest number of parts that a prompt may have."""
     return min(tokenizer.most_parts, rules.most_parts or tokenizer.most_parts)
 
 
 def parts_needed(model: Model, prompts: Iterable[str], rules: TextRules = TextRules()) -> int:
-    """Return how many parts the longest of `prompts` gets."""
+    """Return how many parts the longest of `prompts` is split into."""
     tokenizers = model.text.tokenizers.values()
     return max(min(len(parts_of(t, prompt)), parts_allowed(t, rules)) for t in tokenizers for prompt in prompts)
 
 
-def words_and_loss(tokenizer: WordTokenizer, prompt: str, rules: TextRules = TextRules()) -> tuple[set[str], int]:
-    """Return the words that a prompt uses, and how many of its tokens are beyond the parts that it may have."""
+def words_and_tokens_cut(tokenizer: WordTokenizer, prompt: str, rules: TextRules = TextRules()) -> tuple[set[str], int]:
+    """Return the learned words in a prompt, and how many tokens are cut off because it has too many parts."""
     parts = parts_of(tokenizer, prompt)
     learned = {token for part in parts for token, _ in part if token >= tokenizer.vocab}
     used = {word for word, ids in tokenizer.words.items() if learned & set(ids)}
@@ -103,7 +107,7 @@ def words_and_loss(tokenizer: WordTokenizer, prompt: str, rules: TextRules = Tex
 def conditioning(
     model: Model, prompts: Sequence[str], parts: int | None = None, rules: TextRules = TextRules()
 ) -> TextCond:
-    """Return the prompts as the denoiser reads them, each filled up to `parts` parts (default: what the longest needs)."""
+    """Return the encoded prompts, each padded to `parts` parts (default: what the longest one needs)."""
     parts = parts_needed(model, prompts, rules) if parts is None else parts
     ids, emphasis = {}, {}
     for name, tokenizer in model.text.tokenizers.items():
@@ -112,5 +116,5 @@ def conditioning(
         pairs = [tokenizer.laid_out([*found, *[[]] * (own - len(found))]) for found in read]
         ids[name] = torch.tensor([row for row, _ in pairs], device=model.device)  # [B,K,L]
         emphasis[name] = torch.tensor([weights for _, weights in pairs], device=model.device)
-    weighed = any(bool((weights != 1).any()) for weights in emphasis.values())
-    return model.text.encode(Encoded(ids, emphasis if weighed else None), rules.keep)
+    has_emphasis = any(bool((weights != 1).any()) for weights in emphasis.values())
+    return model.text.encode(Encoded(ids, emphasis if has_emphasis else None), rules.keep)

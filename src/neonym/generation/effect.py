@@ -1,7 +1,7 @@
-"""The effect of a word: the same prompts and seeds with it, with the ordinary words nearest to it, and without it.
+"""Measure the effect of a word: the same prompts and seeds with it, with the nearest ordinary words, and without it.
 
-A file whose vectors never left the vocabulary generates what an ordinary word does: it "works" in every program, and
-does nothing. The comparison with the nearest words finds that; a comparison with no word at all does not.
+A file whose vectors never left the vocabulary generates what an ordinary word generates: it "works" in every program
+and does nothing. The comparison with the nearest words detects this; a comparison with no word at all does not.
 """
 
 from __future__ import annotations
@@ -15,47 +15,49 @@ from PIL import Image
 
 from neonym.generation.conditioning import conditioning
 from neonym.generation.embeddings import add_embedding
-from neonym.generation.images import draw
+from neonym.generation.images import generate_images
 from neonym.generation.judge import NOT_LEARNED, Judgement, judge
-from neonym.generation.worth import Question, Rows, Worth, measure_worth
+from neonym.generation.source_images import image_tensor
+from neonym.generation.worth import CaptionedBatch, Rows, Worth, measure_worth
 from neonym.models.encoders.rows import nearest_tokens
 from neonym.models.model import Model
 from neonym.types import Batch, Embedding, TextCond
 
-WORD, COPY = "neonymword", "neonymcopy"  # names that no prompt and no grammar can touch
-SAMPLES, TOGETHER = 24, 8  # noised images that the worth is measured on, and how many go through the model at once
+WORD, COPY = "neonymword", "neonymcopy"  # no prompt contains these names, and no syntax changes them
+SAMPLES, BATCH_SIZE = 24, 8  # how many noised images the worth is measured on
 
 
 @dataclass(frozen=True)
 class Effect:
-    """Differences between the word and something else in its place, and the images."""
+    """The differences between a word and what takes its place, with the images."""
 
-    nearest: list[str]  # ordinary words, one for each vector
-    change_from_nearest: float  # of the conditioning: norm of the difference over the norm
+    nearest: list[str]  # the nearest ordinary word to each vector
+    change_from_nearest: float  # relative change of the conditioning: norm of the difference over the norm
     change_from_nothing: float
     pixels_from_nearest: float  # mean absolute difference of the images, 0..255
     pixels_from_nothing: float
-    worth: Worth  # against the nearest words, on given images or on those generated with the word
-    images: dict[str, list[Image.Image]]  # row of the sheet -> one for each seed
+    worth: Worth  # against the nearest words, on the given images or on those generated with the word
+    images: dict[str, list[Image.Image]]  # label of a row of the sheet -> one image per seed
 
     @property
     def judgement(self) -> Judgement:
-        """Return the judgement that a training run ends with."""
+        """The verdict on the word, by the rules that a training run ends with."""
         return judge(self.worth, "the ordinary words nearest to it")
 
     @property
     def works(self) -> bool:
-        """Return whether the word is more than ordinary words."""
+        """Whether the word does something that the nearest ordinary words do not."""
         return self.judgement.word != NOT_LEARNED
 
 
-def measure(
+def measure_effect(
     model: Model, embedding: Embedding, prompt: str, seeds: Sequence[int], steps: int, guidance: float | None,
     images: Sequence[Image.Image] = (),
 ) -> Effect:  # fmt: skip
-    """Generate `prompt`, in which `{}` stands for the word, and measure the word on `images`, or on those generated.
+    """Generate `prompt`, in which `{}` stands for the word, and return the effect of the word.
 
-    Raises ModelError if the embedding does not fit.
+    Its worth is measured on `images` or, if there are none, on the images generated with the word. Raises ModelError if
+    the embedding does not fit the model.
     """
     add_embedding(model, embedding, WORD)
     close = {name: nearest_tokens(model.text.vocabulary(name), rows, 1) for name, rows in embedding.vectors.items()}
@@ -63,27 +65,27 @@ def measure(
     add_embedding(model, Embedding(COPY, copies), COPY)
     prompts = [prompt.replace("{}", text) for text in (WORD, COPY, "")]
     text = conditioning(model, prompts)
-    rows = [draw(model, [p] * len(seeds), seeds, steps=steps, guidance=guidance) for p in prompts]
+    rows = [generate_images(model, [p] * len(seeds), seeds, steps=steps, guidance=guidance) for p in prompts]
     first = next(iter(close))
     nearest = [tokens[0] for tokens in model.text.tokenizers[first].spelled(close[first].tolist())]
     learned = {name: rows.to(model.device) for name, rows in embedding.vectors.items()}
     return Effect(
         nearest,
-        change(text, 0, 1),
-        change(text, 0, 2),
-        difference(rows[0], rows[1]),
-        difference(rows[0], rows[2]),
-        worth_on(model, images or rows[0], prompts[0], copies, learned),
+        conditioning_change(text, 0, 1),
+        conditioning_change(text, 0, 2),
+        mean_pixel_difference(rows[0], rows[1]),
+        mean_pixel_difference(rows[0], rows[2]),
+        worth_on_images(model, images or rows[0], prompts[0], copies, learned),
         {"with the word": rows[0], f"with {' '.join(nearest)}": rows[1], "without it": rows[2]},
     )
 
 
-def worth_on(model: Model, images: Sequence[Image.Image], caption: str, start: Rows, learned: Rows) -> Worth:
-    """Return what the word is worth on images of the model's own size, noised to levels from 0 to 1."""
-    moments = torch.cat([encoded_image(model, image) for image in images])  # [I,2C,h,w]
-    side, questions = float(model.source.native_size), []
-    for first in range(0, SAMPLES, TOGETHER):
-        which = range(first, min(first + TOGETHER, SAMPLES))
+def worth_on_images(model: Model, images: Sequence[Image.Image], caption: str, start: Rows, learned: Rows) -> Worth:
+    """Return the worth of the word on images of the model's native size, noised to levels spread over 0 to 1."""
+    moments = torch.cat([image_moments(model, image) for image in images])  # [I,2C,h,w]
+    side, batches = float(model.source.native_size), []
+    for first in range(0, SAMPLES, BATCH_SIZE):
+        which = range(first, min(first + BATCH_SIZE, SAMPLES))
         captions = [caption] * len(which)
         batch = Batch(
             moments=moments[[i % len(images) for i in which]].to(model.device),  # [B,2C,h,w]
@@ -94,23 +96,22 @@ def worth_on(model: Model, images: Sequence[Image.Image], caption: str, start: R
             weight=torch.ones(len(which), device=model.device),
             sizes=torch.tensor([[side, side, 0, 0, side, side]] * len(which), device=model.device),  # [B,6]
         )
-        questions.append(Question(batch, captions))
-    return measure_worth(model, questions, WORD, start, learned)
+        batches.append(CaptionedBatch(batch, captions))
+    return measure_worth(model, batches, WORD, start, learned)
 
 
-def encoded_image(model: Model, image: Image.Image) -> torch.Tensor:
-    """Return the VAE's moments of an image, [1,2C,h,w] on the CPU."""
-    pixels = np.asarray(image.convert("RGB"), np.float32).transpose(2, 0, 1) / 127.5 - 1  # [3,H,W]
-    return model.vae.encode(torch.from_numpy(pixels)[None]).float().cpu()
+def image_moments(model: Model, image: Image.Image) -> torch.Tensor:
+    """Return the moments of an image's latents, float32 [1,2C,h,w] on the CPU."""
+    return model.vae.encode(image_tensor(image)).float().cpu()
 
 
-def change(text: TextCond, i: int, j: int) -> float:
-    """Return the distance between the conditioning of prompts `i` and `j`, over the norm of the latter."""
+def conditioning_change(text: TextCond, i: int, j: int) -> float:
+    """Return the distance between the conditioning of prompts `i` and `j`, divided by the norm of the latter."""
     sequence = text.sequence.float()
     return float((sequence[i] - sequence[j]).norm() / sequence[j].norm())
 
 
-def difference(some: Sequence[Image.Image], others: Sequence[Image.Image]) -> float:
-    """Return the mean absolute difference of images, 0..255."""
-    pairs = zip(some, others, strict=True)
+def mean_pixel_difference(first: Sequence[Image.Image], second: Sequence[Image.Image]) -> float:
+    """Return the mean absolute difference between images, pair by pair, in levels of 0..255."""
+    pairs = zip(first, second, strict=True)
     return float(np.mean([np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)).mean() for a, b in pairs]))

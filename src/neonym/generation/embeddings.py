@@ -1,4 +1,4 @@
-"""Embedding files as words of a loaded model."""
+"""Add the words of embedding files to a loaded model."""
 
 from __future__ import annotations
 
@@ -12,25 +12,34 @@ from neonym.types import Embedding
 
 
 def add_embedding(model: Model, embedding: Embedding, word: str | None = None) -> str:
-    """Let `word` (default: the embedding's token) stand for the learned rows. Raises ModelError if they do not fit."""
+    """Add `word` (default: the embedding's token) to the model, with the learned rows, and return it.
+
+    Raises ModelError if the rows do not fit the model.
+    """
     word = word or embedding.token
     for name, rows in embedding.vectors.items():
         if name not in model.text.tokenizers:
-            raise ModelError(f"has no encoder `{name}`, which `{word}` was learned for", model.source.name)
+            raise ModelError(
+                f"the model has no text encoder `{name}`, for which `{word}` was learned", model.source.name
+            )
         width = model.text.vocabulary(name).shape[1]
         if rows.shape[1] != width:
-            what = f"`{word}` has vectors of {rows.shape[1]} numbers, this model's words have {width}"
-            raise ModelError(what, model.source.name, "Use the kind of model that it was learned with")
+            what = f"the vectors of `{word}` have {rows.shape[1]} numbers, but this model's words have {width}"
+            raise ModelError(what, model.source.name, "Use a model of the family that it was learned with")
     missing = [name for name in model.text.tokenizers if name not in embedding.vectors]
     if missing:
         what = f"`{word}` has no vectors for {' and '.join(missing)}"
-        raise ModelError(what, model.source.name, "Use the kind of model that it was learned with")
+        raise ModelError(what, model.source.name, "Use a model of the family that it was learned with")
     model.text.add_word(word, {name: rows.to(model.device) for name, rows in embedding.vectors.items()})
     return word
 
 
 def add_files(model: Model, files: Iterable[str | Path]) -> list[str]:
-    """Add embedding files, and return their words: the file name without its ending, or what stands before `=`."""
+    """Add embedding files to the model and return their words.
+
+    A word is the file name without its extension, or what stands before `=`. Raises FormatError for a file that cannot
+    be read or whose word is already in use, ModelError for one that does not fit the model.
+    """
     words = []
     for given in files:
         word, file = word_and_file(given)
@@ -42,7 +51,7 @@ def add_files(model: Model, files: Iterable[str | Path]) -> list[str]:
 
 
 def read_given(given: str | Path) -> Embedding:
-    """Return the word of a file; of a file with several the one that stands before `=`. Raises FormatError."""
+    """Return the embedding in a file or, if there are several, the one named before `=`. Raises FormatError."""
     word, file = word_and_file(given)
     found, _ = read_words(file)
     if len(found) > 1 and str(file) != str(given):
@@ -50,13 +59,16 @@ def read_given(given: str | Path) -> Embedding:
     if len(found) > 1:
         names = ", ".join(f"`{embedding.token}`" for embedding in found[:MOST_SHOWN])
         raise FormatError(
-            f"holds {len(found)} words ({names})", str(file), f"Write WORD={file} with one of them as WORD"
+            f"the file holds {len(found)} words ({names})", str(file), f"Write WORD={file} with one of them as WORD"
         )
     return found[0]
 
 
 def word_and_file(given: str | Path) -> tuple[str, Path]:
-    """Return the word and the file of `file.safetensors`, whose word is "file", or of `word=file.safetensors`."""
+    """Return the word and the path that `word=file.safetensors` or `file.safetensors` names.
+
+    Without `word=`, the word is the file name without its extension.
+    """
     path = Path(given)
     word, equals, rest = str(given).partition("=")
     if equals and not path.exists():

@@ -1,6 +1,6 @@
-"""Classifier-free guidance (Ho & Salimans 2021): which texts a batch is predicted with, and how they are weighed.
+"""Classifier-free guidance (Ho & Salimans 2021): the texts that a batch is predicted with, and their combination.
 
-Every family and every sampler takes this one path; each image has its own guidance scale.
+All families and samplers use this code. Each image has its own guidance scale.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from neonym.types import TextCond
 
 @dataclass(frozen=True)
 class Branch:
-    """One text of each image, and the sizes [B,6] that come with it for families that read them."""
+    """One encoded text per image, with the size conditioning [B,6] for families that read it."""
 
     text: TextCond
     sizes: Tensor | None = None
@@ -25,7 +25,7 @@ class Branch:
     def row(self, i: int) -> Branch:
         """Return the branch of image `i` alone."""
         return Branch(
-            of_each(lambda tensors: tensors[0][i : i + 1], [self.text]),
+            map_texts(lambda tensors: tensors[0][i : i + 1], [self.text]),
             None if self.sizes is None else self.sizes[i : i + 1],
         )
 
@@ -34,9 +34,9 @@ class Branch:
 class Guidance:
     """The texts that a batch is guided towards and away from.
 
-    `scale` [B,1,1,1] guides towards the prompt. Without `empty`, it guides away from the negative prompt as much; with
-    it, away from the empty prompt, and by `negative_scale` [B,1,1,1] from the negative one. Without `negative` there is
-    no guidance.
+    `scale` [B,1,1,1] guides towards the prompt and away from the negative prompt or, if there is an `empty` branch,
+    from the empty prompt. In the latter case, `negative_scale` [B,1,1,1] guides away from the negative prompt. Without
+    `negative` there is no guidance.
     """
 
     prompt: Branch
@@ -48,13 +48,14 @@ class Guidance:
 
     @property
     def branches(self) -> list[Branch]:
-        """Return the texts in the order in which they are predicted."""
+        """The branches in the order in which they are predicted; the prompt is last."""
         return [branch for branch in (self.empty, self.negative, self.prompt) if branch is not None]
 
     def combine(self, predictions: Sequence[Tensor]) -> Tensor:
         """Return the guided prediction from one prediction [B,C,h,w] of each branch, in their order.
 
-        `rescale` brings back that share of the contrast that guidance adds (Lin et al. 2023, section 3.4).
+        `rescale` is the share of the result that is scaled back to the contrast of the unguided prediction (Lin et al.
+        2023, section 3.4).
         """
         prompt = predictions[-1]
         if self.negative is None or self.scale is None:
@@ -72,14 +73,16 @@ class Guidance:
 class GuidedModel:
     """A model whose guided prediction for an image does not depend on the images beside it.
 
-    On a CPU, a batch is predicted together only where that gives bit for bit what its images give alone, which is tried
-    once per shape; `at_once` predicts it together whatever comes of it, as a GPU always does.
+    On a CPU, a batch is predicted together only if that is batch-invariant: if it gives, bit for bit, what its images
+    give alone. This is tested once per shape. `at_once` predicts the batch together in any case, as a GPU always does.
     """
 
     def __init__(self, model: Model, at_once: bool = False):
         self.model = model
         self.at_once = at_once or model.device.type != "cpu"
-        self.batch_invariant: dict[tuple[torch.Size, int, int], bool] = {}  # by latents' shape, texts and their length
+        self.batch_invariant: dict[
+            tuple[torch.Size, int, int], bool
+        ] = {}  # by shape of the latents, number of branches, length of the text
 
     def predict(self, guidance: Guidance, x_t: Tensor, t: Tensor) -> Tensor:
         """Return the guided prediction for latents [B,C,h,w] at one timestep, [B,C,h,w] in float32."""
@@ -95,19 +98,19 @@ class GuidedModel:
         return guidance.combine(predictions.unbind())
 
     def branch_predictions(self, branches: Sequence[Branch], x_t: Tensor, t: Tensor) -> Tensor:
-        """Return the predictions of latents [B,C,h,w] with each text, one text after the other, [branches*B,C,h,w]."""
+        """Return the predictions for latents [B,C,h,w] with one branch after the other, [branches*B,C,h,w]."""
         sizes = [branch.sizes for branch in branches if branch.sizes is not None]
-        text = joined_text([branch.text for branch in branches])
+        text = concatenate_texts([branch.text for branch in branches])
         return self.model.predict(torch.cat([x_t] * len(branches)), t, text, torch.cat(sizes) if sizes else None)
 
 
-def joined_text(texts: Sequence[TextCond]) -> TextCond:
-    """Return several texts [B,S,D] as one batch [n*B,S,D]."""
-    return of_each(torch.cat, texts)
+def concatenate_texts(texts: Sequence[TextCond]) -> TextCond:
+    """Return n encoded texts [B,S,D] as one batch [n*B,S,D]."""
+    return map_texts(torch.cat, texts)
 
 
-def of_each(function: Callable[[list[Tensor]], Tensor], texts: Sequence[TextCond]) -> TextCond:
-    """Return a text whose every tensor is what `function` makes of that tensor of `texts`; what they lack is None."""
+def map_texts(function: Callable[[list[Tensor]], Tensor], texts: Sequence[TextCond]) -> TextCond:
+    """Return the text whose tensors are `function` of the corresponding tensors of `texts`, or None if absent."""
 
     def optional(tensors: Sequence[Tensor | None]) -> Tensor | None:
         known = [tensor for tensor in tensors if tensor is not None]

@@ -1,4 +1,4 @@
-"""Image files and the texts in them: text chunks of a PNG, EXIF of the others."""
+"""Read and write image files with texts in them: text chunks in a PNG file, EXIF in the others."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from neonym.errors import UserError
 from neonym.io.atomic import atomic_write, save_png
 from neonym.io.json import as_text
 
-KEY = "neonym"  # of the text that is for this program alone
-DESCRIPTION = 0x010E  # EXIF: where that one is, in files that are no PNG
-EXIF_FOLDER, USER_COMMENT = 0x8769, 0x9286  # and where AUTOMATIC1111 looks for `parameters`
-UNICODE = b"UNICODE\0"  # what such a comment begins with
-MOST_BYTES = 60_000  # of texts: the EXIF of a JPEG file ends at 64 KiB
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp")  # that are written
+KEY = "neonym"  # key of the text that only Neonym reads
+DESCRIPTION = 0x010E  # EXIF tag that holds that text in JPEG and WebP files
+EXIF_FOLDER, USER_COMMENT = 0x8769, 0x9286  # where AUTOMATIC1111 looks for `parameters`
+UNICODE = b"UNICODE\0"  # prefix of such a comment
+MOST_BYTES = 60_000  # of texts: the EXIF data of a JPEG file is limited to 64 KiB
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp")  # that can be written
 
 
-def fits(ending: str, prompt: str, negative: str, raw: str) -> bool:
-    """Return whether a file with that ending has room for such texts: in JSON, and in UTF-16 for `parameters`."""
+def has_room(ending: str, prompt: str, negative: str, raw: str) -> bool:
+    """Return whether a file with that ending has room for the texts, in JSON and, for `parameters`, in UTF-16."""
     size = sum(len(json.dumps(text)) for text in (prompt, negative, raw)) + len((prompt + negative).encode("utf-16-be"))
     return ending.lower() not in (".jpg", ".jpeg") or size <= MOST_BYTES
 
 
 def save_image(image: Image.Image, path: Path, texts: dict[str, str]) -> None:
-    """Write an image with its texts; the file is complete or absent. Raises UserError."""
+    """Write an image with its texts, atomically: the file is complete or absent. Raises UserError if that fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix.lower() == ".png":
@@ -47,10 +47,10 @@ def save_image(image: Image.Image, path: Path, texts: dict[str, str]) -> None:
 
 
 def texts_in(file: str | Path) -> dict[str, str]:
-    """Return the texts in an image file by their keys; of EXIF, `parameters` and KEY. Raises DataError."""
+    """Return the texts in an image file by key; EXIF has only `parameters` and KEY. Raises DataError."""
     with readable(Path(file)) as image:
         if image.format == "PNG":
-            image.load()  # texts may stand behind the pixels
+            image.load()  # texts may come after the pixels
             return {str(key): text for key, text in image.info.items() if isinstance(text, str)}
         exif = image.getexif()
         ours, comment = exif.get(DESCRIPTION, ""), exif.get_ifd(EXIF_FOLDER).get(USER_COMMENT, b"")

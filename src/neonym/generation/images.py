@@ -1,4 +1,4 @@
-"""From prompts to images in one call."""
+"""Generate images from prompts in one call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from neonym.models.model import Model
 from neonym.types import Size
 
 
-def draw(
+def generate_images(
     model: Model,
     prompts: Sequence[str],
     seeds: Sequence[int],
@@ -26,10 +26,10 @@ def draw(
     sampler: str | None = None,
     batch_size: int = 8,
 ) -> list[Image.Image]:
-    """Return one image for each prompt, from its seed.
+    """Return one image for each prompt, generated from its seed.
 
-    Size (width, height), guidance and sampler are by default the model's own; the sampler takes at most as many `steps`
-    as it can. Raises UserError.
+    `size` is (width, height) in pixels. Size, guidance scale and sampler are the model's own by default. `steps` is
+    limited to what the sampler can take. Raises UserError for a sampler or a size that the model does not support.
     """
     width, height = size or (model.source.native_size, model.source.native_size)
     multiple = model.source.latents.multiple

@@ -1,4 +1,4 @@
-"""LoRA files (kohya's layout or diffusers') beside the frozen weights, through diffusers' loader and peft."""
+"""Load LoRA files, in kohya's layout or diffusers', with diffusers' loader and peft."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from neonym.generation.samplers import default_sampler, make_scheduler
 from neonym.models.loading.weight_files import ENDINGS, read_header, read_tensors
 from neonym.models.model import Model
 
-DOWN = re.compile(r"(?:lora_down|lora_A|[._]down)\.")  # one of the two matrices of a layer
-MISFIT = "Was it made for this kind of model?"
+DOWN = re.compile(r"(?:lora_down|lora_A|[._]down)\.")  # the down matrix, of which each layer has one
+MISFIT = "Check that it was made for this kind of model"
 
 
 class Networks:
-    """The LoRAs of a model, each under its number. Raises ModelError for a file that is none, or that does not fit.
+    """The LoRAs of a model, loaded as numbered adapters.
 
-    `problems` are warnings of files that fit in part.
+    `problems` holds warnings about files of which only some layers fit. Raises ModelError for a file that is not a LoRA
+    or does not fit the model.
     """
 
     def __init__(self, model: Model, files: Sequence[str], multipliers: Sequence[float], merge: bool = False):
         self.names = [f"network{i}" for i in range(len(files))]
         self.multipliers = tuple(multipliers)
-        self.pipeline: Any = loading_pipeline(model) if files else None
+        self.pipeline: Any = lora_loader(model) if files else None
         self.parts = {name: part for name, part in model.modules().items() if name != "vae"}
         self.is_merged, self.weights, self.problems = merge, None, list[Problem]()
         for name, file in zip(self.names, files, strict=True):
@@ -39,13 +40,13 @@ class Networks:
             self.pipeline.fuse_lora(components=list(self.parts), adapter_names=self.names)
 
     def load(self, name: str, file: str) -> None:
-        """Load a file as the adapter `name`. Raises ModelError."""
+        """Load a file as the adapter `name`. Raises ModelError if it is not a LoRA or does not fit the model."""
         tensors = lora_tensors(file)
         log = logging.getLogger("diffusers.loaders")
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # peft warns of a second network
-                log.setLevel(logging.CRITICAL)  # it lists every shape that does not fit: hundreds of lines
+                warnings.simplefilter("ignore", UserWarning)  # peft warns about a second network
+                log.setLevel(logging.CRITICAL)  # it lists every shape that does not fit, in hundreds of lines
                 self.pipeline.load_lora_weights(tensors, adapter_name=name)
         except (ValueError, KeyError, RuntimeError, TypeError) as error:
             line = str(error).strip().split("\n", 1)[0][:200]
@@ -56,13 +57,13 @@ class Networks:
         modules = (module for part in self.parts.values() for module in part.modules())
         loaded = sum(name in getattr(module, "lora_A", ()) for module in modules)
         if not loaded:
-            raise ModelError("nothing of it fits the model", file, MISFIT)
+            raise ModelError("none of its layers fits the model", file, MISFIT)
         if loaded < layers:
-            what = f"{layers - loaded} of its {layers} layers are not in the model, and are ignored"
+            what = f"{layers - loaded} of its {layers} layers are not in the model and are ignored"
             self.problems.append(Problem("warning", what, file, MISFIT))
 
     def set(self, multipliers: Sequence[float]) -> None:
-        """Set how much each LoRA counts from now on; the last number given also counts for those behind it."""
+        """Set the multiplier of each LoRA from now on; the last one given also applies to the LoRAs after it."""
         if not self.names or (self.is_merged and self.weights is not None):
             return
         known = [*multipliers] or [1.0]
@@ -72,8 +73,8 @@ class Networks:
             self.weights = weights
 
 
-def loading_pipeline(model: Model) -> Any:
-    """Return diffusers' pipeline of the family around the loaded parts: only its LoRA loader is used."""
+def lora_loader(model: Model) -> Any:
+    """Return the family's diffusers pipeline around the loaded parts, of which only the LoRA loader is used."""
     import diffusers
 
     family = model.source.family
@@ -85,27 +86,27 @@ def loading_pipeline(model: Model) -> Any:
 
 
 def lora_tensors(file: str) -> dict[str, Any]:
-    """Return the tensors of a LoRA file. Raises ModelError for a file that is none, or whose numbers are not finite."""
+    """Return the tensors of a LoRA file. Raises ModelError if it is not one or has numbers that are not finite."""
     tensors = read_tensors(Path(file), ("",))
     if not any(DOWN.search(key) for key in tensors):
-        raise ModelError("holds no LoRA", file, "Other kinds of networks are not supported")
+        raise ModelError("the file holds no LoRA", file, "Other kinds of networks are not supported")
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
-        raise ModelError("some of its numbers are not finite", file, "Get the file again")
+        raise ModelError("some of its numbers are not finite", file, "Download the file again")
     return tensors
 
 
-def network_facts(file: str) -> dict[str, str]:
-    """Return the metadata of a LoRA file. Raises ModelError."""
+def network_metadata(file: str) -> dict[str, str]:
+    """Return the metadata of a LoRA file. Raises ModelError if it cannot be read."""
     return dict(read_header(Path(file)).metadata)
 
 
 def check_networks(files: Sequence[str]) -> None:
-    """Check what can be known of LoRA files before the model is loaded. Raises UserError."""
+    """Raise UserError for LoRA files with a problem that can be seen before the model is loaded."""
     if files and not is_installed("peft"):
         raise UserError("a LoRA needs the package `peft`", "--network_weights", install_command("peft"))
     for file in files:
         if not Path(file).is_file():
             raise ModelError("there is no such file", f"--network_weights {file}")
         if Path(file).suffix.lower() not in ENDINGS:
-            raise ModelError(f"is no LoRA file ({', '.join(ENDINGS)})", file)
+            raise ModelError(f"is not a LoRA file ({', '.join(ENDINGS)})", file)
         read_header(Path(file))

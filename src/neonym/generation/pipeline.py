@@ -1,4 +1,4 @@
-"""From jobs to images: texts with the learned rows in them, guidance, sampling and decoding, with one model."""
+"""Generate images from jobs with one model: encode the texts, sample with guidance, and decode."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch.nn.functional import interpolate
 
 from neonym.errors import UserError
 from neonym.generation.conditioning import TextRules, conditioning, parts_needed
-from neonym.generation.guidance import Branch, Guidance, GuidedModel, joined_text
-from neonym.generation.request.jobs import Job, first_stage
+from neonym.generation.guidance import Branch, Guidance, GuidedModel, concatenate_texts
+from neonym.generation.request.jobs import Job, first_stage_size
 from neonym.generation.samplers import make_scheduler, possible_steps
-from neonym.generation.sampling import Start, sample
+from neonym.generation.sampling import Start, sample_latents
 from neonym.generation.source_images import image_tensor, keep_masked, mask_tensor, open_mask, open_source
 from neonym.generation.start_noise import NoiseChange
 from neonym.models.model import Model
@@ -30,25 +30,25 @@ TextKey = tuple[str, int, tuple[float, ...]]  # prompt, parts, multipliers of th
 
 @dataclass(frozen=True)
 class PipelineRules:
-    """What is the same for all images of a run."""
+    """The settings that are the same for all images of a run."""
 
     text: TextRules = field(default_factory=TextRules)
     zero_terminal_snr: bool = False
     guidance_rescale: float = 0.0
-    at_once: bool = False  # a CPU predicts for a whole batch together
-    vae_batch_size: float = 1  # below 1: share of the batch
+    at_once: bool = False  # predict a whole batch together on a CPU too
+    vae_batch_size: float = 1  # below 1: a fraction of the batch
     vae_tiling: bool = False
     half_vae: bool = True
     noise: tuple[NoiseChange, ...] = ()
-    highres_scale: float | None = None  # sides of the first of two stages, as a share
+    highres_scale: float | None = None  # size of the first of two stages, as a fraction of each side
     highres_steps: int = 28
     highres_strength: float | None = None
-    highres_latents: bool = False  # latents are enlarged, not pixels
-    progress: bool = False  # a bar of the steps
+    highres_latents: bool = False  # enlarge the latents instead of the pixels
+    progress: bool = False  # show a progress bar of the steps
 
 
 class Pipeline:
-    """Generates batches of jobs of one shape with a loaded model of any family."""
+    """A generator of images from batches of jobs of one shape, with a loaded model of any family."""
 
     def __init__(self, model: Model, rules: PipelineRules = PipelineRules(), networks: Networks | None = None):
         self.model, self.rules, self.networks = model, rules, networks
@@ -60,13 +60,13 @@ class Pipeline:
             self.vae.tile()
 
     def generate(self, jobs: Sequence[Job]) -> list[Image.Image]:
-        """Return one image of each job. Raises UserError for numbers that are not finite."""
+        """Return one image for each job. Raises UserError for an image with numbers that are not finite."""
         return self.generate_stages(jobs)[-1]
 
     def generate_stages(self, jobs: Sequence[Job]) -> list[list[Image.Image]]:
-        """Return the images of the jobs, after the small ones of the first stage if there are two.
+        """Return the images of each stage; the last list holds the finished images.
 
-        Jobs whose texts have another number of parts are generated apart, so that none is padded for a neighbour.
+        Jobs whose texts have different numbers of parts are generated separately, so that none is padded for another.
         """
         if self.networks is not None:
             self.networks.set(jobs[0].multipliers)
@@ -74,7 +74,7 @@ class Pipeline:
         for i, job in enumerate(jobs):
             texts = [job.prompt, job.negative_prompt] if job.guided else [job.prompt]
             groups.setdefault(parts_needed(self.model, texts, self.rules.text), []).append(i)
-        images: dict[int, list[Image.Image]] = {}  # job -> one image of each stage
+        images: dict[int, list[Image.Image]] = {}  # index of the job -> one image for each stage
         for parts, members in groups.items():
             stages = self.generate_group([jobs[i] for i in members], parts)
             images |= dict(zip(members, map(list, zip(*stages, strict=True)), strict=True))
@@ -82,7 +82,7 @@ class Pipeline:
 
     @torch.inference_mode()
     def generate_group(self, jobs: Sequence[Job], parts: int) -> list[list[Image.Image]]:
-        """Return what `generate_stages` does for jobs whose texts have `parts` parts."""
+        """Return the images of each stage for jobs whose texts have `parts` parts."""
         if self.rules.highres_scale is None:
             return [self.decode(self.latents(jobs, self.source_latents(jobs), parts), jobs)]
         small = [self.first_stage(job) for job in jobs]
@@ -99,15 +99,15 @@ class Pipeline:
     def first_stage(self, job: Job) -> Job:
         """Return the job of the first of two stages."""
         assert self.rules.highres_scale is not None
-        width, height = first_stage((job.width, job.height), self.rules.highres_scale, self.latent_spec.multiple)
+        width, height = first_stage_size((job.width, job.height), self.rules.highres_scale, self.latent_spec.multiple)
         strength = job.strength if self.rules.highres_strength is None else self.rules.highres_strength
         steps = possible_steps(job.sampler, self.rules.highres_steps)
         return replace(job, width=width, height=height, steps=steps, strength=strength)
 
-    # Latents: from noise or from an image, guided by texts.
+    # Latents, sampled from noise or from an image.
 
     def latents(self, jobs: Sequence[Job], source: Tensor | None, parts: int) -> Tensor:
-        """Return the latents [B,C,h,w] of jobs, begun at pure noise or at the latents of source images."""
+        """Return the latents [B,C,h,w] of jobs, sampled from pure noise or from the latents of source images."""
         first, device = jobs[0], self.model.device
         guidance = self.guidance(jobs, parts)
         generators = [torch.Generator().manual_seed(job.seed) for job in jobs]
@@ -115,10 +115,10 @@ class Pipeline:
         noise = [torch.randn(shape, generator=generator) for generator in generators]
         start = None
         if source is None:
-            noise = [self.changed(own, job.seed) for own, job in zip(noise, jobs, strict=True)]
+            noise = [self.changed_noise(own, job.seed) for own, job in zip(noise, jobs, strict=True)]
         else:
             start = Start(source, first.strength, self.masks(jobs))
-        return sample(
+        return sample_latents(
             make_scheduler(self.model, first.sampler, self.rules.zero_terminal_snr),
             lambda x_t, t: self.guided.predict(guidance, x_t, t),
             torch.cat(noise).to(device), generators, first.steps, start, self.rules.progress,
@@ -128,19 +128,19 @@ class Pipeline:
         """Return C, h and w of a job's latents."""
         return self.latent_spec.channels, job.height // self.latent_spec.pixels, job.width // self.latent_spec.pixels
 
-    def changed(self, noise: Tensor, seed: int) -> Tensor:
-        """Return the noise [1,C,h,w] that an image begins from, with the changes of the run."""
+    def changed_noise(self, noise: Tensor, seed: int) -> Tensor:
+        """Return the initial noise [1,C,h,w] of the image with this seed, with the run's changes applied."""
         for change in self.rules.noise:
             noise = change.apply(noise, seed)
         return noise
 
     def masks(self, jobs: Sequence[Job]) -> Tensor | None:
-        """Return the masks of jobs, [B,1,h,w], None if they have none."""
+        """Return the masks of jobs, [B,1,h,w], or None if they have none."""
         images = [open_mask(job.mask, (job.width, job.height)) for job in jobs if job.mask is not None]
         return mask_tensor(images, self.latent_spec.pixels).to(self.model.device) if images else None
 
     def guidance(self, jobs: Sequence[Job], parts: int) -> Guidance:
-        """Return the texts of jobs, each padded to `parts` parts, and their guidance scales."""
+        """Return the guidance of jobs: their texts, each padded to `parts` parts, and their scales."""
         first = jobs[0]
         self.texts = {key: text for key, text in self.texts.items() if key[0] == first.negative_prompt}
         prompt = self.branch([job.prompt for job in jobs], jobs, parts)
@@ -155,37 +155,37 @@ class Pipeline:
         return Guidance(prompt, negative, scale, empty, away, self.rules.guidance_rescale)
 
     def per_image(self, numbers: Sequence[float]) -> Tensor:
-        """Return one number per image in the shape [B,1,1,1]."""
+        """Return one number per image as a tensor [B,1,1,1]."""
         return torch.tensor(numbers, dtype=torch.float32, device=self.model.device)[:, None, None, None]
 
     def branch(self, texts: Sequence[str], jobs: Sequence[Job], parts: int, negative: bool = False) -> Branch:
-        """Return one text of each job as the model reads it, with the sizes that go with it."""
+        """Return one encoded text per job, with the size conditioning that goes with it."""
         keys = [(text, parts, jobs[0].multipliers) for text in texts]
-        for key in keys:  # one by one, so that no number depends on the neighbours; each text once
+        for key in keys:  # each text once, and alone, so that no number depends on its neighbours
             if key not in self.texts:
                 self.texts[key] = conditioning(self.model, [key[0]], parts, self.rules.text)
-        text = joined_text([self.texts[key] for key in keys])
+        text = concatenate_texts([self.texts[key] for key in keys])
         if not self.model.source.family.reads_sizes:
             return Branch(text)
         sizes = [size_condition(job, negative) for job in jobs]
         return Branch(text, torch.tensor(sizes, dtype=torch.float32, device=self.model.device))
 
-    # The VAE: source images to latents, latents to images.
+    # The VAE: from source images to latents, from latents to images.
 
     def source_latents(self, jobs: Sequence[Job]) -> Tensor | None:
-        """Return the latents [B,C,h,w] of the images that jobs begin from, None if they begin from noise."""
+        """Return the latents [B,C,h,w] of the jobs' source images, or None if they start from noise."""
         images = [open_source(job.source, (job.width, job.height)) for job in jobs if job.source is not None]
         return self.encode(images) if images else None
 
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
-        """Return the means of the images' latents, [B,C,h,w], encoded one by one."""
+        """Return the means of the latents of images, [B,C,h,w]; the images are encoded one by one."""
         moments = [self.vae.encode(image_tensor(image)) for image in images]
         return self.vae.mean(torch.cat(moments).float())
 
     def decode(self, latents: Tensor, jobs: Sequence[Job]) -> list[Image.Image]:
-        """Return the images of latents [B,C,h,w]; what a mask keeps is put back bit for bit.
+        """Return the images of latents [B,C,h,w]; the part that a mask keeps is restored bit for bit.
 
-        Raises UserError for numbers that are not finite.
+        Raises UserError for an image with numbers that are not finite.
         """
         size, images = self.rules.vae_batch_size, []
         together = int(size) if size >= 1 else max(1, int(size * len(jobs)))
@@ -193,17 +193,17 @@ class Pipeline:
             decoded = self.vae.decode(part)  # [b,3,H,W] in -1..1
             if not decoded.isfinite().all():
                 seeds = ", ".join(str(job.seed) for job in jobs)
-                fix = "Lower --scale or the weights in the prompt; with --fp16, add --no_half_vae"
-                raise UserError("an image has numbers that are not finite: it would be black", f"seed {seeds}", fix)
+                fix = "Lower --scale or the emphasis in the prompt; with --fp16, add --no_half_vae"
+                raise UserError("an image has numbers that are not finite and would be black", f"seed {seeds}", fix)
             pixels = ((decoded + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
             images += [Image.fromarray(own) for own in pixels.permute(0, 2, 3, 1).cpu().numpy()]
         return [keep_masked(image, job) for image, job in zip(images, jobs, strict=True)]
 
 
 def size_condition(job: Job, negative: bool) -> list[int]:
-    """Return the size conditioning of a job (Podell et al. 2023, section 2.2).
+    """Return the size conditioning of a job (Podell et al. 2023, section 2.2), in pixels.
 
-    It is the original height and width, the crop from top and left, and the target's height and width.
+    It consists of the original height and width, the crop from top and left, and the target height and width.
     """
     height = job.original_height or job.height
     width = job.original_width or job.width

@@ -1,4 +1,4 @@
-"""A run of generation: image after image, each on the disk as soon as it is generated."""
+"""Run a generation: each image is written to disk as soon as it is finished."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from neonym.config.generate import GenerateSettings
 from neonym.errors import Problem, UserError
 from neonym.generation.conditioning import TextRules
 from neonym.generation.embeddings import add_embedding
+from neonym.generation.file_names import FileNames
 from neonym.generation.image_files import save_image
 from neonym.generation.lora import Networks
-from neonym.generation.metadata import LARGE, SMALL, Facts, recorded_settings, texts
-from neonym.generation.names import Names
+from neonym.generation.metadata import LARGE, SMALL, RunFacts, image_texts, recorded_settings
 from neonym.generation.pipeline import Pipeline, PipelineRules
 from neonym.generation.request.axes import AxesSheet
 from neonym.generation.request.jobs import Job, batches
-from neonym.generation.request.prepare import Ready
-from neonym.generation.sheets import sheet
+from neonym.generation.request.prepare import PreparedRun
+from neonym.generation.sheets import contact_sheet
 from neonym.generation.start_noise import NoiseChange
 from neonym.models.loading.weight_files import hash_of_files
 from neonym.models.model import load_model
 from neonym.models.source import ModelSource
 
 
-class Session:
-    """A loaded model with its words and LoRAs, which generates jobs and writes image files.
+class GenerationSession:
+    """A loaded model with its words and LoRAs, which generates the images of jobs and writes them to files.
 
-    `problems` are warnings and notes of the loading, `done` counts the images.
+    `problems` holds the warnings and notes of loading, `done` counts the finished images.
     """
 
-    def __init__(self, ready: Ready):
+    def __init__(self, ready: PreparedRun):
         settings = self.settings = ready.settings
-        self.names = Names(settings)
-        device = best_device(settings.cpu)
-        self.model = load_model(ready.source, device, precision(settings, device), clip_skip=settings.clip_skip)
+        self.names = FileNames(settings)
+        device = fastest_device(settings.cpu)
+        self.model = load_model(ready.source, device, compute_dtype(settings, device), clip_skip=settings.clip_skip)
         if settings.opt_channels_last:
             self.model.denoiser.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         for word, (_, embedding) in ready.words.items():
@@ -48,16 +48,16 @@ class Session:
         self.networks = Networks(self.model, settings.network_weights, settings.network_mul, settings.network_merge)
         self.problems = [*self.networks.problems, *precision_notes(settings, self.model.dtype)]
         self.pipeline = Pipeline(self.model, pipeline_rules(settings), self.networks)
-        self.facts = facts(ready, self.model.source, str(device))
+        self.facts = run_facts(ready, self.model.source, str(device))
         self.done = 0
 
     def generate(self, jobs: Iterable[Job]) -> Iterator[tuple[Path, Image.Image]]:
-        """Yield each image with its file, which is written by then. Raises UserError."""
+        """Yield each image and its file as soon as the file is written. Raises UserError."""
         for batch in batches(jobs, self.settings.batch_size):
             yield from self.generate_batch(batch)
 
     def generate_batch(self, batch: list[Job]) -> Iterator[tuple[Path, Image.Image]]:
-        """Yield the images of jobs of one shape, each with its file. Raises UserError."""
+        """Yield the file and the image of each of several jobs of one shape. Raises UserError."""
         try:
             stages = self.pipeline.generate_stages(batch)
         except (MemoryError, torch.OutOfMemoryError) as error:
@@ -74,20 +74,24 @@ class Session:
                 yield path, images[i]
 
     def texts(self, job: Job, mark: str) -> dict[str, str]:
-        """Return the texts in an image file; `mark` tells which of two stages it is."""
+        """Return the texts for a job's image file; `mark` is the stage: SMALL, LARGE, or "" if there is only one."""
         small = self.pipeline.first_stage(job) if mark else None
-        return texts(small, self.facts, mark) if small and mark == SMALL else texts(job, self.facts, mark, small)
+        return (
+            image_texts(small, self.facts, mark)
+            if small and mark == SMALL
+            else image_texts(job, self.facts, mark, small)
+        )
 
     def save_grid(self, shown: Sequence[tuple[str, Image.Image]]) -> Path:
-        """Save all images of a run, with their labels, on a square sheet, and return its file. Raises UserError."""
+        """Save all images of a run, with their labels, in a square grid and return its file. Raises UserError."""
         columns = math.isqrt(len(shown) - 1) + 1
         rows = [shown[i : i + columns] for i in range(0, len(shown), columns)]
         side = max(max(image.size) for _, image in shown)
         labelled = [(f"{row[0][0]}, ..." if len(row) > 1 else row[0][0], [image for _, image in row]) for row in rows]
-        return self.save_sheet(sheet(labelled, side), "grid")
+        return self.save_sheet(contact_sheet(labelled, side), "grid")
 
     def generate_sheet(self, planned: AxesSheet) -> Iterator[Path]:
-        """Yield the file of every image of a sheet with axes, then that of the sheet. Raises UserError."""
+        """Yield the file of each image of a sheet with axes, then the file of the sheet. Raises UserError."""
         images = []
         for path, image in self.generate(planned.jobs):
             images.append(image)
@@ -95,7 +99,7 @@ class Session:
         x, y, columns = planned.x, planned.y, len(planned.x.values)
         rows = [(y.label(b) if b is not None else "", images[i * columns :][:columns]) for i, b in enumerate(y.values)]
         side = max(max(image.size) for image in images)
-        yield self.save_sheet(sheet(rows, side, [x.label(a) for a in x.values]), "axes")
+        yield self.save_sheet(contact_sheet(rows, side, [x.label(a) for a in x.values]), "axes")
 
     def save_sheet(self, page: Image.Image, kind: str) -> Path:
         """Save a sheet and return its file. Raises UserError."""
@@ -104,28 +108,28 @@ class Session:
         return path
 
 
-def best_device(cpu: bool = False) -> torch.device:
-    """Return the fastest device that there is, or the CPU if that is asked for."""
+def fastest_device(cpu: bool = False) -> torch.device:
+    """Return the fastest device available, or the CPU if that is requested."""
     if not cpu and torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if not cpu and torch.backends.mps.is_available() else "cpu")
 
 
-def precision(settings: GenerateSettings, device: torch.device) -> torch.dtype:
-    """Return the precision nearest to the one asked for in which the device computes."""
+def compute_dtype(settings: GenerateSettings, device: torch.device) -> torch.dtype:
+    """Return the requested precision, or float32 if the device does not compute in it."""
     if settings.bf16:
         return torch.bfloat16
     return torch.float16 if settings.fp16 and device.type != "cpu" else torch.float32
 
 
 def precision_notes(settings: GenerateSettings, dtype: torch.dtype) -> Iterator[Problem]:
-    """Yield a note if the precision is not the one asked for."""
+    """Yield a note if the precision differs from the one requested."""
     if settings.fp16 and dtype != torch.float16:
-        yield Problem("note", "a CPU computes in float32", "--fp16")
+        yield Problem("note", "has no effect on a CPU, which computes in float32", "--fp16")
 
 
 def pipeline_rules(settings: GenerateSettings) -> PipelineRules:
-    """Return what the settings say of all images of a run."""
+    """Return the rules that the settings set for all images of a run."""
     return PipelineRules(
         text=TextRules(settings.max_embeddings_multiples, settings.emb_normalize_mode),
         zero_terminal_snr=settings.zero_terminal_snr,
@@ -144,7 +148,7 @@ def pipeline_rules(settings: GenerateSettings) -> PipelineRules:
 
 
 def noise_changes(settings: GenerateSettings) -> tuple[NoiseChange, ...]:
-    """Return the changes of the noise that images begin from."""
+    """Return the changes that the settings make to the initial noise."""
     offset, pyramid = settings.noise_offset_range, settings.pyramid_noise_discount_range
     changes = [] if offset is None else [NoiseChange("offset", settings.noise_offset_prob, offset)]
     if pyramid is not None:
@@ -152,8 +156,8 @@ def noise_changes(settings: GenerateSettings) -> tuple[NoiseChange, ...]:
     return tuple(changes)
 
 
-def facts(ready: Ready, source: ModelSource, device: str) -> Facts:
-    """Return what every image file says of the model and the words; `source` has its weights at hand."""
+def run_facts(ready: PreparedRun, source: ModelSource, device: str) -> RunFacts:
+    """Return the facts about the model and the words that every image file records. The hashes read the weights."""
     hashes = {"text_hash": source.text_hash(), "vae_hash": source.vae_hash()}
     model = {"name": source.name, "family": source.family.name, **hashes}
     if source.file is not None:
@@ -163,16 +167,16 @@ def facts(ready: Ready, source: ModelSource, device: str) -> Facts:
         for word, (file, embedding) in ready.words.items()
     }
     networks = [{"file": file, "sha256": hash_of_files(Path(file))} for file in ready.settings.network_weights]
-    return Facts(model, words, networks, recorded_settings(ready.settings), device)
+    return RunFacts(model, words, networks, recorded_settings(ready.settings), device)
 
 
-def changed_since(record: dict[str, Any], now: Facts) -> list[Problem]:
-    """Return why an image that is generated again from its record may differ."""
+def reproduction_warnings(record: dict[str, Any], now: RunFacts) -> list[Problem]:
+    """Return warnings about anything that may make an image differ when it is generated again from its record."""
     found = []
     if any(record["model"].get(key) != now.model.get(key) for key in ("text_hash", "vae_hash", "sha256")):
         found.append(Problem("warning", "the image was generated with another model", now.model["name"]))
     if record["settings"].get("batch_at_once"):
-        what = "the image was generated at once with others: its last bits may differ"
+        what = "the image was generated together with others (--batch_at_once): its last bits may differ"
         found.append(Problem("warning", what, now.device))
     if record["device"] != now.device:
         what = f"the image was generated on another device ({record['device']}): small differences are possible"

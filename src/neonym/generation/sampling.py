@@ -1,8 +1,8 @@
-"""The sampling loop of every family: from noise to latents, through a scheduler of diffusers.
+"""The sampling loop of all families, which turns noise into latents with a diffusers scheduler.
 
-The same loop generates from text alone, from an image (Meng et al. 2022, SDEdit: noise is added and part of the steps
-remain) and within a mask (after each step, what the mask keeps is set to the noised image again). Step by step it does
-what diffusers' pipelines do, and gives the same latents.
+The same loop generates from text alone, from an image (SDEdit, Meng et al. 2022: noise is added to it and only the
+remaining steps are taken) and within a mask (after each step, the part that the mask keeps is reset to the noised
+image). It does the same as diffusers' pipelines, step by step, and gives the same latents.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from torch import Tensor
 
 Predict: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # x_t [B,C,h,w], t [] -> the guided prediction [B,C,h,w]
 
-MULTISTEP_ORDER = 4  # of diffusers' LMS
-PATCH = 2  # latents per side of what a transformer reads as one token
-DYNAMIC_SHIFT = {  # FLUX.1's, for a scheduler's config that leaves them out
+LMS_ORDER = 4  # the highest order of diffusers' LMS
+PATCH = 2  # side, in latents, of the patch that a transformer reads as one token
+DYNAMIC_SHIFT = {  # FLUX.1's values, for scheduler configs that leave them out
     "base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15,
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Start:
-    """The images that a batch begins from: latents [B,C,h,w], a strength from 0 to 1, and a mask [B,1,h,w] or None.
+    """The images that a batch starts from: latents [B,C,h,w], a strength from 0 to 1, and a mask [B,1,h,w] or None.
 
-    The mask is 1 where something new is generated and 0 where the image is kept.
+    The mask is 1 where the image is regenerated and 0 where it is kept.
     """
 
     latents: Tensor
@@ -37,11 +37,11 @@ class Start:
 
     @property
     def is_noise(self) -> bool:
-        """Return whether sampling begins at pure noise: the whole of a masked part is new."""
+        """Whether sampling starts at pure noise, so that the masked part is entirely new."""
         return self.mask is not None and self.strength == 1
 
 
-def sample(
+def sample_latents(
     scheduler: Any,
     predict: Predict,
     noise: Tensor,
@@ -50,31 +50,30 @@ def sample(
     start: Start | None = None,
     progress: bool = False,
 ) -> Tensor:
-    """Return the latents [B,C,h,w] that `steps` steps make of `noise` [B,C,h,w], in float32.
+    """Return the latents [B,C,h,w], in float32, after `steps` steps from `noise` [B,C,h,w].
 
-    `generators` give each image the noise that ancestral and stochastic samplers add, from a seed of its own.
+    Ancestral and stochastic samplers add noise to each image from its own one of `generators`.
     """
     from tqdm import tqdm
 
-    if (
-        start is not None and start.mask is not None
-    ):  # the layout of diffusers' pipelines, which decides last bits on a CPU
+    if start is not None and start.mask is not None:
+        # The memory layout affects the last bits on a CPU, so it is the same as in diffusers' pipelines.
         start = replace(start, latents=start.latents.contiguous())
-    timesteps = timesteps_of(scheduler, steps, noise, start)  # [T]
-    latents = first_latents(scheduler, noise, timesteps, start)
+    timesteps = remaining_timesteps(scheduler, steps, noise, start)  # [T]
+    latents = initial_latents(scheduler, noise, timesteps, start)
     for i, t in enumerate(tqdm(timesteps, disable=not progress, leave=False)):
         scaled = scheduler.scale_model_input(latents, t) if hasattr(scheduler, "scale_model_input") else latents
         options = step_options(scheduler, generators)
         latents = scheduler.step(predict(scaled, t), t, latents, return_dict=False, **options)[0]
         if start is not None and start.mask is not None:
             following = timesteps[i + 1 : i + 2]  # [1], or [0] after the last step
-            kept = noised(scheduler, start.latents, noise, following) if len(following) else start.latents
+            kept = add_noise(scheduler, start.latents, noise, following) if len(following) else start.latents
             latents = (1 - start.mask) * kept + start.mask * latents
     return latents
 
 
-def timesteps_of(scheduler: Any, steps: int, noise: Tensor, start: Start | None) -> Tensor:
-    """Set the scheduler to `steps` steps and return the timesteps that are left from `start` on, [T]."""
+def remaining_timesteps(scheduler: Any, steps: int, noise: Tensor, start: Start | None) -> Tensor:
+    """Set the scheduler to `steps` steps and return the timesteps [T] that remain after `start`."""
     scheduler.set_timesteps(steps, device=noise.device, **flow_options(scheduler, steps, noise))
     if start is None:
         return scheduler.timesteps
@@ -82,15 +81,16 @@ def timesteps_of(scheduler: Any, steps: int, noise: Tensor, start: Start | None)
     left = scheduler.timesteps[skipped:]
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(skipped)
-    if skipped and hasattr(scheduler, "plms_timesteps"):  # PNDM takes its second step twice, wherever it begins
+    if skipped and hasattr(scheduler, "plms_timesteps"):  # PNDM takes its second step twice, wherever it starts
         return torch.cat([left[1:2], left[2:3], left[2:]])
     return left
 
 
 def flow_options(scheduler: Any, steps: int, noise: Tensor) -> dict[str, Any]:
-    """Return what a rectified flow's scheduler is set with: noise levels from 1 to 1/steps, and FLUX.1's dynamic shift.
+    """Return the options for setting a rectified flow's scheduler: noise levels from 1 to 1/steps, and FLUX.1's shift.
 
-    mu grows with the number of tokens, from base_shift at base_image_seq_len to max_shift at max_image_seq_len.
+    The shift mu grows with the number of tokens: base_shift at base_image_seq_len, max_shift at max_image_seq_len.
+    For other schedulers, there are no options.
     """
     if "sigmas" not in inspect.signature(scheduler.set_timesteps).parameters or not is_flow(scheduler):
         return {}
@@ -103,31 +103,31 @@ def flow_options(scheduler: Any, steps: int, noise: Tensor) -> dict[str, Any]:
 
 
 def is_flow(scheduler: Any) -> bool:
-    """Return whether a scheduler mixes image and noise as a rectified flow does."""
+    """Return whether a scheduler is one for rectified flows."""
     return hasattr(scheduler, "scale_noise")
 
 
-def first_latents(scheduler: Any, noise: Tensor, timesteps: Tensor, start: Start | None) -> Tensor:
-    """Return what the first step begins from, [B,C,h,w]: pure noise, or noised images."""
+def initial_latents(scheduler: Any, noise: Tensor, timesteps: Tensor, start: Start | None) -> Tensor:
+    """Return the latents [B,C,h,w] before the first step: pure noise, or noised images."""
     if start is None or start.is_noise:
         return noise * getattr(scheduler, "init_noise_sigma", 1.0)
-    return noised(scheduler, start.latents, noise, timesteps[:1])
+    return add_noise(scheduler, start.latents, noise, timesteps[:1])
 
 
-def noised(scheduler: Any, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """Return latents [B,C,h,w] mixed with noise as they are at timestep `t` [1]."""
+def add_noise(scheduler: Any, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """Return latents [B,C,h,w] mixed with noise for timestep `t` [1]."""
     if is_flow(scheduler):
         return scheduler.scale_noise(latents, t, noise)
     return scheduler.add_noise(latents, noise, t)
 
 
 def step_options(scheduler: Any, generators: Sequence[torch.Generator]) -> dict[str, Any]:
-    """Return what a scheduler's step takes beside the prediction: the images' generators, and LMS its order.
+    """Return the optional arguments that a scheduler's step takes: the images' generators and, for LMS, the order.
 
-    diffusers' LMS relies on its first steps, which are left out where sampling begins from an image.
+    diffusers' LMS relies on its first steps, which are skipped when sampling starts from an image.
     """
     takes = inspect.signature(scheduler.step).parameters
     options: dict[str, Any] = {"generator": list(generators)} if "generator" in takes else {}
     if "order" in takes:
-        options["order"] = min(MULTISTEP_ORDER, len(scheduler.derivatives) + 1)
+        options["order"] = min(LMS_ORDER, len(scheduler.derivatives) + 1)
     return options

@@ -1,4 +1,4 @@
-"""Contact sheets: rows of images with labels."""
+"""Make contact sheets, which are rows of labelled images."""
 
 from __future__ import annotations
 
@@ -11,33 +11,35 @@ MARGIN, LABEL = 4, 16
 
 
 class Font(Protocol):
-    """A font of Pillow."""
+    """A Pillow font."""
 
     def getlength(self, text: str) -> float:
         """Return the width of a text in pixels."""
         ...
 
 
-def sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], side: int = 128, heads: Sequence[str] = ()) -> Image.Image:
-    """Return a sheet in RGB: each row a label above its images, scaled to `side` pixels; `heads` above the columns."""
+def contact_sheet(
+    rows: Sequence[tuple[str, Sequence[Image.Image]]], side: int = 128, heads: Sequence[str] = ()
+) -> Image.Image:
+    """Return an RGB sheet: each row's label above its images of `side` pixels, and `heads` above the columns."""
     columns = max(len(images) for _, images in rows)
     width = columns * (side + MARGIN) + MARGIN
     begin = MARGIN + (LABEL if heads else 0)
     page = Image.new("RGB", (width, begin + len(rows) * (side + LABEL + MARGIN)), "white")
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(12)
     for c, head in enumerate(heads):
-        pen.text((MARGIN + c * (side + MARGIN), MARGIN), clipped(head, side, font), fill="black", font=font)
+        pen.text((MARGIN + c * (side + MARGIN), MARGIN), shorten_label(head, side, font), fill="black", font=font)
     for r, (label, images) in enumerate(rows):
         top = begin + r * (side + LABEL + MARGIN)
-        pen.text((MARGIN, top), clipped(label, width - 2 * MARGIN, font), fill="black", font=font)
+        pen.text((MARGIN, top), shorten_label(label, width - 2 * MARGIN, font), fill="black", font=font)
         for c, image in enumerate(images):
             fitted = ImageOps.pad(image.convert("RGB"), (side, side), color="white")
             page.paste(fitted, (MARGIN + c * (side + MARGIN), top + LABEL))
     return page
 
 
-def clipped(text: str, width: int, font: Font) -> str:
-    """Return as much of a text as fits into `width` pixels."""
+def shorten_label(text: str, width: int, font: Font) -> str:
+    """Return a text, shortened to fit into `width` pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}...") > width:

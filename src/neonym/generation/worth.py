@@ -1,17 +1,17 @@
-"""The worth of a word: how much better the frozen model predicts images with it than with the word that it began as.
+"""Measure the worth of a word: how much better the frozen model predicts images with it than with its init word.
 
-Every measurement is paired: the same noised latents are predicted with several texts, which differ by one word only. Let
-e_0 be the prediction with the start, e_w the one with the word, y the target and d = e_w - e_0. Then
+Every measurement is paired: the same noised latents are predicted with several texts that differ in one word only. Let
+e_0 be the prediction with the init word, e_w the one with the learned word, y the target and d = e_w - e_0. Then
 
     gain = |y - e_0|^2 - |y - e_w|^2 = 2 <y - e_0, d> - |d|^2
 
-and going s times as far would gain 2 s <y - e_0, d> - s^2 |d|^2, which is highest at s = beta = <y - e_0, d> / |d|^2. So
-a word that has found its place has beta = 1, one that has only begun to move has a beta far above 1, however certain its
-tiny gain is, and one that does harm has a beta below 1/2.
+and a change that is s times as large would gain 2 s <y - e_0, d> - s^2 |d|^2, which is highest at
+s = beta = <y - e_0, d> / |d|^2. So a word that has converged has beta = 1; a word that has only begun to move has a
+beta far above 1, however certain its tiny gain is; and a word that does harm has a beta below 1/2.
 
-The unit of gains is the model's own: how much its predictions change when one word that it knows takes the place of
-another. Whether the word leaves the rest of a prompt alone is measured the same way: by how much predictions still change
-beside it when other words do, against how much they change beside words that the model knows.
+Gains are relative to what the model knows: how much its predictions change when one known word replaces another. In the
+same way, whether the word overpowers the rest of a prompt is measured by how much the predictions still change when
+other words beside it change, relative to how much they change beside known words.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ COMMON = (
     "dog", "cat", "horse", "bird", "fish", "car", "train", "boat", "house", "tree", "flower", "hat",
     "shoe", "cake", "apple", "guitar", "clock", "chair", "ball", "book", "key", "star", "heart", "bottle",
 )  # fmt: skip
-KNOWN = 8  # of the common words: those that the model reads most differently from each other
-CONTRASTS = (  # prompts that differ by other words than the one in braces
+KNOWN = 8  # how many of the common words are used: those that the model reads most differently from each other
+CONTRASTS = (  # pairs of prompts that differ in words other than the one in braces
     ("a {} on a red background", "a {} on a blue background"),
     ("a sticker of a {}", "a 3d render of a {}"),
     ("a {} and a dog", "a {} and a car"),
@@ -44,16 +44,16 @@ CONTRASTS = (  # prompts that differ by other words than the one in braces
     ("a {} and a house", "a {} and a flower"),
     ("a green {}", "a pink {}"),
 )
-ALONE = "a {}"  # what is left of a caption without everything but the word
-FEW = 4  # one sample in so many is enough for what is only compared with the gain
-PREDICTIONS = 3, 5  # of each sample, and of those few
+ALONE = "a {}"  # a caption that holds nothing but the word
+CONTRAST_EVERY = 4  # one sample in so many also measures what the gain is compared with
+PREDICTIONS = 3, 5  # how many predictions each sample takes, and how many more each of the chosen ones
 
 Rows = dict[str, Tensor]  # {encoder: float32 [n,W]}
 
 
 @dataclass(frozen=True)
-class Question:
-    """Noised images of one size, and the caption of each, in which the word stands."""
+class CaptionedBatch:
+    """Noised images of one size, and their captions, which contain the word."""
 
     batch: Batch
     captions: list[str]  # [B]
@@ -61,59 +61,59 @@ class Question:
 
 @dataclass(frozen=True)
 class Worth:
-    """The worth of a word. Losses are means over latent numbers and samples."""
+    """The worth of a word. Losses are means over the elements of the latents and over samples."""
 
-    loss_before: float  # with the word that it began as
+    loss_before: float  # with the init word
     loss_after: float
-    loss_alone: float  # with the word that it began as and nothing else of the captions
-    share: float  # the gain, over the mean squared change from one known word to another
-    reach: float  # the gain, over the highest one in its direction: 1 - (1 - 1 / beta)^2
-    standard_errors: float  # how certain it is that there is a gain
-    obedience: float  # mean squared change by other words beside it, over that beside known words
-    contrasts: int = len(CONTRASTS)  # how many samples that was measured on
+    loss_alone: float  # with the init word and nothing else of the captions
+    share: float  # the gain, divided by the mean squared change from one known word to another
+    reach: float  # the gain, divided by the highest one in its direction: 1 - (1 - 1 / beta)^2
+    standard_errors: float  # the gain in units of its standard error
+    obedience: float  # mean squared change by other words beside it, divided by that beside known words
+    contrasts: int = len(CONTRASTS)  # how many samples the obedience was measured on
     known_words: tuple[str, ...] = ()
 
 
-def predictions(questions: Sequence[Question]) -> int:
-    """Return how many batches `measure_worth` predicts."""
+def count_predictions(batches: Sequence[CaptionedBatch]) -> int:
+    """Return how many predictions of a batch `measure_worth` makes."""
     each, more = PREDICTIONS
-    return sum(each + more * bool(few) for few in chosen(questions))
+    return sum(each + more * bool(chosen) for chosen in contrast_samples(batches))
 
 
-def chosen(questions: Sequence[Question]) -> list[list[int]]:
-    """Return for each question the indices of the few samples that everything is measured on: one in four of all."""
+def contrast_samples(batches: Sequence[CaptionedBatch]) -> list[list[int]]:
+    """Return the indices of the samples that also measure contrasts, for each batch: one in four of all samples."""
     found, first = [], 0
-    for question in questions:
-        count = len(question.captions)
-        found.append([i for i in range(count) if (first + i) % FEW == FEW // 2])
+    for batch in batches:
+        count = len(batch.captions)
+        found.append([i for i in range(count) if (first + i) % CONTRAST_EVERY == CONTRAST_EVERY // 2])
         first += count
     return found
 
 
 def measure_worth(
     model: Model,
-    questions: Sequence[Question],
+    batches: Sequence[CaptionedBatch],
     word: str,
     start: Rows,
     learned: Rows,
     watch: Callable[[], None] = lambda: None,
 ) -> Worth:
-    """Return what `learned` is worth against `start` as the rows of `word` in the captions of `questions`.
+    """Return the worth of the rows `learned` compared with the rows `start` for `word` in the captions of `batches`.
 
-    There are eight samples or more. `watch` is called before every prediction and may raise.
+    At least eight samples are needed. `watch` is called before every prediction and may raise an exception to stop.
     """
-    with torch.no_grad(), lent(model, {LEARNED_WORD: learned, START_WORD: start}):
+    with torch.no_grad(), temporary_words(model, {LEARNED_WORD: learned, START_WORD: start}):
         known, gains, changes = known_words(model), [], []
-        for question, few in zip(questions, chosen(questions), strict=True):
-            compared = Compared(model, question.batch, watch)
-            gains.append(compared.gains(question.captions, word))
-            if few:
-                changes.append(compared.changes(few, known, sum(map(len, changes))))
-    return summed(torch.cat(gains), torch.cat(changes), known)
+        for captioned, chosen in zip(batches, contrast_samples(batches), strict=True):
+            compared = PairedPredictions(model, captioned.batch, watch)
+            gains.append(compared.gains(captioned.captions, word))
+            if chosen:
+                changes.append(compared.changes(chosen, known, sum(map(len, changes))))
+    return worth_from_samples(torch.cat(gains), torch.cat(changes), known)
 
 
-class Compared:
-    """Predictions of the same noised latents with different texts."""
+class PairedPredictions:
+    """The predictions for the same noised latents with different texts."""
 
     def __init__(self, model: Model, batch: Batch, watch: Callable[[], None]):
         self.model, self.batch, self.watch = model, batch, watch
@@ -123,38 +123,38 @@ class Compared:
         self.all = list(range(len(batch.keys)))
 
     def gains(self, captions: Sequence[str], word: str) -> Tensor:
-        """Return |y - e_0|^2, <y - e_0, d>, |d|^2 and |y - e|^2 of every sample, float64 [B,4].
+        """Return |y - e_0|^2, <y - e_0, d>, |d|^2 and |y - e|^2 for every sample, float64 [B,4].
 
-        e is predicted with the start and nothing else of the caption.
+        Here e is the prediction with the init word and nothing else of the caption.
         """
-        before = self.predicted([with_word(caption, word, START_WORD) for caption in captions])
-        change = self.predicted([with_word(caption, word, LEARNED_WORD) for caption in captions]) - before
+        before = self.predicted([replace_word(caption, word, START_WORD) for caption in captions])
+        change = self.predicted([replace_word(caption, word, LEARNED_WORD) for caption in captions]) - before
         target = self.noisy.target.float()
         error, alone = target - before, target - self.predicted([ALONE.format(START_WORD)] * len(captions))
         pairs = ((error, error), (error, change), (change, change), (alone, alone))
         return torch.stack([self.inner(a, b) for a, b in pairs], 1)
 
-    def changes(self, few: list[int], known: Sequence[str], first: int) -> Tensor:
-        """Return three squared changes of a few samples, float64 [F,3].
+    def changes(self, chosen: list[int], known: Sequence[str], first: int) -> Tensor:
+        """Return three squared changes for each of the chosen samples, float64 [F,3].
 
-        They are those from a known word to another, by other words beside a known word, and by other words beside the
-        learned one. `first` counts the samples before.
+        They are the change from one known word to another, the change by other words beside a known word, and the
+        change by other words beside the learned one. `first` is the number of samples chosen from earlier batches.
         """
-        which = range(first, first + len(few))
+        which = range(first, first + len(chosen))
         here, there = zip(*[CONTRASTS[i % len(CONTRASTS)] for i in which], strict=True)
         some, others = ([known[(i + k) % len(known)] for i in which] for k in (0, KNOWN // 2))
 
         def predicted(prompts: Sequence[str], words: Sequence[str]) -> Tensor:
-            return self.predicted([p.format(w) for p, w in zip(prompts, words, strict=True)], few)
+            return self.predicted([p.format(w) for p, w in zip(prompts, words, strict=True)], chosen)
 
-        base, learned = predicted(here, some), [LEARNED_WORD] * len(few)
+        base, learned = predicted(here, some), [LEARNED_WORD] * len(chosen)
         by_word = base - predicted(here, others)
         beside_known = base - predicted(there, some)
         beside_learned = predicted(here, learned) - predicted(there, learned)
-        return torch.stack([self.inner(c, c, few) for c in (by_word, beside_known, beside_learned)], 1)
+        return torch.stack([self.inner(c, c, chosen) for c in (by_word, beside_known, beside_learned)], 1)
 
     def predicted(self, prompts: Sequence[str], which: list[int] | None = None) -> Tensor:
-        """Return the predictions of all samples, or some of them, each with its prompt, [B,C,h,w]."""
+        """Return the predictions for all samples, or for those in `which`, each with its prompt, [B,C,h,w]."""
         self.watch()
         which = self.all if which is None else which
         text = self.model.text.encode(self.model.text.batch(prompts))
@@ -162,13 +162,13 @@ class Compared:
         return self.model.predict(self.noisy.x_t[which], self.noisy.t[which], text, sizes)
 
     def inner(self, a: Tensor, b: Tensor, which: list[int] | None = None) -> Tensor:
-        """Return the mean product of [B,C,h,w] over latent numbers, weighed by the mask: float64 [B] on the CPU."""
+        """Return the mean product of two tensors [B,C,h,w] per sample, weighted by the mask, float64 [B] on the CPU."""
         weight = self.weight[self.all if which is None else which]
         return (a.double() * b.double() * weight).mean((1, 2, 3)).cpu()
 
 
-def summed(gains: Tensor, changes: Tensor, known: Sequence[str]) -> Worth:
-    """Return the worth of a word from the squares and products of all samples, float64 [N,4] and [M,3]."""
+def worth_from_samples(gains: Tensor, changes: Tensor, known: Sequence[str]) -> Worth:
+    """Return the worth of a word from the gains [N,4] and the changes [M,3] of all samples, in float64."""
     error, aligned, change, alone = gains.mean(0).tolist()
     by_word, beside_known, beside_learned = changes.mean(0).tolist()
     gain, beta = 2 * aligned - change, aligned / change if change > 0 else 0.0
@@ -187,25 +187,27 @@ def summed(gains: Tensor, changes: Tensor, known: Sequence[str]) -> Worth:
 
 
 def known_words(model: Model) -> list[str]:
-    """Return the common words that the model reads most differently from their mean.
+    """Return the common words whose encodings are farthest from their mean.
 
-    In a model that was taught few words, the others are noise.
+    A model that was trained on few words encodes the others as noise.
     """
-    taken = {word for tokenizer in model.text.tokenizers.values() for word in tokenizer.words}  # new words of that name
+    taken = {
+        word for tokenizer in model.text.tokenizers.values() for word in tokenizer.words
+    }  # added words with the same name
     common = [word for word in COMMON if word not in taken]
     states = model.text.encode(model.text.batch([f"a {word}" for word in common])).sequence.float()  # [24,S,D]
     farthest = (states - states.mean(0)).flatten(1).norm(dim=1).topk(KNOWN).indices.tolist()
     return [common[i] for i in sorted(farthest)]
 
 
-def with_word(caption: str, word: str, other: str) -> str:
-    """Return the caption with another word in the place of `word`."""
+def replace_word(caption: str, word: str, other: str) -> str:
+    """Return the caption with `word` replaced by `other`."""
     return whole_word((clean(word),)).sub(other, clean(caption))
 
 
 @contextmanager
-def lent(model: Model, words: dict[str, Rows]) -> Iterator[None]:
-    """Let the model know some words within the block."""
+def temporary_words(model: Model, words: dict[str, Rows]) -> Iterator[None]:
+    """Add words to the model for the duration of the block."""
     for word, rows in words.items():
         model.text.add_word(word, rows)
     try:

@@ -9,7 +9,7 @@ import torch
 
 from neonym.data.captions import Moment
 from neonym.data.loader import Loader
-from neonym.generation.worth import Question, Worth, measure_worth, predictions
+from neonym.generation.worth import CaptionedBatch, Worth, count_predictions, measure_worth
 from neonym.models.model import Model
 from neonym.preflight.plan import PlannedConcept, TrainingPlan
 from neonym.training.concept import Concept, initial_rows, temporary_rows
@@ -34,7 +34,7 @@ class Evaluation:
         self.plan, self.loader, self.model, self.concepts, self.watch = plan, loader, model, concepts, watch
         self.objective = Objective()  # words are compared by the plain loss, whatever training minimises
         self.images, self.judged_on = zip(*map(images_to_judge, plan.concepts), strict=True)
-        self.samples: list[list[Question]] = []  # per concept, created on first use
+        self.samples: list[list[CaptionedBatch]] = []  # per concept, created on first use
 
     @torch.no_grad()
     def losses(self, rows: Sequence[dict[str, torch.Tensor]] | None = None) -> list[torch.Tensor]:
@@ -44,7 +44,7 @@ class Evaluation:
         with self.uncompiled(), temporary_rows(self.concepts, rows or [c.result() for c in self.concepts]):
             return [torch.cat([self.loss(question) for question in own]).cpu() for own in self.samples]
 
-    def loss(self, question: Question) -> torch.Tensor:
+    def loss(self, question: CaptionedBatch) -> torch.Tensor:
         """Return the losses [B] of one batch of samples."""
         self.watch()
         return sample_losses(self.model, question.batch, self.objective)
@@ -55,7 +55,7 @@ class Evaluation:
         `progress` is called with the predictions done and their total.
         """
         asked = [self.questions(index, self.verdict_samples(index)) for index in range(len(self.concepts))]
-        done, total = 0, sum(map(predictions, asked))
+        done, total = 0, sum(map(count_predictions, asked))
 
         def watch() -> None:
             nonlocal done
@@ -85,7 +85,7 @@ class Evaluation:
         step = self.plan.step_sizes[self.images[index][0].dataset]
         return min(self.plan.run.eval.eval_samples, max(least, min(most, SAMPLES_PER_STEP_SAMPLE * step)))
 
-    def questions(self, index: int, count: int) -> list[Question]:
+    def questions(self, index: int, count: int) -> list[CaptionedBatch]:
         """Return `count` samples of one concept, in batches of images of one size.
 
         The noise levels are spread evenly over the samples; the images are used in turn.
@@ -94,13 +94,13 @@ class Evaluation:
         at = Moment(step=samples.steps)  # captions have all their tags
         draws = [samples.draw(images[i % len(images)], EVALUATION, i, (i + 0.5) / count, at) for i in range(count)]
         draws.sort(key=lambda draw: draw.record.fit.bucket)
-        found: list[Question] = []
+        found: list[CaptionedBatch] = []
         size = 2 * (
             self.plan.run.compute.micro_batch_size or self.plan.datasets[0].batch_size
         )  # without gradients there is room
         while draws:
             part: list[Draw] = [d for d in draws[:size] if d.record.fit.bucket == draws[0].record.fit.bucket]
-            found.append(Question(self.loader.batch(part, index), [d.caption for d in part]))
+            found.append(CaptionedBatch(self.loader.batch(part, index), [d.caption for d in part]))
             draws = draws[len(part) :]
         return found
 

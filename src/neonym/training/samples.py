@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from PIL.PngImagePlugin import PngInfo
 
 from neonym.config.output_settings import SampleSettings
-from neonym.generation.request.prompts import SamplePrompt, dump
+from neonym.generation.request.prompts import SamplePrompt, prompt_json
 from neonym.generation.samplers import sampler_for_sample
 from neonym.io.atomic import save_png
 from neonym.models.model import Model
@@ -54,7 +54,7 @@ class SampleRenderer:
 
     def render(self, model: Model, concepts: Sequence[Concept], tag: str) -> list[Path]:
         """Generate an image for every prompt. Return the files, named as in sd-scripts, and then a sheet of them."""
-        from neonym.generation.sheets import sheet
+        from neonym.generation.sheets import contact_sheet
 
         self.prompts = [prompt.on_grid(model.source.latents.multiple) for prompt in self.prompts]
         where, kind = model.vae.device, model.vae.dtype
@@ -72,7 +72,7 @@ class SampleRenderer:
         files = [self.save(image, i, tag) for i, image in enumerate(images)]
         page = self.folder / f"{self.name}_{tag}_sheet.png"
         rows = [*self.before, (f"now ({tag})", images)]
-        save_png(sheet(rows, side=images[0].height), page)
+        save_png(contact_sheet(rows, side=images[0].height), page)
         return [*files, page]
 
     def render_all(self, model: Model, texts: Sequence[str] | None = None) -> list[Image.Image]:
@@ -82,12 +82,12 @@ class SampleRenderer:
 
     def render_one(self, model: Model, index: int, text: str) -> Image.Image:
         """Return an image for `text` with the settings of one prompt."""
-        from neonym.generation.images import draw
+        from neonym.generation.images import generate_images
 
         prompt = self.prompts[index]
         side = model.source.native_size
         sampler = sampler_for_sample(prompt.sample_sampler or self.settings.sample_sampler, model.source.family.process)
-        return draw(
+        return generate_images(
             model, [text], [self.seed(index)], negative_prompt=prompt.negative_prompt, steps=prompt.sample_steps,
             guidance=prompt.scale, size=(prompt.width or side, prompt.height or side),
             sampler=sampler,
@@ -102,6 +102,6 @@ class SampleRenderer:
         """Save an image as PNG with its prompt as metadata, and return the file."""
         path = self.folder / sample_name(self.name, tag, index, time_stamp(), self.prompts[index].seed)
         text = PngInfo()
-        text.add_text("prompt", dump(self.prompts[index]))
+        text.add_text("prompt", prompt_json(self.prompts[index]))
         save_png(image, path, text)
         return path

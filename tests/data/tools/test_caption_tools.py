@@ -38,7 +38,7 @@ def test_merged_files_train_and_come_back(tmp_path, capsys):
     copy = make_images(tmp_path / "b", 3, caption=None)
     (copy / "01.txt").write_text("mine")
     assert caption("split", tmp_path / "clean.json", copy) == 0
-    assert "1 files were there already" in capsys.readouterr().out
+    assert "1 existing file kept" in capsys.readouterr().out
     assert (copy / "01.txt").read_text() == "mine"
     assert (copy / "00.txt").read_text() == "tag one, ^_^\n"
     assert (copy / "00.caption").read_text() == "mychar4 number 0\nanother line\n"

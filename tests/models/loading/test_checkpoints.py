@@ -18,7 +18,7 @@ from neonym import train
 from neonym.errors import ModelError
 from neonym.generation.conditioning import conditioning
 from neonym.generation.embeddings import add_files
-from neonym.generation.images import draw
+from neonym.generation.images import generate_images
 from neonym.models.loading import parts as loading_parts
 from neonym.models.loading.assemble import load_part, token_table
 from neonym.models.loading.identify import identify
@@ -161,7 +161,7 @@ def load_pair(folder: Path, file: Path) -> None:
     assert torch.allclose(found.sequence, theirs, atol=1e-5)
     assert found.pooled is not None
     assert torch.allclose(found.pooled, pooled, atol=1e-5)
-    assert draw(model, [prompt], [0], steps=1, size=(64, 64))[0].size == (64, 64)
+    assert generate_images(model, [prompt], [0], steps=1, size=(64, 64))[0].size == (64, 64)
 
 
 def test_one_encoder_of_two_can_be_left_alone(tmp_path):

@@ -1,1 +1,1 @@
-"""What is to be generated: prompt lines, options, jobs."""
+"""Turn settings and prompt lines into jobs, and check them before anything is generated."""

@@ -1,4 +1,4 @@
-"""Sheets with axes: an image of one prompt for each pair of values."""
+"""Plan sheets with axes, which show one prompt for each pair of values."""
 
 from __future__ import annotations
 
@@ -14,37 +14,38 @@ from neonym.config.generate import GenerateSettings
 from neonym.errors import ConfigError, Problem, UserError
 from neonym.generation.embeddings import read_given, word_and_file
 from neonym.generation.request.jobs import Job, JobPlan, job_problems
-from neonym.generation.request.lines import real, scale
-from neonym.generation.request.prompts import seed, steps
-from neonym.generation.request.variants import enumerates, how_many, parse_variants
+from neonym.generation.request.lines import parse_float, parse_scale
+from neonym.generation.request.prompts import parse_seed, parse_steps
+from neonym.generation.request.variants import count_variants, is_enumerated, parse_variants
 from neonym.generation.samplers import sampler_name
 from neonym.text.words import clean, whole_word
 from neonym.types import Embedding
 
-Words = dict[str, tuple[Path, Embedding]]  # word -> its file
+Words = dict[str, tuple[Path, Embedding]]  # word -> its file and what the file holds
 
 
-def strength(text: str) -> float:
-    """Return the weight of a word in a prompt. Raises ValueError."""
-    number = real(text)
+def parse_word_weight(text: str) -> float:
+    """Return the weight of a word in a prompt, from -100 to 100. Raises ValueError for anything else."""
+    number = parse_float(text)
     if not math.isfinite(number) or abs(number) > 100:
         raise ValueError("a weight from -100 to 100 is expected")
     return number
 
 
-READERS: dict[str, Callable[[str], Any]] = {  # kind of an axis -> reader of a value; in the order in which they apply
-    "prompt": str, "scale": scale, "steps": steps, "seed": seed, "sampler": sampler_name, "checkpoint": str,
-    "strength": strength,
+READERS: dict[str, Callable[[str], Any]] = {  # kind of axis -> parser, in the order of application
+    "prompt": str, "scale": parse_scale, "steps": parse_steps, "seed": parse_seed, "sampler": sampler_name,
+    "checkpoint": str, "strength": parse_word_weight,
 }  # fmt: skip
 OTHER_NAMES = {"guidance": "scale", "prompts": "prompt", "checkpoints": "checkpoint"}
-BARS = re.compile(r"\|(?![^{}]*\})")  # between prompts, not within braces
+BARS = re.compile(r"\|(?![^{}]*\})")  # bars between prompts, not those within braces
 
 
 @dataclass(frozen=True)
 class Axis:
     """One axis of a sheet.
 
-    Its kind is checkpoint (embedding files for one word), strength (weight of the words in the prompt), or a setting.
+    Its kind is "checkpoint" (embedding files for one word), "strength" (the weight of the words in the prompt),
+    "prompt", or the name of a setting.
     """
 
     kind: str
@@ -52,14 +53,14 @@ class Axis:
     where: str = ""
 
     def label(self, value: Any) -> str:
-        """Return what a sheet says beside the row or column of a value."""
+        """Return the label of the row or column for a value."""
         shown = Path(value).stem if self.kind == "checkpoint" else value
         return f"{self.kind} {shown}" if self.kind != "prompt" else str(shown)
 
 
 @dataclass(frozen=True)
 class AxesSheet:
-    """A job for each pair of values, row by row, and the words that the axes add."""
+    """The jobs of a sheet, one for each pair of values, row by row, and the words that the axes add."""
 
     x: Axis
     y: Axis
@@ -68,7 +69,7 @@ class AxesSheet:
 
 
 def plan_sheet(settings: GenerateSettings, plan: JobPlan, words: Words) -> AxesSheet | None:
-    """Return the sheet that the settings ask for, None if they ask for none. Raises ConfigError."""
+    """Return the sheet that --x and --y describe, or None without them. Raises ConfigError."""
     axes = axes_of(settings)
     if not axes:
         return None
@@ -80,7 +81,7 @@ def plan_sheet(settings: GenerateSettings, plan: JobPlan, words: Words) -> AxesS
         pairs = sorted([(x, a), (y, b)], key=lambda pair: [*READERS, "none"].index(pair[0].kind))
         job = first_job(plan, pairs)
         for axis, value in pairs:
-            job = with_value(job, axis, value, {**words, **added}, names)
+            job = apply_value(job, axis, value, {**words, **added}, names)
         job = plan.with_possible_steps(job, axes[0].where)
         problems += [p for p in job_problems(job, settings, axes[0].where) if p not in problems]
         jobs.append(job)
@@ -90,7 +91,7 @@ def plan_sheet(settings: GenerateSettings, plan: JobPlan, words: Words) -> AxesS
 
 
 def names_of(checkpoints: Sequence[str], words: Words) -> dict[str, str]:
-    """Return a word for each of several files, which may have the same name: the file's name if it is free."""
+    """Return a unique word for each file: the name of the file if no other word has it."""
     names: dict[str, str] = {}
     for i, given in enumerate(dict.fromkeys(checkpoints)):
         stem = word_and_file(given)[1].stem
@@ -100,31 +101,31 @@ def names_of(checkpoints: Sequence[str], words: Words) -> dict[str, str]:
 
 
 def first_job(plan: JobPlan, pairs: Sequence[tuple[Axis, Any]]) -> Job:
-    """Return the first job of the run, or of the prompt on an axis. Raises ConfigError if there is none."""
+    """Return the first job of the run, or of the prompt on an axis of prompts. Raises ConfigError if there is none."""
     plan.count = 0
     axis, value = pairs[0]
     job = next(plan.jobs_of_line(value, axis.where) if axis.kind == "prompt" else plan.jobs(), None)
     if job is None:
         raise ConfigError(
-            [Problem("error", "there is nothing to generate", "--prompt", "Give one, or an axis of prompts")]
+            [Problem("error", "there is nothing to generate", "--prompt", "Give a prompt, or an axis of prompts")]
         )
     return job
 
 
 def axes_of(settings: GenerateSettings) -> list[Axis]:
-    """Return the axes that the settings ask for: none, one or two. Raises ConfigError."""
+    """Return the axes that --x and --y describe: none, one or two. Raises ConfigError."""
     problems: list[Problem] = []
     axes = [read_axis(text, flag, problems) for flag, text in (("--x", settings.x), ("--y", settings.y)) if text]
     kinds = [axis.kind for axis in axes if axis]
     if len(set(kinds)) < len(kinds):
-        problems.append(Problem("error", f"both axes are `{kinds[0]}`", "--x --y"))
+        problems.append(Problem("error", f"both axes have the kind `{kinds[0]}`", "--x --y"))
     if problems:
         raise ConfigError(problems)
     return [axis for axis in axes if axis]
 
 
 def read_axis(text: str, flag: str, problems: list[Problem]) -> Axis | None:
-    """Return the axis of a text such as `scale=3,5,7`, where bars separate prompts; errors go to `problems`."""
+    """Return the axis that a text such as `scale=3,5,7` describes. Errors are added to `problems`."""
     kind, equals, rest = text.partition("=")
     kind = OTHER_NAMES.get(kind.strip().lower(), kind.strip().lower())
     where = f"{flag} {text}"
@@ -135,8 +136,8 @@ def read_axis(text: str, flag: str, problems: list[Problem]) -> Axis | None:
     for part in BARS.split(rest) if kind == "prompt" else rest.split(","):
         try:
             values.append(READERS[kind](part.strip()))
-            if kind == "prompt" and enumerates(variants := parse_variants(part)) and how_many(variants) > 1:
-                raise ValueError("is several prompts: write them one by one, with | between them")
+            if kind == "prompt" and is_enumerated(variants := parse_variants(part)) and count_variants(variants) > 1:
+                raise ValueError("this makes several prompts: write them one by one, with | between them")
             if kind == "checkpoint":
                 read_given(values[-1])
         except ValueError as error:
@@ -146,22 +147,22 @@ def read_axis(text: str, flag: str, problems: list[Problem]) -> Axis | None:
     return Axis(kind, tuple(values), where)
 
 
-def with_value(job: Job, axis: Axis, value: Any, words: Words, names: Mapping[str, str]) -> Job:
-    """Return the job with one value of an axis. Raises ConfigError if its prompt has no word that the axis changes."""
+def apply_value(job: Job, axis: Axis, value: Any, words: Words, names: Mapping[str, str]) -> Job:
+    """Return the job with a value of an axis applied. Raises ConfigError if its prompt lacks the words to change."""
     if axis.kind in ("prompt", "none"):
         return job
     if axis.kind == "checkpoint":
         name = names[value]
         spellings = (word_and_file(value)[0], words[name][1].token)
-        return replace(job, prompt=with_words(job.prompt, spellings, lambda _: name, axis.where))
+        return replace(job, prompt=replace_words(job.prompt, spellings, lambda _: name, axis.where))
     if axis.kind == "strength":
         weight = f"{value:.4f}".rstrip("0").rstrip(".")
-        return replace(job, prompt=with_words(job.prompt, tuple(words), lambda w: f"({w}:{weight})", axis.where))
+        return replace(job, prompt=replace_words(job.prompt, tuple(words), lambda w: f"({w}:{weight})", axis.where))
     return replace(job, **{axis.kind: value})
 
 
-def with_words(prompt: str, words: tuple[str, ...], by: Callable[[str], str], where: str) -> str:
-    """Return the prompt with each of `words`, in any case, replaced `by` a text. Raises ConfigError if it has none."""
+def replace_words(prompt: str, words: tuple[str, ...], by: Callable[[str], str], where: str) -> str:
+    """Return the prompt with each of `words`, in any case, replaced by a text. Raises ConfigError if it has none."""
     found, count = prompt, 0
     if words:
         pattern = re.compile(whole_word(words).pattern, re.IGNORECASE)
@@ -169,6 +170,6 @@ def with_words(prompt: str, words: tuple[str, ...], by: Callable[[str], str], wh
     if not count:
         named = " or ".join(f"`{word}`" for word in dict.fromkeys(words)) or "a word of an embedding"
         raise ConfigError(
-            [Problem("error", f'the prompt "{prompt}" does not have {named}', where, "Write the word in the prompt")]
+            [Problem("error", f'the prompt "{prompt}" does not contain {named}', where, "Write the word in the prompt")]
         )
     return found

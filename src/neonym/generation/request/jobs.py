@@ -1,4 +1,4 @@
-"""From settings and prompt lines to jobs: one for each image, with everything that decides it."""
+"""Turn settings and prompt lines into jobs: one for each image, with everything that determines it."""
 
 from __future__ import annotations
 
@@ -11,28 +11,35 @@ from typing import Any
 
 from neonym.config.generate import GenerateSettings
 from neonym.data.images import inspect
-from neonym.errors import ConfigError, Problem
-from neonym.generation.image_files import fits
-from neonym.generation.request.lines import read_line, take_seeds
-from neonym.generation.request.prompt_sources import images_at, is_pipe, prompt_lines, prompts_in_images
-from neonym.generation.request.variants import Parts, draw_text, enumerates, every, how_many, parse_variants
+from neonym.errors import ConfigError, Problem, counted
+from neonym.generation.image_files import has_room
+from neonym.generation.request.lines import read_prompt_line, take_seeds
+from neonym.generation.request.prompt_sources import is_pipe, prompt_lines, prompts_in_images, readable_images
+from neonym.generation.request.variants import (
+    Parts,
+    count_variants,
+    enumerate_variants,
+    is_enumerated,
+    parse_variants,
+    pick_text,
+)
 from neonym.generation.samplers import possible_steps
 from neonym.seeds import dice
 from neonym.text.emphasis import parse_emphasis
 from neonym.types import Size
 
 DEFAULT_STRENGTH = 0.8
-RANDOM_SEEDS = 1 << 32  # how many seeds are chosen from where none is given
+RANDOM_SEEDS = 1 << 32  # the number of possible seeds if none is given
 LARGEST_SIDE = 16_384
-COARSE = 32  # sd-scripts' grid for sizes that follow from another size
-MOST_VARIANTS = 10_000  # of one line
+COARSE = 32  # sd-scripts' grid, in pixels, for sizes that are derived from another size
+MOST_VARIANTS = 10_000  # of a single line
 
-Complain = Callable[[ConfigError], object]
+OnError = Callable[[ConfigError], object]
 
 
 @dataclass(frozen=True)
-class Native:
-    """What suits a model: a side in pixels, a guidance scale, and what sides are multiples of."""
+class NativeValues:
+    """The native values of a model: a side in pixels, a guidance scale, and what sides must be multiples of."""
 
     side: int
     scale: float
@@ -41,7 +48,7 @@ class Native:
 
 @dataclass(frozen=True)
 class Job:
-    """One image. Sizes are in pixels, and multiples of what the model's latents need."""
+    """Everything that determines one image. Sizes are in pixels, and multiples of what the model's latents need."""
 
     prompt: str
     seed: int
@@ -51,9 +58,9 @@ class Job:
     steps: int = 50
     scale: float = 7.5
     negative_scale: float | None = None
-    strength: float = DEFAULT_STRENGTH  # share of the steps that are taken, if it begins from an image
+    strength: float = DEFAULT_STRENGTH  # the fraction of the steps that are taken, if the job starts from an image
     sampler: str = "ddim"
-    source: str | None = None  # image to begin from
+    source: str | None = None  # the image that it starts from
     mask: str | None = None
     multipliers: tuple[float, ...] = ()  # of the LoRAs
     original_width: int | None = None  # size conditioning; None: the image's own
@@ -64,16 +71,16 @@ class Job:
     crop_left: int = 0
     clip_prompt: str | None = None  # recorded only
     file: str | None = None  # name within the output folder
-    raw_prompt: str = ""  # the line that it came from
+    raw_prompt: str = ""  # the line that it comes from
 
     @property
     def guided(self) -> bool:
-        """Return whether the negative prompt has an effect."""
+        """Whether there is guidance, so that the negative prompt has an effect."""
         return self.scale > 1
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        """Return what jobs have in common that can be generated together."""
+        """The values that jobs must share to be generated in one batch."""
         return (
             self.width, self.height, self.steps, self.guided, self.negative_scale is None, self.strength, self.sampler,
             self.source is None, self.mask is None, self.multipliers,
@@ -81,23 +88,23 @@ class Job:
 
 
 class JobPlan:
-    """The jobs of a run. They can be iterated as often as wanted and are the same each time.
+    """The jobs of a run, which can be iterated repeatedly and are the same each time.
 
-    What is wrong with the settings goes to `problems`, and so do warnings of jobs, as they come.
+    `problems` collects what is wrong with the settings and, during iteration, warnings about jobs.
     """
 
-    def __init__(self, settings: GenerateSettings, native: Native):
+    def __init__(self, settings: GenerateSettings, native: NativeValues):
         self.settings, self.native = settings, native
         self.problems, self.warned = list[Problem](), set[str]()
         self.seed = random.SystemRandom().randrange(RANDOM_SEEDS) if settings.seed is None else settings.seed
         self.piped = self.piped_lines(settings.from_file)
-        self.sources = images_at(settings.image_path, "--image_path", self.problems)
-        self.masks = images_at(settings.mask_path, "--mask_path", self.problems)
+        self.sources = readable_images(settings.image_path, "--image_path", self.problems)
+        self.masks = readable_images(settings.mask_path, "--mask_path", self.problems)
         self.base = self.base_job()
         self.count = 0  # images so far
 
     def piped_lines(self, file: str | None) -> list[tuple[str, str]] | None:
-        """Return the lines of a prompt file that can be read only once; None for any other."""
+        """Return the lines of a prompt file that can be read only once, or None for any other file."""
         if file is None or not is_pipe(file):
             return None
         try:
@@ -107,7 +114,7 @@ class JobPlan:
             return []
 
     def base_job(self) -> Job:
-        """Return the job that lines change: what the settings say of all images."""
+        """Return the job that the settings describe, of which lines change some values."""
         settings = self.settings
         values = {f.name: getattr(settings, f.name) for f in fields(Job) if f.name in type(settings).model_fields}
         values |= {
@@ -119,7 +126,7 @@ class JobPlan:
         return Job(**values)
 
     def base_side(self, pixels: int | None, flag: str) -> int:
-        """Return the side in pixels that a flag sets, the model's own without one; what is wrong goes to `problems`."""
+        """Return the side in pixels that a flag sets, by default the model's own. Errors are added to `problems`."""
         try:
             return self.side(pixels or self.native.side, flag)
         except ConfigError as error:
@@ -127,31 +134,31 @@ class JobPlan:
             return self.native.multiple
 
     def side(self, pixels: int, where: str) -> int:
-        """Return a side rounded to what the model can make, with a warning. Raises ConfigError outside the limits."""
+        """Return a side rounded to one that the model supports, with a warning. Raises ConfigError beyond limits."""
         least = self.native.multiple
         if not least <= pixels <= LARGEST_SIDE:
-            what, fix = f"a side of {pixels} pixels is not possible", f"{least} to {LARGEST_SIDE} are"
+            what, fix = f"a side of {pixels} pixels is not possible", f"Use {least} to {LARGEST_SIDE}"
             raise ConfigError([Problem("error", what, where, fix)])
         rounded = round(pixels / least) * least
         if rounded != pixels:
-            self.warn(f"{pixels} is not a multiple of {least}: {rounded} is used instead, here and elsewhere", where)
+            self.warn(f"{pixels} is not a multiple of {least}: using {rounded} instead, here and elsewhere", where)
         return rounded
 
-    # From settings to lines, from lines to jobs.
+    # From settings to lines, and from lines to jobs.
 
-    def jobs(self, complain: Complain | None = None) -> Iterator[Job]:
-        """Yield every image of every prompt of every pass. Errors of a line go to `complain`, or are raised."""
+    def jobs(self, on_error: OnError | None = None) -> Iterator[Job]:
+        """Yield the job of every image, pass by pass. Errors in a line go to `on_error`, or are raised without it."""
         self.count = 0
         for turn in range(self.settings.n_iter):
             try:
-                yield from self.jobs_of_pass(turn, complain)
-            except ConfigError as error:  # of the lines as such
-                if complain is None:
+                yield from self.jobs_of_pass(turn, on_error)
+            except ConfigError as error:  # the lines themselves cannot be read
+                if on_error is None:
                     raise
-                complain(error)
+                on_error(error)
 
-    def jobs_of_pass(self, turn: int, complain: Complain | None) -> Iterator[Job]:
-        """Yield every image of one pass over the prompts."""
+    def jobs_of_pass(self, turn: int, on_error: OnError | None) -> Iterator[Job]:
+        """Yield the job of every image of one pass over the prompts."""
         lines: Iterable[tuple[str, str]] = self.lines()
         if self.settings.shuffle_prompts:
             lines = list(lines)
@@ -160,12 +167,12 @@ class JobPlan:
             try:
                 yield from self.jobs_of_line(line, where, turn)
             except ConfigError as error:
-                if complain is None:
+                if on_error is None:
                     raise
-                complain(error)
+                on_error(error)
 
     def lines(self) -> Iterator[tuple[str, str]]:
-        """Yield the place and the text of each prompt line. A file is read as it goes. Raises ConfigError."""
+        """Yield the location and the text of each prompt line. A file is read lazily. Raises ConfigError."""
         settings = self.settings
         yield from ((f'--prompt "{text}"', text) for text in settings.prompt)
         if settings.from_file is not None:
@@ -174,12 +181,12 @@ class JobPlan:
             yield from prompts_in_images(self.sources)
 
     def jobs_of_line(self, line: str, where: str, turn: int = 0) -> Iterator[Job]:
-        """Yield the images of one line. Raises ConfigError."""
+        """Yield the jobs of one line. Raises ConfigError if the line is wrong."""
         problems: list[Problem] = []
         text, seeds = take_seeds(line, where, problems)
         for i, variant in enumerate(self.variants(text, where, problems)):
             seed = self.seed_of(i, seeds, turn)
-            read = read_line(draw_text(variant, dice(seed, "variants")), where, problems)
+            read = read_prompt_line(pick_text(variant, dice(seed, "variants")), where, problems)
             if any(problem.severity == "error" for problem in problems):
                 raise ConfigError(problems)
             for problem in problems:
@@ -187,17 +194,21 @@ class JobPlan:
             yield self.job(read.prompt, {**read.values, "seed": seed, "raw_prompt": line}, where)
 
     def variants(self, text: str, where: str, problems: list[Problem]) -> Iterable[Parts]:
-        """Return one dynamic prompt for each image of a line. Raises ConfigError, with the `problems` before it."""
+        """Return one dynamic prompt for each image of a line. Raises ConfigError, including earlier `problems`."""
         try:
             parts = parse_variants(text)
-            if (count := how_many(parts)) > MOST_VARIANTS:
-                raise ValueError(f"{count} variants are too many: at most {MOST_VARIANTS}")
+            if (count := count_variants(parts)) > MOST_VARIANTS:
+                raise ValueError(f"{count} variants are too many: at most {MOST_VARIANTS} are allowed")
         except ValueError as error:
             raise ConfigError([*problems, Problem("error", str(error), where)]) from error
-        return every(parts) if enumerates(parts) else (parts for _ in range(self.settings.images_per_prompt))
+        return (
+            enumerate_variants(parts)
+            if is_enumerated(parts)
+            else (parts for _ in range(self.settings.images_per_prompt))
+        )
 
     def seed_of(self, index: int, seeds: tuple[int, ...], turn: int) -> int:
-        """Return the line's own seed for its image `index`, counted up behind its last; else the run's, counted up."""
+        """Return the seed of image `index` of a line: one of `seeds`, counted up after the last, or the run's next."""
         if seeds:
             if turn:
                 self.warn("with --d, every pass of --n_iter generates the same images", "--n_iter")
@@ -205,25 +216,25 @@ class JobPlan:
         return self.seed + (turn if self.settings.iter_same_seed else self.count)
 
     def job(self, prompt: str, values: dict[str, Any], where: str) -> Job:
-        """Return the next job, with the values that its line sets. Raises ConfigError."""
+        """Return the next job, with the values that its line sets. Raises ConfigError if it cannot be generated."""
         source = self.sources[self.count % len(self.sources)] if self.sources else None
         mask = self.masks[self.count % len(self.masks)] if self.masks else None
         job = replace(self.base, prompt=prompt, source=source, mask=mask, **values)
         job = self.with_possible_steps(self.with_size(job, values, where), where)
         if self.settings.network_merge and "multipliers" in values:
             job = replace(job, multipliers=self.settings.network_mul)
-        self.warn_of_idle_options(job, values, where)
+        self.warn_of_unused_options(job, values, where)
         if problems := list(job_problems(job, self.settings, where)):
             raise ConfigError(problems)
         self.count += 1
         return job
 
     def with_size(self, job: Job, values: dict[str, Any], where: str) -> Job:
-        """Return the job with a size that the model can make: that of its source image where no other is asked for."""
-        settings, asked = self.settings, {"width", "height"} & set(values)
-        is_sized = (settings.W and settings.H) or len(asked) == 2 or settings.highres_fix_scale is not None
+        """Return the job with a size that the model supports, by default that of its source image."""
+        settings, requested = self.settings, {"width", "height"} & set(values)
+        is_sized = (settings.W and settings.H) or len(requested) == 2 or settings.highres_fix_scale is not None
         if job.source is not None and not is_sized:
-            if asked:
+            if requested:
                 self.warn("--w and --h have no effect with --image_path, unless both are given", where)
             job = self.as_large_as(job.source, job, where)
         job = replace(job, width=self.side(job.width, where), height=self.side(job.height, where))
@@ -231,71 +242,71 @@ class JobPlan:
         return job
 
     def as_large_as(self, source: str, job: Job, where: str) -> Job:
-        """Return the job at the size of its source image, rounded down as in sd-scripts, with a warning."""
+        """Return the job at the size of its source image, rounded down as sd-scripts does, with a warning."""
         size, grid = inspect(Path(source)).size, coarse_grid(self.native.multiple)
         width, height = (max(grid, side // grid * grid) for side in size)
         if (width, height) != size:
-            what = f"an image of {size[0]} x {size[1]} becomes one of {width} x {height}, multiples of {grid}"
+            what = f"an image of {size[0]} x {size[1]} is scaled to {width} x {height}, multiples of {grid}"
             self.warn(what, where)
         return replace(job, width=width, height=height)
 
     def with_possible_steps(self, job: Job, where: str) -> Job:
-        """Return the job with as many steps as its sampler can take, with a warning."""
+        """Return the job with its steps limited to what its sampler can take, with a warning."""
         steps = possible_steps(job.sampler, job.steps)
         if steps != job.steps:
-            self.warn(f"{job.steps} steps are not possible with {job.sampler}: {steps} are taken", where)
+            self.warn(f"{job.steps} steps are not possible with {job.sampler}: using {steps} instead", where)
         return replace(job, steps=steps)
 
-    # Warnings, each once.
+    # Warnings, each of which is given once.
 
     def warn_of_first_stage(self, job: Job, where: str) -> None:
-        """Warn where the first of two stages does not have exactly the size that is asked for."""
+        """Warn if the first of two stages does not have exactly the requested size."""
         if (share := self.settings.highres_fix_scale) is not None:
-            width, height = first_stage((job.width, job.height), share, self.native.multiple)
+            width, height = first_stage_size((job.width, job.height), share, self.native.multiple)
             if (width, height) != (job.width * share, job.height * share):
                 grid = coarse_grid(self.native.multiple)
                 self.warn(f"the first of two stages has {width} x {height} pixels, multiples of {grid}", where)
 
-    def warn_of_idle_options(self, job: Job, values: dict[str, Any], where: str) -> None:
-        """Warn of a line's options that have no effect."""
+    def warn_of_unused_options(self, job: Job, values: dict[str, Any], where: str) -> None:
+        """Warn about options in a line that have no effect."""
         if "strength" in values and job.source is None and self.settings.highres_fix_scale is None:
             self.warn("--t has no effect without --image_path or --highres_fix_scale", where)
         if self.settings.network_merge and "multipliers" in values:
-            self.warn("--am has no effect: the LoRAs are merged", where)
+            self.warn("--am has no effect with --network_merge", where)
         if not job.guided and (job.negative_prompt or job.negative_scale is not None):
             self.warn(f"with a guidance scale of {job.scale:g}, the negative prompt has no effect", where)
 
     def warn(self, what: str, where: str) -> None:
-        """Add a warning with the first place where it holds; once."""
+        """Add a warning once, with the first location to which it applies."""
         if what not in self.warned:
             self.warned.add(what)
             self.problems.append(Problem("warning", what, where))
 
 
 def job_problems(job: Job, settings: GenerateSettings, where: str) -> Iterator[Problem]:
-    """Yield what cannot be generated in a job."""
+    """Yield what keeps a job from being generated."""
     for text in (job.prompt, job.negative_prompt):
         try:
             parse_emphasis(text)
         except ValueError as error:
-            yield Problem("error", str(error), where, "Write a backslash before a plain bracket")
-    if job.file and not fits(Path(job.file).suffix, job.prompt, job.negative_prompt, job.raw_prompt):
-        yield Problem("error", "a JPEG file has no room for so long a prompt", where, "Name a .png or .webp file")
+            yield Problem("error", str(error), where, "Write a backslash before a literal bracket")
+    if job.file and not has_room(Path(job.file).suffix, job.prompt, job.negative_prompt, job.raw_prompt):
+        yield Problem("error", "the prompt is too long to be stored in a JPEG file", where, "Name a .png or .webp file")
     if len(job.multipliers) > len(settings.network_weights) and job.multipliers != settings.network_mul:
-        what = f"{len(job.multipliers)} multipliers for {len(settings.network_weights)} LoRAs"
-        yield Problem("error", what, where, "Give --network_weights, or leave some out")
+        what = f"{counted(len(job.multipliers), 'multiplier')} for {counted(len(settings.network_weights), 'LoRA')}"
+        yield Problem("error", what, where, "Add files to --network_weights, or give fewer multipliers")
     stages = [(job.steps, job.strength)] if job.source or settings.highres_fix_scale else []
     if settings.highres_fix_scale is not None and job.source:
         first = job.strength if settings.highres_fix_strength is None else settings.highres_fix_strength
         stages.append((settings.highres_fix_steps, first))
     for steps, strength in stages:
         if int(steps * strength) < 1:
-            what = f"a strength of {strength} leaves none of {steps} steps"
+            what = f"a strength of {strength} leaves none of the {steps} steps"
             yield Problem("error", what, where, "Raise the strength or the steps")
 
 
 def batches(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:
-    """Yield neighbours of one shape together, at most `size` of them."""
+    """Yield batches of consecutive jobs of one shape, at most `size` in each."""
     waiting = list[Job]()
     for job in jobs:
         if waiting and (len(waiting) == size or waiting[0].shape != job.shape):
@@ -307,11 +318,11 @@ def batches(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:
 
 
 def coarse_grid(multiple: int) -> int:
-    """Return what sides that follow from another size are multiples of: sd-scripts' 32 pixels, where possible."""
+    """Return what derived sides are multiples of, in pixels: a multiple of sd-scripts' 32 that the model supports."""
     return math.lcm(COARSE, multiple)
 
 
-def first_stage(size: Size, share: float, multiple: int) -> Size:
+def first_stage_size(size: Size, share: float, multiple: int) -> Size:
     """Return the size in pixels of the first of two stages, rounded down to the coarse grid."""
     grid = coarse_grid(multiple)
     width, height = (max(grid, int(side * share) // grid * grid) for side in size)

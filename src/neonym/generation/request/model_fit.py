@@ -1,4 +1,4 @@
-"""What a model's configs say of a run of generation: which model it is, and what does not fit it. No weight is read."""
+"""Find out from a model's configs which model it is and what does not fit it, without reading its weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from neonym.config.generate import GenerateSettings
 from neonym.errors import Problem, UserError
 from neonym.generation.request.axes import Words
-from neonym.generation.request.jobs import Job, Native
+from neonym.generation.request.jobs import Job, NativeValues
 from neonym.generation.request.lines import LETTERS
 from neonym.generation.samplers import SAMPLERS, Process, check_process, check_pure_noise, split_spacing
 from neonym.models.loading.identify import identify
@@ -17,58 +17,64 @@ from neonym.models.registry import families
 from neonym.models.source import ModelSource
 from neonym.types import Embedding
 
-UNKNOWN = Native(512, 7.5)  # for a model that is not there
+UNKNOWN_MODEL = NativeValues(512, 7.5)  # for a model that cannot be read
 SIZE_OPTIONS = (  # size conditioning, by the names of settings and of jobs
     "original_width", "original_height", "original_width_negative", "original_height_negative", "crop_top", "crop_left",
 )  # fmt: skip
-DEEPEST_FIXED = 2  # --clip_skip up to the layer that families with a fixed one read
+DEEPEST_FIXED = 2  # the --clip_skip of the layer that families with a fixed layer read
 
 
 def recognised_model(settings: GenerateSettings) -> ModelSource:
-    """Return the model, by its header or configs. Raises UserError, also if it is not what the flags say."""
+    """Return the model, identified by its header or configs. Raises UserError, also if it contradicts the flags."""
     source = identify(
-        model_name(settings), settings.vae, settings.v_parameterization or None, settings.offline, settings.variant
+        resolve_model_name(settings),
+        settings.vae,
+        settings.v_parameterization or None,
+        settings.offline,
+        settings.variant,
     )
     family = source.family
     for other in families():
         if other.flag and getattr(settings, other.flag) and other.name != family.name:
-            raise UserError(f"the model is {family.label}, not {other.label}", f"--{other.flag}", "Leave the flag out")
+            raise UserError(f"the model is {family.label}, not {other.label}", f"--{other.flag}", "Remove the flag")
     if settings.v_parameterization and source.prediction_type != "v_prediction":
         predicted = "noise" if source.prediction_type == "epsilon" else "the velocity of a flow"
-        what = f"the model predicts {predicted}, not v, as {source.prediction_from} says"
-        raise UserError(what, "--v_parameterization", "Leave the flag out")
+        what = f"the model predicts {predicted}, not v, according to {source.prediction_from}"
+        raise UserError(what, "--v_parameterization", "Remove the flag")
     if settings.zero_terminal_snr and source.prediction_type == "epsilon":
-        what = "a model that predicts noise cannot begin at pure noise"
-        raise UserError(what, "--zero_terminal_snr", "Leave the flag out, or use a model that predicts v")
+        what = "a model that predicts noise cannot start at pure noise"
+        raise UserError(what, "--zero_terminal_snr", "Remove the flag, or use a model that predicts v")
     return source
 
 
-def model_name(settings: GenerateSettings) -> str:
-    """Return the name of the model; of a pattern, the one file that it fits. Raises UserError."""
+def resolve_model_name(settings: GenerateSettings) -> str:
+    """Return the model's name or, for a pattern, the only file that matches. Raises UserError if it is not unique."""
     path = Path(settings.ckpt)
     if "*" not in path.name or path.exists():
         return settings.ckpt
     files = sorted(path.parent.glob(path.name))
     if len(files) != 1:
-        raise UserError(f"the pattern fits {len(files)} files", f"--ckpt {settings.ckpt}", "It should fit one")
+        raise UserError(
+            f"the pattern matches {len(files)} files", f"--ckpt {settings.ckpt}", "It must match exactly one"
+        )
     return str(files[0])
 
 
-def native_of(source: ModelSource | None) -> Native:
-    """Return what suits a model, and something usual for one that is not there."""
-    return Native(source.native_size, source.guidance, source.latents.multiple) if source else UNKNOWN
+def native_values(source: ModelSource | None) -> NativeValues:
+    """Return the native values of a model, or common ones for a model that cannot be read."""
+    return NativeValues(source.native_size, source.guidance, source.latents.multiple) if source else UNKNOWN_MODEL
 
 
-def process_of(source: ModelSource | None) -> Process:
-    """Return the noising process of a model, and the usual one for a model that is not there."""
+def sampler_process(source: ModelSource | None) -> Process:
+    """Return the noising process of a model, or the usual one for a model that cannot be read."""
     return source.family.process if source else "diffusion"
 
 
 def sampler_problems(
     samplers: Sequence[str], settings: GenerateSettings, source: ModelSource | None
 ) -> Iterator[Problem]:
-    """Yield what keeps samplers, by their names in SAMPLERS, from stepping through the noise levels of a model."""
-    process = process_of(source)
+    """Yield an error for each sampler, by its name in SAMPLERS, that cannot be used with a model and the settings."""
+    process = sampler_process(source)
     zero_snr = settings.zero_terminal_snr or (source and source.configs["scheduler"].get("rescale_betas_zero_snr"))
     for sampler in dict.fromkeys(samplers):
         try:
@@ -80,33 +86,33 @@ def sampler_problems(
             yield error.problem
 
 
-def model_problems(settings: GenerateSettings, source: ModelSource, words: Words) -> Iterator[Problem]:
-    """Yield what does not fit the model: words, and settings that it does not read."""
+def model_fit_problems(settings: GenerateSettings, source: ModelSource, words: Words) -> Iterator[Problem]:
+    """Yield errors for words that do not fit the model, and warnings for settings that it does not read."""
     family = source.family
     for word, (file, embedding) in words.items():
-        yield from misfits(word, file, embedding, source)
+        yield from embedding_misfits(word, file, embedding, source)
     yield from source_notes(source)
     if settings.clip_skip > source.text_layers:
-        what = f"{settings.clip_skip} is more than the {source.text_layers} layers of the text encoder"
+        what = f"{settings.clip_skip} is more than the text encoder's {source.text_layers} layers"
         yield Problem("error", what, "--clip_skip")
     elif family.fixed_text_layer and settings.clip_skip > DEEPEST_FIXED:
-        yield Problem("warning", f"{family.label} always reads the last layer but one", "--clip_skip")
+        yield Problem("warning", f"has no effect: {family.label} always reads the penultimate layer", "--clip_skip")
     if settings.zero_terminal_snr and family.process == "flow":
-        yield Problem("warning", f"has no effect: {family.label} always begins at pure noise", "--zero_terminal_snr")
+        yield Problem("warning", f"has no effect: {family.label} always starts at pure noise", "--zero_terminal_snr")
     sizes = [name for name in SIZE_OPTIONS if getattr(settings, name)]
     if sizes and not family.reads_sizes:
         yield Problem("warning", only_some_read_sizes(), ", ".join(f"--{name}" for name in sizes))
 
 
-def misfits(word: str, file: Path, embedding: Embedding, source: ModelSource) -> Iterator[Problem]:
-    """Yield what keeps an embedding from fitting a model."""
-    fix = "Use the kind of model that it was learned with"
+def embedding_misfits(word: str, file: Path, embedding: Embedding, source: ModelSource) -> Iterator[Problem]:
+    """Yield an error for each way in which an embedding does not fit a model."""
+    fix = "Use a model of the family that it was learned with"
     for name, width in source.widths.items():
         rows = embedding.vectors.get(name)
         if rows is None:
             yield Problem("error", f"`{word}` has no vectors for {name}, which {source.name} has", str(file), fix)
         elif rows.shape[1] != width:
-            what = f"`{word}` has vectors of {rows.shape[1]} numbers, the words of {source.name} have {width}"
+            what = f"the vectors of `{word}` have {rows.shape[1]} numbers, but the words of {source.name} have {width}"
             yield Problem("error", what, str(file), fix)
     for name in set(embedding.vectors) - set(source.encoders):
         what = f"`{word}` was learned for {name}, which {source.name} does not have"
@@ -114,7 +120,7 @@ def misfits(word: str, file: Path, embedding: Embedding, source: ModelSource) ->
 
 
 def size_problems(job: Job, base: Job) -> Iterator[Problem]:
-    """Yield a warning for sizes that a line gives to a model that reads none; `base` is the job without a line."""
+    """Yield a warning for sizes in a line, if the model reads none; `base` is the job that the settings describe."""
     changed = [name for name in SIZE_OPTIONS if getattr(job, name) != getattr(base, name)]
     if changed:
         flags = ", ".join(f"--{letter}" for letter, (name, _) in LETTERS.items() if name in changed)
@@ -122,6 +128,6 @@ def size_problems(job: Job, base: Job) -> Iterator[Problem]:
 
 
 def only_some_read_sizes() -> str:
-    """Return a phrase that names the families with size conditioning."""
+    """Return a message that names the families with size conditioning."""
     labels = [family.label for family in families() if family.reads_sizes]
     return f"only {' and '.join(labels)} {'read' if len(labels) > 1 else 'reads'} the sizes of images"

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a run of generation, found before a weight is read."""
+"""Prepare a generation run and find everything that is wrong with it before any weights are read."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from neonym.generation.conditioning import TextRules
 from neonym.generation.embeddings import read_given, word_and_file
 from neonym.generation.lora import check_networks
 from neonym.generation.request.axes import AxesSheet, Words, plan_sheet
-from neonym.generation.request.inspection import Inspected, JobInspector, first_of, inspect_all
+from neonym.generation.request.inspection import InspectionResult, JobInspector, inspect_all, limit_shown
 from neonym.generation.request.jobs import JobPlan
 from neonym.generation.request.model_fit import (
-    model_problems,
-    native_of,
-    process_of,
+    model_fit_problems,
+    native_values,
     recognised_model,
     sampler_problems,
+    sampler_process,
 )
 from neonym.generation.samplers import SAMPLERS, default_sampler, sampler_name, split_spacing
 from neonym.io.atomic import clear_leftovers, refused_names
@@ -37,8 +37,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Ready:
-    """A run of generation in which no mistake was found. `problems` are warnings and notes."""
+class PreparedRun:
+    """A generation run without mistakes. `problems` holds warnings and notes."""
 
     settings: GenerateSettings
     source: ModelSource
@@ -47,25 +47,25 @@ class Ready:
     inspector: JobInspector
     problems: list[Problem]
     sheet: AxesSheet | None = None
-    total: int = 0  # images, but for those of prompts that are typed later
+    total: int = 0  # how many images, without those of prompts that are typed later
 
 
-def prepare(settings: GenerateSettings, problems: Iterable[Problem] = ()) -> Ready:
-    """Return the run that the settings describe. Raises ConfigError with everything that is wrong."""
+def prepare(settings: GenerateSettings, problems: Iterable[Problem] = ()) -> PreparedRun:
+    """Return the run that the settings describe. Raises ConfigError with all problems if one of them is an error."""
     found = [*problems, *generate_problems(settings)]
     settings = without_misplaced(without_empty(settings), found)
     is_known_wrong = any(problem.where == "--ckpt" for problem in found)
-    source = None if is_known_wrong else attempt(found, lambda: recognised_model(settings))
+    source = None if is_known_wrong else catch_problems(found, lambda: recognised_model(settings))
     settings = with_sampler(settings, source, found)
-    attempt(found, lambda: check_networks(settings.network_weights))
-    attempt(found, lambda: check_folder(Path(settings.outdir)))
-    words = read_words(settings.textual_inversion_embeddings, found)
-    plan = JobPlan(settings, native_of(source))
+    catch_problems(found, lambda: check_networks(settings.network_weights))
+    catch_problems(found, lambda: check_output_folder(Path(settings.outdir)))
+    words = read_embeddings(settings.textual_inversion_embeddings, found)
+    plan = JobPlan(settings, native_values(source))
     found += plan.problems
-    sheet = attempt(found, lambda: plan_sheet(settings, plan, words))
+    sheet = catch_problems(found, lambda: plan_sheet(settings, plan, words))
     words |= sheet.words if sheet else {}
-    found += setting_problems(settings, source, plan, sheet)
-    found += model_problems(settings, source, words) if source else ()
+    found += run_problems(settings, source, plan, sheet)
+    found += model_fit_problems(settings, source, words) if source else ()
     tokenizers = tokenizers_of(source, words, found) if source and not has_errors(found) else {}
     rules = TextRules(settings.max_embeddings_multiples)
     inspector = JobInspector(plan.base, words, tokenizers, rules, bool(source and source.family.reads_sizes))
@@ -73,15 +73,13 @@ def prepare(settings: GenerateSettings, problems: Iterable[Problem] = ()) -> Rea
     found += job_problems_of(inspected, settings, plan, found)
     if source is None or has_errors(found):
         raise ConfigError(found)
-    if not (
-        settings.interactive or sheet or settings.like
-    ):  # prompts that come later, or words that are not the user's
+    if not (settings.interactive or sheet or settings.like):  # prompts come later, or the words are not the user's
         found += unused_words(words, inspected.used)
-    return Ready(settings, source, plan, words, inspector, found, sheet, inspected.total)
+    return PreparedRun(settings, source, plan, words, inspector, found, sheet, inspected.total)
 
 
 def without_misplaced(settings: GenerateSettings, found: list[Problem]) -> GenerateSettings:
-    """Return the settings without files of another kind than their flags take; those go to `found`."""
+    """Return the settings without files of the wrong kind for their flags, which are added to `found` as errors."""
     wrong = [misplaced(settings.ckpt, "ckpt"), misplaced(settings.from_file, "from_file")]
     files = {given: word_and_file(given)[1] for given in settings.textual_inversion_embeddings}
     kinds = {given: misplaced(file, "textual_inversion_embeddings") for given, file in files.items() if file.is_file()}
@@ -93,36 +91,43 @@ def without_misplaced(settings: GenerateSettings, found: list[Problem]) -> Gener
 
 
 def with_sampler(settings: GenerateSettings, source: ModelSource | None, found: list[Problem]) -> GenerateSettings:
-    """Return the settings with the sampler's name in SAMPLERS; by default the one for the model's process."""
+    """Return the settings with the sampler's name in SAMPLERS, by default the usual one for the model's process."""
     if "sampler" in settings.model_fields_set:
-        name = attempt(found, lambda: sampler_name(settings.sampler))
+        name = catch_problems(found, lambda: sampler_name(settings.sampler))
     else:
-        name = default_sampler(process_of(source))
+        name = default_sampler(sampler_process(source))
     return settings.model_copy(update={"sampler": name}) if name else settings
 
 
-def setting_problems(
+def run_problems(
     settings: GenerateSettings, source: ModelSource | None, plan: JobPlan, sheet: AxesSheet | None
 ) -> Iterator[Problem]:
-    """Yield what is wrong with the samplers, and with a run that has no prompts."""
+    """Yield errors for samplers that cannot be used, and for a run without prompts."""
     samplers = [settings.sampler, *(job.sampler for job in (sheet.jobs if sheet else ()))]
     if split_spacing(settings.sampler)[0] in SAMPLERS:
         yield from sampler_problems(samplers, settings, source)
     if not (settings.prompt or settings.from_file or settings.interactive or plan.sources or settings.x or settings.y):
-        fix = 'For example --prompt "a mychar4 on a blue background"'
+        fix = 'Give one, for example --prompt "a mychar4 on a blue background"'
         yield Problem("error", "there is nothing to generate", "--prompt", fix)
 
 
-def read_words(given: Iterable[str], found: list[Problem]) -> Words:
-    """Return the embedding files under their words; what is wrong goes to `found`."""
+def read_embeddings(given: Iterable[str], found: list[Problem]) -> Words:
+    """Return the embedding files by word. Errors and warnings are added to `found`."""
     words: Words = {}
     for one in given:
         word, file = word_and_file(one)
-        embedding = attempt(found, lambda one=one: read_given(one))
+        embedding = catch_problems(found, lambda one=one: read_given(one))
         if not clean(word):
-            found.append(Problem("error", "the word has no name", one, "Write WORD=FILE"))
+            found.append(Problem("error", "the word is empty", one, "Write WORD=FILE"))
         elif embedding is not None and clean(word) in map(clean, words):
-            found.append(Problem("error", f"the word `{word}` is given twice", str(file), "Write WORD=FILE"))
+            found.append(
+                Problem(
+                    "error",
+                    f"two files have the word `{word}`",
+                    str(file),
+                    "Write WORD=FILE to give one of them another word",
+                )
+            )
         elif embedding is not None:
             words[word] = (file, embedding)
             if embedding.left_out:
@@ -131,11 +136,11 @@ def read_words(given: Iterable[str], found: list[Problem]) -> Words:
 
 
 def tokenizers_of(source: ModelSource, words: Words, found: list[Problem]) -> dict[str, WordTokenizer]:
-    """Return the model's tokenizers with the words added, and a warning in `found` for words that the model knows."""
+    """Return the model's tokenizers with the words added. Adds a warning to `found` for each ordinary word."""
     tokenizers = load_tokenizers(source)
     for word, (file, embedding) in words.items():
         if any(len(tokenizer.pieces(clean(word))) == 1 for tokenizer in tokenizers.values()):
-            what = f"`{word}` is an ordinary word: wherever a prompt has it, it stands for the file"
+            what = f"`{word}` is an ordinary word: wherever it occurs in a prompt, it stands for this file"
             found.append(Problem("warning", what, str(file), "Write OTHERWORD=FILE"))
         for name, tokenizer in tokenizers.items():
             tokenizer.add_word(word, len(embedding.vectors[name]))
@@ -143,13 +148,13 @@ def tokenizers_of(source: ModelSource, words: Words, found: list[Problem]) -> di
 
 
 def job_problems_of(
-    inspected: Inspected, settings: GenerateSettings, plan: JobPlan, found: Sequence[Problem]
+    inspected: InspectionResult, settings: GenerateSettings, plan: JobPlan, found: Sequence[Problem]
 ) -> list[Problem]:
-    """Return what is wrong with the jobs of a run, beside what was `found` before."""
+    """Return the problems with the jobs of a run that are not in `found` yet."""
     errors = inspected.errors
     if settings.from_file and not (inspected.total or errors or has_errors(found) or settings.interactive):
-        errors = [Problem("error", "there is no prompt in it", f"--from_file {settings.from_file}")]
-    return [*first_of(errors), *first_of(inspected.warnings), *(p for p in plan.problems if p not in found)]
+        errors = [Problem("error", "the file has no prompts", f"--from_file {settings.from_file}")]
+    return [*limit_shown(errors), *limit_shown(inspected.warnings), *(p for p in plan.problems if p not in found)]
 
 
 def unused_words(words: Words, used: set[str]) -> Iterator[Problem]:
@@ -164,8 +169,8 @@ def has_errors(problems: Iterable[Problem]) -> bool:
     return any(problem.severity == "error" for problem in problems)
 
 
-def attempt(problems: list[Problem], action: Callable[[], T]) -> T | None:
-    """Return what `action` returns; None if it fails with a UserError, whose problems are added to `problems`."""
+def catch_problems(problems: list[Problem], action: Callable[[], T]) -> T | None:
+    """Return the result of `action`, or None if it raises a UserError, whose problems are added to `problems`."""
     try:
         return action()
     except ConfigError as error:
@@ -175,10 +180,10 @@ def attempt(problems: list[Problem], action: Callable[[], T]) -> T | None:
     return None
 
 
-def check_folder(folder: Path, flag: str = "--outdir", names: Sequence[str] = ()) -> None:
-    """Check that files, and those of these names, can be written to a folder, and remove leftovers of killed processes.
+def check_output_folder(folder: Path, flag: str = "--outdir", names: Sequence[str] = ()) -> None:
+    """Raise UserError if files, including those with these names, cannot be written to a folder.
 
-    Folders that were made for the check are removed again. Raises UserError.
+    Leftovers of killed processes are removed. Folders that are created for the check are removed again.
     """
     made = [p for p in (folder, *folder.parents) if not os.path.lexists(p)]
     try:
@@ -194,5 +199,5 @@ def check_folder(folder: Path, flag: str = "--outdir", names: Sequence[str] = ()
                 path.rmdir()
     for name, reason in refused.items():
         raise UserError(
-            f"no file can be called {name} there ({reason})", f"{flag} {folder}", f"Name another with {flag}"
+            f"a file in it cannot be named {name} ({reason})", f"{flag} {folder}", f"Choose another with {flag}"
         )

@@ -1,4 +1,4 @@
-"""Where prompts and source images come from: prompt files, and images that carry the prompt of their making."""
+"""Read prompts from prompt files and from images that store the prompt they were generated from."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from neonym.generation.image_files import texts_in
 
 
 def prompt_lines(file: Path) -> Iterator[tuple[str, str]]:
-    """Yield the place and the text of each prompt line; blank lines and lines that begin with # are skipped.
+    """Yield the location and the text of each prompt line, without blank lines and lines that begin with #.
 
-    Raises ConfigError.
+    Raises ConfigError if the file cannot be read as UTF-8 text.
     """
     try:
         with file.open(encoding="utf-8-sig") as opened:
@@ -23,17 +23,17 @@ def prompt_lines(file: Path) -> Iterator[tuple[str, str]]:
                 if (text := line.strip()) and not text.startswith("#"):
                     yield f"{file} line {number}", text
     except (OSError, UnicodeDecodeError) as error:
-        fix = "Check --from_file; it should be UTF-8 text with a prompt on each line"
+        fix = "Check --from_file: it takes a UTF-8 text file with one prompt per line"
         raise ConfigError([Problem("error", f"cannot be read ({error})", str(file), fix)]) from error
 
 
 def is_pipe(file: str | None) -> bool:
-    """Return whether a prompt file can be read only once, as a pipe."""
+    """Return whether a prompt file can be read only once, like a pipe."""
     return file is not None and Path(file).exists() and not Path(file).is_file()
 
 
-def images_at(name: str | None, flag: str, problems: list[Problem]) -> list[str]:
-    """Return an image file, or those of a folder by name, that can be read; what is wrong goes to `problems`."""
+def readable_images(name: str | None, flag: str, problems: list[Problem]) -> list[str]:
+    """Return an image file, or those of a folder sorted by name. Files that cannot be read are added to `problems`."""
     if name is None:
         return []
     path = Path(name)
@@ -43,7 +43,7 @@ def images_at(name: str | None, flag: str, problems: list[Problem]) -> list[str]
         problems.append(Problem("error", f"cannot be read ({error.strerror})", f"{flag} {name}"))
         return []
     if not files:
-        problems.append(Problem("error", "there are no images in it", f"{flag} {name}"))
+        problems.append(Problem("error", "the folder has no images", f"{flag} {name}"))
     readable = []
     for file in files:
         try:
@@ -55,7 +55,7 @@ def images_at(name: str | None, flag: str, problems: list[Problem]) -> list[str]
 
 
 def prompts_in_images(files: Iterable[str]) -> list[tuple[str, str]]:
-    """Return each image file and the prompt line that it carries. Raises ConfigError with those that carry none."""
+    """Return each image file with the prompt line that it stores. Raises ConfigError with all files that store none."""
     found, problems = [], list[Problem]()
     for file in files:
         try:
@@ -68,20 +68,20 @@ def prompts_in_images(files: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def prompt_in_image(file: str) -> str:
-    """Return the prompt that an image carries, with its negative one, as a line. Raises ConfigError if it has none."""
+    """Return the prompt and the negative prompt that an image stores, as a line. Raises ConfigError if it has none."""
     texts = texts_in(file)
-    if "class_type" in texts.get("prompt", ""):  # ComfyUI's: a graph
+    if "class_type" in texts.get("prompt", ""):  # ComfyUI stores a graph under this key
         del texts["prompt"]
     prompt, negative = texts.get("prompt", ""), texts.get("negative-prompt", "")
     if "prompt" not in texts and "parameters" in texts:
         prompt, negative = split_parameters(texts["parameters"])
     elif "prompt" not in texts:
-        raise ConfigError([Problem("error", "it carries no prompt", file, "Give --prompt or --from_file")])
-    return f"{escaped(prompt)} --n {escaped(negative)}" if negative else escaped(prompt)
+        raise ConfigError([Problem("error", "the image stores no prompt", file, "Give --prompt or --from_file")])
+    return f"{escape_variants(prompt)} --n {escape_variants(negative)}" if negative else escape_variants(prompt)
 
 
 def split_parameters(block: str) -> tuple[str, str]:
-    """Return the prompt and the negative prompt of AUTOMATIC1111's text in an image file."""
+    """Return the prompt and the negative prompt in AUTOMATIC1111's block of text."""
     lines = block.strip().split("\n")
     if lines[-1].startswith("Steps: "):
         del lines[-1]
@@ -89,6 +89,6 @@ def split_parameters(block: str) -> tuple[str, str]:
     return prompt.strip(), "".join(negative).strip()
 
 
-def escaped(prompt: str) -> str:
-    """Return a prompt whose variants are drawn as a line from which nothing is drawn again."""
+def escape_variants(prompt: str) -> str:
+    """Return a final prompt as a line, with braces and bars escaped so that they are not read as variants."""
     return re.sub(r"[{}|]", r"\\\g<0>", prompt)

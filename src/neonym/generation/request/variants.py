@@ -1,5 +1,7 @@
-"""Dynamic prompts: `{a|b}` is one of them, `{2$$a|b|c}` two, `{1-2$$ and $$a|b|c}` one or two joined by " and ", and
-`{e$$a|b}` makes one prompt of each. They nest; a backslash makes a brace or a bar a plain character.
+"""Parse dynamic prompts and choose their variants.
+
+`{a|b}` stands for one of its options, `{2$$a|b|c}` for two, `{1-2$$ and $$a|b|c}` for one or two joined by " and ", and
+`{e$$a|b}` makes one prompt from each option. Groups can be nested. A backslash makes a brace or a bar literal.
 """
 
 from __future__ import annotations
@@ -15,14 +17,16 @@ from typing import TypeAlias
 JOINER = ", "
 DEEPEST = 50
 HEAD = re.compile(
-    r"(?:(?P<every>[eE])\$\$)?(?:(?=-?\d)(?P<low>\d{0,9})(?P<dash>-?)(?P<high>\d{0,9})\$\$)?(?:(?P<joiner>[^|{}]+?)\$\$)?"
+    r"(?:(?P<every>[eE])\$\$)?"
+    r"(?:(?=-?\d)(?P<low>\d{0,9})(?P<dash>-?)(?P<high>\d{0,9})\$\$)?"
+    r"(?:(?P<joiner>[^|{}]+?)\$\$)?"
 )
 SIGNS = re.compile(r"\\[{}|]|[{}|]")
 
 
 @dataclass(frozen=True)
 class Group:
-    """The options between two braces, and how many of them are drawn."""
+    """The options between two braces, and how many of them are chosen."""
 
     options: tuple[Parts, ...]
     low: int = 1
@@ -32,7 +36,7 @@ class Group:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Return how many options are drawn, at least and at most."""
+        """The least and the largest number of options to choose."""
         low, high = sorted((min(self.low, len(self.options)), min(self.high, len(self.options))))
         return low, high
 
@@ -42,15 +46,15 @@ Parts: TypeAlias = "tuple[str | Group, ...]"
 
 @dataclass
 class Opened:
-    """A brace that is still open."""
+    """A group whose closing brace has not been read yet."""
 
-    text: str  # what is put back if it never is
+    text: str  # the text to restore if it never comes
     group: Group
     options: list[list[str | Group]]
 
 
 def parse_variants(text: str) -> Parts:
-    """Return the text and the groups of a prompt. A brace without its other half is a plain character.
+    """Return the text and the groups of a prompt. An unmatched brace is a plain character.
 
     Raises ValueError for groups that are nested too deeply.
     """
@@ -64,7 +68,7 @@ def parse_variants(text: str) -> Parts:
             head = HEAD.match(text, last)
             assert head is not None
             if len(stack) > DEEPEST:
-                raise ValueError(f"more than {DEEPEST} braces within each other")
+                raise ValueError(f"more than {DEEPEST} nested braces")
             stack.append(Opened(sign + head.group(), group_of(head), [[]]))
             last = head.end()
         elif sign == "}" and len(stack) > 1:
@@ -87,7 +91,7 @@ def parse_variants(text: str) -> Parts:
 
 
 def group_of(head: re.Match[str]) -> Group:
-    """Return a group without its options: `2$$` draws two, `1-2$$` one or two, `-2$$` up to two, `2-$$` two or more."""
+    """Return a group without its options: `2$$` takes two, `1-2$$` one or two, `-2$$` up to two, `2-$$` at least two."""
     low, high = head["low"], head["high"]
     least = int(low or 1)
     most = int(high or 1 << 30) if head["dash"] else least
@@ -95,57 +99,57 @@ def group_of(head: re.Match[str]) -> Group:
     return Group((), least, most, joiner, every=head["every"] is not None)
 
 
-def enumerates(parts: Parts) -> bool:
-    """Return whether a prompt has an `e$$` group."""
+def is_enumerated(parts: Parts) -> bool:
+    """Return whether a prompt has an `e$$` group, whose options are enumerated."""
     groups = [part for part in parts if isinstance(part, Group)]
-    return any(group.every or any(enumerates(option) for option in group.options) for group in groups)
+    return any(group.every or any(is_enumerated(option) for option in group.options) for group in groups)
 
 
-def how_many(parts: Parts) -> int:
-    """Return how many prompts `every` yields."""
-    return math.prod(how_many_of(part) for part in parts if isinstance(part, Group))
+def count_variants(parts: Parts) -> int:
+    """Return how many prompts `enumerate_variants` yields."""
+    return math.prod(count_group(part) for part in parts if isinstance(part, Group))
 
 
-def how_many_of(group: Group) -> int:
-    """Return how many texts `every_of` yields."""
-    within = math.prod(how_many(option) for option in group.options)
+def count_group(group: Group) -> int:
+    """Return how many texts `enumerate_group` yields."""
+    within = math.prod(count_variants(option) for option in group.options)
     low, high = group.counts
     return within * (sum(math.comb(len(group.options), n) for n in range(low, high + 1)) if group.every else 1)
 
 
-def every(parts: Parts) -> Iterator[Parts]:
-    """Yield the prompts that the `e$$` groups make together, the first group slowest; other groups stay."""
-    choices = [[part] if isinstance(part, str) else list(every_of(part)) for part in parts]
+def enumerate_variants(parts: Parts) -> Iterator[Parts]:
+    """Yield a prompt for each combination of the `e$$` groups, the first group slowest. Other groups remain."""
+    choices = [[part] if isinstance(part, str) else list(enumerate_group(part)) for part in parts]
     for chosen in itertools.product(*choices):
         yield tuple(piece for part in chosen for piece in (part if isinstance(part, tuple) else (part,)))
 
 
-def every_of(group: Group) -> Iterator[Parts]:
-    """Yield one text after the other of an `e$$` group; another group as it is, with those within it enumerated."""
+def enumerate_group(group: Group) -> Iterator[Parts]:
+    """Yield each text of an `e$$` group. Any other group remains, with the groups inside it enumerated."""
     low, high = group.counts
-    for options in itertools.product(*(list(every(option)) for option in group.options)):
+    for options in itertools.product(*(list(enumerate_variants(option)) for option in group.options)):
         if not group.every:
             yield (replace(group, options=options),)
             continue
         for count in range(low, high + 1):
             for chosen in itertools.combinations(options, count):
-                yield joined(chosen, group.joiner)
+                yield join_options(chosen, group.joiner)
 
 
-def joined(options: tuple[Parts, ...], joiner: str) -> Parts:
-    """Return options as one text, with `joiner` between them."""
+def join_options(options: tuple[Parts, ...], joiner: str) -> Parts:
+    """Return several options as one text, with `joiner` between them."""
     parts: list[str | Group] = []
     for i, option in enumerate(options):
         parts += [joiner, *option] if i else option
     return tuple(parts)
 
 
-def draw_text(parts: Parts, chance: random.Random) -> str:
-    """Return the text of a prompt, with options drawn by chance from every group, none of them twice."""
-    return "".join(part if isinstance(part, str) else draw_group(part, chance) for part in parts)
+def pick_text(parts: Parts, chance: random.Random) -> str:
+    """Return the text of a prompt, with random options of every group, none of which is repeated."""
+    return "".join(part if isinstance(part, str) else pick_from_group(part, chance) for part in parts)
 
 
-def draw_group(group: Group, chance: random.Random) -> str:
-    """Return the text of a group, with options drawn by chance."""
+def pick_from_group(group: Group, chance: random.Random) -> str:
+    """Return the text of a group, with random options."""
     chosen = chance.sample(group.options, chance.randint(*group.counts))
-    return group.joiner.join(draw_text(option, chance) for option in chosen)
+    return group.joiner.join(pick_text(option, chance) for option in chosen)

@@ -1,4 +1,4 @@
-"""Names of image files, as sd-scripts gives them; no file is ever overwritten."""
+"""Names for image files, as sd-scripts chooses them. No file is ever overwritten."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from neonym.config.generate import GenerateSettings
 from neonym.generation.request.jobs import Job
 
 
-class Names:
-    """One name for each image of a run."""
+class FileNames:
+    """The names of the image files of a run."""
 
     def __init__(self, settings: GenerateSettings):
         self.settings, self.folder = settings, Path(settings.outdir)
@@ -23,18 +23,18 @@ class Names:
             self.offset = max((int(match[1]) for match in taken if match), default=0)
 
     def path(self, job: Job, number: int, stage: str = "") -> Path:
-        """Return the file of a job, where `number` counts the images of the run from 0.
+        """Return a path for the image of a job that does not exist yet; `number` counts the images of the run from 0.
 
-        The stage is "0" for the small image of two, "1" for the large one, "" where there is one.
+        `stage` is "0" for the small image of two stages, "1" for the large one, and "" if there is only one.
         """
-        return free(self.folder / self.name(job, number, stage))
+        return free_path(self.folder / self.name(job, number, stage))
 
     def sheet(self, kind: str) -> Path:
-        """Return the file of a sheet."""
-        return free(self.folder / f"{kind}_{self.stamp}.png")
+        """Return a path for a sheet of this kind, such as "grid", that does not exist yet."""
+        return free_path(self.folder / f"{kind}_{self.stamp}.png")
 
     def name(self, job: Job, number: int, stage: str) -> str:
-        """Return the name of a job's file, whether there is such a file or not."""
+        """Return the name for a job's file, whether or not such a file exists already."""
         if job.file is not None:
             path = Path(job.file)
             return str(path.with_name(f"{path.stem}_small{path.suffix}")) if stage == "0" else job.file
@@ -45,8 +45,8 @@ class Names:
         return f"im_{self.stamp}_{stage}{number:03d}_{job.seed}.png"
 
 
-def free(wanted: Path) -> Path:
-    """Return the path itself, or with the first number behind its name that is not taken."""
+def free_path(wanted: Path) -> Path:
+    """Return `wanted` or, if it exists, the first path with a number after the name that does not."""
     if not wanted.exists():
         return wanted
     others = (wanted.with_name(f"{wanted.stem}_{i}{wanted.suffix}") for i in count(2))
