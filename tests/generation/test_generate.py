@@ -234,10 +234,10 @@ def test_odd_settings_are_reported_and_the_images_are_generated(tmp_path, capsys
     )  # fmt: skip
     errors = capsys.readouterr().err
     assert [shown(f).text["steps"] for f in files] == ["1", "1"]
-    for part in ("warning: --prompt: is there twice: only the last one counts",
+    for part in ("warning: --prompt: is given more than once: only the last one counts",
                  "0 steps are not possible with ddim: using 1 instead", "20 is not a multiple of 8: using 16 instead",
                  "note: --fp16: has no effect on a CPU, which computes in float32",
-                 "warning: --iter_same_seed: the 2 images of a prompt are the same"):  # fmt: skip
+                 "warning: --iter_same_seed: makes the 2 images of a prompt identical"):  # fmt: skip
         assert errors.count(part) == 1, part
 
 
