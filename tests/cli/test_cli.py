@@ -113,7 +113,7 @@ def test_check_takes_the_flags_of_training(folder, capsys):
 def test_the_sdxl_script_refuses_other_models(folder, capsys, monkeypatch):
     """The built-in model is a Stable Diffusion 1.x model."""
     for words, message in (
-        ([], "builtin:emoji is not a model of SDXL but of Stable Diffusion 1.x"),
+        ([], "builtin:emoji is a model of Stable Diffusion 1.x, not of SDXL"),
         (["--v2"], "--v2: contradicts --sdxl"),
     ):
         monkeypatch.setattr(sys, "argv", ["sdxl_train_textual_inversion.py", *SD_SCRIPTS_COMMAND, *words])
