@@ -71,12 +71,12 @@ def main(argv: list[str], prog: str) -> int:
 def say(word: Embedding, file: Path) -> None:
     """Print what was written, and what it cannot be used for."""
     from neonym.cli.names import shown
-    from neonym.formats import left_out
+    from neonym.formats import left_out_note
     from neonym.formats.usage import warnings_of
 
     shapes = ", ".join(f"{name} {tuple(rows.shape)}" for name, rows in word.vectors.items())
     print(f"{file}: `{shown(word.token)}`, {shapes}")
     if word.left_out:
-        print(f"note: {shown(left_out(word))}")
+        print(f"note: {shown(left_out_note(word))}")
     for warning in warnings_of(file.stem, len(next(iter(word.vectors.values())))):
         print(f"note: {warning}")
