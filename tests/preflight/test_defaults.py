@@ -196,7 +196,7 @@ def test_words_without_a_spread_leave_the_published_rate(sd1, tmp_path):
     ],
 )  # fmt: skip
 def test_what_no_setting_can_be_is_an_odd_config(own, wrong):
-    with pytest.raises(ModelError, match="its configs are odd"):
+    with pytest.raises(ModelError, match="its configs are invalid"):
         identify(own(**wrong))
 
 

@@ -108,7 +108,7 @@ CHECKPOINT = Kind("a checkpoint: a whole model", ("pretrained_model_name_or_path
 LORA = Kind(
     "a LoRA", ("network_weights",), "Words are learned without one; neonym generate takes it with --network_weights"
 )
-VAE = Kind("a VAE", ("vae",), "Give it with --vae, beside a model")
+VAE = Kind("a VAE", ("vae",), "Pass it with --vae, together with a model")
 STATE = Kind("a saved state", (), "Name its folder with --resume")
 NAMES = (  # pattern of a name in a header -> what the file is
     (r"^(?:model\.diffusion_model|conditioner\.embedders|cond_stage_model)\.", CHECKPOINT),
