@@ -1,4 +1,4 @@
-"""The samples of a step are a function of the step, and an epoch shows every item once."""
+"""Verify that the samples of a step are a function of the step, and that an epoch has every item once."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def record(name: str = "a", repeats: int = 1, bucket=(128, 128), **more) -> Imag
 
 
 def test_golden_epochs():
-    """Not sd-scripts' order, but its batches: of one bucket, as many and as large, every item as often as it counts."""
+    """The order is not that of sd-scripts, but the sizes of batches and the count of each item are."""
     outcomes = {}
     for case in golden("k_epoch_order.json"):
         inputs = case["inputs"]
@@ -40,7 +40,7 @@ def test_golden_epochs():
     judge("k", outcomes)
 
 
-def test_an_epoch_shows_every_item_once():
+def test_an_epoch_has_every_item_once():
     records = [record(f"{i}", repeats=1 + i % 3, bucket=[(128, 128), (64, 192)][i % 2]) for i in range(11)]
     plan = ConceptPlan(records, [4], seed=5, reg_weight=1.0)
     for epoch in range(3):

@@ -97,16 +97,16 @@ def main(argv: list[str], prog: str) -> int:
 def merge(flags: MergeFlags) -> int:
     from neonym.data.tools import captions as tools
 
-    known = tools.read(flags.in_json) if flags.in_json else {}
+    known = tools.read_table(flags.in_json) if flags.in_json else {}
     extensions = endings(flags)
     if len(extensions) == 2 and len({ending.lower() for ending in extensions.values()}) == 1:
         left_out = "tags" if flags.caption_extension != DEFAULT_CAPTIONS else "caption"
         ending = extensions.pop(left_out)
         print(f"{ending} is named for captions and for tags: its files are read once, as {next(iter(extensions))}")
-    table = tools.merge(flags.folder, known, extensions, flags.recursive, flags.full_path)
+    table = tools.merge_files(flags.folder, known, extensions, flags.recursive, flags.full_path)
     if repeated := tools.without_repeats(table):
         print(f"{repeated} images have tags that are their caption once more: these tags are left out")
-    tools.write(table, flags.out)
+    tools.write_table(table, flags.out)
     missing = [name for name, facts in table.items() if not facts.get("caption") and not facts.get("tags")]
     print(f"{flags.out}: {len(table)} images, {len(missing)} of them without caption and tags {missing[:3] or ''}")
     return 0
@@ -115,7 +115,7 @@ def merge(flags: MergeFlags) -> int:
 def split(flags: SplitFlags) -> int:
     from neonym.data.tools import captions as tools
 
-    written, left = tools.split(tools.read(flags.in_json), flags.folder, endings(flags), flags.overwrite)
+    written, left = tools.split_table(tools.read_table(flags.in_json), flags.folder, endings(flags), flags.overwrite)
     print(f"{written} files written")
     if left:
         print(f"{len(left)} files were there already and were left alone (--overwrite replaces them): {left[0]}, ...")
@@ -125,8 +125,8 @@ def split(flags: SplitFlags) -> int:
 def clean(flags: CleanFlags) -> int:
     from neonym.data.tools import captions as tools
 
-    table = tools.clean(tools.read(flags.in_json), flags.caption_separator, flags.drop)
-    tools.write(table, flags.out)
+    table = tools.clean_table(tools.read_table(flags.in_json), flags.caption_separator, flags.drop)
+    tools.write_table(table, flags.out)
     print(f"{flags.out}: {len(table)} images")
     return 0
 
@@ -134,7 +134,7 @@ def clean(flags: CleanFlags) -> int:
 def count(flags: CountFlags) -> int:
     from neonym.data.tools import captions as tools
 
-    counts = tools.count_tags(tools.read(flags.in_json), flags.field, flags.caption_separator)
+    counts = tools.count_tags(tools.read_table(flags.in_json), flags.field, flags.caption_separator)
     for tag, number in sorted(counts.items(), key=lambda row: (-row[1], row[0]))[: flags.top]:
         print(f"{number:7} {tag}")
     print(f"{len(counts)} tags")
@@ -143,10 +143,10 @@ def count(flags: CountFlags) -> int:
 
 def duplicates(flags: FolderFlags) -> int:
     from neonym.data.tools.captions import images_in
-    from neonym.data.tools.duplicates import fingerprints, similar
+    from neonym.data.tools.duplicates import difference_hashes, similar
 
     paths = images_in(flags.folder, flags.recursive)
-    groups = similar(fingerprints(paths))
+    groups = similar(difference_hashes(paths))
     for group in groups:
         print(", ".join(in_one_line(str(path.relative_to(flags.folder))) for path in group))
     print(f"{len(paths)} images, {len(groups)} groups that look the same")

@@ -171,10 +171,10 @@ def folder_subsets(folder: Path, flag: str, is_reg: bool, problems: list[Problem
         try:
             repeats = int(number)
         except ValueError:
-            problems.append(Problem("note", "is passed over: its name is not `N_name`", str(child)))
+            problems.append(Problem("note", "is ignored: its name is not `N_name`", str(child)))
             continue
         if repeats < 1:
-            what = f"is passed over: its name says that its images count {repeats} times"
+            what = f"is ignored: according to its name, its images count {repeats} times"
             problems.append(Problem("warning", what, str(child)))
             continue
         if number == child.name:
@@ -184,6 +184,6 @@ def folder_subsets(folder: Path, flag: str, is_reg: bool, problems: list[Problem
         subsets.append({"image_dir": str(child), "num_repeats": repeats, "class_tokens": name, "is_reg": is_reg})
     names = [name.lower() for name, folds in found if not folds]
     if subsets and any(name.endswith(IMAGES) for name in names):
-        what = "its own images are passed over, because it has `N_name` folders"
+        what = "its own images are ignored, because it has `N_name` folders"
         problems.append(Problem("warning", what, str(folder), "Move them into a folder such as `1_name`"))
     return subsets or [{"image_dir": str(folder), "is_reg": is_reg}]

@@ -11,7 +11,7 @@ from typing import Any
 
 from neonym._version import __version__
 from neonym.config.generate import GenerateSettings
-from neonym.data.images import inspect
+from neonym.data.images import inspect_image
 from neonym.errors import DataError, UserError
 from neonym.generation.image_files import KEY, texts_in
 from neonym.generation.request.jobs import Job
@@ -80,7 +80,7 @@ def texts(job: Job, facts: Facts, stage: str = "", small: Job | None = None) -> 
 @lru_cache(maxsize=64)
 def content_of(file: str) -> str:
     """Return the SHA-256 of an image. Raises DataError."""
-    return inspect(Path(file)).content
+    return inspect_image(Path(file)).content
 
 
 def parameters(job: Job, facts: Facts, small: Job | None = None) -> str:
