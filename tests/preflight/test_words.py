@@ -103,8 +103,8 @@ def test_a_file_for_another_kind_of_model(images, tmp_path, shapes, words):
             {"token_string": "mychar4", "output_name": "my <char>"},
             [
                 "ComfyUI cannot use a name with spaces",
-                "ComfyUI cuts names at brackets",
-                "InvokeAI takes",
+                "ComfyUI ends names at brackets",
+                "InvokeAI accepts",
                 "Windows does not allow",
             ],
         ),

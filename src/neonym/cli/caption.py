@@ -97,7 +97,7 @@ def main(argv: list[str], prog: str) -> int:
 def merge(flags: MergeFlags) -> int:
     from neonym.data.tools import captions as tools
 
-    known = tools.read_table(flags.in_json) if flags.in_json else {}
+    known = tools.read_metadata_table(flags.in_json) if flags.in_json else {}
     extensions = endings(flags)
     if len(extensions) == 2 and len({ending.lower() for ending in extensions.values()}) == 1:
         left_out = "tags" if flags.caption_extension != DEFAULT_CAPTIONS else "caption"
@@ -106,7 +106,7 @@ def merge(flags: MergeFlags) -> int:
     table = tools.merge_files(flags.folder, known, extensions, flags.recursive, flags.full_path)
     if repeated := tools.without_repeats(table):
         print(f"{repeated} images have tags that are their caption once more: these tags are left out")
-    tools.write_table(table, flags.out)
+    tools.write_metadata_table(table, flags.out)
     missing = [name for name, facts in table.items() if not facts.get("caption") and not facts.get("tags")]
     print(f"{flags.out}: {len(table)} images, {len(missing)} of them without caption and tags {missing[:3] or ''}")
     return 0
@@ -115,7 +115,9 @@ def merge(flags: MergeFlags) -> int:
 def split(flags: SplitFlags) -> int:
     from neonym.data.tools import captions as tools
 
-    written, left = tools.split_table(tools.read_table(flags.in_json), flags.folder, endings(flags), flags.overwrite)
+    written, left = tools.split_table(
+        tools.read_metadata_table(flags.in_json), flags.folder, endings(flags), flags.overwrite
+    )
     print(f"{written} files written")
     if left:
         print(f"{len(left)} files were there already and were left alone (--overwrite replaces them): {left[0]}, ...")
@@ -125,8 +127,8 @@ def split(flags: SplitFlags) -> int:
 def clean(flags: CleanFlags) -> int:
     from neonym.data.tools import captions as tools
 
-    table = tools.clean_table(tools.read_table(flags.in_json), flags.caption_separator, flags.drop)
-    tools.write_table(table, flags.out)
+    table = tools.clean_table(tools.read_metadata_table(flags.in_json), flags.caption_separator, flags.drop)
+    tools.write_metadata_table(table, flags.out)
     print(f"{flags.out}: {len(table)} images")
     return 0
 
@@ -134,7 +136,7 @@ def clean(flags: CleanFlags) -> int:
 def count(flags: CountFlags) -> int:
     from neonym.data.tools import captions as tools
 
-    counts = tools.count_tags(tools.read_table(flags.in_json), flags.field, flags.caption_separator)
+    counts = tools.count_tags(tools.read_metadata_table(flags.in_json), flags.field, flags.caption_separator)
     for tag, number in sorted(counts.items(), key=lambda row: (-row[1], row[0]))[: flags.top]:
         print(f"{number:7} {tag}")
     print(f"{len(counts)} tags")
@@ -192,7 +194,7 @@ def write_each(images: list[Path], flags: WriteFlags, say: Any, ending: str) -> 
     """
     from neonym.data.colour import on_background
     from neonym.data.images import readable, upright
-    from neonym.data.tools.captions import write_text
+    from neonym.data.tools.captions import write_text_file
 
     ending = ending if ending.startswith(".") else f".{ending}"
     written, left, wrong = 0, 0, list[UserError]()
@@ -208,7 +210,7 @@ def write_each(images: list[Path], flags: WriteFlags, say: Any, ending: str) -> 
             wrong.append(error)
             continue
         try:
-            write_text(file, say(pixels) + "\n")
+            write_text_file(file, say(pixels) + "\n")
         except UserError as error:
             wrong.append(error)
             break

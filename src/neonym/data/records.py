@@ -158,13 +158,19 @@ class Scan:
         used = deal(regular, wanted)
         where = some(sorted({str(r.path.parent) for r in regular}))
         if not used:
-            what = f"none of the {len(regular)} regularisation images is used: their [[datasets]] has no images of the word"
+            what = (
+                f"none of the {len(regular)} regularisation images is used: "
+                "their [[datasets]] has no images of the word"
+            )
             fix = "Put them into the [[datasets]] of the images of the word"
             self.report(Problem("warning", what, where, fix))
         elif len(used) < len(regular):
             spare = some([r.path.name for r in regular[len(used) :]])
             what = f"{len(regular) - len(used)} of {len(regular)} regularisation images are not used ({spare})"
-            fix = f"As many are used as there are images of the word, which count {wanted} times: raise the repeats of those"
+            fix = (
+                f"As many are used as there are images of the word, which count {wanted} times: "
+                "raise the repeats of those"
+            )
             self.report(Problem("warning", what, where, fix))
         return used
 

@@ -81,7 +81,10 @@ class SubsetCaptions:
         files, read = self.files, list(dict.fromkeys(name for name in self.used.values() if name))
         found = {image: names for image, names in files.of.items() if names}
         if skipped := list(dict.fromkeys(names[0] for image, names in found.items() if self.used[image] is None)):
-            what = f"{counted(len(skipped), '.txt file')} not read ({some(skipped)}), because {self.tokens()} comes first, as in sd-scripts"
+            what = (
+                f"{counted(len(skipped), '.txt file')} not read ({some(skipped)}), "
+                f"because {self.tokens()} comes first, as in sd-scripts"
+            )
             fix = "Set caption_extension to .txt to read them (on the command line: --caption_extension=.txt)"
             yield Problem("warning", what, where, fix)
         if second := list(
@@ -90,10 +93,16 @@ class SubsetCaptions:
             what = f"{counted(len(second), '.txt file')} not read, because .caption files come first ({some(second)})"
             yield Problem("note", what, where, "Set caption_extension to .txt to read them")
         if inexact := files.inexact(read):
-            what = f"{counted(len(inexact), 'caption file')} read although their names differ slightly from their images' ({some(inexact)})"
+            what = (
+                f"{counted(len(inexact), 'caption file')} read "
+                f"although their names differ slightly from their images' ({some(inexact)})"
+            )
             yield Problem("note", what, where)
         if rivals := [f"{name} beside {used}" for name, used in files.rivals.items()]:
-            what = f"{counted(len(rivals), 'caption file')} not read, because their names differ only in case ({some(rivals)})"
+            what = (
+                f"{counted(len(rivals), 'caption file')} not read, "
+                f"because their names differ only in case ({some(rivals)})"
+            )
             yield Problem("warning", what, where, "Keep one of each")
 
     def is_second(self, name: str, image: str) -> bool:
@@ -109,7 +118,7 @@ class SubsetCaptions:
         return f'{origin} ("{in_one_line(folder.class_tokens or "")}")'
 
     def missing(self, where: str) -> Iterator[Problem]:
-        """Yield one problem about images without a caption file and caption files without an image, if there are any."""
+        """Yield one problem about images without a caption file and caption files without an image, if any."""
         folder, parts, fixes = self.folder, [], []
         bare = [image for image, name in self.used.items() if name is None]
         if bare and folder.class_tokens is None:
@@ -126,7 +135,8 @@ class SubsetCaptions:
         orphans = [name for name in self.files.orphans() if name.lower().endswith(self.read_endings)]
         if orphans:
             parts.append(
-                f"{counted(len(orphans), 'caption file')} without an image ({with_likely_images(orphans, bare or list(self.used))})"
+                f"{counted(len(orphans), 'caption file')} without an image "
+                f"({with_likely_images(orphans, bare or list(self.used))})"
             )
             fixes.append("A caption file must have the name of its image")
         if parts:

@@ -145,7 +145,7 @@ def read_content(path: Path | str) -> FileContent:
     if not path.is_file():
         raise FormatError("there is no such file", str(path))
     try:
-        kind = layout_of(path)
+        kind = reader_of(path)
         if kind is not kohya and path.stat().st_size > LARGEST:
             raise FormatError("is too large for an embedding", str(path))
         return kind.read(path)
@@ -153,7 +153,7 @@ def read_content(path: Path | str) -> FileContent:
         raise FormatError(f"cannot be read ({error.strerror})", str(path)) from error
 
 
-def layout_of(path: Path) -> Layout:
+def reader_of(path: Path) -> Layout:
     """Return the reader for a file, chosen by its first bytes.
 
     Raise FormatError if it is not an embedding file, OSError if it cannot be opened.

@@ -244,7 +244,10 @@ def diffusers(file: File) -> str:
     if file.rows[0].ndim > 2:
         return NO_TABLE
     if file.second_alone:
-        return "one call with text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2: there are no vectors for the first encoder"
+        return (
+            "one call with text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2: "
+            "there are no vectors for the first encoder"
+        )
     return f"{READS}, with token=..." if next(iter(file.top)) in ("emb_params", "emp_params", "*") else READS
 
 

@@ -41,6 +41,9 @@ def vocabulary_warning(name: str, vectors: int, has: Callable[[str], bool]) -> s
     effects = [f"{refusing} refuse{'s' * (' and ' not in refusing)} it"] if refusing else []
     effects += ["SD.Next never inserts it"] if "SD.Next" in affected else []
     if has(f"{name.lower()}</w>"):
-        what = "is an ordinary word: AUTOMATIC1111, Forge and stable-diffusion.cpp insert the embedding wherever a prompt has it"
+        what = (
+            "is an ordinary word: AUTOMATIC1111, Forge and stable-diffusion.cpp insert the embedding "
+            "wherever a prompt has it"
+        )
         return "; ".join([what, *effects])
     return f"is a piece of CLIP's vocabulary: {', '.join(effects)}" if effects else None
