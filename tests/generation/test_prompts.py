@@ -334,7 +334,7 @@ def test_a_word_at_the_edge_of_a_part_moves_whole_to_the_next(model):
 
 
 def test_a_word_of_more_vectors_than_a_part_holds(model):
-    tokenizer = replace(model.text.tokenizers["text_encoder"], words={}, known={})
+    tokenizer = replace(model.text.tokenizers["text_encoder"], words={}, cached_ids={})
     tokenizer.add_word("much", 80)
     assert [len(part) for part in parts_of(tokenizer, "a much cat")] == [1, 75, 6]
     assert [token for part in parts_of(tokenizer, "much") for token, _ in part] == list(tokenizer.words["much"])
