@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from neonym.cli.main import main
-from neonym.data.captions import Moment, final_caption, warmed_up
+from neonym.data.captions import STYLE_TEMPLATES, Moment, final_caption, warmed_up
 from neonym.data.metadata_files import read_metadata
 from neonym.preflight.possible_captions import plain_caption
 from neonym.preflight.preflight import preflight
@@ -68,6 +68,12 @@ def test_templates_and_template_files(tmp_path):
     assert not ready.failed()
     assert "2 of 2 captions can be drawn without the word" in said(ready, "warning")
     assert "one kind of template" in said(check(folder, use_object_template=True, use_style_template=True))
+
+
+def test_style_templates_are_those_of_sd_scripts():
+    """A word in the templates, such as "picture", is part of what the model is trained on."""
+    assert len(STYLE_TEMPLATES) == 19
+    assert STYLE_TEMPLATES[7] == "a picture in the style of {}"
 
 
 def test_the_word_is_never_dropped(tmp_path):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from neonym.data.plan import ConceptPlan
+from neonym.data.plan import ConceptPlan, fingerprint
 from neonym.types import CaptionRules, Fit, ImageRecord, ImageRules
 from support.golden import golden, judge
 
@@ -61,3 +61,13 @@ def test_the_plan_is_a_function_of_the_step():
     assert len({d.key for step in wanted for d in step}) == sum(map(len, wanted))
     assert {d.view.flipped for step in wanted for d in step} == {True, False}
     assert len({d.caption for step in wanted for d in step}) > 5
+
+
+def test_the_fingerprint_is_that_of_older_states():
+    """Older versions called the class ImageRules by another name, which is part of the hash in their states."""
+    rules = record().image_rules
+    assert repr(rules).startswith("ImageRules(")
+    older = fingerprint([record()])
+
+    renamed = type("PictureRules", (type(rules),), {"__qualname__": "PictureRules"})
+    assert fingerprint([record(image_rules=renamed(**vars(rules)))]) == older
