@@ -1,4 +1,4 @@
-"""The wheel and the sdist, installed alone: no repository, no editable mode, no make."""
+"""Verify the wheel and the sdist, installed without the repository, editable mode or make."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ def build(what: str, source: Path, out: Path) -> Path:
 
 
 def contents(wheel: Path) -> dict[str, str]:
-    """File -> hash; without the record, which has a time in it for some builders."""
+    """Return the hash of each file in a wheel, without the record, in which some builders write a time."""
     with zipfile.ZipFile(wheel) as archive:
         return {n: hashlib.sha256(archive.read(n)).hexdigest() for n in archive.namelist() if not n.endswith("RECORD")}
 
@@ -44,7 +44,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sdist(home):
-    """Built from a copy of what the build reads, without what lies about in a folder."""
+    """Build the sdist from a copy of its inputs, without other files that may be in a folder."""
     clone = home / "clone"
     unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for folder in ("src", "examples"):
@@ -56,7 +56,7 @@ def sdist(home):
 
 @pytest.fixture(scope="module")
 def wheel(home, sdist):
-    """Built from the sdist alone, as pip does where there is no wheel."""
+    """Build the wheel from the sdist alone, as pip does if there is no wheel."""
     with tarfile.open(sdist) as archive:
         archive.extractall(home / "unpacked", filter="data")
     (source,) = (home / "unpacked").iterdir()
@@ -65,8 +65,10 @@ def wheel(home, sdist):
 
 @pytest.fixture(scope="module")
 def bin_folder(home, wheel):
-    """A fresh environment with the wheel in it. What it depends on is seen where it is installed already, without this
-    repository: links of editable packages are not followed from there."""
+    """Return the scripts of a fresh environment with the wheel in it.
+
+    Its dependencies are those of this environment, without this repository: links of editable packages are not followed.
+    """
     where = home / "env"
     venv.create(where, with_pip=False, symlinks=True)
     folder = where / ("Scripts" if os.name == "nt" else "bin")
@@ -80,7 +82,7 @@ def bin_folder(home, wheel):
 
 @pytest.fixture(scope="module")
 def run(home, bin_folder):
-    """A function: words of a command -> what it says. Outside the repository; nothing leads back to it."""
+    """Return a function that runs a command outside the repository and returns its output."""
     folder = home / "anywhere"
     folder.mkdir()
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
@@ -107,7 +109,7 @@ def test_the_wheel_holds_everything_and_nothing_else(wheel, home):
     assert {name for name in names if name.endswith(".py")} == sources
 
 
-def test_the_programs_are_this_wheels(run, home):
+def test_commands_are_those_of_the_wheel(run, home):
     assert run("python", "-m", "neonym", "--version") == run("neonym", "--version")
     place = run("python", "-c", "import neonym; print(neonym.__file__)").strip()
     assert Path(place).is_relative_to(home / "env")
@@ -120,7 +122,7 @@ def test_the_programs_are_this_wheels(run, home):
 
 
 def test_a_newcomers_first_commands(run, home):
-    """The demo learns with the wheel's own model and images; generation uses what it learned."""
+    """The demo learns with the model and images in the wheel, and generation uses what it learned."""
     said = run("neonym", "demo", "--max_train_steps=10", "--steps=2", codes=(0, 3))
     word = "outputs/demo/nutkin.safetensors"
     assert word in said

@@ -1,4 +1,4 @@
-"""What is special about a family stands in its record, and nowhere else."""
+"""Verify that everything specific to a family is in its record, and nowhere else."""
 
 import re
 
@@ -19,14 +19,14 @@ EXCEPTIONS = {  # file -> why it may name a family, or a part of one
     "models/tokenizers/clip.py": "a chunk of CLIP",
     "training/metadata.py": "settings that sd-scripts does not record, by their names",
     "preflight/settings.py": "which of sd-scripts' two scripts gives a flag",
-    "data/mending.py": "bits of a byte",
+    "data/repair.py": "bits of a byte",
 }
 NAMES = "|".join(re.escape(name) for family in families() for name in (family.name, family.label))
 LITERAL = re.compile(rf"\b(?:{NAMES}|SD ?\d(?:\.[x\d])?|SD1|SD2|SDXL|u-?net|77|75)\b|[%/] ?8\b|\b8 ?\*", re.IGNORECASE)
 
 
 def literals(text: str) -> list[str]:
-    """Return what a file says of families outside comments and docstrings, which explain."""
+    """Return the names of families and their parts in code, outside comments and docstrings."""
     code = re.sub(r'"""(?:.|\n)*?"""', "", text)
     code = re.sub(r"(?m)(?:^|\s{2,})#.*$", "", code)
     return LITERAL.findall(code)

@@ -60,9 +60,9 @@ def test_files_that_are_not_halves_of_one_word_are_refused(halves, tmp_path, cap
         (
             halves[0],
             tmp_path / "other.safetensors",
-            "are different words (<cat-toy>, <dog>). Name the joined one with --token",
+            "are different words (<cat-toy>, <dog>). Name the joined word with --token",
         ),
-        (halves[0], tmp_path / "three.safetensors", "unequal numbers of vectors [2, 3]"),
+        (halves[0], tmp_path / "three.safetensors", "different numbers of vectors [2, 3]"),
         (halves[0], tmp_path / "none.safetensors", "there is no such file"),
     ):
         assert main(["convert", str(one), str(two), str(tmp_path / "new.safetensors")]) == 2

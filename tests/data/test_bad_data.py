@@ -1,4 +1,4 @@
-"""Data that is wrong, and what is said of it."""
+"""Verify that invalid data is refused or reported, with a message that says what is wrong."""
 
 import ctypes
 import os
@@ -14,7 +14,7 @@ from support.checks import check, check_table, said, settings
 from support.data_sets import make_images, subset
 
 
-def test_folders_that_are_missing_empty_or_broken(tmp_path):
+def test_missing_empty_and_broken_folders(tmp_path):
     assert "is not a folder" in said(check(tmp_path / "none"))
     (tmp_path / "empty").mkdir()
     assert "has no images" in said(check(tmp_path / "empty"))
@@ -25,11 +25,11 @@ def test_folders_that_are_missing_empty_or_broken(tmp_path):
     text = said(check(broken))
     assert all(name in text for name in ("a.png", "b.jpg", "c.webp"))
     text = said(check(broken, broken_images="skip"))
-    assert "no image that can be used (a.png, b.jpg, c.webp)" in text
+    assert "no usable image (a.png, b.jpg, c.webp)" in text
     assert len(text.splitlines()) == 2
 
 
-def test_broken_images_are_skipped_by_choice(tmp_path):
+def test_broken_images_are_skipped_on_request(tmp_path):
     folder = make_images(tmp_path / "a", 5)
     whole = (folder / "01.png").read_bytes()
     (folder / "01.png").write_bytes(whole[: len(whole) // 2])
@@ -50,7 +50,7 @@ def test_broken_images_are_skipped_by_choice(tmp_path):
 
 @pytest.fixture
 def like_any_user():
-    """Root may read everything; here it gives that up (CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH of Linux)."""
+    """Drop the capabilities with which root can read everything (CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH on Linux)."""
     if os.name != "posix" or os.geteuid() != 0:
         yield
         return
@@ -80,13 +80,13 @@ def test_a_folder_without_permission(tmp_path, like_any_user):
         folder.chmod(0o755)
 
 
-def test_images_of_one_name_and_one_folder_twice(tmp_path):
+def test_images_with_one_name_and_folders_named_twice(tmp_path):
     folder = make_images(tmp_path / "a", 3)
     Image.open(folder / "00.png").save(folder / "00.jpg")
     ready = check(folder)
     assert [r.path.name for r in ready.records] == ["00.jpg", "00.png", "01.png", "02.png"]
     assert ready.records[0].caption == ready.records[1].caption
-    assert "2 images differ in their endings alone, so they share a caption file (00.jpg, 00.png)" in said(
+    assert "2 images differ only in their extensions, so they share a caption file (00.jpg, 00.png)" in said(
         ready, "note"
     )
     assert len({r.content for r in ready.records}) == 4  # each is encoded for itself
@@ -96,7 +96,7 @@ def test_images_of_one_name_and_one_folder_twice(tmp_path):
     assert "named twice" in said(ready, "warning")
 
 
-def test_captions_that_cannot_work(tmp_path):
+def test_captions_without_the_word(tmp_path):
     folder = make_images(tmp_path / "a", 5)
     (folder / "00.txt").write_bytes(b"caf\xe9 mychar4")
     (folder / "01.txt").write_bytes(b"")
@@ -154,7 +154,7 @@ def test_unknown_keys_at_each_level_and_wrong_types(tmp_path):
         ({"keep_tokens": -1}, "--keep_tokens"),
     ],
 )  # fmt: skip
-def test_a_wrong_flag_is_told_once_however_many_folders(tmp_path, flags, where):
+def test_a_wrong_flag_is_reported_once_for_all_folders(tmp_path, flags, where):
     for name in ("1_a", "2_b", "3_c"):
         make_images(tmp_path / name, 2)
     assert [p.where for p in check(tmp_path, **flags).problems if p.severity != "note"] == [where]
@@ -163,7 +163,7 @@ def test_a_wrong_flag_is_told_once_however_many_folders(tmp_path, flags, where):
     assert [p.where for p in check_table(tmp_path, table, **flags).problems if p.severity == "error"] == [where]
 
 
-def test_a_separator_that_is_empty_is_told_once_with_its_places(tmp_path):
+def test_an_empty_separator_is_reported_once_with_all_its_places(tmp_path):
     for name in ("1_a", "2_b"):
         make_images(tmp_path / name, 2)
     text = said(check(tmp_path, caption_separator="", shuffle_caption=True))
@@ -171,7 +171,7 @@ def test_a_separator_that_is_empty_is_told_once_with_its_places(tmp_path):
     assert "datasets[0] subsets[0], datasets[0] subsets[1]" in text
 
 
-def test_places_and_names_that_cannot_be(tmp_path):
+def test_impossible_paths_and_names(tmp_path):
     for values, words in (({"image_dir": ""}, "`image_dir`"), ({"image_dir": "a\0b"}, "`image_dir`"),
                           ({"image_dir": "a", "caption_extension": "a/b"}, "`caption_extension`")):  # fmt: skip
         assert words in said(check_table(tmp_path, {"datasets": [{"subsets": [values]}]}))
@@ -188,8 +188,8 @@ def test_places_and_names_that_cannot_be(tmp_path):
     assert "loop" in said(check_table(tmp_path, {"datasets": [{"subsets": [{"image_dir": str(loop)}]}]}))
 
 
-def test_a_path_of_windows(tmp_path):
-    """An escape that is none, and two that are."""
+def test_windows_paths_in_double_quotes(tmp_path):
+    """One backslash starts an invalid escape sequence, and two start valid ones."""
     for written, words in (("C:\\images", "a backslash starts an escape"), ("C:\\new\\table", "\\n is a line break")):
         for key in ("image_dir", "metadata_file"):
             file = tmp_path / "table.toml"
@@ -217,8 +217,8 @@ def test_keys_in_the_wrong_place(tmp_path):
         assert words in text, text
 
 
-def test_a_data_set_file_of_another_kind(tmp_path):
-    """The ending says the kind, whatever is in the file; its letters may be large."""
+def test_the_extension_decides_the_format_of_a_data_set_file(tmp_path):
+    """The content does not matter, and the extension may be in upper case."""
     make_images(tmp_path / "a", 2)
     good = f"[[datasets]]\n[[datasets.subsets]]\nimage_dir = '{tmp_path / 'a'}'\n"
     for name, text in (("t.yaml", "datasets:\n  - subsets: []\n"), ("t.yaml", good), ("t", good), ("t.toml.bak", good)):
@@ -229,13 +229,13 @@ def test_a_data_set_file_of_another_kind(tmp_path):
     assert not preflight(settings(dataset_config=str(tmp_path / "T.TOML"), token_string=WORD)).failed()
 
 
-def test_a_key_that_a_data_set_file_has_twice(tmp_path):
+def test_duplicate_keys_in_a_data_set_file(tmp_path):
     file = tmp_path / "table.json"
     file.write_text('{"datasets": [{"subsets": [{"image_dir": "a", "image_dir": "b"}]}]}')
     assert "`image_dir` is there twice" in said(preflight(settings(dataset_config=str(file), token_string=WORD)))
 
 
-def test_masks_that_are_the_images_or_are_not_there(tmp_path):
+def test_masks_that_are_the_images_or_missing(tmp_path):
     make_images(tmp_path / "a", 2)
     ready = check_table(tmp_path, subset(tmp_path, conditioning_data_dir=f"{tmp_path / 'a'}/."), masked_loss=True)
     assert not ready.failed()
@@ -245,22 +245,24 @@ def test_masks_that_are_the_images_or_are_not_there(tmp_path):
     assert len(said(ready, "error", "warning").splitlines()) == 1
 
 
-def test_images_that_count_for_ever(tmp_path):
+def test_too_many_repeats(tmp_path):
     make_images(tmp_path / "a", 3)
     assert "Lower num_repeats" in said(check_table(tmp_path, subset(tmp_path, num_repeats=10**9)))
 
 
-def test_what_is_no_image_is_told_without_addresses(tmp_path):
+def test_errors_of_pillow_are_reported_without_memory_addresses(tmp_path):
     make_images(tmp_path / "a", 2)
     (tmp_path / "a" / "text.png").write_text("hello")
-    assert "text.png: is no image of a known kind. Remove or replace it." in said(check(tmp_path / "a"))
+    assert "text.png: is not an image in a known format. Remove or replace it." in said(check(tmp_path / "a"))
 
 
-def test_images_of_other_kinds_are_named(tmp_path):
+def test_images_in_unsupported_formats_are_reported(tmp_path):
     folder = make_images(tmp_path / "a", 2)
     for name in ("x.gif", "y.TIFF"):
         Image.open(folder / "00.png").save(folder / name)
-    assert "2 images of other kinds are passed over (x.gif, y.TIFF). Save them as PNG" in said(check(folder), "warning")
+    assert "2 images in unsupported formats are ignored (x.gif, y.TIFF). Save them as PNG" in said(
+        check(folder), "warning"
+    )
 
 
 def test_a_name_too_long_for_a_caption_file(tmp_path):
@@ -270,7 +272,7 @@ def test_a_name_too_long_for_a_caption_file(tmp_path):
     assert any(r.path.stem == "x" * 250 for r in ready.records)
 
 
-def test_held_out_images_are_trained_nowhere(tmp_path):
+def test_held_out_images_are_not_trained_in_other_folders(tmp_path):
     make_images(tmp_path / "a", 5)
     one = {"subsets": [{"image_dir": str(tmp_path / "a")}]}
     table = {"datasets": [{**one, "validation_split": 0.4}, {**one, "resolution": 64}]}
@@ -293,7 +295,7 @@ def test_every_caption_without_the_word_is_listed(tmp_path, capsys):
     assert str(folder / "04.png") not in text
 
 
-def test_images_too_thin_for_buckets_are_skipped_by_choice(tmp_path):
+def test_images_too_thin_for_buckets_are_skipped_on_request(tmp_path):
     folder = make_images(tmp_path / "a", 2)
     Image.new("RGB", (5, 128)).save(folder / "thin.png")
     flags = {"enable_bucket": True, "bucket_no_upscale": True, "min_bucket_reso": 64}
@@ -304,7 +306,7 @@ def test_images_too_thin_for_buckets_are_skipped_by_choice(tmp_path):
     assert "thin.png" in said(ready, "warning")
 
 
-def test_steps_above_min_bucket_reso_where_nothing_is_enlarged(tmp_path):
+def test_bucket_steps_above_the_shortest_side_without_upscaling(tmp_path):
     folder = make_images(tmp_path / "a", 2)
     flags = {"enable_bucket": True, "min_bucket_reso": 32, "bucket_reso_steps": 64}
     assert "min_bucket_reso 32 is smaller than bucket_reso_steps 64" in said(check(folder, **flags))
@@ -313,7 +315,7 @@ def test_steps_above_min_bucket_reso_where_nothing_is_enlarged(tmp_path):
     assert {r.fit.bucket for r in ready.records} == {(128, 128)}
 
 
-def test_limits_of_buckets_that_cannot_hold_hide_no_image(tmp_path):
+def test_contradictory_bucket_limits_do_not_hide_other_problems(tmp_path):
     folder = make_images(tmp_path / "a", 2)
     (folder / "broken.png").write_bytes(b"nothing")
     ready = check(folder, enable_bucket=True, resolution="64")
@@ -330,7 +332,7 @@ def test_held_out_images_count_once(tmp_path):
 
 
 def test_copies_of_held_out_images(tmp_path):
-    """In another folder they are not trained; in the same one they are told."""
+    """Copies in another folder are not trained; copies in the same folder are reported."""
     folder = make_images(tmp_path / "a", 6)
     other = tmp_path / "b"
     shutil.copytree(folder, other)
@@ -356,7 +358,7 @@ def test_copies_of_held_out_images(tmp_path):
     assert shared == {True, False}
 
 
-def test_images_beside_named_folders_are_not_forgotten_silently(tmp_path):
+def test_images_beside_named_folders_are_reported_as_ignored(tmp_path):
     make_images(tmp_path / "a", 2)
     make_images(tmp_path / "a" / "2_mychar4", 1, caption=None)
     assert "are skipped" in said(check(tmp_path / "a"), "warning")

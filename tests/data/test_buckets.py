@@ -1,4 +1,4 @@
-"""Buckets: sd-scripts' sizes and choices, and shapes off the grid."""
+"""Verify buckets: sd-scripts' sizes and choices, and images that do not fit the grid."""
 
 import pytest
 from hypothesis import given
@@ -52,8 +52,8 @@ def test_every_image_covers_its_bucket(width, height):
     assert found.bucket[0] * found.bucket[1] <= 512 * 512
 
 
-def test_golden_shapes_off_the_grid():
-    """Limits that are no multiples of the steps, which settings cannot give."""
+def test_golden_limits_off_the_grid():
+    """Some limits are not multiples of the steps, which settings do not allow."""
     for case in golden("a_bucket_resolutions.json", "raw_make_bucket_resolutions"):
         inputs = case["inputs"]
         rules = BucketRules(
@@ -62,13 +62,13 @@ def test_golden_shapes_off_the_grid():
         assert [list(size) for size in bucket_sizes(rules)] == case["expected"]["resolutions"]
 
 
-def test_a_longest_side_far_above_the_resolution_costs_nothing():
+def test_a_longest_side_far_above_the_resolution_is_fast():
     rules = BucketRules((512, 512), True, longest=10**15)
     assert bucket_sizes(rules.adjusted()) == bucket_sizes(BucketRules((512, 512), True, longest=1024).adjusted())
 
 
 def test_steps_above_the_shortest_side_without_upscaling():
-    """No list is made then; each image is cut to its own shape."""
+    """There is no list of buckets then: each image is cropped to its own shape."""
     rules = BucketRules((512, 512), True, shortest=32, steps=64, no_upscale=True)
     assert rules.adjusted().shortest == 0
     assert bucket_sizes(rules.adjusted()) == []
@@ -77,7 +77,7 @@ def test_steps_above_the_shortest_side_without_upscaling():
         BucketRules((512, 512), True, shortest=32, steps=64).adjusted()
 
 
-def test_a_thin_image_that_one_way_of_shrinking_holds():
-    """Shrunk by its height it would lose all its width; by its width it fits."""
+def test_a_thin_image_is_shrunk_by_the_side_that_fits():
+    """Shrinking it by its height would leave no width; shrinking it by its width fits."""
     rules = BucketRules((512, 512), True, no_upscale=True)
     assert fit((157, 10_000), rules, []) == Fit((64, 4032), (64, 4076), (0, 22, 64, 4054))

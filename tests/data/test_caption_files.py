@@ -1,4 +1,4 @@
-"""Which file is an image's caption, what is read of it, and what is said of files that are passed over."""
+"""Verify which file is the caption of an image, how it is read, and how ignored files are reported."""
 
 import json
 from unicodedata import normalize
@@ -15,7 +15,7 @@ TOKENS = f"a photo of {WORD}"
 
 
 def folder_of(tmp_path, count=4, **files):
-    """Images `00.png` and so on; `files`: what stands in which file, by its name (a dot is written `__`)."""
+    """Return a folder of images `00.png` and so on, with `files` by name (`__` stands for a dot) and their texts."""
     folder = make_images(tmp_path / "a", count, caption=None)
     write(folder, {name.replace("__", "."): text for name, text in files.items()})
     return folder
@@ -66,11 +66,11 @@ def test_the_name_of_a_folder_is_class_tokens_too(tmp_path):
     assert "1girl, solo 0" in captions(ready)
 
 
-def test_a_caption_file_of_two_kinds(tmp_path):
+def test_two_caption_files_of_one_image(tmp_path):
     folder_of(tmp_path, 2, **{"00__caption": f"{WORD} one", "00__txt": f"{WORD} two", "01__txt": f"{WORD} three"})
     ready = check(tmp_path / "a")
     assert captions(ready) == [f"{WORD} one", f"{WORD} three"]
-    assert "1 .txt file not read, because .caption files are (00.txt). Set caption_extension to .txt" in said(
+    assert "1 .txt file not read, because .caption files come first (00.txt). Set caption_extension to .txt" in said(
         ready, "note"
     )
 
@@ -82,21 +82,23 @@ def test_a_caption_file_of_two_kinds(tmp_path):
         ("X.PNG", "x.png.TXT"), ("caf\u00e9.png", normalize("NFD", "caf\u00e9.txt")), ("pic_9_9_8_8.png", "PIC.txt"),
     ],
 )  # fmt: skip
-def test_names_that_differ_in_case_or_carry_the_ending(tmp_path, image, file):
+def test_names_that_differ_in_case_or_include_the_extension(tmp_path, image, file):
     folder = make_images(tmp_path / "a", 2)
     (folder / "00.png").rename(folder / image)
     (folder / "00.txt").rename(folder / file)
     ready = check(folder)
     assert sorted(captions(ready)) == ["a sticker of a mychar4 0", "a sticker of a mychar4 1"]
-    assert "1 caption file read whose names are not quite those of their images" in said(ready, "note")
+    assert "1 caption file read although their names differ slightly from their images" in said(ready, "note")
     assert said(ready, "warning") == ""
 
 
-def test_the_exact_name_wins_and_is_nobody_elses(tmp_path):
+def test_the_exact_name_wins(tmp_path):
     folder = folder_of(tmp_path, 2, **{"00__txt": f"{WORD} exact", "00__TXT": f"{WORD} other", "01__txt": f"{WORD} 1"})
     ready = check(folder)
     assert captions(ready) == [f"{WORD} exact", f"{WORD} 1"]
-    assert "1 caption file not read, as names differ in case alone (00.TXT beside 00.txt)" in said(ready, "warning")
+    assert "1 caption file not read, because their names differ only in case (00.TXT beside 00.txt)" in said(
+        ready, "warning"
+    )
     files = CaptionFiles(["A.png", "a.png", "b.png"], {"A.png", "a.png", "b.png", "a.txt", "B.TXT", "B.txt"})
     assert files.of == {"A.png": [], "a.png": ["a.txt"], "b.png": ["B.TXT", "B.txt"]}
     assert files.rivals == {"B.txt": "B.TXT"}
@@ -104,7 +106,7 @@ def test_the_exact_name_wins_and_is_nobody_elses(tmp_path):
     assert files.of == {"1.png": ["1.png.txt"], "1.jpg": ["1.jpg.txt"]}
 
 
-def test_near_misses_are_told_together(tmp_path):
+def test_near_misses_are_reported_together(tmp_path):
     near = {
         "00 .txt": "x",
         "01_caption.txt": "x",
@@ -118,21 +120,21 @@ def test_near_misses_are_told_together(tmp_path):
     folder = folder_of(tmp_path, 6)
     write(folder, {**near, "05.txt": WORD})
     ready = check(folder)
-    (told,) = [str(p) for p in ready.problems if "caption file" in p.what]
-    assert "5 images have no caption file and there are no class_tokens (00.png, 01.png, 02.png, ...)" in told
+    (reported,) = [str(p) for p in ready.problems if "caption file" in p.what]
+    assert "5 images have no caption file and there are no class_tokens (00.png, 01.png, 02.png, ...)" in reported
     assert (
         "5 caption files without an image (00 .txt for 00.png?, 01_caption.txt for 01.png?, 03.txt.txt for 03.png?, ...)"
-        in told
+        in reported
     )
     ready = check_table(tmp_path, subset(tmp_path, class_tokens=TOKENS, caption_extension=".txt"))
-    (told,) = [str(p) for p in ready.problems if "caption file" in p.what]
+    (reported,) = [str(p) for p in ready.problems if "caption file" in p.what]
     assert (
         "5 of 6 images have no caption file, so class_tokens are used (00.png, 01.png, 02.png, ...); 5 caption files"
-        in told
+        in reported
     )
 
 
-def test_captions_of_another_ending(tmp_path):
+def test_captions_with_another_extension(tmp_path):
     folder = make_images(tmp_path / "a", 3, caption=None)
     write(folder, {f"{i:02}.tags": f"{WORD} {i}" for i in range(3)})
     assert "Or are the captions in their .tags files? Then set caption_extension" in said(check(folder), "warning")
@@ -157,7 +159,7 @@ def test_templates_need_no_captions(tmp_path):
     assert "Write it in every sentence of the template file." in text
 
 
-def test_lines_that_are_not_used(tmp_path):
+def test_unused_lines_are_reported(tmp_path):
     lines = {
         "00.txt": f"{WORD},\ntoy,\nred\n",
         "01.txt": f"toy\r\n{WORD}\r\n",
@@ -168,11 +170,11 @@ def test_lines_that_are_not_used(tmp_path):
     write(folder, lines)
     ready = check(folder)
     assert captions(ready) == [f"{WORD},", "toy", "", WORD]
-    (told,) = [str(p) for p in ready.problems if "lines after the first" in p.what]
-    assert "3 captions with lines after the first, which are not used (00.png, 01.png, 02.png)" in told
-    assert "in 2 of them the word is on a later line only (01.png, 02.png)" in told
-    assert "in 1 of them the first line is blank" in told
-    assert "enable_wildcard" in told
+    (reported,) = [str(p) for p in ready.problems if "lines after the first" in p.what]
+    assert "3 captions with lines after the first, which are not used (00.png, 01.png, 02.png)" in reported
+    assert "in 2 of them the word is on a later line only (01.png, 02.png)" in reported
+    assert "in 1 of them the first line is blank" in reported
+    assert "enable_wildcard" in reported
     assert "lines after" not in said(check(folder, enable_wildcard=True), "warning")
     write(folder, dict.fromkeys(lines, f"toy\n{WORD}"))
     ready = check(folder)
@@ -183,8 +185,8 @@ def test_lines_that_are_not_used(tmp_path):
     )
 
 
-def test_lines_of_metadata_that_are_not_used(tmp_path):
-    """Tags are joined to the last line of a caption, so they are lost with it."""
+def test_unused_lines_of_metadata_are_reported(tmp_path):
+    """Tags are added to the last line of a caption, so they are lost with it."""
     folder = make_images(tmp_path / "a", 2, caption=None)
     facts = {"caption": f"{WORD}\nmore", "tags": "red"}
     (tmp_path / "m.json").write_text(json.dumps({"00.png": facts, "01.png": {"caption": WORD}}))
@@ -200,13 +202,13 @@ def test_lines_of_metadata_that_are_not_used(tmp_path):
         f"\ufeff{WORD} caf\u00e9\r\n".encode("utf-16-le"), f"\ufeff{WORD} caf\u00e9\n".encode("utf-16-be"),
     ],
 )  # fmt: skip
-def test_encodings_that_say_what_they_are(tmp_path, data):
+def test_encodings_with_a_byte_order_mark_are_read(tmp_path, data):
     ready = check(folder_of(tmp_path, 1, **{"00__txt": data}))
     assert captions(ready) == [f"{WORD} caf\u00e9"]
     assert "lines" not in said(ready, "warning")
 
 
-def test_other_encodings_are_told_in_one_message(tmp_path):
+def test_other_encodings_are_reported_in_one_message(tmp_path):
     folder = make_images(tmp_path / "a", 6)
     others = [
         f"{WORD} caf\u00e9".encode("latin-1"),
@@ -220,10 +222,10 @@ def test_other_encodings_are_told_in_one_message(tmp_path):
         f"{folder}: each of 4 caption files is not UTF-8 text (00.txt, 01.txt, 02.txt, ...). Save the caption as UTF-8."
     ]
     write(folder, {f"{number:02}.txt": WORD for number in range(4)} | {"05.txt": WORD.encode("utf-16-le")})
-    assert "05.txt: is not UTF-8 text: it has zero bytes in it, as UTF-16 has" in said(check(folder))
+    assert "05.txt: is not UTF-8 text: it contains zero bytes, like UTF-16 text" in said(check(folder))
 
 
-def test_merging_files_of_one_ending_reads_them_once(tmp_path, capsys):
+def test_merging_files_with_one_extension_reads_them_once(tmp_path, capsys):
     folder, out = make_images(tmp_path / "a", 2), tmp_path / "m.json"
     for flags, field in ((["--caption_extension", ".txt"], "caption"), (["--caption_extension", "TXT"], "caption"),
                          (["--tags_extension", "caption"], "tags")):  # fmt: skip
@@ -237,7 +239,7 @@ def test_merging_files_of_one_ending_reads_them_once(tmp_path, capsys):
     assert captions(ready) == ["a sticker of a mychar4 0", "a sticker of a mychar4 1"]
 
 
-def test_merging_leaves_repeated_tags_out_and_loses_no_line(tmp_path, capsys):
+def test_merging_removes_repeated_tags_and_keeps_every_line(tmp_path, capsys):
     folder, out = make_images(tmp_path / "a", 3), tmp_path / "m.json"
     write(folder, {"00.caption": "a sticker of a mychar4 0\n", "01.caption": "mine", "01.txt": "toy\n\nred\n"})
     (folder / "02.txt").rename(folder / "02.TXT")
@@ -249,7 +251,7 @@ def test_merging_leaves_repeated_tags_out_and_loses_no_line(tmp_path, capsys):
     }  # fmt: skip
 
 
-def test_splitting_puts_no_two_texts_into_one_file(tmp_path, capsys):
+def test_splitting_never_writes_two_texts_into_one_file(tmp_path, capsys):
     folder, table = make_images(tmp_path / "a", 1, caption=None), tmp_path / "m.json"
     table.write_text(json.dumps({"00.png": {"caption": "a", "tags": "b"}}))
     for overwrite in ([], ["--overwrite"]):

@@ -1,4 +1,4 @@
-"""Captions: what becomes of them, and whether the word survives."""
+"""Verify how captions are processed, and whether the word survives."""
 
 import json
 from random import Random
@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from neonym.cli.main import main
-from neonym.data.captions import Moment, final_caption, warmed_up
+from neonym.data.captions import STYLE_TEMPLATES, Moment, final_caption, warmed_up
 from neonym.data.metadata_files import read_metadata
 from neonym.preflight.possible_captions import plain_caption
 from neonym.preflight.preflight import preflight
@@ -17,7 +17,7 @@ from support.commands import caption
 from support.data_sets import make_images
 
 
-def test_a_word_in_one_of_the_wildcards_only(tmp_path):
+def test_a_word_in_only_one_of_the_wildcards(tmp_path):
     folder = make_images(tmp_path / "a", 2, caption="{a mychar4|a dog}")
     ready = check(folder, enable_wildcard=True)
     assert not ready.failed()
@@ -33,7 +33,7 @@ def test_a_word_in_one_of_the_wildcards_only(tmp_path):
 
 
 def test_the_template_with_the_fewest_letters_can_be_the_longest(tmp_path):
-    """A word of 40 vectors three times does not fit, however short it is written."""
+    """A template with a word of 40 vectors three times does not fit, however few letters it has."""
     folder, file = make_images(tmp_path / "a", 2), tmp_path / "mine.txt"
     file.write_text("{} {} {}\na rather long sentence about a {} that stands somewhere in an image\n")
     found = check(folder, template_file=str(file), num_vectors_per_token=40)
@@ -41,13 +41,13 @@ def test_the_template_with_the_fewest_letters_can_be_the_longest(tmp_path):
     assert "cut off" not in said(check(folder, template_file=str(file), num_vectors_per_token=20), "warning")
 
 
-def test_a_huge_caption_is_shown_in_part(tmp_path, capsys):
+def test_a_huge_caption_is_shown_abbreviated(tmp_path, capsys):
     folder = make_images(tmp_path / "a", 2, caption="mychar4 " + "x" * 100_000)
     assert main(["check", "--train_data_dir", str(folder), "--token_string", WORD]) == 0
     assert len(capsys.readouterr().out) < 5_000
 
 
-def test_templates_and_files_of_templates(tmp_path):
+def test_templates_and_template_files(tmp_path):
     folder = make_images(tmp_path / "a", 2, caption="blue hat")
     reg = make_images(tmp_path / "r" / "1_person", 2, caption="somebody").parent
     ready = check(folder, use_object_template=True, reg_data_dir=str(reg))
@@ -70,6 +70,12 @@ def test_templates_and_files_of_templates(tmp_path):
     assert "one kind of template" in said(check(folder, use_object_template=True, use_style_template=True))
 
 
+def test_style_templates_are_those_of_sd_scripts():
+    """A word in the templates, such as "picture", is part of what the model is trained on."""
+    assert len(STYLE_TEMPLATES) == 19
+    assert STYLE_TEMPLATES[7] == "a picture in the style of {}"
+
+
 def test_the_word_is_never_dropped(tmp_path):
     folder = make_images(tmp_path / "a", 2, caption="hat, MyChar4, shoes, coat, red")
     ready = check(
@@ -81,7 +87,7 @@ def test_the_word_is_never_dropped(tmp_path):
     assert len(texts) > 5
 
 
-def test_captions_of_held_out_images_are_looked_at_too(tmp_path):
+def test_captions_of_held_out_images_are_checked_too(tmp_path):
     folder = make_images(tmp_path / "a", 20)
     back = check(folder, validation_split=0.25).held_out
     assert len(back) == 5
@@ -101,8 +107,8 @@ def test_captions_of_held_out_images_are_looked_at_too(tmp_path):
 
 
 @pytest.mark.parametrize("flags", [{"shuffle_caption": True}, {"shuffle_caption": True, "token_warmup_step": 900.0}])
-def test_a_word_that_is_cut_off_at_times_is_told_and_stops_nothing(tmp_path, flags):
-    """However seldom: it must be one of the last two of 39 tags."""
+def test_a_word_that_is_sometimes_cut_off_is_only_a_warning(tmp_path, flags):
+    """The warning comes however rare it is: the word must be one of the last two of 39 tags."""
     folder = make_images(tmp_path / "a", 2, caption=None)
     for name in ("00", "01"):
         (folder / f"{name}.txt").write_text(f"{WORD}, " + ", ".join(["cat"] * 38))
@@ -140,8 +146,8 @@ def test_metadata_finds_images_as_tools_write_them(tmp_path):
     same = preflight(settings(train_data_dir=str(folder), in_json=str(lines), token_string=WORD))
     assert [r.caption for r in same.records] == [r.caption for r in ready.records]
     for text, words in (
-        ("[]", "an object of image names"),
-        ("{", "no metadata file"),
+        ("[]", "it must be an object of image names"),
+        ("{", "is not a metadata file"),
         ('{"00": 3}', "not an object"),
     ):
         file.write_text(text)
@@ -161,8 +167,11 @@ def test_metadata_finds_images_as_tools_write_them(tmp_path):
         ({"caption": " \n", "tags": "t"}, " \n,t", "t"),
     ],
 )
-def test_captions_and_tags_of_metadata_are_joined_as_they_are(facts, plain, with_wildcards, tmp_path):
-    """Nothing is stripped; only with wildcards the tags are one line, and each caption line that is not blank gets them."""
+def test_captions_and_tags_of_metadata_are_joined_unchanged(facts, plain, with_wildcards, tmp_path):
+    """Nothing is stripped.
+
+    With wildcards, tags become one line, which is added to each caption line that is not blank.
+    """
     file = tmp_path / "meta.json"
     file.write_text(json.dumps({"0.png": facts}))
     for wildcards, wanted in ((False, plain), (True, with_wildcards)):
@@ -170,21 +179,21 @@ def test_captions_and_tags_of_metadata_are_joined_as_they_are(facts, plain, with
         assert entry.caption == wanted
 
 
-def test_keys_of_metadata_that_are_there_twice_or_have_another_ending(tmp_path):
+def test_duplicate_keys_and_other_extensions_in_metadata(tmp_path):
     folder, file = make_images(tmp_path / "a", 2, caption=None), tmp_path / "meta.json"
     file.write_text(f'{{"00.png": {{}}, "00.png": {{"tags": "t", "tags": "{WORD}"}}}}')
     ready = check(folder, in_json=str(file))
-    assert "meta.json: has keys twice (tags, 00.png): the last one counts" in said(ready, "warning")
+    assert "meta.json: has duplicate keys (tags, 00.png): the last one counts" in said(ready, "warning")
     assert [r.caption for r in ready.records] == [WORD]
     assert caption("clean", file, tmp_path / "clean.json") == 2  # it would lose one
     file.write_text(json.dumps({"00.webp": {"caption": WORD}, "01.png": {"caption": WORD}, "02.png": {}}))
     found = said(check(folder, in_json=str(file)))
-    assert "00.webp: cannot be read (No such file or directory). Is 00.png meant?" in found
-    assert found.count("meant?") == 1
+    assert "00.webp: cannot be read (No such file or directory). Did you mean 00.png?" in found
+    assert found.count("Did you mean") == 1
 
 
 def test_an_empty_separator(tmp_path):
-    """It stands for nothing between texts; only taking captions apart needs one."""
+    """It joins texts without a separator, and is an error only where captions are split."""
     folder = make_images(tmp_path / "a", 1, caption=f"one;;{WORD};;two")
     (record,) = check(folder, caption_separator="", secondary_separator=";;").records
     assert plain_caption(record) == f"one{WORD}two 0"
@@ -197,7 +206,7 @@ def test_an_empty_separator(tmp_path):
         assert "`caption_separator` is empty, but captions are split into tags" in found
 
 
-def test_weights_that_are_no_numbers_are_told_before_training(tmp_path, capsys):
+def test_invalid_weights_are_reported_before_training(tmp_path, capsys):
     folder = make_images(tmp_path / "a", 2, caption="(mychar4:1.2.3)")
     assert "`1.2.3` is no weight" in said(check(folder, weighted_captions=True))
     assert not check(folder).failed()
@@ -212,7 +221,7 @@ def test_token_warm_up_rounds_as_sd_scripts_does():
     assert warmed_up(27, rules, Moment(step=90)) == 27
 
 
-def test_a_caption_is_shuffled_between_what_is_fixed():
+def test_only_tags_between_the_fixed_ones_are_shuffled():
     rules = CaptionRules(prefix="best", suffix="end", shuffle=True, keep_tokens=1)
     shuffled = {final_caption("a, b, c", rules, Random(slot)) for slot in range(40)}
     assert all(s.startswith("best a, ") for s in shuffled)

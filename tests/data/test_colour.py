@@ -1,4 +1,4 @@
-"""Colours of every kind of file: profiles, depths, palettes, transparency."""
+"""Verify the colours of every kind of image: profiles, bit depths, palettes, transparency."""
 
 import io
 import struct
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from neonym.data.colour import on_background
-from neonym.data.images import inspect, load_mask, load_pixels, still_view
+from neonym.data.images import inspect_image, load_mask, load_pixels, still_view
 from neonym.data.sdscripts_latents import read_latents
 from neonym.types import Fit, View
 from support import WORD
@@ -23,7 +23,7 @@ WHOLE = View(Fit(SIZE, SIZE, (0, 0, *SIZE)))
 
 
 def levels(path) -> tuple[int, ...]:
-    """The first pixel that the VAE would get, in 0..255."""
+    """Return the first pixel that the VAE would get, from 0 to 255."""
     return tuple(np.rint((load_pixels(path, WHOLE)[:, 0, 0] + 1) * 127.5).astype(int).tolist())
 
 
@@ -44,7 +44,7 @@ def test_a_profile_decides_the_colours(tmp_path, kind):
     wanted = srgb_of(COLOUR, rgb())
     assert near(wanted, (47, 200, 40), 6)  # as published for Adobe RGB (1998)
     assert near(levels(path), wanted)
-    assert inspect(path).remarks == ()
+    assert inspect_image(path).remarks == ()
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_profile_decides_the_colours(tmp_path, kind):
         (ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), False),
     ],
 )  # fmt: skip
-def test_a_profile_of_srgb_changes_no_bit(described, changes):
+def test_an_srgb_profile_changes_no_bit(described, changes):
     numbers = np.random.default_rng(0).integers(0, 256, (64, 64, 4), dtype=np.uint8)
     for mode in ("RGB", "RGBA", "L"):
         image = Image.fromarray(numbers).convert(mode)
@@ -63,7 +63,7 @@ def test_a_profile_of_srgb_changes_no_bit(described, changes):
         assert (on_background(image, (10, 20, 30)).tobytes() != plain.tobytes()) == changes
 
 
-def test_grey_and_cmyk_have_profiles_of_their_own(tmp_path):
+def test_profiles_of_grey_and_cmyk_images(tmp_path):
     for described, value in (
         (grey(gamma(1.8)), 100),
         (rgb(curve=gamma(1.8)), 100),
@@ -80,7 +80,7 @@ def test_grey_and_cmyk_have_profiles_of_their_own(tmp_path):
     assert srgb_of(ink, cmyk(), "CMYK")[0] > image.convert("RGB").getpixel((0, 0))[0] + 30  # black takes half
 
 
-def test_opacity_is_no_colour(tmp_path):
+def test_opacity_is_not_converted(tmp_path):
     image = Image.new("RGBA", SIZE, (*COLOUR, 128))
     shown = on_background(Image.new("RGBA", SIZE, (*srgb_of(COLOUR, rgb()), 128)), (255, 255, 255)).getpixel((0, 0))
     assert levels(saved(tmp_path, "PNG", image, icc_profile=rgb())) == shown
@@ -91,7 +91,7 @@ def test_opacity_is_no_colour(tmp_path):
     assert levels(saved(tmp_path, "PNG", clear, icc_profile=grey(gamma(1.8)))) == (255, 255, 255)
 
 
-def test_masks_are_numbers_not_colours(tmp_path):
+def test_masks_are_not_converted(tmp_path):
     folder, masks = make_images(tmp_path / "a", 2), tmp_path / "masks"
     masks.mkdir()
     for name in ("00.png", "01.png"):
@@ -103,7 +103,7 @@ def test_masks_are_numbers_not_colours(tmp_path):
     assert {float(load_mask(r, still_view(r))[0, 0]) for r in ready.records} == {np.float32(COLOUR[0] / 255)}
 
 
-def test_profiles_that_cannot_be_used_are_named_once(tmp_path):
+def test_unusable_profiles_are_reported_once(tmp_path):
     folder = make_images(tmp_path / "a", 7)
     for number, described in enumerate((b"junk", rgb()[:200], rgb()[:300], cmyk(), grey(gamma(2.2)), rgb())):
         with Image.open(folder / f"{number:02}.png") as image:
@@ -115,26 +115,26 @@ def test_profiles_that_cannot_be_used_are_named_once(tmp_path):
     for _ in range(2):  # the second time from the index
         ready = check(folder)
         assert not ready.failed()
-        (told,) = [p for p in ready.problems if "profile" in p.what]
-        assert told.severity == "warning"
-        assert "5 images with a colour profile that cannot be used" in told.what
-        assert "00.png, 01.png, 02.png, ..." in told.what
+        (problem,) = [p for p in ready.problems if "profile" in p.what]
+        assert problem.severity == "warning"
+        assert "5 images with a colour profile that cannot be used" in problem.what
+        assert "00.png, 01.png, 02.png, ..." in problem.what
 
 
-def test_a_profile_of_which_a_part_is_lost(tmp_path):
-    """It is longer than one segment of a JPEG, and one of them is not there."""
+def test_an_incomplete_profile(tmp_path):
+    """The profile is longer than one segment of a JPEG, and one segment is missing."""
     out = io.BytesIO()
     Image.new("RGB", SIZE, COLOUR).save(out, "JPEG", quality=100, icc_profile=rgb() + bytes(100_000))
     data = out.getvalue()
     second = data.index(b"ICC_PROFILE", data.index(b"ICC_PROFILE") + 1) - 4
     length = struct.unpack(">H", data[second + 2 : second + 4])[0]
     (tmp_path / "a.jpg").write_bytes(data[:second] + data[second + 2 + length :])
-    ((kind, _),) = inspect(tmp_path / "a.jpg").remarks
+    ((kind, _),) = inspect_image(tmp_path / "a.jpg").remarks
     assert kind == "profile"
     assert near(levels(tmp_path / "a.jpg"), COLOUR)
 
 
-def test_latents_of_sd_scripts_have_no_profile(tmp_path):
+def test_latents_of_sd_scripts_are_refused_for_images_with_profiles(tmp_path):
     folder = make_images(tmp_path / "a", 1)
     (record,) = check(folder).records
     assert read_latents(record, still_view(record), "sd1", 4, 8) == "there is no file"
@@ -145,7 +145,7 @@ def test_latents_of_sd_scripts_have_no_profile(tmp_path):
 
 
 def png(depth: int, colour: int, row: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG of 2 x 1 pixels."""
+    """Return a PNG of 2 x 1 pixels."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -177,7 +177,7 @@ def test_depths_palettes_and_transparency(data, first, second):
     assert near(shown.getpixel((1, 0)), second, 1)
 
 
-def test_fractions_and_other_colour_spaces():
+def test_floating_point_values_and_other_colour_spaces():
     for top, scale in ((1, 1), (255, 255), (65535, 65535)):
         image = Image.fromarray(np.array([[0, 0.5 * scale, top, np.nan]], np.float32))
         assert [on_background(image, (9, 9, 9)).getpixel((x, 0))[0] for x in range(4)] == [0, 128, 255, 0]
@@ -194,8 +194,8 @@ def test_fractions_and_other_colour_spaces():
         assert on_background(clear, (1, 2, 3)).getpixel((0, 0)) == (1, 2, 3)
 
 
-def test_a_word_is_trained_with_the_colours_that_are_seen(tmp_path):
-    """Through the data set, as training reads it."""
+def test_training_uses_converted_colours(tmp_path):
+    """The image is read through a data set, as in training."""
     folder = make_images(tmp_path / "a", 1)
     Image.new("RGB", (128, 128), COLOUR).save(folder / "00.png", icc_profile=rgb())
     (record,) = check(folder).records

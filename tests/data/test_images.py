@@ -1,4 +1,4 @@
-"""Images and masks of unusual kinds: how they are read, cut, changed and trained with."""
+"""Verify how unusual images and masks are read, cropped, augmented and trained with."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from PIL import Image
 from neonym import train
 from neonym.config.command_line import RunFlags, read_run
 from neonym.config.flags import parse_flags
-from neonym.data.images import draw_view, face_of, inspect, load_mask, load_pixels, still_view, zoom_on_face
+from neonym.data.images import draw_view, face_of, inspect_image, load_mask, load_pixels, still_view, zoom_on_face
 from neonym.data.latent_cache import Latents
 from neonym.errors import Problem
 from neonym.preflight.preflight import preflight
@@ -24,7 +24,7 @@ from support.data_sets import make_images, subset
 from support.runs import notes_of
 
 
-def test_images_of_all_kinds(tmp_path):
+def test_images_in_all_formats(tmp_path):
     folder = make_images(tmp_path / "a", 1)
     frames = [Image.new("RGB", (64, 64), c) for c in ("red", "blue")]
     frames[0].save(folder / "moving.webp", save_all=True, append_images=frames[1:], duration=100, lossless=True)
@@ -53,7 +53,7 @@ def test_images_of_all_kinds(tmp_path):
     text = said(ready, "warning")
     assert "loop.png" in text
     assert "lost.png" in text
-    assert "most of them is cut off (thin.png). Cut them yourself." in text
+    assert "most of each is cropped (thin.png). Crop them yourself." in text
     assert "enlarged" in text
     by_name = {r.path.name: r for r in ready.records}
     assert load_pixels(by_name["moving.webp"].path, still_view(by_name["moving.webp"]))[:, 30, 30].tolist() == [
@@ -65,7 +65,7 @@ def test_images_of_all_kinds(tmp_path):
     assert load_pixels(thin.path, still_view(thin)).shape == (3, thin.fit.bucket[1], thin.fit.bucket[0])
 
 
-def test_files_beside_images_of_odd_names_are_found(tmp_path):
+def test_caption_files_of_images_with_odd_names_are_found(tmp_path):
     names = ("star*", "[a]", "what?", "caf\u00e9 \U0001f600", "new\nline", "two.dots", " blank ", "{b}")
     folder, masks = tmp_path / "2_[my] *?\n\U0001f600", tmp_path / "masks[1]"
     folder.mkdir()
@@ -87,7 +87,7 @@ def test_files_beside_images_of_odd_names_are_found(tmp_path):
     assert "new\\nline.txt: is an empty file" in said(check(tmp_path))
 
 
-def test_kinds_that_need_a_plug_in(tmp_path):
+def test_formats_that_need_a_plug_in(tmp_path):
     import pillow_jxl  # noqa: F401
 
     folder = tmp_path / "a"
@@ -110,12 +110,12 @@ def test_a_very_long_image_takes_little_memory(tmp_path):
     assert "long.png" in said(ready, "warning")
 
 
-def test_a_turned_png(tmp_path):
+def test_the_orientation_of_a_png(tmp_path):
     turned = Image.new("RGB", (160, 64))
     exif = turned.getexif()
     exif[0x0112] = 6
     turned.save(tmp_path / "turned.png", exif=exif)
-    assert inspect(tmp_path / "turned.png")[0] == (64, 160)
+    assert inspect_image(tmp_path / "turned.png")[0] == (64, 160)
 
 
 def test_masks(tmp_path):
@@ -145,11 +145,11 @@ def test_masks(tmp_path):
     Image.new("L", (100, 64)).save(masks / "00.png")
     assert not check_table(tmp_path, table, masked_loss=True).failed()
     Image.new("L", (100, 64)).save(masks / "99.png")
-    assert "masks without image (99.png)" in said(check_table(tmp_path, table, masked_loss=True))
+    assert "masks without an image (99.png)" in said(check_table(tmp_path, table, masked_loss=True))
     assert "no image has a mask" in said(check(images, masked_loss=True), "warning")
 
 
-def test_two_words_of_one_folder_have_masks_of_their_own(tmp_path):
+def test_two_words_in_one_folder_have_separate_masks(tmp_path):
     images = make_images(tmp_path / "a", 2, caption="one two")
     for name, grey in (("m1", 255), ("m2", 0)):
         (tmp_path / name).mkdir()
@@ -166,7 +166,7 @@ def test_two_words_of_one_folder_have_masks_of_their_own(tmp_path):
     assert means == {0: 1.0, 1: 0.0}
 
 
-def test_a_mask_of_16_bits(tmp_path):
+def test_a_16_bit_mask(tmp_path):
     make_images(tmp_path / "a", 1)
     (tmp_path / "masks").mkdir()
     grey = np.tile(np.linspace(0, 65535, 128).astype(np.uint16), (128, 1))
@@ -176,7 +176,7 @@ def test_a_mask_of_16_bits(tmp_path):
     assert load_mask(record, still_view(record)).mean() == pytest.approx(0.5, abs=0.01)
 
 
-def test_images_that_change(tmp_path):
+def test_images_with_random_changes(tmp_path):
     folder = make_images(tmp_path / "a", 1, size=(300, 200))
     record = check(folder, random_crop=True, color_aug=True, flip_aug=True).records[0]
     views = {draw_view(record, Random(k)) for k in range(200)}
@@ -188,7 +188,7 @@ def test_images_that_change(tmp_path):
     assert np.abs(load_pixels(record.path, changed) - same).max() > 0
 
 
-def test_faces():
+def test_faces_in_file_names():
     assert face_of("ann_10_20_30_40") == (10, 20, 30, 40)
     assert face_of("my_cat_in_the_hat") is None
     for k in range(50):
@@ -200,8 +200,8 @@ def test_faces():
         assert bottom <= fit.resized[1]
 
 
-def test_where_a_face_is_put():
-    """By hand from dataset.md 5.4: a face of 60 x 80 pixels in 128 of them, once to thrice as wide as it is."""
+def test_the_window_around_a_face():
+    """The values are computed by hand for a face of 60 x 80 pixels and a window of 128, with the range from 1 to 3."""
     size, face, target = (400, 300), (200, 150, 60, 80), (128, 128)
     fixed = zoom_on_face(size, face, (2.0, 2.0), target, False, Random(0))
     assert fixed.resized == (320, 240)  # 128 / (80 * 2) = 0.8
@@ -219,7 +219,7 @@ def test_where_a_face_is_put():
 
 
 def test_training_with_masks_weights_and_changing_images(run_for, tmp_path):
-    """Resuming is exact there too, and a masked-out image teaches nothing."""
+    """Resuming is exact, and an image that is masked out has no effect."""
     masks = tmp_path / "masks"
     masks.mkdir()
     for i in range(6):
@@ -249,7 +249,7 @@ def test_training_with_masks_weights_and_changing_images(run_for, tmp_path):
 
 
 def test_latents_that_sd_scripts_cached(run_for, images):
-    """Read if they fit; otherwise the images are encoded, and the reason is said."""
+    """They are used if they fit; otherwise, the images are encoded and the reason is reported."""
     events: list[Event] = []
     zeros = np.zeros((4, 16, 16), np.float32)
     facts = {"original_size": np.array([128, 128]), "crop_ltrb": np.zeros(4)}
@@ -272,7 +272,7 @@ def test_latents_that_sd_scripts_cached(run_for, images):
     assert "has no latents_flipped" in "\n".join(notes_of(events))
 
 
-def test_flags_of_the_command_line():
+def test_image_flags_of_the_command_line():
     flags = ["--use_style_template", "--masked_loss", "--alpha_mask", "--random_crop", "--face_crop_aug_range=1,2"]
     given = read_run(parse_flags(RunFlags, flags, "x", ""), flags)
     data = given.run.dataset
@@ -281,12 +281,12 @@ def test_flags_of_the_command_line():
     assert not any(isinstance(p, Problem) and p.severity == "error" for p in given.problems)
 
 
-def test_images_are_turned_and_laid_on_white(tmp_path):
+def test_orientation_is_applied_and_transparency_becomes_white(tmp_path):
     turned = Image.new("RGB", (40, 20), "red")
     exif = turned.getexif()
     exif[0x0112] = 6
     turned.save(tmp_path / "turned.jpg", exif=exif)
-    assert inspect(tmp_path / "turned.jpg")[0] == (20, 40)
+    assert inspect_image(tmp_path / "turned.jpg")[0] == (20, 40)
     clear = Image.new("RGBA", (16, 16), (255, 0, 0, 0))
     clear.save(tmp_path / "clear.png")
     pixels = load_pixels(tmp_path / "clear.png", View(Fit((16, 16), (16, 16), (0, 0, 16, 16))))

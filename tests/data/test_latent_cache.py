@@ -1,4 +1,4 @@
-"""The latents of images are cached by content."""
+"""Verify that the latents of images are cached by content."""
 
 import shutil
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 from neonym.data.buckets import BucketRules
 from neonym.data.latent_cache import cache_moments
-from neonym.data.latent_keys import entry_name, places
+from neonym.data.latent_keys import entry_name, latent_keys
 from neonym.data.records import Dataset, Folder, scan
 from neonym.types import ImageRules
 from support.data_sets import make_images
@@ -41,13 +41,13 @@ def test_the_cache_is_keyed_by_content(tmp_path):
     run()
     assert len(encoded) == 2
     (plain,) = complaints  # both ways round it is one image
-    assert "1 of one colour all over: nothing is to be seen in them (01.png)" in plain
+    assert "1 of a single colour: there is nothing to see in them (01.png)" in plain
     run()
     assert complaints == [plain]
     run("another VAE")
     assert len(encoded) == 4  # 00 and 02 are the same content
     records, _ = scan(sets, lambda p: None)
-    damaged = cache / entry_name(records[0].content, places(records)[0][1], "v")
+    damaged = cache / entry_name(records[0].content, latent_keys(records)[0][1], "v")
     whole = damaged.read_bytes()
     for content in (whole[:-40], whole[:-40] + bytes(40), b""):
         damaged.write_bytes(content)

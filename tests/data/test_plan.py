@@ -1,8 +1,8 @@
-"""The samples of a step are a function of the step, and an epoch shows every item once."""
+"""Verify that the samples of a step are a function of the step, and that an epoch has every item once."""
 
 from pathlib import Path
 
-from neonym.data.plan import ConceptPlan
+from neonym.data.plan import ConceptPlan, fingerprint
 from neonym.types import CaptionRules, Fit, ImageRecord, ImageRules
 from support.golden import golden, judge
 
@@ -16,7 +16,7 @@ def record(name: str = "a", repeats: int = 1, bucket=(128, 128), **more) -> Imag
 
 
 def test_golden_epochs():
-    """Not sd-scripts' order, but its batches: of one bucket, as many and as large, every item as often as it counts."""
+    """The order is not that of sd-scripts, but the sizes of batches and the count of each item are."""
     outcomes = {}
     for case in golden("k_epoch_order.json"):
         inputs = case["inputs"]
@@ -40,7 +40,7 @@ def test_golden_epochs():
     judge("k", outcomes)
 
 
-def test_an_epoch_shows_every_item_once():
+def test_an_epoch_has_every_item_once():
     records = [record(f"{i}", repeats=1 + i % 3, bucket=[(128, 128), (64, 192)][i % 2]) for i in range(11)]
     plan = ConceptPlan(records, [4], seed=5, reg_weight=1.0)
     for epoch in range(3):
@@ -61,3 +61,13 @@ def test_the_plan_is_a_function_of_the_step():
     assert len({d.key for step in wanted for d in step}) == sum(map(len, wanted))
     assert {d.view.flipped for step in wanted for d in step} == {True, False}
     assert len({d.caption for step in wanted for d in step}) > 5
+
+
+def test_the_fingerprint_is_that_of_older_states():
+    """Older versions called the class ImageRules by another name, which is part of the hash in their states."""
+    rules = record().image_rules
+    assert repr(rules).startswith("ImageRules(")
+    older = fingerprint([record()])
+
+    renamed = type("PictureRules", (type(rules),), {"__qualname__": "PictureRules"})
+    assert fingerprint([record(image_rules=renamed(**vars(rules)))]) == older

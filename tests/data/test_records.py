@@ -1,4 +1,4 @@
-"""The images of a data set: repeats, regularisation, held-out images, and what is wrong with a folder."""
+"""Verify the images of a data set: repeats, regularisation, held-out images, and problems of folders."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def rules_of(values: dict) -> BucketRules:
 
 @pytest.mark.parametrize("case", golden("e_repeats_and_reg.json"), ids=lambda c: c["name"])
 def test_golden_repeats_and_regularisation(case, tmp_path):
-    """Real folders, as the case lays them out, through the data-set file or the folder flags."""
+    """Folders are laid out as in each case, and read through the data-set file or the folder flags."""
     inputs, expected = case["inputs"], case["expected"]
     for subset in inputs["subsets"]:
         folder = tmp_path / subset.get("parent", "") / subset["dir"]
@@ -57,7 +57,7 @@ def make_blank(folder: Path, count: int, size) -> None:
         Image.new("RGB", tuple(size), "gray").save(folder / f"im{i:02}.png")
 
 
-def test_scan_names_what_is_wrong(tmp_path):
+def test_scan_reports_problems(tmp_path):
     make_images(tmp_path / "good", 3, caption=None)
     (tmp_path / "good" / "broken.png").write_bytes(b"not an image")
     whole = (tmp_path / "good" / "00.png").read_bytes()

@@ -1,4 +1,4 @@
-"""Regularisation images, and the folders named `N_name` that they come in."""
+"""Verify regularisation images, and the folders named `N_name` that they come in."""
 
 from neonym.preflight.preflight import preflight
 from support import WORD
@@ -6,7 +6,7 @@ from support.checks import check, check_table, said, settings
 from support.data_sets import make_images
 
 
-def test_images_that_are_left_over_are_counted(tmp_path):
+def test_images_that_are_left_over_are_reported(tmp_path):
     make_images(tmp_path / "a" / "2_mychar4", 2)
     make_images(tmp_path / "r" / "1_person", 6, caption="somebody")
     ready = check(tmp_path / "a", reg_data_dir=str(tmp_path / "r"))
@@ -18,7 +18,7 @@ def test_images_that_are_left_over_are_counted(tmp_path):
     assert "are not used" not in said(check(tmp_path / "a", reg_data_dir=str(tmp_path / "r")), "warning")
 
 
-def test_none_is_used_in_a_data_set_of_their_own(tmp_path):
+def test_none_is_used_without_images_of_the_word(tmp_path):
     make_images(tmp_path / "a", 2)
     make_images(tmp_path / "r", 3, caption="somebody")
     regular = {"image_dir": str(tmp_path / "r"), "is_reg": True}
@@ -45,7 +45,7 @@ def test_their_captions_should_not_contain_the_word(tmp_path):
     assert "3 of 3 captions of regularisation images" in text
 
 
-def test_none_beside_a_metadata_file(tmp_path):
+def test_none_is_used_with_a_metadata_file(tmp_path):
     folder = make_images(tmp_path / "a", 1)
     regular = make_images(tmp_path / "r" / "1_person", 1)
     (tmp_path / "m.json").write_text('{"00": {"caption": "mychar4"}}')
@@ -54,7 +54,7 @@ def test_none_beside_a_metadata_file(tmp_path):
     assert "--reg_data_dir: is ignored, because --in_json names the images" in said(ready, "warning")
 
 
-def test_folders_whose_names_are_odd(tmp_path):
+def test_folders_with_odd_names(tmp_path):
     for name in ("2023", "0_never", "holiday"):
         make_images(tmp_path / name, 1)
     ready = check(tmp_path)

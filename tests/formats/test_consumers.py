@@ -1,5 +1,7 @@
-"""Embedding files and the programs that use them: what we write is read by each program's rules to the same numbers, and
-what `neonym inspect` says of a file is what these rules do with it. diffusers is the real library."""
+"""Verify that other programs read Neonym's embedding files, and that `neonym inspect` describes what they do.
+
+The rules of most programs are written a second time in tests/support/consumers.py; diffusers is the real library.
+"""
 
 import json
 import os
@@ -9,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save, save_file
 
 from neonym.cli.main import main
-from neonym.formats import programs, read_embedding, read_words, write_embedding
+from neonym.formats import read_embedding, read_words, support_by_program, write_embedding
 from neonym.text.vocabulary import clip_has, vocabulary_warning
 from neonym.types import Embedding
 from support import consumers
@@ -37,14 +39,14 @@ def outcome(program, path, widths) -> dict | str:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_what_is_written_is_read_by_each_programs_rules(tmp_path, family, ending):
-    """Bit for bit wherever `inspect` says so, and refused wherever it says that."""
+def test_each_program_reads_the_same_numbers_or_refuses_the_file(tmp_path, family, ending):
+    """A program reads a file bit for bit where `inspect` says that it reads it, and refuses it otherwise."""
     written, widths = word(family), FAMILIES[family]
     path = write_embedding(written, tmp_path / f"zyzzo.{ending}")
-    said, readers = programs(read_words(path)[1], "zyzzo"), 0
+    described, readers = support_by_program(read_words(path)[1], "zyzzo"), 0
     for name, program in consumers.PROGRAMS.items():
-        found, right = outcome(program, path, widths), said[name].startswith("reads")
-        assert isinstance(found, dict) == right, (name, said[name], found)
+        found, right = outcome(program, path, widths), described[name].startswith("reads")
+        assert isinstance(found, dict) == right, (name, described[name], found)
         if not isinstance(found, dict):
             continue
         readers += 1
@@ -55,7 +57,7 @@ def test_what_is_written_is_read_by_each_programs_rules(tmp_path, family, ending
         for program in (consumers.sd_scripts_generator, consumers.sd_scripts_trainer):
             found = program(path, widths)
             assert all(torch.equal(found[rows.shape[1]], rows) for rows in written.vectors.values())
-        assert said["sd-scripts"] == "reads it"
+        assert described["sd-scripts"] == "reads it"
     assert (
         readers
         >= {
@@ -69,8 +71,8 @@ def test_what_is_written_is_read_by_each_programs_rules(tmp_path, family, ending
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_layout_to_every_other_and_back(tmp_path, family):
-    """Numbers, word and metadata, through all pairs of layouts; a word of signs, of several vectors."""
+def test_converting_between_all_pairs_of_layouts_loses_nothing(tmp_path, family):
+    """Numbers, word and metadata survive; the word consists of punctuation and has several vectors."""
     written = word(family, count=2, token="<日本 (x):1.3>")
     files = {e: write_embedding(written, tmp_path / f"a.{e}") for e in ENDINGS}
     for source in ENDINGS:
@@ -86,7 +88,7 @@ def test_every_layout_to_every_other_and_back(tmp_path, family):
 
 @pytest.fixture(scope="module")
 def pipelines(tmp_path_factory):
-    """family -> diffusers' own loader on encoders of the real widths, of one layer and with a vocabulary of single letters."""
+    """Return, for each family, diffusers' loader on encoders of the real widths with one layer and a tiny vocabulary."""
     from diffusers.loaders import TextualInversionLoaderMixin
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -119,7 +121,7 @@ def pipelines(tmp_path_factory):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("ending", ["safetensors", "pt", "ckpt", "bin"])
 def test_diffusers_loads_every_format_of_every_family(tmp_path, pipelines, family, ending):
-    """The library itself, as the usage card says: one call, or one for each of SDXL's encoders."""
+    """The real library loads each file as the usage card says: with one call, or one for each of SDXL's encoders."""
     from neonym.formats.usage import usage_card
 
     token = f"zyzzo-{ending}"
@@ -167,38 +169,38 @@ MEASURED = {  # as each program's own code did: o the same numbers, . refused, x
 
 
 @pytest.mark.parametrize("name", MEASURED)
-def test_inspect_says_what_was_measured(tmp_path, name, capsys):
+def test_inspect_agrees_with_the_measured_behaviour(tmp_path, name, capsys):
     content, measured = MEASURED[name]
     path = tmp_path / name
     save_file(content, path) if path.suffix == ".safetensors" else torch.save(content, path)
-    stored = consumers_view(path)
-    said = programs(stored, path.stem)
-    said |= {"generator": said["sd-scripts"], "trainer": said["sd-scripts"]}
+    content_of_file = consumers_view(path)
+    described = support_by_program(content_of_file, path.stem)
+    described |= {"generator": described["sd-scripts"], "trainer": described["sd-scripts"]}
     found = ""
     for column in COLUMNS:
-        text = said[column]
+        text = described[column]
         kind = "o" if text.startswith(("reads it", "one call")) else "p" if text.startswith("reads") else "."
         if text.startswith("misreads") or (column == "generator" and "generator misreads" in text):
             kind = "x"
         elif column == "trainer" and "plain tensors only" in text:
             kind = "."
         found += kind
-    assert found == measured, said
+    assert found == measured, described
     if name not in ("unequal.safetensors", "deep.safetensors"):
         assert main(["inspect", str(path), "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["programs"]["ComfyUI"] == said["ComfyUI"]
+        assert json.loads(capsys.readouterr().out)["programs"]["ComfyUI"] == described["ComfyUI"]
 
 
 def consumers_view(path):
-    """How the file is stored, also of what we ourselves refuse to read."""
-    from neonym.formats import read_stored
+    """Return the content of a file, even of one that Neonym refuses to read."""
+    from neonym.formats import read_content
 
-    return read_stored(path)
+    return read_content(path)
 
 
 @pytest.mark.parametrize("name", MEASURED)
-def test_the_rules_written_twice_agree_with_what_was_measured(tmp_path, name):
-    """The second writing of the rules (consumers.py) is measured against the same table."""
+def test_the_second_implementation_agrees_with_the_measured_behaviour(tmp_path, name):
+    """The rules in tests/support/consumers.py give the same table."""
     content, measured = MEASURED[name]
     path = tmp_path / name
     save_file(content, path) if path.suffix == ".safetensors" else torch.save(content, path)
@@ -210,7 +212,7 @@ def test_the_rules_written_twice_agree_with_what_was_measured(tmp_path, name):
         assert isinstance(outcome(rules[column], path, widths), dict) == (kind == "o"), column
 
 
-OTHER_PROGRAMS = {  # files that are no plain embedding: what each program does with them, as its name begins and the text says
+OTHER_PROGRAMS = {  # unusual files, and how the description of each program begins
     "second.safetensors": (
         {"emb_params": G},
         {"AUTOMATIC1111": "skips", "ComfyUI": "reads it for SDXL's second encoder", "InvokeAI": "refuses", "SD.Next": "refuses",
@@ -227,32 +229,32 @@ OTHER_PROGRAMS = {  # files that are no plain embedding: what each program does 
         {"lora_unet_x.lora_down.weight": torch.ones(4, 320), "bundle_emb.x.emb_params": ONE}, {"ComfyUI": "takes the first tensor", "AUTOMATIC1111": "refuses it as"},
     ),
     "word.ckpt": (
-        WEB, {"ComfyUI": "reads it by its whole name: embedding:word.ckpt", "InvokeAI": "reads it: <word>", "Forge": "does not look"},
+        WEB, {"ComfyUI": "reads it by its whole name: embedding:word.ckpt", "InvokeAI": "reads it: <word>", "Forge": "ignores"},
     ),
-    "invoke.bin": (WEB, {"InvokeAI": "reads it: <invoke>", "ComfyUI": "reads it: embedding:invoke", "SD.Next": "does not look"}),
+    "invoke.bin": (WEB, {"InvokeAI": "reads it: <invoke>", "ComfyUI": "reads it: embedding:invoke", "SD.Next": "ignores"}),
     "float8.safetensors": ({"emb_params": ONE.to(torch.float8_e4m3fn)}, {"stable-diffusion.cpp": "misreads it", "Forge": "reads it"}),
     "list.pt": ([{"*": ONE}], {"ComfyUI": "reads it", "AUTOMATIC1111": "refuses it", "diffusers": "refuses it: it is a list"}),
     "two.pt": (WEB | {"string_to_param": {"*": ONE, "a": ONE + 1}}, {"AUTOMATIC1111": "refuses", "ComfyUI": "reads the first of its"}),
-    "texts.pt": ({"clip_l": ONE, "clip_g": G, "name": "x"}, {"Forge": "refuses it: beside clip_l and clip_g there are values"}),
-    "a,b.safetensors": ({"emb_params": ONE}, {"InvokeAI": "reads it, but prompts cannot say its name", "Forge": "reads it"}),
+    "texts.pt": ({"clip_l": ONE, "clip_g": G, "name": "x"}, {"Forge": "refuses it: some values beside clip_l and clip_g"}),
+    "a,b.safetensors": ({"emb_params": ONE}, {"InvokeAI": "reads it, but prompts cannot contain its name", "Forge": "reads it"}),
     "a.b.safetensors": ({"emb_params": ONE}, {"InvokeAI": "reads it: <a.b>, outside of ( ) only"}),
-    "sd1.safetensors": ({"emb_params": ONE}, {"OneTrainer": "refuses it: it knows emp_params, not emb_params (neonym convert"}),
+    "sd1.safetensors": ({"emb_params": ONE}, {"OneTrainer": "refuses it: it reads emp_params, not emb_params (neonym convert"}),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OTHER_PROGRAMS)
-def test_what_is_said_of_odd_files(tmp_path, name):
-    """And by the second writing of the rules: what is read is read, what is refused is refused."""
+def test_unusual_files_are_described(tmp_path, name):
+    """Files that the description calls readable or refused are so by the second implementation too."""
     content, wanted = OTHER_PROGRAMS[name]
     path = tmp_path / name
     save_file(content, path) if path.suffix == ".safetensors" else torch.save(content, path)
-    said = programs(consumers_view(path), path.stem)
+    described = support_by_program(consumers_view(path), path.stem)
     for program, text in wanted.items():
-        assert said[program].startswith(text), (program, said[program])
+        assert described[program].startswith(text), (program, described[program])
         rule = consumers.PROGRAMS.get(program)
         widths = consumers.SDXL if "clip_g" in content or name.startswith("second") else consumers.SD1
         if rule is not None and not name.startswith("two") and not text.startswith("takes"):
-            partly = "second" in said[program] or ", but " in text
+            partly = "second" in described[program] or ", but " in text
             assert isinstance(outcome(rule, path, widths), dict) == (text.startswith("reads it") and not partly), (
                 program
             )
@@ -260,20 +262,20 @@ def test_what_is_said_of_odd_files(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["squirrel", "teapot", "abig", "absolu", "cat", "mychar4", "zyzzo"])
 @pytest.mark.parametrize("count", [1, 2])
-def test_ordinary_words_are_those_that_each_program_looks_up(name, count):
-    """The real library and its tokenizer; sd-scripts' rule is that every name that it adds is new."""
+def test_vocabulary_warnings_match_what_each_program_looks_up(name, count):
+    """The warnings agree with the real diffusers, and with sd-scripts' rule that every name it adds must be new."""
     from transformers import CLIPTokenizer
 
     from neonym.models.source import BUILTIN_MODELS
 
     tokenizer = CLIPTokenizer.from_pretrained(BUILTIN_MODELS / "emoji" / "tokenizer")
-    said = vocabulary_warning(name, count, clip_has) or ""
+    described = vocabulary_warning(name, count, clip_has) or ""
     vocabulary, pieces = dict(tokenizer.get_vocab()), tokenizer.tokenize(name)
-    assert ("diffusers" in said) == refused_by_diffusers(tokenizer, name, count)
+    assert ("diffusers" in described) == refused_by_diffusers(tokenizer, name, count)
     names = [name, *(f"{name}{i}" for i in range(1, count))]
-    assert ("sd-scripts" in said) == any(one in vocabulary for one in names)
-    assert ("SD.Next" in said) == (name in vocabulary)
-    assert ("ordinary word" in said) == (pieces == [f"{name}</w>"])
+    assert ("sd-scripts" in described) == any(one in vocabulary for one in names)
+    assert ("SD.Next" in described) == (name in vocabulary)
+    assert ("ordinary word" in described) == (pieces == [f"{name}</w>"])
 
 
 def refused_by_diffusers(tokenizer, name, count) -> bool:
@@ -293,10 +295,10 @@ def refused_by_diffusers(tokenizer, name, count) -> bool:
     return False
 
 
-def test_a_name_that_is_a_word_or_has_odd_signs_is_told(tmp_path, capsys):
+def test_problematic_names_are_reported(tmp_path, capsys):
     for name, words in {
-        "cat": "ordinary word", "two words": "ComfyUI cannot use a name with blanks", "<tok>": "Windows", "ünï": "InvokeAI",
-        "a+b": "InvokeAI", "Zyzzo": "capitals", "con": "Windows",
+        "cat": "ordinary word", "two words": "ComfyUI cannot use a name with spaces", "<tok>": "Windows", "ünï": "InvokeAI",
+        "a+b": "InvokeAI", "Zyzzo": "capital letters", "con": "Windows",
     }.items():  # fmt: skip
         path = write_embedding(word("sd1", token=name), tmp_path / f"{name}.safetensors")
         assert main(["inspect", str(path)]) == 0
@@ -323,7 +325,7 @@ def test_every_word_of_a_lora_gets_a_file(tmp_path, capsys):
 
 
 def test_a_large_lora_with_many_words(tmp_path):
-    """Only its words are read, not its weights."""
+    """Only the words in a LoRA file are read, not its weights."""
     words, large = save({f"bundle_emb.word{i}.emb_params": ONE + i for i in range(40)}), 2 << 30
     size = int.from_bytes(words[:8], "little")
     table, data = json.loads(words[8 : 8 + size]), words[8 + size :]
@@ -340,7 +342,7 @@ def test_a_large_lora_with_many_words(tmp_path):
     assert sorted(word.token for word in found) == sorted(f"word{i}" for i in range(40))
 
 
-def test_a_word_can_get_another_name(tmp_path):
+def test_a_word_can_be_renamed(tmp_path):
     path = write_embedding(word("sdxl"), tmp_path / "a.safetensors")
     for ending in ENDINGS:
         out = tmp_path / f"b.{ending}"

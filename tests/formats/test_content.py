@@ -1,4 +1,4 @@
-"""Embedding files are known by their content: odd endings, numpy's values, several words, lists, other kinds of numbers."""
+"""Verify that embedding files are recognised by content: odd extensions, numpy values, several words, lists."""
 
 import io
 import pickle
@@ -23,7 +23,7 @@ WEB = {"string_to_token": {"*": 265}, "string_to_param": {"*": ROWS}, "name": "z
 
 
 class Call:
-    """Pickles to a call of any function, by its name in the file, and what is built on it."""
+    """An object that pickles to a call of any function by name, followed by the state to set."""
 
     def __init__(self, function, *args, state=None):
         self.function, self.args, self.state = function, args, state
@@ -33,14 +33,14 @@ class Call:
 
 
 def on_a_mac(rows: torch.Tensor, modules: str = "numpy.core") -> bytes:
-    """A tensor of the device mps, as torch pickles it: an array, and the function that makes a tensor of it."""
+    """Return a tensor as torch pickles it on the device mps: as an array and a function that rebuilds the tensor."""
     arguments = (rows.numpy(), rows.dtype, "mps:0", False)
     content = WEB | {"string_to_param": {"*": Call(torch._utils._rebuild_device_tensor_from_numpy, *arguments)}}
     return archive(content, modules)
 
 
 def archive(content, modules: str = "numpy.core", old: bool = False) -> bytes:
-    """As torch.save, with numpy's functions under the names of another version."""
+    """Return what torch.save writes, with numpy's functions under the names of another numpy version."""
     file = io.BytesIO()
     torch.save(content, file, _use_new_zipfile_serialization=not old)
     here = b"numpy._core" if np.__version__ >= "2" else b"numpy.core"
@@ -59,7 +59,7 @@ def archive(content, modules: str = "numpy.core", old: bool = False) -> bytes:
 
 @pytest.mark.parametrize("modules", ["numpy.core", "numpy._core"])
 @pytest.mark.parametrize("old", [False, True])
-def test_what_numpy_counted_or_held_is_data(tmp_path, modules, old):
+def test_numpy_scalars_and_arrays_are_read_as_data(tmp_path, modules, old):
     path = tmp_path / "zyzzo.pt"
     for step in (np.int64(7), np.float32(7), np.array(7), 7):
         path.write_bytes(archive(WEB | {"step": step}, modules, old))
@@ -75,8 +75,8 @@ def test_what_numpy_counted_or_held_is_data(tmp_path, modules, old):
         assert read_embedding(path).token == "<cat>"
 
 
-def test_an_array_that_is_no_table_of_numbers_is_refused(tmp_path):
-    """Objects, texts, records; and one that claims more than is in the file."""
+def test_arrays_that_are_not_plain_numbers_are_refused(tmp_path):
+    """Arrays of objects, strings or records are refused, and one that claims more bytes than the file has."""
     path, mark = tmp_path / "bad.pt", tmp_path / "ran"
     objects = np.empty(2, object)
     objects[0] = Call(mark.write_text, "x")
@@ -92,8 +92,8 @@ def test_an_array_that_is_no_table_of_numbers_is_refused(tmp_path):
     assert not mark.exists()
 
 
-def test_the_first_torch_versions_parameters(tmp_path):
-    """The original implementation's table as torch 1.x pickled it: without the names that newer versions keep."""
+def test_parameters_of_the_first_torch_versions_are_read(tmp_path):
+    """The original implementation's table is read as torch 1.x pickled it, without names that newer versions store."""
     inner = torch.nn.ParameterDict({"*": torch.nn.Parameter(ROWS)})
     inner.__dict__.pop("_keys")
     path = tmp_path / "zyzzo.pt"
@@ -104,7 +104,7 @@ def test_the_first_torch_versions_parameters(tmp_path):
 
 @pytest.mark.parametrize("name", ["x.pti", "x.emb", "x", "x.bin", "x.pt", "x.safetensors", "x.png", "X.PT", "x.jpg"])
 @pytest.mark.parametrize("kind", ["safetensors", "pt", "old.pt", "card", "webp"])
-def test_a_file_is_what_it_begins_with(tmp_path, name, kind, capsys):
+def test_first_bytes_decide_the_layout(tmp_path, name, kind, capsys):
     path, word = tmp_path / name, Embedding("zyzzo", {"text_encoder": ROWS})
     if kind in ("card", "webp"):
         from PIL import Image
@@ -120,20 +120,20 @@ def test_a_file_is_what_it_begins_with(tmp_path, name, kind, capsys):
         path.write_bytes(content)
     assert torch.equal(read_embedding(path).vectors["text_encoder"], ROWS)
     assert main(["inspect", str(path)]) == 0
-    said = capsys.readouterr().out
+    reported = capsys.readouterr().out
     fits = {"safetensors": ".safetensors", "pt": (".pt", ".bin"), "old.pt": (".pt", ".bin")}.get(kind, ".png")
     if path.suffix in ("", ".pti", ".emb", ".jpg"):
-        assert "AUTOMATIC1111: does not look at" in said
+        assert "AUTOMATIC1111: ignores" in reported
     elif not name.lower().endswith(fits):
-        assert "AUTOMATIC1111: refuses it: its ending says something else" in said
+        assert "AUTOMATIC1111: refuses it: its extension does not match" in reported
     else:
-        assert "AUTOMATIC1111: refuses it: its ending" not in said
+        assert "AUTOMATIC1111: refuses it: its extension" not in reported
 
 
-def test_what_is_no_embedding_file_is_named(tmp_path):
+def test_other_files_are_refused_by_name(tmp_path):
     for name, content, words in (
         ("page.safetensors", b"<!DOCTYPE html><html>", "a web page"),
-        ("pointer.pt", b"version https://git-lfs.github.com/spec/v1\noid sha256:", "a pointer"),
+        ("pointer.pt", b"version https://git-lfs.github.com/spec/v1\noid sha256:", "Git LFS pointer"),
         ("noise.emb", b"\x07\x08" * 90, "noise.emb"),
         ("empty", b"", "empty"),
     ):
@@ -154,7 +154,7 @@ SEVERAL = {
 
 
 @pytest.mark.parametrize("name", SEVERAL)
-def test_every_word_of_a_file(tmp_path, name, capsys):
+def test_every_word_in_a_file_is_read(tmp_path, name, capsys):
     content, wanted = SEVERAL[name]
     path = tmp_path / name
     save_file(content, path) if path.suffix == ".safetensors" else torch.save(content, path)
@@ -166,8 +166,8 @@ def test_every_word_of_a_file(tmp_path, name, capsys):
     with pytest.raises(FormatError, match=f"holds {len(wanted)} words .*--word"):
         read_embedding(path)
     assert main(["inspect", str(path)]) == 0
-    said = capsys.readouterr().out
-    assert all(f"word: {token}\n" in said for token in wanted)
+    reported = capsys.readouterr().out
+    assert all(f"word: {token}\n" in reported for token in wanted)
     assert main(["convert", str(path), str(tmp_path / "all"), "--to", "safetensors"]) == 0
     assert {file.stem for file in (tmp_path / "all").iterdir()} == set(wanted)
     token = list(wanted)[-1]
@@ -177,8 +177,8 @@ def test_every_word_of_a_file(tmp_path, name, capsys):
     assert "has no word `gnu`" in capsys.readouterr().err
 
 
-def test_lists_of_tables_and_bare_tensors(tmp_path):
-    """A list is one word, as ComfyUI reads it: all vectors of a width."""
+def test_lists_and_bare_tensors_are_one_word(tmp_path):
+    """All vectors of one width in a list are one word, as in ComfyUI."""
     for content, shape in (
         ([{"*": ROWS}, {"x": ROWS + 1}], (6, 768)), ([ROWS[0], ROWS[1]], (2, 768)), (ROWS, (3, 768)), (ROWS[0], (1, 768)),
     ):  # fmt: skip
@@ -203,14 +203,14 @@ def test_every_precision_becomes_float32(tmp_path, kind, capsys):
         assert f"{kind} [3, 768]" in capsys.readouterr().out
 
 
-def test_numbers_that_are_no_vectors_are_described_and_refused(tmp_path, capsys):
+def test_tensors_of_other_types_are_described_and_refused(tmp_path, capsys):
     for name, rows in {"int": ROWS.int(), "bool": ROWS > 0, "complex": ROWS.to(torch.complex64)}.items():
         path = tmp_path / f"{name}.safetensors"
         save_file({"emb_params": rows}, path)
         assert main(["inspect", str(path)]) == 2
-        said = capsys.readouterr()
-        assert f"[{3}, 768]" in said.out
-        assert "are no vectors" in said.err
+        reported = capsys.readouterr()
+        assert f"[{3}, 768]" in reported.out
+        assert "vectors cannot be of the type" in reported.err
     save_file({"emb_params": ROWS, "step": torch.tensor([700])}, tmp_path / "step.safetensors")
     assert read_embedding(tmp_path / "step.safetensors").left_out == ("step",)
 
@@ -227,26 +227,26 @@ def test_numbers_that_are_no_vectors_are_described_and_refused(tmp_path, capsys)
         ({"bundle_emb.x.emp_params_out": ROWS}, "emp_params_out"),
     ],
 )
-def test_output_embeddings_and_zeros_are_no_words(tmp_path, content, named, capsys, images):
-    """They stand behind the text encoder: in front of it they would be some other word, or none."""
+def test_output_embeddings_and_zeros_are_refused(tmp_path, content, named, capsys, images):
+    """Output embeddings apply after the text encoder: in front of it they would be another word, or none."""
     path = tmp_path / "out.safetensors"
     save_file(content, path)
     assert main(["inspect", str(path)]) == 2
-    said = capsys.readouterr()
-    assert named in said.err
-    assert all(name in said.out for name in content)
+    reported = capsys.readouterr()
+    assert named in reported.err
+    assert all(name in reported.out for name in content)
     flags = ["--train_data_dir", str(images), "--token_string", "mychar4", "--weights", str(path)]
     for command in (
         ["convert", str(path), str(tmp_path / "new.pt")], ["verify", str(path)], ["check", *flags],
         ["generate", "--prompt", "a out", "--textual_inversion_embeddings", str(path), "--outdir", str(tmp_path)],
     ):  # fmt: skip
         assert main(command) == 2
-        said = capsys.readouterr()
-        assert named in said.out + said.err
+        reported = capsys.readouterr()
+        assert named in reported.out + reported.err
     assert not (tmp_path / "new.pt").exists()
 
 
-def test_output_embeddings_beside_a_word_are_left_out_and_that_is_said(tmp_path, capsys):
+def test_output_embeddings_beside_a_word_are_left_out_with_a_note(tmp_path, capsys):
     path = tmp_path / "both.safetensors"
     save_file({"emp_params": ROWS, "emp_params_out": ROWS.clone()}, path)
     assert main(["convert", str(path), str(tmp_path / "new.safetensors")]) == 0
@@ -256,7 +256,7 @@ def test_output_embeddings_beside_a_word_are_left_out_and_that_is_said(tmp_path,
     assert "note: left out: OneTrainer's output embeddings (emp_params_out)" in capsys.readouterr().out
 
 
-def test_a_pickle_of_a_newer_protocol_is_no_traceback(tmp_path, capsys):
+def test_pickles_of_every_protocol_are_refused_in_one_line(tmp_path, capsys):
     for protocol in range(6):
         path: Path = tmp_path / f"{protocol}.pt"
         path.write_bytes(pickle.dumps({"string_to_param": {"*": ROWS.tolist()}}, protocol))
@@ -264,8 +264,8 @@ def test_a_pickle_of_a_newer_protocol_is_no_traceback(tmp_path, capsys):
         assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_generate_takes_one_word_of_several(tmp_path, capsys):
-    """`WORD=FILE` chooses; the file alone says how."""
+def test_generate_selects_one_word_of_several(tmp_path, capsys):
+    """`WORD=FILE` selects a word; without it, the message explains how to."""
     path, rows = tmp_path / "learned_embeds.bin", torch.randn(1, 128)
     torch.save({"<cat>": rows, "gnu": rows + 1}, path)
     draw = [
@@ -289,5 +289,5 @@ def test_generate_takes_one_word_of_several(tmp_path, capsys):
     assert "no prompt uses" not in capsys.readouterr().err
     save_file({"emp_params": rows, "emp_params_out": rows.clone()}, tmp_path / "gnu.safetensors")
     given = GenerateSettings(prompt=("a gnu",), textual_inversion_embeddings=(str(tmp_path / "gnu.safetensors"),))
-    said = "left out: OneTrainer's output embeddings (emp_params_out), which stand behind the text encoder"
-    assert said in [problem.what for problem in prepare(given).problems]
+    reported = "left out: OneTrainer's output embeddings (emp_params_out), which apply after the text encoder"
+    assert reported in [problem.what for problem in prepare(given).problems]

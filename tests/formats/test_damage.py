@@ -1,4 +1,4 @@
-"""Embedding files that are cut, changed, or made to do harm: one sentence each, quickly, in little memory."""
+"""Verify that truncated, altered or malicious embedding files are refused in one sentence, at once."""
 
 import base64
 import json
@@ -28,7 +28,7 @@ PAIR = {"text_encoder": ROWS, "text_encoder_2": torch.randn(2, 1280, generator=t
 
 
 def good_file(tmp_path, kind: str) -> bytes:
-    """One sound file of each kind."""
+    """Return a valid file of each kind."""
     name, _, ending = kind.rpartition(".")
     path = tmp_path / f"good.{ending}"
     if name == "ours":
@@ -52,8 +52,11 @@ def good_file(tmp_path, kind: str) -> bytes:
     ["ours.safetensors", "ours.pt", "ours.bin", "ours.png", "pair.safetensors", "pair.pt", "pair.png", "bare.png", "bare.webp",
      "torch.pt", "old.pt", "original.pt"],
 )  # fmt: skip
-def test_cut_and_changed_files(tmp_path, kind):
-    """At many places, mostly in their heads and tails. What is still read has sound vectors."""
+def test_truncated_and_altered_files_are_refused_or_read_soundly(tmp_path, kind):
+    """Files are changed at many offsets, mostly near their beginning and end.
+
+    Whatever is still read has valid vectors.
+    """
     content, rng = good_file(tmp_path, kind), random.Random(kind)
     path = tmp_path / f"bad.{kind.rpartition('.')[2]}"
     cut = [content[: len(content) * i // 25] for i in range(25)] + [content[:-n] for n in (1, 2, 3, 8, 22)]
@@ -82,7 +85,7 @@ def test_cut_and_changed_files(tmp_path, kind):
                 read_embedding(path)
 
 
-def test_a_changed_number_in_an_archive_is_found(tmp_path):
+def test_an_altered_number_in_an_archive_is_detected(tmp_path):
     content = bytearray(good_file(tmp_path, "ours.pt"))
     content[content.index(ROWS.numpy().tobytes()[:16]) + 100] ^= 1
     (tmp_path / "bad.pt").write_bytes(content)
@@ -103,7 +106,7 @@ def header(content: dict, data: bytes = b"") -> bytes:
 
 
 def old_pickle(size: bytes) -> bytes:
-    """The old serialisation, with another claim of how many numbers there are."""
+    """Return a file in the old serialisation that claims another number of elements."""
     from io import BytesIO
 
     file = BytesIO()
@@ -111,8 +114,8 @@ def old_pickle(size: bytes) -> bytes:
     return file.getvalue().replace(b"K\x04", size)
 
 
-def room(path, packed: bool):
-    """The one call that torch's safe reader allows and that takes whatever memory it is told to."""
+def bytearray_file(path, packed: bool):
+    """Write a file with the only call that torch's safe loader allows and that allocates any amount of memory."""
     content = b"\x80\x02c__builtin__\nbytearray\n" + b"\x8a\x05" + struct.pack("<q", 2**30)[:5] + b"\x85R."
     if not packed:
         path.write_bytes(content)
@@ -122,8 +125,8 @@ def room(path, packed: bool):
         archive.writestr("archive/version", "3\n")
 
 
-def doubled(levels: int) -> bytes:
-    """A table whose key is (t, t), t being (u, u), and so on: a few hundred bytes, a hash that takes 2 ** levels steps."""
+def nested_tuples(levels: int) -> bytes:
+    """Return a pickle of a table whose key is (t, t), t being (u, u), and so on: hashing it takes 2 ** levels steps."""
     pairs = b"".join(b"h%c\x86q%c" % (n, n + 1) for n in range(1, levels))
     return b"\x80\x02}q\x00K\x01K\x02\x86q\x01" + pairs + b"K\x05s."
 
@@ -139,10 +142,10 @@ HARMFUL = {  # a few kilobytes that claim to be gigabytes, texts nested without 
     "sparse.pt": lambda p: torch.save({"a": ROWS.to_sparse()}, p),
     "nowhere.pt": lambda p: torch.save({"a": ROWS.to("meta")}, p),
     "many.pt": lambda p: torch.save({str(i): ROWS[0, :1] for i in range(5000)}, p),
-    "doubled.pt": lambda p: p.write_bytes(doubled(40)),
+    "nested_tuples.pt": lambda p: p.write_bytes(nested_tuples(40)),
     "nested.pt": lambda p: p.write_bytes(b"\x80\x02" + b"]" * 50000 + b"a" * 49999 + b"."),
-    "room.pt": lambda p: room(p, packed=True),
-    "room-plain.bin": lambda p: room(p, packed=False),
+    "bytearray_file.pt": lambda p: bytearray_file(p, packed=True),
+    "bytearray_file-plain.bin": lambda p: bytearray_file(p, packed=False),
     "long.pt": lambda p: p.write_bytes(b"\x80\x04\x8d" + struct.pack("<Q", 2**40) + b"abc."),
     "nested.safetensors": lambda p: p.write_bytes((50000).to_bytes(8, "little") + b'{"a":' + b"[" * 49995),
     "claims.safetensors": lambda p: p.write_bytes(header({"a": {"dtype": "F32", "shape": [2**33, 2**33], "data_offsets": [0, 0]}})),
@@ -166,7 +169,7 @@ HARMFUL = {  # a few kilobytes that claim to be gigabytes, texts nested without 
 
 
 @pytest.mark.parametrize("name", HARMFUL)
-def test_harmful_files_are_refused_at_once(tmp_path, name, capsys):
+def test_malicious_files_are_refused_at_once(tmp_path, name, capsys):
     path = tmp_path / name
     HARMFUL[name](path)
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
@@ -180,8 +183,8 @@ def test_harmful_files_are_refused_at_once(tmp_path, name, capsys):
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_whatever_would_be_called_is_named(tmp_path, protocol, capsys, recwarn):
-    """In plain pickles of every protocol, which torch may not even begin to read, as embedding and as model."""
+def test_the_code_that_a_pickle_would_run_is_named(tmp_path, protocol, capsys, recwarn):
+    """This holds for pickles of every protocol, some of which torch cannot parse, given as an embedding and as a model."""
 
     class Evil:
         def __reduce__(self):
@@ -197,8 +200,8 @@ def test_whatever_would_be_called_is_named(tmp_path, protocol, capsys, recwarn):
     assert not recwarn.list
 
 
-def test_what_a_file_says_of_itself_is_not_obeyed(tmp_path, capsys):
-    """Names that are paths or no names, signs that a terminal obeys, settings that are none."""
+def test_hostile_metadata_has_no_effect(tmp_path, capsys):
+    """Names that are paths, control characters for terminals, and settings of the wrong type do no harm."""
     out = tmp_path / "out"
     out.mkdir()
     card(
@@ -220,12 +223,12 @@ def test_what_a_file_says_of_itself_is_not_obeyed(tmp_path, capsys):
     capsys.readouterr()
     assert main(["inspect", str(bad)]) == 0
     assert "\x1b" not in capsys.readouterr().out
-    for told in ("{", "[" * 5000, '{"no_such_setting": 1}', '{"seed": {"a": 1}}', "5"):
-        save_file({"emb_params": ROWS}, bad, {"neonym.settings": told, "neonym.vectors": "many"})
+    for texts in ("{", "[" * 5000, '{"no_such_setting": 1}', '{"seed": {"a": 1}}', "5"):
+        save_file({"emb_params": ROWS}, bad, {"neonym.settings": texts, "neonym.vectors": "many"})
         assert main(["recipe", str(bad)]) == 2
         assert "settings" in capsys.readouterr().err
-    for told in ("{", "5", "[5]", "[{}]", '[{"subsets": [{"no_such_key": 1}]}]', '[{"subsets": [{"image_dir": {}}]}]'):
-        save_file({"emb_params": ROWS}, bad, {"neonym.settings": "{}", "neonym.datasets": told})
+    for texts in ("{", "5", "[5]", "[{}]", '[{"subsets": [{"no_such_key": 1}]}]', '[{"subsets": [{"image_dir": {}}]}]'):
+        save_file({"emb_params": ROWS}, bad, {"neonym.settings": "{}", "neonym.datasets": texts})
         assert main(["recipe", str(bad)]) == 2
 
 
@@ -234,19 +237,19 @@ def test_what_a_file_says_of_itself_is_not_obeyed(tmp_path, capsys):
     ['{"seed": NaN}', '{"learning_rate": Infinity}', '{"learning_rate": 1e999}', '{"optimizer_args": [null]}',
      '{"optimizer_args": [["a"], [null]]}', '{"optimizer_type": "\\ud800"}', '{"optimizer_args": ["\\udfff"]}', "null"],
 )  # fmt: skip
-def test_a_recipe_that_is_no_config_file_is_refused(tmp_path, settings, capsys):
-    for told in (
+def test_a_recipe_that_is_not_a_config_file_is_refused(tmp_path, settings, capsys):
+    for texts in (
         {"neonym.settings": settings},
         {"neonym.settings": "{}", "neonym.datasets": f'[{{"subsets": [{settings}]}}]'},
     ):
-        save_file({"emb_params": ROWS}, tmp_path / "word.safetensors", told)
+        save_file({"emb_params": ROWS}, tmp_path / "word.safetensors", texts)
         assert main(["recipe", str(tmp_path / "word.safetensors")]) == 2
         assert capsys.readouterr().out == ""
 
 
-def test_a_recipe_is_a_config_file_whatever_its_texts_hold(tmp_path, capsys):
+def test_a_recipe_is_a_valid_config_file_whatever_its_texts_contain(tmp_path, capsys):
     odd = "".join(map(chr, range(1, 0xA1))) + "\u2028\ufeff\U0001f600"
-    told = {
+    texts = {
         "optimizer_type": odd,
         "optimizer_args": [odd, "\x7f"],
         "learning_rate": 1e-05,
@@ -254,7 +257,7 @@ def test_a_recipe_is_a_config_file_whatever_its_texts_hold(tmp_path, capsys):
         "loss_type": None,
     }
     tables = [{"subsets": [{"caption_prefix": odd, "class_tokens": "x"}]}]
-    facts = {"neonym.settings": json.dumps(told), "neonym.datasets": json.dumps(tables), "neonym.init_word": odd,
+    facts = {"neonym.settings": json.dumps(texts), "neonym.datasets": json.dumps(tables), "neonym.init_word": odd,
              "neonym.base_model": odd, "neonym.base_model_hash": odd}  # fmt: skip
     save_file({"emb_params": ROWS}, tmp_path / "word.safetensors", facts)
     assert main(["recipe", str(tmp_path / "word.safetensors")]) == 0

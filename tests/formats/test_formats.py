@@ -1,4 +1,4 @@
-"""Embedding files: exact round trips, the real diffusers loader, refusal of what breaks programs."""
+"""Verify embedding files: exact round trips, loading by the real diffusers, and refusal of what breaks programs."""
 
 import json
 import subprocess
@@ -34,15 +34,15 @@ def test_round_trip_is_exact(tmp_path, ending):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_layout_is_sd_scripts(tmp_path):
+def test_the_safetensors_layout_is_that_of_sd_scripts(tmp_path):
     content = load_file(write_embedding(embedding(), tmp_path / "zyzzo.safetensors"))
     assert list(content) == ["emb_params"]
     assert content["emb_params"].dtype == torch.float32
     assert content["emb_params"].shape == (3, 128)
 
 
-def test_the_same_embedding_is_the_same_file(tmp_path):
-    """In other processes too: the library alone writes metadata in random order."""
+def test_the_same_embedding_gives_the_same_bytes(tmp_path):
+    """Two processes write the same file, although the safetensors library writes metadata in random order."""
     code = (
         "import sys, torch; from neonym.formats import write_embedding; from neonym.types import Embedding;"
         "m = {c * 3: c for c in 'abcdefghijkl'};"
@@ -55,8 +55,8 @@ def test_the_same_embedding_is_the_same_file(tmp_path):
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_a_long_text_does_not_take_the_other_metadata_with_it(tmp_path):
-    """An archive's comment holds 64 KiB; a thumbnail has more."""
+def test_a_long_text_is_dropped_without_the_other_metadata(tmp_path):
+    """The comment of an archive holds 64 KiB, less than a thumbnail needs."""
     told = {"neonym.steps": "7", "modelspec.thumbnail": "x" * 70000, "modelspec.title": "zyzzo"}
     for ending in ("safetensors", "png", "pt", "bin"):
         path = write_embedding(Embedding("zyzzo", {"text_encoder": ROWS}, told), tmp_path / f"a.{ending}")
@@ -68,8 +68,8 @@ def test_a_long_text_does_not_take_the_other_metadata_with_it(tmp_path):
 
 @pytest.mark.parametrize("ending", ["safetensors", "pt"])
 @pytest.mark.parametrize("word", ["zyzzo", "my-word.v2"])
-def test_diffusers_loads_it_to_the_same_conditioning(tmp_path, ending, word):
-    """The real consumer: load_textual_inversion, then the pipeline's own prompt encoding."""
+def test_diffusers_computes_the_same_conditioning(tmp_path, ending, word):
+    """The real library loads the file with load_textual_inversion and encodes a prompt with the pipeline's own method."""
     from diffusers import StableDiffusionPipeline
 
     path = write_embedding(embedding(token=word), tmp_path / f"{word}.{ending}")
@@ -97,20 +97,20 @@ def test_diffusers_loads_it_to_the_same_conditioning(tmp_path, ending, word):
         (torch.full((1, 128), float("inf")), "not finite"),
     ],
 )
-def test_what_breaks_programs_is_not_written(tmp_path, rows, words):
+def test_embeddings_that_break_programs_are_not_written(tmp_path, rows, words):
     with pytest.raises(FormatError, match=words):
         write_embedding(embedding(rows), tmp_path / "x.safetensors")
     assert not list(tmp_path.iterdir())
 
 
-def test_foreign_layouts_are_read(tmp_path):
+def test_layouts_of_other_programs_are_read(tmp_path):
     save_file({"<tok>": ROWS[0]}, tmp_path / "one.safetensors")
     assert read_embedding(tmp_path / "one.safetensors").vectors["text_encoder"].shape == (1, 128)
     torch.save({"emb_params": ROWS.half()}, tmp_path / "kohya.pt")
     assert read_embedding(tmp_path / "kohya.pt").vectors["text_encoder"].dtype == torch.float32
 
 
-def test_damaged_files_are_refused_in_a_sentence(tmp_path):
+def test_damaged_files_are_refused_in_one_sentence(tmp_path):
     good = write_embedding(embedding(), tmp_path / "good.safetensors").read_bytes()
     for name, content in {
         "cut.safetensors": good[:-9],
@@ -140,7 +140,7 @@ PAIR = {"text_encoder": torch.randn(2, 768, generator=torch.Generator().manual_s
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "pt", "ckpt", "bin", "png"])
-def test_pairs_of_sdxl(tmp_path, ending):
+def test_sdxl_pairs_round_trip(tmp_path, ending):
     path = write_embedding(Embedding("zyzzo", PAIR, {}), tmp_path / f"zyzzo.{ending}")
     if ending != "png":
         content = load_file(path) if ending == "safetensors" else torch.load(path, weights_only=True)
@@ -149,12 +149,12 @@ def test_pairs_of_sdxl(tmp_path, ending):
     assert back.token == "zyzzo"
     assert all(torch.equal(back.vectors[name], rows) for name, rows in PAIR.items())
     unequal = {**PAIR, "text_encoder_2": PAIR["text_encoder_2"][:1]}
-    with pytest.raises(FormatError, match="unequal numbers"):
+    with pytest.raises(FormatError, match="different numbers"):
         write_embedding(Embedding("zyzzo", unequal, {}), tmp_path / f"x.{ending}")
 
 
-def test_rivals_layouts(tmp_path):
-    """As each program writes them."""
+def test_layouts_of_other_trainers_are_read(tmp_path):
+    """Files are laid out as each program writes them."""
     parameter = torch.nn.Parameter(ROWS)
     pickled = {
         "onetrainer.pt": ({"emp_params": ROWS}, "onetrainer"),
@@ -184,8 +184,8 @@ def test_rivals_layouts(tmp_path):
         read_embedding(tmp_path / "two.safetensors")
 
 
-def test_cards(tmp_path):
-    """In the text chunk, and in the pixels when a program has dropped it."""
+def test_image_cards_are_read_from_text_and_pixels(tmp_path):
+    """The embedding is read from the text chunk, or from the pixels if a program has dropped the chunk."""
     path = write_embedding(embedding(), tmp_path / "zyzzo.png")
     with Image.open(path) as card:
         assert "sd-ti-embedding" in card.info
@@ -203,7 +203,7 @@ def test_cards(tmp_path):
 
 
 class Evil:
-    """Pickles to a call."""
+    """An object that pickles to a call."""
 
     def __init__(self, *call):
         self.call = call
@@ -246,7 +246,7 @@ def test_no_file_runs_code(tmp_path, ending):
     assert time.monotonic() - started < 2
 
 
-def test_convert_inspect_recipe(tmp_path, capsys):
+def test_convert_inspect_and_recipe_agree(tmp_path, capsys):
     from neonym.cli.main import main
 
     first = write_embedding(embedding(), tmp_path / "zyzzo.safetensors")
@@ -259,7 +259,7 @@ def test_convert_inspect_recipe(tmp_path, capsys):
     assert main(["convert", str(first), str(tmp_path), "--to", "gguf"]) == 2
     capsys.readouterr()
     assert main(["convert", str(first), str(tmp_path / "My Word.pt"), "--token", "My Word"]) == 0
-    assert "capitals" in capsys.readouterr().out
+    assert "capital letters" in capsys.readouterr().out
     assert main(["inspect", str(first), "--json", "--model", "builtin:emoji"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["encoders"]["text_encoder"]["vectors"] == 3
@@ -279,7 +279,7 @@ def test_a_run_leaves_a_card_and_its_recipe(run_for, tmp_path, capsys):
     file = train(run).files[0]
     card = file.with_suffix(".md").read_text()
     assert "2 vectors" in card
-    assert "for Neonym only" in card
+    assert "Only Neonym can use it" in card
     assert "ComfyUI" not in card
     capsys.readouterr()
     assert main(["recipe", str(file)]) == 0
@@ -304,7 +304,7 @@ def test_a_run_leaves_a_card_and_its_recipe(run_for, tmp_path, capsys):
     )
 
 
-def test_a_recipe_has_the_data_set_file_of_its_word(tmp_path, images, capsys):
+def test_a_recipe_contains_the_data_set_file_of_its_word(tmp_path, images, capsys):
     from neonym.cli.main import main
     from neonym.config.resolve import read_table
 
@@ -320,7 +320,7 @@ def test_a_recipe_has_the_data_set_file_of_its_word(tmp_path, images, capsys):
     assert main(["recipe", str(file)]) == 0
     told = capsys.readouterr().out
     assert str(tmp_path) not in told
-    recipe, data = tmp_path / "recipe.toml", tmp_path / "told.toml"
+    recipe, data = tmp_path / "recipe.toml", tmp_path / "data.toml"
     recipe.write_text(told)
     data.write_text("\n".join(line.removeprefix("# ") for line in told[told.index("# [[datasets]]") :].splitlines()))
     (dataset,) = read_table(data)["datasets"]  # that of the other word is none of its own

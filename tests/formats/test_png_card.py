@@ -1,8 +1,8 @@
-"""Image cards against AUTOMATIC1111's layout, read and written here a second time, number by number.
+"""Verify image cards against AUTOMATIC1111's layout, which is read and written here a second time, number by number.
 
-The layout: JSON with `string_to_param: {"*": {"TORCHTENSOR": rows}}`, as base64 in the text chunk `sd-ti-embedding`; and packed by
-zlib in the low four bits of the colours left of the first column that is black in these bits (low halves of the bytes) and right
-of the last one (high halves), both mixed with the same stream of pseudo-random numbers.
+The layout: JSON with `string_to_param: {"*": {"TORCHTENSOR": rows}}`, as base64 in the text chunk `sd-ti-embedding`;
+and packed by zlib in the low four bits of the colours left of the first column that is black in these bits (low halves
+of the bytes) and right of the last one (high halves), both mixed with the same stream of pseudo-random numbers.
 """
 
 import base64
@@ -19,14 +19,14 @@ from PIL import Image, PngImagePlugin
 
 from neonym.cli.main import main
 from neonym.errors import FormatError
-from neonym.formats import programs, read_embedding, read_words, write_embedding
+from neonym.formats import read_embedding, read_words, support_by_program, write_embedding
 from neonym.types import Embedding
 
 ROWS = torch.randn(3, 768, generator=torch.Generator().manual_seed(5)) * 0.02
 
 
 def stream() -> Iterator[int]:
-    """Low halves of the states, modulo 255, of a linear congruential generator."""
+    """Yield the low halves of the states, modulo 255, of a linear congruential generator."""
     state = 0
     while True:
         state = (1664525 * state + 1013904223) & 0xFFFFFFFF
@@ -34,7 +34,7 @@ def stream() -> Iterator[int]:
 
 
 def from_chunk(path: Path) -> dict:
-    """Chunk by chunk through the file: length, kind, content, checksum."""
+    """Return the table in the text chunk, read chunk by chunk: length, kind, content, checksum."""
     content, at = path.read_bytes(), 8
     assert content[:8] == b"\x89PNG\r\n\x1a\n"
     while at < len(content):
@@ -47,7 +47,7 @@ def from_chunk(path: Path) -> dict:
 
 
 def from_columns(path: Path) -> dict:
-    """From the colours alone. What has no colour at the edges would be cut away first: nothing may."""
+    """Return the table in the pixels. Programs crop black edges, so there must be none."""
     with Image.open(path) as opened:
         card = opened.convert("RGB")
     width, height = card.size
@@ -72,7 +72,7 @@ def rows_of(table: dict) -> torch.Tensor:
     return torch.tensor(table["string_to_param"]["*"]["TORCHTENSOR"], dtype=torch.float64).float()
 
 
-def test_the_stream_is_the_web_uis():
+def test_the_mask_is_that_of_the_web_ui():
     states, state = [], 0
     for _ in range(5):
         state = (1664525 * state + 1013904223) % 2**32
@@ -81,8 +81,8 @@ def test_the_stream_is_the_web_uis():
     assert list(islice(stream(), 5)) == [n & 15 for n in states]
 
 
-def test_as_many_vectors_as_prompts_can_hold(tmp_path):
-    """Three parts of 75 for SDXL, also from the pixels alone; many more are refused, not written and then unreadable."""
+def test_a_card_holds_as_many_vectors_as_a_prompt(tmp_path):
+    """Three chunks of 75 vectors fit for SDXL, even in the pixels alone; many more are refused when writing."""
     generator = torch.Generator().manual_seed(3)
     pair = {"text_encoder": torch.randn(225, 768, generator=generator),
             "text_encoder_2": torch.randn(225, 1280, generator=generator)}  # fmt: skip
@@ -92,20 +92,20 @@ def test_as_many_vectors_as_prompts_can_hold(tmp_path):
     for file in (path, tmp_path / "bare.png"):
         assert all(torch.equal(rows, pair[name]) for name, rows in read_embedding(file).vectors.items())
     many = {name: rows.repeat(3, 1) for name, rows in pair.items()}
-    with pytest.raises(FormatError, match="more vectors than a card holds"):
+    with pytest.raises(FormatError, match="more vectors than a card can hold"):
         write_embedding(Embedding("zyzzo", many), tmp_path / "many.png")
     assert not (tmp_path / "many.png").exists()
 
 
-def test_a_card_of_ours_is_read_by_the_layout(tmp_path):
+def test_the_second_implementation_reads_our_cards(tmp_path):
     path = write_embedding(Embedding("zyzzo", {"text_encoder": ROWS}, {"neonym.steps": "7"}), tmp_path / "zyzzo.png")
     for table in (from_chunk(path), from_columns(path)):
         assert torch.equal(rows_of(table), ROWS)
         assert (table["name"], table["step"]) == ("zyzzo", 7)
 
 
-def test_a_card_with_a_image_is_read_by_the_layout(tmp_path):
-    """An image with black edges and black columns within, as tall as it is."""
+def test_the_second_implementation_reads_cards_with_images(tmp_path):
+    """The image has black edges and black columns, and is as tall as the card."""
     file = write_embedding(Embedding("zyzzo", {"text_encoder": ROWS}), tmp_path / "zyzzo.safetensors")
     image = Image.new("RGB", (90, 300))
     image.paste((200, 16, 240), (20, 40, 40, 260))
@@ -119,8 +119,8 @@ def test_a_card_with_a_image_is_read_by_the_layout(tmp_path):
         assert card.crop((left, 0, left + image.width, 300)).convert("RGB").tobytes() == image.tobytes()
 
 
-def test_a_card_of_the_web_ui_is_read_by_us(tmp_path):
-    """Made by the layout, with patterns in the high halves of the colours, as it draws them."""
+def test_cards_of_the_web_ui_are_read(tmp_path):
+    """The card is made by the second implementation, with patterns in the high halves of the colours."""
     table = {"string_to_param": {"*": {"TORCHTENSOR": ROWS.tolist()}}, "name": "made-there", "step": 40}
     data, height = zlib.compress(json.dumps(table).encode()), 256
     columns = -(-len(data) // (3 * height))
@@ -141,8 +141,8 @@ PAIR = {"text_encoder": ROWS, "text_encoder_2": torch.randn(3, 1280, generator=t
 NUMBERS = {name: {"TORCHTENSOR": rows.tolist()} for name, rows in zip(("clip_l", "clip_g"), PAIR.values(), strict=True)}
 
 
-def test_a_card_for_sdxl_holds_the_two_tensors_and_nothing_else(tmp_path):
-    """The web UI detaches every value of the table, so a text is one too many; what we know of the word stands elsewhere."""
+def test_a_card_for_sdxl_holds_only_the_two_tensors(tmp_path):
+    """The web UI detaches every value of the table, so metadata must be content elsewhere."""
     path = write_embedding(Embedding("zyzzo", PAIR, {"neonym.steps": "7"}), tmp_path / "a.png")
     for table in (from_chunk(path), from_columns(path)):
         assert set(table) == {"clip_l", "clip_g"}
@@ -155,25 +155,25 @@ def test_a_card_for_sdxl_holds_the_two_tensors_and_nothing_else(tmp_path):
         assert all(torch.equal(found.vectors[name], rows) for name, rows in PAIR.items())
 
 
-def test_a_card_for_sdxl_that_we_wrote_before_is_still_read(tmp_path):
-    """It had texts beside the tensors, and no other program reads it: which is said."""
+def test_cards_for_sdxl_from_older_versions_are_read(tmp_path):
+    """Such cards have strings beside the tensors, so `inspect` reports that no other program reads them."""
     table = {**NUMBERS, "name": "old", "neonym": json.dumps({"token": "old", "neonym.steps": "7"})}
     chunks = PngImagePlugin.PngInfo()
     chunks.add_text("sd-ti-embedding", base64.b64encode(json.dumps(table).encode()).decode())
     Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png", pnginfo=chunks)
-    found, stored = read_words(tmp_path / "a.png")
+    found, content = read_words(tmp_path / "a.png")
     assert (found[0].token, found[0].metadata["neonym.steps"]) == ("old", "7")
-    said = programs(stored, "a")
-    assert said["AUTOMATIC1111"] == said["Forge"]
-    assert said["Forge"].startswith(
-        "refuses it: beside clip_l and clip_g there are values that are no tensors (name, neonym)"
+    described = support_by_program(content, "a")
+    assert described["AUTOMATIC1111"] == described["Forge"]
+    assert described["Forge"].startswith(
+        "refuses it: some values beside clip_l and clip_g are not tensors (name, neonym)"
     )
     assert main(["convert", str(tmp_path / "a.png"), str(tmp_path / "b.png")]) == 0
-    assert programs(read_words(tmp_path / "b.png")[1], "b")["Forge"] == "reads it"
+    assert support_by_program(read_words(tmp_path / "b.png")[1], "b")["Forge"] == "reads it"
 
 
-def test_a_small_card_has_no_metadata_but_its_own(tmp_path):
-    """What fills a block up is the table again, which is not taken for more."""
+def test_padding_of_a_small_card_is_not_read_as_metadata(tmp_path):
+    """Blocks of pixels are padded with the table itself."""
     for pair in ({"text_encoder": ROWS[:1, :64]}, {"text_encoder": ROWS[:1, :64], "text_encoder_2": ROWS[:1, :128]}):
         path = write_embedding(Embedding("zyzzo", pair), tmp_path / "a.png")
         with Image.open(path) as card:

@@ -1,4 +1,4 @@
-"""The card beside a file: what it says of each program is what the program does, and its command is one that works."""
+"""Verify the usage card beside an embedding file: it describes what each program does, and its command works."""
 
 import json
 import re
@@ -23,7 +23,7 @@ SDXL = SD1 | {"text_encoder_2": torch.randn(2, 1280, generator=torch.Generator()
 
 
 def rows_of(card: str) -> dict[str, list[str]]:
-    """Program -> the cells behind it."""
+    """Return the cells of each program's row."""
     lines = [line.strip("| ").split("|") for line in card.splitlines() if line.startswith("| ")][1:]
     return {name.strip(): [cell.strip() for cell in cells] for name, *cells in lines}
 
@@ -44,25 +44,25 @@ def test_every_program_has_a_row(tmp_path):
     assert rows["AUTOMATIC1111"] == ["embeddings/", "`a photo of zyzzo`"]
     assert rows["ComfyUI"] == ["models/embeddings/", "`a photo of embedding:zyzzo`"]
     assert rows["InvokeAI"][1] == "`a photo of <zyzzo>`"
-    assert rows["OneTrainer"][0].startswith("refuses it: it knows emp_params")
+    assert rows["OneTrainer"][0].startswith("refuses it: it reads emp_params")
     assert rows_of(card_of(tmp_path / "zyzzo.pt"))["OneTrainer"][0].startswith("its base embedding")
 
 
-def test_names_and_endings_that_a_program_spells_otherwise(tmp_path):
+def test_programs_with_their_own_spelling_of_names(tmp_path):
     rows = rows_of(card_of(tmp_path / "Zy.zzo.ckpt"))
     assert rows["ComfyUI"] == ["models/embeddings/ (by its whole name)", "`a photo of embedding:Zy.zzo.ckpt`"]
     assert rows["InvokeAI"] == ["the model manager, as a new model (outside of ( ) only)", "`a photo of <Zy.zzo>`"]
     assert rows["stable-diffusion.cpp"][1] == "`a photo of zy.zzo`"
-    assert rows["AUTOMATIC1111"][0] == "does not look at .ckpt files"
+    assert rows["AUTOMATIC1111"][0] == "ignores .ckpt files"
     rows = rows_of(card_of(tmp_path / "a,b.pt"))
-    assert rows["InvokeAI"][0].startswith("reads it, but prompts cannot say its name")
+    assert rows["InvokeAI"][0].startswith("reads it, but prompts cannot contain its name")
     half = {"text_encoder": SD1["text_encoder"].half()}
     assert rows_of(card_of(tmp_path / "half.pt", half))["stable-diffusion.cpp"][0].startswith("misreads it")
 
 
 @pytest.mark.parametrize("vectors", [SD1, SDXL])
-def test_a_card_is_registered_under_its_files_name(tmp_path, vectors):
-    """AUTOMATIC1111 and Forge take the name within an image card, so that is the file's; the word keeps its own for us."""
+def test_an_image_card_is_registered_under_its_file_name(tmp_path, vectors):
+    """AUTOMATIC1111 and Forge use the name in an image card, so it is the file name; Neonym keeps the name of the word."""
     first = write_embedding(Embedding("zyzzo", vectors), tmp_path / "a.png")
     assert main(["convert", str(first), str(tmp_path / "b.png")]) == 0
     for name in ("a", "b"):
@@ -76,11 +76,11 @@ def test_a_card_is_registered_under_its_files_name(tmp_path, vectors):
         assert rows_of(usage_card(read_embedding(path), path))["Forge"] == ["embeddings/", f"`a photo of {name}`"]
 
 
-def test_a_card_with_another_name_within_says_so(tmp_path, capsys):
+def test_another_name_in_an_image_card_is_reported(tmp_path, capsys):
     path = write_embedding(Embedding("zyzzo", SD1), tmp_path / "a.png").rename(tmp_path / "c.png")
     assert rows_of(usage_card(read_embedding(path), path))["Forge"][1] == "`a photo of a`"
     assert main(["inspect", str(path)]) == 0
-    assert "Forge: reads it, as `a`: the name that stands in the card" in capsys.readouterr().out
+    assert "Forge: reads it, as `a`: the name in the card" in capsys.readouterr().out
 
 
 def test_the_command_names_the_model(tmp_path):
@@ -92,20 +92,20 @@ def test_the_command_names_the_model(tmp_path):
     assert words[-1] == str(tmp_path / "it's !.pt")
 
 
-def test_a_word_that_diffusers_has_gets_another_name_there(tmp_path):
+def test_diffusers_gets_another_name_for_a_word_in_its_vocabulary(tmp_path):
     assert 'token="<cat>"' in card_of(tmp_path / "Cat.safetensors")
     assert 'token="squirrel"' in card_of(tmp_path / "squirrel.safetensors")
 
 
 def test_the_command_of_a_run_works(tmp_path, images):
-    """Of the built-in model, whose word is for Neonym only."""
+    """The word was trained on the built-in model, so only Neonym can use it."""
     out = tmp_path / "out put"
     run = settings(
         train_data_dir=str(images), token_string="mychar4", max_train_steps=1, output_dir=str(out), clip_skip=2,
         resolution="64", eval_samples=8, output_name="m(y) char",
     )  # fmt: skip
     card = train(run).files[0].with_suffix(".md").read_text()
-    assert "for Neonym only" in card
+    assert "Only Neonym can use it" in card
     assert not rows_of(card)
     command = command_of(card)
     assert command[command.index("--clip_skip") + 1] == "2"
@@ -114,8 +114,8 @@ def test_the_command_of_a_run_works(tmp_path, images):
     assert len(list((tmp_path / "images").glob("*.png"))) == 1
 
 
-def test_the_command_of_a_word_of_another_model_works(tmp_path, images):
-    """A checkpoint file, named as the training was given it, with a blank in its path; the file in another folder."""
+def test_the_command_of_a_run_on_a_checkpoint_works(tmp_path, images):
+    """The model is a checkpoint file in another folder, with a space in its path, named as in the training."""
     model = tmp_path / "my models" / "tiny.safetensors"
     model.parent.mkdir()
     save_file(single_file_tensors(make_parts("sd1", tiny=True), "sd1"), model)
@@ -129,14 +129,14 @@ def test_the_command_of_a_word_of_another_model_works(tmp_path, images):
     assert len(list((tmp_path / "images").glob("*.png"))) == 1
 
 
-def test_a_name_that_programs_cannot_use_is_told_before_training(tmp_path, capsys):
-    for word, said in (
+def test_problematic_names_are_reported_before_training(tmp_path, capsys):
+    for word, warning in (
         ("abig", "diffusers and sd-scripts refuse it"),
         ("squirrel", "is an ordinary word"),
         ("a,b", "InvokeAI"),
     ):
         data = make_images(tmp_path / word, 2, caption=f"a sticker of a {word}")
         assert main(["check", f"--train_data_dir={data}", f"--token_string={word}"]) == 0
-        told = capsys.readouterr().out
-        assert said in told
-        assert ("diffusers" in told) == (word == "abig")
+        printed = capsys.readouterr().out
+        assert warning in printed
+        assert ("diffusers" in printed) == (word == "abig")

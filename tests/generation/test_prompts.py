@@ -341,7 +341,7 @@ def test_a_word_at_the_end_of_a_part_moves_to_the_next_as_a_whole(model):
 
 
 def test_a_word_may_have_more_vectors_than_a_part_holds(model):
-    tokenizer = replace(model.text.tokenizers["text_encoder"], words={}, known={})
+    tokenizer = replace(model.text.tokenizers["text_encoder"], words={}, cached_ids={})
     tokenizer.add_word("much", 80)
     assert [len(part) for part in parts_of(tokenizer, "a much cat")] == [1, 75, 6]
     assert [token for part in parts_of(tokenizer, "much") for token, _ in part] == list(tokenizer.words["much"])

@@ -1,4 +1,4 @@
-"""sd-scripts' own results through `neonym check --json`, as a user would see them."""
+"""Verify sd-scripts' own results through `neonym check --json`, as a user would see them."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from support.golden import differences, golden, judge, same_values
 
 @pytest.fixture
 def check(tmp_path, capsys):
-    """A function: data-set table, flags -> the object that `neonym check --json` prints."""
+    """Return a function from a data-set table and flags to the object that `neonym check --json` prints."""
 
     def run(table: dict | None, *flags: str, token: str = WORD) -> dict:
         if table is not None:
@@ -36,7 +36,7 @@ def image(path: Path, size=(64, 64)) -> None:
 
 
 def row(folder: Path, **values) -> dict:
-    """One data set of one folder."""
+    """Return a data set with one folder."""
     return {**values, "subsets": [{"image_dir": str(folder), "class_tokens": WORD}]}
 
 
@@ -44,7 +44,7 @@ def problems(found: dict) -> list[str]:
     return [f"{p['where']}: {p['what']}" for p in found["problems"] if p["severity"] == "error"]
 
 
-def test_all_shapes(check, tmp_path):
+def test_golden_bucket_sizes(check, tmp_path):
     image(tmp_path / "a" / "0.png", (512, 512))
     cases = golden("a_bucket_resolutions.json")
     good = [case for case in cases if "error" not in case["expected"]]
@@ -60,8 +60,11 @@ def test_all_shapes(check, tmp_path):
             assert any("bucket_reso" in text for text in problems(found)), case
 
 
-def test_places_of_images(check, tmp_path):
-    """One data set for each way of bucketing, one image for each size. What SDXL is told is ours (docs/datasets.md)."""
+def test_golden_fits_of_images(check, tmp_path):
+    """There is a data set for each way of bucketing, and an image for each size.
+
+    The crop for SDXL differs on purpose (docs/datasets.md).
+    """
     ways: dict[str, list[dict]] = {}
     for case in golden("b_bucket_selection.json"):
         inputs = dict(case["inputs"])
@@ -96,7 +99,7 @@ def test_places_of_images(check, tmp_path):
 
 
 def listed(folder: Path, captions: list[str], **values) -> dict:
-    """A subset with these captions, one image each, by a metadata file: captions as they are, lines and blanks included."""
+    """Return a subset with these captions, one image each, by a metadata file, which keeps lines and blanks."""
     for number in range(len(captions)):
         image(folder / f"{number:03}.png")
     file = folder / "captions.json"
@@ -104,8 +107,8 @@ def listed(folder: Path, captions: list[str], **values) -> dict:
     return {"image_dir": str(folder), "metadata_file": str(file), **values}
 
 
-def test_captions_of_a_step(check, tmp_path):
-    """Every option, one data set a case; cases of one step at once. Replacements and other epochs: test_golden_data.py."""
+def test_golden_captions_of_a_step(check, tmp_path):
+    """Each case is a data set with its options. test_golden_data.py has replacements and other epochs."""
     every = [c for c in golden("c_caption_processing.json", "deterministic") if "caption" in c["expected"]]
     every += golden("c_caption_processing.json", "random")
     cases = [c for c in every if not c["inputs"]["replacements"] and c["inputs"]["current_epoch"] == 1]
@@ -133,7 +136,10 @@ def test_captions_of_a_step(check, tmp_path):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[str, Path]:
-    """Folders of tiny SD 2.x and SDXL models; the second tokenizer of SDXL as published, with "!" for padding."""
+    """Return the folders of tiny SD 2.x and SDXL models.
+
+    SDXL's second tokenizer declares "!" as padding, as published.
+    """
     found = {}
     for family in ("sd2", "sdxl"):
         found[family] = tmp_path_factory.mktemp("models") / family
@@ -143,8 +149,8 @@ def models(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("length", [None, 150, 225])
 @pytest.mark.parametrize(("family", "kinds"), [("sd2", ["sd2"]), ("sdxl", ["sd1", "sdxl_tokenizer2"])])
-def test_ids_and_weights(check, tmp_path, models, family, kinds, length):
-    """SDXL's first tokenizer is that of SD 1.x. Captions of several lines: test_text.py."""
+def test_golden_ids_and_emphasis(check, tmp_path, models, family, kinds, length):
+    """SDXL's first tokenizer is that of SD 1.x."""
     flags = ["--pretrained_model_name_or_path", str(models[family]), "--resolution=64"]
     flags += [f"--max_token_length={length}"] if length else []
     for part, more in (("cases", []), ("with_weights", ["--weighted_captions"])):
@@ -166,8 +172,8 @@ def test_ids_and_weights(check, tmp_path, models, family, kinds, length):
                     assert item["weights"][encoder] == [pytest.approx(row) for row in case["expected"]["weights"]]
 
 
-def test_weighted_pieces(check, tmp_path):
-    """Prompts of one line; a number that is none is told, with the image."""
+def test_golden_pieces_with_emphasis(check, tmp_path):
+    """Prompts have one line. An invalid number is reported, with the image."""
     cases = [c for c in golden("f_weighted_prompt.json") if "\n" not in c["inputs"]["prompt"]]
     cases.append({"inputs": {"prompt": "x(\\)y"}, "expected": {"pairs": [["x", 1.0], [")y", 1.1]]}})
     cases.append({"inputs": {"prompt": "x(\\ :2)y"}, "expected": {"pairs": [["x", 1.0], [" ", 2.0], ["y", 1.0]]}})
@@ -179,19 +185,21 @@ def test_weighted_pieces(check, tmp_path):
     )
     captions = [case["inputs"]["prompt"] for case in cases]
     found = check({"datasets": [{"subsets": [listed(tmp_path / "a", captions)]}]}, "--weighted_captions")
-    told = {p["where"] for p in found["problems"] if "no weight" in p["what"]}
+    reported = {p["where"] for p in found["problems"] if "no weight" in p["what"]}
     for case, item in zip(cases, found["items"], strict=True):
         if "error" in case["expected"]:
             assert item["weighted_pieces"] is None
-            assert item["path"] in told, case
+            assert item["path"] in reported, case
         else:
             pairs = [[text, pytest.approx(weight)] for text, weight in case["expected"]["pairs"]]
             assert item["weighted_pieces"] == pairs, case
 
 
-def test_vectors_of_a_word(check, tmp_path):
-    """sd-scripts writes `mytok mytok1 mytok2` for a word of three vectors; here it is written `mytok`. Helper words, parts
-    of words and other cases are another matter (docs/datasets.md)."""
+def test_golden_vectors_of_a_word(check, tmp_path):
+    """sd-scripts writes `mytok mytok1 mytok2` for a word of three vectors, where Neonym writes `mytok`.
+
+    Helper words, parts of words and other cases differ on purpose (docs/datasets.md).
+    """
     groups: dict[tuple, list[dict]] = {}
     for case in golden("d_tokenization.json", "added_tokens"):
         inputs = case["inputs"]
@@ -212,8 +220,8 @@ def test_vectors_of_a_word(check, tmp_path):
             assert len(item["learned_positions"]["text_encoder"]) == 1 + len(others)
 
 
-def test_repeats_and_regularisation(check, tmp_path):
-    """Folders as each case has them, through a data-set file or --train_data_dir."""
+def test_golden_repeats_and_regularisation(check, tmp_path):
+    """Folders are laid out as in each case, and read through a data-set file or --train_data_dir."""
     for number, case in enumerate(golden("e_repeats_and_reg.json")):
         inputs, expected, home = case["inputs"], case["expected"], tmp_path / str(number)
         for subset in inputs["subsets"]:
@@ -255,7 +263,7 @@ def test_repeats_and_regularisation(check, tmp_path):
         assert sorted(sizes) == sorted(expected["items_by_batch_sizes"])
 
 
-def test_held_out_images(check, tmp_path):
+def test_golden_held_out_images(check, tmp_path):
     outcomes = {}
     for number, case in enumerate(golden("h_validation_split.json")):
         inputs, expected, folder = case["inputs"], case["expected"], tmp_path / str(number)
@@ -273,8 +281,8 @@ def test_held_out_images(check, tmp_path):
     judge("h", outcomes)
 
 
-def test_settings(check, tmp_path):
-    """Every fourth case; all of them: test_golden_data.py."""
+def test_golden_settings(check, tmp_path):
+    """Every fourth case is checked here, and all of them in test_golden_data.py."""
     known = {name for _, name, _ in fields_of(RunConfig)}
     for number, case in enumerate(golden("g_config_schema.json")[::4]):
         inputs, expected = case["inputs"], case["expected"]
@@ -289,7 +297,7 @@ def test_settings(check, tmp_path):
         assert agrees == (case["name"] not in differences("g")), case
 
 
-def test_caption_files(check, tmp_path):
+def test_golden_caption_files(check, tmp_path):
     outcomes = {}
     for number, case in enumerate(golden("i_caption_files.json")):
         inputs, expected, folder = case["inputs"], case["expected"], tmp_path / str(number)
@@ -306,8 +314,8 @@ def test_caption_files(check, tmp_path):
     judge("i", outcomes)
 
 
-def test_metadata_files(check, tmp_path):
-    """Each case in a data-set file, and with --in_json."""
+def test_golden_metadata_files(check, tmp_path):
+    """Each case is read through a data-set file, and with --in_json."""
     for name in ("0.png", "1.png"):
         image(tmp_path / "pictures" / name)
     for through_flags in (False, True):

@@ -1,7 +1,7 @@
-"""sd-scripts' own results for captions, configs, splits, masks, by function; test_front_door.py has the rest.
+"""Verify sd-scripts' own results for captions, configs, splits and masks, by function; test_front_door.py has the rest.
 
-Where Neonym differs on purpose, the case stands in the table of docs/datasets.md with its reason; a case that stands
-there and does not differ fails too.
+Where Neonym differs on purpose, the case is in the table of docs/datasets.md with its reason. A case that is in the
+table but does not differ fails too.
 """
 
 import random
@@ -14,7 +14,7 @@ from neonym.config.run import RunConfig
 from neonym.config.schema import fields_of
 from neonym.config.sources import read_dataset
 from neonym.data.captions import Moment, final_caption
-from neonym.data.records import split
+from neonym.data.records import hold_out
 from neonym.text.emphasis import parse_emphasis
 from neonym.training.objective import Objective
 from neonym.types import CaptionRules, Noisy
@@ -39,13 +39,13 @@ def moment(inputs: dict) -> Moment:
 
 
 def replaced(text: str, rows: list) -> str:
-    """sd-scripts' way of putting several vectors into a caption, which is not part of ours."""
+    """Return a caption with several vectors in sd-scripts' way, which Neonym does not use."""
     for old, new in rows:
         text = text.replace(old, new) if old else text
     return text
 
 
-def test_captions():
+def test_golden_captions():
     outcomes = {}
     for case in golden("c_caption_processing.json", "deterministic"):
         inputs = case["inputs"]
@@ -66,14 +66,14 @@ def test_captions():
     judge("c", outcomes)
 
 
-def test_captions_draw_in_the_same_order():
+def test_random_choices_are_drawn_in_the_same_order():
     for case in golden("c_caption_processing.json", "exact_with_seed"):
         inputs = case["inputs"]
         found = final_caption(inputs["caption"], rules_of(inputs["subset"]), Random(inputs["python_random_seed"]))
         assert found == case["expected"]["caption"], inputs
 
 
-def test_configs(tmp_path):
+def test_golden_configs(tmp_path):
     known = {name for _, name, _ in fields_of(RunConfig)}
     outcomes = {}
     for i, case in enumerate(golden("g_config_schema.json")):
@@ -95,8 +95,8 @@ def test_configs(tmp_path):
 PLACES = {"[general]": "general", "[[datasets]]": "datasets", "[[datasets.subsets]]": "subsets"}
 
 
-def test_listed_settings_are_what_the_table_says(tmp_path):
-    """A name such as `[general] batch_size=0` is a whole case: what is called an error is one, the others are accepted."""
+def test_the_table_in_the_docs_tells_errors_from_accepted_settings(tmp_path):
+    """A name such as `[general] batch_size=0` is a whole case, which the table describes as an error or as accepted."""
     reason, seen = "", 0
     for name, said in reasons("g").items():
         place, _, setting = name.partition(" ")
@@ -115,12 +115,12 @@ def test_listed_settings_are_what_the_table_says(tmp_path):
     assert seen > 50
 
 
-def test_validation_splits():
+def test_golden_validation_splits():
     outcomes = {}
     for case in golden("h_validation_split.json"):
         inputs, expected = case["inputs"], case["expected"]
         name = f"{len(inputs['paths'])} images, {inputs['validation_split']}, seed {inputs['validation_seed']}"
-        training, held_out = split(inputs["paths"], inputs["validation_split"], inputs["validation_seed"])
+        training, held_out = hold_out(inputs["paths"], inputs["validation_split"], inputs["validation_seed"])
         assert not set(training) & set(held_out)
         assert sorted(training + held_out) == sorted(inputs["paths"])
         outcomes[name] = "error" not in expected and (set(training), set(held_out)) == (
@@ -128,8 +128,8 @@ def test_validation_splits():
     judge("h", outcomes)
 
 
-def test_masked_loss():
-    """The mask is averaged over the pixels of each place; without one, nothing changes."""
+def test_golden_masked_loss():
+    """The mask is averaged over the image pixels of each latent pixel. Without a mask, nothing changes."""
     for case in golden("l_masked_loss.json"):
         expected = torch.tensor(case["expected"]["loss"])
         y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
@@ -150,7 +150,7 @@ def test_masked_loss():
         assert torch.allclose(loss, expected.mean().expand(1), atol=1e-5)
 
 
-def test_weights():
+def test_golden_emphasis():
     for case in golden("f_weighted_prompt.json"):
         if "error" in case["expected"]:
             with pytest.raises(ValueError, match="weight"):
@@ -161,7 +161,7 @@ def test_weights():
         assert [w for _, w in found] == pytest.approx([w for _, w in case["expected"]["pairs"]]), case
 
 
-def test_the_global_generator_is_left_alone():
+def test_the_global_generator_is_not_used():
     state = random.getstate()
     final_caption("a, b, c", CaptionRules(shuffle=True, tag_dropout=0.5), Random(1))
     assert random.getstate() == state

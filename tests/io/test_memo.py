@@ -1,4 +1,4 @@
-"""What takes seconds to find out is found out once; a check that has nothing new to find out needs no torch."""
+"""Verify that slow results are computed once and cached, so that a repeated check does not even import torch."""
 
 import json
 import subprocess
@@ -18,53 +18,53 @@ HEAVY = ("torch", "transformers", "diffusers", "accelerate", "huggingface_hub")
 
 
 @pytest.fixture
-def asked(monkeypatch, tmp_path):
-    """A cache of its own, and how often something was really found out."""
+def computed(monkeypatch, tmp_path):
+    """Return a list of the results computed so far and a function that computes one, with an empty cache folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     calls = []
     return calls, lambda answer={"a": [1]}: calls.append(answer) or answer
 
 
-def test_the_same_question_is_asked_once(asked):
-    calls, find_out = asked
-    answers = [memoized("kind", ["1.0", {"x": 1}], find_out) for _ in range(3)]
+def test_a_result_is_computed_once(computed):
+    calls, compute = computed
+    answers = [memoized("kind", ["1.0", {"x": 1}], compute) for _ in range(3)]
     assert answers == [{"a": [1]}] * 3
     assert len(calls) == 1
-    memoized("kind", ["1.1", {"x": 1}], find_out)
-    memoized("other", ["1.0", {"x": 1}], find_out)
+    memoized("kind", ["1.1", {"x": 1}], compute)
+    memoized("other", ["1.0", {"x": 1}], compute)
     assert len(calls) == 3
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe"])
-def test_a_damaged_answer_is_found_out_anew(asked, content):
-    calls, find_out = asked
-    memoized("kind", "key", find_out)
+def test_a_damaged_memo_is_computed_again(computed, content):
+    calls, compute = computed
+    memoized("kind", "key", compute)
     (file,) = (cache_folder() / "kind").iterdir()
     file.write_bytes(content)
-    assert memoized("kind", "key", find_out) == {"a": [1]}
+    assert memoized("kind", "key", compute) == {"a": [1]}
     assert json.loads(file.read_text())["found"] == {"a": [1]}
     assert len(calls) == 2
 
 
-def test_a_cache_that_cannot_be_written_to_stops_nothing(asked, tmp_path):
-    calls, find_out = asked
+def test_an_unwritable_cache_is_no_error(computed, tmp_path):
+    calls, compute = computed
     (tmp_path / "cache").write_text("a file where the folder should be")
-    assert [memoized("kind", "key", find_out) for _ in range(2)] == [{"a": [1]}] * 2
+    assert [memoized("kind", "key", compute) for _ in range(2)] == [{"a": [1]}] * 2
     assert len(calls) == 2
 
 
-def test_what_fails_is_not_remembered(asked):
-    _, find_out = asked
+def test_failures_are_not_cached(computed):
+    _, compute = computed
 
     def fail():
         raise ValueError("odd")
 
     with pytest.raises(ValueError, match="odd"):
         memoized("kind", "key", fail)
-    assert memoized("kind", "key", find_out) == {"a": [1]}
+    assert memoized("kind", "key", compute) == {"a": [1]}
 
 
-def test_a_tokenizer_is_read_anew_when_its_files_or_the_library_change(asked, monkeypatch, tmp_path):
+def test_a_tokenizer_is_read_again_when_its_files_or_the_library_change(computed, monkeypatch, tmp_path):
     folder = tmp_path / "tokenizer"
     folder.mkdir()
     for file in CLIP.iterdir():
@@ -82,7 +82,7 @@ def test_a_tokenizer_is_read_anew_when_its_files_or_the_library_change(asked, mo
 
 @pytest.fixture(scope="module", params=["builtin", "sd1 file", "sd2 folder", "sdxl folder"])
 def model(request, tmp_path_factory):
-    """The name of a model."""
+    """Return the name of a model."""
     from safetensors.torch import save_file
 
     family, _, form = request.param.partition(" ")
@@ -97,7 +97,7 @@ def model(request, tmp_path_factory):
 
 
 def test_a_second_check_needs_no_torch(model, tmp_path, capsys):
-    """Of a model of any kind: torch and the libraries on it take longer to import than everything else of a small check."""
+    """This holds for all models. Importing torch takes longer than the rest of a small check."""
     flags = ["--train_data_dir", str(make_images(tmp_path / "pictures")), "--token_string=mychar4"]
     flags += ["--pretrained_model_name_or_path", model, "--resolution=64"]
     assert main(["check", *flags]) == 0

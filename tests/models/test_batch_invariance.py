@@ -1,4 +1,4 @@
-"""What a network makes of a sample does not depend on its neighbours or on the number of threads: to the last bit."""
+"""Verify that the output for a sample is bit-identical whatever its batch and the number of threads."""
 
 import copy
 
@@ -7,9 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from neonym.models.batch_invariance import KINDS, make_alike
+from neonym.models.batch_invariance import BATCH_INVARIANT, make_batch_invariant
 from neonym.models.model import load_model
-from support import BATCH_INVARIANT
 from support.runs import threads
 
 
@@ -19,7 +18,7 @@ def model():
 
 
 def predicted(model, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is predicted for the first of some samples, and its gradient with respect to the text."""
+    """Return the prediction for the first of some samples, and its gradient with respect to the text."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(5, 4, 16, 16, generator=generator)[:count]
     t = torch.tensor([3, 999, 500, 500, 70])[:count]
@@ -31,7 +30,7 @@ def predicted(model, count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.skipif(not BATCH_INVARIANT, reason="this CPU rounds otherwise")
-def test_a_sample_is_the_same_beside_others_and_on_any_threads(model):
+def test_a_sample_is_the_same_in_any_batch_and_on_any_threads(model):
     with threads(1):
         guess, gradient = predicted(model, 1)
     for count, on in ((1, 2), (2, 1), (3, 2), (5, 4)):
@@ -42,7 +41,7 @@ def test_a_sample_is_the_same_beside_others_and_on_any_threads(model):
 
 
 @pytest.mark.skipif(not BATCH_INVARIANT, reason="this CPU rounds otherwise")
-def test_images_are_encoded_alike_on_any_threads(model):
+def test_images_are_encoded_identically_on_any_threads(model):
     pixels = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(2)) * 2 - 1
     found = []
     for on in (1, 2, 4):
@@ -70,11 +69,11 @@ LAYERS = [
 @pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=lambda value: str(value).replace(" ", ""))
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_layer_computes_what_torch_computes_in_float64(layer, shape, count):
-    """Forward and backward."""
+    """The results and the gradients agree."""
     ours = copy.deepcopy(layer).requires_grad_(False)
     theirs = copy.deepcopy(ours).double()
-    make_alike(ours)
-    assert type(ours) is KINDS[type(theirs)]
+    make_batch_invariant(ours)
+    assert type(ours) is BATCH_INVARIANT[type(theirs)]
     x = torch.randn(count, *shape, generator=torch.Generator().manual_seed(3))
     inputs = [x.clone().requires_grad_(), x.double().requires_grad_()]
     outputs = [one(value) for one, value in zip((ours, theirs), inputs, strict=True)]
@@ -84,9 +83,9 @@ def test_a_layer_computes_what_torch_computes_in_float64(layer, shape, count):
     assert torch.allclose(inputs[0].grad.double(), inputs[1].grad, rtol=1e-5, atol=1e-5)
 
 
-def test_weights_may_change():
+def test_cached_kernels_follow_changed_weights():
     layer = nn.Conv2d(4, 4, 3, padding=1).requires_grad_(False)
-    make_alike(layer)
+    make_batch_invariant(layer)
     for _ in range(2):
         x = torch.randn(1, 4, 8, 8).requires_grad_()
         layer(x).sum().backward()
@@ -98,6 +97,6 @@ def test_weights_may_change():
 
 def test_autocast_computes_in_its_own_precision():
     layer = nn.Conv2d(4, 4, 3, padding=1)
-    make_alike(layer)
+    make_batch_invariant(layer)
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(torch.randn(1, 4, 8, 8)).dtype == torch.bfloat16

@@ -1,4 +1,4 @@
-"""`neonym caption describe` and `tag`, the models being small random ones."""
+"""Verify `neonym caption describe` and `tag` with small random models."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ VISION = {**SIZE, "image_size": 32, "patch_size": 16}
 
 @pytest.fixture(scope="module")
 def blip(tmp_path_factory):
-    """A small BLIP with random weights."""
+    """Return the folder of a small BLIP with random weights."""
     from transformers import (
         BertTokenizer,
         BlipConfig,
@@ -55,7 +55,7 @@ def test_images_are_described(tmp_path, blip, capsys):
 
 
 def make_tagger(folder, tags: list[tuple[str, str]], shape=(1, 32, 32, 3)):
-    """A tagger of one layer: each tag's probability is a function of the mean colour."""
+    """Write a tagger with one layer: each tag's probability is a function of the mean colour."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -89,7 +89,7 @@ def test_images_are_tagged(tmp_path):
 
 
 def one_message(capsys) -> str:
-    """What was printed as the error: one paragraph."""
+    """Return the printed error, which must be one paragraph."""
     text = capsys.readouterr().err.strip()
     assert len(text.splitlines()) == 1, text
     return text
@@ -115,13 +115,13 @@ def shorten(file: Path) -> None:
         (lambda m: edit_config(m, model_type="nonsense"), "does not recognize this architecture"),
         (
             lambda m: edit_config(m, vision_config={**VISION, "num_hidden_layers": 2}),
-            "weights do not belong to its config",
+            "weights do not match its config",
         ),
-        (lambda m: edit_config(m, vision_config={**VISION, "intermediate_size": 64}), "of another shape"),
-        (lambda m: shorten(m / "model.safetensors"), "is no model that describes images"),
+        (lambda m: edit_config(m, vision_config={**VISION, "intermediate_size": 64}), "have another shape"),
+        (lambda m: shorten(m / "model.safetensors"), "is not a model that describes images"),
     ],
 )
-def test_a_describer_that_cannot_be_used(tmp_path, blip, capsys, break_it, words):
+def test_an_unusable_captioning_model_is_refused(tmp_path, blip, capsys, break_it, words):
     folder = make_images(tmp_path / "a", 1, caption=None)
     model = tmp_path / "model"
     shutil.copytree(blip, model)
@@ -133,21 +133,21 @@ def test_a_describer_that_cannot_be_used(tmp_path, blip, capsys, break_it, words
     assert "Name a local folder" in text
 
 
-def test_settings_that_a_describer_cannot_follow(tmp_path, blip, capsys):
+def test_settings_that_a_captioning_model_cannot_use(tmp_path, blip, capsys):
     folder = make_images(tmp_path / "a", 1, caption=None)
     assert caption("describe", folder, "--model", tmp_path / "none") == 2
     assert "none: is not a folder" in one_message(capsys)
     assert caption("describe", folder, "--model", blip, "--device", "nowhere") == 2
     assert "--device=nowhere: cannot be used" in one_message(capsys)
     assert caption("describe", folder, "--model", blip, "--prompt", "a red " * 40) == 2
-    assert "does not describe an image" in capsys.readouterr().err
+    assert "cannot describe an image" in capsys.readouterr().err
     assert list(folder.glob("*.caption")) == []
     (tmp_path / "empty").mkdir()
     assert caption("describe", tmp_path / "empty", "--model", blip) == 2
     assert "has no images" in one_message(capsys)
 
 
-def test_captions_that_are_written_stay_when_one_fails(tmp_path, blip, capsys):
+def test_written_captions_stay_when_a_later_one_fails(tmp_path, blip, capsys):
     folder = make_images(tmp_path / "a", 5, caption=None)
     (folder / "01.png").write_bytes(b"")
     (folder / "03.caption").mkdir()
@@ -155,7 +155,7 @@ def test_captions_that_are_written_stay_when_one_fails(tmp_path, blip, capsys):
     printed = capsys.readouterr()
     assert "2 files written" in printed.out
     assert len(printed.err.strip().splitlines()) == 2
-    assert "01.png: is no image of a known kind" in printed.err
+    assert "01.png: is not an image in a known format" in printed.err
     assert "03.caption: cannot be written" in printed.err
     assert sorted(p.name for p in folder.glob("*.caption") if p.is_file()) == ["00.caption", "02.caption"]
 
@@ -168,11 +168,11 @@ def test_captions_that_are_written_stay_when_one_fails(tmp_path, blip, capsys):
         ("", "has no column"),
         ("name,category\n\xe9,0\n", "selected_tags.csv: cannot be read"),
         ("tag_id,name,category\n0,a\n", "lists no tag of category 0 (general) or 4 (characters)"),
-        ("name,category\na,0\n", "knows 2 tags, selected_tags.csv lists 1"),
+        ("name,category\na,0\n", "has 2 tags, but selected_tags.csv lists 1"),
         (None, "selected_tags.csv: cannot be read (No such file or directory)"),
     ],
 )
-def test_a_list_of_tags_that_cannot_be_used(tmp_path, capsys, table, words):
+def test_an_unusable_list_of_tags_is_refused(tmp_path, capsys, table, words):
     folder, model = make_images(tmp_path / "a", 1, caption=None), tmp_path / "model"
     model.mkdir()
     make_tagger(model, [("a", "0"), ("b", "0")])
@@ -182,18 +182,18 @@ def test_a_list_of_tags_that_cannot_be_used(tmp_path, capsys, table, words):
     assert caption("tag", folder, "--model", model) == 2
     text = one_message(capsys)
     assert words in text
-    assert "Take " in text
+    assert "Take both files" in text or "Use the model's selected_tags.csv" in text
 
 
-def test_a_tagger_that_cannot_be_used(tmp_path, capsys):
+def test_an_unusable_tagger_is_refused(tmp_path, capsys):
     folder, model = make_images(tmp_path / "a", 1, caption=None), tmp_path / "model"
     model.mkdir()
     make_tagger(model, [("a", "0"), ("b", "0")], shape=(1, 3, 32, 32))
     assert caption("tag", folder, "--model", model) == 2
-    assert "model.onnx: is no tagger that can be used" in one_message(capsys)
+    assert "model.onnx: is not a usable tagger" in one_message(capsys)
     shorten(model / "model.onnx")
     assert caption("tag", folder, "--model", model) == 2
-    assert "model.onnx: is no tagger that can be used" in one_message(capsys)
+    assert "model.onnx: is not a usable tagger" in one_message(capsys)
     (model / "model.onnx").unlink()
     assert caption("tag", folder, "--model", model) == 2
-    assert "model.onnx: is no tagger that can be used" in one_message(capsys)
+    assert "model.onnx: is not a usable tagger" in one_message(capsys)

@@ -1,7 +1,7 @@
-"""A family that the package does not know, defined here alone, is learned with like any other: no line of `src/` knows it.
+"""Verify that a family defined only here is learned with like any other, although nothing in `src/` knows it.
 
-It is all that Stable Diffusion is not: a flow, one T5 encoder with a mask, a transformer, latents of 16 channels that are
-scaled and shifted, images whose sides are multiples of 16.
+It is all that Stable Diffusion is not: a flow, one T5 encoder with a mask, a transformer, latents of 16 channels that
+are scaled and shifted, images whose sides are multiples of 16.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PATCH, WIDTH = 2, 64
 
 
 class ToyTransformer(ModelMixin, ConfigMixin):
-    """Patches that attend to text."""
+    """A transformer of image patches that attend to text."""
 
     @register_to_config
     def __init__(self, channels: int = 16, width: int = WIDTH):
@@ -102,15 +102,15 @@ TOY = Family(
 
 @pytest.fixture(scope="module", autouse=True)
 def known():
-    """The family is known while these tests run."""
+    """Register the family while these tests run."""
     registry.register(TOY)
     yield
-    registry.forget(TOY)
+    registry.unregister(TOY)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A tiny random model in Diffusers' layout."""
+    """Return a tiny random model in Diffusers' layout."""
     torch.manual_seed(0)
     home = tmp_path_factory.mktemp("toy")
     words = [
@@ -151,7 +151,7 @@ def test_latents_are_shifted_and_scaled(folder):
 
 @pytest.fixture
 def run_for(folder, tmp_path):
-    """Settings of a short run that learns a word for the toy."""
+    """Return a function that makes the settings of a short run on the toy model."""
     images = make_images(tmp_path / "images", 3, (96, 64))
 
     def make(name: str, **more):
@@ -164,7 +164,7 @@ def run_for(folder, tmp_path):
     return make
 
 
-def test_a_word_is_learned_and_a_run_goes_on_bit_for_bit(run_for, folder):
+def test_a_word_is_learned_and_resuming_is_exact(run_for, folder):
     (whole,) = train(run_for("whole", max_train_steps=4)).files
     train(run_for("parts", max_train_steps=2))
     (parts,) = train(run_for("parts", max_train_steps=4)).files
@@ -193,7 +193,7 @@ def test_the_word_changes_what_is_generated(run_for, folder):
     assert with_word.tobytes() == again.tobytes() != without.tobytes()
 
 
-def test_sample_images_of_a_run_are_on_the_grid_and_of_a_sampler_that_the_process_has(run_for, tmp_path):
+def test_sample_images_have_valid_sizes_and_a_sampler_of_the_process(run_for, tmp_path):
     (tmp_path / "prompts.txt").write_text("a photo of mychar4 --w 90 --h 64 --s 2\n")
     prompts = str(tmp_path / "prompts.txt")
     train(run_for("samples", max_train_steps=1, sample_prompts=prompts, sample_every_n_steps=1))
@@ -203,7 +203,7 @@ def test_sample_images_of_a_run_are_on_the_grid_and_of_a_sampler_that_the_proces
 
 
 def test_the_command_generates_from_text_from_an_image_and_within_a_mask(folder, tmp_path, capsys):
-    """The sampler is a flow's without being asked for; sides are multiples of 16; what is not read is reported."""
+    """The sampler is a flow's by default, sides are multiples of 16, and settings without effect are reported."""
     Image.new("RGB", (64, 48), (200, 40, 40)).save(tmp_path / "photo.png")
     Image.new("L", (64, 48), 0).save(tmp_path / "keep.png")
     flags = ("--ckpt", folder, "--prompt", "a photo of a dog", "--steps", 3, "--seed", 1)

@@ -1,4 +1,4 @@
-"""Frozen weights in 8 bits: what they compute is what their whole form computes, forward and backward."""
+"""Verify that weights in 8 bits compute what their dequantized form computes, forward and backward."""
 
 import copy
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from neonym import train
 from neonym.formats import read_embedding
-from neonym.models.quantization import Conv8, Linear8, keep_in_eight_bits, whole
+from neonym.models.quantization import Conv8, Linear8, dequantized, quantize_to_8_bits
 
 
 def network() -> nn.Sequential:
@@ -23,17 +23,19 @@ def network() -> nn.Sequential:
     return nn.Sequential(*layers).requires_grad_(False)
 
 
-def test_results_and_gradients_are_those_of_the_whole_weights():
-    """Against the same network with the 8-bit weights written out in float32."""
+def test_results_and_gradients_are_those_of_dequantized_weights():
+    """The reference is the same network with its 8-bit weights converted to float32."""
     small = network()
-    keep_in_eight_bits(small)
+    quantize_to_8_bits(small)
     assert [type(layer) for layer in small if hasattr(layer, "weight")] == [Conv8, Conv8, Linear8]
     plain = network()
     for mine, theirs in zip(small, plain, strict=True):
         if hasattr(mine, "weight"):
             assert mine.weight.element_size() == 1
-            assert torch.allclose(whole(mine.weight, mine.scale, torch.float32), theirs.weight, rtol=0.07, atol=1e-3)
-            theirs.weight.copy_(whole(mine.weight, mine.scale, torch.float32))
+            assert torch.allclose(
+                dequantized(mine.weight, mine.scale, torch.float32), theirs.weight, rtol=0.07, atol=1e-3
+            )
+            theirs.weight.copy_(dequantized(mine.weight, mine.scale, torch.float32))
     inputs = [torch.randn(3, 4, 8, 8, requires_grad=True)]
     inputs.append(inputs[0].detach().clone().requires_grad_())
     for model, x in zip((small, plain), inputs, strict=True):
@@ -46,10 +48,10 @@ def test_results_and_gradients_are_those_of_the_whole_weights():
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # by torch itself
-def test_8_bits_can_be_compiled():
-    """As one graph, forward and backward: `--fp8_base` beside `--torch_compile`."""
+def test_quantized_layers_can_be_compiled():
+    """`--fp8_base` and `--torch_compile` together give one graph, forward and backward."""
     small = network()
-    keep_in_eight_bits(small)
+    quantize_to_8_bits(small)
     compiled = torch.compile(small, backend="aot_eager", fullgraph=True)
     inputs = [torch.randn(3, 4, 8, 8, requires_grad=True)]
     inputs.append(inputs[0].detach().clone().requires_grad_())
@@ -60,16 +62,16 @@ def test_8_bits_can_be_compiled():
     assert torch.allclose(inputs[0].grad, inputs[1].grad, rtol=1e-5, atol=1e-6)
 
 
-def test_first_and_last_layers_stay_whole():
+def test_first_and_last_layers_are_not_quantized():
     parts = nn.ModuleDict({"conv_in": nn.Conv2d(1, 1, 1), "middle": nn.Linear(2, 2), "conv_out": nn.Conv2d(1, 1, 1)})
     before = copy.deepcopy(parts)
-    keep_in_eight_bits(parts)
+    quantize_to_8_bits(parts)
     assert torch.equal(parts["conv_in"].weight, before["conv_in"].weight)
     assert parts["middle"].weight.dtype == torch.float8_e4m3fn
 
 
-def test_a_word_is_learned_from_a_model_in_eight_bits(run_for, tmp_path):
-    """Nearly the same word, with samples drawn by the same model."""
+def test_a_word_is_learned_with_a_quantized_model(run_for, tmp_path):
+    """It is nearly the same word, and its sample images come from the quantized model."""
     prompts = tmp_path / "p.txt"
     prompts.write_text("a mychar4 --s 2")
     options = {"max_train_steps": 4, "learning_rate": 0.02}

@@ -197,7 +197,7 @@ def test_a_vocabulary_without_a_spread_keeps_the_published_rate(sd1, tmp_path):
     ],
 )  # fmt: skip
 def test_a_default_that_no_setting_can_have_is_an_error(own, wrong):
-    with pytest.raises(ModelError, match="its configs are odd"):
+    with pytest.raises(ModelError, match="its configs are invalid"):
         identify(own(**wrong))
 
 

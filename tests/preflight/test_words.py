@@ -102,14 +102,14 @@ def test_a_file_for_another_kind_of_model_is_an_error(images, tmp_path, shapes, 
         (
             {"token_string": "mychar4", "output_name": "my <char>"},
             [
-                "ComfyUI cannot use a name with blanks",
-                "ComfyUI cuts names at brackets",
-                "InvokeAI takes",
-                "Windows has no",
+                "ComfyUI cannot use a name with spaces",
+                "ComfyUI ends names at brackets",
+                "InvokeAI accepts",
+                "Windows does not allow",
             ],
         ),
-        ({"token_string": "mychar4", "output_name": "my char"}, ["ComfyUI cannot use a name with blanks"]),
-        ({"token_string": "mychär"}, ["InvokeAI takes names of ASCII letters, digits, blanks and . , _ - only"]),
+        ({"token_string": "mychar4", "output_name": "my char"}, ["ComfyUI cannot use a name with spaces"]),
+        ({"token_string": "mychär"}, ["InvokeAI accepts only ASCII letters, digits, spaces and . , _ - in names"]),
         ({"token_string": "cat"}, ["is an ordinary word"]),
         ({"token_string": "mychar4", "output_name": "cat"}, ["is an ordinary word"]),
     ],
@@ -130,9 +130,9 @@ def test_check_and_train_warn_about_the_name(tmp_path, images, capsys):
         "--num_vectors_per_token=2",
     ]
     assert main(["check", *flags]) == 0
-    assert "with capitals" in capsys.readouterr().out
+    assert "with capital letters" in capsys.readouterr().out
     assert main(["train", *flags, "--max_train_steps=1", "--eval_samples=8", "--cpu", f"--output_dir={tmp_path}"]) in (
         0,
         3,
     )
-    assert "with capitals" in capsys.readouterr().err
+    assert "with capital letters" in capsys.readouterr().err

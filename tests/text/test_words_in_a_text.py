@@ -1,4 +1,4 @@
-"""A word is found in a text whole, in any case, and never by letters that only look like its own."""
+"""Verify that a word is found as a whole word, in any case, and only by its own letters."""
 
 import pytest
 import torch
@@ -32,15 +32,15 @@ def test_a_word_is_matched_whole_and_in_any_case(token, text, count):
     assert len(whole_word((clean(token),)).findall(clean(text))) == count
 
 
-def test_letters_that_only_look_alike_are_no_match():
-    """Upper- and lower-casing without case takes Turkish dotless i for i: `k\u0131z` is another word than `kiz`."""
+def test_similar_letters_do_not_match():
+    """Python's upper and lower case map the Turkish dotless i to i, but `k\u0131z` is not the word `kiz`."""
     tokenize = tokenizer()
     tokenize.add_word("kiz", 1)
     assert tokenize("a k\u0131z").learned == ()
     assert len(tokenize("a KIZ").learned) == 1
 
 
-def test_what_begins_and_ends_a_text_is_no_word():
+def test_start_and_end_tokens_are_not_words():
     table = torch.eye(6)
     nearest = nearest_tokens(table, table, 1)
     assert nearest[:4, 0].tolist() == [0, 1, 2, 3]

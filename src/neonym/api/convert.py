@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from neonym.api.wording import python_wording
 from neonym.errors import ConfigError, FormatError, Problem
-from neonym.formats import FORMATS, check_writable, join, one_word, read_words, with_vectors, write_embedding
+from neonym.formats import FORMATS, check_writable, join, one_word, read_words, with_vector_count, write_embedding
 from neonym.formats.content import ending_of
 from neonym.types import Embedding
 
@@ -84,7 +84,7 @@ def convert_words(request: ConversionRequest) -> Iterator[tuple[Embedding, Path]
             for word in words
         ]
     if request.vectors is not None:
-        words = [with_vectors(word, request.vectors) for word in words]
+        words = [with_vector_count(word, request.vectors) for word in words]
     files = output_files(request, words)
     image = card_image(request, files)
     for word, file in zip(words, files, strict=True):

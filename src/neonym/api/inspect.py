@@ -7,8 +7,8 @@ from pathlib import Path
 
 from neonym.api.wording import python_wording
 from neonym.errors import FormatError
-from neonym.formats import left_out, programs, read_stored, words_of
-from neonym.formats.content import Stored, check_tensors
+from neonym.formats import left_out_note, read_content, support_by_program, words_of
+from neonym.formats.content import FileContent, check_tensors
 from neonym.formats.usage import warnings_of
 from neonym.models.registry import made_for
 from neonym.types import Embedding
@@ -78,38 +78,38 @@ def inspect(path: str | Path, model: str | None = None, offline: bool = False) -
 
 def file_facts(path: Path, model: str | None = None, offline: bool = False) -> FileFacts:
     """Return the contents of a file of tensors, even if it is not an embedding. Raises FormatError and ModelError."""
-    stored, unreadable = read_stored(path), None
+    content, unreadable = read_content(path), None
     try:
-        words = words_of(stored, path)
+        words = words_of(content, path)
     except FormatError as error:
-        if not holds_tensors(stored, path):
+        if not holds_tensors(content, path):
             raise
         words, unreadable = [], error
     return FileFacts(
         path=path,
-        container=stored.container,
-        names=tuple(stored.table),
-        tensors={name: f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for name, t in stored.tensors.items()},
-        programs=programs(stored, path.stem),
+        container=content.container,
+        names=tuple(content.table),
+        tensors={name: f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for name, t in content.tensors.items()},
+        programs=support_by_program(content, path.stem),
         warnings=tuple(file_warnings(path, words)),
         words=tuple(word_facts(word, model, offline) for word in words),
         unreadable=unreadable,
     )
 
 
-def holds_tensors(stored: Stored, path: Path) -> bool:
+def holds_tensors(content: FileContent, path: Path) -> bool:
     """Return whether a file holds plain tensors, although not a word."""
     try:
-        check_tensors(stored.tensors, path)
+        check_tensors(content.tensors, path)
     except FormatError:
         return False
-    return bool(stored.tensors)
+    return bool(content.tensors)
 
 
 def file_warnings(path: Path, words: list[Embedding]) -> list[str]:
     """Return the warnings about a file that hold for all of its words."""
     most = max((len(rows) for word in words for rows in word.vectors.values()), default=1)
-    beside = [left_out(word) for word in words if word.left_out]
+    beside = [left_out_note(word) for word in words if word.left_out]
     several = [f"holds {len(words)} words: neonym convert extracts all of them, or one with --word"] * (len(words) > 1)
     return [*several, *beside, *warnings_of(path.stem, most)]
 
@@ -143,10 +143,10 @@ def neighbours(embedding: Embedding, name: str, offline: bool) -> dict[str, Neig
 
     from neonym.models.encoders.rows import nearest_tokens
     from neonym.models.loading.assemble import token_table
-    from neonym.models.loading.identify import fetched, identify
+    from neonym.models.loading.identify import identify, with_weights
     from neonym.models.tokenizers.loading import load_tokenizers
 
-    source, found = fetched(identify(name, offline=offline)), {}
+    source, found = with_weights(identify(name, offline=offline)), {}
     tokenizers = load_tokenizers(source)
     for encoder, rows in embedding.vectors.items():
         table = token_table(source.weights[encoder]) if encoder in tokenizers else torch.zeros(1, 0)

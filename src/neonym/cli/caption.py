@@ -101,7 +101,7 @@ def run_merge(flags: MergeFlags) -> int:
     """Collect caption and tag files in a metadata file, and return the exit code."""
     from neonym.data.tools import captions as tools
 
-    known = tools.read(flags.in_json) if flags.in_json else {}
+    known = tools.read_metadata_table(flags.in_json) if flags.in_json else {}
     extensions = endings_by_field(flags)
     if len(extensions) == 2 and len({ending.lower() for ending in extensions.values()}) == 1:
         left_out = "tags" if flags.caption_extension != DEFAULT_CAPTIONS else "caption"
@@ -109,10 +109,10 @@ def run_merge(flags: MergeFlags) -> int:
         print(
             f"{ending} is the extension of both captions and tags: its files are read once, as {next(iter(extensions))}"
         )
-    table = tools.merge(flags.folder, known, extensions, flags.recursive, flags.full_path)
+    table = tools.merge_files(flags.folder, known, extensions, flags.recursive, flags.full_path)
     if repeated := tools.without_repeats(table):
         print(f"tags that repeat the caption are left out of {counted(repeated, 'image')}")
-    tools.write(table, flags.out)
+    tools.write_metadata_table(table, flags.out)
     missing = [name for name, facts in table.items() if not facts.get("caption") and not facts.get("tags")]
     print(f"{flags.out}: {len(table)} images, {len(missing)} of them without captions and tags {missing[:3] or ''}")
     return 0
@@ -122,7 +122,9 @@ def run_split(flags: SplitFlags) -> int:
     """Write the captions and tags of a metadata file to files, and return the exit code."""
     from neonym.data.tools import captions as tools
 
-    written, left = tools.split(tools.read(flags.in_json), flags.folder, endings_by_field(flags), flags.overwrite)
+    written, left = tools.split_table(
+        tools.read_metadata_table(flags.in_json), flags.folder, endings_by_field(flags), flags.overwrite
+    )
     print(f"{counted(written, 'file')} written")
     if left:
         print(f"{counted(len(left), 'existing file')} kept (--overwrite replaces them): {left[0]}, ...")
@@ -133,8 +135,8 @@ def run_clean(flags: CleanFlags) -> int:
     """Clean the captions and tags of a metadata file, and return the exit code."""
     from neonym.data.tools import captions as tools
 
-    table = tools.clean(tools.read(flags.in_json), flags.caption_separator, flags.drop)
-    tools.write(table, flags.out)
+    table = tools.clean_table(tools.read_metadata_table(flags.in_json), flags.caption_separator, flags.drop)
+    tools.write_metadata_table(table, flags.out)
     print(f"{flags.out}: {len(table)} images")
     return 0
 
@@ -143,7 +145,7 @@ def run_count(flags: CountFlags) -> int:
     """Print in how many images each tag occurs, and return the exit code."""
     from neonym.data.tools import captions as tools
 
-    counts = tools.count_tags(tools.read(flags.in_json), flags.field, flags.caption_separator)
+    counts = tools.count_tags(tools.read_metadata_table(flags.in_json), flags.field, flags.caption_separator)
     for tag, number in sorted(counts.items(), key=lambda row: (-row[1], row[0]))[: flags.top]:
         print(f"{number:7} {tag}")
     print(f"{len(counts)} tags")
@@ -153,10 +155,10 @@ def run_count(flags: CountFlags) -> int:
 def run_duplicates(flags: FolderFlags) -> int:
     """Print the groups of images that look the same, and return the exit code."""
     from neonym.data.tools.captions import images_in
-    from neonym.data.tools.duplicates import fingerprints, similar
+    from neonym.data.tools.duplicates import difference_hashes, similar
 
     paths = images_in(flags.folder, flags.recursive)
-    groups = similar(fingerprints(paths))
+    groups = similar(difference_hashes(paths))
     for group in groups:
         print(", ".join(in_one_line(str(path.relative_to(flags.folder))) for path in group))
     print(f"{len(paths)} images, {len(groups)} groups of images that look the same")
@@ -204,7 +206,7 @@ def write_captions(images: list[Path], flags: WriteFlags, caption_of: Callable[[
     """
     from neonym.data.colour import on_background
     from neonym.data.images import readable, upright
-    from neonym.data.tools.captions import write_text
+    from neonym.data.tools.captions import write_text_file
 
     ending = ending if ending.startswith(".") else f".{ending}"
     written, left, wrong = 0, 0, list[UserError]()
@@ -220,7 +222,7 @@ def write_captions(images: list[Path], flags: WriteFlags, caption_of: Callable[[
             wrong.append(error)
             continue
         try:
-            write_text(file, caption_of(pixels) + "\n")
+            write_text_file(file, caption_of(pixels) + "\n")
         except UserError as error:
             wrong.append(error)
             break

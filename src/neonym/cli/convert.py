@@ -77,12 +77,12 @@ def main(argv: list[str], prog: str) -> int:
 def print_written(word: Embedding, file: Path) -> None:
     """Print what was written, and notes about how it can be used."""
     from neonym.cli.terminal import printable
-    from neonym.formats import left_out
+    from neonym.formats import left_out_note
     from neonym.formats.usage import warnings_of
 
     shapes = ", ".join(f"{name} {tuple(rows.shape)}" for name, rows in word.vectors.items())
     print(f"{file}: `{printable(word.token)}`, {shapes}")
     if word.left_out:
-        print(f"note: {printable(left_out(word))}")
+        print(f"note: {printable(left_out_note(word))}")
     for warning in warnings_of(file.stem, len(next(iter(word.vectors.values())))):
         print(f"note: {warning}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from neonym.data.buckets import bucket_sizes
 from neonym.data.captions import Moment, final_caption
 from neonym.data.images import still_view
-from neonym.data.latent_keys import entry_name, places, told_sizes
+from neonym.data.latent_keys import entry_name, latent_keys, size_conditioning
 from neonym.data.records import steps_per_epoch
 from neonym.io.memo import cache_folder
 from neonym.preflight.captions import unreadable_emphasis
@@ -127,7 +127,7 @@ class Items:
             ],
             "ids": {name: encoded.ids for name, encoded in ids.items()},
             "weighted_pieces": parse_emphasis(caption) if record.rules.weighted and readable else None,
-            "weights": {name: encoded.weights for name, encoded in ids.items()} if record.rules.weighted else None,
+            "weights": {name: encoded.emphasis for name, encoded in ids.items()} if record.rules.weighted else None,
             "learned_positions": {name: list(encoded.learned) for name, encoded in ids.items()},
             "word_survives": record.is_reg or (readable and self.survives(record, token)),
             "cached": record.path in self.cached,
@@ -151,7 +151,7 @@ def place_facts(record: ImageRecord) -> dict[str, Any]:
         "bucket": list(fit.bucket),
         "crop_ltrb": list(fit.crop),
         "ratio_error": fit.bucket[0] / fit.bucket[1] - width / height,
-        "told_sizes": list(told_sizes(record.size, still_view(record))),
+        "told_sizes": list(size_conditioning(record.size, still_view(record))),
     }
 
 
@@ -177,7 +177,7 @@ def cached_images(found: Preflight) -> set[Path]:
     contents = {r.path: r.content[:64] for r in found.records}
     missing = {
         path
-        for path, view in places(found.records)
+        for path, view in latent_keys(found.records)
         if not (folder / entry_name(contents[path], view, vae_hash)).is_file()
     }
     return {r.path for r in found.records if not r.image_rules.changes} - missing

@@ -53,14 +53,14 @@ def main(argv: list[str], prog: str) -> int:
     flags = parse_flags(VerifyFlags, argv, prog, DESCRIPTION)
     if problems := list(verify_problems(flags)):
         raise ConfigError(problems)
-    from neonym.formats import left_out, read_embedding
+    from neonym.formats import left_out_note, read_embedding
     from neonym.generation.request.model_fit import embedding_misfits
     from neonym.generation.request.prepare import check_output_folder
     from neonym.models.loading.identify import identify
 
     embedding, word = read_embedding(flags.file), flags.file.stem
     if embedding.left_out:
-        print(f"note: {left_out(embedding)}", file=sys.stderr)
+        print(f"note: {left_out_note(embedding)}", file=sys.stderr)
     page = flags.out or flags.file.with_name(f"{flags.file.stem}-verify.png")
     check_output_folder(page.parent, "--out", [page.name])
     source = identify(flags.model, offline=flags.offline)

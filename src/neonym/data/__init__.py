@@ -1,1 +1,1 @@
-"""The way from folders to draws: records, captions, buckets, the plan, the cache of moments, the loader."""
+"""Turn folders of images into training batches: records, captions, buckets, the plan, the latent cache, the loader."""

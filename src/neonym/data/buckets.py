@@ -1,6 +1,6 @@
-"""Bucket arithmetic: which shapes there are, which one an image goes to, how it is scaled and cut.
+"""Compute buckets: their sizes, the bucket of each image, and how images are resized and cropped.
 
-The rules are sd-scripts' (its `BucketManager`), so that an existing data set gives the same sizes.
+The rules are those of sd-scripts (its `BucketManager`), so that an existing data set gives the same sizes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from neonym.types import Fit, Size
 
 @dataclass(frozen=True)
 class BucketRules:
-    """A frozen record of one data set's bucketing. With `enabled` off there is one bucket: the resolution."""
+    """The bucketing of one data set. If it is not `enabled`, the resolution is the only bucket."""
 
     resolution: Size
     enabled: bool = False
@@ -23,9 +23,9 @@ class BucketRules:
     no_upscale: bool = False
 
     def adjusted(self) -> BucketRules:
-        """Return the rules with limits on the grid: the shortest side rounded down, the longest rounded up.
+        """Return the rules with limits on the grid of `steps`: the shortest rounded down, the longest rounded up.
 
-        Raises ValueError if the limits cannot hold.
+        Raise ValueError if the limits contradict each other or the resolution.
         """
         shortest = self.shortest // self.steps * self.steps
         longest = -(-self.longest // self.steps) * self.steps
@@ -39,9 +39,9 @@ class BucketRules:
 
 
 def bucket_sizes(rules: BucketRules) -> list[Size]:
-    """Return every bucket of `rules` (already adjusted), sorted by width, then by height.
+    """Return all buckets of `rules` (already adjusted), sorted by width, then by height.
 
-    None has a larger area than the resolution. Without upscaling no bucket is fixed: each image makes its own.
+    No bucket has a larger area than the resolution. With `no_upscale` there are no fixed buckets: the list is empty.
     """
     if rules.no_upscale:
         return []
@@ -59,7 +59,7 @@ def bucket_sizes(rules: BucketRules) -> list[Size]:
 def fit(size: Size, rules: BucketRules, sizes: list[Size]) -> Fit:
     """Return how an image of `size` fits its bucket. `sizes` is `bucket_sizes(rules)`, unused if buckets are off.
 
-    Raises ValueError for an image so thin that no bucket holds it.
+    Raise ValueError for an image that is too thin for any bucket.
     """
     if not rules.enabled:
         return cover(size, rules.resolution)
@@ -72,7 +72,7 @@ def fit(size: Size, rules: BucketRules, sizes: list[Size]) -> Fit:
 
 
 def cover(size: Size, bucket: Size) -> Fit:
-    """Return the fit of an image that is scaled so that it covers the bucket, then cut evenly."""
+    """Return the fit of an image that is resized to cover the bucket, then cropped at the centre."""
     width, height = size
     wide = width / height > bucket[0] / bucket[1]
     scale = bucket[1] / height if wide else bucket[0] / width
@@ -80,9 +80,9 @@ def cover(size: Size, bucket: Size) -> Fit:
 
 
 def shrink_only(size: Size, rules: BucketRules) -> Fit:
-    """Return the fit of an image under `bucket_no_upscale`: shrunk to the area if larger, then cut down to the grid.
+    """Return the fit of an image under `bucket_no_upscale`: shrunk to the area if larger, then cropped to the grid.
 
-    Raises ValueError for an image that is too thin or too small for the grid.
+    Raise ValueError for an image that is too thin or too small for the grid.
     """
     width, height = size
     area, steps, resized = rules.resolution[0] * rules.resolution[1], rules.steps, size
@@ -108,6 +108,6 @@ def shrink_only(size: Size, rules: BucketRules) -> Fit:
 
 
 def centred(bucket: Size, resized: Size) -> Fit:
-    """Return the fit that cuts the bucket from the middle of the resized image."""
+    """Return the fit that crops the bucket from the centre of the resized image."""
     left, top = (max(0, resized[0] - bucket[0]) // 2, max(0, resized[1] - bucket[1]) // 2)
     return Fit(bucket, resized, (left, top, left + bucket[0], top + bucket[1]))

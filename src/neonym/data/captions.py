@@ -1,7 +1,7 @@
-"""The way from a stored caption to the text that is trained on, with every random choice drawn from one generator.
+"""Turn a caption into the text that is trained on, with all random choices drawn from one generator.
 
-The order is sd-scripts' (its `process_caption`): dropout, one line, wildcards, tags, separators; templates come last.
-The new word is never lost on the way: a dropped caption keeps it, and so does every selection of tags.
+The order is that of sd-scripts (its `process_caption`): dropout, one line, wildcards, tags, separators; templates come
+last. The new word is never lost: a dropped caption keeps it, and so does every selection of tags.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from random import Random
 from neonym.text.words import clean, whole_word
 from neonym.types import CaptionRules
 
-OPEN, CLOSE = "\ue000", "\ue001"  # stand for doubled braces while wildcards are replaced
+OPEN, CLOSE = "\ue000", "\ue001"  # placeholders for doubled braces while wildcards are replaced
 WILDCARD = re.compile(r"\{([^}]+)\}")
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A frozen record of when a caption is used, on which dropout by epochs and token warm-up depend."""
+    """The time at which a caption is used, on which dropout by epochs and token warm-up depend."""
 
-    epoch: int = 1  # the first is 1
-    step: int = 0  # the first is 0
-    steps: int = 1  # length of the whole training
+    epoch: int = 1  # from 1
+    step: int = 0  # from 0
+    steps: int = 1  # length of the training
 
 
 def final_caption(caption: str, rules: CaptionRules, random: Random, at: Moment | None = None) -> str:
-    """Return the text of one draw. Random choices take their numbers from `random` in a fixed order."""
+    """Return the text of one draw. Random choices are drawn from `random` in a fixed order."""
     at = at or Moment()
     if is_dropped(rules, random, at):
         whole = " ".join(filter(None, (rules.prefix, caption, rules.suffix)))
-        text = rules.word if shows(whole, rules.word) else ""
+        text = rules.word if contains_word(whole, rules.word) else ""
     else:
         text = written_out(caption, rules, random)
         if by_tags(rules):
@@ -54,7 +54,7 @@ def is_dropped(rules: CaptionRules, random: Random, at: Moment) -> bool:
 
 
 def written_out(caption: str, rules: CaptionRules, random: Random) -> str:
-    """Return one line of the caption with its prefix and suffix, and with one choice made for each {a|b|c}."""
+    """Return one line of the caption with prefix and suffix, and with one option chosen for each {a|b|c}."""
     lines = caption.split("\n")
     text = random.choice(lines) if rules.wildcards and len(lines) > 1 else lines[0]
     if rules.prefix:
@@ -69,30 +69,30 @@ def written_out(caption: str, rules: CaptionRules, random: Random) -> str:
 
 
 def by_tags(rules: CaptionRules) -> bool:
-    """Return whether captions are split into tags at all; otherwise their spacing stays as it is."""
+    """Return whether captions are split into tags; otherwise their spacing is unchanged."""
     return rules.shuffle or rules.warmup_steps > 0 or rules.tag_dropout > 0 or bool(rules.keep_separator)
 
 
 def by_tag(text: str, rules: CaptionRules, random: Random, at: Moment) -> str:
-    """Return a text whose first (and last) tags stay in place while the others are warmed up, shuffled and dropped."""
+    """Return a text with fixed first (and last) tags, and with the others warmed up, shuffled and dropped."""
     first, loose, last = divided(text, rules)
     if loose is None:
         return text
     wanted = warmed_up(len(loose), rules, at)
-    loose = [tag for i, tag in enumerate(loose) if i < wanted or shows(tag, rules.word)]
+    loose = [tag for i, tag in enumerate(loose) if i < wanted or contains_word(tag, rules.word)]
     if rules.shuffle:
         random.shuffle(loose)
     if rules.tag_dropout > 0:
         drawn = [random.random() >= rules.tag_dropout for _ in loose]
-        loose = [tag for tag, kept in zip(loose, drawn, strict=True) if kept or shows(tag, rules.word)]
+        loose = [tag for tag, kept in zip(loose, drawn, strict=True) if kept or contains_word(tag, rules.word)]
     joint = ", " if rules.separator == "," else rules.separator
     return joint.join([*first, *loose, *last])
 
 
 def divided(text: str, rules: CaptionRules) -> tuple[list[str], list[str] | None, list[str]]:
-    """Return the tags that stay in front, those that move and those that stay at the end.
+    """Return the fixed tags in front, the movable tags, and the fixed tags at the end.
 
-    Those that move are None if the text is not split into tags.
+    The movable tags are None if the text is not split into tags.
     """
     if rules.keep_separator and rules.keep_separator in text:
         parts = [split_tags(part, rules) for part in text.split(rules.keep_separator, 2)]
@@ -104,7 +104,7 @@ def divided(text: str, rules: CaptionRules) -> tuple[list[str], list[str] | None
 
 
 def split_tags(text: str, rules: CaptionRules) -> list[str]:
-    """Return the tags of a text, stripped, without empty ones; a weighted group is one tag.
+    """Return the stripped tags of a text, without empty ones. A group with emphasis is one tag.
 
     An empty separator splits nothing.
     """
@@ -115,7 +115,7 @@ def split_tags(text: str, rules: CaptionRules) -> list[str]:
 
 
 def outside_brackets(text: str, separator: str) -> list[str]:
-    """Split a text at the separators that stand in no bracket."""
+    """Split a text at the separators that are not in brackets."""
     if "(" not in text and "[" not in text:
         return text.split(separator)
     parts, depth, start, i = [], 0, 0, 0
@@ -130,21 +130,21 @@ def outside_brackets(text: str, separator: str) -> list[str]:
 
 
 def warmed_up(tags: int, rules: CaptionRules, at: Moment) -> int:
-    """Return how many of the moving tags are used by now."""
+    """Return how many of the movable tags are used at this step."""
     steps = rules.warmup_steps if rules.warmup_steps >= 1 else math.floor(rules.warmup_steps * at.steps)
     if not steps or at.step >= steps:
         return tags
-    return math.floor(at.step * ((tags - rules.warmup_min) / steps)) + rules.warmup_min  # rounded in sd-scripts' order
+    return math.floor(at.step * ((tags - rules.warmup_min) / steps)) + rules.warmup_min  # rounded as in sd-scripts
 
 
 @lru_cache(maxsize=4096)
-def shows(text: str, word: str) -> bool:
-    """Return whether the text contains the word, as a whole word in any case."""
+def contains_word(text: str, word: str) -> bool:
+    """Return whether the text contains the word, as a whole word and in any case."""
     return bool(word) and whole_word((clean(word),)).search(clean(text)) is not None
 
 
 def uses_captions(rules: CaptionRules) -> bool:
-    """Return whether the stored caption becomes part of the text that is trained on; a template may take its place."""
+    """Return whether captions become part of the text that is trained on; templates may replace them."""
     return not rules.templates or any("[filewords]" in template for template in rules.templates)
 
 
@@ -165,7 +165,7 @@ OBJECT_TEMPLATES = (
 STYLE_TEMPLATES = tuple(
     f"{kind} in the style of {{}}" for kind in (
         "a painting", "a rendering", "a cropped painting", "the painting", "a clean painting", "a dirty painting",
-        "a dark painting", "an image", "a cool painting", "a close-up painting", "a bright painting", "a cropped painting",
+        "a dark painting", "a picture", "a cool painting", "a close-up painting", "a bright painting", "a cropped painting",
         "a good painting", "a close-up painting", "a rendition", "a nice painting", "a small painting", "a weird painting",
         "a large painting",
     )

@@ -1,4 +1,4 @@
-"""The conversion of every kind of pixels to 8-bit sRGB: depths, palettes, transparency, embedded colour profiles."""
+"""Convert images to 8-bit sRGB: bit depths, palettes, transparency, embedded colour profiles."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import numpy as np
 from PIL import Image, ImageCms
 
 Colour = tuple[int, int, int]
-MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}  # pixel modes by the colour space of their profile
-NEAR = 2  # levels of 255: a profile that changes no colour by more than this counts as sRGB
+MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}  # colour space of a profile -> mode of the pixels
+NEAR = 2  # of 255 levels: a profile that changes no colour by more counts as sRGB
 
 
 @dataclass(frozen=True)
-class Conversion:
-    """A frozen record of how the colours that a profile describes become sRGB."""
+class ColourConversion:
+    """The conversion of a colour profile to sRGB."""
 
-    mode: str = ""  # the mode of the pixels that it is made for
-    transform: ImageCms.ImageCmsTransform | None = None  # None: they are sRGB already
+    mode: str = ""  # the mode of pixels that it applies to
+    transform: ImageCms.ImageCmsTransform | None = None  # None: the colours are already sRGB
     fault: str = ""  # why the profile cannot be used
 
 
 def on_background(image: Image.Image, background: Colour, managed: bool = True) -> Image.Image:
-    """Return the image in sRGB, with transparent pixels laid on `background`.
+    """Return the image in sRGB, with transparent pixels composited on `background`.
 
-    If it is not `managed`, like a mask, its values are taken as they are, whatever its profile says.
+    If it is not `managed`, like a mask, its colour profile is ignored.
     """
     colours, alpha = colours_and_alpha(image)
     profile = profile_of(image) if managed else None
@@ -39,7 +39,7 @@ def on_background(image: Image.Image, background: Colour, managed: bool = True) 
 
 
 def colours_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Return the colours in a mode of `MODES`, and the opacity of an image that has one."""
+    """Return the colours in a mode of `MODES`, and the opacity, or None if there is none."""
     if image.mode == "F" or image.mode.startswith("I"):
         return from_large_numbers(image)
     if image.mode == "La":
@@ -53,9 +53,9 @@ def colours_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | No
 
 
 def from_large_numbers(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Return a grey image of 16 or 32 bits at 8 bits, and its opacity if it names a transparent value.
+    """Return a grey image of 16 or 32 bits converted to 8 bits, and its opacity if it has a transparent value.
 
-    Integers are scaled from 65,535; fractions from the least of 1, 255 and 65,535 that holds them all.
+    Integers are scaled from 65,535; floating-point values from 1, 255 or 65,535, the smallest that none exceeds.
     """
     values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)  # [H,W]
     largest = 65535.0
@@ -74,12 +74,12 @@ def is_grey(mode: str) -> bool:
 
 
 def profile_of(image: Image.Image) -> bytes | None:
-    """Return the colour profile that the file carries, empty if it is incomplete; None without one."""
+    """Return the embedded colour profile, empty if it is incomplete, or None if there is none."""
     return (image.info["icc_profile"] or b"") if "icc_profile" in image.info else None
 
 
 def profile_fault(image: Image.Image) -> str:
-    """Return why the image's profile cannot be used, or "" if it can or there is none. No pixel is read."""
+    """Return why the image's profile cannot be used, or "" if it can or there is none. No pixels are read."""
     profile = profile_of(image)
     if profile is None:
         return ""
@@ -87,7 +87,7 @@ def profile_fault(image: Image.Image) -> str:
     return fault_for(conversion(profile), space)
 
 
-def fault_for(how: Conversion, mode: str) -> str:
+def fault_for(how: ColourConversion, mode: str) -> str:
     """Return why a conversion cannot be used for pixels of this mode, or "". Grey pixels may have an RGB profile."""
     if how.fault or how.mode == mode or (how.mode, mode) == ("RGB", "L"):
         return how.fault
@@ -104,7 +104,7 @@ def in_srgb(colours: Image.Image, profile: bytes | None) -> Image.Image:
     """Return a new image in sRGB. A profile that cannot be used is ignored; `profile_fault` reports it."""
     if colours.mode == "LAB" and (profile is None or fault_for(conversion(profile), "LAB")):
         profile = lab_profile()
-    how = Conversion() if profile is None else conversion(profile)
+    how = ColourConversion() if profile is None else conversion(profile)
     if how.transform is None or fault_for(how, colours.mode):
         return colours.convert("RGB")
     converted = how.transform.apply(colours if colours.mode == how.mode else colours.convert(how.mode))
@@ -113,24 +113,24 @@ def in_srgb(colours: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 @lru_cache(maxsize=32)
-def conversion(profile: bytes) -> Conversion:
-    """Return the conversion from a profile to sRGB; most data sets have one or two profiles, so each is read once."""
+def conversion(profile: bytes) -> ColourConversion:
+    """Return the conversion from a profile to sRGB. It is cached, since most data sets have one or two profiles."""
     if not profile:
-        return Conversion(fault="it is not whole, or too large")
+        return ColourConversion(fault="it is incomplete or too large")
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
         space = profile[16:20].decode("latin-1").strip()
         if space not in MODES:
-            return Conversion(fault=f"it is for {space or 'nothing'}, which images are not stored in")
+            return ColourConversion(fault=f"it is for {space or 'nothing'}, which is not a colour space of images")
         mode = MODES[space]
         transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
     except (OSError, ValueError, TypeError, ImportError, ImageCms.PyCMSError) as error:
-        return Conversion(fault=f"{error}")
-    return Conversion(mode, None if changes_nothing(transform, mode) else transform)
+        return ColourConversion(fault=f"{error}")
+    return ColourConversion(mode, None if changes_nothing(transform, mode) else transform)
 
 
 def changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Return whether a transform leaves colours from all over the RGB cube, or all greys, where they are."""
+    """Return whether a transform changes none of a grid of RGB colours, or none of the greys, visibly."""
     if mode not in ("RGB", "L"):
         return False
     steps = np.linspace(0, 255, 16).round().astype(np.uint8)
@@ -142,5 +142,5 @@ def changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
 
 @lru_cache(maxsize=1)
 def lab_profile() -> bytes:
-    """Return the Lab profile that stands in where a Lab image has no usable one."""
+    """Return the default profile for Lab images without a usable one."""
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()

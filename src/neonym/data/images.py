@@ -1,4 +1,4 @@
-"""Reading images: orientation, transparency, scaling and cutting, masks, small changes of colour."""
+"""Read images and masks: orientation, transparency, resizing and cropping, colour augmentation."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from neonym.data.colour import on_background, profile_fault
 from neonym.data.library_warnings import pillow_warnings
-from neonym.data.mending import mended
-from neonym.data.remarks import ANIMATED, HUGE, MENDED, PROFILE, WARNED, Remark
+from neonym.data.remarks import ANIMATED, HUGE, PROFILE, REPAIRED, WARNED, Remark
+from neonym.data.repair import repaired
 from neonym.errors import DataError
 from neonym.types import Fit, ImageRecord, Size, View
 
@@ -39,7 +39,7 @@ TURNS = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
-TURNING = (b"eXIf", b"Raw profile type", b"tiff:Orientation")  # where a PNG may say how it is turned
+TURNING = (b"eXIf", b"Raw profile type", b"tiff:Orientation")  # where a PNG may have its orientation
 UNREADABLE = (
     OSError,
     ValueError,
@@ -52,24 +52,25 @@ UNREADABLE = (
     RuntimeError,
     struct.error,
     zlib.error,
-)  # fmt: skip - what Pillow raises of a damaged file
+)  # fmt: skip - exceptions of Pillow for damaged files
 FILTERS = {
     "lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR,
     "linear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "cubic": Image.Resampling.BICUBIC,
     "area": Image.Resampling.BOX, "box": Image.Resampling.BOX,
 }  # fmt: skip
-WASTEFUL = 8  # a scaled image of more than so many times its bucket's area is cut before it is scaled
-HUE_SHIFT = 8 / 180  # turns of the colour circle, either way
+WASTEFUL = 8  # an image resized to more than this multiple of its bucket's area is cropped before it is resized
+HUE_SHIFT = 8 / 180  # of the colour circle, in either direction
 GAMMA = (0.95, 1.05)
-COLOUR_SHARE = 0.33  # the share of draws that are changed in colour
-SHAKEN_FACE = 40  # pixels of a face that is large enough to be moved a little from the middle
-FLAT = 4  # of 256 levels: an image without larger differences shows nothing
+COLOUR_SHARE = 0.33  # share of draws with a colour change
+SHAKEN_FACE = 40  # pixels: larger faces are moved slightly from the centre
+FLAT = 4  # of 256 levels: an image with smaller differences is of one colour
 
 
 def find_images(folder: Path, complain: Callable[[str, Path], object] | None = None) -> list[Path]:
-    """Return the images directly in `folder`, sorted by name, without hidden files and files with other endings.
+    """Return the images directly in `folder`, sorted by name, without hidden files and files with other extensions.
 
-    Whatever has an image's name and cannot be reached goes to `complain`. Raises OSError if the folder cannot be read.
+    Entries with an image's name that are not readable files are passed to `complain`, with the reason. Raise OSError if
+    the folder cannot be read.
     """
     found, endings = [], tuple(ENDINGS)
     with os.scandir(folder) as entries:
@@ -80,7 +81,7 @@ def find_images(folder: Path, complain: Callable[[str, Path], object] | None = N
                 if entry.is_file():
                     found.append(entry.name)
                 elif complain is not None:
-                    what = "is a folder, not an image" if entry.is_dir() else "is a link that leads nowhere, or no file"
+                    what = "is a folder, not an image" if entry.is_dir() else "is a broken link, or not a file"
                     complain(what, folder / entry.name)
             except OSError as error:
                 if complain is not None:
@@ -88,51 +89,51 @@ def find_images(folder: Path, complain: Callable[[str, Path], object] | None = N
     return [folder / name for name in sorted(found)]
 
 
-class Facts(NamedTuple):
-    """The facts that are known about an image that can be read."""
+class ImageFacts(NamedTuple):
+    """The facts about a readable image."""
 
-    size: Size  # after EXIF orientation
+    size: Size  # after applying the EXIF orientation
     content: str  # SHA-256 of the file
     remarks: tuple[Remark, ...] = ()
 
 
 @contextmanager
 def readable(path: Path, small: Size | None = None) -> Iterator[Image.Image]:
-    """Open an image with its pixels; with `small`, a JPEG may be decoded at a smaller scale that is still that large.
+    """Open an image with its pixels. A JPEG may be decoded at a smaller scale, but not below the size `small`.
 
-    Whatever goes wrong becomes a DataError. Pillow's warnings are dropped: `inspect` has reported them.
+    Raise DataError if it cannot be read. Pillow's warnings are dropped, because `inspect_image` has reported them.
     """
     with pillow_warnings():
         with named_errors(path, UNREADABLE):
-            image = loaded_or_mended(path, small)
+            image = loaded_or_repaired(path, small)
         with image, named_errors(path, (OSError, ValueError, SyntaxError, EOFError)):
             yield image
 
 
 @contextmanager
 def named_errors(path: Path, kinds: tuple[type[Exception], ...]) -> Iterator[None]:
-    """Turn exceptions raised while an image is read into a DataError that names the file."""
+    """Turn exceptions from reading an image into a DataError that names the file."""
     try:
         yield
     except UnidentifiedImageError as error:
-        raise DataError("is no image of a known kind", str(path), "Remove or replace it") from error
+        raise DataError("is not an image in a known format", str(path), "Remove or replace it") from error
     except Image.DecompressionBombError as error:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise DataError(f"has more than {most} million pixels", str(path), "Make it smaller") from error
     except kinds as error:
-        said = getattr(error, "strerror", None) or error
-        raise DataError(f"cannot be read as an image ({said})", str(path), "Remove or replace it") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot be read as an image ({reason})", str(path), "Remove or replace it") from error
 
 
-def loaded_or_mended(path: Path, small: Size | None) -> Image.Image:
-    """Return an open image with its pixels, mended first if the file is damaged elsewhere than in its pixels."""
+def loaded_or_repaired(path: Path, small: Size | None) -> Image.Image:
+    """Return an open image with its pixels. Damage outside the pixels is repaired in memory."""
     try:
         return loaded(path, small)
     except UNREADABLE:
-        whole = mended(path.read_bytes())
-        if whole is None:
+        fixed = repaired(path.read_bytes())
+        if fixed is None:
             raise
-        return loaded(BytesIO(whole), small)
+        return loaded(BytesIO(fixed), small)
 
 
 def loaded(source: Path | BytesIO, small: Size | None) -> Image.Image:
@@ -148,8 +149,8 @@ def loaded(source: Path | BytesIO, small: Size | None) -> Image.Image:
     return image
 
 
-def inspect(path: Path) -> Facts:
-    """Return the facts about an image, without its pixels. Raises DataError if pixels are missing or damaged."""
+def inspect_image(path: Path) -> ImageFacts:
+    """Return the facts about an image. Raise DataError if it cannot be read, or if pixels are missing or damaged."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -157,26 +158,26 @@ def inspect(path: Path) -> Facts:
         raise DataError(f"cannot be read ({error.strerror})", str(path), fix) from error
     if not data:
         raise DataError("is an empty file, not an image", str(path), "Remove or replace it")
-    with named_errors(path, UNREADABLE), pillow_warnings() as heard:
+    with named_errors(path, UNREADABLE), pillow_warnings() as caught:
         try:
             size, remarks = examined(data)
         except UNREADABLE:
-            whole = mended(data)
-            if whole is None:
+            fixed = repaired(data)
+            if fixed is None:
                 raise
-            size, remarks = examined(whole)
-            remarks.append(Remark(MENDED))
+            size, remarks = examined(fixed)
+            remarks.append(Remark(REPAIRED))
     remarks += [
         Remark(HUGE)
         if isinstance(w, Image.DecompressionBombWarning)
         else Remark(WARNED, " ".join(str(w).split()).rstrip("."))
-        for w in heard
+        for w in caught
     ]
-    return Facts(size, hashlib.sha256(data).hexdigest(), tuple(dict.fromkeys(remarks)))
+    return ImageFacts(size, hashlib.sha256(data).hexdigest(), tuple(dict.fromkeys(remarks)))
 
 
 def examined(data: bytes) -> tuple[Size, list[Remark]]:
-    """Return an image's size as shown, and remarks about it. Whatever Pillow raises means that the file is damaged."""
+    """Return an image's size as displayed, and remarks. Any exception of Pillow means that the file is damaged."""
     with Image.open(BytesIO(data)) as image:
         size, turned, remarks = image.size, False, []
         if getattr(image, "is_animated", False) and image.format != "MPO":
@@ -184,25 +185,25 @@ def examined(data: bytes) -> tuple[Size, list[Remark]]:
         if fault := profile_fault(image):
             remarks.append(Remark(PROFILE, fault))
         if image.format == "PNG" and not any(mark in data for mark in TURNING):
-            image.verify()  # the checksums of all its parts: nothing is decoded
+            image.verify()  # checks all checksums without decoding
         else:
             turned = orientation(image) >= 5
-            image.draft("RGB", (1, 1))  # a JPEG is decoded at an eighth of its size: enough to see that it is whole
+            image.draft("RGB", (1, 1))  # decoding a JPEG at an eighth of its size shows whether it is complete
             image.load()
     return (size[1], size[0]) if turned else size, remarks
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the orientation in the image's EXIF data, or 1 (upright) if there is none or it makes no sense."""
+    """Return the orientation in the image's EXIF data, or 1 (upright) if it is missing or invalid."""
     try:
         found = image.getexif().get(ORIENTATION)
-    except Exception:  # Pillow may raise anything on damaged EXIF; the pixels are whole all the same
+    except Exception:  # damaged EXIF can fail in any way, but the pixels are complete
         return 1
     return found if isinstance(found, int) and found in TURNS else 1
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Return the image turned as its EXIF says."""
+    """Return the image with its EXIF orientation applied."""
     turn = TURNS.get(orientation(image))
     if turn is None:
         return image
@@ -212,22 +213,22 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def load_pixels(path: Path, view: View) -> np.ndarray:
-    """Return the image as the VAE takes it: float32 [3,H,W] in -1..1. Raises DataError if it cannot be read."""
+    """Return the pixels of a view for the VAE, float32 [3,H,W] from -1 to 1. Raise DataError if they cannot be read."""
     with readable(path) as opened:
         image = fitted(on_background(upright(opened), view.background), view)
     pixels = np.asarray(changed_colour(image, view), np.float32)
     return pixels.transpose(2, 0, 1) / 127.5 - 1
 
 
-def is_plain(pixels: np.ndarray) -> bool:
-    """Return whether an image [3,H,W] in -1..1 is of one colour all over."""
+def is_one_colour(pixels: np.ndarray) -> bool:
+    """Return whether pixels [3,H,W] from -1 to 1 all have the same colour."""
     return float((pixels.max((1, 2)) - pixels.min((1, 2))).max()) < FLAT / 127.5
 
 
 def load_mask(record: ImageRecord, view: View) -> np.ndarray:
-    """Return how much each pixel counts, float32 [H,W] in 0..1: the red channel of the mask image, else the opacity.
+    """Return the loss weight of each pixel, float32 [H,W] from 0 to 1: the red channel of the mask, or the opacity.
 
-    Raises DataError if the file cannot be read.
+    Raise DataError if the file cannot be read.
     """
     with readable(record.mask or record.path) as opened:
         image = upright(opened)
@@ -239,7 +240,7 @@ def load_mask(record: ImageRecord, view: View) -> np.ndarray:
 
 
 def fitted(image: Image.Image, view: View) -> Image.Image:
-    """Return the image scaled, cut and mirrored as the view says."""
+    """Return the image resized, cropped and mirrored as in the view."""
     fit, filter = view.fit, FILTERS[view.interpolation or "lanczos"]
     if image.size != fit.resized:
         across, down = image.width / fit.resized[0], image.height / fit.resized[1]
@@ -255,7 +256,7 @@ def fitted(image: Image.Image, view: View) -> Image.Image:
 
 
 def changed_colour(image: Image.Image, view: View) -> Image.Image:
-    """Return the image with its hue shifted and its brightness curve bent as the view says."""
+    """Return the image with the hue shift and the gamma of the view."""
     if view.hue:
         hue, *rest = image.convert("HSV").split()
         turned = (np.asarray(hue, np.int16) + round(256 * view.hue)) % 256
@@ -267,7 +268,7 @@ def changed_colour(image: Image.Image, view: View) -> Image.Image:
 
 
 def draw_view(record: ImageRecord, random: Random) -> View:
-    """Return a random view of an image, as its rules allow."""
+    """Return a random view of an image, within its augmentation rules."""
     rules, fit = record.image_rules, record.fit
     flipped = rules.flip and random.random() < 0.5
     face = face_of(record.path.stem) if rules.face_crop is not None else None
@@ -286,7 +287,7 @@ def draw_view(record: ImageRecord, random: Random) -> View:
 
 
 def still_view(record: ImageRecord, flipped: bool = False) -> View:
-    """Return the view of an image in which nothing is random."""
+    """Return the view of an image without random changes."""
     return View(
         record.fit, flipped, background=record.image_rules.background, interpolation=record.image_rules.interpolation
     )
@@ -296,9 +297,9 @@ Face = tuple[int, int, int, int]  # centre x and y, width, height, in pixels of 
 
 
 def face_of(stem: str) -> Face | None:
-    """Return where a file's name says that the face is, as sd-scripts' face tool writes it: `name_x_y_width_height`.
+    """Return the face in a file name as sd-scripts' face tool writes it: `name_x_y_width_height`.
 
-    Return None if the name does not say.
+    Return None for other names.
     """
     parts = stem.split("_")
     if len(parts) < 5 or not all(part.isdecimal() for part in parts[-4:]):
@@ -310,10 +311,10 @@ def face_of(stem: str) -> Face | None:
 def zoom_on_face(
     size: Size, face: Face, bounds: tuple[float, float], target: Size, jitter: bool, random: Random
 ) -> Fit:
-    """Return the fit with a window of `target` about the face, as sd-scripts' `--face_crop_aug_range` makes it.
+    """Return the fit with a window of the size `target` around the face, as in sd-scripts' `--face_crop_aug_range`.
 
-    The image is scaled so that the window's shorter side is between the two `bounds` times the face, but never
-    enlarged for it.
+    The image is resized so that the window's shorter side is `bounds` times the face, but it is never enlarged for
+    that. With `jitter`, the window is moved at random.
     """
     side, shortest = max(face[2:]), min(target)
     least = max(target[0] / size[0], target[1] / size[1])
@@ -322,11 +323,11 @@ def zoom_on_face(
     scale = smallest if smallest >= largest else random.uniform(smallest, largest)
     resized = (max(target[0], int(size[0] * scale + 0.5)), max(target[1], int(size[1] * scale + 0.5)))
     starts = []
-    for axis in (1, 0):  # height first, as sd-scripts draws
+    for axis in (1, 0):  # height first, as in sd-scripts
         centre = int(face[axis] * scale + 0.5)
         start = centre - target[axis] // 2
         if jitter:
-            reach = max(centre, resized[axis] - centre)  # to the farther edge
+            reach = max(centre, resized[axis] - centre)  # distance to the farther edge
             start += random.randint(0, reach) + random.randint(0, reach) - reach
         elif bounds[0] != bounds[1] and side > shortest // 10 and side >= SHAKEN_FACE:
             start += random.randint(-side // 20, side // 20)

@@ -1,7 +1,7 @@
-"""Every image goes through the VAE once; its moments are kept, so that the draw from the posterior stays random.
+"""Encode each image with the VAE once, and cache the moments, from which the latents are drawn at random.
 
-An entry is keyed by everything that decides it: the file's bytes, the scaling and cut, the mirror, the VAE. Any
-other file is encoded anew, and so is an entry that cannot be read.
+The key of an entry consists of everything that determines it: the bytes of the file, the resizing, crop and mirroring,
+and the VAE. If any of these changes, or if an entry is damaged, the image is encoded again.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from neonym.data.images import is_plain, load_mask, load_pixels
-from neonym.data.latent_keys import Place, entry_name, places
-from neonym.data.metadata_files import plain_images
+from neonym.data.images import is_one_colour, load_mask, load_pixels
+from neonym.data.latent_keys import LatentKey, entry_name, latent_keys
+from neonym.data.metadata_files import one_colour_problem
 from neonym.io.atomic import atomic_write, clear_leftovers
 from neonym.types import ImageRecord, View
 
-Encode = Callable[[torch.Tensor], torch.Tensor]  # [1,3,H,W] -> [1,2C,h,w]
+Encode = Callable[[torch.Tensor], torch.Tensor]  # from pixels [1,3,H,W] to moments [1,2C,h,w]
 
 
 class Latents:
-    """The moments of every draw: those encoded before training, and those of images that change, encoded as needed."""
+    """The moments of every draw: most are encoded before training, those of changing images when they are needed."""
 
-    def __init__(self, known: dict[Place, torch.Tensor], encode: Encode):
+    def __init__(self, known: dict[LatentKey, torch.Tensor], encode: Encode):
         self.known, self.encode = known, encode
         self.masks: dict[tuple, torch.Tensor] = {}
 
-    def __getitem__(self, place: Place) -> torch.Tensor:
-        """Return the moments of a place, float32 [2C,h,w] on the CPU. Raises DataError if the image cannot be read."""
-        found = self.known.get(place)
-        return encode_image(place, self.encode) if found is None else found
+    def __getitem__(self, key: LatentKey) -> torch.Tensor:
+        """Return the moments of a view, float32 [2C,h,w] on the CPU. Raise DataError if the image cannot be read."""
+        found = self.known.get(key)
+        return encode_image(key, self.encode) if found is None else found
 
     def mask(self, record: ImageRecord, view: View, size: tuple[int, int]) -> torch.Tensor:
-        """Return how much each place of the latent counts, averaged over its pixels: float32 [1,h,w].
+        """Return the loss weight of each latent pixel, the mean over its image pixels: float32 [1,h,w].
 
-        Raises DataError if the mask cannot be read.
+        Raise DataError if the mask cannot be read.
         """
         if not record.masked:
             return torch.ones(1, *size)
@@ -53,37 +53,37 @@ class Latents:
         return found
 
 
-def encode_image(place: Place, encode: Encode) -> torch.Tensor:
-    """Return the moments of an image, float32 [2C,h,w]. Raises DataError if it cannot be read."""
-    return encoded(load_pixels(*place), encode)
+def encode_image(key: LatentKey, encode: Encode) -> torch.Tensor:
+    """Return the moments of a view, float32 [2C,h,w]. Raise DataError if the image cannot be read."""
+    return encoded(load_pixels(*key), encode)
 
 
 def encoded(pixels: np.ndarray, encode: Encode) -> torch.Tensor:
-    """Return the moments of pixels: float32 [3,H,W] -> float32 [2C,h,w] on the CPU."""
+    """Return the moments, float32 [2C,h,w] on the CPU, of pixels, float32 [3,H,W]."""
     return encode(torch.from_numpy(np.ascontiguousarray(pixels))[None])[0].float().cpu().contiguous()
 
 
-def checksum(file: Path, moments: torch.Tensor) -> str:
-    """Return the hash of an entry's name, shape and numbers; 4 x 8 x 16 and 4 x 16 x 8 may have the same numbers."""
+def entry_checksum(file: Path, moments: torch.Tensor) -> str:
+    """Return the hash of an entry's name, shape and numbers (the same numbers can have two shapes)."""
     return hashlib.sha256(repr((file.name, *moments.shape)).encode() + moments.numpy().tobytes()).hexdigest()
 
 
 def read_entry(file: Path) -> torch.Tensor | None:
-    """Return the moments of an entry, float32 [2C,h,w], or None if there is no sound entry."""
+    """Return the moments of an entry, float32 [2C,h,w], or None if there is no valid entry."""
     try:
         with safe_open(file, framework="pt") as opened:
             moments, noted = opened.get_tensor("moments"), (opened.metadata() or {}).get("sha256")
     except (OSError, SafetensorError):
         return None
-    return moments if moments.dtype == torch.float32 and checksum(file, moments) == noted else None
+    return moments if moments.dtype == torch.float32 and entry_checksum(file, moments) == noted else None
 
 
 def write_entry(file: Path, moments: torch.Tensor) -> bool:
-    """Write an entry that is complete or absent, and return whether it could be written."""
+    """Write an entry atomically, and return whether it could be written."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as part:
-            part.write_bytes(save({"moments": moments}, {"sha256": checksum(file, moments)}))
+            part.write_bytes(save({"moments": moments}, {"sha256": entry_checksum(file, moments)}))
     except OSError:
         return False
     return True
@@ -96,34 +96,35 @@ def cache_moments(
     folder: Path | None,
     progress: Callable[[int, int], None],
     complain: Callable[[str], None],
-    known: Mapping[Place, torch.Tensor] | None = None,
-) -> dict[Place, torch.Tensor]:
-    """Return the moments of every image that does not change from draw to draw: float32 [2C,h,w] on the CPU.
+    known: Mapping[LatentKey, torch.Tensor] | None = None,
+) -> dict[LatentKey, torch.Tensor]:
+    """Return the moments, float32 [2C,h,w] on the CPU, of all images that are not changed in every draw.
 
-    Images are encoded one at a time, so that the numbers do not depend on which entries were there already. With a
-    `folder`, entries are read from it and written to it; `complain` is called once if it cannot be written to, and it
-    is then left alone. `complain` also hears of images of one colour when they are encoded. Moments that are `known`
-    are taken as they are. Raises DataError if an image cannot be read.
+    Images are encoded one at a time, so that the result does not depend on which entries existed. Entries are read from
+    `folder` and written to it, if there is one. If it cannot be written to, `complain` is called once and no more are
+    written. `complain` is also called about images of one colour when they are encoded. `known` moments are not
+    encoded. `progress` is called with the number of images done and the total. Raise DataError if an image cannot be
+    read.
     """
     records, plain = list(records), []
     moments = dict(known or {})
-    wanted = [place for place in places(records) if place not in moments]
-    contents = {record.path: record.content[:64] for record in records}  # without the mask's
+    wanted = [key for key in latent_keys(records) if key not in moments]
+    contents = {record.path: record.content[:64] for record in records}  # without the hash of the mask
     if folder is not None:
         clear_leftovers(folder)
-    for done, place in enumerate(wanted):
+    for done, key in enumerate(wanted):
         progress(done, len(wanted))
-        file = folder / entry_name(contents[place[0]], place[1], vae_hash) if folder else None
+        file = folder / entry_name(contents[key[0]], key[1], vae_hash) if folder else None
         found = read_entry(file) if file else None
         if found is None:
-            pixels = load_pixels(*place)
-            plain += [place[0].name] if is_plain(pixels) else []
+            pixels = load_pixels(*key)
+            plain += [key[0].name] if is_one_colour(pixels) else []
             found = encoded(pixels, encode)
             if file is not None and not write_entry(file, found):
-                complain(f"the cache folder {folder} cannot be written to; going on without it")
+                complain(f"the cache folder {folder} cannot be written to, so nothing is cached there")
                 folder = None
-        moments[place] = found
+        moments[key] = found
     progress(len(wanted), len(wanted))
     if plain:
-        complain(f"warning: {plain_images(plain)}")
+        complain(f"warning: {one_colour_problem(plain)}")
     return moments

@@ -1,4 +1,4 @@
-"""Keys of latents: which images are encoded, and under which name each is kept."""
+"""Identify latents: which views of images are encoded, and the file name of each in the cache."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from neonym.data.images import still_view
 from neonym.types import ImageRecord, Size, View
 
-Place = tuple[Path, View]
-LAYOUT = "moments-3"  # changes with the meaning of an entry
+LatentKey = tuple[Path, View]
+LAYOUT = "moments-3"  # version of the entries
 
 
-def places(records: Iterable[ImageRecord]) -> list[Place]:
-    """Return every distinct image and view to encode, without images that change from draw to draw."""
-    found: dict[Place, None] = {}
+def latent_keys(records: Iterable[ImageRecord]) -> list[LatentKey]:
+    """Return each distinct image and view to encode once, without images that are changed in every draw."""
+    found: dict[LatentKey, None] = {}
     for record in records:
         if not record.image_rules.changes:
             for flipped in (False, True) if record.image_rules.flip else (False,):
@@ -24,15 +24,15 @@ def places(records: Iterable[ImageRecord]) -> list[Place]:
 
 
 def entry_name(content: str, view: View, vae_hash: str) -> str:
-    """Return the key of an entry as a file name; `content` is the SHA-256 of the image's file."""
+    """Return the file name of an entry in the cache. `content` is the SHA-256 of the image file."""
     facts = (LAYOUT, content, view, vae_hash)
     return hashlib.sha256(repr(facts).encode()).hexdigest() + ".safetensors"
 
 
-def told_sizes(size: Size, view: View) -> tuple[int, int, int, int, int, int]:
-    """Return the sizes that SDXL takes as conditioning (Podell et al. 2023).
+def size_conditioning(size: Size, view: View) -> tuple[int, int, int, int, int, int]:
+    """Return the size conditioning of SDXL (Podell et al. 2023).
 
-    They are the original height and width, the crop from top and left, and the height and width trained on.
+    It consists of the original height and width, the crop from top and left, and the target height and width.
     """
     fit, (width, height) = view.fit, size
     left = fit.resized[0] - fit.crop[2] if view.flipped else fit.crop[0]

@@ -1,4 +1,4 @@
-"""Pillow's warnings go to the caller, who knows which file they are about, instead of the terminal."""
+"""Collect Pillow's warnings for the caller, who knows which file they concern, instead of printing them."""
 
 from __future__ import annotations
 
@@ -8,48 +8,48 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-Heard = list[Warning]
+Caught = list[Warning]
 _lock, _before = threading.Lock(), ExitStack()
-_listeners = list[int]()  # threads
+_listeners = list[int]()  # ids of threads
 
 
-class Here(threading.local):
+class ThreadState(threading.local):
     """The state of one thread."""
 
-    heard: Heard | None = None  # the warnings of this thread's innermost listener
+    caught: Caught | None = None  # the warnings of this thread's innermost listener
 
 
-_here = Here()
+_thread = ThreadState()
 
 
 @contextmanager
-def pillow_warnings() -> Iterator[Heard]:
-    """Collect Pillow's warnings in this thread; all others go where they went before."""
-    outer, _here.heard = _here.heard, []
+def pillow_warnings() -> Iterator[Caught]:
+    """Yield a list that collects Pillow's warnings in this thread. Other warnings are shown as before."""
+    outer, _thread.caught = _thread.caught, []
     with _lock:
         if not _listeners:
             start_listening()
         _listeners.append(threading.get_ident())
     try:
-        yield _here.heard
+        yield _thread.caught
     finally:
-        _here.heard = outer
+        _thread.caught = outer
         with _lock:
             _listeners.pop()
             if not _listeners:
-                _before.close()  # filters are as they were before the first listener
+                _before.close()  # restores the filters from before the first listener
 
 
 def start_listening() -> None:
-    """Bring every warning of Pillow to the listener of its thread, however often it was shown before."""
+    """Pass every warning of Pillow to the listener of its thread, even if it was shown before."""
     _before.enter_context(warnings.catch_warnings())
     warnings.filterwarnings("always", module=r"PIL\b")
     show = warnings.showwarning
 
-    def hear(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
-        if _here.heard is None or "PIL" not in filename:
+    def catch(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+        if _thread.caught is None or "PIL" not in filename:
             show(message, category, filename, *rest)
         else:
-            _here.heard.append(message if isinstance(message, Warning) else category(message))
+            _thread.caught.append(message if isinstance(message, Warning) else category(message))
 
-    warnings.showwarning = hear
+    warnings.showwarning = catch

@@ -1,4 +1,4 @@
-"""The loader makes micro-batches on the device out of draws."""
+"""Make micro-batches on the device out of draws."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Protocol
 import torch
 
 from neonym.data.latent_cache import Latents
-from neonym.data.latent_keys import told_sizes
+from neonym.data.latent_keys import size_conditioning
 from neonym.types import Batch, Draw, Encoded, Work
 
-KNOWN = 1 << 15  # captions whose ids are kept: more than there are, unless they change from draw to draw
+KNOWN = 1 << 15  # captions whose ids are cached: more than a data set has, unless they change with each draw
 
 
 class Plan(Protocol):
-    """A protocol of anything that says which samples a step has."""
+    """An object that knows which samples a step has."""
 
     def draws(self, step: int) -> list[Draw]: ...
 
 
 class Loader:
-    """A source of the work of each step for this rank: micro-batches of one concept and one size.
+    """A loader of the work of each step for this rank: micro-batches of one concept and one size.
 
-    A caption is tokenized once. Every rank has its share of each concept. A concept whose word (one of `words`, in lower
-    case) stands in no caption of a step, such as a step of regularisation images only, is not among those drawn.
+    Captions are tokenized once. Every rank gets its share of each concept. A concept is not among those drawn in a step
+    if its word (one of `words`, in lower case) is in no caption, as in a step with only regularisation images.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Loader:
             weight=torch.tensor([d.weight for d in draws], device=self.device),
             mask=mask,
             sizes=torch.tensor(
-                [told_sizes(d.record.size, d.view) for d in draws], dtype=torch.float32, device=self.device
+                [size_conditioning(d.record.size, d.view) for d in draws], dtype=torch.float32, device=self.device
             ),
         )
 
@@ -86,8 +86,8 @@ class Loader:
 def share_of(draws: Sequence[Draw], size: int, rank: int, ranks: int) -> list[Sequence[Draw]]:
     """Return this rank's micro-batches of at most `size` samples.
 
-    Whole micro-batches are dealt out if every rank gets as many: sums over other numbers of samples round differently,
-    so only then do several processes compute exactly what one does. Otherwise samples are dealt out one by one.
+    Whole micro-batches are distributed if every rank gets the same number: sums over other numbers of samples round
+    differently, so only then do several processes compute exactly what one does. Otherwise, samples are distributed.
     """
     whole = parts(draws, size)
     return whole[rank::ranks] if len(whole) % ranks == 0 else parts(draws[rank::ranks], size)

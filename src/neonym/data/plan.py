@@ -1,4 +1,4 @@
-"""The plan says which samples a step has. It is a pure function of the step, so resuming needs no stored order."""
+"""Plan the samples of each step, as a pure function of the step, so that resuming needs no stored order."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from neonym.data.images import draw_view
 from neonym.seeds import dice
 from neonym.types import Draw, ImageRecord
 
-GOLDEN = (5**0.5 - 1) / 2  # its multiples fill 0..1 evenly, however many there are
+GOLDEN = (5**0.5 - 1) / 2  # its multiples modulo 1 are evenly distributed
 
 
 class ConceptPlan:
-    """The draws of one concept, the same whether it learns alone or beside others.
+    """The draws of one concept, which do not depend on other concepts in the run.
 
-    An epoch is a keyed shuffle of each bucket's items, cut into steps of one bucket each, in keyed order. A step has
-    `step_sizes[dataset]` samples (batch size times gradient accumulation); a bucket's last step may have fewer.
+    In an epoch, the items of each bucket are shuffled by key and split into steps of one bucket each, which are then
+    shuffled by key. A step has `step_sizes[dataset]` samples (batch size times gradient accumulation); the last step of
+    a bucket may have fewer.
 
-    Noise levels are drawn uniformly, or `stratified`: evenly spaced over the samples of a step, the spacing shifted from
-    step to step so that any stretch of steps covers all levels evenly. `steps`, the length of the training, matters to
-    captions whose tags are warmed up over a share of it.
+    Noise levels are uniform, or `stratified`: evenly spaced over the samples of a step and shifted from step to step,
+    so that any sequence of steps covers all levels evenly. `steps` is the length of the training, over a share of which
+    tags may be warmed up.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class ConceptPlan:
         return [self.draw(r, step, slot, self.level(step, slot, len(records)), at) for slot, r in enumerate(records)]
 
     def level(self, step: int, slot: int, samples: int) -> float:
-        """Return the noise level, 0 to 1 (excluded), of the sample in `slot` of a step with so many `samples`."""
+        """Return the noise level, from 0 to 1 (excluded), of the sample `slot` in a step with this number of samples."""
         if not self.stratified:
             return dice(self.seed, step, slot, "timestep").random()
         shift = (dice(self.seed, "timesteps").random() + step * GOLDEN) % 1.0
@@ -82,7 +83,7 @@ class ConceptPlan:
 
 
 def fingerprint(records: Sequence[ImageRecord], *settings: object) -> str:
-    """Return a hash that changes whenever the plan could: with images, captions, buckets, repeats or settings."""
+    """Return a hash of everything that affects the plan: images, captions, buckets, repeats, settings."""
     digest = hashlib.sha256(repr(settings).encode())
     for record in records:
         facts = (
@@ -94,6 +95,6 @@ def fingerprint(records: Sequence[ImageRecord], *settings: object) -> str:
             record.repeats,
             record.is_reg,
         )
-        decided = repr((*facts, record.image_rules, record.rules))
-        digest.update(decided.replace("ImageRules(", "ImageRules(").encode())  # the class's name in older states
+        settings_of_record = repr((*facts, record.image_rules, record.rules))
+        digest.update(settings_of_record.replace("ImageRules(", "PictureRules(").encode())  # its name in older states
     return digest.hexdigest()

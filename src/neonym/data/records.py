@@ -1,4 +1,4 @@
-"""The images of a run: found, measured, captioned, fitted to buckets, repeated."""
+"""Collect the images of a run: find them, inspect them, read their captions, fit them to buckets, repeat them."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from pathlib import Path
 from random import Random
 
 from neonym.data.buckets import BucketRules, bucket_sizes, fit
-from neonym.data.images import NOT_READ, Facts, find_images
-from neonym.data.index import look_at
+from neonym.data.images import NOT_READ, ImageFacts, find_images
+from neonym.data.index import inspect_images
 from neonym.data.metadata_files import (
     Entry,
     Reporter,
-    escaped,
+    escape_hint,
     find_masks,
     names_in,
     read_metadata,
     with_other_ending,
 )
 from neonym.data.remarks import Remark, remark_problems
-from neonym.data.subset_captions import StoredCaptions
+from neonym.data.subset_captions import SubsetCaptions
 from neonym.errors import DataError, Problem, in_one_line, some
 from neonym.extras import install_command
 from neonym.types import CaptionRules, Fit, ImageRecord, ImageRules, Size
 
-Looked = Mapping[Path, Facts | DataError]
-THIN = 3.0  # an image scaled to more than so many times its bucket's area loses most of itself to the cut
-MOST_ITEMS = 20_000_000  # images of a data set, repeats counted: an epoch is a list of them
-TINY = 0.25  # an image of a smaller share of its bucket's area is enlarged to more than twice its size
+Inspected = Mapping[Path, ImageFacts | DataError]
+THIN = 3.0  # an image resized to more than this multiple of its bucket's area loses most of itself to the crop
+MOST_ITEMS = 20_000_000  # images in a data set, including repeats: an epoch is a list of them
+TINY = 0.25  # an image of a smaller fraction of its bucket's area is enlarged to more than twice its size
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A frozen record of one subset: a folder of images or a metadata file, and how they are used."""
+    """One subset: a folder of images or a metadata file, and how its images are used."""
 
     path: Path | None
     concept: int
@@ -51,13 +51,13 @@ class Folder:
 
     @property
     def place(self) -> Path:
-        """Return the path that messages name; two subsets of a data set are the same if theirs are."""
+        """The path that messages name, which also identifies the subset within its data set."""
         return self.metadata or self.path or Path()
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A frozen record of subsets that share a batch size, buckets and the share that is held out."""
+    """A data set: subsets that share a batch size, buckets and the share of held-out images."""
 
     folders: tuple[Folder, ...]
     batch_size: int
@@ -69,7 +69,7 @@ class Dataset:
 def scan(
     datasets: Sequence[Dataset], report: Reporter, broken_is_fatal: bool = False
 ) -> tuple[list[ImageRecord], list[ImageRecord]]:
-    """Return the training records and the held-out records. Whatever is wrong with single images goes to `report`."""
+    """Return the training records and the held-out records. Problems of images and files are passed to `report`."""
     training, held_out = [], []
     for index, dataset in enumerate(datasets):
         found, kept_back = Scan(dataset, index, report, broken_is_fatal).run()
@@ -81,8 +81,8 @@ def scan(
 def without_leaks(training: list[ImageRecord], held_out: list[ImageRecord], report: Reporter) -> list[ImageRecord]:
     """Return the training records without images that are held out in another folder or data set.
 
-    Images with the same content are the same. Copies within one folder are reported and kept, since sd-scripts' rule
-    chooses which of them are held out.
+    Images are compared by content. Copies in the same folder are reported and kept, since sd-scripts' rule decides
+    which of them are held out.
     """
     places = {(r.concept, r.content[:64], r.path.parent) for r in held_out}
     names, contents = {(r.concept, r.path) for r in held_out}, {place[:2] for place in places}
@@ -104,7 +104,7 @@ def without_leaks(training: list[ImageRecord], held_out: list[ImageRecord], repo
 
 
 class Scan:
-    """The scan of one data set; it takes as many regularisation images as training images, concept by concept."""
+    """The scan of one data set, which uses as many regularisation images of each concept as training images."""
 
     def __init__(self, dataset: Dataset, index: int, report: Reporter, broken_is_fatal: bool):
         self.dataset, self.index, self.report = dataset, index, report
@@ -117,14 +117,14 @@ class Scan:
         dataset, report = self.dataset, self.report
         try:
             self.rules = dataset.buckets.adjusted() if dataset.buckets.enabled else dataset.buckets
-        except ValueError as error:  # the images are inspected all the same, so that one mistake hides no other
+        except ValueError as error:  # the images are still inspected, so that one mistake does not hide others
             report(Problem("error", str(error), f"datasets[{self.index}]", "Change the limits or the resolution"))
             self.rules = replace(dataset.buckets, enabled=False)
         self.sizes = bucket_sizes(self.rules) if self.rules.enabled else []
         training, held_out, regular, seen = [], [], [], set()
         for folder in dataset.folders:
             if folder.repeats < 1:
-                report(Problem("warning", f"num_repeats is {folder.repeats}, so it is passed over", str(folder.place)))
+                report(Problem("warning", f"num_repeats is {folder.repeats}, so it is ignored", str(folder.place)))
                 continue
             try:
                 place = (folder.concept, folder.place.resolve())
@@ -132,7 +132,7 @@ class Scan:
                 report(Problem("error", f"cannot be reached ({error})", str(folder.place), "Check the link"))
                 continue
             if place in seen:
-                what = "is named twice in one data set; the second is passed over"
+                what = "is named twice in one data set; the second one is ignored"
                 report(Problem("warning", what, str(folder.place)))
                 continue
             seen.add(place)
@@ -140,12 +140,12 @@ class Scan:
             if folder.is_reg:
                 regular += records
                 continue
-            kept, back = split(records, dataset.held_out_share, dataset.held_out_seed)
+            kept, back = hold_out(records, dataset.held_out_share, dataset.held_out_seed)
             training += kept
             held_out += [replace(record, repeats=1) for record in back]
         items = sum(r.repeats for r in training)
         if items > MOST_ITEMS:
-            what = f"its images count {items} times in all, which is more than {MOST_ITEMS}"
+            what = f"its images count {items} times in total, more than the limit of {MOST_ITEMS}"
             report(Problem("error", what, f"datasets[{self.index}]", "Lower num_repeats"))
             return [], []
         for concept in sorted({r.concept for r in regular}):
@@ -153,18 +153,24 @@ class Scan:
         return training, held_out
 
     def dealt(self, regular: list[ImageRecord], training: list[ImageRecord]) -> list[ImageRecord]:
-        """Return as many of one concept's regularisation images as it has `training` images; report those left over."""
+        """Return as many regularisation images of one concept as it has training images, and report those left over."""
         wanted = sum(r.repeats for r in training if r.concept == regular[0].concept)
         used = deal(regular, wanted)
         where = some(sorted({str(r.path.parent) for r in regular}))
         if not used:
-            what = f"none of the {len(regular)} regularisation images is used"
-            fix = "Put them into the [[datasets]] of the images that show the word, which has none"
+            what = (
+                f"none of the {len(regular)} regularisation images is used: "
+                "their [[datasets]] has no images of the word"
+            )
+            fix = "Put them into the [[datasets]] of the images of the word"
             self.report(Problem("warning", what, where, fix))
         elif len(used) < len(regular):
             spare = some([r.path.name for r in regular[len(used) :]])
             what = f"{len(regular) - len(used)} of {len(regular)} regularisation images are not used ({spare})"
-            fix = f"There are as many as images of the word, which count {wanted} times: raise the repeats of these"
+            fix = (
+                f"As many are used as there are images of the word, which count {wanted} times: "
+                "raise the repeats of those"
+            )
             self.report(Problem("warning", what, where, fix))
         return used
 
@@ -172,14 +178,14 @@ class Scan:
         """Return the records of every usable image of a subset."""
         entries = self.entries(folder)
         masks = find_masks([e.path for e in entries], folder.masks, self.report) if folder.masks else {}
-        looked = look_at([*(e.path for e in entries), *masks.values()])
-        stored = StoredCaptions(
+        inspected = inspect_images([*(e.path for e in entries), *masks.values()])
+        captions = SubsetCaptions(
             folder, entries, self.names_in(folder.path) if folder.path and not folder.metadata else set()
         )
         records = []
         for entry in entries:
             mask = masks.get(entry.path)
-            fitted, caption = self.measured(entry, mask, looked), stored.read(entry)
+            fitted, caption = self.measured(entry, mask, inspected), captions.read(entry)
             if fitted is None or caption is None:
                 continue
             text = folder.class_tokens if caption.text is None else caption.text
@@ -190,19 +196,22 @@ class Scan:
                     image_rules=folder.image_rules, mask=mask, unused_lines=caption.further,
                 )
             )  # fmt: skip
-        for problem in (*stored.problems(), *remark_problems(remarks_of(looked), masks.values(), str(folder.place))):
+        for problem in (
+            *captions.problems(),
+            *remark_problems(remarks_of(inspected), masks.values(), str(folder.place)),
+        ):
             self.report(problem)
         if entries and not records:
-            what = f"has no image that can be used ({some([entry.path.name for entry in entries])})"
+            what = f"has no usable image ({some([entry.path.name for entry in entries])})"
             self.report(Problem("error", what, str(folder.place)))
         report_shapes(folder, records, self.rules.enabled, self.report)
         return records
 
     def entries(self, folder: Folder) -> list[Entry]:
-        """Return the images of a subset with what its metadata says about them."""
+        """Return the images of a subset, with the facts in its metadata file if there is one."""
 
         def complain(what: str, path: Path) -> None:
-            self.report(Problem("warning", what, str(path), "It is passed over"))
+            self.report(Problem("warning", what, str(path), "It is ignored"))
 
         try:
             if folder.metadata is not None:
@@ -217,76 +226,80 @@ class Scan:
             self.report(error.problem)
             return []
         except OSError as error:
-            fix = escaped(folder.place) or "Check image_dir"
+            fix = escape_hint(folder.place) or "Check image_dir"
             self.report(Problem("error", f"cannot be read ({error.strerror})", str(folder.place), fix))
             return []
         if not paths:
-            fix = "Images must lie directly in the folder"
+            fix = "Put images directly into the folder: subfolders are not searched"
             self.report(Problem("error", "has no images", str(folder.place), fix))
         self.report_names(folder, paths)
         return [Entry(path) for path in paths]
 
     def report_names(self, folder: Folder, paths: Sequence[Path]) -> None:
-        """Report images that are passed over because of their kind, and images that share a caption file."""
+        """Report images in unsupported formats, and images that share a caption file."""
         assert folder.path is not None
         others = sorted(name for name in self.names_in(folder.path) if name.lower().endswith(tuple(NOT_READ)))
         if others:
-            what = f"{len(others)} images of other kinds are passed over ({some(others)})"
+            what = f"{len(others)} images in unsupported formats are ignored ({some(others)})"
             jxl = any(name.lower().endswith(".jxl") for name in others)
             fix = "Save them as PNG, JPEG or WebP" + (f", or {install_command('pillow_jxl')}" if jxl else "")
             self.report(Problem("warning", what, str(folder.place), fix))
         stems = Counter(path.stem for path in paths)
         shared = [path.name for path in paths if stems[path.stem] > 1] if len(stems) < len(paths) else []
         if shared:
-            what = f"{len(shared)} images differ in their endings alone, so they share a caption file ({some(shared)})"
+            what = (
+                f"{len(shared)} images differ only in their extensions, so they share a caption file ({some(shared)})"
+            )
             self.report(Problem("note", what, str(folder.place)))
 
-    def measured(self, entry: Entry, mask: Path | None, looked: Looked) -> tuple[Size, Fit, str] | None:
-        """Return an image's size, its fit and its content; report an image that cannot be used, and return None."""
+    def measured(self, entry: Entry, mask: Path | None, inspected: Inspected) -> tuple[Size, Fit, str] | None:
+        """Return an image's size, fit and content hash, or report that it cannot be used and return None."""
         try:
-            size, content = known(looked, entry.path)
+            size, content = known(inspected, entry.path)
             if size not in self.fits:
                 self.fits[size] = fit(size, self.rules, self.sizes)
         except DataError as error:
             severity = "error" if self.broken_is_fatal else "warning"
-            meant = with_other_ending(entry.path, self.names_in(entry.path.parent))
+            likely = with_other_ending(entry.path, self.names_in(entry.path.parent))
             fix = (
-                f"Is {in_one_line(meant)} meant? Metadata names images with their endings"
-                if meant
+                f"Did you mean {in_one_line(likely)}? Metadata names images with their extensions"
+                if likely
                 else error.problem.fix
             )
             self.report(replace(error.problem, severity=severity, fix=fix))
             return None
         except ValueError as error:
             severity = "error" if self.broken_is_fatal else "warning"
-            self.report(Problem(severity, str(error), str(entry.path), "Remove it, or allow enlarging"))
+            self.report(Problem(severity, str(error), str(entry.path), "Remove it, or turn bucket_no_upscale off"))
             return None
         if entry.size is not None and size not in (entry.size, entry.size[::-1]):
             what = f"is {size[0]} x {size[1]}, not {entry.size[0]} x {entry.size[1]} as the metadata says"
-            self.report(Problem("warning", what, str(entry.path), "The true size is used"))
+            self.report(Problem("warning", what, str(entry.path), "The actual size is used"))
         try:
-            content += check_mask(mask, known(looked, mask), size) if mask is not None else ""
-        except DataError as error:  # never ignored: the image would be trained as a whole
+            content += check_mask(mask, known(inspected, mask), size) if mask is not None else ""
+        except DataError as error:  # an error even if broken images are skipped: the whole image would be trained
             self.report(error.problem)
             return None
         return size, self.fits[size], content
 
 
-def remarks_of(looked: Looked) -> Iterator[tuple[Path, Remark]]:
-    """Yield each remark about the images and masks that can be read, with their paths."""
-    return ((path, remark) for path, facts in looked.items() if isinstance(facts, Facts) for remark in facts.remarks)
+def remarks_of(inspected: Inspected) -> Iterator[tuple[Path, Remark]]:
+    """Yield the remarks about readable images and masks, with their paths."""
+    return (
+        (path, remark) for path, facts in inspected.items() if isinstance(facts, ImageFacts) for remark in facts.remarks
+    )
 
 
-def known(looked: Looked, path: Path) -> tuple[Size, str]:
-    """Return the size and the content of an image. Raises the DataError that reading it raised."""
-    facts = looked[path]
+def known(inspected: Inspected, path: Path) -> tuple[Size, str]:
+    """Return the size and the content hash of an image. Raise the DataError that reading it raised."""
+    facts = inspected[path]
     if isinstance(facts, DataError):
         raise facts
     return facts.size, facts.content
 
 
 def check_mask(mask: Path, facts: tuple[Size, str], size: Size) -> str:
-    """Return the content of a mask. Raises DataError if it does not have its image's shape."""
+    """Return the content hash of a mask. Raise DataError if it does not have the aspect ratio of its image."""
     found, content = facts
     if abs(found[0] * size[1] - found[1] * size[0]) > max(found[0], size[0], found[1], size[1]):
         what = f"is a mask of {found[0]} x {found[1]}, but its image is {size[0]} x {size[1]}"
@@ -295,13 +308,13 @@ def check_mask(mask: Path, facts: tuple[Size, str], size: Size) -> str:
 
 
 def report_shapes(folder: Folder, records: Sequence[ImageRecord], bucketed: bool, report: Reporter) -> None:
-    """Report images that lose most of themselves to the cut, and images far smaller than their bucket."""
+    """Report images that lose most of themselves to the crop, and images that are far smaller than their bucket."""
     thin = [
         r.path.name for r in records if r.fit.resized[0] * r.fit.resized[1] > THIN * r.fit.bucket[0] * r.fit.bucket[1]
     ]
     if thin:
-        what = f"{len(thin)} images are so thin that most of them is cut off ({some(thin)})"
-        fix = "Cut them yourself" if bucketed else "Use --enable_bucket, or cut them yourself"
+        what = f"{len(thin)} images are so thin that most of each is cropped ({some(thin)})"
+        fix = "Crop them yourself" if bucketed else "Use --enable_bucket, or crop them yourself"
         report(Problem("warning", what, str(folder.place), fix))
     tiny = [r.path.name for r in records if r.size[0] * r.size[1] < TINY * r.fit.bucket[0] * r.fit.bucket[1]]
     if tiny:
@@ -309,11 +322,11 @@ def report_shapes(folder: Folder, records: Sequence[ImageRecord], bucketed: bool
         report(Problem("warning", what, str(folder.place), "Use larger images, or a smaller resolution"))
 
 
-def split(records: list[ImageRecord], share: float, seed: int) -> tuple[list[ImageRecord], list[ImageRecord]]:
-    """Return the training records and the held-out ones, the same whenever the folder and the seed are the same.
+def hold_out(records: list[ImageRecord], share: float, seed: int) -> tuple[list[ImageRecord], list[ImageRecord]]:
+    """Return the training records and the held-out records, which depend only on the folder and the seed.
 
-    The shuffle is sd-scripts', so that its `validation_seed` holds out the same images; but no image is on both sides,
-    and any share holds out at least one.
+    The shuffle is that of sd-scripts, so that its `validation_seed` holds out the same images; but no image is on both
+    sides, and any share above 0 holds out at least one.
     """
     if not share or len(records) < 2:
         return records, []
@@ -325,7 +338,7 @@ def split(records: list[ImageRecord], share: float, seed: int) -> tuple[list[Ima
 
 
 def deal(regular: list[ImageRecord], wanted: int) -> list[ImageRecord]:
-    """Return regularisation images in turn, with repeats that make `wanted` items; images beyond that are left out."""
+    """Return regularisation images with repeats that add up to `wanted`. Images beyond that are left out."""
     repeats = [0] * len(regular)
     made = 0
     for i, record in enumerate(regular):
@@ -341,7 +354,7 @@ def deal(regular: list[ImageRecord], wanted: int) -> list[ImageRecord]:
 
 
 def steps_per_epoch(records: Sequence[ImageRecord], step_sizes: Sequence[int]) -> int:
-    """Return how many steps go once through `records`; `step_sizes` is the number of samples a step, per data set."""
+    """Return the number of steps in an epoch of `records`. `step_sizes` holds the samples per step of each data set."""
     counts: dict[tuple[int, Size], int] = {}
     for record in records:
         group = (record.dataset, record.fit.bucket)

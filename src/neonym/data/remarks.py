@@ -1,4 +1,4 @@
-"""Remarks about images that can be used all the same: kept with their sizes, and reported once for all of them."""
+"""Report remarks about usable images, such as animation or repaired damage, once per kind."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Literal, NamedTuple
 
 from neonym.errors import Problem, counted, some
 
-ANIMATED, MENDED, HUGE, PROFILE, WARNED = "animated", "mended", "huge", "profile", "warned"
+ANIMATED, REPAIRED, HUGE, PROFILE, WARNED = "animated", "mended", "huge", "profile", "warned"
 
 
 class Remark(NamedTuple):
-    """A remark about an image: its kind, and the detail that is special to this image."""
+    """A remark about an image: its kind, and a detail of this image."""
 
     kind: str
     detail: str = ""
 
 
-class Telling(NamedTuple):
+class Wording(NamedTuple):
     """The wording of a kind of remark, which follows the number of images."""
 
     severity: Literal["warning", "note"]
@@ -27,17 +27,19 @@ class Telling(NamedTuple):
     about_masks: bool = True
 
 
-TELLINGS = {
-    ANIMATED: Telling("note", "with several frames, of which the first is used"),
-    MENDED: Telling("note", "damaged beside the pixels, or with too long a text, and used: the pixels are whole"),
-    HUGE: Telling("warning", "so large that reading takes much time and memory", "Make them smaller"),
-    PROFILE: Telling(
+WORDINGS = {
+    ANIMATED: Wording("note", "with several frames: only the first frame is used"),
+    REPAIRED: Wording(
+        "note", "with damage outside the pixels or too long a text: used, because the pixels are complete"
+    ),
+    HUGE: Wording("warning", "so large that reading them takes much time and memory", "Make them smaller"),
+    PROFILE: Wording(
         "warning",
         "with a colour profile that cannot be used: the colours are taken as sRGB",
         "Save them as sRGB",
         False,
     ),
-    WARNED: Telling("warning", "that the image library warns of, used all the same", "Save them anew"),
+    WARNED: Wording("warning", "used despite a warning of the image library", "Save them again"),
 }
 
 
@@ -45,11 +47,11 @@ def remark_problems(remarks: Iterable[tuple[Path, Remark]], masks: Iterable[Path
     """Yield one problem for each kind of remark, with the number of images, three names and the first detail."""
     masks, by_kind = set(masks), dict[str, dict[Path, str]]()
     for path, (kind, detail) in remarks:
-        if kind in TELLINGS and (path not in masks or TELLINGS[kind].about_masks):
+        if kind in WORDINGS and (path not in masks or WORDINGS[kind].about_masks):
             by_kind.setdefault(kind, {}).setdefault(path, detail)
     for kind in sorted(by_kind):
-        found, telling = by_kind[kind], TELLINGS[kind]
+        found, wording = by_kind[kind], WORDINGS[kind]
         detail = next(iter(found.values()))
         named = some([path.name for path in found]) + (f": {detail}" if detail else "")
-        what = f"{counted(len(found), 'image')} {telling.what} ({named})"
-        yield Problem(telling.severity, what, where, telling.fix)
+        what = f"{counted(len(found), 'image')} {wording.what} ({named})"
+        yield Problem(wording.severity, what, where, wording.fix)

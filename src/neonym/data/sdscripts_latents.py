@@ -1,7 +1,7 @@
-"""Latents that sd-scripts cached beside the images (`NAME_0768x0512_sd.npz`), used if they suit the run.
+"""Read latents that sd-scripts cached beside the images (`NAME_0768x0512_sd.npz`), if they fit the run.
 
-They are one draw from the VAE's distribution, so an image read this way has no posterior noise. The files do not say
-which VAE made them.
+They are one draw from the VAE's distribution, so images read in this way have no posterior noise. The files do not
+record which VAE made them.
 """
 
 from __future__ import annotations
@@ -20,20 +20,23 @@ from neonym.data.images import UNREADABLE
 from neonym.data.library_warnings import pillow_warnings
 from neonym.types import ImageRecord, Size, View
 
-OLD = ".npz"  # the ending of such files if no family is part of their names
-SURE = -60.0  # log-variance of a value that is not drawn
+OLD = ".npz"  # the end of the file name if no family is part of it
+FIXED = -60.0  # log-variance of a value that is not drawn
 
 
 def cache_file(image: Path, size: Size, suffix: str | None) -> Path:
-    """Return where sd-scripts keeps an image's latents; `NAME.npz`, of older versions, comes first."""
+    """Return the file in which sd-scripts caches an image's latents.
+
+    `NAME.npz`, from older versions, has precedence.
+    """
     old = image.with_suffix(".npz")
     return old if old.is_file() else image.with_name(f"{image.stem}_{size[0]:04d}x{size[1]:04d}{suffix or OLD}")
 
 
 def read_latents(record: ImageRecord, view: View, suffix: str | None, channels: int, factor: int) -> torch.Tensor | str:
-    """Return the moments from sd-scripts' file, float32 [2C,h,w], or the reason why they cannot be used."""
-    if other := seen_otherwise(record):
-        return other
+    """Return the moments in sd-scripts' file, float32 [2C,h,w], or the reason why they cannot be used."""
+    if difference := pixel_difference(record):
+        return difference
     file = cache_file(record.path, record.size, suffix)
     if not file.is_file():
         return "there is no file"
@@ -58,37 +61,37 @@ def read_latents(record: ImageRecord, view: View, suffix: str | None, channels: 
         return f"it cannot be read ({error})"
     wanted = (channels, view.fit.bucket[1] // factor, view.fit.bucket[0] // factor)
     if size != record.size or latents.shape != wanted or latents.dtype.kind != "f":
-        return f"it is of {size} with latents {latents.shape}, not of {record.size} with {wanted}"
+        return f"it is for {size} with latents {latents.shape}, not for {record.size} with {wanted}"
     if not np.isfinite(latents).all():
         return "it holds numbers that are not finite"
     mean = torch.from_numpy(latents.astype(np.float32))
-    return torch.cat([mean, torch.full_like(mean, SURE)])
+    return torch.cat([mean, torch.full_like(mean, FIXED)])
 
 
-def seen_otherwise(record: ImageRecord) -> str:
-    """Return why sd-scripts makes other pixels of the image than Neonym does, or "" if it makes the same."""
+def pixel_difference(record: ImageRecord) -> str:
+    """Return why sd-scripts reads other pixels from the image than Neonym, or "" if it reads the same."""
     try:
         with pillow_warnings(), Image.open(record.path) as image:
             if image.size != record.size:
-                return "the image is turned by its EXIF orientation, which sd-scripts does not see"
+                return "the image has an EXIF orientation, which sd-scripts ignores"
             if image.has_transparency_data:
-                return "the image is transparent, of which sd-scripts makes other pixels"
+                return "the image is transparent, which sd-scripts handles differently"
             if image.mode.startswith(("I", "F")):
-                return "the image has 16 bits, of which sd-scripts makes other pixels"
+                return "the image has 16 bits, which sd-scripts handles differently"
             if changes_colours(image):
-                return "the image has a colour profile, which sd-scripts does not see"
+                return "the image has a colour profile, which sd-scripts ignores"
     except UNREADABLE:
-        return "the image is damaged beside its pixels, so sd-scripts does not read it"
+        return "the image is damaged outside its pixels, so sd-scripts cannot read it"
     return ""
 
 
 def known_latents(
-    records: Iterable[ImageRecord], places: Iterable[tuple[Path, View]], suffix: str | None, channels: int, factor: int
+    records: Iterable[ImageRecord], keys: Iterable[tuple[Path, View]], suffix: str | None, channels: int, factor: int
 ) -> tuple[dict[tuple[Path, View], torch.Tensor], dict[str, int]]:
-    """Return the moments that could be read, float32 [2C,h,w] each, and for each reason how many could not."""
+    """Return the moments that can be used, float32 [2C,h,w], and for each reason the number of those that cannot."""
     by_path = {record.path: record for record in records}
     found, refused = {}, dict[str, int]()
-    for path, view in places:
+    for path, view in keys:
         read = read_latents(by_path[path], view, suffix, channels, factor)
         if isinstance(read, str):
             refused[read] = refused.get(read, 0) + 1

@@ -1,4 +1,4 @@
-"""The captions of a subset's images as they are stored, and the problems of their files."""
+"""Read the captions of a subset's images, and report problems of caption files."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from neonym.data.caption_files import FOUND_UNASKED, CaptionFiles, dotted, gathered, meant_for, read_text
-from neonym.data.captions import shows, uses_captions
+from neonym.data.caption_files import (
+    FOUND_UNASKED,
+    CaptionFiles,
+    dotted,
+    grouped_problems,
+    read_text,
+    with_likely_images,
+)
+from neonym.data.captions import contains_word, uses_captions
 from neonym.data.metadata_files import Entry
 from neonym.errors import DataError, Problem, counted, in_one_line, some
 
@@ -15,16 +22,16 @@ if TYPE_CHECKING:
     from neonym.data.records import Folder
 
 
-class Stored(NamedTuple):
-    """The caption of one image."""
+class ImageCaption(NamedTuple):
+    """The caption of one image, before it is processed."""
 
     text: str | None  # None: there is none
-    further: str = ""  # lines that are not used
+    further: str = ""  # its lines that are not used
 
 
 @dataclass
-class StoredCaptions:
-    """A reader of each entry's caption that gathers the problems of all of them."""
+class SubsetCaptions:
+    """The captions of a subset. Problems of all of them are collected."""
 
     folder: Folder
     entries: Sequence[Entry]
@@ -41,14 +48,14 @@ class StoredCaptions:
         self.files = CaptionFiles(beside, self.names if beside else set(), endings)
         self.used = {image: self.files.used(image, self.read_endings) for image in beside}
 
-    def read(self, entry: Entry) -> Stored | None:
-        """Return the stored caption of an entry; None if its file cannot be read, which `problems` reports."""
+    def read(self, entry: Entry) -> ImageCaption | None:
+        """Return the caption of an entry, or None if its file cannot be read, which `problems` reports."""
         wildcards, text = self.folder.rules.wildcards, entry.caption
         if text is not None:  # it comes from a metadata file
-            return Stored(text, "" if wildcards else further_lines(text))
+            return ImageCaption(text, "" if wildcards else further_lines(text))
         name = self.used[entry.path.name]
         if name is None:
-            return Stored(None)
+            return ImageCaption(None)
         try:
             text = read_text(entry.path.with_name(name))
         except DataError as error:
@@ -56,13 +63,13 @@ class StoredCaptions:
             return None
         lines = [line.strip() for line in text.split("\n")]
         if wildcards:
-            return Stored("\n".join(filter(None, lines)))
-        return Stored(lines[0], further_lines(text))
+            return ImageCaption("\n".join(filter(None, lines)))
+        return ImageCaption(lines[0], further_lines(text))
 
     def problems(self) -> Iterator[Problem]:
-        """Yield the problems of the caption files; only those of unreadable ones if templates replace captions."""
+        """Yield the problems of the caption files; if templates replace captions, only those of unreadable files."""
         place = self.folder.place
-        yield from gathered(self.unreadable, place)
+        yield from grouped_problems(self.unreadable, place)
         if not self.used or not uses_captions(self.folder.rules):
             return
         where = str(place)
@@ -70,32 +77,41 @@ class StoredCaptions:
         yield from self.missing(where)
 
     def choices(self, where: str) -> Iterator[Problem]:
-        """Yield a problem for each way in which one caption file was preferred to another."""
+        """Yield a problem for each way in which a caption file was preferred to another source."""
         files, read = self.files, list(dict.fromkeys(name for name in self.used.values() if name))
         found = {image: names for image, names in files.of.items() if names}
-        if passed := list(dict.fromkeys(names[0] for image, names in found.items() if self.used[image] is None)):
-            what = f"{counted(len(passed), '.txt file')} not read ({some(passed)}), because {self.tokens()} comes first, as in sd-scripts"
+        if skipped := list(dict.fromkeys(names[0] for image, names in found.items() if self.used[image] is None)):
+            what = (
+                f"{counted(len(skipped), '.txt file')} not read ({some(skipped)}), "
+                f"because {self.tokens()} comes first, as in sd-scripts"
+            )
             fix = "Set caption_extension to .txt to read them (on the command line: --caption_extension=.txt)"
             yield Problem("warning", what, where, fix)
         if second := list(
             dict.fromkeys(names[-1] for image, names in found.items() if self.is_second(names[-1], image))
         ):
-            what = f"{counted(len(second), '.txt file')} not read, because .caption files are ({some(second)})"
+            what = f"{counted(len(second), '.txt file')} not read, because .caption files come first ({some(second)})"
             yield Problem("note", what, where, "Set caption_extension to .txt to read them")
-        if renamed := files.renamed(read):
-            what = f"{counted(len(renamed), 'caption file')} read whose names are not quite those of their images ({some(renamed)})"
+        if inexact := files.inexact(read):
+            what = (
+                f"{counted(len(inexact), 'caption file')} read "
+                f"although their names differ slightly from their images' ({some(inexact)})"
+            )
             yield Problem("note", what, where)
         if rivals := [f"{name} beside {used}" for name, used in files.rivals.items()]:
-            what = f"{counted(len(rivals), 'caption file')} not read, as names differ in case alone ({some(rivals)})"
+            what = (
+                f"{counted(len(rivals), 'caption file')} not read, "
+                f"because their names differ only in case ({some(rivals)})"
+            )
             yield Problem("warning", what, where, "Keep one of each")
 
     def is_second(self, name: str, image: str) -> bool:
-        """Return whether the file is of another kind than the one that is read for the image."""
+        """Return whether the file has another extension than the one that is read for the image."""
         used = self.used[image]
-        return used is not None and kind_of(name) != kind_of(used)
+        return used is not None and lower_extension(name) != lower_extension(used)
 
     def tokens(self) -> str:
-        """Return the class_tokens in quotes, introduced as the folder's name if they are that."""
+        """Return the class_tokens in quotes, described as the folder's name if they come from it."""
         folder = self.folder
         named = folder.path is not None and folder.path.name.partition("_")[2] == folder.class_tokens
         origin = "the folder's name" if named else "class_tokens"
@@ -116,24 +132,25 @@ class StoredCaptions:
             parts.append(
                 f"{len(bare)} of {len(self.used)} images have no caption file, so class_tokens are used ({some(bare)})"
             )
-        lonely = [name for name in self.files.lonely() if name.lower().endswith(self.read_endings)]
-        if lonely:
+        orphans = [name for name in self.files.orphans() if name.lower().endswith(self.read_endings)]
+        if orphans:
             parts.append(
-                f"{counted(len(lonely), 'caption file')} without an image ({meant_for(lonely, bare or list(self.used))})"
+                f"{counted(len(orphans), 'caption file')} without an image "
+                f"({with_likely_images(orphans, bare or list(self.used))})"
             )
-            fixes.append("A caption file has its image's name")
+            fixes.append("A caption file must have the name of its image")
         if parts:
             yield Problem("warning", "; ".join(parts), where, ". ".join(fixes))
 
     def wanted_text(self) -> str:
-        """Return what the missing captions should contain."""
+        """Return what the missing captions should contain, as a phrase."""
         if self.folder.is_reg:
             return "what they show, without the new word"
         return "what they show" if self.folder.rules.templates else "the new word"
 
 
-def kind_of(name: str) -> str:
-    """Return a file's ending without the dot, in lower case."""
+def lower_extension(name: str) -> str:
+    """Return the extension in a file name, in lower case, without the dot."""
     return name.lower().rpartition(".")[2]
 
 
@@ -143,11 +160,13 @@ def further_lines(text: str) -> str:
 
 
 def prefers_class_tokens(folder: Folder) -> bool:
-    """Return whether class_tokens suffice, so that only `.caption` files come before them, as in sd-scripts.
+    """Return whether class_tokens have precedence over `.txt` files, as in sd-scripts.
 
-    If they lack the new word, they do not: the word can then be learned from `.txt` files only.
+    They do not if they lack the new word, which can then be learned only from `.txt` files.
     """
     if not folder.class_tokens:
         return False
     rules = folder.rules
-    return folder.is_reg or shows(" ".join(filter(None, (rules.prefix, folder.class_tokens, rules.suffix))), rules.word)
+    return folder.is_reg or contains_word(
+        " ".join(filter(None, (rules.prefix, folder.class_tokens, rules.suffix))), rules.word
+    )

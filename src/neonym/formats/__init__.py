@@ -1,7 +1,7 @@
 """Read and write embedding files. Each layout is a module with `read`, `write` or both.
 
-A file is complete or absent. The writer refuses what breaks other programs: missing rows, numbers that are not finite,
-rows that are not a table. Reading a file never runs code.
+Files are written atomically. The writer refuses what would break other programs: missing rows, numbers that are not
+finite, rows that are not a table. Reading a file never runs code.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from PIL.Image import Image
 
 from neonym.errors import FormatError
 from neonym.formats import automatic1111, diffusers, kohya, pickles, png_card
-from neonym.formats.content import Stored, ending_of, shown
-from neonym.formats.programs import IMAGES, SD2_WIDTH
-from neonym.formats.programs import programs as programs
+from neonym.formats.consumers import IMAGES, SD2_WIDTH
+from neonym.formats.consumers import support_by_program as support_by_program
+from neonym.formats.content import FileContent, ending_of, printable
 from neonym.formats.tensors import ENCODER, OUTPUT, OUTPUT_MEANS, SECOND, SECOND_WIDTH, WIDTH, embeddings_of
 from neonym.io.atomic import atomic_write
 from neonym.text.words import clean
@@ -25,26 +25,26 @@ from neonym.types import Embedding
 
 
 class Layout(Protocol):
-    """A module that reads one kind of file."""
+    """A module that reads one kind of embedding file."""
 
-    def read(self, path: Path) -> Stored: ...
+    def read(self, path: Path) -> FileContent: ...
 
 
-FORMATS = {  # what is written, by the ending of the file
+FORMATS = {  # file extension -> the layout that is written
     "safetensors": kohya, "pt": automatic1111, "ckpt": automatic1111, "bin": diffusers, "png": png_card,
 }  # fmt: skip
-PICKLE = b"\x80"  # what a pickle begins with
+PICKLE = b"\x80"  # the first byte of a pickle
 IMAGES_BEGIN = (b"\x89PNG", b"RIFF", b"\xff\xd8\xff", b"\xff\x0a", b"\0\0\0\x0cJXL", b"GIF8", b"BM")
 AVIF = (b"ftypavif", b"ftypavis", b"ftypmif1")
-MOST_SHOWN = 8  # words
-LARGEST = 1 << 30  # bytes: no file that is read as a whole and may carry an embedding is larger
-HEAD = 64  # every width is a multiple of the width of an attention head
+MOST_SHOWN = 8  # words listed in a message
+LARGEST = 1 << 30  # bytes of a file that is read as a whole
+HEAD = 64  # width of an attention head: every vector width is a multiple of it
 
 
 def write_embedding(embedding: Embedding, path: Path | str, image: Image | None = None) -> Path:
-    """Write a word in the layout that the ending of `path` names, and return the path.
+    """Write a word in the layout that the extension of `path` selects, and return the path.
 
-    `image` is the image of a .png card. Raise FormatError if the file cannot be written.
+    `image` is the picture on a .png card. Raise FormatError if the file cannot be written.
     """
     path = Path(path)
     check_writable(embedding, path)
@@ -62,85 +62,90 @@ def write_embedding(embedding: Embedding, path: Path | str, image: Image | None 
 
 
 def check_writable(embedding: Embedding, path: Path) -> None:
-    """Raise FormatError if the ending of `path` names no layout, or if the file would break other programs."""
+    """Raise FormatError if the extension of `path` is unknown, or if the file would break other programs."""
     if ending_of(path) not in FORMATS:
-        raise FormatError(f"`{path.suffix}` is no known ending", str(path), f"Use one of: {', '.join(FORMATS)}")
-    check(embedding, path)
-    check_programs(embedding, path)
+        raise FormatError(
+            f"`{path.suffix}` is not a known file extension", str(path), f"Use one of: {', '.join(FORMATS)}"
+        )
+    check_vectors(embedding, path)
+    check_usable_by_programs(embedding, path)
 
 
-def check(embedding: Embedding, path: Path) -> None:
-    """Raise FormatError for vectors that cannot be a word. Files are checked when they are written and when read."""
+def check_vectors(embedding: Embedding, path: Path) -> None:
+    """Raise FormatError if the vectors cannot be a word. Files are checked both when written and when read."""
     if not embedding.vectors:
-        raise FormatError("there are no vectors in it", str(path))
+        raise FormatError("contains no vectors", str(path))
     counts = {rows.shape[0] for rows in embedding.vectors.values() if rows.ndim == 2}
     for name, rows in embedding.vectors.items():
         if rows.ndim != 2 or 0 in rows.shape:
-            raise FormatError(f"{name}: a table of vectors is needed, not the shape {tuple(rows.shape)}", str(path))
+            raise FormatError(f"{name}: the shape {tuple(rows.shape)} is not a table of vectors", str(path))
         if not rows.is_floating_point():
-            raise FormatError(f"{name}: numbers of the kind {rows.dtype} are no vectors", str(path))
+            raise FormatError(f"{name}: vectors cannot be of the type {rows.dtype}", str(path))
         if not bool(rows.isfinite().all()):
             raise FormatError(f"{name}: some numbers are not finite", str(path))
     if len(counts) > 1:
-        raise FormatError(f"the encoders have unequal numbers of vectors {sorted(counts)}", str(path))
+        raise FormatError(f"the encoders have different numbers of vectors {sorted(counts)}", str(path))
 
 
-def check_programs(embedding: Embedding, path: Path) -> None:
-    """Raise FormatError for vectors that would break the programs that read them."""
+def check_usable_by_programs(embedding: Embedding, path: Path) -> None:
+    """Raise FormatError if the vectors would break the programs that read them."""
     for name, rows in embedding.vectors.items():
         if not bool(rows.any(dim=1).all()):
-            what = f"{name}: a vector is zero, which several programs take silently for a word without effect"
+            what = f"{name}: a vector is zero, so the word would silently have no effect in several programs"
             raise FormatError(what, str(path))
     widths = {name: rows.shape[1] for name, rows in embedding.vectors.items()}
     if set(widths) not in ({ENCODER}, {ENCODER, SECOND}):
-        what = f"a file holds the vectors of one encoder or of SDXL's two, not of {' and '.join(sorted(widths))} alone"
+        what = (
+            f"a file must hold the vectors of one encoder or of SDXL's two, not of {' and '.join(sorted(widths))} alone"
+        )
         raise FormatError(what, str(path))
     first, second = widths[ENCODER], widths.get(SECOND)
-    small = all(width % HEAD == 0 and width < WIDTH for width in widths.values())  # models for trying things out
+    small = all(width % HEAD == 0 and width < WIDTH for width in widths.values())  # test models
     known = first in (WIDTH, SD2_WIDTH) if second is None else (first, second) == (WIDTH, SECOND_WIDTH)
     if not (known or small):
-        what = (
-            f"vectors of {' and '.join(map(str, widths.values()))} numbers belong to no text encoder that programs have"
-        )
+        what = f"no other program has a text encoder for vectors of {' and '.join(map(str, widths.values()))} numbers"
         fix = f"{WIDTH} for Stable Diffusion 1.x, {SD2_WIDTH} for 2.x, {WIDTH} and {SECOND_WIDTH} for XL"
         raise FormatError(what, str(path), fix)
 
 
 def read_embedding(path: Path | str, word: str | None = None) -> Embedding:
-    """Return the word of a file of any layout, or the one that is called `word`, with float32 vectors.
+    """Return the only word of a file in any layout, or the one called `word`, with float32 vectors.
 
-    Raise FormatError if the file cannot be read, or if it is not clear which word is meant.
+    Raise FormatError if the file cannot be read, or if it holds several words and `word` does not select one.
     """
     return one_word(read_words(path)[0], path, word)
 
 
 def one_word(found: list[Embedding], path: Path | str, word: str | None = None) -> Embedding:
-    """Return the only word of a file, or the one that is called `word`. Raise FormatError if there is not one."""
+    """Return the only word of a file, or the one called `word`. Raise FormatError if there is not exactly one."""
     called = [embedding for embedding in found if word is None or clean(embedding.token) == clean(word)]
     if len(called) == 1:
         return called[0]
     names = ", ".join(embedding.token for embedding in found[:MOST_SHOWN]) + ", ..." * (len(found) > MOST_SHOWN)
     if not called:
-        raise FormatError(f"has no word `{word}`, but {names}", str(path), "Name one that is in it")
+        raise FormatError(f"has no word `{word}`, but {names}", str(path), "Choose one of these")
     how = f"neonym convert {path} {called[0].token}.safetensors --word {called[0].token}"
-    raise FormatError(f"holds {len(called)} words ({names})", str(path), f"Take out the one that you want: {how}")
+    raise FormatError(f"holds {len(called)} words ({names})", str(path), f"Extract the one that you want: {how}")
 
 
-def read_words(path: Path | str) -> tuple[list[Embedding], Stored]:
-    """Return every word of a file, and how the file is stored. Raise FormatError if it cannot be read."""
-    stored = read_stored(path)
-    return words_of(stored, path), stored
+def read_words(path: Path | str) -> tuple[list[Embedding], FileContent]:
+    """Return every word of a file, and the content of the file. Raise FormatError if it cannot be read."""
+    content = read_content(path)
+    return words_of(content, path), content
 
 
-def read_stored(path: Path | str) -> Stored:
-    """Return what a file holds, recognised by its content, not its name. Raise FormatError if it cannot be read."""
+def read_content(path: Path | str) -> FileContent:
+    """Return what a file holds.
+
+    The layout follows from its bytes, not its name. Raise FormatError if it cannot be read.
+    """
     path = Path(path)
     if path.is_dir():
-        raise FormatError("is a folder", str(path), "Name the file in it")
+        raise FormatError("is a folder", str(path), "Name a file in it")
     if not path.is_file():
         raise FormatError("there is no such file", str(path))
     try:
-        kind = kind_of(path)
+        kind = reader_of(path)
         if kind is not kohya and path.stat().st_size > LARGEST:
             raise FormatError("is too large for an embedding", str(path))
         return kind.read(path)
@@ -148,7 +153,7 @@ def read_stored(path: Path | str) -> Stored:
         raise FormatError(f"cannot be read ({error.strerror})", str(path)) from error
 
 
-def kind_of(path: Path) -> Layout:
+def reader_of(path: Path) -> Layout:
     """Return the reader for a file, chosen by its first bytes.
 
     Raise FormatError if it is not an embedding file, OSError if it cannot be opened.
@@ -162,27 +167,27 @@ def kind_of(path: Path) -> Layout:
     if start.startswith(IMAGES_BEGIN) or start[4:12] in AVIF:
         return png_card
     if start.lstrip().startswith(b"<") or start.startswith(b"version https://git-lfs"):
-        what = "is a web page or a pointer, not the file itself"
-        raise FormatError(what, str(path), "Download it again, with the button of its page that downloads")
-    by_ending: dict[str, Layout] = {"safetensors": kohya, **dict.fromkeys(IMAGES, png_card)}
-    return by_ending.get(ending_of(path), pickles)  # `pickles` says how the file is damaged
+        what = "is a web page or a Git LFS pointer, not the file itself"
+        raise FormatError(what, str(path), "Download it again, with the download button on its page")
+    by_extension: dict[str, Layout] = {"safetensors": kohya, **dict.fromkeys(IMAGES, png_card)}
+    return by_extension.get(ending_of(path), pickles)  # `pickles` reports how the file is damaged
 
 
-def words_of(stored: Stored, path: Path | str) -> list[Embedding]:
-    """Return every word of a file that was read. Raise FormatError if one of them is not sound."""
+def words_of(content: FileContent, path: Path | str) -> list[Embedding]:
+    """Return every word in the content of a file. Raise FormatError if one of them is not valid."""
     try:
-        found = embeddings_of(stored, Path(path))
-    except RuntimeError as error:  # raised for kinds of numbers that torch cannot compute with
+        found = embeddings_of(content, Path(path))
+    except RuntimeError as error:  # raised for dtypes that torch cannot compute with
         raise FormatError(f"its numbers cannot be read ({str(error)[:80]})", str(path)) from error
     for word in found:
-        check(word, Path(path))
+        check_vectors(word, Path(path))
     return found
 
 
 def join(halves: Sequence[tuple[Embedding, Path]], token: str | None = None) -> Embedding:
-    """Return one SDXL word made of two files, one for each text encoder, in either order.
+    """Return one SDXL word joined from two files, one for each text encoder, in either order.
 
-    Raise FormatError if they are not two halves of one word.
+    Raise FormatError if they are not the two halves of one word.
     """
     where = " and ".join(str(file) for _, file in halves)
     rows = [rows for word, _ in halves for rows in word.vectors.values()]
@@ -193,28 +198,28 @@ def join(halves: Sequence[tuple[Embedding, Path]], token: str | None = None) -> 
     named = {clean(word.token): word.token for word, file in halves if word.token != file.stem}
     if len(named) > 1 and token is None:
         raise FormatError(
-            f"are different words ({', '.join(named.values())})", where, "Name the joined one with --token"
+            f"are different words ({', '.join(named.values())})", where, "Name the joined word with --token"
         )
     metadata = {name: text for word, _ in reversed(halves) for name, text in word.metadata.items()}
     own = next(iter(named.values()), halves[0][0].token)
     joined = Embedding(own, {ENCODER: by_width[WIDTH], SECOND: by_width[SECOND_WIDTH]}, metadata)
-    check(joined, Path(where))
+    check_vectors(joined, Path(where))
     return joined
 
 
-def left_out(embedding: Embedding) -> str:
-    """Return a note that names the tensors of the file that are not part of the word and were not read."""
+def left_out_note(embedding: Embedding) -> str:
+    """Return a note that lists the tensors of the file that are not part of the word and were not read."""
     outputs = [name for name in embedding.left_out if OUTPUT.fullmatch(name)]
     others = [name for name in embedding.left_out if name not in outputs]
-    said = [f"{OUTPUT_MEANS} ({', '.join(outputs)}), which stand behind the text encoder"] if outputs else []
-    said += [f"other tensors ({', '.join(shown(name[:40]) for name in others[:MOST_SHOWN])})"] if others else []
-    return f"left out: {' and '.join(said)}"
+    parts = [f"{OUTPUT_MEANS} ({', '.join(outputs)}), which apply after the text encoder"] if outputs else []
+    parts += [f"other tensors ({', '.join(printable(name[:40]) for name in others[:MOST_SHOWN])})"] if others else []
+    return f"left out: {' and '.join(parts)}"
 
 
-def with_vectors(embedding: Embedding, count: int) -> Embedding:
-    """Return a word with its first `count` vectors, which are repeated in turn if there are fewer."""
+def with_vector_count(embedding: Embedding, count: int) -> Embedding:
+    """Return a word with `count` vectors: its first ones, or all of them repeated in turn if it has fewer."""
     vectors = {
         name: rows[[i % len(rows) for i in range(count)]].contiguous() for name, rows in embedding.vectors.items()
     }
-    told = {"neonym.vectors": str(count)} if "neonym.vectors" in embedding.metadata else {}
-    return replace(embedding, vectors=vectors, metadata={**embedding.metadata, **told})
+    recorded = {"neonym.vectors": str(count)} if "neonym.vectors" in embedding.metadata else {}
+    return replace(embedding, vectors=vectors, metadata={**embedding.metadata, **recorded})

@@ -1,4 +1,4 @@
-"""Write the .pt layout of the AUTOMATIC1111 web UI, in the serialisation that its restricted loader accepts."""
+"""Write the .pt layout of the AUTOMATIC1111 web UI, serialised so that its restricted loader accepts it."""
 
 from dataclasses import replace
 from io import BytesIO
@@ -12,9 +12,9 @@ from neonym.types import Embedding
 
 
 def write(embedding: Embedding, path: Path) -> None:
-    """Write a word to `path`, with the keys of the web UI, or as `clip_l` and `clip_g` for SDXL.
+    """Write a word to `path` with the keys of the web UI, or as `clip_l` and `clip_g` for SDXL.
 
-    The extra key `emp_params` lets OneTrainer read a word for one encoder.
+    The additional key `emp_params` lets OneTrainer read a word for one encoder.
     """
     rows = {name: table.detach().cpu().contiguous() for name, table in embedding.vectors.items()}
     if SECOND in rows:
@@ -25,10 +25,10 @@ def write(embedding: Embedding, path: Path) -> None:
 
 
 def plain_zip(content: dict, embedding: Embedding) -> bytes:
-    """Return the archive that torch.save writes, with only the entries that every restricted loader allows.
+    """Return the archive that torch.save writes, reduced to the entries that every restricted loader allows.
 
-    It has no dates, so the same embedding gives the same bytes. Its metadata is the comment of the archive, which no
-    loader reads.
+    It has no dates, so the same embedding gives the same bytes. The metadata of the word is the comment of the archive,
+    which no loader reads.
     """
     whole, plain = BytesIO(), BytesIO()
     torch.save(content, whole)
@@ -42,7 +42,7 @@ def plain_zip(content: dict, embedding: Embedding) -> bytes:
 
 
 def comment(embedding: Embedding) -> bytes:
-    """Return the metadata of a word as JSON, without the longest texts if an archive's comment cannot hold them all."""
+    """Return the metadata of a word as JSON, without its longest texts if the comment of an archive is too short."""
     kept = dict(sorted(embedding.metadata.items(), key=lambda item: len(item[1])))
     while len(text := own_metadata(replace(embedding, metadata=kept)).encode()) > ZIP_MAX_COMMENT and kept:
         kept.popitem()

@@ -1,4 +1,4 @@
-"""Write the .bin layout of diffusers' example: one tensor [n,W] under the word, or `clip_l` and `clip_g` for SDXL."""
+"""Write the .bin layout of diffusers' example: one tensor [n,W] named after the word, or SDXL's `clip_l` and `clip_g`."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from neonym.types import Embedding
 
 
 def write(embedding: Embedding, path: Path) -> None:
-    """Write a word to `path` as one tensor, because diffusers accepts nothing beside it, or as two for SDXL."""
+    """Write a word to `path` as one tensor, since diffusers accepts no other keys, or as two tensors for SDXL."""
     if SECOND in embedding.vectors:
         automatic1111.write(embedding, path)
         return

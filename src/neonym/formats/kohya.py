@@ -1,6 +1,6 @@
 """Read and write the .safetensors layout of sd-scripts, which every current program reads.
 
-It holds `emb_params` [n,W], or `clip_l` and `clip_g` for SDXL.
+A file holds `emb_params` [n,W], or `clip_l` and `clip_g` for SDXL.
 """
 
 import json
@@ -10,16 +10,16 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from neonym.errors import FormatError
-from neonym.formats.content import Stored, check_size, ending_of
+from neonym.formats.content import FileContent, check_size, ending_of
 from neonym.formats.tensors import BUNDLE, ENCODER, SECOND
 from neonym.types import Embedding
 
 KEY = "emb_params"
-MARK = "<embed>"  # the value by which the metadata of cloneofsimo's LoRA files mark a word
+MARK = "<embed>"  # how the metadata of cloneofsimo's LoRA files mark a word
 
 
 def write(embedding: Embedding, path: Path) -> None:
-    """Write a word for one text encoder, or for the two of SDXL, to `path`."""
+    """Write a word for one text encoder, or for SDXL's two, to `path`."""
     rows = {name: table.detach().cpu().contiguous() for name, table in embedding.vectors.items()}
     tensors = {"clip_l": rows[ENCODER], "clip_g": rows[SECOND]} if SECOND in rows else {KEY: rows[ENCODER]}
     metadata = {"format": "pt", **embedding.metadata, "token": embedding.token}
@@ -27,18 +27,21 @@ def write(embedding: Embedding, path: Path) -> None:
 
 
 def in_order(content: bytes) -> bytes:
-    """Return a .safetensors file with its header sorted, so that the same embedding always gives the same bytes.
+    """Return a .safetensors file with a sorted header, so that the same embedding always gives the same bytes.
 
-    The library writes metadata in random order.
+    The safetensors library writes metadata in random order.
     """
     size = int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # the data stays aligned
+    header += b" " * (-len(header) % 8)  # keeps the data aligned
     return len(header).to_bytes(8, "little") + header + content[8 + size :]
 
 
-def read(path: Path) -> Stored:
-    """Return all tensors of a small file, or the words in a LoRA file. Raise FormatError if the file is damaged."""
+def read(path: Path) -> FileContent:
+    """Return all tensors of an embedding file, or the words in a LoRA file.
+
+    Raise FormatError if the file is damaged.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             names, metadata = list(file.keys()), dict(file.metadata() or {})
@@ -47,8 +50,8 @@ def read(path: Path) -> Stored:
             check_size({name: file.get_slice(name).get_shape() for name in wanted}, path)
             tensors = {name: file.get_tensor(name) for name in wanted}
             unread = len(names) - len(wanted)
-            return Stored(ending_of(path), "safetensors", tensors, metadata, unread=unread)
+            return FileContent(ending_of(path), "safetensors", tensors, metadata, unread=unread)
     except FormatError:
         raise
     except Exception as error:  # a damaged file can fail in any way
-        raise FormatError(f"is damaged or not a .safetensors file ({error})", str(path)) from error
+        raise FormatError(f"is damaged or is not a .safetensors file ({error})", str(path)) from error

@@ -1,7 +1,7 @@
-"""Rebuild the numpy arrays and numbers of pickled files as data. These classes stand in for the functions of numpy.
+"""Rebuild numpy arrays and scalars in pickled files as data, with classes that replace numpy's own constructors.
 
-Trainers on a Mac pickle their tensors as arrays, and a step that was counted with numpy is pickled as a numpy number.
-Only plain numbers are accepted: arrays of objects, texts or records are refused.
+Trainers on a Mac pickle their tensors as arrays, and a step counted with numpy is pickled as a numpy scalar. Only plain
+numbers are accepted: arrays of objects, strings or records are refused.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import numpy as np
 import torch
 from torch._utils import _rebuild_device_tensor_from_numpy as from_array
 
-NUMBERS = "?bhilqBHILQefdg"  # the codes of plain numbers; after those in SIZED a size in bytes may follow
+NUMBERS = "?bhilqBHILQefdg"  # numpy's type codes of plain numbers; those in SIZED may be followed by a size in bytes
 SIZED = "biuf"
 
 
-class Kind:
-    """A dtype as pickles describe it: first its name, then its byte order."""
+class PickledDtype:
+    """A numpy dtype as pickles describe it: first its name, then its byte order."""
 
     dtype: np.dtype
 
-    def __new__(cls, code: Any = "", *_: Any) -> Kind:
+    def __new__(cls, code: str | bytes = "", *_: object) -> PickledDtype:
         kind = super().__new__(cls)
         text = code.decode("latin1") if isinstance(code, bytes) else str(code)
         if not (text in NUMBERS or (text[:1] in SIZED and text[1:].isdecimal())) or not text:
-            raise ValueError(f"an array of {text[:20]!r} holds no plain numbers")
+            raise ValueError(f"an array of the type {text[:20]!r} does not hold plain numbers")
         kind.dtype = np.dtype(text)
         return kind
 
@@ -34,10 +34,10 @@ class Kind:
         self.dtype = self.dtype.newbyteorder("=" if order == "|" else order)  # pyright: ignore[reportArgumentType]
 
 
-class Numbers(np.ndarray):
-    """An array that begins empty, whatever size a pickle asks for, and then holds just the bytes of the file."""
+class PickledArray(np.ndarray):
+    """An array that starts empty, whatever size a pickle asks for, and then holds only the bytes in the file."""
 
-    def __new__(cls, *_: Any) -> Numbers:
+    def __new__(cls, *_: object) -> PickledArray:
         return super().__new__(cls, (0,), np.uint8)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -45,28 +45,29 @@ class Numbers(np.ndarray):
         super().__setstate__((1, tuple(shape), kind.dtype, bool(by_columns), bytes(content)))  # pyright: ignore
 
     def __reduce__(self) -> Any:
-        raise TypeError("is read, never written")
+        raise TypeError("cannot be pickled: this class is for reading only")
 
 
-def new_array(*_: Any) -> Numbers:
-    return Numbers()
+def new_array(*_: object) -> PickledArray:
+    """Return an empty array, as numpy does before a pickle fills it."""
+    return PickledArray()
 
 
-def number(kind: Kind, content: bytes) -> Any:
-    """Return one numpy number as a Python number."""
+def numpy_number(kind: PickledDtype, content: bytes) -> Any:
+    """Return a numpy scalar as a Python number."""
     return np.frombuffer(content, kind.dtype, count=1)[0].item()
 
 
-MODULES = ("numpy.core", "numpy._core")  # before numpy 2, and since
+MODULES = ("numpy.core", "numpy._core")  # up to numpy 1, and since numpy 2
 ALLOWED: list[Any] = [
-    (Kind, "numpy.dtype"),
-    (Numbers, "numpy.ndarray"),
+    (PickledDtype, "numpy.dtype"),
+    (PickledArray, "numpy.ndarray"),
     *((new_array, f"{module}.multiarray._reconstruct") for module in MODULES),
-    *((number, f"{module}.multiarray.scalar") for module in MODULES),
+    *((numpy_number, f"{module}.multiarray.scalar") for module in MODULES),
     (from_array, "torch._utils._rebuild_xla_tensor"),  # its name in old versions
 ]
 
 
 def as_tensor(array: np.ndarray) -> torch.Tensor:
-    """Return an array as a tensor in native byte order. Raise TypeError for a dtype that torch does not have."""
+    """Return an array as a tensor in native byte order. Raise TypeError if torch does not have its dtype."""
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C", subok=False))

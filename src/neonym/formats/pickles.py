@@ -1,4 +1,4 @@
-"""Read pickled files as data: only tensors and plain containers, and only what fits in memory. No code is run."""
+"""Read pickled files as data: tensors and plain containers of limited size. No code is run."""
 
 from __future__ import annotations
 
@@ -13,54 +13,56 @@ import torch
 
 from neonym.errors import FormatError
 from neonym.formats import numpy_data
-from neonym.formats.content import Stored, check_tensors, ending_of, tensors_of
-from neonym.formats.tensors import read_metadata
+from neonym.formats.content import FileContent, check_tensors, ending_of, tensors_in
+from neonym.formats.tensors import parse_own_metadata
 from neonym.io.pickles import load_pickle
 
-DEEPEST = 3  # tables in tables
-LARGEST = 256 << 20  # bytes: an embedding is kilobytes, a LoRA that carries some rarely more
+DEEPEST = 3  # levels of nested tables
+LARGEST = 256 << 20  # bytes: an embedding has kilobytes, a LoRA with embeddings rarely more than this
 
 
-def read(path: Path) -> Stored:
-    """Return what a pickled file holds. Raise FormatError if it is damaged, too large, or wants to run code."""
+def read(path: Path) -> FileContent:
+    """Return what a pickled file holds. Raise FormatError if it is damaged, too large, or would run code."""
     entries, comment = check_archive(path)
     try:
-        content = plain(load_pickle(path, [torch.nn.ParameterDict, *numpy_data.ALLOWED]))
+        content = without_numpy(load_pickle(path, [torch.nn.ParameterDict, *numpy_data.ALLOWED]))
     except (ValueError, TypeError, RecursionError) as error:
         raise FormatError(str(error), str(path)) from error
-    container, table, top = "zip" if entries else "old pickle", as_table(content), "table"
+    container, table, top = "zip" if entries else "old pickle", table_of(content), "table"
     if isinstance(content, list | tuple):
-        table = joined(content, path)
+        table = joined_by_width(content, path)
         top = "list of tables" if all(isinstance(part, dict) for part in content) else "list of tensors"
     elif isinstance(content, torch.Tensor):
         top = "tensor"
-    return Stored(ending_of(path), container, table, read_metadata(comment), entries, top)
+    return FileContent(ending_of(path), container, table, parse_own_metadata(comment), entries, top)
 
 
-def plain(content: Any, depth: int = 0) -> Any:
-    """Return the same content with tensors in place of numpy arrays, down to the depth that embedding files have."""
+def without_numpy(content: Any, depth: int = 0) -> Any:
+    """Return the content with tensors instead of numpy arrays, down to the depth that embedding files have."""
     if isinstance(content, np.ndarray):
         return numpy_data.as_tensor(content)
     if type(content) in (dict, OrderedDict) and depth < DEEPEST:
-        return {name: plain(value, depth + 1) for name, value in content.items()}
-    return [plain(value, depth + 1) for value in content] if type(content) is list and depth < DEEPEST else content
+        return {name: without_numpy(value, depth + 1) for name, value in content.items()}
+    return (
+        [without_numpy(value, depth + 1) for value in content] if type(content) is list and depth < DEEPEST else content
+    )
 
 
-def as_table(content: Any) -> dict[str, Any]:
-    """Return a table by name for a tensor alone (called `*`) or for anything that has names, else an empty table."""
+def table_of(content: Any) -> dict[str, Any]:
+    """Return the values of a table by name. A bare tensor is named `*`; other content gives an empty table."""
     if isinstance(content, torch.nn.ParameterDict):
-        return dict(tensors_of(content))
+        return dict(tensors_in(content))
     if isinstance(content, torch.Tensor):
         return {"*": content}
     return {str(name): value for name, value in content.items()} if isinstance(content, dict) else {}
 
 
-def joined(content: Sequence[Any], path: Path) -> dict[str, torch.Tensor]:
+def joined_by_width(content: Sequence[Any], path: Path) -> dict[str, torch.Tensor]:
     """Return all vectors of a list of tables or tensors, joined into one table per width, as ComfyUI reads them.
 
-    Raise FormatError for tensors that are not plain tables.
+    Raise FormatError if a tensor is not a plain table.
     """
-    parts = {f"{i}.{name}": rows for i, part in enumerate(content) for name, rows in tensors_of(part).items()}
+    parts = {f"{i}.{name}": rows for i, part in enumerate(content) for name, rows in tensors_in(part).items()}
     check_tensors(parts, path)
     by_width: dict[int, list[torch.Tensor]] = {}
     for rows in parts.values():
@@ -70,9 +72,9 @@ def joined(content: Sequence[Any], path: Path) -> dict[str, torch.Tensor]:
 
 
 def check_archive(path: Path) -> tuple[frozenset[str], bytes]:
-    """Check the unpacked size and the checksums of a file. Return the entries and the comment of its archive.
+    """Check the unpacked size and the checksums of a file, and return the entries and the comment of its archive.
 
-    Files of the old serialisation have neither. Raise FormatError if the file is too large or damaged.
+    Both are empty for a file in the old serialisation. Raise FormatError if the file is too large or damaged.
     """
     try:
         if not zipfile.is_zipfile(path):
@@ -81,7 +83,7 @@ def check_archive(path: Path) -> tuple[frozenset[str], bytes]:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-                raise FormatError("is a compressed archive, which no program writes", str(path))
+                raise FormatError("is a compressed archive, which no program writes for embeddings", str(path))
             refuse_large(sum(entry.file_size for entry in entries), path)
             damaged, comment = archive.testzip(), archive.comment
     except FormatError:
@@ -94,6 +96,6 @@ def check_archive(path: Path) -> tuple[frozenset[str], bytes]:
 
 
 def refuse_large(size: int, path: Path) -> None:
-    """Raise FormatError if a file of this size in bytes is too large for an embedding."""
+    """Raise FormatError if `size`, in bytes, is too large for an embedding."""
     if size > LARGEST:
-        raise FormatError(f"would take {size >> 20} MiB: that is no embedding", str(path))
+        raise FormatError(f"would take {size >> 20} MiB, too much for an embedding", str(path))

@@ -1,4 +1,4 @@
-"""Find the vectors of each text encoder among named tensors, whatever names a program gives them."""
+"""Find the vectors of each text encoder among named tensors, whichever program named them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from neonym.errors import FormatError
-from neonym.formats.content import Stored, check_tensors, hint, shown, tensors_of
+from neonym.formats.content import FileContent, check_tensors, likely_kind, printable, tensors_in
 from neonym.io.json import is_text
 from neonym.types import Embedding
 
-ENCODER, SECOND = "text_encoder", "text_encoder_2"  # CLIP of SD 1.x/2.x and SDXL's first; SDXL's second
+ENCODER, SECOND = "text_encoder", "text_encoder_2"  # SD 1.x/2.x's only encoder or SDXL's first; SDXL's second
 PAIRS = (("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1"), (ENCODER, SECOND))
 PAIRED = {name for pair in PAIRS for name in pair}
 PLAIN = {"emb_params", "emp_params", "emp_params_out", "*", "clip_h"}  # names that say nothing about the word
@@ -24,54 +24,54 @@ OUTPUT = re.compile(r"(emp_params|clip_[lgh]|t5|t5xxl|text_encoder_?\d?)_out")
 OUTPUT_MEANS = "OneTrainer's output embeddings"
 T5 = ("t5xxl", "t5", "text_encoders_2")  # of SD 3 and FLUX
 WIDTH, SECOND_WIDTH = 768, 1280  # of SDXL's encoders
-BUNDLE = "bundle_emb."  # embeddings within a LoRA file
+BUNDLE = "bundle_emb."  # prefix of embeddings in a LoRA file
 LONGEST_NAME = 100
-OWN = "neonym"  # the key under which our cards keep their metadata, as JSON
-FACTS = {  # what the web UI's files record about their training
+OWN = "neonym"  # the key of Neonym's metadata in an image card, as JSON
+FACTS = {  # key of the web UI -> key in our metadata
     "step": "neonym.steps", "sd_checkpoint": "neonym.base_model_hash", "sd_checkpoint_name": "neonym.base_model",
 }  # fmt: skip
 
 
-def embeddings_of(stored: Stored, path: Path) -> list[Embedding]:
-    """Return every word of a file, most often one, with float32 vectors [n,W]. Raise FormatError if there is none."""
-    tensors, metadata = stored.tensors, metadata_of(stored)
+def embeddings_of(content: FileContent, path: Path) -> list[Embedding]:
+    """Return every word of a file (usually one) with float32 vectors [n,W]. Raise FormatError if there is none."""
+    tensors, metadata = content.tensors, training_facts(content)
     check_tensors(tensors, path)
-    bundled = bundles(tensors) or nested(stored, path)
+    bundled = bundles(tensors) or nested(content, path)
     if bundled:
         return [embedding_of(word, inner, path) for word, inner in sorted(bundled.items())]
     if not tensors:
         raise FormatError("has no tensors", str(path))
-    own = as_name(metadata.get("token")) or as_name(stored.table.get("name"))
-    words = {} if stored.listed else several(tensors)
+    own = as_name(metadata.get("token")) or as_name(content.table.get("name"))
+    words = {} if content.listed else several(tensors)
     if words:
         named = [((own or path.stem) if name == "*" else as_name(name), {name: rows}) for name, rows in words.items()]
         return [embedding_of(word, rows, path) for word, rows in named]
     name = next(iter(tensors))
-    known = stored.listed or len(tensors) > 1 or name in PLAIN or name in PAIRED
+    known = content.listed or len(tensors) > 1 or name in PLAIN or name in PAIRED
     return [embedding_of(own or ("" if known else as_name(name)) or path.stem, tensors, path, metadata)]
 
 
 def embedding_of(token: str, tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] = {}) -> Embedding:
-    """Return one word made of these tensors. Raise FormatError if it is not clear which of them are its vectors."""
+    """Return the word in these tensors. Raise FormatError if it is unclear which of them are its vectors."""
     vectors, left_out = vectors_of(tensors, path)
     return Embedding(token, vectors, dict(metadata), left_out)
 
 
-def nested(stored: Stored, path: Path) -> dict[str, dict[str, Tensor]]:
-    """Return the tensors of each word, by word, for a file with a table for each word; else an empty table.
+def nested(content: FileContent, path: Path) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors of each word for a file with one table per word, or an empty table for any other file.
 
-    Raise FormatError for tensors that are not plain tables.
+    Raise FormatError if a tensor is not a plain table.
     """
-    if stored.inner is not None or stored.tensors:
+    if content.inner is not None or content.tensors:
         return {}
-    found = {str(name): tensors_of(value) for name, value in stored.table.items()}
+    found = {str(name): tensors_in(value) for name, value in content.table.items()}
     for tensors in found.values():
         check_tensors(tensors, path)
     return {as_name(name) or path.stem: tensors for name, tensors in found.items() if tensors}
 
 
 def several(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the vectors of each word, by word, for a file with one tensor of the same width for each of several words.
+    """Return the vectors of each word for a file with one tensor per word, all of the same width.
 
     Return an empty table for any other file.
     """
@@ -79,47 +79,51 @@ def several(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     widths = {rows.shape[-1] for rows in words.values()}
     named = all((as_name(name) and name not in PLAIN and name not in PAIRED) or name == "*" for name in words)
     outputs = any(OUTPUT.fullmatch(name) for name in words)
-    return words if len(widths) == 1 and named and not outputs and not hint(words) and len(distinct(words)) > 1 else {}
+    return (
+        words
+        if len(widths) == 1 and named and not outputs and not likely_kind(words) and len(distinct(words)) > 1
+        else {}
+    )
 
 
-def as_name(value: Any) -> str:
-    """Return the name that a file gives its word, or an empty text if the value cannot be a word."""
+def as_name(value: object) -> str:
+    """Return the name that a file gives its word, or an empty string if the value cannot be a name."""
     name = value.strip() if isinstance(value, str) else ""
     return name if name.isprintable() and len(name) <= LONGEST_NAME else ""
 
 
 def vectors_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return the vectors [n,W] of each encoder, by encoder, and the names of the tensors beside them.
+    """Return the vectors [n,W] of each encoder, and the names of the tensors that are not part of the word.
 
-    Raise FormatError if it is not clear which tensors are the vectors.
+    Raise FormatError if it is unclear which tensors are the vectors.
     """
     if any(name in tensors for name in T5):
-        raise FormatError("has vectors for T5: it is for Stable Diffusion 3 or FLUX", str(path))
+        raise FormatError("has vectors for T5, so it is for Stable Diffusion 3 or FLUX", str(path))
     outputs = [name for name in tensors if OUTPUT.fullmatch(name)]
     inputs = {name: rows for name, rows in tensors.items() if name not in outputs}
     if outputs and all(map(is_zero, inputs.values())):
         what = (
-            f"has {OUTPUT_MEANS} alone ({', '.join(outputs)}): they stand behind the text encoder, so they are no word"
+            f"has only {OUTPUT_MEANS} ({', '.join(outputs)}): they apply after the text encoder, so they are not a word"
         )
-        raise FormatError(what, str(path), "Train it again with an embedding that is no output embedding")
+        raise FormatError(what, str(path), "Train it again without output embeddings")
     chosen = chosen_of(inputs, path)
     for name in chosen.values():
         if not is_numbers(inputs[name]):
-            raise FormatError(f"{shown(name)}: numbers of the kind {tensors[name].dtype} are no vectors", str(path))
+            raise FormatError(f"{printable(name)}: vectors cannot be of the type {tensors[name].dtype}", str(path))
         if inputs[name].numel() and is_zero(inputs[name]):
-            raise FormatError(f"{shown(name)}: all its numbers are zero, which is no word", str(path))
+            raise FormatError(f"{printable(name)}: all its numbers are zero, so it is not a word", str(path))
     read = [inputs[name] for name in chosen.values()]
     others = [name for name, rows in inputs.items() if not any(equal(rows, other) for other in read)]
-    return {encoder: as_table(tensors[name]) for encoder, name in chosen.items()}, (*outputs, *others)
+    return {encoder: as_rows(tensors[name]) for encoder, name in chosen.items()}, (*outputs, *others)
 
 
 def chosen_of(tensors: Mapping[str, Tensor], path: Path) -> dict[str, str]:
-    """Return the name of the tensor of each encoder, by encoder. Raise FormatError if it is not clear."""
+    """Return the name of each encoder's tensor. Raise FormatError if it is unclear which tensors they are."""
     for first, second in PAIRS:
         if first in tensors and second in tensors:
             return {ENCODER: first, SECOND: second}
     by_width = {rows.shape[-1] if rows.ndim else 0: name for name, rows in tensors.items()}
-    if len(tensors) == 2 and set(by_width) == {WIDTH, SECOND_WIDTH}:  # SD.Next tells the encoders apart by their widths
+    if len(tensors) == 2 and set(by_width) == {WIDTH, SECOND_WIDTH}:  # SD.Next distinguishes the encoders by width
         return {ENCODER: by_width[WIDTH], SECOND: by_width[SECOND_WIDTH]}
     name = only_one(tensors, path)
     rows = tensors[name]
@@ -128,20 +132,21 @@ def chosen_of(tensors: Mapping[str, Tensor], path: Path) -> dict[str, str]:
 
 
 def only_one(tensors: Mapping[str, Tensor], path: Path) -> str:
-    """Return the name of the only tensor that may be vectors. Of several names for the same numbers, return the first.
+    """Return the name of the only tensor that can hold vectors; of several names for the same numbers, the first.
 
-    Raise FormatError if several different tensors may be vectors.
+    Raise FormatError if there are several different ones, or none.
     """
     found = distinct({name: rows for name, rows in tensors.items() if is_numbers(rows) and rows.ndim}) or list(tensors)
     if len(found) != 1:
-        some = ", ".join(shown(name[:40]) for name in list(tensors)[:4])
-        what = f"has {len(found)} tensors ({some}){hint(tensors)}; an embedding has one, or clip_l and clip_g"
+        some = ", ".join(printable(name[:40]) for name in list(tensors)[:4])
+        kind = likely_kind(tensors) or " (it would have one tensor, or clip_l and clip_g)"
+        what = f"has {len(found)} tensors ({some}): it is not an embedding{kind}"
         raise FormatError(what, str(path))
     return found[0]
 
 
 def distinct(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of tensors with different numbers. Of several names for the same numbers, keep the first."""
+    """Return the names of the tensors that differ; of several names for the same numbers, the first."""
     found: list[str] = []
     for name, rows in tensors.items():
         if not any(equal(rows, tensors[other]) for other in found):
@@ -150,31 +155,31 @@ def distinct(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def equal(rows: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors of any dtypes hold the same numbers in the same shape."""
+    """Return whether two tensors, whatever their dtypes, have the same shape and numbers."""
     if rows.shape != other.shape or rows.is_complex() != other.is_complex():
         return False
     return rows is other or bool((rows == other if rows.is_complex() else rows.double() == other.double()).all())
 
 
 def is_zero(rows: Tensor) -> bool:
-    """Return whether all numbers of a tensor of any dtype are zero."""
+    """Return whether all numbers of a tensor, whatever its dtype, are zero."""
     return not bool((rows if rows.is_complex() else rows.double()).any())
 
 
 def is_numbers(rows: Tensor) -> bool:
-    """Return whether a tensor can be vectors: floating-point numbers that can be converted to float32."""
+    """Return whether a tensor can hold vectors: floating-point numbers that convert to float32."""
     return rows.is_floating_point() and rows.dtype != torch.float8_e8m0fnu
 
 
-def as_table(rows: Tensor) -> Tensor:
-    """Return a contiguous float32 table [n,W]. A single vector [W] becomes a table of one row."""
+def as_rows(rows: Tensor) -> Tensor:
+    """Return vectors as a contiguous float32 table [n,W]. A single vector [W] becomes a table with one row."""
     return (rows[None] if rows.ndim == 1 else rows).detach().float().contiguous()
 
 
 def bundles(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Return the tensors of each word, by word, for a LoRA file that carries embeddings.
+    """Return the tensors of each word in a LoRA file that carries embeddings.
 
-    A word may contain dots; the names of its tensors contain none.
+    A word may contain dots, but the names of its tensors do not.
     """
     found: dict[str, dict[str, Tensor]] = {}
     for name, rows in tensors.items():
@@ -185,25 +190,25 @@ def bundles(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return found
 
 
-def metadata_of(stored: Stored) -> dict[str, str]:
-    """Return what a file says about its training: its own metadata, ours within a card, or the web UI's few facts."""
-    facts = {FACTS[key]: stored.table.get(key) for key in FACTS if stored.inner is not None}
+def training_facts(content: FileContent) -> dict[str, str]:
+    """Return what a file records about its training, in its metadata, in our image card, or in the web UI's keys."""
+    facts = {FACTS[key]: content.table.get(key) for key in FACTS if content.inner is not None}
     plain = {key: str(value) for key, value in facts.items() if isinstance(value, int | str) and is_text(str(value))}
-    return {**plain, **stored.metadata, **read_metadata(stored.table.get(OWN))}
+    return {**plain, **content.metadata, **parse_own_metadata(content.table.get(OWN))}
 
 
-def read_metadata(text: Any) -> dict[str, str]:
-    """Return the metadata that `own_metadata` wrote, or an empty table for any other text."""
+def parse_own_metadata(text: object) -> dict[str, str]:
+    """Return the metadata that `own_metadata` wrote, or an empty table for any other value."""
     try:
-        said = json.loads(text) if isinstance(text, str | bytes) else None
+        table = json.loads(text) if isinstance(text, str | bytes) else None
     except (ValueError, RecursionError):
         return {}
-    pairs = said.items() if isinstance(said, dict) else ()
+    pairs = table.items() if isinstance(table, dict) else ()
     return {key: value for key, value in pairs if isinstance(value, str) and is_text(key) and is_text(value)}
 
 
 def web_ui_table(embedding: Embedding, rows: Any) -> dict[str, Any]:
-    """Return the table that the web UI keeps for a word of one encoder, with `rows` in the form that the file needs."""
+    """Return the web UI's table for a word of one encoder, with `rows` in the form that the file needs."""
     step = embedding.metadata.get("neonym.steps", "0")
     return {
         "string_to_token": {"*": 265},
@@ -216,5 +221,5 @@ def web_ui_table(embedding: Embedding, rows: Any) -> dict[str, Any]:
 
 
 def own_metadata(embedding: Embedding) -> str:
-    """Return the metadata of a word as one JSON text, for layouts that have no place for metadata."""
+    """Return the metadata of a word as a JSON string, for layouts that have no metadata of their own."""
     return json.dumps({**embedding.metadata, "token": embedding.token}, sort_keys=True)

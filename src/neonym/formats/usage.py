@@ -1,4 +1,4 @@
-"""Write the card beside an embedding file, which says how the word is written in each program."""
+"""Write the usage card beside an embedding file, which explains how to use the word in each program."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from neonym.formats import programs, read_stored
+from neonym.formats import read_content, support_by_program
 from neonym.formats.tensors import SECOND
 from neonym.text.file_names import name_warnings
 from neonym.text.vocabulary import clip_has, vocabulary_warning
 from neonym.types import Embedding
 
-PLACES = {  # program -> where the file goes, what a prompt says
+DESTINATIONS = {  # program -> where the file goes, an example prompt
     "AUTOMATIC1111": ("embeddings/", "a photo of {name}"),
     "Forge": ("embeddings/", "a photo of {name}"),
     "ComfyUI": ("models/embeddings/", "a photo of {name}"),
@@ -24,9 +24,8 @@ PLACES = {  # program -> where the file goes, what a prompt says
     "sd-scripts": ("--textual_inversion_embeddings of gen_img.py, --weights of its trainers", "a photo of {name}"),
     "OneTrainer": ("its base embedding", ""),
 }
-SPOKEN = re.compile(
-    r"embedding:\S+|(?<=: )<[^<>]+>|(?<=as `)[^`]+(?=`)"
-)  # what to write in a prompt of a program, if it is not the name
+# What to write in a prompt, if it is not the file name
+IN_PROMPT = re.compile(r"embedding:\S+|(?<=: )<[^<>]+>|(?<=as `)[^`]+(?=`)")
 ONE_ENCODER = """\
 pipe.load_textual_inversion({file}, token={token})
 image = pipe({prompt}).images[0]"""
@@ -40,54 +39,52 @@ image = pipe({prompt}).images[0]"""
 
 
 def usage_card(embedding: Embedding, file: Path, flags: Mapping[str, str] | None = None) -> str:
-    """Return the card as Markdown. In most programs the word is the name of the file.
+    """Return the usage card as Markdown. In most programs the word is the name of the file.
 
-    `flags` are those that `neonym generate` needs for the model.
+    `flags` are the flags that `neonym generate` needs for the model.
     """
     base = embedding.metadata.get("neonym.base_model", "")
     count = max(len(rows) for rows in embedding.vectors.values())
-    said = programs(read_stored(file), file.stem)
+    support = support_by_program(read_content(file), file.stem)
     lines = [
         f"# {embedding.token}", "",
         f"{count} vector{'s' if count > 1 else ''}, learned for {base or 'an unknown model'}. "
-        "It works with that model and those made from it.", "",
+        "It works with that model and with models derived from it.", "",
     ]  # fmt: skip
-    if base.startswith("builtin:") or all(what.startswith("has no model") for what in said.values()):
-        lines += ["It is for Neonym only: no other program has this model.", ""]
+    if base.startswith("builtin:") or all(what.startswith("has no model") for what in support.values()):
+        lines += ["Only Neonym can use it: no other program has this model.", ""]
     else:
         lines += ["| program | put the file into | write |", "|---|---|---|"]
-        lines += [row(program, said[program], file) for program in PLACES]
-        lines += ["", *(f"Mind: {warning}." for warning in warnings_of(file.stem, count))]
-        lines += with_diffusers(embedding, file, said["diffusers"])
+        lines += [row(program, support[program], file) for program in DESTINATIONS]
+        lines += ["", *(f"Note: {warning}." for warning in warnings_of(file.stem, count))]
+        lines += with_diffusers(embedding, file, support["diffusers"])
     return "\n".join([*lines, "With Neonym:", "", "```", command(file, base, flags or {}), "```", ""])
 
 
-def row(program: str, said: str, file: Path) -> str:
-    """Return the row of the table for one program: where the file goes and what to write, or why it is not read."""
-    place, prompt = PLACES[program]
-    if not said.startswith("reads") or ", but " in said:
-        return f"| {program} | {said} | |"
-    spoken = SPOKEN.search(said)
-    name = spoken.group() if spoken else file.stem.lower() if program == "stable-diffusion.cpp" else file.stem
-    only = re.sub(r"^reads it|: embedding:\S+|: <[^<>]+>|, as `.*", "", said).strip(" ,")
-    return (
-        f"| {program} | {place}{f' ({only})' if only else ''} | {f'`{prompt.format(name=name)}`' if prompt else ''} |"
-    )
+def row(program: str, support: str, file: Path) -> str:
+    """Return the table row of one program: where the file goes and what to write in prompts, or why it is not read."""
+    destination, prompt = DESTINATIONS[program]
+    if not support.startswith("reads") or ", but " in support:
+        return f"| {program} | {support} | |"
+    in_prompt = IN_PROMPT.search(support)
+    name = in_prompt.group() if in_prompt else file.stem.lower() if program == "stable-diffusion.cpp" else file.stem
+    only = re.sub(r"^reads it|: embedding:\S+|: <[^<>]+>|, as `.*", "", support).strip(" ,")
+    return f"| {program} | {destination}{f' ({only})' if only else ''} | {f'`{prompt.format(name=name)}`' if prompt else ''} |"
 
 
 def warnings_of(name: str, vectors: int) -> list[str]:
-    """Return what programs cannot do with a file of this name, which most of them use as the word."""
+    """Return warnings about programs that cannot use a file with this name, because they take the name as the word."""
     known = vocabulary_warning(name, vectors, clip_has)
     return [*name_warnings(name, vectors), *([f"the name {known}"] if known else [])]
 
 
-def with_diffusers(embedding: Embedding, file: Path, said: str) -> list[str]:
-    """Return the lines of the card about diffusers, with Python code where diffusers reads the file.
+def with_diffusers(embedding: Embedding, file: Path, support: str) -> list[str]:
+    """Return the card's lines about diffusers, with Python code if diffusers reads the file.
 
-    diffusers loses vectors of a name with capitals, and refuses a name that its tokenizer has already.
+    diffusers loses vectors of names with capital letters and refuses names that its tokenizer already has.
     """
     ending = file.suffix.removeprefix(".").lower()
-    if not said.startswith(("reads", "one call")):
+    if not support.startswith(("reads", "one call")):
         return ["", f"For diffusers: `neonym convert {shell(file.name)} {shell(f'{file.stem}.safetensors')}`.", ""]
     token = f"<{file.stem.lower()}>" if clip_has(file.stem.lower()) else file.stem.lower()
     code = TWO_ENCODERS if SECOND in embedding.vectors else ONE_ENCODER
@@ -103,7 +100,7 @@ def with_diffusers(embedding: Embedding, file: Path, said: str) -> list[str]:
 
 
 def command(file: Path, base: str, flags: Mapping[str, str]) -> str:
-    """Return the command line of `neonym generate`, with MODEL in place of a model that is not known."""
+    """Return the `neonym generate` command for this file, with the placeholder MODEL if the model is unknown."""
     given = {"ckpt": base or "MODEL", **flags}
     model = " ".join(f"--{name} {shell(value)}" if value else f"--{name}" for name, value in given.items())
     word = shell(f"a photo of {file.stem}", always=True)
@@ -111,9 +108,9 @@ def command(file: Path, base: str, flags: Mapping[str, str]) -> str:
 
 
 def shell(text: str, always: bool = False) -> str:
-    """Return a text as a shell reads it, quoted only where necessary, or `always`.
+    """Return a text as a shell argument, quoted only where necessary unless `always` is set.
 
-    Double quotes, which every shell knows, are used where they are enough.
+    Double quotes are preferred, because every shell knows them.
     """
     if shlex.quote(text) == text and not always:
         return text

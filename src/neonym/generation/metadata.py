@@ -11,7 +11,7 @@ from typing import Any
 
 from neonym._version import __version__
 from neonym.config.generate import GenerateSettings
-from neonym.data.images import inspect
+from neonym.data.images import inspect_image
 from neonym.errors import DataError, UserError
 from neonym.generation.image_files import KEY, texts_in
 from neonym.generation.request.jobs import Job
@@ -83,7 +83,7 @@ def image_texts(job: Job, facts: RunFacts, stage: str = "", small: Job | None = 
 @lru_cache(maxsize=64)
 def image_hash(file: str) -> str:
     """Return the SHA-256 of an image file. Raises DataError if it cannot be read as an image."""
-    return inspect(Path(file)).content
+    return inspect_image(Path(file)).content
 
 
 def parameters_text(job: Job, facts: RunFacts, small: Job | None = None) -> str:

@@ -1,1 +1,1 @@
-"""Write files that are complete or absent, keep memos, and read data that is never code."""
+"""Write files atomically, cache results, and read data without running code."""

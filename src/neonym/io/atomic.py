@@ -1,4 +1,4 @@
-"""Write files that are complete or absent, whatever ends the process that writes them."""
+"""Write files atomically: they are complete or absent, however the writing process ends."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.PngImagePlugin import PngInfo
 
-PART = re.compile(r"\..+\.([1-9]\d{0,9})\.part", re.DOTALL)  # a file that a process wrote to, or writes to now
-LONGEST = 100  # bytes of the longest name that is part of the name of its temporary file
-A_DAY = 86_400  # seconds: no file is written for as long as that
+# A temporary file, with the id of the process that writes it
+PART = re.compile(r"\..+\.([1-9]\d{0,9})\.part", re.DOTALL)
+LONGEST = 100  # bytes; longer names are hashed in the names of temporary files
+A_DAY = 86_400  # seconds: writing a file never takes that long
 
 
 @contextmanager
 def atomic_write(path: Path, lasting: bool = False) -> Iterator[Path]:
     """Yield a temporary file beside `path`, which replaces `path` when the block succeeds and is removed when it fails.
 
-    With `lasting`, the file is on the disk by then, so that `path` has its old or its new content after a power cut.
-    The block must write to the file that it gets and not replace it, so that `clear_leftovers` sees that it is locked.
+    With `lasting`, the file is flushed to disk first, so that `path` has its old or its new content after a power cut.
+    The block must write to the file that it gets and not replace it, so that `clear_leftovers` finds it locked.
     """
     part = part_of(path)
     try:
@@ -52,9 +53,9 @@ def part_of(path: Path) -> Path:
 
 @contextmanager
 def held(part: Path) -> Iterator[None]:
-    """Make a file and lock it for the length of the block, where open files can be locked and replaced.
+    """Create a file and lock it during the block, where the system can lock and replace open files.
 
-    Raise OSError if the file cannot be made.
+    Raise OSError if the file cannot be created.
     """
     if sys.platform == "win32":
         yield
@@ -68,7 +69,7 @@ def held(part: Path) -> Iterator[None]:
 
 
 def lock(handle: int) -> bool | None:
-    """Return whether this handle now has the only lock on its file or folder, or None where nothing can be locked."""
+    """Return whether this handle now has the lock on its file or folder, or None if locks are unsupported."""
     if sys.platform == "win32":
         return None
     import fcntl
@@ -83,13 +84,13 @@ def lock(handle: int) -> bool | None:
 
 
 def sync(file: Path) -> None:
-    """Wait until the content of a file is on the disk. Raise OSError if it cannot be written there."""
+    """Flush the content of a file to disk. Raise OSError if it cannot be written."""
     with file.open("r+b") as opened:
         os.fsync(opened.fileno())
 
 
 def sync_names(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk, where the system supports it."""
+    """Flush the names in a folder to disk, where the system supports it."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -99,7 +100,7 @@ def sync_names(folder: Path) -> None:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in `folder`, and keep those of living processes."""
+    """Remove the temporary files that killed processes left in `folder`, but not those of running processes."""
     with suppress(OSError):  # without a folder, there is nothing to remove
         for part in list(folder.iterdir()):
             named = PART.fullmatch(part.name)
@@ -109,9 +110,9 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def is_abandoned(part: Path, process: int) -> bool:
-    """Return whether no process has locked `part` and the process in its name has ended or is another one by now.
+    """Return whether `part` is not locked and the process in its name is not writing it any more.
 
-    After a day, or on another host, the number may belong to another process. Only the lock is seen across hosts.
+    After a day, or on another host, the process id may belong to another process. Only locks are visible across hosts.
     Raise OSError if the file cannot be opened.
     """
     old = time.time() - part.stat().st_mtime > A_DAY
@@ -128,21 +129,21 @@ def is_abandoned(part: Path, process: int) -> bool:
 
 
 def is_alive(process: int) -> bool:
-    """Return whether a process with this number runs on this host."""
+    """Return whether a process with this id runs on this host."""
     try:
-        os.kill(process, 0)  # sends nothing
+        os.kill(process, 0)  # signal 0 only checks
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # it belongs to somebody else
+    except OSError:  # it belongs to another user
         return True
     return True
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[bool]:
-    """Yield whether no other process is in such a block with this folder.
+    """Yield whether no other process is in such a block for this folder.
 
-    Where folders cannot be locked, other processes are not seen.
+    Where folders cannot be locked, other processes are not detected.
     """
     handle = None if sys.platform == "win32" else os.open(folder, os.O_RDONLY)
     try:
@@ -154,22 +155,22 @@ def alone_in(folder: Path) -> Iterator[bool]:
             os.close(handle)
 
 
-_alone: list[tuple[int, int]] = []  # device and number of each folder that this process is alone in
+_alone: list[tuple[int, int]] = []  # device and inode of each folder that this process is alone in
 
 
 @contextmanager
 def marked(folder: Path) -> Iterator[None]:
-    """Record for the length of the block that this process is alone in a folder."""
+    """Record during the block that this process is alone in a folder."""
     facts = folder.stat()
-    _alone.append(place := (facts.st_dev, facts.st_ino))
+    _alone.append(inode := (facts.st_dev, facts.st_ino))
     try:
         yield
     finally:
-        _alone.remove(place)
+        _alone.remove(inode)
 
 
 def is_alone_in(folder: Path) -> bool:
-    """Return whether this process is in an `alone_in` block with this folder, not with an older one of its name."""
+    """Return whether this process is in an `alone_in` block for this folder (not for a deleted one of the same name)."""
     try:
         facts = folder.stat()
     except OSError:
@@ -178,18 +179,19 @@ def is_alone_in(folder: Path) -> bool:
 
 
 def save_png(image: Image, path: Path, text: PngInfo | None = None) -> None:
-    """Write an image file that is complete or absent, with `text` as its metadata. Raise OSError if it fails."""
+    """Write a PNG file atomically, with `text` as its metadata. Raise OSError if it fails."""
     with atomic_write(path) as part:
         image.save(part, "PNG", pnginfo=text)
 
 
 def refused_names(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Return the names that no file in `folder` can have, and why.
+    """Return the names that no file in `folder` can have, each with the reason.
 
-    They are tried in a temporary folder. Raise OSError if it cannot be made.
+    The names are tried in a temporary folder. Raise OSError if it cannot be created.
     """
     refused: dict[str, str] = {}
-    trial = Path(mkdtemp(prefix=".", suffix=f".{os.getpid()}.part", dir=folder))  # `clear_leftovers` knows it
+    # Its name is one that `clear_leftovers` matches
+    trial = Path(mkdtemp(prefix=".", suffix=f".{os.getpid()}.part", dir=folder))
     try:
         with alone_in(trial):
             for name in dict.fromkeys(names):
@@ -198,7 +200,7 @@ def refused_names(folder: Path, names: Iterable[str]) -> dict[str, str]:
                     (trial / name).unlink()
                 except OSError as error:
                     refused[name] = error.strerror or str(error)
-                except ValueError as error:  # the name is in another encoding than the system's, or has a zero byte
+                except ValueError as error:  # the name cannot be encoded, or has a zero byte
                     refused[name] = str(error)
     finally:
         shutil.rmtree(trial, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Handle text that is not what it seems: names that are not Unicode, JSON that has a key twice."""
+"""Handle unusual text: names that are not valid Unicode, and JSON with duplicate keys."""
 
 import json
 import math
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def is_text(name: str) -> bool:
-    """Return whether a name can be encoded, which half a surrogate pair cannot.
+    """Return whether a name can be encoded, which a lone surrogate cannot.
 
-    JSON can hold such a half, and Python uses it for the bytes of a file name that is not UTF-8.
+    JSON can contain lone surrogates, and Python uses them for the bytes of file names that are not UTF-8.
     """
     try:
         name.encode()
@@ -19,12 +19,12 @@ def is_text(name: str) -> bool:
 
 
 def as_text(name: str) -> str:
-    """Return a name that can be encoded, in which halves of surrogate pairs are escaped."""
+    """Return a name with its lone surrogates escaped, so that it can be encoded."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def read_json(text: str) -> tuple[Any, list[str]]:
-    """Return the value of a JSON text, and the keys that an object has twice, of which the last one counts.
+    """Return the value of a JSON text, and the keys that occur twice in an object (the last one counts).
 
     Raise ValueError if it is not JSON, RecursionError if it is nested too deeply.
     """
@@ -40,7 +40,7 @@ def read_json(text: str) -> tuple[Any, list[str]]:
 
 
 def as_json(value: Any, indent: int | None = None) -> str:
-    """Return a value as JSON, in which a number that is not finite becomes null, because `NaN` is not JSON."""
+    """Return a value as JSON. Numbers that are not finite become null, because JSON has no `NaN`."""
 
     def finite(part: Any) -> Any:
         if isinstance(part, dict):

@@ -12,44 +12,44 @@ from pathlib import Path
 from typing import IO, Any
 
 FORBIDDEN = re.compile(r"(?:GLOBAL|class|function) ([\w.]+)")
-HARMLESS = (  # how the harmless names in checkpoints begin
+HARMLESS = (  # prefixes of harmless names in checkpoints
     "torch", "collections", "numpy", "_codecs", "pytorch_lightning", "__builtin__.set", "builtins.set",
 )  # fmt: skip
-ROOM = "bytearray"  # the only call that torch allows and that can claim any amount of memory
-LARGEST = 64 << 20  # bytes of the largest pickle that is searched: tensors are beside it, not in it
-BLOCK = 1 << 20  # bytes that are searched at once
-LARGEST_TUPLE = 1 << 16  # items in a tuple, and in the tuples in it
-PICKLES = 8  # how many follow each other in the old serialisation
+UNBOUNDED = "bytearray"  # the only call that torch allows that can allocate any amount of memory
+LARGEST = 64 << 20  # bytes of the largest pickle that is searched: tensors are stored beside it, not in it
+BLOCK = 1 << 20  # bytes searched at a time
+LARGEST_TUPLE = 1 << 16  # items in a tuple, including those of inner tuples
+PICKLES = 8  # consecutive pickles in a file of the old serialisation
 
 
 def load_pickle(file: Path, allowed: list[Any], mapped: bool = False) -> Any:
-    """Return what a file holds, if it is nothing but tensors, plain containers and the `allowed` classes.
+    """Return what a file holds, if it consists of tensors, plain containers and the `allowed` classes.
 
-    With `mapped`, tensors stay on the disk until they are used. Raise ValueError with the reason in one line.
+    With `mapped`, tensors stay on disk until they are used. Raise ValueError with the reason in one line.
     """
     import torch
 
-    if names_room(file):
+    if may_allocate_any_memory(file):
         raise ValueError(
-            f"calls {ROOM}, which takes memory of any size, or is too long to be looked through, and was not opened"
+            f"calls {UNBOUNDED}, which can allocate any amount of memory, or is too long to be searched, and was not opened"
         )
-    if unfolds(file):
-        raise ValueError("holds one thing many times within itself, which takes time without end, and was not opened")
+    if has_endless_tuples(file):
+        raise ValueError("has tuples nested so deeply that reading them would never end, and was not opened")
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
             warnings.simplefilter("ignore")  # about newer protocols
             if mapped:
                 return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-            with file.open("rb") as opened:  # torch looks at the ending of a file name
+            with file.open("rb") as opened:  # given a path, torch would consider its extension
                 return torch.load(opened, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can fail in any way; none of its code was run
-        said = reason(str(error))
-        named = None if said.startswith("wants") else foreign_call(file)
-        raise ValueError(refusal(named) if named else said) from error
+        why = reason(str(error))
+        code = None if why.startswith("wants") else first_unknown_call(file)
+        raise ValueError(refusal(code) if code else why) from error
 
 
 def reason(text: str) -> str:
-    """Return the reason for which torch refuses a pickle, in one sentence."""
+    """Return the reason why torch refuses a pickle, in one sentence."""
     text = text.partition("WeightsUnpickler error:")[2] or text
     named = FORBIDDEN.search(text)
     if named and ("unsupported" in text.lower() or "blocked" in text):
@@ -59,20 +59,21 @@ def reason(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error, or the name of the code that a pickle wants to run."""
-    said = [str(error)]
+    """Return the first line of an error, or the name of the code that a pickle would run."""
+    messages = [str(error)]
     while (error := error.__cause__ or error.__context__) is not None:  # pyright: ignore[reportAssignmentType]
-        said.append(str(error))
-    named = reason("\n".join(said))
-    return named if named.startswith("wants to run code") else said[0].strip().split("\n", 1)[0][:200]
+        messages.append(str(error))
+    named = reason("\n".join(messages))
+    return named if named.startswith("wants to run code") else messages[0].strip().split("\n", 1)[0][:200]
 
 
 def refusal(named: str) -> str:
+    """Return the message about a pickle that would run code."""
     return f"wants to run code ({named}) and was not opened"
 
 
-def foreign_call(file: Path) -> str | None:
-    """Return the first call of a pickle that torch cannot read, such as one of a newer protocol. Nothing is run."""
+def first_unknown_call(file: Path) -> str | None:
+    """Return the first unknown function or class in a pickle, of any protocol, or None. Nothing is run."""
     try:
         with file.open("rb") as opened:
             return next((name for name in called(pickle_of(opened)) if not name.startswith(HARMLESS)), None)
@@ -80,24 +81,24 @@ def foreign_call(file: Path) -> str | None:
         return None
 
 
-def names_room(file: Path) -> bool:
-    """Return whether a pickle in the file could claim any amount of memory, or is too long to be searched.
+def may_allocate_any_memory(file: Path) -> bool:
+    """Return whether a pickle in the file could allocate any amount of memory, or is too long to be searched.
 
-    The answer for a damaged file is False: torch refuses it.
+    Return False for a damaged file, which torch refuses.
     """
     try:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
                 pickles = [entry for entry in archive.infolist() if entry.filename.endswith(".pkl")]
-                return any(entry.file_size > LARGEST or ROOM.encode() in archive.read(entry) for entry in pickles)
+                return any(entry.file_size > LARGEST or UNBOUNDED.encode() in archive.read(entry) for entry in pickles)
         with file.open("rb") as opened:
-            return any(ROOM.encode() in block for block in overlapping(opened))
+            return any(UNBOUNDED.encode() in block for block in overlapping(opened))
     except Exception:  # it is damaged
         return False
 
 
-def unfolds(file: Path) -> bool:
-    """Return whether a pickle in the file has tuples nested so deeply that hashing one of them never ends."""
+def has_endless_tuples(file: Path) -> bool:
+    """Return whether a pickle in the file has tuples nested so deeply that hashing one would never end."""
     try:
         with file.open("rb") as opened:
             return any(size > LARGEST_TUPLE for size in tuple_sizes(pickle_of(opened)))
@@ -106,7 +107,7 @@ def unfolds(file: Path) -> bool:
 
 
 def tuple_sizes(stream: IO[bytes]) -> Iterator[int]:
-    """Yield the number of items in each tuple of a stream's first pickles, with those of inner tuples each time."""
+    """Yield the size of each object in a stream's first pickles: 1, or for a tuple 1 plus the sizes of its items."""
     for _ in range(PICKLES):
         stack: list[int] = []
         marks: list[int] = []
@@ -130,15 +131,15 @@ def tuple_sizes(stream: IO[bytes]) -> Iterator[int]:
 
 
 def overlapping(stream: IO[bytes]) -> Iterator[bytes]:
-    """Yield a stream in blocks, each of which begins with the end of the one before."""
+    """Yield a stream in blocks, each of which starts with the end of the one before."""
     last = b""
     while block := stream.read(BLOCK):
         yield last + block
-        last = block[-len(ROOM) :]
+        last = block[-len(UNBOUNDED) :]
 
 
 def pickle_of(opened: IO[bytes]) -> IO[bytes]:
-    """Return the pickle within an archive, or the file itself if it is not an archive."""
+    """Return the pickle in an archive, or the file itself if it is not an archive."""
     if not zipfile.is_zipfile(opened):
         opened.seek(0)
         return opened
@@ -149,7 +150,7 @@ def pickle_of(opened: IO[bytes]) -> IO[bytes]:
 
 
 def called(stream: IO[bytes]) -> Iterator[str]:
-    """Yield the name of every class and function that the pickles of a stream refer to."""
+    """Yield the name of every class and function in the first pickles of a stream."""
     for _ in range(PICKLES):
         texts: list[str] = []
         for code, value, place in pickletools.genops(stream):

@@ -1,1 +1,1 @@
-"""Frozen models: what a family is, how text reaches it, and the one that ships with the package."""
+"""Load and describe frozen text-to-image models, including the built-in one."""

@@ -1,9 +1,10 @@
-"""What a network makes of a sample on a CPU, whatever the samples beside it and the number of threads.
+"""Make a network batch-invariant on a CPU: a sample gives the same bits in any batch and with any number of threads.
 
-In exact arithmetic nothing passes from one sample of a batch to another. On a CPU it does in the last digits: a matrix of
-few rows, a convolution of one small image or a 1x1 one on one thread, and norms of large images go to other routines,
-which add up in another order. Optimizers that divide by the gradient's size blow that up. Three kinds of layers are made
-to take one way always (with AVX2; what AVX-512 still rounds otherwise stands in docs/design.md).
+In exact arithmetic, the samples of a batch do not affect each other. On a CPU they do, in the last digits: torch has
+separate routines for matrices with few rows, for a convolution of one small image, for a 1x1 convolution on one thread
+and for norms of large images, and these sum in another order. Optimizers that divide by the size of the gradient
+amplify the difference. Three types of layers are therefore made to use one routine always (with AVX2; docs/design.md
+lists what AVX-512 still rounds differently).
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SMALL = 20480  # numbers of one image, up to which torch has another routine for it
-ROWS = 16  # from which on, and at multiples of which, a product of matrices takes one way
-SHARED = 1024  # pixels, from which on threads share an image with channels last
+SMALL = 20480  # numbers in one image, up to which torch convolves it with a separate routine
+ROWS = 16  # matrix products whose row count is a multiple of this use one routine
+SHARED = 1024  # pixels, from which threads share an image that is channels-last
 
 
-class _ConvOfOne(torch.autograd.Function):
-    """A convolution of one image by a batch's routine, [1,I,H,W] -> [1,O,h,w]; only `x` has a gradient."""
+class _SingleImageConv(torch.autograd.Function):
+    """A convolution of one image with the routine for batches, from [1,I,H,W] to [1,O,h,w].
+
+    Only `x` gets a gradient.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: AlikeConv) -> Tensor:
+    def forward(ctx: Any, x: Tensor, layer: BatchInvariantConv2d) -> Tensor:
         ctx.layer, ctx.shape = layer, x.shape
         how = (layer.padding, layer.stride, layer.dilation, layer.groups)
         return torch.mkldnn_convolution(x, layer.weight, layer.bias, *how)  # pyright: ignore
@@ -31,19 +35,22 @@ class _ConvOfOne(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         layer, grad = ctx.layer, grads[0]
-        if layer.stride == (1, 1) and layer.groups == 1:  # the gradient is a convolution too, by the same routine
+        if layer.stride == (1, 1) and layer.groups == 1:  # the gradient is also a convolution
             sides = zip(layer.dilation, layer.kernel_size, layer.padding, strict=True)
             around = [d * (k - 1) - int(p) for d, k, p in sides]
-            return torch.mkldnn_convolution(grad, layer.turned(), None, around, (1, 1), layer.dilation, 1), None
-        x = grad.new_empty(()).expand(2, *ctx.shape[1:])  # not read
+            return torch.mkldnn_convolution(
+                grad, layer.transposed_kernel(), None, around, (1, 1), layer.dilation, 1
+            ), None
+        x = grad.new_empty(()).expand(2, *ctx.shape[1:])  # only its shape is read
         how = (layer.stride, layer.padding, layer.dilation, False, (0, 0), layer.groups, (True, False, False))
         back = torch.ops.aten.convolution_backward(torch.cat([grad, grad]), x, layer.weight, None, *how)[0]
         return back[:1], None
 
 
-class AlikeLinear(nn.Linear):
-    """Rows that are samples, as those of timesteps, go sixteen by sixteen: few are multiplied by another routine, which
-    also adds up otherwise where weights lie otherwise in memory.
+class BatchInvariantLinear(nn.Linear):
+    """A linear layer that pads its rows to a multiple of 16 if each row is a sample, as for timestep embeddings.
+
+    Fewer rows are multiplied with another routine, whose rounding also depends on the memory layout of the weights.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -53,37 +60,37 @@ class AlikeLinear(nn.Linear):
         return F.linear(filled, self.weight, self.bias)[: len(input)]
 
 
-class AlikeConv(nn.Conv2d):
-    """1x1: a product of matrices. One small image: by the routine that torch takes for several, or for a large one."""
+class BatchInvariantConv2d(nn.Conv2d):
+    """A convolution that uses one routine always: a matrix product if it is 1x1, else the one for batches of images."""
 
-    kept: tuple[tuple[int, int], Tensor] | None = None
+    cached_kernel: tuple[tuple[int, int], Tensor] | None = None  # address and version of the weights, kernel
 
     def forward(self, input: Tensor) -> Tensor:
         if self.kernel_size == self.stride == (1, 1) and self.padding == (0, 0) and self.groups == 1:
-            pixels = input.movedim(1, 3)  # as they lie with channels last
+            pixels = input.movedim(1, 3)  # channels last
             return F.linear(pixels, self.weight.flatten(1), self.bias).movedim(3, 1)
-        if len(input) > 1 or input.numel() > SMALL or not self.has_routine(input):
+        if len(input) > 1 or input.numel() > SMALL or not self.is_supported(input):
             return super().forward(input)
-        return _ConvOfOne.apply(input, self)  # pyright: ignore[reportReturnType]
+        return _SingleImageConv.apply(input, self)  # pyright: ignore[reportReturnType]
 
-    def has_routine(self, input: Tensor) -> bool:
-        """Return whether oneDNN has a routine for it: torch may be built without, and it pads with zeros only."""
+    def is_supported(self, input: Tensor) -> bool:
+        """Return whether oneDNN can convolve `input`: it pads with zeros only, and torch may be built without it."""
         plain = input.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
         return (
             plain and self.padding_mode == "zeros" and self.padding != "same" and torch.backends.mkldnn.is_available()
         )
 
-    def turned(self) -> Tensor:
-        """Return the kernel turned round for gradients, [O,I,k,k] -> [I,O,k,k]; it is kept until the weights are changed."""
+    def transposed_kernel(self) -> Tensor:
+        """Return the kernel flipped and transposed for gradients, [I,O,k,k]. It is cached until the weights change."""
         now = (self.weight.data_ptr(), self.weight._version)
-        if self.kept is None or self.kept[0] != now:
-            turned = self.weight.detach().flip(2, 3).transpose(0, 1)
-            self.kept = (now, turned.contiguous(memory_format=torch.channels_last))
-        return self.kept[1]
+        if self.cached_kernel is None or self.cached_kernel[0] != now:
+            kernel = self.weight.detach().flip(2, 3).transpose(0, 1)
+            self.cached_kernel = (now, kernel.contiguous(memory_format=torch.channels_last))
+        return self.cached_kernel[1]
 
 
-class AlikeGroupNorm(nn.GroupNorm):
-    """Large images are laid plane by plane for it: with channels last, threads share them out and add up what each found."""
+class BatchInvariantGroupNorm(nn.GroupNorm):
+    """A group norm that makes large images contiguous: of channels-last images, threads sum parts separately."""
 
     def forward(self, input: Tensor) -> Tensor:
         if input.ndim != 4 or input.shape[2] * input.shape[3] < SHARED:
@@ -91,11 +98,15 @@ class AlikeGroupNorm(nn.GroupNorm):
         return super().forward(input.contiguous()).contiguous(memory_format=torch.channels_last)
 
 
-KINDS: dict[type, type] = {nn.Linear: AlikeLinear, nn.Conv2d: AlikeConv, nn.GroupNorm: AlikeGroupNorm}
+BATCH_INVARIANT: dict[type, type] = {
+    nn.Linear: BatchInvariantLinear,
+    nn.Conv2d: BatchInvariantConv2d,
+    nn.GroupNorm: BatchInvariantGroupNorm,
+}
 
 
-def make_alike(network: nn.Module) -> None:
-    """Make every layer of these kinds batch-invariant, but those of a VAE's decoder: nothing is learned from what that shows."""
+def make_batch_invariant(network: nn.Module) -> None:
+    """Make the layers of a network batch-invariant, in place, except in a VAE's decoder, which training does not use."""
     for name, layer in network.named_modules():
         if not name.startswith("decoder."):
-            layer.__class__ = KINDS.get(type(layer), type(layer))
+            layer.__class__ = BATCH_INVARIANT.get(type(layer), type(layer))

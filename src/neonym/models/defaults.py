@@ -1,7 +1,7 @@
-"""The settings that suit a model where the user gives none, each with its source. Needs no torch.
+"""Define the default settings of a model, each with its source. This module does not need torch.
 
-No real model is trained where Neonym is developed, so the values of families are published ones.
-`docs/training.md` says which values are measured and which are taken from others.
+No real model is trained where Neonym is developed, so the defaults of families are published values. `docs/training.md`
+says which values are measured and which are taken from other trainers.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ from typing import Any
 
 from neonym.errors import in_one_line
 
-PUBLISHED_SPREAD = 0.0133  # standard deviation of a coordinate of CLIP ViT-L's vocabulary: published rates are for it
-MOST_SCALED = 10.0  # a published rate is multiplied or divided by no more
-OWN_SOURCE = "its neonym.json says so"
-LONGEST_SOURCE = 120  # letters that are shown of what a neonym.json gives as a source
+PUBLISHED_SPREAD = (
+    0.0133  # standard deviation of a coordinate in the vocabulary of CLIP ViT-L, for which rates are published
+)
+MOST_SCALED = 10.0  # a published rate is multiplied or divided by at most this
+OWN_SOURCE = "set in its neonym.json"
+LONGEST_SOURCE = 120  # characters shown of the source in a neonym.json
 PRECISIONS = ("no", "bf16", "fp16", "bf16, else no", "bf16, else fp16")
 MOST_VECTORS = 225
 
 
 @dataclass(frozen=True)
 class Default:
-    """A value, the models that it is for, and where it comes from."""
+    """A default value, the models that it is for, and where it comes from."""
 
     value: Any
     source: str
@@ -42,23 +44,23 @@ class Defaults:
     max_train_steps: Default
     train_batch_size: Default
     num_vectors_per_token: Default
-    lr_warmup_steps: Default  # as the setting is written: steps or a share (optim/rates.py limits both)
-    save_every_n_steps: Default  # kept in the run's folder; 0: none
+    lr_warmup_steps: Default  # in the form of the setting: steps or a percentage (optim/rates.py limits both)
+    save_every_n_steps: Default  # files kept in the run folder; 0: none
     eval_every_n_steps: Default  # with --early_stop
     mixed_precision: Default  # on a CUDA device: one of `PRECISIONS`
-    gpu_memory: Default  # GiB that a whole step needs; on a GPU with less, samples go through the model one by one
+    gpu_memory: Default  # GiB that a whole step needs; with less, samples go through the model one at a time
 
 
 def published(whose: str, **values: tuple[Any, str]) -> Defaults:
-    """Return the defaults of a family: of each setting a value and its source, the usual ones for those left out."""
+    """Return the defaults of a family. `values` maps settings to (value, source) and overrides the usual ones."""
     return Defaults(**{name: Default(value, source, whose) for name, (value, source) in {**USUAL, **values}.items()})
 
 
-BATCH = (4, "diffusers' examples train 1 x 4; with fewer images per step a word is harder to combine with others")
-VECTORS = (4, "invoke-training, and the most usual number in published runs")
+BATCH = (4, "diffusers' examples train 1 x 4; with fewer images per step, a word is harder to combine with others")
+VECTORS = (4, "invoke-training, and the most common number in published runs")
 WARMUP = ("10%", "invoke-training: 200 of 2,000 steps")
 KEPT = (100, "published runs keep a file every 100 to 200 steps; each is kilobytes")
-EVALUATED = (50, "chosen: evaluations then cost about a sixth of the training between them")
+EVALUATED = (50, "chosen so that evaluations cost about a sixth of the training between them")
 HALF = ("bf16, else fp16", "diffusers' and invoke-training's examples")
 USUAL: dict[str, tuple[Any, str]] = {
     "train_batch_size": BATCH, "num_vectors_per_token": VECTORS, "lr_warmup_steps": WARMUP,
@@ -67,22 +69,24 @@ USUAL: dict[str, tuple[Any, str]] = {
 
 
 def defaults_of(family: Defaults, spread: float, own: Mapping[str, Any]) -> Defaults:
-    """Return the defaults of a model: its family's, with the rate scaled to its vocabulary, unless its neonym.json (`own`) has others.
+    """Return the defaults of a model: those of its family, with the learning rate scaled to its `spread`.
 
-    Raises ValueError for a value that the setting cannot have.
+    `own` is the content of the model's neonym.json, which takes precedence. Raise ValueError for an invalid value in
+    it.
     """
     found = replace(family, learning_rate=scaled(family.learning_rate, spread))
     source = in_one_line(str(own.get("source", OWN_SOURCE)))[:LONGEST_SOURCE]
     names = [field.name for field in fields(Defaults) if field.name in own]
-    return replace(found, **{name: Default(checked(name, own[name]), source) for name in names})
+    return replace(found, **{name: Default(valid_setting(name, own[name]), source) for name in names})
 
 
 def scaled(rate: Default, spread: float) -> Default:
-    """Return the learning rate for a vocabulary of another spread than that of CLIP ViT-L.
+    """Return the learning rate for a vocabulary whose spread is not that of CLIP ViT-L.
 
-    rate = published rate x spread / 0.0133, where the factor is at most 10 and at least 1/10. A step of Adam moves a number by about the rate
-    whatever its size, so a vocabulary of twice the spread needs twice the rate to be crossed in as many steps. The result
-    has one digit: published rates agree no further, and a fine-tuned model keeps the rate of its family.
+    The rate is the published rate x spread / 0.0133, where the factor is limited to 1/10 to 10. A step of Adam changes
+    a number by about the rate, whatever the number's size, so a vocabulary of twice the spread needs twice the rate to
+    be crossed in as many steps. The result is rounded to one digit: published rates agree no further, and a fine-tuned
+    model keeps the rate of its family.
     """
     factor = min(max(spread / PUBLISHED_SPREAD, 1 / MOST_SCALED), MOST_SCALED)
     value = float(f"{rate.value * factor:.0e}")
@@ -94,8 +98,8 @@ def scaled(rate: Default, spread: float) -> Default:
     return replace(rate, value=value, source=source)
 
 
-def checked(name: str, value: Any) -> Any:
-    """Return what a neonym.json says of a setting. Raises ValueError if the setting cannot be that."""
+def valid_setting(name: str, value: Any) -> Any:
+    """Return the value of a setting in a neonym.json. Raise ValueError if it is invalid."""
     if name == "lr_warmup_steps" and is_count(value, 0):
         value = str(value)
     if not FORMS[name](value):
@@ -103,7 +107,8 @@ def checked(name: str, value: Any) -> Any:
     return value
 
 
-def is_count(value: Any, least: int, most: float = math.inf) -> bool:
+def is_count(value: object, least: int, most: float = math.inf) -> bool:
+    """Return whether a value is an integer (not a bool) between `least` and `most`."""
     return type(value) is int and least <= value <= most
 
 

@@ -1,4 +1,4 @@
-"""What training and generation need of a model, and how one is loaded."""
+"""Define the interface of models for training and generation, and load them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neonym.models.loading.identify import fetched, identify
+from neonym.models.loading.identify import identify, with_weights
 from neonym.models.process.diffusion import Diffusion
 from neonym.models.process.flow import Flow
 from neonym.models.source import BUILTIN, ModelSource
@@ -23,9 +23,9 @@ from neonym.types import TextCond
 
 
 class Model(ABC):
-    """A frozen model. The only tensors with gradients are rows added by `text.add_word`.
+    """A frozen text-to-image model. The only tensors with gradients are the rows added by `text.add_word`.
 
-    A family adds how its network is called (`predict`) and how its text is encoded (`TextSide.encode`).
+    A family implements how the denoiser is called (`predict`) and how text is encoded (`TextSide.encode`).
     """
 
     def __init__(
@@ -39,32 +39,35 @@ class Model(ABC):
 
     @abstractmethod
     def predict(self, x_t: Tensor, t: Tensor, text: TextCond, sizes: Tensor | None = None) -> Tensor:
-        """Return what the network predicts of noised latents, in float32: [B,C,h,w] -> [B,C,h,w].
+        """Return the denoiser's prediction for noised latents, both float32 [B,C,h,w].
 
-        `t`: timesteps [B], or one, in thousandths. `sizes` [B,6] (original height and width, crop from top and left, target
-        height and width) are read by families with size conditioning.
+        `t` holds one timestep (0 to 1000) for each sample [B], or one for all. `sizes` [B,6] (original height and
+        width, crop from top and left, target height and width) are read by families with size conditioning.
         """
 
     @property
     def device(self) -> torch.device:
-        """Return where the denoiser is."""
+        """The device of the denoiser."""
         return next(self.denoiser.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Return the precision of the denoiser. diffusers' own property goes through all modules: a twentieth of a small step."""
+        """The precision of the denoiser. (diffusers' own property iterates over all modules, 5 % of a small step.)"""
         return next(self.denoiser.parameters()).dtype
 
     def modules(self) -> dict[str, nn.Module]:
-        """Return every part under its name in a Diffusers folder."""
+        """Return every part by its name in a Diffusers folder."""
         return {self.source.family.denoiser.part: self.denoiser, "vae": self.vae.module, **self.text.encoders}
 
     def enable_gradient_checkpointing(self) -> None:
-        """Compute the denoiser's activations again in the backward pass; the text side is under 2 % of a step."""
+        """Recompute the denoiser's activations in the backward pass.
+
+        The text side, under 2 % of a step, keeps its own.
+        """
         self.denoiser.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
 
     def compile(self, backend: str) -> None:
-        """Compile the denoiser, which is the most work, with torch.compile."""
+        """Compile the denoiser, the most expensive part, with torch.compile."""
         on_cpu = self.device.type == "cpu"
         self.denoiser.compile(backend=backend, dynamic=False if on_cpu else None)
 
@@ -77,10 +80,10 @@ def load_model(
     clip_skip: int = 1,
     tokenizers: dict[str, WordTokenizer] | None = None,
 ) -> Model:
-    """Load a frozen model onto `device`, its denoiser and text encoders in `dtype`.
+    """Load a frozen model onto `device`, with its denoiser and text encoders in `dtype`.
 
-    `tokenizers`: its own, if they are loaded already. Raises ModelError.
+    `tokenizers` are the model's own, if they are already loaded. Raise ModelError if the model cannot be loaded.
     """
-    source = fetched(identify(name) if isinstance(name, str) else name, dtype != torch.float32)
+    source = with_weights(identify(name) if isinstance(name, str) else name, dtype != torch.float32)
     own = load_tokenizers(source, max_token_length) if tokenizers is None else tokenizers
     return import_module(source.family.module).load(source, own, torch.device(device), dtype, clip_skip)

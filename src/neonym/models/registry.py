@@ -1,4 +1,4 @@
-"""The families that Neonym knows, each once. Needs no torch."""
+"""Register the supported families. This module does not need torch."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ _families: dict[str, Family] = {family.name: family for family in (SD1, SD2, SDX
 
 
 def families() -> tuple[Family, ...]:
-    """Return all families, in the order in which a model's configs are shown to them."""
+    """Return all families, in the order in which they are asked to recognise a model."""
     return tuple(_families.values())
 
 
 def family_named(name: str) -> Family | None:
-    """Return the family of this name, None if there is none: a file may be of a later version's."""
+    """Return the family of this name, or None: a file may come from a newer version."""
     return _families.get(name)
 
 
 def register(family: Family) -> None:
-    """Make a family known to this process. Raises ValueError if another one has its name."""
+    """Register a family in this process. Raise ValueError if another family has its name."""
     if _families.setdefault(family.name, family) is not family:
-        raise ValueError(f"there is a family {family.name} already")
+        raise ValueError(f"there is already a family named {family.name}")
 
 
-def forget(family: Family) -> None:
-    """Make a family unknown again."""
+def unregister(family: Family) -> None:
+    """Remove a family from the registry."""
     del _families[family.name]
 
 
 def supported() -> str:
-    """Return the labels of all families as one phrase."""
+    """Return the labels of all families as a phrase: "A, B and C"."""
     *labels, last = [family.label for family in families()]
     return f"{', '.join(labels)} and {last}"
 
 
 def made_for(encoder: str, widths: Mapping[str, int]) -> str | None:
-    """Return whose encoder vectors are for, by the widths of all vectors of a word ({encoder: W}); None if nobody's."""
+    """Return the family that a word's vectors for `encoder` fit, or None. `widths` maps all its encoders to their W."""
     width = widths[encoder]
-    for family in sorted(families(), key=lambda family: not family.fits(widths)):  # one that fits all vectors first
+    for family in sorted(families(), key=lambda family: not family.fits(widths)):  # families that fit all vectors first
         own = [
             spec for spec in family.encoders if spec.width == width and (family.fits(widths) <= (spec.name == encoder))
         ]
@@ -53,5 +53,5 @@ def made_for(encoder: str, widths: Mapping[str, int]) -> str | None:
 
 
 def checkpoint_layouts() -> tuple[CheckpointLayout, ...]:
-    """Return the layouts of checkpoint files, each once."""
+    """Return all distinct layouts of checkpoint files."""
     return tuple(dict.fromkeys(family.checkpoint for family in families() if family.checkpoint is not None))

@@ -1,4 +1,4 @@
-"""What is known of a model before a weight of it is read."""
+"""Describe a recognised model before its weights are read."""
 
 from __future__ import annotations
 
@@ -18,59 +18,60 @@ BUILTIN_MODELS = Path(__file__).parent / "builtin"
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model that was recognised, before any weight of it is read."""
+    """A recognised model, before its weights are read."""
 
     name: str  # as the user wrote it
-    folder: Path  # in Diffusers' layout
+    folder: Path  # its Diffusers folder, or the folder of the file
     family: Family
-    configs: Configs  # per component
+    configs: Configs
     facts: Recognised
-    word_spread: float  # standard deviation of a coordinate of the vocabulary
-    guidance: float  # guidance scale that suits it
+    word_spread: float  # standard deviation of a coordinate in its token table
+    guidance: float  # default guidance scale
     file: Path | None = None  # the checkpoint, if the model is one file
-    vae: Path | None = None  # a VAE of its own: file or folder
-    weights: dict[str, Weights] = field(default_factory=dict)  # per part; none before a hub ID's own parts are fetched
-    variant: str | None = None  # of a Diffusers folder's weights, if one was asked for
+    vae: Path | None = None  # a separate VAE: file or folder
+    # Part -> its weights; empty before a hub ID's are downloaded
+    weights: dict[str, Weights] = field(default_factory=dict)
+    variant: str | None = None  # the requested variant of weights in a Diffusers folder
     offline: bool = False
 
     @property
     def native_size(self) -> int:
-        """Return the side in pixels that the model was made for."""
+        """The number of pixels per side that the model was trained for."""
         return self.facts.native_size
 
     @property
     def text_layers(self) -> int:
-        """Return how many layers its first text encoder has."""
+        """The number of layers of its first text encoder."""
         return self.facts.text_layers
 
     @property
     def prediction_type(self) -> str:
-        """Return what the network predicts: "epsilon", "v_prediction" or "velocity"."""
+        """The target of the denoiser: "epsilon", "v_prediction" or "velocity"."""
         return self.facts.prediction_type
 
     @property
     def prediction_from(self) -> str:
-        """Return what says the prediction type; an empty text for a guess."""
+        """Where the prediction type was read; empty for a guess."""
         return self.facts.prediction_from
 
     @property
     def defaults(self) -> Defaults:
-        """Return the settings that suit it where the user gives none."""
+        """The default settings for this model."""
         return defaults_of(self.family.defaults, self.word_spread, self.configs.get("neonym", {}))
 
     @property
     def encoders(self) -> tuple[str, ...]:
-        """Return the names of its text encoders."""
+        """The names of its text encoders."""
         return tuple(encoder.name for encoder in self.family.encoders)
 
     @property
     def widths(self) -> dict[str, int]:
-        """Return the width W of each text encoder's token table."""
+        """The width W of each text encoder's token table."""
         return {encoder: width_in(self.configs[encoder]) for encoder in self.encoders}
 
     @cached_property
     def latents(self) -> LatentSpec:
-        """Return its latents: the family's, but for what the config of its VAE says."""
+        """The latents of the family, with the values in the config of the VAE."""
         config = self.configs.get("vae", {})
         channels = int(config.get("latent_channels") or self.family.latents.channels)
         scale = config.get("scaling_factor") or self.family.latents.scaling_factor
@@ -79,22 +80,22 @@ class ModelSource:
 
     @property
     def kinds(self) -> dict[str, str]:
-        """Return the class of each part in diffusers or transformers, the largest part first."""
+        """The class of each part in diffusers or transformers, with the largest part first."""
         texts = {encoder.name: encoder.module for encoder in self.family.encoders}
         return {self.family.denoiser.part: self.family.denoiser.module, **texts, "vae": self.family.latents.module}
 
     @property
     def own_parts(self) -> tuple[str, ...]:
-        """Return all parts but a VAE that the user put in the place of its own."""
+        """All parts of the model itself, without a separate VAE."""
         return tuple(part for part in self.kinds if part != "vae" or self.vae is None)
 
     @property
     def on_hub(self) -> bool:
-        """Return whether it was named by a hub ID: its weights may still have to be fetched."""
+        """Whether the model was named by a hub ID, so that its weights may still have to be downloaded."""
         return self.file is None and not self.name.startswith("builtin:") and not Path(self.name).exists()
 
     def vae_hash(self) -> str:
-        """Return the SHA-256 of the VAE's weights, which must be there: what cached moments depend on."""
+        """Return the SHA-256 of the VAE's weights, which must be available. Cached latents depend on it."""
         if self.vae is not None and self.vae.is_file():
             return hash_of_tensors(self.vae, ("",))
         if self.vae is None and self.file is not None:
@@ -102,7 +103,10 @@ class ModelSource:
         return hash_of_files(*self.weights["vae"].files)
 
     def text_hash(self) -> str:
-        """Return the SHA-256 of the text encoders' weights, likewise: what a learned word depends on most."""
+        """Return the SHA-256 of the text encoders' weights, which must be available.
+
+        Learned words depend on them most.
+        """
         if self.file is not None:
             roots = {self.weights[encoder].start.partition(".")[0] + "." for encoder in self.encoders}
             return hash_of_tensors(self.file, tuple(sorted(roots)))
@@ -111,6 +115,6 @@ class ModelSource:
 
 
 def width_in(config: dict[str, object]) -> int:
-    """Return the width of a token table by the config of its encoder: T5 calls it `d_model`."""
+    """Return the width of a token table from the config of its encoder (`d_model` in T5's)."""
     width = config.get("hidden_size") or config.get("d_model") or 0
     return int(width) if isinstance(width, (int, float, str)) else 0

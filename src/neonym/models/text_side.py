@@ -1,4 +1,4 @@
-"""The text side of a model: tokenizers, frozen encoders, learned rows beside their token tables."""
+"""Define the text side of a model: tokenizers, frozen encoders, and learned rows beside their token tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from neonym.types import Encoded, TextCond
 
 
 class TextSide(ABC):
-    """Captions to what the denoiser reads. A family says how its encoders are read."""
+    """The text side of a model, from captions to what the denoiser reads. A family implements `encode`."""
 
     def __init__(self, encoders: dict[str, PreTrainedModel], tokenizers: dict[str, WordTokenizer]):
         self.encoders, self.tokenizers = encoders, tokenizers
@@ -27,11 +27,14 @@ class TextSide(ABC):
 
     @abstractmethod
     def encode(self, text: Encoded, keep: Keep = "none") -> TextCond:
-        """Return what the denoiser reads of a batch; `keep`: what emphasis leaves as it was. The only way to the rows."""
+        """Return what the denoiser reads of a batch.
+
+        `keep` is what emphasis preserves. Only here are learned rows read.
+        """
 
     @property
     def device(self) -> torch.device:
-        """Return where the encoders are."""
+        """The device of the encoders."""
         return next(iter(self.encoders.values())).device
 
     def vocabulary(self, encoder: str) -> Tensor:
@@ -39,9 +42,10 @@ class TextSide(ABC):
         return self.tables[encoder].frozen.weight
 
     def add_word(self, token: str, rows: dict[str, Tensor]) -> None:
-        """Let `token` read `rows` ({encoder: float32 [n,W]}), now and as they change.
+        """Let `token` read `rows` (encoder to float32 [n,W]), which may be changed in place later.
 
-        A word that the tokenizers have ids for already gets its rows. Raises ValueError for another one of that name.
+        The tokenizers may already have ids for exactly these rows. Raise ValueError if they have other ids for the
+        token.
         """
         for name, table in self.tables.items():
             tokenizer, first = self.tokenizers[name], table.vocab + sum(len(own) for own in table.rows)
@@ -50,31 +54,31 @@ class TextSide(ABC):
             table.rows.append(rows[name])
 
     def remove_word(self, token: str) -> None:
-        """Forget `token`, the word that was added last. Raises ValueError for another one."""
+        """Remove `token`, which must be the word that was added last. Raise ValueError otherwise."""
         for name, table in self.tables.items():
             self.tokenizers[name].remove_word(token)
             table.rows.pop()
 
     def tokenize(self, caption: str) -> Encoded:
-        """Return the ids of a caption, [K,L] per encoder, its emphasis, and the words in it."""
+        """Return the ids and the emphasis of a caption, each [K,L] per encoder, and the words in it."""
         found = {name: tokenizer(caption) for name, tokenizer in self.tokenizers.items()}
-        weighted = {n: torch.tensor(own.weights) for n, own in found.items() if self.tokenizers[n].weighted}
+        emphasis = {n: torch.tensor(own.emphasis) for n, own in found.items() if self.tokenizers[n].reads_emphasis}
         words = frozenset().union(*(tokenizer.words_in(caption) for tokenizer in self.tokenizers.values()))
-        return Encoded({name: torch.tensor(own.ids) for name, own in found.items()}, weighted or None, words)
+        return Encoded({name: torch.tensor(own.ids) for name, own in found.items()}, emphasis or None, words)
 
     def batch(self, captions: Sequence[str]) -> Encoded:
-        """Return captions as one batch on the device."""
+        """Return the encoded captions as one batch on the device."""
         return stacked([self.tokenize(caption) for caption in captions], self.device)
 
 
 def stacked(captions: Sequence[Encoded], device: torch.device) -> Encoded:
-    """Return a batch of captions, [B,K,L] per encoder, on a device."""
+    """Return encoded captions as one batch, [B,K,L] per encoder, on a device."""
     emphasis = [caption.emphasis for caption in captions if caption.emphasis]
     words = frozenset().union(*(caption.words for caption in captions))
-    ids = together([caption.ids for caption in captions], device)
-    return Encoded(ids, together(emphasis, device) if emphasis else None, words)
+    ids = stacked_per_encoder([caption.ids for caption in captions], device)
+    return Encoded(ids, stacked_per_encoder(emphasis, device) if emphasis else None, words)
 
 
-def together(rows: Sequence[dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
-    """Return tensors [K,L] of several captions as [B,K,L] per encoder."""
+def stacked_per_encoder(rows: Sequence[dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
+    """Return tensors [K,L] of several captions, stacked to [B,K,L] per encoder, on a device."""
     return {name: torch.stack([row[name] for row in rows]).to(device) for name in rows[0]}

@@ -1,4 +1,4 @@
-"""The VAE: between images and the latents that a model works on."""
+"""Convert between images and latents with a VAE."""
 
 from __future__ import annotations
 
@@ -19,44 +19,44 @@ class Vae:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Return the precision that it computes in."""
+        """The precision of its weights."""
         return self.module.dtype
 
     @property
     def device(self) -> torch.device:
-        """Return where its weights are."""
+        """The device of its weights."""
         return self.module.device
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
-        """Return mean and log-variance of the posterior: pixels [B,3,H,W] in -1..1 -> [B,2C,h,w]."""
+        """Return the moments (mean and log-variance) [B,2C,h,w] of the posterior, for pixels [B,3,H,W] from -1 to 1."""
         encoded = self.module.encode(pixels.to(self.device, self.dtype))
         return encoded.latent_dist.parameters  # pyright: ignore[reportAttributeAccessIssue]
 
     def draw(self, moments: Tensor, keys: Sequence[Key]) -> Tensor:
-        """Return a keyed draw from the posterior, normalised: [B,2C,h,w] -> [B,C,h,w]."""
+        """Return a normalised keyed draw [B,C,h,w] from the posterior with these moments [B,2C,h,w]."""
         mean, log_variance = moments.chunk(2, dim=1)
         spread = (0.5 * log_variance.clamp(-30, 20)).exp()
         return self.normalised(mean + spread * keyed_noise(mean, keys, "posterior"))
 
     def mean(self, moments: Tensor) -> Tensor:
-        """Return the middle of the posterior, normalised: [B,2C,h,w] -> [B,C,h,w]."""
+        """Return the normalised mean [B,C,h,w] of the posterior with these moments [B,2C,h,w]."""
         return self.normalised(moments.chunk(2, dim=1)[0])
 
     def normalised(self, latents: Tensor) -> Tensor:
-        """Return latents of the VAE as the denoiser expects them, [B,C,h,w]."""
+        """Return latents of the VAE, normalised for the denoiser, [B,C,h,w]."""
         return (latents - self.shift) * self.scale if self.shift else latents * self.scale
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Return images from normalised latents: [B,C,h,w] -> float32 [B,3,H,W], about -1..1."""
+        """Return images of normalised latents [B,C,h,w], float32 [B,3,H,W] of about -1 to 1."""
         own = latents / self.scale + self.shift if self.shift else latents / self.scale
         return self.module.decode(own.to(self.dtype)).sample.float()  # pyright: ignore
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> None:
-        """Move it to another device, and to another precision if one is given."""
+        """Move the VAE to a device, and to a precision if one is given."""
         self.module.to(device=torch.device(device), dtype=dtype or self.dtype)  # pyright: ignore[reportCallIssue]
 
     def tile(self) -> None:
-        """Encode and decode large images in tiles, which takes less memory."""
+        """Let the VAE encode and decode large images in tiles, which takes less memory."""
         self.module.enable_tiling()

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from neonym.data.captions import shows, uses_captions
+from neonym.data.captions import contains_word, uses_captions
 from neonym.errors import Problem, counted, some
 from neonym.preflight.plan import ENOUGH_HELD_OUT
 from neonym.preflight.possible_captions import (
@@ -204,4 +204,6 @@ def later_lines(records: Iterable[ImageRecord]) -> Iterator[Problem]:
 
 def has_word_late(record: ImageRecord) -> bool:
     """Return whether the word is only on lines of the caption that are not used."""
-    return shows(record.unused_lines, record.rules.word) and not shows(plain_caption(record), record.rules.word)
+    return contains_word(record.unused_lines, record.rules.word) and not contains_word(
+        plain_caption(record), record.rules.word
+    )

@@ -44,19 +44,19 @@ def similar_image_warnings(records: Sequence[ImageRecord]) -> list[Problem]:
 
     In a set of more than `FEW_IMAGES` images only identical files are found, because the images are not decoded.
     """
-    from neonym.data.metadata_files import plain_images
-    from neonym.data.tools.duplicates import fingerprints, similar
+    from neonym.data.metadata_files import one_colour_problem
+    from neonym.data.tools.duplicates import difference_hashes, similar
 
     shown = {r.path: r.content for r in records if not r.is_reg}
     if len(shown) <= FEW_IMAGES:
-        prints = fingerprints(list(shown))
+        prints = difference_hashes(list(shown))
         groups, plain = similar(prints), [path.name for path, bits in prints.items() if bits is None]
     else:
         by_content: dict[str, list[Path]] = {}
         for path, content in shown.items():
             by_content.setdefault(content, []).append(path)
         groups, plain = [group for group in by_content.values() if len(group) > 1], []
-    problems = [plain_images(plain)] if plain else []
+    problems = [one_colour_problem(plain)] if plain else []
     if not groups:
         return problems
     named = "; ".join(" = ".join(in_one_line(path.name) for path in group[:4]) for group in groups[:3])

@@ -7,7 +7,7 @@ from functools import lru_cache
 from random import Random
 from typing import Any, Literal
 
-from neonym.data.captions import Moment, fill_template, final_caption, shows
+from neonym.data.captions import Moment, contains_word, fill_template, final_caption
 from neonym.models.tokenizers.word_tokenizer import WordTokenizer
 from neonym.seeds import dice
 from neonym.text.words import clean
@@ -54,21 +54,21 @@ class WordChoice(FirstChoice):
         self.word, self.with_word = word, with_word
 
     def choice(self, seq: Any) -> Any:
-        return next((part for part in seq if shows(part, self.word) == self.with_word), seq[0])
+        return next((part for part in seq if contains_word(part, self.word) == self.with_word), seq[0])
 
 
 class WordLast(WordChoice):
     """A stand-in for a random generator that drops no tags and moves those with the word to the end."""
 
     def shuffle(self, x: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x.sort(key=lambda tag: shows(tag, self.word))
+        x.sort(key=lambda tag: contains_word(tag, self.word))
 
 
 class WordFirst(WordChoice):
     """A stand-in for a random generator that moves the word to the front and drops every tag that can be dropped."""
 
     def shuffle(self, x: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x.sort(key=lambda tag: not shows(tag, self.word))
+        x.sort(key=lambda tag: not contains_word(tag, self.word))
 
     def random(self) -> float:
         return 0.0
@@ -103,7 +103,7 @@ def possible_captions(record: ImageRecord, fits: bool) -> set[str]:
 @lru_cache(maxsize=256)
 def always_named(rules: CaptionRules) -> bool:
     """Return whether every template contains the word itself, not only the caption."""
-    return all(shows(fill_template(template, rules.word, ""), rules.word) for template in rules.templates)
+    return all(contains_word(fill_template(template, rules.word, ""), rules.word) for template in rules.templates)
 
 
 def fullest_captions(record: ImageRecord) -> list[str]:

@@ -147,7 +147,7 @@ def read_images(found: Preflight, config: DatasetConfig, source: ModelSource) ->
     records, held_out = scan(datasets, problems.append, run.dataset.broken_images == "stop")
     problems += separator_problems(datasets)
     for tokenizer in found.tokenizers.values():
-        tokenizer.weighted = run.dataset.weighted_captions
+        tokenizer.reads_emphasis = run.dataset.weighted_captions
         for spec in config.concepts:
             tokenizer.add_word(spec.token_string, spec.vectors)
     problems += word_problems(config.concepts, file_names(run, found.tokens), found.tokenizers)

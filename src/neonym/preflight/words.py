@@ -94,7 +94,7 @@ def read_starting_rows(
         file = spec.weights
         if file is None or (file == flag and not Path(file).is_file()) or misplaced(file, "weights"):
             continue  # missing files and files of another kind are reported with the settings
-        from neonym.formats import left_out, read_embedding
+        from neonym.formats import left_out_note, read_embedding
 
         try:
             embedding = read_embedding(file)
@@ -104,7 +104,7 @@ def read_starting_rows(
         found[spec.token_string] = embedding.vectors
         problems += starting_row_problems(spec, file, embedding.vectors, widths)
         if embedding.left_out:
-            problems.append(Problem("warning", left_out(embedding), file))
+            problems.append(Problem("warning", left_out_note(embedding), file))
     return found, problems
 
 

@@ -1,1 +1,1 @@
-"""Handle text before it is tokenized: cleaning, words, emphasis, names."""
+"""Process text before it is tokenized: cleaning, words, emphasis, names."""

@@ -1,16 +1,16 @@
-"""Parse emphasis in a text: `(more)`, `[less]`, `(by so much:1.3)`, as AUTOMATIC1111's web UI and sd-scripts do."""
+"""Parse emphasis in prompts: `(more)`, `[less]`, `(this much:1.3)`, as AUTOMATIC1111's web UI and sd-scripts do."""
 
 import re
 
-ROUND, SQUARE = 1.1, 1 / 1.1  # what a bracket without a number means
+ROUND, SQUARE = 1.1, 1 / 1.1  # factors of brackets without a number
 SIGNS = re.compile(r"\\[()\[\]\\]|[\\()\[\]]|:([+-]?[.\d]+)\)")
 
 
 def parse_emphasis(text: str) -> list[tuple[str, float]]:
-    """Return the pieces of a text and their weights, at least one.
+    """Return the pieces of a text with their emphasis; there is at least one piece.
 
-    Brackets may be nested, and a backslash makes a bracket a plain character. Raise ValueError if the weight before a
-    closing bracket looks like a number and is none.
+    Brackets may be nested, and a backslash escapes one. Raise ValueError if the emphasis before a closing bracket looks
+    like a number but is not one, such as 1.2.3.
     """
     pieces: list[tuple[str, float]] = []
     opened: dict[str, list[int]] = {"(": [], "[": []}
@@ -26,9 +26,9 @@ def parse_emphasis(text: str) -> list[tuple[str, float]]:
         if sign in opened:
             opened[sign].append(len(pieces))
         elif sign.startswith("\\"):
-            pieces.append((sign[1:], 1.0))  # a lone backslash is a piece without text that may separate others
+            pieces.append((sign[1:], 1.0))  # a lone backslash is an empty piece, which may separate others
         elif match.group(1) and opened["("]:
-            close(opened["("].pop(), number(match.group(1)))
+            close(opened["("].pop(), factor_in(match.group(1)))
         elif sign == ")" and opened["("]:
             close(opened["("].pop(), ROUND)
         elif sign == "]" and opened["["]:
@@ -44,7 +44,7 @@ def parse_emphasis(text: str) -> list[tuple[str, float]]:
 
 
 def merged(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Return the pieces with neighbours of the same weight joined."""
+    """Return the pieces, with neighbours of equal emphasis joined."""
     found: list[tuple[str, float]] = []
     for piece, weight in pieces:
         if found and found[-1][1] == weight:
@@ -54,7 +54,8 @@ def merged(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
     return found
 
 
-def number(text: str) -> float:
+def factor_in(text: str) -> float:
+    """Return the number in a text. Raise ValueError if it is not a number."""
     try:
         return float(text)
     except ValueError:

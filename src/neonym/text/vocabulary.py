@@ -1,8 +1,8 @@
-"""Warn about names of embedding files that CLIP's vocabulary has already.
+"""Warn about names of embedding files that are already in CLIP's vocabulary.
 
-A vocabulary has pieces: `cat</w>` is the whole word, `cat` is the beginning of a longer one. Programs that add a name
-to their tokenizer look it up as it is, so pieces are a problem for them; for programs that look for the name in the
-text of a prompt, whole words are.
+The vocabulary consists of pieces: `cat</w>` is the whole word, `cat` is the start of a longer word. Pieces are a
+problem for programs that add a name to their tokenizer, because they look it up unchanged. Whole words are a problem
+for programs that search for the name in the text of a prompt.
 """
 
 import json
@@ -10,11 +10,13 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-CLIP = Path(__file__).parent.parent / "models/builtin/emoji/tokenizer/vocab.json"  # the whole vocabulary of every CLIP
+# The complete vocabulary, which all CLIP models share
+CLIP = Path(__file__).parent.parent / "models/builtin/emoji/tokenizer/vocab.json"
 
 
 @lru_cache(maxsize=1)
 def clip_pieces() -> frozenset[str]:
+    """Return all pieces of CLIP's vocabulary."""
     return frozenset(json.loads(CLIP.read_text("utf-8")))
 
 
@@ -24,9 +26,9 @@ def clip_has(piece: str) -> bool:
 
 
 def vocabulary_warning(name: str, vectors: int, has: Callable[[str], bool]) -> str | None:
-    """Return what is wrong with a word of this name and number of vectors in some programs, or None.
+    """Return the problem that some programs have with a word of this name and number of vectors, or None.
 
-    `has` returns whether the vocabulary has a piece.
+    `has` tells whether the vocabulary has a piece.
     """
     numbers = range(1, vectors)
     looked_up = {  # program -> what it adds to its tokenizer for the vectors
@@ -34,13 +36,14 @@ def vocabulary_warning(name: str, vectors: int, has: Callable[[str], bool]) -> s
         "sd-scripts": [name, *(f"{name}{i}" for i in numbers)],
         "SD.Next": [name, *(f"{name}_{i}" for i in numbers)],
     }
-    stumbling = [program for program, pieces in looked_up.items() if any(map(has, pieces))]
-    refusing = " and ".join(program for program in stumbling if program != "SD.Next")
-    said = [f"{refusing} refuse{'s' * (' and ' not in refusing)} it"] if refusing else []
-    said += ["SD.Next never puts it in"] if "SD.Next" in stumbling else []
+    affected = [program for program, pieces in looked_up.items() if any(map(has, pieces))]
+    refusing = " and ".join(program for program in affected if program != "SD.Next")
+    effects = [f"{refusing} refuse{'s' * (' and ' not in refusing)} it"] if refusing else []
+    effects += ["SD.Next never inserts it"] if "SD.Next" in affected else []
     if has(f"{name.lower()}</w>"):
         what = (
-            "is an ordinary word: AUTOMATIC1111, Forge and stable-diffusion.cpp put the file wherever a prompt has it"
+            "is an ordinary word: AUTOMATIC1111, Forge and stable-diffusion.cpp insert the embedding "
+            "wherever a prompt has it"
         )
-        return "; ".join([what, *said])
-    return f"is a piece of CLIP's vocabulary: {', '.join(said)}" if said else None
+        return "; ".join([what, *effects])
+    return f"is a piece of CLIP's vocabulary: {', '.join(effects)}" if effects else None

@@ -1,4 +1,4 @@
-"""Clean text, and find a new word in it."""
+"""Clean text, and find new words in it."""
 
 import html
 import re
@@ -8,23 +8,22 @@ import ftfy
 
 
 def clean(text: str) -> str:
-    """Return text as OpenAI's CLIP cleans it: encoding mended, HTML entities undone, lower case, single blanks.
+    """Return text as OpenAI's CLIP cleans it: encoding fixed, HTML entities decoded, lower case, single spaces.
 
-    The tokenizer of transformers does only the last two. Without the others, the same caption would give other ids than
-    in other programs.
+    transformers' tokenizer does only the last two. Without the others, a caption would give other ids than in other
+    programs.
     """
-    plain = (
-        text.isascii() and "&" not in text and text.replace("\n", " ").isprintable()
-    )  # nothing to mend: ten times faster
-    mended = text if plain else html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(mended.split()).lower()
+    # Nothing to fix: ten times faster
+    plain = text.isascii() and "&" not in text and text.replace("\n", " ").isprintable()
+    fixed = text if plain else html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(fixed.split()).lower()
 
 
 @lru_cache(maxsize=256)
 def whole_word(tokens: tuple[str, ...]) -> re.Pattern[str]:
-    """Return a pattern that matches any of `tokens`, but not inside a longer word: `ann` is not in "planned".
+    """Return a pattern that matches any of `tokens`, but not inside a longer word: `ann` does not match in "planned".
 
-    The tokens and the text must be `clean`ed first, which makes them lower case.
+    The tokens and the text must first be passed through `clean`, which makes them lower case.
     """
 
     def bounded(token: str) -> str:

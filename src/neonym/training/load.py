@@ -9,12 +9,12 @@ import torch
 from accelerate import Accelerator
 
 from neonym.data.latent_cache import Latents, cache_moments
-from neonym.data.latent_keys import Place, places
+from neonym.data.latent_keys import LatentKey, latent_keys
 from neonym.data.loader import Loader
 from neonym.data.sdscripts_latents import known_latents
 from neonym.io.memo import cache_folder
 from neonym.models.model import Model, load_model
-from neonym.models.quantization import keep_in_eight_bits
+from neonym.models.quantization import quantize_to_8_bits
 from neonym.models.source import ModelSource
 from neonym.models.text_side import stacked
 from neonym.preflight.plan import TrainingPlan
@@ -39,7 +39,7 @@ def load_frozen_model(plan: TrainingPlan, accelerator: Accelerator, events: Disp
     if run.compute.fp8_base and accelerator.device.type == "mps":
         events.note("note: fp8_base -> the precision of --mixed_precision: this device does not support 8-bit numbers")
     elif run.compute.fp8_base:
-        keep_in_eight_bits(model.denoiser)
+        quantize_to_8_bits(model.denoiser)
     if run.compute.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     if run.compute.torch_compile:
@@ -72,10 +72,10 @@ def encode_images(plan: TrainingPlan, model: Model, events: Dispatcher, stop: St
 
 def sdscripts_latents(
     records: Sequence[ImageRecord], source: ModelSource, events: Dispatcher
-) -> dict[Place, torch.Tensor]:
+) -> dict[LatentKey, torch.Tensor]:
     """Return the latents that sd-scripts cached, and emit notes with their number and with why others are not used."""
     found, refused = known_latents(
-        records, places(records), source.family.latent_cache_suffix, source.latents.channels, source.latents.pixels
+        records, latent_keys(records), source.family.latent_cache_suffix, source.latents.channels, source.latents.pixels
     )
     events.note(f"{len(found)} images are read from sd-scripts' caches, which do not record the VAE that encoded them")
     for reason, count in refused.items():

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from neonym.errors import UserError
-from neonym.models.loading.identify import fetched
+from neonym.models.loading.identify import with_weights
 from neonym.models.model import Model
 from neonym.preflight.plan import TrainingPlan
 from neonym.runs.dispatcher import Dispatcher
@@ -52,7 +52,7 @@ def train_plan(plan: TrainingPlan, events: Dispatcher, stop: Stop) -> Result:
     for note in [*notes, *(f"{problem.severity}: {problem}" for problem in plan.problems)]:
         events.note(note)
     with accelerator.main_process_first():
-        plan = replace(plan, source=fetched(plan.source, weight_dtype(accelerator) != torch.float32))
+        plan = replace(plan, source=with_weights(plan.source, weight_dtype(accelerator) != torch.float32))
     store = CheckpointStore(plan)
     with store.open() if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()

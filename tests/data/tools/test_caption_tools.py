@@ -1,4 +1,4 @@
-"""`neonym caption ...`: the tools as users call them."""
+"""Verify the tools of `neonym caption` as users call them."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from neonym.data.tools.captions import clean_tags
-from neonym.data.tools.duplicates import fingerprints, similar
+from neonym.data.tools.duplicates import difference_hashes, similar
 from neonym.preflight.images import similar_image_warnings
 from neonym.preflight.preflight import preflight
 from support.checks import check, settings
@@ -14,7 +14,7 @@ from support.commands import caption
 from support.data_sets import make_images
 
 
-def test_merged_files_train_and_come_back(tmp_path, capsys):
+def test_merged_files_can_be_trained_and_split_again(tmp_path, capsys):
     folder = make_images(tmp_path / "a", 3, caption=None)
     for i in range(3):
         (folder / f"{i:02}.caption").write_text(f"mychar4 number {i}\nanother line\n")
@@ -47,7 +47,7 @@ def test_merged_files_train_and_come_back(tmp_path, capsys):
     assert str(folder / "below" / "x.png") in lines.read_text()
 
 
-def test_mistakes_are_told(tmp_path, capsys):
+def test_mistakes_are_reported(tmp_path, capsys):
     assert caption("merge", tmp_path / "none", tmp_path / "x.json") == 2
     assert "cannot be read" in capsys.readouterr().err
     assert caption("clean", tmp_path / "none.json", tmp_path / "x.json") == 2
@@ -76,7 +76,7 @@ def test_images_that_look_the_same(tmp_path, capsys):
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
     Image.new("RGB", (64, 64), "blue").save(tmp_path / "blue.png")
     (tmp_path / "broken.png").write_bytes(b"")
-    groups = similar(fingerprints(sorted(tmp_path.iterdir())))
+    groups = similar(difference_hashes(sorted(tmp_path.iterdir())))
     assert [[p.name for p in group] for group in groups] == [["03.png", "packed.jpg", "small.png"]]
     assert caption("duplicates", tmp_path) == 0
     assert "03.png, packed.jpg, small.png" in capsys.readouterr().out
@@ -84,7 +84,7 @@ def test_images_that_look_the_same(tmp_path, capsys):
     ready = preflight(settings(train_data_dir=str(tmp_path), token_string="mychar4"))
     plain, alike = map(str, similar_image_warnings(ready.records))
     assert "03.png = packed.jpg = small.png" in alike
-    assert "2 of one colour all over" in plain
+    assert "2 of a single colour" in plain
     assert "blue.png, red.png" in plain
 
 

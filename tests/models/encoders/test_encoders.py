@@ -1,4 +1,4 @@
-"""Learned rows stand beside a frozen table, and CLIP's output is that of the diffusers pipelines."""
+"""Verify learned rows beside a frozen table, and that CLIP conditioning is that of the diffusers pipelines."""
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from neonym.text.words import clean
 SOURCE = identify("builtin:emoji")
 
 
-def test_rows_beside_the_table():
+def test_learned_rows_follow_the_table():
     table = EmbeddingWithRows(nn.Embedding(10, 4))
     rows = nn.Parameter(torch.randn(2, 4))
     table.rows.append(rows)
@@ -24,13 +24,13 @@ def test_rows_beside_the_table():
     assert list(table.state_dict()) == ["frozen.weight"]
 
 
-def test_chunks_are_joined_without_inner_ends():
+def test_chunks_are_joined_without_inner_starts_and_ends():
     hidden = torch.arange(2 * 77.0)[:, None].reshape(2, 77, 1)
     joined = join_chunks(hidden, 2)[0, :, 0].tolist()
     assert joined == [0.0, *range(1, 76), *range(78, 153), 153.0]
 
 
-def test_conditioning_equals_the_diffusers_pipelines():
+def test_conditioning_equals_that_of_the_diffusers_pipelines():
     from diffusers import StableDiffusionPipeline
 
     from neonym.generation.conditioning import conditioning

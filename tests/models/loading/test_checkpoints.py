@@ -1,4 +1,4 @@
-"""Checkpoints in every form: one file, pickled, a Diffusers folder and its variants, a separate VAE, hub IDs, and what is none."""
+"""Verify checkpoints in every form: single files, pickles, Diffusers folders with variants, separate VAEs and hub IDs."""
 
 import json
 import os
@@ -31,7 +31,7 @@ from support.data_sets import make_images
 
 @pytest.fixture(scope="module", params=["sd1", "sd2", "sdxl"])
 def checkpoint(request, tmp_path_factory):
-    """(family, Diffusers folder, single file) of one tiny random model."""
+    """Return the family, the Diffusers folder and the single file of one tiny random model."""
     home, family = tmp_path_factory.mktemp(request.param), request.param
     parts = make_parts(family, tiny=True, dtype=torch.float32)
     save_folder(parts, family, home / "folder", "epsilon")
@@ -40,7 +40,10 @@ def checkpoint(request, tmp_path_factory):
 
 
 def outputs(name: Path | str, **options) -> list[torch.Tensor]:
-    """What each part computes for fixed inputs, its weights copied first: where in a file they lie changes the rounding."""
+    """Return what each part computes for fixed inputs.
+
+    Weights are copied first: their alignment in a file changes rounding.
+    """
     model = load_model(identify(str(name), **options))
     for weight in (w for module in model.modules().values() for w in module.parameters()):
         weight.data = weight.data.clone()
@@ -53,7 +56,7 @@ def outputs(name: Path | str, **options) -> list[torch.Tensor]:
         return [text.sequence, model.predict(noisy, torch.tensor([500]), text, sizes), moments, *pooled]
 
 
-def test_one_file_is_the_same_model_as_its_folder(checkpoint):
+def test_a_single_file_is_the_same_model_as_its_folder(checkpoint):
     family, folder, file = checkpoint
     sources = [identify(str(folder)), identify(str(file))]
     assert [s.family.name for s in sources] == [family, family]
@@ -64,7 +67,7 @@ def test_one_file_is_the_same_model_as_its_folder(checkpoint):
 
 
 def test_the_token_table_is_read_alone(checkpoint):
-    """`inspect --model` looks at words without loading a model."""
+    """`inspect --model` reads vocabularies without loading a model."""
     for name in checkpoint[1:]:
         source = identify(str(name))
         model = load_model(source)
@@ -73,15 +76,15 @@ def test_the_token_table_is_read_alone(checkpoint):
 
 
 def test_an_exclamation_mark_is_padding_for_sd2_alone(checkpoint):
-    """Both SD 2.x and SDXL's second tokenizer call their padding "!", but only the first ever read captions so."""
+    """SD 2.x and SDXL's second tokenizer both name their padding "!", but only SD 2.x reads captions in this way."""
     family, folder, file = checkpoint
     for name in (folder, file):
         for tokenizer in load_tokenizers(identify(str(name)), 75).values():
             assert (tokenizer("a cat!").ids[0][3] == 0) == (family == "sd2")
 
 
-def test_conditioning_is_the_pipelines_own(checkpoint):
-    """Of short, empty, odd and too long prompts; and with other layers (its own way to them fails with transformers 5)."""
+def test_conditioning_is_that_of_the_pipelines(checkpoint):
+    """Short, empty, odd and long prompts agree, and so do other layers (diffusers' way fails with transformers 5)."""
     family, folder, file = checkpoint
     kind = diffusers.StableDiffusionXLPipeline if family == "sdxl" else diffusers.StableDiffusionPipeline
     pipeline = kind.from_pretrained(folder, dtype=torch.float32)
@@ -144,7 +147,7 @@ def test_a_file_trains_and_its_word_loads(checkpoint, tmp_path):
 
 
 def load_pair(folder: Path, file: Path) -> None:
-    """diffusers' own two calls for SDXL give what we give."""
+    """Verify that diffusers' two calls for SDXL give the same conditioning."""
     pipeline = diffusers.StableDiffusionXLPipeline.from_pretrained(folder, dtype=torch.float32)
     rows = load_file(file)
     pipeline.load_textual_inversion(
@@ -164,7 +167,7 @@ def load_pair(folder: Path, file: Path) -> None:
     assert generate_images(model, [prompt], [0], steps=1, size=(64, 64))[0].size == (64, 64)
 
 
-def test_one_encoder_of_two_can_be_left_alone(tmp_path):
+def test_one_of_two_encoders_can_be_left_unchanged(tmp_path):
     parts = make_parts("sdxl", tiny=True, dtype=torch.float32)
     save_folder(parts, "sdxl", tmp_path / "xl", "epsilon")
     images = make_images(tmp_path / "p", 2, size=(64, 64))
@@ -207,12 +210,12 @@ def test_variants_and_separate_vaes(checkpoint, tmp_path):
     assert identify(str(file)).vae_hash() != identify(str(file), vae=str(tmp_path / "vae.safetensors")).vae_hash()
     with pytest.raises(ModelError, match="Check --vae"):
         identify(str(file), vae=str(tmp_path / "none"))
-    with pytest.raises(ModelError, match="unet: is UNet2DConditionModel, not the VAE"):
+    with pytest.raises(ModelError, match="unet: is UNet2DConditionModel, but the model needs AutoencoderKL"):
         identify(str(file), vae=str(folder / "unet"))
 
 
 def test_weights_go_straight_to_the_device(checkpoint):
-    """Each by itself: the `meta` device keeps nothing, so what is not on it had a copy on the host."""
+    """Tensors are moved one at a time: the device `meta` keeps nothing, so any other tensor is a copy on the host."""
     _, folder, file = checkpoint
     meta = torch.device("meta")
     for source in (identify(str(file)), identify(str(folder))):
@@ -222,7 +225,10 @@ def test_weights_go_straight_to_the_device(checkpoint):
 
 
 def test_weights_in_several_files(checkpoint, tmp_path):
-    """The same model and, for one family, the same training; what is missing is named before a weight is read."""
+    """Shards give the same model and, for one family, the same training.
+
+    A missing shard is reported before any weight is read.
+    """
     family, folder, _ = checkpoint
     shutil.copytree(folder, tmp_path / "shards")
     parts = make_parts(family, tiny=True, dtype=torch.float32)
@@ -245,11 +251,11 @@ def test_weights_in_several_files(checkpoint, tmp_path):
         assert torch.equal(one["emb_params"], other["emb_params"])
     lost = sorted((tmp_path / "shards" / "unet").glob("*-of-*.safetensors"))[1]
     lost.unlink()
-    with pytest.raises(ModelError, match=r"1 of the \d+ files of its `unet` are not there"):
+    with pytest.raises(ModelError, match=r"1 of the \d+ files of its `unet` are missing"):
         identify(str(tmp_path / "shards"))
 
 
-def test_what_is_no_model_is_refused_by_its_header(checkpoint, tmp_path):
+def test_unsupported_files_are_refused_by_their_header(checkpoint, tmp_path):
     _, _, file = checkpoint
     tensors, path = load_file(file), tmp_path / "x.safetensors"
     some = {n: t for n, t in tensors.items() if not n.startswith("first_stage_model.")}
@@ -259,7 +265,7 @@ def test_what_is_no_model_is_refused_by_its_header(checkpoint, tmp_path):
         ({"lora_unet_x.lora_down.weight": torch.zeros(1, 1)}, "is a LoRA"),
         (inpainting, "for inpainting"),
         ({"emb_params": torch.zeros(1, 768)}, "is an embedding"),
-        ({"x": torch.zeros(1, 7)}, "no Stable Diffusion checkpoint"),
+        ({"x": torch.zeros(1, 7)}, "not a Stable Diffusion checkpoint"),
     ):
         save_file(content, path)
         with pytest.raises(ModelError, match=words):
@@ -271,7 +277,7 @@ def test_what_is_no_model_is_refused_by_its_header(checkpoint, tmp_path):
     with pytest.raises(ModelError, match="damaged"):
         identify(str(tmp_path / "x.ckpt"))
     (tmp_path / "x.gguf").write_bytes(b"nothing")
-    with pytest.raises(ModelError, match="is no checkpoint"):
+    with pytest.raises(ModelError, match="is not a checkpoint"):
         identify(str(tmp_path / "x.gguf"))
 
 
@@ -286,8 +292,8 @@ def test_flags_are_checked_against_the_file(tmp_path):
     assert "--v_parameterization" not in text
 
 
-def test_hub_ids_use_the_cache_and_say_what_is_missing(checkpoint, tmp_path):
-    """In a process of its own: the library reads its cache's place when it is imported."""
+def test_hub_ids_use_the_cache_and_report_what_is_missing(checkpoint, tmp_path):
+    """A separate process is used, because the library reads the path of its cache when it is imported."""
     _, folder, _ = checkpoint
     snapshot = tmp_path / "hub" / "models--someone--tiny" / "snapshots" / "abc"
     snapshot.parent.mkdir(parents=True)
@@ -310,18 +316,18 @@ def test_hub_ids_use_the_cache_and_say_what_is_missing(checkpoint, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert "someone/else" in done.stdout
-    assert "must be in the cache" in done.stdout
+    assert "uses only the cache" in done.stdout
 
 
 def test_the_index_of_a_folder_is_read(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({}))
-    with pytest.raises(ModelError, match="no family"):
+    with pytest.raises(ModelError, match="is not supported"):
         identify(str(tmp_path))
 
 
 @pytest.mark.parametrize("old", [False, True])
 def test_the_largest_part_is_loaded_when_it_costs_least(checkpoint, tmp_path, monkeypatch, old):
-    """First, while nothing else is there; but last of what is read as a whole for each part."""
+    """The denoiser is loaded first, while memory is empty, but last if a file is read whole for each part."""
     _, folder, file = checkpoint
     torch.save(load_file(file), tmp_path / "file.ckpt", _use_new_zipfile_serialization=not old)
     kept: list[str] = []

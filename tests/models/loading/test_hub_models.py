@@ -1,4 +1,4 @@
-"""Models from a stand-in for the hub on this machine: what is fetched, what is not, and what is said."""
+"""Verify models of the hub with a stand-in server: what is downloaded, what is not, and what is reported."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ COMMIT = "1" * 40
 
 
 class StandIn(BaseHTTPRequestHandler):
-    """The part of the hub's interface that fetching uses: repositories are folders under `home`."""
+    """A stand-in for the parts of the hub's interface that downloads use. Repositories are folders under `home`."""
 
     home: Path
     fetched: list
@@ -72,7 +72,7 @@ def mark(path: Path) -> str:
 
 @pytest.fixture
 def hub(tmp_path):
-    """-> (address, folder of repositories, names of the files that were fetched)"""
+    """Yield the address, the folder of repositories, and the names of the files that were downloaded."""
     handler = type("Handler", (StandIn,), {"home": tmp_path / "repositories", "fetched": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
@@ -85,7 +85,7 @@ def hub(tmp_path):
 
 @pytest.fixture
 def neonym(hub, tmp_path):
-    """Runs commands with the stand-in as the hub and a cache of their own; several in one process. -> (exit codes, output)"""
+    """Return a function that runs commands with the stand-in hub, and returns their exit codes and output."""
     images = make_images(tmp_path / "p", 2, size=(64, 64))
     train = [f"--train_data_dir={images}", "--token_string=mychar4", "--resolution=64", "--max_train_steps=1",
              "--eval_samples=8", "--cpu", f"--output_dir={tmp_path / 'out'}"]  # fmt: skip
@@ -109,8 +109,11 @@ def weights(names: list[str]) -> set[str]:
     return {name for name in names if name.endswith((".safetensors", ".bin", ".ckpt"))}
 
 
-def test_only_what_is_needed_is_fetched(hub, neonym):
-    """Of each part one form, once; the check fetches no weights at all; then the cache is enough without the network."""
+def test_only_what_is_needed_is_downloaded(hub, neonym):
+    """One form of each part is downloaded once, and no weights for a check.
+
+    The cache then suffices without the network.
+    """
     _, home, got = hub
     parts, repository = make_parts("sd1", tiny=True, dtype=torch.float32), home / "someone" / "tiny"
     save_folder(parts, "sd1", repository, "epsilon")
@@ -160,8 +163,8 @@ def test_only_what_is_needed_is_fetched(hub, neonym):
     assert weights(got) == {name.replace(".safetensors", ".fp16.safetensors") for name in usual}
 
 
-def test_repositories_with_pickles_only_and_what_is_none(hub, neonym, tmp_path):
-    """Old repositories have `.bin` files: fetched and read as data. One file is no repository of a model; it is named."""
+def test_repositories_with_pickles_and_unsupported_repositories(hub, neonym, tmp_path):
+    """The `.bin` files of old repositories are downloaded and read as data. Other repositories are refused by name."""
     _, home, got = hub
     save_folder(make_parts("sd1", tiny=True, dtype=torch.float32), "sd1", home / "someone" / "old", "epsilon")
     for part, file in {
@@ -186,10 +189,10 @@ def test_repositories_with_pickles_only_and_what_is_none(hub, neonym, tmp_path):
         [*generate, "--ckpt=someone/old", "--vae=someone/one"],
     )  # fmt: skip
     assert codes == [0, 2, 2, 2, 2], said
-    assert "Fetch one of its files and name that: model.safetensors" in said
-    assert "is a FluxPipeline, of no family" in said
-    assert "cannot be had from the hub" in said
-    assert "is no VAE: it has no config.json" in said
+    assert "Download one of its files and name it: model.safetensors" in said
+    assert "is a FluxPipeline, which is not supported" in said
+    assert "cannot be downloaded from the hub" in said
+    assert "is not a VAE: it has no config.json" in said
     assert weights(got) == {
         "unet/diffusion_pytorch_model.bin",
         "diffusion_pytorch_model.bin",

@@ -1,4 +1,4 @@
-"""Weights that are infinite or not numbers are named when a model is loaded, before anything is trained or generated."""
+"""Verify that weights that are not finite are reported when a model is loaded, before training or generating."""
 
 from itertools import cycle
 from pathlib import Path
@@ -22,26 +22,26 @@ KINDS = {
 
 @pytest.fixture(scope="module", params=["sd1", "sd2", "sdxl"])
 def tensors(request):
-    """A family, and a small checkpoint of it as one table."""
+    """Return a family and all weights of a small checkpoint of it."""
     torch.manual_seed(0)
     return request.param, single_file_tensors(make_parts(request.param, True, torch.float32), request.param)
 
 
 def write(tensors: dict[str, torch.Tensor], path: Path) -> Path:
-    """By the ending of the path."""
+    """Write the weights in the format of the extension."""
     torch.save({"state_dict": tensors}, path) if path.suffix == ".ckpt" else save_file(tensors, path)
     return path
 
 
 def spoiled(tensors: dict[str, torch.Tensor], name: str, value: float) -> dict[str, torch.Tensor]:
-    """A copy with one number of one tensor changed."""
+    """Return a copy with one number of one tensor changed."""
     changed = tensors[name].clone()
     changed.view(-1)[-1] = value
     return {**tensors, name: changed}
 
 
 def names_of_parts(tensors: dict[str, torch.Tensor]) -> list[str]:
-    """One weight of the U-Net, one of the VAE, the last one of each text encoder."""
+    """Return one weight of the U-Net, one of the VAE and the last one of each text encoder."""
     starts = (
         "model.diffusion_model.",
         "first_stage_model.",
@@ -54,7 +54,7 @@ def names_of_parts(tensors: dict[str, torch.Tensor]) -> list[str]:
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "ckpt"])
-def test_a_weight_of_every_part_in_one_file(tensors, tmp_path, ending):
+def test_a_bad_weight_of_every_part_is_reported(tensors, tmp_path, ending):
     family, sound = tensors
     assert len(names_of_parts(sound)) == (4 if family == "sdxl" else 3)
     for name, (value, kind) in zip(names_of_parts(sound), cycle(KINDS[ending]), strict=False):
@@ -66,8 +66,8 @@ def test_a_weight_of_every_part_in_one_file(tensors, tmp_path, ending):
         assert str(file) in str(caught.value)
 
 
-def test_what_is_not_used_may_be_anything(tensors, tmp_path):
-    """Averages of the weights, losses, positions, a layer that SD 2.x leaves out: other programs load such files."""
+def test_unused_tensors_may_be_invalid(tensors, tmp_path):
+    """Averages of weights, losses, positions and a layer that SD 2.x leaves out are ignored, as in other programs."""
     family, sound = tensors
     extra = {"model_ema.diffusion_modelinput_blocks00weight": torch.full((4,), NAN), "betas": torch.tensor([INF]),
              "first_stage_model.loss.logvar": torch.tensor([NAN])}  # fmt: skip
@@ -79,7 +79,7 @@ def test_what_is_not_used_may_be_anything(tensors, tmp_path):
 
 
 def test_weights_that_are_too_large_for_half_precision(tensors, tmp_path):
-    """Finite in the file, infinite on the device: another precision helps, another file need not be looked for."""
+    """The weights are finite in the file but not on the device, so the message suggests another precision."""
     _, sound = tensors
     name = names_of_parts(sound)[0]
     file = write(spoiled(sound, name, 1e6), tmp_path / "model.safetensors")
@@ -88,13 +88,13 @@ def test_weights_that_are_too_large_for_half_precision(tensors, tmp_path):
     load_model(str(file), dtype=torch.bfloat16)
 
 
-def test_a_large_sum_of_finite_numbers_is_sound(tensors, tmp_path):
+def test_finite_weights_with_a_large_sum_are_accepted(tensors, tmp_path):
     _, sound = tensors
     name = names_of_parts(sound)[0]
     load_model(str(write({**sound, name: torch.full_like(sound[name], 3e38)}, tmp_path / "model.safetensors")))
 
 
-def test_a_folder_names_the_file_of_the_part(tmp_path):
+def test_the_file_of_the_part_is_named(tmp_path):
     torch.manual_seed(0)
     parts = make_parts("sdxl", True, torch.float32)
     save_folder(parts, "sdxl", tmp_path / "sdxl", "epsilon")
@@ -110,7 +110,7 @@ def test_a_folder_names_the_file_of_the_part(tmp_path):
         save_file(sound, file)
 
 
-def test_neither_training_nor_generating_begins(tmp_path, capsys):
+def test_neither_training_nor_generation_starts(tmp_path, capsys):
     torch.manual_seed(0)
     sound = single_file_tensors(make_parts("sd1", True, torch.float32), "sd1")
     vae = next(name for name in sound if name.startswith("first_stage_model."))

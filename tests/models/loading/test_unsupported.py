@@ -1,4 +1,4 @@
-"""What is given for a model and is none, or is damaged, or contradicts itself: named before a weight is read."""
+"""Verify that unsupported, damaged or inconsistent models are refused by name before any weight is read."""
 
 import json
 import os
@@ -26,13 +26,13 @@ UNET = "model.diffusion_model."
 
 @pytest.fixture(scope="module", params=["sd1", "sd2", "sdxl"])
 def model(request, tmp_path_factory):
-    """(family, tensors of a tiny single file)."""
+    """Return a family and the tensors of a tiny single-file checkpoint of it."""
     return request.param, single_file_tensors(make_parts(request.param, tiny=True), request.param)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A tiny SD 1.x in a Diffusers folder."""
+    """Return a tiny SD 1.x model in a Diffusers folder."""
     place = tmp_path_factory.mktemp("folder") / "model"
     save_folder(make_parts("sd1", tiny=True), "sd1", place, "epsilon")
     return place
@@ -57,16 +57,16 @@ OTHERS = {
     "is a ControlNet": [one("control_model.input_blocks.0.0.weight"), one("controlnet_cond_embedding.conv_in.weight")],
     "is a diffusion transformer": [one("pos_embed", "blocks.0.attn.qkv.weight")],
     "is a Stable Cascade": [one("clip_txt_mapper.weight")],
-    "in a packed form": [one(f"{UNET}input_blocks.0.0.weight", f"{UNET}input_blocks.0.0.scale_weight"), one("scaled_fp8"),
+    "has quantized weights": [one(f"{UNET}input_blocks.0.0.weight", f"{UNET}input_blocks.0.0.scale_weight"), one("scaled_fp8"),
                          one(f"{UNET}out.2.weight", f"{UNET}out.2.weight.quant_state.bitsandbytes__nf4")],
-    "no U-Net. .*only a running average": [one("model_ema.diffusion_modelout2weight", "first_stage_model.x")],
+    "no U-Net. .*only an average": [one("model_ema.diffusion_modelout2weight", "first_stage_model.x")],
     "is an upscaler": [one("model.1.sub.0.RDB1.conv1.0.weight")],
     "has no U-Net and no VAE": [one("something"), {}],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("words", OTHERS)
-def test_other_files_are_named(tmp_path, words):
+def test_other_files_are_refused_by_name(tmp_path, words):
     for tensors in OTHERS[words]:
         for path in (tmp_path / "x.safetensors", tmp_path / "x.ckpt"):
             save_file(tensors, path) if path.suffix == ".safetensors" else torch.save(tensors, path)
@@ -78,7 +78,7 @@ def test_other_files_are_named(tmp_path, words):
         identify(str(tmp_path / "word.pt"))
 
 
-def test_what_a_file_lacks_or_has_too_much_is_told(model, tmp_path):
+def test_missing_and_unexpected_weights_of_a_file_are_reported(model, tmp_path):
     family, tensors = model
     path = tmp_path / "x.safetensors"
     text = {"sd1": "cond_stage_model.", "sd2": "cond_stage_model.", "sdxl": "conditioner.embedders.0."}[family]
@@ -108,8 +108,8 @@ def test_what_a_file_lacks_or_has_too_much_is_told(model, tmp_path):
             identify(str(path))
 
 
-def test_weights_that_are_missing_or_odd_are_named_by_the_check(model, tmp_path, capsys):
-    """Of every part, in its middle, before a weight is read; in one file and in a folder."""
+def test_check_names_missing_and_misshapen_weights(model, tmp_path, capsys):
+    """This holds for weights in the middle of every part, in a file and in a folder, before any weight is read."""
     family, tensors = model
     parts, file, place = make_parts(family, tiny=True), tmp_path / "x.safetensors", tmp_path / "folder"
     save_folder(parts, family, place, "epsilon")
@@ -131,9 +131,9 @@ def test_weights_that_are_missing_or_odd_are_named_by_the_check(model, tmp_path,
         text: "encoder.layers.1.mlp.fc2.weight",
     }.items():
         save_file({n: t for n, t in tensors.items() if n != name}, file)
-        told = said_of(file)
-        assert "1 weights of its" in told
-        assert f"are missing: {shown}" in told.replace("text_model.", "")
+        reported = said_of(file)
+        assert "1 weights of its" in reported
+        assert f"are missing: {shown}" in reported.replace("text_model.", "")
         save_file({**tensors, name: torch.zeros(*tensors[name].shape, 2)}, file)
         assert "of other shapes" in said_of(file)
     save_file({**tensors, f"{UNET}output_blocks.4.1.extra.weight": torch.zeros(1)}, file)
@@ -147,8 +147,8 @@ def test_weights_that_are_missing_or_odd_are_named_by_the_check(model, tmp_path,
         save_file(whole, weights)
 
 
-def test_what_says_the_prediction_type(model, tmp_path):
-    """Metadata, then marks among the keys, then the .yaml beside the file, then the user; a guess is said to be one."""
+def test_the_source_of_the_prediction_type(model, tmp_path):
+    """Metadata comes first, then markers among the keys, the .yaml file, and the user. A guess is reported as one."""
     family, tensors = model
     path, marked = tmp_path / "x.safetensors", {**tensors, "v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
     v, yaml = "v_prediction", tmp_path / "x.yaml"
@@ -178,15 +178,15 @@ def test_what_says_the_prediction_type(model, tmp_path):
     assert "--sdxl" not in told
     save_file(tensors, path)
     guess = said(preflight(settings(**flags)), "warning")
-    assert ("does not say whether it predicts noise or v" in guess) == (family == "sd2")
+    assert ("does not record whether it predicts noise or v" in guess) == (family == "sd2")
     obeyed = preflight(settings(**flags, v_parameterization=True))
     assert obeyed.source is not None
     assert obeyed.source.prediction_type == "v_prediction"
-    assert "v, as --v_parameterization says" in said(obeyed, "note")
+    assert "v is used, as --v_parameterization says" in said(obeyed, "note")
 
 
-def test_tokenizers_are_upstreams(tmp_path):
-    """Golden ids through SDXL's own tokenizers, from a file and from a folder whose second one would make "!" padding."""
+def test_tokenizers_give_the_golden_ids(tmp_path):
+    """SDXL's own tokenizers are used, from a file and from a folder whose second one declares "!" as padding."""
     cases = json.loads((GOLDEN / "d_tokenization.json").read_text())["cases"]
     parts = make_parts("sdxl", tiny=True)
     save_folder(parts, "sdxl", tmp_path / "folder", "epsilon")
@@ -205,8 +205,8 @@ def test_tokenizers_are_upstreams(tmp_path):
         assert seen > 50
 
 
-def test_names_within_a_file_may_differ(tmp_path):
-    """Text encoders without `text_model.`, with weights that nothing uses; a VAE's file of a Diffusers folder, old names."""
+def test_names_in_a_file_may_differ(tmp_path):
+    """Text encoders may lack `text_model.` or have unused weights, and a VAE file may have old Diffusers names."""
     parts = make_parts("sd1", tiny=True, dtype=torch.float32)
     tensors, path = single_file_tensors(parts, "sd1"), tmp_path / "x.safetensors"
     shorter = {n.replace("transformer.text_model.", "transformer."): t for n, t in tensors.items()}
@@ -229,7 +229,7 @@ def test_names_within_a_file_may_differ(tmp_path):
 
 
 def test_a_converter_may_leave_out_what_sd2_does_not_use(tmp_path):
-    """OpenCLIP's last layer and its projection: diffusers' own conversion to one file writes neither."""
+    """OpenCLIP's last layer and its projection may be missing: diffusers' own conversion to one file writes neither."""
     parts = make_parts("sd2", tiny=True, dtype=torch.float32)
     whole, path = single_file_tensors(parts, "sd2"), tmp_path / "x.safetensors"
     last = f"resblocks.{parts['text_encoder'].config.num_hidden_layers}."
@@ -247,21 +247,25 @@ def test_a_converter_may_leave_out_what_sd2_does_not_use(tmp_path):
         ("model_index.json", None, "is not a checkpoint file"),
         ("model_index.json", '{"_class_name": "FluxPipeline"}', ""),
         ("model_index.json", "[" * 100000, "cannot be read"),
-        ("unet/config.json", "[]", "is no config"),
-        ("unet/config.json", '{"_class_name": "FluxTransformer2DModel"}', "is a StableDiffusionPipeline, of no family"),
-        ("unet/config.json", '{"_class_name": "UNet2DConditionModel", "sample_size": "x"}', "configs are odd"),
+        ("unet/config.json", "[]", "is not a config"),
+        (
+            "unet/config.json",
+            '{"_class_name": "FluxTransformer2DModel"}',
+            "is a StableDiffusionPipeline, which is not supported",
+        ),
+        ("unet/config.json", '{"_class_name": "UNet2DConditionModel", "sample_size": "x"}', "configs are invalid"),
         ("unet/config.json", '{"_class_name": "UNet2DConditionModel", "in_channels": 9}', "for inpainting"),
         (
             "unet/config.json",
             '{"_class_name": "UNet2DConditionModel", "class_embed_type": "projection"}',
-            "of no family",
+            "which is not supported",
         ),
         ("scheduler/scheduler_config.json", '{"_class_name": "EDMEulerScheduler"}', "another noise schedule"),
         ("text_encoder/config.json", '{"a":', "cannot be read"),
         (
             "text_encoder/config.json",
             '{"model_type": "clip_text_model", "vocab_size": null}',
-            "configs are odd .text_encoder",
+            "configs are invalid .text_encoder",
         ),
         ("scheduler/scheduler_config.json", None, "scheduler_config.json is missing"),
         ("tokenizer/tokenizer.json", None, "no vocab.json"),
@@ -271,7 +275,7 @@ def test_a_converter_may_leave_out_what_sd2_does_not_use(tmp_path):
         ("text_encoder/model.safetensors", None, "no weights in `text_encoder`"),
     ],
 )
-def test_folders_that_lack_something_or_are_damaged(folder, tmp_path, file, content, words):
+def test_incomplete_and_damaged_folders_are_refused(folder, tmp_path, file, content, words):
     place = tmp_path / "model"
     shutil.copytree(folder, place)
     (place / file).unlink()
@@ -286,7 +290,7 @@ def test_folders_that_lack_something_or_are_damaged(folder, tmp_path, file, cont
         identify(str(folder / "unet"))
 
 
-def test_half_an_sdxl_and_files_that_are_no_configs(tmp_path):
+def test_refiners_are_refused_and_other_json_files_ignored(tmp_path):
     save_folder(make_parts("sdxl", tiny=True), "sdxl", tmp_path / "xl", "epsilon")
     (tmp_path / "xl" / "prompts.json").write_text('["a list"]')
     assert identify(str(tmp_path / "xl")).family.name == "sdxl"
@@ -321,7 +325,7 @@ def test_each_part_has_its_own_variant_and_pickles_run_nothing(folder, tmp_path)
     assert not (tmp_path / "ran").exists()
 
 
-def test_pickled_checkpoints_that_claim_too_much(tmp_path):
+def test_pickled_checkpoints_that_claim_too_much_are_refused(tmp_path):
     path = tmp_path / "x.ckpt"
     torch.save({"state_dict": {f"{UNET}x": torch.ones(1).expand(10**6, 10**6)}}, path)
     with pytest.raises(ModelError, match="claims more numbers"):
@@ -331,7 +335,7 @@ def test_pickled_checkpoints_that_claim_too_much(tmp_path):
     with pytest.raises(ModelError, match="compressed archive"):
         identify(str(path))
     torch.save({"state_dict": {f"{UNET}x": torch.ones(1)}, "beside": bytearray(b"x")}, path)
-    with pytest.raises(ModelError, match="bytearray, which takes memory of any size"):
+    with pytest.raises(ModelError, match="bytearray, which can allocate any amount of memory"):
         identify(str(path))
     torch.save({f"{UNET}x": torch.ones(1000)}, path)
     whole = path.read_bytes()
@@ -341,8 +345,8 @@ def test_pickled_checkpoints_that_claim_too_much(tmp_path):
             identify(str(path))
 
 
-def test_the_network_is_for_hub_ids_only(folder, tmp_path, monkeypatch, capsys):
-    """A file that is not there is no hub ID (a socket would fail the test); what the cache lacks is named."""
+def test_the_network_is_used_only_for_hub_ids(folder, tmp_path, monkeypatch, capsys):
+    """A missing file is not a hub ID (a socket would fail the test), and files missing from the cache are named."""
     from huggingface_hub import constants
 
     for name in ("models/none.safetensors", "a/b.ckpt", "a/b/c", str(tmp_path / "none"), "none"):
@@ -357,18 +361,18 @@ def test_the_network_is_for_hub_ids_only(folder, tmp_path, monkeypatch, capsys):
     (snapshot.parent.parent / "refs" / "main").write_text("abc")
     assert identify("someone/tiny", offline=True).weights["unet"].variant is None
     assert identify(str(folder), vae="someone/tiny", offline=True).vae == snapshot / "vae"
-    with pytest.raises(ModelError, match="model_index.json of it is not in the cache"):
+    with pytest.raises(ModelError, match="model_index.json not found in the cache"):
         identify("someone/else", offline=True)
     (snapshot / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     (snapshot / "text_encoder" / "model.safetensors").unlink()
-    missing = "unet/diffusion_pytorch_model.safetensors, text_encoder/model.safetensors of it is not in the cache"
+    missing = "unet/diffusion_pytorch_model.safetensors, text_encoder/model.safetensors not found in the cache"
     with pytest.raises(ModelError, match=missing):
         identify("someone/tiny", offline=True)
     (snapshot / "vae" / "config.json").unlink()
-    with pytest.raises(ModelError, match="vae/config.json of it is not in the cache"):
+    with pytest.raises(ModelError, match="vae/config.json not found in the cache"):
         identify("someone/tiny", offline=True)
     (snapshot / "model_index.json").unlink()
-    with pytest.raises(ModelError, match="model_index.json of it is not in the cache"):
+    with pytest.raises(ModelError, match="model_index.json not found in the cache"):
         identify("someone/tiny", offline=True)
     images = make_images(tmp_path / "p", 2)
     flags = [

@@ -1,4 +1,4 @@
-"""Tokenization agrees with sd-scripts' own results, finds the words of a caption, and looks each part up once."""
+"""Verify that tokenization agrees with sd-scripts' results, finds words, and caches the ids of each part."""
 
 import re
 from functools import cache
@@ -23,7 +23,7 @@ def tokenizer(length: int = 75):
 
 
 def family_tokenizer(kind: str, length: int | None) -> WordTokenizer:
-    """The same vocabulary, padded as each family pads: SD 1.x with the end, SD 2.x with "!", SDXL's second one with id 0."""
+    """Return a tokenizer padded like that of a family: with the end, with "!" (SD 2.x), or with id 0 (SDXL's second)."""
     return ClipWordTokenizer(49408, 75, (length or 75) // 75, 8, clip=clip_tokenizer(kind))
 
 
@@ -47,12 +47,12 @@ def test_golden_tokenization(kind, length):
     assert golden_cases("with_weights", kind, length) or kind == "sdxl_tokenizer2" or length == 75
     tokenize = family_tokenizer(kind, length)
     for part in ("cases", "with_weights"):
-        tokenize.weighted = part == "with_weights"
+        tokenize.reads_emphasis = part == "with_weights"
         for case in golden_cases(part, kind, length):
             found = tokenize(case["inputs"]["caption"])
             assert found.ids == case["expected"]["input_ids"], case["inputs"]
-            if tokenize.weighted:
-                assert torch.allclose(torch.tensor(found.weights), torch.tensor(case["expected"]["weights"])), case[
+            if tokenize.reads_emphasis:
+                assert torch.allclose(torch.tensor(found.emphasis), torch.tensor(case["expected"]["weights"])), case[
                     "inputs"
                 ]
 
@@ -77,20 +77,20 @@ ODD = st.sampled_from(
 @pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl_tokenizer2"])
 @settings(max_examples=300, deadline=None)
 @given(parts=st.lists(st.one_of(ODD, st.text(max_size=8)), max_size=12))
-def test_text_looked_up_part_by_part_is_the_text_looked_up_whole(kind, parts):
+def test_ids_of_parts_are_those_of_the_whole_text(kind, parts):
     text = clean("".join(parts))
     whole = clip_tokenizer(kind).backend.encode(text, add_special_tokens=False).ids
     assert family_tokenizer(kind, 75).pieces(text) == whole
 
 
-def test_each_part_of_a_text_is_looked_up_once():
+def test_each_part_of_a_text_is_encoded_once():
     tokenize = tokenizer()
     assert tokenize.pieces("a cat, a cat") == tokenize.pieces("a cat,") + tokenize.pieces("a cat")
-    assert set(tokenize.known) == {"a", "cat,", "cat"}
+    assert set(tokenize.cached_ids) == {"a", "cat,", "cat"}
 
 
-def test_chunks_are_cut_out_of_one_padded_row():
-    """ "!" pads SD 2.x: first in a chunk it becomes an end, and after it at the end of a chunk stands the row's last id."""
+def test_chunks_have_the_edges_of_sd_scripts():
+    """The "!" of SD 2.x becomes an end at the start of a chunk; at its end, the last id of the padded row follows."""
     two = family_tokenizer("sd2", 150)
     assert two("! cat").ids[0][:3] == [49406, 49407, 2368]
     for caption, last in (("cat " * 74 + "!", 0), ("cat " * 74 + "!" * 80, 49407), ("cat " * 75 + "!", 49407)):
@@ -99,8 +99,8 @@ def test_chunks_are_cut_out_of_one_padded_row():
     assert family_tokenizer("sdxl_tokenizer2", 150)("! cat").ids[0][:3] == [49406, 256, 2368]
 
 
-def kind_of(caption: str, words: list[str]) -> str:
-    """What sd-scripts' words for the vectors (`mytok mytok1 mytok2`) look like in a caption."""
+def class_of(caption: str, words: list[str]) -> str:
+    """Return what sd-scripts' helper words (`mytok mytok1 mytok2`) look like in a caption."""
     several, first = len(words) > 1, re.escape(words[0])
     rest = caption.replace(" ".join(words), "") if several else caption
     if re.search(rf"\w{first}|{first}\w", rest):
@@ -112,11 +112,11 @@ def kind_of(caption: str, words: list[str]) -> str:
 
 
 def test_golden_words():
-    """One word here stands for all of sd-scripts' words together."""
+    """One word in Neonym stands for all of sd-scripts' helper words together."""
     outcomes: dict[str, bool] = {}
     for case in golden("d_tokenization.json", "added_tokens"):
         inputs = case["inputs"]
-        words, kind = inputs["token_strings"], kind_of(inputs["caption"], inputs["token_strings"])
+        words, kind = inputs["token_strings"], class_of(inputs["caption"], inputs["token_strings"])
         tokenize = family_tokenizer(inputs["tokenizer"], inputs["max_token_length"])
         tokenize.add_word(words[0], len(words))
         found = tokenize(inputs["caption"].replace(" ".join(words), words[0])).ids
@@ -125,8 +125,8 @@ def test_golden_words():
     judge("d", outcomes)
 
 
-def test_the_seeds_own_example():
-    """Eight vectors stand at positions 1 to 8, and the ids go on from 49408."""
+def test_a_word_of_eight_vectors():
+    """Its vectors are at positions 1 to 8, with ids from 49408 on."""
     tokenize = tokenizer()
     tokenize.add_word("mychar4", 8)
     ids = tokenize("mychar4").ids[0]
@@ -134,14 +134,14 @@ def test_the_seeds_own_example():
 
 
 def test_names_with_numbers_do_not_collide():
-    """Upstream names the vectors foo, foo1, foo2: a word `foo1` would clash."""
+    """sd-scripts names the vectors foo, foo1, foo2, so a word `foo1` would collide there."""
     tokenize = tokenizer()
     tokenize.add_word("foo", 3)
     tokenize.add_word("foo1", 2)
     assert tokenize.flat("foo1 foo") == [49411, 49412, 49408, 49409, 49410]
 
 
-def test_what_is_cut_off_is_counted():
+def test_ids_that_do_not_fit_are_counted():
     tokenize = tokenizer()
     tokenize.add_word("mychar4", 4)
     ids = tokenize("cat " * 73 + "mychar4")

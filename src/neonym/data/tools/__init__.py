@@ -1,1 +1,1 @@
-"""Tools for data sets: captions and duplicates."""
+"""Tools for data sets: clean up captions and find duplicates."""

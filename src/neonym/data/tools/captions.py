@@ -1,6 +1,6 @@
-"""Tools that turn caption files and tag files into one metadata file and back, and that clean and count tags.
+"""Convert caption files and tag files to one metadata file and back, and clean and count tags.
 
-The metadata file is of sd-scripts' kind (`{image: {"caption": ..., "tags": ...}}`); `read_metadata` finds its names.
+The metadata file has sd-scripts' format: `{image: {"caption": ..., "tags": ...}}`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from neonym.errors import DataError, Problem, some
 from neonym.io.atomic import atomic_write
 
 Metadata = dict[str, dict[str, object]]
-SMILEYS = re.compile(
-    r"^[^\w\s]*_[^\w\s]*$|^(?:\W|[3doOxXuUTt0])_(?:\W|[3doOxXuUTt0])$"
-)  # ^_^, o_o: their line is no blank
+# ^_^, o_o: this underscore is not a space
+SMILEYS = re.compile(r"^[^\w\s]*_[^\w\s]*$|^(?:\W|[3doOxXuUTt0])_(?:\W|[3doOxXuUTt0])$")
 
 
 def images_in(folder: Path, recursive: bool) -> list[Path]:
-    """Return the images of a folder, and if `recursive` of those below it. Raises DataError if one cannot be read."""
+    """Return the images in a folder, and if `recursive` in its subfolders.
+
+    Raise DataError if a folder cannot be read.
+    """
     try:
         found = find_images(folder)
         below = sorted(p for p in folder.rglob("*") if p.is_dir()) if recursive else []
@@ -33,11 +35,13 @@ def images_in(folder: Path, recursive: bool) -> list[Path]:
         raise DataError(f"cannot be read ({error.strerror})", str(folder), "Name a folder of images") from error
 
 
-def merge(folder: Path, known: Metadata, extensions: Mapping[str, str], recursive: bool, full_path: bool) -> Metadata:
-    """Return `known` with the texts of files beside the images added.
+def merge_files(
+    folder: Path, known: Metadata, extensions: Mapping[str, str], recursive: bool, full_path: bool
+) -> Metadata:
+    """Return `known` with the texts of the files beside the images.
 
-    `extensions` maps a field ("caption", "tags") to the ending of its files. Lines of tags become one line.
-    Raises DataError if a file cannot be read.
+    `extensions` maps a field ("caption", "tags") to the extension of its files. Lines of tags become one line.
+    Raise DataError if a file cannot be read.
     """
     merged = {name: dict(facts) for name, facts in known.items()}
     by_folder: dict[Path, list[Path]] = {}
@@ -57,7 +61,7 @@ def merge(folder: Path, known: Metadata, extensions: Mapping[str, str], recursiv
 
 
 def without_repeats(table: Metadata) -> int:
-    """Remove tags that repeat the caption and so would be trained on twice; return the number of images changed."""
+    """Remove tags that merely repeat the caption, and return the number of images changed."""
     repeated = [facts for facts in table.values() if facts.get("tags") and facts["tags"] == facts.get("caption")]
     for facts in repeated:
         del facts["tags"]
@@ -65,12 +69,12 @@ def without_repeats(table: Metadata) -> int:
 
 
 def name_of(image: Path, folder: Path, full_path: bool) -> str:
-    """Return an image's name in the metadata file: its full path, or its path below the folder."""
+    """Return an image's name in the metadata file: its absolute path, or its path relative to the folder."""
     return str(image.resolve()) if full_path else image.relative_to(folder).as_posix()
 
 
-def read(file: Path) -> Metadata:
-    """Return the table of a metadata file. Raises DataError if it cannot be read."""
+def read_metadata_table(file: Path) -> Metadata:
+    """Return the table of a metadata file. Raise DataError if it cannot be read."""
     table: Metadata = {}
     for name, facts in metadata_rows(file, refuse):
         if not isinstance(facts, dict):
@@ -80,14 +84,16 @@ def read(file: Path) -> Metadata:
 
 
 def refuse(problem: Problem) -> None:
-    """Raise DataError for any problem, even a warning: a file that is written anew would lose something."""
+    """Raise DataError for any problem, even a warning, because writing the file again would lose something."""
     raise DataError(problem.what, problem.where, problem.fix)
 
 
-def split(table: Metadata, folder: Path, extensions: Mapping[str, str], overwrite: bool) -> tuple[int, list[Path]]:
-    """Write a file beside each image for each field; return the number written and the existing files left alone.
+def split_table(
+    table: Metadata, folder: Path, extensions: Mapping[str, str], overwrite: bool
+) -> tuple[int, list[Path]]:
+    """Write a file beside each image for each field, and return the number of files and those left unchanged.
 
-    Raises DataError if one file would have to hold both fields, or if a file cannot be written.
+    Raise DataError if one file would have to hold both fields, or if a file cannot be written.
     """
     written, left = 0, []
     both = [name for name, facts in table.items() if all(facts.get(field) for field in ("caption", "tags"))]
@@ -96,7 +102,7 @@ def split(table: Metadata, folder: Path, extensions: Mapping[str, str], overwrit
         raise DataError(what, "--caption_extension, --tags_extension", 'Name two endings, or write one of them as ""')
     for name, facts in table.items():
         image = folder / name
-        stem = image.with_suffix("") if find_ending(image) else image
+        stem = image.with_suffix("") if has_extension(image) else image
         for field, ending in extensions.items():
             text = facts.get(field)
             if not isinstance(text, str):
@@ -105,18 +111,18 @@ def split(table: Metadata, folder: Path, extensions: Mapping[str, str], overwrit
             if file.exists() and not overwrite:
                 left.append(file)
                 continue
-            write_text(file, text + "\n")
+            write_text_file(file, text + "\n")
             written += 1
     return written, left
 
 
-def find_ending(image: Path) -> bool:
-    """Return whether an image's name includes its ending."""
+def has_extension(image: Path) -> bool:
+    """Return whether the name of an image includes its extension."""
     return image.is_file() or image.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")
 
 
-def write_text(file: Path, text: str) -> None:
-    """Write a text file that is complete or absent. Raises DataError if it cannot be written."""
+def write_text_file(file: Path, text: str) -> None:
+    """Write a text file atomically. Raise DataError if it cannot be written."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as part:
@@ -125,17 +131,17 @@ def write_text(file: Path, text: str) -> None:
         raise DataError(f"cannot be written ({error.strerror})", str(file)) from error
 
 
-def write(table: Metadata, file: Path) -> None:
-    """Write a table as `.json`, or as `.jsonl` with one object a line. Raises DataError if it cannot be written."""
+def write_metadata_table(table: Metadata, file: Path) -> None:
+    """Write a table as `.json`, or as `.jsonl` with one object per line. Raise DataError if it cannot be written."""
     if file.suffix.lower() == ".jsonl":
         lines = [json.dumps({"image_path": name, **facts}, ensure_ascii=False) for name, facts in table.items()]
-        write_text(file, "\n".join(lines) + "\n")
+        write_text_file(file, "\n".join(lines) + "\n")
     else:
-        write_text(file, json.dumps(table, indent=2, ensure_ascii=False) + "\n")
+        write_text_file(file, json.dumps(table, indent=2, ensure_ascii=False) + "\n")
 
 
 def clean_tags(text: str, separator: str = ",", drop: Iterable[str] = ()) -> str:
-    """Return each tag once, stripped, with blanks for underscores (except in ^_^), without the tags to `drop`."""
+    """Return each tag once, stripped, with spaces for underscores (except in ^_^), and without the tags in `drop`."""
     unwanted, seen, kept = {tag.strip().lower() for tag in drop}, set[str](), []
     for tag in text.replace("\n", separator).split(separator):
         tag = " ".join(tag.split())
@@ -146,8 +152,8 @@ def clean_tags(text: str, separator: str = ",", drop: Iterable[str] = ()) -> str
     return f"{separator} ".join(kept)
 
 
-def clean(table: Metadata, separator: str = ",", drop: Iterable[str] = ()) -> Metadata:
-    """Return the table with cleaned tags, and with captions without blank lines and doubled blanks."""
+def clean_table(table: Metadata, separator: str = ",", drop: Iterable[str] = ()) -> Metadata:
+    """Return the table with cleaned tags, and captions without blank lines and repeated spaces."""
     drop, cleaned = list(drop), {}
     for name, facts in table.items():
         facts = dict(facts)
@@ -161,7 +167,7 @@ def clean(table: Metadata, separator: str = ",", drop: Iterable[str] = ()) -> Me
 
 
 def count_tags(table: Metadata, field: str = "tags", separator: str = ",") -> Counter[str]:
-    """Return in how many images each tag occurs; tags are in lower case."""
+    """Return the number of images with each tag, in lower case."""
     counts: Counter[str] = Counter()
     for facts in table.values():
         text = str(facts.get(field) or "").replace("\n", separator)

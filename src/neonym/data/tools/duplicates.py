@@ -1,4 +1,4 @@
-"""The search for images that look the same, however they differ slightly in size, format or compression."""
+"""Find images that look the same, although they may differ in size, format or compression."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from neonym.data.colour import on_background
 from neonym.data.images import FLAT, readable, upright
 from neonym.errors import DataError
 
-SIDE = 8  # a fingerprint has 8 x 8 bits
-FEW_BITS = 3  # images with no more different bits look the same
-BANDS = FEW_BITS + 1  # two fingerprints with FEW_BITS differences agree in one band at least
-CROWD = 500  # different images that agree in a band: comparing each with each would take for ever
+SIDE = 8  # a hash has 8 x 8 bits
+FEW_BITS = 3  # images with at most this many different bits look the same
+BANDS = FEW_BITS + 1  # two hashes with FEW_BITS differences agree in at least one band
+CROWD = 500  # different images that agree in a band: comparing all pairs would take too long
 
 
-def fingerprint(path: Path) -> int | None:
-    """Return the "difference hash" of an image: 64 bits that say where a tiny grey copy gets brighter to the right.
+def difference_hash(path: Path) -> int | None:
+    """Return the "difference hash" of an image: 64 bits that tell where a tiny grey copy gets brighter to the right.
 
-    Return None for an image of one colour. Raises DataError if it cannot be read.
+    Return None for an image of one colour. Raise DataError if it cannot be read.
     """
     with readable(path, small=(4 * SIDE, 4 * SIDE)) as image:
         grey = on_background(upright(image), (255, 255, 255)).convert("L")
@@ -35,12 +35,12 @@ def fingerprint(path: Path) -> int | None:
     return int(sum(1 << i for i, bit in enumerate(bits) if bit))
 
 
-def fingerprints(paths: Sequence[Path]) -> dict[Path, int | None]:
-    """Return the fingerprints of all images that can be read."""
+def difference_hashes(paths: Sequence[Path]) -> dict[Path, int | None]:
+    """Return the hashes of all images that can be read."""
 
     def one(path: Path) -> dict[Path, int | None]:
         try:
-            return {path: fingerprint(path)}
+            return {path: difference_hash(path)}
         except DataError:
             return {}
 
@@ -49,9 +49,9 @@ def fingerprints(paths: Sequence[Path]) -> dict[Path, int | None]:
 
 
 def similar(found: Mapping[Path, int | None]) -> list[list[Path]]:
-    """Return the groups of images that look the same, each sorted.
+    """Return the sorted groups of images that look the same. `found` maps images to their hashes.
 
-    Only images that share a band are compared, and images of one colour never.
+    Only images that share a band are compared. Images of one colour are never compared.
     """
     prints = {path: bits for path, bits in found.items() if bits is not None}
     bands: dict[tuple[int, int], list[Path]] = {}
@@ -68,11 +68,11 @@ def similar(found: Mapping[Path, int | None]) -> list[list[Path]]:
         return path
 
     same: dict[int, Path] = {}
-    for path, bits in prints.items():  # equal ones first: thousands of copies are then one member of each band
+    for path, bits in prints.items():  # equal hashes first, so that thousands of copies are one member of each band
         leader[path] = same.setdefault(bits, path)
     for members in bands.values():
         distinct = sorted({same[prints[path]] for path in members})
-        if len(distinct) > CROWD:  # a band that tells nothing apart, such as a white margin's
+        if len(distinct) > CROWD:  # a band without information, such as a white margin
             continue
         for first, second in combinations(distinct, 2):
             if (prints[first] ^ prints[second]).bit_count() <= FEW_BITS:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from neonym.config.generate import GenerateSettings
-from neonym.data.images import inspect
+from neonym.data.images import inspect_image
 from neonym.errors import ConfigError, Problem, counted
 from neonym.generation.image_files import has_room
 from neonym.generation.request.lines import read_prompt_line, take_seeds
@@ -243,7 +243,7 @@ class JobPlan:
 
     def as_large_as(self, source: str, job: Job, where: str) -> Job:
         """Return the job at the size of its source image, rounded down as sd-scripts does, with a warning."""
-        size, grid = inspect(Path(source)).size, coarse_grid(self.native.multiple)
+        size, grid = inspect_image(Path(source)).size, coarse_grid(self.native.multiple)
         width, height = (max(grid, side // grid * grid) for side in size)
         if (width, height) != size:
             what = f"an image of {size[0]} x {size[1]} is scaled to {width} x {height}, multiples of {grid}"

@@ -12,7 +12,7 @@ from typing import TypeVar
 from neonym.config.file_kinds import misplaced
 from neonym.config.generate import GenerateSettings, generate_problems, without_empty
 from neonym.errors import ConfigError, Problem, UserError
-from neonym.formats import left_out
+from neonym.formats import left_out_note
 from neonym.generation.conditioning import TextRules
 from neonym.generation.embeddings import read_given, word_and_file
 from neonym.generation.lora import check_networks
@@ -131,7 +131,7 @@ def read_embeddings(given: Iterable[str], found: list[Problem]) -> Words:
         elif embedding is not None:
             words[word] = (file, embedding)
             if embedding.left_out:
-                found.append(Problem("warning", left_out(embedding), str(file)))
+                found.append(Problem("warning", left_out_note(embedding), str(file)))
     return words
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from neonym.data.images import find_images, inspect
+from neonym.data.images import find_images, inspect_image
 from neonym.errors import ConfigError, DataError, Problem
 from neonym.generation.image_files import texts_in
 
@@ -47,7 +47,7 @@ def readable_images(name: str | None, flag: str, problems: list[Problem]) -> lis
     readable = []
     for file in files:
         try:
-            inspect(file)
+            inspect_image(file)
             readable.append(str(file))
         except DataError as error:
             problems.append(replace(error.problem, where=f"{flag} {file}"))

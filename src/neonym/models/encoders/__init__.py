@@ -1,1 +1,1 @@
-"""The text side of models: learned rows beside a frozen table."""
+"""Text encoders: learned rows beside a frozen token table, and how the encoders' states are read."""

@@ -1,4 +1,4 @@
-"""What models read of CLIP text encoders: the states of chunks as one sequence, weighted."""
+"""Read the hidden states of CLIP text encoders: several chunks as one sequence, with emphasis."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-Keep = Literal["none", "original", "abs"]  # what emphasis in a text leaves as it was: nothing, the mean, the mean size
+Keep = Literal["none", "original", "abs"]  # what emphasis preserves: nothing, the mean, the mean absolute value
 
 
 def join_chunks(hidden: Tensor, chunks: int) -> Tensor:
-    """Return the hidden states of K chunks as one sequence: the first start, the inner states of each chunk, the last end.
+    """Return the hidden states [B*K,77,D] of K chunks as one sequence [B,75*K+2,D].
 
-    [B*K,77,D] -> [B,75*K+2,D]
+    It consists of the first start token, the 75 inner states of each chunk, and the last end token.
     """
     if chunks == 1:
         return hidden
@@ -24,9 +24,9 @@ def join_chunks(hidden: Tensor, chunks: int) -> Tensor:
 
 
 def clip_hidden(encoder: CLIPTextModel | CLIPTextModelWithProjection, ids: Tensor, clip_skip: int) -> Tensor:
-    """Return the state that Stable Diffusion reads: the last layer's, or the `clip_skip`-th from the end, then the final norm.
+    """Return the hidden states [B,77,D] of ids [B,77] that Stable Diffusion reads.
 
-    [B,77] -> [B,77,D]
+    They are those of the `clip_skip`-th layer from the end, after the final norm.
     """
     if clip_skip == 1:
         return encoder(ids).last_hidden_state
@@ -35,17 +35,17 @@ def clip_hidden(encoder: CLIPTextModel | CLIPTextModelWithProjection, ids: Tenso
     return body.final_layer_norm(states[-clip_skip])
 
 
-def emphasised(text: Tensor, weights: Tensor | None, keep: Keep = "none") -> Tensor:
-    """Return each state times its weight, and all of them times one number, so that their mean, or mean size, stays.
+def emphasised(text: Tensor, emphasis: Tensor | None, keep: Keep = "none") -> Tensor:
+    """Return hidden states [B,S,D] multiplied by their emphasis [B,K,77].
 
-    [B,S,D], [B,K,77] -> [B,S,D]
+    With `keep`, all states are then multiplied by one number that restores their mean or mean absolute value.
     """
-    if weights is None:
+    if emphasis is None:
         return text
-    each = join_chunks(weights.flatten(0, 1)[..., None], weights.shape[1])  # [B,S,1]
-    weighed = text * each.to(text.dtype)
+    each = join_chunks(emphasis.flatten(0, 1)[..., None], emphasis.shape[1])  # [B,S,1]
+    scaled = text * each.to(text.dtype)
     if keep == "none":
-        return weighed
+        return scaled
     size = Tensor.abs if keep == "abs" else Tensor.clone
-    before, after = (size(t.float()).mean((1, 2), keepdim=True) for t in (text, weighed))  # [B,1,1]
-    return weighed * (before / after).to(text.dtype)
+    before, after = (size(t.float()).mean((1, 2), keepdim=True) for t in (text, scaled))  # [B,1,1]
+    return scaled * (before / after).to(text.dtype)

@@ -10,15 +10,17 @@ from torch.nn import functional as F
 
 
 class Rows(nn.Parameter):
-    """Learned rows, float32 [n,W]. Their gradients are added up beside them, in float64 [n,W]: so exactly that neither
-    the order of samples nor how many of them go through together makes a difference (laws 3 and 4).
+    """The learned rows of a word, float32 [n,W], with their gradients summed in float64 [n,W].
+
+    The sum is so exact that neither the order of samples nor the size of micro-batches makes a difference (see the laws
+    in docs/design.md).
     """
 
     gradients: Tensor | None = None
 
 
 class _Read(torch.autograd.Function):
-    """Reads rows [n,W] as float64 [n,W], and adds their gradients up beside them."""
+    """The function that reads rows as float64 [n,W] and sums their gradients in `Rows.gradients`."""
 
     @staticmethod
     def forward(ctx: Any, rows: Rows) -> Tensor:
@@ -32,15 +34,15 @@ class _Read(torch.autograd.Function):
 
 
 def exact(device: torch.device) -> torch.dtype:
-    """Return the most exact kind of numbers that a device computes with."""
+    """Return the most precise dtype that a device supports."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 class EmbeddingWithRows(nn.Module):
-    """A frozen token table followed by learned rows: an id >= V reads a learned row.
+    """A frozen token table followed by learned rows: an id of V or more reads a learned row.
 
-    The rows are a plain list that their concepts own: the module has no trainable parameter, and the table's
-    weights and its checkpoint stay what they were.
+    The rows are a plain list that belongs to their concepts, so the module has no trainable parameters, and the weights
+    and the checkpoint of the table stay unchanged.
     """
 
     def __init__(self, frozen: nn.Embedding):
@@ -49,19 +51,21 @@ class EmbeddingWithRows(nn.Module):
         self.rows: list[Tensor] = []  # [n,W] each: Rows if they are learned
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Return the vectors of ids [B,L], [B,L,W] in the table's precision."""
+        """Return the vectors [B,L,W] of ids [B,L], in the precision of the table."""
         base = self.frozen(ids.clamp(max=self.vocab - 1))
         if not self.rows:
             return base
         rows = torch.cat([_Read.apply(r) if isinstance(r, Rows) else r for r in self.rows])  # pyright: ignore
-        learned = F.embedding((ids - self.vocab).clamp(min=0), rows)  # indexing sums gradients in any order
+        # Unlike indexing, it sums gradients in a fixed order
+        learned = F.embedding((ids - self.vocab).clamp(min=0), rows)
         return torch.where((ids >= self.vocab)[..., None], learned.to(base.dtype), base)
 
 
 def nearest_tokens(table: Tensor, rows: Tensor, count: int) -> Tensor:
-    """Return the ids of the vocabulary's words that point most nearly the same way: [V,W], [n,W] -> int64 [n,count].
+    """Return the words of a vocabulary `table` [V,W] with the highest cosine similarity to `rows` [n,W].
 
-    The last two vectors of a CLIP vocabulary are no words: they begin and end a text.
+    The result holds ids, int64 [n,count]. The last two vectors of a CLIP vocabulary are left out: they are the start
+    and end tokens.
     """
     unit = nn.functional.normalize
     return (unit(rows.float()) @ unit(table[:-2].float()).T).topk(count, dim=1).indices

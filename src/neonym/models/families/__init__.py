@@ -1,1 +1,1 @@
-"""All that is special about a family of models."""
+"""Define the supported families of models: everything that is specific to a family is here."""

@@ -1,6 +1,6 @@
-"""Stable Diffusion 1.x, 2.x and XL in one file, as CompVis and Stability published them and most people keep them.
+"""Read the configuration of Stable Diffusion 1.x, 2.x and XL checkpoints in a single file (the original LDM layout).
 
-What the model is follows from names and shapes alone.
+It follows from the names and shapes of the weights.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from neonym.models.loading.vae_config import vae_config
 from neonym.models.loading.weight_files import Header
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
-AVERAGE = "model_ema.diffusion_model"  # names without dots
+AVERAGE = "model_ema.diffusion_model"  # an EMA of the U-Net, whose names have no dots
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
 XL_CLIP, XL_OPEN_CLIP = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
 OPEN = (OPEN_CLIP, XL_OPEN_CLIP)
 TOKENS, OPEN_TOKENS = "embeddings.token_embedding.weight", "token_embedding.weight"
-BODIES = ("text_model.", "")  # some files leave it out
+BODIES = ("text_model.", "")  # some files omit this prefix
 PARAMETERIZATION = re.compile(r"""^\s*parameterization:\s*["']?(v|eps)\b""", re.MULTILINE)
-HEAD = 64  # numbers of an attention head of CLIP, and of SD 2.x's U-Net
+HEAD = 64  # width of an attention head in CLIP and in the U-Net of SD 2.x
 SCHEDULER = {
     "_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
     "num_train_timesteps": 1000, "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
@@ -33,13 +33,13 @@ SCHEDULER = {
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs between the families that share this layout."""
+    """The differences between families that share this layout."""
 
     family: str
-    texts: Mapping[str, str]  # text encoder -> how the names of its weights begin
-    sizes: tuple[int, int]  # sides of the latents of models that predict noise, and v
+    texts: Mapping[str, str]  # text encoder -> prefix of its weights
+    sizes: tuple[int, int]  # latent size of models that predict noise, and of models that predict v
     scaling_factor: float
-    heads: int | None = None  # attention heads of the U-Net, as its config counts them; None: from the widths
+    heads: int | None = None  # attention heads in the U-Net's config; None: derived from the widths
     reads_sizes: bool = False
 
 
@@ -51,33 +51,42 @@ VARIANTS = (
 
 
 def recognises(header: Header) -> bool:
-    """Return whether a file has a U-Net under its original names."""
+    """Return whether a file has a U-Net under the original names."""
     return header.has(UNET)
 
 
 def configs_of(header: Header, name: str, hints: CheckpointHints) -> Configs:
-    """Return the configs that a Diffusers folder of this model would have. Raises ModelError for what it is not."""
+    """Return the configs that a Diffusers folder of this model would have.
+
+    Raise ModelError if the checkpoint is incomplete or of an unsupported model.
+    """
     parts = {"U-Net": header.has(UNET), "VAE": hints.other_vae or header.has(VAE)}
-    missing = [what for what, there in parts.items() if not there]
+    missing = [part for part, found in parts.items() if not found]
     if missing:
-        what = f"is no Stable Diffusion checkpoint: it has no {' and no '.join(missing)}"
-        fix = "It has only a running average of one (model_ema.), which no program reads" if header.has(AVERAGE) else ""
+        what = f"is not a Stable Diffusion checkpoint: it has no {' and no '.join(missing)}"
+        fix = (
+            "It has only an average of the weights (model_ema.), which no program reads" if header.has(AVERAGE) else ""
+        )
         raise ModelError(what, name, "Give a VAE with --vae" if missing == ["VAE"] else fix)
     variant = variant_of(header, name)
     try:
-        return described(header, variant, name, prediction_type(header, hints.v_parameterization, hints.sidecar))
+        return described(header, variant, name, checkpoint_prediction(header, hints.v_parameterization, hints.sidecar))
     except (KeyError, IndexError, StopIteration, ValueError, TypeError) as error:
-        shown = str(error).strip("'") or "there is no attention"
-        what = f"looks like {variant.family}, but weights are missing or have other shapes ({shown})"
+        reason = str(error).strip("'") or "there is no attention"
+        what = f"looks like {variant.family}, but weights are missing or have other shapes ({reason})"
         raise ModelError(what, name, "Is the file complete?") from error
 
 
 def described(header: Header, variant: Variant, name: str, prediction: tuple[str, str]) -> Configs:
-    """Return the configs. Raises ModelError, KeyError, IndexError, StopIteration, ValueError, TypeError."""
+    """Return the configs of a checkpoint of this variant.
+
+    `prediction` is the prediction type and where it was read. Raise ModelError for a related model that is unsupported,
+    and KeyError, IndexError, StopIteration, ValueError or TypeError if weights are missing or have other shapes.
+    """
     unet = unet_config(header, variant)
     refuse_channels(unet["in_channels"], name)
     if not variant.reads_sizes and header.has(f"{UNET}label_emb."):
-        raise ModelError("is an unCLIP, which generates from an image", name, "Use the model that it was made from")
+        raise ModelError("is an unCLIP model, which generates from an image", name, "Use its base model")
     unet["sample_size"] = variant.sizes[prediction[0] == "v_prediction"]
     scheduler = {**SCHEDULER, "prediction_type": prediction[0], "rescale_betas_zero_snr": "ztsnr" in header.shapes}
     factor = variant.scaling_factor
@@ -86,19 +95,19 @@ def described(header: Header, variant: Variant, name: str, prediction: tuple[str
         "unet": unet,
         "vae": vae_config(header, VAE, factor) if header.has(VAE) else {"scaling_factor": factor},
         "scheduler": scheduler,
-        "said": {"prediction": prediction[1]},
+        "origin": {"prediction": prediction[1]},
         **{encoder: text_config(header, start) for encoder, start in variant.texts.items()},
     }
 
 
 def prefixes(family: str) -> dict[str, str]:
-    """Return how the names of each part's weights begin in a checkpoint of this family."""
+    """Return the prefix of each part's weights in a checkpoint of this family."""
     variant = next(variant for variant in VARIANTS if variant.family == family)
     return {"unet": UNET, "vae": VAE, **variant.texts}
 
 
 def variant_of(header: Header, name: str) -> Variant:
-    """Return which of the families it is, by its text encoders. Raises ModelError."""
+    """Return the variant whose text encoders a checkpoint has. Raise ModelError if there is none."""
     for variant in VARIANTS:
         if all(has_encoder(header, start) for start in variant.texts.values()):
             return variant
@@ -108,7 +117,7 @@ def variant_of(header: Header, name: str) -> Variant:
 
 
 def has_encoder(header: Header, start: str) -> bool:
-    """Return whether the file has the token table of the text encoder whose weights' names begin with `start`."""
+    """Return whether the file has the token table of the text encoder with the prefix `start`."""
     tables = [f"{start}{OPEN_TOKENS}"] if start in OPEN else [f"{start}{body}{TOKENS}" for body in BODIES]
     return any(table in header.shapes for table in tables)
 
@@ -118,12 +127,15 @@ def text_config(header: Header, start: str) -> dict[str, Any]:
     return open_clip_config(header, start) if start in OPEN else clip_config(header, start)
 
 
-def prediction_type(header: Header, v_parameterization: bool | None, sidecar: str) -> tuple[str, str]:
-    """Return "epsilon" or "v_prediction", and what says so: nothing for a guess. Where the file is silent, the user decides."""
-    told = header.metadata.get("modelspec.prediction_type", "").lower()
-    if told:
-        return ("v_prediction" if told.startswith("v") else "epsilon"), "its metadata"
-    if "v_pred" in header.shapes:  # a marker that some trainers write
+def checkpoint_prediction(header: Header, v_parameterization: bool | None, sidecar: str) -> tuple[str, str]:
+    """Return "epsilon" or "v_prediction", and where it was read (empty for a guess).
+
+    `v_parameterization` is used if the file does not record it. `sidecar` is the text of the .yaml file beside it.
+    """
+    recorded = header.metadata.get("modelspec.prediction_type", "").lower()
+    if recorded:
+        return ("v_prediction" if recorded.startswith("v") else "epsilon"), "its metadata"
+    if "v_pred" in header.shapes:  # a marker of some trainers
         return "v_prediction", "its key `v_pred`"
     if header.metadata.get("modelspec.architecture", "").startswith("stable-diffusion-v2-768-v"):
         return "v_prediction", "its metadata"
@@ -134,7 +146,7 @@ def prediction_type(header: Header, v_parameterization: bool | None, sidecar: st
 
 
 def unet_config(header: Header, variant: Variant) -> dict[str, Any]:
-    """Return the config of the U-Net: levels of two layers each, widths and depths from the shapes."""
+    """Return the config of the U-Net: two layers per level, widths and depths from the shapes."""
     shapes = header.shapes
     starts = [
         block for block in (1, 4, 7, 10) if block == 1 or f"{UNET}input_blocks.{block}.0.out_layers.3.weight" in shapes
@@ -165,11 +177,12 @@ def unet_config(header: Header, variant: Variant) -> dict[str, Any]:
 
 
 def layers(header: Header, pattern: str) -> int:
-    """Return how many numbered layers there are."""
+    """Return the number of layers, whose index is the group in `pattern`."""
     return header.count(lambda name: match[1] if (match := re.match(pattern, name)) else None)
 
 
 def clip_config(header: Header, start: str) -> dict[str, Any]:
+    """Return the config of OpenAI's text encoder."""
     body = next(body for body in BODIES if f"{start}{body}{TOKENS}" in header.shapes)
     vocab, width = header.shapes[f"{start}{body}{TOKENS}"]
     inner = f"{start}{body}encoder.layers."
@@ -183,7 +196,10 @@ def clip_config(header: Header, start: str) -> dict[str, Any]:
 
 
 def open_clip_config(header: Header, start: str) -> dict[str, Any]:
-    """Return the config of OpenCLIP's text encoder. Nothing uses the last layer and the projection of that of Stable Diffusion 2.x; some converters leave out both."""
+    """Return the config of OpenCLIP's text encoder.
+
+    Stable Diffusion 2.x does not use its last layer and projection, and some converters leave out both.
+    """
     vocab, width = header.shapes[f"{start}{OPEN_TOKENS}"]
     block, projection = f"{start}transformer.resblocks.", f"{start}text_projection"
     unused = 1 if start == OPEN_CLIP and projection in header.shapes else 0

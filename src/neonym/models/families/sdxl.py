@@ -1,4 +1,7 @@
-"""Stable Diffusion XL (Podell et al. 2023): two CLIP text encoders, pooled text, size conditioning. Needs no torch."""
+"""Stable Diffusion XL (Podell et al. 2023): two CLIP text encoders, pooled text, size conditioning.
+
+This module does not need torch.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,17 @@ from neonym.models.families.unet import (
     UNET,
     predicts_noise_or_v,
     reads_sizes,
-    recognised,
+    unet_facts,
 )
 from neonym.models.family import Configs, Family, LatentSpec, Recognised
 
 
 def recognise(configs: Configs, name: str) -> Recognised | None:
-    """Return the facts of an SDXL; None for any other model. Raises ModelError, TypeError, ValueError."""
+    """Return the facts about an SDXL model, or None for any other model. Raise ModelError, TypeError, ValueError."""
     both = FIRST.name in configs and SECOND.name in configs
     if not predicts_noise_or_v(configs, name) or not both or not reads_sizes(configs[UNET.part]):
         return None
-    return recognised(configs, 128)
+    return unet_facts(configs, 128)
 
 
 SDXL = Family(
@@ -47,7 +50,7 @@ SDXL = Family(
     flag="sdxl",
     reads_sizes=True,
     fixed_text_layer=True,
-    clip_skip_note=("SDXL always uses the last layer but one: it has no effect", ""),
+    clip_skip_note=("SDXL always uses the second-to-last layer, so it has no effect", ""),
     vae_overflows=True,
     latent_cache_suffix="_sdxl.npz",
 )

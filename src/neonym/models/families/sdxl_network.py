@@ -10,7 +10,9 @@ from torch import Tensor
 from neonym.models.encoders.clip import Keep, emphasised, join_chunks
 from neonym.models.families.unet import FIRST, SECOND
 from neonym.models.families.unet_network import UNetModel, load_as
-from neonym.models.families.unet_network import renamed as renamed  # weights of a U-Net with original names
+
+# Called by loading/assemble.py
+from neonym.models.families.unet_network import from_original_names as from_original_names
 from neonym.models.source import ModelSource
 from neonym.models.text_side import TextSide
 from neonym.models.tokenizers.word_tokenizer import WordTokenizer
@@ -18,10 +20,10 @@ from neonym.types import Encoded, TextCond
 
 
 class StableDiffusionXLText(TextSide):
-    """The text side of SDXL: both encoders' last states but one, and the second one's pooled text."""
+    """The text side of SDXL: both encoders' second-to-last states, and the second encoder's pooled text."""
 
     def encode(self, text: Encoded, keep: Keep = "none") -> TextCond:
-        """Return both encoders' states side by side, [B,S,768+1280], and pooled text without emphasis, [B,1280]."""
+        """Return both encoders' states, concatenated [B,S,768+1280], and the pooled text without emphasis, [B,1280]."""
         parts, pooled = [], None
         for name in (FIRST.name, SECOND.name):
             ids = text.ids[name]  # [B,K,77]
@@ -33,9 +35,9 @@ class StableDiffusionXLText(TextSide):
         return TextCond(torch.cat(parts, dim=-1), pooled)
 
     def pooled(self, states: Tensor, ids: Tensor) -> Tensor:
-        """Return the first chunk at its first end: a library that looks for the highest id would find a learned row.
+        """Return the projected states [B,77,D] at the first end token of ids [B,77], as pooled text [B,P].
 
-        [B,77,D], [B,77] -> [B,P]
+        transformers may look for the highest id instead, which would find a learned row.
         """
         tokenizer: Any = self.tokenizers[SECOND.name]
         first_end = (ids == tokenizer.clip.end).int().argmax(dim=1)
@@ -45,10 +47,10 @@ class StableDiffusionXLText(TextSide):
 
 
 class StableDiffusionXL(UNetModel):
-    """A frozen SDXL."""
+    """A frozen SDXL model."""
 
     def predict(self, x_t: Tensor, t: Tensor, text: TextCond, sizes: Tensor | None = None) -> Tensor:
-        """Return the U-Net's prediction in float32, [B,C,h,w]."""
+        """Return the U-Net's prediction in float32, [B,C,h,w]. `sizes` are required."""
         assert text.pooled is not None
         assert sizes is not None
         dtype = self.dtype
@@ -59,6 +61,9 @@ class StableDiffusionXL(UNetModel):
 def load(
     source: ModelSource, tokenizers: dict[str, WordTokenizer], device: torch.device, dtype: torch.dtype, clip_skip: int
 ) -> StableDiffusionXL:
-    """Read the weights. SDXL always reads the last layer but one, whatever `clip_skip` says. Raises ModelError."""
+    """Load an SDXL model.
+
+    `clip_skip` is ignored, since SDXL always reads the second-to-last layer. Raise ModelError.
+    """
     del clip_skip
     return load_as(StableDiffusionXL, source, StableDiffusionXLText, device, dtype, tokenizers=tokenizers)

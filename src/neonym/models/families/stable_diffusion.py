@@ -1,4 +1,7 @@
-"""Stable Diffusion 1.x and 2.x (Rombach et al. 2022): one CLIP text encoder, a U-Net with cross-attention. Needs no torch."""
+"""Stable Diffusion 1.x and 2.x (Rombach et al. 2022): one CLIP text encoder, a U-Net with cross-attention.
+
+This module does not need torch.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +16,29 @@ from neonym.models.families.unet import (
     SECOND,
     UNET,
     predicts_noise_or_v,
-    recognised,
+    unet_facts,
 )
 from neonym.models.family import Configs, Family, LatentSpec, Recognised
 
 
 def recognise_first(configs: Configs, name: str) -> Recognised | None:
-    """Return the facts of a Stable Diffusion 1.x; None for any other model. Raises ModelError, TypeError, ValueError."""
-    return recognised(configs, 64) if is_stable_diffusion(configs, name) and not has_open_clip(configs) else None
+    """Return the facts about a Stable Diffusion 1.x model, or None for any other.
+
+    Raise ModelError, TypeError, ValueError.
+    """
+    return unet_facts(configs, 64) if is_stable_diffusion(configs, name) and not has_open_clip(configs) else None
 
 
 def recognise_second(configs: Configs, name: str) -> Recognised | None:
-    """Return the facts of a Stable Diffusion 2.x; None for any other model. Raises ModelError, TypeError, ValueError."""
-    return recognised(configs, 64) if is_stable_diffusion(configs, name) and has_open_clip(configs) else None
+    """Return the facts about a Stable Diffusion 2.x model, or None for any other.
+
+    Raise ModelError, TypeError, ValueError.
+    """
+    return unet_facts(configs, 64) if is_stable_diffusion(configs, name) and has_open_clip(configs) else None
 
 
 def is_stable_diffusion(configs: Configs, name: str) -> bool:
-    """Return whether a model has one text encoder of CLIP's kind and a U-Net that reads nothing else. Raises ModelError."""
+    """Return whether a model has a single CLIP text encoder and a U-Net with no other conditions. Raise ModelError."""
     unet, text = configs.get(UNET.part, {}), configs.get(FIRST.name, {})
     single = SECOND.name not in configs and all(unet.get(condition) is None for condition in MORE_CONDITIONS)
     return predicts_noise_or_v(configs, name) and single and text.get("model_type") == "clip_text_model"
@@ -80,7 +89,7 @@ SD2 = replace(
     architectures={"epsilon": "stable-diffusion-v2-512", "v_prediction": "stable-diffusion-v2-768-v"},
     flag="v2",
     clip_skip_note=(
-        "Stable Diffusion 2.x leaves out a layer already: programs seldom skip more of them",
+        "Stable Diffusion 2.x already leaves out the last layer, and programs rarely skip more",
         "Use the same value when you generate images",
     ),
     prediction_varies=True,

@@ -10,7 +10,9 @@ from torch import Tensor
 from neonym.models.encoders.clip import Keep, clip_hidden, emphasised, join_chunks
 from neonym.models.families.unet import FIRST
 from neonym.models.families.unet_network import UNetModel, load_as
-from neonym.models.families.unet_network import renamed as renamed  # weights of a U-Net with original names
+
+# Called by loading/assemble.py
+from neonym.models.families.unet_network import from_original_names as from_original_names
 from neonym.models.source import ModelSource
 from neonym.models.text_side import TextSide
 from neonym.models.tokenizers.word_tokenizer import WordTokenizer
@@ -25,7 +27,7 @@ class StableDiffusionText(TextSide):
         self.clip_skip = clip_skip
 
     def encode(self, text: Encoded, keep: Keep = "none") -> TextCond:
-        """Return the states of a batch, [B,S,D]. The only way from ids to the rows."""
+        """Return the states [B,S,D] of a batch of encoded captions."""
         ids, encoder = text.ids[FIRST.name], self.encoders[FIRST.name]  # [B,K,77]
         hidden = clip_hidden(encoder, ids.flatten(0, 1), self.clip_skip)  # [B*K,77,D]  # pyright: ignore
         emphasis = (text.emphasis or {}).get(FIRST.name)
@@ -33,10 +35,10 @@ class StableDiffusionText(TextSide):
 
 
 class StableDiffusion(UNetModel):
-    """A frozen Stable Diffusion 1.x or 2.x."""
+    """A frozen Stable Diffusion 1.x or 2.x model."""
 
     def predict(self, x_t: Tensor, t: Tensor, text: TextCond, sizes: Tensor | None = None) -> Tensor:
-        """Return the U-Net's prediction in float32, [B,C,h,w]; sizes mean nothing to it."""
+        """Return the U-Net's prediction in float32, [B,C,h,w]. `sizes` are ignored."""
         del sizes
         return self.denoiser(x_t.to(self.dtype), t, text.sequence.to(self.dtype)).sample.float()
 
@@ -44,6 +46,6 @@ class StableDiffusion(UNetModel):
 def load(
     source: ModelSource, tokenizers: dict[str, WordTokenizer], device: torch.device, dtype: torch.dtype, clip_skip: int
 ) -> StableDiffusion:
-    """Read the weights. Raises ModelError."""
+    """Load a Stable Diffusion 1.x or 2.x model. Raise ModelError if its weights cannot be read."""
     text = StableDiffusionText
     return load_as(StableDiffusion, source, text, device, dtype, tokenizers=tokenizers, clip_skip=clip_skip)

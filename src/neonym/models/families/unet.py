@@ -1,4 +1,4 @@
-"""What the families with a U-Net and CLIP text encoders have in common, read from their configs. Needs no torch."""
+"""Recognise models with a U-Net and CLIP text encoders by their configs. This module does not need torch."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ UNET = DenoiserSpec("unet", "UNet2DConditionModel")
 CHECKPOINT = CheckpointLayout(recognises, configs_of, prefixes)
 FIRST = EncoderSpec("text_encoder", "CLIPTextModel", "clip_l", width=768)
 SECOND = EncoderSpec("text_encoder_2", "CLIPTextModelWithProjection", "clip_g", width=1280, id_zero_pads=True)
-MORE_CONDITIONS = ("addition_embed_type", "class_embed_type", "num_class_embeds")  # of a U-Net: unCLIP has them
-PIXELS = 8  # of an image's side per latent
+# Config keys of further U-Net conditions, as unCLIP has
+MORE_CONDITIONS = ("addition_embed_type", "class_embed_type", "num_class_embeds")
+PIXELS = 8  # pixels of an image's side per latent pixel
 OTHER_SCHEDULES = ("EDM", "FlowMatch")  # Playground 2.5, CosXL, rectified flows
 
 
 def predicts_noise_or_v(configs: Configs, name: str) -> bool:
-    """Return whether the U-Net is given a noised latent and text, and predicts noise or v.
+    """Return whether the U-Net reads a noised latent and text, and predicts noise or v.
 
-    Raises ModelError for relatives that generate nothing from text alone: inpainting models, refiners.
+    Raise ModelError for related models that cannot generate from text alone: inpainting models, refiners.
     """
     unet = configs.get(UNET.part, {})
     if unet.get("_class_name") != UNET.module:
@@ -37,15 +38,15 @@ def reads_sizes(unet: dict[str, Any]) -> bool:
 
 
 def prediction_type(configs: Configs) -> str:
-    """Return what the scheduler's config says that the U-Net predicts: noise, if it says nothing."""
+    """Return the prediction type in the scheduler's config, "epsilon" if there is none."""
     return configs.get("scheduler", {}).get("prediction_type", "epsilon")
 
 
-def recognised(configs: Configs, side: int) -> Recognised:
-    """Return the facts in the configs; `side`: that of the family's latents, where the config of the U-Net says none."""
+def unet_facts(configs: Configs, side: int) -> Recognised:
+    """Return the facts in the configs. `side` is the latent size to assume if the U-Net's config has none."""
     return Recognised(
         native_size=PIXELS * int(configs[UNET.part].get("sample_size") or side),
         text_layers=int(configs[FIRST.name].get("num_hidden_layers", 12)),
         prediction_type=prediction_type(configs),
-        prediction_from=str(configs["said"]["prediction"]) if "said" in configs else "its scheduler's config",
+        prediction_from=str(configs["origin"]["prediction"]) if "origin" in configs else "its scheduler's config",
     )

@@ -1,4 +1,4 @@
-"""Models with a U-Net, CLIP text encoders and a noise schedule of discrete timesteps."""
+"""Define models with a U-Net, CLIP text encoders and a noise schedule of discrete timesteps."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class UNetModel(Model):
     """A frozen model with a U-Net."""
 
     def compile(self, backend: str) -> None:
-        """Compile the U-Net with torch.compile; on a CPU its upsamplers stay as they are.
+        """Compile the U-Net with torch.compile, except for its upsamplers on a CPU.
 
-        Compiled by inductor in bfloat16 there, they pass on gradients of zero (torch 2.13), and shapes that are left open
-        do not compile.
+        On a CPU, upsamplers compiled by inductor in bfloat16 give zero gradients (torch 2.13), and dynamic shapes do
+        not compile.
         """
         for block in self.denoiser.up_blocks if self.device.type == "cpu" else ():  # pyright: ignore
             for upsampler in block.upsamplers or ():  # pyright: ignore
@@ -37,29 +37,32 @@ AnyModel = TypeVar("AnyModel", bound=UNetModel)
 
 def load_as(
     kind: type[AnyModel], source: ModelSource, text: type[TextSide], device: torch.device, dtype: torch.dtype,
-    **of_text: Any,
+    **text_options: Any,
 ) -> AnyModel:  # fmt: skip
-    """Return a model of this kind with its weights and its text side. Raises ModelError."""
+    """Return a model of the class `kind` with its weights, and a text side of the class `text` with `text_options`.
+
+    Raise ModelError if weights or configs cannot be read.
+    """
     parts = load_parts(source, device, dtype)
     encoders: Any = {name: parts[name] for name in source.encoders}
     scheduler = noise_schedule(source)
     process = Diffusion(scheduler.alphas_cumprod.float(), scheduler.config.prediction_type)
     denoiser = parts[source.family.denoiser.part]
-    return kind(source, denoiser, text(encoders, **of_text), vae_of(source, parts), process, scheduler.config)
+    return kind(source, denoiser, text(encoders, **text_options), vae_of(source, parts), process, scheduler.config)
 
 
 def noise_schedule(source: ModelSource) -> Any:
-    """Return the noise schedule that the model was trained with. Raises ModelError."""
+    """Return the noise schedule that the model was trained with. Raise ModelError if its config is invalid."""
     try:
         return diffusers.DDPMScheduler.from_config(source.configs["scheduler"])
-    except Exception as error:  # whatever stands in the config
+    except Exception as error:  # an invalid config can fail in any way
         raise ModelError(
-            f"its scheduler's config is odd ({first_line(error)})", source.name, "Fetch it again"
+            f"its scheduler's config is invalid ({first_line(error)})", source.name, "Download it again"
         ) from error
 
 
-def renamed(tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
-    """Return the weights of a U-Net with original names under those of diffusers."""
+def from_original_names(tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the weights of a U-Net, from the original names of the LDM layout to those of diffusers."""
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
     return convert_ldm_unet_checkpoint(tensors, config)

@@ -1,4 +1,4 @@
-"""What a checkpoint file is that is no model to learn words for: said by name, from the names and shapes in it."""
+"""Identify unsupported checkpoint files from the names and shapes of their weights, for error messages."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ import re
 from neonym.errors import ModelError
 from neonym.models.loading.weight_files import Header
 
-WORDS_GO = "A learned word goes to --weights, or to --textual_inversion_embeddings of neonym generate"
-KINDS = (  # what one of the names looks like -> what it is, what to do
+USE_AS_EMBEDDING = "Give a learned word to --weights, or to --textual_inversion_embeddings of neonym generate"
+UNSUPPORTED = (  # (pattern of a weight's name, what the file is, how to fix it)
     (r"lora_|\.lora[_.]|hada_w|lokr_w|(?:^|\.)oft_|dora_scale|bundle_emb\.", "is a LoRA, not a model", "Name the model that it belongs to"),
     (r"control_model\.|controlnet_|input_hint_block\.", "is a ControlNet, not a model", "Name the model that it belongs to"),
     (r"image_proj\.|ip_adapter\.", "is an IP-Adapter, not a model", "Name the model that it belongs to"),
     (r"motion_modules\.", "is a motion module, not a model", "Name the model that it belongs to"),
-    (r"joint_blocks\.", "is a Stable Diffusion 3", ""),
-    (r"double_blocks\.|single_transformer_blocks\.", "is a FLUX", ""),
-    (r"clip_txt_mapper|effnet_mapper|clip_txt_pooled_mapper", "is a Stable Cascade", ""),
+    (r"joint_blocks\.", "is a Stable Diffusion 3 model", ""),
+    (r"double_blocks\.|single_transformer_blocks\.", "is a FLUX model", ""),
+    (r"clip_txt_mapper|effnet_mapper|clip_txt_pooled_mapper", "is a Stable Cascade model", ""),
     (r"edm_mean|edm_vpred\.sigma_max", "was made for another noise schedule (EDM: Playground 2.5, CosXL)", ""),
     (r"double_layers\.|caption_projection\.|cap_embedder\.|x_embedder\.|(?:^|\.)blocks\.0\.(?:attn|cross_attn|self_attn)\.", "is a diffusion transformer", ""),
-    (r"\.scale_weight$|\.weight_scale$|^scaled_fp8$|\.quant_state\.", "has weights in a packed form (scaled fp8, or 4 bits)", "Use the model's file in fp16"),
+    (r"\.scale_weight$|\.weight_scale$|^scaled_fp8$|\.quant_state\.", "has quantized weights (scaled fp8, or 4 bits)", "Use the model's file in fp16"),
     (r"\.RDB1\.|model\.1\.sub\.|upsampler\.0\.weight", "is an upscaler, not a model", ""),
 )  # fmt: skip
-PARTS = (  # likewise, of a file that has no U-Net under its original name
-    (r"(?:first_stage_model\.)?encoder\.down(?:_blocks)?\.|^decoder\.up(?:_blocks)?\.", "is a VAE alone", "Give it with --vae, beside a model"),
+PARTS = (  # the same, for a file without a U-Net under the original names
+    (r"(?:first_stage_model\.)?encoder\.down(?:_blocks)?\.|^decoder\.up(?:_blocks)?\.", "is a VAE alone", "Pass it with --vae, together with a model"),
     (r"^down_blocks\.0\.|^time_embedding\.", "is the U-Net of a model alone", "Name the Diffusers folder that it belongs to"),
     (r"token_embedding\.weight", "is a text encoder alone", "Name the model that it belongs to"),
 )  # fmt: skip
 
 
 def refuse_unsupported(header: Header, name: str, whole: bool, supported: str) -> None:
-    """Raise ModelError for a file that is known to be something else than a model of a family.
+    """Raise ModelError if a file is known to be something other than a supported model.
 
-    `whole`: some layout of checkpoints recognises it; `supported`: the labels of all families, for the message.
+    `whole` tells whether a checkpoint layout recognises the file. `supported` lists all families, for the message.
     """
     if is_embedding(header):
-        raise ModelError("is an embedding, not a model", name, WORDS_GO)
-    for pattern, what, fix in KINDS:
+        raise ModelError("is an embedding, not a model", name, USE_AS_EMBEDDING)
+    for pattern, what, fix in UNSUPPORTED:
         if any(re.search(pattern, key) for key in header.shapes):
             raise ModelError(what, name, fix or f"Words can be learned for {supported}")
     parts = [] if whole else [p for p in PARTS if any(re.search(p[0], key) for key in header.shapes)]
@@ -44,7 +44,7 @@ def refuse_unsupported(header: Header, name: str, whole: bool, supported: str) -
 
 
 def is_embedding(header: Header) -> bool:
-    """Return whether a file has a few tables of vectors and nothing else."""
+    """Return whether a file has only a few tables of vectors."""
     vectors = all(
         1 <= len(shape) <= 2 and shape[-1] in (768, 1024, 1280, 2048, 4096) for shape in header.shapes.values()
     )
@@ -56,13 +56,13 @@ def is_embedding(header: Header) -> bool:
 
 
 def refuse_channels(channels: int, name: str) -> None:
-    """Raise ModelError for a U-Net that is given more than the noised latent."""
+    """Raise ModelError if a U-Net has more input channels than a noised latent."""
     if channels != 4:
         kinds = {9: "inpainting", 8: "editing images (InstructPix2Pix)", 5: "depth", 7: "upscaling"}
-        what = f"takes {channels} channels: it is for {kinds.get(channels, 'another task')}, not for text to image"
-        raise ModelError(what, name, "Train with the model that it was made from")
+        what = f"takes {channels} channels: it is for {kinds.get(channels, 'another task')}, not for text-to-image"
+        raise ModelError(what, name, "Use its base model")
 
 
 def refiner(name: str) -> ModelError:
-    """Return the error about half an SDXL."""
+    """Return the error about an SDXL refiner, which lacks the first text encoder."""
     return ModelError("is an SDXL model without its first text encoder: a refiner", name, "Use the base model")

@@ -1,1 +1,1 @@
-"""How model files are recognised, read and assembled."""
+"""Recognise, read and assemble model files."""

@@ -1,6 +1,7 @@
-"""The parts of a model: made without weights from their configs, then given weights by name, each put in its place by itself.
+"""Assemble the parts of a model: each is created empty from its config, then given its weights by name.
 
-Names are diffusers' and transformers' own, or those of a checkpoint of one file, which diffusers' converters rename.
+The names are those of diffusers and transformers, or those of a single-file checkpoint, which diffusers' converters
+translate.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from neonym.models.loading.vocabulary_spread import TOKEN_TABLES
 from neonym.models.loading.weight_files import read_tensors
 from neonym.models.source import ModelSource
 
-BODY = "text_model."  # transformers 5 has it before the names of some text encoders' layers, files before those of most
+BODY = "text_model."  # a prefix of text encoder weights: in transformers 5 of some encoders, in files of most
 OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 OPEN_CLIP_BLOCKS = "transformer.resblocks."
-SHOWN = 3
+SHOWN = 3  # weights named in a message
 
 
 def class_named(name: str) -> Any:
-    """Return a class of diffusers or transformers, or that of a dotted path. Raises AttributeError, ImportError."""
+    """Return a class of diffusers or transformers, or the one at a dotted path. Raise AttributeError or ImportError."""
     module, _, name = name.rpartition(".")
     if module:
         return getattr(import_module(module), name)
@@ -37,7 +38,7 @@ def class_named(name: str) -> Any:
 
 
 def empty(kind: str, config: dict[str, Any]) -> nn.Module:
-    """Return a part without weights; `kind` names its class. Raises whatever odd configs make of it."""
+    """Return a part without weights; `kind` names its class. An invalid config raises any exception."""
     from accelerate import init_empty_weights
     from transformers import PreTrainedModel
 
@@ -49,12 +50,12 @@ def empty(kind: str, config: dict[str, Any]) -> nn.Module:
 
 
 def load_part(source: ModelSource, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """Return a part with its weights. Nothing is copied but what has another precision or another place. Raises ModelError."""
+    """Return a part with its weights, copied only if they change precision or device. Raise ModelError."""
     kind, weights = source.kinds[part], source.weights[part]
     module = empty(kind, source.configs[part])
     tensors = {n: t for file in weights.files for n, t in read_tensors(file, (weights.start,)).items()}
     named = fitting(source, part, module, tensors)
-    for name in list(named):  # one after the other: the mapped file is all that is there twice
+    for name in list(named):  # one at a time, so that only the memory-mapped file is a second copy
         placed = named[name].to(device, dtype)
         if not is_finite(placed):
             raise not_finite(kind, weights, dtype)
@@ -65,25 +66,25 @@ def load_part(source: ModelSource, part: str, dtype: torch.dtype, device: torch.
 
 
 def tied(module: nn.Module) -> bool:
-    """Return whether some of its weights are one tensor under several names, of which files have one (T5's vocabulary)."""
+    """Return whether a module has tied weights: one tensor under several names, such as the vocabulary of T5."""
     return bool(getattr(module, "_tied_weights_keys", None))
 
 
 def tie_weights(module: nn.Module) -> None:
-    """Make such names one tensor again."""
+    """Tie the weights of a module again, since files have them under only one name."""
     if tied(module):
         module.tie_weights()  # pyright: ignore[reportCallIssue]
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Return whether all numbers are finite. Their sum says so in one pass over them, unless it overflows itself."""
-    if tensor.is_meta:  # there are no numbers in it
+    """Return whether all numbers are finite. A finite sum proves it in one pass, but the sum itself can overflow."""
+    if tensor.is_meta:  # it has no data
         return True
     return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.isfinite().all())
 
 
 def not_finite(kind: str, weights: Weights, dtype: torch.dtype) -> ModelError:
-    """Return the error about a part that would make everything NaN: damaged weights, or too large ones for `dtype`."""
+    """Return the error about weights that are not finite: damaged in the file, or too large for `dtype`."""
     found = {
         file: [n for n, t in read_tensors(file, (weights.start,)).items() if not is_finite(t.float())]
         for file in weights.files
@@ -92,13 +93,16 @@ def not_finite(kind: str, weights: Weights, dtype: torch.dtype) -> ModelError:
         if names:
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             what = f"weights of its {kind} are infinite or not numbers: {', '.join(names[:SHOWN])}{more}"
-            return ModelError(what, str(file), "The file is damaged or badly merged: fetch or make it again")
+            return ModelError(what, str(file), "The file is damaged or badly merged: download or merge it again")
     what = f"weights of its {kind} are too large for {str(dtype).removeprefix('torch.')}"
     return ModelError(what, str(weights.files[0]), "Use --mixed_precision bf16 or no")
 
 
 def token_table(weights: Weights) -> Tensor:
-    """Return the vocabulary of a text encoder, float32 [V,W], without the rest of it. Raises ModelError."""
+    """Return the token table of a text encoder, float32 [V,W].
+
+    Only the table is read. Raise ModelError if there is none.
+    """
     for file in weights.files:
         for name, tensor in read_tensors(file, (weights.start,)).items():
             if name.endswith(TOKEN_TABLES):
@@ -107,31 +111,35 @@ def token_table(weights: Weights) -> Tensor:
 
 
 def check_part(source: ModelSource, part: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Look whether all weights are there in the right shapes, by the headers of the files alone. Raises ModelError."""
+    """Raise ModelError unless all weights of a part have the right shapes.
+
+    `shapes` come from the headers of the files.
+    """
     own = {name: shape for name, shape in shapes.items() if name.startswith(source.weights[part].start)}
     tensors = {name: torch.empty(shape, device="meta") for name, shape in own.items()}
     fitting(source, part, empty(source.kinds[part], source.configs[part]), tensors)
 
 
 def fitting(source: ModelSource, part: str, module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors under the module's names, without what nothing uses; a denoiser with more weights is another one.
+    """Return the tensors under the module's names, without those that nothing uses.
 
-    Raises ModelError with the weights that are missing, unknown, or of other shapes.
+    Raise ModelError if weights are missing or have other shapes, or if a denoiser has unknown weights (it is then a
+    denoiser of another architecture).
     """
     kind, where, wanted = source.kinds[part], str(source.weights[part].files[0]), module.state_dict()
     try:
-        named = {as_wanted(n, wanted): t for n, t in renamed(source, part, module, tensors).items()}
+        named = {as_wanted(n, wanted): t for n, t in under_library_names(source, part, module, tensors).items()}
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
         what = f"weights of its {kind} are missing or have other shapes ({str(error).strip(chr(39))[:120]})"
         raise ModelError(what, where, "Is the file complete?") from error
     missing = sorted(set(wanted) - set(named) - other_names(module, named))
     extra = sorted(set(named) - set(wanted)) if part == source.family.denoiser.part else ()
-    odd = [
+    misshapen = [
         f"{n} {[*named[n].shape]} instead of {[*t.shape]}"
         for n, t in wanted.items()
         if n in named and named[n].shape != t.shape
     ]
-    for names, wrong in ((missing, "missing"), (odd, "of other shapes"), (extra, "unknown")):
+    for names, wrong in ((missing, "missing"), (misshapen, "of other shapes"), (extra, "unknown")):
         if names:
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             what = f"{len(names)} weights of its {kind} are {wrong}: {', '.join(names[:SHOWN])}{more}"
@@ -140,19 +148,21 @@ def fitting(source: ModelSource, part: str, module: nn.Module, tensors: dict[str
 
 
 def other_names(module: nn.Module, named: Mapping[str, Tensor]) -> set[str]:
-    """Return names of tied weights whose tensor is there under another name."""
+    """Return the names of tied weights whose tensor is in `named` under another name."""
     keys = getattr(module, "_tied_weights_keys", None) or {}
-    pairs = keys.items() if isinstance(keys, Mapping) else ()  # transformers 5: name -> the name that files have
+    pairs = keys.items() if isinstance(keys, Mapping) else ()  # transformers 5: name -> name in files
     return {name for name, source in pairs if source in named}
 
 
-def renamed(source: ModelSource, part: str, module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights under the libraries' own names: files have original names, or older ones."""
+def under_library_names(
+    source: ModelSource, part: str, module: nn.Module, tensors: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the weights under the names of diffusers and transformers; files may have original or older names."""
     from diffusers.loaders import single_file_utils as converters
 
     start, config = source.weights[part].start, source.configs[part]
     if part == source.family.denoiser.part and start:
-        return import_module(source.family.module).renamed(dict(tensors), dict(config))
+        return import_module(source.family.module).from_original_names(dict(tensors), dict(config))
     if part == "vae" and any(".down." in name for name in tensors):
         return converters.convert_ldm_vae_checkpoint(
             {f"{VAE_PREFIX}{n.removeprefix(start)}": t for n, t in tensors.items()}, config
@@ -164,12 +174,12 @@ def renamed(source: ModelSource, part: str, module: nn.Module, tensors: dict[str
 
 
 def newer(name: str) -> str:
-    """Return the name of today: older Diffusers folders have other names for a VAE's attention."""
+    """Return the current name of a VAE weight: older Diffusers folders name its attention differently."""
     for old, new in OLD_ATTENTION.items():
         name = name.replace(old, new)
     return name
 
 
 def as_wanted(name: str, wanted: Mapping[str, Any]) -> str:
-    """Return a name with or without the body's name, as the module has it."""
+    """Return a name with or without the prefix `text_model.`, whichever the module has."""
     return next((n for n in (name, name.removeprefix(BODY), f"{BODY}{name}") if n in wanted), name)

@@ -1,4 +1,4 @@
-"""A model in Diffusers' layout: its configs, and which of its files are the weights of each part."""
+"""Read a model in Diffusers' layout: its configs, and which files hold the weights of each part."""
 
 from __future__ import annotations
 
@@ -12,41 +12,42 @@ from typing import Any
 
 from neonym.errors import ModelError
 
-NAME = re.compile(  # of a file of weights: which of how many it is, and its variant, in either order
+NAME = re.compile(  # of a weight file: shard and variant, in either order
     r"(?:diffusion_pytorch_model|pytorch_model|model)"
     r"(?:-(?P<first>\d+-of-\d+))?(?:\.(?P<variant>[\w-]+?))?(?:-(?P<last>\d+-of-\d+))?\.(?P<ending>safetensors|bin)"
 )
-VARIANTS = (None, "fp32", "ema", "bf16", "fp16")  # of several, the first: None is the plain one
+VARIANTS = (None, "fp32", "ema", "bf16", "fp16")  # in order of preference; None is the file without a variant
 HALVES = ("fp16", "bf16")
-OWN_CONFIGS = ("model_index.json", "neonym.json")  # in the folder itself
+OWN_CONFIGS = ("model_index.json", "neonym.json")  # configs at the top of the folder
 TOKENIZER = ("vocab.json", "merges.txt")
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Where the weights of one part are."""
+    """The files with the weights of one part."""
 
     files: tuple[Path, ...]
-    variant: str | None = None  # "fp16": the files carry that in their names
-    start: str = ""  # what the names of the weights begin with, in a checkpoint of one file
+    variant: str | None = None  # such as "fp16", part of the file names
+    start: str = ""  # prefix of the weights in a single-file checkpoint
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of the forms in which a part is there: a whole file or several, of one variant and one ending."""
+    """One form of a part's weights: one file or several shards, with one variant and one extension."""
 
     variant: str | None
     ending: str
-    count: int  # files that it has when it is complete
+    count: int  # number of files when complete
     names: tuple[str, ...]
 
     @property
     def missing(self) -> int:
+        """The number of files that are missing."""
         return self.count - len(self.names)
 
 
-def forms(names: Iterable[str]) -> list[Choice]:
-    """Return the forms in which a part is there, from the names of its files."""
+def forms_of(names: Iterable[str]) -> list[Choice]:
+    """Return the available forms of a part, from the names of its files."""
     found: dict[tuple[str | None, str, int], list[str]] = {}
     for name in sorted(names):
         if match := NAME.fullmatch(name):
@@ -57,77 +58,78 @@ def forms(names: Iterable[str]) -> list[Choice]:
 
 
 def choose(names: Iterable[str], order: Sequence[str | None] = VARIANTS) -> Choice | None:
-    """Return the form to use: a complete one if there is one, of the first variant in `order`, no pickle if there is a choice."""
+    """Return the preferred form, or None: complete before incomplete, variants as in `order`, pickles last."""
 
     def rank(form: Choice) -> tuple[bool, int, str, bool, int]:
         place = order.index(form.variant) if form.variant in order else len(order)
         return form.missing > 0, place, form.variant or "", form.ending == "bin", form.count
 
-    return min(forms(names), key=rank, default=None)
+    return min(forms_of(names), key=rank, default=None)
 
 
 def order_of(variant: str | None, half: bool = False) -> tuple[str | None, ...]:
-    """Return the variants from the best to the worst: the one asked for; then, for a part in half precision, the small ones."""
+    """Return the variants in order of preference: the requested one, then half precision if `half`, then the others."""
     small = HALVES if half else ()
     return tuple(dict.fromkeys([*([variant] if variant else ()), *small, *VARIANTS]))
 
 
 def usual_name(part: str) -> str:
-    """Return the usual name of the file of a part's weights."""
+    """Return the usual file name of a part's weights."""
     return f"{part}/{'model' if part.startswith('text_encoder') else 'diffusion_pytorch_model'}.safetensors"
 
 
 def form_in(folder: Path, order: Sequence[str | None] = VARIANTS) -> Choice | None:
+    """Return the preferred form of the weights in a folder, or None if there are none."""
     return choose((p.name for p in folder.iterdir()) if folder.is_dir() else (), order)
 
 
-def lacking(folder: Path, parts: Iterable[str]) -> list[str]:
-    """Return the usual file of each part whose weights are not complete."""
-    forms_there = {part: form_in(folder / part) for part in parts}
-    return [usual_name(part) for part, form in forms_there.items() if form is None or form.missing]
+def incomplete_parts(folder: Path, parts: Iterable[str]) -> list[str]:
+    """Return the usual file name of each part whose weights are incomplete."""
+    found = {part: form_in(folder / part) for part in parts}
+    return [usual_name(part) for part, form in found.items() if form is None or form.missing]
 
 
 def weights_in(folder: Path, name: str, variant: str | None = None) -> Weights:
-    """Return the weights of one part; `name` is the model's, for messages. Raises ModelError if some are missing."""
+    """Return the weights of the part in `folder`. Raise ModelError, with the model's `name`, if files are missing."""
     form = form_in(folder, order_of(variant))
     if form is None:
         what = f"has no weights in `{folder.name}` (such as {usual_name(folder.name)})"
-        raise ModelError(what, name, f"Its place is {folder}: is the folder complete?")
+        raise ModelError(what, name, f"They belong in {folder}: is the model complete?")
     if form.missing:
-        there = ", ".join(form.names[:3])
-        what = f"{form.missing} of the {form.count} files of its `{folder.name}` are not there (beside {there})"
-        raise ModelError(what, name, "Fetch them again: is the folder complete?")
+        present = ", ".join(form.names[:3])
+        what = f"{form.missing} of the {form.count} files of its `{folder.name}` are missing (present: {present})"
+        raise ModelError(what, name, "Download them again: is the folder complete?")
     return Weights(tuple(folder / file for file in form.names), form.variant)
 
 
 def folder_weights(folder: Path, parts: Iterable[str], name: str, variant: str | None = None) -> dict[str, Weights]:
-    """Return the weights of each of `parts`. Raises ModelError."""
+    """Return the weights of each of `parts`. Raise ModelError if files are missing."""
     return {part: weights_in(folder / part, name, variant) for part in parts}
 
 
 def check_variant(weights: dict[str, Weights], name: str, variant: str | None) -> None:
-    """Raise ModelError if a variant was asked for that no part has."""
+    """Raise ModelError if no part has the requested variant."""
     if variant is not None and all(own.variant != variant for own in weights.values()):
         beside = (p.name for own in weights.values() for p in own.files[0].parent.iterdir())
-        known = sorted({form.variant or "the plain one" for form in forms(beside)})
+        known = sorted({form.variant or "the one without a variant" for form in forms_of(beside)})
         raise ModelError(f"has no weights of the variant {variant}", name, f"It has {', '.join(known)}")
 
 
 def diffusers_configs(folder: Path, name: str) -> dict[str, dict[str, Any]]:
-    """Return the config of every component. Raises ModelError."""
+    """Return the config of every component. Raise ModelError if it is not a Diffusers folder."""
     if not (folder / "model_index.json").is_file():
         if (folder.parent / "model_index.json").is_file():
-            raise ModelError("is a part of a Diffusers folder", name, f"Name the whole: {folder.parent}")
+            raise ModelError("is a part of a Diffusers folder", name, f"Name the whole folder: {folder.parent}")
         known = (
             "a checkpoint file, a Diffusers folder (with model_index.json), a hub ID (owner/name) or the built-in model"
         )
         what = f"is not {known}" if folder.exists() else f"there is no such file or folder, nor is it {known}"
-        raise ModelError(what, name, "Check how its name is written")
+        raise ModelError(what, name, "Check the spelling of its name")
     return read_configs(folder)
 
 
 def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the configs by the names of their components, those of the folder itself by their own. Raises ModelError."""
+    """Return the configs by component, and those at the top of the folder by file name. Raise ModelError."""
     own = (folder / name for name in OWN_CONFIGS)
     parts = (folder.glob("*/config.json"), folder.glob("*/scheduler_config.json"), filter(Path.is_file, own))
     configs = {}
@@ -137,18 +139,18 @@ def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """Return the table in a JSON file. Raises ModelError."""
+    """Return the object in a JSON file. Raise ModelError if it cannot be read."""
     try:
         content = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"cannot be read ({error})", str(file)) from error
     if not isinstance(content, dict):
-        raise ModelError("is no config: a table is needed", str(file), "Fetch it again")
+        raise ModelError("is not a config: it must be a JSON object", str(file), "Download it again")
     return content
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Raise ValueError for a tokenizer without its words: an empty one would be made of it."""
+    """Raise ValueError if a tokenizer has no vocabulary files: transformers would create an empty one."""
     missing = [name for name in TOKENIZER if not (folder / name).is_file()]
     if not (folder / "tokenizer.json").is_file() and missing:
         raise ValueError(f"{folder} has no {' and no '.join(missing)}")

@@ -1,4 +1,4 @@
-"""Models of the hub: from the user's cache what is there, from the network what is needed and nothing else."""
+"""Find models of the Hugging Face hub: files are taken from the user's cache, and only missing ones are downloaded."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from neonym.models.registry import families
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 INDEX = "model_index.json"
-Choose = Callable[[Sequence[str]], Sequence[str]]  # of the names of a repository's files, those that are needed
+Choose = Callable[[Sequence[str]], Sequence[str]]  # from all file names of a repository to the needed ones
 
 
 def is_used(file: str) -> bool:
-    """Return whether a file of a repository belongs to a component that some family loads."""
+    """Return whether a file in a repository belongs to a component that a family loads."""
     component, _, name = file.partition("/")
     return bool(name) and "/" not in name and any(component in family.components for family in families())
 
 
 def is_hub_id(name: str) -> bool:
-    """Return whether a name is owner/name and no file or folder; what ends like a checkpoint is no hub ID."""
+    """Return whether a name is a hub ID: owner/name, not an existing path, and without a checkpoint's extension."""
     path = Path(name)
     return HUB_ID.fullmatch(name) is not None and path.suffix.lower() not in ENDINGS and not path.exists()
 
 
 def config_folder(name: str, offline: bool) -> Path:
-    """Return the folder of a model's configs and tokenizers, fetched if need be. Raises ModelError."""
+    """Return the folder of a model's configs and tokenizers, downloaded if necessary. Raise ModelError."""
     folder = cached(name, INDEX)
     if folder is not None and not missing_configs(folder):
         return folder
@@ -41,17 +41,17 @@ def config_folder(name: str, offline: bool) -> Path:
 
 
 def config_names(name: str, names: Sequence[str]) -> list[str]:
-    """Return the names of the configs and tokenizers. Raises ModelError if the repository is no Diffusers folder."""
+    """Return the names of the configs and tokenizers. Raise ModelError if the repository is not a Diffusers folder."""
     if INDEX not in names:
         files = [n for n in names if "/" not in n and n.lower().endswith(ENDINGS)]
-        fix = f"Fetch one of its files and name that: {', '.join(files[:5])}" if files else "Check the name"
-        raise ModelError(f"is no Diffusers folder: it has no {INDEX}", name, fix)
+        fix = f"Download one of its files and name it: {', '.join(files[:5])}" if files else "Check the name"
+        raise ModelError(f"is not a Diffusers folder: it has no {INDEX}", name, fix)
     wanted = [n for n in names if is_used(n) and (n.endswith(".json") or n.startswith("tokenizer"))]
     return [*wanted, *(n for n in (INDEX, "neonym.json") if n in names)]
 
 
 def missing_configs(folder: Path) -> list[str]:
-    """Return the missing configs of those parts that the index names and that are loaded."""
+    """Return the missing configs of the components in the index that a family loads."""
     wanted: list[str] = []
     for part in (p for p, kind in read_config(folder / INDEX).items() if kind != [None, None] and is_used(f"{p}/x")):
         if part.startswith("tokenizer"):
@@ -62,8 +62,10 @@ def missing_configs(folder: Path) -> list[str]:
 
 
 def fetch_weights(name: str, folder: Path, orders: dict[str, tuple[str | None, ...]], variant: str | None) -> None:
-    """Fetch one form of each part's weights to where its configs are. `orders`: part -> variants from the best; `variant`:
-    the one that was asked for. Raises ModelError."""
+    """Download one form of each part's weights to the folder of its configs.
+
+    `orders` maps parts to variants in order of preference; `variant` is the requested one. Raise ModelError.
+    """
 
     def wanted(names: Sequence[str]) -> list[str]:
         found: dict[str, Choice] = {}
@@ -80,7 +82,7 @@ def fetch_weights(name: str, folder: Path, orders: dict[str, tuple[str | None, .
 
 
 def vae_folder(name: str, offline: bool) -> Path:
-    """Return the folder of a repository's VAE, alone or in a whole model. Raises ModelError."""
+    """Return the folder of a repository's VAE, on its own or in a whole model. Raise ModelError."""
     for start in ("", "vae/"):
         folder = cached(name, f"{start}config.json")
         if folder is not None and choose(p.name for p in (folder / start).iterdir()) is not None:
@@ -93,7 +95,7 @@ def vae_folder(name: str, offline: bool) -> Path:
             form = choose(n.removeprefix(start) for n in names if n.startswith(start))
             if f"{start}config.json" in names and form is not None and not form.missing:
                 return [f"{start}config.json", *(f"{start}{file}" for file in form.names)]
-        raise ModelError("is no VAE: it has no config.json with weights beside it", name, "Check --vae")
+        raise ModelError("is not a VAE: it has no config.json with weights beside it", name, "Check --vae")
 
     folder = fetch(name, wanted)
     return folder if (folder / "config.json").is_file() else folder / "vae"
@@ -108,14 +110,18 @@ def cached(name: str, file: str) -> Path | None:
 
 
 def not_cached(name: str, missing: Sequence[str]) -> ModelError:
+    """Return the error that files of a repository are not in the cache."""
     from huggingface_hub import constants
 
-    what = f"{', '.join(missing)} of it is not in the cache ({constants.HF_HUB_CACHE})"
-    return ModelError(what, name, "It must be in the cache for --offline: fetch it without")
+    what = f"{', '.join(missing)} not found in the cache ({constants.HF_HUB_CACHE})"
+    return ModelError(what, name, "--offline uses only the cache: run once without it to download the files")
 
 
 def fetch(name: str, choose_names: Choose, revision: str | None = None) -> Path:
-    """Fetch the files that are chosen from a repository's list, but for those in the cache, and return their folder. Raises ModelError."""
+    """Download the files that `choose_names` selects, except for cached ones, and return their folder.
+
+    Raise ModelError.
+    """
     from huggingface_hub import HfApi, snapshot_download
 
     try:
@@ -126,4 +132,4 @@ def fetch(name: str, choose_names: Choose, revision: str | None = None) -> Path:
     except Exception as error:  # no such repository, no network, no permission, a full disk: many classes
         line = str(error).strip().split("\n", 1)[0][:200]
         fix = "Check the name, the network, and your login"
-        raise ModelError(f"cannot be had from the hub ({line})", name, fix) from error
+        raise ModelError(f"cannot be downloaded from the hub ({line})", name, fix) from error

@@ -1,4 +1,4 @@
-"""How a model is found by its name and recognised, by its configs or the names and shapes in its file."""
+"""Find a model by its name and recognise it by its configs, or by the names and shapes in its file."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from neonym.models.loading.folder import (
     check_variant,
     diffusers_configs,
     folder_weights,
-    lacking,
+    incomplete_parts,
     order_of,
     read_config,
     weights_in,
 )
 from neonym.models.loading.hub import config_folder, fetch_weights, is_hub_id, not_cached, vae_folder
-from neonym.models.loading.recognise import recognised, with_user_prediction
+from neonym.models.loading.recognise import source_of, with_user_prediction
 from neonym.models.loading.vae_config import PREFIX as VAE_PREFIX
 from neonym.models.loading.vae_config import vae_config
 from neonym.models.loading.vocabulary_spread import spread_of
@@ -40,10 +40,11 @@ def identify(
     offline: bool = False,
     variant: str | None = None,
 ) -> ModelSource:
-    """Recognise a model by its configs, or by the names and shapes in its file; of the weights only some words are looked at.
+    """Recognise a model by its configs, or by the names and shapes in its file.
 
-    Raises ModelError. The network is used for a hub ID (owner/name) alone, and for what of it is not in the user's cache. `variant`: of a
-    Diffusers folder's weights (such as "fp16"), where a part has it.
+    Of the weights, only a sample of the vocabulary is read. The network is used only for hub IDs (owner/name), and only
+    for files that are not in the user's cache. `variant` (such as "fp16") selects weights in a Diffusers folder, where
+    a part has it. Raise ModelError if the model is unsupported, incomplete or damaged.
     """
     path, own_vae = Path(name), vae_path(vae, offline)
     if path.is_file():
@@ -51,15 +52,15 @@ def identify(
         layout = layout_of(header, name)
         hints = CheckpointHints(v_parameterization, vae is not None, text_beside(path))
         configs = layout.configs(header, name, hints)
-        source = replace(recognised(name, path.parent, configs), file=path, vae=own_vae, variant=variant)
+        source = replace(source_of(name, path.parent, configs), file=path, vae=own_vae, variant=variant)
         prefixes = layout.prefixes(source.family.name)
         found = {part: Weights((path,), start=prefixes[part]) for part in source.own_parts}
         shapes = {path: header.shapes}
     else:
         folder = folder_of(name, offline)
         configs = with_user_prediction(diffusers_configs(folder, name), v_parameterization)
-        source = replace(recognised(name, folder, configs), vae=own_vae, variant=variant, offline=offline)
-        found, shapes = weights_there(source), {}
+        source = replace(source_of(name, folder, configs), vae=own_vae, variant=variant, offline=offline)
+        found, shapes = available_weights(source), {}
         if offline or not source.on_hub:
             check_variant(found, name, variant)
     if source.vae is not None:
@@ -71,7 +72,10 @@ def identify(
 
 
 def layout_of(header: Header, name: str) -> CheckpointLayout:
-    """Return the layout of a checkpoint; the first one, which says what is missing, if none recognises it. Raises ModelError."""
+    """Return the layout that recognises a checkpoint, or the first one, which reports what is missing.
+
+    Raise ModelError.
+    """
     layouts = checkpoint_layouts()
     fitting = next((layout for layout in layouts if layout.recognises(header)), None)
     refuse_unsupported(header, name, fitting is not None, supported())
@@ -79,10 +83,10 @@ def layout_of(header: Header, name: str) -> CheckpointLayout:
 
 
 def with_spread(source: ModelSource) -> ModelSource:
-    """Return the source with the spread of its vocabulary, unless its neonym.json says it.
+    """Return the source with the spread of its vocabulary, unless its neonym.json defines it.
 
-    A hub ID's weights may not be there as yet, and its defaults must be the same before and after they are fetched: so the
-    spread of CLIP ViT-L's vocabulary stands for it.
+    For a hub ID, the spread of CLIP ViT-L is assumed: the weights may not have been downloaded yet, and the defaults
+    must be the same before and after that.
     """
     if source.on_hub or "word_spread" in source.configs.get("neonym", {}):
         return source
@@ -90,7 +94,7 @@ def with_spread(source: ModelSource) -> ModelSource:
 
 
 def folder_of(name: str, offline: bool) -> Path:
-    """Return the folder of a model that is no file. Raises ModelError."""
+    """Return the folder of a model that is not a file. Raise ModelError."""
     if name.startswith("builtin:"):
         path = BUILTIN_MODELS / name.removeprefix("builtin:")
         if not path.is_dir():
@@ -100,7 +104,7 @@ def folder_of(name: str, offline: bool) -> Path:
 
 
 def text_beside(file: Path) -> str:
-    """Return the text of the .yaml that some checkpoints come with; an empty text if there is none."""
+    """Return the text of the .yaml file beside a checkpoint, or an empty string if there is none."""
     try:
         return file.with_suffix(".yaml").read_text("utf-8", errors="replace")[:100_000]
     except OSError:
@@ -108,14 +112,17 @@ def text_beside(file: Path) -> str:
 
 
 def checkpoint_file(path: Path) -> Path:
-    """Return the path of a checkpoint. Raises ModelError for a file of another kind."""
+    """Return the path of a checkpoint. Raise ModelError if its extension is not that of one."""
     if path.suffix.lower() not in ENDINGS:
-        raise ModelError(f"is no checkpoint ({', '.join(ENDINGS)})", str(path))
+        raise ModelError(f"is not a checkpoint ({', '.join(ENDINGS)})", str(path))
     return path
 
 
 def vae_path(name: str | None, offline: bool = False) -> Path | None:
-    """Return the path of a separate VAE: a file, a Diffusers folder of it or with it, or a hub ID. Raises ModelError."""
+    """Return the path of a separate VAE, given as a file, a folder, a folder that contains it, or a hub ID.
+
+    Raise ModelError.
+    """
     if name is None:
         return None
     path = Path(name)
@@ -126,66 +133,73 @@ def vae_path(name: str | None, offline: bool = False) -> Path | None:
     for folder in (path, path / "vae"):
         if (folder / "config.json").is_file() and "model_index.json" not in {p.name for p in folder.iterdir()}:
             return folder
-    raise ModelError("is neither a VAE's file nor its Diffusers folder", name, "Check --vae")
+    raise ModelError("is neither a VAE file nor a Diffusers folder of a VAE", name, "Check --vae")
 
 
 def other_vae(source: ModelSource) -> tuple[dict[str, Any], Weights]:
-    """Return config and weights of a VAE in the place of the model's own. Raises ModelError."""
-    place, own = source.vae, source.family.latents
-    assert place is not None
-    if place.is_dir():
-        config = read_config(place / "config.json")
+    """Return the config and the weights of the separate VAE. Raise ModelError if it does not fit the model."""
+    path, own = source.vae, source.family.latents
+    assert path is not None
+    if path.is_dir():
+        config = read_config(path / "config.json")
         kind = config.get("_class_name", own.module)
         if kind != own.module:
-            raise ModelError(f"is {kind}, not the VAE of such a model ({own.module})", str(place), "Check --vae")
-        return config, weights_in(place, str(place))
-    header = read_header(place)
+            raise ModelError(f"is {kind}, but the model needs {own.module}", str(path), "Check --vae")
+        return config, weights_in(path, str(path))
+    header = read_header(path)
     start = VAE_PREFIX if header.has(VAE_PREFIX) else ""
     config = source.configs.get("vae", {})
     scale, shift = (config.get(name) or getattr(own, name) for name in ("scaling_factor", "shift_factor"))
     try:
-        return vae_config(header, start, float(scale), float(shift)), Weights((place,), start=start)
+        return vae_config(header, start, float(scale), float(shift)), Weights((path,), start=start)
     except (KeyError, IndexError) as error:
-        raise ModelError("holds no VAE", str(place), "Name a VAE with --vae, or leave it out") from error
+        raise ModelError("contains no VAE", str(path), "Name a VAE with --vae, or leave it out") from error
 
 
-def weights_there(source: ModelSource) -> dict[str, Weights]:
-    """Return the weights in a Diffusers folder; a hub ID may have none yet. Raises ModelError."""
+def available_weights(source: ModelSource) -> dict[str, Weights]:
+    """Return the weights in a Diffusers folder, or none if a hub ID's are not all downloaded. Raise ModelError."""
     parts = source.own_parts
-    missing = lacking(source.folder, parts) if source.on_hub else []
+    missing = incomplete_parts(source.folder, parts) if source.on_hub else []
     if missing and source.offline:
         raise not_cached(source.name, missing)
     return {} if missing else folder_weights(source.folder, parts, source.name, source.variant)
 
 
 def check_weights(source: ModelSource, shapes: dict[Path, Mapping[str, tuple[int, ...]]]) -> None:
-    """Raise ModelError unless every weight is there in its shape, by headers alone; `shapes` are those that were read already."""
+    """Raise ModelError unless every weight is present with the right shape, which the headers of files tell.
+
+    `shapes` holds those of files that were already read.
+    """
     for part, weights in source.weights.items():
         kind, config = source.kinds[part], source.configs[part]
         named = {n: s for file in weights.files for n, s in (shapes.get(file) or read_header(file).shapes).items()}
         try:
             key = [versions("diffusers", "transformers"), kind, config, weights.start, sorted(named.items())]
-            memoized("sound-weights", key, partial(sound, source, part, named))
+            memoized("sound-weights", key, partial(check_part_once, source, part, named))
         except ModelError:
             raise
-        except Exception as error:  # whatever a library makes of odd configs
-            what = f"its configs are odd ({part}: {str(error).splitlines()[0][:120]})"
-            raise ModelError(what, source.name, "Fetch them again") from error
+        except Exception as error:  # libraries fail in any way on invalid configs
+            what = f"its configs are invalid ({part}: {str(error).splitlines()[0][:120]})"
+            raise ModelError(what, source.name, "Download them again") from error
 
 
-def sound(source: ModelSource, part: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Return True if the libraries, which take seconds to import, find every weight. Raises ModelError if they do not."""
+def check_part_once(source: ModelSource, part: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Return True if a part can be assembled.
+
+    Raise ModelError if not. The result is cached, as imports take seconds.
+    """
     from neonym.models.loading.assemble import check_part
 
     check_part(source, part, shapes)
     return True
 
 
-def fetched(source: ModelSource, half: bool = False) -> ModelSource:
-    """Return a model of the hub with its weights at hand, any other as it is.
+def with_weights(source: ModelSource, half: bool = False) -> ModelSource:
+    """Return a hub model with its weights downloaded, and any other model unchanged.
 
-    What is not in the cache, or only in too low a precision, is fetched in the smallest form that is enough: in half
-    precision if `half`, but for the VAE. Raises ModelError."""
+    Weights that are not in the cache, or only in too low a precision, are downloaded in the smallest sufficient form:
+    in half precision if `half`, except for the VAE. Raise ModelError.
+    """
     if not source.on_hub or source.offline:
         return source
     halved = {part: half and part != "vae" for part in source.own_parts}
@@ -194,18 +208,18 @@ def fetched(source: ModelSource, half: bool = False) -> ModelSource:
         try:
             fetch_weights(source.name, source.folder, orders, source.variant)
         except ModelError:
-            if lacking(source.folder, source.own_parts):
+            if incomplete_parts(source.folder, source.own_parts):
                 raise
     others = {part: weights for part, weights in source.weights.items() if part not in halved}
-    there = weights_there(source)
-    check_variant(there, source.name, source.variant)
-    source = replace(source, weights={**there, **others})
+    available = available_weights(source)
+    check_variant(available, source.name, source.variant)
+    source = replace(source, weights={**available, **others})
     check_weights(source, {})
     return source
 
 
 def enough(weights: Weights | None, variant: str | None, half: bool) -> bool:
-    """Return whether no better form has to be looked for on the network."""
+    """Return whether the cached weights suffice, so that nothing has to be downloaded."""
     if weights is None or variant is not None:
         return weights is not None and weights.variant == variant
     return half or weights.variant not in HALVES

@@ -1,4 +1,4 @@
-"""The parts of a model with their weights on a device."""
+"""Load the parts of a model with their weights onto a device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 
 from neonym.errors import ModelError
 from neonym.io.pickles import first_line
-from neonym.models.batch_invariance import make_alike
+from neonym.models.batch_invariance import make_batch_invariant
 from neonym.models.loading.assemble import load_part
 from neonym.models.loading.weight_files import stays_on_disk
 from neonym.models.source import ModelSource
@@ -15,7 +15,10 @@ from neonym.models.vae import Vae
 
 
 def load_parts(source: ModelSource, device: torch.device, dtype: torch.dtype) -> dict[str, nn.Module]:
-    """Return the parts of a model, one on its device before the next is read. The VAE stays in float32. Raises ModelError."""
+    """Return the parts of a model; each is on its device before the next is read.
+
+    The VAE is float32. Raise ModelError.
+    """
     quiet_libraries()
     parts = {}
     for part in loading_order(source):
@@ -26,22 +29,22 @@ def load_parts(source: ModelSource, device: torch.device, dtype: torch.dtype) ->
             raise
         except Exception as error:  # damaged weights make the libraries fail in any way
             what = f"its weights cannot be read ({first_line(error)})"
-            raise ModelError(what, source.name, "Is it complete?") from error
-        parts[part] = on_device(module, device)
+            raise ModelError(what, source.name, "Is the model complete?") from error
+        parts[part] = moved_to_device(module, device)
     return parts
 
 
 def vae_of(source: ModelSource, parts: dict[str, nn.Module]) -> Vae:
-    """Return the VAE with the normalisation of its latents."""
+    """Return the VAE of a model, with the normalisation of its latents."""
     latents = source.latents
     return Vae(parts["vae"], latents.scaling_factor, latents.shift_factor)  # pyright: ignore[reportArgumentType]
 
 
 def loading_order(source: ModelSource) -> list[str]:
-    """Return the largest part, the denoiser, first: it is there twice while it is cast.
+    """Return the parts in the order that needs the least memory: usually the denoiser, the largest part, first.
 
-    It comes last if a file is read as a whole for each part, as a pickle in the old serialisation is: then what is there
-    already adds to all of it.
+    While a part is cast, it is in memory twice. If a file is read whole for each part, as pickles in the old
+    serialisation are, the denoiser comes last: parts that are already loaded add to the whole file.
     """
     parts = list(source.kinds)
     mapped = all(stays_on_disk(file) for weights in source.weights.values() for file in weights.files)
@@ -49,7 +52,7 @@ def loading_order(source: ModelSource) -> list[str]:
 
 
 def quiet_libraries() -> None:
-    """Turn off the progress bars and the advice of diffusers and transformers."""
+    """Turn off the progress bars and the warnings of diffusers and transformers."""
     import diffusers
     import transformers
 
@@ -58,13 +61,14 @@ def quiet_libraries() -> None:
         library.utils.logging.disable_progress_bar()
 
 
-def on_device(module: nn.Module, device: torch.device) -> nn.Module:
-    """Return a part on its device, batch-invariant on a CPU.
+def moved_to_device(module: nn.Module, device: torch.device) -> nn.Module:
+    """Return a part on its device. On a CPU it is made batch-invariant.
 
-    Convolutions are faster with channels last there; in fp16, which it does not compute in, they stay in the mapped file.
+    Convolutions on a CPU are faster with channels last. fp16 weights, which a CPU does not compute with, stay in the
+    memory-mapped file instead.
     """
     if device.type == "cpu":
-        make_alike(module)
+        make_batch_invariant(module)
     if device.type == "cpu" and next(module.parameters()).dtype != torch.float16:
         return module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return module.to(device)

@@ -1,4 +1,7 @@
-"""Which family a model belongs to, by its configs. Needs no torch: a family's networks are imported with its weights."""
+"""Find the family that a model belongs to by its configs.
+
+This module does not need torch: the networks of a family are imported with the weights.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,8 @@ from neonym.models.registry import families, supported
 from neonym.models.source import ModelSource
 
 
-def recognised(name: str, folder: Path, configs: Configs) -> ModelSource:
-    """Return the model as the first family that recognises it says. Raises ModelError."""
+def source_of(name: str, folder: Path, configs: Configs) -> ModelSource:
+    """Return the source of a model, with the first family that recognises it. Raise ModelError if none does."""
     for family in families():
         try:
             facts = family.recognise(configs, name)
@@ -28,9 +31,9 @@ def recognised(name: str, folder: Path, configs: Configs) -> ModelSource:
                 guidance=float(configs.get("neonym", {}).get("guidance", family.guidance)),
                 word_spread=spread_in_config(configs),
             )
-            _ = source.defaults  # a neonym.json may say what no setting can be
+            _ = source.defaults  # raises ValueError for invalid settings in a neonym.json
         except (TypeError, ValueError) as error:
-            raise ModelError(f"its configs are odd ({error})", name, "Fetch them again") from error
+            raise ModelError(f"its configs are invalid ({error})", name, "Download them again") from error
         if "scheduler" not in configs:
             raise ModelError("scheduler/scheduler_config.json is missing", name, "Is the folder complete?")
         schedule = str(configs["scheduler"].get("_class_name", ""))
@@ -39,12 +42,12 @@ def recognised(name: str, folder: Path, configs: Configs) -> ModelSource:
             raise ModelError(f"was made for another noise schedule ({schedule})", name, fix)
         return source
     kind = str(configs.get("model_index", {}).get("_class_name") or "a model without a name")
-    what = f"is a {kind}, of no family that is supported yet (text-to-image {supported()} are)"
+    what = f"is a {kind}, which is not supported (supported: text-to-image {supported()})"
     raise ModelError(what, name)
 
 
 def spread_in_config(configs: Configs) -> float:
-    """Return the spread of the vocabulary that the model's neonym.json says, CLIP ViT-L's otherwise. Raises ValueError."""
+    """Return the vocabulary's spread in the model's neonym.json, or CLIP ViT-L's. Raise ValueError if it is invalid."""
     spread = float(configs.get("neonym", {}).get("word_spread", PUBLISHED_SPREAD))
     if not 0 < spread < float("inf"):
         raise ValueError(f"neonym.json: `word_spread` cannot be {spread}")
@@ -52,24 +55,26 @@ def spread_in_config(configs: Configs) -> float:
 
 
 def with_user_prediction(configs: Configs, v_parameterization: bool | None) -> Configs:
-    """Return the configs; where the scheduler's does not say what is predicted, what the user says."""
+    """Return the configs with the user's prediction type, unless the scheduler's config has one."""
     scheduler = configs.get("scheduler", {})
     if v_parameterization and "prediction_type" not in scheduler:
         return {
             **configs,
             "scheduler": {**scheduler, "prediction_type": "v_prediction"},
-            "said": {"prediction": BY_USER},
+            "origin": {"prediction": BY_USER},
         }
     return configs
 
 
 def source_notes(source: ModelSource) -> Iterator[Problem]:
-    """Yield notes on a model that does not say itself whether it predicts noise or v, and on a variant of a file."""
+    """Yield problems of a model that does not record its prediction type, and of a variant requested of a file."""
     if source.variant is not None and source.file is not None:
-        yield Problem("warning", "a checkpoint file has no variants: it has no effect", f"--variant {source.variant}")
-    silent = "it does not say whether it predicts noise or v"
+        yield Problem(
+            "warning", "a checkpoint file has no variants, so this has no effect", f"--variant {source.variant}"
+        )
+    unrecorded = "the model does not record whether it predicts noise or v"
     if source.prediction_from == BY_USER:
-        yield Problem("note", f"{silent}: v, as --v_parameterization says", source.name)
+        yield Problem("note", f"{unrecorded}: v is used, as --v_parameterization says", source.name)
     if source.family.prediction_varies and not source.prediction_from:
-        fix = "If it is a 768-v model, give --v_parameterization"
-        yield Problem("warning", f"{silent}; it is taken to predict noise", source.name, fix)
+        fix = "If it is a 768-v model, add --v_parameterization"
+        yield Problem("warning", f"{unrecorded}: noise is assumed", source.name, fix)

@@ -1,4 +1,4 @@
-"""The config of a VAE that comes without one. Needs no torch."""
+"""Derive the config of a VAE in a checkpoint from its weights. This module does not need torch."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 from neonym.models.loading.weight_files import Header
 
-PREFIX = "first_stage_model."  # of its names in a whole checkpoint
+PREFIX = "first_stage_model."  # of the VAE in a whole checkpoint
 
 
 def vae_config(header: Header, start: str, scaling_factor: float, shift_factor: float = 0.0) -> dict[str, Any]:
-    """Return the config of a VAE from the shapes of its weights, whose names begin with `start`. Raises KeyError.
+    """Return the config of a VAE from the shapes of its weights, whose names have the prefix `start`.
 
-    They are CompVis' original names or diffusers'.
+    The names are CompVis' original ones or those of diffusers. Raise KeyError if weights are missing.
     """
     level = re.compile(
         re.escape(start) + r"encoder\.(?:down\.(\d+)\.block|down_blocks\.(\d+)\.resnets)\.0\.conv1\.weight"
@@ -30,5 +30,8 @@ def vae_config(header: Header, start: str, scaling_factor: float, shift_factor: 
 
 
 def latent_channels(header: Header, start: str) -> int:
-    """Return the channels of a latent: half of what the encoder gives, which are means and log-variances. Raises KeyError."""
+    """Return the number of latent channels: half of the encoder's output, which is means and log-variances.
+
+    Raise KeyError if the layer is missing.
+    """
     return header.shapes[f"{start}encoder.conv_out.weight"][0] // 2

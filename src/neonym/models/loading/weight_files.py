@@ -1,4 +1,4 @@
-"""Checkpoint files read as data: names and shapes without weights, tensors without a second copy, hashes of parts."""
+"""Read checkpoint files as data: names and shapes without weights, tensors without a second copy, hashes of parts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 ENDINGS = (".safetensors", *PICKLED)
-INERT = (  # what old training checkpoints name beside their weights, for losses and the like; empty shells are enough
+INERT = (  # classes and functions in old training checkpoints, beside the weights; empty placeholders replace them
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
     "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
     "pytorch_lightning.utilities.enums.ModelSummaryMode",
@@ -29,8 +29,11 @@ INERT = (  # what old training checkpoints name beside their weights, for losses
 )
 
 
-class Shell:
-    """Stands for a class or function that is not needed: it takes whatever it is given, and keeps nothing."""
+class Placeholder:
+    """A placeholder for a class or function that is not needed.
+
+    It accepts any arguments and state, and keeps nothing.
+    """
 
     def __init__(self, *args: object):
         del args
@@ -41,21 +44,22 @@ class Shell:
 
 @dataclass(frozen=True)
 class Header:
-    """What a checkpoint file holds, without its weights."""
+    """The names, shapes and metadata in a checkpoint file."""
 
     shapes: Mapping[str, tuple[int, ...]]
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def has(self, start: str) -> bool:
+        """Return whether any name has the prefix `start`."""
         return any(name.startswith(start) for name in self.shapes)
 
     def count(self, pattern: Callable[[str], str | None]) -> int:
-        """Return how many different answers `pattern` gives for the names."""
+        """Return the number of distinct results of `pattern` over all names, not counting None."""
         return len({found for name in self.shapes if (found := pattern(name)) is not None})
 
 
 def is_safetensors(file: Path) -> bool:
-    """Return whether a file is a .safetensors by its ending, or by its content: some carry the ending of a pickle."""
+    """Return whether a file is a .safetensors file by its extension or content; some have the extension of a pickle."""
     try:
         with file.open("rb") as opened:
             start = opened.read(9)
@@ -65,42 +69,45 @@ def is_safetensors(file: Path) -> bool:
 
 
 def read_header(file: Path) -> Header:
-    """Return the names and shapes in a file. Raises ModelError if it is damaged, or wants to run code."""
+    """Return the names and shapes in a file. Raise ModelError if it is damaged or would run code."""
     if is_safetensors(file):
         try:
             with safe_open(file, framework="np") as opened:
                 shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
                 return Header(shapes, dict(opened.metadata() or {}))
         except (SafetensorError, OSError) as error:
-            raise ModelError(f"is damaged or no .safetensors file ({error})", str(file)) from error
+            raise ModelError(f"is damaged or is not a .safetensors file ({error})", str(file)) from error
     tensors = read_pickled(file)
     return Header({name: tuple(tensor.shape) for name, tensor in tensors.items()})
 
 
 def read_pickled(file: Path) -> dict[str, Tensor]:
-    """Return tensors that stay on the disk until they are used. Raises ModelError; no code of the file is run."""
+    """Return the tensors in a pickle, which stay on disk until used. No code in it is run. Raise ModelError."""
     import torch
 
-    shells: list[Any] = [(type(name.rpartition(".")[2], (Shell,), {}), name) for name in INERT]
+    placeholders: list[Any] = [(type(name.rpartition(".")[2], (Placeholder,), {}), name) for name in INERT]
     try:
-        content = load_pickle(file, shells, mapped=is_plain_archive(file))
+        content = load_pickle(file, placeholders, mapped=is_plain_archive(file))
     except (ValueError, OSError) as error:
         raise ModelError(str(error), str(file), "Use a .safetensors file of the model") from error
     table = content.get("state_dict", content) if isinstance(content, dict) else {}
     tensors = dict(named_tensors(table, "")) if isinstance(table, dict) else {}
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.untyped_storage().nbytes() < tensor.nbytes:
-            raise ModelError(f"is damaged: {name[:80]} claims more numbers than there are", str(file))
+            raise ModelError(f"is damaged: {name[:80]} claims more numbers than the file has", str(file))
     return tensors
 
 
 def stays_on_disk(file: Path) -> bool:
-    """Return whether a file's tensors are read one by one when they are used. Raises ValueError, OSError."""
+    """Return whether tensors of a file are read one at a time, when used. Raise ValueError or OSError."""
     return is_safetensors(file) or is_plain_archive(file)
 
 
 def is_plain_archive(file: Path) -> bool:
-    """Return whether a pickle's tensors can stay on the disk: not in the old serialisation. Raises ValueError, OSError."""
+    """Return whether tensors of a pickle can stay on disk, unlike in the old serialisation.
+
+    Raise ValueError or OSError.
+    """
     try:
         if not zipfile.is_zipfile(file):
             return False
@@ -114,7 +121,7 @@ def is_plain_archive(file: Path) -> bool:
 
 
 def named_tensors(table: dict[Any, Any], start: str) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a table and of the tables in it, with their names."""
+    """Yield the names and tensors in a table and in the tables directly within it."""
     from torch import Tensor
 
     for name, value in table.items():
@@ -125,7 +132,7 @@ def named_tensors(table: dict[Any, Any], start: str) -> Iterator[tuple[str, Tens
 
 
 def read_tensors(file: Path, starts: tuple[str, ...]) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with one of `starts`. Raises ModelError."""
+    """Return the tensors whose names have one of the prefixes `starts`. Raise ModelError if the file is damaged."""
     if not is_safetensors(file):
         return {name: tensor for name, tensor in read_pickled(file).items() if name.startswith(starts)}
     try:
@@ -136,7 +143,7 @@ def read_tensors(file: Path, starts: tuple[str, ...]) -> dict[str, Tensor]:
 
 
 def hash_of_tensors(file: Path, starts: tuple[str, ...]) -> str:
-    """Return the SHA-256 over names and numbers of a part of a checkpoint."""
+    """Return the SHA-256 of the names and numbers of the tensors in a checkpoint with one of the prefixes `starts`."""
     import torch
 
     digest = hashlib.sha256()
@@ -147,7 +154,7 @@ def hash_of_tensors(file: Path, starts: tuple[str, ...]) -> str:
 
 
 def hash_of_files(*files: Path) -> str:
-    """Return the SHA-256 of the contents of files, one after the other."""
+    """Return the SHA-256 of the concatenated contents of files."""
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as opened:

@@ -1,1 +1,1 @@
-"""How latents are noised."""
+"""Add noise to latents, as diffusion or rectified flow."""

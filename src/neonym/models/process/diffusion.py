@@ -1,4 +1,4 @@
-"""Diffusion processes: a latent is noised by discrete timesteps, and the model predicts the noise or a velocity."""
+"""Diffusion: latents are noised at discrete timesteps, and the model predicts the noise or a velocity."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Diffusion:
     rules: NoiseRules = field(default_factory=NoiseRules)
 
     def timesteps(self, levels: Sequence[float]) -> Tensor:
-        """Return the timesteps of noise levels in 0..1 (1 excluded): int64 [B] in min_timestep..max_timestep (excluded)."""
+        """Return the timesteps, int64 [B] below max_timestep, of noise levels from 0 to 1 (excluded)."""
         low, high = self.rules.min_timestep, min(self.rules.max_timestep, len(self.alphas_cumprod))
         return torch.tensor([low + math.floor(level * (high - low)) for level in levels])
 
     def add_noise(self, x0: Tensor, keys: Sequence[Key], levels: Sequence[float]) -> Noisy:
-        """Return latents [B,C,h,w] noised to the given levels in 0..1, and what the model is to predict.
+        """Return latents [B,C,h,w] noised to levels from 0 to 1, and the target of the model.
 
         The target is the noise, or the velocity sqrt(a_t) noise - sqrt(1 - a_t) x_0 (Salimans & Ho 2022).
         """
@@ -42,12 +42,12 @@ class Diffusion:
         return Noisy(x_t, target, t.to(x0.device), alpha / (1 - alpha), velocity)
 
     def with_rules(self, rules: NoiseRules) -> Diffusion:
-        """Return the process with other rules for its noise."""
+        """Return the process with other noise rules."""
         return replace(self, rules=rules)
 
     @property
     def begins_at_pure_noise(self) -> bool:
-        """Return whether the last timestep has no signal at all."""
+        """Whether the last timestep is pure noise."""
         return float(self.alphas_cumprod[-1]) == 0
 
     def with_zero_terminal_snr(self) -> Diffusion:

@@ -1,4 +1,4 @@
-"""Rectified flow: a latent and noise lie on a straight line, and the model predicts its direction."""
+"""Rectified flow: a straight line leads from a latent to noise, and the model predicts its direction."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from neonym.models.process.noise import Key, NoiseRules
 from neonym.types import Noisy
 
 STEPS = 1000  # timesteps are thousandths of sigma, as in diffusers
-LEAST = 1e-4  # of a quantile: 0 and 1 lie at infinity
+LEAST = 1e-4  # lowest quantile: 0 and 1 are at infinity
 
 
 @dataclass(frozen=True)
 class Flow:
     """A rectified flow (Liu et al. 2022): x_s = (1 - s) x_0 + s noise, for sigma s in 0..1; the target is noise - x_0."""
 
-    shift: float = 1.0  # of sigma: s -> shift s / (1 + (shift - 1) s) (Esser et al. 2024, eq. 23)
-    sampling: Literal["logit_normal", "uniform"] = "logit_normal"  # of sigma in training (ibid., eq. 19)
+    shift: float = 1.0  # sigma becomes shift s / (1 + (shift - 1) s) (Esser et al. 2024, eq. 23)
+    sampling: Literal["logit_normal", "uniform"] = "logit_normal"  # distribution of sigma in training (ibid., eq. 19)
     rules: NoiseRules = field(default_factory=NoiseRules)
 
     def sigmas(self, levels: Sequence[float]) -> Tensor:
-        """Return the sigmas of noise levels in 0..1, float32 [B]: levels are quantiles, so even levels stay even."""
+        """Return the sigmas, float32 [B], of noise levels from 0 to 1. Levels are quantiles of sigma's distribution."""
         low, high = self.rules.min_timestep / STEPS, self.rules.max_timestep / STEPS
         drawn = [self.shifted(self.quantile(level)) for level in levels]
         return torch.tensor([low + s * (high - low) for s in drawn], dtype=torch.float32)
 
     def quantile(self, level: float) -> float:
-        """Return the sigma that a share `level` of all draws lies below, before it is shifted."""
+        """Return the quantile `level` of sigma's distribution, before the shift."""
         if self.sampling == "uniform":
             return level
         normal = NormalDist().inv_cdf(min(max(level, LEAST), 1 - LEAST))
         return 1 / (1 + math.exp(-normal))
 
     def shifted(self, sigma: float) -> float:
-        """Return sigma, moved towards noise by a shift above 1."""
+        """Return sigma after the shift; a shift above 1 moves it towards noise."""
         return self.shift * sigma / (1 + (self.shift - 1) * sigma)
 
     def add_noise(self, x0: Tensor, keys: Sequence[Key], levels: Sequence[float]) -> Noisy:
-        """Return latents [B,C,h,w] noised to the given levels in 0..1, and the velocity that the model is to predict."""
+        """Return latents [B,C,h,w] noised to levels from 0 to 1, and the velocity that the model should predict."""
         sigma = self.sigmas(levels).to(x0.device)  # [B]
         s = sigma[:, None, None, None]
         noise = self.rules.noise(x0, keys)
@@ -53,10 +53,10 @@ class Flow:
         return Noisy(x_t, noise - x0, STEPS * sigma, ((1 - sigma) / sigma).square(), velocity=True)
 
     def with_rules(self, rules: NoiseRules) -> Flow:
-        """Return the process with other rules for its noise."""
+        """Return the process with other noise rules."""
         return replace(self, rules=rules)
 
     @property
     def begins_at_pure_noise(self) -> bool:
-        """Return True: at a sigma of 1 nothing of the latent is left."""
+        """Whether the last timestep is pure noise, which is always true of a flow."""
         return True

@@ -1,4 +1,4 @@
-"""Keyed Gaussian noise, and sd-scripts' departures from it."""
+"""Draw keyed Gaussian noise, with sd-scripts' variations of it."""
 
 from __future__ import annotations
 
@@ -15,23 +15,26 @@ Key = tuple[int, int, int]
 
 
 def keyed_noise(like: Tensor, keys: Sequence[Key], purpose: str) -> Tensor:
-    """Return Gaussian noise of the shape of `like`, one keyed stream per sample: the same on every device and in any batch."""
+    """Return Gaussian noise of the shape of `like`, from one keyed stream per sample.
+
+    It is the same on every device and in any batch.
+    """
     rows = [torch.randn(like.shape[1:], generator=stream(*key, purpose)) for key in keys]
     return torch.stack(rows).to(like.device)
 
 
 def keyed_share(like: Tensor, keys: Sequence[Key], purpose: str) -> Tensor:
-    """Return one uniform number in 0..1 for each sample, [B,1,1,1]."""
+    """Return one uniform random number from 0 to 1 for each sample, [B,1,1,1]."""
     shares = torch.tensor([dice(*key, purpose).random() for key in keys], dtype=torch.float32)
     return shares[:, None, None, None].to(like.device)
 
 
 @dataclass(frozen=True)
 class NoiseRules:
-    """Departures from plain Gaussian noise and uniform timesteps, under the names of sd-scripts' flags.
+    """Variations of Gaussian noise and uniform timesteps, named like sd-scripts' flags.
 
-    Every random strength is drawn for each sample by its key, not once for a batch: a sample's noise does not depend
-    on its neighbours.
+    Random strengths are drawn per sample, by its key, not once per batch, so the noise of a sample does not depend on
+    the others in its batch.
     """
 
     noise_offset: float = 0.0  # Guttenberg 2023, "Diffusion with offset noise"
@@ -45,7 +48,7 @@ class NoiseRules:
     max_timestep: int = 1000
 
     def noise(self, x0: Tensor, keys: Sequence[Key]) -> Tensor:
-        """Return the noise that the model is to predict: latents [B,C,h,w] -> [B,C,h,w]."""
+        """Return the noise that the model should predict, for latents of the same shape [B,C,h,w]."""
         noise = keyed_noise(x0, keys, "noise")
         if self.noise_offset:
             strength = torch.full_like(x0[:, :1, :1, :1], self.noise_offset)  # [B,1,1,1]
@@ -62,7 +65,7 @@ class NoiseRules:
         return noise
 
     def pyramid(self, like: Tensor, key: Key) -> Tensor:
-        """Return noise of ever lower resolutions and strengths, scaled up to [1,C,h,w]."""
+        """Return the sum of noise at decreasing resolutions and strengths, each upscaled to [1,C,h,w]."""
         height, width = like.shape[2:]
         total = torch.zeros_like(like)
         for level in range(self.multires_noise_iterations):
@@ -75,7 +78,7 @@ class NoiseRules:
         return total
 
     def perturbation(self, x0: Tensor, keys: Sequence[Key]) -> Tensor | None:
-        """Return what is added to the noise that the model sees but not to its target, [B,C,h,w]; None for nothing."""
+        """Return the perturbation [B,C,h,w] of the model's input noise (not of its target), or None if there is none."""
         if not self.ip_noise_gamma:
             return None
         extra = self.ip_noise_gamma * keyed_noise(x0, keys, "perturbation")

@@ -1,1 +1,1 @@
-"""From captions to ids, with learned rows among them."""
+"""Tokenize captions to ids, including the ids of learned rows."""

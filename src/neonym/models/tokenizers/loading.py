@@ -1,4 +1,4 @@
-"""The tokenizers of a model, from its folder. Needs no torch."""
+"""Load the tokenizers of a model from its folder. This module does not need torch."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from neonym.models.tokenizers.clip import CHUNK, MOST_CHUNKS, ClipTokenizer, Cli
 from neonym.models.tokenizers.sequence import SequenceWordTokenizer
 from neonym.models.tokenizers.word_tokenizer import WordTokenizer
 
-CLIP = BUILTIN_MODELS / "emoji" / "tokenizer"  # its whole vocabulary
+CLIP = BUILTIN_MODELS / "emoji" / "tokenizer"  # the complete vocabulary of CLIP
 
 
 def load_tokenizers(source: ModelSource, max_token_length: int = CHUNK) -> dict[str, WordTokenizer]:
-    """Return the tokenizer of each text encoder; `max_token_length`: ids of a caption for CLIP. Raises ModelError."""
+    """Return the tokenizer of each text encoder. CLIP captions have up to `max_token_length` ids. Raise ModelError."""
     found = {}
     for encoder in source.family.encoders:
         try:
@@ -31,15 +31,15 @@ def load_tokenizers(source: ModelSource, max_token_length: int = CHUNK) -> dict[
                 found[encoder.name] = clip_tokenizer(source, encoder, max_token_length)
             else:
                 found[encoder.name] = sequence_tokenizer(source, encoder)
-        except Exception as error:  # files that are odd make it fail in any way
+        except Exception as error:  # invalid files can fail in any way
             raise ModelError(f"its tokenizer cannot be read ({first_line(error)})", source.name) from error
     return found
 
 
 def clip_tokenizer(source: ModelSource, encoder: EncoderSpec, max_token_length: int) -> ClipWordTokenizer:
-    """Return a CLIP tokenizer. A single file has none of its own: the package's is CLIP's.
+    """Return a CLIP tokenizer, from the model's folder or, for a single-file checkpoint, from this package.
 
-    Padding is the encoder's: with the end, or with id 0. Raises whatever odd files make of it.
+    Padding is that of the encoder: the end, or id 0. Invalid files raise any exception.
     """
     config = source.configs[encoder.name]
     if source.file is None:
@@ -53,22 +53,22 @@ def clip_tokenizer(source: ModelSource, encoder: EncoderSpec, max_token_length: 
 
 
 def sequence_tokenizer(source: ModelSource, encoder: EncoderSpec) -> SequenceWordTokenizer:
-    """Return a tokenizer of one sequence. Raises whatever odd files make of it."""
+    """Return a tokenizer of one sequence. Invalid files raise any exception."""
     folder, vocab = source.folder / encoder.tokenizer, int(source.configs[encoder.name]["vocab_size"])
     table = memoized(
-        "tokenizers", [versions("transformers", "tokenizers"), contents(folder)], lambda: read_sequence(folder)
+        "tokenizers", [versions("transformers", "tokenizers"), hashes_in(folder)], lambda: read_sequence(folder)
     )
     tokenizer = Tokenizer.from_str(table["tokenizer"])
     return SequenceWordTokenizer(vocab, encoder.max_length - 1, tokenizer=tokenizer, end=table["end"], pad=table["pad"])
 
 
-def contents(folder: Path) -> dict[str, str]:
+def hashes_in(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file in a folder."""
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir()) if p.is_file()}
 
 
 def read_sequence(folder: Path) -> dict[str, Any]:
-    """Return everything of a tokenizer as transformers reads it, as JSON."""
+    """Return the facts that `sequence_tokenizer` needs, as JSON, from the tokenizer that transformers loads."""
     from transformers import AutoTokenizer
 
     whole = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -76,18 +76,18 @@ def read_sequence(folder: Path) -> dict[str, Any]:
 
 
 def read_clip(folder: Path, pad: str | None = None, id_zero_pads: bool = False) -> ClipTokenizer:
-    """Return a CLIP tokenizer as transformers reads it, which takes a second to import: so the result is cached.
+    """Return a CLIP tokenizer as transformers loads it. The result is cached, since transformers is slow to import.
 
-    `id_zero_pads`: padding is id 0, which is no token of its own. Folders call it "!" and then read the "!" of captions as
-    padding. Raises whatever odd files make of it.
+    With `id_zero_pads`, padding is id 0, which is not a token: tokenizer files name it "!", and would then read the "!"
+    in captions as padding. Invalid files raise any exception.
     """
-    key = [versions("transformers", "tokenizers"), contents(folder), pad, id_zero_pads]
-    table = memoized("tokenizers", key, lambda: as_transformers_reads_clip(folder, pad, id_zero_pads))
+    key = [versions("transformers", "tokenizers"), hashes_in(folder), pad, id_zero_pads]
+    table = memoized("tokenizers", key, lambda: read_clip_with_transformers(folder, pad, id_zero_pads))
     return ClipTokenizer(Tokenizer.from_str(table["tokenizer"]), table["start"], table["end"], table["pad"])
 
 
-def as_transformers_reads_clip(folder: Path, pad: str | None, id_zero_pads: bool) -> dict[str, Any]:
-    """Return everything of a `ClipTokenizer`, as JSON."""
+def read_clip_with_transformers(folder: Path, pad: str | None, id_zero_pads: bool) -> dict[str, Any]:
+    """Return the fields of a `ClipTokenizer`, as JSON, from the tokenizer that transformers loads."""
     from transformers import CLIPTokenizer
 
     more: dict[str, Any] = {} if pad is None else {"pad_token": pad}

@@ -1,4 +1,7 @@
-"""Captions to ids for encoders that read one sequence, such as T5: the text, an end, padding. Needs no torch."""
+"""Tokenize captions for encoders that read one sequence, such as T5: text, end, padding.
+
+This module does not need torch.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from neonym.models.tokenizers.word_tokenizer import WordTokenizer
 
 @dataclass
 class SequenceWordTokenizer(WordTokenizer):
-    """A tokenizer of one sequence, case and all, that knows new words."""
+    """A case-sensitive tokenizer of one sequence, with new words."""
 
     tokenizer: Tokenizer = field(kw_only=True)
     end: int = field(kw_only=True)
@@ -20,26 +23,26 @@ class SequenceWordTokenizer(WordTokenizer):
 
     @property
     def backend(self) -> Tokenizer:
-        """Return the tokenizer of the vocabulary."""
+        """The tokenizer of the vocabulary."""
         return self.tokenizer
 
     def cleaned(self, text: str) -> str:
-        """Return the text with single blanks."""
+        """Return the text with single spaces."""
         return " ".join(text.split())
 
     def pieces(self, text: str) -> list[int]:
-        """Return the ids of plain text, without its end."""
+        """Return the ids of text without new words, without the end."""
         return self.tokenizer.encode(text.strip(), add_special_tokens=False).ids if text.strip() else []
 
     def read(self, piece: int) -> str:
-        """Return an id as text, without the mark that begins a word."""
+        """Return the text of an id, without the mark at the start of a word."""
         return str(self.tokenizer.id_to_token(piece)).removeprefix("\u2581")
 
     def laid_out(self, parts: Sequence[Sequence[tuple[int, float]]]) -> tuple[list[list[int]], list[list[float]]]:
-        """Return one part of (id, emphasis), with its end and padded, as ids and emphasis [1,L]."""
-        rows, weights = [], []
+        """Return the ids and the emphasis, each [1,L], of one part of (id, emphasis), with end and padding."""
+        rows, emphasis = [], []
         for part in parts[: self.most_parts]:
             empty = self.part - len(part)
             rows.append([*(token for token, _ in part), self.end] + [self.pad] * empty)
-            weights.append([*(weight for _, weight in part), 1.0] + [1.0] * empty)
-        return rows, weights
+            emphasis.append([*(weight for _, weight in part), 1.0] + [1.0] * empty)
+        return rows, emphasis

@@ -1,6 +1,7 @@
-"""Say which programs read a file, and how. The rules of each program were measured with its own loader.
+"""Describe which programs read an embedding file, and how. The rules were measured with each program's own loader.
 
-A rule takes a file that the program opens and returns what the program does with it: "reads it ...", or why not.
+A rule takes a file that the program opens and returns what the program does with it: "reads it ...", or why it does
+not.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from neonym.formats.content import Stored, shown, tensors_of
+from neonym.formats.content import FileContent, printable, tensors_in
 from neonym.formats.tensors import BUNDLE, OUTPUT, SECOND_WIDTH, WIDTH, as_name, bundles
 
 IMAGES = ("png", "webp", "jxl", "avif")
@@ -22,133 +23,142 @@ READS = "reads it"
 FIRST = "reads the first of its words only"
 STAR = "reads the word * only"
 NO_TABLE = "refuses it: no table of vectors"
-SAFE_ENTRY = re.compile(r"data\.pkl|version|data/\d+|byteorder|\.data/serialization_id")  # AUTOMATIC1111's list
-INVOKEAI_NAME = re.compile(r"[A-Za-z0-9., _-]+")  # what may stand between < and >
+# The entries that AUTOMATIC1111 allows
+SAFE_ENTRY = re.compile(r"data\.pkl|version|data/\d+|byteorder|\.data/serialization_id")
+INVOKEAI_NAME = re.compile(r"[A-Za-z0-9., _-]+")  # what prompts may have between < and >
 
 
 @dataclass(frozen=True)
 class File:
-    """A frozen record of a file and its name, with the properties that the rules ask for."""
+    """An embedding file and its name, with the properties that the rules need."""
 
-    stored: Stored
-    name: str  # the file name without ending, which is the word in most programs
+    content: FileContent
+    name: str  # the file name without extension, which is the word in most programs
 
     @property
     def top(self) -> dict[str, Tensor]:
-        return {name: value for name, value in self.stored.table.items() if isinstance(value, Tensor)}
+        """The tensors at the top level of the file."""
+        return {name: value for name, value in self.content.table.items() if isinstance(value, Tensor)}
 
     @property
     def params(self) -> dict[str, Tensor] | None:
-        """Return the tensors of the web UI's key `string_to_param`, or None if the file has none."""
-        return None if self.stored.inner is None else tensors_of(self.stored.inner)
+        """The tensors under the web UI's key `string_to_param`, or None if there is none."""
+        return None if self.content.inner is None else tensors_in(self.content.inner)
 
     @property
     def pair(self) -> bool:
+        """Whether the file has a tensor for each of SDXL's encoders, named as sd-scripts names them."""
         return "clip_l" in self.top and "clip_g" in self.top
 
     @property
     def parameters(self) -> bool:
-        """Return whether a program would need torch's parameter classes to read the file."""
-        inner = self.stored.inner
-        values = [*self.stored.table.values(), *(inner.values() if isinstance(inner, Mapping) else ())]
+        """Whether a program needs torch's parameter classes to read the file."""
+        inner = self.content.inner
+        values = [*self.content.table.values(), *(inner.values() if isinstance(inner, Mapping) else ())]
         return self.parameter_dict or any(isinstance(v, torch.nn.Parameter) for v in values)
 
     @property
     def parameter_dict(self) -> bool:
-        return isinstance(self.stored.inner, torch.nn.ParameterDict)
+        """Whether `string_to_param` is a ParameterDict."""
+        return isinstance(self.content.inner, torch.nn.ParameterDict)
 
     @property
     def rows(self) -> list[Tensor]:
-        """Return all tensors that may be vectors."""
+        """All tensors that may hold vectors."""
         return list((self.top if self.params is None else self.params).values())
 
     @property
     def widths(self) -> set[int]:
+        """The widths of all tensors that may hold vectors."""
         return {rows.shape[-1] for rows in self.rows if rows.ndim}
 
     @property
     def unequal(self) -> bool:
+        """Whether SDXL's encoders have different numbers of vectors."""
         return self.pair and self.top["clip_l"].shape[:1] != self.top["clip_g"].shape[:1]
 
     @property
     def second_alone(self) -> bool:
-        """Return whether the file has vectors for SDXL's second encoder and none for its first."""
+        """Whether the file has vectors only for SDXL's second encoder."""
         return self.widths == {SECOND_WIDTH}
 
     @property
     def bundled(self) -> list[str]:
-        """Return the names of the tensors that are words in a LoRA file, in the notation that several programs know."""
+        """The names of the tensors that are words in a LoRA file, in the notation that several programs read."""
         return [name for name in self.top if name.startswith(BUNDLE)]
 
 
 @dataclass(frozen=True)
 class Program:
-    """A frozen record of what a program opens, and what it does with a file that it opens."""
+    """A program that uses embedding files: which files it opens, and what it does with them."""
 
     rule: Callable[[File], str]
-    endings: tuple[str, ...] = ()  # the endings that it opens; empty: any
-    by_content: bool = False  # whether it recognises a file by its content
-    bundles: bool = False  # whether it reads the words that a LoRA carries, with the LoRA
+    endings: tuple[str, ...] = ()  # the extensions that it opens; empty: any
+    by_content: bool = False  # it recognises files by their content
+    bundles: bool = False  # it reads the words in a LoRA file together with the LoRA
     images: bool = False
-    tops: tuple[str, ...] = ()  # what it reads besides a table
+    tops: tuple[str, ...] = ()  # the top levels that it reads besides a table
 
 
-def programs(stored: Stored, name: str) -> dict[str, str]:
-    """Return what each program does with a file, by the name of the program."""
-    file = File(stored, name)
-    return {program: said_by(rules, file) for program, rules in PROGRAMS.items()}
+def support_by_program(content: FileContent, name: str) -> dict[str, str]:
+    """Return what each program does with a file: "reads it ...", or why it does not."""
+    file = File(content, name)
+    return {program: support_in(rules, file) for program, rules in PROGRAMS.items()}
 
 
-def said_by(program: Program, file: File) -> str:
-    """Return what a program does with a file: why it does not open it, else what the rule of the program says."""
-    stored, ending = file.stored, file.stored.ending
-    image, pickled = stored.container == "image", stored.container in ("zip", "old pickle")
+def support_in(program: Program, file: File) -> str:
+    """Return what one program does with a file: why it does not open it, or else the result of the program's rule."""
+    content, ending = file.content, file.content.ending
+    image, pickled = content.container == "image", content.container in ("zip", "old pickle")
     named = "image" if ending in IMAGES else "safetensors" if ending == "safetensors" else "pickle"
     if image and not program.images:
         return "does not read images"
     if program.endings and ending not in program.endings:
-        return f"does not look at {f'.{ending} files' if ending else 'files without an ending'}"
-    if not program.by_content and named != ("pickle" if pickled else stored.container):
+        return f"ignores {f'.{ending} files' if ending else 'files without an extension'}"
+    if not program.by_content and named != ("pickle" if pickled else content.container):
         kind = "a pickle" if pickled else "an image" if image else "a .safetensors file"
-        return f"refuses it: its ending says something else than its content, which is {kind}"
-    if (file.bundled or stored.unread) and not (program.rule is comfy and file.bundled):
+        return f"refuses it: its extension does not match its content, which is {kind}"
+    if (file.bundled or content.unread) and not (program.rule is comfy and file.bundled):
         more = ", reads it as a LoRA with its words" if program.bundles and file.bundled else ""
         return f"refuses it as an embedding{more}"
-    if stored.top != "table" and stored.top not in program.tops:
-        return f"refuses it: it is a {stored.top}"
+    if content.top != "table" and content.top not in program.tops:
+        return f"refuses it: it is a {content.top}"
     if program.rule is not diffusers and not file.widths & {WIDTH, SD2_WIDTH, SECOND_WIDTH}:
-        return f"has no model with words of {', '.join(map(str, sorted(file.widths))) or 'no'} numbers"
+        return f"has no model for vectors of {', '.join(map(str, sorted(file.widths))) or 'no'} numbers"
     return program.rule(file)
 
 
 def web_ui(file: File) -> str:
-    """Return what AUTOMATIC1111 and Forge do with the layout of a file."""
+    """Return what AUTOMATIC1111 and Forge do with a file, except for AUTOMATIC1111's check of archives."""
     if file.params is not None:
         entries, rows = len(file.params), list(file.params.values())
         if entries != 1:
             return f"refuses it: string_to_param has {entries} entries"
     elif file.pair:
-        texts = sorted(set(file.stored.table) - set(file.top))
+        texts = sorted(set(file.content.table) - set(file.top))
         if texts:
-            return f"refuses it: beside clip_l and clip_g there are values that are no tensors ({', '.join(map(shown, texts))})"
+            return (
+                f"refuses it: some values beside clip_l and clip_g are not tensors ({', '.join(map(printable, texts))})"
+            )
         rows = [file.top["clip_l"], file.top["clip_g"]]
-    elif len(file.stored.table) == 1 and file.top:
+    elif len(file.content.table) == 1 and file.top:
         rows = list(file.top.values())
     else:
         return "refuses it: neither one tensor nor clip_l and clip_g"
     if any(r.ndim not in (1, 2) for r in rows):
         return NO_TABLE
     if sum(r.shape[-1] for r in rows) not in (WIDTH, SD2_WIDTH, WIDTH + SECOND_WIDTH):
-        return "skips it: the vectors are of no width that it knows"
-    named = file.stored.container == "image" and as_name(file.stored.table.get("name"))
-    return f"{READS}, as `{named}`: the name that stands in the card" if named and named != file.name else READS
+        return "skips it: it does not know the width of the vectors"
+    named = file.content.container == "image" and as_name(file.content.table.get("name"))
+    return f"{READS}, as `{named}`: the name in the card" if named and named != file.name else READS
 
 
 def automatic1111(file: File) -> str:
-    odd = sorted(entry for entry in file.stored.entries if not SAFE_ENTRY.fullmatch(entry))
+    """Return what AUTOMATIC1111 does with a file."""
+    odd = sorted(entry for entry in file.content.entries if not SAFE_ENTRY.fullmatch(entry))
     found = web_ui(file)
     return (
-        f"refuses it: unknown entries in the archive ({', '.join(map(shown, odd))})"
+        f"refuses it: unknown entries in the archive ({', '.join(map(printable, odd))})"
         if odd and found.startswith(READS)
         else found
     )
@@ -157,43 +167,46 @@ def automatic1111(file: File) -> str:
 def comfy(file: File) -> str:
     """Return what ComfyUI does with a file.
 
-    ComfyUI tries a name with the endings .safetensors, .pt and .bin, so any other file is found by its whole name only.
+    ComfyUI tries a name with the extensions .safetensors, .pt and .bin, so other files are found only by the whole
+    name.
     """
-    ending = file.stored.ending
+    ending = file.content.ending
     whole = file.name if ending in ("safetensors", "pt", "bin") else f"{file.name}.{ending}" if ending else file.name
     if not file.rows:
         return "refuses it: there are no tensors"
     if file.bundled:
         known = any(name.endswith((".string_to_param.*", ".clip_l", ".clip_g", ".clip_h")) for name in file.bundled)
         all_words = "reads all of its words as one" if len(bundles(file.top)) > 1 else READS
-        return f"{all_words}: embedding:{whole}" if known else "takes the first tensor of the LoRA for the word"
+        return f"{all_words}: embedding:{whole}" if known else "takes the first tensor of the LoRA as the word"
     if file.second_alone:
-        return f"reads it for SDXL's second encoder, without a word for its first: embedding:{whole}"
-    if len(file.rows) > 1 and not file.pair and not file.stored.listed:
+        return f"reads it for SDXL's second encoder only: embedding:{whole}"
+    if len(file.rows) > 1 and not file.pair and not file.content.listed:
         return f"{FIRST}: embedding:{whole}"
     if re.search(r"\s", file.name):
-        return "reads it, but no prompt can say a name with blanks: rename the file"
+        return "reads it, but prompts cannot contain a name with spaces: rename the file"
     return f"{READS}{' by its whole name' if whole != file.name else ''}: embedding:{whole}"
 
 
 def sdnext(file: File) -> str:
-    if file.stored.container != "safetensors":
-        inner = file.stored.inner
+    """Return what SD.Next does with a file."""
+    if file.content.container != "safetensors":
+        inner = file.content.inner
         if not isinstance(inner, dict) or "*" not in inner:
             return "refuses it: no string_to_param with *"
         return STAR if len(inner) > 1 else READS
     widths = [r.shape[-1] for r in file.rows if r.ndim in (1, 2)]
     if sorted(widths) not in ([WIDTH], [SD2_WIDTH], [WIDTH, SECOND_WIDTH]) or len(widths) < len(file.rows):
-        return "refuses it: the tensors do not fit the encoders one by one"
+        return "refuses it: there is not exactly one tensor for each encoder"
     if any(r.ndim == 1 for r in file.rows):
-        return "misreads a single vector that is no table"
+        return "misreads a single vector that is not a table"
     return "misreads unequal numbers of vectors" if file.unequal else READS
 
 
 def invoke(file: File) -> str:
+    """Return what InvokeAI does with a file."""
     if file.parameter_dict:
         return "refuses it: its safe loader does not know ParameterDict"
-    if "string_to_token" in file.stored.table and file.params:
+    if "string_to_token" in file.content.table and file.params:
         width = next(iter(file.params.values())).shape[-1]
     elif "emb_params" in file.top:
         rows = file.top["emb_params"]
@@ -202,53 +215,57 @@ def invoke(file: File) -> str:
         width = file.top["clip_g"].shape[-1] if "clip_l" in file.top else 0
     else:
         first = next(iter(file.top.values())) if len(file.top) == 1 else None
-        width = first.shape[0] if first is not None and first.ndim else 0  # InvokeAI reads the first side of the shape
+        width = first.shape[0] if first is not None and first.ndim else 0  # InvokeAI reads the first dimension
     if width not in (WIDTH, SD2_WIDTH, SECOND_WIDTH):
-        return "refuses it: it does not recognise what it is for"
+        return "refuses it: it does not recognise the model that it is for"
     if width == SECOND_WIDTH and not file.pair:
         return "refuses it: SDXL needs clip_l and clip_g"
     if len(file.params or ()) > 1:
         return FIRST
     if not INVOKEAI_NAME.fullmatch(file.name) or "," in file.name:
-        return "reads it, but prompts cannot say its name: rename it there to letters, digits and _ -"
+        return "reads it, but prompts cannot contain its name: rename it there to letters, digits and _ -"
     return f"{READS}: <{file.name}>{', outside of ( ) only' if '.' in file.name else ''}"
 
 
 def diffusers(file: File) -> str:
+    """Return what diffusers does with a file."""
     if file.parameter_dict:
         return "refuses it: its safe loader does not know ParameterDict"
     if file.params is not None:
         if "*" not in file.params:
             return "refuses it: string_to_param without *"
-        if "name" not in file.stored.table:
+        if "name" not in file.content.table:
             return "refuses it: string_to_param without a name"
         return STAR if len(file.params) > 1 else READS
     if file.pair:
         return "one call for each encoder, with clip_l and clip_g"
-    if len(file.stored.table) != 1 or not file.rows:
+    if len(file.content.table) != 1 or not file.rows:
         return "refuses it: more than one tensor"
     if file.rows[0].ndim > 2:
         return NO_TABLE
     if file.second_alone:
         return (
-            "one call with text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2: the first encoder has no word"
+            "one call with text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2: "
+            "there are no vectors for the first encoder"
         )
     return f"{READS}, with token=..." if next(iter(file.top)) in ("emb_params", "emp_params", "*") else READS
 
 
 def sd_cpp(file: File) -> str:
+    """Return what stable-diffusion.cpp does with a file."""
     if file.parameters:
-        return "refuses it: it knows plain tensors only"
+        return "refuses it: it reads plain tensors only"
     if not file.rows or file.second_alone or any(not r.is_floating_point() for r in file.rows):
         return "refuses it: there are no vectors for its encoders"
     if any(r.dtype not in (torch.float32, torch.float64) for r in file.rows):
-        return "misreads it: it takes every number for 32 bits (neonym convert makes them that)"
+        return "misreads it: it takes all numbers as 32 bits (neonym convert writes 32 bits)"
     if file.pair or file.widths == XL:
-        return "reads clip_g, but takes it for clip_l too (its mistake)"
+        return "reads clip_g, but also takes it as clip_l (a bug in it)"
     return "reads one of its words only" if len(file.rows) > 1 else READS
 
 
 def sd_scripts(file: File) -> str:
+    """Return what sd-scripts does with a file."""
     if file.parameter_dict:
         return "refuses it: its safe loader does not know ParameterDict"
     if file.pair:
@@ -257,25 +274,26 @@ def sd_scripts(file: File) -> str:
     if not rows or file.widths == XL or rows[0].shape[-1:] not in ((WIDTH,), (SD2_WIDTH,)):
         return "refuses it: neither one tensor nor clip_l and clip_g"
     if rows[0].ndim == 1:
-        return "reads it for training (--weights); its generator misreads a single vector that is no table"
+        return "reads it for training (--weights); its generator misreads a single vector that is not a table"
     if rows[0].ndim != 2:
         return NO_TABLE
     if len(file.rows) > 1:
         return FIRST
-    return "reads it in its generator; --weights takes plain tensors only" if file.parameters else READS
+    return "reads it in its generator; --weights reads plain tensors only" if file.parameters else READS
 
 
 def onetrainer(file: File) -> str:
+    """Return what OneTrainer does with a file."""
     outputs = [name for name in file.top if OUTPUT.fullmatch(name)]
     if outputs and (file.pair or outputs == ["emp_params_out"]):
-        return "reads it, to go on training an output embedding"
+        return "reads it, to continue training an output embedding"
     rows = file.top.get("emp_params")
     known = file.pair or (rows is not None and rows.shape[-1:] in ((WIDTH,), (SD2_WIDTH,)))
     if known and not file.parameters:
-        return f"{READS}, to go on training"
+        return f"{READS}, to continue training"
     if "emb_params" in file.top:
-        return "refuses it: it knows emp_params, not emb_params (neonym convert to .pt writes that)"
-    return "refuses it: it knows emp_params, or clip_l and clip_g"
+        return "refuses it: it reads emp_params, not emb_params (neonym convert to .pt writes emp_params)"
+    return "refuses it: it reads emp_params, or clip_l and clip_g"
 
 
 WEB_UI = ("safetensors", "pt", "bin", *IMAGES)

@@ -1,7 +1,7 @@
-"""The repair of files whose pixels are all there although something else is not: an end mark, a text, a checksum.
+"""Repair image files whose pixels are complete but that are otherwise damaged: an end marker, a text, a checksum.
 
-Pillow refuses them, or reads them only if it is set to read files whose pixels are missing too. So such a file is
-written anew in memory, from the parts that decide its pixels; Pillow's global settings are left alone.
+Pillow refuses such files, or reads them only with a setting that also accepts missing pixels. Therefore a file is
+rebuilt in memory from the parts that determine its pixels, and Pillow's global settings are not changed.
 """
 
 from __future__ import annotations
@@ -15,43 +15,43 @@ from PIL import Image
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 END_OF_JPEG = b"\xff\xd9"
-TAILS = (b"", bytes(64), b"\xa5" * 64, b"\x5a" * 64)  # bytes that missing pixels would be read from
-NEEDED = (b"IHDR", b"PLTE", b"tRNS")  # must be whole
-WISHED = (b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"eXIf")  # are left out if they are not
+TAILS = (b"", bytes(64), b"\xa5" * 64, b"\x5a" * 64)  # bytes that a decoder would read in place of missing pixels
+REQUIRED = (b"IHDR", b"PLTE", b"tRNS")  # chunks that must be intact
+OPTIONAL = (b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"eXIf")  # chunks that are left out if damaged
 LARGEST_PROFILE = 1 << 20  # bytes; Pillow refuses a PNG with a larger one
-LOST_PROFILE = b"lost\0\0"  # stands for a profile that cannot be used, so that it is reported
-MOST_PACKED = 1040  # bytes in one: more than zlib can
-CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # channels of a PNG, by its colour type
+LOST_PROFILE = b"lost\0\0"  # replaces a profile that cannot be used, so that it is reported
+MOST_PACKED = 1040  # unpacked bytes per packed byte, more than zlib achieves
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # colour type of a PNG -> channels
 PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-FLAGS = {b"EXIF": 0x08, b"XMP ": 0x04}  # in the header of a WebP: what stands behind its pixels
+FLAGS = {b"EXIF": 0x08, b"XMP ": 0x04}  # flags in the header of a WebP for the chunks after its pixels
 
 
-def mended(data: bytes) -> bytes | None:
-    """Return the bytes of an image that Pillow reads, with the same pixels; None if pixels are missing or damaged."""
+def repaired(data: bytes) -> bytes | None:
+    """Return an image file with the same pixels that Pillow reads, or None if pixels are missing or damaged."""
     try:
         if data.startswith(PNG):
-            return mended_png(data)
+            return repaired_png(data)
         if data.startswith(JPEG):
-            return mended_jpeg(data)
+            return repaired_jpeg(data)
         if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-            return mended_webp(data)
+            return repaired_webp(data)
     except (struct.error, IndexError, KeyError, zlib.error):
         pass
     return None
 
 
-def mended_png(data: bytes) -> bytes | None:
-    """Return a PNG without its texts and with an end mark; None if pixels are missing or damaged."""
+def repaired_png(data: bytes) -> bytes | None:
+    """Return a PNG without its texts and with an end marker, or None if pixels are missing or damaged."""
     kept, packed = list[bytes](), list[bytes]()
     for kind, body, checksum in png_chunks(data):
-        whole = checksum == zlib.crc32(kind + body)
+        intact = checksum == zlib.crc32(kind + body)
         if kind == b"IDAT":
             packed.append(body)
-            if not whole and checksum is not None:
+            if not intact and checksum is not None:
                 return None
-        elif kind in NEEDED and not whole:
+        elif kind in REQUIRED and not intact:
             return None
-        elif whole and kind in (*NEEDED, *WISHED):
+        elif intact and kind in (*REQUIRED, *OPTIONAL):
             kept.append(png_chunk(kind, LOST_PROFILE if kind == b"iCCP" and is_too_large(body) else body))
         if checksum is None or kind == b"IEND":
             break
@@ -62,7 +62,7 @@ def mended_png(data: bytes) -> bytes | None:
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, int | None]]:
-    """Yield each chunk's kind, as much of its body as there is, and its checksum; None if the file ends before it."""
+    """Yield the type, the body (as much as there is) and the checksum (None if missing) of each chunk."""
     at = len(PNG)
     while at + 8 <= len(data):
         length, kind = struct.unpack(">I4s", data[at : at + 8])
@@ -72,20 +72,20 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, int | None]]:
 
 
 def png_chunk(kind: bytes, body: bytes) -> bytes:
-    """Return a chunk of a PNG: its length, kind, body and checksum."""
+    """Return a chunk of a PNG: length, type, body, checksum."""
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def is_too_large(profile: bytes) -> bool:
-    """Return whether a profile (name, 0, method, packed bytes) is so large that Pillow refuses the whole image."""
+    """Return whether a profile (name, 0, method, packed bytes) is so large that Pillow refuses the image."""
     opened = zlib.decompressobj()
     opened.decompress(profile[profile.index(b"\0") + 2 :], LARGEST_PROFILE)
     return bool(opened.unconsumed_tail)
 
 
 def complete_pixels(header: bytes, packed: bytes) -> bytes | None:
-    """Return the packed rows of a PNG with the end that they may lack; None if rows are missing."""
-    wanted = packed_size(header)
+    """Return the packed rows of a PNG, with their end restored if it is missing, or None if rows are missing."""
+    wanted = unpacked_size(header)
     if wanted > len(packed) * MOST_PACKED:
         return None
     opened = zlib.decompressobj()
@@ -95,8 +95,8 @@ def complete_pixels(header: bytes, packed: bytes) -> bytes | None:
     return packed if opened.eof else zlib.compress(rows, 1)
 
 
-def packed_size(header: bytes) -> int:
-    """Return how many bytes the rows of a PNG have, each with the byte that names its filter."""
+def unpacked_size(header: bytes) -> int:
+    """Return the number of bytes in the unpacked rows of a PNG, including the filter byte of each."""
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
     bits, size = depth * CHANNELS[colour], 0
     for left, top, across, down in PASSES if interlaced else ((0, 0, 1, 1),):
@@ -106,23 +106,23 @@ def packed_size(header: bytes) -> int:
     return size
 
 
-def mended_jpeg(data: bytes) -> bytes | None:
-    """Return a JPEG with an end mark, or None if pixels are missing: then they depend on what is read after them."""
+def repaired_jpeg(data: bytes) -> bytes | None:
+    """Return a JPEG with an end marker, or None if pixels are missing: they then depend on the bytes that follow."""
     data = data.rstrip(b"\xff")
     found = set[bytes]()
     for tail in TAILS:
         try:
             with Image.open(BytesIO(data + tail + END_OF_JPEG)) as image:
                 found.add(image.tobytes())
-        except Exception:  # Pillow may raise anything on a damaged file
+        except Exception:  # damaged files can fail in any way
             return None
         if len(found) > 1:
             return None
     return data + END_OF_JPEG
 
 
-def mended_webp(data: bytes) -> bytes | None:
-    """Return a WebP without incomplete chunks behind its pixels; None if another chunk is incomplete."""
+def repaired_webp(data: bytes) -> bytes | None:
+    """Return a WebP without incomplete chunks after its pixels, or None if another chunk is incomplete."""
     kept, at = dict[bytes, bytes](), 12
     while at + 8 <= len(data):
         kind, length = struct.unpack("<4sI", data[at : at + 8])

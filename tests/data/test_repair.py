@@ -1,4 +1,4 @@
-"""Image files that are damaged beside their pixels, or odd in another way: used, and said; without all pixels: refused."""
+"""Verify that images with complete pixels are used whatever else is damaged or odd, and refused otherwise."""
 
 import io
 import struct
@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, PngImagePlugin
 
-from neonym.data.images import inspect, load_pixels
+from neonym.data.images import inspect_image, load_pixels
 from neonym.data.library_warnings import pillow_warnings
-from neonym.data.mending import mended
+from neonym.data.repair import repaired
 from neonym.errors import DataError
 from neonym.types import Fit, View
 from support import WORD
@@ -35,7 +35,7 @@ def packed(kind: str, image: Image.Image = NOISE, **how) -> bytes:
 
 
 def text(size: int, **how) -> bytes:
-    """A PNG with a text of `size` letters."""
+    """Return a PNG with a text of `size` letters."""
     info = PngImagePlugin.PngInfo()
     info.add_text("workflow", "x" * size, **how)
     return packed("PNG", pnginfo=info)
@@ -46,7 +46,7 @@ def changed(data: bytes, at: int) -> bytes:
 
 
 def interlaced(rows_missing: int = 0, adler: bool = True) -> bytes:
-    """A PNG of 8 x 8 grey pixels in Adam7's seven passes, without its last rows."""
+    """Return a PNG of 8 x 8 grey pixels in Adam7's seven passes, without its last rows."""
     rows = [
         b"\0" + bytes(n) for n, count in ((1, 1), (1, 1), (2, 1), (2, 2), (4, 2), (4, 4), (8, 4)) for _ in range(count)
     ]
@@ -90,15 +90,15 @@ def whole_of(name: str) -> bytes:
 
 
 @pytest.mark.parametrize("name", USABLE)
-def test_damage_beside_the_pixels(tmp_path, name):
+def test_damage_outside_the_pixels_is_repaired(tmp_path, name):
     path, whole = tmp_path / "x.png", tmp_path / "whole.png"
     path.write_bytes(USABLE[name])
-    size, content, remarks = inspect(path)
-    assert content != inspect(path.with_name("x.png"))[0]
+    size, content, remarks = inspect_image(path)
+    assert content != inspect_image(path.with_name("x.png"))[0]
     assert [r.kind for r in remarks] == ["mended"]
     if "interlaced" not in name:
         whole.write_bytes(whole_of(name))
-        assert size == inspect(whole).size
+        assert size == inspect_image(whole).size
         assert (load_pixels(path, WHOLE) == load_pixels(whole, WHOLE)).all()
     else:
         assert load_pixels(path, View(Fit((8, 8), (8, 8), (0, 0, 8, 8)))).max() == -1
@@ -106,22 +106,22 @@ def test_damage_beside_the_pixels(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_missing_or_damaged_pixels(tmp_path, name):
+def test_missing_or_damaged_pixels_are_refused(tmp_path, name):
     path = tmp_path / "x.png"
     path.write_bytes(REFUSED[name])
-    assert mended(REFUSED[name]) is None
-    for read in (inspect, lambda p: load_pixels(p, WHOLE)):
+    assert repaired(REFUSED[name]) is None
+    for read in (inspect_image, lambda p: load_pixels(p, WHOLE)):
         with pytest.raises(DataError, match=r"x\.png: (is|cannot|has)"):
             read(path)
 
 
 def test_rows_of_a_png_are_counted():
-    assert mended(interlaced()) is not None
-    assert mended(interlaced(1)) is None
+    assert repaired(interlaced()) is not None
+    assert repaired(interlaced(1)) is None
 
 
-def test_any_cut_is_whole_or_refused(tmp_path):
-    """Cut anywhere, a file is either refused or has the very pixels of the whole."""
+def test_a_truncated_file_is_complete_or_refused(tmp_path):
+    """Wherever a file is truncated, it is refused or has exactly the pixels of the whole."""
     path = tmp_path / "x"
     for data in (PNG, JPEG, SMOOTH, PROGRESSIVE, WEBP):
         path.write_bytes(data)
@@ -129,7 +129,7 @@ def test_any_cut_is_whole_or_refused(tmp_path):
         for end in [*range(9, len(data), 97), *range(len(data) - 40, len(data))]:
             path.write_bytes(data[:end])
             try:
-                inspect(path)
+                inspect_image(path)
             except DataError:
                 continue
             used += 1
@@ -137,7 +137,7 @@ def test_any_cut_is_whole_or_refused(tmp_path):
         assert 1 <= used <= 40
 
 
-def test_a_data_set_of_odd_files_is_used_and_said(tmp_path):
+def test_a_data_set_of_odd_files_is_used_with_notes(tmp_path):
     folder = make_images(tmp_path / "a", 2)
     files = {
         "text.png": USABLE["a text of 3 MB"], "end.jpg": JPEG[:-2], "jpeg.png": JPEG, "png.jpg": PNG, "gif.png": packed("GIF", FRAMES[0], **MOVING),
@@ -152,9 +152,9 @@ def test_a_data_set_of_odd_files_is_used_and_said(tmp_path):
         assert not ready.failed()
         assert len(ready.records) == 2 + len(files) - 1
         notes = said(ready, "note")
-        assert "2 images damaged beside the pixels" in notes
+        assert "2 images with damage outside the pixels" in notes
         assert "(end.jpg, text.png)" in notes
-        assert "3 images with several frames, of which the first is used (gif.png, moving.png, moving.webp)" in notes
+        assert "3 images with several frames: only the first frame is used (gif.png, moving.png, moving.webp)" in notes
         assert "empty.png: is an empty file" in said(ready, "warning")
         assert "folder.png: is a folder" in said(ready, "warning")
     for name in ("gif.png", "moving.webp", "moving.png", "stereo.jpg"):
@@ -173,31 +173,31 @@ def orientation(value: bytes, kind: int = 3, count: int = 1) -> bytes:
         (b"Exif\0\0", False), (b"Exif\0\0MM", False), (b"Exif\0\0XX*\0", False), (b"Exif\0\0II*\0\xff\xff\xff\xff", False), (b"Exif\0\0II*\0\x08\0\0\0\xff\xff", False),
     ],
 )  # fmt: skip
-def test_exif_that_is_broken_turns_nothing(tmp_path, exif, turned):
+def test_broken_exif_is_ignored(tmp_path, exif, turned):
     for kind in ("JPEG", "PNG", "WEBP"):
         (tmp_path / "x").write_bytes(packed(kind, exif=exif))
-        wide = inspect(tmp_path / "x").size == SIZE
+        wide = inspect_image(tmp_path / "x").size == SIZE
         assert wide != turned
         assert load_pixels(
             tmp_path / "x", WHOLE if wide else View(Fit(SIZE[::-1], SIZE[::-1], (0, 0, *SIZE[::-1])))
         ).shape
 
 
-def test_every_orientation_is_that_of_pillow(tmp_path):
+def test_every_orientation_agrees_with_pillow(tmp_path):
     from PIL import ImageOps
 
     for value in range(1, 9):
         (tmp_path / "x.png").write_bytes(packed("PNG", exif=orientation(bytes([value, 0, 0, 0]))))
         with Image.open(tmp_path / "x.png") as image:
             wanted = ImageOps.exif_transpose(image)
-        assert inspect(tmp_path / "x.png").size == wanted.size
+        assert inspect_image(tmp_path / "x.png").size == wanted.size
         view = View(Fit(wanted.size, wanted.size, (0, 0, *wanted.size)))
         found = (load_pixels(tmp_path / "x.png", view).transpose(1, 2, 0) + 1) * 127.5
         assert (np.rint(found) == np.asarray(wanted)).all()
 
 
-def test_warnings_of_the_library_name_their_files(tmp_path):
-    """In a real process, whose terminal would show them."""
+def test_warnings_of_pillow_name_their_files(tmp_path):
+    """A separate process is used, whose terminal would show other warnings."""
     folder = make_images(tmp_path / "a", 6)
     for name in ("01", "03", "04", "05"):
         with Image.open(folder / f"{name}.png") as image:
@@ -208,21 +208,21 @@ def test_warnings_of_the_library_name_their_files(tmp_path):
     out = ran.stdout + ran.stderr
     assert ran.returncode == 0, out
     assert "Warning:" not in out
-    assert "4 images that the image library warns of, used all the same (01.jpg, 03.jpg, 04.jpg, ...: " in out
+    assert "4 images used despite a warning of the image library (01.jpg, 03.jpg, 04.jpg, ...: " in out
     load_pixels(folder / "01.jpg", WHOLE)  # in training, where it was said before; a warning would fail this test
 
 
-def test_images_too_large_to_be_read(tmp_path, monkeypatch):
+def test_images_that_are_too_large(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2_000_000)
     folder = make_images(tmp_path / "a", 1)
     Image.new("1", (2000, 1500)).save(folder / "large.png")
     Image.new("1", (2500, 2000)).save(folder / "bomb.png")
     ready = check(folder, caption_prefix=WORD, broken_images="skip")
     assert "bomb.png: has more than 4 million pixels. Make it smaller" in said(ready, "warning")
-    assert "1 image so large that reading takes much time and memory (large.png)" in said(ready, "warning")
+    assert "1 image so large that reading them takes much time and memory (large.png)" in said(ready, "warning")
 
 
-def test_warnings_are_heard_by_the_thread_that_caused_them():
+def test_warnings_go_to_the_thread_that_caused_them():
     heard, before = {}, (list(warnings.filters), warnings.showwarning)
     together = threading.Barrier(4)
 
