@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from neonym.models.batch_invariance import BATCH_INVARIANT, make_batch_invariant
+from neonym.models.batch_invariance import BATCH_INVARIANT_LAYERS, make_batch_invariant
 from neonym.models.model import load_model
+from support import BATCH_INVARIANT
 from support.runs import threads
 
 
@@ -73,7 +74,7 @@ def test_a_layer_computes_what_torch_computes_in_float64(layer, shape, count):
     ours = copy.deepcopy(layer).requires_grad_(False)
     theirs = copy.deepcopy(ours).double()
     make_batch_invariant(ours)
-    assert type(ours) is BATCH_INVARIANT[type(theirs)]
+    assert type(ours) is BATCH_INVARIANT_LAYERS[type(theirs)]
     x = torch.randn(count, *shape, generator=torch.Generator().manual_seed(3))
     inputs = [x.clone().requires_grad_(), x.double().requires_grad_()]
     outputs = [one(value) for one, value in zip((ours, theirs), inputs, strict=True)]

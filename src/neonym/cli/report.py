@@ -51,7 +51,7 @@ BADGES = {"LEARNED": "good", "WEAK": "fair", "NOT LEARNED": "bad"}
 
 @dataclass(frozen=True)
 class WordResult:
-    """What the page shows for one word. The images before and after have the same prompts and seeds."""
+    """The images and figures that the page shows for one word. The images before and after have the same prompts and seeds."""
 
     word: str
     start: str  # its init word

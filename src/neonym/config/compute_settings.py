@@ -1,4 +1,4 @@
-"""What a run computes with: the settings of precision, memory and speed, and of the cache of encoded images."""
+"""Settings of what a run computes with: precision, memory and speed, and the cache of encoded images."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""What a run learns from: the settings of the model, the new word, and the images with their captions."""
+"""Settings of what a run learns from: the model, the new word, and the images with their captions."""
 
 from typing import Literal
 

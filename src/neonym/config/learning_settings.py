@@ -1,4 +1,4 @@
-"""How a run learns: the settings of the optimizer, the loss, and evaluation with early stopping."""
+"""Settings of how a run learns: the optimizer, the loss, and evaluation with early stopping."""
 
 from typing import Any, Literal
 

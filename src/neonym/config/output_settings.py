@@ -1,4 +1,4 @@
-"""What a run writes: the settings of its files, sample images, metadata, trackers and uploads."""
+"""Settings of what a run writes: its files, sample images, metadata, trackers and uploads."""
 
 from typing import Literal
 

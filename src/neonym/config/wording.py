@@ -1,4 +1,4 @@
-"""How messages spell a setting: `--learning_rate` on the command line, `learning_rate` in Python.
+"""Spell settings in messages: `--learning_rate` on the command line, `learning_rate` in Python.
 
 Messages are written for the command line (`neonym.errors`). These functions convert them for Python.
 """

@@ -41,10 +41,10 @@ LARGEST = 1 << 30  # bytes of a file that is read as a whole
 HEAD = 64  # width of an attention head: every vector width is a multiple of it
 
 
-def write_embedding(embedding: Embedding, path: Path | str, image: Image | None = None) -> Path:
+def write_embedding(embedding: Embedding, path: Path | str, picture: Image | None = None) -> Path:
     """Write a word in the layout that the extension of `path` selects, and return the path.
 
-    `image` is the picture on a .png card. Raise FormatError if the file cannot be written.
+    `picture` is the image on a .png card. Raise FormatError if the file cannot be written.
     """
     path = Path(path)
     check_writable(embedding, path)
@@ -53,7 +53,7 @@ def write_embedding(embedding: Embedding, path: Path | str, image: Image | None 
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path, lasting=True) as part:
             if kind is png_card:
-                png_card.write(embedding, part, path.stem, image)
+                png_card.write(embedding, part, path.stem, picture)
             else:
                 kind.write(embedding, part)
     except (OSError, RuntimeError) as error:

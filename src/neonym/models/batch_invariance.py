@@ -98,7 +98,7 @@ class BatchInvariantGroupNorm(nn.GroupNorm):
         return super().forward(input.contiguous()).contiguous(memory_format=torch.channels_last)
 
 
-BATCH_INVARIANT: dict[type, type] = {
+BATCH_INVARIANT_LAYERS: dict[type, type] = {
     nn.Linear: BatchInvariantLinear,
     nn.Conv2d: BatchInvariantConv2d,
     nn.GroupNorm: BatchInvariantGroupNorm,
@@ -109,4 +109,4 @@ def make_batch_invariant(network: nn.Module) -> None:
     """Make the layers of a network batch-invariant, in place, except in a VAE's decoder, which training does not use."""
     for name, layer in network.named_modules():
         if not name.startswith("decoder."):
-            layer.__class__ = BATCH_INVARIANT.get(type(layer), type(layer))
+            layer.__class__ = BATCH_INVARIANT_LAYERS.get(type(layer), type(layer))

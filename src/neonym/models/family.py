@@ -57,7 +57,7 @@ class DenoiserSpec:
 
 @dataclass(frozen=True)
 class CheckpointHints:
-    """What is known about a checkpoint file apart from its content."""
+    """Facts about a checkpoint file that are not in it."""
 
     v_parameterization: bool | None = None  # the prediction type that the user gives
     other_vae: bool = False  # a separate VAE is given

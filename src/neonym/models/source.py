@@ -51,7 +51,7 @@ class ModelSource:
 
     @property
     def prediction_from(self) -> str:
-        """Where the prediction type was read; empty for a guess."""
+        """The place where the prediction type was read; empty for a guess."""
         return self.facts.prediction_from
 
     @property

@@ -1,4 +1,4 @@
-"""Reads what the settings of a run name: the data-set file, prompts and folders, but no images, and without torch.
+"""Read what the settings of a run name: the data-set file, prompts and folders, but no images, and without torch.
 
 All mistakes in the settings are therefore reported together, within a second.
 """
@@ -26,7 +26,7 @@ from neonym.runs.outputs import output_problems
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the settings name, as far as it can be read, and all problems with it."""
+    """Everything that the settings name, as far as it can be read, and all problems with it."""
 
     data: Resolved
     prompts: tuple[SamplePrompt, ...]

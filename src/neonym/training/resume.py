@@ -1,4 +1,4 @@
-"""Where a run starts: at its first step, at a saved state, or not at all because it is finished."""
+"""Find where a run starts: at its first step, at a saved state, or not at all because it is finished."""
 
 from __future__ import annotations
 
