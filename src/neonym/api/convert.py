@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from neonym.api.wording import python_wording
 from neonym.errors import ConfigError, FormatError, Problem
-from neonym.formats import FORMATS, check_writable, join, one_word, read_words, with_vector_count, write_embedding
+from neonym.formats import check_writable, join, one_word, read_words, with_vector_count, write_embedding
 from neonym.formats.content import ending_of
+from neonym.formats.layouts import writers
 from neonym.types import Embedding
 
 if TYPE_CHECKING:
@@ -138,8 +139,10 @@ def output_files(request: ConversionRequest, words: list[Embedding]) -> list[Pat
 def argument_problems(request: ConversionRequest, words: list[Embedding]) -> list[Problem]:
     """Return the problems of the layout and the new name."""
     found = list[Problem]()
-    if request.to is not None and request.to not in FORMATS:
-        found.append(Problem("error", f"`{request.to}` is not a known layout", "--to", f"Known: {', '.join(FORMATS)}"))
+    if request.to is not None and request.to not in writers():
+        found.append(
+            Problem("error", f"`{request.to}` is not a known layout", "--to", f"Known: {', '.join(writers())}")
+        )
     if request.token is not None and (not request.token.strip() or len(words) > 1):
         what = f"cannot name all {len(words)} words of the file" if len(words) > 1 else "the name is empty"
         found.append(Problem("error", what, "--token", "Leave it out"))
@@ -154,14 +157,14 @@ def proposed_files(request: ConversionRequest, words: list[Embedding], found: li
     out = first.parent if request.out is None else Path(request.out)
     if out.is_dir() or (request.out or "").endswith(("/", "\\")) or len(words) > 1:
         own = ending_of(first)
-        ending = request.to or (own if own in FORMATS else "safetensors")
-        if len(words) > 1 and ending_of(out) in FORMATS and not out.is_dir():
+        ending = request.to or (own if own in writers() else "safetensors")
+        if len(words) > 1 and ending_of(out) in writers() and not out.is_dir():
             fix = "Name a folder, with --to for the layout of the files in it, or choose one with --word"
             found.append(Problem("error", f"is a single file, but there are {len(words)} words", str(out), fix))
         elif out.is_file():
             found.append(Problem("error", f"is a file, but there are {len(words)} words", str(out), "Name a folder"))
         return [out / f"{file_stem(word.token)}.{ending}" for word in words]
-    if request.to is not None and ending_of(out) not in FORMATS:
+    if request.to is not None and ending_of(out) not in writers():
         return [out.with_name(f"{out.name}.{request.to}")]
     if request.to is not None and ending_of(out) != request.to:
         found.append(Problem("error", f"has an extension other than --to={request.to}", str(out), "Leave --to out"))

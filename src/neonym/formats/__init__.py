@@ -1,4 +1,4 @@
-"""Read and write embedding files. Each layout is a module with `read`, `write` or both.
+"""Read and write embedding files. Each layout is a record (`layout.py`), and `layouts.py` lists them.
 
 Files are written atomically. The writer refuses what would break other programs: missing rows, numbers that are not
 finite, rows that are not a table. Reading a file never runs code.
@@ -9,35 +9,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from PIL.Image import Image
 
 from neonym.errors import FormatError
-from neonym.formats import automatic1111, diffusers, kohya, pickles, png_card
-from neonym.formats.consumers import IMAGES, SD2_WIDTH
+from neonym.formats.consumers import SD2_WIDTH
 from neonym.formats.consumers import support_by_program as support_by_program
 from neonym.formats.content import FileContent, ending_of, printable
+from neonym.formats.layout import Target
+from neonym.formats.layouts import reader_of, writers
 from neonym.formats.tensors import ENCODER, OUTPUT, OUTPUT_MEANS, SECOND, SECOND_WIDTH, WIDTH, embeddings_of
 from neonym.io.atomic import atomic_write
 from neonym.text.words import clean
 from neonym.types import Embedding
 
-
-class Layout(Protocol):
-    """A module that reads one kind of embedding file."""
-
-    def read(self, path: Path) -> FileContent: ...
-
-
-FORMATS = {  # file extension -> the layout that is written
-    "safetensors": kohya, "pt": automatic1111, "ckpt": automatic1111, "bin": diffusers, "png": png_card,
-}  # fmt: skip
-PICKLE = b"\x80"  # the first byte of a pickle
-IMAGES_BEGIN = (b"\x89PNG", b"RIFF", b"\xff\xd8\xff", b"\xff\x0a", b"\0\0\0\x0cJXL", b"GIF8", b"BM")
-AVIF = (b"ftypavif", b"ftypavis", b"ftypmif1")
 MOST_SHOWN = 8  # words listed in a message
-LARGEST = 1 << 30  # bytes of a file that is read as a whole
 HEAD = 64  # width of an attention head: every vector width is a multiple of it
 
 
@@ -48,14 +34,11 @@ def write_embedding(embedding: Embedding, path: Path | str, picture: Image | Non
     """
     path = Path(path)
     check_writable(embedding, path)
-    kind = FORMATS[ending_of(path)]
+    write = writers()[ending_of(path)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path, lasting=True) as part:
-            if kind is png_card:
-                png_card.write(embedding, part, path.stem, picture)
-            else:
-                kind.write(embedding, part)
+            write(embedding, Target(part, path.stem, picture))
     except (OSError, RuntimeError) as error:
         raise FormatError(f"cannot be written ({error})", str(path), "Is the disk full?") from error
     return path
@@ -63,10 +46,9 @@ def write_embedding(embedding: Embedding, path: Path | str, picture: Image | Non
 
 def check_writable(embedding: Embedding, path: Path) -> None:
     """Raise FormatError if the extension of `path` is unknown, or if the file would break other programs."""
-    if ending_of(path) not in FORMATS:
-        raise FormatError(
-            f"`{path.suffix}` is not a known file extension", str(path), f"Use one of: {', '.join(FORMATS)}"
-        )
+    if ending_of(path) not in writers():
+        fix = f"Use one of: {', '.join(writers())}"
+        raise FormatError(f"`{path.suffix}` is not a known file extension", str(path), fix)
     check_vectors(embedding, path)
     check_usable_by_programs(embedding, path)
 
@@ -145,32 +127,9 @@ def read_content(path: Path | str) -> FileContent:
     if not path.is_file():
         raise FormatError("there is no such file", str(path))
     try:
-        kind = reader_of(path)
-        if kind is not kohya and path.stat().st_size > LARGEST:
-            raise FormatError("is too large for an embedding", str(path))
-        return kind.read(path)
+        return reader_of(path)(path)
     except OSError as error:
         raise FormatError(f"cannot be read ({error.strerror})", str(path)) from error
-
-
-def reader_of(path: Path) -> Layout:
-    """Return the reader for a file, chosen by its first bytes.
-
-    Raise FormatError if it is not an embedding file, OSError if it cannot be opened.
-    """
-    with path.open("rb") as file:
-        start = file.read(64)
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < LARGEST:  # the size of its header
-        return kohya
-    if start.startswith((PICKLE, b"PK")):
-        return pickles
-    if start.startswith(IMAGES_BEGIN) or start[4:12] in AVIF:
-        return png_card
-    if start.lstrip().startswith(b"<") or start.startswith(b"version https://git-lfs"):
-        what = "is a web page or a Git LFS pointer, not the file itself"
-        raise FormatError(what, str(path), "Download it again, with the download button on its page")
-    by_extension: dict[str, Layout] = {"safetensors": kohya, **dict.fromkeys(IMAGES, png_card)}
-    return by_extension.get(ending_of(path), pickles)  # `pickles` reports how the file is damaged
 
 
 def words_of(content: FileContent, path: Path | str) -> list[Embedding]:

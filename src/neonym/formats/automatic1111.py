@@ -2,17 +2,17 @@
 
 from dataclasses import replace
 from io import BytesIO
-from pathlib import Path
 from zipfile import ZIP_MAX_COMMENT, ZipFile, ZipInfo
 
 import torch
 
+from neonym.formats.layout import Layout, Target
 from neonym.formats.tensors import ENCODER, SECOND, own_metadata, web_ui_table
 from neonym.types import Embedding
 
 
-def write(embedding: Embedding, path: Path) -> None:
-    """Write a word to `path` with the keys of the web UI, or as `clip_l` and `clip_g` for SDXL.
+def write(embedding: Embedding, target: Target) -> None:
+    """Write a word with the keys of the web UI, or as `clip_l` and `clip_g` for SDXL.
 
     The additional key `emp_params` lets OneTrainer read a word for one encoder.
     """
@@ -21,7 +21,7 @@ def write(embedding: Embedding, path: Path) -> None:
         content = {"clip_l": rows[ENCODER], "clip_g": rows[SECOND]}
     else:
         content = {**web_ui_table(embedding, rows[ENCODER]), "emp_params": rows[ENCODER]}
-    path.write_bytes(plain_zip(content, embedding))
+    target.path.write_bytes(plain_zip(content, embedding))
 
 
 def plain_zip(content: dict, embedding: Embedding) -> bytes:
@@ -47,3 +47,6 @@ def comment(embedding: Embedding) -> bytes:
     while len(text := own_metadata(replace(embedding, metadata=kept)).encode()) > ZIP_MAX_COMMENT and kept:
         kept.popitem()
     return text
+
+
+LAYOUT = Layout("AUTOMATIC1111's pickle", write=write, extensions=("pt", "ckpt"))

@@ -109,8 +109,8 @@ def support_by_program(content: FileContent, name: str) -> dict[str, str]:
 def support_in(program: Program, file: File) -> str:
     """Return what one program does with a file: why it does not open it, or else the result of the program's rule."""
     content, ending = file.content, file.content.ending
-    image, pickled = content.container == "image", content.container in ("zip", "old pickle")
-    named = "image" if ending in IMAGES else "safetensors" if ending == "safetensors" else "pickle"
+    image, pickled = content.container == "picture", content.container in ("zip", "old pickle")
+    named = "picture" if ending in IMAGES else "safetensors" if ending == "safetensors" else "pickle"
     if image and not program.images:
         return "does not read images"
     if program.endings and ending not in program.endings:
@@ -149,7 +149,7 @@ def web_ui(file: File) -> str:
         return NO_TABLE
     if sum(r.shape[-1] for r in rows) not in (WIDTH, SD2_WIDTH, WIDTH + SECOND_WIDTH):
         return "skips it: it does not know the width of the vectors"
-    named = file.content.container == "image" and as_name(file.content.table.get("name"))
+    named = file.content.container == "picture" and as_name(file.content.table.get("name"))
     return f"{READS}, as `{named}`: the name in the card" if named and named != file.name else READS
 
 

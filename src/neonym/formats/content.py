@@ -16,7 +16,7 @@ from neonym.errors import FormatError, in_one_line
 MOST_NUMBERS = 1 << 22  # in all tensors together: a thousand vectors of the widest encoder
 MOST_TENSORS = 256
 
-Container = Literal["safetensors", "zip", "old pickle", "image"]
+Container = Literal["safetensors", "zip", "old pickle", "picture"]
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,21 @@ from safetensors.torch import save
 
 from neonym.errors import FormatError
 from neonym.formats.content import FileContent, check_size, ending_of
+from neonym.formats.layout import Layout, Target
 from neonym.formats.tensors import BUNDLE, ENCODER, SECOND
 from neonym.types import Embedding
 
 KEY = "emb_params"
+LARGEST_HEADER = 1 << 30  # bytes
 MARK = "<embed>"  # how the metadata of cloneofsimo's LoRA files mark a word
 
 
-def write(embedding: Embedding, path: Path) -> None:
-    """Write a word for one text encoder, or for SDXL's two, to `path`."""
+def write(embedding: Embedding, target: Target) -> None:
+    """Write a word for one text encoder, or for SDXL's two."""
     rows = {name: table.detach().cpu().contiguous() for name, table in embedding.vectors.items()}
     tensors = {"clip_l": rows[ENCODER], "clip_g": rows[SECOND]} if SECOND in rows else {KEY: rows[ENCODER]}
     metadata = {"format": "pt", **embedding.metadata, "token": embedding.token}
-    path.write_bytes(in_order(save(tensors, metadata)))
+    target.path.write_bytes(in_order(save(tensors, metadata)))
 
 
 def in_order(content: bytes) -> bytes:
@@ -55,3 +57,11 @@ def read(path: Path) -> FileContent:
         raise
     except Exception as error:  # a damaged file can fail in any way
         raise FormatError(f"is damaged or is not a .safetensors file ({error})", str(path)) from error
+
+
+def begins(start: bytes) -> bool:
+    """Return whether a file begins as a .safetensors file: with the size of its header, and the header."""
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") < LARGEST_HEADER
+
+
+LAYOUT = Layout("safetensors", read, write, begins, ("safetensors",), reads_header_first=True)

@@ -14,6 +14,7 @@ import torch
 from neonym.errors import FormatError
 from neonym.formats import numpy_data
 from neonym.formats.content import FileContent, check_tensors, ending_of, tensors_in
+from neonym.formats.layout import Layout
 from neonym.formats.tensors import parse_own_metadata
 from neonym.io.pickles import load_pickle
 
@@ -99,3 +100,11 @@ def refuse_large(size: int, path: Path) -> None:
     """Raise FormatError if `size`, in bytes, is too large for an embedding."""
     if size > LARGEST:
         raise FormatError(f"would take {size >> 20} MiB, too much for an embedding", str(path))
+
+
+def begins(start: bytes) -> bool:
+    """Return whether a file begins as a pickle, or as the zip archive around one."""
+    return start.startswith((b"\x80", b"PK"))
+
+
+LAYOUT = Layout("pickle", read, begins=begins)

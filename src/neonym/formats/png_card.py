@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw, PngImagePlugin
 
 from neonym.errors import FormatError
 from neonym.formats.content import FileContent, ending_of
+from neonym.formats.layout import Layout, Target
 from neonym.formats.tensors import ENCODER, OWN, SECOND, own_metadata, parse_own_metadata, web_ui_table
 from neonym.types import Embedding
 
@@ -29,12 +30,16 @@ CHUNK = "sd-ti-embedding"
 LARGEST = 16 << 20  # bytes of the unpacked table: 75 vectors take two million
 LARGEST_BLOCK = 1 << 23  # numbers in a block of pixels: the largest packed table takes fewer
 FACTOR, INCREMENT = np.uint32(1664525), np.uint32(1013904223)  # of the linear congruential generator
+IMAGES_BEGIN = (b"\x89PNG", b"RIFF", b"\xff\xd8\xff", b"\xff\x0a", b"\0\0\0\x0cJXL", b"GIF8", b"BM")
+AVIF = (b"ftypavif", b"ftypavis", b"ftypmif1")
 MOST_PIXELS = 1 << 25
 SIDE = 512
 
 
-def write(embedding: Embedding, path: Path, name: str, image: Image.Image | None = None) -> None:
-    """Write a card with an image of the word, or a plain card that shows its name. The web UI registers it as `name`.
+def write(embedding: Embedding, target: Target) -> None:
+    """Write a card with a picture of the word, or a plain card that shows its name.
+
+    The web UI registers the word under the name of the file.
 
     Raise FormatError if there are more vectors than can be read back.
     """
@@ -44,7 +49,7 @@ def write(embedding: Embedding, path: Path, name: str, image: Image.Image | None
         table = {"clip_l": rows[ENCODER], "clip_g": rows[SECOND]}
         chunks.add_text(OWN, base64.b64encode(own.encode()).decode())
     else:
-        table = {**web_ui_table(embedding, rows[ENCODER]), "name": name, OWN: own}
+        table = {**web_ui_table(embedding, rows[ENCODER]), "name": target.name, OWN: own}
     text = json.dumps(table)
     if len(text) > LARGEST:
         raise FormatError(
@@ -52,7 +57,8 @@ def write(embedding: Embedding, path: Path, name: str, image: Image.Image | None
         )
     chunks.add_text(CHUNK, base64.b64encode(text.encode()).decode())
     data = zlib.compress(text.encode(), 9) + (zlib.compress(own.encode(), 9) if pair else b"")
-    with_data(image.convert("RGB") if image else plain_card(embedding.token), data).save(path, "PNG", pnginfo=chunks)
+    picture = target.picture.convert("RGB") if target.picture else plain_card(embedding.token)
+    with_data(picture, data).save(target.path, "PNG", pnginfo=chunks)
 
 
 def plain_card(token: str) -> Image.Image:
@@ -107,7 +113,7 @@ def read(path: Path) -> FileContent:
         raise FormatError("is an image that carries no embedding", str(path)) from error
     if not isinstance(table, dict):
         raise FormatError("is an image that carries no embedding", str(path))
-    return FileContent(ending_of(path), "image", table, parse_own_metadata(metadata))
+    return FileContent(ending_of(path), "picture", table, parse_own_metadata(metadata))
 
 
 def decoded(text: object) -> bytes:
@@ -157,3 +163,14 @@ def unpacked(data: bytes) -> tuple[bytes, bytes]:
     if unpacker.unconsumed_tail:
         raise ValueError("too large")
     return table, unpacker.unused_data
+
+
+def begins(start: bytes) -> bool:
+    """Return whether a file begins as an image that may be a card."""
+    return start.startswith(IMAGES_BEGIN) or start[4:12] in AVIF
+
+
+LAYOUTS = (
+    Layout("image card", read, write, begins, ("png",)),
+    Layout("image card in another format", read, extensions=("webp", "jxl", "avif")),
+)
