@@ -55,7 +55,7 @@ def test_verify_reports_all_mistakes_at_once(word, tmp_path, capsys):
     assert main(["verify", str(word), *map(str, argv)]) == 2
     errors = capsys.readouterr().err
     for part in ("no place for the word", "`1.2.3` is no weight", "is not a .png file", "--seeds: 0 is less than 1",
-                 "--steps: 2000 is more", "--scale: nan is no finite number"):  # fmt: skip
+                 "--steps: 2000 is more", "--scale: nan is not a finite number"):  # fmt: skip
         assert part in errors, part
     assert main(["verify", "", "--prompt", "a {} --s 3", "--out", f"{word}/sheet.png"]) == 2
     errors = capsys.readouterr().err

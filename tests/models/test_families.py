@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from neonym import generate, read_embedding, train
+from neonym.cli.main import main
 from neonym.models import registry
 from neonym.models.defaults import published
 from neonym.models.encoders.clip import Keep
@@ -35,8 +36,8 @@ from support.commands import generate as command
 from support.commands import shown
 from support.data_sets import make_images
 
-SPEC = EncoderSpec("text_encoder", "T5EncoderModel", "t5xxl", aliases=("t5",), kind="t5", max_length=24)
-PATCH, WIDTH = 2, 64
+SPEC = EncoderSpec("text_encoder", "T5EncoderModel", "t5xxl", aliases=("t5",), kind="t5", max_length=24, width=64)
+PATCH, WIDTH = 2, SPEC.width or 0
 
 
 class ToyTransformer(ModelMixin, ConfigMixin):
@@ -177,6 +178,18 @@ def test_a_word_is_learned_and_resuming_is_exact(run_for, folder):
     facts = read_embedding(whole)
     assert facts.metadata["neonym.family"] == "toy"
     assert facts.metadata["modelspec.architecture"] == "toy/textual-inversion"
+
+
+def test_a_learned_word_is_inspected(run_for, folder, capsys):
+    (file,) = train(run_for("word", max_train_steps=2)).files
+    capsys.readouterr()
+    assert main(["inspect", str(file), "--model", str(folder), "--for", "toy"]) == 0
+    text = capsys.readouterr().out
+    assert f"text_encoder: 2 vectors of {WIDTH} (Toy)" in text
+    assert "vector 0: nearest words " in text
+    assert "fits toy" in text
+    assert "neonym.family: toy" in text
+    assert main(["inspect", str(file), "--for", "sd1"]) == 2
 
 
 def test_sides_that_the_network_cannot_take_are_refused(run_for):

@@ -14,7 +14,7 @@ from neonym.types import Embedding
 
 @dataclass(frozen=True)
 class Target:
-    """A file to write: where it is written first, what it will be called, and the picture of a card."""
+    """A file to write: where it is written first, what it will be called, and the image on a card."""
 
     path: Path  # a temporary file, which takes its place when it is complete
     name: str  # of the final file, without its extension

@@ -37,7 +37,7 @@ SIDE = 512
 
 
 def write(embedding: Embedding, target: Target) -> None:
-    """Write a card with a picture of the word, or a plain card that shows its name.
+    """Write a card with an image of the word, or a plain card that shows its name.
 
     The web UI registers the word under the name of the file.
 
