@@ -15,9 +15,8 @@ from support.checks import settings
 from support.data_sets import make_images
 from support.updates import Spoil, Update
 
-if (
-    "NEONYM_TEST_CUDA" not in os.environ
-):  # tests/training/test_cuda.py runs alone; all other tests assume a CPU in float32
+# tests/training/test_cuda.py runs alone; all other tests assume a CPU in float32
+if "NEONYM_TEST_CUDA" not in os.environ:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 

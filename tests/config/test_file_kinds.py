@@ -113,9 +113,8 @@ def test_every_kind_of_file_is_recognised(folder, name):
 @pytest.mark.parametrize("flag", TAKEN)
 def test_a_flag_accepts_only_its_own_kinds(folder, flag):
     taken = {name for name in EXPECTED if misplaced(folder / name, flag) is None}
-    assert taken - set(TAKEN[flag]) <= (
-        {"images/00.png"} if flag == "weights" else set()
-    )  # an image may contain an embedding
+    # an image may contain an embedding
+    assert taken - set(TAKEN[flag]) <= ({"images/00.png"} if flag == "weights" else set())
     assert set(TAKEN[flag]) <= taken
 
 

@@ -57,9 +57,8 @@ def test_settings_with_an_effect_get_no_warning():
         "log_prefix": "a", "optimizer_type": "AdaFactor", "optimizer_args": ("relative_step=False",), "learning_rate": 1e-3,
     }  # fmt: skip
     assert found("warning", **flags) == ""
-    assert (
-        found("warning", keep_tokens_separator="|||", caption_separator=";") == ""
-    )  # the marker is removed, and tags are joined
+    # the marker is removed, and tags are joined
+    assert found("warning", keep_tokens_separator="|||", caption_separator=";") == ""
     assert found("warning", secondary_separator=";;;", caption_separator=";") == ""
     assert found("warning", in_json="meta.json", caption_separator=";") == ""
     assert found("warning", loss_type="l2", huber_c=0.1, prior_loss_weight=1.0, lr_warmup_steps="0.0") == ""

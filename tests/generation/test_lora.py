@@ -47,9 +47,8 @@ def test_the_multiplier_of_a_lora_scales_its_effect(tmp_path):
     change = {m: np.abs(image - plain).mean() for m, image in generated.items()}
     assert 0 < change[0.5, 0.0] < change[1.0, 0.0]
     assert not np.array_equal(generated[1.0, 0.0], generated[1.0, 1.0])
-    assert np.array_equal(
-        image_of(pipeline, replace(JOB, multipliers=(1.0,))), generated[1.0, 1.0]
-    )  # the last multiplier applies to all that follow
+    # the last multiplier applies to all that follow
+    assert np.array_equal(image_of(pipeline, replace(JOB, multipliers=(1.0,))), generated[1.0, 1.0])
     merged = Pipeline(other := load_model(), networks=Networks(other, files[:1], (1.0,), merge=True))
     assert np.abs(image_of(merged, JOB) - generated[1.0, 0.0]).max() <= 2
 

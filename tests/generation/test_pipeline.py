@@ -64,9 +64,8 @@ def test_images_equal_those_of_diffusers(model, pipeline, photo, mask, sampler, 
 
 def test_guidance_scales_and_negative_prompts_change_images(model, pipeline):
     base = image_of(pipeline, replace(JOB, scale=1.0, negative_prompt="red"))
-    assert np.array_equal(
-        base, image_of(pipeline, replace(JOB, scale=0.0))
-    )  # up to a scale of 1, there is no guidance and no negative prompt
+    # up to a scale of 1, there is no guidance and no negative prompt
+    assert np.array_equal(base, image_of(pipeline, replace(JOB, scale=0.0)))
     guided = image_of(pipeline, replace(JOB, negative_prompt="red"))
     assert not np.array_equal(guided, image_of(pipeline, JOB))
     away = {s: image_of(pipeline, replace(JOB, negative_prompt="red", negative_scale=s)) for s in (0.0, 2.0)}

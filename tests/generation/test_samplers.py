@@ -65,9 +65,8 @@ def test_a_rectified_flow_ends_at_its_image(dynamic):
     assert len(seen) == 2
     x_t, sigma = seen[0]
     assert sigma < 1
-    assert torch.allclose(
-        x_t, sigma * noise + (1 - sigma) * other, atol=1e-5
-    )  # the image, noised to the level of the first step
+    # the image, noised to the level of the first step
+    assert torch.allclose(x_t, sigma * noise + (1 - sigma) * other, atol=1e-5)
 
 
 def test_samplers_for_another_process_are_refused():

@@ -120,9 +120,8 @@ def test_golden_captions_of_a_step(check, tmp_path):
             listed(tmp_path / f"{step}-{total}-{i}", [c["inputs"]["caption"]], **c["inputs"]["subset"])
             for i, c in enumerate(these)
         ]
-        rows = [{"subsets": [listed(tmp_path / "word", [WORD])]}] + [
-            {"subsets": [r]} for r in rows
-        ]  # one caption has the word
+        # one caption has the word
+        rows = [{"subsets": [listed(tmp_path / "word", [WORD])]}] + [{"subsets": [r]} for r in rows]
         flags = (f"--at_step={step}", f"--max_train_steps={total}", "--draws=300")
         found = check({"datasets": rows}, *flags)
         assert not problems(found)

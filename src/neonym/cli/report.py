@@ -68,10 +68,11 @@ def write_report(out: Path, result: Result, shown: Sequence[WordResult], events:
     parts = [heading(result, shown, model)]
     for index, (one, verdict, file) in enumerate(zip(shown, result.verdicts, result.files, strict=True)):
         losses = [(step, values[index]) for step, values in evaluated]
+        # measured on other samples, so not mixed with the evaluations
         ends = [
             (0, verdict.loss_before),
             (result.steps, verdict.loss_after),
-        ]  # measured on other samples, so not mixed with the evaluations
+        ]
         parts.append(word_section(one, verdict, file, losses if len(losses) > 1 else ends))
     parts.append(next_steps(shown, result.files, model))
     title = f"Neonym: {', '.join(s.word for s in shown)}"

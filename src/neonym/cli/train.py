@@ -46,9 +46,8 @@ def main(argv: list[str], prog: str) -> int:
         result = start_plan(plan, [terminal], stop)
     if result.signal:
         return 128 + result.signal
-    if (
-        any(v.word == NOT_LEARNED for v in result.verdicts) and not is_launched()
-    ):  # its traceback would hide the verdict
+    # its traceback would hide the verdict
+    if any(v.word == NOT_LEARNED for v in result.verdicts) and not is_launched():
         return EXIT_NOT_LEARNED
     return 0
 

@@ -31,11 +31,12 @@ MOST_TEXT = 4 << 20  # bytes: larger texts are not read
 MOST_HEADER = 100 << 20  # bytes: larger headers are not read
 MOST_SHOWN = 6  # settings of another program that a message lists
 SETTINGS = {name for _, name, _ in fields_of(RunConfig)}
+# keys that people write in data-set files
 DATA_KEYS = {
     *DatasetValues.model_fields,
     *SubsetSpec.model_fields,
     *OTHER_SUBSET_KEYS,
-}  # keys that people write in data-set files
+}
 PAGE = "docs/from-other-trainers.md"
 
 
@@ -307,6 +308,7 @@ DOWNLOADS = {  # how files begin that were downloaded instead of the real one
     "<!doctype html": Kind("a web page, not the file itself", (), "Download the file again"),
     "<html": Kind("a web page, not the file itself", (), "Download the file again"),
 }
+# endings of files that are not lines of plain text
 SYNTAX = (
     ".yaml",
     ".yml",
@@ -318,7 +320,7 @@ SYNTAX = (
     ".pth",
     ".ckpt",
     ".bin",
-)  # endings of files that are not lines of plain text
+)
 
 
 def lines_kind(path: Path, text: str) -> Kind | None:

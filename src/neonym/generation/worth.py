@@ -191,9 +191,8 @@ def known_words(model: Model) -> list[str]:
 
     A model that was trained on few words encodes the others as noise.
     """
-    taken = {
-        word for tokenizer in model.text.tokenizers.values() for word in tokenizer.words
-    }  # added words with the same name
+    # added words with the same name
+    taken = {word for tokenizer in model.text.tokenizers.values() for word in tokenizer.words}
     common = [word for word in COMMON if word not in taken]
     states = model.text.encode(model.text.batch([f"a {word}" for word in common])).sequence.float()  # [24,S,D]
     farthest = (states - states.mean(0)).flatten(1).norm(dim=1).topk(KNOWN).indices.tolist()

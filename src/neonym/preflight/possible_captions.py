@@ -14,9 +14,8 @@ from neonym.text.words import clean
 from neonym.types import CaptionRules, ImageRecord
 
 Tokenizers = dict[str, WordTokenizer]  # {text encoder: its tokenizer}
-Fate = Literal[
-    "missing", "not always there", "cut off", "at times cut off"
-]  # how the captions of an image lose their word
+# how the captions of an image lose their word
+Fate = Literal["missing", "not always there", "cut off", "at times cut off"]
 SPARE = 2  # ids: a punctuation mark and the comma after it are not always one token
 FIRST, WARM = Moment(), Moment(step=10**12)  # WARM: the token warm-up is over
 ALMOST_ONE = 1 - 1e-9  # a tag for which this number is drawn is dropped only if all tags are

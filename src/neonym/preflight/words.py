@@ -46,9 +46,8 @@ def compatibility_warnings(spec: ConceptSpec, file: str, tokenizer: WordTokenize
     for warning in name_warnings(file, spec.vectors):
         fix = "Choose another --output_name, or another word: lower-case letters, digits, - and _ work everywhere"
         yield Problem("warning", warning, f"the file name `{file}`", fix)
-    for name in filter(
-        is_text, dict.fromkeys((spec.token_string, file))
-    ):  # a name that is not UTF-8 text is reported elsewhere
+    # a name that is not UTF-8 text is reported elsewhere
+    for name in filter(is_text, dict.fromkeys((spec.token_string, file))):
         known = vocabulary_warning(name, spec.vectors, tokenizer.has_piece)
         if known:
             yield Problem("warning", known, f"`{name}`", "Choose a word that is not in the dictionary")

@@ -16,9 +16,8 @@ class LossQueue:
     """The losses that have not been read yet: reading one fetches all of them in one transfer from the device."""
 
     def __init__(self) -> None:
-        self._waiting: WeakValueDictionary[int, Losses] = (
-            WeakValueDictionary()
-        )  # losses that no listener holds need not be fetched
+        # losses that no listener holds need not be fetched
+        self._waiting: WeakValueDictionary[int, Losses] = WeakValueDictionary()
         self._numbers = count()
         self._lock = Lock()
 

@@ -143,9 +143,8 @@ def is_plain_name(text: str) -> bool:
 def refusals(outputs: Sequence[Output]) -> Iterator[tuple[int, Problem]]:
     """Yield an error for each name, folder or path that the disk refuses, with the excess bytes of a long name."""
     split_paths = {output: existing_and_missing(output.path) for output in outputs}
-    owners = {
-        folder: output.where for output, (folder, _) in reversed(split_paths.items())
-    }  # the outermost output in each folder
+    # the outermost output in each folder
+    owners = {folder: output.where for output, (folder, _) in reversed(split_paths.items())}
     refused = {folder: names_refused_in(folder, split_paths.values()) for folder in owners}
     reported: set[Path | str] = set()  # folders and names
     for output, (folder, missing) in split_paths.items():

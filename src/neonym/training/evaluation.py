@@ -95,9 +95,8 @@ class Evaluation:
         draws = [samples.draw(images[i % len(images)], EVALUATION, i, (i + 0.5) / count, at) for i in range(count)]
         draws.sort(key=lambda draw: draw.record.fit.bucket)
         found: list[CaptionedBatch] = []
-        size = 2 * (
-            self.plan.run.compute.micro_batch_size or self.plan.datasets[0].batch_size
-        )  # without gradients there is room
+        # without gradients there is room
+        size = 2 * (self.plan.run.compute.micro_batch_size or self.plan.datasets[0].batch_size)
         while draws:
             part: list[Draw] = [d for d in draws[:size] if d.record.fit.bucket == draws[0].record.fit.bucket]
             found.append(CaptionedBatch(self.loader.batch(part, index), [d.caption for d in part]))

@@ -41,11 +41,12 @@ LOCATIONS = {
 }
 DATASET_LOCATIONS = ("image_dir", "metadata_file", "conditioning_data_dir")
 RECIPE_SECTIONS = ("model", "dataset", "optim", "objective", "eval")  # the sections of a recipe
+# other settings of a recipe: they decide the numbers on any machine
 PRECISION_SETTINGS = (
     "mixed_precision",
     "fp8_base",
     "save_precision",
-)  # other settings of a recipe: they decide the numbers on any machine
+)
 
 
 def deciding_settings(run: RunConfig) -> dict[str, str]:
