@@ -8,7 +8,7 @@ from neonym.models.registry import families
 from support import ROOT
 
 SOURCE = ROOT / "src" / "neonym"
-OWN = ("models/families/", "formats/", "config/sdscripts.py", "models/registry.py", "models/builtin/")
+OWN = ("models/families/", "formats/consumers.py", "config/sdscripts.py", "models/builtin/")
 EXCEPTIONS = {  # file -> why it may name a family, or a part of one
     "config/data_settings.py": "settings with sd-scripts' names and meanings: --v2, --sdxl, --max_token_length",
     "config/learning_settings.py": "help texts that give the defaults of each family",
@@ -16,7 +16,10 @@ EXCEPTIONS = {  # file -> why it may name a family, or a part of one
     "config/generate.py": "likewise: --v1, --v2, --sdxl, and the sizes that only SDXL reads",
     "config/rules.py": "sd-scripts' flags that name a family",
     "cli/entry.py": "sdxl_train_textual_inversion.py is a script of sd-scripts",
+    "models/registry.py": "the list of the families",
     "models/tokenizers/clip.py": "a chunk of CLIP",
+    "formats/__init__.py": "joins the two files that diffusers' example writes for SDXL",
+    "formats/kohya.py": "the alignment of data in a file, in bytes",
     "training/metadata.py": "settings that sd-scripts does not record, by their names",
     "preflight/settings.py": "which of sd-scripts' two scripts gives a flag",
     "data/repair.py": "bits of a byte",

@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 
 from neonym.data.buckets import BucketRules
+from neonym.data.datasets import Dataset, Folder
 from neonym.data.latent_cache import cache_moments
 from neonym.data.latent_keys import entry_name, latent_keys
-from neonym.data.records import Dataset, Folder, scan
+from neonym.data.records import scan
 from neonym.types import ImageRules
 from support.data_sets import make_images
 

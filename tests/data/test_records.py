@@ -7,8 +7,9 @@ from PIL import Image
 
 from neonym.config.sources import folder_subsets
 from neonym.data.buckets import BucketRules
+from neonym.data.datasets import Dataset, Folder
 from neonym.data.plan import ConceptPlan
-from neonym.data.records import Dataset, Folder, scan, steps_per_epoch
+from neonym.data.records import scan, steps_per_epoch
 from support.data_sets import make_images
 from support.golden import golden
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from random import Random
 
-from neonym.data.buckets import BucketRules, bucket_sizes, fit
+from neonym.data.buckets import bucket_sizes, fit
+from neonym.data.datasets import Dataset, Folder
 from neonym.data.images import NOT_READ, ImageFacts, find_images
 from neonym.data.index import inspect_images
 from neonym.data.metadata_files import (
@@ -26,44 +27,12 @@ from neonym.data.remarks import Remark, remark_problems
 from neonym.data.subset_captions import SubsetCaptions
 from neonym.errors import DataError, Problem, in_one_line, some
 from neonym.extras import install_command
-from neonym.types import CaptionRules, Fit, ImageRecord, ImageRules, Size
+from neonym.types import Fit, ImageRecord, Size
 
 Inspected = Mapping[Path, ImageFacts | DataError]
 THIN = 3.0  # an image resized to more than this multiple of its bucket's area loses most of itself to the crop
 MOST_ITEMS = 20_000_000  # images in a data set, including repeats: an epoch is a list of them
 TINY = 0.25  # an image of a smaller fraction of its bucket's area is enlarged to more than twice its size
-
-
-@dataclass(frozen=True)
-class Folder:
-    """One subset: a folder of images or a metadata file, and how its images are used."""
-
-    path: Path | None
-    concept: int
-    repeats: int = 1
-    is_reg: bool = False
-    caption_extension: str | None = None
-    class_tokens: str | None = None
-    metadata: Path | None = None
-    masks: Path | None = None
-    rules: CaptionRules = field(default_factory=CaptionRules)
-    image_rules: ImageRules = field(default_factory=ImageRules)
-
-    @property
-    def place(self) -> Path:
-        """The path that messages name, which also identifies the subset within its data set."""
-        return self.metadata or self.path or Path()
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A data set: subsets that share a batch size, buckets and the share of held-out images."""
-
-    folders: tuple[Folder, ...]
-    batch_size: int
-    buckets: BucketRules
-    held_out_share: float = 0.0
-    held_out_seed: int = 0
 
 
 def scan(

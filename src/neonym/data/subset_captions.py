@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from neonym.data.caption_files import (
     FOUND_UNASKED,
@@ -15,11 +15,9 @@ from neonym.data.caption_files import (
     with_likely_images,
 )
 from neonym.data.captions import contains_word, uses_captions
+from neonym.data.datasets import Folder
 from neonym.data.metadata_files import Entry
 from neonym.errors import DataError, Problem, counted, in_one_line, some
-
-if TYPE_CHECKING:
-    from neonym.data.records import Folder
 
 
 class ImageCaption(NamedTuple):

@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL.Image import Image
 
 from neonym.errors import FormatError
-from neonym.formats.consumers import SD2_WIDTH
+from neonym.formats.consumers import check_usable_by_programs
 from neonym.formats.consumers import support_by_program as support_by_program
 from neonym.formats.content import FileContent, ending_of, printable
 from neonym.formats.layout import Target
@@ -24,7 +24,6 @@ from neonym.text.words import clean
 from neonym.types import Embedding
 
 MOST_SHOWN = 8  # words listed in a message
-HEAD = 64  # width of an attention head: every vector width is a multiple of it
 
 
 def write_embedding(embedding: Embedding, path: Path | str, picture: Image | None = None) -> Path:
@@ -67,27 +66,6 @@ def check_vectors(embedding: Embedding, path: Path) -> None:
             raise FormatError(f"{name}: some numbers are not finite", str(path))
     if len(counts) > 1:
         raise FormatError(f"the encoders have different numbers of vectors {sorted(counts)}", str(path))
-
-
-def check_usable_by_programs(embedding: Embedding, path: Path) -> None:
-    """Raise FormatError if the vectors would break the programs that read them."""
-    for name, rows in embedding.vectors.items():
-        if not bool(rows.any(dim=1).all()):
-            what = f"{name}: a vector is zero, so the word would silently have no effect in several programs"
-            raise FormatError(what, str(path))
-    widths = {name: rows.shape[1] for name, rows in embedding.vectors.items()}
-    if set(widths) not in ({ENCODER}, {ENCODER, SECOND}):
-        what = (
-            f"a file must hold the vectors of one encoder or of SDXL's two, not of {' and '.join(sorted(widths))} alone"
-        )
-        raise FormatError(what, str(path))
-    first, second = widths[ENCODER], widths.get(SECOND)
-    small = all(width % HEAD == 0 and width < WIDTH for width in widths.values())  # test models
-    known = first in (WIDTH, SD2_WIDTH) if second is None else (first, second) == (WIDTH, SECOND_WIDTH)
-    if not (known or small):
-        what = f"no other program has a text encoder for vectors of {' and '.join(map(str, widths.values()))} numbers"
-        fix = f"{WIDTH} for Stable Diffusion 1.x, {SD2_WIDTH} for 2.x, {WIDTH} and {SECOND_WIDTH} for XL"
-        raise FormatError(what, str(path), fix)
 
 
 def read_embedding(path: Path | str, word: str | None = None) -> Embedding:

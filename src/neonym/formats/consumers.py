@@ -9,15 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from neonym.errors import FormatError
 from neonym.formats.content import FileContent, printable, tensors_in
-from neonym.formats.tensors import BUNDLE, OUTPUT, SECOND_WIDTH, WIDTH, as_name, bundles
+from neonym.formats.tensors import BUNDLE, ENCODER, OUTPUT, SECOND, SECOND_WIDTH, WIDTH, as_name, bundles
+from neonym.types import Embedding
 
 IMAGES = ("png", "webp", "jxl", "avif")
 SD2_WIDTH = 1024
+HEAD = 64  # width of an attention head: every vector width is a multiple of it
 XL = {WIDTH, SECOND_WIDTH}
 READS = "reads it"
 FIRST = "reads the first of its words only"
@@ -98,6 +102,27 @@ class Program:
     bundles: bool = False  # it reads the words in a LoRA file together with the LoRA
     images: bool = False
     tops: tuple[str, ...] = ()  # the top levels that it reads besides a table
+
+
+def check_usable_by_programs(embedding: Embedding, path: Path) -> None:
+    """Raise FormatError if the vectors would break the programs that read them."""
+    for name, rows in embedding.vectors.items():
+        if not bool(rows.any(dim=1).all()):
+            what = f"{name}: a vector is zero, so the word would silently have no effect in several programs"
+            raise FormatError(what, str(path))
+    widths = {name: rows.shape[1] for name, rows in embedding.vectors.items()}
+    if set(widths) not in ({ENCODER}, {ENCODER, SECOND}):
+        what = (
+            f"a file must hold the vectors of one encoder or of SDXL's two, not of {' and '.join(sorted(widths))} alone"
+        )
+        raise FormatError(what, str(path))
+    first, second = widths[ENCODER], widths.get(SECOND)
+    small = all(width % HEAD == 0 and width < WIDTH for width in widths.values())  # test models
+    known = first in (WIDTH, SD2_WIDTH) if second is None else (first, second) == (WIDTH, SECOND_WIDTH)
+    if not (known or small):
+        what = f"no other program has a text encoder for vectors of {' and '.join(map(str, widths.values()))} numbers"
+        fix = f"{WIDTH} for Stable Diffusion 1.x, {SD2_WIDTH} for 2.x, {WIDTH} and {SECOND_WIDTH} for XL"
+        raise FormatError(what, str(path), fix)
 
 
 def support_by_program(content: FileContent, name: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from neonym.config.dataset import DatasetConfig, SubsetSpec
 from neonym.data.buckets import BucketRules
 from neonym.data.caption_files import text_of
 from neonym.data.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, by_tags, template_lines
-from neonym.data.records import Dataset, Folder
+from neonym.data.datasets import Dataset, Folder
 from neonym.errors import DataError, Problem, some
 from neonym.types import CaptionRules, ImageRules, Size
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from neonym.config.dataset import DatasetConfig
-from neonym.data.records import Dataset
+from neonym.data.datasets import Dataset
 from neonym.errors import Problem, in_one_line
 from neonym.types import ImageRecord
 

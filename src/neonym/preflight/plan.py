@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from neonym.config.dataset import DatasetConfig
 from neonym.config.run import RunConfig
+from neonym.data.datasets import Dataset
 from neonym.data.plan import ConceptPlan
-from neonym.data.records import Dataset
 from neonym.errors import Problem
 from neonym.generation.request.prompts import SamplePrompt
 from neonym.models.source import ModelSource

@@ -12,8 +12,9 @@ from neonym.config.resolve import Origins
 from neonym.config.rules import NO_IMAGES, objective_problems
 from neonym.config.run import RunConfig
 from neonym.config.sources import NO_NAME
+from neonym.data.datasets import Dataset
 from neonym.data.plan import ConceptPlan
-from neonym.data.records import Dataset, scan, steps_per_epoch
+from neonym.data.records import scan, steps_per_epoch
 from neonym.errors import ConfigError, DataError, ModelError, Problem
 from neonym.generation.request.prompts import SamplePrompt
 from neonym.models.loading.identify import identify
