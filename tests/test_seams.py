@@ -18,7 +18,6 @@ EXCEPTIONS = {  # file -> why it may name a family, or a part of one
     "cli/entry.py": "sdxl_train_textual_inversion.py is a script of sd-scripts",
     "models/registry.py": "the list of the families",
     "models/tokenizers/clip.py": "a chunk of CLIP",
-    "formats/__init__.py": "joins the two files that diffusers' example writes for SDXL",
     "formats/kohya.py": "the alignment of data in a file, in bytes",
     "training/metadata.py": "settings that sd-scripts does not record, by their names",
     "preflight/settings.py": "which of sd-scripts' two scripts gives a flag",

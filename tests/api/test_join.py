@@ -55,7 +55,7 @@ def test_files_that_are_not_halves_of_one_word_are_refused(halves, tmp_path, cap
     for name, content in others.items():
         save_file(content, tmp_path / name)
     for one, two, message in (
-        (halves[0], halves[0], "are not the two halves of one SDXL word: they have vectors of 768, 768 numbers"),
+        (halves[0], halves[0], "are not the two halves of one word: they have vectors of 768, 768 numbers"),
         (pair, halves[0], "are not the two halves"),
         (
             halves[0],

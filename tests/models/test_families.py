@@ -170,11 +170,11 @@ def test_a_word_is_learned_and_resuming_is_exact(run_for, folder):
     train(run_for("parts", max_train_steps=2))
     (parts,) = train(run_for("parts", max_train_steps=4)).files
     rows = load_file(whole)
-    assert {name: tuple(tensor.shape) for name, tensor in rows.items()} == {"emb_params": (2, WIDTH)}
+    assert {name: tuple(tensor.shape) for name, tensor in rows.items()} == {"t5xxl": (2, WIDTH)}
     assert all(torch.equal(tensor, load_file(parts)[name]) for name, tensor in rows.items())
     model = load_model(str(folder))
     pieces = model.text.tokenizers[SPEC.name].pieces("dog")
-    assert not torch.allclose(rows["emb_params"][0], model.text.vocabulary(SPEC.name)[pieces[0]])
+    assert not torch.allclose(rows["t5xxl"][0], model.text.vocabulary(SPEC.name)[pieces[0]])
     facts = read_embedding(whole)
     assert facts.metadata["neonym.family"] == "toy"
     assert facts.metadata["modelspec.architecture"] == "toy/textual-inversion"

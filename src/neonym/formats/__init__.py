@@ -13,13 +13,15 @@ from pathlib import Path
 from PIL.Image import Image
 
 from neonym.errors import FormatError
-from neonym.formats.consumers import check_usable_by_programs
+from neonym.formats.consumers import check_usable_by_programs, widths_in_words
 from neonym.formats.consumers import support_by_program as support_by_program
 from neonym.formats.content import FileContent, ending_of, printable
+from neonym.formats.keys import encoders_by_width
 from neonym.formats.layout import Target
 from neonym.formats.layouts import reader_of, writers
-from neonym.formats.tensors import ENCODER, OUTPUT, OUTPUT_MEANS, SECOND, SECOND_WIDTH, WIDTH, embeddings_of
+from neonym.formats.tensors import OUTPUT, OUTPUT_MEANS, embeddings_of
 from neonym.io.atomic import atomic_write
+from neonym.models.registry import families
 from neonym.text.words import clean
 from neonym.types import Embedding
 
@@ -122,16 +124,18 @@ def words_of(content: FileContent, path: Path | str) -> list[Embedding]:
 
 
 def join(halves: Sequence[tuple[Embedding, Path]], token: str | None = None) -> Embedding:
-    """Return one SDXL word joined from two files, one for each text encoder, in either order.
+    """Return one word joined from two files, one for each text encoder, in either order.
 
     Raise FormatError if they are not the two halves of one word.
     """
     where = " and ".join(str(file) for _, file in halves)
-    rows = [rows for word, _ in halves for rows in word.vectors.values()]
-    by_width = {table.shape[1]: table for table in rows}
-    if len(rows) != 2 or set(by_width) != {WIDTH, SECOND_WIDTH}:
-        what = f"are not the two halves of one SDXL word: they have vectors of {', '.join(str(r.shape[1]) for r in rows)} numbers"
-        raise FormatError(what, where, f"One file has vectors of {WIDTH} numbers, the other of {SECOND_WIDTH}")
+    rows = {str(i): rows for i, rows in enumerate(rows for word, _ in halves for rows in word.vectors.values())}
+    encoders = encoders_by_width({key: table.shape[1] for key, table in rows.items()}) if len(rows) == 2 else {}
+    if not encoders:
+        what = f"are not the two halves of one word: they have vectors of {', '.join(str(r.shape[1]) for r in rows.values())} numbers"
+        raise FormatError(
+            what, where, f"Join {' or '.join(map(widths_in_words, [f for f in families() if len(f.encoders) == 2]))}"
+        )
     named = {clean(word.token): word.token for word, file in halves if word.token != file.stem}
     if len(named) > 1 and token is None:
         raise FormatError(
@@ -139,7 +143,7 @@ def join(halves: Sequence[tuple[Embedding, Path]], token: str | None = None) -> 
         )
     metadata = {name: text for word, _ in reversed(halves) for name, text in word.metadata.items()}
     own = next(iter(named.values()), halves[0][0].token)
-    joined = Embedding(own, {ENCODER: by_width[WIDTH], SECOND: by_width[SECOND_WIDTH]}, metadata)
+    joined = Embedding(own, {name: rows[key] for name, key in encoders.items()}, metadata)
     check_vectors(joined, Path(where))
     return joined
 

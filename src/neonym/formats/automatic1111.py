@@ -6,8 +6,9 @@ from zipfile import ZIP_MAX_COMMENT, ZipFile, ZipInfo
 
 import torch
 
+from neonym.formats.keys import PLAIN, file_tensors
 from neonym.formats.layout import Layout, Target
-from neonym.formats.tensors import ENCODER, SECOND, own_metadata, web_ui_table
+from neonym.formats.tensors import own_metadata, web_ui_table
 from neonym.types import Embedding
 
 
@@ -16,11 +17,9 @@ def write(embedding: Embedding, target: Target) -> None:
 
     The additional key `emp_params` lets OneTrainer read a word for one encoder.
     """
-    rows = {name: table.detach().cpu().contiguous() for name, table in embedding.vectors.items()}
-    if SECOND in rows:
-        content = {"clip_l": rows[ENCODER], "clip_g": rows[SECOND]}
-    else:
-        content = {**web_ui_table(embedding, rows[ENCODER]), "emp_params": rows[ENCODER]}
+    content = file_tensors(embedding)
+    if (rows := content.get(PLAIN)) is not None:
+        content = {**web_ui_table(embedding, rows), "emp_params": rows}
     target.path.write_bytes(plain_zip(content, embedding))
 
 

@@ -16,11 +16,14 @@ from torch import Tensor
 
 from neonym.errors import FormatError
 from neonym.formats.content import FileContent, printable, tensors_in
-from neonym.formats.tensors import BUNDLE, ENCODER, OUTPUT, SECOND, SECOND_WIDTH, WIDTH, as_name, bundles
+from neonym.formats.keys import family_of, widths_of
+from neonym.formats.tensors import BUNDLE, OUTPUT, as_name, bundles
+from neonym.models.family import Family
+from neonym.models.registry import families
 from neonym.types import Embedding
 
 IMAGES = ("png", "webp", "jxl", "avif")
-SD2_WIDTH = 1024
+WIDTH, SECOND_WIDTH, SD2_WIDTH = 768, 1280, 1024  # of the two encoders of SDXL (the first is that of 1.x), and of 2.x
 HEAD = 64  # width of an attention head: every vector width is a multiple of it
 XL = {WIDTH, SECOND_WIDTH}
 READS = "reads it"
@@ -110,19 +113,21 @@ def check_usable_by_programs(embedding: Embedding, path: Path) -> None:
         if not bool(rows.any(dim=1).all()):
             what = f"{name}: a vector is zero, so the word would silently have no effect in several programs"
             raise FormatError(what, str(path))
-    widths = {name: rows.shape[1] for name, rows in embedding.vectors.items()}
-    if set(widths) not in ({ENCODER}, {ENCODER, SECOND}):
+    widths, family = widths_of(embedding), family_of(embedding)
+    if family is None:
         what = (
-            f"a file must hold the vectors of one encoder or of SDXL's two, not of {' and '.join(sorted(widths))} alone"
+            f"a file must hold the vectors of all text encoders of a model, not of {' and '.join(sorted(widths))} alone"
         )
         raise FormatError(what, str(path))
-    first, second = widths[ENCODER], widths.get(SECOND)
     small = all(width % HEAD == 0 and width < WIDTH for width in widths.values())  # test models
-    known = first in (WIDTH, SD2_WIDTH) if second is None else (first, second) == (WIDTH, SECOND_WIDTH)
-    if not (known or small):
+    if not (small or family.fits(widths)):
         what = f"no other program has a text encoder for vectors of {' and '.join(map(str, widths.values()))} numbers"
-        fix = f"{WIDTH} for Stable Diffusion 1.x, {SD2_WIDTH} for 2.x, {WIDTH} and {SECOND_WIDTH} for XL"
-        raise FormatError(what, str(path), fix)
+        raise FormatError(what, str(path), f"{'; '.join(map(widths_in_words, families()))}")
+
+
+def widths_in_words(family: Family) -> str:
+    """Return the widths of a family's vectors for a message."""
+    return f"{' and '.join(str(spec.width) for spec in family.encoders)} for {family.label}"
 
 
 def support_by_program(content: FileContent, name: str) -> dict[str, str]:

@@ -11,21 +11,19 @@ from safetensors.torch import save
 
 from neonym.errors import FormatError
 from neonym.formats.content import FileContent, check_size, ending_of
+from neonym.formats.keys import file_tensors
 from neonym.formats.layout import Layout, Target
-from neonym.formats.tensors import BUNDLE, ENCODER, SECOND
+from neonym.formats.tensors import BUNDLE
 from neonym.types import Embedding
 
-KEY = "emb_params"
 LARGEST_HEADER = 1 << 30  # bytes
 MARK = "<embed>"  # how the metadata of cloneofsimo's LoRA files mark a word
 
 
 def write(embedding: Embedding, target: Target) -> None:
-    """Write a word for one text encoder, or for SDXL's two."""
-    rows = {name: table.detach().cpu().contiguous() for name, table in embedding.vectors.items()}
-    tensors = {"clip_l": rows[ENCODER], "clip_g": rows[SECOND]} if SECOND in rows else {KEY: rows[ENCODER]}
+    """Write a word under the keys of its model family."""
     metadata = {"format": "pt", **embedding.metadata, "token": embedding.token}
-    target.path.write_bytes(in_order(save(tensors, metadata)))
+    target.path.write_bytes(in_order(save(file_tensors(embedding), metadata)))
 
 
 def in_order(content: bytes) -> bytes:

@@ -22,8 +22,9 @@ from PIL import Image, ImageDraw, PngImagePlugin
 
 from neonym.errors import FormatError
 from neonym.formats.content import FileContent, ending_of
+from neonym.formats.keys import PLAIN, file_tensors
 from neonym.formats.layout import Layout, Target
-from neonym.formats.tensors import ENCODER, OWN, SECOND, own_metadata, parse_own_metadata, web_ui_table
+from neonym.formats.tensors import OWN, own_metadata, parse_own_metadata, web_ui_table
 from neonym.types import Embedding
 
 CHUNK = "sd-ti-embedding"
@@ -43,20 +44,21 @@ def write(embedding: Embedding, target: Target) -> None:
 
     Raise FormatError if there are more vectors than can be read back.
     """
-    rows = {key: {"TORCHTENSOR": table.detach().cpu().float().tolist()} for key, table in embedding.vectors.items()}
-    chunks, own, pair = PngImagePlugin.PngInfo(), own_metadata(embedding), SECOND in rows
-    if pair:
-        table = {"clip_l": rows[ENCODER], "clip_g": rows[SECOND]}
+    table: dict[str, Any] = {
+        key: {"TORCHTENSOR": rows.float().tolist()} for key, rows in file_tensors(embedding).items()
+    }
+    chunks, own, alone = PngImagePlugin.PngInfo(), own_metadata(embedding), table.get(PLAIN)
+    if alone is None:
         chunks.add_text(OWN, base64.b64encode(own.encode()).decode())
     else:
-        table = {**web_ui_table(embedding, rows[ENCODER]), "name": target.name, OWN: own}
+        table = {**web_ui_table(embedding, alone), "name": target.name, OWN: own}
     text = json.dumps(table)
     if len(text) > LARGEST:
         raise FormatError(
             "there are more vectors than a card can hold", f"the card of `{embedding.token}`", "Use another layout"
         )
     chunks.add_text(CHUNK, base64.b64encode(text.encode()).decode())
-    data = zlib.compress(text.encode(), 9) + (zlib.compress(own.encode(), 9) if pair else b"")
+    data = zlib.compress(text.encode(), 9) + (zlib.compress(own.encode(), 9) if alone is None else b"")
     picture = target.picture.convert("RGB") if target.picture else plain_card(embedding.token)
     with_data(picture, data).save(target.path, "PNG", pnginfo=chunks)
 

@@ -13,17 +13,15 @@ from torch import Tensor
 
 from neonym.errors import FormatError
 from neonym.formats.content import FileContent, check_tensors, likely_kind, printable, tensors_in
+from neonym.formats.keys import encoder_keys, encoder_of_width, encoders_by_width, known_keys
 from neonym.io.json import is_text
+from neonym.models.families.unsupported import ENCODERS
 from neonym.types import Embedding
 
-ENCODER, SECOND = "text_encoder", "text_encoder_2"  # SD 1.x/2.x's only encoder or SDXL's first; SDXL's second
-PAIRS = (("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1"), (ENCODER, SECOND))
-PAIRED = {name for pair in PAIRS for name in pair}
+FIRST = "text_encoder"  # the first or only encoder of a model
 PLAIN = {"emb_params", "emp_params", "emp_params_out", "*", "clip_h"}  # names that say nothing about the word
 OUTPUT = re.compile(r"(emp_params|clip_[lgh]|t5|t5xxl|text_encoder_?\d?)_out")
 OUTPUT_MEANS = "OneTrainer's output embeddings"
-T5 = ("t5xxl", "t5", "text_encoders_2")  # of SD 3 and FLUX
-WIDTH, SECOND_WIDTH = 768, 1280  # of SDXL's encoders
 BUNDLE = "bundle_emb."  # prefix of embeddings in a LoRA file
 LONGEST_NAME = 100
 OWN = "neonym"  # the key of Neonym's metadata in an image card, as JSON
@@ -47,13 +45,13 @@ def embeddings_of(content: FileContent, path: Path) -> list[Embedding]:
         named = [((own or path.stem) if name == "*" else as_name(name), {name: rows}) for name, rows in words.items()]
         return [embedding_of(word, rows, path) for word, rows in named]
     name = next(iter(tensors))
-    known = content.listed or len(tensors) > 1 or name in PLAIN or name in PAIRED
+    known = content.listed or len(tensors) > 1 or name in PLAIN or name in known_keys()
     return [embedding_of(own or ("" if known else as_name(name)) or path.stem, tensors, path, metadata)]
 
 
 def embedding_of(token: str, tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] = {}) -> Embedding:
     """Return the word in these tensors. Raise FormatError if it is unclear which of them are its vectors."""
-    vectors, left_out = vectors_of(tensors, path)
+    vectors, left_out = vectors_of(tensors, path, metadata.get("neonym.family"))
     return Embedding(token, vectors, dict(metadata), left_out)
 
 
@@ -77,7 +75,7 @@ def several(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     words = {name: rows for name, rows in tensors.items() if rows.is_floating_point() and rows.ndim in (1, 2)}
     widths = {rows.shape[-1] for rows in words.values()}
-    named = all((as_name(name) and name not in PLAIN and name not in PAIRED) or name == "*" for name in words)
+    named = all((as_name(name) and name not in PLAIN and name not in known_keys()) or name == "*" for name in words)
     outputs = any(OUTPUT.fullmatch(name) for name in words)
     return (
         words
@@ -92,13 +90,15 @@ def as_name(value: object) -> str:
     return name if name.isprintable() and len(name) <= LONGEST_NAME else ""
 
 
-def vectors_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def vectors_of(
+    tensors: Mapping[str, Tensor], path: Path, family: str | None = None
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Return the vectors [n,W] of each encoder, and the names of the tensors that are not part of the word.
 
-    Raise FormatError if it is unclear which tensors are the vectors.
+    `family` is the model family that the file names. Raise FormatError if it is unclear which tensors are the vectors.
     """
-    if any(name in tensors for name in T5):
-        raise FormatError("has vectors for T5, so it is for Stable Diffusion 3 or FLUX", str(path))
+    for name in tensors.keys() & ENCODERS.keys() - known_keys():
+        raise FormatError(ENCODERS[name], str(path))
     outputs = [name for name in tensors if OUTPUT.fullmatch(name)]
     inputs = {name: rows for name, rows in tensors.items() if name not in outputs}
     if outputs and all(map(is_zero, inputs.values())):
@@ -106,7 +106,7 @@ def vectors_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Ten
             f"has only {OUTPUT_MEANS} ({', '.join(outputs)}): they apply after the text encoder, so they are not a word"
         )
         raise FormatError(what, str(path), "Train it again without output embeddings")
-    chosen = chosen_of(inputs, path)
+    chosen = chosen_of(inputs, path, family)
     for name in chosen.values():
         if not is_numbers(inputs[name]):
             raise FormatError(f"{printable(name)}: vectors cannot be of the type {tensors[name].dtype}", str(path))
@@ -117,18 +117,17 @@ def vectors_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Ten
     return {encoder: as_rows(tensors[name]) for encoder, name in chosen.items()}, (*outputs, *others)
 
 
-def chosen_of(tensors: Mapping[str, Tensor], path: Path) -> dict[str, str]:
+def chosen_of(tensors: Mapping[str, Tensor], path: Path, family: str | None) -> dict[str, str]:
     """Return the name of each encoder's tensor. Raise FormatError if it is unclear which tensors they are."""
-    for first, second in PAIRS:
-        if first in tensors and second in tensors:
-            return {ENCODER: first, SECOND: second}
-    by_width = {rows.shape[-1] if rows.ndim else 0: name for name, rows in tensors.items()}
-    if len(tensors) == 2 and set(by_width) == {WIDTH, SECOND_WIDTH}:  # SD.Next distinguishes the encoders by width
-        return {ENCODER: by_width[WIDTH], SECOND: by_width[SECOND_WIDTH]}
+    keys = encoder_keys(tensors.keys(), family)
+    if len(keys) > 1:
+        return keys
+    widths = {name: rows.shape[-1] if rows.ndim else 0 for name, rows in tensors.items()}
+    # SD.Next distinguishes the encoders by width
+    if len(tensors) > 1 and (by_width := encoders_by_width(widths)):
+        return by_width
     name = only_one(tensors, path)
-    rows = tensors[name]
-    second = any(name in tensors for _, name in PAIRS) or (rows.ndim > 0 and rows.shape[-1] == SECOND_WIDTH)
-    return {SECOND if second else ENCODER: name}
+    return {encoder_of_width(widths[name]) or next(iter(keys), FIRST): name}
 
 
 def only_one(tensors: Mapping[str, Tensor], path: Path) -> str:

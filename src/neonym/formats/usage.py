@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from neonym.formats import read_content, support_by_program
-from neonym.formats.tensors import SECOND
+from neonym.formats.keys import PLAIN, file_tensors
 from neonym.text.file_names import name_warnings
 from neonym.text.vocabulary import clip_has, vocabulary_warning
 from neonym.types import Embedding
@@ -87,7 +87,7 @@ def with_diffusers(embedding: Embedding, file: Path, support: str) -> list[str]:
     if not support.startswith(("reads", "one call")):
         return ["", f"For diffusers: `neonym convert {shell(file.name)} {shell(f'{file.stem}.safetensors')}`.", ""]
     token = f"<{file.stem.lower()}>" if clip_has(file.stem.lower()) else file.stem.lower()
-    code = TWO_ENCODERS if SECOND in embedding.vectors else ONE_ENCODER
+    code = ONE_ENCODER if PLAIN in file_tensors(embedding) else TWO_ENCODERS
     name = json.dumps(file.name, ensure_ascii=False)
     filled = code.format(
         how="from safetensors.torch import load_file" if ending == "safetensors" else "import torch",

@@ -12,6 +12,7 @@ from neonym.models.families.unet import (
     CHECKPOINT,
     FIRST,
     MORE_CONDITIONS,
+    ONLY,
     OTHER_SCHEDULES,
     SECOND,
     UNET,
@@ -53,7 +54,7 @@ def has_open_clip(configs: Configs) -> bool:
 SD1 = Family(
     name="sd1",
     label="Stable Diffusion 1.x",
-    encoders=(FIRST,),
+    encoders=(ONLY,),
     denoiser=UNET,
     latents=LatentSpec(scaling_factor=0.18215),
     process="diffusion",
@@ -77,7 +78,7 @@ SD2 = replace(
     SD1,
     name="sd2",
     label="Stable Diffusion 2.x",
-    encoders=(replace(FIRST, width=1024),),
+    encoders=(replace(ONLY, width=1024),),
     recognise=recognise_second,
     defaults=published(
         "Stable Diffusion 2.x",

@@ -10,8 +10,12 @@ from neonym.models.family import CheckpointLayout, Configs, DenoiserSpec, Encode
 
 UNET = DenoiserSpec("unet", "UNet2DConditionModel")
 CHECKPOINT = CheckpointLayout(recognises, configs_of, prefixes)
-FIRST = EncoderSpec("text_encoder", "CLIPTextModel", "clip_l", width=768)
-SECOND = EncoderSpec("text_encoder_2", "CLIPTextModelWithProjection", "clip_g", width=1280, id_zero_pads=True)
+ONLY = EncoderSpec("text_encoder", "CLIPTextModel", "emb_params", ("emp_params", "clip_h"), width=768)
+FIRST = EncoderSpec("text_encoder", "CLIPTextModel", "clip_l", ("text_encoders_0", "text_encoder"), width=768)
+SECOND = EncoderSpec(
+    "text_encoder_2", "CLIPTextModelWithProjection", "clip_g", ("text_encoders_1", "text_encoder_2"), width=1280,
+    id_zero_pads=True,
+)  # fmt: skip
 # Config keys of further U-Net conditions, as unCLIP has
 MORE_CONDITIONS = ("addition_embed_type", "class_embed_type", "num_class_embeds")
 PIXELS = 8  # pixels of an image's side per latent pixel

@@ -28,6 +28,11 @@ PARTS = (  # the same, for a file without a U-Net under the original names
 )  # fmt: skip
 
 
+ENCODERS = {  # key of an encoder in an embedding file -> what the word is for
+    **dict.fromkeys(("t5xxl", "t5", "text_encoders_2"), "has vectors for T5, so it is for Stable Diffusion 3 or FLUX"),
+}
+
+
 def refuse_unsupported(header: Header, name: str, whole: bool, supported: str) -> None:
     """Raise ModelError if a file is known to be something other than a supported model.
 
