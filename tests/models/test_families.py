@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from neonym import generate, read_embedding, train
 from neonym.cli.main import main
+from neonym.config.generate import GenerateSettings
 from neonym.models import registry
 from neonym.models.defaults import published
 from neonym.models.encoders.clip import Keep
@@ -97,6 +98,7 @@ TOY = Family(
     module=__name__,
     pipeline="FluxPipeline",
     guidance=3.5,
+    flag="toy",
     defaults=published("Toy", learning_rate=(1e-2, "a guess"), max_train_steps=(20, "a guess"), gpu_memory=(1, "tiny")),
 )
 
@@ -246,3 +248,9 @@ def test_samplers_of_diffusion_are_refused_before_a_weight_is_read(folder, tmp_p
 def test_a_flag_that_names_another_family_is_refused(folder, tmp_path, capsys, flag):
     command(tmp_path, "--ckpt", folder, "--prompt", "a dog", f"--{flag}", code=2)
     assert f"--{flag}: the model is Toy, not " in capsys.readouterr().err
+
+
+def test_the_flag_of_a_family_need_not_be_a_setting(tmp_path):
+    """`TOY.flag` names no field of the settings, and images are generated with any model."""
+    assert TOY.flag not in GenerateSettings.model_fields
+    assert len(command(tmp_path, "--prompt", "a dog", "--steps", 1, "--W", 64, "--H", 64)) == 1
