@@ -7,6 +7,7 @@ are scaled and shifted, images whose sides are multiples of 16.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,22 +16,26 @@ from diffusers import AutoencoderKL, ConfigMixin, FlowMatchEulerDiscreteSchedule
 from diffusers.configuration_utils import register_to_config
 from PIL import Image
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from neonym import generate, read_embedding, train
 from neonym.cli.main import main
 from neonym.config.generate import GenerateSettings
+from neonym.errors import UserError
 from neonym.models import registry
 from neonym.models.defaults import published
 from neonym.models.encoders.clip import Keep
 from neonym.models.family import Configs, DenoiserSpec, EncoderSpec, Family, LatentSpec, Recognised
+from neonym.models.loading.identify import identify
 from neonym.models.loading.parts import load_parts, vae_of
 from neonym.models.model import Model, load_model
 from neonym.models.process.flow import Flow
 from neonym.models.text_side import TextSide
 from neonym.preflight.preflight import preflight
+from neonym.training.concept import initial_rows
+from neonym.training.metadata import prediction_metadata
 from neonym.types import Encoded, TextCond
 from support.checks import settings
 from support.commands import generate as command
@@ -39,6 +44,7 @@ from support.data_sets import make_images
 
 SPEC = EncoderSpec("text_encoder", "T5EncoderModel", "t5xxl", aliases=("t5",), kind="t5", max_length=24, width=64)
 PATCH, WIDTH = 2, SPEC.width or 0
+INVISIBLE = "\u2060"  # a word joiner, which the tokenizer ignores, as T5's does
 
 
 class ToyTransformer(ModelMixin, ConfigMixin):
@@ -120,11 +126,12 @@ def folder(tmp_path_factory) -> Path:
         "<pad>",
         "</s>",
         "<unk>",
-        *["▁a", "▁image", "▁photo", "▁of", "▁on", "▁the", "▁red", "▁dog", "▁cat", ",", "."],
+        *["▁a", "▁image", "▁photo", "▁of", "▁on", "▁the", "▁red", "▁dog", "▁Dog", "▁cat", ",", "."],
     ]
     letters = [f"▁{c}" for c in "abcdefghijklmnopqrstuvwxyz"] + list("▁abcdefghijklmnopqrstuvwxyz")
     pieces = [(piece, -float(i)) for i, piece in enumerate(dict.fromkeys([*words, *letters]))]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
+    tokenizer.normalizer = normalizers.Replace(INVISIBLE, "")
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>", unk_token="<unk>", model_max_length=24
@@ -157,10 +164,10 @@ def run_for(folder, tmp_path):
     """Return a function that makes the settings of a short run on the toy model."""
     images = make_images(tmp_path / "images", 3, (96, 64))
 
-    def make(name: str, **more):
+    def make(name: str, init_word: str = "dog", **more):
         return settings(
             pretrained_model_name_or_path=str(folder), train_data_dir=str(images), token_string="mychar4",
-            init_word="dog", num_vectors_per_token=2, train_batch_size=2, output_dir=str(tmp_path / name),
+            init_word=init_word, num_vectors_per_token=2, train_batch_size=2, output_dir=str(tmp_path / name),
             output_name="word", eval_samples=8, lr_scheduler="constant", lr_warmup_steps="0", **more,
         )  # fmt: skip
 
@@ -180,6 +187,14 @@ def test_a_word_is_learned_and_resuming_is_exact(run_for, folder):
     facts = read_embedding(whole)
     assert facts.metadata["neonym.family"] == "toy"
     assert facts.metadata["modelspec.architecture"] == "toy/textual-inversion"
+    assert "modelspec.prediction_type" not in facts.metadata  # modelspec has no name for a flow's
+
+
+def test_predictions_have_the_names_of_modelspec():
+    source = identify("builtin:emoji")
+    for kind, name in (("epsilon", "epsilon"), ("v_prediction", "v")):
+        predicting = replace(source, facts=replace(source.facts, prediction_type=kind))
+        assert prediction_metadata(predicting) == {"modelspec.prediction_type": name}
 
 
 def test_a_learned_word_is_inspected(run_for, folder, capsys):
@@ -192,6 +207,25 @@ def test_a_learned_word_is_inspected(run_for, folder, capsys):
     assert "fits toy" in text
     assert "neonym.family: toy" in text
     assert main(["inspect", str(file), "--for", "sd1"]) == 2
+
+
+def test_an_init_word_is_read_as_the_tokenizer_reads_it(folder):
+    """T5's tokenizer keeps upper case, so "Dog" and "dog" start from different rows."""
+    model = load_model(str(folder))
+    tokenizer, table = model.text.tokenizers[SPEC.name], model.text.vocabulary(SPEC.name)
+    for word in ("Dog", "dog", " Dog "):
+        (piece,) = tokenizer.pieces_of(word)
+        assert tokenizer.read(piece) == word.strip()
+        assert torch.equal(initial_rows(model, word, 1)[SPEC.name], table[[piece]].float())
+
+
+def test_an_init_word_without_a_token_is_refused_before_training(run_for, folder):
+    run = run_for("none", INVISIBLE, max_train_steps=1)
+    (error,) = [problem for problem in preflight(run).problems if problem.severity == "error"]
+    assert "the init word of `mychar4`" in error.where
+    assert "has no token that the model knows" in error.what
+    with pytest.raises(UserError, match="has no token for text_encoder"):
+        initial_rows(load_model(str(folder)), INVISIBLE, 1)
 
 
 def test_sides_that_the_network_cannot_take_are_refused(run_for):

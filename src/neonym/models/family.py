@@ -100,6 +100,8 @@ class Family:
     guidance: float  # the guidance scale that suits it
     defaults: Defaults  # default settings, each with its source
     architectures: Mapping[str, str] = field(default_factory=dict)  # prediction type -> modelspec architecture
+    # Prediction type -> its name in modelspec, which has none for the velocity of a flow
+    prediction_names: Mapping[str, str] = field(default_factory=lambda: {"epsilon": "epsilon", "v_prediction": "v"})
     checkpoint: CheckpointLayout | None = None
     flag: str | None = None  # sd-scripts' flag for it
     other_schedules: tuple[

@@ -79,6 +79,10 @@ class WordTokenizer(ABC):
             raise ValueError(f"the word {token!r} is not the one added last")
         del self.words[word]
 
+    def pieces_of(self, text: str) -> list[int]:
+        """Return the ids of text as its user wrote it, without start and end; none if the tokenizer ignores it all."""
+        return self.pieces(self.cleaned(text))
+
     def has_piece(self, text: str) -> bool:
         """Return whether the vocabulary has exactly this piece."""
         return self.backend.token_to_id(text) is not None
