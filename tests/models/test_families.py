@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from neonym import generate, read_embedding, train
+from neonym.cli.inspect import InspectFlags
 from neonym.cli.main import main
 from neonym.config.generate import GenerateSettings
 from neonym.errors import UserError
@@ -207,6 +208,23 @@ def test_a_learned_word_is_inspected(run_for, folder, capsys):
     assert "fits toy" in text
     assert "neonym.family: toy" in text
     assert main(["inspect", str(file), "--for", "sd1"]) == 2
+
+
+def test_inspect_knows_families_that_are_registered_after_its_import(capsys):
+    later = replace(TOY, name="later")
+    for registered in (False, True):
+        if registered:
+            registry.register(later)
+        try:
+            assert InspectFlags.known("toy") == "toy"
+            with pytest.raises(ValueError, match="is not one of sd1, .*toy" + ", later" * registered + "$"):
+                InspectFlags.known("unknown")
+            with pytest.raises(SystemExit):
+                main(["inspect", "--help"])
+            assert ("later" in capsys.readouterr().out) == registered
+        finally:
+            if registered:
+                registry.unregister(later)
 
 
 def test_an_init_word_is_read_as_the_tokenizer_reads_it(folder):
