@@ -227,6 +227,29 @@ def test_inspect_knows_families_that_are_registered_after_its_import(capsys):
                 registry.unregister(later)
 
 
+@pytest.mark.parametrize(
+    ("caption", "found"),
+    [
+        ("a photo of mychar4", {"mychar4"}),
+        ("A Photo of MyChar4, MYCHAR4", {"mychar4"}),
+        ("\u0130 MyChar4 Other", {"mychar4", "other"}),  # a letter that becomes two in lower case
+        ("a Dog, mychar44", set()),
+        ("a " * 40 + "other", {"other"}),  # it is a word of the caption, although it does not fit
+    ],
+)
+def test_words_are_found_in_any_case_and_once(folder, caption, found, monkeypatch):
+    """The words that are reported are those whose rows are read, in text that keeps its case."""
+    text = load_model(str(folder)).text
+    tokenizer = text.tokenizers[SPEC.name]
+    for word in ("MyChar4", "other"):
+        text.add_word(word, {SPEC.name: torch.zeros(2, WIDTH)})
+    assert tokenizer.words_in(caption) == found
+    rows = [i for i in tokenizer.flat(caption) if i >= tokenizer.vocab]
+    assert set(rows) == {i for word in found for i in tokenizer.words[word]}
+    monkeypatch.setattr(tokenizer, "words_in", None)  # so that there is no second search
+    assert text.tokenize(caption).words == found
+
+
 def test_an_init_word_is_read_as_the_tokenizer_reads_it(folder):
     """T5's tokenizer keeps upper case, so "Dog" and "dog" start from different rows."""
     model = load_model(str(folder))

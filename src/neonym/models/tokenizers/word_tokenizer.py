@@ -24,9 +24,8 @@ class Ids:
 
     ids: list[list[int]]  # [K,L]
     learned: tuple[int, ...]  # positions of learned ids in the flattened `ids`
-    lost_rows: int  # learned ids that did not fit
-    lost_tokens: int  # all ids that did not fit
     emphasis: list[list[float]]  # [K,L], 1 where there is none
+    words: frozenset[str]  # the new words in the caption, in lower case, whether or not they fit
 
 
 @dataclass
@@ -93,7 +92,7 @@ class WordTokenizer(ABC):
 
     def words_in(self, text: str) -> set[str]:
         """Return the new words in `text`, in lower case."""
-        text = clean(text)
+        text = in_lower_case(self.cleaned(text))
         if not any(word in text for word in self.words):
             return set()
         return set(whole_word(tuple(self.words)).findall(text))
@@ -123,9 +122,9 @@ class WordTokenizer(ABC):
     def whole(self, text: str) -> Iterator[Sequence[int]]:
         """Yield the ids of `text`: those of a new word together, every other id on its own."""
         text, last = self.cleaned(text), 0
-        for match in whole_word(tuple(self.words)).finditer(text) if self.words else ():
+        for match in whole_word(tuple(self.words)).finditer(in_lower_case(text)) if self.words else ():
             yield from ((piece,) for piece in self.pieces(text[last : match.start()]))
-            yield self.words[match.group().lower()]
+            yield self.words[match.group()]
             last = match.end()
         yield from ((piece,) for piece in self.pieces(text[last:]))
 
@@ -153,7 +152,17 @@ class WordTokenizer(ABC):
     def __call__(self, text: str) -> Ids:
         """Return the ids of a caption, truncated to `parts` parts. Raise ValueError if an emphasis is not a number."""
         flat = self.with_emphasis(text)
-        kept, lost = flat[: self.room], flat[self.room :]
+        kept, read = flat[: self.room], {token for token, _ in flat}
         ids, emphasis = self.laid_out([kept[first : first + self.part] for first in range(0, self.room, self.part)])
         learned = tuple(i for i, token in enumerate(token for row in ids for token in row) if token >= self.vocab)
-        return Ids(ids, learned, sum(token >= self.vocab for token, _ in lost), len(lost), emphasis)
+        words = frozenset(word for word, own in self.words.items() if own.start in read)
+        return Ids(ids, learned, emphasis, words)
+
+
+def in_lower_case(text: str) -> str:
+    """Return text in lower case, with every character at its place.
+
+    A character whose lower case is longer stays as it is, such as the Turkish capital I with a dot.
+    """
+    lower = text.lower()
+    return lower if len(lower) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
