@@ -7,15 +7,17 @@ are scaled and shifted, images whose sides are multiples of 16.
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, ConfigMixin, FlowMatchEulerDiscreteScheduler, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
@@ -28,9 +30,19 @@ from neonym.errors import UserError
 from neonym.models import registry
 from neonym.models.defaults import published
 from neonym.models.encoders.clip import Keep
-from neonym.models.family import Configs, DenoiserSpec, EncoderSpec, Family, LatentSpec, Recognised
+from neonym.models.family import (
+    CheckpointHints,
+    CheckpointLayout,
+    Configs,
+    DenoiserSpec,
+    EncoderSpec,
+    Family,
+    LatentSpec,
+    Recognised,
+)
 from neonym.models.loading.identify import identify
 from neonym.models.loading.parts import load_parts, vae_of
+from neonym.models.loading.weight_files import Header
 from neonym.models.model import Model, load_model
 from neonym.models.process.flow import Flow
 from neonym.models.text_side import TextSide
@@ -46,6 +58,14 @@ from support.data_sets import make_images
 SPEC = EncoderSpec("text_encoder", "T5EncoderModel", "t5xxl", aliases=("t5",), kind="t5", max_length=24, width=64)
 PATCH, WIDTH = 2, SPEC.width or 0
 INVISIBLE = "\u2060"  # a word joiner, which the tokenizer ignores, as T5's does
+
+
+T5_SIZES = {"vocab_size": 96, "d_model": WIDTH, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+VAE_SIZES: dict[str, Any] = {
+    "block_out_channels": (8, 8, 8, 8), "latent_channels": 16, "norm_num_groups": 4, "layers_per_block": 1,
+    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "scaling_factor": 0.36, "shift_factor": 0.12, "sample_size": 64,
+}  # fmt: skip
 
 
 class ToyTransformer(ModelMixin, ConfigMixin):
@@ -94,6 +114,35 @@ def recognise(configs: Configs, name: str) -> Recognised | None:
     return Recognised(native_size=64, text_layers=2)
 
 
+# A checkpoint in one file: each part under a prefix, the transformer under names of its own.
+PREFIXES = {"transformer": "net.", "vae": "ae.", SPEC.name: "t5."}
+ORIGINAL_NAMES = {"into.": "patch_in.", "out.": "patch_out."}  # name in `ToyTransformer` -> name in the file
+
+
+def checkpoint_configs(header: Header, name: str, hints: CheckpointHints) -> Configs:
+    """Return the configs of a checkpoint from its shapes. Heads and other sizes are those of every toy."""
+    del name, hints
+    vocab, width = header.shapes["t5.shared.weight"]
+    return {
+        "transformer": {"_class_name": "ToyTransformer", "channels": header.shapes["net.patch_in.weight"][1], "width": width},
+        SPEC.name: T5Config(**T5_SIZES | {"vocab_size": vocab, "d_model": width}).to_dict(),
+        "vae": {"_class_name": "AutoencoderKL", **VAE_SIZES},
+        "scheduler": {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
+    }  # fmt: skip
+
+
+def from_original_names(tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the weights of the transformer under the names of `ToyTransformer`."""
+    del config
+    named = {name.removeprefix(PREFIXES["transformer"]): tensor for name, tensor in tensors.items()}
+    for own, original in ORIGINAL_NAMES.items():
+        named = {name.replace(original, own): tensor for name, tensor in named.items()}
+    return named
+
+
+CHECKPOINT = CheckpointLayout(
+    recognises=lambda header: header.has("net.patch_in."), configs=checkpoint_configs, prefixes=lambda family: PREFIXES
+)
 TOY = Family(
     name="toy",
     label="Toy",
@@ -102,6 +151,7 @@ TOY = Family(
     latents=LatentSpec(channels=16, multiple=16, scaling_factor=0.36, shift_factor=0.12),
     process="flow",
     recognise=recognise,
+    checkpoint=CHECKPOINT,
     module=__name__,
     pipeline="FluxPipeline",
     guidance=3.5,
@@ -138,14 +188,9 @@ def folder(tmp_path_factory) -> Path:
         tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>", unk_token="<unk>", model_max_length=24
     )
     fast.save_pretrained(home / "tokenizer")
-    config = T5Config(vocab_size=96, d_model=WIDTH, d_kv=16, d_ff=64, num_layers=2, num_heads=4)
-    T5EncoderModel(config).save_pretrained(home / "text_encoder")
+    T5EncoderModel(T5Config(**T5_SIZES)).save_pretrained(home / "text_encoder")
     ToyTransformer().save_pretrained(home / "transformer")
-    AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8), latent_channels=16, norm_num_groups=4, layers_per_block=1,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        scaling_factor=0.36, shift_factor=0.12, sample_size=64,
-    ).save_pretrained(home / "vae")  # fmt: skip
+    AutoencoderKL(**VAE_SIZES).save_pretrained(home / "vae")
     FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(home / "scheduler")
     (home / "model_index.json").write_text(json.dumps({"_class_name": "ToyPipeline"}))
     return home
@@ -161,13 +206,28 @@ def test_latents_are_shifted_and_scaled(folder):
 
 
 @pytest.fixture
+def checkpoint(folder, tmp_path) -> Path:
+    """Return the same model as one file. Its tokenizer lies beside it, because the package has none for T5."""
+    found = {}
+    for part, start in PREFIXES.items():
+        (file,) = (folder / part).glob("*.safetensors")
+        for name, tensor in load_file(file).items():
+            for own, original in ORIGINAL_NAMES.items() if part == "transformer" else ():
+                name = name.replace(own, original)
+            found[f"{start}{name}"] = tensor
+    shutil.copytree(folder / "tokenizer", tmp_path / "tokenizer")
+    save_file(found, tmp_path / "toy.safetensors")
+    return tmp_path / "toy.safetensors"
+
+
+@pytest.fixture
 def run_for(folder, tmp_path):
     """Return a function that makes the settings of a short run on the toy model."""
     images = make_images(tmp_path / "images", 3, (96, 64))
 
-    def make(name: str, init_word: str = "dog", **more):
+    def make(name: str, init_word: str = "dog", model: Path = folder, **more):
         return settings(
-            pretrained_model_name_or_path=str(folder), train_data_dir=str(images), token_string="mychar4",
+            pretrained_model_name_or_path=str(model), train_data_dir=str(images), token_string="mychar4",
             init_word=init_word, num_vectors_per_token=2, train_batch_size=2, output_dir=str(tmp_path / name),
             output_name="word", eval_samples=8, lr_scheduler="constant", lr_warmup_steps="0", **more,
         )  # fmt: skip
@@ -189,6 +249,26 @@ def test_a_word_is_learned_and_resuming_is_exact(run_for, folder):
     assert facts.metadata["neonym.family"] == "toy"
     assert facts.metadata["modelspec.architecture"] == "toy/textual-inversion"
     assert "modelspec.prediction_type" not in facts.metadata  # modelspec has no name for a flow's
+
+
+def test_a_single_file_has_the_weights_of_the_folder(folder, checkpoint):
+    single, whole = load_model(str(checkpoint)), load_model(str(folder))
+    assert single.source.family is TOY
+    assert single.source.file == checkpoint
+    for part, module in whole.modules().items():
+        own, found = module.state_dict(), single.modules()[part].state_dict()
+        assert own.keys() == found.keys()
+        assert all(torch.equal(tensor, found[name]) for name, tensor in own.items())
+    assert single.text.tokenize("a photo of a dog").ids[SPEC.name].tolist() == (
+        whole.text.tokenize("a photo of a dog").ids[SPEC.name].tolist()
+    )
+
+
+def test_a_word_is_learned_from_a_single_file_as_from_the_folder(run_for, checkpoint):
+    (single,) = train(run_for("single", model=checkpoint, max_train_steps=1)).files
+    (whole,) = train(run_for("whole", max_train_steps=1)).files
+    assert torch.equal(load_file(single)["emb_params"], load_file(whole)["emb_params"])
+    assert read_embedding(single).metadata["neonym.base_model"] == str(checkpoint)
 
 
 def test_predictions_have_the_names_of_modelspec():
