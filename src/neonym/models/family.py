@@ -13,6 +13,7 @@ from neonym.models.defaults import Defaults
 from neonym.models.loading.weight_files import Header
 
 BY_USER = "--v_parameterization"  # the source of the prediction type if the user gives it
+PerChannel = float | tuple[float, ...]  # one number for all C channels of latents, or one for each
 Configs = dict[str, dict[str, Any]]  # component of a Diffusers folder -> its config
 
 
@@ -42,8 +43,8 @@ class LatentSpec:
     channels: int = 4
     pixels: int = 8  # pixels of an image's side per latent pixel
     multiple: int = 8  # the sides of an image must be multiples of this
-    scaling_factor: float = 1.0
-    shift_factor: float = 0.0
+    scaling_factor: PerChannel = 1.0  # latents of the VAE become (latent - shift_factor) x scaling_factor
+    shift_factor: PerChannel = 0.0
     module: str = "AutoencoderKL"  # the class of its VAE in diffusers
 
 
