@@ -30,6 +30,7 @@ from neonym.errors import ModelError, UserError
 from neonym.models import registry
 from neonym.models.defaults import published
 from neonym.models.encoders.clip import Keep
+from neonym.models.encoders.rows import nearest_tokens
 from neonym.models.family import (
     CheckpointHints,
     CheckpointLayout,
@@ -320,6 +321,18 @@ def test_predictions_have_the_names_of_modelspec():
     for kind, name in (("epsilon", "epsilon"), ("v_prediction", "v")):
         predicting = replace(source, facts=replace(source.facts, prediction_type=kind))
         assert prediction_metadata(predicting) == {"modelspec.prediction_type": name}
+
+
+def test_the_nearest_words_are_words(folder):
+    """The table has marks, such as padding and the end, and rows that the tokenizer never uses."""
+    text = load_model(str(folder)).text
+    tokenizer, table = text.tokenizers[SPEC.name], text.vocabulary(SPEC.name)
+    used = tokenizer.backend.get_vocab_size()
+    assert used < len(table)
+    assert tokenizer.special_ids == {0, 1, 2, *range(used, len(table))}
+    nearest = nearest_tokens(table, table, 1, tokenizer.special_ids)[:, 0].tolist()
+    assert nearest[3:used] == list(range(3, used))
+    assert not tokenizer.special_ids & set(nearest)
 
 
 def test_a_learned_word_is_inspected(run_for, folder, capsys):

@@ -44,6 +44,11 @@ class WordTokenizer(ABC):
     def backend(self) -> Tokenizer:
         """The tokenizer of the vocabulary."""
 
+    @property
+    @abstractmethod
+    def special_ids(self) -> frozenset[int]:
+        """The ids of the vocabulary that are not text, such as its end."""
+
     @abstractmethod
     def pieces(self, text: str) -> list[int]:
         """Return the ids of text without new words, without start and end."""
