@@ -151,7 +151,7 @@ TOY = Family(
     label="Toy",
     encoders=(SPEC,),
     denoiser=DenoiserSpec("transformer", f"{__name__}.ToyTransformer"),
-    latents=LatentSpec(channels=16, multiple=16, scaling_factor=0.36, shift_factor=0.12),
+    latents=LatentSpec(channels=16, multiple=16, scaling_factor=0.36, shift_factor=0.12, patch=PATCH),
     process="flow",
     recognise=recognise,
     checkpoint=CHECKPOINT,
@@ -418,6 +418,22 @@ def test_the_word_changes_what_is_generated(run_for, folder):
     with_word, again, without = (generate(prompt, **shared)[0] for prompt in prompts)
     assert with_word.size == (64, 48)
     assert with_word.tobytes() == again.tobytes() != without.tobytes()
+
+
+def test_a_dynamic_shift_counts_the_patches_of_the_family(folder, monkeypatch):
+    """An image of 64 x 48 pixels is 8 x 6 latents, which are 12 tokens in patches of 2 x 2."""
+    model, seen = load_model(str(folder)), []
+    dynamic = {"use_dynamic_shifting": True, "base_image_seq_len": 4, "max_image_seq_len": 20, "base_shift": 1.0}
+    model.scheduler_config = {**model.scheduler_config, **dynamic, "max_shift": 2.0}
+    plain = FlowMatchEulerDiscreteScheduler.set_timesteps
+
+    def watched(self, *arguments, sigmas=None, mu=None, **more):
+        seen.append(mu)
+        return plain(self, *arguments, sigmas=sigmas, mu=mu, **more)
+
+    monkeypatch.setattr(FlowMatchEulerDiscreteScheduler, "set_timesteps", watched)
+    generate("a dog", model=model, seed=1, steps=2, size=(64, 48))
+    assert seen == [1.5]
 
 
 def test_sample_images_have_valid_sizes_and_a_sampler_of_the_process(run_for, tmp_path):

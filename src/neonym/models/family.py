@@ -46,6 +46,7 @@ class LatentSpec:
     scaling_factor: PerChannel = 1.0  # latents of the VAE become (latent - shift_factor) x scaling_factor
     shift_factor: PerChannel = 0.0
     module: str = "AutoencoderKL"  # the class of its VAE in diffusers
+    patch: int = 1  # side, in latents, of the patch that the denoiser reads as one token
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class DenoiserSpec:
 
     part: str
     module: str
+    not_quantized: tuple[str, ...] = ()  # beginnings of layers that stay as they are: small ones that matter most
 
 
 @dataclass(frozen=True)
