@@ -8,7 +8,9 @@ from neonym.models.families.ldm_checkpoint import configs_of, prefixes, recognis
 from neonym.models.families.unsupported import refiner, refuse_channels
 from neonym.models.family import CheckpointLayout, Configs, DenoiserSpec, EncoderSpec, Recognised
 
-UNET = DenoiserSpec("unet", "UNet2DConditionModel")
+UNET = DenoiserSpec(
+    "unet", "UNet2DConditionModel", not_quantized=("conv_in", "conv_out", "time_embedding", "add_embedding")
+)
 CHECKPOINT = CheckpointLayout(recognises, configs_of, prefixes)
 FIRST = EncoderSpec("text_encoder", "CLIPTextModel", "clip_l", width=768)
 SECOND = EncoderSpec("text_encoder_2", "CLIPTextModelWithProjection", "clip_g", width=1280, id_zero_pads=True)
