@@ -11,7 +11,7 @@ from neonym.config.optimizers import OPTIMIZERS, OptimizerRecord, listed_optimiz
 from neonym.extras import MODULES
 from neonym.formats import read_embedding
 from neonym.models.model import load_model
-from neonym.optim.optimizers import longest_step, make_optimizer, optimizer_class, record_of
+from neonym.optim.optimizers import found_rate, longest_step, make_optimizer, optimizer_class, rate_now, record_of
 from neonym.preflight.preflight import preflight
 from neonym.training.concepts import add_concepts
 
@@ -66,6 +66,22 @@ def test_a_record_matches_its_class(record):
     assert record.package in ("torch", "transformers") or MODULES[record.package].extra == "optimizers"
 
 
+@pytest.mark.parametrize("record", OPTIMIZERS, ids=lambda record: record.name)
+def test_a_record_names_where_its_rates_are(record):
+    rows = torch.nn.Parameter(torch.ones(1, 4))
+    optimizer = make_optimizer([rows], record.name, 0.5)
+    for _ in range(2):
+        rows.grad = torch.ones(1, 4)
+        optimizer.step()
+    group = optimizer.param_groups[0]
+    assert ("d" in group) == (record.found_rate == "d") == record.finds_rate
+    assert record.last_rate in group
+    assert ("scheduled_lr" in group) == (record.last_rate == "scheduled_lr")
+    assert (group["lr"] is None) == (record.rate_method is not None)
+    assert rate_now(optimizer, record) > 0
+    assert found_rate(optimizer, record) == (group["d"] * 0.5 if record.finds_rate else None)
+
+
 @pytest.mark.parametrize("record", [r for r in OPTIMIZERS if r.longest_step == "rate"], ids=lambda record: record.name)
 def test_a_step_is_no_longer_than_its_bound(record):
     """With a gradient clipped to 1, a step is about one learning rate long, even RAdam's first five."""
@@ -117,7 +133,10 @@ def test_a_class_at_a_dotted_path_is_inspected():
     assert (plain.finds_rate, plain.averages, plain.own_schedule, plain.longest_step) == (False, False, False, None)
     assert (averaging.finds_rate, averaging.averages, averaging.own_schedule) == (True, True, True)
     assert record_of(f"{HERE}.Averaging") is averaging  # the class is inspected only once
-    assert make_optimizer([torch.nn.Parameter(torch.ones(1))], f"{HERE}.Averaging").training
+    assert (averaging.found_rate, averaging.last_rate) == ("d", "scheduled_lr")
+    optimizer = make_optimizer([torch.nn.Parameter(torch.ones(1))], f"{HERE}.Averaging", 0.5)
+    assert optimizer.training
+    assert (rate_now(optimizer, averaging), found_rate(optimizer, averaging)) == (0.5, None)  # its group names neither
 
 
 @pytest.mark.parametrize(
@@ -132,7 +151,17 @@ def test_a_class_at_a_dotted_path_is_inspected():
 )
 def test_the_path_of_a_listed_class_has_its_capabilities_but_not_its_default_arguments(path, name):
     found, known = record_of(path), listed_optimizer(name)
-    capabilities = ("finds_rate", "own_schedule", "averages", "relative_steps", "waits_at_zero", "longest_step")
+    capabilities = (
+        "found_rate",
+        "last_rate",
+        "rate_method",
+        "finds_rate",
+        "own_schedule",
+        "averages",
+        "relative_steps",
+        "waits_at_zero",
+        "longest_step",
+    )
     assert [getattr(found, c) for c in capabilities] == [getattr(known, c) for c in capabilities]
     assert found.settings == {}
     optimizer = make_optimizer([torch.nn.Parameter(torch.ones(1))], path, 0.5)

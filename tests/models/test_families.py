@@ -7,29 +7,51 @@ are scaled and shifted, images whose sides are multiples of 16.
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, ConfigMixin, FlowMatchEulerDiscreteScheduler, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from PIL import Image
-from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from neonym import generate, read_embedding, train
+from neonym.cli.inspect import InspectFlags
 from neonym.cli.main import main
+from neonym.config.generate import GenerateSettings
+from neonym.errors import ModelError, UserError
 from neonym.models import registry
 from neonym.models.defaults import published
 from neonym.models.encoders.clip import Keep
-from neonym.models.family import Configs, DenoiserSpec, EncoderSpec, Family, LatentSpec, Recognised
+from neonym.models.encoders.rows import nearest_tokens
+from neonym.models.family import (
+    CheckpointHints,
+    CheckpointLayout,
+    Configs,
+    DenoiserSpec,
+    EncoderSpec,
+    Family,
+    LatentSpec,
+    Recognised,
+)
+from neonym.models.loading.identify import identify
 from neonym.models.loading.parts import load_parts, vae_of
+from neonym.models.loading.weight_files import Header
 from neonym.models.model import Model, load_model
 from neonym.models.process.flow import Flow
+from neonym.models.source import latents_in
 from neonym.models.text_side import TextSide
+from neonym.models.vae import Vae
 from neonym.preflight.preflight import preflight
+from neonym.training.concept import initial_rows
+from neonym.training.metadata import prediction_metadata
 from neonym.types import Encoded, TextCond
 from support.checks import settings
 from support.commands import generate as command
@@ -38,6 +60,15 @@ from support.data_sets import make_images
 
 SPEC = EncoderSpec("text_encoder", "T5EncoderModel", "t5xxl", aliases=("t5",), kind="t5", max_length=24, width=64)
 PATCH, WIDTH = 2, SPEC.width or 0
+INVISIBLE = "\u2060"  # a word joiner, which the tokenizer ignores, as T5's does
+
+
+T5_SIZES = {"vocab_size": 96, "d_model": WIDTH, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+VAE_SIZES: dict[str, Any] = {
+    "block_out_channels": (8, 8, 8, 8), "latent_channels": 16, "norm_num_groups": 4, "layers_per_block": 1,
+    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "scaling_factor": 0.36, "shift_factor": 0.12, "sample_size": 64,
+}  # fmt: skip
 
 
 class ToyTransformer(ModelMixin, ConfigMixin):
@@ -86,17 +117,48 @@ def recognise(configs: Configs, name: str) -> Recognised | None:
     return Recognised(native_size=64, text_layers=2)
 
 
+# A checkpoint in one file: each part under a prefix, the transformer under names of its own.
+PREFIXES = {"transformer": "net.", "vae": "ae.", SPEC.name: "t5."}
+ORIGINAL_NAMES = {"into.": "patch_in.", "out.": "patch_out."}  # name in `ToyTransformer` -> name in the file
+
+
+def checkpoint_configs(header: Header, name: str, hints: CheckpointHints) -> Configs:
+    """Return the configs of a checkpoint from its shapes. Heads and other sizes are those of every toy."""
+    del name, hints
+    vocab, width = header.shapes["t5.shared.weight"]
+    return {
+        "transformer": {"_class_name": "ToyTransformer", "channels": header.shapes["net.patch_in.weight"][1], "width": width},
+        SPEC.name: T5Config(**T5_SIZES | {"vocab_size": vocab, "d_model": width}).to_dict(),
+        "vae": {"_class_name": "AutoencoderKL", **VAE_SIZES},
+        "scheduler": {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
+    }  # fmt: skip
+
+
+def from_original_names(tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the weights of the transformer under the names of `ToyTransformer`."""
+    del config
+    named = {name.removeprefix(PREFIXES["transformer"]): tensor for name, tensor in tensors.items()}
+    for own, original in ORIGINAL_NAMES.items():
+        named = {name.replace(original, own): tensor for name, tensor in named.items()}
+    return named
+
+
+CHECKPOINT = CheckpointLayout(
+    recognises=lambda header: header.has("net.patch_in."), configs=checkpoint_configs, prefixes=lambda family: PREFIXES
+)
 TOY = Family(
     name="toy",
     label="Toy",
     encoders=(SPEC,),
     denoiser=DenoiserSpec("transformer", f"{__name__}.ToyTransformer"),
-    latents=LatentSpec(channels=16, multiple=16, scaling_factor=0.36, shift_factor=0.12),
+    latents=LatentSpec(channels=16, multiple=16, scaling_factor=0.36, shift_factor=0.12, patch=PATCH),
     process="flow",
     recognise=recognise,
+    checkpoint=CHECKPOINT,
     module=__name__,
     pipeline="FluxPipeline",
     guidance=3.5,
+    flag="toy",
     defaults=published("Toy", learning_rate=(1e-2, "a guess"), max_train_steps=(20, "a guess"), gpu_memory=(1, "tiny")),
 )
 
@@ -118,24 +180,20 @@ def folder(tmp_path_factory) -> Path:
         "<pad>",
         "</s>",
         "<unk>",
-        *["▁a", "▁image", "▁photo", "▁of", "▁on", "▁the", "▁red", "▁dog", "▁cat", ",", "."],
+        *["▁a", "▁image", "▁photo", "▁of", "▁on", "▁the", "▁red", "▁dog", "▁Dog", "▁cat", ",", "."],
     ]
     letters = [f"▁{c}" for c in "abcdefghijklmnopqrstuvwxyz"] + list("▁abcdefghijklmnopqrstuvwxyz")
     pieces = [(piece, -float(i)) for i, piece in enumerate(dict.fromkeys([*words, *letters]))]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
+    tokenizer.normalizer = normalizers.Replace(INVISIBLE, "")
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>", unk_token="<unk>", model_max_length=24
     )
     fast.save_pretrained(home / "tokenizer")
-    config = T5Config(vocab_size=96, d_model=WIDTH, d_kv=16, d_ff=64, num_layers=2, num_heads=4)
-    T5EncoderModel(config).save_pretrained(home / "text_encoder")
+    T5EncoderModel(T5Config(**T5_SIZES)).save_pretrained(home / "text_encoder")
     ToyTransformer().save_pretrained(home / "transformer")
-    AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8), latent_channels=16, norm_num_groups=4, layers_per_block=1,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        scaling_factor=0.36, shift_factor=0.12, sample_size=64,
-    ).save_pretrained(home / "vae")  # fmt: skip
+    AutoencoderKL(**VAE_SIZES).save_pretrained(home / "vae")
     FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(home / "scheduler")
     (home / "model_index.json").write_text(json.dumps({"_class_name": "ToyPipeline"}))
     return home
@@ -150,15 +208,72 @@ def test_latents_are_shifted_and_scaled(folder):
     assert torch.allclose(model.vae.decode(model.vae.mean(moments)), shown, atol=1e-5)
 
 
+PER_CHANNEL = [0.1 * i - 0.8 for i in range(16)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "scale", "shift"),
+    [
+        ({}, 0.36, 0.12),
+        ({"shift_factor": 0}, 0.36, 0.0),  # not the family's 0.12
+        ({"shift_factor": None, "scaling_factor": None}, 0.36, 0.12),
+        ({"shift_factor": PER_CHANNEL}, 0.36, PER_CHANNEL),
+        ({"scaling_factor": [1 + i for i in range(16)]}, [1 + i for i in range(16)], 0.12),
+        (
+            {"latents_mean": PER_CHANNEL, "latents_std": [2.0 + i for i in range(16)]},
+            [0.36 / (2 + i) for i in range(16)],
+            PER_CHANNEL,
+        ),
+    ],
+)
+def test_latents_are_normalised_per_channel_as_the_config_says(changes, scale, shift):
+    latents = latents_in({**VAE_SIZES, **changes}, TOY.latents)
+    vae = Vae(AutoencoderKL(**VAE_SIZES).eval(), latents.scaling_factor, latents.shift_factor)
+    x = torch.randn(2, 16, 8, 8)
+    scales, shifts = (torch.tensor(own, dtype=torch.float32).expand(16)[:, None, None] for own in (scale, shift))
+    assert torch.equal(vae.normalised(x), (x - shifts) * scales)
+    assert vae.normalised(x.half()).dtype == torch.float16
+    with torch.no_grad():
+        assert torch.allclose(vae.decode(vae.normalised(x)), vae.module.decode(x).sample, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"scaling_factor": 0}, {"latents_std": [0.0] * 16}, {"latents_mean": [0.5] * 4}, {"shift_factor": "a"}],
+    ids=str,
+)
+def test_an_invalid_normalisation_is_reported(folder, tmp_path, changes):
+    shutil.copytree(folder, tmp_path / "model")
+    config = tmp_path / "model" / "vae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    with pytest.raises(ModelError, match="its configs are invalid"):
+        identify(str(tmp_path / "model"))
+
+
+@pytest.fixture
+def checkpoint(folder, tmp_path) -> Path:
+    """Return the same model as one file. Its tokenizer lies beside it, because the package has none for T5."""
+    found = {}
+    for part, start in PREFIXES.items():
+        (file,) = (folder / part).glob("*.safetensors")
+        for name, tensor in load_file(file).items():
+            for own, original in ORIGINAL_NAMES.items() if part == "transformer" else ():
+                name = name.replace(own, original)
+            found[f"{start}{name}"] = tensor
+    shutil.copytree(folder / "tokenizer", tmp_path / "tokenizer")
+    save_file(found, tmp_path / "toy.safetensors")
+    return tmp_path / "toy.safetensors"
+
+
 @pytest.fixture
 def run_for(folder, tmp_path):
     """Return a function that makes the settings of a short run on the toy model."""
     images = make_images(tmp_path / "images", 3, (96, 64))
 
-    def make(name: str, **more):
+    def make(name: str, init_word: str = "dog", model: Path = folder, **more):
         return settings(
-            pretrained_model_name_or_path=str(folder), train_data_dir=str(images), token_string="mychar4",
-            init_word="dog", num_vectors_per_token=2, train_batch_size=2, output_dir=str(tmp_path / name),
+            pretrained_model_name_or_path=str(model), train_data_dir=str(images), token_string="mychar4",
+            init_word=init_word, num_vectors_per_token=2, train_batch_size=2, output_dir=str(tmp_path / name),
             output_name="word", eval_samples=8, lr_scheduler="constant", lr_warmup_steps="0", **more,
         )  # fmt: skip
 
@@ -178,6 +293,46 @@ def test_a_word_is_learned_and_resuming_is_exact(run_for, folder):
     facts = read_embedding(whole)
     assert facts.metadata["neonym.family"] == "toy"
     assert facts.metadata["modelspec.architecture"] == "toy/textual-inversion"
+    assert "modelspec.prediction_type" not in facts.metadata  # modelspec has no name for a flow's
+
+
+def test_a_single_file_has_the_weights_of_the_folder(folder, checkpoint):
+    single, whole = load_model(str(checkpoint)), load_model(str(folder))
+    assert single.source.family is TOY
+    assert single.source.file == checkpoint
+    for part, module in whole.modules().items():
+        own, found = module.state_dict(), single.modules()[part].state_dict()
+        assert own.keys() == found.keys()
+        assert all(torch.equal(tensor, found[name]) for name, tensor in own.items())
+    assert single.text.tokenize("a photo of a dog").ids[SPEC.name].tolist() == (
+        whole.text.tokenize("a photo of a dog").ids[SPEC.name].tolist()
+    )
+
+
+def test_a_word_is_learned_from_a_single_file_as_from_the_folder(run_for, checkpoint):
+    (single,) = train(run_for("single", model=checkpoint, max_train_steps=1)).files
+    (whole,) = train(run_for("whole", max_train_steps=1)).files
+    assert torch.equal(load_file(single)["emb_params"], load_file(whole)["emb_params"])
+    assert read_embedding(single).metadata["neonym.base_model"] == str(checkpoint)
+
+
+def test_predictions_have_the_names_of_modelspec():
+    source = identify("builtin:emoji")
+    for kind, name in (("epsilon", "epsilon"), ("v_prediction", "v")):
+        predicting = replace(source, facts=replace(source.facts, prediction_type=kind))
+        assert prediction_metadata(predicting) == {"modelspec.prediction_type": name}
+
+
+def test_the_nearest_words_are_words(folder):
+    """The table has marks, such as padding and the end, and rows that the tokenizer never uses."""
+    text = load_model(str(folder)).text
+    tokenizer, table = text.tokenizers[SPEC.name], text.vocabulary(SPEC.name)
+    used = tokenizer.backend.get_vocab_size()
+    assert used < len(table)
+    assert tokenizer.special_ids == {0, 1, 2, *range(used, len(table))}
+    nearest = nearest_tokens(table, table, 1, tokenizer.special_ids)[:, 0].tolist()
+    assert nearest[3:used] == list(range(3, used))
+    assert not tokenizer.special_ids & set(nearest)
 
 
 def test_a_learned_word_is_inspected(run_for, folder, capsys):
@@ -192,6 +347,65 @@ def test_a_learned_word_is_inspected(run_for, folder, capsys):
     assert main(["inspect", str(file), "--for", "sd1"]) == 2
 
 
+def test_inspect_knows_families_that_are_registered_after_its_import(capsys):
+    later = replace(TOY, name="later")
+    for registered in (False, True):
+        if registered:
+            registry.register(later)
+        try:
+            assert InspectFlags.known("toy") == "toy"
+            with pytest.raises(ValueError, match="is not one of sd1, .*toy" + ", later" * registered + "$"):
+                InspectFlags.known("unknown")
+            with pytest.raises(SystemExit):
+                main(["inspect", "--help"])
+            assert ("later" in capsys.readouterr().out) == registered
+        finally:
+            if registered:
+                registry.unregister(later)
+
+
+@pytest.mark.parametrize(
+    ("caption", "found"),
+    [
+        ("a photo of mychar4", {"mychar4"}),
+        ("A Photo of MyChar4, MYCHAR4", {"mychar4"}),
+        ("\u0130 MyChar4 Other", {"mychar4", "other"}),  # a letter that becomes two in lower case
+        ("a Dog, mychar44", set()),
+        ("a " * 40 + "other", {"other"}),  # it is a word of the caption, although it does not fit
+    ],
+)
+def test_words_are_found_in_any_case_and_once(folder, caption, found, monkeypatch):
+    """The words that are reported are those whose rows are read, in text that keeps its case."""
+    text = load_model(str(folder)).text
+    tokenizer = text.tokenizers[SPEC.name]
+    for word in ("MyChar4", "other"):
+        text.add_word(word, {SPEC.name: torch.zeros(2, WIDTH)})
+    assert tokenizer.words_in(caption) == found
+    rows = [i for i in tokenizer.flat(caption) if i >= tokenizer.vocab]
+    assert set(rows) == {i for word in found for i in tokenizer.words[word]}
+    monkeypatch.setattr(tokenizer, "words_in", None)  # so that there is no second search
+    assert text.tokenize(caption).words == found
+
+
+def test_an_init_word_is_read_as_the_tokenizer_reads_it(folder):
+    """T5's tokenizer keeps upper case, so "Dog" and "dog" start from different rows."""
+    model = load_model(str(folder))
+    tokenizer, table = model.text.tokenizers[SPEC.name], model.text.vocabulary(SPEC.name)
+    for word in ("Dog", "dog", " Dog "):
+        (piece,) = tokenizer.pieces_of(word)
+        assert tokenizer.read(piece) == word.strip()
+        assert torch.equal(initial_rows(model, word, 1)[SPEC.name], table[[piece]].float())
+
+
+def test_an_init_word_without_a_token_is_refused_before_training(run_for, folder):
+    run = run_for("none", INVISIBLE, max_train_steps=1)
+    (error,) = [problem for problem in preflight(run).problems if problem.severity == "error"]
+    assert "the init word of `mychar4`" in error.where
+    assert "has no token that the model knows" in error.what
+    with pytest.raises(UserError, match="has no token for text_encoder"):
+        initial_rows(load_model(str(folder)), INVISIBLE, 1)
+
+
 def test_sides_that_the_network_cannot_take_are_refused(run_for):
     found = preflight(run_for("odd", resolution="72", enable_bucket=False))
     assert "not a multiple of 16" in "\n".join(str(p) for p in found.problems if p.severity == "error")
@@ -204,6 +418,22 @@ def test_the_word_changes_what_is_generated(run_for, folder):
     with_word, again, without = (generate(prompt, **shared)[0] for prompt in prompts)
     assert with_word.size == (64, 48)
     assert with_word.tobytes() == again.tobytes() != without.tobytes()
+
+
+def test_a_dynamic_shift_counts_the_patches_of_the_family(folder, monkeypatch):
+    """An image of 64 x 48 pixels is 8 x 6 latents, which are 12 tokens in patches of 2 x 2."""
+    model, seen = load_model(str(folder)), []
+    dynamic = {"use_dynamic_shifting": True, "base_image_seq_len": 4, "max_image_seq_len": 20, "base_shift": 1.0}
+    model.scheduler_config = {**model.scheduler_config, **dynamic, "max_shift": 2.0}
+    plain = FlowMatchEulerDiscreteScheduler.set_timesteps
+
+    def watched(self, *arguments, sigmas=None, mu=None, **more):
+        seen.append(mu)
+        return plain(self, *arguments, sigmas=sigmas, mu=mu, **more)
+
+    monkeypatch.setattr(FlowMatchEulerDiscreteScheduler, "set_timesteps", watched)
+    generate("a dog", model=model, seed=1, steps=2, size=(64, 48))
+    assert seen == [1.5]
 
 
 def test_sample_images_have_valid_sizes_and_a_sampler_of_the_process(run_for, tmp_path):
@@ -246,3 +476,9 @@ def test_samplers_of_diffusion_are_refused_before_a_weight_is_read(folder, tmp_p
 def test_a_flag_that_names_another_family_is_refused(folder, tmp_path, capsys, flag):
     command(tmp_path, "--ckpt", folder, "--prompt", "a dog", f"--{flag}", code=2)
     assert f"--{flag}: the model is Toy, not " in capsys.readouterr().err
+
+
+def test_the_flag_of_a_family_need_not_be_a_setting(tmp_path):
+    """`TOY.flag` names no field of the settings, and images are generated with any model."""
+    assert TOY.flag not in GenerateSettings.model_fields
+    assert len(command(tmp_path, "--prompt", "a dog", "--steps", 1, "--W", 64, "--H", 64)) == 1

@@ -8,6 +8,7 @@ from torch import nn
 
 from neonym import train
 from neonym.formats import read_embedding
+from neonym.models.loading.identify import identify
 from neonym.models.quantization import Conv8, Linear8, dequantized, quantize_to_8_bits
 
 
@@ -62,11 +63,12 @@ def test_quantized_layers_can_be_compiled():
     assert torch.allclose(inputs[0].grad, inputs[1].grad, rtol=1e-5, atol=1e-6)
 
 
-def test_first_and_last_layers_are_not_quantized():
+def test_a_family_says_which_layers_are_not_quantized():
     parts = nn.ModuleDict({"conv_in": nn.Conv2d(1, 1, 1), "middle": nn.Linear(2, 2), "conv_out": nn.Conv2d(1, 1, 1)})
     before = copy.deepcopy(parts)
-    quantize_to_8_bits(parts)
-    assert torch.equal(parts["conv_in"].weight, before["conv_in"].weight)
+    quantize_to_8_bits(parts, identify("builtin:emoji").family.denoiser.not_quantized)
+    for name in ("conv_in", "conv_out"):
+        assert torch.equal(parts[name].weight, before[name].weight)
     assert parts["middle"].weight.dtype == torch.float8_e4m3fn
 
 

@@ -181,12 +181,12 @@ def test_other_optimizers_also_train_a_word(run_for, name):
 def test_the_rate_that_an_optimizer_finds_is_known_and_an_extra_average_gets_a_warning(run_for):
     """AdaFactor's rate is relative to the size of the rows (Shazeer & Stern 2018)."""
     rows = torch.nn.Parameter(torch.full((2, 3), 0.5))
-    optimizer = make_optimizer([rows], "AdaFactor")
-    assert rate_now(optimizer) == 0.0
+    optimizer, record = make_optimizer([rows], "AdaFactor"), record_of("AdaFactor")
+    assert rate_now(optimizer, record) == 0.0
     for _ in range(2):
         rows.grad = torch.ones(2, 3)
         optimizer.step()
-    assert rate_now(optimizer) == pytest.approx(1e-2 * 0.5, rel=0.05)
+    assert rate_now(optimizer, record) == pytest.approx(1e-2 * 0.5, rel=0.05)
     ready = preflight(run_for(optimizer_type="AdamWScheduleFree", ema_decay=0.9))
     assert any(p.where == "--ema_decay" and "already saves an average" in p.what for p in ready.problems)
     assert add_concepts(load_model(), ready.complete_plan())[0].after_step == []

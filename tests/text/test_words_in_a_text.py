@@ -42,6 +42,7 @@ def test_similar_letters_do_not_match():
 
 def test_start_and_end_tokens_are_not_words():
     table = torch.eye(6)
-    nearest = nearest_tokens(table, table, 1)
-    assert nearest[:4, 0].tolist() == [0, 1, 2, 3]
-    assert nearest.max() == 3
+    nearest = nearest_tokens(table, table, 1, {0, 4})
+    assert nearest[[1, 2, 3, 5], 0].tolist() == [1, 2, 3, 5]
+    assert not {0, 4} & set(nearest[:, 0].tolist())
+    assert tokenizer().special_ids == {49406, 49407}

@@ -154,7 +154,8 @@ def neighbours(embedding: Embedding, name: str, offline: bool) -> dict[str, Neig
             words = table.shape[1] or "none"
             what = f"its vectors for {encoder} have {rows.shape[1]} numbers, those of the model's words {words}"
             raise FormatError(what, name, "It was made for another model family")
-        spelled = tokenizers[encoder].spelled(nearest_tokens(table, rows, 3).tolist())
+        tokenizer = tokenizers[encoder]
+        spelled = tokenizer.spelled(nearest_tokens(table, rows, 3, tokenizer.special_ids).tolist())
         norm = round(float(table.norm(dim=1).median()), 4)
         found[encoder] = Neighbours(norm, tuple(map(tuple, spelled)))
     return found

@@ -20,15 +20,23 @@ if TYPE_CHECKING:
 DESCRIPTION = (
     "Show what an embedding file holds: the word, its vectors, where it comes from, and which programs read it."
 )
-FAMILIES = tuple(family.name for family in families())
 MOST_SHOWN = 12  # names and tensors
+
+
+def family_names() -> str:
+    """Return the names of all families that are registered now."""
+    return ", ".join(family.name for family in families())
+
+
+# The hint is a function because families may be registered after this module is imported
+FAMILY_FLAG = tyro.conf.arg(name="for", metavar="FAMILY", help_behavior_hint=lambda _: f"(one of {family_names()})")
 
 
 class InspectFlags(BaseModel):
     """The flags of inspection."""
 
     file: tyro.conf.Positional[Path] = Field(description="Embedding file of any program.")
-    family: Annotated[str | None, tyro.conf.arg(name="for", metavar=f"{{{','.join(FAMILIES)}}}")] = Field(
+    family: Annotated[str | None, FAMILY_FLAG] = Field(
         None, description="Say whether the word fits this family; the exit code is 2 if not."
     )
     model: str | None = Field(None, description="Compare the vectors with this model's words.")
@@ -39,8 +47,8 @@ class InspectFlags(BaseModel):
     @classmethod
     def known(cls, name: str | None) -> str | None:
         """Return the name of a family. Raise ValueError if it is unknown."""
-        if name is not None and name not in FAMILIES:
-            raise ValueError(f"is not one of {', '.join(FAMILIES)}")
+        if name is not None and family_named(name) is None:
+            raise ValueError(f"is not one of {family_names()}")
         return name
 
 

@@ -28,6 +28,11 @@ class OptimizerRecord:
     # names of 8-bit and paged variants: this optimizer is used instead, since its state takes only kilobytes
     smaller: tuple[str, ...] = ()
     finds_rate: bool = False  # the given learning rate is a factor near 1
+    # Names in its first parameter group: of the rate that it finds, and of the rate of its last step
+    found_rate: str | None = None
+    last_rate: str = "lr"
+    # Its method that returns the rate of the last step from the group and the state, if the group's rate is None
+    rate_method: str | None = None
     own_schedule: bool = False  # it must not have a learning-rate schedule
     averages: bool = False  # its result is an average over its steps, and it has `train()` and `eval()`
     relative_steps: bool = False  # with `relative_step`, it derives its rate from the norm of the vectors and the step
@@ -51,13 +56,15 @@ class OptimizerRecord:
 
 def _dadaptation(name: str, *, home: str = "dadaptation", waits_at_zero: bool = False) -> OptimizerRecord:
     """Return the record of an optimizer of D-Adaptation (Defazio & Mishchenko 2023)."""
-    return OptimizerRecord(name, f"{home}.{name}", finds_rate=True, waits_at_zero=waits_at_zero)
+    return OptimizerRecord(name, f"{home}.{name}", finds_rate=True, found_rate="d", waits_at_zero=waits_at_zero)
 
 
 def _schedule_free(name: str, longest_step: Literal["rate", "gradient"], **settings: Any) -> OptimizerRecord:
     """Return the record of a schedule-free optimizer (Defazio et al. 2024)."""
     path = f"schedulefree.{name}"
-    return OptimizerRecord(name, path, settings, own_schedule=True, averages=True, longest_step=longest_step)
+    return OptimizerRecord(
+        name, path, settings, own_schedule=True, averages=True, last_rate="scheduled_lr", longest_step=longest_step
+    )
 
 
 EXPERIMENTAL = "dadaptation.experimental"
@@ -71,7 +78,7 @@ OPTIMIZERS = (
         "SGDNesterov", "torch.optim.SGD", {"nesterov": True, "momentum": 0.9}, longest_step="momentum",
         smaller=("SGDNesterov8bit",),
     ),
-    OptimizerRecord("DAdaptation", f"{EXPERIMENTAL}.DAdaptAdamPreprint", finds_rate=True),
+    OptimizerRecord("DAdaptation", f"{EXPERIMENTAL}.DAdaptAdamPreprint", finds_rate=True, found_rate="d"),
     _dadaptation("DAdaptAdamPreprint", home=EXPERIMENTAL),
     _dadaptation("DAdaptAdaGrad"),
     _dadaptation("DAdaptAdam"),
@@ -79,9 +86,10 @@ OPTIMIZERS = (
     _dadaptation("DAdaptAdanIP", home=EXPERIMENTAL),
     _dadaptation("DAdaptLion"),
     _dadaptation("DAdaptSGD", waits_at_zero=True),  # it divides by the rate
-    OptimizerRecord("Prodigy", "prodigyopt.Prodigy", finds_rate=True),
+    OptimizerRecord("Prodigy", "prodigyopt.Prodigy", finds_rate=True, found_rate="d"),
     OptimizerRecord(
-        "AdaFactor", "transformers.Adafactor", {"relative_step": True}, relative_steps=True, longest_step="rate"
+        "AdaFactor", "transformers.Adafactor", {"relative_step": True}, relative_steps=True, longest_step="rate",
+        rate_method="_get_lr",
     ),
     _schedule_free("RAdamScheduleFree", "rate"),
     _schedule_free("AdamWScheduleFree", "rate", weight_decay=0.0),

@@ -60,7 +60,10 @@ def measure_effect(
     the embedding does not fit the model.
     """
     add_embedding(model, embedding, WORD)
-    close = {name: nearest_tokens(model.text.vocabulary(name), rows, 1) for name, rows in embedding.vectors.items()}
+    close = {
+        name: nearest_tokens(model.text.vocabulary(name), rows, 1, model.text.tokenizers[name].special_ids)
+        for name, rows in embedding.vectors.items()
+    }
     copies = {name: model.text.vocabulary(name)[ids[:, 0].to(model.device)].float() for name, ids in close.items()}
     add_embedding(model, Embedding(COPY, copies), COPY)
     prompts = [prompt.replace("{}", text) for text in (WORD, COPY, "")]

@@ -18,10 +18,6 @@ from torch import Tensor
 Predict: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # x_t [B,C,h,w], t [] -> the guided prediction [B,C,h,w]
 
 LMS_ORDER = 4  # the highest order of diffusers' LMS
-PATCH = 2  # side, in latents, of the patch that a transformer reads as one token
-DYNAMIC_SHIFT = {  # FLUX.1's values, for scheduler configs that leave them out
-    "base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,17 +45,19 @@ def sample_latents(
     steps: int,
     start: Start | None = None,
     progress: bool = False,
+    patch: int = 1,
 ) -> Tensor:
     """Return the latents [B,C,h,w], in float32, after `steps` steps from `noise` [B,C,h,w].
 
-    Ancestral and stochastic samplers add noise to each image from its own one of `generators`.
+    `patch` is the side, in latents, of what the denoiser reads as one token (`LatentSpec.patch`). Ancestral and
+    stochastic samplers add noise to each image from its own one of `generators`.
     """
     from tqdm import tqdm
 
     if start is not None and start.mask is not None:
         # The memory layout affects the last bits on a CPU, so it is the same as in diffusers' pipelines.
         start = replace(start, latents=start.latents.contiguous())
-    timesteps = remaining_timesteps(scheduler, steps, noise, start)  # [T]
+    timesteps = remaining_timesteps(scheduler, steps, noise, start, patch)  # [T]
     latents = initial_latents(scheduler, noise, timesteps, start)
     for i, t in enumerate(tqdm(timesteps, disable=not progress, leave=False)):
         scaled = scheduler.scale_model_input(latents, t) if hasattr(scheduler, "scale_model_input") else latents
@@ -72,9 +70,9 @@ def sample_latents(
     return latents
 
 
-def remaining_timesteps(scheduler: Any, steps: int, noise: Tensor, start: Start | None) -> Tensor:
+def remaining_timesteps(scheduler: Any, steps: int, noise: Tensor, start: Start | None, patch: int) -> Tensor:
     """Set the scheduler to `steps` steps and return the timesteps [T] that remain after `start`."""
-    scheduler.set_timesteps(steps, device=noise.device, **flow_options(scheduler, steps, noise))
+    scheduler.set_timesteps(steps, device=noise.device, **flow_options(scheduler, steps, noise, patch))
     if start is None:
         return scheduler.timesteps
     skipped = (steps - int(steps * start.strength)) * scheduler.order
@@ -86,18 +84,21 @@ def remaining_timesteps(scheduler: Any, steps: int, noise: Tensor, start: Start 
     return left
 
 
-def flow_options(scheduler: Any, steps: int, noise: Tensor) -> dict[str, Any]:
-    """Return the options for setting a rectified flow's scheduler: noise levels from 1 to 1/steps, and FLUX.1's shift.
+def flow_options(scheduler: Any, steps: int, noise: Tensor, patch: int) -> dict[str, Any]:
+    """Return the options for setting a rectified flow's scheduler: noise levels from 1 to 1/steps, and a dynamic shift.
 
-    The shift mu grows with the number of tokens: base_shift at base_image_seq_len, max_shift at max_image_seq_len.
-    For other schedulers, there are no options.
+    If the scheduler's config asks for it, the shift mu grows with the number of tokens: it is base_shift at
+    base_image_seq_len and max_shift at max_image_seq_len. For other schedulers, there are no options.
     """
     if "sigmas" not in inspect.signature(scheduler.set_timesteps).parameters or not is_flow(scheduler):
         return {}
     options: dict[str, Any] = {"sigmas": torch.linspace(1, 1 / steps, steps, dtype=torch.float64).tolist()}
     if scheduler.config.get("use_dynamic_shifting"):
-        fewest, most, low, high = (scheduler.config.get(name, usual) for name, usual in DYNAMIC_SHIFT.items())
-        tokens = noise.shape[2] * noise.shape[3] / PATCH**2
+        config = scheduler.config
+        fewest, most, low, high = (
+            config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift,
+        )  # fmt: skip
+        tokens = noise.shape[2] * noise.shape[3] / patch**2
         options["mu"] = low + (high - low) * (tokens - fewest) / (most - fewest)
     return options
 

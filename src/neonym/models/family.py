@@ -13,6 +13,7 @@ from neonym.models.defaults import Defaults
 from neonym.models.loading.weight_files import Header
 
 BY_USER = "--v_parameterization"  # the source of the prediction type if the user gives it
+PerChannel = float | tuple[float, ...]  # one number for all C channels of latents, or one for each
 Configs = dict[str, dict[str, Any]]  # component of a Diffusers folder -> its config
 
 
@@ -42,9 +43,10 @@ class LatentSpec:
     channels: int = 4
     pixels: int = 8  # pixels of an image's side per latent pixel
     multiple: int = 8  # the sides of an image must be multiples of this
-    scaling_factor: float = 1.0
-    shift_factor: float = 0.0
+    scaling_factor: PerChannel = 1.0  # latents of the VAE become (latent - shift_factor) x scaling_factor
+    shift_factor: PerChannel = 0.0
     module: str = "AutoencoderKL"  # the class of its VAE in diffusers
+    patch: int = 1  # side, in latents, of the patch that the denoiser reads as one token
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class DenoiserSpec:
 
     part: str
     module: str
+    not_quantized: tuple[str, ...] = ()  # beginnings of layers that stay as they are: small ones that matter most
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ class Family:
     guidance: float  # the guidance scale that suits it
     defaults: Defaults  # default settings, each with its source
     architectures: Mapping[str, str] = field(default_factory=dict)  # prediction type -> modelspec architecture
+    # Prediction type -> its name in modelspec, which has none for the velocity of a flow
+    prediction_names: Mapping[str, str] = field(default_factory=lambda: {"epsilon": "epsilon", "v_prediction": "v"})
     checkpoint: CheckpointLayout | None = None
     flag: str | None = None  # sd-scripts' flag for it
     other_schedules: tuple[

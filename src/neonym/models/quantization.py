@@ -17,7 +17,6 @@ from neonym.models.batch_invariance import BatchInvariantConv2d, BatchInvariantL
 
 DTYPE = torch.float8_e4m3fn
 LARGEST = torch.finfo(DTYPE).max
-NOT_QUANTIZED = ("conv_in", "conv_out", "time_embedding", "add_embedding")  # these take little memory and matter most
 
 
 def dequantized(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
@@ -89,10 +88,13 @@ LAYERS: dict[type, type] = {
 
 
 @torch.no_grad()
-def quantize_to_8_bits(network: nn.Module) -> None:
-    """Convert the weights of linear layers and convolutions to 8-bit numbers, in place, with one scale per layer."""
+def quantize_to_8_bits(network: nn.Module, unchanged: tuple[str, ...] = ()) -> None:
+    """Convert the weights of linear layers and convolutions to 8-bit numbers, in place, with one scale per layer.
+
+    Layers whose names begin with one of `unchanged` stay as they are.
+    """
     for name, layer in network.named_modules():
-        if not isinstance(layer, (nn.Linear, nn.Conv2d)) or type(layer) not in LAYERS or name.startswith(NOT_QUANTIZED):
+        if not isinstance(layer, (nn.Linear, nn.Conv2d)) or type(layer) not in LAYERS or name.startswith(unchanged):
             continue
         scale = layer.weight.abs().amax().float().clamp(min=1e-12) / LARGEST
         small = (layer.weight.float() / scale).to(DTYPE)

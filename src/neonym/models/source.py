@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from neonym.models.defaults import Defaults, defaults_of
-from neonym.models.family import Configs, Family, LatentSpec, Recognised
+from neonym.models.family import Configs, Family, LatentSpec, PerChannel, Recognised
 from neonym.models.loading.folder import Weights
 from neonym.models.loading.weight_files import hash_of_files, hash_of_tensors
 
@@ -71,12 +72,11 @@ class ModelSource:
 
     @cached_property
     def latents(self) -> LatentSpec:
-        """The latents of the family, with the values in the config of the VAE."""
-        config = self.configs.get("vae", {})
-        channels = int(config.get("latent_channels") or self.family.latents.channels)
-        scale = config.get("scaling_factor") or self.family.latents.scaling_factor
-        shift = config.get("shift_factor") or self.family.latents.shift_factor
-        return replace(self.family.latents, channels=channels, scaling_factor=float(scale), shift_factor=float(shift))
+        """The latents of the family, with the values in the config of the VAE.
+
+        Raise ValueError or TypeError if they are invalid.
+        """
+        return latents_in(self.configs.get("vae", {}), self.family.latents)
 
     @property
     def kinds(self) -> dict[str, str]:
@@ -112,6 +112,42 @@ class ModelSource:
             return hash_of_tensors(self.file, tuple(sorted(roots)))
         hashes = [hash_of_files(*self.weights[encoder].files) for encoder in self.encoders]
         return hashes[0] if len(hashes) == 1 else sha256("".join(hashes).encode()).hexdigest()
+
+
+def latents_in(config: dict[str, Any], usual: LatentSpec) -> LatentSpec:
+    """Return the latents in the config of a VAE; what it leaves out is `usual`.
+
+    Per channel, diffusers calls the shift `latents_mean`, and divides the scale by `latents_std`. Raise ValueError or
+    TypeError if a number is missing, 0 where it divides, or not a number.
+    """
+    found = {key: value for key, value in config.items() if value is not None}
+    channels = int(found.get("latent_channels", usual.channels))
+    scale = per_channel("scaling_factor", found.get("scaling_factor", usual.scaling_factor), channels)
+    shift = per_channel("shift_factor", found.get("shift_factor", usual.shift_factor), channels)
+    if "latents_mean" in found:
+        shift = per_channel("latents_mean", found["latents_mean"], channels)
+    if "latents_std" in found:
+        spread = each_channel(per_channel("latents_std", found["latents_std"], channels), channels)
+        if 0 in spread:
+            raise ValueError("the VAE's `latents_std` cannot be 0")
+        scale = tuple(one / own for one, own in zip(each_channel(scale, channels), spread, strict=True))
+    if 0 in each_channel(scale, channels):
+        raise ValueError("the VAE's `scaling_factor` cannot be 0")
+    return replace(usual, channels=channels, scaling_factor=scale, shift_factor=shift)
+
+
+def per_channel(name: str, value: Any, channels: int) -> PerChannel:
+    """Return a number, or the numbers of all channels. Raise ValueError or TypeError if `value` is neither."""
+    if not isinstance(value, (list, tuple)):
+        return float(value)
+    if len(value) != channels:
+        raise ValueError(f"the VAE's `{name}` has {len(value)} numbers for {channels} channels")
+    return tuple(map(float, value))
+
+
+def each_channel(value: PerChannel, channels: int) -> tuple[float, ...]:
+    """Return a number for each channel."""
+    return value if isinstance(value, tuple) else (value,) * channels
 
 
 def width_in(config: dict[str, object]) -> int:

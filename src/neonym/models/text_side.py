@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from neonym.models.encoders.clip import Keep
 from neonym.models.encoders.rows import EmbeddingWithRows
 from neonym.models.tokenizers.word_tokenizer import WordTokenizer
+from neonym.text.words import clean
 from neonym.types import Encoded, TextCond
 
 
@@ -49,7 +50,7 @@ class TextSide(ABC):
         """
         for name, table in self.tables.items():
             tokenizer, first = self.tokenizers[name], table.vocab + sum(len(own) for own in table.rows)
-            if tokenizer.words.get(token.lower()) != range(first, first + len(rows[name])):
+            if tokenizer.words.get(clean(token)) != range(first, first + len(rows[name])):
                 tokenizer.add_word(token, len(rows[name]))
             table.rows.append(rows[name])
 
@@ -63,7 +64,7 @@ class TextSide(ABC):
         """Return the ids and the emphasis of a caption, each [K,L] per encoder, and the words in it."""
         found = {name: tokenizer(caption) for name, tokenizer in self.tokenizers.items()}
         emphasis = {n: torch.tensor(own.emphasis) for n, own in found.items() if self.tokenizers[n].reads_emphasis}
-        words = frozenset().union(*(tokenizer.words_in(caption) for tokenizer in self.tokenizers.values()))
+        words = frozenset().union(*(own.words for own in found.values()))
         return Encoded({name: torch.tensor(own.ids) for name, own in found.items()}, emphasis or None, words)
 
     def batch(self, captions: Sequence[str]) -> Encoded:

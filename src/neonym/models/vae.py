@@ -8,14 +8,16 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from neonym.models.family import PerChannel
 from neonym.models.process.noise import Key, keyed_noise
 
 
 class Vae:
     """A frozen VAE. Latents are normalised as the denoiser expects: (latent - shift) x scale."""
 
-    def __init__(self, module: AutoencoderKL, scaling_factor: float, shift_factor: float = 0.0):
-        self.module, self.scale, self.shift = module, scaling_factor, shift_factor
+    def __init__(self, module: AutoencoderKL, scaling_factor: PerChannel, shift_factor: PerChannel = 0.0):
+        self.module = module
+        self.scale, self.shift = as_factor(scaling_factor), as_factor(shift_factor)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -45,12 +47,14 @@ class Vae:
 
     def normalised(self, latents: Tensor) -> Tensor:
         """Return latents of the VAE, normalised for the denoiser, [B,C,h,w]."""
-        return (latents - self.shift) * self.scale if self.shift else latents * self.scale
+        scale, shift = on(latents, self.scale), on(latents, self.shift)
+        return latents * scale if is_zero(shift) else (latents - shift) * scale
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Return images of normalised latents [B,C,h,w], float32 [B,3,H,W] of about -1 to 1."""
-        own = latents / self.scale + self.shift if self.shift else latents / self.scale
+        scale, shift = on(latents, self.scale), on(latents, self.shift)
+        own = latents / scale if is_zero(shift) else latents / scale + shift
         return self.module.decode(own.to(self.dtype)).sample.float()  # pyright: ignore
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> None:
@@ -60,3 +64,21 @@ class Vae:
     def tile(self) -> None:
         """Let the VAE encode and decode large images in tiles, which takes less memory."""
         self.module.enable_tiling()
+
+
+def as_factor(value: PerChannel) -> float | Tensor:
+    """Return a factor of latents: one number as it is, or one for each channel as a tensor [C,1,1].
+
+    One number stays a number, because torch rounds its product with a tensor on a GPU in another way.
+    """
+    return torch.tensor(value)[:, None, None] if isinstance(value, tuple) else value
+
+
+def on(latents: Tensor, factor: float | Tensor) -> float | Tensor:
+    """Return a factor on the device and in the precision of latents."""
+    return factor.to(latents) if isinstance(factor, Tensor) else factor
+
+
+def is_zero(factor: float | Tensor) -> bool:
+    """Return whether a factor is the number 0."""
+    return not isinstance(factor, Tensor) and factor == 0

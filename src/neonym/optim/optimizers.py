@@ -39,7 +39,9 @@ def _record_of_class(name: str) -> OptimizerRecord:
     """Return the record of a class in torch.optim or at a dotted path.
 
     The class of a listed optimizer has that optimizer's capabilities, but not its default arguments. For any other
-    class, `eval()` means that it averages its steps, and a parameter `d0` that it finds its learning rate.
+    class, whose capabilities nobody has listed, they are guessed by the conventions of its kind: `eval()` means that it
+    averages its steps, as schedule-free optimizers do, and a parameter `d0` that it finds its learning rate, as those of
+    D-Adaptation do.
     """
     bare = OptimizerRecord(name, class_path(name))
     if optimizer_problem(name) is not None:  # do not import torch for an unknown name
@@ -51,8 +53,11 @@ def _record_of_class(name: str) -> OptimizerRecord:
     for known in OPTIMIZERS:
         if known.package == bare.package and class_at(known.path) is found:
             return replace(known, name=name, path=bare.path, settings={}, smaller=())
-    averages = hasattr(found, "eval")
-    return replace(bare, averages=averages, own_schedule=averages, finds_rate="d0" in signature(found).parameters)
+    averages, finds_rate = hasattr(found, "eval"), "d0" in signature(found).parameters
+    return replace(
+        bare, averages=averages, own_schedule=averages, last_rate="scheduled_lr" if averages else "lr",
+        finds_rate=finds_rate, found_rate="d" if finds_rate else None,
+    )  # fmt: skip
 
 
 def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
@@ -113,13 +118,22 @@ def make_optimizer(
     return optimizer
 
 
-def rate_now(optimizer: torch.optim.Optimizer) -> float:
-    """Return the learning rate of the last step, including AdaFactor's, which is relative to the size of the rows."""
+def rate_now(optimizer: torch.optim.Optimizer, record: OptimizerRecord) -> float:
+    """Return the learning rate of the last step, also of an optimizer that has a schedule of its own; 0 before it."""
     group: dict[str, Any] = optimizer.param_groups[0]
-    if group["lr"] is not None:
-        return float(group.get("scheduled_lr") or group["lr"])
+    if group["lr"] is not None:  # before its first step, a schedule-free optimizer has no other rate
+        return float(group.get(record.last_rate) or group["lr"])
     state = optimizer.state[group["params"][0]]
-    return float(optimizer._get_lr(group, state)) if state else 0.0  # pyright: ignore[reportAttributeAccessIssue]
+    if record.rate_method is None or not state:
+        return 0.0
+    return float(getattr(optimizer, record.rate_method)(group, state))
+
+
+def found_rate(optimizer: torch.optim.Optimizer, record: OptimizerRecord) -> float | None:
+    """Return the learning rate that an optimizer found, times the user's factor; None if it does not find one."""
+    group: dict[str, Any] = optimizer.param_groups[0]
+    found = group.get(record.found_rate) if record.found_rate else None  # a class that is not listed may lack it
+    return None if found is None else float(found) * float(group["lr"])
 
 
 def longest_step(record: OptimizerRecord, arguments: Mapping[str, Any], max_grad_norm: float, width: int) -> float:

@@ -14,7 +14,6 @@ from neonym.models.tokenizers.word_tokenizer import WordTokenizer
 from neonym.preflight.possible_captions import Tokenizers
 from neonym.text.file_names import name_warnings
 from neonym.text.vocabulary import vocabulary_warning
-from neonym.text.words import clean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,11 +53,16 @@ def compatibility_warnings(spec: ConceptSpec, file: str, tokenizer: WordTokenize
 
 
 def init_problems(spec: ConceptSpec, tokenizer: WordTokenizer) -> Iterator[Problem]:
-    """Yield a problem for an init word that is not used, or that has more or fewer tokens than the word has vectors."""
+    """Yield a problem for an init word without tokens, or one that is not used, or whose tokens are not one per vector.
+
+    The init word needs a token even beside `--weights`: the verdict compares what was learned with it.
+    """
     word, count = spec.init_word or DEFAULT_INIT_WORD, spec.vectors
-    pieces = [f"`{tokenizer.read(piece)}`" for piece in tokenizer.pieces(clean(word))]
+    pieces = [f"`{tokenizer.read(piece)}`" for piece in tokenizer.pieces_of(word)]
     where = f"the init word of `{spec.token_string}` ({word!r})"
-    if spec.weights is not None:
+    if not pieces:
+        yield Problem("error", "has no token that the model knows", where, "Give an ordinary word, or leave it out")
+    elif spec.weights is not None:
         if spec.init_word is not None:
             yield Problem(
                 "warning", "is not used, because the vectors start from --weights", where, "Give only one of them"

@@ -12,9 +12,9 @@ import torch
 from torch.amp.grad_scaler import GradScaler
 
 from neonym.config.optimizers import OptimizerRecord
+from neonym.errors import UserError
 from neonym.models.encoders.rows import Rows, exact
 from neonym.models.model import Model
-from neonym.text.words import clean
 from neonym.training.after_step import AfterStep
 
 if TYPE_CHECKING:
@@ -136,10 +136,15 @@ def temporary_rows(concepts: Sequence[Concept], values: Sequence[dict[str, torch
 
 
 def initial_rows(model: Model, init_word: str, count: int) -> dict[str, torch.Tensor]:
-    """Return the initial rows {encoder: float32 [count,W]}: the embeddings of the tokens of `init_word`, in turn."""
+    """Return the initial rows {encoder: float32 [count,W]}: the embeddings of the tokens of `init_word`, in turn.
+
+    Raises UserError if a tokenizer reads no token in it; `preflight/words.py` reports that before a run starts.
+    """
     rows = {}
     for name, tokenizer in model.text.tokenizers.items():
-        pieces = tokenizer.pieces(clean(init_word))
+        pieces = tokenizer.pieces_of(init_word)
+        if not pieces:
+            raise UserError(f"has no token for {name}", f"the init word {init_word!r}", "Give an ordinary word")
         table = model.text.vocabulary(name)
         rows[name] = table[[pieces[i % len(pieces)] for i in range(count)]].detach().float().clone()
     return rows

@@ -39,7 +39,7 @@ def load_frozen_model(plan: TrainingPlan, accelerator: Accelerator, events: Disp
     if run.compute.fp8_base and accelerator.device.type == "mps":
         events.note("note: fp8_base -> the precision of --mixed_precision: this device does not support 8-bit numbers")
     elif run.compute.fp8_base:
-        quantize_to_8_bits(model.denoiser)
+        quantize_to_8_bits(model.denoiser, plan.source.family.denoiser.not_quantized)
     if run.compute.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     if run.compute.torch_compile:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from neonym.config.run import RunConfig
-from neonym.optim.optimizers import rate_now
+from neonym.optim.optimizers import found_rate, rate_now
 from neonym.runs.events import Stepped
 from neonym.training.concept import Concept
 from neonym.training.periodic import evaluate_if_due, sample_if_due, save_if_due
@@ -46,9 +46,9 @@ def run_steps(run: Session) -> bool:
 
 def rates_of(concepts: Sequence[Concept]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the learning rate of each word, and `d*lr` of each word whose optimizer finds its own rate."""
-    groups = [concept.optimizer.param_groups[0] for concept in concepts]
-    found = tuple(float(group["d"]) * float(group["lr"]) for group in groups if "d" in group)
-    return tuple(rate_now(concept.optimizer) for concept in concepts), found
+    found = (found_rate(concept.optimizer, concept.record) for concept in concepts)
+    rates = tuple(rate_now(concept.optimizer, concept.record) for concept in concepts)
+    return rates, tuple(rate for rate in found if rate is not None)
 
 
 def deadline_of(run: RunConfig) -> float:

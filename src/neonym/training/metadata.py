@@ -14,6 +14,7 @@ from neonym.config.run import RunConfig
 from neonym.config.schema import fields_of
 from neonym.config.values import as_written
 from neonym.errors import UserError
+from neonym.models.source import ModelSource
 from neonym.preflight.plan import TrainingPlan
 
 # settings by section (True: all of it); images, captions and initial rows have fingerprints of their own
@@ -64,6 +65,12 @@ def model_use_metadata(run: RunConfig) -> dict[str, str]:
     if run.model.clip_skip > 1 or "clip_skip" in run.model.model_fields_set:
         facts["modelspec.encoder_layer"] = str(run.model.clip_skip)
     return facts
+
+
+def prediction_metadata(source: ModelSource) -> dict[str, str]:
+    """Return the metadata of what the model predicts; nothing if modelspec has no name for it, as for a flow."""
+    name = source.family.prediction_names.get(source.prediction_type)
+    return {} if name is None else {"modelspec.prediction_type": name}
 
 
 def dataset_metadata(plan: TrainingPlan) -> dict[str, str]:
@@ -118,7 +125,7 @@ def run_metadata(plan: TrainingPlan) -> dict[str, str]:
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.implementation_version": f"neonym/{__version__}",
         "modelspec.resolution": f"{width}x{height}",
-        "modelspec.prediction_type": "v" if source.prediction_type == "v_prediction" else "epsilon",
+        **prediction_metadata(source),
         **model_use_metadata(plan.run),
         "neonym.version": __version__,
         "neonym.base_model": source.name,

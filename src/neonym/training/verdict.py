@@ -94,7 +94,7 @@ def figures(model: Model, concept: Concept, name: str, known: Sequence[str]) -> 
         cosine=float(torch.cosine_similarity(rows, start).mean()),
         norm=float(rows.norm(dim=1).mean()),
         known_norm=float(table[pieces].norm(dim=1).mean()),
-        nearest=tokenizer.spelled(nearest_tokens(table, rows, 3).tolist()),
+        nearest=tokenizer.spelled(nearest_tokens(table, rows, 3, tokenizer.special_ids).tolist()),
     )
 
 

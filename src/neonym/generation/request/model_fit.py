@@ -35,7 +35,8 @@ def recognised_model(settings: GenerateSettings) -> ModelSource:
     )
     family = source.family
     for other in families():
-        if other.flag and getattr(settings, other.flag) and other.name != family.name:
+        # a family may have a flag that only training has, or that no program has yet
+        if other.flag and getattr(settings, other.flag, False) and other.name != family.name:
             raise UserError(f"the model is {family.label}, not {other.label}", f"--{other.flag}", "Remove the flag")
     if settings.v_parameterization and source.prediction_type != "v_prediction":
         predicted = "noise" if source.prediction_type == "epsilon" else "the velocity of a flow"

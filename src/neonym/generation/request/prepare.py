@@ -139,7 +139,7 @@ def tokenizers_of(source: ModelSource, words: Words, found: list[Problem]) -> di
     """Return the model's tokenizers with the words added. Adds a warning to `found` for each ordinary word."""
     tokenizers = load_tokenizers(source)
     for word, (file, embedding) in words.items():
-        if any(len(tokenizer.pieces(clean(word))) == 1 for tokenizer in tokenizers.values()):
+        if any(len(tokenizer.pieces_of(word)) == 1 for tokenizer in tokenizers.values()):
             what = f"`{word}` is an ordinary word: wherever it occurs in a prompt, it stands for this file"
             found.append(Problem("warning", what, str(file), "Write OTHERWORD=FILE"))
         for name, tokenizer in tokenizers.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -61,11 +62,12 @@ class EmbeddingWithRows(nn.Module):
         return torch.where((ids >= self.vocab)[..., None], learned.to(base.dtype), base)
 
 
-def nearest_tokens(table: Tensor, rows: Tensor, count: int) -> Tensor:
+def nearest_tokens(table: Tensor, rows: Tensor, count: int, special: Collection[int]) -> Tensor:
     """Return the words of a vocabulary `table` [V,W] with the highest cosine similarity to `rows` [n,W].
 
-    The result holds ids, int64 [n,count]. The last two vectors of a CLIP vocabulary are left out: they are the start
-    and end tokens.
+    The result holds ids, int64 [n,count]. The `special` ids, which are not words, are left out.
     """
     unit = nn.functional.normalize
-    return (unit(rows.float()) @ unit(table[:-2].float()).T).topk(count, dim=1).indices
+    words = torch.tensor([i for i in range(len(table)) if i not in special], device=table.device)
+    nearest = (unit(rows.float()) @ unit(table[words].float()).T).topk(count, dim=1).indices
+    return words[nearest]

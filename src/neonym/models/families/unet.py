@@ -8,7 +8,9 @@ from neonym.models.families.ldm_checkpoint import configs_of, prefixes, recognis
 from neonym.models.families.unsupported import refiner, refuse_channels
 from neonym.models.family import CheckpointLayout, Configs, DenoiserSpec, EncoderSpec, Recognised
 
-UNET = DenoiserSpec("unet", "UNet2DConditionModel")
+UNET = DenoiserSpec(
+    "unet", "UNet2DConditionModel", not_quantized=("conv_in", "conv_out", "time_embedding", "add_embedding")
+)
 CHECKPOINT = CheckpointLayout(recognises, configs_of, prefixes)
 ONLY = EncoderSpec("text_encoder", "CLIPTextModel", "emb_params", ("emp_params", "clip_h"), width=768)
 FIRST = EncoderSpec("text_encoder", "CLIPTextModel", "clip_l", ("text_encoders_0", "text_encoder"), width=768)

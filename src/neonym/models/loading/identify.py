@@ -11,7 +11,7 @@ from typing import Any
 from neonym.errors import ModelError
 from neonym.io.memo import memoized, versions
 from neonym.models.families.unsupported import refuse_unsupported
-from neonym.models.family import CheckpointHints, CheckpointLayout
+from neonym.models.family import CheckpointHints, CheckpointLayout, LatentSpec
 from neonym.models.loading.folder import (
     HALVES,
     Weights,
@@ -64,8 +64,9 @@ def identify(
         if offline or not source.on_hub:
             check_variant(found, name, variant)
     if source.vae is not None:
-        configs["vae"], found["vae"] = other_vae(source)
+        configs["vae"], found["vae"] = other_vae(source, source.vae)
     source = replace(source, weights=found)
+    latents_of(source)
     if not name.startswith("builtin:"):
         check_weights(source, shapes)
     return with_spread(source)
@@ -136,10 +137,9 @@ def vae_path(name: str | None, offline: bool = False) -> Path | None:
     raise ModelError("is neither a VAE file nor a Diffusers folder of a VAE", name, "Check --vae")
 
 
-def other_vae(source: ModelSource) -> tuple[dict[str, Any], Weights]:
+def other_vae(source: ModelSource, path: Path) -> tuple[dict[str, Any], Weights]:
     """Return the config and the weights of the separate VAE. Raise ModelError if it does not fit the model."""
-    path, own = source.vae, source.family.latents
-    assert path is not None
+    own = source.family.latents
     if path.is_dir():
         config = read_config(path / "config.json")
         kind = config.get("_class_name", own.module)
@@ -148,12 +148,21 @@ def other_vae(source: ModelSource) -> tuple[dict[str, Any], Weights]:
         return config, weights_in(path, str(path))
     header = read_header(path)
     start = VAE_PREFIX if header.has(VAE_PREFIX) else ""
-    config = source.configs.get("vae", {})
-    scale, shift = (config.get(name) or getattr(own, name) for name in ("scaling_factor", "shift_factor"))
+    latents = latents_of(source)
     try:
-        return vae_config(header, start, float(scale), float(shift)), Weights((path,), start=start)
+        config = vae_config(header, start, latents.scaling_factor, latents.shift_factor)
+        return config, Weights((path,), start=start)
     except (KeyError, IndexError) as error:
         raise ModelError("contains no VAE", str(path), "Name a VAE with --vae, or leave it out") from error
+
+
+def latents_of(source: ModelSource) -> LatentSpec:
+    """Return the latents of a model. Raise ModelError if the config of its VAE is invalid."""
+    try:
+        return source.latents
+    except (TypeError, ValueError) as error:
+        where = str(source.vae or source.name)
+        raise ModelError(f"its configs are invalid ({error})", where, "Download them again") from error
 
 
 def available_weights(source: ModelSource) -> dict[str, Weights]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from neonym.models.family import PerChannel
 from neonym.models.loading.weight_files import Header
 
 PREFIX = "first_stage_model."  # of the VAE in a whole checkpoint
 
 
-def vae_config(header: Header, start: str, scaling_factor: float, shift_factor: float = 0.0) -> dict[str, Any]:
+def vae_config(
+    header: Header, start: str, scaling_factor: PerChannel, shift_factor: PerChannel = 0.0
+) -> dict[str, Any]:  # fmt: skip
     """Return the config of a VAE from the shapes of its weights, whose names have the prefix `start`.
 
     The names are CompVis' original ones or those of diffusers. Raise KeyError if weights are missing.
@@ -25,7 +28,7 @@ def vae_config(header: Header, start: str, scaling_factor: float, shift_factor: 
     return {
         "_class_name": "AutoencoderKL", "block_out_channels": widths, "layers_per_block": 2, "latent_channels": latent_channels(header, start),
         "down_block_types": ["DownEncoderBlock2D"] * len(widths), "up_block_types": ["UpDecoderBlock2D"] * len(widths),
-        "scaling_factor": scaling_factor, "shift_factor": shift_factor or None, "sample_size": 512,
+        "scaling_factor": scaling_factor, "shift_factor": shift_factor, "sample_size": 512,
     }  # fmt: skip
 
 

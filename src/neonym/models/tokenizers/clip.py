@@ -49,6 +49,11 @@ class ClipWordTokenizer(WordTokenizer):
         """The tokenizer of the vocabulary."""
         return self.clip.backend
 
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """The ids of start and end. Padding is one of them, or an ordinary piece."""
+        return frozenset((self.clip.start, self.clip.end))
+
     def cleaned(self, text: str) -> str:
         """Return text as CLIP cleans it: with its encoding fixed, in lower case, with single spaces."""
         return clean(text)

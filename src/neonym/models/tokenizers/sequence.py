@@ -26,6 +26,13 @@ class SequenceWordTokenizer(WordTokenizer):
         """The tokenizer of the vocabulary."""
         return self.tokenizer
 
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """The ids of the end, padding and other marks of the tokenizer, and the rows of the table that it never uses."""
+        marks = (i for i, token in self.tokenizer.get_added_tokens_decoder().items() if token.special)
+        unused = range(self.tokenizer.get_vocab_size(), self.vocab)
+        return frozenset((self.end, self.pad, *marks, *unused))
+
     def cleaned(self, text: str) -> str:
         """Return the text with single spaces."""
         return " ".join(text.split())

@@ -24,9 +24,8 @@ class Ids:
 
     ids: list[list[int]]  # [K,L]
     learned: tuple[int, ...]  # positions of learned ids in the flattened `ids`
-    lost_rows: int  # learned ids that did not fit
-    lost_tokens: int  # all ids that did not fit
     emphasis: list[list[float]]  # [K,L], 1 where there is none
+    words: frozenset[str]  # the new words in the caption, in lower case, whether or not they fit
 
 
 @dataclass
@@ -44,6 +43,11 @@ class WordTokenizer(ABC):
     @abstractmethod
     def backend(self) -> Tokenizer:
         """The tokenizer of the vocabulary."""
+
+    @property
+    @abstractmethod
+    def special_ids(self) -> frozenset[int]:
+        """The ids of the vocabulary that are not text, such as its end."""
 
     @abstractmethod
     def pieces(self, text: str) -> list[int]:
@@ -79,6 +83,10 @@ class WordTokenizer(ABC):
             raise ValueError(f"the word {token!r} is not the one added last")
         del self.words[word]
 
+    def pieces_of(self, text: str) -> list[int]:
+        """Return the ids of text as its user wrote it, without start and end; none if the tokenizer ignores it all."""
+        return self.pieces(self.cleaned(text))
+
     def has_piece(self, text: str) -> bool:
         """Return whether the vocabulary has exactly this piece."""
         return self.backend.token_to_id(text) is not None
@@ -89,7 +97,7 @@ class WordTokenizer(ABC):
 
     def words_in(self, text: str) -> set[str]:
         """Return the new words in `text`, in lower case."""
-        text = clean(text)
+        text = in_lower_case(self.cleaned(text))
         if not any(word in text for word in self.words):
             return set()
         return set(whole_word(tuple(self.words)).findall(text))
@@ -119,9 +127,9 @@ class WordTokenizer(ABC):
     def whole(self, text: str) -> Iterator[Sequence[int]]:
         """Yield the ids of `text`: those of a new word together, every other id on its own."""
         text, last = self.cleaned(text), 0
-        for match in whole_word(tuple(self.words)).finditer(text) if self.words else ():
+        for match in whole_word(tuple(self.words)).finditer(in_lower_case(text)) if self.words else ():
             yield from ((piece,) for piece in self.pieces(text[last : match.start()]))
-            yield self.words[match.group().lower()]
+            yield self.words[match.group()]
             last = match.end()
         yield from ((piece,) for piece in self.pieces(text[last:]))
 
@@ -149,7 +157,17 @@ class WordTokenizer(ABC):
     def __call__(self, text: str) -> Ids:
         """Return the ids of a caption, truncated to `parts` parts. Raise ValueError if an emphasis is not a number."""
         flat = self.with_emphasis(text)
-        kept, lost = flat[: self.room], flat[self.room :]
+        kept, read = flat[: self.room], {token for token, _ in flat}
         ids, emphasis = self.laid_out([kept[first : first + self.part] for first in range(0, self.room, self.part)])
         learned = tuple(i for i, token in enumerate(token for row in ids for token in row) if token >= self.vocab)
-        return Ids(ids, learned, sum(token >= self.vocab for token, _ in lost), len(lost), emphasis)
+        words = frozenset(word for word, own in self.words.items() if own.start in read)
+        return Ids(ids, learned, emphasis, words)
+
+
+def in_lower_case(text: str) -> str:
+    """Return text in lower case, with every character at its place.
+
+    A character whose lower case is longer stays as it is, such as the Turkish capital I with a dot.
+    """
+    lower = text.lower()
+    return lower if len(lower) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
