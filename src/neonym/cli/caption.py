@@ -189,7 +189,7 @@ def run_tag(flags: TagFlags) -> int:
 
 
 def images_to_caption(flags: WriteFlags) -> list[Path]:
-    """Return the images in the folder, recursively if requested. Raise DataError if there are none."""
+    """Return the images in the folder, recursively if requested. Raises DataError if there are none."""
     from neonym.data.tools.captions import images_in
 
     images = images_in(flags.folder, flags.recursive)

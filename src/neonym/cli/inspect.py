@@ -38,7 +38,7 @@ class InspectFlags(BaseModel):
     @field_validator("family")
     @classmethod
     def known(cls, name: str | None) -> str | None:
-        """Return the name of a family. Raise ValueError if it is unknown."""
+        """Return the name of a family. Raises ValueError if it is unknown."""
         if name is not None and name not in FAMILIES:
             raise ValueError(f"is not one of {', '.join(FAMILIES)}")
         return name

@@ -33,7 +33,7 @@ FACTS = {  # key of the web UI -> key in our metadata
 
 
 def embeddings_of(content: FileContent, path: Path) -> list[Embedding]:
-    """Return every word of a file (usually one) with float32 vectors [n,W]. Raise FormatError if there is none."""
+    """Return every word of a file (usually one) with float32 vectors [n,W]. Raises FormatError if there is none."""
     tensors, metadata = content.tensors, training_facts(content)
     check_tensors(tensors, path)
     bundled = bundles(tensors) or nested(content, path)
@@ -52,7 +52,7 @@ def embeddings_of(content: FileContent, path: Path) -> list[Embedding]:
 
 
 def embedding_of(token: str, tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] = {}) -> Embedding:
-    """Return the word in these tensors. Raise FormatError if it is unclear which of them are its vectors."""
+    """Return the word in these tensors. Raises FormatError if it is unclear which of them are its vectors."""
     vectors, left_out = vectors_of(tensors, path)
     return Embedding(token, vectors, dict(metadata), left_out)
 
@@ -60,7 +60,7 @@ def embedding_of(token: str, tensors: Mapping[str, Tensor], path: Path, metadata
 def nested(content: FileContent, path: Path) -> dict[str, dict[str, Tensor]]:
     """Return the tensors of each word for a file with one table per word, or an empty table for any other file.
 
-    Raise FormatError if a tensor is not a plain table.
+    Raises FormatError if a tensor is not a plain table.
     """
     if content.inner is not None or content.tensors:
         return {}
@@ -95,7 +95,7 @@ def as_name(value: object) -> str:
 def vectors_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Return the vectors [n,W] of each encoder, and the names of the tensors that are not part of the word.
 
-    Raise FormatError if it is unclear which tensors are the vectors.
+    Raises FormatError if it is unclear which tensors are the vectors.
     """
     if any(name in tensors for name in T5):
         raise FormatError("has vectors for T5, so it is for Stable Diffusion 3 or FLUX", str(path))
@@ -118,7 +118,7 @@ def vectors_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Ten
 
 
 def chosen_of(tensors: Mapping[str, Tensor], path: Path) -> dict[str, str]:
-    """Return the name of each encoder's tensor. Raise FormatError if it is unclear which tensors they are."""
+    """Return the name of each encoder's tensor. Raises FormatError if it is unclear which tensors they are."""
     for first, second in PAIRS:
         if first in tensors and second in tensors:
             return {ENCODER: first, SECOND: second}
@@ -134,7 +134,7 @@ def chosen_of(tensors: Mapping[str, Tensor], path: Path) -> dict[str, str]:
 def only_one(tensors: Mapping[str, Tensor], path: Path) -> str:
     """Return the name of the only tensor that can hold vectors; of several names for the same numbers, the first.
 
-    Raise FormatError if there are several different ones, or none.
+    Raises FormatError if there are several different ones, or none.
     """
     found = distinct({name: rows for name, rows in tensors.items() if is_numbers(rows) and rows.ndim}) or list(tensors)
     if len(found) != 1:

@@ -71,7 +71,7 @@ USUAL: dict[str, tuple[Any, str]] = {
 def defaults_of(family: Defaults, spread: float, own: Mapping[str, Any]) -> Defaults:
     """Return the defaults of a model: those of its family, with the learning rate scaled to its `spread`.
 
-    `own` is the content of the model's neonym.json, which takes precedence. Raise ValueError for an invalid value in
+    `own` is the content of the model's neonym.json, which takes precedence. Raises ValueError for an invalid value in
     it.
     """
     found = replace(family, learning_rate=scaled(family.learning_rate, spread))
@@ -99,7 +99,7 @@ def scaled(rate: Default, spread: float) -> Default:
 
 
 def valid_setting(name: str, value: Any) -> Any:
-    """Return the value of a setting in a neonym.json. Raise ValueError if it is invalid."""
+    """Return the value of a setting in a neonym.json. Raises ValueError if it is invalid."""
     if name == "lr_warmup_steps" and is_count(value, 0):
         value = str(value)
     if not FORMS[name](value):

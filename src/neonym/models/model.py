@@ -82,7 +82,7 @@ def load_model(
 ) -> Model:
     """Load a frozen model onto `device`, with its denoiser and text encoders in `dtype`.
 
-    `tokenizers` are the model's own, if they are already loaded. Raise ModelError if the model cannot be loaded.
+    `tokenizers` are the model's own, if they are already loaded. Raises ModelError if the model cannot be loaded.
     """
     source = with_weights(identify(name) if isinstance(name, str) else name, dtype != torch.float32)
     own = load_tokenizers(source, max_token_length) if tokenizers is None else tokenizers

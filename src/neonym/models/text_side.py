@@ -44,7 +44,7 @@ class TextSide(ABC):
     def add_word(self, token: str, rows: dict[str, Tensor]) -> None:
         """Let `token` read `rows` (encoder to float32 [n,W]), which may be changed in place later.
 
-        The tokenizers may already have ids for exactly these rows. Raise ValueError if they have other ids for the
+        The tokenizers may already have ids for exactly these rows. Raises ValueError if they have other ids for the
         token.
         """
         for name, table in self.tables.items():
@@ -54,7 +54,7 @@ class TextSide(ABC):
             table.rows.append(rows[name])
 
     def remove_word(self, token: str) -> None:
-        """Remove `token`, which must be the word that was added last. Raise ValueError otherwise."""
+        """Remove `token`, which must be the word that was added last. Raises ValueError otherwise."""
         for name, table in self.tables.items():
             self.tokenizers[name].remove_word(token)
             table.rows.pop()

@@ -25,7 +25,7 @@ SMILEYS = re.compile(r"^[^\w\s]*_[^\w\s]*$|^(?:\W|[3doOxXuUTt0])_(?:\W|[3doOxXuU
 def images_in(folder: Path, recursive: bool) -> list[Path]:
     """Return the images in a folder, and if `recursive` in its subfolders.
 
-    Raise DataError if a folder cannot be read.
+    Raises DataError if a folder cannot be read.
     """
     try:
         found = find_images(folder)
@@ -41,7 +41,7 @@ def merge_files(
     """Return `known` with the texts of the files beside the images.
 
     `extensions` maps a field ("caption", "tags") to the extension of its files. Lines of tags become one line.
-    Raise DataError if a file cannot be read.
+    Raises DataError if a file cannot be read.
     """
     merged = {name: dict(facts) for name, facts in known.items()}
     by_folder: dict[Path, list[Path]] = {}
@@ -74,7 +74,7 @@ def name_of(image: Path, folder: Path, full_path: bool) -> str:
 
 
 def read_metadata_table(file: Path) -> Metadata:
-    """Return the table of a metadata file. Raise DataError if it cannot be read."""
+    """Return the table of a metadata file. Raises DataError if it cannot be read."""
     table: Metadata = {}
     for name, facts in metadata_rows(file, refuse):
         if not isinstance(facts, dict):
@@ -93,7 +93,7 @@ def split_table(
 ) -> tuple[int, list[Path]]:
     """Write a file beside each image for each field, and return the number of files and those left unchanged.
 
-    Raise DataError if one file would have to hold both fields, or if a file cannot be written.
+    Raises DataError if one file would have to hold both fields, or if a file cannot be written.
     """
     written, left = 0, []
     both = [name for name, facts in table.items() if all(facts.get(field) for field in ("caption", "tags"))]
@@ -122,7 +122,7 @@ def has_extension(image: Path) -> bool:
 
 
 def write_text_file(file: Path, text: str) -> None:
-    """Write a text file atomically. Raise DataError if it cannot be written."""
+    """Write a text file atomically. Raises DataError if it cannot be written."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as part:
@@ -132,7 +132,7 @@ def write_text_file(file: Path, text: str) -> None:
 
 
 def write_metadata_table(table: Metadata, file: Path) -> None:
-    """Write a table as `.json`, or as `.jsonl` with one object per line. Raise DataError if it cannot be written."""
+    """Write a table as `.json`, or as `.jsonl` with one object per line. Raises DataError if it cannot be written."""
     if file.suffix.lower() == ".jsonl":
         lines = [json.dumps({"image_path": name, **facts}, ensure_ascii=False) for name, facts in table.items()]
         write_text_file(file, "\n".join(lines) + "\n")

@@ -63,7 +63,7 @@ def load(
 ) -> StableDiffusionXL:
     """Load an SDXL model.
 
-    `clip_skip` is ignored, since SDXL always reads the second-to-last layer. Raise ModelError.
+    `clip_skip` is ignored, since SDXL always reads the second-to-last layer. Raises ModelError.
     """
     del clip_skip
     return load_as(StableDiffusionXL, source, StableDiffusionXLText, device, dtype, tokenizers=tokenizers)

@@ -46,6 +46,6 @@ class StableDiffusion(UNetModel):
 def load(
     source: ModelSource, tokenizers: dict[str, WordTokenizer], device: torch.device, dtype: torch.dtype, clip_skip: int
 ) -> StableDiffusion:
-    """Load a Stable Diffusion 1.x or 2.x model. Raise ModelError if its weights cannot be read."""
+    """Load a Stable Diffusion 1.x or 2.x model. Raises ModelError if its weights cannot be read."""
     text = StableDiffusionText
     return load_as(StableDiffusion, source, text, device, dtype, tokenizers=tokenizers, clip_skip=clip_skip)

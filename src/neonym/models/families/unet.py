@@ -21,7 +21,7 @@ OTHER_SCHEDULES = ("EDM", "FlowMatch")  # Playground 2.5, CosXL, rectified flows
 def predicts_noise_or_v(configs: Configs, name: str) -> bool:
     """Return whether the U-Net reads a noised latent and text, and predicts noise or v.
 
-    Raise ModelError for related models that cannot generate from text alone: inpainting models, refiners.
+    Raises ModelError for related models that cannot generate from text alone: inpainting models, refiners.
     """
     unet = configs.get(UNET.part, {})
     if unet.get("_class_name") != UNET.module:

@@ -17,7 +17,7 @@ from neonym.models.vae import Vae
 def load_parts(source: ModelSource, device: torch.device, dtype: torch.dtype) -> dict[str, nn.Module]:
     """Return the parts of a model; each is on its device before the next is read.
 
-    The VAE is float32. Raise ModelError.
+    The VAE is float32. Raises ModelError.
     """
     quiet_libraries()
     parts = {}

@@ -62,7 +62,7 @@ class WordTokenizer(ABC):
         """Return the text of an id."""
 
     def add_word(self, token: str, rows: int) -> None:
-        """Give `token` the next `rows` ids. Raise ValueError if it already has ids."""
+        """Give `token` the next `rows` ids. Raises ValueError if it already has ids."""
         word = clean(token)
         if word in self.words:
             raise ValueError(f"the word {token!r} already exists")
@@ -72,7 +72,7 @@ class WordTokenizer(ABC):
     def remove_word(self, token: str) -> None:
         """Remove `token`, which must be the word added last so that other ids stay valid.
 
-        Raise ValueError otherwise.
+        Raises ValueError otherwise.
         """
         word = clean(token)
         if word != next(reversed(self.words), None):
@@ -104,11 +104,11 @@ class WordTokenizer(ABC):
         return len(self.flat(text)) + spare <= self.room
 
     def cut_off(self, text: str) -> list[int]:
-        """Return the ids of `text` that do not fit. Raise ValueError if an emphasis is not a number."""
+        """Return the ids of `text` that do not fit. Raises ValueError if an emphasis is not a number."""
         return [token for token, _ in self.with_emphasis(text)[self.room :]]
 
     def with_emphasis(self, text: str) -> Part:
-        """Return the ids of `text` with their emphasis. Raise ValueError if an emphasis is not a number."""
+        """Return the ids of `text` with their emphasis. Raises ValueError if an emphasis is not a number."""
         parts = parse_emphasis(text) if self.reads_emphasis else [(text, 1.0)]
         return [(token, weight) for part, weight in parts for token in self.flat(part)]
 
@@ -147,7 +147,7 @@ class WordTokenizer(ABC):
         return parts
 
     def __call__(self, text: str) -> Ids:
-        """Return the ids of a caption, truncated to `parts` parts. Raise ValueError if an emphasis is not a number."""
+        """Return the ids of a caption, truncated to `parts` parts. Raises ValueError if an emphasis is not a number."""
         flat = self.with_emphasis(text)
         kept, lost = flat[: self.room], flat[self.room :]
         ids, emphasis = self.laid_out([kept[first : first + self.part] for first in range(0, self.room, self.part)])
