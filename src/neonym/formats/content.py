@@ -28,9 +28,8 @@ class FileContent:
     table: Mapping[str, Any]  # tensors; from pickles and images, other values too
     metadata: Mapping[str, str] = field(default_factory=dict)  # from a .safetensors file, or our comment in an archive
     entries: frozenset[str] = frozenset()  # the names in a zip archive, without its folder
-    top: Literal["table", "list of tables", "list of tensors", "tensor"] = (
-        "table"  # for a list, `table` holds the joined parts
-    )
+    # For a list, `table` holds the joined parts
+    top: Literal["table", "list of tables", "list of tensors", "tensor"] = "table"
     unread: int = 0  # number of tensors that are not words, such as the weights of a LoRA
 
     @property

@@ -14,9 +14,8 @@ from typing import Any
 
 from neonym.errors import in_one_line
 
-PUBLISHED_SPREAD = (
-    0.0133  # standard deviation of a coordinate in the vocabulary of CLIP ViT-L, for which rates are published
-)
+# Standard deviation of a coordinate in the vocabulary of CLIP ViT-L, for which rates are published
+PUBLISHED_SPREAD = 0.0133
 MOST_SCALED = 10.0  # a published rate is multiplied or divided by at most this
 OWN_SOURCE = "set in its neonym.json"
 LONGEST_SOURCE = 120  # characters shown of the source in a neonym.json
