@@ -40,19 +40,11 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 TURNING = (b"eXIf", b"Raw profile type", b"tiff:Orientation")  # where a PNG may have its orientation
+# The exceptions of Pillow for damaged files
 UNREADABLE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    ArithmeticError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-)  # fmt: skip - exceptions of Pillow for damaged files
+    OSError, ValueError, SyntaxError, EOFError, ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError,
+    struct.error, zlib.error,
+)  # fmt: skip
 FILTERS = {
     "lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR,
     "linear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "cubic": Image.Resampling.BICUBIC,

@@ -27,7 +27,7 @@ READS = "reads it"
 FIRST = "reads the first of its words only"
 STAR = "reads the word * only"
 NO_TABLE = "refuses it: no table of vectors"
-# The entries that AUTOMATIC1111 allows
+# Entries that AUTOMATIC1111 allows in an archive
 SAFE_ENTRY = re.compile(r"data\.pkl|version|data/\d+|byteorder|\.data/serialization_id")
 INVOKEAI_NAME = re.compile(r"[A-Za-z0-9., _-]+")  # what prompts may have between < and >
 
@@ -192,8 +192,8 @@ def automatic1111(file: File) -> str:
 def comfy(file: File) -> str:
     """Return what ComfyUI does with a file.
 
-    ComfyUI tries a name with the extensions .safetensors, .pt and .bin, so other files are found only by the whole
-    name.
+    ComfyUI tries a name with the extensions .safetensors, .pt and .bin, so other files are found only by their full
+    names.
     """
     ending = file.content.ending
     whole = file.name if ending in ("safetensors", "pt", "bin") else f"{file.name}.{ending}" if ending else file.name

@@ -70,8 +70,8 @@ USUAL: dict[str, tuple[Any, str]] = {
 def defaults_of(family: Defaults, spread: float, own: Mapping[str, Any]) -> Defaults:
     """Return the defaults of a model: those of its family, with the learning rate scaled to its `spread`.
 
-    `own` is the content of the model's neonym.json, which takes precedence. Raises ValueError for an invalid value in
-    it.
+    `own` is the content of the model's neonym.json, which takes precedence. Raises ValueError if a value in it
+    is invalid.
     """
     found = replace(family, learning_rate=scaled(family.learning_rate, spread))
     source = in_one_line(str(own.get("source", OWN_SOURCE)))[:LONGEST_SOURCE]

@@ -52,7 +52,8 @@ class Model(ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of the denoiser. (diffusers' own property iterates over all modules, 5 % of a small step.)"""
+        """The precision of the denoiser."""
+        # diffusers' own property iterates over all modules, which takes 5 % of a small step
         return next(self.denoiser.parameters()).dtype
 
     def modules(self) -> dict[str, nn.Module]:

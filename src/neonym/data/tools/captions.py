@@ -18,7 +18,7 @@ from neonym.errors import DataError, Problem, some
 from neonym.io.atomic import atomic_write
 
 Metadata = dict[str, dict[str, object]]
-# ^_^, o_o: this underscore is not a space
+# Matches ^_^ and o_o, whose underscore does not stand for a space
 SMILEYS = re.compile(r"^[^\w\s]*_[^\w\s]*$|^(?:\W|[3doOxXuUTt0])_(?:\W|[3doOxXuUTt0])$")
 
 

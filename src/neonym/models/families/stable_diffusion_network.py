@@ -10,8 +10,6 @@ from torch import Tensor
 from neonym.models.encoders.clip import Keep, clip_hidden, emphasised, join_chunks
 from neonym.models.families.unet import FIRST
 from neonym.models.families.unet_network import UNetModel, load_as
-
-# Called by loading/assemble.py
 from neonym.models.families.unet_network import from_original_names as from_original_names
 from neonym.models.source import ModelSource
 from neonym.models.text_side import TextSide

@@ -12,7 +12,7 @@ UNET = DenoiserSpec("unet", "UNet2DConditionModel")
 CHECKPOINT = CheckpointLayout(recognises, configs_of, prefixes)
 FIRST = EncoderSpec("text_encoder", "CLIPTextModel", "clip_l", width=768)
 SECOND = EncoderSpec("text_encoder_2", "CLIPTextModelWithProjection", "clip_g", width=1280, id_zero_pads=True)
-# Config keys of further U-Net conditions, as unCLIP has
+# Config keys of conditions besides the text, such as those of unCLIP
 MORE_CONDITIONS = ("addition_embed_type", "class_embed_type", "num_class_embeds")
 PIXELS = 8  # pixels of an image's side per latent pixel
 OTHER_SCHEDULES = ("EDM", "FlowMatch")  # Playground 2.5, CosXL, rectified flows

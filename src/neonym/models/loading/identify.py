@@ -42,9 +42,9 @@ def identify(
 ) -> ModelSource:
     """Recognise a model by its configs, or by the names and shapes in its file.
 
-    Of the weights, only a sample of the vocabulary is read. The network is used only for hub IDs (owner/name), and only
-    for files that are not in the user's cache. `variant` (such as "fp16") selects weights in a Diffusers folder, where
-    a part has it. Raises ModelError if the model is unsupported, incomplete or damaged.
+    No weights are read except a sample of the vocabulary. The network is used only for hub IDs (owner/name), and only
+    for files that are not in the user's cache. `variant` (such as "fp16") selects the weights of those parts of a
+    Diffusers folder that have it. Raises ModelError if the model is unsupported, incomplete or damaged.
     """
     path, own_vae = Path(name), vae_path(vae, offline)
     if path.is_file():
@@ -157,7 +157,7 @@ def other_vae(source: ModelSource) -> tuple[dict[str, Any], Weights]:
 
 
 def available_weights(source: ModelSource) -> dict[str, Weights]:
-    """Return the weights in a Diffusers folder, or none if a hub ID's are not all downloaded. Raises ModelError."""
+    """Return the weights in a Diffusers folder, or none if a hub model's are incomplete. Raises ModelError."""
     parts = source.own_parts
     missing = incomplete_parts(source.folder, parts) if source.on_hub else []
     if missing and source.offline:
@@ -186,7 +186,7 @@ def check_weights(source: ModelSource, shapes: dict[Path, Mapping[str, tuple[int
 def check_part_once(source: ModelSource, part: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Return True if a part can be assembled.
 
-    Raises ModelError if not. The result is cached, as imports take seconds.
+    Raises ModelError otherwise. The result is cached, as imports take seconds.
     """
     from neonym.models.loading.assemble import check_part
 
