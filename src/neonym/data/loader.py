@@ -24,9 +24,8 @@ class Plan(Protocol):
 class Loader:
     """A loader of the work of each step for this rank: micro-batches of one concept and one size.
 
-    Captions are tokenized once. Every rank gets its share of each concept. A step trains a
-    concept only if one of its captions contains the word (`words` are in lower case), which a step with only
-    regularisation images may not.
+    Captions are tokenized once. Every rank gets its share of each concept. A step trains a concept only if one of its
+    captions contains the word (`words` are in lower case), which is not so with only regularisation images.
     """
 
     def __init__(

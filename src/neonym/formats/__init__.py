@@ -15,7 +15,7 @@ from PIL.Image import Image
 from neonym.errors import FormatError
 from neonym.formats.consumers import check_usable_by_programs
 from neonym.formats.consumers import support_by_program as support_by_program
-from neonym.formats.content import FileContent, ending_of, printable
+from neonym.formats.content import FileContent, ending_of, printable_name
 from neonym.formats.layout import Target
 from neonym.formats.layouts import reader_of, writers
 from neonym.formats.tensors import ENCODER, OUTPUT, OUTPUT_MEANS, SECOND, SECOND_WIDTH, WIDTH, embeddings_of
@@ -149,7 +149,9 @@ def left_out_note(embedding: Embedding) -> str:
     outputs = [name for name in embedding.left_out if OUTPUT.fullmatch(name)]
     others = [name for name in embedding.left_out if name not in outputs]
     parts = [f"{OUTPUT_MEANS} ({', '.join(outputs)}), which apply after the text encoder"] if outputs else []
-    parts += [f"other tensors ({', '.join(printable(name[:40]) for name in others[:MOST_SHOWN])})"] if others else []
+    parts += (
+        [f"other tensors ({', '.join(printable_name(name[:40]) for name in others[:MOST_SHOWN])})"] if others else []
+    )
     return f"left out: {' and '.join(parts)}"
 
 

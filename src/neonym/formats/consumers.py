@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from neonym.errors import FormatError
-from neonym.formats.content import FileContent, printable, tensors_in
+from neonym.formats.content import FileContent, printable_name, tensors_in
 from neonym.formats.tensors import BUNDLE, ENCODER, OUTPUT, SECOND, SECOND_WIDTH, WIDTH, as_name, bundles
 from neonym.types import Embedding
 
@@ -162,9 +162,7 @@ def web_ui(file: File) -> str:
     elif file.pair:
         texts = sorted(set(file.content.table) - set(file.top))
         if texts:
-            return (
-                f"refuses it: some values beside clip_l and clip_g are not tensors ({', '.join(map(printable, texts))})"
-            )
+            return f"refuses it: some values beside clip_l and clip_g are not tensors ({', '.join(map(printable_name, texts))})"
         rows = [file.top["clip_l"], file.top["clip_g"]]
     elif len(file.content.table) == 1 and file.top:
         rows = list(file.top.values())
@@ -183,7 +181,7 @@ def automatic1111(file: File) -> str:
     odd = sorted(entry for entry in file.content.entries if not SAFE_ENTRY.fullmatch(entry))
     found = web_ui(file)
     return (
-        f"refuses it: unknown entries in the archive ({', '.join(map(printable, odd))})"
+        f"refuses it: unknown entries in the archive ({', '.join(map(printable_name, odd))})"
         if odd and found.startswith(READS)
         else found
     )

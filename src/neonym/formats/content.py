@@ -53,7 +53,7 @@ def ending_of(path: Path) -> str:
     return path.suffix.removeprefix(".").lower()
 
 
-def printable(name: str) -> str:
+def printable_name(name: str) -> str:
     """Return the name of a tensor in a form that is safe to print: names in files come from anybody."""
     return in_one_line(name[:80])
 
@@ -76,9 +76,7 @@ def check_size(shapes: Mapping[str, Sequence[int]], path: Path) -> None:
     for name, shape in shapes.items():
         total += prod(shape)
         if total > MOST_NUMBERS:
-            what = (
-                f"{printable(name)}: the shape {tuple(shape)} is too large: it is not an embedding{likely_kind(shapes)}"
-            )
+            what = f"{printable_name(name)}: the shape {tuple(shape)} is too large: it is not an embedding{likely_kind(shapes)}"
             raise FormatError(what, str(path))
 
 
@@ -90,7 +88,7 @@ def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     for name, tensor in tensors.items():
         plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
         if not plain or tensor.is_nested or tensor.is_quantized:
-            raise FormatError(f"{printable(name)}: is not a plain table of numbers", str(path))
+            raise FormatError(f"{printable_name(name)}: is not a plain table of numbers", str(path))
     check_size({name: tensor.shape for name, tensor in tensors.items()}, path)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from neonym.errors import FormatError
-from neonym.formats.content import FileContent, check_tensors, likely_kind, printable, tensors_in
+from neonym.formats.content import FileContent, check_tensors, likely_kind, printable_name, tensors_in
 from neonym.io.json import is_text
 from neonym.types import Embedding
 
@@ -109,9 +109,9 @@ def vectors_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Ten
     chosen = chosen_of(inputs, path)
     for name in chosen.values():
         if not is_numbers(inputs[name]):
-            raise FormatError(f"{printable(name)}: vectors cannot be of the type {tensors[name].dtype}", str(path))
+            raise FormatError(f"{printable_name(name)}: vectors cannot be of the type {tensors[name].dtype}", str(path))
         if inputs[name].numel() and is_zero(inputs[name]):
-            raise FormatError(f"{printable(name)}: all its numbers are zero, so it is not a word", str(path))
+            raise FormatError(f"{printable_name(name)}: all its numbers are zero, so it is not a word", str(path))
     read = [inputs[name] for name in chosen.values()]
     others = [name for name, rows in inputs.items() if not any(equal(rows, other) for other in read)]
     return {encoder: as_rows(tensors[name]) for encoder, name in chosen.items()}, (*outputs, *others)
@@ -138,7 +138,7 @@ def only_one(tensors: Mapping[str, Tensor], path: Path) -> str:
     """
     found = distinct({name: rows for name, rows in tensors.items() if is_numbers(rows) and rows.ndim}) or list(tensors)
     if len(found) != 1:
-        some = ", ".join(printable(name[:40]) for name in list(tensors)[:4])
+        some = ", ".join(printable_name(name[:40]) for name in list(tensors)[:4])
         kind = likely_kind(tensors) or " (it would have one tensor, or clip_l and clip_g)"
         what = f"has {len(found)} tensors ({some}): it is not an embedding{kind}"
         raise FormatError(what, str(path))

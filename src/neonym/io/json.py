@@ -18,7 +18,7 @@ def is_text(name: str) -> bool:
     return True
 
 
-def as_text(name: str) -> str:
+def with_escaped_surrogates(name: str) -> str:
     """Return a name with its lone surrogates escaped, so that it can be encoded."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 

@@ -111,7 +111,7 @@ def split_table(
             if file.exists() and not overwrite:
                 left.append(file)
                 continue
-            write_text_file(file, text + "\n")
+            write_dataset_text(file, text + "\n")
             written += 1
     return written, left
 
@@ -121,7 +121,7 @@ def has_extension(image: Path) -> bool:
     return image.is_file() or image.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")
 
 
-def write_text_file(file: Path, text: str) -> None:
+def write_dataset_text(file: Path, text: str) -> None:
     """Write a text file atomically. Raises DataError if it cannot be written."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -135,9 +135,9 @@ def write_metadata_table(table: Metadata, file: Path) -> None:
     """Write a table as `.json`, or as `.jsonl` with one object per line. Raises DataError if it cannot be written."""
     if file.suffix.lower() == ".jsonl":
         lines = [json.dumps({"image_path": name, **facts}, ensure_ascii=False) for name, facts in table.items()]
-        write_text_file(file, "\n".join(lines) + "\n")
+        write_dataset_text(file, "\n".join(lines) + "\n")
     else:
-        write_text_file(file, json.dumps(table, indent=2, ensure_ascii=False) + "\n")
+        write_dataset_text(file, json.dumps(table, indent=2, ensure_ascii=False) + "\n")
 
 
 def clean_tags(text: str, separator: str = ",", drop: Iterable[str] = ()) -> str:
