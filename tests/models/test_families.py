@@ -173,7 +173,7 @@ def test_a_word_is_learned_and_resuming_is_exact(run_for, folder):
     assert {name: tuple(tensor.shape) for name, tensor in rows.items()} == {"emb_params": (2, WIDTH)}
     assert all(torch.equal(tensor, load_file(parts)[name]) for name, tensor in rows.items())
     model = load_model(str(folder))
-    pieces = model.text.tokenizers[SPEC.name].pieces("dog")
+    pieces = model.text.tokenizers[SPEC.name].token_ids("dog")
     assert not torch.allclose(rows["emb_params"][0], model.text.vocabulary(SPEC.name)[pieces[0]])
     facts = read_embedding(whole)
     assert facts.metadata["neonym.family"] == "toy"

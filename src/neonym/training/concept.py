@@ -138,9 +138,9 @@ def initial_rows(model: Model, init_word: str, count: int) -> dict[str, torch.Te
     """Return the initial rows {encoder: float32 [count,W]}: the embeddings of the tokens of `init_word`, in turn."""
     rows = {}
     for name, tokenizer in model.text.tokenizers.items():
-        pieces = tokenizer.pieces(clean(init_word))
+        ids = tokenizer.token_ids(clean(init_word))
         table = model.text.vocabulary(name)
-        rows[name] = table[[pieces[i % len(pieces)] for i in range(count)]].detach().float().clone()
+        rows[name] = table[[ids[i % len(ids)] for i in range(count)]].detach().float().clone()
     return rows
 
 
