@@ -22,6 +22,7 @@ from benchmarks.step import make_model
 from neonym.generation.pipeline import Pipeline
 from neonym.generation.request.jobs import Job
 from neonym.generation.samplers import make_scheduler
+from neonym.models.tokenizers.clip import CHUNK, ClipTokenizer
 
 PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PROMPT = "a sticker of a cat on a blue background"
@@ -83,13 +84,24 @@ def their_pipeline(model, device: torch.device, dtype: torch.dtype) -> Any:
     return pipeline
 
 
+def for_pipeline(tokenizer: ClipTokenizer) -> Any:
+    """Return a copy of a tokenizer for diffusers' pipelines, which may change its settings."""
+    from transformers import PreTrainedTokenizerFast
+
+    backend = tokenizer.backend
+    ends = {"bos_token": backend.id_to_token(tokenizer.start), "eos_token": backend.id_to_token(tokenizer.end)}
+    copy = PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=CHUNK + 2, **ends)
+    copy.pad_token_id = tokenizer.pad
+    return copy
+
+
 def around(model, sampler: str = "ddim", kind: str = "") -> Any:
     """Return diffusers' pipeline with the parts of a loaded model; `kind` is "", "Img2Img" or "Inpaint"."""
     import diffusers
 
     parts: Any = diffusers
     tokenizers = {
-        name.replace("text_encoder", "tokenizer"): t.clip.for_pipeline() for name, t in model.text.tokenizers.items()
+        name.replace("text_encoder", "tokenizer"): for_pipeline(t.clip) for name, t in model.text.tokenizers.items()
     }
     unused = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     name = model.source.family.pipeline.replace("Pipeline", f"{kind}Pipeline")

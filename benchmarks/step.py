@@ -155,8 +155,8 @@ def plain_case(args: argparse.Namespace) -> dict:
         alpha = alphas[t][:, None, None, None]
         with accelerator.autocast():
             hidden = text(ids).last_hidden_state
-            guess = model.predict(alpha.sqrt() * latents + (1 - alpha).sqrt() * noise, t, TextCond(hidden))
-        loss = F.mse_loss(guess.float(), noise)
+            prediction = model.predict(alpha.sqrt() * latents + (1 - alpha).sqrt() * noise, t, TextCond(hidden))
+        loss = F.mse_loss(prediction.float(), noise)
         accelerator.backward(loss)
         if accelerator.scaler is not None:
             accelerator.scaler.unscale_(optimizer)

@@ -118,14 +118,12 @@ def rows_of(model: Model, text: str, count: int | None = None) -> Rows:
     """Return the embeddings of the tokens of `text`, `count` of them in turn."""
     found = {}
     for name, tokenizer in model.text.tokenizers.items():
-        pieces = tokenizer.pieces(text)
-        found[name] = model.text.vocabulary(name)[
-            [pieces[i % len(pieces)] for i in range(count or len(pieces))]
-        ].clone()
+        ids = tokenizer.token_ids(text)
+        found[name] = model.text.vocabulary(name)[[ids[i % len(ids)] for i in range(count or len(ids))]].clone()
     return found
 
 
-def questions(model: Model, shown: Sequence[Shown], count: int, seed: int) -> list[CaptionedBatch]:
+def samples_of(model: Model, shown: Sequence[Shown], count: int, seed: int) -> list[CaptionedBatch]:
     """Return samples with images and captions in turn, and noise levels spread evenly."""
     moments, made = encode_examples(model, [argparse.Namespace(image=image) for image, _ in shown]), []
     for first in range(0, count, 16):
@@ -143,12 +141,12 @@ def questions(model: Model, shown: Sequence[Shown], count: int, seed: int) -> li
     return made
 
 
-def loss(model: Model, asked: Sequence[CaptionedBatch], word: str) -> float:
+def loss(model: Model, samples: Sequence[CaptionedBatch], word: str) -> float:
     """Return the mean squared error with `word` in place of WORD."""
     errors = []
-    for question in asked:
-        compared = PairedPredictions(model, question.batch, lambda: None)
-        captions = [replace_word(caption, WORD, word) for caption in question.captions]
+    for captioned in samples:
+        compared = PairedPredictions(model, captioned.batch, lambda: None)
+        captions = [replace_word(caption, WORD, word) for caption in captioned.captions]
         error = compared.noisy.target - compared.predicted(captions)
         errors.append(compared.inner(error, error))
     return float(torch.cat(errors).mean())
@@ -201,9 +199,9 @@ class ImageEffects:
 def judge_case(work: Path, index: int, case: Case, model: Model, effects: ImageEffects) -> dict[str, Any]:
     """Judge every word of one case, and return the figures."""
     shown = learned_from(case)
-    asked = {count: questions(model, shown, count, 7) for count in SAMPLES}
+    samples = {count: samples_of(model, shown, count, 7) for count in SAMPLES}
     other, start, steps = (
-        questions(model, measured_on(case), TRUTH, 8),
+        samples_of(model, measured_on(case), TRUTH, 8),
         rows_of(model, start_of(case), case.vectors),
         GROUPS[case.group].judged,
     )
@@ -214,7 +212,7 @@ def judge_case(work: Path, index: int, case: Case, model: Model, effects: ImageE
         rows = saved_rows(work, index, case, step)
         with temporary_words(model, {LEARNED_WORD: rows}):
             after = loss(model, other, LEARNED_WORD)
-        worths = {str(count): asdict(measure_worth(model, own, WORD, start, rows)) for count, own in asked.items()}
+        worths = {str(count): asdict(measure_worth(model, own, WORD, start, rows)) for count, own in samples.items()}
         images = effects.of(rows, start_of(case)) if step in steps[-1:] or case.group in "BO" else None
         norm = float(torch.cat(list(rows.values()), 1).norm(dim=1).mean())
         words.append({"step": step, "loss": after, "norm": norm, "worth": worths, "images": images})

@@ -71,8 +71,8 @@ def spoiled(monkeypatch):
     def use(values: dict[int | None, float]) -> None:
         calls: list[int] = []
 
-        def loss(self, guess, noisy, mask=None):
-            losses = clean(self, guess, noisy, mask)
+        def loss(self, prediction, noisy, mask=None):
+            losses = clean(self, prediction, noisy, mask)
             if not losses.requires_grad:  # an evaluation
                 return losses
             calls.append(1)

@@ -21,7 +21,6 @@ from typing import Literal
 EXIT_USER_ERROR = 2
 EXIT_NOT_LEARNED = 3
 EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
 
 
 def in_one_line(name: str) -> str:

@@ -20,7 +20,7 @@ def test_verify_tells_a_word_from_a_copy_of_an_ordinary_word(word, tmp_path, cap
     assert facts["pixels_from_nearest"] > 1
     assert shown(facts["sheet"]).width > 256
     model = load_model()
-    (cat,) = model.text.tokenizers["text_encoder"].pieces("cat")
+    (cat,) = model.text.tokenizers["text_encoder"].token_ids("cat")
     rows = model.text.vocabulary("text_encoder")[[cat]].clone()
     copy = write_embedding(Embedding("copycat", {"text_encoder": rows}), tmp_path / "copycat.safetensors")
     assert main(["verify", str(copy), *flags]) == 3

@@ -243,7 +243,7 @@ def test_training_with_masks_weights_and_changing_images(run_for, tmp_path):
     from neonym.models.model import load_model
 
     model = load_model()
-    start = model.text.vocabulary("text_encoder")[model.text.tokenizers["text_encoder"].pieces("picture")[0]]
+    start = model.text.vocabulary("text_encoder")[model.text.tokenizers["text_encoder"].token_ids("picture")[0]]
     assert torch.equal(nothing[0], start)
     assert not torch.equal(something[0], start)
 

@@ -32,6 +32,7 @@ def faults(docstring: str, is_property: bool = False) -> list[str]:
     found = ["begins with a fragment"] if FRAGMENT.match(first) else []
     found += ["begins with a fragment"] if WHETHER.match(first) and not is_property else []
     found += ["has no capital"] if not re.match(r"[A-Z`0-9\"'(~]|sd-scripts|diffusers", first) else []
+    found += ['says "Raise" where it continues'] if re.search(r"[.:!?)`]\s+Raise ", docstring) else []
     found += ["has no end"] if not re.search(r"[.:!?)`]$", first) else []
     found += ["has an arrow"] if "->" in re.sub(r"`[^`]*`|\](?:, \w+)? -> [\w ]*\[", "", docstring) else []
     found += [f"says {word}" for word in DIALECT.findall(re.sub(r"`[^`]*`", "", docstring))]
@@ -47,6 +48,10 @@ def faults(docstring: str, is_property: bool = False) -> list[str]:
         ("the means", ["has no capital", "has no end"]),
         ("Pictures -> latents.", ["has an arrow", "says Pictures"]),
         ("Return the flag `--picture`.", []),
+        ("Raise ModelError if it is damaged.", []),
+        ("Return the rows. Raises ModelError.", []),
+        ("Return the rows. Raise ModelError.", ['says "Raise" where it continues']),
+        ("Return the rows.\n\nRaise ModelError.", ['says "Raise" where it continues']),
     ],
 )
 def test_faults_are_found(docstring, wrong):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from neonym.config.generate import GenerateSettings
 from neonym.errors import ConfigError
-from neonym.generation.conditioning import TextRules, conditioning, parts_of, plain_spelling, words_and_tokens_cut
+from neonym.generation.conditioning import TextRules, chunks_of, conditioning, plain_spelling, words_and_tokens_cut
 from neonym.generation.request.jobs import JobPlan, NativeValues, batches
 from neonym.generation.request.lines import read_prompt_line, take_seeds
 from neonym.generation.request.other_syntax import find_other_syntax
@@ -280,10 +280,10 @@ def model():
 
 def test_words_in_the_syntax_of_other_programs_are_read(model):
     tokenizer = model.text.tokenizers["text_encoder"]
-    plain = parts_of(tokenizer, "a zyzzo, (zyzzo:1.2) on blue")
+    plain = chunks_of(tokenizer, "a zyzzo, (zyzzo:1.2) on blue")
     for other in ("a embedding:zyzzo, (embedding:zyzzo:1.2) on blue", "a <zyzzo>, (<zyzzo>:1.2) on blue",
                   "a embedding:zyzzo.safetensors, (Embedding:ZYZZO.pt:1.2) on blue"):  # fmt: skip
-        assert parts_of(tokenizer, other) == plain
+        assert chunks_of(tokenizer, other) == plain
     for end in (".", ";", "!", "'s", "?", '"'):
         assert plain_spelling(f"an embedding:zyzzo{end} here", ["zyzzo"]) == f"an zyzzo{end} here"
     for other in ("embedding:zyzzo-2", "embedding:zyzzoo", "embedding:zyzzo.v2"):
@@ -295,18 +295,18 @@ def test_words_in_the_syntax_of_other_programs_are_read(model):
 
 def test_break_starts_a_new_part(model):
     tokenizer = model.text.tokenizers["text_encoder"]
-    parts = parts_of(tokenizer, "a (red cat BREAK blue:1.5) dog")
+    parts = chunks_of(tokenizer, "a (red cat BREAK blue:1.5) dog")
     assert [len(part) for part in parts] == [3, 2]
     assert [weight for part in parts for _, weight in part] == [1.0, 1.5, 1.5, 1.5, 1.0]
-    assert len(parts_of(tokenizer, "unBREAKable")) == 1
+    assert len(chunks_of(tokenizer, "unBREAKable")) == 1
 
 
 def test_long_prompts_are_read_whole_or_the_cut_tokens_are_counted(model):
     long = " ".join(["cat"] * 100)
     assert conditioning(model, [long]).sequence.shape == (1, 152, 128)
-    assert conditioning(model, [long], rules=TextRules(most_parts=1)).sequence.shape == (1, 77, 128)
+    assert conditioning(model, [long], rules=TextRules(most_chunks=1)).sequence.shape == (1, 77, 128)
     tokenizer = model.text.tokenizers["text_encoder"]
-    assert words_and_tokens_cut(tokenizer, f"Zyzzo {long}", TextRules(most_parts=1)) == ({"zyzzo"}, 27)
+    assert words_and_tokens_cut(tokenizer, f"Zyzzo {long}", TextRules(most_chunks=1)) == ({"zyzzo"}, 27)
     assert words_and_tokens_cut(tokenizer, long) == (set(), 0)
 
 
@@ -331,20 +331,20 @@ def test_a_word_at_the_end_of_a_part_moves_to_the_next_as_a_whole(model):
     rows = list(tokenizer.words["zyzzo"])
     for before in (72, 73, 74, 75):
         for spelled, weight in (("zyzzo", 1.0), ("(zyzzo:1.3)", 1.3), ("<zyzzo>", 1.0)):
-            parts = parts_of(tokenizer, f"{'cat ' * before}{spelled} dog")
+            parts = chunks_of(tokenizer, f"{'cat ' * before}{spelled} dog")
             assert max(map(len, parts)) <= 75
             (part,) = (part for part in parts if (rows[0], weight) in part)
             at = part.index((rows[0], weight))
             assert part[at : at + 2] == [(row, weight) for row in rows]
             assert len(parts[0]) == (before if before == 74 else min(75, before + 2 + (before == 72)))
-    assert [len(part) for part in parts_of(tokenizer, "cat " * 160)] == [75, 75, 10]
+    assert [len(part) for part in chunks_of(tokenizer, "cat " * 160)] == [75, 75, 10]
 
 
 def test_a_word_may_have_more_vectors_than_a_part_holds(model):
     tokenizer = replace(model.text.tokenizers["text_encoder"], words={}, cached_ids={})
     tokenizer.add_word("much", 80)
-    assert [len(part) for part in parts_of(tokenizer, "a much cat")] == [1, 75, 6]
-    assert [token for part in parts_of(tokenizer, "much") for token, _ in part] == list(tokenizer.words["much"])
+    assert [len(part) for part in chunks_of(tokenizer, "a much cat")] == [1, 75, 6]
+    assert [token for part in chunks_of(tokenizer, "much") for token, _ in part] == list(tokenizer.words["much"])
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ def test_invokeais_emphasis_of_a_word_is_read(model, spelled, plain):
     """It is read as InvokeAI's own parser does. In a prompt without a word, it is plain text, with a warning."""
     assert plain_spelling(spelled, ["zyzzo"]) == plain
     tokenizer = model.text.tokenizers["text_encoder"]
-    assert parts_of(tokenizer, spelled) == parts_of(tokenizer, plain)
+    assert chunks_of(tokenizer, spelled) == chunks_of(tokenizer, plain)
 
 
 def test_invokeais_emphasis_without_a_word_is_reported():

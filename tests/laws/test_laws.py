@@ -203,9 +203,9 @@ def test_law_5_the_model_is_frozen(run_for, monkeypatch):
 def test_law_6_a_run_with_nan_losses_ends_without_writing(run_for, monkeypatch):
     clean, calls = Objective.loss, []
 
-    def poisoned(self, guess, noisy, mask=None):
+    def poisoned(self, prediction, noisy, mask=None):
         calls.append(1)
-        loss = clean(self, guess, noisy, mask)
+        loss = clean(self, prediction, noisy, mask)
         return loss * float("nan") if len(calls) > 12 else loss
 
     monkeypatch.setattr(Objective, "loss", poisoned)
@@ -222,9 +222,9 @@ def test_law_6_a_few_bad_steps_are_skipped(run_for, monkeypatch):
     """A run skips two steps whose loss is not finite, continues, learns and writes its file."""
     clean, calls = Objective.loss, []
 
-    def poisoned(self, guess, noisy, mask=None):
+    def poisoned(self, prediction, noisy, mask=None):
         calls.append(1)
-        loss = clean(self, guess, noisy, mask)
+        loss = clean(self, prediction, noisy, mask)
         return loss * float("inf") if len(calls) in (6, 7) else loss
 
     monkeypatch.setattr(Objective, "loss", poisoned)
@@ -238,8 +238,8 @@ def test_law_6_a_run_without_gradients_ends(run_for, monkeypatch):
     """A run whose gradients are all zero ends with an error, as with a compiler whose backward pass is broken."""
     clean = Objective.loss
 
-    def cut_off(self, guess, noisy, mask=None):
-        loss = clean(self, guess, noisy, mask)
+    def cut_off(self, prediction, noisy, mask=None):
+        loss = clean(self, prediction, noisy, mask)
         return loss.detach() + 0 * loss
 
     monkeypatch.setattr(Objective, "loss", cut_off)

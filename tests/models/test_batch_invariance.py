@@ -24,20 +24,20 @@ def predicted(model, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     x = torch.randn(5, 4, 16, 16, generator=generator)[:count]
     t = torch.tensor([3, 999, 500, 500, 70])[:count]
     text = torch.randn(5, 77, 128, generator=generator)[:count].requires_grad_()
-    guess = model.denoiser(x, t, text).sample
-    guess.square().flatten(1).mean(1).sum().backward()
+    prediction = model.denoiser(x, t, text).sample
+    prediction.square().flatten(1).mean(1).sum().backward()
     assert text.grad is not None
-    return guess.detach()[0], text.grad[0]
+    return prediction.detach()[0], text.grad[0]
 
 
 @pytest.mark.skipif(not BATCH_INVARIANT, reason="this CPU rounds otherwise")
 def test_a_sample_is_the_same_in_any_batch_and_on_any_threads(model):
     with threads(1):
-        guess, gradient = predicted(model, 1)
+        prediction, gradient = predicted(model, 1)
     for count, on in ((1, 2), (2, 1), (3, 2), (5, 4)):
         with threads(on):
             again = predicted(model, count)
-        assert torch.equal(guess, again[0]), (count, on)
+        assert torch.equal(prediction, again[0]), (count, on)
         assert torch.equal(gradient, again[1]), (count, on)
 
 

@@ -288,7 +288,7 @@ def test_a_word_is_learned_and_resuming_is_exact(run_for, folder):
     assert {name: tuple(tensor.shape) for name, tensor in rows.items()} == {"t5xxl": (2, WIDTH)}
     assert all(torch.equal(tensor, load_file(parts)[name]) for name, tensor in rows.items())
     model = load_model(str(folder))
-    pieces = model.text.tokenizers[SPEC.name].pieces("dog")
+    pieces = model.text.tokenizers[SPEC.name].token_ids("dog")
     assert not torch.allclose(rows["t5xxl"][0], model.text.vocabulary(SPEC.name)[pieces[0]])
     facts = read_embedding(whole)
     assert facts.metadata["neonym.family"] == "toy"
@@ -392,7 +392,7 @@ def test_an_init_word_is_read_as_the_tokenizer_reads_it(folder):
     model = load_model(str(folder))
     tokenizer, table = model.text.tokenizers[SPEC.name], model.text.vocabulary(SPEC.name)
     for word in ("Dog", "dog", " Dog "):
-        (piece,) = tokenizer.pieces_of(word)
+        (piece,) = tokenizer.ids_of(word)
         assert tokenizer.read(piece) == word.strip()
         assert torch.equal(initial_rows(model, word, 1)[SPEC.name], table[[piece]].float())
 

@@ -33,7 +33,7 @@ def test_an_init_word_with_more_or_fewer_tokens_than_vectors_is_reported(images,
 def test_vectors_start_from_the_tokens_in_turn():
     model = load_model()
     table = model.text.vocabulary("text_encoder")
-    red, fluffy, dog = model.text.tokenizers["text_encoder"].pieces("red fluffy dog")
+    red, fluffy, dog = model.text.tokenizers["text_encoder"].token_ids("red fluffy dog")
     assert torch.equal(initial_rows(model, "red fluffy dog", 2)["text_encoder"], table[[red, fluffy]].float())
     assert torch.equal(initial_rows(model, "red dog", 3)["text_encoder"], table[[red, dog, red]].float())
 

@@ -43,7 +43,7 @@ def facts(noisy: Noisy) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("loss_type", ["l2", "l1", "huber", "smooth_l1"])
 @pytest.mark.parametrize("schedule", ["constant", "exponential", "snr"])
 def test_distances_follow_their_formulas(kind, loss_type, schedule):
-    guess, noisy = pair(kind)
+    prediction, noisy = pair(kind)
     t, snr = facts(noisy)
     hc, scale = 0.07, 1.5
     thresholds = {
@@ -52,14 +52,14 @@ def test_distances_follow_their_formulas(kind, loss_type, schedule):
         "snr": (1 - hc) / (1 + np.sqrt(1 / snr)) ** 2 + hc,
     }
     c = (thresholds[schedule] * scale)[:, None, None, None]
-    error = guess.double().numpy() - noisy.target.double().numpy()
+    error = prediction.double().numpy() - noisy.target.double().numpy()
     expected = {
         "l2": error**2,
         "l1": np.abs(error),
         "huber": 2 * c * (np.sqrt(error**2 + c**2) - c),
         "smooth_l1": 2 * (np.sqrt(error**2 + c**2) - c),
     }[loss_type].mean((1, 2, 3))
-    found = Objective(loss_type, schedule, huber_c=hc, huber_scale=scale).loss(guess, noisy)
+    found = Objective(loss_type, schedule, huber_c=hc, huber_scale=scale).loss(prediction, noisy)
     assert np.allclose(found.numpy(), expected, rtol=2e-4)
 
 
@@ -75,7 +75,7 @@ def test_distances_follow_their_formulas(kind, loss_type, schedule):
     ],
 )
 def test_loss_weights_follow_their_formulas(kind, settings):
-    guess, noisy = pair(kind)
+    prediction, noisy = pair(kind)
     _, snr = facts(noisy)
     capped, v, weight = np.minimum(snr, 1000), kind == "v_prediction", np.ones(6)
     if gamma := settings.get("min_snr_gamma"):
@@ -86,8 +86,8 @@ def test_loss_weights_follow_their_formulas(kind, settings):
         weight += k * weight * (capped + 1) / capped
     if settings.get("debiased_estimation_loss"):
         weight *= 1 / (capped + 1) if v else 1 / np.sqrt(capped)
-    plain = ((guess.double() - noisy.target.double()) ** 2).mean((1, 2, 3)).numpy()
-    assert np.allclose(Objective(**settings).loss(guess, noisy).numpy(), plain * weight, rtol=2e-4)
+    plain = ((prediction.double() - noisy.target.double()) ** 2).mean((1, 2, 3)).numpy()
+    assert np.allclose(Objective(**settings).loss(prediction, noisy).numpy(), plain * weight, rtol=2e-4)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])

@@ -189,7 +189,7 @@ def run_tag(flags: TagFlags) -> int:
 
 
 def images_to_caption(flags: WriteFlags) -> list[Path]:
-    """Return the images in the folder, recursively if requested. Raise DataError if there are none."""
+    """Return the images in the folder, recursively if requested. Raises DataError if there are none."""
     from neonym.data.tools.captions import images_in
 
     images = images_in(flags.folder, flags.recursive)
@@ -206,7 +206,7 @@ def write_captions(images: list[Path], flags: WriteFlags, caption_of: Callable[[
     """
     from neonym.data.colour import on_background
     from neonym.data.images import readable, upright
-    from neonym.data.tools.captions import write_text_file
+    from neonym.data.tools.captions import write_dataset_text
 
     ending = ending if ending.startswith(".") else f".{ending}"
     written, left, wrong = 0, 0, list[UserError]()
@@ -222,7 +222,7 @@ def write_captions(images: list[Path], flags: WriteFlags, caption_of: Callable[[
             wrong.append(error)
             continue
         try:
-            write_text_file(file, caption_of(pixels) + "\n")
+            write_dataset_text(file, caption_of(pixels) + "\n")
         except UserError as error:
             wrong.append(error)
             break

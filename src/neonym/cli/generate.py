@@ -99,7 +99,7 @@ def generate_typed(ready: PreparedRun, session: GenerationSession) -> None:
 
 
 def generate_line(line: str, number: int, ready: PreparedRun, session: GenerationSession) -> Iterator[Path]:
-    """Yield the image files of a typed line. Raise ConfigError before the first one if the line is wrong."""
+    """Yield the image files of a typed line. Raises ConfigError before the first one if the line is wrong."""
     before = len(ready.plan.problems)
     jobs = list(ready.plan.jobs_of_line(line, f"line {number + 1}"))
     print_problems(

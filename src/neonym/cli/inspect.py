@@ -46,7 +46,7 @@ class InspectFlags(BaseModel):
     @field_validator("family")
     @classmethod
     def known(cls, name: str | None) -> str | None:
-        """Return the name of a family. Raise ValueError if it is unknown."""
+        """Return the name of a family. Raises ValueError if it is unknown."""
         if name is not None and family_named(name) is None:
             raise ValueError(f"is not one of {family_names()}")
         return name

@@ -99,7 +99,7 @@ def toml_escape(char: str) -> str:
 
 
 def settings_in(known: dict[str, str], file: Path) -> dict[str, Any]:
-    """Return the settings recorded in the metadata of a file. Raise FormatError if they are missing or invalid."""
+    """Return the settings recorded in the metadata of a file. Raises FormatError if they are missing or invalid."""
     text = known.get("neonym.settings")
     if text is None:
         raise FormatError("the file does not record how the word was learned", str(file), "Only Neonym's files do")
@@ -112,7 +112,7 @@ def settings_in(known: dict[str, str], file: Path) -> dict[str, Any]:
 def datasets_in(known: dict[str, str], file: Path) -> list[dict[str, Any]] | None:
     """Return the data sets recorded in the metadata of a file, or None if there are none.
 
-    Raise FormatError if they are invalid.
+    Raises FormatError if they are invalid.
     """
     text = known.get("neonym.datasets")
     found = None if text is None else parse_metadata(text, file)
@@ -122,7 +122,7 @@ def datasets_in(known: dict[str, str], file: Path) -> list[dict[str, Any]] | Non
 
 
 def parse_metadata(text: str, file: Path) -> Any:
-    """Return the JSON value in a text of a file's metadata. Raise FormatError if it cannot be parsed."""
+    """Return the JSON value in a text of a file's metadata. Raises FormatError if it cannot be parsed."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -63,7 +63,7 @@ class WordResult:
 
 
 def write_report(out: Path, result: Result, shown: Sequence[WordResult], events: Path, model: str) -> Path:
-    """Write the page of a run with the event file `events`, and return its path. Raise OSError if that fails."""
+    """Write the page of a run with the event file `events`, and return its path. Raises OSError if that fails."""
     evaluated = evaluations(events)
     parts = [heading(result, shown, model)]
     for index, (one, verdict, file) in enumerate(zip(shown, result.verdicts, result.files, strict=True)):

@@ -101,7 +101,7 @@ def main(argv: list[str], prog: str) -> int:
 def reference_images(folder: Path, side: int) -> list[Image]:
     """Return the images of a folder, scaled and cropped to squares of `side` pixels.
 
-    Raise ConfigError if the folder cannot be read or has no images, DataError if an image cannot be read.
+    Raises ConfigError if the folder cannot be read or has no images, DataError if an image cannot be read.
     """
     from PIL import Image, ImageOps
 

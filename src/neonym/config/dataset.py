@@ -211,7 +211,8 @@ KINDS: dict[Style, str] = {
     "finetuning": "metadata files",
     "controlnet": "folders with masks",
 }
-OWN_KEYS: dict[Style, tuple[str, ...]] = {  # keys that a subset may have beside those of SubsetValues
+# Keys that a subset may have beside those of SubsetValues
+OWN_KEYS: dict[Style, tuple[str, ...]] = {
     "dreambooth": (*FolderValues.model_fields, "image_dir", "is_reg", "alpha_mask", "concept"),
     "finetuning": ("image_dir", "metadata_file", "alpha_mask", "concept"),
     "controlnet": ("caption_extension", "cache_info", "image_dir", "conditioning_data_dir", "concept"),
@@ -221,9 +222,8 @@ NEEDED_KEYS: dict[Style, tuple[str, ...]] = {
     "finetuning": ("metadata_file",),
     "controlnet": ("image_dir", "conditioning_data_dir"),
 }
-DATASET_KEYS: dict[
-    Style, tuple[str, ...]
-] = {  # keys that a data set may have beside those of DatasetValues and SubsetValues
+# Keys that a data set may have beside those of DatasetValues and SubsetValues
+DATASET_KEYS: dict[Style, tuple[str, ...]] = {
     "dreambooth": tuple(FolderValues.model_fields),
     "finetuning": (),
     "controlnet": ("caption_extension", "cache_info"),

@@ -245,7 +245,7 @@ def generate_problems(settings: GenerateSettings) -> Iterator[Problem]:
         )
     if any(axes) and (len(settings.prompt) > 1 or settings.from_file):
         yield Problem("warning", "only the first prompt is used for a sheet with axes", "--prompt, --from_file")
-    yield from no_effect_warnings(settings)
+    yield from ineffective_flag_warnings(settings)
 
 
 def empty_names(settings: GenerateSettings) -> list[str]:
@@ -260,15 +260,15 @@ def without_empty(settings: GenerateSettings) -> GenerateSettings:
     return settings.model_copy(update=defaults)
 
 
-def no_effect_warnings(settings: GenerateSettings) -> Iterator[Problem]:
+def ineffective_flag_warnings(settings: GenerateSettings) -> Iterator[Problem]:
     """Yield a warning for each flag that was changed but has no effect without another one."""
-    for names, works, needed in conditions(settings):
+    for names, works, needed in flag_conditions(settings):
         for name in () if works else names:
             if getattr(settings, name) not in (type(settings).model_fields[name].default, None):
                 yield Problem("warning", f"has no effect {needed}", f"--{name}")
 
 
-def conditions(settings: GenerateSettings) -> list[tuple[tuple[str, ...], bool, str]]:
+def flag_conditions(settings: GenerateSettings) -> list[tuple[tuple[str, ...], bool, str]]:
     """Return rows of flags, whether they have an effect in this run, and the words for why they have none."""
     img2img, two_stages = settings.image_path is not None, settings.highres_fix_scale is not None
     alone = not (settings.x or settings.y)

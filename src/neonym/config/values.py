@@ -70,7 +70,7 @@ def as_written(value: Any) -> Any:
     return value.written if isinstance(value, ParsedValue) else value
 
 
-def as_text(value: Any) -> str:
+def as_flag_text(value: Any) -> str:
     """Return a value from a file as it would be written on the command line: a list with commas between its items."""
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
@@ -92,7 +92,7 @@ class Rate(ParsedValue):
 
         The limits of a single number are not checked here, but with those of all settings (`rules.range_problems`).
         """
-        text = as_text(value)
+        text = as_flag_text(value)
         with suppress(ValueError):
             return cls.constant(float(text))
         stages = []
@@ -142,7 +142,7 @@ class Steps(ParsedValue):
     @classmethod
     def parse(cls, value: Any) -> "Steps":
         """Return the number or share of steps that a number or a text stands for. Raises ValueError."""
-        text = as_text(value)
+        text = as_flag_text(value)
         plain = text.strip()
         in_percent = plain.endswith("%")
         try:
@@ -173,7 +173,7 @@ class Resolution(ParsedValue):
     @classmethod
     def parse(cls, value: Any) -> "Resolution":
         """Return the size that a number, a pair or a text stands for. Raises ValueError."""
-        text = as_text(value)
+        text = as_flag_text(value)
         parts = text.split(",")
         if len(parts) > 2 or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
             raise ValueError(f"`{text}` is not a size")
@@ -195,7 +195,7 @@ class Range(ParsedValue):
     @classmethod
     def parse(cls, value: Any) -> "Range":
         """Return the two numbers of a pair or a text. Raises ValueError."""
-        text = as_text(value)
+        text = as_flag_text(value)
         low, _, high = text.partition(",")
         try:
             return cls(text, float(low), float(high))
@@ -217,7 +217,7 @@ class Colour(ParsedValue):
     @classmethod
     def parse(cls, value: Any) -> "Colour":
         """Return the colour that a text names. Raises ValueError."""
-        text = as_text(value)
+        text = as_flag_text(value)
         try:
             red, green, blue, *_ = ImageColor.getrgb(text)
         except ValueError as error:
@@ -265,7 +265,7 @@ def coerce(value: Any, kind: Any) -> Any:
     if isinstance(value, str) and not kinds & {str, tuple}:
         return from_text(value, kinds)
     numbers = isinstance(value, list) and all(type(item) in (int, float) for item in value)
-    return as_text(value) if value and numbers and str in kinds and tuple not in kinds else value
+    return as_flag_text(value) if value and numbers and str in kinds and tuple not in kinds else value
 
 
 def leaves(kind: Any) -> Iterator[Any]:

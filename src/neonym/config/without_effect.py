@@ -21,7 +21,7 @@ def tracker_kinds(log: LogSettings) -> list[str]:
 
 def no_effect_warnings(run: RunConfig) -> Iterator[Problem]:
     """Yield a warning for each setting that was changed but has no effect without another one."""
-    for names, works, needed in conditions(run):
+    for names, works, needed in setting_conditions(run):
         for name in () if works else names:
             section, default = SETTINGS[name]
             if getattr(getattr(run, section), name) not in (default, None, "", 0):
@@ -38,7 +38,7 @@ def uses_separator(data: DatasetSettings) -> bool:
     return bool(data.keep_tokens_separator or data.secondary_separator or data.in_json)
 
 
-def conditions(run: RunConfig) -> list[tuple[tuple[str, ...], bool, str]]:
+def setting_conditions(run: RunConfig) -> list[tuple[tuple[str, ...], bool, str]]:
     """Return rows of settings, whether they have an effect in this run, and the words for why they have none."""
     data, objective, save, hub, log = run.dataset, run.objective, run.save, run.hub, run.log
     file, kinds = data.dataset_config is not None, tracker_kinds(log)  # a data-set file may need these values

@@ -25,7 +25,7 @@ class BucketRules:
     def adjusted(self) -> BucketRules:
         """Return the rules with limits on the grid of `steps`: the shortest rounded down, the longest rounded up.
 
-        Raise ValueError if the limits contradict each other or the resolution.
+        Raises ValueError if the limits contradict each other or the resolution.
         """
         shortest = self.shortest // self.steps * self.steps
         longest = -(-self.longest // self.steps) * self.steps
@@ -59,7 +59,7 @@ def bucket_sizes(rules: BucketRules) -> list[Size]:
 def fit(size: Size, rules: BucketRules, sizes: list[Size]) -> Fit:
     """Return how an image of `size` fits its bucket. `sizes` is `bucket_sizes(rules)`, unused if buckets are off.
 
-    Raise ValueError for an image that is too thin for any bucket.
+    Raises ValueError for an image that is too thin for any bucket.
     """
     if not rules.enabled:
         return cover(size, rules.resolution)
@@ -82,7 +82,7 @@ def cover(size: Size, bucket: Size) -> Fit:
 def shrink_only(size: Size, rules: BucketRules) -> Fit:
     """Return the fit of an image under `bucket_no_upscale`: shrunk to the area if larger, then cropped to the grid.
 
-    Raise ValueError for an image that is too thin or too small for the grid.
+    Raises ValueError for an image that is too thin or too small for the grid.
     """
     width, height = size
     area, steps, resized = rules.resolution[0] * rules.resolution[1], rules.steps, size

@@ -22,7 +22,7 @@ NO_CAPTIONS = ("readme", "license", "licence", "copying", "notice")  # files abo
 def text_of(path: Path, all_lines: bool) -> str:
     """Return the first line of a caption file, or with `all_lines` all lines that are not blank.
 
-    Raise DataError if the file is empty or is not text.
+    Raises DataError if the file is empty or is not text.
     """
     lines = [line.strip() for line in read_text(path).split("\n")]
     return "\n".join(line for line in lines if line) if all_lines else lines[0]
@@ -31,7 +31,7 @@ def text_of(path: Path, all_lines: bool) -> str:
 def read_text(path: Path) -> str:
     """Return the text of a file (UTF-8, or UTF-16 with a byte-order mark), with line feeds between its lines.
 
-    Raise DataError if the file cannot be read, is empty or is not text.
+    Raises DataError if the file cannot be read, is empty or is not text.
     """
     try:
         with path.open("rb", buffering=0) as file:  # for small files, twice as fast as text mode

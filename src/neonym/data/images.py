@@ -40,19 +40,11 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 TURNING = (b"eXIf", b"Raw profile type", b"tiff:Orientation")  # where a PNG may have its orientation
+# The exceptions of Pillow for damaged files
 UNREADABLE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    ArithmeticError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-)  # fmt: skip - exceptions of Pillow for damaged files
+    OSError, ValueError, SyntaxError, EOFError, ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError,
+    struct.error, zlib.error,
+)  # fmt: skip
 FILTERS = {
     "lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR,
     "linear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "cubic": Image.Resampling.BICUBIC,
@@ -69,7 +61,7 @@ FLAT = 4  # of 256 levels: an image with smaller differences is of one colour
 def find_images(folder: Path, complain: Callable[[str, Path], object] | None = None) -> list[Path]:
     """Return the images directly in `folder`, sorted by name, without hidden files and files with other extensions.
 
-    Entries with an image's name that are not readable files are passed to `complain`, with the reason. Raise OSError if
+    Entries with an image's name that are not readable files are passed to `complain`, with the reason. Raises OSError if
     the folder cannot be read.
     """
     found, endings = [], tuple(ENDINGS)
@@ -101,7 +93,7 @@ class ImageFacts(NamedTuple):
 def readable(path: Path, small: Size | None = None) -> Iterator[Image.Image]:
     """Open an image with its pixels. A JPEG may be decoded at a smaller scale, but not below the size `small`.
 
-    Raise DataError if it cannot be read. Pillow's warnings are dropped, because `inspect_image` has reported them.
+    Raises DataError if it cannot be read. Pillow's warnings are dropped, because `inspect_image` has reported them.
     """
     with pillow_warnings():
         with named_errors(path, UNREADABLE):
@@ -150,7 +142,7 @@ def loaded(source: Path | BytesIO, small: Size | None) -> Image.Image:
 
 
 def inspect_image(path: Path) -> ImageFacts:
-    """Return the facts about an image. Raise DataError if it cannot be read, or if pixels are missing or damaged."""
+    """Return the facts about an image. Raises DataError if it cannot be read, or if pixels are missing or damaged."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -213,7 +205,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def load_pixels(path: Path, view: View) -> np.ndarray:
-    """Return the pixels of a view for the VAE, float32 [3,H,W] from -1 to 1. Raise DataError if they cannot be read."""
+    """Return the pixels of a view for the VAE, float32 [3,H,W] in -1..1. Raises DataError if they cannot be read."""
     with readable(path) as opened:
         image = fitted(on_background(upright(opened), view.background), view)
     pixels = np.asarray(changed_colour(image, view), np.float32)
@@ -228,7 +220,7 @@ def is_one_colour(pixels: np.ndarray) -> bool:
 def load_mask(record: ImageRecord, view: View) -> np.ndarray:
     """Return the loss weight of each pixel, float32 [H,W] from 0 to 1: the red channel of the mask, or the opacity.
 
-    Raise DataError if the file cannot be read.
+    Raises DataError if the file cannot be read.
     """
     with readable(record.mask or record.path) as opened:
         image = upright(opened)

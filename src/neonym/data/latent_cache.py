@@ -32,14 +32,14 @@ class Latents:
         self.masks: dict[tuple, torch.Tensor] = {}
 
     def __getitem__(self, key: LatentKey) -> torch.Tensor:
-        """Return the moments of a view, float32 [2C,h,w] on the CPU. Raise DataError if the image cannot be read."""
+        """Return the moments of a view, float32 [2C,h,w] on the CPU. Raises DataError if the image cannot be read."""
         found = self.known.get(key)
         return encode_image(key, self.encode) if found is None else found
 
     def mask(self, record: ImageRecord, view: View, size: tuple[int, int]) -> torch.Tensor:
         """Return the loss weight of each latent pixel, the mean over its image pixels: float32 [1,h,w].
 
-        Raise DataError if the mask cannot be read.
+        Raises DataError if the mask cannot be read.
         """
         if not record.masked:
             return torch.ones(1, *size)
@@ -54,7 +54,7 @@ class Latents:
 
 
 def encode_image(key: LatentKey, encode: Encode) -> torch.Tensor:
-    """Return the moments of a view, float32 [2C,h,w]. Raise DataError if the image cannot be read."""
+    """Return the moments of a view, float32 [2C,h,w]. Raises DataError if the image cannot be read."""
     return encoded(load_pixels(*key), encode)
 
 
@@ -103,7 +103,7 @@ def cache_moments(
     Images are encoded one at a time, so that the result does not depend on which entries existed. Entries are read from
     `folder` and written to it, if there is one. If it cannot be written to, `complain` is called once and no more are
     written. `complain` is also called about images of one colour when they are encoded. `known` moments are not
-    encoded. `progress` is called with the number of images done and the total. Raise DataError if an image cannot be
+    encoded. `progress` is called with the number of images done and the total. Raises DataError if an image cannot be
     read.
     """
     records, plain = list(records), []

@@ -16,7 +16,7 @@ KNOWN = 1 << 15  # captions whose ids are cached: more than a data set has, unle
 
 
 class Plan(Protocol):
-    """An object that knows which samples a step has."""
+    """A plan of which samples each step has."""
 
     def draws(self, step: int) -> list[Draw]: ...
 
@@ -24,8 +24,8 @@ class Plan(Protocol):
 class Loader:
     """A loader of the work of each step for this rank: micro-batches of one concept and one size.
 
-    Captions are tokenized once. Every rank gets its share of each concept. A concept is not among those drawn in a step
-    if its word (one of `words`, in lower case) is in no caption, as in a step with only regularisation images.
+    Captions are tokenized once. Every rank gets its share of each concept. A step trains a concept only if one of its
+    captions contains the word (`words` are in lower case), which is not so with only regularisation images.
     """
 
     def __init__(

@@ -45,7 +45,7 @@ def read_metadata(file: Path, folder: Path | None, separator: str, wildcards: bo
 
     A `.json` file is an object of image names; a `.jsonl` file has one object per line. A name without an extension is
     searched with every known one, because sd-scripts' own tools write such names. Problems of single images are passed
-    to `report`. Raise DataError if the file cannot be read.
+    to `report`. Raises DataError if the file cannot be read.
     """
     entries, listings, seen = [], dict[Path, dict[str, list[str]]](), set[Path]()
     for name, facts in metadata_rows(file, report):
@@ -78,7 +78,7 @@ def read_metadata(file: Path, folder: Path | None, separator: str, wildcards: bo
 def metadata_rows(file: Path, report: Reporter) -> Iterator[tuple[str, object]]:
     """Yield the name and the facts of each image.
 
-    Duplicate keys are reported. Raise DataError if the file is invalid.
+    Duplicate keys are reported. Raises DataError if the file is invalid.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -105,7 +105,7 @@ def metadata_rows(file: Path, report: Reporter) -> Iterator[tuple[str, object]]:
 
 
 def json_in(text: str, file: Path, report: Reporter) -> object:
-    """Return the value of JSON in a metadata file. Raise ValueError or RecursionError if it is not JSON."""
+    """Return the value of JSON in a metadata file. Raises ValueError or RecursionError if it is not JSON."""
     found, twice = read_json(text)
     if twice:
         what = f"has duplicate keys ({some(twice)}): the last one counts"

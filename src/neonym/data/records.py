@@ -260,7 +260,7 @@ def remarks_of(inspected: Inspected) -> Iterator[tuple[Path, Remark]]:
 
 
 def known(inspected: Inspected, path: Path) -> tuple[Size, str]:
-    """Return the size and the content hash of an image. Raise the DataError that reading it raised."""
+    """Return the size and the content hash of an image. Raises the DataError that reading it raised."""
     facts = inspected[path]
     if isinstance(facts, DataError):
         raise facts
@@ -268,7 +268,7 @@ def known(inspected: Inspected, path: Path) -> tuple[Size, str]:
 
 
 def check_mask(mask: Path, facts: tuple[Size, str], size: Size) -> str:
-    """Return the content hash of a mask. Raise DataError if it does not have the aspect ratio of its image."""
+    """Return the content hash of a mask. Raises DataError if it does not have the aspect ratio of its image."""
     found, content = facts
     if abs(found[0] * size[1] - found[1] * size[0]) > max(found[0], size[0], found[1], size[1]):
         what = f"is a mask of {found[0]} x {found[1]}, but its image is {size[0]} x {size[1]}"

@@ -22,6 +22,10 @@ from neonym.types import ImageRecord, Size, View
 
 OLD = ".npz"  # the end of the file name if no family is part of it
 FIXED = -60.0  # log-variance of a value that is not drawn
+# The exceptions of numpy.load for damaged files
+UNREADABLE_ARCHIVE = (
+    OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 def cache_file(image: Path, size: Size, suffix: str | None) -> Path:
@@ -48,16 +52,7 @@ def read_latents(record: ImageRecord, view: View, suffix: str | None, channels: 
             if key not in opened.files or "original_size" not in opened.files:
                 return f"it has no {key}"
             latents, size = opened[key], tuple(int(side) for side in opened["original_size"])
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except UNREADABLE_ARCHIVE as error:
         return f"it cannot be read ({error})"
     wanted = (channels, view.fit.bucket[1] // factor, view.fit.bucket[0] // factor)
     if size != record.size or latents.shape != wanted or latents.dtype.kind != "f":

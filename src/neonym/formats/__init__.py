@@ -15,7 +15,7 @@ from PIL.Image import Image
 from neonym.errors import FormatError
 from neonym.formats.consumers import check_usable_by_programs, widths_in_words
 from neonym.formats.consumers import support_by_program as support_by_program
-from neonym.formats.content import FileContent, ending_of, printable
+from neonym.formats.content import FileContent, ending_of, printable_name
 from neonym.formats.keys import encoders_by_width
 from neonym.formats.layout import Target
 from neonym.formats.layouts import reader_of, writers
@@ -31,7 +31,7 @@ MOST_SHOWN = 8  # words listed in a message
 def write_embedding(embedding: Embedding, path: Path | str, picture: Image | None = None) -> Path:
     """Write a word in the layout that the extension of `path` selects, and return the path.
 
-    `picture` is the image on a .png card. Raise FormatError if the file cannot be written.
+    `picture` is the image on a .png card. Raises FormatError if the file cannot be written.
     """
     path = Path(path)
     check_writable(embedding, path)
@@ -73,13 +73,13 @@ def check_vectors(embedding: Embedding, path: Path) -> None:
 def read_embedding(path: Path | str, word: str | None = None) -> Embedding:
     """Return the only word of a file in any layout, or the one called `word`, with float32 vectors.
 
-    Raise FormatError if the file cannot be read, or if it holds several words and `word` does not select one.
+    Raises FormatError if the file cannot be read, or if it holds several words and `word` does not select one.
     """
     return one_word(read_words(path)[0], path, word)
 
 
 def one_word(found: list[Embedding], path: Path | str, word: str | None = None) -> Embedding:
-    """Return the only word of a file, or the one called `word`. Raise FormatError if there is not exactly one."""
+    """Return the only word of a file, or the one called `word`. Raises FormatError if there is not exactly one."""
     called = [embedding for embedding in found if word is None or clean(embedding.token) == clean(word)]
     if len(called) == 1:
         return called[0]
@@ -91,7 +91,7 @@ def one_word(found: list[Embedding], path: Path | str, word: str | None = None) 
 
 
 def read_words(path: Path | str) -> tuple[list[Embedding], FileContent]:
-    """Return every word of a file, and the content of the file. Raise FormatError if it cannot be read."""
+    """Return every word of a file, and the content of the file. Raises FormatError if it cannot be read."""
     content = read_content(path)
     return words_of(content, path), content
 
@@ -99,7 +99,7 @@ def read_words(path: Path | str) -> tuple[list[Embedding], FileContent]:
 def read_content(path: Path | str) -> FileContent:
     """Return what a file holds.
 
-    The layout follows from its bytes, not its name. Raise FormatError if it cannot be read.
+    The layout follows from its bytes, not its name. Raises FormatError if it cannot be read.
     """
     path = Path(path)
     if path.is_dir():
@@ -113,7 +113,7 @@ def read_content(path: Path | str) -> FileContent:
 
 
 def words_of(content: FileContent, path: Path | str) -> list[Embedding]:
-    """Return every word in the content of a file. Raise FormatError if one of them is not valid."""
+    """Return every word in the content of a file. Raises FormatError if one of them is not valid."""
     try:
         found = embeddings_of(content, Path(path))
     except RuntimeError as error:  # raised for dtypes that torch cannot compute with
@@ -126,7 +126,7 @@ def words_of(content: FileContent, path: Path | str) -> list[Embedding]:
 def join(halves: Sequence[tuple[Embedding, Path]], token: str | None = None) -> Embedding:
     """Return one word joined from two files, one for each text encoder, in either order.
 
-    Raise FormatError if they are not the two halves of one word.
+    Raises FormatError if they are not the two halves of one word.
     """
     where = " and ".join(str(file) for _, file in halves)
     rows = {str(i): rows for i, rows in enumerate(rows for word, _ in halves for rows in word.vectors.values())}
@@ -153,7 +153,9 @@ def left_out_note(embedding: Embedding) -> str:
     outputs = [name for name in embedding.left_out if OUTPUT.fullmatch(name)]
     others = [name for name in embedding.left_out if name not in outputs]
     parts = [f"{OUTPUT_MEANS} ({', '.join(outputs)}), which apply after the text encoder"] if outputs else []
-    parts += [f"other tensors ({', '.join(printable(name[:40]) for name in others[:MOST_SHOWN])})"] if others else []
+    parts += (
+        [f"other tensors ({', '.join(printable_name(name[:40]) for name in others[:MOST_SHOWN])})"] if others else []
+    )
     return f"left out: {' and '.join(parts)}"
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from neonym.errors import FormatError
-from neonym.formats.content import FileContent, printable, tensors_in
+from neonym.formats.content import FileContent, printable_name, tensors_in
 from neonym.formats.keys import family_of, widths_of
 from neonym.formats.tensors import BUNDLE, OUTPUT, as_name, bundles
 from neonym.models.family import Family
@@ -30,7 +30,7 @@ READS = "reads it"
 FIRST = "reads the first of its words only"
 STAR = "reads the word * only"
 NO_TABLE = "refuses it: no table of vectors"
-# The entries that AUTOMATIC1111 allows
+# Entries that AUTOMATIC1111 allows in an archive
 SAFE_ENTRY = re.compile(r"data\.pkl|version|data/\d+|byteorder|\.data/serialization_id")
 INVOKEAI_NAME = re.compile(r"[A-Za-z0-9., _-]+")  # what prompts may have between < and >
 
@@ -167,9 +167,7 @@ def web_ui(file: File) -> str:
     elif file.pair:
         texts = sorted(set(file.content.table) - set(file.top))
         if texts:
-            return (
-                f"refuses it: some values beside clip_l and clip_g are not tensors ({', '.join(map(printable, texts))})"
-            )
+            return f"refuses it: some values beside clip_l and clip_g are not tensors ({', '.join(map(printable_name, texts))})"
         rows = [file.top["clip_l"], file.top["clip_g"]]
     elif len(file.content.table) == 1 and file.top:
         rows = list(file.top.values())
@@ -188,7 +186,7 @@ def automatic1111(file: File) -> str:
     odd = sorted(entry for entry in file.content.entries if not SAFE_ENTRY.fullmatch(entry))
     found = web_ui(file)
     return (
-        f"refuses it: unknown entries in the archive ({', '.join(map(printable, odd))})"
+        f"refuses it: unknown entries in the archive ({', '.join(map(printable_name, odd))})"
         if odd and found.startswith(READS)
         else found
     )
@@ -197,8 +195,8 @@ def automatic1111(file: File) -> str:
 def comfy(file: File) -> str:
     """Return what ComfyUI does with a file.
 
-    ComfyUI tries a name with the extensions .safetensors, .pt and .bin, so other files are found only by the whole
-    name.
+    ComfyUI tries a name with the extensions .safetensors, .pt and .bin, so other files are found only by their full
+    names.
     """
     ending = file.content.ending
     whole = file.name if ending in ("safetensors", "pt", "bin") else f"{file.name}.{ending}" if ending else file.name

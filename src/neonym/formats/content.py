@@ -28,9 +28,8 @@ class FileContent:
     table: Mapping[str, Any]  # tensors; from pickles and images, other values too
     metadata: Mapping[str, str] = field(default_factory=dict)  # from a .safetensors file, or our comment in an archive
     entries: frozenset[str] = frozenset()  # the names in a zip archive, without its folder
-    top: Literal["table", "list of tables", "list of tensors", "tensor"] = (
-        "table"  # for a list, `table` holds the joined parts
-    )
+    # For a list, `table` holds the joined parts
+    top: Literal["table", "list of tables", "list of tensors", "tensor"] = "table"
     unread: int = 0  # number of tensors that are not words, such as the weights of a LoRA
 
     @property
@@ -54,7 +53,7 @@ def ending_of(path: Path) -> str:
     return path.suffix.removeprefix(".").lower()
 
 
-def printable(name: str) -> str:
+def printable_name(name: str) -> str:
     """Return the name of a tensor in a form that is safe to print: names in files come from anybody."""
     return in_one_line(name[:80])
 
@@ -77,9 +76,7 @@ def check_size(shapes: Mapping[str, Sequence[int]], path: Path) -> None:
     for name, shape in shapes.items():
         total += prod(shape)
         if total > MOST_NUMBERS:
-            what = (
-                f"{printable(name)}: the shape {tuple(shape)} is too large: it is not an embedding{likely_kind(shapes)}"
-            )
+            what = f"{printable_name(name)}: the shape {tuple(shape)} is too large: it is not an embedding{likely_kind(shapes)}"
             raise FormatError(what, str(path))
 
 
@@ -91,7 +88,7 @@ def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     for name, tensor in tensors.items():
         plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
         if not plain or tensor.is_nested or tensor.is_quantized:
-            raise FormatError(f"{printable(name)}: is not a plain table of numbers", str(path))
+            raise FormatError(f"{printable_name(name)}: is not a plain table of numbers", str(path))
     check_size({name: tensor.shape for name, tensor in tensors.items()}, path)
 
 

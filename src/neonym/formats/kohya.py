@@ -40,7 +40,7 @@ def in_order(content: bytes) -> bytes:
 def read(path: Path) -> FileContent:
     """Return all tensors of an embedding file, or the words in a LoRA file.
 
-    Raise FormatError if the file is damaged.
+    Raises FormatError if the file is damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:

@@ -33,7 +33,6 @@ class Layout:
     read: Reader | None = None
     write: Writer | None = None
     begins: Callable[[bytes], bool] | None = None  # whether a file with these first 64 bytes is of this layout
-    extensions: tuple[
-        str, ...
-    ] = ()  # "safetensors": it is written to files with these, and read if no layout begins so
+    # Such as "safetensors": files with these are written in this layout, and read in it if no layout begins like them
+    extensions: tuple[str, ...] = ()
     reads_header_first: bool = False  # only what is needed is read, so a file may be large

@@ -69,5 +69,5 @@ ALLOWED: list[Any] = [
 
 
 def as_tensor(array: np.ndarray) -> torch.Tensor:
-    """Return an array as a tensor in native byte order. Raise TypeError if torch does not have its dtype."""
+    """Return an array as a tensor in native byte order. Raises TypeError if torch does not have its dtype."""
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C", subok=False))

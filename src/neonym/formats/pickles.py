@@ -23,7 +23,7 @@ LARGEST = 256 << 20  # bytes: an embedding has kilobytes, a LoRA with embeddings
 
 
 def read(path: Path) -> FileContent:
-    """Return what a pickled file holds. Raise FormatError if it is damaged, too large, or would run code."""
+    """Return what a pickled file holds. Raises FormatError if it is damaged, too large, or would run code."""
     entries, comment = check_archive(path)
     try:
         content = without_numpy(load_pickle(path, [torch.nn.ParameterDict, *numpy_data.ALLOWED]))
@@ -61,7 +61,7 @@ def table_of(content: Any) -> dict[str, Any]:
 def joined_by_width(content: Sequence[Any], path: Path) -> dict[str, torch.Tensor]:
     """Return all vectors of a list of tables or tensors, joined into one table per width, as ComfyUI reads them.
 
-    Raise FormatError if a tensor is not a plain table.
+    Raises FormatError if a tensor is not a plain table.
     """
     parts = {f"{i}.{name}": rows for i, part in enumerate(content) for name, rows in tensors_in(part).items()}
     check_tensors(parts, path)
@@ -75,7 +75,7 @@ def joined_by_width(content: Sequence[Any], path: Path) -> dict[str, torch.Tenso
 def check_archive(path: Path) -> tuple[frozenset[str], bytes]:
     """Check the unpacked size and the checksums of a file, and return the entries and the comment of its archive.
 
-    Both are empty for a file in the old serialisation. Raise FormatError if the file is too large or damaged.
+    Both are empty for a file in the old serialisation. Raises FormatError if the file is too large or damaged.
     """
     try:
         if not zipfile.is_zipfile(path):

@@ -42,7 +42,7 @@ def write(embedding: Embedding, target: Target) -> None:
 
     The web UI registers the word under the name of the file.
 
-    Raise FormatError if there are more vectors than can be read back.
+    Raises FormatError if there are more vectors than can be read back.
     """
     table: dict[str, Any] = {
         key: {"TORCHTENSOR": rows.float().tolist()} for key, rows in file_tensors(embedding).items()
@@ -96,7 +96,7 @@ def mask(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def read(path: Path) -> FileContent:
-    """Return what a card holds in its text chunks, or else in its pixels. Raise FormatError if it has no embedding."""
+    """Return what a card holds in its text chunks, or else in its pixels. Raises FormatError if it has no embedding."""
     try:
         with Image.open(path) as opened:
             if opened.width * opened.height > MOST_PIXELS:
@@ -119,7 +119,7 @@ def read(path: Path) -> FileContent:
 
 
 def decoded(text: object) -> bytes:
-    """Return the bytes of a base64 string, or no bytes for any other value. Raise ValueError if it is not base64."""
+    """Return the bytes of a base64 string, or no bytes for any other value. Raises ValueError if it is not base64."""
     return base64.b64decode(text) if isinstance(text, str) else b""
 
 
@@ -131,7 +131,7 @@ def revived(table: dict[str, Any]) -> Any:
 def from_pixels(pixels: np.ndarray) -> tuple[bytes, bytes]:
     """Return the table in the blocks beside the black columns, and the data after its end.
 
-    Raise ValueError or zlib.error if there is no table.
+    Raises ValueError or zlib.error if there is no table.
     """
     filled = np.argwhere(pixels.any(axis=(0, 2)))
     rows = np.argwhere(pixels.any(axis=(1, 2)))
@@ -158,7 +158,7 @@ def from_pixels(pixels: np.ndarray) -> tuple[bytes, bytes]:
 def unpacked(data: bytes) -> tuple[bytes, bytes]:
     """Return the first zlib stream of the data, unpacked, and the data after it.
 
-    Raise ValueError if it is too large, zlib.error if it is damaged.
+    Raises ValueError if it is too large, zlib.error if it is damaged.
     """
     unpacker = zlib.decompressobj()
     table = unpacker.decompress(data, LARGEST)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from neonym.errors import FormatError
-from neonym.formats.content import FileContent, check_tensors, likely_kind, printable, tensors_in
+from neonym.formats.content import FileContent, check_tensors, likely_kind, printable_name, tensors_in
 from neonym.formats.keys import encoder_keys, encoder_of_width, encoders_by_width, known_keys
 from neonym.io.json import is_text
 from neonym.models.families.unsupported import ENCODERS
@@ -31,7 +31,7 @@ FACTS = {  # key of the web UI -> key in our metadata
 
 
 def embeddings_of(content: FileContent, path: Path) -> list[Embedding]:
-    """Return every word of a file (usually one) with float32 vectors [n,W]. Raise FormatError if there is none."""
+    """Return every word of a file (usually one) with float32 vectors [n,W]. Raises FormatError if there is none."""
     tensors, metadata = content.tensors, training_facts(content)
     check_tensors(tensors, path)
     bundled = bundles(tensors) or nested(content, path)
@@ -50,7 +50,7 @@ def embeddings_of(content: FileContent, path: Path) -> list[Embedding]:
 
 
 def embedding_of(token: str, tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] = {}) -> Embedding:
-    """Return the word in these tensors. Raise FormatError if it is unclear which of them are its vectors."""
+    """Return the word in these tensors. Raises FormatError if it is unclear which of them are its vectors."""
     vectors, left_out = vectors_of(tensors, path, metadata.get("neonym.family"))
     return Embedding(token, vectors, dict(metadata), left_out)
 
@@ -58,7 +58,7 @@ def embedding_of(token: str, tensors: Mapping[str, Tensor], path: Path, metadata
 def nested(content: FileContent, path: Path) -> dict[str, dict[str, Tensor]]:
     """Return the tensors of each word for a file with one table per word, or an empty table for any other file.
 
-    Raise FormatError if a tensor is not a plain table.
+    Raises FormatError if a tensor is not a plain table.
     """
     if content.inner is not None or content.tensors:
         return {}
@@ -95,7 +95,7 @@ def vectors_of(
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Return the vectors [n,W] of each encoder, and the names of the tensors that are not part of the word.
 
-    `family` is the model family that the file names. Raise FormatError if it is unclear which tensors are the vectors.
+    `family` is the model family that the file names. Raises FormatError if it is unclear which tensors are the vectors.
     """
     for name in tensors.keys() & ENCODERS.keys() - known_keys():
         raise FormatError(ENCODERS[name], str(path))
@@ -109,16 +109,16 @@ def vectors_of(
     chosen = chosen_of(inputs, path, family)
     for name in chosen.values():
         if not is_numbers(inputs[name]):
-            raise FormatError(f"{printable(name)}: vectors cannot be of the type {tensors[name].dtype}", str(path))
+            raise FormatError(f"{printable_name(name)}: vectors cannot be of the type {tensors[name].dtype}", str(path))
         if inputs[name].numel() and is_zero(inputs[name]):
-            raise FormatError(f"{printable(name)}: all its numbers are zero, so it is not a word", str(path))
+            raise FormatError(f"{printable_name(name)}: all its numbers are zero, so it is not a word", str(path))
     read = [inputs[name] for name in chosen.values()]
     others = [name for name, rows in inputs.items() if not any(equal(rows, other) for other in read)]
     return {encoder: as_rows(tensors[name]) for encoder, name in chosen.items()}, (*outputs, *others)
 
 
 def chosen_of(tensors: Mapping[str, Tensor], path: Path, family: str | None) -> dict[str, str]:
-    """Return the name of each encoder's tensor. Raise FormatError if it is unclear which tensors they are."""
+    """Return the name of each encoder's tensor. Raises FormatError if it is unclear which tensors they are."""
     keys = encoder_keys(tensors.keys(), family)
     if len(keys) > 1:
         return keys
@@ -133,11 +133,11 @@ def chosen_of(tensors: Mapping[str, Tensor], path: Path, family: str | None) -> 
 def only_one(tensors: Mapping[str, Tensor], path: Path) -> str:
     """Return the name of the only tensor that can hold vectors; of several names for the same numbers, the first.
 
-    Raise FormatError if there are several different ones, or none.
+    Raises FormatError if there are several different ones, or none.
     """
     found = distinct({name: rows for name, rows in tensors.items() if is_numbers(rows) and rows.ndim}) or list(tensors)
     if len(found) != 1:
-        some = ", ".join(printable(name[:40]) for name in list(tensors)[:4])
+        some = ", ".join(printable_name(name[:40]) for name in list(tensors)[:4])
         kind = likely_kind(tensors) or " (it would have one tensor, or clip_l and clip_g)"
         what = f"has {len(found)} tensors ({some}): it is not an embedding{kind}"
         raise FormatError(what, str(path))

@@ -24,7 +24,7 @@ DESTINATIONS = {  # program -> where the file goes, an example prompt
     "sd-scripts": ("--textual_inversion_embeddings of gen_img.py, --weights of its trainers", "a photo of {name}"),
     "OneTrainer": ("its base embedding", ""),
 }
-# What to write in a prompt, if it is not the file name
+# Matches what to write in a prompt, in the result of a rule, where it is not the file name
 IN_PROMPT = re.compile(r"embedding:\S+|(?<=: )<[^<>]+>|(?<=as `)[^`]+(?=`)")
 ONE_ENCODER = """\
 pipe.load_textual_inversion({file}, token={token})

@@ -10,7 +10,7 @@ import torch
 
 from neonym.models.encoders.clip import Keep
 from neonym.models.model import Model
-from neonym.models.tokenizers.word_tokenizer import Part, WordTokenizer
+from neonym.models.tokenizers.word_tokenizer import Chunk, WordTokenizer
 from neonym.text.emphasis import parse_emphasis
 from neonym.text.words import whole_word
 from neonym.types import Encoded, TextCond
@@ -31,7 +31,7 @@ BRACKETS = re.compile(r"[()\[\]]")
 class TextRules:
     """The rules by which prompts are read."""
 
-    most_parts: int | None = None  # None: as many as a prompt needs, up to what the tokenizer allows
+    most_chunks: int | None = None  # None: as many as a prompt needs, up to what the tokenizer allows
     keep: Keep = "original"  # which mean of the encoding emphasis leaves unchanged
 
 
@@ -75,44 +75,44 @@ def translate_invokeai_emphasis(prompt: str, words: set[str]) -> str:
     return INVOKEAI_EMPHASIS.sub(emphasised, prompt) if "<" in prompt else prompt
 
 
-def parts_of(tokenizer: WordTokenizer, prompt: str) -> list[Part]:
-    """Return a prompt in parts of the tokenizer's size, of which BREAK ends one early.
+def chunks_of(tokenizer: WordTokenizer, prompt: str) -> list[Chunk]:
+    """Return a prompt in chunks of the tokenizer's size, of which BREAK ends one early.
 
     Raises ValueError for emphasis whose weight is not a number.
     """
     pieces = parse_emphasis(plain_spelling(prompt, tokenizer.words))
-    return tokenizer.in_parts((BREAK.split(text), weight) for text, weight in pieces)
+    return tokenizer.in_chunks((BREAK.split(text), weight) for text, weight in pieces)
 
 
-def parts_allowed(tokenizer: WordTokenizer, rules: TextRules) -> int:
-    """Return the largest number of parts that a prompt may have."""
-    return min(tokenizer.most_parts, rules.most_parts or tokenizer.most_parts)
+def chunks_allowed(tokenizer: WordTokenizer, rules: TextRules) -> int:
+    """Return the largest number of chunks that a prompt may have."""
+    return min(tokenizer.most_chunks, rules.most_chunks or tokenizer.most_chunks)
 
 
-def parts_needed(model: Model, prompts: Iterable[str], rules: TextRules = TextRules()) -> int:
-    """Return how many parts the longest of `prompts` is split into."""
+def chunks_needed(model: Model, prompts: Iterable[str], rules: TextRules = TextRules()) -> int:
+    """Return how many chunks the longest of `prompts` is split into."""
     tokenizers = model.text.tokenizers.values()
-    return max(min(len(parts_of(t, prompt)), parts_allowed(t, rules)) for t in tokenizers for prompt in prompts)
+    return max(min(len(chunks_of(t, prompt)), chunks_allowed(t, rules)) for t in tokenizers for prompt in prompts)
 
 
 def words_and_tokens_cut(tokenizer: WordTokenizer, prompt: str, rules: TextRules = TextRules()) -> tuple[set[str], int]:
-    """Return the learned words in a prompt, and how many tokens are cut off because it has too many parts."""
-    parts = parts_of(tokenizer, prompt)
-    learned = {token for part in parts for token, _ in part if token >= tokenizer.vocab}
+    """Return the learned words in a prompt, and how many tokens are cut off because it has too many chunks."""
+    chunks = chunks_of(tokenizer, prompt)
+    learned = {token for chunk in chunks for token, _ in chunk if token >= tokenizer.vocab}
     used = {word for word, ids in tokenizer.words.items() if learned & set(ids)}
-    return used, sum(map(len, parts[parts_allowed(tokenizer, rules) :]))
+    return used, sum(map(len, chunks[chunks_allowed(tokenizer, rules) :]))
 
 
 @torch.no_grad()
 def conditioning(
-    model: Model, prompts: Sequence[str], parts: int | None = None, rules: TextRules = TextRules()
+    model: Model, prompts: Sequence[str], chunks: int | None = None, rules: TextRules = TextRules()
 ) -> TextCond:
-    """Return the encoded prompts, each padded to `parts` parts (default: what the longest one needs)."""
-    parts = parts_needed(model, prompts, rules) if parts is None else parts
+    """Return the encoded prompts, each padded to a number of `chunks` (default: what the longest one needs)."""
+    chunks = chunks_needed(model, prompts, rules) if chunks is None else chunks
     ids, emphasis = {}, {}
     for name, tokenizer in model.text.tokenizers.items():
-        own = min(parts, tokenizer.most_parts)
-        read = [parts_of(tokenizer, prompt)[:own] for prompt in prompts]
+        own = min(chunks, tokenizer.most_chunks)
+        read = [chunks_of(tokenizer, prompt)[:own] for prompt in prompts]
         pairs = [tokenizer.laid_out([*found, *[[]] * (own - len(found))]) for found in read]
         ids[name] = torch.tensor([row for row, _ in pairs], device=model.device)  # [B,K,L]
         emphasis[name] = torch.tensor([weights for _, weights in pairs], device=model.device)

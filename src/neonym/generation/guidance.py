@@ -80,9 +80,8 @@ class GuidedModel:
     def __init__(self, model: Model, at_once: bool = False):
         self.model = model
         self.at_once = at_once or model.device.type != "cpu"
-        self.batch_invariant: dict[
-            tuple[torch.Size, int, int], bool
-        ] = {}  # by shape of the latents, number of branches, length of the text
+        # By shape of the latents, number of branches, length of the text
+        self.batch_invariant: dict[tuple[torch.Size, int, int], bool] = {}
 
     def predict(self, guidance: Guidance, x_t: Tensor, t: Tensor) -> Tensor:
         """Return the guided prediction for latents [B,C,h,w] at one timestep, [B,C,h,w] in float32."""

@@ -11,7 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 from neonym.data.images import readable
 from neonym.errors import UserError
 from neonym.io.atomic import atomic_write, save_png
-from neonym.io.json import as_text
+from neonym.io.json import with_escaped_surrogates
 
 KEY = "neonym"  # key of the text that only Neonym reads
 DESCRIPTION = 0x010E  # EXIF tag that holds that text in JPEG and WebP files
@@ -34,12 +34,14 @@ def save_image(image: Image.Image, path: Path, texts: dict[str, str]) -> None:
         if path.suffix.lower() == ".png":
             info = PngInfo()
             for key, text in texts.items():
-                info.add_text(key, text) if text.isascii() else info.add_itxt(key, as_text(text))
+                info.add_text(key, text) if text.isascii() else info.add_itxt(key, with_escaped_surrogates(text))
             save_png(image, path, info)
             return
         exif = Image.Exif()
         exif[DESCRIPTION] = f"{KEY}:{texts[KEY]}"
-        exif.get_ifd(EXIF_FOLDER)[USER_COMMENT] = UNICODE + as_text(texts["parameters"]).encode("utf-16-be")
+        exif.get_ifd(EXIF_FOLDER)[USER_COMMENT] = UNICODE + with_escaped_surrogates(texts["parameters"]).encode(
+            "utf-16-be"
+        )
         with atomic_write(path) as part:
             image.save(part, Image.registered_extensions()[path.suffix.lower()], exif=exif, quality=95)
     except OSError as error:

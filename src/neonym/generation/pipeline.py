@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from neonym.errors import UserError
-from neonym.generation.conditioning import TextRules, conditioning, parts_needed
+from neonym.generation.conditioning import TextRules, chunks_needed, conditioning
 from neonym.generation.guidance import Branch, Guidance, GuidedModel, concatenate_texts
 from neonym.generation.request.jobs import Job, first_stage_size
 from neonym.generation.samplers import make_scheduler, possible_steps
@@ -25,7 +25,7 @@ from neonym.types import TextCond
 if TYPE_CHECKING:
     from neonym.generation.lora import Networks
 
-TextKey = tuple[str, int, tuple[float, ...]]  # prompt, parts, multipliers of the LoRAs
+TextKey = tuple[str, int, tuple[float, ...]]  # prompt, chunks, multipliers of the LoRAs
 
 
 @dataclass(frozen=True)
@@ -66,27 +66,27 @@ class Pipeline:
     def generate_stages(self, jobs: Sequence[Job]) -> list[list[Image.Image]]:
         """Return the images of each stage; the last list holds the finished images.
 
-        Jobs whose texts have different numbers of parts are generated separately, so that none is padded for another.
+        Jobs whose texts have different numbers of chunks are generated separately, so that none is padded for another.
         """
         if self.networks is not None:
             self.networks.set(jobs[0].multipliers)
         groups: dict[int, list[int]] = {}
         for i, job in enumerate(jobs):
             texts = [job.prompt, job.negative_prompt] if job.guided else [job.prompt]
-            groups.setdefault(parts_needed(self.model, texts, self.rules.text), []).append(i)
+            groups.setdefault(chunks_needed(self.model, texts, self.rules.text), []).append(i)
         images: dict[int, list[Image.Image]] = {}  # index of the job -> one image for each stage
-        for parts, members in groups.items():
-            stages = self.generate_group([jobs[i] for i in members], parts)
+        for chunks, members in groups.items():
+            stages = self.generate_group([jobs[i] for i in members], chunks)
             images |= dict(zip(members, map(list, zip(*stages, strict=True)), strict=True))
         return [list(stage) for stage in zip(*(images[i] for i in range(len(jobs))), strict=True)]
 
     @torch.inference_mode()
-    def generate_group(self, jobs: Sequence[Job], parts: int) -> list[list[Image.Image]]:
-        """Return the images of each stage for jobs whose texts have `parts` parts."""
+    def generate_group(self, jobs: Sequence[Job], chunks: int) -> list[list[Image.Image]]:
+        """Return the images of each stage for jobs whose texts have this number of `chunks`."""
         if self.rules.highres_scale is None:
-            return [self.decode(self.latents(jobs, self.source_latents(jobs), parts), jobs)]
+            return [self.decode(self.latents(jobs, self.source_latents(jobs), chunks), jobs)]
         small = [self.first_stage(job) for job in jobs]
-        latents = self.latents(small, self.source_latents(small), parts)
+        latents = self.latents(small, self.source_latents(small), chunks)
         images = self.decode(latents, small)
         large = [replace(job, seed=job.seed + 1) for job in jobs]
         size = jobs[0].width, jobs[0].height
@@ -94,7 +94,7 @@ class Pipeline:
             start = interpolate(latents, self.latent_shape(jobs[0])[1:], mode="bicubic")
         else:
             start = self.encode([image.resize(size, Image.Resampling.LANCZOS) for image in images])
-        return [images, self.decode(self.latents(large, start, parts), jobs)]
+        return [images, self.decode(self.latents(large, start, chunks), jobs)]
 
     def first_stage(self, job: Job) -> Job:
         """Return the job of the first of two stages."""
@@ -106,10 +106,10 @@ class Pipeline:
 
     # Latents, sampled from noise or from an image.
 
-    def latents(self, jobs: Sequence[Job], source: Tensor | None, parts: int) -> Tensor:
+    def latents(self, jobs: Sequence[Job], source: Tensor | None, chunks: int) -> Tensor:
         """Return the latents [B,C,h,w] of jobs, sampled from pure noise or from the latents of source images."""
         first, device = jobs[0], self.model.device
-        guidance = self.guidance(jobs, parts)
+        guidance = self.guidance(jobs, chunks)
         generators = [torch.Generator().manual_seed(job.seed) for job in jobs]
         shape = (1, *self.latent_shape(first))
         noise = [torch.randn(shape, generator=generator) for generator in generators]
@@ -140,31 +140,31 @@ class Pipeline:
         images = [open_mask(job.mask, (job.width, job.height)) for job in jobs if job.mask is not None]
         return mask_tensor(images, self.latent_spec.pixels).to(self.model.device) if images else None
 
-    def guidance(self, jobs: Sequence[Job], parts: int) -> Guidance:
-        """Return the guidance of jobs: their texts, each padded to `parts` parts, and their scales."""
+    def guidance(self, jobs: Sequence[Job], chunks: int) -> Guidance:
+        """Return the guidance of jobs: their texts, each padded to this number of `chunks`, and their scales."""
         first = jobs[0]
         self.texts = {key: text for key, text in self.texts.items() if key[0] == first.negative_prompt}
-        prompt = self.branch([job.prompt for job in jobs], jobs, parts)
+        prompt = self.branch([job.prompt for job in jobs], jobs, chunks)
         if not first.guided:
             return Guidance(prompt)
-        negative = self.branch([job.negative_prompt for job in jobs], jobs, parts, negative=True)
+        negative = self.branch([job.negative_prompt for job in jobs], jobs, chunks, negative=True)
         scale = self.per_image([job.scale for job in jobs])
         if first.negative_scale is None:
             return Guidance(prompt, negative, scale, rescale=self.rules.guidance_rescale)
         away = self.per_image([job.negative_scale or 0.0 for job in jobs])
-        empty = self.branch([""] * len(jobs), jobs, parts, negative=True)
+        empty = self.branch([""] * len(jobs), jobs, chunks, negative=True)
         return Guidance(prompt, negative, scale, empty, away, self.rules.guidance_rescale)
 
     def per_image(self, numbers: Sequence[float]) -> Tensor:
         """Return one number per image as a tensor [B,1,1,1]."""
         return torch.tensor(numbers, dtype=torch.float32, device=self.model.device)[:, None, None, None]
 
-    def branch(self, texts: Sequence[str], jobs: Sequence[Job], parts: int, negative: bool = False) -> Branch:
+    def branch(self, texts: Sequence[str], jobs: Sequence[Job], chunks: int, negative: bool = False) -> Branch:
         """Return one encoded text per job, with the size conditioning that goes with it."""
-        keys = [(text, parts, jobs[0].multipliers) for text in texts]
+        keys = [(text, chunks, jobs[0].multipliers) for text in texts]
         for key in keys:  # each text once, and alone, so that no number depends on its neighbours
             if key not in self.texts:
-                self.texts[key] = conditioning(self.model, [key[0]], parts, self.rules.text)
+                self.texts[key] = conditioning(self.model, [key[0]], chunks, self.rules.text)
         text = concatenate_texts([self.texts[key] for key in keys])
         if not self.model.source.family.reads_sizes:
             return Branch(text)

@@ -167,9 +167,8 @@ def make_scheduler(model: Model, sampler: str, zero_terminal_snr: bool = False) 
             check_pure_noise(name)
             settings |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", FutureWarning
-        )  # "dpmsolver", the first version, is deprecated but kept for old commands
+        # "dpmsolver", the first version, is deprecated but kept for old commands
+        warnings.simplefilter("ignore", FutureWarning)
         return getattr(diffusers, kind).from_config(model.scheduler_config, **settings)
 
 

@@ -55,7 +55,7 @@ def part_of(path: Path) -> Path:
 def held(part: Path) -> Iterator[None]:
     """Create a file and lock it during the block, where the system can lock and replace open files.
 
-    Raise OSError if the file cannot be created.
+    Raises OSError if the file cannot be created.
     """
     if sys.platform == "win32":
         yield
@@ -84,7 +84,7 @@ def lock(handle: int) -> bool | None:
 
 
 def sync(file: Path) -> None:
-    """Flush the content of a file to disk. Raise OSError if it cannot be written."""
+    """Flush the content of a file to disk. Raises OSError if it cannot be written."""
     with file.open("r+b") as opened:
         os.fsync(opened.fileno())
 
@@ -113,7 +113,7 @@ def is_abandoned(part: Path, process: int) -> bool:
     """Return whether `part` is not locked and the process in its name is not writing it any more.
 
     After a day, or on another host, the process id may belong to another process. Only locks are visible across hosts.
-    Raise OSError if the file cannot be opened.
+    Raises OSError if the file cannot be opened.
     """
     old = time.time() - part.stat().st_mtime > A_DAY
     if sys.platform == "win32":
@@ -179,7 +179,7 @@ def is_alone_in(folder: Path) -> bool:
 
 
 def save_png(image: Image, path: Path, text: PngInfo | None = None) -> None:
-    """Write a PNG file atomically, with `text` as its metadata. Raise OSError if it fails."""
+    """Write a PNG file atomically, with `text` as its metadata. Raises OSError if it fails."""
     with atomic_write(path) as part:
         image.save(part, "PNG", pnginfo=text)
 
@@ -187,7 +187,7 @@ def save_png(image: Image, path: Path, text: PngInfo | None = None) -> None:
 def refused_names(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """Return the names that no file in `folder` can have, each with the reason.
 
-    The names are tried in a temporary folder. Raise OSError if it cannot be created.
+    The names are tried in a temporary folder. Raises OSError if it cannot be created.
     """
     refused: dict[str, str] = {}
     # Its name is one that `clear_leftovers` matches

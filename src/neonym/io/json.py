@@ -18,7 +18,7 @@ def is_text(name: str) -> bool:
     return True
 
 
-def as_text(name: str) -> str:
+def with_escaped_surrogates(name: str) -> str:
     """Return a name with its lone surrogates escaped, so that it can be encoded."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -26,7 +26,7 @@ def as_text(name: str) -> str:
 def read_json(text: str) -> tuple[Any, list[str]]:
     """Return the value of a JSON text, and the keys that occur twice in an object (the last one counts).
 
-    Raise ValueError if it is not JSON, RecursionError if it is nested too deeply.
+    Raises ValueError if it is not JSON, RecursionError if it is nested too deeply.
     """
     twice: list[str] = []
 

@@ -25,7 +25,7 @@ PICKLES = 8  # consecutive pickles in a file of the old serialisation
 def load_pickle(file: Path, allowed: list[Any], mapped: bool = False) -> Any:
     """Return what a file holds, if it consists of tensors, plain containers and the `allowed` classes.
 
-    With `mapped`, tensors stay on disk until they are used. Raise ValueError with the reason in one line.
+    With `mapped`, tensors stay on disk until they are used. Raises ValueError with the reason in one line.
     """
     import torch
 

@@ -21,7 +21,7 @@ Describe = Callable[[Image.Image], str]
 def load_describer(folder: Path, prompt: str, max_tokens: int, beams: int, device: str) -> Describe:
     """Load an image-to-text model of transformers (BLIP, GIT, ...) and return a function from an image to a sentence.
 
-    Raise ModelError if the model or the device cannot be used; so does the function if the model fails.
+    Raises ModelError if the model or the device cannot be used; so does the function if the model fails.
     """
     import torch
 
@@ -47,7 +47,7 @@ def load_describer(folder: Path, prompt: str, max_tokens: int, beams: int, devic
 
 
 def load_processor_and_model(folder: Path) -> tuple[Any, Any]:
-    """Return the processor and the model. Raise ModelError if they cannot be loaded or weights are missing."""
+    """Return the processor and the model. Raises ModelError if they cannot be loaded or weights are missing."""
     import transformers
 
     parts: Any = transformers
@@ -110,7 +110,7 @@ class Tagger:
 
 
 def load_tagger(folder: Path) -> Tagger:
-    """Load a WD tagger. Raise ModelError if it is incomplete or onnxruntime is not installed."""
+    """Load a WD tagger. Raises ModelError if it is incomplete or onnxruntime is not installed."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -133,7 +133,7 @@ def load_tagger(folder: Path) -> Tagger:
 
 
 def read_tags(file: Path) -> tuple[list[str], list[str]]:
-    """Return the names and the categories of tags. Raise ModelError if the file cannot be read or used."""
+    """Return the names and the categories of tags. Raises ModelError if the file cannot be read or used."""
     fix = "Use the model's selected_tags.csv: its first line names the columns, including name and category"
     try:
         with file.open(encoding="utf-8", newline="") as opened:

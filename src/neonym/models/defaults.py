@@ -14,9 +14,8 @@ from typing import Any
 
 from neonym.errors import in_one_line
 
-PUBLISHED_SPREAD = (
-    0.0133  # standard deviation of a coordinate in the vocabulary of CLIP ViT-L, for which rates are published
-)
+# Standard deviation of a coordinate in the vocabulary of CLIP ViT-L, for which rates are published
+PUBLISHED_SPREAD = 0.0133
 MOST_SCALED = 10.0  # a published rate is multiplied or divided by at most this
 OWN_SOURCE = "set in its neonym.json"
 LONGEST_SOURCE = 120  # characters shown of the source in a neonym.json
@@ -71,8 +70,8 @@ USUAL: dict[str, tuple[Any, str]] = {
 def defaults_of(family: Defaults, spread: float, own: Mapping[str, Any]) -> Defaults:
     """Return the defaults of a model: those of its family, with the learning rate scaled to its `spread`.
 
-    `own` is the content of the model's neonym.json, which takes precedence. Raise ValueError for an invalid value in
-    it.
+    `own` is the content of the model's neonym.json, which takes precedence. Raises ValueError if a value in it
+    is invalid.
     """
     found = replace(family, learning_rate=scaled(family.learning_rate, spread))
     source = in_one_line(str(own.get("source", OWN_SOURCE)))[:LONGEST_SOURCE]
@@ -99,7 +98,7 @@ def scaled(rate: Default, spread: float) -> Default:
 
 
 def valid_setting(name: str, value: Any) -> Any:
-    """Return the value of a setting in a neonym.json. Raise ValueError if it is invalid."""
+    """Return the value of a setting in a neonym.json. Raises ValueError if it is invalid."""
     if name == "lr_warmup_steps" and is_count(value, 0):
         value = str(value)
     if not FORMS[name](value):

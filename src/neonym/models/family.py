@@ -96,7 +96,7 @@ class Family:
     denoiser: DenoiserSpec
     latents: LatentSpec
     process: Literal["diffusion", "flow"]
-    # None for other families; raises ModelError, TypeError, ValueError
+    # Returns None for models of other families; raises ModelError, TypeError, ValueError
     recognise: Callable[[Configs, str], Recognised | None]
     module: str  # module with `load`, and `from_original_names` for checkpoints; imported with the weights
     pipeline: str  # its pipeline class in diffusers
@@ -107,9 +107,8 @@ class Family:
     prediction_names: Mapping[str, str] = field(default_factory=lambda: {"epsilon": "epsilon", "v_prediction": "v"})
     checkpoint: CheckpointLayout | None = None
     flag: str | None = None  # sd-scripts' flag for it
-    other_schedules: tuple[
-        str, ...
-    ] = ()  # prefixes of diffusers' schedulers that are unsupported, whatever the configs
+    # Prefixes of diffusers' schedulers that are unsupported, whatever the configs
+    other_schedules: tuple[str, ...] = ()
     reads_sizes: bool = False  # it is conditioned on the size and crop of images
     fixed_text_layer: bool = False  # it always reads the second-to-last layer
     clip_skip_note: tuple[str, str] | None = None  # a problem with --clip_skip above 1, and its fix

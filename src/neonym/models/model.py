@@ -52,7 +52,8 @@ class Model(ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of the denoiser. (diffusers' own property iterates over all modules, 5 % of a small step.)"""
+        """The precision of the denoiser."""
+        # diffusers' own property iterates over all modules, which takes 5 % of a small step
         return next(self.denoiser.parameters()).dtype
 
     def modules(self) -> dict[str, nn.Module]:
@@ -82,7 +83,7 @@ def load_model(
 ) -> Model:
     """Load a frozen model onto `device`, with its denoiser and text encoders in `dtype`.
 
-    `tokenizers` are the model's own, if they are already loaded. Raise ModelError if the model cannot be loaded.
+    `tokenizers` are the model's own, if they are already loaded. Raises ModelError if the model cannot be loaded.
     """
     source = with_weights(identify(name) if isinstance(name, str) else name, dtype != torch.float32)
     own = load_tokenizers(source, max_token_length) if tokenizers is None else tokenizers

@@ -23,7 +23,7 @@ def family_named(name: str) -> Family | None:
 
 
 def register(family: Family) -> None:
-    """Register a family in this process. Raise ValueError if another family has its name."""
+    """Register a family in this process. Raises ValueError if another family has its name."""
     if _families.setdefault(family.name, family) is not family:
         raise ValueError(f"there is already a family named {family.name}")
 

@@ -30,7 +30,7 @@ class ModelSource:
     guidance: float  # default guidance scale
     file: Path | None = None  # the checkpoint, if the model is one file
     vae: Path | None = None  # a separate VAE: file or folder
-    # Part -> its weights; empty before a hub ID's are downloaded
+    # Part -> its weights; empty until those of a hub ID are downloaded
     weights: dict[str, Weights] = field(default_factory=dict)
     variant: str | None = None  # the requested variant of weights in a Diffusers folder
     offline: bool = False
@@ -103,10 +103,7 @@ class ModelSource:
         return hash_of_files(*self.weights["vae"].files)
 
     def text_hash(self) -> str:
-        """Return the SHA-256 of the text encoders' weights, which must be available.
-
-        Learned words depend on them most.
-        """
+        """Return the SHA-256 of the text encoders' weights, which must be available. A learned word fits only them."""
         if self.file is not None:
             roots = {self.weights[encoder].start.partition(".")[0] + "." for encoder in self.encoders}
             return hash_of_tensors(self.file, tuple(sorted(roots)))

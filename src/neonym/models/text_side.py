@@ -28,9 +28,9 @@ class TextSide(ABC):
 
     @abstractmethod
     def encode(self, text: Encoded, keep: Keep = "none") -> TextCond:
-        """Return what the denoiser reads of a batch.
+        """Return what the denoiser reads of a batch. Learned rows are read here and nowhere else.
 
-        `keep` is what emphasis preserves. Only here are learned rows read.
+        `keep` tells what emphasis preserves.
         """
 
     @property
@@ -45,8 +45,7 @@ class TextSide(ABC):
     def add_word(self, token: str, rows: dict[str, Tensor]) -> None:
         """Let `token` read `rows` (encoder to float32 [n,W]), which may be changed in place later.
 
-        The tokenizers may already have ids for exactly these rows. Raise ValueError if they have other ids for the
-        token.
+        The tokenizers may already have ids for exactly these rows. Raises ValueError if the token has other ids.
         """
         for name, table in self.tables.items():
             tokenizer, first = self.tokenizers[name], table.vocab + sum(len(own) for own in table.rows)
@@ -55,7 +54,7 @@ class TextSide(ABC):
             table.rows.append(rows[name])
 
     def remove_word(self, token: str) -> None:
-        """Remove `token`, which must be the word that was added last. Raise ValueError otherwise."""
+        """Remove `token`, which must be the word that was added last. Raises ValueError otherwise."""
         for name, table in self.tables.items():
             self.tokenizers[name].remove_word(token)
             table.rows.pop()

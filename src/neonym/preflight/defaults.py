@@ -80,7 +80,7 @@ def with_table_defaults(
     `counts` has the number of vectors in the `--weights` file of each word that has one.
     """
     vectors, batch_size = run.concept.num_vectors_per_token, run.dataset.train_batch_size
-    concepts = tuple(with_vector_count(c, counts.get(c.token_string, vectors)) for c in config.concepts)
+    concepts = tuple(with_default_vector_count(c, counts.get(c.token_string, vectors)) for c in config.concepts)
     datasets = tuple(d.model_copy(update={"batch_size": d.batch_size or batch_size}) for d in config.datasets)
     decided = {  # whether tables and files decide the setting everywhere
         "num_vectors_per_token": all(c.num_vectors_per_token or c.token_string in counts for c in config.concepts),
@@ -90,7 +90,7 @@ def with_table_defaults(
     return config.model_copy(update={"concepts": concepts, "datasets": datasets}), left
 
 
-def with_vector_count(spec: ConceptSpec, count: int | None) -> ConceptSpec:
+def with_default_vector_count(spec: ConceptSpec, count: int | None) -> ConceptSpec:
     """Return the concept with `count` vectors, unless it sets a number itself; `model_fields_set` does not change."""
     values = {**spec.model_dump(), "num_vectors_per_token": spec.num_vectors_per_token or count}
     return ConceptSpec.model_construct(spec.model_fields_set, **values)

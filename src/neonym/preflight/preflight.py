@@ -29,7 +29,7 @@ from neonym.preflight.learning import optimizer_errors, optimizer_warnings, rate
 from neonym.preflight.milestones import make_milestones
 from neonym.preflight.plan import PlannedConcept, TrainingPlan, kept_steps_folder, step_sizes
 from neonym.preflight.possible_captions import Tokenizers
-from neonym.preflight.settings import model_fit_problems, setting_notes
+from neonym.preflight.settings import setting_notes, unsuitable_settings
 from neonym.preflight.words import StartingRows, read_starting_rows, word_problems
 from neonym.runs.outputs import file_names, run_folder
 from neonym.seeds import concept_seed
@@ -101,7 +101,7 @@ def preflight(run: RunConfig, known: Sequence[Problem] = (), hasty: bool = False
     if source is None:
         return found
     run, used = with_defaults(run, source)
-    found = found.with_problems([*setting_notes(run), *model_fit_problems(run, source)], run=run, defaults=used)
+    found = found.with_problems([*setting_notes(run), *unsuitable_settings(run, source)], run=run, defaults=used)
     if config is None:
         return found
     rows, of_rows = read_starting_rows(config.concepts, run.concept.weights, source.widths)

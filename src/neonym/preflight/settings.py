@@ -13,7 +13,7 @@ from neonym.models.registry import families
 from neonym.models.source import ModelSource
 
 
-def model_fit_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
+def unsuitable_settings(run: RunConfig, source: ModelSource) -> list[Problem]:
     """Return a problem for each setting that does not suit the model."""
     problems = []
     if run.model.clip_skip > source.text_layers:

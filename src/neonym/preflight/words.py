@@ -47,7 +47,7 @@ def compatibility_warnings(spec: ConceptSpec, file: str, tokenizer: WordTokenize
         yield Problem("warning", warning, f"the file name `{file}`", fix)
     # a name that is not UTF-8 text is reported elsewhere
     for name in filter(is_text, dict.fromkeys((spec.token_string, file))):
-        known = vocabulary_warning(name, spec.vectors, tokenizer.has_piece)
+        known = vocabulary_warning(name, spec.vectors, tokenizer.has_token)
         if known:
             yield Problem("warning", known, f"`{name}`", "Choose a word that is not in the dictionary")
 
@@ -58,24 +58,24 @@ def init_problems(spec: ConceptSpec, tokenizer: WordTokenizer) -> Iterator[Probl
     The init word needs a token even beside `--weights`: the verdict compares what was learned with it.
     """
     word, count = spec.init_word or DEFAULT_INIT_WORD, spec.vectors
-    pieces = [f"`{tokenizer.read(piece)}`" for piece in tokenizer.pieces_of(word)]
+    spelled = [f"`{tokenizer.read(token)}`" for token in tokenizer.ids_of(word)]
     where = f"the init word of `{spec.token_string}` ({word!r})"
-    if not pieces:
+    if not spelled:
         yield Problem("error", "has no token that the model knows", where, "Give an ordinary word, or leave it out")
     elif spec.weights is not None:
         if spec.init_word is not None:
             yield Problem(
                 "warning", "is not used, because the vectors start from --weights", where, "Give only one of them"
             )
-    elif len(pieces) > count:
-        used, unused = with_verb(pieces[:count]), with_verb(pieces[count:])
-        what = f"has {len(pieces)} tokens for {counted(count, 'vector')}: {used} used, {unused} not"
-        fix = f"Give --num_vectors_per_token={len(pieces)} to start from all of them, or a shorter init word"
+    elif len(spelled) > count:
+        used, unused = with_verb(spelled[:count]), with_verb(spelled[count:])
+        what = f"has {len(spelled)} tokens for {counted(count, 'vector')}: {used} used, {unused} not"
+        fix = f"Give --num_vectors_per_token={len(spelled)} to start from all of them, or a shorter init word"
         yield Problem("warning", what, where, fix)
-    elif len(pieces) < count:
-        starts = ", ".join(pieces[i % len(pieces)] for i in range(min(count, MOST_SHOWN)))
+    elif len(spelled) < count:
+        starts = ", ".join(spelled[i % len(spelled)] for i in range(min(count, MOST_SHOWN)))
         more = ", ..." if count > MOST_SHOWN else ""
-        tokens = counted(len(pieces), "token")
+        tokens = counted(len(spelled), "token")
         what = f"has {tokens} for {count} vectors, which start from them in turn: {starts}{more}"
         yield Problem("note", what, where)
 

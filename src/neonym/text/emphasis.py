@@ -9,7 +9,7 @@ SIGNS = re.compile(r"\\[()\[\]\\]|[\\()\[\]]|:([+-]?[.\d]+)\)")
 def parse_emphasis(text: str) -> list[tuple[str, float]]:
     """Return the pieces of a text with their emphasis; there is at least one piece.
 
-    Brackets may be nested, and a backslash escapes one. Raise ValueError if the emphasis before a closing bracket looks
+    Brackets may be nested, and a backslash escapes one. Raises ValueError if the emphasis before a closing bracket looks
     like a number but is not one, such as 1.2.3.
     """
     pieces: list[tuple[str, float]] = []
@@ -55,7 +55,7 @@ def merged(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
 
 
 def factor_in(text: str) -> float:
-    """Return the number in a text. Raise ValueError if it is not a number."""
+    """Return the number in a text. Raises ValueError if it is not a number."""
     try:
         return float(text)
     except ValueError:

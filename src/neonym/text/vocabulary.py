@@ -1,6 +1,6 @@
 """Warn about names of embedding files that are already in CLIP's vocabulary.
 
-The vocabulary consists of pieces: `cat</w>` is the whole word, `cat` is the start of a longer word. Pieces are a
+The vocabulary consists of tokens: `cat</w>` is the whole word, `cat` is the start of a longer word. Tokens are a
 problem for programs that add a name to their tokenizer, because they look it up unchanged. Whole words are a problem
 for programs that search for the name in the text of a prompt.
 """
@@ -15,20 +15,20 @@ CLIP = Path(__file__).parent.parent / "models/builtin/emoji/tokenizer/vocab.json
 
 
 @lru_cache(maxsize=1)
-def clip_pieces() -> frozenset[str]:
-    """Return all pieces of CLIP's vocabulary."""
+def clip_tokens() -> frozenset[str]:
+    """Return all tokens of CLIP's vocabulary."""
     return frozenset(json.loads(CLIP.read_text("utf-8")))
 
 
-def clip_has(piece: str) -> bool:
-    """Return whether CLIP's vocabulary has exactly this piece."""
-    return piece in clip_pieces()
+def clip_has(token: str) -> bool:
+    """Return whether CLIP's vocabulary has exactly this token."""
+    return token in clip_tokens()
 
 
 def vocabulary_warning(name: str, vectors: int, has: Callable[[str], bool]) -> str | None:
     """Return the problem that some programs have with a word of this name and number of vectors, or None.
 
-    `has` tells whether the vocabulary has a piece.
+    `has` tells whether the vocabulary has a token.
     """
     numbers = range(1, vectors)
     looked_up = {  # program -> what it adds to its tokenizer for the vectors
@@ -36,7 +36,7 @@ def vocabulary_warning(name: str, vectors: int, has: Callable[[str], bool]) -> s
         "sd-scripts": [name, *(f"{name}{i}" for i in numbers)],
         "SD.Next": [name, *(f"{name}_{i}" for i in numbers)],
     }
-    affected = [program for program, pieces in looked_up.items() if any(map(has, pieces))]
+    affected = [program for program, tokens in looked_up.items() if any(map(has, tokens))]
     refusing = " and ".join(program for program in affected if program != "SD.Next")
     effects = [f"{refusing} refuse{'s' * (' and ' not in refusing)} it"] if refusing else []
     effects += ["SD.Next never inserts it"] if "SD.Next" in affected else []
@@ -46,4 +46,4 @@ def vocabulary_warning(name: str, vectors: int, has: Callable[[str], bool]) -> s
             "wherever a prompt has it"
         )
         return "; ".join([what, *effects])
-    return f"is a piece of CLIP's vocabulary: {', '.join(effects)}" if effects else None
+    return f"is a token of CLIP's vocabulary: {', '.join(effects)}" if effects else None

@@ -17,7 +17,7 @@ from neonym.errors import Problem, UserError
 from neonym.formats import read_embedding, write_embedding
 from neonym.formats.usage import usage_card
 from neonym.io.atomic import alone_in, atomic_write, clear_leftovers, sync_names
-from neonym.io.json import as_json, as_text
+from neonym.io.json import as_json, with_escaped_surrogates
 from neonym.preflight.plan import TrainingPlan
 from neonym.runs.outputs import END, SAMPLES, STATE, VERDICT, epoch_suffix, state_folder, step_suffix
 from neonym.training.concept import Concept
@@ -287,7 +287,7 @@ class CheckpointStore:
             "neonym.steps": str(step),
             **self.user_metadata,
         }
-        metadata = {key: as_text(text) for key, text in metadata.items()}
+        metadata = {key: with_escaped_surrogates(text) for key, text in metadata.items()}
         vectors = {encoder: rows.to(PRECISIONS[self.save.save_precision]) for encoder, rows in concept.result().items()}
         return write_embedding(Embedding(concept.token, vectors, metadata), self.file(name, suffix, folder))
 

@@ -35,9 +35,8 @@ class Concept:
     learning_rate: Callable[[int], float] | None  # from the step; None: the optimizer has a schedule of its own
     max_grad_norm: float
     after_step: Sequence[AfterStep] = ()  # hooks that run after each optimizer step, in order
-    best_rows: dict[str, torch.Tensor] | None = (
-        None  # the rows with the lowest evaluation loss, if they replace the last ones
-    )
+    # The rows with the lowest evaluation loss, if they replace the last ones
+    best_rows: dict[str, torch.Tensor] | None = None
     skipped: list[int] = field(default_factory=list)  # the most recent run of skipped steps (see `count_skipped`)
     steps_without_gradient: int | None = 0  # None once a step had a gradient
 
@@ -142,11 +141,11 @@ def initial_rows(model: Model, init_word: str, count: int) -> dict[str, torch.Te
     """
     rows = {}
     for name, tokenizer in model.text.tokenizers.items():
-        pieces = tokenizer.pieces_of(init_word)
-        if not pieces:
+        ids = tokenizer.ids_of(init_word)
+        if not ids:
             raise UserError(f"has no token for {name}", f"the init word {init_word!r}", "Give an ordinary word")
         table = model.text.vocabulary(name)
-        rows[name] = table[[pieces[i % len(pieces)] for i in range(count)]].detach().float().clone()
+        rows[name] = table[[ids[i % len(ids)] for i in range(count)]].detach().float().clone()
     return rows
 
 

@@ -40,22 +40,22 @@ class Evaluation:
     def losses(self, rows: Sequence[dict[str, torch.Tensor]] | None = None) -> list[torch.Tensor]:
         """Return the losses [samples] of each concept with the given rows (default: those that would be saved now)."""
         count = self.plan.run.eval.eval_samples
-        self.samples = self.samples or [self.questions(index, count) for index in range(len(self.concepts))]
+        self.samples = self.samples or [self.samples_of(index, count) for index in range(len(self.concepts))]
         with self.uncompiled(), temporary_rows(self.concepts, rows or [c.result() for c in self.concepts]):
-            return [torch.cat([self.loss(question) for question in own]).cpu() for own in self.samples]
+            return [torch.cat([self.loss(batch) for batch in own]).cpu() for own in self.samples]
 
-    def loss(self, question: CaptionedBatch) -> torch.Tensor:
+    def loss(self, captioned: CaptionedBatch) -> torch.Tensor:
         """Return the losses [B] of one batch of samples."""
         self.watch()
-        return sample_losses(self.model, question.batch, self.objective)
+        return sample_losses(self.model, captioned.batch, self.objective)
 
     def worths(self, progress: Callable[[int, int], None]) -> list[Worth]:
         """Return what each word is worth, compared with its init word.
 
         `progress` is called with the predictions done and their total.
         """
-        asked = [self.questions(index, self.verdict_samples(index)) for index in range(len(self.concepts))]
-        done, total = 0, sum(map(count_predictions, asked))
+        samples = [self.samples_of(index, self.verdict_samples(index)) for index in range(len(self.concepts))]
+        done, total = 0, sum(map(count_predictions, samples))
 
         def watch() -> None:
             nonlocal done
@@ -64,11 +64,11 @@ class Evaluation:
             progress(done, total)
 
         found = []
-        for concept, questions in zip(self.concepts, asked, strict=True):
+        for concept, own in zip(self.concepts, samples, strict=True):
             learned = concept.result()
             start = initial_rows(self.model, concept.init_word, len(next(iter(learned.values()))))
             with self.uncompiled():
-                found.append(measure_worth(self.model, questions, concept.token, start, learned, watch))
+                found.append(measure_worth(self.model, own, concept.token, start, learned, watch))
         return found
 
     def uncompiled(self) -> AbstractContextManager[object]:
@@ -85,7 +85,7 @@ class Evaluation:
         step = self.plan.step_sizes[self.images[index][0].dataset]
         return min(self.plan.run.eval.eval_samples, max(least, min(most, SAMPLES_PER_STEP_SAMPLE * step)))
 
-    def questions(self, index: int, count: int) -> list[CaptionedBatch]:
+    def samples_of(self, index: int, count: int) -> list[CaptionedBatch]:
         """Return `count` samples of one concept, in batches of images of one size.
 
         The noise levels are spread evenly over the samples; the images are used in turn.
@@ -95,7 +95,7 @@ class Evaluation:
         draws = [samples.draw(images[i % len(images)], EVALUATION, i, (i + 0.5) / count, at) for i in range(count)]
         draws.sort(key=lambda draw: draw.record.fit.bucket)
         found: list[CaptionedBatch] = []
-        # without gradients there is room
+        # Without gradients, memory suffices for twice the batch
         size = 2 * (self.plan.run.compute.micro_batch_size or self.plan.datasets[0].batch_size)
         while draws:
             part: list[Draw] = [d for d in draws[:size] if d.record.fit.bucket == draws[0].record.fit.bucket]

@@ -29,13 +29,13 @@ class Objective:
     debiased_estimation_loss: bool = False  # Yu et al. 2023
     mask_normalize: bool = False  # not in sd-scripts: average a masked loss over the masked area, not the image
 
-    def loss(self, guess: Tensor, noisy: Noisy, mask: Tensor | None = None) -> Tensor:
-        """Return the loss of each sample, float32 [B], of a `guess` [B,C,h,w].
+    def loss(self, prediction: Tensor, noisy: Noisy, mask: Tensor | None = None) -> Tensor:
+        """Return the loss of each sample, float32 [B], of a `prediction` [B,C,h,w].
 
         The distance is multiplied by the `mask` [B,1,h,w], averaged over channels and positions, and multiplied by the
         loss weight of the noise level.
         """
-        distance = self.distance(guess.float() - noisy.target.float(), noisy)  # [B,C,h,w]
+        distance = self.distance(prediction.float() - noisy.target.float(), noisy)  # [B,C,h,w]
         if mask is not None:
             distance = distance * mask
             if self.mask_normalize:

@@ -73,13 +73,13 @@ def run_identity(plan: TrainingPlan) -> dict[str, str]:
     images = fingerprint(records, len(plan.records), plan.step_sizes, concepts, starts)
     return {
         **deciding_settings(plan.run),
-        **default_warmup(plan),
+        **warmup_set_by_defaults(plan),
         "model_hash": plan.source.text_hash(),
         "pictures_and_captions": images,
     }
 
 
-def default_warmup(plan: TrainingPlan) -> dict[str, str]:
+def warmup_set_by_defaults(plan: TrainingPlan) -> dict[str, str]:
     """Return the warm-up that the model's defaults set, unless it is the shortest one.
 
     The settings themselves do not show it.

@@ -88,12 +88,12 @@ def figures(model: Model, concept: Concept, name: str, known: Sequence[str]) -> 
     """Return the figures of a concept's rows for the text encoder `name`, beside those of the `known` words."""
     rows, start = concept.result()[name], concept.start[name]
     table, tokenizer = model.text.vocabulary(name).float(), model.text.tokenizers[name]  # [V,W]
-    pieces = [piece for word in known for piece in tokenizer.pieces(word)]
+    tokens = [token for word in known for token in tokenizer.token_ids(word)]
     return EncoderFigures(
         distance=float((rows - start).norm(dim=1).square().mean().sqrt()),
         cosine=float(torch.cosine_similarity(rows, start).mean()),
         norm=float(rows.norm(dim=1).mean()),
-        known_norm=float(table[pieces].norm(dim=1).mean()),
+        known_norm=float(table[tokens].norm(dim=1).mean()),
         nearest=tokenizer.spelled(nearest_tokens(table, rows, 3, tokenizer.special_ids).tolist()),
     )
 

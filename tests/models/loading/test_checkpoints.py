@@ -177,7 +177,7 @@ def test_one_of_two_encoders_can_be_left_unchanged(tmp_path):
     }  # fmt: skip
     model = load_model(str(tmp_path / "xl"))
     start = {
-        n: model.text.vocabulary(n)[model.text.tokenizers[n].pieces("picture")[0]]
+        n: model.text.vocabulary(n)[model.text.tokenizers[n].token_ids("picture")[0]]
         for n in ("text_encoder", "text_encoder_2")
     }
     content = load_file(train(settings(**flags, train_encoders=("text_encoder_2",))).files[0])

@@ -1,4 +1,4 @@
-"""Verify that tokenization agrees with sd-scripts' results, finds words, and caches the ids of each part."""
+"""Verify that tokenization agrees with sd-scripts' results, finds words, and caches the ids of each word."""
 
 import re
 from functools import cache
@@ -80,12 +80,12 @@ ODD = st.sampled_from(
 def test_ids_of_parts_are_those_of_the_whole_text(kind, parts):
     text = clean("".join(parts))
     whole = clip_tokenizer(kind).backend.encode(text, add_special_tokens=False).ids
-    assert family_tokenizer(kind, 75).pieces(text) == whole
+    assert family_tokenizer(kind, 75).token_ids(text) == whole
 
 
 def test_each_part_of_a_text_is_encoded_once():
     tokenize = tokenizer()
-    assert tokenize.pieces("a cat, a cat") == tokenize.pieces("a cat,") + tokenize.pieces("a cat")
+    assert tokenize.token_ids("a cat, a cat") == tokenize.token_ids("a cat,") + tokenize.token_ids("a cat")
     assert set(tokenize.cached_ids) == {"a", "cat,", "cat"}
 
 
@@ -144,8 +144,8 @@ def test_names_with_numbers_do_not_collide():
 def test_ids_that_do_not_fit_are_cut_off():
     tokenize = tokenizer()
     tokenize.add_word("mychar4", 4)
-    caption = "cat " * 73 + "mychar4"
-    ids = tokenize(caption)
-    assert tokenize.cut_off(caption) == [49410, 49411]
+    text = "cat " * 73 + "mychar4"
+    ids = tokenize(text)
+    assert tokenize.cut_off(text) == [49410, 49411]
     assert len(ids.learned) == 2
     assert ids.ids[0][-1] == 49407

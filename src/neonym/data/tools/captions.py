@@ -18,14 +18,14 @@ from neonym.errors import DataError, Problem, some
 from neonym.io.atomic import atomic_write
 
 Metadata = dict[str, dict[str, object]]
-# ^_^, o_o: this underscore is not a space
+# Matches ^_^ and o_o, whose underscore does not stand for a space
 SMILEYS = re.compile(r"^[^\w\s]*_[^\w\s]*$|^(?:\W|[3doOxXuUTt0])_(?:\W|[3doOxXuUTt0])$")
 
 
 def images_in(folder: Path, recursive: bool) -> list[Path]:
     """Return the images in a folder, and if `recursive` in its subfolders.
 
-    Raise DataError if a folder cannot be read.
+    Raises DataError if a folder cannot be read.
     """
     try:
         found = find_images(folder)
@@ -41,7 +41,7 @@ def merge_files(
     """Return `known` with the texts of the files beside the images.
 
     `extensions` maps a field ("caption", "tags") to the extension of its files. Lines of tags become one line.
-    Raise DataError if a file cannot be read.
+    Raises DataError if a file cannot be read.
     """
     merged = {name: dict(facts) for name, facts in known.items()}
     by_folder: dict[Path, list[Path]] = {}
@@ -74,7 +74,7 @@ def name_of(image: Path, folder: Path, full_path: bool) -> str:
 
 
 def read_metadata_table(file: Path) -> Metadata:
-    """Return the table of a metadata file. Raise DataError if it cannot be read."""
+    """Return the table of a metadata file. Raises DataError if it cannot be read."""
     table: Metadata = {}
     for name, facts in metadata_rows(file, refuse):
         if not isinstance(facts, dict):
@@ -93,7 +93,7 @@ def split_table(
 ) -> tuple[int, list[Path]]:
     """Write a file beside each image for each field, and return the number of files and those left unchanged.
 
-    Raise DataError if one file would have to hold both fields, or if a file cannot be written.
+    Raises DataError if one file would have to hold both fields, or if a file cannot be written.
     """
     written, left = 0, []
     both = [name for name, facts in table.items() if all(facts.get(field) for field in ("caption", "tags"))]
@@ -111,7 +111,7 @@ def split_table(
             if file.exists() and not overwrite:
                 left.append(file)
                 continue
-            write_text_file(file, text + "\n")
+            write_dataset_text(file, text + "\n")
             written += 1
     return written, left
 
@@ -121,8 +121,8 @@ def has_extension(image: Path) -> bool:
     return image.is_file() or image.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")
 
 
-def write_text_file(file: Path, text: str) -> None:
-    """Write a text file atomically. Raise DataError if it cannot be written."""
+def write_dataset_text(file: Path, text: str) -> None:
+    """Write a text file atomically. Raises DataError if it cannot be written."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as part:
@@ -132,12 +132,12 @@ def write_text_file(file: Path, text: str) -> None:
 
 
 def write_metadata_table(table: Metadata, file: Path) -> None:
-    """Write a table as `.json`, or as `.jsonl` with one object per line. Raise DataError if it cannot be written."""
+    """Write a table as `.json`, or as `.jsonl` with one object per line. Raises DataError if it cannot be written."""
     if file.suffix.lower() == ".jsonl":
         lines = [json.dumps({"image_path": name, **facts}, ensure_ascii=False) for name, facts in table.items()]
-        write_text_file(file, "\n".join(lines) + "\n")
+        write_dataset_text(file, "\n".join(lines) + "\n")
     else:
-        write_text_file(file, json.dumps(table, indent=2, ensure_ascii=False) + "\n")
+        write_dataset_text(file, json.dumps(table, indent=2, ensure_ascii=False) + "\n")
 
 
 def clean_tags(text: str, separator: str = ",", drop: Iterable[str] = ()) -> str:

@@ -24,7 +24,7 @@ CROWD = 500  # different images that agree in a band: comparing all pairs would 
 def difference_hash(path: Path) -> int | None:
     """Return the "difference hash" of an image: 64 bits that tell where a tiny grey copy gets brighter to the right.
 
-    Return None for an image of one colour. Raise DataError if it cannot be read.
+    Return None for an image of one colour. Raises DataError if it cannot be read.
     """
     with readable(path, small=(4 * SIDE, 4 * SIDE)) as image:
         grey = on_background(upright(image), (255, 255, 255)).convert("L")

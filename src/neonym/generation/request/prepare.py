@@ -64,7 +64,7 @@ def prepare(settings: GenerateSettings, problems: Iterable[Problem] = ()) -> Pre
     found += plan.problems
     sheet = catch_problems(found, lambda: plan_sheet(settings, plan, words))
     words |= sheet.words if sheet else {}
-    found += run_problems(settings, source, plan, sheet)
+    found += sampler_and_prompt_problems(settings, source, plan, sheet)
     found += model_fit_problems(settings, source, words) if source else ()
     tokenizers = tokenizers_of(source, words, found) if source and not has_errors(found) else {}
     rules = TextRules(settings.max_embeddings_multiples)
@@ -99,7 +99,7 @@ def with_sampler(settings: GenerateSettings, source: ModelSource | None, found: 
     return settings.model_copy(update={"sampler": name}) if name else settings
 
 
-def run_problems(
+def sampler_and_prompt_problems(
     settings: GenerateSettings, source: ModelSource | None, plan: JobPlan, sheet: AxesSheet | None
 ) -> Iterator[Problem]:
     """Yield errors for samplers that cannot be used, and for a run without prompts."""
@@ -139,7 +139,7 @@ def tokenizers_of(source: ModelSource, words: Words, found: list[Problem]) -> di
     """Return the model's tokenizers with the words added. Adds a warning to `found` for each ordinary word."""
     tokenizers = load_tokenizers(source)
     for word, (file, embedding) in words.items():
-        if any(len(tokenizer.pieces_of(word)) == 1 for tokenizer in tokenizers.values()):
+        if any(len(tokenizer.ids_of(word)) == 1 for tokenizer in tokenizers.values()):
             what = f"`{word}` is an ordinary word: wherever it occurs in a prompt, it stands for this file"
             found.append(Problem("warning", what, str(file), "Write OTHERWORD=FILE"))
         for name, tokenizer in tokenizers.items():

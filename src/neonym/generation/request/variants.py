@@ -45,7 +45,7 @@ Parts: TypeAlias = "tuple[str | Group, ...]"
 
 
 @dataclass
-class Opened:
+class OpenGroup:
     """A group whose closing brace has not been read yet."""
 
     text: str  # the text to restore if it never comes
@@ -58,7 +58,7 @@ def parse_variants(text: str) -> Parts:
 
     Raises ValueError for groups that are nested too deeply.
     """
-    stack = [Opened("", Group(()), [[]])]
+    stack = [OpenGroup("", Group(()), [[]])]
     last = 0
     while match := SIGNS.search(text, last):
         sign, now = match.group(), stack[-1].options[-1]
@@ -69,7 +69,7 @@ def parse_variants(text: str) -> Parts:
             assert head is not None
             if len(stack) > DEEPEST:
                 raise ValueError(f"more than {DEEPEST} nested braces")
-            stack.append(Opened(sign + head.group(), group_of(head), [[]]))
+            stack.append(OpenGroup(sign + head.group(), group_of(head), [[]]))
             last = head.end()
         elif sign == "}" and len(stack) > 1:
             closed = stack.pop()

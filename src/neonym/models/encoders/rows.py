@@ -35,7 +35,7 @@ class _Read(torch.autograd.Function):
 
 
 def exact(device: torch.device) -> torch.dtype:
-    """Return the most precise dtype that a device supports."""
+    """Return the most precise floating-point dtype that a device supports."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
@@ -57,15 +57,16 @@ class EmbeddingWithRows(nn.Module):
         if not self.rows:
             return base
         rows = torch.cat([_Read.apply(r) if isinstance(r, Rows) else r for r in self.rows])  # pyright: ignore
-        # Unlike indexing, it sums gradients in a fixed order
+        # Unlike indexing, `embedding` sums gradients in a fixed order
         learned = F.embedding((ids - self.vocab).clamp(min=0), rows)
         return torch.where((ids >= self.vocab)[..., None], learned.to(base.dtype), base)
 
 
 def nearest_tokens(table: Tensor, rows: Tensor, count: int, special: Collection[int]) -> Tensor:
-    """Return the words of a vocabulary `table` [V,W] with the highest cosine similarity to `rows` [n,W].
+    """Return the ids, int64 [n,count], of the tokens whose vectors are most similar to `rows` [n,W].
 
-    The result holds ids, int64 [n,count]. The `special` ids, which are not words, are left out.
+    The similarity to the vectors in `table` [V,W] is that of the cosine. The `special` ids, which are not words, are
+    left out.
     """
     unit = nn.functional.normalize
     words = torch.tensor([i for i in range(len(table)) if i not in special], device=table.device)

@@ -58,7 +58,7 @@ def recognises(header: Header) -> bool:
 def configs_of(header: Header, name: str, hints: CheckpointHints) -> Configs:
     """Return the configs that a Diffusers folder of this model would have.
 
-    Raise ModelError if the checkpoint is incomplete or of an unsupported model.
+    Raises ModelError if the checkpoint is incomplete or of an unsupported model.
     """
     parts = {"U-Net": header.has(UNET), "VAE": hints.other_vae or header.has(VAE)}
     missing = [part for part, found in parts.items() if not found]
@@ -80,7 +80,7 @@ def configs_of(header: Header, name: str, hints: CheckpointHints) -> Configs:
 def described(header: Header, variant: Variant, name: str, prediction: tuple[str, str]) -> Configs:
     """Return the configs of a checkpoint of this variant.
 
-    `prediction` is the prediction type and where it was read. Raise ModelError for a related model that is unsupported,
+    `prediction` is the prediction type and where it was read. Raises ModelError for a related model that is unsupported,
     and KeyError, IndexError, StopIteration, ValueError or TypeError if weights are missing or have other shapes.
     """
     unet = unet_config(header, variant)
@@ -107,7 +107,7 @@ def prefixes(family: str) -> dict[str, str]:
 
 
 def variant_of(header: Header, name: str) -> Variant:
-    """Return the variant whose text encoders a checkpoint has. Raise ModelError if there is none."""
+    """Return the variant whose text encoders a checkpoint has. Raises ModelError if there is none."""
     for variant in VARIANTS:
         if all(has_encoder(header, start) for start in variant.texts.values()):
             return variant

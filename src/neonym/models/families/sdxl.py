@@ -20,7 +20,7 @@ from neonym.models.family import Configs, Family, LatentSpec, Recognised
 
 
 def recognise(configs: Configs, name: str) -> Recognised | None:
-    """Return the facts about an SDXL model, or None for any other model. Raise ModelError, TypeError, ValueError."""
+    """Return the facts about an SDXL model, or None for any other model. Raises ModelError, TypeError, ValueError."""
     both = FIRST.name in configs and SECOND.name in configs
     if not predicts_noise_or_v(configs, name) or not both or not reads_sizes(configs[UNET.part]):
         return None

@@ -10,8 +10,6 @@ from torch import Tensor
 from neonym.models.encoders.clip import Keep, emphasised, join_chunks
 from neonym.models.families.unet import FIRST, SECOND
 from neonym.models.families.unet_network import UNetModel, load_as
-
-# Called by loading/assemble.py
 from neonym.models.families.unet_network import from_original_names as from_original_names
 from neonym.models.source import ModelSource
 from neonym.models.text_side import TextSide
@@ -63,7 +61,7 @@ def load(
 ) -> StableDiffusionXL:
     """Load an SDXL model.
 
-    `clip_skip` is ignored, since SDXL always reads the second-to-last layer. Raise ModelError.
+    `clip_skip` is ignored, since SDXL always reads the second-to-last layer. Raises ModelError.
     """
     del clip_skip
     return load_as(StableDiffusionXL, source, StableDiffusionXLText, device, dtype, tokenizers=tokenizers)

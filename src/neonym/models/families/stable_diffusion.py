@@ -25,7 +25,7 @@ from neonym.models.family import Configs, Family, LatentSpec, Recognised
 def recognise_first(configs: Configs, name: str) -> Recognised | None:
     """Return the facts about a Stable Diffusion 1.x model, or None for any other.
 
-    Raise ModelError, TypeError, ValueError.
+    Raises ModelError, TypeError, ValueError.
     """
     return unet_facts(configs, 64) if is_stable_diffusion(configs, name) and not has_open_clip(configs) else None
 
@@ -33,13 +33,13 @@ def recognise_first(configs: Configs, name: str) -> Recognised | None:
 def recognise_second(configs: Configs, name: str) -> Recognised | None:
     """Return the facts about a Stable Diffusion 2.x model, or None for any other.
 
-    Raise ModelError, TypeError, ValueError.
+    Raises ModelError, TypeError, ValueError.
     """
     return unet_facts(configs, 64) if is_stable_diffusion(configs, name) and has_open_clip(configs) else None
 
 
 def is_stable_diffusion(configs: Configs, name: str) -> bool:
-    """Return whether a model has a single CLIP text encoder and a U-Net with no other conditions. Raise ModelError."""
+    """Return whether a model has a single CLIP text encoder and a U-Net with no other conditions. Raises ModelError."""
     unet, text = configs.get(UNET.part, {}), configs.get(FIRST.name, {})
     single = SECOND.name not in configs and all(unet.get(condition) is None for condition in MORE_CONDITIONS)
     return predicts_noise_or_v(configs, name) and single and text.get("model_type") == "clip_text_model"

@@ -10,8 +10,6 @@ from torch import Tensor
 from neonym.models.encoders.clip import Keep, clip_hidden, emphasised, join_chunks
 from neonym.models.families.unet import FIRST
 from neonym.models.families.unet_network import UNetModel, load_as
-
-# Called by loading/assemble.py
 from neonym.models.families.unet_network import from_original_names as from_original_names
 from neonym.models.source import ModelSource
 from neonym.models.text_side import TextSide
@@ -46,6 +44,6 @@ class StableDiffusion(UNetModel):
 def load(
     source: ModelSource, tokenizers: dict[str, WordTokenizer], device: torch.device, dtype: torch.dtype, clip_skip: int
 ) -> StableDiffusion:
-    """Load a Stable Diffusion 1.x or 2.x model. Raise ModelError if its weights cannot be read."""
+    """Load a Stable Diffusion 1.x or 2.x model. Raises ModelError if its weights cannot be read."""
     text = StableDiffusionText
     return load_as(StableDiffusion, source, text, device, dtype, tokenizers=tokenizers, clip_skip=clip_skip)

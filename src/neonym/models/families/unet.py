@@ -18,7 +18,7 @@ SECOND = EncoderSpec(
     "text_encoder_2", "CLIPTextModelWithProjection", "clip_g", ("text_encoders_1", "text_encoder_2"), width=1280,
     id_zero_pads=True,
 )  # fmt: skip
-# Config keys of further U-Net conditions, as unCLIP has
+# Config keys of conditions besides the text, such as those of unCLIP
 MORE_CONDITIONS = ("addition_embed_type", "class_embed_type", "num_class_embeds")
 PIXELS = 8  # pixels of an image's side per latent pixel
 OTHER_SCHEDULES = ("EDM", "FlowMatch")  # Playground 2.5, CosXL, rectified flows
@@ -27,7 +27,7 @@ OTHER_SCHEDULES = ("EDM", "FlowMatch")  # Playground 2.5, CosXL, rectified flows
 def predicts_noise_or_v(configs: Configs, name: str) -> bool:
     """Return whether the U-Net reads a noised latent and text, and predicts noise or v.
 
-    Raise ModelError for related models that cannot generate from text alone: inpainting models, refiners.
+    Raises ModelError for related models that cannot generate from text alone: inpainting models, refiners.
     """
     unet = configs.get(UNET.part, {})
     if unet.get("_class_name") != UNET.module:

@@ -41,7 +41,7 @@ def load_as(
 ) -> AnyModel:  # fmt: skip
     """Return a model of the class `kind` with its weights, and a text side of the class `text` with `text_options`.
 
-    Raise ModelError if weights or configs cannot be read.
+    Raises ModelError if weights or configs cannot be read.
     """
     parts = load_parts(source, device, dtype)
     encoders: Any = {name: parts[name] for name in source.encoders}
@@ -52,7 +52,7 @@ def load_as(
 
 
 def noise_schedule(source: ModelSource) -> Any:
-    """Return the noise schedule that the model was trained with. Raise ModelError if its config is invalid."""
+    """Return the noise schedule that the model was trained with. Raises ModelError if its config is invalid."""
     try:
         return diffusers.DDPMScheduler.from_config(source.configs["scheduler"])
     except Exception as error:  # an invalid config can fail in any way

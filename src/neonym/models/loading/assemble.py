@@ -27,7 +27,7 @@ SHOWN = 3  # weights named in a message
 
 
 def class_named(name: str) -> Any:
-    """Return a class of diffusers or transformers, or the one at a dotted path. Raise AttributeError or ImportError."""
+    """Return a class of diffusers or transformers, or that at a dotted path. Raises AttributeError or ImportError."""
     module, _, name = name.rpartition(".")
     if module:
         return getattr(import_module(module), name)
@@ -50,7 +50,7 @@ def empty(kind: str, config: dict[str, Any]) -> nn.Module:
 
 
 def load_part(source: ModelSource, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """Return a part with its weights, copied only if they change precision or device. Raise ModelError."""
+    """Return a part with its weights, copied only if they change precision or device. Raises ModelError."""
     kind, weights = source.kinds[part], source.weights[part]
     module = empty(kind, source.configs[part])
     tensors = {n: t for file in weights.files for n, t in read_tensors(file, (weights.start,)).items()}
@@ -101,7 +101,7 @@ def not_finite(kind: str, weights: Weights, dtype: torch.dtype) -> ModelError:
 def token_table(weights: Weights) -> Tensor:
     """Return the token table of a text encoder, float32 [V,W].
 
-    Only the table is read. Raise ModelError if there is none.
+    Only the table is read. Raises ModelError if there is none.
     """
     for file in weights.files:
         for name, tensor in read_tensors(file, (weights.start,)).items():
@@ -123,7 +123,7 @@ def check_part(source: ModelSource, part: str, shapes: Mapping[str, tuple[int, .
 def fitting(source: ModelSource, part: str, module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors under the module's names, without those that nothing uses.
 
-    Raise ModelError if weights are missing or have other shapes, or if a denoiser has unknown weights (it is then a
+    Raises ModelError if weights are missing or have other shapes, or if a denoiser has unknown weights (it is then a
     denoiser of another architecture).
     """
     kind, where, wanted = source.kinds[part], str(source.weights[part].files[0]), module.state_dict()

@@ -90,7 +90,7 @@ def incomplete_parts(folder: Path, parts: Iterable[str]) -> list[str]:
 
 
 def weights_in(folder: Path, name: str, variant: str | None = None) -> Weights:
-    """Return the weights of the part in `folder`. Raise ModelError, with the model's `name`, if files are missing."""
+    """Return the weights of the part in `folder`. Raises ModelError, with the model's `name`, if files are missing."""
     form = form_in(folder, order_of(variant))
     if form is None:
         what = f"has no weights in `{folder.name}` (such as {usual_name(folder.name)})"
@@ -103,7 +103,7 @@ def weights_in(folder: Path, name: str, variant: str | None = None) -> Weights:
 
 
 def folder_weights(folder: Path, parts: Iterable[str], name: str, variant: str | None = None) -> dict[str, Weights]:
-    """Return the weights of each of `parts`. Raise ModelError if files are missing."""
+    """Return the weights of each of `parts`. Raises ModelError if files are missing."""
     return {part: weights_in(folder / part, name, variant) for part in parts}
 
 
@@ -116,7 +116,7 @@ def check_variant(weights: dict[str, Weights], name: str, variant: str | None) -
 
 
 def diffusers_configs(folder: Path, name: str) -> dict[str, dict[str, Any]]:
-    """Return the config of every component. Raise ModelError if it is not a Diffusers folder."""
+    """Return the config of every component. Raises ModelError if it is not a Diffusers folder."""
     if not (folder / "model_index.json").is_file():
         if (folder.parent / "model_index.json").is_file():
             raise ModelError("is a part of a Diffusers folder", name, f"Name the whole folder: {folder.parent}")
@@ -129,7 +129,7 @@ def diffusers_configs(folder: Path, name: str) -> dict[str, dict[str, Any]]:
 
 
 def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the configs by component, and those at the top of the folder by file name. Raise ModelError."""
+    """Return the configs by component, and those at the top of the folder by file name. Raises ModelError."""
     own = (folder / name for name in OWN_CONFIGS)
     parts = (folder.glob("*/config.json"), folder.glob("*/scheduler_config.json"), filter(Path.is_file, own))
     configs = {}
@@ -139,7 +139,7 @@ def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """Return the object in a JSON file. Raise ModelError if it cannot be read."""
+    """Return the object in a JSON file. Raises ModelError if it cannot be read."""
     try:
         content = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:

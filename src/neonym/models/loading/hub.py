@@ -30,7 +30,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def config_folder(name: str, offline: bool) -> Path:
-    """Return the folder of a model's configs and tokenizers, downloaded if necessary. Raise ModelError."""
+    """Return the folder of a model's configs and tokenizers, downloaded if necessary. Raises ModelError."""
     folder = cached(name, INDEX)
     if folder is not None and not missing_configs(folder):
         return folder
@@ -41,7 +41,7 @@ def config_folder(name: str, offline: bool) -> Path:
 
 
 def config_names(name: str, names: Sequence[str]) -> list[str]:
-    """Return the names of the configs and tokenizers. Raise ModelError if the repository is not a Diffusers folder."""
+    """Return the names of the configs and tokenizers. Raises ModelError if the repository is not a Diffusers folder."""
     if INDEX not in names:
         files = [n for n in names if "/" not in n and n.lower().endswith(ENDINGS)]
         fix = f"Download one of its files and name it: {', '.join(files[:5])}" if files else "Check the name"
@@ -64,7 +64,7 @@ def missing_configs(folder: Path) -> list[str]:
 def fetch_weights(name: str, folder: Path, orders: dict[str, tuple[str | None, ...]], variant: str | None) -> None:
     """Download one form of each part's weights to the folder of its configs.
 
-    `orders` maps parts to variants in order of preference; `variant` is the requested one. Raise ModelError.
+    `orders` maps parts to variants in order of preference; `variant` is the requested one. Raises ModelError.
     """
 
     def wanted(names: Sequence[str]) -> list[str]:
@@ -82,7 +82,7 @@ def fetch_weights(name: str, folder: Path, orders: dict[str, tuple[str | None, .
 
 
 def vae_folder(name: str, offline: bool) -> Path:
-    """Return the folder of a repository's VAE, on its own or in a whole model. Raise ModelError."""
+    """Return the folder of a repository's VAE, on its own or in a whole model. Raises ModelError."""
     for start in ("", "vae/"):
         folder = cached(name, f"{start}config.json")
         if folder is not None and choose(p.name for p in (folder / start).iterdir()) is not None:
@@ -120,7 +120,7 @@ def not_cached(name: str, missing: Sequence[str]) -> ModelError:
 def fetch(name: str, choose_names: Choose, revision: str | None = None) -> Path:
     """Download the files that `choose_names` selects, except for cached ones, and return their folder.
 
-    Raise ModelError.
+    Raises ModelError.
     """
     from huggingface_hub import HfApi, snapshot_download
 

@@ -42,9 +42,9 @@ def identify(
 ) -> ModelSource:
     """Recognise a model by its configs, or by the names and shapes in its file.
 
-    Of the weights, only a sample of the vocabulary is read. The network is used only for hub IDs (owner/name), and only
-    for files that are not in the user's cache. `variant` (such as "fp16") selects weights in a Diffusers folder, where
-    a part has it. Raise ModelError if the model is unsupported, incomplete or damaged.
+    No weights are read except a sample of the vocabulary. The network is used only for hub IDs (owner/name), and only
+    for files that are not in the user's cache. `variant` (such as "fp16") selects the weights of those parts of a
+    Diffusers folder that have it. Raises ModelError if the model is unsupported, incomplete or damaged.
     """
     path, own_vae = Path(name), vae_path(vae, offline)
     if path.is_file():
@@ -75,7 +75,7 @@ def identify(
 def layout_of(header: Header, name: str) -> CheckpointLayout:
     """Return the layout that recognises a checkpoint, or the first one, which reports what is missing.
 
-    Raise ModelError.
+    Raises ModelError.
     """
     layouts = checkpoint_layouts()
     fitting = next((layout for layout in layouts if layout.recognises(header)), None)
@@ -95,7 +95,7 @@ def with_spread(source: ModelSource) -> ModelSource:
 
 
 def folder_of(name: str, offline: bool) -> Path:
-    """Return the folder of a model that is not a file. Raise ModelError."""
+    """Return the folder of a model that is not a file. Raises ModelError."""
     if name.startswith("builtin:"):
         path = BUILTIN_MODELS / name.removeprefix("builtin:")
         if not path.is_dir():
@@ -113,7 +113,7 @@ def text_beside(file: Path) -> str:
 
 
 def checkpoint_file(path: Path) -> Path:
-    """Return the path of a checkpoint. Raise ModelError if its extension is not that of one."""
+    """Return the path of a checkpoint. Raises ModelError if its extension is not that of one."""
     if path.suffix.lower() not in ENDINGS:
         raise ModelError(f"is not a checkpoint ({', '.join(ENDINGS)})", str(path))
     return path
@@ -122,7 +122,7 @@ def checkpoint_file(path: Path) -> Path:
 def vae_path(name: str | None, offline: bool = False) -> Path | None:
     """Return the path of a separate VAE, given as a file, a folder, a folder that contains it, or a hub ID.
 
-    Raise ModelError.
+    Raises ModelError.
     """
     if name is None:
         return None
@@ -138,7 +138,7 @@ def vae_path(name: str | None, offline: bool = False) -> Path | None:
 
 
 def other_vae(source: ModelSource, path: Path) -> tuple[dict[str, Any], Weights]:
-    """Return the config and the weights of the separate VAE. Raise ModelError if it does not fit the model."""
+    """Return the config and the weights of the separate VAE. Raises ModelError if it does not fit the model."""
     own = source.family.latents
     if path.is_dir():
         config = read_config(path / "config.json")
@@ -166,7 +166,7 @@ def latents_of(source: ModelSource) -> LatentSpec:
 
 
 def available_weights(source: ModelSource) -> dict[str, Weights]:
-    """Return the weights in a Diffusers folder, or none if a hub ID's are not all downloaded. Raise ModelError."""
+    """Return the weights in a Diffusers folder, or none if a hub model's are incomplete. Raises ModelError."""
     parts = source.own_parts
     missing = incomplete_parts(source.folder, parts) if source.on_hub else []
     if missing and source.offline:
@@ -195,7 +195,7 @@ def check_weights(source: ModelSource, shapes: dict[Path, Mapping[str, tuple[int
 def check_part_once(source: ModelSource, part: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Return True if a part can be assembled.
 
-    Raise ModelError if not. The result is cached, as imports take seconds.
+    Raises ModelError otherwise. The result is cached, as imports take seconds.
     """
     from neonym.models.loading.assemble import check_part
 
@@ -207,7 +207,7 @@ def with_weights(source: ModelSource, half: bool = False) -> ModelSource:
     """Return a hub model with its weights downloaded, and any other model unchanged.
 
     Weights that are not in the cache, or only in too low a precision, are downloaded in the smallest sufficient form:
-    in half precision if `half`, except for the VAE. Raise ModelError.
+    in half precision if `half`, except for the VAE. Raises ModelError.
     """
     if not source.on_hub or source.offline:
         return source

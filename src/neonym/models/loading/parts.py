@@ -17,7 +17,7 @@ from neonym.models.vae import Vae
 def load_parts(source: ModelSource, device: torch.device, dtype: torch.dtype) -> dict[str, nn.Module]:
     """Return the parts of a model; each is on its device before the next is read.
 
-    The VAE is float32. Raise ModelError.
+    The VAE is float32. Raises ModelError.
     """
     quiet_libraries()
     parts = {}
@@ -64,8 +64,8 @@ def quiet_libraries() -> None:
 def moved_to_device(module: nn.Module, device: torch.device) -> nn.Module:
     """Return a part on its device. On a CPU it is made batch-invariant.
 
-    Convolutions on a CPU are faster with channels last. fp16 weights, which a CPU does not compute with, stay in the
-    memory-mapped file instead.
+    On a CPU, convolutions are faster with channels last. Only fp16 weights keep their layout, so that they stay in the
+    memory-mapped file: a CPU does not compute with them.
     """
     if device.type == "cpu":
         make_batch_invariant(module)

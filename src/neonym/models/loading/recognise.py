@@ -16,7 +16,7 @@ from neonym.models.source import ModelSource
 
 
 def source_of(name: str, folder: Path, configs: Configs) -> ModelSource:
-    """Return the source of a model, with the first family that recognises it. Raise ModelError if none does."""
+    """Return the source of a model, with the first family that recognises it. Raises ModelError if none does."""
     for family in families():
         try:
             facts = family.recognise(configs, name)
@@ -47,7 +47,7 @@ def source_of(name: str, folder: Path, configs: Configs) -> ModelSource:
 
 
 def spread_in_config(configs: Configs) -> float:
-    """Return the vocabulary's spread in the model's neonym.json, or CLIP ViT-L's. Raise ValueError if it is invalid."""
+    """Return the vocabulary's spread from the model's neonym.json, or CLIP ViT-L's. Raises ValueError if invalid."""
     spread = float(configs.get("neonym", {}).get("word_spread", PUBLISHED_SPREAD))
     if not 0 < spread < float("inf"):
         raise ValueError(f"neonym.json: `word_spread` cannot be {spread}")

@@ -16,7 +16,7 @@ def vae_config(
 ) -> dict[str, Any]:  # fmt: skip
     """Return the config of a VAE from the shapes of its weights, whose names have the prefix `start`.
 
-    The names are CompVis' original ones or those of diffusers. Raise KeyError if weights are missing.
+    The names are CompVis' original ones or those of diffusers. Raises KeyError if weights are missing.
     """
     level = re.compile(
         re.escape(start) + r"encoder\.(?:down\.(\d+)\.block|down_blocks\.(\d+)\.resnets)\.0\.conv1\.weight"
@@ -35,6 +35,6 @@ def vae_config(
 def latent_channels(header: Header, start: str) -> int:
     """Return the number of latent channels: half of the encoder's output, which is means and log-variances.
 
-    Raise KeyError if the layer is missing.
+    Raises KeyError if the layer is missing.
     """
     return header.shapes[f"{start}encoder.conv_out.weight"][0] // 2

@@ -45,6 +45,6 @@ def sample_rows(file: Path, start: str) -> np.ndarray | None:
             offset = HEADER_SIZE + size + tensor["data_offsets"][0]
             table = np.memmap(file, DTYPES[kind], "r", offset, shape)  # [V,W]
             rows = np.array(table[:: max(1, shape[0] // ROWS)])
-            # Bf16: the upper half of a float32
+            # A bf16 number is the upper half of a float32
             return (rows.astype("<u4") << 16).view("<f4") if kind == "BF16" else rows
     return None

@@ -69,7 +69,7 @@ def is_safetensors(file: Path) -> bool:
 
 
 def read_header(file: Path) -> Header:
-    """Return the names and shapes in a file. Raise ModelError if it is damaged or would run code."""
+    """Return the names and shapes in a file. Raises ModelError if it is damaged or would run code."""
     if is_safetensors(file):
         try:
             with safe_open(file, framework="np") as opened:
@@ -82,7 +82,7 @@ def read_header(file: Path) -> Header:
 
 
 def read_pickled(file: Path) -> dict[str, Tensor]:
-    """Return the tensors in a pickle, which stay on disk until used. No code in it is run. Raise ModelError."""
+    """Return the tensors in a pickle, which stay on disk until used. No code in it is run. Raises ModelError."""
     import torch
 
     placeholders: list[Any] = [(type(name.rpartition(".")[2], (Placeholder,), {}), name) for name in INERT]
@@ -99,14 +99,14 @@ def read_pickled(file: Path) -> dict[str, Tensor]:
 
 
 def stays_on_disk(file: Path) -> bool:
-    """Return whether tensors of a file are read one at a time, when used. Raise ValueError or OSError."""
+    """Return whether tensors of a file are read one at a time, when used. Raises ValueError or OSError."""
     return is_safetensors(file) or is_plain_archive(file)
 
 
 def is_plain_archive(file: Path) -> bool:
     """Return whether tensors of a pickle can stay on disk, unlike in the old serialisation.
 
-    Raise ValueError or OSError.
+    Raises ValueError or OSError.
     """
     try:
         if not zipfile.is_zipfile(file):
@@ -132,7 +132,7 @@ def named_tensors(table: dict[Any, Any], start: str) -> Iterator[tuple[str, Tens
 
 
 def read_tensors(file: Path, starts: tuple[str, ...]) -> dict[str, Tensor]:
-    """Return the tensors whose names have one of the prefixes `starts`. Raise ModelError if the file is damaged."""
+    """Return the tensors whose names have one of the prefixes `starts`. Raises ModelError if the file is damaged."""
     if not is_safetensors(file):
         return {name: tensor for name, tensor in read_pickled(file).items() if name.startswith(starts)}
     try:

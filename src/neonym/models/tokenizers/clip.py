@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 
 from neonym.models.tokenizers.word_tokenizer import Ids, WordTokenizer
 from neonym.text.words import clean
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 CHUNK = 75  # ids in a chunk, without start and end
 MOST_CHUNKS = 8  # chunks in a prompt
@@ -26,15 +22,6 @@ class ClipTokenizer:
     start: int
     end: int
     pad: int
-
-    def for_pipeline(self) -> PreTrainedTokenizerFast:
-        """Return a copy for diffusers' pipelines, which may change its settings."""
-        from transformers import PreTrainedTokenizerFast
-
-        ends = {name: self.backend.id_to_token(i) for name, i in (("bos_token", self.start), ("eos_token", self.end))}
-        copy = PreTrainedTokenizerFast(tokenizer_object=self.backend, model_max_length=CHUNK + 2, **ends)
-        copy.pad_token_id = self.pad
-        return copy
 
 
 @dataclass
@@ -58,36 +45,36 @@ class ClipWordTokenizer(WordTokenizer):
         """Return text as CLIP cleans it: with its encoding fixed, in lower case, with single spaces."""
         return clean(text)
 
-    def pieces(self, text: str) -> list[int]:
+    def token_ids(self, text: str) -> list[int]:
         """Return the ids of text without new words, without start and end.
 
-        CLIP splits at spaces first, so the ids of each part are cached: fifty times faster than encoding whole texts.
+        CLIP splits at spaces first, so the ids of each word are cached: fifty times faster than encoding whole texts.
         """
-        return [piece for part in text.split() for piece in self.cached_ids.get(part) or self.looked_up(part)]
+        return [token for word in text.split() for token in self.cached_ids.get(word) or self.looked_up(word)]
 
-    def looked_up(self, part: str) -> list[int]:
+    def looked_up(self, word: str) -> list[int]:
         """Return the ids of text without spaces, and cache them."""
-        self.cached_ids[part] = self.clip.backend.encode(part, add_special_tokens=False).ids
-        return self.cached_ids[part]
+        self.cached_ids[word] = self.clip.backend.encode(word, add_special_tokens=False).ids
+        return self.cached_ids[word]
 
-    def read(self, piece: int) -> str:
+    def read(self, token: int) -> str:
         """Return the text of an id, without the mark at the end of a word."""
-        return str(self.clip.backend.id_to_token(piece)).removesuffix("</w>")
+        return str(self.clip.backend.id_to_token(token)).removesuffix("</w>")
 
     def __call__(self, text: str) -> Ids:
-        """Return the ids of a caption, truncated to `parts` chunks, each with start, end and padding."""
+        """Return the ids of a caption, in at most `chunks` chunks, each with start, end and padding."""
         found = super().__call__(text)
-        if self.parts > 1:
+        if self.chunks > 1:
             self.match_sdscripts_edges(found.ids, row_is_full=len(self.with_emphasis(text)) >= self.room)
         return found
 
-    def laid_out(self, parts: Sequence[Sequence[tuple[int, float]]]) -> tuple[list[list[int]], list[list[float]]]:
+    def laid_out(self, chunks: Sequence[Sequence[tuple[int, float]]]) -> tuple[list[list[int]], list[list[float]]]:
         """Return the ids and the emphasis, each [K,77], of K chunks of up to 75 (id, emphasis)."""
         rows, emphasis = [], []
-        for part in parts:
-            empty = CHUNK - len(part)
-            rows.append([self.clip.start, *(token for token, _ in part), self.clip.end] + [self.clip.pad] * empty)
-            emphasis.append([1.0, *(weight for _, weight in part), 1.0] + [1.0] * empty)
+        for chunk in chunks:
+            empty = CHUNK - len(chunk)
+            rows.append([self.clip.start, *(token for token, _ in chunk), self.clip.end] + [self.clip.pad] * empty)
+            emphasis.append([1.0, *(weight for _, weight in chunk), 1.0] + [1.0] * empty)
         return rows, emphasis
 
     def match_sdscripts_edges(self, ids: list[list[int]], row_is_full: bool) -> None:

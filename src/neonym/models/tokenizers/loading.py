@@ -23,7 +23,7 @@ CLIP = BUILTIN_MODELS / "emoji" / "tokenizer"  # the complete vocabulary of CLIP
 
 
 def load_tokenizers(source: ModelSource, max_token_length: int = CHUNK) -> dict[str, WordTokenizer]:
-    """Return the tokenizer of each text encoder. CLIP captions have up to `max_token_length` ids. Raise ModelError."""
+    """Return the tokenizer of each text encoder. CLIP captions have up to `max_token_length` ids. Raises ModelError."""
     found = {}
     for encoder in source.family.encoders:
         try:

@@ -37,19 +37,19 @@ class SequenceWordTokenizer(WordTokenizer):
         """Return the text with single spaces."""
         return " ".join(text.split())
 
-    def pieces(self, text: str) -> list[int]:
+    def token_ids(self, text: str) -> list[int]:
         """Return the ids of text without new words, without the end."""
         return self.tokenizer.encode(text.strip(), add_special_tokens=False).ids if text.strip() else []
 
-    def read(self, piece: int) -> str:
+    def read(self, token: int) -> str:
         """Return the text of an id, without the mark at the start of a word."""
-        return str(self.tokenizer.id_to_token(piece)).removeprefix("\u2581")
+        return str(self.tokenizer.id_to_token(token)).removeprefix("\u2581")
 
-    def laid_out(self, parts: Sequence[Sequence[tuple[int, float]]]) -> tuple[list[list[int]], list[list[float]]]:
-        """Return the ids and the emphasis, each [1,L], of one part of (id, emphasis), with end and padding."""
+    def laid_out(self, chunks: Sequence[Sequence[tuple[int, float]]]) -> tuple[list[list[int]], list[list[float]]]:
+        """Return the ids and the emphasis, each [1,L], of one chunk of (id, emphasis), with end and padding."""
         rows, emphasis = [], []
-        for part in parts[: self.most_parts]:
-            empty = self.part - len(part)
-            rows.append([*(token for token, _ in part), self.end] + [self.pad] * empty)
-            emphasis.append([*(weight for _, weight in part), 1.0] + [1.0] * empty)
+        for chunk in chunks[: self.most_chunks]:
+            empty = self.chunk_size - len(chunk)
+            rows.append([*(token for token, _ in chunk), self.end] + [self.pad] * empty)
+            emphasis.append([*(weight for _, weight in chunk), 1.0] + [1.0] * empty)
         return rows, emphasis

@@ -2,6 +2,9 @@
 
 The vocabulary is not changed: the text is split at the words, and their row ids are inserted, so there are no helper
 tokens that could collide with anything.
+
+A token is an entry of the vocabulary, or one vector of a new word; its id is its number. A piece is a stretch of text
+with one emphasis. A chunk is what an encoder reads at once: up to 75 ids for CLIP.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from tokenizers import Tokenizer
 from neonym.text.emphasis import parse_emphasis
 from neonym.text.words import clean, whole_word
 
-Part = list[tuple[int, float]]  # (id, emphasis)
+Chunk = list[tuple[int, float]]  # (id, emphasis)
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,9 @@ class WordTokenizer(ABC):
     """A tokenizer with new words, whose row ids follow those of its vocabulary."""
 
     vocab: int  # V: rows of the encoder's token table
-    part: int  # ids in a part of a text, without its start and end
-    parts: int = 1  # K: parts that a caption may have
-    most_parts: int = 1  # parts that the encoder can read
+    chunk_size: int  # ids in a chunk, without its start and end
+    chunks: int = 1  # K: chunks that a caption may have
+    most_chunks: int = 1  # chunks that the encoder can read
     reads_emphasis: bool = False  # read (text:1.3) as emphasis
     words: dict[str, range] = field(default_factory=dict)  # word in lower case -> its ids, all from V on
 
@@ -50,7 +53,7 @@ class WordTokenizer(ABC):
         """The ids of the vocabulary that are not text, such as its end."""
 
     @abstractmethod
-    def pieces(self, text: str) -> list[int]:
+    def token_ids(self, text: str) -> list[int]:
         """Return the ids of text without new words, without start and end."""
 
     @abstractmethod
@@ -58,15 +61,15 @@ class WordTokenizer(ABC):
         """Return text in the form that the tokenizer splits, in which new words are searched in any case."""
 
     @abstractmethod
-    def laid_out(self, parts: Sequence[Sequence[tuple[int, float]]]) -> tuple[list[list[int]], list[list[float]]]:
-        """Return the ids and the emphasis of K parts, each [K,L], with start, end and padding."""
+    def laid_out(self, chunks: Sequence[Sequence[tuple[int, float]]]) -> tuple[list[list[int]], list[list[float]]]:
+        """Return the ids and the emphasis of K chunks, each [K,L], with start, end and padding."""
 
     @abstractmethod
-    def read(self, piece: int) -> str:
+    def read(self, token: int) -> str:
         """Return the text of an id."""
 
     def add_word(self, token: str, rows: int) -> None:
-        """Give `token` the next `rows` ids. Raise ValueError if it already has ids."""
+        """Give `token` the next `rows` ids. Raises ValueError if it already has ids."""
         word = clean(token)
         if word in self.words:
             raise ValueError(f"the word {token!r} already exists")
@@ -76,19 +79,19 @@ class WordTokenizer(ABC):
     def remove_word(self, token: str) -> None:
         """Remove `token`, which must be the word added last so that other ids stay valid.
 
-        Raise ValueError otherwise.
+        Raises ValueError otherwise.
         """
         word = clean(token)
         if word != next(reversed(self.words), None):
             raise ValueError(f"the word {token!r} is not the one added last")
         del self.words[word]
 
-    def pieces_of(self, text: str) -> list[int]:
+    def ids_of(self, text: str) -> list[int]:
         """Return the ids of text as its user wrote it, without start and end; none if the tokenizer ignores it all."""
-        return self.pieces(self.cleaned(text))
+        return self.token_ids(self.cleaned(text))
 
-    def has_piece(self, text: str) -> bool:
-        """Return whether the vocabulary has exactly this piece."""
+    def has_token(self, text: str) -> bool:
+        """Return whether the vocabulary has exactly this token."""
         return self.backend.token_to_id(text) is not None
 
     def spelled(self, ids: Iterable[Iterable[int]]) -> list[list[str]]:
@@ -105,20 +108,20 @@ class WordTokenizer(ABC):
     @property
     def room(self) -> int:
         """The number of ids of a caption that fit."""
-        return self.part * self.parts
+        return self.chunk_size * self.chunks
 
     def surely_fits(self, text: str, spare: int = 0) -> bool:
         """Return whether all of `text` fits, even with `spare` more ids. Brackets of emphasis count as text."""
         return len(self.flat(text)) + spare <= self.room
 
     def cut_off(self, text: str) -> list[int]:
-        """Return the ids of `text` that do not fit. Raise ValueError if an emphasis is not a number."""
+        """Return the ids of `text` that do not fit. Raises ValueError if an emphasis is not a number."""
         return [token for token, _ in self.with_emphasis(text)[self.room :]]
 
-    def with_emphasis(self, text: str) -> Part:
-        """Return the ids of `text` with their emphasis. Raise ValueError if an emphasis is not a number."""
-        parts = parse_emphasis(text) if self.reads_emphasis else [(text, 1.0)]
-        return [(token, weight) for part, weight in parts for token in self.flat(part)]
+    def with_emphasis(self, text: str) -> list[tuple[int, float]]:
+        """Return the ids of `text` with their emphasis. Raises ValueError if an emphasis is not a number."""
+        pieces = parse_emphasis(text) if self.reads_emphasis else [(text, 1.0)]
+        return [(token, weight) for piece, weight in pieces for token in self.flat(piece)]
 
     def flat(self, text: str) -> list[int]:
         """Return the ids of `text`, with the row ids of new words."""
@@ -128,37 +131,38 @@ class WordTokenizer(ABC):
         """Yield the ids of `text`: those of a new word together, every other id on its own."""
         text, last = self.cleaned(text), 0
         for match in whole_word(tuple(self.words)).finditer(in_lower_case(text)) if self.words else ():
-            yield from ((piece,) for piece in self.pieces(text[last : match.start()]))
+            yield from ((token,) for token in self.token_ids(text[last : match.start()]))
             yield self.words[match.group()]
             last = match.end()
-        yield from ((piece,) for piece in self.pieces(text[last:]))
+        yield from ((token,) for token in self.token_ids(text[last:]))
 
-    def in_parts(self, pieces: Iterable[tuple[Sequence[str], float]]) -> list[Part]:
-        """Return a prompt split into parts.
+    def in_chunks(self, pieces: Iterable[tuple[Sequence[str], float]]) -> list[Chunk]:
+        """Return a prompt split into chunks.
 
-        Each piece has one emphasis and one or more texts; a part ends between two texts of a piece. A word whose
-        vectors do not fit into the rest of a part moves to the next part, as in AUTOMATIC1111. A word longer than a
-        part is split.
+        Each piece has one emphasis and one or more texts; a chunk ends between two texts of a piece. A word whose
+        vectors do not fit into the rest of a chunk moves to the next chunk, as in AUTOMATIC1111. A word longer than a
+        chunk is split.
         """
-        parts: list[Part] = [[]]
+        chunks: list[Chunk] = [[]]
         for texts, weight in pieces:
             for i, text in enumerate(texts):
                 if i:
-                    parts.append([])
+                    chunks.append([])
                 for tokens in self.whole(text) if text else ():
-                    if len(parts[-1]) + min(len(tokens), self.part) > self.part:
-                        parts.append([])
+                    if len(chunks[-1]) + min(len(tokens), self.chunk_size) > self.chunk_size:
+                        chunks.append([])
                     for token in tokens:
-                        if len(parts[-1]) == self.part:
-                            parts.append([])
-                        parts[-1].append((token, weight))
-        return parts
+                        if len(chunks[-1]) == self.chunk_size:
+                            chunks.append([])
+                        chunks[-1].append((token, weight))
+        return chunks
 
     def __call__(self, text: str) -> Ids:
-        """Return the ids of a caption, truncated to `parts` parts. Raise ValueError if an emphasis is not a number."""
+        """Return the ids of a caption, in at most `chunks` chunks. Raises ValueError if an emphasis is not a number."""
         flat = self.with_emphasis(text)
         kept, read = flat[: self.room], {token for token, _ in flat}
-        ids, emphasis = self.laid_out([kept[first : first + self.part] for first in range(0, self.room, self.part)])
+        starts = range(0, self.room, self.chunk_size)
+        ids, emphasis = self.laid_out([kept[start : start + self.chunk_size] for start in starts])
         learned = tuple(i for i, token in enumerate(token for row in ids for token in row) if token >= self.vocab)
         words = frozenset(word for word, own in self.words.items() if own.start in read)
         return Ids(ids, learned, emphasis, words)
