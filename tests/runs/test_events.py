@@ -207,6 +207,28 @@ def test_an_event_file_that_cannot_be_written_causes_one_warning(tmp_path):
     assert ["cannot be written" in note for note in notes_of(events)] == [True, False]
 
 
+def test_notes_have_the_level_that_they_are_emitted_with():
+    """The level does not follow from the text: a note may begin with any word, and problems keep their severity."""
+    events: list[Event] = []
+    dispatcher = Dispatcher([events.append])
+    dispatcher.note("warning lights are in all images")
+    dispatcher.warn("the disk is full")
+    dispatcher.result("mychar4: LEARNED")
+    assert events == [
+        Noted("info", "warning lights are in all images"),
+        Noted("warning", "warning: the disk is full"),
+        Noted("result", "mychar4: LEARNED"),
+    ]
+
+
+def test_the_problems_of_a_run_are_noted_with_their_severity(run_for):
+    run, events = run_for(max_train_steps=1, huber_c=0.3), []
+    train(run, [events.append])
+    levels = {note.text.partition(":")[0]: note.level for note in events if isinstance(note, Noted)}
+    assert (levels["warning"], levels["note"], levels["mychar4"]) == ("warning", "info", "result")
+    assert {"warning", "info", "result"} == {line["level"] for line in lines_of(run) if line["event"] == "note"}
+
+
 def test_the_events_page_is_up_to_date():
     from tools.events_page import PAGE, page
 

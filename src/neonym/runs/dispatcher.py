@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from neonym.errors import UserError
-from neonym.runs.events import Event, Listener, Noted, Opened
+from neonym.runs.events import Event, Level, Listener, Noted, Opened
 
 
 class Dispatcher:
@@ -29,13 +29,17 @@ class Dispatcher:
                     raise
                 self._report_failure(listener, error)
 
-    def note(self, text: str) -> None:
-        """Emit a note, with the level "warning" if its text begins with that word."""
-        self.emit(Noted("warning" if text.startswith("warning") else "info", text))
+    def note(self, text: str, level: Level = "info") -> None:
+        """Emit a note."""
+        self.emit(Noted(level, text))
+
+    def warn(self, text: str) -> None:
+        """Emit a note with the level "warning", whose text begins with that word."""
+        self.note(f"warning: {text}", "warning")
 
     def result(self, text: str) -> None:
         """Emit a note with the level "result", which is always shown."""
-        self.emit(Noted("result", text))
+        self.note(text, "result")
 
     def _report_failure(self, listener: Listener, error: Exception) -> None:
         """Emit a warning about a listener that raised, unless it has raised before."""
@@ -43,4 +47,4 @@ class Dispatcher:
             return
         self._failed.append(listener)
         name = getattr(listener, "__qualname__", type(listener).__name__)
-        self.note(f"warning: the listener {name} failed ({type(error).__name__}: {error}). Training continues.")
+        self.warn(f"the listener {name} failed ({type(error).__name__}: {error}). Training continues.")

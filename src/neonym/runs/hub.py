@@ -59,7 +59,7 @@ class HubUploads:
             files = sorted(path.iterdir()) if path.is_dir() else [path]
             contents = {file.relative_to(path.parent).as_posix(): file.read_bytes() for file in files}
         except OSError as error:  # it may have been removed
-            self.events.note(f"warning: {path} was not uploaded ({error.strerror})")
+            self.events.warn(f"{path} was not uploaded ({error.strerror})")
             return
         self.uploads += [self.queue.submit(self.send, name, content) for name, content in contents.items()]
         self.report(wait=not self.settings.async_upload)
@@ -70,7 +70,7 @@ class HubUploads:
         self.uploads = [upload for upload in self.uploads if upload not in ended]
         for upload in ended:
             if warning := upload.result():
-                self.events.note(warning)
+                self.events.warn(warning)
 
     def close(self) -> None:
         """Wait for all uploads, and end their thread."""
@@ -89,5 +89,5 @@ class HubUploads:
                 repo_type=self.settings.huggingface_repo_type, commit_message=f"Upload {target}",
             )  # fmt: skip
         except Exception as error:  # the library's, its HTTP library's, the system's
-            return f"warning: {target} was not uploaded ({error}); it is on the disk"
+            return f"{target} was not uploaded ({error}); it is on the disk"
         return ""

@@ -137,7 +137,7 @@ class Trackers:
                 write(tracker)
         except Exception as error:  # each tracker has errors of its own
             self.trackers = []
-            self.events.note(f"warning: logging ends ({error}). Training continues.")
+            self.events.warn(f"logging ends ({error}). Training continues.")
 
     def end(self) -> None:
         """Log the remaining steps, and close the trackers."""

@@ -53,7 +53,7 @@ def sample_if_due(run: Session) -> None:
     try:
         files = run.sample_renderer.render(run.model, run.state.concepts, tag)
     except Exception as error:  # whatever a sampler, a full disk or too small a GPU raises
-        run.events.note(f"warning: no sample images at {tag}: {error}")
+        run.events.warn(f"no sample images at {tag}: {error}")
         return
     run.events.emit(Sampled(run.state.step, tag, tuple(files), files[-1]))
 
@@ -76,7 +76,7 @@ def save_if_due(run: Session) -> None:
         if is_state:
             store.save_state(run.state)
     except (UserError, OSError) as error:  # a full disk, for example
-        run.events.note(f"warning: {error} Training continues; files saved earlier are intact.")
+        run.events.warn(f"{error} Training continues; files saved earlier are intact.")
         return
     for file in files:
         run.events.emit(Saved(done, file))

@@ -49,8 +49,10 @@ def train_plan(plan: TrainingPlan, events: Dispatcher, stop: Stop) -> Result:
     plan = replace(plan, run=with_precision(plan.run, plan.source, notes.append))
     accelerator = start_accelerator(plan.run, notes.append)
     events = events if accelerator.is_main_process else Dispatcher()
-    for note in [*notes, *(f"{problem.severity}: {problem}" for problem in plan.problems)]:
+    for note in notes:
         events.note(note)
+    for problem in plan.problems:
+        events.note(f"{problem.severity}: {problem}", "warning" if problem.severity == "warning" else "info")
     with accelerator.main_process_first():
         plan = replace(plan, source=with_weights(plan.source, weight_dtype(accelerator) != torch.float32))
     store = CheckpointStore(plan)
