@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from neonym.errors import UserError
+from neonym.errors import RefuseRun
 from neonym.runs.events import Event, Level, Listener, Noted, Opened
 
 
 class Dispatcher:
     """The caller of every listener with every event, in order.
 
-    If a listener raises, a warning is emitted once, and neither the run nor the other listeners are disturbed. Only a
-    `UserError` at `Opened` is raised further: it refuses the run.
+    If a listener raises, a warning is emitted once, and neither the run nor the other listeners are disturbed. Only
+    `RefuseRun` at `Opened` is raised further.
     """
 
     def __init__(self, listeners: Iterable[Listener] = ()):
@@ -20,12 +20,12 @@ class Dispatcher:
         self._failed: list[Listener] = []
 
     def emit(self, event: Event) -> None:
-        """Call every listener. Raises UserError if one refuses the run."""
+        """Call every listener. Raises RefuseRun if one refuses the run."""
         for listener in self.listeners:
             try:
                 listener(event)
             except Exception as error:  # a listener may raise anything
-                if isinstance(error, UserError) and isinstance(event, Opened):
+                if isinstance(error, RefuseRun) and isinstance(event, Opened):
                     raise
                 self._report_failure(listener, error)
 

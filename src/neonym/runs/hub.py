@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from neonym.config.output_settings import HubSettings
-from neonym.errors import UserError
+from neonym.errors import RefuseRun
 from neonym.runs.dispatcher import Dispatcher
 from neonym.runs.events import Event, Failed, Finished, Opened, Saved, Stopped
 
@@ -21,24 +21,25 @@ class HubUploads:
     def __init__(self, settings: HubSettings, events: Dispatcher):
         self.settings, self.events = settings, events
         self.queue = ThreadPoolExecutor(1)  # starts its thread with the first upload
+        self.is_open = False
         self.uploads: list[Future[str]] = []  # with a warning, empty if the upload succeeded
 
     def __call__(self, event: Event) -> None:
-        """Upload the files of an event. Raises UserError if the repository cannot be used."""
+        """Upload the files of an event. Raises RefuseRun if the repository cannot be used."""
         match event:
             case Opened():
                 self.open()
             case Saved(file=file, in_run_folder=False):
                 self.upload(file)
             case Finished(files=files):
-                for file in files:
+                for file in files if self.is_open else ():  # a run that had finished before is not opened
                     self.upload(file)
                 self.close()
             case Stopped() | Failed():
                 self.close()
 
     def open(self) -> None:
-        """Create the repository unless it exists, before training starts. Raises UserError."""
+        """Create the repository unless it exists, before training starts. Raises RefuseRun."""
         from huggingface_hub import HfApi
 
         is_public = (self.settings.huggingface_repo_visibility or "private").lower() == "public"
@@ -49,7 +50,8 @@ class HubUploads:
             )  # fmt: skip
         except Exception as error:  # the library's, its HTTP library's, the system's
             fix = "Check the name, the token and the network, or leave out --huggingface_repo_id"
-            raise UserError(f"the repository cannot be used ({error})", "--huggingface_repo_id", fix) from error
+            raise RefuseRun(f"the repository cannot be used ({error})", "--huggingface_repo_id", fix) from error
+        self.is_open = True
 
     def upload(self, path: Path) -> None:
         """Upload a file or a state folder; with `--async_upload`, in the background."""
