@@ -34,6 +34,9 @@ seconds since 1970; the tables below list the other keys. A number that is infin
   appends to the same file, so a file may have several such lines. Notes from before the opening follow the first of
   them.
 - A run that was opened ends with `stopped`, `finished` or `failed`, unless it is killed. Notes may follow.
+- A run that ends before it is opened writes nothing here, because the folder may belong to another run. Listeners
+  still receive its notes and then `failed`, for example if the folder is locked or a download fails, or `finished`,
+  if an earlier run with the same settings had finished. Settings with errors are reported before the first event.
 - Steps are written in groups, at most a second late. Of `encoded` and `judging`, only one every five seconds and the
   last one are written.
 - New kinds and keys may be added at any time, so ignore those that you do not know. If one changes or is removed,
@@ -56,11 +59,12 @@ def show(event: neonym.Event) -> None:
 neonym.train(run, listeners=[show])
 ```
 
-- A listener cannot change a run, because events are immutable. If it raises an exception, the training continues, with
+- A listener cannot change a run: events are immutable and hold copies. If it raises an exception, the training continues, with
   one warning.
 - Losses stay on their device until a listener reads them, which fetches all of them together. On a GPU, read them at
   most once a second.
-- A listener that raises a `UserError` on `Opened` stops the run before anything is loaded.
+- A listener that raises `neonym.RefuseRun` on `Opened` refuses the run: `neonym.train` raises it before anything is
+  loaded, in every process of the run.
 - To stop the run, call `stop.request()` on the `Stop` that you gave to `neonym.train`, from anywhere. The run ends
   after the current step, and the same call to `neonym.train` resumes it.
 """

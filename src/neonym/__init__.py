@@ -11,12 +11,15 @@ from neonym._version import __version__ as __version__
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from neonym.api.convert import convert as convert
+    from neonym.api.embeddings import read_embedding as read_embedding
+    from neonym.api.embeddings import write_embedding as write_embedding
     from neonym.api.generate import generate as generate
     from neonym.api.inspect import EncoderFacts as EncoderFacts
     from neonym.api.inspect import FileFacts as FileFacts
     from neonym.api.inspect import Neighbours as Neighbours
     from neonym.api.inspect import WordFacts as WordFacts
     from neonym.api.inspect import inspect as inspect
+    from neonym.api.model import load_model as load_model
     from neonym.api.train import check as check
     from neonym.api.train import train as train
     from neonym.config.run import RunConfig as RunConfig
@@ -26,11 +29,9 @@ if TYPE_CHECKING:
     from neonym.errors import ModelError as ModelError
     from neonym.errors import NeonymError as NeonymError
     from neonym.errors import Problem as Problem
+    from neonym.errors import RefuseRun as RefuseRun
     from neonym.errors import UserError as UserError
-    from neonym.formats import read_embedding as read_embedding
-    from neonym.formats import write_embedding as write_embedding
     from neonym.models.model import Model as Model
-    from neonym.models.model import load_model as load_model
     from neonym.runs.events import Encoded as Encoded
     from neonym.runs.events import Evaluated as Evaluated
     from neonym.runs.events import Event as Event
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from neonym.runs.events import Finished as Finished
     from neonym.runs.events import Judged as Judged
     from neonym.runs.events import Judging as Judging
+    from neonym.runs.events import Level as Level
     from neonym.runs.events import Listener as Listener
     from neonym.runs.events import Noted as Noted
     from neonym.runs.events import Opened as Opened
@@ -48,28 +50,31 @@ if TYPE_CHECKING:
     from neonym.runs.events import Stopped as Stopped
     from neonym.runs.stop import Stop as Stop
     from neonym.training.run import Result as Result
+    from neonym.training.verdict import EncoderFigures as EncoderFigures
     from neonym.training.verdict import Verdict as Verdict
     from neonym.types import Embedding as Embedding
+    from neonym.types import Size as Size
 
 _HOMES = {
     "neonym.api.convert": ("convert",),
+    "neonym.api.embeddings": ("read_embedding", "write_embedding"),
     "neonym.api.generate": ("generate",),
     "neonym.api.inspect": ("EncoderFacts", "FileFacts", "Neighbours", "WordFacts", "inspect"),
+    "neonym.api.model": ("load_model",),
     "neonym.api.train": ("check", "train"),
     "neonym.config.run": ("RunConfig",),
     "neonym.errors": (
-        "ConfigError", "DataError", "FormatError", "ModelError", "NeonymError", "Problem", "UserError",
+        "ConfigError", "DataError", "FormatError", "ModelError", "NeonymError", "Problem", "RefuseRun", "UserError",
     ),
-    "neonym.formats": ("read_embedding", "write_embedding"),
-    "neonym.models.model": ("Model", "load_model"),
+    "neonym.models.model": ("Model",),
     "neonym.runs.events": (
-        "Encoded", "Evaluated", "Event", "Failed", "Finished", "Judged", "Judging", "Listener", "Noted", "Opened",
-        "Sampled", "Saved", "Started", "Stepped", "Stopped",
+        "Encoded", "Evaluated", "Event", "Failed", "Finished", "Judged", "Judging", "Level", "Listener", "Noted",
+        "Opened", "Sampled", "Saved", "Started", "Stepped", "Stopped",
     ),
     "neonym.runs.stop": ("Stop",),
     "neonym.training.run": ("Result",),
-    "neonym.training.verdict": ("Verdict",),
-    "neonym.types": ("Embedding",),
+    "neonym.training.verdict": ("EncoderFigures", "Verdict"),
+    "neonym.types": ("Embedding", "Size"),
 }  # fmt: skip
 __all__ = [
     "ConfigError",
@@ -77,6 +82,7 @@ __all__ = [
     "Embedding",
     "Encoded",
     "EncoderFacts",
+    "EncoderFigures",
     "Evaluated",
     "Event",
     "Failed",
@@ -85,6 +91,7 @@ __all__ = [
     "FormatError",
     "Judged",
     "Judging",
+    "Level",
     "Listener",
     "Model",
     "ModelError",
@@ -93,10 +100,12 @@ __all__ = [
     "Noted",
     "Opened",
     "Problem",
+    "RefuseRun",
     "Result",
     "RunConfig",
     "Sampled",
     "Saved",
+    "Size",
     "Started",
     "Stepped",
     "Stop",

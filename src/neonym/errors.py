@@ -5,7 +5,8 @@
         ├── ConfigError    settings, all their problems together
         ├── DataError      images, captions, masks
         ├── ModelError     checkpoints and model folders
-        └── FormatError    embedding files
+        ├── FormatError    embedding files
+        └── RefuseRun      a run that a listener refuses
 
 A mistake in the program itself is a `ValueError` or a failed `assert`, never one of these classes.
 
@@ -101,6 +102,10 @@ class ModelError(UserError):
 
 class FormatError(UserError):
     """An embedding file that cannot be read, or cannot be written as requested."""
+
+
+class RefuseRun(UserError):
+    """The refusal of a run: a listener raises it at `Opened`, and the run ends before anything is loaded."""
 
 
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:

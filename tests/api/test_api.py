@@ -197,6 +197,26 @@ def test_inspect_returns_the_contents_of_a_file(word, tmp_path):
         neonym.inspect(tmp_path / "none.pt")
 
 
+def test_warnings_and_errors_about_files_name_settings(tmp_path):
+    from safetensors.torch import save_file
+
+    rows = torch.ones(1, 128)
+    save_file({"encoder.down_blocks.0.weight": rows}, tmp_path / "vae.safetensors")
+    torch.save({"<apple>": rows, "<pear>": 2 * rows}, tmp_path / "fruit.bin")
+    assert "holds 2 words: extract all of them with neonym convert; `word` selects one" in (
+        neonym.inspect(tmp_path / "fruit.bin").warnings
+    )
+    with pytest.raises(neonym.FormatError, match="holds 2 words"):
+        neonym.read_embedding(tmp_path / "fruit.bin")
+    assert neonym.read_embedding(tmp_path / "fruit.bin", "<pear>").token == "<pear>"
+    with pytest.raises(neonym.FormatError, match=r"`\.gif` is not a known file extension"):
+        neonym.write_embedding(neonym.Embedding("x", {"text_encoder": rows}), tmp_path / "x.gif")
+    with pytest.raises(neonym.ModelError) as error:
+        neonym.load_model(str(tmp_path / "vae.safetensors"))
+    assert "is a VAE alone. Pass it with `vae`" in str(error.value)
+    assert "--" not in str(error.value)
+
+
 def test_inspect_refuses_tensors_that_are_not_an_embedding(tmp_path):
     from safetensors.torch import save_file
 
@@ -241,11 +261,14 @@ def test_errors_can_be_pickled():
 
 
 def test_listeners_receive_setting_names_and_the_event_file_keeps_flags(run_for):
-    run, texts = neonym.RunConfig.parse(**changed_settings(run_for(max_train_steps=2))), list[str]()
+    run, texts = neonym.RunConfig.parse(**changed_settings(run_for(max_train_steps=2, learning_rate=1e-9))), list[str]()
+    finished: list[neonym.Finished] = []
 
     def follow(event: neonym.Event) -> None:
-        if isinstance(event, neonym.Noted):
+        if isinstance(event, neonym.Noted) and event.level != "result":  # a result is the text of the terminal
             texts.append(event.text)
+        elif isinstance(event, neonym.Finished):
+            finished.append(event)
 
     def broken(event: neonym.Event) -> None:
         raise RuntimeError(event.kind)
@@ -257,6 +280,13 @@ def test_listeners_receive_setting_names_and_the_event_file_keeps_flags(run_for)
     assert any("broken failed (RuntimeError: " in text for text in texts)
     (file,) = Path(run.save.output_dir).glob("*/events.jsonl")
     assert "give yours with --pretrained_model_name_or_path" in file.read_text()
+    (verdict,) = result.verdicts
+    assert "give a higher `learning_rate`" in verdict.advice
+    again = neonym.train(run, [follow])  # nothing is left to do
+    assert (again.verdicts, again.files, again.was_finished) == ([verdict], result.files, True)
+    assert [event.verdicts for event in finished] == [(verdict.as_dict(),)] * 2
+    for text in (file.read_text(), file.with_name("verdict.json").read_text()):
+        assert "give a higher --learning_rate" in text
 
 
 def changed_settings(run: neonym.RunConfig) -> dict:

@@ -28,7 +28,9 @@ def test_the_cache_is_keyed_by_content(tmp_path):
     def run(vae_hash="v"):
         encoded.clear()
         records, _ = scan(sets, lambda p: None)
-        return cache_moments(records, encode, vae_hash, cache, lambda done, total: None, complaints.append)
+        return cache_moments(
+            records, encode, vae_hash, cache, lambda done, total: None, complaints.append, complaints.append
+        )
 
     first = run()
     assert len(encoded) == 6  # three images and their mirror images

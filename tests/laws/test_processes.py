@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -54,6 +57,38 @@ def test_several_processes_share_the_micro_batches_of_one():
         counts = [sum(map(len, share)) for share in shares]
         assert sum(counts) == 12
         assert max(counts) - min(counts) <= 1
+
+
+def test_a_refused_run_ends_in_every_process(tmp_path, images):
+    """If a listener refuses the run, which only the main process hears, the others end too, and nothing is loaded.
+
+    No launcher is there that would end them: the two processes are started one by one.
+    """
+    code = "import sys; from neonym.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    flags = [*flags_for(images, tmp_path / "out"), "--huggingface_repo_id=me/words"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+    shared |= {"HF_ENDPOINT": "http://127.0.0.1:9", "OMP_NUM_THREADS": "1"}  # nobody answers there
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, "train", *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in ("0", "1")
+    ]  # fmt: skip
+    try:
+        outputs = [process.communicate(timeout=120)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [2, 2], outputs
+    assert "the repository cannot be used" in outputs[0]
+    assert "Traceback" not in outputs[0] + outputs[1]
+    lines = (tmp_path / "out" / "mychar4-run" / "events.jsonl").read_text().splitlines()
+    kinds = [json.loads(line)["event"] for line in lines]
+    assert [kind for kind in kinds if kind != "note"] == ["opened", "failed"]
 
 
 def children(pid: int) -> list[int]:

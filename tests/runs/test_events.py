@@ -1,12 +1,16 @@
 """Tests of the events of real runs: what listeners receive, what the event file holds, that neither affects a run."""
 
 import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import FrozenInstanceError
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from neonym.errors import UserError
+from neonym.errors import RefuseRun, UserError
 from neonym.io.atomic import alone_in
 from neonym.preflight.preflight import preflight
 from neonym.runs.dispatcher import Dispatcher
@@ -26,7 +30,7 @@ from neonym.runs.events import (
     Stepped,
     Stopped,
 )
-from neonym.runs.losses import LossQueue
+from neonym.runs.losses import Losses, LossQueue
 from neonym.runs.outputs import EVENTS
 from neonym.runs.start import train
 from neonym.runs.stop import Stop
@@ -100,7 +104,7 @@ def test_a_failing_listener_causes_one_warning_and_changes_nothing(run_for):
     quiet, loud, events = run_for("quiet"), run_for("loud"), []
 
     def failing(event: Event) -> None:
-        raise UserError("refused") if isinstance(event, Noted) else ValueError("broken")
+        raise UserError("refused") if isinstance(event, Opened) else RefuseRun("too late")
 
     train(quiet)
     train(loud, [failing, events.append])
@@ -110,6 +114,58 @@ def test_a_failing_listener_causes_one_warning_and_changes_nothing(run_for):
     assert "failing failed (" in warnings[0]
     assert [e.level for e in events if isinstance(e, Noted) and e.text == warnings[0]] == ["warning"]
     assert [e.step for e in events if isinstance(e, Stepped)] == list(range(1, 9))
+
+
+def public_parts(value: object, depth: int = 4) -> Iterator[object]:
+    """Yield a value and everything that can be reached from it through public names, items and keys."""
+    yield value
+    if depth == 0 or isinstance(value, (str, bytes, int, float, type, Path)) or callable(value):
+        return
+    inner = [getattr(value, name, None) for name in dir(value) if not name.startswith("_")]
+    inner += list(value.values()) if isinstance(value, dict) else list(value) if isinstance(value, Sequence) else []
+    for part in inner:
+        yield from public_parts(part, depth - 1)
+
+
+def spoil(value: object) -> None:
+    """Change a value in every public way."""
+    attempts: list[Callable[[Any], object]] = [lambda v: v.fill_(float("nan")), lambda v: v.clear()]
+    attempts += [lambda v, name=name: setattr(v, name, None) for name in dir(value) if not name.startswith("_")]
+    attempts += [lambda v: v.__setitem__(0, float("nan")), lambda v: v.__delitem__(0)]
+    for attempt in attempts:
+        with suppress(AttributeError, TypeError, IndexError, KeyError, FrozenInstanceError):
+            attempt(value)
+
+
+def test_a_listener_that_changes_all_it_can_reach_changes_nothing(run_for):
+    quiet, spoiled, steps, seen = run_for("quiet", max_train_steps=4), run_for("spoiled", max_train_steps=4), [], []
+
+    def spoil_all(event: Event) -> None:
+        for part in list(public_parts(event)):
+            if not (isinstance(part, (Path, type)) or callable(part)):
+                spoil(part)
+                seen.append(type(part))
+
+    train(quiet)
+    result = train(spoiled, [spoil_all, lambda event: steps.append(event) if isinstance(event, Stepped) else None])
+    assert Losses in seen
+    assert file_of(spoiled) == file_of(quiet)
+    assert all(loss > 0 for step in steps for loss in step.losses)
+    assert [line["losses"] for line in lines_of(spoiled) if line["event"] == "step"] == [list(s.losses) for s in steps]
+    assert result.verdicts[0].encoders
+    folder = Path(spoiled.save.output_dir) / "mychar4-run"
+    assert json.loads((folder / "verdict.json").read_text()) == [verdict.as_dict() for verdict in result.verdicts]
+
+
+def test_the_losses_of_an_event_are_a_copy():
+    """What a listener does to the tensor inside an event does not reach the run, nor the reverse."""
+    values = torch.tensor([1.0, 2.0])
+    losses = LossQueue().add(values)
+    values.fill_(3.0)
+    assert list(losses) == [1.0, 2.0]
+    assert not [name for name in vars(type(losses)) if not name.startswith("_") and name not in ("is_fetched", "read")]
+    with pytest.raises(AttributeError):
+        losses.values = values  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_a_listener_can_stop_a_run_that_is_resumed_later(run_for):
@@ -151,9 +207,9 @@ def test_a_listener_can_refuse_a_run_before_anything_is_loaded(run_for):
 
     def refuse(event: Event) -> None:
         if isinstance(event, Opened):
-            raise UserError("not today")
+            raise RefuseRun("not today")
 
-    with pytest.raises(UserError, match="not today"):
+    with pytest.raises(RefuseRun, match="not today"):
         train(run_for(), [events.append, refuse])
     assert [type(event) for event in events if not isinstance(event, Noted)] == [Opened, Failed]
     assert events[-1] == Failed("not today.")
@@ -174,6 +230,24 @@ def test_a_run_that_fails_emits_an_event(run_for):
         train(run, [events.append, listen])
     assert events[-1] == Failed("no Exception: it ends the run")
     assert lines_of(run)[-1]["event"] == "failed"
+
+
+def test_a_run_that_fails_before_it_is_opened_emits_an_event(run_for, tmp_path):
+    """A locked folder and a state that cannot be resumed reach listeners, and leave the event file alone."""
+    run, events = run_for(max_train_steps=2), []
+    folder = Path(run.save.output_dir) / "mychar4-run"
+    folder.mkdir(parents=True)
+    with alone_in(folder), pytest.raises(UserError, match="another process"):
+        train(run, [events.append])
+    assert [type(event) for event in events if not isinstance(event, Noted)] == [Failed]
+    assert "another process is training here" in events[-1].error
+    events.clear()
+    (tmp_path / "mychar4-state").mkdir()
+    (tmp_path / "mychar4-state" / "state.safetensors").write_bytes(b"torn")
+    with pytest.raises(UserError, match="is damaged"):
+        train(run_for(max_train_steps=2, resume=str(tmp_path / "mychar4-state")), [events.append])
+    assert "is damaged" in events[-1].error
+    assert not (folder / EVENTS).exists()
 
 
 def test_the_event_file_leaves_the_folder_of_another_run_alone(tmp_path):
@@ -205,6 +279,28 @@ def test_an_event_file_that_cannot_be_written_causes_one_warning(tmp_path):
         dispatcher.emit(Opened(tmp_path, ("a",)))
         dispatcher.note("more")
     assert ["cannot be written" in note for note in notes_of(events)] == [True, False]
+
+
+def test_notes_have_the_level_that_they_are_emitted_with():
+    """The level does not follow from the text: a note may begin with any word, and problems keep their severity."""
+    events: list[Event] = []
+    dispatcher = Dispatcher([events.append])
+    dispatcher.note("warning lights are in all images")
+    dispatcher.warn("the disk is full")
+    dispatcher.result("mychar4: LEARNED")
+    assert events == [
+        Noted("info", "warning lights are in all images"),
+        Noted("warning", "warning: the disk is full"),
+        Noted("result", "mychar4: LEARNED"),
+    ]
+
+
+def test_the_problems_of_a_run_are_noted_with_their_severity(run_for):
+    run, events = run_for(max_train_steps=1, huber_c=0.3), []
+    train(run, [events.append])
+    levels = {note.text.partition(":")[0]: note.level for note in events if isinstance(note, Noted)}
+    assert (levels["warning"], levels["note"], levels["mychar4"]) == ("warning", "info", "result")
+    assert {"warning", "info", "result"} == {line["level"] for line in lines_of(run) if line["event"] == "note"}
 
 
 def test_the_events_page_is_up_to_date():

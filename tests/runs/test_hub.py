@@ -89,6 +89,10 @@ def test_every_saved_file_is_uploaded(hub, tmp_path, images):
         assert got.files[f"words/one/{name}"] == (tmp_path / "out" / name).read_bytes()
     assert got.made[0]["name"] == "words"
     assert not got.made[0].get("private")
+    got.files.clear()
+    again = run(address, images, tmp_path / "out", *flags)
+    assert again.returncode == 0, again.stderr
+    assert (len(got.made), got.files) == (1, {})  # a finished run uploads nothing again
 
 
 def test_a_failed_upload_is_reported_and_the_file_stays(hub, tmp_path, images):

@@ -14,7 +14,7 @@ from neonym.errors import UserError
 from neonym.formats import read_embedding
 from neonym.generation.request.prompts import inline_values, read_prompts
 from neonym.preflight.preflight import preflight
-from neonym.runs.events import Evaluated, Event, Started, Stepped
+from neonym.runs.events import Evaluated, Event, Finished, Noted, Saved, Started, Stepped
 from neonym.training import state
 from neonym.training.checkpoint import CheckpointStore
 from neonym.training.early_stopping import EarlyStopping
@@ -139,7 +139,12 @@ def test_a_finished_run_is_not_repeated(run_for):
     first = train(run)
     before = contents(Path(run.save.output_dir))
     again = train(run, [report])
-    assert (again.files, again.steps) == (first.files, 8)
+    assert (again.files, again.steps, again.verdicts) == (first.files, 8, first.verdicts)
+    assert (first.was_finished, again.was_finished) == (False, True)
+    (verdict,) = first.verdicts
+    assert [event for event in report.events if not isinstance(event, Noted)] == [
+        Finished(8, tuple(first.files), (verdict.as_dict(),))
+    ]
     assert contents(Path(run.save.output_dir)) == before
     (message,) = [note for note in report.notes if "finished already" in note]
     for words in (
@@ -283,6 +288,24 @@ def test_a_full_disk_while_saving_is_survived(run_for, monkeypatch):
     warnings = [note for note in report.notes if "No space left" in note]
     assert len(warnings) == 2
     assert not list(Path(run.save.output_dir).rglob("*.part"))
+
+
+def test_files_that_were_written_are_announced_although_a_later_one_fails(run_for):
+    """A folder in the place of the epoch's file makes its save fail, after that of the step."""
+    run, report = run_for(save_every_n_steps=2, save_every_n_epochs=1, max_train_steps=4), Recorder()
+    out = Path(run.save.output_dir)
+
+    def obstruct(event: Event) -> None:
+        if isinstance(event, Started):
+            (out / "mychar4-000001.safetensors" / "x").mkdir(parents=True)
+
+    train(run, [obstruct, report])
+    assert [(event.step, event.file.name) for event in report.of(Saved)] == [
+        (2, "mychar4-step00000002.safetensors"),
+        (4, "mychar4-step00000004.safetensors"),
+    ]
+    assert all(event.file.is_file() for event in report.of(Saved))
+    assert [note for note in report.notes if "mychar4-000001.safetensors" in note and "cannot be written" in note]
 
 
 def test_early_stopping_waits_for_a_flat_curve_and_keeps_the_best_rows():

@@ -90,3 +90,13 @@ def test_a_signal_does_not_end_a_block_of_another_thread():
     leave.set()
     thread.join()
     assert stop.signal == signal.SIGTERM
+
+
+def test_a_stop_needs_the_number_of_a_signal():
+    stop = Stop()
+    with pytest.raises(ValueError, match="0 is not the number of a signal"):
+        stop.request(0)
+    assert not stop.requested
+    stop.request()
+    stop.request(signal.SIGINT)  # only the first request counts
+    assert stop.signal == signal.SIGTERM

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from neonym.api.wording import python_wording
+from neonym.api.wording import python_wording, text_in_python
 from neonym.errors import FormatError
 from neonym.formats import left_out_note, read_content, support_by_program, words_of
 from neonym.formats.content import FileContent, check_tensors
@@ -73,7 +73,7 @@ def inspect(path: str | Path, model: str | None = None, offline: bool = False) -
         facts = file_facts(Path(path), model, offline)
         if facts.unreadable is not None:
             raise facts.unreadable
-        return facts
+        return replace(facts, warnings=tuple(map(text_in_python, facts.warnings)))
 
 
 def file_facts(path: Path, model: str | None = None, offline: bool = False) -> FileFacts:
@@ -110,8 +110,8 @@ def file_warnings(path: Path, words: list[Embedding]) -> list[str]:
     """Return the warnings about a file that hold for all of its words."""
     most = max((len(rows) for word in words for rows in word.vectors.values()), default=1)
     beside = [left_out_note(word) for word in words if word.left_out]
-    several = [f"holds {len(words)} words: neonym convert extracts all of them, or one with --word"] * (len(words) > 1)
-    return [*several, *beside, *warnings_of(path.stem, most)]
+    several = f"holds {len(words)} words: extract all of them with neonym convert; --word selects one"
+    return [*([several] if len(words) > 1 else []), *beside, *warnings_of(path.stem, most)]
 
 
 def word_facts(word: Embedding, model: str | None, offline: bool) -> WordFacts:

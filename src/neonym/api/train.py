@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from neonym.api.wording import all_in_python, python_wording, text_in_python
@@ -11,7 +11,7 @@ from neonym.errors import Problem
 from neonym.preflight.images import similar_image_warnings
 from neonym.preflight.preflight import preflight
 from neonym.runs import start
-from neonym.runs.events import Event, Failed, Listener, Noted
+from neonym.runs.events import Event, Failed, Finished, Listener, Noted
 from neonym.runs.stop import Stop
 from neonym.training.run import Result
 
@@ -39,7 +39,9 @@ def train(run: RunConfig, listeners: Sequence[Listener] = (), stop: Stop | None 
     later.
     """
     with python_wording():
-        return start.train(run, [worded_for_python(listener) for listener in listeners], stop, run.notes)
+        result = start.train(run, [worded_for_python(listener) for listener in listeners], stop, run.notes)
+        verdicts = [replace(verdict, advice=text_in_python(verdict.advice)) for verdict in result.verdicts]
+        return replace(result, verdicts=verdicts)
 
 
 def worded_for_python(listener: Listener) -> Listener:
@@ -50,7 +52,14 @@ def worded_for_python(listener: Listener) -> Listener:
             event = replace(event, text=text_in_python(event.text))
         elif isinstance(event, Failed):
             event = replace(event, error=text_in_python(event.error))
+        elif isinstance(event, Finished):
+            event = replace(event, verdicts=tuple(map(verdict_in_python, event.verdicts)))
         return listener(event)
 
     reworded.__qualname__ = getattr(listener, "__qualname__", type(listener).__name__)  # shown if the listener raises
     return reworded
+
+
+def verdict_in_python(verdict: Mapping[str, object]) -> Mapping[str, object]:
+    """Return the verdict of an event with its advice as it is worded for Python."""
+    return {**verdict, "advice": text_in_python(str(verdict["advice"]))}

@@ -12,7 +12,7 @@ from io import TextIOWrapper
 
 from neonym._version import __version__
 from neonym.cli.launcher import is_launched
-from neonym.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, ConfigError, NeonymError, nearest
+from neonym.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, ConfigError, NeonymError, RefuseRun, nearest
 
 COMMANDS = {
     "train": "learn a new word from images",
@@ -80,7 +80,7 @@ def run_command(name: str, argv: list[str], prog: str) -> int:
 
 def print_error(error: NeonymError, prog: str) -> None:
     """Print an error. Of several processes that find the same mistake, only the first prints it."""
-    if isinstance(error, ConfigError) and os.environ.get("RANK", "0") != "0":
+    if isinstance(error, (ConfigError, RefuseRun)) and os.environ.get("RANK", "0") != "0":
         return
     print(f"{prog}: error:\n{error}" if "\n" in str(error) else f"{prog}: error: {error}", file=sys.stderr)
     if is_launched():

@@ -46,8 +46,9 @@ def main(argv: list[str], prog: str) -> int:
         result = start_plan(plan, [terminal], stop)
     if result.signal:
         return 128 + result.signal
-    # its traceback would hide the verdict
-    if any(v.word == NOT_LEARNED for v in result.verdicts) and not is_launched():
+    if result.was_finished or is_launched():  # the launcher's traceback would hide the verdict
+        return 0
+    if any(v.word == NOT_LEARNED for v in result.verdicts):
         return EXIT_NOT_LEARNED
     return 0
 

@@ -95,15 +95,16 @@ def cache_moments(
     vae_hash: str,
     folder: Path | None,
     progress: Callable[[int, int], None],
-    complain: Callable[[str], None],
+    note: Callable[[str], None],
+    warn: Callable[[str], None],
     known: Mapping[LatentKey, torch.Tensor] | None = None,
 ) -> dict[LatentKey, torch.Tensor]:
     """Return the moments, float32 [2C,h,w] on the CPU, of all images that are not changed in every draw.
 
     Images are encoded one at a time, so that the result does not depend on which entries existed. Entries are read from
-    `folder` and written to it, if there is one. If it cannot be written to, `complain` is called once and no more are
-    written. `complain` is also called about images of one colour when they are encoded. `known` moments are not
-    encoded. `progress` is called with the number of images done and the total. Raises DataError if an image cannot be
+    `folder` and written to it, if there is one. If it cannot be written to, `note` is called once and no more are
+    written. `warn` is called about images of one colour when they are encoded. `known` moments are not encoded.
+    `progress` is called with the number of images done and the total. Raises DataError if an image cannot be
     read.
     """
     records, plain = list(records), []
@@ -121,10 +122,10 @@ def cache_moments(
             plain += [key[0].name] if is_one_colour(pixels) else []
             found = encoded(pixels, encode)
             if file is not None and not write_entry(file, found):
-                complain(f"the cache folder {folder} cannot be written to, so nothing is cached there")
+                note(f"the cache folder {folder} cannot be written to, so nothing is cached there")
                 folder = None
         moments[key] = found
     progress(len(wanted), len(wanted))
     if plain:
-        complain(f"warning: {one_colour_problem(plain)}")
+        warn(str(one_colour_problem(plain)))
     return moments

@@ -50,3 +50,12 @@ def as_json(value: Any, indent: int | None = None) -> str:
         return None if isinstance(part, float) and not math.isfinite(part) else part
 
     return json.dumps(finite(value), ensure_ascii=False, allow_nan=False, indent=indent)
+
+
+def null_as_nan(value: Any) -> Any:
+    """Return a value that `as_json` wrote with NaN in place of null, which stands for numbers that are not finite."""
+    if isinstance(value, dict):
+        return {key: null_as_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [null_as_nan(inner) for inner in value]
+    return math.nan if value is None else value

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from neonym.errors import UserError
-from neonym.runs.events import Event, Listener, Noted, Opened
+from neonym.errors import RefuseRun
+from neonym.runs.events import Event, Level, Listener, Noted, Opened
 
 
 class Dispatcher:
     """The caller of every listener with every event, in order.
 
-    If a listener raises, a warning is emitted once, and neither the run nor the other listeners are disturbed. Only a
-    `UserError` at `Opened` is raised further: it refuses the run.
+    If a listener raises, a warning is emitted once, and neither the run nor the other listeners are disturbed. Only
+    `RefuseRun` at `Opened` is raised further.
     """
 
     def __init__(self, listeners: Iterable[Listener] = ()):
@@ -20,22 +20,26 @@ class Dispatcher:
         self._failed: list[Listener] = []
 
     def emit(self, event: Event) -> None:
-        """Call every listener. Raises UserError if one refuses the run."""
+        """Call every listener. Raises RefuseRun if one refuses the run."""
         for listener in self.listeners:
             try:
                 listener(event)
             except Exception as error:  # a listener may raise anything
-                if isinstance(error, UserError) and isinstance(event, Opened):
+                if isinstance(error, RefuseRun) and isinstance(event, Opened):
                     raise
                 self._report_failure(listener, error)
 
-    def note(self, text: str) -> None:
-        """Emit a note, with the level "warning" if its text begins with that word."""
-        self.emit(Noted("warning" if text.startswith("warning") else "info", text))
+    def note(self, text: str, level: Level = "info") -> None:
+        """Emit a note."""
+        self.emit(Noted(level, text))
+
+    def warn(self, text: str) -> None:
+        """Emit a note with the level "warning", whose text begins with that word."""
+        self.note(f"warning: {text}", "warning")
 
     def result(self, text: str) -> None:
         """Emit a note with the level "result", which is always shown."""
-        self.emit(Noted("result", text))
+        self.note(text, "result")
 
     def _report_failure(self, listener: Listener, error: Exception) -> None:
         """Emit a warning about a listener that raised, unless it has raised before."""
@@ -43,4 +47,4 @@ class Dispatcher:
             return
         self._failed.append(listener)
         name = getattr(listener, "__qualname__", type(listener).__name__)
-        self.note(f"warning: the listener {name} failed ({type(error).__name__}: {error}). Training continues.")
+        self.warn(f"the listener {name} failed ({type(error).__name__}: {error}). Training continues.")

@@ -61,7 +61,7 @@ class EventFile:
         except OSError as error:
             is_new, self.is_broken = not self.is_broken, True
             if is_new:
-                self.events.note(f"warning: {file} cannot be written ({error.strerror}). Training continues.")
+                self.events.warn(f"{file} cannot be written ({error.strerror}). Training continues.")
 
 
 def line_of(time: float, event: Event) -> str:

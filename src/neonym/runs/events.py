@@ -35,7 +35,7 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class Opened(Event):
-    """The run folder is locked, and nothing is loaded yet. A listener can refuse the run by raising a `UserError`."""
+    """The run folder is locked, and nothing is loaded yet. A listener can refuse the run by raising `RefuseRun`."""
 
     kind: ClassVar[str] = "opened"
     folder: Annotated[Path, "the run folder"]
@@ -148,7 +148,7 @@ class Stopped(Event):
 
 @dataclass(frozen=True)
 class Finished(Event):
-    """The run reached its end, and all files are written."""
+    """The run reached its end, now or in an earlier call, and all files are written."""
 
     kind: ClassVar[str] = "finished"
     step: Annotated[int, "steps done"]
@@ -158,7 +158,7 @@ class Finished(Event):
 
 @dataclass(frozen=True)
 class Failed(Event):
-    """The run ended with an error."""
+    """The run ended with an error, before or after it was opened."""
 
     kind: ClassVar[str] = "failed"
     error: Annotated[str, "what went wrong"]

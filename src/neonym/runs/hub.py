@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from neonym.config.output_settings import HubSettings
-from neonym.errors import UserError
+from neonym.errors import RefuseRun
 from neonym.runs.dispatcher import Dispatcher
 from neonym.runs.events import Event, Failed, Finished, Opened, Saved, Stopped
 
@@ -21,24 +21,25 @@ class HubUploads:
     def __init__(self, settings: HubSettings, events: Dispatcher):
         self.settings, self.events = settings, events
         self.queue = ThreadPoolExecutor(1)  # starts its thread with the first upload
+        self.is_open = False
         self.uploads: list[Future[str]] = []  # with a warning, empty if the upload succeeded
 
     def __call__(self, event: Event) -> None:
-        """Upload the files of an event. Raises UserError if the repository cannot be used."""
+        """Upload the files of an event. Raises RefuseRun if the repository cannot be used."""
         match event:
             case Opened():
                 self.open()
             case Saved(file=file, in_run_folder=False):
                 self.upload(file)
             case Finished(files=files):
-                for file in files:
+                for file in files if self.is_open else ():  # a run that had finished before is not opened
                     self.upload(file)
                 self.close()
             case Stopped() | Failed():
                 self.close()
 
     def open(self) -> None:
-        """Create the repository unless it exists, before training starts. Raises UserError."""
+        """Create the repository unless it exists, before training starts. Raises RefuseRun."""
         from huggingface_hub import HfApi
 
         is_public = (self.settings.huggingface_repo_visibility or "private").lower() == "public"
@@ -49,7 +50,8 @@ class HubUploads:
             )  # fmt: skip
         except Exception as error:  # the library's, its HTTP library's, the system's
             fix = "Check the name, the token and the network, or leave out --huggingface_repo_id"
-            raise UserError(f"the repository cannot be used ({error})", "--huggingface_repo_id", fix) from error
+            raise RefuseRun(f"the repository cannot be used ({error})", "--huggingface_repo_id", fix) from error
+        self.is_open = True
 
     def upload(self, path: Path) -> None:
         """Upload a file or a state folder; with `--async_upload`, in the background."""
@@ -59,7 +61,7 @@ class HubUploads:
             files = sorted(path.iterdir()) if path.is_dir() else [path]
             contents = {file.relative_to(path.parent).as_posix(): file.read_bytes() for file in files}
         except OSError as error:  # it may have been removed
-            self.events.note(f"warning: {path} was not uploaded ({error.strerror})")
+            self.events.warn(f"{path} was not uploaded ({error.strerror})")
             return
         self.uploads += [self.queue.submit(self.send, name, content) for name, content in contents.items()]
         self.report(wait=not self.settings.async_upload)
@@ -70,7 +72,7 @@ class HubUploads:
         self.uploads = [upload for upload in self.uploads if upload not in ended]
         for upload in ended:
             if warning := upload.result():
-                self.events.note(warning)
+                self.events.warn(warning)
 
     def close(self) -> None:
         """Wait for all uploads, and end their thread."""
@@ -89,5 +91,5 @@ class HubUploads:
                 repo_type=self.settings.huggingface_repo_type, commit_message=f"Upload {target}",
             )  # fmt: skip
         except Exception as error:  # the library's, its HTTP library's, the system's
-            return f"warning: {target} was not uploaded ({error}); it is on the disk"
+            return f"{target} was not uploaded ({error}); it is on the disk"
         return ""

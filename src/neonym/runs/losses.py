@@ -22,8 +22,8 @@ class LossQueue:
         self._lock = Lock()
 
     def add(self, values: Tensor) -> Losses:
-        """Return the losses of one step, with the `values` [N], without waiting for the device."""
-        losses = Losses(values, self)
+        """Return the losses of one step, a copy of the `values` [N], without waiting for the device."""
+        losses = Losses(values.clone(), self)
         with self._lock:
             self._waiting[next(self._numbers)] = losses
         return losses
@@ -36,31 +36,33 @@ class LossQueue:
             if waiting:
                 from torch import stack
 
-                table = stack([losses.values for losses in waiting]).tolist()  # [S,N]: the only wait for the device
+                table = stack([losses._values for losses in waiting]).tolist()  # [S,N]: the only wait for the device
                 for losses, row in zip(waiting, table, strict=True):
-                    losses.numbers = tuple(row)
+                    losses._numbers = tuple(row)
 
 
 class Losses(Sequence[float]):
     """The loss of each word in one step: a sequence of floats that is fetched when it is first read."""
 
+    __slots__ = ("__weakref__", "_numbers", "_queue", "_values")  # so that no listener can change it for the others
+
     def __init__(self, values: Tensor, queue: LossQueue):
-        self.values, self.numbers = values, tuple[float, ...]()
+        self._values, self._numbers = values, tuple[float, ...]()
         self._queue = queue
 
     @property
     def is_fetched(self) -> bool:
         """Whether the numbers have been fetched from their device."""
-        return bool(self.numbers) or not len(self)
+        return bool(self._numbers) or not len(self)
 
     def read(self) -> tuple[float, ...]:
         """Return the numbers, waiting for the device if they have not been fetched yet."""
         if not self.is_fetched:
             self._queue.fetch()
-        return self.numbers
+        return self._numbers
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self._values)
 
     @overload
     def __getitem__(self, index: int) -> float: ...
@@ -76,4 +78,4 @@ class Losses(Sequence[float]):
         return hash(self.read())
 
     def __repr__(self) -> str:
-        return repr(self.numbers) if self.is_fetched else f"<losses of {len(self)} words, not fetched>"
+        return repr(self._numbers) if self.is_fetched else f"<losses of {len(self)} words, not fetched>"

@@ -35,7 +35,9 @@ class Stop:
         return self.signal != 0
 
     def request(self, signal: int = signals.SIGTERM) -> None:
-        """Request that the run stop. `signal` becomes `Result.signal`."""
+        """Request that the run stop. `signal` becomes `Result.signal`. Raises ValueError for 0, which means no signal."""
+        if not signal:
+            raise ValueError("0 is not the number of a signal")
         self.signal = self.signal or int(signal)  # no lock: a signal handler may interrupt this very line
 
     def request_at_once(self, signal: int) -> None:

@@ -15,7 +15,7 @@ from neonym.config.resolve import read_table
 from neonym.config.run import RunConfig
 from neonym.config.schema import fields_of
 from neonym.config.without_effect import tracker_kinds
-from neonym.errors import UserError
+from neonym.errors import RefuseRun, UserError
 from neonym.runs.dispatcher import Dispatcher
 from neonym.runs.events import Evaluated, Event, Failed, Finished, Judged, Opened, Sampled, Started, Stepped, Stopped
 from neonym.runs.outputs import PROJECT, tracker_folder
@@ -43,7 +43,7 @@ class Trackers:
         self.epoch: list[float] = []  # mean loss of each step of the current epoch
 
     def __call__(self, event: Event) -> None:
-        """Log an event. Raises UserError if a tracker cannot start."""
+        """Log an event. Raises RefuseRun if a tracker cannot start."""
         match event:
             case Opened(words=words):
                 self.words = words
@@ -65,12 +65,13 @@ class Trackers:
                 self.end()
 
     def start(self) -> None:
-        """Start every tracker. Raises UserError."""
+        """Start every tracker. Raises RefuseRun."""
         log = self.run.log
         if log.wandb_api_key:
             os.environ["WANDB_API_KEY"] = log.wandb_api_key
-        name, folder, arguments = log.log_tracker_name or PROJECT, tracker_folder(log), tracker_arguments(self.run)
+        name, folder = log.log_tracker_name or PROJECT, tracker_folder(log)
         try:
+            arguments = tracker_arguments(self.run)
             for kind in filter_trackers([*tracker_kinds(log)], folder):
                 make = LOGGER_TYPE_TO_CLASS[str(kind)]
                 place = [str(folder)] if make.requires_logging_directory else []
@@ -79,9 +80,11 @@ class Trackers:
                 self.trackers.append(tracker)
                 if log.log_config:
                     tracker.store_init_configuration(logged_settings(self.run))
+        except UserError as error:  # the file of --log_tracker_config has changed since the checks
+            raise RefuseRun(error.problem.what, error.problem.where, error.problem.fix) from error
         except Exception as error:  # each tracker has errors of its own
             fix = "Check its arguments, its API key and the network"
-            raise UserError(f"the tracker cannot start ({error})", "--log_with", fix) from error
+            raise RefuseRun(f"the tracker cannot start ({error})", "--log_with", fix) from error
         if folder is not None and "tensorboard" in tracker_kinds(log):
             self.folder = folder / name
 
@@ -137,7 +140,7 @@ class Trackers:
                 write(tracker)
         except Exception as error:  # each tracker has errors of its own
             self.trackers = []
-            self.events.note(f"warning: logging ends ({error}). Training continues.")
+            self.events.warn(f"logging ends ({error}). Training continues.")
 
     def end(self) -> None:
         """Log the remaining steps, and close the trackers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator
@@ -10,20 +11,21 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import torch
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from neonym.config.data_settings import ModelSettings
 from neonym.errors import Problem, UserError
 from neonym.formats import read_embedding, write_embedding
 from neonym.formats.usage import usage_card
 from neonym.io.atomic import alone_in, atomic_write, clear_leftovers, sync_names
-from neonym.io.json import as_json, with_escaped_surrogates
+from neonym.io.json import as_json, null_as_nan, with_escaped_surrogates
 from neonym.preflight.plan import TrainingPlan
 from neonym.runs.outputs import END, SAMPLES, STATE, VERDICT, epoch_suffix, state_folder, step_suffix
 from neonym.training.concept import Concept
 from neonym.training.metadata import run_metadata, user_metadata
 from neonym.training.remote_state import fetch_state
 from neonym.training.state import SavedState, TrainState, read_state, save_state
+from neonym.training.verdict import Verdict
 from neonym.types import Embedding
 
 PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -46,13 +48,6 @@ def write_text_file(file: Path, text: str) -> None:
             part.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(f"cannot be written ({error.strerror})", str(file), "Is the disk full?") from error
-
-
-class ReportedVerdict(BaseModel):
-    """The part of a finished run's verdict that is reported when the run is started again."""
-
-    token: str
-    word: str
 
 
 class CheckpointStore:
@@ -146,6 +141,20 @@ class CheckpointStore:
         """Return the paths of the final embedding files, whether they exist or not."""
         return [self.file(name) for name in self.names.values()]
 
+    def finished_files(self) -> list[Path]:
+        """Return the files of a finished run: the final embedding files, then its state folder if there is one."""
+        folder = self.state_folder()
+        return [*self.final_files(), *([folder] if self.saves_final_state and folder.is_dir() else [])]
+
+    @property
+    def saves_final_state(self) -> bool:
+        """Whether a state folder is saved at the end."""
+        return self.save.save_state or self.save.save_state_on_train_end
+
+    def state_folder(self, suffix: str = "") -> Path:
+        """Return the path of a state folder, with sd-scripts' name."""
+        return Path(self.save.output_dir) / state_folder(self.run_name, suffix)
+
     def file(self, name: str, suffix: str = "", folder: Path | None = None) -> Path:
         """Return the path of an embedding file, by default in `--output_dir`."""
         return (folder or Path(self.save.output_dir)) / f"{name}{suffix}.{self.save.save_model_as}"
@@ -157,13 +166,14 @@ class CheckpointStore:
         """
         return read_state(self.end_file, fingerprint) if self.end_file.exists() else None
 
-    def verdicts(self) -> list[ReportedVerdict] | None:
+    def verdicts(self) -> list[Verdict] | None:
         """Return the verdicts of the finished run: an empty list without a file, None if the file is damaged."""
         try:
-            return TypeAdapter(list[ReportedVerdict]).validate_json(self.verdict_file.read_bytes()) or None
+            tables = null_as_nan(json.loads(self.verdict_file.read_bytes()))
+            return TypeAdapter(list[Verdict]).validate_python(tables) or None
         except FileNotFoundError:
             return []
-        except (OSError, ValidationError):
+        except (OSError, ValueError, RecursionError):
             return None
 
     def latest_state(self, fingerprint: dict[str, str], ended: SavedState | None) -> SavedState | None:
@@ -210,45 +220,50 @@ class CheckpointStore:
         with self.rescuing(state):
             self.save_state(state)
 
-    def save_step(self, state: TrainState) -> list[Path]:
-        """Save the files of a step and return them; remove those that `--save_last_n_steps` does not keep."""
-        files = self.save_named(state, step_suffix(state.step))
+    def save_step(self, state: TrainState) -> Iterator[Path]:
+        """Save the files of a step, yielding each once it is written, and remove those that are not to be kept.
+
+        Older files are kept as `--save_last_n_steps` says.
+        """
+        yield from self.save_named(state, step_suffix(state.step))
         keep, states = self.save.save_last_n_steps, self.save.save_last_n_steps_state
         every = self.save.save_every_n_steps or 1
         self.remove_older(
             r"-step(\d{8})", every, keep and state.step - keep, state.step - (states or keep or state.step)
         )
-        return files
 
-    def save_step_in_run_folder(self, state: TrainState) -> list[Path]:
-        """Save the embedding files of a step in the run folder, and return them.
+    def save_step_in_run_folder(self, state: TrainState) -> Iterator[Path]:
+        """Save the embedding files of a step in the run folder, yielding each once it is written.
 
         Beside the final file, some programs would mistake them for the word.
         """
         self.step_folder.mkdir(parents=True, exist_ok=True)
         suffix = step_suffix(state.step)
-        return [self.write(concept, state.step, suffix, self.step_folder) for concept in state.concepts]
+        for concept in state.concepts:
+            yield self.write(concept, state.step, suffix, self.step_folder)
 
-    def save_epoch(self, state: TrainState, epoch: int, every: int) -> list[Path]:
-        """Save the files of an epoch and return them; remove those that `--save_last_n_epochs` does not keep."""
-        files = self.save_named(state, epoch_suffix(epoch))
+    def save_epoch(self, state: TrainState, epoch: int, every: int) -> Iterator[Path]:
+        """Save the files of an epoch, yielding each once it is written, and remove those that are not to be kept.
+
+        Older files are kept as `--save_last_n_epochs` says.
+        """
+        yield from self.save_named(state, epoch_suffix(epoch))
         keep, states = self.save.save_last_n_epochs, self.save.save_last_n_epochs_state
         self.remove_older(
             r"-(\d{6})", every, keep and epoch - every * keep + 1, epoch - every * (states or keep or epoch) + 1
         )
-        return files
 
-    def save_named(self, state: TrainState, suffix: str) -> list[Path]:
-        """Save an embedding file for each concept and, if requested, a state folder. Return their paths."""
+    def save_named(self, state: TrainState, suffix: str) -> Iterator[Path]:
+        """Save an embedding file for each concept and, if requested, a state folder, yielding each once it is there."""
         self.claim()
-        files = [self.write(concept, state.step, suffix) for concept in state.concepts]
+        for concept in state.concepts:
+            yield self.write(concept, state.step, suffix)
         if self.save.save_state:
-            files.append(self.save_state_folder(state, suffix))
-        return files
+            yield self.save_state_folder(state, suffix)
 
     def save_state_folder(self, state: TrainState, suffix: str = "") -> Path:
-        """Save a state folder with sd-scripts' name, and return its path. Raises UserError."""
-        folder = Path(self.save.output_dir) / state_folder(self.run_name, suffix)
+        """Save a state folder, and return its path. Raises UserError."""
+        folder = self.state_folder(suffix)
         clear_leftovers(folder)
         save_state(state, folder / STATE)
         return folder
@@ -302,7 +317,7 @@ class CheckpointStore:
             files = [self.write(concept, state.step) for concept in state.concepts]
             for file in files:
                 write_usage_card(file, self.model)
-            if self.save.save_state or self.save.save_state_on_train_end:
+            if self.saves_final_state:
                 files.append(self.save_state_folder(state))
             write_text_file(self.verdict_file, as_json(verdicts, indent=2) + "\n")
             self.save_state(state)

@@ -64,7 +64,9 @@ def encode_images(plan: TrainingPlan, model: Model, events: Dispatcher, stop: St
 
     records = [*plan.records, *plan.held_out]
     known = sdscripts_latents(records, source, events) if plan.run.dataset.sdscripts_latents else {}
-    moments = cache_moments(records, model.vae.encode, source.vae_hash(), folder, progress, events.note, known)
+    moments = cache_moments(
+        records, model.vae.encode, source.vae_hash(), folder, progress, events.note, events.warn, known
+    )
     if not any(record.image_rules.changes for record in records):
         model.vae.to("cpu")
     return Latents(moments, model.vae.encode)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 
@@ -53,7 +54,7 @@ def sample_if_due(run: Session) -> None:
     try:
         files = run.sample_renderer.render(run.model, run.state.concepts, tag)
     except Exception as error:  # whatever a sampler, a full disk or too small a GPU raises
-        run.events.note(f"warning: no sample images at {tag}: {error}")
+        run.events.warn(f"no sample images at {tag}: {error}")
         return
     run.events.emit(Sampled(run.state.step, tag, tuple(files), files[-1]))
 
@@ -69,19 +70,22 @@ def save_if_due(run: Session) -> None:
         return
     run.checks.check_rows()
     try:
-        files = store.save_step(run.state) if milestones.saves_step(done) else []
+        if milestones.saves_step(done):
+            emit_saved(run, store.save_step(run.state))
         if epoch:
-            files += store.save_epoch(run.state, epoch, milestones.save_every_n_epochs or 1)
-        kept = store.save_step_in_run_folder(run.state) if milestones.keeps_step(done) else []
+            emit_saved(run, store.save_epoch(run.state, epoch, milestones.save_every_n_epochs or 1))
+        if milestones.keeps_step(done):
+            emit_saved(run, store.save_step_in_run_folder(run.state), in_run_folder=True)
         if is_state:
             store.save_state(run.state)
     except (UserError, OSError) as error:  # a full disk, for example
-        run.events.note(f"warning: {error} Training continues; files saved earlier are intact.")
-        return
+        run.events.warn(f"{error} Training continues; files saved earlier are intact.")
+
+
+def emit_saved(run: Session, files: Iterator[Path], in_run_folder: bool = False) -> None:
+    """Emit an event for each file as soon as it is written, whether the ones after it can be written or not."""
     for file in files:
-        run.events.emit(Saved(done, file))
-    for file in kept:
-        run.events.emit(Saved(done, file, in_run_folder=True))
+        run.events.emit(Saved(run.state.step, file, in_run_folder))
 
 
 def concept_norms_and_distances(concepts: Sequence[Concept]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,19 +24,23 @@ from neonym.training.loop import run_steps
 from neonym.training.periodic import begin_evaluations, concept_norms_and_distances, sample_if_due
 from neonym.training.resume import StartingPoint, find_starting_point
 from neonym.training.session import Session
-from neonym.training.setup import start_accelerator, weight_dtype, with_precision
+from neonym.training.setup import errors_of_main_process, start_accelerator, weight_dtype, with_precision
 from neonym.training.state import TrainState, restore
 from neonym.training.verdict import Verdict, make_verdict
 
 
 @dataclass
 class Result:
-    """The outcome of a run. `signal` is the signal that stopped it, 0 if it reached its end."""
+    """The outcome of a run. `signal` is the signal that stopped it, 0 if it reached its end.
+
+    `was_finished` says that an earlier call had finished the run, so that nothing was done.
+    """
 
     files: list[Path] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     steps: int = 0
     signal: int = 0
+    was_finished: bool = False
 
 
 def train_plan(plan: TrainingPlan, events: Dispatcher, stop: Stop) -> Result:
@@ -49,25 +53,44 @@ def train_plan(plan: TrainingPlan, events: Dispatcher, stop: Stop) -> Result:
     plan = replace(plan, run=with_precision(plan.run, plan.source, notes.append))
     accelerator = start_accelerator(plan.run, notes.append)
     events = events if accelerator.is_main_process else Dispatcher()
-    for note in [*notes, *(f"{problem.severity}: {problem}" for problem in plan.problems)]:
-        events.note(note)
-    with accelerator.main_process_first():
-        plan = replace(plan, source=with_weights(plan.source, weight_dtype(accelerator) != torch.float32))
-    store = CheckpointStore(plan)
-    with store.open() if accelerator.is_main_process else nullcontext():
-        accelerator.wait_for_everyone()
-        start = find_starting_point(plan, store)
-        for note in start.notes:
-            events.note(note)
-        if start.finished and start.saved is not None:
-            events.result(start.finished)
-            return Result(store.final_files(), steps=start.saved.step)
+    with ExitStack() as locks:  # released after the last event, because the event file is in the locked folder
         try:
-            events.emit(Opened(store.folder, tuple(plan.tokens)))
-            return train_opened(plan, store, start, accelerator, events, stop)
+            return open_and_train(plan, accelerator, events, stop, notes, locks)
         except BaseException as error:  # including KeyboardInterrupt: listeners end with the run
             events.emit(Failed(str(error) or type(error).__name__))
             raise
+
+
+def open_and_train(
+    plan: TrainingPlan, accelerator: Accelerator, events: Dispatcher, stop: Stop, notes: list[str], locks: ExitStack
+) -> Result:
+    """Open the run folder, find where the run starts, and train. Raises UserError."""
+    for note in notes:
+        events.note(note)
+    for problem in plan.problems:
+        events.note(f"{problem.severity}: {problem}", "warning" if problem.severity == "warning" else "info")
+    with accelerator.main_process_first():
+        plan = replace(plan, source=with_weights(plan.source, weight_dtype(accelerator) != torch.float32))
+    store = CheckpointStore(plan)
+    with errors_of_main_process(accelerator):
+        if accelerator.is_main_process:
+            locks.enter_context(store.open())
+    start = find_starting_point(plan, store)
+    for note in start.notes:
+        events.note(note)
+    if start.finished and start.saved is not None:
+        return report_finished(store, start.finished, start.saved.step, events)
+    with errors_of_main_process(accelerator):
+        events.emit(Opened(store.folder, tuple(plan.tokens)))
+    return train_opened(plan, store, start, accelerator, events, stop)
+
+
+def report_finished(store: CheckpointStore, report: str, step: int, events: Dispatcher) -> Result:
+    """Return the files and verdicts of a run that had finished before."""
+    verdicts = store.verdicts() or []
+    events.result(report)
+    events.emit(Finished(step, tuple(store.finished_files()), tuple(verdict.as_dict() for verdict in verdicts)))
+    return Result(store.final_files(), verdicts, step, was_finished=True)
 
 
 def train_opened(

@@ -29,11 +29,14 @@ class Progress:
         elif isinstance(event, neonym.Saved):
             self.saved.append(event.file)
         elif isinstance(event, neonym.Noted):
+            assert_type(event.level, neonym.Level)
             print(event.level, event.text)
 
 
 def report(event: neonym.Event) -> None:
-    """Print an event: a listener can be a plain function."""
+    """Print an event: a listener can be a plain function, and can refuse a run."""
+    if isinstance(event, neonym.Opened) and "cat" in event.words:
+        raise neonym.RefuseRun("the model knows cats", "`cat`", "Choose another word")
     print(event.kind, event.facts())
 
 
@@ -58,6 +61,9 @@ def learn(run: neonym.RunConfig) -> list[Path]:
     for verdict in result.verdicts:
         assert_type(verdict, neonym.Verdict)
         print(f"{verdict.token}: {verdict.word} ({verdict.reason}); {verdict.advice}")
+        assert_type(verdict.encoders, dict[str, neonym.EncoderFigures])
+    if result.was_finished:
+        print("finished already")
     assert_type(result.files, list[Path])
     return result.files
 
@@ -66,7 +72,8 @@ def show(files: list[Path], prompt: str) -> list[Image.Image]:
     model = neonym.load_model("builtin:emoji", "cpu", torch.float32)
     assert_type(model, neonym.Model)
     words = [neonym.read_embedding(file) for file in files]
-    images = neonym.generate([prompt, prompt], words, model, seed=3, size=(64, 64), guidance=4.0)
+    size: neonym.Size = (64, 64)
+    images = neonym.generate([prompt, prompt], words, model, seed=3, size=size, guidance=4.0)
     assert_type(images, list[Image.Image])
     return images + neonym.generate(prompt, words=["frimble=frimble.pt", Path("a.bin")])
 
