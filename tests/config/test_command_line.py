@@ -201,6 +201,14 @@ def test_keys_of_other_trainers_share_one_warning(tmp_path):
     assert found.run.optim.seed == 2
 
 
+@pytest.mark.parametrize("text", ["[1]", "3", "null", '"text"'])
+def test_a_json_config_file_that_is_not_a_table_is_an_error(tmp_path, text):
+    path = tmp_path / "run.json"
+    path.write_text(text)
+    (problem,) = given(f"--config_file={path}").problems
+    assert (problem.severity, problem.what, problem.where) == ("error", "must be a table", str(path))
+
+
 def test_a_config_file_of_the_kohya_ss_gui_is_accepted(tmp_path):
     """The file of its Textual Inversion tab has two keys of the GUI itself and a switch that is a number."""
     text = """

@@ -266,6 +266,8 @@ def test_convert_inspect_and_recipe_agree(tmp_path, capsys):
     assert len(facts["model"]["text_encoder"]["nearest"]) == 3
     assert main(["inspect", str(first), "--for", "sdxl"]) == 2
     assert "DOES NOT FIT sdxl" in capsys.readouterr().out
+    assert main(["inspect", str(first), "--for", "sd9"]) == 2
+    assert capsys.readouterr().err == "neonym inspect: error: --for: `sd9` is not one of sd1, sd2, sdxl.\n"
     assert main(["recipe", str(first)]) == 2
 
 

@@ -37,6 +37,7 @@ GOOD = Worth(
         ({"reach": 0.3}, WEAK, "30 % of the gain that is possible in its direction"),
         ({"standard_errors": 1.9}, NOT_LEARNED, "which may be chance"),
         ({"loss_after": 0.11, "standard_errors": -3.0}, NOT_LEARNED, "10.0 % worse than with its init word"),
+        ({"loss_after": 0.1, "standard_errors": 0.0}, NOT_LEARNED, "predicted 0.0 % worse than"),
         ({"loss_after": float("nan")}, NOT_LEARNED, "not finite"),
         ({"loss_before": 0.0, "loss_after": 0.0}, NOT_LEARNED, "masks are empty"),
     ],

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field
 
 from neonym.config.flags import parse_flags
-from neonym.errors import counted
+from neonym.errors import ConfigError, Problem, counted
 from neonym.models.registry import families, family_named
 
 if TYPE_CHECKING:
@@ -43,18 +43,12 @@ class InspectFlags(BaseModel):
     offline: bool = Field(False, description="Never use the network, not even for a hub ID.")
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(False, description="Print one JSON object.")
 
-    @field_validator("family")
-    @classmethod
-    def known(cls, name: str | None) -> str | None:
-        """Return the name of a family. Raises ValueError if it is unknown."""
-        if name is not None and family_named(name) is None:
-            raise ValueError(f"is not one of {family_names()}")
-        return name
-
 
 def main(argv: list[str], prog: str) -> int:
     """Print what an embedding file holds, and return the exit code: 2 if it is unreadable or does not fit."""
     flags = parse_flags(InspectFlags, argv, prog, DESCRIPTION)
+    if flags.family is not None and family_named(flags.family) is None:
+        raise ConfigError([Problem("error", f"`{flags.family}` is not one of {family_names()}", "--for")])
     from neonym.api.inspect import file_facts
 
     facts = file_facts(flags.file, flags.model, flags.offline)

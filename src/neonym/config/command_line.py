@@ -75,7 +75,10 @@ def read_config_file(path: Path, flags: RunFlags, sections: Mapping[str, str], g
     try:
         if wrong := misplaced(path, "config_file"):
             raise ConfigError([wrong])
-        table = flatten(read_table(path))
+        table = read_table(path)
+        if not isinstance(table, dict):
+            raise ConfigError([Problem("error", "must be a table", str(path), "Write flags with their values")])
+        table = flatten(table)
     except ConfigError as error:
         given.problems += error.problems
         return {}

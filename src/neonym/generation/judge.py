@@ -44,7 +44,7 @@ def judge(worth: Worth, than: str = "its init word") -> Judgement:
     gain = 100 * (1 - worth.loss_after / worth.loss_before)
     better = f"{gain:.1f} % better than with {than}"
     if worth.standard_errors < SURE:
-        worse = f"images are predicted {-gain:.1f} % worse than with {than}"
+        worse = f"images are predicted {abs(gain):.1f} % worse than with {than}"
         return Judgement(NOT_LEARNED, f"images are predicted {better}, which may be chance" if gain > 0 else worse)
     if worth.share < LEAST_SHARE:
         return Judgement(NOT_LEARNED, f"images are predicted {better}: {gain_phrase(worth)}, too little to see")

@@ -146,7 +146,8 @@ def read_state(file: Path, fingerprint: dict[str, str], fix: str = "") -> SavedS
     try:
         with safe_open(file, framework="pt") as opened:
             text = (opened.metadata() or {}).get("neonym")
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            # copied, because a tensor's alignment in the file would change how sums over it are rounded
+            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
         if text is None:
             raise ValueError("Neonym did not write it")
         facts = checked_facts(json.loads(text), tensors)
