@@ -29,7 +29,7 @@ Generated from the schema by `make docs`. Write a flag as `--name=value` or `--n
 is switched on by `--name` alone. A default of `None` means that the value comes from elsewhere, as described.
 """
 TABLES = """\
-The tables are `[[concepts]]`, `[[datasets]]` and `[[datasets.subsets]]`. The keys of a data set may also be set in
+The tables are `[[concepts]]`, `[[datasets]]` and `[[datasets.subsets]]`. The keys of a dataset may also be set in
 `[general]`, and those of a subset in both, except `image_dir`, `metadata_file`, `conditioning_data_dir`, `is_reg`,
 `alpha_mask` and `concept`. The innermost table takes precedence, and every table does over the command line. A subset
 has an `image_dir`, or a `metadata_file` with or without an `image_dir` for its images.
@@ -83,7 +83,7 @@ def page() -> str:
         HEAD,
     ]
     lines += [row(name, field) for name, field in GenerateSettings.model_fields.items()]
-    lines += ["", "## The data-set file", "", *TABLES.splitlines(), ""]
+    lines += ["", '<a id="the-data-set-file"></a>', "", "## The dataset file", "", *TABLES.splitlines(), ""]
     for title, model in (("concepts", ConceptSpec), ("datasets", DatasetValues), ("datasets.subsets", SubsetSpec)):
         lines += ["", f"### `[[{title}]]`", "", "| key | kind | default |", "|---|---|---|"]
         for name, field in model.model_fields.items():

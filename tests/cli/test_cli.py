@@ -36,7 +36,7 @@ SD_SCRIPTS_COMMAND = [
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Return a folder with the data set that SD_SCRIPTS_COMMAND names."""
+    """Return a folder with the dataset that SD_SCRIPTS_COMMAND names."""
     make_images(tmp_path / "pictures", 4, caption="mychar4 1girl")
     (tmp_path / "cfg.toml").write_text(
         "[general]\ncaption_extension = '.txt'\n[[datasets]]\nbatch_size = 2\n[[datasets.subsets]]\nimage_dir = 'pictures'\n"

@@ -1,4 +1,4 @@
-"""Tests of settings and data-set files: inherited values, and all mistakes reported together."""
+"""Tests of settings and dataset files: inherited values, and all mistakes reported together."""
 
 import pytest
 
@@ -139,7 +139,7 @@ def test_two_words_that_are_equal_after_cleaning_are_an_error(tmp_path):
 
 
 def test_all_mistakes_in_several_concepts_are_reported_together(tmp_path):
-    """An unknown key, a wrong value and a data set of mixed kinds do not hide other mistakes."""
+    """An unknown key, a wrong value and a dataset of mixed kinds do not hide other mistakes."""
     text = """
     [[concepts]]
     token_string = "cat"

@@ -132,7 +132,7 @@ def test_unknown_keys_at_each_level_and_wrong_types(tmp_path):
         "`genral` is not known", "Did you mean `general`", "`flip_augg`", "Did you mean `flip_aug`", "[general]: `color_aug`",
         "concepts[0]: `init_wrd`", "Did you mean `init_word`", "concepts[0]: `num_vectors_per_token`",
         "`resolutoin`", "`bucket_reso_steps`", "`batch_size`", "`resolution`", "`num_repeat`", "Did you mean `num_repeats`",
-        "`enable_bucket` is a setting of the data set", "subsets[0]: `flip_aug`", "subsets[1]: `image_dir`",
+        "`enable_bucket` is a setting of the dataset", "subsets[0]: `flip_aug`", "subsets[1]: `image_dir`",
         "subsets[1]: `caption_dropout_rate`", "subsets[1]: `keep_tokens`", "datasets[1] subsets[0]: `class_tokens`",
         "datasets[2]: mixes folders and metadata files", "--learning_rate",
     ):  # fmt: skip
@@ -224,7 +224,7 @@ def test_the_extension_decides_the_format_of_a_data_set_file(tmp_path):
     for name, text in (("t.yaml", "datasets:\n  - subsets: []\n"), ("t.yaml", good), ("t", good), ("t.toml.bak", good)):
         (tmp_path / name).write_text(text)
         found = said(preflight(settings(dataset_config=str(tmp_path / name), token_string=WORD)))
-        assert f"{name}: is neither a .toml nor a .json file. Give a data-set file in TOML or JSON" in found
+        assert f"{name}: is neither a .toml nor a .json file. Give a dataset file in TOML or JSON" in found
     (tmp_path / "T.TOML").write_text(good)
     assert not preflight(settings(dataset_config=str(tmp_path / "T.TOML"), token_string=WORD)).failed()
 

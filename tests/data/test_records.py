@@ -1,4 +1,4 @@
-"""Verify the images of a data set: repeats, regularisation, held-out images, and problems of folders."""
+"""Verify the images of a dataset: repeats, regularisation, held-out images, and problems of folders."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def rules_of(values: dict) -> BucketRules:
 
 @pytest.mark.parametrize("case", golden("e_repeats_and_reg.json"), ids=lambda c: c["name"])
 def test_golden_repeats_and_regularisation(case, tmp_path):
-    """Folders are laid out as in each case, and read through the data-set file or the folder flags."""
+    """Folders are laid out as in each case, and read through the dataset file or the folder flags."""
     inputs, expected = case["inputs"], case["expected"]
     for subset in inputs["subsets"]:
         folder = tmp_path / subset.get("parent", "") / subset["dir"]

@@ -92,7 +92,7 @@ def named_origin(key: str, origin: str, given: Given) -> str:
 
 
 def print_config(found: Preflight, given: Given) -> None:
-    """Print the values of all flags, concepts, data sets and subsets, each with its origin."""
+    """Print the values of all flags, concepts, datasets and subsets, each with its origin."""
     in_tables = {FLAG_NAMES.get(key, key) for key in (*DatasetValues.model_fields, *SubsetSpec.model_fields)}
     for section, name, _ in fields_of(RunConfig):
         if not (section in ("dataset", "eval") and name in in_tables) and name not in SECRETS:
@@ -118,7 +118,7 @@ def print_config(found: Preflight, given: Given) -> None:
 def print_table(
     found: Preflight, title: str, at: tuple[int, int | None], values: dict[str, Any], origins: Mapping[str, str]
 ) -> None:
-    """Print a data set or a subset. `origins` holds the origins of values that come from the model."""
+    """Print a dataset or a subset. `origins` holds the origins of values that come from the model."""
     print(f"\n{title}")
     for key, value in values.items():
         origin = origins.get(key) or found.origins.get((*at, key), "default")
@@ -137,7 +137,7 @@ def print_value(name: str, value: Any, origin: str) -> None:
 
 
 def print_summary(found: Preflight) -> None:
-    """Print the problems, data sets, defaults and words for people to read."""
+    """Print the problems, datasets, defaults and words for people to read."""
     from neonym.cli.facts import dataset_facts, moment
     from neonym.preflight.possible_captions import example_caption
 
@@ -154,7 +154,7 @@ def print_summary(found: Preflight) -> None:
         facts = dataset_facts(found, index)
         buckets = ", ".join(f"{w}x{h}: {b['count']}" for b in facts["buckets"] for w, h in [b["size"]])
         sizes = f"batch {facts['batch_size']}, {facts['steps_per_epoch']} steps per epoch"
-        print(f"data set {index}: {sizes}, buckets {buckets}")
+        print(f"dataset {index}: {sizes}, buckets {buckets}")
     if found.defaults:
         print("settings that are not given:")
     for name, default in found.defaults.items():

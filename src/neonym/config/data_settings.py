@@ -58,10 +58,8 @@ class ConceptSettings(Section):
 class DatasetSettings(Section):
     """The settings of the images and captions."""
 
-    dataset_config: str | None = setting(None, "A data-set file (TOML or JSON) as sd-scripts reads it.")
-    train_data_dir: str | None = setting(
-        None, "A folder of images, or of `N_name` folders, instead of a data-set file."
-    )
+    dataset_config: str | None = setting(None, "A dataset file (TOML or JSON) as sd-scripts reads it.")
+    train_data_dir: str | None = setting(None, "A folder of images, or of `N_name` folders, instead of a dataset file.")
     in_json: str | None = setting(None, "A metadata file (.json, .jsonl) for the images in train_data_dir.")
     reg_data_dir: str | None = setting(None, "A folder of `N_name` folders with regularisation images.")
     resolution: Resolution | None = setting(None, 'The training size, "S" or "W,H" (default: the model\'s own).')
@@ -70,7 +68,8 @@ class DatasetSettings(Section):
     )
     dataset_repeats: int = setting(1, "How many times each image is used in an epoch.", least=1)
     caption_extension: str | None = setting(
-        None, "The ending of caption files (default: .caption and, where class_tokens do not contain the word, .txt)."
+        None,
+        "The extension of caption files (default: .caption and, where class_tokens do not contain the word, .txt).",
     )
     caption_separator: str = setting(",", "The text between the tags of a caption.")
     caption_prefix: str | None = setting(None, "A text to put before every caption.")
@@ -118,7 +117,7 @@ class DatasetSettings(Section):
     resize_interpolation: Interpolation | None = setting(None, "How images are scaled (default: lanczos).")
     alpha_mask: bool = setting(False, "Weight the loss by how opaque an image is.")
     masked_loss: bool = setting(
-        False, "Weight the loss by the mask images of conditioning_data_dir (in the data-set file)."
+        False, "Weight the loss by the mask images of conditioning_data_dir (in the dataset file)."
     )
     background: Colour = setting(Colour.parse("white"), "The colour behind transparent pixels: a name or #rrggbb.")
     sdscripts_latents: bool = setting(

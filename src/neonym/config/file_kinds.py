@@ -35,7 +35,7 @@ DATA_KEYS = {
     *DatasetValues.model_fields,
     *SubsetSpec.model_fields,
     *OTHER_SUBSET_KEYS,
-}  # keys that people write in data-set files
+}  # keys that people write in dataset files
 PAGE = "docs/from-other-trainers.md"
 
 
@@ -83,7 +83,7 @@ def folder_kind(path: Path) -> Kind | None:
     numbered = [child for child in children if re.match(r"\d+_", child.name) and child.is_dir()]
     if any(has_images(folder) for folder in (path, *numbered[:10])):
         return Kind("a folder of images", ("train_data_dir", "reg_data_dir", "image_path", "mask_path"),
-                    "Give it with --train_data_dir, or write it as image_dir in a data-set file")  # fmt: skip
+                    "Give it with --train_data_dir, or write it as image_dir in a dataset file")  # fmt: skip
     return None
 
 
@@ -205,7 +205,7 @@ def toml_kind(table: Mapping[str, Any]) -> Kind | None:
 
 
 METADATA = {"caption", "tags", "train_resolution", "image_size", "image_path", "file_name", "text"}
-DATASET_FILE = Kind("a data-set file", ("dataset_config",))
+DATASET_FILE = Kind("a dataset file", ("dataset_config",))
 PROMPT_FILE = Kind("a file of sample prompts", ("sample_prompts", "from_file"), "Give it with --sample_prompts")
 METADATA_FILE = Kind("a metadata file, which lists images with their captions", ("in_json",))
 
@@ -243,7 +243,7 @@ def list_kind(rows: list[dict[str, Any]]) -> Kind | None:
     if rows and all("prompt" in row for row in rows):
         return PROMPT_FILE
     if rows and all({"path", "image"} <= row.keys() or {"path", "text"} <= row.keys() for row in rows):
-        fix = 'Write a data-set file with a [[datasets.subsets]] for each concept, whose path becomes image_dir = "..."'
+        fix = 'Write a dataset file with a [[datasets.subsets]] for each concept, whose path becomes image_dir = "..."'
         return Kind("OneTrainer's list of concepts", (), fix)
     return METADATA_FILE if rows and all(METADATA & row.keys() for row in rows[:20]) else None
 

@@ -62,7 +62,8 @@ class GenerateSettings(Section):
     )
 
     textual_inversion_embeddings: tuple[str, ...] = setting(
-        (), "Embedding files. The word in prompts is the file name without its ending; WORD=FILE chooses another word."
+        (),
+        "Embedding files. The word in prompts is the file name without its extension; WORD=FILE chooses another word.",
     )
     network_weights: tuple[str, ...] = setting((), "LoRA files, in the layout of kohya's sd-scripts or of diffusers.")
     network_mul: tuple[float, ...] = setting((), "The multiplier of each LoRA (default: 1).")

@@ -98,7 +98,7 @@ INVOKE_TRAINING = {
     "keep_in_memory": no_setting(MEMORY),
     "cache_vae_outputs": no_setting(MEMORY),
     "dataloader_num_workers": no_setting(MEMORY),
-    "use_masks": same("alpha_mask", "or conditioning_data_dir in a data-set file, with --masked_loss"),
+    "use_masks": same("alpha_mask", "or conditioning_data_dir in a dataset file, with --masked_loss"),
     "validate_every_n_steps": same("sample_every_n_steps", SAVED_IMAGES),
     "validate_every_n_epochs": same("sample_every_n_epochs", SAVED_IMAGES),
     "validation_prompts": same("sample_prompts", "a file with a prompt on each line"),
@@ -116,11 +116,11 @@ ONETRAINER = {
     "initial_embedding_text": same("init_word"),
     "token_count": same("num_vectors_per_token"),
     "embedding_learning_rate": same("learning_rate"),
-    "additional_embeddings": no_setting("several words are listed as [[concepts]] in a data-set file"),
+    "additional_embeddings": no_setting("several words are listed as [[concepts]] in a dataset file"),
     "is_output_embedding": no_setting("vectors after the text encoder are not supported"),
     "preserve_embedding_norm": no_setting("the norm of the vectors is not constrained"),
-    "concept_file_name": same("dataset_config", "a data-set file: each concept's path is the image_dir of a subset"),
-    "concepts": same("dataset_config", "a data-set file: each concept's path is the image_dir of a subset"),
+    "concept_file_name": same("dataset_config", "a dataset file: each concept's path is the image_dir of a subset"),
+    "concepts": same("dataset_config", "a dataset file: each concept's path is the image_dir of a subset"),
     "learning_rate_scheduler": same("lr_scheduler"),
     "learning_rate_warmup_steps": same("lr_warmup_steps"),
     "learning_rate_cycles": same("lr_scheduler_num_cycles"),
@@ -134,7 +134,7 @@ ONETRAINER = {
     "rescale_noise_scheduler_to_zero_terminal_snr": same("zero_terminal_snr"),
     "min_noising_strength": same("min_timestep", "in timesteps, 0 to 1000"),
     "max_noising_strength": same("max_timestep", "in timesteps, 0 to 1000"),
-    "masked_training": same("masked_loss", "with conditioning_data_dir in the data-set file"),
+    "masked_training": same("masked_loss", "with conditioning_data_dir in the dataset file"),
     "aspect_ratio_bucketing": same("enable_bucket"),
     "latent_caching": no_setting(MEMORY),
     "cache_dir": same("latent_cache_dir"),
@@ -266,7 +266,7 @@ GENERATORS = {  # names in diffusers, AUTOMATIC1111's API and neonym train -> fl
     "mixed_precision": same("fp16", "or --bf16"),
 }
 
-OTHER_SUBSET_KEYS = {  # keys of other programs' data-set files -> keys of a subset in Neonym
+OTHER_SUBSET_KEYS = {  # keys of other programs' dataset files -> keys of a subset in Neonym
     "repeats": "num_repeats",
     "path": "image_dir",
     "folder_path": "image_dir",

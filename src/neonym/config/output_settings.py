@@ -14,7 +14,7 @@ class SaveSettings(Section):
     """The settings of the files that a run writes, and of resuming."""
 
     output_dir: str = setting("outputs", "The folder of the embedding file and of the run's records.")
-    output_name: str | None = setting(None, "The name of the embedding file without its ending (default: the word).")
+    output_name: str | None = setting(None, "The name of the embedding file without its extension (default: the word).")
     save_model_as: Literal["safetensors", "pt", "ckpt", "bin", "png"] = setting(
         "safetensors", "The format of the embedding file; every program reads .safetensors."
     )

@@ -66,7 +66,7 @@ def data_problems(run: RunConfig) -> Iterator[Problem]:
     """Yield an error for each wrong setting of the images, the files and the folders."""
     data, save = run.dataset, run.save
     if data.dataset_config is None and data.train_data_dir is None and data.in_json is None:
-        fix = "Give a data-set file, or a folder with --train_data_dir"
+        fix = "Give a dataset file, or a folder with --train_data_dir"
         yield Problem("error", NO_IMAGES, "--dataset_config", fix)
     for name in NAMED:
         if getattr(getattr(run, SETTINGS[name][0]), name) == "":

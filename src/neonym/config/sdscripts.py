@@ -78,10 +78,10 @@ SDSCRIPTS: dict[str, Compat] = {
     "fp16_master_weights_and_gradients": no_effect(DEEPSPEED.reason),
     "fused_backward_pass": refused(SMALL),
     "dataset_class": refused(
-        "a data set cannot be a class to import, because nothing that is read may run code", "text"
+        "a dataset cannot be a class to import, because nothing that is read may run code", "text"
     ),
     "conditioning_data_dir": refused(
-        "is only a key of the data-set file (as in this trainer of sd-scripts, which ignores the flag)", "text"
+        "is only a key of the dataset file (as in this trainer of sd-scripts, which ignores the flag)", "text"
     ),
     "console_log_simple": no_effect("output is always plain where there is no terminal"),
 }

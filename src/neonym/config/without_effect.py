@@ -41,7 +41,7 @@ def uses_separator(data: DatasetSettings) -> bool:
 def conditions(run: RunConfig) -> list[tuple[tuple[str, ...], bool, str]]:
     """Return rows of settings, whether they have an effect in this run, and the words for why they have none."""
     data, objective, save, hub, log = run.dataset, run.objective, run.save, run.hub, run.log
-    file, kinds = data.dataset_config is not None, tracker_kinds(log)  # a data-set file may need these values
+    file, kinds = data.dataset_config is not None, tracker_kinds(log)  # a dataset file may need these values
     states = save.save_state or save.save_state_on_train_end
     epochs = bool(save.save_every_n_epochs or save.save_n_epoch_ratio)
     return [

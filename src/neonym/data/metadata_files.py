@@ -181,7 +181,7 @@ def find_masks(images: list[Path], folder: Path, report: Reporter) -> dict[Path,
 def escape_hint(path: Path) -> str:
     """Return the fix for a path with line breaks or tabs, or "" for any other path.
 
-    Most likely, a backslash in a Windows path started an escape sequence in the data-set file.
+    Most likely, a backslash in a Windows path started an escape sequence in the dataset file.
     """
     if str(path).isprintable():
         return ""

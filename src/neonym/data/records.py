@@ -30,7 +30,7 @@ from neonym.types import CaptionRules, Fit, ImageRecord, ImageRules, Size
 
 Inspected = Mapping[Path, ImageFacts | DataError]
 THIN = 3.0  # an image resized to more than this multiple of its bucket's area loses most of itself to the crop
-MOST_ITEMS = 20_000_000  # images in a data set, including repeats: an epoch is a list of them
+MOST_ITEMS = 20_000_000  # images in a dataset, including repeats: an epoch is a list of them
 TINY = 0.25  # an image of a smaller fraction of its bucket's area is enlarged to more than twice its size
 
 
@@ -51,13 +51,13 @@ class Folder:
 
     @property
     def place(self) -> Path:
-        """The path that messages name, which also identifies the subset within its data set."""
+        """The path that messages name, which also identifies the subset within its dataset."""
         return self.metadata or self.path or Path()
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set: subsets that share a batch size, buckets and the share of held-out images."""
+    """A dataset: subsets that share a batch size, buckets and the share of held-out images."""
 
     folders: tuple[Folder, ...]
     batch_size: int
@@ -79,7 +79,7 @@ def scan(
 
 
 def without_leaks(training: list[ImageRecord], held_out: list[ImageRecord], report: Reporter) -> list[ImageRecord]:
-    """Return the training records without images that are held out in another folder or data set.
+    """Return the training records without images that are held out in another folder or dataset.
 
     Images are compared by content. Copies in the same folder are reported and kept, since sd-scripts' rule decides
     which of them are held out.
@@ -104,7 +104,7 @@ def without_leaks(training: list[ImageRecord], held_out: list[ImageRecord], repo
 
 
 class Scan:
-    """The scan of one data set, which uses as many regularisation images of each concept as training images."""
+    """The scan of one dataset, which uses as many regularisation images of each concept as training images."""
 
     def __init__(self, dataset: Dataset, index: int, report: Reporter, broken_is_fatal: bool):
         self.dataset, self.index, self.report = dataset, index, report
@@ -113,7 +113,7 @@ class Scan:
         self.names_in = cache(names_in)
 
     def run(self) -> tuple[list[ImageRecord], list[ImageRecord]]:
-        """Return the training records and the held-out records of the data set."""
+        """Return the training records and the held-out records of the dataset."""
         dataset, report = self.dataset, self.report
         try:
             self.rules = dataset.buckets.adjusted() if dataset.buckets.enabled else dataset.buckets
@@ -132,7 +132,7 @@ class Scan:
                 report(Problem("error", f"cannot be reached ({error})", str(folder.place), "Check the link"))
                 continue
             if place in seen:
-                what = "is named twice in one data set; the second one is ignored"
+                what = "is named twice in one dataset; the second one is ignored"
                 report(Problem("warning", what, str(folder.place)))
                 continue
             seen.add(place)
@@ -354,7 +354,7 @@ def deal(regular: list[ImageRecord], wanted: int) -> list[ImageRecord]:
 
 
 def steps_per_epoch(records: Sequence[ImageRecord], step_sizes: Sequence[int]) -> int:
-    """Return the number of steps in an epoch of `records`. `step_sizes` holds the samples per step of each data set."""
+    """Return the number of steps in an epoch of `records`. `step_sizes` holds the samples per step of each dataset."""
     counts: dict[tuple[int, Size], int] = {}
     for record in records:
         group = (record.dataset, record.fit.bucket)
