@@ -73,10 +73,10 @@ def test_scan_reports_problems(tmp_path):
     for words in (
         "broken.png",
         "cut.png",
-        "00.txt: is not UTF-8",
-        "empty: has no images",
-        "none: cannot be read",
-        "no caption file",
+        "00.txt is not UTF-8",
+        "empty contains no images",
+        "none cannot be read",
+        "without a caption file",
     ):
         assert words in text
 

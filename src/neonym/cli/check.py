@@ -20,7 +20,7 @@ from neonym.config.resolve import FLAG_NAMES
 from neonym.config.run import RunConfig
 from neonym.config.schema import fields_of
 from neonym.config.values import as_written
-from neonym.errors import Problem, in_one_line
+from neonym.errors import Problem, counted, in_one_line
 
 if TYPE_CHECKING:
     from neonym.preflight.preflight import Preflight
@@ -153,16 +153,16 @@ def print_summary(found: Preflight) -> None:
     for index in range(len(found.datasets)):
         facts = dataset_facts(found, index)
         buckets = ", ".join(f"{w}x{h}: {b['count']}" for b in facts["buckets"] for w, h in [b["size"]])
-        sizes = f"batch {facts['batch_size']}, {facts['steps_per_epoch']} steps per epoch"
-        print(f"dataset {index}: {sizes}, buckets {buckets}")
+        sizes = f"batch {facts['batch_size']}, {counted(facts['steps_per_epoch'], 'step')} per epoch"
+        print(f"dataset {index}: {sizes}, buckets {buckets or 'none'}")
     if found.defaults:
-        print("settings that are not given:")
+        print("defaults in use:")
     for name, default in found.defaults.items():
         print(f"  {name} {default.value}: {default}")
     for index, token in enumerate(found.tokens):
         own = [r for r in found.records if r.concept == index]
         example = f", for example {excerpt(example_caption(own[0], moment(found, index, 0)))}" if own else ""
-        print(f"`{token}`: {len(own) or 'no'} images{example}")
+        print(f"`{token}`: {counted(len(own), 'image') if own else 'no images'}{example}")
     errors = sum(p.severity == "error" for p in found.problems)
     print(f"{errors} error{'s' * (errors > 1)}: training would not start" if errors else "ready to train")
 

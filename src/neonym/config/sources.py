@@ -74,9 +74,9 @@ def read_dataset_file(path: Path) -> Any:
         raise ConfigError([wrong])
     if path.suffix.lower() not in (".toml", ".json"):
         what = "is neither a .toml nor a .json file"
-        fix = "Give a dataset file in TOML or JSON, or give a folder of images with --train_data_dir"
+        fix = "Pass a dataset file in TOML or JSON, or a folder of images with --train_data_dir"
         raise ConfigError([Problem("error", what, str(path), fix)])
-    return read_table(path, "Check the path, or give a folder of images with --train_data_dir")
+    return read_table(path, "Check the path, or pass a folder of images with --train_data_dir")
 
 
 def check_word_flags(run: RunConfig, where: str, read: Resolved) -> None:
@@ -95,7 +95,7 @@ def concept_from_flags(run: RunConfig, found: Resolved) -> tuple[ConceptSpec | N
     """Return a tuple with the concept of `--token_string`. If it is missing or wrong, report it and return ()."""
     flags = run.concept
     if not (flags.token_string or "").strip():
-        fix = "Give one, such as --token_string=mychar4; the captions must contain it"
+        fix = "Choose one, such as --token_string=mychar4; the captions must contain it"
         found.error(NO_NAME, "--token_string", fix)
         return ()
     values, one = flags.model_dump(exclude={"train_encoders"}), Resolved()
@@ -120,10 +120,10 @@ def token_problems(concepts: Sequence[ConceptSpec], run: RunConfig) -> Iterator[
                 "error",
                 "cannot be a file name",
                 where,
-                "Choose another word, or, with a single word, give --output_name",
+                "Choose another word, or, with a single word, set --output_name",
             )
         if concept.init_word is not None and not clean(concept.init_word):
-            yield Problem("error", "the init word is empty", where, "Give an ordinary word, or leave it out")
+            yield Problem("error", "the init word is empty", where, "Use an ordinary word, or leave the flag out")
     if len(concepts) > 1 and run.save.output_name in [concept.token_string for concept in concepts]:
         yield Problem("error", "is also the name of a concept", "--output_name", "Choose another")
 

@@ -24,7 +24,7 @@ from neonym.data.metadata_files import (
 )
 from neonym.data.remarks import Remark, remark_problems
 from neonym.data.subset_captions import SubsetCaptions
-from neonym.errors import DataError, Problem, in_one_line, some
+from neonym.errors import DataError, Problem, counted, in_one_line, some
 from neonym.extras import install_command
 from neonym.types import CaptionRules, Fit, ImageRecord, ImageRules, Size
 
@@ -132,7 +132,7 @@ class Scan:
                 report(Problem("error", f"cannot be reached ({error})", str(folder.place), "Check the link"))
                 continue
             if place in seen:
-                what = "is named twice in one dataset; the second one is ignored"
+                what = "is listed twice in one dataset; the second entry is ignored"
                 report(Problem("warning", what, str(folder.place)))
                 continue
             seen.add(place)
@@ -202,7 +202,7 @@ class Scan:
         ):
             self.report(problem)
         if entries and not records:
-            what = f"has no usable image ({some([entry.path.name for entry in entries])})"
+            what = f"contains no usable images ({some([entry.path.name for entry in entries])})"
             self.report(Problem("error", what, str(folder.place)))
         report_shapes(folder, records, self.rules.enabled, self.report)
         return records
@@ -218,7 +218,7 @@ class Scan:
                 rules = folder.rules
                 entries = read_metadata(folder.metadata, folder.path, rules.separator, rules.wildcards, self.report)
                 if not entries:
-                    self.report(Problem("error", "has no images", str(folder.metadata)))
+                    self.report(Problem("error", "contains no images", str(folder.metadata)))
                 return entries
             assert folder.path is not None
             paths = find_images(folder.path, complain)
@@ -231,7 +231,7 @@ class Scan:
             return []
         if not paths:
             fix = "Put images directly into the folder: subfolders are not searched"
-            self.report(Problem("error", "has no images", str(folder.place), fix))
+            self.report(Problem("error", "contains no images", str(folder.place), fix))
         self.report_names(folder, paths)
         return [Entry(path) for path in paths]
 
@@ -240,7 +240,7 @@ class Scan:
         assert folder.path is not None
         others = sorted(name for name in self.names_in(folder.path) if name.lower().endswith(tuple(NOT_READ)))
         if others:
-            what = f"{len(others)} images in unsupported formats are ignored ({some(others)})"
+            what = f"{counted(len(others), 'image')} ignored because of an unsupported format ({some(others)})"
             jxl = any(name.lower().endswith(".jxl") for name in others)
             fix = "Save them as PNG, JPEG or WebP" + (f", or {install_command('pillow_jxl')}" if jxl else "")
             self.report(Problem("warning", what, str(folder.place), fix))
@@ -313,12 +313,12 @@ def report_shapes(folder: Folder, records: Sequence[ImageRecord], bucketed: bool
         r.path.name for r in records if r.fit.resized[0] * r.fit.resized[1] > THIN * r.fit.bucket[0] * r.fit.bucket[1]
     ]
     if thin:
-        what = f"{len(thin)} images are so thin that most of each is cropped ({some(thin)})"
+        what = f"{counted(len(thin), 'image')} so thin that most of the image is cropped ({some(thin)})"
         fix = "Crop them yourself" if bucketed else "Use --enable_bucket, or crop them yourself"
         report(Problem("warning", what, str(folder.place), fix))
     tiny = [r.path.name for r in records if r.size[0] * r.size[1] < TINY * r.fit.bucket[0] * r.fit.bucket[1]]
     if tiny:
-        what = f"{len(tiny)} images are enlarged to more than twice their size ({some(tiny)})"
+        what = f"{counted(len(tiny), 'image')} enlarged to more than twice the original size ({some(tiny)})"
         report(Problem("warning", what, str(folder.place), "Use larger images, or a smaller resolution"))
 
 

@@ -24,7 +24,7 @@ def image_problems(
         yield Problem("warning", what, "resolution", "Leave resolution out to use the model's own size")
     folders = [folder for dataset in datasets for folder in dataset.folders]
     if masked_loss and not any(folder.masks or folder.image_rules.alpha_mask for folder in folders):
-        fix = "Give masks with conditioning_data_dir in the dataset file, or use --alpha_mask"
+        fix = "Provide masks with conditioning_data_dir in the dataset file, or use --alpha_mask"
         yield Problem("warning", "has no effect, because no image has a mask", "--masked_loss", fix)
     if any(d.buckets.enabled for d in datasets) and any(record.image_rules.face_crop for record in records):
         what = "only works without buckets"

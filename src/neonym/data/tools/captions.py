@@ -100,7 +100,7 @@ def split_table(
     if both and len({dotted(ending) for ending in extensions.values()}) < len(extensions):
         what = f"{len(both)} images have a caption and tags, and both would be written to one file ({some(both)})"
         raise DataError(
-            what, "--caption_extension, --tags_extension", 'Give two different extensions, or set one of them to ""'
+            what, "--caption_extension, --tags_extension", 'Use two different extensions, or set one of them to ""'
         )
     for name, facts in table.items():
         image = folder / name

@@ -76,7 +76,7 @@ def prompt_in_image(file: str) -> str:
     if "prompt" not in texts and "parameters" in texts:
         prompt, negative = split_parameters(texts["parameters"])
     elif "prompt" not in texts:
-        raise ConfigError([Problem("error", "the image stores no prompt", file, "Give --prompt or --from_file")])
+        raise ConfigError([Problem("error", "the image stores no prompt", file, "Use --prompt or --from_file")])
     return f"{escape_variants(prompt)} --n {escape_variants(negative)}" if negative else escape_variants(prompt)
 
 
