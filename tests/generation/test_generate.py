@@ -178,7 +178,7 @@ def test_all_mistakes_are_reported_at_once(tmp_path, capsys):
         (["--prompt", "a", "--zero_terminal_snr", "--x", "sampler=ddim,heun"], "`heun` cannot start at pure noise"),
         (["--prompt", "a", "--x", "sampler=ddim,nope"], "--x sampler=ddim,nope: the sampler `nope` is not known"),
         (["--prompt", "a", "--network_mul", "0.5"], "1 multipliers for 0 LoRAs"),
-        (["--prompt", "a", "--from_module", "x.py"], "may run code"),
+        (["--prompt", "a", "--from_module", "x.py"], "runs no code from its inputs"),
         (["--prompt", "a", "--image_path", "{tmp}/bad.png"], "cannot be read as an image"),
         (["--prompt", "a", "--clip_skip", "50"], "more than the text encoder's 2 layers"),
         (["--prompt", "a", "--steps", "2000"], "2000 is more than 1000"),
