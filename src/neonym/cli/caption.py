@@ -194,7 +194,7 @@ def images_to_caption(flags: WriteFlags) -> list[Path]:
 
     images = images_in(flags.folder, flags.recursive)
     if not images:
-        raise DataError("the folder has no images", str(flags.folder), "Name another folder, or add --recursive")
+        raise DataError("contains no images", str(flags.folder), "Name another folder, or add --recursive")
     return images
 
 

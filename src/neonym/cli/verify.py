@@ -114,7 +114,7 @@ def reference_images(folder: Path, side: int) -> list[Image]:
     except OSError as error:
         raise ConfigError([Problem("error", f"cannot be read ({error.strerror})", f"--images {folder}")]) from error
     if not files:
-        raise ConfigError([Problem("error", "the folder has no images", f"--images {folder}")])
+        raise ConfigError([Problem("error", "contains no images", f"--images {folder}")])
     for file in files:
         with readable(file) as image:
             opaque = on_background(upright(image), ImageRules().background)

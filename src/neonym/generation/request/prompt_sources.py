@@ -43,7 +43,7 @@ def readable_images(name: str | None, flag: str, problems: list[Problem]) -> lis
         problems.append(Problem("error", f"cannot be read ({error.strerror})", f"{flag} {name}"))
         return []
     if not files:
-        problems.append(Problem("error", "the folder has no images", f"{flag} {name}"))
+        problems.append(Problem("error", "contains no images", f"{flag} {name}"))
     readable = []
     for file in files:
         try:
