@@ -88,7 +88,7 @@ def render(subject: Subject, seed: int) -> tuple[list[Example], list[Example]]:
 def write_data(
     subjects: list[Subject], vectors: int, batch_size: int, folder: Path
 ) -> tuple[Path, list[list[Example]]]:
-    """Write the training set as a user would, and return its data-set file and the images to measure on."""
+    """Write the training set as a user would, and return its dataset file and the images to measure on."""
     lines, measured = [], []
     for i, subject in enumerate(subjects):
         learned, others = render(subject, 100 + i)

@@ -208,7 +208,7 @@ def styled(name: str, part: int) -> list[Shown]:
 
 
 def write_case_data(case: Case, word: str, folder: Path) -> Sequence[str]:
-    """Write the images and captions of a case, and return the lines of its concept and subset in a data-set file."""
+    """Write the images and captions of a case, and return the lines of its concept and subset in a dataset file."""
     folder.mkdir(parents=True, exist_ok=True)
     for i, (image, caption) in enumerate(learned_from(case)):
         if case.odd == "mask":

@@ -1,4 +1,4 @@
-"""Fixtures for all tests: no network, a small data set, runs on the built-in model."""
+"""Fixtures for all tests: no network, a small dataset, runs on the built-in model."""
 
 import os
 import socket

@@ -15,37 +15,39 @@ from tools.settings_page import write_or_check
 PAGE = Path(__file__).parent.parent / "docs" / "events.md"
 # type of a field in Python -> its type in JSON
 JSON_TYPES = {
-    "Path": "text", "str": "text", "int": "integer", "float": "number", "bool": "true or false",
-    "Sequence[float]": "list of numbers", "tuple[float, ...]": "list of numbers", "tuple[str, ...]": "list of texts",
-    "tuple[Path, ...]": "list of texts", "tuple[Mapping[str, object], ...]": "list of tables",
+    "Path": "string", "str": "string", "int": "integer", "float": "number", "bool": "boolean",
+    "Sequence[float]": "list of numbers", "tuple[float, ...]": "list of numbers", "tuple[str, ...]": "list of strings",
+    "tuple[Path, ...]": "list of strings", "tuple[Mapping[str, object], ...]": "list of objects",
     "Level": "`info`, `warning` or `result`",
 }  # fmt: skip
 HEAD = f"""# Events
 
 A run reports everything that happens as events. It writes them to `events.jsonl` in the run folder, and your own
-program can listen to them. This page is generated from `neonym/runs/events.py` by `make docs`.
+program can receive them. This page is generated from `neonym/runs/events.py` by `make docs`.
 
 ## The file
 
-`outputs/WORD-run/events.jsonl` has one JSON object per line. Each has `event`, the kind of the event, and `time`, in
-seconds since 1970; the tables below list the other keys. A number that is infinite or NaN is written as `null`.
+`outputs/WORD-run/events.jsonl` has one JSON object per line. Each object has the keys `event` (the kind of the event)
+and `time` (in seconds since 1970); the tables below list the other keys. A number that is infinite or NaN is written as
+`null`.
 
-- The first line of each run is `opened`, with the `version` of the format, now {VERSION}. A run that is resumed
-  appends to the same file, so a file may have several such lines. Notes from before the opening follow the first of
-  them.
-- A run that was opened ends with `stopped`, `finished` or `failed`, unless it is killed. Notes may follow.
+- The first line of each run is `opened`. It contains the `version` of the format, which is now {VERSION}. A run that is
+  resumed appends to the same file, so a file may have several such lines. Notes that precede the opening are written
+  after the first such line.
+- The last event of a run that was opened is `stopped`, `finished` or `failed`, unless the run is killed. Notes may
+  follow it.
 - A run that ends before it is opened writes nothing here, because the folder may belong to another run. Listeners
-  still receive its notes and then `failed`, for example if the folder is locked or a download fails, or `finished`,
-  if an earlier run with the same settings had finished. Settings with errors are reported before the first event.
-- Steps are written in groups, at most a second late. Of `encoded` and `judging`, only one every five seconds and the
-  last one are written.
-- New kinds and keys may be added at any time, so ignore those that you do not know. If one changes or is removed,
-  `version` increases.
+  still receive its notes and then `failed` (the folder is locked, a download fails) or `finished` (an earlier run with
+  the same settings had finished). Settings with errors are reported before the first event.
+- Steps are written in groups, at most a second late. For `encoded` and `judging`, the file contains only one event
+  every five seconds and the last one.
+- New kinds and keys may be added at any time, so ignore those that you do not know. If a kind or key changes or is
+  removed, `version` increases.
 
 ## In Python
 
-A listener is a function that takes one event. It is called in the thread of the run, so it should be quick, and only in
-the main process.
+A listener is a function that takes one event. It is called in the thread of the run, so it should be quick. If a run
+has several processes, listeners are called only in the main process.
 
 ```python
 import neonym
@@ -59,14 +61,14 @@ def show(event: neonym.Event) -> None:
 neonym.train(run, listeners=[show])
 ```
 
-- A listener cannot change a run: events are immutable and hold copies. If it raises an exception, the training continues, with
-  one warning.
-- Losses stay on their device until a listener reads them, which fetches all of them together. On a GPU, read them at
-  most once a second.
+- A listener cannot change a run, because events are immutable and hold copies. If it raises an exception, Neonym
+  prints one warning, and the training continues.
+- Losses stay on their device until a listener reads them. Reading one fetches all of them together. On a GPU, read
+  them at most once a second.
 - A listener that raises `neonym.RefuseRun` on `Opened` refuses the run: `neonym.train` raises it before anything is
   loaded, in every process of the run.
-- To stop the run, call `stop.request()` on the `Stop` that you gave to `neonym.train`, from anywhere. The run ends
-  after the current step, and the same call to `neonym.train` resumes it.
+- To stop the run, call `stop.request()` on the `Stop` that you passed to `neonym.train`. You can do so from any
+  thread, or from a listener. The run ends after the current step, and the same call to `neonym.train` resumes it.
 """
 
 

@@ -15,26 +15,28 @@ GROUPS = (
     (
         "no effect",
         "Accepted without effect",
-        "There is nothing left for these flags to do. A note says so if you give one.",
+        "Neonym accepts these flags but has no use for them. If you use one, a note says so.",
     ),
-    ("refused", "Refused", "The result would not be what these flags promise, so the run does not start."),
+    ("refused", "Refused", "Neonym cannot do what these flags ask for, so the run does not start."),
 )
+
+HEADS = {"renamed": "| flag | what it does |", "no effect": "| flag | reason |", "refused": "| flag | reason |"}
 
 
 def page() -> str:
     """Return the whole page: an introduction written by hand, and then the tables."""
     lines = [HEAD.read_text(encoding="utf-8").rstrip()]
     for kind, title, text in GROUPS:
-        lines += ["", f"### {title}", "", text, "", "| flag | why |", "|---|---|"]
+        lines += ["", f"### {title}", "", text, "", HEADS[kind], "|---|---|"]
         lines += [f"| `--{name}` | {compat.reason} |" for name, compat in SDSCRIPTS.items() if compat.kind == kind]
     others = ", ".join(f"`{name}`" for name in sorted(OTHER_TRAINERS))
     lines += ["", "### Keys of sd-scripts' other trainers", ""]
     lines += [f"In a `--config_file`, these keys are ignored, with one warning for all of them: {others}."]
     gui = ", ".join(f"`{name}`" for name in sorted(GUI))
-    lines += ["", f"So are keys that the kohya_ss GUI writes only for itself: {gui}."]
+    lines += ["", f"Keys that the kohya_ss GUI writes only for itself are ignored too: {gui}."]
     lines += ["", "## Flags of gen_img_diffusers.py and gen_img.py that are not settings here"]
     for kind, title, _ in GROUPS:
-        lines += ["", f"### {title}, in generation", "", "| flag | why |", "|---|---|"]
+        lines += ["", f"### {title}, in generation", "", HEADS[kind], "|---|---|"]
         lines += [f"| `--{name}` | {compat.reason} |" for name, compat in GENERATOR.items() if compat.kind == kind]
     return "\n".join(lines) + "\n"
 

@@ -25,16 +25,19 @@ TITLES = {
 }  # fmt: skip
 
 INTRODUCTION = """\
-Generated from the schema by `make docs`. Write a flag as `--name=value` or `--name value`; a setting of the kind `bool`
-is switched on by `--name` alone. A default of `None` means that the value comes from elsewhere, as described.
+This page lists every setting. It is generated from the schema by `make docs`.
+
+Write a flag as `--name=value` or `--name value`. To switch on a setting of type `bool`, write `--name` alone. A default
+of `None` means that the value comes from elsewhere, as the description explains.
 """
 TABLES = """\
-The tables are `[[concepts]]`, `[[datasets]]` and `[[datasets.subsets]]`. The keys of a data set may also be set in
-`[general]`, and those of a subset in both, except `image_dir`, `metadata_file`, `conditioning_data_dir`, `is_reg`,
-`alpha_mask` and `concept`. The innermost table takes precedence, and every table does over the command line. A subset
-has an `image_dir`, or a `metadata_file` with or without an `image_dir` for its images.
+The tables are `[[concepts]]`, `[[datasets]]` and `[[datasets.subsets]]`. You may also set the keys of a dataset in
+`[general]`, and the keys of a subset in its dataset or in `[general]`, except `image_dir`, `metadata_file`,
+`conditioning_data_dir`, `is_reg`, `alpha_mask` and `concept`. The innermost table takes precedence over the others, and
+every table takes precedence over the command line. A subset has either an `image_dir`, or a `metadata_file` with or
+without an `image_dir` for its images.
 """
-HEAD = "| flag | kind | default | what it does |\n|---|---|---|---|"
+HEAD = "| flag | type | default | what it does |\n|---|---|---|---|"
 
 
 def kind(annotation: Any) -> str:
@@ -83,9 +86,9 @@ def page() -> str:
         HEAD,
     ]
     lines += [row(name, field) for name, field in GenerateSettings.model_fields.items()]
-    lines += ["", "## The data-set file", "", *TABLES.splitlines(), ""]
+    lines += ["", '<a id="the-data-set-file"></a>', "", "## The dataset file", "", *TABLES.splitlines(), ""]
     for title, model in (("concepts", ConceptSpec), ("datasets", DatasetValues), ("datasets.subsets", SubsetSpec)):
-        lines += ["", f"### `[[{title}]]`", "", "| key | kind | default |", "|---|---|---|"]
+        lines += ["", f"### `[[{title}]]`", "", "| key | type | default |", "|---|---|---|"]
         for name, field in model.model_fields.items():
             default = "required" if field.is_required() else shown(field.default)
             lines.append(f"| `{name}` | {kind(field.annotation)} | {default} |")

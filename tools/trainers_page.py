@@ -37,7 +37,7 @@ def page() -> str:
         "",
         "## Generation",
         "",
-        "These are the flags of `neonym generate` for names in other programs, and in `neonym train`.",
+        "This table translates names from other programs, and from `neonym train`, into flags of `neonym generate`.",
         "",
     ]
     return "\n".join([*lines, *table(GENERATORS)]) + "\n"

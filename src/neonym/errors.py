@@ -14,11 +14,16 @@ Messages spell the setting `learning_rate` as `--learning_rate`. The command lin
 `config.wording` turns flags into the names that the Python API uses.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
+PREDICATE = re.compile(  # a text that continues the name of a place as a sentence
+    r"(?:are|belongs|cannot|contains|contradicts|does|exists|has|holds|is|lists|looks|makes|mixes|must|names|needs|only "
+    r"works|takes|wants|was)\b"
+)
 EXIT_USER_ERROR = 2
 EXIT_NOT_LEARNED = 3
 EXIT_INTERRUPTED = 130
@@ -49,7 +54,8 @@ class Problem:
     fix: str = ""
 
     def __str__(self) -> str:
-        parts = [f"{in_one_line(self.where)}: {self.what}" if self.where else self.what]
+        joint = " " if PREDICATE.match(self.what) else ": "
+        parts = [f"{in_one_line(self.where)}{joint}{self.what}" if self.where else self.what]
         if self.fix:
             parts.append(self.fix)
         return " ".join(part if part.endswith((".", "?", "!", "\n")) else part + "." for part in parts)

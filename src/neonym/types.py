@@ -86,14 +86,14 @@ class View:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """A frozen record of one image of a data set, with its caption, its bucket and the rules that apply to it."""
+    """A frozen record of one image of a dataset, with its caption, its bucket and the rules that apply to it."""
 
     path: Path
     caption: str
     size: Size  # after EXIF orientation
     fit: Fit
     concept: int  # index into the concepts
-    dataset: int  # index into the data sets
+    dataset: int  # index into the datasets
     repeats: int
     is_reg: bool
     rules: CaptionRules

@@ -108,7 +108,7 @@ def test_keys_of_other_trainers_cause_warnings():
         ("needs --sample_prompts, a file", "needs `sample_prompts`, a file"),
         ("the same, unless it has --d", "the same, unless it has --d"),
         ("Take it out: neonym convert a b.pt --word b", "Take it out: neonym convert a b.pt --word b"),
-        ("Give it with --vae (neonym generate: --ckpt)", "Give it with `vae` (neonym generate: --ckpt)"),
+        ("Pass it with --vae (neonym generate: --ckpt)", "Pass it with `vae` (neonym generate: --ckpt)"),
         ("keep this -- and --this_too", "keep this -- and --this_too"),
     ],
 )
@@ -144,7 +144,7 @@ def test_train_raises_the_errors_that_check_returns(images):
     with pytest.raises(neonym.ConfigError) as error:
         neonym.train(run)
     assert {p.where for p in error.value.problems} == {"output_name", "seed"}
-    assert "Give the folder with `output_dir`" in str(error.value)
+    assert "Set the folder with `output_dir`" in str(error.value)
 
 
 def test_generate_accepts_files_and_embeddings_and_restores_the_model(word):
@@ -238,7 +238,7 @@ def test_convert_writes_beside_the_file_or_to_the_named_one(word, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "Name one, or give the layout with `to`"),
+        ({}, "Name one, or choose the layout with `to`"),
         ({"to": "safetensors"}, "Choose another name, or add `overwrite`"),
         ({"to": "gif"}, "to: `gif` is not a known layout"),
         ({"to": "pt", "vectors": 0}, "vectors: 0 is less than 1"),
@@ -275,11 +275,11 @@ def test_listeners_receive_setting_names_and_the_event_file_keeps_flags(run_for)
 
     result = neonym.train(run, [follow, broken])
     assert result.files[0].is_file()
-    assert any("give yours with `pretrained_model_name_or_path`" in text for text in texts)
+    assert any("choose yours with `pretrained_model_name_or_path`" in text for text in texts)
     assert not [text for text in texts if " --" in text]
     assert any("broken failed (RuntimeError: " in text for text in texts)
     (file,) = Path(run.save.output_dir).glob("*/events.jsonl")
-    assert "give yours with --pretrained_model_name_or_path" in file.read_text()
+    assert "choose yours with --pretrained_model_name_or_path" in file.read_text()
     (verdict,) = result.verdicts
     assert "give a higher `learning_rate`" in verdict.advice
     again = neonym.train(run, [follow])  # nothing is left to do

@@ -62,7 +62,7 @@ def test_verify_reports_all_mistakes_at_once(word, tmp_path, capsys):
     assert "the file name is empty" in errors
     assert "`--s`: inline options work only with neonym generate" in errors
     assert main(["verify", str(word), "--out", f"{word}/sheet.png"]) == 2
-    assert f"--out {word}: cannot be written to" in capsys.readouterr().err
+    assert f"--out {word} cannot be written to" in capsys.readouterr().err
     wide = write_embedding(Embedding("wide", {"text_encoder": torch.ones(1, 768)}), tmp_path / "wide.safetensors")
     assert main(["verify", str(wide)]) == 2
     assert f"{wide}: the vectors of `wide` have 768 numbers" in capsys.readouterr().err

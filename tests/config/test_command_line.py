@@ -157,11 +157,11 @@ def test_all_wrong_flags_are_reported_together():
     )  # fmt: skip
     output = "\n".join(str(p) for p in read.problems)
     for words in (
-        "lost: does not belong to a flag", "--max_train_steps: `1e3` is not a whole number", "--seed: `x` is not a whole number",
+        "lost does not belong to a flag", "--max_train_steps: `1e3` is not a whole number", "--seed: `x` is not a whole number",
         "--loss_type: `L2` is not one of l2, l1, huber", "--max_token_length: `80` is not one of 75, 150, 225",
-        "--huber_c: `much` is not a number", "--cache_latents: takes no value, but `True` is given",
-        "--output_dir: needs a value", "--init_word: takes one value, and `dog` does not belong to a flag",
-        "--lerning_rate: is not known. Did you mean `--learning_rate`?", "--max_data_loader_n_workers: `two` is not a whole",
+        "--huber_c: `much` is not a number", "--cache_latents takes no value, but `True` is given",
+        "--output_dir needs a value", "--init_word takes one value, and `dog` does not belong to a flag",
+        "--lerning_rate is not known. Did you mean `--learning_rate`?", "--max_data_loader_n_workers: `two` is not a whole",
     ):  # fmt: skip
         assert words in output, output
     assert len(read.problems) == 11
@@ -280,9 +280,9 @@ sys.exit(code)"""
     assert done.returncode == 2, done.stderr
     for words in (
         "nowhere is not a folder", "--max_train_steps: 0 is less", "--adaptive_noise_scale", "--output_name", "`cosine`",
-        "--seed: `x`", "`Adan` is not known", "--scale_v_pred_loss_like_noise_pred: is only for models that predict v",
+        "--seed: `x`", "`Adan` is not known", "--scale_v_pred_loss_like_noise_pred is only for models that predict v",
         "--resume none: there is no", "--sample_prompts", "--deepspeed", "--huggingface_repo_id", "--weights none.pt",
-        "--lerning: is not known", "--log_tracker_config", "--lr_scheduler_min_lr_ratio: 2.0 is more than 1",
+        "--lerning is not known", "--log_tracker_config", "--lr_scheduler_min_lr_ratio: 2.0 is more than 1",
     ):  # fmt: skip
         assert words in done.stderr, done.stderr
     assert "Traceback" not in done.stderr

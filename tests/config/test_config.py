@@ -1,4 +1,4 @@
-"""Tests of settings and data-set files: inherited values, and all mistakes reported together."""
+"""Tests of settings and dataset files: inherited values, and all mistakes reported together."""
 
 import pytest
 
@@ -139,7 +139,7 @@ def test_two_words_that_are_equal_after_cleaning_are_an_error(tmp_path):
 
 
 def test_all_mistakes_in_several_concepts_are_reported_together(tmp_path):
-    """An unknown key, a wrong value and a data set of mixed kinds do not hide other mistakes."""
+    """An unknown key, a wrong value and a dataset of mixed kinds do not hide other mistakes."""
     text = """
     [[concepts]]
     token_string = "cat"
@@ -160,9 +160,9 @@ def test_all_mistakes_in_several_concepts_are_reported_together(tmp_path):
     found = messages(preflight(settings(dataset_config=write(tmp_path, text), token_string="x")).problems)
     for words in (
         "concepts[0]: `init_wrod` is not known here. Did you mean `init_word`?", "concepts[1]: `num_vectors_per_token`",
-        "`cat`: is the word of two concepts", "`dog/`: cannot be a file name", "`dog/`: the init word is empty",
-        "datasets[0]: mixes folders", "subsets[0]: the concept `bird` is not listed. Known: cat, dog/",
-        "subsets[1]: does not name the concept", "cannot be combined with the [[concepts]]",
+        "`cat` is the word of two concepts", "`dog/` cannot be a file name", "`dog/`: the init word is empty",
+        "datasets[0] mixes folders", "subsets[0]: the concept `bird` is not listed. Known: cat, dog/",
+        "subsets[1] does not name the concept", "cannot be combined with the [[concepts]]",
     ):  # fmt: skip
         assert sum(words in m for m in found) == 1, (words, found)
     assert len(found) == 9

@@ -118,7 +118,7 @@ def test_one_record_adds_an_optimizer(run_for, new_record):
     assert record_of("SIGNDESCENT") is new_record
     ready = preflight(run_for(optimizer_type="SignDescent8bit", learning_rate=1e-7, max_train_steps=100))
     text = "\n".join(str(p) for p in ready.problems)
-    assert "SignDescent8bit -> SignDescent" in text
+    assert "SignDescent8bit is replaced by SignDescent" in text
     assert "can hardly be learned" in text
     result = train(run_for(optimizer_type="SignDescent", learning_rate=0.02))
     assert result.verdicts[0].encoders["text_encoder"].distance > 0

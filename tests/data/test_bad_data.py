@@ -17,7 +17,7 @@ from support.data_sets import make_images, subset
 def test_missing_empty_and_broken_folders(tmp_path):
     assert "is not a folder" in said(check(tmp_path / "none"))
     (tmp_path / "empty").mkdir()
-    assert "has no images" in said(check(tmp_path / "empty"))
+    assert "contains no images" in said(check(tmp_path / "empty"))
     broken = tmp_path / "broken"
     broken.mkdir()
     for name in ("a.png", "b.jpg", "c.webp"):
@@ -25,7 +25,7 @@ def test_missing_empty_and_broken_folders(tmp_path):
     text = said(check(broken))
     assert all(name in text for name in ("a.png", "b.jpg", "c.webp"))
     text = said(check(broken, broken_images="skip"))
-    assert "no usable image (a.png, b.jpg, c.webp)" in text
+    assert "no usable images (a.png, b.jpg, c.webp)" in text
     assert len(text.splitlines()) == 2
 
 
@@ -72,7 +72,7 @@ def test_a_folder_without_permission(tmp_path, like_any_user):
     (folder / "02.txt").chmod(0)
     text = said(check(folder))
     for name in ("01.png", "02.txt"):
-        assert f"{name}: cannot be read (Permission denied). Check its name and permissions" in text
+        assert f"{name} cannot be read (Permission denied). Check its name and permissions" in text
     folder.chmod(0)
     try:
         assert "cannot be read" in said(check(folder))
@@ -93,7 +93,7 @@ def test_images_with_one_name_and_folders_named_twice(tmp_path):
     twice = {"datasets": [{"subsets": [{"image_dir": str(folder)}, {"image_dir": f"{folder}/"}]}]}
     ready = check_table(tmp_path, twice)
     assert len(ready.records) == 4
-    assert "named twice" in said(ready, "warning")
+    assert "listed twice" in said(ready, "warning")
 
 
 def test_captions_without_the_word(tmp_path):
@@ -104,8 +104,8 @@ def test_captions_without_the_word(tmp_path):
     (folder / "03.txt").write_text("cat " * 100 + WORD)
     ready = check(folder)
     text = said(ready)
-    assert "00.txt: is not UTF-8" in text
-    assert "01.txt: is an empty file" in text
+    assert "00.txt is not UTF-8" in text
+    assert "01.txt is an empty file" in text
     text = said(ready, "warning")
     assert "do not contain the word (02.png)" in text
     assert "cut off at the end of 1 captions (03.png)" in text
@@ -132,9 +132,9 @@ def test_unknown_keys_at_each_level_and_wrong_types(tmp_path):
         "`genral` is not known", "Did you mean `general`", "`flip_augg`", "Did you mean `flip_aug`", "[general]: `color_aug`",
         "concepts[0]: `init_wrd`", "Did you mean `init_word`", "concepts[0]: `num_vectors_per_token`",
         "`resolutoin`", "`bucket_reso_steps`", "`batch_size`", "`resolution`", "`num_repeat`", "Did you mean `num_repeats`",
-        "`enable_bucket` is a setting of the data set", "subsets[0]: `flip_aug`", "subsets[1]: `image_dir`",
+        "`enable_bucket` is a setting of the dataset", "subsets[0]: `flip_aug`", "subsets[1]: `image_dir`",
         "subsets[1]: `caption_dropout_rate`", "subsets[1]: `keep_tokens`", "datasets[1] subsets[0]: `class_tokens`",
-        "datasets[2]: mixes folders and metadata files", "--learning_rate",
+        "datasets[2] mixes folders and metadata files", "--learning_rate",
     ):  # fmt: skip
         assert words in text, (words, text)
     lines = text.splitlines()
@@ -224,7 +224,7 @@ def test_the_extension_decides_the_format_of_a_data_set_file(tmp_path):
     for name, text in (("t.yaml", "datasets:\n  - subsets: []\n"), ("t.yaml", good), ("t", good), ("t.toml.bak", good)):
         (tmp_path / name).write_text(text)
         found = said(preflight(settings(dataset_config=str(tmp_path / name), token_string=WORD)))
-        assert f"{name}: is neither a .toml nor a .json file. Give a data-set file in TOML or JSON" in found
+        assert f"{name} is neither a .toml nor a .json file. Pass a dataset file in TOML or JSON" in found
     (tmp_path / "T.TOML").write_text(good)
     assert not preflight(settings(dataset_config=str(tmp_path / "T.TOML"), token_string=WORD)).failed()
 
@@ -241,7 +241,7 @@ def test_masks_that_are_the_images_or_missing(tmp_path):
     assert not ready.failed()
     assert "holds the images themselves" in said(ready, "warning")
     ready = check_table(tmp_path, subset(tmp_path, conditioning_data_dir=str(tmp_path / "none")), masked_loss=True)
-    assert "none: cannot be read (No such file or directory). Check conditioning_data_dir" in said(ready)
+    assert "none cannot be read (No such file or directory). Check conditioning_data_dir" in said(ready)
     assert len(said(ready, "error", "warning").splitlines()) == 1
 
 
@@ -253,14 +253,14 @@ def test_too_many_repeats(tmp_path):
 def test_errors_of_pillow_are_reported_without_memory_addresses(tmp_path):
     make_images(tmp_path / "a", 2)
     (tmp_path / "a" / "text.png").write_text("hello")
-    assert "text.png: is not an image in a known format. Remove or replace it." in said(check(tmp_path / "a"))
+    assert "text.png is not an image in a known format. Remove or replace it." in said(check(tmp_path / "a"))
 
 
 def test_images_in_unsupported_formats_are_reported(tmp_path):
     folder = make_images(tmp_path / "a", 2)
     for name in ("x.gif", "y.TIFF"):
         Image.open(folder / "00.png").save(folder / name)
-    assert "2 images in unsupported formats are ignored (x.gif, y.TIFF). Save them as PNG" in said(
+    assert "2 images ignored because of an unsupported format (x.gif, y.TIFF). Save them as PNG" in said(
         check(folder), "warning"
     )
 

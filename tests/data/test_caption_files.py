@@ -88,7 +88,7 @@ def test_names_that_differ_in_case_or_include_the_extension(tmp_path, image, fil
     (folder / "00.txt").rename(folder / file)
     ready = check(folder)
     assert sorted(captions(ready)) == ["a sticker of a mychar4 0", "a sticker of a mychar4 1"]
-    assert "1 caption file read although their names differ slightly from their images" in said(ready, "note")
+    assert "1 caption file read although their names do not match their images exactly" in said(ready, "note")
     assert said(ready, "warning") == ""
 
 
@@ -121,7 +121,7 @@ def test_near_misses_are_reported_together(tmp_path):
     write(folder, {**near, "05.txt": WORD})
     ready = check(folder)
     (reported,) = [str(p) for p in ready.problems if "caption file" in p.what]
-    assert "5 images have no caption file and there are no class_tokens (00.png, 01.png, 02.png, ...)" in reported
+    assert "5 images without a caption file, and no class_tokens are set (00.png, 01.png, 02.png, ...)" in reported
     assert (
         "5 caption files without an image (00 .txt for 00.png?, 01_caption.txt for 01.png?, 03.txt.txt for 03.png?, ...)"
         in reported
@@ -129,7 +129,7 @@ def test_near_misses_are_reported_together(tmp_path):
     ready = check_table(tmp_path, subset(tmp_path, class_tokens=TOKENS, caption_extension=".txt"))
     (reported,) = [str(p) for p in ready.problems if "caption file" in p.what]
     assert (
-        "5 of 6 images have no caption file, so class_tokens are used (00.png, 01.png, 02.png, ...); 5 caption files"
+        "5 of 6 images without a caption file, so class_tokens are used (00.png, 01.png, 02.png, ...); 5 caption files"
         in reported
     )
 
@@ -151,7 +151,7 @@ def test_templates_need_no_captions(tmp_path):
         assert "caption" not in said(ready, "warning")
     (tmp_path / "t.txt").write_text("[name], [filewords]\n")
     text = said(check(folder, template_file=str(tmp_path / "t.txt")), "warning")
-    assert "3 images have no caption file" in text
+    assert "3 images without a caption file" in text
     assert "class_tokens with what they show." in text
     (tmp_path / "t.txt").write_text("[name]\nsomething\n")
     text = said(check(folder, template_file=str(tmp_path / "t.txt")), "warning")
@@ -170,17 +170,17 @@ def test_unused_lines_are_reported(tmp_path):
     write(folder, lines)
     ready = check(folder)
     assert captions(ready) == [f"{WORD},", "toy", "", WORD]
-    (reported,) = [str(p) for p in ready.problems if "lines after the first" in p.what]
-    assert "3 captions with lines after the first, which are not used (00.png, 01.png, 02.png)" in reported
-    assert "in 2 of them the word is on a later line only (01.png, 02.png)" in reported
-    assert "in 1 of them the first line is blank" in reported
+    (reported,) = [str(p) for p in ready.problems if "more than one line" in p.what]
+    assert "3 captions with more than one line, of which only the first is used (00.png, 01.png, 02.png)" in reported
+    assert "in 2 of them, the word is only on a later line (01.png, 02.png)" in reported
+    assert "in 1 of them, the first line is blank" in reported
     assert "enable_wildcard" in reported
     assert "lines after" not in said(check(folder, enable_wildcard=True), "warning")
     write(folder, dict.fromkeys(lines, f"toy\n{WORD}"))
     ready = check(folder)
     assert "none of the 4 captions contains the word" in said(ready)
     assert (
-        "in 4 of them it is only on a later line, which is not used. Write each caption on one line, or use enable_wildcard"
+        "in 4 of them, it is only on a later line, which is not used. Write each caption on one line, or use enable_wildcard"
         in said(ready)
     )
 
@@ -191,7 +191,7 @@ def test_unused_lines_of_metadata_are_reported(tmp_path):
     facts = {"caption": f"{WORD}\nmore", "tags": "red"}
     (tmp_path / "m.json").write_text(json.dumps({"00.png": facts, "01.png": {"caption": WORD}}))
     ready = check(folder, in_json=str(tmp_path / "m.json"))
-    assert "1 caption with lines after the first, which are not used (00.png)" in said(ready, "warning")
+    assert "1 caption with more than one line, of which only the first is used (00.png)" in said(ready, "warning")
     assert "lines after" not in said(check(folder, in_json=str(tmp_path / "m.json"), enable_wildcard=True), "warning")
 
 
@@ -222,7 +222,7 @@ def test_other_encodings_are_reported_in_one_message(tmp_path):
         f"{folder}: each of 4 caption files is not UTF-8 text (00.txt, 01.txt, 02.txt, ...). Save the caption as UTF-8."
     ]
     write(folder, {f"{number:02}.txt": WORD for number in range(4)} | {"05.txt": WORD.encode("utf-16-le")})
-    assert "05.txt: is not UTF-8 text: it contains zero bytes, like UTF-16 text" in said(check(folder))
+    assert "05.txt is not UTF-8 text: it contains zero bytes, like UTF-16 text" in said(check(folder))
 
 
 def test_merging_files_with_one_extension_reads_them_once(tmp_path, capsys):

@@ -183,12 +183,12 @@ def test_duplicate_keys_and_other_extensions_in_metadata(tmp_path):
     folder, file = make_images(tmp_path / "a", 2, caption=None), tmp_path / "meta.json"
     file.write_text(f'{{"00.png": {{}}, "00.png": {{"tags": "t", "tags": "{WORD}"}}}}')
     ready = check(folder, in_json=str(file))
-    assert "meta.json: has duplicate keys (tags, 00.png): the last one counts" in said(ready, "warning")
+    assert "meta.json has duplicate keys (tags, 00.png): the last one counts" in said(ready, "warning")
     assert [r.caption for r in ready.records] == [WORD]
     assert caption("clean", file, tmp_path / "clean.json") == 2  # it would lose one
     file.write_text(json.dumps({"00.webp": {"caption": WORD}, "01.png": {"caption": WORD}, "02.png": {}}))
     found = said(check(folder, in_json=str(file)))
-    assert "00.webp: cannot be read (No such file or directory). Did you mean 00.png?" in found
+    assert "00.webp cannot be read (No such file or directory). Did you mean 00.png?" in found
     assert found.count("Did you mean") == 1
 
 

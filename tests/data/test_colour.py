@@ -195,7 +195,7 @@ def test_floating_point_values_and_other_colour_spaces():
 
 
 def test_training_uses_converted_colours(tmp_path):
-    """The image is read through a data set, as in training."""
+    """The image is read through a dataset, as in training."""
     folder = make_images(tmp_path / "a", 1)
     Image.new("RGB", (128, 128), COLOUR).save(folder / "00.png", icc_profile=rgb())
     (record,) = check(folder).records

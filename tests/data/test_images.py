@@ -53,7 +53,7 @@ def test_images_in_all_formats(tmp_path):
     text = said(ready, "warning")
     assert "loop.png" in text
     assert "lost.png" in text
-    assert "most of each is cropped (thin.png). Crop them yourself." in text
+    assert "most of the image is cropped (thin.png). Crop them yourself." in text
     assert "enlarged" in text
     by_name = {r.path.name: r for r in ready.records}
     assert load_pixels(by_name["moving.webp"].path, still_view(by_name["moving.webp"]))[:, 30, 30].tolist() == [
@@ -84,7 +84,7 @@ def test_caption_files_of_images_with_odd_names_are_found(tmp_path):
     assert all(r.mask.stem == r.path.stem for r in ready.records)
     assert len(ready.records) == len(names)
     (folder / "new\nline.txt").write_bytes(b"")
-    assert "new\\nline.txt: is an empty file" in said(check(tmp_path))
+    assert "new\\nline.txt is an empty file" in said(check(tmp_path))
 
 
 def test_formats_that_need_a_plug_in(tmp_path):
@@ -139,7 +139,7 @@ def test_masks(tmp_path):
     assert mask[:, 26:].mean() == pytest.approx(0)
     assert np.array_equal(load_mask(record, still_view(record, True)), mask[:, ::-1])
     Image.new("L", (50, 50)).save(masks / "00.png")
-    assert "00.png: is a mask of 50 x 50, but its image is 200 x 128" in said(
+    assert "00.png is a mask of 50 x 50, but its image is 200 x 128" in said(
         check_table(tmp_path, table, masked_loss=True)
     )
     Image.new("L", (100, 64)).save(masks / "00.png")

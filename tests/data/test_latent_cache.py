@@ -44,7 +44,7 @@ def test_the_cache_is_keyed_by_content(tmp_path):
     run()
     assert len(encoded) == 2
     (plain,) = complaints  # both ways round it is one image
-    assert "1 of a single colour: there is nothing to see in them (01.png)" in plain
+    assert "1 image of a single colour, with nothing to see (01.png)" in plain
     run()
     assert complaints == [plain]
     run("another VAE")

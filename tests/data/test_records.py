@@ -1,4 +1,4 @@
-"""Verify the images of a data set: repeats, regularisation, held-out images, and problems of folders."""
+"""Verify the images of a dataset: repeats, regularisation, held-out images, and problems of folders."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def rules_of(values: dict) -> BucketRules:
 
 @pytest.mark.parametrize("case", golden("e_repeats_and_reg.json"), ids=lambda c: c["name"])
 def test_golden_repeats_and_regularisation(case, tmp_path):
-    """Folders are laid out as in each case, and read through the data-set file or the folder flags."""
+    """Folders are laid out as in each case, and read through the dataset file or the folder flags."""
     inputs, expected = case["inputs"], case["expected"]
     for subset in inputs["subsets"]:
         folder = tmp_path / subset.get("parent", "") / subset["dir"]
@@ -74,10 +74,10 @@ def test_scan_reports_problems(tmp_path):
     for words in (
         "broken.png",
         "cut.png",
-        "00.txt: is not UTF-8",
-        "empty: has no images",
-        "none: cannot be read",
-        "no caption file",
+        "00.txt is not UTF-8",
+        "empty contains no images",
+        "none cannot be read",
+        "without a caption file",
     ):
         assert words in text
 

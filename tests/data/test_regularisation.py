@@ -33,7 +33,7 @@ def test_their_captions_should_not_contain_the_word(tmp_path):
     regular = make_images(tmp_path / "r" / "1_", 3, caption=None)
     folders = settings(train_data_dir=str(tmp_path / "a"), reg_data_dir=str(regular), token_string=WORD)
     text = said(preflight(folders), "warning")
-    assert "3 images have no caption file" in text
+    assert "3 images without a caption file" in text
     assert "class_tokens with what they show, without the new word" in text
     assert "class_tokens with the new word" not in text
     for name, caption in (("00", "somebody"), ("01", "a MyChar4"), ("02", "mychar45")):
@@ -51,7 +51,7 @@ def test_none_is_used_with_a_metadata_file(tmp_path):
     (tmp_path / "m.json").write_text('{"00": {"caption": "mychar4"}}')
     ready = check(folder, in_json=str(tmp_path / "m.json"), reg_data_dir=str(regular.parent))
     assert not ready.failed()
-    assert "--reg_data_dir: is ignored, because --in_json names the images" in said(ready, "warning")
+    assert "--reg_data_dir is ignored, because --in_json names the images" in said(ready, "warning")
 
 
 def test_folders_with_odd_names(tmp_path):
@@ -60,6 +60,6 @@ def test_folders_with_odd_names(tmp_path):
     ready = check(tmp_path)
     assert [r.repeats for r in ready.records] == [2023]
     text = said(ready, "warning", "note")
-    assert "2023: is an `N_name` folder without a name: each of its images counts 2023 times" in text
-    assert "0_never: is skipped" in text
-    assert "holiday: is skipped" in text
+    assert "2023 is an `N_name` folder without a name: each of its images counts 2023 times" in text
+    assert "0_never is skipped" in text
+    assert "holiday is skipped" in text

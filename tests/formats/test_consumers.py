@@ -235,7 +235,7 @@ OTHER_PROGRAMS = {  # unusual files, and how the description of each program beg
     "float8.safetensors": ({"emb_params": ONE.to(torch.float8_e4m3fn)}, {"stable-diffusion.cpp": "misreads it", "Forge": "reads it"}),
     "list.pt": ([{"*": ONE}], {"ComfyUI": "reads it", "AUTOMATIC1111": "refuses it", "diffusers": "refuses it: it is a list"}),
     "two.pt": (WEB | {"string_to_param": {"*": ONE, "a": ONE + 1}}, {"AUTOMATIC1111": "refuses", "ComfyUI": "reads the first of its"}),
-    "texts.pt": ({"clip_l": ONE, "clip_g": G, "name": "x"}, {"Forge": "refuses it: some values beside clip_l and clip_g"}),
+    "texts.pt": ({"clip_l": ONE, "clip_g": G, "name": "x"}, {"Forge": "refuses it: some values other than clip_l and clip_g"}),
     "a,b.safetensors": ({"emb_params": ONE}, {"InvokeAI": "reads it, but prompts cannot contain its name", "Forge": "reads it"}),
     "a.b.safetensors": ({"emb_params": ONE}, {"InvokeAI": "reads it: <a.b>, outside of ( ) only"}),
     "sd1.safetensors": ({"emb_params": ONE}, {"OneTrainer": "refuses it: it reads emp_params, not emb_params (neonym convert"}),

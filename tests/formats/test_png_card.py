@@ -166,7 +166,7 @@ def test_cards_for_sdxl_from_older_versions_are_read(tmp_path):
     described = support_by_program(content, "a")
     assert described["AUTOMATIC1111"] == described["Forge"]
     assert described["Forge"].startswith(
-        "refuses it: some values beside clip_l and clip_g are not tensors (name, neonym)"
+        "refuses it: some values other than clip_l and clip_g are not tensors (name, neonym)"
     )
     assert main(["convert", str(tmp_path / "a.png"), str(tmp_path / "b.png")]) == 0
     assert support_by_program(read_words(tmp_path / "b.png")[1], "b")["Forge"] == "reads it"

@@ -154,7 +154,7 @@ def test_all_mistakes_are_reported_at_once(tmp_path, capsys):
     ]  # fmt: skip
     assert generate(tmp_path, *argv, code=2) == []
     errors = capsys.readouterr().err
-    for part in ("--scale: `much` is not a number", "--foo: is not known", "`foo` is not known", "nix.png",
+    for part in ("--scale: `much` is not a number", "--foo is not known", "`foo` is not known", "nix.png",
                  "--strength: 2.0 is more than 1", "ControlNet is not supported", "nope.pt",
                  "--steps: 0 is less than 1", "l.safetensors", "model: there is no such file or folder", "--fp16 --bf16",
                  "needs --noise_offset_range", "`1.2.3` is no weight"):  # fmt: skip
@@ -178,7 +178,7 @@ def test_all_mistakes_are_reported_at_once(tmp_path, capsys):
         (["--prompt", "a", "--zero_terminal_snr", "--x", "sampler=ddim,heun"], "`heun` cannot start at pure noise"),
         (["--prompt", "a", "--x", "sampler=ddim,nope"], "--x sampler=ddim,nope: the sampler `nope` is not known"),
         (["--prompt", "a", "--network_mul", "0.5"], "1 multipliers for 0 LoRAs"),
-        (["--prompt", "a", "--from_module", "x.py"], "may run code"),
+        (["--prompt", "a", "--from_module", "x.py"], "runs no code from its inputs"),
         (["--prompt", "a", "--image_path", "{tmp}/bad.png"], "cannot be read as an image"),
         (["--prompt", "a", "--clip_skip", "50"], "more than the text encoder's 2 layers"),
         (["--prompt", "a", "--steps", "2000"], "2000 is more than 1000"),
@@ -210,12 +210,12 @@ def test_all_mistakes_are_reported_at_once(tmp_path, capsys):
         (["--prompt", "a", "--noise_offset_range", "x", "y"], "`x y` is not two numbers"),
         (["--prompt", "a", "--n_iter", "1" + "0" * 20], "is more than 1000000"),
         (["--prompt", "a", "--vae_batch_size", "1e300"], "is more than 1000000"),
-        (["--prompt", "a", "--outdir", ""], "--outdir: is empty"),
-        (["--prompt", "a", "--image_path", "{tmp}/good.png", "--mask_image", ""], "--mask_image: is empty"),
-        (["--prompt", "a", "--x", ""], "--x: is empty"),
-        (["--like", ""], "--like: is empty"),
-        (["--ckpt", "", "--from_file", ""], "--ckpt: is empty"),
-        (["--prompt", "a", "--textual_inversion_embeddings", ""], "--textual_inversion_embeddings: is empty"),
+        (["--prompt", "a", "--outdir", ""], "--outdir is empty"),
+        (["--prompt", "a", "--image_path", "{tmp}/good.png", "--mask_image", ""], "--mask_image is empty"),
+        (["--prompt", "a", "--x", ""], "--x is empty"),
+        (["--like", ""], "--like is empty"),
+        (["--ckpt", "", "--from_file", ""], "--ckpt is empty"),
+        (["--prompt", "a", "--textual_inversion_embeddings", ""], "--textual_inversion_embeddings is empty"),
         (["--x", "prompt=a {e$$red|blue} cat"], "makes several prompts: write them one by one"),
     ],
 )
@@ -234,28 +234,28 @@ def test_odd_settings_are_reported_and_the_images_are_generated(tmp_path, capsys
     )  # fmt: skip
     errors = capsys.readouterr().err
     assert [shown(f).text["steps"] for f in files] == ["1", "1"]
-    for part in ("warning: --prompt: is given more than once: only the last one counts",
+    for part in ("warning: --prompt is set more than once: only the last one counts",
                  "0 steps are not possible with ddim: using 1 instead", "20 is not a multiple of 8: using 16 instead",
-                 "note: --fp16: has no effect on a CPU, which computes in float32",
-                 "warning: --iter_same_seed: makes the 2 images of a prompt identical"):  # fmt: skip
+                 "note: --fp16 has no effect on a CPU, which computes in float32",
+                 "warning: --iter_same_seed makes the 2 images of a prompt identical"):  # fmt: skip
         assert errors.count(part) == 1, part
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"strength": 0.5}, "--strength: has no effect without --image_path or --highres_fix_scale"),
-        ({"highres_fix_save_1st": True}, "--highres_fix_save_1st: has no effect without --highres_fix_scale"),
-        ({"noise_offset_range": (0, 1)}, "--noise_offset_range: has no effect without --noise_offset_prob"),
-        ({"network_merge": True}, "--network_merge: has no effect without --network_weights"),
-        ({"no_half_vae": True}, "--no_half_vae: has no effect without --fp16 or --bf16"),
-        ({"batch_at_once": True}, "--batch_at_once: has no effect without --batch_size"),
-        ({"use_original_file_name": True}, "--use_original_file_name: has no effect without --image_path"),
-        ({"W": 64, "image_path": "a.png"}, "--W: has no effect with --image_path, unless both"),
-        ({"interactive": True, "grid": True}, "--grid: has no effect for prompts that are entered with --interactive"),
-        ({"interactive": True, "n_iter": 2}, "--n_iter: has no effect for prompts that are entered with --interactive"),
-        ({"x": "scale=2", "n_iter": 2}, "--n_iter: has no effect with --x and --y"),
-        ({"x": "scale=2", "prompt": ("a", "b")}, "only the first prompt is used for a sheet with axes"),
+        ({"strength": 0.5}, "--strength has no effect without --image_path or --highres_fix_scale"),
+        ({"highres_fix_save_1st": True}, "--highres_fix_save_1st has no effect without --highres_fix_scale"),
+        ({"noise_offset_range": (0, 1)}, "--noise_offset_range has no effect without --noise_offset_prob"),
+        ({"network_merge": True}, "--network_merge has no effect without --network_weights"),
+        ({"no_half_vae": True}, "--no_half_vae has no effect without --fp16 or --bf16"),
+        ({"batch_at_once": True}, "--batch_at_once has no effect without --batch_size"),
+        ({"use_original_file_name": True}, "--use_original_file_name has no effect without --image_path"),
+        ({"W": 64, "image_path": "a.png"}, "--W has no effect with --image_path, unless both"),
+        ({"interactive": True, "grid": True}, "--grid has no effect for prompts that are entered with --interactive"),
+        ({"interactive": True, "n_iter": 2}, "--n_iter has no effect for prompts that are entered with --interactive"),
+        ({"x": "scale=2", "n_iter": 2}, "--n_iter has no effect with --x and --y"),
+        ({"x": "scale=2", "prompt": ("a", "b")}, "only the first prompt is used for a grid with axes"),
     ],
 )
 def test_settings_without_effect_are_reported(flags, message):
@@ -314,5 +314,5 @@ def test_flags_of_sd_scripts_without_effect_are_reported(tmp_path, capsys):
     assert len(generate(tmp_path, "--prompt", "a", *argv, *SMALL)) == 1
     errors = capsys.readouterr().err
     assert all(
-        f"note: {flag}: has no effect here" in errors for flag in ("--xformers", "--no_preview", "--network_module")
+        f"note: {flag} has no effect here" in errors for flag in ("--xformers", "--no_preview", "--network_module")
     )

@@ -231,7 +231,7 @@ def test_a_sampler_can_take_its_possible_steps(model, sampler):
     [
         ({"prompt": ("a --t 0.5",)}, "--t has no effect without --image_path or --highres_fix_scale"),
         ({"prompt": ("a --d 3",), "n_iter": 2}, "with --d, every pass of --n_iter generates the same images"),
-        ({"prompt": ("a --w 64 --w 32",)}, "`--w` is given more than once: only the last one counts"),
+        ({"prompt": ("a --w 64 --w 32",)}, "`--w` is set more than once: only the last one counts"),
         ({"image_path": "odd.png", "prompt": ("a",)}, "an image of 100 x 70 is scaled to 96 x 64, multiples of 32"),
         ({"highres_fix_scale": 0.3, "prompt": ("a",)}, "the first of two stages has 32 x 32 pixels, multiples of 32"),
     ],

@@ -18,7 +18,7 @@ from support.golden import differences, golden, judge, same_values
 
 @pytest.fixture
 def check(tmp_path, capsys):
-    """Return a function from a data-set table and flags to the object that `neonym check --json` prints."""
+    """Return a function from a dataset table and flags to the object that `neonym check --json` prints."""
 
     def run(table: dict | None, *flags: str, token: str = WORD) -> dict:
         if table is not None:
@@ -36,7 +36,7 @@ def image(path: Path, size=(64, 64)) -> None:
 
 
 def row(folder: Path, **values) -> dict:
-    """Return a data set with one folder."""
+    """Return a dataset with one folder."""
     return {**values, "subsets": [{"image_dir": str(folder), "class_tokens": WORD}]}
 
 
@@ -61,7 +61,7 @@ def test_golden_bucket_sizes(check, tmp_path):
 
 
 def test_golden_fits_of_images(check, tmp_path):
-    """There is a data set for each way of bucketing, and an image for each size.
+    """There is a dataset for each way of bucketing, and an image for each size.
 
     The crop for SDXL differs on purpose (docs/datasets.md).
     """
@@ -108,7 +108,7 @@ def listed(folder: Path, captions: list[str], **values) -> dict:
 
 
 def test_golden_captions_of_a_step(check, tmp_path):
-    """Each case is a data set with its options. test_golden_data.py has replacements and other epochs."""
+    """Each case is a dataset with its options. test_golden_data.py has replacements and other epochs."""
     every = [c for c in golden("c_caption_processing.json", "deterministic") if "caption" in c["expected"]]
     every += golden("c_caption_processing.json", "random")
     cases = [c for c in every if not c["inputs"]["replacements"] and c["inputs"]["current_epoch"] == 1]
@@ -220,7 +220,7 @@ def test_golden_vectors_of_a_word(check, tmp_path):
 
 
 def test_golden_repeats_and_regularisation(check, tmp_path):
-    """Folders are laid out as in each case, and read through a data-set file or --train_data_dir."""
+    """Folders are laid out as in each case, and read through a dataset file or --train_data_dir."""
     for number, case in enumerate(golden("e_repeats_and_reg.json")):
         inputs, expected, home = case["inputs"], case["expected"], tmp_path / str(number)
         for subset in inputs["subsets"]:
@@ -314,7 +314,7 @@ def test_golden_caption_files(check, tmp_path):
 
 
 def test_golden_metadata_files(check, tmp_path):
-    """Each case is read through a data-set file, and with --in_json."""
+    """Each case is read through a dataset file, and with --in_json."""
     for name in ("0.png", "1.png"):
         image(tmp_path / "pictures" / name)
     for through_flags in (False, True):

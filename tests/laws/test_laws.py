@@ -118,7 +118,7 @@ def test_a_step_without_the_word_does_not_move_its_rows(run_for, tmp_path, image
 
 
 def two_concepts(tmp_path: Path) -> str:
-    """Write a data-set file with two words, and return its path."""
+    """Write a dataset file with two words, and return its path."""
     make_images(tmp_path / "b", 5, caption="a flat drawing of a zyzzo")
     file = tmp_path / "two.toml"
     file.write_text(

@@ -454,7 +454,7 @@ def test_the_command_generates_from_text_from_an_image_and_within_a_mask(folder,
     said = capsys.readouterr().err
     assert "40 is not a multiple of 16: using 32" in said
     assert "--crop_top: only SDXL reads the sizes of images" in said
-    assert "--zero_terminal_snr: has no effect: Toy always starts at pure noise" in said
+    assert "--zero_terminal_snr has no effect: Toy always starts at pure noise" in said
     assert (shown(plain).size, shown(plain).text["sampler"]) == ((64, 32), "euler")
     (again,) = command(tmp_path, "--like", plain)
     assert shown(again).tobytes() == shown(plain).tobytes()

@@ -60,7 +60,7 @@ def test_states_of_neonym_are_recognised(tmp_path):
     file = tmp_path / "out" / "x-state" / "state.safetensors"
     file.write_bytes(b"")
     assert resume_problem(str(file.parent)) is None
-    assert f"Give --resume {file.parent}" in str(resume_problem(str(file)))
+    assert f"Use --resume {file.parent}" in str(resume_problem(str(file)))
     assert f"there is one in {file.parent}" in str(resume_problem(str(tmp_path / "out")))
     done = tmp_path / "x-run"
     done.mkdir()

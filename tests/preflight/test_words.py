@@ -16,7 +16,7 @@ from support.data_sets import make_images
 @pytest.mark.parametrize(
     ("word", "count", "severity", "words"),
     [
-        ("red fluffy dog", 2, "warning", "has 3 tokens for 2 vectors: `red`, `fluffy` are used, `dog` is not. Give --num_vectors_per_token=3"),
+        ("red fluffy dog", 2, "warning", "has 3 tokens for 2 vectors: `red`, `fluffy` are used, `dog` is not. Use --num_vectors_per_token=3"),
         ("red fluffy big dog", 1, "warning", "has 4 tokens for 1 vector: `red` is used, `fluffy`, `big`, `dog` are not"),
         ("red dog", 5, "note", "has 2 tokens for 5 vectors, which start from them in turn: `red`, `dog`, `red`, `dog`, `red`."),
         ("cute", 12, "note", "has 1 token for 12 vectors, which start from them in turn: `cute`, `cute`"),

@@ -84,7 +84,7 @@ def test_names_that_are_not_unicode_are_refused(tmp_path, capsys, flag):
     [
         ("--output_dir", "y" * 300 + "/b", "--output_dir: a name would be yyy"),
         ("--output_dir", "d/" * 2100, "longer than the system allows"),
-        ("--output_dir", "a-file", "a-file is a file, and a folder of that name is needed"),
+        ("--output_dir", "a-file", "a-file is a file, but a folder with this name is needed"),
         ("--output_dir", "a-file/below", "a-file is not a folder that can be written to"),
         ("--output_dir", "dangling", "dangling is a file, and a folder"),
         ("--logging_dir", "a-file/below", "--logging_dir: "),

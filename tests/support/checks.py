@@ -33,7 +33,7 @@ def check_flags(**flags) -> Preflight:
 
 
 def check_table(tmp_path: Path, table: dict, **flags) -> Preflight:
-    """Return the preflight of a run on a data-set file with the given table."""
+    """Return the preflight of a run on a dataset file with the given table."""
     file = tmp_path / "table.json"
     file.write_text(json.dumps(table))
     return check_flags(dataset_config=str(file), token_string=WORD, **flags)

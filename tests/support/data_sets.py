@@ -1,4 +1,4 @@
-"""Helpers that write small data sets."""
+"""Helpers that write small datasets."""
 
 from pathlib import Path
 
@@ -20,5 +20,5 @@ def make_images(folder: Path, count: int = 6, size=(128, 128), caption: str | No
 
 
 def subset(tmp_path: Path, **values) -> dict:
-    """Return a data-set table with one subset, the folder `a`."""
+    """Return a dataset table with one subset, the folder `a`."""
     return {"datasets": [{"subsets": [{"image_dir": str(tmp_path / "a"), **values}]}]}

@@ -36,7 +36,7 @@ def judge(letter: str, outcomes: dict[str, bool]) -> None:
     assert not stale, f"listed as different, but the same: {stale}"
 
 
-NOT_OURS = {"debug_dataset", "prior_loss_weight", "kind"}  # flags, not values of a data set
+NOT_OURS = {"debug_dataset", "prior_loss_weight", "kind"}  # flags, not values of a dataset
 EMPTY = (None, "", {}, 0, 0.0, False)
 
 

@@ -108,15 +108,15 @@ def test_initial_vectors_are_judged_as_no_gain(run_for):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"max_train_steps": 2, "learning_rate": 1e-30}, "hardly moved: give a higher --learning_rate"),
-        ({"max_train_steps": 3, "learning_rate": 30.0}, "times as long as a word's: give a lower --learning_rate"),
+        ({"max_train_steps": 2, "learning_rate": 1e-30}, "hardly moved: use a higher --learning_rate"),
+        ({"max_train_steps": 3, "learning_rate": 30.0}, "times as long as a word's: use a lower --learning_rate"),
     ],
 )
 def test_a_word_that_was_not_learned_comes_with_advice(run_for, options, words):
     (verdict,) = train(run_for(**options)).verdicts
     assert words in verdict.advice
     assert "around 0.02 suits this model" in verdict.advice
-    assert f"what may help: {verdict.advice}" in "\n".join(verdict.lines())
+    assert f"advice: {verdict.advice}" in "\n".join(verdict.lines())
 
 
 def test_the_advice_follows_from_how_the_rows_moved():
@@ -141,7 +141,7 @@ def test_sd_scripts_documented_settings_do_not_learn_and_report_it(images, tmp_p
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 3, ended.stderr
     assert f"{WORD}: NOT LEARNED" in ended.stderr
-    assert "hardly moved: give a higher --learning_rate" in ended.stderr
+    assert "hardly moved: use a higher --learning_rate" in ended.stderr
     (verdict,) = json.loads((tmp_path / "out" / f"{WORD}-run" / "verdict.json").read_text())
     assert verdict["share"] < 1e-3
     assert verdict["encoders"]["text_encoder"]["cosine"] > 0.999

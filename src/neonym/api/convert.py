@@ -102,7 +102,7 @@ def check_arguments(request: ConversionRequest) -> None:
     if request.vectors is not None and request.vectors < 1:
         found.append(Problem("error", f"{request.vectors} is less than 1", "--vectors"))
     if request.out is None and request.to is None:
-        found.append(Problem("error", "no output file is named", "", "Name one, or give the layout with --to"))
+        found.append(Problem("error", "no output file is named", "", "Name one, or choose the layout with --to"))
     if found:
         raise ConfigError(found)
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 TOOLS = {
     "merge": "collect the caption and tag files beside images in one metadata file (.json or .jsonl)",
     "split": "write a metadata file's captions and tags to files beside the images",
-    "clean": "clean a metadata file: tags once each and without underscores, captions without repeated spaces",
-    "count": "count in how many images each tag occurs",
+    "clean": "clean a metadata file: remove duplicate tags, underscores in tags, and repeated spaces in captions",
+    "count": "count the images in which each tag occurs",
     "duplicates": "find images that look the same",
     "describe": "write a sentence for each image with a model such as BLIP from a local folder",
     "tag": "write tags for each image with a WD tagger (model.onnx, selected_tags.csv) from a local folder",
@@ -75,7 +75,7 @@ class DescribeFlags(WriteFlags):
     prefix: str = Field("", description='Text to put before each sentence, such as "a picture of mychar4, ".')
     prompt: str = Field("", description="Beginning of the sentence, which the model continues.")
     max_tokens: int = Field(40, ge=1, description="Longest sentence, in tokens.")
-    beams: int = Field(1, ge=1, description="Beams of the search; more beams are slower and give plainer sentences.")
+    beams: int = Field(1, ge=1, description="Beams of the search; more beams are slower and produce plainer sentences.")
     device: str = Field("cpu", description="Device that the model runs on: cpu, cuda, ...")
 
 
@@ -194,7 +194,7 @@ def images_to_caption(flags: WriteFlags) -> list[Path]:
 
     images = images_in(flags.folder, flags.recursive)
     if not images:
-        raise DataError("the folder has no images", str(flags.folder), "Name another folder, or add --recursive")
+        raise DataError("contains no images", str(flags.folder), "Name another folder, or add --recursive")
     return images
 
 

@@ -20,7 +20,7 @@ from neonym.config.resolve import FLAG_NAMES
 from neonym.config.run import RunConfig
 from neonym.config.schema import fields_of
 from neonym.config.values import as_written
-from neonym.errors import Problem, in_one_line
+from neonym.errors import Problem, counted, in_one_line
 
 if TYPE_CHECKING:
     from neonym.preflight.preflight import Preflight
@@ -92,7 +92,7 @@ def named_origin(key: str, origin: str, given: Given) -> str:
 
 
 def print_config(found: Preflight, given: Given) -> None:
-    """Print the values of all flags, concepts, data sets and subsets, each with its origin."""
+    """Print the values of all flags, concepts, datasets and subsets, each with its origin."""
     in_tables = {FLAG_NAMES.get(key, key) for key in (*DatasetValues.model_fields, *SubsetSpec.model_fields)}
     for section, name, _ in fields_of(RunConfig):
         if not (section in ("dataset", "eval") and name in in_tables) and name not in SECRETS:
@@ -118,7 +118,7 @@ def print_config(found: Preflight, given: Given) -> None:
 def print_table(
     found: Preflight, title: str, at: tuple[int, int | None], values: dict[str, Any], origins: Mapping[str, str]
 ) -> None:
-    """Print a data set or a subset. `origins` holds the origins of values that come from the model."""
+    """Print a dataset or a subset. `origins` holds the origins of values that come from the model."""
     print(f"\n{title}")
     for key, value in values.items():
         origin = origins.get(key) or found.origins.get((*at, key), "default")
@@ -137,7 +137,7 @@ def print_value(name: str, value: Any, origin: str) -> None:
 
 
 def print_summary(found: Preflight) -> None:
-    """Print the problems, data sets, defaults and words for people to read."""
+    """Print the problems, datasets, defaults and words for people to read."""
     from neonym.cli.facts import dataset_facts, moment
     from neonym.preflight.possible_captions import example_caption
 
@@ -153,16 +153,16 @@ def print_summary(found: Preflight) -> None:
     for index in range(len(found.datasets)):
         facts = dataset_facts(found, index)
         buckets = ", ".join(f"{w}x{h}: {b['count']}" for b in facts["buckets"] for w, h in [b["size"]])
-        sizes = f"batch {facts['batch_size']}, {facts['steps_per_epoch']} steps per epoch"
-        print(f"data set {index}: {sizes}, buckets {buckets}")
+        sizes = f"batch {facts['batch_size']}, {counted(facts['steps_per_epoch'], 'step')} per epoch"
+        print(f"dataset {index}: {sizes}, buckets {buckets or 'none'}")
     if found.defaults:
-        print("settings that are not given:")
+        print("defaults in use:")
     for name, default in found.defaults.items():
         print(f"  {name} {default.value}: {default}")
     for index, token in enumerate(found.tokens):
         own = [r for r in found.records if r.concept == index]
         example = f", for example {excerpt(example_caption(own[0], moment(found, index, 0)))}" if own else ""
-        print(f"`{token}`: {len(own) or 'no'} images{example}")
+        print(f"`{token}`: {counted(len(own), 'image') if own else 'no images'}{example}")
     errors = sum(p.severity == "error" for p in found.problems)
     print(f"{errors} error{'s' * (errors > 1)}: training would not start" if errors else "ready to train")
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from pydantic import BaseModel, Field
@@ -24,12 +24,16 @@ DESCRIPTION = (
 class ConvertFlags(BaseModel):
     """The flags of conversion."""
 
-    first: tyro.conf.Positional[str] = Field(description="Embedding file of any program.")
-    second: tyro.conf.Positional[str] = Field(
-        description="File to write, or a folder, to which each word of a file with several is written under its name. "
-        "If a third argument is given: the file for a model's other text encoder, which is joined with the first one."
+    first: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")] = Field(
+        description="Embedding file of any program."
     )
-    third: tyro.conf.Positional[str | None] = Field(None, description="File to write if two files are joined.")
+    second: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")] = Field(
+        description="File to write, or a folder for the words of a file that holds several, each written under its own name. "
+        "With a third argument: the file for the model's other text encoder, to be joined with the first one."
+    )
+    third: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[JOINED]")] = Field(
+        None, description="File to write when two files are joined."
+    )
     word: str | None = Field(None, description="Word to convert, if the file holds several.")
     to: str | None = Field(
         None, description="Layout, if the extension of OUT does not name it: safetensors, pt, ckpt, bin or png."
@@ -38,7 +42,7 @@ class ConvertFlags(BaseModel):
     vectors: int | None = Field(
         None,
         ge=1,
-        description="Number of vectors: the first ones are kept, or all are repeated in turn until there are enough.",
+        description="Number of vectors to write: keep the first ones, or repeat all in turn until there are enough.",
     )
     picture: Path | None = Field(None, description="Image for a .png card.")
     overwrite: bool = Field(False, description="Replace OUT if it exists.")

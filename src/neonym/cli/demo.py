@@ -119,7 +119,7 @@ def main(argv: list[str], prog: str) -> int:
 
 
 def write_dataset(folder: Path) -> Path:
-    """Write the demo's data-set file, which refers to the images in the package. Raises UserError if that fails."""
+    """Write the demo's dataset file, which refers to the images in the package. Raises UserError if that fails."""
     file = folder / "demo.json"
     table = read_table(EXAMPLES / "demo.toml", "The package is incomplete: install it again")
     for subset in (subset for dataset in table["datasets"] for subset in dataset["subsets"]):

@@ -43,7 +43,7 @@ def as_object(found: Preflight, draws: int, step: int) -> dict[str, Any]:
 
 
 def dataset_facts(found: Preflight, index: int) -> dict[str, Any]:
-    """Return the facts about a data set.
+    """Return the facts about a dataset.
 
     `buckets` lists the buckets that have images, with repeats counted. `bucket_sizes` lists all possible ones, and none
     if there is no upscaling, because the sizes then depend on the images.
@@ -78,7 +78,7 @@ def bucket_facts(found: Preflight, index: int) -> dict[str, Any]:
 
 
 def config_facts(found: Preflight, index: int) -> dict[str, Any]:
-    """Return the values of a data set and its subsets, and where each comes from."""
+    """Return the values of a dataset and its subsets, and where each comes from."""
     if found.config is None:
         return {}
     spec = found.config.datasets[index]

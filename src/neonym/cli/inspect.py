@@ -37,7 +37,7 @@ class InspectFlags(BaseModel):
 
     file: tyro.conf.Positional[Path] = Field(description="Embedding file of any program.")
     family: Annotated[str | None, FAMILY_FLAG] = Field(
-        None, description="Say whether the word fits this family; the exit code is 2 if not."
+        None, description="Check that the word fits this model family; the exit code is 2 if not."
     )
     model: str | None = Field(None, description="Compare the vectors with this model's words.")
     offline: bool = Field(False, description="Never use the network, not even for a hub ID.")

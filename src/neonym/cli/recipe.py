@@ -69,7 +69,7 @@ def check_toml(documents: list[list[str]], file: Path) -> None:
 
 
 def dataset_lines(table: dict[str, Any], token: str) -> list[str]:
-    """Return the lines of a data-set file for a single word, or none if no subset has images of it."""
+    """Return the lines of a dataset file for a single word, or none if no subset has images of it."""
     own = [subset for subset in table["subsets"] if subset.get("concept") in (None, token)]
     shared = as_lines({name: value for name, value in table.items() if name != "subsets"})
     rows = [line for subset in own for line in ("", "[[datasets.subsets]]", *as_lines({**subset, "concept": None}))]
@@ -110,14 +110,14 @@ def settings_in(known: dict[str, str], file: Path) -> dict[str, Any]:
 
 
 def datasets_in(known: dict[str, str], file: Path) -> list[dict[str, Any]] | None:
-    """Return the data sets recorded in the metadata of a file, or None if there are none.
+    """Return the datasets recorded in the metadata of a file, or None if there are none.
 
     Raises FormatError if they are invalid.
     """
     text = known.get("neonym.datasets")
     found = None if text is None else parse_metadata(text, file)
     if found is not None and not (isinstance(found, list) and all(map(is_dataset, found))):
-        raise FormatError("the recorded data sets are invalid", str(file), CHANGED)
+        raise FormatError("the recorded datasets are invalid", str(file), CHANGED)
     return found
 
 
@@ -130,7 +130,7 @@ def parse_metadata(text: str, file: Path) -> Any:
 
 
 def is_dataset(table: Any) -> bool:
-    """Return whether a value is a data set: a table of plain values with a list of subsets."""
+    """Return whether a value is a dataset: a table of plain values with a list of subsets."""
     subsets = table.get("subsets") if isinstance(table, dict) else None
     values = {name: value for name, value in table.items() if name != "subsets"} if subsets else None
     return (

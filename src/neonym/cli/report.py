@@ -126,7 +126,7 @@ def word_section(shown: WordResult, verdict: Verdict, file: Path, losses: Sequen
         for prompt, b, a in pairs
     )
     examples = "".join(image_element(image, f"{shown.word}, example {i}") for i, image in enumerate(shown.examples, 1))
-    helps = f" What may help: {html.escape(verdict.advice)}." if verdict.advice else ""
+    helps = f" Advice: {html.escape(verdict.advice)}." if verdict.advice else ""
     return (
         f"<section><h2>{word} <span class='badge {'fair' if verdict.overpowers else BADGES[verdict.word]}'>{verdict.headline}</span></h2><p>{html.escape(capitalised(verdict.reason))}.{helps}</p>"
         f"<h3>Learned from {shown.count} images such as these</h3><div class='strip small'>{examples}</div>"

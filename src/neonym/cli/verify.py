@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = (
     "Generate images from the same seeds with a word, with the nearest ordinary words, and without it, and judge the "
-    "word as a training run does. The exit code is 3 if it does nothing."
+    "word as a training run does. The exit code is 3 if the word has no effect."
 )
 
 
@@ -34,7 +34,7 @@ class VerifyFlags(BaseModel):
     """The flags of the verification."""
 
     file: tyro.conf.Positional[Path] = Field(description="Embedding file of any program.")
-    model: str = Field(BUILTIN, description="Model that the word was learned with, or one of its family.")
+    model: str = Field(BUILTIN, description="Model that the word was learned with, or another model of its family.")
     offline: bool = Field(False, description="Never use the network, not even for a hub ID.")
     prompt: str = Field("a picture of a {}", description="Prompt, in which {} stands for the word.")
     seeds: int = setting(4, "Number of images of each kind.", least=1)
@@ -42,9 +42,9 @@ class VerifyFlags(BaseModel):
     scale: float | None = setting(None, "Guidance scale (default: the model's own).")
     images: Path | None = Field(
         None,
-        description="Folder of images that show what the word means (default: judge it on the images it generates).",
+        description="Folder of images that show what the word means (default: the images that the word generates).",
     )
-    out: Path | None = Field(None, description="Sheet to write (default: NAME-verify.png beside the file).")
+    out: Path | None = Field(None, description="Grid of images to write (default: NAME-verify.png beside the file).")
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(False, description="Print one JSON object.")
 
 
@@ -114,7 +114,7 @@ def reference_images(folder: Path, side: int) -> list[Image]:
     except OSError as error:
         raise ConfigError([Problem("error", f"cannot be read ({error.strerror})", f"--images {folder}")]) from error
     if not files:
-        raise ConfigError([Problem("error", "the folder has no images", f"--images {folder}")])
+        raise ConfigError([Problem("error", "contains no images", f"--images {folder}")])
     for file in files:
         with readable(file) as image:
             opaque = on_background(upright(image), ImageRules().background)

@@ -1,1 +1,1 @@
-"""Settings: one typed schema that yields the flags, the data-set file, docs/settings.md. Imports no torch."""
+"""Settings: one typed schema that yields the flags, the dataset file, docs/settings.md. Imports no torch."""

@@ -22,20 +22,20 @@ class ModelSettings(Section):
     offline: bool = setting(False, "Never use the network, not even for a hub ID.")
     v2: bool = setting(
         False,
-        "Say that the model is a Stable Diffusion 2.x. It is recognised without this flag; a wrong flag is an error.",
+        "State that the model is Stable Diffusion 2.x. It is recognised without this flag; a wrong flag is an error.",
     )
     sdxl: bool = setting(
         False,
-        "Say that the model is an SDXL, as sdxl_train_textual_inversion.py does. It is recognised without this flag; "
+        "State that the model is SDXL, as sdxl_train_textual_inversion.py does. It is recognised without this flag; "
         "a wrong flag is an error.",
     )
-    v_parameterization: bool = setting(False, "Say that the model predicts v, for a file that does not say so itself.")
+    v_parameterization: bool = setting(False, "State that the model predicts v, if its files do not record that.")
     max_token_length: Literal[75, 150, 225] = setting(75, "The largest number of text tokens in a caption.")
     clip_skip: int = setting(1, "The text encoder layer to use, counted from the end (1: the last).", least=1)
 
 
 class ConceptSettings(Section):
-    """The settings of the new word, where a run has only one."""
+    """The settings of the new word, if a run has only one."""
 
     token_string: str | None = setting(None, "The new word, as it is written in captions and prompts.")
     init_word: str | None = setting(
@@ -58,10 +58,8 @@ class ConceptSettings(Section):
 class DatasetSettings(Section):
     """The settings of the images and captions."""
 
-    dataset_config: str | None = setting(None, "A data-set file (TOML or JSON) as sd-scripts reads it.")
-    train_data_dir: str | None = setting(
-        None, "A folder of images, or of `N_name` folders, instead of a data-set file."
-    )
+    dataset_config: str | None = setting(None, "A dataset file (TOML or JSON) as sd-scripts reads it.")
+    train_data_dir: str | None = setting(None, "A folder of images, or of `N_name` folders, instead of a dataset file.")
     in_json: str | None = setting(None, "A metadata file (.json, .jsonl) for the images in train_data_dir.")
     reg_data_dir: str | None = setting(None, "A folder of `N_name` folders with regularisation images.")
     resolution: Resolution | None = setting(None, 'The training size, "S" or "W,H" (default: the model\'s own).')
@@ -70,25 +68,28 @@ class DatasetSettings(Section):
     )
     dataset_repeats: int = setting(1, "How many times each image is used in an epoch.", least=1)
     caption_extension: str | None = setting(
-        None, "The ending of caption files (default: .caption and, where class_tokens do not contain the word, .txt)."
+        None,
+        "The extension of caption files (default: .caption and, where class_tokens do not contain the word, .txt).",
     )
     caption_separator: str = setting(",", "The text between the tags of a caption.")
-    caption_prefix: str | None = setting(None, "A text to put before every caption.")
-    caption_suffix: str | None = setting(None, "A text to put after every caption.")
+    caption_prefix: str | None = setting(None, "Text to put before every caption.")
+    caption_suffix: str | None = setting(None, "Text to put after every caption.")
     shuffle_caption: bool = setting(False, "Shuffle the tags of a caption each time it is used.")
     keep_tokens: int = setting(0, "How many tags at the beginning of a caption are never shuffled.", least=0)
     keep_tokens_separator: str = setting(
         "", "A marker in captions. The tags before its first occurrence and after its second stay in place."
     )
     secondary_separator: str | None = setting(
-        None, "A text that keeps tags together while they are shuffled, and is replaced by the separator afterwards."
+        None, "Text that keeps tags together while they are shuffled; the normal separator replaces it afterwards."
     )
     enable_wildcard: bool = setting(
         False, "Each time a caption is used, choose one of {a|b|c} at random, and one of its lines if it has several."
     )
-    caption_dropout_rate: float = setting(0.0, "The share of captions that are cut down to the word.", least=0)
-    caption_dropout_every_n_epochs: int = setting(0, "Cut all captions down to the word in every n-th epoch.")
-    caption_tag_dropout_rate: float = setting(0.0, "The share of tags that are dropped, never the word's.", least=0)
+    caption_dropout_rate: float = setting(0.0, "The share of captions to reduce to the word alone.", least=0)
+    caption_dropout_every_n_epochs: int = setting(0, "Reduce all captions to the word alone in every n-th epoch.")
+    caption_tag_dropout_rate: float = setting(
+        0.0, "The share of tags to drop. The tag with the word always stays.", least=0
+    )
     token_warmup_min: int = setting(
         1, "How many tags a caption has at the first step, with token_warmup_step.", least=0
     )
@@ -112,13 +113,13 @@ class DatasetSettings(Section):
     random_crop: bool = setting(False, "Crop images at a random position instead of at the centre.")
     face_crop_aug_range: Range | None = setting(
         None,
-        'Zoom by a factor from "low,high" into the face that the file name gives (name_x_y_width_height); not with '
+        'Zoom by a factor from "low,high" into the face whose place the file name records (name_x_y_width_height); not with '
         "buckets.",
     )
-    resize_interpolation: Interpolation | None = setting(None, "How images are scaled (default: lanczos).")
-    alpha_mask: bool = setting(False, "Weight the loss by how opaque an image is.")
+    resize_interpolation: Interpolation | None = setting(None, "How to resize images (default: lanczos).")
+    alpha_mask: bool = setting(False, "Weight the loss by the opacity of the image's pixels.")
     masked_loss: bool = setting(
-        False, "Weight the loss by the mask images of conditioning_data_dir (in the data-set file)."
+        False, "Weight the loss by the mask images of conditioning_data_dir (in the dataset file)."
     )
     background: Colour = setting(Colour.parse("white"), "The colour behind transparent pixels: a name or #rrggbb.")
     sdscripts_latents: bool = setting(
@@ -126,7 +127,7 @@ class DatasetSettings(Section):
     )
     broken_images: Literal["skip", "stop"] = setting(
         "stop",
-        "What to do if images cannot be read: stop before the training, or skip them. Either way they are listed.",
+        "What to do if images cannot be read: stop before the training, or skip them. Either way, they are listed.",
     )
     enable_bucket: bool = setting(
         False, "Train images in buckets of similar aspect ratio instead of cropping all of them to one shape."

@@ -1,4 +1,4 @@
-"""The schema of a data-set file, table by table: `[general]`, `[[concepts]]`, `[[datasets]]`, `[[datasets.subsets]]`.
+"""The schema of a dataset file, table by table: `[general]`, `[[concepts]]`, `[[datasets]]`, `[[datasets.subsets]]`.
 
 Keys and types are those of sd-scripts, except that Neonym also accepts a whole number where a fraction is expected, a
 text that holds a number or a boolean, and a number where a text that is not a file name is expected.
@@ -62,7 +62,7 @@ def _name(value: Any) -> Any:
 def _ending(value: Any) -> Any:
     """Return the ending of a file name, such as `.txt`. Raises ValueError for any other value."""
     if "/" in _name(value):
-        raise ValueError('an ending such as ".txt" is expected, without a folder')
+        raise ValueError('a file extension such as ".txt" is expected, without a folder')
     return value
 
 
@@ -96,7 +96,7 @@ class ConceptSpec(Section):
 
 
 class SubsetValues(Section):
-    """The values that may be set in `[general]`, in a data set and in a subset."""
+    """The values that may be set in `[general]`, in a dataset and in a subset."""
 
     num_repeats: Whole = 1
     shuffle_caption: YesOrNo = False
@@ -143,7 +143,7 @@ class FolderValues(Section):
 
 
 class DatasetValues(Section):
-    """The values that may be set in `[general]` and in a data set."""
+    """The values that may be set in `[general]` and in a dataset."""
 
     batch_size: Annotated[Whole, Field(ge=1)] | None = None  # None: the default of the model
     resolution: tuple[int, int] | None = None
@@ -187,20 +187,20 @@ class SubsetSpec(SubsetValues, FolderValues):
 
 
 class DatasetSpec(DatasetValues):
-    """The settings of one data set: subsets that share a batch size, a resolution and buckets."""
+    """The settings of one dataset: subsets that share a batch size, a resolution and buckets."""
 
     subsets: tuple[SubsetSpec, ...]
 
     @property
     def style(self) -> Style:
-        """The kind of the data set, by sd-scripts' name. All subsets of a data set are of the same kind."""
+        """The kind of the dataset, by sd-scripts' name. All subsets of a dataset are of the same kind."""
         if any(subset.conditioning_data_dir for subset in self.subsets):
             return "controlnet"
         return "finetuning" if any(subset.metadata_file for subset in self.subsets) else "dreambooth"
 
 
 class DatasetConfig(Section):
-    """A data-set file with every value resolved."""
+    """A dataset file with every value resolved."""
 
     concepts: tuple[ConceptSpec, ...]
     datasets: tuple[DatasetSpec, ...]
@@ -222,7 +222,7 @@ NEEDED_KEYS: dict[Style, tuple[str, ...]] = {
     "finetuning": ("metadata_file",),
     "controlnet": ("image_dir", "conditioning_data_dir"),
 }
-# Keys that a data set may have beside those of DatasetValues and SubsetValues
+# Keys that a dataset may have beside those of DatasetValues and SubsetValues
 DATASET_KEYS: dict[Style, tuple[str, ...]] = {
     "dreambooth": tuple(FolderValues.model_fields),
     "finetuning": (),

@@ -31,7 +31,7 @@ MOST_TEXT = 4 << 20  # bytes: larger texts are not read
 MOST_HEADER = 100 << 20  # bytes: larger headers are not read
 MOST_SHOWN = 6  # settings of another program that a message lists
 SETTINGS = {name for _, name, _ in fields_of(RunConfig)}
-# keys that people write in data-set files
+# keys that people write in dataset files
 DATA_KEYS = {
     *DatasetValues.model_fields,
     *SubsetSpec.model_fields,
@@ -54,7 +54,7 @@ def misplaced(path: str | Path | None, flag: str, where: str = "") -> Problem | 
     kind = None if path is None else file_kind(Path(path))
     if kind is None or flag in kind.flags:
         return None
-    fix = kind.fix or f"Give it with {' or '.join(f'--{name}' for name in kind.flags)}"
+    fix = kind.fix or f"Pass it with {' or '.join(f'--{name}' for name in kind.flags)}"
     return Problem("error", f"{path} is {kind.what}", where or f"--{flag}", fix)
 
 
@@ -79,12 +79,12 @@ def folder_kind(path: Path) -> Kind | None:
     if "state.safetensors" in names:
         return Kind("a saved state", ("resume",))
     if {"optimizer.bin", "random_states_0.pkl"} & names:
-        fix = "To start from vectors, give an embedding file with --weights"
+        fix = "To start from vectors, pass an embedding file with --weights"
         return Kind("a training state of sd-scripts or diffusers", (), fix)
     numbered = [child for child in children if re.match(r"\d+_", child.name) and child.is_dir()]
     if any(has_images(folder) for folder in (path, *numbered[:10])):
         return Kind("a folder of images", ("train_data_dir", "reg_data_dir", "image_path", "mask_path"),
-                    "Give it with --train_data_dir, or write it as image_dir in a data-set file")  # fmt: skip
+                    "Pass it with --train_data_dir, or write it as image_dir in a dataset file")  # fmt: skip
     return None
 
 
@@ -100,7 +100,7 @@ def binary_kind(path: Path, start: bytes) -> Kind | None:
     if start.startswith(b"PK\3\4") or start.startswith((b"\x80\x02", b"\x80\x04")):
         return pickle_kind(path)
     if start.startswith((b"\x89PNG", b"\xff\xd8\xff", b"BM")) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP"):
-        fix = "Give the folder that contains it with --train_data_dir"
+        fix = "Pass the folder that contains it with --train_data_dir"
         return Kind("an image", ("weights", "metadata_thumbnail", "image_path", "mask_path", "like"), fix)
     return None
 
@@ -110,12 +110,12 @@ EMBEDDING = Kind(
     "Start from it with --weights, or use it with --textual_inversion_embeddings of neonym generate",
 )  # fmt: skip
 CHECKPOINT = Kind("a checkpoint, which is a whole model", ("pretrained_model_name_or_path", "vae", "ckpt"),
-                  "Give it with --pretrained_model_name_or_path (neonym generate: --ckpt)")  # fmt: skip
+                  "Pass it with --pretrained_model_name_or_path (neonym generate: --ckpt)")  # fmt: skip
 LORA = Kind(
-    "a LoRA", ("network_weights",), "Training does not use LoRAs; give it to neonym generate with --network_weights"
+    "a LoRA", ("network_weights",), "Training does not use LoRAs; pass it to neonym generate with --network_weights"
 )
-VAE = Kind("a VAE", ("vae",), "Give it with --vae, in addition to a model")
-STATE = Kind("a saved state", (), "Give its folder with --resume")
+VAE = Kind("a VAE", ("vae",), "Pass it with --vae, in addition to a model")
+STATE = Kind("a saved state", (), "Pass its folder with --resume")
 NAMES = (  # (pattern of a tensor name, kind of the file)
     (r"^(?:model\.diffusion_model|conditioner\.embedders|cond_stage_model)\.", CHECKPOINT),
     (r"lora_|\.lora[_.]|hada_w|lokr_", LORA),
@@ -157,7 +157,7 @@ def pickle_kind(path: Path) -> Kind | None:
             text = file.read(MOST_TEXT)
         few = False
     if b"optimizer_state_dict" in text and b"string_to_param" not in text and b"diffusion_model" not in text:
-        fix = "To start from the embedding that it belongs to, give that file with --weights"
+        fix = "To start from the embedding that it belongs to, pass that file with --weights"
         return Kind("an optimizer state of AUTOMATIC1111", (), fix)
     if b"model.diffusion_model" in text:
         return CHECKPOINT
@@ -206,8 +206,8 @@ def toml_kind(table: Mapping[str, Any]) -> Kind | None:
 
 
 METADATA = {"caption", "tags", "train_resolution", "image_size", "image_path", "file_name", "text"}
-DATASET_FILE = Kind("a data-set file", ("dataset_config",))
-PROMPT_FILE = Kind("a file of sample prompts", ("sample_prompts", "from_file"), "Give it with --sample_prompts")
+DATASET_FILE = Kind("a dataset file", ("dataset_config",))
+PROMPT_FILE = Kind("a file of sample prompts", ("sample_prompts", "from_file"), "Pass it with --sample_prompts")
 METADATA_FILE = Kind("a metadata file, which lists images with their captions", ("in_json",))
 
 
@@ -226,7 +226,7 @@ def json_kind(table: Any) -> Kind | None:
         return METADATA_FILE
     if {"_class_name"} & table.keys() or {"architectures"} & table.keys():
         return Kind(
-            "the config of a part of a model", (), "Give the model's folder with --pretrained_model_name_or_path"
+            "the config of a part of a model", (), "Pass the model's folder with --pretrained_model_name_or_path"
         )
     rows = [row for row in table.values() if isinstance(row, dict)]
     if rows and len(rows) == len(table):
@@ -234,7 +234,7 @@ def json_kind(table: Any) -> Kind | None:
             return Kind("a workflow of ComfyUI", (), "Neonym does not use workflows, which generate images")
         return METADATA_FILE if all(METADATA & row.keys() for row in rows[:20]) else None
     if len(SETTINGS & table.keys()) >= 3:
-        fix = "Write its keys as TOML, one name = value per line, and give that file with --config_file"
+        fix = "Write its keys as TOML, one name = value per line, and pass that file with --config_file"
         return Kind("a training config in JSON", (), fix)
     return None
 
@@ -244,7 +244,7 @@ def list_kind(rows: list[dict[str, Any]]) -> Kind | None:
     if rows and all("prompt" in row for row in rows):
         return PROMPT_FILE
     if rows and all({"path", "image"} <= row.keys() or {"path", "text"} <= row.keys() for row in rows):
-        fix = 'Write a data-set file with a [[datasets.subsets]] for each concept, whose path becomes image_dir = "..."'
+        fix = 'Write a dataset file with a [[datasets.subsets]] for each concept, whose path becomes image_dir = "..."'
         return Kind("OneTrainer's list of concepts", (), fix)
     return METADATA_FILE if rows and all(METADATA & row.keys() for row in rows[:20]) else None
 
@@ -265,11 +265,11 @@ def other_config(program: str, keys: Mapping[str, Any]) -> Kind:
     shown = "; ".join(found[:MOST_SHOWN]) + (
         f"; {len(found) - MOST_SHOWN} more: see {PAGE}" if found[MOST_SHOWN:] else ""
     )
-    fix = f"Give its settings as flags: {shown}" if found else f"Give its settings as flags ({PAGE})"
+    fix = f"Pass its settings as flags: {shown}" if found else f"Pass its settings as flags ({PAGE})"
     if program == "the kohya_ss GUI":
         fix += (
             "; keys that are also flags of Neonym mean the same. When the GUI trains, it writes a .toml file next to "
-            "its output, which you can give with --config_file"
+            "its output, which you can pass with --config_file"
         )
     return Kind(f"a config of {program}", (), fix)
 
@@ -293,11 +293,11 @@ def yaml_kind(path: Path, text: str) -> Kind | None:
             return other_config(program, every)
     if {"compute_environment", "distributed_type"} & set(top):
         return Kind(
-            "a config of accelerate", (), "Give it to accelerate launch: accelerate launch --config_file FILE ..."
+            "a config of accelerate", (), "Pass it to accelerate launch: accelerate launch --config_file FILE ..."
         )
     if "model" in top and "target:" in text:
-        return Kind("the description of a checkpoint", (), "Give the checkpoint that it describes")
-    fix = "Give its settings as flags, or as a TOML file with --config_file"
+        return Kind("the description of a checkpoint", (), "Pass the checkpoint that it describes")
+    fix = "Pass its settings as flags, or as a TOML file with --config_file"
     return Kind("a YAML file", (), fix) if path.suffix.lower() in (".yaml", ".yml") else None
 
 
@@ -330,9 +330,9 @@ def lines_kind(path: Path, text: str) -> Kind | None:
     if "[name]" in text or "[filewords]" in text:
         return Kind("a file of templates", ("template_file",))
     if any(path.with_suffix(ending).is_file() for ending in IMAGES):
-        fix = "Captions are found next to their images: give the folder with --train_data_dir"
+        fix = "Captions are found next to their images: pass the folder with --train_data_dir"
         return Kind("the caption of an image", ("sample_prompts", "template_file", "from_file"), fix)
     if text.strip():
-        fix = "Give prompts with --sample_prompts and templates with --template_file; captions belong next to images"
+        fix = "Pass prompts with --sample_prompts and templates with --template_file; captions belong next to images"
         return Kind("plain text", ("sample_prompts", "template_file", "from_file"), fix)
     return None

@@ -127,10 +127,10 @@ def flags_in(argv: list[str], model: type[BaseModel]) -> set[str]:
 
 
 def repeated_flags(argv: list[str]) -> list[Problem]:
-    """Return a warning for each flag that is given more than once on a command line."""
+    """Return a warning for each flag that is set more than once on a command line."""
     names = [name for word in argv if (name := flag_name(word))]
     twice = dict.fromkeys(name for name in names if names.count(name) > 1)
-    return [Problem("warning", "is given more than once: only the last one counts", f"--{name}") for name in twice]
+    return [Problem("warning", "is set more than once: only the last one counts", f"--{name}") for name in twice]
 
 
 def candidates(name: str, fields: Mapping[str, FieldInfo]) -> list[str]:

@@ -100,7 +100,7 @@ def replace_compat(values: Values, table: Mapping[str, Compat], sink: Sink) -> V
         value = kept.pop(name, None)
         flag = f"--{name}"
         if value == "" and compat.kind == "renamed":
-            sink.problems.append(Problem("error", "is empty", flag, "Give it a value, or leave it out"))
+            sink.problems.append(Problem("error", "is empty", flag, "Set it, or leave it out"))
         if value in (None, False, (), [], ""):
             continue
         if compat.kind == "refused":

@@ -43,17 +43,17 @@ class GenerateSettings(Section):
     )
     offline: bool = setting(False, "Never use the network, not even for a hub ID.")
     sdxl: bool = setting(
-        False, "Say that the model is an SDXL. It is recognised without this flag; a wrong flag is an error."
+        False, "State that the model is SDXL. It is recognised without this flag; a wrong flag is an error."
     )
     v1: bool = setting(
         False,
-        "Say that the model is a Stable Diffusion 1.x. It is recognised without this flag; a wrong flag is an error.",
+        "State that the model is Stable Diffusion 1.x. It is recognised without this flag; a wrong flag is an error.",
     )
     v2: bool = setting(
         False,
-        "Say that the model is a Stable Diffusion 2.x. It is recognised without this flag; a wrong flag is an error.",
+        "State that the model is Stable Diffusion 2.x. It is recognised without this flag; a wrong flag is an error.",
     )
-    v_parameterization: bool = setting(False, "Say that the model predicts v, for a file that does not say so itself.")
+    v_parameterization: bool = setting(False, "State that the model predicts v, if its files do not record that.")
     zero_terminal_snr: bool = setting(
         False, "Rescale the noise schedule so that generation begins at pure noise (zero terminal SNR)."
     )
@@ -62,7 +62,8 @@ class GenerateSettings(Section):
     )
 
     textual_inversion_embeddings: tuple[str, ...] = setting(
-        (), "Embedding files. The word in prompts is the file name without its ending; WORD=FILE chooses another word."
+        (),
+        "Embedding files. The word in prompts is the file name without its extension; WORD=FILE chooses another word.",
     )
     network_weights: tuple[str, ...] = setting((), "LoRA files, in the layout of kohya's sd-scripts or of diffusers.")
     network_mul: tuple[float, ...] = setting((), "The multiplier of each LoRA (default: 1).")
@@ -185,19 +186,19 @@ class GenerateSettings(Section):
     use_original_file_name: bool = setting(
         False, "Begin file names with the name of the image given with --image_path."
     )
-    grid: bool = setting(False, "Also save a contact sheet of all images.")
+    grid: bool = setting(False, "Also save all images in one grid.")
     x: str | None = setting(
         None,
-        "The horizontal axis of a comparison sheet: KIND=A,B,C, where KIND is checkpoint, prompt (separated by |), "
+        "The horizontal axis of a comparison grid: KIND=A,B,C, where KIND is checkpoint, prompt (separated by |), "
         "scale, strength, steps, seed or sampler.",
     )
-    y: str | None = setting(None, "The vertical axis of the sheet, written like --x.")
+    y: str | None = setting(None, "The vertical axis of the grid, written like --x.")
 
 
 def generate_problems(settings: GenerateSettings) -> Iterator[Problem]:
     """Yield a problem for each flag that is out of its limits, contradicts another one or has no effect."""
     for name in empty_names(settings):
-        yield Problem("error", "is empty", f"--{name}", "Give it a value, or leave it out")
+        yield Problem("error", "is empty", f"--{name}", "Set it, or leave it out")
     settings = without_empty(settings)
     for name, field in type(settings).model_fields.items():
         yield from limit_problems(name, field, getattr(settings, name))
@@ -220,14 +221,14 @@ def generate_problems(settings: GenerateSettings) -> Iterator[Problem]:
     if settings.fp16 and settings.bf16:
         yield Problem("error", "only one of them can be used", "--fp16 --bf16", "Leave one of them out")
     if settings.mask_path and settings.image_path is None:
-        yield Problem("error", "needs an image to mask", "--mask_path", "Give --image_path too")
+        yield Problem("error", "needs an image to mask", "--mask_path", "Add --image_path")
     if len(settings.network_mul) > len(settings.network_weights):
         what = f"{len(settings.network_mul)} multipliers for {len(settings.network_weights)} LoRAs"
         yield Problem("error", what, "--network_mul")
     for probability, (needed, limits) in NOISE.items():
         pair = getattr(settings, needed)
         if getattr(settings, probability) > 0 and pair is None:
-            yield Problem("error", f"needs --{needed}", f"--{probability}", "Give two numbers")
+            yield Problem("error", f"needs --{needed}", f"--{probability}", "Write two numbers")
         if pair is not None and not limits[0] <= pair[0] <= pair[1] <= limits[1]:
             what = f"{pair[0]} {pair[1]} is not a range within {limits[0]} to {limits[1]}"
             yield Problem("error", what, f"--{needed}", "Write the smaller number first")
@@ -241,10 +242,10 @@ def generate_problems(settings: GenerateSettings) -> Iterator[Problem]:
     others = [name for name in ("interactive", "grid", "highres_fix_save_1st") if getattr(settings, name)]
     if any(axes) and others:
         yield Problem(
-            "error", "cannot be combined with a sheet with axes (--x, --y)", f"--{others[0]}", "Leave one of them out"
+            "error", "cannot be combined with a grid with axes (--x, --y)", f"--{others[0]}", "Leave one of them out"
         )
     if any(axes) and (len(settings.prompt) > 1 or settings.from_file):
-        yield Problem("warning", "only the first prompt is used for a sheet with axes", "--prompt, --from_file")
+        yield Problem("warning", "only the first prompt is used for a grid with axes", "--prompt, --from_file")
     yield from ineffective_flag_warnings(settings)
 
 

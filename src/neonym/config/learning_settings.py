@@ -12,11 +12,13 @@ class OptimSettings(Section):
     """The settings of the optimizer, the learning rate and the length of the training."""
 
     optimizer_type: str = setting("AdamW", "The optimizer: one of sd-scripts' names (in any case), or a dotted path.")
-    optimizer_args: Arguments = setting(Arguments(), 'Arguments of the optimizer: "name=value", values as in Python.')
+    optimizer_args: Arguments = setting(
+        Arguments(), 'Arguments of the optimizer: "name=value", with the value as in Python.'
+    )
     learning_rate: Rate | None = setting(
         None,
         "The learning rate of the vectors (default: what the model suggests: 4e-3 for Stable Diffusion 1.x and 2.x, "
-        "2e-3 for SDXL, 0.02 for the built-in model; 1 for DAdapt* and Prodigy, which find it), or stages as "
+        "2e-3 for SDXL, 0.02 for the built-in model; 1 for DAdapt* and Prodigy, which find the rate themselves), or stages as "
         'AUTOMATIC1111 writes them: "0.005:100, 1e-3:1000, 5e-4".',
         above=0,
     )
@@ -53,7 +55,7 @@ class OptimSettings(Section):
         None, "The length of the training in epochs; it takes precedence over the steps.", least=1, most=LONGEST
     )
     max_train_time: float | None = setting(
-        None, "End the training after this many minutes, as if its last step had been reached.", above=0
+        None, "End the training after this many minutes, as if that were its last step.", above=0
     )
     initial_step: int | None = setting(None, "Start at this step and skip those before it.", least=0)
     initial_epoch: int | None = setting(None, "Start at this epoch (1: the first).", least=1)
@@ -70,7 +72,7 @@ class OptimSettings(Section):
     ema_decay: float | None = setting(
         None, "Save the moving average of the vectors with this decay, such as 0.99.", above=0
     )
-    seed: int = setting(0, "The seed of everything random.", least=0)
+    seed: int = setting(0, "The seed of all random choices.", least=0)
 
     @property
     def schedule(self) -> str:
@@ -153,7 +155,5 @@ class EvalSettings(Section):
     eval_samples: int = setting(
         64, "The number of (image, noise, timestep) triples in an evaluation.", least=8, most=100_000
     )
-    validation_split: float = setting(
-        0.0, "The share of the images that is held out of training for evaluation.", least=0
-    )
+    validation_split: float = setting(0.0, "The share of the images to hold out of training, for evaluation.", least=0)
     validation_seed: int = setting(0, "The seed that chooses which images are held out.", least=0)

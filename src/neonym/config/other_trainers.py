@@ -31,7 +31,7 @@ CAPTIONED = "without a template, captions are read, which diffusers does not do"
 SAVED_IMAGES = "needs --sample_prompts, a file of prompts"
 NO_NEED = "the model's own tokenizer is used"
 SCALED = "the learning rate is used as given: multiply it by batch size, accumulation steps and processes yourself"
-ADAM = 'written --optimizer_args "betas=(0.9, 0.999)"'
+ADAM = 'write --optimizer_args "betas=(0.9, 0.999)"'
 IN_PLACE = "run the same command again to continue where it stopped"
 STATES = "a state of a few kilobytes is always kept; --save_state keeps one next to every saved file"
 MEMORY = "images are encoded once, before training"
@@ -42,14 +42,14 @@ DIFFUSERS = {
     "num_vectors": same("num_vectors_per_token"),
     "learnable_property": same("use_object_template", f"or --use_style_template, for `style`; {CAPTIONED}"),
     "what_to_teach": same("use_object_template", f"or --use_style_template, for `style`; {CAPTIONED}"),
-    "repeats": same("dataset_repeats", "it only changes the length of an epoch"),
+    "repeats": same("dataset_repeats", "changes only the length of an epoch"),
     "num_train_epochs": same("max_train_epochs"),
     "save_steps": same("save_every_n_steps"),
     "scale_lr": no_setting(SCALED),
     "lr_num_cycles": same("lr_scheduler_num_cycles"),
     "adam_beta1": same("optimizer_args", ADAM),
     "adam_beta2": same("optimizer_args", ADAM),
-    "adam_epsilon": same("optimizer_args", "written --optimizer_args eps=1e-8"),
+    "adam_epsilon": same("optimizer_args", "write --optimizer_args eps=1e-8"),
     "adam_weight_decay": same("weight_decay", "default: 0"),
     "enable_xformers_memory_efficient_attention": same("xformers", "PyTorch's own attention is always used"),
     "checkpointing_steps": same("state_every_n_steps", STATES),
@@ -60,13 +60,13 @@ DIFFUSERS = {
     "validation_steps": same("sample_every_n_steps", SAVED_IMAGES),
     "validation_epochs": same("sample_every_n_epochs", SAVED_IMAGES),
     "report_to": same("log_with", "tensorboard needs --logging_dir"),
-    "push_to_hub": same("huggingface_repo_id", "giving a repository switches uploads on"),
+    "push_to_hub": same("huggingface_repo_id", "setting a repository switches uploads on"),
     "hub_model_id": same("huggingface_repo_id"),
     "hub_token": same("huggingface_token", "HF_TOKEN in the environment is safer"),
     "no_safe_serialization": same("save_model_as", "bin is diffusers' own layout"),
     "save_as_full_pipeline": no_setting("the model does not change: only the embedding is saved"),
     "tokenizer_name": no_setting(NO_NEED),
-    "revision": no_setting("download that revision and give its folder with --pretrained_model_name_or_path"),
+    "revision": no_setting("download that revision and pass its folder with --pretrained_model_name_or_path"),
     "center_crop": no_setting(
         "images are always cropped at the centre, unless --random_crop or --enable_bucket is given"
     ),
@@ -98,7 +98,7 @@ INVOKE_TRAINING = {
     "keep_in_memory": no_setting(MEMORY),
     "cache_vae_outputs": no_setting(MEMORY),
     "dataloader_num_workers": no_setting(MEMORY),
-    "use_masks": same("alpha_mask", "or conditioning_data_dir in a data-set file, with --masked_loss"),
+    "use_masks": same("alpha_mask", "or conditioning_data_dir in a dataset file, with --masked_loss"),
     "validate_every_n_steps": same("sample_every_n_steps", SAVED_IMAGES),
     "validate_every_n_epochs": same("sample_every_n_epochs", SAVED_IMAGES),
     "validation_prompts": same("sample_prompts", "a file with a prompt on each line"),
@@ -112,29 +112,29 @@ ONETRAINER = {
     "base_model_name": same("pretrained_model_name_or_path"),
     "model_type": no_setting("models are recognised"),
     "training_method": no_setting("Textual Inversion is the only method"),
-    "placeholder": same("token_string", "the word as captions contain it, without < >"),
+    "placeholder": same("token_string", "the word as it appears in captions, without < >"),
     "initial_embedding_text": same("init_word"),
     "token_count": same("num_vectors_per_token"),
     "embedding_learning_rate": same("learning_rate"),
-    "additional_embeddings": no_setting("several words are listed as [[concepts]] in a data-set file"),
+    "additional_embeddings": no_setting("several words are listed as [[concepts]] in a dataset file"),
     "is_output_embedding": no_setting("vectors after the text encoder are not supported"),
     "preserve_embedding_norm": no_setting("the norm of the vectors is not constrained"),
-    "concept_file_name": same("dataset_config", "a data-set file: each concept's path is the image_dir of a subset"),
-    "concepts": same("dataset_config", "a data-set file: each concept's path is the image_dir of a subset"),
+    "concept_file_name": same("dataset_config", "a dataset file: each concept's path is the image_dir of a subset"),
+    "concepts": same("dataset_config", "a dataset file: each concept's path is the image_dir of a subset"),
     "learning_rate_scheduler": same("lr_scheduler"),
     "learning_rate_warmup_steps": same("lr_warmup_steps"),
     "learning_rate_cycles": same("lr_scheduler_num_cycles"),
     "epochs": same("max_train_epochs"),
     "batch_size": same("train_batch_size"),
     "optimizer": same("optimizer_type"),
-    "ema": same("ema_decay", "giving a decay switches it on"),
+    "ema": same("ema_decay", "setting a decay switches it on"),
     "clip_grad_norm": same("max_grad_norm"),
     "offset_noise_weight": same("noise_offset"),
     "perturbation_noise_weight": same("ip_noise_gamma"),
     "rescale_noise_scheduler_to_zero_terminal_snr": same("zero_terminal_snr"),
     "min_noising_strength": same("min_timestep", "in timesteps, 0 to 1000"),
     "max_noising_strength": same("max_timestep", "in timesteps, 0 to 1000"),
-    "masked_training": same("masked_loss", "with conditioning_data_dir in the data-set file"),
+    "masked_training": same("masked_loss", "with conditioning_data_dir in the dataset file"),
     "aspect_ratio_bucketing": same("enable_bucket"),
     "latent_caching": no_setting(MEMORY),
     "cache_dir": same("latent_cache_dir"),
@@ -149,7 +149,7 @@ ONETRAINER = {
     "sample_definition_file_name": same("sample_prompts"),
     "backup_after": same("state_every_n_steps", STATES),
     "continue_last_backup": no_setting(IN_PLACE),
-    "tensorboard": same("logging_dir", "giving a folder switches it on"),
+    "tensorboard": same("logging_dir", "setting a folder switches it on"),
 }
 
 AUTOMATIC1111 = {
@@ -223,7 +223,7 @@ OTHERS = {  # flags that people try although no program has them
     "initial_word": same("init_word"),
     "embedding": same("weights", "a file to start from; the new word is --token_string"),
     "class_prompt": no_setting("regularisation images, given with --reg_data_dir, have captions of their own"),
-    "num_class_images": no_setting("regularisation images are not generated: give existing ones with --reg_data_dir"),
+    "num_class_images": no_setting("regularisation images are not generated: pass existing ones with --reg_data_dir"),
     "only_save_embeds": no_setting("only the embedding is ever saved"),
     "train_text_encoder_ti": no_setting("only the embedding is ever trained"),
     "pivotal_frac": no_setting("only the embedding is trained, for --max_train_steps steps"),
@@ -266,7 +266,7 @@ GENERATORS = {  # names in diffusers, AUTOMATIC1111's API and neonym train -> fl
     "mixed_precision": same("fp16", "or --bf16"),
 }
 
-OTHER_SUBSET_KEYS = {  # keys of other programs' data-set files -> keys of a subset in Neonym
+OTHER_SUBSET_KEYS = {  # keys of other programs' dataset files -> keys of a subset in Neonym
     "repeats": "num_repeats",
     "path": "image_dir",
     "folder_path": "image_dir",

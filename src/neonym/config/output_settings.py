@@ -14,7 +14,7 @@ class SaveSettings(Section):
     """The settings of the files that a run writes, and of resuming."""
 
     output_dir: str = setting("outputs", "The folder of the embedding file and of the run's records.")
-    output_name: str | None = setting(None, "The name of the embedding file without its ending (default: the word).")
+    output_name: str | None = setting(None, "The name of the embedding file without its extension (default: the word).")
     save_model_as: Literal["safetensors", "pt", "ckpt", "bin", "png"] = setting(
         "safetensors", "The format of the embedding file; every program reads .safetensors."
     )
@@ -81,11 +81,11 @@ class MetadataSettings(Section):
 class LogSettings(Section):
     """The settings of trackers and of messages on the terminal."""
 
-    logging_dir: str | None = setting(None, "The folder for TensorBoard's logs; giving one switches TensorBoard on.")
+    logging_dir: str | None = setting(None, "The folder for TensorBoard's logs; setting it switches TensorBoard on.")
     log_with: Literal["tensorboard", "wandb", "all"] | None = setting(None, "The trackers to which the run is logged.")
     log_prefix: str | None = setting(None, "The beginning of the name of the run's folder within logging_dir.")
     log_tracker_name: str | None = setting(None, "The name of the project (default: textual_inversion).")
-    wandb_run_name: str | None = setting(None, "The name of the run at Weights & Biases.")
+    wandb_run_name: str | None = setting(None, "The name of the run on Weights & Biases.")
     log_tracker_config: str | None = setting(None, "A TOML file with arguments for the trackers, a table for each.")
     wandb_api_key: str | None = setting(
         None, "The key for Weights & Biases; WANDB_API_KEY in the environment is safer."

@@ -1,4 +1,4 @@
-"""Resolves the values of a data-set table: a subset's own, then the data set's, `[general]`, the flags, the default.
+"""Resolves the values of a dataset table: a subset's own, then the dataset's, `[general]`, the flags, the default.
 
 All problems of a file are found in one pass, each with its place and the most similar known name.
 """
@@ -39,7 +39,7 @@ else:
     import tomli as tomllib
 
 Table = dict[str, Any]
-Origins = dict[tuple[int, int | None, str], str]  # (data set, subset or None, key) -> the level of its value
+Origins = dict[tuple[int, int | None, str], str]  # (dataset, subset or None, key) -> the level of its value
 FLAGS = {name for _, name, _ in fields_of(RunConfig)}
 FLAG_NAMES = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}  # key -> flag, where they differ
 BACKSLASH = "In double quotes, a backslash starts an escape sequence: write paths with / or in 'single quotes'"
@@ -49,7 +49,7 @@ GENERAL_KEYS = (*DatasetValues.model_fields, *SubsetValues.model_fields, *Folder
 
 @dataclass
 class Resolved:
-    """A data-set table with every value resolved. `config` is None if there is an error among the `problems`."""
+    """A dataset table with every value resolved. `config` is None if there is an error among the `problems`."""
 
     config: DatasetConfig | None = None
     concepts: tuple[ConceptSpec | None, ...] = ()  # those of the table, valid or not; None: its word cannot be read
@@ -95,7 +95,7 @@ def read_table(path: Path, fix: str = "Check the path") -> Any:
 
 
 def resolve(table: Any, run: RunConfig, where: str) -> Resolved:
-    """Return a data-set table, from a file or made from a folder, with every value resolved.
+    """Return a dataset table, from a file or made from a folder, with every value resolved.
 
     The result also has the level that each value comes from, and all problems. `where` names the table in messages.
     """
@@ -197,9 +197,9 @@ def inherit(
 
 
 def style_of(tables: list[Table], where: str, masked_loss: bool, found: Resolved) -> Style | None:
-    """Return the kind of a data set in sd-scripts: folders, metadata files, or folders with masks.
+    """Return the kind of a dataset in sd-scripts: folders, metadata files, or folders with masks.
 
-    A data set of mixed kinds is an error, for which None is returned.
+    A dataset of mixed kinds is an error, for which None is returned.
     """
     masked = [table.get("conditioning_data_dir") is not None for table in tables]
     listed = [table.get("metadata_file") is not None for table in tables]
@@ -215,7 +215,7 @@ def style_of(tables: list[Table], where: str, masked_loss: bool, found: Resolved
 
 
 def flag_values(run: RunConfig) -> Table:
-    """Return the values of the command line under their names in a data-set file."""
+    """Return the values of the command line under their names in a dataset file."""
     values = run.dataset.model_dump() | run.eval.model_dump()
     values |= {key: values[flag] for key, flag in FLAG_NAMES.items()}
     if run.dataset.resolution is not None:
@@ -274,19 +274,19 @@ def mistake(item: Mapping[str, Any], values: Table) -> str:
 def unknown_keys(
     values: Table, known: tuple[str, ...], where: str, found: Resolved, elsewhere: tuple[str, ...] = ()
 ) -> None:
-    """Report each key that is not `known`. Keys in `elsewhere` belong to the data set above."""
+    """Report each key that is not `known`. Keys in `elsewhere` belong to the dataset above."""
     for key in values:
         if key in known:
             continue
         if key in elsewhere:
-            found.error(f"`{key}` is a setting of the data set, not of a subset", where, "Move it to [[datasets]]")
+            found.error(f"`{key}` is a setting of the dataset, not of a subset", where, "Move it to [[datasets]]")
             continue
         fix = name_here(key, known) or home_of(key) or nearest(key, known) or f"Allowed here: {', '.join(known)}"
         found.error(f"`{key}` is not known here", where, fix)
 
 
 def name_here(key: str, known: tuple[str, ...]) -> str:
-    """Return what a key of another program's data sets is called in Neonym, or "" if that is unknown."""
+    """Return what a key of another program's datasets is called in Neonym, or "" if that is unknown."""
     here = OTHER_SUBSET_KEYS.get(key)
     return f"In Neonym it is `{here}`" if here in known else "" if key in FLAGS else meaning_of(key, FLAGS)
 

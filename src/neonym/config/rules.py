@@ -66,11 +66,11 @@ def data_problems(run: RunConfig) -> Iterator[Problem]:
     """Yield an error for each wrong setting of the images, the files and the folders."""
     data, save = run.dataset, run.save
     if data.dataset_config is None and data.train_data_dir is None and data.in_json is None:
-        fix = "Give a data-set file, or a folder with --train_data_dir"
+        fix = "Pass a dataset file, or a folder with --train_data_dir"
         yield Problem("error", NO_IMAGES, "--dataset_config", fix)
     for name in NAMED:
         if getattr(getattr(run, SETTINGS[name][0]), name) == "":
-            yield Problem("error", "is empty", f"--{name}", "Give a file or folder, or leave it out")
+            yield Problem("error", "is empty", f"--{name}", "Name a file or folder, or leave the flag out")
     templates = [n for n in ("use_object_template", "use_style_template", "template_file") if getattr(data, n)]
     if len(templates) > 1:
         where = ", ".join(f"--{n}" for n in templates)
@@ -78,14 +78,14 @@ def data_problems(run: RunConfig) -> Iterator[Problem]:
     if not 0 <= run.eval.validation_split < 1:
         yield Problem(
             "error",
-            f"{run.eval.validation_split} is not a share",
+            f"{run.eval.validation_split} is not a valid share",
             "--validation_split",
-            "Give a number from 0 to below 1",
+            "Use a number from 0 to below 1",
         )
     if data.bucket_reso_steps > 8 and data.bucket_reso_steps % 8:
         yield Problem("error", f"{data.bucket_reso_steps} is not a multiple of 8", "--bucket_reso_steps")
     if save.output_name is not None and set(save.output_name) & set("/\\\0"):
-        fix = "Give the folder with --output_dir"
+        fix = "Set the folder with --output_dir"
         yield Problem("error", "must be a file name, not a path", "--output_name", fix)
 
 
@@ -111,7 +111,7 @@ def schedule_problems(optim: OptimSettings) -> Iterator[Problem]:
     if optim.schedule == "cosine_with_min_lr" and optim.lr_scheduler_min_lr_ratio is None:
         what = "cosine_with_min_lr needs a lowest rate"
         yield Problem(
-            "error", what, where, "Give it as a share of the learning rate, such as --lr_scheduler_min_lr_ratio=0.1"
+            "error", what, where, "Set it as a share of the learning rate, such as --lr_scheduler_min_lr_ratio=0.1"
         )
     if optim.schedule == "piecewise_constant" and "step_rules" not in optim.lr_scheduler_args.values:
         fix = "Write name=value, with the value as in Python: \"step_rules='1:10,0.1:20,0.01'\""
@@ -209,21 +209,21 @@ def contradictions(run: RunConfig) -> Iterator[Problem]:
         (high > 1000, f"{high} is above 1000, the number of timesteps", "max_timestep", ""),
         (optim.ema_decay is not None and optim.ema_decay >= 1, f"{optim.ema_decay} is not below 1", "ema_decay", ""),
         (optim.initial_step is not None and optim.initial_epoch is not None, "cannot be combined with --initial_step",
-         "initial_epoch", "Give one of them"),
+         "initial_epoch", "Use only one of them"),
         (save.resume is not None and (optim.initial_step or optim.initial_epoch) is not None,
          "contradicts --initial_step and --initial_epoch, because the state has a step of its own", "resume",
-         "Give one of them"),
+         "Use only one of them"),
         (run.hub.resume_from_huggingface and save.resume is None, "needs --resume", "resume_from_huggingface",
          "Add --resume=owner/repo/folder"),
-        (save.resume is not None and save.restart, "contradicts --resume", "restart", "Give one of them"),
+        (save.resume is not None and save.restart, "contradicts --resume", "restart", "Use only one of them"),
         (run.model.v2 and run.model.sdxl, "contradicts --sdxl, which sdxl_train_textual_inversion.py adds", "v2",
-         "Leave it out: models are recognised"),
+         "Leave it out: Neonym recognises the model by itself"),
     ]  # fmt: skip
     for wrong, what, name, fix in rows:
         if wrong:
             yield Problem("error", what, f"--{name}", fix)
     if run.log.log_with in ("tensorboard", "all") and run.log.logging_dir is None:
-        yield Problem("error", "needs --logging_dir", f"--log_with={run.log.log_with}", "Give a folder for the logs")
+        yield Problem("error", "needs --logging_dir", f"--log_with={run.log.log_with}", "Name a folder for the logs")
     for kind in tracker_kinds(run.log):
         if not is_installed(kind):
             yield Problem("error", f"the package `{kind}` is not installed", "--log_with", install_command(kind))

@@ -78,12 +78,12 @@ SDSCRIPTS: dict[str, Compat] = {
     "fp16_master_weights_and_gradients": no_effect(DEEPSPEED.reason),
     "fused_backward_pass": refused(SMALL),
     "dataset_class": refused(
-        "a data set cannot be a class to import, because nothing that is read may run code", "text"
+        "a dataset cannot be an imported class, because Neonym runs no code from its inputs", "text"
     ),
     "conditioning_data_dir": refused(
-        "is only a key of the data-set file (as in this trainer of sd-scripts, which ignores the flag)", "text"
+        "is only a key of the dataset file (sd-scripts ignores this flag in its Textual Inversion trainers)", "text"
     ),
-    "console_log_simple": no_effect("output is always plain where there is no terminal"),
+    "console_log_simple": no_effect("output that does not go to a terminal is always plain"),
 }
 OTHER_TRAINERS = frozenset(  # keys of sd-scripts' other trainers, which shared config files contain
     [
@@ -193,7 +193,7 @@ GENERATOR: dict[str, Compat] = {  # flags of gen_img.py and gen_img_diffusers.py
     "no_preview": no_effect("no window is ever opened"),
     "console_log_level": no_effect("only one line is printed for each image", "text"),
     "console_log_file": no_effect("only one line is printed for each image; redirect the output to keep it", "text"),
-    "console_log_simple": no_effect("output is always plain where there is no terminal"),
+    "console_log_simple": no_effect("output that does not go to a terminal is always plain"),
     "network_module": no_effect("the kind of network is recognised from its file", "list"),
     "network_args": no_effect("the arguments of a LoRA are read from its file", "list"),
     "network_merge_n_models": no_effect(SAME_IMAGES, "count"),
@@ -201,12 +201,12 @@ GENERATOR: dict[str, Compat] = {  # flags of gen_img.py and gen_img_diffusers.py
     "network_regional_mask_max_color_codes": refused(
         "LoRAs that apply to regions of an image are not supported", "text"
     ),
-    "from_module": refused("prompts cannot come from a module, because nothing that is read may run code", "text"),
+    "from_module": refused("prompts cannot come from a module, because Neonym runs no code from its inputs", "text"),
     "prompter_module_args": no_effect("belongs to --from_module, which is not supported", "text"),
-    "force_scheduler_zero_steps_offset": no_effect("the start of img2img is counted in steps, without that offset"),
+    "force_scheduler_zero_steps_offset": no_effect("the start of img2img is counted in steps, without an offset"),
     "guide_image_path": refused("guidance by an image (ControlNet, CLIP, VGG16) is not supported", "list"),
     "highres_fix_upscaler": refused(
-        "an upscaler cannot be a module to import, because nothing that is read may run code", "text"
+        "an upscaler cannot be an imported module, because Neonym runs no code from its inputs", "text"
     ),
     "highres_fix_upscaler_args": no_effect("belongs to --highres_fix_upscaler, which is not supported", "text"),
     "highres_fix_disable_control_net": no_effect("ControlNet is not supported, so there is none to switch off"),

@@ -1,4 +1,4 @@
-"""The data set of a run, from a data-set file or a folder of images, and the words that it teaches."""
+"""The dataset of a run, from a dataset file or a folder of images, and the words that it teaches."""
 
 import os
 from collections import Counter
@@ -18,7 +18,7 @@ NO_NAME = "the new word has no name"
 
 
 def read_dataset(run: RunConfig, known: Sequence[Problem] = ()) -> Resolved:
-    """Return the data set of a run with its values resolved, and its problems after those that are `known`."""
+    """Return the dataset of a run with its values resolved, and its problems after those that are `known`."""
     found = Resolved(problems=[*known])
     try:
         table, where = dataset_table(run, found)
@@ -42,7 +42,7 @@ def read_dataset(run: RunConfig, known: Sequence[Problem] = ()) -> Resolved:
 
 
 def dataset_table(run: RunConfig, found: Resolved) -> tuple[Any, str]:
-    """Return the data-set table of a file, or one made from the folder flags, and its name for messages.
+    """Return the dataset table of a file, or one made from the folder flags, and its name for messages.
 
     Raises ConfigError if the file cannot be read or is of another kind.
     """
@@ -69,18 +69,18 @@ def dataset_table(run: RunConfig, found: Resolved) -> tuple[Any, str]:
 
 
 def read_dataset_file(path: Path) -> Any:
-    """Return the table of a data-set file, TOML or JSON by its ending. Raises ConfigError if it cannot be read."""
+    """Return the table of a dataset file, TOML or JSON by its ending. Raises ConfigError if it cannot be read."""
     if wrong := misplaced(path, "dataset_config"):
         raise ConfigError([wrong])
     if path.suffix.lower() not in (".toml", ".json"):
         what = "is neither a .toml nor a .json file"
-        fix = "Give a data-set file in TOML or JSON, or give a folder of images with --train_data_dir"
+        fix = "Pass a dataset file in TOML or JSON, or a folder of images with --train_data_dir"
         raise ConfigError([Problem("error", what, str(path), fix)])
-    return read_table(path, "Check the path, or give a folder of images with --train_data_dir")
+    return read_table(path, "Check the path, or pass a folder of images with --train_data_dir")
 
 
 def check_word_flags(run: RunConfig, where: str, read: Resolved) -> None:
-    """Report the flags that describe one word if the data-set file has `[[concepts]]`."""
+    """Report the flags that describe one word if the dataset file has `[[concepts]]`."""
     flags = run.concept
     given = [
         f"--{name}"
@@ -95,7 +95,7 @@ def concept_from_flags(run: RunConfig, found: Resolved) -> tuple[ConceptSpec | N
     """Return a tuple with the concept of `--token_string`. If it is missing or wrong, report it and return ()."""
     flags = run.concept
     if not (flags.token_string or "").strip():
-        fix = "Give one, such as --token_string=mychar4; the captions must contain it"
+        fix = "Choose one, such as --token_string=mychar4; the captions must contain it"
         found.error(NO_NAME, "--token_string", fix)
         return ()
     values, one = flags.model_dump(exclude={"train_encoders"}), Resolved()
@@ -120,10 +120,10 @@ def token_problems(concepts: Sequence[ConceptSpec], run: RunConfig) -> Iterator[
                 "error",
                 "cannot be a file name",
                 where,
-                "Choose another word, or, with a single word, give --output_name",
+                "Choose another word, or, with a single word, set --output_name",
             )
         if concept.init_word is not None and not clean(concept.init_word):
-            yield Problem("error", "the init word is empty", where, "Give an ordinary word, or leave it out")
+            yield Problem("error", "the init word is empty", where, "Use an ordinary word, or leave the flag out")
     if len(concepts) > 1 and run.save.output_name in [concept.token_string for concept in concepts]:
         yield Problem("error", "is also the name of a concept", "--output_name", "Choose another")
 
@@ -142,7 +142,7 @@ def subset_problems(subset_concepts: Mapping[str, Any], tokens: Sequence[str]) -
 
 
 def folder_table(flags: DatasetSettings, problems: list[Problem]) -> dict[str, Any]:
-    """Return a data-set table for `--train_data_dir` and `--reg_data_dir`, or {} if they have no images.
+    """Return a dataset table for `--train_data_dir` and `--reg_data_dir`, or {} if they have no images.
 
     Each is a folder of `N_name` folders, or a plain folder of images.
     """

@@ -41,7 +41,7 @@ def uses_separator(data: DatasetSettings) -> bool:
 def setting_conditions(run: RunConfig) -> list[tuple[tuple[str, ...], bool, str]]:
     """Return rows of settings, whether they have an effect in this run, and the words for why they have none."""
     data, objective, save, hub, log = run.dataset, run.objective, run.save, run.hub, run.log
-    file, kinds = data.dataset_config is not None, tracker_kinds(log)  # a data-set file may need these values
+    file, kinds = data.dataset_config is not None, tracker_kinds(log)  # a dataset file may need these values
     states = save.save_state or save.save_state_on_train_end
     epochs = bool(save.save_every_n_epochs or save.save_n_epoch_ratio)
     return [
@@ -60,12 +60,12 @@ def setting_conditions(run: RunConfig) -> list[tuple[tuple[str, ...], bool, str]
          "without --shuffle_caption, --caption_tag_dropout_rate or --token_warmup_step"),
         (("caption_separator",), file or takes_tags(data) or uses_separator(data),
          "without --shuffle_caption or another setting that splits or joins tags"),
-        (("caption_extension",), file or data.in_json is None, "beside --in_json, whose captions are used"),
+        (("caption_extension",), file or data.in_json is None, "with --in_json, whose captions are used"),
         (("token_warmup_min",), file or data.token_warmup_step > 0, "without --token_warmup_step"),
-        (("max_train_steps",), run.optim.max_train_epochs is None, "beside --max_train_epochs"),
+        (("max_train_steps",), run.optim.max_train_epochs is None, "with --max_train_epochs"),
         (("dynamo_backend",), run.compute.torch_compile, "without --torch_compile"),
         (("latent_cache_dir",), run.cache.cache_latents_to_disk, "without --cache_latents_to_disk"),
-        (("save_every_n_epochs",), not save.save_n_epoch_ratio, "beside --save_n_epoch_ratio"),
+        (("save_every_n_epochs",), not save.save_n_epoch_ratio, "with --save_n_epoch_ratio"),
         (("save_last_n_steps",), save.save_every_n_steps is not None, "without --save_every_n_steps"),
         (("save_last_n_epochs",), epochs, "without --save_every_n_epochs"),
         (("save_last_n_steps_state",), save.save_state and save.save_every_n_steps is not None,

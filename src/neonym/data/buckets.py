@@ -1,6 +1,6 @@
 """Compute buckets: their sizes, the bucket of each image, and how images are resized and cropped.
 
-The rules are those of sd-scripts (its `BucketManager`), so that an existing data set gives the same sizes.
+The rules are those of sd-scripts (its `BucketManager`), so that an existing dataset gives the same sizes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from neonym.types import Fit, Size
 
 @dataclass(frozen=True)
 class BucketRules:
-    """The bucketing of one data set. If it is not `enabled`, the resolution is the only bucket."""
+    """The bucketing of one dataset. If it is not `enabled`, the resolution is the only bucket."""
 
     resolution: Size
     enabled: bool = False

@@ -16,7 +16,7 @@ from neonym.errors import DataError, Problem, some
 
 FOUND_UNASKED = (".caption", ".txt")
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-NO_CAPTIONS = ("readme", "license", "licence", "copying", "notice")  # files about a data set, by their first letters
+NO_CAPTIONS = ("readme", "license", "licence", "copying", "notice")  # files about a dataset, by their first letters
 
 
 def text_of(path: Path, all_lines: bool) -> str:

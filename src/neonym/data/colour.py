@@ -114,7 +114,7 @@ def in_srgb(colours: Image.Image, profile: bytes | None) -> Image.Image:
 
 @lru_cache(maxsize=32)
 def conversion(profile: bytes) -> ColourConversion:
-    """Return the conversion from a profile to sRGB. It is cached, since most data sets have one or two profiles."""
+    """Return the conversion from a profile to sRGB. It is cached, since most datasets have one or two profiles."""
     if not profile:
         return ColourConversion(fault="it is incomplete or too large")
     try:

@@ -1,4 +1,4 @@
-"""Describe data sets and their subsets, as settings and data-set files define them."""
+"""Describe datasets and their subsets, as settings and dataset files define them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Folder:
 
     @property
     def place(self) -> Path:
-        """The path that messages name, which also identifies the subset within its data set."""
+        """The path that messages name, which also identifies the subset within its dataset."""
         return self.metadata or self.path or Path()
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set: subsets that share a batch size, buckets and the share of held-out images."""
+    """A dataset: subsets that share a batch size, buckets and the share of held-out images."""
 
     folders: tuple[Folder, ...]
     batch_size: int

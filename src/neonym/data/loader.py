@@ -12,7 +12,7 @@ from neonym.data.latent_cache import Latents
 from neonym.data.latent_keys import size_conditioning
 from neonym.types import Batch, Draw, Encoded, Work
 
-KNOWN = 1 << 15  # captions whose ids are cached: more than a data set has, unless they change with each draw
+KNOWN = 1 << 15  # captions whose ids are cached: more than a dataset has, unless they change with each draw
 
 
 class Plan(Protocol):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neonym.data.images import ENDINGS, find_images
-from neonym.errors import DataError, Problem, in_one_line, some
+from neonym.errors import DataError, Problem, counted, in_one_line, some
 from neonym.io.json import is_text, read_json
 
 Reporter = Callable[[Problem], object]
@@ -181,7 +181,7 @@ def find_masks(images: list[Path], folder: Path, report: Reporter) -> dict[Path,
 def escape_hint(path: Path) -> str:
     """Return the fix for a path with line breaks or tabs, or "" for any other path.
 
-    Most likely, a backslash in a Windows path started an escape sequence in the data-set file.
+    Most likely, a backslash in a Windows path started an escape sequence in the dataset file.
     """
     if str(path).isprintable():
         return ""
@@ -191,5 +191,5 @@ def escape_hint(path: Path) -> str:
 def one_colour_problem(names: Sequence[str]) -> Problem:
     """Return the problem that some images have only one colour."""
     names = sorted(set(names))
-    what = f"{len(names)} of a single colour: there is nothing to see in them ({some(names)})"
-    return Problem("warning", what, "images", "Are the files broken? Remove them")
+    what = f"{counted(len(names), 'image')} of a single colour, with nothing to see ({some(names)})"
+    return Problem("warning", what, "images", "If the files are damaged, remove them")

@@ -25,13 +25,13 @@ from neonym.data.metadata_files import (
 )
 from neonym.data.remarks import Remark, remark_problems
 from neonym.data.subset_captions import SubsetCaptions
-from neonym.errors import DataError, Problem, in_one_line, some
+from neonym.errors import DataError, Problem, counted, in_one_line, some
 from neonym.extras import install_command
 from neonym.types import Fit, ImageRecord, Size
 
 Inspected = Mapping[Path, ImageFacts | DataError]
 THIN = 3.0  # an image resized to more than this multiple of its bucket's area loses most of itself to the crop
-MOST_ITEMS = 20_000_000  # images in a data set, including repeats: an epoch is a list of them
+MOST_ITEMS = 20_000_000  # images in a dataset, including repeats: an epoch is a list of them
 TINY = 0.25  # an image of a smaller fraction of its bucket's area is enlarged to more than twice its size
 
 
@@ -48,7 +48,7 @@ def scan(
 
 
 def without_leaks(training: list[ImageRecord], held_out: list[ImageRecord], report: Reporter) -> list[ImageRecord]:
-    """Return the training records without images that are held out in another folder or data set.
+    """Return the training records without images that are held out in another folder or dataset.
 
     Images are compared by content. Copies in the same folder are reported and kept, since sd-scripts' rule decides
     which of them are held out.
@@ -73,7 +73,7 @@ def without_leaks(training: list[ImageRecord], held_out: list[ImageRecord], repo
 
 
 class Scan:
-    """The scan of one data set, which uses as many regularisation images of each concept as training images."""
+    """The scan of one dataset, which uses as many regularisation images of each concept as training images."""
 
     def __init__(self, dataset: Dataset, index: int, report: Reporter, broken_is_fatal: bool):
         self.dataset, self.index, self.report = dataset, index, report
@@ -82,7 +82,7 @@ class Scan:
         self.names_in = cache(names_in)
 
     def run(self) -> tuple[list[ImageRecord], list[ImageRecord]]:
-        """Return the training records and the held-out records of the data set."""
+        """Return the training records and the held-out records of the dataset."""
         dataset, report = self.dataset, self.report
         try:
             self.rules = dataset.buckets.adjusted() if dataset.buckets.enabled else dataset.buckets
@@ -101,7 +101,7 @@ class Scan:
                 report(Problem("error", f"cannot be reached ({error})", str(folder.place), "Check the link"))
                 continue
             if place in seen:
-                what = "is named twice in one data set; the second one is ignored"
+                what = "is listed twice in one dataset; the second entry is ignored"
                 report(Problem("warning", what, str(folder.place)))
                 continue
             seen.add(place)
@@ -171,7 +171,7 @@ class Scan:
         ):
             self.report(problem)
         if entries and not records:
-            what = f"has no usable image ({some([entry.path.name for entry in entries])})"
+            what = f"contains no usable images ({some([entry.path.name for entry in entries])})"
             self.report(Problem("error", what, str(folder.place)))
         report_shapes(folder, records, self.rules.enabled, self.report)
         return records
@@ -187,7 +187,7 @@ class Scan:
                 rules = folder.rules
                 entries = read_metadata(folder.metadata, folder.path, rules.separator, rules.wildcards, self.report)
                 if not entries:
-                    self.report(Problem("error", "has no images", str(folder.metadata)))
+                    self.report(Problem("error", "contains no images", str(folder.metadata)))
                 return entries
             assert folder.path is not None
             paths = find_images(folder.path, complain)
@@ -200,7 +200,7 @@ class Scan:
             return []
         if not paths:
             fix = "Put images directly into the folder: subfolders are not searched"
-            self.report(Problem("error", "has no images", str(folder.place), fix))
+            self.report(Problem("error", "contains no images", str(folder.place), fix))
         self.report_names(folder, paths)
         return [Entry(path) for path in paths]
 
@@ -209,7 +209,7 @@ class Scan:
         assert folder.path is not None
         others = sorted(name for name in self.names_in(folder.path) if name.lower().endswith(tuple(NOT_READ)))
         if others:
-            what = f"{len(others)} images in unsupported formats are ignored ({some(others)})"
+            what = f"{counted(len(others), 'image')} ignored because of an unsupported format ({some(others)})"
             jxl = any(name.lower().endswith(".jxl") for name in others)
             fix = "Save them as PNG, JPEG or WebP" + (f", or {install_command('pillow_jxl')}" if jxl else "")
             self.report(Problem("warning", what, str(folder.place), fix))
@@ -282,12 +282,12 @@ def report_shapes(folder: Folder, records: Sequence[ImageRecord], bucketed: bool
         r.path.name for r in records if r.fit.resized[0] * r.fit.resized[1] > THIN * r.fit.bucket[0] * r.fit.bucket[1]
     ]
     if thin:
-        what = f"{len(thin)} images are so thin that most of each is cropped ({some(thin)})"
+        what = f"{counted(len(thin), 'image')} so thin that most of the image is cropped ({some(thin)})"
         fix = "Crop them yourself" if bucketed else "Use --enable_bucket, or crop them yourself"
         report(Problem("warning", what, str(folder.place), fix))
     tiny = [r.path.name for r in records if r.size[0] * r.size[1] < TINY * r.fit.bucket[0] * r.fit.bucket[1]]
     if tiny:
-        what = f"{len(tiny)} images are enlarged to more than twice their size ({some(tiny)})"
+        what = f"{counted(len(tiny), 'image')} enlarged to more than twice the original size ({some(tiny)})"
         report(Problem("warning", what, str(folder.place), "Use larger images, or a smaller resolution"))
 
 
@@ -323,7 +323,7 @@ def deal(regular: list[ImageRecord], wanted: int) -> list[ImageRecord]:
 
 
 def steps_per_epoch(records: Sequence[ImageRecord], step_sizes: Sequence[int]) -> int:
-    """Return the number of steps in an epoch of `records`. `step_sizes` holds the samples per step of each data set."""
+    """Return the number of steps in an epoch of `records`. `step_sizes` holds the samples per step of each dataset."""
     counts: dict[tuple[int, Size], int] = {}
     for record in records:
         group = (record.dataset, record.fit.bucket)

@@ -93,7 +93,7 @@ class SubsetCaptions:
         if inexact := files.inexact(read):
             what = (
                 f"{counted(len(inexact), 'caption file')} read "
-                f"although their names differ slightly from their images' ({some(inexact)})"
+                f"although their names do not match their images exactly ({some(inexact)})"
             )
             yield Problem("note", what, where)
         if rivals := [f"{name} beside {used}" for name, used in files.rivals.items()]:
@@ -120,7 +120,9 @@ class SubsetCaptions:
         folder, parts, fixes = self.folder, [], []
         bare = [image for image, name in self.used.items() if name is None]
         if bare and folder.class_tokens is None:
-            parts.append(f"{len(bare)} images have no caption file and there are no class_tokens ({some(bare)})")
+            parts.append(
+                f"{counted(len(bare), 'image')} without a caption file, and no class_tokens are set ({some(bare)})"
+            )
             fixes.append(f"Add .txt files, or class_tokens with {self.wanted_text()}")
             if endings := self.files.other_endings(bare):
                 fixes.append(
@@ -128,7 +130,7 @@ class SubsetCaptions:
                 )
         elif bare and len(bare) < len(self.used):
             parts.append(
-                f"{len(bare)} of {len(self.used)} images have no caption file, so class_tokens are used ({some(bare)})"
+                f"{len(bare)} of {len(self.used)} images without a caption file, so class_tokens are used ({some(bare)})"
             )
         orphans = [name for name in self.files.orphans() if name.lower().endswith(self.read_endings)]
         if orphans:

@@ -167,7 +167,7 @@ def web_ui(file: File) -> str:
     elif file.pair:
         texts = sorted(set(file.content.table) - set(file.top))
         if texts:
-            return f"refuses it: some values beside clip_l and clip_g are not tensors ({', '.join(map(printable_name, texts))})"
+            return f"refuses it: some values other than clip_l and clip_g are not tensors ({', '.join(map(printable_name, texts))})"
         rows = [file.top["clip_l"], file.top["clip_g"]]
     elif len(file.content.table) == 1 and file.top:
         rows = list(file.top.values())

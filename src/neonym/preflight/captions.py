@@ -128,7 +128,7 @@ def missing_words(group: CaptionGroup) -> Iterator[Problem]:
         return
     fix, later = f"Write {where} in the caption files, or set class_tokens to a text that contains it", ""
     if late := sum(fate == "missing" and has_word_late(record) for record, fate in group.lost):
-        fix, later = ONE_LINE, f"; in {late} of them it is only on a later line, which is not used"
+        fix, later = ONE_LINE, f"; in {late} of them, it is only on a later line, which is not used"
     if len(names) < count:
         what = f"{len(names)} of {count} captions{group.which} do not contain the word ({some(names)}){later}"
         yield Problem("warning", what, where, fix)
@@ -194,11 +194,11 @@ def later_lines(records: Iterable[ImageRecord]) -> Iterator[Problem]:
     if not cut:
         return
     names = some([record.path.name for record in cut])
-    parts = [f"{counted(len(cut), 'caption')} with lines after the first, which are not used ({names})"]
+    parts = [f"{counted(len(cut), 'caption')} with more than one line, of which only the first is used ({names})"]
     if late := [record.path.name for record in cut if has_word_late(record)]:
-        parts.append(f"in {len(late)} of them the word is on a later line only ({some(late)})")
+        parts.append(f"in {len(late)} of them, the word is only on a later line ({some(late)})")
     if blank := [record.path.name for record in cut if not record.caption.split("\n")[0].strip()]:
-        parts.append(f"in {len(blank)} of them the first line is blank, so nothing is used ({some(blank)})")
+        parts.append(f"in {len(blank)} of them, the first line is blank, so no text is used ({some(blank)})")
     yield Problem("warning", "; ".join(parts), "captions", ONE_LINE)
 
 

@@ -1,4 +1,4 @@
-"""Converts the tables of a data-set file into the folders, rules and buckets with which images are scanned."""
+"""Converts the tables of a dataset file into the folders, rules and buckets with which images are scanned."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from neonym.types import CaptionRules, ImageRules, Size
 def make_datasets(
     config: DatasetConfig, settings: DatasetSettings, native_size: int, templates: tuple[str, ...]
 ) -> tuple[Dataset, ...]:
-    """Return the data sets of a run. One without a resolution gets the model's `native_size`, in pixels."""
+    """Return the datasets of a run. One without a resolution gets the model's `native_size`, in pixels."""
     tokens = [concept.token_string for concept in config.concepts]
     return tuple(
         Dataset(

@@ -75,7 +75,7 @@ def with_settings(run: RunConfig, values: Mapping[str, Any]) -> RunConfig:
 def with_table_defaults(
     config: DatasetConfig, run: RunConfig, used: UsedDefaults, counts: Mapping[str, int]
 ) -> tuple[DatasetConfig, UsedDefaults]:
-    """Return the data-set tables with the values that they leave to the run, and the defaults that are then still used.
+    """Return the dataset tables with the values that they leave to the run, and the defaults that are then still used.
 
     `counts` has the number of vectors in the `--weights` file of each word that has one.
     """

@@ -24,7 +24,7 @@ def image_problems(
         yield Problem("warning", what, "resolution", "Leave resolution out to use the model's own size")
     folders = [folder for dataset in datasets for folder in dataset.folders]
     if masked_loss and not any(folder.masks or folder.image_rules.alpha_mask for folder in folders):
-        fix = "Give masks with conditioning_data_dir in the data-set file, or use --alpha_mask"
+        fix = "Provide masks with conditioning_data_dir in the dataset file, or use --alpha_mask"
         yield Problem("warning", "has no effect, because no image has a mask", "--masked_loss", fix)
     if any(d.buckets.enabled for d in datasets) and any(record.image_rules.face_crop for record in records):
         what = "only works without buckets"
@@ -32,11 +32,11 @@ def image_problems(
 
 
 def unused_keys(config: DatasetConfig) -> Iterator[Problem]:
-    """Yield a note if a data-set file has keys that belong to other trainers."""
+    """Yield a note if a dataset file has keys that belong to other trainers."""
     subsets = [subset for dataset in config.datasets for subset in dataset.subsets]
     if any(d.network_multiplier != 1 for d in config.datasets) or any(s.custom_attributes for s in subsets):
         what = "network_multiplier and custom_attributes belong to other trainers and have no effect here"
-        yield Problem("note", what, "data set")
+        yield Problem("note", what, "dataset")
 
 
 def similar_image_warnings(records: Sequence[ImageRecord]) -> list[Problem]:

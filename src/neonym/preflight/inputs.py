@@ -1,4 +1,4 @@
-"""Read what the settings of a run name: the data-set file, prompts and folders, but no images, and without torch.
+"""Read what the settings of a run name: the dataset file, prompts and folders, but no images, and without torch.
 
 All mistakes in the settings are therefore reported together, within a second.
 """

@@ -100,7 +100,7 @@ def rate_warnings(
     name, record = optimizer_name(optim.optimizer_type), record_of(optim.optimizer_type)
     if record.finds_rate and rate.first <= 0.1:
         what = f"{name} finds the learning rate itself and multiplies it by this factor; {rate.first:g} stalls it"
-        yield Problem("warning", what, "--learning_rate", "Give --learning_rate=1")
+        yield Problem("warning", what, "--learning_rate", "Use --learning_rate=1")
     longest = longest_step(record, optim.optimizer_arguments, optim.max_grad_norm, min(source.widths.values()))
     if longest == math.inf:
         return

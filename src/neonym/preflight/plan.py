@@ -65,7 +65,7 @@ class TrainingPlan:
     run: RunConfig  # with every setting that the model decides
     source: ModelSource
     tokenizers: dict[str, WordTokenizer]  # {encoder: its tokenizer, which has ids for the words}
-    data: DatasetConfig  # the data-set file or its equivalent, with every value resolved
+    data: DatasetConfig  # the dataset file or its equivalent, with every value resolved
     datasets: tuple[Dataset, ...]
     records: tuple[ImageRecord, ...]  # the training images
     held_out: tuple[ImageRecord, ...]
@@ -77,12 +77,12 @@ class TrainingPlan:
 
     @property
     def tokens(self) -> list[str]:
-        """The words, in the order of the data-set file."""
+        """The words, in the order of the dataset file."""
         return [concept.token for concept in self.concepts]
 
     @property
     def step_sizes(self) -> list[int]:
-        """The number of samples in a step, for each data set."""
+        """The number of samples in a step, for each dataset."""
         return step_sizes(self.datasets, self.run)
 
     @property
@@ -97,7 +97,7 @@ class TrainingPlan:
 
 
 def step_sizes(datasets: tuple[Dataset, ...], run: RunConfig) -> list[int]:
-    """Return the number of samples in a step for each data set: batch size times gradient accumulation steps."""
+    """Return the number of samples in a step for each dataset: batch size times gradient accumulation steps."""
     return [dataset.batch_size * run.optim.gradient_accumulation_steps for dataset in datasets]
 
 

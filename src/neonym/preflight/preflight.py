@@ -47,7 +47,7 @@ class Preflight:
     problems: tuple[Problem, ...]
     plan: TrainingPlan | None = None
     config: DatasetConfig | None = None
-    origins: Origins = field(default_factory=dict)  # where the values of the data set come from
+    origins: Origins = field(default_factory=dict)  # where the values of the dataset come from
     source: ModelSource | None = None
     defaults: UsedDefaults = field(default_factory=dict)  # the defaults of settings that the user leaves to the model
     tokenizers: Tokenizers = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Preflight:
 
     @property
     def tokens(self) -> list[str]:
-        """The words, in the order of the data-set file."""
+        """The words, in the order of the dataset file."""
         return [concept.token_string for concept in self.config.concepts] if self.config else []
 
     def with_problems(self, problems: Iterable[Problem], **changes: Any) -> Preflight:

@@ -36,7 +36,7 @@ def resume_problem(place: str) -> Problem | None:
     own = sorted(str(state.parent) for state in path.glob(f"*/{STATE}"))
     if own:
         return Problem(
-            "error", f"contains no {STATE}; there is one in {', '.join(own[:5])}", where, "Give one of these folders"
+            "error", f"contains no {STATE}; there is one in {', '.join(own[:5])}", where, "Use one of these folders"
         )
     if (path / END).is_file():
         what = "is the folder of a finished run"
@@ -46,7 +46,7 @@ def resume_problem(place: str) -> Problem | None:
     fix = (
         f"Start from the vectors of an embedding file instead: --weights {words[0]}"
         if words
-        else "Give a `-state` folder"
+        else "Use a `-state` folder"
     )
     return Problem("error", f"contains no {STATE}", where, fix)
 
@@ -55,7 +55,7 @@ def file_problem(path: Path, where: str) -> Problem:
     """Return the problem of resuming from a file, since a state is a folder."""
     if (path.parent / STATE).is_file():
         return Problem(
-            "error", "is a file within a state, but --resume takes the folder", where, f"Give --resume {path.parent}"
+            "error", "is a file within a state, but --resume takes the folder", where, f"Use --resume {path.parent}"
         )
     if path.suffix == ".optim":
         fix = f"Start from the vectors of its embedding: --weights {path.with_suffix('')}"
@@ -64,7 +64,7 @@ def file_problem(path: Path, where: str) -> Problem:
     if kind == EMBEDDING:
         fix = f"Start from its vectors instead: --weights {path}"
         return Problem("error", "is an embedding, which contains no training state", where, fix)
-    fix = kind.fix if kind and kind.fix else "Give a `-state` folder"
+    fix = kind.fix if kind and kind.fix else "Use a `-state` folder"
     return Problem("error", f"is {kind.what if kind else 'a file'}, not a state folder", where, fix)
 
 

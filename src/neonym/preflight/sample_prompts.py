@@ -18,13 +18,18 @@ def sample_prompts(settings: SampleSettings, words: Sequence[str]) -> tuple[list
     requested = max(intervals) > 0 or settings.sample_at_first
     if settings.sample_prompts is None:
         missing = [
-            Problem("error", "sample images are requested, but there are no prompts", "--sample_prompts", "Give a file")
+            Problem(
+                "error",
+                "sample images are requested, but there are no prompts",
+                "--sample_prompts",
+                "Name a file of prompts",
+            )
         ]
         return [], missing if requested else []
     prompts, problems = read_prompts(settings.sample_prompts)
     if not requested:
         fix = "Add --sample_every_n_steps or --sample_every_n_epochs"
-        problems.append(Problem("warning", "is given, but no sample images are requested", "--sample_prompts", fix))
+        problems.append(Problem("warning", "is set, but no sample images are requested", "--sample_prompts", fix))
     for prompt in prompts:
         try:
             sampler_name(prompt.sample_sampler or settings.sample_sampler)

@@ -18,7 +18,7 @@ def unsuitable_settings(run: RunConfig, source: ModelSource) -> list[Problem]:
     problems = []
     if run.model.clip_skip > source.text_layers:
         what = f"the model has {source.text_layers} text layers, not {run.model.clip_skip}"
-        problems.append(Problem("error", what, "--clip_skip", f"Give at most {source.text_layers}"))
+        problems.append(Problem("error", what, "--clip_skip", f"Use at most {source.text_layers}"))
     unknown = [name for name in run.concept.train_encoders if name not in source.encoders]
     if unknown:
         what = f"the model has no {', '.join(unknown)}"
@@ -38,11 +38,13 @@ def model_flag_problems(model: ModelSettings, source: ModelSource) -> list[Probl
         if getattr(model, flag, False) and source.family.name != family.name:
             what = f"{source.name} is a model of {source.family.label}, not of {family.label}"
             script = " (sdxl_train_textual_inversion.py adds it, train_textual_inversion.py does not)"
-            fix = f"Leave it out{script if flag == 'sdxl' else ''}: models are recognised"
+            fix = f"Leave it out{script if flag == 'sdxl' else ''}: Neonym recognises the model by itself"
             problems.append(Problem("error", what, f"--{flag}", fix))
     if model.v_parameterization and source.prediction_type != "v_prediction":
         what = f"the model predicts noise ({source.prediction_type}), according to {source.prediction_from}"
-        problems.append(Problem("error", what, "--v_parameterization", "Leave it out: models are recognised"))
+        problems.append(
+            Problem("error", what, "--v_parameterization", "Leave it out: Neonym recognises the model by itself")
+        )
     return problems
 
 
@@ -67,16 +69,22 @@ def setting_notes(run: RunConfig) -> list[Problem]:
         notes.append(
             Problem(
                 "note",
-                "the small built-in model is used (builtin:emoji); give yours with --pretrained_model_name_or_path",
+                "the small built-in model is used (builtin:emoji); choose yours with --pretrained_model_name_or_path",
             )
         )
     plain = optimizer_name(run.optim.optimizer_type)
     if plain.lower() != (run.optim.optimizer_type or plain).lower():
         given = run.optim.optimizer_type
-        what = f"{given} -> {plain}: the optimizer state takes only kilobytes, so there is no memory to save"
+        what = (
+            f"{given} is replaced by {plain}: the optimizer state takes only kilobytes, so there is no memory to save"
+        )
         notes.append(Problem("note", what))
     if run.compute.xformers or run.compute.mem_eff_attn:
-        notes.append(Problem("note", "xformers / mem_eff_attn -> PyTorch's own attention, which gives the same result"))
+        notes.append(
+            Problem(
+                "note", "xformers and mem_eff_attn are replaced by PyTorch's own attention, which gives the same result"
+            )
+        )
     if run.save.save_precision != "float":
         bits = 8 if run.save.save_precision == "bf16" else 11
         what = f"the file keeps only {bits} significant bits of each number, and stable-diffusion.cpp reads only float"
@@ -86,5 +94,5 @@ def setting_notes(run: RunConfig) -> list[Problem]:
             )
         )
     if run.cache.cache_latents:
-        notes.append(Problem("note", "cache_latents: images are always encoded once, before training"))
+        notes.append(Problem("note", "cache_latents is always on: images are encoded once, before training"))
     return notes

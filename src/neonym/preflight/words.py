@@ -37,7 +37,7 @@ def numbered_names(concepts: Sequence[ConceptSpec], files: Sequence[str]) -> Ite
             rest = other.removeprefix(file).removeprefix("_")
             if other != file and other.startswith(file) and rest.isdecimal() and int(rest) < spec.vectors:
                 what = f"sd-scripts and diffusers give a vector of `{file}` the same name"
-                yield Problem("warning", what, f"the file name `{other}`", "Give one of them another name")
+                yield Problem("warning", what, f"the file name `{other}`", "Rename one of them")
 
 
 def compatibility_warnings(spec: ConceptSpec, file: str, tokenizer: WordTokenizer) -> Iterator[Problem]:
@@ -65,12 +65,12 @@ def init_problems(spec: ConceptSpec, tokenizer: WordTokenizer) -> Iterator[Probl
     elif spec.weights is not None:
         if spec.init_word is not None:
             yield Problem(
-                "warning", "is not used, because the vectors start from --weights", where, "Give only one of them"
+                "warning", "is not used, because the vectors start from --weights", where, "Use only one of them"
             )
     elif len(spelled) > count:
         used, unused = with_verb(spelled[:count]), with_verb(spelled[count:])
         what = f"has {len(spelled)} tokens for {counted(count, 'vector')}: {used} used, {unused} not"
-        fix = f"Give --num_vectors_per_token={len(spelled)} to start from all of them, or a shorter init word"
+        fix = f"Use --num_vectors_per_token={len(spelled)} to start from all of them, or a shorter init word"
         yield Problem("warning", what, where, fix)
     elif len(spelled) < count:
         starts = ", ".join(spelled[i % len(spelled)] for i in range(min(count, MOST_SHOWN)))
@@ -130,4 +130,4 @@ def starting_row_problems(
     if wanted is not None and count != wanted:
         what = f"has {counted(count, 'vector')}, but --num_vectors_per_token of `{spec.token_string}` is {wanted}"
         resize = f"neonym convert {file} NEW.safetensors --vectors={wanted}"
-        yield Problem("error", what, file, f"Give --num_vectors_per_token={count}, or resize the file: {resize}")
+        yield Problem("error", what, file, f"Use --num_vectors_per_token={count}, or resize the file: {resize}")

@@ -57,7 +57,7 @@ class Started(Event):
     """Everything is loaded, and the first step of this run is next."""
 
     kind: ClassVar[str] = "started"
-    first_step: Annotated[int, "steps done before, more than 0 if the run continues from a state"]
+    first_step: Annotated[int, "steps done earlier: more than 0 if the run continues from a state"]
     steps: Annotated[int, "steps at the end of the run"]
     steps_per_epoch: Annotated[int, "steps per epoch"]
     samples_per_step: Annotated[float, "mean number of images per step, over all words"]
@@ -71,7 +71,9 @@ class Stepped(Event):
     step: Annotated[int, "steps done"]
     losses: Annotated[Sequence[float], "training loss of each word, fetched from the device when it is first read"]
     rates: Annotated[tuple[float, ...], "learning rate of each word"]
-    found_rates: Annotated[tuple[float, ...], "`d*lr` of each word whose optimizer finds its own rate, else empty"] = ()
+    found_rates: Annotated[
+        tuple[float, ...], "`d*lr` of each word, if its optimizer finds its own rate; otherwise empty"
+    ] = ()
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,8 @@ class Sampled(Event):
     kind: ClassVar[str] = "sampled"
     step: Annotated[int, "steps done"]
     tag: Annotated[str, "the tag of the step or epoch in the file names"]
-    files: Annotated[tuple[Path, ...], "the images, then the sheet"]
-    sheet: Annotated[Path, "all images on one sheet, beside those without the words and with their initial vectors"]
+    files: Annotated[tuple[Path, ...], "the images, then the grid"]
+    sheet: Annotated[Path, "a grid that compares the images with those without the words and with the initial vectors"]
 
 
 @dataclass(frozen=True)

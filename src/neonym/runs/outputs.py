@@ -152,7 +152,7 @@ def refusals(outputs: Sequence[Output]) -> Iterator[tuple[int, Problem]]:
         if not missing and folder.is_dir() != output.is_folder:
             reported.add(folder)
             kinds = ("a file", "a folder") if output.is_folder else ("a folder", "a file")
-            what = f"{output.path} is {kinds[0]}, and {kinds[1]} of that name is needed"
+            what = f"{output.path} is {kinds[0]}, but {kinds[1]} with this name is needed"
             yield 0, Problem("error", what, output.where, "Move it away, or choose another name")
         elif missing and names is None:
             if folder not in reported:

@@ -74,7 +74,7 @@ def prediction_metadata(source: ModelSource) -> dict[str, str]:
 
 
 def dataset_metadata(plan: TrainingPlan) -> dict[str, str]:
-    """Return the metadata of a data-set file: its tables as JSON, without default values and without parent folders."""
+    """Return the metadata of a dataset file: its tables as JSON, without default values and without parent folders."""
     if not plan.run.dataset.dataset_config:
         return {}
     tables = plan.data.model_dump(mode="json", include={"datasets"}, exclude_defaults=True)["datasets"]

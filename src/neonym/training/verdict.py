@@ -74,7 +74,7 @@ class Verdict:
             f"  other words change {100 * self.obedience:.0f} % as much beside it as beside words that the model knows",
         ]
         if self.advice:
-            lines.append(f"  what may help: {self.advice}")
+            lines.append(f"  advice: {self.advice}")
         for name, f in self.encoders.items():
             lines.append(
                 f"  {name}: moved {f.distance:.3f}, cosine with the start {f.cosine:.3f}, "
@@ -104,8 +104,8 @@ def advice(
     """Return what may help, judging by how the rows moved and what the word is worth; empty if nothing is needed."""
     if found.overpowers:
         return (
-            "fewer steps (a file saved earlier, see --save_every_n_steps) or fewer vectors, captions that name everything "
-            "else in the images, or less weight in a prompt: (word:0.7)"
+            "use fewer steps (a file saved earlier, see --save_every_n_steps) or fewer vectors, write captions that name "
+            "everything else in the images, or give the word less weight in a prompt: (word:0.7)"
         )
     if found.word == LEARNED:
         return ""
@@ -116,19 +116,19 @@ def advice(
     farthest = max(f.distance / math.sqrt(source.widths[name]) for name, f in moved.items())  # per number of a vector
     turned = min(f.cosine for f in moved.values()) < STILL
     if farthest < TOO_SHORT * source.word_spread and not turned:
-        return f"its vectors hardly moved: give a higher {rate}, or more steps"
+        return f"its vectors hardly moved: use a higher {rate}, or train for more steps"
     times = max(f.norm / f.known_norm for f in moved.values())
     if times > TOO_LONG:
-        return f"its vectors became {times:.0f} times as long as a word's: give a lower {rate}"
+        return f"its vectors became {times:.0f} times as long as a word's: use a lower {rate}"
     if not worth.loss_after < worth.loss_before:
-        return f"its vectors moved away from what the images show: give a lower {rate}, and check the captions"
+        return f"its vectors moved away from what the images show: use a lower {rate}, and check the captions"
     if worth.loss_after > HARMFUL * worth.loss_alone:
-        return "captions that say what is in the images: the word has learned to make up for their errors"
+        return "write captions that say what is in the images: the word has learned to make up for the captions' errors"
     if worth.reach < FAIR_REACH:
-        return f"its vectors have only begun to move: give more steps, or a higher {rate}"
+        return f"its vectors have only begun to move: train for more steps, or use a higher {rate}"
     return (
-        "a closer --init_word, another --seed, or more steps: the same command with a larger "
-        "--max_train_steps continues"
+        "try a closer --init_word, another --seed, or more steps (the same command with a larger --max_train_steps "
+        "continues the run)"
     )
 
 

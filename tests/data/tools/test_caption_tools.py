@@ -84,7 +84,7 @@ def test_images_that_look_the_same(tmp_path, capsys):
     ready = preflight(settings(train_data_dir=str(tmp_path), token_string="mychar4"))
     plain, alike = map(str, similar_image_warnings(ready.records))
     assert "03.png = packed.jpg = small.png" in alike
-    assert "2 of a single colour" in plain
+    assert "2 images of a single colour" in plain
     assert "blue.png, red.png" in plain
 
 

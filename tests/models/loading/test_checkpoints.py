@@ -210,7 +210,7 @@ def test_variants_and_separate_vaes(checkpoint, tmp_path):
     assert identify(str(file)).vae_hash() != identify(str(file), vae=str(tmp_path / "vae.safetensors")).vae_hash()
     with pytest.raises(ModelError, match="Check --vae"):
         identify(str(file), vae=str(tmp_path / "none"))
-    with pytest.raises(ModelError, match="unet: is UNet2DConditionModel, but the model needs AutoencoderKL"):
+    with pytest.raises(ModelError, match="unet is UNet2DConditionModel, but the model needs AutoencoderKL"):
         identify(str(file), vae=str(folder / "unet"))
 
 

@@ -1,1 +1,1 @@
-"""Tools for data sets: clean up captions and find duplicates."""
+"""Tools for datasets: clean up captions and find duplicates."""

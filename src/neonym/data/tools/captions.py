@@ -99,7 +99,9 @@ def split_table(
     both = [name for name, facts in table.items() if all(facts.get(field) for field in ("caption", "tags"))]
     if both and len({dotted(ending) for ending in extensions.values()}) < len(extensions):
         what = f"{len(both)} images have a caption and tags, and both would be written to one file ({some(both)})"
-        raise DataError(what, "--caption_extension, --tags_extension", 'Name two endings, or write one of them as ""')
+        raise DataError(
+            what, "--caption_extension, --tags_extension", 'Use two different extensions, or set one of them to ""'
+        )
     for name, facts in table.items():
         image = folder / name
         stem = image.with_suffix("") if has_extension(image) else image

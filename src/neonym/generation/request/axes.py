@@ -107,7 +107,7 @@ def first_job(plan: JobPlan, pairs: Sequence[tuple[Axis, Any]]) -> Job:
     job = next(plan.jobs_of_line(value, axis.where) if axis.kind == "prompt" else plan.jobs(), None)
     if job is None:
         raise ConfigError(
-            [Problem("error", "there is nothing to generate", "--prompt", "Give a prompt, or an axis of prompts")]
+            [Problem("error", "there is nothing to generate", "--prompt", "Add a prompt, or an axis of prompts")]
         )
     return job
 

@@ -294,7 +294,7 @@ def job_problems(job: Job, settings: GenerateSettings, where: str) -> Iterator[P
         yield Problem("error", "the prompt is too long to be stored in a JPEG file", where, "Name a .png or .webp file")
     if len(job.multipliers) > len(settings.network_weights) and job.multipliers != settings.network_mul:
         what = f"{counted(len(job.multipliers), 'multiplier')} for {counted(len(settings.network_weights), 'LoRA')}"
-        yield Problem("error", what, where, "Add files to --network_weights, or give fewer multipliers")
+        yield Problem("error", what, where, "Add files to --network_weights, or use fewer multipliers")
     stages = [(job.steps, job.strength)] if job.source or settings.highres_fix_scale else []
     if settings.highres_fix_scale is not None and job.source:
         first = job.strength if settings.highres_fix_strength is None else settings.highres_fix_strength

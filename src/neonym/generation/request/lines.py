@@ -133,7 +133,7 @@ def read_prompt_line(line: str, where: str, problems: list[Problem]) -> PromptLi
     prompt, options = split_options(line)
     letters = [letter for letter, _ in options]
     for letter in dict.fromkeys(letter for letter in letters if letter in LETTERS and letters.count(letter) > 1):
-        problems.append(Problem("warning", f"`--{letter}` is given more than once: only the last one counts", where))
+        problems.append(Problem("warning", f"`--{letter}` is set more than once: only the last one counts", where))
     values: dict[str, Any] = {}
     for letter, text in options:
         if letter in UNSUPPORTED:

@@ -107,7 +107,7 @@ def sampler_and_prompt_problems(
     if split_spacing(settings.sampler)[0] in SAMPLERS:
         yield from sampler_problems(samplers, settings, source)
     if not (settings.prompt or settings.from_file or settings.interactive or plan.sources or settings.x or settings.y):
-        fix = 'Give one, for example --prompt "a mychar4 on a blue background"'
+        fix = 'Add one, for example --prompt "a mychar4 on a blue background"'
         yield Problem("error", "there is nothing to generate", "--prompt", fix)
 
 
@@ -125,7 +125,7 @@ def read_embeddings(given: Iterable[str], found: list[Problem]) -> Words:
                     "error",
                     f"two files have the word `{word}`",
                     str(file),
-                    "Write WORD=FILE to give one of them another word",
+                    "Write WORD=FILE to use another word for one of them",
                 )
             )
         elif embedding is not None:

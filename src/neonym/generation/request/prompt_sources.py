@@ -43,7 +43,7 @@ def readable_images(name: str | None, flag: str, problems: list[Problem]) -> lis
         problems.append(Problem("error", f"cannot be read ({error.strerror})", f"{flag} {name}"))
         return []
     if not files:
-        problems.append(Problem("error", "the folder has no images", f"{flag} {name}"))
+        problems.append(Problem("error", "contains no images", f"{flag} {name}"))
     readable = []
     for file in files:
         try:
@@ -76,7 +76,7 @@ def prompt_in_image(file: str) -> str:
     if "prompt" not in texts and "parameters" in texts:
         prompt, negative = split_parameters(texts["parameters"])
     elif "prompt" not in texts:
-        raise ConfigError([Problem("error", "the image stores no prompt", file, "Give --prompt or --from_file")])
+        raise ConfigError([Problem("error", "the image stores no prompt", file, "Use --prompt or --from_file")])
     return f"{escape_variants(prompt)} --n {escape_variants(negative)}" if negative else escape_variants(prompt)
 
 

@@ -67,7 +67,7 @@ def configs_of(header: Header, name: str, hints: CheckpointHints) -> Configs:
         fix = (
             "It has only an average of the weights (model_ema.), which no program reads" if header.has(AVERAGE) else ""
         )
-        raise ModelError(what, name, "Give a VAE with --vae" if missing == ["VAE"] else fix)
+        raise ModelError(what, name, "Choose a VAE with --vae" if missing == ["VAE"] else fix)
     variant = variant_of(header, name)
     try:
         return described(header, variant, name, checkpoint_prediction(header, hints.v_parameterization, hints.sidecar))

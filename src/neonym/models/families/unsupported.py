@@ -7,7 +7,7 @@ import re
 from neonym.errors import ModelError
 from neonym.models.loading.weight_files import Header
 
-USE_AS_EMBEDDING = "Give a learned word to --weights, or to --textual_inversion_embeddings of neonym generate"
+USE_AS_EMBEDDING = "Pass a learned word to --weights, or to --textual_inversion_embeddings of neonym generate"
 UNSUPPORTED = (  # (pattern of a weight's name, what the file is, how to fix it)
     (r"lora_|\.lora[_.]|hada_w|lokr_w|(?:^|\.)oft_|dora_scale|bundle_emb\.", "is a LoRA, not a model", "Name the model that it belongs to"),
     (r"control_model\.|controlnet_|input_hint_block\.", "is a ControlNet, not a model", "Name the model that it belongs to"),
