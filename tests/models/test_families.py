@@ -31,6 +31,7 @@ from neonym.models import registry
 from neonym.models.defaults import published
 from neonym.models.encoders.clip import Keep
 from neonym.models.encoders.rows import nearest_tokens
+from neonym.models.families.sdxl_network import StableDiffusionXL
 from neonym.models.family import (
     CheckpointHints,
     CheckpointLayout,
@@ -482,3 +483,28 @@ def test_the_flag_of_a_family_need_not_be_a_setting(tmp_path):
     """`TOY.flag` names no field of the settings, and images are generated with any model."""
     assert TOY.flag not in GenerateSettings.model_fields
     assert len(command(tmp_path, "--prompt", "a dog", "--steps", 1, "--W", 64, "--H", 64)) == 1
+
+
+@pytest.mark.parametrize(
+    ("encoder", "widths", "family"),
+    [
+        ("text_encoder", {"text_encoder": 768, "text_encoder_2": 1280}, "SDXL (its first encoder)"),
+        ("text_encoder_2", {"text_encoder": 768, "text_encoder_2": 1280}, "SDXL (its second encoder)"),
+        ("text_encoder", {"text_encoder": 768}, "Stable Diffusion 1.x"),
+        ("text_encoder", {"text_encoder": 1280}, "SDXL (its second encoder)"),  # by its width alone
+        ("text_encoder", {"text_encoder": WIDTH}, "Toy"),
+        ("text_encoder", {"text_encoder": 5}, None),
+    ],
+)
+def test_vectors_are_made_for_the_family_that_they_fit(encoder, widths, family):
+    assert registry.made_for(encoder, widths) == family
+
+
+def test_sdxl_names_what_it_misses():
+    """Its size conditioning and pooled text are missing where a caller treats all families as one of the others."""
+    text = TextCond(torch.zeros(1, 77, 8))
+    predict = StableDiffusionXL.predict
+    with pytest.raises(ValueError, match="`sizes` are missing"):
+        predict(None, torch.zeros(1), torch.zeros(1), text)  # pyright: ignore
+    with pytest.raises(ValueError, match="the pooled text"):
+        predict(None, torch.zeros(1), torch.zeros(1), text, torch.zeros(1, 6))  # pyright: ignore

@@ -90,8 +90,9 @@ class ConceptSpec(Section):
 
     @property
     def vectors(self) -> int:
-        """The number of vectors of the word, once it is resolved: the model may decide it."""
-        assert self.num_vectors_per_token is not None
+        """The number of vectors of the word. Raises ValueError before the defaults of the model are filled in."""
+        if self.num_vectors_per_token is None:
+            raise ValueError(f"the number of vectors of `{self.token_string}` is not known yet: the model decides it")
         return self.num_vectors_per_token
 
 

@@ -110,7 +110,8 @@ def replace_compat(values: Values, table: Mapping[str, Compat], sink: Sink) -> V
         elif compat.kind == "no effect":
             sink.problems.append(Problem("note", f"has no effect here: {compat.reason}", flag))
         else:
-            assert compat.setting is not None
+            if compat.setting is None:
+                raise ValueError(f"the flag --{name} is renamed to no setting in config/sdscripts.py")
             wanted = value if compat.value is None else compat.value
             other = kept.get(compat.setting)
             if other and other != wanted:

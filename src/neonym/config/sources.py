@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neonym.config.data_settings import DatasetSettings
 from neonym.config.dataset import ConceptSpec
 from neonym.config.file_kinds import IMAGES, misplaced
 from neonym.config.resolve import Resolved, check_flags, read_table, resolve
@@ -63,7 +62,7 @@ def dataset_table(run: RunConfig, found: Resolved) -> tuple[Any, str]:
         folder = {} if flags.train_data_dir is None else {"image_dir": flags.train_data_dir}
         return {"datasets": [{"subsets": [{"metadata_file": flags.in_json, **folder}]}]}, "--in_json"
     if flags.train_data_dir:
-        table = folder_table(flags, found.problems)
+        table = folder_table(flags.train_data_dir, flags.reg_data_dir, found.problems)
         return table, "--train_data_dir" if table else ""
     return None, ""
 
@@ -141,15 +140,14 @@ def subset_problems(subset_concepts: Mapping[str, Any], tokens: Sequence[str]) -
             yield Problem("error", f"the concept `{concept}` is not listed", place, f"Known: {', '.join(tokens)}")
 
 
-def folder_table(flags: DatasetSettings, problems: list[Problem]) -> dict[str, Any]:
-    """Return a dataset table for `--train_data_dir` and `--reg_data_dir`, or {} if they have no images.
+def folder_table(train_data_dir: str, reg_data_dir: str | None, problems: list[Problem]) -> dict[str, Any]:
+    """Return a dataset table for the folders of these two flags, or {} if they have no images.
 
     Each is a folder of `N_name` folders, or a plain folder of images.
     """
-    assert flags.train_data_dir is not None
-    subsets = folder_subsets(Path(flags.train_data_dir), "--train_data_dir", False, problems)
-    if flags.reg_data_dir is not None:
-        subsets += folder_subsets(Path(flags.reg_data_dir), "--reg_data_dir", True, problems)
+    subsets = folder_subsets(Path(train_data_dir), "--train_data_dir", False, problems)
+    if reg_data_dir is not None:
+        subsets += folder_subsets(Path(reg_data_dir), "--reg_data_dir", True, problems)
     return {"datasets": [{"subsets": subsets}]} if subsets else {}
 
 

@@ -11,7 +11,10 @@ from neonym.types import CaptionRules, ImageRules
 
 @dataclass(frozen=True)
 class Folder:
-    """One subset: a folder of images or a metadata file, and how its images are used."""
+    """One subset: a folder of images or a metadata file, and how its images are used.
+
+    Raises ValueError if it has neither.
+    """
 
     path: Path | None
     concept: int
@@ -23,6 +26,10 @@ class Folder:
     masks: Path | None = None
     rules: CaptionRules = field(default_factory=CaptionRules)
     image_rules: ImageRules = field(default_factory=ImageRules)
+
+    def __post_init__(self) -> None:
+        if self.path is None and self.metadata is None:
+            raise ValueError("a subset needs a folder of images or a metadata file")
 
     @property
     def place(self) -> Path:

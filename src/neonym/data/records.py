@@ -189,8 +189,8 @@ class Scan:
                 if not entries:
                     self.report(Problem("error", "contains no images", str(folder.metadata)))
                 return entries
-            assert folder.path is not None
-            paths = find_images(folder.path, complain)
+            home = folder.place
+            paths = find_images(home, complain)
         except DataError as error:
             self.report(error.problem)
             return []
@@ -201,25 +201,24 @@ class Scan:
         if not paths:
             fix = "Put images directly into the folder: subfolders are not searched"
             self.report(Problem("error", "contains no images", str(folder.place), fix))
-        self.report_names(folder, paths)
+        self.report_names(home, paths)
         return [Entry(path) for path in paths]
 
-    def report_names(self, folder: Folder, paths: Sequence[Path]) -> None:
-        """Report images in unsupported formats, and images that share a caption file."""
-        assert folder.path is not None
-        others = sorted(name for name in self.names_in(folder.path) if name.lower().endswith(tuple(NOT_READ)))
+    def report_names(self, folder: Path, paths: Sequence[Path]) -> None:
+        """Report images in unsupported formats in a folder, and images that share a caption file."""
+        others = sorted(name for name in self.names_in(folder) if name.lower().endswith(tuple(NOT_READ)))
         if others:
             what = f"{counted(len(others), 'image')} ignored because of an unsupported format ({some(others)})"
             jxl = any(name.lower().endswith(".jxl") for name in others)
             fix = "Save them as PNG, JPEG or WebP" + (f", or {install_command('pillow_jxl')}" if jxl else "")
-            self.report(Problem("warning", what, str(folder.place), fix))
+            self.report(Problem("warning", what, str(folder), fix))
         stems = Counter(path.stem for path in paths)
         shared = [path.name for path in paths if stems[path.stem] > 1] if len(stems) < len(paths) else []
         if shared:
             what = (
                 f"{len(shared)} images differ only in their extensions, so they share a caption file ({some(shared)})"
             )
-            self.report(Problem("note", what, str(folder.place)))
+            self.report(Problem("note", what, str(folder)))
 
     def measured(self, entry: Entry, mask: Path | None, inspected: Inspected) -> tuple[Size, Fit, str] | None:
         """Return an image's size, fit and content hash, or report that it cannot be used and return None."""

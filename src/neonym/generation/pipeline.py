@@ -83,9 +83,10 @@ class Pipeline:
     @torch.inference_mode()
     def generate_group(self, jobs: Sequence[Job], chunks: int) -> list[list[Image.Image]]:
         """Return the images of each stage for jobs whose texts have this number of `chunks`."""
-        if self.rules.highres_scale is None:
+        share = self.rules.highres_scale
+        if share is None:
             return [self.decode(self.latents(jobs, self.source_latents(jobs), chunks), jobs)]
-        small = [self.first_stage(job) for job in jobs]
+        small = [self.first_stage(job, share) for job in jobs]
         latents = self.latents(small, self.source_latents(small), chunks)
         images = self.decode(latents, small)
         large = [replace(job, seed=job.seed + 1) for job in jobs]
@@ -96,10 +97,9 @@ class Pipeline:
             start = self.encode([image.resize(size, Image.Resampling.LANCZOS) for image in images])
         return [images, self.decode(self.latents(large, start, chunks), jobs)]
 
-    def first_stage(self, job: Job) -> Job:
-        """Return the job of the first of two stages."""
-        assert self.rules.highres_scale is not None
-        width, height = first_stage_size((job.width, job.height), self.rules.highres_scale, self.latent_spec.multiple)
+    def first_stage(self, job: Job, share: float) -> Job:
+        """Return the job of the first of two stages, whose sides are `share` of those of the second."""
+        width, height = first_stage_size((job.width, job.height), share, self.latent_spec.multiple)
         strength = job.strength if self.rules.highres_strength is None else self.rules.highres_strength
         steps = possible_steps(job.sampler, self.rules.highres_steps)
         return replace(job, width=width, height=height, steps=steps, strength=strength)

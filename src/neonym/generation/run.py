@@ -75,7 +75,8 @@ class GenerationSession:
 
     def texts(self, job: Job, mark: str) -> dict[str, str]:
         """Return the texts for a job's image file; `mark` is the stage: SMALL, LARGE, or "" if there is only one."""
-        small = self.pipeline.first_stage(job) if mark else None
+        share = self.pipeline.rules.highres_scale
+        small = self.pipeline.first_stage(job, share) if mark and share is not None else None
         return (
             image_texts(small, self.facts, mark)
             if small and mark == SMALL

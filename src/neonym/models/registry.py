@@ -43,8 +43,11 @@ def made_for(encoder: str, widths: Mapping[str, int]) -> str | None:
     """Return the family that a word's vectors for `encoder` fit, or None. `widths` maps all its encoders to their W."""
     width = widths[encoder]
     for family in sorted(families(), key=lambda family: not family.fits(widths)):  # families that fit all vectors first
+        # A family that fits all of them has an encoder of this name; in any other, an encoder of the width will do
         own = [
-            spec for spec in family.encoders if spec.width == width and (family.fits(widths) <= (spec.name == encoder))
+            spec
+            for spec in family.encoders
+            if spec.width == width and (spec.name == encoder or not family.fits(widths))
         ]
         if own:
             which = ORDINALS[family.encoders.index(own[0])]

@@ -65,12 +65,11 @@ def parse_variants(text: str) -> Parts:
         now.append(text[last : match.start()])
         last = match.end()
         if sign == "{":
-            head = HEAD.match(text, last)
-            assert head is not None
+            head, group = group_at(text, last)
             if len(stack) > DEEPEST:
                 raise ValueError(f"more than {DEEPEST} nested braces")
-            stack.append(OpenGroup(sign + head.group(), group_of(head), [[]]))
-            last = head.end()
+            stack.append(OpenGroup(sign + head, group, [[]]))
+            last += len(head)
         elif sign == "}" and len(stack) > 1:
             closed = stack.pop()
             empty = closed.options == [[""]]
@@ -90,13 +89,19 @@ def parse_variants(text: str) -> Parts:
     return tuple(part for part in stack[0].options[0] if part != "")
 
 
-def group_of(head: re.Match[str]) -> Group:
-    """Return a group without its options: `2$$` takes two, `1-2$$` one or two, `-2$$` up to two, `2-$$` at least two."""
+def group_at(text: str, start: int) -> tuple[str, Group]:
+    """Return the head of a group, which begins at `start` and may be empty, and the group without its options.
+
+    `2$$` takes two, `1-2$$` one or two, `-2$$` up to two, `2-$$` at least two.
+    """
+    head = HEAD.match(text, start)
+    if head is None:
+        return "", Group(())
     low, high = head["low"], head["high"]
     least = int(low or 1)
     most = int(high or 1 << 30) if head["dash"] else least
     joiner = JOINER if head["joiner"] is None else head["joiner"]
-    return Group((), least, most, joiner, every=head["every"] is not None)
+    return head.group(), Group((), least, most, joiner, every=head["every"] is not None)
 
 
 def is_enumerated(parts: Parts) -> bool:

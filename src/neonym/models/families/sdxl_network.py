@@ -48,9 +48,14 @@ class StableDiffusionXL(UNetModel):
     """A frozen SDXL model."""
 
     def predict(self, x_t: Tensor, t: Tensor, text: TextCond, sizes: Tensor | None = None) -> Tensor:
-        """Return the U-Net's prediction in float32, [B,C,h,w]. `sizes` are required."""
-        assert text.pooled is not None
-        assert sizes is not None
+        """Return the U-Net's prediction in float32, [B,C,h,w].
+
+        Raise ValueError if there are no `sizes` or no pooled text, which other families do without.
+        """
+        if sizes is None:
+            raise ValueError("SDXL predicts for images of known sizes, but `sizes` are missing")
+        if text.pooled is None:
+            raise ValueError("SDXL reads the pooled text of its second encoder, but the text has none")
         dtype = self.dtype
         conditions = {"text_embeds": text.pooled.to(dtype), "time_ids": sizes.to(dtype)}
         return self.denoiser(x_t.to(dtype), t, text.sequence.to(dtype), added_cond_kwargs=conditions).sample.float()
