@@ -13,21 +13,21 @@ UNSUPPORTED = (  # (pattern of a weight's name, what the file is, how to fix it)
     (r"control_model\.|controlnet_|input_hint_block\.", "is a ControlNet, not a model", "Name the model that it belongs to"),
     (r"image_proj\.|ip_adapter\.", "is an IP-Adapter, not a model", "Name the model that it belongs to"),
     (r"motion_modules\.", "is a motion module, not a model", "Name the model that it belongs to"),
-    (r"joint_blocks\.", "is a Stable Diffusion 3 model", ""),
-    (r"double_blocks\.|single_transformer_blocks\.", "is a FLUX model", ""),
-    (r"clip_txt_mapper|effnet_mapper|clip_txt_pooled_mapper", "is a Stable Cascade model", ""),
     (r"edm_mean|edm_vpred\.sigma_max", "was made for another noise schedule (EDM: Playground 2.5, CosXL)", ""),
-    (r"double_layers\.|caption_projection\.|cap_embedder\.|x_embedder\.|(?:^|\.)blocks\.0\.(?:attn|cross_attn|self_attn)\.", "is a diffusion transformer", ""),
     (r"\.scale_weight$|\.weight_scale$|^scaled_fp8$|\.quant_state\.", "has quantized weights (scaled fp8, or 4 bits)", "Use the model's file in fp16"),
     (r"\.RDB1\.|model\.1\.sub\.|upsampler\.0\.weight", "is an upscaler, not a model", ""),
+)  # fmt: skip
+OTHER_MODELS = (  # (pattern of a weight's name, what the file is), for a file that no checkpoint layout recognises
+    (r"joint_blocks\.", "is a Stable Diffusion 3 model"),
+    (r"double_blocks\.|single_transformer_blocks\.", "is a FLUX model"),
+    (r"clip_txt_mapper|effnet_mapper|clip_txt_pooled_mapper", "is a Stable Cascade model"),
+    (r"double_layers\.|caption_projection\.|cap_embedder\.|x_embedder\.|(?:^|\.)blocks\.0\.(?:attn|cross_attn|self_attn)\.", "is a diffusion transformer"),
 )  # fmt: skip
 PARTS = (  # the same, for a file without a U-Net under the original names
     (r"(?:first_stage_model\.)?encoder\.down(?:_blocks)?\.|^decoder\.up(?:_blocks)?\.", "is a VAE alone", "Pass it with --vae, together with a model"),
     (r"^down_blocks\.0\.|^time_embedding\.", "is the U-Net of a model alone", "Name the Diffusers folder that it belongs to"),
     (r"token_embedding\.weight", "is a text encoder alone", "Name the model that it belongs to"),
 )  # fmt: skip
-
-
 ENCODERS = {  # key of an encoder in an embedding file -> what the word is for
     **dict.fromkeys(("t5xxl", "t5", "text_encoders_2"), "has vectors for T5, so it is for Stable Diffusion 3 or FLUX"),
 }
@@ -40,7 +40,8 @@ def refuse_unsupported(header: Header, name: str, whole: bool, supported: str) -
     """
     if is_embedding(header):
         raise ModelError("is an embedding, not a model", name, USE_AS_EMBEDDING)
-    for pattern, what, fix in UNSUPPORTED:
+    others = () if whole else tuple((pattern, what, "") for pattern, what in OTHER_MODELS)
+    for pattern, what, fix in (*UNSUPPORTED, *others):
         if any(re.search(pattern, key) for key in header.shapes):
             raise ModelError(what, name, fix or f"Words can be learned for {supported}")
     parts = [] if whole else [p for p in PARTS if any(re.search(p[0], key) for key in header.shapes)]
