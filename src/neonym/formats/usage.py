@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from neonym.formats import read_content, support_by_program
-from neonym.formats.keys import PLAIN, file_tensors
+from neonym.formats.keys import PLAIN, family_of, file_tensors
 from neonym.text.file_names import name_warnings
 from neonym.text.vocabulary import clip_has, vocabulary_warning
 from neonym.types import Embedding
@@ -29,13 +29,15 @@ IN_PROMPT = re.compile(r"embedding:\S+|(?<=: )<[^<>]+>|(?<=as `)[^`]+(?=`)")
 ONE_ENCODER = """\
 pipe.load_textual_inversion({file}, token={token})
 image = pipe({prompt}).images[0]"""
-TWO_ENCODERS = """\
+EACH_ENCODER = """\
 {how}
 
 rows = {read}
-pipe.load_textual_inversion(rows["clip_l"], token={token}, text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer)
-pipe.load_textual_inversion(rows["clip_g"], token={token}, text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2)
+{loads}
 image = pipe({prompt}).images[0]"""
+LOAD = (
+    'pipe.load_textual_inversion(rows["{key}"], token={token}, text_encoder=pipe.{encoder}, tokenizer=pipe.{tokenizer})'
+)
 
 
 def usage_card(embedding: Embedding, file: Path, flags: Mapping[str, str] | None = None) -> str:
@@ -87,13 +89,18 @@ def with_diffusers(embedding: Embedding, file: Path, support: str) -> list[str]:
     if not support.startswith(("reads", "one call")):
         return ["", f"For diffusers: `neonym convert {shell(file.name)} {shell(f'{file.stem}.safetensors')}`.", ""]
     token = f"<{file.stem.lower()}>" if clip_has(file.stem.lower()) else file.stem.lower()
-    code = ONE_ENCODER if PLAIN in file_tensors(embedding) else TWO_ENCODERS
-    name = json.dumps(file.name, ensure_ascii=False)
+    code, family = ONE_ENCODER if PLAIN in file_tensors(embedding) else EACH_ENCODER, family_of(embedding)
+    name, word = json.dumps(file.name, ensure_ascii=False), json.dumps(token, ensure_ascii=False)
+    loads = [
+        LOAD.format(key=spec.file_key, token=word, encoder=spec.name, tokenizer=spec.tokenizer)
+        for spec in (family.encoders if family else ())
+    ]
     filled = code.format(
         how="from safetensors.torch import load_file" if ending == "safetensors" else "import torch",
         read=f"load_file({name})" if ending == "safetensors" else f"torch.load({name}, weights_only=True)",
         file=name,
-        token=json.dumps(token, ensure_ascii=False),
+        token=word,
+        loads="\n".join(loads),
         prompt=json.dumps(f"a photo of {token}", ensure_ascii=False),
     )
     return ["", "With diffusers:", "", "```python", filled, "```", ""]
