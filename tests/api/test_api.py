@@ -281,12 +281,12 @@ def test_listeners_receive_setting_names_and_the_event_file_keeps_flags(run_for)
     (file,) = Path(run.save.output_dir).glob("*/events.jsonl")
     assert "choose yours with --pretrained_model_name_or_path" in file.read_text()
     (verdict,) = result.verdicts
-    assert "give a higher `learning_rate`" in verdict.advice
+    assert "use a higher `learning_rate`" in verdict.advice
     again = neonym.train(run, [follow])  # nothing is left to do
     assert (again.verdicts, again.files, again.was_finished) == ([verdict], result.files, True)
     assert [event.verdicts for event in finished] == [(verdict.as_dict(),)] * 2
     for text in (file.read_text(), file.with_name("verdict.json").read_text()):
-        assert "give a higher --learning_rate" in text
+        assert "use a higher --learning_rate" in text
 
 
 def changed_settings(run: neonym.RunConfig) -> dict:

@@ -86,12 +86,12 @@ def test_names_that_are_not_unicode_are_refused(tmp_path, capsys, flag):
         ("--output_dir", "d/" * 2100, "longer than the system allows"),
         ("--output_dir", "a-file", "a-file is a file, but a folder with this name is needed"),
         ("--output_dir", "a-file/below", "a-file is not a folder that can be written to"),
-        ("--output_dir", "dangling", "dangling is a file, and a folder"),
+        ("--output_dir", "dangling", "dangling is a file, but a folder"),
         ("--logging_dir", "a-file/below", "--logging_dir: "),
         ("--console_log_file", "y" * 300, "--console_log_file: a name would be yyy"),
         ("--console_log_file", "taken", "--console_log_file: "),
-        ("--output_dir", "taken", "mychar4.md is a folder, and a file"),
-        ("--output_dir", "taken", "verdict.json is a folder, and a file"),
+        ("--output_dir", "taken", "mychar4.md is a folder, but a file"),
+        ("--output_dir", "taken", "verdict.json is a folder, but a file"),
     ],
 )
 def test_folders_and_paths_are_tried(tmp_path, capsys, flag, value, words):

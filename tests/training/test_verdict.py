@@ -108,8 +108,8 @@ def test_initial_vectors_are_judged_as_no_gain(run_for):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"max_train_steps": 2, "learning_rate": 1e-30}, "hardly moved: use a higher --learning_rate"),
-        ({"max_train_steps": 3, "learning_rate": 30.0}, "times as long as a word's: use a lower --learning_rate"),
+        ({"max_train_steps": 2, "learning_rate": 1e-30}, "hardly moved: use a higher `learning_rate`"),
+        ({"max_train_steps": 3, "learning_rate": 30.0}, "times as long as a word's: use a lower `learning_rate`"),
     ],
 )
 def test_a_word_that_was_not_learned_comes_with_advice(run_for, options, words):

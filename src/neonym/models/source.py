@@ -74,7 +74,7 @@ class ModelSource:
     def latents(self) -> LatentSpec:
         """The latents of the family, with the values in the config of the VAE.
 
-        Raise ValueError or TypeError if they are invalid.
+        Raises ValueError or TypeError if they are invalid.
         """
         return latents_in(self.configs.get("vae", {}), self.family.latents)
 
@@ -114,7 +114,7 @@ class ModelSource:
 def latents_in(config: dict[str, Any], usual: LatentSpec) -> LatentSpec:
     """Return the latents in the config of a VAE; what it leaves out is `usual`.
 
-    Per channel, diffusers calls the shift `latents_mean`, and divides the scale by `latents_std`. Raise ValueError or
+    Per channel, diffusers calls the shift `latents_mean`, and divides the scale by `latents_std`. Raises ValueError or
     TypeError if a number is missing, 0 where it divides, or not a number.
     """
     found = {key: value for key, value in config.items() if value is not None}
@@ -134,7 +134,7 @@ def latents_in(config: dict[str, Any], usual: LatentSpec) -> LatentSpec:
 
 
 def per_channel(name: str, value: Any, channels: int) -> PerChannel:
-    """Return a number, or the numbers of all channels. Raise ValueError or TypeError if `value` is neither."""
+    """Return a number, or the numbers of all channels. Raises ValueError or TypeError if `value` is neither."""
     if not isinstance(value, (list, tuple)):
         return float(value)
     if len(value) != channels:

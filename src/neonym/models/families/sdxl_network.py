@@ -50,7 +50,7 @@ class StableDiffusionXL(UNetModel):
     def predict(self, x_t: Tensor, t: Tensor, text: TextCond, sizes: Tensor | None = None) -> Tensor:
         """Return the U-Net's prediction in float32, [B,C,h,w].
 
-        Raise ValueError if there are no `sizes` or no pooled text, which other families do without.
+        Raises ValueError if there are no `sizes` or no pooled text, which other families do without.
         """
         if sizes is None:
             raise ValueError("SDXL predicts for images of known sizes, but `sizes` are missing")

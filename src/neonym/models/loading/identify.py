@@ -157,7 +157,7 @@ def other_vae(source: ModelSource, path: Path) -> tuple[dict[str, Any], Weights]
 
 
 def latents_of(source: ModelSource) -> LatentSpec:
-    """Return the latents of a model. Raise ModelError if the config of its VAE is invalid."""
+    """Return the latents of a model. Raises ModelError if the config of its VAE is invalid."""
     try:
         return source.latents
     except (TypeError, ValueError) as error:
