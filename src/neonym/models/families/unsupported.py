@@ -17,7 +17,7 @@ UNSUPPORTED = (  # (pattern of a weight's name, what the file is, how to fix it)
     (r"\.scale_weight$|\.weight_scale$|^scaled_fp8$|\.quant_state\.", "has quantized weights (scaled fp8, or 4 bits)", "Use the model's file in fp16"),
     (r"\.RDB1\.|model\.1\.sub\.|upsampler\.0\.weight", "is an upscaler, not a model", ""),
 )  # fmt: skip
-OTHER_MODELS = (  # (pattern of a weight's name, what the file is), for a file that no checkpoint layout recognises
+OTHER_MODELS = (  # (pattern of a weight's name, what the file is): families that are not supported
     (r"joint_blocks\.", "is a Stable Diffusion 3 model"),
     (r"double_blocks\.|single_transformer_blocks\.", "is a FLUX model"),
     (r"clip_txt_mapper|effnet_mapper|clip_txt_pooled_mapper", "is a Stable Cascade model"),
@@ -40,7 +40,7 @@ def refuse_unsupported(header: Header, name: str, whole: bool, supported: str) -
     """
     if is_embedding(header):
         raise ModelError("is an embedding, not a model", name, USE_AS_EMBEDDING)
-    others = () if whole else tuple((pattern, what, "") for pattern, what in OTHER_MODELS)
+    others = tuple((pattern, what, "") for pattern, what in OTHER_MODELS)
     for pattern, what, fix in (*UNSUPPORTED, *others):
         if any(re.search(pattern, key) for key in header.shapes):
             raise ModelError(what, name, fix or f"Words can be learned for {supported}")
