@@ -75,7 +75,11 @@ def test_unused_tensors_may_be_invalid(tensors, tmp_path):
         extra["cond_stage_model.transformer.text_model.embeddings.position_ids"] = torch.full((1, 77), NAN)
     if family == "sd2":
         extra["cond_stage_model.model.logit_scale"] = torch.tensor(NAN)
-    load_model(str(write({**sound, **extra}, tmp_path / "model.safetensors")))
+    plain = load_model(str(write(sound, tmp_path / "plain.safetensors")))
+    model = load_model(str(write({**sound, **extra}, tmp_path / "model.safetensors")))
+    for name, module in model.modules().items():
+        theirs = plain.modules()[name].state_dict()
+        assert all(torch.equal(tensor, theirs[key]) for key, tensor in module.state_dict().items())
 
 
 def test_weights_that_are_too_large_for_half_precision(tensors, tmp_path):
@@ -91,7 +95,9 @@ def test_weights_that_are_too_large_for_half_precision(tensors, tmp_path):
 def test_finite_weights_with_a_large_sum_are_accepted(tensors, tmp_path):
     _, sound = tensors
     name = names_of_parts(sound)[0]
-    load_model(str(write({**sound, name: torch.full_like(sound[name], 3e38)}, tmp_path / "model.safetensors")))
+    model = load_model(str(write({**sound, name: torch.full_like(sound[name], 3e38)}, tmp_path / "model.safetensors")))
+    largest = max(float(p.max()) for module in model.modules().values() for p in module.state_dict().values())
+    assert largest == pytest.approx(3e38)
 
 
 def test_the_file_of_the_part_is_named(tmp_path):
