@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from neonym.config.data_settings import BUILTIN
 from neonym.config.flags import parse_flags
-from neonym.config.generate import MOST_STEPS, SCALES
+from neonym.config.limits import MOST_STEPS, SCALES
 from neonym.config.rules import limit_problems
 from neonym.config.schema import setting
 from neonym.errors import EXIT_NOT_LEARNED, ConfigError, Problem

@@ -10,16 +10,13 @@ from math import isfinite
 from typing import Literal
 
 from neonym.config.data_settings import BUILTIN
+from neonym.config.limits import LARGEST, LAST_SEED, MOST_STEPS, SCALES
 from neonym.config.rules import limit_problems
 from neonym.config.schema import Section, group, setting
 from neonym.config.sdscripts import GenerateCompat
 from neonym.errors import Problem
 
-LAST_SEED = 1 << 62
-MOST_STEPS = 1000
 MOST_IMAGES = 1_000_000  # images per prompt, and passes over the prompts
-LARGEST = 1_000_000  # pixels in SDXL's size conditioning
-SCALES = (-100, 1000)  # limits of a guidance scale
 NAMED = (  # files, folders and axes: an empty text is an error
     "ckpt", "vae", "variant", "from_file", "like", "image_path", "mask_path", "outdir", "x", "y",
     "textual_inversion_embeddings", "network_weights",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from neonym.config.generate import LARGEST, SCALES
+from neonym.config.limits import LARGEST, SCALES
 from neonym.errors import Problem
 from neonym.generation.image_files import ENDINGS
 from neonym.generation.request.prompts import parse_seed, split_options

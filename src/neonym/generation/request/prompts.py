@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from neonym.config.generate import LAST_SEED, MOST_STEPS
+from neonym.config.limits import LAST_SEED, MOST_STEPS
 from neonym.config.resolve import read_table
 from neonym.errors import ConfigError, Problem, nearest
 
