@@ -127,6 +127,22 @@ class Encoded:
     ids: dict[str, Tensor]  # per encoder, int64 [K,L]; an id >= V reads a learned row
     emphasis: dict[str, Tensor] | None = None  # per encoder, [K,L]: the emphasis of each id; None: no emphasis
     words: frozenset[str] = frozenset()  # the new words in it, in lower case
+    masks: dict[str, Tensor] = field(default_factory=dict)  # per encoder that reads one, bool [K,L]: no padding
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a denoiser reads beside the time and the text. A family ignores what its models do not read."""
+
+    sizes: Tensor | None = None  # [B,6] original height and width, crop from top and left, target height and width
+    guidance: Tensor | None = None  # [B] the guidance scale that a distilled model imitates
+
+    def of(self, which: list[int]) -> Conditions:
+        """Return the conditions of the samples `which`."""
+        return Conditions(*(None if own is None else own[which] for own in (self.sizes, self.guidance)))
+
+
+NO_CONDITIONS = Conditions()
 
 
 @dataclass(frozen=True)
@@ -140,7 +156,7 @@ class Batch:
     concept: Tensor  # int64 [B]
     weight: Tensor  # [B]
     mask: Tensor | None = None  # [B,1,h,w] loss weight of each latent pixel; None: all are equal
-    sizes: Tensor | None = None  # [B,6] original height and width, crop from top and left, target height and width
+    conditions: Conditions = NO_CONDITIONS
 
 
 @dataclass(frozen=True)

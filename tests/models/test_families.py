@@ -53,7 +53,7 @@ from neonym.models.vae import Vae
 from neonym.preflight.preflight import preflight
 from neonym.training.concept import initial_rows
 from neonym.training.metadata import prediction_metadata
-from neonym.types import Encoded, TextCond
+from neonym.types import NO_CONDITIONS, Conditions, Encoded, TextCond
 from support.checks import settings
 from support.commands import generate as command
 from support.commands import shown
@@ -99,7 +99,7 @@ class ToyText(TextSide):
 
 
 class ToyModel(Model):
-    def predict(self, x_t: Tensor, t: Tensor, text: TextCond, sizes: Tensor | None = None) -> Tensor:
+    def predict(self, x_t: Tensor, t: Tensor, text: TextCond, conditions: Conditions = NO_CONDITIONS) -> Tensor:
         sigma = (t.float() / 1000).expand(len(x_t)).to(self.dtype)
         return self.denoiser(x_t.to(self.dtype), sigma, text.sequence.to(self.dtype), text.mask).float()
 

@@ -98,13 +98,18 @@ class GenerateSettings(Section):
         "none does not rescale.",
     )
 
-    steps: int = setting(50, "The number of sampler steps.", least=1)
+    steps: int | None = setting(None, "The number of sampler steps (default: the model's own, usually 50).", least=1)
     sampler: str = setting(
         "ddim",
         "The sampler, by its name in sd-scripts, AUTOMATIC1111 or ComfyUI (default for rectified flows: euler).",
     )
     scale: float | None = setting(
         None, "The guidance scale (default: the model's own, usually 7.5). At 1 or below there is no guidance."
+    )
+    embedded_guidance: float | None = setting(
+        None,
+        "The guidance scale that a guidance-distilled model reads as a number (default: the model's own).",
+        least=0,
     )
     negative_scale: float | None = setting(
         None, "The guidance scale away from the negative prompt, separate from --scale."
@@ -205,7 +210,7 @@ def generate_problems(settings: GenerateSettings) -> Iterator[Problem]:
     if settings.seed is not None and settings.seed > LAST_SEED:
         yield Problem("error", f"{settings.seed} is more than {LAST_SEED}", "--seed")
     for name in ("steps", "highres_fix_steps"):
-        if getattr(settings, name) > MOST_STEPS:
+        if (getattr(settings, name) or 0) > MOST_STEPS:
             yield Problem("error", f"{getattr(settings, name)} is more than {MOST_STEPS}", f"--{name}")
     if settings.iter_same_seed and settings.images_per_prompt > 1:
         what = f"makes the {settings.images_per_prompt} images of a prompt identical, unless the prompt has --d"

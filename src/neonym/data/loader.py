@@ -10,7 +10,7 @@ import torch
 
 from neonym.data.latent_cache import Latents
 from neonym.data.latent_keys import size_conditioning
-from neonym.types import Batch, Draw, Encoded, Work
+from neonym.types import Batch, Conditions, Draw, Encoded, Work
 
 KNOWN = 1 << 15  # captions whose ids are cached: more than a dataset has, unless they change with each draw
 
@@ -40,11 +40,12 @@ class Loader:
         step_share: Sequence[int],
         rank: int = 0,
         ranks: int = 1,
+        guidance: float | None = None,
     ):
         self.plans, self.latents, self.device = plans, latents, device
         self.tokenize, self.stack, self.words = lru_cache(KNOWN)(tokenize), stack, words
         self.micro_batch, self.step_share = micro_batch, step_share
-        self.rank, self.ranks = rank, ranks
+        self.rank, self.ranks, self.guidance = rank, ranks, guidance
 
     def steps(self, first: int, end: int) -> Iterator[Work]:
         """Yield the work of steps `first` to `end - 1`."""
@@ -77,10 +78,14 @@ class Loader:
             concept=torch.full((len(draws),), concept, device=self.device),
             weight=torch.tensor([d.weight for d in draws], device=self.device),
             mask=mask,
-            sizes=torch.tensor(
-                [size_conditioning(d.record.size, d.view) for d in draws], dtype=torch.float32, device=self.device
-            ),
+            conditions=self.conditions(draws),
         )
+
+    def conditions(self, draws: Sequence[Draw]) -> Conditions:
+        """Return what the denoiser reads of draws beside their text, on the device."""
+        sizes = [size_conditioning(d.record.size, d.view) for d in draws]
+        guidance = None if self.guidance is None else torch.full((len(draws),), self.guidance, device=self.device)
+        return Conditions(torch.tensor(sizes, dtype=torch.float32, device=self.device), guidance)
 
 
 def share_of(draws: Sequence[Draw], size: int, rank: int, ranks: int) -> list[Sequence[Draw]]:

@@ -21,7 +21,7 @@ from neonym.generation.source_images import image_tensor
 from neonym.generation.worth import CaptionedBatch, Rows, Worth, measure_worth
 from neonym.models.encoders.rows import nearest_tokens
 from neonym.models.model import Model
-from neonym.types import Batch, Embedding, TextCond
+from neonym.types import Batch, Conditions, Embedding, TextCond
 
 WORD, COPY = "neonymword", "neonymcopy"  # no prompt contains these names, and no syntax changes them
 SAMPLES, BATCH_SIZE = 24, 8  # how many noised images the worth is measured on
@@ -97,7 +97,7 @@ def worth_on_images(model: Model, images: Sequence[Image.Image], caption: str, s
             levels=[(i + 0.5) / SAMPLES for i in which],
             concept=torch.zeros(len(which), dtype=torch.int64, device=model.device),
             weight=torch.ones(len(which), device=model.device),
-            sizes=torch.tensor([[side, side, 0, 0, side, side]] * len(which), device=model.device),  # [B,6]
+            conditions=Conditions(torch.tensor([[side, side, 0, 0, side, side]] * len(which), device=model.device)),
         )
         batches.append(CaptionedBatch(batch, captions))
     return measure_worth(model, batches, WORD, start, learned)

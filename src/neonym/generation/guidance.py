@@ -12,22 +12,19 @@ import torch
 from torch import Tensor
 
 from neonym.models.model import Model
-from neonym.types import TextCond
+from neonym.types import NO_CONDITIONS, Conditions, TextCond
 
 
 @dataclass(frozen=True)
 class Branch:
-    """One encoded text per image, with the size conditioning [B,6] for families that read it."""
+    """One encoded text per image, with the other conditions of the images."""
 
     text: TextCond
-    sizes: Tensor | None = None
+    conditions: Conditions = NO_CONDITIONS
 
     def row(self, i: int) -> Branch:
         """Return the branch of image `i` alone."""
-        return Branch(
-            map_texts(lambda tensors: tensors[0][i : i + 1], [self.text]),
-            None if self.sizes is None else self.sizes[i : i + 1],
-        )
+        return Branch(map_texts(lambda tensors: tensors[0][i : i + 1], [self.text]), self.conditions.of([i]))
 
 
 @dataclass(frozen=True)
@@ -98,9 +95,18 @@ class GuidedModel:
 
     def branch_predictions(self, branches: Sequence[Branch], x_t: Tensor, t: Tensor) -> Tensor:
         """Return the predictions for latents [B,C,h,w] with one branch after the other, [branches*B,C,h,w]."""
-        sizes = [branch.sizes for branch in branches if branch.sizes is not None]
         text = concatenate_texts([branch.text for branch in branches])
-        return self.model.predict(torch.cat([x_t] * len(branches)), t, text, torch.cat(sizes) if sizes else None)
+        conditions = concatenate_conditions([branch.conditions for branch in branches])
+        return self.model.predict(torch.cat([x_t] * len(branches)), t, text, conditions)
+
+
+def concatenate_conditions(conditions: Sequence[Conditions]) -> Conditions:
+    """Return the conditions of n batches as those of one batch."""
+    sizes, guidance = (
+        [own for own in each if own is not None]
+        for each in zip(*((c.sizes, c.guidance) for c in conditions), strict=True)
+    )
+    return Conditions(torch.cat(sizes) if sizes else None, torch.cat(guidance) if guidance else None)
 
 
 def concatenate_texts(texts: Sequence[TextCond]) -> TextCond:

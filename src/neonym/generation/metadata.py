@@ -94,7 +94,8 @@ def parameters_text(job: Job, facts: RunFacts, small: Job | None = None) -> str:
     first = small or job
     pairs: dict[str, Any] = {
         "Steps": first.steps, "Sampler": title(job.sampler), "Schedule type": spacing_title(job.sampler),
-        "CFG scale": a1111_number(job.scale), "Seed": job.seed, "Size": f"{first.width}x{first.height}",
+        "CFG scale": a1111_number(job.scale),
+        "Distilled CFG Scale": None if job.embedded_guidance is None else a1111_number(job.embedded_guidance), "Seed": job.seed, "Size": f"{first.width}x{first.height}",
         "Model hash": facts.model.get("sha256", "")[:10], "Model": short_model_name(facts.model["name"]),
         "Denoising strength": a1111_number(job.strength) if job.source or small else None,
         "Clip skip": facts.settings.get("clip_skip"), **(hires_pairs(job, facts) if small else {}),

@@ -20,7 +20,7 @@ from neonym.generation.sampling import Start, sample_latents
 from neonym.generation.source_images import image_tensor, keep_masked, mask_tensor, open_mask, open_source
 from neonym.generation.start_noise import NoiseChange
 from neonym.models.model import Model
-from neonym.types import TextCond
+from neonym.types import Conditions, TextCond
 
 if TYPE_CHECKING:
     from neonym.generation.lora import Networks
@@ -160,16 +160,20 @@ class Pipeline:
         return torch.tensor(numbers, dtype=torch.float32, device=self.model.device)[:, None, None, None]
 
     def branch(self, texts: Sequence[str], jobs: Sequence[Job], chunks: int, negative: bool = False) -> Branch:
-        """Return one encoded text per job, with the size conditioning that goes with it."""
+        """Return one encoded text per job, with the other conditions of the jobs."""
         keys = [(text, chunks, jobs[0].multipliers) for text in texts]
         for key in keys:  # each text once, and alone, so that no number depends on its neighbours
             if key not in self.texts:
                 self.texts[key] = conditioning(self.model, [key[0]], chunks, self.rules.text)
         text = concatenate_texts([self.texts[key] for key in keys])
-        if not self.model.source.family.reads_sizes:
-            return Branch(text)
-        sizes = [size_condition(job, negative) for job in jobs]
-        return Branch(text, torch.tensor(sizes, dtype=torch.float32, device=self.model.device))
+        source, sizes, guidance = self.model.source, None, None
+        if source.family.reads_sizes:
+            rows = [size_condition(job, negative) for job in jobs]
+            sizes = torch.tensor(rows, dtype=torch.float32, device=self.model.device)  # [B,6]
+        if source.facts.embedded_guidance is not None:
+            scales = [job.embedded_guidance or source.facts.embedded_guidance for job in jobs]
+            guidance = torch.tensor(scales, dtype=torch.float32, device=self.model.device)  # [B]
+        return Branch(text, Conditions(sizes, guidance))
 
     # The VAE: from source images to latents, from latents to images.
 

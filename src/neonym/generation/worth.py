@@ -158,8 +158,7 @@ class PairedPredictions:
         self.watch()
         which = self.all if which is None else which
         text = self.model.text.encode(self.model.text.batch(prompts))
-        sizes = None if self.batch.sizes is None else self.batch.sizes[which]
-        return self.model.predict(self.noisy.x_t[which], self.noisy.t[which], text, sizes)
+        return self.model.predict(self.noisy.x_t[which], self.noisy.t[which], text, self.batch.conditions.of(which))
 
     def inner(self, a: Tensor, b: Tensor, which: list[int] | None = None) -> Tensor:
         """Return the mean product of two tensors [B,C,h,w] per sample, weighted by the mask, float64 [B] on the CPU."""

@@ -25,7 +25,7 @@ class EncoderSpec:
     module: str  # its class in transformers
     file_key: str  # its key in an embedding file: "clip_l", "t5xxl"
     aliases: tuple[str, ...] = ()  # its keys in files of other programs
-    kind: Literal["clip", "t5"] = "clip"  # which tokenizer reads captions for it
+    kind: Literal["clip", "t5", "causal_lm"] = "clip"  # which tokenizer reads captions for it
     width: int | None = None  # vector width in published models; None: it varies
     max_length: int = 0  # ids in a sequence, including the end; CLIP reads chunks instead
     id_zero_pads: bool = False  # padding is id 0, which no text contains
@@ -84,6 +84,9 @@ class Recognised:
     text_layers: int
     prediction_type: str = "velocity"
     prediction_from: str = "its scheduler's config"  # where the prediction type was read; empty for a guess
+    embedded_guidance: float | None = None  # usual guidance scale that its denoiser reads; None: it reads none
+    guidance: float | None = None  # guidance scale that suits this model; None: the family's
+    steps: int | None = None  # sampler steps that suit this model; None: as many as any
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ class Family:
     reads_sizes: bool = False  # it is conditioned on the size and crop of images
     fixed_text_layer: bool = False  # it always reads the second-to-last layer
     clip_skip_note: tuple[str, str] | None = None  # a problem with --clip_skip above 1, and its fix
+    no_clip_skip: str | None = None  # why --clip_skip above 1 is an error
     prediction_varies: bool = False  # its models predict noise or v, and many files do not record which
     vae_overflows: bool = False  # its VAE overflows in fp16
     latent_cache_suffix: str | None = None  # suffix of latents cached by sd-scripts

@@ -19,7 +19,7 @@ from neonym.models.tokenizers.clip import CHUNK
 from neonym.models.tokenizers.loading import load_tokenizers
 from neonym.models.tokenizers.word_tokenizer import WordTokenizer
 from neonym.models.vae import Vae
-from neonym.types import TextCond
+from neonym.types import NO_CONDITIONS, Conditions, TextCond
 
 
 class Model(ABC):
@@ -38,11 +38,10 @@ class Model(ABC):
             module.requires_grad_(False).eval()
 
     @abstractmethod
-    def predict(self, x_t: Tensor, t: Tensor, text: TextCond, sizes: Tensor | None = None) -> Tensor:
+    def predict(self, x_t: Tensor, t: Tensor, text: TextCond, conditions: Conditions = NO_CONDITIONS) -> Tensor:
         """Return the denoiser's prediction for noised latents, both float32 [B,C,h,w].
 
-        `t` holds one timestep (0 to 1000) for each sample [B], or one for all. `sizes` [B,6] (original height and
-        width, crop from top and left, target height and width) are read by families with size conditioning.
+        `t` holds one timestep (0 to 1000) for each sample [B], or one for all. A flow predicts noise - x_0.
         """
 
     @property

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from neonym.models.families.flux import FLUX1
 from neonym.models.families.sdxl import SDXL
 from neonym.models.families.stable_diffusion import SD1, SD2
+from neonym.models.families.z_image import Z_IMAGE
 from neonym.models.family import CheckpointLayout, Family
 
 ORDINALS = ("first", "second", "third", "fourth")
-_families: dict[str, Family] = {family.name: family for family in (SD1, SD2, SDXL)}
+_families: dict[str, Family] = {family.name: family for family in (SD1, SD2, SDXL, FLUX1, Z_IMAGE)}
 
 
 def families() -> tuple[Family, ...]:

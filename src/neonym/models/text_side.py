@@ -66,6 +66,10 @@ class TextSide(ABC):
         words = frozenset().union(*(own.words for own in found.values()))
         return Encoded({name: torch.tensor(own.ids) for name, own in found.items()}, emphasis or None, words)
 
+    def empty_ids(self, encoder: str) -> Tensor:
+        """Return the ids of an empty text for an encoder, [1,L]."""
+        return torch.tensor(self.tokenizers[encoder]("").ids[:1], device=self.device)
+
     def batch(self, captions: Sequence[str]) -> Encoded:
         """Return the encoded captions as one batch on the device."""
         return stacked([self.tokenize(caption) for caption in captions], self.device)

@@ -16,7 +16,11 @@ from neonym.models.source import ModelSource
 def unsuitable_settings(run: RunConfig, source: ModelSource) -> list[Problem]:
     """Return a problem for each setting that does not suit the model."""
     problems = []
-    if run.model.clip_skip > source.text_layers:
+    if source.family.no_clip_skip and run.model.clip_skip > 1:
+        problems.append(
+            Problem("error", f"{source.family.no_clip_skip}, so no layer can be skipped", "--clip_skip", "Leave it out")
+        )
+    elif run.model.clip_skip > source.text_layers:
         what = f"the model has {source.text_layers} text layers, not {run.model.clip_skip}"
         problems.append(Problem("error", what, "--clip_skip", f"Use at most {source.text_layers}"))
     unknown = [name for name in run.concept.train_encoders if name not in source.encoders]

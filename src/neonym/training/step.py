@@ -21,7 +21,7 @@ def sample_losses(model: Model, batch: Batch, objective: Objective) -> torch.Ten
     x0 = model.vae.draw(batch.moments, batch.keys)  # [B,2C,h,w] -> [B,C,h,w]
     noisy = model.process.add_noise(x0, batch.keys, batch.levels)  # x_t, target [B,C,h,w]; t, snr [B]
     text = model.text.encode(batch.text)  # {e: [B,K,L]} -> [B,S,D]: the only way to the rows
-    prediction = model.predict(noisy.x_t, noisy.t, text, batch.sizes)  # [B,C,h,w]
+    prediction = model.predict(noisy.x_t, noisy.t, text, batch.conditions)  # [B,C,h,w]
     return objective.loss(prediction, noisy, batch.mask) * batch.weight  # [B]
 
 

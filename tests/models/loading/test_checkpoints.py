@@ -25,6 +25,7 @@ from neonym.models.loading.identify import identify
 from neonym.models.model import load_model
 from neonym.models.tokenizers.loading import load_tokenizers
 from neonym.preflight.preflight import preflight
+from neonym.types import Conditions
 from support.checks import settings
 from support.data_sets import make_images
 
@@ -53,7 +54,7 @@ def outputs(name: Path | str, **options) -> list[torch.Tensor]:
     moments = model.vae.encode(torch.rand(1, 3, 64, 64, generator=generator) * 2 - 1)
     with torch.no_grad():
         pooled = [] if text.pooled is None else [text.pooled]
-        return [text.sequence, model.predict(noisy, torch.tensor([500]), text, sizes), moments, *pooled]
+        return [text.sequence, model.predict(noisy, torch.tensor([500]), text, Conditions(sizes)), moments, *pooled]
 
 
 def test_a_single_file_is_the_same_model_as_its_folder(checkpoint):

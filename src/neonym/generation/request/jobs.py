@@ -29,6 +29,7 @@ from neonym.text.emphasis import parse_emphasis
 from neonym.types import Size
 
 DEFAULT_STRENGTH = 0.8
+USUAL_STEPS = 50  # of a model that is not distilled to need fewer
 RANDOM_SEEDS = 1 << 32  # the number of possible seeds if none is given
 LARGEST_SIDE = 16_384
 COARSE = 32  # sd-scripts' grid, in pixels, for sizes that are derived from another size
@@ -39,11 +40,12 @@ OnError = Callable[[ConfigError], object]
 
 @dataclass(frozen=True)
 class NativeValues:
-    """The native values of a model: a side in pixels, a guidance scale, and what sides must be multiples of."""
+    """The native values of a model: a side in pixels, a guidance scale, what sides must be multiples of, and steps."""
 
     side: int
     scale: float
     multiple: int = 1
+    steps: int = USUAL_STEPS
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Job:
     steps: int = 50
     scale: float = 7.5
     negative_scale: float | None = None
+    embedded_guidance: float | None = None  # scale that a distilled model reads as a number; None: its own
     strength: float = DEFAULT_STRENGTH  # the fraction of the steps that are taken, if the job starts from an image
     sampler: str = "ddim"
     source: str | None = None  # the image that it starts from
@@ -121,6 +124,7 @@ class JobPlan:
             "prompt": "", "seed": self.seed, "multipliers": settings.network_mul,
             "width": self.base_side(settings.W, "--W"), "height": self.base_side(settings.H, "--H"),
             "scale": self.native.scale if settings.scale is None else settings.scale,
+            "steps": self.native.steps if settings.steps is None else settings.steps,
             "strength": DEFAULT_STRENGTH if settings.strength is None else settings.strength,
         }  # fmt: skip
         return Job(**values)

@@ -94,6 +94,7 @@ LETTERS: dict[str, tuple[str, Callable[[str], Any]]] = {  # letter -> name in `J
     "h": ("height", parse_pixels),
     "s": ("steps", parse_int),
     "l": ("scale", parse_scale),
+    "g": ("embedded_guidance", parse_scale),
     "nl": ("negative_scale", lambda text: None if text.lower() == OFF else parse_scale(text)),
     "t": ("strength", parse_fraction),
     "am": ("multipliers", parse_multipliers),

@@ -8,7 +8,7 @@ from pathlib import Path
 from neonym.config.generate import GenerateSettings
 from neonym.errors import Problem, UserError
 from neonym.generation.request.axes import Words
-from neonym.generation.request.jobs import Job, NativeValues
+from neonym.generation.request.jobs import USUAL_STEPS, Job, NativeValues
 from neonym.generation.request.lines import LETTERS
 from neonym.generation.samplers import SAMPLERS, Process, check_process, check_pure_noise, split_spacing
 from neonym.models.loading.identify import identify
@@ -63,7 +63,10 @@ def resolve_model_name(settings: GenerateSettings) -> str:
 
 def native_values(source: ModelSource | None) -> NativeValues:
     """Return the native values of a model, or common ones for a model that cannot be read."""
-    return NativeValues(source.native_size, source.guidance, source.latents.multiple) if source else UNKNOWN_MODEL
+    if source is None:
+        return UNKNOWN_MODEL
+    steps = source.facts.steps or USUAL_STEPS
+    return NativeValues(source.native_size, source.guidance, source.latents.multiple, steps)
 
 
 def sampler_process(source: ModelSource | None) -> Process:
@@ -93,7 +96,9 @@ def model_fit_problems(settings: GenerateSettings, source: ModelSource, words: W
     for word, (file, embedding) in words.items():
         yield from embedding_misfits(word, file, embedding, source)
     yield from source_notes(source)
-    if settings.clip_skip > source.text_layers:
+    if family.no_clip_skip and settings.clip_skip > 1:
+        yield Problem("error", f"{family.no_clip_skip}, so no layer can be skipped", "--clip_skip", "Leave it out")
+    elif settings.clip_skip > source.text_layers:
         what = f"{settings.clip_skip} is more than the text encoder's {source.text_layers} layers"
         yield Problem("error", what, "--clip_skip")
     elif family.fixed_text_layer and settings.clip_skip > DEEPEST_FIXED:

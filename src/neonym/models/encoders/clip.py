@@ -35,6 +35,15 @@ def clip_hidden(encoder: CLIPTextModel | CLIPTextModelWithProjection, ids: Tenso
     return body.final_layer_norm(states[-clip_skip])
 
 
+def pooled_at_end(states: Tensor, ids: Tensor, end: int) -> Tensor:
+    """Return the states [B,D] at the first end token of ids [B,77], from states [B,77,D].
+
+    transformers may look for the highest id instead, which would find a learned row.
+    """
+    first_end = (ids == end).int().argmax(dim=1)
+    return states[torch.arange(len(ids), device=states.device), first_end.to(states.device)]
+
+
 def emphasised(text: Tensor, emphasis: Tensor | None, keep: Keep = "none") -> Tensor:
     """Return hidden states [B,S,D] multiplied by their emphasis [B,K,77].
 

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neonym.models.encoders.clip import Keep, emphasised, join_chunks
+from neonym.models.encoders.clip import Keep, emphasised, join_chunks, pooled_at_end
 from neonym.models.families.unet import FIRST, SECOND
 from neonym.models.families.unet_network import UNetModel, load_as
 from neonym.models.families.unet_network import from_original_names as from_original_names
 from neonym.models.source import ModelSource
 from neonym.models.text_side import TextSide
 from neonym.models.tokenizers.word_tokenizer import WordTokenizer
-from neonym.types import Encoded, TextCond
+from neonym.types import NO_CONDITIONS, Conditions, Encoded, TextCond
 
 
 class StableDiffusionXLText(TextSide):
@@ -33,32 +33,27 @@ class StableDiffusionXLText(TextSide):
         return TextCond(torch.cat(parts, dim=-1), pooled)
 
     def pooled(self, states: Tensor, ids: Tensor) -> Tensor:
-        """Return the projected states [B,77,D] at the first end token of ids [B,77], as pooled text [B,P].
-
-        transformers may look for the highest id instead, which would find a learned row.
-        """
+        """Return the projected states [B,77,D] at the first end token of ids [B,77], as pooled text [B,P]."""
         tokenizer: Any = self.tokenizers[SECOND.name]
-        first_end = (ids == tokenizer.clip.end).int().argmax(dim=1)
-        rows = torch.arange(len(ids), device=ids.device)
         projection: Any = self.encoders[SECOND.name].text_projection
-        return projection(states[rows, first_end.to(rows.device)])
+        return projection(pooled_at_end(states, ids, tokenizer.clip.end))
 
 
 class StableDiffusionXL(UNetModel):
     """A frozen SDXL model."""
 
-    def predict(self, x_t: Tensor, t: Tensor, text: TextCond, sizes: Tensor | None = None) -> Tensor:
+    def predict(self, x_t: Tensor, t: Tensor, text: TextCond, conditions: Conditions = NO_CONDITIONS) -> Tensor:
         """Return the U-Net's prediction in float32, [B,C,h,w].
 
         Raises ValueError if there are no `sizes` or no pooled text, which other families do without.
         """
-        if sizes is None:
+        if conditions.sizes is None:
             raise ValueError("SDXL predicts for images of known sizes, but `sizes` are missing")
         if text.pooled is None:
             raise ValueError("SDXL reads the pooled text of its second encoder, but the text has none")
         dtype = self.dtype
-        conditions = {"text_embeds": text.pooled.to(dtype), "time_ids": sizes.to(dtype)}
-        return self.denoiser(x_t.to(dtype), t, text.sequence.to(dtype), added_cond_kwargs=conditions).sample.float()
+        added = {"text_embeds": text.pooled.to(dtype), "time_ids": conditions.sizes.to(dtype)}
+        return self.denoiser(x_t.to(dtype), t, text.sequence.to(dtype), added_cond_kwargs=added).sample.float()
 
 
 def load(

@@ -14,7 +14,7 @@ from neonym.models.families.unet_network import from_original_names as from_orig
 from neonym.models.source import ModelSource
 from neonym.models.text_side import TextSide
 from neonym.models.tokenizers.word_tokenizer import WordTokenizer
-from neonym.types import Encoded, TextCond
+from neonym.types import NO_CONDITIONS, Conditions, Encoded, TextCond
 
 
 class StableDiffusionText(TextSide):
@@ -35,9 +35,9 @@ class StableDiffusionText(TextSide):
 class StableDiffusion(UNetModel):
     """A frozen Stable Diffusion 1.x or 2.x model."""
 
-    def predict(self, x_t: Tensor, t: Tensor, text: TextCond, sizes: Tensor | None = None) -> Tensor:
-        """Return the U-Net's prediction in float32, [B,C,h,w]. `sizes` are ignored."""
-        del sizes
+    def predict(self, x_t: Tensor, t: Tensor, text: TextCond, conditions: Conditions = NO_CONDITIONS) -> Tensor:
+        """Return the U-Net's prediction in float32, [B,C,h,w]. It reads no `conditions`."""
+        del conditions
         return self.denoiser(x_t.to(self.dtype), t, text.sequence.to(self.dtype)).sample.float()
 
 

@@ -20,7 +20,8 @@ from neonym.models.loading.vocabulary_spread import TOKEN_TABLES
 from neonym.models.loading.weight_files import read_tensors
 from neonym.models.source import ModelSource
 
-BODY = "text_model."  # a prefix of text encoder weights: in transformers 5 of some encoders, in files of most
+# Prefixes of text encoder weights: in transformers 5 of some encoders, in files of most
+BODIES = ("text_model.", "model.")
 OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 OPEN_CLIP_BLOCKS = "transformer.resblocks."
 SHOWN = 3  # weights named in a message
@@ -181,5 +182,6 @@ def newer(name: str) -> str:
 
 
 def as_wanted(name: str, wanted: Mapping[str, Any]) -> str:
-    """Return a name with or without the prefix `text_model.`, whichever the module has."""
-    return next((n for n in (name, name.removeprefix(BODY), f"{BODY}{name}") if n in wanted), name)
+    """Return a name with or without one of the prefixes in BODIES, whichever the module has."""
+    forms = (form for body in BODIES for form in (name.removeprefix(body), f"{body}{name}"))
+    return next((form for form in (name, *forms) if form in wanted), name)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from neonym.errors import ModelError, Problem
 from neonym.models.defaults import PUBLISHED_SPREAD
-from neonym.models.family import BY_USER, Configs
+from neonym.models.family import BY_USER, Configs, Family, Recognised
 from neonym.models.registry import families, supported
 from neonym.models.source import ModelSource
 
@@ -28,7 +28,7 @@ def source_of(name: str, folder: Path, configs: Configs) -> ModelSource:
                 family=family,
                 configs=configs,
                 facts=facts,
-                guidance=float(configs.get("neonym", {}).get("guidance", family.guidance)),
+                guidance=usual_guidance(family, facts, configs),
                 word_spread=spread_in_config(configs),
             )
             _ = source.defaults  # raises ValueError for invalid settings in a neonym.json
@@ -44,6 +44,15 @@ def source_of(name: str, folder: Path, configs: Configs) -> ModelSource:
     kind = str(configs.get("model_index", {}).get("_class_name") or "a model without a name")
     what = f"is a {kind}, which is not supported (supported: text-to-image {supported()})"
     raise ModelError(what, name)
+
+
+def usual_guidance(family: Family, facts: Recognised, configs: Configs) -> float:
+    """Return the guidance scale that suits a model: that of its neonym.json, its own, or its family's.
+
+    Raises ValueError or TypeError if the one in the neonym.json is not a number.
+    """
+    usual = family.guidance if facts.guidance is None else facts.guidance
+    return float(configs.get("neonym", {}).get("guidance", usual))
 
 
 def spread_in_config(configs: Configs) -> float:

@@ -1,0 +1,56 @@
+"""Define what the networks of rectified flows share: how they are loaded, their time, and packed latents."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from neonym.models.loading.parts import load_parts, vae_of
+from neonym.models.model import Model
+from neonym.models.process.flow import STEPS, Flow
+from neonym.models.source import ModelSource
+from neonym.models.text_side import TextSide
+
+AnyModel = TypeVar("AnyModel", bound=Model)
+
+
+def load_as(
+    kind: type[AnyModel], source: ModelSource, text: type[TextSide], device: torch.device, dtype: torch.dtype,
+    **text_options: Any,
+) -> AnyModel:  # fmt: skip
+    """Return a model of the class `kind` with its weights, and a text side of the class `text` with `text_options`.
+
+    Raises ModelError if weights or configs cannot be read.
+    """
+    parts = load_parts(source, device, dtype)
+    encoders: Any = {name: parts[name] for name in source.encoders}
+    scheduler = source.configs["scheduler"]
+    process = Flow(shift=float(scheduler.get("shift", 1.0)))
+    denoiser = parts[source.family.denoiser.part]
+    return kind(source, denoiser, text(encoders, **text_options), vae_of(source, parts), process, scheduler)
+
+
+def sigma_of(t: Tensor, count: int) -> Tensor:
+    """Return the noise levels sigma, float32 [B] in 0..1, of timesteps [B], or of one timestep for `count` samples."""
+    return (t.float() / STEPS).expand(count)
+
+
+def pack(latents: Tensor) -> Tensor:
+    """Return latents [B,C,h,w] as tokens of 2 x 2 neighbours, [B,N,4C], whose channels are in the order C, y, x."""
+    blocks = latents.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # [B,C,h/2,2,w/2,2]
+    return blocks.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
+    """Return tokens [B,N,4C] as latents [B,C,h,w], the inverse of `pack`."""
+    blocks = tokens.unflatten(2, (-1, 2, 2)).unflatten(1, (height // 2, width // 2))  # [B,h/2,w/2,C,2,2]
+    return blocks.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+
+
+def image_positions(height: int, width: int, device: torch.device) -> Tensor:
+    """Return the positions (0, row, column) of an image's tokens, float32 [h*w,3]."""
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+    grid = torch.stack(torch.meshgrid(torch.zeros(1, device=device), rows, columns, indexing="ij"), dim=-1)
+    return grid.flatten(0, 2).float()

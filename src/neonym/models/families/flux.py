@@ -1,0 +1,66 @@
+"""FLUX.1 (Black Forest Labs 2024): a rectified flow that reads CLIP's pooled text and T5's states.
+
+This module does not need torch.
+"""
+
+from __future__ import annotations
+
+from neonym.errors import ModelError
+from neonym.models.defaults import published
+from neonym.models.family import Configs, DenoiserSpec, EncoderSpec, Family, LatentSpec, Recognised
+
+CLIP = EncoderSpec("text_encoder", "CLIPTextModel", "clip_l", ("text_encoder",), width=768)
+T5 = EncoderSpec(
+    "text_encoder_2", "T5EncoderModel", "t5xxl", ("t5", "text_encoder_2"), kind="t5", width=4096, max_length=512
+)
+TRANSFORMER = DenoiserSpec(
+    "transformer", "FluxTransformer2DModel",
+    not_quantized=("time_text_embed", "x_embedder", "context_embedder", "norm_out", "proj_out"),
+)  # fmt: skip
+CHANNELS = 64  # of a token: 2 x 2 latents of 16 channels
+OTHER_TASKS = {  # pipeline -> what its model is for
+    "FluxFillPipeline": "inpainting", "FluxControlPipeline": "images with a depth map or edges",
+    "FluxKontextPipeline": "editing images", "FluxPriorReduxPipeline": "variations of an image",
+}  # fmt: skip
+
+
+def recognise(configs: Configs, name: str) -> Recognised | None:
+    """Return the facts about a FLUX.1 model, or None for any other model.
+
+    Raises ModelError for a related model that does not generate from text alone.
+    """
+    transformer = configs.get(TRANSFORMER.part, {})
+    if transformer.get("_class_name") != TRANSFORMER.module:
+        return None
+    pipeline, channels = configs.get("model_index", {}).get("_class_name", ""), transformer.get("in_channels", CHANNELS)
+    if pipeline in OTHER_TASKS or channels != CHANNELS:
+        task = OTHER_TASKS.get(pipeline, f"another task: it takes {channels} channels, not {CHANNELS}")
+        raise ModelError(f"is a FLUX.1 model for {task}, not for text-to-image", name, "Use FLUX.1 dev or schnell")
+    layers = int(configs.get(CLIP.name, {}).get("num_hidden_layers", 12))
+    if transformer.get("guidance_embeds"):  # dev
+        return Recognised(native_size=1024, text_layers=layers, embedded_guidance=3.5, steps=28)
+    return Recognised(native_size=1024, text_layers=layers, steps=4)  # schnell
+
+
+FLUX1 = Family(
+    name="flux1",
+    label="FLUX.1",
+    encoders=(CLIP, T5),
+    denoiser=TRANSFORMER,
+    latents=LatentSpec(channels=16, multiple=16, scaling_factor=0.3611, shift_factor=0.1159, patch=2),
+    process="flow",
+    recognise=recognise,
+    module="neonym.models.families.flux_network",
+    pipeline="FluxPipeline",
+    guidance=1.0,
+    defaults=published(
+        "FLUX.1",
+        learning_rate=(2e-3, "as for SDXL, which has the same CLIP encoder: no rate for FLUX.1 is published"),
+        max_train_steps=(2000, "as for SDXL: no number for FLUX.1 is published"),
+        mixed_precision=("bf16, else no", "T5 overflows in fp16"),
+        gpu_memory=(48, "estimated: weights of 33 GB in bf16, and activations at 1024 pixels"),
+    ),
+    architectures={"velocity": "flux-1-dev"},
+    fixed_text_layer=True,
+    no_clip_skip="FLUX.1 reads only CLIP's pooled text",
+)
