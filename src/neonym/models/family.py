@@ -21,7 +21,7 @@ Configs = dict[str, dict[str, Any]]  # component of a Diffusers folder -> its co
 class SequenceSpec:
     """How a caption is laid out for an encoder, as the family's pipeline in diffusers does it."""
 
-    template: tuple[str, str] = ("", "")  # the text before and after the caption; nothing of it is cut off first
+    template: tuple[str, str] = ("", "")  # the text before and after the caption
     suffix_last: bool = False  # the text after the caption stands behind the padding
     empty: str = ""  # what an empty caption is replaced by
     lower_case: bool = False  # captions are put in lower case
@@ -29,8 +29,10 @@ class SequenceSpec:
     full_length: bool = True  # padding reaches the encoder's `max_length`; otherwise, the longest caption of a batch
     padded: Literal["right", "left"] = "right"  # the side of the padding
     masked: bool = False  # the encoder is told which ids are padding
-    weighted: bool = True  # (text:1.3) can be emphasis; a chat template has none, so brackets stay text
+    # What (text:1.3) can be: emphasis of its ids, a piece of its own that weighs nothing here, or plain text
+    brackets: Literal["weigh", "split", "text"] = "weigh"
     word_id: int | None = None  # the id that stands for each vector of a learned word, if there is no row to learn
+    comfyui_length: int = 0  # ids to which ComfyUI pads a caption, at least; CLIP has chunks of 77
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from neonym.models.family import EncoderSpec, SequenceSpec
 ENCODERS = (
     EncoderSpec(
         "text_encoder", "Qwen3Model", "qwen3_06b", kind="causal_lm", width=1024, max_length=512,
-        layout=SequenceSpec(masked=True, full_length=False),
+        layout=SequenceSpec(masked=True, full_length=False, brackets="split", comfyui_length=1),
     ),
 )  # fmt: skip
 # The adapter has its own table of T5's ids. ComfyUI puts id 0 in the place of each vector of a word.

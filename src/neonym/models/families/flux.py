@@ -10,7 +10,10 @@ from neonym.models.family import EncoderSpec, SequenceSpec
 DEV_LENGTH, SCHNELL_LENGTH = 512, 256  # ids of T5; padding is read like text, so the number matters
 ENCODERS = (
     EncoderSpec(
-        "text_encoder", "CLIPTextModel", "clip_l", width=768, max_length=77, layout=SequenceSpec(repaired=False)
+        "text_encoder", "CLIPTextModel", "clip_l", width=768, max_length=77, layout=SequenceSpec(repaired=False),
     ),
-    EncoderSpec("text_encoder_2", "T5EncoderModel", "t5xxl", ("t5",), kind="t5", width=4096, max_length=DEV_LENGTH),
-)
+    EncoderSpec(
+        "text_encoder_2", "T5EncoderModel", "t5xxl", ("t5",), kind="t5", width=4096, max_length=DEV_LENGTH,
+        layout=SequenceSpec(comfyui_length=256),
+    ),
+)  # fmt: skip

@@ -10,7 +10,8 @@ from neonym.models.family import EncoderSpec, SequenceSpec
 LAYOUT = SequenceSpec(
     template=("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"),
     masked=True,
-    weighted=False,
+    brackets="text",
+    comfyui_length=512,
 )
 
 
