@@ -18,8 +18,26 @@ Configs = dict[str, dict[str, Any]]  # component of a Diffusers folder -> its co
 
 
 @dataclass(frozen=True)
+class SequenceSpec:
+    """How a caption is laid out for an encoder, as the family's pipeline in diffusers does it."""
+
+    template: tuple[str, str] = ("", "")  # the text before and after the caption
+    suffix_last: bool = False  # the text after the caption stands behind the padding
+    empty: str = ""  # what an empty caption is replaced by
+    lower_case: bool = False  # captions are put in lower case
+    repaired: bool = True  # CLIP: broken characters and HTML entities are repaired, as OpenAI's tokenizer does
+    full_length: bool = True  # padding reaches the encoder's `max_length`; otherwise, the longest caption of a batch
+    padded: Literal["right", "left"] = "right"  # the side of the padding
+    masked: bool = False  # the encoder is told which ids are padding
+    # What (text:1.3) can be: emphasis of its ids, a piece of its own that weighs nothing here, or plain text
+    brackets: Literal["weigh", "split", "text"] = "weigh"
+    word_id: int | None = None  # the id that stands for each vector of a learned word, if there is no row to learn
+    comfyui_length: int = 0  # ids to which ComfyUI pads a caption, at least; CLIP has chunks of 77
+
+
+@dataclass(frozen=True)
 class EncoderSpec:
-    """A text encoder of a family."""
+    """A text encoder of a family, or a reader of ids that is part of the denoiser."""
 
     name: str  # its component in a Diffusers folder: "text_encoder"
     module: str  # its class in transformers
@@ -27,8 +45,9 @@ class EncoderSpec:
     aliases: tuple[str, ...] = ()  # its keys in files of other programs
     kind: Literal["clip", "t5", "causal_lm"] = "clip"  # which tokenizer reads captions for it
     width: int | None = None  # vector width in published models; None: it varies
-    max_length: int = 0  # ids in a sequence, including the end; CLIP reads chunks instead
+    max_length: int = 0  # ids in a sequence, with its template and end; 0: no limit, and for CLIP chunks of 77
     id_zero_pads: bool = False  # padding is id 0, which no text contains
+    layout: SequenceSpec = SequenceSpec()
 
     @property
     def tokenizer(self) -> str:
@@ -108,6 +127,8 @@ class Family:
     architectures: Mapping[str, str] = field(default_factory=dict)  # prediction type -> modelspec architecture
     # Prediction type -> its name in modelspec, which has none for the velocity of a flow
     prediction_names: Mapping[str, str] = field(default_factory=lambda: {"epsilon": "epsilon", "v_prediction": "v"})
+    # Tokenizers whose ids the denoiser reads itself, without an encoder; they are named by their component
+    id_readers: tuple[EncoderSpec, ...] = ()
     checkpoint: CheckpointLayout | None = None
     flag: str | None = None  # sd-scripts' flag for it
     # Prefixes of diffusers' schedulers that are unsupported, whatever the configs
@@ -124,7 +145,7 @@ class Family:
     def components(self) -> tuple[str, ...]:
         """The components of a Diffusers folder that are used."""
         texts = [part for encoder in self.encoders for part in (encoder.name, encoder.tokenizer)]
-        return (self.denoiser.part, "vae", "scheduler", *texts)
+        return (self.denoiser.part, "vae", "scheduler", *texts, *(reader.name for reader in self.id_readers))
 
     def architecture(self, prediction_type: str) -> str:
         """Return the modelspec name of the architecture, or the family's name if modelspec has none."""

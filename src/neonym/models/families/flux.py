@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from neonym.errors import ModelError
 from neonym.models.defaults import published
-from neonym.models.family import Configs, DenoiserSpec, EncoderSpec, Family, LatentSpec, Recognised
+from neonym.models.family import Configs, DenoiserSpec, EncoderSpec, Family, LatentSpec, Recognised, SequenceSpec
 
-CLIP = EncoderSpec("text_encoder", "CLIPTextModel", "clip_l", ("text_encoder",), width=768)
-T5 = EncoderSpec(
-    "text_encoder_2", "T5EncoderModel", "t5xxl", ("t5", "text_encoder_2"), kind="t5", width=4096, max_length=512
+DEV_LENGTH, SCHNELL_LENGTH = 512, 256  # ids of T5; padding is read like text, so the number matters
+CLIP = EncoderSpec(
+    "text_encoder", "CLIPTextModel", "clip_l", width=768, max_length=77, layout=SequenceSpec(repaired=False)
 )
+T5 = EncoderSpec(
+    "text_encoder_2", "T5EncoderModel", "t5xxl", ("t5",), kind="t5", width=4096, max_length=DEV_LENGTH,
+    layout=SequenceSpec(comfyui_length=256),
+)  # fmt: skip
+ENCODERS = (CLIP, T5)
 TRANSFORMER = DenoiserSpec(
     "transformer", "FluxTransformer2DModel",
     not_quantized=("time_text_embed", "x_embedder", "context_embedder", "norm_out", "proj_out"),
@@ -45,7 +50,7 @@ def recognise(configs: Configs, name: str) -> Recognised | None:
 FLUX1 = Family(
     name="flux1",
     label="FLUX.1",
-    encoders=(CLIP, T5),
+    encoders=ENCODERS,
     denoiser=TRANSFORMER,
     latents=LatentSpec(channels=16, multiple=16, scaling_factor=0.3611, shift_factor=0.1159, patch=2),
     process="flow",

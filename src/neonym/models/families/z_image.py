@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from neonym.errors import ModelError
 from neonym.models.defaults import published
-from neonym.models.family import Configs, DenoiserSpec, EncoderSpec, Family, LatentSpec, Recognised
+from neonym.models.family import Configs, DenoiserSpec, EncoderSpec, Family, LatentSpec, Recognised, SequenceSpec
 
-QWEN = EncoderSpec(
-    "text_encoder", "Qwen3Model", "qwen3_4b", ("text_encoder",), kind="causal_lm", width=2560, max_length=512
+LAYOUT = SequenceSpec(
+    template=("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"), masked=True, brackets="text"
 )
+QWEN = EncoderSpec(
+    "text_encoder", "Qwen3Model", "qwen3_4b", kind="causal_lm", width=2560, max_length=512, layout=LAYOUT
+)
+ENCODERS = (QWEN,)
 TRANSFORMER = DenoiserSpec(
     "transformer", "ZImageTransformer2DModel",
     not_quantized=("t_embedder", "cap_embedder", "all_x_embedder", "all_final_layer"),
@@ -38,7 +42,7 @@ def recognise(configs: Configs, name: str) -> Recognised | None:
 Z_IMAGE = Family(
     name="zimage",
     label="Z-Image",
-    encoders=(QWEN,),
+    encoders=ENCODERS,
     denoiser=TRANSFORMER,
     latents=LatentSpec(channels=16, multiple=16, scaling_factor=0.3611, shift_factor=0.1159, patch=2),
     process="flow",
