@@ -510,4 +510,4 @@ def test_sdxl_names_what_it_misses():
     with pytest.raises(ValueError, match="`sizes` are missing"):
         predict(None, torch.zeros(1), torch.zeros(1), text)  # pyright: ignore
     with pytest.raises(ValueError, match="the pooled text"):
-        predict(None, torch.zeros(1), torch.zeros(1), text, torch.zeros(1, 6))  # pyright: ignore
+        predict(None, torch.zeros(1), torch.zeros(1), text, Conditions(torch.zeros(1, 6)))  # pyright: ignore

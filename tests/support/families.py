@@ -1,0 +1,108 @@
+"""Tiny random models of the families, in Diffusers' layout, with the real vocabularies."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel, ZImageTransformer2DModel
+from transformers import CLIPTextConfig, CLIPTextModel, Qwen3Config, Qwen3Model, T5Config, T5EncoderModel
+
+from neonym.models.source import BUILTIN_MODELS
+
+CLIP_VOCABULARY = BUILTIN_MODELS / "emoji" / "tokenizer"
+TOKENIZERS = BUILTIN_MODELS / "tokenizers"  # of encoders that are not CLIP, by the name of their folder
+SIDE = 32  # pixels, of images that tests train on: 2 x 2 tokens
+
+Parts = dict[str, Any]  # component -> module with `save_pretrained`, or a folder that is copied
+
+
+def tiny_clip(width: int = 32) -> CLIPTextModel:
+    """Return CLIP-L with the `eos_token_id` of published configs, at which transformers pools wrongly."""
+    config = CLIPTextConfig(
+        vocab_size=49408, hidden_size=width, intermediate_size=64, projection_dim=width, num_hidden_layers=2,
+        num_attention_heads=2, bos_token_id=0, eos_token_id=2, pad_token_id=1,
+    )  # fmt: skip
+    return CLIPTextModel(config)
+
+
+def tiny_t5(width: int = 32) -> T5EncoderModel:
+    """Return T5 v1.1 with its table of 32,128 rows."""
+    config = T5Config(
+        vocab_size=32128, d_model=width, d_kv=8, d_ff=48, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    return T5EncoderModel(config)
+
+
+def tiny_qwen(width: int = 32, layers: int = 3) -> Qwen3Model:
+    """Return Qwen3 with its table of 151,936 rows."""
+    config = Qwen3Config(
+        vocab_size=151936, hidden_size=width, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, max_position_embeddings=1024, tie_word_embeddings=True,
+    )  # fmt: skip
+    return Qwen3Model(config)
+
+
+def tiny_vae(scaling_factor: float = 0.3611, shift_factor: float = 0.1159, channels: int = 16) -> AutoencoderKL:
+    """Return a VAE with the normalisation of FLUX.1's."""
+    return AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8), latent_channels=channels, norm_num_groups=4, layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        scaling_factor=scaling_factor, shift_factor=shift_factor, sample_size=64, use_quant_conv=False,
+        use_post_quant_conv=False,
+    )  # fmt: skip
+
+
+def flux_parts(guidance: bool = True) -> Parts:
+    """Return the parts of FLUX.1 dev, or of schnell without `guidance`."""
+    transformer = FluxTransformer2DModel(
+        num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=32,
+        pooled_projection_dim=32, axes_dims_rope=(4, 6, 6), guidance_embeds=guidance,
+    )  # fmt: skip
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0 if guidance else 1.0, use_dynamic_shifting=guidance)
+    return {
+        "model_index": "FluxPipeline", "transformer": transformer, "scheduler": scheduler, "vae": tiny_vae(),
+        "text_encoder": tiny_clip(), "tokenizer": CLIP_VOCABULARY,
+        "text_encoder_2": tiny_t5(), "tokenizer_2": TOKENIZERS / "t5",
+    }  # fmt: skip
+
+
+def z_image_parts() -> Parts:
+    """Return the parts of Z-Image."""
+    transformer = ZImageTransformer2DModel(
+        dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=32, axes_dims=[4, 6, 6],
+        axes_lens=[1024, 64, 64],
+    )  # fmt: skip
+    with torch.no_grad():  # left as they are in memory by diffusers
+        for pad in (transformer.x_pad_token, transformer.cap_pad_token):
+            pad.normal_(0, 0.1)
+    return {
+        "model_index": "ZImagePipeline", "transformer": transformer, "vae": tiny_vae(),
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0), "text_encoder": tiny_qwen(),
+        "tokenizer": TOKENIZERS / "qwen3",
+    }  # fmt: skip
+
+
+FAMILIES: dict[str, Callable[[], Parts]] = {"flux1": flux_parts, "zimage": z_image_parts}
+
+
+def tiny_model(family: str, home: Path, **options: Any) -> Path:
+    """Write a tiny random model of a family as a Diffusers folder, and return it."""
+    torch.manual_seed(0)
+    parts = FAMILIES[family](**options)
+    index: dict[str, Any] = {"_class_name": parts.pop("model_index")}
+    home.mkdir(parents=True, exist_ok=True)
+    for name, part in parts.items():
+        if isinstance(part, Path):
+            shutil.copytree(part, home / name)
+        else:
+            part.save_pretrained(home / name)
+        library = type(part).__module__.partition(".")[0]
+        index[name] = ["transformers", "AutoTokenizer"] if isinstance(part, Path) else [library, type(part).__name__]
+    (home / "model_index.json").write_text(json.dumps(index))
+    return home
