@@ -28,6 +28,7 @@ class SequenceSpec:
     repaired: bool = True  # CLIP: broken characters and HTML entities are repaired, as OpenAI's tokenizer does
     full_length: bool = True  # padding reaches the encoder's `max_length`; otherwise, the longest caption of a batch
     padded: Literal["right", "left"] = "right"  # the side of the padding
+    pads_with: int | None = None  # CLIP: the id of padding in models that are one file; None: that of their config
     masked: bool = False  # the encoder is told which ids are padding
     # What (text:1.3) can be: emphasis of its ids, a piece of its own that weighs nothing here, or plain text
     brackets: Literal["weigh", "split", "text"] = "weigh"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from tokenizers import Tokenizer
 
-from neonym.models.tokenizers.word_tokenizer import Ids, WordTokenizer
+from neonym.models.tokenizers.comfyui import in_chunks
+from neonym.models.tokenizers.word_tokenizer import Chunk, Ids, Layout, WordTokenizer
 from neonym.text.words import clean
 
 CHUNK = 75  # ids in a chunk, without start and end
@@ -42,8 +45,11 @@ class ClipWordTokenizer(WordTokenizer):
         return frozenset((self.clip.start, self.clip.end))
 
     def cleaned(self, text: str) -> str:
-        """Return text as CLIP cleans it: with its encoding fixed, in lower case, with single spaces."""
-        return clean(text)
+        """Return text as CLIP cleans it: with its encoding fixed, in lower case, with single spaces.
+
+        transformers does not fix it, and lower case is left to the tokenizer.
+        """
+        return clean(text) if self.layout.repaired else " ".join(text.split())
 
     def token_ids(self, text: str) -> list[int]:
         """Return the ids of text without new words, without start and end.
@@ -61,21 +67,39 @@ class ClipWordTokenizer(WordTokenizer):
         """Return the text of an id, without the mark at the end of a word."""
         return str(self.clip.backend.id_to_token(token)).removesuffix("</w>")
 
-    def __call__(self, text: str) -> Ids:
+    def plain_ids(self, text: str) -> Sequence[int]:
+        """Return the ids of text as ComfyUI reads it: a new word is ordinary text, and so is the name of the padding."""
+        return self.unpadded.encode(" ".join(text.split()), add_special_tokens=False).ids
+
+    @cached_property
+    def unpadded(self) -> Tokenizer:
+        """The tokenizer of the vocabulary, without a token for padding."""
+        pad = self.clip.pad
+        if pad == self.clip.end or pad not in self.clip.backend.get_added_tokens_decoder():
+            return self.clip.backend
+        table = json.loads(self.clip.backend.to_str())
+        table["added_tokens"] = [token for token in table["added_tokens"] if token["id"] != pad]
+        return Tokenizer.from_str(json.dumps(table))
+
+    def __call__(self, text: str, comfyui: bool = False) -> Ids:
         """Return the ids of a caption, in at most `chunks` chunks, each with start, end and padding."""
-        found = super().__call__(text)
+        found = super().__call__(text, comfyui)
         if self.chunks > 1:
             self.match_sdscripts_edges(found.ids, row_is_full=len(self.with_emphasis(text)) >= self.room)
         return found
 
-    def laid_out(self, chunks: Sequence[Sequence[tuple[int, float]]]) -> tuple[list[list[int]], list[list[float]]]:
+    def laid_out(self, chunks: Sequence[Chunk]) -> Layout:
         """Return the ids and the emphasis, each [K,77], of K chunks of up to 75 (id, emphasis)."""
         rows, emphasis = [], []
         for chunk in chunks:
             empty = CHUNK - len(chunk)
             rows.append([self.clip.start, *(token for token, _ in chunk), self.clip.end] + [self.clip.pad] * empty)
             emphasis.append([1.0, *(weight for _, weight in chunk), 1.0] + [1.0] * empty)
-        return rows, emphasis
+        return Layout(rows, emphasis)
+
+    def laid_out_as_comfyui(self, groups: Iterable[Chunk]) -> Layout:
+        """Return groups of (id, emphasis) in as many chunks as they need, each [K,77]."""
+        return self.laid_out(in_chunks(groups, CHUNK))
 
     def match_sdscripts_edges(self, ids: list[list[int]], row_is_full: bool) -> None:
         """Change the edges of chunks [K,77], in place, to those of sd-scripts, which cuts chunks out of one padded row.

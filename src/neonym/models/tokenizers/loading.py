@@ -12,11 +12,12 @@ from tokenizers import Tokenizer
 from neonym.errors import ModelError
 from neonym.io.memo import memoized, versions
 from neonym.io.pickles import first_line
-from neonym.models.family import EncoderSpec
+from neonym.models.family import Configs, EncoderSpec
 from neonym.models.loading.folder import check_tokenizer
 from neonym.models.source import BUILTIN_MODELS, ModelSource
 from neonym.models.tokenizers.clip import CHUNK, MOST_CHUNKS, ClipTokenizer, ClipWordTokenizer
-from neonym.models.tokenizers.sequence import SequenceWordTokenizer
+from neonym.models.tokenizers.sequence import NO_LIMIT, SequenceWordTokenizer
+from neonym.models.tokenizers.shipped import SequenceTokenizer, shipped
 from neonym.models.tokenizers.word_tokenizer import WordTokenizer
 
 CLIP = BUILTIN_MODELS / "emoji" / "tokenizer"  # the complete vocabulary of CLIP
@@ -25,41 +26,49 @@ CLIP = BUILTIN_MODELS / "emoji" / "tokenizer"  # the complete vocabulary of CLIP
 def load_tokenizers(source: ModelSource, max_token_length: int = CHUNK) -> dict[str, WordTokenizer]:
     """Return the tokenizer of each text encoder. CLIP captions have up to `max_token_length` ids. Raises ModelError."""
     found = {}
-    for encoder in source.family.encoders:
+    for encoder in (*source.family.encoders, *source.family.id_readers):
         try:
-            if encoder.kind == "clip":
-                found[encoder.name] = clip_tokenizer(source, encoder, max_token_length)
-            else:
-                found[encoder.name] = sequence_tokenizer(source, encoder)
+            found[encoder.name] = tokenizer_for(encoder, folder_for(source, encoder), source.configs, max_token_length)
         except Exception as error:  # invalid files can fail in any way
             raise ModelError(f"its tokenizer cannot be read ({first_line(error)})", source.name) from error
     return found
 
 
-def clip_tokenizer(source: ModelSource, encoder: EncoderSpec, max_token_length: int) -> ClipWordTokenizer:
-    """Return a CLIP tokenizer, from the model's folder or, for a single-file checkpoint, from this package.
+def folder_for(source: ModelSource, encoder: EncoderSpec) -> Path | None:
+    """Return the folder of an encoder's tokenizer, or None if the package's is used.
 
-    Padding is that of the encoder: the end, or id 0. Invalid files raise any exception.
+    A folder has tokenizers for all encoders. A file may have them beside it.
     """
-    config = source.configs[encoder.name]
-    if source.file is None:
-        folder = source.folder / encoder.tokenizer
+    folder = source.folder / encoder.tokenizer
+    own = source.file is None or (encoder.kind != "clip" and folder.is_dir())
+    return folder if own else None
+
+
+def tokenizer_for(
+    encoder: EncoderSpec, folder: Path | None, configs: Configs, max_token_length: int = CHUNK
+) -> WordTokenizer:
+    """Return a tokenizer from a folder, or from the package. Invalid files raise any exception.
+
+    Padding is that of the encoder: the end, or id 0.
+    """
+    config = configs.get(encoder.name, {})
+    if folder is not None:
         check_tokenizer(folder)
-        clip = read_clip(folder, id_zero_pads=encoder.id_zero_pads)
-    else:
-        clip = read_clip(CLIP, "!" if config.get("pad_token_id") == 0 else None, encoder.id_zero_pads)
-    vocab, chunks = int(config["vocab_size"]), max_token_length // CHUNK
-    return ClipWordTokenizer(vocab, CHUNK, chunks, MOST_CHUNKS, clip=clip)
-
-
-def sequence_tokenizer(source: ModelSource, encoder: EncoderSpec) -> SequenceWordTokenizer:
-    """Return a tokenizer of one sequence. Invalid files raise any exception."""
-    folder, vocab = source.folder / encoder.tokenizer, int(source.configs[encoder.name]["vocab_size"])
-    table = memoized(
-        "tokenizers", [versions("transformers", "tokenizers"), hashes_in(folder)], lambda: read_sequence(folder)
+    if encoder.kind == "clip":
+        pad = "!" if folder is None and (config.get("pad_token_id") == 0 or encoder.layout.pads_with == 0) else None
+        clip = read_clip(folder or CLIP, pad, encoder.id_zero_pads)
+        chunks, most = (1, 1) if encoder.max_length else (max_token_length // CHUNK, MOST_CHUNKS)
+        return ClipWordTokenizer(int(config["vocab_size"]), CHUNK, chunks, most, layout=encoder.layout, clip=clip)
+    own = read_sequence(folder) if folder else shipped("t5" if encoder.kind == "t5" else "qwen3")
+    return SequenceWordTokenizer(
+        int(config.get("vocab_size", own.backend.get_vocab_size())),
+        encoder.max_length or NO_LIMIT,
+        layout=encoder.layout,
+        tokenizer=own.backend,
+        end=own.end if encoder.kind == "t5" else None,
+        pad=own.pad,
+        keeps_spaces=encoder.kind == "causal_lm",
     )
-    tokenizer = Tokenizer.from_str(table["tokenizer"])
-    return SequenceWordTokenizer(vocab, encoder.max_length - 1, tokenizer=tokenizer, end=table["end"], pad=table["pad"])
 
 
 def hashes_in(folder: Path) -> dict[str, str]:
@@ -67,12 +76,17 @@ def hashes_in(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir()) if p.is_file()}
 
 
-def read_sequence(folder: Path) -> dict[str, Any]:
-    """Return the facts that `sequence_tokenizer` needs, as JSON, from the tokenizer that transformers loads."""
-    from transformers import AutoTokenizer
+def read_sequence(folder: Path) -> SequenceTokenizer:
+    """Return a tokenizer as transformers loads it. The result is cached, since transformers is slow to import."""
 
-    whole = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return {"tokenizer": whole.backend_tokenizer.to_str(), "end": whole.eos_token_id, "pad": whole.pad_token_id}
+    def read() -> dict[str, Any]:
+        from transformers import AutoTokenizer
+
+        whole = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return {"tokenizer": whole.backend_tokenizer.to_str(), "end": whole.eos_token_id, "pad": whole.pad_token_id}
+
+    table = memoized("tokenizers", [versions("transformers", "tokenizers"), hashes_in(folder)], read)
+    return SequenceTokenizer(Tokenizer.from_str(table["tokenizer"]), table["end"], table["pad"])
 
 
 def read_clip(folder: Path, pad: str | None = None, id_zero_pads: bool = False) -> ClipTokenizer:

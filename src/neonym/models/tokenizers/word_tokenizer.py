@@ -15,20 +15,29 @@ from dataclasses import dataclass, field
 
 from tokenizers import Tokenizer
 
+from neonym.models.family import SequenceSpec
 from neonym.text.emphasis import parse_emphasis
 from neonym.text.words import clean, whole_word
 
 Chunk = list[tuple[int, float]]  # (id, emphasis)
+Piece = tuple[str, float]  # (text, emphasis)
 
 
 @dataclass(frozen=True)
-class Ids:
-    """The ids of one caption for one encoder."""
+class Layout:
+    """The ids of K chunks with start, end and padding, as an encoder reads them."""
 
     ids: list[list[int]]  # [K,L]
-    learned: tuple[int, ...]  # positions of learned ids in the flattened `ids`
     emphasis: list[list[float]]  # [K,L], 1 where there is none
-    words: frozenset[str]  # the new words in the caption, in lower case, whether or not they fit
+    mask: list[list[bool]] | None = None  # [K,L], False for padding; None: the encoder is told of none
+
+
+@dataclass(frozen=True)
+class Ids(Layout):
+    """The ids of one caption for one encoder, and the new words in it."""
+
+    learned: tuple[int, ...] = ()  # positions of learned ids in the flattened `ids`
+    words: frozenset[str] = frozenset()  # the new words in the caption, in lower case, whether or not they fit
 
 
 @dataclass
@@ -41,6 +50,7 @@ class WordTokenizer(ABC):
     most_chunks: int = 1  # chunks that the encoder can read
     reads_emphasis: bool = False  # read (text:1.3) as emphasis
     words: dict[str, range] = field(default_factory=dict)  # word in lower case -> its ids, all from V on
+    layout: SequenceSpec = field(kw_only=True, default=SequenceSpec())
 
     @property
     @abstractmethod
@@ -61,12 +71,25 @@ class WordTokenizer(ABC):
         """Return text in the form that the tokenizer splits, in which new words are searched in any case."""
 
     @abstractmethod
-    def laid_out(self, chunks: Sequence[Sequence[tuple[int, float]]]) -> tuple[list[list[int]], list[list[float]]]:
-        """Return the ids and the emphasis of K chunks, each [K,L], with start, end and padding."""
+    def laid_out(self, chunks: Sequence[Chunk]) -> Layout:
+        """Return K chunks of (id, emphasis) with start, end and padding."""
+
+    @abstractmethod
+    def laid_out_as_comfyui(self, groups: Iterable[Chunk]) -> Layout:
+        """Return groups of (id, emphasis), each of a text or a name, with the start, end and padding of ComfyUI."""
 
     @abstractmethod
     def read(self, token: int) -> str:
         """Return the text of an id."""
+
+    @property
+    def knows_emphasis(self) -> bool:
+        """Whether brackets in captions and prompts can be emphasis. In a chat turn, they are text."""
+        return self.layout.brackets != "text"
+
+    def plain_ids(self, text: str) -> Sequence[int]:
+        """Return the ids of text as ComfyUI reads it, in which a new word is ordinary text."""
+        return self.token_ids(self.cleaned(text))
 
     def add_word(self, token: str, rows: int) -> None:
         """Give `token` the next `rows` ids. Raises ValueError if it already has ids."""
@@ -118,10 +141,17 @@ class WordTokenizer(ABC):
         """Return the ids of `text` that do not fit. Raises ValueError if an emphasis is not a number."""
         return [token for token, _ in self.with_emphasis(text)[self.room :]]
 
-    def with_emphasis(self, text: str) -> list[tuple[int, float]]:
+    def pieces(self, text: str) -> list[Piece]:
+        """Return the pieces of `text` with their emphasis. Raises ValueError if an emphasis is not a number."""
+        return parse_emphasis(text) if self.reads_emphasis and self.knows_emphasis else [(text, 1.0)]
+
+    def with_emphasis(self, text: str) -> Chunk:
         """Return the ids of `text` with their emphasis. Raises ValueError if an emphasis is not a number."""
-        pieces = parse_emphasis(text) if self.reads_emphasis else [(text, 1.0)]
-        return [(token, weight) for piece, weight in pieces for token in self.flat(piece)]
+        return [(token, weight) for piece, weight in self.pieces(text) for token in self.flat(piece)]
+
+    def as_comfyui(self, text: str) -> Chunk:
+        """Return the ids that ComfyUI makes of `text`, which are others only in byte-level vocabularies."""
+        return self.with_emphasis(text)
 
     def flat(self, text: str) -> list[int]:
         """Return the ids of `text`, with the row ids of new words."""
@@ -129,12 +159,20 @@ class WordTokenizer(ABC):
 
     def whole(self, text: str) -> Iterator[Sequence[int]]:
         """Yield the ids of `text`: those of a new word together, every other id on its own."""
-        text, last = self.cleaned(text), 0
+        for part in self.parts(self.cleaned(text)):
+            if isinstance(part, str):
+                yield from ((token,) for token in self.token_ids(part))
+            else:
+                yield part
+
+    def parts(self, text: str) -> Iterator[str | range]:
+        """Yield cleaned text in parts: texts, of which the first and the last may be empty, and the ids of words."""
+        last = 0
         for match in whole_word(tuple(self.words)).finditer(in_lower_case(text)) if self.words else ():
-            yield from ((token,) for token in self.token_ids(text[last : match.start()]))
+            yield text[last : match.start()]
             yield self.words[match.group()]
             last = match.end()
-        yield from ((token,) for token in self.token_ids(text[last:]))
+        yield text[last:]
 
     def in_chunks(self, pieces: Iterable[tuple[Sequence[str], float]]) -> list[Chunk]:
         """Return a prompt split into chunks.
@@ -157,15 +195,18 @@ class WordTokenizer(ABC):
                         chunks[-1].append((token, weight))
         return chunks
 
-    def __call__(self, text: str) -> Ids:
-        """Return the ids of a caption, in at most `chunks` chunks. Raises ValueError if an emphasis is not a number."""
-        flat = self.with_emphasis(text)
+    def __call__(self, text: str, comfyui: bool = False) -> Ids:
+        """Return the ids of a caption, in at most `chunks` chunks. Raises ValueError if an emphasis is not a number.
+
+        With `comfyui`, they are those that ComfyUI makes of it.
+        """
+        flat = self.as_comfyui(text) if comfyui else self.with_emphasis(text)
         kept, read = flat[: self.room], {token for token, _ in flat}
         starts = range(0, self.room, self.chunk_size)
-        ids, emphasis = self.laid_out([kept[start : start + self.chunk_size] for start in starts])
-        learned = tuple(i for i, token in enumerate(token for row in ids for token in row) if token >= self.vocab)
+        laid = self.laid_out([kept[start : start + self.chunk_size] for start in starts])
+        learned = tuple(i for i, token in enumerate(token for row in laid.ids for token in row) if token >= self.vocab)
         words = frozenset(word for word, own in self.words.items() if own.start in read)
-        return Ids(ids, learned, emphasis, words)
+        return Ids(laid.ids, laid.emphasis, laid.mask, learned, words)
 
 
 def in_lower_case(text: str) -> str:
