@@ -10,15 +10,44 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel, ZImageTransformer2DModel
-from transformers import CLIPTextConfig, CLIPTextModel, Qwen3Config, Qwen3Model, T5Config, T5EncoderModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    Qwen2TokenizerFast,
+    Qwen3Config,
+    Qwen3Model,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 from neonym.models.source import BUILTIN_MODELS
+from neonym.models.tokenizers.shipped import shipped
 
 CLIP_VOCABULARY = BUILTIN_MODELS / "emoji" / "tokenizer"
-TOKENIZERS = BUILTIN_MODELS / "tokenizers"  # of encoders that are not CLIP, by the name of their folder
 SIDE = 32  # pixels, of images that tests train on: 2 x 2 tokens
 
-Parts = dict[str, Any]  # component -> module with `save_pretrained`, or a folder that is copied
+CHAT = """{% for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% if enable_thinking is defined and not enable_thinking %}<think>
+
+</think>
+
+{% endif %}{% endif %}"""
+
+Parts = dict[str, Any]  # component -> what has `save_pretrained`, or a folder that is copied
+
+
+def t5_tokenizer() -> T5TokenizerFast:
+    """Return T5's tokenizer."""
+    return T5TokenizerFast(tokenizer_object=shipped("t5").backend, model_max_length=512)
+
+
+def qwen_tokenizer() -> Qwen2TokenizerFast:
+    """Return Qwen3's tokenizer, with a template that lays out one turn as Qwen3's does."""
+    marks: dict[str, Any] = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "chat_template": CHAT}
+    return Qwen2TokenizerFast(tokenizer_object=shipped("qwen3").backend, **marks)
 
 
 def tiny_clip(width: int = 32) -> CLIPTextModel:
@@ -68,7 +97,7 @@ def flux_parts(guidance: bool = True) -> Parts:
     return {
         "model_index": "FluxPipeline", "transformer": transformer, "scheduler": scheduler, "vae": tiny_vae(),
         "text_encoder": tiny_clip(), "tokenizer": CLIP_VOCABULARY,
-        "text_encoder_2": tiny_t5(), "tokenizer_2": TOKENIZERS / "t5",
+        "text_encoder_2": tiny_t5(), "tokenizer_2": t5_tokenizer(),
     }  # fmt: skip
 
 
@@ -84,7 +113,7 @@ def z_image_parts() -> Parts:
     return {
         "model_index": "ZImagePipeline", "transformer": transformer, "vae": tiny_vae(),
         "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0), "text_encoder": tiny_qwen(),
-        "tokenizer": TOKENIZERS / "qwen3",
+        "tokenizer": qwen_tokenizer(),
     }  # fmt: skip
 
 
@@ -103,6 +132,6 @@ def tiny_model(family: str, home: Path, **options: Any) -> Path:
         else:
             part.save_pretrained(home / name)
         library = type(part).__module__.partition(".")[0]
-        index[name] = ["transformers", "AutoTokenizer"] if isinstance(part, Path) else [library, type(part).__name__]
+        index[name] = ["transformers", "CLIPTokenizer"] if isinstance(part, Path) else [library, type(part).__name__]
     (home / "model_index.json").write_text(json.dumps(index))
     return home

@@ -107,6 +107,8 @@ class Recognised:
     embedded_guidance: float | None = None  # usual guidance scale that its denoiser reads; None: it reads none
     guidance: float | None = None  # guidance scale that suits this model; None: the family's
     steps: int | None = None  # sampler steps that suit this model; None: as many as any
+    # Encoder -> ids in a sequence, for models whose number differs from the family's
+    text_lengths: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -52,5 +52,4 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
 def image_positions(height: int, width: int, device: torch.device) -> Tensor:
     """Return the positions (0, row, column) of an image's tokens, float32 [h*w,3]."""
     rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
-    grid = torch.stack(torch.meshgrid(torch.zeros(1, device=device), rows, columns, indexing="ij"), dim=-1)
-    return grid.flatten(0, 2).float()
+    return torch.cartesian_prod(rows.new_zeros(1), rows, columns).float()

@@ -44,7 +44,8 @@ def recognise(configs: Configs, name: str) -> Recognised | None:
     layers = int(configs.get(CLIP.name, {}).get("num_hidden_layers", 12))
     if transformer.get("guidance_embeds"):  # dev
         return Recognised(native_size=1024, text_layers=layers, embedded_guidance=3.5, steps=28)
-    return Recognised(native_size=1024, text_layers=layers, steps=4)  # schnell
+    lengths = {T5.name: SCHNELL_LENGTH}
+    return Recognised(native_size=1024, text_layers=layers, steps=4, text_lengths=lengths)
 
 
 FLUX1 = Family(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def load_tokenizers(source: ModelSource, max_token_length: int = CHUNK) -> dict[
     found = {}
     for encoder in (*source.family.encoders, *source.family.id_readers):
         try:
-            found[encoder.name] = tokenizer_for(encoder, folder_for(source, encoder), source.configs, max_token_length)
+            own = replace(encoder, max_length=source.facts.text_lengths.get(encoder.name, encoder.max_length))
+            found[encoder.name] = tokenizer_for(own, folder_for(source, encoder), source.configs, max_token_length)
         except Exception as error:  # invalid files can fail in any way
             raise ModelError(f"its tokenizer cannot be read ({first_line(error)})", source.name) from error
     return found
