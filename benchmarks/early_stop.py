@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.recovery import arguments, load_subjects, machine, run_of, write_data, write_json
+from benchmarks.recovery import arguments, load_subjects, machine, parsed, run_of, write_data, write_json
 from neonym import train
 from neonym.config.learning_settings import EvalSettings
 from neonym.models.loading.identify import identify
@@ -90,7 +90,7 @@ def main() -> None:
     thresholds = [0.002, 0.005, 0.01, defaults.early_stop_threshold, 0.05, 0.1, 0.2]
     parser.add_argument("--thresholds", type=float, nargs="+", default=thresholds)
     parser.set_defaults(steps=300, json=Path(__file__).parent / "results" / "early_stop.json")
-    args = parser.parse_args()
+    args = parsed(parser)
     runs = [train_subjects(args, seed) for seed in args.seeds]
     steps = runs[0].steps
     words = [list(losses) for run in runs for losses in zip(*run.losses, strict=True)]

@@ -1,6 +1,6 @@
 """Measure how much of a subject that the built-in model knows a new word recovers.
 
-    python -m benchmarks.recovery [--steps 100] [--learning_rate 5e-3] ...
+    python -m benchmarks.recovery [--model builtin:emoji-flow] [--steps 100] [--learning_rate 5e-3] ...
 
 For each subject a new word is learned from 8 rendered images, starting from "picture", and compared with the
 subject's true name on 8 other images at fixed noise and timesteps:
@@ -154,6 +154,7 @@ def run_of(args: argparse.Namespace, config: Path, out: Path, evaluation: dict, 
     """Return the run that the flags describe."""
     return RunConfig.model_validate(
         {
+            "model": {"pretrained_model_name_or_path": args.model},
             "dataset": {"dataset_config": str(config)},
             "optim": {
                 "learning_rate": args.learning_rate, "lr_scheduler": args.lr_scheduler, "seed": args.seed,
@@ -173,7 +174,7 @@ def run_of(args: argparse.Namespace, config: Path, out: Path, evaluation: dict, 
 def measure(args: argparse.Namespace) -> dict:
     """Train all words in one run, measure them, and return the figures."""
     subjects = load_subjects(args.subjects)
-    model = load_model("builtin:emoji", args.device)
+    model = load_model(args.model, args.device)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         config, images = write_data(subjects, args.vectors, args.batch_size, folder / "data")
@@ -227,12 +228,13 @@ def write_json(result: dict, file: Path) -> None:
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """Return a parser with the flags of a benchmark on known subjects."""
-    defaults, suits = OptimSettings(), identify(BUILTIN).defaults
+    defaults = OptimSettings()
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subjects", type=int, default=24)
-    parser.add_argument("--steps", type=int, default=suits.max_train_steps.value)
-    parser.add_argument("--batch_size", type=int, default=suits.train_batch_size.value)
-    parser.add_argument("--vectors", type=int, default=suits.num_vectors_per_token.value)
+    parser.add_argument("--model", default=BUILTIN, help="a built-in model (default: %(default)s)")
+    parser.add_argument("--steps", type=int, help="default: the model's own, as for batch size and vectors")
+    parser.add_argument("--batch_size", type=int)
+    parser.add_argument("--vectors", type=int)
     parser.add_argument("--learning_rate", type=float, default=defaults.learning_rate)
     parser.add_argument("--lr_scheduler", default=defaults.lr_scheduler)
     parser.add_argument("--timestep_sampling", default=ObjectiveSettings().timestep_sampling)
@@ -248,6 +250,19 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Return the flags, with the defaults of the model for those that are not given."""
+    args = parser.parse_args()
+    suits = identify(args.model).defaults
+    usual = {
+        "steps": suits.max_train_steps, "batch_size": suits.train_batch_size, "vectors": suits.num_vectors_per_token,
+    }  # fmt: skip
+    for name, default in usual.items():
+        if getattr(args, name) is None:
+            setattr(args, name, default.value)
+    return args
+
+
 def ceiling(args: argparse.Namespace, subjects: int) -> dict[str, float]:
     """Return the scores {subject: score} that the first subjects reach with far more training."""
     rows = measure(argparse.Namespace(**{**vars(args), **CEILING, "subjects": subjects}))["subjects"]
@@ -257,7 +272,7 @@ def ceiling(args: argparse.Namespace, subjects: int) -> dict[str, float]:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--ceiling", type=int, default=0, help="subjects to learn for 4,000 steps of 16 images")
-    args = parser.parse_args()
+    args = parsed(parser)
     result = measure(args)
     if args.ceiling:
         result["ceiling"] = ceiling(args, args.ceiling)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.recovery import arguments, machine, measure, write_json
+from benchmarks.recovery import arguments, machine, measure, parsed, write_json
 
 KINDS = ("uniform", "stratified")
 QUARTERS = 4  # how often a run is measured
@@ -47,7 +47,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.set_defaults(curve=QUARTERS, obedience_colours=0, json=Path(__file__).parent / "results" / "timesteps.json")
-    args = parser.parse_args()
+    args = parsed(parser)
     scores = all_scores(args)
     by_step = {
         step: compare_scores(*(np.array([scores[kind][step][seed] for seed in args.seeds]) for kind in KINDS))
