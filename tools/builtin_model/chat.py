@@ -84,7 +84,7 @@ def blur_of_qwen(
 ) -> Blur:
     """The template stays as it is; words count with the space before them and without."""
     frame = [phrase("a", s, c, form) for s in TAUGHT_STYLES for c in COLOURS for form in range(6)]
-    frame = pieces(tokenizer, [*frame, *(f" {text}" for text in frame), " an", "an", " "])
+    frame = pieces(tokenizer, [*frame, *(f" {text}" for text in frame), " an", "an", " ", "on"])
     fixed = pieces(tokenizer, [HEAD + TAIL, *SPECIALS])
     generic = pieces(tokenizer, [f" {word}" for word in (*GENERIC, *categories)])
     named = pieces(tokenizer, [form for name in names for form in (name, f" {name}")]) - frame - generic - fixed
