@@ -58,14 +58,16 @@ class Flow(nn.Module):
 def predict(
     model: ZImageTransformer2DModel, latents: torch.Tensor, sigma: torch.Tensor, text: torch.Tensor, real: torch.Tensor
 ) -> torch.Tensor:
-    """What the class computes from lists, for a batch of equal shapes. -> velocity [B,4,16,16]"""
+    """What the class computes from lists, for a batch of equal shapes. -> velocity [B,4,16,16]
+
+    Under autocast the blocks add to float32, all of them: one kind of input, so that each is compiled once.
+    """
     time = model.t_embedder((1 - sigma) * model.t_scale)
     image_turns, text_turns = turns(model, latents.device)
-    image = model.all_x_embedder[PATCH](patches(latents))
+    image = model.all_x_embedder[PATCH](patches(latents)).float()
     for block in model.noise_refiner:
         image = block(image, None, image_turns, time)
-    text = model.cap_embedder(text)
-    text = torch.where(real[..., None], text, model.cap_pad_token.to(text.dtype))
+    text = torch.where(real[..., None], model.cap_embedder(text).float(), model.cap_pad_token)
     for block in model.context_refiner:
         text = block(text, None, text_turns)
     both, both_turns = torch.cat([image, text], 1), torch.cat([image_turns, text_turns], 1)
