@@ -31,14 +31,14 @@ def embedded(
     """-> token embeddings of CAPTIONS as they are, as training changes them. [B,77,W] each"""
     ids = tokenise(tokenizer, CAPTIONS)
     table = text.get_input_embeddings()
-    blur = Blur(tokenizer, ["ring", "red apple"], ["fruit"], noise, mix, near)
+    blur = Blur.of_clip(tokenizer, ["ring", "red apple"], ["fruit"], noise, mix, near)
     words = table(ids)
     return words, blur.draw(table, ids, alike, torch.Generator().manual_seed(seed))(words)
 
 
 def test_without_blur_a_caption_means_what_it_says(text, tokenizer):
     ids = tokenise(tokenizer, CAPTIONS)
-    change = Blur(tokenizer, ["ring"], ["fruit"], 0.0, 0.0, 0.0).draw(
+    change = Blur.of_clip(tokenizer, ["ring"], ["fruit"], 0.0, 0.0, 0.0).draw(
         text.get_input_embeddings(), ids, 1, torch.Generator()
     )
     assert torch.equal(encode(text, ids, change), text(ids).last_hidden_state)
@@ -102,7 +102,7 @@ def test_a_look_stands_where_the_name_would(text, tokenizer):
     captions = [f"a sticker of a {said} on a red background" for said in (STAND_IN, f"{STAND_IN} {STAND_IN}", "ring")]
     ids = tokenise(tokenizer, captions)
     seen = torch.arange(9.0).view(3, 3, 1).expand(3, 3, 128)
-    blur = Blur(tokenizer, ["ring"], ["fruit"], 0.0, 0.0, 0.0)
+    blur = Blur.of_clip(tokenizer, ["ring"], ["fruit"], 0.0, 0.0, 0.0)
     words = blur.draw(table, ids, 1, torch.Generator(), seen)(table(ids))
     changed = (words != table(ids)).any(-1)
     (stand_in,) = tokenizer(STAND_IN, add_special_tokens=False).input_ids

@@ -2,7 +2,7 @@
 
     python -m tools.builtin_model.score --work work/emoji --model src/neonym/models/builtin/emoji --out work/emoji/score
 
-For each caption one picture (DDIM). The drawing is cut out from its background, scaled to the same box and compared
+For each caption one picture (DDIM, or Euler for the flow model). The drawing is cut out from its background, scaled to the same box and compared
 with every drawing taught, in every style; the nearest neighbour decides subject and style. The background is right
 if the median border pixel is nearest to the named colour. Writes `score.json` and `sheet.png`.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline, ZImagePipeline
 from PIL import Image
 
 from .drawings import SIZE, TAUGHT_STYLES, fill_square, load_subjects, taught
@@ -32,13 +32,25 @@ def plans(rows: list[int], count: int, seed: int = 11) -> list[tuple[int, int, s
     return [(int(r), int(rng.integers(len(TAUGHT_STYLES))), colours[rng.integers(len(colours))]) for r in order[:count]]
 
 
+def load_pipeline(model: Path) -> DiffusionPipeline:
+    """Of the class that the folder names; Stable Diffusion with DDIM."""
+    pipe = DiffusionPipeline.from_pretrained(model, dtype=torch.float32, local_files_only=True)
+    if not isinstance(pipe, ZImagePipeline):
+        pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
 @torch.no_grad()
-def draw(pipe: StableDiffusionPipeline, captions: list[str], steps: int, guidance: float) -> list[Image.Image]:
+def draw(pipe: DiffusionPipeline, captions: list[str], steps: int, guidance: float) -> list[Image.Image]:
+    """`guidance` as usually counted (1: none)."""
     pictures = []
+    how = {"num_inference_steps": steps, "height": SIZE, "width": SIZE}
+    how["guidance_scale"] = guidance - isinstance(pipe, ZImagePipeline)
     for first in range(0, len(captions), 25):
         part = captions[first : first + 25]
         generators = [torch.Generator().manual_seed(first + i) for i in range(len(part))]
-        pictures += pipe(part, num_inference_steps=steps, guidance_scale=guidance, generator=generators).images
+        pictures += pipe(part, generator=generators, **how).images
         print(f"{first + len(part)} of {len(captions)} drawn", flush=True)
     return pictures
 
@@ -93,10 +105,7 @@ def main() -> None:
     args = parser.parse_args()
     subjects, drawings = load_subjects(), np.load(args.work / "drawings.npz")["drawings"]
     rows = taught(subjects, json.loads((args.model / "neonym.json").read_text())["taught_subjects"])
-    pipe = StableDiffusionPipeline.from_pretrained(args.model, dtype=torch.float32, local_files_only=True)
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
-    pipe.set_progress_bar_config(disable=True)
-    pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    pipe = load_pipeline(args.model)
     chosen = plans(rows, args.captions)
     captions = [full_caption(subjects[r].name, TAUGHT_STYLES[s], c) for r, s, c in chosen]
     pictures = draw(pipe, captions, args.steps, args.guidance)

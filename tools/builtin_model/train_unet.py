@@ -7,9 +7,7 @@ Epsilon prediction with min-SNR weights (gamma 5), 10 % empty captions, EMA. Run
 """
 
 import argparse
-import copy
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from .blur import Blur, encode
 from .looks import Eye, teach_names
 from .text import load_tokenizer, make_text_encoder
 from .train_vae import make_vae
+from .training import Training, train
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 
@@ -75,63 +74,12 @@ class Learner(nn.Module):
         self.unet, self.text, self.eye = unet.to(memory_format=torch.channels_last), text, eye
 
 
-class Training:
-    """The learner, its moving average and its optimizer; the table of words learns three times as fast, or not at all."""
-
-    def __init__(self, parts: Parts, device: str, rate: float, freeze_words: bool, eye: Eye | None):
-        self.parts, self.rate, self.step = parts, rate, 0
-        self.model = Learner(parts.unet, parts.text, eye).to(device).train()
-        self.words = self.model.text.get_input_embeddings().requires_grad_(not freeze_words)
-        self.ema = copy.deepcopy(self.model).requires_grad_(False)
-        table = list(self.words.parameters())
-        rest = [p for p in self.model.parameters() if all(p is not q for q in table)]
-        groups = [{"params": rest, "share": 1.0}, {"params": table, "share": 3.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
-
-    def know_names(self, drawings: torch.Tensor, tokenizer: CLIPTokenizer, names: list[str]) -> None:
-        """Let the eye begin with the words of drawings that have a name."""
-        table = self.words.weight.detach()
-        words = [table[tokenizer(name, add_special_tokens=False).input_ids].mean(0) for name in names]
-        teach_names(self.model.eye, drawings, torch.stack(words))
-        self.ema.eye.load_state_dict(self.model.eye.state_dict())
-
-    def go_on(self, checkpoint: Path, device: str) -> None:
-        state = torch.load(checkpoint, weights_only=True, map_location=device)
-        self.model.load_state_dict(state["model"])
-        self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
-
-    def save(self, checkpoint: Path, scale: float, subjects: int) -> None:
-        state = {
-            "model": self.model.state_dict(), "ema": self.ema.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "vae": self.parts.vae.state_dict(), "step": self.step, "before": self.parts.before, "scale": scale,
-            "subjects": subjects,
-        }  # fmt: skip
-        torch.save(state, checkpoint.with_suffix(".tmp"))
-        checkpoint.with_suffix(".tmp").replace(checkpoint)
-
-    def update(self, loss: torch.Tensor, done: float, check: bool) -> None:
-        """One step; `done`: share of the training that is behind. 300 steps of warm-up, 40 % constant, then linear to 1 %."""
-        warm, decay = min(1.0, (self.step + 1) / 300), min(1.0, (1 - done) / 0.6)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * group["share"] * warm * max(0.01, decay)
-        loss.backward()
-        if check:
-            check_gradients(self.model)
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        update_ema(self.ema, self.model, self.step)
-        self.step += 1
-
-
-def check_gradients(model: nn.Module) -> None:
-    """Every part learns, or the training ends: a compiler can lose the gradients of a part without a word."""
-    learning = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    idle = [name for name, p in learning if p.grad is None or not bool(p.grad.any())]
-    if idle:
-        raise SystemExit(f"no gradients for {', '.join(idle[:5])} and {max(0, len(idle) - 5)} more")
+def know_names(training: Training, drawings: torch.Tensor, tokenizer: CLIPTokenizer, names: list[str]) -> None:
+    """Let the eye begin with the words of drawings that have a name."""
+    table = training.words.weight.detach()
+    words = [table[tokenizer(name, add_special_tokens=False).input_ids].mean(0) for name in names]
+    teach_names(training.model.eye, drawings, torch.stack(words))
+    training.ema.eye.load_state_dict(training.model.eye.state_dict())
 
 
 def compiled(unet: UNet2DConditionModel, device: str) -> nn.Module:
@@ -163,12 +111,6 @@ def weighted_loss(guess: torch.Tensor, noise: torch.Tensor, snr: torch.Tensor, p
     return (weight * (guess - noise).square().mean((1, 2, 3))).mean()
 
 
-@torch.no_grad()
-def update_ema(ema: nn.Module, model: nn.Module, step: int, decay: float = 0.995) -> None:
-    rate = 1 - min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), rate)
-
-
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("work/emoji"))
@@ -197,7 +139,7 @@ def parse() -> argparse.Namespace:
 
 def make_loss(
     args: argparse.Namespace, training: Training, data: Data, blur: Blur, alike: int, device: str
-) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
+) -> Callable[[float, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
     """Of one step: which pictures [B], their captions [B,77], the drawings that the last are called by [groups,2] -> loss.
 
     What is drawn follows from the step.
@@ -212,7 +154,7 @@ def make_loss(
         looks = training.model.eye(data.thumbnails[seen[:, 0], seen[:, 1]]).repeat_interleave(alike, 0)
         return torch.cat([looks.new_zeros(size - len(looks), *looks.shape[1:]), looks])  # [B,3,W]
 
-    def loss_of(at: torch.Tensor, ids: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    def loss_of(_done: float, at: torch.Tensor, ids: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         generator.manual_seed(training.step)
         x0, groups = data.latents.sample(at, generator), len(ids) // alike
         t = stratified_timesteps(groups, generator, args.phase).repeat_interleave(alike)
@@ -238,32 +180,22 @@ def main() -> None:
     vae = parts.vae.eval().requires_grad_(False)
     data = load_data(args.work, args.subjects, args.by_look, vae, parts.scale, device, args.workers)
     names, categories = [s.name for s in data.subjects], sorted({s.category for s in data.subjects})
-    training = Training(parts, device, args.lr, args.freeze_words, Eye() if args.by_look else None)
+    eye = Eye() if args.by_look else None
+    words = parts.text.get_input_embeddings().requires_grad_(not args.freeze_words)
+    training = Training(Learner(parts.unet, parts.text, eye).to(device), words, args.lr)
     if checkpoint.exists():
         training.go_on(checkpoint, device)
-    elif training.model.eye is not None:
-        training.know_names(data.named, tokenizer, names)
-    blur = Blur(tokenizer, names, categories, args.word_noise, args.word_mix, args.near_noise)
+    elif eye is not None:
+        know_names(training, data.named, tokenizer, names)
+    blur = Blur.of_clip(tokenizer, names, categories, args.word_noise, args.word_mix, args.near_noise)
     loss_of = make_loss(args, training, data, blur, alike, device)
     captions = Captions(data.subjects, tokenizer, args.batch, alike, len(data.thumbnails))
-    steps = range(training.step, args.steps)
-    started = saved = told = time.monotonic()
-    running = torch.zeros((), device=device)
-    for batch in DataLoader(captions, batch_size=None, sampler=steps, num_workers=args.workers):
-        done = max(training.step / args.steps, (time.monotonic() - started) / (60 * args.minutes))
-        if done >= 1:
-            break
-        loss = loss_of(*(x.to(device) for x in batch))
-        training.update(loss, done, check=training.step == steps.start)
-        running += loss.detach()
-        if training.step % 50 == 0:
-            speed, told = 50 * args.batch / (time.monotonic() - told), time.monotonic()
-            print(f"{training.step}  loss {running / 50:.4f}  {speed:.0f} pictures/s  {100 * done:.0f} %", flush=True)
-            running.zero_()
-        if time.monotonic() - saved > 240:
-            training.save(checkpoint, data.latents.scale, args.subjects)
-            saved = time.monotonic()
-    training.save(checkpoint, data.latents.scale, args.subjects)
+    batches = DataLoader(captions, batch_size=None, sampler=range(training.step, args.steps), num_workers=args.workers)
+    facts = {"vae": vae.state_dict(), "before": parts.before, "scale": data.latents.scale, "subjects": args.subjects}
+    train(
+        training, batches, loss_of, device, args.steps, args.minutes, check_after=0,
+        save=lambda: training.save(checkpoint, **facts),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
