@@ -50,6 +50,11 @@ class SequenceWordTokenizer(WordTokenizer):
         """The ids after a text: one or none."""
         return () if self.end is None else (self.end,)
 
+    @property
+    def padding(self) -> int:
+        """The id of padding."""
+        return self.pad
+
     @cached_property
     def suffix_behind_padding(self) -> tuple[int, ...]:
         """The ids that stand after the padding."""
