@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from neonym.models.encoders.clip import Keep
 from neonym.models.model import Model
+from neonym.models.text_side import as_tensors
 from neonym.models.tokenizers.word_tokenizer import Chunk, WordTokenizer
 from neonym.text.emphasis import parse_emphasis
 from neonym.text.words import whole_word
@@ -35,10 +36,10 @@ class TextRules:
     keep: Keep = "original"  # which mean of the encoding emphasis leaves unchanged
 
 
-def plain_spelling(prompt: str, words: Iterable[str]) -> str:
+def plain_spelling(prompt: str, words: Iterable[str], escape: bool = True) -> str:
     """Return a prompt with ComfyUI's `embedding:word` and InvokeAI's `<word>` replaced by the word, for known `words`.
 
-    Brackets that belong to a word's name are escaped, so that they are not read as emphasis.
+    With `escape`, brackets that belong to a word's name are escaped, so that they are not read as emphasis.
     """
     known = {word.lower() for word in words}
     longest_first = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
@@ -50,7 +51,7 @@ def plain_spelling(prompt: str, words: Iterable[str]) -> str:
         prompt = re.sub(COMFYUI.format(words=longest_first), lambda match: match["word"], prompt, flags=re.IGNORECASE)
     prompt = INVOKEAI.sub(invokeai, translate_invokeai_emphasis(prompt, known))
     bracketed = tuple(word for word in known if BRACKETS.search(word))
-    if not bracketed:
+    if not bracketed or not escape:
         return prompt
     found = re.compile(whole_word(bracketed).pattern, re.IGNORECASE)
     return found.sub(lambda match: BRACKETS.sub(r"\\\g<0>", match.group()), prompt)
@@ -80,6 +81,8 @@ def chunks_of(tokenizer: WordTokenizer, prompt: str) -> list[Chunk]:
 
     Raises ValueError for emphasis whose weight is not a number.
     """
+    if not tokenizer.knows_emphasis:
+        return tokenizer.in_chunks([((plain_spelling(prompt, tokenizer.words, escape=False),), 1.0)])
     pieces = parse_emphasis(plain_spelling(prompt, tokenizer.words))
     return tokenizer.in_chunks((BREAK.split(text), weight) for text, weight in pieces)
 
@@ -109,12 +112,16 @@ def conditioning(
 ) -> TextCond:
     """Return the encoded prompts, each padded to a number of `chunks` (default: what the longest one needs)."""
     chunks = chunks_needed(model, prompts, rules) if chunks is None else chunks
-    ids, emphasis = {}, {}
+    texts = model.text.stacked([read_prompt(model, prompt, chunks) for prompt in prompts], model.device)
+    has_emphasis = any(bool((weights != 1).any()) for weights in (texts.emphasis or {}).values())
+    return model.text.encode(texts if has_emphasis else replace(texts, emphasis=None), rules.keep)
+
+
+def read_prompt(model: Model, prompt: str, chunks: int) -> Encoded:
+    """Return the ids, emphasis and masks of a prompt, each [K,L] per encoder."""
+    found = {}
     for name, tokenizer in model.text.tokenizers.items():
         own = min(chunks, tokenizer.most_chunks)
-        read = [chunks_of(tokenizer, prompt)[:own] for prompt in prompts]
-        pairs = [tokenizer.laid_out([*found, *[[]] * (own - len(found))]) for found in read]
-        ids[name] = torch.tensor([row for row, _ in pairs], device=model.device)  # [B,K,L]
-        emphasis[name] = torch.tensor([weights for _, weights in pairs], device=model.device)
-    has_emphasis = any(bool((weights != 1).any()) for weights in emphasis.values())
-    return model.text.encode(Encoded(ids, emphasis if has_emphasis else None), rules.keep)
+        read = chunks_of(tokenizer, prompt)[:own]
+        found[name] = tokenizer.laid_out([*read, *[[]] * (own - len(read))])
+    return as_tensors(found, frozenset(), list(found))

@@ -18,7 +18,7 @@ def add_embedding(model: Model, embedding: Embedding, word: str | None = None) -
     """
     word = word or embedding.token
     for name, rows in embedding.vectors.items():
-        if name not in model.text.tokenizers:
+        if name not in model.text.tables:
             raise ModelError(
                 f"the model has no text encoder `{name}`, for which `{word}` was learned", model.source.name
             )
@@ -26,7 +26,7 @@ def add_embedding(model: Model, embedding: Embedding, word: str | None = None) -
         if rows.shape[1] != width:
             what = f"the vectors of `{word}` have {rows.shape[1]} numbers, but this model's words have {width}"
             raise ModelError(what, model.source.name, "Use a model of the family that it was learned with")
-    missing = [name for name in model.text.tokenizers if name not in embedding.vectors]
+    missing = [name for name in model.text.tables if name not in embedding.vectors]
     if missing:
         what = f"`{word}` has no vectors for {' and '.join(missing)}"
         raise ModelError(what, model.source.name, "Use a model of the family that it was learned with")

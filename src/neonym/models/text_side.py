@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from neonym.models.encoders.clip import Keep
 from neonym.models.encoders.rows import EmbeddingWithRows
-from neonym.models.tokenizers.word_tokenizer import WordTokenizer
+from neonym.models.tokenizers.word_tokenizer import Layout, WordTokenizer
 from neonym.text.words import clean
 from neonym.types import Encoded, TextCond
 
@@ -21,6 +22,7 @@ class TextSide(ABC):
 
     def __init__(self, encoders: dict[str, PreTrainedModel], tokenizers: dict[str, WordTokenizer]):
         self.encoders, self.tokenizers = encoders, tokenizers
+        self.comfyui = False  # captions have the ids that ComfyUI makes of them
         self.tables: dict[str, EmbeddingWithRows] = {}
         for name, encoder in encoders.items():
             self.tables[name] = EmbeddingWithRows(encoder.get_input_embeddings())  # pyright: ignore[reportArgumentType]
@@ -42,6 +44,11 @@ class TextSide(ABC):
         """Return the frozen token table of an encoder, [V,W]."""
         return self.tables[encoder].frozen.weight
 
+    @property
+    def id_readers(self) -> list[str]:
+        """The names of the tokenizers whose ids the denoiser reads itself, so that words have no rows for them."""
+        return [name for name in self.tokenizers if name not in self.tables]
+
     def add_word(self, token: str, rows: dict[str, Tensor]) -> None:
         """Let `token` read `rows` (encoder to float32 [n,W]), which may be changed in place later.
 
@@ -52,19 +59,26 @@ class TextSide(ABC):
             if tokenizer.words.get(clean(token)) != range(first, first + len(rows[name])):
                 tokenizer.add_word(token, len(rows[name]))
             table.rows.append(rows[name])
+        for name in self.id_readers:
+            if clean(token) not in self.tokenizers[name].words:
+                self.tokenizers[name].add_word(token, len(next(iter(rows.values()))))
 
     def remove_word(self, token: str) -> None:
         """Remove `token`, which must be the word that was added last. Raises ValueError otherwise."""
-        for name, table in self.tables.items():
-            self.tokenizers[name].remove_word(token)
-            table.rows.pop()
+        for name, tokenizer in self.tokenizers.items():
+            tokenizer.remove_word(token)
+            if name in self.tables:
+                self.tables[name].rows.pop()
 
-    def tokenize(self, caption: str) -> Encoded:
-        """Return the ids and the emphasis of a caption, each [K,L] per encoder, and the words in it."""
-        found = {name: tokenizer(caption) for name, tokenizer in self.tokenizers.items()}
-        emphasis = {n: torch.tensor(own.emphasis) for n, own in found.items() if self.tokenizers[n].reads_emphasis}
+    def tokenize(self, caption: str, comfyui: bool | None = None) -> Encoded:
+        """Return the ids, emphasis and masks of a caption, each [K,L] per encoder, and the words in it.
+
+        With `comfyui` (default: `self.comfyui`), the ids are those that ComfyUI makes of it.
+        """
+        comfyui = self.comfyui if comfyui is None else comfyui
+        found = {name: tokenizer(caption, comfyui) for name, tokenizer in self.tokenizers.items()}
         words = frozenset().union(*(own.words for own in found.values()))
-        return Encoded({name: torch.tensor(own.ids) for name, own in found.items()}, emphasis or None, words)
+        return as_tensors(found, words, [name for name in found if self.tokenizers[name].reads_emphasis])
 
     def empty_ids(self, encoder: str) -> Tensor:
         """Return the ids of an empty text for an encoder, [1,L]."""
@@ -72,17 +86,38 @@ class TextSide(ABC):
 
     def batch(self, captions: Sequence[str]) -> Encoded:
         """Return the encoded captions as one batch on the device."""
-        return stacked([self.tokenize(caption) for caption in captions], self.device)
+        return self.stacked([self.tokenize(caption) for caption in captions], self.device)
+
+    def stacked(self, captions: Sequence[Encoded], device: torch.device) -> Encoded:
+        """Return encoded captions as one batch, [B,K,L] per encoder, on a device.
+
+        Sequences that are not padded to their full length are padded to the longest of them.
+        """
+
+        def stack(rows: Sequence[dict[str, Tensor] | None], fill: float | None = None) -> dict[str, Tensor]:
+            return {
+                name: self.padded_stack(name, [own[name] for own in rows if own], fill).to(device)
+                for name in rows[0] or ()
+            }
+
+        emphasis = stack([caption.emphasis for caption in captions if caption.emphasis] or [None], 1.0)
+        words = frozenset().union(*(caption.words for caption in captions))
+        masks = stack([caption.masks for caption in captions], False)
+        return Encoded(stack([caption.ids for caption in captions]), emphasis or None, words, masks)
+
+    def padded_stack(self, name: str, rows: Sequence[Tensor], fill: float | None = None) -> Tensor:
+        """Return tensors [K,L] of one encoder stacked to [B,K,L]. Padding is `fill`, or the id of the tokenizer."""
+        longest, tokenizer = max(row.shape[1] for row in rows), self.tokenizers[name]
+        left, fill = tokenizer.layout.padded == "left", tokenizer.padding if fill is None else fill
+        missing = [longest - row.shape[1] for row in rows]
+        return torch.stack(
+            [pad(row, (n, 0) if left else (0, n), value=fill) for row, n in zip(rows, missing, strict=True)]
+        )
 
 
-def stacked(captions: Sequence[Encoded], device: torch.device) -> Encoded:
-    """Return encoded captions as one batch, [B,K,L] per encoder, on a device."""
-    emphasis = [caption.emphasis for caption in captions if caption.emphasis]
-    words = frozenset().union(*(caption.words for caption in captions))
-    ids = stacked_per_encoder([caption.ids for caption in captions], device)
-    return Encoded(ids, stacked_per_encoder(emphasis, device) if emphasis else None, words)
-
-
-def stacked_per_encoder(rows: Sequence[dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
-    """Return tensors [K,L] of several captions, stacked to [B,K,L] per encoder, on a device."""
-    return {name: torch.stack([row[name] for row in rows]).to(device) for name in rows[0]}
+def as_tensors(found: Mapping[str, Layout], words: frozenset[str], weighted: Sequence[str]) -> Encoded:
+    """Return the ids of encoders, the masks of those that have one, and the emphasis of those that are `weighted`."""
+    ids = {name: torch.tensor(own.ids) for name, own in found.items()}
+    emphasis = {name: torch.tensor(found[name].emphasis) for name in weighted}
+    masks = {name: torch.tensor(own.mask) for name, own in found.items() if own.mask is not None}
+    return Encoded(ids, emphasis or None, words, masks)

@@ -140,8 +140,8 @@ def initial_rows(model: Model, init_word: str, count: int) -> dict[str, torch.Te
     Raises UserError if a tokenizer reads no token in it; `preflight/words.py` reports that before a run starts.
     """
     rows = {}
-    for name, tokenizer in model.text.tokenizers.items():
-        ids = tokenizer.ids_of(init_word)
+    for name in model.text.tables:
+        ids = model.text.tokenizers[name].ids_of(init_word)
         if not ids:
             raise UserError(f"has no token for {name}", f"the init word {init_word!r}", "Give an ordinary word")
         table = model.text.vocabulary(name)

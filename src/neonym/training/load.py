@@ -16,7 +16,6 @@ from neonym.io.memo import cache_folder
 from neonym.models.model import Model, load_model
 from neonym.models.quantization import quantize_to_8_bits
 from neonym.models.source import ModelSource
-from neonym.models.text_side import stacked
 from neonym.preflight.plan import TrainingPlan
 from neonym.runs.dispatcher import Dispatcher
 from neonym.runs.events import Encoded
@@ -90,7 +89,7 @@ def make_loader(plan: TrainingPlan, latents: Latents, model: Model, accelerator:
     words = [clean(token) for token in plan.tokens]
     at_once = samples_at_once(plan.run, model.source, accelerator.device)
     return Loader(
-        [concept.samples for concept in plan.concepts], latents, model.text.tokenize, stacked, words,
+        [concept.samples for concept in plan.concepts], latents, model.text.tokenize, model.text.stacked, words,
         accelerator.device, at_once, [dataset.batch_size for dataset in plan.datasets],
         accelerator.process_index, accelerator.num_processes,
     )  # fmt: skip

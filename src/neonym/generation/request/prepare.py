@@ -142,8 +142,9 @@ def tokenizers_of(source: ModelSource, words: Words, found: list[Problem]) -> di
         if any(len(tokenizer.ids_of(word)) == 1 for tokenizer in tokenizers.values()):
             what = f"`{word}` is an ordinary word: wherever it occurs in a prompt, it stands for this file"
             found.append(Problem("warning", what, str(file), "Write OTHERWORD=FILE"))
+        rows = {name: len(own) for name, own in embedding.vectors.items()}
         for name, tokenizer in tokenizers.items():
-            tokenizer.add_word(word, len(embedding.vectors[name]))
+            tokenizer.add_word(word, rows.get(name, max(rows.values())))
     return tokenizers
 
 

@@ -44,6 +44,11 @@ class ClipWordTokenizer(WordTokenizer):
         """The ids of start and end. Padding is one of them, or an ordinary piece."""
         return frozenset((self.clip.start, self.clip.end))
 
+    @property
+    def padding(self) -> int:
+        """The id of padding."""
+        return self.clip.pad
+
     def cleaned(self, text: str) -> str:
         """Return text as CLIP cleans it: with its encoding fixed, in lower case, with single spaces.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from unicodedata import is_normalized, normalize
+from unicodedata import normalize
 
 from tokenizers import Tokenizer
 
@@ -50,6 +50,11 @@ class SequenceWordTokenizer(WordTokenizer):
         """The ids after a text: one or none."""
         return () if self.end is None else (self.end,)
 
+    @property
+    def padding(self) -> int:
+        """The id of padding."""
+        return self.pad
+
     @cached_property
     def suffix_behind_padding(self) -> tuple[int, ...]:
         """The ids that stand after the padding."""
@@ -61,9 +66,9 @@ class SequenceWordTokenizer(WordTokenizer):
         return len(self.cached_ids(self.layout.template[0]))
 
     def cleaned(self, text: str) -> str:
-        """Return the text as the tokenizer reads it, in which new words are searched: composed, nothing else changed."""
+        """Return the text as the tokenizer reads it, in which new words are searched."""
         text = text.strip().lower() if self.layout.lower_case else text
-        return text if is_normalized("NFC", text) else normalize("NFC", text)
+        return normalize("NFC", text) if self.keeps_spaces else text
 
     def encoded(self, text: str) -> tuple[int, ...]:
         """Return the ids of text without new words."""
@@ -71,7 +76,7 @@ class SequenceWordTokenizer(WordTokenizer):
 
     def token_ids(self, text: str) -> list[int]:
         """Return the ids of text without new words, without template and end."""
-        return list(self.cached_ids(text if self.keeps_spaces else text.strip()))
+        return list(self.cached_ids(text if self.keeps_spaces else text.strip(" \t\r\n")))
 
     def ids_of(self, text: str) -> list[int]:
         """Return the ids of text as it stands within a prompt: after a space, which belongs to its first id."""

@@ -62,6 +62,11 @@ class WordTokenizer(ABC):
     def special_ids(self) -> frozenset[int]:
         """The ids of the vocabulary that are not text, such as its end."""
 
+    @property
+    @abstractmethod
+    def padding(self) -> int:
+        """The id of padding."""
+
     @abstractmethod
     def token_ids(self, text: str) -> list[int]:
         """Return the ids of text without new words, without start and end."""
