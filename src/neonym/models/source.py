@@ -63,7 +63,7 @@ class ModelSource:
 
     @property
     def flow(self) -> FlowSpec:
-        """How a flow is trained: as its configs say, else as its family is."""
+        """The record of how a flow is trained, which follows from its configs or else from its family."""
         return self.facts.flow or self.family.flow
 
     @property
