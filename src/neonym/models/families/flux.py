@@ -56,7 +56,9 @@ FLUX1 = Family(
     denoiser=TRANSFORMER,
     latents=LatentSpec(channels=16, multiple=16, scaling_factor=0.3611, shift_factor=0.1159, patch=2),
     process="flow",
-    flow=FlowSpec("flux_shift", 3.0, FLUX_LINE, rounds_sigma=True, source="sd-scripts' guide; OneTrainer draws the same"),
+    flow=FlowSpec(
+        "flux_shift", 3.0, FLUX_LINE, rounds_sigma=True, source="sd-scripts' guide; OneTrainer draws the same"
+    ),
     recognise=recognise,
     module="neonym.models.families.flux_network",
     pipeline="FluxPipeline",
