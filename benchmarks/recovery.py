@@ -161,7 +161,7 @@ def run_of(args: argparse.Namespace, config: Path, out: Path, evaluation: dict, 
                 "lr_warmup_steps": args.lr_warmup_steps, "max_train_steps": args.steps,
                 "max_grad_norm": args.max_grad_norm,
             },
-            "objective": {"timestep_sampling": args.timestep_sampling},
+            "objective": {"timestep_draws": args.timestep_draws},
             "save": {"output_dir": str(out), "save_every_n_steps": save_every},
             "eval": evaluation,
             "compute": {
@@ -237,7 +237,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--vectors", type=int)
     parser.add_argument("--learning_rate", type=float, default=defaults.learning_rate)
     parser.add_argument("--lr_scheduler", default=defaults.lr_scheduler)
-    parser.add_argument("--timestep_sampling", default=ObjectiveSettings().timestep_sampling)
+    parser.add_argument("--timestep_draws", default=ObjectiveSettings().timestep_draws)
     parser.add_argument("--lr_warmup_steps", default=defaults.lr_warmup_steps)
     parser.add_argument("--max_grad_norm", type=float, default=defaults.max_grad_norm)
     parser.add_argument("--mixed_precision", default="no", choices=["no", "fp16", "bf16"])

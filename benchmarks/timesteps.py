@@ -1,4 +1,4 @@
-"""Compare stratified timesteps (`--timestep_sampling=stratified`), which cover the noise levels evenly, with random ones.
+"""Compare stratified timesteps (`--timestep_draws=stratified`), which cover the noise levels evenly, with random ones.
 
     python -m benchmarks.timesteps --subjects 12 --seeds 0 1 2
 
@@ -36,7 +36,7 @@ def all_scores(args: argparse.Namespace) -> Scores:
     for seed in args.seeds:
         for kind in KINDS:
             print(f"seed {seed}, {kind}", flush=True)
-            result = measure(argparse.Namespace(**{**vars(args), "seed": seed, "timestep_sampling": kind}))
+            result = measure(argparse.Namespace(**{**vars(args), "seed": seed, "timestep_draws": kind}))
             for row in result["subjects"]:
                 for step, score in row["score_by_step"].items():
                     scores[kind].setdefault(step, {}).setdefault(seed, []).append(score)
@@ -59,7 +59,7 @@ def main() -> None:
             f"{step:5}  {row['uniform']:7.3f}  {row['stratified']:10.3f}  {row['difference']:+10.3f}  "
             f"{row['standard_error']:14.3f}  {row['better']:21.0%}"
         )
-    settings = {k: v for k, v in vars(args).items() if k not in ("json", "seed", "timestep_sampling")}
+    settings = {k: v for k, v in vars(args).items() if k not in ("json", "seed", "timestep_draws")}
     write_json({"settings": settings, "machine": machine(), "by_step": by_step, "scores": scores}, args.json)
 
 

@@ -6,6 +6,9 @@ from neonym.config.schema import Section, setting
 from neonym.config.values import Arguments, Rate, Steps, schedule_name
 
 LONGEST = 10_000_000  # steps of a training
+FlowSampling = Literal[
+    "logit_normal", "sigma", "uniform", "sigmoid", "shift", "flux_shift", "flux2_shift", "inverted_parabola"
+]
 
 
 class OptimSettings(Section):
@@ -128,9 +131,44 @@ class ObjectiveSettings(Section):
     min_timestep: int | None = setting(None, "The lowest timestep trained on (default: 0).", least=0)
     max_timestep: int | None = setting(None, "Train on timesteps below this one (default: 1000).", least=1)
     zero_terminal_snr: bool = setting(False, "Rescale the noise schedule so that the last step is pure noise.")
-    timestep_sampling: Literal["uniform", "stratified"] = setting(
+    timestep_draws: Literal["uniform", "stratified"] = setting(
         "stratified",
         "Spread timesteps evenly over the samples of a step and from step to step, or draw them at random.",
+    )
+    timestep_sampling: FlowSampling | None = setting(
+        None,
+        "Flows: the distribution of sigma, the share of noise (default: what the model suggests). `sigma`: the 1000 "
+        "sigmas of the scheduler, shifted by discrete_flow_shift, with the density of weighting_scheme; `uniform`; "
+        "`sigmoid`: sigmoid(sigmoid_scale x n), n normal; `shift`: that, shifted by discrete_flow_shift; `flux_shift` "
+        "and `flux2_shift`: that, shifted by the size of the image as for FLUX.1; `logit_normal`: sigmoid(logit_mean + "
+        "logit_std x n), shifted as suits the model; `inverted_parabola`: OneTrainer's for Chroma.",
+    )
+    discrete_flow_shift: float | None = setting(
+        None,
+        "Flows: shift sigma by this factor, towards noise if it is above 1 (default: what the model suggests).",
+        above=0,
+    )
+    sigmoid_scale: float = setting(1.0, "Flows: the scale of `sigmoid` and of the shifts of it.", above=0)
+    logit_mean: float = setting(
+        0.0,
+        "Flows: the mean of `logit_normal`, as timestep_sampling (above 0: more noise) or as weighting_scheme of `sigma` "
+        "(above 0: less noise, as in sd-scripts).",
+    )
+    logit_std: float = setting(1.0, "Flows: the standard deviation of `logit_normal`.", above=0)
+    mode_scale: float = setting(1.29, "Flows: the scale of the weighting_scheme `mode`.", least=-1, most=1.75)
+    weighting_scheme: Literal["none", "uniform", "logit_normal", "mode", "sigma_sqrt", "cosmap"] = setting(
+        "none",
+        "Flows: `logit_normal` and `mode` are densities of the timesteps of `sigma`; `sigma_sqrt` and `cosmap` are loss "
+        "weights of `sigma_scaled` predictions.",
+    )
+    model_prediction_type: Literal["raw", "additive", "sigma_scaled"] = setting(
+        "raw",
+        "Flows: the loss compares the predicted velocity with noise - latents (`raw`), or the latents that follow from "
+        "it with the latents (`sigma_scaled`). `additive` adds the noised latents to both sides, which is the same as "
+        "`raw`.",
+    )
+    guidance_scale: float = setting(
+        1.0, "Flows that read a guidance scale, such as FLUX.1 dev: its value in training.", least=0
     )
 
 

@@ -1,14 +1,29 @@
 """Settings that have no effect in combination with others. No setting is accepted and silently ignored."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from neonym.config.data_settings import DatasetSettings
+from neonym.config.learning_settings import ObjectiveSettings
 from neonym.config.output_settings import LogSettings
 from neonym.config.run import RunConfig
 from neonym.config.schema import fields_of
 from neonym.errors import Problem
 
 SETTINGS = {name: (section, field.default) for section, name, field in fields_of(RunConfig)}
+BALANCE = "its noise levels are balanced by --timestep_sampling"
+NO_NOISE = "it predicts neither noise nor v, but a direction"
+DIFFUSION_ONLY = {  # settings of the loss and of the noise -> why they have no effect on a flow
+    "zero_terminal_snr": "it always ends at pure noise",
+    "min_snr_gamma": BALANCE,
+    "debiased_estimation_loss": BALANCE,
+    "scale_v_pred_loss_like_noise_pred": NO_NOISE,
+    "v_pred_like_loss": NO_NOISE,
+}
+FLOW_ONLY = (  # those that have no effect on a diffusion model
+    "timestep_sampling", "discrete_flow_shift", "sigmoid_scale", "logit_mean", "logit_std", "mode_scale",
+    "weighting_scheme", "model_prediction_type", "guidance_scale",
+)  # fmt: skip
+SIGMOIDS = ("sigmoid", "shift", "flux_shift", "flux2_shift")
 METADATA = tuple(name for section, name, _ in fields_of(RunConfig) if section == "metadata")
 
 
@@ -26,6 +41,53 @@ def no_effect_warnings(run: RunConfig) -> Iterator[Problem]:
             section, default = SETTINGS[name]
             if getattr(getattr(run, section), name) not in (default, None, "", 0):
                 yield Problem("warning", f"has no effect {needed}", f"--{name}")
+
+
+def diffusion_warnings(objective: ObjectiveSettings) -> Iterator[Problem]:
+    """Yield a warning for each setting that was changed but has no effect on a diffusion model."""
+    for name in changed(objective, FLOW_ONLY):
+        fix = "To draw timesteps at random, use --timestep_draws=uniform" if name == "timestep_sampling" else ""
+        yield Problem("warning", "has no effect on a diffusion model: it is for flows", f"--{name}", fix)
+
+
+def flow_warnings(objective: ObjectiveSettings, sampling: str, reads_guidance: bool) -> Iterator[Problem]:
+    """Yield a warning for each setting that was changed but has no effect on a flow.
+
+    `sampling` is the distribution of sigma, and `reads_guidance` says whether the model reads a guidance scale.
+    """
+    for name in changed(objective, DIFFUSION_ONLY):
+        yield Problem("warning", f"has no effect on a flow: {DIFFUSION_ONLY[name]}", f"--{name}", "Leave it out")
+    for names, works, needed in flow_conditions(objective, sampling, reads_guidance):
+        for name in () if works else changed(objective, names):
+            yield Problem("warning", f"has no effect {needed}", f"--{name}")
+
+
+def changed(objective: ObjectiveSettings, names: Iterable[str]) -> list[str]:
+    """Return those of the settings `names` that were changed and are not switched off."""
+    return [name for name in names if getattr(objective, name) not in (SETTINGS[name][1], None, False)]
+
+
+def flow_conditions(
+    objective: ObjectiveSettings, sampling: str, reads_guidance: bool
+) -> list[tuple[tuple[str, ...], bool, str]]:
+    """Return rows as `setting_conditions` does, for a flow whose sigma is drawn by `sampling`."""
+    scheme = objective.weighting_scheme
+    density, scaled = scheme in ("logit_normal", "mode"), objective.model_prediction_type == "sigma_scaled"
+    return [
+        (("discrete_flow_shift",), sampling in ("sigma", "shift", "logit_normal"),
+         f"on --timestep_sampling={sampling}, whose shift is fixed or follows from the size of images"),
+        (("sigmoid_scale",), sampling in SIGMOIDS, f"on --timestep_sampling={sampling}"),
+        (("logit_mean", "logit_std"),
+         sampling == "logit_normal" or (sampling == "sigma" and scheme == "logit_normal"),
+         "without --timestep_sampling=logit_normal, or sigma with --weighting_scheme=logit_normal"),
+        (("mode_scale",), sampling == "sigma" and scheme == "mode",
+         "without --timestep_sampling=sigma and --weighting_scheme=mode"),
+        (("weighting_scheme",), sampling == "sigma" if density else scaled or scheme == "uniform",
+         "without --timestep_sampling=sigma" if density else "without --model_prediction_type=sigma_scaled"),
+        (("model_prediction_type",), objective.model_prediction_type != "additive",
+         "as additive: the noised latents are added to both sides of the loss, which is then that of raw"),
+        (("guidance_scale",), reads_guidance, "on a model that reads no guidance scale"),
+    ]  # fmt: skip
 
 
 def takes_tags(data: DatasetSettings) -> bool:

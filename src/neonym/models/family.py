@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from neonym.models.defaults import Defaults
 from neonym.models.loading.weight_files import Header
+from neonym.models.process.sigmas import FlowSpec
 
 BY_USER = "--v_parameterization"  # the source of the prediction type if the user gives it
 PerChannel = float | tuple[float, ...]  # one number for all C channels of latents, or one for each
@@ -109,6 +110,7 @@ class Recognised:
     steps: int | None = None  # sampler steps that suit this model; None: as many as any
     # Encoder -> ids in a sequence, for models whose number differs from the family's
     text_lengths: Mapping[str, int] = field(default_factory=dict)
+    flow: FlowSpec | None = None  # instead of its family's
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ class Family:
     pipeline: str  # its pipeline class in diffusers
     guidance: float  # the guidance scale that suits it
     defaults: Defaults  # default settings, each with its source
+    flow: FlowSpec = field(default_factory=FlowSpec)  # how it is trained, if its process is a flow
     architectures: Mapping[str, str] = field(default_factory=dict)  # prediction type -> modelspec architecture
     # Prediction type -> its name in modelspec, which has none for the velocity of a flow
     prediction_names: Mapping[str, str] = field(default_factory=lambda: {"epsilon": "epsilon", "v_prediction": "v"})

@@ -12,6 +12,7 @@ from neonym.models.defaults import Defaults, defaults_of
 from neonym.models.family import Configs, Family, LatentSpec, PerChannel, Recognised
 from neonym.models.loading.folder import Weights
 from neonym.models.loading.weight_files import hash_of_files, hash_of_tensors
+from neonym.models.process.sigmas import FlowSpec
 
 BUILTIN = "builtin:emoji"
 BUILTIN_MODELS = Path(__file__).parent / "builtin"
@@ -59,6 +60,11 @@ class ModelSource:
     def defaults(self) -> Defaults:
         """The default settings for this model."""
         return defaults_of(self.family.defaults, self.word_spread, self.configs.get("neonym", {}))
+
+    @property
+    def flow(self) -> FlowSpec:
+        """The record of how a flow is trained, which follows from its configs or else from its family."""
+        return self.facts.flow or self.family.flow
 
     @property
     def encoders(self) -> tuple[str, ...]:

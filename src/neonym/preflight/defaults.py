@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neonym.config.dataset import ConceptSpec, DatasetConfig
+from neonym.config.learning_settings import ObjectiveSettings
 from neonym.config.run import RunConfig
 from neonym.config.values import Rate
 from neonym.errors import Problem
@@ -43,6 +44,8 @@ def with_defaults(run: RunConfig, source: ModelSource) -> tuple[RunConfig, UsedD
         used["eval_every_n_steps"] = defaults.eval_every_n_steps
     if run.compute.mixed_precision is None:
         used["mixed_precision"] = defaults.mixed_precision
+    if source.family.process == "flow":
+        used |= flow_defaults(run.objective, source)
     values = {name: default.value for name, default in used.items() if name not in LEFT_OPEN}
     if "learning_rate" in values:
         values["learning_rate"] = Rate.constant(values["learning_rate"])
@@ -59,6 +62,18 @@ def rate_default(source: ModelSource, optimizer: str) -> Default:
             suitable_rate(source, optimizer), "it finds the rate itself, and multiplies it by this factor", optimizer
         )
     return source.defaults.learning_rate
+
+
+def flow_defaults(objective: ObjectiveSettings, source: ModelSource) -> UsedDefaults:
+    """Return the defaults of how sigma is drawn that are used: the distribution, and its shift if that is a number."""
+    flow, used = source.flow, UsedDefaults()
+    sampling = objective.timestep_sampling or flow.sampling
+    if objective.timestep_sampling is None:
+        used["timestep_sampling"] = Default(sampling, flow.source, source.family.label)
+    has_number = sampling in ("sigma", "shift") or (sampling == "logit_normal" and flow.line is None)
+    if objective.discrete_flow_shift is None and has_number:
+        used["discrete_flow_shift"] = Default(flow.shift, flow.source, source.family.label)
+    return used
 
 
 def with_settings(run: RunConfig, values: Mapping[str, Any]) -> RunConfig:

@@ -12,6 +12,7 @@ from neonym.config.resolve import Origins
 from neonym.config.rules import NO_IMAGES, objective_problems
 from neonym.config.run import RunConfig
 from neonym.config.sources import NO_NAME
+from neonym.config.without_effect import diffusion_warnings, flow_warnings
 from neonym.data.datasets import Dataset
 from neonym.data.plan import ConceptPlan
 from neonym.data.records import scan, steps_per_epoch
@@ -95,8 +96,12 @@ def preflight(run: RunConfig, known: Sequence[Problem] = (), hasty: bool = False
         source, tokenizers, of_model = read_model(run.model)
         problems += of_model
     predicts_v = source.prediction_type == "v_prediction" if source else declares_v_prediction(run.model)
-    if predicts_v is not None:
+    if source is not None and source.family.process == "flow":
+        sampling = run.objective.timestep_sampling or source.flow.sampling
+        problems += flow_warnings(run.objective, sampling, source.facts.embedded_guidance is not None)
+    elif predicts_v is not None:
         problems += objective_problems(run.objective, predicts_v)
+        problems += diffusion_warnings(run.objective)
     found = Preflight(run, tuple(problems), None, config, inputs.data.origins, source, {}, tokenizers)
     if source is None:
         return found
@@ -225,6 +230,6 @@ def plan_samples(
     spec: ConceptSpec, records: Sequence[ImageRecord], sizes: Sequence[int], run: RunConfig, total: int
 ) -> ConceptPlan:
     """Return the plan of a word's samples in each of `total` steps."""
-    stratified = run.objective.timestep_sampling == "stratified"
+    stratified = run.objective.timestep_draws == "stratified"
     seed = concept_seed(run.optim.seed, spec.token_string)
     return ConceptPlan(records, sizes, seed, run.dataset.prior_loss_weight, stratified, total)

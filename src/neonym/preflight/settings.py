@@ -36,7 +36,7 @@ def unsuitable_settings(run: RunConfig, source: ModelSource) -> list[Problem]:
 
 
 def model_flag_problems(model: ModelSettings, source: ModelSource) -> list[Problem]:
-    """Return an error for each flag that contradicts what the model is recognised as."""
+    """Return a problem for each flag that contradicts what the model is recognised as."""
     problems = []
     for flag, family in ((family.flag, family) for family in families() if family.flag):
         if getattr(model, flag, False) and source.family.name != family.name:
@@ -44,7 +44,10 @@ def model_flag_problems(model: ModelSettings, source: ModelSource) -> list[Probl
             script = " (sdxl_train_textual_inversion.py adds it, train_textual_inversion.py does not)"
             fix = f"Leave it out{script if flag == 'sdxl' else ''}: Neonym recognises the model by itself"
             problems.append(Problem("error", what, f"--{flag}", fix))
-    if model.v_parameterization and source.prediction_type != "v_prediction":
+    if model.v_parameterization and source.family.process == "flow":
+        what = "has no effect on a flow: it predicts neither noise nor v, but a direction"
+        problems.append(Problem("warning", what, "--v_parameterization", "Leave it out"))
+    elif model.v_parameterization and source.prediction_type != "v_prediction":
         what = f"the model predicts noise ({source.prediction_type}), according to {source.prediction_from}"
         problems.append(
             Problem("error", what, "--v_parameterization", "Leave it out: Neonym recognises the model by itself")

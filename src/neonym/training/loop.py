@@ -21,7 +21,7 @@ def run_steps(run: Session) -> bool:
     A run that reached its time limit is not: it can be continued. Raises StopRequested after a step, and UserError when
     a finite check fails.
     """
-    objective, deadline = objective_of(run.plan.run), deadline_of(run.plan.run)
+    objective, deadline = objective_of(run.plan.run, run.plan.source), deadline_of(run.plan.run)
     state, events, total = run.state, run.events, run.milestones.total
     for work in run.loader.steps(state.step, state.step if run.stops_early else total):
         losses = train_step(run.model, state.concepts, work, objective, run.accelerator)  # [N], on the device

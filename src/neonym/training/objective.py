@@ -27,6 +27,8 @@ class Objective:
     scale_v_pred_loss_like_noise_pred: bool = False
     v_pred_like_loss: float | None = None
     debiased_estimation_loss: bool = False  # Yu et al. 2023
+    model_prediction_type: Literal["raw", "additive", "sigma_scaled"] = "raw"  # of flows
+    weighting_scheme: str = "none"  # of flows: `sigma_sqrt` and `cosmap` are loss weights
     mask_normalize: bool = False  # not in sd-scripts: average a masked loss over the masked area, not the image
 
     def loss(self, prediction: Tensor, noisy: Noisy, mask: Tensor | None = None) -> Tensor:
@@ -35,7 +37,10 @@ class Objective:
         The distance is multiplied by the `mask` [B,1,h,w], averaged over channels and positions, and multiplied by the
         loss weight of the noise level.
         """
-        distance = self.distance(prediction.float() - noisy.target.float(), noisy)  # [B,C,h,w]
+        error = prediction.float() - noisy.target.float()  # [B,C,h,w]
+        if self.model_prediction_type == "sigma_scaled":  # x_t - sigma v is compared with x_0
+            error = -sigma_of(noisy)[:, None, None, None] * error
+        distance = self.distance(error, noisy)  # [B,C,h,w]
         if mask is not None:
             distance = distance * mask
             if self.mask_normalize:
@@ -75,4 +80,21 @@ class Objective:
             weight = weight * (1 + self.v_pred_like_loss * (capped + 1) / capped)
         if self.debiased_estimation_loss:
             weight = weight / (capped + 1 if noisy.velocity else capped.sqrt())
-        return weight
+        return weight * self.flow_weight(noisy)
+
+    def flow_weight(self, noisy: Noisy) -> Tensor | float:
+        """Return the loss weight [B] of the weighting scheme of a flow, or 1.
+
+        As in sd-scripts, it goes with the prediction type `sigma_scaled`.
+        """
+        sigma = sigma_of(noisy)
+        if self.model_prediction_type != "sigma_scaled":
+            return 1.0
+        if self.weighting_scheme == "sigma_sqrt":
+            return sigma**-2
+        return 2 / (math.pi * (1 - 2 * sigma + 2 * sigma**2)) if self.weighting_scheme == "cosmap" else 1.0
+
+
+def sigma_of(noisy: Noisy) -> Tensor:
+    """Return sigma [B] of the noised latents of a flow."""
+    return noisy.t / 1000

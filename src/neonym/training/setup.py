@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import timedelta
 
 import torch
@@ -12,7 +12,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, KwargsHandler, broadcast_object_list
 
+from neonym.config.learning_settings import ObjectiveSettings
 from neonym.config.run import RunConfig
+from neonym.config.without_effect import DIFFUSION_ONLY, FLOW_ONLY
 from neonym.errors import Problem, RefuseRun, UserError
 from neonym.models.model import Model
 from neonym.models.process.diffusion import Diffusion
@@ -101,9 +103,11 @@ def weight_dtype(accelerator: Accelerator) -> torch.dtype:
     return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
 
 
-def objective_of(run: RunConfig) -> Objective:
-    """Return the objective that a run's settings describe."""
-    return Objective(**{f.name: getattr(run.objective, f.name) for f in fields(Objective)})
+def objective_of(run: RunConfig, source: ModelSource) -> Objective:
+    """Return the objective that a run's settings describe, without those that have no meaning for the process."""
+    unused = FLOW_ONLY if source.family.process == "diffusion" else DIFFUSION_ONLY
+    names = [f.name for f in fields(Objective) if f.name not in unused]
+    return Objective(**{name: getattr(run.objective, name) for name in names})
 
 
 def process_of(model: Model, run: RunConfig) -> Diffusion | Flow:
@@ -113,4 +117,14 @@ def process_of(model: Model, run: RunConfig) -> Diffusion | Flow:
     process = model.process.with_rules(rules)
     if run.objective.zero_terminal_snr and isinstance(process, Diffusion):
         return process.with_zero_terminal_snr()
-    return process
+    return sampled_as(process, run.objective) if isinstance(process, Flow) else process
+
+
+def sampled_as(flow: Flow, settings: ObjectiveSettings) -> Flow:
+    """Return the flow with the distribution of sigma in the settings; what is not set stays the family's."""
+    names = ("sigmoid_scale", "logit_mean", "logit_std", "mode_scale", "weighting_scheme")
+    flow = replace(flow, **{name: getattr(settings, name) for name in names})
+    if settings.timestep_sampling is not None:
+        flow = replace(flow, sampling=settings.timestep_sampling)
+    shift = settings.discrete_flow_shift
+    return flow if shift is None else replace(flow, shift=shift, line=None)

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from neonym.models.loading.parts import load_parts, vae_of
+from neonym.models.loading.parts import flow_of, load_parts, vae_of
 from neonym.models.model import Model
-from neonym.models.process.flow import STEPS, Flow
+from neonym.models.process.sigmas import STEPS
 from neonym.models.source import ModelSource
 from neonym.models.text_side import TextSide
 
@@ -26,8 +26,7 @@ def load_as(
     """
     parts = load_parts(source, device, dtype)
     encoders: Any = {name: parts[name] for name in source.encoders}
-    scheduler = source.configs["scheduler"]
-    process = Flow(shift=float(scheduler.get("shift", 1.0)))
+    scheduler, process = source.configs["scheduler"], flow_of(source, dtype)
     denoiser = parts[source.family.denoiser.part]
     return kind(source, denoiser, text(encoders, **text_options), vae_of(source, parts), process, scheduler)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from neonym.errors import ModelError
 from neonym.models.defaults import published
 from neonym.models.family import Configs, DenoiserSpec, EncoderSpec, Family, LatentSpec, Recognised, SequenceSpec
+from neonym.models.process.sigmas import FLUX_LINE, FlowSpec
 
 DEV_LENGTH, SCHNELL_LENGTH = 512, 256  # ids of T5; padding is read like text, so the number matters
 CLIP = EncoderSpec(
@@ -55,6 +56,9 @@ FLUX1 = Family(
     denoiser=TRANSFORMER,
     latents=LatentSpec(channels=16, multiple=16, scaling_factor=0.3611, shift_factor=0.1159, patch=2),
     process="flow",
+    flow=FlowSpec(
+        "flux_shift", 3.0, FLUX_LINE, rounds_sigma=True, source="sd-scripts' guide; OneTrainer draws the same"
+    ),
     recognise=recognise,
     module="neonym.models.families.flux_network",
     pipeline="FluxPipeline",

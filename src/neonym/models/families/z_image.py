@@ -8,6 +8,7 @@ from __future__ import annotations
 from neonym.errors import ModelError
 from neonym.models.defaults import published
 from neonym.models.family import Configs, DenoiserSpec, EncoderSpec, Family, LatentSpec, Recognised, SequenceSpec
+from neonym.models.process.sigmas import FlowSpec
 
 LAYOUT = SequenceSpec(
     template=("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"), masked=True, brackets="text"
@@ -46,6 +47,7 @@ Z_IMAGE = Family(
     denoiser=TRANSFORMER,
     latents=LatentSpec(channels=16, multiple=16, scaling_factor=0.3611, shift_factor=0.1159, patch=2),
     process="flow",
+    flow=FlowSpec("logit_normal", 2.0, source="musubi-tuner; OneTrainer draws the same, but does not shift it"),
     recognise=recognise,
     module="neonym.models.families.z_image_network",
     pipeline="ZImagePipeline",

@@ -10,6 +10,7 @@ from neonym.io.pickles import first_line
 from neonym.models.batch_invariance import make_batch_invariant
 from neonym.models.loading.assemble import load_part
 from neonym.models.loading.weight_files import stays_on_disk
+from neonym.models.process.flow import Flow
 from neonym.models.source import ModelSource
 from neonym.models.vae import Vae
 
@@ -38,6 +39,11 @@ def vae_of(source: ModelSource, parts: dict[str, nn.Module]) -> Vae:
     """Return the VAE of a model, with the normalisation of its latents."""
     latents = source.latents
     return Vae(parts["vae"], latents.scaling_factor, latents.shift_factor)  # pyright: ignore[reportArgumentType]
+
+
+def flow_of(source: ModelSource, dtype: torch.dtype) -> Flow:
+    """Return the process of a flow whose network has the precision `dtype`."""
+    return Flow.of(source.flow, source.latents.patch, dtype)
 
 
 def loading_order(source: ModelSource) -> list[str]:
