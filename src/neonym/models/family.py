@@ -75,7 +75,10 @@ class DenoiserSpec:
 
     part: str
     module: str
-    not_quantized: tuple[str, ...] = ()  # beginnings of layers that stay as they are: small ones that matter most
+    # Beginnings of the names of layers, see `storage.SchemeRules`
+    not_quantized: tuple[str, ...] = ()  # layers that stay as they are: small ones that matter most
+    in_int8: tuple[str, ...] = ()  # large layers that matter most, such as modulation: int8 in every scheme
+    blocks: tuple[str, ...] = ()  # lists of its blocks in the order of the forward pass, if they can be swapped
 
 
 @dataclass(frozen=True)
