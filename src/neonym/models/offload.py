@@ -40,9 +40,7 @@ class Ring:
         self.device = device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         size = max((packed_size(block) for block in blocks), default=0)
-        self.buffers = [
-            torch.empty(size, dtype=torch.uint8, device=device) for _ in range(min(buffers, len(blocks)))
-        ]
+        self.buffers = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(min(buffers, len(blocks)))]
         self.held: list[int | None] = [None] * len(self.buffers)  # the block whose weights are in each buffer
         self.ready: list[torch.cuda.Event | None] = [None] * len(self.buffers)  # when its copy is complete
         self.last = -1  # the block that computed last

@@ -67,16 +67,16 @@ def load_part(source: ModelSource, part: str, dtype: torch.dtype, device: torch.
     tensors = {n: t for file in weights.files for n, t in read_tensors(file, (weights.start,)).items()}
     named = fitting(source, part, module, tensors)
     for name in list(named):  # one at a time, so that only the memory-mapped file is a second copy
-        placed = named[name].to(device, dtype)
+        home = torch.device("cpu") if name.startswith(waiting) else device
+        placed = named[name].to(device if name in to_quantize else home, dtype)
         if not is_finite(placed):
             raise not_finite(kind, weights, dtype)
-        home = torch.device("cpu") if name.startswith(waiting) else device
         if name in to_quantize:
             layer, scheme = to_quantize[name]
             set_quantized(layer, pack(placed, scheme).to(home))
             del named[name]
         else:
-            named[name] = placed.to(home)
+            named[name] = placed
     module.load_state_dict(named, assign=True, strict=not tied(module))
     tie_weights(module)
     return module

@@ -110,12 +110,12 @@ def unpack_nf4(weight: Packed, dtype: torch.dtype) -> Tensor:
     count = torch.Size(weight.shape).numel()
     if weight.numbers.is_cuda and has_kernels() and not torch.compiler.is_compiling():
         return unpacked_by_bitsandbytes(weight, dtype).flatten()[:count].view(weight.shape)
-    pairs = value_pairs(dtype, weight.numbers.device).index_select(0, weight.numbers.int())  # [n/2]
+    find = value_pairs if torch.compiler.is_compiling() else cached_value_pairs
+    pairs = find(dtype, weight.numbers.device).index_select(0, weight.numbers.int())  # [n/2]
     blocks = pairs.view(dtype).view(-1, BLOCK).mul_(weight.scale)
     return blocks.flatten()[:count].view(weight.shape)
 
 
-@lru_cache(maxsize=8)
 def value_pairs(dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the two values of each byte, [256]: two numbers of `dtype` as one integer, so that one look-up finds both.
 
@@ -126,6 +126,9 @@ def value_pairs(dtype: torch.dtype, device: torch.device) -> Tensor:
     return pairs.view({2: torch.int32, 4: torch.int64}[dtype.itemsize]).flatten()
 
 
+cached_value_pairs = lru_cache(maxsize=8)(value_pairs)
+
+
 @lru_cache(maxsize=1)
 def has_kernels() -> bool:
     """Return whether bitsandbytes is installed."""
@@ -134,8 +137,9 @@ def has_kernels() -> bool:
 
 def unpacked_by_bitsandbytes(weight: Packed, dtype: torch.dtype) -> Tensor:
     """Return dequantized weights [n] with the kernel of bitsandbytes, which reads the same layout."""
-    from bitsandbytes.functional import dequantize_4bit  # pyright: ignore[reportMissingImports]
+    from bitsandbytes.functional import QuantState, dequantize_4bit  # pyright: ignore[reportMissingImports]
 
-    out = torch.empty(len(weight.scale) * BLOCK, dtype=dtype, device=weight.numbers.device)
+    shape = torch.Size((len(weight.scale) * BLOCK,))
     absmax = weight.scale.float().flatten()
-    return dequantize_4bit(weight.numbers[:, None], absmax=absmax, out=out, blocksize=BLOCK, quant_type="nf4")
+    state = QuantState(absmax, shape=shape, blocksize=BLOCK, quant_type="nf4", dtype=dtype)
+    return dequantize_4bit(weight.numbers[:, None], state)
