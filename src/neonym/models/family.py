@@ -48,6 +48,8 @@ class EncoderSpec:
     width: int | None = None  # vector width in published models; None: it varies
     max_length: int = 0  # ids in a sequence, with its template and end; 0: no limit, and for CLIP chunks of 77
     id_zero_pads: bool = False  # padding is id 0, which no text contains
+    # How many blocks of a causal language model are read, as in `blocks[:blocks_read]`; the rest is not loaded
+    blocks_read: int | None = None
     layout: SequenceSpec = SequenceSpec()
 
     @property

@@ -85,7 +85,8 @@ class Ring:
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self.stream):
             copy_chunks(self.masters[index], self.buffers[place])
-            self.ready[place] = self.stream.record_event()
+            event = self.ready[place] = torch.cuda.Event()
+            event.record(self.stream)
 
 
 def copy_chunks(chunks: Sequence[Tensor], buffer: Tensor) -> None:

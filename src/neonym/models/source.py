@@ -35,7 +35,7 @@ class ModelSource:
     weights: dict[str, Weights] = field(default_factory=dict)
     variant: str | None = None  # the requested variant of weights in a Diffusers folder
     offline: bool = False
-    storage: Storage = Storage()  # how its weights are kept in memory
+    storage: Storage = field(default_factory=Storage)  # how its weights are kept in memory
 
     @property
     def native_size(self) -> int:

@@ -25,7 +25,7 @@ def storage_of(run: RunConfig, source: ModelSource, device: torch.device, note: 
 
 def scheme_on(device: torch.device, precision: str, note: Callable[[str], None]) -> Scheme | None:
     """Return the scheme of a precision on a device; None if weights are not quantized."""
-    scheme = next((scheme for scheme in SCHEMES if scheme == precision), None)
+    scheme: Scheme | None = next((scheme for scheme in SCHEMES if scheme == precision), None)
     if scheme == "fp8" and device.type == "mps":
         note("note: fp8 -> int8: this device has no 8-bit floating-point numbers; int8 takes the same memory")
         return "int8"

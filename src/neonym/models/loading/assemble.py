@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from neonym.errors import ModelError
+from neonym.models.encoders.blocks import keep_blocks
 from neonym.models.loading.folder import Weights
 from neonym.models.loading.vae_config import PREFIX as VAE_PREFIX
 from neonym.models.loading.vocabulary_spread import TOKEN_TABLES
@@ -62,6 +63,7 @@ def load_part(source: ModelSource, part: str, dtype: torch.dtype, device: torch.
     """
     kind, weights = source.kinds[part], source.weights[part]
     module = empty(kind, source.configs[part])
+    leave_out_unread_blocks(source, part, module)
     to_quantize = {f"{name}.weight": found for name, found in quantized_layers(source, part, module).items()}
     waiting = names_of_swapped(source, part, module)
     tensors = {n: t for file in weights.files for n, t in read_tensors(file, (weights.start,)).items()}
@@ -80,6 +82,13 @@ def load_part(source: ModelSource, part: str, dtype: torch.dtype, device: torch.
     module.load_state_dict(named, assign=True, strict=not tied(module))
     tie_weights(module)
     return module
+
+
+def leave_out_unread_blocks(source: ModelSource, part: str, module: nn.Module) -> None:
+    """Remove the blocks of a text encoder above the last one that the family reads, in place."""
+    for encoder in source.family.encoders:
+        if encoder.name == part and encoder.blocks_read is not None:
+            keep_blocks(module, encoder.blocks_read)
 
 
 def quantized_layers(source: ModelSource, part: str, module: nn.Module) -> dict[str, tuple[Quantizable, Scheme]]:

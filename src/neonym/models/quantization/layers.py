@@ -29,7 +29,8 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        weight = Packed(ctx.scheme, *ctx.saved_tensors, ctx.weight_shape)
+        numbers, scale = ctx.saved_tensors
+        weight = Packed(ctx.scheme, numbers, scale, ctx.weight_shape)
         grad = grads[0]
         return (grad @ unpack(weight, grad.dtype)).to(ctx.dtype), None, None, None, None, None
 
@@ -51,7 +52,8 @@ class _Conv(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        weight = Packed(ctx.scheme, *ctx.saved_tensors, ctx.weight_shape)
+        numbers, scale = ctx.saved_tensors
+        weight = Packed(ctx.scheme, numbers, scale, ctx.weight_shape)
         grad = grads[0]
         back = conv2d_input(ctx.shape, unpack(weight, grad.dtype), grad, *ctx.options)
         return back.to(ctx.dtype), None, None, None, None, None, None
