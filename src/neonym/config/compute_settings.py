@@ -4,6 +4,8 @@ from typing import Literal
 
 from neonym.config.schema import Section, setting
 
+Precision = Literal["auto", "bf16", "fp8", "int8", "nf4"]
+
 
 class ComputeSettings(Section):
     """The settings of precision, memory and speed."""
@@ -14,11 +16,31 @@ class ComputeSettings(Section):
         "Stable Diffusion, or, without bf16, fp16 and for 2.x float32; float32 on other devices and for the built-in "
         "model).",
     )
-    fp8_base: bool = setting(
-        False, "Keep the U-Net's weights in 8 bits: half the memory of fp16, but slightly less exact, and slower."
+    fit: Literal["auto", "off"] = setting(
+        "auto",
+        "Whether the next four settings are chosen from an estimate of the memory that a step needs and the memory of "
+        "the device, if none of them is given. There is no estimate for models with a U-Net.",
+    )
+    base_precision: Precision = setting(
+        "auto",
+        "How the denoiser's frozen weights are kept: fp8 and int8 (8 bits) and nf4 (4 bits) are slightly less exact, "
+        "and slower; bf16 is the precision of --mixed_precision.",
+    )
+    encoder_precision: Precision = setting(
+        "auto",
+        "The same for T5 and language models as text encoders (default: as --base_precision). CLIP and the tables of "
+        "all tokens are never quantized.",
     )
     gradient_checkpointing: bool = setting(
-        False, "Recompute activations to save memory; a step then takes about 50 % longer."
+        False,
+        "Recompute the activations of the denoiser, and of T5 and language models, to save memory; a step then takes "
+        "about 50 % longer.",
+    )
+    blocks_to_swap: int | None = setting(
+        None,
+        "How many blocks of the denoiser wait in the memory of the CPU and are copied to the device when they are "
+        "used (default: 0). This adds --gradient_checkpointing.",
+        least=0,
     )
     xformers: bool = setting(False, "Accepted from sd-scripts: PyTorch's own attention is used, with the same result.")
     sdpa: bool = setting(False, "PyTorch's scaled dot-product attention; always on.")

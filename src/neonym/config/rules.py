@@ -216,6 +216,9 @@ def contradictions(run: RunConfig) -> Iterator[Problem]:
         (run.hub.resume_from_huggingface and save.resume is None, "needs --resume", "resume_from_huggingface",
          "Add --resume=owner/repo/folder"),
         (save.resume is not None and save.restart, "contradicts --resume", "restart", "Use only one of them"),
+        (bool(run.compute.blocks_to_swap) and run.compute.torch_compile,
+         "cannot be combined with --torch_compile, whose code has the addresses of weights in it", "blocks_to_swap",
+         "Use only one of them"),
         (run.model.v2 and run.model.sdxl, "contradicts --sdxl, which sdxl_train_textual_inversion.py adds", "v2",
          "Leave it out: Neonym recognises the model by itself"),
     ]  # fmt: skip

@@ -49,6 +49,8 @@ class EncoderSpec:
     width: int | None = None  # vector width in published models; None: it varies
     max_length: int = 0  # ids in a sequence, with its template and end; 0: no limit, and for CLIP chunks of 77
     id_zero_pads: bool = False  # padding is id 0, which no text contains
+    # How many blocks of a causal language model are read, as in `blocks[:blocks_read]`; the rest is not loaded
+    blocks_read: int | None = None
     layout: SequenceSpec = SequenceSpec()
 
     @property
@@ -76,7 +78,10 @@ class DenoiserSpec:
 
     part: str
     module: str
-    not_quantized: tuple[str, ...] = ()  # beginnings of layers that stay as they are: small ones that matter most
+    # Beginnings of the names of layers, see `storage.SchemeRules`
+    not_quantized: tuple[str, ...] = ()  # layers that stay as they are: small ones that matter most
+    in_int8: tuple[str, ...] = ()  # large layers that matter most, such as modulation: int8 in every scheme
+    blocks: tuple[str, ...] = ()  # lists of its blocks in the order of the forward pass, if they can be swapped
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from neonym.models.family import Configs, Family, LatentSpec, PerChannel, Recogn
 from neonym.models.loading.folder import Weights
 from neonym.models.loading.weight_files import hash_of_files, hash_of_tensors
 from neonym.models.process.sigmas import FlowSpec
+from neonym.models.storage import Storage
 
 BUILTIN = "builtin:emoji"
 BUILTIN_MODELS = Path(__file__).parent / "builtin"
@@ -35,6 +36,7 @@ class ModelSource:
     weights: dict[str, Weights] = field(default_factory=dict)
     variant: str | None = None  # the requested variant of weights in a Diffusers folder
     offline: bool = False
+    storage: Storage = field(default_factory=Storage)  # how its weights are kept in memory
 
     @property
     def native_size(self) -> int:

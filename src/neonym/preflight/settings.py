@@ -30,6 +30,11 @@ def unsuitable_settings(run: RunConfig, source: ModelSource) -> list[Problem]:
     if source.family.clip_skip_note and run.model.clip_skip > 1:
         what, fix = source.family.clip_skip_note
         problems.append(Problem("warning", what, "--clip_skip", fix))
+    if run.compute.blocks_to_swap and not source.family.denoiser.blocks:
+        what = f"has no effect on {source.family.label}, whose U-Net is not made of equal blocks"
+        problems.append(
+            Problem("warning", what, "--blocks_to_swap", "Use --base_precision or --gradient_checkpointing")
+        )
     if run.compute.torch_compile:
         problems += compile_problems(run.compute.dynamo_backend)
     return [*problems, *model_flag_problems(run.model, source), *source_notes(source)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,13 +15,13 @@ from neonym.data.loader import Loader
 from neonym.data.sdscripts_latents import known_latents
 from neonym.io.memo import cache_folder
 from neonym.models.model import Model, load_model
-from neonym.models.quantization import quantize_to_8_bits
 from neonym.models.source import ModelSource
 from neonym.preflight.plan import TrainingPlan
 from neonym.runs.dispatcher import Dispatcher
 from neonym.runs.events import Encoded
 from neonym.runs.stop import Stop
 from neonym.text.words import clean
+from neonym.training.memory import storage_of
 from neonym.training.setup import process_of, samples_at_once, weight_dtype
 from neonym.types import ImageRecord
 
@@ -28,18 +29,15 @@ from neonym.types import ImageRecord
 def load_frozen_model(plan: TrainingPlan, accelerator: Accelerator, events: Dispatcher) -> Model:
     """Return the model on its device, with the run's noising process. Raises ModelError."""
     run = plan.run
+    storage = storage_of(run, plan.source, accelerator.device, events.note)
     model = load_model(
-        plan.source,
+        replace(plan.source, storage=storage),
         accelerator.device,
         weight_dtype(accelerator),
         clip_skip=run.model.clip_skip,
         tokenizers=plan.tokenizers,
     )
-    if run.compute.fp8_base and accelerator.device.type == "mps":
-        events.note("note: fp8_base -> the precision of --mixed_precision: this device does not support 8-bit numbers")
-    elif run.compute.fp8_base:
-        quantize_to_8_bits(model.denoiser, plan.source.family.denoiser.not_quantized)
-    if run.compute.gradient_checkpointing:
+    if run.compute.gradient_checkpointing or storage.blocks_to_swap:
         model.enable_gradient_checkpointing()
     if run.compute.torch_compile:
         model.compile(run.compute.dynamo_backend)

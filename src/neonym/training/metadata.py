@@ -26,7 +26,7 @@ WITHOUT_EFFECT_ON_RESULT = {
     "log": True,
     "hub": True,
     "model": {"offline", "v2", "sdxl"},
-    "compute": {"ddp_timeout", "xformers", "sdpa", "mem_eff_attn"},
+    "compute": {"ddp_timeout", "xformers", "sdpa", "mem_eff_attn", "fit", "blocks_to_swap"},
     "dataset": {"dataset_config", "train_data_dir", "reg_data_dir", "in_json", "broken_images", "template_file"},
     "optim": {"max_train_time"},
     "concept": {"weights"},
@@ -45,7 +45,8 @@ RECIPE_SECTIONS = ("model", "dataset", "optim", "objective", "eval")  # the sect
 # other settings of a recipe: they decide the numbers on any machine
 PRECISION_SETTINGS = (
     "mixed_precision",
-    "fp8_base",
+    "base_precision",
+    "encoder_precision",
     "save_precision",
 )
 

@@ -22,6 +22,7 @@ ENCODERS = (CLIP, T5)
 TRANSFORMER = DenoiserSpec(
     "transformer", "FluxTransformer2DModel",
     not_quantized=("time_text_embed", "x_embedder", "context_embedder", "norm_out", "proj_out"),
+    in_int8=(".norm",), blocks=("transformer_blocks", "single_transformer_blocks"),
 )  # fmt: skip
 CHANNELS = 64  # of a token: 2 x 2 latents of 16 channels
 OTHER_TASKS = {  # pipeline -> what its model is for

@@ -14,12 +14,14 @@ LAYOUT = SequenceSpec(
     template=("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"), masked=True, brackets="text"
 )
 QWEN = EncoderSpec(
-    "text_encoder", "Qwen3Model", "qwen3_4b", kind="causal_lm", width=2560, max_length=512, layout=LAYOUT
-)
+    "text_encoder", "Qwen3Model", "qwen3_4b", kind="causal_lm", width=2560, max_length=512, layout=LAYOUT,
+    blocks_read=-1,
+)  # fmt: skip
 ENCODERS = (QWEN,)
 TRANSFORMER = DenoiserSpec(
     "transformer", "ZImageTransformer2DModel",
-    not_quantized=("t_embedder", "cap_embedder", "all_x_embedder", "all_final_layer"),
+    not_quantized=("t_embedder", "cap_embedder", "all_x_embedder", "all_final_layer", ".adaLN_modulation"),
+    blocks=("noise_refiner", "context_refiner", "layers"),
 )  # fmt: skip
 
 

@@ -14,11 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from neonym.errors import ModelError
+from neonym.models.encoders.blocks import keep_blocks
 from neonym.models.loading.folder import Weights
 from neonym.models.loading.vae_config import PREFIX as VAE_PREFIX
 from neonym.models.loading.vocabulary_spread import TOKEN_TABLES
 from neonym.models.loading.weight_files import read_tensors
+from neonym.models.offload import swapped_blocks
+from neonym.models.quantization import layers_to_quantize, pack, set_quantized
+from neonym.models.quantization.layers import Quantizable
 from neonym.models.source import ModelSource
+from neonym.models.storage import Scheme, SchemeRules
 
 # Prefixes of text encoder weights: in transformers 5 of some encoders, in files of most
 BODIES = ("text_model.", "model.")
@@ -51,19 +56,62 @@ def empty(kind: str, config: dict[str, Any]) -> nn.Module:
 
 
 def load_part(source: ModelSource, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """Return a part with its weights, copied only if they change precision or device. Raises ModelError."""
+    """Return a part with its weights, copied only if they change precision or device.
+
+    Weights are quantized one by one, and those of blocks to swap stay in the memory of the CPU, so that the device
+    never has to hold the whole part. Raises ModelError.
+    """
     kind, weights = source.kinds[part], source.weights[part]
     module = empty(kind, source.configs[part])
+    leave_out_unread_blocks(source, part, module)
+    to_quantize = {f"{name}.weight": found for name, found in quantized_layers(source, part, module).items()}
+    waiting = names_of_swapped(source, part, module)
     tensors = {n: t for file in weights.files for n, t in read_tensors(file, (weights.start,)).items()}
     named = fitting(source, part, module, tensors)
     for name in list(named):  # one at a time, so that only the memory-mapped file is a second copy
-        placed = named[name].to(device, dtype)
+        home = torch.device("cpu") if name.startswith(waiting) else device
+        placed = named[name].to(device if name in to_quantize else home, dtype)
         if not is_finite(placed):
             raise not_finite(kind, weights, dtype)
-        named[name] = placed
+        if name in to_quantize:
+            layer, scheme = to_quantize[name]
+            set_quantized(layer, pack(placed, scheme).to(home))
+            del named[name]
+        else:
+            named[name] = placed
     module.load_state_dict(named, assign=True, strict=not tied(module))
     tie_weights(module)
     return module
+
+
+def leave_out_unread_blocks(source: ModelSource, part: str, module: nn.Module) -> None:
+    """Remove the blocks of a text encoder above the last one that the family reads, in place."""
+    for encoder in source.family.encoders:
+        if encoder.name == part and encoder.blocks_read is not None:
+            keep_blocks(module, encoder.blocks_read)
+
+
+def quantized_layers(source: ModelSource, part: str, module: nn.Module) -> dict[str, tuple[Quantizable, Scheme]]:
+    """Return the layers of a part whose weights are to be quantized, each with its scheme, by name."""
+    denoiser, storage = source.family.denoiser, source.storage
+    if part == denoiser.part:
+        rules = SchemeRules(storage.denoiser, denoiser.not_quantized, denoiser.in_int8)
+    else:
+        rules = SchemeRules(storage.encoders if part in quantizable_encoders(source) else None)
+    return layers_to_quantize(module, rules)
+
+
+def quantizable_encoders(source: ModelSource) -> list[str]:
+    """Return the encoders whose weights may be quantized: CLIP is small."""
+    return [encoder.name for encoder in source.family.encoders if encoder.kind != "clip"]
+
+
+def names_of_swapped(source: ModelSource, part: str, module: nn.Module) -> tuple[str, ...]:
+    """Return the beginnings of the names of weights in blocks that wait in the memory of the CPU."""
+    denoiser = source.family.denoiser
+    if part != denoiser.part or not source.storage.blocks_to_swap:
+        return ()
+    return tuple(f"{name}." for name in swapped_blocks(module, denoiser.blocks, source.storage.blocks_to_swap))
 
 
 def tied(module: nn.Module) -> bool:

@@ -10,6 +10,7 @@ from neonym.io.pickles import first_line
 from neonym.models.batch_invariance import make_batch_invariant
 from neonym.models.loading.assemble import load_part
 from neonym.models.loading.weight_files import stays_on_disk
+from neonym.models.offload import swap_blocks
 from neonym.models.process.flow import Flow
 from neonym.models.source import ModelSource
 from neonym.models.vae import Vae
@@ -31,6 +32,8 @@ def load_parts(source: ModelSource, device: torch.device, dtype: torch.dtype) ->
         except Exception as error:  # damaged weights make the libraries fail in any way
             what = f"its weights cannot be read ({first_line(error)})"
             raise ModelError(what, source.name, "Is the model complete?") from error
+        if part == source.family.denoiser.part and source.storage.blocks_to_swap:
+            swap_blocks(module, source.family.denoiser.blocks, source.storage.blocks_to_swap, device)
         parts[part] = moved_to_device(module, device)
     return parts
 
