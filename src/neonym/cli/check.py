@@ -184,7 +184,7 @@ def print_ids(found: Preflight) -> None:
         caption = example_caption(record, moment(found, record.concept, 0))
         print(f"\n{record.path}\n{'reg ' if record.is_reg else ''}caption: {caption}")
         for name, tokenizer in found.tokenizers.items() if str(record.path) not in unread else ():
-            encoded = tokenizer(caption)
+            encoded = tokenizer(caption, found.run.model.tokenize_as == "comfyui")
             flat = [i for row in encoded.ids for i in row]
             marks = ", ".join(f"{p} ({flat[p]})" for p in encoded.learned) or "none: the word is missing"
             print(f"input ids: {tensor(encoded.ids)}")

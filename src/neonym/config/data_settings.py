@@ -31,6 +31,11 @@ class ModelSettings(Section):
     )
     v_parameterization: bool = setting(False, "State that the model predicts v, if its files do not record that.")
     max_token_length: Literal[75, 150, 225] = setting(75, "The largest number of text tokens in a caption.")
+    tokenize_as: Literal["mix", "comfyui", "diffusers"] = setting(
+        "mix",
+        "Read captions as ComfyUI reads a prompt with embedding:NAME, as diffusers does, or each half of the time. It matters "
+        "for language models with spaces in their tokens (Z-Image, FLUX.2, Anima).",
+    )
     clip_skip: int = setting(1, "The text encoder layer to use, counted from the end (1: the last).", least=1)
 
 

@@ -89,6 +89,11 @@ class GenerateSettings(Section):
     )
     n_iter: int = setting(1, "How many passes to make over all prompts.", least=1, most=MOST_IMAGES)
     shuffle_prompts: bool = setting(False, "Shuffle the prompts anew for each pass.")
+    tokenize_as: Literal["diffusers", "comfyui"] = setting(
+        "diffusers",
+        "Read prompts as diffusers does, or as ComfyUI: a word then needs embedding:NAME, with a space before and after it, "
+        "as there. Words that are written plainly are changed to that.",
+    )
     max_embeddings_multiples: int | None = setting(
         None, "How many chunks of 75 tokens a prompt may have (default: as many as it needs, at most 8).", least=1
     )

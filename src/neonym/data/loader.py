@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 
 from neonym.data.latent_cache import Latents
 from neonym.data.latent_keys import size_conditioning
+from neonym.seeds import dice
 from neonym.types import Batch, Conditions, Draw, Encoded, Work
 
 KNOWN = 1 << 15  # captions whose ids are cached: more than a dataset has, unless they change with each draw
@@ -24,7 +25,7 @@ class Plan(Protocol):
 class Loader:
     """A loader of the work of each step for this rank: micro-batches of one concept and one size.
 
-    Captions are tokenized once. Every rank gets its share of each concept. A step trains a concept only if one of its
+    Captions are tokenized once for each program that they are read as. Every rank gets its share of each concept. A step trains a concept only if one of its
     captions contains the word (`words` are in lower case), which is not so with only regularisation images.
     """
 
@@ -32,7 +33,7 @@ class Loader:
         self,
         plans: Sequence[Plan],
         latents: Latents,
-        tokenize: Callable[[str], Encoded],
+        tokenize: Callable[[str, bool], Encoded],
         stack: Callable[[Sequence[Encoded], torch.device], Encoded],
         words: Sequence[str],
         device: torch.device,
@@ -41,11 +42,13 @@ class Loader:
         rank: int = 0,
         ranks: int = 1,
         guidance: float | None = None,
+        tokenize_as: Literal["mix", "comfyui", "diffusers"] = "diffusers",
     ):
         self.plans, self.latents, self.device = plans, latents, device
         self.tokenize, self.stack, self.words = lru_cache(KNOWN)(tokenize), stack, words
         self.micro_batch, self.step_share = micro_batch, step_share
         self.rank, self.ranks, self.guidance = rank, ranks, guidance
+        self.tokenize_as = tokenize_as
 
     def steps(self, first: int, end: int) -> Iterator[Work]:
         """Yield the work of steps `first` to `end - 1`."""
@@ -58,7 +61,7 @@ class Loader:
         for concept, plan in enumerate(self.plans):
             draws = plan.draws(step)
             counts[concept] = len(draws)
-            drawn += [concept] * any(self.words[concept] in self.tokenize(d.caption).words for d in draws)
+            drawn += [concept] * any(self.words[concept] in self.encoded(d).words for d in draws)
             size = self.micro_batch or self.step_share[draws[0].record.dataset]
             batches += [self.batch(part, concept) for part in share_of(draws, size, self.rank, self.ranks)]
         return Work(step, batches, counts.to(self.device), drawn)
@@ -72,7 +75,7 @@ class Loader:
             mask = torch.stack([self.latents.mask(d.record, d.view, size) for d in draws]).to(self.device)  # [B,1,h,w]
         return Batch(
             moments=moments.to(self.device),
-            text=self.stack([self.tokenize(d.caption) for d in draws], self.device),
+            text=self.stack([self.encoded(d) for d in draws], self.device),
             keys=[d.key for d in draws],
             levels=[d.level for d in draws],
             concept=torch.full((len(draws),), concept, device=self.device),
@@ -80,6 +83,11 @@ class Loader:
             mask=mask,
             conditions=self.conditions(draws),
         )
+
+    def encoded(self, draw: Draw) -> Encoded:
+        """Return the tokenized caption of a draw. In a mix, half of the draws are read as ComfyUI reads them."""
+        mixed = self.tokenize_as == "mix" and dice(*draw.key, "tokenize").random() < 0.5
+        return self.tokenize(draw.caption, mixed or self.tokenize_as == "comfyui")
 
     def conditions(self, draws: Sequence[Draw]) -> Conditions:
         """Return what the denoiser reads of draws beside their text, on the device."""

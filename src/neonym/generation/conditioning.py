@@ -11,6 +11,7 @@ import torch
 from neonym.models.encoders.clip import Keep
 from neonym.models.model import Model
 from neonym.models.text_side import as_tensors
+from neonym.models.tokenizers.comfyui import typed_groups
 from neonym.models.tokenizers.word_tokenizer import Chunk, WordTokenizer
 from neonym.text.emphasis import parse_emphasis
 from neonym.text.words import whole_word
@@ -34,6 +35,7 @@ class TextRules:
 
     most_chunks: int | None = None  # None: as many as a prompt needs, up to what the tokenizer allows
     keep: Keep = "original"  # which mean of the encoding emphasis leaves unchanged
+    comfyui: bool = False  # prompts have the ids that ComfyUI makes of them
 
 
 def plain_spelling(prompt: str, words: Iterable[str], escape: bool = True) -> str:
@@ -76,11 +78,13 @@ def translate_invokeai_emphasis(prompt: str, words: set[str]) -> str:
     return INVOKEAI_EMPHASIS.sub(emphasised, prompt) if "<" in prompt else prompt
 
 
-def chunks_of(tokenizer: WordTokenizer, prompt: str) -> list[Chunk]:
+def chunks_of(tokenizer: WordTokenizer, prompt: str, rules: TextRules = TextRules()) -> list[Chunk]:
     """Return a prompt in chunks of the tokenizer's size, of which BREAK ends one early.
 
     Raises ValueError for emphasis whose weight is not a number.
     """
+    if rules.comfyui:
+        return tokenizer.comfyui_chunks(typed_groups(tokenizer, prompt, tokenizer.knows_emphasis, escape=False))
     if not tokenizer.knows_emphasis:
         return tokenizer.in_chunks([((plain_spelling(prompt, tokenizer.words, escape=False),), 1.0)])
     pieces = parse_emphasis(plain_spelling(prompt, tokenizer.words))
@@ -95,12 +99,14 @@ def chunks_allowed(tokenizer: WordTokenizer, rules: TextRules) -> int:
 def chunks_needed(model: Model, prompts: Iterable[str], rules: TextRules = TextRules()) -> int:
     """Return how many chunks the longest of `prompts` is split into."""
     tokenizers = model.text.tokenizers.values()
-    return max(min(len(chunks_of(t, prompt)), chunks_allowed(t, rules)) for t in tokenizers for prompt in prompts)
+    return max(
+        min(len(chunks_of(t, prompt, rules)), chunks_allowed(t, rules)) for t in tokenizers for prompt in prompts
+    )
 
 
 def words_and_tokens_cut(tokenizer: WordTokenizer, prompt: str, rules: TextRules = TextRules()) -> tuple[set[str], int]:
     """Return the learned words in a prompt, and how many tokens are cut off because it has too many chunks."""
-    chunks = chunks_of(tokenizer, prompt)
+    chunks = chunks_of(tokenizer, prompt, rules)
     learned = {token for chunk in chunks for token, _ in chunk if token >= tokenizer.vocab}
     used = {word for word, ids in tokenizer.words.items() if learned & set(ids)}
     return used, sum(map(len, chunks[chunks_allowed(tokenizer, rules) :]))
@@ -112,16 +118,17 @@ def conditioning(
 ) -> TextCond:
     """Return the encoded prompts, each padded to a number of `chunks` (default: what the longest one needs)."""
     chunks = chunks_needed(model, prompts, rules) if chunks is None else chunks
-    texts = model.text.stacked([read_prompt(model, prompt, chunks) for prompt in prompts], model.device)
+    texts = model.text.stacked([read_prompt(model, prompt, chunks, rules) for prompt in prompts], model.device)
     has_emphasis = any(bool((weights != 1).any()) for weights in (texts.emphasis or {}).values())
     return model.text.encode(texts if has_emphasis else replace(texts, emphasis=None), rules.keep)
 
 
-def read_prompt(model: Model, prompt: str, chunks: int) -> Encoded:
+def read_prompt(model: Model, prompt: str, chunks: int, rules: TextRules) -> Encoded:
     """Return the ids, emphasis and masks of a prompt, each [K,L] per encoder."""
     found = {}
     for name, tokenizer in model.text.tokenizers.items():
         own = min(chunks, tokenizer.most_chunks)
-        read = chunks_of(tokenizer, prompt)[:own]
-        found[name] = tokenizer.laid_out([*read, *[[]] * (own - len(read))])
+        read = chunks_of(tokenizer, prompt, rules)[:own]
+        lay_out = tokenizer.laid_out_as_comfyui if rules.comfyui else tokenizer.laid_out
+        found[name] = lay_out([*read, *[[]] * (own - len(read))])
     return as_tensors(found, frozenset(), list(found))

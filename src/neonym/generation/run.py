@@ -132,7 +132,9 @@ def precision_notes(settings: GenerateSettings, dtype: torch.dtype) -> Iterator[
 def pipeline_rules(settings: GenerateSettings) -> PipelineRules:
     """Return the rules that the settings set for all images of a run."""
     return PipelineRules(
-        text=TextRules(settings.max_embeddings_multiples, settings.emb_normalize_mode),
+        text=TextRules(
+            settings.max_embeddings_multiples, settings.emb_normalize_mode, settings.tokenize_as == "comfyui"
+        ),
         zero_terminal_snr=settings.zero_terminal_snr,
         guidance_rescale=settings.guidance_rescale,
         at_once=settings.batch_at_once,

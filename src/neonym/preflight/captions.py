@@ -33,12 +33,10 @@ def caption_problems(
     records: Sequence[ImageRecord],
     held_out: Sequence[ImageRecord],
     tokenizers: Tokenizers,
-    room: int,
 ) -> tuple[list[Problem], list[Lost]]:
     """Return what is wrong with the captions of all words, and the images whose captions lose their word.
 
-    A word that never reaches the model is an error; one that is sometimes missing is a warning. `room` is the largest
-    number of tokens in a caption.
+    A word that never reaches the model is an error; one that is sometimes missing is a warning.
     """
     problems = list(unreadable_emphasis([*records, *held_out]))
     if problems:
@@ -51,7 +49,7 @@ def caption_problems(
         ]
         if not groups[0].records:
             problems.append(Problem("error", "has no images", f"`{token}`", "Check the folders"))
-        own, apart = (caption_group_problems(group, room) if group.records else [] for group in groups)
+        own, apart = (caption_group_problems(group) if group.records else [] for group in groups)
         regularisation = [r for r in records if r.concept == index and r.is_reg]
         problems += [*own, *regularisation_problems(token, regularisation, tokenizers), *apart]
         if 0 < (count := len(groups[1].records)) < ENOUGH_HELD_OUT:
@@ -111,13 +109,13 @@ class CaptionGroup:
         return [record.path.name for record, found in self.lost if found == fate]
 
 
-def caption_group_problems(group: CaptionGroup, room: int) -> list[Problem]:
+def caption_group_problems(group: CaptionGroup) -> list[Problem]:
     """Return what is wrong with the captions of a group of images."""
     return [
         *missing_words(group),
         *sometimes_without_word(group),
         *words_cut_off(group),
-        *captions_cut_off(group, room),
+        *captions_cut_off(group),
     ]
 
 
@@ -155,25 +153,33 @@ def words_cut_off(group: CaptionGroup) -> Iterator[Problem]:
     """Yield an error if the word is cut off in all captions, or a warning if it is, or can be, in some of them."""
     if names := group.names("cut off"):
         what = f"the word is cut off at the end of {len(names)} captions{group.which} ({some(names)})"
-        fix = "Put the word first, or use a larger --max_token_length"
+        fix = "Put the word first" + longer(group, "a larger --max_token_length")
         severity = group.severity if len(names) == len(group.records) else "warning"
         yield Problem(severity, what, f"`{group.token}`", fix)
     if names := group.names("at times cut off"):
         what = f"shuffling can move the word to where {len(names)} captions{group.which} are cut off ({some(names)})"
-        fix = "Put it first and set keep_tokens=1, or use a larger --max_token_length"
+        fix = "Put it first and set keep_tokens=1" + longer(group, "a larger --max_token_length")
         yield Problem("warning", what, f"`{group.token}`", fix)
 
 
-def captions_cut_off(group: CaptionGroup, room: int) -> Iterator[Problem]:
-    """Yield a warning if captions are so long that their ends are cut off."""
-    long = [
-        record.path.name for record in group.tight
-        if any(tokenizer.cut_off(plain_caption(record)) for tokenizer in group.tokenizers.values())
-    ]  # fmt: skip
-    if long:
+def captions_cut_off(group: CaptionGroup) -> Iterator[Problem]:
+    """Yield a warning if captions are so long that their ends are cut off, or are by some text encoders."""
+    cut = {
+        name: [record.path.name for record in group.tight if tokenizer.cut_off(plain_caption(record))]
+        for name, tokenizer in group.tokenizers.items()
+    }
+    by = [name for name, long in cut.items() if long]
+    if by:
+        long, room = max(cut.values(), key=len), min(group.tokenizers[name].room for name in by)
         captions = f"{len(long)} captions{group.which}"
-        what = f"the ends of {captions} are cut off: they have more than {room} tokens ({some(long)})"
-        yield Problem("warning", what, "captions", "Shorten them, or use --max_token_length=150 or 225")
+        where = f" for {' and '.join(by)}" if len(by) < len(cut) else ""
+        what = f"the ends of {captions} are cut off{where}: they have more than {room} tokens ({some(long)})"
+        yield Problem("warning", what, "captions", "Shorten them" + longer(group, "--max_token_length=150 or 225"))
+
+
+def longer(group: CaptionGroup, setting: str) -> str:
+    """Return the advice to use a setting for longer captions, or nothing if the text encoders read no more."""
+    return f", or use {setting}" if any(own.most_chunks > 1 for own in group.tokenizers.values()) else ""
 
 
 def regularisation_problems(token: str, records: Sequence[ImageRecord], tokenizers: Tokenizers) -> Iterator[Problem]:

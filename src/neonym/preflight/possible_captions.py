@@ -123,12 +123,17 @@ def fate_of_word(record: ImageRecord, token: str, tokenizers: Tokenizers, fits: 
 
     `fits` is the result of `surely_fits`.
     """
-    word, cut, texts = clean(token), list[bool](), possible_captions(record, fits)
+    word, texts = clean(token), possible_captions(record, fits)
     for tokenizer in tokenizers.values():
         with_it = [text for text in texts if word in tokenizer.words_in(text)]
         if len(with_it) < len(texts):
             return "not always there" if with_it else "missing"
-        cut += [not fits and any(i >= tokenizer.vocab for i in tokenizer.cut_off(text)) for text in texts]
+    cut = [not fits and any(cuts_word(tokenizer, text) for tokenizer in tokenizers.values()) for text in texts]
     if not any(cut):
         return None
     return "cut off" if all(cut) else "at times cut off"
+
+
+def cuts_word(tokenizer: WordTokenizer, text: str) -> bool:
+    """Return whether vectors of a word are in the part of a text that does not fit."""
+    return any(token >= tokenizer.vocab for token in tokenizer.cut_off(text))

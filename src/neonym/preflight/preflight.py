@@ -157,7 +157,7 @@ def read_images(found: Preflight, config: DatasetConfig, source: ModelSource) ->
         for spec in config.concepts:
             tokenizer.add_word(spec.token_string, spec.vectors)
     problems += word_problems(config.concepts, file_names(run, found.tokens), found.tokenizers)
-    of_captions, lost = caption_problems(found.tokens, records, held_out, found.tokenizers, run.model.max_token_length)
+    of_captions, lost = caption_problems(found.tokens, records, held_out, found.tokenizers)
     problems += of_captions
     problems += image_problems(records, datasets, source.native_size, run.dataset.masked_loss)
     problems += unused_keys(config)

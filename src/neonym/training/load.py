@@ -42,6 +42,7 @@ def load_frozen_model(plan: TrainingPlan, accelerator: Accelerator, events: Disp
     if run.compute.torch_compile:
         model.compile(run.compute.dynamo_backend)
     model.process = process_of(model, run)
+    model.text.comfyui = run.model.tokenize_as == "comfyui"
     return model
 
 
@@ -85,9 +86,11 @@ def sdscripts_latents(
 def make_loader(plan: TrainingPlan, latents: Latents, model: Model, accelerator: Accelerator) -> Loader:
     """Return the data loader of this process's share of each step."""
     words = [clean(token) for token in plan.tokens]
+    differs = any(tokenizer.differs_in_comfyui for tokenizer in model.text.tokenizers.values())
     at_once = samples_at_once(plan.run, model.source, accelerator.device)
     return Loader(
         [concept.samples for concept in plan.concepts], latents, model.text.tokenize, model.text.stacked, words,
         accelerator.device, at_once, [dataset.batch_size for dataset in plan.datasets],
         accelerator.process_index, accelerator.num_processes,
+        tokenize_as=plan.run.model.tokenize_as if differs else "diffusers",
     )  # fmt: skip

@@ -67,7 +67,7 @@ def prepare(settings: GenerateSettings, problems: Iterable[Problem] = ()) -> Pre
     found += sampler_and_prompt_problems(settings, source, plan, sheet)
     found += model_fit_problems(settings, source, words) if source else ()
     tokenizers = tokenizers_of(source, words, found) if source and not has_errors(found) else {}
-    rules = TextRules(settings.max_embeddings_multiples)
+    rules = TextRules(settings.max_embeddings_multiples, comfyui=settings.tokenize_as == "comfyui")
     inspector = JobInspector(plan.base, words, tokenizers, rules, bool(source and source.family.reads_sizes))
     inspected = inspect_all(inspector, plan, sheet, has_errors(found))
     found += job_problems_of(inspected, settings, plan, found)

@@ -102,9 +102,9 @@ class ClipWordTokenizer(WordTokenizer):
             emphasis.append([1.0, *(weight for _, weight in chunk), 1.0] + [1.0] * empty)
         return Layout(rows, emphasis)
 
-    def laid_out_as_comfyui(self, groups: Iterable[Chunk]) -> Layout:
-        """Return groups of (id, emphasis) in as many chunks as they need, each [K,77]."""
-        return self.laid_out(in_chunks(groups, CHUNK))
+    def comfyui_chunks(self, groups: Iterable[Chunk]) -> list[Chunk]:
+        """Return groups of (id, emphasis) in as many chunks of up to 75 as they need."""
+        return in_chunks(groups, CHUNK)
 
     def match_sdscripts_edges(self, ids: list[list[int]], row_is_full: bool) -> None:
         """Change the edges of chunks [K,77], in place, to those of sd-scripts, which cuts chunks out of one padded row.

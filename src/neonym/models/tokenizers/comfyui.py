@@ -137,33 +137,38 @@ def in_chunks(found: Iterable[Chunk], room: int) -> list[Chunk]:
 
 def read(tokenizer: WordTokenizer, prompt: str, find: Find) -> Layout:
     """Return what an encoder reads of a prompt in ComfyUI, with its padding; `find` returns the rows of a file."""
-    return tokenizer.laid_out_as_comfyui(groups(tokenizer, prompt, find, tokenizer.knows_emphasis))
+    found = groups(tokenizer, prompt, find, tokenizer.knows_emphasis)
+    return tokenizer.laid_out_as_comfyui(tokenizer.comfyui_chunks(found))
 
 
-def typed_ids(tokenizer: WordTokenizer, caption: str, weighted: bool) -> Chunk:
-    """Return the ids of a caption, without end and padding, as if its user had typed it in ComfyUI."""
-    prompt, words = typed(caption, tokenizer.words, weighted)
+def typed_groups(tokenizer: WordTokenizer, text: str, weighted: bool, escape: bool) -> Iterator[Chunk]:
+    """Yield the ids of a text in groups, as if its user had typed the names of files for the tokenizer's words."""
+    prompt, words = typed(text, tokenizer.words, weighted, escape)
 
     def find(name: str) -> Sequence[int] | None:
-        return tokenizer.words[words[int(name[1:])]] if name.startswith(PRIVATE) else None
+        if name.startswith(PRIVATE):
+            return tokenizer.words[words[int(name[1:])]]
+        file = embedding_file(name.lower(), tokenizer.words)
+        return None if file is None else tokenizer.words[file]
 
-    return [pair for group in groups(tokenizer, prompt, find, weighted) for pair in group]
+    yield from groups(tokenizer, prompt, find, weighted)
 
 
-def typed(caption: str, words: Iterable[str], weighted: bool) -> tuple[str, list[str]]:
-    """Return a caption as its user types it in ComfyUI, and its words in the order of the private names that they have.
+def typed(text: str, words: Iterable[str], weighted: bool, escape: bool) -> tuple[str, list[str]]:
+    """Return a text as its user types it in ComfyUI, and its words in the order of the private names that they have.
 
-    A word becomes `embedding:name` with the spaces that it needs. Brackets that are no emphasis are escaped.
+    A word becomes `embedding:name` with the spaces that it needs; one that is written so already stays. With `escape`,
+    brackets are escaped, since they are no emphasis.
     """
     known, found, result, last = tuple(words), list[str](), "", 0
-    for match in whole_word(known).finditer(in_lower_case(caption)) if known else ():
-        before, after = caption[last : match.start()], caption[match.end() :]
+    for match in whole_word(known).finditer(in_lower_case(text)) if known else ():
+        before, after = text[last : match.start()], text[match.end() :]
         if not before.endswith(MARK):
-            result += spaced_before(before if weighted else escaped(before), bool(result), weighted)
+            result += spaced_before(escaped(before) if escape else before, bool(result), weighted)
             result += f"{MARK}{PRIVATE}{len(found)}" + ("" if ENDS_NAME[weighted].match(after) else " ")
             found.append(match.group())
             last = match.end()
-    return result + (caption[last:] if weighted else escaped(caption[last:])), found
+    return result + (escaped(text[last:]) if escape else text[last:]), found
 
 
 def escaped(text: str) -> str:

@@ -13,7 +13,7 @@ from unicodedata import normalize
 
 from tokenizers import Tokenizer
 
-from neonym.models.tokenizers.comfyui import typed_ids
+from neonym.models.tokenizers.comfyui import typed_groups
 from neonym.models.tokenizers.word_tokenizer import Chunk, Layout, Piece, WordTokenizer
 
 KNOWN = 1 << 15  # texts between words whose ids are cached
@@ -116,6 +116,11 @@ class SequenceWordTokenizer(WordTokenizer):
         whole = self.sequence((" ".join(texts), weight) for texts, weight in pieces)
         return [whole[: self.chunk_size], whole[self.chunk_size :]] if len(whole) > self.chunk_size else [whole]
 
+    @property
+    def differs_in_comfyui(self) -> bool:
+        """Whether ComfyUI makes other ids of a caption with a new word, whose spaces it changes."""
+        return self.keeps_spaces
+
     def plain_ids(self, text: str) -> Sequence[int]:
         """Return the ids of text as ComfyUI reads it, in which a new word is ordinary text."""
         return self.token_ids(text)
@@ -125,19 +130,24 @@ class SequenceWordTokenizer(WordTokenizer):
 
         Whatever does not keep spaces has the same ids in both.
         """
-        if not self.keeps_spaces:
+        if not self.differs_in_comfyui:
             return self.with_emphasis(text)
         weighted = self.reads_emphasis and self.knows_emphasis
-        return typed_ids(self, self.cleaned(text), weighted) or [(self.pad, 1.0)]
+        found = typed_groups(self, self.cleaned(text), weighted, escape=not weighted)
+        return [pair for group in found for pair in group] or [(self.pad, 1.0)]
 
     def laid_out(self, chunks: Sequence[Chunk]) -> Layout:
         """Return one sequence [1,L] of one chunk of (id, emphasis), with end and padding."""
         full = self.chunk_size + len(self.ends) if self.layout.full_length else 0
         return self.padded(chunks[0], full, self.suffix_behind_padding)
 
-    def laid_out_as_comfyui(self, groups: Iterable[Chunk]) -> Layout:
-        """Return one sequence [1,L] of groups of (id, emphasis), which are not cut off."""
-        return self.padded([pair for group in groups for pair in group], self.layout.comfyui_length)
+    def comfyui_chunks(self, groups: Iterable[Chunk]) -> list[Chunk]:
+        """Return groups of (id, emphasis) as one chunk, which is not cut off."""
+        return [[pair for group in groups for pair in group]]
+
+    def laid_out_as_comfyui(self, chunks: Sequence[Chunk]) -> Layout:
+        """Return one sequence [1,L] of one chunk of (id, emphasis), as long as ComfyUI makes it."""
+        return self.padded(chunks[0], self.layout.comfyui_length)
 
     def padded(self, chunk: Chunk, length: int, behind: Sequence[int] = ()) -> Layout:
         """Return (id, emphasis) with an end and padding up to `length`, then the ids `behind` it, each [1,L].

@@ -80,8 +80,12 @@ class WordTokenizer(ABC):
         """Return K chunks of (id, emphasis) with start, end and padding."""
 
     @abstractmethod
-    def laid_out_as_comfyui(self, groups: Iterable[Chunk]) -> Layout:
-        """Return groups of (id, emphasis), each of a text or a name, with the start, end and padding of ComfyUI."""
+    def comfyui_chunks(self, groups: Iterable[Chunk]) -> list[Chunk]:
+        """Return groups of (id, emphasis), each of a text or a name, split into chunks as in ComfyUI."""
+
+    def laid_out_as_comfyui(self, chunks: Sequence[Chunk]) -> Layout:
+        """Return K chunks of (id, emphasis) with the start, end and padding that ComfyUI gives them."""
+        return self.laid_out(chunks)
 
     @abstractmethod
     def read(self, token: int) -> str:
@@ -91,6 +95,11 @@ class WordTokenizer(ABC):
     def knows_emphasis(self) -> bool:
         """Whether brackets in captions and prompts can be emphasis. In a chat turn, they are text."""
         return self.layout.brackets != "text"
+
+    @property
+    def differs_in_comfyui(self) -> bool:
+        """Whether ComfyUI makes other ids of a caption with a new word."""
+        return False
 
     def plain_ids(self, text: str) -> Sequence[int]:
         """Return the ids of text as ComfyUI reads it, in which a new word is ordinary text."""
