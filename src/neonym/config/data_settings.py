@@ -56,7 +56,8 @@ class ConceptSettings(Section):
     weights: str | None = setting(None, "An embedding file to start from instead of an init word.")
     train_encoders: tuple[str, ...] = setting(
         (),
-        "The text encoders whose vectors are trained: text_encoder, text_encoder_2 (default: all that the model has).",
+        "The text encoders whose vectors are trained, by name (text_encoder, text_encoder_2) or by key in embedding files "
+        "(clip_l, t5xxl). In the others, the word stands for its init word. Default: all that the model has.",
     )
 
 

@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from neonym.config.schema import Section, setting
-from neonym.config.values import Arguments, Rate, Steps, schedule_name
+from neonym.config.values import Arguments, Rate, RatesByEncoder, Steps, schedule_name
 
 LONGEST = 10_000_000  # steps of a training
 FlowSampling = Literal[
@@ -24,6 +24,12 @@ class OptimSettings(Section):
         "2e-3 for SDXL, 0.02 for the built-in model; 1 for DAdapt* and Prodigy, which find the rate themselves), or stages as "
         'AUTOMATIC1111 writes them: "0.005:100, 1e-3:1000, 5e-4".',
         above=0,
+    )
+    encoder_learning_rates: RatesByEncoder = setting(
+        RatesByEncoder(),
+        'Learning rates of single text encoders: "name=rate", by name (text_encoder_2) or by key in embedding files '
+        "(t5xxl). The first encoder that is trained has the learning_rate; by default, the others have it in proportion "
+        "to the spreads of their vocabularies, or all have the same where that is published, as for SDXL.",
     )
     lr_scheduler: str = setting("cosine", "How the learning rate changes over the steps: one of sd-scripts' names.")
     lr_scheduler_type: str = setting(

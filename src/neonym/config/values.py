@@ -255,6 +255,14 @@ class Arguments(ParsedValue):
         return cls(items, values)
 
 
+class RatesByEncoder(Arguments):
+    """Learning rates of text encoders: `name=rate` items."""
+
+    label = "list of name=rate"
+    metavar = "NAME=RATE"
+    example = 'Write name=rate: "text_encoder=0.002" "text_encoder_2=0.1"'
+
+
 def coerce(value: Any, kind: Any) -> Any:
     """Return a value from a file in the type of its setting, `kind`, as far as it can be converted.
 

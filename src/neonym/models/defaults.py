@@ -17,6 +17,7 @@ from neonym.errors import in_one_line
 # Standard deviation of a coordinate in the vocabulary of CLIP ViT-L, for which rates are published
 PUBLISHED_SPREAD = 0.0133
 MOST_SCALED = 10.0  # a published rate is multiplied or divided by at most this
+MOST_SCALED_OTHERWISE = 1e4  # the same for encoders other than CLIP, whose vocabularies may be far wider
 OWN_SOURCE = "set in its neonym.json"
 LONGEST_SOURCE = 120  # characters shown of the source in a neonym.json
 PRECISIONS = ("no", "bf16", "fp16", "bf16, else no", "bf16, else fp16")
@@ -67,27 +68,28 @@ USUAL: dict[str, tuple[Any, str]] = {
 }  # fmt: skip
 
 
-def defaults_of(family: Defaults, spread: float, own: Mapping[str, Any]) -> Defaults:
+def defaults_of(family: Defaults, spread: float, own: Mapping[str, Any], is_clip: bool = True) -> Defaults:
     """Return the defaults of a model: those of its family, with the learning rate scaled to its `spread`.
 
-    `own` is the content of the model's neonym.json, which takes precedence. Raises ValueError if a value in it
+    `is_clip` says whether its vocabulary is that of a CLIP encoder. `own` is the content of the model's neonym.json, which takes precedence. Raises ValueError if a value in it
     is invalid.
     """
-    found = replace(family, learning_rate=scaled(family.learning_rate, spread))
+    found = replace(family, learning_rate=scaled(family.learning_rate, spread, is_clip))
     source = in_one_line(str(own.get("source", OWN_SOURCE)))[:LONGEST_SOURCE]
     names = [field.name for field in fields(Defaults) if field.name in own]
     return replace(found, **{name: Default(valid_setting(name, own[name]), source) for name in names})
 
 
-def scaled(rate: Default, spread: float) -> Default:
+def scaled(rate: Default, spread: float, is_clip: bool = True) -> Default:
     """Return the learning rate for a vocabulary whose spread is not that of CLIP ViT-L.
 
-    The rate is the published rate x spread / 0.0133, where the factor is limited to 1/10 to 10. A step of Adam changes
+    The rate is the published rate x spread / 0.0133, where the factor is limited to 1/10 to 10 for CLIP. A step of Adam changes
     a number by about the rate, whatever the number's size, so a vocabulary of twice the spread needs twice the rate to
     be crossed in as many steps. The result is rounded to one digit: published rates agree no further, and a fine-tuned
     model keeps the rate of its family.
     """
-    factor = min(max(spread / PUBLISHED_SPREAD, 1 / MOST_SCALED), MOST_SCALED)
+    most = MOST_SCALED if is_clip else MOST_SCALED_OTHERWISE
+    factor = min(max(spread / PUBLISHED_SPREAD, 1 / most), most)
     value = float(f"{rate.value * factor:.0e}")
     if value == rate.value:
         return rate

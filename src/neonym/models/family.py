@@ -150,6 +150,7 @@ class Family:
     no_clip_skip: str | None = None  # why --clip_skip above 1 is an error
     prediction_varies: bool = False  # its models predict noise or v, and many files do not record which
     vae_overflows: bool = False  # its VAE overflows in fp16
+    one_rate: bool = False  # published learning rates are those of all its encoders alike
     latent_cache_suffix: str | None = None  # suffix of latents cached by sd-scripts
 
     @property
@@ -157,6 +158,10 @@ class Family:
         """The components of a Diffusers folder that are used."""
         texts = [part for encoder in self.encoders for part in (encoder.name, encoder.tokenizer)]
         return (self.denoiser.part, "vae", "scheduler", *texts, *(reader.name for reader in self.id_readers))
+
+    def encoder_named(self, name: str) -> str | None:
+        """Return the component name of an encoder that is named by it or by its key in files; None if there is none."""
+        return next((spec.name for spec in self.encoders if name in (spec.name, spec.file_key)), None)
 
     def architecture(self, prediction_type: str) -> str:
         """Return the modelspec name of the architecture, or the family's name if modelspec has none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
@@ -32,6 +33,7 @@ class ModelSource:
     guidance: float  # default guidance scale
     file: Path | None = None  # the checkpoint, if the model is one file
     vae: Path | None = None  # a separate VAE: file or folder
+    spreads: Mapping[str, float] = field(default_factory=dict)  # encoder -> spread of its vocabulary, if measured
     # Part -> its weights; empty until those of a hub ID are downloaded
     weights: dict[str, Weights] = field(default_factory=dict)
     variant: str | None = None  # the requested variant of weights in a Diffusers folder
@@ -61,7 +63,17 @@ class ModelSource:
     @property
     def defaults(self) -> Defaults:
         """The default settings for this model."""
-        return defaults_of(self.family.defaults, self.word_spread, self.configs.get("neonym", {}))
+        return self.defaults_for(self.encoders[0])
+
+    def defaults_for(self, encoder: str) -> Defaults:
+        """Return the default settings for words that are trained in `encoder` first."""
+        is_clip = any(spec.kind == "clip" for spec in self.family.encoders if spec.name == encoder)
+        spread = self.spread_of(encoder)
+        return defaults_of(self.family.defaults, spread, self.configs.get("neonym", {}), is_clip)
+
+    def spread_of(self, encoder: str) -> float:
+        """Return the spread of an encoder's vocabulary, or the first encoder's if it is unknown or has the same rate."""
+        return self.word_spread if self.family.one_rate else self.spreads.get(encoder, self.word_spread)
 
     @property
     def flow(self) -> FlowSpec:
@@ -72,6 +84,11 @@ class ModelSource:
     def encoders(self) -> tuple[str, ...]:
         """The names of its text encoders."""
         return tuple(encoder.name for encoder in self.family.encoders)
+
+    def encoders_named(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return the encoders with these names or keys in files, in the order of the family; all of them without any."""
+        found = {self.family.encoder_named(name) for name in names}
+        return tuple(encoder for encoder in self.encoders if encoder in found or not found)
 
     @property
     def widths(self) -> dict[str, int]:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from neonym.models.encoders.clip import Keep
 from neonym.models.encoders.rows import EmbeddingWithRows
+from neonym.models.loading.vocabulary_spread import every, spread_in
 from neonym.models.tokenizers.word_tokenizer import Layout, WordTokenizer
 from neonym.text.words import clean
 from neonym.types import Encoded, TextCond
@@ -48,6 +49,11 @@ class TextSide(ABC):
     def id_readers(self) -> list[str]:
         """The names of the tokenizers whose ids the denoiser reads itself, so that words have no rows for them."""
         return [name for name in self.tokenizers if name not in self.tables]
+
+    def spread(self, encoder: str) -> float | None:
+        """Return the spread of an encoder's vocabulary, measured on a sample of it; None if it has none."""
+        table = self.vocabulary(encoder)
+        return spread_in(table[:: every(len(table))].float().cpu().numpy())
 
     def add_word(self, token: str, rows: dict[str, Tensor]) -> None:
         """Let `token` read `rows` (encoder to float32 [n,W]), which may be changed in place later.

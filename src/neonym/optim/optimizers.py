@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
@@ -95,10 +95,12 @@ def _member(home: ModuleType, name: str) -> Any:
 
 
 def make_optimizer(
-    rows: Iterable[Parameter], name: str = "AdamW", learning_rate: float = 5e-3, arguments: dict[str, Any] | None = None
-) -> torch.optim.Optimizer:
+    rows: Iterable[Parameter], name: str = "AdamW", learning_rate: float = 5e-3,
+    arguments: dict[str, Any] | None = None, factors: Sequence[float] = (),
+) -> torch.optim.Optimizer:  # fmt: skip
     """Return an optimizer of these rows alone. `arguments` take precedence over the defaults in its record.
 
+    With `factors`, one for each parameter, each has the learning rate times its factor (`rate_factor` of its group).
     AdamW has no weight decay by default, because it would only shrink the words.
     Raises ConfigError if the class is missing or does not accept the arguments.
     """
@@ -108,8 +110,14 @@ def make_optimizer(
     if relative:
         settings["relative_step"] = True  # `warmup_init` implies it
     rate = None if relative else learning_rate
+    groups: list[Any] = list(rows)
+    if len(set(factors)) > 1 or (factors and factors[0] != 1):
+        groups = [
+            {"params": [own], "lr": learning_rate * factor, "rate_factor": factor}
+            for own, factor in zip(groups, factors, strict=True)
+        ]
     try:
-        optimizer = found(list(rows), lr=rate, **settings)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        optimizer = found(groups, lr=rate, **settings)  # pyright: ignore[reportCallIssue, reportArgumentType]
     except Exception as error:  # a class may raise any exception
         what = f"{found.__name__} does not accept these arguments: {error}"
         raise ConfigError([Problem("error", what, "--optimizer_args")]) from error

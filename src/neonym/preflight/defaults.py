@@ -29,7 +29,8 @@ def with_defaults(run: RunConfig, source: ModelSource) -> tuple[RunConfig, UsedD
     defaults, optim, save = source.defaults, run.optim, run.save
     used: UsedDefaults = {}
     if optim.learning_rate is None:
-        used["learning_rate"] = rate_default(source, optim.optimizer_type)
+        first = source.encoders_named(run.concept.train_encoders)[:1] or source.encoders
+        used["learning_rate"] = rate_default(source, optim.optimizer_type, first[0])
     if optim.max_train_steps is None and optim.max_train_epochs is None:
         used["max_train_steps"] = defaults.max_train_steps
     if optim.lr_warmup_steps is None and warms_up(optim):
@@ -55,13 +56,13 @@ def with_defaults(run: RunConfig, source: ModelSource) -> tuple[RunConfig, UsedD
 LEFT_OPEN = ("lr_warmup_steps", "save_every_n_steps", "mixed_precision")
 
 
-def rate_default(source: ModelSource, optimizer: str) -> Default:
-    """Return the default learning rate for a model and an optimizer."""
+def rate_default(source: ModelSource, optimizer: str, encoder: str) -> Default:
+    """Return the default learning rate for a model and an optimizer; `encoder` is the first that is trained."""
     if record_of(optimizer).finds_rate:
         return Default(
             suitable_rate(source, optimizer), "it finds the rate itself, and multiplies it by this factor", optimizer
         )
-    return source.defaults.learning_rate
+    return source.defaults_for(encoder).learning_rate
 
 
 def flow_defaults(objective: ObjectiveSettings, source: ModelSource) -> UsedDefaults:

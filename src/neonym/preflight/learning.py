@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from neonym.config.dataset import ConceptSpec
 from neonym.config.learning_settings import OptimSettings
@@ -11,6 +11,7 @@ from neonym.config.optimizers import optimizer_name
 from neonym.config.values import Rate
 from neonym.errors import ConfigError, Problem, counted
 from neonym.models.source import ModelSource
+from neonym.optim.encoder_rates import encoder_factors, rates_in_words
 from neonym.optim.optimizers import longest_step, make_optimizer, record_of
 from neonym.optim.rates import TOO_SHORT, make_schedule, suitable_rate
 from neonym.optim.schedules import Schedule, reach
@@ -48,6 +49,32 @@ def rate_of(spec: ConceptSpec, optim: OptimSettings) -> Rate:
     """Return the learning rate of a word: its own if it has one, or else that of the run."""
     own = spec.learning_rate
     return optim.learning_rate or PROBE_RATE if own is None else Rate.constant(own)
+
+
+def own_rates_of(optim: OptimSettings, source: ModelSource) -> dict[str, float]:
+    """Return the learning rates that the user gives for single encoders, {encoder: rate}."""
+    given = optim.encoder_learning_rates.values
+    return {encoder: rate for name, rate in given.items() if (encoder := source.family.encoder_named(name))}
+
+
+def factors_of(source: ModelSource, optim: OptimSettings, encoders: Sequence[str], rate: Rate) -> dict[str, float]:
+    """Return the factor of each trained encoder's learning rate, as far as it is known before weights are read."""
+    spreads = {} if has_one_rate(source, optim) else source.spreads
+    return encoder_factors(encoders, spreads, own_rates_of(optim, source), rate.first)
+
+
+def has_one_rate(source: ModelSource, optim: OptimSettings) -> bool:
+    """Return whether all encoders have one learning rate: that of the family is, or the optimizer finds only one."""
+    record = record_of(optim.optimizer_type)
+    return source.family.one_rate or record.finds_rate or record.is_relative(optim.optimizer_arguments)
+
+
+def encoder_rate_notes(source: ModelSource, factors: Mapping[str, float], rate: Rate) -> Iterator[Problem]:
+    """Yield a note with the rate of each encoder, if they differ."""
+    if set(factors.values()) != {1.0}:
+        spreads = ", ".join(f"{source.spread_of(encoder):.2g}" for encoder in factors)
+        what = f"{rates_in_words(factors, rate.first)} (the spreads of their vocabularies are {spreads})"
+        yield Problem("note", what, "--learning_rate")
 
 
 def schedule_of(rate: Rate, optim: OptimSettings, total: int, source: ModelSource) -> Schedule | None:
@@ -94,9 +121,13 @@ def schedule_too_long(optim: OptimSettings, total: int) -> Iterator[Problem]:
 
 
 def rate_warnings(
-    rate: Rate, schedule: Schedule | None, optim: OptimSettings, milestones: Milestones, source: ModelSource
-) -> Iterator[Problem]:
-    """Yield a warning if the learning rate is too low for a word to be learned in the steps of the run."""
+    rate: Rate, schedule: Schedule | None, optim: OptimSettings, milestones: Milestones, source: ModelSource,
+    factors: Mapping[str, float],
+) -> Iterator[Problem]:  # fmt: skip
+    """Yield a warning if the learning rate is too low for a word to be learned in the steps of the run.
+
+    `factors` are those of the trained encoders; the warning is about the slowest of them.
+    """
     name, record = optimizer_name(optim.optimizer_type), record_of(optim.optimizer_type)
     if record.finds_rate and rate.first <= 0.1:
         what = f"{name} finds the learning rate itself and multiplies it by this factor; {rate.first:g} stalls it"
@@ -105,15 +136,21 @@ def rate_warnings(
     if longest == math.inf:
         return
     farthest = longest * reach(schedule or (lambda _: rate.first), milestones.first, milestones.total)
-    if farthest < TOO_SHORT * source.word_spread:
-        yield too_short(farthest, rate.first, milestones, source, is_as_long_as_gradients=record.longest_step != "rate")
+    slowest = min(factors, key=lambda encoder: factors[encoder] / source.spread_of(encoder))
+    farthest, spread = farthest * factors[slowest], source.spread_of(slowest)
+    if farthest < TOO_SHORT * spread:
+        own = rate.first * factors[slowest]
+        yield too_short(
+            farthest, spread, own, milestones, source, is_as_long_as_gradients=record.longest_step != "rate"
+        )
 
 
 def too_short(
-    farthest: float, rate: float, milestones: Milestones, source: ModelSource, is_as_long_as_gradients: bool
-) -> Problem:
+    farthest: float, spread: float, rate: float, milestones: Milestones, source: ModelSource,
+    is_as_long_as_gradients: bool,
+) -> Problem:  # fmt: skip
     """Return the warning about a run that can move a number of a word by no more than `farthest`."""
-    share, spread = 100 * farthest / source.word_spread, source.word_spread
+    share = 100 * farthest / spread
     steps = counted(milestones.total - milestones.first, "step")
     what = (
         f"{steps} at learning rate {rate:g} can move a number of the word by no more than {farthest:.2g}, which is "

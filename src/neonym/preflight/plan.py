@@ -36,7 +36,8 @@ class PlannedConcept:
     init_word: str
     start: Mapping[str, Tensor] | None  # {encoder: [n,W]} from its --weights file; None: the tokens of its init word
     encoders: tuple[str, ...]  # the text encoders whose rows are trained
-    learning_rate: float  # the rate with which its optimizer is made
+    learning_rate: float  # the rate of the first of these encoders, with which its optimizer is made
+    own_rates: Mapping[str, float]  # the rates that the user gives for single encoders
     schedule: Schedule | None  # step -> learning rate; None: the optimizer has a schedule of its own
     samples: ConceptPlan  # the samples of each step
     records: tuple[ImageRecord, ...]  # its training images, including regularisation images

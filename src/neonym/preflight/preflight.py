@@ -26,7 +26,16 @@ from neonym.preflight.datasets import make_datasets, read_templates, resolution_
 from neonym.preflight.defaults import UsedDefaults, default_notes, with_defaults, with_table_defaults
 from neonym.preflight.images import image_problems, unused_keys
 from neonym.preflight.inputs import declares_v_prediction, read_inputs
-from neonym.preflight.learning import optimizer_errors, optimizer_warnings, rate_of, rate_warnings, schedule_of
+from neonym.preflight.learning import (
+    encoder_rate_notes,
+    factors_of,
+    optimizer_errors,
+    optimizer_warnings,
+    own_rates_of,
+    rate_of,
+    rate_warnings,
+    schedule_of,
+)
 from neonym.preflight.milestones import make_milestones
 from neonym.preflight.plan import PlannedConcept, TrainingPlan, kept_steps_folder, step_sizes
 from neonym.preflight.possible_captions import Tokenizers
@@ -186,9 +195,12 @@ def make_plan(
         )
     rates = [rate_of(spec, run.optim) for spec in config.concepts]
     schedules = [schedule_of(rate, run.optim, total, source) for rate in rates]
+    encoders, own_rates = source.encoders_named(run.concept.train_encoders), own_rates_of(run.optim, source)
     problems = list(optimizer_warnings(run.optim, total))
     for rate, schedule in zip(rates, schedules, strict=True):
-        problems += rate_warnings(rate, schedule, run.optim, milestones, source)
+        factors = factors_of(source, run.optim, encoders, rate)
+        problems += rate_warnings(rate, schedule, run.optim, milestones, source, factors)
+        problems += encoder_rate_notes(source, factors, rate)
     folder = kept_steps_folder(run_folder(run, found.tokens))
     found = found.with_problems(dict.fromkeys([*problems, *default_notes(found.defaults, folder, run.eval.early_stop)]))
     warmup = found.defaults.get("lr_warmup_steps")
@@ -207,7 +219,8 @@ def make_plan(
                 vectors=spec.vectors,
                 init_word=spec.init_word or DEFAULT_INIT_WORD,
                 start=rows.get(spec.token_string),
-                encoders=run.concept.train_encoders or source.encoders,
+                encoders=encoders,
+                own_rates=own_rates,
                 learning_rate=rate.first,
                 schedule=schedule,
                 samples=plan_samples(spec, records, sizes, run, total),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+from collections.abc import Iterator
 
 from neonym.config.data_settings import ModelSettings
 from neonym.config.optimizers import optimizer_name
@@ -11,6 +13,7 @@ from neonym.errors import Problem, nearest
 from neonym.models.loading.recognise import source_notes
 from neonym.models.registry import families
 from neonym.models.source import ModelSource
+from neonym.optim.optimizers import record_of
 
 
 def unsuitable_settings(run: RunConfig, source: ModelSource) -> list[Problem]:
@@ -26,10 +29,7 @@ def unsuitable_settings(run: RunConfig, source: ModelSource) -> list[Problem]:
     if run.model.tokenize_as != "mix" and all(encoder.kind != "causal_lm" for encoder in source.family.encoders):
         what = f"has no effect: ComfyUI and diffusers make the same ids of captions for {source.family.label}"
         problems.append(Problem("warning", what, "--tokenize_as"))
-    unknown = [name for name in run.concept.train_encoders if name not in source.encoders]
-    if unknown:
-        what = f"the model has no {', '.join(unknown)}"
-        problems.append(Problem("error", what, "--train_encoders", f"It has {', '.join(source.encoders)}"))
+    problems += encoder_problems(run, source)
     if source.family.clip_skip_note and run.model.clip_skip > 1:
         what, fix = source.family.clip_skip_note
         problems.append(Problem("warning", what, "--clip_skip", fix))
@@ -41,6 +41,27 @@ def unsuitable_settings(run: RunConfig, source: ModelSource) -> list[Problem]:
     if run.compute.torch_compile:
         problems += compile_problems(run.compute.dynamo_backend)
     return [*problems, *model_flag_problems(run.model, source), *source_notes(source)]
+
+
+def encoder_problems(run: RunConfig, source: ModelSource) -> Iterator[Problem]:
+    """Yield an error for each setting of single text encoders that the model does not have or that cannot be."""
+    rates, trained = run.optim.encoder_learning_rates.values, source.encoders_named(run.concept.train_encoders)
+    named = {"train_encoders": run.concept.train_encoders, "encoder_learning_rates": tuple(rates)}
+    for setting, names in named.items():
+        unknown = [name for name in names if source.family.encoder_named(name) is None]
+        if unknown:
+            has = ", ".join(f"{spec.name} ({spec.file_key})" for spec in source.family.encoders)
+            yield Problem("error", f"the model has no {', '.join(unknown)}", f"--{setting}", f"It has {has}")
+    for name, rate in rates.items():
+        where = f"--encoder_learning_rates {name}"
+        if type(rate) not in (int, float) or not 0 < rate < math.inf:
+            yield Problem("error", f"{rate!r} is not a rate above 0", where)
+        elif source.family.encoder_named(name) in set(source.encoders) - set(trained):
+            yield Problem("warning", "has no effect: --train_encoders leaves this encoder out", where)
+    record = record_of(run.optim.optimizer_type)
+    if rates and (record.finds_rate or record.is_relative(run.optim.optimizer_arguments)):
+        what = f"{optimizer_name(run.optim.optimizer_type)} finds one rate for all encoders"
+        yield Problem("error", what, "--encoder_learning_rates", "Leave them out, or choose another --optimizer_type")
 
 
 def model_flag_problems(model: ModelSettings, source: ModelSource) -> list[Problem]:

@@ -66,7 +66,7 @@ class Concept:
         """
         if self.learning_rate is not None:
             for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate(step)
+                group["lr"] = self.learning_rate(step) * group.get("rate_factor", 1.0)
         if scaler is not None:
             scaler.unscale_(self.optimizer)
         rows = [r for r in self.rows.values() if r.requires_grad]

@@ -17,7 +17,7 @@ from neonym.runs.dispatcher import Dispatcher
 from neonym.runs.events import Failed, Finished, Judged, Judging, Opened, Started, Stopped
 from neonym.runs.stop import Stop, StopRequested
 from neonym.training.checkpoint import CheckpointStore
-from neonym.training.concepts import add_concepts
+from neonym.training.concepts import add_concepts, late_rate_notes
 from neonym.training.early_stopping import EarlyStopping
 from neonym.training.load import encode_images, load_frozen_model, make_loader
 from neonym.training.loop import run_steps
@@ -102,6 +102,8 @@ def train_opened(
             model = load_frozen_model(plan, accelerator, events)
             latents = encode_images(plan, model, events, stop)
         state = first_state(plan, model, start, accelerator)
+        for note in late_rate_notes(model, plan):
+            events.note(note)
         loader = make_loader(plan, latents, model, accelerator)
         session = Session(plan, model, state, store, loader, accelerator, events, stop)
     except StopRequested as request:

@@ -113,9 +113,11 @@ def advice(
     if record_of(optimizer).finds_rate:
         hint = f"a factor: {optimizer} finds the rate itself"
     rate = f"--learning_rate ({hint})"
-    farthest = max(f.distance / math.sqrt(source.widths[name]) for name, f in moved.items())  # per number of a vector
+    farthest = max(  # per number of a vector, in spreads of the vocabulary
+        f.distance / math.sqrt(source.widths[name]) / source.spread_of(name) for name, f in moved.items()
+    )
     turned = min(f.cosine for f in moved.values()) < STILL
-    if farthest < TOO_SHORT * source.word_spread and not turned:
+    if farthest < TOO_SHORT and not turned:
         return f"its vectors hardly moved: use a higher {rate}, or train for more steps"
     times = max(f.norm / f.known_norm for f in moved.values())
     if times > TOO_LONG:

@@ -52,5 +52,6 @@ SDXL = Family(
     fixed_text_layer=True,
     clip_skip_note=("SDXL always uses the second-to-last layer, so it has no effect", ""),
     vae_overflows=True,
+    one_rate=True,
     latent_cache_suffix="_sdxl.npz",
 )

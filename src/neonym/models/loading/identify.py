@@ -84,14 +84,16 @@ def layout_of(header: Header, name: str) -> CheckpointLayout:
 
 
 def with_spread(source: ModelSource) -> ModelSource:
-    """Return the source with the spread of its vocabulary, unless its neonym.json defines it.
+    """Return the source with the spreads of its vocabularies, unless its neonym.json defines that of the first.
 
     For a hub ID, the spread of CLIP ViT-L is assumed: the weights may not have been downloaded yet, and the defaults
     must be the same before and after that.
     """
     if source.on_hub or "word_spread" in source.configs.get("neonym", {}):
         return source
-    return replace(source, word_spread=spread_of(source.weights[source.encoders[0]]) or source.word_spread)
+    found = {encoder: spread_of(source.weights[encoder]) for encoder in source.encoders}
+    spreads = {encoder: spread for encoder, spread in found.items() if spread is not None}
+    return replace(source, word_spread=spreads.get(source.encoders[0], source.word_spread), spreads=spreads)
 
 
 def folder_of(name: str, offline: bool) -> Path:

@@ -24,9 +24,19 @@ def spread_of(weights: Weights) -> float | None:
     for file in weights.files:
         rows = sample_rows(file, weights.start) if is_safetensors(file) else None
         if rows is not None:
-            spread = float(rows.std(dtype=np.float64))
-            return spread if np.isfinite(spread) and spread > 0 else None
+            return spread_in(rows)
     return None
+
+
+def spread_in(rows: np.ndarray) -> float | None:
+    """Return the standard deviation of a coordinate in rows of a token table; None if it is zero or not finite."""
+    spread = float(rows.std(dtype=np.float64))
+    return spread if np.isfinite(spread) and spread > 0 else None
+
+
+def every(count: int) -> int:
+    """Return the distance between the rows that are read of a table with `count` rows."""
+    return max(1, count // ROWS)
 
 
 def sample_rows(file: Path, start: str) -> np.ndarray | None:
@@ -44,7 +54,7 @@ def sample_rows(file: Path, start: str) -> np.ndarray | None:
             shape, kind = tuple(tensor["shape"]), tensor["dtype"]
             offset = HEADER_SIZE + size + tensor["data_offsets"][0]
             table = np.memmap(file, DTYPES[kind], "r", offset, shape)  # [V,W]
-            rows = np.array(table[:: max(1, shape[0] // ROWS)])
+            rows = np.array(table[:: every(shape[0])])
             # A bf16 number is the upper half of a float32
             return (rows.astype("<u4") << 16).view("<f4") if kind == "BF16" else rows
     return None
