@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 MOST_LISTED = 200  # captions
 MOST_SHOWN = 400  # characters of one caption
+WAYS = {  # key of `memory_table` -> the settings in words
+    "plain": "without checkpointing", "gradient_checkpointing": "with --gradient_checkpointing",
+    "half_swapped": "with half of the blocks swapped", "all_swapped": "with all of them swapped",
+}  # fmt: skip
 DESCRIPTION = "Check a training run: settings, images, captions, token ids, buckets, caches. Takes training's flags."
 
 
@@ -159,12 +163,24 @@ def print_summary(found: Preflight) -> None:
         print("defaults in use:")
     for name, default in found.defaults.items():
         print(f"  {name} {default.value}: {default}")
+    for line in memory_lines(found):
+        print(line)
     for index, token in enumerate(found.tokens):
         own = [r for r in found.records if r.concept == index]
         example = f", for example {excerpt(example_caption(own[0], moment(found, index, 0)))}" if own else ""
         print(f"`{token}`: {counted(len(own), 'image') if own else 'no images'}{example}")
     errors = sum(p.severity == "error" for p in found.problems)
     print(f"{errors} error{'s' * (errors > 1)}: training would not start" if errors else "ready to train")
+
+
+def memory_lines(found: Preflight) -> list[str]:
+    """Return what a step is estimated to need on a GPU, a line for each precision of the weights."""
+    from neonym.cli.facts import memory_facts
+
+    lines = []
+    for precision, ways in memory_facts(found).items():
+        lines.append(f"  {precision}: " + ", ".join(f"{size:g} {WAYS[way]}" for way, size in ways.items()))
+    return ["GB that a step needs on a GPU (an estimate), by --base_precision:", *lines] if lines else []
 
 
 def excerpt(text: str) -> str:
