@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 MOST_LISTED = 200  # captions
 MOST_SHOWN = 400  # characters of one caption
-WAYS = {  # key of `memory_table` -> the settings in words
-    "plain": "without checkpointing", "gradient_checkpointing": "with --gradient_checkpointing",
-    "half_swapped": "with half of the blocks swapped", "all_swapped": "with all of them swapped",
+WAYS = {  # key of `memory_table` -> its column
+    "plain": "as it is", "gradient_checkpointing": "checkpointing", "half_swapped": "half swapped",
+    "all_swapped": "all swapped",
 }  # fmt: skip
 DESCRIPTION = "Check a training run: settings, images, captions, token ids, buckets, caches. Takes training's flags."
 
@@ -177,10 +177,11 @@ def memory_lines(found: Preflight) -> list[str]:
     """Return what a step is estimated to need on a GPU, a line for each precision of the weights."""
     from neonym.cli.facts import memory_facts
 
-    lines = []
-    for precision, ways in memory_facts(found).items():
-        lines.append(f"  {precision}: " + ", ".join(f"{size:g} {WAYS[way]}" for way, size in ways.items()))
-    return ["GB that a step needs on a GPU (an estimate), by --base_precision:", *lines] if lines else []
+    table = memory_facts(found)
+    if not table:
+        return []
+    head = "GB of GPU memory (estimated)" + "".join(f"{column:>16}" for column in WAYS.values())
+    return [head, *(f"{name:>28}" + "".join(f"{ways[way]:>16g}" for way in WAYS) for name, ways in table.items())]
 
 
 def excerpt(text: str) -> str:

@@ -11,13 +11,12 @@ from neonym.models.memory import GB, Choice, Step, estimate
 from neonym.models.source import ModelSource
 from neonym.models.storage import SCHEMES, Storage
 
-CHOSEN_BY_FIT = ("base_precision", "encoder_precision", "gradient_checkpointing", "blocks_to_swap")
-
 
 def is_fitted(run: RunConfig) -> bool:
     """Return whether `--fit` chooses the settings of memory: it is on, and the user sets none of them."""
-    given = {name: getattr(run.compute, name) for name in CHOSEN_BY_FIT}
-    return run.compute.fit == "auto" and all(value in ("auto", False, None) for value in given.values())
+    compute = run.compute
+    is_open = compute.base_precision == compute.encoder_precision == "auto" and compute.blocks_to_swap is None
+    return compute.fit == "auto" and is_open and not compute.gradient_checkpointing
 
 
 def largest_step(datasets: Sequence[Dataset], samples: int | None, width: int) -> Step:
