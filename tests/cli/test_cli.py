@@ -126,7 +126,7 @@ def test_the_sdxl_script_refuses_other_models(folder, capsys, monkeypatch):
 def test_check_json_lists_problems_data_sets_and_items(folder, capsys):
     assert main(["check", *SD_SCRIPTS_COMMAND, "--json", "--draws", "2"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert set(found) == {"problems", "defaults", "datasets", "config", "items"}
+    assert set(found) == {"problems", "defaults", "memory", "datasets", "config", "items"}
     assert found["config"][0]["settings"]["batch_size"] == 2
     assert found["config"][0]["origins"]["batch_size"] == "dataset"
     assert all(set(p) == {"severity", "what", "where", "fix"} for p in found["problems"])

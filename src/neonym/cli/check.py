@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 MOST_LISTED = 200  # captions
 MOST_SHOWN = 400  # characters of one caption
+WAYS = {  # key of `memory_table` -> its column
+    "plain": "as it is", "gradient_checkpointing": "checkpointing", "half_swapped": "half swapped",
+    "all_swapped": "all swapped",
+}  # fmt: skip
 DESCRIPTION = "Check a training run: settings, images, captions, token ids, buckets, caches. Takes training's flags."
 
 
@@ -159,12 +163,25 @@ def print_summary(found: Preflight) -> None:
         print("defaults in use:")
     for name, default in found.defaults.items():
         print(f"  {name} {default.value}: {default}")
+    for line in memory_lines(found):
+        print(line)
     for index, token in enumerate(found.tokens):
         own = [r for r in found.records if r.concept == index]
         example = f", for example {excerpt(example_caption(own[0], moment(found, index, 0)))}" if own else ""
         print(f"`{token}`: {counted(len(own), 'image') if own else 'no images'}{example}")
     errors = sum(p.severity == "error" for p in found.problems)
     print(f"{errors} error{'s' * (errors > 1)}: training would not start" if errors else "ready to train")
+
+
+def memory_lines(found: Preflight) -> list[str]:
+    """Return what a step is estimated to need on a GPU, a line for each precision of the weights."""
+    from neonym.cli.facts import memory_facts
+
+    table = memory_facts(found)
+    if not table:
+        return []
+    head = "GB of GPU memory (estimated)" + "".join(f"{column:>16}" for column in WAYS.values())
+    return [head, *(f"{name:>28}" + "".join(f"{ways[way]:>16g}" for way in WAYS) for name, ways in table.items())]
 
 
 def excerpt(text: str) -> str:

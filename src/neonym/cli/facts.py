@@ -17,6 +17,7 @@ from neonym.data.latent_keys import entry_name, latent_keys, size_conditioning
 from neonym.data.records import steps_per_epoch
 from neonym.io.memo import cache_folder
 from neonym.preflight.captions import unreadable_emphasis
+from neonym.preflight.memory import memory_table
 from neonym.preflight.plan import step_sizes
 from neonym.preflight.possible_captions import example_caption, fate_of_word, surely_fits
 from neonym.seeds import concept_seed, dice
@@ -30,16 +31,22 @@ if TYPE_CHECKING:
 def as_object(found: Preflight, draws: int, step: int) -> dict[str, Any]:
     """Return the whole object. Captions are those of training step `step`, with `draws` random draws of each.
 
-    `defaults` holds the settings that are not given, each with its source.
+    `defaults` holds the settings that are not given, each with its source. `memory` holds estimates in gigabytes.
     """
     items = Items(found, draws, step)
     return {
         "problems": [asdict(p) for p in found.problems],
         "defaults": {name: asdict(default) for name, default in found.defaults.items()},
+        "memory": memory_facts(found),
         "datasets": [dataset_facts(found, index) for index in range(len(found.datasets))],
         "config": [config_facts(found, index) for index in range(len(found.datasets))],
         "items": [items.facts(r, False) for r in found.records] + [items.facts(r, True) for r in found.held_out],
     }
+
+
+def memory_facts(found: Preflight) -> dict[str, dict[str, float]]:
+    """Return the estimated gigabytes of a step on a GPU by precision of the weights; an empty table if unknown."""
+    return memory_table(found.run, found.source, found.datasets) if found.source else {}
 
 
 def dataset_facts(found: Preflight, index: int) -> dict[str, Any]:

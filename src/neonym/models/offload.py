@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neonym.models.storage import spread
+
 BUFFERS = 2  # one for the block that computes, one for the block that is copied
 ALIGNMENT = 256  # bytes: where a tensor in a buffer may begin
 CHUNK = 2**25  # bytes: pinned memory is allocated in powers of two, so that larger pieces could waste half of it
@@ -24,8 +26,7 @@ CHUNK = 2**25  # bytes: pinned memory is allocated in powers of two, so that lar
 def swapped_blocks(network: nn.Module, lists: Sequence[str], count: int) -> list[str]:
     """Return the names of `count` blocks in the lists of blocks `lists`, spread evenly over the forward pass."""
     names = [f"{name}.{i}" for name in lists for i in range(len(network.get_submodule(name)))]  # pyright: ignore
-    count = min(count, len(names))
-    return [names[i * len(names) // count] for i in range(count)]
+    return [names[i] for i in spread(count, len(names))]
 
 
 def swap_blocks(network: nn.Module, lists: Sequence[str], count: int, device: torch.device) -> Ring:

@@ -19,6 +19,12 @@ class Storage:
     blocks_to_swap: int = 0  # blocks of the denoiser that wait in the memory of the CPU
 
 
+def spread(count: int, total: int) -> list[int]:
+    """Return `count` indices, at most `total`, evenly spread over 0 to `total` - 1."""
+    count = min(count, total)
+    return [i * total // count for i in range(count)]
+
+
 @dataclass(frozen=True)
 class SchemeRules:
     """Which scheme keeps the weights of a layer, by the layer's name.

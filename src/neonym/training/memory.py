@@ -1,14 +1,94 @@
-"""Decide how the frozen weights of a run are kept in memory."""
+"""Decide how the frozen weights of a run are kept in memory, by its settings or by the memory of the device."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import psutil
 import torch
+from accelerate import Accelerator
 
 from neonym.config.run import RunConfig
+from neonym.errors import UserError
+from neonym.models.loading.sizes import sizes_of
+from neonym.models.memory import GB, RESERVE, Choice, Estimate, estimate, fitting_choice
 from neonym.models.source import ModelSource
 from neonym.models.storage import SCHEMES, Scheme, Storage
+from neonym.preflight.defaults import with_settings
+from neonym.preflight.memory import is_fitted, largest_step
+from neonym.preflight.plan import TrainingPlan
+from neonym.training.setup import samples_at_once, weight_dtype
+
+
+def with_fit(plan: TrainingPlan, accelerator: Accelerator, note: Callable[[str], None]) -> RunConfig:
+    """Return the run with settings that fit the memory of the device, if `--fit` is to choose them.
+
+    Raises UserError if not even the weights fit, in the smallest form.
+    """
+    run, source, device = plan.run, plan.source, accelerator.device
+    sizes = sizes_of(source)
+    if sizes is None:
+        return run
+    width = weight_dtype(accelerator).itemsize
+    step = largest_step(plan.datasets, samples_at_once(run, source, device), width)
+    memory = memory_of(device)
+    if not is_fitted(run):
+        given = choice_of(run, source, device)
+        warn_if_too_large(given, estimate(sizes, step, given), memory, note)
+        return run
+    choice, needed = fitting_choice(sizes, step, memory, not run.compute.torch_compile)
+    refuse_if_impossible(needed, memory, source)
+    plain = Choice(Storage())
+    if choice == plain:
+        return run
+    note(
+        f"note: --fit: a step needs about {estimate(sizes, step, plain).total / GB:.0f} GB, but there are "
+        f"{memory / GB:.0f} GB -> {choice} (about {needed.total / GB:.0f} GB)"
+    )
+    warn_if_too_large(choice, needed, memory, note)
+    return with_settings(run, settings_of(choice))
+
+
+def settings_of(choice: Choice) -> dict[str, object]:
+    """Return the settings that a choice stands for."""
+    return {
+        "base_precision": choice.storage.denoiser or "bf16",
+        "encoder_precision": choice.storage.encoders or "bf16",
+        "gradient_checkpointing": choice.checkpointing,
+        "blocks_to_swap": choice.storage.blocks_to_swap,
+    }
+
+
+def choice_of(run: RunConfig, source: ModelSource, device: torch.device) -> Choice:
+    """Return the choice that a run's settings stand for."""
+    storage = storage_of(run, source, device, lambda _: None)
+    return Choice(storage, run.compute.gradient_checkpointing or storage.blocks_to_swap > 0)
+
+
+def memory_of(device: torch.device) -> float:
+    """Return the memory of a device in bytes: what it has, not what is free, so that a run is the same every time."""
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    return float(psutil.virtual_memory().total)
+
+
+def warn_if_too_large(choice: Choice, needed: Estimate, memory: float, note: Callable[[str], None]) -> None:
+    """Emit a note if a step will probably not fit in the memory of the device."""
+    if needed.total > memory:
+        note(
+            f"note: a step needs about {needed.total / GB:.0f} GB with these settings ({choice}), but there are "
+            f"{memory / GB:.0f} GB: it may fail. Use a lower --resolution or --micro_batch_size=1"
+        )
+
+
+def refuse_if_impossible(needed: Estimate, memory: float, source: ModelSource) -> None:
+    """Raise UserError if not even the weights fit, in the smallest form."""
+    if needed.weights + RESERVE > memory:
+        what = (
+            f"its weights need about {(needed.weights + RESERVE) / GB:.1f} GB even in 4 bits and with blocks that "
+            f"wait in the memory of the CPU, but there are {memory / GB:.1f} GB"
+        )
+        raise UserError(what, source.name, "Use a smaller model, or a device with more memory")
 
 
 def storage_of(run: RunConfig, source: ModelSource, device: torch.device, note: Callable[[str], None]) -> Storage:

@@ -21,6 +21,7 @@ from neonym.training.concepts import add_concepts, late_rate_notes
 from neonym.training.early_stopping import EarlyStopping
 from neonym.training.load import encode_images, load_frozen_model, make_loader
 from neonym.training.loop import run_steps
+from neonym.training.memory import with_fit
 from neonym.training.periodic import begin_evaluations, concept_norms_and_distances, sample_if_due
 from neonym.training.resume import StartingPoint, find_starting_point
 from neonym.training.session import Session
@@ -52,6 +53,7 @@ def train_plan(plan: TrainingPlan, events: Dispatcher, stop: Stop) -> Result:
     notes: list[str] = []
     plan = replace(plan, run=with_precision(plan.run, plan.source, notes.append))
     accelerator = start_accelerator(plan.run, notes.append)
+    plan = replace(plan, run=with_fit(plan, accelerator, notes.append))
     events = events if accelerator.is_main_process else Dispatcher()
     with ExitStack() as locks:  # released after the last event, because the event file is in the locked folder
         try:

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from neonym.errors import ModelError
-from neonym.models.encoders.blocks import keep_blocks
+from neonym.models.encoders.blocks import blocks_of, keep_blocks
+from neonym.models.family import Family
 from neonym.models.loading.folder import Weights
 from neonym.models.loading.vae_config import PREFIX as VAE_PREFIX
 from neonym.models.loading.vocabulary_spread import TOKEN_TABLES
 from neonym.models.loading.weight_files import read_tensors
 from neonym.models.offload import swapped_blocks
 from neonym.models.quantization import layers_to_quantize, pack, set_quantized
-from neonym.models.quantization.layers import Quantizable
 from neonym.models.source import ModelSource
 from neonym.models.storage import Scheme, SchemeRules
 
@@ -29,6 +29,7 @@ from neonym.models.storage import Scheme, SchemeRules
 BODIES = ("text_model.", "model.")
 OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 OPEN_CLIP_BLOCKS = "transformer.resblocks."
+ALL = 10_000  # more blocks than any network has
 SHOWN = 3  # weights named in a message
 
 
@@ -62,9 +63,9 @@ def load_part(source: ModelSource, part: str, dtype: torch.dtype, device: torch.
     never has to hold the whole part. Raises ModelError.
     """
     kind, weights = source.kinds[part], source.weights[part]
-    module = empty(kind, source.configs[part])
-    leave_out_unread_blocks(source, part, module)
-    to_quantize = {f"{name}.weight": found for name, found in quantized_layers(source, part, module).items()}
+    module = empty_part(source, part)
+    rules = scheme_rules(source.family, part, source.storage.denoiser, source.storage.encoders)
+    to_quantize = {f"{name}.weight": found for name, found in layers_to_quantize(module, rules).items()}
     waiting = names_of_swapped(source, part, module)
     tensors = {n: t for file in weights.files for n, t in read_tensors(file, (weights.start,)).items()}
     named = fitting(source, part, module, tensors)
@@ -84,26 +85,29 @@ def load_part(source: ModelSource, part: str, dtype: torch.dtype, device: torch.
     return module
 
 
-def leave_out_unread_blocks(source: ModelSource, part: str, module: nn.Module) -> None:
-    """Remove the blocks of a text encoder above the last one that the family reads, in place."""
+def empty_part(source: ModelSource, part: str) -> nn.Module:
+    """Return a part without weights, and without the blocks of a text encoder above the last one that is read."""
+    module = empty(source.kinds[part], source.configs[part])
     for encoder in source.family.encoders:
         if encoder.name == part and encoder.blocks_read is not None:
             keep_blocks(module, encoder.blocks_read)
+    return module
 
 
-def quantized_layers(source: ModelSource, part: str, module: nn.Module) -> dict[str, tuple[Quantizable, Scheme]]:
-    """Return the layers of a part whose weights are to be quantized, each with its scheme, by name."""
-    denoiser, storage = source.family.denoiser, source.storage
-    if part == denoiser.part:
-        rules = SchemeRules(storage.denoiser, denoiser.not_quantized, denoiser.in_int8)
-    else:
-        rules = SchemeRules(storage.encoders if part in quantizable_encoders(source) else None)
-    return layers_to_quantize(module, rules)
+def scheme_rules(family: Family, part: str, denoiser: Scheme | None, encoders: Scheme | None) -> SchemeRules:
+    """Return which layers of a part are quantized, given the schemes of denoiser and encoders. CLIP is too small."""
+    if part == family.denoiser.part:
+        return SchemeRules(denoiser, family.denoiser.not_quantized, family.denoiser.in_int8)
+    is_large = any(encoder.name == part and encoder.kind != "clip" for encoder in family.encoders)
+    return SchemeRules(encoders if is_large else None)
 
 
-def quantizable_encoders(source: ModelSource) -> list[str]:
-    """Return the encoders whose weights may be quantized: CLIP is small."""
-    return [encoder.name for encoder in source.family.encoders if encoder.kind != "clip"]
+def block_names(family: Family, part: str, module: nn.Module) -> list[str]:
+    """Return the names of a part's blocks in the order of the forward pass; none for CLIP and VAEs."""
+    if part == family.denoiser.part:
+        return swapped_blocks(module, family.denoiser.blocks, ALL)
+    is_large = any(encoder.name == part and encoder.kind != "clip" for encoder in family.encoders)
+    return [name for name, found in module.named_modules() if is_large and found in [*blocks_of(module)]]
 
 
 def names_of_swapped(source: ModelSource, part: str, module: nn.Module) -> tuple[str, ...]:

@@ -1,0 +1,148 @@
+"""Estimate the memory that a training step needs, and choose settings that fit a device. No torch is needed.
+
+The numbers of weights are exact: those of the networks themselves. The formulas for activations are estimates, which
+`python -m benchmarks.families` compares with measurements; docs/training.md has the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from neonym.models.storage import BYTES, Scheme, Storage, spread
+
+GB = 1e9
+# Activations inside a block, as a multiple of its input: 15 to 25 in transformers with an MLP of 4 times the width
+INNER = 20
+# The same in text encoders: T5-XXL keeps about 1.5 GB for 24 blocks x 512 tokens x 4096, Qwen3-4B 1 GB for 27 blocks
+ENCODER_INNER = 15
+VAE_BYTES = 2048  # per pixel while the VAE encodes an image: four maps of 128 channels in float32
+RESERVE = 1.5 * GB  # the context of the device, workspaces of its libraries, and gaps between allocations
+BUFFERS = 2  # blocks in the ring of `offload.py`
+
+
+class Numbers(NamedTuple):
+    """Numbers of weights, by how they can be kept."""
+
+    plain: int = 0  # never quantized
+    in_int8: int = 0  # int8 in every scheme
+    quantized: int = 0
+
+    def memory(self, scheme: Scheme | None, width: int) -> float:
+        """Return the bytes of the weights; unquantized ones have `width` bytes each."""
+        if scheme is None:
+            return float(width * sum(self))
+        return width * self.plain + BYTES["int8"] * self.in_int8 + BYTES[scheme] * self.quantized
+
+
+class PartSizes(NamedTuple):
+    """The sizes of one network of a model."""
+
+    numbers: Numbers
+    blocks: tuple[Numbers, ...]  # of each block, in the order of the forward pass; none for CLIP and VAEs
+    width: int  # of the states of a token
+    largest: int  # numbers in the largest layer
+
+
+class ModelSizes(NamedTuple):
+    """The sizes of a model. `lengths` are the ids that each encoder with blocks reads, at most."""
+
+    denoiser: PartSizes
+    encoders: tuple[PartSizes, ...]
+    lengths: tuple[int, ...]
+    vae: PartSizes
+    pixels_per_token: int  # of an image's side
+
+
+@dataclass(frozen=True)
+class Step:
+    """A training step: its largest image, the samples that go through the model together, and its arithmetic."""
+
+    size: tuple[int, int]
+    samples: int = 1
+    width: int = 2  # bytes of a number
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Settings that decide how much memory is needed."""
+
+    storage: Storage
+    checkpointing: bool = False
+
+    def __str__(self) -> str:
+        precision = self.storage.denoiser or "no quantization"
+        encoders = f"encoders in {self.storage.encoders}" if self.storage.encoders != self.storage.denoiser else ""
+        swapped = f"{self.storage.blocks_to_swap} blocks to swap" if self.storage.blocks_to_swap else ""
+        return ", ".join(filter(None, (precision, encoders, "gradient checkpointing" * self.checkpointing, swapped)))
+
+
+class Estimate(NamedTuple):
+    """The bytes that a step needs."""
+
+    weights: float
+    activations: float  # of a step, or of the VAE before the first step if that needs more
+
+    @property
+    def total(self) -> float:
+        """All bytes, with a reserve."""
+        return self.weights + self.activations + RESERVE
+
+
+def estimate(model: ModelSizes, step: Step, choice: Choice) -> Estimate:
+    """Return the memory that a training step needs on its device."""
+    storage = choice.storage
+    weights = denoiser_memory(model.denoiser, storage, step.width)
+    weights += sum(part.numbers.memory(storage.encoders, step.width) for part in model.encoders)
+    dequantized = 0
+    for part, scheme in ((model.denoiser, storage.denoiser), *((part, storage.encoders) for part in model.encoders)):
+        if scheme is not None:
+            dequantized = max(dequantized, part.largest * step.width)
+    width, height = step.size
+    image_tokens = width * height // model.pixels_per_token**2
+    kept = kept_activations(model.denoiser, image_tokens + sum(model.lengths), INNER, choice.checkpointing)
+    for part, length in zip(model.encoders, model.lengths, strict=True):
+        kept += kept_activations(part, length, ENCODER_INNER, choice.checkpointing)
+    encoding = model.vae.numbers.memory(None, 4) + VAE_BYTES * width * height
+    return Estimate(weights + dequantized, max(kept * step.samples * step.width, encoding))
+
+
+def denoiser_memory(part: PartSizes, storage: Storage, width: int) -> float:
+    """Return the bytes of the denoiser's weights on the device: blocks that are swapped share the buffers."""
+    blocks = [block.memory(storage.denoiser, width) for block in part.blocks]
+    swapped = [blocks[i] for i in spread(storage.blocks_to_swap, len(blocks))]
+    buffers = max(swapped, default=0.0) * min(BUFFERS, len(swapped))
+    return part.numbers.memory(storage.denoiser, width) - sum(swapped) + buffers
+
+
+def kept_activations(part: PartSizes, tokens: int, inner: int, checkpointing: bool) -> int:
+    """Return how many numbers are kept for the backward pass, for one sample.
+
+    With checkpointing, these are the inputs of all blocks and the inside of one; otherwise, the insides of all.
+    """
+    blocks = len(part.blocks)
+    return (blocks + inner if checkpointing else blocks * inner) * tokens * part.width
+
+
+def choices(blocks: int, can_swap: bool = True) -> Iterator[Choice]:
+    """Yield the choices of `fit`, those first that change the result least, then those that are fastest."""
+    yield Choice(Storage())
+    yield Choice(Storage(), True)
+    yield Choice(Storage(None, "fp8"), True)
+    yield Choice(Storage("fp8", "fp8"), True)
+    counts = range(1, blocks + 1) if can_swap else ()
+    yield from (Choice(Storage("fp8", "fp8", count), True) for count in counts if count <= blocks // 2)
+    yield Choice(Storage("nf4", "nf4"), True)
+    yield from (Choice(Storage("nf4", "nf4", count), True) for count in counts)
+
+
+def fitting_choice(model: ModelSizes, step: Step, memory: float, can_swap: bool = True) -> tuple[Choice, Estimate]:
+    """Return the first choice whose estimate fits in `memory` bytes, or the smallest of all if none fits."""
+    found: list[tuple[Choice, Estimate]] = []
+    for choice in choices(len(model.denoiser.blocks), can_swap):
+        needed = estimate(model, step, choice)
+        if needed.total <= memory:
+            return choice, needed
+        found.append((choice, needed))
+    return min(found, key=lambda each: each[1].total)

@@ -1,0 +1,46 @@
+"""Estimate the memory of a run before any weights are read. No torch is needed if the sizes of the model are cached."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from neonym.config.run import RunConfig
+from neonym.data.datasets import Dataset
+from neonym.models.loading.sizes import sizes_of
+from neonym.models.memory import GB, Choice, Step, estimate
+from neonym.models.source import ModelSource
+from neonym.models.storage import SCHEMES, Storage
+
+
+def is_fitted(run: RunConfig) -> bool:
+    """Return whether `--fit` chooses the settings of memory: it is on, and the user sets none of them."""
+    compute = run.compute
+    is_open = compute.base_precision == compute.encoder_precision == "auto" and compute.blocks_to_swap is None
+    return compute.fit == "auto" and is_open and not compute.gradient_checkpointing
+
+
+def largest_step(datasets: Sequence[Dataset], samples: int | None, width: int) -> Step:
+    """Return the step that needs the most memory: `samples` (None: a batch) of the largest images."""
+    steps = [Step(dataset.buckets.resolution, samples or dataset.batch_size, width) for dataset in datasets]
+    return max(steps, key=lambda step: step.size[0] * step.size[1] * step.samples)
+
+
+def memory_table(run: RunConfig, source: ModelSource, datasets: Sequence[Dataset]) -> dict[str, dict[str, float]]:
+    """Return the gigabytes that a step is estimated to need on a GPU, for each precision of the weights.
+
+    There are four ways: as it is, with gradient checkpointing, with half of the blocks swapped too, and with all. The
+    table is empty for models without an estimate.
+    """
+    sizes = sizes_of(source)
+    if sizes is None or not datasets:
+        return {}
+    step, blocks = largest_step(datasets, run.compute.micro_batch_size, 2), len(sizes.denoiser.blocks)
+    ways = {"plain": (False, 0), "gradient_checkpointing": (True, 0), "half_swapped": (True, blocks // 2),
+            "all_swapped": (True, blocks)}  # fmt: skip
+    return {
+        scheme or "bf16": {
+            way: round(estimate(sizes, step, Choice(Storage(scheme, scheme, count), checkpointing)).total / GB, 1)
+            for way, (checkpointing, count) in ways.items()
+        }
+        for scheme in (None, *SCHEMES)
+    }

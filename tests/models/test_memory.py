@@ -1,0 +1,149 @@
+"""Verify the estimates of memory: exact numbers of weights, published figures, and choices that fit."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks.full_size import CONFIGS
+from neonym.models.loading.assemble import empty_part, scheme_rules
+from neonym.models.loading.identify import identify
+from neonym.models.loading.sizes import sizes_of
+from neonym.models.memory import (
+    GB,
+    INNER,
+    RESERVE,
+    Choice,
+    ModelSizes,
+    Step,
+    choices,
+    denoiser_memory,
+    estimate,
+    fitting_choice,
+    kept_activations,
+)
+from neonym.models.offload import swap_blocks
+from neonym.models.quantization import quantize
+from neonym.models.registry import families
+from neonym.models.source import ModelSource
+from neonym.models.storage import SCHEMES, Storage, spread
+
+SIDE = Step((1024, 1024))
+
+
+def source_of(name: str) -> ModelSource:
+    family = next(family for family in families() if family.name == name)
+    return replace(identify("builtin:emoji"), family=family, configs=CONFIGS[name])
+
+
+@pytest.fixture(params=CONFIGS)
+def full(request) -> ModelSizes:
+    return sizes_of(source_of(request.param))
+
+
+def test_the_numbers_of_weights_are_those_of_the_published_models():
+    """Billions, from families.md 1.12: FLUX.1 dev 11.90 with T5-XXL 4.76, Z-Image 6.16 with 35 of Qwen3-4B's 36."""
+    flux, z_image = sizes_of(source_of("flux1")), sizes_of(source_of("zimage"))
+    assert sum(flux.denoiser.numbers) == pytest.approx(11.90e9, abs=5e6)
+    assert sum(flux.encoders[1].numbers) == pytest.approx(4.762e9, abs=1e6)
+    assert (len(flux.denoiser.blocks), flux.denoiser.width) == (57, 3072)
+    assert sum(z_image.denoiser.numbers) == pytest.approx(6.16e9, abs=1e7)
+    assert sum(z_image.encoders[0].numbers) == pytest.approx(4.022e9 * 35 / 36, rel=0.01)
+    assert (len(z_image.denoiser.blocks), z_image.denoiser.width) == (34, 3840)
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "gigabytes"),
+    [("flux1", 1536, 0.54), ("flux1", 4608, 1.6), ("zimage", 1216, 0.32), ("zimage", 4208, 1.1)],
+)
+def test_the_inputs_of_blocks_take_what_the_reference_says(name, tokens, gigabytes):
+    part = sizes_of(source_of(name)).denoiser
+    assert (kept_activations(part, tokens, INNER, True) - INNER * tokens * part.width) * 2 / GB == pytest.approx(
+        gigabytes, rel=0.05
+    )
+
+
+def test_each_saving_needs_less_than_the_one_before(full):
+    needed = [estimate(full, SIDE, choice).total for choice in choices(len(full.denoiser.blocks))]
+    plain, checkpointed = needed[:2]
+    assert plain > checkpointed > min(needed)
+    by_scheme = [denoiser_memory(full.denoiser, Storage(scheme), 2) for scheme in (None, "fp8", "nf4")]
+    assert by_scheme == sorted(by_scheme, reverse=True)
+    by_count = [denoiser_memory(full.denoiser, Storage("fp8", None, count), 2) for count in (0, 10, 20, 30)]
+    assert by_count == sorted(by_count, reverse=True)
+
+
+@pytest.mark.parametrize("gigabytes", [8, 12, 16, 24, 48, 80])
+def test_a_choice_fits_and_no_better_one_does(full, gigabytes):
+    memory = gigabytes * 2**30
+    choice, needed = fitting_choice(full, SIDE, memory)
+    assert needed.total <= memory
+    for better in choices(len(full.denoiser.blocks)):
+        if better == choice:
+            break
+        assert estimate(full, SIDE, better).total > memory
+
+
+def test_the_smallest_choice_is_left_if_none_fits(full):
+    choice, needed = fitting_choice(full, SIDE, 1e9)
+    assert choice.storage == Storage("nf4", "nf4", len(full.denoiser.blocks))
+    assert needed.total > RESERVE
+    choice, _ = fitting_choice(full, SIDE, 1e9, can_swap=False)
+    assert choice.storage == Storage("nf4", "nf4")
+
+
+def test_more_samples_and_larger_images_need_more(full):
+    choice = Choice(Storage(), True)
+    small, more, large = (
+        estimate(full, step, choice).total for step in (Step((512, 512)), Step((512, 512), 4), Step((1024, 1024)))
+    )
+    assert small < more
+    assert small < large
+    # the VAE in float32 decides before the first step, if that needs more
+    assert estimate(full, Step((4096, 4096), 1), choice).activations >= 2048 * 4096**2
+
+
+@pytest.mark.parametrize("scheme", [None, *SCHEMES])
+def test_weights_take_what_is_estimated(scheme, small_flux):
+    """The bytes of a network that is really quantized and swapped, except for scales and alignment."""
+    source, module = small_flux
+    quantize(module, scheme_rules(source.family, "transformer", scheme, None))
+    sizes = sizes_of(source).denoiser
+    assert held(module) == pytest.approx(sizes.numbers.memory(scheme, 4), rel=0.05)
+    blocks = source.family.denoiser.blocks
+    ring = swap_blocks(module, blocks, 4, torch.device("cpu"))
+    assert held(module) + sum(map(len, ring.buffers)) == pytest.approx(
+        denoiser_memory(sizes, Storage(scheme, None, 4), 4), rel=0.05
+    )
+
+
+@pytest.fixture
+def small_flux():
+    configs = json.loads(json.dumps(CONFIGS["flux1"]))
+    configs["transformer"] |= {
+        "num_layers": 2, "num_single_layers": 4, "attention_head_dim": 16, "num_attention_heads": 16,
+        "joint_attention_dim": 64, "axes_dims_rope": [4, 6, 6],
+    }  # fmt: skip
+    source = replace(source_of("flux1"), configs=configs)
+    torch.manual_seed(0)
+    module = empty_part(source, "transformer").to_empty(device="cpu").requires_grad_(False)
+    for parameter in module.parameters():
+        parameter.normal_()
+    return source, module
+
+
+def held(module) -> int:
+    """Return the bytes of all tensors of a network that are not views of a buffer of `offload.Ring`."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return sum(t.nbytes for t in tensors if t.untyped_storage().nbytes() == t.nbytes)
+
+
+def test_there_is_no_estimate_for_models_without_equal_blocks():
+    assert sizes_of(identify("builtin:emoji")) is None
+
+
+def test_indices_are_spread_evenly():
+    assert spread(3, 7) == [0, 2, 4]
+    assert spread(100, 3) == [0, 1, 2]
+    assert spread(0, 3) == []
