@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel, ZImageTransformer2DModel
+from diffusers import (
+    AutoencoderKL,
+    ChromaTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    ZImageTransformer2DModel,
+)
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
     Qwen2TokenizerFast,
     Qwen3Config,
     Qwen3Model,
@@ -36,6 +46,7 @@ CHAT = """{% for m in messages %}<|im_start|>{{ m.role }}
 
 {% endif %}{% endif %}"""
 
+Clip = TypeVar("Clip", CLIPTextModel, CLIPTextModelWithProjection)
 Parts = dict[str, Any]  # component -> what has `save_pretrained`, or a folder that is copied
 
 
@@ -50,13 +61,13 @@ def qwen_tokenizer() -> Qwen2TokenizerFast:
     return Qwen2TokenizerFast(tokenizer_object=shipped("qwen3").backend, **marks)
 
 
-def tiny_clip(width: int = 32) -> CLIPTextModel:
-    """Return CLIP-L with the `eos_token_id` of published configs, at which transformers pools wrongly."""
+def tiny_clip(width: int = 32, kind: type[Clip] = CLIPTextModel) -> Clip:
+    """Return a CLIP encoder with the `eos_token_id` of published configs, at which transformers pools wrongly."""
     config = CLIPTextConfig(
         vocab_size=49408, hidden_size=width, intermediate_size=64, projection_dim=width, num_hidden_layers=2,
         num_attention_heads=2, bos_token_id=0, eos_token_id=2, pad_token_id=1,
     )  # fmt: skip
-    return CLIPTextModel(config)
+    return kind(config)
 
 
 def tiny_t5(width: int = 32) -> T5EncoderModel:
@@ -101,6 +112,37 @@ def flux_parts(guidance: bool = True) -> Parts:
     }  # fmt: skip
 
 
+def chroma_parts() -> Parts:
+    """Return the parts of Chroma."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of what diffusers itself uses
+        transformer = ChromaTransformer2DModel(
+            num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=64,
+            axes_dims_rope=(4, 6, 6), approximator_hidden_dim=32, approximator_layers=1,
+        )  # fmt: skip
+    return {
+        "model_index": "ChromaPipeline", "transformer": transformer, "scheduler": FlowMatchEulerDiscreteScheduler(),
+        "vae": tiny_vae(), "text_encoder": tiny_t5(64), "tokenizer": t5_tokenizer(),
+    }  # fmt: skip
+
+
+def sd3_parts(newer: bool = True, t5: bool = True) -> Parts:
+    """Return the parts of Stable Diffusion 3.5 medium, or of 3 medium unless `newer`."""
+    transformer = SD3Transformer2DModel(
+        sample_size=8, num_layers=2, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=192,
+        caption_projection_dim=32, pooled_projection_dim=192, pos_embed_max_size=12,
+        dual_attention_layers=(0,) if newer else (), qk_norm="rms_norm" if newer else None,
+    )  # fmt: skip
+    return {
+        "model_index": "StableDiffusion3Pipeline", "transformer": transformer, "vae": tiny_vae(1.5305, 0.0609),
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
+        "text_encoder": tiny_clip(64, CLIPTextModelWithProjection), "tokenizer": CLIP_VOCABULARY,
+        "text_encoder_2": tiny_clip(128, CLIPTextModelWithProjection),
+        "tokenizer_2": CLIPTokenizer.from_pretrained(CLIP_VOCABULARY, pad_token="!"),
+        "text_encoder_3": tiny_t5(192) if t5 else None, "tokenizer_3": t5_tokenizer() if t5 else None,
+    }  # fmt: skip
+
+
 def z_image_parts() -> Parts:
     """Return the parts of Z-Image."""
     transformer = ZImageTransformer2DModel(
@@ -117,7 +159,9 @@ def z_image_parts() -> Parts:
     }  # fmt: skip
 
 
-FAMILIES: dict[str, Callable[[], Parts]] = {"flux1": flux_parts, "zimage": z_image_parts}
+FAMILIES: dict[str, Callable[[], Parts]] = {
+    "flux1": flux_parts, "chroma": chroma_parts, "sd3": sd3_parts, "zimage": z_image_parts,
+}  # fmt: skip
 
 
 def tiny_model(family: str, home: Path, **options: Any) -> Path:
@@ -127,6 +171,9 @@ def tiny_model(family: str, home: Path, **options: Any) -> Path:
     index: dict[str, Any] = {"_class_name": parts.pop("model_index")}
     home.mkdir(parents=True, exist_ok=True)
     for name, part in parts.items():
+        if part is None:
+            index[name] = [None, None]
+            continue
         if isinstance(part, Path):
             shutil.copytree(part, home / name)
         else:

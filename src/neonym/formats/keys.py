@@ -16,7 +16,7 @@ PLAIN = "emb_params"  # the key of a word for the only encoder of a model, which
 def family_of(embedding: Embedding) -> Family | None:
     """Return the family that a word was made for, by its metadata or else its widths; None if its encoders fit none."""
     own, widths = embedding.metadata.get("neonym.family"), widths_of(embedding)
-    possible = [family for family in families() if {spec.name for spec in family.encoders} == widths.keys()]
+    possible = [family for family in families() if family.allows(widths)]
     return min(possible, key=lambda family: (family.name != own, not family.fits(widths)), default=None)
 
 
@@ -29,7 +29,9 @@ def file_tensors(embedding: Embedding) -> dict[str, Tensor]:
     """Return a word's vectors [n,W] on the CPU under the keys that programs read, in the order of the encoders."""
     family = family_of(embedding)
     keys = (
-        {spec.name: spec.file_key for spec in family.encoders} if family else {name: name for name in embedding.vectors}
+        {spec.name: spec.file_key for spec in family.encoders if spec.name in embedding.vectors}
+        if family
+        else {name: name for name in embedding.vectors}
     )
     return {key: embedding.vectors[name].detach().cpu().contiguous() for name, key in keys.items()}
 
@@ -47,13 +49,14 @@ def known_keys() -> set[str]:
 def encoder_keys(names: Collection[str], own: str | None = None) -> dict[str, str]:
     """Return the key of each encoder among the names in a file, for the family that has most of them.
 
-    `own` is the family that the file names; it comes first where several fit equally.
+    Where several fit equally, the family that the file names (`own`) comes first, then one whose encoders are all there.
     """
-    found = []
+    found: list[tuple[tuple[int, bool, bool], dict[str, str]]] = []
     for family in families():
-        keys = {spec.name: [key for key in keys_of(spec) if key in names] for spec in family.encoders}
-        found.append((family.name, {name: some[0] for name, some in keys.items() if some}))
-    return max(found, key=lambda pair: (len(pair[1]), pair[0] == own))[1]
+        some = {spec.name: [key for key in keys_of(spec) if key in names] for spec in family.encoders}
+        keys = {name: own_keys[0] for name, own_keys in some.items() if own_keys}
+        found.append(((len(keys), family.name == own, family.allows(keys)), keys))
+    return max(found, key=lambda ranked: ranked[0])[1]
 
 
 def encoders_by_width(widths: Mapping[str, int]) -> dict[str, str]:

@@ -94,6 +94,7 @@ def with_diffusers(embedding: Embedding, file: Path, support: str) -> list[str]:
     loads = [
         LOAD.format(key=spec.file_key, token=word, encoder=spec.name, tokenizer=spec.tokenizer)
         for spec in (family.encoders if family else ())
+        if spec.name in embedding.vectors
     ]
     filled = code.format(
         how="from safetensors.torch import load_file" if ending == "safetensors" else "import torch",

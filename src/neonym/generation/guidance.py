@@ -6,10 +6,11 @@ All families and samplers use this code. Each image has its own guidance scale.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from neonym.models.model import Model
 from neonym.types import NO_CONDITIONS, Conditions, TextCond
@@ -110,8 +111,19 @@ def concatenate_conditions(conditions: Sequence[Conditions]) -> Conditions:
 
 
 def concatenate_texts(texts: Sequence[TextCond]) -> TextCond:
-    """Return n encoded texts [B,S,D] as one batch [n*B,S,D]."""
-    return map_texts(torch.cat, texts)
+    """Return n encoded texts [B,S,D] as one batch [n*B,S,D].
+
+    Texts of unlike length, which have masks, are padded to the longest of them.
+    """
+    longest = max(text.sequence.shape[1] for text in texts)
+    return map_texts(torch.cat, [padded_text(text, longest - text.sequence.shape[1]) for text in texts])
+
+
+def padded_text(text: TextCond, count: int) -> TextCond:
+    """Return a text with `count` states of zeros behind it that its mask leaves out."""
+    if not count or text.mask is None:
+        return text
+    return replace(text, sequence=pad(text.sequence, (0, 0, 0, count)), mask=pad(text.mask, (0, count)))
 
 
 def map_texts(function: Callable[[list[Tensor]], Tensor], texts: Sequence[TextCond]) -> TextCond:

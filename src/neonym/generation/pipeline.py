@@ -122,7 +122,7 @@ class Pipeline:
             make_scheduler(self.model, first.sampler, self.rules.zero_terminal_snr),
             lambda x_t, t: self.guided.predict(guidance, x_t, t),
             torch.cat(noise).to(device), generators, first.steps, start, self.rules.progress,
-            self.latent_spec.patch,
+            self.latent_spec.patch, self.model.source.family.own_levels,
         )  # fmt: skip
 
     def latent_shape(self, job: Job) -> tuple[int, int, int]:

@@ -46,18 +46,20 @@ def sample_latents(
     start: Start | None = None,
     progress: bool = False,
     patch: int = 1,
+    own_levels: bool = False,
 ) -> Tensor:
     """Return the latents [B,C,h,w], in float32, after `steps` steps from `noise` [B,C,h,w].
 
-    `patch` is the side, in latents, of what the denoiser reads as one token (`LatentSpec.patch`). Ancestral and
-    stochastic samplers add noise to each image from its own one of `generators`.
+    `patch` is the side, in latents, of what the denoiser reads as one token (`LatentSpec.patch`). With `own_levels`,
+    a flow takes the noise levels of its scheduler (`Family.own_levels`). Ancestral and stochastic samplers add noise to
+    each image from its own one of `generators`.
     """
     from tqdm import tqdm
 
     if start is not None and start.mask is not None:
         # The memory layout affects the last bits on a CPU, so it is the same as in diffusers' pipelines.
         start = replace(start, latents=start.latents.contiguous())
-    timesteps = remaining_timesteps(scheduler, steps, noise, start, patch)  # [T]
+    timesteps = remaining_timesteps(scheduler, steps, noise, start, patch, own_levels)  # [T]
     latents = initial_latents(scheduler, noise, timesteps, start)
     for i, t in enumerate(tqdm(timesteps, disable=not progress, leave=False)):
         scaled = scheduler.scale_model_input(latents, t) if hasattr(scheduler, "scale_model_input") else latents
@@ -70,9 +72,11 @@ def sample_latents(
     return latents
 
 
-def remaining_timesteps(scheduler: Any, steps: int, noise: Tensor, start: Start | None, patch: int) -> Tensor:
+def remaining_timesteps(
+    scheduler: Any, steps: int, noise: Tensor, start: Start | None, patch: int, own_levels: bool
+) -> Tensor:
     """Set the scheduler to `steps` steps and return the timesteps [T] that remain after `start`."""
-    scheduler.set_timesteps(steps, device=noise.device, **flow_options(scheduler, steps, noise, patch))
+    scheduler.set_timesteps(steps, device=noise.device, **flow_options(scheduler, steps, noise, patch, own_levels))
     if start is None:
         return scheduler.timesteps
     skipped = (steps - int(steps * start.strength)) * scheduler.order
@@ -84,15 +88,16 @@ def remaining_timesteps(scheduler: Any, steps: int, noise: Tensor, start: Start 
     return left
 
 
-def flow_options(scheduler: Any, steps: int, noise: Tensor, patch: int) -> dict[str, Any]:
+def flow_options(scheduler: Any, steps: int, noise: Tensor, patch: int, own_levels: bool) -> dict[str, Any]:
     """Return the options for setting a rectified flow's scheduler: noise levels from 1 to 1/steps, and a dynamic shift.
 
-    If the scheduler's config asks for it, the shift mu grows with the number of tokens: it is base_shift at
+    With `own_levels`, they are the scheduler's own, which end at almost 0. If the scheduler's config asks for it, the shift mu grows with the number of tokens: it is base_shift at
     base_image_seq_len and max_shift at max_image_seq_len. For other schedulers, there are no options.
     """
     if "sigmas" not in inspect.signature(scheduler.set_timesteps).parameters or not is_flow(scheduler):
         return {}
-    options: dict[str, Any] = {"sigmas": torch.linspace(1, 1 / steps, steps, dtype=torch.float64).tolist()}
+    levels = torch.linspace(1, 1 / steps, steps, dtype=torch.float64).tolist()
+    options: dict[str, Any] = {} if own_levels else {"sigmas": levels}
     if scheduler.config.get("use_dynamic_shifting"):
         config = scheduler.config
         fewest, most, low, high = (

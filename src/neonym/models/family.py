@@ -5,7 +5,7 @@ A family is one file in `families/` that makes such a record, and one line in `r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -51,6 +51,8 @@ class EncoderSpec:
     id_zero_pads: bool = False  # padding is id 0, which no text contains
     # How many blocks of a causal language model are read, as in `blocks[:blocks_read]`; the rest is not loaded
     blocks_read: int | None = None
+    optional: bool = False  # a model may lack it
+    identities: tuple[str, ...] = ()  # weights that are the identity where files have none
     layout: SequenceSpec = SequenceSpec()
 
     @property
@@ -116,6 +118,7 @@ class Recognised:
     # Encoder -> ids in a sequence, for models whose number differs from the family's
     text_lengths: Mapping[str, int] = field(default_factory=dict)
     flow: FlowSpec | None = None  # instead of its family's
+    largest_side: int | None = None  # pixels per side of the largest image that it can read; None: no limit
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,7 @@ class Family:
     # Prefixes of diffusers' schedulers that are unsupported, whatever the configs
     other_schedules: tuple[str, ...] = ()
     reads_sizes: bool = False  # it is conditioned on the size and crop of images
+    own_levels: bool = False  # samplers take its scheduler's noise levels, down to almost 0, not those down to 1/steps
     fixed_text_layer: bool = False  # it always reads the second-to-last layer
     clip_skip_note: tuple[str, str] | None = None  # a problem with --clip_skip above 1, and its fix
     no_clip_skip: str | None = None  # why --clip_skip above 1 is an error
@@ -167,6 +171,12 @@ class Family:
         """Return the modelspec name of the architecture, or the family's name if modelspec has none."""
         return self.architectures.get(prediction_type, self.name)
 
+    def allows(self, encoders: Collection[str]) -> bool:
+        """Return whether a word of the family can have vectors for exactly these encoders."""
+        known = {encoder.name for encoder in self.encoders}
+        return {encoder.name for encoder in self.encoders if not encoder.optional} <= set(encoders) <= known
+
     def fits(self, widths: Mapping[str, int]) -> bool:
         """Return whether rows of these widths (encoder to W) fit the published models of the family."""
-        return widths == {encoder.name: encoder.width for encoder in self.encoders}
+        usual = {encoder.name: encoder.width for encoder in self.encoders}
+        return self.allows(widths) and all(usual[name] == width for name, width in widths.items())

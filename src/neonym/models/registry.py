@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from neonym.models.families.chroma import CHROMA
 from neonym.models.families.flux import FLUX1
+from neonym.models.families.sd3 import SD3
 from neonym.models.families.sdxl import SDXL
 from neonym.models.families.stable_diffusion import SD1, SD2
 from neonym.models.families.z_image import Z_IMAGE
 from neonym.models.family import CheckpointLayout, Family
 
 ORDINALS = ("first", "second", "third", "fourth")
-_families: dict[str, Family] = {family.name: family for family in (SD1, SD2, SDXL, FLUX1, Z_IMAGE)}
+_families: dict[str, Family] = {family.name: family for family in (SD1, SD2, SDXL, SD3, FLUX1, CHROMA, Z_IMAGE)}
 
 
 def families() -> tuple[Family, ...]:

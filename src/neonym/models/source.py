@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from neonym.models.defaults import Defaults, defaults_of
-from neonym.models.family import Configs, Family, LatentSpec, PerChannel, Recognised
+from neonym.models.family import Configs, EncoderSpec, Family, LatentSpec, PerChannel, Recognised
 from neonym.models.loading.folder import Weights
 from neonym.models.loading.weight_files import hash_of_files, hash_of_tensors
 from neonym.models.process.sigmas import FlowSpec
@@ -81,9 +81,14 @@ class ModelSource:
         return self.facts.flow or self.family.flow
 
     @property
+    def encoder_specs(self) -> tuple[EncoderSpec, ...]:
+        """The records of its text encoders: those of its family, without optional ones that it lacks."""
+        return tuple(spec for spec in self.family.encoders if not spec.optional or spec.name in self.configs)
+
+    @property
     def encoders(self) -> tuple[str, ...]:
         """The names of its text encoders."""
-        return tuple(encoder.name for encoder in self.family.encoders)
+        return tuple(encoder.name for encoder in self.encoder_specs)
 
     def encoders_named(self, names: Iterable[str]) -> tuple[str, ...]:
         """Return the encoders with these names or keys in files, in the order of the family; all of them without any."""
@@ -106,7 +111,7 @@ class ModelSource:
     @property
     def kinds(self) -> dict[str, str]:
         """The class of each part in diffusers or transformers, with the largest part first."""
-        texts = {encoder.name: encoder.module for encoder in self.family.encoders}
+        texts = {encoder.name: encoder.module for encoder in self.encoder_specs}
         return {self.family.denoiser.part: self.family.denoiser.module, **texts, "vae": self.family.latents.module}
 
     @property

@@ -86,9 +86,11 @@ class TextSide(ABC):
         words = frozenset().union(*(own.words for own in found.values()))
         return as_tensors(found, words, [name for name in found if self.tokenizers[name].reads_emphasis])
 
-    def empty_ids(self, encoder: str) -> Tensor:
-        """Return the ids of an empty text for an encoder, [1,L]."""
-        return torch.tensor(self.tokenizers[encoder]("").ids[:1], device=self.device)
+    def empty_ids(self, encoder: str, length: int) -> Tensor:
+        """Return the ids of an empty text for an encoder, with padding up to `length`, [1,L]."""
+        tokenizer = self.tokenizers[encoder]
+        ids = torch.tensor(tokenizer("").ids[:1], device=self.device)[:, :length]
+        return pad(ids, (0, length - ids.shape[1]), value=tokenizer.padding)
 
     def batch(self, captions: Sequence[str]) -> Encoded:
         """Return the encoded captions as one batch on the device."""

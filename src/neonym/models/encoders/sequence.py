@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 def t5_states(encoder: Any, ids: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -23,6 +25,34 @@ def layer_states(encoder: Any, ids: Tensor, mask: Tensor | None, layers: tuple[i
         ids, attention_mask=None if mask is None else mask.long(), output_hidden_states=True, use_cache=False
     )
     return torch.stack([states.hidden_states[layer] for layer in layers], dim=2)
+
+
+def by_length(lengths: Sequence[int]) -> list[tuple[int, list[int]]]:
+    """Return each of `lengths` once, in ascending order, with the samples that have it."""
+    return [(length, [i for i, own in enumerate(lengths) if own == length]) for length in sorted(set(lengths))]
+
+
+def groups(lengths: Sequence[int], device: torch.device) -> list[tuple[int, list[int]]]:
+    """Return the samples that go through a network together, with the greatest of their lengths.
+
+    On a CPU these are samples of the same length: rounding differs between lengths, and a sample must not depend on its
+    neighbours. Elsewhere, all go together.
+    """
+    return by_length(lengths) if device.type == "cpu" else [(max(lengths), list(range(len(lengths))))]
+
+
+def in_groups(
+    lengths: Sequence[int], device: torch.device, states_of: Callable[[list[int], int], Tensor]
+) -> Tensor:
+    """Return states [B,S,D] of samples of these lengths, where S is the greatest of them.
+
+    `states_of` returns the states [b,l,D] of the samples with the given indices, which go together, up to a length.
+    """
+    found: list[Tensor] = [torch.empty(0)] * len(lengths)
+    for length, which in groups(lengths, device):
+        for i, states in zip(which, states_of(which, length), strict=True):
+            found[i] = pad(states, (0, 0, 0, max(lengths) - length))
+    return torch.stack(found)
 
 
 def interpolated(states: Tensor, empty: Tensor, emphasis: Tensor | None) -> Tensor:

@@ -33,7 +33,7 @@ class FluxText(TextSide):
         states = t5_states(self.encoders[T5.name], ids)
         emphasis = (text.emphasis or {}).get(T5.name)
         if emphasis is not None:
-            empty = t5_states(self.encoders[T5.name], self.empty_ids(T5.name))
+            empty = t5_states(self.encoders[T5.name], self.empty_ids(T5.name, ids.shape[1]))
             states = interpolated(states, empty, emphasis[:, 0])
         clip: Any = self.tokenizers[CLIP.name]
         pooled = pooled_at_end(self.encoders[CLIP.name](first).last_hidden_state, first, clip.clip.end)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from neonym.models.encoders.clip import Keep
-from neonym.models.encoders.sequence import layer_states
+from neonym.models.encoders.sequence import groups, in_groups, layer_states
 from neonym.models.families.flow_network import load_as, sigma_of
 from neonym.models.families.z_image import QWEN
 from neonym.models.model import Model
@@ -37,13 +37,12 @@ class ZImageText(TextSide):
         del keep
         ids, mask = text.ids[QWEN.name][:, 0], text.masks[QWEN.name][:, 0]  # [B,L]
         lengths = padded_lengths(mask.sum(1).tolist())
-        longest = max(lengths)
-        rows: list[Tensor] = [ids.new_empty(0)] * len(ids)
-        for length, which in groups(lengths, ids.device):
-            states = layer_states(self.encoders[QWEN.name], ids[which, :length], mask[which, :length], (self.layer,))
-            for i, own in zip(which, states[:, :, 0], strict=True):
-                rows[i] = torch.nn.functional.pad(own, (0, 0, 0, longest - length))
-        return TextCond(torch.stack(rows), mask=mask[:, :longest])
+
+        def states_of(which: list[int], length: int) -> Tensor:
+            own_ids, own_mask = ids[which, :length], mask[which, :length]
+            return layer_states(self.encoders[QWEN.name], own_ids, own_mask, (self.layer,))[:, :, 0]
+
+        return TextCond(in_groups(lengths, ids.device, states_of), mask=mask[:, : max(lengths)])
 
 
 class ZImage(Model):
@@ -72,17 +71,6 @@ class ZImage(Model):
 def padded_lengths(counts: Sequence[int]) -> list[int]:
     """Return the lengths of captions of `counts` tokens once the transformer has padded them."""
     return [-(-count // MULTIPLE) * MULTIPLE for count in counts]
-
-
-def groups(lengths: Sequence[int], device: torch.device) -> list[tuple[int, list[int]]]:
-    """Return the samples that go through a network together, with the greatest of their lengths.
-
-    On a CPU these are samples of the same length: rounding differs between lengths, and a sample must not depend on its
-    neighbours. Elsewhere, all go together.
-    """
-    if device.type != "cpu":
-        return [(max(lengths), list(range(len(lengths))))]
-    return [(length, [i for i, own in enumerate(lengths) if own == length]) for length in sorted(set(lengths))]
 
 
 def load(

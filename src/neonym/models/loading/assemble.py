@@ -6,6 +6,7 @@ translate.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -50,7 +51,8 @@ def empty(kind: str, config: dict[str, Any]) -> nn.Module:
     from transformers import PreTrainedModel
 
     found = class_named(kind)
-    with init_empty_weights():
+    with init_empty_weights(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of what the libraries themselves use
         if issubclass(found, PreTrainedModel):
             return found(found.config_class.from_dict(config))  # pyright: ignore[reportOptionalMemberAccess]
         return found.from_config(config)
@@ -185,6 +187,7 @@ def fitting(source: ModelSource, part: str, module: nn.Module, tensors: dict[str
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
         what = f"weights of its {kind} are missing or have other shapes ({str(error).strip(chr(39))[:120]})"
         raise ModelError(what, where, "Is the file complete?") from error
+    named |= identities(source, part, wanted, named)
     missing = sorted(set(wanted) - set(named) - other_names(module, named))
     extra = sorted(set(named) - set(wanted)) if part == source.family.denoiser.part else ()
     misshapen = [
@@ -198,6 +201,15 @@ def fitting(source: ModelSource, part: str, module: nn.Module, tensors: dict[str
             what = f"{len(names)} weights of its {kind} are {wrong}: {', '.join(names[:SHOWN])}{more}"
             raise ModelError(what, where, "Is the file complete?")
     return {name: tensor for name, tensor in named.items() if name in wanted}
+
+
+def identities(
+    source: ModelSource, part: str, wanted: Mapping[str, Tensor], named: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the weights that a file leaves out because they are the identity, as the family's record says."""
+    missing = [n for spec in source.encoder_specs if spec.name == part for n in spec.identities if n not in named]
+    like = next(iter(named.values()), None)
+    return {name: torch.eye(*wanted[name].shape, device=like.device) for name in missing} if like is not None else {}
 
 
 def other_names(module: nn.Module, named: Mapping[str, Tensor]) -> set[str]:

@@ -116,7 +116,7 @@ def check_variant(weights: dict[str, Weights], name: str, variant: str | None) -
 
 
 def diffusers_configs(folder: Path, name: str) -> dict[str, dict[str, Any]]:
-    """Return the config of every component. Raises ModelError if it is not a Diffusers folder."""
+    """Return the config of every component that the index names. Raises ModelError if it is not a Diffusers folder."""
     if not (folder / "model_index.json").is_file():
         if (folder.parent / "model_index.json").is_file():
             raise ModelError("is a part of a Diffusers folder", name, f"Name the whole folder: {folder.parent}")
@@ -125,7 +125,9 @@ def diffusers_configs(folder: Path, name: str) -> dict[str, dict[str, Any]]:
         )
         what = f"is not {known}" if folder.exists() else f"there is no such file or folder, nor is it {known}"
         raise ModelError(what, name, "Check the spelling of its name")
-    return read_configs(folder)
+    configs = read_configs(folder)
+    absent = {part for part, kind in configs["model_index"].items() if kind == [None, None]}
+    return {part: config for part, config in configs.items() if part not in absent}
 
 
 def read_configs(folder: Path) -> dict[str, dict[str, Any]]:

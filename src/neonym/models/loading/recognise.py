@@ -81,6 +81,10 @@ def source_notes(source: ModelSource) -> Iterator[Problem]:
         yield Problem(
             "warning", "a checkpoint file has no variants, so this has no effect", f"--variant {source.variant}"
         )
+    for spec in source.family.encoders:
+        if spec.name not in source.encoders:
+            what = f"the model has no {spec.name} ({spec.file_key}): a word gets no vectors for it, and zeros replace its states"
+            yield Problem("note", what, source.name)
     unrecorded = "the model does not record whether it predicts noise or v"
     if source.prediction_from == BY_USER:
         yield Problem("note", f"{unrecorded}: v is used, as --v_parameterization says", source.name)

@@ -27,7 +27,7 @@ CLIP = BUILTIN_MODELS / "emoji" / "tokenizer"  # the complete vocabulary of CLIP
 def load_tokenizers(source: ModelSource, max_token_length: int = CHUNK) -> dict[str, WordTokenizer]:
     """Return the tokenizer of each text encoder. CLIP captions have up to `max_token_length` ids. Raises ModelError."""
     found = {}
-    for encoder in (*source.family.encoders, *source.family.id_readers):
+    for encoder in (*source.encoder_specs, *source.family.id_readers):
         try:
             own = replace(encoder, max_length=source.facts.text_lengths.get(encoder.name, encoder.max_length))
             found[encoder.name] = tokenizer_for(own, folder_for(source, encoder), source.configs, max_token_length)

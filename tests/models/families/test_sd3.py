@@ -1,0 +1,149 @@
+"""Verify that Stable Diffusion 3 reads text and predicts as diffusers' own pipeline does, on tiny random models."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusion3Pipeline
+from safetensors.torch import load_file, save_file
+
+from neonym import generate, read_embedding, train
+from neonym.errors import ModelError
+from neonym.models.loading.identify import identify
+from neonym.models.model import load_model
+from support.checks import settings
+from support.data_sets import make_images
+from support.families import SIDE, tiny_model
+
+PROMPTS = ["a photo of a cat", "A knight (in armour), by the sea! " * 9]
+END = 49407
+KINDS = {"3.5": {}, "3": {"newer": False}, "without T5": {"t5": False}}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def folder(request, tmp_path_factory) -> Path:
+    return tiny_model("sd3", tmp_path_factory.mktemp(request.param) / "model", **KINDS[request.param])
+
+
+@pytest.fixture
+def pipeline(folder) -> StableDiffusion3Pipeline:
+    absent = {} if (folder / "text_encoder_3").is_dir() else {"text_encoder_3": None, "tokenizer_3": None}
+    pipeline = StableDiffusion3Pipeline.from_pretrained(folder, **absent)
+    for encoder in (pipeline.text_encoder, pipeline.text_encoder_2):
+        encoder.config.eos_token_id = END  # else it pools at the highest id
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@torch.no_grad()
+def test_text_and_velocity_are_those_of_diffusers(folder, pipeline):
+    model = load_model(str(folder))
+    states, _, pooled, _ = pipeline.encode_prompt(PROMPTS, None, None, do_classifier_free_guidance=False)
+    text = model.text.encode(model.text.batch(PROMPTS))
+    torch.testing.assert_close(text.sequence, states, rtol=0, atol=1e-5)
+    torch.testing.assert_close(text.pooled, pooled, rtol=0, atol=1e-5)
+    x_t, t = torch.randn(2, 16, 4, 6), torch.tensor([700.0, 125.0])
+    expected = pipeline.transformer(
+        hidden_states=x_t, timestep=t, encoder_hidden_states=states, pooled_projections=pooled, return_dict=False
+    )[0]
+    torch.testing.assert_close(model.predict(x_t, t, text), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_images_are_those_of_diffusers(folder, pipeline, scale):
+    noise = torch.randn(1, 16, 4, 6, generator=torch.Generator().manual_seed(5))
+    expected = pipeline(
+        PROMPTS[0], height=32, width=48, num_inference_steps=3, latents=noise, guidance_scale=scale, output_type="np"
+    ).images[0]
+    (found,) = generate(PROMPTS[0], model=str(folder), seed=5, steps=3, size=(48, 32), guidance=scale)
+    assert np.abs(np.asarray(found) / 255 - expected).max() < 1.01 / 255
+
+
+def test_the_pooled_text_is_read_at_the_end_of_a_caption_with_a_word(folder):
+    """A learned row has the highest id, at which transformers would pool with the published configs."""
+    model = load_model(str(folder))
+    rows = {name: torch.randn(1, table.frozen.embedding_dim) for name, table in model.text.tables.items()}
+    model.text.add_word("mychar4", rows)
+    captions = [f"a photo of mychar4 {rest}" for rest in ("in the rain", "at night")]
+    with torch.no_grad():
+        first, second = model.text.encode(model.text.batch(captions)).pooled
+    assert not torch.equal(first, second)  # causal: what stands behind the word is read only at the end
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> Path:
+    return tiny_model("sd3", tmp_path_factory.mktemp("plain") / "model")
+
+
+def test_a_missing_projection_is_the_identity(plain, tmp_path):
+    home = tmp_path / "model"
+    shutil.copytree(plain, home)
+    weights = home / "text_encoder" / "model.safetensors"
+    tensors = load_file(weights)
+    del tensors["text_projection.weight"]
+    save_file(tensors, weights, {"format": "pt"})
+    projection = load_model(str(home)).text.encoders["text_encoder"].text_projection.weight
+    assert torch.equal(projection, torch.eye(64))
+    weights = home / "text_encoder_2" / "model.safetensors"
+    save_file({k: v for k, v in load_file(weights).items() if k != "text_projection.weight"}, weights, {"format": "pt"})
+    with pytest.raises(ModelError, match=r"missing: text_projection\.weight"):
+        identify(str(home))
+
+
+@pytest.mark.parametrize("how", ["null in the index", "no folder"])
+def test_a_word_is_learned_without_t5(plain, tmp_path, how):
+    home, word = tmp_path / "model", "mychar4"
+    shutil.copytree(plain, home)
+    if how == "no folder":
+        shutil.rmtree(home / "text_encoder_3")
+        shutil.rmtree(home / "tokenizer_3")
+    else:
+        index = json.loads((home / "model_index.json").read_text())
+        (home / "model_index.json").write_text(json.dumps(index | {"text_encoder_3": [None, None]}))
+    images = make_images(tmp_path / "images", count=2, size=(SIDE, SIDE), caption=f"a photo of {word}")
+    run = settings(
+        pretrained_model_name_or_path=str(home), train_data_dir=str(images), token_string=word, init_word="cat",
+        num_vectors_per_token=2, resolution=str(SIDE), enable_bucket=False, train_batch_size=1, max_train_steps=2,
+        output_dir=str(tmp_path / "out"), output_name=word, seed=3, learning_rate=1e-2, lr_warmup_steps=0,
+    )  # fmt: skip
+    (file,) = train(run).files
+    assert {name: tuple(rows.shape) for name, rows in read_embedding(file).vectors.items()} == {
+        "text_encoder": (2, 64), "text_encoder_2": (2, 128),
+    }  # fmt: skip
+    assert set(load_file(file)) >= {"clip_l", "clip_g"}
+    shared = {"model": str(home), "seed": 1, "steps": 2, "size": (SIDE, SIDE)}
+    (image,) = generate(f"a photo of {word}", words=[f"{word}={file}"], **shared)
+    assert image.tobytes() != generate("a photo of a cat", **shared)[0].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("sd3-medium", {"newer": False}, (7.0, 28)),
+        ("sd3.5-large", {}, (4.0, 28)),
+        ("sd3.5-large-turbo", {}, (1.0, 4)),
+    ],
+)
+def test_guidance_and_steps_are_those_of_the_variant(tmp_path, name, options, expected):
+    source = identify(str(tiny_model("sd3", tmp_path / name, **options)))
+    assert (source.guidance, source.facts.steps) == expected
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "what"),
+    [
+        ("transformer/config.json", {"in_channels": 33}, "takes 33 channels"),
+        ("model_index.json", {"_class_name": "StableDiffusion3ControlNetPipeline"}, "with a ControlNet"),
+    ],
+)
+def test_models_for_other_tasks_are_refused(plain, tmp_path, file, changes, what):
+    home = tmp_path / "model"
+    shutil.copytree(plain, home)
+    (home / file).write_text(json.dumps(json.loads((home / file).read_text()) | changes))
+    with pytest.raises(ModelError, match=what):
+        identify(str(home))
