@@ -10,7 +10,7 @@ import torch
 
 from neonym.models.encoders.clip import Keep
 from neonym.models.model import Model
-from neonym.models.text_side import as_tensors
+from neonym.models.text_side import TextSide, as_tensors
 from neonym.models.tokenizers.comfyui import typed_groups
 from neonym.models.tokenizers.word_tokenizer import Chunk, WordTokenizer
 from neonym.text.emphasis import parse_emphasis
@@ -118,15 +118,15 @@ def conditioning(
 ) -> TextCond:
     """Return the encoded prompts, each padded to a number of `chunks` (default: what the longest one needs)."""
     chunks = chunks_needed(model, prompts, rules) if chunks is None else chunks
-    texts = model.text.stacked([read_prompt(model, prompt, chunks, rules) for prompt in prompts], model.device)
+    texts = model.text.stacked([read_prompt(model.text, prompt, chunks, rules) for prompt in prompts], model.device)
     has_emphasis = any(bool((weights != 1).any()) for weights in (texts.emphasis or {}).values())
     return model.text.encode(texts if has_emphasis else replace(texts, emphasis=None), rules.keep)
 
 
-def read_prompt(model: Model, prompt: str, chunks: int, rules: TextRules) -> Encoded:
+def read_prompt(text: TextSide, prompt: str, chunks: int, rules: TextRules) -> Encoded:
     """Return the ids, emphasis and masks of a prompt, each [K,L] per encoder."""
     found = {}
-    for name, tokenizer in model.text.tokenizers.items():
+    for name, tokenizer in text.tokenizers.items():
         own = min(chunks, tokenizer.most_chunks)
         read = chunks_of(tokenizer, prompt, rules)[:own]
         lay_out = tokenizer.laid_out_as_comfyui if rules.comfyui else tokenizer.laid_out

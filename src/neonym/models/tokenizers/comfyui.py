@@ -21,6 +21,7 @@ ROUND = 1.1  # what brackets without a number mean
 WHOLE = 8  # groups of fewer ids are not split between two chunks
 OPENED, CLOSED = "\0\2", "\0\1"  # stand for \( and \) while brackets are read
 BRACKET = re.compile(r"(?<!\\)[()]")
+WRITTEN = re.compile(rf"{MARK}\S*$")  # a name that is written already, up to a word in it
 PRIVATE = "\ue000"  # begins the names that words have here
 # What may follow a name at once, without and with weights: commas, and the end of a bracket
 ENDS_NAME = {False: re.compile(r",*(?:\s|$)"), True: re.compile(r",*(?:\s|$)|[:)]")}
@@ -144,10 +145,11 @@ def read(tokenizer: WordTokenizer, prompt: str, find: Find) -> Layout:
 def typed_groups(tokenizer: WordTokenizer, text: str, weighted: bool, escape: bool) -> Iterator[Chunk]:
     """Yield the ids of a text in groups, as if its user had typed the names of files for the tokenizer's words."""
     prompt, words = typed(text, tokenizer.words, weighted, escape)
+    private = {f"{PRIVATE}{i}": tokenizer.words[word] for i, word in enumerate(words)}
 
     def find(name: str) -> Sequence[int] | None:
-        if name.startswith(PRIVATE):
-            return tokenizer.words[words[int(name[1:])]]
+        if name in private:
+            return private[name]
         file = embedding_file(name.lower(), tokenizer.words)
         return None if file is None else tokenizer.words[file]
 
@@ -163,7 +165,7 @@ def typed(text: str, words: Iterable[str], weighted: bool, escape: bool) -> tupl
     known, found, result, last = tuple(words), list[str](), "", 0
     for match in whole_word(known).finditer(in_lower_case(text)) if known else ():
         before, after = text[last : match.start()], text[match.end() :]
-        if not before.endswith(MARK):
+        if not WRITTEN.search(before):
             result += spaced_before(escaped(before) if escape else before, bool(result), weighted)
             result += f"{MARK}{PRIVATE}{len(found)}" + ("" if ENDS_NAME[weighted].match(after) else " ")
             found.append(match.group())

@@ -24,7 +24,7 @@ NO_LIMIT = 1 << 20  # ids in a sequence of an encoder without a limit
 class SequenceWordTokenizer(WordTokenizer):
     """A case-sensitive tokenizer of one sequence, with new words."""
 
-    tokenizer: Tokenizer = field(kw_only=True)
+    tokenizer: Tokenizer = field(kw_only=True, repr=False)
     end: int | None = field(kw_only=True)  # the id after a text; None: there is none
     pad: int = field(kw_only=True)
     keeps_spaces: bool = field(kw_only=True, default=False)  # spaces and newlines are text, as in byte-level models
