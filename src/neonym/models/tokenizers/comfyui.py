@@ -150,7 +150,7 @@ def typed_groups(tokenizer: WordTokenizer, text: str, weighted: bool, escape: bo
     def find(name: str) -> Sequence[int] | None:
         if name in private:
             return private[name]
-        file = embedding_file(name.lower(), tokenizer.words)
+        file = embedding_file(name.lower().rpartition("/")[2], tokenizer.words)  # wherever the file is there
         return None if file is None else tokenizer.words[file]
 
     yield from groups(tokenizer, prompt, find, weighted)
