@@ -12,6 +12,7 @@ from neonym.models.quantization import quantize
 from neonym.models.storage import SchemeRules
 
 WIDTH = 8
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 class Block(nn.Module):
@@ -46,9 +47,9 @@ def network(scheme: str | None) -> Network:
     return made
 
 
-def gradients(made: nn.Module, seed: int) -> list[Tensor]:
+def gradients(made: nn.Module, seed: int, device: str = "cpu") -> list[Tensor]:
     torch.manual_seed(seed)
-    x, condition = torch.randn(5, WIDTH, requires_grad=True), torch.randn(5, WIDTH, requires_grad=True)
+    x, condition = (torch.randn(5, WIDTH).to(device).requires_grad_() for _ in range(2))
     loss = made(x, condition * 2).square().mean()
     loss.backward()
     return [loss.detach(), x.grad, condition.grad]
@@ -56,14 +57,16 @@ def gradients(made: nn.Module, seed: int) -> list[Tensor]:
 
 @pytest.mark.parametrize("scheme", [None, "fp8", "int8", "nf4"])
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 7, 100])
-def test_losses_and_gradients_are_the_same_bit_for_bit(count: int, scheme: str | None):
-    plain, swapped = network(scheme), network(scheme)
-    swap_blocks(swapped, ("first", "second"), count, torch.device("cpu"))
+@pytest.mark.parametrize("device", DEVICES)
+def test_losses_and_gradients_are_the_same_bit_for_bit(device: str, count: int, scheme: str | None):
+    plain, swapped = network(scheme).to(device), network(scheme)
+    swap_blocks(swapped, ("first", "second"), count, torch.device(device))
+    swapped.to(device)
     for step in range(3):
-        for wanted, found in zip(gradients(plain, step), gradients(swapped, step), strict=True):
+        for wanted, found in zip(gradients(plain, step, device), gradients(swapped, step, device), strict=True):
             assert torch.equal(wanted, found)
         with torch.no_grad():  # an evaluation between two steps
-            x = torch.ones(2, WIDTH)
+            x = torch.ones(2, WIDTH, device=device)
             assert torch.equal(plain(x, x), swapped(x, x))
 
 

@@ -82,12 +82,13 @@ class Estimate(NamedTuple):
     """The bytes that a step needs."""
 
     weights: float
-    activations: float  # of a step, or of the VAE before the first step if that needs more
+    activations: float
+    encoding: float  # what the VAE needs before the first step
 
     @property
     def total(self) -> float:
         """All bytes, with a reserve."""
-        return self.weights + self.activations + RESERVE
+        return self.weights + max(self.activations, self.encoding) + RESERVE
 
 
 def estimate(model: ModelSizes, step: Step, choice: Choice) -> Estimate:
@@ -105,7 +106,7 @@ def estimate(model: ModelSizes, step: Step, choice: Choice) -> Estimate:
     for part, length in zip(model.encoders, model.lengths, strict=True):
         kept += kept_activations(part, length, ENCODER_INNER, choice.checkpointing)
     encoding = model.vae.numbers.memory(None, 4) + VAE_BYTES * width * height
-    return Estimate(weights + dequantized, max(kept * step.samples * step.width, encoding))
+    return Estimate(weights + dequantized, kept * step.samples * step.width, encoding)
 
 
 def denoiser_memory(part: PartSizes, storage: Storage, width: int) -> float:

@@ -7,7 +7,7 @@ translate.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -59,32 +59,43 @@ def empty(kind: str, config: dict[str, Any]) -> nn.Module:
 
 
 def load_part(source: ModelSource, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """Return a part with its weights, copied only if they change precision or device.
-
-    Weights are quantized one by one, and those of blocks to swap stay in the memory of the CPU, so that the device
-    never has to hold the whole part. Raises ModelError.
-    """
+    """Return a part with its weights, copied only if they change precision or device. Raises ModelError."""
     kind, weights = source.kinds[part], source.weights[part]
     module = empty_part(source, part)
-    rules = scheme_rules(source.family, part, source.storage.denoiser, source.storage.encoders)
-    to_quantize = {f"{name}.weight": found for name, found in layers_to_quantize(module, rules).items()}
-    waiting = names_of_swapped(source, part, module)
     tensors = {n: t for file in weights.files for n, t in read_tensors(file, (weights.start,)).items()}
     named = fitting(source, part, module, tensors)
-    for name in list(named):  # one at a time, so that only the memory-mapped file is a second copy
+    try:
+        place_weights(source, part, module, ((name, named.pop(name)) for name in list(named)), dtype, device)
+    except FloatingPointError:
+        raise not_finite(kind, weights, dtype) from None
+    return module
+
+
+def place_weights(
+    source: ModelSource, part: str, module: nn.Module, named: Iterable[tuple[str, Tensor]], dtype: torch.dtype,
+    device: torch.device,
+) -> None:  # fmt: skip
+    """Give an empty part its weights, which are moved to the device and quantized one at a time.
+
+    The device never has to hold the whole part in its full size, since weights of blocks to swap stay in the memory of
+    the CPU. Raises FloatingPointError if weights are not finite.
+    """
+    rules = scheme_rules(source.family, part, source.storage.denoiser, source.storage.encoders)
+    to_quantize = {f"{name}.weight": found for name, found in layers_to_quantize(module, rules).items()}
+    waiting, plain = names_of_swapped(source, part, module), dict[str, Tensor]()
+    for name, tensor in named:
         home = torch.device("cpu") if name.startswith(waiting) else device
-        placed = named[name].to(device if name in to_quantize else home, dtype)
+        placed = tensor.to(device if name in to_quantize else home, dtype)
         if not is_finite(placed):
-            raise not_finite(kind, weights, dtype)
+            raise FloatingPointError(name)
         if name in to_quantize:
             layer, scheme = to_quantize[name]
             set_quantized(layer, pack(placed, scheme).to(home))
-            del named[name]
         else:
-            named[name] = placed
-    module.load_state_dict(named, assign=True, strict=not tied(module))
+            plain[name] = placed
+        del tensor, placed
+    module.load_state_dict(plain, assign=True, strict=not tied(module))
     tie_weights(module)
-    return module
 
 
 def empty_part(source: ModelSource, part: str) -> nn.Module:
