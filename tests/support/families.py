@@ -61,7 +61,7 @@ def qwen_tokenizer() -> Qwen2TokenizerFast:
     return Qwen2TokenizerFast(tokenizer_object=shipped("qwen3").backend, **marks)
 
 
-def tiny_clip(width: int = 32, kind: type[Clip] = CLIPTextModel) -> Clip:
+def tiny_clip(width: int = 64, kind: type[Clip] = CLIPTextModel) -> Clip:
     """Return a CLIP encoder with the `eos_token_id` of published configs, at which transformers pools wrongly."""
     config = CLIPTextConfig(
         vocab_size=49408, hidden_size=width, intermediate_size=64, projection_dim=width, num_hidden_layers=2,
@@ -70,7 +70,7 @@ def tiny_clip(width: int = 32, kind: type[Clip] = CLIPTextModel) -> Clip:
     return kind(config)
 
 
-def tiny_t5(width: int = 32) -> T5EncoderModel:
+def tiny_t5(width: int = 64) -> T5EncoderModel:
     """Return T5 v1.1 with its table of 32,128 rows."""
     config = T5Config(
         vocab_size=32128, d_model=width, d_kv=8, d_ff=48, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu",
@@ -79,7 +79,7 @@ def tiny_t5(width: int = 32) -> T5EncoderModel:
     return T5EncoderModel(config)
 
 
-def tiny_qwen(width: int = 32, layers: int = 3) -> Qwen3Model:
+def tiny_qwen(width: int = 64, layers: int = 3) -> Qwen3Model:
     """Return Qwen3 with its table of 151,936 rows."""
     config = Qwen3Config(
         vocab_size=151936, hidden_size=width, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=2,
@@ -101,8 +101,8 @@ def tiny_vae(scaling_factor: float = 0.3611, shift_factor: float = 0.1159, chann
 def flux_parts(guidance: bool = True) -> Parts:
     """Return the parts of FLUX.1 dev, or of schnell without `guidance`."""
     transformer = FluxTransformer2DModel(
-        num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=32,
-        pooled_projection_dim=32, axes_dims_rope=(4, 6, 6), guidance_embeds=guidance,
+        num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=64,
+        pooled_projection_dim=64, axes_dims_rope=(4, 6, 6), guidance_embeds=guidance,
     )  # fmt: skip
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0 if guidance else 1.0, use_dynamic_shifting=guidance)
     return {
@@ -122,7 +122,7 @@ def chroma_parts() -> Parts:
         )  # fmt: skip
     return {
         "model_index": "ChromaPipeline", "transformer": transformer, "scheduler": FlowMatchEulerDiscreteScheduler(),
-        "vae": tiny_vae(), "text_encoder": tiny_t5(64), "tokenizer": t5_tokenizer(),
+        "vae": tiny_vae(), "text_encoder": tiny_t5(), "tokenizer": t5_tokenizer(),
     }  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def sd3_parts(newer: bool = True, t5: bool = True) -> Parts:
     return {
         "model_index": "StableDiffusion3Pipeline", "transformer": transformer, "vae": tiny_vae(1.5305, 0.0609),
         "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
-        "text_encoder": tiny_clip(64, CLIPTextModelWithProjection), "tokenizer": CLIP_VOCABULARY,
+        "text_encoder": tiny_clip(kind=CLIPTextModelWithProjection), "tokenizer": CLIP_VOCABULARY,
         "text_encoder_2": tiny_clip(128, CLIPTextModelWithProjection),
         "tokenizer_2": CLIPTokenizer.from_pretrained(CLIP_VOCABULARY, pad_token="!"),
         "text_encoder_3": tiny_t5(192) if t5 else None, "tokenizer_3": t5_tokenizer() if t5 else None,
@@ -146,7 +146,7 @@ def sd3_parts(newer: bool = True, t5: bool = True) -> Parts:
 def z_image_parts() -> Parts:
     """Return the parts of Z-Image."""
     transformer = ZImageTransformer2DModel(
-        dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=32, axes_dims=[4, 6, 6],
+        dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=64, axes_dims=[4, 6, 6],
         axes_lens=[1024, 64, 64],
     )  # fmt: skip
     with torch.no_grad():  # left as they are in memory by diffusers
