@@ -123,7 +123,7 @@ def chroma_parts() -> Parts:
         )  # fmt: skip
     return {
         "model_index": "ChromaPipeline", "transformer": transformer, "scheduler": FlowMatchEulerDiscreteScheduler(),
-        "vae": tiny_vae(), "text_encoder": tiny_t5(64), "tokenizer": t5_tokenizer(),
+        "vae": tiny_vae(), "text_encoder": tiny_t5(), "tokenizer": t5_tokenizer(),
     }  # fmt: skip
 
 
@@ -137,7 +137,7 @@ def sd3_parts(newer: bool = True, t5: bool = True) -> Parts:
     return {
         "model_index": "StableDiffusion3Pipeline", "transformer": transformer, "vae": tiny_vae(1.5305, 0.0609),
         "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
-        "text_encoder": tiny_clip(64, CLIPTextModelWithProjection), "tokenizer": CLIP_VOCABULARY,
+        "text_encoder": tiny_clip(kind=CLIPTextModelWithProjection), "tokenizer": CLIP_VOCABULARY,
         "text_encoder_2": tiny_clip(128, CLIPTextModelWithProjection),
         "tokenizer_2": CLIPTokenizer.from_pretrained(CLIP_VOCABULARY, pad_token="!"),
         "text_encoder_3": tiny_t5(192) if t5 else None, "tokenizer_3": t5_tokenizer() if t5 else None,

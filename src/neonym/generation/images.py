@@ -32,9 +32,12 @@ def generate_images(
     limited to what the sampler can take. Raises UserError for a sampler or a size that the model does not support.
     """
     width, height = size or (model.source.native_size, model.source.native_size)
-    multiple = model.source.latents.multiple
+    multiple, most = model.source.latents.multiple, model.source.facts.largest_side
     if width % multiple or height % multiple:
         raise UserError(f"{width} x {height} is not a multiple of {multiple}", "the size of the images")
+    if most is not None and max(width, height) > most:
+        what, fix = f"{width} x {height} is too large for {model.source.family.label}", f"Use at most {most} a side"
+        raise UserError(what, "the size of the images", fix)
     scale = model.source.guidance if guidance is None else guidance
     sampler = sampler_name(sampler or default_sampler(model.source.family.process))
     pipeline, images, steps = Pipeline(model), [], possible_steps(sampler, steps)

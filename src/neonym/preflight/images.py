@@ -8,19 +8,24 @@ from pathlib import Path
 from neonym.config.dataset import DatasetConfig
 from neonym.data.datasets import Dataset
 from neonym.errors import Problem, in_one_line
+from neonym.models.source import ModelSource
 from neonym.types import ImageRecord
 
 FEW_IMAGES = 300  # in larger sets, images are not decoded to be compared
 
 
 def image_problems(
-    records: Sequence[ImageRecord], datasets: Sequence[Dataset], native_size: int, masked_loss: bool
+    records: Sequence[ImageRecord], datasets: Sequence[Dataset], source: ModelSource, masked_loss: bool
 ) -> Iterator[Problem]:
-    """Yield a warning for each setting that does not suit the model, or has no effect on these images."""
+    """Yield a problem for each setting that does not suit the model, or has no effect on these images."""
     largest = max((max(record.fit.bucket) for record in records), default=0)
-    if largest > 2 * native_size:
+    most = source.facts.largest_side
+    if most is not None and largest > most:
+        what = f"images are trained at up to {largest} pixels a side, but the model reads at most {most}"
+        yield Problem("error", what, "resolution", "Leave resolution and max_bucket_reso out")
+    elif largest > 2 * source.native_size:
         size = max(record.fit.bucket for record in records)
-        what = f"images are trained at up to {size}, but the model is made for {native_size}"
+        what = f"images are trained at up to {size}, but the model is made for {source.native_size}"
         yield Problem("warning", what, "resolution", "Leave resolution out to use the model's own size")
     folders = [folder for dataset in datasets for folder in dataset.folders]
     if masked_loss and not any(folder.masks or folder.image_rules.alpha_mask for folder in folders):

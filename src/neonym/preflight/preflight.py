@@ -39,6 +39,7 @@ from neonym.preflight.learning import (
 from neonym.preflight.milestones import make_milestones
 from neonym.preflight.plan import PlannedConcept, TrainingPlan, kept_steps_folder, step_sizes
 from neonym.preflight.possible_captions import Tokenizers
+from neonym.preflight.sample_prompts import oversized_prompts
 from neonym.preflight.settings import setting_notes, unsuitable_settings
 from neonym.preflight.words import StartingRows, read_starting_rows, word_problems
 from neonym.runs.outputs import file_names, run_folder
@@ -115,7 +116,9 @@ def preflight(run: RunConfig, known: Sequence[Problem] = (), hasty: bool = False
     if source is None:
         return found
     run, used = with_defaults(run, source)
-    found = found.with_problems([*setting_notes(run), *unsuitable_settings(run, source)], run=run, defaults=used)
+    of_settings = [*setting_notes(run), *unsuitable_settings(run, source)]
+    of_settings += oversized_prompts(inputs.prompts, run.sample.sample_prompts, source)
+    found = found.with_problems(of_settings, run=run, defaults=used)
     if config is None:
         return found
     rows, of_rows = read_starting_rows(config.concepts, run.concept.weights, source.widths)
@@ -168,7 +171,7 @@ def read_images(found: Preflight, config: DatasetConfig, source: ModelSource) ->
     problems += word_problems(config.concepts, file_names(run, found.tokens), found.tokenizers)
     of_captions, lost = caption_problems(found.tokens, records, held_out, found.tokenizers)
     problems += of_captions
-    problems += image_problems(records, datasets, source.native_size, run.dataset.masked_loss)
+    problems += image_problems(records, datasets, source, run.dataset.masked_loss)
     problems += unused_keys(config)
     images = {"datasets": datasets, "records": tuple(records), "held_out": tuple(held_out), "lost": tuple(lost)}
     return found.with_problems(problems, **images)

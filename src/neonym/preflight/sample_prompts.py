@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from neonym.config.output_settings import SampleSettings
 from neonym.errors import Problem, UserError
 from neonym.generation.request.prompts import SamplePrompt, read_prompts
 from neonym.generation.samplers import sampler_name
+from neonym.models.source import ModelSource
 from neonym.text.words import clean, whole_word
 
 
@@ -39,3 +40,13 @@ def sample_prompts(settings: SampleSettings, words: Sequence[str]) -> tuple[list
             what = f"the prompt `{prompt.prompt}` contains none of the new words, so its images will not change"
             problems.append(Problem("warning", what, settings.sample_prompts))
     return prompts, problems
+
+
+def oversized_prompts(prompts: Sequence[SamplePrompt], file: str | None, source: ModelSource) -> Iterator[Problem]:
+    """Yield an error for each prompt of a `file` whose image would be larger than any that the model reads."""
+    most = source.facts.largest_side
+    for prompt in prompts:
+        side = max(prompt.width or 0, prompt.height or 0)
+        if most is not None and side > most:
+            what = f"the prompt `{prompt.prompt}` asks for {side} pixels a side, but the model reads at most {most}"
+            yield Problem("error", what, file or "")

@@ -13,10 +13,13 @@ from diffusers import StableDiffusion3Pipeline
 from safetensors.torch import load_file, save_file
 
 from neonym import generate, read_embedding, train
-from neonym.errors import ModelError
+from neonym.errors import ModelError, UserError
 from neonym.models.loading.identify import identify
+from neonym.models.loading.recognise import source_notes
 from neonym.models.model import load_model
+from neonym.preflight.preflight import preflight
 from support.checks import settings
+from support.commands import generate as generate_command
 from support.data_sets import make_images
 from support.families import SIDE, tiny_model
 
@@ -147,3 +150,29 @@ def test_models_for_other_tasks_are_refused(plain, tmp_path, file, changes, what
     (home / file).write_text(json.dumps(json.loads((home / file).read_text()) | changes))
     with pytest.raises(ModelError, match=what):
         identify(str(home))
+
+
+def test_sizes_beyond_the_positions_are_refused(plain, tmp_path, capsys):
+    """The tiny model has 12 x 12 positions of 16 pixels."""
+    images = make_images(tmp_path / "images", count=1, size=(208, 208), caption="a photo of mychar4")
+    (tmp_path / "prompts.txt").write_text("mychar4 --w 208 --h 64\nmychar4 --w 192 --h 192\n")
+    run = settings(
+        pretrained_model_name_or_path=str(plain), train_data_dir=str(images), token_string="mychar4", init_word="cat",
+        resolution="208", output_dir=str(tmp_path / "out"), sample_prompts=str(tmp_path / "prompts.txt"),
+        sample_every_n_steps=1,
+    )  # fmt: skip
+    errors = [problem.what for problem in preflight(run).problems if problem.severity == "error"]
+    assert len(errors) == 2
+    assert errors[0] == "the prompt `mychar4` asks for 208 pixels a side, but the model reads at most 192"
+    assert "up to 208 pixels a side, but the model reads at most 192" in errors[1]
+    with pytest.raises(UserError, match="208 x 64 is too large for Stable Diffusion 3"):
+        generate("a cat", model=str(plain), size=(208, 64), steps=1)
+    generate_command(tmp_path, "--ckpt", plain, "--prompt", "a cat", "--W", "208", code=2)
+    assert "a side of 208 pixels is not possible" in capsys.readouterr().err
+
+
+def test_a_model_without_t5_is_reported(tmp_path):
+    source = identify(str(tiny_model("sd3", tmp_path / "model", t5=False)))
+    assert [problem.what for problem in source_notes(source)] == [
+        "the model has no text_encoder_3 (t5xxl): a word gets no vectors for it, and zeros replace its states"
+    ]

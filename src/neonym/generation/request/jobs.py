@@ -40,12 +40,13 @@ OnError = Callable[[ConfigError], object]
 
 @dataclass(frozen=True)
 class NativeValues:
-    """The native values of a model: a side in pixels, a guidance scale, what sides must be multiples of, and steps."""
+    """The native values of a model: a side in pixels, a guidance scale, steps, and which sides are possible."""
 
     side: int
     scale: float
-    multiple: int = 1
+    multiple: int = 1  # sides must be multiples of this
     steps: int = USUAL_STEPS
+    most: int = LARGEST_SIDE
 
 
 @dataclass(frozen=True)
@@ -139,9 +140,9 @@ class JobPlan:
 
     def side(self, pixels: int, where: str) -> int:
         """Return a side rounded to one that the model supports, with a warning. Raises ConfigError beyond limits."""
-        least = self.native.multiple
-        if not least <= pixels <= LARGEST_SIDE:
-            what, fix = f"a side of {pixels} pixels is not possible", f"Use {least} to {LARGEST_SIDE}"
+        least, most = self.native.multiple, self.native.most
+        if not least <= pixels <= most:
+            what, fix = f"a side of {pixels} pixels is not possible", f"Use {least} to {most}"
             raise ConfigError([Problem("error", what, where, fix)])
         rounded = round(pixels / least) * least
         if rounded != pixels:

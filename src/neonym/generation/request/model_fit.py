@@ -8,7 +8,7 @@ from pathlib import Path
 from neonym.config.generate import GenerateSettings
 from neonym.errors import Problem, UserError
 from neonym.generation.request.axes import Words
-from neonym.generation.request.jobs import USUAL_STEPS, Job, NativeValues
+from neonym.generation.request.jobs import LARGEST_SIDE, USUAL_STEPS, Job, NativeValues
 from neonym.generation.request.lines import LETTERS
 from neonym.generation.samplers import SAMPLERS, Process, check_process, check_pure_noise, split_spacing
 from neonym.models.loading.identify import identify
@@ -66,7 +66,8 @@ def native_values(source: ModelSource | None) -> NativeValues:
     if source is None:
         return UNKNOWN_MODEL
     steps = source.facts.steps or USUAL_STEPS
-    return NativeValues(source.native_size, source.guidance, source.latents.multiple, steps)
+    most = source.facts.largest_side or LARGEST_SIDE
+    return NativeValues(source.native_size, source.guidance, source.latents.multiple, steps, most)
 
 
 def sampler_process(source: ModelSource | None) -> Process:
