@@ -11,9 +11,14 @@ from typing import Any, TypeVar
 
 import torch
 from diffusers import (
+    AnimaTextConditioner,
     AutoencoderKL,
+    AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
     ChromaTransformer2DModel,
+    CosmosTransformer3DModel,
     FlowMatchEulerDiscreteScheduler,
+    Flux2Transformer2DModel,
     FluxTransformer2DModel,
     SD3Transformer2DModel,
     ZImageTransformer2DModel,
@@ -25,6 +30,7 @@ from transformers import (
     CLIPTokenizer,
     Qwen2TokenizerFast,
     Qwen3Config,
+    Qwen3ForCausalLM,
     Qwen3Model,
     T5Config,
     T5EncoderModel,
@@ -48,7 +54,9 @@ CHAT = """{% for m in messages %}<|im_start|>{{ m.role }}
 {% endif %}{% endif %}"""
 
 Clip = TypeVar("Clip", CLIPTextModel, CLIPTextModelWithProjection)
-Parts = dict[str, Any]  # component -> what has `save_pretrained`, or a folder that is copied
+Qwen = TypeVar("Qwen", Qwen3Model, Qwen3ForCausalLM)
+# Component -> what has `save_pretrained`, or a folder that is copied; "facts" are more entries of the index
+Parts = dict[str, Any]
 
 
 def t5_tokenizer() -> T5TokenizerFast:
@@ -80,13 +88,13 @@ def tiny_t5(width: int = WIDTH) -> T5EncoderModel:
     return T5EncoderModel(config)
 
 
-def tiny_qwen(width: int = WIDTH, layers: int = 3) -> Qwen3Model:
+def tiny_qwen(width: int = WIDTH, layers: int = 3, kind: type[Qwen] = Qwen3Model) -> Qwen:
     """Return Qwen3 with its table of 151,936 rows."""
     config = Qwen3Config(
         vocab_size=151936, hidden_size=width, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=2,
         num_key_value_heads=1, head_dim=16, max_position_embeddings=1024, tie_word_embeddings=True,
     )  # fmt: skip
-    return Qwen3Model(config)
+    return kind(config)
 
 
 def tiny_vae(scaling_factor: float = 0.3611, shift_factor: float = 0.1159, channels: int = 16) -> AutoencoderKL:
@@ -160,8 +168,47 @@ def z_image_parts() -> Parts:
     }  # fmt: skip
 
 
-FAMILIES: dict[str, Callable[[], Parts]] = {
+def flux2_parts(distilled: bool = False) -> Parts:
+    """Return the parts of FLUX.2 klein 4B, the base model or the distilled one."""
+    transformer = Flux2Transformer2DModel(
+        in_channels=32, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=192, timestep_guidance_channels=32, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
+    )  # fmt: skip
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(8, 8, 8, 8), latent_channels=8, norm_num_groups=4, layers_per_block=1, sample_size=64
+    )
+    with torch.no_grad():  # the normalisation of an untrained batch norm is none
+        vae.bn.running_mean.normal_()
+        vae.bn.running_var.uniform_(0.5, 2)
+    return {
+        "model_index": "Flux2KleinPipeline", "facts": {"is_distilled": distilled},
+        "transformer": transformer, "vae": vae,
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        "text_encoder": tiny_qwen(64, layers=29, kind=Qwen3ForCausalLM), "tokenizer": qwen_tokenizer(),
+    }  # fmt: skip
+
+
+def anima_parts() -> Parts:
+    """Return the parts of Anima."""
+    transformer = CosmosTransformer3DModel(
+        in_channels=16, out_channels=16, num_attention_heads=2, attention_head_dim=16, num_layers=2, mlp_ratio=2.0,
+        text_embed_dim=32, adaln_lora_dim=8, max_size=(4, 32, 32), rope_scale=(1.0, 4.0, 4.0),
+        extra_pos_embed_type=None,
+    )  # fmt: skip
+    conditioner = AnimaTextConditioner(
+        source_dim=64, target_dim=32, model_dim=32, num_layers=2, num_attention_heads=2, mlp_ratio=2.0
+    )
+    vae = AutoencoderKLQwenImage(base_dim=8, num_res_blocks=1)
+    return {
+        "model_index": "AnimaModularPipeline", "transformer": transformer, "text_conditioner": conditioner, "vae": vae,
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0), "text_encoder": tiny_qwen(64),
+        "tokenizer": qwen_tokenizer(), "t5_tokenizer": t5_tokenizer(),
+    }  # fmt: skip
+
+
+FAMILIES: dict[str, Callable[..., Parts]] = {
     "flux1": flux_parts, "chroma": chroma_parts, "sd3": sd3_parts, "zimage": z_image_parts,
+    "flux2_klein_4b": flux2_parts, "anima": anima_parts,
 }  # fmt: skip
 
 
@@ -169,7 +216,7 @@ def tiny_model(family: str, home: Path, **options: Any) -> Path:
     """Write a tiny random model of a family as a Diffusers folder, and return it."""
     torch.manual_seed(0)
     parts = FAMILIES[family](**options)
-    index: dict[str, Any] = {"_class_name": parts.pop("model_index")}
+    index: dict[str, Any] = {"_class_name": parts.pop("model_index"), **parts.pop("facts", {})}
     home.mkdir(parents=True, exist_ok=True)
     for name, part in parts.items():
         if part is None:
@@ -181,5 +228,6 @@ def tiny_model(family: str, home: Path, **options: Any) -> Path:
             part.save_pretrained(home / name)
         library = type(part).__module__.partition(".")[0]
         index[name] = ["transformers", "CLIPTokenizer"] if isinstance(part, Path) else [library, type(part).__name__]
-    (home / "model_index.json").write_text(json.dumps(index))
+    modular = "modular_" if "Modular" in index["_class_name"] else ""
+    (home / f"{modular}model_index.json").write_text(json.dumps(index))
     return home

@@ -74,7 +74,7 @@ def folder_kind(path: Path) -> Kind | None:
     """Return the kind of a folder, by the names of its files."""
     children = sorted(path.iterdir())
     names = {child.name for child in children}
-    if "model_index.json" in names:
+    if names & {"model_index.json", "modular_model_index.json"}:
         return Kind("a model in Diffusers' layout", CHECKPOINT.flags, CHECKPOINT.fix)
     if "state.safetensors" in names:
         return Kind("a saved state", ("resume",))

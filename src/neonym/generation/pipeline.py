@@ -16,7 +16,7 @@ from neonym.generation.conditioning import TextRules, chunks_needed, conditionin
 from neonym.generation.guidance import Branch, Guidance, GuidedModel, concatenate_texts
 from neonym.generation.request.jobs import Job, first_stage_size
 from neonym.generation.samplers import make_scheduler, possible_steps
-from neonym.generation.sampling import Start, sample_latents
+from neonym.generation.sampling import Levels, Start, sample_latents
 from neonym.generation.source_images import image_tensor, keep_masked, mask_tensor, open_mask, open_source
 from neonym.generation.start_noise import NoiseChange
 from neonym.models.model import Model
@@ -53,6 +53,7 @@ class Pipeline:
     def __init__(self, model: Model, rules: PipelineRules = PipelineRules(), networks: Networks | None = None):
         self.model, self.rules, self.networks = model, rules, networks
         self.guided, self.vae, self.latent_spec = GuidedModel(model, rules.at_once), model.vae, model.source.latents
+        self.levels = Levels(self.latent_spec.patch, model.source.family.own_levels, model.source.family.mu)
         self.texts: dict[TextKey, TextCond] = {}
         half = rules.half_vae and not model.source.family.vae_overflows
         self.vae.to(model.device, model.dtype if half else torch.float32)
@@ -122,7 +123,7 @@ class Pipeline:
             make_scheduler(self.model, first.sampler, self.rules.zero_terminal_snr),
             lambda x_t, t: self.guided.predict(guidance, x_t, t),
             torch.cat(noise).to(device), generators, first.steps, start, self.rules.progress,
-            self.latent_spec.patch, self.model.source.family.own_levels,
+            self.levels,
         )  # fmt: skip
 
     def latent_shape(self, job: Job) -> tuple[int, int, int]:

@@ -37,6 +37,15 @@ class Start:
         return self.mask is not None and self.strength == 1
 
 
+@dataclass(frozen=True)
+class Levels:
+    """How a family chooses the noise levels of a flow."""
+
+    patch: int = 1  # side, in latents, of what the denoiser reads as one token (`LatentSpec.patch`)
+    own: bool = False  # those of its scheduler, which end at almost 0 (`Family.own_levels`)
+    mu: Callable[[float, int], float] | None = None  # the family's own shift (`Family.mu`)
+
+
 def sample_latents(
     scheduler: Any,
     predict: Predict,
@@ -45,21 +54,19 @@ def sample_latents(
     steps: int,
     start: Start | None = None,
     progress: bool = False,
-    patch: int = 1,
-    own_levels: bool = False,
+    levels: Levels = Levels(),
 ) -> Tensor:
     """Return the latents [B,C,h,w], in float32, after `steps` steps from `noise` [B,C,h,w].
 
-    `patch` is the side, in latents, of what the denoiser reads as one token (`LatentSpec.patch`). With `own_levels`,
-    a flow takes the noise levels of its scheduler (`Family.own_levels`). Ancestral and stochastic samplers add noise to
-    each image from its own one of `generators`.
+    `levels` tell how the family of the model chooses the noise levels of a flow. Ancestral and stochastic samplers add
+    noise to each image from its own one of `generators`.
     """
     from tqdm import tqdm
 
     if start is not None and start.mask is not None:
         # The memory layout affects the last bits on a CPU, so it is the same as in diffusers' pipelines.
         start = replace(start, latents=start.latents.contiguous())
-    timesteps = remaining_timesteps(scheduler, steps, noise, start, patch, own_levels)  # [T]
+    timesteps = remaining_timesteps(scheduler, steps, noise, start, levels)  # [T]
     latents = initial_latents(scheduler, noise, timesteps, start)
     for i, t in enumerate(tqdm(timesteps, disable=not progress, leave=False)):
         scaled = scheduler.scale_model_input(latents, t) if hasattr(scheduler, "scale_model_input") else latents
@@ -72,11 +79,10 @@ def sample_latents(
     return latents
 
 
-def remaining_timesteps(
-    scheduler: Any, steps: int, noise: Tensor, start: Start | None, patch: int, own_levels: bool
-) -> Tensor:
+def remaining_timesteps(scheduler: Any, steps: int, noise: Tensor, start: Start | None, levels: Levels) -> Tensor:
     """Set the scheduler to `steps` steps and return the timesteps [T] that remain after `start`."""
-    scheduler.set_timesteps(steps, device=noise.device, **flow_options(scheduler, steps, noise, patch, own_levels))
+    tokens = noise.shape[2] * noise.shape[3] / levels.patch**2
+    scheduler.set_timesteps(steps, device=noise.device, **flow_options(scheduler, steps, tokens, levels))
     if start is None:
         return scheduler.timesteps
     skipped = (steps - int(steps * start.strength)) * scheduler.order
@@ -88,24 +94,28 @@ def remaining_timesteps(
     return left
 
 
-def flow_options(scheduler: Any, steps: int, noise: Tensor, patch: int, own_levels: bool) -> dict[str, Any]:
-    """Return the options for setting a rectified flow's scheduler: noise levels from 1 to 1/steps, and a dynamic shift.
+def flow_options(scheduler: Any, steps: int, tokens: float, levels: Levels) -> dict[str, Any]:
+    """Return the options for setting a rectified flow's scheduler: noise levels, and a shift if its config asks for it.
 
-    With `own_levels`, they are the scheduler's own, which end at almost 0. If the scheduler's config asks for it, the shift mu grows with the number of tokens: it is base_shift at
-    base_image_seq_len and max_shift at max_image_seq_len. For other schedulers, there are no options.
+    The levels go from 1 to 1/steps, unless they are the scheduler's own. The shift grows with the number of tokens, as
+    the family says or else along a line: base_shift at base_image_seq_len, max_shift at max_image_seq_len. For other
+    schedulers, there are no options.
     """
     if "sigmas" not in inspect.signature(scheduler.set_timesteps).parameters or not is_flow(scheduler):
         return {}
-    levels = torch.linspace(1, 1 / steps, steps, dtype=torch.float64).tolist()
-    options: dict[str, Any] = {} if own_levels else {"sigmas": levels}
+    evenly = torch.linspace(1, 1 / steps, steps, dtype=torch.float64).tolist()
+    options: dict[str, Any] = {} if levels.own else {"sigmas": evenly}
     if scheduler.config.get("use_dynamic_shifting"):
-        config = scheduler.config
-        fewest, most, low, high = (
-            config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift,
-        )  # fmt: skip
-        tokens = noise.shape[2] * noise.shape[3] / patch**2
-        options["mu"] = low + (high - low) * (tokens - fewest) / (most - fewest)
+        options["mu"] = levels.mu(tokens, steps) if levels.mu else mu_on_line(scheduler.config, tokens)
     return options
+
+
+def mu_on_line(config: Any, tokens: float) -> float:
+    """Return the shift for a number of tokens on the line through the two points in a scheduler's config."""
+    fewest, most, low, high = (
+        config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift,
+    )  # fmt: skip
+    return low + (high - low) * (tokens - fewest) / (most - fewest)
 
 
 def is_flow(scheduler: Any) -> bool:

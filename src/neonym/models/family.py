@@ -72,6 +72,7 @@ class LatentSpec:
     shift_factor: PerChannel = 0.0
     module: str = "AutoencoderKL"  # the class of its VAE in diffusers
     patch: int = 1  # side, in latents, of the patch that the denoiser reads as one token
+    folded: int = 1  # side, in latents of the VAE, of the square that becomes one latent with as many more channels
 
 
 @dataclass(frozen=True)
@@ -143,10 +144,14 @@ class Family:
     prediction_names: Mapping[str, str] = field(default_factory=lambda: {"epsilon": "epsilon", "v_prediction": "v"})
     # Tokenizers whose ids the denoiser reads itself, without an encoder; they are named by their component
     id_readers: tuple[EncoderSpec, ...] = ()
+    # Frozen networks between the text encoders and the denoiser: component of a Diffusers folder -> class in diffusers
+    adapters: Mapping[str, str] = field(default_factory=dict)
     checkpoint: CheckpointLayout | None = None
     flag: str | None = None  # sd-scripts' flag for it
     # Prefixes of diffusers' schedulers that are unsupported, whatever the configs
     other_schedules: tuple[str, ...] = ()
+    # Exponent of the shift of noise levels in generation, for (tokens, steps); None: what its scheduler's config says
+    mu: Callable[[float, int], float] | None = None
     reads_sizes: bool = False  # it is conditioned on the size and crop of images
     own_levels: bool = False  # samplers take its scheduler's noise levels, down to almost 0, not those down to 1/steps
     fixed_text_layer: bool = False  # it always reads the second-to-last layer
@@ -161,7 +166,8 @@ class Family:
     def components(self) -> tuple[str, ...]:
         """The components of a Diffusers folder that are used."""
         texts = [part for encoder in self.encoders for part in (encoder.name, encoder.tokenizer)]
-        return (self.denoiser.part, "vae", "scheduler", *texts, *(reader.name for reader in self.id_readers))
+        readers = [reader.name for reader in self.id_readers]
+        return (self.denoiser.part, "vae", "scheduler", *texts, *readers, *self.adapters)
 
     def encoder_named(self, name: str) -> str | None:
         """Return the component name of an encoder that is named by it or by its key in files; None if there is none."""

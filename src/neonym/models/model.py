@@ -58,7 +58,8 @@ class Model(ABC):
 
     def modules(self) -> dict[str, nn.Module]:
         """Return every part by its name in a Diffusers folder."""
-        return {self.source.family.denoiser.part: self.denoiser, "vae": self.vae.module, **self.text.encoders}
+        denoiser = self.source.family.denoiser.part
+        return {denoiser: self.denoiser, "vae": self.vae.module, **self.text.encoders, **self.text.adapters}
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations in the backward pass: those of the denoiser, and of T5 and language models.

@@ -112,7 +112,8 @@ class ModelSource:
     def kinds(self) -> dict[str, str]:
         """The class of each part in diffusers or transformers, with the largest part first."""
         texts = {encoder.name: encoder.module for encoder in self.encoder_specs}
-        return {self.family.denoiser.part: self.family.denoiser.module, **texts, "vae": self.family.latents.module}
+        denoiser, adapters = self.family.denoiser, self.family.adapters
+        return {denoiser.part: denoiser.module, **texts, **adapters, "vae": self.family.latents.module}
 
     @property
     def own_parts(self) -> tuple[str, ...]:
@@ -148,7 +149,7 @@ def latents_in(config: dict[str, Any], usual: LatentSpec) -> LatentSpec:
     TypeError if a number is missing, 0 where it divides, or not a number.
     """
     found = {key: value for key, value in config.items() if value is not None}
-    channels = int(found.get("latent_channels", usual.channels))
+    channels = int(found.get("latent_channels", usual.channels / usual.folded**2)) * usual.folded**2
     scale = per_channel("scaling_factor", found.get("scaling_factor", usual.scaling_factor), channels)
     shift = per_channel("shift_factor", found.get("shift_factor", usual.shift_factor), channels)
     if "latents_mean" in found:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
@@ -23,6 +23,7 @@ class TextSide(ABC):
 
     def __init__(self, encoders: dict[str, PreTrainedModel], tokenizers: dict[str, WordTokenizer]):
         self.encoders, self.tokenizers = encoders, tokenizers
+        self.adapters: dict[str, nn.Module] = {}  # networks between the encoders and the denoiser
         self.comfyui = False  # captions have the ids that ComfyUI makes of them
         self.tables: dict[str, EmbeddingWithRows] = {}
         for name, encoder in encoders.items():

@@ -55,7 +55,11 @@ class Vae:
         """Return images of normalised latents [B,C,h,w], float32 [B,3,H,W] of about -1 to 1."""
         scale, shift = on(latents, self.scale), on(latents, self.shift)
         own = latents / scale if is_zero(shift) else latents / scale + shift
-        return self.module.decode(own.to(self.dtype)).sample.float()  # pyright: ignore
+        return self.decoded(own.to(self.dtype)).float()
+
+    def decoded(self, latents: Tensor) -> Tensor:
+        """Return images [B,3,H,W] of latents [B,C,h,w] that are not normalised."""
+        return self.module.decode(latents).sample  # pyright: ignore
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> None:
         """Move the VAE to a device, and to a precision if one is given."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+
+Length = TypeVar("Length", int, tuple[int, int])  # of a sequence, or of two that go together
 
 
 def t5_states(encoder: Any, ids: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -27,12 +29,12 @@ def layer_states(encoder: Any, ids: Tensor, mask: Tensor | None, layers: tuple[i
     return torch.stack([states.hidden_states[layer] for layer in layers], dim=2)
 
 
-def by_length(lengths: Sequence[int]) -> list[tuple[int, list[int]]]:
+def by_length(lengths: Sequence[Length]) -> list[tuple[Length, list[int]]]:
     """Return each of `lengths` once, in ascending order, with the samples that have it."""
     return [(length, [i for i, own in enumerate(lengths) if own == length]) for length in sorted(set(lengths))]
 
 
-def groups(lengths: Sequence[int], device: torch.device) -> list[tuple[int, list[int]]]:
+def groups(lengths: Sequence[Length], device: torch.device) -> list[tuple[Length, list[int]]]:
     """Return the samples that go through a network together, with the greatest of their lengths.
 
     On a CPU these are samples of the same length: rounding differs between lengths, and a sample must not depend on its

@@ -12,23 +12,25 @@ from neonym.models.model import Model
 from neonym.models.process.sigmas import STEPS
 from neonym.models.source import ModelSource
 from neonym.models.text_side import TextSide
+from neonym.models.vae import Vae
 
 AnyModel = TypeVar("AnyModel", bound=Model)
 
 
 def load_as(
     kind: type[AnyModel], source: ModelSource, text: type[TextSide], device: torch.device, dtype: torch.dtype,
-    **text_options: Any,
+    vae: type[Vae] = Vae, **text_options: Any,
 ) -> AnyModel:  # fmt: skip
     """Return a model of the class `kind` with its weights, and a text side of the class `text` with `text_options`.
 
-    Raises ModelError if weights or configs cannot be read.
+    Its VAE is of the class `vae`. Raises ModelError if weights or configs cannot be read.
     """
     parts = load_parts(source, device, dtype)
     encoders: Any = {name: parts[name] for name in source.encoders}
     scheduler, process = source.configs["scheduler"], flow_of(source, dtype)
-    denoiser = parts[source.family.denoiser.part]
-    return kind(source, denoiser, text(encoders, **text_options), vae_of(source, parts), process, scheduler)
+    side, denoiser = text(encoders, **text_options), parts[source.family.denoiser.part]
+    side.adapters = {name: parts[name] for name in source.family.adapters}
+    return kind(source, denoiser, side, vae_of(source, parts, vae), process, scheduler)
 
 
 def sigma_of(t: Tensor, count: int) -> Tensor:

@@ -18,7 +18,9 @@ NAME = re.compile(  # of a weight file: shard and variant, in either order
 )
 VARIANTS = (None, "fp32", "ema", "bf16", "fp16")  # in order of preference; None is the file without a variant
 HALVES = ("fp16", "bf16")
-OWN_CONFIGS = ("model_index.json", "neonym.json")  # configs at the top of the folder
+INDEX = "model_index.json"
+INDEXES = (INDEX, "modular_model_index.json")  # the second one is that of diffusers' modular pipelines
+OWN_CONFIGS = (*INDEXES[::-1], "neonym.json")  # configs at the top of the folder
 TOKENIZER = ("vocab.json", "merges.txt")
 
 
@@ -117,8 +119,8 @@ def check_variant(weights: dict[str, Weights], name: str, variant: str | None) -
 
 def diffusers_configs(folder: Path, name: str) -> dict[str, dict[str, Any]]:
     """Return the config of every component that the index names. Raises ModelError if it is not a Diffusers folder."""
-    if not (folder / "model_index.json").is_file():
-        if (folder.parent / "model_index.json").is_file():
+    if index_in(folder) is None:
+        if index_in(folder.parent) is not None:
             raise ModelError("is a part of a Diffusers folder", name, f"Name the whole folder: {folder.parent}")
         known = (
             "a checkpoint file, a Diffusers folder (with model_index.json), a hub ID (owner/name) or the built-in model"
@@ -130,13 +132,21 @@ def diffusers_configs(folder: Path, name: str) -> dict[str, dict[str, Any]]:
     return {part: config for part, config in configs.items() if part not in absent}
 
 
+def index_in(folder: Path) -> Path | None:
+    """Return the index of a Diffusers folder, or None for any other folder."""
+    return next(filter(Path.is_file, (folder / name for name in INDEXES)), None)
+
+
 def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the configs by component, and those at the top of the folder by file name. Raises ModelError."""
-    own = (folder / name for name in OWN_CONFIGS)
-    parts = (folder.glob("*/config.json"), folder.glob("*/scheduler_config.json"), filter(Path.is_file, own))
-    configs = {}
-    for file in sorted(chain.from_iterable(parts)):
-        configs[file.parent.name if file.parent != folder else file.stem] = read_config(file)
+    """Return the configs by component, and those at the top of the folder by file name. Raises ModelError.
+
+    The index of a modular pipeline takes the place of that of another pipeline.
+    """
+    parts = sorted(chain(folder.glob("*/config.json"), folder.glob("*/scheduler_config.json")))
+    configs = {file.parent.name: read_config(file) for file in parts}
+    for file in (folder / name for name in OWN_CONFIGS):
+        if file.is_file():
+            configs[file.stem.removeprefix("modular_")] = read_config(file)
     return configs
 
 

@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from neonym.errors import ModelError
-from neonym.models.loading.folder import TOKENIZER, Choice, choose, read_config
+from neonym.models.loading.folder import INDEX, INDEXES, TOKENIZER, Choice, choose, index_in, read_config
 from neonym.models.loading.weight_files import ENDINGS
 from neonym.models.registry import families
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-INDEX = "model_index.json"
 Choose = Callable[[Sequence[str]], Sequence[str]]  # from all file names of a repository to the needed ones
 
 
@@ -31,7 +30,7 @@ def is_hub_id(name: str) -> bool:
 
 def config_folder(name: str, offline: bool) -> Path:
     """Return the folder of a model's configs and tokenizers, downloaded if necessary. Raises ModelError."""
-    folder = cached(name, INDEX)
+    folder = next(filter(None, (cached(name, index) for index in INDEXES)), None)
     if folder is not None and not missing_configs(folder):
         return folder
     if offline:
@@ -42,19 +41,26 @@ def config_folder(name: str, offline: bool) -> Path:
 
 def config_names(name: str, names: Sequence[str]) -> list[str]:
     """Return the names of the configs and tokenizers. Raises ModelError if the repository is not a Diffusers folder."""
-    if INDEX not in names:
+    indexes = [index for index in INDEXES if index in names]
+    if not indexes:
         files = [n for n in names if "/" not in n and n.lower().endswith(ENDINGS)]
         fix = f"Download one of its files and name it: {', '.join(files[:5])}" if files else "Check the name"
         raise ModelError(f"is not a Diffusers folder: it has no {INDEX}", name, fix)
-    wanted = [n for n in names if is_used(n) and (n.endswith(".json") or n.startswith("tokenizer"))]
-    return [*wanted, *(n for n in (INDEX, "neonym.json") if n in names)]
+    wanted = [n for n in names if is_used(n) and (n.endswith(".json") or is_tokenizer(n))]
+    return [*wanted, *indexes, *(n for n in ("neonym.json",) if n in names)]
+
+
+def is_tokenizer(file: str) -> bool:
+    """Return whether a file in a repository belongs to a tokenizer, or a component is one."""
+    return "tokenizer" in file.partition("/")[0]
 
 
 def missing_configs(folder: Path) -> list[str]:
     """Return the missing configs of the components in the index that a family loads."""
     wanted: list[str] = []
-    for part in (p for p, kind in read_config(folder / INDEX).items() if kind != [None, None] and is_used(f"{p}/x")):
-        if part.startswith("tokenizer"):
+    index = read_config(index_in(folder) or folder / INDEX)
+    for part in (p for p, kind in index.items() if kind != [None, None] and is_used(f"{p}/x")):
+        if is_tokenizer(part):
             wanted += [] if (folder / part / "tokenizer.json").is_file() else [f"{part}/{file}" for file in TOKENIZER]
         else:
             wanted.append(f"{part}/{'scheduler_config' if part == 'scheduler' else 'config'}.json")

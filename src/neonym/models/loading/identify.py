@@ -19,6 +19,7 @@ from neonym.models.loading.folder import (
     diffusers_configs,
     folder_weights,
     incomplete_parts,
+    index_in,
     order_of,
     read_config,
     weights_in,
@@ -134,7 +135,7 @@ def vae_path(name: str | None, offline: bool = False) -> Path | None:
     if is_hub_id(name):
         return vae_folder(name, offline)
     for folder in (path, path / "vae"):
-        if (folder / "config.json").is_file() and "model_index.json" not in {p.name for p in folder.iterdir()}:
+        if (folder / "config.json").is_file() and index_in(folder) is None:
             return folder
     raise ModelError("is neither a VAE file nor a Diffusers folder of a VAE", name, "Check --vae")
 

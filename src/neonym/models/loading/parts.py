@@ -38,10 +38,10 @@ def load_parts(source: ModelSource, device: torch.device, dtype: torch.dtype) ->
     return parts
 
 
-def vae_of(source: ModelSource, parts: dict[str, nn.Module]) -> Vae:
-    """Return the VAE of a model, with the normalisation of its latents."""
+def vae_of(source: ModelSource, parts: dict[str, nn.Module], kind: type[Vae] = Vae) -> Vae:
+    """Return the VAE of a model as one of the class `kind`, with the normalisation of its latents."""
     latents = source.latents
-    return Vae(parts["vae"], latents.scaling_factor, latents.shift_factor)  # pyright: ignore[reportArgumentType]
+    return kind(parts["vae"], latents.scaling_factor, latents.shift_factor)  # pyright: ignore[reportArgumentType]
 
 
 def flow_of(source: ModelSource, dtype: torch.dtype) -> Flow:
@@ -73,11 +73,12 @@ def quiet_libraries() -> None:
 def moved_to_device(module: nn.Module, device: torch.device) -> nn.Module:
     """Return a part on its device. On a CPU it is made batch-invariant.
 
-    On a CPU, convolutions are faster with channels last. Only fp16 weights keep their layout, so that they stay in the
-    memory-mapped file: a CPU does not compute with them.
+    On a CPU, convolutions of images are faster with channels last; those of videos do not have this layout. fp16 weights
+    keep theirs, so that they stay in the memory-mapped file: a CPU does not compute with them.
     """
     if device.type == "cpu":
         make_batch_invariant(module)
-    if device.type == "cpu" and next(module.parameters()).dtype != torch.float16:
+    weights = list(module.parameters())
+    if device.type == "cpu" and weights[0].dtype != torch.float16 and all(own.ndim < 5 for own in weights):
         return module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return module.to(device)
