@@ -22,6 +22,7 @@ def load_parts(source: ModelSource, device: torch.device, dtype: torch.dtype) ->
     The VAE is float32. Raises ModelError.
     """
     quiet_libraries()
+    avoid_broken_kernels(device)
     parts = {}
     for part in loading_order(source):
         precision = torch.float32 if part == "vae" else dtype
@@ -58,6 +59,15 @@ def loading_order(source: ModelSource) -> list[str]:
     parts = list(source.kinds)
     mapped = all(stays_on_disk(file) for weights in source.weights.values() for file in weights.files)
     return parts if mapped else parts[::-1]
+
+
+def avoid_broken_kernels(device: torch.device) -> None:
+    """Turn off cuDNN's attention on a GPU: its backward pass failed for T5's biased attention (torch 2.11, H200).
+
+    Others of torch's kernels take its place.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def quiet_libraries() -> None:
