@@ -78,6 +78,22 @@ def test_the_pooled_text_is_read_at_the_end_of_a_caption_with_a_word(folder):
     assert not torch.equal(first, second)  # causal: what stands behind the word is read only at the end
 
 
+@torch.no_grad()
+def test_emphasis_multiplies_the_states_of_clip_and_moves_those_of_t5(plain):
+    """T5's states move away from those of an empty text, as in ComfyUI. The pooled text has no emphasis."""
+    model = load_model(str(plain))
+    for tokenizer in model.text.tokenizers.values():
+        tokenizer.reads_emphasis = True
+    once, twice, empty = (model.text.encode(model.text.batch([caption])) for caption in ("(a cat:1)", "(a cat:2)", ""))
+    assert torch.equal(once.pooled, twice.pooled)
+    torch.testing.assert_close(twice.sequence[:, 1:3], 2 * once.sequence[:, 1:3])  # CLIP's ids of "a cat"
+    assert torch.equal(twice.sequence[:, 3:77], once.sequence[:, 3:77])
+    words = slice(77, 77 + 3)  # T5's ids of "a cat"
+    moved = 2 * once.sequence[:, words] - empty.sequence[:, words]
+    torch.testing.assert_close(twice.sequence[:, words], moved, rtol=0, atol=1e-5)
+    assert torch.equal(twice.sequence[:, words.stop :], once.sequence[:, words.stop :])
+
+
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory) -> Path:
     return tiny_model("sd3", tmp_path_factory.mktemp("plain") / "model")

@@ -36,8 +36,9 @@ class StableDiffusion3Text(TextSide):
     def clip(self, name: str, text: Encoded, keep: Keep) -> tuple[Tensor, Tensor]:
         """Return a CLIP encoder's second-to-last states [B,K*77,D] and its projected state at the end, [B,P]."""
         ids, emphasis = text.ids[name], (text.emphasis or {}).get(name)  # [B,K,77]
-        encoder, tokenizer = self.encoders[name], self.tokenizers[name]
-        states: Any = encoder(ids.flatten(0, 1), output_hidden_states=True)
+        encoder: Any = self.encoders[name]
+        tokenizer: Any = self.tokenizers[name]
+        states = encoder(ids.flatten(0, 1), output_hidden_states=True)
         hidden = states.hidden_states[-2].unflatten(0, ids.shape[:2]).flatten(1, 2)  # chunks behind one another
         hidden = emphasised(hidden, None if emphasis is None else emphasis.flatten(1)[:, None], keep)
         first = states.last_hidden_state.unflatten(0, ids.shape[:2])[:, 0]
