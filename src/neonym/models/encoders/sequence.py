@@ -41,9 +41,7 @@ def groups(lengths: Sequence[int], device: torch.device) -> list[tuple[int, list
     return by_length(lengths) if device.type == "cpu" else [(max(lengths), list(range(len(lengths))))]
 
 
-def in_groups(
-    lengths: Sequence[int], device: torch.device, states_of: Callable[[list[int], int], Tensor]
-) -> Tensor:
+def in_groups(lengths: Sequence[int], device: torch.device, states_of: Callable[[list[int], int], Tensor]) -> Tensor:
     """Return states [B,S,D] of samples of these lengths, where S is the greatest of them.
 
     `states_of` returns the states [b,l,D] of the samples with the given indices, which go together, up to a length.

@@ -86,6 +86,4 @@ def load(
     """Load a Stable Diffusion 3 model. `clip_skip` is ignored, since the layer is fixed. Raises ModelError."""
     del clip_skip
     width = int(source.configs[TRANSFORMER.part].get("joint_attention_dim", 4096))
-    return load_as(
-        StableDiffusion3, source, StableDiffusion3Text, device, dtype, tokenizers=tokenizers, width=width
-    )
+    return load_as(StableDiffusion3, source, StableDiffusion3Text, device, dtype, tokenizers=tokenizers, width=width)
