@@ -10,7 +10,7 @@ from neonym.errors import FormatError
 from neonym.formats import left_out_note, read_content, support_by_program, words_of
 from neonym.formats.consumers.recorded import prompt_rules, recorded_family
 from neonym.formats.content import FileContent, check_tensors
-from neonym.formats.fitting import OTHER_MODEL, doubtful_families, fits_family, fitted, misfits
+from neonym.formats.fitting import OTHER_MODEL, doubtful_families, fits_family, fitted, misfit
 from neonym.formats.keys import stated_family
 from neonym.formats.usage import warnings_of
 from neonym.models.registry import families, made_for
@@ -159,7 +159,7 @@ def neighbours(embedding: Embedding, name: str, offline: bool) -> dict[str, Neig
 
     source, found = with_weights(identify(name, offline=offline)), {}
     embedding = fitted(embedding, source.family, source.widths)
-    for what in misfits(embedding.token, embedding, source.family, source.widths, source.name):
+    if what := misfit(embedding.token, embedding, source.family, source.widths, source.name):
         raise FormatError(what, name, OTHER_MODEL)
     tokenizers = load_tokenizers(source)
     for encoder, rows in embedding.vectors.items():

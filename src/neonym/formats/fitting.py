@@ -23,7 +23,7 @@ def fitted(embedding: Embedding, family: Family, widths: Mapping[str, int]) -> E
     """Return a word with the vectors of its file at the encoders of a family whose model has these `widths`.
 
     Those for an encoder that the model does without are left out. Those that no encoder of the family reads are named
-    after their key, for `misfits` to report.
+    after their key, for `misfit` to report.
     """
     if not embedding.names:
         return embedding
@@ -63,28 +63,34 @@ def fits_family(embedding: Embedding, family: Family) -> bool:
     return own in (None, family) and family.fits(widths_of(fitted(embedding, family, usual)))
 
 
-def misfits(word: str, embedding: Embedding, family: Family, widths: Mapping[str, int], model: str) -> Iterator[str]:
-    """Yield a message for each way in which a word that is `fitted` does not suit a model of a family.
+def misfit(word: str, embedding: Embedding, family: Family, widths: Mapping[str, int], model: str) -> str | None:
+    """Return why a word that is `fitted` does not suit a model of a family, or None if it does.
 
     `widths` are those of the model's encoders.
     """
     if (own := stated_family(embedding.metadata)) is not None and own.name != family.name:
-        yield f"`{word}` was learned for {own.label}, but {model} is {family.label}"
-        return
-    for name, rows in embedding.vectors.items():
-        key, width = embedding.names.get(name), rows.shape[1]
-        if name not in widths and key is not None:
-            others = dict.fromkeys(of.label for of, spec in encoders_of(key, width) if spec.width == width)
-            made_for = f", only {' or '.join(others)} has" if others else ""
-            what = f"`{word}` has vectors of {width} numbers called {printable_name(key)}"
-            yield f"{what}: {model} ({family.label}) has no text encoder for them{made_for}"
-        elif name not in widths:
-            yield f"`{word}` was learned for {name}, which {model} does not have"
-        elif width != widths[name]:
-            yield f"the vectors of `{word}` have {width} numbers, but the words of {model} have {widths[name]}"
+        return f"`{word}` was learned for {own.label}, but {model} is {family.label}"
+    for name in embedding.vectors.keys() - widths.keys():
+        return without_encoder(word, name, embedding, f"{model} ({family.label})")
     missing = [name for name in widths if name not in embedding.vectors]
-    if missing and not family.partial_words:
-        yield f"`{word}` has no vectors for {' and '.join(missing)}, which {model} has"
+    if missing and (not family.partial_words or not embedding.vectors):
+        return f"`{word}` has no vectors for {' and '.join(missing)}, which {model} has"
+    for name, rows in embedding.vectors.items():
+        if rows.shape[1] != widths[name]:
+            has = f"the words of {model} have {widths[name]}"
+            return f"the vectors of `{word}` for {name} have {rows.shape[1]} numbers, but {has}"
+    return None
+
+
+def without_encoder(word: str, name: str, embedding: Embedding, model: str) -> str:
+    """Return a message about vectors of a word that no encoder of a model reads."""
+    key, width = embedding.names.get(name), embedding.vectors[name].shape[1]
+    if key is None:
+        return f"`{word}` was learned for {name}, which {model} does not have"
+    others = dict.fromkeys(family.label for family, spec in encoders_of(key, width) if spec.width == width)
+    made_for = f", only {' or '.join(others)} has" if others else ""
+    what = f"`{word}` has vectors of {width} numbers called {printable_name(key)}"
+    return f"{what}: {model} has no text encoder for them{made_for}"
 
 
 def doubts(word: str, file: Path | str, embedding: Embedding, family: Family) -> Iterator[Problem]:

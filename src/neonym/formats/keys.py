@@ -49,8 +49,9 @@ def file_tensors(embedding: Embedding, twins: bool = False) -> dict[str, Tensor]
     specs = family.encoders if family else tuple(EncoderSpec(name, "", name) for name in embedding.vectors)
     for spec in specs:
         if (rows := embedding.vectors.get(spec.name)) is not None:
-            keys = (spec.file_key, *(spec.twin_keys if twins else ()))
-            found |= dict.fromkeys(keys, rows.detach().cpu().contiguous())
+            found[spec.file_key] = own = rows.detach().cpu().contiguous()
+            # safetensors refuses two tensors with the same memory
+            found |= {key: own.clone() for key in (spec.twin_keys if twins else ())}
     return found
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from neonym.errors import FormatError, ModelError
 from neonym.formats import MOST_SHOWN, one_word, read_words
-from neonym.formats.fitting import INIT_WORD, OTHER_MODEL, fitted, misfits
+from neonym.formats.fitting import INIT_WORD, OTHER_MODEL, fitted, misfit
 from neonym.models.model import Model
 from neonym.models.text_side import TextSide
 from neonym.types import Embedding
@@ -22,7 +22,7 @@ def add_embedding(model: Model, embedding: Embedding, word: str | None = None) -
     word, source = word or embedding.token, model.source
     widths = {name: model.text.vocabulary(name).shape[1] for name in source.encoders}
     embedding = fitted(embedding, source.family, widths)
-    for what in misfits(word, embedding, source.family, widths, source.name):
+    if what := misfit(word, embedding, source.family, widths, source.name):
         raise ModelError(what, source.name, OTHER_MODEL)
     rows = {name: rows.to(model.device) for name, rows in embedding.vectors.items()}
     model.text.add_word(word, rows, stand_in_ids(model.text, embedding))

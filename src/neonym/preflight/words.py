@@ -129,11 +129,10 @@ def read_starting_rows(
 
 def starting_row_problems(spec: ConceptSpec, file: str, embedding: Embedding, source: ModelSource) -> Iterator[Problem]:
     """Yield an error for vectors of another kind of model, or if their number differs from the word's."""
-    from neonym.formats.fitting import OTHER_MODEL, doubts, misfits
+    from neonym.formats.fitting import OTHER_MODEL, doubts, misfit
 
-    reasons = list(misfits(embedding.token, embedding, source.family, source.widths, source.name))
-    if reasons:
-        yield from (Problem("error", what, file, OTHER_MODEL) for what in reasons)
+    if what := misfit(embedding.token, embedding, source.family, source.widths, source.name):
+        yield Problem("error", what, file, OTHER_MODEL)
         return
     of_family = doubts(embedding.token, file, embedding, source.family)
     yield from (problem for problem in of_family if problem.severity == "warning")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from neonym.config.generate import GenerateSettings
 from neonym.errors import Problem, UserError
-from neonym.formats.fitting import OTHER_MODEL, doubts, misfits
+from neonym.formats.fitting import OTHER_MODEL, doubts, misfit
 from neonym.generation.request.axes import Words
 from neonym.generation.request.jobs import USUAL_STEPS, Job, NativeValues
 from neonym.generation.request.lines import LETTERS
@@ -112,10 +112,10 @@ def model_fit_problems(settings: GenerateSettings, source: ModelSource, words: W
 
 
 def embedding_misfits(word: str, file: Path, embedding: Embedding, source: ModelSource) -> Iterator[Problem]:
-    """Yield an error for each way in which an embedding does not fit a model; if it fits, warnings and notes."""
-    found = list(misfits(word, embedding, source.family, source.widths, source.name))
-    yield from (Problem("error", what, str(file), OTHER_MODEL) for what in found)
-    if not found:
+    """Yield an error if an embedding does not fit a model; if it does, warnings and notes."""
+    if what := misfit(word, embedding, source.family, source.widths, source.name):
+        yield Problem("error", what, str(file), OTHER_MODEL)
+    else:
         yield from doubts(word, file, embedding, source.family)
 
 
