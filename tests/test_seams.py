@@ -8,7 +8,7 @@ from neonym.models.registry import families
 from support import ROOT
 
 SOURCE = ROOT / "src" / "neonym"
-OWN = ("models/families/", "formats/consumers.py", "config/sdscripts.py", "models/builtin/")
+OWN = ("models/families/", "formats/consumers/", "config/sdscripts.py", "models/builtin/")
 EXCEPTIONS = {  # file -> why it may name a family, or a part of one
     "config/data_settings.py": "settings with sd-scripts' names and meanings: --v2, --sdxl, --max_token_length",
     "config/learning_settings.py": "help texts that give the defaults of each family",

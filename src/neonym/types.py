@@ -197,3 +197,4 @@ class Embedding:
     vectors: dict[str, Tensor]  # encoder name -> float32 [n,W]
     metadata: dict[str, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()  # names of tensors in its file that do not belong to the word
+    names: dict[str, str] = field(default_factory=dict)  # encoder name -> name of its tensor in the file, if it has one

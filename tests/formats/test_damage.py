@@ -152,7 +152,7 @@ HARMFUL = {  # a few kilobytes that claim to be gigabytes, texts nested without 
     "odd.safetensors": lambda p: p.write_bytes(header({"a": {"dtype": "F4", "shape": [2, 768], "data_offsets": [0, 768]}}, bytes(768))),
     "large.safetensors": lambda p: p.write_bytes(save({"a": torch.ones(6000, 768)})),
     "many.safetensors": lambda p: p.write_bytes(save({str(i): torch.ones(1) for i in range(2000)})),
-    "t5.safetensors": lambda p: save_file({"clip_l": ROWS, "clip_g": PAIR["text_encoder_2"], "t5xxl": torch.ones(2, 4096)}, p),
+    "llama.safetensors": lambda p: save_file({"clip_l": ROWS, "clip_g": PAIR["text_encoder_2"], "llama": torch.ones(2, 4096)}, p),
     "nested.png": lambda p: card("[" * 100000, p),
     "nested-deeper.png": lambda p: card(TENSOR % ("[" * 50000 + "]" * 50000), p),
     "ragged.png": lambda p: card(TENSOR % "[[1, 2], [3]]", p),

@@ -16,6 +16,7 @@ from neonym.generation.conditioning import conditioning
 from neonym.generation.embeddings import add_files
 from neonym.models.loading.identify import identify
 from neonym.models.model import load_model
+from neonym.models.registry import families
 from neonym.types import Embedding
 
 ROWS = torch.randn(3, 128, generator=torch.Generator().manual_seed(0))
@@ -267,7 +268,8 @@ def test_convert_inspect_and_recipe_agree(tmp_path, capsys):
     assert main(["inspect", str(first), "--for", "sdxl"]) == 2
     assert "DOES NOT FIT sdxl" in capsys.readouterr().out
     assert main(["inspect", str(first), "--for", "sd9"]) == 2
-    assert capsys.readouterr().err == "neonym inspect: error: --for: `sd9` is not one of sd1, sd2, sdxl.\n"
+    known = ", ".join(family.name for family in families())
+    assert capsys.readouterr().err == f"neonym inspect: error: --for: `sd9` is not one of {known}.\n"
     assert main(["recipe", str(first)]) == 2
 
 

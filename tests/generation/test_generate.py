@@ -45,7 +45,7 @@ def test_the_word_changes_the_image_and_the_seed_reproduces_it(word):
 
 def test_an_embedding_of_another_width_is_refused(tmp_path, capsys):
     path = write_embedding(Embedding("wide", {"text_encoder": torch.ones(1, 768)}), tmp_path / "wide.safetensors")
-    with pytest.raises(ModelError, match="768 numbers, but this model's words have 128"):
+    with pytest.raises(ModelError, match="768 numbers, but the words of builtin:emoji have 128"):
         add_files(load_model(), [path])
     generate(tmp_path, "--prompt", "a wide", "--textual_inversion_embeddings", path, code=2)
     assert "768 numbers, but the words of builtin:emoji have 128" in capsys.readouterr().err

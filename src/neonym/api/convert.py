@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 from neonym.api.wording import python_wording
 from neonym.errors import ConfigError, FormatError, Problem
-from neonym.formats import check_writable, join, one_word, read_words, with_vector_count, write_embedding
+from neonym.formats import (
+    check_writable,
+    join,
+    one_word,
+    read_words,
+    with_encoders,
+    with_vector_count,
+    write_embedding,
+)
 from neonym.formats.content import ending_of
 from neonym.formats.layouts import writers
 from neonym.types import Embedding
@@ -32,6 +40,7 @@ class ConversionRequest:
     vectors: int | None = None  # a new number of vectors
     picture: Path | None = None  # the image of a .png card
     overwrite: bool = False
+    encoders: tuple[str, ...] = ()  # the text encoders whose vectors are written; empty: all
 
 
 def convert(
@@ -44,6 +53,7 @@ def convert(
     vectors: int | None = None,
     picture: str | Path | None = None,
     overwrite: bool = False,
+    encoders: Sequence[str] = (),
 ) -> list[Path]:
     """Write an embedding file in another layout, and return the files that were written, one for each word.
 
@@ -56,6 +66,7 @@ def convert(
         vectors: The number of vectors to write: the first ones, or all of them repeated in turn.
         picture: The image of a `.png` card.
         overwrite: Whether to replace existing files.
+        encoders: The text encoders whose vectors are written, by their keys in files such as `clip_l` (default: all).
 
     Raises FormatError for files that cannot be read or written, DataError for an image that cannot be read, and
     ConfigError for invalid or contradictory arguments.
@@ -70,6 +81,7 @@ def convert(
         vectors=vectors,
         picture=None if picture is None else Path(picture),
         overwrite=overwrite,
+        encoders=tuple(encoders),
     )
     with python_wording():
         return [file for _, file in convert_words(request)]
@@ -84,6 +96,8 @@ def convert_words(request: ConversionRequest) -> Iterator[tuple[Embedding, Path]
             replace(word, token=request.token, metadata=renamed_metadata(word.metadata, request.token))
             for word in words
         ]
+    if request.encoders:
+        words = [with_encoders(word, request.encoders, request.files[0]) for word in words]
     if request.vectors is not None:
         words = [with_vector_count(word, request.vectors) for word in words]
     files = output_files(request, words)

@@ -8,9 +8,12 @@ from pathlib import Path
 from neonym.api.wording import python_wording, text_in_python
 from neonym.errors import FormatError
 from neonym.formats import left_out_note, read_content, support_by_program, words_of
+from neonym.formats.consumers.recorded import prompt_rules, recorded_family
 from neonym.formats.content import FileContent, check_tensors
+from neonym.formats.fitting import OTHER_MODEL, doubtful_families, fits_family, fitted, misfit
+from neonym.formats.keys import stated_family
 from neonym.formats.usage import warnings_of
-from neonym.models.registry import made_for
+from neonym.models.registry import families, made_for
 from neonym.types import Embedding
 
 BUILT_IN_WIDTH = 128  # width of the vectors of the model that ships with the package
@@ -42,6 +45,7 @@ class WordFacts:
     encoders: dict[str, EncoderFacts]
     metadata: dict[str, str]
     neighbours: dict[str, Neighbours] = field(default_factory=dict)  # by text encoder; empty unless a model is named
+    fits: tuple[str, ...] = ()  # the names of the families whose models it fits
 
     @property
     def widths(self) -> dict[str, int]:
@@ -91,7 +95,7 @@ def file_facts(path: Path, model: str | None = None, offline: bool = False) -> F
         names=tuple(content.table),
         tensors={name: f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for name, t in content.tensors.items()},
         programs=support_by_program(content, path.stem),
-        warnings=tuple(file_warnings(path, words)),
+        warnings=(*file_warnings(path, words), *family_notes(path, words, content)),
         words=tuple(word_facts(word, model, offline) for word in words),
         unreadable=unreadable,
     )
@@ -114,6 +118,14 @@ def file_warnings(path: Path, words: list[Embedding]) -> list[str]:
     return [*([several] if len(words) > 1 else []), *beside, *warnings_of(path.stem, most)]
 
 
+def family_notes(path: Path, words: list[Embedding], content: FileContent) -> list[str]:
+    """Return notes about the family of a file's words: other possible ones, and how its prompts are written."""
+    family = recorded_family(content)
+    several = next((found for word in words if len(found := doubtful_families(word)) > 1), [])
+    doubt = f"it does not say for which model it was learned: it may be {' or '.join(several)}"
+    return [*([doubt] if several else []), *(prompt_rules(family, path.stem) if family else [])]
+
+
 def word_facts(word: Embedding, model: str | None, offline: bool) -> WordFacts:
     """Return the facts about one word of a file."""
     return WordFacts(
@@ -121,6 +133,7 @@ def word_facts(word: Embedding, model: str | None, offline: bool) -> WordFacts:
         encoders={name: encoder_facts(name, word) for name in word.vectors},
         metadata=word.metadata,
         neighbours={} if model is None else neighbours(word, model, offline),
+        fits=tuple(family.name for family in families() if fits_family(word, family)),
     )
 
 
@@ -132,28 +145,25 @@ def encoder_facts(name: str, embedding: Embedding) -> EncoderFacts:
     return EncoderFacts(
         vectors=rows.shape[0],
         width=rows.shape[1],
-        made_for=made_for(name, widths) or built_in,
+        made_for=made_for(name, widths, stated_family(embedding.metadata)) or built_in,
         norms=tuple(round(float(n), 4) for n in rows.norm(dim=1)),
     )
 
 
 def neighbours(embedding: Embedding, name: str, offline: bool) -> dict[str, Neighbours]:
     """Return, per encoder, the model's words nearest to each vector. Raises ModelError, FormatError."""
-    import torch
-
     from neonym.models.encoders.rows import nearest_tokens
     from neonym.models.loading.assemble import token_table
     from neonym.models.loading.identify import identify, with_weights
     from neonym.models.tokenizers.loading import load_tokenizers
 
     source, found = with_weights(identify(name, offline=offline)), {}
+    embedding = fitted(embedding, source.family, source.widths)
+    if what := misfit(embedding.token, embedding, source.family, source.widths, source.name):
+        raise FormatError(what, name, OTHER_MODEL)
     tokenizers = load_tokenizers(source)
     for encoder, rows in embedding.vectors.items():
-        table = token_table(source.weights[encoder]) if encoder in tokenizers else torch.zeros(1, 0)
-        if table.shape[1] != rows.shape[1]:
-            words = table.shape[1] or "none"
-            what = f"its vectors for {encoder} have {rows.shape[1]} numbers, those of the model's words {words}"
-            raise FormatError(what, name, "It was made for another model family")
+        table = token_table(source.weights[encoder])
         tokenizer = tokenizers[encoder]
         spelled = tokenizer.spelled(nearest_tokens(table, rows, 3, tokenizer.special_ids).tolist())
         norm = round(float(table.norm(dim=1).median()), 4)

@@ -44,6 +44,9 @@ class ConvertFlags(BaseModel):
         ge=1,
         description="Number of vectors to write: keep the first ones, or repeat all in turn until there are enough.",
     )
+    encoders: tuple[str, ...] = Field(
+        (), description="Text encoders whose vectors are written, such as clip_l for a program that reads no others."
+    )
     picture: Path | None = Field(None, description="Image for a .png card.")
     overwrite: bool = Field(False, description="Replace OUT if it exists.")
 
@@ -72,6 +75,7 @@ def main(argv: list[str], prog: str) -> int:
         vectors=flags.vectors,
         picture=flags.picture,
         overwrite=flags.overwrite,
+        encoders=flags.encoders,
     )
     for word, file in convert_words(request):
         print_written(word, file)

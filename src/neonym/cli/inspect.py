@@ -64,8 +64,7 @@ def main(argv: list[str], prog: str) -> int:
 
 def word_fits(word: WordFacts, family: str) -> bool:
     """Return whether a word fits the models of a family."""
-    known = family_named(family)
-    return known is not None and known.fits(word.widths)
+    return family in word.fits
 
 
 def file_object(facts: FileFacts) -> dict[str, Any]:

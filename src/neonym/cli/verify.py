@@ -54,6 +54,7 @@ def main(argv: list[str], prog: str) -> int:
     if problems := list(verify_problems(flags)):
         raise ConfigError(problems)
     from neonym.formats import left_out_note, read_embedding
+    from neonym.formats.fitting import fitted
     from neonym.generation.request.model_fit import embedding_misfits
     from neonym.generation.request.prepare import check_output_folder
     from neonym.models.loading.identify import identify
@@ -64,8 +65,12 @@ def main(argv: list[str], prog: str) -> int:
     page = flags.out or flags.file.with_name(f"{flags.file.stem}-verify.png")
     check_output_folder(page.parent, "--out", [page.name])
     source = identify(flags.model, offline=flags.offline)
-    if problems := list(embedding_misfits(word, flags.file, embedding, source)):
+    embedding = fitted(embedding, source.family, source.widths)
+    problems = list(embedding_misfits(word, flags.file, embedding, source))
+    if any(problem.severity == "error" for problem in problems):
         raise ConfigError(problems)
+    for problem in problems:
+        print(f"{problem.severity}: {problem}", file=sys.stderr)
     shown = reference_images(flags.images, source.native_size) if flags.images else []
     from neonym.generation.effect import measure_effect
     from neonym.generation.file_names import free_path

@@ -16,7 +16,7 @@ from neonym.errors import FormatError
 from neonym.formats.consumers import check_usable_by_programs, widths_in_words
 from neonym.formats.consumers import support_by_program as support_by_program
 from neonym.formats.content import FileContent, ending_of, printable_name
-from neonym.formats.keys import encoders_by_width
+from neonym.formats.keys import encoders_by_width, family_of
 from neonym.formats.layout import Target
 from neonym.formats.layouts import reader_of, writers
 from neonym.formats.tensors import OUTPUT, OUTPUT_MEANS, embeddings_of
@@ -66,7 +66,8 @@ def check_vectors(embedding: Embedding, path: Path) -> None:
             raise FormatError(f"{name}: vectors cannot be of the type {rows.dtype}", str(path))
         if not bool(rows.isfinite().all()):
             raise FormatError(f"{name}: some numbers are not finite", str(path))
-    if len(counts) > 1:
+    family = family_of(embedding)
+    if len(counts) > 1 and not (family and family.partial_words):
         raise FormatError(f"the encoders have different numbers of vectors {sorted(counts)}", str(path))
 
 
@@ -157,6 +158,28 @@ def left_out_note(embedding: Embedding) -> str:
         [f"other tensors ({', '.join(printable_name(name[:40]) for name in others[:MOST_SHOWN])})"] if others else []
     )
     return f"left out: {' and '.join(parts)}"
+
+
+def with_encoders(embedding: Embedding, keys: Sequence[str], path: Path | str) -> Embedding:
+    """Return a word with its vectors for some encoders only, given by their keys in files (`clip_l`) or components.
+
+    Raises FormatError for an encoder that the word has no vectors for, and if its family needs all of them.
+    """
+    family, of_keys = family_of(embedding), dict[str, str]()
+    for spec in family.encoders if family else ():
+        of_keys |= {key: spec.name for key in (*spec.keys, spec.name) if spec.name in embedding.vectors}
+    unknown = [key for key in keys if key not in of_keys]
+    if family is None or unknown:
+        usual = [spec.file_key for spec in (family.encoders if family else ()) if spec.name in embedding.vectors]
+        raise FormatError(
+            f"has no vectors for {', '.join(unknown or keys)}", str(path), f"It has {', '.join(usual) or 'none'}"
+        )
+    chosen = {of_keys[key] for key in keys}
+    if not family.allows(chosen):
+        what = f"a word for {family.label} needs the vectors of all of its text encoders"
+        raise FormatError(what, str(path), "Leave --encoders out")
+    vectors = {name: rows for name, rows in embedding.vectors.items() if name in chosen}
+    return replace(embedding, vectors=vectors, names={n: k for n, k in embedding.names.items() if n in chosen})
 
 
 def with_vector_count(embedding: Embedding, count: int) -> Embedding:

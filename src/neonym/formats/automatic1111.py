@@ -17,7 +17,7 @@ def write(embedding: Embedding, target: Target) -> None:
 
     The additional key `emp_params` lets OneTrainer read a word for one encoder.
     """
-    content = file_tensors(embedding)
+    content = file_tensors(embedding, twins=True)
     if (rows := content.get(PLAIN)) is not None:
         content = {**web_ui_table(embedding, rows), "emp_params": rows}
     target.path.write_bytes(plain_zip(content, embedding))

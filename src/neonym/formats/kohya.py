@@ -23,7 +23,7 @@ MARK = "<embed>"  # how the metadata of cloneofsimo's LoRA files mark a word
 def write(embedding: Embedding, target: Target) -> None:
     """Write a word under the keys of its model family."""
     metadata = {"format": "pt", **embedding.metadata, "token": embedding.token}
-    target.path.write_bytes(in_order(save(file_tensors(embedding), metadata)))
+    target.path.write_bytes(in_order(save(file_tensors(embedding, twins=True), metadata)))
 
 
 def in_order(content: bytes) -> bytes:

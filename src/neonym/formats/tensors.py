@@ -13,14 +13,15 @@ from torch import Tensor
 
 from neonym.errors import FormatError
 from neonym.formats.content import FileContent, check_tensors, likely_kind, printable_name, tensors_in
-from neonym.formats.keys import encoder_keys, encoder_of_width, encoders_by_width, known_keys
+from neonym.formats.keys import encoder_keys, encoders_by_width, encoders_of, known_keys, stated_family
 from neonym.io.json import is_text
 from neonym.models.families.unsupported import ENCODERS
+from neonym.models.family import Family
 from neonym.types import Embedding
 
 FIRST = "text_encoder"  # the first or only encoder of a model
 PLAIN = {"emb_params", "emp_params", "emp_params_out", "*", "clip_h"}  # names that say nothing about the word
-OUTPUT = re.compile(r"(emp_params|clip_[lgh]|t5|t5xxl|text_encoder_?\d?)_out")
+OUTPUT = re.compile(r"(emp_params|clip_[lgh]|t5|t5xxl|llama|gemma|qwen\w*|text_encoder_?\d?)_out")
 OUTPUT_MEANS = "OneTrainer's output embeddings"
 BUNDLE = "bundle_emb."  # prefix of embeddings in a LoRA file
 LONGEST_NAME = 100
@@ -36,7 +37,7 @@ def embeddings_of(content: FileContent, path: Path) -> list[Embedding]:
     check_tensors(tensors, path)
     bundled = bundles(tensors) or nested(content, path)
     if bundled:
-        return [embedding_of(word, inner, path) for word, inner in sorted(bundled.items())]
+        return [embedding_of(word, inner, path, family_facts(metadata)) for word, inner in sorted(bundled.items())]
     if not tensors:
         raise FormatError("has no tensors", str(path))
     own = as_name(metadata.get("token")) or as_name(content.table.get("name"))
@@ -51,8 +52,14 @@ def embeddings_of(content: FileContent, path: Path) -> list[Embedding]:
 
 def embedding_of(token: str, tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] = {}) -> Embedding:
     """Return the word in these tensors. Raises FormatError if it is unclear which of them are its vectors."""
-    vectors, left_out = vectors_of(tensors, path, metadata.get("neonym.family"))
-    return Embedding(token, vectors, dict(metadata), left_out)
+    names, left_out = names_of(tensors, path, stated_family(metadata))
+    vectors = {encoder: as_rows(tensors[name]) for encoder, name in names.items()}
+    return Embedding(token, vectors, dict(metadata), left_out, names)
+
+
+def family_facts(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the part of the metadata of a LoRA file that holds for its words too: its family."""
+    return {key: text for key, text in metadata.items() if key in ("neonym.family", "modelspec.architecture")}
 
 
 def nested(content: FileContent, path: Path) -> dict[str, dict[str, Tensor]]:
@@ -90,10 +97,10 @@ def as_name(value: object) -> str:
     return name if name.isprintable() and len(name) <= LONGEST_NAME else ""
 
 
-def vectors_of(
-    tensors: Mapping[str, Tensor], path: Path, family: str | None = None
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return the vectors [n,W] of each encoder, and the names of the tensors that are not part of the word.
+def names_of(
+    tensors: Mapping[str, Tensor], path: Path, family: Family | None = None
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the name of each encoder's vectors, and the names of the tensors that are not part of the word.
 
     `family` is the model family that the file names. Raises FormatError if it is unclear which tensors are the vectors.
     """
@@ -114,10 +121,10 @@ def vectors_of(
             raise FormatError(f"{printable_name(name)}: all its numbers are zero, so it is not a word", str(path))
     read = [inputs[name] for name in chosen.values()]
     others = [name for name, rows in inputs.items() if not any(equal(rows, other) for other in read)]
-    return {encoder: as_rows(tensors[name]) for encoder, name in chosen.items()}, (*outputs, *others)
+    return chosen, (*outputs, *others)
 
 
-def chosen_of(tensors: Mapping[str, Tensor], path: Path, family: str | None) -> dict[str, str]:
+def chosen_of(tensors: Mapping[str, Tensor], path: Path, family: Family | None) -> dict[str, str]:
     """Return the name of each encoder's tensor. Raises FormatError if it is unclear which tensors they are."""
     keys = encoder_keys(tensors.keys(), family)
     if len(keys) > 1:
@@ -127,7 +134,9 @@ def chosen_of(tensors: Mapping[str, Tensor], path: Path, family: str | None) -> 
     if len(tensors) > 1 and (by_width := encoders_by_width(widths)):
         return by_width
     name = only_one(tensors, path)
-    return {encoder_of_width(widths[name]) or next(iter(keys), FIRST): name}
+    possible = encoders_of(name, widths[name])
+    own = [spec.name for of, spec in possible if of is family]
+    return {next(iter([*own, *(spec.name for _, spec in possible)]), FIRST): name}
 
 
 def only_one(tensors: Mapping[str, Tensor], path: Path) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from neonym.formats import read_content, support_by_program
-from neonym.formats.keys import PLAIN, family_of, file_tensors
+from neonym.formats.consumers.recorded import prompt_rules
+from neonym.formats.keys import family_of
+from neonym.models.family import EncoderSpec, Family
 from neonym.text.file_names import name_warnings
 from neonym.text.vocabulary import clip_has, vocabulary_warning
 from neonym.types import Embedding
@@ -17,6 +19,7 @@ from neonym.types import Embedding
 DESTINATIONS = {  # program -> where the file goes, an example prompt
     "AUTOMATIC1111": ("embeddings/", "a photo of {name}"),
     "Forge": ("embeddings/", "a photo of {name}"),
+    "Forge Neo": ("embeddings/", "a photo of {name}"),
     "ComfyUI": ("models/embeddings/", "a photo of {name}"),
     "InvokeAI": ("the model manager, as a new model", "a photo of {name}"),
     "SD.Next": ("models/embeddings/", "a photo of {name}"),
@@ -27,17 +30,16 @@ DESTINATIONS = {  # program -> where the file goes, an example prompt
 # Matches what to write in a prompt, in the result of a rule, where it is not the file name
 IN_PROMPT = re.compile(r"embedding:\S+|(?<=: )<[^<>]+>|(?<=as `)[^`]+(?=`)")
 ONE_ENCODER = """\
-pipe.load_textual_inversion({file}, token={token})
+{setup}pipe.load_textual_inversion({file}, token={token}{encoder})
 image = pipe({prompt}).images[0]"""
 EACH_ENCODER = """\
 {how}
 
 rows = {read}
-{loads}
+{setup}{loads}
 image = pipe({prompt}).images[0]"""
-LOAD = (
-    'pipe.load_textual_inversion(rows["{key}"], token={token}, text_encoder=pipe.{encoder}, tokenizer=pipe.{tokenizer})'
-)
+LOAD = 'pipe.load_textual_inversion(rows["{key}"], token={token}{encoder})'
+AT_ENCODER = ", text_encoder=pipe.{encoder}, tokenizer=pipe.{tokenizer}"
 
 
 def usage_card(embedding: Embedding, file: Path, flags: Mapping[str, str] | None = None) -> str:
@@ -47,7 +49,7 @@ def usage_card(embedding: Embedding, file: Path, flags: Mapping[str, str] | None
     """
     base = embedding.metadata.get("neonym.base_model", "")
     count = max(len(rows) for rows in embedding.vectors.values())
-    support = support_by_program(read_content(file), file.stem)
+    family, support = family_of(embedding), support_by_program(read_content(file), file.stem)
     lines = [
         f"# {embedding.token}", "",
         f"{count} vector{'s' if count > 1 else ''}, learned for {base or 'an unknown model'}. "
@@ -57,10 +59,21 @@ def usage_card(embedding: Embedding, file: Path, flags: Mapping[str, str] | None
         lines += ["Only Neonym can use it: no other program has this model.", ""]
     else:
         lines += ["| program | put the file into | write |", "|---|---|---|"]
-        lines += [row(program, support[program], file) for program in DESTINATIONS]
-        lines += ["", *(f"Note: {warning}." for warning in warnings_of(file.stem, count))]
+        lines += [row(program, support[program], file) for program in DESTINATIONS if program in support]
+        lines += [row(program, "reads it", alone) for program, alone in files_beside(family, file)]
+        notes = [*warnings_of(file.stem, count), *prompt_rules(family, file.stem)]
+        lines += ["", *(f"Note: {note}." for note in notes)]
         lines += with_diffusers(embedding, file, support["diffusers"])
     return "\n".join([*lines, "With Neonym:", "", "```", command(file, base, flags or {}), "```", ""])
+
+
+def files_beside(family: Family | None, file: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the files beside an embedding file with the vectors of one encoder alone, each with the program it is for."""
+    for own in family.one_encoder_files if family else ():
+        key = next(spec.file_key for spec in family.encoders if spec.name == own.encoder) if family else ""
+        alone = file.with_name(f"{file.stem}-{key}.safetensors")
+        if alone.is_file():
+            yield own.program, alone
 
 
 def row(program: str, support: str, file: Path) -> str:
@@ -85,26 +98,33 @@ def with_diffusers(embedding: Embedding, file: Path, support: str) -> list[str]:
 
     diffusers loses vectors of names with capital letters and refuses names that its tokenizer already has.
     """
-    ending = file.suffix.removeprefix(".").lower()
+    ending, family = file.suffix.removeprefix(".").lower(), family_of(embedding)
+    if family is not None and family.programs is not None and "diffusers" not in family.programs:
+        return ["", f"diffusers {support}.", ""]
     if not support.startswith(("reads", "one call")):
         return ["", f"For diffusers: `neonym convert {shell(file.name)} {shell(f'{file.stem}.safetensors')}`.", ""]
     token = f"<{file.stem.lower()}>" if clip_has(file.stem.lower()) else file.stem.lower()
-    code, family = ONE_ENCODER if PLAIN in file_tensors(embedding) else EACH_ENCODER, family_of(embedding)
-    name, word = json.dumps(file.name, ensure_ascii=False), json.dumps(token, ensure_ascii=False)
-    loads = [
-        LOAD.format(key=spec.file_key, token=word, encoder=spec.name, tokenizer=spec.tokenizer)
-        for spec in (family.encoders if family else ())
-        if spec.name in embedding.vectors
-    ]
-    filled = code.format(
+    names, name = read_content(file).tensors, json.dumps(file.name, ensure_ascii=False)
+    word = json.dumps(token, ensure_ascii=False)
+    specs = [spec for spec in (family.encoders if family else ()) if spec.name in embedding.vectors]
+    each = len(names) > 1 and all(spec.file_key in names for spec in specs)
+    loads = [LOAD.format(key=spec.file_key, token=word, encoder=at_encoder(spec)) for spec in specs]
+    filled = (EACH_ENCODER if each else ONE_ENCODER).format(
         how="from safetensors.torch import load_file" if ending == "safetensors" else "import torch",
         read=f"load_file({name})" if ending == "safetensors" else f"torch.load({name}, weights_only=True)",
         file=name,
         token=word,
+        encoder="" if not (family and specs) or specs[0] is family.encoders[0] else at_encoder(specs[0]),
+        setup=f"{family.diffusers_setup}\n" if family and family.diffusers_setup else "",
         loads="\n".join(loads),
         prompt=json.dumps(f"a photo of {token}", ensure_ascii=False),
     )
     return ["", "With diffusers:", "", "```python", filled, "```", ""]
+
+
+def at_encoder(spec: EncoderSpec) -> str:
+    """Return the arguments that tell diffusers which text encoder a word is for."""
+    return AT_ENCODER.format(encoder=spec.name, tokenizer=spec.tokenizer)
 
 
 def command(file: Path, base: str, flags: Mapping[str, str]) -> str:

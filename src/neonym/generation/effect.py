@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from neonym.formats.fitting import fitted
 from neonym.generation.conditioning import conditioning
 from neonym.generation.embeddings import add_embedding
 from neonym.generation.images import generate_images
@@ -59,13 +60,14 @@ def measure_effect(
     Its worth is measured on `images` or, if there are none, on the images generated with the word. Raises ModelError if
     the embedding does not fit the model.
     """
+    embedding = fitted(embedding, model.source.family, model.source.widths)
     add_embedding(model, embedding, WORD)
     close = {
         name: nearest_tokens(model.text.vocabulary(name), rows, 1, model.text.tokenizers[name].special_ids)
         for name, rows in embedding.vectors.items()
     }
     copies = {name: model.text.vocabulary(name)[ids[:, 0].to(model.device)].float() for name, ids in close.items()}
-    add_embedding(model, Embedding(COPY, copies), COPY)
+    add_embedding(model, Embedding(COPY, copies, embedding.metadata), COPY)
     prompts = [prompt.replace("{}", text) for text in (WORD, COPY, "")]
     text = conditioning(model, prompts)
     rows = [generate_images(model, [p] * len(seeds), seeds, steps=steps, guidance=guidance) for p in prompts]

@@ -7,31 +7,31 @@ from pathlib import Path
 
 from neonym.errors import FormatError, ModelError
 from neonym.formats import MOST_SHOWN, one_word, read_words
+from neonym.formats.fitting import INIT_WORD, OTHER_MODEL, fitted, misfit
 from neonym.models.model import Model
+from neonym.models.text_side import TextSide
 from neonym.types import Embedding
 
 
 def add_embedding(model: Model, embedding: Embedding, word: str | None = None) -> str:
     """Add `word` (default: the embedding's token) to the model, with the learned rows, and return it.
 
-    Raises ModelError if the rows do not fit the model.
+    A text encoder for which there are no rows reads the init word in its place. Raises ModelError if the rows do not
+    fit the model.
     """
-    word = word or embedding.token
-    for name, rows in embedding.vectors.items():
-        if name not in model.text.tables:
-            raise ModelError(
-                f"the model has no text encoder `{name}`, for which `{word}` was learned", model.source.name
-            )
-        width = model.text.vocabulary(name).shape[1]
-        if rows.shape[1] != width:
-            what = f"the vectors of `{word}` have {rows.shape[1]} numbers, but this model's words have {width}"
-            raise ModelError(what, model.source.name, "Use a model of the family that it was learned with")
-    missing = [name for name in model.text.tables if name not in embedding.vectors]
-    if missing:
-        what = f"`{word}` has no vectors for {' and '.join(missing)}"
-        raise ModelError(what, model.source.name, "Use a model of the family that it was learned with")
-    model.text.add_word(word, {name: rows.to(model.device) for name, rows in embedding.vectors.items()})
+    word, source = word or embedding.token, model.source
+    widths = {name: model.text.vocabulary(name).shape[1] for name in source.encoders}
+    embedding = fitted(embedding, source.family, widths)
+    if what := misfit(word, embedding, source.family, widths, source.name):
+        raise ModelError(what, source.name, OTHER_MODEL)
+    rows = {name: rows.to(model.device) for name, rows in embedding.vectors.items()}
+    model.text.add_word(word, rows, stand_in_ids(model.text, embedding))
     return word
+
+
+def stand_in_ids(text: TextSide, embedding: Embedding) -> dict[str, list[int]]:
+    """Return the ids that each encoder reads for a word for which it has no rows: those of the init word, if known."""
+    return text.ids_of(embedding.metadata.get(INIT_WORD, ""))
 
 
 def add_files(model: Model, files: Iterable[str | Path]) -> list[str]:

@@ -17,7 +17,7 @@ other words beside it change, relative to how much they change beside known word
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -102,7 +102,8 @@ def measure_worth(
 
     At least eight samples are needed. `watch` is called before every prediction and may raise an exception to stop.
     """
-    with torch.no_grad(), temporary_words(model, {LEARNED_WORD: learned, START_WORD: start}):
+    words, stand_in = {LEARNED_WORD: learned, START_WORD: start}, model.text.stand_in(word)
+    with torch.no_grad(), temporary_words(model, words, stand_in):
         known, gains, changes = known_words(model), [], []
         for captioned, chosen in zip(batches, contrast_samples(batches), strict=True):
             compared = PairedPredictions(model, captioned.batch, watch)
@@ -204,10 +205,10 @@ def replace_word(caption: str, word: str, other: str) -> str:
 
 
 @contextmanager
-def temporary_words(model: Model, words: dict[str, Rows]) -> Iterator[None]:
-    """Add words to the model for the duration of the block."""
+def temporary_words(model: Model, words: dict[str, Rows], stand_in: Mapping[str, Sequence[int]] = {}) -> Iterator[None]:
+    """Add words to the model for the duration of the block. An encoder without rows reads the ids of `stand_in`."""
     for word, rows in words.items():
-        model.text.add_word(word, rows)
+        model.text.add_word(word, rows, stand_in)
     try:
         yield
     finally:

@@ -54,11 +54,26 @@ class EncoderSpec:
     optional: bool = False  # a model may lack it
     identities: tuple[str, ...] = ()  # weights that are the identity where files have none
     layout: SequenceSpec = SequenceSpec()
+    twin_keys: tuple[str, ...] = ()  # more keys to write the same vectors under, for programs that read no other
 
     @property
     def tokenizer(self) -> str:
         """The name of its tokenizer's component in a Diffusers folder."""
         return self.name.replace("text_encoder", "tokenizer")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Every key that programs write for it in an embedding file, the usual one first."""
+        return (self.file_key, *self.aliases, *self.twin_keys)
+
+
+@dataclass(frozen=True)
+class OneEncoderFile:
+    """An embedding file with the vectors of one encoder alone, for a program that reads no other file of a family."""
+
+    encoder: str  # its component in a Diffusers folder
+    program: str
+    is_written: bool = True  # a run writes it beside the main file; otherwise, only `neonym convert` does
 
 
 @dataclass(frozen=True)
@@ -161,6 +176,14 @@ class Family:
     vae_overflows: bool = False  # its VAE overflows in fp16
     one_rate: bool = False  # published learning rates are those of all its encoders alike
     latent_cache_suffix: str | None = None  # suffix of latents cached by sd-scripts
+    # A word may have vectors for only some of the encoders, and different numbers of them. An encoder without vectors
+    # reads the init word in its place
+    partial_words: bool = False
+    one_encoder_files: tuple[OneEncoderFile, ...] = ()
+    # Programs that read its words, by their names in `formats/consumers`; None: every program has its own rule there
+    programs: tuple[str, ...] | None = ("ComfyUI",)
+    prompt_notes: tuple[str, ...] = ()  # how to write prompts with a word in ComfyUI, apart from what holds for all
+    diffusers_setup: str = ""  # Python that comes before a word is used in its pipeline, `pipe`
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -180,7 +203,8 @@ class Family:
     def allows(self, encoders: Collection[str]) -> bool:
         """Return whether a word of the family can have vectors for exactly these encoders."""
         known = {encoder.name for encoder in self.encoders}
-        return {encoder.name for encoder in self.encoders if not encoder.optional} <= set(encoders) <= known
+        needed = set() if self.partial_words else {encoder.name for encoder in self.encoders if not encoder.optional}
+        return bool(encoders) and needed <= set(encoders) <= known
 
     def fits(self, widths: Mapping[str, int]) -> bool:
         """Return whether rows of these widths (encoder to W) fit the published models of the family."""

@@ -46,18 +46,22 @@ def supported() -> str:
     return f"{', '.join(labels)} and {last}"
 
 
-def made_for(encoder: str, widths: Mapping[str, int]) -> str | None:
-    """Return the family that a word's vectors for `encoder` fit, or None. `widths` maps all its encoders to their W."""
+def made_for(encoder: str, widths: Mapping[str, int], own: Family | None = None) -> str | None:
+    """Return the family that a word's vectors for `encoder` fit, or None. `widths` maps all its encoders to their W.
+
+    `own` is the family that its file names.
+    """
     width = widths[encoder]
-    for family in sorted(families(), key=lambda family: not family.fits(widths)):  # families that fit all vectors first
+    # Families that fit all vectors first, and of them those without other encoders
+    for family in sorted(families(), key=lambda f: (f is not own, not f.fits(widths), len(f.encoders) > len(widths))):
         # A family that fits all of them has an encoder of this name; in any other, an encoder of the width will do
-        own = [
+        found = [
             spec
             for spec in family.encoders
             if spec.width == width and (spec.name == encoder or not family.fits(widths))
         ]
-        if own:
-            which = ORDINALS[family.encoders.index(own[0])]
+        if found:
+            which = ORDINALS[family.encoders.index(found[0])]
             return f"{family.label} (its {which} encoder)" if len(family.encoders) > 1 else family.label
     return None
 

@@ -56,16 +56,20 @@ class TextSide(ABC):
         table = self.vocabulary(encoder)
         return spread_in(table[:: every(len(table))].float().cpu().numpy())
 
-    def add_word(self, token: str, rows: dict[str, Tensor]) -> None:
+    def add_word(self, token: str, rows: dict[str, Tensor], stand_in: Mapping[str, Sequence[int]] = {}) -> None:
         """Let `token` read `rows` (encoder to float32 [n,W]), which may be changed in place later.
 
-        The tokenizers may already have ids for exactly these rows. Raises ValueError if the token has other ids.
+        An encoder without rows reads the ids of `stand_in`, or nothing. The tokenizers may already have ids for exactly
+        these rows. Raises ValueError if the token has other ids.
         """
         for name, table in self.tables.items():
-            tokenizer, first = self.tokenizers[name], table.vocab + sum(len(own) for own in table.rows)
-            if tokenizer.words.get(clean(token)) != range(first, first + len(rows[name])):
-                tokenizer.add_word(token, len(rows[name]))
-            table.rows.append(rows[name])
+            tokenizer, own = self.tokenizers[name], rows.get(name)
+            first = table.vocab + sum(map(len, table.rows))
+            ids = tuple(stand_in.get(name, ())) if own is None else range(first, first + len(own))
+            if tokenizer.words.get(clean(token)) != ids:
+                tokenizer.add_word(token, ids if own is None else len(own))
+            if own is not None:
+                table.rows.append(own)
         for name in self.id_readers:
             if clean(token) not in self.tokenizers[name].words:
                 self.tokenizers[name].add_word(token, len(next(iter(rows.values()))))
@@ -73,9 +77,17 @@ class TextSide(ABC):
     def remove_word(self, token: str) -> None:
         """Remove `token`, which must be the word that was added last. Raises ValueError otherwise."""
         for name, tokenizer in self.tokenizers.items():
-            tokenizer.remove_word(token)
-            if name in self.tables:
+            if isinstance(tokenizer.remove_word(token), range) and name in self.tables:
                 self.tables[name].rows.pop()
+
+    def stand_in(self, token: str) -> dict[str, Sequence[int]]:
+        """Return the ids of the vocabulary that encoders without rows of the word `token` read in its place."""
+        found = {name: self.tokenizers[name].words.get(clean(token), range(0)) for name in self.tables}
+        return {name: ids for name, ids in found.items() if not isinstance(ids, range)}
+
+    def ids_of(self, text: str) -> dict[str, list[int]]:
+        """Return the ids of a text for each encoder, without start and end."""
+        return {name: self.tokenizers[name].ids_of(text) for name in self.tables}
 
     def tokenize(self, caption: str, comfyui: bool | None = None) -> Encoded:
         """Return the ids, emphasis and masks of a caption, each [K,L] per encoder, and the words in it.

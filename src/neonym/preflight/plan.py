@@ -35,6 +35,7 @@ class PlannedConcept:
     vectors: int
     init_word: str
     start: Mapping[str, Tensor] | None  # {encoder: [n,W]} from its --weights file; None: the tokens of its init word
+    with_rows: tuple[str, ...]  # the text encoders that have rows of the word; the others read its init word
     encoders: tuple[str, ...]  # the text encoders whose rows are trained
     learning_rate: float  # the rate of the first of these encoders, with which its optimizer is made
     own_rates: Mapping[str, float]  # the rates that the user gives for single encoders

@@ -41,8 +41,8 @@ from neonym.preflight.plan import PlannedConcept, TrainingPlan, kept_steps_folde
 from neonym.preflight.possible_captions import Tokenizers
 from neonym.preflight.sample_prompts import oversized_prompts
 from neonym.preflight.settings import setting_notes, unsuitable_settings
-from neonym.preflight.words import StartingRows, read_starting_rows, word_problems
-from neonym.runs.outputs import file_names, run_folder
+from neonym.preflight.words import StartingRows, encoders_with_rows, read_starting_rows, word_problems
+from neonym.runs.outputs import file_names, longest_refused, one_encoder_files, run_folder
 from neonym.seeds import concept_seed
 from neonym.types import ImageRecord
 
@@ -121,13 +121,15 @@ def preflight(run: RunConfig, known: Sequence[Problem] = (), hasty: bool = False
     found = found.with_problems(of_settings, run=run, defaults=used)
     if config is None:
         return found
-    rows, of_rows = read_starting_rows(config.concepts, run.concept.weights, source.widths)
+    if not found.failed():
+        found = found.with_problems(longest_refused(list(one_encoder_files(run, found.tokens, source.family))))
+    rows, of_rows = read_starting_rows(config.concepts, run.concept.weights, source)
     counts = {token: len(next(iter(by_encoder.values()))) for token, by_encoder in rows.items()}
     config, used = with_table_defaults(config, run, used, counts)
     found = found.with_problems(of_rows, config=config, defaults=used)
     if hasty and found.failed():
         return found
-    found = read_images(found, config, source)
+    found = read_images(found, config, source, rows)
     return found if found.failed() else make_plan(found, config, source, rows, inputs.prompts)
 
 
@@ -153,7 +155,9 @@ def read_model(settings: ModelSettings) -> tuple[ModelSource | None, Tokenizers,
         return source, {}, [error.problem]
 
 
-def read_images(found: Preflight, config: DatasetConfig, source: ModelSource) -> Preflight:
+def read_images(
+    found: Preflight, config: DatasetConfig, source: ModelSource, rows: Mapping[str, StartingRows]
+) -> Preflight:
     """Return what is known about the run once all images and captions are read."""
     run, problems, templates = found.run, list[Problem](), ()
     try:
@@ -164,10 +168,12 @@ def read_images(found: Preflight, config: DatasetConfig, source: ModelSource) ->
     problems += resolution_problems(datasets, source.latents.multiple)
     records, held_out = scan(datasets, problems.append, run.dataset.broken_images == "stop")
     problems += separator_problems(datasets)
-    for tokenizer in found.tokenizers.values():
+    for name, tokenizer in found.tokenizers.items():
         tokenizer.reads_emphasis = run.dataset.weighted_captions
         for spec in config.concepts:
-            tokenizer.add_word(spec.token_string, spec.vectors)
+            without_rows = {*source.encoders}.difference(encoders_with_rows(run, source, rows.get(spec.token_string)))
+            stand_in = tokenizer.ids_of(spec.init_word or DEFAULT_INIT_WORD)
+            tokenizer.add_word(spec.token_string, stand_in if name in without_rows else spec.vectors)
     problems += word_problems(config.concepts, file_names(run, found.tokens), found.tokenizers)
     of_captions, lost = caption_problems(found.tokens, records, held_out, found.tokenizers)
     problems += of_captions
@@ -222,6 +228,7 @@ def make_plan(
                 vectors=spec.vectors,
                 init_word=spec.init_word or DEFAULT_INIT_WORD,
                 start=rows.get(spec.token_string),
+                with_rows=encoders_with_rows(run, source, rows.get(spec.token_string)),
                 encoders=encoders,
                 own_rates=own_rates,
                 learning_rate=rate.first,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neonym.config.dataset import DEFAULT_INIT_WORD, ConceptSpec
 from neonym.config.file_kinds import misplaced
+from neonym.config.run import RunConfig
 from neonym.errors import FormatError, Problem, counted
 from neonym.io.json import is_text
+from neonym.models.source import ModelSource
 from neonym.models.tokenizers.word_tokenizer import WordTokenizer
 from neonym.preflight.possible_captions import Tokenizers
 from neonym.text.file_names import name_warnings
@@ -17,6 +19,8 @@ from neonym.text.vocabulary import vocabulary_warning
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from neonym.types import Embedding
 
 MOST_SHOWN = 8  # vectors that a message lists
 StartingRows = dict[str, "Tensor"]  # {encoder: [n,W]}
@@ -85,12 +89,23 @@ def with_verb(names: list[str]) -> str:
     return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"
 
 
+def encoders_with_rows(run: RunConfig, source: ModelSource, start: StartingRows | None) -> tuple[str, ...]:
+    """Return the text encoders that have rows of a word, of which `start` come from its `--weights` file.
+
+    They are all encoders, unless words of the family may leave some out: then, those that are not trained have none.
+    """
+    trained = source.encoders_named(run.concept.train_encoders)
+    if not source.family.partial_words:
+        return source.encoders
+    return tuple(name for name in source.encoders if name in trained or name in (start or ()))
+
+
 def read_starting_rows(
-    concepts: Sequence[ConceptSpec], flag: str | None, widths: Mapping[str, int]
+    concepts: Sequence[ConceptSpec], flag: str | None, source: ModelSource
 ) -> tuple[dict[str, StartingRows], list[Problem]]:
     """Return the rows of each `--weights` file by word, and the problems of files that do not suit the model.
 
-    `flag` is the file of the `--weights` flag itself; `widths` is {text encoder: width of its token table}.
+    `flag` is the file of the `--weights` flag itself.
     """
     found, problems = {}, list[Problem]()
     for spec in concepts:
@@ -98,36 +113,34 @@ def read_starting_rows(
         if file is None or (file == flag and not Path(file).is_file()) or misplaced(file, "weights"):
             continue  # missing files and files of another kind are reported with the settings
         from neonym.formats import left_out_note, read_embedding
+        from neonym.formats.fitting import fitted
 
         try:
-            embedding = read_embedding(file)
+            embedding = fitted(read_embedding(file), source.family, source.widths)
         except FormatError as error:
             problems.append(error.problem)
             continue
         found[spec.token_string] = embedding.vectors
-        problems += starting_row_problems(spec, file, embedding.vectors, widths)
+        problems += starting_row_problems(spec, file, embedding, source)
         if embedding.left_out:
             problems.append(Problem("warning", left_out_note(embedding), file))
     return found, problems
 
 
-def starting_row_problems(
-    spec: ConceptSpec, file: str, vectors: StartingRows, widths: Mapping[str, int]
-) -> Iterator[Problem]:
+def starting_row_problems(spec: ConceptSpec, file: str, embedding: Embedding, source: ModelSource) -> Iterator[Problem]:
     """Yield an error for vectors of another kind of model, or if their number differs from the word's."""
-    fix = "It was made for another kind of model"
-    if set(vectors) != set(widths):
-        what = f"has vectors for {', '.join(vectors)}, but the model's text encoders are {', '.join(widths)}"
-        yield Problem("error", what, file, fix)
+    from neonym.formats.fitting import OTHER_MODEL, doubts, misfit
+
+    if what := misfit(embedding.token, embedding, source.family, source.widths, source.name):
+        yield Problem("error", what, file, OTHER_MODEL)
         return
-    for encoder, width in widths.items():
-        if vectors[encoder].shape[1] != width:
-            found = vectors[encoder].shape[1]
-            what = f"its vectors for {encoder} have {found} numbers, but the model's words have {width}"
-            yield Problem("error", what, file, fix)
-            return
-    (count,), wanted = {len(rows) for rows in vectors.values()}, spec.num_vectors_per_token
-    if wanted is not None and count != wanted:
-        what = f"has {counted(count, 'vector')}, but --num_vectors_per_token of `{spec.token_string}` is {wanted}"
-        resize = f"neonym convert {file} NEW.safetensors --vectors={wanted}"
-        yield Problem("error", what, file, f"Use --num_vectors_per_token={count}, or resize the file: {resize}")
+    of_family = doubts(embedding.token, file, embedding, source.family)
+    yield from (problem for problem in of_family if problem.severity == "warning")
+    counts, wanted = sorted({len(rows) for rows in embedding.vectors.values()}), spec.num_vectors_per_token
+    resize = f"neonym convert {file} NEW.safetensors --vectors={wanted or counts[-1]}"
+    if len(counts) > 1:
+        what = "has different numbers of vectors for its encoders, but training needs one number"
+        yield Problem("error", what, file, f"Resize the file: {resize}")
+    elif wanted is not None and counts != [wanted]:
+        what = f"has {counted(counts[0], 'vector')}, but --num_vectors_per_token of `{spec.token_string}` is {wanted}"
+        yield Problem("error", what, file, f"Use --num_vectors_per_token={counts[0]}, or resize the file: {resize}")

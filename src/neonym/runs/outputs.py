@@ -15,6 +15,7 @@ from neonym.config.without_effect import tracker_kinds
 from neonym.errors import Problem
 from neonym.io.atomic import part_of, refused_names
 from neonym.io.json import is_text
+from neonym.models.family import Family
 
 STATE = "state.safetensors"  # the state from which an interrupted run continues
 END = "finished.safetensors"  # the state of a finished run
@@ -110,6 +111,24 @@ def outputs_of_words(run: RunConfig, tokens: Sequence[str], seeds: Sequence[int 
         yield Output(home / SAMPLES / sample_name(run_name, "e000000", index, time_stamp(), seed), own)
 
 
+def one_encoder_file(name: str, key: str) -> str:
+    """Return the name of a file with the vectors of one encoder alone, which has this key in embedding files."""
+    return f"{name}-{key}.safetensors"
+
+
+def one_encoder_files(run: RunConfig, tokens: Sequence[str], family: Family) -> Iterator[Output]:
+    """Yield the files with the vectors of one encoder alone that programs need of words of a family."""
+    for where, name in zip(word_settings(run, tokens), file_names(run, tokens), strict=True):
+        for key in written_alone(family).values():
+            yield Output(Path(run.save.output_dir) / one_encoder_file(name, key), where)
+
+
+def written_alone(family: Family) -> dict[str, str]:
+    """Return the encoders whose vectors are also written to a file of their own, each with its key."""
+    keys = {spec.name: spec.file_key for spec in family.encoders}
+    return {file.encoder: keys[file.encoder] for file in family.one_encoder_files if file.is_written}
+
+
 def word_settings(run: RunConfig, tokens: Sequence[str]) -> list[str]:
     """Return the setting or the word that names the file of each word."""
     named = run.save.output_name is not None and len(tokens) == 1
@@ -127,9 +146,14 @@ def output_problems(run: RunConfig, tokens: Sequence[str], seeds: Sequence[int |
             )
     if not all(map(is_plain_name, texts.values())):  # a path instead of a name is reported with the other settings
         tokens = ()
+    yield from longest_refused(list(outputs_of(run, tokens, seeds)))
+
+
+def longest_refused(outputs: Sequence[Output]) -> Iterator[Problem]:
+    """Yield an error for each setting that names something that cannot be written; of several too long, the longest."""
     worst: dict[str, tuple[int, Problem]] = {}
-    for excess, problem in refusals(list(outputs_of(run, tokens, seeds))):
-        key = problem.where if excess else str(problem)  # of several names that are too long, report the longest
+    for excess, problem in refusals(outputs):
+        key = problem.where if excess else str(problem)
         if key not in worst or excess > worst[key][0]:
             worst[key] = excess, problem
     yield from (problem for _, problem in worst.values())

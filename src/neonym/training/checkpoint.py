@@ -15,12 +15,22 @@ from pydantic import TypeAdapter
 
 from neonym.config.data_settings import ModelSettings
 from neonym.errors import Problem, UserError
-from neonym.formats import read_embedding, write_embedding
+from neonym.formats import read_embedding, with_encoders, write_embedding
 from neonym.formats.usage import usage_card
 from neonym.io.atomic import alone_in, atomic_write, clear_leftovers, sync_names
 from neonym.io.json import as_json, null_as_nan, with_escaped_surrogates
 from neonym.preflight.plan import TrainingPlan
-from neonym.runs.outputs import END, SAMPLES, STATE, VERDICT, epoch_suffix, state_folder, step_suffix
+from neonym.runs.outputs import (
+    END,
+    SAMPLES,
+    STATE,
+    VERDICT,
+    epoch_suffix,
+    one_encoder_file,
+    state_folder,
+    step_suffix,
+    written_alone,
+)
 from neonym.training.concept import Concept
 from neonym.training.metadata import run_metadata, user_metadata
 from neonym.training.remote_state import fetch_state
@@ -64,6 +74,9 @@ class CheckpointStore:
         self.step_folder = plan.step_folder
         self.sample_folder = Path(self.save.output_dir) / SAMPLES
         self.metadata, self.user_metadata = run_metadata(plan), user_metadata(plan.run)
+        with_rows = {concept.file_name: concept.with_rows for concept in plan.concepts}
+        alone = written_alone(plan.source.family)
+        self.alone = {name: [key for e, key in alone.items() if e in own] for name, own in with_rows.items()}
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -144,7 +157,13 @@ class CheckpointStore:
     def finished_files(self) -> list[Path]:
         """Return the files of a finished run: the final embedding files, then its state folder if there is one."""
         folder = self.state_folder()
-        return [*self.final_files(), *([folder] if self.saves_final_state and folder.is_dir() else [])]
+        alone = [file for word in self.final_files() for file in self.one_encoder_files(word)]
+        return [*self.final_files(), *alone, *([folder] if self.saves_final_state and folder.is_dir() else [])]
+
+    def one_encoder_files(self, word: Path) -> dict[Path, str]:
+        """Return the files beside a word's final file that hold the vectors of one encoder alone, each with its key."""
+        name = word.name.removesuffix(f".{self.save.save_model_as}")
+        return {word.with_name(one_encoder_file(name, key)): key for key in self.alone[name]}
 
     @property
     def saves_final_state(self) -> bool:
@@ -315,8 +334,12 @@ class CheckpointStore:
         with self.rescuing(state):
             self.claim()
             files = [self.write(concept, state.step) for concept in state.concepts]
-            for file in files:
-                write_usage_card(file, self.model)
+            words = list(files)
+            for word in words:
+                for file, key in self.one_encoder_files(word).items():
+                    files.append(write_embedding(with_encoders(read_embedding(word), [key], word), file))
+            for word in words:
+                write_usage_card(word, self.model)
             if self.saves_final_state:
                 files.append(self.save_state_folder(state))
             write_text_file(self.verdict_file, as_json(verdicts, indent=2) + "\n")

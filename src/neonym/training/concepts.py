@@ -23,12 +23,12 @@ def add_concepts(model: Model, plan: TrainingPlan) -> list[Concept]:
 
 def add_concept(model: Model, plan: TrainingPlan, planned: PlannedConcept) -> Concept:
     """Add one word to the model, and return its concept."""
-    optim, start, record = plan.run.optim, planned.start, record_of(plan.run.optim.optimizer_type)
-    if start is None:
-        start = initial_rows(model, planned.init_word, planned.vectors)
+    optim, record = plan.run.optim, record_of(plan.run.optim.optimizer_type)
+    initial = initial_rows(model, planned.init_word, planned.vectors)
+    start = {name: (planned.start or initial).get(name, initial[name]) for name in planned.with_rows}
     start = {name: values.to(model.device) for name, values in start.items()}
     rows = {name: Rows(values.clone(), requires_grad=name in planned.encoders) for name, values in start.items()}
-    model.text.add_word(planned.token, dict(rows))
+    model.text.add_word(planned.token, dict(rows), model.text.ids_of(planned.init_word))
     factors = rate_factors(model, plan, planned)
     trainable = [rows[encoder] for encoder in factors]
     return Concept(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from neonym.config.generate import GenerateSettings
 from neonym.errors import Problem, UserError
+from neonym.formats.fitting import OTHER_MODEL, doubts, misfit
 from neonym.generation.request.axes import Words
 from neonym.generation.request.jobs import LARGEST_SIDE, USUAL_STEPS, Job, NativeValues
 from neonym.generation.request.lines import LETTERS
@@ -112,18 +113,11 @@ def model_fit_problems(settings: GenerateSettings, source: ModelSource, words: W
 
 
 def embedding_misfits(word: str, file: Path, embedding: Embedding, source: ModelSource) -> Iterator[Problem]:
-    """Yield an error for each way in which an embedding does not fit a model."""
-    fix = "Use a model of the family that it was learned with"
-    for name, width in source.widths.items():
-        rows = embedding.vectors.get(name)
-        if rows is None:
-            yield Problem("error", f"`{word}` has no vectors for {name}, which {source.name} has", str(file), fix)
-        elif rows.shape[1] != width:
-            what = f"the vectors of `{word}` have {rows.shape[1]} numbers, but the words of {source.name} have {width}"
-            yield Problem("error", what, str(file), fix)
-    for name in set(embedding.vectors) - set(source.encoders):
-        what = f"`{word}` was learned for {name}, which {source.name} does not have"
-        yield Problem("error", what, str(file), fix)
+    """Yield an error if an embedding does not fit a model; if it does, warnings and notes."""
+    if what := misfit(word, embedding, source.family, source.widths, source.name):
+        yield Problem("error", what, str(file), OTHER_MODEL)
+    else:
+        yield from doubts(word, file, embedding, source.family)
 
 
 def size_problems(job: Job, base: Job) -> Iterator[Problem]:

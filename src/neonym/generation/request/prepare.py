@@ -13,6 +13,7 @@ from neonym.config.file_kinds import misplaced
 from neonym.config.generate import GenerateSettings, generate_problems, without_empty
 from neonym.errors import ConfigError, Problem, UserError
 from neonym.formats import left_out_note
+from neonym.formats.fitting import INIT_WORD, fitted
 from neonym.generation.conditioning import TextRules
 from neonym.generation.embeddings import read_given, word_and_file
 from neonym.generation.lora import check_networks
@@ -64,6 +65,9 @@ def prepare(settings: GenerateSettings, problems: Iterable[Problem] = ()) -> Pre
     found += plan.problems
     sheet = catch_problems(found, lambda: plan_sheet(settings, plan, words))
     words |= sheet.words if sheet else {}
+    if source:
+        own = source.family, source.widths
+        words = {word: (file, fitted(embedding, *own)) for word, (file, embedding) in words.items()}
     found += sampler_and_prompt_problems(settings, source, plan, sheet)
     found += model_fit_problems(settings, source, words) if source else ()
     tokenizers = tokenizers_of(source, words, found) if source and not has_errors(found) else {}
@@ -143,8 +147,10 @@ def tokenizers_of(source: ModelSource, words: Words, found: list[Problem]) -> di
             what = f"`{word}` is an ordinary word: wherever it occurs in a prompt, it stands for this file"
             found.append(Problem("warning", what, str(file), "Write OTHERWORD=FILE"))
         rows = {name: len(own) for name, own in embedding.vectors.items()}
+        init_word = embedding.metadata.get(INIT_WORD, "")
         for name, tokenizer in tokenizers.items():
-            tokenizer.add_word(word, rows.get(name, max(rows.values())))
+            stand_in = tokenizer.ids_of(init_word) if name in source.encoders else max(rows.values())
+            tokenizer.add_word(word, rows.get(name, stand_in))
     return tokenizers
 
 

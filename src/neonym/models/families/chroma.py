@@ -11,8 +11,8 @@ from neonym.models.family import Configs, DenoiserSpec, EncoderSpec, Family, Lat
 from neonym.models.process.sigmas import FlowSpec
 
 T5 = EncoderSpec(
-    "text_encoder", "T5EncoderModel", "t5xxl", ("t5",), kind="t5", width=4096, max_length=512,
-    layout=SequenceSpec(masked=True),
+    "text_encoder", "T5EncoderModel", "t5xxl", kind="t5", width=4096, max_length=512,
+    layout=SequenceSpec(masked=True), twin_keys=("t5",),
 )  # fmt: skip
 ENCODERS = (T5,)
 TRANSFORMER = DenoiserSpec(
@@ -67,4 +67,5 @@ CHROMA = Family(
     architectures={"velocity": "chroma"},
     fixed_text_layer=True,
     no_clip_skip="Chroma has no CLIP encoder",
+    programs=("ComfyUI", "diffusers", "OneTrainer"),
 )

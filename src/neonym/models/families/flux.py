@@ -7,16 +7,27 @@ from __future__ import annotations
 
 from neonym.errors import ModelError
 from neonym.models.defaults import published
-from neonym.models.family import Configs, DenoiserSpec, EncoderSpec, Family, LatentSpec, Recognised, SequenceSpec
+from neonym.models.family import (
+    Configs,
+    DenoiserSpec,
+    EncoderSpec,
+    Family,
+    LatentSpec,
+    OneEncoderFile,
+    Recognised,
+    SequenceSpec,
+)
 from neonym.models.process.sigmas import FLUX_LINE, FlowSpec
 
 DEV_LENGTH, SCHNELL_LENGTH = 512, 256  # ids of T5; padding is read like text, so the number matters
 CLIP = EncoderSpec(
     "text_encoder", "CLIPTextModel", "clip_l", width=768, max_length=77, layout=SequenceSpec(repaired=False)
 )
+# ComfyUI reads `t5xxl`; OneTrainer and diffusers' scripts read and write `t5`. Each takes only the key that it knows, so
+# both can be in one file. ComfyUI would take another tensor only in a file without its own key.
 T5 = EncoderSpec(
-    "text_encoder_2", "T5EncoderModel", "t5xxl", ("t5",), kind="t5", width=4096, max_length=DEV_LENGTH,
-    layout=SequenceSpec(comfyui_length=256),
+    "text_encoder_2", "T5EncoderModel", "t5xxl", kind="t5", width=4096, max_length=DEV_LENGTH,
+    layout=SequenceSpec(comfyui_length=256), twin_keys=("t5",),
 )  # fmt: skip
 ENCODERS = (CLIP, T5)
 TRANSFORMER = DenoiserSpec(
@@ -25,6 +36,10 @@ TRANSFORMER = DenoiserSpec(
     in_int8=(".norm",), blocks=("transformer_blocks", "single_transformer_blocks"),
 )  # fmt: skip
 CHANNELS = 64  # of a token: 2 x 2 latents of 16 channels
+# In the published config, the end is 2. transformers then pools at the largest id, which is a vector of the new word
+POOL_AT_END = """\
+for module in pipe.text_encoder.modules():  # pool CLIP's states at the end of the prompt, not at the word
+    module.eos_token_id = 49407"""
 OTHER_TASKS = {  # pipeline -> what its model is for
     "FluxFillPipeline": "inpainting", "FluxControlPipeline": "images with a depth map or edges",
     "FluxKontextPipeline": "editing images", "FluxPriorReduxPipeline": "variations of an image",
@@ -74,4 +89,12 @@ FLUX1 = Family(
     architectures={"velocity": "flux-1-dev"},
     fixed_text_layer=True,
     no_clip_skip="FLUX.1 reads only CLIP's pooled text",
+    partial_words=True,
+    one_encoder_files=(OneEncoderFile(CLIP.name, "Forge"),),
+    programs=("ComfyUI", "Forge", "Forge Neo", "diffusers", "OneTrainer"),
+    prompt_notes=(
+        "keep the word among the first 75 tokens of CLIP: what comes after them does not reach its part",
+        "a weight, such as (embedding:{name}:1.2), changes only the part of T5",
+    ),
+    diffusers_setup=POOL_AT_END,
 )

@@ -9,7 +9,16 @@ from dataclasses import replace
 
 from neonym.errors import ModelError
 from neonym.models.defaults import published
-from neonym.models.family import Configs, DenoiserSpec, EncoderSpec, Family, LatentSpec, Recognised, SequenceSpec
+from neonym.models.family import (
+    Configs,
+    DenoiserSpec,
+    EncoderSpec,
+    Family,
+    LatentSpec,
+    OneEncoderFile,
+    Recognised,
+    SequenceSpec,
+)
 from neonym.models.process.sigmas import FlowSpec
 
 LAYOUT = SequenceSpec(repaired=False)
@@ -22,8 +31,8 @@ CLIP_G = EncoderSpec(
     layout=replace(LAYOUT, pads_with=0),
 )  # fmt: skip
 T5 = EncoderSpec(
-    "text_encoder_3", "T5EncoderModel", "t5xxl", ("t5",), kind="t5", width=4096, max_length=256, optional=True,
-    layout=SequenceSpec(comfyui_length=77),
+    "text_encoder_3", "T5EncoderModel", "t5xxl", kind="t5", width=4096, max_length=256, optional=True,
+    layout=SequenceSpec(comfyui_length=77), twin_keys=("t5",),
 )  # fmt: skip
 ENCODERS = (CLIP_L, CLIP_G, T5)
 TRANSFORMER = DenoiserSpec(
@@ -88,4 +97,7 @@ SD3 = Family(
     own_levels=True,
     fixed_text_layer=True,
     clip_skip_note=("Stable Diffusion 3 always uses the second-to-last layer, so it has no effect", ""),
+    partial_words=True,
+    one_encoder_files=(OneEncoderFile(CLIP_L.name, "Forge", False), OneEncoderFile(CLIP_G.name, "Forge", False)),
+    programs=("ComfyUI", "Forge", "OneTrainer"),
 )

@@ -54,4 +54,5 @@ SDXL = Family(
     vae_overflows=True,
     one_rate=True,
     latent_cache_suffix="_sdxl.npz",
+    programs=None,
 )

@@ -73,6 +73,7 @@ SD1 = Family(
     flag="v1",
     other_schedules=OTHER_SCHEDULES,
     latent_cache_suffix="_sd.npz",
+    programs=None,
 )
 SD2 = replace(
     SD1,

@@ -12,7 +12,7 @@ UNET = DenoiserSpec(
     "unet", "UNet2DConditionModel", not_quantized=("conv_in", "conv_out", "time_embedding", "add_embedding")
 )
 CHECKPOINT = CheckpointLayout(recognises, configs_of, prefixes)
-ONLY = EncoderSpec("text_encoder", "CLIPTextModel", "emb_params", ("emp_params", "clip_h"), width=768)
+ONLY = EncoderSpec("text_encoder", "CLIPTextModel", "emb_params", ("emp_params", "clip_h", "clip_l"), width=768)
 FIRST = EncoderSpec("text_encoder", "CLIPTextModel", "clip_l", ("text_encoders_0", "text_encoder"), width=768)
 SECOND = EncoderSpec(
     "text_encoder_2", "CLIPTextModelWithProjection", "clip_g", ("text_encoders_1", "text_encoder_2"), width=1280,

@@ -28,8 +28,15 @@ PARTS = (  # the same, for a file without a U-Net under the original names
     (r"^down_blocks\.0\.|^time_embedding\.", "is the U-Net of a model alone", "Name the Diffusers folder that it belongs to"),
     (r"token_embedding\.weight", "is a text encoder alone", "Name the model that it belongs to"),
 )  # fmt: skip
-ENCODERS = {  # key of an encoder in an embedding file -> what the word is for
+ENCODERS = {  # key of an encoder in an embedding file -> what the word is for, unless a family has the key
     **dict.fromkeys(("t5xxl", "t5", "text_encoders_2"), "has vectors for T5, so it is for Stable Diffusion 3 or FLUX"),
+    "llama": "has vectors for Llama, so it is for HiDream-I1 or HunyuanVideo",
+    "gemma": "has vectors for Gemma, so it is for Sana",
+    "mistral3_24b": "has vectors for Mistral, so it is for FLUX.2 dev",
+    "qwen3vl_4b": "has vectors for Qwen3-VL, so it is for Krea 2",
+    "qwen3vl_8b": "has vectors for Qwen3-VL, so it is for Qwen-Image 2.1",
+    "qwen3_8b": "has vectors for Qwen3 8B, so it is for FLUX.2 klein 9B",
+    "qwen3_06b": "has vectors for Qwen3 0.6B, so it is for Anima",
 }
 
 

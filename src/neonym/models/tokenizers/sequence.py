@@ -170,7 +170,9 @@ class SequenceWordTokenizer(WordTokenizer):
         return token if self.layout.word_id is None or token < self.vocab else self.layout.word_id
 
 
-def with_text(parts: Sequence[tuple[str | range, float]], text: str, at: int) -> list[tuple[str | range, float]]:
+def with_text(
+    parts: Sequence[tuple[str | Sequence[int], float]], text: str, at: int
+) -> list[tuple[str | Sequence[int], float]]:
     """Return the parts of a caption with text of the template joined to the first one (`at` 0) or the last one (-1)."""
     found = list(parts)
     part, weight = found[at]

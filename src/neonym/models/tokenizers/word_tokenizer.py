@@ -49,7 +49,8 @@ class WordTokenizer(ABC):
     chunks: int = 1  # K: chunks that a caption may have
     most_chunks: int = 1  # chunks that the encoder can read
     reads_emphasis: bool = False  # read (text:1.3) as emphasis
-    words: dict[str, range] = field(default_factory=dict)  # word in lower case -> its ids, all from V on
+    # Word in lower case -> its ids: a range from V on or, for a word without rows, a tuple of the vocabulary's
+    words: dict[str, Sequence[int]] = field(default_factory=dict)
     layout: SequenceSpec = field(kw_only=True, default=SequenceSpec())
 
     @property
@@ -105,23 +106,26 @@ class WordTokenizer(ABC):
         """Return the ids of text as ComfyUI reads it, in which a new word is ordinary text."""
         return self.token_ids(self.cleaned(text))
 
-    def add_word(self, token: str, rows: int) -> None:
-        """Give `token` the next `rows` ids. Raises ValueError if it already has ids."""
+    def add_word(self, token: str, ids: int | Sequence[int]) -> None:
+        """Give `token` the next ids, as many as it has rows; or these ids of the vocabulary, if it has no rows.
+
+        Raises ValueError if it already has ids.
+        """
         word = clean(token)
         if word in self.words:
             raise ValueError(f"the word {token!r} already exists")
-        start = max((ids.stop for ids in self.words.values()), default=self.vocab)
-        self.words[word] = range(start, start + rows)
+        start = max((own.stop for own in self.words.values() if isinstance(own, range)), default=self.vocab)
+        self.words[word] = range(start, start + ids) if isinstance(ids, int) else tuple(ids)
 
-    def remove_word(self, token: str) -> None:
-        """Remove `token`, which must be the word added last so that other ids stay valid.
+    def remove_word(self, token: str) -> Sequence[int]:
+        """Remove `token`, which must be the word added last so that other ids stay valid, and return its ids.
 
         Raises ValueError otherwise.
         """
         word = clean(token)
         if word != next(reversed(self.words), None):
             raise ValueError(f"the word {token!r} is not the one added last")
-        del self.words[word]
+        return self.words.pop(word)
 
     def ids_of(self, text: str) -> list[int]:
         """Return the ids of text as its user wrote it, without start and end; none if the tokenizer ignores it all."""
@@ -179,7 +183,7 @@ class WordTokenizer(ABC):
             else:
                 yield part
 
-    def parts(self, text: str) -> Iterator[str | range]:
+    def parts(self, text: str) -> Iterator[str | Sequence[int]]:
         """Yield cleaned text in parts: texts, of which the first and the last may be empty, and the ids of words."""
         last = 0
         for match in whole_word(tuple(self.words)).finditer(in_lower_case(text)) if self.words else ():
@@ -219,8 +223,10 @@ class WordTokenizer(ABC):
         starts = range(0, self.room, self.chunk_size)
         laid = self.laid_out([kept[start : start + self.chunk_size] for start in starts])
         learned = tuple(i for i, token in enumerate(token for row in laid.ids for token in row) if token >= self.vocab)
-        words = frozenset(word for word, own in self.words.items() if own.start in read)
-        return Ids(laid.ids, laid.emphasis, laid.mask, learned, words)
+        without_rows = {word for word, own in self.words.items() if not isinstance(own, range)}
+        words = {word for word, own in self.words.items() if isinstance(own, range) and own.start in read}
+        words |= without_rows & self.words_in(text) if without_rows else set()
+        return Ids(laid.ids, laid.emphasis, laid.mask, learned, frozenset(words))
 
 
 def in_lower_case(text: str) -> str:
