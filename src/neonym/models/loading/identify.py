@@ -12,6 +12,7 @@ from neonym.errors import ModelError
 from neonym.io.memo import memoized, versions
 from neonym.models.families.unsupported import refuse_unsupported
 from neonym.models.family import CheckpointHints, CheckpointLayout, LatentSpec
+from neonym.models.loading.file_roles import facts_of
 from neonym.models.loading.folder import (
     HALVES,
     Weights,
@@ -25,6 +26,7 @@ from neonym.models.loading.folder import (
 )
 from neonym.models.loading.hub import config_folder, fetch_weights, is_hub_id, not_cached, vae_folder
 from neonym.models.loading.recognise import source_of, with_user_prediction
+from neonym.models.loading.refusals import refuse
 from neonym.models.loading.vae_config import PREFIX as VAE_PREFIX
 from neonym.models.loading.vae_config import vae_config
 from neonym.models.loading.vocabulary_spread import spread_of
@@ -49,6 +51,7 @@ def identify(
     path, own_vae = Path(name), vae_path(vae, offline)
     if path.is_file():
         header = read_header(checkpoint_file(path))
+        refuse(facts_of(header, path.name), name)
         layout = layout_of(header, name)
         hints = CheckpointHints(v_parameterization, vae is not None, text_beside(path))
         configs = layout.configs(header, name, hints)
