@@ -18,9 +18,10 @@ from neonym.errors import ModelError
 from neonym.models.encoders.blocks import blocks_of, keep_blocks
 from neonym.models.family import Family
 from neonym.models.loading.folder import Weights
+from neonym.models.loading.quantized_files import plan_of, read_weights
 from neonym.models.loading.vae_config import PREFIX as VAE_PREFIX
 from neonym.models.loading.vocabulary_spread import TOKEN_TABLES
-from neonym.models.loading.weight_files import read_tensors
+from neonym.models.loading.weight_files import read_header
 from neonym.models.offload import swapped_blocks
 from neonym.models.quantization import layers_to_quantize, pack, set_quantized
 from neonym.models.source import ModelSource
@@ -69,7 +70,7 @@ def load_part(source: ModelSource, part: str, dtype: torch.dtype, device: torch.
     rules = scheme_rules(source.family, part, source.storage.denoiser, source.storage.encoders)
     to_quantize = {f"{name}.weight": found for name, found in layers_to_quantize(module, rules).items()}
     waiting = names_of_swapped(source, part, module)
-    tensors = {n: t for file in weights.files for n, t in read_tensors(file, (weights.start,)).items()}
+    tensors = {n: t for file in weights.files for n, t in read_weights(file, (weights.start,), dtype).items()}
     named = fitting(source, part, module, tensors)
     for name in list(named):  # one at a time, so that only the memory-mapped file is a second copy
         home = torch.device("cpu") if name.startswith(waiting) else device
@@ -141,7 +142,7 @@ def is_finite(tensor: Tensor) -> bool:
 def not_finite(kind: str, weights: Weights, dtype: torch.dtype) -> ModelError:
     """Return the error about weights that are not finite: damaged in the file, or too large for `dtype`."""
     found = {
-        file: [n for n, t in read_tensors(file, (weights.start,)).items() if not is_finite(t.float())]
+        file: [n for n, t in read_weights(file, (weights.start,)).items() if not is_finite(t.float())]
         for file in weights.files
     }
     for file, names in found.items():
@@ -159,9 +160,9 @@ def token_table(weights: Weights) -> Tensor:
     Only the table is read. Raises ModelError if there is none.
     """
     for file in weights.files:
-        for name, tensor in read_tensors(file, (weights.start,)).items():
+        for name in plan_of(file, read_header(file), (weights.start,)).plain:
             if name.endswith(TOKEN_TABLES):
-                return tensor.float()
+                return read_weights(file, (name.removesuffix("weight"),))[name].float()
     raise ModelError("has no token table", str(weights.files[0]), "Is the file complete?")
 
 

@@ -25,6 +25,7 @@ from neonym.models.loading.folder import (
     weights_in,
 )
 from neonym.models.loading.hub import config_folder, fetch_weights, is_hub_id, not_cached, vae_folder
+from neonym.models.loading.quantized_files import plan_of
 from neonym.models.loading.recognise import source_of, with_user_prediction
 from neonym.models.loading.refusals import refuse
 from neonym.models.loading.vae_config import PREFIX as VAE_PREFIX
@@ -58,12 +59,12 @@ def identify(
         source = replace(source_of(name, path.parent, configs), file=path, vae=own_vae, variant=variant)
         prefixes = layout.prefixes(source.family.name)
         found = {part: Weights((path,), start=prefixes[part]) for part in source.own_parts}
-        shapes = {path: header.shapes}
+        headers = {path: header}
     else:
         folder = folder_of(name, offline)
         configs = with_user_prediction(diffusers_configs(folder, name), v_parameterization)
         source = replace(source_of(name, folder, configs), vae=own_vae, variant=variant, offline=offline)
-        found, shapes = available_weights(source), {}
+        found, headers = available_weights(source), {}
         if offline or not source.on_hub:
             check_variant(found, name, variant)
     if source.vae is not None:
@@ -71,7 +72,7 @@ def identify(
     source = replace(source, weights=found)
     latents_of(source)
     if not name.startswith("builtin:"):
-        check_weights(source, shapes)
+        check_weights(source, headers)
     return with_spread(source)
 
 
@@ -179,14 +180,14 @@ def available_weights(source: ModelSource) -> dict[str, Weights]:
     return {} if missing else folder_weights(source.folder, parts, source.name, source.variant)
 
 
-def check_weights(source: ModelSource, shapes: dict[Path, Mapping[str, tuple[int, ...]]]) -> None:
+def check_weights(source: ModelSource, headers: Mapping[Path, Header]) -> None:
     """Raise ModelError unless every weight is present with the right shape, which the headers of files tell.
 
-    `shapes` holds those of files that were already read.
+    `headers` holds those of files that were already read.
     """
     for part, weights in source.weights.items():
         kind, config = source.kinds[part], source.configs[part]
-        named = {n: s for file in weights.files for n, s in (shapes.get(file) or read_header(file).shapes).items()}
+        named = {n: s for file in weights.files for n, s in plain_shapes(file, weights.start, headers).items()}
         try:
             key = [versions("diffusers", "transformers"), kind, config, weights.start, sorted(named.items())]
             memoized("sound-weights", key, partial(check_part_once, source, part, named))
@@ -195,6 +196,11 @@ def check_weights(source: ModelSource, shapes: dict[Path, Mapping[str, tuple[int
         except Exception as error:  # libraries fail in any way on invalid configs
             what = f"its configs are invalid ({part}: {str(error).splitlines()[0][:120]})"
             raise ModelError(what, source.name, "Download them again") from error
+
+
+def plain_shapes(file: Path, start: str, headers: Mapping[Path, Header]) -> Mapping[str, tuple[int, ...]]:
+    """Return the names and shapes that weights with the prefix `start` have once they are read. Raises ModelError."""
+    return plan_of(file, headers[file] if file in headers else read_header(file), (start,)).plain
 
 
 def check_part_once(source: ModelSource, part: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:

@@ -132,7 +132,12 @@ def read_tensors(file: Path, starts: tuple[str, ...]) -> dict[str, Tensor]:
 
 
 def hash_of_tensors(file: Path, starts: tuple[str, ...]) -> str:
-    """Return the SHA-256 of the names and numbers of the tensors in a checkpoint with one of the prefixes `starts`."""
+    """Return the SHA-256 of the names and numbers of the tensors in a checkpoint with one of the prefixes `starts`.
+
+    A GGUF file holds one part only, and is hashed whole.
+    """
+    if is_gguf(file):
+        return hash_of_files(file)
     import torch
 
     digest = hashlib.sha256()
