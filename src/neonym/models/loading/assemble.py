@@ -229,14 +229,31 @@ def under_library_names(
     start, config = source.weights[part].start, source.configs[part]
     if part == source.family.denoiser.part and start:
         return import_module(source.family.module).from_original_names(dict(tensors), dict(config))
-    if part == "vae" and any(".down." in name for name in tensors):
-        return converters.convert_ldm_vae_checkpoint(
-            {f"{VAE_PREFIX}{n.removeprefix(start)}": t for n, t in tensors.items()}, config
-        )
+    if part == "vae":
+        return under_vae_names(tensors, start, config)
     if start and any(OPEN_CLIP_BLOCKS in name for name in tensors):
         return converters.convert_open_clip_checkpoint(module, dict(tensors), prefix=start)
-    own = {name.removeprefix(start): tensor for name, tensor in tensors.items()}
-    return {newer(name): tensor for name, tensor in own.items()} if part == "vae" else own
+    return unprefixed(tensors, start)
+
+
+def under_vae_names(tensors: dict[str, Tensor], start: str, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the weights of a VAE under the names of diffusers; `start` is their prefix."""
+    from diffusers.loaders import single_file_utils as converters
+
+    own = unprefixed(tensors, start)
+    if any(".down." in name for name in own):
+        statistics = {n: t for n, t in own.items() if n.startswith("bn.")}  # the converter drops them
+        return (
+            converters.convert_ldm_vae_checkpoint({f"{VAE_PREFIX}{n}": t for n, t in own.items()}, config) | statistics
+        )
+    if any(".downsamples." in name for name in own):
+        return converters.convert_wan_vae_to_diffusers(own)
+    return {newer(name): tensor for name, tensor in own.items()}
+
+
+def unprefixed(tensors: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:
+    """Return tensors under their names without the prefix `start`."""
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items()}
 
 
 def newer(name: str) -> str:
