@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from neonym.models.defaults import Defaults
+from neonym.models.file_layout import FileLayout
 from neonym.models.loading.weight_files import Header
 from neonym.models.process.sigmas import FlowSpec
 
@@ -144,6 +145,8 @@ class Family:
     # Tokenizers whose ids the denoiser reads itself, without an encoder; they are named by their component
     id_readers: tuple[EncoderSpec, ...] = ()
     checkpoint: CheckpointLayout | None = None
+    more_parts: Mapping[str, str] = field(default_factory=dict)  # component -> class, of networks besides the others
+    files: FileLayout | None = None  # how its models are made of single files, if they are rectified flows
     flag: str | None = None  # sd-scripts' flag for it
     # Prefixes of diffusers' schedulers that are unsupported, whatever the configs
     other_schedules: tuple[str, ...] = ()
@@ -161,7 +164,14 @@ class Family:
     def components(self) -> tuple[str, ...]:
         """The components of a Diffusers folder that are used."""
         texts = [part for encoder in self.encoders for part in (encoder.name, encoder.tokenizer)]
-        return (self.denoiser.part, "vae", "scheduler", *texts, *(reader.name for reader in self.id_readers))
+        return (
+            self.denoiser.part,
+            "vae",
+            "scheduler",
+            *self.more_parts,
+            *texts,
+            *(reader.name for reader in self.id_readers),
+        )
 
     def encoder_named(self, name: str) -> str | None:
         """Return the component name of an encoder that is named by it or by its key in files; None if there is none."""
@@ -180,3 +190,8 @@ class Family:
         """Return whether rows of these widths (encoder to W) fit the published models of the family."""
         usual = {encoder.name: encoder.width for encoder in self.encoders}
         return self.allows(widths) and all(usual[name] == width for name, width in widths.items())
+
+
+def called(configs: Configs, name: str) -> str:
+    """Return what a model is called, in lower case: what its file is taken for, or else its name."""
+    return str(configs.get("origin", {}).get("choice") or name).lower()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from neonym.models.file_layout import FileLayout, MorePart, always_shift
 from neonym.models.loading.header import Part
 from neonym.models.loading.prefixes import without_prefix
 from neonym.models.signatures import LoraSignature, Refusal, Signature, always
@@ -75,3 +76,9 @@ def conditioner_weights(tensors: dict[str, Any]) -> dict[str, Any]:
     """Return the weights of the conditioner, which have the same names in diffusers."""
     own = without_prefix(tensors)
     return {name.removeprefix(ADAPTER): tensor for name, tensor in own.items() if name.startswith(ADAPTER)}
+
+
+FILES = FileLayout(
+    config_from, from_original_names, "wan21_or_qwen_image", always_shift(3.0), "qwen_image_vae.safetensors",
+    more={"text_conditioner": MorePart(ADAPTER, conditioner_config)},
+)  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from neonym.models.families.flux_blocks import norm_size
+from neonym.models.file_layout import FileLayout, always_shift
 from neonym.models.loading.header import Part
 from neonym.models.loading.prefixes import without_prefix
 from neonym.models.signatures import Choice, LoraLayer, LoraSignature, Signature, by_size
@@ -14,6 +15,7 @@ VARIANTS = {15360: "dev", 7680: "klein_4b", 12288: "klein_9b"}  # width of the t
 WIDTHS = {6144: "dev", 3072: "klein_4b", 4096: "klein_9b"}  # width of the transformer
 AXES, THETA = 4, 2000  # of the rotary positions
 KLEIN = (Choice("base", ("klein-base", "base")), Choice("distilled", ("distilled", "klein")))  # as they are published
+ENCODERS = {"klein_4b": "qwen3_4b", "klein_9b": "qwen3_8b", "dev": "mistral3_24b"}
 CHOICES = {"klein_4b": KLEIN, "klein_9b": KLEIN}
 
 
@@ -80,3 +82,13 @@ def from_original_names(tensors: dict[str, Any], config: dict[str, Any]) -> dict
 
     del config
     return convert_flux2_transformer_checkpoint_to_diffusers(without_prefix(tensors))
+
+
+def kinds(variant: str | None) -> Mapping[str, str]:
+    """Return the kind of the text encoder, which is another one for each size."""
+    return {"text_encoder": ENCODERS.get(variant or "", ENCODERS["klein_4b"])}
+
+
+FILES = FileLayout(
+    config_from, from_original_names, "kl_32ch", always_shift(3.0, dynamic=True), "flux2-vae.safetensors", kinds
+)

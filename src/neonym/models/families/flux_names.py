@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from neonym.models.families.flux_blocks import DOUBLE, SINGLE, flux_config, renamed
+from neonym.models.file_layout import FileLayout, flow_scheduler
 from neonym.models.loading.header import Part
 from neonym.models.signatures import Choice, LoraSignature, Refusal, Signature, always
 
@@ -81,3 +82,12 @@ def config_from(part: Part) -> dict[str, Any]:
 def from_original_names(tensors: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """Return the weights of the transformer under the names of diffusers."""
     return renamed(tensors, config, TOP, DOUBLE_BLOCK, SINGLE_BLOCK)
+
+
+def scheduler(variant: str | None, choice: str) -> dict[str, Any]:
+    """Return the config of the scheduler: dev's shifts by the size of the image, schnell's does not shift."""
+    del choice
+    return flow_scheduler(1.0) if variant == "schnell" else flow_scheduler(3.0, dynamic=True)
+
+
+FILES = FileLayout(config_from, from_original_names, "kl_16ch", scheduler)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from math import isqrt
 from typing import Any
 
+from neonym.models.file_layout import FileLayout, always_shift
 from neonym.models.loading.header import Part
 from neonym.models.loading.prefixes import without_prefix
 from neonym.models.signatures import Choice, LoraLayer, LoraSignature, Signature
@@ -81,3 +82,6 @@ def from_original_names(tensors: dict[str, Any], config: dict[str, Any]) -> dict
 
     del config
     return convert_sd3_transformer_checkpoint_to_diffusers(without_prefix(tensors))
+
+
+FILES = FileLayout(config_from, from_original_names, "kl_16ch", always_shift(3.0))

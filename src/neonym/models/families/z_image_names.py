@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from neonym.models.file_layout import FileLayout, flow_scheduler
 from neonym.models.loading.header import Part
 from neonym.models.loading.prefixes import without_prefix
 from neonym.models.signatures import Choice, LoraSignature, Naming, Refusal, Signature
@@ -65,3 +66,12 @@ def from_original_names(tensors: dict[str, Any], config: dict[str, Any]) -> dict
 
     del config
     return convert_z_image_transformer_checkpoint_to_diffusers(without_prefix(tensors))
+
+
+def scheduler(variant: str | None, choice: str) -> dict[str, Any]:
+    """Return the config of the scheduler. The base's shift is that of its published folder, by report of others."""
+    del variant
+    return flow_scheduler(3.0 if choice == "turbo" else 6.0)
+
+
+FILES = FileLayout(config_from, from_original_names, "kl_16ch", scheduler)

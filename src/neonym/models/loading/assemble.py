@@ -227,8 +227,9 @@ def under_library_names(
     from diffusers.loaders import single_file_utils as converters
 
     start, config = source.weights[part].start, source.configs[part]
-    if part == source.family.denoiser.part and start:
-        return import_module(source.family.module).from_original_names(dict(tensors), dict(config))
+    if source.weights[part].original:
+        files = source.family.files or import_module(source.family.module)
+        return files.from_original_names(dict(tensors), dict(config))
     if part == "vae":
         return under_vae_names(tensors, start, config)
     if start and any(OPEN_CLIP_BLOCKS in name for name in tensors):

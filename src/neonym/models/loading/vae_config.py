@@ -30,12 +30,22 @@ def vae_config(
         raise KeyError(f"{start}encoder.down")
     widths = [found[i] for i in range(len(found))]
     return {
-        "_class_name": "AutoencoderKL", "block_out_channels": widths, "layers_per_block": 2, "latent_channels": latent_channels(header, start),
+        "_class_name": "AutoencoderKL", "block_out_channels": widths, "layers_per_block": resnets(header, start),
+        "latent_channels": latent_channels(header, start),
         "down_block_types": ["DownEncoderBlock2D"] * len(widths), "up_block_types": ["UpDecoderBlock2D"] * len(widths),
         "scaling_factor": scaling_factor, "shift_factor": shift_factor, "sample_size": 512,
         "use_quant_conv": f"{start}quant_conv.weight" in header.shapes,
         "use_post_quant_conv": f"{start}post_quant_conv.weight" in header.shapes,
     }  # fmt: skip
+
+
+def resnets(header: Header, start: str) -> int:
+    """Return the number of residual blocks in each level of the encoder."""
+    part, names = (
+        Part(header, start),
+        ("encoder.down.0.block.{}.conv1.weight", "encoder.down_blocks.0.resnets.{}.conv1.weight"),
+    )
+    return max(part.layers(name) for name in names)
 
 
 def latent_channels(header: Header, start: str) -> int:
