@@ -82,7 +82,10 @@ def test_resizing_cuts_vectors_or_repeats_them_in_turn(tmp_path, ending):
     ("shapes", "words"),
     [
         ({"text_encoder": (2, 768)}, "for text_encoder have 768 numbers, but the words of builtin:emoji have 128"),
-        ({"text_encoder": (2, 768), "text_encoder_2": (2, 1280)}, "1280 numbers called clip_g: builtin:emoji (Stable Diffusion 1.x) has no text encoder for them, only SDXL"),
+        (
+            {"text_encoder": (2, 768), "text_encoder_2": (2, 1280)},
+            "1280 numbers called clip_g: builtin:emoji (Stable Diffusion 1.x) has no text encoder for them, only SDXL",
+        ),
     ],
 )
 def test_a_file_for_another_kind_of_model_is_an_error(images, tmp_path, shapes, words):

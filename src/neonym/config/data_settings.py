@@ -16,6 +16,14 @@ class ModelSettings(Section):
         BUILTIN, "The model: a checkpoint file, a Diffusers folder, a hub ID (owner/name), or the built-in one."
     )
     vae: Unset = setting(None, "A VAE to use instead of the model's: a file, a Diffusers folder or a hub ID.")
+    clip_l: Unset = setting(None, "The file of the text encoder CLIP-L, for a transformer in a file of its own.")
+    clip_g: Unset = setting(None, "The file of the text encoder CLIP-G, likewise.")
+    t5xxl: Unset = setting(None, "The file of the text encoder T5-XXL, likewise.")
+    qwen3: Unset = setting(None, "The file of the text encoder Qwen3, likewise.")
+    text_encoders: tuple[str, ...] = setting(
+        (),
+        "The files of text encoders, likewise, each recognised by what is in it, so that their order does not matter.",
+    )
     variant: Unset = setting(
         None, "The variant of the weights to use, such as fp16, where a Diffusers folder or a hub ID has several."
     )

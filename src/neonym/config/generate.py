@@ -18,7 +18,7 @@ from neonym.errors import Problem
 
 MOST_IMAGES = 1_000_000  # images per prompt, and passes over the prompts
 NAMED = (  # files, folders and axes: an empty text is an error
-    "ckpt", "vae", "variant", "from_file", "like", "image_path", "mask_path", "outdir", "x", "y",
+    "ckpt", "vae", "clip_l", "clip_g", "t5xxl", "qwen3", "variant", "from_file", "like", "image_path", "mask_path", "outdir", "x", "y",
     "textual_inversion_embeddings", "network_weights",
 )  # fmt: skip
 NOISE = {  # probability -> the setting that it needs, and that setting's limits
@@ -35,6 +35,14 @@ class GenerateSettings(Section):
         "The model: a checkpoint file, a Diffusers folder, a hub ID, a pattern for one file, or the built-in one.",
     )
     vae: str | None = setting(None, "A VAE to use instead of the model's: a file, a Diffusers folder or a hub ID.")
+    clip_l: str | None = setting(None, "The file of the text encoder CLIP-L, for a transformer in a file of its own.")
+    clip_g: str | None = setting(None, "The file of the text encoder CLIP-G, likewise.")
+    t5xxl: str | None = setting(None, "The file of the text encoder T5-XXL, likewise.")
+    qwen3: str | None = setting(None, "The file of the text encoder Qwen3, likewise.")
+    text_encoders: tuple[str, ...] = setting(
+        (),
+        "The files of text encoders, likewise, each recognised by what is in it, so that their order does not matter.",
+    )
     variant: str | None = setting(
         None, "Which weights of a Diffusers folder or hub ID to use where a part has several, such as fp16."
     )

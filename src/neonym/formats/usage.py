@@ -42,7 +42,7 @@ LOAD = 'pipe.load_textual_inversion(rows["{key}"], token={token}{encoder})'
 AT_ENCODER = ", text_encoder=pipe.{encoder}, tokenizer=pipe.{tokenizer}"
 
 
-def usage_card(embedding: Embedding, file: Path, flags: Mapping[str, str] | None = None) -> str:
+def usage_card(embedding: Embedding, file: Path, flags: Mapping[str, str | tuple[str, ...]] | None = None) -> str:
     """Return the usage card as Markdown. In most programs the word is the name of the file.
 
     `flags` are the flags that `neonym generate` needs for the model.
@@ -127,10 +127,11 @@ def at_encoder(spec: EncoderSpec) -> str:
     return AT_ENCODER.format(encoder=spec.name, tokenizer=spec.tokenizer)
 
 
-def command(file: Path, base: str, flags: Mapping[str, str]) -> str:
+def command(file: Path, base: str, flags: Mapping[str, str | tuple[str, ...]]) -> str:
     """Return the `neonym generate` command for this file, with the placeholder MODEL if the model is unknown."""
     given = {"ckpt": base or "MODEL", **flags}
-    model = " ".join(f"--{name} {shell(value)}" if value else f"--{name}" for name, value in given.items())
+    values = {name: (value,) if isinstance(value, str) else value for name, value in given.items()}
+    model = " ".join(" ".join((f"--{name}", *(shell(text) for text in own if text))) for name, own in values.items())
     word = shell(f"a photo of {file.stem}", always=True)
     return f"neonym generate {model} --prompt {word} --textual_inversion_embeddings {shell(str(file))}"
 

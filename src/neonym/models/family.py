@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from neonym.models.defaults import Defaults
+from neonym.models.file_layout import FileLayout
 from neonym.models.loading.weight_files import Header
 from neonym.models.process.sigmas import FlowSpec
 
@@ -162,6 +163,7 @@ class Family:
     # Frozen networks between the text encoders and the denoiser: component of a Diffusers folder -> class in diffusers
     adapters: Mapping[str, str] = field(default_factory=dict)
     checkpoint: CheckpointLayout | None = None
+    files: FileLayout | None = None  # how its models are made of single files, if they are rectified flows
     flag: str | None = None  # sd-scripts' flag for it
     # Prefixes of diffusers' schedulers that are unsupported, whatever the configs
     other_schedules: tuple[str, ...] = ()
@@ -210,3 +212,8 @@ class Family:
         """Return whether rows of these widths (encoder to W) fit the published models of the family."""
         usual = {encoder.name: encoder.width for encoder in self.encoders}
         return self.allows(widths) and all(usual[name] == width for name, width in widths.items())
+
+
+def called(configs: Configs, name: str) -> str:
+    """Return what a model is called, in lower case: what its file is taken for, or else its name."""
+    return str(configs.get("origin", {}).get("choice") or name).lower()

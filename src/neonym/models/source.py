@@ -135,10 +135,13 @@ class ModelSource:
 
     def text_hash(self) -> str:
         """Return the SHA-256 of the text encoders' weights, which must be available. A learned word fits only them."""
-        if self.file is not None:
-            roots = {self.weights[encoder].start.partition(".")[0] + "." for encoder in self.encoders}
+        texts = [self.weights[encoder] for encoder in self.encoders]
+        if self.file is not None and all(own.files == (self.file,) for own in texts):
+            roots = {own.start.partition(".")[0] + "." for own in texts}
             return hash_of_tensors(self.file, tuple(sorted(roots)))
-        hashes = [hash_of_files(*self.weights[encoder].files) for encoder in self.encoders]
+        hashes = [
+            hash_of_tensors(own.files[0], (own.start,)) if own.start else hash_of_files(*own.files) for own in texts
+        ]
         return hashes[0] if len(hashes) == 1 else sha256("".join(hashes).encode()).hexdigest()
 
 

@@ -19,6 +19,7 @@ from neonym.data.records import scan, steps_per_epoch
 from neonym.errors import ConfigError, DataError, ModelError, Problem
 from neonym.generation.request.prompts import SamplePrompt
 from neonym.models.loading.identify import identify
+from neonym.models.loading.separate_files import given_files
 from neonym.models.source import ModelSource
 from neonym.models.tokenizers.loading import load_tokenizers
 from neonym.preflight.captions import Lost, caption_problems
@@ -149,10 +150,11 @@ def read_model(settings: ModelSettings) -> tuple[ModelSource | None, Tokenizers,
             settings.v_parameterization,
             settings.offline,
             settings.variant,
+            given_files(settings),
         )
         return source, load_tokenizers(source, settings.max_token_length), []
     except ModelError as error:
-        return source, {}, [error.problem]
+        return source, {}, error.problems
 
 
 def read_images(

@@ -43,7 +43,11 @@ PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloa
 
 def write_usage_card(file: Path, model: ModelSettings) -> None:
     """Write instructions for using the word, as a Markdown file beside its embedding file. Raises UserError."""
-    flags = {name: str(getattr(model, name)) for name in ("vae", "variant") if getattr(model, name)}
+    names = ("vae", "clip_l", "clip_g", "t5xxl", "qwen3", "variant")
+    flags: dict[str, str | tuple[str, ...]] = {
+        name: str(getattr(model, name)) for name in names if getattr(model, name)
+    }
+    flags |= {"text_encoders": model.text_encoders} if model.text_encoders else {}
     flags |= {"clip_skip": str(model.clip_skip)} if model.clip_skip > 1 else {}
     flags |= {"v_parameterization": ""} if model.v_parameterization else {}
     flags = {"ckpt": model.pretrained_model_name_or_path, **flags}

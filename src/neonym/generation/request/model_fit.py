@@ -14,6 +14,7 @@ from neonym.generation.request.lines import LETTERS
 from neonym.generation.samplers import SAMPLERS, Process, check_process, check_pure_noise, split_spacing
 from neonym.models.loading.identify import identify
 from neonym.models.loading.recognise import source_notes
+from neonym.models.loading.separate_files import given_files
 from neonym.models.registry import families
 from neonym.models.source import ModelSource
 from neonym.types import Embedding
@@ -33,6 +34,7 @@ def recognised_model(settings: GenerateSettings) -> ModelSource:
         settings.v_parameterization or None,
         settings.offline,
         settings.variant,
+        given_files(settings),
     )
     family = source.family
     for other in families():

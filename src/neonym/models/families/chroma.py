@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from neonym.errors import ModelError
 from neonym.models.defaults import published
-from neonym.models.family import Configs, DenoiserSpec, EncoderSpec, Family, LatentSpec, Recognised, SequenceSpec
+from neonym.models.families.chroma_names import FILES
+from neonym.models.family import (
+    Configs,
+    DenoiserSpec,
+    EncoderSpec,
+    Family,
+    LatentSpec,
+    Recognised,
+    SequenceSpec,
+    called,
+)
 from neonym.models.process.sigmas import FlowSpec
 
 T5 = EncoderSpec(
@@ -40,7 +50,7 @@ def recognise(configs: Configs, name: str) -> Recognised | None:
         task = f"it takes {channels} channels, not {CHANNELS}" if channels != CHANNELS else "it follows a control image"
         raise ModelError(f"is a Chroma model for another task than text-to-image: {task}", name, USE)
     layers = int(configs.get(T5.name, {}).get("num_layers", 24))
-    if "flash" in name.lower():
+    if "flash" in called(configs, name):
         return Recognised(native_size=1024, text_layers=layers, guidance=1.0, steps=35)
     return Recognised(native_size=1024, text_layers=layers, steps=35)
 
@@ -54,6 +64,7 @@ CHROMA = Family(
     process="flow",
     flow=FlowSpec("sigmoid", rounds_sigma=True, source="sd-scripts; OneTrainer draws sigma from an inverted parabola"),
     recognise=recognise,
+    files=FILES,
     module="neonym.models.families.chroma_network",
     pipeline="ChromaPipeline",
     guidance=5.0,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from neonym.errors import ModelError
 from neonym.models.defaults import published
+from neonym.models.families.flux_names import FILES
 from neonym.models.family import (
     Configs,
     DenoiserSpec,
@@ -76,6 +77,7 @@ FLUX1 = Family(
         "flux_shift", 3.0, FLUX_LINE, rounds_sigma=True, source="sd-scripts' guide; OneTrainer draws the same"
     ),
     recognise=recognise,
+    files=FILES,
     module="neonym.models.families.flux_network",
     pipeline="FluxPipeline",
     guidance=1.0,

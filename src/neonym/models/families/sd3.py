@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from neonym.errors import ModelError
 from neonym.models.defaults import published
+from neonym.models.families.sd3_names import FILES
 from neonym.models.family import (
     Configs,
     DenoiserSpec,
@@ -18,6 +19,7 @@ from neonym.models.family import (
     OneEncoderFile,
     Recognised,
     SequenceSpec,
+    called,
 )
 from neonym.models.process.sigmas import FlowSpec
 
@@ -60,7 +62,7 @@ def recognise(configs: Configs, name: str) -> Recognised | None:
         steps=28,
         largest_side=int(transformer.get("pos_embed_max_size", POSITIONS)) * PATCH * PIXELS,
     )
-    if "turbo" in name.lower():
+    if "turbo" in called(configs, name):
         return replace(facts, guidance=1.0, steps=4)
     return replace(facts, guidance=4.0) if transformer.get("qk_norm") else facts  # 3.5 norms queries and keys
 
@@ -83,6 +85,7 @@ SD3 = Family(
     process="flow",
     flow=FlowSpec("logit_normal", 3.0, source="Esser et al. 2024; OneTrainer draws the same, but does not shift it"),
     recognise=recognise,
+    files=FILES,
     module="neonym.models.families.sd3_network",
     pipeline="StableDiffusion3Pipeline",
     guidance=7.0,

@@ -17,11 +17,12 @@ UNSUPPORTED = (  # (pattern of a weight's name, what the file is, how to fix it)
     (r"\.scale_weight$|\.weight_scale$|^scaled_fp8$|\.quant_state\.", "has quantized weights (scaled fp8, or 4 bits)", "Use the model's file in fp16"),
     (r"\.RDB1\.|model\.1\.sub\.|upsampler\.0\.weight", "is an upscaler, not a model", ""),
 )  # fmt: skip
-OTHER_MODELS = (  # (pattern of a weight's name, what the file is): families that are not supported
-    (r"joint_blocks\.", "is a Stable Diffusion 3 model"),
-    (r"double_blocks\.|single_transformer_blocks\.", "is a FLUX model"),
-    (r"clip_txt_mapper|effnet_mapper|clip_txt_pooled_mapper", "is a Stable Cascade model"),
-    (r"double_layers\.|caption_projection\.|cap_embedder\.|x_embedder\.|(?:^|\.)blocks\.0\.(?:attn|cross_attn|self_attn)\.", "is a diffusion transformer"),
+UNKNOWN = (  # (pattern of a weight's name, what the file is): what no signature recognises
+    (r"clip_txt_mapper|effnet_mapper|clip_txt_pooled_mapper", "is a Stable Cascade model", ""),
+    (
+        r"(?:double|joint|single_transformer)_blocks\.|double_layers\.|caption_projection\.|cap_embedder\.|x_embedder\.|(?:^|\.)blocks\.0\.(?:attn|cross_attn|self_attn)\.",
+        "is a diffusion transformer of an unknown family, or weights are missing", "",
+    ),
 )  # fmt: skip
 PARTS = (  # the same, for a file without a U-Net under the original names
     (r"(?:first_stage_model\.)?encoder\.down(?:_blocks)?\.|^decoder\.up(?:_blocks)?\.", "is a VAE alone", "Pass it with --vae, together with a model"),
@@ -47,8 +48,7 @@ def refuse_unsupported(header: Header, name: str, whole: bool, supported: str) -
     """
     if is_embedding(header):
         raise ModelError("is an embedding, not a model", name, USE_AS_EMBEDDING)
-    others = tuple((pattern, what, "") for pattern, what in OTHER_MODELS)
-    for pattern, what, fix in (*UNSUPPORTED, *others):
+    for pattern, what, fix in (*UNSUPPORTED, *UNKNOWN):
         if any(re.search(pattern, key) for key in header.shapes):
             raise ModelError(what, name, fix or f"Words can be learned for {supported}")
     parts = [] if whole else [p for p in PARTS if any(re.search(p[0], key) for key in header.shapes)]

@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from neonym.errors import ModelError
 from neonym.models.defaults import published
-from neonym.models.family import Configs, DenoiserSpec, EncoderSpec, Family, LatentSpec, Recognised, SequenceSpec
+from neonym.models.families.z_image_names import FILES
+from neonym.models.family import (
+    Configs,
+    DenoiserSpec,
+    EncoderSpec,
+    Family,
+    LatentSpec,
+    Recognised,
+    SequenceSpec,
+    called,
+)
 from neonym.models.process.sigmas import FlowSpec
 
 LAYOUT = SequenceSpec(
@@ -37,7 +47,7 @@ def recognise(configs: Configs, name: str) -> Recognised | None:
     if transformer.get("siglip_feat_dim") is not None:
         raise ModelError("is a Z-Image Omni model, which also reads images", name, "Use Z-Image or Z-Image Turbo")
     layers = int(configs.get(QWEN.name, {}).get("num_hidden_layers", 36))
-    if "turbo" in name.lower():
+    if "turbo" in called(configs, name):
         return Recognised(native_size=1024, text_layers=layers, guidance=1.0, steps=9)
     return Recognised(native_size=1024, text_layers=layers)
 
@@ -51,6 +61,7 @@ Z_IMAGE = Family(
     process="flow",
     flow=FlowSpec("logit_normal", 2.0, source="musubi-tuner; OneTrainer draws the same, but does not shift it"),
     recognise=recognise,
+    files=FILES,
     module="neonym.models.families.z_image_network",
     pipeline="ZImagePipeline",
     guidance=5.0,

@@ -18,9 +18,10 @@ from neonym.errors import ModelError
 from neonym.models.encoders.blocks import blocks_of, keep_blocks
 from neonym.models.family import Family
 from neonym.models.loading.folder import Weights
+from neonym.models.loading.quantized_files import plan_of, read_weights
 from neonym.models.loading.vae_config import PREFIX as VAE_PREFIX
 from neonym.models.loading.vocabulary_spread import TOKEN_TABLES
-from neonym.models.loading.weight_files import read_tensors
+from neonym.models.loading.weight_files import read_header
 from neonym.models.offload import swapped_blocks
 from neonym.models.quantization import layers_to_quantize, pack, set_quantized
 from neonym.models.source import ModelSource
@@ -62,7 +63,7 @@ def load_part(source: ModelSource, part: str, dtype: torch.dtype, device: torch.
     """Return a part with its weights, copied only if they change precision or device. Raises ModelError."""
     kind, weights = source.kinds[part], source.weights[part]
     module = empty_part(source, part)
-    tensors = {n: t for file in weights.files for n, t in read_tensors(file, (weights.start,)).items()}
+    tensors = {n: t for file in weights.files for n, t in read_weights(file, (weights.start,), dtype).items()}
     named = fitting(source, part, module, tensors)
     try:
         place_weights(source, part, module, ((name, named.pop(name)) for name in list(named)), dtype, device)
@@ -152,7 +153,7 @@ def is_finite(tensor: Tensor) -> bool:
 def not_finite(kind: str, weights: Weights, dtype: torch.dtype) -> ModelError:
     """Return the error about weights that are not finite: damaged in the file, or too large for `dtype`."""
     found = {
-        file: [n for n, t in read_tensors(file, (weights.start,)).items() if not is_finite(t.float())]
+        file: [n for n, t in read_weights(file, (weights.start,)).items() if not is_finite(t.float())]
         for file in weights.files
     }
     for file, names in found.items():
@@ -170,9 +171,9 @@ def token_table(weights: Weights) -> Tensor:
     Only the table is read. Raises ModelError if there is none.
     """
     for file in weights.files:
-        for name, tensor in read_tensors(file, (weights.start,)).items():
+        for name in plan_of(file, read_header(file), (weights.start,)).plain:
             if name.endswith(TOKEN_TABLES):
-                return tensor.float()
+                return read_weights(file, (name.removesuffix("weight"),))[name].float()
     raise ModelError("has no token table", str(weights.files[0]), "Is the file complete?")
 
 
@@ -237,16 +238,34 @@ def under_library_names(
     from diffusers.loaders import single_file_utils as converters
 
     start, config = source.weights[part].start, source.configs[part]
-    if part == source.family.denoiser.part and start:
-        return import_module(source.family.module).from_original_names(dict(tensors), dict(config))
-    if part == "vae" and any(".down." in name for name in tensors):
-        return converters.convert_ldm_vae_checkpoint(
-            {f"{VAE_PREFIX}{n.removeprefix(start)}": t for n, t in tensors.items()}, config
-        )
+    if source.weights[part].original:
+        files = source.family.files or import_module(source.family.module)
+        return files.from_original_names(dict(tensors), dict(config))
+    if part == "vae":
+        return under_vae_names(tensors, start, config)
     if start and any(OPEN_CLIP_BLOCKS in name for name in tensors):
         return converters.convert_open_clip_checkpoint(module, dict(tensors), prefix=start)
-    own = {name.removeprefix(start): tensor for name, tensor in tensors.items()}
-    return {newer(name): tensor for name, tensor in own.items()} if part == "vae" else own
+    return unprefixed(tensors, start)
+
+
+def under_vae_names(tensors: dict[str, Tensor], start: str, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the weights of a VAE under the names of diffusers; `start` is their prefix."""
+    from diffusers.loaders import single_file_utils as converters
+
+    own = unprefixed(tensors, start)
+    if any(".down." in name for name in own):
+        statistics = {n: t for n, t in own.items() if n.startswith("bn.")}  # the converter drops them
+        return (
+            converters.convert_ldm_vae_checkpoint({f"{VAE_PREFIX}{n}": t for n, t in own.items()}, config) | statistics
+        )
+    if any(".downsamples." in name for name in own):
+        return converters.convert_wan_vae_to_diffusers(own)
+    return {newer(name): tensor for name, tensor in own.items()}
+
+
+def unprefixed(tensors: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:
+    """Return tensors under their names without the prefix `start`."""
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items()}
 
 
 def newer(name: str) -> str:

@@ -31,6 +31,7 @@ class Weights:
     files: tuple[Path, ...]
     variant: str | None = None  # such as "fp16", part of the file names
     start: str = ""  # prefix of the weights in a single-file checkpoint
+    original: bool = False  # a denoiser under the names of the program that it comes from
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,8 @@ from typing import Any
 from neonym.errors import ModelError
 from neonym.io.memo import memoized, versions
 from neonym.models.families.unsupported import refuse_unsupported
-from neonym.models.family import CheckpointHints, CheckpointLayout, LatentSpec
+from neonym.models.family import CheckpointHints, CheckpointLayout, Family, LatentSpec
+from neonym.models.loading.file_roles import FileFacts, facts_of
 from neonym.models.loading.folder import (
     HALVES,
     Weights,
@@ -25,12 +26,15 @@ from neonym.models.loading.folder import (
     weights_in,
 )
 from neonym.models.loading.hub import config_folder, fetch_weights, is_hub_id, not_cached, vae_folder
+from neonym.models.loading.quantized_files import plan_of
 from neonym.models.loading.recognise import source_of, with_user_prediction
+from neonym.models.loading.refusals import refuse
+from neonym.models.loading.separate_files import Given, assemble, given_vae
 from neonym.models.loading.vae_config import PREFIX as VAE_PREFIX
 from neonym.models.loading.vae_config import vae_config
 from neonym.models.loading.vocabulary_spread import spread_of
 from neonym.models.loading.weight_files import ENDINGS, Header, read_header
-from neonym.models.registry import checkpoint_layouts, supported
+from neonym.models.registry import checkpoint_layouts, family_named, supported
 from neonym.models.source import BUILTIN, BUILTIN_MODELS, ModelSource
 
 
@@ -40,28 +44,39 @@ def identify(
     v_parameterization: bool | None = None,
     offline: bool = False,
     variant: str | None = None,
+    text_encoders: Sequence[Given] = (),
 ) -> ModelSource:
-    """Recognise a model by its configs, or by the names and shapes in its file.
+    """Recognise a model by its configs, or by the names and shapes in its files.
 
     No weights are read except a sample of the vocabulary. The network is used only for hub IDs (owner/name), and only
     for files that are not in the user's cache. `variant` (such as "fp16") selects the weights of those parts of a
-    Diffusers folder that have it. Raises ModelError if the model is unsupported, incomplete or damaged.
+    Diffusers folder that have it; `text_encoders` are files beside that of a transformer. Raises ModelError if the model
+    is unsupported, incomplete or damaged.
     """
-    path, own_vae = Path(name), vae_path(vae, offline)
-    if path.is_file():
-        header = read_header(checkpoint_file(path))
+    path = Path(name)
+    header = read_header(checkpoint_file(path)) if path.is_file() else None
+    if header is not None and (found := transformer_in(header, path, name)) is not None:
+        return replace(source_of_files(name, path, header, *found, vae, text_encoders, offline), variant=variant)
+    if text_encoders:
+        fix = f"Leave out {', '.join(f'--{given.flag}' for given in text_encoders)}"
+        raise ModelError("has its own text encoders: only a transformer in a file needs others", name, fix)
+    own_vae = vae_path(vae, offline)
+    if header is not None:
         layout = layout_of(header, name)
         hints = CheckpointHints(v_parameterization, vae is not None, text_beside(path))
         configs = layout.configs(header, name, hints)
         source = replace(source_of(name, path.parent, configs), file=path, vae=own_vae, variant=variant)
         prefixes = layout.prefixes(source.family.name)
-        found = {part: Weights((path,), start=prefixes[part]) for part in source.own_parts}
-        shapes = {path: header.shapes}
+        found = {
+            part: Weights((path,), start=prefixes[part], original=part == source.family.denoiser.part)
+            for part in source.own_parts
+        }
+        headers = {path: header}
     else:
         folder = folder_of(name, offline)
         configs = with_user_prediction(diffusers_configs(folder, name), v_parameterization)
         source = replace(source_of(name, folder, configs), vae=own_vae, variant=variant, offline=offline)
-        found, shapes = available_weights(source), {}
+        found, headers = available_weights(source), {}
         if offline or not source.on_hub:
             check_variant(found, name, variant)
     if source.vae is not None:
@@ -69,7 +84,36 @@ def identify(
     source = replace(source, weights=found)
     latents_of(source)
     if not name.startswith("builtin:"):
-        check_weights(source, shapes)
+        check_weights(source, headers)
+    return with_spread(source)
+
+
+def transformer_in(header: Header, path: Path, name: str) -> tuple[FileFacts, Family] | None:
+    """Return what a file is, and its family, if it is a transformer with or without other parts.
+
+    Return None for a checkpoint that a layout may recognise. Raises ModelError if words cannot be learned for it.
+    """
+    facts = facts_of(header, path.name)
+    refuse(facts, name)
+    family = family_named(facts.family or "")
+    return (facts, family) if family is not None and family.files is not None else None
+
+
+def source_of_files(
+    name: str, path: Path, header: Header, facts: FileFacts, family: Family, vae: str | None,
+    text_encoders: Sequence[Given], offline: bool,
+) -> ModelSource:  # fmt: skip
+    """Return the source of a model whose transformer is the file at `path`. Raises ModelError with all its problems."""
+    wrong, own_vae = [], None
+    try:
+        own_vae = vae_path(vae, offline)
+    except ModelError as error:
+        wrong = error.problems
+    found = assemble(name, path, header, facts, family, text_encoders, own_vae, wrong)
+    source = source_of(name, path.parent, found.configs)
+    source = replace(source, file=path, vae=own_vae, weights=found.weights)
+    latents_of(source)
+    check_weights(source, found.headers)
     return with_spread(source)
 
 
@@ -143,6 +187,8 @@ def vae_path(name: str | None, offline: bool = False) -> Path | None:
 def other_vae(source: ModelSource, path: Path) -> tuple[dict[str, Any], Weights]:
     """Return the config and the weights of the separate VAE. Raises ModelError if it does not fit the model."""
     own = source.family.latents
+    if source.family.files is not None:
+        return given_vae(path, source.family)
     if path.is_dir():
         config = read_config(path / "config.json")
         kind = config.get("_class_name", own.module)
@@ -177,14 +223,14 @@ def available_weights(source: ModelSource) -> dict[str, Weights]:
     return {} if missing else folder_weights(source.folder, parts, source.name, source.variant)
 
 
-def check_weights(source: ModelSource, shapes: dict[Path, Mapping[str, tuple[int, ...]]]) -> None:
+def check_weights(source: ModelSource, headers: Mapping[Path, Header]) -> None:
     """Raise ModelError unless every weight is present with the right shape, which the headers of files tell.
 
-    `shapes` holds those of files that were already read.
+    `headers` holds those of files that were already read.
     """
     for part, weights in source.weights.items():
         kind, config = source.kinds[part], source.configs[part]
-        named = {n: s for file in weights.files for n, s in (shapes.get(file) or read_header(file).shapes).items()}
+        named = {n: s for file in weights.files for n, s in plain_shapes(file, weights.start, headers).items()}
         try:
             key = [versions("diffusers", "transformers"), kind, config, weights.start, sorted(named.items())]
             memoized("sound-weights", key, partial(check_part_once, source, part, named))
@@ -193,6 +239,11 @@ def check_weights(source: ModelSource, shapes: dict[Path, Mapping[str, tuple[int
         except Exception as error:  # libraries fail in any way on invalid configs
             what = f"its configs are invalid ({part}: {str(error).splitlines()[0][:120]})"
             raise ModelError(what, source.name, "Download them again") from error
+
+
+def plain_shapes(file: Path, start: str, headers: Mapping[Path, Header]) -> Mapping[str, tuple[int, ...]]:
+    """Return the names and shapes that weights with the prefix `start` have once they are read. Raises ModelError."""
+    return plan_of(file, headers[file] if file in headers else read_header(file), (start,)).plain
 
 
 def check_part_once(source: ModelSource, part: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:

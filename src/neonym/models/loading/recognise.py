@@ -85,6 +85,12 @@ def source_notes(source: ModelSource) -> Iterator[Problem]:
         if spec.name not in source.encoders:
             what = f"the model has no {spec.name} ({spec.file_key}): a word gets no vectors for it, and zeros replace its states"
             yield Problem("note", what, source.name)
+    if reason := source.configs.get("origin", {}).get("reason"):
+        told = source.configs["origin"]
+        what = (
+            f"it is taken for {told['choice']}, {reason}; {' and '.join(told['others'])} have the same weights by shape"
+        )
+        yield Problem("note", what, source.name, "If it is another one, say so in the name of the file")
     unrecorded = "the model does not record whether it predicts noise or v"
     if source.prediction_from == BY_USER:
         yield Problem("note", f"{unrecorded}: v is used, as --v_parameterization says", source.name)

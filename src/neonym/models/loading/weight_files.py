@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +12,14 @@ from safetensors import SafetensorError, safe_open
 
 from neonym.errors import ModelError
 from neonym.io.pickles import load_pickle
+from neonym.models.loading.gguf_files import is_gguf, read_gguf_header
+from neonym.models.loading.header import Header
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
-ENDINGS = (".safetensors", *PICKLED)
+ENDINGS = (".safetensors", ".gguf", *PICKLED)
 INERT = (  # classes and functions in old training checkpoints, beside the weights; empty placeholders replace them
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
     "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
@@ -42,22 +43,6 @@ class Placeholder:
         del state
 
 
-@dataclass(frozen=True)
-class Header:
-    """The names, shapes and metadata in a checkpoint file."""
-
-    shapes: Mapping[str, tuple[int, ...]]
-    metadata: Mapping[str, str] = field(default_factory=dict)
-
-    def has(self, start: str) -> bool:
-        """Return whether any name has the prefix `start`."""
-        return any(name.startswith(start) for name in self.shapes)
-
-    def count(self, pattern: Callable[[str], str | None]) -> int:
-        """Return the number of distinct results of `pattern` over all names, not counting None."""
-        return len({found for name in self.shapes if (found := pattern(name)) is not None})
-
-
 def is_safetensors(file: Path) -> bool:
     """Return whether a file is a .safetensors file by its extension or content; some have the extension of a pickle."""
     try:
@@ -70,15 +55,19 @@ def is_safetensors(file: Path) -> bool:
 
 def read_header(file: Path) -> Header:
     """Return the names and shapes in a file. Raises ModelError if it is damaged or would run code."""
+    if is_gguf(file):
+        return read_gguf_header(file)
     if is_safetensors(file):
         try:
             with safe_open(file, framework="np") as opened:
-                shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-                return Header(shapes, dict(opened.metadata() or {}))
+                slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+                shapes = {name: tuple(found.get_shape()) for name, found in slices.items()}
+                dtypes = {name: str(found.get_dtype()) for name, found in slices.items()}
+                return Header(shapes, dict(opened.metadata() or {}), dtypes)
         except (SafetensorError, OSError) as error:
             raise ModelError(f"is damaged or is not a .safetensors file ({error})", str(file)) from error
     tensors = read_pickled(file)
-    return Header({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    return Header({name: tuple(tensor.shape) for name, tensor in tensors.items()}, container="pickle")
 
 
 def read_pickled(file: Path) -> dict[str, Tensor]:
@@ -143,7 +132,12 @@ def read_tensors(file: Path, starts: tuple[str, ...]) -> dict[str, Tensor]:
 
 
 def hash_of_tensors(file: Path, starts: tuple[str, ...]) -> str:
-    """Return the SHA-256 of the names and numbers of the tensors in a checkpoint with one of the prefixes `starts`."""
+    """Return the SHA-256 of the names and numbers of the tensors in a checkpoint with one of the prefixes `starts`.
+
+    A GGUF file holds one part only, and is hashed whole.
+    """
+    if is_gguf(file):
+        return hash_of_files(file)
     import torch
 
     digest = hashlib.sha256()

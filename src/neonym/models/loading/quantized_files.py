@@ -1,0 +1,212 @@
+"""Read weights that a file stores in fewer bits: each tensor is made plain before anything else looks at it.
+
+Layers that a file has fused share one scale, so numbers are dequantised before names are converted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neonym.errors import ModelError, some
+from neonym.models.loading.file_roles import METADATA_QUANT, SCALE_NEW, SCALE_OLD
+from neonym.models.loading.gguf_files import gguf_numbers, is_gguf
+from neonym.models.loading.gguf_names import library_names
+from neonym.models.loading.header import Header, Shape
+from neonym.models.loading.weight_files import is_safetensors, read_header, read_tensors
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+MARKER = "scaled_fp8"  # says that a file in ComfyUI's old form has scales
+FORMAT = ".comfy_quant"  # of a layer, as JSON in bytes
+READABLE = ("float8_e4m3fn", "float8_e5m2")  # formats of ComfyUI's new form with one scale per tensor
+EIGHT = ("F8_E4M3", "F8_E5M2")
+UNUSED = (".scale_input", ".input_scale", FORMAT, f".{MARKER}")  # what a frozen network does not need
+NF4 = (".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4")
+NF4_LEAVES = (*NF4, ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
+USE_OTHER = "Use the model's file in bf16, fp16, or scaled fp8"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to make the tensors of a file plain."""
+
+    plain: Mapping[str, Shape]  # name -> shape, without scales and other helpers
+    scales: Mapping[str, str]  # weight -> its scale
+    packed: Mapping[str, str]  # weight -> its quant_state
+
+
+def plan_of(file: Path, header: Header, starts: tuple[str, ...] = ("",)) -> Plan:
+    """Return how to read the tensors with one of the prefixes `starts`.
+
+    Raises ModelError for numbers that cannot be read: unknown formats, missing scales.
+    """
+    shapes = {name: shape for name, shape in header.shapes.items() if name.startswith(starts)}
+    if header.container == "gguf":
+        names = library_names(header.shapes)
+        return Plan(
+            {names[name]: shape for name, shape in header.shapes.items() if names[name].startswith(starts)}, {}, {}
+        )
+    packed = {n.removesuffix(end): n for n in shapes for end in NF4 if n.endswith(end)}
+    if not packed and not is_quantized(header, shapes):
+        return Plan(shapes, {}, {})
+    scales = {weight: scale for weight in shapes if (scale := scale_of(weight, shapes)) is not None}
+    refuse_formats(file, header, shapes)
+    refuse_missing_scales(file, header, shapes, scales)
+    helpers = {*scales.values(), *(f"{weight}{leaf}" for weight in packed for leaf in NF4_LEAVES)}
+    plain = {n: s for n, s in shapes.items() if n not in helpers and not n.endswith(UNUSED) and n != MARKER}
+    return Plan(plain | {weight: packed_state(file, state)[0] for weight, state in packed.items()}, scales, packed)
+
+
+def is_quantized(header: Header, shapes: Mapping[str, Shape]) -> bool:
+    """Return whether tensors have scales, or formats that need them."""
+    if METADATA_QUANT in header.metadata or MARKER in shapes:
+        return True
+    return any(name.endswith((SCALE_OLD, SCALE_NEW, FORMAT, f".{MARKER}")) for name in shapes)
+
+
+def scale_of(weight: str, names: Mapping[str, Shape]) -> str | None:
+    """Return the name of the scale of a weight, or None."""
+    layer = weight.removesuffix(".weight")
+    if layer == weight:
+        return None
+    return next((own for own in (f"{layer}{SCALE_OLD}", f"{layer}{SCALE_NEW}") if own in names), None)
+
+
+def refuse_formats(file: Path, header: Header, shapes: Mapping[str, Shape]) -> None:
+    """Raise ModelError if layers are stored in formats that cannot be read."""
+    formats = {layer: kind for layer, kind in formats_of(file, header, shapes).items() if kind not in READABLE}
+    if formats:
+        kinds = ", ".join(sorted(set(formats.values())))
+        what = f"has weights in the format {kinds}, which cannot be read ({some(sorted(formats))})"
+        raise ModelError(what, str(file), USE_OTHER)
+
+
+def formats_of(file: Path, header: Header, shapes: Mapping[str, Shape]) -> dict[str, str]:
+    """Return the format of each layer that has one, in ComfyUI's new form. Raises ModelError if they are damaged."""
+    try:
+        told = json.loads(header.metadata.get(METADATA_QUANT, "{}")).get("layers", {})
+        found = {str(layer): str(own["format"]) for layer, own in told.items()}
+        for name in shapes:
+            if name.endswith(FORMAT):
+                found[name.removesuffix(FORMAT)] = str(bytes_as_json(file, name)["format"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"does not say how its weights are quantised ({error})", str(file), USE_OTHER) from error
+    if any(name.endswith(f"{SCALE_NEW}_2") for name in shapes):
+        found.setdefault("its layers", "nvfp4")
+    return found
+
+
+def bytes_as_json(file: Path, name: str) -> dict[str, Any]:
+    """Return the object that a tensor of bytes holds as JSON. Raises ValueError."""
+    from safetensors import safe_open
+
+    with safe_open(file, framework="np") as opened:
+        return json.loads(opened.get_tensor(name).tobytes().decode("utf-8"))
+
+
+def refuse_missing_scales(
+    file: Path, header: Header, shapes: Mapping[str, Shape], scales: Mapping[str, str]
+) -> None:  # fmt: skip
+    """Raise ModelError if a file with scaled weights lacks the scales of some: cast alone, they would be noise."""
+    eight = [name for name, shape in shapes.items() if header.dtypes.get(name) in EIGHT and len(shape) > 1]
+    missing = sorted(name for name in eight if name not in scales)
+    if missing:
+        what = f"has scaled fp8 without scales: those of {len(missing)} weights are missing ({some(missing)})"
+        raise ModelError(what, str(file), "Is the file complete? Use its bf16 or fp16 version")
+
+
+def read_weights(file: Path, starts: tuple[str, ...], dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Return the tensors whose names have one of the prefixes `starts`, as plain numbers.
+
+    What is stored in fewer bits becomes `dtype` (float32 if None), one tensor after another; the others keep their type
+    and stay in the memory-mapped file. Raises ModelError if the file is damaged, or if its numbers cannot be read.
+    """
+    import torch
+
+    small = dtype or torch.float32
+    if is_gguf(file):
+        return dict(gguf_tensors(file, starts, small))
+    if not is_safetensors(file):
+        return read_tensors(file, starts)
+    plan = plan_of(file, read_header(file), starts)
+    tensors = read_tensors(file, starts)
+    return {name: plain(name, tensors, plan, small, file) for name in plan.plain}
+
+
+def gguf_tensors(file: Path, starts: tuple[str, ...], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """Yield the names in our libraries and the tensors of a GGUF file. Raises ModelError."""
+    import torch
+
+    names = library_names(read_header(file).shapes)
+    for name, numbers in gguf_numbers(file, tuple(own for own, new in names.items() if new.startswith(starts))):
+        yield names[name], torch.from_numpy(numbers.copy()).to(dtype)
+
+
+def plain(name: str, tensors: Mapping[str, Tensor], plan: Plan, dtype: torch.dtype, file: Path) -> Tensor:
+    """Return one tensor as plain numbers."""
+    tensor = tensors[name]
+    if name in plan.packed:
+        return unpacked(name, tensors, packed_state(file, plan.packed[name])[1], plan.plain[name]).to(dtype)
+    if name in plan.scales:
+        return scaled(name, tensor, tensors[plan.scales[name]], file).to(dtype)
+    return tensor.to(dtype) if tensor.element_size() == 1 and tensor.is_floating_point() else tensor
+
+
+def scaled(name: str, weight: Tensor, scale: Tensor, file: Path) -> Tensor:
+    """Return weights times their scale, float32: one for all, for each row, or for each block of a row.
+
+    Scales of blocks are [O,blocks,1]. Raises ModelError if they do not fit.
+    """
+    wide, factor = weight.float(), scale.float()
+    if factor.numel() == 1:
+        return wide * factor.reshape(())
+    if weight.ndim == 2 and factor.ndim == 2 and factor.shape == (weight.shape[0], 1):
+        return wide * factor
+    if (
+        weight.ndim == 2
+        and factor.ndim == 3
+        and factor.shape[0] == weight.shape[0]
+        and not weight.shape[1] % factor.shape[1]
+    ):
+        return (wide.reshape(weight.shape[0], factor.shape[1], -1) * factor).reshape(weight.shape)
+    what = f"has scales of the shape {[*scale.shape]} for {name}, whose shape is {[*weight.shape]}"
+    raise ModelError(what, str(file), USE_OTHER)
+
+
+def packed_state(file: Path, name: str) -> tuple[Shape, dict[str, Any]]:
+    """Return the shape of a packed weight, and what else its quant_state says. Raises ModelError if it is damaged."""
+    try:
+        state = bytes_as_json(file, name)
+        shape = tuple(int(side) for side in state["shape"])
+        int(state["blocksize"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"does not say how its weights are packed ({error})", str(file), USE_OTHER) from error
+    return shape, state
+
+
+def unpacked(name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any], shape: Shape) -> Tensor:
+    """Return weights that bitsandbytes has packed by two in a byte, float32: a level times the largest of a block."""
+    import torch
+
+    codes, count = tensors[name].flatten(), prod(shape)
+    levels = tensors[f"{name}.quant_map"].float()
+    pairs = torch.stack((codes >> 4, codes & 15), 1).flatten()[:count].long()  # the first of a pair is in the high bits
+    each = largest(name, tensors, state).repeat_interleave(int(state["blocksize"]))[:count]
+    return (levels[pairs] * each).reshape(shape)
+
+
+def largest(name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Tensor:
+    """Return the largest number of each block, float32, which may be quantised itself."""
+    found = tensors[f"{name}.absmax"]
+    if f"{name}.nested_absmax" not in tensors:
+        return found.float()
+    levels, outer = tensors[f"{name}.nested_quant_map"].float(), tensors[f"{name}.nested_absmax"].float()
+    each = outer.repeat_interleave(int(state["nested_blocksize"]))[: found.numel()]
+    return levels[found.long()] * each + float(state["nested_offset"])
