@@ -11,11 +11,13 @@ from pathlib import Path
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from .check_flow import load_average
+from .drawings import SIZE
 from .export import DEFAULTS
 from .flow_text import load_tokenizer
 from .train_flow import load_vae
 
 GUIDANCE = 3.0  # as usually counted; ZImagePipeline wants one less
+RATE = 0.15  # its words are longer than those of the other built-in model
 SHIFT = 2.0  # of the noise levels of generation
 INDEX = {
     "_class_name": "ZImagePipeline",
@@ -41,7 +43,9 @@ def export(work: Path, vae_of: Path, out: Path) -> None:
     facts = {
         "word_spread": round(float(model.text.get_input_embeddings().weight.float().std()), 5),
         "guidance": GUIDANCE,
+        "native_size": SIZE,
         **DEFAULTS,
+        "learning_rate": RATE,
         "taught_subjects": state["subjects"],
         "steps": state["before"] + state["step"],
     }

@@ -6,10 +6,11 @@ This module does not need torch: the networks of a family are imported with the 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from neonym.errors import ModelError, Problem
-from neonym.models.defaults import PUBLISHED_SPREAD
+from neonym.models.defaults import PUBLISHED_SPREAD, is_count
 from neonym.models.family import BY_USER, Configs, Family, Recognised
 from neonym.models.registry import families, supported
 from neonym.models.source import ModelSource
@@ -22,6 +23,7 @@ def source_of(name: str, folder: Path, configs: Configs) -> ModelSource:
             facts = family.recognise(configs, name)
             if facts is None:
                 continue
+            facts = replace(facts, native_size=own_size(configs, facts.native_size))
             source = ModelSource(
                 name=name,
                 folder=folder,
@@ -44,6 +46,17 @@ def source_of(name: str, folder: Path, configs: Configs) -> ModelSource:
     kind = str(configs.get("model_index", {}).get("_class_name") or "a model without a name")
     what = f"is a {kind}, which is not supported (supported: text-to-image {supported()})"
     raise ModelError(what, name)
+
+
+def own_size(configs: Configs, usual: int) -> int:
+    """Return the side in pixels that a model was trained for, from its neonym.json; `usual` if that does not say.
+
+    Raises ValueError if it is not a number of pixels.
+    """
+    side = configs.get("neonym", {}).get("native_size", usual)
+    if not is_count(side, 1):
+        raise ValueError(f"neonym.json: `native_size` cannot be {side!r}")
+    return side
 
 
 def usual_guidance(family: Family, facts: Recognised, configs: Configs) -> float:
