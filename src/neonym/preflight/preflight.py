@@ -114,7 +114,7 @@ def preflight(run: RunConfig, known: Sequence[Problem] = (), hasty: bool = False
         problems += objective_problems(run.objective, predicts_v)
         problems += diffusion_warnings(run.objective)
     found = Preflight(run, tuple(problems), None, config, inputs.data.origins, source, {}, tokenizers)
-    if source is None:
+    if source is None or not tokenizers:
         return found
     run, used = with_defaults(run, source)
     of_settings = [*setting_notes(run), *unsuitable_settings(run, source)]
