@@ -24,6 +24,10 @@ class ModelSettings(Section):
         (),
         "The files of text encoders, likewise, each recognised by what is in it, so that their order does not matter.",
     )
+    tokenizer: Unset = setting(
+        None,
+        "A folder with tokenizers to use instead of the model's: a tokenizer.json, or folders as in a Diffusers folder.",
+    )
     variant: Unset = setting(
         None, "The variant of the weights to use, such as fp16, where a Diffusers folder or a hub ID has several."
     )

@@ -18,7 +18,8 @@ from neonym.errors import Problem
 
 MOST_IMAGES = 1_000_000  # images per prompt, and passes over the prompts
 NAMED = (  # files, folders and axes: an empty text is an error
-    "ckpt", "vae", "clip_l", "clip_g", "t5xxl", "qwen3", "variant", "from_file", "like", "image_path", "mask_path", "outdir", "x", "y",
+    "ckpt", "vae", "clip_l", "clip_g", "t5xxl", "qwen3", "tokenizer",
+    "variant", "from_file", "like", "image_path", "mask_path", "outdir", "x", "y",
     "textual_inversion_embeddings", "network_weights",
 )  # fmt: skip
 NOISE = {  # probability -> the setting that it needs, and that setting's limits
@@ -42,6 +43,10 @@ class GenerateSettings(Section):
     text_encoders: tuple[str, ...] = setting(
         (),
         "The files of text encoders, likewise, each recognised by what is in it, so that their order does not matter.",
+    )
+    tokenizer: str | None = setting(
+        None,
+        "A folder with tokenizers to use instead of the model's: a tokenizer.json, or folders as in a Diffusers folder.",
     )
     variant: str | None = setting(
         None, "Which weights of a Diffusers folder or hub ID to use where a part has several, such as fp16."

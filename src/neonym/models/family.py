@@ -21,7 +21,7 @@ Configs = dict[str, dict[str, Any]]  # component of a Diffusers folder -> its co
 
 @dataclass(frozen=True)
 class SequenceSpec:
-    """How a caption is laid out for an encoder, as the family's pipeline in diffusers does it."""
+    """A record of how a caption is laid out for an encoder, as the family's pipeline in diffusers does it."""
 
     template: tuple[str, str] = ("", "")  # the text before and after the caption
     suffix_last: bool = False  # the text after the caption stands behind the padding

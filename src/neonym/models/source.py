@@ -38,6 +38,7 @@ class ModelSource:
     weights: dict[str, Weights] = field(default_factory=dict)
     variant: str | None = None  # the requested variant of weights in a Diffusers folder
     offline: bool = False
+    tokenizers: Path | None = None  # a folder with tokenizers to use instead of the model's
     storage: Storage = field(default_factory=Storage)  # how its weights are kept in memory
 
     @property

@@ -21,7 +21,7 @@ from neonym.generation.request.prompts import SamplePrompt
 from neonym.models.loading.identify import identify
 from neonym.models.loading.separate_files import given_files
 from neonym.models.source import ModelSource
-from neonym.models.tokenizers.loading import load_tokenizers
+from neonym.models.tokenizers.loading import load_tokenizers, with_tokenizers
 from neonym.preflight.captions import Lost, caption_problems
 from neonym.preflight.datasets import make_datasets, read_templates, resolution_problems, separator_problems
 from neonym.preflight.defaults import UsedDefaults, default_notes, with_defaults, with_table_defaults
@@ -114,7 +114,7 @@ def preflight(run: RunConfig, known: Sequence[Problem] = (), hasty: bool = False
         problems += objective_problems(run.objective, predicts_v)
         problems += diffusion_warnings(run.objective)
     found = Preflight(run, tuple(problems), None, config, inputs.data.origins, source, {}, tokenizers)
-    if source is None:
+    if source is None or not tokenizers:
         return found
     run, used = with_defaults(run, source)
     of_settings = [*setting_notes(run), *unsuitable_settings(run, source)]
@@ -152,6 +152,7 @@ def read_model(settings: ModelSettings) -> tuple[ModelSource | None, Tokenizers,
             settings.variant,
             given_files(settings),
         )
+        source = with_tokenizers(source, settings.tokenizer)
         return source, load_tokenizers(source, settings.max_token_length), []
     except ModelError as error:
         return source, {}, error.problems

@@ -17,6 +17,7 @@ from neonym.models.loading.recognise import source_notes
 from neonym.models.loading.separate_files import given_files
 from neonym.models.registry import families
 from neonym.models.source import ModelSource
+from neonym.models.tokenizers.loading import with_tokenizers
 from neonym.types import Embedding
 
 UNKNOWN_MODEL = NativeValues(512, 7.5)  # for a model that cannot be read
@@ -36,6 +37,7 @@ def recognised_model(settings: GenerateSettings) -> ModelSource:
         settings.variant,
         given_files(settings),
     )
+    source = with_tokenizers(source, settings.tokenizer)
     family = source.family
     for other in families():
         # a family may have a flag that only training has, or that no program has yet

@@ -14,20 +14,21 @@ from neonym.errors import ModelError
 from neonym.io.memo import memoized, versions
 from neonym.io.pickles import first_line
 from neonym.models.family import Configs, EncoderSpec
-from neonym.models.loading.folder import check_tokenizer
+from neonym.models.loading.folder import TOKENIZER, check_tokenizer
 from neonym.models.source import BUILTIN_MODELS, ModelSource
 from neonym.models.tokenizers.clip import CHUNK, MOST_CHUNKS, ClipTokenizer, ClipWordTokenizer
 from neonym.models.tokenizers.sequence import NO_LIMIT, SequenceWordTokenizer
 from neonym.models.tokenizers.shipped import SequenceTokenizer, shipped
 from neonym.models.tokenizers.word_tokenizer import WordTokenizer
 
+MOST_UNUSED = 1024  # rows of a table that its tokenizer never uses: T5 has 28, Qwen3 267
 CLIP = BUILTIN_MODELS / "emoji" / "tokenizer"  # the complete vocabulary of CLIP
 
 
 def load_tokenizers(source: ModelSource, max_token_length: int = CHUNK) -> dict[str, WordTokenizer]:
     """Return the tokenizer of each text encoder. CLIP captions have up to `max_token_length` ids. Raises ModelError."""
     found = {}
-    for encoder in (*source.encoder_specs, *source.family.id_readers):
+    for encoder in all_readers(source):
         try:
             own = replace(encoder, max_length=source.facts.text_lengths.get(encoder.name, encoder.max_length))
             found[encoder.name] = tokenizer_for(own, folder_for(source, encoder), source.configs, max_token_length)
@@ -36,14 +37,43 @@ def load_tokenizers(source: ModelSource, max_token_length: int = CHUNK) -> dict[
     return found
 
 
+def with_tokenizers(source: ModelSource, folder: str | None) -> ModelSource:
+    """Return the model with the tokenizers of a folder instead of its own. Raises ModelError."""
+    if folder is None:
+        return source
+    home = Path(folder)
+    needed = [encoder.tokenizer for encoder in all_readers(source)]
+    if not has_tokenizer(home) and not any(has_tokenizer(home / name) for name in needed):
+        what = "has no tokenizer" if home.is_dir() else "there is no such folder"
+        fix = f"It needs a tokenizer.json, itself or in a folder {' or '.join(needed)}"
+        raise ModelError(what, f"--tokenizer {folder}", fix)
+    return replace(source, tokenizers=home)
+
+
+def all_readers(source: ModelSource) -> tuple[EncoderSpec, ...]:
+    """Return all that need a tokenizer: the text encoders, and what else reads ids."""
+    return (*source.encoder_specs, *source.family.id_readers)
+
+
 def folder_for(source: ModelSource, encoder: EncoderSpec) -> Path | None:
     """Return the folder of an encoder's tokenizer, or None if the package's is used.
 
-    A folder has tokenizers for all encoders. A file may have them beside it.
+    A folder of tokenizers may hold one tokenizer itself, which is not CLIP's. A model may lack those that the package has;
+    that of CLIP comes with every folder.
     """
+    home = source.tokenizers
+    if home is not None and has_tokenizer(home / encoder.tokenizer):
+        return home / encoder.tokenizer
+    if home is not None and has_tokenizer(home) and encoder.kind != "clip":
+        return home
     folder = source.folder / encoder.tokenizer
-    own = source.file is None or (encoder.kind != "clip" and folder.is_dir())
+    own = source.file is None if encoder.kind == "clip" else has_tokenizer(folder)
     return folder if own else None
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Return whether a folder has the files of a tokenizer."""
+    return (folder / "tokenizer.json").is_file() or all((folder / name).is_file() for name in TOKENIZER)
 
 
 def tokenizer_for(
@@ -62,8 +92,12 @@ def tokenizer_for(
         chunks, most = (1, 1) if encoder.max_length else (max_token_length // CHUNK, MOST_CHUNKS)
         return ClipWordTokenizer(int(config["vocab_size"]), CHUNK, chunks, most, layout=encoder.layout, clip=clip)
     own = read_sequence(folder) if folder else shipped("t5" if encoder.kind == "t5" else "qwen3")
+    used = own.backend.get_vocab_size()
+    vocab = int(config.get("vocab_size", used))
+    if folder is None and not used <= vocab < used + MOST_UNUSED:
+        raise ValueError(f"the package has none for a vocabulary of {vocab}; name its folder with --tokenizer")
     return SequenceWordTokenizer(
-        int(config.get("vocab_size", own.backend.get_vocab_size())),
+        vocab,
         encoder.max_length or NO_LIMIT,
         layout=encoder.layout,
         tokenizer=own.backend,
