@@ -237,7 +237,7 @@ def test_a_full_size_text_encoder_is_complete(name):
     header = with_library_names(header_of(CASES[name]))
     (facts,) = facts_of(header).encoders.values()
     kind, values = ENCODERS[name]
-    config = encoder_config(Part(header, facts.prefix), facts)
+    config = encoder_config(Part(header, facts.prefix), facts, facts.kind or "")
     assert {key: config[key] for key in values} == values
     found = getattr(transformers, kind)
     with init_empty_weights():

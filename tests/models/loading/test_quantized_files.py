@@ -14,6 +14,7 @@ from neonym.models.loading.assemble import token_table
 from neonym.models.loading.file_roles import facts_of
 from neonym.models.loading.folder import Weights
 from neonym.models.loading.quantized_files import plan_of, read_weights
+from neonym.models.loading.vocabulary_spread import EIGHT_BITS, spread_of
 from neonym.models.loading.weight_files import hash_of_tensors, read_header
 from support.quantized import (
     E5M2,
@@ -204,6 +205,25 @@ def test_text_encoders_in_gguf_files_get_the_names_of_transformers(kind, tmp_pat
     facts = facts_of(read_header(path))
     assert (facts.role, facts.variant, facts.quant) == ("text_encoder", kind, "gguf")
     assert torch.equal(token_table(Weights((path,))), weights[table.removeprefix(body)])
+
+
+@pytest.mark.parametrize("kind", ["F8_E4M3", "scaled", "rows", "Q8_0", "F16"])
+def test_the_spread_of_a_vocabulary_is_measured_in_fewer_bits(kind, tmp_path):
+    table = torch.randn(2000, 64, generator=torch.Generator().manual_seed(0)) * 0.03
+    own = {"model.embed_tokens.weight": table}
+    path = tmp_path / ("x.gguf" if kind in KINDS else "x.safetensors")
+    if kind == "F8_E4M3":
+        save_file({n: t.to(torch.float8_e4m3fn) for n, t in own.items()}, path)
+    elif kind in ("scaled", "rows"):
+        save_file((old_scaled if kind == "scaled" else per_row)(own), path)
+    else:
+        save_gguf({"token_embd.weight": table}, path, kind, "qwen3")
+    assert spread_of(Weights((path,))) == pytest.approx(0.03, rel=0.02)
+
+
+def test_bytes_of_fp8_are_the_numbers_of_torch():
+    every = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float().nan_to_num(0)
+    assert torch.equal(torch.from_numpy(EIGHT_BITS).float(), every)
 
 
 def damage(path: Path) -> dict[str, bytes]:

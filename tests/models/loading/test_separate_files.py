@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, Qwen3Config
 
 from neonym.cli.main import main
 from neonym.errors import ModelError
@@ -62,6 +62,10 @@ def parts_of(family: str) -> dict[str, Any]:
             {**parts["transformer"].config, "sample_size": 128}
         )
     if family == "zimage":
+        rope = {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}
+        parts["text_encoder"] = type(parts["text_encoder"])(
+            Qwen3Config(**{**parts["text_encoder"].config.to_dict(), **rope})
+        )
         lengths = {"axes_lens": [1536, 512, 512]}
         parts["transformer"] = type(parts["transformer"]).from_config({**parts["transformer"].config, **lengths})
     return parts

@@ -9,17 +9,22 @@ from neonym.models.loading.encoder_files import STARTS, EncoderFacts
 from neonym.models.loading.header import Part
 
 CLIP_HEAD = 64  # width of an attention head in CLIP, which shapes do not tell
-WIDE_CLIP = 1024  # CLIP models of at least this width were trained by OpenCLIP, with another activation function
+OPEN_CLIP = ("clip_g", "clip_h")  # kinds that were trained by OpenCLIP, with another activation function
 LAYER = "layers.{}.input_layernorm.weight"
 
 
-def encoder_config(part: Part, facts: EncoderFacts) -> dict[str, Any]:
-    """Return the config of a text encoder. Raises KeyError if weights are missing or the architecture is unknown."""
+def encoder_config(part: Part, facts: EncoderFacts, kind: str) -> dict[str, Any]:
+    """Return the config of a text encoder that is used as one of this kind.
+
+    Raises KeyError if weights are missing or the architecture is unknown.
+    """
+    if facts.architecture == "clip":
+        return clip_config(part, kind in OPEN_CLIP)
     return CONFIGS[facts.architecture](part)
 
 
-def clip_config(part: Part) -> dict[str, Any]:
-    """Return the config of a CLIP text encoder."""
+def clip_config(part: Part, open_clip: bool) -> dict[str, Any]:
+    """Return the config of a CLIP text encoder, OpenAI's or OpenCLIP's."""
     body = with_start(part, "embeddings.token_embedding.weight", ("text_model.", ""))
     vocabulary, width = body.shape("embeddings.token_embedding.weight")
     projection = "text_projection.weight"
@@ -29,9 +34,9 @@ def clip_config(part: Part) -> dict[str, Any]:
         "projection_dim": part.shape(projection)[0] if projection in part else width,
         "num_hidden_layers": body.layers("encoder.layers.{}.self_attn.q_proj.weight"),
         "num_attention_heads": max(1, width // CLIP_HEAD),
-        "hidden_act": "gelu" if width >= WIDE_CLIP else "quick_gelu",
+        "hidden_act": "gelu" if open_clip else "quick_gelu",
         "max_position_embeddings": body.shape("embeddings.position_embedding.weight")[0],
-        "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 0 if width >= WIDE_CLIP else 49407,
+        "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 0 if open_clip else 49407,
     }  # fmt: skip
 
 
@@ -89,5 +94,5 @@ def with_start(part: Part, key: str, starts: tuple[str, ...]) -> Part:
 
 
 CONFIGS: Mapping[str, Callable[[Part], dict[str, Any]]] = {
-    "clip": clip_config, "t5": t5_config, "qwen3": qwen3_config, "mistral": mistral_config,
+    "t5": t5_config, "qwen3": qwen3_config, "mistral": mistral_config,
 }  # fmt: skip

@@ -184,6 +184,19 @@ def gguf_numbers(file: Path, starts: tuple[str, ...] = ("",)) -> Iterator[tuple[
         yield name, (raw.view(PLAIN[kind]) if kind in PLAIN else dequantised(raw, own, file)).reshape(own.shape)
 
 
+def sample_of(file: Path, name: str, step: int) -> np.ndarray | None:
+    """Return every `step`-th row [R,W] of a matrix, or None if reading it needs a package that is not installed."""
+    import numpy as np
+
+    own = read_content(file).tensors[name]
+    kind, numbers, size = TYPES[own.kind]
+    if kind not in PLAIN and not is_installed("gguf"):
+        return None
+    rows = np.array(np.memmap(file, np.uint8, "r", own.start, (own.shape[0], own.shape[1] // numbers * size))[::step])
+    found = rows.view(PLAIN[kind]) if kind in PLAIN else dequantised(rows.ravel(), own, file)
+    return found.reshape(len(rows), own.shape[1])
+
+
 def dequantised(raw: np.ndarray, own: Stored, file: Path) -> np.ndarray:
     """Return quantised numbers as float32. Raises ModelError."""
     name, _, block = TYPES[own.kind]

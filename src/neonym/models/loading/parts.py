@@ -9,6 +9,7 @@ from neonym.errors import ModelError
 from neonym.io.pickles import first_line
 from neonym.models.batch_invariance import make_batch_invariant
 from neonym.models.loading.assemble import load_part
+from neonym.models.loading.enough_memory import check_memory
 from neonym.models.loading.weight_files import stays_on_disk
 from neonym.models.offload import swap_blocks
 from neonym.models.process.flow import Flow
@@ -19,8 +20,9 @@ from neonym.models.vae import Vae
 def load_parts(source: ModelSource, device: torch.device, dtype: torch.dtype) -> dict[str, nn.Module]:
     """Return the parts of a model; each is on its device before the next is read.
 
-    The VAE is float32. Raises ModelError.
+    The VAE is float32. Raises ModelError, also if there is not enough memory for what is read.
     """
+    check_memory(source, device.type == "cpu", dtype.itemsize)
     quiet_libraries()
     avoid_broken_kernels(device)
     parts = {}

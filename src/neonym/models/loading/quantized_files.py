@@ -71,6 +71,14 @@ def is_quantized(header: Header, shapes: Mapping[str, Shape]) -> bool:
     return any(name.endswith((SCALE_OLD, SCALE_NEW, FORMAT, f".{MARKER}")) for name in shapes)
 
 
+def is_quantized_file(file: Path) -> bool:
+    """Return whether tensors of a file have to be made plain. Raises ModelError if it is damaged."""
+    header = read_header(file)
+    return (
+        header.container == "gguf" or is_quantized(header, header.shapes) or any(n.endswith(NF4) for n in header.shapes)
+    )
+
+
 def scale_of(weight: str, names: Mapping[str, Shape]) -> str | None:
     """Return the name of the scale of a weight, or None."""
     layer = weight.removesuffix(".weight")

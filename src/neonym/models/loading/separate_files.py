@@ -91,7 +91,7 @@ def assemble(
             family.denoiser.part: denoiser_config(part, facts, layout, path),
             **{more: inside.config_from(part) for more, inside in layout.more.items()},
             **{
-                encoder: encoder_config(Part(own.header, own.facts.prefix), own.facts)
+                encoder: encoder_config(Part(own.header, own.facts.prefix), own.facts, wanted[encoder])
                 for encoder, own in encoders.items()
             },
         }

@@ -89,7 +89,7 @@ def read_pickled(file: Path) -> dict[str, Tensor]:
 
 def stays_on_disk(file: Path) -> bool:
     """Return whether tensors of a file are read one at a time, when used. Raises ValueError or OSError."""
-    return is_safetensors(file) or is_plain_archive(file)
+    return is_safetensors(file) or is_gguf(file) or is_plain_archive(file)
 
 
 def is_plain_archive(file: Path) -> bool:

@@ -1,0 +1,41 @@
+"""Verify that a model that does not fit in memory is refused before its weights are read, by the sizes in headers."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from neonym.errors import ModelError
+from neonym.models.loading import enough_memory
+from neonym.models.loading.enough_memory import check_memory
+from neonym.models.loading.identify import identify
+from neonym.models.model import load_model
+from support.families import tiny_model
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return identify(str(tiny_model("chroma", tmp_path_factory.mktemp("chroma") / "model")))
+
+
+def with_free(monkeypatch, free: int) -> None:
+    monkeypatch.setattr(enough_memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+    monkeypatch.setattr(enough_memory.psutil, "swap_memory", lambda: SimpleNamespace(free=0))
+
+
+def test_what_does_not_fit_is_refused_before_it_is_read(source, monkeypatch):
+    model = load_model(source)
+    numbers = {name: sum(p.numel() for p in module.state_dict().values()) for name, module in model.modules().items()}
+    needed = 4 * sum(numbers.values())
+    with_free(monkeypatch, needed)
+    check_memory(source, on_cpu=True, width=4)
+    with_free(monkeypatch, needed // 2)
+    monkeypatch.setattr("neonym.models.loading.parts.load_part", lambda *args: pytest.fail("weights were read"))
+    with pytest.raises(ModelError, match=r"needs .* GB of memory to be read.*only .* GB are free.*--base_precision"):
+        load_model(source)
+
+
+def test_weights_for_another_device_are_not_held(source, monkeypatch):
+    """Plain ones pass one by one from the memory-mapped file."""
+    with_free(monkeypatch, 1000)
+    check_memory(source, on_cpu=False, width=torch.bfloat16.itemsize)
