@@ -21,13 +21,13 @@ def sizes_of(source: ModelSource) -> ModelSizes | None:
     if not denoiser.blocks:
         return None
     configs = {part: source.configs[part] for part in source.kinds}
-    key = [versions("diffusers", "transformers"), source.family.name, repr(source.family.encoders), repr(denoiser)]
+    key = [versions("diffusers", "transformers"), source.family.name, repr(source.encoder_specs), repr(denoiser)]
     found = memoized("sizes", [*key, configs], lambda: {part: part_sizes(source, part) for part in source.kinds})
     parts = {part: from_json(values) for part, values in found.items()}
     return ModelSizes(
         denoiser=parts[denoiser.part],
-        encoders=tuple(parts[encoder.name] for encoder in source.family.encoders),
-        lengths=tuple(encoder.max_length if encoder.kind != "clip" else 0 for encoder in source.family.encoders),
+        encoders=tuple(parts[encoder.name] for encoder in source.encoder_specs),
+        lengths=tuple(encoder.max_length * encoder.is_large for encoder in source.encoder_specs),
         vae=parts["vae"],
         pixels_per_token=source.latents.pixels * source.latents.patch,
     )
