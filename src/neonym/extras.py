@@ -22,6 +22,7 @@ OPTIONAL = (
     OptionalPackage("tensorboard", "tensorboard", "logging", "--logging_dir"),
     OptionalPackage("wandb", "wandb", "logging", "--log_with=wandb"),
     OptionalPackage("onnxruntime", "onnxruntime", "captioning", "WD taggers: neonym caption tag"),
+    OptionalPackage("bitsandbytes", "bitsandbytes", "quantization", "faster --base_precision=nf4 on a GPU"),
     OptionalPackage("peft", "peft", "generation", "LoRAs: --network_weights of neonym generate"),
     OptionalPackage("scipy", "scipy", "generation", "the sampler lms"),
     OptionalPackage("gguf", "gguf", "gguf", "models in GGUF files"),

@@ -145,6 +145,12 @@ def test_there_is_no_estimate_for_models_without_equal_blocks():
     assert sizes_of(identify("builtin:emoji")) is None
 
 
+def test_there_is_no_estimate_for_an_invalid_config():
+    source = source_of("flux1")
+    configs = {**source.configs, "transformer": {**source.configs["transformer"], "num_layers": "many"}}
+    assert sizes_of(replace(source, configs=configs)) is None
+
+
 def test_indices_are_spread_evenly():
     assert spread(3, 7) == [0, 2, 4]
     assert spread(100, 3) == [0, 1, 2]

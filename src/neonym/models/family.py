@@ -58,6 +58,11 @@ class EncoderSpec:
     twin_keys: tuple[str, ...] = ()  # more keys to write the same vectors under, for programs that read no other
 
     @property
+    def is_large(self) -> bool:
+        """Whether its weights and activations need so much memory that they are kept in other forms: not CLIP's."""
+        return self.kind != "clip"
+
+    @property
     def tokenizer(self) -> str:
         """The name of its tokenizer's component in a Diffusers folder."""
         return self.name.replace("text_encoder", "tokenizer")

@@ -67,8 +67,8 @@ class Model(ABC):
         CLIP, under 2 % of a step, keeps its own.
         """
         self.denoiser.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
-        for encoder in self.source.family.encoders:
-            if encoder.kind != "clip":
+        for encoder in self.source.encoder_specs:
+            if encoder.is_large:
                 checkpoint_blocks(self.text.encoders[encoder.name])
 
     def compile(self, backend: str) -> None:

@@ -96,7 +96,7 @@ def storage_of(run: RunConfig, source: ModelSource, device: torch.device, note: 
     settings, denoiser = run.compute, source.family.denoiser
     base = scheme_on(device, settings.base_precision, note)
     encoders = base if settings.encoder_precision == "auto" else scheme_on(device, settings.encoder_precision, note)
-    quantizable = [encoder.name for encoder in source.family.encoders if encoder.kind != "clip"]
+    quantizable = [encoder.name for encoder in source.encoder_specs if encoder.is_large]
     if encoders is not None and quantizable:
         names = " and ".join(quantizable)
         note(f"note: the weights of {names} are kept in {encoders}, except for the table of all tokens")

@@ -28,6 +28,7 @@ ENCODERS = (T5,)
 TRANSFORMER = DenoiserSpec(
     "transformer", "ChromaTransformer2DModel",
     not_quantized=("distilled_guidance_layer", "x_embedder", "context_embedder", "norm_out", "proj_out"),
+    blocks=("transformer_blocks", "single_transformer_blocks"),
 )  # fmt: skip
 CHANNELS = 64  # of a token: 2 x 2 latents of 16 channels
 USE = "Use Chroma1-HD or Chroma1-Base"

@@ -40,6 +40,7 @@ ENCODERS = (CLIP_L, CLIP_G, T5)
 TRANSFORMER = DenoiserSpec(
     "transformer", "SD3Transformer2DModel",
     not_quantized=("time_text_embed", "pos_embed", "context_embedder", "norm_out", "proj_out"),
+    in_int8=(".norm",), blocks=("transformer_blocks",),
 )  # fmt: skip
 CHANNELS, PATCH, PIXELS = 16, 2, 8  # of latents; latents per token; pixels per latent
 POSITIONS = 192  # tokens per side, unless the config says otherwise

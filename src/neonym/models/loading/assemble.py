@@ -112,7 +112,7 @@ def scheme_rules(family: Family, part: str, denoiser: Scheme | None, encoders: S
     """Return which layers of a part are quantized, given the schemes of denoiser and encoders. CLIP is too small."""
     if part == family.denoiser.part:
         return SchemeRules(denoiser, family.denoiser.not_quantized, family.denoiser.in_int8)
-    is_large = any(encoder.name == part and encoder.kind != "clip" for encoder in family.encoders)
+    is_large = any(encoder.name == part and encoder.is_large for encoder in family.encoders)
     return SchemeRules(encoders if is_large else None)
 
 
@@ -120,7 +120,7 @@ def block_names(family: Family, part: str, module: nn.Module) -> list[str]:
     """Return the names of a part's blocks in the order of the forward pass; none for CLIP and VAEs."""
     if part == family.denoiser.part:
         return swapped_blocks(module, family.denoiser.blocks, ALL)
-    is_large = any(encoder.name == part and encoder.kind != "clip" for encoder in family.encoders)
+    is_large = any(encoder.name == part and encoder.is_large for encoder in family.encoders)
     return [name for name, found in module.named_modules() if is_large and found in [*blocks_of(module)]]
 
 

@@ -15,19 +15,23 @@ WIDTHS = ("dim", "d_model", "hidden_size")  # keys of the width of a token's sta
 def sizes_of(source: ModelSource) -> ModelSizes | None:
     """Return the sizes of a model, or None if its denoiser is not made of equal blocks, so that there is no estimate.
 
-    The result is cached, as imports take seconds. An invalid config raises any exception.
+    There is none for an invalid config either, which is reported when the model is loaded. The result is cached, as
+    imports take seconds.
     """
     denoiser = source.family.denoiser
     if not denoiser.blocks:
         return None
     configs = {part: source.configs[part] for part in source.kinds}
-    key = [versions("diffusers", "transformers"), source.family.name, repr(source.family.encoders), repr(denoiser)]
-    found = memoized("sizes", [*key, configs], lambda: {part: part_sizes(source, part) for part in source.kinds})
+    key = [versions("diffusers", "transformers"), source.family.name, repr(source.encoder_specs), repr(denoiser)]
+    try:
+        found = memoized("sizes", [*key, configs], lambda: {part: part_sizes(source, part) for part in source.kinds})
+    except Exception:  # libraries fail in any way on invalid configs
+        return None
     parts = {part: from_json(values) for part, values in found.items()}
     return ModelSizes(
         denoiser=parts[denoiser.part],
-        encoders=tuple(parts[encoder.name] for encoder in source.family.encoders),
-        lengths=tuple(encoder.max_length if encoder.kind != "clip" else 0 for encoder in source.family.encoders),
+        encoders=tuple(parts[encoder.name] for encoder in source.encoder_specs),
+        lengths=tuple(encoder.max_length * encoder.is_large for encoder in source.encoder_specs),
         vae=parts["vae"],
         pixels_per_token=source.latents.pixels * source.latents.patch,
     )

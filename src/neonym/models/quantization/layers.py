@@ -16,6 +16,12 @@ from neonym.models.storage import Scheme, SchemeRules
 TIED = ("lm_head",)  # output layers that share their weights with a token table
 
 
+def arithmetic(x: Tensor) -> torch.dtype:
+    """Return the precision in which a layer multiplies its input: that of autocast, or of the input."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
 class _Linear(torch.autograd.Function):
     """The function of a linear layer with quantized weights, from [...,I] to [...,O]. Only `x` gets a gradient."""
 
@@ -25,7 +31,8 @@ class _Linear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(numbers, scale)
         ctx.scheme, ctx.weight_shape, ctx.dtype = scheme, shape, x.dtype
-        return F.linear(x, unpack(Packed(scheme, numbers, scale, shape), x.dtype), bias)
+        dtype = arithmetic(x)
+        return F.linear(x.to(dtype), unpack(Packed(scheme, numbers, scale, shape), dtype), bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -48,7 +55,8 @@ class _Conv(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(numbers, scale)
         ctx.scheme, ctx.weight_shape, ctx.dtype, ctx.shape, ctx.options = scheme, shape, x.dtype, x.shape, options
-        return F.conv2d(x, unpack(Packed(scheme, numbers, scale, shape), x.dtype), bias, *options)
+        dtype = arithmetic(x)
+        return F.conv2d(x.to(dtype), unpack(Packed(scheme, numbers, scale, shape), dtype), bias, *options)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -108,7 +108,7 @@ def pack_nf4(weight: Tensor) -> tuple[Tensor, Tensor]:
 def unpack_nf4(weight: Packed, dtype: torch.dtype) -> Tensor:
     """Return the dequantized weights. On CUDA, this is one kernel of bitsandbytes if it is installed."""
     count = torch.Size(weight.shape).numel()
-    if weight.numbers.is_cuda and has_kernels() and not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and weight.numbers.is_cuda and has_kernels():
         return unpacked_by_bitsandbytes(weight, dtype).flatten()[:count].view(weight.shape)
     find = value_pairs if torch.compiler.is_compiling() else cached_value_pairs
     pairs = find(dtype, weight.numbers.device).index_select(0, weight.numbers.int())  # [n/2]
