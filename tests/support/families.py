@@ -178,8 +178,9 @@ def flux2_parts(distilled: bool = False) -> Parts:
         block_out_channels=(8, 8, 8, 8), latent_channels=8, norm_num_groups=4, layers_per_block=1, sample_size=64
     )
     with torch.no_grad():  # the normalisation of an untrained batch norm is none
-        vae.bn.running_mean.normal_()
-        vae.bn.running_var.uniform_(0.5, 2)
+        statistics = dict(vae.bn.named_buffers())
+        statistics["running_mean"].normal_()
+        statistics["running_var"].uniform_(0.5, 2)
     return {
         "model_index": "Flux2KleinPipeline", "facts": {"is_distilled": distilled},
         "transformer": transformer, "vae": vae,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from support.families import tiny_model
 
 PROMPTS = ["a photo of a cat", "A knight (in armour), by the sea", ""]
 WORD = "mychar4"
+CPU = torch.device("cpu")
 COMPONENTS = {
     "transformer": CosmosTransformer3DModel, "text_conditioner": AnimaTextConditioner, "vae": AutoencoderKLQwenImage,
     "text_encoder": Qwen3Model, "tokenizer": AutoTokenizer, "t5_tokenizer": AutoTokenizer,
@@ -64,9 +66,9 @@ def pipeline(folder, monkeypatch):
 def encoded(pipeline, prompts: list[str]) -> torch.Tensor:
     """Return the states of prompts that diffusers' transformer reads, [B,512,D]."""
     found = AnimaTextEncoderStep.encode_prompt(pipeline, prompts, prepare_unconditional_embeds=False)
-    names = ("qwen_prompt_embeds", "qwen_attention_mask", "t5_input_ids", "t5_attention_mask")
+    own: Any = {name: tensor for name, tensor in found.items() if not name.startswith("negative")}
     return AnimaTextConditioningStep._condition_prompt_embeds(
-        pipeline, *(found[name] for name in names), torch.device("cpu"), torch.float32, torch.float32
+        pipeline, **own, device=CPU, conditioning_dtype=torch.float32, output_dtype=torch.float32
     )
 
 
@@ -96,7 +98,7 @@ def test_latents_of_images_are_those_of_diffusers(folder, pipeline):
     model, pixels = load_model(str(folder)), torch.rand(2, 3, 32, 48) * 2 - 1
     found = model.vae.mean(model.vae.encode(pixels))
     with torch.no_grad():
-        expected = encode_vae_image(pixels, pipeline.vae, torch.Generator(), "cpu", torch.float32)
+        expected = encode_vae_image(pixels, pipeline.vae, torch.Generator(), CPU, torch.float32)
     torch.testing.assert_close(found, expected[:, :, 0], rtol=0, atol=1e-5)
 
 
