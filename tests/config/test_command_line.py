@@ -43,7 +43,9 @@ def test_every_flag_of_sd_scripts_is_known(script):
 def test_the_table_contains_only_flags_of_sd_scripts():
     settings = {name for _, name, _ in fields_of(RunConfig)}
     every = {name for names in FLAGS.values() for name in names}
-    assert set(SDSCRIPTS) - {"ae"} <= every  # --ae is a flag of sd-scripts' trainers for FLUX, which name files as we do
+    assert (
+        set(SDSCRIPTS) - {"ae"} <= every
+    )  # --ae is a flag of sd-scripts' trainers for FLUX, which name files as we do
     assert not set(SDSCRIPTS) & settings
     assert not (OTHER_TRAINERS | GUI) & (settings | every)
     assert all(c.setting in settings for c in SDSCRIPTS.values() if c.kind == "renamed")
