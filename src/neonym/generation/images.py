@@ -22,13 +22,14 @@ def generate_images(
     negative_prompt: str = "",
     steps: int = 30,
     guidance: float | None = None,
+    embedded_guidance: float | None = None,
     size: Size | None = None,
     sampler: str | None = None,
     batch_size: int = 8,
 ) -> list[Image.Image]:
     """Return one image for each prompt, generated from its seed.
 
-    `size` is (width, height) in pixels. Size, guidance scale and sampler are the model's own by default. `steps` is
+    `size` is (width, height) in pixels. Size, guidance scales and sampler are the model's own by default. `steps` is
     limited to what the sampler can take. Raises UserError for a sampler or a size that the model does not support.
     """
     width, height = size or (model.source.native_size, model.source.native_size)
@@ -41,9 +42,9 @@ def generate_images(
     scale = model.source.guidance if guidance is None else guidance
     sampler = sampler_name(sampler or default_sampler(model.source.family.process))
     pipeline, images, steps = Pipeline(model), [], possible_steps(sampler, steps)
+    shared = {"steps": steps, "scale": scale, "embedded_guidance": embedded_guidance, "sampler": sampler}
     jobs = [
-        Job(prompt, seed, width, height, negative_prompt, steps, scale, sampler=sampler)
-        for prompt, seed in zip(prompts, seeds, strict=True)
+        Job(prompt, seed, width, height, negative_prompt, **shared) for prompt, seed in zip(prompts, seeds, strict=True)
     ]
     for first in range(0, len(jobs), batch_size):
         images += pipeline.generate(jobs[first : first + batch_size])

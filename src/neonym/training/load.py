@@ -93,4 +93,5 @@ def make_loader(plan: TrainingPlan, latents: Latents, model: Model, accelerator:
         accelerator.device, at_once, [dataset.batch_size for dataset in plan.datasets],
         accelerator.process_index, accelerator.num_processes,
         tokenize_as=plan.run.model.tokenize_as if differs else "diffusers",
+        guidance=None if model.source.facts.embedded_guidance is None else plan.run.objective.guidance_scale,
     )  # fmt: skip

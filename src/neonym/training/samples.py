@@ -89,7 +89,7 @@ class SampleRenderer:
         sampler = sampler_for_sample(prompt.sample_sampler or self.settings.sample_sampler, model.source.family.process)
         return generate_images(
             model, [text], [self.seed(index)], negative_prompt=prompt.negative_prompt, steps=prompt.sample_steps,
-            guidance=prompt.scale, size=(prompt.width or side, prompt.height or side),
+            guidance=prompt.scale, embedded_guidance=prompt.guidance_scale, size=(prompt.width or side, prompt.height or side),
             sampler=sampler,
         )[0]  # fmt: skip
 

@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FluxPipeline
+from safetensors.torch import load_file
 
-from neonym import generate
+from neonym import generate, train
 from neonym.models.families.flow_network import image_positions, pack, unpack
 from neonym.models.loading.identify import identify
 from neonym.models.model import load_model
+from neonym.preflight.preflight import preflight
 from neonym.types import Conditions
+from support.checks import settings
+from support.data_sets import make_images
 from support.families import tiny_model
 
 PROMPTS = ["a photo of a cat", "A knight (in armour), by the sea"]
@@ -61,6 +65,22 @@ def test_images_are_those_of_diffusers(folder, pipeline):
     ).images[0]  # fmt: skip
     (found,) = generate(PROMPTS[0], model=str(folder), seed=5, steps=3, size=(48, 32))
     assert np.abs(np.asarray(found) / 255 - expected).max() < 1.01 / 255
+
+
+def test_the_guidance_scale_of_training_is_read(folder, tmp_path, capsys):
+    """dev learns otherwise with another scale; schnell reads none, and says so."""
+    images, rows = make_images(tmp_path / "images", 1, (32, 32), "a photo of mychar4"), []
+    for scale in (1.0, 4.0):
+        run = settings(
+            pretrained_model_name_or_path=str(folder), train_data_dir=str(images), token_string="mychar4",
+            init_word="cat", resolution="32", max_train_steps=2, lr_warmup_steps=0, guidance_scale=scale, seed=1,
+            output_dir=str(tmp_path / str(scale)), num_vectors_per_token=1, train_batch_size=1,
+        )  # fmt: skip
+        rows.append(load_file(train(run).files[0])["clip_l"])
+    is_dev = identify(str(folder)).facts.embedded_guidance is not None
+    assert torch.equal(*rows) != is_dev
+    warned = "\n".join(map(str, preflight(run).problems))
+    assert ("on a model that reads no guidance scale" in warned) != is_dev
 
 
 def test_packing_is_undone():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -10,7 +10,7 @@ from neonym.errors import ConfigError, Problem
 from neonym.generation.conditioning import TextRules, plain_spelling, words_and_tokens_cut
 from neonym.generation.request.axes import AxesSheet
 from neonym.generation.request.jobs import Job, JobPlan
-from neonym.generation.request.model_fit import size_problems
+from neonym.generation.request.model_fit import UnreadOptions, unread_problems
 from neonym.generation.request.other_syntax import find_other_syntax
 from neonym.models.tokenizers.word_tokenizer import WordTokenizer
 
@@ -27,13 +27,13 @@ class JobInspector:
     words: Iterable[str]
     tokenizers: Mapping[str, WordTokenizer]  # empty if the model is unknown
     rules: TextRules
-    reads_sizes: bool
+    unread: Sequence[UnreadOptions]  # options that the model does not read
     texts: set[str] = field(default_factory=set)  # those read so far
 
     def inspect(self, job: Job) -> tuple[set[str], list[Problem]]:
         """Return the words in a job's prompts, and warnings about what is cut off or has no effect."""
         used: set[str] = set()
-        warnings = [] if self.reads_sizes or not self.tokenizers else list(size_problems(job, self.base))
+        warnings = list(unread_problems(job, self.base, self.unread)) if self.tokenizers else []
         for text in dict.fromkeys((job.prompt, job.negative_prompt)):
             if text in self.texts:
                 continue

@@ -24,6 +24,7 @@ UNKNOWN_MODEL = NativeValues(512, 7.5)  # for a model that cannot be read
 SIZE_OPTIONS = (  # size conditioning, by the names of settings and of jobs
     "original_width", "original_height", "original_width_negative", "original_height_negative", "crop_top", "crop_left",
 )  # fmt: skip
+UnreadOptions = tuple[tuple[str, ...], str]  # names of settings and of jobs, and why they have no effect
 DEEPEST_FIXED = 2  # the --clip_skip of the layer that families with a fixed layer read
 
 
@@ -111,9 +112,9 @@ def model_fit_problems(settings: GenerateSettings, source: ModelSource, words: W
         yield Problem("warning", f"has no effect: {family.label} always reads the penultimate layer", "--clip_skip")
     if settings.zero_terminal_snr and family.process == "flow":
         yield Problem("warning", f"has no effect: {family.label} always starts at pure noise", "--zero_terminal_snr")
-    sizes = [name for name in SIZE_OPTIONS if getattr(settings, name)]
-    if sizes and not family.reads_sizes:
-        yield Problem("warning", only_some_read_sizes(), ", ".join(f"--{name}" for name in sizes))
+    for names, what in unread_options(source):
+        if given := [name for name in names if getattr(settings, name)]:
+            yield Problem("warning", what, ", ".join(f"--{name}" for name in given))
 
 
 def embedding_misfits(word: str, file: Path, embedding: Embedding, source: ModelSource) -> Iterator[Problem]:
@@ -124,12 +125,22 @@ def embedding_misfits(word: str, file: Path, embedding: Embedding, source: Model
         yield from doubts(word, file, embedding, source.family)
 
 
-def size_problems(job: Job, base: Job) -> Iterator[Problem]:
-    """Yield a warning for sizes in a line, if the model reads none; `base` is the job that the settings describe."""
-    changed = [name for name in SIZE_OPTIONS if getattr(job, name) != getattr(base, name)]
-    if changed:
-        flags = ", ".join(f"--{letter}" for letter, (name, _) in LETTERS.items() if name in changed)
-        yield Problem("warning", f"{flags}: {only_some_read_sizes()}", job.raw_prompt[:80])
+def unread_options(source: ModelSource) -> list[UnreadOptions]:
+    """Return the options of jobs that a model does not read, each group with a message."""
+    found: list[UnreadOptions] = [] if source.family.reads_sizes else [(SIZE_OPTIONS, only_some_read_sizes())]
+    if source.facts.embedded_guidance is None:
+        what = f"has no effect: this model ({source.family.label}) reads no guidance scale as a number"
+        found.append((("embedded_guidance",), what))
+    return found
+
+
+def unread_problems(job: Job, base: Job, unread: Sequence[UnreadOptions]) -> Iterator[Problem]:
+    """Yield a warning for options in a line that the model does not read; `base` is the job of the settings."""
+    for names, what in unread:
+        changed = [name for name in names if getattr(job, name) != getattr(base, name)]
+        if changed:
+            flags = ", ".join(f"--{letter}" for letter, (name, _) in LETTERS.items() if name in changed)
+            yield Problem("warning", f"{flags}: {what}", job.raw_prompt[:80])
 
 
 def only_some_read_sizes() -> str:

@@ -26,6 +26,7 @@ from neonym.generation.request.model_fit import (
     recognised_model,
     sampler_problems,
     sampler_process,
+    unread_options,
 )
 from neonym.generation.samplers import SAMPLERS, default_sampler, sampler_name, split_spacing
 from neonym.io.atomic import clear_leftovers, refused_names
@@ -72,7 +73,7 @@ def prepare(settings: GenerateSettings, problems: Iterable[Problem] = ()) -> Pre
     found += model_fit_problems(settings, source, words) if source else ()
     tokenizers = tokenizers_of(source, words, found) if source and not has_errors(found) else {}
     rules = TextRules(settings.max_embeddings_multiples, comfyui=settings.tokenize_as == "comfyui")
-    inspector = JobInspector(plan.base, words, tokenizers, rules, bool(source and source.family.reads_sizes))
+    inspector = JobInspector(plan.base, words, tokenizers, rules, unread_options(source) if source else ())
     inspected = inspect_all(inspector, plan, sheet, has_errors(found))
     found += job_problems_of(inspected, settings, plan, found)
     if source is None or has_errors(found):

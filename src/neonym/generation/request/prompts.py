@@ -30,6 +30,7 @@ class SamplePrompt:
     height: int | None = None
     sample_steps: int = 30
     scale: float | None = None
+    guidance_scale: float | None = None
     seed: int | None = None
     sample_sampler: str | None = None
 
@@ -70,14 +71,15 @@ def parse_seed(text: Any) -> int:
 
 READERS: dict[str, Callable[[Any], Any]] = {
     "prompt": str, "negative_prompt": str, "width": parse_side, "height": parse_side, "sample_steps": parse_steps,
-    "scale": parse_sample_scale, "seed": parse_seed, "sample_sampler": lambda name: str(name).lower(),
+    "scale": parse_sample_scale, "guidance_scale": parse_sample_scale, "seed": parse_seed, "sample_sampler": lambda name: str(name).lower(),
 }  # fmt: skip
 LETTERS = {
-    "n": "negative_prompt", "w": "width", "h": "height", "s": "sample_steps", "l": "scale", "d": "seed",
+    "n": "negative_prompt", "w": "width", "h": "height", "s": "sample_steps", "l": "scale", "g": "guidance_scale",
+    "d": "seed",
     "ss": "sample_sampler",
 }  # fmt: skip
-UNUSED_LETTERS = {"cn", "ctr", "rcfg", "fs", "g"}  # sd-scripts' options for ControlNet and other kinds of models
-UNUSED_KEYS = {"controlnet_image", "guidance_scale", "cfg_trunc_ratio", "renorm_cfg", "flow_shift"}
+UNUSED_LETTERS = {"cn", "ctr", "rcfg", "fs"}  # sd-scripts' options for ControlNet and other kinds of models
+UNUSED_KEYS = {"controlnet_image", "cfg_trunc_ratio", "renorm_cfg", "flow_shift"}
 
 
 def read_prompts(file: str) -> tuple[list[SamplePrompt], list[Problem]]:
