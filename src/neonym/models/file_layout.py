@@ -23,15 +23,16 @@ class MorePart:
 class FileLayout:
     """The transformer of a family in a file, and what its text encoders and VAE must be, whichever files have them.
 
-    The kind of each text encoder is the key of its rows, unless `kinds` tells it by the variant of the transformer.
+    The kind of each text encoder is the key of its rows in embedding files.
     """
 
     config_from: Callable[[Part], Config]  # of the transformer under its original names; raises KeyError
     from_original_names: Callable[[dict[str, Any], Config], dict[str, Any]]
+    family: str  # the name of its signatures
     vae: str  # kind of the VAE
     scheduler: Callable[[str | None, str], Config]  # takes the variant, and what the file is taken for
     vae_example: str = "ae.safetensors"  # how its VAE is usually called
-    kinds: Callable[[str | None], Mapping[str, str]] | None = None  # takes the variant; returns encoder -> kind
+    variants: tuple[str, ...] = ()  # those of the family, if other variants are families of their own
     more: Mapping[str, MorePart] = field(default_factory=dict)  # component -> a part inside the transformer
 
 

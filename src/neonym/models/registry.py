@@ -29,6 +29,22 @@ def family_named(name: str) -> Family | None:
     return _families.get(name)
 
 
+def family_of_file(signature: str | None, variant: str | None) -> Family | None:
+    """Return the family of a transformer in a file, by its signature; None if it is not supported.
+
+    A variant that shapes do not tell, as in a tiny model, is that of the first family with the signature.
+    """
+    for family in families():
+        files = family.files
+        if (
+            files is not None
+            and files.family == signature
+            and (not files.variants or variant in (None, *files.variants))
+        ):
+            return family
+    return None
+
+
 def register(family: Family) -> None:
     """Register a family in this process. Raises ValueError if another family has its name."""
     if _families.setdefault(family.name, family) is not family:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKLFlux2, AutoencoderKLQwenImage
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, Qwen3Config
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, Qwen3Config, Qwen3Model
 
 from neonym.cli.main import main
 from neonym.errors import ModelError
@@ -23,7 +23,8 @@ from support.families import FAMILIES, tiny_model
 from support.quantized import comfy_quant, old_scaled, per_row, save_gguf
 
 KEYS = {"flux1": {"text_encoder": "clip_l", "text_encoder_2": "t5xxl"}, "chroma": {"text_encoder": "t5xxl"},
-        "sd3": {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"}, "zimage": {"text_encoder": "qwen3"}}  # fmt: skip
+        "sd3": {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"}, "zimage": {"text_encoder": "qwen3"},
+        "flux2_klein_4b": {"text_encoder": "qwen3"}, "anima": {"text_encoder": "qwen3"}}  # fmt: skip
 MAKERS = dict(FAMILIES)
 
 
@@ -37,10 +38,24 @@ def clip_with_one_head(kind: type, width: int = 64) -> Any:
     return kind(config)
 
 
-def vae_with_usual_groups(usual: AutoencoderKL) -> AutoencoderKL:
-    """Return a VAE with norms of 32 groups, as published ones have."""
+def vae_with_usual_groups(usual: Any) -> Any:
+    """Return a VAE with what shapes do not tell of a small one: norms of 32 groups, as published ones have."""
+    if isinstance(usual, AutoencoderKLQwenImage):
+        return AutoencoderKLQwenImage(base_dim=8)
     widths = {"block_out_channels": (32, 32, 32, 32), "norm_num_groups": 32, "sample_size": 1024}
-    return AutoencoderKL.from_config({**usual.config, **widths})  # pyright: ignore[reportReturnType]
+    more = {"latent_channels": 32} if isinstance(usual, AutoencoderKLFlux2) else {}
+    return type(usual).from_config({**usual.config, **widths, **more})
+
+
+def changed(part: Any, **values: Any) -> Any:
+    """Return a part with other values in its config, and new weights."""
+    return type(part).from_config({**part.config, **values})
+
+
+def with_usual_rope(qwen: Any) -> Qwen3Model:
+    """Return Qwen3 with the rotary positions of published ones."""
+    rope = {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}
+    return Qwen3Model(Qwen3Config(**{**qwen.config.to_dict(), **rope}))
 
 
 def parts_of(family: str) -> dict[str, Any]:
@@ -48,26 +63,23 @@ def parts_of(family: str) -> dict[str, Any]:
     torch.manual_seed(1)
     parts = MAKERS[family]()
     parts["vae"] = vae_with_usual_groups(parts["vae"])
+    if "qwen3" in KEYS[family].values():
+        parts["text_encoder"] = with_usual_rope(parts["text_encoder"])
     if family == "flux1":
         parts["text_encoder"] = clip_with_one_head(CLIPTextModel)
-        parts["transformer"] = type(parts["transformer"]).from_config(
-            {**parts["transformer"].config, "pooled_projection_dim": 64}
-        )
+        parts["transformer"] = changed(parts["transformer"], pooled_projection_dim=64)
     if family == "sd3":
         parts["text_encoder"] = clip_with_one_head(CLIPTextModelWithProjection)
         with torch.no_grad():
             parts["text_encoder"].text_projection.weight.copy_(torch.eye(64))  # as published files leave it out
         parts["text_encoder_2"] = clip_with_one_head(CLIPTextModelWithProjection, 128)
-        parts["transformer"] = type(parts["transformer"]).from_config(
-            {**parts["transformer"].config, "sample_size": 128}
-        )
+        parts["transformer"] = changed(parts["transformer"], sample_size=128)
     if family == "zimage":
-        rope = {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}
-        parts["text_encoder"] = type(parts["text_encoder"])(
-            Qwen3Config(**{**parts["text_encoder"].config.to_dict(), **rope})
-        )
-        lengths = {"axes_lens": [1536, 512, 512]}
-        parts["transformer"] = type(parts["transformer"]).from_config({**parts["transformer"].config, **lengths})
+        parts["transformer"] = changed(parts["transformer"], axes_lens=[1536, 512, 512])
+    if family == "flux2_klein_4b":
+        parts["transformer"] = changed(parts["transformer"], in_channels=128)
+    if family == "anima":
+        parts["transformer"] = changed(parts["transformer"], max_size=[128, 240, 240])
     return parts
 
 
@@ -94,13 +106,22 @@ def encoder_tensors(key: str, module: torch.nn.Module) -> dict[str, torch.Tensor
     return own
 
 
+def original_tensors(family: str, parts: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the weights of the transformer's file under their original names."""
+    if family == "anima":
+        return original_names.anima(weights_of(parts["transformer"]), weights_of(parts["text_conditioner"]))
+    return original_names.ORIGINAL[family](weights_of(parts["transformer"]))
+
+
 class Files:
     """The files of a tiny model."""
 
     def __init__(self, family: str, home: Path, transformer: Callable = dict, encoders: Callable = dict):
         self.family, self.home, self.parts = family, home, parts_of(family)
-        self.tensors = original_names.ORIGINAL[family](weights_of(self.parts["transformer"]))
-        self.vae_tensors = original_names.vae(weights_of(self.parts["vae"]))
+        self.tensors = original_tensors(family, self.parts)
+        self.vae_tensors = weights_of(self.parts["vae"])
+        if family != "anima":
+            self.vae_tensors = original_names.vae(self.vae_tensors)
         self.texts = {key: encoder_tensors(key, self.parts[part]) for part, key in KEYS[family].items()}
         home.mkdir(exist_ok=True)
         self.transformer, self.vae = home / "transformer.safetensors", home / "ae.safetensors"

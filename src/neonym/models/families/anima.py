@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from neonym.errors import ModelError
 from neonym.models.defaults import published
+from neonym.models.families.anima_names import FILES
 from neonym.models.family import Configs, DenoiserSpec, EncoderSpec, Family, LatentSpec, Recognised, SequenceSpec
 from neonym.models.process.sigmas import FlowSpec
 
@@ -52,6 +53,7 @@ ANIMA = Family(
     process="flow",
     flow=FlowSpec("sigmoid", source="sd-scripts; OneTrainer draws the same"),
     recognise=recognise,
+    files=FILES,
     module="neonym.models.families.anima_network",
     pipeline="AnimaModularPipeline",
     guidance=4.0,

@@ -79,6 +79,6 @@ def conditioner_weights(tensors: dict[str, Any]) -> dict[str, Any]:
 
 
 FILES = FileLayout(
-    config_from, from_original_names, "wan21_or_qwen_image", always_shift(3.0), "qwen_image_vae.safetensors",
+    config_from, from_original_names, "anima", "wan21_or_qwen_image", always_shift(3.0), "qwen_image_vae.safetensors",
     more={"text_conditioner": MorePart(ADAPTER, conditioner_config)},
 )  # fmt: skip

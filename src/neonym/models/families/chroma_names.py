@@ -58,4 +58,4 @@ def approximator_name(name: str) -> str:
     return name.replace(".in_layer.", ".linear_1.").replace(".out_layer.", ".linear_2.")
 
 
-FILES = FileLayout(config_from, from_original_names, "kl_16ch", always_shift(1.0))
+FILES = FileLayout(config_from, from_original_names, "chroma", "kl_16ch", always_shift(1.0))

@@ -10,7 +10,17 @@ from functools import partial
 
 from neonym.errors import ModelError
 from neonym.models.defaults import published
-from neonym.models.family import Configs, DenoiserSpec, EncoderSpec, Family, LatentSpec, Recognised, SequenceSpec
+from neonym.models.families.flux2_names import files_of
+from neonym.models.family import (
+    Configs,
+    DenoiserSpec,
+    EncoderSpec,
+    Family,
+    LatentSpec,
+    Recognised,
+    SequenceSpec,
+    called,
+)
 from neonym.models.process.sigmas import FLUX_LINE, FlowSpec
 
 LAYOUT = SequenceSpec(
@@ -58,7 +68,7 @@ def recognise(configs: Configs, name: str, large: bool) -> Recognised | None:
     if large != (encoder.get("hidden_size") == LARGE):
         return None
     layers = int(encoder.get("num_hidden_layers", 36))
-    if is_distilled(configs.get("model_index", {}).get("is_distilled"), name.lower()):
+    if is_distilled(configs.get("model_index", {}).get("is_distilled"), called(configs, name)):
         return Recognised(native_size=1024, text_layers=layers, guidance=1.0, steps=4)
     return Recognised(native_size=1024, text_layers=layers, steps=50)
 
@@ -96,6 +106,7 @@ def klein(size: str, encoders: tuple[EncoderSpec, ...], gpu_memory: tuple[int, s
             "flux2_shift", 3.0, FLUX_LINE, rounds_sigma=True, source="musubi-tuner; OneTrainer draws the same"
         ),
         recognise=partial(recognise, large=encoders is KLEIN_9B),
+        files=files_of(f"klein_{size.lower()}"),
         module="neonym.models.families.flux2_network",
         pipeline="Flux2KleinPipeline",
         guidance=4.0,

@@ -9,13 +9,15 @@ from neonym.models.families.flux_blocks import norm_size
 from neonym.models.file_layout import FileLayout, always_shift
 from neonym.models.loading.header import Part
 from neonym.models.loading.prefixes import without_prefix
-from neonym.models.signatures import Choice, LoraLayer, LoraSignature, Signature, by_size
+from neonym.models.signatures import Choice, LoraLayer, LoraSignature, Refusal, Signature, by_size
 
 VARIANTS = {15360: "dev", 7680: "klein_4b", 12288: "klein_9b"}  # width of the text states
 WIDTHS = {6144: "dev", 3072: "klein_4b", 4096: "klein_9b"}  # width of the transformer
 AXES, THETA = 4, 2000  # of the rotary positions
 KLEIN = (Choice("base", ("klein-base", "base")), Choice("distilled", ("distilled", "klein")))  # as they are published
-ENCODERS = {"klein_4b": "qwen3_4b", "klein_9b": "qwen3_8b", "dev": "mistral3_24b"}
+DEV = Refusal(
+    "is FLUX.2 dev, whose text encoder (Mistral Small, 23 billion weights) is not supported", "Use FLUX.2 klein 4B or 9B"
+)  # fmt: skip
 CHOICES = {"klein_4b": KLEIN, "klein_9b": KLEIN}
 
 
@@ -32,11 +34,11 @@ def lora_variant(layers: Mapping[str, LoraLayer]) -> str | None:
 SIGNATURES = (
     Signature(
         "flux2", "FLUX.2", ("double_stream_modulation_img.lin.weight", "txt_in.weight"),
-        by_size("txt_in.weight", 1, VARIANTS), choices=CHOICES,
+        by_size("txt_in.weight", 1, VARIANTS), choices=CHOICES, refused={"dev": DEV},
     ),
     Signature(
         "flux2", "FLUX.2", ("double_stream_modulation_img.linear.weight", "context_embedder.weight"),
-        by_size("context_embedder.weight", 1, VARIANTS), "diffusers", choices=CHOICES,
+        by_size("context_embedder.weight", 1, VARIANTS), "diffusers", choices=CHOICES, refused={"dev": DEV},
     ),
 )  # fmt: skip
 # FLUX.1 shares the names: a LoRA is for FLUX.2 if its feed-forward layers are gated, or its width is not 3072
@@ -84,11 +86,8 @@ def from_original_names(tensors: dict[str, Any], config: dict[str, Any]) -> dict
     return convert_flux2_transformer_checkpoint_to_diffusers(without_prefix(tensors))
 
 
-def kinds(variant: str | None) -> Mapping[str, str]:
-    """Return the kind of the text encoder, which is another one for each size."""
-    return {"text_encoder": ENCODERS.get(variant or "", ENCODERS["klein_4b"])}
-
-
-FILES = FileLayout(
-    config_from, from_original_names, "kl_32ch", always_shift(3.0, dynamic=True), "flux2-vae.safetensors", kinds
-)
+def files_of(variant: str) -> FileLayout:
+    """Return the layout of the files of one size, which is a family of its own."""
+    scheduler = always_shift(3.0, dynamic=True)
+    vae = "flux2-vae.safetensors"
+    return FileLayout(config_from, from_original_names, "flux2", "kl_32ch", scheduler, vae, variants=(variant,))

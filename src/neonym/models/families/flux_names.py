@@ -90,4 +90,4 @@ def scheduler(variant: str | None, choice: str) -> dict[str, Any]:
     return flow_scheduler(1.0) if variant == "schnell" else flow_scheduler(3.0, dynamic=True)
 
 
-FILES = FileLayout(config_from, from_original_names, "kl_16ch", scheduler)
+FILES = FileLayout(config_from, from_original_names, "flux1", "kl_16ch", scheduler)

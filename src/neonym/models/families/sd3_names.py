@@ -84,4 +84,4 @@ def from_original_names(tensors: dict[str, Any], config: dict[str, Any]) -> dict
     return convert_sd3_transformer_checkpoint_to_diffusers(without_prefix(tensors))
 
 
-FILES = FileLayout(config_from, from_original_names, "kl_16ch", always_shift(3.0))
+FILES = FileLayout(config_from, from_original_names, "sd3", "kl_16ch", always_shift(3.0))

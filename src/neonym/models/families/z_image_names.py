@@ -74,4 +74,4 @@ def scheduler(variant: str | None, choice: str) -> dict[str, Any]:
     return flow_scheduler(3.0 if choice == "turbo" else 6.0)
 
 
-FILES = FileLayout(config_from, from_original_names, "kl_16ch", scheduler)
+FILES = FileLayout(config_from, from_original_names, "zimage", "kl_16ch", scheduler)

@@ -34,7 +34,7 @@ from neonym.models.loading.vae_config import PREFIX as VAE_PREFIX
 from neonym.models.loading.vae_config import vae_config
 from neonym.models.loading.vocabulary_spread import spread_of
 from neonym.models.loading.weight_files import ENDINGS, Header, read_header
-from neonym.models.registry import checkpoint_layouts, family_named, supported
+from neonym.models.registry import checkpoint_layouts, family_of_file, supported
 from neonym.models.source import BUILTIN, BUILTIN_MODELS, ModelSource
 
 
@@ -95,8 +95,8 @@ def transformer_in(header: Header, path: Path, name: str) -> tuple[FileFacts, Fa
     """
     facts = facts_of(header, path.name)
     refuse(facts, name)
-    family = family_named(facts.family or "")
-    return (facts, family) if family is not None and family.files is not None else None
+    family = family_of_file(facts.family, facts.variant)
+    return (facts, family) if family is not None else None
 
 
 def source_of_files(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from neonym.errors import ModelError
 from neonym.models.families.signatures import SIGNATURES
 from neonym.models.loading.file_roles import FileFacts
-from neonym.models.registry import family_named, supported
+from neonym.models.registry import family_of_file, supported
 
 OF_MODEL = "Name the model that it belongs to"
 LABELS = {signature.family: signature.label for signature in SIGNATURES}
@@ -24,6 +24,6 @@ def refuse(facts: FileFacts, name: str) -> None:
     if refusal := facts.refusal:
         why = f" ({facts.assumed.reason})" if facts.assumed and facts.assumed.choice.refused is refusal else ""
         raise ModelError(f"{refusal.what}{why}", name, refusal.fix or f"Words can be learned for {supported()}")
-    if facts.signature is not None and family_named(facts.signature.family) is None:
+    if facts.signature is not None and family_of_file(facts.family, facts.variant) is None:
         what = f"is a {facts.signature.label} transformer, for which words cannot be learned yet"
         raise ModelError(what, name, f"Words can be learned for {supported()}")

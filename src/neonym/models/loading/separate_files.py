@@ -75,7 +75,7 @@ def assemble(
     with all problems of all files.
     """
     layout, library = layout_of(family), with_library_names(header)
-    wanted = kinds_of(family, facts.variant)
+    wanted = {spec.name: spec.file_key for spec in family.encoders}  # component -> kind
     own = [Found(path, library, encoder, name) for encoder in facts.encoders.values()]
     encoders, problems = matched(wanted, own, files, family)
     problems += missing_encoders(wanted, encoders, family, name)
@@ -130,12 +130,6 @@ def origin_of(facts: FileFacts) -> dict[str, Any]:
         "reason": assumed.reason,
         "others": list(assumed.others),
     }
-
-
-def kinds_of(family: Family, variant: str | None) -> Mapping[str, str]:
-    """Return the kind of each text encoder that a transformer of this variant reads."""
-    kinds = layout_of(family).kinds
-    return kinds(variant) if kinds else {spec.name: spec.file_key for spec in family.encoders}
 
 
 def denoiser_config(part: Part, facts: FileFacts, layout: FileLayout, path: Path) -> dict[str, Any]:
