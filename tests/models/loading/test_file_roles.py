@@ -6,6 +6,7 @@ from neonym.errors import ModelError
 from neonym.models.loading.file_roles import facts_of
 from neonym.models.loading.header import Header
 from neonym.models.loading.refusals import refuse
+from neonym.models.registry import family_of_file
 from support.headers import header_cases, header_of
 
 CASES = header_cases()
@@ -91,6 +92,23 @@ def test_what_cannot_be_learned_for_is_refused_with_its_reason(header, file_name
     assert "\n" not in str(error.value)
     assert error.value.problem.fix
     assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [("klein_4b.safetensors", "FLUX.2 klein 4B"), ("klein_9b-diffusers.safetensors", "FLUX.2 klein 9B"), ("anima-base.safetensors", "Anima"),
+     ("flux1-schnell.safetensors", "FLUX.1"), ("sd35_large.safetensors", "Stable Diffusion 3"), ("flux2_dev.safetensors", None),
+     ("wan2.1_t2v_1.3B.safetensors", None)],
+)  # fmt: skip
+def test_each_size_finds_its_family(name, label):
+    facts = facts_of(header_of(CASES[name]), name)
+    family = family_of_file(facts.family, facts.variant)
+    assert (family and family.label) == label
+    if label is not None:
+        refuse(facts, name)
+    else:
+        with pytest.raises(ModelError):
+            refuse(facts, name)
 
 
 def test_sizes_of_no_published_encoder_still_tell_the_architecture():
