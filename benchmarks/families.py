@@ -199,7 +199,7 @@ class Bench:
 
     def measure_model(self, family: Family, kept: Kept) -> None:
         """Make a model, and measure it at all sizes."""
-        configs = tiny(CONFIGS[family.name]) if self.args.tiny else CONFIGS[family.name]
+        configs = tiny(family.name) if self.args.tiny else CONFIGS[family.name]
         source, sides = random_source(family, configs, kept), self.args.sides
         if self.is_over():
             return self.report(source, kept, sides[-1], True, {"error": "no time left"})
@@ -258,7 +258,7 @@ class Bench:
 
 
 COLUMNS = {
-    "family": 10, "side": 6, "kept": 12, "checkpointing": 15, "weights_gb": 12, "estimated_weights_gb": 22,
+    "family": 16, "side": 6, "kept": 12, "checkpointing": 15, "weights_gb": 12, "estimated_weights_gb": 22,
     "peak_gb": 9, "estimated_gb": 14, "seconds": 10, "loss": 9,
 }  # fmt: skip
 HEAD = "".join(f"{name:>{width}}" for name, width in COLUMNS.items())

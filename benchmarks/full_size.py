@@ -51,13 +51,17 @@ TINY: dict[str, Any] = {  # the same architectures in a size for tests
     "n_refiner_layers": 1, "dim": 32, "axes_dims": [4, 6, 6], "n_heads": 2, "n_kv_heads": 2, "cap_feat_dim": 32,
     "joint_attention_dim": 32, "pooled_projection_dim": 32, "hidden_size": 32, "d_model": 32, "d_kv": 8, "d_ff": 48,
     "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 600,
-    "block_out_channels": [8, 8, 8, 8], "norm_num_groups": 4, "num_hidden_layers": 3, "num_heads": 4,
+    "block_out_channels": [8, 8, 8, 8], "norm_num_groups": 4, "num_heads": 4,
 }  # fmt: skip
 
 
-def tiny(configs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+TINY_OF = {"flux2_klein_4b": {"joint_attention_dim": 96, "axes_dims_rope": [4, 4, 4, 4]}}
+
+
+def tiny(family: str) -> dict[str, dict[str, Any]]:
     """Return the configs of a model of the same architecture whose networks are tiny."""
+    small = {**TINY, **TINY_OF.get(family, {})}
     return {
-        part: {**config, **{key: value for key, value in TINY.items() if key in config}}
-        for part, config in configs.items()
+        part: {**config, **{key: value for key, value in small.items() if key in config}}
+        for part, config in CONFIGS[family].items()
     }

@@ -53,6 +53,7 @@ class ModelSizes(NamedTuple):
     lengths: tuple[int, ...]
     vae: PartSizes
     pixels_per_token: int  # of an image's side
+    others: int = 0  # numbers in other parts, such as adapters
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ def estimate(model: ModelSizes, step: Step, choice: Choice) -> Estimate:
     storage = choice.storage
     weights = denoiser_memory(model.denoiser, storage, step.width)
     weights += sum(part.numbers.memory(storage.encoders, step.width) for part in model.encoders)
+    weights += model.others * step.width
     dequantized = 0
     for part, scheme in ((model.denoiser, storage.denoiser), *((part, storage.encoders) for part in model.encoders)):
         if scheme is not None:
