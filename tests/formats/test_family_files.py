@@ -268,8 +268,8 @@ def flux_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def tiny_word(tmp_path_factory) -> Path:
-    """Return a file with a word for the tiny model, whose encoders have vectors of 32 numbers."""
-    rows = {"text_encoder": rows_of(1, 32, 3), "text_encoder_2": rows_of(2, 32, 2)}
+    """Return a file with a word for the tiny model, whose encoders have vectors of 64 numbers."""
+    rows = {"text_encoder": rows_of(1, 64, 3), "text_encoder_2": rows_of(2, 64, 2)}
     word = Embedding("zyzzo", rows, {"neonym.family": "flux1", "neonym.init_word": "dog"})
     return write_embedding(word, tmp_path_factory.mktemp("word") / "zyzzo.safetensors")
 
