@@ -18,6 +18,7 @@ from neonym.formats import read_content, read_embedding, support_by_program, wit
 from neonym.formats.fitting import doubts, fitted, misfit
 from neonym.formats.usage import usage_card
 from neonym.models.family import Family
+from neonym.models.loading.identify import identify
 from neonym.models.registry import families, family_named
 from neonym.types import Embedding
 from support.comfyui_files import vectors_for
@@ -267,9 +268,10 @@ def flux_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tiny_word(tmp_path_factory) -> Path:
-    """Return a file with a word for the tiny model, whose encoders have vectors of 64 numbers."""
-    rows = {"text_encoder": rows_of(1, 64, 3), "text_encoder_2": rows_of(2, 64, 2)}
+def tiny_word(tmp_path_factory, flux_folder) -> Path:
+    """Return a file with a word for the tiny model, with different numbers of vectors for its encoders."""
+    widths = identify(str(flux_folder)).widths
+    rows = {name: rows_of(i, width, 3 - i) for i, (name, width) in enumerate(widths.items())}
     word = Embedding("zyzzo", rows, {"neonym.family": "flux1", "neonym.init_word": "dog"})
     return write_embedding(word, tmp_path_factory.mktemp("word") / "zyzzo.safetensors")
 

@@ -52,7 +52,7 @@ def test_an_embedding_of_another_width_is_refused(tmp_path, capsys):
     pair = {"text_encoder": torch.ones(1, 128), "text_encoder_2": torch.ones(1, 128)}
     path = write_embedding(Embedding("pair", pair), tmp_path / "pair.safetensors")
     generate(tmp_path, "--prompt", "a pair", "--textual_inversion_embeddings", path, code=2)
-    assert "learned for text_encoder_2, which builtin:emoji does not have" in capsys.readouterr().err
+    assert "builtin:emoji (Stable Diffusion 1.x) has no text encoder for them" in capsys.readouterr().err
 
 
 def test_source_images_may_be_rotated_deep_or_transparent(tmp_path):

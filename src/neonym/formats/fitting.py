@@ -137,10 +137,11 @@ def families_like(embedding: Embedding) -> list[Family]:
 
 
 def families_of_encoders(embedding: Embedding) -> list[Family]:
-    """Return the families that have an encoder for each of a word's vectors, by the keys and the widths in its file."""
+    """Return the families with an encoder for each of a word's vectors, by the keys and the widths in its file."""
     found: list[Family] | None = None
     for name, key in embedding.names.items():
-        own = [family for family, _ in encoders_of(key, embedding.vectors[name].shape[1])]
+        width = embedding.vectors[name].shape[1]
+        own = [family for family, spec in encoders_of(key, width) if spec.width == width]
         found = own if found is None else [family for family in found if family in own]
     return found or []
 
