@@ -25,6 +25,7 @@ import torch
 from PIL import Image
 
 from neonym import train
+from neonym.config.data_settings import ModelSettings
 from neonym.config.learning_settings import ObjectiveSettings, OptimSettings
 from neonym.config.run import RunConfig
 from neonym.formats import read_embedding
@@ -137,6 +138,16 @@ def loss_of(model: Model, subject: Subject, name: str, images: list[Example], mo
     return float(torch.cat(losses).mean())
 
 
+def score_in_comfyui(model: Model, subject: Subject, word: str, shown: list[Example], moments: torch.Tensor) -> float:
+    """Return the score of a learned word in prompts as ComfyUI reads them, beside the true name as diffusers reads it."""
+    first, best = (loss_of(model, subject, name, shown, moments) for name in (INIT, subject.name))
+    model.text.comfyui = True
+    try:
+        return (first - loss_of(model, subject, word, shown, moments)) / (first - best)
+    finally:
+        model.text.comfyui = False
+
+
 def obedience(model: Model, subject: Subject, name: str, colours: list[str], steps: int) -> float:
     """Return the share of generated images that have the requested background."""
     prompts = [phrase(article(name), subject.style, c, 0) for c in colours]
@@ -154,7 +165,7 @@ def run_of(args: argparse.Namespace, config: Path, out: Path, evaluation: dict, 
     """Return the run that the flags describe."""
     return RunConfig.model_validate(
         {
-            "model": {"pretrained_model_name_or_path": args.model},
+            "model": {"pretrained_model_name_or_path": args.model, "tokenize_as": args.tokenize_as},
             "dataset": {"dataset_config": str(config)},
             "optim": {
                 "learning_rate": args.learning_rate, "lr_scheduler": args.lr_scheduler, "seed": args.seed,
@@ -193,6 +204,10 @@ def measure(args: argparse.Namespace) -> dict:
                 scores[step] = (first - loss_of(model, subject, word, shown, moments)) / (first - best)
                 curve.setdefault(step, []).append(scores[step])
             row = {"subject": subject.name, "loss_init": first, "loss_true": best, "score": scores[args.steps]}
+            if any(tokenizer.differs_in_comfyui for tokenizer in model.text.tokenizers.values()):
+                row["score_in_comfyui"] = score_in_comfyui(
+                    model, subject, f"{subject.word}x{args.steps}", shown, moments
+                )
             if args.obedience_colours:
                 colours = list(COLOURS)[:: 12 // args.obedience_colours]
                 row["background_word"] = obedience(model, subject, f"{subject.word}x{args.steps}", colours, 20)
@@ -210,6 +225,8 @@ def measure(args: argparse.Namespace) -> dict:
         "training_seconds": round(seconds, 1),
         "subjects": rows,
     }
+    if "score_in_comfyui" in rows[0]:
+        result["mean_score_in_comfyui"] = float(np.mean([row["score_in_comfyui"] for row in rows]))
     if args.obedience_colours:
         result |= {k: float(np.mean([r[k] for r in rows])) for k in ("background_word", "background_true")}
     return result
@@ -240,6 +257,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--timestep_draws", default=ObjectiveSettings().timestep_draws)
     parser.add_argument("--lr_warmup_steps", default=defaults.lr_warmup_steps)
     parser.add_argument("--max_grad_norm", type=float, default=defaults.max_grad_norm)
+    parser.add_argument("--tokenize_as", default=ModelSettings().tokenize_as, help="how captions are read in training")
     parser.add_argument("--mixed_precision", default="no", choices=["no", "fp16", "bf16"])
     parser.add_argument("--torch_compile", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
