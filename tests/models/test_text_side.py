@@ -9,6 +9,8 @@ import torch
 
 from neonym.data.loader import Loader
 from neonym.generation.conditioning import TextRules, read_prompt, words_and_tokens_cut
+from neonym.generation.request.inspection import JobInspector
+from neonym.generation.request.jobs import Job
 from neonym.models.encoders.clip import Keep
 from neonym.models.families import anima, flux, z_image
 from neonym.models.family import EncoderSpec
@@ -87,6 +89,26 @@ def test_prompts_for_a_chat_turn(prompt, diffusers, comfyui):
         assert rules.comfyui or len(ids) == 512
         used, lost = words_and_tokens_cut(tokenizer, prompt, rules)
         assert (used, lost) == ({WORD} if "w" in kept else set(), 0)
+
+
+def test_an_empty_prompt_of_anima_is_padding_that_is_read_in_comfyui():
+    (qwen,), text = anima.ENCODERS, text_side(*anima.ENCODERS, *anima.ID_READERS)
+    for comfyui, ids in ((False, 0), (True, 151643)):
+        for found in (read_prompt(text, "", 1, TextRules(comfyui=comfyui)), text.tokenize("", comfyui)):
+            assert found.ids[qwen.name].tolist() == [[ids]]
+            assert found.masks[qwen.name].tolist() == [[comfyui]]
+            assert found.ids["t5_tokenizer"].tolist() == [[1]]
+
+
+def test_emphasis_in_a_prompt_for_a_chat_turn_is_reported():
+    inspect = JobInspector(Job("a", 1, 64, 64), [], text_side(*z_image.ENCODERS).tokenizers, TextRules(), False)
+    warned = {
+        prompt: [p.what for p in inspect.text_warnings(prompt, 0)] for prompt in ("a (cat:1.3)", "a (cat)", "7:3)")
+    }
+    assert [bool(own) for own in warned.values()] == [True, False, False]
+    assert "`(cat:1.3)` is read as plain text" in warned["a (cat:1.3)"][0]
+    (too_long,) = inspect.text_warnings("a", 3)
+    assert too_long.fix == "Shorten it"
 
 
 def test_prompts_of_comfyui_have_its_lengths():

@@ -29,6 +29,9 @@ def unsuitable_settings(run: RunConfig, source: ModelSource) -> list[Problem]:
     if run.model.tokenize_as != "mix" and all(encoder.kind != "causal_lm" for encoder in source.family.encoders):
         what = f"has no effect: ComfyUI and diffusers make the same ids of captions for {source.family.label}"
         problems.append(Problem("warning", what, "--tokenize_as"))
+    if run.dataset.weighted_captions and all(own.layout.brackets == "text" for own in source.family.encoders):
+        what = f"has no effect: {source.family.label} reads a caption as a chat turn, in which brackets are text"
+        problems.append(Problem("warning", what, "--weighted_captions"))
     problems += encoder_problems(run, source)
     if source.family.clip_skip_note and run.model.clip_skip > 1:
         what, fix = source.family.clip_skip_note

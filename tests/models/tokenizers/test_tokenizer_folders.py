@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ import pytest
 from neonym.config.generate import GenerateSettings
 from neonym.errors import ModelError
 from neonym.generation.request.model_fit import recognised_model
+from neonym.models.families.z_image import Z_IMAGE
 from neonym.models.loading.identify import identify
 from neonym.models.tokenizers.loading import load_tokenizers, with_tokenizers
 from neonym.preflight.preflight import preflight
+from neonym.preflight.settings import unsuitable_settings
 from support.checks import settings
 from support.data_sets import make_images
 from support.families import tiny_model
@@ -90,3 +93,21 @@ def test_a_folder_without_tokenizers_is_refused_in_training_and_generation(folde
         assert "tokenizer or tokenizer_2" in error.fix
         with pytest.raises(ModelError, match=what):
             recognised_model(GenerateSettings(ckpt=str(folder), **flags))
+
+
+def test_settings_of_text_without_effect_are_reported(folder):
+    flux = identify(str(folder))
+    chat = replace(flux, family=Z_IMAGE)
+    base = {"pretrained_model_name_or_path": str(folder), "train_data_dir": "x", "token_string": "mychar4"}
+    for source, changes, flag in (
+        (flux, {"tokenize_as": "comfyui"}, "--tokenize_as"),
+        (chat, {"weighted_captions": True}, "--weighted_captions"),
+    ):
+        found = unsuitable_settings(settings(**base, **changes), source)
+        assert flag in [problem.where for problem in found if "has no effect" in problem.what]
+    for source, changes in ((chat, {"tokenize_as": "comfyui"}), (flux, {"weighted_captions": True}), (flux, {})):
+        assert not [
+            p
+            for p in unsuitable_settings(settings(**base, **changes), source)
+            if p.where.startswith(("--tok", "--wei"))
+        ]

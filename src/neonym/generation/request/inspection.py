@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,6 +17,7 @@ from neonym.models.tokenizers.word_tokenizer import WordTokenizer
 
 MOST_SHOWN = 20  # problems of the same severity
 ENOUGH_JOBS = 20_000  # jobs that are searched for more mistakes in a run that fails anyway
+WEIGHT = re.compile(r"\([^()]*:\d*\.?\d+\)")  # emphasis with a number
 MEMO_SIZE = 10_000  # prompts that are remembered as read
 
 
@@ -49,8 +51,16 @@ class JobInspector:
         where = f'"{text[:60]}"'
         for found, what, fix in find_other_syntax(plain_spelling(text, self.words)):
             yield Problem("warning", f"`{found}` {what} here: it is read as plain text", where, fix)
+        own = self.tokenizers.values()
+        if own and (weight := WEIGHT.search(text)) and not any(tokenizer.knows_emphasis for tokenizer in own):
+            fix = "Remove the brackets and the number"
+            what = (
+                f"`{weight.group()}` is read as plain text: the model reads a prompt as a chat turn, without emphasis"
+            )
+            yield Problem("warning", what, where, fix)
         if lost:
-            fix = "Raise --max_embeddings_multiples, or shorten it"
+            longer = any(tokenizer.most_chunks > 1 for tokenizer in own)
+            fix = "Raise --max_embeddings_multiples, or shorten it" if longer else "Shorten it"
             yield Problem("warning", f"{lost} tokens at the end are cut off", where, fix)
 
 

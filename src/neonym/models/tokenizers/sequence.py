@@ -133,8 +133,8 @@ class SequenceWordTokenizer(WordTokenizer):
         if not self.differs_in_comfyui:
             return self.with_emphasis(text)
         weighted = self.reads_emphasis and self.knows_emphasis
-        found = typed_groups(self, self.cleaned(text), weighted, escape=not weighted)
-        return [pair for group in found for pair in group] or [(self.pad, 1.0)]
+        (chunk,) = self.comfyui_chunks(typed_groups(self, self.cleaned(text), weighted, escape=not weighted))
+        return chunk
 
     def laid_out(self, chunks: Sequence[Chunk]) -> Layout:
         """Return one sequence [1,L] of one chunk of (id, emphasis), with end and padding."""
@@ -142,8 +142,9 @@ class SequenceWordTokenizer(WordTokenizer):
         return self.padded(chunks[0], full, self.suffix_behind_padding)
 
     def comfyui_chunks(self, groups: Iterable[Chunk]) -> list[Chunk]:
-        """Return groups of (id, emphasis) as one chunk, which is not cut off."""
-        return [[pair for group in groups for pair in group]]
+        """Return groups of (id, emphasis) as one chunk, which is not cut off. Nothing at all becomes padding that is read."""
+        chunk = [pair for group in groups for pair in group]
+        return [chunk or [(self.pad, 1.0)] * (self.end is None)]
 
     def laid_out_as_comfyui(self, chunks: Sequence[Chunk]) -> Layout:
         """Return one sequence [1,L] of one chunk of (id, emphasis), as long as ComfyUI makes it."""
