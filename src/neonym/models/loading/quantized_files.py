@@ -74,9 +74,8 @@ def is_quantized(header: Header, shapes: Mapping[str, Shape]) -> bool:
 def is_quantized_file(file: Path) -> bool:
     """Return whether tensors of a file have to be made plain. Raises ModelError if it is damaged."""
     header = read_header(file)
-    return (
-        header.container == "gguf" or is_quantized(header, header.shapes) or any(n.endswith(NF4) for n in header.shapes)
-    )
+    packed = is_quantized(header, header.shapes) or any(name.endswith(NF4) for name in header.shapes)
+    return header.container == "gguf" or packed or not {*EIGHT}.isdisjoint(header.dtypes.values())
 
 
 def scale_of(weight: str, names: Mapping[str, Shape]) -> str | None:
