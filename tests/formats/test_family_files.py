@@ -249,14 +249,14 @@ def test_the_card_says_what_to_type_and_where(tmp_path):
     write_embedding(with_encoders(word, ["clip_l"], file), tmp_path / "zyzzo-clip_l.safetensors")
     card = usage_card(word, file)
     assert "| ComfyUI | models/embeddings/ | `a photo of embedding:zyzzo` |" in card
-    assert "`a photo of zyzzo-clip_l`" in card
+    assert "| Forge | embeddings/ (the file zyzzo-clip_l.safetensors) | `a photo of zyzzo-clip_l` |" in card
     assert "| OneTrainer | its base embedding" in card
     assert "directly before `.`" in card
     assert "eos_token_id = 49407" in card
     z_image = word_of(known("zimage"), **{"neonym.base_model": "some/z-image"})
     card = usage_card(z_image, write_embedding(z_image, tmp_path / "b.safetensors"))
     assert "brackets are plain text for Z-Image" in card
-    assert "diffusers does not read words for Z-Image" in card
+    assert "diffusers has no loader of words in ZImagePipeline" in card
     assert "load_textual_inversion" not in card
 
 

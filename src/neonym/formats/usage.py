@@ -29,6 +29,7 @@ DESTINATIONS = {  # program -> where the file goes, an example prompt
 }
 # Matches what to write in a prompt, in the result of a rule, where it is not the file name
 IN_PROMPT = re.compile(r"embedding:\S+|(?<=: )<[^<>]+>|(?<=as `)[^`]+(?=`)")
+AS_SECOND = "reads it, the file {file}"  # of a file beside the main one
 ONE_ENCODER = """\
 {setup}pipe.load_textual_inversion({file}, token={token}{encoder})
 image = pipe({prompt}).images[0]"""
@@ -59,8 +60,10 @@ def usage_card(embedding: Embedding, file: Path, flags: Mapping[str, str | tuple
         lines += ["Only Neonym can use it: no other program has this model.", ""]
     else:
         lines += ["| program | put the file into | write |", "|---|---|---|"]
-        lines += [row(program, support[program], file) for program in DESTINATIONS if program in support]
-        lines += [row(program, "reads it", alone) for program, alone in files_beside(family, file)]
+        beside = dict(files_beside(family, file))
+        for program in (program for program in DESTINATIONS if program in support):
+            alone = beside.get(program)
+            lines.append(row(program, support[program], file) if alone is None else row(program, AS_SECOND, alone))
         notes = [*warnings_of(file.stem, count), *prompt_rules(family, file.stem)]
         lines += ["", *(f"Note: {note}." for note in notes)]
         lines += with_diffusers(embedding, file, support["diffusers"])
@@ -83,7 +86,7 @@ def row(program: str, support: str, file: Path) -> str:
         return f"| {program} | {support} | |"
     in_prompt = IN_PROMPT.search(support)
     name = in_prompt.group() if in_prompt else file.stem.lower() if program == "stable-diffusion.cpp" else file.stem
-    only = re.sub(r"^reads it|: embedding:\S+|: <[^<>]+>|, as `.*", "", support).strip(" ,")
+    only = re.sub(r"^reads it|: embedding:\S+|: <[^<>]+>|, as `.*", "", support.format(file=file.name)).strip(" ,")
     return f"| {program} | {destination}{f' ({only})' if only else ''} | {f'`{prompt.format(name=name)}`' if prompt else ''} |"
 
 
@@ -99,6 +102,7 @@ def with_diffusers(embedding: Embedding, file: Path, support: str) -> list[str]:
     diffusers loses vectors of names with capital letters and refuses names that its tokenizer already has.
     """
     ending, family = file.suffix.removeprefix(".").lower(), family_of(embedding)
+    setup = family.diffusers_setup if family else None
     if family is not None and family.programs is not None and "diffusers" not in family.programs:
         return ["", f"diffusers {support}.", ""]
     if not support.startswith(("reads", "one call")):
@@ -115,7 +119,7 @@ def with_diffusers(embedding: Embedding, file: Path, support: str) -> list[str]:
         file=name,
         token=word,
         encoder="" if not (family and specs) or specs[0] is family.encoders[0] else at_encoder(specs[0]),
-        setup=f"{family.diffusers_setup}\n" if family and family.diffusers_setup else "",
+        setup=f"# {setup.why}\n{setup.code}\n" if setup else "",
         loads="\n".join(loads),
         prompt=json.dumps(f"a photo of {token}", ensure_ascii=False),
     )

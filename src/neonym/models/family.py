@@ -83,6 +83,14 @@ class OneEncoderFile:
 
 
 @dataclass(frozen=True)
+class DiffusersSetup:
+    """What a pipeline of diffusers needs before it can use a word."""
+
+    why: str
+    code: str  # Python, with the pipeline as `pipe`
+
+
+@dataclass(frozen=True)
 class LatentSpec:
     """The latents of a family, unless the configs of a model say otherwise."""
 
@@ -190,7 +198,7 @@ class Family:
     # Programs that read its words, by their names in `formats/consumers`; None: every program has its own rule there
     programs: tuple[str, ...] | None = ("ComfyUI",)
     prompt_notes: tuple[str, ...] = ()  # how to write prompts with a word in ComfyUI, apart from what holds for all
-    diffusers_setup: str = ""  # Python that comes before a word is used in its pipeline, `pipe`
+    diffusers_setup: DiffusersSetup | None = None
 
     @property
     def components(self) -> tuple[str, ...]:

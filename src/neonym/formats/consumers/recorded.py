@@ -46,7 +46,8 @@ def recorded_rules(family: Family) -> dict[str, Program]:
     found = {}
     for name in (*PROGRAMS, *(name for name in readers if name not in PROGRAMS)):
         program = PROGRAMS.get(name, PROGRAMS["Forge"])  # Forge Neo opens the files that Forge opens
-        rule = RULES[name] if name in readers else without_words(program.rule)
+        unread = without_words(None if name == "diffusers" else program.rule)
+        rule = RULES[name] if name in readers else unread
         found[name] = replace(program, rule=of_family(rule, family), any_width=True)
     return found
 
@@ -56,11 +57,16 @@ def of_family(rule: Rule, family: Family) -> Callable[[File], str]:
     return lambda file: rule(file, family)
 
 
-def without_words(rule: Callable[[File], str]) -> Rule:
-    """Return the rule of a program that does not read words of a family. `rule` is its rule for other words."""
+def without_words(rule: Callable[[File], str] | None) -> Rule:
+    """Return the rule of a program that does not read words of a family.
+
+    `rule` is its rule for other words; None for diffusers, whose pipelines are each for one family.
+    """
 
     def found(file: File, family: Family) -> str:
-        mistaken = rule(file).startswith((READS, "one call"))
+        if rule is None:
+            return f"has no loader of words in {family.pipeline}"
+        mistaken = rule(file).startswith(READS)
         return f"does not read words for {family.label}{': it takes this one for that of another model' * mistaken}"
 
     return found
@@ -98,14 +104,15 @@ def comfy_rows(file: File, key: str) -> Tensor | None:
 def diffusers(file: File, family: Family) -> str:
     """Return what diffusers does with a file: its loader takes one tensor, and the user says for which encoder."""
     keys = keys_in(file, [(spec, spec.keys) for spec in family.encoders])
+    but = f"; {family.diffusers_setup.why}" if family.diffusers_setup else ""
     if len(file.content.table) == 1:
         spec = next((spec for spec in family.encoders if file.widths == {spec.width}), family.encoders[0])
         if spec is family.encoders[0]:
-            return f"{READS}, with token=..."
-        return f"one call with text_encoder=pipe.{spec.name}, tokenizer=pipe.{spec.tokenizer}"
+            return f"{READS}, with token=...{but}"
+        return f"one call with text_encoder=pipe.{spec.name}, tokenizer=pipe.{spec.tokenizer}{but}"
     if not keys:
         return "refuses it: more than one tensor"
-    return f"one call for each encoder, with {' and '.join(keys)}"
+    return f"one call for each encoder, with {' and '.join(keys)}{but}"
 
 
 def forge(file: File, family: Family) -> str:

@@ -67,4 +67,5 @@ ANIMA = Family(
     architectures={"velocity": "anima"},
     fixed_text_layer=True,
     no_clip_skip="Anima has no CLIP encoder",
+    prompt_notes=("0.33.0 and older fail at words of Anima",),
 )

@@ -11,6 +11,7 @@ from neonym.models.families.flux_names import FILES
 from neonym.models.family import (
     Configs,
     DenoiserSpec,
+    DiffusersSetup,
     EncoderSpec,
     Family,
     LatentSpec,
@@ -37,10 +38,12 @@ TRANSFORMER = DenoiserSpec(
     in_int8=(".norm",), blocks=("transformer_blocks", "single_transformer_blocks"),
 )  # fmt: skip
 CHANNELS = 64  # of a token: 2 x 2 latents of 16 channels
-# In the published config, the end is 2. transformers then pools at the largest id, which is a vector of the new word
-POOL_AT_END = """\
-for module in pipe.text_encoder.modules():  # pool CLIP's states at the end of the prompt, not at the word
-    module.eos_token_id = 49407"""
+# In the published config, the end is 2. transformers then pools at the largest id, which is a vector of the new word.
+# It copies the number from the config when the model is made, so changing the config afterwards does nothing
+POOL_AT_END = DiffusersSetup(
+    "CLIP pools at the word instead of the end of the prompt, unless its eos_token_id is set to 49407",
+    "for module in pipe.text_encoder.modules():\n    module.eos_token_id = 49407",
+)
 OTHER_TASKS = {  # pipeline -> what its model is for
     "FluxFillPipeline": "inpainting", "FluxControlPipeline": "images with a depth map or edges",
     "FluxKontextPipeline": "editing images", "FluxPriorReduxPipeline": "variations of an image",
