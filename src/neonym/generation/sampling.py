@@ -39,7 +39,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Levels:
-    """How a family chooses the noise levels of a flow."""
+    """A frozen record of how a family chooses the noise levels of a flow."""
 
     patch: int = 1  # side, in latents, of what the denoiser reads as one token (`LatentSpec.patch`)
     own: bool = False  # those of its scheduler, which end at almost 0 (`Family.own_levels`)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import Flux2KleinPipeline
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
+from safetensors.torch import save_file
 
 from neonym import generate
 from neonym.errors import ModelError
@@ -121,8 +122,12 @@ def test_the_index_or_else_the_name_tells_a_distilled_model(name, index, steps):
     assert source_of(name, Path(), configs(2560, **index)).facts.steps == steps
 
 
-def test_dev_is_refused_with_the_reason():
+def test_dev_is_refused_with_the_reason(tmp_path):
     own = configs(5120)
     own["transformer"]["guidance_embeds"] = True
     with pytest.raises(ModelError, match="FLUX.2 dev, whose text encoder"):
         source_of("dev", Path(), own)
+    file = tmp_path / "flux2-dev.safetensors"
+    save_file({"double_stream_modulation_img.lin.weight": torch.ones(2, 2), "txt_in.weight": torch.ones(2, 15360)}, file)
+    with pytest.raises(ModelError, match="FLUX.2 dev, whose text encoder"):
+        identify(str(file))

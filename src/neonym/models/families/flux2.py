@@ -10,7 +10,7 @@ from functools import partial
 
 from neonym.errors import ModelError
 from neonym.models.defaults import published
-from neonym.models.families.flux2_names import files_of
+from neonym.models.families.flux2_names import DEV, files_of
 from neonym.models.family import (
     Configs,
     DenoiserSpec,
@@ -63,8 +63,7 @@ def recognise(configs: Configs, name: str, large: bool) -> Recognised | None:
     if transformer.get("_class_name") != TRANSFORMER.module:
         return None
     if transformer.get("guidance_embeds", True):
-        what = "is FLUX.2 dev, whose text encoder (Mistral Small, 23 billion weights) is not supported"
-        raise ModelError(what, name, "Use FLUX.2 klein 4B or 9B")
+        raise ModelError(DEV.what, name, DEV.fix)
     if large != (encoder.get("hidden_size") == LARGE):
         return None
     layers = int(encoder.get("num_hidden_layers", 36))
