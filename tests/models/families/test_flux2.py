@@ -128,6 +128,8 @@ def test_dev_is_refused_with_the_reason(tmp_path):
     with pytest.raises(ModelError, match="FLUX.2 dev, whose text encoder"):
         source_of("dev", Path(), own)
     file = tmp_path / "flux2-dev.safetensors"
-    save_file({"double_stream_modulation_img.lin.weight": torch.ones(2, 2), "txt_in.weight": torch.ones(2, 15360)}, file)
+    save_file(
+        {"double_stream_modulation_img.lin.weight": torch.ones(2, 2), "txt_in.weight": torch.ones(2, 15360)}, file
+    )
     with pytest.raises(ModelError, match="FLUX.2 dev, whose text encoder"):
         identify(str(file))
