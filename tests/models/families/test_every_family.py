@@ -17,17 +17,12 @@ from neonym.models.loading.identify import identify
 from neonym.models.model import Model, load_model
 from neonym.training.objective import Objective
 from neonym.training.step import sample_losses
-from neonym.types import NO_CONDITIONS, Batch, Conditions
+from neonym.types import Batch
+from support import BATCH_INVARIANT, WORD
+from support.batches import CAPTIONS, batch_of
 from support.checks import settings
 from support.data_sets import make_images
 from support.families import FAMILIES, SIDE, tiny_model
-
-WORD = "mychar4"
-CAPTIONS = [
-    f"a photo of {WORD}",
-    f"{WORD} in the rain, at night, with an umbrella and a very long description of it",
-    "",
-]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -49,21 +44,6 @@ def with_word(model: Model, count: int = 2) -> dict[str, torch.Tensor]:
     }
     model.text.add_word(WORD, rows)
     return rows
-
-
-def batch_of(model: Model, captions: list[str], conditions: Conditions = NO_CONDITIONS) -> Batch:
-    """Return a batch of random moments with these captions."""
-    count, spec = len(captions), model.source.latents
-    side = SIDE // spec.pixels
-    return Batch(
-        moments=torch.randn(count, 2 * spec.channels, side, side, generator=torch.Generator().manual_seed(2)),
-        text=model.text.batch(captions),
-        keys=[(0, 0, i) for i in range(count)],
-        levels=[(i + 0.5) / count for i in range(count)],
-        concept=torch.zeros(count, dtype=torch.int64),
-        weight=torch.ones(count),
-        conditions=conditions,
-    )
 
 
 def test_a_gradient_reaches_every_row_and_nothing_else(folder):
@@ -103,7 +83,8 @@ def test_no_sample_depends_on_its_neighbours(folder):
                 batch.moments[i : i + 1], model.text.batch([caption]), batch.keys[i : i + 1],
                 batch.levels[i : i + 1], batch.concept[:1], batch.weight[:1],
             )  # fmt: skip
-            assert torch.equal(sample_losses(model, alone, Objective())[0], together[i]), caption
+            difference = (sample_losses(model, alone, Objective())[0] - together[i]).abs()
+            assert difference <= (0 if BATCH_INVARIANT else 1e-5), caption
 
 
 def test_a_word_is_learned_resumed_read_back_and_generated(folder, images, tmp_path):

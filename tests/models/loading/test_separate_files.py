@@ -20,10 +20,10 @@ from neonym.models.model import Model, load_model
 from neonym.training.objective import Objective
 from neonym.training.step import sample_losses
 from support import original_names
+from support.batches import CAPTIONS, batch_of
 from support.data_sets import make_images
 from support.families import FAMILIES, tiny_model
 from support.quantized import comfy_quant, old_scaled, per_row, save_gguf
-from tests.models.families.test_every_family import CAPTIONS, batch_of
 
 KEYS = {"flux1": {"text_encoder": "clip_l", "text_encoder_2": "t5xxl"}, "chroma": {"text_encoder": "t5xxl"},
         "sd3": {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"}, "zimage": {"text_encoder": "qwen3"},
