@@ -84,7 +84,7 @@ class OneEncoderFile:
 
 @dataclass(frozen=True)
 class DiffusersSetup:
-    """What a pipeline of diffusers needs before it can use a word."""
+    """The preparation that a pipeline of diffusers needs before it can use a word."""
 
     why: str
     code: str  # Python, with the pipeline as `pipe`

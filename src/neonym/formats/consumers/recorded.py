@@ -1,4 +1,4 @@
-"""What programs do with words for the families whose records say which programs read them.
+"""Describe what programs do with words for the families whose records say which programs read them.
 
 The rules follow from the programs' source code. ComfyUI looks for the key of each text encoder; the other programs know
 one set of keys.

@@ -1,4 +1,4 @@
-"""What programs do with words for Stable Diffusion 1.x, 2.x and XL, as their own loaders did with sample files."""
+"""Describe what programs do with words for Stable Diffusion 1.x, 2.x and XL, as their loaders did with sample files."""
 
 from __future__ import annotations
 
