@@ -132,7 +132,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a denoiser reads beside the time and the text. A family ignores what its models do not read."""
+    """A frozen record of what a denoiser reads beside the time and the text. A family ignores what its models do not read."""
 
     sizes: Tensor | None = None  # [B,6] original height and width, crop from top and left, target height and width
     guidance: Tensor | None = None  # [B] the guidance scale that a distilled model imitates

@@ -1,4 +1,4 @@
-"""Define how a file of weights is recognised: records that look up names and shapes. This module does not need torch.
+"""Define how a file of weights is recognised: records that list names and shapes. This module does not need torch.
 
 What shapes cannot tell (whether a model is distilled, for example) is told by words in the metadata or the file name,
 and is an assumption: it is reported, and a user can correct it.
@@ -38,7 +38,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Assumed:
-    """Which of several models of the same shapes a file is taken for, and why."""
+    """A frozen record of which of several models of the same shapes a file is taken for, and why."""
 
     choice: Choice
     reason: str
@@ -72,7 +72,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class LoraLayer:
-    """What a LoRA changes in one layer: its sides, either of which may be unknown."""
+    """A frozen record of what a LoRA changes in one layer: its sides, either of which may be unknown."""
 
     rows: int | None = None
     columns: int | None = None

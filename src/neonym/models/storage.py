@@ -1,4 +1,4 @@
-"""How the frozen weights of a model are kept in memory. This module does not need torch."""
+"""Define how the frozen weights of a model are kept in memory. This module does not need torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BYTES: dict[Scheme, float] = {"fp8": 1.0, "int8": 1.0, "nf4": 0.53125}  # per we
 
 @dataclass(frozen=True)
 class Storage:
-    """How the frozen weights of a model are kept in memory. A scheme of None is the precision of its arithmetic."""
+    """A frozen record of how the weights of a model are kept in memory. A scheme of None is the precision of its arithmetic."""
 
     denoiser: Scheme | None = None
     encoders: Scheme | None = None  # of T5 and language models; CLIP and all token tables stay as they are
@@ -27,7 +27,7 @@ def spread(count: int, total: int) -> list[int]:
 
 @dataclass(frozen=True)
 class SchemeRules:
-    """Which scheme keeps the weights of a layer, by the layer's name.
+    """A frozen record of which scheme keeps the weights of a layer, by the layer's name.
 
     A beginning with a dot, such as `.norm`, also matches any later part of a name.
     """

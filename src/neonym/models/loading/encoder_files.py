@@ -14,7 +14,7 @@ STARTS = ("model.language_model.", "language_model.model.", "language_model.", "
 
 @dataclass(frozen=True)
 class EncoderFacts:
-    """What a text encoder is: its architecture, and which published one, if its sizes are those of one."""
+    """A frozen record of what a text encoder is: its architecture, and which published one, if its sizes are those of one."""
 
     architecture: str  # "clip", "t5", "qwen3"
     kind: str | None  # "clip_l"
@@ -24,7 +24,7 @@ class EncoderFacts:
 
 @dataclass(frozen=True)
 class EncoderSignature:
-    """How the encoders of one architecture are recognised."""
+    """A frozen record of how the encoders of one architecture are recognised."""
 
     architecture: str
     keys: tuple[str, ...]
@@ -88,7 +88,7 @@ def encoder_in(part: Part) -> EncoderFacts | None:
 
 @dataclass(frozen=True)
 class VaeFacts:
-    """What a VAE is."""
+    """A frozen record of what a VAE is."""
 
     kind: str  # "kl_16ch"
     naming: Naming
@@ -97,7 +97,7 @@ class VaeFacts:
 
 @dataclass(frozen=True)
 class VaeSignature:
-    """How a VAE is recognised: by the number of its latent channels, and a weight that only its class has."""
+    """A frozen record of how a VAE is recognised: by the number of its latent channels, and a weight that only its class has."""
 
     keys: tuple[str, ...]
     latents: str  # a weight with 2 x C rows: means and log-variances

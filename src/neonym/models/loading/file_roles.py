@@ -29,7 +29,7 @@ NF4 = ".quant_state."
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What a file of weights is."""
+    """A frozen record of what a file of weights is."""
 
     role: Role
     family: str | None = None  # None: the file alone does not tell
@@ -58,7 +58,7 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class Scan:
-    """What one pass over the names of a file finds."""
+    """A record of what one pass over the names of a file finds."""
 
     lora: Mapping[str, LoraLayer]  # layer, with `_` for every dot -> its sides; empty for anything but a LoRA
     other_lora: bool  # LoHa, LoKr, OFT

@@ -44,7 +44,7 @@ PLAIN = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "I8": "<i1", "I16": "<i2", "I
 
 @dataclass(frozen=True)
 class Stored:
-    """Where and how one tensor is stored."""
+    """A frozen record of where and how one tensor is stored."""
 
     shape: Shape
     kind: int  # its number in TYPES

@@ -35,7 +35,7 @@ USE_OTHER = "Use the model's file in bf16, fp16, or scaled fp8"
 
 @dataclass(frozen=True)
 class Plan:
-    """How to make the tensors of a file plain."""
+    """A frozen record of how to make the tensors of a file plain."""
 
     plain: Mapping[str, Shape]  # name -> shape, without scales and other helpers
     scales: Mapping[str, str]  # weight -> its scale

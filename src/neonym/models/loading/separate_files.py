@@ -58,7 +58,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Assembled:
-    """What the files of a model have."""
+    """A record of what the files of a model have."""
 
     configs: Configs
     weights: dict[str, Weights]
