@@ -162,7 +162,9 @@ def test_runs_with_several_rates_resume_exactly(flux, run_on):
 
 @pytest.mark.parametrize("optimizer", ["Lion", "SGDScheduleFree", "AdaFactor", "Prodigy", "RAdamScheduleFree"])
 def test_every_kind_of_optimizer_trains_several_encoders(flux, run_on, optimizer):
-    found = moved(flux, run_on(flux, optimizer_type=optimizer, lr_warmup_steps="0", max_train_steps=2))
+    # signs of two steps may cancel; rectified Adam waits for an estimate of the variance
+    steps = {"Lion": 1, "RAdamScheduleFree": 8}.get(optimizer, 2)
+    found = moved(flux, run_on(flux, optimizer_type=optimizer, lr_warmup_steps="0", max_train_steps=steps))
     assert all(0 < distance < 1e6 for distance in found.values())
     if optimizer == "Lion":
         assert found[SECOND] / found[FIRST] == pytest.approx(50, rel=0.1)

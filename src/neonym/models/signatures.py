@@ -1,7 +1,7 @@
 """Define how a file of weights is recognised: records that list names and shapes. This module does not need torch.
 
-What shapes cannot tell (whether a model is distilled, for example) is told by words in the metadata or the file name,
-and is an assumption: it is reported, and a user can correct it.
+What shapes cannot tell (whether a model is distilled, for example) follows from words in the metadata or the file
+name, and is an assumption: it is reported, and a user can correct it.
 """
 
 from __future__ import annotations
