@@ -65,5 +65,6 @@ def test_verify_reports_all_mistakes_at_once(word, tmp_path, capsys):
     assert f"--out {word} cannot be written to" in capsys.readouterr().err
     wide = write_embedding(Embedding("wide", {"text_encoder": torch.ones(1, 768)}), tmp_path / "wide.safetensors")
     assert main(["verify", str(wide)]) == 2
-    assert f"{wide}: the vectors of `wide` have 768 numbers" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"{wide}: the vectors of `wide` for text_encoder have 768 numbers" in error
     assert main(["verify", str(word), "--model", str(tmp_path / "none")]) == 2

@@ -304,6 +304,7 @@ def test_help_and_documentation_state_the_defaults(name):
     built_in = identify("builtin:emoji").defaults
     values = [numbers(str(getattr(own, name).value))[0] for own in (built_in, *FAMILIES.values())]
     (row,) = re.findall(rf"^\| `--{name}` \|(.+)$", (ROOT / "docs" / "training.md").read_text(), re.MULTILINE)
-    assert [numbers(cell)[0] for cell in row.split("|")[:4]] == values
+    cells = [numbers(cell)[0] for cell in row.split("|")[:4]]
+    assert values == [*cells, *[cells[-1]] * (len(values) - len(cells))]  # the flows have the last one's
     (help,) = (field.description or "" for _, flag, field in fields_of(RunConfig) if flag == name)
     assert set(values) <= set(numbers(help))

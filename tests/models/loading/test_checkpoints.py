@@ -277,9 +277,10 @@ def test_unsupported_files_are_refused_by_their_header(checkpoint, tmp_path):
     (tmp_path / "x.ckpt").write_bytes(b"nothing")
     with pytest.raises(ModelError, match="damaged"):
         identify(str(tmp_path / "x.ckpt"))
-    (tmp_path / "x.gguf").write_bytes(b"nothing")
-    with pytest.raises(ModelError, match="is not a checkpoint"):
-        identify(str(tmp_path / "x.gguf"))
+    for name, what in (("x.gguf", "is not a GGUF file"), ("x.onnx", "is not a checkpoint")):
+        (tmp_path / name).write_bytes(b"nothing")
+        with pytest.raises(ModelError, match=what):
+            identify(str(tmp_path / name))
 
 
 def test_flags_are_checked_against_the_file(tmp_path):
