@@ -49,8 +49,7 @@ def word_of(family: Family, counts: dict[str, int] | None = None, **metadata: st
 
 def known(name: str) -> Family:
     family = family_named(name)
-    if family is None:
-        pytest.skip(f"{name} is not registered")
+    assert family is not None, f"{name} is not registered"
     return family
 
 

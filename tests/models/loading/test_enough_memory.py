@@ -55,4 +55,6 @@ def test_weights_in_fewer_bits_are_held_part_by_part(source, monkeypatch, tmp_pa
 def test_weights_for_another_device_are_not_held(source, monkeypatch):
     """Plain ones pass one by one from the memory-mapped file."""
     with_free(monkeypatch, 1000)
-    check_memory(source, on_cpu=False, width=torch.bfloat16.itemsize)
+    with pytest.raises(ModelError, match="memory"):
+        check_memory(source, on_cpu=True, width=torch.float32.itemsize)
+    assert check_memory(source, on_cpu=False, width=torch.bfloat16.itemsize) is None
