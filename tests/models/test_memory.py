@@ -18,12 +18,12 @@ from neonym.models.memory import (
     ModelSizes,
     Step,
     choices,
-    denoiser_memory,
     estimate,
     fitting_choice,
     kept_activations,
+    part_memory,
 )
-from neonym.models.offload import swap_blocks
+from neonym.models.offload import swap_blocks, swapped_blocks
 from neonym.models.quantization import quantize
 from neonym.models.registry import families
 from neonym.models.source import ModelSource
@@ -46,10 +46,10 @@ def test_the_numbers_of_weights_are_those_of_the_published_models():
     """Billions, from families.md 1.12: FLUX.1 dev 11.90 with T5-XXL 4.76, Z-Image 6.16 with 35 of Qwen3-4B's 36."""
     flux, z_image = sizes_of(source_of("flux1")), sizes_of(source_of("zimage"))
     assert sum(flux.denoiser.numbers) == pytest.approx(11.90e9, abs=5e6)
-    assert sum(flux.encoders[1].numbers) == pytest.approx(4.762e9, abs=1e6)
+    assert sum(flux.encoders["text_encoder_2"].numbers) == pytest.approx(4.762e9, abs=1e6)
     assert (len(flux.denoiser.blocks), flux.denoiser.width) == (57, 3072)
     assert sum(z_image.denoiser.numbers) == pytest.approx(6.16e9, abs=1e7)
-    assert sum(z_image.encoders[0].numbers) == pytest.approx(4.022e9 * 35 / 36, rel=0.01)
+    assert sum(z_image.encoders["text_encoder"].numbers) == pytest.approx(4.022e9 * 35 / 36, rel=0.01)
     assert (len(z_image.denoiser.blocks), z_image.denoiser.width) == (34, 3840)
 
 
@@ -68,9 +68,9 @@ def test_each_saving_needs_less_than_the_one_before(full):
     needed = [estimate(full, SIDE, choice).total for choice in choices(len(full.denoiser.blocks))]
     plain, checkpointed = needed[:2]
     assert plain > checkpointed > min(needed)
-    by_scheme = [denoiser_memory(full.denoiser, Storage(scheme), 2) for scheme in (None, "fp8", "nf4")]
+    by_scheme = [part_memory(full.denoiser, scheme, 0, 2) for scheme in (None, "fp8", "nf4")]
     assert by_scheme == sorted(by_scheme, reverse=True)
-    by_count = [denoiser_memory(full.denoiser, Storage("fp8", None, count), 2) for count in (0, 10, 20, 30)]
+    by_count = [part_memory(full.denoiser, "fp8", count, 2) for count in (0, 10, 20, 30)]
     assert by_count == sorted(by_count, reverse=True)
 
 
@@ -93,6 +93,21 @@ def test_the_smallest_choice_is_left_if_none_fits(full):
     assert choice.storage == Storage("nf4", "nf4")
 
 
+def test_an_encoder_without_rows_needs_less_and_waits_before_anything_is_quantized():
+    """FLUX.1 with CLIP alone on 40 GB: T5 waits in the memory of the CPU, and no number changes."""
+    flux, idle = sizes_of(source_of("flux1")), ("text_encoder_2",)
+    alone = replace(SIDE, without_rows=idle)
+    plain, waiting = Choice(Storage(), True), Choice(Storage(waiting=idle), True)
+    kept = estimate(flux, SIDE, plain), estimate(flux, alone, plain), estimate(flux, alone, waiting)
+    assert kept[0].activations > kept[1].activations == kept[2].activations
+    t5 = flux.encoders["text_encoder_2"]
+    saved = sum(sum(block) for block in t5.blocks[:-2]) * 2
+    assert kept[1].weights - kept[2].weights == pytest.approx(saved)
+    choice, needed = fitting_choice(flux, alone, 32e9, can_wait=idle)
+    assert choice == waiting
+    assert needed.total < 32e9 < kept[1].total
+
+
 def test_more_samples_and_larger_images_need_more(full):
     choice = Choice(Storage(), True)
     small, more, large = (
@@ -113,11 +128,9 @@ def test_weights_take_what_is_estimated(scheme, small_flux):
     quantize(module, scheme_rules(source.family, "transformer", scheme, None))
     sizes = sizes_of(source).denoiser
     assert held(module) == pytest.approx(sizes.numbers.memory(scheme, 4), rel=0.05)
-    blocks = source.family.denoiser.blocks
-    ring = swap_blocks(module, blocks, 4, torch.device("cpu"))
-    assert held(module) + sum(map(len, ring.buffers)) == pytest.approx(
-        denoiser_memory(sizes, Storage(scheme, None, 4), 4), rel=0.05
-    )
+    blocks = swapped_blocks(module, source.family.denoiser.blocks, 4)
+    ring = swap_blocks(module, blocks, torch.device("cpu"))
+    assert held(module) + sum(map(len, ring.buffers)) == pytest.approx(part_memory(sizes, scheme, 4, 4), rel=0.05)
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def gradients(made: nn.Module, seed: int, device: str = "cpu") -> list[Tensor]:
 @pytest.mark.parametrize("device", DEVICES)
 def test_losses_and_gradients_are_the_same_bit_for_bit(device: str, count: int, scheme: str | None):
     plain, swapped = network(scheme).to(device), network(scheme)
-    swap_blocks(swapped, ("first", "second"), count, torch.device(device))
+    swap_blocks(swapped, swapped_blocks(swapped, ("first", "second"), count), torch.device(device))
     swapped.to(device)
     for step in range(3):
         for wanted, found in zip(gradients(plain, step, device), gradients(swapped, step, device), strict=True):
@@ -73,7 +73,7 @@ def test_losses_and_gradients_are_the_same_bit_for_bit(device: str, count: int, 
 def test_only_the_buffers_hold_weights_on_the_device():
     swapped = network("int8")
     sizes = [packed_size(block) for block in (*swapped.first, *swapped.second)]
-    ring = swap_blocks(swapped, ("first", "second"), 7, torch.device("cpu"))
+    ring = swap_blocks(swapped, swapped_blocks(swapped, ("first", "second"), 7), torch.device("cpu"))
     assert [len(buffer) for buffer in ring.buffers] == [max(sizes)] * 2
     assert [sum(len(chunk) for chunk in chunks) for chunks in ring.masters] == sizes
     addresses = {buffer.data_ptr() for buffer in ring.buffers}
@@ -84,7 +84,7 @@ def test_only_the_buffers_hold_weights_on_the_device():
 def test_copies_go_forward_and_then_backward():
     """In the forward pass each block is copied once, and in the backward pass once again, except for the last two."""
     made = network(None)
-    ring = swap_blocks(made, ("first", "second"), 7, torch.device("cpu"))
+    ring = swap_blocks(made, swapped_blocks(made, ("first", "second"), 7), torch.device("cpu"))
     fetched = []
     original = Ring.fetch
 
@@ -103,7 +103,7 @@ def test_copies_go_forward_and_then_backward():
 
 def test_a_backward_pass_without_checkpointing_is_an_error():
     made = network("fp8")
-    swap_blocks(made, ("first", "second"), 7, torch.device("cpu"))
+    swap_blocks(made, swapped_blocks(made, ("first", "second"), 7), torch.device("cpu"))
     made.checkpointed = False
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         gradients(made, 0)

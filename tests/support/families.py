@@ -79,10 +79,10 @@ def tiny_clip(width: int = WIDTH, kind: type[Clip] = CLIPTextModel) -> Clip:
     return kind(config)
 
 
-def tiny_t5(width: int = WIDTH) -> T5EncoderModel:
+def tiny_t5(width: int = WIDTH, layers: int = 2) -> T5EncoderModel:
     """Return T5 v1.1 with its table of 32,128 rows."""
     config = T5Config(
-        vocab_size=32128, d_model=width, d_kv=8, d_ff=48, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu",
+        vocab_size=32128, d_model=width, d_kv=8, d_ff=48, num_layers=layers, num_heads=4, feed_forward_proj="gated-gelu",
         tie_word_embeddings=False,
     )  # fmt: skip
     return T5EncoderModel(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -18,9 +19,10 @@ from neonym.training import memory
 from neonym.training.memory import storage_of, with_fit
 from support.checks import settings
 from support.data_sets import make_images
-from support.families import SIDE, tiny_model
+from support.families import SIDE, tiny_model, tiny_t5
 
 CPU = SimpleNamespace(device=torch.device("cpu"), mixed_precision="no")
+T5 = "text_encoder_2"
 STEP = Step((SIDE, SIDE), 1, 4)
 
 
@@ -32,6 +34,7 @@ def plan_of(tmp_path_factory):
     blocks_of_one_size = {"num_layers": 0, "num_single_layers": 8}
     config = {**read_config(model / "transformer" / "config.json"), **blocks_of_one_size}
     FluxTransformer2DModel.from_config(config).save_pretrained(model / "transformer")
+    tiny_t5(layers=6).save_pretrained(model / T5)  # more blocks than there are buffers
     images = make_images(home / "images", count=1, size=(SIDE, SIDE), caption="a mychar4")
 
     def plan(**flags):
@@ -89,7 +92,7 @@ def test_what_fits_is_chosen_and_said_in_one_note(plan_of, monkeypatch, choice, 
     "flags",
     [
         {"fit": "off"}, {"base_precision": "int8"}, {"encoder_precision": "bf16"}, {"gradient_checkpointing": True},
-        {"blocks_to_swap": 0},
+        {"blocks_to_swap": 0}, {"cache_text_encoder_outputs": True},
     ],
 )  # fmt: skip
 def test_settings_of_the_user_are_kept(plan_of, monkeypatch, flags):
@@ -104,6 +107,20 @@ def test_settings_of_the_user_are_kept(plan_of, monkeypatch, flags):
     _, notes = fitted(plan, 1e9, monkeypatch)
     assert len(notes) == 1
     assert "it may fail" in notes[0]
+
+
+def test_t5_waits_before_anything_is_quantized_if_it_learns_nothing(plan_of, monkeypatch):
+    plan = plan_of(train_encoders=("clip_l",))
+    step, wanted = replace(STEP, without_rows=(T5,)), Choice(Storage(waiting=(T5,)), True)
+    memory_needed = estimate(sizes_of(plan.source), step, wanted).total
+    monkeypatch.setattr(memory, "memory_of", lambda _: memory_needed)
+    notes: list[str] = []
+    found = with_fit(plan, CPU, notes.append)
+    assert found.compute.cache_text_encoder_outputs
+    assert found.compute.base_precision == "bf16"
+    assert "text_encoder_2 in the memory of the CPU" in notes[0]
+    assert storage_of(found, plan.source, torch.device("cuda"), notes.append) == Storage(waiting=(T5,))
+    assert storage_of(found, plan.source, CPU.device, notes.append) == Storage()  # it is there already
 
 
 def test_a_model_that_cannot_fit_is_refused(plan_of, monkeypatch):

@@ -18,7 +18,7 @@ class ComputeSettings(Section):
     )
     fit: Literal["auto", "off"] = setting(
         "auto",
-        "Whether the next four settings are chosen from an estimate of the memory that a step needs and the memory of "
+        "Whether the next five settings are chosen from an estimate of the memory that a step needs and the memory of "
         "the device, if none of them is given. There is no estimate for models with a U-Net.",
     )
     base_precision: Precision = setting(
@@ -41,6 +41,11 @@ class ComputeSettings(Section):
         "How many blocks of the denoiser wait in the memory of the CPU and are copied to the device when they are "
         "used (default: 0). This adds --gradient_checkpointing.",
         least=0,
+    )
+    cache_text_encoder_outputs: bool = setting(
+        False,
+        "Let T5 wait in the memory of the CPU if it learns nothing (FLUX.1 and Stable Diffusion 3 with --train_encoders), "
+        "and keep its states of each caption. Captions that change in every step make this slow.",
     )
     xformers: bool = setting(False, "Accepted from sd-scripts: PyTorch's own attention is used, with the same result.")
     sdpa: bool = setting(False, "PyTorch's scaled dot-product attention; always on.")

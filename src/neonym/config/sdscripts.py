@@ -112,7 +112,6 @@ OTHER_TRAINERS = frozenset(  # keys of sd-scripts' other trainers, which shared 
         "validate_every_n_epochs",
         "validate_every_n_steps",
         "block_lr",
-        "cache_text_encoder_outputs",
         "cache_text_encoder_outputs_to_disk",
         "conv_alpha",
         "conv_dim",

@@ -6,7 +6,7 @@ The numbers of weights are exact: those of the networks themselves. The formulas
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -49,8 +49,8 @@ class ModelSizes(NamedTuple):
     """The sizes of a model. `lengths` are the ids that each encoder with blocks reads, at most."""
 
     denoiser: PartSizes
-    encoders: tuple[PartSizes, ...]
-    lengths: tuple[int, ...]
+    encoders: Mapping[str, PartSizes]
+    lengths: Mapping[str, int]
     vae: PartSizes
     pixels_per_token: int  # of an image's side
     others: int = 0  # numbers in other parts, such as adapters
@@ -63,6 +63,7 @@ class Step:
     size: tuple[int, int]
     samples: int = 1
     width: int = 2  # bytes of a number
+    without_rows: tuple[str, ...] = ()  # encoders that learn nothing, so that nothing in them is kept
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ class Choice:
         precision = self.storage.denoiser or "no quantization"
         encoders = f"encoders in {self.storage.encoders}" if self.storage.encoders != self.storage.denoiser else ""
         swapped = f"{self.storage.blocks_to_swap} blocks to swap" if self.storage.blocks_to_swap else ""
-        return ", ".join(filter(None, (precision, encoders, "gradient checkpointing" * self.checkpointing, swapped)))
+        waiting = f"{' and '.join(self.storage.waiting)} in the memory of the CPU" if self.storage.waiting else ""
+        ways = (precision, encoders, "gradient checkpointing" * self.checkpointing, swapped, waiting)
+        return ", ".join(filter(None, ways))
 
 
 class Estimate(NamedTuple):
@@ -95,28 +98,32 @@ class Estimate(NamedTuple):
 def estimate(model: ModelSizes, step: Step, choice: Choice) -> Estimate:
     """Return the memory that a training step needs on its device."""
     storage = choice.storage
-    weights = denoiser_memory(model.denoiser, storage, step.width)
-    weights += sum(part.numbers.memory(storage.encoders, step.width) for part in model.encoders)
+    weights = part_memory(model.denoiser, storage.denoiser, storage.blocks_to_swap, step.width)
+    for name, part in model.encoders.items():
+        swapped = len(part.blocks) if name in storage.waiting else 0
+        weights += part_memory(part, storage.encoders, swapped, step.width)
     weights += model.others * step.width
-    dequantized = 0
-    for part, scheme in ((model.denoiser, storage.denoiser), *((part, storage.encoders) for part in model.encoders)):
+    dequantized, encoders = 0, ((part, storage.encoders) for part in model.encoders.values())
+    for part, scheme in ((model.denoiser, storage.denoiser), *encoders):
         if scheme is not None:
             dequantized = max(dequantized, part.largest * step.width)
     width, height = step.size
     image_tokens = width * height // model.pixels_per_token**2
-    kept = kept_activations(model.denoiser, image_tokens + sum(model.lengths), INNER, choice.checkpointing)
-    for part, length in zip(model.encoders, model.lengths, strict=True):
-        kept += kept_activations(part, length, ENCODER_INNER, choice.checkpointing)
+    tokens = image_tokens + sum(model.lengths.values())
+    kept = kept_activations(model.denoiser, tokens, INNER, choice.checkpointing)
+    for name, part in model.encoders.items():
+        if name not in step.without_rows:
+            kept += kept_activations(part, model.lengths[name], ENCODER_INNER, choice.checkpointing)
     encoding = model.vae.numbers.memory(None, 4) + VAE_BYTES * width * height
     return Estimate(weights + dequantized, kept * step.samples * step.width, encoding)
 
 
-def denoiser_memory(part: PartSizes, storage: Storage, width: int) -> float:
-    """Return the bytes of the denoiser's weights on the device: blocks that are swapped share the buffers."""
-    blocks = [block.memory(storage.denoiser, width) for block in part.blocks]
-    swapped = [blocks[i] for i in spread(storage.blocks_to_swap, len(blocks))]
+def part_memory(part: PartSizes, scheme: Scheme | None, blocks_to_swap: int, width: int) -> float:
+    """Return the bytes of a part's weights on the device: blocks that are swapped share the buffers."""
+    blocks = [block.memory(scheme, width) for block in part.blocks]
+    swapped = [blocks[i] for i in spread(blocks_to_swap, len(blocks))]
     buffers = max(swapped, default=0.0) * min(BUFFERS, len(swapped))
-    return part.numbers.memory(storage.denoiser, width) - sum(swapped) + buffers
+    return part.numbers.memory(scheme, width) - sum(swapped) + buffers
 
 
 def kept_activations(part: PartSizes, tokens: int, inner: int, checkpointing: bool) -> int:
@@ -128,22 +135,30 @@ def kept_activations(part: PartSizes, tokens: int, inner: int, checkpointing: bo
     return (blocks + inner if checkpointing else blocks * inner) * tokens * part.width
 
 
-def choices(blocks: int, can_swap: bool = True) -> Iterator[Choice]:
-    """Yield the choices of `fit`, those first that change the result least, then those that are fastest."""
+def choices(blocks: int, can_swap: bool = True, can_wait: tuple[str, ...] = ()) -> Iterator[Choice]:
+    """Yield the choices of `fit`, those first that change the result least, then those that are fastest.
+
+    Blocks of the denoiser `can_swap` unless it is compiled; the encoders that `can_wait` have no rows.
+    """
     yield Choice(Storage())
     yield Choice(Storage(), True)
-    yield Choice(Storage(None, "fp8"), True)
-    yield Choice(Storage("fp8", "fp8"), True)
+    if can_wait:
+        yield Choice(Storage(waiting=can_wait))
+        yield Choice(Storage(waiting=can_wait), True)
+    yield Choice(Storage(None, "fp8", waiting=can_wait), True)
+    yield Choice(Storage("fp8", "fp8", waiting=can_wait), True)
     counts = range(1, blocks + 1) if can_swap else ()
-    yield from (Choice(Storage("fp8", "fp8", count), True) for count in counts if count <= blocks // 2)
-    yield Choice(Storage("nf4", "nf4"), True)
-    yield from (Choice(Storage("nf4", "nf4", count), True) for count in counts)
+    yield from (Choice(Storage("fp8", "fp8", count, can_wait), True) for count in counts if count <= blocks // 2)
+    yield Choice(Storage("nf4", "nf4", waiting=can_wait), True)
+    yield from (Choice(Storage("nf4", "nf4", count, can_wait), True) for count in counts)
 
 
-def fitting_choice(model: ModelSizes, step: Step, memory: float, can_swap: bool = True) -> tuple[Choice, Estimate]:
+def fitting_choice(
+    model: ModelSizes, step: Step, memory: float, can_swap: bool = True, can_wait: tuple[str, ...] = ()
+) -> tuple[Choice, Estimate]:
     """Return the first choice whose estimate fits in `memory` bytes, or the smallest of all if none fits."""
     found: list[tuple[Choice, Estimate]] = []
-    for choice in choices(len(model.denoiser.blocks), can_swap):
+    for choice in choices(len(model.denoiser.blocks), can_swap, can_wait):
         needed = estimate(model, step, choice)
         if needed.total <= memory:
             return choice, needed

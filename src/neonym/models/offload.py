@@ -4,8 +4,8 @@ Frozen weights never change, so they are only ever copied to the device, into a 
 blocks always uses buffer j modulo the number of buffers. While a block computes, the next one is copied on a stream of
 its own: in the forward pass the one after it, in the backward pass the one before it.
 
-The backward pass must recompute each block (gradient checkpointing), which fetches it again. Without, autograd finds
-that a weight was overwritten and raises a RuntimeError.
+The backward pass, if there is one, must recompute each block (gradient checkpointing), which fetches it again. Without,
+autograd finds that a weight was overwritten and raises a RuntimeError.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def swapped_blocks(network: nn.Module, lists: Sequence[str], count: int) -> list
     return [names[i] for i in spread(count, len(names))]
 
 
-def swap_blocks(network: nn.Module, lists: Sequence[str], count: int, device: torch.device) -> Ring:
-    """Let `count` blocks of a network wait in the memory of the CPU, and return the ring that fetches them."""
-    return Ring([network.get_submodule(name) for name in swapped_blocks(network, lists, count)], device)
+def swap_blocks(network: nn.Module, names: Sequence[str], device: torch.device) -> Ring:
+    """Let the named blocks of a network wait in the memory of the CPU, and return the ring that fetches them."""
+    return Ring([network.get_submodule(name) for name in names], device)
 
 
 class Ring:

@@ -17,6 +17,7 @@ class Storage:
     denoiser: Scheme | None = None
     encoders: Scheme | None = None  # of T5 and language models; CLIP and all token tables stay as they are
     blocks_to_swap: int = 0  # blocks of the denoiser that wait in the memory of the CPU
+    waiting: tuple[str, ...] = ()  # text encoders that wait there as a whole: those that no word has rows for
 
 
 def spread(count: int, total: int) -> list[int]:

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from neonym.models.encoders.clip import Keep
+from neonym.models.encoders.known_texts import KnownTexts
 from neonym.models.encoders.rows import EmbeddingWithRows
 from neonym.models.loading.vocabulary_spread import every, spread_in
 from neonym.models.tokenizers.word_tokenizer import Layout, WordTokenizer
@@ -84,6 +85,11 @@ class TextSide(ABC):
         """Return the ids of the vocabulary that encoders without rows of the word `token` read in its place."""
         found = {name: self.tokenizers[name].words.get(clean(token), range(0)) for name in self.tables}
         return {name: ids for name, ids in found.items() if not isinstance(ids, range)}
+
+    def remember(self, encoder: str) -> None:
+        """Let an encoder that learns nothing read each text only once, see `KnownTexts`."""
+        known = KnownTexts(self.encoders[encoder].forward, self.tables[encoder].vocab)
+        self.encoders[encoder].forward = known  # pyright: ignore[reportAttributeAccessIssue]
 
     def ids_of(self, text: str) -> dict[str, list[int]]:
         """Return the ids of a text for each encoder, without start and end."""

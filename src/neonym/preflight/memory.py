@@ -16,12 +16,23 @@ def is_fitted(run: RunConfig) -> bool:
     """Return whether `--fit` chooses the settings of memory: it is on, and the user sets none of them."""
     compute = run.compute
     is_open = compute.base_precision == compute.encoder_precision == "auto" and compute.blocks_to_swap is None
-    return compute.fit == "auto" and is_open and not compute.gradient_checkpointing
+    return (
+        compute.fit == "auto" and is_open and not (compute.gradient_checkpointing or compute.cache_text_encoder_outputs)
+    )
 
 
-def largest_step(datasets: Sequence[Dataset], samples: int | None, width: int) -> Step:
+def without_rows(run: RunConfig, source: ModelSource) -> tuple[str, ...]:
+    """Return the names of T5 and language models that no word of a run has rows for, so that their states are constant."""
+    trained = source.encoders_named(run.concept.train_encoders)
+    return tuple(spec.name for spec in source.encoder_specs if spec.is_large and spec.name not in trained)
+
+
+def largest_step(
+    run: RunConfig, source: ModelSource, datasets: Sequence[Dataset], samples: int | None, width: int
+) -> Step:
     """Return the step that needs the most memory: `samples` (None: a batch) of the largest images."""
-    steps = [Step(dataset.buckets.resolution, samples or dataset.batch_size, width) for dataset in datasets]
+    idle = without_rows(run, source)
+    steps = [Step(dataset.buckets.resolution, samples or dataset.batch_size, width, idle) for dataset in datasets]
     return max(steps, key=lambda step: step.size[0] * step.size[1] * step.samples)
 
 
@@ -34,7 +45,8 @@ def memory_table(run: RunConfig, source: ModelSource, datasets: Sequence[Dataset
     sizes = sizes_of(source)
     if sizes is None or not datasets:
         return {}
-    step, blocks = largest_step(datasets, run.compute.micro_batch_size, 2), len(sizes.denoiser.blocks)
+    step = largest_step(run, source, datasets, run.compute.micro_batch_size, 2)
+    blocks = len(sizes.denoiser.blocks)
     ways = {"plain": (False, 0), "gradient_checkpointing": (True, 0), "half_swapped": (True, blocks // 2),
             "all_swapped": (True, blocks)}  # fmt: skip
     return {

@@ -14,6 +14,7 @@ from neonym.models.loading.recognise import source_notes
 from neonym.models.registry import families
 from neonym.models.source import ModelSource
 from neonym.optim.optimizers import record_of
+from neonym.preflight.memory import without_rows
 
 
 def unsuitable_settings(run: RunConfig, source: ModelSource) -> list[Problem]:
@@ -41,6 +42,9 @@ def unsuitable_settings(run: RunConfig, source: ModelSource) -> list[Problem]:
         problems.append(
             Problem("warning", what, "--blocks_to_swap", "Use --base_precision or --gradient_checkpointing")
         )
+    if run.compute.cache_text_encoder_outputs and not without_rows(run, source):
+        what = "has no effect: the model has no T5 without learned rows"
+        problems.append(Problem("warning", what, "--cache_text_encoder_outputs"))
     if run.compute.torch_compile:
         problems += compile_problems(run.compute.dynamo_backend)
     return [*problems, *model_flag_problems(run.model, source), *source_notes(source)]

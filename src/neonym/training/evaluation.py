@@ -66,7 +66,8 @@ class Evaluation:
         found = []
         for concept, own in zip(self.concepts, samples, strict=True):
             learned = concept.result()
-            start = initial_rows(self.model, concept.init_word, len(next(iter(learned.values()))))
+            initial = initial_rows(self.model, concept.init_word, len(next(iter(learned.values()))))
+            start = {encoder: initial[encoder] for encoder in learned}  # others read the same in both
             with self.uncompiled():
                 found.append(measure_worth(self.model, own, concept.token, start, learned, watch))
         return found

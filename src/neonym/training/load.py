@@ -16,6 +16,7 @@ from neonym.data.sdscripts_latents import known_latents
 from neonym.io.memo import cache_folder
 from neonym.models.model import Model, load_model
 from neonym.models.source import ModelSource
+from neonym.preflight.memory import without_rows
 from neonym.preflight.plan import TrainingPlan
 from neonym.runs.dispatcher import Dispatcher
 from neonym.runs.events import Encoded
@@ -37,6 +38,8 @@ def load_frozen_model(plan: TrainingPlan, accelerator: Accelerator, events: Disp
         clip_skip=run.model.clip_skip,
         tokenizers=plan.tokenizers,
     )
+    for encoder in without_rows(run, plan.source):
+        model.text.remember(encoder)
     if run.compute.gradient_checkpointing or storage.blocks_to_swap:
         model.enable_gradient_checkpointing()
     if run.compute.torch_compile:

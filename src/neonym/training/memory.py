@@ -15,7 +15,7 @@ from neonym.models.memory import GB, RESERVE, Choice, Estimate, estimate, fittin
 from neonym.models.source import ModelSource
 from neonym.models.storage import SCHEMES, Scheme, Storage
 from neonym.preflight.defaults import with_settings
-from neonym.preflight.memory import is_fitted, largest_step
+from neonym.preflight.memory import is_fitted, largest_step, without_rows
 from neonym.preflight.plan import TrainingPlan
 from neonym.training.setup import samples_at_once, weight_dtype
 
@@ -30,13 +30,13 @@ def with_fit(plan: TrainingPlan, accelerator: Accelerator, note: Callable[[str],
     if sizes is None:
         return run
     width = weight_dtype(accelerator).itemsize
-    step = largest_step(plan.datasets, samples_at_once(run, source, device), width)
+    step = largest_step(run, source, plan.datasets, samples_at_once(run, source, device), width)
     memory = memory_of(device)
     if not is_fitted(run):
         given = choice_of(run, source, device)
         warn_if_too_large(given, estimate(sizes, step, given), memory, note)
         return run
-    choice, needed = fitting_choice(sizes, step, memory, not run.compute.torch_compile)
+    choice, needed = fitting_choice(sizes, step, memory, not run.compute.torch_compile, step.without_rows)
     refuse_if_impossible(needed, memory, source)
     plain = Choice(Storage())
     if choice == plain:
@@ -56,6 +56,7 @@ def settings_of(choice: Choice) -> dict[str, object]:
         "encoder_precision": choice.storage.encoders or "bf16",
         "gradient_checkpointing": choice.checkpointing,
         "blocks_to_swap": choice.storage.blocks_to_swap,
+        "cache_text_encoder_outputs": bool(choice.storage.waiting),
     }
 
 
@@ -100,7 +101,9 @@ def storage_of(run: RunConfig, source: ModelSource, device: torch.device, note: 
     if encoders is not None and quantizable:
         names = " and ".join(quantizable)
         note(f"note: the weights of {names} are kept in {encoders}, except for the table of all tokens")
-    return Storage(base, encoders, (settings.blocks_to_swap or 0) if denoiser.blocks else 0)
+    can_wait = settings.cache_text_encoder_outputs and device.type != "cpu"
+    waiting = without_rows(run, source) if can_wait else ()
+    return Storage(base, encoders, (settings.blocks_to_swap or 0) if denoiser.blocks else 0, waiting)
 
 
 def scheme_on(device: torch.device, precision: str, note: Callable[[str], None]) -> Scheme | None:

@@ -83,7 +83,7 @@ def place_weights(
     """
     rules = scheme_rules(source.family, part, source.storage.denoiser, source.storage.encoders)
     to_quantize = {f"{name}.weight": found for name, found in layers_to_quantize(module, rules).items()}
-    waiting, plain = names_of_swapped(source, part, module), dict[str, Tensor]()
+    waiting, plain = tuple(f"{name}." for name in swapped_in(source, part, module)), dict[str, Tensor]()
     for name, tensor in named:
         home = torch.device("cpu") if name.startswith(waiting) else device
         placed = tensor.to(device if name in to_quantize else home, dtype)
@@ -124,12 +124,14 @@ def block_names(family: Family, part: str, module: nn.Module) -> list[str]:
     return [name for name, found in module.named_modules() if is_large and found in [*blocks_of(module)]]
 
 
-def names_of_swapped(source: ModelSource, part: str, module: nn.Module) -> tuple[str, ...]:
-    """Return the beginnings of the names of weights in blocks that wait in the memory of the CPU."""
-    denoiser = source.family.denoiser
-    if part != denoiser.part or not source.storage.blocks_to_swap:
-        return ()
-    return tuple(f"{name}." for name in swapped_blocks(module, denoiser.blocks, source.storage.blocks_to_swap))
+def swapped_in(source: ModelSource, part: str, module: nn.Module) -> list[str]:
+    """Return the names of a part's blocks that wait in the memory of the CPU."""
+    denoiser, storage = source.family.denoiser, source.storage
+    if part in storage.waiting:
+        return block_names(source.family, part, module)
+    if part != denoiser.part or not storage.blocks_to_swap:
+        return []
+    return swapped_blocks(module, denoiser.blocks, storage.blocks_to_swap)
 
 
 def tied(module: nn.Module) -> bool:

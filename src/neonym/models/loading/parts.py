@@ -8,7 +8,7 @@ from torch import nn
 from neonym.errors import ModelError
 from neonym.io.pickles import first_line
 from neonym.models.batch_invariance import make_batch_invariant
-from neonym.models.loading.assemble import load_part
+from neonym.models.loading.assemble import load_part, swapped_in
 from neonym.models.loading.enough_memory import check_memory
 from neonym.models.loading.weight_files import stays_on_disk
 from neonym.models.offload import swap_blocks
@@ -35,8 +35,8 @@ def load_parts(source: ModelSource, device: torch.device, dtype: torch.dtype) ->
         except Exception as error:  # damaged weights make the libraries fail in any way
             what = f"its weights cannot be read ({first_line(error)})"
             raise ModelError(what, source.name, "Is the model complete?") from error
-        if part == source.family.denoiser.part and source.storage.blocks_to_swap:
-            swap_blocks(module, source.family.denoiser.blocks, source.storage.blocks_to_swap, device)
+        if swapped := swapped_in(source, part, module):
+            swap_blocks(module, swapped, device)
         parts[part] = moved_to_device(module, device)
     return parts
 

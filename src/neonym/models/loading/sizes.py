@@ -31,8 +31,8 @@ def sizes_of(source: ModelSource) -> ModelSizes | None:
     known = {denoiser.part, *source.encoders, "vae"}
     return ModelSizes(
         denoiser=parts[denoiser.part],
-        encoders=tuple(parts[encoder.name] for encoder in source.encoder_specs),
-        lengths=tuple(encoder.max_length * encoder.is_large for encoder in source.encoder_specs),
+        encoders={encoder.name: parts[encoder.name] for encoder in source.encoder_specs},
+        lengths={encoder.name: encoder.max_length * encoder.is_large for encoder in source.encoder_specs},
         vae=parts["vae"],
         pixels_per_token=source.latents.pixels * source.latents.patch,
         others=sum(sum(part.numbers) for name, part in parts.items() if name not in known),
