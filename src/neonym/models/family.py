@@ -13,6 +13,7 @@ from neonym.models.defaults import Defaults
 from neonym.models.file_layout import FileLayout
 from neonym.models.loading.weight_files import Header
 from neonym.models.process.sigmas import FlowSpec
+from neonym.models.signatures import Choice
 
 BY_USER = "--v_parameterization"  # the source of the prediction type if the user gives it
 PerChannel = float | tuple[float, ...]  # one number for all C channels of latents, or one for each
@@ -177,6 +178,8 @@ class Family:
     adapters: Mapping[str, str] = field(default_factory=dict)
     checkpoint: CheckpointLayout | None = None
     files: FileLayout | None = None  # how its models are made of single files, if they are rectified flows
+    # The models of the same shapes as one with these configs, which they may not tell apart
+    versions: Callable[[Configs], tuple[Choice, ...]] = lambda _: ()
     flag: str | None = None  # sd-scripts' flag for it
     # Prefixes of diffusers' schedulers that are unsupported, whatever the configs
     other_schedules: tuple[str, ...] = ()
@@ -227,6 +230,11 @@ class Family:
         return self.allows(widths) and all(usual[name] == width for name, width in widths.items())
 
 
+def chosen(configs: Configs) -> str | None:
+    """Return which of several models of the same shapes this one is taken for; None if nothing says that but its name."""
+    return configs.get("origin", {}).get("choice")
+
+
 def called(configs: Configs, name: str) -> str:
-    """Return what a model is called, in lower case: what its file is taken for, or else its name."""
-    return str(configs.get("origin", {}).get("choice") or name).lower()
+    """Return what a model is called, in lower case: what it is taken for, or else its name."""
+    return (chosen(configs) or name).lower()

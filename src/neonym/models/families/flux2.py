@@ -10,7 +10,7 @@ from functools import partial
 
 from neonym.errors import ModelError
 from neonym.models.defaults import published
-from neonym.models.families.flux2_names import DEV, files_of
+from neonym.models.families.flux2_names import DEV, SAME_SHAPES, files_of
 from neonym.models.family import (
     Configs,
     DenoiserSpec,
@@ -19,7 +19,7 @@ from neonym.models.family import (
     LatentSpec,
     Recognised,
     SequenceSpec,
-    called,
+    chosen,
 )
 from neonym.models.process.sigmas import FLUX_LINE, FlowSpec
 
@@ -67,13 +67,16 @@ def recognise(configs: Configs, name: str, large: bool) -> Recognised | None:
     if large != (encoder.get("hidden_size") == LARGE):
         return None
     layers = int(encoder.get("num_hidden_layers", 36))
-    if is_distilled(configs.get("model_index", {}).get("is_distilled"), called(configs, name)):
+    if is_distilled(configs, name.lower()):
         return Recognised(native_size=1024, text_layers=layers, guidance=1.0, steps=4)
     return Recognised(native_size=1024, text_layers=layers, steps=50)
 
 
-def is_distilled(said: object, name: str) -> bool:
-    """Return whether a model is distilled, as its index says, or else its name: the other ones are called "base"."""
+def is_distilled(configs: Configs, name: str) -> bool:
+    """Return whether a model is distilled: as the user or its file says, or its index, or its name, unless that has "base"."""
+    if (choice := chosen(configs)) is not None:
+        return choice == "distilled"
+    said = configs.get("model_index", {}).get("is_distilled")
     return bool(said) if said is not None else "distilled" in name or ("klein" in name and "base" not in name)
 
 
@@ -105,6 +108,7 @@ def klein(size: str, encoders: tuple[EncoderSpec, ...], gpu_memory: tuple[int, s
             "flux2_shift", 3.0, FLUX_LINE, rounds_sigma=True, source="musubi-tuner; OneTrainer draws the same"
         ),
         recognise=partial(recognise, large=encoders is KLEIN_9B),
+        versions=lambda _: SAME_SHAPES,
         files=files_of(f"klein_{size.lower()}"),
         module="neonym.models.families.flux2_network",
         pipeline="Flux2KleinPipeline",

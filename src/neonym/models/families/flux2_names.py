@@ -14,11 +14,14 @@ from neonym.models.signatures import Choice, LoraLayer, LoraSignature, Refusal, 
 VARIANTS = {15360: "dev", 7680: "klein_4b", 12288: "klein_9b"}  # width of the text states
 WIDTHS = {6144: "dev", 3072: "klein_4b", 4096: "klein_9b"}  # width of the transformer
 AXES, THETA = 4, 2000  # of the rotary positions
-KLEIN = (Choice("base", ("klein-base", "base")), Choice("distilled", ("distilled", "klein")))  # as they are published
+SAME_SHAPES = (
+    Choice("base", ("klein-base", "base")),
+    Choice("distilled", ("distilled", "klein")),
+)  # as they are published
 DEV = Refusal(
     "is FLUX.2 dev, whose text encoder (Mistral Small, 23 billion weights) is not supported", "Use FLUX.2 klein 4B or 9B"
 )  # fmt: skip
-CHOICES = {"klein_4b": KLEIN, "klein_9b": KLEIN}
+CHOICES = {"klein_4b": SAME_SHAPES, "klein_9b": SAME_SHAPES}
 
 
 def lora_variant(layers: Mapping[str, LoraLayer]) -> str | None:

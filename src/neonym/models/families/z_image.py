@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from neonym.errors import ModelError
 from neonym.models.defaults import published
-from neonym.models.families.z_image_names import FILES
+from neonym.models.families.z_image_names import FILES, SAME_SHAPES
 from neonym.models.family import (
     Configs,
     DenoiserSpec,
@@ -61,6 +61,7 @@ Z_IMAGE = Family(
     process="flow",
     flow=FlowSpec("logit_normal", 2.0, source="musubi-tuner; OneTrainer draws the same, but does not shift it"),
     recognise=recognise,
+    versions=lambda _: SAME_SHAPES,
     files=FILES,
     module="neonym.models.families.z_image_network",
     pipeline="ZImagePipeline",
