@@ -37,6 +37,7 @@ class SequenceSpec:
     brackets: Literal["weigh", "split", "text"] = "weigh"
     word_id: int | None = None  # the id that stands for each vector of a learned word, if there is no row to learn
     comfyui_length: int = 0  # ids to which ComfyUI pads a caption, at least; CLIP has chunks of 77
+    comfyui_zeros: int | None = None  # the id that marks padding whose states are zero, as ComfyUI makes it, if it does
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class EncoderSpec:
     file_key: str  # its key in an embedding file: "clip_l", "t5xxl"
     aliases: tuple[str, ...] = ()  # its keys in files of other programs
     kind: Literal["clip", "t5", "causal_lm"] = "clip"  # which tokenizer reads captions for it
+    vocabulary: str = "qwen3"  # of a causal language model: its tokenizer that ships with the package
     width: int | None = None  # vector width in published models; None: it varies
     max_length: int = 0  # ids in a sequence, with its template and end; 0: no limit, and for CLIP chunks of 77
     id_zero_pads: bool = False  # padding is id 0, which no text contains

@@ -28,7 +28,7 @@ from neonym.models.source import ModelSource
 from neonym.models.storage import Scheme, SchemeRules
 
 # Prefixes of text encoder weights: in transformers 5 of some encoders, in files of most
-BODIES = ("text_model.", "model.")
+BODIES = ("text_model.", "model.language_model.", "language_model.model.", "language_model.", "model.")
 OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 OPEN_CLIP_BLOCKS = "transformer.resblocks."
 ALL = 10_000  # more blocks than any network has

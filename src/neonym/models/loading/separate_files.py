@@ -14,7 +14,7 @@ from neonym.errors import ModelError, Problem
 from neonym.models.family import Configs, Family
 from neonym.models.file_layout import FileLayout
 from neonym.models.loading.encoder_configs import encoder_config
-from neonym.models.loading.encoder_files import ENCODERS, EncoderFacts, VaeFacts
+from neonym.models.loading.encoder_files import ENCODERS, PRUNED, EncoderFacts, VaeFacts
 from neonym.models.loading.file_roles import FileFacts, facts_of, with_library_names
 from neonym.models.loading.folder import Weights, read_config, weights_in
 from neonym.models.loading.header import Header, Part
@@ -189,7 +189,11 @@ def place_of(
 
 def fits(facts: EncoderFacts, kind: str) -> bool:
     """Return whether an encoder is of a kind; of one whose sizes are unknown, only the architecture counts."""
-    return facts.kind == kind if facts.kind is not None else facts.architecture == ARCHITECTURES.get(kind)
+    return (
+        PRUNED.get(facts.kind, facts.kind) == kind
+        if facts.kind is not None
+        else facts.architecture == ARCHITECTURES.get(kind)
+    )
 
 
 def flag_of(kind: str) -> str:
@@ -204,7 +208,8 @@ def missing_encoders(
     optional = {spec.name for spec in family.encoders if spec.optional}
     for part, kind in wanted.items():
         if part not in found and part not in optional:
-            fix = f"Pass its file with --{flag_of(kind)}, or with --{ANY_ENCODER}"
+            flags = dict.fromkeys((f"--{flag_of(kind)}", f"--{ANY_ENCODER}"))
+            fix = f"Pass its file with {', or with '.join(flags)}"
             yield Problem("error", f"needs the text encoder {kind}, which is not in the file", name, fix)
 
 
