@@ -61,7 +61,7 @@ def test_text_and_velocity_are_those_of_diffusers(folder, pipeline):
         hidden_states=pipeline._pack_latents(x_t), timestep=t / 1000, encoder_hidden_states=states, txt_ids=places,
         img_ids=pipeline._prepare_latent_ids(x_t), guidance=guidance, return_dict=False,
     )[0]  # fmt: skip
-    expected = pipeline._unpack_latents_with_ids(tokens, pipeline._prepare_latent_ids(x_t), 2, 3)
+    expected = Flux2KleinPipeline._unpack_latents_with_ids(tokens, pipeline._prepare_latent_ids(x_t), 2, 3)
     torch.testing.assert_close(model.predict(x_t, t, text, Conditions(guidance=guidance)), expected, rtol=0, atol=1e-5)
 
 

@@ -180,13 +180,13 @@ def token_table(weights: Weights) -> Tensor:
 
 
 def check_part(source: ModelSource, part: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise ModelError unless all weights of a part have the right shapes.
+    """Raise ModelError unless all weights of a part that are read have the right shapes.
 
     `shapes` come from the headers of the files.
     """
     own = {name: shape for name, shape in shapes.items() if name.startswith(source.weights[part].start)}
     tensors = {name: torch.empty(shape, device="meta") for name, shape in own.items()}
-    fitting(source, part, empty(source.kinds[part], source.configs[part]), tensors)
+    fitting(source, part, empty_part(source, part), tensors)
 
 
 def fitting(source: ModelSource, part: str, module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

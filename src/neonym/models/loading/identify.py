@@ -240,7 +240,8 @@ def check_weights(source: ModelSource, headers: Mapping[Path, Header]) -> None:
         kind, config = source.kinds[part], source.configs[part]
         named = {n: s for file in weights.files for n, s in plain_shapes(file, weights.start, headers).items()}
         try:
-            key = [versions("diffusers", "transformers"), kind, config, weights.start, sorted(named.items())]
+            read = [spec.blocks_read for spec in source.encoder_specs if spec.name == part]
+            key = [versions("diffusers", "transformers"), kind, config, read, weights.start, sorted(named.items())]
             memoized("sound-weights", key, partial(check_part_once, source, part, named))
         except ModelError:
             raise
