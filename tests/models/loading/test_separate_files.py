@@ -14,8 +14,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from neonym.cli.main import main
 from neonym.errors import ModelError
+from neonym.models.families.flux2 import FLUX2_DEV
+from neonym.models.loading.encoder_files import EncoderFacts
 from neonym.models.loading.identify import identify
-from neonym.models.loading.separate_files import FLAGS, Given
+from neonym.models.loading.separate_files import FLAGS, Given, fits, missing_encoders
 from neonym.models.model import Model, load_model
 from neonym.training.objective import Objective
 from neonym.training.step import sample_losses
@@ -243,6 +245,14 @@ def test_missing_parts_are_all_named(flux):
     assert len(problems) == 3
     for problem, words in zip(problems, ("clip_l.*--clip_l", "t5xxl.*--t5xxl", "needs a VAE.*--vae"), strict=True):
         assert pytest.importorskip("re").search(words, problem)
+
+
+def test_the_text_encoder_of_dev_may_have_only_the_layers_that_are_read():
+    """Its file has no flag of its own, and is published with 40 layers and with the first 30."""
+    (problem,) = missing_encoders({"text_encoder": "mistral3_24b"}, {}, FLUX2_DEV, "flux2_dev.safetensors")
+    assert problem.fix == "Pass its file with --text_encoders"
+    for kind, does in {"mistral3_24b": True, "mistral3_24b_30_layers": True, "mistral3_24b_20_layers": False}.items():
+        assert fits(EncoderFacts("mistral", kind, 5120, ""), "mistral3_24b") is does
 
 
 def test_swapped_files_are_all_named(flux):
