@@ -53,7 +53,9 @@ def test_the_numbers_of_weights_are_those_of_the_published_models():
     assert (len(z_image.denoiser.blocks), z_image.denoiser.width) == (34, 3840)
     dev = sizes_of(source_of("flux2_dev"))
     assert sum(dev.denoiser.numbers) == pytest.approx(32.22e9, abs=5e6)
-    assert sum(dev.encoders["text_encoder"].numbers) == pytest.approx(17.34e9, abs=1e7)  # 30 of 40 layers, and the token table
+    assert sum(dev.encoders["text_encoder"].numbers) == pytest.approx(
+        17.34e9, abs=1e7
+    )  # 30 of 40 layers, and the token table
     assert (len(dev.denoiser.blocks), dev.denoiser.width) == (56, 6144)
 
 
