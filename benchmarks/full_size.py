@@ -36,6 +36,15 @@ KLEIN_4B = {
     "timestep_guidance_channels": 256, "mlp_ratio": 3.0, "axes_dims_rope": [32, 32, 32, 32], "rope_theta": 2000,
     "eps": 1e-6, "guidance_embeds": False,
 }  # fmt: skip
+FLUX2_DEV = {
+    **KLEIN_4B, "num_layers": 8, "num_single_layers": 48, "num_attention_heads": 48, "joint_attention_dim": 15360,
+    "guidance_embeds": True,
+}  # fmt: skip
+MISTRAL_24B = {
+    "vocab_size": 131072, "hidden_size": 5120, "intermediate_size": 32768, "num_hidden_layers": 40,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": False,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e9}, "rms_norm_eps": 1e-5, "sliding_window": None,
+}  # fmt: skip
 FLUX2_VAE = {
     "_class_name": "AutoencoderKLFlux2", "block_out_channels": [128, 256, 512, 512], "latent_channels": 32,
     "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4, "layers_per_block": 2,
@@ -45,6 +54,7 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {  # family -> configs of its pa
     "flux1": {"transformer": FLUX1, "text_encoder": CLIP_L, "text_encoder_2": T5_XXL, "vae": VAE},
     "zimage": {"transformer": Z_IMAGE, "text_encoder": QWEN3_4B, "vae": VAE},
     "flux2_klein_4b": {"transformer": KLEIN_4B, "text_encoder": QWEN3_4B, "vae": FLUX2_VAE},
+    "flux2_dev": {"transformer": FLUX2_DEV, "text_encoder": MISTRAL_24B, "vae": FLUX2_VAE},
 }
 TINY: dict[str, Any] = {  # the same architectures in a size for tests
     "num_layers": 2, "num_single_layers": 3, "attention_head_dim": 16, "axes_dims_rope": [4, 6, 6], "n_layers": 3,
@@ -55,7 +65,8 @@ TINY: dict[str, Any] = {  # the same architectures in a size for tests
 }  # fmt: skip
 
 
-TINY_OF = {"flux2_klein_4b": {"joint_attention_dim": 96, "axes_dims_rope": [4, 4, 4, 4]}}
+TINY_FLUX2 = {"joint_attention_dim": 96, "axes_dims_rope": [4, 4, 4, 4]}
+TINY_OF = {"flux2_klein_4b": TINY_FLUX2, "flux2_dev": TINY_FLUX2}
 
 
 def tiny(family: str) -> dict[str, dict[str, Any]]:

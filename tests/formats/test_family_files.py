@@ -31,6 +31,7 @@ KEYS = {  # what ComfyUI calls the vectors of each encoder, and their width; the
     "zimage": ({"qwen3_4b": 2560}, set()),
     "flux2_klein_4b": ({"qwen3_4b": 2560}, set()),
     "flux2_klein_9b": ({"qwen3_8b": 4096}, set()),
+    "flux2_dev": ({"mistral3_24b": 5120}, set()),
     "anima": ({"qwen3_06b": 1024}, set()),
 }
 
@@ -107,6 +108,8 @@ OTHERS = {  # file name -> tensors of another program: key -> width; the family 
     "unnamed": ({"<tok>": 2560}, "zimage"),
     "klein": ({"qwen3_4b": 2560}, "flux2_klein_4b"),
     "large klein": ({"<tok>": 4096}, "flux2_klein_9b"),
+    "dev": ({"mistral3_24b": 5120}, "flux2_dev"),
+    "unnamed dev": ({"<tok>": 5120}, "flux2_dev"),
     "unnamed Anima": ({"<tok>": 1024}, "anima"),
     "bundled": ({"bundle_emb.tok.clip_l": 768, "bundle_emb.tok.t5xxl": 4096}, "flux1"),
 }
@@ -163,6 +166,7 @@ def test_a_word_that_another_family_could_read_too_is_used_with_a_warning(widths
         ({"qwen3_4b": 2560}, {"neonym.family": "flux2_klein_4b"}, "zimage", "learned for FLUX.2 klein 4B, but M is Z-Image"),
         ({"t5xxl": 4096}, {}, "zimage", "4096 numbers called t5xxl: M .Z-Image. has no text encoder"),
         ({"t5xxl": 4096}, {}, "flux2_klein_9b", "4096 numbers called t5xxl: M .FLUX.2 klein 9B. has no text encoder"),
+        ({"mistral3_24b": 5120}, {}, "flux2_klein_9b", "5120 numbers called mistral3_24b: M .FLUX.2 klein 9B. has no text"),
         ({"clip_l": 768}, {}, "sdxl", "has no vectors for text_encoder_2"),
     ],
 )  # fmt: skip

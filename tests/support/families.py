@@ -28,6 +28,11 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+    MistralConfig,
+    PixtralVisionConfig,
+    PreTrainedTokenizerFast,
     Qwen2TokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -53,6 +58,9 @@ CHAT = """{% for m in messages %}<|im_start|>{{ m.role }}
 
 {% endif %}{% endif %}"""
 
+INSTRUCT = """{{ bos_token }}{% for m in messages %}{% set text = m.content[0].text %}{% if m.role == 'system' %}\
+[SYSTEM_PROMPT]{{ text }}[/SYSTEM_PROMPT]{% else %}[INST]{{ text }}[/INST]{% endif %}{% endfor %}"""
+
 Clip = TypeVar("Clip", CLIPTextModel, CLIPTextModelWithProjection)
 Qwen = TypeVar("Qwen", Qwen3Model, Qwen3ForCausalLM)
 # Component -> what has `save_pretrained`, or a folder that is copied; "facts" are more entries of the index
@@ -68,6 +76,13 @@ def qwen_tokenizer() -> Qwen2TokenizerFast:
     """Return Qwen3's tokenizer, with a template that lays out one turn as Qwen3's does."""
     marks: dict[str, Any] = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "chat_template": CHAT}
     return Qwen2TokenizerFast(tokenizer_object=shipped("qwen3").backend, **marks)
+
+
+def mistral_tokenizer() -> PreTrainedTokenizerFast:
+    """Return the tokenizer of Mistral Small 3, with a template that lays out one turn as its own does."""
+    marks: dict[str, Any] = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    backend = shipped("mistral3").backend
+    return PreTrainedTokenizerFast(tokenizer_object=backend, padding_side="left", chat_template=INSTRUCT, **marks)
 
 
 def tiny_clip(width: int = WIDTH, kind: type[Clip] = CLIPTextModel) -> Clip:
@@ -95,6 +110,19 @@ def tiny_qwen(width: int = WIDTH, layers: int = 3, kind: type[Qwen] = Qwen3Model
         num_key_value_heads=1, head_dim=16, max_position_embeddings=1024, tie_word_embeddings=True,
     )  # fmt: skip
     return kind(config)
+
+
+def tiny_mistral(width: int = WIDTH, layers: int = 31) -> Mistral3ForConditionalGeneration:
+    """Return Mistral Small 3 with its table of 131,072 rows, and a part that sees images."""
+    text = MistralConfig(
+        vocab_size=131072, hidden_size=width, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=128, max_position_embeddings=1024, rms_norm_eps=1e-5, sliding_window=None,
+        rope_parameters={"rope_theta": 1e9, "rope_type": "default"}, tie_word_embeddings=False,
+    )  # fmt: skip
+    vision = PixtralVisionConfig(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    return Mistral3ForConditionalGeneration(Mistral3Config(text_config=text, vision_config=vision))
 
 
 def tiny_vae(scaling_factor: float = 0.3611, shift_factor: float = 0.1159, channels: int = 16) -> AutoencoderKL:
@@ -170,9 +198,26 @@ def z_image_parts() -> Parts:
 
 def flux2_parts(distilled: bool = False) -> Parts:
     """Return the parts of FLUX.2 klein 4B, the base model or the distilled one."""
+    encoder = tiny_qwen(64, layers=29, kind=Qwen3ForCausalLM)
+    return {
+        "model_index": "Flux2KleinPipeline", "facts": {"is_distilled": distilled},
+        **flux2_denoiser(guidance=False), "text_encoder": encoder, "tokenizer": qwen_tokenizer(),
+    }  # fmt: skip
+
+
+def flux2_dev_parts() -> Parts:
+    """Return the parts of FLUX.2 dev."""
+    return {
+        "model_index": "Flux2Pipeline", **flux2_denoiser(guidance=True), "text_encoder": tiny_mistral(),
+        "tokenizer": mistral_tokenizer(),
+    }  # fmt: skip
+
+
+def flux2_denoiser(guidance: bool) -> Parts:
+    """Return the transformer, the VAE and the scheduler of FLUX.2, whose dev reads a guidance scale."""
     transformer = Flux2Transformer2DModel(
         in_channels=32, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=192, timestep_guidance_channels=32, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
+        joint_attention_dim=192, timestep_guidance_channels=32, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=guidance,
     )  # fmt: skip
     vae = AutoencoderKLFlux2(
         block_out_channels=(8, 8, 8, 8), latent_channels=8, norm_num_groups=4, layers_per_block=1, sample_size=64
@@ -182,10 +227,8 @@ def flux2_parts(distilled: bool = False) -> Parts:
         statistics["running_mean"].normal_()
         statistics["running_var"].uniform_(0.5, 2)
     return {
-        "model_index": "Flux2KleinPipeline", "facts": {"is_distilled": distilled},
         "transformer": transformer, "vae": vae,
         "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-        "text_encoder": tiny_qwen(64, layers=29, kind=Qwen3ForCausalLM), "tokenizer": qwen_tokenizer(),
     }  # fmt: skip
 
 
@@ -209,7 +252,7 @@ def anima_parts() -> Parts:
 
 FAMILIES: dict[str, Callable[..., Parts]] = {
     "flux1": flux_parts, "chroma": chroma_parts, "sd3": sd3_parts, "zimage": z_image_parts,
-    "flux2_klein_4b": flux2_parts, "anima": anima_parts,
+    "flux2_klein_4b": flux2_parts, "flux2_dev": flux2_dev_parts, "anima": anima_parts,
 }  # fmt: skip
 
 

@@ -168,4 +168,6 @@ def vae(weights: State) -> dict[str, Tensor]:
     }
 
 
-ORIGINAL = {"flux1": flux, "chroma": flux, "flux2": flux, "flux2_klein_4b": flux, "zimage": z_image, "sd3": sd3}
+ORIGINAL = {
+    "flux1": flux, "chroma": flux, "flux2": flux, "flux2_klein_4b": flux, "flux2_dev": flux, "zimage": z_image, "sd3": sd3
+}  # fmt: skip

@@ -67,20 +67,24 @@ class FileFacts:
     unreadable: FormatError | None = None  # why it is not an embedding, although it holds tensors
 
 
-def inspect(path: str | Path, model: str | None = None, offline: bool = False) -> FileFacts:
+def inspect(
+    path: str | Path, model: str | None = None, offline: bool = False, model_version: str | None = None
+) -> FileFacts:  # fmt: skip
     """Return the contents of an embedding file of any program.
 
     With a `model` (a file, a folder, a hub ID or `builtin:emoji`), each word also has the model's words nearest to its
-    vectors. Raises FormatError if the file is not an embedding or does not fit the model, and ModelError for the model.
+    vectors; `model_version` says which of several models of the same shapes it is. Raises FormatError if the file is not an embedding or does not fit the model, and ModelError for the model.
     """
     with python_wording():
-        facts = file_facts(Path(path), model, offline)
+        facts = file_facts(Path(path), model, offline, model_version)
         if facts.unreadable is not None:
             raise facts.unreadable
         return replace(facts, warnings=tuple(map(text_in_python, facts.warnings)))
 
 
-def file_facts(path: Path, model: str | None = None, offline: bool = False) -> FileFacts:
+def file_facts(
+    path: Path, model: str | None = None, offline: bool = False, version: str | None = None
+) -> FileFacts:  # fmt: skip
     """Return the contents of a file of tensors, even if it is not an embedding. Raises FormatError and ModelError."""
     content, unreadable = read_content(path), None
     try:
@@ -96,7 +100,7 @@ def file_facts(path: Path, model: str | None = None, offline: bool = False) -> F
         tensors={name: f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for name, t in content.tensors.items()},
         programs=support_by_program(content, path.stem),
         warnings=(*file_warnings(path, words), *family_notes(path, words, content)),
-        words=tuple(word_facts(word, model, offline) for word in words),
+        words=tuple(word_facts(word, model, offline, version) for word in words),
         unreadable=unreadable,
     )
 
@@ -126,13 +130,13 @@ def family_notes(path: Path, words: list[Embedding], content: FileContent) -> li
     return [*([doubt] if several else []), *(prompt_rules(family, path.stem) if family else [])]
 
 
-def word_facts(word: Embedding, model: str | None, offline: bool) -> WordFacts:
+def word_facts(word: Embedding, model: str | None, offline: bool, version: str | None) -> WordFacts:
     """Return the facts about one word of a file."""
     return WordFacts(
         token=word.token,
         encoders={name: encoder_facts(name, word) for name in word.vectors},
         metadata=word.metadata,
-        neighbours={} if model is None else neighbours(word, model, offline),
+        neighbours={} if model is None else neighbours(word, model, offline, version),
         fits=tuple(family.name for family in families() if fits_family(word, family)),
     )
 
@@ -150,14 +154,16 @@ def encoder_facts(name: str, embedding: Embedding) -> EncoderFacts:
     )
 
 
-def neighbours(embedding: Embedding, name: str, offline: bool) -> dict[str, Neighbours]:
+def neighbours(
+    embedding: Embedding, name: str, offline: bool, version: str | None
+) -> dict[str, Neighbours]:  # fmt: skip
     """Return, per encoder, the model's words nearest to each vector. Raises ModelError, FormatError."""
     from neonym.models.encoders.rows import nearest_tokens
     from neonym.models.loading.assemble import token_table
     from neonym.models.loading.identify import identify, with_weights
     from neonym.models.tokenizers.loading import load_tokenizers
 
-    source, found = with_weights(identify(name, offline=offline)), {}
+    source, found = with_weights(identify(name, offline=offline, version=version)), {}
     embedding = fitted(embedding, source.family, source.widths)
     if what := misfit(embedding.token, embedding, source.family, source.widths, source.name):
         raise FormatError(what, name, OTHER_MODEL)

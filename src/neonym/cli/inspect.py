@@ -40,6 +40,9 @@ class InspectFlags(BaseModel):
         None, description="Check that the word fits this model family; the exit code is 2 if not."
     )
     model: str | None = Field(None, description="Compare the vectors with this model's words.")
+    model_version: str | None = Field(
+        None, description="Which of several models of the same shapes it is, such as turbo."
+    )
     offline: bool = Field(False, description="Never use the network, not even for a hub ID.")
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(False, description="Print one JSON object.")
 
@@ -51,7 +54,7 @@ def main(argv: list[str], prog: str) -> int:
         raise ConfigError([Problem("error", f"`{flags.family}` is not one of {family_names()}", "--for")])
     from neonym.api.inspect import file_facts
 
-    facts = file_facts(flags.file, flags.model, flags.offline)
+    facts = file_facts(flags.file, flags.model, flags.offline, flags.model_version)
     if flags.as_json:
         objects = [file_object(facts) | word_object(word, flags.family) for word in facts.words]
         print(json.dumps(objects[0] if len(objects) == 1 else objects or file_object(facts), indent=1))

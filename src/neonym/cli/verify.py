@@ -35,6 +35,9 @@ class VerifyFlags(BaseModel):
 
     file: tyro.conf.Positional[Path] = Field(description="Embedding file of any program.")
     model: str = Field(BUILTIN, description="Model that the word was learned with, or another model of its family.")
+    model_version: str | None = Field(
+        None, description="Which of several models of the same shapes it is, such as turbo."
+    )
     offline: bool = Field(False, description="Never use the network, not even for a hub ID.")
     prompt: str = Field("a picture of a {}", description="Prompt, in which {} stands for the word.")
     seeds: int = setting(4, "Number of images of each kind.", least=1)
@@ -58,15 +61,16 @@ def main(argv: list[str], prog: str) -> int:
     from neonym.generation.request.model_fit import embedding_misfits
     from neonym.generation.request.prepare import check_output_folder
     from neonym.models.loading.identify import identify
+    from neonym.models.loading.recognise import version_notes
 
     embedding, word = read_embedding(flags.file), flags.file.stem
     if embedding.left_out:
         print(f"note: {left_out_note(embedding)}", file=sys.stderr)
     page = flags.out or flags.file.with_name(f"{flags.file.stem}-verify.png")
     check_output_folder(page.parent, "--out", [page.name])
-    source = identify(flags.model, offline=flags.offline)
+    source = identify(flags.model, offline=flags.offline, version=flags.model_version)
     embedding = fitted(embedding, source.family, source.widths)
-    problems = list(embedding_misfits(word, flags.file, embedding, source))
+    problems = [*embedding_misfits(word, flags.file, embedding, source), *version_notes(source)]
     if any(problem.severity == "error" for problem in problems):
         raise ConfigError(problems)
     for problem in problems:

@@ -31,6 +31,11 @@ class ModelSettings(Section):
     variant: Unset = setting(
         None, "The variant of the weights to use, such as fp16, where a Diffusers folder or a hub ID has several."
     )
+    model_version: Unset = setting(
+        None,
+        "Which of several models of the same shapes it is, such as turbo, base, distilled or kontext, whatever its name and "
+        "metadata say. Shapes tell neither Z-Image from its Turbo nor FLUX.1 dev from Kontext.",
+    )
     offline: bool = setting(False, "Never use the network, not even for a hub ID.")
     v2: bool = setting(
         False,

@@ -19,7 +19,7 @@ from neonym.errors import Problem
 MOST_IMAGES = 1_000_000  # images per prompt, and passes over the prompts
 NAMED = (  # files, folders and axes: an empty text is an error
     "ckpt", "vae", "clip_l", "clip_g", "t5xxl", "qwen3", "tokenizer",
-    "variant", "from_file", "like", "image_path", "mask_path", "outdir", "x", "y",
+    "variant", "model_version", "from_file", "like", "image_path", "mask_path", "outdir", "x", "y",
     "textual_inversion_embeddings", "network_weights",
 )  # fmt: skip
 NOISE = {  # probability -> the setting that it needs, and that setting's limits
@@ -50,6 +50,11 @@ class GenerateSettings(Section):
     )
     variant: str | None = setting(
         None, "Which weights of a Diffusers folder or hub ID to use where a part has several, such as fp16."
+    )
+    model_version: str | None = setting(
+        None,
+        "Which of several models of the same shapes it is, such as turbo, base, distilled or kontext, whatever its name and "
+        "metadata say. Shapes tell neither Z-Image from its Turbo nor FLUX.1 dev from Kontext.",
     )
     offline: bool = setting(False, "Never use the network, not even for a hub ID.")
     sdxl: bool = setting(

@@ -13,6 +13,7 @@ from neonym.models.defaults import Defaults
 from neonym.models.file_layout import FileLayout
 from neonym.models.loading.weight_files import Header
 from neonym.models.process.sigmas import FlowSpec
+from neonym.models.signatures import Choice
 
 BY_USER = "--v_parameterization"  # the source of the prediction type if the user gives it
 PerChannel = float | tuple[float, ...]  # one number for all C channels of latents, or one for each
@@ -36,6 +37,7 @@ class SequenceSpec:
     brackets: Literal["weigh", "split", "text"] = "weigh"
     word_id: int | None = None  # the id that stands for each vector of a learned word, if there is no row to learn
     comfyui_length: int = 0  # ids to which ComfyUI pads a caption, at least; CLIP has chunks of 77
+    comfyui_zeros: int | None = None  # the id that marks padding whose states are zero, as ComfyUI makes it, if it does
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class EncoderSpec:
     file_key: str  # its key in an embedding file: "clip_l", "t5xxl"
     aliases: tuple[str, ...] = ()  # its keys in files of other programs
     kind: Literal["clip", "t5", "causal_lm"] = "clip"  # which tokenizer reads captions for it
+    vocabulary: str = "qwen3"  # of a causal language model: its tokenizer that ships with the package
     width: int | None = None  # vector width in published models; None: it varies
     max_length: int = 0  # ids in a sequence, with its template and end; 0: no limit, and for CLIP chunks of 77
     id_zero_pads: bool = False  # padding is id 0, which no text contains
@@ -177,6 +180,8 @@ class Family:
     adapters: Mapping[str, str] = field(default_factory=dict)
     checkpoint: CheckpointLayout | None = None
     files: FileLayout | None = None  # how its models are made of single files, if they are rectified flows
+    # The models of the same shapes as one with these configs, which they may not tell apart
+    versions: Callable[[Configs], tuple[Choice, ...]] = lambda _: ()
     flag: str | None = None  # sd-scripts' flag for it
     # Prefixes of diffusers' schedulers that are unsupported, whatever the configs
     other_schedules: tuple[str, ...] = ()
@@ -227,6 +232,11 @@ class Family:
         return self.allows(widths) and all(usual[name] == width for name, width in widths.items())
 
 
+def chosen(configs: Configs) -> str | None:
+    """Return which of several models of the same shapes this one is taken for; None if nothing says that but its name."""
+    return configs.get("origin", {}).get("choice")
+
+
 def called(configs: Configs, name: str) -> str:
-    """Return what a model is called, in lower case: what its file is taken for, or else its name."""
-    return str(configs.get("origin", {}).get("choice") or name).lower()
+    """Return what a model is called, in lower case: what it is taken for, or else its name."""
+    return (chosen(configs) or name).lower()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from neonym.models.families.anima import ANIMA
 from neonym.models.families.chroma import CHROMA
 from neonym.models.families.flux import FLUX1
-from neonym.models.families.flux2 import FLUX2_KLEIN_4B, FLUX2_KLEIN_9B
+from neonym.models.families.flux2 import FLUX2_DEV, FLUX2_KLEIN_4B, FLUX2_KLEIN_9B
 from neonym.models.families.sd3 import SD3
 from neonym.models.families.sdxl import SDXL
 from neonym.models.families.stable_diffusion import SD1, SD2
@@ -15,7 +15,7 @@ from neonym.models.families.z_image import Z_IMAGE
 from neonym.models.family import CheckpointLayout, Family
 
 ORDINALS = ("first", "second", "third", "fourth")
-FAMILIES = (SD1, SD2, SDXL, SD3, FLUX1, CHROMA, Z_IMAGE, FLUX2_KLEIN_4B, FLUX2_KLEIN_9B, ANIMA)
+FAMILIES = (SD1, SD2, SDXL, SD3, FLUX1, CHROMA, Z_IMAGE, FLUX2_KLEIN_4B, FLUX2_KLEIN_9B, FLUX2_DEV, ANIMA)
 _families: dict[str, Family] = {family.name: family for family in FAMILIES}
 
 

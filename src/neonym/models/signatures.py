@@ -1,7 +1,7 @@
 """Define how a file of weights is recognised: records that list names and shapes. This module does not need torch.
 
 What shapes cannot tell (whether a model is distilled, for example) follows from words in the metadata or the file
-name, and is an assumption: it is reported, and a user can correct it.
+name, and is an assumption: it is reported, and a user can overrule it with --model_version.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from neonym.models.loading.header import Header, Part
+from neonym.models.loading.header import Part
 
 Role = Literal["model", "transformer", "text_encoder", "vae", "lora", "other"]
 Naming = Literal["original", "diffusers"]
 Quant = Literal["fp8", "fp8_scaled_old", "comfy_quant", "bnb_nf4", "gguf"]
+BY_USER = "as --model_version says"  # the reason for what the user chooses
 RECORDED = ("modelspec.architecture", "modelspec.title", "general.name", "general.basename")  # metadata with a name
 
 
@@ -44,6 +45,11 @@ class Assumed:
     reason: str
     others: tuple[str, ...]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all of these models."""
+        return (self.choice.name, *self.others)
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -60,6 +66,10 @@ class Signature:
     unsupported: Refusal | None = None  # why the family is not supported, if it is not
     refused: Mapping[str, Refusal] = field(default_factory=dict)  # variant -> why this one is not supported
     choices: Mapping[str, tuple[Choice, ...]] = field(default_factory=dict)  # variant -> models of the same shapes
+
+    def choices_of(self, variant: str | None) -> tuple[Choice, ...]:
+        """Return the models of the same shapes; those of the first variant if shapes do not tell it, as in a tiny model."""
+        return next(iter(self.choices.values()), ()) if variant is None else self.choices.get(variant, ())
 
     def recognises(self, part: Part) -> bool:
         """Return whether the tensors are those of such a transformer."""
@@ -103,9 +113,16 @@ def has_size(name: str, axis: int, *sizes: int) -> Callable[[Part], bool]:
     return lambda part: part.size(name, axis) in sizes
 
 
-def assume(choices: tuple[Choice, ...], header: Header, file_name: str) -> Assumed:
-    """Return which of the choices a file is taken for: by its metadata, else by its name, else the first."""
-    recorded = {key: header.metadata[key] for key in RECORDED if key in header.metadata}
+def assume(
+    choices: tuple[Choice, ...], metadata: Mapping[str, str], file_name: str, version: str | None = None
+) -> Assumed:
+    """Return which of the choices a model is taken for: by the user's `version`, its metadata, its name, or the first.
+
+    A version that is none of them is ignored.
+    """
+    if version is not None and (named := choice_named(choices, version)) is not None:
+        return Assumed(named, BY_USER, others(choices, named))
+    recorded = {key: metadata[key] for key in RECORDED if key in metadata}
     places = [
         *((text, f"its metadata ({key}: {text[:60]})") for key, text in recorded.items()),
         (file_name, "its name"),
@@ -115,6 +132,20 @@ def assume(choices: tuple[Choice, ...], header: Header, file_name: str) -> Assum
             if any(mentions(text, word) for word in choice.words):
                 return Assumed(choice, f"according to {place}", others(choices, choice))
     return Assumed(choices[0], "as neither its name nor its metadata says otherwise", others(choices, choices[0]))
+
+
+def origin_of(assumed: Assumed | None) -> dict[str, Any]:
+    """Return which of several models of the same shapes a model is taken for, which no config of a folder has."""
+    if assumed is None:
+        return {}
+    return {"choice": assumed.choice.name, "reason": assumed.reason, "others": list(assumed.others)}
+
+
+def choice_named(choices: tuple[Choice, ...], version: str) -> Choice | None:
+    """Return the choice of this name, or that a word of this name tells; None if there is none."""
+    own = version.strip().lower().replace("_", "-")
+    named = [choice for choice in choices if choice.name.replace("_", "-") == own]
+    return next(iter(named or [choice for choice in choices if own in choice.words]), None)
 
 
 def others(choices: tuple[Choice, ...], choice: Choice) -> tuple[str, ...]:

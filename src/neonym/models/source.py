@@ -37,6 +37,7 @@ class ModelSource:
     # Part -> its weights; empty until those of a hub ID are downloaded
     weights: dict[str, Weights] = field(default_factory=dict)
     variant: str | None = None  # the requested variant of weights in a Diffusers folder
+    version: str | None = None  # which of several models of the same shapes it is, as the user says
     offline: bool = False
     tokenizers: Path | None = None  # a folder with tokenizers to use instead of the model's
     storage: Storage = field(default_factory=Storage)  # how its weights are kept in memory

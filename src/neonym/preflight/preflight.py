@@ -151,6 +151,7 @@ def read_model(settings: ModelSettings) -> tuple[ModelSource | None, Tokenizers,
             settings.offline,
             settings.variant,
             given_files(settings),
+            settings.model_version,
         )
         source = with_tokenizers(source, settings.tokenizer)
         return source, load_tokenizers(source, settings.max_token_length), []

@@ -43,7 +43,7 @@ PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloa
 
 def write_usage_card(file: Path, model: ModelSettings) -> None:
     """Write instructions for using the word, as a Markdown file beside its embedding file. Raises UserError."""
-    names = ("vae", "clip_l", "clip_g", "t5xxl", "qwen3", "variant")
+    names = ("vae", "clip_l", "clip_g", "t5xxl", "qwen3", "variant", "model_version")
     flags: dict[str, str | tuple[str, ...]] = {
         name: str(getattr(model, name)) for name in names if getattr(model, name)
     }

@@ -14,6 +14,7 @@ from neonym.config.run import RunConfig
 from neonym.config.schema import fields_of
 from neonym.config.values import as_written
 from neonym.errors import UserError
+from neonym.models.family import chosen
 from neonym.models.source import ModelSource
 from neonym.preflight.plan import TrainingPlan
 
@@ -74,6 +75,12 @@ def prediction_metadata(source: ModelSource) -> dict[str, str]:
     return {} if name is None else {"modelspec.prediction_type": name}
 
 
+def version_metadata(source: ModelSource) -> dict[str, str]:
+    """Return the metadata of which of several models of the same shapes a model is taken for, if there are several."""
+    version = chosen(source.configs)
+    return {} if version is None else {"neonym.model_version": version}
+
+
 def dataset_metadata(plan: TrainingPlan) -> dict[str, str]:
     """Return the metadata of a dataset file: its tables as JSON, without default values and without parent folders."""
     if not plan.run.dataset.dataset_config:
@@ -132,6 +139,7 @@ def run_metadata(plan: TrainingPlan) -> dict[str, str]:
         "neonym.base_model": source.name,
         "neonym.base_model_hash": source.text_hash(),
         "neonym.family": source.family.name,
+        **version_metadata(source),
         "neonym.clip_skip": str(plan.run.model.clip_skip),
         "neonym.seed": str(plan.run.optim.seed),
         "neonym.learning_rate": str(plan.run.optim.learning_rate),

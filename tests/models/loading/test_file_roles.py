@@ -97,7 +97,7 @@ def test_what_cannot_be_learned_for_is_refused_with_its_reason(header, file_name
 @pytest.mark.parametrize(
     ("name", "label"),
     [("klein_4b.safetensors", "FLUX.2 klein 4B"), ("klein_9b-diffusers.safetensors", "FLUX.2 klein 9B"), ("anima-base.safetensors", "Anima"),
-     ("flux1-schnell.safetensors", "FLUX.1"), ("sd35_large.safetensors", "Stable Diffusion 3"), ("flux2_dev.safetensors", None),
+     ("flux1-schnell.safetensors", "FLUX.1"), ("sd35_large.safetensors", "Stable Diffusion 3"), ("flux2_dev.safetensors", "FLUX.2 dev"),
      ("wan2.1_t2v_1.3B.safetensors", None)],
 )  # fmt: skip
 def test_each_size_finds_its_family(name, label):

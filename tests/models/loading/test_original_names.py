@@ -9,6 +9,7 @@ import transformers
 from accelerate import init_empty_weights
 from diffusers.loaders import single_file_utils as converters
 
+from neonym.models.encoders.blocks import keep_blocks
 from neonym.models.families import anima_names
 from neonym.models.family import LatentSpec
 from neonym.models.loading.assemble import under_vae_names
@@ -16,6 +17,7 @@ from neonym.models.loading.encoder_configs import CONFIGS, encoder_config
 from neonym.models.loading.file_roles import facts_of
 from neonym.models.loading.header import Header, Part
 from neonym.models.loading.vae_config import separate_vae_config
+from neonym.models.registry import family_of_file
 from support import original_names
 from support.headers import header_cases, header_of
 
@@ -79,6 +81,34 @@ def test_a_full_size_transformer_is_complete_and_strict(name):
         assert shapes_of(found) == shapes_of(empty(config).state_dict())
 
 
+def test_klein_9b_is_complete_and_strict():
+    """Its original names are those of 4B with more blocks and other widths, and become those of its Diffusers folder."""
+    small, golden = header_of(CASES["klein_4b.safetensors"]), header_of(CASES["klein_9b-diffusers.safetensors"])
+    widths, blocks = {7680: 12288}, {"double_blocks": (5, 8), "single_blocks": (20, 24)}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, shape in small.shapes.items():
+        own = tuple(widths.get(side, side // 3072 * 4096 if side % 3072 == 0 else side) for side in shape)
+        kind, _, rest = name.partition(".")
+        first = rest.startswith("0.")
+        copies = range(blocks[kind][1]) if kind in blocks and first else ()
+        shapes |= {f"{kind}.{i}.{rest.removeprefix('0.')}": own for i in copies}
+        shapes |= {} if kind in blocks else {name: own}
+    header = Header(shapes)
+    facts = facts_of(header, "flux-2-klein-9b.safetensors")
+    assert (facts.family, facts.variant, facts.naming) == ("flux2", "klein_9b", "original")
+    family = family_of_file(facts.family, facts.variant)
+    assert family is not None
+    assert family.label == "FLUX.2 klein 9B"
+    for prefix in ("", "model.diffusion_model."):
+        part = Part(Header({f"{prefix}{name}": shape for name, shape in shapes.items()}), prefix)
+        config = NAMES["flux2"].config_from(part)
+        found = NAMES["flux2"].from_original_names(on_meta(part.header, prefix), config)
+        assert shapes_of(found) == shapes_of(empty(config).state_dict()) == golden.shapes
+    expected = {"num_layers": 8, "num_single_layers": 24, "num_attention_heads": 32, "joint_attention_dim": 12288}
+    assert {key: config[key] for key in expected} == expected
+    assert not config["guidance_embeds"]
+
+
 PUBLISHED = {  # config values of published models
     "flux1-dev.safetensors": {"num_attention_heads": 24, "axes_dims_rope": [16, 56, 56], "guidance_embeds": True, "in_channels": 64,
                               "joint_attention_dim": 4096, "num_layers": 19, "num_single_layers": 38, "pooled_projection_dim": 768},
@@ -86,7 +116,7 @@ PUBLISHED = {  # config values of published models
     "sd35_medium.safetensors": {"dual_attention_layers": list(range(13)), "pos_embed_max_size": 384, "qk_norm": "rms_norm"},
     "sd3_medium_incl_clips_t5xxlfp8.safetensors": {"dual_attention_layers": [], "qk_norm": None, "num_attention_heads": 24},
     "z_image_turbo_bf16.safetensors": {"axes_dims": [32, 48, 48], "n_kv_heads": 30, "cap_feat_dim": 2560, "in_channels": 16},
-    "flux2_dev.safetensors": {"guidance_embeds": True, "mlp_ratio": 3.0, "axes_dims_rope": [32] * 4, "num_single_layers": 48},
+    "flux2_dev.safetensors": {"guidance_embeds": True, "num_layers": 8, "joint_attention_dim": 15360, "mlp_ratio": 3.0, "axes_dims_rope": [32] * 4, "num_single_layers": 48},
     "anima-base.safetensors": {"in_channels": 16, "mlp_ratio": 4.0, "adaln_lora_dim": 256, "text_embed_dim": 1024},
 }  # fmt: skip
 
@@ -226,6 +256,7 @@ ENCODERS = {
     "qwen_3_06b_base.safetensors": ("Qwen3Model", {"num_attention_heads": 16, "num_key_value_heads": 8, "num_hidden_layers": 28}),
     "Qwen3-4B-Q8_0.gguf": ("Qwen3Model", {"hidden_size": 2560, "intermediate_size": 9728}),
     "mistral_3_small_flux2_bf16.safetensors": ("MistralModel", {"num_hidden_layers": 40, "num_attention_heads": 32}),
+    "mistral_3_small_flux2_pruned.safetensors": ("MistralModel", {"num_hidden_layers": 30, "intermediate_size": 32768}),
 }  # fmt: skip
 
 
@@ -242,6 +273,8 @@ def test_a_full_size_text_encoder_is_complete(name):
     found = getattr(transformers, kind)
     with init_empty_weights():
         module = found(found.config_class.from_dict(config))
+    if kind == "MistralModel":  # whose file may have only what FLUX.2 reads
+        keep_blocks(module, 30)
     wanted = module.state_dict()
     named = {as_wanted(n, wanted): t for n, t in on_meta(header, facts.prefix).items()}
     assert set(wanted) - set(named) - other_names(module, named) == set()

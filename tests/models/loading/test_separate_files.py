@@ -14,8 +14,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from neonym.cli.main import main
 from neonym.errors import ModelError
+from neonym.models.families.flux2 import FLUX2_DEV
+from neonym.models.loading.encoder_files import EncoderFacts
 from neonym.models.loading.identify import identify
-from neonym.models.loading.separate_files import Given
+from neonym.models.loading.separate_files import FLAGS, Given, fits, missing_encoders
 from neonym.models.model import Model, load_model
 from neonym.training.objective import Objective
 from neonym.training.step import sample_losses
@@ -27,7 +29,7 @@ from support.quantized import comfy_quant, old_scaled, per_row, save_gguf
 
 KEYS = {"flux1": {"text_encoder": "clip_l", "text_encoder_2": "t5xxl"}, "chroma": {"text_encoder": "t5xxl"},
         "sd3": {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"}, "zimage": {"text_encoder": "qwen3"},
-        "flux2_klein_4b": {"text_encoder": "qwen3"}, "anima": {"text_encoder": "qwen3"}}  # fmt: skip
+        "flux2_klein_4b": {"text_encoder": "qwen3"}, "flux2_dev": {"text_encoder": "mistral3_24b"}, "anima": {"text_encoder": "qwen3"}}  # fmt: skip
 MAKERS = dict(FAMILIES)
 
 
@@ -79,7 +81,7 @@ def parts_of(family: str) -> dict[str, Any]:
         parts["transformer"] = changed(parts["transformer"], sample_size=128)
     if family == "zimage":
         parts["transformer"] = changed(parts["transformer"], axes_lens=[1536, 512, 512])
-    if family == "flux2_klein_4b":
+    if family.startswith("flux2"):
         parts["transformer"] = changed(parts["transformer"], in_channels=128)
     if family == "anima":
         parts["transformer"] = changed(parts["transformer"], max_size=[128, 240, 240])
@@ -100,6 +102,11 @@ def weights_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 def encoder_tensors(key: str, module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Return the weights of a text encoder under the names of published files."""
     own = weights_of(module)
+    if key == "mistral3_24b":  # without what sees images, and with the tokenizer
+        own = {n.removeprefix("model.language_model."): t for n, t in own.items() if "language_model" in n}
+        return {f"model.{name}": tensor for name, tensor in own.items()} | {
+            "tekken_model": torch.zeros(9, dtype=torch.uint8)
+        }
     if key == "qwen3":
         return {f"model.{name}": tensor for name, tensor in own.items()}
     if key.startswith("clip"):
@@ -135,7 +142,7 @@ class Files:
             save_file(contiguous(encoders(self.texts[key])), path)
 
     def given(self) -> tuple[Given, ...]:
-        return tuple(Given(key, str(path)) for key, path in self.encoders.items())
+        return tuple(Given(key if key in FLAGS else "text_encoders", str(path)) for key, path in self.encoders.items())
 
     def all_in_one(self) -> Path:
         """Save everything in one file, and return it."""
@@ -238,6 +245,14 @@ def test_missing_parts_are_all_named(flux):
     assert len(problems) == 3
     for problem, words in zip(problems, ("clip_l.*--clip_l", "t5xxl.*--t5xxl", "needs a VAE.*--vae"), strict=True):
         assert pytest.importorskip("re").search(words, problem)
+
+
+def test_the_text_encoder_of_dev_may_have_only_the_layers_that_are_read():
+    """Its file has no flag of its own, and is published with 40 layers and with the first 30."""
+    (problem,) = missing_encoders({"text_encoder": "mistral3_24b"}, {}, FLUX2_DEV, "flux2_dev.safetensors")
+    assert problem.fix == "Pass its file with --text_encoders"
+    for kind, does in {"mistral3_24b": True, "mistral3_24b_30_layers": True, "mistral3_24b_20_layers": False}.items():
+        assert fits(EncoderFacts("mistral", kind, 5120, ""), "mistral3_24b") is does
 
 
 def test_swapped_files_are_all_named(flux):

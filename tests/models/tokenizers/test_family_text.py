@@ -43,7 +43,7 @@ KREA2 = (
 )
 FAMILIES = {
     "flux": flux.ENCODERS, "chroma": chroma.ENCODERS, "sd3": sd3.ENCODERS, "zimage": z_image.ENCODERS,
-    "klein": flux2.KLEIN_4B, "klein4b": flux2.KLEIN_4B, "klein9b": flux2.KLEIN_9B,
+    "klein": (flux2.QWEN,), "klein4b": (flux2.QWEN,), "klein9b": (flux2.QWEN_LARGE,), "flux2_dev": (flux2.MISTRAL,),
     "anima": (*anima.ENCODERS, *anima.ID_READERS),
     # not built yet
     "pixart_alpha": pixart(120), "pixart_sigma": pixart(300), "krea2": causal(546, KREA2, suffix_last=True),

@@ -182,7 +182,7 @@ def test_no_word_of_a_caption_is_lost_in_comfyui(parts, weighted):
         assert text_of(own, True, text).count(ROWS[0]) == text_of(own, text=text).count(ROWS[0])
 
 
-SHARED = tokenizer(flux2.KLEIN_4B[0])
+SHARED = tokenizer(flux2.QWEN)
 
 
 def test_a_layout_may_end_behind_the_padding_and_be_padded_on_the_left():

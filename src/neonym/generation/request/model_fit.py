@@ -37,6 +37,7 @@ def recognised_model(settings: GenerateSettings) -> ModelSource:
         settings.offline,
         settings.variant,
         given_files(settings),
+        settings.model_version,
     )
     source = with_tokenizers(source, settings.tokenizer)
     family = source.family

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from neonym.errors import ModelError
 from neonym.models.defaults import published
-from neonym.models.families.chroma_names import FILES
+from neonym.models.families.chroma_names import FILES, SAME_SHAPES
 from neonym.models.family import (
     Configs,
     DenoiserSpec,
@@ -65,6 +65,7 @@ CHROMA = Family(
     process="flow",
     flow=FlowSpec("sigmoid", rounds_sigma=True, source="sd-scripts; OneTrainer draws sigma from an inverted parabola"),
     recognise=recognise,
+    versions=lambda _: SAME_SHAPES,
     files=FILES,
     module="neonym.models.families.chroma_network",
     pipeline="ChromaPipeline",

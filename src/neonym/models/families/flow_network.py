@@ -13,8 +13,10 @@ from neonym.models.process.sigmas import STEPS
 from neonym.models.source import ModelSource
 from neonym.models.text_side import TextSide
 from neonym.models.vae import Vae
+from neonym.types import Conditions
 
 AnyModel = TypeVar("AnyModel", bound=Model)
+UNDISTILLED = 1.0  # the guidance scale at which a guidance-distilled model predicts without guidance
 
 
 def load_as(
@@ -36,6 +38,16 @@ def load_as(
 def sigma_of(t: Tensor, count: int) -> Tensor:
     """Return the noise levels sigma, float32 [B] in 0..1, of timesteps [B], or of one timestep for `count` samples."""
     return (t.float() / STEPS).expand(count)
+
+
+def guidance_of(source: ModelSource, conditions: Conditions, count: int, device: torch.device) -> Tensor | None:
+    """Return the guidance scales, float32 [B], that the denoiser reads, each 1 if the conditions have none.
+
+    Return None for a model that reads none.
+    """
+    if source.facts.embedded_guidance is None:
+        return None
+    return torch.full((count,), UNDISTILLED, device=device) if conditions.guidance is None else conditions.guidance
 
 
 def pack(latents: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from neonym.errors import ModelError
 from neonym.models.defaults import published
-from neonym.models.families.flux_names import FILES
+from neonym.models.families.flux_names import FILES, SAME_SHAPES
 from neonym.models.family import (
     Configs,
     DenoiserSpec,
@@ -80,6 +80,7 @@ FLUX1 = Family(
         "flux_shift", 3.0, FLUX_LINE, rounds_sigma=True, source="sd-scripts' guide; OneTrainer draws the same"
     ),
     recognise=recognise,
+    versions=lambda configs: SAME_SHAPES if configs[TRANSFORMER.part].get("guidance_embeds") else (),
     files=FILES,
     module="neonym.models.families.flux_network",
     pipeline="FluxPipeline",

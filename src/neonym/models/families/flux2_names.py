@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from neonym.models.families.flux_blocks import norm_size
 from neonym.models.file_layout import FileLayout, always_shift
 from neonym.models.loading.header import Part
 from neonym.models.loading.prefixes import without_prefix
-from neonym.models.signatures import Choice, LoraLayer, LoraSignature, Refusal, Signature, by_size
+from neonym.models.signatures import Choice, LoraLayer, LoraSignature, Signature
 
 VARIANTS = {15360: "dev", 7680: "klein_4b", 12288: "klein_9b"}  # width of the text states
 WIDTHS = {6144: "dev", 3072: "klein_4b", 4096: "klein_9b"}  # width of the transformer
 AXES, THETA = 4, 2000  # of the rotary positions
-KLEIN = (Choice("base", ("klein-base", "base")), Choice("distilled", ("distilled", "klein")))  # as they are published
-DEV = Refusal(
-    "is FLUX.2 dev, whose text encoder (Mistral Small, 23 billion weights) is not supported", "Use FLUX.2 klein 4B or 9B"
-)  # fmt: skip
-CHOICES = {"klein_4b": KLEIN, "klein_9b": KLEIN}
+SAME_SHAPES = (
+    Choice("base", ("klein-base", "base")),
+    Choice("distilled", ("distilled", "klein")),
+)  # as they are published
+GUIDANCE = ("guidance_in.in_layer.weight", "time_guidance_embed.guidance_embedder.linear_1.weight")  # only dev has it
+CHOICES = {"klein_4b": SAME_SHAPES, "klein_9b": SAME_SHAPES}
+
+
+def variant(text: str) -> Callable[[Part], str | None]:
+    """Return a function that tells the variant: by the width of the text states, or because it reads a guidance scale."""
+
+    def tell(part: Part) -> str | None:
+        return "dev" if any(name in part for name in GUIDANCE) else VARIANTS.get(part.size(text, 1) or 0)
+
+    return tell
 
 
 def lora_variant(layers: Mapping[str, LoraLayer]) -> str | None:
@@ -34,11 +44,11 @@ def lora_variant(layers: Mapping[str, LoraLayer]) -> str | None:
 SIGNATURES = (
     Signature(
         "flux2", "FLUX.2", ("double_stream_modulation_img.lin.weight", "txt_in.weight"),
-        by_size("txt_in.weight", 1, VARIANTS), choices=CHOICES, refused={"dev": DEV},
+        variant("txt_in.weight"), choices=CHOICES,
     ),
     Signature(
         "flux2", "FLUX.2", ("double_stream_modulation_img.linear.weight", "context_embedder.weight"),
-        by_size("context_embedder.weight", 1, VARIANTS), "diffusers", choices=CHOICES, refused={"dev": DEV},
+        variant("context_embedder.weight"), "diffusers", choices=CHOICES,
     ),
 )  # fmt: skip
 # FLUX.1 shares the names: a LoRA is for FLUX.2 if its feed-forward layers are gated, or its width is not 3072

@@ -1,4 +1,4 @@
-"""The networks of FLUX.2 klein: three layers of a causal language model, and a VAE whose latents are folded 2 x 2."""
+"""The networks of FLUX.2: three layers of a causal language model, and a VAE whose latents are folded 2 x 2."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch.nn.functional import pad
 
 from neonym.models.encoders.clip import Keep
 from neonym.models.encoders.sequence import layer_states
-from neonym.models.families.flow_network import image_positions, load_as, sigma_of
-from neonym.models.families.flux2 import LAYERS
+from neonym.models.families.flow_network import guidance_of, image_positions, load_as, sigma_of
+from neonym.models.families.flux2 import layers_of
+from neonym.models.family import EncoderSpec
 from neonym.models.model import Model
 from neonym.models.source import ModelSource
 from neonym.models.text_side import TextSide
@@ -24,20 +25,24 @@ FOLD = 2  # side, in latents of the VAE, of what becomes one latent
 
 
 class Flux2Text(TextSide):
-    """The text side of FLUX.2 klein: the states of Qwen3 after three of its blocks, side by side."""
+    """The text side of FLUX.2: the states of a language model after three of its blocks, side by side."""
 
-    def __init__(self, encoders: Any, tokenizers: dict[str, WordTokenizer], layers: tuple[int, ...]):
+    def __init__(self, encoders: Any, tokenizers: dict[str, WordTokenizer], spec: EncoderSpec):
         super().__init__(encoders, tokenizers)
-        self.layers = layers
+        self.layers, self.zeros = layers_of(spec), spec.layout.comfyui_zeros
 
     def encode(self, text: Encoded, keep: Keep = "none") -> TextCond:
         """Return the states [B,512,3W], those of padding included, which the transformer reads like text.
 
-        A chat template leaves no room for emphasis, so `keep` is ignored.
+        Those of padding as ComfyUI makes it are zero for some models. A chat template leaves no room for emphasis, so
+        `keep` is ignored.
         """
         del keep
         ids, mask = text.ids[ENCODER][:, 0], text.masks[ENCODER][:, 0]  # [B,L]
-        return TextCond(layer_states(self.encoders[ENCODER], ids, mask, self.layers).flatten(2))
+        states = layer_states(self.encoders[ENCODER], ids, mask, self.layers).flatten(2)
+        if self.zeros is not None:
+            states = states.masked_fill(((ids == self.zeros) & ~mask)[..., None], 0)
+        return TextCond(states)
 
 
 class Flux2Vae(Vae):
@@ -73,16 +78,19 @@ def unfolded(latents: Tensor) -> Tensor:
 
 
 class Flux2(Model):
-    """A frozen model of FLUX.2 klein."""
+    """A frozen FLUX.2 model."""
 
     def predict(self, x_t: Tensor, t: Tensor, text: TextCond, conditions: Conditions = NO_CONDITIONS) -> Tensor:
-        """Return the transformer's velocity in float32, [B,C,h,w]. It reads no `conditions`."""
-        del conditions
+        """Return the transformer's velocity in float32, [B,C,h,w].
+
+        A guidance-distilled model (dev) reads `conditions.guidance`, which is 1 if it is missing.
+        """
         dtype, device, (height, width) = self.dtype, x_t.device, x_t.shape[2:]
         places = torch.arange(text.sequence.shape[1], device=device)[:, None]  # [S,1]
         tokens = self.denoiser(
             hidden_states=x_t.to(dtype).flatten(2).transpose(1, 2),  # [B,N,C]
             timestep=sigma_of(t, len(x_t)),
+            guidance=guidance_of(self.source, conditions, len(x_t), device),
             encoder_hidden_states=text.sequence.to(dtype),
             txt_ids=pad(places, (3, 0)),  # [S,4]: (0, 0, 0, place)
             img_ids=pad(image_positions(height, width, device), (0, 1)),  # [N,4]: (0, row, column, 0)
@@ -94,6 +102,7 @@ class Flux2(Model):
 def load(
     source: ModelSource, tokenizers: dict[str, WordTokenizer], device: torch.device, dtype: torch.dtype, clip_skip: int
 ) -> Flux2:
-    """Load a model of FLUX.2 klein. `clip_skip` is ignored, since the layers are fixed. Raises ModelError."""
+    """Load a FLUX.2 model. `clip_skip` is ignored, since the layers are fixed. Raises ModelError."""
     del clip_skip
-    return load_as(Flux2, source, Flux2Text, device, dtype, vae=Flux2Vae, tokenizers=tokenizers, layers=LAYERS)
+    (spec,) = source.encoder_specs
+    return load_as(Flux2, source, Flux2Text, device, dtype, vae=Flux2Vae, tokenizers=tokenizers, spec=spec)

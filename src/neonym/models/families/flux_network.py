@@ -9,15 +9,13 @@ from torch import Tensor
 
 from neonym.models.encoders.clip import Keep, pooled_at_end
 from neonym.models.encoders.sequence import interpolated, t5_states
-from neonym.models.families.flow_network import image_positions, load_as, pack, sigma_of, unpack
+from neonym.models.families.flow_network import guidance_of, image_positions, load_as, pack, sigma_of, unpack
 from neonym.models.families.flux import CLIP, T5
 from neonym.models.model import Model
 from neonym.models.source import ModelSource
 from neonym.models.text_side import TextSide
 from neonym.models.tokenizers.word_tokenizer import WordTokenizer
 from neonym.types import NO_CONDITIONS, Conditions, Encoded, TextCond
-
-UNDISTILLED = 1.0  # the guidance scale at which a guidance-distilled model predicts without guidance
 
 
 class FluxText(TextSide):
@@ -52,14 +50,10 @@ class Flux(Model):
         if text.pooled is None:
             raise ValueError("FLUX.1 reads the pooled text of CLIP, but the text has none")
         dtype, device, (height, width) = self.dtype, x_t.device, x_t.shape[2:]
-        guidance = None
-        if self.source.facts.embedded_guidance is not None:
-            usual = torch.full((len(x_t),), UNDISTILLED, device=device)
-            guidance = usual if conditions.guidance is None else conditions.guidance
         tokens = self.denoiser(
             hidden_states=pack(x_t.to(dtype)),  # [B,N,4C]
             timestep=sigma_of(t, len(x_t)),
-            guidance=guidance,
+            guidance=guidance_of(self.source, conditions, len(x_t), device),
             pooled_projections=text.pooled.to(dtype),
             encoder_hidden_states=text.sequence.to(dtype),
             txt_ids=torch.zeros(text.sequence.shape[1], 3, device=device),

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from neonym.errors import ModelError
 from neonym.models.defaults import published
-from neonym.models.families.sd3_names import FILES
+from neonym.models.families.sd3_names import CHOICES, FILES
 from neonym.models.family import (
     Configs,
     DenoiserSpec,
@@ -22,6 +22,7 @@ from neonym.models.family import (
     called,
 )
 from neonym.models.process.sigmas import FlowSpec
+from neonym.models.signatures import Choice
 
 LAYOUT = SequenceSpec(repaired=False)
 CLIP_L = EncoderSpec(
@@ -68,6 +69,14 @@ def recognise(configs: Configs, name: str) -> Recognised | None:
     return replace(facts, guidance=4.0) if transformer.get("qk_norm") else facts  # 3.5 norms queries and keys
 
 
+def versions(configs: Configs) -> tuple[Choice, ...]:
+    """Return the models of the same shapes as this one: 3.5 medium has blocks with a second attention, 3 has no norms."""
+    transformer = configs[TRANSFORMER.part]
+    if not transformer.get("qk_norm"):
+        return ()
+    return CHOICES["3.5_medium" if transformer.get("dual_attention_layers") else "3.5_large"]
+
+
 def refuse_other_tasks(channels: int, index: dict[str, object], name: str) -> None:
     """Raise ModelError if a model reads an image besides the text, by its input channels or its pipeline."""
     if channels != CHANNELS:
@@ -86,6 +95,7 @@ SD3 = Family(
     process="flow",
     flow=FlowSpec("logit_normal", 3.0, source="Esser et al. 2024; OneTrainer draws the same, but does not shift it"),
     recognise=recognise,
+    versions=versions,
     files=FILES,
     module="neonym.models.families.sd3_network",
     pipeline="StableDiffusion3Pipeline",

@@ -13,7 +13,8 @@ from neonym.models.signatures import Choice, LoraLayer, LoraSignature, Signature
 
 LARGE, MEDIUM = 2432, 1536  # widths of the transformer
 HEAD = 64
-CHOICES = {"3.5_large": (Choice("large"), Choice("turbo", ("turbo",)))}
+TURBO = Choice("turbo", ("turbo",))
+CHOICES = {"3.5_large": (Choice("large"), TURBO), "3.5_medium": (Choice("medium"), TURBO)}
 
 
 def variant(positions: str, second: str, norm: str) -> Any:

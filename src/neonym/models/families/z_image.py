@@ -5,9 +5,11 @@ This module does not need torch.
 
 from __future__ import annotations
 
+import re
+
 from neonym.errors import ModelError
 from neonym.models.defaults import published
-from neonym.models.families.z_image_names import FILES
+from neonym.models.families.z_image_names import FILES, SAME_SHAPES
 from neonym.models.family import (
     Configs,
     DenoiserSpec,
@@ -34,6 +36,8 @@ TRANSFORMER = DenoiserSpec(
     blocks=("noise_refiner", "context_refiner", "layers"),
 )  # fmt: skip
 
+TURBO = re.compile(r"(?<!de)(?<!de[-_ ])turbo")  # De-Turbo is not distilled
+
 
 def recognise(configs: Configs, name: str) -> Recognised | None:
     """Return the facts about a Z-Image model, or None for any other model.
@@ -47,7 +51,7 @@ def recognise(configs: Configs, name: str) -> Recognised | None:
     if transformer.get("siglip_feat_dim") is not None:
         raise ModelError("is a Z-Image Omni model, which also reads images", name, "Use Z-Image or Z-Image Turbo")
     layers = int(configs.get(QWEN.name, {}).get("num_hidden_layers", 36))
-    if "turbo" in called(configs, name):
+    if TURBO.search(called(configs, name)):
         return Recognised(native_size=1024, text_layers=layers, guidance=1.0, steps=9)
     return Recognised(native_size=1024, text_layers=layers)
 
@@ -61,6 +65,7 @@ Z_IMAGE = Family(
     process="flow",
     flow=FlowSpec("logit_normal", 2.0, source="musubi-tuner; OneTrainer draws the same, but does not shift it"),
     recognise=recognise,
+    versions=lambda _: SAME_SHAPES,
     files=FILES,
     module="neonym.models.families.z_image_network",
     pipeline="ZImagePipeline",

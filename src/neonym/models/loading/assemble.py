@@ -28,7 +28,7 @@ from neonym.models.source import ModelSource
 from neonym.models.storage import Scheme, SchemeRules
 
 # Prefixes of text encoder weights: in transformers 5 of some encoders, in files of most
-BODIES = ("text_model.", "model.")
+BODIES = ("text_model.", "model.language_model.", "language_model.model.", "language_model.", "model.")
 OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 OPEN_CLIP_BLOCKS = "transformer.resblocks."
 ALL = 10_000  # more blocks than any network has
@@ -180,13 +180,13 @@ def token_table(weights: Weights) -> Tensor:
 
 
 def check_part(source: ModelSource, part: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise ModelError unless all weights of a part have the right shapes.
+    """Raise ModelError unless all weights of a part that are read have the right shapes.
 
     `shapes` come from the headers of the files.
     """
     own = {name: shape for name, shape in shapes.items() if name.startswith(source.weights[part].start)}
     tensors = {name: torch.empty(shape, device="meta") for name, shape in own.items()}
-    fitting(source, part, empty(source.kinds[part], source.configs[part]), tensors)
+    fitting(source, part, empty_part(source, part), tensors)
 
 
 def fitting(source: ModelSource, part: str, module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

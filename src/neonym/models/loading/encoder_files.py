@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from neonym.models.loading.header import Part
 from neonym.models.signatures import Naming
 
+PRUNED = {"mistral3_24b_30_layers": "mistral3_24b"}  # published with only the layers that a model reads
 LAYERS = "layers.{}.input_layernorm.weight"
 STARTS = ("model.language_model.", "language_model.model.", "language_model.", "model.", "")  # of a language model
 

@@ -65,8 +65,11 @@ class Scan:
     encoders: tuple[str, ...]  # prefixes of text encoders
 
 
-def facts_of(header: Header, file_name: str = "") -> FileFacts:
-    """Return what the header of a file tells. The name of the file is asked only for what shapes cannot tell."""
+def facts_of(header: Header, file_name: str = "", version: str | None = None) -> FileFacts:
+    """Return what the header of a file tells.
+
+    The name of the file, and the `version` that the user gives, are asked only for what shapes cannot tell.
+    """
     header = with_library_names(header)
     scan = scanned(header)
     if scan.lora or scan.other_lora:
@@ -79,8 +82,8 @@ def facts_of(header: Header, file_name: str = "") -> FileFacts:
     signature, part = found
     variant = told_variant(signature, part)
     role: Role = "model" if signature.role == "transformer" and (vae or encoders) else signature.role
-    choices = signature.choices.get(variant or "")
-    assumed = assume(choices, header, file_name) if choices else None
+    choices = signature.choices_of(variant)
+    assumed = assume(choices, header.metadata, file_name, version) if choices else None
     quant = quant_of(header, part.prefix)
     return FileFacts(
         role, signature.family, variant, signature.naming, quant, part.prefix, signature, encoders, vae, assumed

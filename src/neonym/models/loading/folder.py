@@ -144,11 +144,17 @@ def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
     The index of a modular pipeline takes the place of that of another pipeline.
     """
     parts = sorted(chain(folder.glob("*/config.json"), folder.glob("*/scheduler_config.json")))
-    configs = {file.parent.name: read_config(file) for file in parts}
+    configs = {file.parent.name: text_part(read_config(file)) for file in parts}
     for file in (folder / name for name in OWN_CONFIGS):
         if file.is_file():
             configs[file.stem.removeprefix("modular_")] = read_config(file)
     return configs
+
+
+def text_part(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the config of the language model in that of a model that reads images too, and any other one unchanged."""
+    text = config.get("text_config")
+    return text if isinstance(text, dict) else config
 
 
 def read_config(file: Path) -> dict[str, Any]:

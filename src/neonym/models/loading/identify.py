@@ -28,7 +28,7 @@ from neonym.models.loading.folder import (
 from neonym.models.loading.hub import config_folder, fetch_weights, is_hub_id, not_cached, vae_folder
 from neonym.models.loading.quantized_files import plan_of
 from neonym.models.loading.recognise import source_of, with_user_prediction
-from neonym.models.loading.refusals import refuse
+from neonym.models.loading.refusals import refuse, refuse_version
 from neonym.models.loading.separate_files import Given, assemble, given_vae
 from neonym.models.loading.vae_config import PREFIX as VAE_PREFIX
 from neonym.models.loading.vae_config import vae_config
@@ -45,18 +45,21 @@ def identify(
     offline: bool = False,
     variant: str | None = None,
     text_encoders: Sequence[Given] = (),
+    version: str | None = None,
 ) -> ModelSource:
     """Recognise a model by its configs, or by the names and shapes in its files.
 
     No weights are read except a sample of the vocabulary. The network is used only for hub IDs (owner/name), and only
     for files that are not in the user's cache. `variant` (such as "fp16") selects the weights of those parts of a
-    Diffusers folder that have it; `text_encoders` are files beside that of a transformer. Raises ModelError if the model
-    is unsupported, incomplete or damaged.
+    Diffusers folder that have it; `text_encoders` are files beside that of a transformer. `version` (such as "turbo")
+    says which of several models of the same shapes it is. Raises ModelError if the model is unsupported, incomplete or
+    damaged.
     """
     path = Path(name)
     header = read_header(checkpoint_file(path)) if path.is_file() else None
-    if header is not None and (found := transformer_in(header, path, name)) is not None:
-        return replace(source_of_files(name, path, header, *found, vae, text_encoders, offline), variant=variant)
+    if header is not None and (found := transformer_in(header, path, name, version)) is not None:
+        source = source_of_files(name, path, header, *found, vae, text_encoders, offline)
+        return replace(source, variant=variant, version=version)
     if text_encoders:
         fix = f"Leave out {', '.join(f'--{given.flag}' for given in text_encoders)}"
         raise ModelError("has its own text encoders: only a transformer in a file needs others", name, fix)
@@ -65,7 +68,7 @@ def identify(
         layout = layout_of(header, name)
         hints = CheckpointHints(v_parameterization, vae is not None, text_beside(path))
         configs = layout.configs(header, name, hints)
-        source = replace(source_of(name, path.parent, configs), file=path, vae=own_vae, variant=variant)
+        source = replace(source_of(name, path.parent, configs, version), file=path, vae=own_vae, variant=variant)
         prefixes = layout.prefixes(source.family.name)
         found = {
             part: Weights((path,), start=prefixes[part], original=part == source.family.denoiser.part)
@@ -75,7 +78,7 @@ def identify(
     else:
         folder = folder_of(name, offline)
         configs = with_user_prediction(diffusers_configs(folder, name), v_parameterization)
-        source = replace(source_of(name, folder, configs), vae=own_vae, variant=variant, offline=offline)
+        source = replace(source_of(name, folder, configs, version), vae=own_vae, variant=variant, offline=offline)
         found, headers = available_weights(source), {}
         if offline or not source.on_hub:
             check_variant(found, name, variant)
@@ -88,14 +91,19 @@ def identify(
     return with_spread(source)
 
 
-def transformer_in(header: Header, path: Path, name: str) -> tuple[FileFacts, Family] | None:
+def transformer_in(
+    header: Header, path: Path, name: str, version: str | None
+) -> tuple[FileFacts, Family] | None:  # fmt: skip
     """Return what a file is, and its family, if it is a transformer with or without other parts.
 
-    Return None for a checkpoint that a layout may recognise. Raises ModelError if words cannot be learned for it.
+    Return None for a checkpoint that a layout may recognise. Raises ModelError if words cannot be learned for it, or if it
+    has no such version.
     """
-    facts = facts_of(header, path.name)
-    refuse(facts, name)
+    facts = facts_of(header, path.name, version)
     family = family_of_file(facts.family, facts.variant)
+    if family is not None:
+        refuse_version(version, facts.assumed, family.label, name)
+    refuse(facts, name)
     return (facts, family) if family is not None else None
 
 
@@ -232,7 +240,8 @@ def check_weights(source: ModelSource, headers: Mapping[Path, Header]) -> None:
         kind, config = source.kinds[part], source.configs[part]
         named = {n: s for file in weights.files for n, s in plain_shapes(file, weights.start, headers).items()}
         try:
-            key = [versions("diffusers", "transformers"), kind, config, weights.start, sorted(named.items())]
+            read = [spec.blocks_read for spec in source.encoder_specs if spec.name == part]
+            key = [versions("diffusers", "transformers"), kind, config, read, weights.start, sorted(named.items())]
             memoized("sound-weights", key, partial(check_part_once, source, part, named))
         except ModelError:
             raise

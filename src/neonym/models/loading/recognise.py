@@ -11,18 +11,28 @@ from pathlib import Path
 
 from neonym.errors import ModelError, Problem
 from neonym.models.defaults import PUBLISHED_SPREAD, is_count
-from neonym.models.family import BY_USER, Configs, Family, Recognised
+from neonym.models.family import BY_USER, Configs, Family, Recognised, chosen
+from neonym.models.loading.refusals import refuse_version
 from neonym.models.registry import families, supported
+from neonym.models.signatures import BY_USER as BY_VERSION
+from neonym.models.signatures import Choice, assume, origin_of
 from neonym.models.source import ModelSource
 
 
-def source_of(name: str, folder: Path, configs: Configs) -> ModelSource:
-    """Return the source of a model, with the first family that recognises it. Raises ModelError if none does."""
+def source_of(name: str, folder: Path, configs: Configs, version: str | None = None) -> ModelSource:
+    """Return the source of a model, with the first family that recognises it.
+
+    `version` says which of several models of the same shapes it is, if the configs do not. Raises ModelError if no family
+    recognises it, or if there is no such version.
+    """
     for family in families():
         try:
             facts = family.recognise(configs, name)
             if facts is None:
                 continue
+            if version is not None and (choices := family.versions(configs)):
+                configs = with_version(configs, family, choices, name, version)
+                facts = family.recognise(configs, name) or facts
             facts = replace(facts, native_size=own_size(configs, facts.native_size))
             source = ModelSource(
                 name=name,
@@ -32,6 +42,7 @@ def source_of(name: str, folder: Path, configs: Configs) -> ModelSource:
                 facts=facts,
                 guidance=usual_guidance(family, facts, configs),
                 word_spread=spread_in_config(configs),
+                version=version,
             )
             _ = source.defaults  # raises ValueError for invalid settings in a neonym.json
         except (TypeError, ValueError) as error:
@@ -46,6 +57,17 @@ def source_of(name: str, folder: Path, configs: Configs) -> ModelSource:
     kind = str(configs.get("model_index", {}).get("_class_name") or "a model without a name")
     what = f"is a {kind}, which is not supported (supported: text-to-image {supported()})"
     raise ModelError(what, name)
+
+
+def with_version(
+    configs: Configs, family: Family, choices: tuple[Choice, ...], name: str, version: str
+) -> Configs:  # fmt: skip
+    """Return the configs with which of the choices a model is, as the user says. Raises ModelError if none is."""
+    if chosen(configs) is not None:  # a file, for which this is known
+        return configs
+    assumed = assume(choices, {}, "", version)
+    refuse_version(version, assumed, family.label, name)
+    return {**configs, "origin": origin_of(assumed)}
 
 
 def own_size(configs: Configs, usual: int) -> int:
@@ -89,7 +111,7 @@ def with_user_prediction(configs: Configs, v_parameterization: bool | None) -> C
 
 
 def source_notes(source: ModelSource) -> Iterator[Problem]:
-    """Yield problems of a model that does not record its prediction type, and of a variant requested of a file."""
+    """Yield problems of a model that does not record its prediction type or version, and of a variant requested of a file."""
     if source.variant is not None and source.file is not None:
         yield Problem(
             "warning", "a checkpoint file has no variants, so this has no effect", f"--variant {source.variant}"
@@ -98,15 +120,23 @@ def source_notes(source: ModelSource) -> Iterator[Problem]:
         if spec.name not in source.encoders:
             what = f"the model has no {spec.name} ({spec.file_key}): a word gets no vectors for it, and zeros replace its states"
             yield Problem("note", what, source.name)
-    if reason := source.configs.get("origin", {}).get("reason"):
-        told = source.configs["origin"]
-        what = (
-            f"it is taken for {told['choice']}, {reason}; {' and '.join(told['others'])} have the same weights by shape"
-        )
-        yield Problem("note", what, source.name, "If it is another one, say so in the name of the file")
+    yield from version_notes(source)
     unrecorded = "the model does not record whether it predicts noise or v"
     if source.prediction_from == BY_USER:
         yield Problem("note", f"{unrecorded}: v is used, as --v_parameterization says", source.name)
     if source.family.prediction_varies and not source.prediction_from:
         fix = "If it is a 768-v model, add --v_parameterization"
         yield Problem("warning", f"{unrecorded}: noise is assumed", source.name, fix)
+
+
+def version_notes(source: ModelSource) -> Iterator[Problem]:
+    """Yield a note about which of several models of the same shapes a model is taken for, and how to overrule that."""
+    if reason := source.configs.get("origin", {}).get("reason"):
+        told = source.configs["origin"]
+        others = told["others"]
+        what = f"it is taken for {told['choice']}, {reason}; {' and '.join(others)} have the same weights by shape"
+        fix = "" if reason == BY_VERSION else f"If it is another one, say so with --model_version {' or '.join(others)}"
+        yield Problem("note", what, source.name, fix)
+    elif source.version is not None:
+        what = f"has no effect: the files of this model ({source.family.label}) say which version it is"
+        yield Problem("warning", what, f"--model_version {source.version}")

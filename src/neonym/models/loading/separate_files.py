@@ -14,12 +14,13 @@ from neonym.errors import ModelError, Problem
 from neonym.models.family import Configs, Family
 from neonym.models.file_layout import FileLayout
 from neonym.models.loading.encoder_configs import encoder_config
-from neonym.models.loading.encoder_files import ENCODERS, EncoderFacts, VaeFacts
+from neonym.models.loading.encoder_files import ENCODERS, PRUNED, EncoderFacts, VaeFacts
 from neonym.models.loading.file_roles import FileFacts, facts_of, with_library_names
 from neonym.models.loading.folder import Weights, read_config, weights_in
 from neonym.models.loading.header import Header, Part
 from neonym.models.loading.vae_config import separate_vae_config
 from neonym.models.loading.weight_files import read_header
+from neonym.models.signatures import origin_of
 
 FLAGS = {  # sd-scripts' flags for text encoders -> kinds of encoders
     "clip_l": ("clip_l",), "clip_g": ("clip_g",), "t5xxl": ("t5xxl",), "qwen3": ("qwen3_06b", "qwen3_4b", "qwen3_8b"),
@@ -86,7 +87,7 @@ def assemble(
     try:
         configs = {
             "model_index": {"_class_name": family.pipeline},
-            "origin": origin_of(facts),
+            "origin": {"variant": facts.variant, **origin_of(facts.assumed)},
             "scheduler": layout.scheduler(facts.variant, chosen(facts)),
             family.denoiser.part: denoiser_config(part, facts, layout, path),
             **{more: inside.config_from(part) for more, inside in layout.more.items()},
@@ -117,19 +118,6 @@ def layout_of(family: Family) -> FileLayout:
 def chosen(facts: FileFacts) -> str:
     """Return which of several models of the same shapes a file is taken for; empty if there is only one."""
     return facts.assumed.choice.name if facts.assumed is not None else ""
-
-
-def origin_of(facts: FileFacts) -> dict[str, Any]:
-    """Return what is known about the transformer that no config of a Diffusers folder has."""
-    if facts.assumed is None:
-        return {"variant": facts.variant}
-    assumed = facts.assumed
-    return {
-        "variant": facts.variant,
-        "choice": assumed.choice.name,
-        "reason": assumed.reason,
-        "others": list(assumed.others),
-    }
 
 
 def denoiser_config(part: Part, facts: FileFacts, layout: FileLayout, path: Path) -> dict[str, Any]:
@@ -201,7 +189,11 @@ def place_of(
 
 def fits(facts: EncoderFacts, kind: str) -> bool:
     """Return whether an encoder is of a kind; of one whose sizes are unknown, only the architecture counts."""
-    return facts.kind == kind if facts.kind is not None else facts.architecture == ARCHITECTURES.get(kind)
+    return (
+        PRUNED.get(facts.kind, facts.kind) == kind
+        if facts.kind is not None
+        else facts.architecture == ARCHITECTURES.get(kind)
+    )
 
 
 def flag_of(kind: str) -> str:
@@ -216,7 +208,8 @@ def missing_encoders(
     optional = {spec.name for spec in family.encoders if spec.optional}
     for part, kind in wanted.items():
         if part not in found and part not in optional:
-            fix = f"Pass its file with --{flag_of(kind)}, or with --{ANY_ENCODER}"
+            flags = dict.fromkeys((f"--{flag_of(kind)}", f"--{ANY_ENCODER}"))
+            fix = f"Pass its file with {', or with '.join(flags)}"
             yield Problem("error", f"needs the text encoder {kind}, which is not in the file", name, fix)
 
 

@@ -144,7 +144,7 @@ def read(tokenizer: WordTokenizer, prompt: str, find: Find) -> Layout:
 
 def typed_groups(tokenizer: WordTokenizer, text: str, weighted: bool, escape: bool) -> Iterator[Chunk]:
     """Yield the ids of a text in groups, as if its user had typed the names of files for the tokenizer's words."""
-    prompt, words = typed(text, tokenizer.words, weighted, escape)
+    prompt, words = typed(text, tokenizer.words, weighted, escape, tokenizer.layout.template[0])
     private = {f"{PRIVATE}{i}": tokenizer.words[word] for i, word in enumerate(words)}
 
     def find(name: str) -> Sequence[int] | None:
@@ -156,17 +156,20 @@ def typed_groups(tokenizer: WordTokenizer, text: str, weighted: bool, escape: bo
     yield from groups(tokenizer, prompt, find, weighted)
 
 
-def typed(text: str, words: Iterable[str], weighted: bool, escape: bool) -> tuple[str, list[str]]:
+def typed(
+    text: str, words: Iterable[str], weighted: bool, escape: bool, template: str = ""
+) -> tuple[str, list[str]]:  # fmt: skip
     """Return a text as its user types it in ComfyUI, and its words in the order of the private names that they have.
 
-    A word becomes `embedding:name` with the spaces that it needs; one that is written so already stays. With `escape`,
-    brackets are escaped, since they are no emphasis.
+    A word becomes `embedding:name` with the spaces that it needs, also after a `template` that ends in none; one that is
+    written so already stays. With `escape`, brackets are escaped, since they are no emphasis.
     """
     known, found, result, last = tuple(words), list[str](), "", 0
     for match in whole_word(known).finditer(in_lower_case(text)) if known else ():
         before, after = text[last : match.start()], text[match.end() :]
         if not WRITTEN.search(before):
-            result += spaced_before(escaped(before) if escape else before, bool(result), weighted)
+            follows = bool(result) or (bool(template) and not template[-1].isspace())
+            result += spaced_before(escaped(before) if escape else before, follows, weighted)
             result += f"{MARK}{PRIVATE}{len(found)}" + ("" if ENDS_NAME[weighted].match(after) else " ")
             found.append(match.group())
             last = match.end()

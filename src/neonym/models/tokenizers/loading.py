@@ -91,7 +91,7 @@ def tokenizer_for(
         clip = read_clip(folder or CLIP, pad, encoder.id_zero_pads)
         chunks, most = (1, 1) if encoder.max_length else (max_token_length // CHUNK, MOST_CHUNKS)
         return ClipWordTokenizer(int(config["vocab_size"]), CHUNK, chunks, most, layout=encoder.layout, clip=clip)
-    own = read_sequence(folder) if folder else shipped("t5" if encoder.kind == "t5" else "qwen3")
+    own = read_sequence(folder) if folder else shipped("t5" if encoder.kind == "t5" else encoder.vocabulary)
     used = own.backend.get_vocab_size()
     vocab = int(config.get("vocab_size", used))
     if folder is None and not used <= vocab < used + MOST_UNUSED:

@@ -12,9 +12,10 @@ from functools import cached_property, lru_cache
 from unicodedata import normalize
 
 from tokenizers import Tokenizer
+from tokenizers.normalizers import NFC
 
 from neonym.models.tokenizers.comfyui import typed_groups
-from neonym.models.tokenizers.word_tokenizer import Chunk, Layout, Piece, WordTokenizer
+from neonym.models.tokenizers.word_tokenizer import Chunk, Layout, Piece, WordTokenizer, padded_with
 
 KNOWN = 1 << 15  # texts between words whose ids are cached
 NO_LIMIT = 1 << 20  # ids in a sequence of an encoder without a limit
@@ -68,7 +69,7 @@ class SequenceWordTokenizer(WordTokenizer):
     def cleaned(self, text: str) -> str:
         """Return the text as the tokenizer reads it, in which new words are searched."""
         text = text.strip().lower() if self.layout.lower_case else text
-        return normalize("NFC", text) if self.keeps_spaces else text
+        return normalize("NFC", text) if isinstance(self.tokenizer.normalizer, NFC) else text
 
     def encoded(self, text: str) -> tuple[int, ...]:
         """Return the ids of text without new words."""
@@ -148,7 +149,7 @@ class SequenceWordTokenizer(WordTokenizer):
 
     def laid_out_as_comfyui(self, chunks: Sequence[Chunk]) -> Layout:
         """Return one sequence [1,L] of one chunk of (id, emphasis), as long as ComfyUI makes it."""
-        return self.padded(chunks[0], self.layout.comfyui_length)
+        return padded_with(self.padded(chunks[0], self.layout.comfyui_length), self.layout.comfyui_zeros)
 
     def padded(self, chunk: Chunk, length: int, behind: Sequence[int] = ()) -> Layout:
         """Return (id, emphasis) with an end and padding up to `length`, then the ids `behind` it, each [1,L].

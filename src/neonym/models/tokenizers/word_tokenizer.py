@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tokenizers import Tokenizer
 
@@ -30,6 +30,15 @@ class Layout:
     ids: list[list[int]]  # [K,L]
     emphasis: list[list[float]]  # [K,L], 1 where there is none
     mask: list[list[bool]] | None = None  # [K,L], False for padding; None: the encoder is told of none
+
+
+def padded_with(layout: Layout, pad: int | None) -> Layout:
+    """Return a layout with another id of padding, or unchanged if there is none or if padding is read like text."""
+    if pad is None or layout.mask is None:
+        return layout
+    rows = zip(layout.ids, layout.mask, strict=True)
+    ids = [[token if is_text else pad for token, is_text in zip(*row, strict=True)] for row in rows]
+    return replace(layout, ids=ids)
 
 
 @dataclass(frozen=True)
@@ -222,6 +231,7 @@ class WordTokenizer(ABC):
         kept, read = flat[: self.room], {token for token, _ in flat}
         starts = range(0, self.room, self.chunk_size)
         laid = self.laid_out([kept[start : start + self.chunk_size] for start in starts])
+        laid = padded_with(laid, self.layout.comfyui_zeros) if comfyui else laid
         learned = tuple(i for i, token in enumerate(token for row in laid.ids for token in row) if token >= self.vocab)
         without_rows = {word for word, own in self.words.items() if not isinstance(own, range)}
         words = {word for word, own in self.words.items() if isinstance(own, range) and own.start in read}
