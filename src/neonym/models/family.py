@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from neonym.models.defaults import Defaults
+from neonym.models.defaults import PUBLISHED_SPREAD, Defaults
 from neonym.models.file_layout import FileLayout
 from neonym.models.loading.weight_files import Header
 from neonym.models.process.sigmas import FlowSpec
@@ -61,6 +61,11 @@ class EncoderSpec:
     def is_large(self) -> bool:
         """Whether its weights and activations need so much memory that they are kept in other forms: not CLIP's."""
         return self.kind != "clip"
+
+    @property
+    def published_spread(self) -> float | None:
+        """The spread of its usual vocabulary, if that is known: CLIP's. None is published for T5's and Qwen3's."""
+        return PUBLISHED_SPREAD if self.kind == "clip" else None
 
     @property
     def tokenizer(self) -> str:

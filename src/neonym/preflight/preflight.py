@@ -233,6 +233,7 @@ def make_plan(
                 start=rows.get(spec.token_string),
                 with_rows=encoders_with_rows(run, source, rows.get(spec.token_string)),
                 encoders=encoders,
+                has_default_rate="learning_rate" in found.defaults and spec.learning_rate is None,
                 own_rates=own_rates,
                 learning_rate=rate.first,
                 schedule=schedule,
