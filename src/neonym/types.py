@@ -128,6 +128,8 @@ class Encoded:
     emphasis: dict[str, Tensor] | None = None  # per encoder, [K,L]: the emphasis of each id; None: no emphasis
     words: frozenset[str] = frozenset()  # the new words in it, in lower case
     masks: dict[str, Tensor] = field(default_factory=dict)  # per encoder that reads one, bool [K,L]: no padding
+    # Per encoder, the ids of each caption in a chunk, B numbers: a batch is as long as the longest of them
+    lengths: dict[str, list[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ class TextCond:
 
     sequence: Tensor  # [B,S,D]
     pooled: Tensor | None = None  # [B,P]
-    mask: Tensor | None = None  # bool [B,S]: which states belong to the text; None: all of them
+    mask: Tensor | None = None  # bool [B,S]: which states are read; None: all of them
 
 
 @dataclass(frozen=True)

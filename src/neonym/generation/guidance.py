@@ -113,17 +113,21 @@ def concatenate_conditions(conditions: Sequence[Conditions]) -> Conditions:
 def concatenate_texts(texts: Sequence[TextCond]) -> TextCond:
     """Return n encoded texts [B,S,D] as one batch [n*B,S,D].
 
-    Texts of unlike length, which have masks, are padded to the longest of them.
+    Texts of unlike length are padded to the longest of them, with masks that tell their lengths.
     """
-    longest = max(text.sequence.shape[1] for text in texts)
-    return map_texts(torch.cat, [padded_text(text, longest - text.sequence.shape[1]) for text in texts])
+    lengths = [text.sequence.shape[1] for text in texts]
+    if all(text.mask is None for text in texts) and len(set(lengths)) == 1:
+        return map_texts(torch.cat, texts)
+    return map_texts(
+        torch.cat, [padded_text(text, max(lengths) - own) for text, own in zip(texts, lengths, strict=True)]
+    )
 
 
 def padded_text(text: TextCond, count: int) -> TextCond:
     """Return a text with `count` states of zeros behind it that its mask leaves out."""
-    if not count or text.mask is None:
-        return text
-    return replace(text, sequence=pad(text.sequence, (0, 0, 0, count)), mask=pad(text.mask, (0, count)))
+    whole = torch.ones(text.sequence.shape[:2], dtype=torch.bool, device=text.sequence.device)  # [B,S]
+    mask = whole if text.mask is None else text.mask
+    return replace(text, sequence=pad(text.sequence, (0, 0, 0, count)), mask=pad(mask, (0, count)))
 
 
 def map_texts(function: Callable[[list[Tensor]], Tensor], texts: Sequence[TextCond]) -> TextCond:

@@ -35,7 +35,14 @@ class SequenceSpec:
     # What (text:1.3) can be: emphasis of its ids, a piece of its own that weighs nothing here, or plain text
     brackets: Literal["weigh", "split", "text"] = "weigh"
     word_id: int | None = None  # the id that stands for each vector of a learned word, if there is no row to learn
+    chunks_in_comfyui: bool = (
+        False  # CLIP: ComfyUI reads a text in as many chunks as it needs, diffusers only the first
+    )
     comfyui_length: int = 0  # ids to which ComfyUI pads a caption, at least; CLIP has chunks of 77
+
+    def pads_otherwise_in_comfyui(self, max_length: int) -> bool:
+        """Return whether ComfyUI has another number of padding ids that are read, in an encoder of this `max_length`."""
+        return self.full_length and not self.masked and self.comfyui_length != max_length
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,16 @@ class ModelSource:
         return tuple(spec for spec in self.family.encoders if not spec.optional or spec.name in self.configs)
 
     @property
+    def differs_in_comfyui(self) -> bool:
+        """Whether ComfyUI makes other ids of a caption with a new word than diffusers, padding that is read included."""
+
+        def differs(spec: EncoderSpec) -> bool:
+            length = self.facts.text_lengths.get(spec.name, spec.max_length)
+            return spec.kind == "causal_lm" or (spec.kind == "t5" and spec.layout.pads_otherwise_in_comfyui(length))
+
+        return any(map(differs, self.encoder_specs))
+
+    @property
     def encoders(self) -> tuple[str, ...]:
         """The names of its text encoders."""
         return tuple(encoder.name for encoder in self.encoder_specs)
