@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from neonym import generate, read_embedding, train
 from neonym.errors import ModelError, UserError
+from neonym.generation.conditioning import TextRules, conditioning, words_and_tokens_cut
 from neonym.models.loading.identify import identify
 from neonym.models.loading.recognise import source_notes
 from neonym.models.model import load_model
@@ -92,6 +93,52 @@ def test_emphasis_multiplies_the_states_of_clip_and_moves_those_of_t5(plain):
     moved = 2 * once.sequence[:, words] - empty.sequence[:, words]
     torch.testing.assert_close(twice.sequence[:, words], moved, rtol=0, atol=1e-5)
     assert torch.equal(twice.sequence[:, words.stop :], once.sequence[:, words.stop :])
+
+
+def chunk_states(encoder, ids: list[int], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what transformers makes of a chunk of up to 75 ids: the second-to-last states and the pooled text."""
+    row = torch.tensor([[49406, *ids, END, *[pad] * (75 - len(ids))]])
+    encoder.config.eos_token_id = encoder.text_model.eos_token_id = END
+    found = encoder(row, output_hidden_states=True)
+    return found.hidden_states[-2], found.text_embeds
+
+
+@torch.no_grad()
+def test_a_long_prompt_of_comfyui_has_several_chunks_of_clip_and_t5_beside_them(plain):
+    """Each chunk is encoded alone, all states stand behind one another, and the first chunk is pooled."""
+    model, prompt = load_model(str(plain)), " ".join(["cat"] * 160)
+    found = conditioning(model, [prompt], rules=TextRules(comfyui=True))
+    expected, pooled = [], []
+    for name, pad in (("text_encoder", END), ("text_encoder_2", 0)):
+        ids = model.text.tokenizers[name].ids_of(prompt)
+        parts = [chunk_states(model.text.encoders[name], ids[i : i + 75], pad) for i in (0, 75, 150)]
+        expected.append(torch.cat([states for states, _ in parts], dim=1))  # [1,3*77,D]
+        pooled.append(parts[0][1])
+    t5 = torch.tensor([[*model.text.tokenizers["text_encoder_3"].ids_of(prompt), 1]])
+    states = model.text.encoders["text_encoder_3"](t5).last_hidden_state
+    assert states.shape[1] > 77
+    torch.testing.assert_close(
+        found.sequence, torch.cat([torch.cat(expected, dim=-1), states], dim=1), rtol=0, atol=1e-5
+    )
+    torch.testing.assert_close(found.pooled, torch.cat(pooled, dim=-1), rtol=0, atol=1e-5)
+    assert conditioning(model, [prompt]).sequence.shape[1] == 77 + 256  # diffusers cuts it off
+
+
+@torch.no_grad()
+def test_prompts_of_comfyui_keep_their_number_of_chunks(plain):
+    """No prompt has an empty chunk because of another one; of unlike numbers for L and G, both have the smaller one."""
+    model, rules = load_model(str(plain)), TextRules(comfyui=True)
+    model.text.add_word("mychar4", {"text_encoder": torch.randn(70, 64), "text_encoder_2": torch.randn(1, 128)})
+    prompts = ["a dog", "cat " * 80, "a dog and a cat and a embedding:mychar4"]
+    alone = [conditioning(model, [prompt], 2, rules) for prompt in prompts]
+    assert [text.sequence.shape[1] for text in alone] == [77 + 77, 2 * 77 + 81, 77 + 77]
+    together = conditioning(model, prompts, 2, rules)
+    assert together.mask is not None
+    for i, text in enumerate(alone):
+        assert torch.equal(together.sequence[i, together.mask[i]], text.sequence[0])
+    tokenizer = model.text.tokenizers["text_encoder"]
+    assert words_and_tokens_cut(tokenizer, "cat " * 80, rules) == (set(), 0)
+    assert words_and_tokens_cut(tokenizer, "cat " * 80) == (set(), 5)
 
 
 @pytest.fixture(scope="module")

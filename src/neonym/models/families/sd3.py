@@ -23,7 +23,7 @@ from neonym.models.family import (
 )
 from neonym.models.process.sigmas import FlowSpec
 
-LAYOUT = SequenceSpec(repaired=False)
+LAYOUT = SequenceSpec(repaired=False, chunks_in_comfyui=True)
 CLIP_L = EncoderSpec(
     "text_encoder", "CLIPTextModelWithProjection", "clip_l", width=768, max_length=77,
     identities=("text_projection.weight",), layout=LAYOUT,
