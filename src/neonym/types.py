@@ -7,7 +7,7 @@ vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,10 +138,12 @@ class Conditions:
 
     sizes: Tensor | None = None  # [B,6] original height and width, crop from top and left, target height and width
     guidance: Tensor | None = None  # [B] the guidance scale that a distilled model imitates
+    skipped_blocks: tuple[int, ...] = ()  # blocks of the denoiser that all samples skip
 
     def of(self, which: list[int]) -> Conditions:
         """Return the conditions of the samples `which`."""
-        return Conditions(*(None if own is None else own[which] for own in (self.sizes, self.guidance)))
+        sizes, guidance = (None if own is None else own[which] for own in (self.sizes, self.guidance))
+        return replace(self, sizes=sizes, guidance=guidance)
 
 
 NO_CONDITIONS = Conditions()

@@ -160,6 +160,7 @@ class Recognised:
     # Encoder -> ids in a sequence, for models whose number differs from the family's
     text_lengths: Mapping[str, int] = field(default_factory=dict)
     flow: FlowSpec | None = None  # instead of its family's
+    skipped_blocks: tuple[int, ...] = ()  # blocks that skip-layer guidance skips; none: the model is not meant for it
     largest_side: int | None = None  # pixels per side of the largest image that it can read; None: no limit
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,17 @@ from safetensors.torch import load_file, save_file
 from neonym import generate, read_embedding, train
 from neonym.errors import ModelError, UserError
 from neonym.generation.conditioning import TextRules, conditioning, words_and_tokens_cut
+from neonym.generation.pipeline import Pipeline, PipelineRules
 from neonym.models.loading.identify import identify
 from neonym.models.loading.recognise import source_notes
 from neonym.models.model import load_model
 from neonym.preflight.preflight import preflight
 from support.checks import settings
 from support.commands import generate as generate_command
+from support.commands import shown
 from support.data_sets import make_images
 from support.families import SIDE, tiny_model
+from support.jobs import JOB, image_of
 
 PROMPTS = ["a photo of a cat", "A knight (in armour), by the sea! " * 9]
 END = 49407
@@ -36,6 +40,11 @@ def folder(request, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def pipeline(folder) -> StableDiffusion3Pipeline:
+    return load_pipeline(folder)
+
+
+def load_pipeline(folder: Path) -> StableDiffusion3Pipeline:
+    """Return diffusers' pipeline with the model in a folder."""
     absent = {} if (folder / "text_encoder_3").is_dir() else {"text_encoder_3": None, "tokenizer_3": None}
     pipeline = StableDiffusion3Pipeline.from_pretrained(folder, **absent)
     for encoder in (pipeline.text_encoder, pipeline.text_encoder_2):
@@ -93,6 +102,47 @@ def test_emphasis_multiplies_the_states_of_clip_and_moves_those_of_t5(plain):
     moved = 2 * once.sequence[:, words] - empty.sequence[:, words]
     torch.testing.assert_close(twice.sequence[:, words], moved, rtol=0, atol=1e-5)
     assert torch.equal(twice.sequence[:, words.stop :], once.sequence[:, words.stop :])
+
+
+@pytest.fixture(scope="module")
+def medium(tmp_path_factory) -> Path:
+    """Return a model with the blocks that skip-layer guidance skips."""
+    return tiny_model("sd3", tmp_path_factory.mktemp("medium") / "model", layers=10)
+
+
+def test_images_with_skip_layer_guidance_are_those_of_diffusers(medium):
+    """It guides steps 1 and 2 of 12: those after 1 % and before 20 % of the steps."""
+    pipeline, model = load_pipeline(medium), load_model(str(medium))
+    with torch.no_grad():  # random blocks make hardly a difference
+        for block in (pipeline.transformer.transformer_blocks[8], model.denoiser.transformer_blocks[8]):  # pyright: ignore
+            block.ff.net[-1].weight *= 30
+    noise = torch.randn(1, 16, 4, 6, generator=torch.Generator().manual_seed(5))
+    shared = {"height": 32, "width": 48, "num_inference_steps": 12, "guidance_scale": 4.0, "output_type": "np"}
+    skipping = {"skip_guidance_layers": [7, 8, 9], "skip_layer_guidance_scale": 40.0}
+    expected, plain = (
+        pipeline(PROMPTS[0], latents=noise.clone(), **shared, **more).images[0] for more in (skipping, {})
+    )
+    assert np.abs(expected - plain).max() > 4 / 255
+    job = replace(JOB, prompt=PROMPTS[0], seed=5, width=48, height=32, steps=12, scale=4.0, sampler="euler")
+    ours = Pipeline(model, PipelineRules(skip_layer_scale=40.0))
+    together = ours.generate([job, replace(job, prompt="a dog", seed=6)])
+    assert np.abs(np.asarray(together[0]) / 255 - expected).max() < 1.01 / 255
+    assert np.array_equal(np.asarray(together[1]), image_of(ours, replace(job, prompt="a dog", seed=6)))
+    unguided = [image_of(Pipeline(model, rules), replace(job, scale=1.0)) for rules in (ours.rules, PipelineRules())]
+    assert np.array_equal(*unguided)
+
+
+def test_skip_layer_guidance_is_an_error_for_models_that_are_not_meant_for_it(plain, medium, tmp_path, capsys):
+    flags = ("--prompt", "a cat", "--steps", 2, "--W", 32, "--H", 32, "--seed", 1)
+    out = tmp_path / "out"
+    generate_command(out, "--ckpt", plain, *flags, "--skip_layer_guidance_scale", 2.8, code=2)
+    assert "(Stable Diffusion 3) is not meant for it" in capsys.readouterr().err
+    assert not out.exists()
+    (image,) = generate_command(tmp_path, "--ckpt", medium, *flags, "--skip_layer_guidance_scale", 2.8)
+    assert json.loads(shown(image).text["neonym"])["settings"]["skip_layer_guidance_scale"] == 2.8
+    capsys.readouterr()
+    generate_command(tmp_path, "--ckpt", medium, *flags, "--skip_layer_guidance_scale", 2.8, "--scale", 1)
+    assert "--skip_layer_guidance_scale has no effect" in capsys.readouterr().err
 
 
 def chunk_states(encoder, ids: list[int], pad: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -66,7 +66,7 @@ class StableDiffusion3(Model):
     """A frozen Stable Diffusion 3 model."""
 
     def predict(self, x_t: Tensor, t: Tensor, text: TextCond, conditions: Conditions = NO_CONDITIONS) -> Tensor:
-        """Return the transformer's velocity in float32, [B,C,h,w]. It reads no `conditions`.
+        """Return the transformer's velocity in float32, [B,C,h,w]. Of `conditions`, it reads the blocks to skip.
 
         Raises ValueError if there is no pooled text, which other families do without.
         """
@@ -80,6 +80,7 @@ class StableDiffusion3(Model):
             timestep=t.expand(len(x_t)),
             encoder_hidden_states=text.sequence.to(dtype),
             pooled_projections=text.pooled.to(dtype),
+            skip_layers=list(conditions.skipped_blocks) or None,
             return_dict=False,
         )[0]
         return velocity.float()
