@@ -7,7 +7,7 @@ vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,6 +128,8 @@ class Encoded:
     emphasis: dict[str, Tensor] | None = None  # per encoder, [K,L]: the emphasis of each id; None: no emphasis
     words: frozenset[str] = frozenset()  # the new words in it, in lower case
     masks: dict[str, Tensor] = field(default_factory=dict)  # per encoder that reads one, bool [K,L]: no padding
+    # Per encoder, the ids of each caption in a chunk, B numbers: a batch is as long as the longest of them
+    lengths: dict[str, list[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -136,10 +138,12 @@ class Conditions:
 
     sizes: Tensor | None = None  # [B,6] original height and width, crop from top and left, target height and width
     guidance: Tensor | None = None  # [B] the guidance scale that a distilled model imitates
+    skipped_blocks: tuple[int, ...] = ()  # blocks of the denoiser that all samples skip
 
     def of(self, which: list[int]) -> Conditions:
         """Return the conditions of the samples `which`."""
-        return Conditions(*(None if own is None else own[which] for own in (self.sizes, self.guidance)))
+        sizes, guidance = (None if own is None else own[which] for own in (self.sizes, self.guidance))
+        return replace(self, sizes=sizes, guidance=guidance)
 
 
 NO_CONDITIONS = Conditions()
@@ -165,7 +169,7 @@ class TextCond:
 
     sequence: Tensor  # [B,S,D]
     pooled: Tensor | None = None  # [B,P]
-    mask: Tensor | None = None  # bool [B,S]: which states belong to the text; None: all of them
+    mask: Tensor | None = None  # bool [B,S]: which states are read; None: all of them
 
 
 @dataclass(frozen=True)

@@ -372,21 +372,6 @@ def test_a_run_that_trains_one_encoder_writes_its_vectors_only(flux_folder, tmp_
     assert not torch.equal(load_file(following)["clip_l"], load_file(both)["clip_l"])
 
 
-def test_the_name_of_the_second_file_is_tried_before_training(flux_folder, tmp_path):
-    from neonym.preflight.preflight import preflight
-    from support.checks import settings
-    from support.data_sets import make_images
-
-    images = make_images(tmp_path / "images", 2, size=(32, 32), caption="a photo of mychar4")
-    run = settings(
-        pretrained_model_name_or_path=str(flux_folder), train_data_dir=str(images), token_string="mychar4",
-        output_dir=str(tmp_path / "out"), resolution="32",
-    )  # fmt: skip
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mychar4-clip_l.safetensors").mkdir()
-    assert "mychar4-clip_l.safetensors is a folder" in "\n".join(map(str, preflight(run).problems))
-
-
 def test_a_word_for_another_model_is_refused_before_anything_is_written(flux_folder, tmp_path, capsys):
     save_file({"emb_params": rows_of(0, 768)}, tmp_path / "sd.safetensors")
     flux = write_embedding(word_of(known("flux1")), tmp_path / "flux.safetensors")

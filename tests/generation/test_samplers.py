@@ -38,7 +38,7 @@ def test_every_sampler_generates_the_same_image_in_any_batch(pipeline, sampler):
 
 def flow_of(target):
     """Return the exact velocity of a rectified flow all of whose images are `target` [C,h,w]."""
-    return lambda x_t, t: (x_t - target) / (t / 1000)
+    return lambda x_t, t, done: (x_t - target) / (t / 1000)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -51,11 +51,12 @@ def test_a_rectified_flow_ends_at_its_image(dynamic):
         ends = sample_latents(scheduler, flow_of(target), noise, [generator] * 2, steps)
         assert torch.allclose(ends, target, atol=1e-4)
     assert scheduler.timesteps[0] == 1000
-    seen = []
+    seen, counted = [], []
 
-    def predict(x_t, t):
+    def predict(x_t, t, done):
         seen.append((x_t, float(t) / 1000))
-        return flow_of(target)(x_t, t)
+        counted.append((done.steps, done.of))
+        return flow_of(target)(x_t, t, done)
 
     half = torch.zeros(2, 1, 8, 6)
     half[..., 3:] = 1
@@ -63,6 +64,7 @@ def test_a_rectified_flow_ends_at_its_image(dynamic):
     assert torch.allclose(ends[..., 3:], target[..., 3:], atol=1e-4)
     assert torch.equal(ends[..., :3], other[..., :3])
     assert len(seen) == 2
+    assert counted == [(2, 4), (3, 4)]  # of all steps, although the first two are left out
     x_t, sigma = seen[0]
     assert sigma < 1
     # the image, noised to the level of the first step

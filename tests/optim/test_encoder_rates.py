@@ -1,16 +1,20 @@
 """Tests that each text encoder has a learning rate of its own, in proportion to the spread of its vocabulary."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from benchmarks.checkpoints import make_parts, save_folder
 from neonym import train
 from neonym.models.loading.identify import identify
 from neonym.models.model import load_model
+from neonym.models.source import ModelSource
 from neonym.optim.encoder_rates import encoder_factors
 from neonym.optim.optimizers import make_optimizer
 from neonym.preflight.preflight import preflight
@@ -108,6 +112,56 @@ def test_spreads_that_no_check_measures_are_measured_when_the_model_is_loaded(fl
     assert moved(flux, run) == with_known
     train(run_on(flux, "again", learning_rate=2e-3), listeners=[lambda event: notes.append(getattr(event, "text", ""))])
     assert any("0.002 for text_encoder, 0.1 for text_encoder_2" in note for note in notes), notes
+
+
+def pickled(folder: Path) -> Path:
+    """Replace the weights of the text encoder in a Diffusers folder by a pickle with the same weights."""
+    (file,) = (folder / "text_encoder").glob("*.safetensors")
+    torch.save(load_file(file), file.with_name("pytorch_model.bin"))
+    file.unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chroma(tmp_path_factory) -> Path:
+    return with_spreads(tiny_model("chroma", tmp_path_factory.mktemp("chroma") / "model"), {FIRST: 0.665})
+
+
+def test_a_default_rate_for_a_vocabulary_that_no_check_measures_is_scaled_when_it_is_read(chroma, run_on, tmp_path):
+    """T5's spread is not published, so the run has the rate that it would have with weights that a check can measure."""
+    hidden = pickled(Path(shutil.copytree(chroma, tmp_path / "pickled")))
+    usual = preflight(run_on(chroma)).defaults["learning_rate"].value
+    assert usual == pytest.approx(0.1)  # 2e-3 x 50
+    open_rate = preflight(run_on(hidden)).defaults["learning_rate"]
+    assert open_rate.value == 2e-3
+    assert "scaled to the spread of its words when the weights are read" in str(open_rate)
+    notes: list[str] = []
+    run = run_on(hidden, "hidden", lr_warmup_steps="0")
+    file = train(run, listeners=[lambda event: notes.append(getattr(event, "text", ""))]).files[0]
+    assert any(f"{usual:g} for text_encoder (the spreads of their vocabularies" in note for note in notes), notes
+    assert any("measured when the weights were read, are 0.6" in note for note in notes), notes
+    with safe_open(file, "pt") as opened:
+        recorded = json.loads(opened.metadata()["neonym.settings"])
+    assert recorded["learning_rate"] == usual
+    run = run_on(hidden, "again", lr_warmup_steps="0")
+    assert moved(hidden, run) == {FIRST: pytest.approx(usual, rel=0.01)}
+    given = run_on(hidden, "given", lr_warmup_steps="0", learning_rate=2e-3)
+    assert moved(hidden, given) == {FIRST: pytest.approx(2e-3, rel=0.01)}
+    (verdict,) = train(run_on(hidden, "slow", learning_rate=1e-6)).verdicts
+    assert "hardly moved" in verdict.advice
+    assert f"for AdamW, around {usual:g} suits this model" in verdict.advice
+
+
+def test_the_defaults_of_a_hub_id_do_not_depend_on_the_download(chroma, flux, monkeypatch):
+    """They come from published facts alone, even if the weights are there and could be measured."""
+    monkeypatch.setattr(ModelSource, "on_hub", True)
+    for folder, knows in ((chroma, False), (flux, True)):
+        source = identify(str(folder))
+        assert source.spreads == {}
+        assert source.knows_spread(FIRST) == knows
+        assert source.defaults.learning_rate.value == 2e-3
+        assert ("when the weights are read" in source.defaults.learning_rate.source) != knows
+    assert not source.knows_spread(SECOND)
 
 
 def test_a_rate_of_one_encoder_may_be_given(flux, run_on):

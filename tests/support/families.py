@@ -163,10 +163,10 @@ def chroma_parts() -> Parts:
     }  # fmt: skip
 
 
-def sd3_parts(newer: bool = True, t5: bool = True) -> Parts:
+def sd3_parts(newer: bool = True, t5: bool = True, layers: int = 2) -> Parts:
     """Return the parts of Stable Diffusion 3.5 medium, or of 3 medium unless `newer`."""
     transformer = SD3Transformer2DModel(
-        sample_size=8, num_layers=2, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=192,
+        sample_size=8, num_layers=layers, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=192,
         caption_projection_dim=32, pooled_projection_dim=192, pos_embed_max_size=12,
         dual_attention_layers=(0,) if newer else (), qk_norm="rms_norm" if newer else None,
     )  # fmt: skip

@@ -51,7 +51,7 @@ class ModelSettings(Section):
     tokenize_as: Literal["mix", "comfyui", "diffusers"] = setting(
         "mix",
         "Read captions as ComfyUI reads a prompt with embedding:NAME, as diffusers does, or each half of the time. It matters "
-        "for language models with spaces in their tokens (Z-Image, FLUX.2, Anima).",
+        "for language models with spaces in their tokens (Z-Image, FLUX.2, Anima), and for T5's padding (FLUX.1 dev, SD3).",
     )
     clip_skip: int = setting(1, "The text encoder layer to use, counted from the end (1: the last).", least=1)
 

@@ -142,6 +142,12 @@ class GenerateSettings(Section):
         "Guidance rescale: how much of the contrast that guidance adds to remove, 0 to 1 (Lin et al. 2023).",
         least=0,
     )
+    skip_layer_guidance_scale: float | None = setting(
+        None,
+        "Skip-layer guidance for Stable Diffusion 3.5 medium: guide away from what the model predicts without three of its "
+        "blocks, in the first fifth of the steps. 2.8 is usual (default: none).",
+        least=0,
+    )
     W: int | None = setting(None, "The width of the image in pixels (default: the model's own).")
     H: int | None = setting(None, "The height of the image in pixels (default: the model's own).")
     seed: int | None = setting(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from neonym.generation.guidance import concatenate_texts
 from neonym.models.encoders.clip import Keep
 from neonym.models.model import Model
 from neonym.models.text_side import TextSide, as_tensors
@@ -93,7 +94,13 @@ def chunks_of(tokenizer: WordTokenizer, prompt: str, rules: TextRules = TextRule
 
 def chunks_allowed(tokenizer: WordTokenizer, rules: TextRules) -> int:
     """Return the largest number of chunks that a prompt may have."""
-    return min(tokenizer.most_chunks, rules.most_chunks or tokenizer.most_chunks)
+    most = tokenizer.chunks_read(rules.comfyui)
+    return min(most, rules.most_chunks or most)
+
+
+def keeps_chunks(tokenizer: WordTokenizer, rules: TextRules) -> bool:
+    """Return whether a prompt has as many chunks as it needs, whatever is beside it: empty ones would be read."""
+    return rules.comfyui and tokenizer.layout.chunks_in_comfyui
 
 
 def chunks_needed(model: Model, prompts: Iterable[str], rules: TextRules = TextRules()) -> int:
@@ -116,7 +123,12 @@ def words_and_tokens_cut(tokenizer: WordTokenizer, prompt: str, rules: TextRules
 def conditioning(
     model: Model, prompts: Sequence[str], chunks: int | None = None, rules: TextRules = TextRules()
 ) -> TextCond:
-    """Return the encoded prompts, each padded to a number of `chunks` (default: what the longest one needs)."""
+    """Return the encoded prompts, each padded to a number of `chunks` (default: what the longest one needs).
+
+    A model whose prompts keep their own numbers of chunks reads each alone.
+    """
+    if len(prompts) > 1 and any(keeps_chunks(tokenizer, rules) for tokenizer in model.text.tokenizers.values()):
+        return concatenate_texts([conditioning(model, [prompt], chunks, rules) for prompt in prompts])
     chunks = chunks_needed(model, prompts, rules) if chunks is None else chunks
     texts = model.text.stacked([read_prompt(model.text, prompt, chunks, rules) for prompt in prompts], model.device)
     has_emphasis = any(bool((weights != 1).any()) for weights in (texts.emphasis or {}).values())
@@ -127,8 +139,9 @@ def read_prompt(text: TextSide, prompt: str, chunks: int, rules: TextRules) -> E
     """Return the ids, emphasis and masks of a prompt, each [K,L] per encoder."""
     found = {}
     for name, tokenizer in text.tokenizers.items():
-        own = min(chunks, tokenizer.most_chunks)
+        own = chunks_allowed(tokenizer, rules) if keeps_chunks(tokenizer, rules) else min(chunks, tokenizer.most_chunks)
         read = chunks_of(tokenizer, prompt, rules)[:own]
+        missing = 0 if keeps_chunks(tokenizer, rules) else own - len(read)
         lay_out = tokenizer.laid_out_as_comfyui if rules.comfyui else tokenizer.laid_out
-        found[name] = lay_out([*read, *[[]] * (own - len(read))])
+        found[name] = lay_out([*read, *[[]] * missing])
     return as_tensors(found, frozenset(), list(found))

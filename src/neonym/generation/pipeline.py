@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 
 from neonym.errors import UserError
 from neonym.generation.conditioning import TextRules, chunks_needed, conditioning
-from neonym.generation.guidance import Branch, Guidance, GuidedModel, concatenate_texts
+from neonym.generation.guidance import Branch, Guidance, GuidedModel, SkipLayers, concatenate_texts
 from neonym.generation.request.jobs import Job, first_stage_size
 from neonym.generation.samplers import make_scheduler, possible_steps
 from neonym.generation.sampling import Levels, Start, sample_latents
@@ -35,6 +35,7 @@ class PipelineRules:
     text: TextRules = field(default_factory=TextRules)
     zero_terminal_snr: bool = False
     guidance_rescale: float = 0.0
+    skip_layer_scale: float | None = None  # of skip-layer guidance; None: there is none
     at_once: bool = False  # predict a whole batch together on a CPU too
     vae_batch_size: float = 1  # below 1: a fraction of the batch
     vae_tiling: bool = False
@@ -121,7 +122,7 @@ class Pipeline:
             start = Start(source, first.strength, self.masks(jobs))
         return sample_latents(
             make_scheduler(self.model, first.sampler, self.rules.zero_terminal_snr),
-            lambda x_t, t: self.guided.predict(guidance, x_t, t),
+            lambda x_t, t, done: self.guided.predict(guidance.at(done), x_t, t),
             torch.cat(noise).to(device), generators, first.steps, start, self.rules.progress,
             self.levels,
         )  # fmt: skip
@@ -150,11 +151,18 @@ class Pipeline:
             return Guidance(prompt)
         negative = self.branch([job.negative_prompt for job in jobs], jobs, chunks, negative=True)
         scale = self.per_image([job.scale for job in jobs])
+        found = Guidance(prompt, negative, scale, rescale=self.rules.guidance_rescale, skip=self.skip_layers(prompt))
         if first.negative_scale is None:
-            return Guidance(prompt, negative, scale, rescale=self.rules.guidance_rescale)
+            return found
         away = self.per_image([job.negative_scale or 0.0 for job in jobs])
-        empty = self.branch([""] * len(jobs), jobs, chunks, negative=True)
-        return Guidance(prompt, negative, scale, empty, away, self.rules.guidance_rescale)
+        return replace(found, empty=self.branch([""] * len(jobs), jobs, chunks, negative=True), negative_scale=away)
+
+    def skip_layers(self, prompt: Branch) -> SkipLayers | None:
+        """Return the skip-layer guidance of the run, or None without it."""
+        scale, skipped = self.rules.skip_layer_scale, self.model.source.facts.skipped_blocks
+        if not scale or not skipped:
+            return None
+        return SkipLayers(replace(prompt, conditions=replace(prompt.conditions, skipped_blocks=skipped)), scale)
 
     def per_image(self, numbers: Sequence[float]) -> Tensor:
         """Return one number per image as a tensor [B,1,1,1]."""

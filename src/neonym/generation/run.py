@@ -137,6 +137,7 @@ def pipeline_rules(settings: GenerateSettings) -> PipelineRules:
         ),
         zero_terminal_snr=settings.zero_terminal_snr,
         guidance_rescale=settings.guidance_rescale,
+        skip_layer_scale=settings.skip_layer_guidance_scale,
         at_once=settings.batch_at_once,
         vae_batch_size=settings.vae_batch_size,
         vae_tiling=settings.vae_tiling,

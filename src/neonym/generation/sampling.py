@@ -15,7 +15,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-Predict: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # x_t [B,C,h,w], t [] -> the guided prediction [B,C,h,w]
+from neonym.generation.guidance import Done
+
+# x_t [B,C,h,w], t [], the steps that are done -> the guided prediction [B,C,h,w]
+Predict: TypeAlias = Callable[[Tensor, Tensor, Done], Tensor]
 
 LMS_ORDER = 4  # the highest order of diffusers' LMS
 
@@ -68,10 +71,12 @@ def sample_latents(
         start = replace(start, latents=start.latents.contiguous())
     timesteps = remaining_timesteps(scheduler, steps, noise, start, levels)  # [T]
     latents = initial_latents(scheduler, noise, timesteps, start)
+    whole = len(scheduler.timesteps)
     for i, t in enumerate(tqdm(timesteps, disable=not progress, leave=False)):
         scaled = scheduler.scale_model_input(latents, t) if hasattr(scheduler, "scale_model_input") else latents
         options = step_options(scheduler, generators)
-        latents = scheduler.step(predict(scaled, t), t, latents, return_dict=False, **options)[0]
+        done = Done(whole - len(timesteps) + i, whole)
+        latents = scheduler.step(predict(scaled, t, done), t, latents, return_dict=False, **options)[0]
         if start is not None and start.mask is not None:
             following = timesteps[i + 1 : i + 2]  # [1], or [0] after the last step
             kept = add_noise(scheduler, start.latents, noise, following) if len(following) else start.latents

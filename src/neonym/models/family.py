@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from neonym.models.defaults import Defaults
+from neonym.models.defaults import PUBLISHED_SPREAD, Defaults
 from neonym.models.file_layout import FileLayout
 from neonym.models.loading.weight_files import Header
 from neonym.models.process.sigmas import FlowSpec
@@ -36,8 +36,15 @@ class SequenceSpec:
     # What (text:1.3) can be: emphasis of its ids, a piece of its own that weighs nothing here, or plain text
     brackets: Literal["weigh", "split", "text"] = "weigh"
     word_id: int | None = None  # the id that stands for each vector of a learned word, if there is no row to learn
+    chunks_in_comfyui: bool = (
+        False  # CLIP: ComfyUI reads a text in as many chunks as it needs, diffusers only the first
+    )
     comfyui_length: int = 0  # ids to which ComfyUI pads a caption, at least; CLIP has chunks of 77
     comfyui_zeros: int | None = None  # the id that marks padding whose states are zero, as ComfyUI makes it, if it does
+
+    def pads_otherwise_in_comfyui(self, max_length: int) -> bool:
+        """Return whether ComfyUI has another number of padding ids that are read, in an encoder of this `max_length`."""
+        return self.full_length and not self.masked and self.comfyui_length != max_length
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,11 @@ class EncoderSpec:
     def is_large(self) -> bool:
         """Whether its weights and activations need so much memory that they are kept in other forms: not CLIP's."""
         return self.kind != "clip"
+
+    @property
+    def published_spread(self) -> float | None:
+        """The spread of its usual vocabulary, if that is known: CLIP's. None is published for T5's and Qwen3's."""
+        return PUBLISHED_SPREAD if self.kind == "clip" else None
 
     @property
     def tokenizer(self) -> str:
@@ -151,6 +163,7 @@ class Recognised:
     # Encoder -> ids in a sequence, for models whose number differs from the family's
     text_lengths: Mapping[str, int] = field(default_factory=dict)
     flow: FlowSpec | None = None  # instead of its family's
+    skipped_blocks: tuple[int, ...] = ()  # blocks that skip-layer guidance skips; none: the model is not meant for it
     largest_side: int | None = None  # pixels per side of the largest image that it can read; None: no limit
 
 

@@ -17,6 +17,7 @@ from neonym.models.process.sigmas import FlowSpec
 from neonym.models.storage import Storage
 
 BUILTIN = "builtin:emoji"
+LATER = "scaled to the spread of its words when the weights are read"  # a rate for a vocabulary that is unknown yet
 BUILTIN_MODELS = Path(__file__).parent / "builtin"
 
 
@@ -70,8 +71,21 @@ class ModelSource:
     def defaults_for(self, encoder: str) -> Defaults:
         """Return the default settings for words that are trained in `encoder` first."""
         is_clip = any(spec.kind == "clip" for spec in self.family.encoders if spec.name == encoder)
-        spread = self.spread_of(encoder)
-        return defaults_of(self.family.defaults, spread, self.configs.get("neonym", {}), is_clip)
+        family, own = self.family.defaults, self.configs.get("neonym", {})
+        if not self.knows_spread(encoder):
+            later = f"{family.learning_rate.source}; {LATER}"
+            family = replace(family, learning_rate=replace(family.learning_rate, source=later))
+        return defaults_of(family, self.spread_of(encoder), own, is_clip)
+
+    def knows_spread(self, encoder: str) -> bool:
+        """Return whether the spread of an encoder's vocabulary is known before its weights are read."""
+        published = (spec.published_spread for spec in self.family.encoders if spec.name == encoder)
+        return encoder in self.spreads or self.defines_spread or any(published)
+
+    @property
+    def defines_spread(self) -> bool:
+        """Whether its neonym.json defines the spread of its vocabulary."""
+        return "word_spread" in self.configs.get("neonym", {})
 
     def spread_of(self, encoder: str) -> float:
         """Return the spread of an encoder's vocabulary, or the first encoder's if it is unknown or has the same rate."""
@@ -86,6 +100,16 @@ class ModelSource:
     def encoder_specs(self) -> tuple[EncoderSpec, ...]:
         """The records of its text encoders: those of its family, without optional ones that it lacks."""
         return tuple(spec for spec in self.family.encoders if not spec.optional or spec.name in self.configs)
+
+    @property
+    def differs_in_comfyui(self) -> bool:
+        """Whether ComfyUI makes other ids of a caption with a new word than diffusers, padding that is read included."""
+
+        def differs(spec: EncoderSpec) -> bool:
+            length = self.facts.text_lengths.get(spec.name, spec.max_length)
+            return spec.kind == "causal_lm" or (spec.kind == "t5" and spec.layout.pads_otherwise_in_comfyui(length))
+
+        return any(map(differs, self.encoder_specs))
 
     @property
     def encoders(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from neonym.models.encoders.clip import Keep
 from neonym.models.encoders.known_texts import KnownTexts
 from neonym.models.encoders.rows import EmbeddingWithRows
+from neonym.models.encoders.sequence import in_groups, interpolated, read_up_to, t5_states
 from neonym.models.loading.vocabulary_spread import every, spread_in
 from neonym.models.tokenizers.word_tokenizer import Layout, WordTokenizer
 from neonym.text.words import clean
@@ -111,6 +112,25 @@ class TextSide(ABC):
         ids = torch.tensor(tokenizer("").ids[:1], device=self.device)[:, :length]
         return pad(ids, (0, length - ids.shape[1]), value=tokenizer.padding)
 
+    def unmasked_t5(self, name: str, text: Encoded) -> tuple[Tensor, Tensor | None]:
+        """Return the states [B,L,D] of a T5 encoder that reads its padding, and which of them there are, bool [B,L].
+
+        The latter is None if all texts have the same length. As in ComfyUI, emphasis moves the states away from those
+        of an empty text.
+        """
+        ids, encoder = text.ids[name][:, 0], self.encoders[name]  # [B,L]
+        lengths = text.lengths.get(name, [ids.shape[1]] * len(ids))
+        emphasis = (text.emphasis or {}).get(name)
+
+        def states_of(which: list[int], length: int) -> Tensor:
+            states = t5_states(encoder, ids[which, :length])  # [b,l,D]
+            if emphasis is None:
+                return states
+            return interpolated(states, t5_states(encoder, self.empty_ids(name, length)), emphasis[which, 0, :length])
+
+        states = in_groups(lengths, ids.device, states_of, masked=False)
+        return states, None if len(set(lengths)) == 1 else read_up_to(lengths, ids.device)
+
     def batch(self, captions: Sequence[str]) -> Encoded:
         """Return the encoded captions as one batch on the device."""
         return self.stacked([self.tokenize(caption) for caption in captions], self.device)
@@ -118,7 +138,7 @@ class TextSide(ABC):
     def stacked(self, captions: Sequence[Encoded], device: torch.device) -> Encoded:
         """Return encoded captions as one batch, [B,K,L] per encoder, on a device.
 
-        Sequences that are not padded to their full length are padded to the longest of them.
+        Sequences of unlike length are padded to the longest of them. Their own lengths are kept.
         """
 
         def stack(rows: Sequence[dict[str, Tensor] | None], fill: float | None = None) -> dict[str, Tensor]:
@@ -130,7 +150,8 @@ class TextSide(ABC):
         emphasis = stack([caption.emphasis for caption in captions if caption.emphasis] or [None], 1.0)
         words = frozenset().union(*(caption.words for caption in captions))
         masks = stack([caption.masks for caption in captions], False)
-        return Encoded(stack([caption.ids for caption in captions]), emphasis or None, words, masks)
+        lengths = {name: [caption.ids[name].shape[1] for caption in captions] for name in captions[0].ids}
+        return Encoded(stack([caption.ids for caption in captions]), emphasis or None, words, masks, lengths)
 
     def padded_stack(self, name: str, rows: Sequence[Tensor], fill: float | None = None) -> Tensor:
         """Return tensors [K,L] of one encoder stacked to [B,K,L]. Padding is `fill`, or the id of the tokenizer."""

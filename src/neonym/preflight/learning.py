@@ -71,7 +71,7 @@ def has_one_rate(source: ModelSource, optim: OptimSettings) -> bool:
 
 def encoder_rate_notes(source: ModelSource, factors: Mapping[str, float], rate: Rate) -> Iterator[Problem]:
     """Yield a note with the rate of each encoder, if they differ."""
-    if set(factors.values()) != {1.0}:
+    if set(factors.values()) != {1.0} and all(map(source.knows_spread, factors)):
         spreads = ", ".join(f"{source.spread_of(encoder):.2g}" for encoder in factors)
         what = f"{rates_in_words(factors, rate.first)} (the spreads of their vocabularies are {spreads})"
         yield Problem("note", what, "--learning_rate")

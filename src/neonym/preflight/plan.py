@@ -38,6 +38,7 @@ class PlannedConcept:
     with_rows: tuple[str, ...]  # the text encoders that have rows of the word; the others read its init word
     encoders: tuple[str, ...]  # the text encoders whose rows are trained
     learning_rate: float  # the rate of the first of these encoders, with which its optimizer is made
+    has_default_rate: bool  # the user gives none
     own_rates: Mapping[str, float]  # the rates that the user gives for single encoders
     schedule: Schedule | None  # step -> learning rate; None: the optimizer has a schedule of its own
     samples: ConceptPlan  # the samples of each step

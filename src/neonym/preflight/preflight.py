@@ -38,12 +38,13 @@ from neonym.preflight.learning import (
     schedule_of,
 )
 from neonym.preflight.milestones import make_milestones
+from neonym.preflight.one_encoder_files import one_encoder_problems
 from neonym.preflight.plan import PlannedConcept, TrainingPlan, kept_steps_folder, step_sizes
 from neonym.preflight.possible_captions import Tokenizers
 from neonym.preflight.sample_prompts import oversized_prompts
 from neonym.preflight.settings import setting_notes, unsuitable_settings
 from neonym.preflight.words import StartingRows, encoders_with_rows, read_starting_rows, word_problems
-from neonym.runs.outputs import file_names, longest_refused, one_encoder_files, run_folder
+from neonym.runs.outputs import file_names, run_folder
 from neonym.seeds import concept_seed
 from neonym.types import ImageRecord
 
@@ -122,12 +123,11 @@ def preflight(run: RunConfig, known: Sequence[Problem] = (), hasty: bool = False
     found = found.with_problems(of_settings, run=run, defaults=used)
     if config is None:
         return found
-    if not found.failed():
-        found = found.with_problems(longest_refused(list(one_encoder_files(run, found.tokens, source.family))))
     rows, of_rows = read_starting_rows(config.concepts, run.concept.weights, source)
     counts = {token: len(next(iter(by_encoder.values()))) for token, by_encoder in rows.items()}
     config, used = with_table_defaults(config, run, used, counts)
-    found = found.with_problems(of_rows, config=config, defaults=used)
+    of_files = [] if found.failed() else one_encoder_problems(run, source, found.tokens, rows)
+    found = found.with_problems([*of_rows, *of_files], config=config, defaults=used)
     if hasty and found.failed():
         return found
     found = read_images(found, config, source, rows)
@@ -234,6 +234,7 @@ def make_plan(
                 start=rows.get(spec.token_string),
                 with_rows=encoders_with_rows(run, source, rows.get(spec.token_string)),
                 encoders=encoders,
+                has_default_rate="learning_rate" in found.defaults and spec.learning_rate is None,
                 own_rates=own_rates,
                 learning_rate=rate.first,
                 schedule=schedule,

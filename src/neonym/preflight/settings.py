@@ -27,7 +27,7 @@ def unsuitable_settings(run: RunConfig, source: ModelSource) -> list[Problem]:
     elif run.model.clip_skip > source.text_layers:
         what = f"the model has {source.text_layers} text layers, not {run.model.clip_skip}"
         problems.append(Problem("error", what, "--clip_skip", f"Use at most {source.text_layers}"))
-    if run.model.tokenize_as != "mix" and all(encoder.kind != "causal_lm" for encoder in source.family.encoders):
+    if run.model.tokenize_as != "mix" and not source.differs_in_comfyui:
         what = f"has no effect: ComfyUI and diffusers make the same ids of captions for {source.family.label}"
         problems.append(Problem("warning", what, "--tokenize_as"))
     if run.dataset.weighted_captions and all(own.layout.brackets == "text" for own in source.family.encoders):

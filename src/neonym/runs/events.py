@@ -154,7 +154,10 @@ class Finished(Event):
 
     kind: ClassVar[str] = "finished"
     step: Annotated[int, "steps done"]
-    files: Annotated[tuple[Path, ...], "the embedding file of each word, then a state folder if one was requested"]
+    files: Annotated[
+        tuple[Path, ...],
+        "the embedding file of each word, files with one encoder alone, and a state folder if requested",
+    ]
     verdicts: Annotated[tuple[Mapping[str, object], ...], "the verdict on each word, as in `verdict.json`"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,15 +95,14 @@ def outputs_of_words(run: RunConfig, tokens: Sequence[str], seeds: Sequence[int 
     """Yield the outputs that are named after the words or `--output_name`."""
     save, home, run_files = run.save, Path(run.save.output_dir), run_folder(run, tokens)
     own, run_name = word_settings(run, tokens)[0], run_files.name.removesuffix("-run")
-    steps = [step_suffix(LAST_STEP)] if save.save_every_n_steps else []
-    epochs = [epoch_suffix(LAST_EPOCH)] if save.save_every_n_epochs or save.save_n_epoch_ratio else []
+    during = longest_suffixes(run)
     for where, name in zip(word_settings(run, tokens), file_names(run, tokens), strict=True):
-        yield from (Output(home / f"{name}{suffix}.{save.save_model_as}", where) for suffix in ("", *steps, *epochs))
+        yield from (Output(home / f"{name}{suffix}.{save.save_model_as}", where) for suffix in ("", *during))
         yield Output(home / f"{name}.md", where)
     yield Output(run_files, own, True)
     yield from (Output(run_files / name, own) for name in (STATE, END, VERDICT, EVENTS))
     at_end = [""] if save.save_state or save.save_state_on_train_end else []
-    for suffix in (*at_end, *(steps + epochs if save.save_state else ())):
+    for suffix in (*at_end, *(during if save.save_state else ())):
         yield Output(home / state_folder(run_name, suffix), own, True)
         yield Output(home / state_folder(run_name, suffix) / STATE, own)
     for index, seed in enumerate(seeds):
@@ -111,22 +110,33 @@ def outputs_of_words(run: RunConfig, tokens: Sequence[str], seeds: Sequence[int 
         yield Output(home / SAMPLES / sample_name(run_name, "e000000", index, time_stamp(), seed), own)
 
 
+def longest_suffixes(run: RunConfig) -> list[str]:
+    """Return the longest suffix in the names of the files that are saved by step and by epoch, if any are."""
+    save = run.save
+    steps = [step_suffix(LAST_STEP)] if save.save_every_n_steps else []
+    return steps + ([epoch_suffix(LAST_EPOCH)] if save.save_every_n_epochs or save.save_n_epoch_ratio else [])
+
+
 def one_encoder_file(name: str, key: str) -> str:
     """Return the name of a file with the vectors of one encoder alone, which has this key in embedding files."""
     return f"{name}-{key}.safetensors"
 
 
-def one_encoder_files(run: RunConfig, tokens: Sequence[str], family: Family) -> Iterator[Output]:
-    """Yield the files with the vectors of one encoder alone that programs need of words of a family."""
-    for where, name in zip(word_settings(run, tokens), file_names(run, tokens), strict=True):
-        for key in written_alone(family).values():
-            yield Output(Path(run.save.output_dir) / one_encoder_file(name, key), where)
+def one_encoder_outputs(run: RunConfig, tokens: Sequence[str], keys: Sequence[Sequence[str]]) -> Iterator[Output]:
+    """Yield the longest names of files with the vectors of one encoder alone; `keys` are those of each word."""
+    home, names = Path(run.save.output_dir), file_names(run, tokens)
+    for where, name, own in zip(word_settings(run, tokens), names, keys, strict=True):
+        for suffix in ("", *longest_suffixes(run)):
+            yield from (Output(home / one_encoder_file(f"{name}{suffix}", key), where) for key in own)
 
 
-def written_alone(family: Family) -> dict[str, str]:
-    """Return the encoders whose vectors are also written to a file of their own, each with its key."""
-    keys = {spec.name: spec.file_key for spec in family.encoders}
-    return {file.encoder: keys[file.encoder] for file in family.one_encoder_files if file.is_written}
+def written_alone(family: Family, with_rows: Collection[str]) -> list[str]:
+    """Return the keys of the encoders whose vectors are also written to a file of their own.
+
+    `with_rows` are the encoders for which a word has vectors.
+    """
+    keys = {spec.name: spec.file_key for spec in family.encoders if spec.name in with_rows}
+    return [keys[file.encoder] for file in family.one_encoder_files if file.is_written and file.encoder in keys]
 
 
 def word_settings(run: RunConfig, tokens: Sequence[str]) -> list[str]:

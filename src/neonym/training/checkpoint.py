@@ -78,9 +78,8 @@ class CheckpointStore:
         self.step_folder = plan.step_folder
         self.sample_folder = Path(self.save.output_dir) / SAMPLES
         self.metadata, self.user_metadata = run_metadata(plan), user_metadata(plan.run)
-        with_rows = {concept.file_name: concept.with_rows for concept in plan.concepts}
-        alone = written_alone(plan.source.family)
-        self.alone = {name: [key for e, key in alone.items() if e in own] for name, own in with_rows.items()}
+        family = plan.source.family
+        self.alone = {concept.file_name: written_alone(family, concept.with_rows) for concept in plan.concepts}
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -161,13 +160,13 @@ class CheckpointStore:
     def finished_files(self) -> list[Path]:
         """Return the files of a finished run: the final embedding files, then its state folder if there is one."""
         folder = self.state_folder()
-        alone = [file for word in self.final_files() for file in self.one_encoder_files(word)]
+        alone = [file for name in self.names.values() for file in self.one_encoder_files(name)]
         return [*self.final_files(), *alone, *([folder] if self.saves_final_state and folder.is_dir() else [])]
 
-    def one_encoder_files(self, word: Path) -> dict[Path, str]:
-        """Return the files beside a word's final file that hold the vectors of one encoder alone, each with its key."""
-        name = word.name.removesuffix(f".{self.save.save_model_as}")
-        return {word.with_name(one_encoder_file(name, key)): key for key in self.alone[name]}
+    def one_encoder_files(self, name: str, suffix: str = "", folder: Path | None = None) -> dict[Path, str]:
+        """Return the files beside an embedding file that hold the vectors of one encoder alone, each with its key."""
+        home = folder or Path(self.save.output_dir)
+        return {home / one_encoder_file(f"{name}{suffix}", key): key for key in self.alone[name]}
 
     @property
     def saves_final_state(self) -> bool:
@@ -263,7 +262,7 @@ class CheckpointStore:
         self.step_folder.mkdir(parents=True, exist_ok=True)
         suffix = step_suffix(state.step)
         for concept in state.concepts:
-            yield self.write(concept, state.step, suffix, self.step_folder)
+            yield from self.write(concept, state.step, suffix, self.step_folder)
 
     def save_epoch(self, state: TrainState, epoch: int, every: int) -> Iterator[Path]:
         """Save the files of an epoch, yielding each once it is written, and remove those that are not to be kept.
@@ -280,7 +279,7 @@ class CheckpointStore:
         """Save an embedding file for each concept and, if requested, a state folder, yielding each once it is there."""
         self.claim()
         for concept in state.concepts:
-            yield self.write(concept, state.step, suffix)
+            yield from self.write(concept, state.step, suffix)
         if self.save.save_state:
             yield self.save_state_folder(state, suffix)
 
@@ -296,24 +295,33 @@ class CheckpointStore:
 
         Only multiples of `every` are removed: others were saved by another run.
         """
+        files = [
+            re.escape(name) + pattern + re.escape(ending)
+            for name, keys in self.alone.items()
+            for ending in (f".{self.save.save_model_as}", *(one_encoder_file("", key) for key in keys))
+        ]
+        states = [f"{re.escape(self.run_name)}{pattern}-state"]
         for path in Path(self.save.output_dir).iterdir():
-            file = self._number(path.name, pattern + r"\." + self.save.save_model_as, self.names.values())
+            file = number_in(path.name, files)
             if file is not None and file < (first or 0) and file % every == 0:
                 path.unlink(missing_ok=True)
-            state = self._number(path.name, pattern + "-state", [self.run_name])
+            state = number_in(path.name, states)
             if state is not None and state < first_state and state % every == 0:
                 shutil.rmtree(path, ignore_errors=True)
 
-    def _number(self, text: str, pattern: str, names: Iterable[str]) -> int | None:
-        """Return the number in a file name that is one of `names` followed by the `pattern`; None for other files."""
-        for name in names:
-            match = re.fullmatch(re.escape(name) + pattern, text)
-            if match:
-                return int(match[1])
-        return None
+    def write(self, concept: Concept, step: int, suffix: str = "", folder: Path | None = None) -> Iterator[Path]:
+        """Write the files of one concept: its embedding file, then those of one encoder alone. Yield each once written.
 
-    def write(self, concept: Concept, step: int, suffix: str = "", folder: Path | None = None) -> Path:
-        """Write the embedding file of one concept, and return its path. Raises FormatError."""
+        Raises FormatError.
+        """
+        name, embedding = self.names[concept.token], self.embedding(concept, step)
+        file = self.file(name, suffix, folder)
+        yield write_embedding(embedding, file)
+        for alone, key in self.one_encoder_files(name, suffix, folder).items():
+            yield write_embedding(with_encoders(embedding, [key], file), alone)
+
+    def embedding(self, concept: Concept, step: int) -> Embedding:
+        """Return what is saved of a concept."""
         name = self.names[concept.token]
         counts = {len(rows) for rows in concept.rows.values()}
         metadata = {
@@ -327,7 +335,7 @@ class CheckpointStore:
         }
         metadata = {key: with_escaped_surrogates(text) for key, text in metadata.items()}
         vectors = {encoder: rows.to(PRECISIONS[self.save.save_precision]) for encoder, rows in concept.result().items()}
-        return write_embedding(Embedding(concept.token, vectors, metadata), self.file(name, suffix, folder))
+        return Embedding(concept.token, vectors, metadata)
 
     def finish(self, state: TrainState, verdicts: list[dict], whole: bool) -> list[Path]:
         """Write the final files, a state folder if one is requested, and the verdict.
@@ -337,11 +345,9 @@ class CheckpointStore:
         """
         with self.rescuing(state):
             self.claim()
-            files = [self.write(concept, state.step) for concept in state.concepts]
-            words = list(files)
-            for word in words:
-                for file, key in self.one_encoder_files(word).items():
-                    files.append(write_embedding(with_encoders(read_embedding(word), [key], word), file))
+            written = [list(self.write(concept, state.step)) for concept in state.concepts]
+            words = [own[0] for own in written]
+            files = [*words, *(alone for own in written for alone in own[1:])]
             for word in words:
                 write_usage_card(word, self.model)
             if self.saves_final_state:
@@ -352,3 +358,8 @@ class CheckpointStore:
                 self.state_file.replace(self.end_file)
                 sync_names(self.folder)
             return files
+
+
+def number_in(name: str, patterns: Iterable[str]) -> int | None:
+    """Return the number in a file name that one of the `patterns` matches; None for other files."""
+    return next((int(found[1]) for pattern in patterns if (found := re.fullmatch(pattern, name))), None)

@@ -8,12 +8,11 @@ from neonym.config.learning_settings import OptimSettings
 from neonym.config.optimizers import OptimizerRecord
 from neonym.models.encoders.rows import Rows
 from neonym.models.model import Model
-from neonym.optim.encoder_rates import encoder_factors, rates_in_words
 from neonym.optim.optimizers import make_optimizer, record_of
-from neonym.preflight.learning import has_one_rate
 from neonym.preflight.plan import PlannedConcept, TrainingPlan
 from neonym.training.after_step import AfterStep, MovingAverage
 from neonym.training.concept import Concept, initial_rows
+from neonym.training.measured_rates import rate_factors
 
 
 def add_concepts(model: Model, plan: TrainingPlan) -> list[Concept]:
@@ -45,29 +44,6 @@ def add_concept(model: Model, plan: TrainingPlan, planned: PlannedConcept) -> Co
         max_grad_norm=optim.max_grad_norm,
         after_step=after_steps(optim, record, start),
     )
-
-
-def rate_factors(model: Model, plan: TrainingPlan, planned: PlannedConcept) -> dict[str, float]:
-    """Return the factor of the learning rate of each encoder that is trained.
-
-    Spreads that no check could measure, because the weights were not there or pickled, are measured now.
-    """
-    spreads: dict[str, float | None] = {}
-    if not has_one_rate(plan.source, plan.run.optim):
-        spreads = {
-            encoder: plan.source.spreads.get(encoder) or model.text.spread(encoder) for encoder in planned.encoders
-        }
-    return encoder_factors(planned.encoders, spreads, planned.own_rates, planned.learning_rate)
-
-
-def late_rate_notes(model: Model, plan: TrainingPlan) -> list[str]:
-    """Return a note with the encoders' learning rates of each word, if they could not be known before loading."""
-    notes = []
-    for planned in plan.concepts:
-        factors = rate_factors(model, plan, planned)
-        if set(factors.values()) != {1.0} and not set(planned.encoders) <= set(plan.source.spreads):
-            notes.append(f"note: --learning_rate: {rates_in_words(factors, planned.learning_rate)}")
-    return list(dict.fromkeys(notes))
 
 
 def after_steps(optim: OptimSettings, record: OptimizerRecord, start: dict[str, Tensor]) -> list[AfterStep]:

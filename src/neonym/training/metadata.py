@@ -122,10 +122,19 @@ def user_metadata(run: RunConfig) -> dict[str, str]:
     return found
 
 
+def settings_metadata(run: RunConfig) -> dict[str, str]:
+    """Return the metadata of the learning rate and of all settings together."""
+    settings = json.dumps(deciding_settings(run), sort_keys=True)
+    return {
+        "neonym.learning_rate": str(run.optim.learning_rate),
+        "neonym.settings_digest": hashlib.sha256(settings.encode()).hexdigest(),
+        "neonym.settings": json.dumps(recipe_settings(run), sort_keys=True),
+    }
+
+
 def run_metadata(plan: TrainingPlan) -> dict[str, str]:
     """Return the metadata that all embedding files of a run share."""
-    source, settings = plan.source, deciding_settings(plan.run)
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    source = plan.source
     width, height = plan.datasets[0].buckets.resolution
     return {
         "modelspec.sai_model_spec": "1.0.1",
@@ -142,9 +151,7 @@ def run_metadata(plan: TrainingPlan) -> dict[str, str]:
         **version_metadata(source),
         "neonym.clip_skip": str(plan.run.model.clip_skip),
         "neonym.seed": str(plan.run.optim.seed),
-        "neonym.learning_rate": str(plan.run.optim.learning_rate),
         "neonym.optimizer": optimizer_name(plan.run.optim.optimizer_type),
-        "neonym.settings_digest": digest,
-        "neonym.settings": json.dumps(recipe_settings(plan.run), sort_keys=True),
+        **settings_metadata(plan.run),
         **dataset_metadata(plan),
     }

@@ -17,11 +17,13 @@ from neonym.runs.dispatcher import Dispatcher
 from neonym.runs.events import Failed, Finished, Judged, Judging, Opened, Started, Stopped
 from neonym.runs.stop import Stop, StopRequested
 from neonym.training.checkpoint import CheckpointStore
-from neonym.training.concepts import add_concepts, late_rate_notes
+from neonym.training.concepts import add_concepts
 from neonym.training.early_stopping import EarlyStopping
 from neonym.training.load import encode_images, load_frozen_model, make_loader
 from neonym.training.loop import run_steps
+from neonym.training.measured_rates import with_measured_rates
 from neonym.training.memory import with_fit
+from neonym.training.metadata import settings_metadata
 from neonym.training.periodic import begin_evaluations, concept_norms_and_distances, sample_if_due
 from neonym.training.resume import StartingPoint, find_starting_point
 from neonym.training.session import Session
@@ -103,8 +105,11 @@ def train_opened(
         with stop.at_once():
             model = load_frozen_model(plan, accelerator, events)
             latents = encode_images(plan, model, events, stop)
+        plan, notes = with_measured_rates(plan, model)
+        model.source = replace(model.source, spreads=plan.source.spreads)
+        store.metadata |= settings_metadata(plan.run)
         state = first_state(plan, model, start, accelerator)
-        for note in late_rate_notes(model, plan):
+        for note in notes:
             events.note(note)
         loader = make_loader(plan, latents, model, accelerator)
         session = Session(plan, model, state, store, loader, accelerator, events, stop)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,18 @@ from safetensors.torch import load_file, save_file
 
 from neonym import generate, read_embedding, train
 from neonym.errors import ModelError, UserError
+from neonym.generation.conditioning import TextRules, conditioning, words_and_tokens_cut
+from neonym.generation.pipeline import Pipeline, PipelineRules
 from neonym.models.loading.identify import identify
 from neonym.models.loading.recognise import source_notes
 from neonym.models.model import load_model
 from neonym.preflight.preflight import preflight
 from support.checks import settings
 from support.commands import generate as generate_command
+from support.commands import shown
 from support.data_sets import make_images
 from support.families import SIDE, tiny_model
+from support.jobs import JOB, image_of
 
 PROMPTS = ["a photo of a cat", "A knight (in armour), by the sea! " * 9]
 END = 49407
@@ -35,6 +40,11 @@ def folder(request, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def pipeline(folder) -> StableDiffusion3Pipeline:
+    return load_pipeline(folder)
+
+
+def load_pipeline(folder: Path) -> StableDiffusion3Pipeline:
+    """Return diffusers' pipeline with the model in a folder."""
     absent = {} if (folder / "text_encoder_3").is_dir() else {"text_encoder_3": None, "tokenizer_3": None}
     pipeline = StableDiffusion3Pipeline.from_pretrained(folder, **absent)
     for encoder in (pipeline.text_encoder, pipeline.text_encoder_2):
@@ -92,6 +102,93 @@ def test_emphasis_multiplies_the_states_of_clip_and_moves_those_of_t5(plain):
     moved = 2 * once.sequence[:, words] - empty.sequence[:, words]
     torch.testing.assert_close(twice.sequence[:, words], moved, rtol=0, atol=1e-5)
     assert torch.equal(twice.sequence[:, words.stop :], once.sequence[:, words.stop :])
+
+
+@pytest.fixture(scope="module")
+def medium(tmp_path_factory) -> Path:
+    """Return a model with the blocks that skip-layer guidance skips."""
+    return tiny_model("sd3", tmp_path_factory.mktemp("medium") / "model", layers=10)
+
+
+def test_images_with_skip_layer_guidance_are_those_of_diffusers(medium):
+    """It guides steps 1 and 2 of 12: those after 1 % and before 20 % of the steps."""
+    pipeline, model = load_pipeline(medium), load_model(str(medium))
+    with torch.no_grad():  # random blocks make hardly a difference
+        for block in (pipeline.transformer.transformer_blocks[8], model.denoiser.transformer_blocks[8]):  # pyright: ignore
+            block.ff.net[-1].weight *= 30
+    noise = torch.randn(1, 16, 4, 6, generator=torch.Generator().manual_seed(5))
+    shared = {"height": 32, "width": 48, "num_inference_steps": 12, "guidance_scale": 4.0, "output_type": "np"}
+    skipping = {"skip_guidance_layers": [7, 8, 9], "skip_layer_guidance_scale": 40.0}
+    expected, plain = (
+        pipeline(PROMPTS[0], latents=noise.clone(), **shared, **more).images[0] for more in (skipping, {})
+    )
+    assert np.abs(expected - plain).max() > 4 / 255
+    job = replace(JOB, prompt=PROMPTS[0], seed=5, width=48, height=32, steps=12, scale=4.0, sampler="euler")
+    ours = Pipeline(model, PipelineRules(skip_layer_scale=40.0))
+    together = ours.generate([job, replace(job, prompt="a dog", seed=6)])
+    assert np.abs(np.asarray(together[0]) / 255 - expected).max() < 1.01 / 255
+    assert np.array_equal(np.asarray(together[1]), image_of(ours, replace(job, prompt="a dog", seed=6)))
+    unguided = [image_of(Pipeline(model, rules), replace(job, scale=1.0)) for rules in (ours.rules, PipelineRules())]
+    assert np.array_equal(*unguided)
+
+
+def test_skip_layer_guidance_is_an_error_for_models_that_are_not_meant_for_it(plain, medium, tmp_path, capsys):
+    flags = ("--prompt", "a cat", "--steps", 2, "--W", 32, "--H", 32, "--seed", 1)
+    out = tmp_path / "out"
+    generate_command(out, "--ckpt", plain, *flags, "--skip_layer_guidance_scale", 2.8, code=2)
+    assert "(Stable Diffusion 3) is not meant for it" in capsys.readouterr().err
+    assert not out.exists()
+    (image,) = generate_command(tmp_path, "--ckpt", medium, *flags, "--skip_layer_guidance_scale", 2.8)
+    assert json.loads(shown(image).text["neonym"])["settings"]["skip_layer_guidance_scale"] == 2.8
+    capsys.readouterr()
+    generate_command(tmp_path, "--ckpt", medium, *flags, "--skip_layer_guidance_scale", 2.8, "--scale", 1)
+    assert "--skip_layer_guidance_scale has no effect" in capsys.readouterr().err
+
+
+def chunk_states(encoder, ids: list[int], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what transformers makes of a chunk of up to 75 ids: the second-to-last states and the pooled text."""
+    row = torch.tensor([[49406, *ids, END, *[pad] * (75 - len(ids))]])
+    encoder.config.eos_token_id = encoder.text_model.eos_token_id = END
+    found = encoder(row, output_hidden_states=True)
+    return found.hidden_states[-2], found.text_embeds
+
+
+@torch.no_grad()
+def test_a_long_prompt_of_comfyui_has_several_chunks_of_clip_and_t5_beside_them(plain):
+    """Each chunk is encoded alone, all states stand behind one another, and the first chunk is pooled."""
+    model, prompt = load_model(str(plain)), " ".join(["cat"] * 160)
+    found = conditioning(model, [prompt], rules=TextRules(comfyui=True))
+    expected, pooled = [], []
+    for name, pad in (("text_encoder", END), ("text_encoder_2", 0)):
+        ids = model.text.tokenizers[name].ids_of(prompt)
+        parts = [chunk_states(model.text.encoders[name], ids[i : i + 75], pad) for i in (0, 75, 150)]
+        expected.append(torch.cat([states for states, _ in parts], dim=1))  # [1,3*77,D]
+        pooled.append(parts[0][1])
+    t5 = torch.tensor([[*model.text.tokenizers["text_encoder_3"].ids_of(prompt), 1]])
+    states = model.text.encoders["text_encoder_3"](t5).last_hidden_state
+    assert states.shape[1] > 77
+    torch.testing.assert_close(
+        found.sequence, torch.cat([torch.cat(expected, dim=-1), states], dim=1), rtol=0, atol=1e-5
+    )
+    torch.testing.assert_close(found.pooled, torch.cat(pooled, dim=-1), rtol=0, atol=1e-5)
+    assert conditioning(model, [prompt]).sequence.shape[1] == 77 + 256  # diffusers cuts it off
+
+
+@torch.no_grad()
+def test_prompts_of_comfyui_keep_their_number_of_chunks(plain):
+    """No prompt has an empty chunk because of another one; of unlike numbers for L and G, both have the smaller one."""
+    model, rules = load_model(str(plain)), TextRules(comfyui=True)
+    model.text.add_word("mychar4", {"text_encoder": torch.randn(70, 64), "text_encoder_2": torch.randn(1, 128)})
+    prompts = ["a dog", "cat " * 80, "a dog and a cat and a embedding:mychar4"]
+    alone = [conditioning(model, [prompt], 2, rules) for prompt in prompts]
+    assert [text.sequence.shape[1] for text in alone] == [77 + 77, 2 * 77 + 81, 77 + 77]
+    together = conditioning(model, prompts, 2, rules)
+    assert together.mask is not None
+    for i, text in enumerate(alone):
+        assert torch.equal(together.sequence[i, together.mask[i]], text.sequence[0])
+    tokenizer = model.text.tokenizers["text_encoder"]
+    assert words_and_tokens_cut(tokenizer, "cat " * 80, rules) == (set(), 0)
+    assert words_and_tokens_cut(tokenizer, "cat " * 80) == (set(), 5)
 
 
 @pytest.fixture(scope="module")

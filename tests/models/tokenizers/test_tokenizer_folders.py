@@ -12,6 +12,7 @@ import pytest
 from neonym.config.generate import GenerateSettings
 from neonym.errors import ModelError
 from neonym.generation.request.model_fit import recognised_model
+from neonym.models.families.stable_diffusion import SD1
 from neonym.models.families.z_image import Z_IMAGE
 from neonym.models.loading.identify import identify
 from neonym.models.tokenizers.loading import load_tokenizers, with_tokenizers
@@ -97,15 +98,23 @@ def test_a_folder_without_tokenizers_is_refused_in_training_and_generation(folde
 
 def test_settings_of_text_without_effect_are_reported(folder):
     flux = identify(str(folder))
-    chat = replace(flux, family=Z_IMAGE)
+    chat, schnell = (
+        replace(flux, family=Z_IMAGE),
+        replace(flux, facts=replace(flux.facts, text_lengths={"text_encoder_2": 256})),
+    )
     base = {"pretrained_model_name_or_path": str(folder), "train_data_dir": "x", "token_string": "mychar4"}
     for source, changes, flag in (
-        (flux, {"tokenize_as": "comfyui"}, "--tokenize_as"),
+        (replace(flux, family=SD1), {"tokenize_as": "comfyui"}, "--tokenize_as"),
+        (schnell, {"tokenize_as": "comfyui"}, "--tokenize_as"),
         (chat, {"weighted_captions": True}, "--weighted_captions"),
     ):
         found = unsuitable_settings(settings(**base, **changes), source)
         assert flag in [problem.where for problem in found if "has no effect" in problem.what]
-    for source, changes in ((chat, {"tokenize_as": "comfyui"}), (flux, {"weighted_captions": True}), (flux, {})):
+    for source, changes in (
+        (chat, {"tokenize_as": "comfyui"}),
+        (flux, {"tokenize_as": "comfyui"}),
+        (flux, {"weighted_captions": True}),
+    ):
         assert not [
             p
             for p in unsuitable_settings(settings(**base, **changes), source)

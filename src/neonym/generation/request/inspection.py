@@ -59,7 +59,7 @@ class JobInspector:
             )
             yield Problem("warning", what, where, fix)
         if lost:
-            longer = any(tokenizer.most_chunks > 1 for tokenizer in own)
+            longer = any(tokenizer.chunks_read(self.rules.comfyui) > 1 for tokenizer in own)
             fix = "Raise --max_embeddings_multiples, or shorten it" if longer else "Shorten it"
             yield Problem("warning", f"{lost} tokens at the end are cut off", where, fix)
 

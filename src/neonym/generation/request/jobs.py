@@ -280,6 +280,8 @@ class JobPlan:
             self.warn("--am has no effect with --network_merge", where)
         if not job.guided and (job.negative_prompt or job.negative_scale is not None):
             self.warn(f"with a guidance scale of {job.scale:g}, the negative prompt has no effect", where)
+        if not job.guided and self.settings.skip_layer_guidance_scale:
+            self.warn(f"with a guidance scale of {job.scale:g}, --skip_layer_guidance_scale has no effect", where)
 
     def warn(self, what: str, where: str) -> None:
         """Add a warning once, with the first location to which it applies."""

@@ -113,6 +113,9 @@ def model_fit_problems(settings: GenerateSettings, source: ModelSource, words: W
         yield Problem("warning", f"has no effect: {family.label} always reads the penultimate layer", "--clip_skip")
     if settings.zero_terminal_snr and family.process == "flow":
         yield Problem("warning", f"has no effect: {family.label} always starts at pure noise", "--zero_terminal_snr")
+    if settings.skip_layer_guidance_scale and not source.facts.skipped_blocks:
+        what = f"{source.name} ({family.label}) is not meant for it"
+        yield Problem("error", what, "--skip_layer_guidance_scale", "Leave it out")
     for names, what in unread_options(source):
         if given := [name for name in names if getattr(settings, name)]:
             yield Problem("warning", what, ", ".join(f"--{name}" for name in given))

@@ -43,16 +43,24 @@ def groups(lengths: Sequence[Length], device: torch.device) -> list[tuple[Length
     return by_length(lengths) if device.type == "cpu" else [(max(lengths), list(range(len(lengths))))]
 
 
-def in_groups(lengths: Sequence[int], device: torch.device, states_of: Callable[[list[int], int], Tensor]) -> Tensor:
+def in_groups(
+    lengths: Sequence[int], device: torch.device, states_of: Callable[[list[int], int], Tensor], masked: bool = True
+) -> Tensor:
     """Return states [B,S,D] of samples of these lengths, where S is the greatest of them.
 
-    `states_of` returns the states [b,l,D] of the samples with the given indices, which go together, up to a length.
+    `states_of` returns the states [b,l,D] of the samples with the given indices, which go together, up to a length. An
+    encoder that is not `masked` would read what follows a shorter sample, so lengths go separately on every device.
     """
     found: list[Tensor] = [torch.empty(0)] * len(lengths)
-    for length, which in groups(lengths, device):
+    for length, which in groups(lengths, device) if masked else by_length(lengths):
         for i, states in zip(which, states_of(which, length), strict=True):
-            found[i] = pad(states, (0, 0, 0, max(lengths) - length))
+            found[i] = pad(states, (0, 0, 0, max(lengths) - len(states)))
     return torch.stack(found)
+
+
+def read_up_to(lengths: Sequence[int], device: torch.device) -> Tensor:
+    """Return which states of samples of these lengths are read, bool [B,S], where S is the greatest of them."""
+    return torch.arange(max(lengths), device=device) < torch.tensor(lengths, device=device)[:, None]
 
 
 def interpolated(states: Tensor, empty: Tensor, emphasis: Tensor | None) -> Tensor:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from neonym.models.encoders.clip import Keep
-from neonym.models.encoders.sequence import by_length, in_groups, interpolated, t5_states
+from neonym.models.encoders.sequence import in_groups, interpolated, read_up_to, t5_states
 from neonym.models.families.chroma import T5
-from neonym.models.families.flow_network import image_positions, load_as, pack, sigma_of, unpack
+from neonym.models.families.flow_network import by_text_length, image_positions, load_as, pack, sigma_of, unpack
 from neonym.models.model import Model
 from neonym.models.source import ModelSource
 from neonym.models.text_side import TextSide
@@ -28,7 +28,8 @@ class ChromaText(TextSide):
         """
         del keep
         ids, mask = text.ids[T5.name][:, 0], text.masks[T5.name][:, 0]  # [B,L]
-        lengths = (mask.sum(1) + PADDING_READ).clamp(max=ids.shape[1]).tolist()
+        own = text.lengths.get(T5.name, [ids.shape[1]] * len(ids))  # with their padding: none as in ComfyUI
+        lengths = [min(count + PADDING_READ, whole) for count, whole in zip(mask.sum(1).tolist(), own, strict=True)]
         encoder, emphasis = self.encoders[T5.name], (text.emphasis or {}).get(T5.name)
 
         def states_of(which: list[int], length: int) -> Tensor:
@@ -37,8 +38,7 @@ class ChromaText(TextSide):
                 return states
             return interpolated(states, self.empty_states(length), emphasis[which, 0, :length])
 
-        read = torch.arange(max(lengths), device=ids.device) < torch.tensor(lengths, device=ids.device)[:, None]
-        return TextCond(in_groups(lengths, ids.device, states_of), mask=read)
+        return TextCond(in_groups(lengths, ids.device, states_of), mask=read_up_to(lengths, ids.device))
 
     def empty_states(self, length: int) -> Tensor:
         """Return the states of an empty text with padding up to `length`, [1,l,4096]."""
@@ -61,8 +61,8 @@ class Chroma(Model):
             raise ValueError("Chroma reads the length of captions from the mask of the text, but it has none")
         dtype, device, (height, width) = self.dtype, x_t.device, x_t.shape[2:]
         sigma, positions = sigma_of(t, len(x_t)), image_positions(height // 2, width // 2, device)
-        velocity: list[Tensor] = [x_t] * len(x_t)
-        for length, which in by_length(text.mask.sum(1).tolist()):
+
+        def velocity(which: list[int], length: int) -> Tensor:
             tokens = self.denoiser(
                 hidden_states=pack(x_t[which].to(dtype)),  # [b,N,4C]
                 timestep=sigma[which],
@@ -71,9 +71,9 @@ class Chroma(Model):
                 img_ids=positions,
                 return_dict=False,
             )[0]
-            for i, found in zip(which, unpack(tokens, height, width).float(), strict=True):
-                velocity[i] = found
-        return torch.stack(velocity)
+            return unpack(tokens, height, width).float()
+
+        return by_text_length(text.mask, velocity)
 
 
 def load(

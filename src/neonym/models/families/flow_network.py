@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from neonym.models.encoders.sequence import by_length
 from neonym.models.loading.parts import flow_of, load_parts, vae_of
 from neonym.models.model import Model
 from neonym.models.process.sigmas import STEPS
 from neonym.models.source import ModelSource
 from neonym.models.text_side import TextSide
 from neonym.models.vae import Vae
-from neonym.types import Conditions
+from neonym.types import Conditions, TextCond
 
 AnyModel = TypeVar("AnyModel", bound=Model)
 UNDISTILLED = 1.0  # the guidance scale at which a guidance-distilled model predicts without guidance
@@ -33,6 +35,35 @@ def load_as(
     side, denoiser = text(encoders, **text_options), parts[source.family.denoiser.part]
     side.adapters = {name: parts[name] for name in source.family.adapters}
     return kind(source, denoiser, side, vae_of(source, parts, vae), process, scheduler)
+
+
+def by_text_length(read: Tensor, predict: Callable[[list[int], int], Tensor]) -> Tensor:
+    """Return the predictions [B,C,h,w] for samples whose texts go through a transformer without a mask.
+
+    `read` [B,S] tells which states of a text there are. Texts of unlike length go separately: `predict` returns the
+    predictions [b,C,h,w] for the samples with the given indices, whose texts have a length.
+    """
+    found: list[Tensor] = [read] * len(read)
+    for length, which in by_length(read.sum(1).tolist()):
+        for i, prediction in zip(which, predict(which, length), strict=True):
+            found[i] = prediction
+    return torch.stack(found)
+
+
+def predict_by_text_length(model: Model, x_t: Tensor, t: Tensor, text: TextCond, conditions: Conditions) -> Tensor:
+    """Return a model's predictions [B,C,h,w] for texts of unlike length, which `text.mask` tells, each length separately.
+
+    Raises ValueError if the text has no mask.
+    """
+    if text.mask is None:
+        raise ValueError("texts of unlike length need a mask")
+    times = t.expand(len(x_t))
+
+    def predict(which: list[int], length: int) -> Tensor:
+        own = TextCond(text.sequence[which, :length], None if text.pooled is None else text.pooled[which])
+        return model.predict(x_t[which], times[which], own, conditions.of(which))
+
+    return by_text_length(text.mask, predict)
 
 
 def sigma_of(t: Tensor, count: int) -> Tensor:

@@ -8,8 +8,15 @@ import torch
 from torch import Tensor
 
 from neonym.models.encoders.clip import Keep, pooled_at_end
-from neonym.models.encoders.sequence import interpolated, t5_states
-from neonym.models.families.flow_network import guidance_of, image_positions, load_as, pack, sigma_of, unpack
+from neonym.models.families.flow_network import (
+    guidance_of,
+    image_positions,
+    load_as,
+    pack,
+    predict_by_text_length,
+    sigma_of,
+    unpack,
+)
 from neonym.models.families.flux import CLIP, T5
 from neonym.models.model import Model
 from neonym.models.source import ModelSource
@@ -27,15 +34,11 @@ class FluxText(TextSide):
         As in ComfyUI, emphasis changes the states but not the pooled text. `keep` is ignored.
         """
         del keep
-        ids, first = text.ids[T5.name][:, 0], text.ids[CLIP.name][:, 0]  # [B,L], [B,77]
-        states = t5_states(self.encoders[T5.name], ids)
-        emphasis = (text.emphasis or {}).get(T5.name)
-        if emphasis is not None:
-            empty = t5_states(self.encoders[T5.name], self.empty_ids(T5.name, ids.shape[1]))
-            states = interpolated(states, empty, emphasis[:, 0])
+        states, read = self.unmasked_t5(T5.name, text)
+        first = text.ids[CLIP.name][:, 0]  # [B,77]
         clip: Any = self.tokenizers[CLIP.name]
         pooled = pooled_at_end(self.encoders[CLIP.name](first).last_hidden_state, first, clip.clip.end)
-        return TextCond(states, pooled)
+        return TextCond(states, pooled, read)
 
 
 class Flux(Model):
@@ -49,6 +52,8 @@ class Flux(Model):
         """
         if text.pooled is None:
             raise ValueError("FLUX.1 reads the pooled text of CLIP, but the text has none")
+        if text.mask is not None:
+            return predict_by_text_length(self, x_t, t, text, conditions)
         dtype, device, (height, width) = self.dtype, x_t.device, x_t.shape[2:]
         tokens = self.denoiser(
             hidden_states=pack(x_t.to(dtype)),  # [B,N,4C]

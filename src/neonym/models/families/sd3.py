@@ -24,7 +24,7 @@ from neonym.models.family import (
 from neonym.models.process.sigmas import FlowSpec
 from neonym.models.signatures import Choice
 
-LAYOUT = SequenceSpec(repaired=False)
+LAYOUT = SequenceSpec(repaired=False, chunks_in_comfyui=True)
 CLIP_L = EncoderSpec(
     "text_encoder", "CLIPTextModelWithProjection", "clip_l", width=768, max_length=77,
     identities=("text_projection.weight",), layout=LAYOUT,
@@ -44,6 +44,7 @@ TRANSFORMER = DenoiserSpec(
     in_int8=(".norm",), blocks=("transformer_blocks",),
 )  # fmt: skip
 CHANNELS, PATCH, PIXELS = 16, 2, 8  # of latents; latents per token; pixels per latent
+SKIPPED_BLOCKS = (7, 8, 9)  # by skip-layer guidance, as Stability AI recommends for 3.5 medium
 POSITIONS = 192  # tokens per side, unless the config says otherwise
 USE = "Use Stable Diffusion 3 medium, 3.5 medium or 3.5 large"
 
@@ -58,11 +59,15 @@ def recognise(configs: Configs, name: str) -> Recognised | None:
     if transformer.get("_class_name") != TRANSFORMER.module:
         return None
     refuse_other_tasks(transformer.get("in_channels", CHANNELS), configs.get("model_index", {}), name)
+    is_medium = bool(transformer.get("dual_attention_layers")) and int(transformer.get("num_layers", 0)) > max(
+        SKIPPED_BLOCKS
+    )
     facts = Recognised(
         native_size=int(transformer.get("sample_size", 128)) * PIXELS,
         text_layers=int(configs.get(CLIP_L.name, {}).get("num_hidden_layers", 12)),
         steps=28,
         largest_side=int(transformer.get("pos_embed_max_size", POSITIONS)) * PATCH * PIXELS,
+        skipped_blocks=SKIPPED_BLOCKS if is_medium else (),
     )
     if "turbo" in called(configs, name):
         return replace(facts, guidance=1.0, steps=4)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from neonym.models.encoders.clip import Keep
 from neonym.models.encoders.sequence import groups, in_groups, layer_states
@@ -37,6 +38,8 @@ class ZImageText(TextSide):
         del keep
         ids, mask = text.ids[QWEN.name][:, 0], text.masks[QWEN.name][:, 0]  # [B,L]
         lengths = padded_lengths(mask.sum(1).tolist())
+        missing = max(0, max(lengths) - ids.shape[1])  # where the batch is no longer than its longest text
+        ids, mask = pad(ids, (0, missing), value=self.tokenizers[QWEN.name].padding), pad(mask, (0, missing))
 
         def states_of(which: list[int], length: int) -> Tensor:
             own_ids, own_mask = ids[which, :length], mask[which, :length]

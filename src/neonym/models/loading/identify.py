@@ -139,10 +139,10 @@ def layout_of(header: Header, name: str) -> CheckpointLayout:
 def with_spread(source: ModelSource) -> ModelSource:
     """Return the source with the spreads of its vocabularies, unless its neonym.json defines that of the first.
 
-    For a hub ID, the spread of CLIP ViT-L is assumed: the weights may not have been downloaded yet, and the defaults
-    must be the same before and after that.
+    Those of a hub ID are not measured here: its weights may not have been downloaded yet, and the defaults must be the
+    same before and after that. CLIP's is published; others are measured when the model is loaded.
     """
-    if source.on_hub or "word_spread" in source.configs.get("neonym", {}):
+    if source.on_hub or source.defines_spread:
         return source
     found = {encoder: spread_of(source.weights[encoder]) for encoder in source.encoders}
     spreads = {encoder: spread for encoder, spread in found.items() if spread is not None}

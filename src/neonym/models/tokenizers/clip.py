@@ -102,6 +102,10 @@ class ClipWordTokenizer(WordTokenizer):
             emphasis.append([1.0, *(weight for _, weight in chunk), 1.0] + [1.0] * empty)
         return Layout(rows, emphasis)
 
+    def chunks_read(self, comfyui: bool) -> int:
+        """Return how many chunks of a prompt the encoder can read, in ComfyUI or in diffusers."""
+        return MOST_CHUNKS if comfyui and self.layout.chunks_in_comfyui else self.most_chunks
+
     def comfyui_chunks(self, groups: Iterable[Chunk]) -> list[Chunk]:
         """Return groups of (id, emphasis) in as many chunks of up to 75 as they need."""
         return in_chunks(groups, CHUNK)

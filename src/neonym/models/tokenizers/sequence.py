@@ -119,8 +119,13 @@ class SequenceWordTokenizer(WordTokenizer):
 
     @property
     def differs_in_comfyui(self) -> bool:
-        """Whether ComfyUI makes other ids of a caption with a new word, whose spaces it changes."""
-        return self.keeps_spaces
+        """Whether ComfyUI makes other ids of a caption: it changes the spaces of a new word, or padding that is read."""
+        return self.keeps_spaces or self.pads_otherwise_in_comfyui
+
+    @property
+    def pads_otherwise_in_comfyui(self) -> bool:
+        """Whether ComfyUI pads a caption to another length with ids that are read."""
+        return self.layout.pads_otherwise_in_comfyui(self.chunk_size + len(self.ends) + len(self.suffix_behind_padding))
 
     def plain_ids(self, text: str) -> Sequence[int]:
         """Return the ids of text as ComfyUI reads it, in which a new word is ordinary text."""
@@ -131,7 +136,7 @@ class SequenceWordTokenizer(WordTokenizer):
 
         Whatever does not keep spaces has the same ids in both.
         """
-        if not self.differs_in_comfyui:
+        if not self.keeps_spaces:
             return self.with_emphasis(text)
         weighted = self.reads_emphasis and self.knows_emphasis
         (chunk,) = self.comfyui_chunks(typed_groups(self, self.cleaned(text), weighted, escape=not weighted))

@@ -108,7 +108,12 @@ class WordTokenizer(ABC):
 
     @property
     def differs_in_comfyui(self) -> bool:
-        """Whether ComfyUI makes other ids of a caption with a new word."""
+        """Whether ComfyUI makes other ids of a caption, padding that is read included."""
+        return False
+
+    @property
+    def pads_otherwise_in_comfyui(self) -> bool:
+        """Whether ComfyUI pads a caption to another length with ids that are read."""
         return False
 
     def plain_ids(self, text: str) -> Sequence[int]:
@@ -159,6 +164,11 @@ class WordTokenizer(ABC):
     def room(self) -> int:
         """The number of ids of a caption that fit."""
         return self.chunk_size * self.chunks
+
+    def chunks_read(self, comfyui: bool) -> int:
+        """Return how many chunks of a prompt the encoder can read, in ComfyUI or in diffusers."""
+        del comfyui
+        return self.most_chunks
 
     def surely_fits(self, text: str, spare: int = 0) -> bool:
         """Return whether all of `text` fits, even with `spare` more ids. Brackets of emphasis count as text."""
@@ -230,7 +240,8 @@ class WordTokenizer(ABC):
         flat = self.as_comfyui(text) if comfyui else self.with_emphasis(text)
         kept, read = flat[: self.room], {token for token, _ in flat}
         starts = range(0, self.room, self.chunk_size)
-        laid = self.laid_out([kept[start : start + self.chunk_size] for start in starts])
+        chunks = [kept[start : start + self.chunk_size] for start in starts]
+        laid = self.laid_out_as_comfyui(chunks) if comfyui and self.pads_otherwise_in_comfyui else self.laid_out(chunks)
         laid = padded_with(laid, self.layout.comfyui_zeros) if comfyui else laid
         learned = tuple(i for i, token in enumerate(token for row in laid.ids for token in row) if token >= self.vocab)
         without_rows = {word for word, own in self.words.items() if not isinstance(own, range)}
