@@ -21,7 +21,7 @@ from neonym.models.loading.reading import weights_in_file
 from neonym.models.model import Model, load_model
 from neonym.models.quantization import QuantizedLinear, scaled_fp8
 from neonym.models.source import ModelSource
-from neonym.models.storage import Storage
+from neonym.models.storage import Scheme, Storage
 from neonym.training.objective import Objective
 from neonym.training.step import sample_losses
 from support import original_names
@@ -70,6 +70,7 @@ def test_only_rows_of_a_file_in_fp8_are_taken_over(conversion, shape):
     if conversion not in ("chunk", "split", "roll", "halves"):
         assert found is None
         return
+    assert found is not None
     assert torch.equal(found.numbers.float(), CONVERSIONS[conversion](packed.numbers.float()))
     assert torch.equal(found.scale, CONVERSIONS[conversion](packed.scale) if shape else packed.scale)
 
@@ -92,7 +93,7 @@ def original_tensors(source: ModelSource) -> dict[str, torch.Tensor]:
     return {n: t.clone().contiguous() for n, t in original_names.ORIGINAL[source.family.name](state).items()}
 
 
-def with_transformer(source: ModelSource, file: Path, scheme: str | None = None) -> ModelSource:
+def with_transformer(source: ModelSource, file: Path, scheme: Scheme | None = None) -> ModelSource:
     """Return a model with the transformer in a file under its original names."""
     weights = {**source.weights, "transformer": Weights((file,), original=True)}
     return replace(source, weights=weights, storage=Storage(scheme))

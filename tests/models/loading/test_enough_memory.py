@@ -136,33 +136,36 @@ import sys, types, psutil
 psutil.virtual_memory = lambda: types.SimpleNamespace(available={free}, total=2**40)
 psutil.swap_memory = lambda: types.SimpleNamespace(free=0)
 from neonym.cli.main import main
+from neonym.models.loading import enough_memory
+enough_memory.GPU_DRIVERS = {drivers}
 code = main(sys.argv[1:])
 print("torch" in sys.modules)
 sys.exit(code)
 """
 
 
-def with_little_memory(command: list[str], free: int, home) -> tuple[int, list[str], str]:
+def with_little_memory(command: list[str], free: int, home, drivers: tuple = ()) -> tuple[int, list[str], str]:
     """Run a command in a process of its own that is told how much memory is free; return its code and its output."""
-    run = [sys.executable, "-c", LIMITED.format(free=free), *command]
-    found = subprocess.run(
-        run, cwd=home, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    )
+    run = [sys.executable, "-c", LIMITED.format(free=free, drivers=drivers), *command]
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    found = subprocess.run(run, cwd=home, capture_output=True, text=True, env=environment)
     return found.returncode, found.stderr.strip().splitlines(), found.stdout.strip()
 
 
-@pytest.mark.parametrize("command", ["check", "train", "generate"])
+@pytest.mark.parametrize("command", ["check", "train", "train --cpu", "train without a GPU", "generate"])
 def test_a_model_without_memory_is_refused_before_anything_is_written(command, source, tmp_path):
-    """It is one paragraph with exit code 2; a check knows it without torch."""
+    """It is one paragraph with exit code 2; a check knows it without torch, and a run on a CPU beside a GPU's driver."""
     make_images(tmp_path / "images")
     train = ["--train_data_dir", "images", "--token_string", "mychar4", "--output_name", "w", "--output_dir", "out"]
-    model = str(source.folder)
+    name, _, more = command.partition(" ")
+    model, drivers = str(source.folder), ("/",) if more else ()
+    train += ["--cpu"] if more == "--cpu" else []
     arguments = {
         "generate": ["generate", "--ckpt", model, "--prompt", "a cat", "--outdir", "out", "--steps", "1"],
-    }.get(command, [command, "--pretrained_model_name_or_path", model, *train])
+    }.get(command, [name, "--pretrained_model_name_or_path", model, *train])  # fmt: skip
     if command == "check":  # what only torch can tell is remembered
         assert with_little_memory(arguments, 10**12, tmp_path)[0] == 0
-    code, errors, output = with_little_memory(arguments, 1000, tmp_path)
+    code, errors, output = with_little_memory(arguments, 1000, tmp_path, drivers)
     said = [line for line in (*errors, *output.splitlines()) if "GB of this machine's memory" in line]
     assert (code, len(said)) == (2, 1), (errors, output)
     assert not (tmp_path / "out").exists()
