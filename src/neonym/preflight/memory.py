@@ -31,12 +31,14 @@ def memory_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
 
     What a GPU holds is known when the run starts. Where `--fit` chooses, the smallest form counts.
     """
+    compute, on_cpu = run.compute, run.compute.cpu or not may_have_gpu()
     if is_fitted(run):
         storage = Storage("nf4", "nf4") if source.family.denoiser.blocks else Storage()
     else:
-        base, encoders = scheme_of(run.compute.base_precision), run.compute.encoder_precision
-        storage = Storage(base, base if encoders == "auto" else scheme_of(encoders), run.compute.blocks_to_swap or 0)
-    on_cpu = run.compute.cpu or not may_have_gpu()
+        base, encoders = scheme_of(compute.base_precision), compute.encoder_precision
+        waiting = without_rows(run, source) if compute.cache_text_encoder_outputs and not on_cpu else ()
+        scheme = base if encoders == "auto" else scheme_of(encoders)
+        storage = Storage(base, scheme, compute.blocks_to_swap or 0, waiting)
     try:
         problem = memory_problem(replace(source, storage=storage), on_cpu, FLOAT32 if on_cpu else HALF)
     except ModelError as error:

@@ -93,13 +93,19 @@ def test_blocks_that_are_not_read_do_not_count(monkeypatch, tmp_path):
     refused(only, monkeypatch, needed, "text_encoder", on_cpu=True, width=4)
 
 
-def test_the_memory_of_a_gpu_is_another(source):
+def test_the_memory_of_a_gpu_is_another(source, monkeypatch):
     numbers = sum(t.numel() for own in source.weights.values() for t in load_file(own.files[0]).values())
     vae = sum(t.numel() for t in load_file(source.weights["vae"].files[0]).values())
     needed = 2 * (numbers - vae) + 4 * vae
     check_memory(source, on_cpu=False, width=2, device_free=needed)
     with pytest.raises(ModelError, match="GB of the GPU's memory"):
         check_memory(source, on_cpu=False, width=2, device_free=needed - 1)
+    encoder = sum(t.numel() for t in load_file(source.weights["text_encoder"].files[0]).values())
+    waiting = replace(source, storage=Storage(waiting=("text_encoder",)))
+    check_memory(waiting, on_cpu=False, width=2, device_free=needed - 2 * encoder)
+    with pytest.raises(ModelError, match="GB of the GPU's memory"):
+        check_memory(waiting, on_cpu=False, width=2, device_free=needed - 2 * encoder - 1)
+    refused(waiting, monkeypatch, 2 * encoder, "this machine's memory", on_cpu=False, width=2)
     swapped = replace(source, storage=Storage(blocks_to_swap=1))  # they wait in the memory of the CPU
     assert memory_problem(swapped, on_cpu=False, width=2, device_free=1) is None
 

@@ -41,16 +41,18 @@ def memory_problem(
     """Return what is wrong if memory cannot hold a model; None if it can, or if nobody knows how much is free.
 
     `width` is the bytes of an unquantized number, `device_free` the free bytes of another device than the CPU. Weights
-    for it pass through the memory of the CPU one by one; only blocks to swap stay there, which are not counted.
+    for it pass through the memory of the CPU one by one. Encoders that wait stay there, and so do blocks to swap, which
+    are not counted.
     """
     shapes = {part: plain_shapes(weights) for part, weights in source.weights.items()}
     parts = {part: kept(source, part, width, own) for part, own in shapes.items()}
     passing = max((passes(source.weights[part], width, own) for part, own in shapes.items()), default=0.0)
     total, largest = sum(parts.values()), max(parts, key=lambda part: parts[part], default="")
     share = f", {parts.get(largest, 0) / GB:.1f} GB of them for its {largest}"
-    host, device = (total + passing, 0.0) if on_cpu else (passing, 0.0 if source.storage.blocks_to_swap else total)
+    waiting = total if on_cpu else sum(parts.get(part, 0.0) for part in source.storage.waiting)
+    device = 0.0 if source.storage.blocks_to_swap else total - waiting
     places = (
-        (host, free_memory(), "of this machine's memory", share if on_cpu else " while they are read"),
+        (waiting + passing, free_memory(), "of this machine's memory", share if on_cpu else " on their way to the GPU"),
         (device, device_free, "of the GPU's memory", share),
     )
     for need, free, place, why in places:
