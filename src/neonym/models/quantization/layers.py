@@ -68,7 +68,7 @@ class _Conv(torch.autograd.Function):
 
 
 class Quantized(nn.Module):
-    """What layers with quantized weights have in place of a `weight`."""
+    """The base of layers with quantized weights, which have no `weight`."""
 
     scheme: Scheme
     numbers: Tensor
