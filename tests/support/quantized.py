@@ -66,11 +66,12 @@ def per_layer(tensors: Mapping[str, Tensor], scale_of, leaf: str, kind: torch.dt
 
 
 def nf4(tensors: Mapping[str, Tensor], nested: bool = False) -> dict[str, Tensor]:
-    """Return the tensors as bitsandbytes packs them; `nested` quantises the scales, too."""
+    """Return the tensors as bitsandbytes packs them, those that have whole blocks; `nested` quantises the scales, too."""
     found = dict(tensors)
-    for layer in layers_of(tensors):
-        name = f"{layer}.weight"
+    for name in (f"{layer}.weight" for layer in layers_of(tensors)):
         weight = tensors[name].float()
+        if weight.numel() % BLOCK:
+            continue
         blocks = weight.reshape(-1, BLOCK)
         largest = blocks.abs().amax(1)
         codes = (blocks / largest[:, None]).flatten()[:, None].sub(NF4).abs().argmin(1).to(torch.uint8)

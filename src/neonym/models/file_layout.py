@@ -32,6 +32,7 @@ class FileLayout:
     vae: str  # kind of the VAE
     scheduler: Callable[[str | None, str], Config]  # takes the variant, and what the file is taken for
     vae_example: str = "ae.safetensors"  # how its VAE is usually called
+    vae_words: tuple[str, ...] = ()  # in the names of files of its VAE, if other families have VAEs of the same shapes
     variants: tuple[str, ...] = ()  # those of the family, if other variants are families of their own
     more: Mapping[str, MorePart] = field(default_factory=dict)  # component -> a part inside the transformer
 

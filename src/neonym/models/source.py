@@ -160,13 +160,18 @@ class ModelSource:
         return hash_of_files(*self.weights["vae"].files)
 
     def text_hash(self) -> str:
-        """Return the SHA-256 of the text encoders' weights, which must be available. A learned word fits only them."""
+        """Return the SHA-256 of the weights of text encoders and adapters, which must be available.
+
+        A learned word fits only them.
+        """
         texts = [self.weights[encoder] for encoder in self.encoders]
+        between = [self.weights[adapter] for adapter in self.family.adapters]
         if self.file is not None and all(own.files == (self.file,) for own in texts):
             roots = {own.start.partition(".")[0] + "." for own in texts}
-            return hash_of_tensors(self.file, tuple(sorted(roots)))
+            return hash_of_tensors(self.file, tuple(sorted({*roots, *(own.start for own in between)})))
         hashes = [
-            hash_of_tensors(own.files[0], (own.start,)) if own.start else hash_of_files(*own.files) for own in texts
+            hash_of_tensors(own.files[0], (own.start,)) if own.start else hash_of_files(*own.files)
+            for own in (*texts, *between)
         ]
         return hashes[0] if len(hashes) == 1 else sha256("".join(hashes).encode()).hexdigest()
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from neonym.config.run import RunConfig
 from neonym.data.datasets import Dataset
+from neonym.errors import ModelError, Problem
+from neonym.models.loading.enough_memory import FLOAT32, may_have_gpu, memory_problem
 from neonym.models.loading.sizes import sizes_of
 from neonym.models.memory import GB, Choice, Step, estimate
 from neonym.models.source import ModelSource
-from neonym.models.storage import SCHEMES, Storage
+from neonym.models.storage import SCHEMES, Scheme, Storage
+
+HALF = 2  # bytes of a number in the precision of a GPU
 
 
 def is_fitted(run: RunConfig) -> bool:
@@ -19,6 +24,31 @@ def is_fitted(run: RunConfig) -> bool:
     return (
         compute.fit == "auto" and is_open and not (compute.gradient_checkpointing or compute.cache_text_encoder_outputs)
     )
+
+
+def memory_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
+    """Return an error if the memory of this machine cannot hold the model in the form that the settings choose.
+
+    What a GPU holds is known when the run starts. Where `--fit` chooses, the smallest form counts.
+    """
+    compute, on_cpu = run.compute, run.compute.cpu or not may_have_gpu()
+    if is_fitted(run):
+        storage = Storage("nf4", "nf4") if source.family.denoiser.blocks else Storage()
+    else:
+        base, encoders = scheme_of(compute.base_precision), compute.encoder_precision
+        waiting = without_rows(run, source) if compute.cache_text_encoder_outputs and not on_cpu else ()
+        scheme = base if encoders == "auto" else scheme_of(encoders)
+        storage = Storage(base, scheme, compute.blocks_to_swap or 0, waiting)
+    try:
+        problem = memory_problem(replace(source, storage=storage), on_cpu, FLOAT32 if on_cpu else HALF)
+    except ModelError as error:
+        return error.problems
+    return [problem] if problem else []
+
+
+def scheme_of(precision: str) -> Scheme | None:
+    """Return the scheme that a setting of precision names; None if weights are not quantized."""
+    return next((scheme for scheme in SCHEMES if scheme == precision), None)
 
 
 def without_rows(run: RunConfig, source: ModelSource) -> tuple[str, ...]:

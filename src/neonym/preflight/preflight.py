@@ -37,6 +37,7 @@ from neonym.preflight.learning import (
     rate_warnings,
     schedule_of,
 )
+from neonym.preflight.memory import memory_problems
 from neonym.preflight.milestones import make_milestones
 from neonym.preflight.one_encoder_files import one_encoder_problems
 from neonym.preflight.plan import PlannedConcept, TrainingPlan, kept_steps_folder, step_sizes
@@ -118,7 +119,7 @@ def preflight(run: RunConfig, known: Sequence[Problem] = (), hasty: bool = False
     if source is None or not tokenizers:
         return found
     run, used = with_defaults(run, source)
-    of_settings = [*setting_notes(run), *unsuitable_settings(run, source)]
+    of_settings = [*setting_notes(run), *unsuitable_settings(run, source), *memory_problems(run, source)]
     of_settings += oversized_prompts(inputs.prompts, run.sample.sample_prompts, source)
     found = found.with_problems(of_settings, run=run, defaults=used)
     if config is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import psutil
 import torch
@@ -10,12 +11,14 @@ from accelerate import Accelerator
 
 from neonym.config.run import RunConfig
 from neonym.errors import UserError
+from neonym.models.loading.enough_memory import check_memory
+from neonym.models.loading.parts import free_on
 from neonym.models.loading.sizes import sizes_of
 from neonym.models.memory import GB, RESERVE, Choice, Estimate, estimate, fitting_choice
 from neonym.models.source import ModelSource
-from neonym.models.storage import SCHEMES, Scheme, Storage
+from neonym.models.storage import Scheme, Storage
 from neonym.preflight.defaults import with_settings
-from neonym.preflight.memory import is_fitted, largest_step, without_rows
+from neonym.preflight.memory import is_fitted, largest_step, scheme_of, without_rows
 from neonym.preflight.plan import TrainingPlan
 from neonym.training.setup import samples_at_once, weight_dtype
 
@@ -92,6 +95,13 @@ def refuse_if_impossible(needed: Estimate, memory: float, source: ModelSource) -
         raise UserError(what, source.name, "Use a smaller model, or a device with more memory")
 
 
+def refuse_without_memory(plan: TrainingPlan, accelerator: Accelerator) -> None:
+    """Raise ModelError if the memory of the machine or of its device cannot hold the weights, in the form of the run."""
+    device = accelerator.device
+    source = replace(plan.source, storage=storage_of(plan.run, plan.source, device, lambda _: None))
+    check_memory(source, device.type != "cuda", weight_dtype(accelerator).itemsize, free_on(device))
+
+
 def storage_of(run: RunConfig, source: ModelSource, device: torch.device, note: Callable[[str], None]) -> Storage:
     """Return how the frozen weights are kept in memory, according to the run's settings."""
     settings, denoiser = run.compute, source.family.denoiser
@@ -108,7 +118,7 @@ def storage_of(run: RunConfig, source: ModelSource, device: torch.device, note: 
 
 def scheme_on(device: torch.device, precision: str, note: Callable[[str], None]) -> Scheme | None:
     """Return the scheme of a precision on a device; None if weights are not quantized."""
-    scheme: Scheme | None = next((scheme for scheme in SCHEMES if scheme == precision), None)
+    scheme = scheme_of(precision)
     if scheme == "fp8" and device.type == "mps":
         note("note: fp8 -> int8: this device has no 8-bit floating-point numbers; int8 takes the same memory")
         return "int8"

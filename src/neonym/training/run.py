@@ -22,7 +22,7 @@ from neonym.training.early_stopping import EarlyStopping
 from neonym.training.load import encode_images, load_frozen_model, make_loader
 from neonym.training.loop import run_steps
 from neonym.training.measured_rates import with_measured_rates
-from neonym.training.memory import with_fit
+from neonym.training.memory import refuse_without_memory, with_fit
 from neonym.training.metadata import settings_metadata
 from neonym.training.periodic import begin_evaluations, concept_norms_and_distances, sample_if_due
 from neonym.training.resume import StartingPoint, find_starting_point
@@ -78,6 +78,7 @@ def open_and_train(
     store = CheckpointStore(plan)
     with errors_of_main_process(accelerator):
         if accelerator.is_main_process:
+            refuse_without_memory(plan, accelerator)
             locks.enter_context(store.open())
     start = find_starting_point(plan, store)
     for note in start.notes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,11 +22,13 @@ from diffusers import (
 from diffusers.models.transformers import transformer_cosmos
 from diffusers.modular_pipelines.anima.before_denoise import AnimaTextConditioningStep
 from diffusers.modular_pipelines.anima.encoders import AnimaTextEncoderStep, encode_vae_image
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Qwen3Model
 
 from neonym import generate
 from neonym.errors import ModelError
 from neonym.models.families.anima import ANIMA, QWEN, T5
+from neonym.models.loading.folder import Weights
 from neonym.models.loading.identify import identify
 from neonym.models.loading.recognise import source_of
 from neonym.models.model import load_model
@@ -135,6 +138,26 @@ def test_emphasis_multiplies_the_states_of_the_ids_of_the_adapter(folder):
     plain, weighed = (model.text.encode(replace(text, emphasis=own)).sequence for own in (None, {T5.name: emphasis}))
     torch.testing.assert_close(weighed[:, 1], plain[:, 1] * 1.5)
     assert torch.equal(weighed[:, 2:], plain[:, 2:])
+
+
+def test_a_word_fits_only_the_adapter_that_it_was_learned_with(folder, tmp_path):
+    """In a folder and in a file with everything, the hash of the text side depends on it, and not on the transformer."""
+    hashes = {}
+    for changed in ("", "text_conditioner", "transformer"):
+        home = shutil.copytree(folder, tmp_path / f"folder {changed}")
+        for part in filter(None, [changed]):
+            path = home / part / "diffusion_pytorch_model.safetensors"
+            save_file({name: tensor + 1 for name, tensor in load_file(path).items()}, path)
+        source = identify(str(home))
+        whole = home / "whole.safetensors"
+        starts = {"text_encoder": "text_encoders.qwen3.", "text_conditioner": "net.llm_adapter.", "transformer": "net."}
+        files = {part: load_file(source.weights[part].files[0]) for part in starts}
+        save_file({f"{starts[part]}{n}": t for part, own in files.items() for n, t in own.items()}, whole)
+        weights = {part: Weights((whole,), start=start) for part, start in starts.items()}
+        in_one = replace(source, file=whole, weights=weights)
+        hashes[changed] = source.text_hash(), in_one.text_hash()
+    for index in range(2):
+        assert hashes[""][index] == hashes["transformer"][index] != hashes["text_conditioner"][index]
 
 
 def test_the_index_of_a_modular_pipeline_is_read(folder):

@@ -13,7 +13,8 @@ from neonym.errors import ModelError
 from neonym.models.loading.assemble import token_table
 from neonym.models.loading.file_roles import facts_of
 from neonym.models.loading.folder import Weights
-from neonym.models.loading.quantized_files import plan_of, read_weights
+from neonym.models.loading.quantized_files import plan_of
+from neonym.models.loading.reading import read_weights
 from neonym.models.loading.vocabulary_spread import EIGHT_BITS, spread_of
 from neonym.models.loading.weight_files import hash_of_tensors, read_header
 from support.quantized import (

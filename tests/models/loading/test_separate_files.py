@@ -17,6 +17,7 @@ from neonym.errors import ModelError
 from neonym.models.families.flux2 import FLUX2_DEV
 from neonym.models.loading.encoder_files import EncoderFacts
 from neonym.models.loading.identify import identify
+from neonym.models.loading.recognise import source_notes
 from neonym.models.loading.separate_files import FLAGS, Given, fits, missing_encoders
 from neonym.models.model import Model, load_model
 from neonym.training.objective import Objective
@@ -340,6 +341,23 @@ def test_what_a_file_is_taken_for_is_noted(flux, tmp_path):
     path.write_bytes(flux.transformer.read_bytes())
     source = identify(str(path), vae=str(flux.vae), text_encoders=flux.given())
     assert any("krea" in str(note) and "its name" in str(note) for note in source_notes(source))
+
+
+@pytest.mark.parametrize(("family", "name", "warned"), [
+    ("flux1", "ae", ""), ("flux1", "my_vae", ""), ("flux1", "sd3.5_vae", "that of Stable Diffusion 3"),
+    ("zimage", "flux_vae", ""), ("sd3", "ae", "that of FLUX.1"), ("sd3", "sd3_vae", ""),
+])  # fmt: skip
+def test_a_vae_that_is_called_another_is_taken_with_a_warning(family, name, warned, tmp_path):
+    """FLUX.1's and SD3's have the same shapes; Z-Image's is FLUX.1's."""
+    files = Files(family, tmp_path / "files")
+    vae = files.vae.rename(files.vae.with_stem(name)) if name != "ae" else files.vae
+    source = identify(str(files.transformer), vae=str(vae), text_encoders=files.given())
+    said = [str(note) for note in source_notes(source) if str(vae) in str(note)]
+    assert len(said) == bool(warned)
+    assert all(warned in text and "according to its name" in text for text in said)
+    save_file(contiguous(files.vae_tensors), vae, {"modelspec.title": "The VAE of SD3"})
+    told = [note for note in map(str, source_notes(source)) if str(vae) in note]
+    assert ["its metadata" in note for note in told] == [True] * (family != "sd3")
 
 
 def test_the_command_line_names_all_problems_and_writes_nothing(flux, tmp_path, capsys, monkeypatch):

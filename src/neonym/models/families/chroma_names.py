@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from neonym.models.families.flux_blocks import DOUBLE, SINGLE, flux_config, renamed
+from neonym.models.families.flux_blocks import DOUBLE, FLUX_VAE, SINGLE, flux_config, renamed
 from neonym.models.file_layout import FileLayout, always_shift
 from neonym.models.loading.header import Part
 from neonym.models.signatures import Choice, Refusal, Signature, always
@@ -58,4 +58,4 @@ def approximator_name(name: str) -> str:
     return name.replace(".in_layer.", ".linear_1.").replace(".out_layer.", ".linear_2.")
 
 
-FILES = FileLayout(config_from, from_original_names, "chroma", "kl_16ch", always_shift(1.0))
+FILES = FileLayout(config_from, from_original_names, "chroma", "kl_16ch", always_shift(1.0), vae_words=FLUX_VAE)

@@ -28,6 +28,7 @@ SINGLE: Blocks = {
     "norm.query_norm": ("attn.norm_q",), "norm.key_norm": ("attn.norm_k",),
 }  # fmt: skip
 NEW = {"double": "transformer_blocks", "single": "single_transformer_blocks"}
+FLUX_VAE = ("flux", "ae")  # words in the names of files of FLUX.1's VAE, which Chroma and Z-Image have too
 SWAPPED = "norm_out.linear"  # its halves, shift and scale, are in the other order in diffusers
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from neonym.models.families.flux_blocks import DOUBLE, SINGLE, flux_config, renamed
+from neonym.models.families.flux_blocks import DOUBLE, FLUX_VAE, SINGLE, flux_config, renamed
 from neonym.models.file_layout import FileLayout, flow_scheduler
 from neonym.models.loading.header import Part
 from neonym.models.signatures import Choice, LoraSignature, Refusal, Signature, always
@@ -90,4 +90,4 @@ def scheduler(variant: str | None, choice: str) -> dict[str, Any]:
     return flow_scheduler(1.0) if variant == "schnell" else flow_scheduler(3.0, dynamic=True)
 
 
-FILES = FileLayout(config_from, from_original_names, "flux1", "kl_16ch", scheduler)
+FILES = FileLayout(config_from, from_original_names, "flux1", "kl_16ch", scheduler, vae_words=FLUX_VAE)

@@ -13,6 +13,7 @@ from neonym.models.signatures import Choice, LoraLayer, LoraSignature, Signature
 
 LARGE, MEDIUM = 2432, 1536  # widths of the transformer
 HEAD = 64
+VAE = ("sd3", "stable-diffusion-3")  # words in the names of files of its VAE
 TURBO = Choice("turbo", ("turbo",))
 CHOICES = {"3.5_large": (Choice("large"), TURBO), "3.5_medium": (Choice("medium"), TURBO)}
 
@@ -85,4 +86,6 @@ def from_original_names(tensors: dict[str, Any], config: dict[str, Any]) -> dict
     return convert_sd3_transformer_checkpoint_to_diffusers(without_prefix(tensors))
 
 
-FILES = FileLayout(config_from, from_original_names, "sd3", "kl_16ch", always_shift(3.0))
+FILES = FileLayout(
+    config_from, from_original_names, "sd3", "kl_16ch", always_shift(3.0), "sd3_vae.safetensors", vae_words=VAE
+)

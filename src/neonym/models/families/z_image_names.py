@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from neonym.models.families.flux_blocks import FLUX_VAE
 from neonym.models.file_layout import FileLayout, flow_scheduler
 from neonym.models.loading.header import Part
 from neonym.models.loading.prefixes import without_prefix
@@ -74,4 +75,4 @@ def scheduler(variant: str | None, choice: str) -> dict[str, Any]:
     return flow_scheduler(3.0 if choice == "turbo" else 6.0)
 
 
-FILES = FileLayout(config_from, from_original_names, "zimage", "kl_16ch", scheduler)
+FILES = FileLayout(config_from, from_original_names, "zimage", "kl_16ch", scheduler, vae_words=FLUX_VAE)

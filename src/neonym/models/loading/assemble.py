@@ -17,13 +17,15 @@ from torch import Tensor, nn
 from neonym.errors import ModelError
 from neonym.models.encoders.blocks import blocks_of, keep_blocks
 from neonym.models.family import Family
+from neonym.models.loading.deferred import ready, stored_fp8
 from neonym.models.loading.folder import Weights
-from neonym.models.loading.quantized_files import plan_of, read_weights
+from neonym.models.loading.quantized_files import plan_of
+from neonym.models.loading.reading import read_weights, weights_in_file
 from neonym.models.loading.vae_config import PREFIX as VAE_PREFIX
 from neonym.models.loading.vocabulary_spread import TOKEN_TABLES
 from neonym.models.loading.weight_files import read_header
 from neonym.models.offload import swapped_blocks
-from neonym.models.quantization import layers_to_quantize, pack, set_quantized
+from neonym.models.quantization import Packed, layers_to_quantize, pack, set_quantized, unpack
 from neonym.models.source import ModelSource
 from neonym.models.storage import Scheme, SchemeRules
 
@@ -63,8 +65,8 @@ def load_part(source: ModelSource, part: str, dtype: torch.dtype, device: torch.
     """Return a part with its weights, copied only if they change precision or device. Raises ModelError."""
     kind, weights = source.kinds[part], source.weights[part]
     module = empty_part(source, part)
-    tensors = {n: t for file in weights.files for n, t in read_weights(file, (weights.start,), dtype).items()}
-    named = fitting(source, part, module, tensors)
+    tensors = (weights_in_file(file, (weights.start,), dtype) for file in weights.files)
+    named = fitting(source, part, module, {name: own for found in tensors for name, own in found.items()})
     try:
         place_weights(source, part, module, ((name, named.pop(name)) for name in list(named)), dtype, device)
     except FloatingPointError:
@@ -76,27 +78,37 @@ def place_weights(
     source: ModelSource, part: str, module: nn.Module, named: Iterable[tuple[str, Tensor]], dtype: torch.dtype,
     device: torch.device,
 ) -> None:  # fmt: skip
-    """Give an empty part its weights, which are moved to the device and quantized one at a time.
+    """Give an empty part its weights, which are read, moved to the device and quantized one at a time.
 
-    The device never has to hold the whole part in its full size, since weights of blocks to swap stay in the memory of
-    the CPU. Raises FloatingPointError if weights are not finite.
+    Neither the CPU nor the device ever has to hold the whole part in another form than its own; weights of blocks to
+    swap stay in the memory of the CPU. Raises FloatingPointError if weights are not finite.
     """
     rules = scheme_rules(source.family, part, source.storage.denoiser, source.storage.encoders)
     to_quantize = {f"{name}.weight": found for name, found in layers_to_quantize(module, rules).items()}
     waiting, plain = tuple(f"{name}." for name in swapped_in(source, part, module)), dict[str, Tensor]()
     for name, tensor in named:
         home = torch.device("cpu") if name.startswith(waiting) else device
-        placed = tensor.to(device if name in to_quantize else home, dtype)
-        if not is_finite(placed):
-            raise FloatingPointError(name)
         if name in to_quantize:
             layer, scheme = to_quantize[name]
-            set_quantized(layer, pack(placed, scheme).to(home))
+            set_quantized(layer, quantized(tensor, scheme, dtype, device).to(home))
         else:
-            plain[name] = placed
-        del tensor, placed
+            plain[name] = finite(ready(tensor).to(home, dtype))
+        del tensor
     module.load_state_dict(plain, assign=True, strict=not tied(module))
     tie_weights(module)
+
+
+def quantized(tensor: Tensor, scheme: Scheme, dtype: torch.dtype, device: torch.device) -> Packed:
+    """Return the weights of a layer, quantized on the device; those that a file has in fp8 stay as they are for `fp8`.
+
+    Raises FloatingPointError if they are not finite in the precision `dtype`.
+    """
+    stored = stored_fp8(tensor) if scheme == "fp8" else None
+    if stored is None:
+        return pack(finite(ready(tensor).to(device, dtype)), scheme)
+    stored = stored.to(device)
+    finite(unpack(stored, dtype))
+    return stored
 
 
 def empty_part(source: ModelSource, part: str) -> nn.Module:
@@ -145,6 +157,13 @@ def tie_weights(module: nn.Module) -> None:
         module.tie_weights()  # pyright: ignore[reportCallIssue]
 
 
+def finite(tensor: Tensor) -> Tensor:
+    """Return a tensor whose numbers are all finite. Raises FloatingPointError for others."""
+    if not is_finite(tensor):
+        raise FloatingPointError
+    return tensor
+
+
 def is_finite(tensor: Tensor) -> bool:
     """Return whether all numbers are finite. A finite sum proves it in one pass, but the sum itself can overflow."""
     if tensor.is_meta:  # it has no data
@@ -155,7 +174,7 @@ def is_finite(tensor: Tensor) -> bool:
 def not_finite(kind: str, weights: Weights, dtype: torch.dtype) -> ModelError:
     """Return the error about weights that are not finite: damaged in the file, or too large for `dtype`."""
     found = {
-        file: [n for n, t in read_weights(file, (weights.start,)).items() if not is_finite(t.float())]
+        file: [n for n, t in weights_in_file(file, (weights.start,)).items() if not is_finite(ready(t).float())]
         for file in weights.files
     }
     for file, names in found.items():
@@ -222,8 +241,7 @@ def identities(
 ) -> dict[str, Tensor]:
     """Return the weights that a file leaves out because they are the identity, as the family's record says."""
     missing = [n for spec in source.encoder_specs if spec.name == part for n in spec.identities if n not in named]
-    like = next(iter(named.values()), None)
-    return {name: torch.eye(*wanted[name].shape, device=like.device) for name in missing} if like is not None else {}
+    return {name: torch.eye(*wanted[name].shape, device="cpu") for name in missing if named}
 
 
 def other_names(module: nn.Module, named: Mapping[str, Tensor]) -> set[str]:

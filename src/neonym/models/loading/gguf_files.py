@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -169,19 +168,16 @@ def read_gguf_header(file: Path) -> Header:
     )
 
 
-def gguf_numbers(file: Path, starts: tuple[str, ...] = ("",)) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the names and numbers of the tensors with one of the prefixes `starts`, dequantised one at a time.
+def numbers_of(file: Path, own: Stored) -> np.ndarray:
+    """Return the numbers of a tensor in a GGUF file, dequantised.
 
-    Raises ModelError if the file is damaged, or if it needs the package `gguf` and that is not installed.
+    Raises ModelError if that needs the package `gguf` and it is not installed.
     """
     import numpy as np
 
-    for name, own in read_content(file).tensors.items():
-        if not name.startswith(starts):
-            continue
-        kind = TYPES[own.kind][0]
-        raw = np.memmap(file, np.uint8, "r", own.start, (own.size,))
-        yield name, (raw.view(PLAIN[kind]) if kind in PLAIN else dequantised(raw, own, file)).reshape(own.shape)
+    kind = TYPES[own.kind][0]
+    raw = np.memmap(file, np.uint8, "r", own.start, (own.size,))
+    return (np.array(raw.view(PLAIN[kind])) if kind in PLAIN else dequantised(raw, own, file)).reshape(own.shape)
 
 
 def sample_of(file: Path, name: str, step: int) -> np.ndarray | None:
@@ -199,7 +195,7 @@ def sample_of(file: Path, name: str, step: int) -> np.ndarray | None:
 
 def dequantised(raw: np.ndarray, own: Stored, file: Path) -> np.ndarray:
     """Return quantised numbers as float32. Raises ModelError."""
-    name, _, block = TYPES[own.kind]
+    name, numbers, block = TYPES[own.kind]
     if not is_installed("gguf"):
         raise ModelError(
             f"has weights in the format {name}, which needs the package gguf",
@@ -208,8 +204,10 @@ def dequantised(raw: np.ndarray, own: Stored, file: Path) -> np.ndarray:
         )
     from gguf import GGMLQuantizationType, dequantize
 
+    blocks = prod(own.shape[1:]) // numbers or 1  # in a row: the package takes a few rows at a time
+    rows = raw.reshape(-1, blocks * block if len(raw) % (blocks * block) == 0 else block)
     try:
-        return dequantize(raw.reshape(-1, block), GGMLQuantizationType(own.kind))
+        return dequantize(rows, GGMLQuantizationType(own.kind))
     except NotImplementedError as error:
         what = f"has weights in the format {name}, which cannot be read"
         raise ModelError(what, str(file), "Use the file in Q8_0 or Q4_K") from error

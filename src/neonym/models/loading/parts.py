@@ -22,7 +22,7 @@ def load_parts(source: ModelSource, device: torch.device, dtype: torch.dtype) ->
 
     The VAE is float32. Raises ModelError, also if there is not enough memory for what is read.
     """
-    check_memory(source, device.type == "cpu", dtype.itemsize)
+    check_memory(source, device.type != "cuda", dtype.itemsize, free_on(device))
     quiet_libraries()
     avoid_broken_kernels(device)
     parts = {}
@@ -41,6 +41,14 @@ def load_parts(source: ModelSource, device: torch.device, dtype: torch.dtype) ->
     return parts
 
 
+def free_on(device: torch.device) -> float | None:
+    """Return the free bytes of a GPU's own memory; None for other devices, which use that of the CPU."""
+    if device.type != "cuda":
+        return None
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by this process
+    return float(torch.cuda.mem_get_info(device)[0] + unused)
+
+
 def vae_of(source: ModelSource, parts: dict[str, nn.Module], kind: type[Vae] = Vae) -> Vae:
     """Return the VAE of a model as one of the class `kind`, with the normalisation of its latents."""
     latents = source.latents
@@ -55,8 +63,8 @@ def flow_of(source: ModelSource, dtype: torch.dtype) -> Flow:
 def loading_order(source: ModelSource) -> list[str]:
     """Return the parts in the order that needs the least memory: usually the denoiser, the largest part, first.
 
-    While a part is cast, it is in memory twice. If a file is read whole for each part, as pickles in the old
-    serialisation are, the denoiser comes last: parts that are already loaded add to the whole file.
+    If a file is read whole for each part, as pickles in the old serialisation are, the denoiser comes last: parts that
+    are already loaded add to the whole file.
     """
     parts = list(source.kinds)
     mapped = all(stays_on_disk(file) for weights in source.weights.values() for file in weights.files)

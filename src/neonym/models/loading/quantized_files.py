@@ -1,27 +1,18 @@
-"""Read weights that a file stores in fewer bits: each tensor is made plain before anything else looks at it.
-
-Layers that a file has fused share one scale, so numbers are dequantised before names are converted.
-"""
+"""Find out how a file stores weights in fewer bits, and refuse what cannot be read. This module does not need torch."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from neonym.errors import ModelError, some
 from neonym.models.loading.file_roles import METADATA_QUANT, SCALE_NEW, SCALE_OLD
-from neonym.models.loading.gguf_files import gguf_numbers, is_gguf
 from neonym.models.loading.gguf_names import library_names
 from neonym.models.loading.header import Header, Shape
-from neonym.models.loading.weight_files import is_safetensors, read_header, read_tensors
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+from neonym.models.loading.weight_files import read_header
 
 MARKER = "scaled_fp8"  # says that a file in ComfyUI's old form has scales
 FORMAT = ".comfy_quant"  # of a layer, as JSON in bytes
@@ -129,64 +120,6 @@ def refuse_missing_scales(
         raise ModelError(what, str(file), "Is the file complete? Use its bf16 or fp16 version")
 
 
-def read_weights(file: Path, starts: tuple[str, ...], dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    """Return the tensors whose names have one of the prefixes `starts`, as plain numbers.
-
-    What is stored in fewer bits becomes `dtype` (float32 if None), one tensor after another; the others keep their type
-    and stay in the memory-mapped file. Raises ModelError if the file is damaged, or if its numbers cannot be read.
-    """
-    import torch
-
-    small = dtype or torch.float32
-    if is_gguf(file):
-        return dict(gguf_tensors(file, starts, small))
-    if not is_safetensors(file):
-        return read_tensors(file, starts)
-    plan = plan_of(file, read_header(file), starts)
-    tensors = read_tensors(file, starts)
-    return {name: plain(name, tensors, plan, small, file) for name in plan.plain}
-
-
-def gguf_tensors(file: Path, starts: tuple[str, ...], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """Yield the names in our libraries and the tensors of a GGUF file. Raises ModelError."""
-    import torch
-
-    names = library_names(read_header(file).shapes)
-    for name, numbers in gguf_numbers(file, tuple(own for own, new in names.items() if new.startswith(starts))):
-        yield names[name], torch.from_numpy(numbers.copy()).to(dtype)
-
-
-def plain(name: str, tensors: Mapping[str, Tensor], plan: Plan, dtype: torch.dtype, file: Path) -> Tensor:
-    """Return one tensor as plain numbers."""
-    tensor = tensors[name]
-    if name in plan.packed:
-        return unpacked(name, tensors, packed_state(file, plan.packed[name])[1], plan.plain[name]).to(dtype)
-    if name in plan.scales:
-        return scaled(name, tensor, tensors[plan.scales[name]], file).to(dtype)
-    return tensor.to(dtype) if tensor.element_size() == 1 and tensor.is_floating_point() else tensor
-
-
-def scaled(name: str, weight: Tensor, scale: Tensor, file: Path) -> Tensor:
-    """Return weights times their scale, float32: one for all, for each row, or for each block of a row.
-
-    Scales of blocks are [O,blocks,1]. Raises ModelError if they do not fit.
-    """
-    wide, factor = weight.float(), scale.float()
-    if factor.numel() == 1:
-        return wide * factor.reshape(())
-    if weight.ndim == 2 and factor.ndim == 2 and factor.shape == (weight.shape[0], 1):
-        return wide * factor
-    if (
-        weight.ndim == 2
-        and factor.ndim == 3
-        and factor.shape[0] == weight.shape[0]
-        and not weight.shape[1] % factor.shape[1]
-    ):
-        return (wide.reshape(weight.shape[0], factor.shape[1], -1) * factor).reshape(weight.shape)
-    what = f"has scales of the shape {[*scale.shape]} for {name}, whose shape is {[*weight.shape]}"
-    raise ModelError(what, str(file), USE_OTHER)
-
-
 def packed_state(file: Path, name: str) -> tuple[Shape, dict[str, Any]]:
     """Return the shape of a packed weight, and what else its quant_state says. Raises ModelError if it is damaged."""
     try:
@@ -196,24 +129,3 @@ def packed_state(file: Path, name: str) -> tuple[Shape, dict[str, Any]]:
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"does not say how its weights are packed ({error})", str(file), USE_OTHER) from error
     return shape, state
-
-
-def unpacked(name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any], shape: Shape) -> Tensor:
-    """Return weights that bitsandbytes has packed by two in a byte, float32: a level times the largest of a block."""
-    import torch
-
-    codes, count = tensors[name].flatten(), prod(shape)
-    levels = tensors[f"{name}.quant_map"].float()
-    pairs = torch.stack((codes >> 4, codes & 15), 1).flatten()[:count].long()  # the first of a pair is in the high bits
-    each = largest(name, tensors, state).repeat_interleave(int(state["blocksize"]))[:count]
-    return (levels[pairs] * each).reshape(shape)
-
-
-def largest(name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Tensor:
-    """Return the largest number of each block, float32, which may be quantised itself."""
-    found = tensors[f"{name}.absmax"]
-    if f"{name}.nested_absmax" not in tensors:
-        return found.float()
-    levels, outer = tensors[f"{name}.nested_quant_map"].float(), tensors[f"{name}.nested_absmax"].float()
-    each = outer.repeat_interleave(int(state["nested_blocksize"]))[: found.numel()]
-    return levels[found.long()] * each + float(state["nested_offset"])

@@ -13,6 +13,7 @@ from neonym.errors import ModelError, Problem
 from neonym.models.defaults import PUBLISHED_SPREAD, is_count
 from neonym.models.family import BY_USER, Configs, Family, Recognised, chosen
 from neonym.models.loading.refusals import refuse_version
+from neonym.models.loading.weight_files import read_header
 from neonym.models.registry import families, supported
 from neonym.models.signatures import BY_USER as BY_VERSION
 from neonym.models.signatures import Choice, assume, origin_of
@@ -121,6 +122,7 @@ def source_notes(source: ModelSource) -> Iterator[Problem]:
             what = f"the model has no {spec.name} ({spec.file_key}): a word gets no vectors for it, and zeros replace its states"
             yield Problem("note", what, source.name)
     yield from version_notes(source)
+    yield from doubtful_vae(source)
     unrecorded = "the model does not record whether it predicts noise or v"
     if source.prediction_from == BY_USER:
         yield Problem("note", f"{unrecorded}: v is used, as --v_parameterization says", source.name)
@@ -140,3 +142,22 @@ def version_notes(source: ModelSource) -> Iterator[Problem]:
     elif source.version is not None:
         what = f"has no effect: the files of this model ({source.family.label}) say which version it is"
         yield Problem("warning", what, f"--model_version {source.version}")
+
+
+def doubtful_vae(source: ModelSource) -> Iterator[Problem]:
+    """Yield a warning if the separate VAE is called that of another family, which has the same shapes but other scales."""
+    layout, label = source.family.files, source.family.label
+    if source.vae is None or not source.vae.is_file() or layout is None or not layout.vae_words:
+        return
+    others = {
+        own.files.vae_words: own.label for own in reversed(families()) if own.files and own.files.vae == layout.vae
+    }
+    choices = [Choice(other, words) for words, other in others.items() if words != layout.vae_words]
+    own = Choice(label, layout.vae_words)
+    assumed = assume((own, *choices), read_header(source.vae).metadata, source.vae.name)
+    if assumed.choice is not own:
+        what = (
+            f"is taken for the VAE of {label}, but {assumed.reason} it is that of {assumed.choice.name}, whose weights "
+            f"have the same shapes and whose latents have another scale"
+        )
+        yield Problem("warning", what, f"--vae {source.vae}", f"Use the VAE of {label}, such as {layout.vae_example}")

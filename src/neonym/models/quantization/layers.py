@@ -67,8 +67,8 @@ class _Conv(torch.autograd.Function):
         return back.to(ctx.dtype), None, None, None, None, None, None
 
 
-class QuantizedLinear(nn.Linear):
-    """A linear layer with quantized weights. It has no `weight`."""
+class Quantized(nn.Module):
+    """The base of layers with quantized weights, which have no `weight`."""
 
     scheme: Scheme
     numbers: Tensor
@@ -79,23 +79,17 @@ class QuantizedLinear(nn.Linear):
     def packed(self) -> Packed:
         """The quantized weights."""
         return Packed(self.scheme, self.numbers, self.scale, self.weight_shape)
+
+
+class QuantizedLinear(Quantized, nn.Linear):
+    """A linear layer with quantized weights."""
 
     def forward(self, input: Tensor) -> Tensor:
         return _Linear.apply(input, self.bias, *self.packed)  # pyright: ignore[reportReturnType]
 
 
-class QuantizedConv2d(nn.Conv2d):
-    """A 2D convolution with quantized weights. It has no `weight`."""
-
-    scheme: Scheme
-    numbers: Tensor
-    scale: Tensor
-    weight_shape: tuple[int, ...]
-
-    @property
-    def packed(self) -> Packed:
-        """The quantized weights."""
-        return Packed(self.scheme, self.numbers, self.scale, self.weight_shape)
+class QuantizedConv2d(Quantized, nn.Conv2d):
+    """A 2D convolution with quantized weights."""
 
     def forward(self, input: Tensor) -> Tensor:
         options = (self.stride, self.padding, self.dilation, self.groups)
