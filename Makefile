@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check format docs
+.PHONY: setup demo web test check format docs
 
 setup: .venv/ready
 
@@ -14,6 +14,9 @@ setup: .venv/ready
 
 demo: setup
 	$(BIN)/neonym demo
+
+web: setup
+	$(BIN)/neonym web
 
 # two files at a time, each on one core
 test: setup

@@ -69,6 +69,14 @@ neonym.train(run, listeners=[show])
   loaded, in every process of the run.
 - To stop the run, call `stop.request()` on the `Stop` that you passed to `neonym.train`. You can do so from any
   thread, or from a listener. The run ends after the current step, and the same call to `neonym.train` resumes it.
+
+## Requests
+
+Another program, or you, can ask a run for something by creating an empty file in its run folder. The run answers after
+its current step, and removes the file:
+
+- `save-now`: save the words as they are now, in `WORD-run/steps` (a `saved` event names the file).
+- `sample-now`: generate the images of `--sample_prompts` (a `sampled` event names them).
 """
 
 

@@ -10,6 +10,7 @@ from neonym._version import __version__ as __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from neonym.api.check import check as check
     from neonym.api.convert import convert as convert
     from neonym.api.embeddings import read_embedding as read_embedding
     from neonym.api.embeddings import write_embedding as write_embedding
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from neonym.api.inspect import WordFacts as WordFacts
     from neonym.api.inspect import inspect as inspect
     from neonym.api.model import load_model as load_model
-    from neonym.api.train import check as check
+    from neonym.api.recognise import ModelFacts as ModelFacts
+    from neonym.api.recognise import recognise as recognise
     from neonym.api.train import train as train
     from neonym.config.run import RunConfig as RunConfig
     from neonym.errors import ConfigError as ConfigError
@@ -56,12 +58,14 @@ if TYPE_CHECKING:
     from neonym.types import Size as Size
 
 _HOMES = {
+    "neonym.api.check": ("check",),
     "neonym.api.convert": ("convert",),
     "neonym.api.embeddings": ("read_embedding", "write_embedding"),
     "neonym.api.generate": ("generate",),
     "neonym.api.inspect": ("EncoderFacts", "FileFacts", "Neighbours", "WordFacts", "inspect"),
     "neonym.api.model": ("load_model",),
-    "neonym.api.train": ("check", "train"),
+    "neonym.api.recognise": ("ModelFacts", "recognise"),
+    "neonym.api.train": ("train",),
     "neonym.config.run": ("RunConfig",),
     "neonym.errors": (
         "ConfigError", "DataError", "FormatError", "ModelError", "NeonymError", "Problem", "RefuseRun", "UserError",
@@ -119,6 +123,7 @@ __all__ = [
     "inspect",
     "load_model",
     "read_embedding",
+    "recognise",
     "train",
     "write_embedding",
 ]

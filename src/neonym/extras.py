@@ -26,6 +26,7 @@ OPTIONAL = (
     OptionalPackage("peft", "peft", "generation", "LoRAs: --network_weights of neonym generate"),
     OptionalPackage("scipy", "scipy", "generation", "the sampler lms"),
     OptionalPackage("gguf", "gguf", "gguf", "models in GGUF files"),
+    OptionalPackage("nicegui", "nicegui", "web", "the page: neonym web"),
     OptionalPackage("pillow_jxl", "pillow-jxl-plugin", "jxl", "images in JPEG XL"),
 )
 MODULES = {optional.module: optional for optional in OPTIONAL}

@@ -1,30 +1,16 @@
-"""Training from Python: the problems of a run, and the run itself."""
+"""Training from Python."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from neonym.api.wording import all_in_python, python_wording, text_in_python
+from neonym.api.wording import python_wording, text_in_python
 from neonym.config.run import RunConfig
-from neonym.errors import Problem
-from neonym.preflight.images import similar_image_warnings
-from neonym.preflight.preflight import preflight
 from neonym.runs import start
 from neonym.runs.events import Event, Failed, Finished, Listener, Noted
 from neonym.runs.stop import Stop
 from neonym.training.run import Result
-
-
-def check(run: RunConfig) -> list[Problem]:
-    """Return the problems of a run: errors, warnings and notes about its settings, images, captions and token ids.
-
-    This takes seconds: no weights are read, and nothing is written. A run with a problem of severity `error` does not
-    train.
-    """
-    with python_wording():
-        found = preflight(run, run.notes)
-        return all_in_python([*found.problems, *similar_image_warnings(found.records)])
 
 
 def train(run: RunConfig, listeners: Sequence[Listener] = (), stop: Stop | None = None) -> Result:

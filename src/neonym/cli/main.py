@@ -23,6 +23,7 @@ COMMANDS = {
     "recipe": "print the settings that a word was learned with",
     "convert": "write an embedding file in another layout",
     "caption": "make, join, clean and count captions; find images that look the same",
+    "web": "open a page in the browser that does all of this without commands",
     "demo": "learn a subject and a style with the built-in model",
     "doctor": "show what is installed and what is missing, for bug reports",
 }

@@ -21,6 +21,7 @@ STATE = "state.safetensors"  # the state from which an interrupted run continues
 END = "finished.safetensors"  # the state of a finished run
 VERDICT, EVENTS = "verdict.json", "events.jsonl"
 SAMPLES = "sample"
+SAVE_NOW, SAMPLE_NOW = "save-now", "sample-now"  # files in the run folder that request something of a run
 PROJECT = "textual_inversion"  # the name in trackers, unless --log_tracker_name sets another
 LAST_STEP, LAST_EPOCH = 99_999_999, 999_999  # the largest numbers for which file names have digits
 SHOWN = 40  # characters shown of each end of a long name

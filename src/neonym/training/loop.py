@@ -9,7 +9,7 @@ from neonym.config.run import RunConfig
 from neonym.optim.optimizers import found_rate, rate_now
 from neonym.runs.events import Stepped
 from neonym.training.concept import Concept
-from neonym.training.periodic import evaluate_if_due, sample_if_due, save_if_due
+from neonym.training.periodic import answer_requests, evaluate_if_due, sample_if_due, save_if_due
 from neonym.training.session import Session
 from neonym.training.setup import objective_of
 from neonym.training.step import train_step
@@ -31,6 +31,7 @@ def run_steps(run: Session) -> bool:
         evaluate_if_due(run)
         sample_if_due(run)
         save_if_due(run)
+        answer_requests(run)
         # whether the run ends here: all processes must agree
         stops_early = run.agree(run.stops_early)
         if not stops_early and state.step < total:

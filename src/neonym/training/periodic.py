@@ -10,6 +10,7 @@ import torch
 from neonym.errors import UserError
 from neonym.preflight.milestones import is_due
 from neonym.runs.events import Evaluated, Sampled, Saved
+from neonym.runs.outputs import SAMPLE_NOW, SAVE_NOW
 from neonym.training.concept import Concept
 from neonym.training.evaluation import means_of
 from neonym.training.session import Session
@@ -49,8 +50,41 @@ def evaluate(run: Session) -> None:
 def sample_if_due(run: Session) -> None:
     """Generate sample images if they are due. If that fails, emit a warning and continue training."""
     tag = run.sample_renderer.tag(run.state.step, run.milestones)
-    if tag is None or not run.is_main:
+    if tag is not None and run.is_main:
+        sample(run, tag)
+
+
+def answer_requests(run: Session) -> None:
+    """Save the words or generate sample images if a file in the run folder requests it, and remove that file."""
+    if not run.is_main:
         return
+    done = run.state.step
+    if taken(run.plan.run_folder / SAVE_NOW):
+        run.checks.check_rows()
+        try:
+            emit_saved(run, run.store.save_step_in_run_folder(run.state), in_run_folder=True)
+        except (UserError, OSError) as error:
+            run.events.warn(f"{error} Training continues; files saved earlier are intact.")
+    if taken(run.plan.run_folder / SAMPLE_NOW):
+        if run.sample_renderer.prompts:
+            sample(run, f"{done:06d}")
+        else:
+            run.events.warn("no sample images: the run has no --sample_prompts")
+
+
+def taken(request: Path) -> bool:
+    """Return whether a request is there, and remove it."""
+    if not request.exists():
+        return False
+    try:
+        request.unlink()
+    except OSError:
+        return False  # another would be answered in every step
+    return True
+
+
+def sample(run: Session, tag: str) -> None:
+    """Generate sample images. If that fails, emit a warning and continue training."""
     try:
         files = run.sample_renderer.render(run.model, run.state.concepts, tag)
     except Exception as error:  # whatever a sampler, a full disk or too small a GPU raises

@@ -1,0 +1,46 @@
+"""What a model is, found without reading its weights. This module does not need torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from neonym.api.wording import python_wording
+from neonym.models.loading.identify import identify
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a model is, from its configs or the header of its file."""
+
+    name: str
+    family: str  # "sd1", "flux1"
+    label: str  # "Stable Diffusion 1.x"
+    process: str  # "diffusion" or "flow"
+    native_size: int  # pixels per side that it was trained for
+    prediction_type: str  # "epsilon", "v_prediction" or "velocity"
+    encoders: tuple[str, ...]  # the keys of its text encoders in embedding files
+    defaults: Mapping[str, Any]  # setting -> the value that it has for this model
+
+
+def recognise(name: str | Path, offline: bool = False) -> ModelFacts:
+    """Return what a model is: a checkpoint file, a Diffusers folder, a hub ID or a built-in model.
+
+    No weights are read except a sample of the vocabulary. Raises ModelError if the model is unsupported, incomplete or
+    damaged.
+    """
+    with python_wording():
+        source = identify(str(name), offline=offline)
+        defaults = source.defaults
+        return ModelFacts(
+            name=str(name),
+            family=source.family.name,
+            label=source.family.label,
+            process=source.family.process,
+            native_size=source.native_size,
+            prediction_type=source.prediction_type,
+            encoders=tuple(spec.file_key for spec in source.encoder_specs),
+            defaults={own.name: getattr(defaults, own.name).value for own in fields(defaults)},
+        )

@@ -1,0 +1,43 @@
+"""Run `neonym web`, the page for people who do not type commands."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+
+from neonym.config.flags import parse_flags
+from neonym.errors import UserError
+from neonym.extras import install_command, is_installed
+
+DESCRIPTION = "Open the page: teach words, watch them learn and try them in a browser. It listens on this machine only."
+
+
+class WebFlags(BaseModel):
+    """The flags of the page."""
+
+    folder: str = Field("~/neonym", description="The home folder: words, images, the queue. It is made if needed.")
+    port: int = Field(7817, ge=0, le=65535, description="The port; 0 chooses a free one.")
+    listen: str | None = Field(
+        None, description="Another address to listen on. The URL then has a token, which is needed to open the page."
+    )
+
+
+def main(argv: list[str], prog: str) -> int:
+    """Serve the page until Ctrl-C, and return the exit code."""
+    flags = parse_flags(WebFlags, argv, prog, DESCRIPTION)
+    if not is_installed("nicegui"):
+        raise UserError("needs the package nicegui", "neonym web", f"Install it: {install_command('nicegui')}")
+    os.environ.setdefault("NICEGUI_STORAGE_PATH", str(Path(flags.folder).expanduser() / "cache" / "page"))
+    from neonym.web.home import Home
+    from neonym.web.server import address_of, serve
+
+    home, address = Home(Path(flags.folder)), address_of(flags.listen, flags.port)
+    with home.claimed():
+        print(
+            f"Neonym's page: {address.url}\nHome folder: {home.root}\nTo close it, press Ctrl-C. Runs go on.",
+            flush=True,
+        )
+        serve(home, address)
+    return 0

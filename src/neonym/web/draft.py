@@ -1,0 +1,117 @@
+"""A new word that is being prepared: settings under their flat names, as the user typed them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from neonym import Problem, RunConfig
+from neonym.config.command_line import SECRETS
+from neonym.config.schema import fields_of
+from neonym.config.values import as_flag_text, as_written
+from neonym.config.without_effect import DIFFUSION_ONLY, FLOW_ONLY
+
+Values = dict[str, Any]
+FIELDS: dict[str, tuple[str, FieldInfo]] = {name: (section, info) for section, name, info in fields_of(RunConfig)}
+MAIN = ("num_vectors_per_token", "max_train_steps", "learning_rate", "train_batch_size", "resolution")
+# Settings that have a place of their own on the page, or none: keys of online services stay in the environment
+ELSEWHERE = (
+    "pretrained_model_name_or_path", "train_data_dir", "dataset_config", "token_string", "init_word", "output_dir",
+    *MAIN, *SECRETS,
+)  # fmt: skip
+PRESETS: dict[str, Values] = {
+    "Object": {"use_object_template": False, "use_style_template": False, "num_vectors_per_token": ""},
+    "Style": {"use_object_template": False, "num_vectors_per_token": "4"},
+    "Face": {"use_style_template": False, "num_vectors_per_token": "4", "flip_aug": False},
+}
+
+
+@dataclass
+class Draft:
+    """The settings of a new word. A setting that is empty has its default."""
+
+    values: Values = field(default_factory=dict)
+
+    def set(self, name: str, value: Any) -> None:
+        """Set a setting, or unset it with an empty value."""
+        if is_default(name, value):
+            self.values.pop(name, None)
+        else:
+            self.values[name] = value
+
+    def update(self, values: Mapping[str, Any]) -> None:
+        """Set several settings."""
+        for name, value in values.items():
+            self.set(name, value)
+
+    def run(self) -> RunConfig:
+        """Return the run that the settings describe. Raises ConfigError with every wrong value."""
+        return RunConfig.parse(**{name: typed(name, value) for name, value in self.values.items()})
+
+    def command(self) -> str:
+        """Return the command line that trains the word, for a shell."""
+        words = ["neonym", "train"]
+        for name, value in self.values.items():
+            if value is True:
+                words.append(f"--{name}")
+            elif isinstance(value := typed(name, value), (list, tuple)):
+                words += [f"--{name}", *map(as_flag_text, value)]
+            elif value is False:
+                words.append(f"--no-{name}")
+            else:
+                words.append(f"--{name}={as_flag_text(value)}")
+        return shlex.join(words)
+
+    def toml(self) -> str:
+        """Return the settings as a config file."""
+        values = {name: typed(name, value) for name, value in self.values.items()}
+        return "\n".join(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items())
+
+
+def is_default(name: str, value: Any) -> bool:
+    """Return whether a value is empty, or that which a setting has by itself."""
+    return value in (None, "", [], ()) or (name in FIELDS and value == FIELDS[name][1].default)
+
+
+def typed(name: str, value: Any) -> Any:
+    """Return a value as a config file would hold it: texts of a setting with several values are split."""
+    if isinstance(value, str) and name in FIELDS and is_list(FIELDS[name][1]):
+        return shlex.split(value) if value.count('"') % 2 == 0 and value.count("'") % 2 == 0 else value.split()
+    return value
+
+
+def is_list(info: FieldInfo) -> bool:
+    """Return whether a setting has several values."""
+    kinds = (info.annotation, *get_args(info.annotation))
+    return any(get_origin(kind) in (tuple, list) for kind in kinds)
+
+
+def draft_of(run: RunConfig) -> Draft:
+    """Return the draft with the settings of a run that differ from their defaults."""
+    draft = Draft()
+    for name, (section, info) in FIELDS.items():
+        value = getattr(getattr(run, section), name)
+        if value != info.default and name not in SECRETS:
+            draft.set(name, as_written(value))
+    return draft
+
+
+def acting(process: str | None) -> list[str]:
+    """Return the settings that can have an effect on a model, by its process; all of them if that is unknown."""
+    without = {"flow": set(DIFFUSION_ONLY), "diffusion": set(FLOW_ONLY)}.get(process or "", set())
+    return [name for name in FIELDS if name not in without and name not in ELSEWHERE]
+
+
+def by_setting(problems: Iterable[Problem]) -> dict[str, list[Problem]]:
+    """Return problems by the setting that they are about, "" for those of none: images, captions, the model."""
+    found: dict[str, list[Problem]] = {}
+    for problem in problems:
+        words = problem.where.replace("`", " ").replace("--", " ").replace("=", " ").split()
+        name = next((word for word in words[:1] if word in FIELDS), "")
+        found.setdefault(name, []).append(problem)
+    return found

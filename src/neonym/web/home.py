@@ -1,0 +1,98 @@
+"""The home folder of the page, and the other folders that it may read. No path outside of them is ever served."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from neonym.errors import UserError
+from neonym.io.atomic import alone_in, atomic_write
+from neonym.io.json import as_json
+
+FOLDERS = ("outputs", "datasets", "models", "queue", "presets", "bin", "images", "cache")
+KINDS = ("outputs", "datasets", "models")  # of folders that the user names
+
+
+class Home:
+    """The home folder: outputs, data sets, models, the queue, presets, a bin, generated images and thumbnails."""
+
+    def __init__(self, root: Path):
+        """Make the folder and what is in it. Raises UserError if that fails."""
+        self.root = root.expanduser().resolve()
+        try:
+            for name in FOLDERS:
+                (self.root / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            what = f"cannot be the home folder ({error.strerror})"
+            raise UserError(what, str(self.root), "Choose another --folder") from error
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other servers away from the folder during the block. Raises UserError if there is one."""
+        with alone_in(self.root / "queue") as alone:
+            if not alone:
+                fix = "Open that page, or choose another --folder"
+                raise UserError("is the home folder of another page that is open", str(self.root), fix)
+            yield
+
+    def folder(self, name: str) -> Path:
+        """Return one of FOLDERS."""
+        return self.root / name
+
+    def named(self, kind: str) -> list[Path]:
+        """Return the folders of a kind: the home folder's own, then those that the user named."""
+        own = [Path(path) for path in self.read("places.json", {}).get(kind, [])]
+        return [self.folder(kind), *own]
+
+    def name(self, kind: str, path: str) -> Path:
+        """Add a folder of the user's to those that the page reads. Raises UserError if it is not one."""
+        folder = Path(path).expanduser().resolve()
+        if not folder.is_dir():
+            raise UserError("is not a folder", path, "Check the path")
+        places = self.read("places.json", {})
+        if not self.allows(folder):
+            places[kind] = [*places.get(kind, []), str(folder)]
+            self.write("places.json", places)
+        return folder
+
+    def allows(self, path: Path) -> bool:
+        """Return whether a path lies in the home folder or in a folder that the user named. Links are followed."""
+        try:
+            real = path.resolve()
+        except (OSError, RuntimeError, ValueError):
+            return False
+        roots = [self.root, *(folder for kind in KINDS for folder in self.named(kind))]
+        return any(real.is_relative_to(root.resolve()) for root in roots)
+
+    def read(self, name: str, default: Any) -> Any:
+        """Return the content of a JSON file in the home folder, or a default if there is none that can be read."""
+        try:
+            return json.loads((self.root / name).read_text("utf-8"))
+        except (OSError, ValueError):
+            return default
+
+    def write(self, name: str, value: Any) -> None:
+        """Write a JSON file in the home folder. Raises UserError if the disk refuses."""
+        path = self.root / name
+        try:
+            with atomic_write(path) as part:
+                part.write_text(as_json(value, indent=1), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot be written ({error.strerror})", str(path), "Free some space") from error
+
+    def to_bin(self, files: Sequence[Path]) -> Path:
+        """Move files of the output folders to a new folder in the bin, and return that. Raises UserError."""
+        folder = self.folder("bin") / f"{time.strftime('%Y%m%d-%H%M%S')}-{files[0].stem}"
+        folder = next(free for i in range(10_000) if not (free := folder.with_name(f"{folder.name}{i or ''}")).exists())
+        try:
+            folder.mkdir()
+            for file in files:
+                if self.allows(file):
+                    file.rename(folder / file.name)
+        except OSError as error:
+            raise UserError(f"cannot be moved to the bin ({error.strerror})", str(files[0])) from error
+        return folder

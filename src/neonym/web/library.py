@@ -1,0 +1,115 @@
+"""The words in the output folders: each an embedding file with what belongs to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neonym.web.home import Home
+
+ENDINGS = (".safetensors", ".pt", ".bin", ".ckpt", ".png")
+IMAGES = (".png", ".jpg", ".jpeg", ".webp")
+SMALL = 64 * 2**20  # bytes: embedding files are kilobytes; a model beside them is not a word
+HEADER = 2**20
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word in an output folder."""
+
+    file: Path
+    token: str
+    date: float  # seconds since 1970
+    model: str
+    vectors: int
+    verdict: dict[str, Any] | None
+    samples: tuple[Path, ...]  # the newest sheet first
+
+    @property
+    def card(self) -> Path | None:
+        """The usage card beside the file, if there is one."""
+        card = self.file.with_suffix(".md")
+        return card if card.is_file() else None
+
+    @property
+    def run_folder(self) -> Path | None:
+        """The run folder beside the file, if there is one."""
+        folder = self.file.with_name(f"{self.file.stem}-run")
+        return folder if folder.is_dir() else None
+
+    @property
+    def files(self) -> list[Path]:
+        """The files and folders that belong to the word alone."""
+        return [path for path in (self.file, self.card, self.run_folder) if path is not None]
+
+
+def words_in(home: Home) -> list[Word]:
+    """Return the words in all output folders, the newest first."""
+    found = [word for folder in home.named("outputs") for file in word_files(folder) if (word := read_word(file))]
+    return sorted(found, key=lambda word: -word.date)
+
+
+def word_files(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder that may be words, and those in its folders, but not those of single steps."""
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")]):
+        parts = path.relative_to(folder).parts
+        if not any(part.endswith(("-run", "-state")) for part in parts[:-1]) and "-step0" not in path.stem:
+            yield path
+
+
+def read_word(file: Path) -> Word | None:
+    """Return the word in a file, or None if it is none. Only the header is read."""
+    header = read_header(file)
+    tensors = {name: value for name, value in header.items() if name != "__metadata__"}
+    rows = [value.get("shape") for value in tensors.values() if isinstance(value, dict)]
+    if not rows or not all(isinstance(shape, list) and len(shape) == 2 for shape in rows):
+        return None
+    known = header.get("__metadata__") or {}
+    folder = file.with_name(f"{file.stem}-run")
+    return Word(
+        file=file,
+        token=str(known.get("neonym.token") or file.stem),
+        date=file.stat().st_mtime,
+        model=str(known.get("neonym.base_model") or ""),
+        vectors=max(shape[0] for shape in rows),
+        verdict=verdict_in(folder, file.stem),
+        samples=samples_of(file),
+    )
+
+
+def read_header(file: Path) -> dict[str, Any]:
+    """Return the header of a .safetensors file; an empty one if it cannot be read or is too large for a word's."""
+    try:
+        if file.stat().st_size > SMALL:
+            return {}
+        with file.open("rb") as opened:
+            size = int.from_bytes(opened.read(8), "little")
+            found = json.loads(opened.read(size)) if size <= HEADER else {}
+        return found if isinstance(found, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def verdict_in(folder: Path, token: str) -> dict[str, Any] | None:
+    """Return the verdict in a run folder: that on a word, or else the first; None if there is none."""
+    try:
+        found = json.loads((folder / "verdict.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+    return next((row for row in rows if row.get("token") == token), rows[0] if rows else None)
+
+
+def samples_of(file: Path) -> tuple[Path, ...]:
+    """Return the sample images of a word, the newest sheet first."""
+    folder = file.parent / "sample"
+    found = [path for path in folder.glob(f"{glob_text(file.stem)}_*") if path.suffix.lower() in IMAGES]
+    return tuple(sorted(found, key=lambda path: (not path.stem.endswith("_sheet"), -path.stat().st_mtime)))
+
+
+def glob_text(text: str) -> str:
+    """Return a text as a pattern that matches nothing else."""
+    return "".join(f"[{char}]" if char in "*?[" else char for char in text)

@@ -1,0 +1,215 @@
+"""One run: its progress while it learns, and what came out of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from nicegui import ui
+
+from neonym.web.pages.frame import card, dim, heading, page, picture, problem_line, telling, verdict_chip
+from neonym.web.pages.runs import progress_text
+from neonym.web.processes import gpu_memory
+from neonym.web.queue import OPEN, Entry
+from neonym.web.run_log import RunLog
+from neonym.web.state import State
+
+EVERY = 1.0  # seconds between two looks
+SHEETS = 12  # of sample images on the page
+
+
+def run_page(state: State) -> None:
+    """Add the page to the application."""
+
+    @ui.page("/run/{id}")
+    def show(id: str) -> None:
+        entry = state.queue.entry(id)
+        with page(entry.token if entry else "No such run", "/runs"):
+            if entry is None:
+                with card():
+                    ui.label("This run is not in the list any more.")
+                    ui.link("All runs", "/runs").classes("n-link")
+                return
+            view = RunView(state, entry)
+            view.build()
+            ui.timer(EVERY, view.refresh)
+
+
+class RunView:
+    """The view of one run, which follows its events."""
+
+    def __init__(self, state: State, entry: Entry):
+        self.state, self.entry = state, entry
+        self.drawn: dict[str, Any] = {}  # what was drawn last, by the part of the page
+
+    @property
+    def log(self) -> RunLog:
+        """What the run has reported."""
+        return self.state.queue.log(self.entry)
+
+    def build(self) -> None:
+        """Make the parts of the page, and fill them."""
+        with card():
+            with ui.row().classes("items-center gap-2"):
+                self.badge = ui.badge(self.entry.status)
+                self.line = ui.label("").props('role="status"')
+            self.bar = ui.linear_progress(0, show_value=False).props('aria-label="progress"')
+            self.memory = dim("")
+            self.buttons = ui.row().classes("gap-2")
+        self.result = ui.column().classes("w-full gap-3")
+        with card("Loss"):
+            self.chart = ui.echart(chart_options()).classes("w-full").style("height: 260px")
+            self.chart.props('role="img" aria-label="training and evaluation loss by step"')
+        self.samples = ui.column().classes("w-full gap-3")
+        self.steps = ui.column().classes("w-full gap-3")
+        with ui.expansion("Log and settings").classes("w-full n-card"):
+            self.notes = ui.column().classes("w-full gap-1")
+            heading("Settings")
+            ui.label(self.state.queue.settings(self.entry.id)).classes("n-mono")
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Show what has changed since the last time."""
+        self.entry = self.state.queue.entry(self.entry.id) or self.entry
+        log = self.log
+        self.badge.text = self.entry.status
+        is_open = self.entry.status in OPEN
+        self.line.text = progress_text(log) if self.entry.status in ("running", "stopping") else ""
+        self.bar.value = log.step / log.steps if log.steps else 0.0
+        self.bar.set_visibility(is_open)
+        self.memory.text = self.memory_text() if self.entry.status == "running" else ""
+        self.update("buttons", self.entry.status, self.draw_buttons)
+        self.update("chart", (len(log.losses), len(log.evaluations)), self.draw_chart)
+        self.update("samples", len(log.samples), self.draw_samples)
+        self.update("steps", len(log.saved), self.draw_steps)
+        self.update("notes", len(log.notes), self.draw_notes)
+        self.update("result", (self.entry.status, len(log.verdicts)), self.draw_result)
+
+    def update(self, part: str, value: Any, draw: Any) -> None:
+        """Draw a part of the page if what it shows has changed."""
+        if self.drawn.get(part) != value:
+            self.drawn[part] = value
+            draw()
+
+    def memory_text(self) -> str:
+        """Return the memory that the run uses."""
+        if found := gpu_memory(self.entry.device):
+            return f"{self.entry.device}: {found[0] / 1000:.1f} of {found[1] / 1000:.1f} GB in use"
+        return f"{self.entry.device}: {self.entry.process.memory() / 1e9:.1f} GB of memory"
+
+    def draw_buttons(self) -> None:
+        """Draw what can be done now."""
+        queue, id = self.state.queue, self.entry.id
+        self.buttons.clear()
+        with self.buttons:
+            if self.entry.status in ("waiting", "running"):
+                ui.button("Stop", icon="stop", on_click=telling(lambda: queue.stop(id))).props("outline")
+            if self.entry.status == "running":
+                ui.button("Save now", on_click=telling(lambda: queue.ask(id, "save-now"))).props("outline")
+                ui.button("Sample now", on_click=telling(lambda: queue.ask(id, "sample-now"))).props("outline")
+            if self.entry.status in ("stopped", "interrupted", "failed"):
+                ui.button("Go on", icon="play_arrow", on_click=telling(lambda: queue.go_on(id)))
+
+    def draw_chart(self) -> None:
+        """Draw the curves."""
+        log = self.log
+        self.chart.options["series"][0]["data"] = [[step, round(loss, 5)] for step, loss in log.curve()]
+        self.chart.options["series"][1]["data"] = [[step, round(loss, 5)] for step, loss in log.evaluations]
+        self.chart.update()
+
+    def draw_samples(self) -> None:
+        """Draw the newest sheets of sample images, each with the images without the word and before training."""
+        self.samples.clear()
+        sheets = self.log.samples[-SHEETS:]
+        if not sheets:
+            return
+        with self.samples, card("Sample images"):
+            dim("Each sheet: without the word, before training, now.")
+            with ui.element("div").classes("n-grid"):
+                for sample in reversed(sheets):
+                    with ui.column().classes("gap-1"):
+                        picture(Path(sample["sheet"]), f"sample images at step {sample['step']}")
+                        dim(f"step {sample['step']}")
+
+    def draw_steps(self) -> None:
+        """Draw the saved steps, each with its samples and a button that makes it the word."""
+        self.steps.clear()
+        saved = [(step, file) for step, file in self.log.saved if file.suffix]
+        if not saved:
+            return
+        sheets = {sample["step"]: Path(sample["sheet"]) for sample in self.log.samples}
+        with self.steps, card("Saved steps"), ui.element("div").classes("n-strip"):
+            for step, file in saved:
+                with ui.column().classes("gap-1").style("min-width: 150px"):
+                    if step in sheets:
+                        picture(sheets[step], f"sample images at step {step}", 160)
+                    ui.label(f"step {step}")
+                    use = ui.button("Use this one", on_click=telling(lambda file=file: self.use(file)))
+                    use.props("outline dense")
+                    use.props["aria-label"] = f"use the word of step {step}"
+
+    def use(self, file: Path) -> None:
+        """Make the word of a step the word."""
+        target = self.state.library_file(self.entry)
+        self.state.use(file, target)
+        ui.notify(f"{target.name} is now the word of {file.stem}.", type="positive")
+
+    def draw_notes(self) -> None:
+        """Draw what the run has said."""
+        self.notes.clear()
+        with self.notes:
+            for level, text in self.log.notes[-200:]:
+                problem_line({"warning": "warning"}.get(level, "note"), text)
+
+    def draw_result(self) -> None:
+        """Draw how the run has ended."""
+        self.result.clear()
+        log = self.log
+        with self.result:
+            if self.entry.status == "failed":
+                with card("It failed"):
+                    ui.label(log.error or self.state.queue.output(self.entry.id)).classes("n-text")
+            if self.entry.status == "interrupted":
+                with card("It was interrupted"):
+                    ui.label("The process ended without a word. It can go on from its last saved step.")
+            for verdict in log.verdicts if self.entry.status == "finished" else ():
+                file = next((file for file in log.files if file.stem == verdict.get("token")), None)
+                verdict_card(verdict, file or (log.files[0] if log.files else None))
+
+
+def verdict_card(verdict: dict[str, Any], file: Path | None) -> None:
+    """Show a verdict with its reasons and advice."""
+    with card():
+        with ui.row().classes("items-center gap-2"):
+            heading(str(verdict.get("token", "")))
+            verdict_chip(str(verdict.get("word", "")))
+        ui.label(str(verdict.get("reason", ""))).classes("n-text")
+        if verdict.get("advice"):
+            problem_line("warning", str(verdict["advice"]))
+        before, after = verdict.get("loss_before"), verdict.get("loss_after")
+        if before and after:
+            dim(f"evaluation loss {before:.5f} -> {after:.5f} on {verdict.get('evaluated_on', 'the images')}")
+        if (obedience := verdict.get("obedience")) is not None:
+            dim(f"other words change {100 * obedience:.0f} % as much beside it as beside words that the model knows")
+        if file is not None:
+            ui.button(
+                "Look at the word, and try it", on_click=lambda: ui.navigate.to(f"/word?{urlencode({'file': file})}")
+            )
+
+
+def chart_options() -> dict[str, Any]:
+    """Return the options of the chart: the training loss and the evaluation loss by step."""
+    line = {"type": "line", "showSymbol": False, "data": []}
+    return {
+        "animation": False,
+        "grid": {"left": 60, "right": 16, "top": 36, "bottom": 32},
+        "legend": {"top": 0, "textStyle": {"color": "#808b98"}},
+        "tooltip": {"trigger": "axis"},
+        "xAxis": {"type": "value", "name": "step", "minInterval": 1, "max": "dataMax"},
+        "yAxis": {"type": "value", "scale": True},
+        "series": [
+            {**line, "name": "training", "lineStyle": {"width": 1, "opacity": 0.6}},
+            {**line, "name": "evaluation", "showSymbol": True, "lineStyle": {"width": 2}},
+        ],
+    }

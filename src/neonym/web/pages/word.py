@@ -1,0 +1,191 @@
+"""One word: what it is, what programs do with it, and a place to try it. Two words side by side."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from fastapi import Request
+from nicegui import ui
+
+from neonym.web import work
+from neonym.web.images import file_url
+from neonym.web.library import Word, read_word
+from neonym.web.pages.frame import card, confirmed, date_of, dim, page, picture, problem_line, telling, verdict_chip
+from neonym.web.pages.run import verdict_card
+from neonym.web.state import State
+
+LAYOUTS = {"pt": "AUTOMATIC1111 (.pt)", "bin": "diffusers (.bin)", "png": "card with an image (.png)"}
+STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5)
+
+
+def word_page(state: State) -> None:
+    """Add the pages of a word and of two words to the application."""
+
+    @ui.page("/word")
+    async def show(file: str) -> None:
+        word = readable_word(state, file)
+        with page(word.token if word else "No such word", "/"):
+            if word is None:
+                ui.label("There is no such file in the output folders.")
+                return
+            facts(word)
+            Trial(state, [word]).build()
+            tools(state, word)
+            await ui.context.client.connected()  # the first look at a file takes seconds
+            await programs(state, word)
+
+    @ui.page("/compare")
+    def compare(request: Request) -> None:
+        files = request.query_params.getlist("file")[:2]
+        words = [word for file in files if (word := readable_word(state, file)) is not None]
+        with page("Two words", "/"):
+            if len(words) < 2:
+                ui.label("Choose two words in the list of words.")
+                return
+            with ui.element("div").classes("n-grid"):
+                for word in words:
+                    facts(word)
+            Trial(state, words).build()
+
+
+def readable_word(state: State, file: str) -> Word | None:
+    """Return the word in a file that the page may read, or None."""
+    path = Path(file)
+    return read_word(path) if state.home.allows(path) and path.is_file() else None
+
+
+def facts(word: Word) -> None:
+    """Show what a word is."""
+    if word.verdict:
+        verdict_card(word.verdict, None)
+    with card():
+        if not word.verdict:
+            verdict_chip("no verdict")
+        dim(f"{word.vectors} vectors, for {word.model or 'an unknown model'}, {date_of(word.date)}")
+        ui.label(str(word.file)).classes("n-mono")
+        if word.samples:
+            with ui.element("div").classes("n-strip"):
+                for sample in word.samples[:12]:
+                    picture(sample, f"sample image of {word.token}", 160)
+
+
+async def programs(state: State, word: Word) -> None:
+    """Show what each program does with a word."""
+    found = await state.workers.do("checks", work.inspect, word.file)
+    with card("In other programs"):
+        if "error" in found:
+            problem_line("error", found["error"])
+            return
+        for program, support in found["programs"].items():
+            with ui.row().classes("no-wrap items-start gap-2"):
+                ui.label(program).style("font-weight: 650; min-width: 120px")
+                ui.label(support).classes("n-text")
+        for text in found["warnings"]:
+            problem_line("warning", text)
+
+
+def tools(state: State, word: Word) -> None:
+    """Show what can be done with the file of a word."""
+    with card("The file"), ui.row().classes("gap-2 items-center"):
+        ui.button("Download", icon="download", on_click=lambda: ui.download(file_url(word.file, True), word.file.name))
+        if word.card:
+            ui.button("Usage card", on_click=lambda: show_card(word)).props("outline")
+
+        async def convert(event: Any) -> None:
+            files, error = await state.workers.do("checks", work.convert, word.file, event.value, word.file.parent)
+            if error:
+                raise RuntimeError(error)
+            for file in files:
+                ui.download(file_url(file, True), file.name)
+
+        ui.select(LAYOUTS, label="Convert to", on_change=telling(convert)).props("outlined dense").style(
+            "min-width: 200px"
+        )
+        ui.button(
+            "Train it again", on_click=lambda: ui.navigate.to(f"/new?{urlencode({'like': str(word.file)})}")
+        ).props("outline")
+
+        async def delete() -> None:
+            if await confirmed(f"Move {word.file.name} and its run to the bin of the home folder?", "Move to the bin"):
+                state.home.to_bin(word.files)
+                ui.navigate.to("/")
+
+        ui.button("Delete", icon="delete", color="negative", on_click=telling(delete)).props("outline")
+
+
+def show_card(word: Word) -> None:
+    """Show the usage card of a word, as text."""
+    with ui.dialog() as dialog, ui.card().style("max-width: 760px; width: 100%"):
+        ui.label(word.card.read_text("utf-8", errors="replace") if word.card else "").classes("n-mono")
+        ui.button("Close", on_click=dialog.close).props("flat")
+    dialog.open()
+
+
+class Trial:
+    """A place to try words: one prompt with several seeds or strengths, side by side."""
+
+    def __init__(self, state: State, words: list[Word]):
+        self.state, self.words = state, words
+
+    def build(self) -> None:
+        """Show the fields, and a place for the images."""
+        with card("Try it"):
+            self.prompt = ui.input("Prompt; {word} is the word", value="a photo of {word}").classes("w-full")
+            self.negative = ui.input("Negative prompt").classes("w-full")
+            with ui.row().classes("items-center gap-2"):
+                self.seed = ui.number("First seed", value=1, min=0, precision=0)
+                self.count = ui.number("Seeds", value=3, min=1, max=16, precision=0)
+                self.steps = ui.number("Steps", value=30, min=1, max=150, precision=0)
+                self.strength = ui.number("Strength", value=1.0, min=0.5, max=1.5, step=0.05)
+                self.sheet = ui.switch("all strengths (X/Y sheet)")
+                self.as_negative = ui.switch("use it as a negative prompt")
+            for field in (self.prompt, self.negative, self.seed, self.count, self.steps, self.strength):
+                field.props("outlined dense stack-label")
+            self.button = ui.button("Generate", icon="image", on_click=telling(self.generate))
+            self.busy = ui.spinner(size="28px").props('aria-label="generating"')
+            self.busy.set_visibility(False)
+            self.images = ui.column().classes("w-full gap-3").props('aria-live="polite"')
+
+    async def generate(self) -> None:
+        """Generate the images, a row for each word and strength."""
+        self.button.disable()
+        self.busy.set_visibility(True)
+        self.images.clear()
+        strengths = STRENGTHS if self.sheet.value else (float(self.strength.value or 1.0),)
+        try:
+            for word in self.words:
+                for strength in strengths:
+                    await self.row(word, strength)
+        finally:
+            self.button.enable()
+            self.busy.set_visibility(False)
+
+    async def row(self, word: Word, strength: float) -> None:
+        """Generate and show the images of one word at one strength."""
+        prompt, negative = (
+            str(field.value or "").replace("{word}", word.token) for field in (self.prompt, self.negative)
+        )
+        if self.as_negative.value:
+            prompt, negative = without(prompt, word.token), f"{negative}, {word.token}".strip(", ")
+        first, count = int(self.seed.value or 0), int(self.count.value or 1)
+        request = {
+            "prompts": [prompt] * count, "words": [str(word.file)], "model": word.model or "builtin:emoji", "seed": first,
+            "negative_prompt": negative, "steps": int(self.steps.value or 30), "strength": strength,
+        }  # fmt: skip
+        folder = self.state.home.folder("images") / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**6:06d}"
+        found = await self.state.workers.do("images", work.generate, request, folder)
+        if found.error:
+            raise RuntimeError(found.error)
+        with self.images:
+            dim(f"{word.token}, strength {strength:g}")
+            with ui.element("div").classes("n-strip"):
+                for i, file in enumerate(found.files):
+                    picture(file, f"{prompt}, seed {first + i}", 320)
+
+
+def without(prompt: str, token: str) -> str:
+    """Return a prompt without a word."""
+    return " ".join(prompt.replace(token, " ").split())

@@ -1,0 +1,88 @@
+"""The words: every embedding in the output folders."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlencode
+
+from nicegui import ui
+
+from neonym.web.library import Word, words_in
+from neonym.web.pages.frame import card, date_of, dim, heading, page, picture, telling, verdict_chip
+from neonym.web.state import State
+
+MOST = 200  # cards of words on one page
+
+
+def words_page(state: State) -> None:
+    """Add the page to the application."""
+
+    @ui.page("/")
+    async def show() -> None:
+        with page("Words", "/"):
+            found = await asyncio.to_thread(words_in, state.home)
+            if not found:
+                empty()
+            chosen: set[Word] = set()
+
+            def compare() -> None:
+                if len(chosen) == 2:
+                    files = [("file", str(word.file)) for word in sorted(chosen, key=lambda word: word.token)]
+                    ui.navigate.to(f"/compare?{urlencode(files)}")
+                else:
+                    ui.notify("Tick two words to compare them.")
+
+            if len(found) > 1:
+                ui.button("Compare two words", icon="compare", on_click=compare).props("outline dense")
+            with ui.element("div").classes("n-grid"):
+                for word in found[:MOST]:
+                    word_card(word, chosen, len(found) > 1)
+            if len(found) > MOST:
+                dim(f"{len(found) - MOST} older words are not shown.")
+            folders(state)
+
+
+def empty() -> None:
+    """Show what to do first."""
+    with card("No words yet"):
+        ui.label("A word is learned from 5 to 50 images of one thing, person or style. It takes three steps:")
+        ui.label("1. choose the images, 2. name the word, 3. press Train.")
+        with ui.row().classes("gap-2"):
+            ui.button("Teach a new word", icon="add", on_click=lambda: ui.navigate.to("/new"))
+            ui.button("Try it with the example images", on_click=lambda: ui.navigate.to("/new?example=nutkin")).props(
+                "outline"
+            )
+
+
+def word_card(word: Word, chosen: set[Word], can_compare: bool) -> None:
+    """Show one word."""
+    target = f"/word?{urlencode({'file': str(word.file)})}"
+    with ui.element("section").classes("n-card column"):
+        if word.samples:
+            picture(word.samples[0], f"sample images of {word.token}")
+        with ui.row().classes("items-center justify-between w-full"):
+            with ui.link(target=target).classes("n-link"):
+                heading(word.token)
+            if word.verdict:
+                verdict_chip(str(word.verdict.get("word", "")))
+        vectors = f"{word.vectors} vector{'s' * (word.vectors > 1)}"
+        dim(f"{vectors}, {word.model or 'unknown model'}, {date_of(word.date)}")
+        if can_compare:
+            ui.checkbox(
+                f"compare {word.token}",
+                on_change=lambda event: (chosen.add if event.value else chosen.discard)(word),
+            ).props("dense")
+
+
+def folders(state: State) -> None:
+    """Show the output folders, and let the user name more of them."""
+    with ui.expansion("Folders").classes("w-full"):
+        for folder in state.home.named("outputs"):
+            ui.label(str(folder)).classes("n-mono")
+        path = ui.input("Another folder with words").props("dense outlined").classes("w-full")
+
+        def add() -> None:
+            state.home.name("outputs", path.value)
+            ui.navigate.reload()
+
+        ui.button("Add folder", on_click=telling(add)).props("outline dense")

@@ -1,0 +1,100 @@
+"""Runs as processes of their own, which go on when the page is closed, and are found again when it starts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+STARTED: dict[int, subprocess.Popen[bytes]] = {}  # our own children, which must be waited for
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process, recognised by its number and the time of its creation: numbers are used again."""
+
+    pid: int
+    created: float
+
+    def running(self) -> bool:
+        """Return whether the process runs."""
+        child = STARTED.get(self.pid)
+        if child is not None and child.poll() is not None:
+            return False
+        try:
+            found = psutil.Process(self.pid)
+            return abs(found.create_time() - self.created) < 0.1 and found.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
+    def exit_code(self) -> int | None:
+        """Return the exit code of a child of ours that has ended; None for others."""
+        child = STARTED.get(self.pid)
+        return None if child is None else child.poll()
+
+    def stop(self) -> None:
+        """Ask the process to end after its current step, with its state saved."""
+        if self.running():
+            os.kill(self.pid, signal.SIGTERM)
+
+    def memory(self) -> int:
+        """Return the bytes of memory that the process uses, 0 if it has ended."""
+        try:
+            return psutil.Process(self.pid).memory_info().rss
+        except psutil.Error:
+            return 0
+
+
+def start(words: Sequence[str], folder: Path, log: Path, device: str) -> Process:
+    """Start `neonym` with these words in a folder, on a device, with its output appended to a log. Raises OSError.
+
+    The process gets a session of its own, so that neither Ctrl-C nor the end of the page's server reaches it.
+    """
+    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "120"}
+    if device.startswith("cuda:"):
+        environment["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "neonym", *words], cwd=folder, stdout=output, stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL, start_new_session=True, env=environment,
+        )  # fmt: skip
+    STARTED[child.pid] = child
+    try:
+        created = psutil.Process(child.pid).create_time()
+    except psutil.Error:  # it has ended already
+        created = 0.0
+    return Process(child.pid, created)
+
+
+def devices() -> list[str]:
+    """Return the devices that runs can have, one run each: "cuda:0" and so on, or "cpu". This needs no torch."""
+    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        listed = []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        listed = [index for index in visible.split(",") if index.strip()] if listed else []
+    return [f"cuda:{index.strip()}" for index in listed] or ["cpu"]
+
+
+def gpu_memory(device: str) -> tuple[int, int] | None:
+    """Return the used and the total megabytes of a GPU; None for the CPU, or if they are unknown."""
+    if not device.startswith("cuda:"):
+        return None
+    command = [
+        "nvidia-smi", f"--id={device.removeprefix('cuda:')}", "--query-gpu=memory.used,memory.total",
+        "--format=csv,noheader,nounits",
+    ]  # fmt: skip
+    try:
+        used, total = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.split(",")
+        return int(used), int(total)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None

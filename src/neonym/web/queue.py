@@ -1,0 +1,230 @@
+"""The queue of runs: files in the home folder, so that it survives the page and the machine.
+
+Each entry is a folder with the settings as they were when it was queued, its state, and the output of its process.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from neonym import UserError
+from neonym.config.command_line import write_config
+from neonym.io.atomic import atomic_write
+from neonym.web import processes
+from neonym.web.draft import Draft
+from neonym.web.home import Home
+from neonym.web.processes import Process
+from neonym.web.run_log import RunLog
+
+Status = Literal["waiting", "running", "stopping", "stopped", "interrupted", "finished", "failed"]
+ENTRY, SETTINGS, OUTPUT, PROMPTS = "entry.json", "settings.toml", "output.txt", "prompts.txt"
+OPEN = ("waiting", "running", "stopping")
+LAST_LINES = 12  # of the output of a run that failed
+NOT_LEARNED = 3  # the exit code of a run that ended with a word that was not learned
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A frozen record of one run in the queue."""
+
+    id: str
+    token: str
+    run_folder: str
+    status: Status = "waiting"
+    order: float = 0.0
+    device: str = ""
+    pid: int = 0
+    created: float = 0.0  # when the process was made
+    queued: float = 0.0  # seconds since 1970
+
+    @property
+    def process(self) -> Process:
+        """Its process, which may have ended."""
+        return Process(self.pid, self.created)
+
+
+class Queue:
+    """The runs of a home folder. `tick` is called every second, and starts and follows their processes."""
+
+    def __init__(self, home: Home, devices: Sequence[str] | None = None):
+        self.home, self.devices = home, list(devices or processes.devices())
+        self.logs: dict[str, RunLog] = {}
+
+    @property
+    def paused(self) -> bool:
+        """Whether no waiting run is started."""
+        return bool(self.home.read("queue.json", {}).get("paused", False))
+
+    def pause(self, paused: bool) -> None:
+        """Pause the queue, or let it go on. Runs that were started go on either way."""
+        self.home.write("queue.json", {"paused": paused})
+
+    def folder(self, id: str) -> Path:
+        """Return the folder of an entry."""
+        return self.home.folder("queue") / id
+
+    def entries(self) -> list[Entry]:
+        """Return all entries, in the order in which they run; those that cannot be read are left out."""
+        found = [entry for path in self.home.folder("queue").glob(f"*/{ENTRY}") if (entry := read_entry(path))]
+        return sorted(found, key=lambda entry: (entry.order, entry.id))
+
+    def entry(self, id: str) -> Entry | None:
+        """Return the entry with an ID, or None."""
+        return read_entry(self.folder(id) / ENTRY) if "/" not in id and id not in ("", ".", "..") else None
+
+    def log(self, entry: Entry) -> RunLog:
+        """Return what the run of an entry has reported so far."""
+        log = self.logs.setdefault(entry.id, RunLog(Path(entry.run_folder) / "events.jsonl"))
+        log.read()
+        return log
+
+    def add(self, draft: Draft, prompts: str = "") -> Entry:
+        """Queue a run with a snapshot of its settings, and of the prompts of its sample images.
+
+        Raises ConfigError for settings that cannot be read, and UserError if the disk refuses.
+        """
+        now = time.time()
+        id = f"{time.strftime('%Y%m%d-%H%M%S')}-{int(now * 1000) % 1000:03d}"
+        folder = self.folder(id)
+        values = {"output_dir": str(self.home.folder("outputs")), **draft.values}
+        if prompts.strip():
+            values["sample_prompts"] = str(folder / PROMPTS)
+        run = Draft(values).run()
+        token = run.save.output_name or run.concept.token_string or "words"
+        try:
+            folder.mkdir()
+            (folder / PROMPTS).write_text(prompts, encoding="utf-8")
+            write_config(run, folder / SETTINGS)
+        except OSError as error:
+            raise UserError(f"cannot be written ({error.strerror})", str(folder), "Free some space") from error
+        entry = Entry(id, token, str(Path(run.save.output_dir) / f"{token}-run"), order=now, queued=now)
+        self.save(entry)
+        return entry
+
+    def save(self, entry: Entry) -> None:
+        """Write an entry. Raises UserError if the disk refuses."""
+        path = self.folder(entry.id) / ENTRY
+        try:
+            with atomic_write(path) as part:
+                part.write_text(json.dumps(asdict(entry)), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot be written ({error.strerror})", str(path), "Free some space") from error
+
+    def move(self, id: str, by: int) -> None:
+        """Move a waiting entry up (-1) or down (+1) among those that wait."""
+        waiting = [entry for entry in self.entries() if entry.status == "waiting"]
+        at = next((i for i, entry in enumerate(waiting) if entry.id == id), None)
+        if at is None or not 0 <= at + by < len(waiting):
+            return
+        one, other = waiting[at], waiting[at + by]
+        self.save(replace(one, order=other.order))
+        self.save(replace(other, order=one.order))
+
+    def stop(self, id: str) -> None:
+        """Stop a run after its current step, or take a waiting one off the queue; it can go on later."""
+        entry = self.entry(id)
+        if entry is None or entry.status not in OPEN:
+            return
+        if entry.status == "waiting":
+            self.save(replace(entry, status="stopped"))
+            return
+        self.save(replace(entry, status="stopping"))
+        entry.process.stop()
+
+    def go_on(self, id: str) -> None:
+        """Queue a run again, which continues where it ended."""
+        entry = self.entry(id)
+        if entry is not None and entry.status not in OPEN:
+            self.logs.pop(id, None)
+            self.save(replace(entry, status="waiting", order=time.time()))
+
+    def remove(self, id: str) -> None:
+        """Remove an entry that does not run from the list. What its run has written stays."""
+        entry = self.entry(id)
+        if entry is not None and entry.status not in ("running", "stopping"):
+            shutil.rmtree(self.folder(id), ignore_errors=True)
+            self.logs.pop(id, None)
+
+    def ask(self, id: str, request: Literal["save-now", "sample-now"]) -> None:
+        """Ask a run to save its word or to generate sample images after its current step."""
+        entry = self.entry(id)
+        if entry is not None and entry.status == "running":
+            try:
+                (Path(entry.run_folder) / request).touch()
+            except OSError as error:
+                raise UserError(f"cannot be written to ({error.strerror})", entry.run_folder) from error
+
+    def tick(self) -> None:
+        """Follow the processes, and start waiting runs on devices that are free."""
+        entries = self.entries()
+        for entry in entries:
+            if entry.status in ("running", "stopping") and not entry.process.running():
+                self.save(replace(entry, status=self.end_of(entry)))
+        busy = {entry.device for entry in self.entries() if entry.status in ("running", "stopping")}
+        free = [device for device in self.devices if device not in busy]
+        waiting = [entry for entry in entries if entry.status == "waiting"]
+        for entry, device in () if self.paused else zip(waiting, free, strict=False):
+            self.start(entry, device)
+
+    def start(self, entry: Entry, device: str) -> None:
+        """Start the process of an entry on a device."""
+        folder = self.folder(entry.id)
+        try:
+            process = processes.start(
+                ["train", f"--config_file={folder / SETTINGS}"], self.home.root, folder / OUTPUT, device
+            )
+        except OSError:
+            self.save(replace(entry, status="failed"))
+            return
+        self.logs.pop(entry.id, None)
+        self.save(replace(entry, status="running", device=device, pid=process.pid, created=process.created))
+
+    def end_of(self, entry: Entry) -> Status:
+        """Return how a run has ended: by the exit code of its process, else by what it reported last."""
+        code = entry.process.exit_code()
+        if code in (0, NOT_LEARNED):
+            return "finished"
+        if code == 2:
+            return "failed"
+        log = self.log(entry)
+        if log.status == "finished":
+            return "finished"
+        if log.status == "failed":
+            return "failed"
+        return "stopped" if log.status == "stopped" or entry.status == "stopping" else "interrupted"
+
+    def output(self, id: str, lines: int = LAST_LINES) -> str:
+        """Return the last lines that a run has printed."""
+        return "\n".join(last_lines(self.folder(id) / OUTPUT, lines))
+
+    def settings(self, id: str) -> str:
+        """Return the settings of an entry as TOML."""
+        try:
+            return (self.folder(id) / SETTINGS).read_text("utf-8")
+        except OSError:
+            return ""
+
+
+def read_entry(path: Path) -> Entry | None:
+    """Return the entry in a file, or None if it cannot be read."""
+    try:
+        table: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return Entry(**table)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def last_lines(file: Path, count: int) -> Iterator[str]:
+    """Yield the last lines of a file; none if it cannot be read."""
+    try:
+        with file.open("rb") as opened:
+            opened.seek(max(0, file.stat().st_size - 400 * count))
+            yield from opened.read().decode("utf-8", "replace").splitlines()[-count:]
+    except OSError:
+        return

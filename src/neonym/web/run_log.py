@@ -1,0 +1,147 @@
+"""What a run has reported so far, read from the events in its run folder while they are written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+RECENT = 60.0  # seconds over which the speed is averaged
+POINTS = 600  # of a curve; the browser gets no more
+ENDS = ("finished", "stopped", "failed")
+
+
+@dataclass
+class RunLog:
+    """The reports of one run. `read` takes what was appended to its event file since the last call."""
+
+    file: Path
+    position: int = 0
+    rest: str = ""
+    status: str = ""  # the last event that says what the run does: "opened", "encoded", "started", ..., or its end
+    words: list[str] = field(default_factory=list)
+    step: int = 0
+    steps: int = 0
+    samples_per_step: float = 0.0
+    times: list[tuple[float, int]] = field(default_factory=list)  # (seconds since 1970, steps done)
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    evaluations: list[tuple[int, float]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    saved: list[tuple[int, Path]] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)  # (level, text)
+    verdicts: list[dict[str, Any]] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    error: str = ""
+    progress: tuple[int, int] = (0, 0)  # of encoding or judging
+
+    def read(self) -> bool:
+        """Take the events that were appended, and return whether there were any."""
+        try:
+            size = self.file.stat().st_size
+            if size < self.position:  # a new run took the folder
+                self.__init__(self.file)
+            if size == self.position:
+                return False
+            with self.file.open("rb") as opened:
+                opened.seek(self.position)
+                text = opened.read(size - self.position)
+        except OSError:
+            return False
+        self.position = size
+        *lines, self.rest = (self.rest + text.decode("utf-8", "replace")).split("\n")
+        for line in lines:
+            self.take(line)
+        return True
+
+    def take(self, line: str) -> None:
+        """Take one event. A line that is damaged or of an unknown kind is skipped."""
+        try:
+            event = json.loads(line)
+            handler = getattr(self, f"on_{event['event']}", None)
+        except (ValueError, KeyError, TypeError):
+            return
+        if handler is not None:
+            handler(event)
+
+    def on_opened(self, event: dict[str, Any]) -> None:
+        self.status, self.words = "opened", list(event["words"])
+        self.times, self.error, self.verdicts = [], "", []
+
+    def on_encoded(self, event: dict[str, Any]) -> None:
+        self.status, self.progress = "encoded", (event["done"], event["total"])
+
+    def on_started(self, event: dict[str, Any]) -> None:
+        self.status, self.step, self.steps = "started", event["first_step"], event["steps"]
+        self.samples_per_step = event["samples_per_step"]
+        self.times = [(event["time"], self.step)]
+        self.losses = [point for point in self.losses if point[0] <= self.step]
+        self.evaluations = [point for point in self.evaluations if point[0] < max(1, self.step)]
+
+    def on_step(self, event: dict[str, Any]) -> None:
+        self.status, self.step = "step", event["step"]
+        known = [loss for loss in event["losses"] if loss is not None]
+        if known:
+            self.losses.append((self.step, sum(known) / len(known)))
+        self.times.append((event["time"], self.step))
+        while self.times[-1][0] - self.times[0][0] > RECENT and len(self.times) > 2:
+            self.times.pop(0)
+
+    def on_evaluated(self, event: dict[str, Any]) -> None:
+        if event["loss"] is not None:
+            self.evaluations.append((event["step"], event["loss"]))
+
+    def on_sampled(self, event: dict[str, Any]) -> None:
+        self.samples.append(event)
+
+    def on_saved(self, event: dict[str, Any]) -> None:
+        path = Path(event["file"])
+        self.saved = [(step, file) for step, file in self.saved if file != path] + [(event["step"], path)]
+
+    def on_judging(self, event: dict[str, Any]) -> None:
+        self.status, self.progress = "judging", (event["done"], event["total"])
+
+    def on_note(self, event: dict[str, Any]) -> None:
+        self.notes.append((str(event.get("level", "note")), str(event["text"])))
+
+    def on_finished(self, event: dict[str, Any]) -> None:
+        self.status = "finished"
+        self.verdicts = list(event["verdicts"])
+        self.files = [Path(file) for file in event["files"]]
+
+    def on_stopped(self, event: dict[str, Any]) -> None:
+        del event
+        self.status = "stopped"
+
+    def on_failed(self, event: dict[str, Any]) -> None:
+        self.status, self.error = "failed", str(event["error"])
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the last thing that the run reported is its end."""
+        return self.status in ENDS
+
+    @property
+    def steps_per_second(self) -> float | None:
+        """The speed over the last minute; None before two steps."""
+        if len(self.times) < 2 or self.times[-1][0] <= self.times[0][0]:
+            return None
+        return (self.times[-1][1] - self.times[0][1]) / (self.times[-1][0] - self.times[0][0])
+
+    @property
+    def images_per_second(self) -> float | None:
+        """The images that go through the model per second."""
+        speed = self.steps_per_second
+        return None if speed is None else speed * self.samples_per_step
+
+    @property
+    def seconds_left(self) -> float | None:
+        """The time until the last step, at the present speed."""
+        speed = self.steps_per_second
+        return (self.steps - self.step) / speed if speed and self.steps else None
+
+    def curve(self) -> list[tuple[int, float]]:
+        """Return the training loss, each point the mean of as many steps as it takes to have at most POINTS points."""
+        size = max(1, -(-len(self.losses) // POINTS))
+        parts = [self.losses[i : i + size] for i in range(0, len(self.losses), size)]
+        return [(part[-1][0], sum(loss for _, loss in part) / len(part)) for part in parts]

@@ -1,0 +1,89 @@
+"""The server of the page: its pages and routes behind the guard, and the queue that it drives."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from dataclasses import dataclass
+
+from nicegui import app, ui
+
+from neonym import UserError
+from neonym.web.guard import Guard
+from neonym.web.home import Home
+from neonym.web.images import serve_images
+from neonym.web.pages.new_word import new_word_page
+from neonym.web.pages.run import run_page
+from neonym.web.pages.runs import runs_page
+from neonym.web.pages.word import word_page
+from neonym.web.pages.words import words_page
+from neonym.web.queue import Queue
+from neonym.web.state import State
+from neonym.web.work import Workers, recognise
+
+LOCAL = "127.0.0.1"
+NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
+EVERY = 1.0  # seconds between two looks at the processes
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the page listens, and the token that a request from elsewhere needs."""
+
+    host: str
+    port: int
+    token: str
+
+    @property
+    def url(self) -> str:
+        """The URL to open."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}/{f'?token={self.token}' if self.token else ''}"
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The names by which the page may be called; any, with a token, as addresses of a network have many."""
+        return frozenset() if self.token else NAMES
+
+
+def address_of(listen: str | None, port: int) -> Address:
+    """Return where to listen. Raises UserError if the port is taken or the address is none of this machine's."""
+    host = listen or LOCAL
+    kind = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(kind, socket.SOCK_STREAM) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind((host, port))
+            port = trial.getsockname()[1]
+    except (OSError, OverflowError) as error:
+        what = f"cannot be listened on ({getattr(error, 'strerror', None) or error})"
+        fix = "Another page may be open: close it, or choose another --port"
+        raise UserError(what, f"{host}:{port}", fix) from error
+    return Address(host, port, "" if host in NAMES else secrets.token_urlsafe(24))
+
+
+def serve(home: Home, address: Address) -> None:
+    """Serve the page until the process is stopped."""
+    state = State(home, Queue(home), Workers())
+    serve_images(app, home)
+    for add in (words_page, new_word_page, runs_page, run_page, word_page):
+        add(state)
+    app.add_middleware(Guard, hosts=address.hosts, token=address.token)  # pyright: ignore[reportArgumentType]
+    app.on_startup(lambda: asyncio.create_task(drive(state.queue)))
+    app.on_startup(lambda: asyncio.create_task(state.workers.do("checks", recognise, "builtin:emoji")))  # warms it up
+    app.on_shutdown(state.workers.close)
+    ui.run(
+        host=address.host, port=address.port, title="Neonym", reload=False, show=False, show_welcome_message=False,
+        uvicorn_logging_level="warning", dark=None, language="en-US",
+    )  # fmt: skip
+
+
+async def drive(queue: Queue) -> None:
+    """Follow the processes of the queue as long as the server runs."""
+    while True:
+        try:
+            await asyncio.to_thread(queue.tick)
+        except UserError as error:  # a full disk: the next look may succeed
+            print(error, flush=True)
+        await asyncio.sleep(EVERY)

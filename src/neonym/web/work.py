@@ -1,0 +1,183 @@
+"""The work that needs torch, done in two processes beside the server: one for checks, one that keeps a model loaded.
+
+The functions here run in those processes. Errors of the user come back as values: some exceptions cannot be pickled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+from neonym.web.draft import Draft
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A problem of a run, in plain values."""
+
+    severity: str
+    text: str
+    setting: str  # "": it is about none
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The answer to a check."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def ready(self) -> bool:
+        """Whether the run can start."""
+        return not any(finding.severity == "error" for finding in self.findings)
+
+
+@dataclass(frozen=True)
+class ModelAnswer:
+    """What a model is, or why it cannot be used."""
+
+    label: str = ""
+    process: str = ""
+    native_size: int = 0
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The images of a request, or why there are none."""
+
+    files: tuple[Path, ...] = ()
+    error: str = ""
+
+
+class Workers:
+    """Two processes beside the server. One that dies is replaced; the request that it had is answered with an error."""
+
+    def __init__(self) -> None:
+        self.pools: dict[str, ProcessPoolExecutor] = {}
+
+    async def do(self, pool: str, function: Callable[..., Answer], *arguments: Any) -> Answer:
+        """Return what a function returns in the process of a pool. Raises RuntimeError if the process dies."""
+        if pool not in self.pools:
+            self.pools[pool] = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.pools[pool], function, *arguments)
+        except BrokenProcessPool as error:
+            self.pools.pop(pool).shutdown(wait=False)
+            raise RuntimeError("The process that did this has died: is there enough memory?") from error
+
+    def close(self) -> None:
+        """End the processes."""
+        for pool in self.pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def check(values: Mapping[str, Any]) -> Checked:
+    """Check the run that the settings of a draft describe."""
+    import neonym
+    from neonym.web.draft import by_setting
+
+    try:
+        problems = neonym.check(Draft(dict(values)).run())
+    except neonym.NeonymError as error:
+        problems = list(getattr(error, "problems", None) or [neonym.Problem("error", str(error), "")])
+    found = [
+        Finding(problem.severity, str(problem), setting)
+        for setting, own in by_setting(problems).items()
+        for problem in own
+    ]
+    return Checked(tuple(found))
+
+
+def recognise(name: str) -> ModelAnswer:
+    """Return what a model is."""
+    import neonym
+
+    try:
+        facts = neonym.recognise(name, offline=True)
+    except neonym.NeonymError as error:
+        return ModelAnswer(error=str(error))
+    defaults = {name: str(value) for name, value in facts.defaults.items()}
+    return ModelAnswer(facts.label, facts.process, facts.native_size, defaults)
+
+
+def inspect(file: Path) -> dict[str, Any]:
+    """Return what programs do with a word, as plain values: `programs`, `warnings` or an `error`."""
+    import neonym
+
+    try:
+        facts = neonym.inspect(file)
+    except neonym.NeonymError as error:
+        return {"error": str(error)}
+    return {"programs": dict(facts.programs), "warnings": list(facts.warnings),
+            "words": [{"token": word.token, "fits": list(word.fits),
+                       "encoders": {name: (own.vectors, own.width) for name, own in word.encoders.items()}}
+                      for word in facts.words]}  # fmt: skip
+
+
+def convert(file: Path, to: str, folder: Path) -> tuple[list[Path], str]:
+    """Write a word in another layout into a folder, and return the files, or why that failed."""
+    import neonym
+
+    try:
+        return neonym.convert(file, folder, to=to, overwrite=True), ""
+    except neonym.NeonymError as error:
+        return [], str(error)
+
+
+def recipe(file: Path) -> tuple[dict[str, Any], str]:
+    """Return the settings that a word was learned with, or why they are unknown."""
+    import json
+
+    import neonym
+
+    try:
+        word = neonym.read_embedding(file)
+        known = json.loads(word.metadata.get("neonym.settings", "null"))
+    except (neonym.NeonymError, ValueError) as error:
+        return {}, str(error)
+    if not isinstance(known, dict):
+        return {}, f"{file.name} does not record how it was learned: only Neonym's files do."
+    start = {"token_string": word.token, "init_word": word.metadata.get("neonym.init_word"),
+             "pretrained_model_name_or_path": word.metadata.get("neonym.base_model")}  # fmt: skip
+    return {**start, **known}, ""
+
+
+LOADED: dict[str, Any] = {}  # the model that the process for images keeps, by its name
+
+
+def generate(request: Mapping[str, Any], folder: Path) -> Pictures:
+    """Generate the images of a request into a folder: its keys are the arguments of `neonym.generate`, and `strength`."""
+    import neonym
+    from neonym.web.strength import scaled
+
+    options = dict(request)
+    name, strength = options.pop("model"), options.pop("strength", 1.0)
+    try:
+        if name not in LOADED:
+            LOADED.clear()
+            LOADED[name] = neonym.load_model(name)
+        words = [scaled(neonym.read_embedding(file), strength) for file in options.pop("words")]
+        images = neonym.generate(words=words, model=LOADED[name], **options)
+    except (neonym.NeonymError, OSError) as error:
+        return Pictures(error=str(error))
+    except RuntimeError as error:  # the memory of a GPU
+        LOADED.clear()
+        return Pictures(error=str(error).splitlines()[0])
+    files = [folder / f"{i:02d}.png" for i in range(len(images))]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, image in zip(files, images, strict=True):
+            image.save(file)
+    except OSError as error:
+        return Pictures(error=f"{folder} cannot be written ({error.strerror}).")
+    return Pictures(tuple(files))
