@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import Any
 
 from nicegui import events, ui
 
 import neonym
+from neonym import UserError
 from neonym.web import work
 from neonym.web.data_set import DataSet, folders_with_images, safe_name, take_upload
 from neonym.web.draft import FIELDS, MAIN, PRESETS, Draft, acting
@@ -38,8 +40,8 @@ def new_word_page(state: State) -> None:
     async def show(example: str = "", like: str = "") -> None:
         form = Form(state)
         if example in EXAMPLES:
-            form.draft.update({**EXAMPLES[example], "train_data_dir": str(EXAMPLE / example)})
-            state.home.name("datasets", str(EXAMPLE / example))
+            folder = copied(EXAMPLE / example, state.home.folder("datasets") / example)
+            form.draft = Draft({**EXAMPLES[example], "train_data_dir": str(folder)})
         with page("New word", "/new"):
             place = ui.column().classes("w-full gap-3")
         await ui.context.client.connected()  # what follows may take seconds
@@ -49,6 +51,16 @@ def new_word_page(state: State) -> None:
             form.build()
         await form.look_at_model()
         form.check_soon()
+
+
+def copied(source: Path, folder: Path) -> Path:
+    """Return a folder with the files of another one, which is copied if it is not there yet. Raises UserError."""
+    try:
+        if not folder.is_dir():
+            shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.part"))
+    except OSError as error:
+        raise UserError(f"cannot be written ({error.strerror})", str(folder), "Free some space") from error
+    return folder
 
 
 class Form:
@@ -164,6 +176,9 @@ class Form:
     async def check_later(self) -> None:
         """Wait until nothing changes, then check, and show what was found."""
         await asyncio.sleep(PAUSE)
+        self.findings.clear()
+        with self.findings:
+            dim("Checking...")
         values = {"output_dir": str(self.state.home.folder("outputs")), **self.draft.values}
         self.checked = await self.state.workers.do("checks", work.check, values)
         self.show_findings(self.checked)

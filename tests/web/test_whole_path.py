@@ -1,0 +1,50 @@
+"""Verify in a real browser the path from an empty home folder to an image with the word."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+LONG = 180_000  # milliseconds: a run of a few steps on a busy machine
+
+
+def train_example(tab: Page, url: str, steps: int) -> None:
+    """Start a run of the example images from the empty library."""
+    tab.goto(url)
+    tab.get_by_role("button", name="Try it with the example images").click()
+    expect(tab.get_by_text("8 images in")).to_be_visible()
+    expect(tab.get_by_text("Stable Diffusion 1.x, 128 x 128 pixels")).to_be_visible()
+    tab.get_by_label("Steps").fill(str(steps))
+    expect(tab.get_by_text("Ready to train.")).to_be_visible()
+    tab.get_by_role("button", name="Train", exact=True).click()
+    tab.wait_for_url(re.compile("/run/"))
+
+
+def test_from_an_empty_home_to_an_image_with_the_word(start, tab: Page):
+    server = start()
+    tab.goto(server.url)
+    expect(tab.get_by_text("No words yet")).to_be_visible()
+    train_example(tab, server.url, 12)
+    expect(tab.get_by_text(re.compile(r"step \d+ of 12"))).to_be_visible(timeout=LONG)
+    tab.get_by_role("button", name="Save now").click()
+    expect(tab.get_by_role("button", name="Look at the word, and try it")).to_be_visible(timeout=LONG)
+    expect(tab.get_by_text("Sample images", exact=True)).to_be_visible()
+    expect(tab.get_by_role("button", name="use the word of step").first).to_be_visible()
+    word = server.home / "outputs" / "nutkin.safetensors"
+    assert word.is_file()
+    tab.get_by_role("button", name="Look at the word, and try it").click()
+    tab.get_by_label("Prompt;").fill("a {word} on a red background")
+    tab.get_by_label("Seeds").fill("2")
+    tab.get_by_label("Steps").fill("4")
+    tab.get_by_role("button", name="Generate").click()
+    images = tab.get_by_alt_text(re.compile("a nutkin on a red background, seed"))
+    expect(images).to_have_count(2, timeout=LONG)
+    assert images.first.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    with tab.expect_download() as download:
+        tab.get_by_role("button", name="Download").click()
+    assert Path(download.value.path()).read_bytes() == word.read_bytes()
+    tab.goto(server.url)
+    expect(tab.get_by_role("link", name="nutkin", exact=True)).to_be_visible()
+    assert server.stop() in (0, 130, -2)
