@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from neonym.api.inspect import inspect as inspect
     from neonym.api.model import load_model as load_model
     from neonym.api.recognise import ModelFacts as ModelFacts
+    from neonym.api.recognise import pieces as pieces
     from neonym.api.recognise import recognise as recognise
     from neonym.api.train import train as train
     from neonym.config.run import RunConfig as RunConfig
@@ -64,7 +65,7 @@ _HOMES = {
     "neonym.api.generate": ("generate",),
     "neonym.api.inspect": ("EncoderFacts", "FileFacts", "Neighbours", "WordFacts", "inspect"),
     "neonym.api.model": ("load_model",),
-    "neonym.api.recognise": ("ModelFacts", "recognise"),
+    "neonym.api.recognise": ("ModelFacts", "pieces", "recognise"),
     "neonym.api.train": ("train",),
     "neonym.config.run": ("RunConfig",),
     "neonym.errors": (
@@ -122,6 +123,7 @@ __all__ = [
     "generate",
     "inspect",
     "load_model",
+    "pieces",
     "read_embedding",
     "recognise",
     "train",

@@ -73,6 +73,7 @@ def start_server(home: Path, *flags: str) -> Server:
             pass
         time.sleep(0.1)
     process.kill()
+    process.wait(30)
     raise AssertionError(f"the page did not start: {log.read_text()}")
 
 

@@ -1,4 +1,4 @@
-"""What a model is, found without reading its weights. This module does not need torch."""
+"""What a model is, and how it reads a text, found without its weights. This module does not need torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from neonym.api.wording import python_wording
 from neonym.models.loading.identify import identify
+from neonym.models.tokenizers.loading import load_tokenizers
 
 
 @dataclass(frozen=True)
@@ -44,3 +45,13 @@ def recognise(name: str | Path, offline: bool = False) -> ModelFacts:
             encoders=tuple(spec.file_key for spec in source.encoder_specs),
             defaults={own.name: getattr(defaults, own.name).value for own in fields(defaults)},
         )
+
+
+def pieces(text: str, model: str | Path, offline: bool = False) -> dict[str, list[str]]:
+    """Return the pieces of the vocabulary that each text encoder of a model reads in a text, by the encoder's name.
+
+    The vectors of a new word start from the pieces of its init word. Raises ModelError for the model.
+    """
+    with python_wording():
+        tokenizers = load_tokenizers(identify(str(model), offline=offline))
+    return {name: own.spelled([own.ids_of(text)])[0] for name, own in tokenizers.items()}

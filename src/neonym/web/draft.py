@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from neonym import Problem, RunConfig
 from neonym.config.command_line import SECRETS
 from neonym.config.schema import fields_of
-from neonym.config.values import as_flag_text, as_written
+from neonym.config.values import Arguments, as_flag_text, as_written
 from neonym.config.without_effect import DIFFUSION_ONLY, FLOW_ONLY
 
 Values = dict[str, Any]
@@ -88,7 +88,7 @@ def typed(name: str, value: Any) -> Any:
 def is_list(info: FieldInfo) -> bool:
     """Return whether a setting has several values."""
     kinds = (info.annotation, *get_args(info.annotation))
-    return any(get_origin(kind) in (tuple, list) for kind in kinds)
+    return any(kind is Arguments or get_origin(kind) in (tuple, list) for kind in kinds)
 
 
 def draft_of(run: RunConfig) -> Draft:
@@ -107,11 +107,20 @@ def acting(process: str | None) -> list[str]:
     return [name for name in FIELDS if name not in without and name not in ELSEWHERE]
 
 
-def by_setting(problems: Iterable[Problem]) -> dict[str, list[Problem]]:
+def by_setting(problems: Iterable[Problem], token: str = "") -> dict[str, list[Problem]]:
     """Return problems by the setting that they are about, "" for those of none: images, captions, the model."""
     found: dict[str, list[Problem]] = {}
     for problem in problems:
-        words = problem.where.replace("`", " ").replace("--", " ").replace("=", " ").split()
-        name = next((word for word in words[:1] if word in FIELDS), "")
-        found.setdefault(name, []).append(problem)
+        found.setdefault(setting_of(problem.where, token), []).append(problem)
     return found
+
+
+def setting_of(where: str, token: str) -> str:
+    """Return the setting that the place of a problem names, or "" if it names none."""
+    if where.startswith("the init word"):
+        return "init_word"
+    plain = where.replace("`", "").replace("--", "")
+    if token and plain == token:
+        return "token_string"
+    first = plain.replace("=", " ").split(" ", 1)[0]
+    return first if first in FIELDS else ""

@@ -29,6 +29,11 @@ class Word:
     samples: tuple[Path, ...]  # the newest sheet first
 
     @property
+    def size(self) -> str:
+        """How many vectors it has."""
+        return f"{self.vectors} vector{'s' * (self.vectors != 1)}"
+
+    @property
     def card(self) -> Path | None:
         """The usage card beside the file, if there is one."""
         card = self.file.with_suffix(".md")
@@ -64,7 +69,7 @@ def read_word(file: Path) -> Word | None:
     """Return the word in a file, or None if it is none. Only the header is read."""
     header = read_header(file)
     tensors = {name: value for name, value in header.items() if name != "__metadata__"}
-    rows = [value.get("shape") for value in tensors.values() if isinstance(value, dict)]
+    rows = [shape for value in tensors.values() if isinstance(value, dict) and (shape := value.get("shape"))]
     if not rows or not all(isinstance(shape, list) and len(shape) == 2 for shape in rows):
         return None
     known = header.get("__metadata__") or {}

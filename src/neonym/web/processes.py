@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -70,6 +71,18 @@ def start(words: Sequence[str], folder: Path, log: Path, device: str) -> Process
     except psutil.Error:  # it has ended already
         created = 0.0
     return Process(child.pid, created)
+
+
+async def run_command(words: Sequence[str]) -> str:
+    """Run `neonym` with these words, and return the last line that it prints. Raises RuntimeError if it fails."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "neonym", *words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    said = (await process.communicate())[0].decode("utf-8", "replace").strip()
+    if process.returncode:
+        raise RuntimeError(said)
+    return said.rpartition("\n")[2]
 
 
 def devices() -> list[str]:

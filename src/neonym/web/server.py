@@ -24,6 +24,7 @@ from neonym.web.work import Workers, recognise
 
 LOCAL = "127.0.0.1"
 NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
+EVERYWHERE = ("0.0.0.0", "::")  # addresses that stand for all of this machine's
 EVERY = 1.0  # seconds between two looks at the processes
 
 
@@ -37,8 +38,8 @@ class Address:
 
     @property
     def url(self) -> str:
-        """The URL to open."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        """The URL to open on this machine."""
+        host = LOCAL if self.host in EVERYWHERE else f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}/{f'?token={self.token}' if self.token else ''}"
 
     @property

@@ -92,7 +92,7 @@ def check(values: Mapping[str, Any]) -> Checked:
         problems = list(getattr(error, "problems", None) or [neonym.Problem("error", str(error), "")])
     found = [
         Finding(problem.severity, str(problem), setting)
-        for setting, own in by_setting(problems).items()
+        for setting, own in by_setting(problems, str(values.get("token_string", ""))).items()
         for problem in own
     ]
     return Checked(tuple(found))
@@ -108,6 +108,16 @@ def recognise(name: str) -> ModelAnswer:
         return ModelAnswer(error=str(error))
     defaults = {name: str(value) for name, value in facts.defaults.items()}
     return ModelAnswer(facts.label, facts.process, facts.native_size, defaults)
+
+
+def pieces(text: str, model: str) -> list[str]:
+    """Return the pieces of its vocabulary that the first text encoder of a model reads in a text; none if it fails."""
+    import neonym
+
+    try:
+        return next(iter(neonym.pieces(text, model, offline=True).values()), [])
+    except neonym.NeonymError:
+        return []
 
 
 def inspect(file: Path) -> dict[str, Any]:

@@ -10,8 +10,11 @@ from nicegui import ui
 
 from neonym.web.data_set import DataSet
 from neonym.web.pages.frame import dim, picture, tell, telling
+from neonym.web.processes import run_command
 
 PER_PAGE = 24  # images
+CAPTIONERS = {"describe": "sentences (BLIP and the like)", "tag": "tags (WD tagger)"}
+COUNTED = 2000  # images whose captions are looked through for the word after each change
 
 
 class Captions:
@@ -53,6 +56,7 @@ class Captions:
                 self.after(count)
 
             ui.button("Replace in all", on_click=telling(replace)).props("outline dense")
+            ui.button("Caption with a local model", on_click=telling(self.describe)).props("outline dense")
 
     async def add_word(self) -> None:
         """Put the word in front of captions that lack it."""
@@ -60,6 +64,27 @@ class Captions:
             tell("Name the new word first.", "warning")
         elif self.data_set is not None:
             self.after(await asyncio.to_thread(self.data_set.add_word, self.word()))
+
+    async def describe(self) -> None:
+        """Let a model on this machine caption the images, in a process of its own."""
+        assert self.data_set is not None
+        with ui.dialog() as dialog, ui.card().style("max-width: 600px; width: 100%"):
+            kind = ui.select(CAPTIONERS, value="describe", label="Kind of model").classes("w-full")
+            model = ui.input("Folder of the model").classes("w-full")
+            prefix = ui.input("Text before each caption", value=f"{self.word()}, " if self.word() else "")
+            overwrite = ui.switch("replace captions that exist already")
+            with ui.row():
+                ui.button("Caption", on_click=lambda: dialog.submit(True))
+                ui.button("Cancel", on_click=lambda: dialog.submit(False)).props("flat")
+        if not await dialog:
+            return
+        flags = [str(kind.value), str(self.data_set.folder), f"--model={model.value}", f"--prefix={prefix.value}"]
+        flags += ["--caption_extension=.txt", *(["--overwrite"] if overwrite.value else [])]
+        tell("The model captions the images. This may take minutes.", "info")
+        said = await run_command(["caption", *flags])
+        self.show_page()
+        self.changed()
+        tell(said or "Done.")
 
     def after(self, count: int) -> None:
         """Show what a tool did."""
@@ -77,7 +102,7 @@ class Captions:
             return
         count, word = len(self.images), self.word()
         self.summary.text = f"{count} image{'s' * (count != 1)} in {self.data_set.folder}"
-        if word and count:
+        if word and 0 < count <= COUNTED:
             missing = len(self.data_set.without_word(word))
             self.summary.text += f"; {missing or 'no'} caption{'s' * (missing != 1)} without {word}"
 

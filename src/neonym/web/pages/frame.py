@@ -35,7 +35,10 @@ header.n-head { background: var(--n-card); border-bottom: 1px solid var(--n-line
 h1 { font-size: 1.35rem; line-height: 1.3; font-weight: 650; margin: 6px 0; }
 h2 { font-size: 1.05rem; line-height: 1.3; font-weight: 650; margin: 0; }
 .n-grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 250px), 1fr)); gap: 12px; width: 100%; }
-.n-strip { display: flex; gap: 8px; overflow-x: auto; width: 100%; }
+.n-card > .q-btn { align-self: flex-start; }
+.n-strip { display: flex; gap: 8px; overflow-x: auto; width: 100%; align-items: flex-start; }
+.n-strip > * { flex: 0 0 auto; max-width: 320px; }
+.n-facts { display: grid; grid-template-columns: minmax(90px, max-content) 1fr; gap: 4px 14px; width: 100%; }
 img.n-image { max-width: 100%; height: auto; border-radius: 6px; background: var(--n-line); object-fit: contain; }
 .n-mono { font-family: ui-monospace, monospace; font-size: 13px; white-space: pre-wrap; overflow-wrap: anywhere; }
 *:focus-visible { outline: 2px solid var(--n-link); outline-offset: 1px; }

@@ -82,6 +82,7 @@ class Form:
                 "token_string", "New word", "a name that the model does not know, such as mychar4"
             )
             self.fields["init_word"] = self.text("init_word", "Starts as", "an ordinary word for it, such as cat")
+            self.starts = dim("")
         with card("2. The images"):
             self.folder = ui.select(
                 self.data_sets(), value=draft.get("train_data_dir"), label="Folder", with_input=True,
@@ -150,10 +151,14 @@ class Form:
             for section, title in SECTIONS.items():
                 own = [name for name in names if FIELDS[name][0] == section]
                 if own:
-                    with ui.expansion(title, value=any(name in self.draft.values for name in own)).classes("w-full"):
-                        with ui.element("div").classes("n-grid"):
-                            for name in own:
-                                self.fields[name] = setting_field(name, self.draft, self.changed, self.model.defaults)
+                    self.show_section(title, own)
+
+    def show_section(self, title: str, names: list[str]) -> None:
+        """Show the fields of a section, which is open if one of them is set."""
+        is_open = any(name in self.draft.values for name in names)
+        with ui.expansion(title, value=is_open).classes("w-full"), ui.element("div").classes("n-grid"):
+            for name in names:
+                self.fields[name] = setting_field(name, self.draft, self.changed, self.model.defaults)
 
     def set(self, name: str, value: Any) -> None:
         """Take a value that was typed."""
@@ -182,6 +187,9 @@ class Form:
         values = {"output_dir": str(self.state.home.folder("outputs")), **self.draft.values}
         self.checked = await self.state.workers.do("checks", work.check, values)
         self.show_findings(self.checked)
+        start, model = values.get("init_word", ""), values.get("pretrained_model_name_or_path") or "builtin:emoji"
+        found = await self.state.workers.do("checks", work.pieces, start, model) if start else []
+        self.starts.text = f"Its vectors start from: {', '.join(found)}" if found else ""
 
     def show_findings(self, checked: Checked) -> None:
         """Show problems where they are: below the field of their setting, else in the last card."""
@@ -328,6 +336,8 @@ class Form:
         word = self.draft.values.get("token_string", "")
         prompts = "\n".join(line.replace("{word}", word) for line in (self.prompts.value or "").splitlines())
         draft = Draft(dict(self.draft.values))
+        if not draft.values.get("eval_every_n_steps"):
+            draft.set("eval_every_n_steps", self.model.defaults.get("eval_every_n_steps"))
         if prompts.strip() and not draft.values.keys() & {"sample_every_n_steps", "sample_every_n_epochs"}:
             steps = draft.values.get("max_train_steps") or self.model.defaults.get("max_train_steps") or 0
             draft.set("sample_every_n_steps", max(1, int(steps) // 5) if str(steps).isdecimal() else None)

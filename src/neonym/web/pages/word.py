@@ -64,7 +64,7 @@ def facts(word: Word) -> None:
     with card():
         if not word.verdict:
             verdict_chip("no verdict")
-        dim(f"{word.vectors} vectors, for {word.model or 'an unknown model'}, {date_of(word.date)}")
+        dim(f"{word.size}, for {word.model or 'an unknown model'}, {date_of(word.date)}")
         ui.label(str(word.file)).classes("n-mono")
         if word.samples:
             with ui.element("div").classes("n-strip"):
@@ -79,9 +79,9 @@ async def programs(state: State, word: Word) -> None:
         if "error" in found:
             problem_line("error", found["error"])
             return
-        for program, support in found["programs"].items():
-            with ui.row().classes("no-wrap items-start gap-2"):
-                ui.label(program).style("font-weight: 650; min-width: 120px")
+        with ui.element("div").classes("n-facts"):
+            for program, support in found["programs"].items():
+                ui.label(program).style("font-weight: 650")
                 ui.label(support).classes("n-text")
         for text in found["warnings"]:
             problem_line("warning", text)

@@ -65,8 +65,7 @@ def word_card(word: Word, chosen: set[Word], can_compare: bool) -> None:
                 heading(word.token)
             if word.verdict:
                 verdict_chip(str(word.verdict.get("word", "")))
-        vectors = f"{word.vectors} vector{'s' * (word.vectors > 1)}"
-        dim(f"{vectors}, {word.model or 'unknown model'}, {date_of(word.date)}")
+        dim(f"{word.size}, {word.model or 'unknown model'}, {date_of(word.date)}")
         if can_compare:
             ui.checkbox(
                 f"compare {word.token}",
@@ -82,7 +81,7 @@ def folders(state: State) -> None:
         path = ui.input("Another folder with words").props("dense outlined").classes("w-full")
 
         def add() -> None:
-            state.home.name("outputs", path.value)
+            state.home.name("outputs", path.value or "")
             ui.navigate.reload()
 
         ui.button("Add folder", on_click=telling(add)).props("outline dense")
