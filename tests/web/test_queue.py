@@ -1,0 +1,187 @@
+"""Verify the queue with real runs: order, one per device, stopping, killing, going on, and another start of the page."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from neonym import ConfigError, train
+from neonym.web import processes
+from neonym.web.draft import Draft
+from neonym.web.home import Home
+from neonym.web.queue import Entry, Queue
+from neonym.web.run_log import RunLog
+
+LONG = 240.0  # seconds
+
+
+@pytest.fixture
+def home(tmp_path) -> Home:
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def draft(images) -> Draft:
+    """Return the settings of a short run."""
+    return Draft({
+        "train_data_dir": str(images), "token_string": "mychar4", "init_word": "cat", "max_train_steps": 12, "cpu": True,
+        "eval_samples": 8, "state_every_n_steps": 2, "learning_rate": "0.005",
+    })  # fmt: skip
+
+
+def until(queue: Queue, id: str, holds: Callable[[Entry], bool]) -> Entry:
+    """Drive a queue until something holds for an entry, and return it."""
+    end = time.monotonic() + LONG
+    while time.monotonic() < end:
+        queue.tick()
+        entry = queue.entry(id)
+        assert entry is not None
+        if holds(entry):
+            return entry
+        time.sleep(0.1)
+    raise AssertionError(f"still {queue.entry(id)}: {queue.output(id, 40)}")
+
+
+def word_of(home: Home) -> Path:
+    return home.folder("outputs") / "mychar4.safetensors"
+
+
+def test_a_run_is_stopped_and_goes_on_and_learns_what_it_would_have_learned_at_once(home, draft, tmp_path):
+    queue = Queue(home, ["cpu"])
+    id = queue.add(draft).id
+    until(queue, id, lambda entry: queue.log(entry).step >= 3)
+    queue.stop(id)
+    stopped = until(queue, id, lambda entry: entry.status not in ("running", "stopping"))
+    assert stopped.status == "stopped"
+    assert not word_of(home).exists()
+    queue.go_on(id)
+    finished = until(queue, id, lambda entry: entry.status not in ("waiting", "running"))
+    assert finished.status == "finished"
+    log = queue.log(finished)
+    assert (log.step, log.steps) == (12, 12)
+    assert len(log.verdicts) == 1
+    alone = Draft({**draft.values, "output_dir": str(tmp_path / "alone")})
+    assert train(alone.run()).files[0].read_bytes() == word_of(home).read_bytes()
+
+
+def test_a_killed_run_is_found_by_another_start_of_the_page_and_goes_on(home, draft):
+    queue = Queue(home, ["cpu"])
+    id = queue.add(draft).id
+    entry = until(queue, id, lambda entry: queue.log(entry).step >= 3)
+    again = Queue(home, ["cpu"])  # another page reads the same files
+    again.tick()
+    assert again.entry(id) == entry
+    os.kill(entry.pid, signal.SIGKILL)
+    killed = until(again, id, lambda entry: entry.status != "running")
+    assert killed.status == "interrupted"
+    again.go_on(id)
+    assert until(again, id, lambda entry: entry.status not in ("waiting", "running")).status == "finished"
+    assert word_of(home).is_file()
+
+
+def test_a_process_with_the_same_number_is_not_ours():
+    own = processes.Process(os.getpid(), 0.0)
+    assert not own.running()
+    own.stop()  # would end this test
+
+
+def test_runs_wait_for_a_device_in_their_order(home, draft, monkeypatch):
+    started: list[tuple[str, str]] = []
+
+    def start(words, folder, log, device):
+        started.append((Path(words[1].partition("=")[2]).parent.name, device))
+        return processes.Process(os.getpid(), processes.psutil.Process().create_time())
+
+    monkeypatch.setattr(processes, "start", start)
+    queue = Queue(home, ["cuda:0", "cuda:1"])
+    ids = [queue.add(Draft({**draft.values, "token_string": f"mychar{i}"})).id for i in range(4)]
+    queue.pause(True)
+    queue.tick()
+    assert started == []
+    queue.move(ids[3], -1)
+    queue.move(ids[3], -1)
+    queue.move(ids[0], -1)  # it is the first already
+    queue.stop(ids[1])
+    queue.pause(False)
+    queue.tick()
+    queue.tick()
+    assert started == [(ids[0], "cuda:0"), (ids[3], "cuda:1")]
+    first = queue.entry(ids[0])
+    assert first is not None
+    queue.save(replace(first, status="finished"))
+    queue.tick()
+    assert started[2:] == [(ids[2], "cuda:0")]
+    statuses = [entry.status for id in ids if (entry := queue.entry(id))]
+    assert statuses == ["finished", "stopped", "running", "running"]
+
+
+def test_settings_are_those_of_the_moment_when_the_run_was_queued(home, draft):
+    queue = Queue(home, ["cpu"])
+    queue.pause(True)
+    entry = queue.add(draft, "a mychar4")
+    draft.set("max_train_steps", 99)
+    settings = queue.settings(entry.id)
+    assert "max_train_steps = 12" in settings
+    prompts = next(line for line in settings.splitlines() if line.startswith("sample_prompts"))
+    assert Path(prompts.split('"')[1]).read_text() == "a mychar4"
+
+
+def test_wrong_settings_are_not_queued(home, draft):
+    draft.set("max_train_steps", "many")
+    with pytest.raises(ConfigError):
+        Queue(home, ["cpu"]).add(draft)
+    assert Queue(home, ["cpu"]).entries() == []
+
+
+def test_a_run_that_cannot_start_has_its_paragraph(home, draft):
+    queue = Queue(home, ["cpu"])
+    draft.set("pretrained_model_name_or_path", str(home.root / "missing.safetensors"))
+    id = queue.add(draft).id
+    failed = until(queue, id, lambda entry: entry.status not in ("waiting", "running"))
+    assert failed.status == "failed"
+    assert "missing.safetensors" in queue.output(id)
+    queue.remove(id)
+    assert queue.entries() == []
+
+
+def test_a_damaged_entry_is_left_out(home, draft):
+    queue = Queue(home, ["cpu"])
+    queue.pause(True)
+    entry = queue.add(draft)
+    (queue.folder(entry.id) / "entry.json").write_text("{")
+    assert queue.entries() == []
+    assert queue.entry("../..") is None
+
+
+def test_a_log_is_read_as_it_grows(tmp_path):
+    file = tmp_path / "events.jsonl"
+    log = RunLog(file)
+    assert not log.read()
+    file.write_text(
+        '{"event": "opened", "time": 1, "folder": "x", "words": ["a"]}\n{"event": "started", "time": 2, "fir'
+    )
+    assert log.read()
+    assert log.status == "opened"
+    with file.open("a") as opened:
+        opened.write('st_step": 0, "steps": 10, "steps_per_epoch": 2, "samples_per_step": 4.0}\n')
+        for step in range(1, 5):
+            opened.write(
+                f'{{"event": "step", "time": {2 + step}, "step": {step}, "losses": [0.{step}], "rates": [1]}}\n'
+            )
+        opened.write(
+            '{"event": "new kind"}\nnot JSON\n{"event": "step", "time": 9, "step": 5, "losses": [null], "rates": [1]}\n'
+        )
+    log.read()
+    assert (log.status, log.step, log.steps) == ("step", 5, 10)
+    assert [loss for _, loss in log.losses] == [0.1, 0.2, 0.3, 0.4]
+    assert log.images_per_second == pytest.approx(4 * 5 / 7)
+    assert log.seconds_left == pytest.approx(7)
+    file.write_text('{"event": "opened", "time": 1, "folder": "x", "words": ["b"]}\n')  # another run
+    log.read()
+    assert (log.words, log.step, log.losses) == (["b"], 0, [])
