@@ -27,7 +27,7 @@ class DataSet:
         """Return the images in the folder, by name; none if it cannot be read."""
         try:
             with os.scandir(self.folder) as entries:
-                found = [Path(entry.path) for entry in entries if Path(entry.name).suffix.lower() in ENDINGS]
+                found = [Path(entry.path) for entry in entries if is_image_name(entry.name)]
         except OSError:
             return []
         return sorted(found, key=lambda path: [*map(natural, re.split(r"(\d+)", path.name))])
@@ -77,6 +77,11 @@ class DataSet:
         """Return the images whose caption lacks a word."""
         there = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
         return [image for image in self.images() if not there.search(self.caption(image))]
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether a file is an image by its name. Hidden files are those of other programs, or unfinished."""
+    return not name.startswith(".") and Path(name).suffix.lower() in ENDINGS
 
 
 def natural(part: str) -> tuple[int, int, str]:

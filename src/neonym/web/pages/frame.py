@@ -48,6 +48,13 @@ img.n-image { max-width: 100%; height: auto; border-radius: 6px; background: var
 .q-uploader__header { background: transparent; color: var(--n-text); }
 .q-uploader__list:empty { display: none; }
 .q-btn { text-transform: none; }
+.body--dark { --q-primary: #9db4ff !important; --q-negative: #ff9c94 !important; --q-positive: #6fd394 !important;
+  --q-warning: #f0b95b !important; --q-info: #9cc3ef !important; }
+.body--dark .bg-primary { --q-primary: #3f5bd0; }
+.body--dark .bg-positive { --q-positive: #1b7a3d; }
+.body--dark .bg-negative { --q-negative: #b3261e; }
+.body--dark .bg-warning { --q-warning: #8a5a00; }
+.body--dark .bg-info { --q-info: #3d5a80; }
 @media (max-width: 480px) { .n-page { padding: 8px 8px 32px; } .n-card { padding: 10px; } }
 """
 
@@ -66,7 +73,7 @@ def page(title: str, path: str) -> Iterator[None]:
                 link = ui.link(text, target)
                 if target == path:
                     link.props('aria-current="page"')
-    with ui.element("main").classes("n-page column"):
+    with ui.element("div").classes("n-page column"):
         heading(title, 1)
         yield
 

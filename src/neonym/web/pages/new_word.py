@@ -88,10 +88,11 @@ class Form:
                 self.data_sets(), value=draft.get("train_data_dir"), label="Folder", with_input=True,
                 new_value_mode="add-unique", on_change=telling(self.take_folder),
             ).props("outlined dense stack-label").classes("w-full")  # fmt: skip
-            ui.upload(
-                label="or drop images (and .txt captions) here", multiple=True, auto_upload=True,
-                on_upload=telling(self.take_upload),
-            ).props('flat bordered accept="image/*,.txt"').classes("w-full")  # fmt: skip
+            upload = ui.upload(multiple=True, auto_upload=True, on_upload=telling(self.take_upload))
+            upload.props('flat bordered accept="image/*,.txt"').classes("w-full")
+            with upload.add_slot("header"), ui.button(icon="upload").props("flat").classes("w-full"):
+                ui.label("Choose images (and .txt captions), or drop them here")
+                ui.element("q-uploader-add-trigger")
             self.captions = Captions(lambda: self.draft.values.get("token_string", ""), self.check_soon)
             self.captions.build()
             if draft.get("train_data_dir"):

@@ -21,7 +21,9 @@ def runs_page(state: State) -> None:
         with page("Runs", "/runs"):
             list_of_runs = RunList(state)
             with ui.row().classes("items-center gap-2"):
-                ui.switch("Pause the queue", value=state.queue.paused, on_change=lambda e: state.queue.pause(bool(e.value)))
+                ui.switch(
+                    "Pause the queue", value=state.queue.paused, on_change=lambda e: state.queue.pause(bool(e.value))
+                )
                 dim(f"one run at a time on each of: {', '.join(state.queue.devices)}")
             list_of_runs.build()
             ui.timer(EVERY, list_of_runs.refresh)

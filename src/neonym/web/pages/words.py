@@ -67,10 +67,8 @@ def word_card(word: Word, chosen: set[Word], can_compare: bool) -> None:
                 verdict_chip(str(word.verdict.get("word", "")))
         dim(f"{word.size}, {word.model or 'unknown model'}, {date_of(word.date)}")
         if can_compare:
-            ui.checkbox(
-                f"compare {word.token}",
-                on_change=lambda event: (chosen.add if event.value else chosen.discard)(word),
-            ).props("dense")
+            tick = ui.checkbox("compare", on_change=lambda e: (chosen.add if e.value else chosen.discard)(word))
+            tick.props("dense").props["aria-label"] = f"compare {word.token}"
 
 
 def folders(state: State) -> None:

@@ -1,0 +1,260 @@
+"""Verify in a real browser what users and attackers do to the page."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import Page, expect
+from safetensors.torch import save_file
+
+from neonym.web.draft import Draft
+from neonym.web.home import Home
+from neonym.web.queue import Queue
+from support.data_sets import make_images
+
+HOSTILE = '<img src=x onerror="window.harmed=1"><script>window.harmed=1</script>'
+LONG = 180_000  # milliseconds
+
+
+def word_file(home: Path, name: str, metadata: dict[str, str] | None = None) -> Path:
+    """Write a word for the built-in model into the output folder."""
+    (home / "outputs").mkdir(parents=True, exist_ok=True)
+    file = home / "outputs" / f"{name}.safetensors"
+    rows = 0.3 * torch.randn(2, 128, generator=torch.Generator().manual_seed(1))
+    save_file({"emb_params": rows}, file, {"neonym.base_model": "builtin:emoji", **(metadata or {})})
+    return file
+
+
+def use_data_set(home: Path, folder: Path, **values: object) -> None:
+    """Let the form of a new word begin with a data set."""
+    Home(home).name("datasets", str(folder))
+    Home(home).write("draft.json", {"train_data_dir": str(folder), "token_string": "mychar4", **values})
+
+
+def test_hostile_names_captions_and_metadata_are_text(start, tab: Page, tmp_path):
+    home = tmp_path / "home"
+    name = "<img src=x onerror=harmed=1>"
+    word_file(home, name, {"neonym.token": HOSTILE, "neonym.base_model": HOSTILE, "neonym.init_word": HOSTILE})
+    (home / "outputs" / f"{name}.md").write_text(HOSTILE)
+    run_folder = home / "outputs" / f"{name}-run"
+    run_folder.mkdir()
+    verdict = {"token": name, "word": HOSTILE, "reason": HOSTILE, "advice": HOSTILE}
+    (run_folder / "verdict.json").write_text(json.dumps([verdict]))
+    images = make_images(tmp_path / "images", count=2, caption=HOSTILE)
+    Image.new("RGB", (8, 8)).save(images / f"{name}.png")
+    use_data_set(home, images, init_word=HOSTILE, token_string=HOSTILE)
+    server = start(home=home)
+    requested: list[str] = []
+    tab.on("request", lambda request: requested.append(request.url))
+    tab.goto(server.url)
+    expect(tab.get_by_text(HOSTILE).first).to_be_visible()
+    tab.get_by_role("link", name=HOSTILE).click()
+    expect(tab.get_by_text("In other programs")).to_be_visible()
+    tab.get_by_role("button", name="Usage card").click()
+    expect(tab.get_by_text(HOSTILE).last).to_be_visible()
+    tab.goto(f"{server.url}/new")
+    expect(tab.get_by_label(f"{name}.png")).to_be_visible()
+    expect(tab.get_by_text("Checking...")).to_be_hidden()
+    assert tab.evaluate("window.harmed") is None
+    assert all(url.startswith((server.url, server.url.replace("http", "ws"), "data:", "blob:")) for url in requested)
+    assert not [url for url in requested if url.endswith("/x")]
+
+
+def test_captions_are_edited_and_replaced_in_their_files(start, tab: Page, tmp_path):
+    images = make_images(tmp_path / "images", count=3, caption="a thing")
+    use_data_set(tmp_path / "home", images)
+    server = start()
+    tab.goto(f"{server.url}/new")
+    expect(tab.get_by_text("3 captions without mychar4")).to_be_visible()
+    expect(tab.get_by_text("none of the 3 captions contains the word").first).to_be_visible()
+    expect(tab.get_by_role("button", name="Train", exact=True)).to_be_disabled()
+    files = sorted(images.glob("*.txt"))
+    field = tab.get_by_label(f"{files[0].stem}.png")
+    field.fill("a mychar4 on a table")
+    field.blur()
+    expect(tab.get_by_text("2 captions without mychar4")).to_be_visible()
+    assert files[0].read_text().strip() == "a mychar4 on a table"
+    tab.get_by_role("button", name="Add the word to all").click()
+    expect(tab.get_by_text("no captions without mychar4")).to_be_visible()
+    tab.get_by_label("Find").fill("thing")
+    tab.get_by_label("Replace by").fill("toy")
+    tab.get_by_role("button", name="Replace in all").click()
+    expect(tab.get_by_text("2 captions changed.")).to_be_visible()
+    assert files[1].read_text().strip() == "mychar4, a toy 1"
+    expect(tab.get_by_text("Ready to train.")).to_be_visible()
+
+
+def test_uploaded_images_become_a_data_set_and_others_are_refused(start, tab: Page, tmp_path):
+    server = start()
+    tab.goto(f"{server.url}/new")
+    tab.get_by_label("New word", exact=True).fill("mychar4")
+    expect(tab.get_by_text("Checking...")).to_be_visible()  # the word has arrived
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "one.png")
+    (tmp_path / "fake.png").write_text(HOSTILE)
+    tab.locator("input[type=file]").set_input_files([str(tmp_path / "one.png"), str(tmp_path / "fake.png")])
+    expect(tab.get_by_text("fake.png is not an image that can be read")).to_be_visible()
+    expect(tab.get_by_text("1 image in")).to_be_visible()
+    assert [path.name for path in (server.home / "datasets" / "mychar4").iterdir()] == ["one.png"]
+
+
+def test_two_browsers_see_the_same_queue_and_keep_their_own_forms(start, browser, tmp_path):
+    images = make_images(tmp_path / "images", count=2, caption="a mychar4")
+    home = Home(tmp_path / "home")
+    queue = Queue(home, ["cpu"])
+    queue.pause(True)
+    entry = queue.add(Draft({"train_data_dir": str(images), "token_string": "mychar4", "max_train_steps": 5}))
+    server = start()
+    one, two = browser.new_context().new_page(), browser.new_context().new_page()
+    for page in (one, two):
+        page.goto(f"{server.url}/runs")
+        expect(page.get_by_text("waiting", exact=True)).to_be_visible()
+    one.get_by_role("button", name="stop mychar4").click()
+    for page in (one, two):
+        expect(page.get_by_text("stopped", exact=True)).to_be_visible()
+    two.get_by_role("button", name="remove from the list: mychar4").click()
+    two.get_by_role("button", name="Remove", exact=True).click()
+    for page in (one, two):
+        expect(page.get_by_text("No runs yet")).to_be_visible()
+    assert queue.entry(entry.id) is None
+    for page, word in ((one, "first"), (two, "second")):
+        page.goto(f"{server.url}/new")
+        page.get_by_label("New word", exact=True).fill(word)
+    expect(one.get_by_label("New word", exact=True)).to_have_value("first")
+    expect(two.get_by_label("New word", exact=True)).to_have_value("second")
+    for page in (one, two):
+        page.context.close()
+
+
+def test_a_run_goes_on_when_the_page_is_killed_and_is_shown_again(start, tab: Page, tmp_path):
+    images = make_images(tmp_path / "images", count=2, caption="a mychar4")
+    values = {
+        "train_data_dir": str(images),
+        "token_string": "mychar4",
+        "max_train_steps": 60,
+        "cpu": True,
+        "eval_samples": 8,
+    }
+    Queue(Home(tmp_path / "home"), ["cpu"]).add(Draft(values))
+    first = start()
+    tab.goto(f"{first.url}/runs")
+    expect(tab.get_by_text(re.compile(r"step \d+ of 60"))).to_be_visible(timeout=LONG)
+    (entry,) = Queue(Home(first.home), ["cpu"]).entries()
+    first.kill()
+    assert entry.process.running()
+    second = start()
+    tab.goto(f"{second.url}/run/{entry.id}")
+    expect(tab.get_by_text(re.compile(r"step \d+ of 60"))).to_be_visible(timeout=LONG)
+    tab.get_by_role("button", name="Stop").click()
+    expect(tab.get_by_role("button", name="Go on")).to_be_visible(timeout=LONG)
+    tab.get_by_role("button", name="Go on").click()
+    expect(tab.get_by_text(re.compile(r"step \d+ of 60"))).to_be_visible(timeout=LONG)
+    subprocess.run(["rm", "-rf", entry.run_folder], check=True)  # somebody deletes the folder of the run
+    tab.get_by_role("button", name="Stop").click()
+    expect(tab.get_by_role("button", name="Go on")).to_be_visible(timeout=LONG)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_are_accessible(start, tab: Page, tmp_path, scheme):
+    """Axe finds nothing on any page, in both colour schemes, and nothing is wider than 400 pixels."""
+    home = tmp_path / "home"
+    words = [word_file(home, name) for name in ("one", "two")]
+    images = make_images(tmp_path / "images", count=2, caption="a mychar4")
+    use_data_set(home, images)
+    queue = Queue(Home(home), ["cpu"])
+    queue.pause(True)
+    entry = queue.add(Draft({"train_data_dir": str(images), "token_string": "mychar4"}))
+    server = start(home=home)
+    tab.emulate_media(color_scheme=scheme)
+    pages = {
+        "/": "one", "/new": "Ready to train.", "/runs": "waiting", f"/run/{entry.id}": "Loss",
+        f"/word?file={words[0]}": "In other programs", f"/compare?file={words[0]}&file={words[1]}": "Try it",
+    }  # fmt: skip
+    found = {}
+    for path, text in pages.items():
+        tab.set_viewport_size({"width": 1200, "height": 900})
+        tab.goto(server.url + path)
+        expect(tab.get_by_text(text, exact=True).first).to_be_visible()
+        results = Axe().run(tab).response["violations"]
+        found[path] = [(each["id"], [node["html"][:200] for node in each["nodes"]][:3]) for each in results]
+        tab.set_viewport_size({"width": 400, "height": 800})
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 400, path
+    assert not {path: own for path, own in found.items() if own}
+
+
+def test_the_form_is_filled_by_keyboard_alone(start, tab: Page, tmp_path):
+    use_data_set(tmp_path / "home", make_images(tmp_path / "images", count=2, caption="a mychar4"), token_string="")
+    server = start()
+    tab.goto(f"{server.url}/new")
+    tab.get_by_label("New word", exact=True).wait_for()
+    for _ in range(20):
+        tab.keyboard.press("Tab")
+        if tab.evaluate("document.activeElement.getAttribute('aria-label')") == "New word":
+            break
+    tab.keyboard.type("mychar4")
+    tab.keyboard.press("Tab")
+    tab.keyboard.type("cat")
+    expect(tab.get_by_text("Its vectors start from: cat")).to_be_visible()
+    expect(tab.get_by_text("Ready to train.")).to_be_visible()
+
+
+def test_ten_thousand_images_are_shown_a_page_at_a_time(start, tab: Page, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.new("RGB", (64, 64), "red").save(images / "0.png")
+    data = (images / "0.png").read_bytes()
+    for i in range(1, 10_000):
+        (images / f"{i}.png").write_bytes(data)
+    use_data_set(tmp_path / "home", images)
+    server = start()
+    started = time.monotonic()
+    tab.goto(f"{server.url}/new")
+    expect(tab.get_by_text("10000 images in")).to_be_visible()
+    assert time.monotonic() - started < 20
+    expect(tab.get_by_text("1 to 24 of 10000")).to_be_visible()
+    tab.get_by_role("button", name="next images").click()
+    expect(tab.get_by_text("25 to 48 of 10000")).to_be_visible()
+    assert len(list((server.home / "cache").glob("*.webp"))) <= 48
+    assert psutil.Process(server.process.pid).memory_info().rss < 300 * 2**20
+
+
+def test_a_second_page_is_one_paragraph(start, tmp_path):
+    server = start()
+    port = server.url.rpartition(":")[2]
+    for flags, said in (([f"--folder={tmp_path / 'other'}", f"--port={port}"], "cannot be listened on"),
+                        ([f"--folder={server.home}", "--port=0"], "is the home folder of another page")):  # fmt: skip
+        second = subprocess.run([sys.executable, "-m", "neonym", "web", *flags], capture_output=True, text=True)
+        assert second.returncode == 2
+        assert said in second.stderr
+        assert "Traceback" not in second.stderr
+
+
+def test_a_word_is_deleted_to_the_bin_and_two_are_compared(start, tab: Page, tmp_path):
+    home = tmp_path / "home"
+    for name in ("one", "two"):
+        word_file(home, name)
+    server = start(home=home)
+    tab.goto(server.url)
+    tab.get_by_label("compare one").click()
+    tab.get_by_label("compare two").click()
+    tab.get_by_role("button", name="Compare two words").click()
+    tab.get_by_label("Seeds").fill("1")
+    tab.get_by_label("Steps").fill("2")
+    tab.get_by_role("button", name="Generate").click()
+    expect(tab.get_by_alt_text(re.compile("a photo of (one|two), seed 1"))).to_have_count(2, timeout=LONG)
+    tab.goto(server.url)
+    tab.get_by_role("link", name="one", exact=True).click()
+    tab.get_by_role("button", name="Delete").click()
+    tab.get_by_role("button", name="Move to the bin").click()
+    expect(tab.get_by_role("link", name="two", exact=True)).to_be_visible()
+    expect(tab.get_by_role("link", name="one", exact=True)).to_have_count(0)
+    assert [path.name for path in (home / "bin").glob("*/*")] == ["one.safetensors"]
