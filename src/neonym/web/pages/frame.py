@@ -47,6 +47,7 @@ img.n-image { max-width: 100%; height: auto; border-radius: 6px; background: var
 .q-uploader { max-height: 120px; border-color: var(--n-line); background: transparent; }
 .q-uploader__header { background: transparent; color: var(--n-text); }
 .q-uploader__list:empty { display: none; }
+.n-upload { position: relative; border: 1px solid var(--n-link); color: var(--n-link); border-radius: 4px; padding: 5px 12px; }
 .q-btn { text-transform: none; }
 .body--dark { --q-primary: #9db4ff !important; --q-negative: #ff9c94 !important; --q-positive: #6fd394 !important;
   --q-warning: #f0b95b !important; --q-info: #9cc3ef !important; }

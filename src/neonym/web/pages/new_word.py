@@ -24,6 +24,9 @@ from neonym.web.work import Checked, ModelAnswer
 
 EXAMPLE = Path(neonym.__file__).parent / "examples"
 EXAMPLES = {"nutkin": {"token_string": "nutkin", "init_word": "vegetable"}}
+# Quasar gives this no name, and takes it out of the order of the keyboard
+LABEL_UPLOADS = """for (const input of document.querySelectorAll(".q-uploader__input")) {
+    input.setAttribute("aria-label", "choose images and captions to upload"); input.tabIndex = 0 }"""
 PAUSE = 0.6  # seconds after the last change until the settings are checked
 PROMPTS = "a photo of {word}\na {word} on a blue background"
 SECTIONS = {
@@ -49,6 +52,7 @@ def new_word_page(state: State) -> None:
             await form.take_recipe(Path(like))
         with place:
             form.build()
+        ui.run_javascript(LABEL_UPLOADS)
         await form.look_at_model()
         form.check_soon()
 
@@ -90,9 +94,12 @@ class Form:
             ).props("outlined dense stack-label").classes("w-full")  # fmt: skip
             upload = ui.upload(multiple=True, auto_upload=True, on_upload=telling(self.take_upload))
             upload.props('flat bordered accept="image/*,.txt"').classes("w-full")
-            with upload.add_slot("header"), ui.button(icon="upload").props("flat").classes("w-full"):
-                ui.label("Choose images (and .txt captions), or drop them here")
-                ui.element("q-uploader-add-trigger")
+            with upload.add_slot("header"), ui.row().classes("items-center q-pa-sm gap-2"):
+                ui.icon("upload").props('aria-hidden="true"')
+                ui.label("Drop images (and .txt captions) here, or choose them:")
+                with ui.element("label").classes("n-upload"):
+                    ui.label("Choose files")
+                    ui.element("q-uploader-add-trigger")
             self.captions = Captions(lambda: self.draft.values.get("token_string", ""), self.check_soon)
             self.captions.build()
             if draft.get("train_data_dir"):
