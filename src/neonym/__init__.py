@@ -100,6 +100,7 @@ __all__ = [
     "Listener",
     "Model",
     "ModelError",
+    "ModelFacts",
     "Neighbours",
     "NeonymError",
     "Noted",

@@ -1,4 +1,4 @@
-"""What a model is, and how it reads a text, found without its weights. This module does not need torch."""
+"""Recognise models, and the pieces that they read in a text, without their weights. This module does not need torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from neonym.models.tokenizers.loading import load_tokenizers
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a model is, from its configs or the header of its file."""
+    """The facts about a model, from its configs or the header of its file."""
 
     name: str
     family: str  # "sd1", "flux1"

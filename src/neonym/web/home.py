@@ -59,6 +59,10 @@ class Home:
             self.write("places.json", places)
         return folder
 
+    def shown(self, path: Path) -> str:
+        """Return a path as it is shown: from the home folder on, if it is in there."""
+        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
+
     def allows(self, path: Path) -> bool:
         """Return whether a path lies in the home folder or in a folder that the user named. Links are followed."""
         try:

@@ -30,7 +30,7 @@ class Word:
 
     @property
     def size(self) -> str:
-        """How many vectors it has."""
+        """The number of its vectors, in words."""
         return f"{self.vectors} vector{'s' * (self.vectors != 1)}"
 
     @property

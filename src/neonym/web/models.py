@@ -9,8 +9,8 @@ from neonym.web.home import Home
 ENDINGS = (".safetensors", ".ckpt", ".gguf")
 LEAST = 100 * 2**20  # bytes: smaller files are words, LoRAs or parts
 BUILT_IN = {
-    "builtin:emoji": "small built-in model, for trying things out (like Stable Diffusion 1)",
-    "builtin:emoji-flow": "small built-in flow model, for trying things out (like Z-Image)",
+    "builtin:emoji": "small built-in model, for trying things out",
+    "builtin:emoji-flow": "small built-in flow model, for trying things out",
 }
 
 

@@ -45,7 +45,7 @@ class Entry:
 
     @property
     def process(self) -> Process:
-        """Its process, which may have ended."""
+        """The process of the run, which may have ended."""
         return Process(self.pid, self.created)
 
 

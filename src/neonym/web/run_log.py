@@ -1,4 +1,4 @@
-"""What a run has reported so far, read from the events in its run folder while they are written."""
+"""Read the reports of a run from the events in its run folder while they are written."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ EVERY = 1.0  # seconds between two looks at the processes
 
 @dataclass(frozen=True)
 class Address:
-    """Where the page listens, and the token that a request from elsewhere needs."""
+    """The address at which the page listens, and the token that a request from elsewhere needs."""
 
     host: str
     port: int

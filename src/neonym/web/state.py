@@ -1,4 +1,4 @@
-"""What the pages share: the home folder, the queue and the processes beside the server."""
+"""Hold all that the pages share: the home folder, the queue and the processes beside the server."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Checked:
 
 @dataclass(frozen=True)
 class ModelAnswer:
-    """What a model is, or why it cannot be used."""
+    """The facts about a model, or the reason why it cannot be used."""
 
     label: str = ""
     process: str = ""

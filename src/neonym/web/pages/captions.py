@@ -101,7 +101,7 @@ class Captions:
         if self.data_set is None:
             return
         count, word = len(self.images), self.word()
-        self.summary.text = f"{count} image{'s' * (count != 1)} in {self.data_set.folder}"
+        self.summary.text = f"{count} image{'s' * (count != 1)} in {self.data_set.folder.name}"
         if word and 0 < count <= COUNTED:
             missing = len(self.data_set.without_word(word))
             self.summary.text += f"; {missing or 'no'} caption{'s' * (missing != 1)} without {word}"

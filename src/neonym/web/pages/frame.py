@@ -1,4 +1,4 @@
-"""What all pages share: the head with its links, colours, messages, images and problems."""
+"""Define all that pages share: the head with its links, colours, messages, images and problems."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class RunView:
 
     @property
     def log(self) -> RunLog:
-        """What the run has reported."""
+        """The reports of the run."""
         return self.state.queue.log(self.entry)
 
     def build(self) -> None:
@@ -59,7 +59,9 @@ class RunView:
             self.buttons = ui.row().classes("gap-2")
         self.result = ui.column().classes("w-full gap-3")
         with card("Loss"):
-            self.chart = ui.echart(chart_options()).classes("w-full").style("height: 260px; min-width: 0; overflow: hidden")
+            self.chart = (
+                ui.echart(chart_options()).classes("w-full").style("height: 260px; min-width: 0; overflow: hidden")
+            )
             self.chart.props('role="img" aria-label="training and evaluation loss by step"')
         self.samples = ui.column().classes("w-full gap-3")
         self.steps = ui.column().classes("w-full gap-3")

@@ -18,7 +18,7 @@ from neonym.web.pages.run import verdict_card
 from neonym.web.state import State
 
 LAYOUTS = {"pt": "AUTOMATIC1111 (.pt)", "bin": "diffusers (.bin)", "png": "card with an image (.png)"}
-STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5)
+STRENGTHS = (0.5, 0.8, 1.0, 1.2, 1.5)
 
 
 def word_page(state: State) -> None:
@@ -31,7 +31,7 @@ def word_page(state: State) -> None:
             if word is None:
                 ui.label("There is no such file in the output folders.")
                 return
-            facts(word)
+            facts(state, word)
             Trial(state, [word]).build()
             tools(state, word)
             await ui.context.client.connected()  # the first look at a file takes seconds
@@ -47,7 +47,7 @@ def word_page(state: State) -> None:
                 return
             with ui.element("div").classes("n-grid"):
                 for word in words:
-                    facts(word)
+                    facts(state, word)
             Trial(state, words).build()
 
 
@@ -57,7 +57,7 @@ def readable_word(state: State, file: str) -> Word | None:
     return read_word(path) if state.home.allows(path) and path.is_file() else None
 
 
-def facts(word: Word) -> None:
+def facts(state: State, word: Word) -> None:
     """Show what a word is."""
     if word.verdict:
         verdict_card(word.verdict, None)
@@ -65,7 +65,7 @@ def facts(word: Word) -> None:
         if not word.verdict:
             verdict_chip("no verdict")
         dim(f"{word.size}, for {word.model or 'an unknown model'}, {date_of(word.date)}")
-        ui.label(str(word.file)).classes("n-mono")
+        ui.label(state.home.shown(word.file)).classes("n-mono")
         if word.samples:
             with ui.element("div").classes("n-strip"):
                 for sample in word.samples[:12]:

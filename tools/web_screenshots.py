@@ -1,0 +1,87 @@
+"""Make the screenshots of docs/web.md: a page on an empty home folder, on which a word is taught in a real Chromium.
+
+    python -m tools.web_screenshots [--folder docs/web]
+
+It needs `neonym[web]`, playwright and Chromium, and takes some minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image
+from playwright.sync_api import Page, expect, sync_playwright
+
+STEPS = 100
+LONG = 20 * 60_000  # milliseconds
+SIZE = {"width": 1100, "height": 800}
+
+
+@contextmanager
+def served(home: Path) -> Iterator[str]:
+    """Serve a page, and yield its URL."""
+    command = [sys.executable, "-m", "neonym", "web", f"--folder={home}", "--port=0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().split()[-1].rstrip("/")
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def teach(page: Page, url: str, folder: Path) -> None:
+    """Teach the example word, and take a picture of each page on the way."""
+
+    def shoot(name: str) -> None:
+        time.sleep(1)  # animations
+        with Image.open(BytesIO(page.screenshot(full_page=True))) as shot:
+            shot.convert("RGB").quantize(128).save(folder / f"{name}.png", optimize=True)
+
+    page.goto(url)
+    page.get_by_role("button", name="Try it with the example images").click()
+    page.get_by_label("Prompts, one").fill("a 3d render of a nutkin on a blue background\na nutkin on a red background")
+    expect(page.get_by_text("Ready to train.")).to_be_visible(timeout=LONG)
+    shoot("new-word")
+    page.get_by_role("button", name="Train", exact=True).click()
+    page.wait_for_url(re.compile("/run/"))
+    expect(page.get_by_text("step 60", exact=True).first).to_be_visible(timeout=LONG)
+    shoot("running")
+    expect(page.get_by_role("button", name="Look at the word, and try it")).to_be_visible(timeout=LONG)
+    shoot("finished")
+    page.get_by_role("button", name="Look at the word, and try it").click()
+    page.get_by_label("Prompt;").fill("a 3d render of a {word} on a yellow background")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_alt_text(re.compile("yellow background, seed"))).to_have_count(3, timeout=LONG)
+    shoot("word")
+    page.goto(url)
+    expect(page.get_by_role("link", name="nutkin", exact=True)).to_be_visible()
+    shoot("words")
+
+
+def main() -> None:
+    """Write the screenshots."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("docs/web"))
+    folder = parser.parse_args().folder
+    folder.mkdir(parents=True, exist_ok=True)
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    with TemporaryDirectory() as home, served(Path(home)) as url, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport=SIZE)  # pyright: ignore[reportArgumentType]
+        teach(page, url, folder)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
