@@ -46,7 +46,7 @@ def teach(page: Page, url: str, folder: Path) -> None:
     def shoot(name: str) -> None:
         time.sleep(1)  # animations
         with Image.open(BytesIO(page.screenshot(full_page=True))) as shot:
-            shot.convert("RGB").quantize(128).save(folder / f"{name}.png", optimize=True)
+            shot.convert("RGB").quantize(256).save(folder / f"{name}.png", optimize=True)
 
     page.goto(url)
     page.get_by_role("button", name="Try it with the example images").click()

@@ -258,3 +258,43 @@ def test_a_word_is_deleted_to_the_bin_and_two_are_compared(start, tab: Page, tmp
     expect(tab.get_by_role("link", name="two", exact=True)).to_be_visible()
     expect(tab.get_by_role("link", name="one", exact=True)).to_have_count(0)
     assert [path.name for path in (home / "bin").glob("*/*")] == ["one.safetensors"]
+
+
+def test_a_command_is_imported_and_a_recipe_is_taken_from_a_word(start, tab: Page, tmp_path):
+    images = make_images(tmp_path / "images", count=2, caption="a waddlo")
+    settings = json.dumps({"learning_rate": "0.007", "train_data_dir": str(images), "max_train_steps": 33})
+    file = word_file(tmp_path / "home", "old", {"neonym.settings": settings, "neonym.init_word": "bird"})
+    server = start()
+    tab.goto(f"{server.url}/new")
+    tab.get_by_role("button", name="Import settings").click()
+    command = f"accelerate launch train_textual_inversion.py --token_string=waddlo --train_data_dir={images} --max_train_steps=50"
+    tab.get_by_label("Command or file").fill(command)
+    tab.get_by_role("button", name="Import", exact=True).click()
+    expect(tab.get_by_label("New word", exact=True)).to_have_value("waddlo")
+    expect(tab.get_by_label("Steps")).to_have_value("50")
+    tab.get_by_role("button", name="Show the command").click()
+    expect(tab.get_by_text("neonym train --")).to_contain_text("--token_string=waddlo")
+    tab.goto(f"{server.url}/word?file={file}")
+    tab.get_by_role("button", name="Train it again").click()
+    expect(tab.get_by_label("Starts as")).to_have_value("bird")
+    expect(tab.get_by_label("Learning rate")).to_have_value("0.007")
+    expect(tab.get_by_label("Steps")).to_have_value("33")
+
+
+def test_all_settings_are_those_that_act_on_the_model(start, tab: Page):
+    server = start()
+    tab.goto(f"{server.url}/new")
+    expect(tab.get_by_text("Stable Diffusion 1.x, 128 x 128 pixels")).to_be_visible()
+    tab.get_by_role("button", name="All settings").click()
+    tab.get_by_role("button", name="Loss and noise").click()
+    expect(tab.get_by_label("min snr gamma")).to_be_visible()
+    assert tab.get_by_label("discrete flow shift").count() == 0
+    tab.get_by_label("min snr gamma").fill("many")
+    expect(tab.get_by_text("min_snr_gamma").first).to_be_visible()
+    tab.get_by_label("Model:").click()
+    tab.get_by_role("option", name="builtin:emoji-flow").click()
+    expect(tab.get_by_text("Z-Image, 128 x 128 pixels")).to_be_visible()
+    tab.get_by_role("button", name="All settings").click()
+    tab.get_by_role("button", name="Loss and noise").click()
+    expect(tab.get_by_label("discrete flow shift")).to_be_visible()
+    assert tab.get_by_label("min snr gamma").count() == 0

@@ -17,6 +17,7 @@ def train_example(tab: Page, url: str, steps: int) -> None:
     expect(tab.get_by_text("8 images in")).to_be_visible()
     expect(tab.get_by_text("Stable Diffusion 1.x, 128 x 128 pixels")).to_be_visible()
     tab.get_by_label("Steps").fill(str(steps))
+    tab.get_by_label("Prompts, one").fill("a photo of {word} --s 4")
     expect(tab.get_by_text("Ready to train.")).to_be_visible()
     tab.get_by_role("button", name="Train", exact=True).click()
     tab.wait_for_url(re.compile("/run/"))
@@ -33,7 +34,10 @@ def test_from_an_empty_home_to_an_image_with_the_word(start, tab: Page):
     expect(tab.get_by_text("Sample images", exact=True)).to_be_visible()
     expect(tab.get_by_role("button", name="use the word of step").first).to_be_visible()
     word = server.home / "outputs" / "nutkin.safetensors"
-    assert word.is_file()
+    last, step = word.read_bytes(), next((server.home / "outputs" / "nutkin-run" / "steps").glob("*.safetensors"))
+    tab.get_by_role("button", name="use the word of step").first.click()
+    expect(tab.get_by_text("is now the word of")).to_be_visible()
+    assert word.read_bytes() == step.read_bytes() != last
     tab.get_by_role("button", name="Look at the word, and try it").click()
     tab.get_by_label("Prompt;").fill("a {word} on a red background")
     tab.get_by_label("Seeds").fill("2")

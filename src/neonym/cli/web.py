@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
+import webbrowser
 from pathlib import Path
+from threading import Timer
 
 from pydantic import BaseModel, Field
 
@@ -12,6 +15,7 @@ from neonym.errors import UserError
 from neonym.extras import install_command, is_installed
 
 DESCRIPTION = "Open the page: teach words, watch them learn and try them in a browser. It listens on this machine only."
+SECONDS = 2.0  # until the server answers
 
 
 class WebFlags(BaseModel):
@@ -19,9 +23,15 @@ class WebFlags(BaseModel):
 
     folder: str = Field("~/neonym", description="The home folder: words, images, the queue. It is made if needed.")
     port: int = Field(7817, ge=0, le=65535, description="The port; 0 chooses a free one.")
+    no_browser: bool = Field(False, description="Do not open the page in the browser.")
     listen: str | None = Field(
         None, description="Another address to listen on. The URL then has a token, which is needed to open the page."
     )
+
+
+def has_screen() -> bool:
+    """Return whether there is a screen for a browser: on a server, a browser of the terminal would be started."""
+    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -39,5 +49,7 @@ def main(argv: list[str], prog: str) -> int:
             f"Neonym's page: {address.url}\nHome folder: {home.root}\nTo close it, press Ctrl-C. Runs go on.",
             flush=True,
         )
+        if has_screen() and not flags.no_browser:
+            Timer(SECONDS, webbrowser.open, (address.url,)).start()
         serve(home, address)
     return 0

@@ -61,8 +61,6 @@ class Draft:
                 words.append(f"--{name}")
             elif isinstance(value := typed(name, value), (list, tuple)):
                 words += [f"--{name}", *map(as_flag_text, value)]
-            elif value is False:
-                words.append(f"--no-{name}")
             else:
                 words.append(f"--{name}={as_flag_text(value)}")
         return shlex.join(words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -96,7 +97,7 @@ class Home:
             folder.mkdir()
             for file in files:
                 if self.allows(file):
-                    file.rename(folder / file.name)
+                    shutil.move(file, folder / file.name)  # the bin may be on another disk
         except OSError as error:
             raise UserError(f"cannot be moved to the bin ({error.strerror})", str(files[0])) from error
         return folder

@@ -10,7 +10,7 @@ from typing import Any
 
 from neonym.web.home import Home
 
-ENDINGS = (".safetensors", ".pt", ".bin", ".ckpt", ".png")
+OTHERS = (".pt", ".bin", ".ckpt", ".png")  # layouts that have no header
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 SMALL = 64 * 2**20  # bytes: embedding files are kilobytes; a model beside them is not a word
 HEADER = 2**20
@@ -82,6 +82,23 @@ def read_word(file: Path) -> Word | None:
         vectors=max(shape[0] for shape in rows),
         verdict=verdict_in(folder, file.stem),
         samples=samples_of(file),
+    )
+
+
+def other_files(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder that may be words in other layouts, which only a look inside tells."""
+    yield from sorted(path for path in folder.glob("*") if path.suffix.lower() in OTHERS and path.is_file())
+
+
+def word_from(file: Path, found: dict[str, Any]) -> Word | None:
+    """Return the word in a file that was inspected, or None if it is none."""
+    words = found.get("words") or []
+    if not words:
+        return None
+    vectors = max((count for count, _ in words[0]["encoders"].values()), default=0)
+    folder = file.with_name(f"{file.stem}-run")
+    return Word(
+        file, words[0]["token"], file.stat().st_mtime, "", vectors, verdict_in(folder, file.stem), samples_of(file)
     )
 
 

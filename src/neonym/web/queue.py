@@ -19,6 +19,7 @@ from neonym.io.atomic import atomic_write
 from neonym.web import processes
 from neonym.web.draft import Draft
 from neonym.web.home import Home
+from neonym.web.masks import with_masks
 from neonym.web.processes import Process
 from neonym.web.run_log import RunLog
 
@@ -92,17 +93,21 @@ class Queue:
         now = time.time()
         id = f"{time.strftime('%Y%m%d-%H%M%S')}-{int(now * 1000) % 1000:03d}"
         folder = self.folder(id)
-        values = {"output_dir": str(self.home.folder("outputs")), **draft.values}
-        if prompts.strip():
-            values["sample_prompts"] = str(folder / PROMPTS)
-        run = Draft(values).run()
-        token = run.save.output_name or run.concept.token_string or "words"
         try:
             folder.mkdir()
-            (folder / PROMPTS).write_text(prompts, encoding="utf-8")
+            values = with_masks({"output_dir": str(self.home.folder("outputs")), **draft.values}, folder)
+            if prompts.strip():
+                values["sample_prompts"] = str(folder / PROMPTS)
+                (folder / PROMPTS).write_text(prompts, encoding="utf-8")
+            run = Draft(values).run()
             write_config(run, folder / SETTINGS)
         except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
             raise UserError(f"cannot be written ({error.strerror})", str(folder), "Free some space") from error
+        except UserError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        token = run.save.output_name or run.concept.token_string or "words"
         entry = Entry(id, token, str(Path(run.save.output_dir) / f"{token}-run"), order=now, queued=now)
         self.save(entry)
         return entry

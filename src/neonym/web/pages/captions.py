@@ -9,6 +9,8 @@ from pathlib import Path
 from nicegui import ui
 
 from neonym.web.data_set import DataSet
+from neonym.web.draft import Draft
+from neonym.web.masks import MASKS, mask_of
 from neonym.web.pages.frame import dim, picture, tell, telling
 from neonym.web.processes import run_command
 
@@ -20,11 +22,15 @@ COUNTED = 2000  # images whose captions are looked through for the word after ea
 class Captions:
     """The images of a data set with their captions, which are written as soon as they are edited."""
 
-    def __init__(self, word: Callable[[], str], changed: Callable[[], None]):
-        self.word, self.changed = word, changed
+    def __init__(self, draft: Draft, changed: Callable[[], None]):
+        self.draft, self.changed = draft, changed
         self.data_set: DataSet | None = None
         self.images: list[Path] = []
         self.page = 0
+
+    def word(self) -> str:
+        """Return the new word, "" if it has no name yet."""
+        return str(self.draft.values.get("token_string", ""))
 
     def build(self) -> None:
         """Make the places for what is shown."""
@@ -147,5 +153,7 @@ class Captions:
 
         with ui.column().classes("w-full gap-1"):
             picture(image, f"image {image.name}")
+            if (mask := mask_of(image, str(self.draft.values.get(MASKS, "")))) is not None:
+                picture(mask, f"mask of {image.name}", 160)
             field = ui.textarea(image.name, value=before).props("outlined dense autogrow stack-label").classes("w-full")
             field.on("blur", telling(keep))

@@ -15,6 +15,7 @@ from neonym.web import work
 from neonym.web.data_set import DataSet, folders_with_images, safe_name, take_upload
 from neonym.web.draft import FIELDS, MAIN, PRESETS, Draft, acting
 from neonym.web.imports import imported
+from neonym.web.masks import MASKS, with_masks
 from neonym.web.models import models_in
 from neonym.web.pages.captions import Captions
 from neonym.web.pages.fields import setting_field
@@ -72,7 +73,7 @@ class Form:
 
     def __init__(self, state: State):
         self.state = state
-        self.draft = Draft({k: v for k, v in state.home.read("draft.json", {}).items() if k in FIELDS})
+        self.draft = Draft({k: v for k, v in state.home.read("draft.json", {}).items() if k in (*FIELDS, MASKS)})
         self.fields: dict[str, Any] = {}
         self.model = ModelAnswer()
         self.checked: Checked | None = None
@@ -100,7 +101,10 @@ class Form:
                 with ui.element("label").classes("n-upload"):
                     ui.label("Choose files")
                     ui.element("q-uploader-add-trigger")
-            self.captions = Captions(lambda: self.draft.values.get("token_string", ""), self.check_soon)
+            self.masks = ui.input("Folder of masks, if there are any: white counts, black does not",
+                                  value=draft.get(MASKS, ""), on_change=self.take_masks)  # fmt: skip
+            self.masks.props("outlined dense stack-label debounce=400").classes("w-full")
+            self.captions = Captions(self.draft, self.check_soon)
             self.captions.build()
             if draft.get("train_data_dir"):
                 self.captions.show(DataSet(Path(draft["train_data_dir"])))
@@ -192,12 +196,17 @@ class Form:
         self.findings.clear()
         with self.findings:
             dim("Checking...")
-        values = {"output_dir": str(self.state.home.folder("outputs")), **self.draft.values}
+        values = self.settled()
         self.checked = await self.state.workers.do("checks", work.check, values)
         self.show_findings(self.checked)
         start, model = values.get("init_word", ""), values.get("pretrained_model_name_or_path") or "builtin:emoji"
         found = await self.state.workers.do("checks", work.pieces, start, model) if start else []
         self.starts.text = f"Its vectors start from: {', '.join(found)}" if found else ""
+
+    def settled(self) -> dict[str, Any]:
+        """Return the settings as a run would have them. Raises UserError if the disk refuses."""
+        home = self.state.home
+        return with_masks({"output_dir": str(home.folder("outputs")), **self.draft.values}, home.folder("cache"))
 
     def show_findings(self, checked: Checked) -> None:
         """Show problems where they are: below the field of their setting, else in the last card."""
@@ -235,6 +244,14 @@ class Form:
             folder = self.state.home.name("datasets", event.value)
             self.draft.set("train_data_dir", str(folder))
             self.captions.show(DataSet(folder))
+            self.changed()
+
+    def take_masks(self, event: events.ValueChangeEventArguments) -> None:
+        """Take the folder of masks, once it is one."""
+        path = Path(event.value or "").expanduser()
+        if not event.value or path.is_dir():
+            self.draft.set(MASKS, str(self.state.home.name("datasets", str(path))) if event.value else "")
+            self.captions.show_page()
             self.changed()
 
     async def take_upload(self, event: events.UploadEventArguments) -> None:
@@ -291,9 +308,10 @@ class Form:
         """Show the command and the file that do the same."""
         with ui.dialog() as dialog, ui.card().style("max-width: 760px; width: 100%"):
             ui.label("The same on a command line:")
-            ui.label(self.draft.command()).classes("n-mono")
+            draft = Draft(self.settled())
+            ui.label(draft.command()).classes("n-mono")
             ui.label("As a file for --config_file:")
-            ui.label(self.draft.toml()).classes("n-mono")
+            ui.label(draft.toml()).classes("n-mono")
             ui.button("Close", on_click=dialog.close).props("flat")
         dialog.open()
 

@@ -12,21 +12,22 @@ from nicegui import ui
 
 from neonym.web import work
 from neonym.web.images import file_url
-from neonym.web.library import Word, read_word
+from neonym.web.library import Word, read_word, word_from
 from neonym.web.pages.frame import card, confirmed, date_of, dim, page, picture, problem_line, telling, verdict_chip
 from neonym.web.pages.run import verdict_card
 from neonym.web.state import State
 
 LAYOUTS = {"pt": "AUTOMATIC1111 (.pt)", "bin": "diffusers (.bin)", "png": "card with an image (.png)"}
 STRENGTHS = (0.5, 0.8, 1.0, 1.2, 1.5)
+PATIENCE = 60.0  # seconds: the first look into a file imports torch
 
 
 def word_page(state: State) -> None:
     """Add the pages of a word and of two words to the application."""
 
-    @ui.page("/word")
+    @ui.page("/word", response_timeout=PATIENCE)
     async def show(file: str) -> None:
-        word = readable_word(state, file)
+        word = await readable_word(state, file)
         with page(word.token if word else "No such word", "/"):
             if word is None:
                 ui.label("There is no such file in the output folders.")
@@ -37,10 +38,10 @@ def word_page(state: State) -> None:
             await ui.context.client.connected()  # the first look at a file takes seconds
             await programs(state, word)
 
-    @ui.page("/compare")
-    def compare(request: Request) -> None:
+    @ui.page("/compare", response_timeout=PATIENCE)
+    async def compare(request: Request) -> None:
         files = request.query_params.getlist("file")[:2]
-        words = [word for file in files if (word := readable_word(state, file)) is not None]
+        words = [word for file in files if (word := await readable_word(state, file)) is not None]
         with page("Two words", "/"):
             if len(words) < 2:
                 ui.label("Choose two words in the list of words.")
@@ -51,10 +52,12 @@ def word_page(state: State) -> None:
             Trial(state, words).build()
 
 
-def readable_word(state: State, file: str) -> Word | None:
+async def readable_word(state: State, file: str) -> Word | None:
     """Return the word in a file that the page may read, or None."""
     path = Path(file)
-    return read_word(path) if state.home.allows(path) and path.is_file() else None
+    if not state.home.allows(path) or not path.is_file():
+        return None
+    return read_word(path) or word_from(path, await state.inspected(path))
 
 
 def facts(state: State, word: Word) -> None:
@@ -74,7 +77,7 @@ def facts(state: State, word: Word) -> None:
 
 async def programs(state: State, word: Word) -> None:
     """Show what each program does with a word."""
-    found = await state.workers.do("checks", work.inspect, word.file)
+    found = await state.inspected(word.file)
     with card("In other programs"):
         if "error" in found:
             problem_line("error", found["error"])

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 from nicegui import ui
 
-from neonym.web.library import Word, words_in
+from neonym.web.library import Word, other_files, word_from, words_in
 from neonym.web.pages.frame import card, date_of, dim, heading, page, picture, telling, verdict_chip
 from neonym.web.state import State
 
@@ -34,12 +34,18 @@ def words_page(state: State) -> None:
 
             if len(found) > 1:
                 ui.button("Compare two words", icon="compare", on_click=compare).props("outline dense")
-            with ui.element("div").classes("n-grid"):
+            with ui.element("div").classes("n-grid") as grid:
                 for word in found[:MOST]:
                     word_card(word, chosen, len(found) > 1)
             if len(found) > MOST:
                 dim(f"{len(found) - MOST} older words are not shown.")
             folders(state)
+        await ui.context.client.connected()  # a look into other files takes seconds
+        for file in [file for folder in state.home.named("outputs") for file in other_files(folder)][:MOST]:
+            word = word_from(file, await state.inspected(file))
+            if word is not None:
+                with grid:
+                    word_card(word, chosen, len(found) > 1)
 
 
 def empty() -> None:
