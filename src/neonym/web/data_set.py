@@ -11,6 +11,7 @@ from pathlib import Path
 
 from neonym import UserError
 from neonym.io.atomic import atomic_write
+from neonym.web.disk import written
 from neonym.web.images import ENDINGS, is_image
 
 CAPTIONS = (".txt", ".caption")
@@ -47,11 +48,8 @@ class DataSet:
     def set_caption(self, image: Path, text: str) -> None:
         """Write the caption of an image. Raises UserError if the disk refuses."""
         file = self.caption_file(image)
-        try:
-            with atomic_write(file) as part:
-                part.write_text(" ".join(text.split("\n")).strip() + "\n", encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"cannot be written ({error.strerror})", str(file)) from error
+        with written(file), atomic_write(file) as part:
+            part.write_text(" ".join(text.split("\n")).strip() + "\n", encoding="utf-8")
 
     def replace(self, old: str, new: str) -> int:
         """Replace a text in all captions, and return in how many. Raises UserError."""
@@ -111,12 +109,10 @@ def take_upload(folder: Path, name: str, data: bytes) -> Path:
     suffix = path.suffix.lower()
     if suffix not in (*ENDINGS, *CAPTIONS):
         raise UserError("is neither an image nor a caption (.txt)", name, "Choose images")
-    try:
+    part = path.with_name(f".{path.name}.part{suffix}")
+    with written(name):
         folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part{suffix}")
         part.write_bytes(data)
-    except OSError as error:
-        raise UserError(f"cannot be written ({error.strerror})", name, "Free some space") from error
     if suffix in ENDINGS and not is_image(part):
         part.unlink()
         raise UserError("is not an image that can be read", name, "Choose another file")

@@ -13,6 +13,7 @@ from typing import Any
 from neonym.errors import UserError
 from neonym.io.atomic import alone_in, atomic_write
 from neonym.io.json import as_json
+from neonym.web.disk import written
 
 FOLDERS = ("outputs", "datasets", "models", "queue", "presets", "bin", "images", "cache")
 KINDS = ("outputs", "datasets", "models")  # of folders that the user names
@@ -24,12 +25,9 @@ class Home:
     def __init__(self, root: Path):
         """Make the folder and what is in it. Raises UserError if that fails."""
         self.root = root.expanduser().resolve()
-        try:
+        with written(self.root, "cannot be the home folder", "Choose another --folder"):
             for name in FOLDERS:
                 (self.root / name).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            what = f"cannot be the home folder ({error.strerror})"
-            raise UserError(what, str(self.root), "Choose another --folder") from error
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -74,30 +72,26 @@ class Home:
         return any(real.is_relative_to(root.resolve()) for root in roots)
 
     def read(self, name: str, default: Any) -> Any:
-        """Return the content of a JSON file in the home folder, or a default if there is none that can be read."""
+        """Return the content of a JSON file in the home folder, or a default if there is none of its type."""
         try:
-            return json.loads((self.root / name).read_text("utf-8"))
+            found = json.loads((self.root / name).read_text("utf-8"))
         except (OSError, ValueError):
             return default
+        return found if isinstance(found, type(default)) else default
 
     def write(self, name: str, value: Any) -> None:
         """Write a JSON file in the home folder. Raises UserError if the disk refuses."""
         path = self.root / name
-        try:
-            with atomic_write(path) as part:
-                part.write_text(as_json(value, indent=1), encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"cannot be written ({error.strerror})", str(path), "Free some space") from error
+        with written(path), atomic_write(path) as part:
+            part.write_text(as_json(value, indent=1), encoding="utf-8")
 
     def to_bin(self, files: Sequence[Path]) -> Path:
         """Move files of the output folders to a new folder in the bin, and return that. Raises UserError."""
         folder = self.folder("bin") / f"{time.strftime('%Y%m%d-%H%M%S')}-{files[0].stem}"
         folder = next(free for i in range(10_000) if not (free := folder.with_name(f"{folder.name}{i or ''}")).exists())
-        try:
+        with written(files[0], "cannot be moved to the bin"):
             folder.mkdir()
             for file in files:
                 if self.allows(file):
                     shutil.move(file, folder / file.name)  # the bin may be on another disk
-        except OSError as error:
-            raise UserError(f"cannot be moved to the bin ({error.strerror})", str(files[0])) from error
         return folder

@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from neonym import UserError
+from neonym import RunConfig, UserError
 from neonym.config.command_line import write_config
 from neonym.io.atomic import atomic_write
 from neonym.web import processes
+from neonym.web.disk import written
 from neonym.web.draft import Draft
 from neonym.web.home import Home
 from neonym.web.masks import with_masks
@@ -94,6 +95,18 @@ class Queue:
         id = f"{time.strftime('%Y%m%d-%H%M%S')}-{int(now * 1000) % 1000:03d}"
         folder = self.folder(id)
         try:
+            run = self.snapshot(folder, draft, prompts)
+            token = run.save.output_name or run.concept.token_string or "words"
+            entry = Entry(id, token, str(Path(run.save.output_dir) / f"{token}-run"), order=now, queued=now)
+            self.save(entry)
+        except UserError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return entry
+
+    def snapshot(self, folder: Path, draft: Draft, prompts: str) -> RunConfig:
+        """Write the settings of a run and what they name into the folder of an entry, and return them."""
+        with written(folder):
             folder.mkdir()
             values = with_masks({"output_dir": str(self.home.folder("outputs")), **draft.values}, folder)
             if prompts.strip():
@@ -101,25 +114,13 @@ class Queue:
                 (folder / PROMPTS).write_text(prompts, encoding="utf-8")
             run = Draft(values).run()
             write_config(run, folder / SETTINGS)
-        except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise UserError(f"cannot be written ({error.strerror})", str(folder), "Free some space") from error
-        except UserError:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        token = run.save.output_name or run.concept.token_string or "words"
-        entry = Entry(id, token, str(Path(run.save.output_dir) / f"{token}-run"), order=now, queued=now)
-        self.save(entry)
-        return entry
+        return run
 
     def save(self, entry: Entry) -> None:
         """Write an entry. Raises UserError if the disk refuses."""
         path = self.folder(entry.id) / ENTRY
-        try:
-            with atomic_write(path) as part:
-                part.write_text(json.dumps(asdict(entry)), encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"cannot be written ({error.strerror})", str(path), "Free some space") from error
+        with written(path), atomic_write(path) as part:
+            part.write_text(json.dumps(asdict(entry)), encoding="utf-8")
 
     def move(self, id: str, by: int) -> None:
         """Move a waiting entry up (-1) or down (+1) among those that wait."""
@@ -160,10 +161,8 @@ class Queue:
         """Ask a run to save its word or to generate sample images after its current step."""
         entry = self.entry(id)
         if entry is not None and entry.status == "running":
-            try:
+            with written(entry.run_folder):
                 (Path(entry.run_folder) / request).touch()
-            except OSError as error:
-                raise UserError(f"cannot be written to ({error.strerror})", entry.run_folder) from error
 
     def tick(self) -> None:
         """Follow the processes, and start waiting runs on devices that are free."""

@@ -59,10 +59,10 @@ class RunLog:
         try:
             event = json.loads(line)
             handler = getattr(self, f"on_{event['event']}", None)
+            if handler is not None:
+                handler(event)
         except (ValueError, KeyError, TypeError):
             return
-        if handler is not None:
-            handler(event)
 
     def on_opened(self, event: dict[str, Any]) -> None:
         self.status, self.words = "opened", list(event["words"])

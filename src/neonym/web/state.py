@@ -9,6 +9,7 @@ from typing import Any
 
 from neonym import UserError
 from neonym.io.atomic import atomic_write
+from neonym.web.disk import written
 from neonym.web.home import Home
 from neonym.web.images import changed
 from neonym.web.queue import Entry, Queue
@@ -39,8 +40,5 @@ class State:
         """Copy the word of a step to the place of the word. Raises UserError if the disk refuses."""
         if not (self.home.allows(file) and self.home.allows(target)):
             raise UserError("is outside of the folders of this page", str(file))
-        try:
-            with atomic_write(target, lasting=True) as part:
-                shutil.copyfile(file, part)
-        except OSError as error:
-            raise UserError(f"cannot be written ({error.strerror})", str(target)) from error
+        with written(target), atomic_write(target, lasting=True) as part:
+            shutil.copyfile(file, part)

@@ -10,10 +10,10 @@ from typing import Any
 from nicegui import events, ui
 
 import neonym
-from neonym import UserError
 from neonym.web import work
 from neonym.web.data_set import DataSet, folders_with_images, safe_name, take_upload
-from neonym.web.draft import FIELDS, MAIN, PRESETS, Draft, acting
+from neonym.web.disk import written
+from neonym.web.draft import FIELDS, MAIN, PRESETS, Draft, Values, acting
 from neonym.web.imports import imported
 from neonym.web.masks import MASKS, with_masks
 from neonym.web.models import models_in
@@ -60,11 +60,9 @@ def new_word_page(state: State) -> None:
 
 def copied(source: Path, folder: Path) -> Path:
     """Return a folder with the files of another one, which is copied if it is not there yet. Raises UserError."""
-    try:
+    with written(folder):
         if not folder.is_dir():
-            shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.part"))
-    except OSError as error:
-        raise UserError(f"cannot be written ({error.strerror})", str(folder), "Free some space") from error
+            shutil.copytree(source, folder)
     return folder
 
 
@@ -76,12 +74,10 @@ class Form:
         self.draft = Draft({k: v for k, v in state.home.read("draft.json", {}).items() if k in (*FIELDS, MASKS)})
         self.fields: dict[str, Any] = {}
         self.model = ModelAnswer()
-        self.checked: Checked | None = None
         self.pending: asyncio.Task[None] | None = None
 
     def build(self) -> None:
         """Show all parts of the form."""
-        draft = self.draft.values
         with card("1. The word"), ui.element("div").classes("n-grid"):
             self.fields["token_string"] = self.text(
                 "token_string", "New word", "a name that the model does not know, such as mychar4"
@@ -89,28 +85,10 @@ class Form:
             self.fields["init_word"] = self.text("init_word", "Starts as", "an ordinary word for it, such as cat")
             self.starts = dim("")
         with card("2. The images"):
-            self.folder = ui.select(
-                self.data_sets(), value=draft.get("train_data_dir"), label="Folder", with_input=True,
-                new_value_mode="add-unique", on_change=telling(self.take_folder),
-            ).props("outlined dense stack-label").classes("w-full")  # fmt: skip
-            upload = ui.upload(multiple=True, auto_upload=True, on_upload=telling(self.take_upload))
-            upload.props('flat bordered accept="image/*,.txt"').classes("w-full")
-            with upload.add_slot("header"), ui.row().classes("items-center q-pa-sm gap-2"):
-                ui.icon("upload").props('aria-hidden="true"')
-                ui.label("Drop images (and .txt captions) here, or choose them:")
-                with ui.element("label").classes("n-upload"):
-                    ui.label("Choose files")
-                    ui.element("q-uploader-add-trigger")
-            self.masks = ui.input("Folder of masks, if there are any: white counts, black does not",
-                                  value=draft.get(MASKS, ""), on_change=self.take_masks)  # fmt: skip
-            self.masks.props("outlined dense stack-label debounce=400").classes("w-full")
-            self.captions = Captions(self.draft, self.check_soon)
-            self.captions.build()
-            if draft.get("train_data_dir"):
-                self.captions.show(DataSet(Path(draft["train_data_dir"])))
+            self.build_images(self.draft.values)
         with card("3. The model"):
             self.models = ui.select(
-                self.model_names(), value=draft.get("pretrained_model_name_or_path") or "builtin:emoji",
+                self.model_names(), value=self.draft.values.get("pretrained_model_name_or_path") or "builtin:emoji",
                 label="Model: one that was found, or the path of a file or a Diffusers folder", with_input=True,
                 new_value_mode="add-unique", on_change=telling(self.take_model),
             ).props("outlined dense stack-label").classes("w-full")  # fmt: skip
@@ -129,6 +107,28 @@ class Form:
                 ui.button("Show the command", on_click=self.show_command).props("outline")
                 ui.button("Import settings", on_click=self.show_import).props("outline")
                 ui.button("Clear", on_click=self.clear).props("flat")
+
+    def build_images(self, draft: Values) -> None:
+        """Show the fields of the images, and the images with their captions."""
+        self.folder = ui.select(
+            self.data_sets(), value=draft.get("train_data_dir"), label="Folder", with_input=True,
+            new_value_mode="add-unique", on_change=telling(self.take_folder),
+        ).props("outlined dense stack-label").classes("w-full")  # fmt: skip
+        upload = ui.upload(multiple=True, auto_upload=True, on_upload=telling(self.take_upload))
+        upload.props('flat bordered accept="image/*,.txt"').classes("w-full")
+        with upload.add_slot("header"), ui.row().classes("items-center q-pa-sm gap-2"):
+            ui.icon("upload").props('aria-hidden="true"')
+            ui.label("Drop images (and .txt captions) here, or choose them:")
+            with ui.element("label").classes("n-upload"):
+                ui.label("Choose files")
+                ui.element("q-uploader-add-trigger")
+        self.masks = ui.input("Folder of masks, if there are any: white counts, black does not",
+                              value=draft.get(MASKS, ""), on_change=telling(self.take_masks))  # fmt: skip
+        self.masks.props("outlined dense stack-label debounce=400").classes("w-full")
+        self.captions = Captions(self.draft, self.check_soon)
+        self.captions.build()
+        if draft.get("train_data_dir"):
+            self.captions.show(DataSet(Path(draft["train_data_dir"])))
 
     def text(self, name: str, label: str, placeholder: str) -> ui.input:
         """Show a field for a text."""
@@ -193,12 +193,17 @@ class Form:
     async def check_later(self) -> None:
         """Wait until nothing changes, then check, and show what was found."""
         await asyncio.sleep(PAUSE)
+        if self.findings.is_deleted:  # the tab was closed
+            return
         self.findings.clear()
         with self.findings:
             dim("Checking...")
+            await telling(self.check)()
+
+    async def check(self) -> None:
+        """Check the settings, and show what was found, and what the vectors start from."""
         values = self.settled()
-        self.checked = await self.state.workers.do("checks", work.check, values)
-        self.show_findings(self.checked)
+        self.show_findings(await self.state.workers.do("checks", work.check, values))
         start, model = values.get("init_word", ""), values.get("pretrained_model_name_or_path") or "builtin:emoji"
         found = await self.state.workers.do("checks", work.pieces, start, model) if start else []
         self.starts.text = f"Its vectors start from: {', '.join(found)}" if found else ""
