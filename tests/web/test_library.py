@@ -40,6 +40,7 @@ def test_words_are_listed_with_what_belongs_to_them_and_nothing_else_is(home):
     file = word(outputs, "zyzzo[1]")
     word(outputs / "more", "other")
     word(outputs, "zyzzo-step00000005")
+    step = word(outputs, "zyzzo[1]-step00000005")
     word(outputs / "zyzzo[1]-run" / "steps", "zyzzo")
     save_file({"weight": torch.ones(2, 2, 3, 3)}, outputs / "lora.safetensors")
     (outputs / "broken.safetensors").write_bytes(b"\xff" * 20)
@@ -52,7 +53,7 @@ def test_words_are_listed_with_what_belongs_to_them_and_nothing_else_is(home):
     own = found["zyzzo[1]"]
     assert (own.size, own.verdict) == ("2 vectors", {"token": "zyzzo[1]", "word": "WEAK"})
     assert [sample.name for sample in own.samples] == ["zyzzo[1]_000010_sheet.png", "zyzzo[1]_000010_00.png"]
-    assert own.files == [file, outputs / "zyzzo[1]-run"]
+    assert own.files == [file, outputs / "zyzzo[1]-run", step]
 
 
 def test_words_in_other_layouts_are_found_by_a_look_inside(home):

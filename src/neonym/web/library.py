@@ -48,7 +48,8 @@ class Word:
     @property
     def files(self) -> list[Path]:
         """The files and folders that belong to the word alone."""
-        return [path for path in (self.file, self.card, self.run_folder) if path is not None]
+        steps = self.file.parent.glob(f"{glob_text(self.file.stem)}-step[0-9]*{self.file.suffix}")
+        return [path for path in (self.file, self.card, self.run_folder, *sorted(steps)) if path is not None]
 
 
 def words_in(home: Home) -> list[Word]:

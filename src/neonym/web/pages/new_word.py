@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ EXAMPLES = {"nutkin": {"token_string": "nutkin", "init_word": "vegetable"}}
 LABEL_UPLOADS = """for (const input of document.querySelectorAll(".q-uploader__input")) {
     input.setAttribute("aria-label", "choose images and captions to upload"); input.tabIndex = 0 }"""
 PAUSE = 0.6  # seconds after the last change until the settings are checked
+SAMPLES = 5  # times that sample images are generated
 PROMPTS = "a photo of {word}\na {word} on a blue background"
 SECTIONS = {
     "model": "Model", "concept": "Word", "dataset": "Images and captions", "optim": "Learning",
@@ -366,12 +368,22 @@ class Form:
         """Queue the run, and show it."""
         word = self.draft.values.get("token_string", "")
         prompts = "\n".join(line.replace("{word}", word) for line in (self.prompts.value or "").splitlines())
-        draft = Draft(dict(self.draft.values))
-        if not draft.values.get("eval_every_n_steps"):
-            draft.set("eval_every_n_steps", self.model.defaults.get("eval_every_n_steps"))
-        if prompts.strip() and not draft.values.keys() & {"sample_every_n_steps", "sample_every_n_epochs"}:
-            steps = draft.values.get("max_train_steps") or self.model.defaults.get("max_train_steps") or 0
-            draft.set("sample_every_n_steps", max(1, int(steps) // 5) if str(steps).isdecimal() else None)
-        entry = self.state.queue.add(draft, prompts)
+        entry = self.state.queue.add(with_schedule(self.draft, self.model.defaults, bool(prompts.strip())), prompts)
         self.state.queue.tick()
         ui.navigate.to(f"/run/{entry.id}")
+
+
+def with_schedule(draft: Draft, defaults: Mapping[str, str], has_prompts: bool) -> Draft:
+    """Return the draft with evaluations, sample images and saved steps in between, where the user sets none."""
+    planned = Draft(dict(draft.values))
+    if "eval_every_n_steps" not in planned.values:
+        planned.set("eval_every_n_steps", defaults.get("eval_every_n_steps"))
+    steps = str(planned.values.get("max_train_steps") or defaults.get("max_train_steps") or "")
+    if not steps.isdecimal():
+        return planned
+    interval = max(1, int(steps) // SAMPLES)
+    if has_prompts and not planned.values.keys() & {"sample_every_n_steps", "sample_every_n_epochs"}:
+        planned.set("sample_every_n_steps", interval)
+    if defaults.get("save_every_n_steps") == "0" and not any(name.startswith("save_every") for name in planned.values):
+        planned.set("save_every_n_steps", interval)
+    return planned
