@@ -22,6 +22,7 @@ from support.data_sets import make_images
 from support.families import SIDE, tiny_model, tiny_t5
 
 CPU = SimpleNamespace(device=torch.device("cpu"), mixed_precision="no")
+GPU = SimpleNamespace(device=torch.device("cuda"), mixed_precision="no")  # whose memory is not that of the CPU
 T5 = "text_encoder_2"
 STEP = Step((SIDE, SIDE), 1, 4)
 
@@ -40,7 +41,7 @@ def plan_of(tmp_path_factory):
     def plan(**flags):
         given = {
             "pretrained_model_name_or_path": str(model), "train_data_dir": str(images), "token_string": "mychar4",
-            "resolution": f"{SIDE}", "train_batch_size": 1, "output_dir": str(home / "out"), "cpu": True,
+            "resolution": f"{SIDE}", "train_batch_size": 1, "micro_batch_size": 1, "output_dir": str(home / "out"), "cpu": True,
         }  # fmt: skip
         return preflight(settings(**{**given, **flags})).complete_plan()
 
@@ -51,7 +52,7 @@ def fitted(plan, bytes_of_device: float, monkeypatch) -> tuple:
     """Return the memory settings that fit a device, and the notes."""
     notes: list[str] = []
     monkeypatch.setattr(memory, "memory_of", lambda _: bytes_of_device)
-    compute = with_fit(plan, CPU, notes.append).compute
+    compute = with_fit(plan, GPU, notes.append).compute
     return (
         compute.base_precision,
         compute.encoder_precision,
@@ -115,7 +116,9 @@ def test_t5_waits_before_anything_is_quantized_if_it_learns_nothing(plan_of, mon
     memory_needed = estimate(sizes_of(plan.source), step, wanted).total
     monkeypatch.setattr(memory, "memory_of", lambda _: memory_needed)
     notes: list[str] = []
-    found = with_fit(plan, CPU, notes.append)
+    assert not with_fit(plan, CPU, notes.append).compute.cache_text_encoder_outputs  # nothing would be saved
+    notes.clear()
+    found = with_fit(plan, GPU, notes.append)
     assert found.compute.cache_text_encoder_outputs
     assert found.compute.base_precision == "bf16"
     assert "text_encoder_2 in the memory of the CPU" in notes[0]

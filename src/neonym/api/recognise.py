@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from neonym.api.wording import python_wording
 from neonym.models.loading.identify import identify
+from neonym.models.loading.separate_files import ANY_ENCODER, Given
 from neonym.models.tokenizers.loading import load_tokenizers
 
 
@@ -26,14 +27,24 @@ class ModelFacts:
     defaults: Mapping[str, Any]  # setting -> the value that it has for this model
 
 
-def recognise(name: str | Path, offline: bool = False) -> ModelFacts:
+def recognise(
+    name: str | Path,
+    offline: bool = False,
+    *,
+    text_encoders: Sequence[str | Path] = (),
+    vae: str | Path | None = None,
+    model_version: str | None = None,
+) -> ModelFacts:
     """Return what a model is: a checkpoint file, a Diffusers folder, a hub ID or a built-in model.
 
-    No weights are read except a sample of the vocabulary. Raises ModelError if the model is unsupported, incomplete or
-    damaged.
+    A transformer in a file needs its `text_encoders` and `vae`; `model_version` is which of several models of the same
+    shapes it is. No weights are read except a sample of the vocabulary. Raises ModelError if the model is unsupported,
+    incomplete or damaged.
     """
     with python_wording():
-        source = identify(str(name), offline=offline)
+        given = [Given(ANY_ENCODER, str(file)) for file in text_encoders]
+        own_vae = None if vae is None else str(vae)
+        source = identify(str(name), own_vae, offline=offline, text_encoders=given, version=model_version)
         defaults = source.defaults
         return ModelFacts(
             name=str(name),

@@ -112,12 +112,12 @@ class GuidedModel:
         self.model = model
         self.at_once = at_once or model.device.type != "cpu"
         # By shape of the latents, number of branches, length of the text
-        self.batch_invariant: dict[tuple[torch.Size, int, int], bool] = {}
+        self.batch_invariant: dict[tuple[object, ...], bool] = {}
 
     def predict(self, guidance: Guidance, x_t: Tensor, t: Tensor) -> Tensor:
         """Return the guided prediction for latents [B,C,h,w] at one timestep, [B,C,h,w] in float32."""
         branches, t = guidance.branches, t.to(x_t.device)
-        case = (x_t.shape, len(branches), branches[0].text.sequence.shape[1])
+        case = (x_t.shape, *((own.text.sequence.shape[1], own.conditions.skipped_blocks) for own in branches))
         if self.at_once or len(x_t) == 1 or self.batch_invariant.get(case):
             return guidance.combine(self.branch_predictions(branches, x_t, t).chunk(len(branches)))
         rows = [self.branch_predictions([b.row(i) for b in branches], x_t[i : i + 1], t) for i in range(len(x_t))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -40,7 +41,8 @@ def memory_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
         scheme = base if encoders == "auto" else scheme_of(encoders)
         storage = Storage(base, scheme, compute.blocks_to_swap or 0, waiting)
     try:
-        problem = memory_problem(replace(source, storage=storage), on_cpu, FLOAT32 if on_cpu else HALF)
+        is_half = not on_cpu or (sys.platform == "darwin" and compute.mixed_precision in ("fp16", "bf16"))
+        problem = memory_problem(replace(source, storage=storage), on_cpu, HALF if is_half else FLOAT32)
     except ModelError as error:
         return error.problems
     return [problem] if problem else []
@@ -52,7 +54,10 @@ def scheme_of(precision: str) -> Scheme | None:
 
 
 def without_rows(run: RunConfig, source: ModelSource) -> tuple[str, ...]:
-    """Return the names of T5 and language models that no word of a run has rows for, so that their states are constant."""
+    """Return the names of T5 and language models that learn nothing in a run, so that their states are constant.
+
+    A word may nevertheless have rows for them, if it starts from a file.
+    """
     trained = source.encoders_named(run.concept.train_encoders)
     return tuple(spec.name for spec in source.encoder_specs if spec.is_large and spec.name not in trained)
 

@@ -22,7 +22,9 @@ from neonym.io.json import as_json, null_as_nan, with_escaped_surrogates
 from neonym.preflight.plan import TrainingPlan
 from neonym.runs.outputs import (
     END,
+    SAMPLE_NOW,
     SAMPLES,
+    SAVE_NOW,
     STATE,
     VERDICT,
     epoch_suffix,
@@ -94,6 +96,9 @@ class CheckpointStore:
                 clear_leftovers(folder)
             if self.save.restart:
                 self.remove_states()
+            for request in (SAVE_NOW, SAMPLE_NOW):  # of an earlier run, which ended before it could answer
+                with suppress(OSError):
+                    (self.folder / request).unlink()
             yield
 
     def claim(self) -> None:

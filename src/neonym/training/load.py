@@ -16,13 +16,12 @@ from neonym.data.sdscripts_latents import known_latents
 from neonym.io.memo import cache_folder
 from neonym.models.model import Model, load_model
 from neonym.models.source import ModelSource
-from neonym.preflight.memory import without_rows
 from neonym.preflight.plan import TrainingPlan
 from neonym.runs.dispatcher import Dispatcher
 from neonym.runs.events import Encoded
 from neonym.runs.stop import Stop
 from neonym.text.words import clean
-from neonym.training.memory import storage_of
+from neonym.training.memory import idle_encoders, storage_of
 from neonym.training.setup import process_of, samples_at_once, weight_dtype
 from neonym.types import ImageRecord
 
@@ -38,7 +37,7 @@ def load_frozen_model(plan: TrainingPlan, accelerator: Accelerator, events: Disp
         clip_skip=run.model.clip_skip,
         tokenizers=plan.tokenizers,
     )
-    for encoder in without_rows(run, plan.source):
+    for encoder in idle_encoders(plan):
         model.text.remember(encoder)
     if run.compute.gradient_checkpointing or storage.blocks_to_swap:
         model.enable_gradient_checkpointing()

@@ -14,7 +14,7 @@ from neonym.errors import UserError
 from neonym.models.loading.enough_memory import check_memory
 from neonym.models.loading.parts import free_on
 from neonym.models.loading.sizes import sizes_of
-from neonym.models.memory import GB, RESERVE, Choice, Estimate, estimate, fitting_choice
+from neonym.models.memory import GB, RESERVE, Choice, Estimate, ModelSizes, estimate, fitting_choice
 from neonym.models.source import ModelSource
 from neonym.models.storage import Scheme, Storage
 from neonym.preflight.defaults import with_settings
@@ -39,7 +39,12 @@ def with_fit(plan: TrainingPlan, accelerator: Accelerator, note: Callable[[str],
         given = choice_of(run, source, device)
         warn_if_too_large(given, estimate(sizes, step, given), memory, note)
         return run
-    choice, needed = fitting_choice(sizes, step, memory, not run.compute.torch_compile, step.without_rows)
+    is_apart = device.type == "cuda"  # its memory is not that of the CPU, in which weights can wait
+    can_swap, can_wait = (
+        is_apart and not run.compute.torch_compile,
+        able_to_wait(plan, sizes, width) if is_apart else (),
+    )
+    choice, needed = fitting_choice(sizes, step, memory, can_swap, can_wait)
     refuse_if_impossible(needed, memory, source)
     plain = Choice(Storage())
     if choice == plain:
@@ -50,6 +55,19 @@ def with_fit(plan: TrainingPlan, accelerator: Accelerator, note: Callable[[str],
     )
     warn_if_too_large(choice, needed, memory, note)
     return with_settings(run, settings_of(choice))
+
+
+def able_to_wait(plan: TrainingPlan, sizes: ModelSizes, width: int) -> tuple[str, ...]:
+    """Return the encoders without rows if they fit in half of the CPU's memory, where they would wait."""
+    idle = idle_encoders(plan)
+    needed = sum(sizes.encoders[name].numbers.memory(None, width) for name in idle)
+    return idle if needed <= psutil.virtual_memory().total / 2 else ()
+
+
+def idle_encoders(plan: TrainingPlan) -> tuple[str, ...]:
+    """Return the text encoders that no word of a plan has rows for, not even rows that stay as a file has them."""
+    with_rows = {encoder for concept in plan.concepts for encoder in concept.with_rows}
+    return tuple(name for name in without_rows(plan.run, plan.source) if name not in with_rows)
 
 
 def settings_of(choice: Choice) -> dict[str, object]:
@@ -111,7 +129,7 @@ def storage_of(run: RunConfig, source: ModelSource, device: torch.device, note: 
     if encoders is not None and quantizable:
         names = " and ".join(quantizable)
         note(f"note: the weights of {names} are kept in {encoders}, except for the table of all tokens")
-    can_wait = settings.cache_text_encoder_outputs and device.type != "cpu"
+    can_wait = settings.cache_text_encoder_outputs and device.type == "cuda"
     waiting = without_rows(run, source) if can_wait else ()
     return Storage(base, encoders, (settings.blocks_to_swap or 0) if denoiser.blocks else 0, waiting)
 

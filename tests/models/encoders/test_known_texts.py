@@ -47,6 +47,17 @@ def test_each_text_is_read_once_and_gives_the_same_states(encoder):
     assert counted.texts == 3
 
 
+def test_a_text_has_the_same_states_whatever_is_beside_it():
+    """On a GPU the last bits depend on the number of texts that go through the encoder together."""
+
+    def forward(ids: Tensor, attention_mask: Tensor | None = None) -> Any:
+        return BaseModelOutput(torch.full((*ids.shape, 2), float(len(ids))))  # pyright: ignore[reportArgumentType]
+
+    together, alone = KnownTexts(forward, VOCABULARY), KnownTexts(forward, VOCABULARY)
+    ids = ids_of(3)
+    assert torch.equal(together(ids).last_hidden_state[1:2], alone(ids[1:2]).last_hidden_state)
+
+
 def test_padding_that_is_read_makes_another_text(encoder):
     counted = Counted(encoder)
     known, ids = KnownTexts(counted, VOCABULARY), ids_of(1)

@@ -33,11 +33,11 @@ class KnownTexts:
         first = {key: i for i, key in reversed([*enumerate(keys)])}  # where each text stands for the first time
         missing = [i for key, i in first.items() if key not in self.states]
         found = {key: self.states[key] for key in first if key in self.states}
-        if missing:
-            mask = None if attention_mask is None else attention_mask[missing]
+        for i in missing:  # one by one: on a GPU, the last bits of a text depend on the number of texts beside it
+            mask = None if attention_mask is None else attention_mask[i : i + 1]
             with torch.inference_mode(False), torch.no_grad():
-                fresh = self.forward(input_ids[missing], attention_mask=mask).last_hidden_state.cpu()  # [b,L,D]
-            found |= {keys[i]: own.clone() for i, own in zip(missing, fresh, strict=True)}
+                states = self.forward(input_ids[i : i + 1], attention_mask=mask).last_hidden_state  # [1,L,D]
+                found[keys[i]] = states[0].cpu().clone()
         self.keep(found)
         return BaseModelOutput(torch.stack([found[key] for key in keys]).to(input_ids.device))  # pyright: ignore
 

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from neonym.models.encoders.clip import Keep
 from neonym.models.encoders.sequence import layer_states
-from neonym.models.families.flow_network import guidance_of, image_positions, load_as, sigma_of
+from neonym.models.families.flow_network import guidance_of, image_positions, load_as, predict_by_text_length, sigma_of
 from neonym.models.families.flux2 import layers_of
 from neonym.models.family import EncoderSpec
 from neonym.models.model import Model
@@ -85,6 +85,8 @@ class Flux2(Model):
 
         A guidance-distilled model (dev) reads `conditions.guidance`, which is 1 if it is missing.
         """
+        if text.mask is not None:
+            return predict_by_text_length(self, x_t, t, text, conditions)
         dtype, device, (height, width) = self.dtype, x_t.device, x_t.shape[2:]
         places = torch.arange(text.sequence.shape[1], device=device)[:, None]  # [S,1]
         tokens = self.denoiser(
