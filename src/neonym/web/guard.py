@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
-from http.cookies import SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from starlette.requests import cookie_parser
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -54,20 +55,22 @@ class Guard:
             return True
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             return headers.get("sec-fetch-mode") != "navigate"  # a link from elsewhere may open the page
-        return origin is not None and urlsplit(origin).netloc != host
+        return origin is not None and origin not in (f"http://{host}", f"https://{host}")
 
     def has_token(self, scope: Message, headers: dict[str, str]) -> bool:
         """Return whether a request has the token, in the URL or in the cookie that the first answer sets."""
         if not self.token:
             return True
-        cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-        found = token_in_query(scope) or (cookie.value if cookie else "")
+        found = token_in_query(scope) or cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
         return secrets.compare_digest(found.encode(), self.token.encode())
 
 
 def host_name(host: str) -> str:
-    """Return a host without its port."""
-    return urlsplit(f"//{host}").hostname or ""
+    """Return a host without its port, "" if it is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def token_in_query(scope: Message) -> str:

@@ -44,8 +44,14 @@ class Home:
 
     def named(self, kind: str) -> list[Path]:
         """Return the folders of a kind: the home folder's own, then those that the user named."""
-        own = [Path(path) for path in self.read("places.json", {}).get(kind, [])]
+        own = [Path(path) for path in as_list(self.read("places.json", {}).get(kind)) if isinstance(path, str)]
         return [self.folder(kind), *own]
+
+    def name_if_new(self, kind: str, path: str) -> Path:
+        """Make a folder if needed, and add it to those that the page reads. Raises UserError."""
+        with written(path):
+            Path(path).expanduser().mkdir(parents=True, exist_ok=True)
+        return self.name(kind, path)
 
     def name(self, kind: str, path: str) -> Path:
         """Add a folder of the user's to those that the page reads. Raises UserError if it is not one."""
@@ -53,8 +59,10 @@ class Home:
         if not folder.is_dir():
             raise UserError("is not a folder", path, "Check the path")
         places = self.read("places.json", {})
-        if not self.allows(folder):
-            places[kind] = [*places.get(kind, []), str(folder)]
+        if folder in Path.home().parents or folder == Path.home():
+            raise UserError("holds all of your files, which the page would serve", path, "Name a folder in it")
+        if folder not in self.named(kind) and not (kind == "datasets" and self.allows(folder)):
+            places[kind] = [*as_list(places.get(kind)), str(folder)]
             self.write("places.json", places)
         return folder
 
@@ -95,3 +103,13 @@ class Home:
                 if self.allows(file):
                     shutil.move(file, folder / file.name)  # the bin may be on another disk
         return folder
+
+
+def as_list(value: object) -> list[Any]:
+    """Return a list as it is, and an empty one for anything else that a damaged file may hold."""
+    return value if isinstance(value, list) else []
+
+
+def plain(text: str) -> str:
+    """Return a text of a file that can be shown: parts that are not Unicode are replaced."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+from threading import Semaphore
 from urllib.parse import urlencode
 
 from fastapi import FastAPI, Response
 from fastapi.responses import FileResponse
 from PIL import Image, ImageOps
 
-from neonym.io.atomic import atomic_write
 from neonym.web.home import Home
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jxl")
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 DOWNLOADS = (".safetensors", ".pt", ".bin", ".ckpt", ".png", ".md", ".toml")
+# Formats of pictures; Pillow also reads some that other programs would have to run, such as PostScript
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
+PIXELS = Semaphore(2)  # images that are in memory at once
 SIDES = (160, 320, 640)  # pixels of thumbnails
 A_YEAR = "private, max-age=31536000, immutable"  # the URL changes with the file
 
 
 def thumbnail_url(file: Path, side: int = 320) -> str:
     """Return the URL of a thumbnail, which changes when the file does."""
-    return f"/thumbnail?{urlencode({'path': str(file), 'side': side, 'at': changed(file)})}"
+    return f"/thumbnail?{query(path=file, side=side, at=changed(file))}"
 
 
 def file_url(file: Path, download: bool = False) -> str:
     """Return the URL of a file."""
-    return f"/file?{urlencode({'path': str(file), 'download': int(download), 'at': changed(file)})}"
+    return f"/file?{query(path=file, download=int(download), at=changed(file))}"
+
+
+def query(**values: object) -> str:
+    """Return the query of a URL; file names need not be Unicode."""
+    return urlencode({name: str(value) for name, value in values.items()}, errors="surrogateescape")
 
 
 def changed(file: Path) -> int:
@@ -78,22 +89,25 @@ def cached_thumbnail(home: Home, file: Path, side: int) -> bytes | None:
     except OSError:
         pass
     try:
-        with Image.open(file) as opened:
+        with PIXELS, Image.open(file, formats=FORMATS) as opened:
             opened.draft("RGB", (side, side))  # of JPEGs, only as many pixels as are needed are decoded
             image = ImageOps.exif_transpose(opened)
             image.thumbnail((side, side))
             shown = image.convert("RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB")
-            with atomic_write(cached) as part:
-                shown.save(part, "WEBP", quality=82)
-        return cached.read_bytes()
+            data = BytesIO()
+            shown.save(data, "WEBP", quality=82)
     except Exception:  # Pillow fails in any way on broken images
         return None
+    with suppress(OSError), NamedTemporaryFile(dir=cached.parent, suffix=".part", delete=False) as part:
+        part.write(data.getvalue())
+        Path(part.name).replace(cached)  # several requests may make the same one
+    return data.getvalue()
 
 
 def is_image(data: Path) -> bool:
     """Return whether a file is an image whose pixels can be read."""
     try:
-        with Image.open(data) as opened:
+        with PIXELS, Image.open(data, formats=FORMATS) as opened:
             opened.load()
     except Exception:  # as above
         return False

@@ -39,7 +39,10 @@ def from_command(text: str) -> tuple[Draft, list[str]]:
         raise ConfigError([Problem("error", f"is not a command ({error})", "the text")]) from error
     start = next((i for i, word in enumerate(words) if is_program(word)), -1)
     flags = words[start + 1 :] if start >= 0 else words[first_flag(words) :]
-    line = read_command_line(RunFlags, flags, "neonym train", "")
+    try:
+        line = read_command_line(RunFlags, flags, "neonym train", "")
+    except SystemExit as error:  # it asks for help
+        raise ConfigError([Problem("error", "is a command without settings", "the text")]) from error
     given = read_run(line.flags, line.argv, line.problems)
     return read(given.run, given.problems)
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from neonym.web.home import Home
+from neonym.web.home import Home, plain
+from neonym.web.images import changed
 
 OTHERS = (".pt", ".bin", ".ckpt", ".png")  # layouts that have no header
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
+STEP = re.compile(r"-(step\d{8}|\d{6})(-\w+)?$")  # of files that were saved during a run
 SMALL = 64 * 2**20  # bytes: embedding files are kilobytes; a model beside them is not a word
 HEADER = 2**20
 
@@ -62,7 +65,7 @@ def word_files(folder: Path) -> Iterator[Path]:
     """Yield the files in a folder that may be words, and those in its folders, but not those of single steps."""
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")]):
         parts = path.relative_to(folder).parts
-        if not any(part.endswith(("-run", "-state")) for part in parts[:-1]) and "-step0" not in path.stem:
+        if not any(part.endswith(("-run", "-state")) for part in parts[:-1]) and not STEP.search(path.stem):
             yield path
 
 
@@ -70,17 +73,19 @@ def read_word(file: Path) -> Word | None:
     """Return the word in a file, or None if it is none. Only the header is read."""
     header = read_header(file)
     tensors = {name: value for name, value in header.items() if name != "__metadata__"}
-    rows = [shape for value in tensors.values() if isinstance(value, dict) and (shape := value.get("shape"))]
-    if not rows or not all(isinstance(shape, list) and len(shape) == 2 for shape in rows):
+    shapes = [value.get("shape") if isinstance(value, dict) else None for value in tensors.values()]
+    rows = [shape[0] for shape in shapes if is_table(shape)]
+    if not rows or len(rows) < len(shapes):
         return None
-    known = header.get("__metadata__") or {}
+    given = header.get("__metadata__")
+    known = given if isinstance(given, dict) else {}
     folder = file.with_name(f"{file.stem}-run")
     return Word(
         file=file,
-        token=str(known.get("neonym.token") or file.stem),
-        date=file.stat().st_mtime,
-        model=str(known.get("neonym.base_model") or ""),
-        vectors=max(shape[0] for shape in rows),
+        token=plain(str(known.get("neonym.token") or file.stem)),
+        date=changed(file) / 1e9,
+        model=plain(str(known.get("neonym.base_model") or "")),
+        vectors=max(rows),
         verdict=verdict_in(folder, file.stem),
         samples=samples_of(file),
     )
@@ -88,7 +93,17 @@ def read_word(file: Path) -> Word | None:
 
 def other_files(folder: Path) -> Iterator[Path]:
     """Yield the files in a folder that may be words in other layouts, which only a look inside tells."""
-    yield from sorted(path for path in folder.glob("*") if path.suffix.lower() in OTHERS and path.is_file())
+    for path in sorted(path for path in folder.glob("*") if path.suffix.lower() in OTHERS and path.is_file()):
+        if size_of(path) <= SMALL:
+            yield path
+
+
+def size_of(file: Path) -> int:
+    """Return the bytes of a file, 0 if it is gone."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
 def word_from(file: Path, found: dict[str, Any]) -> Word | None:
@@ -98,21 +113,25 @@ def word_from(file: Path, found: dict[str, Any]) -> Word | None:
         return None
     vectors = max((count for count, _ in words[0]["encoders"].values()), default=0)
     folder = file.with_name(f"{file.stem}-run")
-    return Word(
-        file, words[0]["token"], file.stat().st_mtime, "", vectors, verdict_in(folder, file.stem), samples_of(file)
-    )
+    token, samples = plain(words[0]["token"]), samples_of(file)
+    return Word(file, token, changed(file) / 1e9, "", vectors, verdict_in(folder, file.stem), samples)
+
+
+def is_table(shape: Any) -> TypeGuard[list[int]]:
+    """Return whether a shape in a header is that of vectors: two numbers."""
+    return isinstance(shape, list) and len(shape) == 2 and all(type(size) is int for size in shape)
 
 
 def read_header(file: Path) -> dict[str, Any]:
     """Return the header of a .safetensors file; an empty one if it cannot be read or is too large for a word's."""
     try:
-        if file.stat().st_size > SMALL:
+        if size_of(file) > SMALL:
             return {}
         with file.open("rb") as opened:
             size = int.from_bytes(opened.read(8), "little")
             found = json.loads(opened.read(size)) if size <= HEADER else {}
         return found if isinstance(found, dict) else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 
@@ -120,7 +139,7 @@ def verdict_in(folder: Path, token: str) -> dict[str, Any] | None:
     """Return the verdict in a run folder: that on a word, or else the first; None if there is none."""
     try:
         found = json.loads((folder / "verdict.json").read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
     return next((row for row in rows if row.get("token") == token), rows[0] if rows else None)
@@ -129,8 +148,9 @@ def verdict_in(folder: Path, token: str) -> dict[str, Any] | None:
 def samples_of(file: Path) -> tuple[Path, ...]:
     """Return the sample images of a word, the newest sheet first."""
     folder = file.parent / "sample"
-    found = [path for path in folder.glob(f"{glob_text(file.stem)}_*") if path.suffix.lower() in IMAGES]
-    return tuple(sorted(found, key=lambda path: (not path.stem.endswith("_sheet"), -path.stat().st_mtime)))
+    named = re.compile(re.escape(file.stem) + r"_e?\d{6}_.*")  # as a run names them
+    found = [path for path in folder.glob("*") if path.suffix.lower() in IMAGES and named.fullmatch(path.stem)]
+    return tuple(sorted(found, key=lambda path: (not path.stem.endswith("_sheet"), -changed(path))))
 
 
 def glob_text(text: str) -> str:

@@ -7,7 +7,7 @@ import secrets
 import socket
 from dataclasses import dataclass
 
-from nicegui import app, ui
+from nicegui import app, background_tasks, ui
 
 from neonym import UserError
 from neonym.web.guard import Guard
@@ -71,8 +71,8 @@ def serve(home: Home, address: Address) -> None:
     for add in (words_page, new_word_page, runs_page, run_page, word_page):
         add(state)
     app.add_middleware(Guard, hosts=address.hosts, token=address.token)  # pyright: ignore[reportArgumentType]
-    app.on_startup(lambda: asyncio.create_task(drive(state.queue)))
-    app.on_startup(lambda: asyncio.create_task(state.workers.do("checks", recognise, "builtin:emoji")))  # warms it up
+    app.on_startup(lambda: background_tasks.create(drive(state.queue)))
+    app.on_startup(lambda: background_tasks.create(state.workers.do("checks", recognise, "builtin:emoji")))  # warm
     app.on_shutdown(state.workers.close)
     ui.run(
         host=address.host, port=address.port, title="Neonym", reload=False, show=False, show_welcome_message=False,
@@ -85,6 +85,6 @@ async def drive(queue: Queue) -> None:
     while True:
         try:
             await asyncio.to_thread(queue.tick)
-        except UserError as error:  # a full disk: the next look may succeed
-            print(error, flush=True)
+        except Exception as error:  # a full disk, a damaged file: the next look may succeed
+            print(f"The queue could not be looked at: {error}", flush=True)
         await asyncio.sleep(EVERY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from urllib.parse import urlencode
 
 from nicegui import ui
@@ -23,11 +24,11 @@ def words_page(state: State) -> None:
             found = await asyncio.to_thread(words_in, state.home)
             if not found:
                 empty()
-            chosen: set[Word] = set()
+            chosen: dict[Path, Word] = {}
 
             def compare() -> None:
                 if len(chosen) == 2:
-                    files = [("file", str(word.file)) for word in sorted(chosen, key=lambda word: word.token)]
+                    files = [("file", str(word.file)) for word in chosen.values()]
                     ui.navigate.to(f"/compare?{urlencode(files)}")
                 else:
                     ui.notify("Tick two words to compare them.")
@@ -60,7 +61,7 @@ def empty() -> None:
             )
 
 
-def word_card(word: Word, chosen: set[Word], can_compare: bool) -> None:
+def word_card(word: Word, chosen: dict[Path, Word], can_compare: bool) -> None:
     """Show one word."""
     target = f"/word?{urlencode({'file': str(word.file)})}"
     with ui.element("section").classes("n-card column"):
@@ -73,7 +74,13 @@ def word_card(word: Word, chosen: set[Word], can_compare: bool) -> None:
                 verdict_chip(str(word.verdict.get("word", "")))
         dim(f"{word.size}, {word.model or 'unknown model'}, {date_of(word.date)}")
         if can_compare:
-            tick = ui.checkbox("compare", on_change=lambda e: (chosen.add if e.value else chosen.discard)(word))
+
+            def take(ticked: bool) -> None:
+                chosen.pop(word.file, None)
+                if ticked:
+                    chosen[word.file] = word
+
+            tick = ui.checkbox("compare", on_change=lambda event: take(bool(event.value)))
             tick.props("dense").props["aria-label"] = f"compare {word.token}"
 
 
