@@ -24,6 +24,14 @@ ELSEWHERE = (
     "pretrained_model_name_or_path", "train_data_dir", "dataset_config", "token_string", "init_word", "output_dir",
     *MAIN, *SECRETS,
 )  # fmt: skip
+# Settings that a word may bring along: how it was learned, and no place on this machine
+OF_RECIPES = frozenset(
+    name
+    for name, (section, _) in FIELDS.items()
+    if section in ("model", "concept", "dataset", "optim", "objective", "eval")
+    and not name.endswith(("_dir", "_file", "_config", "_path", "_json"))
+    and name not in ("vae", "clip_l", "clip_g", "t5xxl", "qwen3", "text_encoders", "tokenizer", "weights", *ELSEWHERE)
+) | {*MAIN, "init_word", "token_string"}
 PRESETS: dict[str, Values] = {
     "Object": {"use_object_template": False, "use_style_template": False, "num_vectors_per_token": ""},
     "Style": {"use_object_template": False, "num_vectors_per_token": "4"},

@@ -18,21 +18,26 @@ STARTED: dict[int, subprocess.Popen[bytes]] = {}  # our own children, which must
 
 @dataclass(frozen=True)
 class Process:
-    """A process, recognised by its number and the time of its creation: numbers are used again."""
+    """A process, recognised by its number and its identity: numbers are used again."""
 
     pid: int
-    created: float
+    identity: str  # see `identity_of`
 
     def running(self) -> bool:
         """Return whether the process runs."""
         child = STARTED.get(self.pid)
-        if child is not None and child.poll() is not None:
-            return False
+        if child is not None:
+            return child.poll() is None
         try:
-            found = psutil.Process(self.pid)
-            return abs(found.create_time() - self.created) < 0.1 and found.status() != psutil.STATUS_ZOMBIE
+            is_own = bool(self.identity) and identity_of(self.pid) == self.identity
+            return is_own and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
             return False
+
+    def ended_with_the_machine(self) -> bool:
+        """Return whether the machine was started again since the process was."""
+        boot, _, start = self.identity.partition(" ")
+        return bool(start) and boot != boot_of_machine()
 
     def exit_code(self) -> int | None:
         """Return the exit code of a child of ours that has ended; None for others."""
@@ -66,11 +71,31 @@ def start(words: Sequence[str], folder: Path, log: Path, device: str) -> Process
             stdin=subprocess.DEVNULL, start_new_session=True, env=environment,
         )  # fmt: skip
     STARTED[child.pid] = child
+    return Process(child.pid, identity_of(child.pid))
+
+
+def identity_of(pid: int) -> str:
+    """Return a text that no other process has: the start of the machine and of the process; "" if there is none.
+
+    The clock, which may be set, is not asked where the system counts from its start.
+    """
     try:
-        created = psutil.Process(child.pid).create_time()
-    except psutil.Error:  # it has ended already
-        created = 0.0
-    return Process(child.pid, created)
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        return f"{boot_of_machine()} {stat.rpartition(')')[2].split()[19]}"
+    except (OSError, IndexError):
+        pass
+    try:
+        return f"{boot_of_machine()} {psutil.Process(pid).create_time():.0f}"
+    except (psutil.Error, ValueError):
+        return ""
+
+
+def boot_of_machine() -> str:
+    """Return a text that is another one each time that the machine is started."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return f"{psutil.boot_time() / 60:.0f}"  # minutes, as it is computed from the clock
 
 
 async def run_command(words: Sequence[str]) -> str:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import wraps
 from pathlib import Path
-from typing import Any, Literal
+from threading import RLock
+from typing import Any, Literal, TypeVar, get_args
 
 from neonym import RunConfig, UserError
 from neonym.config.command_line import write_config
@@ -33,7 +35,7 @@ NOT_LEARNED = 3  # the exit code of a run that ended with a word that was not le
 
 @dataclass(frozen=True)
 class Entry:
-    """A frozen record of one run in the queue."""
+    """A frozen record of one run in the queue: what it is, and how far it is."""
 
     id: str
     token: str
@@ -42,13 +44,27 @@ class Entry:
     order: float = 0.0
     device: str = ""
     pid: int = 0
-    created: float = 0.0  # when the process was made
+    identity: str = ""  # of the process, see `processes.identity_of`
     queued: float = 0.0  # seconds since 1970
 
     @property
     def process(self) -> Process:
         """The process of the run, which may have ended."""
-        return Process(self.pid, self.created)
+        return Process(self.pid, self.identity)
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def alone(method: Method) -> Method:
+    """Return a method of a queue that no other thread enters at the same time."""
+
+    @wraps(method)
+    def entered(self: Queue, *arguments: Any) -> Any:
+        with self.lock:
+            return method(self, *arguments)
+
+    return entered  # pyright: ignore[reportReturnType]
 
 
 class Queue:
@@ -56,6 +72,7 @@ class Queue:
 
     def __init__(self, home: Home, devices: Sequence[str] | None = None):
         self.home, self.devices = home, list(devices or processes.devices())
+        self.lock = RLock()  # of the entries, which pages and the driver of the queue change
         self.logs: dict[str, RunLog] = {}
 
     @property
@@ -63,6 +80,7 @@ class Queue:
         """Whether no waiting run is started."""
         return bool(self.home.read("queue.json", {}).get("paused", False))
 
+    @alone
     def pause(self, paused: bool) -> None:
         """Pause the queue, or let it go on. Runs that were started go on either way."""
         self.home.write("queue.json", {"paused": paused})
@@ -80,12 +98,14 @@ class Queue:
         """Return the entry with an ID, or None."""
         return read_entry(self.folder(id) / ENTRY) if "/" not in id and id not in ("", ".", "..") else None
 
+    @alone
     def log(self, entry: Entry) -> RunLog:
         """Return what the run of an entry has reported so far."""
         log = self.logs.setdefault(entry.id, RunLog(Path(entry.run_folder) / "events.jsonl"))
         log.read()
         return log
 
+    @alone
     def add(self, draft: Draft, prompts: str = "") -> Entry:
         """Queue a run with a snapshot of its settings, and of the prompts of its sample images.
 
@@ -96,8 +116,8 @@ class Queue:
         folder = self.folder(id)
         try:
             run = self.snapshot(folder, draft, prompts)
-            token = run.save.output_name or run.concept.token_string or "words"
-            entry = Entry(id, token, str(Path(run.save.output_dir) / f"{token}-run"), order=now, queued=now)
+            name = run.save.output_name or run.concept.token_string or ""
+            entry = Entry(id, name, str(Path(run.save.output_dir) / f"{name}-run"), order=now, queued=now)
             self.save(entry)
         except UserError:
             shutil.rmtree(folder, ignore_errors=True)
@@ -108,13 +128,22 @@ class Queue:
         """Write the settings of a run and what they name into the folder of an entry, and return them."""
         with written(folder):
             folder.mkdir()
-            values = with_masks({"output_dir": str(self.home.folder("outputs")), **draft.values}, folder)
-            if prompts.strip():
+            values = with_masks(draft.values, folder)
+            values["output_dir"] = str(self.output_folder(values.get("output_dir")))
+            if not values.get("token_string"):  # the words are in a dataset file: the run has a name nevertheless
+                values.setdefault("output_name", f"words-{folder.name}")
+            if prompts.strip() and not values.get("sample_prompts"):
                 values["sample_prompts"] = str(folder / PROMPTS)
                 (folder / PROMPTS).write_text(prompts, encoding="utf-8")
             run = Draft(values).run()
             write_config(run, folder / SETTINGS)
         return run
+
+    def output_folder(self, given: str | None) -> Path:
+        """Return the output folder of a run, which the page may then read: the home folder's, unless one is given."""
+        if not given:
+            return self.home.folder("outputs")
+        return self.home.name_if_new("outputs", str(self.home.root / Path(given).expanduser()))
 
     def save(self, entry: Entry) -> None:
         """Write an entry. Raises UserError if the disk refuses."""
@@ -122,6 +151,7 @@ class Queue:
         with written(path), atomic_write(path) as part:
             part.write_text(json.dumps(asdict(entry)), encoding="utf-8")
 
+    @alone
     def move(self, id: str, by: int) -> None:
         """Move a waiting entry up (-1) or down (+1) among those that wait."""
         waiting = [entry for entry in self.entries() if entry.status == "waiting"]
@@ -132,6 +162,7 @@ class Queue:
         self.save(replace(one, order=other.order))
         self.save(replace(other, order=one.order))
 
+    @alone
     def stop(self, id: str) -> None:
         """Stop a run after its current step, or take a waiting one off the queue; it can go on later."""
         entry = self.entry(id)
@@ -143,6 +174,7 @@ class Queue:
         self.save(replace(entry, status="stopping"))
         entry.process.stop()
 
+    @alone
     def go_on(self, id: str) -> None:
         """Queue a run again, which continues where it ended."""
         entry = self.entry(id)
@@ -150,6 +182,7 @@ class Queue:
             self.logs.pop(id, None)
             self.save(replace(entry, status="waiting", order=time.time()))
 
+    @alone
     def remove(self, id: str) -> None:
         """Remove an entry that does not run from the list. What its run has written stays."""
         entry = self.entry(id)
@@ -157,6 +190,7 @@ class Queue:
             shutil.rmtree(self.folder(id), ignore_errors=True)
             self.logs.pop(id, None)
 
+    @alone
     def ask(self, id: str, request: Literal["save-now", "sample-now"]) -> None:
         """Ask a run to save its word or to generate sample images after its current step."""
         entry = self.entry(id)
@@ -164,30 +198,39 @@ class Queue:
             with written(entry.run_folder):
                 (Path(entry.run_folder) / request).touch()
 
+    @alone
     def tick(self) -> None:
         """Follow the processes, and start waiting runs on devices that are free."""
-        entries = self.entries()
-        for entry in entries:
+        for entry in self.entries():
             if entry.status in ("running", "stopping") and not entry.process.running():
                 self.save(replace(entry, status=self.end_of(entry)))
-        busy = {entry.device for entry in self.entries() if entry.status in ("running", "stopping")}
+        entries = self.entries()
+        busy = {entry.device for entry in entries if entry.status in ("running", "stopping")}
         free = [device for device in self.devices if device not in busy]
         waiting = [entry for entry in entries if entry.status == "waiting"]
         for entry, device in () if self.paused else zip(waiting, free, strict=False):
             self.start(entry, device)
 
     def start(self, entry: Entry, device: str) -> None:
-        """Start the process of an entry on a device."""
+        """Start the process of an entry on a device. Raises UserError if the disk refuses.
+
+        The entry is written first: otherwise, a full disk would let the run be started again and again.
+        """
         folder = self.folder(entry.id)
+        begun = replace(entry, status="running", device=device, pid=0, identity="")
+        self.save(begun)
+        self.logs.pop(entry.id, None)
+        words = ["train", f"--config_file={folder / SETTINGS}"]
         try:
-            process = processes.start(
-                ["train", f"--config_file={folder / SETTINGS}"], self.home.root, folder / OUTPUT, device
-            )
+            process = processes.start(words, self.home.root, folder / OUTPUT, device)
         except OSError:
             self.save(replace(entry, status="failed"))
             return
-        self.logs.pop(entry.id, None)
-        self.save(replace(entry, status="running", device=device, pid=process.pid, created=process.created))
+        try:
+            self.save(replace(begun, pid=process.pid, identity=process.identity))
+        except UserError:
+            process.stop()
+            raise
 
     def end_of(self, entry: Entry) -> Status:
         """Return how a run has ended: by the exit code of its process, else by what it reported last."""
@@ -196,6 +239,8 @@ class Queue:
             return "finished"
         if code == 2:
             return "failed"
+        if entry.status == "running" and entry.process.ended_with_the_machine():
+            return "waiting"  # it goes on by itself
         log = self.log(entry)
         if log.status == "finished":
             return "finished"
@@ -218,9 +263,14 @@ class Queue:
 def read_entry(path: Path) -> Entry | None:
     """Return the entry in a file, or None if it cannot be read."""
     try:
-        table: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        return Entry(**table)
-    except (OSError, ValueError, TypeError):
+        entry = Entry(**json.loads(path.read_text("utf-8")))
+        numbers, texts = (
+            (entry.order, entry.pid, entry.queued),
+            (entry.id, entry.token, entry.run_folder, entry.identity),
+        )
+        sound = all(isinstance(n, (int, float)) for n in numbers) and all(isinstance(text, str) for text in texts)
+        return entry if sound and entry.status in get_args(Status) else None
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 

@@ -12,6 +12,7 @@ from neonym.io.atomic import atomic_write
 from neonym.web.disk import written
 from neonym.web.home import Home
 from neonym.web.images import changed
+from neonym.web.library import STEP
 from neonym.web.queue import Entry, Queue
 from neonym.web.work import Workers, inspect
 
@@ -32,13 +33,16 @@ class State:
             self.known[key] = await self.workers.do("checks", inspect, file)
         return self.known[key]
 
-    def library_file(self, entry: Entry) -> Path:
-        """Return the file of the word of a run, whether it is there or not."""
-        return Path(entry.run_folder).with_name(f"{entry.token}.safetensors")
+    def use(self, entry: Entry, file: Path) -> Path:
+        """Make the word of a step the word of its run, and return its file. The one before goes to the bin.
 
-    def use(self, file: Path, target: Path) -> None:
-        """Copy the word of a step to the place of the word. Raises UserError if the disk refuses."""
+        Raises UserError if the disk refuses.
+        """
+        target = Path(entry.run_folder).with_name(STEP.sub("", file.stem) + file.suffix)
         if not (self.home.allows(file) and self.home.allows(target)):
             raise UserError("is outside of the folders of this page", str(file))
+        if target.is_file():
+            self.home.to_bin([target])
         with written(target), atomic_write(target, lasting=True) as part:
             shutil.copyfile(file, part)
+        return target

@@ -6,15 +6,17 @@ The functions here run in those processes. Errors of the user come back as value
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any, TypeVar
 
-from neonym.web.draft import Draft
+from neonym.web.draft import OF_RECIPES, Draft
 
 Answer = TypeVar("Answer")
 
@@ -68,17 +70,33 @@ class Workers:
     async def do(self, pool: str, function: Callable[..., Answer], *arguments: Any) -> Answer:
         """Return what a function returns in the process of a pool. Raises RuntimeError if the process dies."""
         if pool not in self.pools:
-            self.pools[pool] = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+            self.pools[pool] = ProcessPoolExecutor(1, get_context("spawn"), initializer=end_with_parent)
+        used = self.pools[pool]
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.pools[pool], function, *arguments)
+            return await asyncio.get_running_loop().run_in_executor(used, function, *arguments)
         except BrokenProcessPool as error:
-            self.pools.pop(pool).shutdown(wait=False)
+            if self.pools.get(pool) is used:
+                del self.pools[pool]
             raise RuntimeError("The process that did this has died: is there enough memory?") from error
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes, whatever they are doing."""
         for pool in self.pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
+        for process in active_children():
+            process.terminate()
+
+
+def end_with_parent() -> None:
+    """Let this process end when that of the server does, even if that is killed."""
+    parent = parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def check(values: Mapping[str, Any]) -> Checked:
@@ -159,7 +177,7 @@ def recipe(file: Path) -> tuple[dict[str, Any], str]:
         return {}, f"{file.name} does not record how it was learned: only Neonym's files do."
     start = {"token_string": word.token, "init_word": word.metadata.get("neonym.init_word"),
              "pretrained_model_name_or_path": word.metadata.get("neonym.base_model")}  # fmt: skip
-    return {**start, **known}, ""
+    return {**start, **{name: value for name, value in known.items() if name in OF_RECIPES}}, ""
 
 
 LOADED: dict[str, Any] = {}  # the model that the process for images keeps, by its name

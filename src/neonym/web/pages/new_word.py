@@ -129,7 +129,7 @@ class Form:
         self.masks.props("outlined dense stack-label debounce=400").classes("w-full")
         self.captions = Captions(self.draft, self.check_soon)
         self.captions.build()
-        if draft.get("train_data_dir"):
+        if draft.get("train_data_dir") and self.state.home.allows(Path(draft["train_data_dir"])):
             self.captions.show(DataSet(Path(draft["train_data_dir"])))
 
     def text(self, name: str, label: str, placeholder: str) -> ui.input:
@@ -369,7 +369,6 @@ class Form:
         word = self.draft.values.get("token_string", "")
         prompts = "\n".join(line.replace("{word}", word) for line in (self.prompts.value or "").splitlines())
         entry = self.state.queue.add(with_schedule(self.draft, self.model.defaults, bool(prompts.strip())), prompts)
-        self.state.queue.tick()
         ui.navigate.to(f"/run/{entry.id}")
 
 

@@ -153,8 +153,7 @@ class RunView:
 
     def use(self, file: Path) -> None:
         """Make the word of a step the word."""
-        target = self.state.library_file(self.entry)
-        self.state.use(file, target)
+        target = self.state.use(self.entry, file)
         ui.notify(f"{target.name} is now the word of {file.stem}.", type="positive")
 
     def draw_notes(self) -> None:
