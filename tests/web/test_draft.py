@@ -119,7 +119,9 @@ def test_settings_of_onetrainer_are_imported_as_far_as_they_have_a_meaning():
     assert any("latent_caching" in note for note in notes)
 
 
-@pytest.mark.parametrize("text", ["", "{", "{}", "--no_such_flag=1", "a = ", "train 'open"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "{}", "--no_such_flag=1", "a = ", "train 'open", "neonym train --help", "-h"]
+)
 def test_what_cannot_be_imported_is_one_message(text):
     with pytest.raises(ConfigError):
         imported(text)

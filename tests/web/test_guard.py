@@ -55,6 +55,8 @@ def is_allowed(sent: list[dict]) -> bool:
         ({**OWN, "origin": "http://evil.example"}, False),
         ({**OWN, "origin": "http://127.0.0.1:9999"}, False),
         ({**OWN, "origin": "null"}, False),
+        ({**OWN, "origin": "http://["}, False),
+        ({"host": "[:1"}, False),
         ({"host": "evil.example"}, False),
         ({"host": "127.0.0.1.evil.example:7817"}, False),
         ({}, False),
@@ -75,7 +77,7 @@ def test_a_token_is_needed_from_elsewhere(kind):
     assert not is_allowed(ask(host, kind, "token=wrong", "secret"))
     assert not is_allowed(ask({**host, "cookie": f"{COOKIE}=wrong"}, kind, token="secret"))
     assert is_allowed(ask(host, kind, "token=secret", "secret"))
-    assert is_allowed(ask({**host, "cookie": f"a=b; {COOKIE}=secret"}, kind, token="secret"))
+    assert is_allowed(ask({**host, "cookie": f'x={{"a":"b"}}; {COOKIE}=secret'}, kind, token="secret"))
 
 
 def test_the_token_in_the_url_becomes_a_cookie_that_no_script_can_read():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from neonym import UserError
@@ -34,6 +36,9 @@ def test_a_folder_that_is_none_is_refused(home, tmp_path):
     for path in (tmp_path / "file", tmp_path / "missing"):
         with pytest.raises(UserError, match="is not a folder"):
             home.name("datasets", str(path))
+    for path in (Path.home(), Path.home().parent, "/"):
+        with pytest.raises(UserError, match="holds all of your files"):
+            home.name("outputs", str(path))
 
 
 def test_a_home_that_cannot_be_made_is_reported(tmp_path):
@@ -66,5 +71,6 @@ def test_a_home_has_one_server(home):
 
 
 def test_damaged_files_of_its_own_are_as_if_they_were_missing(home):
-    (home.root / "places.json").write_text("{not JSON")
-    assert home.named("outputs") == [home.folder("outputs")]
+    for text in ("{not JSON", "[]", '{"outputs": 5}', '{"outputs": [5, null]}'):
+        (home.root / "places.json").write_text(text)
+        assert home.named("outputs") == [home.folder("outputs")]

@@ -68,6 +68,33 @@ def test_words_in_other_layouts_are_found_by_a_look_inside(home):
     assert (looked[1].token, looked[1].vectors) == ("zyzzo", 2)
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"emb_params": {"dtype": "F32", "shape": ["x", 2], "data_offsets": [0, 8]}}, {"emb_params": 1}, {"__metadata__": [1]},
+        {"a": {"shape": [1, 2]}, "__metadata__": [1]}, [1], "text",
+    ],
+)  # fmt: skip
+def test_an_odd_header_spoils_nothing(home, header):
+    data = json.dumps(header).encode()
+    (home.folder("outputs") / "odd.safetensors").write_bytes(len(data).to_bytes(8, "little") + data)
+    word(home.folder("outputs"), "good", **{"neonym.token": "a\ud800b".encode("utf-8", "replace").decode()})
+    assert "good" in {own.file.stem for own in words_in(home)}
+
+
+def test_a_recipe_brings_no_places_and_no_classes_along(home):
+    known = {
+        "learning_rate": "0.007", "optimizer_type": "os.system", "lr_scheduler_type": "a.B", "console_log_file": "/x",
+        "train_data_dir": "/etc", "logging_dir": "/x", "huggingface_repo_id": "a/b", "resume": "/x", "output_dir": "/x",
+    }  # fmt: skip
+    metadata = {"neonym.settings": json.dumps(known), "neonym.base_model": "some/repo", "neonym.init_word": "cat"}
+    values, error = work.recipe(word(home.folder("outputs"), "zyzzo", **metadata))
+    assert error == ""
+    assert {name: value for name, value in values.items() if value} == {
+        "token_string": "zyzzo", "init_word": "cat", "learning_rate": "0.007",
+    }  # fmt: skip
+
+
 def test_models_are_found_and_parts_of_them_are_not(home, tmp_path):
     folder = home.folder("models")
     for name in ("a.safetensors", "sub/b.ckpt", "d/unet/w.safetensors"):

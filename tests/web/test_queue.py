@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from neonym import ConfigError, train
+from neonym import ConfigError, UserError, train
 from neonym.web import processes
 from neonym.web.draft import Draft
 from neonym.web.home import Home
@@ -86,9 +88,57 @@ def test_a_killed_run_is_found_by_another_start_of_the_page_and_goes_on(home, dr
 
 
 def test_a_process_with_the_same_number_is_not_ours():
-    own = processes.Process(os.getpid(), 0.0)
-    assert not own.running()
-    own.stop()  # would end this test
+    own = processes.Process(os.getpid(), processes.identity_of(os.getpid()))
+    assert own.running()
+    for identity in ("", f"{own.identity}0", f"other {own.identity.split()[1]}"):
+        other = replace(own, identity=identity)
+        assert not other.running()
+        other.stop()  # would end this test
+
+
+def test_a_run_that_ended_with_the_machine_goes_on_by_itself(home, draft):
+    queue = Queue(home, ["cpu"])
+    entry = queue.add(draft)
+    queue.pause(True)
+    for identity, status in (("another-boot 5", "waiting"), (processes.identity_of(1), "interrupted")):
+        queue.save(replace(entry, status="running", device="cpu", pid=2**22 + 1, identity=identity))
+        queue.tick()
+        again = queue.entry(entry.id)
+        assert again is not None
+        assert again.status == status
+
+
+def test_a_run_is_started_once_whoever_looks(home, draft, monkeypatch):
+    started: list[int] = []
+
+    def start(*_):
+        started.append(1)
+        time.sleep(0.05)
+        return processes.Process(os.getpid(), processes.identity_of(os.getpid()))
+
+    monkeypatch.setattr(processes, "start", start)
+    queue = Queue(home, ["cpu"])
+    queue.add(draft)
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            pool.submit(queue.tick)
+    assert started == [1]
+
+
+def test_a_full_disk_does_not_start_a_run_again_and_again(home, draft, monkeypatch):
+    started: list[int] = []
+    monkeypatch.setattr(processes, "start", lambda *_: started.append(1))
+    queue = Queue(home, ["cpu"])
+    queue.add(draft)
+
+    def full(self, entry):
+        raise UserError("cannot be written (No space left on device)", "entry.json")
+
+    monkeypatch.setattr(Queue, "save", full)
+    for _ in range(3):
+        with pytest.raises(UserError):
+            queue.tick()
+    assert started == []
 
 
 def test_runs_wait_for_a_device_in_their_order(home, draft, monkeypatch):
@@ -96,7 +146,7 @@ def test_runs_wait_for_a_device_in_their_order(home, draft, monkeypatch):
 
     def start(words, folder, log, device):
         started.append((Path(words[1].partition("=")[2]).parent.name, device))
-        return processes.Process(os.getpid(), processes.psutil.Process().create_time())
+        return processes.Process(os.getpid(), processes.identity_of(os.getpid()))
 
     monkeypatch.setattr(processes, "start", start)
     queue = Queue(home, ["cuda:0", "cuda:1"])
@@ -154,8 +204,17 @@ def test_a_damaged_entry_is_left_out(home, draft):
     queue = Queue(home, ["cpu"])
     queue.pause(True)
     entry = queue.add(draft)
-    (queue.folder(entry.id) / "entry.json").write_text("{")
-    assert queue.entries() == []
+    file = queue.folder(entry.id) / "entry.json"
+    good = file.read_text()
+    for bad in (
+        "{",
+        "[]",
+        good.replace('"waiting"', '"odd"'),
+        re.sub(r'"order": [\d.]+', '"order": null', good),
+        "[" * 10**5,
+    ):
+        file.write_text(bad)
+        assert queue.entries() == []
     assert queue.entry("../..") is None
 
 
@@ -185,3 +244,28 @@ def test_a_log_is_read_as_it_grows(tmp_path):
     file.write_text('{"event": "opened", "time": 1, "folder": "x", "words": ["b"]}\n')  # another run
     log.read()
     assert (log.words, log.step, log.losses) == (["b"], 0, [])
+
+
+def test_words_of_a_dataset_file_have_a_run_folder_that_is_known(home, images, tmp_path):
+    file = tmp_path / "data.toml"
+    file.write_text(
+        f'[[concepts]]\ntoken_string = "mychar4"\n[[datasets]]\n[[datasets.subsets]]\nimage_dir = "{images}"\n'
+    )
+    queue = Queue(home, ["cpu"])
+    queue.pause(True)
+    entry = queue.add(Draft({"dataset_config": str(file), "output_dir": "mine"}))
+    assert Path(entry.run_folder).parent == home.root / "mine"
+    assert f'output_name = "{entry.token}"' in queue.settings(entry.id)
+    assert home.root / "mine" in home.named("outputs")
+
+
+def test_a_letter_that_is_cut_in_two_is_read_whole(tmp_path):
+    file = tmp_path / "events.jsonl"
+    data = '{"event": "opened", "time": 1, "folder": "x", "words": ["é"]}\n'.encode()
+    log = RunLog(file)
+    cut = data.index("é".encode()) + 1
+    for part in (data[:cut], data[cut:]):
+        with file.open("ab") as opened:
+            opened.write(part)
+        log.read()
+    assert log.words == ["é"]

@@ -26,7 +26,7 @@ from neonym.generation.request.prepare import PreparedRun
 from neonym.generation.sheets import contact_sheet
 from neonym.generation.start_noise import NoiseChange
 from neonym.models.loading.weight_files import hash_of_files
-from neonym.models.model import load_model
+from neonym.models.model import device_named, load_model
 from neonym.models.source import ModelSource
 
 
@@ -111,9 +111,7 @@ class GenerationSession:
 
 def fastest_device(cpu: bool = False) -> torch.device:
     """Return the fastest device available, or the CPU if that is requested."""
-    if not cpu and torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if not cpu and torch.backends.mps.is_available() else "cpu")
+    return device_named("cpu" if cpu else "auto")
 
 
 def compute_dtype(settings: GenerateSettings, device: torch.device) -> torch.dtype:

@@ -87,8 +87,19 @@ def load_model(
 ) -> Model:
     """Load a frozen model onto `device`, with its denoiser and text encoders in `dtype`.
 
+    The device "auto" is the fastest one.
+
     `tokenizers` are the model's own, if they are already loaded. Raises ModelError if the model cannot be loaded.
     """
     source = with_weights(identify(name) if isinstance(name, str) else name, dtype != torch.float32)
     own = load_tokenizers(source, max_token_length) if tokenizers is None else tokenizers
-    return import_module(source.family.module).load(source, own, torch.device(device), dtype, clip_skip)
+    return import_module(source.family.module).load(source, own, device_named(device), dtype, clip_skip)
+
+
+def device_named(device: torch.device | str) -> torch.device:
+    """Return a device; "auto" is the fastest one available."""
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
+from uuid import uuid4
 
 from neonym import UserError
 from neonym.io.atomic import atomic_write
@@ -15,7 +17,8 @@ from neonym.web.disk import written
 from neonym.web.images import ENDINGS, is_image
 
 CAPTIONS = (".txt", ".caption")
-LONGEST = 120  # characters of the name of an uploaded file
+UPLOADS = Lock()
+LONGEST = 120  # bytes of the name of an uploaded file
 
 
 @dataclass
@@ -49,7 +52,7 @@ class DataSet:
         """Write the caption of an image. Raises UserError if the disk refuses."""
         file = self.caption_file(image)
         with written(file), atomic_write(file) as part:
-            part.write_text(" ".join(text.split("\n")).strip() + "\n", encoding="utf-8")
+            part.write_text(text.strip() + "\n", encoding="utf-8")  # lines may be alternatives
 
     def replace(self, old: str, new: str) -> int:
         """Replace a text in all captions, and return in how many. Raises UserError."""
@@ -91,8 +94,8 @@ def safe_name(name: str) -> str:
     """Return a file name of an upload without anything that has a meaning for a file system."""
     base = unicodedata.normalize("NFC", Path(name.replace("\\", "/")).name)
     kept = re.sub(r"[^\w .()-]", "_", base).strip(" .") or "image"
-    stem, suffix = Path(kept).stem[:LONGEST], Path(kept).suffix
-    return f"{stem}{suffix}"
+    stem, suffix = Path(kept).stem.encode()[:LONGEST].decode(errors="ignore"), Path(kept).suffix
+    return f"{stem}{suffix[:10]}"
 
 
 def free_path(folder: Path, name: str) -> Path:
@@ -105,18 +108,18 @@ def free_path(folder: Path, name: str) -> Path:
 
 def take_upload(folder: Path, name: str, data: bytes) -> Path:
     """Write an uploaded image or caption into a folder, and return its path. Raises UserError if it is neither."""
-    path = free_path(folder, safe_name(name))
-    suffix = path.suffix.lower()
+    suffix = Path(safe_name(name)).suffix.lower()
     if suffix not in (*ENDINGS, *CAPTIONS):
         raise UserError("is neither an image nor a caption (.txt)", name, "Choose images")
-    part = path.with_name(f".{path.name}.part{suffix}")
+    part = folder / f".upload-{uuid4().hex}.part{suffix}"
     with written(name):
         folder.mkdir(parents=True, exist_ok=True)
         part.write_bytes(data)
     if suffix in ENDINGS and not is_image(part):
         part.unlink()
         raise UserError("is not an image that can be read", name, "Choose another file")
-    return part.rename(path)
+    with UPLOADS, written(name):  # two may have one name
+        return part.rename(free_path(folder, safe_name(name)))
 
 
 def folders_with_images(folders: Iterable[Path]) -> list[Path]:

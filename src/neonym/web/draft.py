@@ -33,9 +33,9 @@ OF_RECIPES = frozenset(
     and name not in ("vae", "clip_l", "clip_g", "t5xxl", "qwen3", "text_encoders", "tokenizer", "weights", *ELSEWHERE)
 ) | {*MAIN, "init_word", "token_string"}
 PRESETS: dict[str, Values] = {
-    "Object": {"use_object_template": False, "use_style_template": False, "num_vectors_per_token": ""},
-    "Style": {"use_object_template": False, "num_vectors_per_token": "4"},
-    "Face": {"use_style_template": False, "num_vectors_per_token": "4", "flip_aug": False},
+    "Object": {"num_vectors_per_token": "2", "flip_aug": True, "shuffle_caption": False},
+    "Style": {"num_vectors_per_token": "4", "flip_aug": True, "shuffle_caption": True},
+    "Face": {"num_vectors_per_token": "6", "flip_aug": False, "shuffle_caption": False},
 }
 
 

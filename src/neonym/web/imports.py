@@ -39,6 +39,8 @@ def from_command(text: str) -> tuple[Draft, list[str]]:
         raise ConfigError([Problem("error", f"is not a command ({error})", "the text")]) from error
     start = next((i for i, word in enumerate(words) if is_program(word)), -1)
     flags = words[start + 1 :] if start >= 0 else words[first_flag(words) :]
+    if not flags:
+        raise ConfigError([Problem("error", "is a command without settings", "the text")])
     try:
         line = read_command_line(RunFlags, flags, "neonym train", "")
     except SystemExit as error:  # it asks for help

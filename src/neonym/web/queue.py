@@ -94,6 +94,10 @@ class Queue:
         found = [entry for path in self.home.folder("queue").glob(f"*/{ENTRY}") if (entry := read_entry(path))]
         return sorted(found, key=lambda entry: (entry.order, entry.id))
 
+    def open_entries(self) -> list[Entry]:
+        """Return the entries that run or wait."""
+        return [entry for entry in self.entries() if entry.status in OPEN]
+
     def entry(self, id: str) -> Entry | None:
         """Return the entry with an ID, or None."""
         return read_entry(self.folder(id) / ENTRY) if "/" not in id and id not in ("", ".", "..") else None

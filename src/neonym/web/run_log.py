@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 RECENT = 60.0  # seconds over which the speed is averaged
+MOST = 8 * 2**20  # bytes that are read at once
 POINTS = 600  # of a curve; the browser gets no more
 ENDS = ("finished", "stopped", "failed")
 
@@ -18,7 +19,7 @@ class RunLog:
 
     file: Path
     position: int = 0
-    rest: str = ""
+    rest: bytes = b""  # the beginning of a line
     status: str = ""  # the last event that says what the run does: "opened", "encoded", "started", ..., or its end
     words: list[str] = field(default_factory=list)
     step: int = 0
@@ -39,19 +40,19 @@ class RunLog:
         """Take the events that were appended, and return whether there were any."""
         try:
             size = self.file.stat().st_size
-            if size < self.position:  # a new run took the folder
-                self.__init__(self.file)
+            if size < self.position:  # somebody removed the folder, and a run made it again
+                vars(self).update(vars(RunLog(self.file)))
             if size == self.position:
                 return False
             with self.file.open("rb") as opened:
                 opened.seek(self.position)
-                text = opened.read(size - self.position)
+                data = opened.read(min(size - self.position, MOST))
         except OSError:
             return False
-        self.position = size
-        *lines, self.rest = (self.rest + text.decode("utf-8", "replace")).split("\n")
+        self.position += len(data)
+        *lines, self.rest = (self.rest + data).split(b"\n")
         for line in lines:
-            self.take(line)
+            self.take(line.decode("utf-8", "replace"))
         return True
 
     def take(self, line: str) -> None:
@@ -77,6 +78,8 @@ class RunLog:
         self.times = [(event["time"], self.step)]
         self.losses = [point for point in self.losses if point[0] <= self.step]
         self.evaluations = [point for point in self.evaluations if point[0] < max(1, self.step)]
+        self.samples = [sample for sample in self.samples if sample["step"] <= self.step]
+        self.saved = [(step, file) for step, file in self.saved if step <= self.step]
 
     def on_step(self, event: dict[str, Any]) -> None:
         self.status, self.step = "step", event["step"]

@@ -176,8 +176,19 @@ def recipe(file: Path) -> tuple[dict[str, Any], str]:
     if not isinstance(known, dict):
         return {}, f"{file.name} does not record how it was learned: only Neonym's files do."
     start = {"token_string": word.token, "init_word": word.metadata.get("neonym.init_word"),
-             "pretrained_model_name_or_path": word.metadata.get("neonym.base_model")}  # fmt: skip
-    return {**start, **{name: value for name, value in known.items() if name in OF_RECIPES}}, ""
+             "pretrained_model_name_or_path": local_model(str(word.metadata.get("neonym.base_model", "")))}  # fmt: skip
+    return {**start, **{name: value for name, value in known.items() if is_of_recipe(name, value)}}, ""
+
+
+def is_of_recipe(name: str, value: object) -> bool:
+    """Return whether a word may bring a setting along: no place, and no class that would be imported."""
+    is_class = name in ("optimizer_type", "lr_scheduler_type") and "." in str(value)
+    return name in OF_RECIPES and not is_class
+
+
+def local_model(name: str) -> str:
+    """Return the name of a model if it is on this machine, else "": a word must not make anything be downloaded."""
+    return name if name.startswith("builtin:") or Path(name or "/missing").exists() else ""
 
 
 LOADED: dict[str, Any] = {}  # the model that the process for images keeps, by its name
@@ -193,7 +204,7 @@ def generate(request: Mapping[str, Any], folder: Path) -> Pictures:
     try:
         if name not in LOADED:
             LOADED.clear()
-            LOADED[name] = neonym.load_model(name)
+            LOADED[name] = neonym.load_model(name, "auto")
         words = [scaled(neonym.read_embedding(file), strength) for file in options.pop("words")]
         images = neonym.generate(words=words, model=LOADED[name], **options)
     except (neonym.NeonymError, OSError) as error:

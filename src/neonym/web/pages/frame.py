@@ -135,7 +135,7 @@ def telling(handler: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
             result = handler(*arguments)
             if isawaitable(result):
                 await result
-        except (NeonymError, RuntimeError) as error:
+        except (NeonymError, RuntimeError, OSError) as error:
             tell(str(error), "negative")
 
     return handled

@@ -11,6 +11,7 @@ from typing import Any
 from nicegui import events, ui
 
 import neonym
+from neonym import UserError
 from neonym.web import work
 from neonym.web.data_set import DataSet, folders_with_images, safe_name, take_upload
 from neonym.web.disk import written
@@ -106,9 +107,9 @@ class Form:
             self.findings = ui.column().classes("w-full").props('aria-live="polite"')
             with ui.row().classes("gap-2 items-center"):
                 self.train_button = ui.button("Train", icon="play_arrow", on_click=telling(self.train))
-                ui.button("Show the command", on_click=self.show_command).props("outline")
+                ui.button("Show the command", on_click=telling(self.show_command)).props("outline")
                 ui.button("Import settings", on_click=self.show_import).props("outline")
-                ui.button("Clear", on_click=self.clear).props("flat")
+                ui.button("Clear", on_click=telling(self.clear)).props("flat")
 
     def build_images(self, draft: Values) -> None:
         """Show the fields of the images, and the images with their captions."""
@@ -146,10 +147,10 @@ class Form:
         with self.settings_box:
             with ui.row().classes("gap-2 items-center"):
                 presets = [*PRESETS, *self.own_presets()]
-                ui.select(presets, label="Preset", on_change=self.take_preset).props("outlined dense").style(
+                ui.select(presets, label="Preset", on_change=telling(self.take_preset)).props("outlined dense").style(
                     "min-width: 160px"
                 )
-                ui.button("Keep these as a preset", on_click=self.keep_preset).props("flat dense")
+                ui.button("Keep these as a preset", on_click=telling(self.keep_preset)).props("flat dense")
             with ui.element("div").classes("n-grid"):
                 for name in MAIN:
                     self.fields[name] = setting_field(name, self.draft, self.changed, self.model.defaults)
@@ -183,11 +184,15 @@ class Form:
 
     def changed(self) -> None:
         """Keep the draft, and check it soon."""
-        self.state.home.write("draft.json", self.draft.values)
+        try:
+            self.state.home.write("draft.json", self.draft.values)
+        except UserError as error:  # the disk is full: the form works nevertheless
+            tell(str(error), "warning")
         self.check_soon()
 
     def check_soon(self) -> None:
         """Check the settings a moment after the last change."""
+        self.train_button.disable()
         if self.pending is not None:
             self.pending.cancel()
         self.pending = asyncio.create_task(self.check_later())
@@ -330,13 +335,21 @@ class Form:
 
             def take() -> None:
                 draft, notes = imported(text.value or "")
+                if folder := draft.values.get("train_data_dir"):
+                    self.state.home.name("datasets", str(folder))  # the user wrote it
+                self.draft.values.clear()
                 self.draft.update(draft.values)
-                dialog.close()
-                self.refresh()
-                for note in notes:
-                    tell(note, "warning")
-                self.changed()
+                self.state.home.write("draft.json", self.draft.values)
+                if notes:
+                    result.clear()
+                    with result:
+                        for note in notes:
+                            problem_line("warning", note)
+                        ui.button("Go on", on_click=self.refresh)
+                else:
+                    self.refresh()
 
+            result = ui.column().classes("w-full")
             with ui.row():
                 ui.button("Import", on_click=telling(take))
                 ui.button("Close", on_click=dialog.close).props("flat")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from nicegui import ui
+from nicegui import background_tasks, ui
 
 from neonym.web.pages.frame import card, dim, heading, page, picture, problem_line, telling, verdict_chip
 from neonym.web.pages.runs import progress_text
@@ -16,6 +17,7 @@ from neonym.web.run_log import RunLog
 from neonym.web.state import State
 
 EVERY = 1.0  # seconds between two looks
+GPU_EVERY = 5  # looks between two questions about the memory of a GPU
 SHEETS = 12  # of sample images on the page
 
 
@@ -42,6 +44,7 @@ class RunView:
     def __init__(self, state: State, entry: Entry):
         self.state, self.entry = state, entry
         self.drawn: dict[str, Any] = {}  # what was drawn last, by the part of the page
+        self.looks, self.gpu = 0, ""
 
     @property
     def log(self) -> RunLog:
@@ -81,6 +84,7 @@ class RunView:
         self.bar.value = log.step / log.steps if log.steps else 0.0
         self.bar.set_visibility(is_open)
         self.memory.text = self.memory_text() if self.entry.status == "running" else ""
+        self.looks += 1
         self.update("buttons", self.entry.status, self.draw_buttons)
         self.update("chart", (len(log.losses), len(log.evaluations)), self.draw_chart)
         self.update("samples", len(log.samples), self.draw_samples)
@@ -96,9 +100,17 @@ class RunView:
 
     def memory_text(self) -> str:
         """Return the memory that the run uses."""
-        if found := gpu_memory(self.entry.device):
-            return f"{self.entry.device}: {found[0] / 1000:.1f} of {found[1] / 1000:.1f} GB in use"
+        if self.entry.device.startswith("cuda:"):
+            if self.looks % GPU_EVERY == 0:  # this takes a process, so it is done in the background
+                background_tasks.create(self.look_at_gpu())
+            return self.gpu
         return f"{self.entry.device}: {self.entry.process.memory() / 1e9:.1f} GB of memory"
+
+    async def look_at_gpu(self) -> None:
+        """Find out how much of the GPU's memory is in use."""
+        found = await asyncio.to_thread(gpu_memory, self.entry.device)
+        if found is not None:
+            self.gpu = f"{self.entry.device}: {found[0] / 1000:.1f} of {found[1] / 1000:.1f} GB in use"
 
     def draw_buttons(self) -> None:
         """Draw what can be done now."""
@@ -174,6 +186,7 @@ class RunView:
             if self.entry.status == "interrupted":
                 with card("It was interrupted"):
                     ui.label("The process ended without a word. It can go on from its last saved step.")
+                    ui.label(self.state.queue.output(self.entry.id)).classes("n-mono")
             for verdict in log.verdicts if self.entry.status == "finished" else ():
                 file = next((file for file in log.files if file.stem == verdict.get("token")), None)
                 verdict_card(verdict, file or (log.files[0] if log.files else None))
@@ -189,9 +202,9 @@ def verdict_card(verdict: dict[str, Any], file: Path | None) -> None:
         if verdict.get("advice"):
             problem_line("warning", str(verdict["advice"]))
         before, after = verdict.get("loss_before"), verdict.get("loss_after")
-        if before and after:
+        if isinstance(before, float) and isinstance(after, float):
             dim(f"evaluation loss {before:.5f} -> {after:.5f} on {verdict.get('evaluated_on', 'the images')}")
-        if (obedience := verdict.get("obedience")) is not None:
+        if isinstance(obedience := verdict.get("obedience"), float):
             dim(f"other words change {100 * obedience:.0f} % as much beside it as beside words that the model knows")
         if file is not None:
             ui.button(

@@ -34,7 +34,7 @@ class RunList:
 
     def __init__(self, state: State):
         self.state = state
-        self.shown: list[tuple[str, str, float]] = []
+        self.shown: list[tuple[str, str, float]] | None = None
         self.lines: dict[str, ui.label] = {}
 
     def build(self) -> None:
@@ -46,7 +46,7 @@ class RunList:
         """Show what has changed."""
         entries = self.state.queue.entries()
         shown = [(entry.id, entry.status, entry.order) for entry in entries]
-        if shown != self.shown or not entries:
+        if shown != self.shown:
             self.shown = shown
             self.draw(entries)
         for entry in entries:

@@ -13,12 +13,15 @@ from nicegui import ui
 from neonym.web import work
 from neonym.web.images import file_url
 from neonym.web.library import Word, read_word, word_from
+from neonym.web.models import models_in
 from neonym.web.pages.frame import card, confirmed, date_of, dim, page, picture, problem_line, telling, verdict_chip
 from neonym.web.pages.run import verdict_card
 from neonym.web.state import State
+from neonym.web.work import local_model
 
 LAYOUTS = {"pt": "AUTOMATIC1111 (.pt)", "bin": "diffusers (.bin)", "png": "card with an image (.png)"}
 STRENGTHS = (0.5, 0.8, 1.0, 1.2, 1.5)
+MOST = 16  # images in a row
 PATIENCE = 60.0  # seconds: the first look into a file imports torch
 
 
@@ -98,7 +101,9 @@ def tools(state: State, word: Word) -> None:
             ui.button("Usage card", on_click=lambda: show_card(word)).props("outline")
 
         async def convert(event: Any) -> None:
-            files, error = await state.workers.do("checks", work.convert, word.file, event.value, word.file.parent)
+            files, error = await state.workers.do(
+                "checks", work.convert, word.file, event.value, state.home.folder("cache")
+            )
             if error:
                 raise RuntimeError(error)
             for file in files:
@@ -112,6 +117,8 @@ def tools(state: State, word: Word) -> None:
         ).props("outline")
 
         async def delete() -> None:
+            if any(entry.run_folder == str(word.run_folder) for entry in state.queue.open_entries()):
+                raise RuntimeError(f"A run still learns {word.token}: stop it first.")
             if await confirmed(f"Move {word.file.name} and its run to the bin of the home folder?", "Move to the bin"):
                 state.home.to_bin(word.files)
                 ui.navigate.to("/")
@@ -138,14 +145,19 @@ class Trial:
         with card("Try it"):
             self.prompt = ui.input("Prompt; {word} is the word", value="a photo of {word}").classes("w-full")
             self.negative = ui.input("Negative prompt").classes("w-full")
+            known = next((name for word in self.words if (name := local_model(word.model))), "")
+            self.model = ui.select(
+                {**({known: known} if known else {}), **models_in(self.state.home)}, value=known or None,
+                label="Model", with_input=True, new_value_mode="add-unique",
+            ).classes("w-full")  # fmt: skip
             with ui.row().classes("items-center gap-2"):
                 self.seed = ui.number("First seed", value=1, min=0, precision=0)
-                self.count = ui.number("Seeds", value=3, min=1, max=16, precision=0)
+                self.count = ui.number("Seeds", value=3, min=1, max=MOST, precision=0)
                 self.steps = ui.number("Steps", value=30, min=1, max=150, precision=0)
                 self.strength = ui.number("Strength", value=1.0, min=0.5, max=1.5, step=0.05)
                 self.sheet = ui.switch("all strengths (X/Y sheet)")
                 self.as_negative = ui.switch("use it as a negative prompt")
-            for field in (self.prompt, self.negative, self.seed, self.count, self.steps, self.strength):
+            for field in (self.prompt, self.negative, self.model, self.seed, self.count, self.steps, self.strength):
                 field.props("outlined dense stack-label")
             self.button = ui.button("Generate", icon="image", on_click=telling(self.generate))
             self.busy = ui.spinner(size="28px").props('aria-label="generating"')
@@ -154,6 +166,8 @@ class Trial:
 
     async def generate(self) -> None:
         """Generate the images, a row for each word and strength."""
+        if not self.model.value:
+            raise RuntimeError("Choose the model that the word was learned for.")
         self.button.disable()
         self.busy.set_visibility(True)
         self.images.clear()
@@ -161,7 +175,8 @@ class Trial:
         try:
             for word in self.words:
                 for strength in strengths:
-                    await self.row(word, strength)
+                    if not self.images.is_deleted:  # the tab was closed
+                        await self.row(word, strength)
         finally:
             self.button.enable()
             self.busy.set_visibility(False)
@@ -173,9 +188,9 @@ class Trial:
         )
         if self.as_negative.value:
             prompt, negative = without(prompt, word.token), f"{negative}, {word.token}".strip(", ")
-        first, count = int(self.seed.value or 0), int(self.count.value or 1)
+        first, count = int(self.seed.value or 0), min(MOST, max(1, int(self.count.value or 1)))
         request = {
-            "prompts": [prompt] * count, "words": [str(word.file)], "model": word.model or "builtin:emoji", "seed": first,
+            "prompts": [prompt] * count, "words": [str(word.file)], "model": str(self.model.value), "seed": first,
             "negative_prompt": negative, "steps": int(self.steps.value or 30), "strength": strength,
         }  # fmt: skip
         folder = self.state.home.folder("images") / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**6:06d}"
