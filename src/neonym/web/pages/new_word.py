@@ -96,6 +96,9 @@ class Form:
                 new_value_mode="add-unique", on_change=telling(self.take_model),
             ).props("outlined dense stack-label").classes("w-full")  # fmt: skip
             self.model_line = dim("")
+            with ui.expansion("Add a folder with models").classes("w-full"):
+                path = ui.input("Folder, such as the models folder of another program").classes("w-full")
+                ui.button("Add folder", on_click=telling(lambda: self.add_models(path.value or ""))).props("outline")
         with card("4. Settings"):
             dim("Empty fields have the value that suits the model.")
             self.settings_box = ui.column().classes("w-full")
@@ -282,6 +285,11 @@ class Form:
         self.draft.set("pretrained_model_name_or_path", event.value)
         self.changed()
         await self.look_at_model()
+
+    def add_models(self, path: str) -> None:
+        """Add a folder to those in which models are looked for."""
+        self.state.home.name("models", path)
+        self.models.set_options(self.model_names())
 
     async def look_at_model(self) -> None:
         """Show what the model is, and the settings that act on it."""
