@@ -11,7 +11,7 @@ from neonym.cli.train import DESCRIPTION
 from neonym.config.command_line import RunFlags, read_run
 from neonym.config.flags import read_command_line
 from neonym.config.resolve import tomllib
-from neonym.web.draft import ELSEWHERE, FIELDS, Draft, acting, by_setting, draft_of
+from neonym.web.draft import ELSEWHERE, FIELDS, Draft, acting, by_setting, draft_of, with_schedule
 from neonym.web.imports import imported
 
 TYPED = {
@@ -125,3 +125,13 @@ def test_settings_of_onetrainer_are_imported_as_far_as_they_have_a_meaning():
 def test_what_cannot_be_imported_is_one_message(text):
     with pytest.raises(ConfigError):
         imported(text)
+
+
+def test_a_run_of_the_page_has_samples_and_saved_steps_in_between_unless_the_user_says_otherwise():
+    defaults = {"max_train_steps": "100", "eval_every_n_steps": "5", "save_every_n_steps": "0"}
+    planned = with_schedule(Draft({}), defaults, True).values
+    assert planned == {"eval_every_n_steps": "5", "sample_every_n_steps": 20, "save_every_n_steps": 20}
+    own = {"max_train_steps": "50", "sample_every_n_epochs": "2", "save_every_n_epochs": "1", "eval_every_n_steps": "9"}
+    assert with_schedule(Draft(own), defaults, True).values == own
+    kept = {**defaults, "save_every_n_steps": "100"}  # by the model's own default, in the run folder
+    assert set(with_schedule(Draft({}), kept, False).values) == {"eval_every_n_steps"}

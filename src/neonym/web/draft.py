@@ -18,6 +18,7 @@ from neonym.config.without_effect import DIFFUSION_ONLY, FLOW_ONLY
 
 Values = dict[str, Any]
 FIELDS: dict[str, tuple[str, FieldInfo]] = {name: (section, info) for section, name, info in fields_of(RunConfig)}
+SAMPLES = 5  # times that sample images are generated in a run
 MAIN = ("num_vectors_per_token", "max_train_steps", "learning_rate", "train_batch_size", "resolution")
 # Settings that have a place of their own on the page, or none: keys of online services stay in the environment
 ELSEWHERE = (
@@ -130,3 +131,19 @@ def setting_of(where: str, token: str) -> str:
         return "token_string"
     first = plain.replace("=", " ").split(" ", 1)[0]
     return first if first in FIELDS else ""
+
+
+def with_schedule(draft: Draft, defaults: Mapping[str, str], has_prompts: bool) -> Draft:
+    """Return the draft with evaluations, sample images and saved steps in between, where the user sets none."""
+    planned = Draft(dict(draft.values))
+    if "eval_every_n_steps" not in planned.values:
+        planned.set("eval_every_n_steps", defaults.get("eval_every_n_steps"))
+    steps = str(planned.values.get("max_train_steps") or defaults.get("max_train_steps") or "")
+    if not steps.isdecimal():
+        return planned
+    interval = max(1, int(steps) // SAMPLES)
+    if has_prompts and not planned.values.keys() & {"sample_every_n_steps", "sample_every_n_epochs"}:
+        planned.set("sample_every_n_steps", interval)
+    if defaults.get("save_every_n_steps") == "0" and not any(name.startswith("save_every") for name in planned.values):
+        planned.set("save_every_n_steps", interval)
+    return planned

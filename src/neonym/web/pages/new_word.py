@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from neonym import UserError
 from neonym.web import work
 from neonym.web.data_set import DataSet, folders_with_images, safe_name, take_upload
 from neonym.web.disk import written
-from neonym.web.draft import FIELDS, MAIN, PRESETS, Draft, Values, acting
+from neonym.web.draft import FIELDS, MAIN, PRESETS, Draft, Values, acting, with_schedule
 from neonym.web.imports import imported
 from neonym.web.masks import MASKS, with_masks
 from neonym.web.models import models_in
@@ -31,7 +30,6 @@ EXAMPLES = {"nutkin": {"token_string": "nutkin", "init_word": "vegetable"}}
 LABEL_UPLOADS = """for (const input of document.querySelectorAll(".q-uploader__input")) {
     input.setAttribute("aria-label", "choose images and captions to upload"); input.tabIndex = 0 }"""
 PAUSE = 0.6  # seconds after the last change until the settings are checked
-SAMPLES = 5  # times that sample images are generated
 PROMPTS = "a photo of {word}\na {word} on a blue background"
 SECTIONS = {
     "model": "Model", "concept": "Word", "dataset": "Images and captions", "optim": "Learning",
@@ -391,19 +389,3 @@ class Form:
         prompts = "\n".join(line.replace("{word}", word) for line in (self.prompts.value or "").splitlines())
         entry = self.state.queue.add(with_schedule(self.draft, self.model.defaults, bool(prompts.strip())), prompts)
         ui.navigate.to(f"/run/{entry.id}")
-
-
-def with_schedule(draft: Draft, defaults: Mapping[str, str], has_prompts: bool) -> Draft:
-    """Return the draft with evaluations, sample images and saved steps in between, where the user sets none."""
-    planned = Draft(dict(draft.values))
-    if "eval_every_n_steps" not in planned.values:
-        planned.set("eval_every_n_steps", defaults.get("eval_every_n_steps"))
-    steps = str(planned.values.get("max_train_steps") or defaults.get("max_train_steps") or "")
-    if not steps.isdecimal():
-        return planned
-    interval = max(1, int(steps) // SAMPLES)
-    if has_prompts and not planned.values.keys() & {"sample_every_n_steps", "sample_every_n_epochs"}:
-        planned.set("sample_every_n_steps", interval)
-    if defaults.get("save_every_n_steps") == "0" and not any(name.startswith("save_every") for name in planned.values):
-        planned.set("save_every_n_steps", interval)
-    return planned
