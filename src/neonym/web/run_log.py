@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 RECENT = 60.0  # seconds over which the speed is averaged
-MOST = 8 * 2**20  # bytes that are read at once
+MOST = 2**23  # bytes that are read at once
 POINTS = 600  # of a curve; the browser gets no more
 ENDS = ("finished", "stopped", "failed")
 
