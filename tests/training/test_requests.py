@@ -25,7 +25,7 @@ def test_a_run_saves_its_word_when_it_is_asked_and_learns_the_same(run_for):
     (saved,) = [event for event in seen if isinstance(event, Saved)]
     assert saved.step == 3
     assert saved.in_run_folder
-    assert read_embedding(saved.file).step == 3
+    assert read_embedding(saved.file).metadata["neonym.steps"] == "3"
     assert not (folder / "save-now").exists()
     alone = train(run_for("alone"))
     assert asked.files[0].read_bytes() == alone.files[0].read_bytes()

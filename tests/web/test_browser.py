@@ -44,7 +44,7 @@ def use_data_set(home: Path, folder: Path, **values: object) -> None:
 def test_hostile_names_captions_and_metadata_are_text(start, tab: Page, tmp_path):
     home = tmp_path / "home"
     name = "<img src=x onerror=harmed=1>"
-    word_file(home, name, {"neonym.token": HOSTILE, "neonym.base_model": HOSTILE, "neonym.init_word": HOSTILE})
+    word_file(home, name, {"token": HOSTILE, "neonym.base_model": HOSTILE, "neonym.init_word": HOSTILE})
     (home / "outputs" / f"{name}.md").write_text(HOSTILE)
     run_folder = home / "outputs" / f"{name}-run"
     run_folder.mkdir()
@@ -140,24 +140,24 @@ def test_a_run_goes_on_when_the_page_is_killed_and_is_shown_again(start, tab: Pa
     values = {
         "train_data_dir": str(images),
         "token_string": "mychar4",
-        "max_train_steps": 60,
+        "max_train_steps": 2000,
         "cpu": True,
         "eval_samples": 8,
     }
     Queue(Home(tmp_path / "home"), ["cpu"]).add(Draft(values))
     first = start()
     tab.goto(f"{first.url}/runs")
-    expect(tab.get_by_text(re.compile(r"step \d+ of 60"))).to_be_visible(timeout=LONG)
+    expect(tab.get_by_text(re.compile(r"step \d+ of 2000"))).to_be_visible(timeout=LONG)
     (entry,) = Queue(Home(first.home), ["cpu"]).entries()
     first.kill()
     assert entry.process.running()
     second = start()
     tab.goto(f"{second.url}/run/{entry.id}")
-    expect(tab.get_by_text(re.compile(r"step \d+ of 60"))).to_be_visible(timeout=LONG)
+    expect(tab.get_by_text(re.compile(r"step \d+ of 2000"))).to_be_visible(timeout=LONG)
     tab.get_by_role("button", name="Stop").click()
     expect(tab.get_by_role("button", name="Go on")).to_be_visible(timeout=LONG)
     tab.get_by_role("button", name="Go on").click()
-    expect(tab.get_by_text(re.compile(r"step \d+ of 60"))).to_be_visible(timeout=LONG)
+    expect(tab.get_by_text(re.compile(r"step \d+ of 2000"))).to_be_visible(timeout=LONG)
     subprocess.run(["rm", "-rf", entry.run_folder], check=True)  # somebody deletes the folder of the run
     tab.get_by_role("button", name="Stop").click()
     expect(tab.get_by_role("button", name="Go on")).to_be_visible(timeout=LONG)

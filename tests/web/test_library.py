@@ -78,7 +78,7 @@ def test_words_in_other_layouts_are_found_by_a_look_inside(home):
 def test_an_odd_header_spoils_nothing(home, header):
     data = json.dumps(header).encode()
     (home.folder("outputs") / "odd.safetensors").write_bytes(len(data).to_bytes(8, "little") + data)
-    word(home.folder("outputs"), "good", **{"neonym.token": "a\ud800b".encode("utf-8", "replace").decode()})
+    word(home.folder("outputs"), "good", **{"token": "a\ud800b".encode("utf-8", "replace").decode()})
     assert "good" in {own.file.stem for own in words_in(home)}
 
 

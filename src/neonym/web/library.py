@@ -82,7 +82,7 @@ def read_word(file: Path) -> Word | None:
     folder = file.with_name(f"{file.stem}-run")
     return Word(
         file=file,
-        token=plain(str(known.get("neonym.token") or file.stem)),
+        token=plain(str(known.get("token") or file.stem)),
         date=changed(file) / 1e9,
         model=plain(str(known.get("neonym.base_model") or "")),
         vectors=max(rows),
