@@ -325,8 +325,8 @@ class Form:
     def show_command(self) -> None:
         """Show the command and the file that do the same."""
         with ui.dialog() as dialog, ui.card().style("max-width: 760px; width: 100%"):
-            ui.label("The same on a command line:")
-            draft = Draft(self.settled())
+            ui.label("The same on a command line, without sample images, for which it needs a file of prompts:")
+            draft = with_schedule(Draft(self.settled()), self.model.defaults, has_prompts=False)
             ui.label(draft.command()).classes("n-mono")
             ui.label("As a file for --config_file:")
             ui.label(draft.toml()).classes("n-mono")
