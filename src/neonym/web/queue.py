@@ -14,6 +14,7 @@ from functools import wraps
 from pathlib import Path
 from threading import RLock
 from typing import Any, Literal, TypeVar, get_args
+from uuid import uuid4
 
 from neonym import RunConfig, UserError
 from neonym.config.command_line import write_config
@@ -29,6 +30,7 @@ from neonym.web.run_log import RunLog
 Status = Literal["waiting", "running", "stopping", "stopped", "interrupted", "finished", "failed"]
 ENTRY, SETTINGS, OUTPUT, PROMPTS = "entry.json", "settings.toml", "output.txt", "prompts.txt"
 OPEN = ("waiting", "running", "stopping")
+LATER = 1e-3  # seconds between two entries, whose order would otherwise be open
 LAST_LINES = 12  # of the output of a run that failed
 NOT_LEARNED = 3  # the exit code of a run that ended with a word that was not learned
 
@@ -115,8 +117,8 @@ class Queue:
 
         Raises ConfigError for settings that cannot be read, and UserError if the disk refuses.
         """
-        now = time.time()
-        id = f"{time.strftime('%Y%m%d-%H%M%S')}-{int(now * 1000) % 1000:03d}"
+        now = max([time.time(), *(entry.order + LATER for entry in self.entries())])
+        id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid4().hex[:8]}"
         folder = self.folder(id)
         try:
             run = self.snapshot(folder, draft, prompts)
