@@ -69,11 +69,12 @@ def loading(steps: int) -> dict[str, float]:
 
     from neonym.config.run import RunConfig as Run
     from neonym.config.schema import fields_of
+    from neonym.data.loader import collate
     from neonym.models.model import load_model
     from neonym.preflight.preflight import preflight
     from neonym.runs.dispatcher import Dispatcher
     from neonym.runs.stop import Stop
-    from neonym.training.concepts import add_concepts
+    from neonym.training.concepts import add_concept
     from neonym.training.load import encode_images, make_loader
     from neonym.training.objective import Objective
     from neonym.training.step import train_step
@@ -87,14 +88,15 @@ def loading(steps: int) -> dict[str, float]:
     accelerator = Accelerator(cpu=True)
     model = load_model()
     latents = encode_images(plan, model, Dispatcher(), Stop())
-    concepts = add_concepts(model, plan)
+    concept = add_concept(model, plan)
     loader = make_loader(plan, latents, model, accelerator)
     waits, works = [], []
     for step in range(steps):
         begun = time.perf_counter()
         work = loader.work(step)
         loaded = time.perf_counter()
-        train_step(model, concepts, work, Objective(), accelerator)
+        batch = collate(work.samples, [0] * len(work.samples), model.text.stacked, accelerator.device)
+        train_step(model, [concept], [work], [batch], Objective(), accelerator)
         waits.append(loaded - begun)
         works.append(time.perf_counter() - loaded)
     half = steps // 2  # the first epochs also tokenise the captions

@@ -29,12 +29,12 @@ class Curves:
     """A listener that collects the evaluation losses of a run."""
 
     steps: list[int] = field(default_factory=list)
-    losses: list[list[float]] = field(default_factory=list)  # per evaluation, the loss of each word
+    losses: dict[str, list[float]] = field(default_factory=dict)  # of each word, at each of the steps
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Evaluated):
-            self.steps.append(event.step)
-            self.losses.append(list(event.losses))
+            self.losses.setdefault(event.word, []).append(event.loss)
+            self.steps += [event.step] if event.step not in self.steps else []
 
 
 def train_subjects(args: argparse.Namespace, seed: int) -> Curves:
@@ -55,7 +55,7 @@ def stop_index(losses: list[float], window: int, threshold: float) -> int:
     """
     early_stopping = EarlyStopping(window, threshold)
     for index, loss in enumerate(losses[1:], 1):
-        early_stopping.add([loss], [{}])
+        early_stopping.add(loss, {})
         if early_stopping.should_stop():
             return index
     return len(losses) - 1
@@ -93,7 +93,7 @@ def main() -> None:
     args = parsed(parser)
     runs = [train_subjects(args, seed) for seed in args.seeds]
     steps = runs[0].steps
-    words = [list(losses) for run in runs for losses in zip(*run.losses, strict=True)]
+    words = [losses for run in runs for losses in run.losses.values()]
     rows = [threshold_figures(steps, words, args.window, threshold) for threshold in args.thresholds]
     print("threshold  stopped  mean step  first..last  of the gain  loss above the lowest: mean, worst")
     for row in rows:

@@ -115,11 +115,11 @@ def neonym_case(args: argparse.Namespace) -> dict:
         keys = [(0, i, slot) for slot in range(args.batch)]
         levels = [(slot + 0.5) / args.batch for slot in range(args.batch)]
         batch = Batch(moments, text, keys, levels, torch.zeros(args.batch, dtype=torch.int64, device=device), ones)
-        work = Work(i, [batch], torch.tensor([float(args.batch)], device=device), [0])
-        train_step(model, [concept], work, Objective(), accelerator)
+        work = Work(i, [], args.batch, args.batch, True)
+        train_step(model, [concept], [work], [batch], Objective(), accelerator)
 
     first, mean = timed(step, args.steps, device)
-    state = sum(t.nbytes for t in tensors_of(TrainState([concept], {})).values())
+    state = sum(t.nbytes for t in tensors_of(TrainState(concept, {})).values())
     return {"time_to_first_step_s": first, "images_per_s": args.batch / mean, "state_bytes": state}
 
 

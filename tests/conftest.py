@@ -89,10 +89,10 @@ def updates(monkeypatch):
     seen: list[Update] = []
     clean = Concept.update
 
-    def update(self, step, scaler):
-        scale = scaler.get_scale() if scaler else 1.0
+    def update(self, step):
+        scale = self.scaler.get_scale() if self.scaler else 1.0
         seen.append(Update(self, step, scale, self.rows["text_encoder"].detach().clone()))
-        clean(self, step, scaler)
+        clean(self, step)
 
     monkeypatch.setattr(Concept, "update", update)
     return seen

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from neonym.runs.events import Stepped as Stepped
     from neonym.runs.events import Stopped as Stopped
     from neonym.runs.stop import Stop as Stop
-    from neonym.training.run import Result as Result
+    from neonym.training.ending import Result as Result
     from neonym.training.verdict import EncoderFigures as EncoderFigures
     from neonym.training.verdict import Verdict as Verdict
     from neonym.types import Embedding as Embedding
@@ -66,7 +66,7 @@ _HOMES = {
     "neonym.api.inspect": ("EncoderFacts", "FileFacts", "Neighbours", "WordFacts", "inspect"),
     "neonym.api.model": ("load_model",),
     "neonym.api.recognise": ("ModelFacts", "pieces", "recognise"),
-    "neonym.api.train": ("train",),
+    "neonym.api.train": ("train", "train_words"),
     "neonym.config.run": ("RunConfig",),
     "neonym.errors": (
         "ConfigError", "DataError", "FormatError", "ModelError", "NeonymError", "Problem", "RefuseRun", "UserError",
@@ -77,7 +77,7 @@ _HOMES = {
         "Opened", "Sampled", "Saved", "Started", "Stepped", "Stopped",
     ),
     "neonym.runs.stop": ("Stop",),
-    "neonym.training.run": ("Result",),
+    "neonym.training.ending": ("Result",),
     "neonym.training.verdict": ("EncoderFigures", "Verdict"),
     "neonym.types": ("Embedding", "Size"),
 }  # fmt: skip

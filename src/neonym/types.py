@@ -157,7 +157,7 @@ class Batch:
     text: Encoded
     keys: list[tuple[int, int, int]]
     levels: list[float]  # noise levels in [0, 1)
-    concept: Tensor  # int64 [B]
+    concept: Tensor  # int64 [B], index into the words that learn together
     weight: Tensor  # [B]
     mask: Tensor | None = None  # [B,1,h,w] loss weight of each latent pixel; None: all are equal
     conditions: Conditions = NO_CONDITIONS
@@ -173,13 +173,26 @@ class TextCond:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """One sample of a step, read and tokenized."""
+
+    draw: Draw
+    moments: Tensor  # [2C,h,w]
+    text: Encoded
+    mask: Tensor | None  # [1,h,w]
+    sizes: tuple[int, ...]  # 6 numbers, see `Conditions`
+    guidance: float | None
+
+
+@dataclass(frozen=True)
 class Work:
-    """The work of one optimizer step: its micro-batches, and the number of samples of each concept in them."""
+    """The work of one optimizer step of one word: this process's samples, all of one size."""
 
     step: int
-    batches: list[Batch]
-    counts: Tensor  # [N], over all ranks
-    present: list[int]  # concepts whose word is in a caption of this step
+    samples: list[Sample]
+    at_once: int  # the most samples that go through the model together
+    count: int  # samples over all processes
+    trains: bool  # whether the word is in a caption of this step, on any process
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from neonym.formats import read_embedding
 from neonym.models.model import load_model
 from neonym.optim.optimizers import found_rate, longest_step, make_optimizer, optimizer_class, rate_now, record_of
 from neonym.preflight.preflight import preflight
-from neonym.training.concepts import add_concepts
+from neonym.training.concepts import add_concept
 
 HERE = __name__
 
@@ -123,7 +123,7 @@ def test_one_record_adds_an_optimizer(run_for, new_record):
     result = train(run_for(optimizer_type="SignDescent", learning_rate=0.02))
     assert result.verdicts[0].encoders["text_encoder"].distance > 0
     assert read_embedding(result.files[0]).vectors["text_encoder"].isfinite().all()
-    (concept,) = add_concepts(load_model(), preflight(run_for("again", optimizer_type="SignDescent")).complete_plan())
+    concept = add_concept(load_model(), preflight(run_for("again", optimizer_type="SignDescent")).complete_plan())
     assert concept.record is new_record
     assert concept.optimizer.param_groups[0]["stretch"] == 0.5
 

@@ -52,14 +52,14 @@ def test_templates_and_template_files(tmp_path):
     reg = make_images(tmp_path / "r" / "1_person", 2, caption="somebody").parent
     ready = check(folder, use_object_template=True, reg_data_dir=str(reg))
     assert not ready.failed()
-    plan = ready.plan.concepts[0].samples
+    plan = ready.complete_plan().concept.samples
     texts = {(d.record.is_reg, d.caption) for step in range(30) for d in plan.draws(step)}
     assert all((WORD in text) != is_reg for is_reg, text in texts)
     assert len(texts) > 10
     file = tmp_path / "mine.txt"
     file.write_text("a sketch of [name], [filewords]\n\nthe {} itself\n")
     ready = check(folder, template_file=str(file))
-    texts = {d.caption for step in range(30) for d in ready.plan.concepts[0].samples.draws(step)}
+    texts = {d.caption for step in range(30) for d in ready.complete_plan().concept.samples.draws(step)}
     assert texts == {f"a sketch of {WORD}, blue hat 0", f"a sketch of {WORD}, blue hat 1", f"the {WORD} itself"}
     file.write_text("a photo\n")
     assert "has no line with the word" in said(check(folder, template_file=str(file)))
@@ -81,7 +81,7 @@ def test_the_word_is_never_dropped(tmp_path):
     ready = check(
         folder, caption_dropout_rate=0.4, caption_tag_dropout_rate=0.9, shuffle_caption=True, token_warmup_step=50
     )
-    texts = {d.caption for step in range(80) for d in ready.plan.concepts[0].samples.draws(step)}
+    texts = {d.caption for step in range(80) for d in ready.complete_plan().concept.samples.draws(step)}
     assert all(WORD in text.lower() for text in texts)
     assert WORD in texts
     assert len(texts) > 5
@@ -124,7 +124,7 @@ def test_a_prefix_can_be_the_word(tmp_path):
     folder = make_images(tmp_path / "a", 2, caption="a cat")
     ready = check(folder, caption_prefix=WORD, caption_dropout_rate=0.5)
     assert not ready.failed()
-    assert all(WORD in d.caption for step in range(20) for d in ready.plan.concepts[0].samples.draws(step))
+    assert all(WORD in d.caption for step in range(20) for d in ready.complete_plan().concept.samples.draws(step))
 
 
 def test_metadata_finds_images_as_tools_write_them(tmp_path):

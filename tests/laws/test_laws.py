@@ -18,8 +18,8 @@ from neonym.formats import read_embedding
 from neonym.generation.judge import LEARNED
 from neonym.runs.events import Event, Stepped
 from neonym.runs.stop import Stop
+from neonym.training import lanes as training
 from neonym.training import load as training_load
-from neonym.training import run as training
 from neonym.training.objective import Objective
 from support import BATCH_INVARIANT
 from support.checks import settings
@@ -102,14 +102,14 @@ def test_a_step_without_the_word_does_not_move_its_rows(run_for, tmp_path, image
         if isinstance(event, Stepped):
             moved[event.step] = concepts[0].rows["text_encoder"].detach().clone()
 
-    def run_steps(run):
-        concepts.extend(run.state.concepts)
-        plans.extend(concept.samples for concept in run.plan.concepts)
-        return inner(run)
+    def begin_steps(run):
+        concepts.append(run.state.concept)
+        plans.append(run.plan.concept.samples)
+        inner(run)
 
-    concepts, plans, inner = [], [], training.run_steps
+    concepts, plans, inner = [], [], training.begin_steps
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "run_steps", run_steps)
+        patch.setattr(training, "begin_steps", begin_steps)
         train(run_for(dataset_config=str(config), train_data_dir=None, max_train_steps=12), [watch])
     regular = [step for step in range(1, 12) if plans[0].draws(step)[0].record.is_reg]
     assert 3 <= len(regular) <= 8
@@ -182,19 +182,18 @@ def test_law_5_the_model_is_frozen(run_for, monkeypatch):
         seen["before"] = hashes(seen["model"])
         return seen["model"]
 
-    def run_steps(run):
-        seen["concepts"] = run.state.concepts
-        return inner(run)
+    def begin_steps(run):
+        seen["concept"] = run.state.concept
+        inner(run)
 
-    load_model, inner = training_load.load_model, training.run_steps
+    load_model, inner = training_load.load_model, training.begin_steps
     monkeypatch.setattr(training_load, "load_model", load)
-    monkeypatch.setattr(training, "run_steps", run_steps)
+    monkeypatch.setattr(training, "begin_steps", begin_steps)
     train(run_for(num_vectors_per_token=3))
     assert hashes(seen["model"]) == seen["before"]
     trainable = [p for m in seen["model"].modules().values() for p in m.parameters() if p.requires_grad]
     assert trainable == []
-    (concept,) = seen["concepts"]
-    state = concept.optimizer.state_dict()["state"]
+    state = seen["concept"].optimizer.state_dict()["state"]
     sizes = sum(t.numel() for values in state.values() for t in values.values())
     assert sizes == 2 * 3 * 128 + 1  # two moments of 3 rows of 128, and the step count
     assert all(p.grad is None for m in seen["model"].modules().values() for p in m.parameters())

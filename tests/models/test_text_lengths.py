@@ -107,7 +107,7 @@ def test_a_mix_has_captions_of_both_lengths(model):
     fit = Fit((SIDE, SIDE), (SIDE, SIDE), (0, 0, SIDE, SIDE))
     record = ImageRecord(Path("a.png"), "", (SIDE, SIDE), fit, 0, 0, 1, False, CaptionRules())
     loader = Loader(
-        [], {}, model.text.tokenize, model.text.stacked, [WORD], model.device, 1, [1], tokenize_as="mix"  # pyright: ignore
+        [], {}, model.text.tokenize, model.text.stacked, WORD, model.device, 1, [1], tokenize_as="mix"  # pyright: ignore
     )  # fmt: skip
     draws = [Draw(record, f"a {WORD}", View(fit), (1, step, 0), 0.5, 1.0) for step in range(100)]
     found = Counter(loader.encoded(draw).ids[t5_of(model)].shape[1] for draw in draws)

@@ -129,7 +129,7 @@ def draw(step: int) -> Draw:
 def read_as_comfyui(tokenize_as, steps: int = 200) -> list[bool]:
     """Return, for each draw of a loader, whether its caption is read as ComfyUI reads it."""
     text = text_side(*z_image.ENCODERS)
-    loader = Loader([], {}, text.tokenize, text.stacked, [WORD], CPU, 1, [1], tokenize_as=tokenize_as)  # pyright: ignore
+    loader = Loader([], {}, text.tokenize, text.stacked, WORD, CPU, 1, [1], tokenize_as=tokenize_as)  # pyright: ignore
     plain = text.tokenize(f"a {WORD} in", False).ids["text_encoder"]
     return [not torch.equal(loader.encoded(draw(step)).ids["text_encoder"], plain) for step in range(steps)]
 

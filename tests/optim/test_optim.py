@@ -17,8 +17,8 @@ from neonym.optim.rates import make_schedule
 from neonym.optim.schedules import named_schedule
 from neonym.preflight.learning import optimizer_errors
 from neonym.preflight.preflight import preflight
-from neonym.training import run as training
-from neonym.training.concepts import add_concepts
+from neonym.training import lanes as training
+from neonym.training.concepts import add_concept
 from support.checks import check_flags, settings
 from support.runs import stop_at
 
@@ -189,20 +189,20 @@ def test_the_rate_that_an_optimizer_finds_is_known_and_an_extra_average_gets_a_w
     assert rate_now(optimizer, record) == pytest.approx(1e-2 * 0.5, rel=0.05)
     ready = preflight(run_for(optimizer_type="AdamWScheduleFree", ema_decay=0.9))
     assert any(p.where == "--ema_decay" and "already saves an average" in p.what for p in ready.problems)
-    assert add_concepts(load_model(), ready.complete_plan())[0].after_step == []
+    assert add_concept(load_model(), ready.complete_plan()).after_step == []
 
 
 def test_a_schedule_free_optimizer_saves_its_average(run_for):
     """The saved vectors are the average, not the point that steps start from, and reading them changes nothing."""
     seen = {}
-    inner = training.run_steps
+    inner = training.begin_steps
 
     def watch(run):
-        seen["concept"] = run.state.concepts[0]
-        return inner(run)
+        seen["concept"] = run.state.concept
+        inner(run)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "run_steps", watch)
+        patch.setattr(training, "begin_steps", watch)
         result = train(run_for(optimizer_type="AdamWScheduleFree", learning_rate=0.02))
     concept = seen["concept"]
     raw = concept.rows["text_encoder"].detach().clone()

@@ -127,8 +127,8 @@ def test_given_values_take_precedence_wherever_they_are_given(sd1, tmp_path, sma
     assert set(ready.defaults) == {"learning_rate"}
     assert ready.config is not None
     assert (ready.config.concepts[0].vectors, ready.datasets[0].batch_size) == (2, 1)
-    assert ready.plan is not None
-    assert (ready.plan.milestones.total, ready.plan.milestones.keep_every_n_steps) == (9, None)
+    milestones = ready.complete_plan().milestones
+    assert (milestones.total, milestones.keep_every_n_steps) == (9, None)
 
 
 def test_giving_the_value_of_a_default_makes_the_same_run():

@@ -34,7 +34,7 @@ from neonym.runs.losses import Losses, LossQueue
 from neonym.runs.outputs import EVENTS
 from neonym.runs.start import train
 from neonym.runs.stop import Stop
-from neonym.training.run import train_plan
+from neonym.training.run import train_plans
 from support.runs import notes_of, stop_at
 
 PROGRESS = (Encoded, Judging)
@@ -187,7 +187,7 @@ def test_losses_stay_on_their_device_until_they_are_read(run_for):
     """Losses are fetched from the device when one is read, and then all together."""
     events: list[Event] = []
     plan = preflight(run_for(max_train_steps=4)).complete_plan()
-    train_plan(plan, Dispatcher([events.append]), Stop())
+    train_plans([plan], [Dispatcher([events.append])], Stop())
     steps = [event for event in events if isinstance(event, Stepped)]
     assert len(steps) == 4
     assert not any(step.losses.is_fetched for step in steps)

@@ -81,12 +81,12 @@ def test_an_update_waits_for_the_device_once(run_on_gpu, monkeypatch):
     waits: list[int] = []
     clean = Concept.update
 
-    def update(self, step, scaler):
-        assert isinstance(scaler, GradScaler)
+    def update(self, step):
+        assert isinstance(self.scaler, GradScaler)
         torch.cuda.set_sync_debug_mode("warn")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            clean(self, step, scaler)
+            clean(self, step)
         torch.cuda.set_sync_debug_mode("default")
         if not self.skipped and step > 8:  # the first steps create the optimizer's state, and may be skipped
             waits.append(sum("synchronizing" in str(w.message) for w in caught))

@@ -313,12 +313,12 @@ def test_early_stopping_waits_for_a_flat_curve_and_keeps_the_best_rows():
     early_stopping = EarlyStopping(window=4, threshold=0.02)
     stops = []
     for i, loss in enumerate(curve):
-        early_stopping.add([loss], [{"e": torch.tensor(float(i))}])
+        early_stopping.add(loss, {"e": torch.tensor(float(i))})
         stops.append(early_stopping.should_stop())
     assert stops == [False] * 7 + [True] * 3
-    assert float(early_stopping.best[0]["e"]) == 6
-    early_stopping.add([float("nan")], [{"e": torch.tensor(99.0)}])
-    assert float(early_stopping.best[0]["e"]) == 6
+    assert float(early_stopping.best["e"]) == 6
+    early_stopping.add(float("nan"), {"e": torch.tensor(99.0)})
+    assert float(early_stopping.best["e"]) == 6
 
 
 def test_early_stopping_ends_the_run_with_the_best_rows(run_for):

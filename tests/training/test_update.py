@@ -1,11 +1,13 @@
 """Tests of the update, with and without a gradient scaler, which runs on the CPU here; backward passes are real."""
 
+from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
 from neonym import train
@@ -107,7 +109,7 @@ def test_the_moving_average_ignores_skipped_steps():
     for step, gradient in enumerate((1.0, float("nan"), 1.0)):
         before, kept = concept.rows["e"].detach().clone(), average.kept["e"].clone()
         concept.rows["e"].grad = torch.full((1, 2), gradient)
-        concept.update(step, None)
+        concept.update(step)
         decay = min(0.5, (1 + step) / (10 + step))
         expected = kept if step == 1 else kept.lerp(concept.rows["e"].detach(), 1 - decay)
         assert torch.equal(average.kept["e"], expected)
@@ -129,7 +131,7 @@ def test_hooks_run_in_order_after_a_step():
     average = MovingAverage(0.5, {"e": torch.zeros(1, 2)})
     concept = small_concept(after_step=[Halve(), average])
     concept.rows["e"].grad = torch.ones(1, 2)
-    concept.update(0, None)
+    concept.update(0)
     assert torch.equal(concept.rows["e"], torch.full((1, 2), -0.05))  # a step of SGD, then half of it
     assert torch.equal(average.kept["e"], torch.zeros(1, 2).lerp(concept.rows["e"].detach(), 0.9))
 
@@ -193,48 +195,56 @@ def test_the_scale_is_resumed(run_for, scaled, spoiled, updates):
     assert torch.equal(vector(whole), vector(parts))
 
 
-@pytest.fixture
-def step_of_two():
-    """Return a model, two concepts, and a step that draws both without samples: the tests set their gradients."""
-    model, concepts = load_model(), []
-    for token in (WORD, "zyzzo"):
-        start = initial_rows(model, "cat", 1)
-        rows = {name: Rows(values.clone()) for name, values in start.items()}
-        optimizer = make_optimizer(rows.values(), "SGD", 0.1)
-        concepts.append(Concept(token, "cat", 0, rows, start, optimizer, record_of("SGD"), None, 0.0))
-    return model, concepts, Work(0, [], torch.ones(2), [0, 1])
+class TwoWords:
+    """A model and two words, and a step that trains both without samples: the tests set their gradients."""
+
+    def __init__(self, accelerator: Accelerator):
+        self.model, self.accelerator, self.concepts = load_model(), accelerator, []
+        for token in (WORD, "zyzzo"):
+            start = initial_rows(self.model, "cat", 1)
+            rows = {name: Rows(values.clone()) for name, values in start.items()}
+            optimizer, scaler = make_optimizer(rows.values(), "SGD", 0.1), deepcopy(accelerator.scaler)
+            concept = Concept(token, "cat", 0, rows, start, optimizer, record_of("SGD"), None, 0.0, scaler)
+            self.concepts.append(concept)
+
+    def step(self) -> Tensor:
+        """Take a step, and return the losses [2]."""
+        works = [Work(0, [], 1, 1, trains=True) for _ in self.concepts]
+        return train_step(self.model, self.concepts, works, [], Objective(), self.accelerator)
 
 
-def test_words_share_a_scaler_but_not_an_infinite_gradient(step_of_two):
-    """A word with an infinite gradient is skipped, the other moves as it would alone, and the scale falls once."""
-    model, (bad, good), work = step_of_two
-    accelerator = Scaled(cpu=True)
-    bad.rows["text_encoder"].gradients = torch.full((1, 128), float("inf"), dtype=torch.float64)
+def infinite() -> Tensor:
+    """Return a gradient [1,128] that is not finite."""
+    return torch.full((1, 128), float("inf"), dtype=torch.float64)
+
+
+def test_a_word_with_an_infinite_gradient_does_not_disturb_another():
+    """It is skipped and its scale falls; the other moves as it would alone, and keeps its scale."""
+    words = TwoWords(Scaled(cpu=True))
+    bad, good = words.concepts
+    bad.rows["text_encoder"].gradients = infinite()
     good.rows["text_encoder"].gradients = torch.full((1, 128), SCALE, dtype=torch.float64)
-    train_step(model, [bad, good], work, Objective(), accelerator)
+    words.step()
     assert torch.equal(bad.rows["text_encoder"], bad.start["text_encoder"])
     assert torch.equal(good.rows["text_encoder"], good.start["text_encoder"] - 0.1)
-    assert accelerator.scaler.get_scale() == SCALE / 2
+    assert (bad.scaler.get_scale(), good.scaler.get_scale()) == (SCALE / 2, SCALE)
     assert (bad.skipped, good.skipped) == ([], [])
 
 
-def test_a_process_without_samples_can_unscale(step_of_two):
+def test_a_process_without_samples_can_unscale():
     """A process without a sample in its first step can unscale, although its scaler has scaled nothing yet."""
-    model, concepts, work = step_of_two
-    losses = train_step(model, concepts, work, Objective(), Scaled(cpu=True))
-    assert losses.tolist() == [0, 0]
-    assert all(torch.equal(c.rows["text_encoder"], c.start["text_encoder"]) for c in concepts)
+    words = TwoWords(Scaled(cpu=True))
+    assert words.step().tolist() == [0, 0]
+    assert all(torch.equal(c.rows["text_encoder"], c.start["text_encoder"]) for c in words.concepts)
 
 
-def test_the_scale_is_read_only_for_infinite_gradients(step_of_two, monkeypatch):
+def test_the_scale_is_read_only_for_infinite_gradients(monkeypatch):
     """A step with finite gradients does not read the scale, which would wait for the device."""
     reads: list[float] = []
-    clean = GradScaler.get_scale
+    words, clean = TwoWords(Scaled(cpu=True)), GradScaler.get_scale  # copying a scaler reads its scale, too
     monkeypatch.setattr(GradScaler, "get_scale", lambda self: reads.append(clean(self)) or reads[-1])
-    model, concepts, work = step_of_two
-    accelerator = Scaled(cpu=True)
-    train_step(model, concepts, work, Objective(), accelerator)
+    words.step()
     assert reads == []
-    concepts[0].rows["text_encoder"].gradients = torch.full((1, 128), float("inf"), dtype=torch.float64)
-    train_step(model, concepts, work, Objective(), accelerator)
+    words.concepts[0].rows["text_encoder"].gradients = infinite()
+    words.step()
     assert reads == [SCALE]

@@ -23,6 +23,7 @@ from neonym.io.atomic import atomic_write, save_png
 if TYPE_CHECKING:
     from neonym.cli.report import WordResult
     from neonym.models.model import Model
+    from neonym.preflight.plan import TrainingPlan
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 DESCRIPTION = "Learn a subject and a style from the example images with the built-in model; write images and a report."
@@ -88,7 +89,6 @@ def main(argv: list[str], prog: str) -> int:
     from neonym.models.model import load_model
     from neonym.preflight.preflight import preflight
     from neonym.runs.console import Terminal
-    from neonym.runs.outputs import EVENTS
     from neonym.runs.start import train
     from neonym.runs.stop import Stop
 
@@ -98,11 +98,12 @@ def main(argv: list[str], prog: str) -> int:
     if result.signal:
         return 128 + result.signal
     model, out = load_model(), Path(flags.output_dir)
-    plan, shown, sheets = preflight(run).complete_plan(), [], []
+    shown, sheets = [], []
     add_files(model, result.files)
-    for concept in plan.concepts:
-        word, own = concept.token, [record.path for record in concept.records]
-        one, theme = before_and_after(model, word, concept.init_word, own, flags.steps), THEMES[word]
+    for plan in preflight(run).complete_plans():
+        word, theme = plan.token, THEMES[plan.token]
+        own = [record.path for record in plan.concept.records]
+        one = before_and_after(model, plan, own, flags.steps)
         rows = [(f"learned from {len(own)} images such as these", one.examples)]
         rows.append((f"before: {theme.filled(theme.label, one.start)}", one.before))
         rows.append((f"after: {theme.filled(theme.label, word)}", one.after))
@@ -111,7 +112,7 @@ def main(argv: list[str], prog: str) -> int:
         sheets.append(path)
         shown.append(one)
         terminal.print(f"written: {path}")
-    page = write_report(out, result, shown, plan.run_folder / EVENTS, model.source.name)
+    page = write_report(out, result, shown, model.source.name)
     print(f"\nDone in {time.monotonic() - started:.0f} s. Look at:")
     for path in [page, *sheets, *result.files]:
         print(f"  {path}")
@@ -133,16 +134,18 @@ def write_dataset(folder: Path) -> Path:
     return file
 
 
-def before_and_after(model: Model, word: str, start: str, paths: Sequence[Path], steps: int) -> WordResult:
+def before_and_after(model: Model, plan: TrainingPlan, paths: Sequence[Path], steps: int) -> WordResult:
     """Return what the report shows for a word: training examples, and the same prompts and seeds before and after."""
     from PIL import Image
 
     from neonym.cli.report import WordResult
     from neonym.generation.images import generate_images
+    from neonym.runs.outputs import EVENTS
 
+    word, start = plan.token, plan.concept.init_word
     theme = THEMES[word]
     seeds = range(len(theme.prompts))
     before, after = ([theme.filled(prompt, name) for prompt in theme.prompts] for name in (start, word))
     examples = [Image.open(path) for path in paths[: len(BACKGROUNDS)]]
-    images = [generate_images(model, prompts, seeds, steps=steps) for prompts in (before, after)]
-    return WordResult(word, start, len(paths), examples, after, *images)
+    old, new = (generate_images(model, prompts, seeds, steps=steps) for prompts in (before, after))
+    return WordResult(word, start, len(paths), examples, after, old, new, plan.run_folder / EVENTS)

@@ -164,9 +164,9 @@ def place_facts(record: ImageRecord) -> dict[str, Any]:
 
 def moment(found: Preflight, concept: int, step: int) -> Moment:
     """Return the moment in training on which captions depend at `step`, in the first epoch if an error left no plan."""
-    if found.plan is None:
+    if not found.plans:
         return Moment(step=step)
-    samples = found.plan.concepts[concept].samples
+    samples = found.plans[concept].concept.samples
     return Moment(1 + step // samples.steps_per_epoch, step, samples.steps)
 
 

@@ -18,7 +18,7 @@ from neonym.io.atomic import atomic_write
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from neonym.training.run import Result
+    from neonym.training.ending import Result
     from neonym.training.verdict import EncoderFigures, Verdict
 
 THUMBNAIL = 192  # pixels of the longest side
@@ -60,14 +60,14 @@ class WordResult:
     prompts: Sequence[str]  # with the word
     before: Sequence[Image]  # generated with the init word in its place
     after: Sequence[Image]
+    events: Path  # the event file of its training
 
 
-def write_report(out: Path, result: Result, shown: Sequence[WordResult], events: Path, model: str) -> Path:
-    """Write the page of a run with the event file `events`, and return its path. Raises OSError if that fails."""
-    evaluated = evaluations(events)
+def write_report(out: Path, result: Result, shown: Sequence[WordResult], model: str) -> Path:
+    """Write the page of a run, and return its path. Raises OSError if that fails."""
     parts = [heading(result, shown, model)]
-    for index, (one, verdict, file) in enumerate(zip(shown, result.verdicts, result.files, strict=True)):
-        losses = [(step, values[index]) for step, values in evaluated]
+    for one, verdict, file in zip(shown, result.verdicts, result.files, strict=True):
+        losses = evaluations(one.events)
         # measured on other samples, so not mixed with the evaluations
         ends = [
             (0, verdict.loss_before),
@@ -86,12 +86,12 @@ def write_report(out: Path, result: Result, shown: Sequence[WordResult], events:
     return page
 
 
-def evaluations(events: Path) -> list[tuple[int, list[float]]]:
-    """Return the step and the loss of each word for each evaluation of the last run in an event file.
+def evaluations(events: Path) -> list[tuple[int, float]]:
+    """Return the step and the loss of each evaluation of the last run in an event file.
 
     Damaged lines are skipped.
     """
-    found: list[tuple[int, list[float]]] = []
+    found: list[tuple[int, float]] = []
     try:
         lines = events.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -102,7 +102,7 @@ def evaluations(events: Path) -> list[tuple[int, list[float]]]:
             if event["event"] == "started":
                 found.clear()
             elif event["event"] == "evaluated":
-                found.append((int(event["step"]), [float(loss) for loss in event["losses"]]))
+                found.append((int(event["step"]), float(event["loss"])))
     return found
 
 

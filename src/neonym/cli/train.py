@@ -8,7 +8,7 @@ from neonym.cli.launcher import is_launched
 from neonym.cli.terminal import print_problems
 from neonym.config.command_line import RunFlags, read_run, write_config
 from neonym.config.flags import read_command_line
-from neonym.errors import EXIT_NOT_LEARNED, ConfigError, Problem
+from neonym.errors import EXIT_NOT_LEARNED, EXIT_USER_ERROR, ConfigError, Problem
 
 DESCRIPTION = "Learn one or more new words from images. To resume a run that was stopped, run the same command again."
 
@@ -31,21 +31,24 @@ def main(argv: list[str], prog: str) -> int:
         print_ids(found)
         found.raise_errors()
         return 0
-    plan = preflight(
-        given.run, given.problems, hasty=True
-    ).complete_plan()  # before torch is imported, which takes seconds
+    found = preflight(given.run, given.problems, hasty=True)  # before torch is imported, which takes seconds
+    plans = found.complete_plans()
     from neonym.cli.signals import stopping
     from neonym.generation.judge import NOT_LEARNED
     from neonym.runs.console import Terminal
-    from neonym.runs.start import start_plan
+    from neonym.runs.start import start_plans
     from neonym.runs.stop import Stop
 
     log, stop = given.run.log, Stop()
     terminal = Terminal(level=log.console_log_level, log=Path(log.console_log_file) if log.console_log_file else None)
     with stopping(stop):
-        result = start_plan(plan, [terminal], stop)
+        result = start_plans(plans, [terminal], stop)
+    for error in result.failures.values():
+        print_problems(error.problems)
     if result.signal:
         return 128 + result.signal
+    if result.failures:
+        return EXIT_USER_ERROR
     if result.was_finished or is_launched():  # the launcher's traceback would hide the verdict
         return 0
     if any(v.word == NOT_LEARNED for v in result.verdicts):

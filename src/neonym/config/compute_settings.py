@@ -56,6 +56,12 @@ class ComputeSettings(Section):
         "little memory for the model). It only changes how much memory is used.",
         least=1,
     )
+    lanes: int | None = setting(
+        None,
+        "How many words learn at the same time if there are several (default: as many as fill a micro-batch, whose size "
+        "the memory of the device decides, measured with the first word). It does not change what they learn.",
+        least=1,
+    )
     torch_compile: bool = setting(
         False, "Compile the U-Net with torch.compile: the first steps are slower, all others faster."
     )

@@ -4,10 +4,11 @@ Keys and types are those of sd-scripts, except that Neonym also accepts a whole 
 text that holds a number or a boolean, and a number where a text that is not a file name is expected.
 """
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, field_validator
 
 from neonym.config.data_settings import Interpolation
 from neonym.config.schema import Section
@@ -80,13 +81,28 @@ LARGEST_SIDE = 8192  # pixels per side of a training image; a larger number is a
 
 
 class ConceptSpec(Section):
-    """The settings of one new word. A run learns a word for each row of `[[concepts]]`."""
+    """The settings of one new word. A run learns a word for each row of `[[concepts]]`.
+
+    A row may also have the settings that `config/own_settings.py` lists, which then hold for this word.
+    """
 
     token_string: str
     init_word: str | None = None
     num_vectors_per_token: int | None = Field(None, ge=1)  # None: the default of the model
     learning_rate: float | None = Field(None, gt=0)
     weights: str | None = None
+    _settings: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings of the run that are others for this word, {name: value}."""
+        return self._settings
+
+    def with_settings(self, settings: Mapping[str, Any]) -> "ConceptSpec":
+        """Return a copy with these settings of its own."""
+        found = self.model_copy()
+        found._settings = dict(settings)
+        return found
 
     @property
     def vectors(self) -> int:

@@ -28,6 +28,7 @@ from neonym.config.dataset import (
     SubsetValues,
 )
 from neonym.config.other_trainers import OTHER_SUBSET_KEYS, meaning_of
+from neonym.config.own_settings import OWN_SETTINGS, own_settings
 from neonym.config.run import RunConfig
 from neonym.config.schema import fields_of
 from neonym.errors import ConfigError, Problem, nearest
@@ -126,9 +127,12 @@ def resolve(table: Any, run: RunConfig, where: str) -> Resolved:
 
 def resolve_concept(row: Table, where: str, found: Resolved) -> ConceptSpec | None:
     """Return one row of `[[concepts]]` without wrong values, so that its word can be checked; None if that is wrong."""
+    own, wrong = own_settings(row, where)
+    found.problems += wrong
+    row = {key: value for key, value in row.items() if key not in OWN_SETTINGS}
     concept = build(ConceptSpec, row, where, found)
     if concept is not None:
-        return concept
+        return concept.with_settings(own)
     wrong = wrong_values(ConceptSpec, row)
     rest = {key: value for key, value in row.items() if key not in wrong}
     return None if "token_string" in wrong else ConceptSpec.model_validate(rest)
@@ -238,7 +242,8 @@ def build(model: type[BaseModel], values: Table, where: str, found: Resolved) ->
     wrong = wrong_values(model, values)
     for key, item in wrong.items():
         if item["type"] == "extra_forbidden":
-            unknown_keys({key: None}, tuple(model.model_fields), where, found)
+            own = OWN_SETTINGS if model is ConceptSpec else ()
+            unknown_keys({key: None}, (*model.model_fields, *own), where, found)
             continue
         problem = Problem("error", f"`{key}`: {mistake(item, values)}", where)
         reported = any(p.what == problem.what and where.startswith(p.where.removesuffix("[general]").strip())

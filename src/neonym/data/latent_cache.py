@@ -37,12 +37,10 @@ class Latents:
         return encode_image(key, self.encode) if found is None else found
 
     def mask(self, record: ImageRecord, view: View, size: tuple[int, int]) -> torch.Tensor:
-        """Return the loss weight of each latent pixel, the mean over its image pixels: float32 [1,h,w].
+        """Return the loss weight of each latent pixel of a masked image, the mean over its pixels: float32 [1,h,w].
 
         Raises DataError if the mask cannot be read.
         """
-        if not record.masked:
-            return torch.ones(1, *size)
         key = (record.path, record.mask, view, size)
         found = self.masks.get(key)
         if found is None:

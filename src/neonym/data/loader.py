@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Literal, Protocol
 
 import torch
+from torch import Tensor
 
 from neonym.data.latent_cache import Latents
 from neonym.data.latent_keys import size_conditioning
 from neonym.seeds import dice
-from neonym.types import Batch, Conditions, Draw, Encoded, Work
+from neonym.types import Batch, Conditions, Draw, Encoded, Sample, Work
 
 KNOWN = 1 << 15  # captions whose ids are cached: more than a dataset has, unless they change with each draw
+Stack = Callable[[Sequence[Encoded], torch.device], Encoded]
 
 
 class Plan(Protocol):
@@ -23,19 +25,19 @@ class Plan(Protocol):
 
 
 class Loader:
-    """A loader of the work of each step for this rank: micro-batches of one concept and one size.
+    """A loader of the samples of one word in each step, for this rank.
 
-    Captions are tokenized once for each program that they are read as. Every rank gets its share of each concept. A step trains a concept only if one of its
-    captions contains the word (`words` are in lower case), which is not so with only regularisation images.
+    Captions are tokenized once for each program that they are read as. A step trains the word only if one of its
+    captions contains it (`word` is in lower case), which is not so with only regularisation images.
     """
 
     def __init__(
         self,
-        plans: Sequence[Plan],
+        plan: Plan,
         latents: Latents,
         tokenize: Callable[[str, bool], Encoded],
-        stack: Callable[[Sequence[Encoded], torch.device], Encoded],
-        words: Sequence[str],
+        stack: Stack,
+        word: str,
         device: torch.device,
         micro_batch: int | None,
         step_share: Sequence[int],
@@ -44,56 +46,62 @@ class Loader:
         guidance: float | None = None,
         tokenize_as: Literal["mix", "comfyui", "diffusers"] = "diffusers",
     ):
-        self.plans, self.latents, self.device = plans, latents, device
-        self.tokenize, self.stack, self.words = lru_cache(KNOWN)(tokenize), stack, words
+        self.plan, self.latents, self.device = plan, latents, device
+        self.tokenize, self.stack, self.word = lru_cache(KNOWN)(tokenize), stack, word
         self.micro_batch, self.step_share = micro_batch, step_share
         self.rank, self.ranks, self.guidance = rank, ranks, guidance
         self.tokenize_as = tokenize_as
 
-    def steps(self, first: int, end: int) -> Iterator[Work]:
-        """Yield the work of steps `first` to `end - 1`."""
-        for step in range(first, end):
-            yield self.work(step)
-
     def work(self, step: int) -> Work:
-        """Return this rank's work of one step."""
-        batches, counts, drawn = [], torch.zeros(len(self.plans)), []
-        for concept, plan in enumerate(self.plans):
-            draws = plan.draws(step)
-            counts[concept] = len(draws)
-            drawn += [concept] * any(self.words[concept] in self.encoded(d).words for d in draws)
-            size = self.micro_batch or self.step_share[draws[0].record.dataset]
-            batches += [self.batch(part, concept) for part in share_of(draws, size, self.rank, self.ranks)]
-        return Work(step, batches, counts.to(self.device), drawn)
+        """Return this rank's work of one step. Raises DataError for an image that can no longer be read."""
+        draws = self.plan.draws(step)
+        trains = any(self.word in self.encoded(draw).words for draw in draws)
+        at_once = self.micro_batch or self.step_share[draws[0].record.dataset]
+        own = [draw for part in share_of(draws, at_once, self.rank, self.ranks) for draw in part]
+        return Work(step, [self.sample(draw) for draw in own], at_once, len(draws), trains)
 
-    def batch(self, draws: Sequence[Draw], concept: int) -> Batch:
-        """Return a micro-batch of draws of one size and one concept, on the device."""
-        moments = torch.stack([self.latents[d.record.path, d.view] for d in draws])  # [B,2C,h,w]
-        mask = None
-        if any(d.record.masked for d in draws):
-            size = (moments.shape[2], moments.shape[3])
-            mask = torch.stack([self.latents.mask(d.record, d.view, size) for d in draws]).to(self.device)  # [B,1,h,w]
-        return Batch(
-            moments=moments.to(self.device),
-            text=self.stack([self.encoded(d) for d in draws], self.device),
-            keys=[d.key for d in draws],
-            levels=[d.level for d in draws],
-            concept=torch.full((len(draws),), concept, device=self.device),
-            weight=torch.tensor([d.weight for d in draws], device=self.device),
-            mask=mask,
-            conditions=self.conditions(draws),
-        )
+    def sample(self, draw: Draw) -> Sample:
+        """Return a draw with its image as moments, its caption as ids, and its mask if it has one."""
+        moments, mask = self.latents[draw.record.path, draw.view], None  # [2C,h,w]
+        if draw.record.masked:
+            mask = self.latents.mask(draw.record, draw.view, (moments.shape[1], moments.shape[2]))  # [1,h,w]
+        sizes = size_conditioning(draw.record.size, draw.view)
+        return Sample(draw, moments, self.encoded(draw), mask, tuple(sizes), self.guidance)
 
     def encoded(self, draw: Draw) -> Encoded:
         """Return the tokenized caption of a draw. In a mix, half of the draws are read as ComfyUI reads them."""
         mixed = self.tokenize_as == "mix" and dice(*draw.key, "tokenize").random() < 0.5
         return self.tokenize(draw.caption, mixed or self.tokenize_as == "comfyui")
 
-    def conditions(self, draws: Sequence[Draw]) -> Conditions:
-        """Return what the denoiser reads of draws beside their text, on the device."""
-        sizes = [size_conditioning(d.record.size, d.view) for d in draws]
-        guidance = None if self.guidance is None else torch.full((len(draws),), self.guidance, device=self.device)
-        return Conditions(torch.tensor(sizes, dtype=torch.float32, device=self.device), guidance)
+    def batch(self, draws: Sequence[Draw]) -> Batch:
+        """Return a micro-batch of draws of one size, on the device."""
+        return collate([self.sample(draw) for draw in draws], [0] * len(draws), self.stack, self.device)
+
+
+def collate(samples: Sequence[Sample], concepts: Sequence[int], stack: Stack, device: torch.device) -> Batch:
+    """Return a micro-batch of samples of one size, on the device. `concepts` are the indices of their words."""
+    draws, mask, guidance = [sample.draw for sample in samples], None, None
+    moments = torch.stack([sample.moments for sample in samples])  # [B,2C,h,w]
+    if any(sample.mask is not None for sample in samples):
+        mask = torch.stack([whole_mask(sample) for sample in samples]).to(device)  # [B,1,h,w]
+    if samples[0].guidance is not None:
+        guidance = torch.tensor([sample.guidance for sample in samples], device=device)
+    sizes = torch.tensor([sample.sizes for sample in samples], dtype=torch.float32, device=device)
+    return Batch(
+        moments=moments.to(device),
+        text=stack([sample.text for sample in samples], device),
+        keys=[draw.key for draw in draws],
+        levels=[draw.level for draw in draws],
+        concept=torch.tensor(concepts, device=device),
+        weight=torch.tensor([draw.weight for draw in draws], device=device),
+        mask=mask,
+        conditions=Conditions(sizes, guidance),
+    )
+
+
+def whole_mask(sample: Sample) -> Tensor:
+    """Return the mask of a sample, [1,h,w]: ones if it has none."""
+    return torch.ones_like(sample.moments[:1]) if sample.mask is None else sample.mask
 
 
 def share_of(draws: Sequence[Draw], size: int, rank: int, ranks: int) -> list[Sequence[Draw]]:
@@ -106,6 +114,6 @@ def share_of(draws: Sequence[Draw], size: int, rank: int, ranks: int) -> list[Se
     return whole[rank::ranks] if len(whole) % ranks == 0 else parts(draws[rank::ranks], size)
 
 
-def parts(draws: Sequence[Draw], size: int) -> list[Sequence[Draw]]:
-    """Split draws, in order, into parts of at most `size`."""
-    return [draws[i : i + size] for i in range(0, len(draws), size)]
+def parts(items: Sequence, size: int) -> list[Sequence]:
+    """Split a sequence, in order, into parts of at most `size`."""
+    return [items[i : i + size] for i in range(0, len(items), size)]

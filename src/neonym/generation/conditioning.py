@@ -10,8 +10,9 @@ import torch
 
 from neonym.generation.guidance import concatenate_texts
 from neonym.models.encoders.clip import Keep
+from neonym.models.lexicon import as_tensors
 from neonym.models.model import Model
-from neonym.models.text_side import TextSide, as_tensors
+from neonym.models.text_side import TextSide
 from neonym.models.tokenizers.comfyui import typed_groups
 from neonym.models.tokenizers.word_tokenizer import Chunk, WordTokenizer
 from neonym.text.emphasis import parse_emphasis

@@ -31,7 +31,7 @@ def add_embedding(model: Model, embedding: Embedding, word: str | None = None) -
 
 def stand_in_ids(text: TextSide, embedding: Embedding) -> dict[str, list[int]]:
     """Return the ids that each encoder reads for a word for which it has no rows: those of the init word, if known."""
-    return text.ids_of(embedding.metadata.get(INIT_WORD, ""))
+    return text.lexicon.ids_of(embedding.metadata.get(INIT_WORD, ""))
 
 
 def add_files(model: Model, files: Iterable[str | Path]) -> list[str]:

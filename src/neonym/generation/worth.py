@@ -102,7 +102,7 @@ def measure_worth(
 
     At least eight samples are needed. `watch` is called before every prediction and may raise an exception to stop.
     """
-    words, stand_in = {LEARNED_WORD: learned, START_WORD: start}, model.text.stand_in(word)
+    words, stand_in = {LEARNED_WORD: learned, START_WORD: start}, model.text.lexicon.stand_in(word)
     with torch.no_grad(), temporary_words(model, words, stand_in):
         known, gains, changes = known_words(model), [], []
         for captioned, chosen in zip(batches, contrast_samples(batches), strict=True):

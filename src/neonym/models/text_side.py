@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,9 @@ from neonym.models.encoders.clip import Keep
 from neonym.models.encoders.known_texts import KnownTexts
 from neonym.models.encoders.rows import EmbeddingWithRows
 from neonym.models.encoders.sequence import in_groups, interpolated, read_up_to, t5_states
+from neonym.models.lexicon import Lexicon
 from neonym.models.loading.vocabulary_spread import every, spread_in
-from neonym.models.tokenizers.word_tokenizer import Layout, WordTokenizer
-from neonym.text.words import clean
+from neonym.models.tokenizers.word_tokenizer import WordTokenizer
 from neonym.types import Encoded, TextCond
 
 
@@ -24,13 +25,14 @@ class TextSide(ABC):
     """The text side of a model, from captions to what the denoiser reads. A family implements `encode`."""
 
     def __init__(self, encoders: dict[str, PreTrainedModel], tokenizers: dict[str, WordTokenizer]):
-        self.encoders, self.tokenizers = encoders, tokenizers
+        self.encoders = encoders
         self.adapters: dict[str, nn.Module] = {}  # networks between the encoders and the denoiser
         self.comfyui = False  # captions have the ids that ComfyUI makes of them
         self.tables: dict[str, EmbeddingWithRows] = {}
         for name, encoder in encoders.items():
             self.tables[name] = EmbeddingWithRows(encoder.get_input_embeddings())  # pyright: ignore[reportArgumentType]
             encoder.set_input_embeddings(self.tables[name])
+        self._use(self.new_lexicon(tokenizers))
 
     @abstractmethod
     def encode(self, text: Encoded, keep: Keep = "none") -> TextCond:
@@ -38,6 +40,11 @@ class TextSide(ABC):
 
         `keep` tells what emphasis preserves.
         """
+
+    @property
+    def tokenizers(self) -> dict[str, WordTokenizer]:
+        """The tokenizer of each encoder, with the words of the lexicon in use."""
+        return self.lexicon.tokenizers
 
     @property
     def device(self) -> torch.device:
@@ -48,63 +55,50 @@ class TextSide(ABC):
         """Return the frozen token table of an encoder, [V,W]."""
         return self.tables[encoder].frozen.weight
 
-    @property
-    def id_readers(self) -> list[str]:
-        """The names of the tokenizers whose ids the denoiser reads itself, so that words have no rows for them."""
-        return [name for name in self.tokenizers if name not in self.tables]
-
     def spread(self, encoder: str) -> float | None:
         """Return the spread of an encoder's vocabulary, measured on a sample of it; None if it has none."""
         table = self.vocabulary(encoder)
         return spread_in(table[:: every(len(table))].float().cpu().numpy())
 
-    def add_word(self, token: str, rows: dict[str, Tensor], stand_in: Mapping[str, Sequence[int]] = {}) -> None:
-        """Let `token` read `rows` (encoder to float32 [n,W]), which may be changed in place later.
+    @contextmanager
+    def using(self, lexicon: Lexicon) -> Iterator[None]:
+        """Read texts with the words of a lexicon, and no others, for the duration of the block."""
+        before = self.lexicon
+        self._use(lexicon)
+        try:
+            yield
+        finally:
+            self._use(before)
 
-        An encoder without rows reads the ids of `stand_in`, or nothing. The tokenizers may already have ids for exactly
-        these rows. Raises ValueError if the token has other ids.
-        """
+    def _use(self, lexicon: Lexicon) -> None:
+        """Read texts with the words of a lexicon from now on."""
+        self.lexicon = lexicon
         for name, table in self.tables.items():
-            tokenizer, own = self.tokenizers[name], rows.get(name)
-            first = table.vocab + sum(map(len, table.rows))
-            ids = tuple(stand_in.get(name, ())) if own is None else range(first, first + len(own))
-            if tokenizer.words.get(clean(token)) != ids:
-                tokenizer.add_word(token, ids if own is None else len(own))
-            if own is not None:
-                table.rows.append(own)
-        for name in self.id_readers:
-            if clean(token) not in self.tokenizers[name].words:
-                self.tokenizers[name].add_word(token, len(next(iter(rows.values()))))
+            table.rows = lexicon.rows[name]
+
+    def new_lexicon(self, tokenizers: Mapping[str, WordTokenizer]) -> Lexicon:
+        """Return a lexicon for this model without rows. The tokenizers may already have ids for the words to come."""
+        return Lexicon(dict(tokenizers), {name: [] for name in self.tables})
+
+    def add_word(self, token: str, rows: Mapping[str, Tensor], stand_in: Mapping[str, Sequence[int]] = {}) -> None:
+        """Let `token` read `rows`, as `Lexicon.add_word` does."""
+        self.lexicon.add_word(token, rows, stand_in)
 
     def remove_word(self, token: str) -> None:
         """Remove `token`, which must be the word that was added last. Raises ValueError otherwise."""
-        for name, tokenizer in self.tokenizers.items():
-            if isinstance(tokenizer.remove_word(token), range) and name in self.tables:
-                self.tables[name].rows.pop()
-
-    def stand_in(self, token: str) -> dict[str, Sequence[int]]:
-        """Return the ids of the vocabulary that encoders without rows of the word `token` read in its place."""
-        found = {name: self.tokenizers[name].words.get(clean(token), range(0)) for name in self.tables}
-        return {name: ids for name, ids in found.items() if not isinstance(ids, range)}
+        self.lexicon.remove_word(token)
 
     def remember(self, encoder: str) -> None:
         """Let an encoder that learns nothing read each text only once, see `KnownTexts`."""
         known = KnownTexts(self.encoders[encoder].forward, self.tables[encoder].vocab)
         self.encoders[encoder].forward = known  # pyright: ignore[reportAttributeAccessIssue]
 
-    def ids_of(self, text: str) -> dict[str, list[int]]:
-        """Return the ids of a text for each encoder, without start and end."""
-        return {name: self.tokenizers[name].ids_of(text) for name in self.tables}
-
     def tokenize(self, caption: str, comfyui: bool | None = None) -> Encoded:
         """Return the ids, emphasis and masks of a caption, each [K,L] per encoder, and the words in it.
 
         With `comfyui` (default: `self.comfyui`), the ids are those that ComfyUI makes of it.
         """
-        comfyui = self.comfyui if comfyui is None else comfyui
-        found = {name: tokenizer(caption, comfyui) for name, tokenizer in self.tokenizers.items()}
-        words = frozenset().union(*(own.words for own in found.values()))
-        return as_tensors(found, words, [name for name in found if self.tokenizers[name].reads_emphasis])
+        return self.lexicon.tokenize(caption, self.comfyui if comfyui is None else comfyui)
 
     def empty_ids(self, encoder: str, length: int) -> Tensor:
         """Return the ids of an empty text for an encoder, with padding up to `length`, [1,L]."""
@@ -161,11 +155,3 @@ class TextSide(ABC):
         return torch.stack(
             [pad(row, (n, 0) if left else (0, n), value=fill) for row, n in zip(rows, missing, strict=True)]
         )
-
-
-def as_tensors(found: Mapping[str, Layout], words: frozenset[str], weighted: Sequence[str]) -> Encoded:
-    """Return the ids of encoders, the masks of those that have one, and the emphasis of those that are `weighted`."""
-    ids = {name: torch.tensor(own.ids) for name, own in found.items()}
-    emphasis = {name: torch.tensor(found[name].emphasis) for name in weighted}
-    masks = {name: torch.tensor(own.mask) for name, own in found.items() if own.mask is not None}
-    return Encoded(ids, emphasis or None, words, masks)

@@ -109,7 +109,7 @@ def with_table_defaults(
 def with_default_vector_count(spec: ConceptSpec, count: int | None) -> ConceptSpec:
     """Return the concept with `count` vectors, unless it sets a number itself; `model_fields_set` does not change."""
     values = {**spec.model_dump(), "num_vectors_per_token": spec.num_vectors_per_token or count}
-    return ConceptSpec.model_construct(spec.model_fields_set, **values)
+    return ConceptSpec.model_construct(spec.model_fields_set, **values).with_settings(spec.settings)
 
 
 def default_notes(used: UsedDefaults, folder: Path, stops_early: bool) -> list[Problem]:

@@ -1,4 +1,4 @@
-"""The training plan: everything about a run without errors, complete before any weights are read."""
+"""The training plan of a word: everything about its training, complete before any weights are read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ENOUGH_HELD_OUT = 4  # held-out images that suffice to judge a word
 
 @dataclass(frozen=True)
 class PlannedConcept:
-    """One word of a run: where it starts, what it learns from, how fast, and what it is judged on."""
+    """A word to learn: where it starts, what it learns from, how fast, and what it is judged on."""
 
     token: str
     file_name: str  # the name of its embedding file, without the ending
@@ -63,25 +63,26 @@ class PlannedConcept:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """A run without errors: what it learns, from what, for how long, and where its files go."""
+    """The training of one word, without errors: what it learns, from what, for how long, and where its files go.
 
-    run: RunConfig  # with every setting that the model decides
+    A run that teaches several words has a plan for each of them, as if each were alone.
+    """
+
+    run: RunConfig  # with every setting that the model decides, and the word's own
     source: ModelSource
-    tokenizers: dict[str, WordTokenizer]  # {encoder: its tokenizer, which has ids for the words}
+    tokenizers: dict[str, WordTokenizer]  # {encoder: its tokenizer, which has ids for the word}
     data: DatasetConfig  # the dataset file or its equivalent, with every value resolved
     datasets: tuple[Dataset, ...]
-    records: tuple[ImageRecord, ...]  # the training images
-    held_out: tuple[ImageRecord, ...]
-    concepts: tuple[PlannedConcept, ...]
+    concept: PlannedConcept
     milestones: Milestones
     prompts: tuple[SamplePrompt, ...]  # the prompts of the sample images
     model_warmup: str | None  # the default warm-up of the model; None: the user or the schedule decides
     problems: tuple[Problem, ...]  # warnings and notes
 
     @property
-    def tokens(self) -> list[str]:
-        """The words, in the order of the dataset file."""
-        return [concept.token for concept in self.concepts]
+    def token(self) -> str:
+        """The word."""
+        return self.concept.token
 
     @property
     def step_sizes(self) -> list[int]:
@@ -91,7 +92,7 @@ class TrainingPlan:
     @property
     def run_folder(self) -> Path:
         """The folder with the state, the events and the verdict of the run."""
-        return run_folder(self.run, self.tokens)
+        return run_folder(self.run, self.token)
 
     @property
     def step_folder(self) -> Path:

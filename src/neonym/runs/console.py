@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -29,8 +30,20 @@ LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
 IMPORTANCE: dict[Level, int] = {"info": 20, "warning": 30, "result": 100}
 
 
+@dataclass
+class Progressing:
+    """The progress of a word that learns."""
+
+    run: Started
+    step: int  # steps done
+    evaluation: float | None = None
+
+
 class Terminal:
-    """A listener that shows notes, progress and the loss on standard error; notes may go to a log file instead."""
+    """A listener that shows notes, progress and the loss on standard error; notes may go to a log file instead.
+
+    Several words share one bar, which counts the steps of all of them that have begun.
+    """
 
     def __init__(self, console: Console | None = None, level: str = "INFO", log: Path | None = None):
         """Omit notes below `level`, a level name of `logging`. Raises UserError if `log` cannot be written."""
@@ -38,31 +51,38 @@ class Terminal:
         self.level, self.log = LEVELS[level], LogFile(log) if log is not None else None
         self.steps: list[Stepped] = []  # steps whose losses are not fetched yet
         self.losses: list[float] = []  # losses that no line has shown yet
-        self.evaluation = ""
+        self.words: dict[str, Progressing] = {}  # the words that have begun
+        self.learning: set[str] = set()  # those whose steps are not over
         self.bar: Progress | None = None
-        self.run = Started(0, 0, 1, 1)
+        self.images = 0.0  # that went through the model since `started`
         self.started = self.fetched = self.printed = time.monotonic()
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
         match event:
             case Noted(level=level, text=text):
-                self.note(level, text)
+                self.note(level, self.with_word(event.word, text))
             case Encoded(done=done, total=total):
-                self.progress("encoded", done, total)
+                self.progress(self.with_word(event.word, "encoded"), done, total)
             case Started():
                 self.start(event)
             case Stepped():
                 self.steps.append(event)  # fetched later, so as not to wait for the device in each step
+                self.images += self.words[event.word].run.samples_per_step
                 if time.monotonic() - self.fetched >= FETCH_SECONDS:
                     self.show_steps()
             case Evaluated(loss=loss):
-                self.evaluation = f"eval {loss:.4f}"
+                if event.word in self.words:
+                    self.words[event.word].evaluation = loss
             case Judging(done=done, total=total):
-                self.end()
-                self.progress("judged", done, total)
+                self.end(event.word)
+                self.progress(self.with_word(event.word, "judged"), done, total)
             case Stopped() | Finished() | Failed():
-                self.end()
+                self.end(event.word)
+
+    def with_word(self, word: str, text: str) -> str:
+        """Return a text with the word that it is about, if there are several."""
+        return f"{word}: {text}" if len(self.words) > 1 and not text.startswith(f"{word}:") else text
 
     def note(self, level: Level, text: str) -> None:
         """Show a note, or write it to the log file; show and write a result."""
@@ -83,37 +103,58 @@ class Terminal:
             self.note("info", f"{name}: {done} of {total}")
 
     def start(self, run: Started) -> None:
-        """Start to show steps."""
-        self.run, self.started = run, time.monotonic()
-        self.fetched = self.started
-        if self.console.is_terminal:
+        """Start to show the steps of a word."""
+        if not self.learning:
+            self.started, self.images = time.monotonic(), 0.0
+            self.fetched = self.started
+        self.words[run.word] = Progressing(run, run.first_step)
+        self.learning.add(run.word)
+        done, total = self.steps_done()
+        if self.bar is not None:
+            self.bar.update(self.bar.task_ids[0], total=total)
+        elif self.console.is_terminal:
             columns = (TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self.bar = Progress(*columns, TextColumn("{task.description}"), console=self.console)
             self.bar.start()
-            self.bar.add_task("", total=run.steps, completed=run.first_step)
+            self.bar.add_task("", total=total, completed=done)
+
+    def steps_done(self) -> tuple[int, int]:
+        """Return the steps that are done and the steps of all words that have begun."""
+        return sum(word.step for word in self.words.values()), sum(word.run.steps for word in self.words.values())
 
     def show_steps(self) -> None:
         """Fetch the losses of the last steps, and show the progress of the run."""
         if not self.steps:
             return
         self.losses += [loss for step in self.steps for loss in step.losses]
-        done = self.steps[-1].step
+        for step in self.steps:
+            self.words[step.word].step = step.step
         self.steps, self.fetched = [], time.monotonic()
-        rate = (done - self.run.first_step) / max(1e-6, time.monotonic() - self.started)
-        mean = sum(self.losses) / len(self.losses)
-        text = f"{rate * self.run.samples_per_step:.1f} images/s  loss {mean:.4f}  {self.evaluation}"
+        done, total = self.steps_done()
+        before = sum(word.run.first_step for word in self.words.values())
+        rate = (done - before) / max(1e-6, time.monotonic() - self.started)
+        text = self.description()
         if self.bar is not None:
             self.losses = []
             self.bar.update(self.bar.task_ids[0], completed=done, description=text)
-        elif done == self.run.steps or time.monotonic() - self.printed >= LINE_SECONDS:
+        elif done == total or time.monotonic() - self.printed >= LINE_SECONDS:
             self.losses, self.printed = [], time.monotonic()
-            left = (self.run.steps - done) / rate if rate else 0
-            self.print(f"step {done}/{self.run.steps}  {left:.0f} s left  {text}")
+            left = (total - done) / rate if rate else 0
+            self.print(f"step {done}/{total}  {left:.0f} s left  {text}")
 
-    def end(self) -> None:
-        """Show the last steps and remove the bar."""
+    def description(self) -> str:
+        """Return the speed and the losses, and how many words learn if there are several."""
+        speed = self.images / max(1e-6, time.monotonic() - self.started)
+        text = f"{speed:.1f} images/s  loss {sum(self.losses) / len(self.losses):.4f}"
+        evaluations = [word.evaluation for word in self.words.values() if word.evaluation is not None]
+        text += f"  eval {sum(evaluations) / len(evaluations):.4f}" if evaluations else "  "
+        return f"{len(self.learning)} words  {text}" if len(self.words) > 1 else text
+
+    def end(self, word: str) -> None:
+        """Show the last steps, and remove the bar if no other word learns."""
         self.show_steps()
-        if self.bar is not None:
+        self.learning.discard(word)
+        if self.bar is not None and not self.learning:
             self.bar.stop()
             self.bar = None
 

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from neonym.errors import RefuseRun
 from neonym.runs.events import Event, Level, Listener, Noted, Opened
 
 
 class Dispatcher:
-    """The caller of every listener with every event, in order.
+    """The caller of every listener with every event of a word, in order.
 
     If a listener raises, a warning is emitted once, and neither the run nor the other listeners are disturbed. Only
     `RefuseRun` at `Opened` is raised further.
     """
 
-    def __init__(self, listeners: Iterable[Listener] = ()):
-        self.listeners = list(listeners)
+    def __init__(self, listeners: Iterable[Listener] = (), word: str = ""):
+        self.listeners, self.word = list(listeners), word
         self._failed: list[Listener] = []
 
     def emit(self, event: Event) -> None:
         """Call every listener. Raises RefuseRun if one refuses the run."""
+        event = replace(event, word=self.word)
         for listener in self.listeners:
             try:
                 listener(event)

@@ -7,7 +7,7 @@ It receives facts, so it cannot change a run. docs/events.md is generated from t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Protocol
 
@@ -18,13 +18,16 @@ Level = Literal["info", "warning", "result"]
 
 @dataclass(frozen=True)
 class Event:
-    """A fact about a run. `kind` is its name in `events.jsonl`."""
+    """A fact about the training of a word. `kind` is its name in `events.jsonl`."""
 
     kind: ClassVar[str]
+    word: Annotated[str, "the word; a run with several emits the events of each"] = field(
+        default="", kw_only=True, compare=False
+    )
 
     def facts(self) -> dict[str, object]:
         """Return the fields as values that JSON can represent: paths become text, and losses are fetched."""
-        return {field.name: as_plain(getattr(self, field.name)) for field in fields(self)}
+        return {own.name: as_plain(getattr(self, own.name)) for own in fields(self)}
 
 
 class Listener(Protocol):
@@ -39,7 +42,7 @@ class Opened(Event):
 
     kind: ClassVar[str] = "opened"
     folder: Annotated[Path, "the run folder"]
-    words: Annotated[tuple[str, ...], "the words to learn, in the order of every list on this page"]
+    words: Annotated[tuple[str, ...], "the word to learn, alone in a list as in every list of numbers on this page"]
     version: Annotated[int, "the version of the events"] = VERSION
 
 
@@ -60,7 +63,7 @@ class Started(Event):
     first_step: Annotated[int, "steps done earlier: more than 0 if the run continues from a state"]
     steps: Annotated[int, "steps at the end of the run"]
     steps_per_epoch: Annotated[int, "steps per epoch"]
-    samples_per_step: Annotated[float, "mean number of images per step, over all words"]
+    samples_per_step: Annotated[float, "mean number of images per step"]
 
 
 @dataclass(frozen=True)
@@ -69,24 +72,22 @@ class Stepped(Event):
 
     kind: ClassVar[str] = "step"
     step: Annotated[int, "steps done"]
-    losses: Annotated[Sequence[float], "training loss of each word, fetched from the device when it is first read"]
-    rates: Annotated[tuple[float, ...], "learning rate of each word"]
-    found_rates: Annotated[
-        tuple[float, ...], "`d*lr` of each word, if its optimizer finds its own rate; otherwise empty"
-    ] = ()
+    losses: Annotated[Sequence[float], "training loss, fetched from the device when it is first read"]
+    rates: Annotated[tuple[float, ...], "learning rate"]
+    found_rates: Annotated[tuple[float, ...], "`d*lr`, if the optimizer finds its own rate; otherwise empty"] = ()
 
 
 @dataclass(frozen=True)
 class Evaluated(Event):
-    """The words were evaluated on fixed images, noise and noise levels."""
+    """The word was evaluated on fixed images, noise and noise levels."""
 
     kind: ClassVar[str] = "evaluated"
     step: Annotated[int, "steps done"]
-    loss: Annotated[float, "mean evaluation loss of all words"]
-    losses: Annotated[tuple[float, ...], "evaluation loss of each word"]
-    norms: Annotated[tuple[float, ...], "mean length of the vectors of each word"]
-    distances: Annotated[tuple[float, ...], "mean distance of the vectors of each word from their initial values"]
-    of_start: Annotated[bool, "whether the words still had their initial vectors"] = False
+    loss: Annotated[float, "mean evaluation loss"]
+    losses: Annotated[tuple[float, ...], "the same"]
+    norms: Annotated[tuple[float, ...], "mean length of the vectors"]
+    distances: Annotated[tuple[float, ...], "mean distance of the vectors from their initial values"]
+    of_start: Annotated[bool, "whether the word still had its initial vectors"] = False
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Sampled(Event):
     step: Annotated[int, "steps done"]
     tag: Annotated[str, "the tag of the step or epoch in the file names"]
     files: Annotated[tuple[Path, ...], "the images, then the grid"]
-    sheet: Annotated[Path, "a grid that compares the images with those without the words and with the initial vectors"]
+    sheet: Annotated[Path, "a grid that compares the images with those without the word and with the initial vectors"]
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Saved(Event):
 
 @dataclass(frozen=True)
 class Judging(Event):
-    """Some of the predictions for the verdicts were made."""
+    """Some of the predictions for the verdict were made."""
 
     kind: ClassVar[str] = "judging"
     done: Annotated[int, "predictions so far"]
@@ -121,13 +122,13 @@ class Judging(Event):
 
 @dataclass(frozen=True)
 class Judged(Event):
-    """The words were measured for the verdicts, on samples that evaluations do not use."""
+    """The word was measured for the verdict, on samples that evaluations do not use."""
 
     kind: ClassVar[str] = "judged"
     step: Annotated[int, "steps done"]
-    losses: Annotated[tuple[float, ...], "loss of each word"]
-    norms: Annotated[tuple[float, ...], "mean length of the vectors of each word"]
-    distances: Annotated[tuple[float, ...], "mean distance of the vectors of each word from their initial values"]
+    losses: Annotated[tuple[float, ...], "loss"]
+    norms: Annotated[tuple[float, ...], "mean length of the vectors"]
+    distances: Annotated[tuple[float, ...], "mean distance of the vectors from their initial values"]
 
 
 @dataclass(frozen=True)
@@ -156,9 +157,9 @@ class Finished(Event):
     step: Annotated[int, "steps done"]
     files: Annotated[
         tuple[Path, ...],
-        "the embedding file of each word, files with one encoder alone, and a state folder if requested",
+        "the embedding file, files with one encoder alone, and a state folder if requested",
     ]
-    verdicts: Annotated[tuple[Mapping[str, object], ...], "the verdict on each word, as in `verdict.json`"]
+    verdicts: Annotated[tuple[Mapping[str, object], ...], "the verdict, as in `verdict.json`"]
 
 
 @dataclass(frozen=True)

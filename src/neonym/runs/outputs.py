@@ -62,10 +62,14 @@ def file_names(run: RunConfig, tokens: Sequence[str]) -> list[str]:
     return [run.save.output_name or tokens[0]] if len(tokens) == 1 else list(tokens)
 
 
-def run_folder(run: RunConfig, tokens: Sequence[str]) -> Path:
-    """Return the run folder, which holds the state, the events and the verdict."""
-    others = f"-and-{len(tokens) - 1}-more" if len(tokens) > 1 else ""
-    return Path(run.save.output_dir) / f"{run.save.output_name or tokens[0] + others}-run"
+def run_folder(run: RunConfig, token: str) -> Path:
+    """Return the run folder of a word that is alone in its run, which holds its state, its events and its verdict."""
+    return folder_named(run, file_names(run, [token])[0])
+
+
+def folder_named(run: RunConfig, name: str) -> Path:
+    """Return the run folder of the word whose file has this name."""
+    return Path(run.save.output_dir) / f"{name}-run"
 
 
 @dataclass(frozen=True)
@@ -94,21 +98,24 @@ def outputs_of(run: RunConfig, tokens: Sequence[str], seeds: Sequence[int | None
 
 def outputs_of_words(run: RunConfig, tokens: Sequence[str], seeds: Sequence[int | None]) -> Iterator[Output]:
     """Yield the outputs that are named after the words or `--output_name`."""
-    save, home, run_files = run.save, Path(run.save.output_dir), run_folder(run, tokens)
-    own, run_name = word_settings(run, tokens)[0], run_files.name.removesuffix("-run")
-    during = longest_suffixes(run)
     for where, name in zip(word_settings(run, tokens), file_names(run, tokens), strict=True):
-        yield from (Output(home / f"{name}{suffix}.{save.save_model_as}", where) for suffix in ("", *during))
-        yield Output(home / f"{name}.md", where)
-    yield Output(run_files, own, True)
-    yield from (Output(run_files / name, own) for name in (STATE, END, VERDICT, EVENTS))
+        yield from outputs_of_word(run, name, where, seeds)
+
+
+def outputs_of_word(run: RunConfig, name: str, where: str, seeds: Sequence[int | None]) -> Iterator[Output]:
+    """Yield the outputs of the word whose file has this name; `where` is the setting or the word that names it."""
+    save, home, folder, during = run.save, Path(run.save.output_dir), folder_named(run, name), longest_suffixes(run)
+    yield from (Output(home / f"{name}{suffix}.{save.save_model_as}", where) for suffix in ("", *during))
+    yield Output(home / f"{name}.md", where)
+    yield Output(folder, where, True)
+    yield from (Output(folder / file, where) for file in (STATE, END, VERDICT, EVENTS))
     at_end = [""] if save.save_state or save.save_state_on_train_end else []
     for suffix in (*at_end, *(during if save.save_state else ())):
-        yield Output(home / state_folder(run_name, suffix), own, True)
-        yield Output(home / state_folder(run_name, suffix) / STATE, own)
+        yield Output(home / state_folder(name, suffix), where, True)
+        yield Output(home / state_folder(name, suffix) / STATE, where)
     for index, seed in enumerate(seeds):
         yield Output(home / SAMPLES, "--output_dir", True)
-        yield Output(home / SAMPLES / sample_name(run_name, "e000000", index, time_stamp(), seed), own)
+        yield Output(home / SAMPLES / sample_name(name, "e000000", index, time_stamp(), seed), where)
 
 
 def longest_suffixes(run: RunConfig) -> list[str]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from neonym.config.run import RunConfig
 from neonym.config.without_effect import tracker_kinds
-from neonym.errors import Problem
+from neonym.errors import Problem, UserError
 from neonym.preflight.plan import TrainingPlan
 from neonym.preflight.preflight import preflight
 from neonym.runs.dispatcher import Dispatcher
 from neonym.runs.event_file import EventFile
 from neonym.runs.events import Listener
 from neonym.runs.stop import Stop
-from neonym.training.run import Result, train_plan
+from neonym.training.ending import Result
+from neonym.training.run import train_plans
 
 
 def train(
@@ -25,14 +26,47 @@ def train(
     settings request. `stop` ends the run after its current step, with its state saved. `known` are problems that were
     already found in the settings. Raises ConfigError with all errors, before anything is written.
     """
-    return start_plan(preflight(run, known).complete_plan(), listeners, stop)
+    return start_plans(preflight(run, known).complete_plans(), listeners, stop)
 
 
-def start_plan(plan: TrainingPlan, listeners: Sequence[Listener] = (), stop: Stop | None = None) -> Result:
-    """Train a complete plan with the default and the given listeners, as `train` does. Raises UserError."""
-    events = Dispatcher()
-    events.listeners = [*default_listeners(plan.run, events), *listeners]
-    return train_plan(plan, events, stop or Stop())
+def start_plans(plans: Sequence[TrainingPlan], listeners: Sequence[Listener] = (), stop: Stop | None = None) -> Result:
+    """Train the words of one run with the default and the given listeners, as `train` does.
+
+    Raises UserError if no word could be trained.
+    """
+    outcomes = start_together(plans, lambda _: listeners, stop, plans[0].run.compute.lanes)
+    return joint_result([plan.token for plan in plans], outcomes)
+
+
+def start_together(
+    plans: Sequence[TrainingPlan],
+    listeners: Callable[[int], Sequence[Listener]],
+    stop: Stop | None = None,
+    lanes: int | None = None,
+) -> list[Result | UserError]:
+    """Train words with one model as `train_plans` does, each with the default listeners and its own."""
+    dispatchers = []
+    for index, plan in enumerate(plans):
+        events = Dispatcher(word=plan.token)
+        events.listeners = [*default_listeners(plan.run, events), *listeners(index)]
+        dispatchers.append(events)
+    return train_plans(plans, dispatchers, stop or Stop(), lanes)
+
+
+def joint_result(tokens: Sequence[str], outcomes: Sequence[Result | UserError]) -> Result:
+    """Return the outcomes of several words as one result. Raises the first error if every word ended with one."""
+    results = [outcome for outcome in outcomes if isinstance(outcome, Result)]
+    failures = {token: own for token, own in zip(tokens, outcomes, strict=True) if isinstance(own, UserError)}
+    if not results:
+        raise next(iter(failures.values()))
+    return Result(
+        files=[file for result in results for file in result.files],
+        verdicts=[verdict for result in results for verdict in result.verdicts],
+        steps=max(result.steps for result in results),
+        signal=max(result.signal for result in results),
+        was_finished=all(result.was_finished for result in results) and not failures,
+        failures=failures,
+    )
 
 
 def default_listeners(run: RunConfig, events: Dispatcher) -> Iterator[Listener]:

@@ -73,15 +73,13 @@ class CheckpointStore:
         self.model = plan.run.model
         self.save, self.hub, self.folder = plan.run.save, plan.run.hub, plan.run_folder
         self.locks, self.claimed = ExitStack(), 0  # the inode of the folder that is locked
-        self.run_name = self.folder.name.removesuffix("-run")
-        self.names = {concept.token: concept.file_name for concept in plan.concepts}
+        self.name = plan.concept.file_name
         self.state_file, self.end_file = self.folder / STATE, self.folder / END
         self.verdict_file = self.folder / VERDICT
         self.step_folder = plan.step_folder
         self.sample_folder = Path(self.save.output_dir) / SAMPLES
         self.metadata, self.user_metadata = run_metadata(plan), user_metadata(plan.run)
-        family = plan.source.family
-        self.alone = {concept.file_name: written_alone(family, concept.with_rows) for concept in plan.concepts}
+        self.alone = written_alone(plan.source.family, plan.concept.with_rows)  # keys of encoders
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -158,20 +156,19 @@ class CheckpointStore:
             return f"{step} is kept in {file}", f"then run the same command with --resume {file.parent}"
         return f"{step} cannot be saved anywhere", "then run the same command again"
 
-    def final_files(self) -> list[Path]:
-        """Return the paths of the final embedding files, whether they exist or not."""
-        return [self.file(name) for name in self.names.values()]
-
     def finished_files(self) -> list[Path]:
-        """Return the files of a finished run: the final embedding files, then its state folder if there is one."""
+        """Return the files of a finished run: the embedding file, then its state folder if there is one."""
         folder = self.state_folder()
-        alone = [file for name in self.names.values() for file in self.one_encoder_files(name)]
-        return [*self.final_files(), *alone, *([folder] if self.saves_final_state and folder.is_dir() else [])]
+        return [
+            self.file(),
+            *self.one_encoder_files(),
+            *([folder] if self.saves_final_state and folder.is_dir() else []),
+        ]
 
-    def one_encoder_files(self, name: str, suffix: str = "", folder: Path | None = None) -> dict[Path, str]:
+    def one_encoder_files(self, suffix: str = "", folder: Path | None = None) -> dict[Path, str]:
         """Return the files beside an embedding file that hold the vectors of one encoder alone, each with its key."""
         home = folder or Path(self.save.output_dir)
-        return {home / one_encoder_file(f"{name}{suffix}", key): key for key in self.alone[name]}
+        return {home / one_encoder_file(f"{self.name}{suffix}", key): key for key in self.alone}
 
     @property
     def saves_final_state(self) -> bool:
@@ -180,11 +177,11 @@ class CheckpointStore:
 
     def state_folder(self, suffix: str = "") -> Path:
         """Return the path of a state folder, with sd-scripts' name."""
-        return Path(self.save.output_dir) / state_folder(self.run_name, suffix)
+        return Path(self.save.output_dir) / state_folder(self.name, suffix)
 
-    def file(self, name: str, suffix: str = "", folder: Path | None = None) -> Path:
+    def file(self, suffix: str = "", folder: Path | None = None) -> Path:
         """Return the path of an embedding file, by default in `--output_dir`."""
-        return (folder or Path(self.save.output_dir)) / f"{name}{suffix}.{self.save.save_model_as}"
+        return (folder or Path(self.save.output_dir)) / f"{self.name}{suffix}.{self.save.save_model_as}"
 
     def finished_state(self, fingerprint: dict[str, str]) -> SavedState | None:
         """Return the final state of a finished run with the same name, whatever its settings; None without such a run.
@@ -194,7 +191,7 @@ class CheckpointStore:
         return read_state(self.end_file, fingerprint) if self.end_file.exists() else None
 
     def verdicts(self) -> list[Verdict] | None:
-        """Return the verdicts of the finished run: an empty list without a file, None if the file is damaged."""
+        """Return the verdict of the finished run: an empty list without a file, None if the file is damaged."""
         try:
             tables = null_as_nan(json.loads(self.verdict_file.read_bytes()))
             return TypeAdapter(list[Verdict]).validate_python(tables) or None
@@ -266,8 +263,7 @@ class CheckpointStore:
         """
         self.step_folder.mkdir(parents=True, exist_ok=True)
         suffix = step_suffix(state.step)
-        for concept in state.concepts:
-            yield from self.write(concept, state.step, suffix, self.step_folder)
+        yield from self.write(state, suffix, self.step_folder)
 
     def save_epoch(self, state: TrainState, epoch: int, every: int) -> Iterator[Path]:
         """Save the files of an epoch, yielding each once it is written, and remove those that are not to be kept.
@@ -281,10 +277,9 @@ class CheckpointStore:
         )
 
     def save_named(self, state: TrainState, suffix: str) -> Iterator[Path]:
-        """Save an embedding file for each concept and, if requested, a state folder, yielding each once it is there."""
+        """Save an embedding file and, if requested, a state folder, yielding each once it is there."""
         self.claim()
-        for concept in state.concepts:
-            yield from self.write(concept, state.step, suffix)
+        yield from self.write(state, suffix)
         if self.save.save_state:
             yield self.save_state_folder(state, suffix)
 
@@ -301,11 +296,10 @@ class CheckpointStore:
         Only multiples of `every` are removed: others were saved by another run.
         """
         files = [
-            re.escape(name) + pattern + re.escape(ending)
-            for name, keys in self.alone.items()
-            for ending in (f".{self.save.save_model_as}", *(one_encoder_file("", key) for key in keys))
+            re.escape(self.name) + pattern + re.escape(ending)
+            for ending in (f".{self.save.save_model_as}", *(one_encoder_file("", key) for key in self.alone))
         ]
-        states = [f"{re.escape(self.run_name)}{pattern}-state"]
+        states = [f"{re.escape(self.name)}{pattern}-state"]
         for path in Path(self.save.output_dir).iterdir():
             file = number_in(path.name, files)
             if file is not None and file < (first or 0) and file % every == 0:
@@ -314,24 +308,22 @@ class CheckpointStore:
             if state is not None and state < first_state and state % every == 0:
                 shutil.rmtree(path, ignore_errors=True)
 
-    def write(self, concept: Concept, step: int, suffix: str = "", folder: Path | None = None) -> Iterator[Path]:
-        """Write the files of one concept: its embedding file, then those of one encoder alone. Yield each once written.
+    def write(self, state: TrainState, suffix: str = "", folder: Path | None = None) -> Iterator[Path]:
+        """Write the embedding file, then the files of one encoder alone. Yield each once it is written.
 
         Raises FormatError.
         """
-        name, embedding = self.names[concept.token], self.embedding(concept, step)
-        file = self.file(name, suffix, folder)
+        embedding, file = self.embedding(state.concept, state.step), self.file(suffix, folder)
         yield write_embedding(embedding, file)
-        for alone, key in self.one_encoder_files(name, suffix, folder).items():
+        for alone, key in self.one_encoder_files(suffix, folder).items():
             yield write_embedding(with_encoders(embedding, [key], file), alone)
 
     def embedding(self, concept: Concept, step: int) -> Embedding:
-        """Return what is saved of a concept."""
-        name = self.names[concept.token]
+        """Return what is saved of a concept after this number of steps."""
         counts = {len(rows) for rows in concept.rows.values()}
         metadata = {
             **self.metadata,
-            "modelspec.title": name,
+            "modelspec.title": self.name,
             "modelspec.trigger_phrase": concept.token,
             "neonym.vectors": str(max(counts)),
             "neonym.init_word": concept.init_word,
@@ -342,22 +334,19 @@ class CheckpointStore:
         vectors = {encoder: rows.to(PRECISIONS[self.save.save_precision]) for encoder, rows in concept.result().items()}
         return Embedding(concept.token, vectors, metadata)
 
-    def finish(self, state: TrainState, verdicts: list[dict], whole: bool) -> list[Path]:
-        """Write the final files, a state folder if one is requested, and the verdict.
+    def finish(self, state: TrainState, verdict: dict, whole: bool) -> list[Path]:
+        """Write the embedding file and those beside it, a state folder if one is requested, and the verdict.
 
         The state is written last: until then the run can be resumed. The state of a `whole` run marks the run as
         finished. Raises UserError if something cannot be written; the state is then saved elsewhere.
         """
         with self.rescuing(state):
             self.claim()
-            written = [list(self.write(concept, state.step)) for concept in state.concepts]
-            words = [own[0] for own in written]
-            files = [*words, *(alone for own in written for alone in own[1:])]
-            for word in words:
-                write_usage_card(word, self.model)
+            files = list(self.write(state))
+            write_usage_card(files[0], self.model)
             if self.saves_final_state:
                 files.append(self.save_state_folder(state))
-            write_text_file(self.verdict_file, as_json(verdicts, indent=2) + "\n")
+            write_text_file(self.verdict_file, as_json([verdict], indent=2) + "\n")
             self.save_state(state)
             if whole:
                 self.state_file.replace(self.end_file)

@@ -34,6 +34,7 @@ class Concept:
     record: OptimizerRecord  # what the optimizer is capable of
     learning_rate: Callable[[int], float] | None  # from the step; None: the optimizer has a schedule of its own
     max_grad_norm: float
+    scaler: GradScaler | None = None  # of fp16
     after_step: Sequence[AfterStep] = ()  # hooks that run after each optimizer step, in order
     # The rows with the lowest evaluation loss, if they replace the last ones
     best_rows: dict[str, torch.Tensor] | None = None
@@ -58,24 +59,30 @@ class Concept:
         for rows in self.rows.values():
             rows.gradients = None
 
-    def update(self, step: int, scaler: GradScaler | None) -> None:
+    def update(self, step: int) -> None:
         """Take an optimizer step at the scheduled learning rate, the gradient clipped over this concept's own rows.
 
-        A step whose gradient is not finite is skipped: rows, moments and averages stay as they are. With a `scaler`
+        A step whose gradient is not finite is skipped: rows, moments and averages stay as they are. With a scaler
         (fp16) the path is the same: `unscale_` notices the infinity, and the scaler's `update` lowers the scale.
         """
+        self.take_step(step)
+        if self.scaler is not None:
+            self.scaler.update()
+
+    def take_step(self, step: int) -> None:
+        """Take an optimizer step, as `update` describes, but leave the scale as it is."""
         if self.learning_rate is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate(step) * group.get("rate_factor", 1.0)
-        if scaler is not None:
-            scaler.unscale_(self.optimizer)
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
         rows = [r for r in self.rows.values() if r.requires_grad]
         norm = float(torch.nn.utils.clip_grad_norm_(rows, self.max_grad_norm or math.inf))  # waits for the device
         self.steps_without_gradient = (
             None if self.steps_without_gradient is None or norm != 0 else self.steps_without_gradient + 1
         )
         if not math.isfinite(norm):  # one bad step does not end the run
-            self.count_skipped(step, scaler)
+            self.count_skipped(step)
             return
         self.skipped.clear()
         if self.record.waits_at_zero and self.optimizer.param_groups[0]["lr"] == 0:
@@ -85,14 +92,14 @@ class Concept:
             for after in self.after_step:
                 after(step, self.rows)
 
-    def count_skipped(self, step: int, scaler: GradScaler | None) -> None:
+    def count_skipped(self, step: int) -> None:
         """Count a skipped step, unless the gradient scale may have made its gradient infinite.
 
         Scaled gradients overflow while the scale falls from its initial 65536, and once whenever it has been doubled.
         At a scale of 1 or less they would not be finite without a scaler either. Reading the scale waits for the
         device, so it is read in skipped steps only.
         """
-        if scaler is None or scaler.get_scale() <= 1:
+        if self.scaler is None or self.scaler.get_scale() <= 1:
             self.skipped.append(step)
 
     @torch.no_grad()
@@ -122,16 +129,14 @@ class Concept:
 
 
 @contextmanager
-def temporary_rows(concepts: Sequence[Concept], values: Sequence[dict[str, torch.Tensor]]) -> Iterator[None]:
-    """Replace the rows of the concepts by `values` for the duration of the block."""
-    now = [{name: rows.detach().clone() for name, rows in c.rows.items()} for c in concepts]
-    for concept, rows in zip(concepts, values, strict=True):
-        concept.set_rows(rows)
+def temporary_rows(concept: Concept, values: dict[str, torch.Tensor]) -> Iterator[None]:
+    """Replace the rows of a concept by `values` for the duration of the block."""
+    now = {name: rows.detach().clone() for name, rows in concept.rows.items()}
+    concept.set_rows(values)
     try:
         yield
     finally:
-        for concept, rows in zip(concepts, now, strict=True):
-            concept.set_rows(rows)
+        concept.set_rows(now)
 
 
 def initial_rows(model: Model, init_word: str, count: int) -> dict[str, torch.Tensor]:
@@ -147,8 +152,3 @@ def initial_rows(model: Model, init_word: str, count: int) -> dict[str, torch.Te
         table = model.text.vocabulary(name)
         rows[name] = table[[ids[i % len(ids)] for i in range(count)]].detach().float().clone()
     return rows
-
-
-def sum_by_index(values: torch.Tensor, index: torch.Tensor, count: int) -> torch.Tensor:
-    """Return the sums [count] of the `values` [B], grouped by their `index` [B]."""
-    return torch.zeros(count, device=values.device).index_add(0, index, values)

@@ -23,39 +23,40 @@ SAMPLES_PER_STEP_SAMPLE = 6  # between those: less than the cost of 16 steps (`p
 
 
 class Evaluation:
-    """The fixed samples of each concept, and the measurements on them.
+    """The fixed samples of a word, and the measurements on them.
 
     `watch` is called between predictions; it may raise to interrupt a measurement.
     """
 
-    def __init__(
-        self, plan: TrainingPlan, loader: Loader, model: Model, concepts: Sequence[Concept], watch: Callable[[], None]
-    ):
-        self.plan, self.loader, self.model, self.concepts, self.watch = plan, loader, model, concepts, watch
+    def __init__(self, plan: TrainingPlan, loader: Loader, model: Model, concept: Concept, watch: Callable[[], None]):
+        self.plan, self.loader, self.model, self.concept, self.watch = plan, loader, model, concept, watch
         self.objective = Objective()  # words are compared by the plain loss, whatever training minimises
-        self.images, self.judged_on = zip(*map(images_to_judge, plan.concepts), strict=True)
-        self.samples: list[list[CaptionedBatch]] = []  # per concept, created on first use
+        self.images, self.judged_on = images_to_judge(plan.concept)
+        self.samples: list[CaptionedBatch] = []  # created on first use
 
     @torch.no_grad()
-    def losses(self, rows: Sequence[dict[str, torch.Tensor]] | None = None) -> list[torch.Tensor]:
-        """Return the losses [samples] of each concept with the given rows (default: those that would be saved now)."""
-        count = self.plan.run.eval.eval_samples
-        self.samples = self.samples or [self.samples_of(index, count) for index in range(len(self.concepts))]
-        with self.uncompiled(), temporary_rows(self.concepts, rows or [c.result() for c in self.concepts]):
-            return [torch.cat([self.loss(batch) for batch in own]).cpu() for own in self.samples]
+    def losses(self, rows: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the losses [samples] with these rows."""
+        self.samples = self.samples or self.first_samples(self.plan.run.eval.eval_samples)
+        with self.uncompiled(), temporary_rows(self.concept, rows):
+            return torch.cat([self.loss(batch) for batch in self.samples]).cpu()
+
+    def loss_of(self, rows: dict[str, torch.Tensor]) -> float:
+        """Return the mean loss with these rows."""
+        return float(self.losses(rows).mean())
 
     def loss(self, captioned: CaptionedBatch) -> torch.Tensor:
         """Return the losses [B] of one batch of samples."""
         self.watch()
         return sample_losses(self.model, captioned.batch, self.objective)
 
-    def worths(self, progress: Callable[[int, int], None]) -> list[Worth]:
-        """Return what each word is worth, compared with its init word.
+    def worth(self, progress: Callable[[int, int], None]) -> Worth:
+        """Return what the word is worth, compared with its init word.
 
         `progress` is called with the predictions done and their total.
         """
-        samples = [self.samples_of(index, self.verdict_samples(index)) for index in range(len(self.concepts))]
-        done, total = 0, sum(map(count_predictions, samples))
+        samples = self.first_samples(self.verdict_samples())
+        done, total = 0, count_predictions(samples)
 
         def watch() -> None:
             nonlocal done
@@ -63,14 +64,11 @@ class Evaluation:
             done += 1
             progress(done, total)
 
-        found = []
-        for concept, own in zip(self.concepts, samples, strict=True):
-            learned = concept.result()
-            initial = initial_rows(self.model, concept.init_word, len(next(iter(learned.values()))))
-            start = {encoder: initial[encoder] for encoder in learned}  # others read the same in both
-            with self.uncompiled():
-                found.append(measure_worth(self.model, own, concept.token, start, learned, watch))
-        return found
+        concept, learned = self.concept, self.concept.result()
+        initial = initial_rows(self.model, concept.init_word, len(next(iter(learned.values()))))
+        start = {encoder: initial[encoder] for encoder in learned}  # others read the same in both
+        with self.uncompiled():
+            return measure_worth(self.model, samples, concept.token, start, learned, watch)
 
     def uncompiled(self) -> AbstractContextManager[object]:
         """Return a context that disables compilation.
@@ -80,18 +78,18 @@ class Evaluation:
         compiled = self.plan.run.compute.torch_compile
         return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
-    def verdict_samples(self, index: int) -> int:
-        """Return how many samples the verdict on a concept uses. Each takes a few predictions without gradients."""
+    def verdict_samples(self) -> int:
+        """Return how many samples the verdict uses. Each takes a few predictions without gradients."""
         least, most = VERDICT_SAMPLES
-        step = self.plan.step_sizes[self.images[index][0].dataset]
+        step = self.plan.step_sizes[self.images[0].dataset]
         return min(self.plan.run.eval.eval_samples, max(least, min(most, SAMPLES_PER_STEP_SAMPLE * step)))
 
-    def samples_of(self, index: int, count: int) -> list[CaptionedBatch]:
-        """Return `count` samples of one concept, in batches of images of one size.
+    def first_samples(self, count: int) -> list[CaptionedBatch]:
+        """Return `count` samples, in batches of images of one size.
 
         The noise levels are spread evenly over the samples; the images are used in turn.
         """
-        samples, images = self.plan.concepts[index].samples, self.images[index]
+        samples, images = self.plan.concept.samples, self.images
         at = Moment(step=samples.steps)  # captions have all their tags
         draws = [samples.draw(images[i % len(images)], EVALUATION, i, (i + 0.5) / count, at) for i in range(count)]
         draws.sort(key=lambda draw: draw.record.fit.bucket)
@@ -100,14 +98,9 @@ class Evaluation:
         size = 2 * (self.plan.run.compute.micro_batch_size or self.plan.datasets[0].batch_size)
         while draws:
             part: list[Draw] = [d for d in draws[:size] if d.record.fit.bucket == draws[0].record.fit.bucket]
-            found.append(CaptionedBatch(self.loader.batch(part, index), [d.caption for d in part]))
+            found.append(CaptionedBatch(self.loader.batch(part), [d.caption for d in part]))
             draws = draws[len(part) :]
         return found
-
-
-def means_of(losses: Sequence[torch.Tensor]) -> tuple[float, ...]:
-    """Return the mean loss of each concept, from its losses [samples]."""
-    return tuple(float(loss.mean()) for loss in losses)
 
 
 def images_to_judge(concept: PlannedConcept) -> tuple[Sequence[ImageRecord], str]:

@@ -1,37 +1,33 @@
-"""Finite checks: end a run whose numbers become infinite or NaN, or whose words receive no gradient."""
+"""Finite checks: end a run whose numbers become infinite or NaN, or whose word receives no gradient."""
 
 from __future__ import annotations
-
-from collections import Counter
-from collections.abc import Sequence
 
 import torch
 
 from neonym.data.loader import Plan
 from neonym.errors import UserError
 from neonym.training.concept import Concept
-from neonym.types import Work
 
 BAD_STEPS_ALLOWED = 5
 CHECK_EVERY = 20  # steps
 
 
 class FiniteChecks:
-    """The checks of a run's losses, gradients and rows.
+    """The checks of a word's losses, gradients and rows.
 
-    A step whose gradient is not finite is skipped; after a few of them the run ends. Rows are checked before each save.
+    A step whose gradient is not finite is skipped; after a few of them training ends. Rows are checked before each save.
     """
 
-    def __init__(self, concepts: Sequence[Concept], plans: Sequence[Plan]):
-        self.concepts, self.plans = concepts, plans
-        self.recent: list[tuple[Work, torch.Tensor]] = []
+    def __init__(self, concept: Concept, plan: Plan):
+        self.concept, self.plan = concept, plan
+        self.recent: list[tuple[int, torch.Tensor]] = []
 
-    def watch(self, work: Work, losses: torch.Tensor) -> None:
-        """Collect the losses [N] of a step, and check those of many steps together, in one transfer from the device.
+    def watch(self, step: int, loss: torch.Tensor) -> None:
+        """Collect the loss [] of a step, and check those of many steps together, in one transfer from the device.
 
         Raises UserError as `check_losses` and `check_rows` do.
         """
-        self.recent.append((work, losses))
+        self.recent.append((step, loss))
         if len(self.recent) >= CHECK_EVERY:
             self.check_losses()
             self.check_rows()
@@ -40,35 +36,28 @@ class FiniteChecks:
         """Raise UserError, naming a step and its images, if too many of the recent losses are not finite."""
         if not self.recent:
             return
-        finite = torch.stack([losses for _, losses in self.recent]).isfinite().tolist()  # [steps,N]
-        bad = [
-            (work, index)
-            for (work, _), row in zip(self.recent, finite, strict=True)
-            for index, ok in enumerate(row)
-            if not ok
-        ]
+        finite = torch.stack([loss for _, loss in self.recent]).isfinite().tolist()  # [steps]
+        bad = [step for (step, _), ok in zip(self.recent, finite, strict=True) if not ok]
         self.recent = []
-        index, count = Counter(index for _, index in bad).most_common(1)[0] if bad else (0, 0)
-        if count > BAD_STEPS_ALLOWED:
-            work = next(work for work, concept in bad if concept == index)
-            raise self.not_finite(f"the loss of {count} steps, first of {self.describe_step(index, work.step)},")
+        if len(bad) > BAD_STEPS_ALLOWED:
+            raise self.not_finite(f"the loss of {len(bad)} steps, first of {self.describe_step(bad[0])},")
 
     def check_rows(self) -> None:
         """Raise UserError if a row is not finite, too many steps in a row were skipped, or no step had a gradient."""
-        for index, concept in enumerate(self.concepts):
-            if (concept.steps_without_gradient or 0) >= CHECK_EVERY:
-                steps = concept.steps_without_gradient
-                what = f"`{concept.token}` received no gradient in {steps} steps, so it cannot be learned"
-                raise UserError(what, "training", "Leave out --torch_compile and fp16, and check that no mask is empty")
-            if (count := len(concept.skipped)) > BAD_STEPS_ALLOWED:
-                place = self.describe_step(index, concept.skipped[0])
-                raise self.not_finite(f"the gradients of `{concept.token}`, {count} steps in a row, first of {place},")
-            if not all(bool(rows.isfinite().all()) for rows in concept.rows.values()):
-                raise self.not_finite(f"the vectors of `{concept.token}`")
+        concept = self.concept
+        if (concept.steps_without_gradient or 0) >= CHECK_EVERY:
+            steps = concept.steps_without_gradient
+            what = f"`{concept.token}` received no gradient in {steps} steps, so it cannot be learned"
+            raise UserError(what, "training", "Leave out --torch_compile and fp16, and check that no mask is empty")
+        if (count := len(concept.skipped)) > BAD_STEPS_ALLOWED:
+            place = self.describe_step(concept.skipped[0])
+            raise self.not_finite(f"the gradients of `{concept.token}`, {count} steps in a row, first of {place},")
+        if not all(bool(rows.isfinite().all()) for rows in concept.rows.values()):
+            raise self.not_finite(f"the vectors of `{concept.token}`")
 
-    def describe_step(self, concept: int, step: int) -> str:
+    def describe_step(self, step: int) -> str:
         """Return the number of a step with its image files, for a message."""
-        names = sorted({draw.record.path.name for draw in self.plans[concept].draws(step)})
+        names = sorted({draw.record.path.name for draw in self.plan.draws(step)})
         return f"step {step + 1} ({', '.join(names)})"
 
     @staticmethod

@@ -26,18 +26,21 @@ from neonym.training.setup import process_of, samples_at_once, weight_dtype
 from neonym.types import ImageRecord
 
 
-def load_frozen_model(plan: TrainingPlan, accelerator: Accelerator, events: Dispatcher) -> Model:
-    """Return the model on its device, with the run's noising process. Raises ModelError."""
-    run = plan.run
+def load_frozen_model(plans: Sequence[TrainingPlan], accelerator: Accelerator, events: Dispatcher) -> Model:
+    """Return the model that the words of these plans share, on its device, with their noising process.
+
+    Raises ModelError.
+    """
+    plan, run = plans[0], plans[0].run
     storage = storage_of(run, plan.source, accelerator.device, events.note)
     model = load_model(
         replace(plan.source, storage=storage),
         accelerator.device,
         weight_dtype(accelerator),
         clip_skip=run.model.clip_skip,
-        tokenizers=plan.tokenizers,
+        tokenizers={name: tokenizer.with_words({}) for name, tokenizer in plan.tokenizers.items()},
     )
-    for encoder in idle_encoders(plan):
+    for encoder in idle_encoders(plans):
         model.text.remember(encoder)
     if run.compute.gradient_checkpointing or storage.blocks_to_swap:
         model.enable_gradient_checkpointing()
@@ -62,7 +65,7 @@ def encode_images(plan: TrainingPlan, model: Model, events: Dispatcher, stop: St
         events.emit(Encoded(done, total))
         stop.check()
 
-    records = [*plan.records, *plan.held_out]
+    records = [*plan.concept.records, *plan.concept.held_out]
     known = sdscripts_latents(records, source, events) if plan.run.dataset.sdscripts_latents else {}
     moments = cache_moments(
         records, model.vae.encode, source.vae_hash(), folder, progress, events.note, events.warn, known
@@ -86,12 +89,12 @@ def sdscripts_latents(
 
 
 def make_loader(plan: TrainingPlan, latents: Latents, model: Model, accelerator: Accelerator) -> Loader:
-    """Return the data loader of this process's share of each step."""
-    words = [clean(token) for token in plan.tokens]
-    differs = any(tokenizer.differs_in_comfyui for tokenizer in model.text.tokenizers.values())
+    """Return the data loader of this process's share of each step of the word whose lexicon is in use."""
+    lexicon = model.text.lexicon
+    differs = any(tokenizer.differs_in_comfyui for tokenizer in lexicon.tokenizers.values())
     at_once = samples_at_once(plan.run, model.source, accelerator.device)
     return Loader(
-        [concept.samples for concept in plan.concepts], latents, model.text.tokenize, model.text.stacked, words,
+        plan.concept.samples, latents, lexicon.tokenize, model.text.stacked, clean(plan.token),
         accelerator.device, at_once, [dataset.batch_size for dataset in plan.datasets],
         accelerator.process_index, accelerator.num_processes,
         tokenize_as=plan.run.model.tokenize_as if differs else "diffusers",

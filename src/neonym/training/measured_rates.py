@@ -21,16 +21,14 @@ def with_measured_rates(plan: TrainingPlan, model: Model) -> tuple[TrainingPlan,
     A default rate is scaled only if the spread of its encoder's vocabulary was unknown: a published one stays in use.
     """
     before = plan.source
-    trained = dict.fromkeys(encoder for planned in plan.concepts for encoder in planned.encoders)
-    if before.defines_spread or set(trained) <= set(before.spreads):
+    if before.defines_spread or set(plan.concept.encoders) <= set(before.spreads):
         return plan, []
     measured = {encoder: model.text.spread(encoder) for encoder in before.encoders}
     known = {name: spread for name, spread in measured.items() if spread}
     source = replace(before, spreads={**known, **before.spreads})
-    concepts = tuple(with_default_rate(planned, plan, source) for planned in plan.concepts)
-    settled = replace(plan, run=with_rate_of(concepts, plan.run), source=source, concepts=concepts)
-    pairs = zip(plan.concepts, concepts, strict=True)
-    return settled, list(dict.fromkeys(note for old, new in pairs for note in rate_notes(old, new, settled, model)))
+    concept = with_default_rate(plan.concept, plan, source)
+    settled = replace(plan, run=with_rate_of(concept, plan.run), source=source, concept=concept)
+    return settled, list(rate_notes(plan.concept, concept, settled, model))
 
 
 def with_default_rate(planned: PlannedConcept, plan: TrainingPlan, source: ModelSource) -> PlannedConcept:
@@ -43,10 +41,10 @@ def with_default_rate(planned: PlannedConcept, plan: TrainingPlan, source: Model
     return replace(planned, learning_rate=rate, schedule=schedule)
 
 
-def with_rate_of(concepts: tuple[PlannedConcept, ...], run: RunConfig) -> RunConfig:
-    """Return the run with the default rate of its words, if any of them has it."""
-    rates = [planned.learning_rate for planned in concepts if planned.has_default_rate]
-    return with_settings(run, {"learning_rate": Rate.constant(rates[0])}) if rates else run
+def with_rate_of(planned: PlannedConcept, run: RunConfig) -> RunConfig:
+    """Return the run with the default rate of its word, if it has that rate."""
+    rate = Rate.constant(planned.learning_rate)
+    return with_settings(run, {"learning_rate": rate}) if planned.has_default_rate else run
 
 
 def rate_factors(model: Model, plan: TrainingPlan, planned: PlannedConcept) -> dict[str, float]:

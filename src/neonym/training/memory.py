@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import psutil
@@ -23,8 +23,12 @@ from neonym.preflight.plan import TrainingPlan
 from neonym.training.setup import samples_at_once, weight_dtype
 
 
-def with_fit(plan: TrainingPlan, accelerator: Accelerator, note: Callable[[str], None]) -> RunConfig:
+def with_fit(
+    plan: TrainingPlan, others: Sequence[TrainingPlan], accelerator: Accelerator, note: Callable[[str], None]
+) -> RunConfig:
     """Return the run with settings that fit the memory of the device, if `--fit` is to choose them.
+
+    `others` are the plans of the words that learn with the same model.
 
     Raises UserError if not even the weights fit, in the smallest form.
     """
@@ -42,7 +46,7 @@ def with_fit(plan: TrainingPlan, accelerator: Accelerator, note: Callable[[str],
     is_apart = device.type == "cuda"  # its memory is not that of the CPU, in which weights can wait
     can_swap, can_wait = (
         is_apart and not run.compute.torch_compile,
-        able_to_wait(plan, sizes, width) if is_apart else (),
+        able_to_wait([plan, *others], sizes, width) if is_apart else (),
     )
     choice, needed = fitting_choice(sizes, step, memory, can_swap, can_wait)
     refuse_if_impossible(needed, memory, source)
@@ -57,17 +61,17 @@ def with_fit(plan: TrainingPlan, accelerator: Accelerator, note: Callable[[str],
     return with_settings(run, settings_of(choice))
 
 
-def able_to_wait(plan: TrainingPlan, sizes: ModelSizes, width: int) -> tuple[str, ...]:
+def able_to_wait(plans: Sequence[TrainingPlan], sizes: ModelSizes, width: int) -> tuple[str, ...]:
     """Return the encoders without rows if they fit in half of the CPU's memory, where they would wait."""
-    idle = idle_encoders(plan)
+    idle = idle_encoders(plans)
     needed = sum(sizes.encoders[name].numbers.memory(None, width) for name in idle)
     return idle if needed <= psutil.virtual_memory().total / 2 else ()
 
 
-def idle_encoders(plan: TrainingPlan) -> tuple[str, ...]:
-    """Return the text encoders that no word of a plan has rows for, not even rows that stay as a file has them."""
-    with_rows = {encoder for concept in plan.concepts for encoder in concept.with_rows}
-    return tuple(name for name in without_rows(plan.run, plan.source) if name not in with_rows)
+def idle_encoders(plans: Sequence[TrainingPlan]) -> tuple[str, ...]:
+    """Return the text encoders that no word has rows for, not even rows that stay as a file has them."""
+    with_rows = {encoder for plan in plans for encoder in plan.concept.with_rows}
+    return tuple(name for name in without_rows(plans[0].run, plans[0].source) if name not in with_rows)
 
 
 def settings_of(choice: Choice) -> dict[str, object]:

@@ -35,6 +35,7 @@ WITHOUT_EFFECT_ON_RESULT = {
         "fit",
         "blocks_to_swap",
         "cache_text_encoder_outputs",
+        "lanes",
     },
     "dataset": {"dataset_config", "train_data_dir", "reg_data_dir", "in_json", "broken_images", "template_file"},
     "optim": {"max_train_time"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -11,8 +11,6 @@ from neonym.errors import UserError
 from neonym.preflight.milestones import is_due
 from neonym.runs.events import Evaluated, Sampled, Saved
 from neonym.runs.outputs import SAMPLE_NOW, SAVE_NOW
-from neonym.training.concept import Concept
-from neonym.training.evaluation import means_of
 from neonym.training.session import Session
 
 
@@ -21,10 +19,10 @@ def begin_evaluations(run: Session) -> None:
     every, state = run.plan.run.eval.eval_every_n_steps, run.state
     if not every:
         return
-    starts = [concept.start for concept in state.concepts]
-    means = means_of(run.evaluation.losses(starts))
-    norms, distances = norms_and_distances(starts, starts)
-    run.events.emit(Evaluated(run.milestones.first, sum(means) / len(means), means, norms, distances, of_start=True))
+    start = state.concept.start
+    loss = run.evaluation.loss_of(start)
+    figures = norm_and_distance(start, start)
+    run.events.emit(evaluated(run.milestones.first, loss, figures, of_start=True))
     if (
         state.early_stopping is not None
         and len(state.early_stopping.history) < state.step // every - run.milestones.first // every
@@ -33,18 +31,24 @@ def begin_evaluations(run: Session) -> None:
 
 
 def evaluate_if_due(run: Session) -> None:
-    """Evaluate the words if `--eval_every_n_steps` says so."""
+    """Evaluate the word if `--eval_every_n_steps` says so."""
     if is_due(run.plan.run.eval.eval_every_n_steps, run.state.step):
         evaluate(run)
 
 
 def evaluate(run: Session) -> None:
-    """Evaluate the words as they are now. Raises StopRequested between two predictions."""
-    state, rows = run.state, [concept.result() for concept in run.state.concepts]
-    means = means_of(run.evaluation.losses(rows))
-    run.events.emit(Evaluated(state.step, sum(means) / len(means), means, *concept_norms_and_distances(state.concepts)))
+    """Evaluate the word as it is now. Raises StopRequested between two predictions."""
+    state, rows = run.state, run.state.concept.result()
+    loss = run.evaluation.loss_of(rows)
+    run.events.emit(evaluated(state.step, loss, norm_and_distance(rows, state.concept.start)))
     if state.early_stopping is not None:
-        state.early_stopping.add(means, rows)
+        state.early_stopping.add(loss, rows)
+
+
+def evaluated(step: int, loss: float, figures: tuple[float, float], of_start: bool = False) -> Evaluated:
+    """Return the event of an evaluation. `figures` are the norm of the word's vectors and their distance."""
+    norm, distance = figures
+    return Evaluated(step, loss, (loss,), (norm,), (distance,), of_start)
 
 
 def sample_if_due(run: Session) -> None:
@@ -55,7 +59,7 @@ def sample_if_due(run: Session) -> None:
 
 
 def answer_requests(run: Session) -> None:
-    """Save the words or generate sample images if a file in the run folder requests it, and remove that file."""
+    """Save the word or generate sample images if a file in the run folder requests it, and remove that file."""
     if not run.is_main:
         return
     done = run.state.step
@@ -84,7 +88,7 @@ def taken(request: Path) -> bool:
 def sample(run: Session, tag: str) -> None:
     """Generate sample images. If that fails, emit a warning and continue training."""
     try:
-        files = run.sample_renderer.render(run.model, run.state.concepts, tag)
+        files = run.sample_renderer.render(run.model, run.state.concept, tag)
     except Exception as error:  # whatever a sampler, a full disk or too small a GPU raises
         run.events.warn(f"no sample images at {tag}: {error}")
         return
@@ -120,19 +124,10 @@ def emit_saved(run: Session, files: Iterator[Path], in_run_folder: bool = False)
         run.events.emit(Saved(run.state.step, file, in_run_folder))
 
 
-def concept_norms_and_distances(concepts: Sequence[Concept]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean length of each word's vectors, and their mean distance from the initial ones."""
-    return norms_and_distances([concept.result() for concept in concepts], [concept.start for concept in concepts])
-
-
-def norms_and_distances(
-    rows: Sequence[dict[str, torch.Tensor]], starts: Sequence[dict[str, torch.Tensor]]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean length of each word's vectors, and their mean distance from `starts`.
+def norm_and_distance(rows: dict[str, torch.Tensor], start: dict[str, torch.Tensor]) -> tuple[float, float]:
+    """Return the mean length of a word's vectors, and their mean distance from `start`.
 
     Each vector is the concatenation over all encoders, [n,W1+W2].
     """
-    vectors = [torch.cat([part.flatten(1) for part in word.values()], dim=1) for word in rows]  # [n,W1+W2]
-    before = [torch.cat([part.flatten(1) for part in word.values()], dim=1) for word in starts]
-    norms = tuple(float(now.norm(dim=1).mean()) for now in vectors)
-    return norms, tuple(float((a - b).norm(dim=1).mean()) for a, b in zip(vectors, before, strict=True))
+    now, before = (torch.cat([part.flatten(1) for part in own.values()], dim=1) for own in (rows, start))  # [n,W1+W2]
+    return float(now.norm(dim=1).mean()), float((now - before).norm(dim=1).mean())

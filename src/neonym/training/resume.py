@@ -41,7 +41,7 @@ def find_starting_point(plan: TrainingPlan, store: CheckpointStore) -> StartingP
             what = ended.differences() or "it started from another state"
             found.notes.append(f"note: the finished run in {store.folder} had other settings and is replaced: {what}")
             ended = None
-    if ended is not None and not ended.changed and all(file.exists() for file in store.final_files()):
+    if ended is not None and not ended.changed and store.file().exists():
         found.saved, found.finished = ended, report_on_finished(ended, store, plan.milestones.total)
         return found
     saved = found.saved = store.latest_state(found.fingerprint, ended)
@@ -54,23 +54,24 @@ def find_starting_point(plan: TrainingPlan, store: CheckpointStore) -> StartingP
 
 
 def report_on_finished(ended: SavedState, store: CheckpointStore, total: int) -> str:
-    """Return the report on a finished run: its files, its verdicts, and how to continue or repeat it."""
-    files = ", ".join(map(str, store.final_files()))
+    """Return the report on a finished run: its file, its verdict, and how to continue or repeat it."""
     verdicts = store.verdicts()
     words = "".join(f" `{verdict.token}`: {verdict.word}." for verdict in verdicts or ())
     if verdicts is None:
         words = f" Its verdict is unknown: {store.verdict_file} is damaged."
     more = f"To continue from step {ended.step}, raise --max_train_steps. " if ended.step >= total else ""
     begin = "To start from the beginning, pass --restart; to write another file, choose another --output_dir"
-    return f"this run is finished already, so nothing was done: {files}.{words} {more}{begin}."
+    return f"this run is finished already, so nothing was done: {store.file()}.{words} {more}{begin}."
 
 
 def run_identity(plan: TrainingPlan) -> dict[str, str]:
     """Return everything that decides the result of a run: two runs with the same identity are the same run."""
-    records = [*plan.records, *plan.held_out]
+    concept = plan.concept
     concepts = [c.model_dump(exclude={"weights"}) for c in plan.data.concepts]
-    starts = {c.token: {e: rows.tolist() for e, rows in c.start.items()} for c in plan.concepts if c.start is not None}
-    images = fingerprint(records, len(plan.records), plan.step_sizes, concepts, starts)
+    start = {encoder: rows.tolist() for encoder, rows in (concept.start or {}).items()}
+    starts = {} if concept.start is None else {concept.token: start}
+    records = [*concept.records, *concept.held_out]
+    images = fingerprint(records, len(concept.records), plan.step_sizes, concepts, starts)
     return {
         **deciding_settings(plan.run),
         **warmup_set_by_defaults(plan),

@@ -25,12 +25,12 @@ from neonym.training.concept import Concept, temporary_rows
 if TYPE_CHECKING:
     from PIL import Image
 
-WITHOUT, BEFORE = "without the words", "before training"
+WITHOUT, BEFORE = "without the word", "before training"
 
 
-def without_words(prompt: str, words: Sequence[str]) -> str:
-    """Return the prompt with the new words removed."""
-    cut = whole_word(tuple(clean(word) for word in words)).sub(" ", clean(prompt))
+def without_word(prompt: str, word: str) -> str:
+    """Return the prompt with the new word removed."""
+    cut = whole_word((clean(word),)).sub(" ", clean(prompt))
     return " ".join(cut.split())
 
 
@@ -52,7 +52,7 @@ class SampleRenderer:
             return f"e{epoch:06d}" if epoch and is_due(self.settings.sample_every_n_epochs, epoch) else None
         return f"{done:06d}" if is_due(self.settings.sample_every_n_steps, done) else None
 
-    def render(self, model: Model, concepts: Sequence[Concept], tag: str) -> list[Path]:
+    def render(self, model: Model, concept: Concept, tag: str) -> list[Path]:
         """Generate an image for every prompt. Return the files, named as in sd-scripts, and then a sheet of them."""
         from neonym.generation.sheets import contact_sheet
 
@@ -60,11 +60,11 @@ class SampleRenderer:
         where, kind = model.vae.device, model.vae.dtype
         try:
             if not self.before:
-                plain = [without_words(prompt.prompt, [c.token for c in concepts]) for prompt in self.prompts]
+                plain = [without_word(prompt.prompt, concept.token) for prompt in self.prompts]
                 plain_images = self.render_all(model, plain)
-                with temporary_rows(concepts, [c.start for c in concepts]):
+                with temporary_rows(concept, concept.start):
                     self.before = [(WITHOUT, plain_images), (BEFORE, self.render_all(model))]
-            with temporary_rows(concepts, [c.result() for c in concepts]):
+            with temporary_rows(concept, concept.result()):
                 images = self.render_all(model)
         finally:
             model.vae.to(where, kind)

@@ -1,13 +1,18 @@
-"""The session: everything that a run works with from its first step to its end."""
+"""The session of a word: everything that its training works with from its first step to its end."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 
+from neonym.config.run import RunConfig
 from neonym.data.loader import Loader
+from neonym.models.lexicon import Lexicon
 from neonym.models.model import Model
 from neonym.preflight.milestones import Milestones
 from neonym.preflight.plan import TrainingPlan
@@ -23,10 +28,11 @@ from neonym.training.state import TrainState
 
 @dataclass
 class Session:
-    """The parts of a run that is about to train. Every process of the run has one."""
+    """The parts of a word's training. Every process of the run has one for each word that learns."""
 
     plan: TrainingPlan
     model: Model
+    lexicon: Lexicon
     state: TrainState
     store: CheckpointStore
     loader: Loader
@@ -35,17 +41,21 @@ class Session:
     stop: Stop
 
     def __post_init__(self) -> None:
-        plan, concepts = self.plan, self.state.concepts
-        self.losses = LossQueue()
-        self.checks = FiniteChecks(concepts, self.loader.plans)
-        self.evaluation = Evaluation(plan, self.loader, self.model, concepts, self.check_stop)
-        self.sample_renderer = SampleRenderer(
-            plan.run.sample, plan.prompts, self.store.sample_folder, self.store.run_name
-        )
+        plan, concept = self.plan, self.state.concept
+        self.losses, self.deadline = LossQueue(), deadline_of(plan.run)
+        self.checks = FiniteChecks(concept, self.loader.plan)
+        self.evaluation = Evaluation(plan, self.loader, self.model, concept, self.check_stop)
+        self.sample_renderer = SampleRenderer(plan.run.sample, plan.prompts, self.store.sample_folder, self.store.name)
+
+    @contextmanager
+    def speaking(self) -> Iterator[None]:
+        """Let the model read this word and no other for the duration of the block."""
+        with self.model.text.using(self.lexicon):
+            yield
 
     @property
     def milestones(self) -> Milestones:
-        """The steps at which the run begins, ends and saves."""
+        """The steps at which training begins, ends and saves."""
         return self.plan.milestones
 
     @property
@@ -55,17 +65,33 @@ class Session:
 
     @property
     def stops_early(self) -> bool:
-        """Whether early stopping ends the run now."""
+        """Whether early stopping ends training now."""
         return self.state.early_stopping is not None and self.state.early_stopping.should_stop()
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the time of `--max_train_time` is up."""
+        return time.monotonic() > self.deadline
 
     def agree(self, value: int) -> int:
         """Return the largest value over all processes, so that all of them do the same after the same step."""
-        if self.accelerator.num_processes == 1:
-            return int(value)
-        values = self.accelerator.gather(torch.tensor([int(value)], device=self.accelerator.device))
-        return int(values.max())  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue, reportArgumentType]
+        return agree(self.accelerator, value)
 
     def check_stop(self) -> None:
         """Raise StopRequested in every process if a stop was requested in one of them."""
         if signal := self.agree(self.stop.signal):
             raise StopRequested(signal)
+
+
+def agree(accelerator: Accelerator, value: int) -> int:
+    """Return the largest value over all processes."""
+    if accelerator.num_processes == 1:
+        return int(value)
+    values = accelerator.gather(torch.tensor([int(value)], device=accelerator.device))
+    return int(values.max())  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue, reportArgumentType]
+
+
+def deadline_of(run: RunConfig) -> float:
+    """Return the time of the monotonic clock, in seconds, at which `--max_train_time` ends training."""
+    minutes = run.optim.max_train_time
+    return float("inf") if minutes is None else time.monotonic() + 60 * minutes

@@ -7,7 +7,7 @@ random numbers are functions of keys, such as the step.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -17,42 +17,41 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch.amp.grad_scaler import GradScaler
 
 from neonym.errors import UserError
 from neonym.io.atomic import atomic_write
 from neonym.training.concept import Concept
 from neonym.training.early_stopping import EarlyStopping
 
+WORD = "0/"  # the start of the names in a state: of its first word, which is its only one
+
 
 @dataclass
 class TrainState:
     """The progress of a run; `step` is the number of steps done."""
 
-    concepts: Sequence[Concept]
+    concept: Concept
     fingerprint: dict[str, str]  # {setting: value} of everything that decides the result
     step: int = 0
     origin: str = ""  # the state that --resume named, if the run started from one
-    scaler: GradScaler | None = None
     early_stopping: EarlyStopping | None = None
 
 
 def tensors_of(state: TrainState) -> dict[str, torch.Tensor]:
     """Return rows, initial rows, averages and optimizer moments under flat names."""
-    tensors = {}
-    for c, concept in enumerate(state.concepts):
-        for name, rows in concept.rows.items():
-            tensors[f"{c}/{name}/rows"] = rows.detach()
-            tensors[f"{c}/{name}/start"] = concept.start[name]
-        for after in concept.after_step:
-            tensors |= {f"{c}/{name}/{after.name}": values for name, values in after.kept.items()}
-        whole = concept.optimizer.state_dict()
-        for kind, parts in (("optimizer", whole["state"].items()), ("groups", enumerate(whole["param_groups"]))):
-            for index, values in parts:
-                tensors |= {f"{c}/{kind}/{index}/{k}": v for k, v in values.items() if isinstance(v, torch.Tensor)}
-    for c, rows in enumerate(state.early_stopping.best if state.early_stopping else []):
-        tensors |= {f"{c}/{name}/best": values for name, values in rows.items()}
-    return {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
+    tensors, concept = {}, state.concept
+    for name, rows in concept.rows.items():
+        tensors[f"{name}/rows"] = rows.detach()
+        tensors[f"{name}/start"] = concept.start[name]
+    for after in concept.after_step:
+        tensors |= {f"{name}/{after.name}": values for name, values in after.kept.items()}
+    whole = concept.optimizer.state_dict()
+    for kind, parts in (("optimizer", whole["state"].items()), ("groups", enumerate(whole["param_groups"]))):
+        for index, values in parts:
+            tensors |= {f"{kind}/{index}/{k}": v for k, v in values.items() if isinstance(v, torch.Tensor)}
+    for name, values in (state.early_stopping.best if state.early_stopping else {}).items():
+        tensors[f"{name}/best"] = values
+    return {f"{WORD}{name}": tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
 def optimizer_numbers(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -97,11 +96,11 @@ class Facts(BaseModel):
 def save_state(state: TrainState, file: Path) -> None:
     """Write a state atomically, and wait until it is on the disk. Raises UserError if it cannot be written."""
     facts: dict[str, Any] = {"step": state.step, "fingerprint": state.fingerprint, "origin": state.origin}
-    facts["optimizers"] = [optimizer_numbers(concept.optimizer) for concept in state.concepts]
+    facts["optimizers"] = [optimizer_numbers(state.concept.optimizer)]
     if state.early_stopping is not None:
-        facts["evaluations"] = state.early_stopping.history
-    if state.scaler is not None:
-        facts["scaler"] = state.scaler.state_dict()
+        facts["evaluations"] = [[loss] for loss in state.early_stopping.history]
+    if state.concept.scaler is not None:
+        facts["scaler"] = state.concept.scaler.state_dict()
     tensors = tensors_of(state)
     facts["sha256"] = checksum(facts, tensors)
     try:
@@ -172,41 +171,45 @@ def checked_facts(table: Any, tensors: Mapping[str, torch.Tensor]) -> Facts:
 
 def restore(state: TrainState, saved: SavedState) -> None:
     """Restore what `save_state` saved. Raises UserError if the saved state does not fit."""
-    tensors, facts, state.step = saved.tensors, saved.facts, saved.step
-    if state.early_stopping is not None:
-        state.early_stopping.history, state.early_stopping.best = list(facts.evaluations), []
+    facts, concept, state.step = saved.facts, state.concept, saved.step
+    tensors = {name.removeprefix(WORD): values for name, values in saved.tensors.items()}
     try:
-        if state.scaler is not None and facts.scaler is not None:
-            state.scaler.load_state_dict(facts.scaler)
-        for c, concept in enumerate(state.concepts):
-            for name, rows in concept.rows.items():
-                if (saved_shape := tensors[f"{c}/{name}/rows"].shape) != rows.shape:
-                    raise ValueError(f"its rows are {tuple(saved_shape)}, not {tuple(rows.shape)}")
-            concept.set_rows({name: tensors[f"{c}/{name}/rows"] for name in concept.rows})
-            for name, rows in concept.rows.items():
-                concept.start[name] = tensors[f"{c}/{name}/start"].to(rows.device)
-            for after in concept.after_step:
-                kept = {name: tensors[f"{c}/{name}/{after.name}"] for name in after.kept}
-                after.kept = {name: values.to(concept.rows[name].device) for name, values in kept.items()}
-            if state.early_stopping is not None and facts.evaluations:
-                best = {name: tensors[f"{c}/{name}/best"].to(rows.device) for name, rows in concept.rows.items()}
-                state.early_stopping.best.append(best)
-            restore_optimizer(concept.optimizer, f"{c}/", tensors, facts.optimizers[c])
+        if len(facts.optimizers) != 1:
+            raise ValueError(f"it holds {len(facts.optimizers)} words, as states of older versions may")
+        if concept.scaler is not None and facts.scaler is not None:
+            concept.scaler.load_state_dict(facts.scaler)
+        for name, rows in concept.rows.items():
+            if (saved_shape := tensors[f"{name}/rows"].shape) != rows.shape:
+                raise ValueError(f"its rows are {tuple(saved_shape)}, not {tuple(rows.shape)}")
+        concept.set_rows({name: tensors[f"{name}/rows"] for name in concept.rows})
+        for name, rows in concept.rows.items():
+            concept.start[name] = tensors[f"{name}/start"].to(rows.device)
+        for after in concept.after_step:
+            kept = {name: tensors[f"{name}/{after.name}"] for name in after.kept}
+            after.kept = {name: values.to(concept.rows[name].device) for name, values in kept.items()}
+        if state.early_stopping is not None:
+            best = {
+                name: tensors[f"{name}/best"].to(rows.device)
+                for name, rows in concept.rows.items()
+                if facts.evaluations
+            }
+            state.early_stopping.restore([loss for (loss,) in facts.evaluations], best)
+        restore_optimizer(concept.optimizer, tensors, facts.optimizers[0])
     except Exception as error:  # each optimizer has errors of its own
-        fix = "Use the words, numbers of vectors, model and optimizer of the run that saved it"
+        fix = "Use the word, number of vectors, model and optimizer of the run that saved it"
         raise UserError(f"the state does not fit this run ({error!r})", str(saved.file), fix) from error
 
 
 def restore_optimizer(
-    optimizer: torch.optim.Optimizer, prefix: str, tensors: dict[str, torch.Tensor], numbers: OptimizerNumbers
+    optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], numbers: OptimizerNumbers
 ) -> None:
-    """Restore an optimizer's moments, whose names begin with `prefix`, and the numbers beside them.
+    """Restore an optimizer's moments, and the numbers beside them.
 
     A tensor is restored as a tensor, because a Python number would round differently.
     """
     values: dict[int, dict[str, Any]] = {int(i): dict(entries) for i, entries in numbers.values.items()}
     found: list[dict[str, Any]] = [{} for _ in numbers.groups]
-    for kind, home in ((f"{prefix}optimizer/", values), (f"{prefix}groups/", found)):
+    for kind, home in (("optimizer/", values), ("groups/", found)):
         for key, tensor in tensors.items():
             if key.startswith(kind):
                 index, entry = key.removeprefix(kind).split("/")

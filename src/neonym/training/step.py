@@ -5,13 +5,14 @@ Gal et al. 2022, "An Image is Worth One Word", eq. 2, for several words at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from accelerate import Accelerator
 
+from neonym.models.encoders.rows import exact
 from neonym.models.model import Model
-from neonym.training.concept import Concept, sum_by_index
+from neonym.training.concept import Concept
 from neonym.training.objective import Objective
 from neonym.types import Batch, Work
 
@@ -26,31 +27,42 @@ def sample_losses(model: Model, batch: Batch, objective: Objective) -> torch.Ten
 
 
 def train_step(
-    model: Model, concepts: Sequence[Concept], work: Work, objective: Objective, accelerator: Accelerator
+    model: Model,
+    concepts: Sequence[Concept],
+    works: Sequence[Work],
+    batches: Iterable[Batch],
+    objective: Objective,
+    accelerator: Accelerator,
 ) -> torch.Tensor:
-    """Take one optimizer step for every concept drawn in this step, and return the losses [N].
+    """Take one optimizer step for every word that is trained by its work, and return the losses [N] of all words.
 
-    A concept that was not drawn is left alone: with a zero gradient, momentum would still move it. All concepts share
-    one gradient scaler (fp16): each skips its own infinite gradients, and any of them lowers the scale for all.
+    A micro-batch may hold samples of several words, which do not affect each other: `batches` are this rank's. A word
+    that is in none of its captions is left alone: with a zero gradient, momentum would still move it.
     """
-    scaler = accelerator.scaler
-    losses = torch.zeros(len(concepts), device=accelerator.device)
-    for batch in work.batches:  # this rank's micro-batches
+    counts = torch.tensor([float(work.count) for work in works], device=accelerator.device)  # [N]
+    sums = torch.zeros(len(concepts), dtype=exact(accelerator.device), device=accelerator.device)  # [N]
+    scales = gradient_scales(concepts, accelerator.device)
+    for batch in batches:
         with accelerator.autocast():
-            per_sample = sample_losses(model, batch, objective)
-        per_concept = sum_by_index(per_sample, batch.concept, len(concepts)) / work.counts.clamp(min=1)
-        accelerator.backward(per_concept.sum())
-        losses += per_concept.detach()
-    if scaler is not None and not work.batches:
-        scaler.scale(losses)  # without a backward pass: a scaler that has scaled nothing cannot unscale
-    losses = accelerator.reduce(losses, "sum")
-    moving = [concepts[index] for index in work.present]
-    for concept in moving:  # all communication comes before the first change
+            losses = sample_losses(model, batch, objective) / counts[batch.concept]  # [B]
+        (losses if scales is None else losses * scales[batch.concept]).sum().backward()
+        sums.index_add_(0, batch.concept, losses.detach().to(sums.dtype))
+    losses = accelerator.reduce(sums, "sum").float()  # pyright: ignore[reportAttributeAccessIssue]
+    moving = [(concept, work.step) for concept, work in zip(concepts, works, strict=True) if work.trains]
+    for concept, _ in moving:  # all communication comes before the first change
         concept.sum_gradients(accelerator)
-    for concept in moving:
-        concept.update(work.step, scaler)
+    for concept, step in moving:
+        concept.update(step)
     for concept in concepts:
         concept.clear_gradients()
-    if scaler is not None and moving:
-        scaler.update()
-    return losses  # pyright: ignore[reportReturnType]
+    return losses
+
+
+def gradient_scales(concepts: Sequence[Concept], device: torch.device) -> torch.Tensor | None:
+    """Return the gradient scale of each word, [N], without waiting for the device; None without scalers.
+
+    Each word has its own, so that one word's infinite gradients do not change the steps of the others.
+    """
+    one = torch.ones((), device=device)
+    scales = [concept.scaler.scale(one) for concept in concepts if concept.scaler is not None]
+    return torch.stack(scales) if scales else None

@@ -128,8 +128,8 @@ def test_settings_of_flows_without_meaning_for_diffusion_are_reported(tmp_path):
     warned = {p.where: p for p in found.problems if "has no effect on a diffusion model" in p.what}
     assert set(warned) == {f"--{name}" for name in flags} == {f"--{name}" for name in FLOW_ONLY}
     assert "--timestep_draws=uniform" in warned["--timestep_sampling"].fix
-    assert found.plan is not None
-    objective, plain = (objective_of(run, found.plan.source) for run in (found.run, check(tmp_path / "a").run))
+    source = found.complete_plan().source
+    objective, plain = (objective_of(run, source) for run in (found.run, check(tmp_path / "a").run))
     assert objective == plain
 
 

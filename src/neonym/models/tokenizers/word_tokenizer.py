@@ -10,7 +10,8 @@ with one emphasis. A chunk is what an encoder reads at once: up to 75 ids for CL
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 
 from tokenizers import Tokenizer
@@ -130,6 +131,12 @@ class WordTokenizer(ABC):
             raise ValueError(f"the word {token!r} already exists")
         start = max((own.stop for own in self.words.values() if isinstance(own, range)), default=self.vocab)
         self.words[word] = range(start, start + ids) if isinstance(ids, int) else tuple(ids)
+
+    def with_words(self, words: Mapping[str, Sequence[int]]) -> WordTokenizer:
+        """Return a copy with these new words in lower case, with their ids, and no others."""
+        found = copy(self)  # what it caches are texts without new words
+        found.words = dict(words)
+        return found
 
     def remove_word(self, token: str) -> Sequence[int]:
         """Remove `token`, which must be the word added last so that other ids stay valid, and return its ids.
