@@ -24,7 +24,10 @@ from neonym.training.setup import samples_at_once, weight_dtype
 
 
 def with_fit(
-    plan: TrainingPlan, others: Sequence[TrainingPlan], accelerator: Accelerator, note: Callable[[str], None]
+    plan: TrainingPlan,
+    accelerator: Accelerator,
+    note: Callable[[str], None],
+    others: Sequence[TrainingPlan] = (),
 ) -> RunConfig:
     """Return the run with settings that fit the memory of the device, if `--fit` is to choose them.
 

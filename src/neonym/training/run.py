@@ -32,7 +32,7 @@ def train_plans(
     notes: list[str] = []
     plans = [replace(plan, run=with_precision(plan.run, plan.source, notes.append)) for plan in plans]
     accelerator = start_accelerator(plans[0].run, notes.append)
-    fitted = with_fit(plans[0], plans[1:], accelerator, notes.append).compute
+    fitted = with_fit(plans[0], accelerator, notes.append, plans[1:]).compute
     notes = list(dict.fromkeys(notes))
     own = [
         Lane(
