@@ -27,8 +27,9 @@ program can receive them. This page is generated from `neonym/runs/events.py` by
 
 ## The file
 
-`outputs/WORD-run/events.jsonl` has one JSON object per line. Each object has the keys `event` (the kind of the event)
-and `time` (in seconds since 1970); the tables below list the other keys. A number that is infinite or NaN is written as
+`outputs/WORD-run/events.jsonl` has one JSON object per line. Each object has the keys `event` (the kind of the event),
+`time` (in seconds since 1970) and `word` (each word of a run has a run folder of its own); the tables below list the
+other keys. Lists of numbers and of words have one entry. A number that is infinite or NaN is written as
 `null`.
 
 - The first line of each run is `opened`. It contains the `version` of the format, which is now {VERSION}. A run that is
@@ -75,7 +76,7 @@ neonym.train(run, listeners=[show])
 Another program, or you, can ask a run for something by creating an empty file in its run folder. The run answers after
 its current step, and removes the file:
 
-- `save-now`: save the words as they are now, in `WORD-run/steps` (a `saved` event names the file).
+- `save-now`: save the word as it is now, in `WORD-run/steps` (a `saved` event names the file).
 - `sample-now`: generate the images of `--sample_prompts` (a `sampled` event names them).
 """
 
@@ -85,7 +86,7 @@ def tables() -> Iterator[str]:
     for kind in Event.__subclasses__():
         yield f"\n### {kind.kind}\n\n`{kind.__name__}`: {kind.__doc__}\n\n| key | type | meaning |\n|---|---|---|"
         hints, names = get_type_hints(kind, include_extras=True), kind.__annotations__
-        for field in fields(kind):
+        for field in (field for field in fields(kind) if field.name in names):
             meaning = get_args(hints[field.name])[1]
             yield f"| `{field.name}` | {JSON_TYPES[type_name(names[field.name])]} | {meaning} |"
 

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from neonym.config.dataset import ConceptSpec, DatasetValues, SubsetSpec
 from neonym.config.generate import GenerateSettings
+from neonym.config.own_settings import OWN_SETTINGS
 from neonym.config.run import RunConfig
 from neonym.config.schema import fields_of
 from neonym.config.values import parsed_kind
@@ -36,6 +37,10 @@ The tables are `[[concepts]]`, `[[datasets]]` and `[[datasets.subsets]]`. You ma
 `conditioning_data_dir`, `is_reg`, `alpha_mask` and `concept`. The innermost table takes precedence over the others, and
 every table takes precedence over the command line. A subset has either an `image_dir`, or a `metadata_file` with or
 without an `image_dir` for its images.
+"""
+OWN = """\
+A row of `[[concepts]]` may also have these settings, under the names of their flags. They hold for its word and take
+precedence over the command line:
 """
 HEAD = "| flag | type | default | what it does |\n|---|---|---|---|"
 
@@ -92,6 +97,8 @@ def page() -> str:
         for name, field in model.model_fields.items():
             default = "required" if field.is_required() else shown(field.default)
             lines.append(f"| `{name}` | {kind(field.annotation)} | {default} |")
+        if model is ConceptSpec:
+            lines += ["", *OWN.splitlines(), "", ", ".join(f"`{name}`" for name in OWN_SETTINGS) + "."]
     return "\n".join(lines).replace("\n\n\n", "\n\n") + "\n"
 
 

@@ -83,7 +83,7 @@ def test_a_run_emits_its_events_in_order(run_for):
     kept = [fact for fact in plain if fact["event"] not in ("opened", "encoded", "judging")]
     written = [{k: v for k, v in line.items() if k != "time"} for line in lines[1:]]
     assert [line for line in written if line["event"] not in ("encoded", "judging")] == kept
-    assert {"event": "encoded", "done": 6, "total": 6} in written
+    assert {"event": "encoded", "word": "mychar4", "done": 6, "total": 6} in written
     times = [line["time"] for line in lines[1:]]
     assert times == sorted(times)
 

@@ -123,8 +123,11 @@ def token_problems(concepts: Sequence[ConceptSpec], run: RunConfig) -> Iterator[
             )
         if concept.init_word is not None and not clean(concept.init_word):
             yield Problem("error", "the init word is empty", where, "Use an ordinary word, or leave the flag out")
-    if len(concepts) > 1 and run.save.output_name in [concept.token_string for concept in concepts]:
-        yield Problem("error", "is also the name of a concept", "--output_name", "Choose another")
+    if len(concepts) > 1 and run.save.output_name is not None:
+        yield Problem("warning", "is not used: files of several words are named after them", "--output_name")
+    if len(concepts) > 1 and run.save.resume is not None:
+        fix = "Leave it out: the same command continues every word that was interrupted"
+        yield Problem("error", f"names the state of one word, but there are {len(concepts)}", "--resume", fix)
 
 
 def subset_problems(subset_concepts: Mapping[str, Any], tokens: Sequence[str]) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""What a check of a run finds: its problems, and everything that is known about it before any weights are read."""
+"""The findings of a check: the problems of a run, and everything that is known about it before weights are read."""
 
 from __future__ import annotations
 
