@@ -24,9 +24,8 @@ class WebFlags(BaseModel):
     folder: str = Field("~/neonym", description="The home folder: words, images, the queue. It is made if needed.")
     port: int = Field(7817, ge=0, le=65535, description="The port; 0 chooses a free one.")
     no_browser: bool = Field(False, description="Do not open the page in the browser.")
-    listen: str | None = Field(
-        None, description="Another address to listen on. The URL then has a token, which is needed to open the page."
-    )
+    listen: str | None = Field(None, description="Another address to listen on, such as 0.0.0.0 for a network.")
+    no_token: bool = Field(False, description="Let all users of this machine open the page, without a token.")
 
 
 def has_screen() -> bool:
@@ -43,7 +42,8 @@ def main(argv: list[str], prog: str) -> int:
     from neonym.web.home import Home
     from neonym.web.server import address_of, serve
 
-    home, address = Home(Path(flags.folder)), address_of(flags.listen, flags.port)
+    home = Home(Path(flags.folder))
+    address = address_of(flags.listen, flags.port, "" if flags.no_token else home.token())
     with home.claimed():
         print(
             f"Neonym's page: {address.url}\nHome folder: {home.root}\nTo close it, press Ctrl-C. Runs go on.",

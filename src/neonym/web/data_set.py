@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from neonym import UserError
 from neonym.io.atomic import atomic_write
-from neonym.web.disk import written
+from neonym.web.disk import reporting_disk_errors
 from neonym.web.images import ENDINGS, is_image
 
 CAPTIONS = (".txt", ".caption")
@@ -51,7 +51,7 @@ class DataSet:
     def set_caption(self, image: Path, text: str) -> None:
         """Write the caption of an image. Raises UserError if the disk refuses."""
         file = self.caption_file(image)
-        with written(file), atomic_write(file) as part:
+        with reporting_disk_errors(file), atomic_write(file) as part:
             part.write_text(text.strip() + "\n", encoding="utf-8")  # lines may be alternatives
 
     def replace(self, old: str, new: str) -> int:
@@ -112,13 +112,13 @@ def take_upload(folder: Path, name: str, data: bytes) -> Path:
     if suffix not in (*ENDINGS, *CAPTIONS):
         raise UserError("is neither an image nor a caption (.txt)", name, "Choose images")
     part = folder / f".upload-{uuid4().hex}.part{suffix}"
-    with written(name):
+    with reporting_disk_errors(name):
         folder.mkdir(parents=True, exist_ok=True)
         part.write_bytes(data)
     if suffix in ENDINGS and not is_image(part):
         part.unlink()
         raise UserError("is not an image that can be read", name, "Choose another file")
-    with UPLOADS, written(name):  # two may have one name
+    with UPLOADS, reporting_disk_errors(name):  # two may have one name
         return part.rename(free_path(folder, safe_name(name)))
 
 

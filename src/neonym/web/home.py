@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -13,10 +15,11 @@ from typing import Any
 from neonym.errors import UserError
 from neonym.io.atomic import alone_in, atomic_write
 from neonym.io.json import as_json
-from neonym.web.disk import written
+from neonym.web.disk import reporting_disk_errors
 
 FOLDERS = ("outputs", "datasets", "models", "queue", "presets", "bin", "images", "cache")
 KINDS = ("outputs", "datasets", "models")  # of folders that the user names
+LEAST = 24  # random bytes in the token of the page
 
 
 class Home:
@@ -25,7 +28,7 @@ class Home:
     def __init__(self, root: Path):
         """Make the folder and what is in it. Raises UserError if that fails."""
         self.root = root.expanduser().resolve()
-        with written(self.root, "cannot be the home folder", "Choose another --folder"):
+        with reporting_disk_errors(self.root, "cannot be the home folder", "Choose another --folder"):
             for name in FOLDERS:
                 (self.root / name).mkdir(parents=True, exist_ok=True)
 
@@ -38,6 +41,16 @@ class Home:
                 raise UserError("is the home folder of another page that is open", str(self.root), fix)
             yield
 
+    def token(self) -> str:
+        """Return the token of the page, which stays the same, in a file for its owner alone. Raises UserError."""
+        file = self.root / "token"
+        with reporting_disk_errors(file):
+            if not file.is_file() or len(file.read_bytes()) < LEAST:
+                with atomic_write(file) as part:
+                    part.chmod(0o600)
+                    part.write_text(secrets.token_urlsafe(LEAST), encoding="ascii")
+            return file.read_text("ascii", errors="ignore").strip()
+
     def folder(self, name: str) -> Path:
         """Return one of FOLDERS."""
         return self.root / name
@@ -49,7 +62,7 @@ class Home:
 
     def name_if_new(self, kind: str, path: str) -> Path:
         """Make a folder if needed, and add it to those that the page reads. Raises UserError."""
-        with written(path):
+        with reporting_disk_errors(path):
             Path(path).expanduser().mkdir(parents=True, exist_ok=True)
         return self.name(kind, path)
 
@@ -90,14 +103,14 @@ class Home:
     def write(self, name: str, value: Any) -> None:
         """Write a JSON file in the home folder. Raises UserError if the disk refuses."""
         path = self.root / name
-        with written(path), atomic_write(path) as part:
+        with reporting_disk_errors(path), atomic_write(path) as part:
             part.write_text(as_json(value, indent=1), encoding="utf-8")
 
     def to_bin(self, files: Sequence[Path]) -> Path:
         """Move files of the output folders to a new folder in the bin, and return that. Raises UserError."""
         folder = self.folder("bin") / f"{time.strftime('%Y%m%d-%H%M%S')}-{files[0].stem}"
         folder = next(free for i in range(10_000) if not (free := folder.with_name(f"{folder.name}{i or ''}")).exists())
-        with written(files[0], "cannot be moved to the bin"):
+        with reporting_disk_errors(files[0], "cannot be moved to the bin"):
             folder.mkdir()
             for file in files:
                 if self.allows(file):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from neonym.io.atomic import atomic_write
-from neonym.web.disk import written
+from neonym.web.disk import reporting_disk_errors
 from neonym.web.images import ENDINGS
 
 MASKS = "masks"  # the key of their folder in a draft, beside the names of settings
@@ -27,7 +27,7 @@ def with_masks(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     rest.pop("train_data_dir")
     subset = {"image_dir": images, "conditioning_data_dir": masks}
     file = folder / FILE
-    with written(file), atomic_write(file) as part:
+    with reporting_disk_errors(file), atomic_write(file) as part:
         part.write_text(json.dumps({"datasets": [{"subsets": [subset]}]}), encoding="utf-8")
     return {**rest, "dataset_config": str(file), "masked_loss": True}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import socket
 from dataclasses import dataclass
 
@@ -30,7 +29,7 @@ EVERY = 1.0  # seconds between two looks at the processes
 
 @dataclass(frozen=True)
 class Address:
-    """The address at which the page listens, and the token that a request from elsewhere needs."""
+    """The address at which the page listens, and the token that a request needs; "" if it needs none."""
 
     host: str
     port: int
@@ -44,11 +43,11 @@ class Address:
 
     @property
     def hosts(self) -> frozenset[str]:
-        """The names by which the page may be called; any, with a token, as addresses of a network have many."""
-        return frozenset() if self.token else NAMES
+        """The names by which the page may be called; any in a network, where addresses have many."""
+        return NAMES if self.host in NAMES else frozenset()
 
 
-def address_of(listen: str | None, port: int) -> Address:
+def address_of(listen: str | None, port: int, token: str) -> Address:
     """Return where to listen. Raises UserError if the port is taken or the address is none of this machine's."""
     host = listen or LOCAL
     kind = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -61,7 +60,10 @@ def address_of(listen: str | None, port: int) -> Address:
         what = f"cannot be listened on ({getattr(error, 'strerror', None) or error})"
         fix = "Another page may be open: close it, or choose another --port"
         raise UserError(what, f"{host}:{port}", fix) from error
-    return Address(host, port, "" if host in NAMES else secrets.token_urlsafe(24))
+    if not token and host not in NAMES:
+        what = "needs a token, because everybody in the network can reach it"
+        raise UserError(what, f"--listen={host}", "Leave out --no_token")
+    return Address(host, port, token)
 
 
 def serve(home: Home, address: Address) -> None:
@@ -70,7 +72,8 @@ def serve(home: Home, address: Address) -> None:
     serve_images(app, home)
     for add in (words_page, new_word_page, runs_page, run_page, word_page):
         add(state)
-    app.add_middleware(Guard, hosts=address.hosts, token=address.token)  # pyright: ignore[reportArgumentType]
+    guard = {"hosts": address.hosts, "token": address.token, "port": address.port}
+    app.add_middleware(Guard, **guard)  # pyright: ignore[reportArgumentType]
     app.on_startup(lambda: background_tasks.create(drive(state.queue)))
     app.on_startup(lambda: background_tasks.create(state.workers.do("checks", recognise, "builtin:emoji")))  # warm
     app.on_shutdown(state.workers.close)

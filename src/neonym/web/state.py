@@ -9,7 +9,7 @@ from typing import Any
 
 from neonym import UserError
 from neonym.io.atomic import atomic_write
-from neonym.web.disk import written
+from neonym.web.disk import reporting_disk_errors
 from neonym.web.home import Home
 from neonym.web.images import changed
 from neonym.web.library import STEP
@@ -43,6 +43,6 @@ class State:
             raise UserError("is outside of the folders of this page", str(file))
         if target.is_file():
             self.home.to_bin([target])
-        with written(target), atomic_write(target, lasting=True) as part:
+        with reporting_disk_errors(target), atomic_write(target, lasting=True) as part:
             shutil.copyfile(file, part)
         return target

@@ -13,7 +13,7 @@ import neonym
 from neonym import UserError
 from neonym.web import work
 from neonym.web.data_set import DataSet, folders_with_images, safe_name, take_upload
-from neonym.web.disk import written
+from neonym.web.disk import reporting_disk_errors
 from neonym.web.draft import FIELDS, MAIN, PRESETS, Draft, Values, acting, with_schedule
 from neonym.web.imports import imported
 from neonym.web.masks import MASKS, with_masks
@@ -61,7 +61,7 @@ def new_word_page(state: State) -> None:
 
 def copied(source: Path, folder: Path) -> Path:
     """Return a folder with the files of another one, which is copied if it is not there yet. Raises UserError."""
-    with written(folder):
+    with reporting_disk_errors(folder):
         if not folder.is_dir():
             shutil.copytree(source, folder)
     return folder
