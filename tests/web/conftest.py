@@ -61,11 +61,19 @@ class Server:
 def start_server(home: Path, *flags: str) -> Server:
     """Start `neonym web` with these flags on a free port, and return it when it answers."""
     environment = {name: value for name, value in os.environ.items() if "PYTEST" not in name}  # NiceGUI reads them
+    user = home.with_name("user")  # whose folder has no models
+    environment.setdefault("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+    environment |= {
+        "HOME": str(user),
+        "USERPROFILE": str(user),
+        "HF_HUB_CACHE": str(user / "hub"),
+        "OMP_NUM_THREADS": "1",
+    }
     log = home.with_name(f"{home.name}-{time.time_ns()}.log")
     with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "neonym", "web", f"--folder={home}", "--port=0", *flags],
-            stdout=output, stderr=subprocess.STDOUT, text=True, env={**environment, "OMP_NUM_THREADS": "1"},
+            stdout=output, stderr=subprocess.STDOUT, text=True, env=environment,
         )  # fmt: skip
     end = time.monotonic() + SECONDS
     while time.monotonic() < end and process.poll() is None:

@@ -18,7 +18,6 @@ from neonym.web.draft import Draft
 from neonym.web.home import Home
 from neonym.web.library import other_files, word_from, words_in
 from neonym.web.masks import mask_of, with_masks
-from neonym.web.models import models_in
 from neonym.web.queue import Queue
 from support.data_sets import make_images
 
@@ -93,18 +92,6 @@ def test_a_recipe_brings_no_places_and_no_classes_along(home):
     assert {name: value for name, value in values.items() if value} == {
         "token_string": "zyzzo", "init_word": "cat", "learning_rate": "0.007",
     }  # fmt: skip
-
-
-def test_models_are_found_and_parts_of_them_are_not(home, tmp_path):
-    folder = home.folder("models")
-    for name in ("a.safetensors", "sub/b.ckpt", "d/unet/w.safetensors"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        with (folder / name).open("wb") as opened:
-            opened.truncate(101 * 2**20)
-    (folder / "small.safetensors").write_bytes(b"x")
-    (folder / "d" / "model_index.json").write_text("{}")
-    found = [name for name in models_in(home) if not name.startswith("builtin:")]
-    assert found == [str(folder / name) for name in ("a.safetensors", "d", "sub/b.ckpt")]
 
 
 def test_a_folder_of_masks_becomes_a_data_set_of_the_run(home, tmp_path):

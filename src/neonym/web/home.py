@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 import time
@@ -18,7 +17,7 @@ from neonym.io.json import as_json
 from neonym.web.disk import reporting_disk_errors
 
 FOLDERS = ("outputs", "datasets", "models", "queue", "presets", "bin", "images", "cache")
-KINDS = ("outputs", "datasets", "models")  # of folders that the user names
+SERVED = ("outputs", "datasets")  # of the kinds of folders that the user names: those whose files the page shows
 LEAST = 24  # random bytes in the token of the page
 
 
@@ -72,7 +71,7 @@ class Home:
         if not folder.is_dir():
             raise UserError("is not a folder", path, "Check the path")
         places = self.read("places.json", {})
-        if folder in Path.home().parents or folder == Path.home():
+        if kind in SERVED and (folder in Path.home().parents or folder == Path.home()):
             raise UserError("holds all of your files, which the page would serve", path, "Name a folder in it")
         if folder not in self.named(kind) and not (kind == "datasets" and self.allows(folder)):
             places[kind] = [*as_list(places.get(kind)), str(folder)]
@@ -84,12 +83,15 @@ class Home:
         return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
 
     def allows(self, path: Path) -> bool:
-        """Return whether a path lies in the home folder or in a folder that the user named. Links are followed."""
+        """Return whether a path lies in the home folder, or in a folder that the user named for words or images.
+
+        Links are followed. Folders of models are only looked through: nothing in them is served.
+        """
         try:
             real = path.resolve()
         except (OSError, RuntimeError, ValueError):
             return False
-        roots = [self.root, *(folder for kind in KINDS for folder in self.named(kind))]
+        roots = [self.root, *(folder for kind in SERVED for folder in self.named(kind))]
         return any(real.is_relative_to(root.resolve()) for root in roots)
 
     def read(self, name: str, default: Any) -> Any:

@@ -12,6 +12,7 @@ from neonym import UserError
 from neonym.web.guard import Guard
 from neonym.web.home import Home
 from neonym.web.images import serve_images
+from neonym.web.model_list import ModelList
 from neonym.web.pages.new_word import new_word_page
 from neonym.web.pages.run import run_page
 from neonym.web.pages.runs import runs_page
@@ -68,19 +69,26 @@ def address_of(listen: str | None, port: int, token: str) -> Address:
 
 def serve(home: Home, address: Address) -> None:
     """Serve the page until the process is stopped."""
-    state = State(home, Queue(home), Workers())
+    workers = Workers()
+    state = State(home, Queue(home), workers, ModelList(home, workers))
     serve_images(app, home)
     for add in (words_page, new_word_page, runs_page, run_page, word_page):
         add(state)
     guard = {"hosts": address.hosts, "token": address.token, "port": address.port}
     app.add_middleware(Guard, **guard)  # pyright: ignore[reportArgumentType]
     app.on_startup(lambda: background_tasks.create(drive(state.queue)))
-    app.on_startup(lambda: background_tasks.create(state.workers.do("checks", recognise, "builtin:emoji")))  # warm
-    app.on_shutdown(state.workers.close)
+    app.on_startup(lambda: background_tasks.create(warm(state)))
+    app.on_shutdown(workers.close)
     ui.run(
         host=address.host, port=address.port, title="Neonym", reload=False, show=False, show_welcome_message=False,
         uvicorn_logging_level="warning", dark=None, language="en-US",
     )  # fmt: skip
+
+
+async def warm(state: State) -> None:
+    """Let the process for checks import what it needs, and the models of this machine be known when they are asked for."""
+    await state.workers.do("checks", recognise, "builtin:emoji")
+    await state.models.look_once()
 
 
 async def drive(queue: Queue) -> None:

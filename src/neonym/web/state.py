@@ -1,4 +1,4 @@
-"""Hold all that the pages share: the home folder, the queue and the processes beside the server."""
+"""Hold all that the pages share: the home folder, the queue, the processes beside the server, and the models."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from neonym.web.disk import reporting_disk_errors
 from neonym.web.home import Home
 from neonym.web.images import changed
 from neonym.web.library import STEP
+from neonym.web.model_list import ModelList
 from neonym.web.queue import Entry, Queue
 from neonym.web.work import Workers, inspect
 
@@ -24,6 +25,7 @@ class State:
     home: Home
     queue: Queue
     workers: Workers
+    models: ModelList
     known: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)  # files that were inspected
 
     async def inspected(self, file: Path) -> dict[str, Any]:

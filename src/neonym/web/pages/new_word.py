@@ -17,7 +17,6 @@ from neonym.web.disk import reporting_disk_errors
 from neonym.web.draft import FIELDS, MAIN, PRESETS, Draft, Values, acting, with_schedule
 from neonym.web.imports import imported
 from neonym.web.masks import MASKS, with_masks
-from neonym.web.models import models_in
 from neonym.web.pages.captions import Captions
 from neonym.web.pages.fields import setting_field
 from neonym.web.pages.frame import card, dim, page, problem_line, tell, telling
@@ -57,6 +56,7 @@ def new_word_page(state: State) -> None:
         ui.run_javascript(LABEL_UPLOADS)
         await form.look_at_model()
         form.check_soon()
+        await form.look_for_models()
 
 
 def copied(source: Path, folder: Path) -> Path:
@@ -249,7 +249,7 @@ class Form:
     def model_names(self) -> dict[str, str]:
         """Return the models that were found, and that which is chosen."""
         chosen = self.draft.values.get("pretrained_model_name_or_path")
-        return {**({chosen: chosen} if chosen else {}), **models_in(self.state.home)}
+        return {**({chosen: chosen} if chosen else {}), **self.state.models.names()}
 
     def take_folder(self, event: events.ValueChangeEventArguments) -> None:
         """Take a folder of images."""
@@ -284,10 +284,17 @@ class Form:
         self.changed()
         await self.look_at_model()
 
-    def add_models(self, path: str) -> None:
+    async def add_models(self, path: str) -> None:
         """Add a folder to those in which models are looked for."""
         self.state.home.name("models", path)
-        self.models.set_options(self.model_names())
+        await self.look_for_models()
+
+    async def look_for_models(self) -> None:
+        """Offer the models on this machine as they are found and recognised."""
+        async for _ in self.state.models.look():
+            if self.models.is_deleted:  # the tab was closed
+                return
+            self.models.set_options(self.model_names())
 
     async def look_at_model(self) -> None:
         """Show what the model is, and the settings that act on it."""

@@ -13,7 +13,6 @@ from nicegui import ui
 from neonym.web import work
 from neonym.web.images import file_url
 from neonym.web.library import Word, read_word, word_from
-from neonym.web.models import models_in
 from neonym.web.pages.frame import card, confirmed, date_of, dim, page, picture, problem_line, telling, verdict_chip
 from neonym.web.pages.run import verdict_card
 from neonym.web.state import State
@@ -147,7 +146,7 @@ class Trial:
             self.negative = ui.input("Negative prompt").classes("w-full")
             known = next((name for word in self.words if (name := local_model(word.model))), "")
             self.model = ui.select(
-                {**({known: known} if known else {}), **models_in(self.state.home)}, value=known or None,
+                {**({known: known} if known else {}), **self.state.models.names()}, value=known or None,
                 label="Model", with_input=True, new_value_mode="add-unique",
             ).classes("w-full")  # fmt: skip
             with ui.row().classes("items-center gap-2"):
