@@ -101,9 +101,12 @@ def test_a_folder_of_masks_becomes_a_data_set_of_the_run(home, tmp_path):
     for image in images.glob("*.png"):
         Image.new("L", (64, 64), 255).save(masks / image.name)
     draft = Draft({"train_data_dir": str(images), "token_string": "mychar4", "masks": str(masks)})
-    assert mask_of(next(images.glob("*.png")), str(masks)) is not None
+    assert mask_of(next(images.glob("*.png")), images, str(masks)) is not None
     assert with_masks({"train_data_dir": "x"}, home.root) == {"train_data_dir": "x"}
-    answer = work.check(with_masks(draft.values, home.folder("cache")))
+    settled = with_masks(draft.values, home.folder("cache"))
+    other = with_masks({**draft.values, "train_data_dir": str(tmp_path)}, home.folder("cache"))  # of another tab
+    assert other["dataset_config"] != settled["dataset_config"]
+    answer = work.check(settled)
     assert answer.ready, answer
     queue = Queue(home, ["cpu"])
     queue.pause(True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -14,14 +15,24 @@ from fastapi import FastAPI, Response
 from fastapi.responses import FileResponse
 from PIL import Image, ImageOps
 
+from neonym.config.file_kinds import IMAGES
 from neonym.web.home import Home
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+try:
+    import pillow_jxl as _  # pyright: ignore[reportMissingImports] # noqa: F401
+except ImportError:
+    JPEG_XL = ()
+else:
+    JPEG_XL = ("JXL",)
+
+ENDINGS = tuple(ending for ending in IMAGES if JPEG_XL or ending != ".jxl")  # that training reads here
 DOWNLOADS = (".safetensors", ".pt", ".bin", ".ckpt", ".png", ".md", ".toml")
 # Formats of pictures; Pillow also reads some that other programs would have to run, such as PostScript
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
-PIXELS = Semaphore(2)  # images that are in memory at once
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "AVIF", *JPEG_XL)
+MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26  # of an image that is opened here
+PIXELS = Semaphore(1)  # images that are in memory at once
 SIDES = (160, 320, 640)  # pixels of thumbnails
+COARSE = 4  # times that size, to which images are reduced by leaving pixels out, which takes no memory
 A_YEAR = "private, max-age=31536000, immutable"  # the URL changes with the file
 
 
@@ -89,26 +100,46 @@ def cached_thumbnail(home: Home, file: Path, side: int) -> bytes | None:
     except OSError:
         pass
     try:
-        with PIXELS, Image.open(file, formats=FORMATS) as opened:
-            opened.draft("RGB", (side, side))  # of JPEGs, only as many pixels as are needed are decoded
-            image = ImageOps.exif_transpose(opened)
-            image.thumbnail((side, side))
-            shown = image.convert("RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB")
-            data = BytesIO()
-            shown.save(data, "WEBP", quality=82)
+        with PIXELS:
+            data = made_thumbnail(file, side)
     except Exception:  # Pillow fails in any way on broken images
         return None
     with suppress(OSError), NamedTemporaryFile(dir=cached.parent, suffix=".part", delete=False) as part:
-        part.write(data.getvalue())
+        part.write(data)
         Path(part.name).replace(cached)  # several requests may make the same one
+    return data
+
+
+def made_thumbnail(file: Path, side: int) -> bytes:
+    """Return a thumbnail as WebP. Raises any exception if the image cannot be read."""
+    with opened_image(file) as opened:
+        opened.draft("RGB", (side, side))  # of JPEGs, only as many pixels as are needed are decoded
+        scale = min(1.0, COARSE * side / max(opened.size))
+        coarse = opened.resize([max(1, round(size * scale)) for size in opened.size], Image.Resampling.NEAREST)
+    has_alpha = "A" in coarse.getbands() or "transparency" in coarse.info
+    image = ImageOps.exif_transpose(coarse).convert("RGBA" if has_alpha else "RGB")
+    image.thumbnail((side, side))
+    data = BytesIO()
+    image.save(data, "WEBP", quality=82)
     return data.getvalue()
 
 
-def is_image(data: Path) -> bool:
-    """Return whether a file is an image whose pixels can be read."""
+@contextmanager
+def opened_image(file: Path) -> Iterator[Image.Image]:
+    """Open an image whose pixels are not too many. Raises DecompressionBombError if they are, or what Pillow raises."""
+    with Image.open(file, formats=FORMATS) as opened:
+        if opened.width * opened.height > MOST_PIXELS:
+            raise Image.DecompressionBombError
+        yield opened
+
+
+def fault_of_image(file: Path) -> str:
+    """Return what is wrong with an image, "" if its pixels can be read."""
     try:
-        with PIXELS, Image.open(data, formats=FORMATS) as opened:
+        with PIXELS, opened_image(file) as opened:
             opened.load()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return f"has more than {MOST_PIXELS // 10**6} million pixels"
     except Exception:  # as above
-        return False
-    return True
+        return "is not an image that can be read"
+    return ""

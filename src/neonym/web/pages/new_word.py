@@ -12,7 +12,7 @@ from nicegui import events, ui
 import neonym
 from neonym import UserError
 from neonym.web import work
-from neonym.web.data_set import DataSet, folders_with_images, safe_name, take_upload
+from neonym.web.data_set import DataSet, folders_with_images
 from neonym.web.disk import reporting_disk_errors
 from neonym.web.draft import FIELDS, MAIN, PRESETS, Draft, Values, acting, with_schedule
 from neonym.web.imports import imported
@@ -20,7 +20,9 @@ from neonym.web.masks import MASKS, with_masks
 from neonym.web.pages.captions import Captions
 from neonym.web.pages.fields import setting_field
 from neonym.web.pages.frame import card, dim, page, problem_line, tell, telling
+from neonym.web.pages.upload_field import upload_field
 from neonym.web.state import State
+from neonym.web.uploads import safe_name, take_upload
 from neonym.web.work import Checked, ModelAnswer
 
 EXAMPLE = Path(neonym.__file__).parent / "examples"
@@ -118,21 +120,14 @@ class Form:
             self.data_sets(), value=draft.get("train_data_dir"), label="Folder", with_input=True,
             new_value_mode="add-unique", on_change=telling(self.take_folder),
         ).props("outlined dense stack-label").classes("w-full")  # fmt: skip
-        upload = ui.upload(multiple=True, auto_upload=True, on_upload=telling(self.take_upload))
-        upload.props('flat bordered accept="image/*,.txt"').classes("w-full")
-        with upload.add_slot("header"), ui.row().classes("items-center q-pa-sm gap-2"):
-            ui.icon("upload").props('aria-hidden="true"')
-            ui.label("Drop images (and .txt captions) here, or choose them:")
-            with ui.element("label").classes("n-upload"):
-                ui.label("Choose files")
-                ui.element("q-uploader-add-trigger")
+        upload_field(self.take_upload)
         self.masks = ui.input("Folder of masks, if there are any: white counts, black does not",
                               value=draft.get(MASKS, ""), on_change=telling(self.take_masks))  # fmt: skip
         self.masks.props("outlined dense stack-label debounce=400").classes("w-full")
         self.captions = Captions(self.draft, self.check_soon)
         self.captions.build()
         if draft.get("train_data_dir") and self.state.home.allows(Path(draft["train_data_dir"])):
-            self.captions.show(DataSet(Path(draft["train_data_dir"])))
+            self.captions.show(self.data_set(Path(draft["train_data_dir"])))
 
     def text(self, name: str, label: str, placeholder: str) -> ui.input:
         """Show a field for a text."""
@@ -240,9 +235,13 @@ class Form:
                 problem_line("note", "Ready to train.")
         self.train_button.set_enabled(checked.ready)
 
+    def data_set(self, folder: Path) -> DataSet:
+        """Return a folder as a data set, whose captions have the extension that is set."""
+        return DataSet(folder, self.state.home.allows, self.draft.values.get("caption_extension", ""))
+
     def data_sets(self) -> dict[str, str]:
         """Return the folders with images that were found, and that which is chosen."""
-        found = {str(path): path.name for path in folders_with_images(self.state.home.named("datasets"))}
+        found = {str(path): path.name for path in folders_with_images(self.state.home)}
         chosen = self.draft.values.get("train_data_dir")
         return {**found, **({chosen: chosen} if chosen and chosen not in found else {})}
 
@@ -256,7 +255,7 @@ class Form:
         if event.value:
             folder = self.state.home.name("datasets", event.value)
             self.draft.set("train_data_dir", str(folder))
-            self.captions.show(DataSet(folder))
+            self.captions.show(self.data_set(folder))
             self.changed()
 
     def take_masks(self, event: events.ValueChangeEventArguments) -> None:
@@ -271,11 +270,10 @@ class Form:
         """Take an uploaded image or caption into a folder of the home folder, named after the word."""
         name = safe_name(self.draft.values.get("token_string", "") or "images")
         folder = self.state.home.folder("datasets") / name
-        file = event.file
-        await asyncio.to_thread(take_upload, folder, file.name, await file.read())
+        await take_upload(folder, event.file)
         self.draft.set("train_data_dir", str(folder))
         self.folder.set_options(self.data_sets(), value=str(folder))
-        self.captions.show(DataSet(folder))
+        self.captions.show(self.data_set(folder))
         self.changed()
 
     async def take_model(self, event: events.ValueChangeEventArguments) -> None:
