@@ -17,6 +17,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 from safetensors.torch import save_file
 
+from neonym.web.bin import to_bin
 from neonym.web.draft import Draft
 from neonym.web.home import Home
 from neonym.web.queue import Queue
@@ -173,10 +174,11 @@ def test_pages_are_accessible(start, tab: Page, tmp_path, scheme):
     queue = Queue(Home(home), ["cpu"])
     queue.pause(True)
     entry = queue.add(Draft({"train_data_dir": str(images), "token_string": "mychar4"}))
+    to_bin(Home(home), [word_file(home, "deleted")])
     server = start(home=home)
     tab.emulate_media(color_scheme=scheme)
     pages = {
-        "/": "one", "/new": "Ready to train.", "/runs": "waiting", f"/run/{entry.id}": "Loss",
+        "/": "one", "/new": "Ready to train.", "/runs": "waiting", f"/run/{entry.id}": "Loss", "/bin": "Empty the bin",
         f"/word?file={words[0]}": "In other programs", f"/compare?file={words[0]}&file={words[1]}": "Try it",
     }  # fmt: skip
     found = {}
@@ -259,7 +261,7 @@ def test_a_word_is_deleted_to_the_bin_and_two_are_compared(start, tab: Page, tmp
     tab.get_by_role("button", name="Move to the bin").click()
     expect(tab.get_by_role("link", name="two", exact=True)).to_be_visible()
     expect(tab.get_by_role("link", name="one", exact=True)).to_have_count(0)
-    assert sorted(path.name for path in (home / "bin").glob("*/*")) == ["one-run", "one.safetensors"]
+    assert sorted(path.name for path in (home / "bin").glob("*/one*")) == ["one-run", "one.safetensors"]
 
 
 def test_a_command_is_imported_and_a_recipe_is_taken_from_a_word(start, tab: Page, tmp_path):

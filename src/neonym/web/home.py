@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-import shutil
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,7 +78,7 @@ class Home:
 
     def shown(self, path: Path) -> str:
         """Return a path as it is shown: from the home folder on, if it is in there."""
-        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
+        return plain(str(path.relative_to(self.root) if path.is_relative_to(self.root) else path))
 
     def allows(self, path: Path) -> bool:
         """Return whether a path lies in the home folder, or in a folder that the user named for words or images.
@@ -107,17 +105,6 @@ class Home:
         path = self.root / name
         with reporting_disk_errors(path), atomic_write(path) as part:
             part.write_text(as_json(value, indent=1), encoding="utf-8")
-
-    def to_bin(self, files: Sequence[Path]) -> Path:
-        """Move files of the output folders to a new folder in the bin, and return that. Raises UserError."""
-        folder = self.folder("bin") / f"{time.strftime('%Y%m%d-%H%M%S')}-{files[0].stem}"
-        folder = next(free for i in range(10_000) if not (free := folder.with_name(f"{folder.name}{i or ''}")).exists())
-        with reporting_disk_errors(files[0], "cannot be moved to the bin"):
-            folder.mkdir()
-            for file in files:
-                if self.allows(file):
-                    shutil.move(file, folder / file.name)  # the bin may be on another disk
-        return folder
 
 
 def as_list(value: object) -> list[Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from neonym import UserError
 from neonym.io.atomic import atomic_write
+from neonym.web.bin import to_bin
 from neonym.web.disk import reporting_disk_errors
 from neonym.web.home import Home
 from neonym.web.images import changed
@@ -44,7 +45,7 @@ class State:
         if not (self.home.allows(file) and self.home.allows(target)):
             raise UserError("is outside of the folders of this page", str(file))
         if target.is_file():
-            self.home.to_bin([target])
+            to_bin(self.home, [target])
         with reporting_disk_errors(target), atomic_write(target, lasting=True) as part:
             shutil.copyfile(file, part)
         return target

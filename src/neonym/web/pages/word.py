@@ -11,6 +11,7 @@ from fastapi import Request
 from nicegui import ui
 
 from neonym.web import work
+from neonym.web.bin import to_bin
 from neonym.web.images import file_url
 from neonym.web.library import Word, read_word, word_from
 from neonym.web.pages.frame import card, confirmed, date_of, dim, page, picture, problem_line, telling, verdict_chip
@@ -119,7 +120,7 @@ def tools(state: State, word: Word) -> None:
             if any(entry.run_folder == str(word.run_folder) for entry in state.queue.open_entries()):
                 raise RuntimeError(f"A run still learns {word.token}: stop it first.")
             if await confirmed(f"Move {word.file.name} and its run to the bin of the home folder?", "Move to the bin"):
-                state.home.to_bin(word.files)
+                to_bin(state.home, word.files)
                 ui.navigate.to("/")
 
         ui.button("Delete", icon="delete", color="negative", on_click=telling(delete)).props("outline")

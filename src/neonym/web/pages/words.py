@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 from nicegui import ui
 
+from neonym.web.home import plain
 from neonym.web.library import Word, other_files, word_from, words_in
 from neonym.web.pages.frame import card, date_of, dim, heading, page, picture, telling, verdict_chip
 from neonym.web.state import State
@@ -88,7 +89,7 @@ def folders(state: State) -> None:
     """Show the output folders, and let the user name more of them."""
     with ui.expansion("Folders").classes("w-full"):
         for folder in state.home.named("outputs"):
-            ui.label(str(folder)).classes("n-mono")
+            ui.label(plain(str(folder))).classes("n-mono")
         path = ui.input("Another folder with words").props("dense outlined").classes("w-full")
 
         def add() -> None:
@@ -96,3 +97,4 @@ def folders(state: State) -> None:
             ui.navigate.reload()
 
         ui.button("Add folder", on_click=telling(add)).props("outline dense")
+    ui.link("Bin", "/bin").classes("n-link")
