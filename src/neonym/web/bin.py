@@ -16,6 +16,7 @@ from neonym.io.atomic import atomic_write
 from neonym.web.disk import reporting_disk_errors
 from neonym.web.home import Home
 from neonym.web.images import changed
+from neonym.web.library import size_of
 
 ORIGINS = "origins.json"  # of each name in a folder of the bin: the folder in which it was
 
@@ -36,7 +37,8 @@ class Deleted:
     @property
     def size(self) -> int:
         """Its size in bytes."""
-        return sum(size_of(Path(at, name)) for at, _, names in os.walk(self.folder) for name in names)
+        files = (Path(at, name) for at, _, names in os.walk(self.folder) for name in names)
+        return sum(size_of(file) for file in files if not file.is_symlink())
 
 
 def to_bin(home: Home, files: Sequence[Path]) -> Path:
@@ -117,11 +119,3 @@ def empty_bin(home: Home) -> None:
     with reporting_disk_errors(home.folder("bin"), "cannot be emptied"):
         for path in home.folder("bin").iterdir():
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
-def size_of(file: Path) -> int:
-    """Return the bytes that a file takes, 0 if it is gone. Links take none."""
-    try:
-        return 0 if file.is_symlink() else file.stat().st_size
-    except OSError:
-        return 0

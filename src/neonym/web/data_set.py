@@ -150,4 +150,4 @@ def folders_with_images(home: Home) -> list[Path]:
     for folder in home.named("datasets"):
         inside = sorted(path for path in folder.glob("*") if path.is_dir()) if folder.is_dir() else []
         found += [own for own in (folder, *inside) if DataSet(own, home.allows).images()]
-    return found
+    return [own for own in found if str(own) == plain(str(own))]  # a config file needs Unicode

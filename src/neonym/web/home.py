@@ -92,6 +92,13 @@ class Home:
         roots = [self.root, *(folder for kind in SERVED for folder in self.named(kind))]
         return any(real.is_relative_to(root.resolve()) for root in roots)
 
+    def can_read(self, file: Path) -> bool:
+        """Return whether a path is a file that the page may read."""
+        try:
+            return self.allows(file) and file.is_file()
+        except OSError:  # its name is too long
+            return False
+
     def read(self, name: str, default: Any) -> Any:
         """Return the content of a JSON file in the home folder, or a default if there is none of its type."""
         try:
@@ -115,3 +122,12 @@ def as_list(value: object) -> list[Any]:
 def plain(text: str) -> str:
     """Return a text of a file that can be shown: parts that are not Unicode are replaced."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def plain_values(value: Any) -> Any:
+    """Return a value with all texts in it as they can be shown."""
+    if isinstance(value, dict):
+        return {plain_values(key): plain_values(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(plain_values, value))
+    return plain(value) if isinstance(value, str) else value

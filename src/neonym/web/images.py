@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from threading import Semaphore
-from urllib.parse import urlencode
+from urllib.parse import parse_qs, urlencode
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse
 from PIL import Image, ImageOps
 
 from neonym.config.file_kinds import IMAGES
-from neonym.web.home import Home
+from neonym.web.home import Home, plain
 
 try:
     import pillow_jxl as _  # pyright: ignore[reportMissingImports] # noqa: F401
@@ -47,8 +47,15 @@ def file_url(file: Path, download: bool = False) -> str:
 
 
 def query(**values: object) -> str:
-    """Return the query of a URL; file names need not be Unicode."""
-    return urlencode({name: str(value) for name, value in values.items()}, errors="surrogateescape")
+    """Return the query of a URL, with a list for a name that has several values; file names need not be Unicode."""
+    pairs = [(name, each) for name, value in values.items() for each in (value if isinstance(value, list) else [value])]
+    return urlencode([(name, str(value)) for name, value in pairs], errors="surrogateescape")
+
+
+def paths_of(request: Request, name: str) -> list[Path]:
+    """Return the paths of a name in the query of a request; file names need not be Unicode."""
+    text = request.scope["query_string"].decode("latin-1")
+    return [Path(value) for value in parse_qs(text, errors="surrogateescape").get(name, ())]
 
 
 def changed(file: Path) -> int:
@@ -63,27 +70,33 @@ def serve_images(app: FastAPI, home: Home) -> None:
     """Add the routes for thumbnails and files to an application."""
 
     @app.get("/thumbnail")
-    def thumbnail(path: str, side: int = SIDES[1]) -> Response:  # in a thread, as it is no coroutine
-        file = Path(path)
-        if side not in SIDES or file.suffix.lower() not in ENDINGS or not home.allows(file) or not file.is_file():
+    def thumbnail(request: Request, side: int = SIDES[1]) -> Response:  # in a thread, as it is no coroutine
+        file = served_file(home, request, ENDINGS)
+        if file is None or side not in SIDES:
             return Response("there is no such image", 404)
         found = cached_thumbnail(home, file, side)
         return Response(found, media_type="image/webp", headers={"Cache-Control": A_YEAR}) if found else broken()
 
     @app.get("/file")
-    def whole(path: str, download: bool = False) -> Response:
-        file = Path(path)
-        is_image = file.suffix.lower() in ENDINGS
-        if not (is_image or file.suffix.lower() in DOWNLOADS) or not home.allows(file) or not file.is_file():
+    def whole(request: Request, download: bool = False) -> Response:
+        file = served_file(home, request, (*ENDINGS, *DOWNLOADS))
+        if file is None:
             return Response("there is no such file", 404)
+        is_image = file.suffix.lower() in ENDINGS
         # only images are shown; everything else is downloaded, so that nothing in it runs here
         disposition = "inline" if is_image and not download else "attachment"
         return FileResponse(
             file,
-            filename=file.name,
+            filename=plain(file.name),
             content_disposition_type=disposition,
             media_type=None if is_image else "application/octet-stream",
         )
+
+
+def served_file(home: Home, request: Request, endings: Sequence[str]) -> Path | None:
+    """Return the file that a request asks for, if it has one of these endings and the page may read it."""
+    file = next(iter(paths_of(request, "path")), Path())
+    return file if file.suffix.lower() in endings and home.can_read(file) else None
 
 
 def broken() -> Response:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
+from neonym.web.home import plain
+
 ENDINGS = (".safetensors", ".ckpt", ".gguf")
 OF_PARTS = (*ENDINGS, ".bin")  # of the weights in a Diffusers folder
 INDEXES = ("model_index.json", "modular_model_index.json")  # of Diffusers folders
@@ -100,7 +102,9 @@ def find_models(named: Iterable[Path]) -> list[FoundModel]:
     for folder in (*named, *search.programs()):
         for part in parts_of(folder.parent if folder.name.lower() == "models" else folder) or [folder]:
             found += [in_folder(path, part, folder.name) for path in search.models(part)]
-    return [model for model in (*found, *in_hub_cache(search)) if is_text(model.name)]
+    return [
+        model for model in (*found, *in_hub_cache(search)) if model.name == plain(model.name)
+    ]  # a config file needs Unicode
 
 
 def in_folder(path: Path, folder: Path, place: str) -> FoundModel:
@@ -163,8 +167,3 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
     with suppress(OSError):
         return entry.is_dir()
     return False
-
-
-def is_text(name: str) -> bool:
-    """Return whether a name is Unicode, as a config file needs it."""
-    return name == name.encode("utf-8", "replace").decode()

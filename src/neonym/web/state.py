@@ -11,7 +11,7 @@ from neonym import UserError
 from neonym.io.atomic import atomic_write
 from neonym.web.bin import to_bin
 from neonym.web.disk import reporting_disk_errors
-from neonym.web.home import Home
+from neonym.web.home import Home, plain_values
 from neonym.web.images import changed
 from neonym.web.library import STEP
 from neonym.web.model_list import ModelList
@@ -33,7 +33,7 @@ class State:
         """Return what an embedding file holds, which is looked up once as long as it does not change."""
         key = (str(file), changed(file))
         if key not in self.known:
-            self.known[key] = await self.workers.do("checks", inspect, file)
+            self.known[key] = plain_values(await self.workers.do("checks", inspect, file))
         return self.known[key]
 
     def use(self, entry: Entry, file: Path) -> Path:

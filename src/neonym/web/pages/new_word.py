@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from fastapi import Request
 from nicegui import events, ui
 
 import neonym
@@ -15,6 +16,7 @@ from neonym.web import work
 from neonym.web.data_set import DataSet, folders_with_images
 from neonym.web.disk import reporting_disk_errors
 from neonym.web.draft import FIELDS, MAIN, PRESETS, Draft, Values, acting, with_schedule
+from neonym.web.images import paths_of
 from neonym.web.imports import imported
 from neonym.web.masks import MASKS, with_masks
 from neonym.web.pages.captions import Captions
@@ -43,7 +45,7 @@ def new_word_page(state: State) -> None:
     """Add the page to the application."""
 
     @ui.page("/new")
-    async def show(example: str = "", like: str = "") -> None:
+    async def show(request: Request, example: str = "") -> None:
         form = Form(state)
         if example in EXAMPLES:
             folder = copied(EXAMPLE / example, state.home.folder("datasets") / example)
@@ -51,8 +53,8 @@ def new_word_page(state: State) -> None:
         with page("New word", "/new"):
             place = ui.column().classes("w-full gap-3")
         await ui.context.client.connected()  # what follows may take seconds
-        if like:
-            await form.take_recipe(Path(like))
+        for file in paths_of(request, "like")[:1]:
+            await form.take_recipe(file)
         with place:
             form.build()
         ui.run_javascript(LABEL_UPLOADS)
@@ -368,7 +370,7 @@ class Form:
 
     async def take_recipe(self, file: Path) -> None:
         """Take the settings that a word was learned with."""
-        if not self.state.home.allows(file):
+        if not self.state.home.can_read(file):
             return
         values, error = await self.state.workers.do("checks", work.recipe, file)
         if error:
