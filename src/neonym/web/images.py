@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from threading import Semaphore
 from urllib.parse import parse_qs, urlencode
 
 from fastapi import FastAPI, Request, Response
@@ -30,7 +30,7 @@ DOWNLOADS = (".safetensors", ".pt", ".bin", ".ckpt", ".png", ".md", ".toml")
 # Formats of pictures; Pillow also reads some that other programs would have to run, such as PostScript
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "AVIF", *JPEG_XL)
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26  # of an image that is opened here
-PIXELS = Semaphore(1)  # images that are in memory at once
+PIXELS = ThreadPoolExecutor(1, "images")  # one at a time, always in one thread: each thread keeps memory for itself
 SIDES = (160, 320, 640)  # pixels of thumbnails
 COARSE = 4  # times that size, to which images are reduced by leaving pixels out, which takes no memory
 A_YEAR = "private, max-age=31536000, immutable"  # the URL changes with the file
@@ -113,8 +113,7 @@ def cached_thumbnail(home: Home, file: Path, side: int) -> bytes | None:
     except OSError:
         pass
     try:
-        with PIXELS:
-            data = made_thumbnail(file, side)
+        data = PIXELS.submit(made_thumbnail, file, side).result()
     except Exception:  # Pillow fails in any way on broken images
         return None
     with suppress(OSError), NamedTemporaryFile(dir=cached.parent, suffix=".part", delete=False) as part:
@@ -149,10 +148,15 @@ def opened_image(file: Path) -> Iterator[Image.Image]:
 def fault_of_image(file: Path) -> str:
     """Return what is wrong with an image, "" if its pixels can be read."""
     try:
-        with PIXELS, opened_image(file) as opened:
-            opened.load()
+        PIXELS.submit(load, file).result()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return f"has more than {MOST_PIXELS // 10**6} million pixels"
     except Exception:  # as above
         return "is not an image that can be read"
     return ""
+
+
+def load(file: Path) -> None:
+    """Read the pixels of an image. Raises any exception if they cannot be read."""
+    with opened_image(file) as opened:
+        opened.load()
