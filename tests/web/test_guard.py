@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import socket
@@ -15,6 +14,7 @@ from neonym import UserError
 from neonym.web.guard import Guard
 from neonym.web.home import Home
 from neonym.web.server import address_of
+from support.coroutines import finished
 
 COOKIE = "neonym-token-1"
 NAMES = frozenset({"127.0.0.1", "localhost"})
@@ -47,7 +47,7 @@ def ask(
         "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
     }  # fmt: skip
     guard = Guard(application, frozenset() if token else NAMES, token, port=1)
-    asyncio.run(guard(scope, receive, send))
+    finished(guard(scope, receive, send))
     return sent
 
 

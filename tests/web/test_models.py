@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from neonym.web.home import Home
 from neonym.web.model_list import ModelList
 from neonym.web.models import LEAST, FoundModel, find_models, is_on_this_machine
 from neonym.web.work import Workers
+from support.coroutines import finished
 
 EMOJI = Path(models.__file__).parents[1] / "models" / "builtin" / "emoji"
 
@@ -155,7 +155,7 @@ def test_the_pages_say_what_each_model_is(home):
         finally:
             workers.close()
 
-    before, found, *steps, last, again = asyncio.run(looks())
+    before, found, *steps, last, again = finished(looks())
     assert list(before) == ["builtin:emoji", "builtin:emoji-flow"]
     assert (found[junk], found[mine]) == ("junk.safetensors (models)", "mine (models)")
     assert len(steps) == 1

@@ -12,6 +12,7 @@ from PIL import Image
 from neonym import UserError
 from neonym.web import images, uploads
 from neonym.web.uploads import LARGEST, safe_name, take_upload
+from support.coroutines import finished
 from support.data_sets import png
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
@@ -33,7 +34,7 @@ class Sent:
 
 
 def take(folder: Path, name: str, data: bytes) -> Path:
-    return asyncio.run(take_upload(folder, Sent(name, data)))
+    return finished(take_upload(folder, Sent(name, data)))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_files_that_are_too_large_are_refused_before_they_are_written(tmp_path):
             return LARGEST + 1
 
     with pytest.raises(UserError, match=r"a\.png has more than 100 MB\. Make it smaller\."):
-        asyncio.run(take_upload(tmp_path, Large("a.png", png())))
+        finished(take_upload(tmp_path, Large("a.png", png())))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -101,6 +102,6 @@ def test_two_uploads_of_one_name_at_the_same_time_are_both_kept(tmp_path):
     async def both() -> None:
         await asyncio.gather(*(take_upload(tmp_path, Sent("a.png", png())) for _ in range(8)))
 
-    asyncio.run(both())
+    finished(both())
     assert len(list(tmp_path.glob("a*.png"))) == 8
     assert uploads.free_path(tmp_path, "b.png") == tmp_path / "b.png"
