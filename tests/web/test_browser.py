@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 from safetensors.torch import save_file
 
+import neonym
 from neonym.web.bin import to_bin
 from neonym.web.draft import Draft
 from neonym.web.home import Home
@@ -106,6 +108,45 @@ def test_uploaded_images_become_a_data_set_and_others_are_refused(start, tab: Pa
     expect(tab.get_by_text("fake.png is not an image that can be read")).to_be_visible()
     expect(tab.get_by_text("1 image in")).to_be_visible()
     assert [path.name for path in (server.home / "datasets" / "mychar4").iterdir()] == ["one.png"]
+    (tmp_path / "film.mov").touch()
+    with (tmp_path / "large.png").open("wb") as opened:
+        opened.truncate(101 * 2**20)
+    names = ("film.mov", "large.png")
+    tab.locator("input[type=file]").set_input_files([str(tmp_path / name) for name in names])
+    expect(tab.get_by_text("large.png: more than 100 MB.")).to_be_visible()
+    expect(tab.get_by_text("film.mov: neither images")).to_be_visible()
+
+
+def test_images_in_folders_with_repeats_are_shown_captioned_and_kept(start, tab: Page, tmp_path):
+    make_images(tmp_path / "images" / "10_mychar4 toy", count=2, caption=None)
+    make_images(tmp_path / "images" / "2_thing", count=1, caption=None)
+    use_data_set(tmp_path / "home", tmp_path / "images")
+    server = start()
+    tab.goto(f"{server.url}/new")
+    expect(tab.get_by_text("3 images in images: 10_mychar4 toy (10 times), 2_thing (2 times)")).to_be_visible()
+    expect(tab.get_by_text("1 caption without mychar4")).to_be_visible()
+    field = tab.get_by_label("2_thing/00.png")
+    expect(field).to_have_attribute("placeholder", "thing")
+    field.fill("a mychar4 thing")
+    field.blur()
+    expect(tab.get_by_text("no captions without mychar4")).to_be_visible()
+    assert (tmp_path / "images" / "2_thing" / "00.caption").read_text() == "a mychar4 thing\n"
+    expect(tab.get_by_text("Ready to train.")).to_be_visible()
+    tab.get_by_role("button", name="Show the command").click()
+    expect(tab.get_by_text("neonym train --")).to_contain_text(f"--train_data_dir={tmp_path / 'images'}")
+
+
+def test_a_folder_with_models_that_the_user_names_is_offered(start, tab: Page, tmp_path):
+    shutil.copytree(Path(neonym.__file__).parent / "models" / "builtin" / "emoji", tmp_path / "program" / "mine")
+    server = start()
+    tab.goto(f"{server.url}/new")
+    tab.get_by_role("button", name="Add a folder with models").click()
+    tab.get_by_label("Folder, such as").fill(str(tmp_path / "program"))
+    tab.get_by_role("button", name="Add folder").click()
+    tab.wait_for_timeout(2000)  # until it was looked through
+    tab.get_by_label("Model:").click()
+    tab.get_by_role("option", name="mine, Stable Diffusion 1.x (program)").click()
+    expect(tab.get_by_text("Stable Diffusion 1.x, 128 x 128 pixels")).to_be_visible()
 
 
 def test_two_browsers_see_the_same_queue_and_keep_their_own_forms(start, browser, tmp_path):

@@ -81,7 +81,7 @@ def test_images_in_folders_with_repeats_are_those_that_training_reads(parts):
     assert [parts.title(image) for image in parts.images()] == [
         str(Path(folder) / name) for folder in ("10_zyzzo cat", "1_thing") for name in ("00.png", "01.png")
     ]
-    assert parts.summary() == "set: 10_zyzzo cat (10 times), 1_thing (1 times)"
+    assert parts.summary() == "set: 10_zyzzo cat (10 times), 1_thing (1 time)"
     values = {"train_data_dir": str(parts.folder), "token_string": "zyzzo"}
     table = folder_table(values["train_data_dir"], None, [])
     assert [subset["num_repeats"] for subset in table["datasets"][0]["subsets"]] == [10, 1]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from neonym import UserError
 from neonym.config.sources import folder_subsets
+from neonym.errors import counted
 from neonym.io.atomic import atomic_write
 from neonym.web.disk import reporting_disk_errors
 from neonym.web.home import Home, plain
@@ -50,7 +51,7 @@ class DataSet:
 
     def summary(self) -> str:
         """Return its name, with its `N_name` folders and how many times each of their images counts."""
-        parts = (f"{part.name} ({repeats} times)" for part, repeats in self.parts().items() if part != self.folder)
+        parts = (f"{part.name} ({counted(repeats, 'time')})" for part, repeats in self.parts().items() if part != self.folder)
         return plain(": ".join(filter(None, (self.folder.name, ", ".join(parts)))))
 
     def new_extension(self, part: Path) -> str:
