@@ -36,7 +36,7 @@ class Deleted:
 
     @property
     def size(self) -> int:
-        """Its size in bytes."""
+        """The bytes that all of it takes."""
         files = (Path(at, name) for at, _, names in os.walk(self.folder) for name in names)
         return sum(size_of(file) for file in files if not file.is_symlink())
 
