@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import re
 import socket
+import subprocess
+import sys
+import time
 from http.client import HTTPConnection
 
 import pytest
@@ -172,6 +175,31 @@ def test_other_users_of_this_machine_need_the_token_which_leaves_the_address_bar
     start(f"--port={port}", token=True)
     tab.goto(f"{first.url}/runs")  # a bookmark of the same home folder
     expect(tab.get_by_text("No runs yet")).to_be_visible()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the browser is a script")
+def test_the_command_line_of_the_browser_does_not_tell_the_token(tab: Page, tmp_path):
+    (tmp_path / "browser").write_text(
+        f'#!/bin/sh\nprintf %s "$1" > {tmp_path}/url.part\nmv {tmp_path}/url.part {tmp_path}/url\n'
+    )
+    (tmp_path / "browser").chmod(0o700)
+    environment = {name: value for name, value in os.environ.items() if "PYTEST" not in name}  # NiceGUI reads them
+    environment |= {"BROWSER": str(tmp_path / "browser"), "DISPLAY": ":99", "HOME": str(tmp_path / "user")}
+    command = [sys.executable, "-m", "neonym", "web", f"--folder={tmp_path / 'home'}", "--port=0"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+    try:
+        end = time.monotonic() + 60
+        while not (tmp_path / "url").is_file() and time.monotonic() < end:
+            time.sleep(0.1)
+        url = (tmp_path / "url").read_text()
+        assert url.startswith("file://")
+        assert (tmp_path / "home" / "open.html").stat().st_mode & 0o777 == 0o600
+        tab.goto(url)
+        expect(tab.get_by_text("No words yet")).to_be_visible()
+        assert "token" not in tab.url
+    finally:
+        process.kill()
+        process.wait(30)
 
 
 def status(port: int, headers: dict[str, str], path: str = "/") -> int:

@@ -7,6 +7,7 @@ import sys
 import webbrowser
 from pathlib import Path
 from threading import Timer
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field
 
@@ -14,8 +15,12 @@ from neonym.config.flags import parse_flags
 from neonym.errors import UserError
 from neonym.extras import install_command, is_installed
 
+if TYPE_CHECKING:
+    from neonym.web.home import Home
+    from neonym.web.server import Address
+
 DESCRIPTION = "Open the page: teach words, watch them learn and try them in a browser. It listens on this machine only."
-SECONDS = 2.0  # until the server answers
+SECONDS = 0.5  # from the start of the server until it listens
 
 
 class WebFlags(BaseModel):
@@ -49,7 +54,16 @@ def main(argv: list[str], prog: str) -> int:
             f"Neonym's page: {address.url}\nHome folder: {home.root}\nTo close it, press Ctrl-C. Runs go on.",
             flush=True,
         )
-        if has_screen() and not flags.no_browser:
-            Timer(SECONDS, webbrowser.open, (address.url,)).start()
-        serve(home, address)
+        serve(home, address, open_browser if has_screen() and not flags.no_browser else None)
     return 0
+
+
+def open_browser(home: Home, address: Address) -> None:
+    """Open the page in the browser as soon as the server listens.
+
+    All users of the machine see the command line of the browser, so it gets a file that leads to the address with the
+    token.
+    """
+    redirection = f'<!DOCTYPE html><title>Neonym</title><meta http-equiv="refresh" content="0; url={address.url}">'
+    url = home.write_private("open.html", redirection).as_uri() if address.token else address.url
+    Timer(SECONDS, webbrowser.open, (url,)).start()

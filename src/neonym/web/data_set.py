@@ -51,7 +51,9 @@ class DataSet:
 
     def summary(self) -> str:
         """Return its name, with its `N_name` folders and how many times each of their images counts."""
-        parts = (f"{part.name} ({counted(repeats, 'time')})" for part, repeats in self.parts().items() if part != self.folder)
+        parts = (
+            f"{part.name} ({counted(repeats, 'time')})" for part, repeats in self.parts().items() if part != self.folder
+        )
         return plain(": ".join(filter(None, (self.folder.name, ", ".join(parts)))))
 
     def new_extension(self, part: Path) -> str:

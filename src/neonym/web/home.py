@@ -43,10 +43,16 @@ class Home:
         file = self.root / "token"
         with reporting_disk_errors(file):
             if not file.is_file() or len(file.read_bytes()) < LEAST:
-                with atomic_write(file) as part:
-                    part.chmod(0o600)
-                    part.write_text(secrets.token_urlsafe(LEAST), encoding="ascii")
+                self.write_private(file.name, secrets.token_urlsafe(LEAST))
             return file.read_text("ascii", errors="ignore").strip()
+
+    def write_private(self, name: str, text: str) -> Path:
+        """Write a file that only its owner can read in the home folder, and return it. Raises UserError."""
+        file = self.root / name
+        with reporting_disk_errors(file), atomic_write(file) as part:
+            part.chmod(0o600)
+            part.write_text(text, encoding="utf-8")
+        return file
 
     def folder(self, name: str) -> Path:
         """Return one of FOLDERS."""

@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from urllib.parse import parse_qs, urlencode
 
 from fastapi import FastAPI, Request, Response
@@ -16,6 +15,7 @@ from fastapi.responses import FileResponse
 from PIL import Image, ImageOps
 
 from neonym.config.file_kinds import IMAGES
+from neonym.io.atomic import atomic_write
 from neonym.web.home import Home, plain
 
 try:
@@ -113,12 +113,18 @@ def cached_thumbnail(home: Home, file: Path, side: int) -> bytes | None:
     except OSError:
         pass
     try:
-        data = PIXELS.submit(made_thumbnail, file, side).result()
+        return PIXELS.submit(kept_thumbnail, file, side, cached).result()
     except Exception:  # Pillow fails in any way on broken images
         return None
-    with suppress(OSError), NamedTemporaryFile(dir=cached.parent, suffix=".part", delete=False) as part:
-        part.write(data)
-        Path(part.name).replace(cached)  # several requests may make the same one
+
+
+def kept_thumbnail(file: Path, side: int, cached: Path) -> bytes:
+    """Return a thumbnail, and keep it in a file, unless another request has done that since."""
+    if cached.is_file():
+        return cached.read_bytes()
+    data = made_thumbnail(file, side)
+    with suppress(OSError), atomic_write(cached) as part:  # the disk may be full
+        part.write_bytes(data)
     return data
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from nicegui import app, background_tasks, ui
@@ -68,8 +69,8 @@ def address_of(listen: str | None, port: int, token: str) -> Address:
     return Address(host, port, token)
 
 
-def serve(home: Home, address: Address) -> None:
-    """Serve the page until the process is stopped."""
+def serve(home: Home, address: Address, started: Callable[[Home, Address], object] | None = None) -> None:
+    """Serve the page until the process is stopped; `started` is called as soon as it runs."""
     workers = Workers()
     state = State(home, Queue(home), workers, ModelList(home, workers))
     serve_images(app, home)
@@ -79,6 +80,8 @@ def serve(home: Home, address: Address) -> None:
     app.add_middleware(Guard, **guard)  # pyright: ignore[reportArgumentType]
     app.on_startup(lambda: background_tasks.create(drive(state.queue)))
     app.on_startup(lambda: background_tasks.create(warm(state)))
+    if started is not None:
+        app.on_startup(lambda: started(home, address))
     app.on_shutdown(workers.close)
     ui.run(
         host=address.host, port=address.port, title="Neonym", reload=False, show=False, show_welcome_message=False,
