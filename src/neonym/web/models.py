@@ -18,7 +18,7 @@ OF_PARTS = (*ENDINGS, ".bin")  # of the weights in a Diffusers folder
 INDEXES = ("model_index.json", "modular_model_index.json")  # of Diffusers folders
 LEAST = 100 * 2**20  # bytes: smaller files are words, LoRAs or parts
 DEPTH = 3  # folders below the one that is looked through
-MOST = 20_000  # files and folders that are looked at
+MOST = 200_000  # files and folders that are looked at
 SECONDS = 10.0  # that a search takes at most
 HUB = "Hugging Face"
 # Folders of models in the folder of another program: ComfyUI, AUTOMATIC1111 and its forks, SwarmUI
