@@ -30,7 +30,7 @@ SIZE = {"width": 1100, "height": 800}
 @contextmanager
 def served(home: Path) -> Iterator[str]:
     """Serve a page, and yield its URL."""
-    command = [sys.executable, "-m", "neonym", "web", f"--folder={home}", "--port=0"]
+    command = [sys.executable, "-m", "neonym", "web", f"--folder={home}", "--port=0", "--no_token"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

@@ -1,5 +1,6 @@
 """Helpers that write small datasets."""
 
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
@@ -17,6 +18,13 @@ def make_images(folder: Path, count: int = 6, size=(128, 128), caption: str | No
         if caption is not None:
             (folder / f"{i:02}.txt").write_text(f"{caption} {i}")
     return folder
+
+
+def png(size: tuple[int, int] = (8, 8), mode: str = "RGB") -> bytes:
+    """Return the bytes of an image of one colour."""
+    data = BytesIO()
+    Image.new(mode, size, "red").save(data, "PNG")
+    return data.getvalue()
 
 
 def subset(tmp_path: Path, **values) -> dict:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.request import HTTPCookieProcessor, build_opener
 
 import pytest
 
@@ -38,9 +38,14 @@ class Server:
     """A running page."""
 
     process: subprocess.Popen[str]
-    url: str
+    printed: str  # the URL with the token, if it needs one
     home: Path
     log: Path
+
+    @property
+    def url(self) -> str:
+        """The URL without a token and a slash."""
+        return self.printed.partition("?")[0].rstrip("/")
 
     def stop(self) -> int:
         """Stop the server as Ctrl-C does, and return its exit code."""
@@ -54,21 +59,29 @@ class Server:
 
 
 def start_server(home: Path, *flags: str) -> Server:
-    """Start `neonym web` on a free port, and return it when it answers."""
+    """Start `neonym web` with these flags on a free port, and return it when it answers."""
     environment = {name: value for name, value in os.environ.items() if "PYTEST" not in name}  # NiceGUI reads them
+    user = home.with_name("user")  # whose folder has no models
+    environment.setdefault("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+    environment |= {
+        "HOME": str(user),
+        "USERPROFILE": str(user),
+        "HF_HUB_CACHE": str(user / "hub"),
+        "OMP_NUM_THREADS": "1",
+    }
     log = home.with_name(f"{home.name}-{time.time_ns()}.log")
     with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "neonym", "web", f"--folder={home}", "--port=0", *flags],
-            stdout=output, stderr=subprocess.STDOUT, text=True, env={**environment, "OMP_NUM_THREADS": "1"},
+            stdout=output, stderr=subprocess.STDOUT, text=True, env=environment,
         )  # fmt: skip
     end = time.monotonic() + SECONDS
     while time.monotonic() < end and process.poll() is None:
         url = next((line.split()[-1] for line in log.read_text().splitlines() if line.startswith("Neonym's page:")), "")
         try:
             if url:
-                urlopen(url, timeout=2).read()
-                return Server(process, url.partition("?")[0].rstrip("/"), home, log)
+                build_opener(HTTPCookieProcessor()).open(url, timeout=2).read()
+                return Server(process, url, home, log)
         except OSError:
             pass
         time.sleep(0.1)
@@ -79,11 +92,11 @@ def start_server(home: Path, *flags: str) -> Server:
 
 @pytest.fixture
 def start(tmp_path) -> Iterator:
-    """Return a function that starts a page on a home folder; all of them are stopped afterwards."""
+    """Return a function that starts a page, without a token unless it is told; all are stopped afterwards."""
     servers: list[Server] = []
 
-    def starting(*flags: str, home: Path | None = None) -> Server:
-        servers.append(start_server(home or tmp_path / "home", *flags))
+    def starting(*flags: str, home: Path | None = None, token: bool = False) -> Server:
+        servers.append(start_server(home or tmp_path / "home", *(() if token else ("--no_token",)), *flags))
         return servers[-1]
 
     yield starting

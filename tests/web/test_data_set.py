@@ -1,25 +1,24 @@
-"""Verify how images and captions are listed, edited and uploaded."""
+"""Verify how images and captions are listed, shown and edited."""
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from neonym import UserError
-from neonym.web.data_set import DataSet, safe_name, take_upload
+from neonym.config.sources import folder_table
+from neonym.web import work
+from neonym.web.data_set import DataSet
 from neonym.web.home import Home
-from neonym.web.images import SIDES, cached_thumbnail
-
-POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
-
-
-def png(size: tuple[int, int] = (8, 8)) -> bytes:
-    data = BytesIO()
-    Image.new("RGB", size, "red").save(data, "PNG")
-    return data.getvalue()
+from neonym.web.images import SIDES, cached_thumbnail, made_thumbnail
+from neonym.web.masks import mask_of, with_masks
+from support.data_sets import make_images, png
 
 
 @pytest.fixture
@@ -29,12 +28,12 @@ def data_set(tmp_path) -> DataSet:
     (tmp_path / "2.txt").write_text("a cat, red\n")
     (tmp_path / "10.caption").write_text("a Zyzzo here")
     (tmp_path / "notes.md").write_text("no image")
-    return DataSet(tmp_path)
+    return DataSet(tmp_path, lambda path: path.resolve().is_relative_to(tmp_path))
 
 
 def test_images_are_in_the_order_of_their_numbers(data_set):
     assert [image.name for image in data_set.images()] == ["1.jpg.png", "2.png", "10.png"]
-    assert DataSet(data_set.folder / "missing").images() == []
+    assert DataSet(data_set.folder / "missing", data_set.allows).images() == []
 
 
 def test_captions_are_read_and_written_where_they_are(data_set):
@@ -44,6 +43,92 @@ def test_captions_are_read_and_written_where_they_are(data_set):
     assert (data_set.folder / "10.caption").read_text() == "new\nlines\n"
     data_set.set_caption(one, "first")
     assert (data_set.folder / "1.jpg.txt").read_text() == "first\n"
+
+
+def test_captions_are_those_that_training_reads(data_set):
+    two = data_set.images()[1]
+    (data_set.folder / "2.caption").write_text("comes first")
+    assert data_set.caption(two) == "comes first"
+    assert replace(data_set, caption_extension="txt").caption(two) == "a cat, red"
+    assert replace(data_set, caption_extension=".tags").caption_file(two).name == "2.tags"
+
+
+def test_captions_elsewhere_are_neither_read_nor_replaced(data_set, tmp_path_factory):
+    secret = tmp_path_factory.mktemp("elsewhere") / "secret.txt"
+    secret.write_text("secret")
+    one = data_set.images()[0]
+    data_set.caption_file(one).symlink_to(secret)
+    assert data_set.caption(one) == ""
+    assert data_set.add_word("zyzzo") == 1
+    with pytest.raises(UserError, match="is a link to outside of the folders"):
+        data_set.set_caption(one, "mine")
+    assert data_set.caption_file(one).is_symlink()
+    assert secret.read_text() == "secret"
+
+
+@pytest.fixture
+def parts(tmp_path) -> DataSet:
+    """Return a data set as sd-scripts has it: of three folders with images, one counts ten times and one never."""
+    for name in ("10_zyzzo cat", "1_thing", "0_never", "notes"):
+        make_images(tmp_path / "set" / name, count=2, caption=None)
+    (tmp_path / "set" / "outside.png").write_bytes(png())
+    home = Home(tmp_path / "home")
+    return DataSet(home.name("datasets", str(tmp_path / "set")), home.allows)
+
+
+def test_images_in_folders_with_repeats_are_those_that_training_reads(parts):
+    assert parts.parts() == {parts.folder / "10_zyzzo cat": 10, parts.folder / "1_thing": 1}
+    assert [parts.title(image) for image in parts.images()] == [
+        str(Path(folder) / name) for folder in ("10_zyzzo cat", "1_thing") for name in ("00.png", "01.png")
+    ]
+    assert parts.summary() == "set: 10_zyzzo cat (10 times), 1_thing (1 time)"
+    values = {"train_data_dir": str(parts.folder), "token_string": "zyzzo"}
+    table = folder_table(values["train_data_dir"], None, [])
+    assert [subset["num_repeats"] for subset in table["datasets"][0]["subsets"]] == [10, 1]
+
+
+def test_an_image_without_a_caption_has_the_name_of_its_folder(parts):
+    assert [parts.text(image) for image in parts.images()] == ["zyzzo cat"] * 2 + ["thing"] * 2
+    assert parts.without_word("zyzzo") == parts.images()[2:]
+    assert parts.add_word("zyzzo") == 4
+    assert [parts.caption(image) for image in parts.images()] == ["zyzzo cat"] * 2 + ["zyzzo, thing"] * 2
+    assert parts.caption_file(parts.images()[0]).suffix == ".caption"  # a .txt file would not be read
+    parts.set_caption(parts.images()[0], "zyzzo on a table")
+    values = {
+        "train_data_dir": str(parts.folder),
+        "token_string": "zyzzo",
+        "pretrained_model_name_or_path": "builtin:emoji",
+    }
+    answer = work.check(values)
+    assert answer.ready, [finding.text for finding in answer.findings]
+    assert not [finding for finding in answer.findings if "not read" in finding.text]
+
+
+def test_a_folder_that_is_a_link_to_elsewhere_is_not_shown(parts, tmp_path):
+    make_images(tmp_path / "elsewhere", count=1)
+    (parts.folder / "5_away").symlink_to(tmp_path / "elsewhere")
+    assert len(parts.images()) == 4
+
+
+def test_each_part_of_a_data_set_has_its_masks(parts, tmp_path):
+    for part in parts.parts():
+        make_images(tmp_path / "masks" / part.name, count=2, caption=None)
+    values = {
+        "train_data_dir": str(parts.folder), "token_string": "zyzzo", "masks": str(tmp_path / "masks"),
+        "pretrained_model_name_or_path": "builtin:emoji", "caption_extension": ".caption",
+    }  # fmt: skip
+    parts.add_word("zyzzo")
+    settled = with_masks(values, tmp_path)
+    subsets = json.loads(Path(settled["dataset_config"]).read_text())["datasets"][0]["subsets"]
+    assert [(subset["num_repeats"], Path(subset["conditioning_data_dir"]).name) for subset in subsets] == [
+        (10, "10_zyzzo cat"), (1, "1_thing"),
+    ]  # fmt: skip
+    assert (
+        mask_of(parts.images()[0], parts.folder, str(tmp_path / "masks"))
+        == tmp_path / "masks" / "10_zyzzo cat" / "00.png"
+    )
+    answer = work.check(settled)
+    assert answer.ready, [finding.text for finding in answer.findings]
 
 
 def test_the_word_is_added_where_it_is_missing(data_set):
@@ -57,38 +142,6 @@ def test_a_text_is_replaced_in_all_captions(data_set):
     assert data_set.replace("a ", "the ") == 2
     assert data_set.replace("", "x") == 0
     assert data_set.caption(data_set.images()[1]) == "the cat, red"
-
-
-@pytest.mark.parametrize(
-    ("name", "safe"),
-    [
-        ("../../etc/passwd.png", "passwd.png"), ("C:\\a\\b.png", "b.png"), ("<img src=x>.png", "_img src_x_.png"),
-        ("..", "image"), ("a\0b\n.png", "a_b_.png"), (".hidden.png", "hidden.png"), ("ü 1 (2).png", "ü 1 (2).png"),
-    ],
-)  # fmt: skip
-def test_names_of_uploads_are_only_names(name, safe):
-    assert safe_name(name) == safe
-
-
-def test_long_names_are_shortened():
-    for letter in ("x", "猫"):
-        assert len(safe_name(letter * 1000 + ".png").encode()) <= 124
-
-
-def test_uploads_are_checked_as_images_and_never_replace_anything(tmp_path):
-    first, second = (take_upload(tmp_path / "set", "a.png", png()) for _ in range(2))
-    assert (first.name, second.name) == ("a.png", "a-2.png")
-    assert take_upload(tmp_path / "set", "a.txt", b"a caption").read_text() == "a caption"
-    for name, data in (
-        ("b.png", b"<script>alert(1)</script>"),
-        ("c.png", png((64, 64))[:80]),
-        ("d.svg", b"<svg/>"),
-        ("f.png", POSTSCRIPT),
-        ("e.exe", png()),
-    ):
-        with pytest.raises(UserError):
-            take_upload(tmp_path / "set", name, data)
-    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["a-2.png", "a.png", "a.txt"]
 
 
 def test_thumbnails_are_small_and_made_once(tmp_path):
@@ -113,3 +166,15 @@ def test_many_requests_for_one_thumbnail_get_it(tmp_path):
     assert len(set(found)) == 1
     assert found[0] is not None
     assert [path.suffix for path in home.folder("cache").iterdir()] == [".webp"]
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "1"])
+def test_thumbnails_of_all_kinds_of_images_are_turned_as_a_camera_was(tmp_path, mode):
+    image = Image.new("RGB", (900, 300), "red").convert("L" if mode == "I;16" else mode)
+    image = image.convert("I;16") if mode == "I;16" else image
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    file = tmp_path / f"a.{'jpg' if mode == 'CMYK' else 'png'}"
+    image.save(file, exif=exif)
+    with Image.open(BytesIO(made_thumbnail(file, 160))) as small:
+        assert small.size == (53, 160)

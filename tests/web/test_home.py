@@ -47,18 +47,6 @@ def test_a_home_that_cannot_be_made_is_reported(tmp_path):
         Home(tmp_path / "file" / "home")
 
 
-def test_deleting_moves_to_the_bin_and_nothing_from_elsewhere(home, tmp_path):
-    elsewhere = tmp_path / "elsewhere.safetensors"
-    elsewhere.write_text("mine")
-    for times in range(2):
-        word = home.folder("outputs") / "word.safetensors"
-        word.write_text(str(times))
-        folder = home.to_bin([word, elsewhere])
-        assert not word.exists()
-        assert (folder / word.name).read_text() == str(times)
-    assert elsewhere.read_text() == "mine"
-
-
 def test_a_home_has_one_server(home):
     with home.claimed():
         assert home.root.is_dir()

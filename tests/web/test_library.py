@@ -18,7 +18,6 @@ from neonym.web.draft import Draft
 from neonym.web.home import Home
 from neonym.web.library import other_files, word_from, words_in
 from neonym.web.masks import mask_of, with_masks
-from neonym.web.models import models_in
 from neonym.web.queue import Queue
 from support.data_sets import make_images
 
@@ -95,18 +94,6 @@ def test_a_recipe_brings_no_places_and_no_classes_along(home):
     }  # fmt: skip
 
 
-def test_models_are_found_and_parts_of_them_are_not(home, tmp_path):
-    folder = home.folder("models")
-    for name in ("a.safetensors", "sub/b.ckpt", "d/unet/w.safetensors"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        with (folder / name).open("wb") as opened:
-            opened.truncate(101 * 2**20)
-    (folder / "small.safetensors").write_bytes(b"x")
-    (folder / "d" / "model_index.json").write_text("{}")
-    found = [name for name in models_in(home) if not name.startswith("builtin:")]
-    assert found == [str(folder / name) for name in ("a.safetensors", "d", "sub/b.ckpt")]
-
-
 def test_a_folder_of_masks_becomes_a_data_set_of_the_run(home, tmp_path):
     images = make_images(tmp_path / "images", count=2, caption="a mychar4")
     masks = tmp_path / "masks"
@@ -114,9 +101,12 @@ def test_a_folder_of_masks_becomes_a_data_set_of_the_run(home, tmp_path):
     for image in images.glob("*.png"):
         Image.new("L", (64, 64), 255).save(masks / image.name)
     draft = Draft({"train_data_dir": str(images), "token_string": "mychar4", "masks": str(masks)})
-    assert mask_of(next(images.glob("*.png")), str(masks)) is not None
+    assert mask_of(next(images.glob("*.png")), images, str(masks)) is not None
     assert with_masks({"train_data_dir": "x"}, home.root) == {"train_data_dir": "x"}
-    answer = work.check(with_masks(draft.values, home.folder("cache")))
+    settled = with_masks(draft.values, home.folder("cache"))
+    other = with_masks({**draft.values, "train_data_dir": str(tmp_path)}, home.folder("cache"))  # of another tab
+    assert other["dataset_config"] != settled["dataset_config"]
+    answer = work.check(settled)
     assert answer.ready, answer
     queue = Queue(home, ["cpu"])
     queue.pause(True)

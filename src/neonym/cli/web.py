@@ -7,6 +7,7 @@ import sys
 import webbrowser
 from pathlib import Path
 from threading import Timer
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field
 
@@ -14,8 +15,12 @@ from neonym.config.flags import parse_flags
 from neonym.errors import UserError
 from neonym.extras import install_command, is_installed
 
+if TYPE_CHECKING:
+    from neonym.web.home import Home
+    from neonym.web.server import Address
+
 DESCRIPTION = "Open the page: teach words, watch them learn and try them in a browser. It listens on this machine only."
-SECONDS = 2.0  # until the server answers
+SECONDS = 0.5  # from the start of the server until it listens
 
 
 class WebFlags(BaseModel):
@@ -24,9 +29,8 @@ class WebFlags(BaseModel):
     folder: str = Field("~/neonym", description="The home folder: words, images, the queue. It is made if needed.")
     port: int = Field(7817, ge=0, le=65535, description="The port; 0 chooses a free one.")
     no_browser: bool = Field(False, description="Do not open the page in the browser.")
-    listen: str | None = Field(
-        None, description="Another address to listen on. The URL then has a token, which is needed to open the page."
-    )
+    listen: str | None = Field(None, description="Another address to listen on, such as 0.0.0.0 for a network.")
+    no_token: bool = Field(False, description="Let all users of this machine open the page, without a token.")
 
 
 def has_screen() -> bool:
@@ -43,13 +47,23 @@ def main(argv: list[str], prog: str) -> int:
     from neonym.web.home import Home
     from neonym.web.server import address_of, serve
 
-    home, address = Home(Path(flags.folder)), address_of(flags.listen, flags.port)
+    home = Home(Path(flags.folder))
+    address = address_of(flags.listen, flags.port, "" if flags.no_token else home.token())
     with home.claimed():
         print(
             f"Neonym's page: {address.url}\nHome folder: {home.root}\nTo close it, press Ctrl-C. Runs go on.",
             flush=True,
         )
-        if has_screen() and not flags.no_browser:
-            Timer(SECONDS, webbrowser.open, (address.url,)).start()
-        serve(home, address)
+        serve(home, address, open_browser if has_screen() and not flags.no_browser else None)
     return 0
+
+
+def open_browser(home: Home, address: Address) -> None:
+    """Open the page in the browser as soon as the server listens.
+
+    All users of the machine see the command line of the browser, so it gets a file that leads to the address with the
+    token.
+    """
+    redirection = f'<!DOCTYPE html><title>Neonym</title><meta http-equiv="refresh" content="0; url={address.url}">'
+    url = home.write_private("open.html", redirection).as_uri() if address.token else address.url
+    Timer(SECONDS, webbrowser.open, (url,)).start()

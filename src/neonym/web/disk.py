@@ -10,7 +10,9 @@ from neonym import UserError
 
 
 @contextmanager
-def written(path: Path | str, what: str = "cannot be written", fix: str = "Free some space") -> Iterator[None]:
+def reporting_disk_errors(
+    path: Path | str, what: str = "cannot be written", fix: str = "Check its permissions and the free space"
+) -> Iterator[None]:
     """Turn an OSError in the block into the UserError that names `path`."""
     try:
         yield

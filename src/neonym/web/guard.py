@@ -1,8 +1,9 @@
-"""Keep other web sites and other machines away from the page.
+"""Keep other web sites, other users of the machine and other machines away from the page.
 
 A page on 127.0.0.1 is within reach of every web site that the user's browser shows: it can send requests to it, and
 with a host name that it lets point to 127.0.0.1, read the answers. So the host and the origin of every request must be
-the page's own.
+the page's own. Every user of the machine can reach it, too, so a request needs the token in the address that was
+printed; the first one with it gets a cookie and a redirection to the same address without the token.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from starlette.requests import cookie_parser
 
@@ -19,7 +20,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-COOKIE = "neonym-token"
+TOKEN = b"token="  # of a query
+A_YEAR = 365 * 24 * 3600  # seconds
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; font-src 'self' data:; "
@@ -31,10 +33,15 @@ HEADERS = {
 
 
 class Guard:
-    """An ASGI application that lets only the page's own requests through to another one."""
+    """An ASGI application that lets only the page's own requests through to another one.
 
-    def __init__(self, app: App, hosts: frozenset[str], token: str = ""):
+    `hosts` are the names by which the page may be called, any if there are none; `token` is what a request needs, ""
+    for nothing. The name of the cookie has the port: cookies of all servers on a host are sent to each of them.
+    """
+
+    def __init__(self, app: App, hosts: frozenset[str], token: str = "", port: int = 0):
         self.app, self.hosts, self.token = app, hosts, token
+        self.cookie = f"neonym-token-{port}"
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it with 403."""
@@ -42,11 +49,14 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        if self.is_foreign(headers) or not self.has_token(scope, headers):
+        send = with_headers(send)
+        given = token_in_query(scope)
+        if self.is_foreign(headers) or not self.is_token(given or self.token_in_cookie(headers)):
             await refuse(scope, receive, send)
-            return
-        given = self.token and token_in_query(scope)
-        await self.app(scope, receive, with_headers(send, self.token if given else ""))
+        elif self.token and given and scope.get("method") == "GET":
+            await self.redirect(scope, send)
+        else:
+            await self.app(scope, receive, send)
 
     def is_foreign(self, headers: dict[str, str]) -> bool:
         """Return whether a request comes from another site, or was sent to another name than the page's."""
@@ -57,12 +67,24 @@ class Guard:
             return headers.get("sec-fetch-mode") != "navigate"  # a link from elsewhere may open the page
         return origin is not None and origin not in (f"http://{host}", f"https://{host}")
 
-    def has_token(self, scope: Message, headers: dict[str, str]) -> bool:
-        """Return whether a request has the token, in the URL or in the cookie that the first answer sets."""
-        if not self.token:
-            return True
-        found = token_in_query(scope) or cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
-        return secrets.compare_digest(found.encode(), self.token.encode())
+    def token_in_cookie(self, headers: dict[str, str]) -> str:
+        """Return the token in the cookie of a request, "" if it has none."""
+        return cookie_parser(headers.get("cookie", "")).get(self.cookie, "")
+
+    def is_token(self, given: str) -> bool:
+        """Return whether a text is the token, if one is needed."""
+        return not self.token or secrets.compare_digest(given.encode(), self.token.encode())
+
+    async def redirect(self, scope: Message, send: Send) -> None:
+        """Answer with the cookie and the address without the token, which would stay in the history of the browser."""
+        rest = b"&".join(part for part in parts_of_query(scope) if not part.startswith(TOKEN)).decode("latin-1")
+        target = quote("/" + scope["path"].lstrip("/")) + (f"?{rest}" if rest else "")  # "//" would be another site
+        # Lax, as a browser keeps a strict cookie back if a link in another page, such as a chat, leads here
+        cookie = f"{self.cookie}={self.token}; HttpOnly; SameSite=Lax; Path=/; Max-Age={A_YEAR}"
+        headers = {"Location": target, "Set-Cookie": cookie, "Cache-Control": "no-store", "Content-Length": "0"}
+        encoded = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": 303, "headers": encoded})
+        await send({"type": "http.response.body", "body": b""})
 
 
 def host_name(host: str) -> str:
@@ -73,19 +95,24 @@ def host_name(host: str) -> str:
         return ""
 
 
+def parts_of_query(scope: Message) -> list[bytes]:
+    """Return the parts of the query of a request, as they are written."""
+    query = scope.get("query_string", b"")
+    return query.split(b"&") if query else []
+
+
 def token_in_query(scope: Message) -> str:
-    """Return the token in the URL of a request, or ""."""
-    return parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [""])[0]
+    """Return the token in the URL of a request, "" if it has none."""
+    found = next((part for part in parts_of_query(scope) if part.startswith(TOKEN)), TOKEN)
+    return unquote_to_bytes(found.removeprefix(TOKEN)).decode("latin-1")
 
 
-def with_headers(send: Send, token: str) -> Send:
-    """Return a `send` that adds the security headers to an answer, and a cookie with the token if there is one."""
+def with_headers(send: Send) -> Send:
+    """Return a `send` that adds the security headers to an answer."""
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
             added = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-            if token:
-                added.append((b"set-cookie", f"{COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/".encode()))
             message = {**message, "headers": [*message.get("headers", []), *added]}
         await send(message)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
-import time
-from collections.abc import Iterator, Sequence
+import secrets
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ from typing import Any
 from neonym.errors import UserError
 from neonym.io.atomic import alone_in, atomic_write
 from neonym.io.json import as_json
-from neonym.web.disk import written
+from neonym.web.disk import reporting_disk_errors
 
 FOLDERS = ("outputs", "datasets", "models", "queue", "presets", "bin", "images", "cache")
-KINDS = ("outputs", "datasets", "models")  # of folders that the user names
+SERVED = ("outputs", "datasets")  # of the kinds of folders that the user names: those whose files the page shows
+LEAST = 24  # random bytes in the token of the page
 
 
 class Home:
@@ -25,7 +25,7 @@ class Home:
     def __init__(self, root: Path):
         """Make the folder and what is in it. Raises UserError if that fails."""
         self.root = root.expanduser().resolve()
-        with written(self.root, "cannot be the home folder", "Choose another --folder"):
+        with reporting_disk_errors(self.root, "cannot be the home folder", "Choose another --folder"):
             for name in FOLDERS:
                 (self.root / name).mkdir(parents=True, exist_ok=True)
 
@@ -38,6 +38,22 @@ class Home:
                 raise UserError("is the home folder of another page that is open", str(self.root), fix)
             yield
 
+    def token(self) -> str:
+        """Return the token of the page, which stays the same, in a file for its owner alone. Raises UserError."""
+        file = self.root / "token"
+        with reporting_disk_errors(file):
+            if not file.is_file() or len(file.read_bytes()) < LEAST:
+                self.write_private(file.name, secrets.token_urlsafe(LEAST))
+            return file.read_text("ascii", errors="ignore").strip()
+
+    def write_private(self, name: str, text: str) -> Path:
+        """Write a file that only its owner can read in the home folder, and return it. Raises UserError."""
+        file = self.root / name
+        with reporting_disk_errors(file), atomic_write(file) as part:
+            part.chmod(0o600)
+            part.write_text(text, encoding="utf-8")
+        return file
+
     def folder(self, name: str) -> Path:
         """Return one of FOLDERS."""
         return self.root / name
@@ -49,7 +65,7 @@ class Home:
 
     def name_if_new(self, kind: str, path: str) -> Path:
         """Make a folder if needed, and add it to those that the page reads. Raises UserError."""
-        with written(path):
+        with reporting_disk_errors(path):
             Path(path).expanduser().mkdir(parents=True, exist_ok=True)
         return self.name(kind, path)
 
@@ -59,7 +75,7 @@ class Home:
         if not folder.is_dir():
             raise UserError("is not a folder", path, "Check the path")
         places = self.read("places.json", {})
-        if folder in Path.home().parents or folder == Path.home():
+        if kind in SERVED and (folder in Path.home().parents or folder == Path.home()):
             raise UserError("holds all of your files, which the page would serve", path, "Name a folder in it")
         if folder not in self.named(kind) and not (kind == "datasets" and self.allows(folder)):
             places[kind] = [*as_list(places.get(kind)), str(folder)]
@@ -68,16 +84,26 @@ class Home:
 
     def shown(self, path: Path) -> str:
         """Return a path as it is shown: from the home folder on, if it is in there."""
-        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
+        return plain(str(path.relative_to(self.root) if path.is_relative_to(self.root) else path))
 
     def allows(self, path: Path) -> bool:
-        """Return whether a path lies in the home folder or in a folder that the user named. Links are followed."""
+        """Return whether a path lies in the home folder, or in a folder that the user named for words or images.
+
+        Links are followed. Folders of models are only looked through: nothing in them is served.
+        """
         try:
             real = path.resolve()
         except (OSError, RuntimeError, ValueError):
             return False
-        roots = [self.root, *(folder for kind in KINDS for folder in self.named(kind))]
+        roots = [self.root, *(folder for kind in SERVED for folder in self.named(kind))]
         return any(real.is_relative_to(root.resolve()) for root in roots)
+
+    def can_read(self, file: Path) -> bool:
+        """Return whether a path is a file that the page may read."""
+        try:
+            return self.allows(file) and file.is_file()
+        except OSError:  # its name is too long
+            return False
 
     def read(self, name: str, default: Any) -> Any:
         """Return the content of a JSON file in the home folder, or a default if there is none of its type."""
@@ -90,19 +116,8 @@ class Home:
     def write(self, name: str, value: Any) -> None:
         """Write a JSON file in the home folder. Raises UserError if the disk refuses."""
         path = self.root / name
-        with written(path), atomic_write(path) as part:
+        with reporting_disk_errors(path), atomic_write(path) as part:
             part.write_text(as_json(value, indent=1), encoding="utf-8")
-
-    def to_bin(self, files: Sequence[Path]) -> Path:
-        """Move files of the output folders to a new folder in the bin, and return that. Raises UserError."""
-        folder = self.folder("bin") / f"{time.strftime('%Y%m%d-%H%M%S')}-{files[0].stem}"
-        folder = next(free for i in range(10_000) if not (free := folder.with_name(f"{folder.name}{i or ''}")).exists())
-        with written(files[0], "cannot be moved to the bin"):
-            folder.mkdir()
-            for file in files:
-                if self.allows(file):
-                    shutil.move(file, folder / file.name)  # the bin may be on another disk
-        return folder
 
 
 def as_list(value: object) -> list[Any]:
@@ -113,3 +128,12 @@ def as_list(value: object) -> list[Any]:
 def plain(text: str) -> str:
     """Return a text of a file that can be shown: parts that are not Unicode are replaced."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def plain_values(value: Any) -> Any:
+    """Return a value with all texts in it as they can be shown."""
+    if isinstance(value, dict):
+        return {plain_values(key): plain_values(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(plain_values, value))
+    return plain(value) if isinstance(value, str) else value

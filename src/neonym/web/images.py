@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from threading import Semaphore
-from urllib.parse import urlencode
+from urllib.parse import parse_qs, urlencode
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse
 from PIL import Image, ImageOps
 
-from neonym.web.home import Home
+from neonym.config.file_kinds import IMAGES
+from neonym.io.atomic import atomic_write
+from neonym.web.home import Home, plain
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+try:
+    import pillow_jxl as _  # pyright: ignore[reportMissingImports] # noqa: F401
+except ImportError:
+    JPEG_XL = ()
+else:
+    JPEG_XL = ("JXL",)
+
+ENDINGS = tuple(ending for ending in IMAGES if JPEG_XL or ending != ".jxl")  # that training reads here
 DOWNLOADS = (".safetensors", ".pt", ".bin", ".ckpt", ".png", ".md", ".toml")
 # Formats of pictures; Pillow also reads some that other programs would have to run, such as PostScript
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
-PIXELS = Semaphore(2)  # images that are in memory at once
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "AVIF", *JPEG_XL)
+MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26  # of an image that is opened here
+PIXELS = ThreadPoolExecutor(1, "images")  # one at a time, always in one thread: each thread keeps memory for itself
 SIDES = (160, 320, 640)  # pixels of thumbnails
+COARSE = 4  # times that size, to which images are reduced by leaving pixels out, which takes no memory
 A_YEAR = "private, max-age=31536000, immutable"  # the URL changes with the file
 
 
@@ -36,8 +47,15 @@ def file_url(file: Path, download: bool = False) -> str:
 
 
 def query(**values: object) -> str:
-    """Return the query of a URL; file names need not be Unicode."""
-    return urlencode({name: str(value) for name, value in values.items()}, errors="surrogateescape")
+    """Return the query of a URL, with a list for a name that has several values; file names need not be Unicode."""
+    pairs = [(name, each) for name, value in values.items() for each in (value if isinstance(value, list) else [value])]
+    return urlencode([(name, str(value)) for name, value in pairs], errors="surrogateescape")
+
+
+def paths_of(request: Request, name: str) -> list[Path]:
+    """Return the paths of a name in the query of a request; file names need not be Unicode."""
+    text = request.scope["query_string"].decode("latin-1")
+    return [Path(value) for value in parse_qs(text, errors="surrogateescape").get(name, ())]
 
 
 def changed(file: Path) -> int:
@@ -52,27 +70,33 @@ def serve_images(app: FastAPI, home: Home) -> None:
     """Add the routes for thumbnails and files to an application."""
 
     @app.get("/thumbnail")
-    def thumbnail(path: str, side: int = SIDES[1]) -> Response:  # in a thread, as it is no coroutine
-        file = Path(path)
-        if side not in SIDES or file.suffix.lower() not in ENDINGS or not home.allows(file) or not file.is_file():
+    def thumbnail(request: Request, side: int = SIDES[1]) -> Response:  # in a thread, as it is no coroutine
+        file = served_file(home, request, ENDINGS)
+        if file is None or side not in SIDES:
             return Response("there is no such image", 404)
         found = cached_thumbnail(home, file, side)
         return Response(found, media_type="image/webp", headers={"Cache-Control": A_YEAR}) if found else broken()
 
     @app.get("/file")
-    def whole(path: str, download: bool = False) -> Response:
-        file = Path(path)
-        is_image = file.suffix.lower() in ENDINGS
-        if not (is_image or file.suffix.lower() in DOWNLOADS) or not home.allows(file) or not file.is_file():
+    def whole(request: Request, download: bool = False) -> Response:
+        file = served_file(home, request, (*ENDINGS, *DOWNLOADS))
+        if file is None:
             return Response("there is no such file", 404)
+        is_image = file.suffix.lower() in ENDINGS
         # only images are shown; everything else is downloaded, so that nothing in it runs here
         disposition = "inline" if is_image and not download else "attachment"
         return FileResponse(
             file,
-            filename=file.name,
+            filename=plain(file.name),
             content_disposition_type=disposition,
             media_type=None if is_image else "application/octet-stream",
         )
+
+
+def served_file(home: Home, request: Request, endings: Sequence[str]) -> Path | None:
+    """Return the file that a request asks for, if it has one of these endings and the page may read it."""
+    file = next(iter(paths_of(request, "path")), Path())
+    return file if file.suffix.lower() in endings and home.can_read(file) else None
 
 
 def broken() -> Response:
@@ -89,26 +113,56 @@ def cached_thumbnail(home: Home, file: Path, side: int) -> bytes | None:
     except OSError:
         pass
     try:
-        with PIXELS, Image.open(file, formats=FORMATS) as opened:
-            opened.draft("RGB", (side, side))  # of JPEGs, only as many pixels as are needed are decoded
-            image = ImageOps.exif_transpose(opened)
-            image.thumbnail((side, side))
-            shown = image.convert("RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB")
-            data = BytesIO()
-            shown.save(data, "WEBP", quality=82)
+        return PIXELS.submit(kept_thumbnail, file, side, cached).result()
     except Exception:  # Pillow fails in any way on broken images
         return None
-    with suppress(OSError), NamedTemporaryFile(dir=cached.parent, suffix=".part", delete=False) as part:
-        part.write(data.getvalue())
-        Path(part.name).replace(cached)  # several requests may make the same one
+
+
+def kept_thumbnail(file: Path, side: int, cached: Path) -> bytes:
+    """Return a thumbnail, and keep it in a file, unless another request has done that since."""
+    if cached.is_file():
+        return cached.read_bytes()
+    data = made_thumbnail(file, side)
+    with suppress(OSError), atomic_write(cached) as part:  # the disk may be full
+        part.write_bytes(data)
+    return data
+
+
+def made_thumbnail(file: Path, side: int) -> bytes:
+    """Return a thumbnail as WebP. Raises any exception if the image cannot be read."""
+    with opened_image(file) as opened:
+        opened.draft("RGB", (side, side))  # of JPEGs, only as many pixels as are needed are decoded
+        scale = min(1.0, COARSE * side / max(opened.size))
+        coarse = opened.resize([max(1, round(size * scale)) for size in opened.size], Image.Resampling.NEAREST)
+    has_alpha = "A" in coarse.getbands() or "transparency" in coarse.info
+    image = ImageOps.exif_transpose(coarse).convert("RGBA" if has_alpha else "RGB")
+    image.thumbnail((side, side))
+    data = BytesIO()
+    image.save(data, "WEBP", quality=82)
     return data.getvalue()
 
 
-def is_image(data: Path) -> bool:
-    """Return whether a file is an image whose pixels can be read."""
+@contextmanager
+def opened_image(file: Path) -> Iterator[Image.Image]:
+    """Open an image whose pixels are not too many. Raises DecompressionBombError if they are, or what Pillow raises."""
+    with Image.open(file, formats=FORMATS) as opened:
+        if opened.width * opened.height > MOST_PIXELS:
+            raise Image.DecompressionBombError
+        yield opened
+
+
+def fault_of_image(file: Path) -> str:
+    """Return what is wrong with an image, "" if its pixels can be read."""
     try:
-        with PIXELS, Image.open(data, formats=FORMATS) as opened:
-            opened.load()
+        PIXELS.submit(load, file).result()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return f"has more than {MOST_PIXELS // 10**6} million pixels"
     except Exception:  # as above
-        return False
-    return True
+        return "is not an image that can be read"
+    return ""
+
+
+def load(file: Path) -> None:
+    """Read the pixels of an image. Raises any exception if they cannot be read."""
+    with opened_image(file) as opened:
+        opened.load()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from neonym.web.home import Home, plain
+from neonym.web.home import Home, plain, plain_values
 from neonym.web.images import changed
 
 OTHERS = (".pt", ".bin", ".ckpt", ".png")  # layouts that have no header
@@ -38,9 +38,9 @@ class Word:
 
     @property
     def card(self) -> Path | None:
-        """The usage card beside the file, if there is one."""
+        """The usage card beside the file, if there is one. A link, which may lead anywhere, is none."""
         card = self.file.with_suffix(".md")
-        return card if card.is_file() else None
+        return card if card.is_file() and not card.is_symlink() else None
 
     @property
     def run_folder(self) -> Path | None:
@@ -57,8 +57,8 @@ class Word:
 
 def words_in(home: Home) -> list[Word]:
     """Return the words in all output folders, the newest first."""
-    found = [word for folder in home.named("outputs") for file in word_files(folder) if (word := read_word(file))]
-    return sorted(found, key=lambda word: -word.date)
+    files = (file for folder in home.named("outputs") for file in word_files(folder) if home.allows(file))
+    return sorted(filter(None, map(read_word, files)), key=lambda word: -word.date)
 
 
 def word_files(folder: Path) -> Iterator[Path]:
@@ -136,13 +136,14 @@ def read_header(file: Path) -> dict[str, Any]:
 
 
 def verdict_in(folder: Path, token: str) -> dict[str, Any] | None:
-    """Return the verdict in a run folder: that on a word, or else the first; None if there is none."""
+    """Return the verdict in a run folder: that on a word, or else the first; None if there is none, or only a link."""
+    file = folder / "verdict.json"
     try:
-        found = json.loads((folder / "verdict.json").read_text("utf-8"))
+        found = None if folder.is_symlink() or file.is_symlink() else json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
-    return next((row for row in rows if row.get("token") == token), rows[0] if rows else None)
+    return plain_values(next((row for row in rows if row.get("token") == token), rows[0] if rows else None))
 
 
 def samples_of(file: Path) -> tuple[Path, ...]:

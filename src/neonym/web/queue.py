@@ -20,7 +20,7 @@ from neonym import RunConfig, UserError
 from neonym.config.command_line import write_config
 from neonym.io.atomic import atomic_write
 from neonym.web import processes
-from neonym.web.disk import written
+from neonym.web.disk import reporting_disk_errors
 from neonym.web.draft import Draft
 from neonym.web.home import Home
 from neonym.web.masks import with_masks
@@ -132,7 +132,7 @@ class Queue:
 
     def snapshot(self, folder: Path, draft: Draft, prompts: str) -> RunConfig:
         """Write the settings of a run and what they name into the folder of an entry, and return them."""
-        with written(folder):
+        with reporting_disk_errors(folder):
             folder.mkdir()
             values = with_masks(draft.values, folder)
             values["output_dir"] = str(self.output_folder(values.get("output_dir")))
@@ -154,7 +154,7 @@ class Queue:
     def save(self, entry: Entry) -> None:
         """Write an entry. Raises UserError if the disk refuses."""
         path = self.folder(entry.id) / ENTRY
-        with written(path), atomic_write(path) as part:
+        with reporting_disk_errors(path), atomic_write(path) as part:
             part.write_text(json.dumps(asdict(entry)), encoding="utf-8")
 
     @alone
@@ -201,7 +201,7 @@ class Queue:
         """Ask a run to save its word or to generate sample images after its current step."""
         entry = self.entry(id)
         if entry is not None and entry.status == "running":
-            with written(entry.run_folder):
+            with reporting_disk_errors(entry.run_folder):
                 (Path(entry.run_folder) / request).touch()
 
     @alone

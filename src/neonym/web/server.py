@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from nicegui import app, background_tasks, ui
@@ -13,6 +13,8 @@ from neonym import UserError
 from neonym.web.guard import Guard
 from neonym.web.home import Home
 from neonym.web.images import serve_images
+from neonym.web.model_list import ModelList
+from neonym.web.pages.bin import bin_page
 from neonym.web.pages.new_word import new_word_page
 from neonym.web.pages.run import run_page
 from neonym.web.pages.runs import runs_page
@@ -30,7 +32,7 @@ EVERY = 1.0  # seconds between two looks at the processes
 
 @dataclass(frozen=True)
 class Address:
-    """The address at which the page listens, and the token that a request from elsewhere needs."""
+    """The address at which the page listens, and the token that a request needs; "" if it needs none."""
 
     host: str
     port: int
@@ -44,11 +46,11 @@ class Address:
 
     @property
     def hosts(self) -> frozenset[str]:
-        """The names by which the page may be called; any, with a token, as addresses of a network have many."""
-        return frozenset() if self.token else NAMES
+        """The names by which the page may be called; any in a network, where addresses have many."""
+        return NAMES if self.host in NAMES else frozenset()
 
 
-def address_of(listen: str | None, port: int) -> Address:
+def address_of(listen: str | None, port: int, token: str) -> Address:
     """Return where to listen. Raises UserError if the port is taken or the address is none of this machine's."""
     host = listen or LOCAL
     kind = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -61,23 +63,36 @@ def address_of(listen: str | None, port: int) -> Address:
         what = f"cannot be listened on ({getattr(error, 'strerror', None) or error})"
         fix = "Another page may be open: close it, or choose another --port"
         raise UserError(what, f"{host}:{port}", fix) from error
-    return Address(host, port, "" if host in NAMES else secrets.token_urlsafe(24))
+    if not token and host not in NAMES:
+        what = "needs a token, because everybody in the network can reach it"
+        raise UserError(what, f"--listen={host}", "Leave out --no_token")
+    return Address(host, port, token)
 
 
-def serve(home: Home, address: Address) -> None:
-    """Serve the page until the process is stopped."""
-    state = State(home, Queue(home), Workers())
+def serve(home: Home, address: Address, started: Callable[[Home, Address], object] | None = None) -> None:
+    """Serve the page until the process is stopped; `started` is called as soon as it runs."""
+    workers = Workers()
+    state = State(home, Queue(home), workers, ModelList(home, workers))
     serve_images(app, home)
-    for add in (words_page, new_word_page, runs_page, run_page, word_page):
+    for add in (words_page, new_word_page, runs_page, run_page, word_page, bin_page):
         add(state)
-    app.add_middleware(Guard, hosts=address.hosts, token=address.token)  # pyright: ignore[reportArgumentType]
+    guard = {"hosts": address.hosts, "token": address.token, "port": address.port}
+    app.add_middleware(Guard, **guard)  # pyright: ignore[reportArgumentType]
     app.on_startup(lambda: background_tasks.create(drive(state.queue)))
-    app.on_startup(lambda: background_tasks.create(state.workers.do("checks", recognise, "builtin:emoji")))  # warm
-    app.on_shutdown(state.workers.close)
+    app.on_startup(lambda: background_tasks.create(warm(state)))
+    if started is not None:
+        app.on_startup(lambda: started(home, address))
+    app.on_shutdown(workers.close)
     ui.run(
         host=address.host, port=address.port, title="Neonym", reload=False, show=False, show_welcome_message=False,
         uvicorn_logging_level="warning", dark=None, language="en-US",
     )  # fmt: skip
+
+
+async def warm(state: State) -> None:
+    """Let the process for checks import what it needs, and the models of this machine be known when they are asked for."""
+    await state.workers.do("checks", recognise, "builtin:emoji")
+    await state.models.look_once()
 
 
 async def drive(queue: Queue) -> None:

@@ -1,4 +1,4 @@
-"""Hold all that the pages share: the home folder, the queue and the processes beside the server."""
+"""Hold all that the pages share: the home folder, the queue, the processes beside the server, and the models."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 
 from neonym import UserError
 from neonym.io.atomic import atomic_write
-from neonym.web.disk import written
-from neonym.web.home import Home
+from neonym.web.bin import to_bin
+from neonym.web.disk import reporting_disk_errors
+from neonym.web.home import Home, plain_values
 from neonym.web.images import changed
 from neonym.web.library import STEP
+from neonym.web.model_list import ModelList
 from neonym.web.queue import Entry, Queue
 from neonym.web.work import Workers, inspect
 
@@ -24,13 +26,14 @@ class State:
     home: Home
     queue: Queue
     workers: Workers
+    models: ModelList
     known: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)  # files that were inspected
 
     async def inspected(self, file: Path) -> dict[str, Any]:
         """Return what an embedding file holds, which is looked up once as long as it does not change."""
         key = (str(file), changed(file))
         if key not in self.known:
-            self.known[key] = await self.workers.do("checks", inspect, file)
+            self.known[key] = plain_values(await self.workers.do("checks", inspect, file))
         return self.known[key]
 
     def use(self, entry: Entry, file: Path) -> Path:
@@ -42,7 +45,7 @@ class State:
         if not (self.home.allows(file) and self.home.allows(target)):
             raise UserError("is outside of the folders of this page", str(file))
         if target.is_file():
-            self.home.to_bin([target])
-        with written(target), atomic_write(target, lasting=True) as part:
+            to_bin(self.home, [target])
+        with reporting_disk_errors(target), atomic_write(target, lasting=True) as part:
             shutil.copyfile(file, part)
         return target

@@ -17,6 +17,7 @@ from threading import Thread
 from typing import Any, TypeVar
 
 from neonym.web.draft import OF_RECIPES, Draft
+from neonym.web.models import is_on_this_machine
 
 Answer = TypeVar("Answer")
 
@@ -188,7 +189,7 @@ def is_of_recipe(name: str, value: object) -> bool:
 
 def local_model(name: str) -> str:
     """Return the name of a model if it is on this machine, else "": a word must not make anything be downloaded."""
-    return name if name.startswith("builtin:") or Path(name or "/missing").exists() else ""
+    return name if is_on_this_machine(name) else ""
 
 
 LOADED: dict[str, Any] = {}  # the model that the process for images keeps, by its name

@@ -1,1 +1,1 @@
-"""The pages, one module each. They show what the modules above them know, and change nothing by themselves."""
+"""The pages, one module each. They show what the modules above them know, and pass on what the user asks for."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nicegui import ui
 
+from neonym.errors import counted
 from neonym.web.data_set import DataSet
 from neonym.web.draft import Draft
 from neonym.web.masks import MASKS, mask_of
@@ -85,7 +86,10 @@ class Captions:
         if not await dialog:
             return
         flags = [str(kind.value), str(self.data_set.folder), f"--model={model.value}", f"--prefix={prefix.value}"]
-        flags += ["--caption_extension=.txt", *(["--overwrite"] if overwrite.value else [])]
+        part = self.images[0].parent
+        flags.append(f"--caption_extension={self.data_set.new_extension(part)}")
+        switches = {"--recursive": part != self.data_set.folder, "--overwrite": overwrite.value}
+        flags += [flag for flag, is_on in switches.items() if is_on]
         tell("The model captions the images. This may take minutes.", "info")
         said = await run_command(["caption", *flags])
         self.show_page()
@@ -94,7 +98,7 @@ class Captions:
 
     def after(self, count: int) -> None:
         """Show what a tool did."""
-        tell(f"{count} caption{'s' * (count != 1)} changed.")
+        tell(f"{counted(count, 'caption')} changed.")
         self.show_page()
         self.changed()
 
@@ -107,7 +111,7 @@ class Captions:
         if self.data_set is None:
             return
         count, word = len(self.images), self.word()
-        self.summary.text = f"{count} image{'s' * (count != 1)} in {self.data_set.folder.name}"
+        self.summary.text = f"{counted(count, 'image')} in {self.data_set.summary()}"
         if word and 0 < count <= COUNTED:
             missing = len(self.data_set.without_word(word))
             self.summary.text += f"; {missing or 'no'} caption{'s' * (missing != 1)} without {word}"
@@ -152,8 +156,10 @@ class Captions:
                 self.changed()
 
         with ui.column().classes("w-full gap-1"):
-            picture(image, f"image {image.name}")
-            if (mask := mask_of(image, str(self.draft.values.get(MASKS, "")))) is not None:
-                picture(mask, f"mask of {image.name}", 160)
-            field = ui.textarea(image.name, value=before).props("outlined dense autogrow stack-label").classes("w-full")
+            title = data_set.title(image)
+            picture(image, f"image {title}")
+            if (mask := mask_of(image, data_set.folder, str(self.draft.values.get(MASKS, "")))) is not None:
+                picture(mask, f"mask of {title}", 160)
+            field = ui.textarea(title, value=before, placeholder=data_set.name_of_part(image))
+            field.props("outlined dense autogrow stack-label").classes("w-full")
             field.on("blur", telling(keep))

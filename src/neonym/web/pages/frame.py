@@ -13,6 +13,7 @@ from typing import Any
 from nicegui import ui
 
 from neonym import NeonymError
+from neonym.web.home import plain
 from neonym.web.images import file_url, thumbnail_url
 
 LINKS = {"/": "Words", "/new": "New word", "/runs": "Runs"}
@@ -63,7 +64,7 @@ img.n-image { max-width: 100%; height: auto; border-radius: 6px; background: var
 @contextmanager
 def page(title: str, path: str) -> Iterator[None]:
     """Lay out a page with its title and the links to the others; the current one is that at `path`."""
-    ui.page_title(f"{title} - Neonym")
+    ui.page_title(plain(f"{title} - Neonym"))
     ui.dark_mode(None)
     ui.colors(primary="#3450b5", positive="#1b7a3d", warning="#8a5a00", negative="#b3261e", info="#3d5a80")
     ui.add_css(STYLE)
@@ -82,7 +83,7 @@ def page(title: str, path: str) -> Iterator[None]:
 def heading(text: str, level: int = 2) -> None:
     """Show a heading."""
     with ui.element(f"h{level}"):
-        ui.label(text)
+        ui.label(plain(text))
 
 
 @contextmanager
@@ -96,7 +97,7 @@ def card(title: str = "") -> Iterator[None]:
 
 def dim(text: str) -> ui.label:
     """Show a text of less importance."""
-    return ui.label(text).classes("n-dim n-text")
+    return ui.label(plain(text)).classes("n-dim n-text")
 
 
 def picture(file: Path, text: str, side: int = 320, link: bool = True) -> None:
@@ -104,7 +105,7 @@ def picture(file: Path, text: str, side: int = 320, link: bool = True) -> None:
     outer = ui.link(target=file_url(file), new_tab=True) if link else ui.element("div")
     with outer:
         image = ui.element("img").classes("n-image").props('loading="lazy" decoding="async"')
-        image.props["src"], image.props["alt"] = thumbnail_url(file, side), text
+        image.props["src"], image.props["alt"] = thumbnail_url(file, side), plain(text)
 
 
 def problem_line(severity: str, text: str) -> None:
@@ -112,7 +113,7 @@ def problem_line(severity: str, text: str) -> None:
     icon, colour = SEVERITIES.get(severity, SEVERITIES["note"])
     with ui.row().classes("items-start no-wrap w-full gap-2"):
         ui.icon(icon, color=colour, size="20px").props(f'aria-label="{severity}" role="img"')
-        ui.label(text).classes("n-text")
+        ui.label(plain(text)).classes("n-text")
 
 
 def verdict_chip(verdict: str) -> None:
@@ -123,7 +124,7 @@ def verdict_chip(verdict: str) -> None:
 def tell(text: str, kind: str = "positive") -> None:
     """Show a message that stays until it is closed if it is an error."""
     options: dict[str, Any] = {"timeout": 0, "close_button": "Close"} if kind == "negative" else {}
-    ui.notify(text, type=kind, multi_line=True, classes="n-text", position="bottom", **options)  # pyright: ignore
+    ui.notify(plain(text), type=kind, multi_line=True, classes="n-text", position="bottom", **options)  # pyright: ignore
 
 
 def telling(handler: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
@@ -144,7 +145,7 @@ def telling(handler: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
 async def confirmed(question: str, action: str) -> bool:
     """Return whether the user confirms an action."""
     with ui.dialog() as dialog, ui.card():
-        ui.label(question).classes("n-text")
+        ui.label(plain(question)).classes("n-text")
         with ui.row().classes("justify-end w-full"):
             ui.button("Cancel", on_click=lambda: dialog.submit(False)).props("flat")
             ui.button(action, color="negative", on_click=lambda: dialog.submit(True))

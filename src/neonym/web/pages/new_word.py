@@ -7,21 +7,24 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from fastapi import Request
 from nicegui import events, ui
 
 import neonym
 from neonym import UserError
 from neonym.web import work
-from neonym.web.data_set import DataSet, folders_with_images, safe_name, take_upload
-from neonym.web.disk import written
+from neonym.web.data_set import DataSet, folders_with_images
+from neonym.web.disk import reporting_disk_errors
 from neonym.web.draft import FIELDS, MAIN, PRESETS, Draft, Values, acting, with_schedule
+from neonym.web.images import paths_of
 from neonym.web.imports import imported
 from neonym.web.masks import MASKS, with_masks
-from neonym.web.models import models_in
 from neonym.web.pages.captions import Captions
 from neonym.web.pages.fields import setting_field
 from neonym.web.pages.frame import card, dim, page, problem_line, tell, telling
+from neonym.web.pages.upload_field import upload_field
 from neonym.web.state import State
+from neonym.web.uploads import safe_name, take_upload
 from neonym.web.work import Checked, ModelAnswer
 
 EXAMPLE = Path(neonym.__file__).parent / "examples"
@@ -42,7 +45,7 @@ def new_word_page(state: State) -> None:
     """Add the page to the application."""
 
     @ui.page("/new")
-    async def show(example: str = "", like: str = "") -> None:
+    async def show(request: Request, example: str = "") -> None:
         form = Form(state)
         if example in EXAMPLES:
             folder = copied(EXAMPLE / example, state.home.folder("datasets") / example)
@@ -50,18 +53,19 @@ def new_word_page(state: State) -> None:
         with page("New word", "/new"):
             place = ui.column().classes("w-full gap-3")
         await ui.context.client.connected()  # what follows may take seconds
-        if like:
-            await form.take_recipe(Path(like))
+        for file in paths_of(request, "like")[:1]:
+            await form.take_recipe(file)
         with place:
             form.build()
         ui.run_javascript(LABEL_UPLOADS)
         await form.look_at_model()
         form.check_soon()
+        await form.look_for_models()
 
 
 def copied(source: Path, folder: Path) -> Path:
     """Return a folder with the files of another one, which is copied if it is not there yet. Raises UserError."""
-    with written(folder):
+    with reporting_disk_errors(folder):
         if not folder.is_dir():
             shutil.copytree(source, folder)
     return folder
@@ -118,21 +122,14 @@ class Form:
             self.data_sets(), value=draft.get("train_data_dir"), label="Folder", with_input=True,
             new_value_mode="add-unique", on_change=telling(self.take_folder),
         ).props("outlined dense stack-label").classes("w-full")  # fmt: skip
-        upload = ui.upload(multiple=True, auto_upload=True, on_upload=telling(self.take_upload))
-        upload.props('flat bordered accept="image/*,.txt"').classes("w-full")
-        with upload.add_slot("header"), ui.row().classes("items-center q-pa-sm gap-2"):
-            ui.icon("upload").props('aria-hidden="true"')
-            ui.label("Drop images (and .txt captions) here, or choose them:")
-            with ui.element("label").classes("n-upload"):
-                ui.label("Choose files")
-                ui.element("q-uploader-add-trigger")
+        upload_field(self.take_upload)
         self.masks = ui.input("Folder of masks, if there are any: white counts, black does not",
                               value=draft.get(MASKS, ""), on_change=telling(self.take_masks))  # fmt: skip
         self.masks.props("outlined dense stack-label debounce=400").classes("w-full")
         self.captions = Captions(self.draft, self.check_soon)
         self.captions.build()
         if draft.get("train_data_dir") and self.state.home.allows(Path(draft["train_data_dir"])):
-            self.captions.show(DataSet(Path(draft["train_data_dir"])))
+            self.captions.show(self.data_set(Path(draft["train_data_dir"])))
 
     def text(self, name: str, label: str, placeholder: str) -> ui.input:
         """Show a field for a text."""
@@ -240,23 +237,27 @@ class Form:
                 problem_line("note", "Ready to train.")
         self.train_button.set_enabled(checked.ready)
 
+    def data_set(self, folder: Path) -> DataSet:
+        """Return a folder as a data set, whose captions have the extension that is set."""
+        return DataSet(folder, self.state.home.allows, self.draft.values.get("caption_extension", ""))
+
     def data_sets(self) -> dict[str, str]:
         """Return the folders with images that were found, and that which is chosen."""
-        found = {str(path): path.name for path in folders_with_images(self.state.home.named("datasets"))}
+        found = {str(path): path.name for path in folders_with_images(self.state.home)}
         chosen = self.draft.values.get("train_data_dir")
         return {**found, **({chosen: chosen} if chosen and chosen not in found else {})}
 
     def model_names(self) -> dict[str, str]:
         """Return the models that were found, and that which is chosen."""
         chosen = self.draft.values.get("pretrained_model_name_or_path")
-        return {**({chosen: chosen} if chosen else {}), **models_in(self.state.home)}
+        return {**({chosen: chosen} if chosen else {}), **self.state.models.names()}
 
     def take_folder(self, event: events.ValueChangeEventArguments) -> None:
         """Take a folder of images."""
         if event.value:
             folder = self.state.home.name("datasets", event.value)
             self.draft.set("train_data_dir", str(folder))
-            self.captions.show(DataSet(folder))
+            self.captions.show(self.data_set(folder))
             self.changed()
 
     def take_masks(self, event: events.ValueChangeEventArguments) -> None:
@@ -271,11 +272,10 @@ class Form:
         """Take an uploaded image or caption into a folder of the home folder, named after the word."""
         name = safe_name(self.draft.values.get("token_string", "") or "images")
         folder = self.state.home.folder("datasets") / name
-        file = event.file
-        await asyncio.to_thread(take_upload, folder, file.name, await file.read())
+        await take_upload(folder, event.file)
         self.draft.set("train_data_dir", str(folder))
         self.folder.set_options(self.data_sets(), value=str(folder))
-        self.captions.show(DataSet(folder))
+        self.captions.show(self.data_set(folder))
         self.changed()
 
     async def take_model(self, event: events.ValueChangeEventArguments) -> None:
@@ -284,10 +284,17 @@ class Form:
         self.changed()
         await self.look_at_model()
 
-    def add_models(self, path: str) -> None:
+    async def add_models(self, path: str) -> None:
         """Add a folder to those in which models are looked for."""
         self.state.home.name("models", path)
-        self.models.set_options(self.model_names())
+        await self.look_for_models()
+
+    async def look_for_models(self) -> None:
+        """Offer the models on this machine as they are found and recognised."""
+        async for _ in self.state.models.look():
+            if self.models.is_deleted:  # the tab was closed
+                return
+            self.models.set_options(self.model_names())
 
     async def look_at_model(self) -> None:
         """Show what the model is, and the settings that act on it."""
@@ -363,7 +370,7 @@ class Form:
 
     async def take_recipe(self, file: Path) -> None:
         """Take the settings that a word was learned with."""
-        if not self.state.home.allows(file):
+        if not self.state.home.can_read(file):
             return
         values, error = await self.state.workers.do("checks", work.recipe, file)
         if error:

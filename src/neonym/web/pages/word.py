@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 from fastapi import Request
 from nicegui import ui
 
 from neonym.web import work
-from neonym.web.images import file_url
+from neonym.web.bin import to_bin
+from neonym.web.home import plain
+from neonym.web.images import file_url, paths_of, query
 from neonym.web.library import Word, read_word, word_from
-from neonym.web.models import models_in
 from neonym.web.pages.frame import card, confirmed, date_of, dim, page, picture, problem_line, telling, verdict_chip
 from neonym.web.pages.run import verdict_card
 from neonym.web.state import State
@@ -29,8 +29,8 @@ def word_page(state: State) -> None:
     """Add the pages of a word and of two words to the application."""
 
     @ui.page("/word", response_timeout=PATIENCE)
-    async def show(file: str) -> None:
-        word = await readable_word(state, file)
+    async def show(request: Request) -> None:
+        word = await readable_word(state, next(iter(paths_of(request, "file")), Path()))
         with page(word.token if word else "No such word", "/"):
             if word is None:
                 ui.label("There is no such file in the output folders.")
@@ -43,7 +43,7 @@ def word_page(state: State) -> None:
 
     @ui.page("/compare", response_timeout=PATIENCE)
     async def compare(request: Request) -> None:
-        files = request.query_params.getlist("file")[:2]
+        files = paths_of(request, "file")[:2]
         words = [word for file in files if (word := await readable_word(state, file)) is not None]
         with page("Two words", "/"):
             if len(words) < 2:
@@ -55,12 +55,11 @@ def word_page(state: State) -> None:
             Trial(state, words).build()
 
 
-async def readable_word(state: State, file: str) -> Word | None:
+async def readable_word(state: State, file: Path) -> Word | None:
     """Return the word in a file that the page may read, or None."""
-    path = Path(file)
-    if not state.home.allows(path) or not path.is_file():
+    if not state.home.can_read(file):
         return None
-    return read_word(path) or word_from(path, await state.inspected(path))
+    return read_word(file) or word_from(file, await state.inspected(file))
 
 
 def facts(state: State, word: Word) -> None:
@@ -96,7 +95,9 @@ async def programs(state: State, word: Word) -> None:
 def tools(state: State, word: Word) -> None:
     """Show what can be done with the file of a word."""
     with card("The file"), ui.row().classes("gap-2 items-center"):
-        ui.button("Download", icon="download", on_click=lambda: ui.download(file_url(word.file, True), word.file.name))
+        ui.button(
+            "Download", icon="download", on_click=lambda: ui.download(file_url(word.file, True), plain(word.file.name))
+        )
         if word.card:
             ui.button("Usage card", on_click=lambda: show_card(word)).props("outline")
 
@@ -107,20 +108,18 @@ def tools(state: State, word: Word) -> None:
             if error:
                 raise RuntimeError(error)
             for file in files:
-                ui.download(file_url(file, True), file.name)
+                ui.download(file_url(file, True), plain(file.name))
 
         ui.select(LAYOUTS, label="Convert to", on_change=telling(convert)).props("outlined dense").style(
             "min-width: 200px"
         )
-        ui.button(
-            "Train it again", on_click=lambda: ui.navigate.to(f"/new?{urlencode({'like': str(word.file)})}")
-        ).props("outline")
+        ui.button("Train it again", on_click=lambda: ui.navigate.to(f"/new?{query(like=word.file)}")).props("outline")
 
         async def delete() -> None:
             if any(entry.run_folder == str(word.run_folder) for entry in state.queue.open_entries()):
                 raise RuntimeError(f"A run still learns {word.token}: stop it first.")
             if await confirmed(f"Move {word.file.name} and its run to the bin of the home folder?", "Move to the bin"):
-                state.home.to_bin(word.files)
+                to_bin(state.home, word.files)
                 ui.navigate.to("/")
 
         ui.button("Delete", icon="delete", color="negative", on_click=telling(delete)).props("outline")
@@ -147,7 +146,7 @@ class Trial:
             self.negative = ui.input("Negative prompt").classes("w-full")
             known = next((name for word in self.words if (name := local_model(word.model))), "")
             self.model = ui.select(
-                {**({known: known} if known else {}), **models_in(self.state.home)}, value=known or None,
+                {**({known: known} if known else {}), **self.state.models.names()}, value=known or None,
                 label="Model", with_input=True, new_value_mode="add-unique",
             ).classes("w-full")  # fmt: skip
             with ui.row().classes("items-center gap-2"):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from urllib.parse import urlencode
 
 from nicegui import ui
 
+from neonym.web.home import plain
+from neonym.web.images import query
 from neonym.web.library import Word, other_files, word_from, words_in
 from neonym.web.pages.frame import card, date_of, dim, heading, page, picture, telling, verdict_chip
 from neonym.web.state import State
@@ -28,8 +29,7 @@ def words_page(state: State) -> None:
 
             def compare() -> None:
                 if len(chosen) == 2:
-                    files = [("file", str(word.file)) for word in chosen.values()]
-                    ui.navigate.to(f"/compare?{urlencode(files)}")
+                    ui.navigate.to(f"/compare?{query(file=[word.file for word in chosen.values()])}")
                 else:
                     ui.notify("Tick two words to compare them.")
 
@@ -63,7 +63,7 @@ def empty() -> None:
 
 def word_card(word: Word, chosen: dict[Path, Word], can_compare: bool) -> None:
     """Show one word."""
-    target = f"/word?{urlencode({'file': str(word.file)})}"
+    target = f"/word?{query(file=word.file)}"
     with ui.element("section").classes("n-card column"):
         if word.samples:
             picture(word.samples[0], f"sample images of {word.token}")
@@ -88,7 +88,7 @@ def folders(state: State) -> None:
     """Show the output folders, and let the user name more of them."""
     with ui.expansion("Folders").classes("w-full"):
         for folder in state.home.named("outputs"):
-            ui.label(str(folder)).classes("n-mono")
+            ui.label(plain(str(folder))).classes("n-mono")
         path = ui.input("Another folder with words").props("dense outlined").classes("w-full")
 
         def add() -> None:
@@ -96,3 +96,4 @@ def folders(state: State) -> None:
             ui.navigate.reload()
 
         ui.button("Add folder", on_click=telling(add)).props("outline dense")
+    ui.link("Bin", "/bin").classes("n-link")

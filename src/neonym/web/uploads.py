@@ -1,0 +1,82 @@
+"""Take images and captions that are uploaded, after a check that they are what their names say."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import unicodedata
+from collections.abc import Awaitable
+from contextlib import suppress
+from pathlib import Path
+from threading import Lock
+from typing import Protocol
+from uuid import uuid4
+
+from neonym import UserError
+from neonym.web.data_set import CAPTIONS
+from neonym.web.disk import reporting_disk_errors
+from neonym.web.images import ENDINGS, fault_of_image
+
+NAMES = Lock()  # two files may have one name
+LONGEST = 120  # bytes of the name of a file
+LARGEST = 100 * 2**20  # bytes of a file: an image of 24 megapixels has at most 96 MB
+LARGEST_CAPTION = 2**20
+
+
+class Upload(Protocol):
+    """A file that the browser sent."""
+
+    name: str
+
+    def size(self) -> int:
+        """Return its size in bytes."""
+        ...
+
+    def save(self, path: Path, /) -> Awaitable[None]:
+        """Write it to a path."""
+        ...
+
+
+async def take_upload(folder: Path, upload: Upload) -> Path:
+    """Write an uploaded image or caption into a folder, and return its path. Raises UserError if it is neither."""
+    name = safe_name(upload.name)
+    suffix = Path(name).suffix.lower()
+    if suffix not in (*ENDINGS, *CAPTIONS):
+        raise UserError(
+            "is neither an image that can be learned from nor a caption (.txt)", upload.name, fix_for(suffix)
+        )
+    most = LARGEST if suffix in ENDINGS else LARGEST_CAPTION
+    if upload.size() > most:
+        raise UserError(f"has more than {most // 2**20} MB", upload.name, "Make it smaller")
+    part = folder / f".upload-{uuid4().hex}.part{suffix}"
+    try:
+        with reporting_disk_errors(upload.name):
+            await upload.save(part)
+            if suffix in ENDINGS and (fault := await asyncio.to_thread(fault_of_image, part)):
+                raise UserError(fault, upload.name, "Choose another file")
+            with NAMES:
+                return part.rename(free_path(folder, name))
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def fix_for(suffix: str) -> str:
+    """Return the fix for a file of a wrong kind."""
+    return "Save it as PNG, JPEG or WebP" if suffix in (".gif", ".tif", ".tiff", ".heic", ".heif") else "Choose images"
+
+
+def safe_name(name: str) -> str:
+    """Return a file name of an upload without anything that has a meaning for a file system."""
+    base = unicodedata.normalize("NFC", Path(name.replace("\\", "/")).name)
+    kept = re.sub(r"[^\w .()-]", "_", base).strip(" .") or "image"
+    stem, suffix = Path(kept).stem.encode()[:LONGEST].decode(errors="ignore"), Path(kept).suffix
+    return f"{stem}{suffix[:10]}"
+
+
+def free_path(folder: Path, name: str) -> Path:
+    """Return a path in a folder that does not exist, with a number behind the name if it is taken."""
+    path, i = folder / name, 2
+    while path.exists():
+        path, i = folder / f"{Path(name).stem}-{i}{Path(name).suffix}", i + 1
+    return path

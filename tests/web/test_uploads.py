@@ -1,0 +1,107 @@
+"""Verify which uploaded files are taken, and under which names."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from neonym import UserError
+from neonym.web import images, uploads
+from neonym.web.uploads import LARGEST, safe_name, take_upload
+from support.coroutines import finished
+from support.data_sets import png
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+
+
+@dataclass
+class Sent:
+    """A file as the browser sends it."""
+
+    name: str
+    data: bytes
+
+    def size(self) -> int:
+        return len(self.data)
+
+    async def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(self.data)
+
+
+def take(folder: Path, name: str, data: bytes) -> Path:
+    return finished(take_upload(folder, Sent(name, data)))
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("../../etc/passwd.png", "passwd.png"), ("C:\\a\\b.png", "b.png"), ("<img src=x>.png", "_img src_x_.png"),
+        ("..", "image"), ("a\0b\n.png", "a_b_.png"), (".hidden.png", "hidden.png"), ("ü 1 (2).png", "ü 1 (2).png"),
+    ],
+)  # fmt: skip
+def test_names_of_uploads_are_only_names(name, safe):
+    assert safe_name(name) == safe
+
+
+def test_long_names_are_shortened():
+    for letter in ("x", "猫"):
+        assert len(safe_name(letter * 1000 + ".png").encode()) <= 124
+
+
+def test_uploads_are_checked_as_images_and_never_replace_anything(tmp_path):
+    first, second = (take(tmp_path / "set", "a.png", png()) for _ in range(2))
+    assert (first.name, second.name) == ("a.png", "a-2.png")
+    assert take(tmp_path / "set", "a.txt", b"a caption").read_text() == "a caption"
+    for name, data, said in (
+        ("b.png", b"<script>alert(1)</script>", "is not an image that can be read"),
+        ("c.png", png((64, 64))[:80], "is not an image that can be read"),
+        ("f.png", POSTSCRIPT, "is not an image that can be read"),
+        ("d.svg", b"<svg/>", "is neither an image that can be learned from"),
+        ("e.exe", png(), "is neither an image that can be learned from"),
+        ("g.gif", png(), "Save it as PNG, JPEG or WebP"),
+        ("h.txt", b"x" * 2**21, "has more than 1 MB"),
+    ):
+        with pytest.raises(UserError, match=said) as error:
+            take(tmp_path / "set", name, data)
+        assert str(error.value).startswith(name)
+    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["a-2.png", "a.png", "a.txt"]
+
+
+def test_files_that_are_too_large_are_refused_before_they_are_written(tmp_path):
+    class Large(Sent):
+        def size(self) -> int:
+            return LARGEST + 1
+
+    with pytest.raises(UserError, match=r"a\.png has more than 100 MB\. Make it smaller\."):
+        finished(take_upload(tmp_path, Large("a.png", png())))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_small_file_with_too_many_pixels_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"bomb\.png has more than 89 million pixels"):
+        take(tmp_path, "bomb.png", png((20_000, 10_000), "1"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # our own limit
+    with pytest.raises(UserError, match=r"bomb\.png has more than 89 million pixels"):
+        take(tmp_path, "bomb.png", png((20_000, 5_000), "1"))
+    assert images.fault_of_image(tmp_path / "missing.png") == "is not an image that can be read"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_refuses_is_one_message(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"a\.png cannot be written"):
+        take(tmp_path / "file" / "set", "a.png", png())
+
+
+def test_two_uploads_of_one_name_at_the_same_time_are_both_kept(tmp_path):
+    async def both() -> None:
+        await asyncio.gather(*(take_upload(tmp_path, Sent("a.png", png())) for _ in range(8)))
+
+    finished(both())
+    assert len(list(tmp_path.glob("a*.png"))) == 8
+    assert uploads.free_path(tmp_path, "b.png") == tmp_path / "b.png"
