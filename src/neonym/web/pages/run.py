@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 from nicegui import background_tasks, ui
 
-from neonym.web.pages.frame import card, dim, heading, page, picture, problem_line, telling, verdict_chip
+from neonym.web.pages.frame import card, confirmed, dim, heading, page, picture, problem_line, telling, verdict_chip
 from neonym.web.pages.runs import progress_text
 from neonym.web.processes import gpu_memory
 from neonym.web.queue import OPEN, Entry
 from neonym.web.run_log import RunLog
+from neonym.web.saved_state import saved_step
 from neonym.web.state import State
 
 EVERY = 1.0  # seconds between two looks
 GPU_EVERY = 5  # looks between two questions about the memory of a GPU
 SHEETS = 12  # of sample images on the page
+PATIENCE = 20.0  # seconds that a run may take to stop before the page offers to end it
+STILL_RUNS = (
+    "It was asked to stop, and still runs: a step of a large model can take a minute. If nothing moves, end it."
+)
 
 
 def run_page(state: State) -> None:
@@ -85,7 +91,7 @@ class RunView:
         self.bar.set_visibility(is_open)
         self.memory.text = self.memory_text() if self.entry.status == "running" else ""
         self.looks += 1
-        self.update("buttons", self.entry.status, self.draw_buttons)
+        self.update("buttons", (self.entry.status, self.hangs), self.draw_buttons)
         self.update("chart", (len(log.losses), len(log.evaluations)), self.draw_chart)
         self.update("samples", len(log.samples), self.draw_samples)
         self.update("steps", len(log.saved), self.draw_steps)
@@ -112,6 +118,11 @@ class RunView:
         if found is not None:
             self.gpu = f"{self.entry.device}: {found[0] / 1000:.1f} of {found[1] / 1000:.1f} GB in use"
 
+    @property
+    def hangs(self) -> bool:
+        """Whether the run was asked to stop a while ago, and still runs."""
+        return self.entry.status == "stopping" and time.time() - self.entry.asked > PATIENCE
+
     def draw_buttons(self) -> None:
         """Draw what can be done now."""
         queue, id = self.state.queue, self.entry.id
@@ -124,6 +135,20 @@ class RunView:
                 ui.button("Sample now", on_click=telling(lambda: queue.ask(id, "sample-now"))).props("outline")
             if self.entry.status in ("stopped", "interrupted", "failed"):
                 ui.button("Go on", icon="play_arrow", on_click=telling(lambda: queue.go_on(id)))
+            if self.entry.status == "stopping":
+                dim("It stops after its current step, and saves its state." if not self.hangs else STILL_RUNS)
+            if self.hangs:
+                ui.button("End it now", color="negative", on_click=telling(self.end)).props("outline")
+
+    async def end(self) -> None:
+        """End the run at once, if the user confirms it."""
+        saved, step = saved_step(Path(self.entry.run_folder)), self.log.step
+        lost = f"Steps {saved + 1} to {step} are lost." if step > saved else "No steps are lost."
+        again = (
+            f"The run can go on after step {saved}." if saved else "The run can be started again from its beginning."
+        )
+        if await confirmed(f"End the process of {self.entry.token} now? {lost} {again}", "End it now"):
+            self.state.queue.end(self.entry.id)
 
     def draw_chart(self) -> None:
         """Draw the curves."""
