@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from neonym.api.recognise import ModelFacts as ModelFacts
     from neonym.api.recognise import pieces as pieces
     from neonym.api.recognise import recognise as recognise
+    from neonym.api.sheets import contact_sheet as contact_sheet
     from neonym.api.train import train as train
     from neonym.config.run import RunConfig as RunConfig
     from neonym.errors import ConfigError as ConfigError
@@ -66,6 +67,7 @@ _HOMES = {
     "neonym.api.inspect": ("EncoderFacts", "FileFacts", "Neighbours", "WordFacts", "inspect"),
     "neonym.api.model": ("load_model",),
     "neonym.api.recognise": ("ModelFacts", "pieces", "recognise"),
+    "neonym.api.sheets": ("contact_sheet",),
     "neonym.api.train": ("train",),
     "neonym.config.run": ("RunConfig",),
     "neonym.errors": (
@@ -120,6 +122,7 @@ __all__ = [
     "Verdict",
     "WordFacts",
     "check",
+    "contact_sheet",
     "convert",
     "generate",
     "inspect",

@@ -21,6 +21,7 @@ from neonym import RunConfig, UserError
 from neonym.config.command_line import write_config
 from neonym.io.atomic import atomic_write
 from neonym.web import processes
+from neonym.web.bin import to_bin
 from neonym.web.disk import reporting_disk_errors
 from neonym.web.draft import Draft
 from neonym.web.home import Home
@@ -180,7 +181,7 @@ class Queue:
         if users:
             raise UserError(f"is used by a run that is {users[0].status}", run_folder.name, "Stop and remove it first")
         if files := files_of(run_folder):
-            self.home.to_bin(files)
+            to_bin(self.home, files)
 
     def snapshot(self, folder: Path, draft: Draft, prompts: str) -> RunConfig:
         """Write the settings of a run and what they name into the folder of an entry, and return them."""
@@ -291,6 +292,10 @@ class Queue:
                 waiting.append(entry)
         for entry, device in () if self.paused else zip(waiting, free, strict=False):
             self.start(entry, device)
+
+    def in_use(self) -> dict[str, Entry]:
+        """Return the devices that runs use now, each with its run."""
+        return {entry.device: entry for entry in self.entries() if entry.status in ACTIVE}
 
     def keep_events(self, entry: Entry) -> None:
         """Copy the events of a run that has ended; a full disk does not matter."""

@@ -12,6 +12,7 @@ from nicegui import background_tasks, ui
 
 from neonym.web.pages.frame import card, confirmed, dim, heading, page, picture, problem_line, telling, verdict_chip
 from neonym.web.pages.runs import progress_text
+from neonym.web.pages.saved_steps import SavedSteps
 from neonym.web.processes import gpu_memory
 from neonym.web.queue import OPEN, Entry
 from neonym.web.run_log import RunLog
@@ -73,7 +74,8 @@ class RunView:
             )
             self.chart.props('role="img" aria-label="training and evaluation loss by step"')
         self.samples = ui.column().classes("w-full gap-3")
-        self.steps = ui.column().classes("w-full gap-3")
+        self.steps = SavedSteps(self.state, self.entry, lambda: self.log)
+        self.steps.build()
         with ui.expansion("Log and settings").classes("w-full n-card"):
             self.notes = ui.column().classes("w-full gap-1")
             heading("Settings")
@@ -94,7 +96,8 @@ class RunView:
         self.update("buttons", (self.entry.status, self.hangs), self.draw_buttons)
         self.update("chart", (len(log.losses), len(log.evaluations)), self.draw_chart)
         self.update("samples", len(log.samples), self.draw_samples)
-        self.update("steps", len(log.saved), self.draw_steps)
+        if not self.steps.is_generating:
+            self.update("steps", (len(log.saved), len(log.samples)), self.steps.draw)
         self.update("notes", len(log.notes), self.draw_notes)
         self.update("result", (self.entry.status, len(log.verdicts)), self.draw_result)
 
@@ -170,28 +173,6 @@ class RunView:
                     with ui.column().classes("gap-1"):
                         picture(Path(sample["sheet"]), f"sample images at step {sample['step']}")
                         dim(f"step {sample['step']}")
-
-    def draw_steps(self) -> None:
-        """Draw the saved steps, each with its samples and a button that makes it the word."""
-        self.steps.clear()
-        saved = [(step, file) for step, file in self.log.saved if file.suffix]
-        if not saved:
-            return
-        sheets = {sample["step"]: Path(sample["sheet"]) for sample in self.log.samples}
-        with self.steps, card("Saved steps"), ui.element("div").classes("n-strip"):
-            for step, file in saved:
-                with ui.column().classes("gap-1").style("min-width: 150px"):
-                    if step in sheets:
-                        picture(sheets[step], f"sample images at step {step}", 160)
-                    ui.label(f"step {step}")
-                    use = ui.button("Use this one", on_click=telling(lambda file=file: self.use(file)))
-                    use.props("outline dense")
-                    use.props["aria-label"] = f"use the word of step {step}"
-
-    def use(self, file: Path) -> None:
-        """Make the word of a step the word."""
-        target = self.state.use(self.entry, file)
-        ui.notify(f"{target.name} is now the word of {file.stem}.", type="positive")
 
     def draw_notes(self) -> None:
         """Draw what the run has said."""
