@@ -159,6 +159,7 @@ class Queue:
     def check_name(self, entry: Entry) -> None:
         """Raise NameTaken if a run would take the place of another one, instead of going on with it."""
         others, folder = self.runs_of_name(entry), Path(entry.run_folder)
+        known = {each.run_folder for each in self.entries()}
         new = settings_in(self.folder(entry.id) / SETTINGS)
         for other in reversed(others):
             if other.status not in OPEN and not has_results(folder):
@@ -166,13 +167,15 @@ class Queue:
             old = settings_in(self.folder(other.id) / SETTINGS)
             if differing := differences(old, new):
                 what = f"there is a run of this name with other settings: {in_short(differing)}"
-                raise NameTaken(what, entry.token, NAME_TAKEN, other.status not in OPEN)
+                raise NameTaken(what, folder, NAME_TAKEN, other.status not in OPEN, known)
             if same_length(old, new) and other.status in (*OPEN, "finished"):
                 what = f"this run is in the list already, and is {other.status}"
-                raise NameTaken(what, entry.token, "To go on with it, set more steps", other.status not in OPEN)
+                raise NameTaken(what, folder, "To go on with it, set more steps", other.status not in OPEN, known)
             return
         if not others and has_results(folder):
-            raise NameTaken("there is a word of this name, which the run would replace", entry.token, NAME_TAKEN, True)
+            raise NameTaken(
+                "there is a word of this name, which the run would replace", folder, NAME_TAKEN, True, known
+            )
 
     @alone
     def replace_earlier(self, run_folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,19 @@ SHOWN = 3  # settings that differ
 class NameTaken(UserError):
     """Another run has the name of a run that was to be queued.
 
-    `is_replaceable` says whether it has ended, so that its files may go to the bin.
+    `is_replaceable` says whether it has ended, so that its files may go to the bin; `free_name` is a name that no run
+    has.
     """
 
-    def __init__(self, what: str, name: str, fix: str, is_replaceable: bool):
-        super().__init__(what, name, fix)
-        self.is_replaceable = is_replaceable
+    def __init__(self, what: str, run_folder: Path, fix: str, is_replaceable: bool, others: Collection[str] = ()):
+        super().__init__(what, name_of(run_folder), fix)
+        self.run_folder, self.is_replaceable = run_folder, is_replaceable
+        self.free_name = next(free_names(run_folder, others))
+
+
+def name_of(run_folder: Path) -> str:
+    """Return the name of a run by its folder."""
+    return run_folder.name.removesuffix("-run")
 
 
 def settings_in(file: Path) -> dict[str, Any]:
@@ -74,7 +81,7 @@ def in_short(differing: list[str]) -> str:
 
 def word_file(run_folder: Path) -> Path:
     """Return the file of the word that a run with this folder writes; that of another layout if there is one."""
-    name = run_folder.name.removesuffix("-run")
+    name = name_of(run_folder)
     files = [run_folder.with_name(f"{name}.{kind}") for kind in ("safetensors", "pt", "bin", "png")]
     return next((file for file in files if file.is_file()), files[0])
 
@@ -91,9 +98,13 @@ def files_of(run_folder: Path) -> list[Path]:
     return word.files if word else [path for path in (file, run_folder) if path.exists()]
 
 
-def free_names(run_folder: Path) -> Iterator[str]:
-    """Yield the names after that of a run: `name-2`, `name-3`, ..., of which no files are there."""
-    name = run_folder.name.removesuffix("-run")
+def free_names(run_folder: Path, others: Collection[str] = ()) -> Iterator[str]:
+    """Yield the names after that of a run, `name-2`, `name-3`, ..., without those that a run or a word has.
+
+    `others` are the run folders of runs, some of which may not be there yet.
+    """
+    name = name_of(run_folder)
     for i in range(2, 10_000):
-        if not has_results(run_folder.with_name(f"{name}-{i}-run")):
+        other = run_folder.with_name(f"{name}-{i}-run")
+        if str(other) not in others and not other.exists() and not has_results(other):
             yield f"{name}-{i}"

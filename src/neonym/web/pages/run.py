@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlencode
 
 from nicegui import background_tasks, ui
 
 from neonym.web.pages.frame import card, confirmed, dim, heading, page, picture, problem_line, telling, verdict_chip
-from neonym.web.pages.runs import progress_text
+from neonym.web.pages.runs import line_of
 from neonym.web.pages.saved_steps import SavedSteps
 from neonym.web.processes import gpu_memory
 from neonym.web.queue import OPEN, Entry
@@ -69,6 +69,7 @@ class RunView:
             self.buttons = ui.row().classes("gap-2")
         self.result = ui.column().classes("w-full gap-3")
         with card("Loss"):
+            dim("Lower is better. The evaluation is measured on the same images each time; training jumps up and down.")
             self.chart = (
                 ui.echart(chart_options()).classes("w-full").style("height: 260px; min-width: 0; overflow: hidden")
             )
@@ -88,7 +89,7 @@ class RunView:
         log = self.log
         self.badge.text = self.entry.status
         is_open = self.entry.status in OPEN
-        self.line.text = progress_text(log) if self.entry.status in ("running", "stopping") else ""
+        self.line.text = self.waiting_text() if self.entry.status == "waiting" else line_of(self.entry, log)
         self.bar.value = log.step / log.steps if log.steps else 0.0
         self.bar.set_visibility(is_open)
         self.memory.text = self.memory_text() if self.entry.status == "running" else ""
@@ -106,6 +107,13 @@ class RunView:
         if self.drawn.get(part) != value:
             self.drawn[part] = value
             draw()
+
+    def waiting_text(self) -> str:
+        """Return what the run waits for."""
+        if self.state.queue.paused:
+            return "The queue is paused: let it go on on the page of all runs."
+        active = [entry for entry in self.state.queue.open_entries() if entry.status != "waiting"]
+        return f"It starts when {active[0].token} has ended." if active else "It starts in a moment."
 
     def memory_text(self) -> str:
         """Return the memory that the run uses."""
@@ -134,14 +142,23 @@ class RunView:
             if self.entry.status in ("waiting", "running"):
                 ui.button("Stop", icon="stop", on_click=telling(lambda: queue.stop(id))).props("outline")
             if self.entry.status == "running":
-                ui.button("Save now", on_click=telling(lambda: queue.ask(id, "save-now"))).props("outline")
-                ui.button("Sample now", on_click=telling(lambda: queue.ask(id, "sample-now"))).props("outline")
+                self.ask_button("Save now", "save-now", "Keep the word as it is after this step.")
+                self.ask_button("Sample now", "sample-now", "Generate the sample images after this step.")
             if self.entry.status in ("stopped", "interrupted", "failed"):
                 ui.button("Go on", icon="play_arrow", on_click=telling(lambda: queue.go_on(id)))
             if self.entry.status == "stopping":
                 dim("It stops after its current step, and saves its state." if not self.hangs else STILL_RUNS)
             if self.hangs:
                 ui.button("End it now", color="negative", on_click=telling(self.end)).props("outline")
+
+    def ask_button(self, text: str, request: Literal["save-now", "sample-now"], help: str) -> None:
+        """Draw a button that asks the run for something."""
+
+        def ask() -> None:
+            self.state.queue.ask(self.entry.id, request)
+            ui.notify("The run does that after its current step.", type="info")
+
+        ui.button(text, on_click=telling(ask)).props("outline").tooltip(help)
 
     async def end(self) -> None:
         """End the run at once, if the user confirms it."""

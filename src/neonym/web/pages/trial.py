@@ -107,7 +107,8 @@ class TrialCard:
                 files[batch] = found.files
         finally:
             if files and not self.result.is_deleted:
-                await self.show_sheet(trial, files, folder / "sheet.png")
+                name = "-".join([*(word.file.stem for word in self.words), "sheet.png"])
+                await self.show_sheet(trial, files, folder / name)
             self.show_busy(False)
 
     def show_busy(self, is_busy: bool) -> None:
@@ -127,9 +128,8 @@ class TrialCard:
         with self.result:
             if made.files:
                 picture(file, "sheet of all images", 1280)
-                name = "-".join([*(word.file.stem for word in self.words), "sheet.png"])
                 ui.button(
-                    "Download the sheet", icon="download", on_click=lambda: ui.download(file_url(file, True), name)
+                    "Download the sheet", icon="download", on_click=lambda: ui.download(file_url(file, True), file.name)
                 )
             with ui.expansion("Single images").classes("w-full"), ui.element("div").classes("n-strip"):
                 for label, images in rows:
