@@ -49,19 +49,31 @@ class Check:
         self.show(await self.form.state.workers.do("checks", work.check, self.form.settled()))
         await self.after()
 
+    def missing(self) -> dict[str, str]:
+        """Return what the user has not come to yet, by the setting that the check would complain about."""
+        values = self.form.draft.values
+        missing = {} if self.form.word or values.get("dataset_config") else {"token_string": "Name the new word (1)."}
+        if not values.get("train_data_dir") and not values.get("dataset_config"):
+            missing["dataset_config"] = "Choose its images (2)."
+        return missing
+
     def show(self, checked: Checked) -> None:
         """Show problems where they are: an error below the field of its setting, and all of them here."""
+        missing = self.missing()
         below: dict[str, str] = {}
         for finding in checked.findings:
-            if finding.severity == "error":
+            if finding.severity == "error" and finding.setting not in missing:
                 below.setdefault(finding.setting, finding.text)
         for name, field in self.form.fields.items():
             if hasattr(field, "error"):
                 field.error = below.get(name)
         self.findings.clear()
         with self.findings:
+            for text in missing.values():
+                problem_line("note", text)
             for finding in checked.findings:
-                problem_line(finding.severity, finding.text)
+                if finding.setting not in missing:
+                    problem_line(finding.severity, finding.text)
             if checked.ready:
                 problem_line("note", "Ready to train.")
         self.train_button.set_enabled(checked.ready)

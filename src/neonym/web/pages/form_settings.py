@@ -49,10 +49,11 @@ class SettingsFields:
 
     def show_fields(self, names: tuple[str, ...] | list[str]) -> None:
         """Show the fields of some settings side by side."""
-        form = self.form
-        with ui.element("div").classes("n-grid"):
+        form, size = self.form, self.form.model.native_size
+        defaults = {"resolution": str(size) if size else "", **form.model.defaults}
+        with ui.element("div").classes("n-fields"):
             for name in names:
-                form.fields[name] = setting_field(name, form.draft, form.changed, form.model.defaults)
+                form.fields[name] = setting_field(name, form.draft, form.changed, defaults)
 
     def show_all(self, box: ui.expansion) -> None:
         """Show all other settings, the first time that they are asked for."""

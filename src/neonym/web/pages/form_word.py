@@ -21,10 +21,10 @@ class WordFields:
 
     def build(self) -> None:
         """Show the fields, and a line for what the vectors start from."""
-        with ui.element("div").classes("n-grid"):
+        with ui.element("div").classes("n-two"):
             self.text("token_string", "New word", "a name that the model does not know, such as mychar4")
             self.text("init_word", "Starts as", "an ordinary word for it, such as cat")
-            self.starts = dim("")
+        self.starts = dim("")
 
     def text(self, name: str, label: str, placeholder: str) -> None:
         """Show a field for a text."""
@@ -36,7 +36,7 @@ class WordFields:
 
         field = ui.input(label, value=self.form.draft.values.get(name, ""), placeholder=placeholder,
                          on_change=lambda event: take(event.value or ""))  # fmt: skip
-        field.props("outlined dense stack-label debounce=400").classes("w-full")
+        field.props("outlined dense stack-label hide-bottom-space debounce=400").classes("w-full")
         self.form.fields[name] = field
 
     async def show_start(self) -> None:

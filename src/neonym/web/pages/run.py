@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from nicegui import background_tasks, ui
 
 from neonym.web.pages.frame import card, confirmed, dim, heading, page, picture, problem_line, telling, verdict_chip
-from neonym.web.pages.runs import line_of
+from neonym.web.pages.runs import COLOURS, line_of
 from neonym.web.pages.saved_steps import SavedSteps
 from neonym.web.processes import gpu_memory
 from neonym.web.queue import OPEN, Entry
@@ -22,6 +22,7 @@ from neonym.web.state import State
 EVERY = 1.0  # seconds between two looks
 GPU_EVERY = 5  # looks between two questions about the memory of a GPU
 SHEETS = 12  # of sample images on the page
+GREY, FAINT = "#808b98", "rgba(128, 139, 152, 0.25)"  # of the chart, legible in both colour schemes
 PATIENCE = 20.0  # seconds that a run may take to stop before the page offers to end it
 STILL_RUNS = (
     "It was asked to stop, and still runs: a step of a large model can take a minute. If nothing moves, end it."
@@ -91,8 +92,11 @@ class RunView:
         is_open = self.entry.status in OPEN
         self.line.text = self.waiting_text() if self.entry.status == "waiting" else line_of(self.entry, log)
         self.bar.value = log.step / log.steps if log.steps else 0.0
+        self.badge.props(f"color={COLOURS.get(self.entry.status, 'info')}")
         self.bar.set_visibility(is_open)
         self.memory.text = self.memory_text() if self.entry.status == "running" else ""
+        self.memory.set_visibility(bool(self.memory.text))
+        self.buttons.set_visibility(self.entry.status != "finished")
         self.looks += 1
         self.update("buttons", (self.entry.status, self.hangs), self.draw_buttons)
         self.update("chart", (len(log.losses), len(log.evaluations)), self.draw_chart)
@@ -111,7 +115,7 @@ class RunView:
     def waiting_text(self) -> str:
         """Return what the run waits for."""
         if self.state.queue.paused:
-            return "The queue is paused: let it go on on the page of all runs."
+            return "The queue is paused. Let it go on under Runs."
         active = [entry for entry in self.state.queue.open_entries() if entry.status != "waiting"]
         return f"It starts when {active[0].token} has ended." if active else "It starts in a moment."
 
@@ -185,7 +189,7 @@ class RunView:
             return
         with self.samples, card("Sample images"):
             dim("Each sheet: without the word, before training, now.")
-            with ui.element("div").classes("n-grid"):
+            with ui.element("div").classes("n-strip"):
                 for sample in reversed(sheets):
                     with ui.column().classes("gap-1"):
                         picture(Path(sample["sheet"]), f"sample images at step {sample['step']}")
@@ -238,13 +242,19 @@ def verdict_card(verdict: dict[str, Any], file: Path | None) -> None:
 def chart_options() -> dict[str, Any]:
     """Return the options of the chart: the training loss and the evaluation loss by step."""
     line = {"type": "line", "showSymbol": False, "data": []}
+    axis = {
+        "axisLabel": {"color": GREY},
+        "nameTextStyle": {"color": GREY},
+        "splitLine": {"lineStyle": {"color": FAINT}},
+    }
     return {
+        "color": ["#6f8cf0", "#d9730d"],
         "animation": False,
         "grid": {"left": 60, "right": 16, "top": 36, "bottom": 32},
-        "legend": {"top": 0, "textStyle": {"color": "#808b98"}},
+        "legend": {"top": 0, "textStyle": {"color": GREY}},
         "tooltip": {"trigger": "axis"},
-        "xAxis": {"type": "value", "name": "step", "minInterval": 1, "max": "dataMax"},
-        "yAxis": {"type": "value", "scale": True},
+        "xAxis": {"type": "value", "name": "step", "minInterval": 1, "max": "dataMax", **axis},
+        "yAxis": {"type": "value", "scale": True, **axis},
         "series": [
             {**line, "name": "training", "lineStyle": {"width": 1, "opacity": 0.6}},
             {**line, "name": "evaluation", "showSymbol": True, "lineStyle": {"width": 2}},

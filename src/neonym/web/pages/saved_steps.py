@@ -74,16 +74,16 @@ class SavedSteps:
         self.draw_strip()
 
     def draw_strip(self) -> None:
-        """Show the strip. An image that was generated for this comes before the sheet of sample images."""
-        sheets = {sample["step"]: Path(sample["sheet"]) for sample in self.log().samples}
+        """Show the strip. An image that was generated for this comes before a sample image of the run."""
+        samples = {sample["step"]: Path(sample["files"][0]) for sample in self.log().samples if sample["files"]}
         self.strip.clear()
         with self.strip:
             for step, file in self.saved():
                 with ui.column().classes("gap-1").style("min-width: 150px"):
                     own = self.image_of(file) / "00.png"
-                    shown = own if own.is_file() else sheets.get(step)
+                    shown = own if own.is_file() else samples.get(step)
                     if shown is not None and shown.is_file():
-                        text = f"{self.prompt}, at step {step}" if shown == own else f"sample images at step {step}"
+                        text = f"{self.prompt}, at step {step}" if shown == own else f"sample image at step {step}"
                         picture(shown, text, SIDE)
                     ui.label(f"step {step}")
                     use = ui.button("Use this one", on_click=telling(lambda file=file: self.use(file)))

@@ -45,6 +45,8 @@ class TrialCard:
                 self.steps = ui.number("Steps", value=30, min=1, max=150, precision=0)
             for field in (self.prompts, self.negative, self.model, self.device):
                 field.classes("w-full")
+            for field in (self.seed, self.count, self.strength, self.steps):
+                field.style("width: 110px")
             for field in (self.prompts, self.negative, self.model, self.device, self.seed, self.count, self.steps,
                           self.strength):  # fmt: skip
                 field.props("outlined dense stack-label")

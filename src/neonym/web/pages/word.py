@@ -46,9 +46,10 @@ def word_page(state: State) -> None:
             if len(words) < 2:
                 ui.label("Choose two words in the list of words.")
                 return
-            with ui.element("div").classes("n-grid"):
+            with ui.element("div").classes("n-two"):
                 for word in words:
-                    facts(state, word)
+                    with ui.column().classes("w-full gap-3"):
+                        facts(state, word)
             TrialCard(state, words).build()
 
 
