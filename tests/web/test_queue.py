@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -366,3 +367,33 @@ def test_a_word_of_the_command_line_is_not_replaced_unasked(home, draft):
     with pytest.raises(NameTaken, match="there is a word of this name"):
         queue.add(draft)
     assert next(free_names(home.folder("outputs") / "mychar4-run")) == "mychar4-2"
+
+
+def test_a_log_begins_with_its_own_run_and_takes_the_earlier_one_over_if_it_goes_on_with_it(tmp_path):
+    file = tmp_path / "events.jsonl"
+
+    def line(event: str, **values: object) -> str:
+        return json.dumps({"event": event, "time": 1, **values}) + "\n"
+
+    def started(first: int) -> str:
+        return line("started", first_step=first, steps=9, samples_per_step=1)
+
+    opened, steps = line("opened", words=["a"]), "".join(line("step", step=i, losses=[i]) for i in (1, 2, 3))
+    before = opened + started(0) + line("evaluated", step=0, loss=9) + steps + line("note", text="early")
+    file.write_text(before)
+    begin = file.stat().st_size
+    log = RunLog(file, begin)
+    log.read()
+    assert (log.losses, log.notes, log.step, log.status) == ([], [], 0, "")
+    for first, losses in ((0, []), (2, [(1, 1), (2, 2)])):
+        file.write_text(before + opened + started(first))
+        for _ in range(2):
+            log = RunLog(file, begin)
+            log.read()
+            log.read()
+            assert (log.losses, log.notes) == (losses, [])
+        assert log.evaluations == ([(0, 9)] if first else [])
+    file.write_text(before + line("finished", verdicts=[], files=[]))  # it was finished already
+    log = RunLog(file, begin)
+    log.read()
+    assert (log.status, log.step, log.steps, len(log.losses)) == ("finished", 3, 9, 3)

@@ -79,38 +79,3 @@ def test_a_run_that_hangs_is_ended_from_the_page_and_gone_on_with(start, tab: Pa
     expect(tab.get_by_text(re.compile(r"step \d+ of 2000"))).to_be_visible(timeout=LONG)
     tab.get_by_role("button", name="Stop").click()
     expect(tab.get_by_role("button", name="Go on")).to_be_visible(timeout=LONG)
-
-
-def test_a_name_that_a_word_has_is_asked_about(start, tab: Page, tmp_path):
-    images = make_images(tmp_path / "images", count=2, caption="a mychar4")
-    home = Home(tmp_path / "home")
-    home.name("datasets", str(images))
-    home.write("draft.json", {"train_data_dir": str(images), "token_string": "mychar4"})
-    Queue(home, ["cpu"]).pause(True)
-    word = home.folder("outputs") / "mychar4.safetensors"
-    word.write_bytes(b"an earlier word")
-    server = start()
-
-    def train() -> None:
-        tab.goto(f"{server.url}/new")
-        expect(tab.get_by_text("Ready to train.")).to_be_visible(timeout=LONG)
-        tab.get_by_role("button", name="Train", exact=True).click()
-
-    train()
-    expect(tab.get_by_text("mychar4: there is a word of this name, which the run would replace.")).to_be_visible()
-    tab.get_by_role("button", name="Cancel").click()
-    assert word.is_file()
-    tab.get_by_role("button", name="Train", exact=True).click()
-    tab.get_by_role("button", name="Keep both: name this one mychar4-2").click()
-    expect(tab.get_by_role("heading", name="mychar4-2")).to_be_visible()
-    train()
-    expect(tab.get_by_text("mychar4: there is a word of this name")).to_be_visible()
-    tab.get_by_role("button", name="Replace it").click()
-    expect(tab.get_by_role("heading", name="mychar4", exact=True)).to_be_visible()
-    assert not word.exists()
-    assert [file.read_bytes() for file in home.folder("bin").glob("*/mychar4.safetensors")] == [b"an earlier word"]
-    train()
-    expect(tab.get_by_text("mychar4: this run is in the list already, and is waiting.")).to_be_visible()
-    expect(tab.get_by_role("button", name="Replace it")).to_have_count(0)
-    tab.get_by_role("button", name="Keep both: name this one mychar4-3").click()
-    expect(tab.get_by_role("heading", name="mychar4-3")).to_be_visible()

@@ -87,10 +87,10 @@ class RunLog:
         self.status, self.progress = "encoded", (event["done"], event["total"])
 
     def on_started(self, event: dict[str, Any]) -> None:
+        self.go_on_with_earlier()
         self.status, self.step, self.steps = "started", event["first_step"], event["steps"]
         self.samples_per_step = event["samples_per_step"]
         self.times = [(event["time"], self.step)]
-        self.go_on_with_earlier()
         self.drop_after(self.step)
 
     def drop_after(self, step: int) -> None:

@@ -101,7 +101,7 @@ async def drive(state: State) -> None:
     while True:
         try:
             await asyncio.to_thread(state.queue.tick)
-            state.workers.release(gpus_in_use(state.queue))
+            state.workers.release(await asyncio.to_thread(gpus_in_use, state.queue))
         except Exception as error:  # a full disk, a damaged file: the next look may succeed
             print(f"The queue could not be looked at: {error}", flush=True)
         await asyncio.sleep(EVERY)

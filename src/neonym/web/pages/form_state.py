@@ -16,7 +16,8 @@ from neonym.web.pages.frame import tell
 from neonym.web.state import State
 from neonym.web.work import ModelAnswer
 
-DRAFT = "draft.json"  # in the home folder: the form as it was left
+DRAFT, PROMPTS = "draft.json", "draft-prompts.json"  # in the home folder: the form as it was left
+USUAL_PROMPTS = "a photo of {word}\na {word} on a blue background"
 DEFAULT_MODEL = "builtin:emoji"
 
 
@@ -56,6 +57,15 @@ class FormState:
             tell(str(error), "warning")
         self.on_change()
 
+    @property
+    def prompts(self) -> str:
+        """The prompts of the sample images, one per line."""
+        return str(self.state.home.read(PROMPTS, {}).get("prompts", USUAL_PROMPTS))
+
+    @prompts.setter
+    def prompts(self, text: str) -> None:
+        self.state.home.write(PROMPTS, {"prompts": text})
+
     def settled(self) -> dict[str, Any]:
         """Return the settings as a run would have them. Raises UserError if the disk refuses."""
         home = self.state.home
@@ -66,6 +76,11 @@ class FormState:
         self.draft.values.clear()
         self.draft.update(draft.values)
         self.state.home.write(DRAFT, self.draft.values)
+
+    def clear(self) -> None:
+        """Empty the form. Raises UserError if the disk refuses."""
+        self.replace(Draft())
+        self.prompts = USUAL_PROMPTS
 
     def show_again(self) -> None:
         """Show the form again, after many of its values changed."""

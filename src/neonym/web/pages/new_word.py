@@ -28,7 +28,6 @@ EXAMPLES = {"nutkin": {"token_string": "nutkin", "init_word": "vegetable"}}
 # Quasar gives this no name, and takes it out of the order of the keyboard
 LABEL_UPLOADS = """for (const input of document.querySelectorAll(".q-uploader__input")) {
     input.setAttribute("aria-label", "choose images and captions to upload"); input.tabIndex = 0 }"""
-PROMPTS = "a photo of {word}\na {word} on a blue background"
 
 
 def new_word_page(state: State) -> None:
@@ -86,8 +85,9 @@ class NewWord:
             self.settings.build()
         with card("5. Sample images while it learns"):
             dim("They are generated five times, so that you can watch the word grow.")
-            self.prompts = ui.textarea("Prompts, one per line; {word} is the new word", value=PROMPTS)
-            self.prompts.props("outlined dense autogrow").classes("w-full")
+            self.prompts = ui.textarea("Prompts, one per line; {word} is the new word", value=self.form.prompts)
+            self.prompts.props("outlined dense autogrow debounce=400").classes("w-full")
+            self.prompts.on_value_change(telling(lambda event: setattr(self.form, "prompts", event.value or "")))
         with card("6. Check and train"):
             findings = ui.column().classes("w-full")
             with ui.row().classes("gap-2 items-center"):
@@ -101,7 +101,7 @@ class NewWord:
     async def clear(self) -> None:
         """Empty the form."""
         if await confirmed("Empty the whole form? Images and captions stay as they are.", "Empty it"):
-            self.form.replace(Draft())
+            self.form.clear()
             self.form.show_again()
 
     async def train(self) -> None:
