@@ -27,7 +27,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Trial:
-    """What is tried. Strengths lie side by side if there are several, else seeds do; all else is in rows."""
+    """A plan of what is tried. Strengths lie side by side if there are several, else seeds do; all else is in rows."""
 
     words: tuple[Word, ...]
     prompts: tuple[str, ...]
