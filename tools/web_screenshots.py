@@ -44,6 +44,7 @@ def teach(page: Page, url: str, folder: Path) -> None:
     """Teach the example word, and take a picture of each page on the way."""
 
     def shoot(name: str) -> None:
+        page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")  # the head stays at the top of the window
         time.sleep(1)  # animations
         with Image.open(BytesIO(page.screenshot(full_page=True))) as shot:
             shot.convert("RGB").quantize(256).save(folder / f"{name}.png", optimize=True)

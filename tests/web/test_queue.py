@@ -283,15 +283,16 @@ def test_a_run_that_does_not_stop_is_ended_with_what_it_started_and_goes_on(home
     entry = until(queue, id, lambda entry: queue.log(entry).step >= 5)
     queue.end(id)  # nobody asked it to stop
     assert entry.process.running()
-    os.kill(entry.pid, signal.SIGSTOP)
-    queue.stop(id)
-    queue.tick()
-    hanging = queue.entry(id)
-    assert hanging is not None
-    assert (hanging.status, hanging.asked > 0, hanging.process.running()) == ("stopping", True, True)
-    saved = saved_step(Path(entry.run_folder))
-    assert 4 <= saved <= queue.log(entry).step
-    queue.end(id)
+    try:
+        os.kill(entry.pid, signal.SIGSTOP)
+        queue.stop(id)
+        queue.tick()
+        hanging = queue.entry(id)
+        assert hanging is not None
+        assert (hanging.status, hanging.asked > 0, hanging.process.running()) == ("stopping", True, True)
+        assert 4 <= saved_step(Path(entry.run_folder)) <= queue.log(entry).step
+    finally:
+        queue.end(id)
     until(queue, id, lambda entry: entry.status == "stopped")
     queue.go_on(id)
     finished = until(queue, id, lambda entry: entry.status not in ("waiting", "running"))

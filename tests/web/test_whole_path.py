@@ -7,6 +7,8 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
+from support.accessibility import check_accessible
+
 LONG = 180_000  # milliseconds: a run of a few steps on a busy machine
 
 
@@ -53,6 +55,7 @@ def test_from_an_empty_home_to_an_image_with_the_word(start, tab: Page):
     expect(sheet).to_be_visible(timeout=LONG)
     assert sheet.evaluate("image => image.decode().then(() => image.naturalWidth)") == 4 + 2 * 132
     expect(tab.get_by_alt_text(re.compile("a nutkin on a red background, seed"))).to_have_count(2)
+    check_accessible(tab)
     with tab.expect_download() as download:
         tab.get_by_role("button", name="Download", exact=True).click()
     assert Path(download.value.path()).read_bytes() == word.read_bytes()
