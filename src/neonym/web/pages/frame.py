@@ -40,6 +40,7 @@ h2 { font-size: 1.05rem; line-height: 1.3; font-weight: 650; margin: 0; }
   align-items: start; }
 .n-fields { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 190px), 1fr)); gap: 12px; width: 100%;
   align-items: start; }
+.n-page > .nicegui-column:empty { display: none; }
 .n-card > .q-btn, .n-page > .q-btn { align-self: flex-start; }
 .n-card .q-expansion-item .q-item { padding: 2px 4px; min-height: 36px; }
 .n-card .q-expansion-item .q-expansion-item__content { padding: 4px 0 8px; }

@@ -243,7 +243,7 @@ def chart_options() -> dict[str, Any]:
     """Return the options of the chart: the training loss and the evaluation loss by step."""
     line = {"type": "line", "showSymbol": False, "data": []}
     axis = {
-        "axisLabel": {"color": GREY},
+        "axisLabel": {"color": GREY, "hideOverlap": True},
         "nameTextStyle": {"color": GREY},
         "splitLine": {"lineStyle": {"color": FAINT}},
     }
