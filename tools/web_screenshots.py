@@ -25,6 +25,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 STEPS = 100
 LONG = 20 * 60_000  # milliseconds
 SIZE = {"width": 1100, "height": 800}
+COLOURS = 128  # of a picture: it stays small
 
 
 @contextmanager
@@ -45,7 +46,7 @@ def shoot(page: Page, file: Path) -> None:
     page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")  # the head stays at the top of the window
     time.sleep(1)  # animations
     with Image.open(BytesIO(page.screenshot(full_page=True))) as shot:
-        shot.convert("RGB").quantize(256).save(file, optimize=True)
+        shot.convert("RGB").quantize(COLOURS).save(file, optimize=True)
 
 
 def teach(page: Page, url: str, folder: Path) -> None:
