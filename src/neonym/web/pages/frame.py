@@ -52,6 +52,7 @@ img.n-image { max-width: 100%; height: auto; border-radius: 6px; background: var
 *:focus-visible { outline: 2px solid var(--n-link); outline-offset: 1px; }
 .body--dark .q-field__label, .body--dark .q-field__native { color: var(--n-text); }
 .q-field__label, .q-field__bottom { color: var(--n-dim); }
+.q-field__messages { line-height: 1.35; }
 .q-uploader { max-height: 120px; border-color: var(--n-line); background: transparent; }
 .q-uploader__header { background: transparent; color: var(--n-text); }
 .q-uploader__list:empty { display: none; }

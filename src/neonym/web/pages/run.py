@@ -256,7 +256,7 @@ def chart_options() -> dict[str, Any]:
         "xAxis": {"type": "value", "name": "step", "minInterval": 1, "max": "dataMax", **axis},
         "yAxis": {"type": "value", "scale": True, **axis},
         "series": [
-            {**line, "name": "training", "lineStyle": {"width": 1, "opacity": 0.6}},
+            {**line, "name": "training", "lineStyle": {"width": 1, "opacity": 0.8}},
             {**line, "name": "evaluation", "showSymbol": True, "lineStyle": {"width": 2}},
         ],
     }
