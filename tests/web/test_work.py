@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from neonym.web import work
 from neonym.web.work import Workers
+from support.coroutines import finished
 
 SECONDS = 60.0
 BUSY = """
@@ -86,7 +87,7 @@ def test_a_model_that_nobody_uses_is_released_and_loaded_again(tmp_path):
         assert pids[0] != pids[1]
         workers.close()
 
-    asyncio.run(use())
+    finished(use())
     images = [Image.open(tmp_path / f"{i}" / "00.png").tobytes() for i in range(2)]
     assert images[0] == images[1]
 
