@@ -25,6 +25,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 STEPS = 100
 LONG = 20 * 60_000  # milliseconds
 SIZE = {"width": 1100, "height": 800}
+COLOURS = 128  # of a picture: it stays small
 
 
 @contextmanager
@@ -40,33 +41,41 @@ def served(home: Path) -> Iterator[str]:
         process.wait()
 
 
+def shoot(page: Page, file: Path) -> None:
+    """Take a picture of a whole page."""
+    page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")  # the head stays at the top of the window
+    time.sleep(1)  # animations
+    with Image.open(BytesIO(page.screenshot(full_page=True))) as shot:
+        shot.convert("RGB").quantize(COLOURS).save(file, optimize=True)
+
+
 def teach(page: Page, url: str, folder: Path) -> None:
-    """Teach the example word, and take a picture of each page on the way."""
-
-    def shoot(name: str) -> None:
-        time.sleep(1)  # animations
-        with Image.open(BytesIO(page.screenshot(full_page=True))) as shot:
-            shot.convert("RGB").quantize(256).save(folder / f"{name}.png", optimize=True)
-
+    """Teach the example word, and take pictures of the form and of the run."""
     page.goto(url)
     page.get_by_role("button", name="Try it with the example images").click()
     page.get_by_label("Prompts, one").fill("a 3d render of a nutkin on a blue background\na nutkin on a red background")
     expect(page.get_by_text("Ready to train.")).to_be_visible(timeout=LONG)
-    shoot("new-word")
+    shoot(page, folder / "new-word.png")
     page.get_by_role("button", name="Train", exact=True).click()
     page.wait_for_url(re.compile("/run/"))
     expect(page.get_by_text("step 60", exact=True).first).to_be_visible(timeout=LONG)
-    shoot("running")
+    shoot(page, folder / "running.png")
     expect(page.get_by_role("button", name="Look at the word, and try it")).to_be_visible(timeout=LONG)
-    shoot("finished")
-    page.get_by_role("button", name="Look at the word, and try it").click()
-    page.get_by_label("Prompt;").fill("a 3d render of a {word} on a yellow background")
-    page.get_by_role("button", name="Generate").click()
-    expect(page.get_by_alt_text(re.compile("yellow background, seed"))).to_have_count(3, timeout=LONG)
-    shoot("word")
+    shoot(page, folder / "finished.png")
+
+
+def try_word(page: Page, url: str, folder: Path) -> None:
+    """Try the word that was learned, and take pictures of its page and of the list of words."""
     page.goto(url)
-    expect(page.get_by_role("link", name="nutkin", exact=True)).to_be_visible()
-    shoot("words")
+    page.get_by_role("link", name="nutkin", exact=True).last.click()
+    page.get_by_label("Prompts, one").fill("a 3d render of a {word} on a yellow background")
+    page.get_by_role("switch", name="compare strengths").click()
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_alt_text("sheet of all images")).to_be_visible(timeout=LONG)
+    shoot(page, folder / "word.png")
+    page.goto(url)
+    expect(page.get_by_role("link", name="nutkin", exact=True).first).to_be_visible()
+    shoot(page, folder / "words.png")
 
 
 def main() -> None:
@@ -80,6 +89,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport=SIZE)  # pyright: ignore[reportArgumentType]
         teach(page, url, folder)
+        try_word(page, url, folder)
         browser.close()
 
 

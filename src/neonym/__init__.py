@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from neonym.api.recognise import ModelFacts as ModelFacts
     from neonym.api.recognise import pieces as pieces
     from neonym.api.recognise import recognise as recognise
+    from neonym.api.sheets import contact_sheet as contact_sheet
     from neonym.api.train import train as train
     from neonym.api.train import train_words as train_words
     from neonym.config.run import RunConfig as RunConfig
@@ -67,6 +68,7 @@ _HOMES = {
     "neonym.api.inspect": ("EncoderFacts", "FileFacts", "Neighbours", "WordFacts", "inspect"),
     "neonym.api.model": ("load_model",),
     "neonym.api.recognise": ("ModelFacts", "pieces", "recognise"),
+    "neonym.api.sheets": ("contact_sheet",),
     "neonym.api.train": ("train", "train_words"),
     "neonym.config.run": ("RunConfig",),
     "neonym.errors": (
@@ -121,6 +123,7 @@ __all__ = [
     "Verdict",
     "WordFacts",
     "check",
+    "contact_sheet",
     "convert",
     "generate",
     "inspect",

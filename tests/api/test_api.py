@@ -294,3 +294,24 @@ def changed_settings(run: neonym.RunConfig) -> dict:
     return {
         name: value for section in run.model_dump(exclude_defaults=True).values() for name, value in section.items()
     }
+
+
+def test_a_contact_sheet_has_a_labelled_row_for_each_and_a_place_for_each_image():
+    colours = [Image.new("RGB", (64, 32), name) for name in ("red", "blue", "green")]
+    sheet = neonym.contact_sheet([("one", colours[:2]), ("two", colours[2:])], heads=["a", "b"])
+    assert sheet.size == (4 + 2 * 68, 4 + 16 + 2 * (16 + 68))
+    assert [sheet.getpixel((x, y)) for x, y in ((36, 68), (104, 68), (36, 152))] == [
+        image.getpixel((0, 0)) for image in colours
+    ]
+    assert sheet.getpixel((104, 152)) == (255, 255, 255)
+    large = neonym.contact_sheet([("one", [Image.new("RGB", (2048, 1024))])])
+    assert large.size == (4 + 516, 4 + 32 + 516)  # the label is larger too
+    assert neonym.contact_sheet([("one", colours)], side=16).width == 4 + 3 * 20
+
+
+@pytest.mark.parametrize(
+    ("rows", "side"), [([], None), ([("one", [])], None), ([("one", [Image.new("RGB", (8, 8))])], 0)]
+)
+def test_a_contact_sheet_without_images_is_refused(rows, side):
+    with pytest.raises(neonym.ConfigError):
+        neonym.contact_sheet(rows, side=side)

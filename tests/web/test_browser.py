@@ -307,10 +307,17 @@ def test_a_word_is_deleted_to_the_bin_and_two_are_compared(start, tab: Page, tmp
     tab.get_by_label("compare one").click()
     tab.get_by_label("compare two").click()
     tab.get_by_role("button", name="Compare two words").click()
-    tab.get_by_label("Seeds").fill("1")
+    tab.get_by_label("Seeds").fill("2")
+    tab.get_by_role("button", name="More").click()
     tab.get_by_label("Steps").fill("2")
     tab.get_by_role("button", name="Generate").click()
-    expect(tab.get_by_alt_text(re.compile("a photo of (one|two), seed 1"))).to_have_count(2, timeout=LONG)
+    expect(tab.get_by_alt_text("sheet of all images")).to_be_visible(timeout=LONG)
+    expect(tab.get_by_alt_text(re.compile("(one|two), a photo of (one|two), seed [12]"))).to_have_count(4)
+    with tab.expect_download() as download:
+        tab.get_by_role("button", name="Download the sheet").click()
+    assert download.value.suggested_filename == "one-two-sheet.png"
+    with Image.open(download.value.path()) as sheet:
+        assert sheet.size == (4 + 2 * 132, 4 + 16 + 2 * (16 + 132))
     tab.goto(server.url)
     tab.get_by_role("link", name="one", exact=True).click()
     tab.get_by_role("button", name="Delete").click()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from neonym import ConfigError, UserError, train
@@ -19,6 +23,8 @@ from neonym.web.draft import Draft
 from neonym.web.home import Home
 from neonym.web.queue import Entry, Queue
 from neonym.web.run_log import RunLog
+from neonym.web.same_name import NameTaken, free_names
+from neonym.web.saved_state import saved_step
 
 LONG = 240.0  # seconds
 
@@ -269,3 +275,126 @@ def test_a_letter_that_is_cut_in_two_is_read_whole(tmp_path):
             opened.write(part)
         log.read()
     assert log.words == ["é"]
+
+
+def test_a_run_that_does_not_stop_is_ended_with_what_it_started_and_goes_on(home, draft):
+    queue = Queue(home, ["cpu"])
+    id = queue.add(draft).id
+    entry = until(queue, id, lambda entry: queue.log(entry).step >= 5)
+    queue.end(id)  # nobody asked it to stop
+    assert entry.process.running()
+    try:
+        os.kill(entry.pid, signal.SIGSTOP)
+        queue.stop(id)
+        queue.tick()
+        hanging = queue.entry(id)
+        assert hanging is not None
+        assert (hanging.status, hanging.asked > 0, hanging.process.running()) == ("stopping", True, True)
+        assert 4 <= saved_step(Path(entry.run_folder)) <= queue.log(entry).step
+    finally:
+        queue.end(id)
+    until(queue, id, lambda entry: entry.status == "stopped")
+    queue.go_on(id)
+    finished = until(queue, id, lambda entry: entry.status not in ("waiting", "running"))
+    assert finished.status == "finished"
+    log = queue.log(finished)
+    assert [step for step, _ in log.losses] == sorted({step for step, _ in log.losses})
+    assert log.losses[0][0] <= 4
+    assert word_of(home).is_file()
+
+
+def test_a_group_of_processes_is_ended_and_only_ours(tmp_path):
+    script = "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); print(1, flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", script], start_new_session=True, stdout=subprocess.PIPE)
+    assert other.stdout is not None
+    with other.stdout:
+        other.stdout.readline()
+    (child,) = psutil.Process(other.pid).children()
+    own = processes.Process(other.pid, processes.identity_of(other.pid))
+    replace(own, identity="another-boot 5").end()
+    assert own.running()
+    own.end()
+    assert other.wait(10) == -signal.SIGKILL
+    gone, alive = psutil.wait_procs([child], timeout=10)
+    assert (len(gone), alive) == (1, [])
+
+
+def test_two_runs_of_one_name_have_their_own_numbers(home, draft):
+    """The second one has other settings, and takes the place of the first."""
+    queue = Queue(home, ["cpu"])
+    first = queue.add(draft)
+    until(queue, first.id, lambda entry: entry.status == "finished")
+    with pytest.raises(NameTaken, match=r"other settings: learning_rate \(was 0.005, is 0.01\)") as taken:
+        queue.add(Draft({**draft.values, "learning_rate": "0.01"}))
+    assert taken.value.is_replaceable
+    assert [entry.id for entry in queue.entries()] == [first.id]
+    queue.replace_earlier(Path(first.run_folder))
+    assert not word_of(home).exists()
+    assert len(list(home.folder("bin").glob("*/mychar4.safetensors"))) == 1
+    second = queue.add(Draft({**draft.values, "learning_rate": "0.01", "max_train_steps": 6}))
+    assert queue.log(second).losses == []
+    finished = until(queue, second.id, lambda entry: entry.status == "finished")
+    ended = queue.entry(first.id)
+    assert ended is not None
+    assert [queue.log(entry).step for entry in (ended, finished)] == [12, 6]
+    assert len(queue.log(ended).losses) >= len(queue.log(finished).losses) > 0
+    with pytest.raises(UserError, match="another run of this name came after this one"):
+        queue.go_on(first.id)
+
+
+def test_a_run_with_more_steps_goes_on_with_the_one_before_and_shows_the_whole_curve(home, draft):
+    queue = Queue(home, ["cpu", "cpu-2"])
+    first = queue.add(draft)
+    with pytest.raises(NameTaken, match="in the list already, and is waiting"):
+        queue.add(draft)
+    second = queue.add(Draft({**draft.values, "max_train_steps": 16}))
+    until(queue, first.id, lambda entry: entry.status == "running")
+    waiting = queue.entry(second.id)
+    assert waiting is not None
+    assert (waiting.status, queue.log(waiting).losses) == ("waiting", [])  # though a device is free
+    until(queue, first.id, lambda entry: entry.status == "finished")
+    finished = until(queue, second.id, lambda entry: entry.status == "finished")
+    ended = queue.entry(first.id)
+    assert ended is not None
+    one, both = queue.log(ended), queue.log(finished)
+    assert ((one.step, one.steps), (both.step, both.steps)) == ((12, 12), (16, 16))
+    assert both.losses[: len(one.losses)] == one.losses
+    assert len(both.losses) > len(one.losses)
+
+
+def test_a_word_of_the_command_line_is_not_replaced_unasked(home, draft):
+    word_of(home).write_bytes(b"a word")
+    queue = Queue(home, ["cpu"])
+    with pytest.raises(NameTaken, match="there is a word of this name"):
+        queue.add(draft)
+    assert next(free_names(home.folder("outputs") / "mychar4-run")) == "mychar4-2"
+
+
+def test_a_log_begins_with_its_own_run_and_takes_the_earlier_one_over_if_it_goes_on_with_it(tmp_path):
+    file = tmp_path / "events.jsonl"
+
+    def line(event: str, **values: object) -> str:
+        return json.dumps({"event": event, "time": 1, **values}) + "\n"
+
+    def started(first: int) -> str:
+        return line("started", first_step=first, steps=9, samples_per_step=1)
+
+    opened, steps = line("opened", words=["a"]), "".join(line("step", step=i, losses=[i]) for i in (1, 2, 3))
+    before = opened + started(0) + line("evaluated", step=0, loss=9) + steps + line("note", text="early")
+    file.write_text(before)
+    begin = file.stat().st_size
+    log = RunLog(file, begin)
+    log.read()
+    assert (log.losses, log.notes, log.step, log.status) == ([], [], 0, "")
+    for first, losses in ((0, []), (2, [(1, 1), (2, 2)])):
+        file.write_text(before + opened + started(first))
+        for _ in range(2):
+            log = RunLog(file, begin)
+            log.read()
+            log.read()
+            assert (log.losses, log.notes) == (losses, [])
+        assert log.evaluations == ([(0, 9)] if first else [])
+    file.write_text(before + line("finished", verdicts=[], files=[]))  # it was finished already
+    log = RunLog(file, begin)
+    log.read()
+    assert (log.status, log.step, log.steps, len(log.losses)) == ("finished", 3, 9, 3)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
+from support.accessibility import check_accessible
+
 LONG = 180_000  # milliseconds: a run of a few steps on a busy machine
 
 
@@ -44,15 +46,18 @@ def test_from_an_empty_home_to_an_image_with_the_word(start, tab: Page):
     expect(tab.get_by_text("is now the word of")).to_be_visible()
     assert word.read_bytes() == step.read_bytes() != last
     tab.get_by_role("button", name="Look at the word, and try it").click()
-    tab.get_by_label("Prompt;").fill("a {word} on a red background")
+    tab.get_by_label("Prompts, one").fill("a {word} on a red background")
     tab.get_by_label("Seeds").fill("2")
+    tab.get_by_role("button", name="More").click()
     tab.get_by_label("Steps").fill("4")
     tab.get_by_role("button", name="Generate").click()
-    images = tab.get_by_alt_text(re.compile("a nutkin on a red background, seed"))
-    expect(images).to_have_count(2, timeout=LONG)
-    assert images.first.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    sheet = tab.get_by_alt_text("sheet of all images")
+    expect(sheet).to_be_visible(timeout=LONG)
+    assert sheet.evaluate("image => image.decode().then(() => image.naturalWidth)") == 4 + 2 * 132
+    expect(tab.get_by_alt_text(re.compile("a nutkin on a red background, seed"))).to_have_count(2)
+    check_accessible(tab)
     with tab.expect_download() as download:
-        tab.get_by_role("button", name="Download").click()
+        tab.get_by_role("button", name="Download", exact=True).click()
     assert Path(download.value.path()).read_bytes() == word.read_bytes()
     tab.goto(server.url)
     expect(tab.get_by_role("link", name="nutkin", exact=True)).to_be_visible()

@@ -100,22 +100,30 @@ def take_command_keys(table: Values, where: str, given: Given) -> None:
             given.problems.append(Problem("warning", "has an effect only on the command line", f"{where}, `{name}`"))
 
 
-def write_config(run: RunConfig, path: Path) -> Path:
-    """Write a `--config_file` with every setting that differs from its default, and return its path.
+def as_toml(run: RunConfig) -> str:
+    """Return the text of a `--config_file` with every setting that differs from its default.
 
-    Keys and tokens of online services are left out. Raises ConfigError if the file exists or cannot be written.
+    Keys and tokens of online services are left out.
     """
-    path = path if path.suffix == ".toml" else path.with_name(f"{path.name}.toml")
     lines = []
     for section, name, setting in fields_of(RunConfig):
         value = getattr(getattr(run, section), name)
         if value != setting.default and name not in SECRETS:
-            lines.append(f"{name} = {json.dumps(as_written(value), ensure_ascii=False)}")
+            lines.append(f"{name} = {json.dumps(as_written(value), ensure_ascii=False)}\n")
+    return "".join(lines)
+
+
+def write_config(run: RunConfig, path: Path) -> Path:
+    """Write a `--config_file` with the settings of a run (see `as_toml`), and return its path.
+
+    Raises ConfigError if the file exists or cannot be written.
+    """
+    path = path if path.suffix == ".toml" else path.with_name(f"{path.name}.toml")
     try:
         if path.exists():
             raise ConfigError([Problem("error", "already exists", str(path), "Choose another --config_file")])
         with atomic_write(path) as part:
-            part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            part.write_text(as_toml(run), encoding="utf-8")
     except OSError as error:
         raise ConfigError([Problem("error", f"cannot be written ({error.strerror})", str(path))]) from error
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from neonym import Problem, RunConfig
-from neonym.config.command_line import SECRETS
+from neonym.config.command_line import SECRETS, as_toml
 from neonym.config.schema import fields_of
 from neonym.config.values import Arguments, as_flag_text, as_written
 from neonym.config.without_effect import DIFFUSION_ONLY, FLOW_ONLY
@@ -75,9 +74,8 @@ class Draft:
         return shlex.join(words)
 
     def toml(self) -> str:
-        """Return the settings as a config file."""
-        values = {name: typed(name, value) for name, value in self.values.items()}
-        return "\n".join(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items())
+        """Return the settings as a config file. Raises ConfigError with every wrong value."""
+        return as_toml(self.run())
 
 
 def is_default(name: str, value: Any) -> bool:

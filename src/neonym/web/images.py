@@ -31,7 +31,7 @@ DOWNLOADS = (".safetensors", ".pt", ".bin", ".ckpt", ".png", ".md", ".toml")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "AVIF", *JPEG_XL)
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26  # of an image that is opened here
 PIXELS = ThreadPoolExecutor(1, "images")  # one at a time, always in one thread: each thread keeps memory for itself
-SIDES = (160, 320, 640)  # pixels of thumbnails
+SIDES = (160, 320, 640, 1280)  # pixels of thumbnails
 COARSE = 4  # times that size, to which images are reduced by leaving pixels out, which takes no memory
 A_YEAR = "private, max-age=31536000, immutable"  # the URL changes with the file
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,18 @@ class Process:
         """Ask the process to end after its current step, with its state saved."""
         if self.running():
             os.kill(self.pid, signal.SIGTERM)
+
+    def end(self) -> None:
+        """End the process at once, with those that it started: nothing is saved. Raises OSError if that is refused."""
+        if not self.running():  # its number may be another process's by now
+            return
+        if hasattr(os, "killpg") and os.getpgid(self.pid) == self.pid:
+            os.killpg(self.pid, signal.SIGKILL)
+            return
+        with suppress(psutil.NoSuchProcess):
+            own = psutil.Process(self.pid)
+            for process in (*own.children(recursive=True), own):
+                process.kill()
 
     def memory(self) -> int:
         """Return the bytes of memory that the process uses, 0 if it has ended."""

@@ -9,6 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -20,16 +21,22 @@ from neonym import RunConfig, UserError
 from neonym.config.command_line import write_config
 from neonym.io.atomic import atomic_write
 from neonym.web import processes
+from neonym.web.bin import to_bin
 from neonym.web.disk import reporting_disk_errors
 from neonym.web.draft import Draft
 from neonym.web.home import Home
+from neonym.web.library import size_of
 from neonym.web.masks import with_masks
 from neonym.web.processes import Process
 from neonym.web.run_log import RunLog
+from neonym.web.same_name import NameTaken, differences, files_of, has_results, in_short, same_length, settings_in
 
 Status = Literal["waiting", "running", "stopping", "stopped", "interrupted", "finished", "failed"]
 ENTRY, SETTINGS, OUTPUT, PROMPTS = "entry.json", "settings.toml", "output.txt", "prompts.txt"
-OPEN = ("waiting", "running", "stopping")
+EVENTS = "events.jsonl"  # in a run folder, and a copy in the folder of an entry that has ended
+ACTIVE = ("running", "stopping")
+OPEN = ("waiting", *ACTIVE)
+NAME_TAKEN = "Restore its settings, give the word another name, or let it replace the earlier one"
 LATER = 1e-3  # seconds between two entries, whose order would otherwise be open
 LAST_LINES = 12  # of the output of a run that failed
 NOT_LEARNED = 3  # the exit code of a run that ended with a word that was not learned
@@ -48,6 +55,8 @@ class Entry:
     pid: int = 0
     identity: str = ""  # of the process, see `processes.identity_of`
     queued: float = 0.0  # seconds since 1970
+    asked: float = 0.0  # when the run was asked to stop, seconds since 1970
+    begin: int = 0  # bytes that its event file had when it was started: the events of an earlier run of its name
 
     @property
     def process(self) -> Process:
@@ -106,16 +115,28 @@ class Queue:
 
     @alone
     def log(self, entry: Entry) -> RunLog:
-        """Return what the run of an entry has reported so far."""
-        log = self.logs.setdefault(entry.id, RunLog(Path(entry.run_folder) / "events.jsonl"))
-        log.read()
+        """Return what the run of an entry has reported so far: nothing before it is started."""
+        file, log = self.event_file(entry), self.logs.get(entry.id)
+        if log is None or (log.file, log.begin) != (file, entry.begin):
+            log = self.logs[entry.id] = RunLog(file, entry.begin)
+        if entry.device:  # it was started
+            log.read()
         return log
+
+    def event_file(self, entry: Entry) -> Path:
+        """Return the file with the events of an entry.
+
+        It is a copy unless the run goes on, as another run of its name writes into the same run folder.
+        """
+        own = self.folder(entry.id) / EVENTS
+        return Path(entry.run_folder) / EVENTS if entry.status in ACTIVE or not own.is_file() else own
 
     @alone
     def add(self, draft: Draft, prompts: str = "") -> Entry:
         """Queue a run with a snapshot of its settings, and of the prompts of its sample images.
 
-        Raises ConfigError for settings that cannot be read, and UserError if the disk refuses.
+        Raises ConfigError for settings that cannot be read, NameTaken if another run has its name, and UserError if the
+        disk refuses.
         """
         now = max([time.time(), *(entry.order + LATER for entry in self.entries())])
         id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid4().hex[:8]}"
@@ -124,11 +145,46 @@ class Queue:
             run = self.snapshot(folder, draft, prompts)
             name = run.save.output_name or run.concept.token_string or ""
             entry = Entry(id, name, str(Path(run.save.output_dir) / f"{name}-run"), order=now, queued=now)
+            self.check_name(entry)
             self.save(entry)
         except UserError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         return entry
+
+    def runs_of_name(self, entry: Entry) -> list[Entry]:
+        """Return the other entries with the run folder of an entry, in their order."""
+        return [other for other in self.entries() if other.run_folder == entry.run_folder and other.id != entry.id]
+
+    def check_name(self, entry: Entry) -> None:
+        """Raise NameTaken if a run would take the place of another one, instead of going on with it."""
+        others, folder = self.runs_of_name(entry), Path(entry.run_folder)
+        known = {each.run_folder for each in self.entries()}
+        new = settings_in(self.folder(entry.id) / SETTINGS)
+        for other in reversed(others):
+            if other.status not in OPEN and not has_results(folder):
+                continue
+            old = settings_in(self.folder(other.id) / SETTINGS)
+            if differing := differences(old, new):
+                what = f"there is a run of this name with other settings: {in_short(differing)}"
+                raise NameTaken(what, folder, NAME_TAKEN, other.status not in OPEN, known)
+            if same_length(old, new) and other.status in (*OPEN, "finished"):
+                what = f"this run is in the list already, and is {other.status}"
+                raise NameTaken(what, folder, "To go on with it, set more steps", other.status not in OPEN, known)
+            return
+        if not others and has_results(folder):
+            raise NameTaken(
+                "there is a word of this name, which the run would replace", folder, NAME_TAKEN, True, known
+            )
+
+    @alone
+    def replace_earlier(self, run_folder: Path) -> None:
+        """Move the word and the run in a run folder to the bin. Raises UserError if a run uses it or the disk refuses."""
+        users = [entry for entry in self.open_entries() if entry.run_folder == str(run_folder)]
+        if users:
+            raise UserError(f"is used by a run that is {users[0].status}", run_folder.name, "Stop and remove it first")
+        if files := files_of(run_folder):
+            to_bin(self.home, files)
 
     def snapshot(self, folder: Path, draft: Draft, prompts: str) -> RunConfig:
         """Write the settings of a run and what they name into the folder of an entry, and return them."""
@@ -177,22 +233,39 @@ class Queue:
         if entry.status == "waiting":
             self.save(replace(entry, status="stopped"))
             return
-        self.save(replace(entry, status="stopping"))
+        self.save(replace(entry, status="stopping", asked=time.time()))
         entry.process.stop()
 
     @alone
-    def go_on(self, id: str) -> None:
-        """Queue a run again, which continues where it ended."""
+    def end(self, id: str) -> None:
+        """End a run that was asked to stop and does not: what it has not saved is lost. Raises UserError if it fails."""
         entry = self.entry(id)
-        if entry is not None and entry.status not in OPEN:
-            self.logs.pop(id, None)
-            self.save(replace(entry, status="waiting", order=time.time()))
+        if entry is None or entry.status != "stopping":
+            return
+        try:
+            entry.process.end()
+        except OSError as error:
+            raise UserError(f"cannot be ended ({error.strerror})", entry.token, "End its process yourself") from error
+
+    @alone
+    def go_on(self, id: str) -> None:
+        """Queue a run again, which continues where it ended. Raises UserError if another run has taken its place."""
+        entry = self.entry(id)
+        if entry is None or entry.status in OPEN:
+            return
+        own = settings_in(self.folder(id) / SETTINGS)
+        for other in self.runs_of_name(entry):
+            differing = differences(own, settings_in(self.folder(other.id) / SETTINGS))
+            if differing and other.order > entry.order:
+                what = f"another run of this name came after this one, with other settings: {in_short(differing)}"
+                raise UserError(what, entry.token, "Queue it again, under another name")
+        self.save(replace(entry, status="waiting", order=time.time()))
 
     @alone
     def remove(self, id: str) -> None:
         """Remove an entry that does not run from the list. What its run has written stays."""
         entry = self.entry(id)
-        if entry is not None and entry.status not in ("running", "stopping"):
+        if entry is not None and entry.status not in ACTIVE:
             shutil.rmtree(self.folder(id), ignore_errors=True)
             self.logs.pop(id, None)
 
@@ -208,14 +281,29 @@ class Queue:
     def tick(self) -> None:
         """Follow the processes, and start waiting runs on devices that are free."""
         for entry in self.entries():
-            if entry.status in ("running", "stopping") and not entry.process.running():
+            if entry.status in ACTIVE and not entry.process.running():
                 self.save(replace(entry, status=self.end_of(entry)))
+                self.keep_events(entry)
         entries = self.entries()
-        busy = {entry.device for entry in entries if entry.status in ("running", "stopping")}
-        free = [device for device in self.devices if device not in busy]
-        waiting = [entry for entry in entries if entry.status == "waiting"]
+        active = [entry for entry in entries if entry.status in ACTIVE]
+        free = [device for device in self.devices if device not in {entry.device for entry in active}]
+        folders = {entry.run_folder for entry in active}
+        waiting = []
+        for entry in entries:  # runs of one name run one after the other
+            if entry.status == "waiting" and entry.run_folder not in folders:
+                folders.add(entry.run_folder)
+                waiting.append(entry)
         for entry, device in () if self.paused else zip(waiting, free, strict=False):
             self.start(entry, device)
+
+    def in_use(self) -> dict[str, Entry]:
+        """Return the devices that runs use now, each with its run."""
+        return {entry.device: entry for entry in self.entries() if entry.status in ACTIVE}
+
+    def keep_events(self, entry: Entry) -> None:
+        """Copy the events of a run that has ended; a full disk does not matter."""
+        with suppress(OSError):
+            shutil.copyfile(Path(entry.run_folder) / EVENTS, self.folder(entry.id) / EVENTS)
 
     def start(self, entry: Entry, device: str) -> None:
         """Start the process of an entry on a device. Raises UserError if the disk refuses.
@@ -223,7 +311,10 @@ class Queue:
         The entry is written first: otherwise, a full disk would let the run be started again and again.
         """
         folder = self.folder(entry.id)
-        begun = replace(entry, status="running", device=device, pid=0, identity="")
+        size = size_of(Path(entry.run_folder) / EVENTS)
+        is_own = entry.device and size == size_of(folder / EVENTS)  # nobody has written since it ended
+        begin = entry.begin if is_own else size
+        begun = replace(entry, status="running", device=device, pid=0, identity="", asked=0.0, begin=begin)
         self.save(begun)
         self.logs.pop(entry.id, None)
         words = ["train", f"--config_file={folder / SETTINGS}"]
@@ -271,7 +362,7 @@ def read_entry(path: Path) -> Entry | None:
     try:
         entry = Entry(**json.loads(path.read_text("utf-8")))
         numbers, texts = (
-            (entry.order, entry.pid, entry.queued),
+            (entry.order, entry.pid, entry.queued, entry.asked, entry.begin),
             (entry.id, entry.token, entry.run_folder, entry.identity),
         )
         sound = all(isinstance(n, (int, float)) for n in numbers) and all(isinstance(text, str) for text in texts)

@@ -1,9 +1,12 @@
-"""Read the reports of a run from the events in its run folder while they are written."""
+"""Read the reports of a run from the events in its run folder while they are written.
+
+Several runs may have written to one file: with the same settings and more steps, a run goes on with an earlier one.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ class RunLog:
     """The reports of one run. `read` takes what was appended to its event file since the last call."""
 
     file: Path
+    begin: int = 0  # the bytes before those of this run, which are those of an earlier one
     position: int = 0
     rest: bytes = b""  # the beginning of a line
     status: str = ""  # the last event that says what the run does: "opened", "encoded", "started", ..., or its end
@@ -35,18 +39,28 @@ class RunLog:
     files: list[Path] = field(default_factory=list)
     error: str = ""
     progress: tuple[int, int] = (0, 0)  # of encoding or judging
+    earlier: RunLog | None = None  # the run before, until it is known whether this one goes on with it
 
     def read(self) -> bool:
         """Take the events that were appended, and return whether there were any."""
+        is_new = self.read_part()
+        if is_new and 0 < self.position == self.begin:
+            vars(self).update(vars(RunLog(self.file, self.begin, self.position, earlier=replace(self))))
+            self.read_part()
+        return is_new
+
+    def read_part(self) -> bool:
+        """Take events up to the beginning of this run, or those from there on, and return whether there were any."""
         try:
             size = self.file.stat().st_size
-            if size < self.position:  # somebody removed the folder, and a run made it again
+            if size < max(self.position, self.begin):  # somebody removed the folder, and a run made it again
                 vars(self).update(vars(RunLog(self.file)))
-            if size == self.position:
+            end = self.begin if self.position < self.begin else size
+            if end == self.position:
                 return False
             with self.file.open("rb") as opened:
                 opened.seek(self.position)
-                data = opened.read(min(size - self.position, MOST))
+                data = opened.read(min(end - self.position, MOST))
         except OSError:
             return False
         self.position += len(data)
@@ -73,13 +87,26 @@ class RunLog:
         self.status, self.progress = "encoded", (event["done"], event["total"])
 
     def on_started(self, event: dict[str, Any]) -> None:
+        self.go_on_with_earlier()
         self.status, self.step, self.steps = "started", event["first_step"], event["steps"]
         self.samples_per_step = event["samples_per_step"]
         self.times = [(event["time"], self.step)]
-        self.losses = [point for point in self.losses if point[0] <= self.step]
-        self.evaluations = [point for point in self.evaluations if point[0] < max(1, self.step)]
-        self.samples = [sample for sample in self.samples if sample["step"] <= self.step]
-        self.saved = [(step, file) for step, file in self.saved if step <= self.step]
+        self.drop_after(self.step)
+
+    def drop_after(self, step: int) -> None:
+        """Drop what was reported after a step from which the run is done again; everything if that is its first one."""
+        self.losses = [point for point in self.losses if point[0] <= step and step]
+        self.evaluations = [point for point in self.evaluations if point[0] <= step and step]
+        self.samples = [sample for sample in self.samples if sample["step"] <= step and step]
+        self.saved = [(at, file) for at, file in self.saved if at <= step and step]
+
+    def go_on_with_earlier(self) -> None:
+        """Take over what the earlier run reported."""
+        before, self.earlier = self.earlier, None
+        if before is not None:
+            self.losses, self.evaluations = before.losses, before.evaluations
+            self.samples, self.saved = before.samples, before.saved
+            self.step, self.steps = self.step or before.step, self.steps or before.steps
 
     def on_step(self, event: dict[str, Any]) -> None:
         self.status, self.step = "step", event["step"]
@@ -91,8 +118,8 @@ class RunLog:
             self.times.pop(0)
 
     def on_evaluated(self, event: dict[str, Any]) -> None:
-        if event["loss"] is not None:
-            self.evaluations.append((event["step"], event["loss"]))
+        if event["loss"] is not None:  # a run that goes on evaluates its start again
+            self.evaluations = sorted({**dict(self.evaluations), event["step"]: event["loss"]}.items())
 
     def on_sampled(self, event: dict[str, Any]) -> None:
         self.samples.append(event)
@@ -109,6 +136,7 @@ class RunLog:
 
     def on_finished(self, event: dict[str, Any]) -> None:
         self.status = "finished"
+        self.go_on_with_earlier()  # a run that was finished already does nothing
         self.verdicts = list(event["verdicts"])
         self.files = [Path(file) for file in event["files"]]
 

@@ -22,6 +22,7 @@ from neonym.web.pages.word import word_page
 from neonym.web.pages.words import words_page
 from neonym.web.queue import Queue
 from neonym.web.state import State
+from neonym.web.trial_device import gpus_in_use
 from neonym.web.work import Workers, recognise
 
 LOCAL = "127.0.0.1"
@@ -78,7 +79,7 @@ def serve(home: Home, address: Address, started: Callable[[Home, Address], objec
         add(state)
     guard = {"hosts": address.hosts, "token": address.token, "port": address.port}
     app.add_middleware(Guard, **guard)  # pyright: ignore[reportArgumentType]
-    app.on_startup(lambda: background_tasks.create(drive(state.queue)))
+    app.on_startup(lambda: background_tasks.create(drive(state)))
     app.on_startup(lambda: background_tasks.create(warm(state)))
     if started is not None:
         app.on_startup(lambda: started(home, address))
@@ -95,11 +96,12 @@ async def warm(state: State) -> None:
     await state.models.look_once()
 
 
-async def drive(queue: Queue) -> None:
-    """Follow the processes of the queue as long as the server runs."""
+async def drive(state: State) -> None:
+    """Follow the processes of the queue as long as the server runs, and make room for them."""
     while True:
         try:
-            await asyncio.to_thread(queue.tick)
+            await asyncio.to_thread(state.queue.tick)
+            state.workers.release(await asyncio.to_thread(gpus_in_use, state.queue))
         except Exception as error:  # a full disk, a damaged file: the next look may succeed
             print(f"The queue could not be looked at: {error}", flush=True)
         await asyncio.sleep(EVERY)

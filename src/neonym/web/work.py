@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from neonym.web.draft import OF_RECIPES, Draft
 from neonym.web.models import is_on_this_machine
 
 Answer = TypeVar("Answer")
+IDLE = 300.0  # seconds after which the model that tries words is released
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,9 @@ class Workers:
 
     def __init__(self) -> None:
         self.pools: dict[str, ProcessPoolExecutor] = {}
+        self.requests = 0  # that the process for images has not answered yet
+        self.device = ""  # where that has its model, "" if it has none
+        self.used = 0.0  # when it answered last
 
     async def do(self, pool: str, function: Callable[..., Answer], *arguments: Any) -> Answer:
         """Return what a function returns in the process of a pool. Raises RuntimeError if the process dies."""
@@ -79,6 +84,27 @@ class Workers:
             if self.pools.get(pool) is used:
                 del self.pools[pool]
             raise RuntimeError("The process that did this has died: is there enough memory?") from error
+
+    async def generate(self, request: Mapping[str, Any], folder: Path, device: str) -> Pictures:
+        """Return images that are generated on a device: "cpu", "auto", or a GPU by its name in torch."""
+        self.requests, self.device = self.requests + 1, device
+        try:
+            return await self.do("images", generate, request, folder, device)
+        finally:
+            self.requests, self.used = self.requests - 1, time.monotonic()
+
+    def release(self, needed: Collection[str] = (), idle: float = IDLE) -> bool:
+        """End the process for images, which frees its memory, if it does nothing, and return whether it did.
+
+        It goes when nobody has used it for `idle` seconds, or when a run uses the GPU on which it has its model.
+        """
+        is_idle = self.device in needed or time.monotonic() - self.used > idle
+        if self.requests or not self.device or not is_idle:
+            return False
+        self.device = ""
+        if (pool := self.pools.pop("images", None)) is not None:
+            pool.shutdown(wait=False)
+        return True
 
     def close(self) -> None:
         """End the processes, whatever they are doing."""
@@ -192,10 +218,11 @@ def local_model(name: str) -> str:
     return name if is_on_this_machine(name) else ""
 
 
-LOADED: dict[str, Any] = {}  # the model that the process for images keeps, by its name
+LOADED: dict[tuple[str, str], Any] = {}  # the model that the process for images keeps, by its name and device
+NO_MEMORY = "there is not enough memory on {device} to generate this. Choose fewer seeds, or another device"
 
 
-def generate(request: Mapping[str, Any], folder: Path) -> Pictures:
+def generate(request: Mapping[str, Any], folder: Path, device: str = "auto") -> Pictures:
     """Generate the images of a request into a folder: its keys are the arguments of `neonym.generate`, and `strength`."""
     import neonym
     from neonym.web.strength import scaled
@@ -203,16 +230,27 @@ def generate(request: Mapping[str, Any], folder: Path) -> Pictures:
     options = dict(request)
     name, strength = options.pop("model"), options.pop("strength", 1.0)
     try:
-        if name not in LOADED:
+        if (name, device) not in LOADED:
             LOADED.clear()
-            LOADED[name] = neonym.load_model(name, "auto")
+            LOADED[name, device] = neonym.load_model(name, device)
         words = [scaled(neonym.read_embedding(file), strength) for file in options.pop("words")]
-        images = neonym.generate(words=words, model=LOADED[name], **options)
+        images = neonym.generate(words=words, model=LOADED[name, device], **options)
     except (neonym.NeonymError, OSError) as error:
         return Pictures(error=str(error))
-    except RuntimeError as error:  # the memory of a GPU
+    except (RuntimeError, MemoryError) as error:
         LOADED.clear()
-        return Pictures(error=str(error).splitlines()[0])
+        is_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        return Pictures(error=f"{name}: {NO_MEMORY.format(device=device)}." if is_memory else first_line(error))
+    return saved(images, folder)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error of a library, or its kind if it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def saved(images: Sequence[Any], folder: Path) -> Pictures:
+    """Write images into a folder, and return their files."""
     files = [folder / f"{i:02d}.png" for i in range(len(images))]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -221,3 +259,20 @@ def generate(request: Mapping[str, Any], folder: Path) -> Pictures:
     except OSError as error:
         return Pictures(error=f"{folder} cannot be written ({error.strerror}).")
     return Pictures(tuple(files))
+
+
+def sheet(rows: Sequence[tuple[str, Sequence[Path]]], heads: Sequence[str], file: Path) -> Pictures:
+    """Put image files on one sheet with labels, and write it to a file."""
+    from PIL import Image
+
+    import neonym
+
+    def opened(path: Path) -> Image.Image:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+
+    try:
+        neonym.contact_sheet([(label, list(map(opened, files))) for label, files in rows], heads).save(file)
+    except (neonym.NeonymError, OSError) as error:
+        return Pictures(error=str(error))
+    return Pictures((file,))

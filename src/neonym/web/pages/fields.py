@@ -63,7 +63,7 @@ def setting_field(
     else:
         field = ui.input(label_of(name), value=value, placeholder=usual, on_change=take)
         field.props("debounce=400")
-    field.props("outlined dense stack-label").classes("w-full")
+    field.props("outlined dense stack-label hide-bottom-space").classes("w-full")
     hint(field, name)
     return field
 

@@ -36,7 +36,14 @@ header.n-head { background: var(--n-card); border-bottom: 1px solid var(--n-line
 h1 { font-size: 1.35rem; line-height: 1.3; font-weight: 650; margin: 6px 0; }
 h2 { font-size: 1.05rem; line-height: 1.3; font-weight: 650; margin: 0; }
 .n-grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 250px), 1fr)); gap: 12px; width: 100%; }
-.n-card > .q-btn { align-self: flex-start; }
+.n-two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 12px; width: 100%;
+  align-items: start; }
+.n-fields { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 190px), 1fr)); gap: 12px; width: 100%;
+  align-items: start; }
+.n-page > .nicegui-column:empty { display: none; }
+.n-card > .q-btn, .n-page > .q-btn { align-self: flex-start; }
+.n-card .q-expansion-item .q-item { padding: 2px 4px; min-height: 36px; }
+.n-card .q-expansion-item .q-expansion-item__content { padding: 4px 0 8px; }
 .n-strip { display: flex; gap: 8px; overflow-x: auto; width: 100%; align-items: flex-start; }
 .n-strip > * { flex: 0 0 auto; max-width: 320px; }
 .n-facts { display: grid; grid-template-columns: minmax(90px, max-content) 1fr; gap: 4px 14px; width: 100%; }
@@ -45,6 +52,7 @@ img.n-image { max-width: 100%; height: auto; border-radius: 6px; background: var
 *:focus-visible { outline: 2px solid var(--n-link); outline-offset: 1px; }
 .body--dark .q-field__label, .body--dark .q-field__native { color: var(--n-text); }
 .q-field__label, .q-field__bottom { color: var(--n-dim); }
+.q-field__messages { line-height: 1.35; }
 .q-uploader { max-height: 120px; border-color: var(--n-line); background: transparent; }
 .q-uploader__header { background: transparent; color: var(--n-text); }
 .q-uploader__list:empty { display: none; }

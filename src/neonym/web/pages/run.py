@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlencode
 
 from nicegui import background_tasks, ui
 
-from neonym.web.pages.frame import card, dim, heading, page, picture, problem_line, telling, verdict_chip
-from neonym.web.pages.runs import progress_text
+from neonym.web.pages.frame import card, confirmed, dim, heading, page, picture, problem_line, telling, verdict_chip
+from neonym.web.pages.runs import COLOURS, line_of
+from neonym.web.pages.saved_steps import SavedSteps
 from neonym.web.processes import gpu_memory
 from neonym.web.queue import OPEN, Entry
 from neonym.web.run_log import RunLog
+from neonym.web.saved_state import saved_step
 from neonym.web.state import State
 
 EVERY = 1.0  # seconds between two looks
 GPU_EVERY = 5  # looks between two questions about the memory of a GPU
 SHEETS = 12  # of sample images on the page
+GREY, FAINT = "#808b98", "rgba(128, 139, 152, 0.25)"  # of the chart, legible in both colour schemes
+PATIENCE = 20.0  # seconds that a run may take to stop before the page offers to end it
+STILL_RUNS = (
+    "It was asked to stop, and still runs: a step of a large model can take a minute. If nothing moves, end it."
+)
 
 
 def run_page(state: State) -> None:
@@ -62,12 +70,14 @@ class RunView:
             self.buttons = ui.row().classes("gap-2")
         self.result = ui.column().classes("w-full gap-3")
         with card("Loss"):
+            dim("Lower is better. The evaluation is measured on the same images each time; training jumps up and down.")
             self.chart = (
                 ui.echart(chart_options()).classes("w-full").style("height: 260px; min-width: 0; overflow: hidden")
             )
             self.chart.props('role="img" aria-label="training and evaluation loss by step"')
         self.samples = ui.column().classes("w-full gap-3")
-        self.steps = ui.column().classes("w-full gap-3")
+        self.steps = SavedSteps(self.state, self.entry, lambda: self.log)
+        self.steps.build()
         with ui.expansion("Log and settings").classes("w-full n-card"):
             self.notes = ui.column().classes("w-full gap-1")
             heading("Settings")
@@ -80,15 +90,19 @@ class RunView:
         log = self.log
         self.badge.text = self.entry.status
         is_open = self.entry.status in OPEN
-        self.line.text = progress_text(log) if self.entry.status in ("running", "stopping") else ""
+        self.line.text = self.waiting_text() if self.entry.status == "waiting" else line_of(self.entry, log)
         self.bar.value = log.step / log.steps if log.steps else 0.0
+        self.badge.props(f"color={COLOURS.get(self.entry.status, 'info')}")
         self.bar.set_visibility(is_open)
         self.memory.text = self.memory_text() if self.entry.status == "running" else ""
+        self.memory.set_visibility(bool(self.memory.text))
+        self.buttons.set_visibility(self.entry.status != "finished")
         self.looks += 1
-        self.update("buttons", self.entry.status, self.draw_buttons)
+        self.update("buttons", (self.entry.status, self.hangs), self.draw_buttons)
         self.update("chart", (len(log.losses), len(log.evaluations)), self.draw_chart)
         self.update("samples", len(log.samples), self.draw_samples)
-        self.update("steps", len(log.saved), self.draw_steps)
+        if not self.steps.is_generating:
+            self.update("steps", (len(log.saved), len(log.samples)), self.steps.draw)
         self.update("notes", len(log.notes), self.draw_notes)
         self.update("result", (self.entry.status, len(log.verdicts)), self.draw_result)
 
@@ -97,6 +111,13 @@ class RunView:
         if self.drawn.get(part) != value:
             self.drawn[part] = value
             draw()
+
+    def waiting_text(self) -> str:
+        """Return what the run waits for."""
+        if self.state.queue.paused:
+            return "The queue is paused. Let it go on under Runs."
+        active = [entry for entry in self.state.queue.open_entries() if entry.status != "waiting"]
+        return f"It starts when {active[0].token} has ended." if active else "It starts in a moment."
 
     def memory_text(self) -> str:
         """Return the memory that the run uses."""
@@ -112,6 +133,11 @@ class RunView:
         if found is not None:
             self.gpu = f"{self.entry.device}: {found[0] / 1000:.1f} of {found[1] / 1000:.1f} GB in use"
 
+    @property
+    def hangs(self) -> bool:
+        """Whether the run was asked to stop a while ago, and still runs."""
+        return self.entry.status == "stopping" and time.time() - self.entry.asked > PATIENCE
+
     def draw_buttons(self) -> None:
         """Draw what can be done now."""
         queue, id = self.state.queue, self.entry.id
@@ -120,10 +146,33 @@ class RunView:
             if self.entry.status in ("waiting", "running"):
                 ui.button("Stop", icon="stop", on_click=telling(lambda: queue.stop(id))).props("outline")
             if self.entry.status == "running":
-                ui.button("Save now", on_click=telling(lambda: queue.ask(id, "save-now"))).props("outline")
-                ui.button("Sample now", on_click=telling(lambda: queue.ask(id, "sample-now"))).props("outline")
+                self.ask_button("Save now", "save-now", "Keep the word as it is after this step.")
+                self.ask_button("Sample now", "sample-now", "Generate the sample images after this step.")
             if self.entry.status in ("stopped", "interrupted", "failed"):
                 ui.button("Go on", icon="play_arrow", on_click=telling(lambda: queue.go_on(id)))
+            if self.entry.status == "stopping":
+                dim("It stops after its current step, and saves its state." if not self.hangs else STILL_RUNS)
+            if self.hangs:
+                ui.button("End it now", color="negative", on_click=telling(self.end)).props("outline")
+
+    def ask_button(self, text: str, request: Literal["save-now", "sample-now"], help: str) -> None:
+        """Draw a button that asks the run for something."""
+
+        def ask() -> None:
+            self.state.queue.ask(self.entry.id, request)
+            ui.notify("The run does that after its current step.", type="info")
+
+        ui.button(text, on_click=telling(ask)).props("outline").tooltip(help)
+
+    async def end(self) -> None:
+        """End the run at once, if the user confirms it."""
+        saved, step = saved_step(Path(self.entry.run_folder)), self.log.step
+        lost = f"Steps {saved + 1} to {step} are lost." if step > saved else "No steps are lost."
+        again = (
+            f"The run can go on after step {saved}." if saved else "The run can be started again from its beginning."
+        )
+        if await confirmed(f"End the process of {self.entry.token} now? {lost} {again}", "End it now"):
+            self.state.queue.end(self.entry.id)
 
     def draw_chart(self) -> None:
         """Draw the curves."""
@@ -140,33 +189,11 @@ class RunView:
             return
         with self.samples, card("Sample images"):
             dim("Each sheet: without the word, before training, now.")
-            with ui.element("div").classes("n-grid"):
+            with ui.element("div").classes("n-strip"):
                 for sample in reversed(sheets):
                     with ui.column().classes("gap-1"):
                         picture(Path(sample["sheet"]), f"sample images at step {sample['step']}")
                         dim(f"step {sample['step']}")
-
-    def draw_steps(self) -> None:
-        """Draw the saved steps, each with its samples and a button that makes it the word."""
-        self.steps.clear()
-        saved = [(step, file) for step, file in self.log.saved if file.suffix]
-        if not saved:
-            return
-        sheets = {sample["step"]: Path(sample["sheet"]) for sample in self.log.samples}
-        with self.steps, card("Saved steps"), ui.element("div").classes("n-strip"):
-            for step, file in saved:
-                with ui.column().classes("gap-1").style("min-width: 150px"):
-                    if step in sheets:
-                        picture(sheets[step], f"sample images at step {step}", 160)
-                    ui.label(f"step {step}")
-                    use = ui.button("Use this one", on_click=telling(lambda file=file: self.use(file)))
-                    use.props("outline dense")
-                    use.props["aria-label"] = f"use the word of step {step}"
-
-    def use(self, file: Path) -> None:
-        """Make the word of a step the word."""
-        target = self.state.use(self.entry, file)
-        ui.notify(f"{target.name} is now the word of {file.stem}.", type="positive")
 
     def draw_notes(self) -> None:
         """Draw what the run has said."""
@@ -215,15 +242,21 @@ def verdict_card(verdict: dict[str, Any], file: Path | None) -> None:
 def chart_options() -> dict[str, Any]:
     """Return the options of the chart: the training loss and the evaluation loss by step."""
     line = {"type": "line", "showSymbol": False, "data": []}
+    axis = {
+        "axisLabel": {"color": GREY, "hideOverlap": True},
+        "nameTextStyle": {"color": GREY},
+        "splitLine": {"lineStyle": {"color": FAINT}},
+    }
     return {
+        "color": ["#6f8cf0", "#d9730d"],
         "animation": False,
         "grid": {"left": 60, "right": 16, "top": 36, "bottom": 32},
-        "legend": {"top": 0, "textStyle": {"color": "#808b98"}},
+        "legend": {"top": 0, "textStyle": {"color": GREY}},
         "tooltip": {"trigger": "axis"},
-        "xAxis": {"type": "value", "name": "step", "minInterval": 1, "max": "dataMax"},
-        "yAxis": {"type": "value", "scale": True},
+        "xAxis": {"type": "value", "name": "step", "minInterval": 1, "max": "dataMax", **axis},
+        "yAxis": {"type": "value", "scale": True, **axis},
         "series": [
-            {**line, "name": "training", "lineStyle": {"width": 1, "opacity": 0.6}},
+            {**line, "name": "training", "lineStyle": {"width": 1, "opacity": 0.8}},
             {**line, "name": "evaluation", "showSymbol": True, "lineStyle": {"width": 2}},
         ],
     }

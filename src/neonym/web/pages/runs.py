@@ -5,7 +5,7 @@ from __future__ import annotations
 from nicegui import ui
 
 from neonym.web.pages.frame import card, confirmed, date_of, dim, duration, page, telling
-from neonym.web.queue import OPEN, Entry
+from neonym.web.queue import ACTIVE, OPEN, Entry
 from neonym.web.run_log import RunLog
 from neonym.web.state import State
 
@@ -24,7 +24,8 @@ def runs_page(state: State) -> None:
                 ui.switch(
                     "Pause the queue", value=state.queue.paused, on_change=lambda e: state.queue.pause(bool(e.value))
                 )
-                dim(f"one run at a time on each of: {', '.join(state.queue.devices)}")
+                names = ", ".join(state.queue.devices)
+                dim(f"One run at a time on each of: {names}." if "," in names else "One run at a time.")
             list_of_runs.build()
             ui.timer(EVERY, list_of_runs.refresh)
 
@@ -75,8 +76,7 @@ class RunList:
                 with ui.row().classes("items-center gap-2"):
                     ui.link(entry.token, f"/run/{entry.id}").classes("n-link").style("font-weight: 650")
                     ui.badge(entry.status, color=COLOURS.get(entry.status, "info"))
-                text = progress_text(queue.log(entry)) if entry.status in ("running", "stopping") else ""
-                self.lines[entry.id] = dim(text or f"queued {date_of(entry.queued)}")
+                self.lines[entry.id] = dim(line_of(entry, queue.log(entry)))
             with ui.row().classes("gap-1"):
                 if entry.status == "waiting":
                     self.button("arrow_upward", "earlier", entry, lambda: queue.move(entry.id, -1))
@@ -103,6 +103,15 @@ class RunList:
 
         button = ui.button(icon=icon, on_click=handled).props("flat round dense")
         button.props["aria-label"] = f"{action} {entry.token}"
+
+
+def line_of(entry: Entry, log: RunLog) -> str:
+    """Return what a run does or how it has ended, in one line."""
+    if entry.status in ACTIVE:
+        return progress_text(log)
+    ended = [", ".join(str(verdict.get("word", "")) for verdict in log.verdicts)] if entry.status == "finished" else []
+    ended += [f"step {log.step} of {log.steps}"] if log.steps else []
+    return ", ".join([*filter(None, ended), f"queued {date_of(entry.queued)}"])
 
 
 def progress_text(log: RunLog) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,10 @@ from neonym.web.images import file_url, paths_of, query
 from neonym.web.library import Word, read_word, word_from
 from neonym.web.pages.frame import card, confirmed, date_of, dim, page, picture, problem_line, telling, verdict_chip
 from neonym.web.pages.run import verdict_card
+from neonym.web.pages.trial import TrialCard
 from neonym.web.state import State
-from neonym.web.work import local_model
 
 LAYOUTS = {"pt": "AUTOMATIC1111 (.pt)", "bin": "diffusers (.bin)", "png": "card with an image (.png)"}
-STRENGTHS = (0.5, 0.8, 1.0, 1.2, 1.5)
-MOST = 16  # images in a row
 PATIENCE = 60.0  # seconds: the first look into a file imports torch
 
 
@@ -36,7 +33,7 @@ def word_page(state: State) -> None:
                 ui.label("There is no such file in the output folders.")
                 return
             facts(state, word)
-            Trial(state, [word]).build()
+            TrialCard(state, [word]).build()
             tools(state, word)
             await ui.context.client.connected()  # the first look at a file takes seconds
             await programs(state, word)
@@ -49,10 +46,11 @@ def word_page(state: State) -> None:
             if len(words) < 2:
                 ui.label("Choose two words in the list of words.")
                 return
-            with ui.element("div").classes("n-grid"):
+            with ui.element("div").classes("n-two"):
                 for word in words:
-                    facts(state, word)
-            Trial(state, words).build()
+                    with ui.column().classes("w-full gap-3"):
+                        facts(state, word)
+            TrialCard(state, words).build()
 
 
 async def readable_word(state: State, file: Path) -> Word | None:
@@ -131,78 +129,3 @@ def show_card(word: Word) -> None:
         ui.label(word.card.read_text("utf-8", errors="replace") if word.card else "").classes("n-mono")
         ui.button("Close", on_click=dialog.close).props("flat")
     dialog.open()
-
-
-class Trial:
-    """A place to try words: one prompt with several seeds or strengths, side by side."""
-
-    def __init__(self, state: State, words: list[Word]):
-        self.state, self.words = state, words
-
-    def build(self) -> None:
-        """Show the fields, and a place for the images."""
-        with card("Try it"):
-            self.prompt = ui.input("Prompt; {word} is the word", value="a photo of {word}").classes("w-full")
-            self.negative = ui.input("Negative prompt").classes("w-full")
-            known = next((name for word in self.words if (name := local_model(word.model))), "")
-            self.model = ui.select(
-                {**({known: known} if known else {}), **self.state.models.names()}, value=known or None,
-                label="Model", with_input=True, new_value_mode="add-unique",
-            ).classes("w-full")  # fmt: skip
-            with ui.row().classes("items-center gap-2"):
-                self.seed = ui.number("First seed", value=1, min=0, precision=0)
-                self.count = ui.number("Seeds", value=3, min=1, max=MOST, precision=0)
-                self.steps = ui.number("Steps", value=30, min=1, max=150, precision=0)
-                self.strength = ui.number("Strength", value=1.0, min=0.5, max=1.5, step=0.05)
-                self.sheet = ui.switch("all strengths (X/Y sheet)")
-                self.as_negative = ui.switch("use it as a negative prompt")
-            for field in (self.prompt, self.negative, self.model, self.seed, self.count, self.steps, self.strength):
-                field.props("outlined dense stack-label")
-            self.button = ui.button("Generate", icon="image", on_click=telling(self.generate))
-            self.busy = ui.spinner(size="28px").props('aria-label="generating"')
-            self.busy.set_visibility(False)
-            self.images = ui.column().classes("w-full gap-3").props('aria-live="polite"')
-
-    async def generate(self) -> None:
-        """Generate the images, a row for each word and strength."""
-        if not self.model.value:
-            raise RuntimeError("Choose the model that the word was learned for.")
-        self.button.disable()
-        self.busy.set_visibility(True)
-        self.images.clear()
-        strengths = STRENGTHS if self.sheet.value else (float(self.strength.value or 1.0),)
-        try:
-            for word in self.words:
-                for strength in strengths:
-                    if not self.images.is_deleted:  # the tab was closed
-                        await self.row(word, strength)
-        finally:
-            self.button.enable()
-            self.busy.set_visibility(False)
-
-    async def row(self, word: Word, strength: float) -> None:
-        """Generate and show the images of one word at one strength."""
-        prompt, negative = (
-            str(field.value or "").replace("{word}", word.token) for field in (self.prompt, self.negative)
-        )
-        if self.as_negative.value:
-            prompt, negative = without(prompt, word.token), f"{negative}, {word.token}".strip(", ")
-        first, count = int(self.seed.value or 0), min(MOST, max(1, int(self.count.value or 1)))
-        request = {
-            "prompts": [prompt] * count, "words": [str(word.file)], "model": str(self.model.value), "seed": first,
-            "negative_prompt": negative, "steps": int(self.steps.value or 30), "strength": strength,
-        }  # fmt: skip
-        folder = self.state.home.folder("images") / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**6:06d}"
-        found = await self.state.workers.do("images", work.generate, request, folder)
-        if found.error:
-            raise RuntimeError(found.error)
-        with self.images:
-            dim(f"{word.token}, strength {strength:g}")
-            with ui.element("div").classes("n-strip"):
-                for i, file in enumerate(found.files):
-                    picture(file, f"{prompt}, seed {first + i}", 320)
-
-
-def without(prompt: str, token: str) -> str:
-    """Return a prompt without a word."""
-    return " ".join(prompt.replace(token, " ").split())

@@ -72,7 +72,8 @@ def word_card(word: Word, chosen: dict[Path, Word], can_compare: bool) -> None:
                 heading(word.token)
             if word.verdict:
                 verdict_chip(str(word.verdict.get("word", "")))
-        dim(f"{word.size}, {word.model or 'unknown model'}, {date_of(word.date)}")
+        name = "" if word.file.stem == word.token else f"{word.file.name}, "
+        dim(f"{name}{word.size}, {word.model or 'unknown model'}, {date_of(word.date)}")
         if can_compare:
 
             def take(ticked: bool) -> None:
