@@ -252,16 +252,18 @@ def test_a_log_is_read_as_it_grows(tmp_path):
     assert (log.words, log.step, log.losses) == (["b"], 0, [])
 
 
-def test_words_of_a_dataset_file_have_a_run_folder_that_is_known(home, images, tmp_path):
+@pytest.mark.parametrize(
+    ("words", "title"), [(["mychar4"], "mychar4"), (["mychar4", "zyzzo", "notoish"], "mychar4 and 2 more")]
+)
+def test_a_run_is_named_after_the_words_of_its_dataset_file(home, images, tmp_path, words, title):
     file = tmp_path / "data.toml"
-    file.write_text(
-        f'[[concepts]]\ntoken_string = "mychar4"\n[[datasets]]\n[[datasets.subsets]]\nimage_dir = "{images}"\n'
-    )
+    concepts = "".join(f'[[concepts]]\ntoken_string = "{word}"\n' for word in words)
+    subsets = "".join(f'[[datasets.subsets]]\nimage_dir = "{images}"\nconcept = "{word}"\n' for word in words)
+    file.write_text(f"{concepts}[[datasets]]\n{subsets}")
     queue = Queue(home, ["cpu"])
     queue.pause(True)
     entry = queue.add(Draft({"dataset_config": str(file), "output_dir": "mine"}))
-    assert Path(entry.run_folder).parent == home.root / "mine"
-    assert f'output_name = "{entry.token}"' in queue.settings(entry.id)
+    assert (entry.token, entry.run_folder) == (title, str(home.root / "mine" / "mychar4-run"))
     assert home.root / "mine" in home.named("outputs")
 
 

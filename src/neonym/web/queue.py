@@ -19,6 +19,7 @@ from uuid import uuid4
 
 from neonym import RunConfig, UserError
 from neonym.config.command_line import write_config
+from neonym.config.sources import read_dataset
 from neonym.io.atomic import atomic_write
 from neonym.web import processes
 from neonym.web.bin import to_bin
@@ -62,6 +63,16 @@ class Entry:
     def process(self) -> Process:
         """The process of the run, which may have ended."""
         return Process(self.pid, self.identity)
+
+
+def names_of(run: RunConfig) -> tuple[str, str]:
+    """Return the title of a run, and the name of the run folder that the page follows: that of its first word."""
+    config = read_dataset(run).config
+    words = [concept.token_string for concept in config.concepts] if config else [run.concept.token_string or ""]
+    if len(words) == 1:
+        name = run.save.output_name or words[0]
+        return name, name
+    return f"{words[0]} and {len(words) - 1} more", words[0]
 
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -143,8 +154,8 @@ class Queue:
         folder = self.folder(id)
         try:
             run = self.snapshot(folder, draft, prompts)
-            name = run.save.output_name or run.concept.token_string or ""
-            entry = Entry(id, name, str(Path(run.save.output_dir) / f"{name}-run"), order=now, queued=now)
+            title, name = names_of(run)
+            entry = Entry(id, title, str(Path(run.save.output_dir) / f"{name}-run"), order=now, queued=now)
             self.check_name(entry)
             self.save(entry)
         except UserError:
@@ -192,8 +203,6 @@ class Queue:
             folder.mkdir()
             values = with_masks(draft.values, folder)
             values["output_dir"] = str(self.output_folder(values.get("output_dir")))
-            if not values.get("token_string"):  # the words are in a dataset file: the run has a name nevertheless
-                values.setdefault("output_name", f"words-{folder.name}")
             if prompts.strip() and not values.get("sample_prompts"):
                 values["sample_prompts"] = str(folder / PROMPTS)
                 (folder / PROMPTS).write_text(prompts, encoding="utf-8")
