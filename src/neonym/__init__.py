@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from neonym.runs.events import Stopped as Stopped
     from neonym.runs.stop import Stop as Stop
     from neonym.training.ending import Result as Result
+    from neonym.training.load import KeptModel as KeptModel
     from neonym.training.verdict import EncoderFigures as EncoderFigures
     from neonym.training.verdict import Verdict as Verdict
     from neonym.types import Embedding as Embedding
@@ -81,6 +82,7 @@ _HOMES = {
     ),
     "neonym.runs.stop": ("Stop",),
     "neonym.training.ending": ("Result",),
+    "neonym.training.load": ("KeptModel",),
     "neonym.training.verdict": ("EncoderFigures", "Verdict"),
     "neonym.types": ("Embedding", "Size"),
 }  # fmt: skip
@@ -99,6 +101,7 @@ __all__ = [
     "FormatError",
     "Judged",
     "Judging",
+    "KeptModel",
     "Level",
     "Listener",
     "Model",

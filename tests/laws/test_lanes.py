@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from neonym import RunConfig, UserError, train, train_words
+from neonym import KeptModel, RunConfig, UserError, train, train_words
 from neonym.runs.events import Event, Failed, Finished, Stepped
 from neonym.runs.stop import Stop
+from neonym.training import load
 from neonym.training.micro_batches import MicroBatches
 from support import BATCH_INVARIANT, ROOT
 from support.data_sets import make_images
@@ -256,3 +257,20 @@ def test_finished_words_are_not_trained_again(words):
     assert [result.was_finished for result in again] == [True, True]
     assert [result.files for result in again] == [result.files for result in first]
     assert [Path(file).exists() for result in again for file in result.files] == [True, True]
+
+
+def test_a_kept_model_serves_the_next_words_and_changes_nothing(words, monkeypatch):
+    """It is loaded once for two calls, and again for a model of another kind."""
+    loads: list[int] = []
+    clean = load.load_frozen_model
+    monkeypatch.setattr(load, "load_frozen_model", lambda *of: loads.append(1) or clean(*of))
+    kept, runs, alone = KeptModel(), words("out", 3), train_words(words("alone", 3))
+    loads.clear()
+    found = [*train_words(runs[:1], kept=kept), *train_words(runs[1:], kept=kept)]
+    assert len(loads) == 1
+    for one, other in zip(found, alone, strict=True):
+        assert one.files[0].read_bytes() == other.files[0].read_bytes()
+    changed = runs[0].model_copy(update={"model": runs[0].model.model_copy(update={"clip_skip": 2})})
+    changed = changed.model_copy(update={"save": changed.save.model_copy(update={"restart": True})})
+    train_words([changed], kept=kept)
+    assert len(loads) == 2

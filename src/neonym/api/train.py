@@ -14,6 +14,7 @@ from neonym.runs import start
 from neonym.runs.events import Event, Failed, Finished, Listener, Noted
 from neonym.runs.stop import Stop
 from neonym.training.ending import Result
+from neonym.training.load import KeptModel
 
 
 def train(run: RunConfig, listeners: Sequence[Listener] = (), stop: Stop | None = None) -> Result:
@@ -38,6 +39,7 @@ def train_words(
     listeners: Callable[[int], Sequence[Listener]] | None = None,
     stop: Stop | None = None,
     lanes: int | None = None,
+    kept: KeptModel | None = None,
 ) -> list[Result | UserError]:
     """Learn one word for each of `runs`, and return the result of each, or the error that ended it.
 
@@ -50,6 +52,7 @@ def train_words(
         listeners: A function of the index of a run that returns the listeners of its events.
         stop: A request to stop. Once it is made, every word ends after its current step, with its state saved.
         lanes: How many words learn at a time. By default, as many as fill the memory of the device.
+        kept: A place that keeps the last model loaded for the next call.
     """
     of_run = listeners or (lambda _: ())
     outcomes: dict[int, Result | UserError] = {}
@@ -64,7 +67,7 @@ def train_words(
     for group in groups.values():
         indices, plans = zip(*group, strict=True)
         found = start.start_together(
-            plans, lambda number, of=indices: [worded_for_python(own) for own in of_run(of[number])], stop, lanes
+            plans, lambda number, of=indices: [worded_for_python(own) for own in of_run(of[number])], stop, lanes, kept
         )
         outcomes |= zip(indices, map(outcome_in_python, found), strict=True)
     return [outcomes[index] for index in range(len(runs))]

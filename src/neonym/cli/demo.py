@@ -74,12 +74,12 @@ def main(argv: list[str], prog: str) -> int:
     from neonym.runs.outputs import STATE
 
     steps = flags.max_train_steps or identify(BUILTIN).defaults.max_train_steps.value
-    unfinished = (Path(flags.output_dir) / "demo-run" / STATE).is_file()
+    unfinished = any((Path(flags.output_dir) / f"{word}-run" / STATE).is_file() for word in THEMES)
     run = RunConfig(
         dataset=DatasetSettings(dataset_config=str(write_dataset(Path(flags.output_dir)))),
         optim=OptimSettings(max_train_steps=steps),
         eval=EvalSettings(eval_every_n_steps=max(1, steps // EVALUATIONS)),
-        save=SaveSettings(output_dir=flags.output_dir, output_name="demo", restart=flags.restart or not unfinished),
+        save=SaveSettings(output_dir=flags.output_dir, restart=flags.restart or not unfinished),
     )
     from neonym.cli.report import write_report
     from neonym.cli.signals import stopping

@@ -14,6 +14,7 @@ from neonym.runs.event_file import EventFile
 from neonym.runs.events import Listener
 from neonym.runs.stop import Stop
 from neonym.training.ending import Result
+from neonym.training.load import KeptModel
 from neonym.training.run import train_plans
 
 
@@ -43,6 +44,7 @@ def start_together(
     listeners: Callable[[int], Sequence[Listener]],
     stop: Stop | None = None,
     lanes: int | None = None,
+    kept: KeptModel | None = None,
 ) -> list[Result | UserError]:
     """Train words with one model as `train_plans` does, each with the default listeners and its own."""
     dispatchers = []
@@ -50,7 +52,7 @@ def start_together(
         events = Dispatcher(word=plan.token)
         events.listeners = [*default_listeners(plan.run, events), *listeners(index)]
         dispatchers.append(events)
-    return train_plans(plans, dispatchers, stop or Stop(), lanes)
+    return train_plans(plans, dispatchers, stop or Stop(), lanes, kept)
 
 
 def joint_result(tokens: Sequence[str], outcomes: Sequence[Result | UserError]) -> Result:

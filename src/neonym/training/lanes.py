@@ -19,7 +19,7 @@ from neonym.models.model import Model
 from neonym.runs.stop import Stop, StopRequested
 from neonym.training.ending import finish, save_and_stop, save_last, stop_before_first_step
 from neonym.training.lane import Lane, OpenedWord, begin_steps
-from neonym.training.load import load_frozen_model
+from neonym.training.load import KeptModel, model_for
 from neonym.training.loop import after_step
 from neonym.training.micro_batches import MicroBatches, samples_that_fit
 from neonym.training.session import Session, agree
@@ -31,8 +31,10 @@ from neonym.types import Work
 class Lanes:
     """The words that learn together, `most` at a time; None: as many as fill a micro-batch."""
 
-    def __init__(self, lanes: Sequence[Lane], accelerator: Accelerator, stop: Stop, most: int | None):
-        self.lanes, self.accelerator, self.stop, self.most = lanes, accelerator, stop, most
+    def __init__(
+        self, lanes: Sequence[Lane], accelerator: Accelerator, stop: Stop, most: int | None, kept: KeptModel | None
+    ):
+        self.lanes, self.accelerator, self.stop, self.most, self.kept = lanes, accelerator, stop, most, kept
         self.waiting = deque(lanes)
         self.opened: deque[OpenedWord] = deque()
         self.runs: list[tuple[Lane, Session]] = []  # the words that learn now
@@ -67,9 +69,8 @@ class Lanes:
         """Return the model, or None if it is stopped while it is read. Raises UserError."""
         try:
             with self.stop.at_once():
-                return load_frozen_model(
-                    [lane.plan for lane in self.lanes], self.accelerator, self.opened[0].lane.events
-                )
+                plans = [lane.plan for lane in self.lanes]
+                return model_for(plans, self.accelerator, self.opened[0].lane.events, self.kept)
         except StopRequested:
             return None
 

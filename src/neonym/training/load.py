@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +24,37 @@ from neonym.text.words import clean
 from neonym.training.memory import idle_encoders, storage_of
 from neonym.training.setup import process_of, samples_at_once, weight_dtype
 from neonym.types import ImageRecord
+
+
+class KeptModel:
+    """A place that keeps the last model between trainings, so that the next words of the same model need not load it."""
+
+    def __init__(self) -> None:
+        self._kind: tuple[object, ...] = ()
+        self._model: Model | None = None
+
+    def get(self, kind: tuple[object, ...], load: Callable[[], Model]) -> Model:
+        """Return the kept model if it is of this kind, else the one that `load` returns, which is kept then."""
+        if self._model is None or self._kind != kind:
+            self._model = None  # its memory is needed
+            self._kind, self._model = kind, load()
+        return self._model
+
+
+def model_for(
+    plans: Sequence[TrainingPlan], accelerator: Accelerator, events: Dispatcher, kept: KeptModel | None
+) -> Model:
+    """Return the model that the words of these plans share, which may be a kept one. Raises ModelError."""
+
+    def load() -> Model:
+        return load_frozen_model(plans, accelerator, events)
+
+    if kept is None:
+        return load()
+    run, source = plans[0].run, plans[0].source
+    settings = repr((run.model, run.compute, run.objective))
+    kind = (settings, source.text_hash(), source.vae_hash(), accelerator.device, idle_encoders(plans))
+    return kept.get(kind, load)
 
 
 def load_frozen_model(plans: Sequence[TrainingPlan], accelerator: Accelerator, events: Dispatcher) -> Model:

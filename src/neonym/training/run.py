@@ -15,19 +15,24 @@ from neonym.runs.stop import Stop
 from neonym.training.ending import Result
 from neonym.training.lane import Lane
 from neonym.training.lanes import Lanes, lost_process_error
+from neonym.training.load import KeptModel
 from neonym.training.memory import with_fit
 from neonym.training.setup import start_accelerator, with_precision
 
 
 def train_plans(
-    plans: Sequence[TrainingPlan], events: Sequence[Dispatcher], stop: Stop, lanes: int | None = None
+    plans: Sequence[TrainingPlan],
+    events: Sequence[Dispatcher],
+    stop: Stop,
+    lanes: int | None = None,
+    kept: KeptModel | None = None,
 ) -> list[Result | UserError]:
     """Train the words of these plans with one model, `lanes` at a time: open, resume, train, judge and write each.
 
     The plans have the same model, objective and compute settings. A word that ends with an error of its own does not
     disturb the others, and its outcome is that error; the error of the only word is raised. Each dispatcher gets the
     events of one word, in the main process only. Raises UserError; unless training has started, nothing is written
-    then.
+    then. The model is taken from `kept` if it is there, and stays there.
     """
     notes: list[str] = []
     plans = [replace(plan, run=with_precision(plan.run, plan.source, notes.append)) for plan in plans]
@@ -42,7 +47,7 @@ def train_plans(
         )
         for index, (plan, word_events) in enumerate(zip(plans, events, strict=True))
     ]
-    together = Lanes(own, accelerator, stop, lanes)
+    together = Lanes(own, accelerator, stop, lanes, kept)
     try:
         try:
             together.train()
