@@ -11,7 +11,7 @@ import torch
 from neonym import KeptModel, RunConfig, UserError, train, train_words
 from neonym.runs.events import Event, Failed, Finished, Stepped
 from neonym.runs.stop import Stop
-from neonym.training import load
+from neonym.training import lane, load
 from neonym.training.micro_batches import MicroBatches
 from support import BATCH_INVARIANT, ROOT
 from support.data_sets import make_images
@@ -274,3 +274,16 @@ def test_a_kept_model_serves_the_next_words_and_changes_nothing(words, monkeypat
     changed = changed.model_copy(update={"save": changed.save.model_copy(update={"restart": True})})
     train_words([changed], kept=kept)
     assert len(loads) == 2
+
+
+def test_memory_for_the_model_is_needed_once(words, monkeypatch):
+    """When a word takes a lane that has become free, the model is in memory already."""
+    free = iter([True])
+
+    def refuse(plan, accelerator):
+        if not next(free, False):
+            raise UserError("its weights do not fit", plan.source.name)
+
+    monkeypatch.setattr(lane, "refuse_without_memory", refuse)
+    found = train_words(words("out", 3), lanes=1)
+    assert [outcome.files[0].name for outcome in found] == [f"zyzzo{index}.safetensors" for index in range(3)]

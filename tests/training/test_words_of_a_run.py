@@ -1,14 +1,18 @@
 """Tests of runs that teach several words, each with settings of its own in `[[concepts]]`."""
 
 import json
+import re
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from neonym import RunConfig, train
 from neonym.errors import ConfigError
 from neonym.preflight.preflight import preflight
+from neonym.runs.console import Terminal
 from neonym.runs.events import Event, Finished, Noted, Opened, Sampled, Stepped
 from support.checks import settings
 from support.data_sets import make_images
@@ -167,3 +171,12 @@ def test_the_words_of_a_run_fail_one_by_one(two, tmp_path, capfd):
     assert not (tmp_path / "out" / "mychar4.safetensors").exists()
     assert (tmp_path / "out" / "zyzzo.safetensors").exists()
     assert Path(tmp_path / "out" / "zyzzo-run" / "verdict.json").exists()
+
+
+def test_the_terminal_counts_the_steps_of_all_words_and_shows_a_common_note_once(two):
+    lines = StringIO()
+    train(two(), [Terminal(Console(file=lines, width=200))])
+    text = lines.getvalue()
+    assert text.count("the small built-in model is used") == 1
+    assert re.search(r"^step 8/8 .* words ", text, re.MULTILINE)
+    assert re.search(r"^zyzzo: (LEARNED|WEAK|NOT LEARNED)", text, re.MULTILINE)

@@ -53,6 +53,7 @@ class Terminal:
         self.losses: list[float] = []  # losses that no line has shown yet
         self.words: dict[str, Progressing] = {}  # the words that have begun
         self.learning: set[str] = set()  # those whose steps are not over
+        self.noted: dict[str, str] = {}  # the word of each note: what holds for all words is shown once
         self.bar: Progress | None = None
         self.images = 0.0  # that went through the model since `started`
         self.started = self.fetched = self.printed = time.monotonic()
@@ -61,7 +62,8 @@ class Terminal:
         """Show an event."""
         match event:
             case Noted(level=level, text=text):
-                self.note(level, self.with_word(event.word, text))
+                if self.noted.setdefault(text, event.word) == event.word or level == "result":
+                    self.note(level, self.with_word(event.word, text))
             case Encoded(done=done, total=total):
                 self.progress(self.with_word(event.word, "encoded"), done, total)
             case Started():

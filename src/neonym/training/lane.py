@@ -47,8 +47,11 @@ class Lane:
             self.events.emit(Failed(str(outcome)))
         self.locks.close()
 
-    def open(self, accelerator: Accelerator) -> OpenedWord | None:
-        """Open the run folder and find where training starts. Return None if it is finished. Raises UserError."""
+    def open(self, accelerator: Accelerator, is_loaded: bool = False) -> OpenedWord | None:
+        """Open the run folder and find where training starts. Return None if it is finished.
+
+        Raises UserError, also if there is no memory for the model, unless it `is_loaded` already.
+        """
         events, plan = self.events, self.plan
         for note in self.notes:
             events.note(note)
@@ -59,7 +62,8 @@ class Lane:
         store = CheckpointStore(plan)
         with errors_of_main_process(accelerator):
             if accelerator.is_main_process:
-                refuse_without_memory(plan, accelerator)
+                if not is_loaded:
+                    refuse_without_memory(plan, accelerator)
                 self.locks.enter_context(store.open())
         start = find_starting_point(plan, store)
         for note in start.notes:

@@ -40,6 +40,7 @@ class Lanes:
         self.runs: list[tuple[Lane, Session]] = []  # the words that learn now
         plan = lanes[0].plan
         self.objective = objective_of(plan.run, plan.source)
+        self.is_loaded = kept is not None and kept.is_filled
         self.at_once = plan.run.compute.micro_batch_size  # samples of several words; None: not measured yet
 
     def train(self) -> None:
@@ -55,6 +56,7 @@ class Lanes:
 
     def train_with(self, model: Model) -> None:
         """Train the words with a model that is loaded, until all have ended or a stop was requested."""
+        self.is_loaded = True
         batches = MicroBatches(model, self.objective, self.accelerator)
         while True:
             self.fill(model)
@@ -79,7 +81,7 @@ class Lanes:
         while self.waiting and len(self.opened) + len(self.runs) < count:
             lane = self.waiting.popleft()
             with self.contained(lane):
-                if opened := lane.open(self.accelerator):
+                if opened := lane.open(self.accelerator, self.is_loaded):
                     self.opened.append(opened)
 
     def fill(self, model: Model) -> None:

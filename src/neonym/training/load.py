@@ -33,6 +33,11 @@ class KeptModel:
         self._kind: tuple[object, ...] = ()
         self._model: Model | None = None
 
+    @property
+    def is_filled(self) -> bool:
+        """Whether a model is kept."""
+        return self._model is not None
+
     def get(self, kind: tuple[object, ...], load: Callable[[], Model]) -> Model:
         """Return the kept model if it is of this kind, else the one that `load` returns, which is kept then."""
         if self._model is None or self._kind != kind:
