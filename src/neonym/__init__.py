@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from neonym.api.recognise import pieces as pieces
     from neonym.api.recognise import recognise as recognise
     from neonym.api.train import train as train
+    from neonym.api.train import train_words as train_words
     from neonym.config.run import RunConfig as RunConfig
     from neonym.errors import ConfigError as ConfigError
     from neonym.errors import DataError as DataError
@@ -66,7 +67,7 @@ _HOMES = {
     "neonym.api.inspect": ("EncoderFacts", "FileFacts", "Neighbours", "WordFacts", "inspect"),
     "neonym.api.model": ("load_model",),
     "neonym.api.recognise": ("ModelFacts", "pieces", "recognise"),
-    "neonym.api.train": ("train",),
+    "neonym.api.train": ("train", "train_words"),
     "neonym.config.run": ("RunConfig",),
     "neonym.errors": (
         "ConfigError", "DataError", "FormatError", "ModelError", "NeonymError", "Problem", "RefuseRun", "UserError",
@@ -128,6 +129,7 @@ __all__ = [
     "read_embedding",
     "recognise",
     "train",
+    "train_words",
     "write_embedding",
 ]
 
