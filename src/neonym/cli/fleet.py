@@ -39,16 +39,23 @@ class FleetFlags(BaseModel):
         description="Train on a Ray cluster: its address, `auto` to find it, or `local` to start one on this machine.",
     )
     workers: int | None = Field(
-        None, ge=1, description="The number of processes (default: one for each device of this machine or of the cluster)."
+        None,
+        ge=1,
+        description="The number of processes (default: one for each device of this machine or of the cluster).",
     )
     lanes: int | None = Field(
-        None, ge=1, description="The number of words that one process trains at once (default: what its memory carries)."
+        None,
+        ge=1,
+        description="The number of words that one process trains at once (default: what its memory carries).",
     )
     shard: int | None = Field(
-        None, ge=1, description="The number of words that a process gets at a time (default: it depends on how many there are)."
+        None,
+        ge=1,
+        description="The number of words that a process gets at a time (default: it depends on how many there are).",
     )
     scratch: str | None = Field(
-        None, description="The local folder for runs whose output is a URL (default: in the folder for temporary files)."
+        None,
+        description="The local folder for runs whose output is a URL (default: in the folder for temporary files).",
     )
     save_seconds: float = Field(
         60.0, ge=0, description="The seconds between two copies of a word's state to an output folder that is a URL."

@@ -25,7 +25,7 @@ class Finding:
 
     @property
     def error(self) -> str:
-        """Its errors as paragraphs; an empty string if it can be trained."""
+        """The errors as paragraphs; an empty string if the word can be trained."""
         texts = [str(problem) for problem in self.problems if problem.severity == "error"]
         return "\n".join(f"{self.word.where}: {text}" for text in texts)
 

@@ -25,7 +25,7 @@ STOP_SECONDS = 300.0  # for all workers to save their states
 
 @dataclass
 class Manner:
-    """How the shards of a fleet are trained."""
+    """The way in which the shards of a fleet are trained."""
 
     place: str
     scratch: str | None = None

@@ -23,7 +23,7 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Size:
-    """How many actors there are, and what each one takes of its machine."""
+    """The number of actors, and what each one takes of its machine."""
 
     workers: int
     cpus: int
@@ -46,7 +46,6 @@ def size_for(nodes: Sequence[Mapping[str, float]], workers: int | None) -> Size:
     return Size(count, each, 0)
 
 
-@ray.remote(max_restarts=-1, concurrency_groups={"training": 1, "talking": 1})
 class Trainer:
     """An actor that trains one shard at a time; Ray restarts it, on another machine if it has to."""
 
@@ -112,8 +111,10 @@ class RayPool:
             fix = "Start one with `ray start --head`, or use --ray local"
             raise UserError(f"no Ray cluster can be reached ({error})", f"--ray {address}", fix) from error
         size = size_for([node["Resources"] for node in ray.nodes() if node["Alive"]], workers)
-        options = {"num_cpus": size.cpus, "num_gpus": size.gpus, "scheduling_strategy": "SPREAD"}
-        made = [Trainer.options(**options).remote(str(Path.cwd())) for _ in range(size.workers)]  # pyright: ignore
+        options: dict[str, Any] = {"num_cpus": size.cpus, "num_gpus": size.gpus, "scheduling_strategy": "SPREAD"}
+        options |= {"max_restarts": -1, "concurrency_groups": {"training": 1, "talking": 1}}
+        kind: Any = ray.remote(**options)(Trainer)
+        made = [kind.remote(str(Path.cwd())) for _ in range(size.workers)]
         self.workers = {f"worker {i}": RayWorker(f"worker {i}", actor) for i, actor in enumerate(made)}
         for worker in self.workers.values():
             worker.starting = worker.actor.ready.remote()

@@ -203,7 +203,9 @@ def add_word(where: str, own: Mapping[str, Any], settings: Mapping[str, Any], re
         return
     token = str(own["token_string"])
     group = repr([run.model.model_dump(), run.objective.model_dump(), run.compute.model_dump()])
-    reading.words.append(Word(run.save.output_name or token, token, {**shared, **own}, f"{reading.file} {where}", group))
+    reading.words.append(
+        Word(run.save.output_name or token, token, {**shared, **own}, f"{reading.file} {where}", group)
+    )
 
 
 def check_names(reading: Reading) -> None:

@@ -11,7 +11,7 @@ from neonym.fleet.words import Outcome, Progress, Shard
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a worker is to do: a shard, where its files go, and how it trains."""
+    """The work of a worker: a shard, where its files go, and how it trains."""
 
     shard: Shard
     place: str  # the output folder or its URL

@@ -1,4 +1,4 @@
-"""How far a fleet is: how many words are in each state, how fast each device is, how long it will take."""
+"""The progress of a fleet: the words in each state, the speed of each device, the time that is left."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Speed:
 
 
 class FleetProgress:
-    """How far each word and each device of a fleet is."""
+    """The progress of each word and each device of a fleet."""
 
     def __init__(self, words: Sequence[Word], clock: Callable[[], float] = time.monotonic):
         self.clock = clock

@@ -30,7 +30,7 @@ PAGE_SECONDS = 30.0  # between two versions of the index page
 
 @dataclass
 class Request:
-    """What a fleet is to do."""
+    """The work of a fleet: how its shards are trained, and by whom."""
 
     manner: Manner
     ray: str | None = None

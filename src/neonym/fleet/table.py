@@ -1,4 +1,4 @@
-"""The live table of a fleet: how many words are in each state, how fast each device is, how long it will take."""
+"""The live table of a fleet: the words in each state, the speed of each device, the time that is left."""
 
 from __future__ import annotations
 

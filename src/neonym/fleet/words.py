@@ -43,7 +43,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the run of a word is. Images are those that went through the model since the run started."""
+    """The progress of a word's run. Images are those that went through the model since the run started."""
 
     name: str
     step: int = 0
@@ -54,7 +54,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the run of a word ended.
+    """The end of a word's run.
 
     `machine` is what is wrong with the machine, not with the word, such as a full disk: another one may do it.
     """

@@ -27,7 +27,7 @@ LOCKED_SECONDS = 60.0  # for the process that trained a word before to end: its 
 
 @dataclass
 class Reports:
-    """What is new about the words of a shard since it was last asked, for the driver; safe for two threads."""
+    """The news about the words of a shard since they were last taken, for the driver; safe for two threads."""
 
     send: Callable[[], object] | None = None  # called when there is something new, at most every half second
     progress: dict[str, Progress] = field(default_factory=dict)
@@ -85,14 +85,17 @@ class Following:
             self.reports.step(self.progress)
         elif isinstance(event, neonym.Stepped):
             self.progress = Progress(
-                self.word.name, event.step, self.progress.steps, self.progress.first_step, self.progress.samples_per_step
+                self.word.name,
+                event.step,
+                self.progress.steps,
+                self.progress.first_step,
+                self.progress.samples_per_step,
             )
             self.reports.step(self.progress)
             if time.monotonic() - self.saved >= self.save_seconds:
                 self.save()
-        elif isinstance(event, neonym.Finished):
-            if self.save():
-                self.reports.end(self.finished(event))
+        elif isinstance(event, neonym.Finished) and self.save():
+            self.reports.end(self.finished(event))
 
     def save(self) -> bool:
         """Return whether what has changed is on the store; one that does not answer is asked again at the end."""
@@ -116,7 +119,9 @@ def finished_outcome(
     ending = ENDINGS.get(str((verdict or {}).get("word")), "failed")
     error = "" if ending != "failed" else "the word is learned, but its verdict.json is damaged: remove its run folder"
     inside = [f"{word.name}/{name}" for path in files if (name := below(path, workspace.folder))]
-    return Outcome(word.name, ending, error, verdict, step, files=tuple(inside), sheet=last_sheet(word, workspace.folder))
+    return Outcome(
+        word.name, ending, error, verdict, step, files=tuple(inside), sheet=last_sheet(word, workspace.folder)
+    )
 
 
 def below(path: Path, folder: Path) -> str:
@@ -130,7 +135,10 @@ def below(path: Path, folder: Path) -> str:
 def last_sheet(word: Word, folder: Path) -> str:
     """Return the last sheet of sample images, below the output folder; an empty string if there is none."""
     found = ""
-    with suppress(OSError), (folder / word.run_folder / "events.jsonl").open(encoding="utf-8", errors="replace") as lines:
+    with (
+        suppress(OSError),
+        (folder / word.run_folder / "events.jsonl").open(encoding="utf-8", errors="replace") as lines,
+    ):
         for line in lines:
             if '"sampled"' in line:
                 with suppress(ValueError, KeyError, TypeError):
