@@ -80,7 +80,7 @@ def read_plan(file: Path) -> tuple[list[Word], list[Problem]]:
         rows = [(f"words[{i}]", row) for i, row in enumerate(table.words)]
         given = [read for where, row in rows if (read := read_row(row, where, table.words_dir, reading))]
         found = list(words_below(table.words_dir, given, reading)) if table.words_dir is not None else []
-        if not rows and not found and table.words_dir is None:
+        if not rows and table.words_dir is None and not reading.problems:
             reading.error("has no words", "", "Add [[words]] with a token and a folder, or words_dir = 'FOLDER'")
         for where, own in [*given, *found]:
             add_word(where, own, table.settings, reading)
