@@ -15,8 +15,10 @@ import neonym
 from support import ROOT
 from support.data_sets import make_images
 
-FAST = {"max_train_steps": 6, "eval_samples": 8, "cpu": True, "learning_rate": 0.005, "state_every_n_steps": 1}
-SLOW = {**FAST, "max_train_steps": 400}  # seconds; stopped or killed in the middle
+FAST = {
+    "max_train_steps": 6, "eval_samples": 8, "cpu": True, "learning_rate": 0.005, "state_every_n_steps": 5,
+    "train_batch_size": 1, "resolution": [64, 64],
+}  # fmt: skip
 
 
 def make_words(folder: Path, *names: str) -> Path:
@@ -26,7 +28,9 @@ def make_words(folder: Path, *names: str) -> Path:
     return folder
 
 
-def write_plan(file: Path, words_dir: Path, settings: dict[str, Any] = FAST, rows: Sequence[dict[str, Any]] = ()) -> Path:
+def write_plan(
+    file: Path, words_dir: Path, settings: dict[str, Any] = FAST, rows: Sequence[dict[str, Any]] = ()
+) -> Path:
     """Write a plan with a word for each folder below `words_dir`."""
     lines = [f"words_dir = '{words_dir}'", "[settings]", *map(toml_line, settings.items())]
     for row in rows:

@@ -37,8 +37,11 @@ class LocalPool:
         """Start a process for each device, or `count` processes."""
         chosen = [devices[i % len(devices)] for i in range(count or len(devices))]
         names = chosen if len(set(chosen)) == len(chosen) else [f"{device} #{i}" for i, device in enumerate(chosen)]
+        on_cpu = chosen.count("cpu")
+        self.threads = max(1, (os.cpu_count() or 1) // on_cpu) if on_cpu > 1 else 0
         self.workers = {
-            name: LocalWorker(name, device, *start(device)) for name, device in zip(names, chosen, strict=True)
+            name: LocalWorker(name, device, *start(device, self.threads))
+            for name, device in zip(names, chosen, strict=True)
         }
 
     def give(self, worker: str, assignment: Assignment) -> None:
@@ -79,7 +82,7 @@ class LocalPool:
             del self.workers[worker.name]
             return Died(worker.name, reason, is_lost=True)
         worker.starts += 1
-        worker.process, worker.connection = start(worker.device)
+        worker.process, worker.connection = start(worker.device, self.threads)
         return Died(worker.name, reason)
 
     def count(self) -> int:
@@ -119,22 +122,27 @@ def described(code: int | None) -> str:
     return signal.Signals(-code).name
 
 
-def start(device: str) -> tuple[BaseProcess, Connection]:
-    """Start a process that trains shards, and return it with our end of the connection."""
+def start(device: str, threads: int) -> tuple[BaseProcess, Connection]:
+    """Start a process that trains shards, and return it with our end of the connection.
+
+    `threads` is its share of the cores, because processes that use the same ones slow each other many times; 0: all.
+    """
     context = get_context("spawn")
     ours, its = context.Pipe()
-    process = context.Process(target=serve, args=(its, device), daemon=True, name=f"neonym fleet {device}")
+    process = context.Process(target=serve, args=(its, device, threads), daemon=True, name=f"neonym fleet {device}")
     process.start()
     its.close()  # so that its end is the only one, and its death is noticed
     return process, ours
 
 
-def serve(connection: Connection, device: str) -> None:
+def serve(connection: Connection, device: str, threads: int) -> None:
     """Train the shards that the driver sends, in a process of its own, until the driver ends or asks for a stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver as well, which then asks
     Thread(target=end_with_parent, daemon=True).start()
     if device.startswith("cuda:"):
         os.environ["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
+    if threads:
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     import neonym
     from neonym.fleet.output import open_output
     from neonym.fleet.worker import Reports, refused, train_shard
