@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import pytest
 
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # both are read when Ray is imported
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = (
+    "0"  # 127.0.0.1 stays what it is, instead of an address of the network
+)
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 

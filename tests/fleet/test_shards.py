@@ -1,6 +1,6 @@
 """Tests of how words are cut into shards, and of what becomes of a shard whose worker dies."""
 
-from neonym.fleet.shards import MOST, after_death, cut, next_shard
+from neonym.fleet.shards import after_death, cut, next_shard
 from neonym.fleet.words import Shard, Word
 
 
@@ -16,9 +16,10 @@ def test_a_shard_has_one_group_and_every_word_is_in_one():
     assert [word for shard in shards for word in shard.words] == all_words
 
 
-def test_workers_get_several_shards_and_none_is_too_large():
-    assert len(cut(words(80), (), workers=5)) == 20
-    assert max(len(shard.words) for shard in cut(words(10_000), (), workers=2)) == MOST
+def test_workers_get_equally_many_shards():
+    assert [len(shard.words) for shard in cut(words(80), (), workers=8)] == [10] * 8
+    assert [len(shard.words) for shard in cut(words(100), (), workers=1)] == [34, 34, 32]
+    assert {len(shard.words) for shard in cut(words(10_000), (), workers=100)} == {34, 4}
 
 
 def test_finished_words_come_first_and_together():

@@ -123,13 +123,9 @@ def test_a_store_that_refuses_is_the_fault_of_the_machine(tmp_path, shard, memor
 
 
 def test_a_full_disk_is_the_fault_of_the_machine():
-    try:
-        try:
-            raise OSError(28, "No space left on device")
-        except OSError as error:
-            raise neonym.UserError("cannot be written", "state.safetensors") from error
-    except neonym.UserError as error:
-        assert "No space left" in fault_of_machine(error)
+    error = neonym.UserError("cannot be written", "state.safetensors")
+    error.__cause__ = OSError(28, "No space left on device")
+    assert "No space left" in fault_of_machine(error)
     assert fault_of_machine(neonym.UserError("cannot be read", "00.png")) == ""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +15,6 @@ MEMORY = 80_000_000  # bytes of a node's object store
 @contextmanager
 def two_nodes(environments: tuple[dict[str, str], dict[str, str]] = ({}, {})) -> Iterator[Any]:
     """Start a head without CPUs and two nodes with one CPU each, and yield the cluster."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
 
     args = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": MEMORY, "node_ip_address": LOOPBACK}

@@ -51,7 +51,7 @@ def command(*words: object) -> list[str]:
 
 def environment(**more: str) -> dict[str, str]:
     """Return the environment of a command: no GPU, one thread, nothing that leaves the machine."""
-    fixed = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "NO_COLOR": "1"}
+    fixed = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
     return {**os.environ, **fixed, **more}
 
 

@@ -43,6 +43,9 @@ class FleetFlags(BaseModel):
         ge=1,
         description="The number of processes (default: one for each device of this machine or of the cluster).",
     )
+    gpus: int | None = Field(
+        None, ge=0, description="The GPUs of each worker with --ray (default: 1 if the cluster has any at the start)."
+    )
     lanes: int | None = Field(
         None,
         ge=1,
@@ -55,7 +58,7 @@ class FleetFlags(BaseModel):
     )
     scratch: str | None = Field(
         None,
-        description="The local folder for runs whose output is a URL (default: in the folder for temporary files).",
+        description="The local folder for runs whose output is a URL (default: in the folder for temporary files). Variables such as $TMPDIR have their values of each machine.",
     )
     save_seconds: float = Field(
         60.0, ge=0, description="The seconds between two copies of a word's state to an output folder that is a URL."
@@ -81,7 +84,7 @@ def main(argv: list[str], prog: str) -> int:
     if flags.check:
         return report_check(check_plan(words, output, table.print))
     manner = Manner(flags.output_dir, flags.scratch, flags.lanes, flags.save_seconds)
-    request = Request(manner, flags.ray, flags.workers, flags.shard)
+    request = Request(manner, flags.ray, flags.workers, flags.gpus, flags.shard)
     with output.claimed():
         findings = check_plan(words, output, table.print)
         with ExitStack() as signals, table:

@@ -16,6 +16,7 @@ from neonym.fleet.words import END, Word
 
 SAMPLES = "sample"  # the folder of sample images, which a run writes and never reads
 OF_FILES = ("file", "local", "sftp", "ftp", "smb", "hdfs")  # where a file that is written can be seen half-written
+TRIAL = ".neonym"  # written once to see whether that is possible
 FORGOTTEN = ".part"  # the ending of files that are being written
 
 
@@ -113,11 +114,14 @@ class StoreOutput:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Make the place. Raises UserError if the store refuses."""
+        """Try to write to the place. Raises UserError if the store refuses; no bucket is made."""
         try:
             with as_os_errors():
-                self.fs.makedirs(self.root, exist_ok=True)
-                self.fs.exists(self.root)
+                trial = f"{self.root}/{TRIAL}"
+                if has_folders(self.fs):
+                    self.fs.makedirs(self.root, exist_ok=True)
+                self.fs.pipe_file(trial, b"")
+                self.fs.rm_file(trial)
         except OSError as error:
             fix = "Check its name, the keys and the network"
             raise UserError(f"cannot be used ({error})", f"--output_dir {self.url}", fix) from error
@@ -140,10 +144,15 @@ def relative(remote: str, root: str) -> str:
     return remote.removeprefix(root).lstrip("/")
 
 
+def has_folders(fs: Any) -> bool:
+    """Return whether a file system has folders, and shows files while they are written."""
+    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
+    return bool(set(protocols) & set(OF_FILES))
+
+
 def put(fs: Any, local: Path, remote: str) -> None:
     """Copy a file to the store, where it is complete or absent."""
-    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
-    if set(protocols) & set(OF_FILES):
+    if has_folders(fs):
         fs.makedirs(remote.rpartition("/")[0], exist_ok=True)
         fs.put_file(str(local), f"{remote}{FORGOTTEN}")
         fs.mv(f"{remote}{FORGOTTEN}", remote)

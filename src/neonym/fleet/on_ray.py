@@ -19,6 +19,7 @@ from neonym.errors import UserError
 from neonym.fleet.pool import Assignment, Died, Done, Message, Ready, Reported
 
 LOOPBACK = "127.0.0.1"
+SECONDS_TO_ANSWER = 15.0  # for the head of a cluster
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,16 @@ class Size:
     gpus: int
 
 
-def size_for(nodes: Sequence[Mapping[str, float]], workers: int | None) -> Size:
+def size_for(nodes: Sequence[Mapping[str, float]], workers: int | None, gpus: int | None = None) -> Size:
     """Return the actors for machines with these resources: one for each GPU, or else one for each machine.
 
-    More than one process on the cores of a machine would slow each other, unless `workers` asks for them.
+    More than one process on the cores of a machine would slow each other, unless `workers` asks for them. `gpus` are
+    those of each actor, which cannot be known from a cluster that starts its machines when they are needed.
     """
-    gpus = int(sum(node.get("GPU", 0) for node in nodes))
-    if gpus:
-        return Size(workers or gpus, 1, 1)
+    present = int(sum(node.get("GPU", 0) for node in nodes))
+    each_gpus = min(present, 1) if gpus is None else gpus
+    if each_gpus:
+        return Size(workers or max(1, present // each_gpus), 1, each_gpus)
     cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
     count = workers or max(1, len(cpus))
     each = min(cpus, default=1)
@@ -99,18 +102,20 @@ class RayWorker:
 class RayPool:
     """Actors on all machines of a Ray cluster."""
 
-    def __init__(self, address: str, workers: int | None = None):
+    def __init__(self, address: str, workers: int | None = None, gpus: int | None = None):
         """Connect to the cluster at an address, or to the one that `auto` finds, or start a `local` one.
 
         Raises UserError if there is none.
         """
         local = {"_node_ip_address": LOOPBACK, "include_dashboard": False} if address == "local" else {}
         try:
+            answers(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, RayError) as error:
             fix = "Start one with `ray start --head`, or use --ray local"
-            raise UserError(f"no Ray cluster can be reached ({error})", f"--ray {address}", fix) from error
-        size = size_for([node["Resources"] for node in ray.nodes() if node["Alive"]], workers)
+            what = f"no Ray cluster can be reached ({first_line(error)})"
+            raise UserError(what, f"--ray {address}", fix) from error
+        size = size_for([node["Resources"] for node in ray.nodes() if node["Alive"]], workers, gpus)
         options: dict[str, Any] = {"num_cpus": size.cpus, "num_gpus": size.gpus, "scheduling_strategy": "SPREAD"}
         options |= {"max_restarts": -1, "concurrency_groups": {"training": 1, "talking": 1}}
         kind: Any = ray.remote(**options)(Trainer)
@@ -189,6 +194,13 @@ class RayPool:
             ray.kill(worker.actor)
         self.workers = {}
         ray.shutdown()
+
+
+def answers(address: str) -> None:
+    """Raise OSError if nothing listens at an address: Ray would try for minutes."""
+    host, mark, port = address.rpartition(":")
+    if mark and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=SECONDS_TO_ANSWER).close()
 
 
 def first_line(error: Exception) -> str:

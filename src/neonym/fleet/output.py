@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -75,8 +76,14 @@ def open_output(place: str, scratch: str | None = None) -> Output:
 
 
 def scratch_folder(place: str, scratch: str | None) -> Path:
-    """Return the local folder for the runs of one output folder on an object store."""
-    return Path(scratch or tempfile.gettempdir()) / f"neonym-fleet-{sha256(place.encode()).hexdigest()[:12]}"
+    """Return the local folder for the runs of one output folder on an object store.
+
+    Variables of the environment in `scratch`, such as `$TMPDIR`, have their values of this machine.
+    """
+    return (
+        Path(os.path.expandvars(scratch or tempfile.gettempdir()))
+        / f"neonym-fleet-{sha256(place.encode()).hexdigest()[:12]}"
+    )
 
 
 class LocalWorkspace:

@@ -35,6 +35,7 @@ class Request:
     manner: Manner
     ray: str | None = None
     workers: int | None = None
+    gpus: int | None = None  # of each worker on Ray
     shard: int | None = None  # words in a shard
 
 
@@ -56,7 +57,7 @@ def open_pool(request: Request) -> Pool:
         raise UserError("needs the package ray", f"--ray {request.ray}", f"Run: {install_command('ray')}")
     from neonym.fleet.on_ray import RayPool
 
-    return RayPool(request.ray, request.workers)
+    return RayPool(request.ray, request.workers, request.gpus)
 
 
 def train_findings(

@@ -7,25 +7,30 @@ from dataclasses import replace
 
 from neonym.fleet.words import Shard, Word
 
-SHARDS_PER_WORKER = 4  # so that workers end at about the same time
-MOST = 64  # words in a shard
+WORDS = 32  # about so many in a shard; `python -m benchmarks.fleet_plan` compares sizes
 MOST_FINISHED = 256  # words in a shard that only have to be recognised
 
 
 def cut(words: Sequence[Word], finished: Collection[str], workers: int, size: int | None = None) -> list[Shard]:
     """Return the shards of a plan, in its order: each holds words of one group.
 
-    Words that look `finished` are in shards of their own, because a worker only has to recognise them.
+    The words of a group are shared out evenly among the workers: all lanes are used, and workers end at about the same
+    time. Words that look `finished` are in shards of their own, because a worker only has to recognise them.
     """
     groups: dict[tuple[bool, str], list[Word]] = {}
     for word in words:
         groups.setdefault((word.name not in finished, word.group), []).append(word)
     shards: list[Shard] = []
     for (is_new, _), own in sorted(groups.items(), key=lambda item: item[0][0]):
-        share = -(-len(own) // (SHARDS_PER_WORKER * max(1, workers)))
-        length = (size or min(MOST, share)) if is_new else MOST_FINISHED
+        length = (size or even_length(len(own), workers)) if is_new else MOST_FINISHED
         shards += [Shard(tuple(own[i : i + length])) for i in range(0, len(own), length)]
     return shards
+
+
+def even_length(words: int, workers: int) -> int:
+    """Return the number of words in a shard such that every worker gets equally many shards of about `WORDS`."""
+    share = -(-words // max(1, workers))
+    return -(-share // max(1, round(share / WORDS)))
 
 
 def next_shard(waiting: Sequence[Shard], busy_groups: Iterable[str], last_group: str) -> int:
