@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import neonym
@@ -25,6 +26,7 @@ from neonym.fleet.shards import cut, next_shard
 from neonym.fleet.words import Shard, Word
 
 HOUR = 3600.0
+STEPS_OF_BUILTIN = 100  # of a word of the built-in model, by default
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,8 @@ class Costs:
         """Return the time of a step of so many lanes."""
         known = sorted(self.step.items())
         if lanes <= known[0][0] or len(known) == 1:
-            return known[0][1] * min(1.0, lanes / known[0][0]) if lanes < known[0][0] else known[0][1]
-        (low, first), (high, last) = next(
-            ((a, b) for a, b in zip(known, known[1:], strict=False) if lanes <= b[0]), (known[-2], known[-1])
-        )
+            return known[0][1]
+        (low, first), (high, last) = next(((a, b) for a, b in pairwise(known) if lanes <= b[0]), (known[-2], known[-1]))
         return first + (last - first) * (lanes - low) / (high - low)
 
 
@@ -222,7 +222,6 @@ class Spans:
 
     def __init__(self) -> None:
         self.moments: dict[int, dict[str, float]] = {}
-        self.images: dict[int, int] = {}
 
     def of(self, index: int) -> list[neonym.Listener]:
         """Return the listeners of one run."""
@@ -231,7 +230,6 @@ class Spans:
         def listen(event: neonym.Event) -> None:
             if isinstance(event, neonym.Encoded):
                 moments.setdefault("encoding", time.perf_counter())
-                self.images[index] = event.total
             elif isinstance(event, neonym.Stepped):
                 moments["stepped"] = time.perf_counter()
             elif event.kind not in moments:
@@ -249,10 +247,11 @@ class Spans:
         return total
 
 
-def measure(folder: Path, lanes: Sequence[int], steps: int) -> tuple[Costs, dict[str, float]]:
+def measure(folder: Path, lanes: Sequence[int], steps: int) -> Costs:
     """Return the costs of words of the built-in model on this machine, by training some."""
     step: dict[int, float] = {}
-    figures: dict[str, float] = {}
+    runs: list[neonym.RunConfig] = []
+    load = encode = judge = 0.0
     for count in lanes:
         spans = Spans()
         runs = [
@@ -267,15 +266,13 @@ def measure(folder: Path, lanes: Sequence[int], steps: int) -> tuple[Costs, dict
         if errors := [result for result in results if isinstance(result, neonym.NeonymError)]:
             raise errors[0]
         step[count] = spans.union("started", "stepped") / steps
-        figures = {
-            "load": min(own["encoding"] for own in spans.moments.values()) - started,
-            "encode": spans.union("encoding", "started") / count,
-            "judge": spans.union("stepped", "finished") / count,
-        }
+        load = min(own["encoding"] for own in spans.moments.values()) - started
+        encode = spans.union("encoding", "started") / count
+        judge = spans.union("stepped", "finished") / count
     check_started = time.perf_counter()
     neonym.check(runs[0])
-    figures["check"] = time.perf_counter() - check_started
-    return Costs(step, **figures), figures
+    check = time.perf_counter() - check_started
+    return Costs(step, load=load, encode=encode, judge=judge, check=check, steps=STEPS_OF_BUILTIN)
 
 
 def given_steps(texts: Sequence[str]) -> dict[int, float]:
@@ -303,7 +300,7 @@ def main() -> None:
     costs = Costs(given_steps(args.step_seconds))
     if args.measure:
         with tempfile.TemporaryDirectory() as folder:
-            costs, _ = measure(Path(folder), (1, args.lanes) if args.lanes > 1 else (1,), args.measure_steps)
+            costs = measure(Path(folder), (1, args.lanes) if args.lanes > 1 else (1,), args.measure_steps)
     names = ("load", "start", "encode", "judge", "check", "driver", "machine")
     given = {name: value for name in names if (value := getattr(args, f"{name}_seconds")) is not None}
     given |= {name: value for name in ("steps", "readers", "lost_every") if (value := getattr(args, name)) is not None}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.clusters import two_nodes
-from support.fleets import FAST, ends_of, learned_alone, log_of, make_words, run_fleet, write_plan
+from support.fleets import ends_of, learned_alone, log_of, make_words, run_fleet, write_plan
 
 pytest.importorskip("ray", reason="`make setup` installs it")
 NAMES = ("alpha", "beta", "gamma")
@@ -37,7 +37,7 @@ def test_a_node_without_space_gives_its_words_to_the_other_one(small_disk, tmp_p
     assert code in (0, 3), printed
     for name in NAMES:
         assert (out / name / f"{name}.safetensors").read_bytes() == learned_alone(tmp_path / "alone", folder, name)
-        assert ends_of(out, name) == 1
+        assert ends_of(out, name, "finished") == 1
     (lost,) = [line for line in log_of(out) if line["event"] == "lost"]
     assert "No space left on device" in lost["reason"]
     assert sum(line["event"] == "shard" and line["worker"] == lost["worker"] for line in log_of(out)) == 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from support.fleets import FAST, learned_alone, make_words, run_fleet, write_plan
+from support.fleets import learned_alone, make_words, run_fleet, write_plan
 
 pytest.importorskip("s3fs", reason="`make setup` installs it")
 pytest.importorskip("moto", reason="`make setup` installs it")

@@ -103,9 +103,9 @@ def events_of(out: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def ends_of(out: Path, name: str) -> int:
-    """Return how often the run of a word was trained to its end."""
-    return sum(event["event"] == "judged" for event in events_of(out, name))
+def ends_of(out: Path, name: str, event: str = "judged") -> int:
+    """Return how often the run of a word was trained to its end, or emitted another event."""
+    return sum(found["event"] == event for found in events_of(out, name))
 
 
 def learned_alone(folder: Path, words_dir: Path, name: str, settings: dict[str, Any] = FAST) -> bytes:
