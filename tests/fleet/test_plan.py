@@ -64,6 +64,19 @@ def test_words_with_one_model_and_other_steps_share_a_group(tmp_path):
     assert one == two != three
 
 
+def test_regularisation_images_of_all_words_are_encoded_once(tmp_path):
+    words, _ = read_plan(plan(tmp_path, """
+        [settings]
+        reg_data_dir = "reg"
+        [[words]]
+        token = "one"
+        [[words]]
+        token = "two"
+        cache_latents_to_disk = false
+    """))  # fmt: skip
+    assert [word.run(tmp_path).cache.cache_latents_to_disk for word in words] == [True, False]
+
+
 def test_every_folder_is_a_word_unless_a_row_names_it(tmp_path):
     for name in ("plain", "My Dragon 2!", "own", "also", ".hidden"):
         make_images(tmp_path / "all" / name, count=1)

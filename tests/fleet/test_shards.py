@@ -20,6 +20,7 @@ def test_workers_get_equally_many_shards():
     assert [len(shard.words) for shard in cut(words(80), (), workers=8)] == [10] * 8
     assert [len(shard.words) for shard in cut(words(100), (), workers=1)] == [34, 34, 32]
     assert {len(shard.words) for shard in cut(words(10_000), (), workers=100)} == {34, 4}
+    assert {len(shard.words) for shard in cut(words(10_000), (), workers=8)} == {32, 16}
 
 
 def test_finished_words_come_first_and_together():

@@ -202,10 +202,14 @@ def add_word(where: str, own: Mapping[str, Any], settings: Mapping[str, Any], re
         reading.add_errors(error, where)
         return
     token = str(own["token_string"])
+    merged = with_shared_latents({**shared, **own}, shared)
     group = repr([run.model.model_dump(), run.objective.model_dump(), run.compute.model_dump()])
-    reading.words.append(
-        Word(run.save.output_name or token, token, {**shared, **own}, f"{reading.file} {where}", group)
-    )
+    reading.words.append(Word(run.save.output_name or token, token, merged, f"{reading.file} {where}", group))
+
+
+def with_shared_latents(settings: dict[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a word such that regularisation images of all words are encoded once on each machine."""
+    return settings if not shared.get("reg_data_dir") else {"cache_latents_to_disk": True, **settings}
 
 
 def check_names(reading: Reading) -> None:

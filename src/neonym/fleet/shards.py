@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from neonym.fleet.words import Shard, Word
 
+MANY = 8  # shards for each worker
 WORDS = 32  # about so many in a shard; `python -m benchmarks.fleet_plan` compares sizes
 MOST_FINISHED = 256  # words in a shard that only have to be recognised
 
@@ -28,8 +29,13 @@ def cut(words: Sequence[Word], finished: Collection[str], workers: int, size: in
 
 
 def even_length(words: int, workers: int) -> int:
-    """Return the number of words in a shard such that every worker gets equally many shards of about `WORDS`."""
+    """Return the number of words in a shard such that every worker gets equally many shards of about `WORDS`.
+
+    Where every worker gets many, they end at about the same time anyway.
+    """
     share = -(-words // max(1, workers))
+    if share > MANY * WORDS:
+        return WORDS
     return -(-share // max(1, round(share / WORDS)))
 
 
