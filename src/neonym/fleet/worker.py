@@ -84,13 +84,7 @@ class Following:
             self.progress = Progress(self.word.name, *known)
             self.reports.step(self.progress)
         elif isinstance(event, neonym.Stepped):
-            self.progress = Progress(
-                self.word.name,
-                event.step,
-                self.progress.steps,
-                self.progress.first_step,
-                self.progress.samples_per_step,
-            )
+            self.progress = replace(self.progress, step=event.step)
             self.reports.step(self.progress)
             if time.monotonic() - self.saved >= self.save_seconds:
                 self.save()
