@@ -19,4 +19,6 @@ def test_a_word_with_broken_images_among_fifty(tmp_path):
     assert printed.count("FAILED") == 1
     assert f"{folder}/word17/00.png" in printed
     for name in NAMES[16:19:2] + NAMES[-1:]:
-        assert (out / name / f"{name}.safetensors").read_bytes() == learned_alone(tmp_path / "alone", folder, name, TINY)
+        assert (out / name / f"{name}.safetensors").read_bytes() == learned_alone(
+            tmp_path / "alone", folder, name, TINY
+        )

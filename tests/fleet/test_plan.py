@@ -77,6 +77,30 @@ def test_regularisation_images_of_all_words_are_encoded_once(tmp_path):
     assert [word.run(tmp_path).cache.cache_latents_to_disk for word in words] == [True, False]
 
 
+def test_prompts_are_those_of_each_word(tmp_path):
+    words, _ = read_plan(plan(tmp_path, """
+        prompts = ["a {word} on a beach", "a red {word}"]
+        [settings]
+        max_train_steps = 30
+        [[words]]
+        token = "one"
+        [[words]]
+        token = "two"
+        sample_every_n_steps = 10
+        [[words]]
+        token = "three"
+        sample_prompts = "three.txt"
+    """))  # fmt: skip
+    runs = [word.run(tmp_path / word.name) for word in words]
+    assert [run.sample.sample_every_n_steps for run in runs] == [30, 10, None]
+    assert [run.sample.sample_prompts for run in runs] == [
+        str(tmp_path / "one" / "prompts.txt"), str(tmp_path / "two" / "prompts.txt"), "three.txt"
+    ]  # fmt: skip
+    assert (tmp_path / "two" / "prompts.txt").read_text() == "a two on a beach\na red two\n"
+    (found,) = mistakes(tmp_path, "prompts = ['{word}']\n[[words]]\ntoken = 'a'\n[[words]]\ntoken = 'b'\n")
+    assert "plan.toml prompts: there is no setting that says when images are generated. Set `sample_every_n_steps`" in found
+
+
 def test_every_folder_is_a_word_unless_a_row_names_it(tmp_path):
     for name in ("plain", "My Dragon 2!", "own", "also", ".hidden"):
         make_images(tmp_path / "all" / name, count=1)

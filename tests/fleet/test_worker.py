@@ -7,12 +7,13 @@ import fsspec
 import pytest
 
 import neonym
+from neonym.fleet.checking import check_word
 from neonym.fleet.object_store import StoreOutput, StoreWorkspace
 from neonym.fleet.output import LocalOutput, open_output
 from neonym.fleet.plan import read_plan
 from neonym.fleet.words import END, Shard
 from neonym.fleet.worker import Reports, fault_of_machine, train_shard
-from support.fleets import FAST, ends_of, learned_alone, make_words, write_plan
+from support.fleets import ends_of, learned_alone, make_words, write_plan
 
 
 @pytest.fixture
@@ -136,9 +137,11 @@ def test_an_unknown_kind_of_store_is_refused():
 
 def test_the_sheet_of_a_word_is_found(tmp_path):
     folder = make_words(tmp_path / "words", "alpha")
-    (tmp_path / "prompts.txt").write_text("a alpha --w 64 --h 64 --s 1\n")
-    settings = {**FAST, "sample_prompts": str(tmp_path / "prompts.txt"), "sample_every_n_steps": 6}
-    words, _ = read_plan(write_plan(tmp_path / "plan.toml", folder, settings))
+    plan = write_plan(tmp_path / "plan.toml", folder)
+    plan.write_text("prompts = ['a {word} --w 64 --h 64 --s 1']\n" + plan.read_text())
+    words, _ = read_plan(plan)
+    assert check_word(words[0], tmp_path / "out" / "alpha").error == ""
+    assert not (tmp_path / "out").exists()
     (outcome,) = train_shard(Shard(tuple(words)), LocalOutput(tmp_path / "out"), Reports(), neonym.Stop())
     assert outcome.sheet.startswith("alpha/sample/")
     assert (tmp_path / "out" / outcome.sheet).is_file()

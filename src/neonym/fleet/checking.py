@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from neonym.errors import Problem
 from neonym.fleet.words import Word
@@ -35,7 +36,8 @@ def check_word(word: Word, folder: Path) -> Finding:
     import neonym
 
     try:
-        return Finding(word, tuple(neonym.check(word.run(folder))))
+        with TemporaryDirectory() as home:
+            return Finding(word, tuple(neonym.check(word.run(folder, Path(home)))))
     except neonym.UserError as error:
         return Finding(word, tuple(error.problems))
     except Exception as error:  # a bug: the other words go on

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ RESERVED = {  # settings that a plan cannot have, and why
     "restart": "The same command goes on. To do a word again, remove its folder from the output folder",
 }
 OF_ONE_WORD = ("token_string", "output_name", "resume")  # settings that words cannot share
+INTERVALS = {"sample_every_n_steps", "sample_every_n_epochs", "sample_at_first"}
 OWN_FILES = ("index.html", "fleet.jsonl")  # names in the output folder that no word can have
 OTHER_CHARACTERS = re.compile(r"[^\w.-]+")
 
@@ -38,6 +39,7 @@ class PlanTable(BaseModel):
     settings: dict[str, Any] = {}
     words: list[dict[str, Any]] = []
     words_dir: str | None = None
+    prompts: list[str] = []
 
 
 class WordRow(BaseModel):
@@ -84,6 +86,7 @@ def read_plan(file: Path) -> tuple[list[Word], list[Problem]]:
             reading.error("has no words", "", "Add [[words]] with a token and a folder, or words_dir = 'FOLDER'")
         for where, own in [*given, *found]:
             add_word(where, own, table.settings, reading)
+        reading.words = [with_prompts(word, table.prompts, reading) for word in reading.words]
         check_names(reading)
     if any(problem.severity == "error" for problem in reading.problems):
         raise ConfigError(list(dict.fromkeys(reading.problems)))
@@ -210,6 +213,23 @@ def add_word(where: str, own: Mapping[str, Any], settings: Mapping[str, Any], re
 def with_shared_latents(settings: dict[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a word such that regularisation images of all words are encoded once on each machine."""
     return settings if not shared.get("reg_data_dir") else {"cache_latents_to_disk": True, **settings}
+
+
+def with_prompts(word: Word, prompts: Sequence[str], reading: Reading) -> Word:
+    """Return a word with the prompts of its sample images, in which `{word}` stands for it.
+
+    They are generated after its last step, unless its settings say when. A word with a file of prompts keeps that.
+    """
+    settings = dict(word.settings)
+    if not prompts or "sample_prompts" in settings:
+        return word
+    if not INTERVALS & settings.keys():
+        if "max_train_steps" not in settings:
+            fix = "Set `sample_every_n_steps`, or `max_train_steps` to generate them after the last one"
+            reading.error("there is no setting that says when images are generated", "prompts", fix)
+        settings["sample_every_n_steps"] = settings.get("max_train_steps")
+    own = tuple(prompt.replace("{word}", word.token) for prompt in prompts)
+    return replace(word, settings=settings, prompts=own)
 
 
 def check_names(reading: Reading) -> None:

@@ -13,6 +13,7 @@ Ending = Literal["learned", "weak", "not learned", "failed", "stopped"]
 State = Literal["waiting", "running", "learned", "weak", "not learned", "failed"]
 STATES: tuple[State, ...] = ("waiting", "running", "learned", "weak", "not learned", "failed")
 ENDINGS: dict[str, Ending] = {"LEARNED": "learned", "WEAK": "weak", "NOT LEARNED": "not learned"}
+PROMPTS = "prompts.txt"
 END = "finished.safetensors"  # the state of a finished run, in its run folder
 
 
@@ -25,10 +26,20 @@ class Word:
     settings: Mapping[str, Any] = field(hash=False)  # under their flat names, without the output folder
     where: str  # its place in the plan, for messages
     group: str = ""  # the same for words that can share one loaded model
+    prompts: tuple[str, ...] = ()  # of its sample images
 
-    def run(self, folder: Path) -> RunConfig:
-        """Return the settings of its run, which writes into `folder`. Raises ConfigError."""
-        return RunConfig.parse(**self.settings, output_dir=str(folder))
+    def run(self, folder: Path, home: Path | None = None) -> RunConfig:
+        """Return the settings of its run, which writes into `folder`.
+
+        The file of its prompts is written into the folder `home` (default: `folder`). Raises ConfigError and OSError.
+        """
+        given = {**self.settings, "output_dir": str(folder)}
+        if self.prompts:
+            home = home or folder
+            home.mkdir(parents=True, exist_ok=True)
+            (home / PROMPTS).write_text("\n".join(self.prompts) + "\n", encoding="utf-8")
+            given["sample_prompts"] = str(home / PROMPTS)
+        return RunConfig.parse(**given)
 
     @property
     def run_folder(self) -> str:
