@@ -98,7 +98,10 @@ def test_prompts_are_those_of_each_word(tmp_path):
     ]  # fmt: skip
     assert (tmp_path / "two" / "prompts.txt").read_text() == "a two on a beach\na red two\n"
     (found,) = mistakes(tmp_path, "prompts = ['{word}']\n[[words]]\ntoken = 'a'\n[[words]]\ntoken = 'b'\n")
-    assert "plan.toml prompts: there is no setting that says when images are generated. Set `sample_every_n_steps`" in found
+    assert (
+        "plan.toml prompts: there is no setting that says when images are generated. Set `sample_every_n_steps`"
+        in found
+    )
 
 
 def test_every_folder_is_a_word_unless_a_row_names_it(tmp_path):

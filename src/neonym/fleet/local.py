@@ -107,9 +107,11 @@ class LocalPool:
         """End workers: a process without a connection ends by itself, unless it is busy."""
         for worker in workers:
             worker.connection.close()
-            worker.process.terminate()
         for worker in workers:
             worker.process.join(SECONDS_TO_END)
+            if worker.process.is_alive():
+                worker.process.terminate()
+                worker.process.join(SECONDS_TO_END)
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join()
@@ -151,8 +153,10 @@ def serve(connection: Connection, device: str, threads: int) -> None:
 
     def ask(number: int, frame: FrameType | None) -> None:
         del frame
-        if stop.requested or not training:
+        if stop.requested:
             os._exit(0)
+        if not training:
+            raise SystemExit  # with the clean-up of libraries
         stop.request_at_once(number)
 
     signal.signal(signal.SIGTERM, ask)

@@ -16,7 +16,7 @@ body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:90rem;padding
 table{border-collapse:collapse;width:100%}th,td{text-align:left;vertical-align:top;padding:.5rem;border-bottom:1px solid var(--line)}
 th button{all:unset;cursor:pointer;font-weight:600}th button:focus-visible{outline:2px solid}
 th[aria-sort=ascending] button::after{content:" \\2191" / ""}th[aria-sort=descending] button::after{content:" \\2193" / ""}
-td.number{text-align:right;font-variant-numeric:tabular-nums}td img{width:14rem;height:auto;display:block}
+td.number{text-align:right;font-variant-numeric:tabular-nums}td img{max-width:14rem;max-height:14rem;display:block}
 .state{font-weight:600;white-space:nowrap}.learned{color:light-dark(#0b6e3a,#8fe0ae)}.weak{color:light-dark(#8a5300,#f3c678)}
 .not-learned,.failed{color:light-dark(#b3202c,#ff9aa2)}.reason{max-width:34rem;white-space:pre-line;overflow-wrap:anywhere}
 """
