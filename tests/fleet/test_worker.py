@@ -130,6 +130,21 @@ def test_a_full_disk_is_the_fault_of_the_machine():
     assert fault_of_machine(neonym.UserError("cannot be read", "00.png")) == ""
 
 
+def test_an_error_of_a_library_ends_one_word(tmp_path, shard, monkeypatch):
+    clean = neonym.train_words
+
+    def poisoned(runs, **options):
+        if any(run.concept.token_string == "alpha" for run in runs):
+            raise RuntimeError("out of memory")
+        return clean(runs, **options)
+
+    monkeypatch.setattr(neonym, "train_words", poisoned)
+    outcomes = train_shard(shard, LocalOutput(tmp_path / "out"), Reports(), neonym.Stop())
+    by_name = {outcome.name: outcome for outcome in outcomes}
+    assert by_name["alpha"].error == "the run ended with an error: RuntimeError: out of memory"
+    assert by_name["gamma"].ending != "failed"
+
+
 def test_an_unknown_kind_of_store_is_refused():
     with pytest.raises(neonym.UserError, match="Write a URL such as s3://bucket/folder"):
         open_output("nowhere://x")

@@ -206,7 +206,8 @@ def add_word(where: str, own: Mapping[str, Any], settings: Mapping[str, Any], re
         return
     token = str(own["token_string"])
     merged = with_shared_latents({**shared, **own}, shared)
-    group = repr([run.model.model_dump(), run.objective.model_dump(), run.compute.model_dump()])
+    shared_settings = [run.model, run.objective, run.compute, run.concept.train_encoders]
+    group = repr(shared_settings)
     reading.words.append(Word(run.save.output_name or token, token, merged, f"{reading.file} {where}", group))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from neonym.config.run import RunConfig
 from neonym.errors import EXIT_USER_ERROR, UserError
 from neonym.fleet.output import Output, Workspace
 from neonym.fleet.words import ENDINGS, Outcome, Progress, Shard, Word
@@ -166,10 +167,33 @@ def train_shard(
                 outcomes.append(Outcome(word.name, "failed", f"{word.where}: {error}", machine=str(error)))
         listeners = [Following(word, workspace, reports, save_seconds) for word, workspace in opened]
         runs = [word.run(workspace.folder) for word, workspace in opened]
-        results = neonym.train_words(runs, listeners=lambda i: [listeners[i]], stop=stop, lanes=lanes) if runs else []
+        results = train_together(runs, listeners, stop, lanes) if runs else []
         for listener, result in zip(listeners, results, strict=True):
             outcomes.append(ended(listener, result))
     return outcomes
+
+
+def train_together(
+    runs: Sequence[RunConfig], listeners: Sequence[Following], stop: neonym.Stop, lanes: int | None
+) -> list[neonym.Result | neonym.NeonymError]:
+    """Return the result of each run, or its error. If a library raises, each run is trained alone.
+
+    A run that does not fit the memory, say, then spares the others; those that were finished are only recognised.
+    """
+    import neonym
+
+    try:
+        return [*neonym.train_words(runs, listeners=lambda i: [listeners[i]], stop=stop, lanes=lanes)]
+    except Exception as error:  # libraries raise anything
+        if len(runs) == 1:
+            failure = neonym.NeonymError(f"{type(error).__name__}: {error}")
+            failure.__cause__ = error
+            return [failure]
+        return [
+            result
+            for run, own in zip(runs, listeners, strict=True)
+            for result in train_together([run], [own], stop, lanes)
+        ]
 
 
 def ended(listener: Following, result: neonym.Result | neonym.NeonymError) -> Outcome:
