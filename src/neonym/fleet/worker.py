@@ -151,7 +151,6 @@ def train_shard(
     save_seconds: float = 60.0,
 ) -> list[Outcome]:
     """Train the words of a shard, each in its workspace, and return how each one ended."""
-    import neonym
 
     outcomes: list[Outcome] = []
     opened: list[tuple[Word, Workspace]] = []
