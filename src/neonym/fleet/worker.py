@@ -185,14 +185,21 @@ def train_together(
         return [*neonym.train_words(runs, listeners=lambda i: [listeners[i]], stop=stop, lanes=lanes)]
     except Exception as error:  # libraries raise anything
         if len(runs) == 1:
-            failure = neonym.NeonymError(f"{type(error).__name__}: {error}")
-            failure.__cause__ = error
-            return [failure]
+            return [error if isinstance(error, neonym.NeonymError) else as_neonym_error(error)]
         return [
             result
             for run, own in zip(runs, listeners, strict=True)
             for result in train_together([run], [own], stop, lanes)
         ]
+
+
+def as_neonym_error(error: Exception) -> neonym.NeonymError:
+    """Return an error of a library as one of Neonym's."""
+    import neonym
+
+    own = neonym.NeonymError(f"{type(error).__name__}: {error}")
+    own.__cause__ = error
+    return own
 
 
 def ended(listener: Following, result: neonym.Result | neonym.NeonymError) -> Outcome:
