@@ -133,6 +133,15 @@ def test_without_any_worker_the_words_fail(tmp_path):
     assert "nothing left to train it on (w: it cannot start (no neonym there))" in progress.outcomes["one"].error
 
 
+def test_a_fleet_without_a_worker_says_so_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("neonym.fleet.driver.PATIENCE", 0)
+    pool = Script(learned, ["w"])
+    silent = [1, 2, 3]
+    pool.messages = lambda seconds, clean=pool.messages: clean(seconds) if not silent else silent.pop() and []
+    assert run(tmp_path, pool).counts()["learned"] == 3
+    assert capsys.readouterr().out.count("no worker is ready yet") == 1
+
+
 def test_a_worker_that_somebody_stops_does_not_end_the_fleet(tmp_path):
     seen: list[list[str]] = []
 

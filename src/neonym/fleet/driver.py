@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 WAIT = 0.5  # seconds for a message
 MOST_DEATHS = 3  # of processes that train one word alone, without a step in between
 MOST_MACHINES = 3  # machines that fail in one word, such as by a full disk
+PATIENCE = 60.0  # seconds until a worker should be ready
+NOBODY = "no worker is ready yet. On Ray, `ray status` shows whether the cluster has what --workers and --gpus ask for."
 STOP_SECONDS = 300.0  # for all workers to save their states
 
 
@@ -54,7 +56,11 @@ class Driver:
 
     def run(self, stop: neonym.Stop) -> None:
         """Train until every word has ended, or until `stop` is requested."""
+        started, is_told = time.monotonic(), False
         while self.unfinished and not stop.requested:
+            if not self.alive and not is_told and time.monotonic() - started > PATIENCE:
+                self.log.warn(NOBODY)
+                is_told = True
             self.give_shards()
             for message in self.pool.messages(WAIT):
                 self.hear(message)

@@ -16,7 +16,7 @@ from typing import cast
 from neonym.fleet.pool import Assignment, Died, Done, Message, Ready, Reported
 
 SECONDS_TO_END = 10.0  # for a process that is asked to
-MOST_STARTS = 3  # of a worker whose process dies before it can do anything
+MOST_STARTS = 3  # of a worker whose processes die before they can do anything
 
 
 @dataclass
@@ -37,6 +37,7 @@ class LocalPool:
         """Start a process for each device, or `count` processes."""
         chosen = [devices[i % len(devices)] for i in range(count or len(devices))]
         names = chosen if len(set(chosen)) == len(chosen) else [f"{device} #{i}" for i, device in enumerate(chosen)]
+        self.is_stopping = False
         on_cpu = chosen.count("cpu")
         self.threads = max(1, (os.cpu_count() or 1) // on_cpu) if on_cpu > 1 else 0
         self.workers = {
@@ -78,7 +79,7 @@ class LocalPool:
         worker.connection.close()
         worker.process.join(SECONDS_TO_END)
         reason = f"its process ended with {described(worker.process.exitcode)}"
-        if worker.starts >= MOST_STARTS:
+        if self.is_stopping or worker.starts >= MOST_STARTS:
             del self.workers[worker.name]
             return Died(worker.name, reason, is_lost=True)
         worker.starts += 1
@@ -91,6 +92,7 @@ class LocalPool:
 
     def stop(self) -> None:
         """Ask every worker to stop after the present step of each word, with its state saved."""
+        self.is_stopping = True
         for worker in self.workers.values():
             worker.process.terminate()
 
