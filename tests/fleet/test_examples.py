@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,11 @@ def test_the_commands_in_the_examples_have_flags_that_exist(name):
     for command in commands:
         words = shlex.split(command)
         assert {"output_dir", "ray"} <= flags_in(words, FleetFlags) <= set(FleetFlags.model_fields), command
+
+
+@pytest.mark.parametrize("key", ["setup", "run"])
+def test_the_scripts_are_shell(key):
+    subprocess.run(["bash", "-n"], input=content("skypilot.yaml")[key], text=True, check=True)
 
 
 def test_the_plan_can_be_read(monkeypatch):
