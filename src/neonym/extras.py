@@ -27,6 +27,8 @@ OPTIONAL = (
     OptionalPackage("scipy", "scipy", "generation", "the sampler lms"),
     OptionalPackage("gguf", "gguf", "gguf", "models in GGUF files"),
     OptionalPackage("nicegui", "nicegui", "web", "the page: neonym web"),
+    OptionalPackage("ray", "ray", "fleet", "several machines: --ray of neonym fleet"),
+    OptionalPackage("fsspec", "fsspec", "fleet", "output on an object store: --output_dir of neonym fleet"),
     OptionalPackage("pillow_jxl", "pillow-jxl-plugin", "jxl", "images in JPEG XL"),
 )
 MODULES = {optional.module: optional for optional in OPTIONAL}

@@ -66,9 +66,16 @@ def train_words(
             outcomes[index] = error
     for group in groups.values():
         indices, plans = zip(*group, strict=True)
-        found = start.start_together(
-            plans, lambda number, of=indices: [worded_for_python(own) for own in of_run(of[number])], stop, lanes, kept
-        )
+        try:
+            found = start.start_together(
+                plans,
+                lambda number, of=indices: [worded_for_python(own) for own in of_run(of[number])],
+                stop,
+                lanes,
+                kept,
+            )
+        except UserError as error:  # of the model, or of the only word
+            found = [error] * len(plans)
         outcomes |= zip(indices, map(outcome_in_python, found), strict=True)
     return [outcomes[index] for index in range(len(runs))]
 

@@ -16,6 +16,7 @@ from neonym.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, ConfigError, Neonym
 
 COMMANDS = {
     "train": "learn a new word from images",
+    "fleet": "learn hundreds of words from one plan, on all devices or on a Ray cluster",
     "check": "find mistakes in a training run before it starts, in seconds",
     "generate": "generate images with learned words",
     "verify": "test whether an embedding file has an effect, with images",

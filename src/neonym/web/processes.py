@@ -123,19 +123,6 @@ async def run_command(words: Sequence[str]) -> str:
     return said.rpartition("\n")[2]
 
 
-def devices() -> list[str]:
-    """Return the devices that runs can have, one run each: "cuda:0" and so on, or "cpu". This needs no torch."""
-    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    try:
-        listed = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()
-    except (OSError, subprocess.SubprocessError):
-        listed = []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        listed = [index for index in visible.split(",") if index.strip()] if listed else []
-    return [f"cuda:{index.strip()}" for index in listed] or ["cpu"]
-
-
 def gpu_memory(device: str) -> tuple[int, int] | None:
     """Return the used and the total megabytes of a GPU; None for the CPU, or if they are unknown."""
     if not device.startswith("cuda:"):

@@ -21,6 +21,7 @@ from neonym import RunConfig, UserError
 from neonym.config.command_line import write_config
 from neonym.config.sources import read_dataset
 from neonym.io.atomic import atomic_write
+from neonym.io.devices import devices as devices_of_machine
 from neonym.web import processes
 from neonym.web.bin import to_bin
 from neonym.web.disk import reporting_disk_errors
@@ -93,7 +94,7 @@ class Queue:
     """The runs of a home folder. `tick` is called every second, and starts and follows their processes."""
 
     def __init__(self, home: Home, devices: Sequence[str] | None = None):
-        self.home, self.devices = home, list(devices or processes.devices())
+        self.home, self.devices = home, list(devices or devices_of_machine())
         self.lock = RLock()  # of the entries, which pages and the driver of the queue change
         self.logs: dict[str, RunLog] = {}
 

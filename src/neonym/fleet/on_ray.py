@@ -1,0 +1,208 @@
+"""Workers that are actors of Ray, on all machines of a cluster. A Ray cluster must be on a trusted network."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray is imported
+import ray
+from ray.exceptions import RayError
+
+import neonym
+from neonym.errors import UserError
+from neonym.fleet.pool import Assignment, Died, Done, Message, Ready, Reported
+
+LOOPBACK = "127.0.0.1"
+SECONDS_TO_ANSWER = 15.0  # for the head of a cluster
+
+
+@dataclass(frozen=True)
+class Size:
+    """The number of actors, and what each one takes of its machine."""
+
+    workers: int
+    cpus: int
+    gpus: int
+
+
+def size_for(nodes: Sequence[Mapping[str, float]], workers: int | None, gpus: int | None = None) -> Size:
+    """Return the actors for machines with these resources: one for each GPU, or else one for each machine.
+
+    More than one process on the cores of a machine would slow each other, unless `workers` asks for them. `gpus` are
+    those of each actor, which cannot be known from a cluster that starts its machines when they are needed.
+    """
+    present = int(sum(node.get("GPU", 0) for node in nodes))
+    each_gpus = min(present, 1) if gpus is None else gpus
+    if each_gpus:
+        return Size(workers or max(1, present // each_gpus), 1, each_gpus)
+    cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
+    count = workers or max(1, len(cpus))
+    each = min(cpus, default=1)
+    while each > 1 and sum(own // each for own in cpus) < count:
+        each -= 1
+    return Size(count, each, 0)
+
+
+class Trainer:
+    """An actor that trains one shard at a time; Ray restarts it, on another machine if it has to."""
+
+    def __init__(self, folder: str):
+        from neonym.fleet.worker import Reports
+
+        if Path(folder).is_dir():  # relative paths in the plan are those of the driver
+            os.chdir(folder)
+        self.reports, self.stop, self.kept = Reports(), neonym.Stop(), neonym.KeptModel()
+
+    @ray.method(concurrency_group="talking", max_task_retries=-1)
+    def ready(self) -> tuple[str, str]:
+        """Return the name of the device and the version of Neonym, once the actor runs."""
+        device = f"cuda:{','.join(map(str, ids))}" if (ids := ray.get_gpu_ids()) else "cpu"
+        return f"{socket.gethostname()} {device}", neonym.__version__
+
+    @ray.method(concurrency_group="training")
+    def train(self, given: Assignment) -> list[Any]:
+        """Return how each word of a shard ended. Models stay loaded between two calls."""
+        from neonym.fleet.output import open_output
+        from neonym.fleet.worker import refused, train_shard
+
+        try:
+            output = open_output(given.place, given.scratch)
+            return train_shard(given.shard, output, self.reports, self.stop, given.lanes, given.save_seconds, self.kept)
+        except Exception as error:  # a bug, or a library's own: the other shards go on
+            return refused(given.shard, error)
+
+    @ray.method(concurrency_group="talking")
+    def news(self) -> tuple[Any, Any]:
+        """Return what is new about the words of the present shard."""
+        return self.reports.take()
+
+    @ray.method(concurrency_group="talking")
+    def ask_to_stop(self) -> None:
+        """Stop after the present step of each word, with its state saved."""
+        self.stop.request()
+
+
+@dataclass
+class RayWorker:
+    """An actor, and what it has been asked for."""
+
+    name: str
+    actor: Any
+    starting: Any = None  # the answer of `ready`
+    training: Any = None  # the answer of `train`
+    news: Any = None
+
+
+class RayPool:
+    """Actors on all machines of a Ray cluster."""
+
+    def __init__(self, address: str, workers: int | None = None, gpus: int | None = None):
+        """Connect to the cluster at an address, or to the one that `auto` finds, or start a `local` one.
+
+        Raises UserError if there is none.
+        """
+        local = {"_node_ip_address": LOOPBACK, "include_dashboard": False} if address == "local" else {}
+        try:
+            answers(address)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
+        except (OSError, ValueError, RuntimeError, RayError) as error:
+            fix = "Start one with `ray start --head`, or use --ray local"
+            what = f"no Ray cluster can be reached ({first_line(error)})"
+            raise UserError(what, f"--ray {address}", fix) from error
+        size = size_for([node["Resources"] for node in ray.nodes() if node["Alive"]], workers, gpus)
+        options: dict[str, Any] = {"num_cpus": size.cpus, "num_gpus": size.gpus, "scheduling_strategy": "SPREAD"}
+        options |= {"max_restarts": -1, "concurrency_groups": {"training": 1, "talking": 1}}
+        kind: Any = ray.remote(**options)(Trainer)
+        made = [kind.remote(str(Path.cwd())) for _ in range(size.workers)]
+        self.workers = {f"worker {i}": RayWorker(f"worker {i}", actor) for i, actor in enumerate(made)}
+        for worker in self.workers.values():
+            worker.starting = worker.actor.ready.remote()
+
+    def give(self, worker: str, assignment: Assignment) -> None:
+        """Let a worker that is ready train a shard."""
+        self.workers[worker].training = self.workers[worker].actor.train.remote(assignment)
+
+    def messages(self, seconds: float) -> list[Message]:
+        """Return what the workers have to say; wait for the first message for at most so many seconds."""
+        heard: list[Message] = []
+        awaited = {ref: w for w in self.workers.values() for ref in (w.starting, w.training) if ref is not None}
+        ended = ray.wait(list(awaited), timeout=seconds)[0] if awaited else []
+        for worker in list(self.workers.values()):
+            heard += self.news_of(worker)
+        for ref in ended:
+            worker = awaited[ref]
+            heard.append(self.started(worker) if ref is worker.starting else self.trained(worker))
+        return heard
+
+    def news_of(self, worker: RayWorker) -> list[Message]:
+        """Return what a worker has answered about its words, and ask it again."""
+        heard: list[Message] = []
+        if worker.news is not None and ray.wait([worker.news], timeout=0)[0]:
+            try:
+                heard.append(Reported(worker.name, *ray.get(worker.news)))
+            except RayError:  # it has died, as the answer of `train` will say
+                pass
+            worker.news = None
+        if worker.news is None and worker.training is not None:
+            worker.news = worker.actor.news.remote()
+        return heard
+
+    def started(self, worker: RayWorker) -> Message:
+        """Return that a worker is ready, or that it can never be."""
+        answer, worker.starting = worker.starting, None
+        try:
+            device, version = ray.get(answer)
+        except RayError as error:
+            del self.workers[worker.name]
+            return Died(worker.name, f"it cannot start ({first_line(error)})", is_lost=True)
+        if version != neonym.__version__:
+            self.retire(worker.name)
+            return Died(worker.name, f"{device} has Neonym {version}, not {neonym.__version__}", is_lost=True)
+        return Ready(worker.name, device)
+
+    def trained(self, worker: RayWorker) -> Message:
+        """Return that a worker has done its shard, or that it has died."""
+        answer, worker.training = worker.training, None
+        try:
+            return Done(worker.name, ray.get(answer))
+        except RayError as error:
+            worker.starting = worker.actor.ready.remote()  # answered once Ray has restarted the actor
+            return Died(worker.name, first_line(error))
+
+    def count(self) -> int:
+        """Return the number of workers, those that are starting included."""
+        return len(self.workers)
+
+    def stop(self) -> None:
+        """Ask every worker to stop after the present step of each word, with its state saved."""
+        for worker in self.workers.values():
+            worker.actor.ask_to_stop.remote()
+
+    def retire(self, worker: str) -> None:
+        """End a worker that has nothing to do, for good."""
+        ray.kill(self.workers.pop(worker).actor)
+
+    def close(self) -> None:
+        """End all workers, whatever they are doing, and leave the cluster."""
+        for worker in self.workers.values():
+            ray.kill(worker.actor)
+        self.workers = {}
+        ray.shutdown()
+
+
+def answers(address: str) -> None:
+    """Raise OSError if nothing listens at an address: Ray would try for minutes."""
+    host, mark, port = address.rpartition(":")
+    if mark and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=SECONDS_TO_ANSWER).close()
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error, which for Ray's may have hundreds."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
