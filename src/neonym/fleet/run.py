@@ -74,7 +74,7 @@ def train_findings(
     """
     words = [finding.word for finding in findings]
     progress, log = FleetProgress(words), FleetLog(output, table.print)
-    log.write("started", words=len(words))
+    log.write("started", words=[word.name for word in words])
     for finding in findings:
         if finding.error:
             progress.end(Outcome(finding.word.name, "failed", finding.error))

@@ -15,6 +15,7 @@ from neonym.web.home import Home
 from neonym.web.images import serve_images
 from neonym.web.model_list import ModelList
 from neonym.web.pages.bin import bin_page
+from neonym.web.pages.fleet import fleet_page
 from neonym.web.pages.new_word import new_word_page
 from neonym.web.pages.run import run_page
 from neonym.web.pages.runs import runs_page
@@ -75,7 +76,7 @@ def serve(home: Home, address: Address, started: Callable[[Home, Address], objec
     workers = Workers()
     state = State(home, Queue(home), workers, ModelList(home, workers))
     serve_images(app, home)
-    for add in (words_page, new_word_page, runs_page, run_page, word_page, bin_page):
+    for add in (words_page, new_word_page, runs_page, run_page, word_page, bin_page, fleet_page):
         add(state)
     guard = {"hosts": address.hosts, "token": address.token, "port": address.port}
     app.add_middleware(Guard, **guard)  # pyright: ignore[reportArgumentType]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nicegui import ui
 
+from neonym.web.pages.fleet import fleet_cards
 from neonym.web.pages.frame import card, confirmed, date_of, dim, duration, page, telling
 from neonym.web.queue import ACTIVE, OPEN, Entry
 from neonym.web.run_log import RunLog
@@ -27,6 +28,7 @@ def runs_page(state: State) -> None:
                 names = ", ".join(state.queue.devices)
                 dim(f"One run at a time on each of: {names}." if "," in names else "One run at a time.")
             list_of_runs.build()
+            fleet_cards(state)
             ui.timer(EVERY, list_of_runs.refresh)
 
 
