@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from neonym.web.home import Home
+from neonym.web.json_lines import appended, take
 
 LOG = "fleet.jsonl"
 STATES = ("waiting", "running", "learned", "weak", "not learned", "failed")
-MOST = 16 << 20  # bytes that are read at once
 
 
 @dataclass
@@ -45,26 +44,12 @@ class Fleet:
                 vars(self).update(vars(Fleet(self.folder)))
             if size == self.position or file.is_symlink():
                 return False
-            with file.open("rb") as opened:
-                opened.seek(self.position)
-                data = opened.read(min(size - self.position, MOST))
+            lines, self.position, self.rest = appended(file, self.position, size, self.rest)
         except OSError:
             return False
-        self.position += len(data)
-        *lines, self.rest = (self.rest + data).split(b"\n")
         for line in lines:
-            self.take(line)
+            take(self, line)
         return True
-
-    def take(self, line: bytes) -> None:
-        """Take one line. A line that is damaged or of an unknown kind is skipped."""
-        try:
-            event = json.loads(line)
-            handler = getattr(self, f"on_{event['event']}", None)
-            if handler is not None:
-                handler(event)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return
 
     def on_started(self, event: dict[str, Any]) -> None:
         self.is_running, self.shards = True, {}

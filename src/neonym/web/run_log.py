@@ -5,13 +5,13 @@ Several runs may have written to one file: with the same settings and more steps
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from neonym.web.json_lines import appended, take
+
 RECENT = 60.0  # seconds over which the speed is averaged
-MOST = 2**23  # bytes that are read at once
 POINTS = 600  # of a curve; the browser gets no more
 ENDS = ("finished", "stopped", "failed")
 
@@ -58,26 +58,12 @@ class RunLog:
             end = self.begin if self.position < self.begin else size
             if end == self.position:
                 return False
-            with self.file.open("rb") as opened:
-                opened.seek(self.position)
-                data = opened.read(min(end - self.position, MOST))
+            lines, self.position, self.rest = appended(self.file, self.position, end, self.rest)
         except OSError:
             return False
-        self.position += len(data)
-        *lines, self.rest = (self.rest + data).split(b"\n")
         for line in lines:
-            self.take(line.decode("utf-8", "replace"))
+            take(self, line)
         return True
-
-    def take(self, line: str) -> None:
-        """Take one event. A line that is damaged or of an unknown kind is skipped."""
-        try:
-            event = json.loads(line)
-            handler = getattr(self, f"on_{event['event']}", None)
-            if handler is not None:
-                handler(event)
-        except (ValueError, KeyError, TypeError):
-            return
 
     def on_opened(self, event: dict[str, Any]) -> None:
         self.status, self.words = "opened", list(event["words"])
