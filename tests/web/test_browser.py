@@ -216,11 +216,13 @@ def test_pages_are_accessible(start, tab: Page, tmp_path, scheme):
     queue.pause(True)
     entry = queue.add(Draft({"train_data_dir": str(images), "token_string": "mychar4"}))
     to_bin(Home(home), [word_file(home, "deleted")])
+    fleet = Home(home).folder("outputs")
+    (fleet / "fleet.jsonl").write_text('{"event": "started", "words": ["one", "two"]}\n')
     server = start(home=home)
     tab.emulate_media(color_scheme=scheme)
     pages = {
         "/": "one", "/new": "Ready to train.", "/runs": "waiting", f"/run/{entry.id}": "Loss", "/bin": "Empty the bin",
-        f"/word?file={words[0]}": "In other programs", f"/compare?file={words[0]}&file={words[1]}": "Try it",
+        f"/fleet?folder={fleet}": "waiting", f"/word?file={words[0]}": "In other programs", f"/compare?file={words[0]}&file={words[1]}": "Try it",
     }  # fmt: skip
     found = {}
     for path, text in pages.items():
