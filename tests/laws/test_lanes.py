@@ -11,7 +11,7 @@ import torch
 from neonym import KeptModel, RunConfig, UserError, train, train_words
 from neonym.runs.events import Event, Failed, Finished, Stepped
 from neonym.runs.stop import Stop
-from neonym.training import lane, load
+from neonym.training import lane, lanes, step
 from neonym.training.micro_batches import MicroBatches
 from support import BATCH_INVARIANT, ROOT
 from support.data_sets import make_images
@@ -262,8 +262,8 @@ def test_finished_words_are_not_trained_again(words):
 def test_a_kept_model_serves_the_next_words_and_changes_nothing(words, monkeypatch):
     """It is loaded once for two calls, and again for a model of another kind."""
     loads: list[int] = []
-    clean = load.load_frozen_model
-    monkeypatch.setattr(load, "load_frozen_model", lambda *of: loads.append(1) or clean(*of))
+    clean = lanes.load_frozen_model
+    monkeypatch.setattr(lanes, "load_frozen_model", lambda *of: loads.append(1) or clean(*of))
     kept, runs, alone = KeptModel(), words("out", 3), train_words(words("alone", 3))
     loads.clear()
     found = [*train_words(runs[:1], kept=kept), *train_words(runs[1:], kept=kept)]
@@ -287,3 +287,46 @@ def test_memory_for_the_model_is_needed_once(words, monkeypatch):
     monkeypatch.setattr(lane, "refuse_without_memory", refuse)
     found = train_words(words("out", 3), lanes=1)
     assert [outcome.files[0].name for outcome in found] == [f"zyzzo{index}.safetensors" for index in range(3)]
+
+
+def test_a_word_that_cannot_be_saved_does_not_cost_the_others_their_states(words, spoiled_word, tmp_path):
+    """At a stop, one word has no finite gradients: it ends with its error, and the other is saved and goes on."""
+    spoiled_word("zyzzo0")
+    runs, stop = words("together", 2), Stop()
+    runs = [run.model_copy(update={"optim": run.optim.model_copy(update={"max_train_steps": 12})}) for run in runs]
+    runs = [run.model_copy(update={"save": run.save.model_copy(update={"state_every_n_steps": 100})}) for run in runs]
+    alone = train(
+        runs[1].model_copy(update={"save": runs[1].save.model_copy(update={"output_dir": str(tmp_path / "a")})})
+    )
+
+    def watch(event: Event) -> None:
+        if isinstance(event, Stepped) and event.step == 8:
+            stop.request(signal.SIGTERM)
+
+    failed, stopped = train_words(runs, lanes=2, stop=stop, listeners=lambda index: [watch] if index == 0 else [])
+    assert "became infinite or not a number" in str(failed)
+    assert (stopped.signal, stopped.steps) == (signal.SIGTERM, 8)
+    assert train(runs[1]).files[0].read_bytes() == alone.files[0].read_bytes()
+
+
+def test_a_gpu_without_memory_for_a_shared_micro_batch_gets_smaller_ones(words, shared, monkeypatch):
+    """The step is repeated with half as many samples at once, and every word learns what it learns alone."""
+    monkeypatch.setattr(MicroBatches, "may_share", lambda *_: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    clean = step.sample_losses
+
+    def limited(model, batch, objective):
+        if len(batch.keys) > 2 and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("out of memory")
+        return clean(model, batch, objective)
+
+    runs = [
+        run.model_copy(update={"dataset": run.dataset.model_copy(update={"train_batch_size": 1})})
+        for run in words("out")
+    ]
+    runs = [*runs[::2], words("more", 1)[0]]
+    runs[-1] = runs[-1].model_copy(update={"dataset": runs[0].dataset})
+    monkeypatch.setattr(step, "sample_losses", limited)
+    found = train_words(runs, lanes=3)
+    assert all(outcome.files for outcome in found)
+    assert {len(own) for own in shared[-3:]} <= {1, 2}

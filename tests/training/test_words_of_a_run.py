@@ -97,6 +97,12 @@ def test_a_number_of_steps_of_its_own_replaces_the_epochs_of_the_run(two):
     assert [plan.milestones.total for plan in plans] == [4, 12]
 
 
+def test_the_defaults_of_a_word_follow_from_its_own_settings(two):
+    first, second = preflight(two('early_stop = true\noptimizer_type = "Prodigy"', learning_rate=None)).complete_plans()
+    assert (first.run.eval.eval_every_n_steps, second.run.eval.eval_every_n_steps) == (0, 5)
+    assert (first.concept.learning_rate, second.concept.learning_rate) == (0.02, 1.0)
+
+
 def test_mistakes_in_the_settings_of_a_word_are_reported_at_once_with_their_places(two):
     keys = 'max_train_steps = "many"\nlr_scheduler = "cosin"\nmax_grad_norm = -1\noutput_name = "x"\nearly_stopp = true'
     with pytest.raises(ConfigError) as raised:

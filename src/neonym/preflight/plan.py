@@ -85,6 +85,12 @@ class TrainingPlan:
         return self.concept.token
 
     @property
+    def encodes_in_each_step(self) -> bool:
+        """Whether some images look different each time they are used, so that the VAE encodes them in every step."""
+        records = (*self.concept.records, *self.concept.held_out)
+        return any(record.image_rules.changes for record in records)
+
+    @property
     def step_sizes(self) -> list[int]:
         """The number of samples in a step, for each dataset."""
         return step_sizes(self.datasets, self.run)

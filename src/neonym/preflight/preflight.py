@@ -61,7 +61,7 @@ def preflight(run: RunConfig, known: Sequence[Problem] = (), hasty: bool = False
     found = Preflight(run, tuple(problems), (), config, inputs.data.origins, source, {}, tokenizers)
     if source is None or not tokenizers:
         return found
-    run, used = with_defaults(run, source)
+    given, (run, used) = run, with_defaults(run, source)
     of_settings = [*setting_notes(run), *unsuitable_settings(run, source), *memory_problems(run, source)]
     of_settings += oversized_prompts(inputs.prompts, run.sample.sample_prompts, source)
     found = found.with_problems(of_settings, run=run, defaults=used)
@@ -75,7 +75,7 @@ def preflight(run: RunConfig, known: Sequence[Problem] = (), hasty: bool = False
     if hasty and found.failed():
         return found
     found = read_images(found, config, source, rows)
-    return found if found.failed() else with_plans(found, config, source, rows, inputs.prompts)
+    return found if found.failed() else with_plans(found, given, config, source, rows, inputs.prompts)
 
 
 def without_missing(found: Sequence[Problem], known: Sequence[Problem]) -> list[Problem]:
@@ -133,13 +133,17 @@ def read_images(
 
 def with_plans(
     found: Preflight,
+    given: RunConfig,
     config: DatasetConfig,
     source: ModelSource,
     rows: Mapping[str, StartingRows],
     prompts: tuple[SamplePrompt, ...],
 ) -> Preflight:
-    """Return what is known about a run without errors once the steps of each word are counted, with a plan for each."""
-    words = [WordPlanner(found, config, index, source, rows, prompts) for index in range(len(config.concepts))]
+    """Return what is known about a run without errors once the steps of each word are counted, with a plan for each.
+
+    `given` are its settings without defaults.
+    """
+    words = [WordPlanner(found, given, config, index, source, rows, prompts) for index in range(len(config.concepts))]
     found = found.with_problems(dict.fromkeys(problem for word in words for problem in word.problems()))
     if found.failed():
         return found

@@ -15,7 +15,7 @@ from neonym.errors import Problem
 from neonym.generation.request.prompts import SamplePrompt
 from neonym.models.source import ModelSource
 from neonym.models.tokenizers.word_tokenizer import WordTokenizer
-from neonym.preflight.defaults import UsedDefaults, default_notes, with_settings
+from neonym.preflight.defaults import UsedDefaults, default_notes, with_defaults, with_settings
 from neonym.preflight.found import Preflight
 from neonym.preflight.learning import (
     encoder_rate_notes,
@@ -35,6 +35,8 @@ from neonym.seeds import concept_seed
 from neonym.text.words import clean, whole_word
 from neonym.types import ImageRecord
 
+OF_TABLES = ("num_vectors_per_token", "train_batch_size")  # settings that the tables of a dataset file may decide
+
 
 class WordPlanner:
     """The planner of one word of a checked run: its settings, its images and its steps."""
@@ -42,6 +44,7 @@ class WordPlanner:
     def __init__(
         self,
         found: Preflight,
+        given: RunConfig,
         config: DatasetConfig,
         index: int,
         source: ModelSource,
@@ -54,7 +57,7 @@ class WordPlanner:
             rows.get(config.concepts[index].token_string),
         )
         self.tokens = [spec.token_string for spec in config.concepts]
-        self.run = run_of_word(found.run, self.spec, is_alone=len(self.tokens) == 1)
+        self.run, self.defaults = settings_of_word(found, given, self.spec, source, len(self.tokens) == 1)
         own = [record for record in found.records if record.concept == index]
         kept = sorted({record.dataset for record in own})  # numbered anew, as in a run without the other words
         self.datasets = tuple(found.datasets[number] for number in kept)
@@ -63,7 +66,6 @@ class WordPlanner:
         self.held_out = tuple(replace(record, concept=0, dataset=kept.index(record.dataset)) for record in held_out)
         self.config = config_of_word(config, self.spec, kept, is_alone=len(self.tokens) == 1)
         self.tokenizers = {name: of_word(own, self.spec.token_string) for name, own in found.tokenizers.items()}
-        self.defaults = unused_defaults(found.defaults, self.spec)
         self.prompts = tuple(prompt for prompt in prompts if suits(prompt, self.spec.token_string, self.tokens))
         self.sizes = step_sizes(self.datasets, self.run)
         self.rate = rate_of(self.spec, self.run.optim)
@@ -105,8 +107,12 @@ class WordPlanner:
             milestones=self.milestones,
             prompts=self.prompts,
             model_warmup=warmup.value if warmup else None,
-            problems=problems,
+            problems=tuple(problem for problem in problems if not self.is_of_another(problem)),
         )
+
+    def is_of_another(self, problem: Problem) -> bool:
+        """Return whether a problem is that of another word of the run."""
+        return any(problem.where.startswith(f"`{token}`") for token in self.tokens if token != self.spec.token_string)
 
     def concept(self) -> PlannedConcept:
         """Return where the word starts, what it learns from and how fast."""
@@ -140,7 +146,7 @@ def run_of_word(run: RunConfig, spec: ConceptSpec, is_alone: bool) -> RunConfig:
     if not is_alone:
         names = ("token_string", "init_word", "num_vectors_per_token", "weights")
         own |= {name: getattr(spec, name) for name in names}
-        own |= {"output_name": spec.token_string, "log_prefix": f"{run.log.log_prefix or ''}{spec.token_string}-"}
+        own["output_name"] = spec.token_string
     return with_settings(run, own)
 
 
@@ -168,14 +174,20 @@ def config_of_word(config: DatasetConfig, spec: ConceptSpec, kept: Sequence[int]
     return config.model_copy(update={"concepts": (spec,), "datasets": tuple(datasets)})
 
 
-def unused_defaults(defaults: UsedDefaults, spec: ConceptSpec) -> UsedDefaults:
-    """Return the defaults of the model that are used for a word: those that its own settings do not replace."""
-    own = {*spec.settings, *(["learning_rate"] if spec.learning_rate is not None else [])}
-    if own & {"max_train_steps", "max_train_epochs"}:
-        own |= {"max_train_steps"}
-    if own & {"save_every_n_epochs", "save_n_epoch_ratio"}:
-        own |= {"save_every_n_steps"}
-    return {name: default for name, default in defaults.items() if name not in own}
+def settings_of_word(
+    found: Preflight, given: RunConfig, spec: ConceptSpec, source: ModelSource, is_alone: bool
+) -> tuple[RunConfig, UsedDefaults]:
+    """Return the settings of a word with the defaults of the model, and the defaults that are used.
+
+    The word's own settings decide some of them, such as the rate of its optimizer. `given` are the run's, without any.
+    """
+    run, used = run_of_word(found.run, spec, is_alone), dict(found.defaults)
+    if spec.settings:
+        run, own = with_defaults(run_of_word(given, spec, is_alone), source)
+        used = {name: default for name, default in own.items() if name in used or name not in OF_TABLES}
+    if spec.learning_rate is not None:
+        used.pop("learning_rate", None)
+    return run, used
 
 
 def of_word(tokenizer: WordTokenizer, token: str) -> WordTokenizer:

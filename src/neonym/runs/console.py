@@ -53,7 +53,7 @@ class Terminal:
         self.losses: list[float] = []  # losses that no line has shown yet
         self.words: dict[str, Progressing] = {}  # the words that have begun
         self.learning: set[str] = set()  # those whose steps are not over
-        self.noted: dict[str, str] = {}  # the word of each note: what holds for all words is shown once
+        self.noted: dict[str, str] = {}  # the word of each note: one that others have before they begin is shown once
         self.bar: Progress | None = None
         self.images = 0.0  # that went through the model since `started`
         self.started = self.fetched = self.printed = time.monotonic()
@@ -62,7 +62,8 @@ class Terminal:
         """Show an event."""
         match event:
             case Noted(level=level, text=text):
-                if self.noted.setdefault(text, event.word) == event.word or level == "result":
+                is_common = self.noted.setdefault(text, event.word) != event.word and event.word not in self.words
+                if not is_common or level == "result":
                     self.note(level, self.with_word(event.word, text))
             case Encoded(done=done, total=total):
                 self.progress(self.with_word(event.word, "encoded"), done, total)

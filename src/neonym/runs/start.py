@@ -47,10 +47,10 @@ def start_together(
     kept: KeptModel | None = None,
 ) -> list[Result | UserError]:
     """Train words with one model as `train_plans` does, each with the default listeners and its own."""
-    dispatchers = []
+    dispatchers, is_alone = [], len(plans) == 1
     for index, plan in enumerate(plans):
-        events = Dispatcher(word=plan.token)
-        events.listeners = [*default_listeners(plan.run, events), *listeners(index)]
+        events, run = Dispatcher(word=plan.token), plan.run if is_alone else logged_apart(plan)
+        events.listeners = [*default_listeners(run, events, is_alone), *listeners(index)]
         dispatchers.append(events)
     return train_plans(plans, dispatchers, stop or Stop(), lanes, kept)
 
@@ -71,8 +71,19 @@ def joint_result(tokens: Sequence[str], outcomes: Sequence[Result | UserError]) 
     )
 
 
-def default_listeners(run: RunConfig, events: Dispatcher) -> Iterator[Listener]:
-    """Yield the listeners that every run has, and those that its settings request."""
+def logged_apart(plan: TrainingPlan) -> RunConfig:
+    """Return the settings of a word beside which others learn, whose logs are named after it."""
+    log = plan.run.log
+    names = {"log_prefix": f"{log.log_prefix or ''}{plan.token}-"}
+    names["wandb_run_name"] = f"{log.wandb_run_name}-{plan.token}" if log.wandb_run_name else plan.token
+    return plan.run.model_copy(update={"log": log.model_copy(update=names)})
+
+
+def default_listeners(run: RunConfig, events: Dispatcher, is_alone: bool = True) -> Iterator[Listener]:
+    """Yield the listeners that every run has, and those that its settings request.
+
+    Unless a word `is_alone`, its trackers do not share their logs with those of others.
+    """
     yield EventFile(events)
     if run.hub.huggingface_repo_id is not None:
         from neonym.runs.hub import HubUploads
@@ -81,4 +92,4 @@ def default_listeners(run: RunConfig, events: Dispatcher) -> Iterator[Listener]:
     if tracker_kinds(run.log):
         from neonym.runs.trackers import Trackers
 
-        yield Trackers(run, events)
+        yield Trackers(run, events, is_alone)

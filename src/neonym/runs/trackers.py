@@ -33,8 +33,9 @@ class Trackers:
     and training continues.
     """
 
-    def __init__(self, run: RunConfig, events: Dispatcher):
-        self.run, self.events = run, events
+    def __init__(self, run: RunConfig, events: Dispatcher, is_alone: bool = True):
+        """Start trackers of their own for a word that is not alone; otherwise, wandb would log all words as one run."""
+        self.run, self.events, self.is_alone = run, events, is_alone
         self.trackers: list[GeneralTracker] = []
         self.folder: Path | None = None  # TensorBoard's
         self.words: tuple[str, ...] = ()
@@ -72,6 +73,8 @@ class Trackers:
         name, folder = log.log_tracker_name or PROJECT, tracker_folder(log)
         try:
             arguments = tracker_arguments(self.run)
+            if not self.is_alone:
+                arguments.setdefault("wandb", {})["reinit"] = "create_new"
             for kind in filter_trackers([*tracker_kinds(log)], folder):
                 make = LOGGER_TYPE_TO_CLASS[str(kind)]
                 place = [str(folder)] if make.requires_logging_directory else []
@@ -79,7 +82,7 @@ class Trackers:
                 tracker.start()
                 self.trackers.append(tracker)
                 if log.log_config:
-                    tracker.store_init_configuration(logged_settings(self.run))
+                    store_settings(tracker, logged_settings(self.run))
         except UserError as error:  # the file of --log_tracker_config has changed since the checks
             raise RefuseRun(error.problem.what, error.problem.where, error.problem.fix) from error
         except Exception as error:  # each tracker has errors of its own
@@ -147,6 +150,14 @@ class Trackers:
         self.log_steps()
         self.send(lambda tracker: tracker.finish())
         self.trackers = []
+
+
+def store_settings(tracker: Any, values: dict[str, str]) -> None:
+    """Store the settings of a run in its tracker. wandb has a run for each word, of which accelerate knows one only."""
+    if tracker.name == "wandb":
+        tracker.tracker.config.update(values, allow_val_change=True)
+    else:
+        tracker.store_init_configuration(values)
 
 
 def logged_settings(run: RunConfig) -> dict[str, str]:

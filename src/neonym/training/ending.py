@@ -39,8 +39,12 @@ def report_finished(store: CheckpointStore, report: str, step: int, events: Disp
 
 
 def stop_before_first_step(step: int, signal: int, events: Dispatcher) -> Result:
-    """Return the result of a run that was stopped before its first step, which leaves no trace."""
-    events.note("stopped before the first step; run the same command again")
+    """Return the result of a run that was stopped before its first step, which leaves no trace.
+
+    Without a signal, the time of `--max_train_time` was up.
+    """
+    reason = "stopped" if signal else "the time of --max_train_time was up"
+    events.note(f"{reason} before the first step; run the same command again")
     events.emit(Stopped(step, signal))
     return Result(steps=step, signal=signal)
 

@@ -90,13 +90,18 @@ class OpenedWord:
         """The step that a saved state was left at, 0 without one."""
         return self.start.saved.step if self.start.saved else 0
 
-    def begin(self, model: Model, accelerator: Accelerator, stop: Stop) -> Session:
-        """Encode the images and make the word's part of the model. Raises StopRequested, and UserError."""
-        events = self.lane.events
+    def begin(
+        self, model: Model, accelerator: Accelerator, stop: Stop, deadline: float, is_interruptible: bool
+    ) -> Session:
+        """Encode the images and make the word's part of the model.
+
+        Raises StopRequested while they are encoded if that `is_interruptible`, and UserError.
+        """
+        events, stop_here = self.lane.events, stop if is_interruptible else Stop()
         lexicon = model.text.new_lexicon(self.plan.tokenizers)
         with model.text.using(lexicon):
-            with stop.at_once():
-                latents = encode_images(self.plan, model, events, stop)
+            with stop_here.at_once():
+                latents = encode_images(self.plan, model, events, stop_here)
             plan, notes = with_measured_rates(self.plan, model)
             model.source = replace(model.source, spreads=plan.source.spreads)
             self.store.metadata |= settings_metadata(plan.run)
@@ -104,7 +109,7 @@ class OpenedWord:
             for note in notes:
                 events.note(note)
             loader = make_loader(plan, latents, model, accelerator)
-            return Session(plan, model, lexicon, state, self.store, loader, accelerator, events, stop)
+            return Session(plan, model, lexicon, state, self.store, loader, accelerator, events, stop, deadline)
 
     def first_state(self, plan: TrainingPlan, model: Model, accelerator: Accelerator) -> TrainState:
         """Return the state before the first step of this run: a new one, or the saved one from which it continues."""

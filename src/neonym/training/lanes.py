@@ -7,11 +7,15 @@ next word.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 
+import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from neonym.errors import UserError
 from neonym.models.lexicon import joined
@@ -19,10 +23,10 @@ from neonym.models.model import Model
 from neonym.runs.stop import Stop, StopRequested
 from neonym.training.ending import finish, save_and_stop, save_last, stop_before_first_step
 from neonym.training.lane import Lane, OpenedWord, begin_steps
-from neonym.training.load import KeptModel, model_for
+from neonym.training.load import KeptModel, kind_of_model, load_frozen_model
 from neonym.training.loop import after_step
-from neonym.training.micro_batches import MicroBatches, samples_that_fit
-from neonym.training.session import Session, agree
+from neonym.training.micro_batches import MicroBatches
+from neonym.training.session import Session, agree, deadline_of
 from neonym.training.setup import objective_of
 from neonym.training.step import train_step
 from neonym.types import Work
@@ -40,8 +44,10 @@ class Lanes:
         self.runs: list[tuple[Lane, Session]] = []  # the words that learn now
         plan = lanes[0].plan
         self.objective = objective_of(plan.run, plan.source)
-        self.is_loaded = kept is not None and kept.is_filled
-        self.at_once = plan.run.compute.micro_batch_size  # samples of several words; None: not measured yet
+        self.is_loaded = kept is not None and kept.holds(kind_of_model([own.plan for own in lanes], accelerator))
+        self.started = 0.0  # when the model was loaded, in seconds of the monotonic clock
+        self.at_once = plan.run.compute.micro_batch_size  # samples of several words; None: as memory carries
+        self.lanes_by_memory: int | None = None  # None: not measured yet
 
     def train(self) -> None:
         """Train every word to its end. Each lane has an outcome then.
@@ -56,8 +62,8 @@ class Lanes:
 
     def train_with(self, model: Model) -> None:
         """Train the words with a model that is loaded, until all have ended or a stop was requested."""
-        self.is_loaded = True
-        batches = MicroBatches(model, self.objective, self.accelerator)
+        self.is_loaded, self.started = True, time.monotonic()
+        self.batches = MicroBatches(model, self.objective, self.accelerator, self.at_once)
         while True:
             self.fill(model)
             if not self.runs:
@@ -65,14 +71,17 @@ class Lanes:
             if signal := agree(self.accelerator, self.stop.signal):
                 self.stop_all(signal)
                 return
-            self.step(model, batches)
+            self.step(model)
 
     def load(self) -> Model | None:
         """Return the model, or None if it is stopped while it is read. Raises UserError."""
+        first = self.opened[0]  # whose plan knows the files, which may just have been fetched
+        plans = [replace(lane.plan, source=first.plan.source) for lane in self.lanes]
+        kept = KeptModel() if self.kept is None else self.kept
         try:
             with self.stop.at_once():
-                plans = [lane.plan for lane in self.lanes]
-                return model_for(plans, self.accelerator, self.opened[0].lane.events, self.kept)
+                kind = kind_of_model(plans, self.accelerator)
+                return kept.get(kind, lambda: load_frozen_model(plans, self.accelerator, first.lane.events))
         except StopRequested:
             return None
 
@@ -85,55 +94,75 @@ class Lanes:
                     self.opened.append(opened)
 
     def fill(self, model: Model) -> None:
-        """Begin to train waiting words until all lanes are taken, unless a stop was requested."""
-        while not agree(self.accelerator, self.stop.signal):
+        """Begin to train waiting words until all lanes are taken, unless a stop was requested or the time is up."""
+        while not agree(self.accelerator, self.stop.signal or time.monotonic() > self.deadline):
             self.open_next(self.room())
             if not self.opened:
                 return
             self.begin(self.opened.popleft(), model)
 
+    @property
+    def deadline(self) -> float:
+        """The time of the monotonic clock, in seconds, after which no further word begins."""
+        return deadline_of(self.lanes[0].plan.run, self.started)
+
     def room(self) -> int:
         """Return how many words learn at a time: without a setting, as many as fill a micro-batch."""
         if self.most is not None or len(self.lanes) == 1 or not self.runs:
             return self.most or 1
-        largest = max(max(run.plan.step_sizes) for _, run in self.runs)
-        return max(1, self.samples_at_once() // largest)
-
-    def samples_at_once(self) -> int:
-        """Return how many samples go through the model together, measured with the first word that learns."""
-        if self.at_once is None:
-            _, run = self.runs[0]
-            self.at_once = -agree(self.accelerator, -samples_that_fit(run, self.objective))
-        return self.at_once
+        if self.lanes_by_memory is None:
+            lane, run = self.runs[0]
+            fitting = 1
+            with self.contained(lane):
+                fitting = self.batches.samples_that_fit(run)
+            fitting = -agree(self.accelerator, -fitting)
+            self.lanes_by_memory = max(1, fitting // max(run.plan.step_sizes))
+        return self.lanes_by_memory
 
     def begin(self, word: OpenedWord, model: Model) -> None:
         """Begin to train a word; one that has no step left is finished at once."""
-        lane = word.lane
+        lane, deadline = word.lane, deadline_of(word.plan.run, self.started)
+        is_interruptible = self.accelerator.num_processes == 1 or not self.runs  # in one process or in all
         model.vae.to(self.accelerator.device)  # after other images were encoded it is on the CPU
         with self.contained(lane, word.first_step):
-            run = word.begin(model, self.accelerator, self.stop)
+            run = word.begin(model, self.accelerator, self.stop, deadline, is_interruptible)
             self.runs.append((lane, run))
-            if any(record.image_rules.changes for _, other in self.runs for record in other.plan.concept.records):
-                model.vae.to(self.accelerator.device)  # images that look different in every step are encoded in it
-            with run.speaking():
+        if any(run.plan.encodes_in_each_step for _, run in self.runs):
+            model.vae.to(self.accelerator.device)
+        for run in (run for other, run in self.runs if other is lane):
+            with self.contained(lane), run.speaking():
                 begin_steps(run)
                 if run.stops_early or run.state.step >= run.milestones.total:
                     self.finish(lane, run, is_whole=True)
 
-    def step(self, model: Model, batches: MicroBatches) -> None:
+    def step(self, model: Model) -> None:
         """Take one step for every word that learns, and do what is due after it."""
         works = [(lane, run, work) for lane, run in [*self.runs] if (work := self.work_of(lane, run)) is not None]
         if not works:
             return
         runs, own = [run for _, run, _ in works], [work for _, _, work in works]
-        at_once = own[0].at_once if len(runs) == 1 else self.samples_at_once()
         with model.text.using(joined([run.lexicon for run in runs])):
-            concepts = [run.state.concept for run in runs]
-            losses = train_step(model, concepts, own, batches.of(runs, own, at_once), self.objective, self.accelerator)
+            losses = self.losses_of_step(model, runs, own)
+        for run in runs:  # the rows of all words have moved: a state that is saved from here on says so
+            run.state.step += 1
         for (lane, run, _), loss in zip(works, losses.unbind(), strict=True):
             with self.contained(lane), run.speaking():
                 if ending := after_step(run, loss):
                     self.finish(lane, run, is_whole=ending == "end")
+
+    def losses_of_step(self, model: Model, runs: Sequence[Session], works: Sequence[Work]) -> Tensor:
+        """Take the step, and return the losses [N]. If the memory of a GPU does not suffice, use smaller micro-batches."""
+        concepts = [run.state.concept for run in runs]
+        while True:
+            try:
+                batches = self.batches.of(runs, works)
+                return train_step(model, concepts, works, batches, self.objective, self.accelerator)
+            except torch.OutOfMemoryError:  # before any row has moved
+                for concept in concepts:
+                    concept.clear_gradients()
+                if len(runs) == 1 or not self.batches.shrink():
+                    raise
+                torch.cuda.empty_cache()
 
     def work_of(self, lane: Lane, run: Session) -> Work | None:
         """Return the work of a word in its next step; None if an image can no longer be read, which ends its lane."""
@@ -158,7 +187,7 @@ class Lanes:
                 raise StopRequested(signal)
 
     def stop_waiting(self) -> None:
-        """End the words that have not begun because of a stop: they leave no trace."""
+        """End the words that have not begun because of a stop, or because the time is up: they leave no trace."""
         signal = self.stop.signal
         for word in self.opened:
             word.lane.end(stop_before_first_step(word.first_step, signal, word.lane.events))
@@ -174,13 +203,14 @@ class Lanes:
         Raises the UserError of the only word of a run, and of any word if there are several processes.
         """
         try:
-            yield
-        except StopRequested as request:
-            run = next((run for other, run in self.runs if other is lane), None)
-            if run is None:
-                lane.end(stop_before_first_step(step, request.signal, lane.events))
-            else:
-                result = save_and_stop(run, request.signal)
+            try:
+                yield
+            except StopRequested as request:  # whose state may not be saved, which is an error of the word
+                run = next((run for other, run in self.runs if other is lane), None)
+                if run is None:
+                    result = stop_before_first_step(step, request.signal, lane.events)
+                else:
+                    result = save_and_stop(run, request.signal)
                 self.leave(lane)
                 lane.end(result)
         except UserError as error:
@@ -189,16 +219,19 @@ class Lanes:
             self.leave(lane)
             lane.end(error)
 
-    def save_all(self) -> int:
-        """Save the state of every word that learns, and return the step of the first."""
+    def save_all(self) -> list[int]:
+        """Save the state of every word that learns, and return their steps; a word that cannot be saved is left out."""
+        steps = []
         for _, run in self.runs:
-            save_last(run)
-        return self.runs[0][1].state.step if self.runs else 0
+            with suppress(UserError):
+                save_last(run)
+                steps.append(run.state.step)
+        return steps
 
 
 def lost_process_error(lanes: Lanes, error: RuntimeError) -> UserError:
     """Save the states because another process of the run is lost, and return the error to raise."""
-    step = lanes.save_all()
+    steps = " and ".join(f"step {step}" for step in dict.fromkeys(lanes.save_all()))
     reason = str(error).splitlines()[0]
-    what = f"another process ended or did not answer in time ({reason}); step {step} is saved"
+    what = f"another process ended or did not answer in time ({reason}); {steps or 'nothing'} is saved"
     return UserError(what, "training", "Run the same command again to continue")

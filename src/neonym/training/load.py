@@ -14,6 +14,7 @@ from neonym.data.latent_keys import LatentKey, latent_keys
 from neonym.data.loader import Loader
 from neonym.data.sdscripts_latents import known_latents
 from neonym.io.memo import cache_folder
+from neonym.models.loading.weight_files import state_of
 from neonym.models.model import Model, load_model
 from neonym.models.source import ModelSource
 from neonym.preflight.plan import TrainingPlan
@@ -33,10 +34,9 @@ class KeptModel:
         self._kind: tuple[object, ...] = ()
         self._model: Model | None = None
 
-    @property
-    def is_filled(self) -> bool:
-        """Whether a model is kept."""
-        return self._model is not None
+    def holds(self, kind: tuple[object, ...]) -> bool:
+        """Return whether a model of this kind is kept."""
+        return self._model is not None and self._kind == kind
 
     def get(self, kind: tuple[object, ...], load: Callable[[], Model]) -> Model:
         """Return the kept model if it is of this kind, else the one that `load` returns, which is kept then."""
@@ -46,20 +46,13 @@ class KeptModel:
         return self._model
 
 
-def model_for(
-    plans: Sequence[TrainingPlan], accelerator: Accelerator, events: Dispatcher, kept: KeptModel | None
-) -> Model:
-    """Return the model that the words of these plans share, which may be a kept one. Raises ModelError."""
-
-    def load() -> Model:
-        return load_frozen_model(plans, accelerator, events)
-
-    if kept is None:
-        return load()
+def kind_of_model(plans: Sequence[TrainingPlan], accelerator: Accelerator) -> tuple[object, ...]:
+    """Return everything that decides the model that the words of these plans share: two of one kind are the same."""
     run, source = plans[0].run, plans[0].source
-    settings = repr((run.model, run.compute, run.objective))
-    kind = (settings, source.text_hash(), source.vae_hash(), accelerator.device, idle_encoders(plans))
-    return kept.get(kind, load)
+    compute = run.compute.model_copy(update={"lanes": None, "micro_batch_size": None})
+    files = sorted({file for weights in source.weights.values() for file in weights.files})
+    states = tuple((str(file), *state_of(file)) for file in files)
+    return repr((run.model, compute, run.objective)), source.name, states, accelerator.device, idle_encoders(plans)
 
 
 def load_frozen_model(plans: Sequence[TrainingPlan], accelerator: Accelerator, events: Dispatcher) -> Model:
@@ -106,7 +99,7 @@ def encode_images(plan: TrainingPlan, model: Model, events: Dispatcher, stop: St
     moments = cache_moments(
         records, model.vae.encode, source.vae_hash(), folder, progress, events.note, events.warn, known
     )
-    if not any(record.image_rules.changes for record in records):
+    if not plan.encodes_in_each_step:
         model.vae.to("cpu")
     return Latents(moments, model.vae.encode)
 

@@ -16,14 +16,13 @@ Ending = Literal["end", "time up"]
 
 
 def after_step(run: Session, loss: torch.Tensor) -> Ending | None:
-    """Count a step whose loss [] is given, do what is due after it, and return whether it was the last one.
+    """Do what is due after a step whose loss [] is given, and return whether it was the last one.
 
     A run whose time is up can be continued. Raises StopRequested during an evaluation, and UserError when a finite
     check fails.
     """
     state, events, total = run.state, run.events, run.milestones.total
-    run.checks.watch(state.step, loss)
-    state.step += 1
+    run.checks.watch(state.step - 1, loss)
     events.emit(Stepped(state.step, run.losses.add(loss[None]), *rates_of(state.concept)))
     evaluate_if_due(run)
     sample_if_due(run)

@@ -40,7 +40,8 @@ def with_fit(
     if sizes is None:
         return run
     width = weight_dtype(accelerator).itemsize
-    step = largest_step(run, source, plan.datasets, samples_at_once(run, source, device), width)
+    datasets = [dataset for own in (plan, *others) for dataset in own.datasets]
+    step = largest_step(run, source, datasets, samples_at_once(run, source, device), width)
     memory = memory_of(device)
     if not is_fitted(run):
         given = choice_of(run, source, device)

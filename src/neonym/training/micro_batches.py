@@ -33,26 +33,61 @@ class MicroBatches:
     bit, that it gets alone. This is tried for each size of images and of micro-batches, with the first one of its kind.
     """
 
-    def __init__(self, model: Model, objective: Objective, accelerator: Accelerator):
-        self.model, self.objective, self.accelerator = model, objective, accelerator
+    def __init__(self, model: Model, objective: Objective, accelerator: Accelerator, most: int | None):
+        """Put at most `most` samples of several words together; None: as many as memory carries."""
+        self.model, self.objective, self.accelerator, self.most = model, objective, accelerator, most
+        self.fitting: dict[tuple, int] = {}  # samples of each shape that fit the memory together
         self.is_exact: dict[tuple, bool] = {}  # kinds of micro-batches that were tried
 
-    def of(self, runs: Sequence[Session], works: Sequence[Work], at_once: int) -> list[Batch]:
+    def of(self, runs: Sequence[Session], works: Sequence[Work]) -> list[Batch]:
         """Return the micro-batches of one step, for the joined lexicon of the words, which is in use."""
         together: list[Sequence[Slot]] = []
         for group in groups_of(works).values():
-            for part in parts(group, at_once):
-                together += [part] if self.may_share(part, runs, works) else apart(part, works)
+            own = apart(group, works)
+            at_once = 0 if len(runs) == 1 else self.at_once(runs[group[0][0]], group[0][1])
+            for part in filled(own, at_once):
+                joint = [slot for batch in part for slot in batch]
+                together += [joint] if self.may_share(joint, part, runs) else part
         return [joint_batch(slots, runs) for slots in together]
 
-    def may_share(self, part: Sequence[Slot], runs: Sequence[Session], works: Sequence[Work]) -> bool:
-        """Return whether these samples may go through the model together."""
-        own = apart(part, works)
+    def at_once(self, run: Session, sample: Sample) -> int:
+        """Return how many samples of this shape go through the model together."""
+        shape = shape_of(sample)
+        if self.most is None and shape not in self.fitting:
+            self.fitting[shape] = self.measured(run, sample)
+        return self.most or self.fitting[shape]
+
+    def shrink(self) -> bool:
+        """Halve the measured numbers of samples, and return whether any of them became smaller."""
+        before = dict(self.fitting)
+        self.fitting = {shape: max(1, count // 2) for shape, count in before.items()}
+        return self.fitting != before
+
+    def samples_that_fit(self, run: Session) -> int:
+        """Return how many samples like the next one of a word go through the model together. Raises DataError."""
+        sample = run.loader.sample(run.loader.plan.draws(run.state.step)[0])
+        with run.speaking():
+            return self.at_once(run, sample)
+
+    def measured(self, run: Session, sample: Sample) -> int:
+        """Return how many samples fit: the peak memory of one, there and back, is compared with what is free."""
+        device = self.accelerator.device
+        batch = collate([sample], [0], run.loader.stack, device)
+        with run.speaking(), peak_memory(device) as peak:
+            with self.accelerator.autocast():
+                losses = sample_losses(self.model, batch, self.objective)
+            losses.sum().backward()
+        run.state.concept.clear_gradients()
+        most = MOST_ON_GPU if device.type == "cuda" else MOST_ON_CPU
+        return max(1, min(most, int(SHARE_OF_FREE * free_memory(device) / max(peak.bytes, 1))))
+
+    def may_share(self, joint: Sequence[Slot], own: Sequence[Sequence[Slot]], runs: Sequence[Session]) -> bool:
+        """Return whether samples may go through the model together that words compute in these micro-batches alone."""
         if len(own) == 1 or self.accelerator.device.type != "cpu":
             return True
-        kind = (shape_of(part[0][1]), len(part), frozenset(map(len, own)))
+        kind = (shape_of(joint[0][1]), len(joint), frozenset(map(len, own)))
         if kind not in self.is_exact:
-            whole, each = self.gradients(runs, [part]), self.gradients(runs, own)
+            whole, each = self.gradients(runs, [joint]), self.gradients(runs, own)
             self.is_exact[kind] = all(torch.equal(*pair) for pair in zip(whole, each, strict=True))
         return self.is_exact[kind]
 
@@ -78,12 +113,25 @@ def groups_of(works: Sequence[Work]) -> dict[tuple, list[Slot]]:
     return groups
 
 
-def apart(part: Sequence[Slot], works: Sequence[Work]) -> list[Sequence[Slot]]:
+def apart(group: Sequence[Slot], works: Sequence[Work]) -> list[Sequence[Slot]]:
     """Return samples in the micro-batches that their words have alone."""
     by_word: dict[int, list[Slot]] = {}
-    for slot in part:
+    for slot in group:
         by_word.setdefault(slot[0], []).append(slot)
     return [own for index, slots in by_word.items() for own in parts(slots, works[index].at_once)]
+
+
+def filled(own: Sequence[Sequence[Slot]], at_once: int) -> list[list[Sequence[Slot]]]:
+    """Return micro-batches of words put together, as many as have at most `at_once` samples; none is cut."""
+    found: list[list[Sequence[Slot]]] = []
+    count = 0
+    for batch in own:
+        if not found or count + len(batch) > at_once:
+            found.append([])
+            count = 0
+        found[-1].append(batch)
+        count += len(batch)
+    return found
 
 
 def shape_of(sample: Sample) -> tuple:
@@ -105,20 +153,6 @@ def row_offsets(before: Sequence[Lexicon]) -> dict[str, int]:
     """Return how many rows the lexicons have together, {encoder: rows}; nothing if there are none."""
     names = before[0].rows if before else ()
     return {name: sum(lexicon.count(name) for lexicon in before) for name in names}
-
-
-def samples_that_fit(run: Session, objective: Objective) -> int:
-    """Return how many samples of a word can go through the model together, measured with one of them.
-
-    A forward and a backward pass of one sample is made, whose peak memory is compared with what is free.
-    """
-    device = run.accelerator.device
-    batch = run.loader.batch(run.loader.plan.draws(run.state.step)[:1])
-    with run.speaking(), peak_memory(device) as peak, run.accelerator.autocast():
-        sample_losses(run.model, batch, objective).sum().backward()
-    run.state.concept.clear_gradients()
-    most = MOST_ON_GPU if device.type == "cuda" else MOST_ON_CPU
-    return max(1, min(most, int(SHARE_OF_FREE * free_memory(device) / max(peak.bytes, 1))))
 
 
 class Peak:

@@ -39,10 +39,11 @@ class Session:
     accelerator: Accelerator
     events: Dispatcher
     stop: Stop
+    deadline: float = float("inf")  # of `--max_train_time`, in seconds of the monotonic clock
 
     def __post_init__(self) -> None:
         plan, concept = self.plan, self.state.concept
-        self.losses, self.deadline = LossQueue(), deadline_of(plan.run)
+        self.losses = LossQueue()
         self.checks = FiniteChecks(concept, self.loader.plan)
         self.evaluation = Evaluation(plan, self.loader, self.model, concept, self.check_stop)
         self.sample_renderer = SampleRenderer(plan.run.sample, plan.prompts, self.store.sample_folder, self.store.name)
@@ -91,7 +92,7 @@ def agree(accelerator: Accelerator, value: int) -> int:
     return int(values.max())  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue, reportArgumentType]
 
 
-def deadline_of(run: RunConfig) -> float:
-    """Return the time of the monotonic clock, in seconds, at which `--max_train_time` ends training."""
+def deadline_of(run: RunConfig, started: float) -> float:
+    """Return when `--max_train_time` ends a training that `started` then, in seconds of the monotonic clock."""
     minutes = run.optim.max_train_time
-    return float("inf") if minutes is None else time.monotonic() + 60 * minutes
+    return float("inf") if minutes is None else started + 60 * minutes

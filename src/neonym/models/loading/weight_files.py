@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 ENDINGS = (".safetensors", ".gguf", *PICKLED)
+HASHES = 256  # of files that are kept in memory
 INERT = (  # classes and functions in old training checkpoints, beside the weights; empty placeholders replace them
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
     "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
@@ -134,10 +136,15 @@ def read_tensors(file: Path, starts: tuple[str, ...]) -> dict[str, Tensor]:
 def hash_of_tensors(file: Path, starts: tuple[str, ...]) -> str:
     """Return the SHA-256 of the names and numbers of the tensors in a checkpoint with one of the prefixes `starts`.
 
-    A GGUF file holds one part only, and is hashed whole.
+    A GGUF file holds one part only, and is hashed whole. A file that has not changed is hashed once in a process.
     """
-    if is_gguf(file):
-        return hash_of_files(file)
+    return hash_of_files(file) if is_gguf(file) else _hash_of_tensors(file, starts, *state_of(file))
+
+
+@lru_cache(HASHES)
+def _hash_of_tensors(file: Path, starts: tuple[str, ...], size: int, changed: int) -> str:
+    """Return the hash of some tensors in a file of this size and time of change."""
+    del size, changed
     import torch
 
     digest = hashlib.sha256()
@@ -147,8 +154,21 @@ def hash_of_tensors(file: Path, starts: tuple[str, ...]) -> str:
     return digest.hexdigest()
 
 
+def state_of(file: Path) -> tuple[int, int]:
+    """Return the size of a file, and when it was changed in nanoseconds. Raises OSError."""
+    state = file.stat()
+    return state.st_size, state.st_mtime_ns
+
+
 def hash_of_files(*files: Path) -> str:
-    """Return the SHA-256 of the concatenated contents of files."""
+    """Return the SHA-256 of the concatenated contents of files. Those that have not changed are hashed once."""
+    return _hash_of_files(files, tuple(map(state_of, files)))
+
+
+@lru_cache(HASHES)
+def _hash_of_files(files: tuple[Path, ...], states: tuple[tuple[int, int], ...]) -> str:
+    """Return the hash of files with these sizes and times of change."""
+    del states
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as opened:
