@@ -10,6 +10,7 @@ import pytest
 from neonym import train
 from neonym.preflight.preflight import preflight
 from support import ROOT
+from support.data_sets import make_images
 
 
 def test_tensorboard_receives_the_scalars_of_sd_scripts_and_ours(run_for, tmp_path):
@@ -40,21 +41,22 @@ def test_tensorboard_receives_the_scalars_of_sd_scripts_and_ours(run_for, tmp_pa
     assert found.Tags()["images"]
 
 
-def test_wandb_logs_offline(tmp_path, images):
-    """A run in a process of its own, beside which wandb starts a service, writes wandb's offline files."""
-    flags = [
-        f"--train_data_dir={images}",
-        "--token_string=mychar4",
-        "--max_train_steps=2",
-        "--eval_samples=8",
-        "--cpu",
-    ]
+@pytest.mark.parametrize("words", [["mychar4"], ["mychar4", "zyzzo"]])
+def test_wandb_logs_offline(tmp_path, images, words):
+    """A run in a process of its own, beside which wandb starts a service, writes wandb's offline files for each word."""
+    data = tmp_path / "data.toml"
+    concepts = "".join(f'[[concepts]]\ntoken_string = "{word}"\n' for word in words)
+    folders = [make_images(tmp_path / word, 2, caption=f"a {word}") for word in words]
+    subsets = [f"[[datasets.subsets]]\nimage_dir = '{own}'\nconcept = '{own.name}'\n" for own in folders]
+    data.write_text(f"{concepts}[[datasets]]\n{''.join(subsets)}")
+    flags = [f"--dataset_config={data}", "--max_train_steps=2", "--eval_samples=8", "--cpu", "--log_config"]
     flags += [f"--output_dir={tmp_path / 'out'}", "--log_with=wandb", "--wandb_run_name=first"]
     environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}
     command = [sys.executable, "train_textual_inversion.py", *flags]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode in (0, 3), done.stderr
-    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    assert "logging ends" not in done.stderr
+    assert len(list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))) == len(words)
 
 
 def test_missing_tracker_settings_are_reported_before_training(run_for):
