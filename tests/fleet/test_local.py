@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -89,6 +90,25 @@ def test_ctrl_c_saves_every_state_and_the_same_command_goes_on(plan, tmp_path, a
     code, printed = run_fleet(plan, out)
     assert code in (0, 3), printed
     check_words(out, alone)
+
+
+def test_a_signal_to_all_processes_saves_every_state(plan, tmp_path):
+    """A batch system signals the workers as well, which the driver then asks to stop once more."""
+    out = tmp_path / "out"
+    process = start_fleet(plan, out, "--workers=2", "--shard=1")
+    wait_for(lambda: any(steps_of(out, name) >= 3 for name in NAMES), process)
+    busy = [name for name in NAMES if steps_of(out, name) >= 3]
+    workers = workers_of(process.pid)
+    process.send_signal(signal.SIGTERM)
+    for _ in range(10):
+        for worker in workers:
+            with suppress(psutil.NoSuchProcess):
+                worker.terminate()
+        time.sleep(0.005)
+    printed = process.communicate(timeout=60)[0]
+    assert process.returncode == 143, printed
+    for name in busy:
+        assert (out / name / f"{name}-run" / "state.safetensors").exists(), name
 
 
 def test_a_driver_that_is_killed_takes_its_workers_along(plan, tmp_path, alone):

@@ -11,8 +11,9 @@ from neonym.fleet.checking import check_word
 from neonym.fleet.object_store import StoreOutput, StoreWorkspace
 from neonym.fleet.output import LocalOutput, open_output
 from neonym.fleet.plan import read_plan
-from neonym.fleet.words import END, Shard
-from neonym.fleet.worker import Reports, fault_of_machine, train_shard
+from neonym.fleet.pool import Assignment
+from neonym.fleet.words import END, Shard, Word
+from neonym.fleet.worker import Reports, fault_of_machine, train_shard, work
 from support.fleets import ends_of, learned_alone, make_words, write_plan
 
 
@@ -130,6 +131,28 @@ def test_a_full_disk_is_the_fault_of_the_machine():
     error.__cause__ = OSError(28, "No space left on device")
     assert "No space left" in fault_of_machine(error)
     assert fault_of_machine(neonym.UserError("cannot be read", "00.png")) == ""
+
+
+def test_a_machine_that_cannot_open_the_output_hands_its_words_over(shard):
+    given = Assignment(shard, "nowhere://x", None, None, 60)
+    outcomes = work(given, Reports(), neonym.Stop(), neonym.KeptModel())
+    assert {outcome.name for outcome in outcomes} == {"alpha", "broken", "gamma"}
+    assert all("--output_dir nowhere://x" in outcome.machine for outcome in outcomes)
+
+
+def test_a_disk_without_space_for_prompts_hands_that_word_over(tmp_path, shard, monkeypatch):
+    run = Word.run
+
+    def full(self, folder):
+        if self.name == "alpha":
+            raise OSError(28, "No space left on device")
+        return run(self, folder)
+
+    monkeypatch.setattr(Word, "run", full)
+    given = Assignment(shard, str(tmp_path / "out"), None, None, 60)
+    by_name = {outcome.name: outcome for outcome in work(given, Reports(), neonym.Stop(), neonym.KeptModel())}
+    assert "No space left" in by_name["alpha"].machine
+    assert by_name["gamma"].ending != "failed"
 
 
 def test_an_error_of_a_library_ends_one_word(tmp_path, shard, monkeypatch):

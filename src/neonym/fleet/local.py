@@ -148,15 +148,12 @@ def serve(connection: Connection, device: str, threads: int) -> None:
     if threads:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     import neonym
-    from neonym.fleet.output import open_output
-    from neonym.fleet.worker import Reports, refused, train_shard
+    from neonym.fleet.worker import Reports, work
 
     stop, kept, training = neonym.Stop(), neonym.KeptModel(), list[bool]()
 
     def ask(number: int, frame: FrameType | None) -> None:
         del frame
-        if stop.requested:
-            os._exit(0)
         if not training:
             raise SystemExit  # with the clean-up of libraries
         stop.request_at_once(number)
@@ -170,12 +167,7 @@ def serve(connection: Connection, device: str, threads: int) -> None:
         except (EOFError, OSError):
             return
         training.append(True)
-        try:
-            output = open_output(given.place, given.scratch)
-            outcomes = train_shard(given.shard, output, reports, stop, given.lanes, given.save_seconds, kept)
-        except Exception as error:  # a bug, or a library's own: the other shards go on
-            outcomes = refused(given.shard, error)
-        connection.send(("done", outcomes))
+        connection.send(("done", work(given, reports, stop, kept)))
         training.clear()
 
 

@@ -68,14 +68,9 @@ class Trainer:
     @ray.method(concurrency_group="training")
     def train(self, given: Assignment) -> list[Any]:
         """Return how each word of a shard ended. Models stay loaded between two calls."""
-        from neonym.fleet.output import open_output
-        from neonym.fleet.worker import refused, train_shard
+        from neonym.fleet.worker import work
 
-        try:
-            output = open_output(given.place, given.scratch)
-            return train_shard(given.shard, output, self.reports, self.stop, given.lanes, given.save_seconds, self.kept)
-        except Exception as error:  # a bug, or a library's own: the other shards go on
-            return refused(given.shard, error)
+        return work(given, self.reports, self.stop, self.kept)
 
     @ray.method(concurrency_group="talking")
     def news(self) -> tuple[Any, Any]:

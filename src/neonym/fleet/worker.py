@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from neonym.config.run import RunConfig
 from neonym.errors import EXIT_USER_ERROR, UserError
-from neonym.fleet.output import Output, Workspace
+from neonym.fleet.output import Output, Workspace, open_output
+from neonym.fleet.pool import Assignment
 from neonym.fleet.words import ENDINGS, Outcome, Progress, Shard, Word
 from neonym.io.atomic import alone_in
 
@@ -142,6 +143,18 @@ def last_sheet(word: Word, folder: Path) -> str:
     return found
 
 
+def work(given: Assignment, reports: Reports, stop: neonym.Stop, kept: neonym.KeptModel) -> list[Outcome]:
+    """Return how each word of an assignment ended, whatever is raised: the other shards go on."""
+    try:
+        output = open_output(given.place, given.scratch)
+    except (UserError, OSError) as error:  # such as a package that only this machine lacks
+        return refused(given.shard, error, machine=str(error))
+    try:
+        return train_shard(given.shard, output, reports, stop, given.lanes, given.save_seconds, kept)
+    except Exception as error:  # a bug, or a library's own
+        return refused(given.shard, error, machine=str(error) if isinstance(error, OSError) else fault_of_machine(error))
+
+
 def train_shard(
     shard: Shard,
     output: Output,
@@ -154,18 +167,21 @@ def train_shard(
     """Train the words of a shard, each in its workspace, and return how each one ended. The model stays in `kept`."""
     outcomes: list[Outcome] = []
     opened: list[tuple[Word, Workspace]] = []
+    runs: list[RunConfig] = []
     with ExitStack() as workspaces:
         for word in shard.words:
             workspace = output.workspace(word)
             try:
                 workspace.fetch()
                 wait_until_free(workspace.folder / word.run_folder)
+                runs.append(word.run(workspace.folder))
                 opened.append((word, workspace))
                 workspaces.callback(workspace.close)
+            except UserError as error:
+                outcomes.append(Outcome(word.name, "failed", f"{word.where}: {error}"))
             except OSError as error:
                 outcomes.append(Outcome(word.name, "failed", f"{word.where}: {error}", machine=str(error)))
         listeners = [Following(word, workspace, reports, save_seconds) for word, workspace in opened]
-        runs = [word.run(workspace.folder) for word, workspace in opened]
         results = train_together(runs, listeners, stop, lanes, kept) if runs else []
         for listener, result in zip(listeners, results, strict=True):
             outcomes.append(ended(listener, result))
@@ -261,7 +277,7 @@ def wait_until_free(run_folder: Path, seconds: float = LOCKED_SECONDS) -> None:
         time.sleep(0.2)
 
 
-def refused(shard: Shard, error: Exception) -> list[Outcome]:
-    """Return the outcomes of a shard that could not be trained at all."""
+def refused(shard: Shard, error: Exception, machine: str = "") -> list[Outcome]:
+    """Return the outcomes of a shard that could not be trained at all; `machine` is what is wrong with the machine."""
     text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    return [Outcome(word.name, "failed", text) for word in shard.words]
+    return [Outcome(word.name, "failed", text, machine=machine) for word in shard.words]
