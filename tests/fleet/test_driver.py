@@ -116,6 +116,48 @@ def test_a_machine_with_a_full_disk_gets_no_more_words(tmp_path):
     assert pool.workers == ["good"]
 
 
+def store_fails(worker: str, names: list[str]) -> list[Message]:
+    return [Done(worker, [Outcome(name, "failed", "store", store="503") for name in names])]
+
+
+def test_an_outage_of_the_store_retires_nobody(tmp_path):
+    def answer(worker: str, names: list[str]) -> list[Message]:
+        return store_fails(worker, names) if len(pool.given) <= 2 else learned(worker, names)
+
+    pool = Script(answer, ["a", "b"])
+    assert run(tmp_path, pool, size=1).counts()["learned"] == 3
+    assert pool.workers == ["a", "b"]
+
+
+def test_an_outage_with_one_worker_passes(tmp_path):
+    pool = Script(lambda worker, names: (store_fails if len(pool.given) <= 3 else learned)(worker, names), ["w"])
+    assert run(tmp_path, pool).counts()["learned"] == 3
+
+
+def test_an_outage_without_end_fails_the_words(tmp_path):
+    assert run(tmp_path, Script(store_fails, ["w"])).counts()["failed"] == 3
+
+
+def test_a_worker_that_alone_has_trouble_with_the_store_is_retired(tmp_path):
+    pool = Script(lambda worker, names: (store_fails if worker == "bad" else learned)(worker, names), ["bad", "good"])
+    assert run(tmp_path, pool, size=1).counts()["learned"] == 3
+    assert pool.workers == ["good"]
+    assert [worker for worker, _ in pool.given].count("bad") == 2
+
+
+def test_a_word_that_was_reported_is_not_done_again(tmp_path):
+    def answer(worker: str, names: list[str]) -> list[Message]:
+        if worker == "good":
+            return learned(worker, names)
+        faults = [Outcome(name, "failed", "disk", machine="No space left") for name in names]
+        return [Reported(worker, [], [Outcome(names[0], "learned")]), Done(worker, faults)]
+
+    pool = Script(answer, ["full", "good"])
+    progress = run(tmp_path, pool, size=2)
+    assert progress.counts()["learned"] == 3
+    assert [name for worker, names in pool.given if worker == "good" for name in names].count("one") == 0
+
+
 def test_a_full_disk_everywhere_fails_with_its_paragraph(tmp_path):
     def answer(worker: str, names: list[str]) -> list[Message]:
         return [Done(worker, [Outcome(name, "failed", "the disk is full", machine="No space left") for name in names])]

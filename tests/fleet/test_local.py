@@ -92,8 +92,9 @@ def test_ctrl_c_saves_every_state_and_the_same_command_goes_on(plan, tmp_path, a
     check_words(out, alone)
 
 
-def test_a_signal_to_all_processes_saves_every_state(plan, tmp_path):
+def test_a_signal_to_all_processes_saves_every_state(words, tmp_path):
     """A batch system signals the workers as well, which the driver then asks to stop once more."""
+    plan = write_plan(tmp_path / "plan.toml", words, {**LONG, "max_train_steps": 400, "state_every_n_steps": 1000})
     out = tmp_path / "out"
     process = start_fleet(plan, out, "--workers=2", "--shard=1")
     wait_for(lambda: any(steps_of(out, name) >= 3 for name in NAMES), process)

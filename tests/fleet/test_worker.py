@@ -1,5 +1,6 @@
 """Tests of a shard that is trained in this process, with its output in a folder or on an object store."""
 
+import errno
 import json
 from dataclasses import replace
 
@@ -124,6 +125,36 @@ def test_a_store_that_refuses_is_the_fault_of_the_machine(tmp_path, shard, memor
     assert "cannot be copied to the object store (the store says no)" in outcome.error
     assert reports.take()[1] == ()  # it was never reported as learned
     assert (tmp_path / "scratch" / "alpha" / "alpha.safetensors").exists()  # what is not on the store is kept
+
+
+@pytest.mark.parametrize("name", ["find", "put_file"])
+def test_a_store_that_fails_for_a_moment_is_tried_again(tmp_path, shard, memory, monkeypatch, name):
+    clean, failures = getattr(type(memory), name), [1, 2]
+
+    def fail(*args, **options):
+        if failures:
+            failures.pop()
+            raise OSError(errno.EIO, "the store is busy")
+        return clean(*args, **options)
+
+    monkeypatch.setattr(type(memory), name, fail)
+    monkeypatch.setattr("neonym.fleet.outages.PAUSES", (0, 0))
+    output = StoreOutput("memory://store", tmp_path / "scratch")
+    (outcome,) = train_shard(Shard(shard.words[:1]), output, Reports(), neonym.Stop())
+    assert outcome.ending != "failed"
+    assert memory.exists("/store/alpha/alpha.safetensors")
+
+
+def test_a_store_that_keeps_failing_is_no_fault_of_the_machine(tmp_path, shard, memory, monkeypatch):
+    def fail(*args, **options):
+        raise OSError(errno.EIO, "the store is busy")
+
+    monkeypatch.setattr(type(memory), "find", fail)
+    monkeypatch.setattr("neonym.fleet.outages.PAUSES", (0, 0))
+    output = StoreOutput("memory://store", tmp_path / "scratch")
+    outcomes = train_shard(shard, output, Reports(), neonym.Stop())
+    assert len(outcomes) == 3
+    assert all("the store is busy" in outcome.store and not outcome.machine for outcome in outcomes)
 
 
 def test_a_full_disk_is_the_fault_of_the_machine():

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 WAIT = 0.5  # seconds for a message
 MOST_DEATHS = 3  # of processes that train one word alone, without a step in between
 MOST_MACHINES = 3  # machines that fail in one word, such as by a full disk
+MOST_OUTAGES = 2  # shards in a row that a worker cannot copy while the others can
 PATIENCE = 60.0  # seconds until a worker should be ready
 NOBODY = "no worker is ready yet. On Ray, `ray status` shows whether the cluster has what --workers and --gpus ask for."
 STOP_SECONDS = 300.0  # for all workers to save their states
@@ -53,6 +54,7 @@ class Driver:
     deaths: Counter[str] = field(default_factory=Counter)
     furthest: dict[str, int] = field(default_factory=dict)  # step of each word when a process died with it
     machines: Counter[str] = field(default_factory=Counter)
+    outages: Counter[str] = field(default_factory=Counter)  # shards of each worker in a row
 
     def run(self, stop: neonym.Stop) -> None:
         """Train until every word has ended, or until `stop` is requested."""
@@ -113,19 +115,38 @@ class Driver:
         by_name = {word.name: word for word in shard.words}
         again: list[Word] = []
         for outcome in outcomes:
+            if outcome.name in self.progress.outcomes:  # it was reported before
+                continue
             if outcome.ending == "stopped":  # somebody has stopped the worker
                 again.append(by_name[outcome.name])
-            elif outcome.machine and self.has_another(worker) and self.machines[outcome.name] < MOST_MACHINES:
+            elif self.may_pass(worker, outcome) and self.machines[outcome.name] < MOST_MACHINES:
                 self.machines[outcome.name] += 1
                 again.append(by_name[outcome.name])
             else:
                 self.end(outcome)
-        faults = [outcome.machine for outcome in outcomes if outcome.machine]
         self.wait_again([Shard(tuple(again), shard.deaths)] if again else [])
-        if faults and self.has_another(worker):
+        fault = self.fault_of(worker, outcomes)
+        if fault and self.has_another(worker):
             self.idle.remove(worker)
             self.pool.retire(worker)
-            self.lose(worker, faults[0])
+            self.lose(worker, fault)
+
+    def may_pass(self, worker: str, outcome: Outcome) -> bool:
+        """Return whether a word may be learned by another worker, or later."""
+        return bool(outcome.store or (outcome.machine and self.has_another(worker)))
+
+    def fault_of(self, worker: str, outcomes: Sequence[Outcome]) -> str:
+        """Return what is wrong with the machine of a worker; an empty string if nothing is.
+
+        If the object store fails it again and again while others have no trouble, it is the machine.
+        """
+        stores = [outcome.store for outcome in outcomes if outcome.store]
+        self.outages[worker] = self.outages[worker] + 1 if stores else 0
+        if stores:
+            self.log.warn(f"warning: {worker}: the object store fails ({stores[0]}). Its words are tried again.")
+        is_alone = self.outages[worker] >= MOST_OUTAGES and any(not self.outages[o] for o in self.alive - {worker})
+        faults = [outcome.machine for outcome in outcomes if outcome.machine] + (stores if is_alone else [])
+        return faults[0] if faults else ""
 
     def has_another(self, worker: str) -> bool:
         """Return whether another worker is there that could do the words of this one."""
@@ -190,7 +211,8 @@ class Driver:
                     shard = self.shards.pop(message.worker)
                     self.progress.wait([word.name for word in shard.words if word.name not in self.progress.outcomes])
                     for outcome in message.outcomes:
-                        self.end(outcome)
+                        if not outcome.store:
+                            self.end(outcome)
                 elif isinstance(message, Died):
                     self.shards.pop(message.worker, None)
                 elif isinstance(message, Reported):

@@ -67,7 +67,8 @@ class Progress:
 class Outcome:
     """The end of a word's run.
 
-    `machine` is what is wrong with the machine, not with the word, such as a full disk: another one may do it.
+    `machine` is what is wrong with the machine, not with the word, such as a full disk: another one may do it. `store`
+    is what is wrong with the object store: it may answer later.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Outcome:
     files: tuple[str, ...] = ()  # below the output folder
     sheet: str = ""  # a grid of sample images, likewise
     machine: str = ""
+    store: str = ""
 
 
 @dataclass(frozen=True)

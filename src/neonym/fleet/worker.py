@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from neonym.config.run import RunConfig
 from neonym.errors import EXIT_USER_ERROR, UserError
+from neonym.fleet.outages import Outages, is_of_the_machine
 from neonym.fleet.output import Output, Workspace, open_output
 from neonym.fleet.pool import Assignment
 from neonym.fleet.words import ENDINGS, Outcome, Progress, Shard, Word
@@ -168,11 +169,16 @@ def train_shard(
     outcomes: list[Outcome] = []
     opened: list[tuple[Word, Workspace]] = []
     runs: list[RunConfig] = []
+    outages = Outages()
     with ExitStack() as workspaces:
         for word in shard.words:
             workspace = output.workspace(word)
             try:
-                workspace.fetch()
+                outages.bridge(workspace.fetch)
+            except OSError as error:
+                outcomes.append(store_failed(word, error, "its files cannot be copied from the object store"))
+                continue
+            try:
                 wait_until_free(workspace.folder / word.run_folder)
                 runs.append(word.run(workspace.folder))
                 opened.append((word, workspace))
@@ -184,7 +190,7 @@ def train_shard(
         listeners = [Following(word, workspace, reports, save_seconds) for word, workspace in opened]
         results = train_together(runs, listeners, stop, lanes, kept) if runs else []
         for listener, result in zip(listeners, results, strict=True):
-            outcomes.append(ended(listener, result))
+            outcomes.append(ended(listener, result, outages))
     return outcomes
 
 
@@ -222,19 +228,24 @@ def as_neonym_error(error: Exception) -> neonym.NeonymError:
     return own
 
 
-def ended(listener: Following, result: neonym.Result | neonym.NeonymError) -> Outcome:
+def ended(listener: Following, result: neonym.Result | neonym.NeonymError, outages: Outages) -> Outcome:
     """Return how a run ended, once everything that it wrote is saved."""
     import neonym
 
     outcome = outcome_of(listener, result)
     try:
-        listener.workspace.save()
+        outages.bridge(listener.workspace.save)
     except OSError as error:
-        text = f"{listener.word.where}: its files cannot be copied to the object store ({error})."
-        return Outcome(outcome.name, "failed", text, machine=str(error))
+        return store_failed(listener.word, error, "its files cannot be copied to the object store")
     if isinstance(result, neonym.Result) and not result.signal:
         listener.reports.end(outcome)
     return outcome
+
+
+def store_failed(word: Word, error: OSError, what: str) -> Outcome:
+    """Return the outcome of a word whose files cannot be copied: the fault of this machine or of the store."""
+    text = f"{word.where}: {what} ({error})."
+    return Outcome(word.name, "failed", text, **{"machine" if is_of_the_machine(error) else "store": str(error)})
 
 
 def outcome_of(listener: Following, result: neonym.Result | neonym.NeonymError) -> Outcome:
