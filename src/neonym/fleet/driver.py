@@ -34,6 +34,8 @@ class Manner:
     scratch: str | None = None
     lanes: int | None = None
     save_seconds: float = 60.0
+    mark: str = ""  # of the output folder
+    start_folder: str = ""  # that a worker must have
 
 
 @dataclass
@@ -85,9 +87,7 @@ class Driver:
             names = [word.name for word in shard.words]
             self.progress.begin(worker, names)
             self.log.write("shard", worker=worker, words=names)
-            manner = self.manner
-            given = Assignment(shard, manner.place, manner.scratch, manner.lanes, manner.save_seconds)
-            self.pool.give(worker, given)
+            self.pool.give(worker, Assignment(shard, **vars(self.manner)))
 
     def hear(self, message: Message) -> None:
         """React to a message of a worker."""

@@ -76,6 +76,7 @@ class StoreOutput:
     """An output folder on an object store. Nothing can be locked there: start one fleet for each."""
 
     is_remote = True
+    mark = ""
 
     def __init__(self, url: str, scratch: Path):
         self.url, self.scratch = url, scratch

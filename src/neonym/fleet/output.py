@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
 from neonym.errors import UserError
 from neonym.extras import install_command, is_installed
+from neonym.fleet.shared_folders import MARK, write_mark
 from neonym.fleet.words import END, Word
 from neonym.io.atomic import alone_in, atomic_write
 
@@ -37,6 +38,7 @@ class Output(Protocol):
     """The output folder of a fleet, as the driver and its workers see it."""
 
     is_remote: bool  # whether it is on an object store
+    mark: str  # by which workers recognise a folder that is claimed; an empty string for object stores
 
     def workspace(self, word: Word) -> Workspace:
         """Return the workspace of a word."""
@@ -109,6 +111,7 @@ class LocalOutput:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.mark = ""
 
     def workspace(self, word: Word) -> Workspace:
         """Return the workspace of a word."""
@@ -134,14 +137,26 @@ class LocalOutput:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Make the folder, and let no other fleet write to it during the block. Raises UserError."""
-        try:
+        """Make and mark the folder, and let no other fleet write to it during the block. Raises UserError."""
+        with self.or_refused("made"):
             self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            what = f"cannot be made ({error.strerror})"
-            raise UserError(what, f"--output_dir {self.folder}", "Choose another folder") from error
         with alone_in(self.folder) as alone:
             if not alone:
                 fix = "Wait until it has ended, or choose another --output_dir"
                 raise UserError("another fleet is running here", str(self.folder), fix)
+            with self.or_refused("written to"):
+                self.mark = write_mark(self.folder)
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    (self.folder / MARK).unlink()
+
+    @contextmanager
+    def or_refused(self, done: str) -> Iterator[None]:
+        """Let an error of the system in the block become one about the flag. Raises UserError."""
+        try:
             yield
+        except OSError as error:
+            what = f"cannot be {done} ({error.strerror})"
+            raise UserError(what, f"--output_dir {self.folder}", "Choose another folder") from error

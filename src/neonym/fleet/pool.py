@@ -18,6 +18,8 @@ class Assignment:
     scratch: str | None
     lanes: int | None
     save_seconds: float
+    mark: str = ""  # of the output folder, if it is one
+    start_folder: str = ""  # of the driver, if paths are relative to it
 
 
 @dataclass(frozen=True)

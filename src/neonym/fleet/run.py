@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from neonym.fleet.page import index_page
 from neonym.fleet.pool import Pool
 from neonym.fleet.progress import FleetProgress
 from neonym.fleet.shards import cut
+from neonym.fleet.shared_folders import have_relative_paths
 from neonym.fleet.table import FleetTable
 from neonym.fleet.words import Outcome, Word
 from neonym.io.devices import devices
@@ -114,7 +115,9 @@ def run_ready(
     try:
         following()
         shards = cut(ready, finished, pool.count(), request.shard)
-        Driver(ready, shards, pool, request.manner, progress, log, show).run(stop)
+        start_folder = str(Path.cwd()) if have_relative_paths(ready, request.manner.place) else ""
+        manner = replace(request.manner, mark=output.mark, start_folder=start_folder)
+        Driver(ready, shards, pool, manner, progress, log, show).run(stop)
     finally:
         pool.close()
 

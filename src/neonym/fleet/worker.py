@@ -17,6 +17,7 @@ from neonym.errors import EXIT_USER_ERROR, UserError
 from neonym.fleet.outages import Outages, is_of_the_machine
 from neonym.fleet.output import Output, Workspace, open_output
 from neonym.fleet.pool import Assignment
+from neonym.fleet.shared_folders import check_mark, check_start_folder
 from neonym.fleet.words import ENDINGS, Outcome, Progress, Shard, Word
 from neonym.io.atomic import alone_in
 
@@ -147,6 +148,10 @@ def last_sheet(word: Word, folder: Path) -> str:
 def work(given: Assignment, reports: Reports, stop: neonym.Stop, kept: neonym.KeptModel) -> list[Outcome]:
     """Return how each word of an assignment ended, whatever is raised: the other shards go on."""
     try:
+        if given.start_folder:
+            check_start_folder(given.start_folder)
+        if given.mark:
+            check_mark(given.place, given.mark)
         output = open_output(given.place, given.scratch)
     except (UserError, OSError) as error:  # such as a package that only this machine lacks
         return refused(given.shard, error, machine=str(error))
