@@ -189,3 +189,12 @@ def test_a_plan_that_cannot_be_read_says_why_once(tmp_path, text, part):
 def test_a_missing_plan_is_reported(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         read_plan(tmp_path / "plan.toml")
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [('""', "words_dir is empty"), (r'"a\u0000b"', r"words_dir 'a\x00b' cannot be read (embedded null byte)")],
+)
+def test_a_folder_of_words_that_cannot_be_one_is_refused(tmp_path, value, what):
+    (mistake,) = mistakes(tmp_path, f"words_dir = {value}")
+    assert what in mistake

@@ -24,9 +24,16 @@ def test_workers_get_equally_many_shards():
 
 
 def test_finished_words_come_first_and_together():
-    first, *rest = cut(words(10), {"a3", "a7"}, workers=2)
+    first, *rest = cut(words(10), {"a3", "a7"}, workers=1)
     assert [word.name for word in first.words] == ["a3", "a7"]
     assert sum(len(shard.words) for shard in rest) == 8
+
+
+def test_finished_words_are_shared_out_as_well():
+    """They are trained if the plan has more steps now."""
+    names = {word.name for word in words(200)}
+    assert [len(shard.words) for shard in cut(words(200), names, workers=4)] == [25] * 8
+    assert [len(shard.words) for shard in cut(words(5), names, workers=4, size=2)] == [2, 2, 1]
 
 
 def test_a_worker_keeps_its_model_and_others_take_the_longest_queue():

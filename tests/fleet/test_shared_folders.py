@@ -46,6 +46,7 @@ def test_a_worker_without_the_folder_of_relative_paths_hands_its_words_over(tmp_
         ({"concepts": [{"train_data_dir": "images"}]}, "s3://bucket/out", True),
         ({"token_string": "images", "optimizer_type": "AdamW"}, "s3://bucket/out", False),
         ({}, "out", True),
+        ({"notes": "x" * 5000, "other": "a\0b"}, "/shared/out", False),
     ],
 )
 def test_relative_paths_are_found(tmp_path, monkeypatch, settings, place, expected):

@@ -14,7 +14,7 @@ from neonym.fleet.output import LocalOutput, open_output
 from neonym.fleet.plan import read_plan
 from neonym.fleet.pool import Assignment
 from neonym.fleet.words import END, Shard, Word
-from neonym.fleet.worker import Reports, fault_of_machine, train_shard, work
+from neonym.fleet.worker import Reports, fault_of_machine, finished_outcome, train_shard, work
 from support.fleets import ends_of, learned_alone, make_words, write_plan
 
 
@@ -65,6 +65,18 @@ def test_a_finished_word_is_not_trained_again(tmp_path, shard):
     assert second == replace(first, was_finished=True)
     assert ends_of(tmp_path / "out", "alpha") == 1
     assert [outcome.was_finished for outcome in reports.take()[1]] == [True]
+
+
+@pytest.mark.parametrize("state", ["damaged", "missing"])
+def test_a_finished_word_without_its_verdict_says_which_file_it_lacks(tmp_path, shard, state):
+    word, workspace = shard.words[0], LocalOutput(tmp_path).workspace(shard.words[0])
+    file = workspace.folder / word.run_folder / "verdict.json"
+    if state == "damaged":
+        file.parent.mkdir(parents=True)
+        file.write_text("{")
+    outcome = finished_outcome(word, workspace, None, 6, ())
+    assert outcome.ending == "failed"
+    assert f"alpha/alpha-run/verdict.json in the output folder is {state}" in outcome.error
 
 
 @pytest.mark.parametrize("kind", ["file", "memory"])

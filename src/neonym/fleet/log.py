@@ -38,11 +38,16 @@ class FleetLog:
         self.write("word", word=outcome.name, ending=outcome.ending, step=outcome.step, files=outcome.files, **facts)
 
     def flush(self) -> None:
-        """Write what is not written yet. Warn the first time that this fails."""
+        """Write what is not written yet. If that fails, the lines are kept for the next time, and a warning is printed.
+
+        There is one warning until it succeeds again.
+        """
         lines, self.lines, self.written = self.lines, [], time.monotonic()
         try:
             self.output.append(LOG, "".join(lines))
+            self.is_broken = False
         except OSError as error:
             if not self.is_broken:
                 self.warn(f"warning: {LOG} cannot be written ({error}). The fleet goes on.")
             self.is_broken = True
+            self.lines = [*lines, *self.lines]

@@ -14,6 +14,8 @@ from neonym.config.flat import flatten
 from neonym.config.resolve import read_table
 from neonym.config.run import RunConfig
 from neonym.errors import ConfigError, Problem, nearest
+from neonym.fleet.output import LOG, PAGE
+from neonym.fleet.shared_folders import MARK
 from neonym.fleet.words import Word
 
 SETTING_OF = {  # what a row of [[words]] calls a setting
@@ -28,7 +30,7 @@ RESERVED = {  # settings that a plan cannot have, and why
 }
 OF_ONE_WORD = ("token_string", "output_name", "resume")  # settings that words cannot share
 INTERVALS = {"sample_every_n_steps", "sample_every_n_epochs", "sample_at_first"}
-OWN_FILES = ("index.html", "fleet.jsonl")  # names in the output folder that no word can have
+OWN_FILES = (PAGE, LOG, MARK)  # names in the output folder that no word can have
 OTHER_CHARACTERS = re.compile(r"[^\w.-]+")
 
 
@@ -177,10 +179,14 @@ def words_below(
     """
     folders_used = {str(Path(str(own["train_data_dir"])).absolute()) for _, own in given if own.get("train_data_dir")}
     tokens_used = {own["token_string"] for _, own in given}
+    if not words_dir:
+        reading.error("is empty", "words_dir", "Name a folder of folders, `.` for the current one")
+        return
     try:
         folders = sorted(path for path in Path(words_dir).iterdir() if path.is_dir() and not path.name.startswith("."))
-    except OSError as error:
-        reading.error(f"`{words_dir}` cannot be read ({error.strerror})", "words_dir", "Name a folder of folders")
+    except (OSError, ValueError) as error:  # ValueError: a NUL character
+        reason = error.strerror if isinstance(error, OSError) else error
+        reading.error(f"{words_dir!r} cannot be read ({reason})", "words_dir", "Name a folder of folders")
         return
     if not folders:
         reading.error(f"`{words_dir}` has no folders in it", "words_dir", "Every folder below it is a word")

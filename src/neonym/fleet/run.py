@@ -81,11 +81,15 @@ def train_findings(
             progress.end(Outcome(finding.word.name, "failed", finding.error))
             log.write_outcome(progress.outcomes[finding.word.name])
     ready = [finding.word for finding in findings if not finding.error]
-    if ready:
-        run_ready(ready, words, output, request, stop, table, progress, log, following)
-    write_page(words, progress, output, table.print)
-    log.write("stopped" if stop.requested else "ended", **progress.counts())
-    log.flush()
+    try:
+        if ready:
+            run_ready(ready, words, output, request, stop, table, progress, log, following)
+        write_page(words, progress, output, table.print)
+    finally:
+        counts = progress.counts()
+        is_over = not (stop.requested or counts["waiting"] or counts["running"])
+        log.write("ended" if is_over else "stopped", **counts)
+        log.flush()
     return progress
 
 

@@ -9,21 +9,21 @@ from neonym.fleet.words import Shard, Word
 
 MANY = 8  # shards for each worker
 WORDS = 32  # about so many in a shard; `python -m benchmarks.fleet_plan` compares sizes
-MOST_FINISHED = 256  # words in a shard that only have to be recognised
 
 
 def cut(words: Sequence[Word], finished: Collection[str], workers: int, size: int | None = None) -> list[Shard]:
     """Return the shards of a plan, in its order: each holds words of one group.
 
     The words of a group are shared out evenly among the workers: all lanes are used, and workers end at about the same
-    time. Words that look `finished` are in shards of their own, because a worker only has to recognise them.
+    time. Words that look `finished` are in shards of their own, which come first: a worker only has to recognise them,
+    unless the plan has more steps now.
     """
     groups: dict[tuple[bool, str], list[Word]] = {}
     for word in words:
         groups.setdefault((word.name not in finished, word.group), []).append(word)
     shards: list[Shard] = []
-    for (is_new, _), own in sorted(groups.items(), key=lambda item: item[0][0]):
-        length = (size or even_length(len(own), workers)) if is_new else MOST_FINISHED
+    for _, own in sorted(groups.items(), key=lambda item: item[0][0]):
+        length = size or even_length(len(own), workers)
         shards += [Shard(tuple(own[i : i + length])) for i in range(0, len(own), length)]
     return shards
 

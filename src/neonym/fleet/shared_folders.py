@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import socket
 import time
@@ -63,9 +62,17 @@ def names_relative(value: object) -> bool:
         return any(map(names_relative, value.values()))
     if isinstance(value, (list, tuple)):
         return any(map(names_relative, value))
-    return isinstance(value, str) and is_relative(value) and os.path.exists(value)
+    return isinstance(value, str) and is_relative(value) and exists(value)
+
+
+def exists(path: str) -> bool:
+    """Return whether a text is the path of something; it may be too long for one, or have a NUL."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def is_relative(path: str) -> bool:
     """Return whether a text would be a relative path."""
-    return bool(path) and "://" not in path and not os.path.isabs(path)
+    return bool(path) and "://" not in path and not Path(path).is_absolute()

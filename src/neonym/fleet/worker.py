@@ -113,13 +113,21 @@ class Following:
 def finished_outcome(
     word: Word, workspace: Workspace, verdict: dict[str, object] | None, step: int, files: Sequence[Path]
 ) -> Outcome:
-    """Return the outcome of a run that has reached its end. A damaged verdict counts as a failure."""
+    """Return the outcome of a run that has reached its end. A damaged or missing verdict counts as a failure."""
     ending = ENDINGS.get(str((verdict or {}).get("word")), "failed")
-    error = "" if ending != "failed" else "the word is learned, but its verdict.json is damaged: remove its run folder"
+    error = "" if ending != "failed" else no_verdict(word, workspace.folder)
     inside = [f"{word.name}/{name}" for path in files if (name := below(path, workspace.folder))]
     return Outcome(
         word.name, ending, error, verdict, step, files=tuple(inside), sheet=last_sheet(word, workspace.folder)
     )
+
+
+def no_verdict(word: Word, folder: Path) -> str:
+    """Return the error about a finished run whose verdict cannot be read."""
+    name = f"{word.run_folder}/verdict.json"
+    state = "damaged" if (folder / name).exists() else "missing"
+    fix = f"Remove the folder {word.name}/{word.run_folder} to learn it again."
+    return f"{word.where}: the word is learned, but {word.name}/{name} in the output folder is {state}. {fix}"
 
 
 def below(path: Path, folder: Path) -> str:
@@ -154,11 +162,12 @@ def work(given: Assignment, reports: Reports, stop: neonym.Stop, kept: neonym.Ke
             check_mark(given.place, given.mark)
         output = open_output(given.place, given.scratch)
     except (UserError, OSError) as error:  # such as a package that only this machine lacks
-        return refused(given.shard, error, machine=str(error))
+        return refused(given.shard, error, str(error))
     try:
         return train_shard(given.shard, output, reports, stop, given.lanes, given.save_seconds, kept)
     except Exception as error:  # a bug, or a library's own
-        return refused(given.shard, error, machine=str(error) if isinstance(error, OSError) else fault_of_machine(error))
+        machine = str(error) if isinstance(error, OSError) else fault_of_machine(error)
+        return refused(given.shard, error, machine)
 
 
 def train_shard(
@@ -250,7 +259,9 @@ def ended(listener: Following, result: neonym.Result | neonym.NeonymError, outag
 def store_failed(word: Word, error: OSError, what: str) -> Outcome:
     """Return the outcome of a word whose files cannot be copied: the fault of this machine or of the store."""
     text = f"{word.where}: {what} ({error})."
-    return Outcome(word.name, "failed", text, **{"machine" if is_of_the_machine(error) else "store": str(error)})
+    if is_of_the_machine(error):
+        return Outcome(word.name, "failed", text, machine=str(error))
+    return Outcome(word.name, "failed", text, store=str(error))
 
 
 def outcome_of(listener: Following, result: neonym.Result | neonym.NeonymError) -> Outcome:
