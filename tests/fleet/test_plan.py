@@ -193,7 +193,7 @@ def test_a_missing_plan_is_reported(tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "what"),
-    [('""', "words_dir is empty"), (r'"a\u0000b"', r"words_dir 'a\x00b' cannot be read (embedded null byte)")],
+    [('""', "words_dir is empty"), (r'"a\u0000b"', r"words_dir: `a\0b` cannot be read")],
 )
 def test_a_folder_of_words_that_cannot_be_one_is_refused(tmp_path, value, what):
     (mistake,) = mistakes(tmp_path, f"words_dir = {value}")

@@ -186,7 +186,8 @@ def words_below(
         folders = sorted(path for path in Path(words_dir).iterdir() if path.is_dir() and not path.name.startswith("."))
     except (OSError, ValueError) as error:  # ValueError: a NUL character
         reason = error.strerror if isinstance(error, OSError) else error
-        reading.error(f"{words_dir!r} cannot be read ({reason})", "words_dir", "Name a folder of folders")
+        shown = words_dir.replace("\0", "\\0")
+        reading.error(f"`{shown}` cannot be read ({reason})", "words_dir", "Name a folder of folders")
         return
     if not folders:
         reading.error(f"`{words_dir}` has no folders in it", "words_dir", "Every folder below it is a word")
