@@ -15,7 +15,7 @@ STATES = ("waiting", "running", "learned", "weak", "not learned", "failed")
 
 @dataclass
 class FleetWord:
-    """What is known about a word of a fleet."""
+    """A word of a fleet, as its log describes it."""
 
     name: str
     state: str = "waiting"
