@@ -21,6 +21,7 @@ class ImageFields:
     def __init__(self, form: FormState):
         self.form = form
         self.captions = Captions(form.draft, form.changed)
+        self.masks_path = str(form.draft.values.get(MASKS, ""))  # as it was typed last
 
     def build(self) -> None:
         """Show the fields, and the images of the folder that is chosen."""
@@ -32,9 +33,11 @@ class ImageFields:
         ).props("outlined dense stack-label").classes("w-full")  # fmt: skip
         self.captions.build()
         with ui.expansion("Masks: learn only from a part of each image").classes("w-full"):
-            masks = ui.input("Folder of masks, images of the same names: white counts, black does not",
-                             value=self.form.draft.values.get(MASKS, ""), on_change=telling(self.take_masks))  # fmt: skip
-            masks.props("outlined dense stack-label debounce=400").classes("w-full")
+            label = "Folder of masks, images of the same names: white counts, black does not"
+            self.masks = ui.input(label, value=self.masks_path)
+            self.masks.props("outlined dense stack-label").classes("w-full")
+            for end in ("blur", "keydown.enter"):  # only then is the path complete
+                self.masks.on(end, telling(self.take_masks))
         if chosen and self.form.state.home.allows(Path(chosen)):
             self.captions.show(self.data_set(Path(chosen)))
 
@@ -56,14 +59,16 @@ class ImageFields:
             self.captions.show(self.data_set(folder))
             self.form.changed()
 
-    def take_masks(self, event: events.ValueChangeEventArguments) -> None:
-        """Take the folder of masks, once it is one."""
-        path = Path(event.value or "").expanduser()
-        if not event.value or path.is_dir():
-            folder = str(self.form.state.home.name("datasets", str(path))) if event.value else ""
-            self.form.draft.set(MASKS, folder)
-            self.captions.show_page()
-            self.form.changed()
+    def take_masks(self) -> None:
+        """Take the folder of masks, if it is another one. Raises UserError if it is none."""
+        path = (self.masks.value or "").strip()
+        if path == self.masks_path:
+            return
+        self.masks_path = path
+        folder = str(self.form.state.home.name("datasets", path)) if path else ""
+        self.form.draft.set(MASKS, folder)
+        self.captions.show_page()
+        self.form.changed()
 
     async def take_upload(self, event: events.UploadEventArguments) -> None:
         """Take an uploaded image or caption into a folder of the home folder, named after the word."""
