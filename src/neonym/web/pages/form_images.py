@@ -12,7 +12,7 @@ from neonym.web.pages.captions import Captions
 from neonym.web.pages.form_state import FormState
 from neonym.web.pages.frame import telling
 from neonym.web.pages.upload_field import upload_field
-from neonym.web.uploads import safe_name, take_upload
+from neonym.web.uploads import Batch, Upload, safe_name, take_upload
 
 
 class ImageFields:
@@ -70,10 +70,10 @@ class ImageFields:
         self.captions.show_page()
         self.form.changed()
 
-    async def take_upload(self, event: events.UploadEventArguments) -> None:
+    async def take_upload(self, upload: Upload, batch: Batch) -> None:
         """Take an uploaded image or caption into a folder of the home folder, named after the word."""
         folder = self.form.state.home.folder("datasets") / safe_name(self.form.word or "images")
-        await take_upload(folder, event.file)
+        await take_upload(folder, upload, batch)
         self.form.draft.set("train_data_dir", str(folder))
         self.folder.set_options(self.data_sets(), value=str(folder))
         self.captions.show(self.data_set(folder))
