@@ -124,6 +124,14 @@ def test_uploaded_images_become_a_data_set_and_others_are_refused(start, tab: Pa
     expect(tab.get_by_text("film.mov: neither images")).to_be_visible()
 
 
+def test_a_disk_that_refuses_to_pause_the_queue_is_told(start, tab: Page):
+    server = start()
+    (server.home / "queue.json").mkdir()  # in the place of the file
+    tab.goto(f"{server.url}/runs")
+    tab.get_by_role("switch", name="Pause the queue").click()
+    expect(tab.get_by_text("queue.json")).to_be_visible()
+
+
 def test_images_in_folders_with_repeats_are_shown_captioned_and_kept(start, tab: Page, tmp_path):
     make_images(tmp_path / "images" / "10_mychar4 toy", count=2, caption=None)
     make_images(tmp_path / "images" / "2_thing", count=1, caption=None)
