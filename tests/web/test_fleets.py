@@ -70,7 +70,8 @@ def test_the_words_of_a_worker_that_is_gone_wait_unless_another_one_has_them(tmp
 
 def test_a_log_of_any_length_is_read_to_its_end(tmp_path, monkeypatch):
     monkeypatch.setattr(json_lines, "MOST", 50)
-    assert write_log(tmp_path, STARTED, SHARD, ended("a", "learned"), {"event": "ended"}).is_running is False
+    fleet = write_log(tmp_path, STARTED, SHARD, ended("a", "learned"), {"event": "ended"})
+    assert (fleet.counts(), fleet.is_running) == ({"waiting": 2, "learned": 1}, False)
 
 
 def test_a_fleet_whose_command_was_killed_is_not_said_to_run(tmp_path):

@@ -108,13 +108,14 @@ def test_two_uploads_of_one_name_at_the_same_time_are_both_kept(tmp_path):
 
 @pytest.mark.parametrize("order", [("IMG_1.png", "IMG_1.txt"), ("IMG_1.txt", "IMG_1.png"), ("IMG_1.txt", "IMG_1.PNG")])
 def test_an_image_whose_name_is_taken_keeps_its_own_caption(tmp_path, order):
-    for text in (b"the first", b"the second", b"the third"):
+    take(tmp_path, next(name for name in order if name != "IMG_1.txt"), png())  # without a caption
+    for text in (b"the second", b"the third"):
         batch = Batch(order)
         for name in order:
             take(tmp_path, name, png() if name != "IMG_1.txt" else text, batch)
     texts = {path.stem: path.read_text() for path in tmp_path.glob("*.txt")}
-    assert texts == {"IMG_1": "the first", "IMG_1-2": "the second", "IMG_1-3": "the third"}
-    assert {path.stem for path in tmp_path.iterdir() if path.suffix != ".txt"} == set(texts)
+    assert texts == {"IMG_1-2": "the second", "IMG_1-3": "the third"}
+    assert {path.stem for path in tmp_path.iterdir() if path.suffix != ".txt"} == {"IMG_1", *texts}
 
 
 def test_a_caption_that_comes_alone_replaces_that_of_its_image(tmp_path):
