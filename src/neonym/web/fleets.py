@@ -18,7 +18,7 @@ STATES = ("waiting", "running", "learned", "weak", "not learned", "failed")
 
 @dataclass
 class FleetWord:
-    """What is known about a word of a fleet."""
+    """A word of a fleet, with what is known about it."""
 
     name: str
     state: str = "waiting"
