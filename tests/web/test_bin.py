@@ -41,6 +41,17 @@ def test_what_is_deleted_is_restored_to_where_it_was(home, tmp_path):
         assert list(home.folder("bin").iterdir()) == []
 
 
+def test_names_with_a_leading_dot_are_restored_and_what_was_half_written_is_not(home):
+    hidden = home.folder("outputs") / ".foo.safetensors"
+    hidden.write_text("mine")
+    folder = to_bin(home, [hidden])
+    (folder / ".origins.json.123.part").touch()
+    (deleted,) = contents_of_bin(home)
+    assert deleted.title == ".foo.safetensors"
+    assert restore(home, folder) == [hidden]
+    assert (hidden.read_text(), folder.exists()) == ("mine", False)
+
+
 def test_files_elsewhere_are_not_deleted(home, tmp_path):
     (elsewhere := tmp_path / "elsewhere.safetensors").write_text("not mine")
     (home.folder("outputs") / "link.safetensors").symlink_to(elsewhere)

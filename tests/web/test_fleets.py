@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from neonym.web import json_lines
 from neonym.web.fleets import Fleet, fleets_in
 from neonym.web.home import Home
+from neonym.web.pages.fleet import headline
 from support import ROOT
 from support.data_sets import make_images
 
@@ -51,9 +55,44 @@ def test_the_same_command_tries_failed_words_again(tmp_path):
     assert fleet.counts() == {"waiting": 2, "learned": 1}
 
 
+def test_failed_words_stay_failed_while_the_fleet_goes_on(tmp_path):
+    died = {"event": "died", "worker": "w", "reason": ""}
+    fleet = write_log(tmp_path, STARTED, SHARD, ended("a", "failed", error="no images"), died)
+    assert (fleet.words["a"].state, fleet.words["b"].state) == ("failed", "waiting")
+
+
+@pytest.mark.parametrize("event", ["died", "lost"])
+def test_the_words_of_a_worker_that_is_gone_wait_unless_another_one_has_them(tmp_path, event):
+    other = {"event": "shard", "worker": "v", "words": ["b"]}
+    fleet = write_log(tmp_path, STARTED, SHARD, other, {"event": event, "worker": "w", "reason": "its disk is full"})
+    assert {name: word.state for name, word in fleet.words.items()} == {"a": "waiting", "b": "running", "c": "waiting"}
+
+
+def test_a_log_of_any_length_is_read_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_lines, "MOST", 50)
+    fleet = write_log(tmp_path, STARTED, SHARD, ended("a", "learned"), {"event": "ended"})
+    assert (fleet.counts(), fleet.is_running) == ({"waiting": 2, "learned": 1}, False)
+
+
+def test_a_fleet_whose_command_was_killed_is_not_said_to_run(tmp_path):
+    fleet = write_log(tmp_path, STARTED, SHARD)
+    assert headline(fleet) == "3 words: 1 waiting, 2 running. It is running."
+    ago = time.time() - 12.5 * 60
+    os.utime(tmp_path / "fleet.jsonl", (ago, ago))
+    assert headline(fleet).endswith("It has not reported for 12 min: its command may have been ended.")
+    (tmp_path / "a" / "a-run").mkdir(parents=True)
+    (tmp_path / "a" / "a-run" / "events.jsonl").touch()  # a word that takes long
+    assert headline(fleet).endswith("It is running.")
+    write_log(tmp_path, {"event": "ended"})
+    fleet.read()
+    os.utime(tmp_path / "fleet.jsonl", (ago, ago))
+    assert headline(fleet).endswith("It has ended.")
+
+
 @pytest.mark.parametrize(
-    "line", ["", "{", "[]", '{"event": 5}', '{"event": "word"}', '{"event": "shard", "worker": [], "words": 3}', "\x00"]
-)
+    "line", ["", "{", "[]", '{"event": 5}', '{"event": "word"}', '{"event": "shard", "worker": [], "words": 3}', "\x00",
+     '{"event": "word", "word": "a", "ending": "learned", "step": 1e999}'],
+)  # fmt: skip
 def test_damaged_lines_are_skipped(tmp_path, line):
     write_log(tmp_path, STARTED)
     with (tmp_path / "fleet.jsonl").open("a") as log:

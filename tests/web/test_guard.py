@@ -86,6 +86,12 @@ def test_requests_of_other_sites_are_refused(kind, headers, allowed):
     assert is_allowed(ask(headers, kind)) is allowed
 
 
+@pytest.mark.parametrize(("method", "allowed"), [("GET", True), ("HEAD", True), ("POST", False), ("DELETE", False)])
+def test_only_links_of_other_sites_open_the_page_and_not_their_forms(method, allowed):
+    headers = {**OWN, "sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    assert is_allowed(ask(headers, method=method)) is allowed
+
+
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 def test_a_token_is_needed_from_elsewhere(kind):
     host = {"host": "192.168.0.7:7817"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,21 @@ def test_a_home_that_cannot_be_made_is_reported(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be the home folder"):
         Home(tmp_path / "file" / "home")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no such permissions")
+def test_the_token_is_never_in_a_file_that_others_can_read(home, monkeypatch):
+    modes: list[int] = []
+    write = Path.write_text
+
+    def watched(self, *arguments, **options):
+        modes.append(self.stat().st_mode & 0o777)
+        return write(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "chmod", lambda self, mode: None)  # which comes too late
+    monkeypatch.setattr(Path, "write_text", watched)
+    home.token()
+    assert modes == [0o600]
 
 
 def test_a_home_has_one_server(home):

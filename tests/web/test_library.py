@@ -59,7 +59,7 @@ def test_words_in_other_layouts_are_found_by_a_look_inside(home):
     file = word(home.folder("outputs"), "zyzzo")
     convert(file, home.folder("outputs") / "zyzzo.pt")
     Image.new("RGB", (8, 8)).save(home.folder("outputs") / "picture.png")
-    others = list(other_files(home.folder("outputs")))
+    others = other_files(home)
     assert [other.name for other in others] == ["picture.png", "zyzzo.pt"]
     looked = [word_from(other, work.inspect(other)) for other in others]
     assert looked[0] is None

@@ -32,6 +32,27 @@ def test_an_empty_form_says_what_to_do_and_keeps_what_is_typed(start, tab: Page,
     expect(tab.get_by_label("Prompts, one")).to_have_value("a photo of {word}\na {word} on a blue background")
 
 
+def test_only_the_folder_of_masks_is_opened_and_not_what_is_typed_on_the_way(start, tab: Page, tmp_path):
+    """A path is typed in parts, which are folders, too; what the page may read is written down."""
+    home, masks = Home(tmp_path / "home"), tmp_path / "mine" / "masks"
+    masks.mkdir(parents=True)
+    server = start()
+    tab.goto(f"{server.url}/new")
+    tab.get_by_text("Masks: learn only from a part").click()
+    field = tab.get_by_label("Folder of masks")
+    field.fill(str(masks.parent))
+    tab.wait_for_timeout(1500)
+    assert home.named("datasets") == [home.folder("datasets")]
+    field.fill(f"{masks}x")
+    field.press("Enter")
+    expect(tab.get_by_text("masksx is not a folder")).to_be_visible()
+    field.fill(str(masks))
+    field.blur()
+    tab.wait_for_timeout(1500)
+    assert home.named("datasets") == [home.folder("datasets"), masks]
+    assert home.read("draft.json", {})["masks"] == str(masks)
+
+
 def test_a_name_that_a_word_has_is_asked_about(start, tab: Page, tmp_path):
     images = make_images(tmp_path / "images", count=2, caption="a mychar4")
     home = Home(tmp_path / "home")

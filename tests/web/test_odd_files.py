@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from neonym.web.home import Home
 from neonym.web.images import query
-from neonym.web.library import read_word, words_in
+from neonym.web.library import other_files, read_word, words_in
 from support.data_sets import png
 
 LATIN = os.fsdecode(b"caf\xe9")  # a name in an encoding of the past
@@ -142,6 +142,9 @@ def test_links_to_elsewhere_are_not_shown(tmp_path):
     word_file(outputs, "mine")
     (outputs / "mine.md").symlink_to(elsewhere.with_suffix(".md"))
     (outputs / "mine-run").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "secret.pt").touch()
+    (outputs / "link.pt").symlink_to(tmp_path / "elsewhere" / "secret.pt")
+    assert other_files(home) == []
     (word,) = words_in(home)
     assert (word.token, word.card, word.verdict) == ("mine", None, None)
 

@@ -102,6 +102,17 @@ def test_a_process_with_the_same_number_is_not_ours():
         other.stop()  # would end this test
 
 
+def test_a_run_is_asked_to_stop_once(home, draft, monkeypatch):
+    asked: list[int] = []
+    monkeypatch.setattr(processes.Process, "stop", lambda process: asked.append(process.pid))
+    queue = Queue(home, ["cpu"])
+    entry = queue.add(draft)
+    queue.save(replace(entry, status="running", device="cpu", pid=5))
+    for _ in range(2):  # a double click, or two tabs
+        queue.stop(entry.id)
+    assert asked == [5]
+
+
 def test_a_run_that_ended_with_the_machine_goes_on_by_itself(home, draft):
     queue = Queue(home, ["cpu"])
     entry = queue.add(draft)

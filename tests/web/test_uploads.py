@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from neonym import UserError
-from neonym.web import images, uploads
-from neonym.web.uploads import LARGEST, safe_name, take_upload
+from neonym.web import images
+from neonym.web.uploads import LARGEST, Batch, safe_name, take_upload
 from support.coroutines import finished
 from support.data_sets import png
 
@@ -33,8 +33,8 @@ class Sent:
         path.write_bytes(self.data)
 
 
-def take(folder: Path, name: str, data: bytes) -> Path:
-    return finished(take_upload(folder, Sent(name, data)))
+def take(folder: Path, name: str, data: bytes, batch: Batch | None = None) -> Path:
+    return finished(take_upload(folder, Sent(name, data), batch))
 
 
 @pytest.mark.parametrize(
@@ -104,4 +104,37 @@ def test_two_uploads_of_one_name_at_the_same_time_are_both_kept(tmp_path):
 
     finished(both())
     assert len(list(tmp_path.glob("a*.png"))) == 8
-    assert uploads.free_path(tmp_path, "b.png") == tmp_path / "b.png"
+
+
+@pytest.mark.parametrize("order", [("IMG_1.png", "IMG_1.txt"), ("IMG_1.txt", "IMG_1.png"), ("IMG_1.txt", "IMG_1.PNG")])
+def test_an_image_whose_name_is_taken_keeps_its_own_caption(tmp_path, order):
+    take(tmp_path, next(name for name in order if name != "IMG_1.txt"), png())  # without a caption
+    for text in (b"the second", b"the third"):
+        batch = Batch(order)
+        for name in order:
+            take(tmp_path, name, png() if name != "IMG_1.txt" else text, batch)
+    texts = {path.stem: path.read_text() for path in tmp_path.glob("*.txt")}
+    assert texts == {"IMG_1-2": "the second", "IMG_1-3": "the third"}
+    assert {path.stem for path in tmp_path.iterdir() if path.suffix != ".txt"} == {"IMG_1", *texts}
+
+
+def test_a_caption_that_comes_alone_replaces_that_of_its_image(tmp_path):
+    take(tmp_path, "a.txt", b"before its image")
+    take(tmp_path, "a.png", png())
+    take(tmp_path, "a.txt", b"corrected")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "a.txt"}
+    assert (tmp_path / "a.txt").read_text() == "corrected"
+
+
+def test_names_that_become_the_same_keep_their_captions(tmp_path):
+    names = ("a?.png", "a*.png", "a?.txt", "a*.txt")
+    batch = Batch(names)
+    for name in names:
+        take(tmp_path, name, png() if name.endswith(".png") else name.encode(), batch)
+    assert (tmp_path / "a_.txt").read_text() == "a?.txt"
+    assert (tmp_path / "a_-2.txt").read_text() == "a*.txt"
+
+
+def test_an_image_of_another_format_does_not_share_the_caption_of_an_earlier_one(tmp_path):
+    take(tmp_path, "a.png", png())
+    assert take(tmp_path, "a.bmp", png()).name == "a-2.bmp"

@@ -25,15 +25,16 @@ A_DAY = 86_400  # seconds: writing a file never takes that long
 
 
 @contextmanager
-def atomic_write(path: Path, lasting: bool = False) -> Iterator[Path]:
+def atomic_write(path: Path, lasting: bool = False, private: bool = False) -> Iterator[Path]:
     """Yield a temporary file beside `path`, which replaces `path` when the block succeeds and is removed when it fails.
 
     With `lasting`, the file is flushed to disk first, so that `path` has its old or its new content after a power cut.
+    With `private`, only its owner can read it from the beginning, where the system has such permissions.
     The block must write to the file that it gets and not replace it, so that `clear_leftovers` finds it locked.
     """
     part = part_of(path)
     try:
-        with held(part):
+        with held(part, 0o600 if private else 0o666):
             yield part
             if lasting:
                 sync(part)
@@ -52,15 +53,15 @@ def part_of(path: Path) -> Path:
 
 
 @contextmanager
-def held(part: Path) -> Iterator[None]:
+def held(part: Path, mode: int = 0o666) -> Iterator[None]:
     """Create a file and lock it during the block, where the system can lock and replace open files.
 
-    Raises OSError if the file cannot be created.
+    `mode` holds its permissions, less the umask. Raises OSError if the file cannot be created.
     """
     if sys.platform == "win32":
         yield
         return
-    handle = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
+    handle = os.open(part, os.O_RDWR | os.O_CREAT, mode)
     try:
         lock(handle)
         yield

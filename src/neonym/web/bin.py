@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neonym import UserError
-from neonym.io.atomic import atomic_write
+from neonym.io.atomic import PART, atomic_write
 from neonym.web.disk import reporting_disk_errors
 from neonym.web.home import Home
 from neonym.web.images import changed
@@ -71,7 +71,8 @@ def contents_of_bin(home: Home) -> list[Deleted]:
 def read_deleted(folder: Path) -> Deleted | None:
     """Return what a folder in the bin holds, or None if it holds nothing."""
     try:
-        names = sorted(path.name for path in folder.iterdir() if path.name != ORIGINS and not path.name.startswith("."))
+        found = (path.name for path in folder.iterdir())
+        names = sorted(name for name in found if name != ORIGINS and not PART.fullmatch(name))
     except OSError:
         return None
     known = read_origins(folder / ORIGINS)

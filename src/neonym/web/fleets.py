@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from neonym.web.home import Home
+from neonym.web.images import changed
 from neonym.web.json_lines import appended, take
 
-LOG = "fleet.jsonl"
+LOG, EVENTS = "fleet.jsonl", "events.jsonl"
 STATES = ("waiting", "running", "learned", "weak", "not learned", "failed")
 
 
 @dataclass
 class FleetWord:
-    """A word of a fleet, as its log describes it."""
+    """A word of a fleet, with what is known about it."""
 
     name: str
     state: str = "waiting"
     step: int = 0
     files: tuple[str, ...] = ()  # below the folder of the fleet
     text: str = ""  # its reason and advice, or its error
+    worker: str = ""  # that trains it
 
 
 @dataclass
@@ -30,13 +34,19 @@ class Fleet:
 
     folder: Path
     words: dict[str, FleetWord] = field(default_factory=dict)
-    shards: dict[str, list[str]] = field(default_factory=dict)  # worker -> the words that it trains
     is_running: bool = False
     position: int = 0
     rest: bytes = b""
 
     def read(self) -> bool:
-        """Take the lines that were appended to the log, and return whether there were any."""
+        """Take all lines that were appended to the log, and return whether there were any."""
+        is_new = False
+        while self.read_part():
+            is_new = True
+        return is_new
+
+    def read_part(self) -> bool:
+        """Take the next lines of the log, as many as are read at once, and return whether there were any."""
         file = self.folder / LOG
         try:
             size = file.stat().st_size
@@ -52,15 +62,17 @@ class Fleet:
         return True
 
     def on_started(self, event: dict[str, Any]) -> None:
-        self.is_running, self.shards = True, {}
+        self.is_running = True
         self.words = {name: self.words.get(name, FleetWord(name)) for name in map(str, event["words"])}
-        self.wait([word.name for word in self.words.values() if word.state in ("running", "failed")])
+        for word in self.words.values():
+            if word.state in ("running", "failed"):  # failed words are tried again
+                word.state, word.text = "waiting", ""
 
     def on_shard(self, event: dict[str, Any]) -> None:
-        names = [str(name) for name in event["words"]]
-        self.shards[str(event["worker"])] = names
-        for name in names:
-            self.words.setdefault(name, FleetWord(name)).state = "running"
+        worker = str(event["worker"])
+        for name in map(str, event["words"]):
+            word = self.words.setdefault(name, FleetWord(name))
+            word.state, word.worker = "running", worker
 
     def on_word(self, event: dict[str, Any]) -> None:
         name, state = str(event["word"]), str(event["ending"])
@@ -70,21 +82,31 @@ class Fleet:
         self.words[name] = FleetWord(name, state if state in STATES else "waiting", int(event["step"]), files, text)
 
     def on_died(self, event: dict[str, Any]) -> None:
-        self.wait(self.shards.pop(str(event["worker"]), []))
+        worker = str(event["worker"])
+        self.wait(word for word in self.words.values() if word.worker == worker)
+
+    def on_lost(self, event: dict[str, Any]) -> None:
+        self.on_died(event)
 
     def on_stopped(self, event: dict[str, Any]) -> None:
         del event
         self.is_running = False
-        self.wait(list(self.words))
+        self.wait(self.words.values())
 
     def on_ended(self, event: dict[str, Any]) -> None:
         self.on_stopped(event)
 
-    def wait(self, names: list[str]) -> None:
+    def wait(self, words: Iterable[FleetWord]) -> None:
         """Note that words which have not ended wait."""
-        for name in names:
-            if name in self.words and self.words[name].state in ("running", *(("failed",) if self.is_running else ())):
-                self.words[name].state = "waiting"
+        for word in words:
+            if word.state == "running":
+                word.state = "waiting"
+
+    def silence(self) -> float:
+        """Return the seconds since the fleet or one of the words that it trains reported something."""
+        running = (name for name, word in self.words.items() if word.state == "running")
+        files = (self.folder / LOG, *(self.folder / name / f"{name}-run" / EVENTS for name in running))
+        return max(0.0, time.time() - max(map(changed, files)) / 1e9)
 
     def counts(self) -> dict[str, int]:
         """Return how many words are in each state in which there are any."""

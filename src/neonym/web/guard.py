@@ -51,20 +51,23 @@ class Guard:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         send = with_headers(send)
         given = token_in_query(scope)
-        if self.is_foreign(headers) or not self.is_token(given or self.token_in_cookie(headers)):
+        if self.is_foreign(headers, scope.get("method", "GET")) or not self.is_token(
+            given or self.token_in_cookie(headers)
+        ):
             await refuse(scope, receive, send)
         elif self.token and given and scope.get("method") == "GET":
             await self.redirect(scope, send)
         else:
             await self.app(scope, receive, send)
 
-    def is_foreign(self, headers: dict[str, str]) -> bool:
+    def is_foreign(self, headers: dict[str, str], method: str) -> bool:
         """Return whether a request comes from another site, or was sent to another name than the page's."""
         host, origin = headers.get("host", ""), headers.get("origin")
         if self.hosts and host_name(host) not in self.hosts:
             return True
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-            return headers.get("sec-fetch-mode") != "navigate"  # a link from elsewhere may open the page
+            is_link = headers.get("sec-fetch-mode") == "navigate" and method in ("GET", "HEAD")
+            return not is_link  # from elsewhere, which may open the page
         return origin is not None and origin not in (f"http://{host}", f"https://{host}")
 
     def token_in_cookie(self, headers: dict[str, str]) -> str:

@@ -49,8 +49,7 @@ class Home:
     def write_private(self, name: str, text: str) -> Path:
         """Write a file that only its owner can read in the home folder, and return it. Raises UserError."""
         file = self.root / name
-        with reporting_disk_errors(file), atomic_write(file) as part:
-            part.chmod(0o600)
+        with reporting_disk_errors(file), atomic_write(file, private=True) as part:
             part.write_text(text, encoding="utf-8")
         return file
 

@@ -27,5 +27,5 @@ def take(reader: object, line: bytes) -> None:
         handler = getattr(reader, f"on_{event['event']}", None)
         if handler is not None:
             handler(event)
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return

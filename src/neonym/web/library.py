@@ -91,8 +91,13 @@ def read_word(file: Path) -> Word | None:
     )
 
 
-def other_files(folder: Path) -> Iterator[Path]:
-    """Yield the files in a folder that may be words in other layouts, which only a look inside tells."""
+def other_files(home: Home) -> list[Path]:
+    """Return the files in all output folders that may be words in other layouts, which only a look inside tells."""
+    return [file for folder in home.named("outputs") for file in other_files_in(folder) if home.allows(file)]
+
+
+def other_files_in(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder that may be words in other layouts, wherever links lead."""
     for path in sorted(path for path in folder.glob("*") if path.suffix.lower() in OTHERS and path.is_file()):
         if size_of(path) <= SMALL:
             yield path

@@ -236,9 +236,12 @@ class Queue:
 
     @alone
     def stop(self, id: str) -> None:
-        """Stop a run after its current step, or take a waiting one off the queue; it can go on later."""
+        """Stop a run after its current step, or take a waiting one off the queue; it can go on later.
+
+        A run is asked only once, as it ends without saving when it is asked again.
+        """
         entry = self.entry(id)
-        if entry is None or entry.status not in OPEN:
+        if entry is None or entry.status not in ("waiting", "running"):
             return
         if entry.status == "waiting":
             self.save(replace(entry, status="stopped"))

@@ -15,7 +15,7 @@ from neonym.web.home import Home, plain_values
 from neonym.web.images import changed
 from neonym.web.library import STEP
 from neonym.web.model_list import ModelList
-from neonym.web.queue import Entry, Queue
+from neonym.web.queue import ACTIVE, Entry, Queue
 from neonym.web.work import Workers, inspect
 
 
@@ -39,13 +39,15 @@ class State:
     def use(self, entry: Entry, file: Path) -> Path:
         """Make the word of a step the word of its run, and return its file. The one before goes to the bin.
 
-        Raises UserError if the disk refuses.
+        Raises UserError if the run goes on, or if the disk refuses: the word is then what it was.
         """
         target = Path(entry.run_folder).with_name(STEP.sub("", file.stem) + file.suffix)
         if not (self.home.allows(file) and self.home.allows(target)):
             raise UserError("is outside of the folders of this page", str(file))
-        if target.is_file():
-            to_bin(self.home, [target])
+        if any(each.status in ACTIVE and each.run_folder == entry.run_folder for each in self.queue.entries()):
+            raise UserError("would be replaced at the end of its run, which goes on", target.name, "Stop the run first")
         with reporting_disk_errors(target), atomic_write(target, lasting=True) as part:
             shutil.copyfile(file, part)
+            if target.is_file():  # only now, as the disk may be full
+                to_bin(self.home, [target])
         return target

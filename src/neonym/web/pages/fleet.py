@@ -14,6 +14,7 @@ from neonym.web.pages.frame import card, dim, page
 from neonym.web.state import State
 
 EVERY = 2.0  # seconds between two looks
+QUIET = 5  # minutes without a report, after which the command of a fleet may have been ended
 COLUMNS = [
     {"name": name, "label": label, "field": name, "sortable": True, "align": "left"}
     for name, label in (("word", "Word"), ("state", "State"), ("step", "Steps"), ("text", "Reason and advice"))
@@ -40,17 +41,26 @@ def fleet_page(state: State) -> None:
 
             def refresh() -> None:
                 if fleet.read():
-                    head.text, table.rows = headline(fleet), rows(fleet)
+                    table.rows = rows(fleet)
+                head.text = headline(fleet)
 
             ui.timer(EVERY, refresh)
 
 
 def headline(fleet: Fleet) -> str:
-    """Return how many words are in each state, and whether the fleet goes on."""
+    """Return how many words are in each state, and whether it goes on."""
     counts = ", ".join(f"{count} {state}" for state, count in fleet.counts().items())
-    return (
-        f"{len(fleet.words)} words: {counts or 'none yet'}. {'It is running.' if fleet.is_running else 'It has ended.'}"
-    )
+    return f"{len(fleet.words)} words: {counts or 'none yet'}. {whether_running(fleet)}"
+
+
+def whether_running(fleet: Fleet) -> str:
+    """Return whether a fleet goes on; a command that was killed says nothing any more."""
+    if not fleet.is_running:
+        return "It has ended."
+    minutes = int(fleet.silence() / 60)
+    if minutes < QUIET:
+        return "It is running."
+    return f"It has not reported for {minutes} min: its command may have been ended."
 
 
 def rows(fleet: Fleet) -> list[dict[str, object]]:

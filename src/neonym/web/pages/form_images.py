@@ -12,7 +12,7 @@ from neonym.web.pages.captions import Captions
 from neonym.web.pages.form_state import FormState
 from neonym.web.pages.frame import telling
 from neonym.web.pages.upload_field import upload_field
-from neonym.web.uploads import safe_name, take_upload
+from neonym.web.uploads import Batch, Upload, safe_name, take_upload
 
 
 class ImageFields:
@@ -21,6 +21,7 @@ class ImageFields:
     def __init__(self, form: FormState):
         self.form = form
         self.captions = Captions(form.draft, form.changed)
+        self.masks_path = str(form.draft.values.get(MASKS, ""))  # as it was typed last
 
     def build(self) -> None:
         """Show the fields, and the images of the folder that is chosen."""
@@ -32,9 +33,11 @@ class ImageFields:
         ).props("outlined dense stack-label").classes("w-full")  # fmt: skip
         self.captions.build()
         with ui.expansion("Masks: learn only from a part of each image").classes("w-full"):
-            masks = ui.input("Folder of masks, images of the same names: white counts, black does not",
-                             value=self.form.draft.values.get(MASKS, ""), on_change=telling(self.take_masks))  # fmt: skip
-            masks.props("outlined dense stack-label debounce=400").classes("w-full")
+            label = "Folder of masks, images of the same names: white counts, black does not"
+            self.masks = ui.input(label, value=self.masks_path)
+            self.masks.props("outlined dense stack-label").classes("w-full")
+            for end in ("blur", "keydown.enter"):  # only then is the path complete
+                self.masks.on(end, telling(self.take_masks))
         if chosen and self.form.state.home.allows(Path(chosen)):
             self.captions.show(self.data_set(Path(chosen)))
 
@@ -56,19 +59,21 @@ class ImageFields:
             self.captions.show(self.data_set(folder))
             self.form.changed()
 
-    def take_masks(self, event: events.ValueChangeEventArguments) -> None:
-        """Take the folder of masks, once it is one."""
-        path = Path(event.value or "").expanduser()
-        if not event.value or path.is_dir():
-            folder = str(self.form.state.home.name("datasets", str(path))) if event.value else ""
-            self.form.draft.set(MASKS, folder)
-            self.captions.show_page()
-            self.form.changed()
+    def take_masks(self) -> None:
+        """Take the folder of masks, if it is another one. Raises UserError if it is none."""
+        path = (self.masks.value or "").strip()
+        if path == self.masks_path:
+            return
+        self.masks_path = path
+        folder = str(self.form.state.home.name("datasets", path)) if path else ""
+        self.form.draft.set(MASKS, folder)
+        self.captions.show_page()
+        self.form.changed()
 
-    async def take_upload(self, event: events.UploadEventArguments) -> None:
+    async def take_upload(self, upload: Upload, batch: Batch) -> None:
         """Take an uploaded image or caption into a folder of the home folder, named after the word."""
         folder = self.form.state.home.folder("datasets") / safe_name(self.form.word or "images")
-        await take_upload(folder, event.file)
+        await take_upload(folder, upload, batch)
         self.form.draft.set("train_data_dir", str(folder))
         self.folder.set_options(self.data_sets(), value=str(folder))
         self.captions.show(self.data_set(folder))

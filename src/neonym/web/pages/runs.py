@@ -22,9 +22,8 @@ def runs_page(state: State) -> None:
         with page("Runs", "/runs"):
             list_of_runs = RunList(state)
             with ui.row().classes("items-center gap-2"):
-                ui.switch(
-                    "Pause the queue", value=state.queue.paused, on_change=lambda e: state.queue.pause(bool(e.value))
-                )
+                pause = telling(lambda event: state.queue.pause(bool(event.value)))
+                ui.switch("Pause the queue", value=state.queue.paused, on_change=pause)
                 names = ", ".join(state.queue.devices)
                 dim(f"One run at a time on each of: {names}." if "," in names else "One run at a time.")
             list_of_runs.build()

@@ -42,7 +42,7 @@ def words_page(state: State) -> None:
                 dim(f"{len(found) - MOST} older words are not shown.")
             folders(state)
         await ui.context.client.connected()  # a look into other files takes seconds
-        for file in [file for folder in state.home.named("outputs") for file in other_files(folder)][:MOST]:
+        for file in other_files(state.home)[:MOST]:
             word = word_from(file, await state.inspected(file))
             if word is not None:
                 with grid:
