@@ -15,6 +15,7 @@ EXCEPTIONS = {  # file -> why it may name a family, or a part of one
     "config/compute_settings.py": "help texts about the U-Net, as in sd-scripts",
     "config/generate.py": "likewise: --v1, --v2, --sdxl, and the sizes that only SDXL reads",
     "config/rules.py": "sd-scripts' flags that name a family",
+    "web/models.py": "names of folders in other programs",
     "cli/entry.py": "sdxl_train_textual_inversion.py is a script of sd-scripts",
     "models/registry.py": "the list of the families",
     "models/tokenizers/clip.py": "a chunk of CLIP",

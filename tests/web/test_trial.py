@@ -42,7 +42,7 @@ def test_two_words_and_their_seeds_are_one_sheet_with_the_same_seeds():
 
 def test_strengths_lie_side_by_side_with_a_row_for_each_seed_and_prompt():
     trial = Trial((ONE,), ("a {word}", "two {word}"), seeds=2, strengths=STRENGTHS)
-    assert trial.heads() == ["strength 0.5", "strength 0.75", "strength 1", "strength 1.25", "strength 1.5"]
+    assert trial.heads() == ["strength 0.5", "strength 0.8", "strength 1", "strength 1.2", "strength 1.5"]
     rows = trial.rows(files_of(trial))
     assert [label for label, _ in rows] == [f"{p} zyzzo, seed {s}" for p in ("a", "two") for s in (1, 2)]
     assert rows[3][1] == [Path(f"one two {{word}} {strength} 2") for strength in STRENGTHS]

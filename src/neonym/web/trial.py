@@ -11,7 +11,7 @@ from typing import Any
 from neonym import UserError
 from neonym.web.library import Word
 
-STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5)
+STRENGTHS = (0.5, 0.8, 1.0, 1.2, 1.5)
 MOST = 100  # images of one trial
 
 
