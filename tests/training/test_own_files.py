@@ -262,9 +262,9 @@ def test_a_damaged_verdict_is_reported_and_the_run_stays_finished(finished, caps
 
 def test_a_report_skips_damaged_events(tmp_path):
     events = tmp_path / "events.jsonl"
-    lines = ['{"event": "evaluated", "step": 9, "losses": [1.0]}', '{"event": "started"}', "null", '{"ev', "\x00", "[1]",
-             '{"event": "evaluated", "step": 5, "losses": [0.5]}', '{"event": "evaluated"}', '{"event": "evaluated", "st']  # fmt: skip
+    lines = ['{"event": "evaluated", "step": 9, "loss": 1.0}', '{"event": "started"}', "null", '{"ev', "\x00", "[1]",
+             '{"event": "evaluated", "step": 5, "loss": 0.5}', '{"event": "evaluated"}', '{"event": "evaluated", "st']  # fmt: skip
     events.write_text("\n".join(lines))
-    assert evaluations(events) == [(5, [0.5])]
+    assert evaluations(events) == [(5, 0.5)]
     events.unlink()
     assert evaluations(events) == []
