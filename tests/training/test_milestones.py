@@ -87,7 +87,7 @@ def test_retention_counts_steps_as_sd_scripts_does(run_for, every, keep, left):
     store = CheckpointStore(ready.complete_plan())
     store.folder.parent.mkdir(parents=True)
     for done in range(every, max(left) + 1, every):
-        store.file("mychar4", f"-step{done:08d}").touch()
+        store.file(f"-step{done:08d}").touch()
         store.remove_older(r"-step(\d{8})", every, done - keep, 0)
         if done in left:
             assert names(ready.run) == [f"mychar4-step{number:08d}.safetensors" for number in left[done]]

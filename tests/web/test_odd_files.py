@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from urllib.parse import quote
@@ -98,7 +99,7 @@ def test_names_that_are_not_unicode_break_no_page(start, tab: Page, tmp_path):
     expect(tab.get_by_text("Restored:")).to_be_visible()
     assert file.is_file()
     assert not [response for response in responses if response[0] >= 400]
-    assert "Traceback" not in server.log.read_text()
+    assert errors_in(server.log.read_text()) == []
 
 
 HOSTILE_METADATA = {
@@ -112,6 +113,12 @@ HOSTILE_METADATA = {
         "neonym.settings": json.dumps({"learning_rate": {"a": 1}, "max_train_steps": [1], "num_vectors_per_token": "\ud800"}),
     },
 }  # fmt: skip
+
+
+def errors_in(log: str) -> list[str]:
+    """Return the errors in the log of a server, without requests that the browser gave up, for example for a thumbnail."""
+    found = re.findall(r"^([\w.]+(?:Error|Exception)\b.*)$", log, re.MULTILINE)
+    return [error for error in found if "No response returned" not in error]
 
 
 @pytest.mark.parametrize("kind", HOSTILE_METADATA)
@@ -129,7 +136,7 @@ def test_hostile_metadata_break_no_page(start, tab: Page, tmp_path, kind):
     opened(tab, f"{server.url}/word?{query(file=file)}", "In other programs")
     opened(tab, f"{server.url}/new?{query(like=file)}", "6. Check and train")
     expect(tab.get_by_text("Checking...")).to_be_hidden()
-    assert "Traceback" not in server.log.read_text()
+    assert errors_in(server.log.read_text()) == []
 
 
 def test_links_to_elsewhere_are_not_shown(tmp_path):
