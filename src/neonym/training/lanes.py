@@ -214,9 +214,9 @@ class Lanes:
                 self.leave(lane)
                 lane.end(result)
         except UserError as error:
+            self.leave(lane)
             if len(self.lanes) == 1 or self.accelerator.num_processes > 1:
                 raise
-            self.leave(lane)
             lane.end(error)
 
     def save_all(self) -> list[int]:

@@ -56,7 +56,7 @@ def train_plans(
                 raise
             raise lost_process_error(together, error) from error
         except UserError:  # of one of several words, if there are several processes
-            together.save_all()
+            together.save_all()  # the others
             raise
     except BaseException as error:  # including KeyboardInterrupt: listeners end with the run
         for lane in own:
