@@ -1,5 +1,7 @@
 """Make the screenshots of docs/web.md: a page on an empty home folder, on which a word is taught in a real Chromium.
 
+The last picture is of the example fleet, which a command trains into the same output folder.
+
     python -m tools.web_screenshots [--folder docs/web]
 
 It needs `neonym[web]`, playwright and Chromium, and takes some minutes.
@@ -21,6 +23,8 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
+
+from neonym.web.home import Home
 
 STEPS = 100
 LONG = 20 * 60_000  # milliseconds
@@ -78,6 +82,23 @@ def try_word(page: Page, url: str, folder: Path) -> None:
     shoot(page, folder / "words.png")
 
 
+def watch_fleet(page: Page, url: str, home: Path, folder: Path) -> None:
+    """Train the example fleet, and take a picture of its page while the last word learns."""
+    output = Home(home).folder("outputs")
+    command = [sys.executable, "-m", "neonym", "fleet", "examples/fleet/plan.toml", f"--output_dir={output}"]
+    process = subprocess.Popen([*command, "--workers=1", "--shard=1"], stdout=subprocess.DEVNULL)
+    try:
+        while not (output / "fleet.jsonl").exists() and process.poll() is None:
+            time.sleep(1)
+        page.goto(f"{url}/fleet?folder={output}")
+        expect(page.get_by_text(re.compile("3 words: 1 running, "))).to_be_visible(timeout=LONG)
+        shoot(page, folder / "fleet.png")
+        process.wait()
+    finally:
+        process.terminate()
+        process.wait()
+
+
 def main() -> None:
     """Write the screenshots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -90,6 +111,7 @@ def main() -> None:
         page = browser.new_page(viewport=SIZE)  # pyright: ignore[reportArgumentType]
         teach(page, url, folder)
         try_word(page, url, folder)
+        watch_fleet(page, url, Path(home), folder)
         browser.close()
 
 
