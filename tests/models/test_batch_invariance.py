@@ -94,10 +94,3 @@ def test_cached_kernels_follow_changed_weights():
         F.conv2d(y, layer.weight, layer.bias, padding=1).sum().backward()
         assert torch.allclose(x.grad, y.grad, atol=1e-5)  # pyright: ignore
         layer.weight.mul_(-2)
-
-
-def test_autocast_computes_in_its_own_precision():
-    layer = nn.Conv2d(4, 4, 3, padding=1)
-    make_batch_invariant(layer)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert layer(torch.randn(1, 4, 8, 8)).dtype == torch.bfloat16

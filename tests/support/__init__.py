@@ -6,6 +6,6 @@ import torch
 
 WORD = "mychar4"
 # whether this CPU computes a sample to the same bits in every batch and on any threads (models/batch_invariance.py)
-BATCH_INVARIANT = torch.backends.cpu.get_cpu_capability() == "AVX2"
+BATCH_INVARIANT = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 ROOT = Path(__file__).parent.parent.parent
 GOLDEN = ROOT / "tests" / "golden"  # sd-scripts' own results

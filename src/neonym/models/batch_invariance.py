@@ -9,42 +9,14 @@ lists what AVX-512 still rounds differently).
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SMALL = 20480  # numbers in one image, up to which torch convolves it with a separate routine
+from neonym.models.packed_convolution import can_pack, packed_convolution
+
 ROWS = 16  # matrix products whose row count is a multiple of this use one routine
 SHARED = 1024  # pixels, from which threads share an image that is channels-last
-
-
-class _SingleImageConv(torch.autograd.Function):
-    """A convolution of one image with the routine for batches, from [1,I,H,W] to [1,O,h,w].
-
-    Only `x` gets a gradient.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: BatchInvariantConv2d) -> Tensor:
-        ctx.layer, ctx.shape = layer, x.shape
-        how = (layer.padding, layer.stride, layer.dilation, layer.groups)
-        return torch.mkldnn_convolution(x, layer.weight, layer.bias, *how)  # pyright: ignore
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        layer, grad = ctx.layer, grads[0]
-        if layer.stride == (1, 1) and layer.groups == 1:  # the gradient is also a convolution
-            sides = zip(layer.dilation, layer.kernel_size, layer.padding, strict=True)
-            around = [d * (k - 1) - int(p) for d, k, p in sides]
-            return torch.mkldnn_convolution(
-                grad, layer.transposed_kernel(), None, around, (1, 1), layer.dilation, 1
-            ), None
-        x = grad.new_empty(()).expand(2, *ctx.shape[1:])  # only its shape is read
-        how = (layer.stride, layer.padding, layer.dilation, False, (0, 0), layer.groups, (True, False, False))
-        back = torch.ops.aten.convolution_backward(torch.cat([grad, grad]), x, layer.weight, None, *how)[0]
-        return back[:1], None
 
 
 class BatchInvariantLinear(nn.Linear):
@@ -61,32 +33,13 @@ class BatchInvariantLinear(nn.Linear):
 
 
 class BatchInvariantConv2d(nn.Conv2d):
-    """A convolution that uses one routine always: a matrix product if it is 1x1, else the one for batches of images."""
-
-    cached_kernel: tuple[tuple[int, int], Tensor] | None = None  # address and version of the weights, kernel
+    """A convolution that uses one routine always: a matrix product if it is 1x1, else oneDNN's with packed weights."""
 
     def forward(self, input: Tensor) -> Tensor:
         if self.kernel_size == self.stride == (1, 1) and self.padding == (0, 0) and self.groups == 1:
             pixels = input.movedim(1, 3)  # channels last
             return F.linear(pixels, self.weight.flatten(1), self.bias).movedim(3, 1)
-        if len(input) > 1 or input.numel() > SMALL or not self.is_supported(input):
-            return super().forward(input)
-        return _SingleImageConv.apply(input, self)  # pyright: ignore[reportReturnType]
-
-    def is_supported(self, input: Tensor) -> bool:
-        """Return whether oneDNN can convolve `input`: it pads with zeros only, and torch may be built without it."""
-        plain = input.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        return (
-            plain and self.padding_mode == "zeros" and self.padding != "same" and torch.backends.mkldnn.is_available()
-        )
-
-    def transposed_kernel(self) -> Tensor:
-        """Return the kernel flipped and transposed for gradients, [I,O,k,k]. It is cached until the weights change."""
-        now = (self.weight.data_ptr(), self.weight._version)
-        if self.cached_kernel is None or self.cached_kernel[0] != now:
-            kernel = self.weight.detach().flip(2, 3).transpose(0, 1)
-            self.cached_kernel = (now, kernel.contiguous(memory_format=torch.channels_last))
-        return self.cached_kernel[1]
+        return packed_convolution(input, self) if can_pack(self, input) else super().forward(input)
 
 
 class BatchInvariantGroupNorm(nn.GroupNorm):

@@ -74,9 +74,7 @@ class MicroBatches:
         device = self.accelerator.device
         batch = collate([sample], [0], run.loader.stack, device)
         with run.speaking(), peak_memory(device) as peak:
-            with self.accelerator.autocast():
-                losses = sample_losses(self.model, batch, self.objective)
-            losses.sum().backward()
+            sample_losses(self.model, batch, self.objective).sum().backward()
         run.state.concept.clear_gradients()
         most = MOST_ON_GPU if device.type == "cuda" else MOST_ON_CPU
         return max(1, min(most, int(SHARE_OF_FREE * free_memory(device) / max(peak.bytes, 1))))
@@ -94,9 +92,7 @@ class MicroBatches:
     def gradients(self, runs: Sequence[Session], batches: Sequence[Sequence[Slot]]) -> list[Tensor]:
         """Return the gradients of the words' rows, [n,W] each, from these micro-batches."""
         for batch in (joint_batch(slots, runs) for slots in batches):
-            with self.accelerator.autocast():
-                losses = sample_losses(self.model, batch, self.objective)
-            losses.sum().backward()
+            sample_losses(self.model, batch, self.objective).sum().backward()
         rows = [own for run in runs for own in run.state.concept.rows.values() if own.gradients is not None]
         found = [own.gradients.float() for own in rows if own.gradients is not None]
         for run in runs:

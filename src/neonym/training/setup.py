@@ -97,9 +97,7 @@ def errors_of_main_process(accelerator: Accelerator) -> Iterator[None]:
 
 
 def weight_dtype(accelerator: Accelerator) -> torch.dtype:
-    """Return the dtype of the frozen weights: the training precision on a GPU, float32 with autocast on a CPU."""
-    if accelerator.device.type == "cpu":
-        return torch.float32
+    """Return the dtype of the frozen weights and of their arithmetic."""
     return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
 
 

@@ -43,8 +43,7 @@ def train_step(
     sums = torch.zeros(len(concepts), dtype=exact(accelerator.device), device=accelerator.device)  # [N]
     scales = gradient_scales(concepts, accelerator.device)
     for batch in batches:
-        with accelerator.autocast():
-            losses = sample_losses(model, batch, objective) / counts[batch.concept]  # [B]
+        losses = sample_losses(model, batch, objective) / counts[batch.concept]  # [B]
         (losses if scales is None else losses * scales[batch.concept]).sum().backward()
         sums.index_add_(0, batch.concept, losses.detach().to(sums.dtype))
     losses = accelerator.reduce(sums, "sum").float()  # pyright: ignore[reportAttributeAccessIssue]

@@ -21,7 +21,7 @@ class KnownTexts:
 
     def __init__(self, forward: Callable[..., Any], vocabulary: int, limit: float = LIMIT):
         self.forward, self.vocabulary, self.limit = forward, vocabulary, limit
-        self.states: OrderedDict[tuple[bytes, bool], Tensor] = OrderedDict()  # [L,D] each
+        self.states: OrderedDict[bytes, Tensor] = OrderedDict()  # [L,D] each
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutput:
         """Return the last states [B,L,D] of ids [B,L]; padding that a mask [B,L] leaves out is not read."""
@@ -29,7 +29,7 @@ class KnownTexts:
         if int(ids.max()) >= self.vocabulary:
             return self.forward(input_ids, attention_mask=attention_mask)
         given = ids if attention_mask is None else torch.cat([ids, attention_mask.cpu()], dim=1)
-        keys = [(row.numpy().tobytes(), torch.is_autocast_enabled(input_ids.device.type)) for row in given]
+        keys = [row.numpy().tobytes() for row in given]
         first = {key: i for i, key in reversed([*enumerate(keys)])}  # where each text stands for the first time
         missing = [i for key, i in first.items() if key not in self.states]
         found = {key: self.states[key] for key in first if key in self.states}
@@ -41,7 +41,7 @@ class KnownTexts:
         self.keep(found)
         return BaseModelOutput(torch.stack([found[key] for key in keys]).to(input_ids.device))  # pyright: ignore
 
-    def keep(self, found: dict[tuple[bytes, bool], Tensor]) -> None:
+    def keep(self, found: dict[bytes, Tensor]) -> None:
         """Keep the states of texts as the latest ones, and forget the oldest above the limit."""
         for key, states in found.items():
             self.states[key] = states

@@ -93,12 +93,13 @@ def quiet_libraries() -> None:
 def moved_to_device(module: nn.Module, device: torch.device) -> nn.Module:
     """Return a part on its device. On a CPU it is made batch-invariant.
 
-    On a CPU, convolutions of images are faster with channels last; those of videos do not have this layout. fp16 weights
-    keep theirs, so that they stay in the memory-mapped file: a CPU does not compute with them.
+    On a CPU, convolutions of images are faster with channels last; those of videos do not have this layout. Weights that
+    are packed keep theirs, so that they stay in the memory-mapped file.
     """
-    if device.type == "cpu":
-        make_batch_invariant(module)
-    weights = list(module.parameters())
-    if device.type == "cpu" and weights[0].dtype != torch.float16 and all(own.ndim < 5 for own in weights):
-        return module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    return module.to(device)
+    if device.type != "cpu":
+        return module.to(device)
+    make_batch_invariant(module)
+    for layer in module.modules():
+        if type(layer) is nn.Conv2d and layer.weight.dtype != torch.float16:
+            layer.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return module

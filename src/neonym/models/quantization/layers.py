@@ -16,12 +16,6 @@ from neonym.models.storage import Scheme, SchemeRules
 TIED = ("lm_head",)  # output layers that share their weights with a token table
 
 
-def arithmetic(x: Tensor) -> torch.dtype:
-    """Return the precision in which a layer multiplies its input: that of autocast, or of the input."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
-
 class _Linear(torch.autograd.Function):
     """The function of a linear layer with quantized weights, from [...,I] to [...,O]. Only `x` gets a gradient."""
 
@@ -30,16 +24,15 @@ class _Linear(torch.autograd.Function):
         ctx: Any, x: Tensor, bias: Tensor | None, scheme: Scheme, numbers: Tensor, scale: Tensor, shape: tuple
     ) -> Tensor:
         ctx.save_for_backward(numbers, scale)
-        ctx.scheme, ctx.weight_shape, ctx.dtype = scheme, shape, x.dtype
-        dtype = arithmetic(x)
-        return F.linear(x.to(dtype), unpack(Packed(scheme, numbers, scale, shape), dtype), bias)
+        ctx.scheme, ctx.weight_shape = scheme, shape
+        return F.linear(x, unpack(Packed(scheme, numbers, scale, shape), x.dtype), bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         numbers, scale = ctx.saved_tensors
         weight = Packed(ctx.scheme, numbers, scale, ctx.weight_shape)
         grad = grads[0]
-        return (grad @ unpack(weight, grad.dtype)).to(ctx.dtype), None, None, None, None, None
+        return grad @ unpack(weight, grad.dtype), None, None, None, None, None
 
 
 class _Conv(torch.autograd.Function):
@@ -54,9 +47,8 @@ class _Conv(torch.autograd.Function):
         options: tuple,
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(numbers, scale)
-        ctx.scheme, ctx.weight_shape, ctx.dtype, ctx.shape, ctx.options = scheme, shape, x.dtype, x.shape, options
-        dtype = arithmetic(x)
-        return F.conv2d(x.to(dtype), unpack(Packed(scheme, numbers, scale, shape), dtype), bias, *options)
+        ctx.scheme, ctx.weight_shape, ctx.shape, ctx.options = scheme, shape, x.shape, options
+        return F.conv2d(x, unpack(Packed(scheme, numbers, scale, shape), x.dtype), bias, *options)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -64,7 +56,7 @@ class _Conv(torch.autograd.Function):
         weight = Packed(ctx.scheme, numbers, scale, ctx.weight_shape)
         grad = grads[0]
         back = conv2d_input(ctx.shape, unpack(weight, grad.dtype), grad, *ctx.options)
-        return back.to(ctx.dtype), None, None, None, None, None, None
+        return back, None, None, None, None, None, None
 
 
 class Quantized(nn.Module):
