@@ -13,9 +13,9 @@ from support import BATCH_INVARIANT
 from support.runs import threads
 
 
-@pytest.fixture(scope="module")
-def model():
-    return load_model("builtin:emoji", "cpu")
+@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["float32", "bf16"])
+def model(request):
+    return load_model("builtin:emoji", "cpu", request.param)
 
 
 def predicted(model, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -23,8 +23,8 @@ def predicted(model, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(5, 4, 16, 16, generator=generator)[:count]
     t = torch.tensor([3, 999, 500, 500, 70])[:count]
-    text = torch.randn(5, 77, 128, generator=generator)[:count].requires_grad_()
-    prediction = model.denoiser(x, t, text).sample
+    text = torch.randn(5, 77, 128, generator=generator)[:count].to(model.dtype).requires_grad_()
+    prediction = model.denoiser(x.to(model.dtype), t, text).sample
     prediction.square().flatten(1).mean(1).sum().backward()
     assert text.grad is not None
     return prediction.detach()[0], text.grad[0]

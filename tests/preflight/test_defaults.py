@@ -22,8 +22,8 @@ from neonym.models.registry import families
 from neonym.optim.rates import make_schedule
 from neonym.preflight.preflight import preflight
 from neonym.training.metadata import deciding_settings
+from neonym.training.precision import precision_on_cuda
 from neonym.training.resume import run_identity
-from neonym.training.setup import precision_on_cuda
 from support import ROOT, WORD
 from support.checks import check, check_flags, said, settings
 from support.data_sets import make_images, subset

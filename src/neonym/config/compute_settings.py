@@ -10,11 +10,11 @@ Precision = Literal["auto", "bf16", "fp8", "int8", "nf4"]
 class ComputeSettings(Section):
     """The settings of precision, memory and speed."""
 
-    mixed_precision: Literal["no", "fp16", "bf16"] | None = setting(
-        None,
-        "The precision of the frozen model's arithmetic (default: on a CUDA device what the model suggests: bf16 for "
-        "Stable Diffusion, or, without bf16, fp16 and for 2.x float32; float32 on other devices and for the built-in "
-        "model).",
+    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = setting(
+        "auto",
+        "The precision of the frozen model and its arithmetic; the word is always float32. auto: on a CUDA device what "
+        "the model suggests, bf16 for Stable Diffusion, or, without bf16, fp16 and for 2.x float32; bf16 on a CPU with "
+        "units for it; else float32, as for the built-in model.",
     )
     fit: Literal["auto", "off"] = setting(
         "auto",

@@ -7,7 +7,8 @@ thread, and 17 ms with packed weights. Frozen weights are packed once, and the r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,11 +21,10 @@ AS_IS = ("none", [], "")  # no activation follows
 
 @dataclass
 class _Packed:
-    """The packed weights of a layer: opaque tensors, each made when a pass needs it."""
+    """The packed weights of a layer, opaque tensors by the pass that needs them."""
 
     state: tuple[int, int]  # address and version of the weights that were packed
-    forward: Tensor | None = None
-    backward: Tensor | None = None
+    tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
 _packed: WeakKeyDictionary[nn.Conv2d, _Packed] = WeakKeyDictionary()
@@ -81,26 +81,22 @@ def uncovered(layer: nn.Conv2d, sides: torch.Size, small: torch.Size) -> list[in
 
 def forward_weights(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """Return the packed weights of a layer for inputs like `x` [B,I,H,W]."""
-    packed = packed_weights(layer)
-    if packed.forward is None:
-        how = (layer.padding, layer.stride, layer.dilation, layer.groups)
-        packed.forward = _ops._reorder_convolution_weight(layer.weight.detach(), *how, x.shape)
-    return packed.forward
+    how = (layer.padding, layer.stride, layer.dilation, layer.groups)
+    return packed_once(layer, "forward", lambda w: _ops._reorder_convolution_weight(w, *how, x.shape))
 
 
 def backward_weights(layer: nn.Conv2d, grad: Tensor, beyond: list[int]) -> Tensor:
     """Return the packed weights of a layer's transposed convolution for gradients like `grad` [B,O,h,w]."""
-    packed = packed_weights(layer)
-    if packed.backward is None:
-        how = (layer.padding, beyond, layer.stride, layer.dilation, layer.groups)
-        packed.backward = _ops._reorder_convolution_transpose_weight(layer.weight.detach(), *how, grad.shape)
-    return packed.backward
+    how = (layer.padding, beyond, layer.stride, layer.dilation, layer.groups)
+    return packed_once(layer, "backward", lambda w: _ops._reorder_convolution_transpose_weight(w, *how, grad.shape))
 
 
-def packed_weights(layer: nn.Conv2d) -> _Packed:
-    """Return the packed weights of a layer, new and empty ones if the weights have changed."""
+def packed_once(layer: nn.Conv2d, kind: str, pack: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return a layer's packed weights for a pass, which are packed again only if the weights have changed."""
     state = (layer.weight.data_ptr(), layer.weight._version)
     found = _packed.get(layer)
     if found is None or found.state != state:
         found = _packed[layer] = _Packed(state)
-    return found
+    if kind not in found.tensors:
+        found.tensors[kind] = pack(layer.weight.detach())
+    return found.tensors[kind]

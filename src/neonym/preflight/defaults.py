@@ -43,7 +43,7 @@ def with_defaults(run: RunConfig, source: ModelSource) -> tuple[RunConfig, UsedD
         used["save_every_n_steps"] = defaults.save_every_n_steps
     if run.eval.early_stop and not run.eval.eval_every_n_steps:
         used["eval_every_n_steps"] = defaults.eval_every_n_steps
-    if run.compute.mixed_precision is None:
+    if run.compute.mixed_precision == "auto":
         used["mixed_precision"] = defaults.mixed_precision
     if source.family.process == "flow":
         used |= flow_defaults(run.objective, source)

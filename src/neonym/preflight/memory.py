@@ -9,6 +9,7 @@ from dataclasses import replace
 from neonym.config.run import RunConfig
 from neonym.data.datasets import Dataset
 from neonym.errors import ModelError, Problem
+from neonym.models.loading.cpu_precision import is_bf16_on_cpu
 from neonym.models.loading.enough_memory import FLOAT32, may_have_gpu, memory_problem
 from neonym.models.loading.sizes import sizes_of
 from neonym.models.memory import GB, Choice, Step, estimate
@@ -41,11 +42,18 @@ def memory_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
         scheme = base if encoders == "auto" else scheme_of(encoders)
         storage = Storage(base, scheme, compute.blocks_to_swap or 0, waiting)
     try:
-        is_half = not on_cpu or (sys.platform == "darwin" and compute.mixed_precision in ("fp16", "bf16"))
-        problem = memory_problem(replace(source, storage=storage), on_cpu, HALF if is_half else FLOAT32)
+        width = HALF if not on_cpu or is_half_on_cpu(compute.mixed_precision, source) else FLOAT32
+        problem = memory_problem(replace(source, storage=storage), on_cpu, width)
     except ModelError as error:
         return error.problems
     return [problem] if problem else []
+
+
+def is_half_on_cpu(precision: str, source: ModelSource) -> bool:
+    """Return whether a setting of precision halves the weights of a model without CUDA."""
+    if precision == "auto":
+        return is_bf16_on_cpu(source)
+    return precision == "bf16" or (precision == "fp16" and sys.platform == "darwin")
 
 
 def scheme_of(precision: str) -> Scheme | None:

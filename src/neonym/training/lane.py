@@ -24,9 +24,10 @@ from neonym.training.measured_rates import with_measured_rates
 from neonym.training.memory import refuse_without_memory
 from neonym.training.metadata import settings_metadata
 from neonym.training.periodic import begin_evaluations, sample_if_due
+from neonym.training.precision import weight_dtype
 from neonym.training.resume import StartingPoint, find_starting_point
 from neonym.training.session import Session
-from neonym.training.setup import errors_of_main_process, weight_dtype
+from neonym.training.setup import errors_of_main_process
 from neonym.training.state import TrainState, restore
 
 

@@ -23,7 +23,8 @@ from neonym.runs.events import Encoded
 from neonym.runs.stop import Stop
 from neonym.text.words import clean
 from neonym.training.memory import idle_encoders, storage_of
-from neonym.training.setup import process_of, samples_at_once, weight_dtype
+from neonym.training.precision import weight_dtype
+from neonym.training.setup import process_of, samples_at_once
 from neonym.types import ImageRecord
 
 

@@ -20,7 +20,8 @@ from neonym.models.storage import Scheme, Storage
 from neonym.preflight.defaults import with_settings
 from neonym.preflight.memory import is_fitted, largest_step, scheme_of, without_rows
 from neonym.preflight.plan import TrainingPlan
-from neonym.training.setup import samples_at_once, weight_dtype
+from neonym.training.precision import weight_dtype
+from neonym.training.setup import samples_at_once
 
 
 def with_fit(

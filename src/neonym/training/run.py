@@ -17,7 +17,8 @@ from neonym.training.lane import Lane
 from neonym.training.lanes import Lanes, lost_process_error
 from neonym.training.load import KeptModel
 from neonym.training.memory import with_fit
-from neonym.training.setup import start_accelerator, with_precision
+from neonym.training.precision import with_precision
+from neonym.training.setup import start_accelerator
 
 
 def train_plans(

@@ -21,31 +21,11 @@ from neonym.models.process.diffusion import Diffusion
 from neonym.models.process.flow import Flow
 from neonym.models.process.noise import NoiseRules
 from neonym.models.source import ModelSource
-from neonym.preflight.defaults import with_settings
 from neonym.training.objective import Objective
 
 MINUTES = 10  # how long processes wait for each other
 MINUTES_WITH_SAMPLES = 120  # the first process generates sample images while the others wait
 GIB = 2**30
-
-
-def with_precision(run: RunConfig, source: ModelSource, note: Callable[[str], None]) -> RunConfig:
-    """Return the run with a precision: the user's, else the model's default on CUDA and float32 elsewhere."""
-    if run.compute.mixed_precision is not None:
-        return run
-    precision, default = "no", source.defaults.mixed_precision
-    if torch.cuda.is_available() and not run.compute.cpu:
-        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = precision_on_cuda(default.value, has_bf16)
-    if precision != "no":
-        note(f"note: --mixed_precision: {precision}, the {default}")
-    return with_settings(run, {"mixed_precision": precision})
-
-
-def precision_on_cuda(suits: str, has_bf16: bool) -> str:
-    """Return the first precision in `suits` ("bf16, else fp16") that the device has; all have "fp16" and "no"."""
-    first, _, other = suits.partition(", else ")
-    return first if has_bf16 or first != "bf16" else other or "no"
 
 
 def samples_at_once(run: RunConfig, source: ModelSource, device: torch.device) -> int | None:
@@ -94,11 +74,6 @@ def errors_of_main_process(accelerator: Accelerator) -> Iterator[None]:
         raise error
     for problem in filter(None, found):
         raise RefuseRun(problem.what, problem.where, problem.fix)
-
-
-def weight_dtype(accelerator: Accelerator) -> torch.dtype:
-    """Return the dtype of the frozen weights and of their arithmetic."""
-    return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
 
 
 def objective_of(run: RunConfig, source: ModelSource) -> Objective:
