@@ -1,14 +1,15 @@
 """Compare the speed of generation with that of diffusers' own pipeline, on the same model, prompts, seeds and steps.
 
     python -m benchmarks.generate --images 8 --steps 20
-    python -m benchmarks.generate --model sd15 --precision fp16 --side 512 --json benchmarks/results/generate-sd15.json
+    python -m benchmarks.generate --model sd1 --precision fp16 --side 512 --json benchmarks/results/generate-sd1.json
 
 Both generate the same images, in turn, several times; the best time of each counts, including guidance and decoding.
-diffusers' pipeline loads the model with its own loader. `sd15` is Stable Diffusion 1.5 at full size with random weights,
-which both share. Writes a JSON file to `benchmarks/results/`.
+diffusers' pipeline loads the model with its own loader. `sd1` and `sdxl` are models of full size with random weights.
+Writes a JSON file to `benchmarks/results/`.
 """
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.recovery import machine, write_json
-from benchmarks.step import make_model
+from benchmarks.recovery import write_json
+from benchmarks.step import device_name, model_folder
 from neonym.generation.pipeline import Pipeline
 from neonym.generation.request.jobs import Job
 from neonym.generation.samplers import make_scheduler
+from neonym.models.model import load_model
 from neonym.models.tokenizers.clip import CHUNK, ClipTokenizer
 
 PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -70,9 +72,7 @@ def compare(model, pipeline, side: int, images: int, batch: int, steps: int, sam
 
 
 def their_pipeline(model, device: torch.device, dtype: torch.dtype) -> Any:
-    """Return diffusers' pipeline, with weights of its own if there is a folder to load them from."""
-    if model.source.name == "sd15":
-        return around(model)
+    """Return diffusers' pipeline, with weights of its own."""
     import diffusers
 
     kind: Any = getattr(diffusers, model.source.family.pipeline)
@@ -122,11 +122,14 @@ def main() -> None:
     parser.add_argument("--precision", default="no", choices=list(PRECISIONS))
     parser.add_argument("--side", type=int, help="side of the images in pixels (default: the model's)")
     parser.add_argument("--model", default="builtin:emoji")
+    parser.add_argument("--models_dir", type=Path, help="where random models are kept (default: a temporary folder)")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/generate.json"))
     args = parser.parse_args()
     device, dtype = torch.device("cuda" if torch.cuda.is_available() else "cpu"), PRECISIONS[args.precision]
-    model = make_model(args.model, device, dtype)
-    pipeline, rows = their_pipeline(model, device, dtype), []
+    args.device = device.type
+    with tempfile.TemporaryDirectory() as temporary:
+        model = load_model(str(model_folder(args.model, args.models_dir or Path(temporary), args)), device, dtype)
+        pipeline, rows = their_pipeline(model, device, dtype), []
     for sampler in args.samplers:
         for batch in args.batch_sizes:
             side = args.side or model.source.native_size
@@ -135,7 +138,7 @@ def main() -> None:
             if len(rows) == 1:
                 print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
             print(f"| {' | '.join(str(rows[-1][head]) for head in heads)} |", flush=True)
-    facts = {"machine": machine(), "model": args.model, "precision": args.precision}
+    facts = {"machine": device_name(device.type), "model": args.model, "precision": args.precision}
     write_json({**facts, "pictures": args.images, "steps": args.steps, "rows": rows}, args.json)
 
 

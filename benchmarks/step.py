@@ -99,7 +99,7 @@ class Watch:
             self.found |= self.profiled.stop(PROFILED)
 
 
-def neonym_case(args: argparse.Namespace, *more: str) -> dict[str, Any]:
+def neonym_case(args: argparse.Namespace) -> dict[str, Any]:
     """Measure the steps of a run of the program: the word is in the one caption of all images."""
     import neonym
 

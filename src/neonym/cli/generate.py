@@ -12,6 +12,7 @@ from neonym.config.flat import Sink, replace_compat
 from neonym.config.generate import GenerateFlags, GenerateSettings
 from neonym.config.sdscripts import GENERATOR
 from neonym.errors import EXIT_INTERRUPTED, Problem, UserError, counted
+from neonym.io.imports import uncollected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,9 +28,10 @@ DESCRIPTION = "Generate images with learned words in the prompts. A word is its 
 
 def main(argv: list[str], prog: str) -> int:
     values, notes = values_given(read_command_line(GenerateFlags, argv, prog, DESCRIPTION))
-    from neonym.generation.metadata import settings_like
-    from neonym.generation.request.prepare import prepare
-    from neonym.generation.run import GenerationSession, reproduction_warnings
+    with uncollected():
+        from neonym.generation.metadata import settings_like
+        from neonym.generation.request.prepare import prepare
+        from neonym.generation.run import GenerationSession, reproduction_warnings
 
     settings, record = GenerateSettings.model_validate(values), None
     if settings.like:

@@ -9,6 +9,7 @@ from neonym.cli.terminal import print_problems
 from neonym.config.command_line import RunFlags, read_run, write_config
 from neonym.config.flags import read_command_line
 from neonym.errors import EXIT_NOT_LEARNED, EXIT_USER_ERROR, ConfigError, Problem
+from neonym.io.imports import uncollected
 
 DESCRIPTION = "Learn one or more new words from images. To resume a run that was stopped, run the same command again."
 
@@ -33,11 +34,12 @@ def main(argv: list[str], prog: str) -> int:
         return 0
     found = preflight(given.run, given.problems, hasty=True)  # before torch is imported, which takes seconds
     plans = found.complete_plans()
-    from neonym.cli.signals import stopping
-    from neonym.generation.judge import NOT_LEARNED
-    from neonym.runs.console import Terminal
-    from neonym.runs.start import start_plans
-    from neonym.runs.stop import Stop
+    with uncollected():
+        from neonym.cli.signals import stopping
+        from neonym.generation.judge import NOT_LEARNED
+        from neonym.runs.console import Terminal
+        from neonym.runs.start import start_plans
+        from neonym.runs.stop import Stop
 
     log, stop = given.run.log, Stop()
     terminal = Terminal(level=log.console_log_level, log=Path(log.console_log_file) if log.console_log_file else None)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neonym.io.imports import uncollected
 from neonym.models.encoders.blocks import checkpoint_blocks
 from neonym.models.loading.identify import identify, with_weights
 from neonym.models.process.diffusion import Diffusion
@@ -93,7 +94,8 @@ def load_model(
     """
     source = with_weights(identify(name) if isinstance(name, str) else name, dtype != torch.float32)
     own = load_tokenizers(source, max_token_length) if tokenizers is None else tokenizers
-    return import_module(source.family.module).load(source, own, device_named(device), dtype, clip_skip)
+    with uncollected():
+        return import_module(source.family.module).load(source, own, device_named(device), dtype, clip_skip)
 
 
 def device_named(device: torch.device | str) -> torch.device:
