@@ -1,5 +1,6 @@
 """Tests of the update, with and without a gradient scaler, which runs on the CPU here; backward passes are real."""
 
+import math
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +22,9 @@ from neonym.training.after_step import MovingAverage
 from neonym.training.concept import Concept, initial_rows
 from neonym.training.finite import BAD_STEPS_ALLOWED
 from neonym.training.objective import Objective
+from neonym.training.state import TrainState, optimizer_numbers, tensors_of
 from neonym.training.step import train_step
+from neonym.training.update import StepCounts
 from neonym.types import Work
 from support import WORD
 from support.updates import Update
@@ -156,7 +159,7 @@ def test_a_falling_scale_does_not_end_the_run(run_for, scaled, updates, precisio
     else:
         assert skipped == []
     assert updates[-1].scale == 2.0 ** (32 - len(skipped))
-    assert updates[-1].concept.skipped == []
+    assert updates[-1].concept.counts.read()[1] == 0
     assert vector(result).isfinite().all()
     assert not torch.equal(vector(result), updates[0].rows)
 
@@ -229,7 +232,7 @@ def test_a_word_with_an_infinite_gradient_does_not_disturb_another():
     assert torch.equal(bad.rows["text_encoder"], bad.start["text_encoder"])
     assert torch.equal(good.rows["text_encoder"], good.start["text_encoder"] - 0.1)
     assert (bad.scaler.get_scale(), good.scaler.get_scale()) == (SCALE / 2, SCALE)
-    assert (bad.skipped, good.skipped) == ([], [])
+    assert [word.counts.read()[1] for word in words.concepts] == [0, 0]
 
 
 def test_a_process_without_samples_can_unscale():
@@ -239,13 +242,54 @@ def test_a_process_without_samples_can_unscale():
     assert all(torch.equal(c.rows["text_encoder"], c.start["text_encoder"]) for c in words.concepts)
 
 
-def test_the_scale_is_read_only_for_infinite_gradients(monkeypatch):
-    """A step with finite gradients does not read the scale, which would wait for the device."""
-    reads: list[float] = []
-    words, clean = TwoWords(Scaled(cpu=True)), GradScaler.get_scale  # copying a scaler reads its scale, too
-    monkeypatch.setattr(GradScaler, "get_scale", lambda self: reads.append(clean(self)) or reads[-1])
-    words.step()
-    assert reads == []
-    words.concepts[0].rows["text_encoder"].gradients = infinite()
-    words.step()
-    assert reads == [SCALE]
+def test_an_update_reads_no_number_of_the_device(monkeypatch):
+    """Only the first step, which makes the optimizer's state, reads one; later ones would not make the host wait."""
+    reads: list[str] = []
+    concept = small_concept()
+    concept.optimizer = make_optimizer(concept.rows.values(), "AdamW", 0.1)
+    for name in ("__bool__", "__float__", "__int__", "tolist", "nonzero"):  # torch's AdamW reads its count by `item`
+        whole = getattr(Tensor, name)
+        monkeypatch.setattr(Tensor, name, lambda self, *given, n=name, w=whole: reads.append(n) or w(self, *given))
+    for value, expected in ((1.0, ["__bool__"]), (2.0, []), (float("inf"), []), (1.0, [])):
+        reads.clear()
+        concept.rows["e"].grad = torch.full((1, 2), value)
+        concept.update(0)
+        assert reads == expected
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD", "Adafactor", "RMSprop", "NAdam", "Adagrad", "Rprop", "ASGD", "Lion"])
+def test_a_step_that_is_undone_changes_nothing(name):
+    """A step whose gradient is infinite leaves rows, moments, averages and counts of steps as they were."""
+    if name == "Lion":
+        pytest.importorskip("bitsandbytes", exc_type=ImportError)
+    average = MovingAverage(0.5, {"e": torch.zeros(1, 2)})
+    rows, arguments = {"e": Rows(torch.zeros(1, 2))}, {"momentum": 0.9} if name == "SGD" else {}
+    optimizer = make_optimizer(rows.values(), name, 0.1, arguments)
+    start = {"e": torch.zeros(1, 2)}
+    concept = Concept(WORD, "x", 0, rows, start, optimizer, record_of(name), None, 0.0, after_step=[average])
+    state = TrainState(concept, {})
+    for step in range(3):
+        concept.rows["e"].grad = torch.tensor([[1.0, -2.0]])
+        concept.update(step)
+    before, numbers = tensors_of(state), optimizer_numbers(optimizer)
+    concept.rows["e"].grad = torch.tensor([[1.0, float("nan")]])
+    concept.update(3)
+    after = tensors_of(state)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert optimizer_numbers(optimizer) == numbers
+    assert concept.counts.read() == (0, 1, 3)
+
+
+def test_steps_are_counted_on_the_device():
+    counts = StepCounts()
+    assert counts.read() == (0, 0, 0)
+    for step, (norm, scale) in enumerate(
+        [(0.0, None), (0.0, None), (math.inf, 8.0), (math.nan, 1.0), (math.inf, None)]
+    ):
+        counts.add(step, torch.tensor(norm), None if scale is None else torch.tensor(scale))
+        if step == 1:
+            assert counts.read() == (2, 0, 0)
+    assert counts.read() == (0, 2, 3)
+    counts.add(5, torch.tensor(0.0), None)
+    assert counts.read()[:2] == (0, 0)

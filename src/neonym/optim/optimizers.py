@@ -104,18 +104,20 @@ def make_optimizer(
     AdamW has no weight decay by default, because it would only shrink the words.
     Raises ConfigError if the class is missing or does not accept the arguments.
     """
-    found, record = optimizer_class(name), record_of(name)
+    rows, found, record = list(rows), optimizer_class(name), record_of(name)
     settings = {**record.settings, **(arguments or {})}
     relative = record.is_relative(settings)
     if relative:
         settings["relative_step"] = True  # `warmup_init` implies it
     rate = None if relative else learning_rate
-    groups: list[Any] = list(rows)
+    groups: list[Any] = rows
     if len(set(factors)) > 1 or (factors and factors[0] != 1):
         groups = [
             {"params": [own], "lr": learning_rate * factor, "rate_factor": factor}
             for own, factor in zip(groups, factors, strict=True)
         ]
+    if any(own.is_cuda for own in rows) and "capturable" in signature(found).parameters:
+        settings.setdefault("capturable", True)  # its count of steps is on the device, too
     try:
         optimizer = found(groups, lr=rate, **settings)  # pyright: ignore[reportCallIssue, reportArgumentType]
     except Exception as error:  # a class may raise any exception

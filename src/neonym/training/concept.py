@@ -16,6 +16,7 @@ from neonym.errors import UserError
 from neonym.models.encoders.rows import Rows, exact
 from neonym.models.model import Model
 from neonym.training.after_step import AfterStep
+from neonym.training.update import StepCounts, can_undo, step_if_finite
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -38,8 +39,7 @@ class Concept:
     after_step: Sequence[AfterStep] = ()  # hooks that run after each optimizer step, in order
     # The rows with the lowest evaluation loss, if they replace the last ones
     best_rows: dict[str, torch.Tensor] | None = None
-    skipped: list[int] = field(default_factory=list)  # the most recent run of skipped steps (see `count_skipped`)
-    steps_without_gradient: int | None = 0  # None once a step had a gradient
+    counts: StepCounts = field(default_factory=StepCounts)
 
     def sum_gradients(self, accelerator: Accelerator) -> None:
         """Sum the gradients over all processes: a few rows, so one small reduction and no wrapper around the model."""
@@ -63,7 +63,8 @@ class Concept:
         """Take an optimizer step at the scheduled learning rate, the gradient clipped over this concept's own rows.
 
         A step whose gradient is not finite is skipped: rows, moments and averages stay as they are. With a scaler
-        (fp16) the path is the same: `unscale_` notices the infinity, and the scaler's `update` lowers the scale.
+        (fp16) the path is the same: `unscale_` notices the infinity, and the scaler's `update` lowers the scale. The
+        host does not wait for the device, except in the first step, and for optimizers of other packages than torch.
         """
         self.take_step(step)
         if self.scaler is not None:
@@ -77,30 +78,27 @@ class Concept:
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         rows = [r for r in self.rows.values() if r.requires_grad]
-        norm = float(torch.nn.utils.clip_grad_norm_(rows, self.max_grad_norm or math.inf))  # waits for the device
-        self.steps_without_gradient = (
-            None if self.steps_without_gradient is None or norm != 0 else self.steps_without_gradient + 1
-        )
-        if not math.isfinite(norm):  # one bad step does not end the run
-            self.count_skipped(step)
-            return
-        self.skipped.clear()
+        norm = torch.nn.utils.clip_grad_norm_(rows, self.max_grad_norm or math.inf)  # []
+        self.counts.add(step, norm, None if self.scaler is None else self.scaler.scale(torch.ones_like(norm)))
         if self.record.waits_at_zero and self.optimizer.param_groups[0]["lr"] == 0:
             return
+        if can_undo(self.optimizer, norm.device):
+            step_if_finite(norm, lambda: self.move(step), self.changing)
+        elif norm.isfinite():
+            self.move(step)
+
+    def move(self, step: int) -> None:
+        """Let the optimizer change the rows, then the hooks."""
         self.optimizer.step()
         with torch.no_grad():
             for after in self.after_step:
                 after(step, self.rows)
 
-    def count_skipped(self, step: int) -> None:
-        """Count a skipped step, unless the gradient scale may have made its gradient infinite.
-
-        Scaled gradients overflow while the scale falls from its initial 65536, and once whenever it has been doubled.
-        At a scale of 1 or less they would not be finite without a scaler either. Reading the scale waits for the
-        device, so it is read in skipped steps only.
-        """
-        if self.scaler is None or self.scaler.get_scale() <= 1:
-            self.skipped.append(step)
+    def changing(self) -> Iterator[torch.Tensor]:
+        """Return everything that `move` changes."""
+        yield from (rows.detach() for rows in self.rows.values())
+        yield from (value for values in self.optimizer.state.values() for value in values.values())
+        yield from (values for after in self.after_step for values in after.kept.values())
 
     @torch.no_grad()
     def result(self) -> dict[str, torch.Tensor]:

@@ -45,13 +45,13 @@ class FiniteChecks:
     def check_rows(self) -> None:
         """Raise UserError if a row is not finite, too many steps in a row were skipped, or no step had a gradient."""
         concept = self.concept
-        if (concept.steps_without_gradient or 0) >= CHECK_EVERY:
-            steps = concept.steps_without_gradient
-            what = f"`{concept.token}` received no gradient in {steps} steps, so it cannot be learned"
+        without_gradient, skipped, first = concept.counts.read()
+        if without_gradient >= CHECK_EVERY:
+            what = f"`{concept.token}` received no gradient in {without_gradient} steps, so it cannot be learned"
             raise UserError(what, "training", "Leave out --torch_compile and fp16, and check that no mask is empty")
-        if (count := len(concept.skipped)) > BAD_STEPS_ALLOWED:
-            place = self.describe_step(concept.skipped[0])
-            raise self.not_finite(f"the gradients of `{concept.token}`, {count} steps in a row, first of {place},")
+        if skipped > BAD_STEPS_ALLOWED:
+            place = self.describe_step(first)
+            raise self.not_finite(f"the gradients of `{concept.token}`, {skipped} steps in a row, first of {place},")
         if not all(bool(rows.isfinite().all()) for rows in concept.rows.values()):
             raise self.not_finite(f"the vectors of `{concept.token}`")
 
