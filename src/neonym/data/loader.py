@@ -11,6 +11,7 @@ from torch import Tensor
 
 from neonym.data.latent_cache import Latents
 from neonym.data.latent_keys import size_conditioning
+from neonym.io.transfer import sent
 from neonym.seeds import dice
 from neonym.types import Batch, Conditions, Draw, Encoded, Sample, Work
 
@@ -83,17 +84,17 @@ def collate(samples: Sequence[Sample], concepts: Sequence[int], stack: Stack, de
     draws, mask, guidance = [sample.draw for sample in samples], None, None
     moments = torch.stack([sample.moments for sample in samples])  # [B,2C,h,w]
     if any(sample.mask is not None for sample in samples):
-        mask = torch.stack([whole_mask(sample) for sample in samples]).to(device)  # [B,1,h,w]
+        mask = sent(torch.stack([whole_mask(sample) for sample in samples]), device)  # [B,1,h,w]
     if samples[0].guidance is not None:
-        guidance = torch.tensor([sample.guidance for sample in samples], device=device)
-    sizes = torch.tensor([sample.sizes for sample in samples], dtype=torch.float32, device=device)
+        guidance = sent(torch.tensor([sample.guidance for sample in samples]), device)
+    sizes = sent(torch.tensor([sample.sizes for sample in samples], dtype=torch.float32), device)
     return Batch(
-        moments=moments.to(device),
+        moments=sent(moments, device),
         text=stack([sample.text for sample in samples], device),
         keys=[draw.key for draw in draws],
         levels=[draw.level for draw in draws],
-        concept=torch.tensor(concepts, device=device),
-        weight=torch.tensor([draw.weight for draw in draws], device=device),
+        concept=sent(torch.tensor(concepts), device),
+        weight=sent(torch.tensor([draw.weight for draw in draws]), device),
         mask=mask,
         conditions=Conditions(sizes, guidance),
     )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
+from neonym.io.transfer import sent
 from neonym.models.encoders.clip import Keep
 from neonym.models.encoders.known_texts import KnownTexts
 from neonym.models.encoders.rows import EmbeddingWithRows
@@ -137,7 +138,7 @@ class TextSide(ABC):
 
         def stack(rows: Sequence[dict[str, Tensor] | None], fill: float | None = None) -> dict[str, Tensor]:
             return {
-                name: self.padded_stack(name, [own[name] for own in rows if own], fill).to(device)
+                name: sent(self.padded_stack(name, [own[name] for own in rows if own], fill), device)
                 for name in rows[0] or ()
             }
 

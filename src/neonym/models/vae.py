@@ -8,6 +8,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from neonym.io.transfer import sent
 from neonym.models.family import PerChannel
 from neonym.models.process.noise import Key, keyed_noise
 
@@ -80,7 +81,7 @@ def as_factor(value: PerChannel) -> float | Tensor:
 
 def on(latents: Tensor, factor: float | Tensor) -> float | Tensor:
     """Return a factor on the device and in the precision of latents."""
-    return factor.to(latents) if isinstance(factor, Tensor) else factor
+    return sent(factor, latents.device).to(latents.dtype) if isinstance(factor, Tensor) else factor
 
 
 def is_zero(factor: float | Tensor) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from accelerate import Accelerator
 
+from neonym.io.transfer import sent
 from neonym.models.encoders.rows import exact
 from neonym.models.model import Model
 from neonym.training.concept import Concept
@@ -39,7 +40,7 @@ def train_step(
     A micro-batch may hold samples of several words, which do not affect each other: `batches` are this rank's. A word
     that is in none of its captions is left alone: with a zero gradient, momentum would still move it.
     """
-    counts = torch.tensor([float(work.count) for work in works], device=accelerator.device)  # [N]
+    counts = sent(torch.tensor([float(work.count) for work in works]), accelerator.device)  # [N]
     sums = torch.zeros(len(concepts), dtype=exact(accelerator.device), device=accelerator.device)  # [N]
     scales = gradient_scales(concepts, accelerator.device)
     for batch in batches:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from neonym.io.transfer import sent
+
 Length = TypeVar("Length", int, tuple[int, int])  # of a sequence, or of two that go together
 
 
@@ -60,7 +62,7 @@ def in_groups(
 
 def read_up_to(lengths: Sequence[int], device: torch.device) -> Tensor:
     """Return which states of samples of these lengths are read, bool [B,S], where S is the greatest of them."""
-    return torch.arange(max(lengths), device=device) < torch.tensor(lengths, device=device)[:, None]
+    return torch.arange(max(lengths), device=device) < sent(torch.tensor(lengths), device)[:, None]
 
 
 def interpolated(states: Tensor, empty: Tensor, emphasis: Tensor | None) -> Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from neonym.io.transfer import sent
 from neonym.models.process.noise import Key, NoiseRules
 from neonym.types import Noisy
 
@@ -32,14 +33,14 @@ class Diffusion:
         The target is the noise, or the velocity sqrt(a_t) noise - sqrt(1 - a_t) x_0 (Salimans & Ho 2022).
         """
         t = self.timesteps(levels)
-        alpha = self.alphas_cumprod[t].to(x0.device)  # [B]
+        alpha = sent(self.alphas_cumprod[t], x0.device)  # [B]
         a = alpha[:, None, None, None]
         noise = self.rules.noise(x0, keys)
         extra = self.rules.perturbation(x0, keys)
         x_t = a.sqrt() * x0 + (1 - a).sqrt() * (noise if extra is None else noise + extra)
         velocity = self.prediction_type == "v_prediction"
         target = a.sqrt() * noise - (1 - a).sqrt() * x0 if velocity else noise
-        return Noisy(x_t, target, t.to(x0.device), alpha / (1 - alpha), velocity)
+        return Noisy(x_t, target, sent(t, x0.device), alpha / (1 - alpha), velocity)
 
     def with_rules(self, rules: NoiseRules) -> Diffusion:
         """Return the process with other noise rules."""

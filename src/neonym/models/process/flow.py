@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from neonym.io.transfer import sent
 from neonym.models.process.noise import Key, NoiseRules
 from neonym.models.process.sigmas import (
     FLUX_LINE,
@@ -90,7 +91,7 @@ class Flow:
         """Return latents [B,C,h,w] noised to levels from 0 to 1, and the velocity that the model should predict."""
         height, width = x0.shape[-2:]
         tokens = (height // self.patch) * (width // self.patch)
-        sigma = self.sigmas(levels, tokens).to(x0.device)  # [B]
+        sigma = sent(self.sigmas(levels, tokens), x0.device)  # [B]
         s = sigma[:, None, None, None]
         noise = self.rules.noise(x0, keys)
         extra = self.rules.perturbation(x0, keys)

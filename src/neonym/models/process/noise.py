@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from neonym.io.transfer import sent
 from neonym.seeds import dice, stream
 
 Key = tuple[int, int, int]
@@ -20,13 +21,13 @@ def keyed_noise(like: Tensor, keys: Sequence[Key], purpose: str) -> Tensor:
     It is the same on every device and in any batch.
     """
     rows = [torch.randn(like.shape[1:], generator=stream(*key, purpose)) for key in keys]
-    return torch.stack(rows).to(like.device)
+    return sent(torch.stack(rows), like.device)
 
 
 def keyed_share(like: Tensor, keys: Sequence[Key], purpose: str) -> Tensor:
     """Return one uniform random number from 0 to 1 for each sample, [B,1,1,1]."""
     shares = torch.tensor([dice(*key, purpose).random() for key in keys], dtype=torch.float32)
-    return shares[:, None, None, None].to(like.device)
+    return sent(shares[:, None, None, None], like.device)
 
 
 @dataclass(frozen=True)
