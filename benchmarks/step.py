@@ -24,13 +24,12 @@ import psutil
 import torch
 
 from benchmarks.recovery import machine, write_json
-from benchmarks.step_loops import CAPTION, PRECISIONS, VECTORS, PlainLoop
+from benchmarks.step_loops import CAPTION, PRECISIONS, START, VECTORS, WORD, PlainLoop
 from benchmarks.step_measures import Profiled, matmul_ceiling, operations, peak_memory, wait_for
 
 STARTED = psutil.Process().create_time()  # before any import, in seconds since the epoch
 IMAGES = Path(__file__).parent.parent / "examples" / "nutkin"
 RANDOM = ("sd1", "sd2", "sdxl")
-WORD = "neoword"
 PROFILED = 3  # steps, after those that are timed
 
 
@@ -52,7 +51,8 @@ def model_folder(name: str, home: Path, args: argparse.Namespace) -> Path:
 
 def plain_case(args: argparse.Namespace, is_cached: bool) -> dict[str, Any]:
     """Measure a plain loop."""
-    loop = PlainLoop(args, args.folder, is_cached)
+    pixels = torch.rand(args.batch, 3, args.resolution, args.resolution) * 2 - 1
+    loop = PlainLoop(args, pixels, [CAPTION.format(WORD)] * args.batch, is_cached)
     loop.step(0)
     wait_for(loop.device)
     found: dict[str, Any] = {"time_to_first_step_s": time.time() - STARTED}
@@ -112,7 +112,7 @@ def neonym_case(args: argparse.Namespace) -> dict[str, Any]:
             (images / image.name).with_suffix(".txt").write_text(CAPTION.format(WORD))
         run = neonym.RunConfig.parse(
             pretrained_model_name_or_path=str(args.folder), train_data_dir=str(images), token_string=WORD,
-            init_word="picture", num_vectors_per_token=VECTORS, resolution=str(args.resolution), output_dir=f"{out}/out",
+            init_word=START, num_vectors_per_token=VECTORS, resolution=str(args.resolution), output_dir=f"{out}/out",
             max_train_steps=total, train_batch_size=args.batch, mixed_precision=args.precision, learning_rate=5e-3,
             cpu=args.device == "cpu", eval_samples=8, fit="off", micro_batch_size=args.batch,
             torch_compile="compiled" in args.case,

@@ -1,6 +1,5 @@
 """Tests of short runs of the built-in model on a GPU: `NEONYM_TEST_CUDA=1 pytest tests/training/test_cuda.py`."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -15,12 +14,6 @@ from neonym.errors import UserError
 from support.runs import flags_of, rows, wait_for_step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and NEONYM_TEST_CUDA=1")
-EXACT = """
-import sys, torch
-torch.use_deterministic_algorithms(True, warn_only=True)
-from neonym.cli.main import main
-sys.exit(main(sys.argv[1:]))
-"""
 
 
 @pytest.fixture
@@ -93,14 +86,12 @@ def test_steps_between_two_reports_do_not_wait_for_the_device(run_on_gpu):
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_a_killed_run_continues_bit_for_bit(run_on_gpu, precision):
-    """A killed run continues bit for bit with torch's deterministic algorithms; without them, rounding may differ."""
+    """A killed run continues bit for bit with --deterministic; without it, rounding may differ."""
 
     def start(run) -> subprocess.Popen:
-        environment = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
         flags = [flag for flag in flags_of(run) if flag != "--cpu=False"]
-        command = [sys.executable, "-c", EXACT, "train", *flags]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return subprocess.Popen(command, env=environment, **pipes)
+        command = [sys.executable, "-m", "neonym", "train", *flags, "--deterministic"]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     flags = {"state_every_n_steps": 1, "max_train_steps": 200, "ema_decay": 0.9}
     whole, parts = run_on_gpu(precision, "whole", **flags), run_on_gpu(precision, "parts", **flags)

@@ -66,6 +66,11 @@ class ComputeSettings(Section):
         False, "Compile the U-Net with torch.compile: the first steps are slower, all others faster."
     )
     dynamo_backend: str = setting("inductor", "The backend of torch_compile.")
+    deterministic: bool = setting(
+        False,
+        "Let a GPU compute each step in the same order, so that the same command gives the same word, bit for bit, and a "
+        "resumed run too, as always on a CPU. Steps take longer.",
+    )
     ddp_timeout: int | None = setting(
         None,
         "How many minutes processes wait for each other (default: 10, or 120 with sample images).",

@@ -29,6 +29,7 @@ WITHOUT_EFFECT_ON_RESULT = {
     "model": {"offline", "v2", "sdxl"},
     "compute": {
         "ddp_timeout",
+        "deterministic",
         "xformers",
         "sdpa",
         "mem_eff_attn",

@@ -18,6 +18,7 @@ from neonym.training.lanes import Lanes, lost_process_error
 from neonym.training.load import KeptModel
 from neonym.training.memory import with_fit
 from neonym.training.precision import with_precision
+from neonym.training.repeatable import repeatable
 from neonym.training.setup import start_accelerator
 
 
@@ -51,7 +52,8 @@ def train_plans(
     together = Lanes(own, accelerator, stop, lanes, kept)
     try:
         try:
-            together.train()
+            with repeatable(plans[0].run.compute.deterministic):
+                together.train()
         except RuntimeError as error:
             if accelerator.num_processes == 1 or isinstance(error, torch.OutOfMemoryError) or not together.runs:
                 raise

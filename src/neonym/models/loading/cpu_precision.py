@@ -1,4 +1,4 @@
-"""Whether a model computes in bf16 on the CPU of this machine. No library is imported for it."""
+"""The choice of bf16 or float32 for a model on the CPU of this machine. No library is imported for it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Measure training and generation on a GPU, and run the tests that need one, in under ten minutes:
+#
+#     bash benchmarks/gpu.sh [FOLDER OF THE RESULTS] [PYTHON]
+#
+# Writes one JSON file for each benchmark, with the name of the card in it, and prints tables for docs/training.md.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-benchmarks/results/gpu} python=${2:-.venv/bin/python}
+models=$(mktemp -d)
+trap 'rm -rf "$models"' EXIT
+mkdir -p "$out"
+
+measure() { # NAME COMMAND...: go on if one fails
+  local name=$1
+  shift
+  echo "== $name"
+  timeout 240 "$python" -m "$@" 2> "$out/$name.err" || echo "failed: see $out/$name.err"
+}
+
+step() { measure "$1" benchmarks.step --device cuda --processes 1 --models_dir "$models" --json "$out/$1.json" "${@:2}"; }
+
+step step-sd1 --model sd1 --resolution 512 --precisions fp16 --batch_sizes 1 4 16 --steps 20
+step step-sd1-bf16 --model sd1 --resolution 512 --precisions bf16 --batch_sizes 1 --steps 20 --cases neonym compiled
+step step-sdxl --model sdxl --resolution 1024 --precisions fp16 --batch_sizes 1 --steps 10
+step step-emoji --steps 40
+measure lanes benchmarks.lanes --device cuda --model "$models/sd1" --words 16 --steps 20 --lanes 1 16 --processes 0 --json "$out/lanes.json"
+measure generate benchmarks.generate --model sd1 --models_dir "$models" --precision fp16 --side 512 --images 4 --times 2 \
+  --samplers ddim --json "$out/generate.json"
+NEONYM_TEST_CUDA=1 timeout 180 "$python" -m pytest --quiet tests/training/test_cuda.py

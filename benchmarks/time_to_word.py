@@ -1,0 +1,155 @@
+"""Measure the seconds from a command to a word: Neonym beside a plain loop at the settings of diffusers' example.
+
+    python -m benchmarks.time_to_word [--subjects 4] [--json FILE]
+
+For each subject that the built-in model knows, a new word is learned from 8 images (benchmarks/recovery.py). A word
+counts once its score is 0.9: 0 is nothing learned, 1 is as good as the true name. For Neonym, the time is that of
+`neonym train` with the fewest steps that reach it, from the command to its end, with the verdict. For the plain loop it
+is the time from the command to the step that reaches it, without the time of measuring. Its rate is 5e-4 times a batch
+of 4, constant, with one vector, as in the commands of diffusers' documentation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+from benchmarks.recovery import Subject, encode_examples, load_subjects, loss_of, machine, render, write_json
+from benchmarks.step_loops import START, WORD, PlainLoop
+from neonym.formats import read_embedding
+from neonym.models.loading.identify import identify
+from neonym.models.model import Model, load_model
+from neonym.models.source import BUILTIN
+from tools.builtin_model.images import article, phrase
+
+STARTED = psutil.Process().create_time()
+ENOUGH, BATCH, RATE = 0.9, 4, 5e-4 * 4
+LENGTHS = (25, 50, 100)  # steps of Neonym that are tried
+EVERY, MOST = 25, 1000  # steps of the plain loop between two measurements, and until it is given up
+
+
+def write_images(subject: Subject, seed: int, folder: Path) -> None:
+    """Write 8 images of a subject with their captions."""
+    folder.mkdir(parents=True)
+    for k, example in enumerate(render(subject, seed)[0]):
+        example.image.save(folder / f"{k}.png")
+        (folder / f"{k}.txt").write_text(phrase(article(WORD), subject.style, example.colour, k))
+
+
+def score(model: Model, subject: Subject, seed: int, rows: torch.Tensor) -> float:
+    """Return the score of learned rows [n,W] on 8 other images of the subject."""
+    shown = render(subject, seed)[1]
+    moments = encode_examples(model, shown)
+    model.text.add_word(WORD, {"text_encoder": rows})
+    try:
+        first, best, own = (loss_of(model, subject, name, shown, moments) for name in (START, subject.name, WORD))
+    finally:
+        model.text.remove_word(WORD)
+    return (first - own) / (first - best)
+
+
+def with_neonym(images: Path, steps: int, out: Path) -> tuple[torch.Tensor, float]:
+    """Return the rows that `neonym train` learns in some steps, and the seconds that it takes."""
+    command = [sys.executable, "-m", "neonym", "train", f"--train_data_dir={images}", f"--token_string={WORD}"]
+    command += [f"--init_word={START}", f"--output_dir={out}", f"--max_train_steps={steps}", "--cpu"]
+    begun = time.time()
+    subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return read_embedding(out / f"{WORD}.safetensors").vectors["text_encoder"], time.time() - begun
+
+
+def with_plain_loop(images: Path) -> Iterator[tuple[torch.Tensor, int, float]]:
+    """Yield the rows of the plain loop, the steps and the seconds until then, after each interval; it waits meanwhile."""
+    command = [sys.executable, "-m", "benchmarks.time_to_word", "--plain", str(images)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        try:
+            for line in process.stdout:
+                if line.startswith("{"):
+                    found = json.loads(line)
+                    yield torch.tensor(found["rows"]), found["step"], found["seconds"]
+                    process.stdin.write("\n")
+                    process.stdin.flush()
+        finally:
+            process.terminate()
+
+
+def train_plainly(images: Path) -> None:
+    """Train with the plain loop, and print the rows after each interval; a line on the input lets it go on."""
+    from PIL import Image
+
+    files = sorted(images.glob("*.png"))
+    pixels = [np.asarray(Image.open(file).convert("RGB"), np.float32).transpose(2, 0, 1) / 127.5 - 1 for file in files]
+    captions = [file.with_suffix(".txt").read_text() for file in files]
+    args = argparse.Namespace(folder=identify(BUILTIN).folder, precision="no", batch=BATCH, device="cpu")
+    loop = PlainLoop(args, torch.from_numpy(np.stack(pixels)), captions, False, vectors=1, learning_rate=RATE)
+    waited = 0.0
+    for step in range(1, MOST + 1):
+        loop.step(step)
+        if step % EVERY == 0:
+            now = time.time()
+            rows = loop.texts[0].rows().tolist()
+            print(json.dumps({"step": step, "seconds": now - STARTED - waited, "rows": rows}), flush=True)
+            sys.stdin.readline()
+            waited += time.time() - now
+
+
+def measure(model: Model, subject: Subject, seed: int, folder: Path) -> dict[str, list[dict]]:
+    """Return the scores, steps and seconds of both ways until the word is good enough."""
+    images = folder / "images"
+    write_images(subject, seed, images)
+
+    def neonym() -> Iterator[tuple[torch.Tensor, int, float]]:
+        for steps in LENGTHS:
+            rows, seconds = with_neonym(images, steps, folder / f"out-{steps}")
+            yield rows, steps, seconds
+
+    curves: dict[str, list[dict]] = {}
+    for way, moments in (("neonym", neonym()), ("plain", with_plain_loop(images))):
+        curves[way] = []
+        for rows, steps, seconds in moments:
+            curves[way].append({"steps": steps, "seconds": seconds, "score": score(model, subject, seed, rows)})
+            if curves[way][-1]["score"] >= ENOUGH:
+                break
+    return curves
+
+
+def main() -> None:
+    """Measure, print both times and their ratio, and write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--subjects", type=int, default=4)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plain", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.plain:
+        train_plainly(args.plain)
+        return
+    model, found = load_model(BUILTIN), dict[str, dict[str, list[dict]]]()
+    for index, subject in enumerate(load_subjects(args.subjects)):
+        with tempfile.TemporaryDirectory() as temporary:
+            found[subject.name] = curves = measure(model, subject, 100 + index, Path(temporary))
+        for way, curve in curves.items():
+            end = curve[-1]
+            print(f"{subject.name}, {way}: score {end['score']:.2f} after {end['steps']} steps, {end['seconds']:.1f} s")
+    means = {
+        way: sum(curves[way][-1]["seconds"] for curves in found.values()) / len(found) for way in ("neonym", "plain")
+    }
+    print(
+        f"mean: {means['neonym']:.1f} s and {means['plain']:.1f} s, {means['plain'] / means['neonym']:.1f} times as long"
+    )
+    if args.json:
+        write_json({"machine": machine(), "seconds": means, "subjects": found}, args.json)
+
+
+if __name__ == "__main__":
+    main()
