@@ -3,8 +3,7 @@
 In exact arithmetic, the samples of a batch do not affect each other. On a CPU they do, in the last digits: torch has
 separate routines for matrices with few rows, for a convolution of one small image, for a 1x1 convolution on one thread
 and for norms of large images, and these sum in another order. Optimizers that divide by the size of the gradient
-amplify the difference. Three types of layers are therefore made to use one routine always (with AVX2; docs/design.md
-lists what AVX-512 still rounds differently).
+amplify the difference. Three types of layers are therefore made to use one routine always, with AVX2 and with AVX-512.
 """
 
 from __future__ import annotations
