@@ -63,7 +63,9 @@ class ComputeSettings(Section):
         least=1,
     )
     torch_compile: bool = setting(
-        False, "Compile the U-Net with torch.compile: the first steps are slower, all others faster."
+        False,
+        "Compile the blocks of the denoiser with torch.compile: the first steps are slower, all others faster. What was "
+        "compiled is kept on disk for the next run.",
     )
     dynamo_backend: str = setting("inductor", "The backend of torch_compile.")
     deterministic: bool = setting(

@@ -23,6 +23,8 @@ from neonym.models.tokenizers.word_tokenizer import WordTokenizer
 from neonym.models.vae import Vae
 from neonym.types import NO_CONDITIONS, Conditions, TextCond
 
+KINDS_OF_BLOCKS = 64  # that are compiled apart: widths, sizes of images, batches
+
 
 class Model(ABC):
     """A frozen text-to-image model. The only tensors with gradients are the rows added by `text.add_word`.
@@ -73,9 +75,14 @@ class Model(ABC):
                 checkpoint_blocks(self.text.encoders[encoder.name])
 
     def compile(self, backend: str) -> None:
-        """Compile the denoiser, the most expensive part, with torch.compile."""
-        on_cpu = self.device.type == "cpu"
-        self.denoiser.compile(backend=backend, dynamic=False if on_cpu else None)
+        """Compile the blocks of the denoiser with torch.compile: those of one kind and size share their code."""
+        torch._dynamo.config.recompile_limit = max(KINDS_OF_BLOCKS, torch._dynamo.config.recompile_limit)
+        kinds = set(getattr(self.denoiser, "_repeated_blocks", None) or ())  # as diffusers names them
+        lists = [getattr(self.denoiser, name) for name in self.source.family.denoiser.blocks]
+        kinds |= {type(block).__name__ for blocks in lists for block in blocks}
+        for block in self.denoiser.modules():
+            if type(block).__name__ in kinds:
+                block.compile(backend=backend, dynamic=False)
 
 
 def load_model(

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from neonym.models.encoders.clip import Keep, emphasised, join_chunks, pooled_at_end
 from neonym.models.families.unet import FIRST, SECOND
-from neonym.models.families.unet_network import UNetModel, load_as
 from neonym.models.families.unet_network import from_original_names as from_original_names
+from neonym.models.families.unet_network import load_as
+from neonym.models.model import Model
 from neonym.models.source import ModelSource
 from neonym.models.text_side import TextSide
 from neonym.models.tokenizers.word_tokenizer import WordTokenizer
@@ -39,7 +40,7 @@ class StableDiffusionXLText(TextSide):
         return projection(pooled_at_end(states, ids, tokenizer.clip.end))
 
 
-class StableDiffusionXL(UNetModel):
+class StableDiffusionXL(Model):
     """A frozen SDXL model."""
 
     def predict(self, x_t: Tensor, t: Tensor, text: TextCond, conditions: Conditions = NO_CONDITIONS) -> Tensor:

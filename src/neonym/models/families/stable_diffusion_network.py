@@ -9,8 +9,9 @@ from torch import Tensor
 
 from neonym.models.encoders.clip import Keep, clip_hidden, emphasised, join_chunks
 from neonym.models.families.unet import FIRST
-from neonym.models.families.unet_network import UNetModel, load_as
 from neonym.models.families.unet_network import from_original_names as from_original_names
+from neonym.models.families.unet_network import load_as
+from neonym.models.model import Model
 from neonym.models.source import ModelSource
 from neonym.models.text_side import TextSide
 from neonym.models.tokenizers.word_tokenizer import WordTokenizer
@@ -32,7 +33,7 @@ class StableDiffusionText(TextSide):
         return TextCond(emphasised(join_chunks(hidden, ids.shape[1]), emphasis, keep))
 
 
-class StableDiffusion(UNetModel):
+class StableDiffusion(Model):
     """A frozen Stable Diffusion 1.x or 2.x model."""
 
     def predict(self, x_t: Tensor, t: Tensor, text: TextCond, conditions: Conditions = NO_CONDITIONS) -> Tensor:

@@ -16,23 +16,7 @@ from neonym.models.process.diffusion import Diffusion
 from neonym.models.source import ModelSource
 from neonym.models.text_side import TextSide
 
-
-class UNetModel(Model):
-    """A frozen model with a U-Net."""
-
-    def compile(self, backend: str) -> None:
-        """Compile the U-Net with torch.compile, except for its upsamplers on a CPU.
-
-        On a CPU, upsamplers compiled by inductor in bfloat16 give zero gradients (torch 2.13), and dynamic shapes do
-        not compile.
-        """
-        for block in self.denoiser.up_blocks if self.device.type == "cpu" else ():  # pyright: ignore
-            for upsampler in block.upsamplers or ():  # pyright: ignore
-                upsampler.forward = torch.compiler.disable(upsampler.forward)
-        super().compile(backend)
-
-
-AnyModel = TypeVar("AnyModel", bound=UNetModel)
+AnyModel = TypeVar("AnyModel", bound=Model)
 
 
 def load_as(
