@@ -40,7 +40,7 @@ def word_file(home: Path, name: str, metadata: dict[str, str] | None = None) -> 
 
 def use_data_set(home: Path, folder: Path, **values: object) -> None:
     """Let the form of a new word begin with a data set."""
-    Home(home).name("datasets", str(folder))
+    Home(home).add_folder("datasets", str(folder))
     Home(home).write("draft.json", {"train_data_dir": str(folder), "token_string": "mychar4", **values})
 
 

@@ -73,7 +73,7 @@ def parts(tmp_path) -> DataSet:
         make_images(tmp_path / "set" / name, count=2, caption=None)
     (tmp_path / "set" / "outside.png").write_bytes(png())
     home = Home(tmp_path / "home")
-    return DataSet(home.name("datasets", str(tmp_path / "set")), home.allows)
+    return DataSet(home.add_folder("datasets", str(tmp_path / "set")), home.allows)
 
 
 def test_images_in_folders_with_repeats_are_those_that_training_reads(parts):

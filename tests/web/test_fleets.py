@@ -119,7 +119,7 @@ def test_a_fleet_is_followed_on_the_page(start, tab: Page, tmp_path):
     command = [sys.executable, "-m", "neonym", "fleet", str(plan), f"--output_dir={out}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 2, done.stderr
-    home.name_if_new("outputs", str(out))
+    home.make_and_add_folder("outputs", str(out))
     server = start()
     tab.goto(f"{server.url}/runs")
     tab.get_by_role("link", name="Fleet: fleet").click()

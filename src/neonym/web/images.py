@@ -38,12 +38,12 @@ A_YEAR = "private, max-age=31536000, immutable"  # the URL changes with the file
 
 def thumbnail_url(file: Path, side: int = 320) -> str:
     """Return the URL of a thumbnail, which changes when the file does."""
-    return f"/thumbnail?{query(path=file, side=side, at=changed(file))}"
+    return f"/thumbnail?{query(path=file, side=side, at=modified_ns(file))}"
 
 
 def file_url(file: Path, download: bool = False) -> str:
     """Return the URL of a file."""
-    return f"/file?{query(path=file, download=int(download), at=changed(file))}"
+    return f"/file?{query(path=file, download=int(download), at=modified_ns(file))}"
 
 
 def query(**values: object) -> str:
@@ -58,8 +58,8 @@ def paths_of(request: Request, name: str) -> list[Path]:
     return [Path(value) for value in parse_qs(text, errors="surrogateescape").get(name, ())]
 
 
-def changed(file: Path) -> int:
-    """Return when a file was changed, 0 if it is not there."""
+def modified_ns(file: Path) -> int:
+    """Return when a file was changed, in nanoseconds since 1970; 0 if it is not there."""
     try:
         return file.stat().st_mtime_ns
     except (OSError, ValueError):
@@ -106,7 +106,7 @@ def broken() -> Response:
 
 def cached_thumbnail(home: Home, file: Path, side: int) -> bytes | None:
     """Return a thumbnail from the cache, or make it; None if the image cannot be read."""
-    key = sha256(f"{file.resolve()}\0{changed(file)}\0{side}".encode("utf-8", "surrogatepass")).hexdigest()
+    key = sha256(f"{file.resolve()}\0{modified_ns(file)}\0{side}".encode("utf-8", "surrogatepass")).hexdigest()
     cached = home.folder("cache") / f"{key}.webp"
     try:
         return cached.read_bytes()

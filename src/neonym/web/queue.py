@@ -215,7 +215,7 @@ class Queue:
         """Return the output folder of a run, which the page may then read: the home folder's, unless one is given."""
         if not given:
             return self.home.folder("outputs")
-        return self.home.name_if_new("outputs", str(self.home.root / Path(given).expanduser()))
+        return self.home.make_and_add_folder("outputs", str(self.home.root / Path(given).expanduser()))
 
     def save(self, entry: Entry) -> None:
         """Write an entry. Raises UserError if the disk refuses."""
