@@ -124,12 +124,26 @@ def test_uploaded_images_become_a_data_set_and_others_are_refused(start, tab: Pa
     expect(tab.get_by_text("film.mov: neither images")).to_be_visible()
 
 
-def test_a_disk_that_refuses_to_pause_the_queue_is_told(start, tab: Page):
+def test_a_disk_that_refuses_to_pause_the_queue_is_told_and_the_switch_shows_that_it_is_not(start, tab: Page):
     server = start()
     (server.home / "queue.json").mkdir()  # in the place of the file
     tab.goto(f"{server.url}/runs")
-    tab.get_by_role("switch", name="Pause the queue").click()
-    expect(tab.get_by_text("queue.json")).to_be_visible()
+    switch, error = tab.get_by_role("switch", name="Pause the queue"), tab.get_by_text("queue.json cannot be written")
+    for _ in range(2):
+        switch.click()
+        expect(error).to_be_visible()
+        expect(switch).not_to_be_checked()
+        tab.get_by_role("button", name="Close").click()
+        expect(error).to_be_hidden()
+    tab.wait_for_timeout(3000)
+    expect(error).to_be_hidden()  # it is told once
+    (server.home / "queue.json").rmdir()
+    switch.click()
+    expect(switch).to_be_checked()
+    queue = Queue(Home(server.home), ["cpu"])
+    assert queue.paused
+    queue.pause(False)  # another tab
+    expect(switch).not_to_be_checked()
 
 
 def test_images_in_folders_with_repeats_are_shown_captioned_and_kept(start, tab: Page, tmp_path):

@@ -22,7 +22,7 @@ class FleetWord:
 
     name: str
     state: str = "waiting"
-    step: int = 0
+    step: int | None = None  # at which it ended; None before
     files: tuple[str, ...] = ()  # below the folder of the fleet
     text: str = ""  # its reason and advice, or its error
     worker: str = ""  # that trains it
