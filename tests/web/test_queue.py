@@ -214,6 +214,7 @@ def test_a_damaged_entry_is_left_out(home, draft):
         "[]",
         good.replace('"waiting"', '"odd"'),
         re.sub(r'"order": [\d.]+', '"order": null', good),
+        good.replace('"others": []', '"others": [5]'),
         "[" * 10**5,
     ):
         file.write_text(bad)
@@ -233,6 +234,8 @@ def test_a_run_is_named_after_the_words_of_its_dataset_file(home, images, tmp_pa
     queue.pause(True)
     entry = queue.add(Draft({"dataset_config": str(file), "output_dir": "mine"}))
     assert (entry.token, entry.run_folder) == (title, str(home.root / "mine" / "mychar4-run"))
+    assert queue.entry(entry.id) == entry
+    assert entry.others == tuple(words[1:])
     assert home.root / "mine" in home.named("outputs")
 
 
