@@ -16,7 +16,7 @@ from neonym.web.run_log import RunLog
 
 
 class OtherWords:
-    """How far each of the other words is, and the way to its page once it has a file."""
+    """The lines of the other words: how far each is, and the way to its page once it has a file."""
 
     def __init__(self, entry: Entry):
         outputs = Path(entry.run_folder).parent
