@@ -1,27 +1,34 @@
-"""Fleets are processes, and clusters on this machine: connections to it are allowed, all others fail (law 7)."""
+"""Fleets are processes, and clusters on this machine; three words, and what each of them is when it is learned alone."""
 
 from __future__ import annotations
 
 import os
-import socket
+from pathlib import Path
 
 import pytest
+
+from support.fleets import LONG, NAMES, learned_alone, make_words, write_plan
+from support.network import no_network as no_network
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # both are read when Ray is imported
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = (
     "0"  # 127.0.0.1 stays what it is, instead of an address of the network
 )
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    """Let every connection fail but those to this machine (law 7)."""
-    connect = socket.socket.connect
+@pytest.fixture(scope="session")
+def words(tmp_path_factory) -> Path:
+    """Return a folder with three words."""
+    return make_words(tmp_path_factory.mktemp("fleet") / "words", *NAMES)
 
-    def refuse(self, address):
-        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in LOOPBACK:
-            raise AssertionError(f"a test tried to connect to {address}")
-        return connect(self, address)
 
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+@pytest.fixture(scope="session")
+def alone(words, tmp_path_factory) -> dict[str, bytes]:
+    """Return what each word is when it is learned alone, in as many steps as by `plan`."""
+    return {name: learned_alone(tmp_path_factory.mktemp("alone"), words, name, LONG) for name in NAMES}
+
+
+@pytest.fixture
+def plan(words, tmp_path) -> Path:
+    """Return a plan of the three words, which takes long enough for faults in the middle of it."""
+    return write_plan(tmp_path / "plan.toml", words, LONG)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import signal
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import psutil
-import pytest
 
 from support.fleets import (
     FAST,
+    LONG,
+    NAMES,
+    check_words,
     ends_of,
-    learned_alone,
     log_of,
     make_words,
     run_fleet,
@@ -22,34 +22,6 @@ from support.fleets import (
     wait_for,
     write_plan,
 )
-
-NAMES = ("alpha", "beta", "gamma")
-LONG = {**FAST, "max_train_steps": 40}
-
-
-@pytest.fixture(scope="module")
-def words(tmp_path_factory) -> Path:
-    """Return a folder with three words."""
-    return make_words(tmp_path_factory.mktemp("fleet") / "words", *NAMES)
-
-
-@pytest.fixture(scope="module")
-def alone(words, tmp_path_factory) -> dict[str, bytes]:
-    """Return what each word is when it is learned alone, in 40 steps."""
-    return {name: learned_alone(tmp_path_factory.mktemp("alone"), words, name, LONG) for name in NAMES}
-
-
-@pytest.fixture
-def plan(words, tmp_path) -> Path:
-    """Return a plan of the three words, in 40 steps."""
-    return write_plan(tmp_path / "plan.toml", words, LONG)
-
-
-def check_words(out: Path, alone: dict[str, bytes]) -> None:
-    """Check that every word is as it is alone, and was trained to its end once."""
-    for name, expected in alone.items():
-        assert (out / name / f"{name}.safetensors").read_bytes() == expected, name
-        assert ends_of(out, name) == 1, name
 
 
 def workers_of(driver: int) -> list[psutil.Process]:

@@ -10,33 +10,17 @@ import pytest
 
 from support.clusters import add_node, trainers, two_nodes
 from support.fleets import (
-    FAST,
+    NAMES,
+    check_words,
     ends_of,
-    learned_alone,
     log_of,
-    make_words,
     run_fleet,
     start_fleet,
     steps_of,
     wait_for,
-    write_plan,
 )
 
 pytest.importorskip("ray", reason="`make setup` installs it")
-NAMES = ("alpha", "beta", "gamma")
-LONG = {**FAST, "max_train_steps": 25}
-
-
-@pytest.fixture(scope="module")
-def words(tmp_path_factory) -> Path:
-    """Return a folder with three words."""
-    return make_words(tmp_path_factory.mktemp("ray") / "words", *NAMES)
-
-
-@pytest.fixture(scope="module")
-def alone(words, tmp_path_factory) -> dict[str, bytes]:
-    """Return what each word is when it is learned alone."""
-    return {name: learned_alone(tmp_path_factory.mktemp("alone"), words, name, LONG) for name in NAMES}
 
 
 @pytest.fixture(scope="module")
@@ -44,19 +28,6 @@ def cluster():
     """Return a cluster of two nodes."""
     with two_nodes() as made:
         yield made
-
-
-@pytest.fixture
-def plan(words, tmp_path) -> Path:
-    """Return a plan of the three words."""
-    return write_plan(tmp_path / "plan.toml", words, LONG)
-
-
-def check_words(out: Path, alone: dict[str, bytes]) -> None:
-    """Check that every word is as it is alone, and was trained to its end once."""
-    for name, expected in alone.items():
-        assert (out / name / f"{name}.safetensors").read_bytes() == expected, name
-        assert ends_of(out, name) == 1, name
 
 
 def is_training(out: Path) -> list[str]:

@@ -19,6 +19,8 @@ FAST = {
     "max_train_steps": 6, "eval_samples": 8, "cpu": True, "learning_rate": 0.005, "state_every_n_steps": 5,
     "train_batch_size": 1, "resolution": [64, 64],
 }  # fmt: skip
+LONG = {**FAST, "max_train_steps": 40}
+NAMES = ("alpha", "beta", "gamma")
 
 
 def make_words(folder: Path, *names: str) -> Path:
@@ -114,3 +116,10 @@ def learned_alone(folder: Path, words_dir: Path, name: str, settings: dict[str, 
         **settings, token_string=name, train_data_dir=str(words_dir / name), output_dir=str(folder / name)
     )
     return neonym.train(run).files[0].read_bytes()
+
+
+def check_words(out: Path, alone: dict[str, bytes]) -> None:
+    """Check that every word is as it is alone, and was trained to its end once."""
+    for name, expected in alone.items():
+        assert (out / name / f"{name}.safetensors").read_bytes() == expected, name
+        assert ends_of(out, name) == 1, name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -15,22 +14,10 @@ from urllib.request import HTTPCookieProcessor, build_opener
 
 import pytest
 
+from support.network import no_network as no_network
+
 SECONDS = 60  # until a server answers
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    """Let every connection fail but those to this machine (law 7)."""
-    connect = socket.socket.connect
-
-    def refuse(self, address):
-        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in LOOPBACK:
-            raise AssertionError(f"a test tried to connect to {address}")
-        return connect(self, address)
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
 @dataclass

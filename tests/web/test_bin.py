@@ -28,7 +28,7 @@ def word(folder: Path, text: str = "mine") -> list[Path]:
 
 
 def test_what_is_deleted_is_restored_to_where_it_was(home, tmp_path):
-    home.name_if_new("outputs", str(tmp_path / "other"))
+    home.make_and_add_folder("outputs", str(tmp_path / "other"))
     for folder in (home.folder("outputs"), home.folder("outputs") / "more", tmp_path / "other"):
         files = word(folder)
         to_bin(home, files)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
@@ -14,9 +15,10 @@ from PIL import Image
 from neonym import UserError
 from neonym.config.sources import folder_table
 from neonym.web import work
+from neonym.web.cache import Cache
 from neonym.web.data_set import DataSet
 from neonym.web.home import Home
-from neonym.web.images import SIDES, cached_thumbnail, made_thumbnail
+from neonym.web.images import SIDES, THUMBNAIL, cached_thumbnail, made_thumbnail
 from neonym.web.masks import mask_of, with_masks
 from support.data_sets import make_images, png
 
@@ -73,7 +75,7 @@ def parts(tmp_path) -> DataSet:
         make_images(tmp_path / "set" / name, count=2, caption=None)
     (tmp_path / "set" / "outside.png").write_bytes(png())
     home = Home(tmp_path / "home")
-    return DataSet(home.name("datasets", str(tmp_path / "set")), home.allows)
+    return DataSet(home.add_folder("datasets", str(tmp_path / "set")), home.allows)
 
 
 def test_images_in_folders_with_repeats_are_those_that_training_reads(parts):
@@ -145,27 +147,45 @@ def test_a_text_is_replaced_in_all_captions(data_set):
 
 
 def test_thumbnails_are_small_and_made_once(tmp_path):
-    home = Home(tmp_path / "home")
-    image = home.folder("datasets") / "large.png"
+    cache, image = Cache(tmp_path, THUMBNAIL, 2**20), tmp_path / "large.png"
     Image.new("RGBA", (2000, 1000), (255, 0, 0, 128)).save(image)
-    data = cached_thumbnail(home, image, SIDES[0])
+    data = cached_thumbnail(cache, image, SIDES[0])
     assert data is not None
     with Image.open(BytesIO(data)) as small:
         assert small.size == (160, 80)
-    assert cached_thumbnail(home, image, SIDES[0]) == data
+    assert cached_thumbnail(cache, image, SIDES[0]) == data
     image.write_bytes(b"broken")
-    assert cached_thumbnail(home, image, SIDES[0]) is None
+    assert cached_thumbnail(cache, image, SIDES[0]) is None
 
 
 def test_many_requests_for_one_thumbnail_get_it(tmp_path):
-    home = Home(tmp_path / "home")
-    image = home.folder("datasets") / "a.png"
+    (tmp_path / "cache").mkdir()
+    cache, image = Cache(tmp_path / "cache", THUMBNAIL, 2**20), tmp_path / "a.png"
     Image.effect_noise((500, 500), 80).save(image)
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: cached_thumbnail(home, image, SIDES[0]), range(40)))
+        found = list(pool.map(lambda _: cached_thumbnail(cache, image, SIDES[0]), range(40)))
     assert len(set(found)) == 1
     assert found[0] is not None
-    assert [path.suffix for path in home.folder("cache").iterdir()] == [".webp"]
+    assert [path.suffix for path in cache.folder.iterdir()] == [".webp"]
+
+
+def test_only_as_many_thumbnails_are_kept_as_the_limit_allows(tmp_path):
+    cache = Cache(tmp_path, THUMBNAIL, 1000)
+    (tmp_path / "other.png").write_bytes(bytes(2000))  # no thumbnail
+    for i in range(10):
+        cache.write(str(i), bytes(100))
+        os.utime(cache.file(str(i)), (i, i))
+    assert all(cache.read(str(i)) for i in range(10))
+    again = Cache(tmp_path, THUMBNAIL, 1000)  # another start of the page
+    again.write("last", bytes(50))
+    assert [i for i in range(10) if again.read(str(i)) is None] == [0, 1]
+    assert again.size == sum(file.stat().st_size for file in tmp_path.glob("*.webp")) == 850
+    again.write("more", bytes(100))
+    assert again.size == 950
+    again.write("much", bytes(700))
+    assert {file.name for file in tmp_path.iterdir()} == {"other.png", "last.webp", "more.webp", "much.webp"}
+    again.write("too/long", b"cannot be written")
+    assert again.size == 850
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "1"])

@@ -15,7 +15,7 @@ from playwright.sync_api import Page, expect
 from neonym.web import json_lines
 from neonym.web.fleets import Fleet, fleets_in
 from neonym.web.home import Home
-from neonym.web.pages.fleet import headline
+from neonym.web.pages.fleet import headline, rows
 from support import ROOT
 from support.data_sets import make_images
 
@@ -45,6 +45,7 @@ def test_words_wait_run_and_end(tmp_path):
     fleet = write_log(tmp_path, ended("a", "learned", reason="it is"), {"event": "died", "worker": "w", "reason": ""})
     assert fleet.counts() == {"waiting": 2, "learned": 1}
     assert fleet.is_running
+    assert [each["step"] for each in rows(fleet)] == [5, None, None]  # it is known at the end of a word
     fleet = write_log(tmp_path, ended("b", "failed", error="no images"), {"event": "ended"})
     assert fleet.counts() == {"waiting": 1, "learned": 1, "failed": 1}
     assert (fleet.words["a"].text, fleet.words["b"].text, fleet.is_running) == ("it is", "no images", False)
@@ -119,7 +120,7 @@ def test_a_fleet_is_followed_on_the_page(start, tab: Page, tmp_path):
     command = [sys.executable, "-m", "neonym", "fleet", str(plan), f"--output_dir={out}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 2, done.stderr
-    home.name_if_new("outputs", str(out))
+    home.make_and_add_folder("outputs", str(out))
     server = start()
     tab.goto(f"{server.url}/runs")
     tab.get_by_role("link", name="Fleet: fleet").click()
@@ -127,6 +128,7 @@ def test_a_fleet_is_followed_on_the_page(start, tab: Page, tmp_path):
     expect(tab.get_by_role("row", name="broken failed")).to_contain_text("is not a folder")
     write_log(out, {"event": "started", "words": ["zyzzo", "<img src=x onerror=alert(1)>"]})
     expect(tab.get_by_text("It is running.")).to_be_visible()
-    expect(tab.get_by_text("<img src=x onerror=alert(1)>")).to_be_visible()
+    hostile = tab.get_by_role("row", name="<img src=x onerror=alert(1)> waiting")
+    expect(hostile.get_by_role("cell")).to_have_text(["<img src=x onerror=alert(1)>", "waiting", "", ""])
     tab.get_by_role("link", name="zyzzo").click()
     expect(tab.get_by_role("heading", name="zyzzo").first).to_be_visible()

@@ -27,7 +27,7 @@ def test_only_its_own_and_named_folders_are_allowed(home, tmp_path):
     assert not home.allows(other / "a.png")
     assert not home.allows(tmp_path)
     assert not home.allows(home.root / "outputs" / "nul\0.png")
-    home.name("datasets", str(other))
+    home.add_folder("datasets", str(other))
     assert home.allows(other / "a.png")
     assert Home(home.root).allows(other / "a.png")  # it is remembered
 
@@ -36,10 +36,10 @@ def test_a_folder_that_is_none_is_refused(home, tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "missing"):
         with pytest.raises(UserError, match="is not a folder"):
-            home.name("datasets", str(path))
+            home.add_folder("datasets", str(path))
     for path in (Path.home(), Path.home().parent, "/"):
         with pytest.raises(UserError, match="holds all of your files"):
-            home.name("outputs", str(path))
+            home.add_folder("outputs", str(path))
 
 
 def test_a_home_that_cannot_be_made_is_reported(tmp_path):

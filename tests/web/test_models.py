@@ -136,7 +136,7 @@ def test_a_search_ends_however_many_files_there_are(home):
 def test_a_folder_of_models_is_looked_through_and_not_served(home, tmp_path):
     weights(tmp_path / "mine" / "a.safetensors")
     (tmp_path / "mine" / "a.png").touch()
-    home.name("models", str(tmp_path / "mine"))
+    home.add_folder("models", str(tmp_path / "mine"))
     assert "a.safetensors" in titles(find_models(home.named("models")))
     assert not home.allows(tmp_path / "mine" / "a.png")
 

@@ -56,7 +56,7 @@ def test_only_the_folder_of_masks_is_opened_and_not_what_is_typed_on_the_way(sta
 def test_a_name_that_a_word_has_is_asked_about(start, tab: Page, tmp_path):
     images = make_images(tmp_path / "images", count=2, caption="a mychar4")
     home = Home(tmp_path / "home")
-    home.name("datasets", str(images))
+    home.add_folder("datasets", str(images))
     home.write("draft.json", {"train_data_dir": str(images), "token_string": "mychar4"})
     Queue(home, ["cpu"]).pause(True)
     word = home.folder("outputs") / "mychar4.safetensors"

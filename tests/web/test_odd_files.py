@@ -60,7 +60,7 @@ def test_names_that_are_not_unicode_break_no_page(start, tab: Page, tmp_path):
         (folder / f"{LATIN}.txt").write_bytes(b"a mychar4 caf\xe9")
     (home.folder("models") / LATIN).mkdir()
     (home.folder("models") / LATIN / "model_index.json").write_text("{}")
-    home.name("datasets", str(images))
+    home.add_folder("datasets", str(images))
     home.write("draft.json", {"train_data_dir": str(images), "token_string": "mychar4"})
     server = start()
     responses: list[tuple[int, str]] = []

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 
 from neonym import ConfigError, UserError, train
@@ -22,7 +18,6 @@ from neonym.web import processes
 from neonym.web.draft import Draft
 from neonym.web.home import Home
 from neonym.web.queue import Entry, Queue
-from neonym.web.run_log import RunLog
 from neonym.web.same_name import NameTaken, free_names
 from neonym.web.saved_state import saved_step
 
@@ -91,15 +86,6 @@ def test_a_killed_run_is_found_by_another_start_of_the_page_and_goes_on(home, dr
     again.go_on(id)
     assert until(again, id, lambda entry: entry.status not in ("waiting", "running")).status == "finished"
     assert word_of(home).is_file()
-
-
-def test_a_process_with_the_same_number_is_not_ours():
-    own = processes.Process(os.getpid(), processes.identity_of(os.getpid()))
-    assert own.running()
-    for identity in ("", f"{own.identity}0", f"other {own.identity.split()[1]}"):
-        other = replace(own, identity=identity)
-        assert not other.running()
-        other.stop()  # would end this test
 
 
 def test_a_run_is_asked_to_stop_once(home, draft, monkeypatch):
@@ -228,39 +214,12 @@ def test_a_damaged_entry_is_left_out(home, draft):
         "[]",
         good.replace('"waiting"', '"odd"'),
         re.sub(r'"order": [\d.]+', '"order": null', good),
+        good.replace('"others": []', '"others": [5]'),
         "[" * 10**5,
     ):
         file.write_text(bad)
         assert queue.entries() == []
     assert queue.entry("../..") is None
-
-
-def test_a_log_is_read_as_it_grows(tmp_path):
-    file = tmp_path / "events.jsonl"
-    log = RunLog(file)
-    assert not log.read()
-    file.write_text(
-        '{"event": "opened", "time": 1, "folder": "x", "words": ["a"]}\n{"event": "started", "time": 2, "fir'
-    )
-    assert log.read()
-    assert log.status == "opened"
-    with file.open("a") as opened:
-        opened.write('st_step": 0, "steps": 10, "steps_per_epoch": 2, "samples_per_step": 4.0}\n')
-        for step in range(1, 5):
-            opened.write(
-                f'{{"event": "step", "time": {2 + step}, "step": {step}, "losses": [0.{step}], "rates": [1]}}\n'
-            )
-        opened.write(
-            '{"event": "new kind"}\nnot JSON\n{"event": "step", "time": 9, "step": 5, "losses": [null], "rates": [1]}\n'
-        )
-    log.read()
-    assert (log.status, log.step, log.steps) == ("step", 5, 10)
-    assert [loss for _, loss in log.losses] == [0.1, 0.2, 0.3, 0.4]
-    assert log.images_per_second == pytest.approx(4 * 5 / 7)
-    assert log.seconds_left == pytest.approx(7)
-    file.write_text('{"event": "opened", "time": 1, "folder": "x", "words": ["b"]}\n')  # another run
-    log.read()
-    assert (log.words, log.step, log.losses) == (["b"], 0, [])
 
 
 @pytest.mark.parametrize(
@@ -275,19 +234,9 @@ def test_a_run_is_named_after_the_words_of_its_dataset_file(home, images, tmp_pa
     queue.pause(True)
     entry = queue.add(Draft({"dataset_config": str(file), "output_dir": "mine"}))
     assert (entry.token, entry.run_folder) == (title, str(home.root / "mine" / "mychar4-run"))
+    assert queue.entry(entry.id) == entry
+    assert entry.others == tuple(words[1:])
     assert home.root / "mine" in home.named("outputs")
-
-
-def test_a_letter_that_is_cut_in_two_is_read_whole(tmp_path):
-    file = tmp_path / "events.jsonl"
-    data = '{"event": "opened", "time": 1, "folder": "x", "words": ["é"]}\n'.encode()
-    log = RunLog(file)
-    cut = data.index("é".encode()) + 1
-    for part in (data[:cut], data[cut:]):
-        with file.open("ab") as opened:
-            opened.write(part)
-        log.read()
-    assert log.words == ["é"]
 
 
 def test_a_run_that_does_not_stop_is_ended_with_what_it_started_and_goes_on(home, draft):
@@ -314,22 +263,6 @@ def test_a_run_that_does_not_stop_is_ended_with_what_it_started_and_goes_on(home
     assert [step for step, _ in log.losses] == sorted({step for step, _ in log.losses})
     assert log.losses[0][0] <= 4
     assert word_of(home).is_file()
-
-
-def test_a_group_of_processes_is_ended_and_only_ours(tmp_path):
-    script = "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); print(1, flush=True); time.sleep(60)"
-    other = subprocess.Popen([sys.executable, "-c", script], start_new_session=True, stdout=subprocess.PIPE)
-    assert other.stdout is not None
-    with other.stdout:
-        other.stdout.readline()
-    (child,) = psutil.Process(other.pid).children()
-    own = processes.Process(other.pid, processes.identity_of(other.pid))
-    replace(own, identity="another-boot 5").end()
-    assert own.running()
-    own.end()
-    assert other.wait(10) == -signal.SIGKILL
-    gone, alive = psutil.wait_procs([child], timeout=10)
-    assert (len(gone), alive) == (1, [])
 
 
 def test_two_runs_of_one_name_have_their_own_numbers(home, draft):
@@ -381,33 +314,3 @@ def test_a_word_of_the_command_line_is_not_replaced_unasked(home, draft):
     with pytest.raises(NameTaken, match="there is a word of this name"):
         queue.add(draft)
     assert next(free_names(home.folder("outputs") / "mychar4-run")) == "mychar4-2"
-
-
-def test_a_log_begins_with_its_own_run_and_takes_the_earlier_one_over_if_it_goes_on_with_it(tmp_path):
-    file = tmp_path / "events.jsonl"
-
-    def line(event: str, **values: object) -> str:
-        return json.dumps({"event": event, "time": 1, **values}) + "\n"
-
-    def started(first: int) -> str:
-        return line("started", first_step=first, steps=9, samples_per_step=1)
-
-    opened, steps = line("opened", words=["a"]), "".join(line("step", step=i, losses=[i]) for i in (1, 2, 3))
-    before = opened + started(0) + line("evaluated", step=0, loss=9) + steps + line("note", text="early")
-    file.write_text(before)
-    begin = file.stat().st_size
-    log = RunLog(file, begin)
-    log.read()
-    assert (log.losses, log.notes, log.step, log.status) == ([], [], 0, "")
-    for first, losses in ((0, []), (2, [(1, 1), (2, 2)])):
-        file.write_text(before + opened + started(first))
-        for _ in range(2):
-            log = RunLog(file, begin)
-            log.read()
-            log.read()
-            assert (log.losses, log.notes) == (losses, [])
-        assert log.evaluations == ([(0, 9)] if first else [])
-    file.write_text(before + line("finished", verdicts=[], files=[]))  # it was finished already
-    log = RunLog(file, begin)
-    log.read()
-    assert (log.status, log.step, log.steps, len(log.losses)) == ("finished", 3, 9, 3)

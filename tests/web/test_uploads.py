@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from playwright.sync_api import Page, expect
 
 from neonym import UserError
-from neonym.web import images
+from neonym.web import images, uploads
 from neonym.web.uploads import LARGEST, Batch, safe_name, take_upload
 from support.coroutines import finished
 from support.data_sets import png
@@ -35,6 +37,19 @@ class Sent:
 
 def take(folder: Path, name: str, data: bytes, batch: Batch | None = None) -> Path:
     return finished(take_upload(folder, Sent(name, data), batch))
+
+
+def take_batch(folder: Path, files: dict[str, bytes], refused: Sequence[str] = ()) -> list[str]:
+    """Take files that are sent together, and return the errors that are shown."""
+    batch = Batch(files, refused)
+
+    async def all_of_them() -> list[object]:
+        sent = (take_upload(folder, Sent(name, data), batch) for name, data in files.items())
+        return await asyncio.gather(*sent, return_exceptions=True)
+
+    results = finished(all_of_them())
+    assert all(isinstance(result, (Path, UserError)) for result in results), results
+    return [str(result) for result in results if isinstance(result, UserError)]
 
 
 @pytest.mark.parametrize(
@@ -110,12 +125,40 @@ def test_two_uploads_of_one_name_at_the_same_time_are_both_kept(tmp_path):
 def test_an_image_whose_name_is_taken_keeps_its_own_caption(tmp_path, order):
     take(tmp_path, next(name for name in order if name != "IMG_1.txt"), png())  # without a caption
     for text in (b"the second", b"the third"):
-        batch = Batch(order)
-        for name in order:
-            take(tmp_path, name, png() if name != "IMG_1.txt" else text, batch)
+        take_batch(tmp_path, {name: png() if name != "IMG_1.txt" else text for name in order})
     texts = {path.stem: path.read_text() for path in tmp_path.glob("*.txt")}
     assert texts == {"IMG_1-2": "the second", "IMG_1-3": "the third"}
     assert {path.stem for path in tmp_path.iterdir() if path.suffix != ".txt"} == {"IMG_1", *texts}
+
+
+@pytest.mark.parametrize("order", [("a.png", "a.txt", "b.txt"), ("b.txt", "a.txt", "a.png")])
+def test_a_caption_whose_image_is_refused_is_told_and_not_kept(tmp_path, order):
+    take(tmp_path, "a.png", png())
+    take(tmp_path, "a.txt", b"of the first")
+    files = {"a.png": b"broken", "a.txt": b"of the broken one", "b.txt": b"of one that the browser does not send"}
+    said = take_batch(tmp_path, {name: files[name] for name in order}, refused=["b.gif"])
+    not_kept = "is not kept, as its image was not taken. Send it again, with its image."
+    assert sorted(said) == [
+        "a.png is not an image that can be read. Choose another file.",
+        f"a.txt {not_kept}",
+        f"b.txt {not_kept}",
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "a.txt"}
+    assert (tmp_path / "a.txt").read_text() == "of the first"
+
+
+@pytest.mark.parametrize("good", ["a.png", "a.bmp"])
+def test_a_caption_is_kept_with_the_one_of_two_images_that_is_taken(tmp_path, good):
+    files = {"a.txt": b"a caption", "a.png": b"broken", "a.bmp": b"broken", good: png()}
+    assert len(take_batch(tmp_path, files, refused=["a.gif", "b.txt"])) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {good, "a.txt"}
+
+
+def test_a_caption_whose_image_never_arrives_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(uploads, "PATIENCE", 0.1)
+    with pytest.raises(UserError, match=r"a\.txt is not kept, as its image was not taken"):
+        take(tmp_path, "a.txt", b"a caption", Batch(["a.txt", "a.png"]))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_caption_that_comes_alone_replaces_that_of_its_image(tmp_path):
@@ -128,9 +171,7 @@ def test_a_caption_that_comes_alone_replaces_that_of_its_image(tmp_path):
 
 def test_names_that_become_the_same_keep_their_captions(tmp_path):
     names = ("a?.png", "a*.png", "a?.txt", "a*.txt")
-    batch = Batch(names)
-    for name in names:
-        take(tmp_path, name, png() if name.endswith(".png") else name.encode(), batch)
+    take_batch(tmp_path, {name: png() if name.endswith(".png") else name.encode() for name in names})
     assert (tmp_path / "a_.txt").read_text() == "a?.txt"
     assert (tmp_path / "a_-2.txt").read_text() == "a*.txt"
 
@@ -138,3 +179,34 @@ def test_names_that_become_the_same_keep_their_captions(tmp_path):
 def test_an_image_of_another_format_does_not_share_the_caption_of_an_earlier_one(tmp_path):
     take(tmp_path, "a.png", png())
     assert take(tmp_path, "a.bmp", png()).name == "a-2.bmp"
+
+
+def test_uploaded_images_become_a_data_set_and_others_are_refused(start, tab: Page, tmp_path):
+    server = start()
+    tab.goto(f"{server.url}/new")
+    tab.get_by_label("New word", exact=True).fill("mychar4")
+    tab.wait_for_timeout(1500)  # until the word has arrived
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "one.png")
+    (tmp_path / "fake.png").write_text("no image")
+    tab.locator("input[type=file]").set_input_files([str(tmp_path / "one.png"), str(tmp_path / "fake.png")])
+    expect(tab.get_by_text("fake.png is not an image that can be read")).to_be_visible()
+    expect(tab.get_by_text("1 image in")).to_be_visible()
+    folder = server.home / "datasets" / "mychar4"
+    assert [path.name for path in folder.iterdir()] == ["one.png"]
+    Image.new("RGB", (96, 64), "blue").save(tmp_path / "one.png")
+    (tmp_path / "one.txt").write_text("the second of its name")
+    tab.locator("input[type=file]").set_input_files([str(tmp_path / "one.txt"), str(tmp_path / "one.png")])
+    expect(tab.get_by_text("2 images in")).to_be_visible()
+    expect(tab.get_by_label("one-2.png")).to_have_value("the second of its name")
+    assert sorted(path.name for path in folder.iterdir()) == ["one-2.png", "one-2.txt", "one.png"]
+    for name in ("film.mov", "film.txt", "fake.txt"):
+        (tmp_path / name).touch()
+    with (tmp_path / "large.png").open("wb") as opened:
+        opened.truncate(101 * 2**20)
+    names = ("film.mov", "film.txt", "large.png", "fake.png", "fake.txt")
+    tab.locator("input[type=file]").set_input_files([str(tmp_path / name) for name in names])
+    expect(tab.get_by_text("large.png: more than 100 MB.")).to_be_visible()
+    expect(tab.get_by_text("film.mov: neither images")).to_be_visible()
+    for name in ("film.txt", "fake.txt"):
+        expect(tab.get_by_text(f"{name} is not kept, as its image was not taken.")).to_have_count(1)
+    assert sorted(path.name for path in folder.iterdir()) == ["one-2.png", "one-2.txt", "one.png"]

@@ -12,15 +12,19 @@ import psutil
 import pytest
 import torch
 from PIL import Image
+from playwright.sync_api import Page, expect
 from safetensors.torch import save_file
 
 from neonym.web import work
+from neonym.web.home import Home
 from neonym.web.work import Workers
 from support.coroutines import finished
+from support.data_sets import make_images
 
 SECONDS = 60.0
 BUSY = """
 import asyncio, os, time
+from neonym.web.home import Home
 from neonym.web.work import Workers
 
 def spin():
@@ -114,3 +118,28 @@ def test_a_sheet_of_files_that_cannot_be_read_is_a_message(tmp_path):
     made = work.sheet([("a", [tmp_path / "broken.png"])], [], tmp_path / "sheet.png")
     assert "broken.png" in made.error
     assert not (tmp_path / "sheet.png").exists()
+
+
+def test_a_model_that_captions_images_ends_when_the_server_is_killed(start, tab: Page, tmp_path):
+    model, home = tmp_path / "model", Home(tmp_path / "home")
+    model.mkdir()
+    os.mkfifo(model / "selected_tags.csv")  # the command waits for its content, which never comes
+    folder = home.add_folder("datasets", str(make_images(tmp_path / "images", 1, caption=None)))
+    home.write("draft.json", {"train_data_dir": str(folder)})
+    server = start()
+    tab.goto(f"{server.url}/new")
+    tab.get_by_role("button", name="Caption with a local model").click()
+    tab.get_by_label("Kind of model").click()
+    tab.get_by_role("option", name="tags").click()
+    tab.get_by_label("Folder of the model").fill(str(model))
+    tab.get_by_role("button", name="Caption", exact=True).click()
+    expect(tab.get_by_text("The model captions the images.")).to_be_visible()
+    children = psutil.Process(server.process.pid).children()
+    (captioner,) = (child for child in children if "caption" in child.cmdline())
+    with pytest.raises(psutil.TimeoutExpired):
+        captioner.wait(5)
+    server.kill()
+    gone, alive = psutil.wait_procs([captioner], timeout=SECONDS)
+    for process in alive:
+        process.kill()
+    assert (gone, alive) == ([captioner], [])

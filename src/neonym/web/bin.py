@@ -15,7 +15,7 @@ from neonym import UserError
 from neonym.io.atomic import PART, atomic_write
 from neonym.web.disk import reporting_disk_errors
 from neonym.web.home import Home
-from neonym.web.images import changed
+from neonym.web.images import modified_ns
 from neonym.web.library import size_of
 
 ORIGINS = "origins.json"  # of each name in a folder of the bin: the folder in which it was
@@ -76,7 +76,7 @@ def read_deleted(folder: Path) -> Deleted | None:
     except OSError:
         return None
     known = read_origins(folder / ORIGINS)
-    date = changed(folder / ORIGINS) or changed(folder)
+    date = modified_ns(folder / ORIGINS) or modified_ns(folder)
     return Deleted(folder, date / 1e9, {name: str(known.get(name, "")) for name in names}) if names else None
 
 

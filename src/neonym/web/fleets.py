@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from neonym.web.home import Home
-from neonym.web.images import changed
+from neonym.web.images import modified_ns
 from neonym.web.json_lines import appended, take
 
 LOG, EVENTS = "fleet.jsonl", "events.jsonl"
@@ -22,7 +22,7 @@ class FleetWord:
 
     name: str
     state: str = "waiting"
-    step: int = 0
+    step: int | None = None  # at which it ended; None before
     files: tuple[str, ...] = ()  # below the folder of the fleet
     text: str = ""  # its reason and advice, or its error
     worker: str = ""  # that trains it
@@ -106,7 +106,7 @@ class Fleet:
         """Return the seconds since the fleet or one of the words that it trains reported something."""
         running = (name for name, word in self.words.items() if word.state == "running")
         files = (self.folder / LOG, *(self.folder / name / f"{name}-run" / EVENTS for name in running))
-        return max(0.0, time.time() - max(map(changed, files)) / 1e9)
+        return max(0.0, time.time() - max(map(modified_ns, files)) / 1e9)
 
     def counts(self) -> dict[str, int]:
         """Return how many words are in each state in which there are any."""

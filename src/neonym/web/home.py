@@ -62,13 +62,13 @@ class Home:
         own = [Path(path) for path in as_list(self.read("places.json", {}).get(kind)) if isinstance(path, str)]
         return [self.folder(kind), *own]
 
-    def name_if_new(self, kind: str, path: str) -> Path:
+    def make_and_add_folder(self, kind: str, path: str) -> Path:
         """Make a folder if needed, and add it to those that the page reads. Raises UserError."""
         with reporting_disk_errors(path):
             Path(path).expanduser().mkdir(parents=True, exist_ok=True)
-        return self.name(kind, path)
+        return self.add_folder(kind, path)
 
-    def name(self, kind: str, path: str) -> Path:
+    def add_folder(self, kind: str, path: str) -> Path:
         """Add a folder of the user's to those that the page reads. Raises UserError if it is not one."""
         folder = Path(path).expanduser().resolve()
         if not folder.is_dir():

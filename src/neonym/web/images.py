@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +15,7 @@ from fastapi.responses import FileResponse
 from PIL import Image, ImageOps
 
 from neonym.config.file_kinds import IMAGES
-from neonym.io.atomic import atomic_write
+from neonym.web.cache import Cache
 from neonym.web.home import Home, plain
 
 try:
@@ -32,18 +32,20 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "AVIF", *JPEG_XL)
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26  # of an image that is opened here
 PIXELS = ThreadPoolExecutor(1, "images")  # one at a time, always in one thread: each thread keeps memory for itself
 SIDES = (160, 320, 640, 1280)  # pixels of thumbnails
+THUMBNAIL = ".webp"
+MOST_KEPT = 500 * 2**20  # bytes of thumbnails
 COARSE = 4  # times that size, to which images are reduced by leaving pixels out, which takes no memory
 A_YEAR = "private, max-age=31536000, immutable"  # the URL changes with the file
 
 
 def thumbnail_url(file: Path, side: int = 320) -> str:
     """Return the URL of a thumbnail, which changes when the file does."""
-    return f"/thumbnail?{query(path=file, side=side, at=changed(file))}"
+    return f"/thumbnail?{query(path=file, side=side, at=modified_ns(file))}"
 
 
 def file_url(file: Path, download: bool = False) -> str:
     """Return the URL of a file."""
-    return f"/file?{query(path=file, download=int(download), at=changed(file))}"
+    return f"/file?{query(path=file, download=int(download), at=modified_ns(file))}"
 
 
 def query(**values: object) -> str:
@@ -58,8 +60,8 @@ def paths_of(request: Request, name: str) -> list[Path]:
     return [Path(value) for value in parse_qs(text, errors="surrogateescape").get(name, ())]
 
 
-def changed(file: Path) -> int:
-    """Return when a file was changed, 0 if it is not there."""
+def modified_ns(file: Path) -> int:
+    """Return when a file was changed, in nanoseconds since 1970; 0 if it is not there."""
     try:
         return file.stat().st_mtime_ns
     except (OSError, ValueError):
@@ -68,13 +70,14 @@ def changed(file: Path) -> int:
 
 def serve_images(app: FastAPI, home: Home) -> None:
     """Add the routes for thumbnails and files to an application."""
+    cache = Cache(home.folder("cache"), THUMBNAIL, MOST_KEPT)
 
     @app.get("/thumbnail")
     def thumbnail(request: Request, side: int = SIDES[1]) -> Response:  # in a thread, as it is no coroutine
         file = served_file(home, request, ENDINGS)
         if file is None or side not in SIDES:
             return Response("there is no such image", 404)
-        found = cached_thumbnail(home, file, side)
+        found = cached_thumbnail(cache, file, side)
         return Response(found, media_type="image/webp", headers={"Cache-Control": A_YEAR}) if found else broken()
 
     @app.get("/file")
@@ -104,27 +107,21 @@ def broken() -> Response:
     return Response("the image cannot be read", 415)
 
 
-def cached_thumbnail(home: Home, file: Path, side: int) -> bytes | None:
+def cached_thumbnail(cache: Cache, file: Path, side: int) -> bytes | None:
     """Return a thumbnail from the cache, or make it; None if the image cannot be read."""
-    key = sha256(f"{file.resolve()}\0{changed(file)}\0{side}".encode("utf-8", "surrogatepass")).hexdigest()
-    cached = home.folder("cache") / f"{key}.webp"
+    key = sha256(f"{file.resolve()}\0{modified_ns(file)}\0{side}".encode("utf-8", "surrogatepass")).hexdigest()
     try:
-        return cached.read_bytes()
-    except OSError:
-        pass
-    try:
-        return PIXELS.submit(kept_thumbnail, file, side, cached).result()
+        return cache.read(key) or PIXELS.submit(kept_thumbnail, cache, key, file, side).result()
     except Exception:  # Pillow fails in any way on broken images
         return None
 
 
-def kept_thumbnail(file: Path, side: int, cached: Path) -> bytes:
-    """Return a thumbnail, and keep it in a file, unless another request has done that since."""
-    if cached.is_file():
-        return cached.read_bytes()
+def kept_thumbnail(cache: Cache, key: str, file: Path, side: int) -> bytes:
+    """Return a thumbnail, and keep it in the cache, unless another request has done that since."""
+    if known := cache.read(key):
+        return known
     data = made_thumbnail(file, side)
-    with suppress(OSError), atomic_write(cached) as part:  # the disk may be full
-        part.write_bytes(data)
+    cache.write(key, data)
     return data
 
 

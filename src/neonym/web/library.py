@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from neonym.web.home import Home, plain, plain_values
-from neonym.web.images import changed
+from neonym.web.images import modified_ns
 
 OTHERS = (".pt", ".bin", ".ckpt", ".png")  # layouts that have no header
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
@@ -83,7 +83,7 @@ def read_word(file: Path) -> Word | None:
     return Word(
         file=file,
         token=plain(str(known.get("token") or file.stem)),
-        date=changed(file) / 1e9,
+        date=modified_ns(file) / 1e9,
         model=plain(str(known.get("neonym.base_model") or "")),
         vectors=max(rows),
         verdict=verdict_in(folder, file.stem),
@@ -119,7 +119,7 @@ def word_from(file: Path, found: dict[str, Any]) -> Word | None:
     vectors = max((count for count, _ in words[0]["encoders"].values()), default=0)
     folder = file.with_name(f"{file.stem}-run")
     token, samples = plain(words[0]["token"]), samples_of(file)
-    return Word(file, token, changed(file) / 1e9, "", vectors, verdict_in(folder, file.stem), samples)
+    return Word(file, token, modified_ns(file) / 1e9, "", vectors, verdict_in(folder, file.stem), samples)
 
 
 def is_table(shape: Any) -> TypeGuard[list[int]]:
@@ -156,7 +156,7 @@ def samples_of(file: Path) -> tuple[Path, ...]:
     folder = file.parent / "sample"
     named = re.compile(re.escape(file.stem) + r"_e?\d{6}_.*")  # as a run names them
     found = [path for path in folder.glob("*") if path.suffix.lower() in IMAGES and named.fullmatch(path.stem)]
-    return tuple(sorted(found, key=lambda path: (not path.stem.endswith("_sheet"), -changed(path))))
+    return tuple(sorted(found, key=lambda path: (not path.stem.endswith("_sheet"), -modified_ns(path))))
 
 
 def glob_text(text: str) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 
 from neonym.web.home import Home
-from neonym.web.images import changed
+from neonym.web.images import modified_ns
 from neonym.web.models import FoundModel, find_models
 from neonym.web.work import ModelAnswer, Workers, recognise
 
@@ -67,4 +67,4 @@ class ModelList:
 
 def key_of(model: FoundModel) -> tuple[str, int]:
     """Return a key of a model that changes when its file or folder does."""
-    return model.name, changed(model.path)
+    return model.name, modified_ns(model.path)

@@ -112,13 +112,17 @@ def boot_of_machine() -> str:
 
 
 async def run_command(words: Sequence[str]) -> str:
-    """Run `neonym` with these words, and return the last line that it prints. Raises RuntimeError if it fails."""
+    """Run `neonym` with these words, and return the last line that it prints. Raises RuntimeError if it fails.
+
+    The process ends with that of the server.
+    """
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "neonym", *words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        sys.executable, "-m", "neonym.web.parent", *words, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )  # fmt: skip
-    said = (await process.communicate())[0].decode("utf-8", "replace").strip()
-    if process.returncode:
+    assert process.stdout is not None
+    said = (await process.stdout.read()).decode("utf-8", "replace").strip()  # `communicate` would close its input
+    if await process.wait():
         raise RuntimeError(said)
     return said.rpartition("\n")[2]
 

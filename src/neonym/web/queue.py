@@ -59,6 +59,7 @@ class Entry:
     queued: float = 0.0  # seconds since 1970
     asked: float = 0.0  # when the run was asked to stop, seconds since 1970
     begin: int = 0  # bytes that its event file had when it was started: the events of an earlier run of its name
+    others: tuple[str, ...] = ()  # its words but the first
 
     @property
     def process(self) -> Process:
@@ -66,14 +67,11 @@ class Entry:
         return Process(self.pid, self.identity)
 
 
-def names_of(run: RunConfig) -> tuple[str, str]:
-    """Return the title of a run, and the name of the run folder that the page follows: that of its first word."""
+def names_of(run: RunConfig) -> list[str]:
+    """Return the names of the words of a run, of which each has a run folder; the page follows that of the first one."""
     config = read_dataset(run).config
     words = [concept.token_string for concept in config.concepts] if config else [run.concept.token_string or ""]
-    if len(words) == 1:
-        name = run.save.output_name or words[0]
-        return name, name
-    return f"{words[0]} and {len(words) - 1} more", words[0]
+    return words if len(words) > 1 else [run.save.output_name or words[0]]
 
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -155,8 +153,10 @@ class Queue:
         folder = self.folder(id)
         try:
             run = self.snapshot(folder, draft, prompts)
-            title, name = names_of(run)
-            entry = Entry(id, title, str(Path(run.save.output_dir) / f"{name}-run"), order=now, queued=now)
+            name, *others = names_of(run)
+            title = f"{name} and {len(others)} more" if others else name
+            run_folder = str(Path(run.save.output_dir) / f"{name}-run")
+            entry = Entry(id, title, run_folder, order=now, queued=now, others=tuple(others))
             self.check_name(entry)
             self.save(entry)
         except UserError:
@@ -215,7 +215,7 @@ class Queue:
         """Return the output folder of a run, which the page may then read: the home folder's, unless one is given."""
         if not given:
             return self.home.folder("outputs")
-        return self.home.name_if_new("outputs", str(self.home.root / Path(given).expanduser()))
+        return self.home.make_and_add_folder("outputs", str(self.home.root / Path(given).expanduser()))
 
     def save(self, entry: Entry) -> None:
         """Write an entry. Raises UserError if the disk refuses."""
@@ -374,9 +374,10 @@ def read_entry(path: Path) -> Entry | None:
     """Return the entry in a file, or None if it cannot be read."""
     try:
         entry = Entry(**json.loads(path.read_text("utf-8")))
+        entry = replace(entry, others=tuple(entry.others))
         numbers, texts = (
             (entry.order, entry.pid, entry.queued, entry.asked, entry.begin),
-            (entry.id, entry.token, entry.run_folder, entry.identity),
+            (entry.id, entry.token, entry.run_folder, entry.identity, *entry.others),
         )
         sound = all(isinstance(n, (int, float)) for n in numbers) and all(isinstance(text, str) for text in texts)
         return entry if sound and entry.status in get_args(Status) else None

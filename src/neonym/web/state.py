@@ -12,7 +12,7 @@ from neonym.io.atomic import atomic_write
 from neonym.web.bin import to_bin
 from neonym.web.disk import reporting_disk_errors
 from neonym.web.home import Home, plain_values
-from neonym.web.images import changed
+from neonym.web.images import modified_ns
 from neonym.web.library import STEP
 from neonym.web.model_list import ModelList
 from neonym.web.queue import ACTIVE, Entry, Queue
@@ -31,7 +31,7 @@ class State:
 
     async def inspected(self, file: Path) -> dict[str, Any]:
         """Return what an embedding file holds, which is looked up once as long as it does not change."""
-        key = (str(file), changed(file))
+        key = (str(file), modified_ns(file))
         if key not in self.known:
             self.known[key] = plain_values(await self.workers.do("checks", inspect, file))
         return self.known[key]

@@ -6,19 +6,18 @@ The functions here run in those processes. Errors of the user come back as value
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import active_children, get_context
 from pathlib import Path
-from threading import Thread
 from typing import Any, TypeVar
 
 from neonym.web.draft import OF_RECIPES, Draft
 from neonym.web.models import is_on_this_machine
+from neonym.web.parent import end_with_parent
 
 Answer = TypeVar("Answer")
 IDLE = 300.0  # seconds after which the model that tries words is released
@@ -112,18 +111,6 @@ class Workers:
             pool.shutdown(wait=False, cancel_futures=True)
         for process in active_children():
             process.terminate()
-
-
-def end_with_parent() -> None:
-    """Let this process end when that of the server does, even if that is killed."""
-    parent = parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
 
 
 def check(values: Mapping[str, Any]) -> Checked:

@@ -35,7 +35,7 @@ def show_import(form: FormState) -> None:
         def take() -> None:
             draft, notes = imported(text.value or "")
             if folder := draft.values.get("train_data_dir"):
-                form.state.home.name("datasets", str(folder))  # the user wrote it
+                form.state.home.add_folder("datasets", str(folder))  # the user wrote it
             form.replace(draft)
             if not notes:
                 form.show_again()

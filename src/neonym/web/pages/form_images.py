@@ -54,7 +54,7 @@ class ImageFields:
     def take_folder(self, event: events.ValueChangeEventArguments) -> None:
         """Take a folder of images."""
         if event.value:
-            folder = self.form.state.home.name("datasets", event.value)
+            folder = self.form.state.home.add_folder("datasets", event.value)
             self.form.draft.set("train_data_dir", str(folder))
             self.captions.show(self.data_set(folder))
             self.form.changed()
@@ -65,7 +65,7 @@ class ImageFields:
         if path == self.masks_path:
             return
         self.masks_path = path
-        folder = str(self.form.state.home.name("datasets", path)) if path else ""
+        folder = str(self.form.state.home.add_folder("datasets", path)) if path else ""
         self.form.draft.set(MASKS, folder)
         self.captions.show_page()
         self.form.changed()

@@ -42,7 +42,7 @@ class ModelField:
 
     async def add_folder(self, path: str) -> None:
         """Add a folder to those in which models are looked for."""
-        self.form.state.home.name("models", path)
+        self.form.state.home.add_folder("models", path)
         await self.look_for_models()
 
     async def look_for_models(self) -> None:

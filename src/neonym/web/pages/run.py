@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 from nicegui import background_tasks, ui
 
 from neonym.web.pages.frame import card, confirmed, dim, heading, page, picture, problem_line, telling, verdict_chip
+from neonym.web.pages.other_words import OtherWords
 from neonym.web.pages.runs import COLOURS, line_of
 from neonym.web.pages.saved_steps import SavedSteps
 from neonym.web.processes import gpu_memory
@@ -53,6 +54,7 @@ class RunView:
         self.state, self.entry = state, entry
         self.drawn: dict[str, Any] = {}  # what was drawn last, by the part of the page
         self.looks, self.gpu = 0, ""
+        self.others = OtherWords(entry)
 
     @property
     def log(self) -> RunLog:
@@ -69,6 +71,7 @@ class RunView:
             self.memory = dim("")
             self.buttons = ui.row().classes("gap-2")
         self.result = ui.column().classes("w-full gap-3")
+        self.others.build()
         with card("Loss"):
             dim("Lower is better. The evaluation is measured on the same images each time; training jumps up and down.")
             self.chart = (
@@ -97,6 +100,7 @@ class RunView:
         self.memory.text = self.memory_text() if self.entry.status == "running" else ""
         self.memory.set_visibility(bool(self.memory.text))
         self.buttons.set_visibility(self.entry.status != "finished")
+        self.others.refresh(self.entry)
         self.looks += 1
         self.update("buttons", (self.entry.status, self.hangs), self.draw_buttons)
         self.update("chart", (len(log.losses), len(log.evaluations)), self.draw_chart)

@@ -6,7 +6,7 @@ from nicegui import ui
 
 from neonym.web.pages.fleet import fleet_cards
 from neonym.web.pages.frame import card, confirmed, date_of, dim, duration, page, telling
-from neonym.web.queue import ACTIVE, OPEN, Entry
+from neonym.web.queue import ACTIVE, OPEN, Entry, Queue
 from neonym.web.run_log import RunLog
 from neonym.web.state import State
 
@@ -22,13 +22,27 @@ def runs_page(state: State) -> None:
         with page("Runs", "/runs"):
             list_of_runs = RunList(state)
             with ui.row().classes("items-center gap-2"):
-                pause = telling(lambda event: state.queue.pause(bool(event.value)))
-                ui.switch("Pause the queue", value=state.queue.paused, on_change=pause)
+                switch = pause_switch(state.queue)
                 names = ", ".join(state.queue.devices)
                 dim(f"One run at a time on each of: {names}." if "," in names else "One run at a time.")
             list_of_runs.build()
             fleet_cards(state)
             ui.timer(EVERY, list_of_runs.refresh)
+            ui.timer(EVERY, lambda: switch.set_value(state.queue.paused))  # another tab may have changed it
+
+
+def pause_switch(queue: Queue) -> ui.switch:
+    """Show the switch that pauses the queue, which shows whether it is paused even if the disk refuses a change."""
+
+    def pause() -> None:
+        try:
+            if switch.value != queue.paused:
+                queue.pause(not queue.paused)
+        finally:
+            switch.value = queue.paused
+
+    switch = ui.switch("Pause the queue", value=queue.paused, on_change=telling(pause))
+    return switch
 
 
 class RunList:

@@ -9,7 +9,7 @@ from typing import Any
 
 from nicegui import ui
 
-from neonym.web.images import changed
+from neonym.web.images import modified_ns
 from neonym.web.library import read_word
 from neonym.web.pages.frame import card, dim, picture, telling
 from neonym.web.queue import PROMPTS, SETTINGS, Entry
@@ -65,7 +65,7 @@ class SavedSteps:
     def image_of(self, file: Path) -> Path:
         """Return the folder of the image of a step: a place for each file, prompt, seed and model."""
         model = self.settings.get("pretrained_model_name_or_path")
-        key = repr((str(file), changed(file), self.prompt, self.seed, model))
+        key = repr((str(file), modified_ns(file), self.prompt, self.seed, model))
         return self.state.home.folder("cache") / f"step-{sha256(key.encode('utf-8', 'replace')).hexdigest()[:32]}"
 
     def draw(self) -> None:

@@ -18,26 +18,38 @@ from neonym.web.uploads import LARGEST, Batch, Upload
 NAME_REJECTED = "(files) => emit(files.map((each) => [each.file.name, each.failedPropValidation]))"
 NAMES = "(files) => emit(files.map((each) => each.name))"
 PATIENCE = 2.0  # seconds until the names of a batch, which are sent before its files, have arrived
+TOGETHER = 1.0  # seconds in which the browser names the files of a batch: those that it does not send, then the others
+REFUSALS = ("max-file-size", "accept")  # other files are rejected because they are being sent
 MOST = 5  # names in one message
 
 
 def upload_field(take: Callable[[Upload, Batch], Awaitable[Any]]) -> None:
     """Show the field; `take` gets each file with its batch. Its errors are shown while the other files are taken."""
-    batches: dict[str, Batch] = {}  # by the names of their files
+    batches: dict[str, list[Batch]] = {}  # of the files that have not arrived yet, by their names
+    refused: dict[str, float] = {}  # the names of files that the browser does not send -> when it said so
 
     def announce(event: events.GenericEventArguments) -> None:
-        batches.update(dict.fromkeys(event.args, Batch(event.args)))
+        now = time.monotonic()
+        batch = Batch(event.args, [name for name, at in refused.items() if now - at < TOGETHER])
+        for name in event.args:
+            batches.setdefault(name, []).append(batch)
+
+    def refuse(event: events.GenericEventArguments) -> None:
+        refused.update({str(name): time.monotonic() for name, limit in event.args if limit in REFUSALS})
+        report(event)
 
     async def taken(event: events.UploadEventArguments) -> None:
         end = time.monotonic() + PATIENCE
-        while event.file.name not in batches and time.monotonic() < end:
+        while not (known := batches.get(event.file.name)) and time.monotonic() < end:
             await asyncio.sleep(0.05)
-        await take(event.file, batches.get(event.file.name) or Batch([event.file.name]))
+        await take(event.file, known.pop(0) if known else Batch([event.file.name]))
 
     upload = ui.upload(multiple=True, auto_upload=True, max_file_size=LARGEST, on_upload=telling(taken))
     upload.on("added", announce, js_handler=NAMES)
     upload.props(f'flat bordered accept="{",".join((*ENDINGS, *CAPTIONS))}"').classes("w-full")
-    upload.on("rejected", report, js_handler=NAME_REJECTED)
+    upload.on("rejected", refuse, js_handler=NAME_REJECTED)
+    # a file that stays in the list, though it was refused, is not sent when it is chosen again
+    upload.on("uploaded", lambda: upload.run_method("removeUploadedFiles"), js_handler="() => emit()")
     with upload.add_slot("header"), ui.row().classes("items-center q-pa-sm gap-2"):
         ui.icon("upload").props('aria-hidden="true"')
         ui.label("Drop images (and .txt captions) here, or choose them:")

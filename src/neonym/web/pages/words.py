@@ -93,7 +93,7 @@ def folders(state: State) -> None:
         path = ui.input("Another folder with words").props("dense outlined").classes("w-full")
 
         def add() -> None:
-            state.home.name("outputs", path.value or "")
+            state.home.add_folder("outputs", path.value or "")
             ui.navigate.reload()
 
         ui.button("Add folder", on_click=telling(add)).props("outline dense")
