@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from neonym.models import packed_convolution
 from neonym.models.batch_invariance import BATCH_INVARIANT_LAYERS, make_batch_invariant
 from neonym.models.model import load_model
 from support import BATCH_INVARIANT
@@ -56,7 +57,11 @@ LAYERS = [
     (nn.Conv2d(6, 10, 3, padding=1), (6, 9, 7)),
     (nn.Conv2d(6, 10, 3, padding=1, stride=2), (6, 8, 8)),
     (nn.Conv2d(6, 12, 3, padding=2, dilation=2, groups=3), (6, 8, 8)),
+    (nn.Conv2d(6, 10, 3, padding=1, stride=2), (6, 9, 7)),
+    (nn.Conv2d(6, 10, 4, stride=3), (6, 9, 12)),  # whose last pixels the kernel does not reach
     (nn.Conv2d(6, 10, (3, 1), padding=(1, 0)), (6, 8, 5)),
+    (nn.Conv2d(6, 10, 3, padding=1, padding_mode="reflect"), (6, 8, 8)),  # not packed
+    (nn.Conv2d(6, 10, 3, padding="same"), (6, 8, 8)),  # not packed
     (nn.Conv2d(6, 10, 1), (6, 8, 8)),
     (nn.Conv2d(6, 10, 1, stride=2), (6, 8, 8)),
     (nn.Conv2d(6, 10, 1, bias=False), (6, 8, 8)),
@@ -84,7 +89,7 @@ def test_a_layer_computes_what_torch_computes_in_float64(layer, shape, count):
     assert torch.allclose(inputs[0].grad.double(), inputs[1].grad, rtol=1e-5, atol=1e-5)
 
 
-def test_cached_kernels_follow_changed_weights():
+def test_packed_weights_follow_changed_weights():
     layer = nn.Conv2d(4, 4, 3, padding=1).requires_grad_(False)
     make_batch_invariant(layer)
     for _ in range(2):
@@ -94,3 +99,20 @@ def test_cached_kernels_follow_changed_weights():
         F.conv2d(y, layer.weight, layer.bias, padding=1).sum().backward()
         assert torch.allclose(x.grad, y.grad, atol=1e-5)  # pyright: ignore
         layer.weight.mul_(-2)
+
+
+def test_weights_are_packed_once_for_each_pass(monkeypatch):
+    """The forward pass packs them, and the backward pass once more; images of other sizes use the same."""
+    calls, pack = [], packed_convolution.packed_once
+    monkeypatch.setattr(
+        packed_convolution, "packed_once",
+        lambda layer, kind, make: pack(layer, kind, lambda weight: calls.append(kind) or make(weight)),
+    )  # fmt: skip
+    layer = nn.Conv2d(4, 4, 3, padding=1).requires_grad_(False)
+    make_batch_invariant(layer)
+    for side in (8, 8, 6):
+        layer(torch.randn(2, 4, side, side).requires_grad_()).sum().backward()
+        with torch.no_grad():
+            layer(torch.randn(1, 4, side, side))
+    assert calls == ["forward", "backward"]
+    assert copy.deepcopy(layer)(torch.ones(1, 4, 8, 8)).equal(layer(torch.ones(1, 4, 8, 8)))

@@ -17,6 +17,7 @@ from neonym.training.lane import Lane
 from neonym.training.lanes import Lanes, lost_process_error
 from neonym.training.load import KeptModel
 from neonym.training.memory import with_fit
+from neonym.training.out_of_memory import out_of_memory_error
 from neonym.training.precision import with_precision
 from neonym.training.repeatable import repeatable
 from neonym.training.setup import start_accelerator
@@ -54,8 +55,10 @@ def train_plans(
         try:
             with repeatable(plans[0].run.compute.deterministic):
                 together.train()
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory_error(together, error) from error
         except RuntimeError as error:
-            if accelerator.num_processes == 1 or isinstance(error, torch.OutOfMemoryError) or not together.runs:
+            if accelerator.num_processes == 1 or not together.runs:
                 raise
             raise lost_process_error(together, error) from error
         except UserError:  # of one of several words, if there are several processes
