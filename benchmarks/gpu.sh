@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measure training and generation on a GPU, and run the tests that need one, in under ten minutes:
+# Measure training and generation on a GPU, and run the tests that need one, in about ten minutes:
 #
 #     bash benchmarks/gpu.sh [FOLDER OF THE RESULTS] [PYTHON]
 #

@@ -150,7 +150,8 @@ def row_of(args: argparse.Namespace, batch: int, precision: str, folder: Path) -
     of_image = row.get("cached", {}).get("operations", 0) / batch
     row["ceiling_tflops"] = ceiling / 1e12
     for case in args.cases:
-        row[case]["share_of_ceiling"] = row[case]["images_per_s"] * of_image / ceiling
+        if of_image:
+            row[case]["share_of_ceiling"] = row[case]["images_per_s"] * of_image / ceiling
         for other in {"plain", "cached"} & set(args.cases):
             row[case][f"times_{other}"] = row[case]["images_per_s"] / row[other]["images_per_s"]
     return row
@@ -165,12 +166,14 @@ def table(rows: list[dict[str, Any]], cases: list[str]) -> str:
     for row in rows:
         for case in cases:
             own = row[case]
-            lines.append(
-                f"| {row['model']}, {row['resolution']} | {row['precision']} | {row['batch']} | {case} | "
-                f"{own['images_per_s']:.3g} | {own.get('times_plain', 0):.2f} | {own.get('times_cached', 0):.2f} | "
-                f"{100 * own['share_of_ceiling']:.0f} % | {own['peak_mib'] / 1024:.1f} | {own['kernels_per_step']:.0f} | "
-                f"{own['waits_per_step']:.1f} |"
-            )
+            ratios = [f"{own[name]:.2f}" if name in own else "-" for name in ("times_plain", "times_cached")]
+            share = f"{100 * own['share_of_ceiling']:.0f} %" if "share_of_ceiling" in own else "-"
+            cells = [
+                f"{row['model']}, {row['resolution']}", row["precision"], row["batch"], case, f"{own['images_per_s']:.3g}",
+                *ratios, share, f"{own['peak_mib'] / 1024:.1f}", f"{own['kernels_per_step']:.0f}",
+                f"{own['waits_per_step']:.1f}",
+            ]  # fmt: skip
+            lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
@@ -203,7 +206,7 @@ def main() -> None:
         rows = [row_of(args, batch, precision, folder) for precision in args.precisions for batch in args.batch_sizes]
     print(table(rows, args.cases))
     if args.json:
-        write_json(args.json, {"machine": device_name(args.device), "rows": rows})
+        write_json({"machine": device_name(args.device), "rows": rows}, args.json)
 
 
 if __name__ == "__main__":

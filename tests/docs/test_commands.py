@@ -16,7 +16,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROO
 SHORTER = {  # benchmarks take minutes: their commands run with less of everything
     "benchmarks.recovery": "--subjects 2 --steps 4 --obedience_colours 1",
     "benchmarks.generate": "--images 1 --steps 1 --times 1 --batch_sizes 1 --samplers ddim",
-    "benchmarks.step": "--steps 1 --batch_sizes 1",
+    "benchmarks.step": "--steps 1 --batch_sizes 1 --processes 1 --json outputs/step.json",
 }
 ELSEWHERE = ("make ", "pip ", "python -m tools.builtin_model")  # run by CI itself, or dependent on downloads
 

@@ -19,7 +19,7 @@ from neonym.models.model import load_model
 from neonym.optim.optimizers import make_optimizer, record_of
 from neonym.training import setup
 from neonym.training.after_step import MovingAverage
-from neonym.training.concept import Concept, initial_rows
+from neonym.training.concept import SMALLEST_RATE, Concept, initial_rows
 from neonym.training.finite import BAD_STEPS_ALLOWED
 from neonym.training.objective import Objective
 from neonym.training.state import TrainState, optimizer_numbers, tensors_of
@@ -257,13 +257,16 @@ def test_an_update_reads_no_number_of_the_device(monkeypatch):
         assert reads == expected
 
 
-@pytest.mark.parametrize("name", ["AdamW", "SGD", "Adafactor", "RMSprop", "NAdam", "Adagrad", "Rprop", "ASGD", "Lion"])
+@pytest.mark.parametrize(
+    "name", ["AdamW", "SGD", "SGD plain", "Adafactor", "RMSprop", "NAdam", "Adagrad", "Rprop", "ASGD", "Lion"]
+)
 def test_a_step_that_is_undone_changes_nothing(name):
     """A step whose gradient is infinite leaves rows, moments, averages and counts of steps as they were."""
     if name == "Lion":
         pytest.importorskip("bitsandbytes", exc_type=ImportError)
     average = MovingAverage(0.5, {"e": torch.zeros(1, 2)})
     rows, arguments = {"e": Rows(torch.zeros(1, 2))}, {"momentum": 0.9} if name == "SGD" else {}
+    name = name.removesuffix(" plain")
     optimizer = make_optimizer(rows.values(), name, 0.1, arguments)
     start = {"e": torch.zeros(1, 2)}
     concept = Concept(WORD, "x", 0, rows, start, optimizer, record_of(name), None, 0.0, after_step=[average])
@@ -293,3 +296,17 @@ def test_steps_are_counted_on_the_device():
     assert counts.read() == (0, 2, 3)
     counts.add(5, torch.tensor(0.0), None)
     assert counts.read()[:2] == (0, 0)
+
+
+def test_the_rate_is_not_zero_where_it_is_divided_by():
+    """On a GPU, AdamW divides by the rate: at 0, a number without a gradient would become NaN."""
+    concept, rates = small_concept(), []
+    concept.learning_rate, (group,) = lambda step: 0.1 * step, concept.optimizer.param_groups
+    concept.optimizer.step = lambda: rates.append(group["lr"])
+    for is_capturable in (False, True):
+        group["capturable"] = is_capturable
+        for step in range(2):
+            concept.rows["e"].grad = torch.ones(1, 2)
+            concept.update(step)
+    assert rates == [0.0, 0.1, SMALLEST_RATE, 0.1]
+    assert torch.equal(torch.tensor(1.0) - SMALLEST_RATE, torch.tensor(1.0))

@@ -16,10 +16,12 @@ from neonym.errors import UserError
 from neonym.models.encoders.rows import Rows, exact
 from neonym.models.model import Model
 from neonym.training.after_step import AfterStep
-from neonym.training.update import StepCounts, can_undo, step_if_finite
+from neonym.training.update import StepCounts, can_undo, step_if_finite, tensors_in
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+SMALLEST_RATE = 1e-20  # moves nothing; capturable optimizers divide by the rate
 
 
 @dataclass
@@ -64,7 +66,7 @@ class Concept:
 
         A step whose gradient is not finite is skipped: rows, moments and averages stay as they are. With a scaler
         (fp16) the path is the same: `unscale_` notices the infinity, and the scaler's `update` lowers the scale. The
-        host does not wait for the device, except in the first step, and for optimizers of other packages than torch.
+        host does not wait for the device where `can_undo` holds.
         """
         self.take_step(step)
         if self.scaler is not None:
@@ -74,7 +76,8 @@ class Concept:
         """Take an optimizer step, as `update` describes, but leave the scale as it is."""
         if self.learning_rate is not None:
             for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate(step) * group.get("rate_factor", 1.0)
+                rate = self.learning_rate(step) * group.get("rate_factor", 1.0)
+                group["lr"] = max(rate, SMALLEST_RATE) if group.get("capturable") else rate
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         rows = [r for r in self.rows.values() if r.requires_grad]
@@ -97,7 +100,7 @@ class Concept:
     def changing(self) -> Iterator[torch.Tensor]:
         """Return everything that `move` changes."""
         yield from (rows.detach() for rows in self.rows.values())
-        yield from (value for values in self.optimizer.state.values() for value in values.values())
+        yield from tensors_in(self.optimizer)
         yield from (values for after in self.after_step for values in after.kept.values())
 
     @torch.no_grad()

@@ -37,6 +37,8 @@ WITHOUT_EFFECT_ON_RESULT = {
         "blocks_to_swap",
         "cache_text_encoder_outputs",
         "lanes",
+        "micro_batch_size",
+        "gradient_checkpointing",
     },
     "dataset": {"dataset_config", "train_data_dir", "reg_data_dir", "in_json", "broken_images", "template_file"},
     "optim": {"max_train_time"},

@@ -29,6 +29,9 @@ def repeatable(is_on: bool) -> Iterator[None]:
         if "deterministic" not in str(error):
             raise
         what = f"a step of this model cannot be computed in the same order each time ({str(error).splitlines()[0]})"
-        raise UserError(what, "--deterministic", "Leave it out; the word will be as good") from error
+        fix = "Leave it out; the word will be as good"
+        if "cublas" in str(error).lower():  # it was used before, without the variable
+            fix = "Set the environment variable CUBLAS_WORKSPACE_CONFIG to :4096:8 before this process uses the GPU"
+        raise UserError(what, "--deterministic", fix) from error
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])

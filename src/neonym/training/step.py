@@ -51,8 +51,11 @@ def train_step(
     moving = [(concept, work.step) for concept, work in zip(concepts, works, strict=True) if work.trains]
     for concept, _ in moving:  # all communication comes before the first change
         concept.sum_gradients(accelerator)
-    for concept, step in moving:
-        concept.update(step)
+    try:
+        for concept, step in moving:
+            concept.update(step)
+    except torch.OutOfMemoryError as error:  # no step that could be repeated, or saved under its number
+        raise RuntimeError("the memory of the device was used up while the rows were updated") from error
     for concept in concepts:
         concept.clear_gradients()
     return losses

@@ -57,9 +57,16 @@ def step_if_finite(norm: Tensor, take: Callable[[], None], changing: Callable[[]
 def can_undo(optimizer: torch.optim.Optimizer, device: torch.device) -> bool:
     """Return whether a step changes nothing but tensors on this device, all of which are there before it.
 
-    torch's own optimizers keep nothing elsewhere once they have taken a step; others also count in Python's numbers.
+    This holds for those of torch's own optimizers whose count of steps is on the device (on a GPU: AdamW and others that
+    are `capturable`), from the second step on. Optimizers of other packages also count in Python's numbers.
     """
-    if not type(optimizer).__module__.startswith("torch.optim") or not optimizer.state:
-        return False
-    kept = [value for values in optimizer.state.values() for value in values.values()]
-    return bool(kept) and all(isinstance(value, Tensor) and value.device == device for value in kept)
+    if isinstance(optimizer, torch.optim.SGD) and all(group["momentum"] == 0 for group in optimizer.param_groups):
+        return True  # it keeps nothing
+    kept = [*tensors_in(optimizer)]
+    is_known = type(optimizer).__module__.startswith("torch.optim")
+    return is_known and bool(kept) and all(tensor.device == device for tensor in kept)
+
+
+def tensors_in(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    """Return the tensors that an optimizer keeps for its parameters."""
+    return (own for values in optimizer.state.values() for own in values.values() if isinstance(own, Tensor))

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from functools import cache
-from math import prod
 from pathlib import Path
 
-from neonym.models.loading.enough_memory import plain_shapes
+from neonym.models.loading.sizes import width_in
 from neonym.models.source import ModelSource
 
 UNITS = {"avx512_bf16", "amx_bf16", "bf16"}  # of Intel and AMD, of Intel, of Arm
-LARGE = (
-    100e6  # weights of a denoiser; in smaller ones, little of a step is matrix products (`python -m benchmarks.step`)
-)
+LARGE = 512  # width of a token's states; in smaller models, little of a step is matrix products
 
 
 def is_bf16_on_cpu(source: ModelSource) -> bool:
-    """Return whether a model suits bf16 and is faster in it on this CPU: a large one, if the CPU has units for it."""
+    """Return whether a model suits bf16 and is faster in it on this CPU: a large one, if the CPU has units for it.
+
+    It depends on the configs alone: a model whose weights are not downloaded yet gets the precision that it has later.
+    """
     suits = source.defaults.mixed_precision.value.startswith("bf16")
-    return suits and has_bf16_units() and number_of_weights(source) >= LARGE
+    return suits and width_of_text(source) >= LARGE and has_bf16_units()
+
+
+def width_of_text(source: ModelSource) -> int:
+    """Return the width of a token's states in the widest text encoder, as its config says."""
+    return max(width_in(source.configs[encoder]) for encoder in source.encoders)
 
 
 @cache
@@ -30,8 +35,3 @@ def has_bf16_units() -> bool:
         return False
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     return not UNITS.isdisjoint(flags.split())
-
-
-def number_of_weights(source: ModelSource) -> int:
-    """Return the number of a denoiser's weights, 0 if its file does not tell without being read whole."""
-    return sum(map(prod, plain_shapes(source.weights[source.family.denoiser.part]).values()))

@@ -49,6 +49,7 @@ def memory_problem(
     passing = max((passes(source.weights[part], width, own) for part, own in shapes.items()), default=0.0)
     total, largest = sum(parts.values()), max(parts, key=lambda part: parts[part], default="")
     share = f", {parts.get(largest, 0) / GB:.1f} GB of them for its {largest}"
+    total += packed(source, width, shapes) if on_cpu else 0.0
     waiting = total if on_cpu else sum(parts.get(part, 0.0) for part in source.storage.waiting)
     device = 0.0 if source.storage.blocks_to_swap else total - waiting
     places = (
@@ -87,6 +88,14 @@ def kept(source: ModelSource, part: str, width: int, shapes: Mapping[str, Shape]
         for name, shape in shapes.items()
         if is_read(source, part, name)
     )
+
+
+def packed(source: ModelSource, width: int, shapes: Mapping[str, Mapping[str, Shape]]) -> float:
+    """Return the bytes of a denoiser's convolutions as they are packed on a CPU, for both passes of a training step."""
+    if source.storage.denoiser:
+        return 0.0
+    part = shapes.get(source.family.denoiser.part, {})
+    return 2.0 * width * sum(prod(shape) for shape in part.values() if len(shape) == 4 and prod(shape[2:]) > 1)
 
 
 def passes(weights: Weights, width: int, shapes: Mapping[str, Shape]) -> float:
