@@ -19,10 +19,10 @@ def model(request):
     return load_model("builtin:emoji", "cpu", request.param)
 
 
-def predicted(model, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def predicted(model, count: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the prediction for the first of some samples, and its gradient with respect to the text."""
     generator = torch.Generator().manual_seed(1)
-    x = torch.randn(5, 4, 16, 16, generator=generator)[:count]
+    x = torch.randn(5, 4, side, side, generator=generator)[:count]
     t = torch.tensor([3, 999, 500, 500, 70])[:count]
     text = torch.randn(5, 77, 128, generator=generator)[:count].to(model.dtype).requires_grad_()
     prediction = model.denoiser(x.to(model.dtype), t, text).sample
@@ -32,12 +32,13 @@ def predicted(model, count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.skipif(not BATCH_INVARIANT, reason="this CPU rounds otherwise")
-def test_a_sample_is_the_same_in_any_batch_and_on_any_threads(model):
+@pytest.mark.parametrize("side", [8, 16])
+def test_a_sample_is_the_same_in_any_batch_and_on_any_threads(model, side):
     with threads(1):
-        prediction, gradient = predicted(model, 1)
+        prediction, gradient = predicted(model, 1, side)
     for count, on in ((1, 2), (2, 1), (3, 2), (5, 4)):
         with threads(on):
-            again = predicted(model, count)
+            again = predicted(model, count, side)
         assert torch.equal(prediction, again[0]), (count, on)
         assert torch.equal(gradient, again[1]), (count, on)
 

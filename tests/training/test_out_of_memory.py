@@ -8,6 +8,7 @@ import torch
 from neonym import train
 from neonym.errors import UserError
 from neonym.training import lanes
+from support import BATCH_INVARIANT
 from support.runs import rows
 
 
@@ -33,7 +34,7 @@ def test_the_state_is_saved_and_the_error_names_what_would_save_memory(run_for, 
         said,
     )
     parts = train(run_for("parts", **flags, micro_batch_size=1, gradient_checkpointing=True))
-    assert torch.equal(rows(whole.files[0]), rows(parts.files[0]))
+    assert torch.allclose(rows(whole.files[0]), rows(parts.files[0]), rtol=0, atol=0 if BATCH_INVARIANT else 1e-4)
 
 
 def test_settings_that_are_used_are_not_named(run_for, monkeypatch):

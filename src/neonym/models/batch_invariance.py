@@ -18,17 +18,23 @@ ROWS = 16  # matrix products whose row count is a multiple of this use one routi
 SHARED = 1024  # pixels, from which threads share an image that is channels-last
 
 
-class BatchInvariantLinear(nn.Linear):
-    """A linear layer that pads its rows to a multiple of 16 if each row is a sample, as for timestep embeddings.
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the linear map [B,...,O] of `x` [B,...,I], with rows padded to a multiple of 16 if a sample has few.
 
     Fewer rows are multiplied with another routine, whose rounding also depends on the memory layout of the weights.
     """
+    rows = x.flatten(0, -2)
+    if len(rows) >= ROWS * len(x):
+        return F.linear(x, weight, bias)
+    filled = F.pad(rows, (0, 0, 0, -len(rows) % ROWS))
+    return F.linear(filled, weight, bias)[: len(rows)].unflatten(0, x.shape[:-1])
+
+
+class BatchInvariantLinear(nn.Linear):
+    """A linear layer whose samples may have few rows, such as those of a timestep embedding."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.ndim != 2:
-            return F.linear(input, self.weight, self.bias)
-        filled = F.pad(input, (0, 0, 0, -len(input) % ROWS))
-        return F.linear(filled, self.weight, self.bias)[: len(input)]
+        return product(input, self.weight, self.bias)
 
 
 class BatchInvariantConv2d(nn.Conv2d):
@@ -37,7 +43,7 @@ class BatchInvariantConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         if self.kernel_size == self.stride == (1, 1) and self.padding == (0, 0) and self.groups == 1:
             pixels = input.movedim(1, 3)  # channels last
-            return F.linear(pixels, self.weight.flatten(1), self.bias).movedim(3, 1)
+            return product(pixels, self.weight.flatten(1), self.bias).movedim(3, 1)
         return packed_convolution(input, self) if can_pack(self, input) else super().forward(input)
 
 
