@@ -33,14 +33,14 @@ _packed: WeakKeyDictionary[nn.Conv2d, _Packed] = WeakKeyDictionary()
 def can_pack(layer: nn.Conv2d, x: Tensor) -> bool:
     """Return whether oneDNN can convolve `x` with packed weights: it pads with zeros only, and not every CPU has bf16."""
     return (
-        x.dtype == layer.weight.dtype
+        torch.backends.mkldnn.is_available()
+        and x.dtype == layer.weight.dtype
         and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and _ops._is_mkldnn_bf16_supported()))
         and x.device.type == "cpu"
         and layer.padding_mode == "zeros"
         and not isinstance(layer.padding, str)
         and not layer.weight.requires_grad
         and not torch.compiler.is_compiling()
-        and torch.backends.mkldnn.is_available()
     )
 
 
