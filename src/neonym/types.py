@@ -7,6 +7,7 @@ vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,6 +131,8 @@ class Encoded:
     masks: dict[str, Tensor] = field(default_factory=dict)  # per encoder that reads one, bool [K,L]: no padding
     # Per encoder, the ids of each caption in a chunk, B numbers: a batch is as long as the longest of them
     lengths: dict[str, list[int]] = field(default_factory=dict)
+    # Per encoder with a mask, the ids of each caption that are no padding, B numbers; empty if only the device knows
+    counts: dict[str, list[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -140,9 +143,9 @@ class Conditions:
     guidance: Tensor | None = None  # [B] the guidance scale that a distilled model imitates
     skipped_blocks: tuple[int, ...] = ()  # blocks of the denoiser that all samples skip
 
-    def of(self, which: list[int]) -> Conditions:
-        """Return the conditions of the samples `which`."""
-        sizes, guidance = (None if own is None else own[which] for own in (self.sizes, self.guidance))
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> Conditions:
+        """Return the conditions with each tensor replaced by what a function returns for it."""
+        sizes, guidance = (None if own is None else function(own) for own in (self.sizes, self.guidance))
         return replace(self, sizes=sizes, guidance=guidance)
 
 
@@ -153,7 +156,7 @@ NO_CONDITIONS = Conditions()
 class Batch:
     """A micro-batch: samples of the same size that go through the model together."""
 
-    moments: Tensor  # [B,2C,h,w] VAE mean and log-variance
+    moments: Tensor  # [B,2C,h,w] VAE mean and log-variance, on the host while a word is trained
     text: Encoded
     keys: list[tuple[int, int, int]]
     levels: list[float]  # noise levels in [0, 1)
@@ -170,6 +173,7 @@ class TextCond:
     sequence: Tensor  # [B,S,D]
     pooled: Tensor | None = None  # [B,P]
     mask: Tensor | None = None  # bool [B,S]: which states are read; None: all of them
+    lengths: list[int] | None = None  # B numbers, how many states are read; None: only the mask tells
 
 
 @dataclass(frozen=True)

@@ -313,12 +313,12 @@ def test_a_gpu_without_memory_for_a_shared_micro_batch_gets_smaller_ones(words, 
     """The step is repeated with half as many samples at once, and every word learns what it learns alone."""
     monkeypatch.setattr(MicroBatches, "may_share", lambda *_: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    clean = step.sample_losses
+    clean = step.losses_of
 
-    def limited(model, batch, objective):
-        if len(batch.keys) > 2 and torch.is_grad_enabled():
+    def limited(model, inputs, objective):
+        if len(inputs.weight) > 2 and torch.is_grad_enabled():
             raise torch.OutOfMemoryError("out of memory")
-        return clean(model, batch, objective)
+        return clean(model, inputs, objective)
 
     runs = [
         run.model_copy(update={"dataset": run.dataset.model_copy(update={"train_batch_size": 1})})
@@ -326,7 +326,7 @@ def test_a_gpu_without_memory_for_a_shared_micro_batch_gets_smaller_ones(words, 
     ]
     runs = [*runs[::2], words("more", 1)[0]]
     runs[-1] = runs[-1].model_copy(update={"dataset": runs[0].dataset})
-    monkeypatch.setattr(step, "sample_losses", limited)
+    monkeypatch.setattr(step, "losses_of", limited)
     found = train_words(runs, lanes=3)
     assert all(outcome.files for outcome in found)
     assert {len(own) for own in shared[-3:]} <= {1, 2}

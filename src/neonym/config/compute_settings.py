@@ -68,6 +68,11 @@ class ComputeSettings(Section):
         "compiled is kept on disk for the next run.",
     )
     dynamo_backend: str = setting("inductor", "The backend of torch_compile.")
+    cuda_graphs: Literal["auto", "off"] = setting(
+        "auto",
+        "Record the kernels of a step once for each shape of a micro-batch, and replay them on a CUDA device, which saves "
+        "the host the time of launching each. What cannot be recorded runs without.",
+    )
     deterministic: bool = setting(
         False,
         "Let a GPU compute each step in the same order, so that the same command gives the same word, bit for bit, and a "

@@ -82,14 +82,13 @@ class Loader:
 def collate(samples: Sequence[Sample], concepts: Sequence[int], stack: Stack, device: torch.device) -> Batch:
     """Return a micro-batch of samples of one size, on the device. `concepts` are the indices of their words."""
     draws, mask, guidance = [sample.draw for sample in samples], None, None
-    moments = torch.stack([sample.moments for sample in samples])  # [B,2C,h,w]
     if any(sample.mask is not None for sample in samples):
         mask = sent(torch.stack([whole_mask(sample) for sample in samples]), device)  # [B,1,h,w]
     if samples[0].guidance is not None:
         guidance = sent(torch.tensor([sample.guidance for sample in samples]), device)
     sizes = sent(torch.tensor([sample.sizes for sample in samples], dtype=torch.float32), device)
     return Batch(
-        moments=sent(moments, device),
+        moments=torch.stack([sample.moments for sample in samples]),
         text=stack([sample.text for sample in samples], device),
         keys=[draw.key for draw in draws],
         levels=[draw.level for draw in draws],

@@ -118,9 +118,8 @@ class PairedPredictions:
 
     def __init__(self, model: Model, batch: Batch, watch: Callable[[], None]):
         self.model, self.batch, self.watch = model, batch, watch
-        x0 = model.vae.draw(batch.moments, batch.keys)  # [B,2C,h,w] -> [B,C,h,w]
-        self.noisy: Noisy = model.process.add_noise(x0, batch.keys, batch.levels)
-        self.weight = torch.ones_like(x0[:, :1]) if batch.mask is None else batch.mask  # [B,1,h,w]
+        self.noisy: Noisy = model.noised(batch)
+        self.weight = torch.ones_like(self.noisy.x_t[:, :1]) if batch.mask is None else batch.mask  # [B,1,h,w]
         self.all = list(range(len(batch.keys)))
 
     def gains(self, captions: Sequence[str], word: str) -> Tensor:
@@ -159,7 +158,9 @@ class PairedPredictions:
         self.watch()
         which = self.all if which is None else which
         text = self.model.text.encode(self.model.text.batch(prompts))
-        return self.model.predict(self.noisy.x_t[which], self.noisy.t[which], text, self.batch.conditions.of(which))
+        return self.model.predict(
+            self.noisy.x_t[which], self.noisy.t[which], text, self.batch.conditions.mapped(lambda own: own[which])
+        )
 
     def inner(self, a: Tensor, b: Tensor, which: list[int] | None = None) -> Tensor:
         """Return the mean product of two tensors [B,C,h,w] per sample, weighted by the mask, float64 [B] on the CPU."""

@@ -97,4 +97,5 @@ def as_tensors(found: Mapping[str, Layout], words: frozenset[str], weighted: Seq
     ids = {name: torch.tensor(own.ids) for name, own in found.items()}
     emphasis = {name: torch.tensor(found[name].emphasis) for name in weighted}
     masks = {name: torch.tensor(own.mask) for name, own in found.items() if own.mask is not None}
-    return Encoded(ids, emphasis or None, words, masks)
+    counts = {name: [sum(map(sum, own.mask))] for name, own in found.items() if own.mask is not None}
+    return Encoded(ids, emphasis or None, words, masks, counts=counts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from neonym.io.imports import uncollected
-from neonym.models.encoders.blocks import checkpoint_blocks
+from neonym.io.transfer import sent
+from neonym.models.encoders.blocks import checkpoint_blocks, checkpointed
 from neonym.models.loading.identify import identify, with_weights
 from neonym.models.process.diffusion import Diffusion
 from neonym.models.process.flow import Flow
@@ -21,7 +23,7 @@ from neonym.models.tokenizers.clip import CHUNK
 from neonym.models.tokenizers.loading import load_tokenizers
 from neonym.models.tokenizers.word_tokenizer import WordTokenizer
 from neonym.models.vae import Vae
-from neonym.types import NO_CONDITIONS, Conditions, TextCond
+from neonym.types import NO_CONDITIONS, Batch, Conditions, Noisy, TextCond
 
 KINDS_OF_BLOCKS = 64  # that are compiled apart: widths, sizes of images, batches
 
@@ -48,6 +50,16 @@ class Model(ABC):
         `t` holds one timestep (0 to 1000) for each sample [B], or one for all. A flow predicts noise - x_0.
         """
 
+    def noised(self, batch: Batch) -> Noisy:
+        """Return the noised latents of a batch, and what should be predicted for them, on the device of the denoiser.
+
+        They are computed where the moments are: on the host while a word is trained, whatever the device.
+        """
+        x0 = self.vae.draw(batch.moments, batch.keys)  # [B,2C,h,w] -> [B,C,h,w]
+        noisy = self.process.add_noise(x0, batch.keys, batch.levels)  # x_t, target [B,C,h,w]; t, snr [B]
+        on_device = {name: sent(getattr(noisy, name), self.device) for name in ("x_t", "target", "t", "snr")}
+        return replace(noisy, **on_device)
+
     @property
     def device(self) -> torch.device:
         """The device of the denoiser."""
@@ -69,7 +81,8 @@ class Model(ABC):
 
         CLIP, under 2 % of a step, keeps its own.
         """
-        self.denoiser.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
+        # diffusers' own function saves the state of random numbers, of which there are none, and waits for the device
+        self.denoiser.enable_gradient_checkpointing(checkpointed)  # pyright: ignore[reportCallIssue]
         for encoder in self.source.encoder_specs:
             if encoder.is_large:
                 checkpoint_blocks(self.text.encoders[encoder.name])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
-from neonym.io.transfer import sent
+from neonym.io.transfer import picked, sent
 from neonym.models.encoders.clip import Keep
 from neonym.models.encoders.known_texts import KnownTexts
 from neonym.models.encoders.rows import EmbeddingWithRows
@@ -118,10 +118,12 @@ class TextSide(ABC):
         emphasis = (text.emphasis or {}).get(name)
 
         def states_of(which: list[int], length: int) -> Tensor:
-            states = t5_states(encoder, ids[which, :length])  # [b,l,D]
+            states = t5_states(encoder, picked(ids, which)[:, :length])  # [b,l,D]
             if emphasis is None:
                 return states
-            return interpolated(states, t5_states(encoder, self.empty_ids(name, length)), emphasis[which, 0, :length])
+            return interpolated(
+                states, t5_states(encoder, self.empty_ids(name, length)), picked(emphasis, which)[:, 0, :length]
+            )
 
         states = in_groups(lengths, ids.device, states_of, masked=False)
         return states, None if len(set(lengths)) == 1 else read_up_to(lengths, ids.device)
@@ -146,7 +148,10 @@ class TextSide(ABC):
         words = frozenset().union(*(caption.words for caption in captions))
         masks = stack([caption.masks for caption in captions], False)
         lengths = {name: [caption.ids[name].shape[1] for caption in captions] for name in captions[0].ids}
-        return Encoded(stack([caption.ids for caption in captions]), emphasis or None, words, masks, lengths)
+        counts = {
+            name: [count for caption in captions for count in caption.counts[name]] for name in captions[0].counts
+        }
+        return Encoded(stack([caption.ids for caption in captions]), emphasis or None, words, masks, lengths, counts)
 
     def padded_stack(self, name: str, rows: Sequence[Tensor], fill: float | None = None) -> Tensor:
         """Return tensors [K,L] of one encoder stacked to [B,K,L]. Padding is `fill`, or the id of the tokenizer."""

@@ -22,13 +22,14 @@ from neonym.models.lexicon import joined
 from neonym.models.model import Model
 from neonym.runs.stop import Stop, StopRequested
 from neonym.training.ending import finish, save_and_stop, save_last, stop_before_first_step
+from neonym.training.graphs import graphs_for
 from neonym.training.lane import Lane, OpenedWord, begin_steps
 from neonym.training.load import KeptModel, kind_of_model, load_frozen_model
 from neonym.training.loop import after_step
 from neonym.training.micro_batches import MicroBatches
 from neonym.training.session import Session, agree, deadline_of
 from neonym.training.setup import objective_of
-from neonym.training.step import train_step
+from neonym.training.step import backward, train_step
 from neonym.types import Work
 
 
@@ -48,6 +49,7 @@ class Lanes:
         self.started = 0.0  # when the model was loaded, in seconds of the monotonic clock
         self.at_once = plan.run.compute.micro_batch_size  # samples of several words; None: as memory carries
         self.lanes_by_memory: int | None = None  # None: not measured yet
+        self.graphs = graphs_for(plan.run, accelerator.device, lanes[0].events.note)
 
     def train(self) -> None:
         """Train every word to its end. Each lane has an outcome then.
@@ -126,6 +128,7 @@ class Lanes:
         model.vae.to(self.accelerator.device)  # after other images were encoded it is on the CPU
         with self.contained(lane, word.first_step):
             run = word.begin(model, self.accelerator, self.stop, deadline, is_interruptible)
+            run.graphs = self.graphs
             self.runs.append((lane, run))
         if any(run.plan.encodes_in_each_step for _, run in self.runs):
             model.vae.to(self.accelerator.device)
@@ -156,10 +159,14 @@ class Lanes:
         while True:
             try:
                 batches = self.batches.of(runs, works)
-                return train_step(model, concepts, works, batches, self.objective, self.accelerator)
+                return train_step(
+                    model, concepts, works, batches, self.objective, self.accelerator, self.graphs or backward
+                )
             except torch.OutOfMemoryError:  # before any row has moved
                 for concept in concepts:
                     concept.clear_gradients()
+                if self.graphs and self.graphs.release():
+                    continue
                 if len(runs) == 1 or not self.batches.shrink():
                     raise
                 torch.cuda.empty_cache()

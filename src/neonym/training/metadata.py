@@ -38,6 +38,7 @@ WITHOUT_EFFECT_ON_RESULT = {
         "cache_text_encoder_outputs",
         "lanes",
         "micro_batch_size",
+        "cuda_graphs",
         "gradient_checkpointing",
     },
     "dataset": {"dataset_config", "train_data_dir", "reg_data_dir", "in_json", "broken_images", "template_file"},

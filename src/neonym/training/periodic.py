@@ -87,6 +87,8 @@ def taken(request: Path) -> bool:
 
 def sample(run: Session, tag: str) -> None:
     """Generate sample images. If that fails, emit a warning and continue training."""
+    if run.graphs:
+        run.graphs.release()  # the decoder needs the memory
     try:
         files = run.sample_renderer.render(run.model, run.state.concept, tag)
     except Exception as error:  # whatever a sampler, a full disk or too small a GPU raises

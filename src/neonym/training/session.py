@@ -22,6 +22,7 @@ from neonym.runs.stop import Stop, StopRequested
 from neonym.training.checkpoint import CheckpointStore
 from neonym.training.evaluation import Evaluation
 from neonym.training.finite import FiniteChecks
+from neonym.training.graphs import Graphs
 from neonym.training.samples import SampleRenderer
 from neonym.training.state import TrainState
 
@@ -40,6 +41,7 @@ class Session:
     events: Dispatcher
     stop: Stop
     deadline: float = float("inf")  # of `--max_train_time`, in seconds of the monotonic clock
+    graphs: Graphs | None = None  # of the steps
 
     def __post_init__(self) -> None:
         plan, concept = self.plan, self.state.concept

@@ -24,11 +24,11 @@ class KnownTexts:
         self.states: OrderedDict[bytes, Tensor] = OrderedDict()  # [L,D] each
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutput:
-        """Return the last states [B,L,D] of ids [B,L]; padding that a mask [B,L] leaves out is not read."""
+        """Return the last states [B,L,D] of ids [B,L]; padding that a mask [B,...] leaves out is not read."""
         ids = input_ids.cpu()
         if int(ids.max()) >= self.vocabulary:
             return self.forward(input_ids, attention_mask=attention_mask)
-        given = ids if attention_mask is None else torch.cat([ids, attention_mask.cpu()], dim=1)
+        given = ids if attention_mask is None else torch.cat([ids, attention_mask.flatten(1).cpu()], dim=1)
         keys = [row.numpy().tobytes() for row in given]
         first = {key: i for i, key in reversed([*enumerate(keys)])}  # where each text stands for the first time
         missing = [i for key, i in first.items() if key not in self.states]

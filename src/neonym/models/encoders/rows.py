@@ -53,13 +53,18 @@ class EmbeddingWithRows(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the vectors [B,L,W] of ids [B,L], in the precision of the table."""
-        base = self.frozen(ids.clamp(max=self.vocab - 1))
-        if not self.rows:
+        base, rows = self.frozen(ids.clamp(max=self.vocab - 1)), self.joined_rows()
+        if rows is None:
             return base
-        rows = torch.cat([_Read.apply(r) if isinstance(r, Rows) else r for r in self.rows])  # pyright: ignore
         # Unlike indexing, `embedding` sums gradients in a fixed order
         learned = F.embedding((ids - self.vocab).clamp(min=0), rows)
         return torch.where((ids >= self.vocab)[..., None], learned.to(base.dtype), base)
+
+    def joined_rows(self) -> Tensor | None:
+        """Return all rows, one after another, [n,W]; None if there are none."""
+        if not self.rows:
+            return None
+        return torch.cat([_Read.apply(r) if isinstance(r, Rows) else r for r in self.rows])  # pyright: ignore
 
 
 def nearest_tokens(table: Tensor, rows: Tensor, count: int, special: Collection[int]) -> Tensor:

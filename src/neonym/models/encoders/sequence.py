@@ -9,14 +9,26 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from neonym.io.transfer import sent
+from neonym.types import Encoded
 
 Length = TypeVar("Length", int, tuple[int, int])  # of a sequence, or of two that go together
 
 
+def mask_for(is_causal: bool, mask: Tensor) -> Tensor:
+    """Return a mask of padding [B,L] as transformers' encoders read it, which are causal language models or not.
+
+    They look whether it leaves anything out, for which the host would wait for a GPU. There, they get what they would
+    make of it: which id attends to which, bool [B,1,L,L].
+    """
+    if mask.device.type == "cpu":
+        return mask.long()
+    attended = mask.bool()[:, None, None].expand(-1, -1, mask.shape[1], -1)
+    return attended.tril() if is_causal else attended
+
+
 def t5_states(encoder: Any, ids: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return T5's last states [B,L,D], after its final norm, of ids [B,L]. Without a `mask` [B,L], padding is read."""
-    return encoder(ids, attention_mask=None if mask is None else mask.long()).last_hidden_state
+    return encoder(ids, attention_mask=None if mask is None else mask_for(False, mask)).last_hidden_state
 
 
 def layer_states(encoder: Any, ids: Tensor, mask: Tensor | None, layers: tuple[int, ...]) -> Tensor:
@@ -26,9 +38,14 @@ def layer_states(encoder: Any, ids: Tensor, mask: Tensor | None, layers: tuple[i
     than is read must exist, or the norm must be an identity.
     """
     states = encoder(
-        ids, attention_mask=None if mask is None else mask.long(), output_hidden_states=True, use_cache=False
+        ids, attention_mask=None if mask is None else mask_for(True, mask), output_hidden_states=True, use_cache=False
     )
     return torch.stack([states.hidden_states[layer] for layer in layers], dim=2)
+
+
+def counts_of(text: Encoded, encoder: str) -> list[int]:
+    """Return how many ids of each caption are no padding, B numbers. Waits for the device if the host does not know."""
+    return text.counts.get(encoder) or text.masks[encoder][:, 0].sum(1).tolist()
 
 
 def by_length(lengths: Sequence[Length]) -> list[tuple[Length, list[int]]]:
@@ -62,7 +79,8 @@ def in_groups(
 
 def read_up_to(lengths: Sequence[int], device: torch.device) -> Tensor:
     """Return which states of samples of these lengths are read, bool [B,S], where S is the greatest of them."""
-    return torch.arange(max(lengths), device=device) < sent(torch.tensor(lengths), device)[:, None]
+    positions = torch.arange(max(lengths), device=device)
+    return torch.stack([positions < length for length in lengths])
 
 
 def interpolated(states: Tensor, empty: Tensor, emphasis: Tensor | None) -> Tensor:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from neonym.io.transfer import picked
 from neonym.models.encoders.clip import Keep
-from neonym.models.encoders.sequence import groups
+from neonym.models.encoders.sequence import counts_of, groups, mask_for
 from neonym.models.families.anima import ADAPTER, QWEN, T5
 from neonym.models.families.flow_network import load_as, sigma_of
 from neonym.models.model import Model
@@ -30,14 +31,13 @@ class AnimaText(TextSide):
         ComfyUI, emphasis multiplies the states of T5's ids. `keep` is ignored.
         """
         del keep
-        masks = [text.masks[part.name][:, 0] for part in (QWEN, T5)]  # [B,L], [B,M]
         emphasis = (text.emphasis or {}).get(T5.name)
-        lengths = list(zip(*(mask.sum(1).tolist() for mask in masks), strict=True))
-        rows: list[Tensor] = [masks[0].new_empty(0)] * len(lengths)
-        for _, which in groups(lengths, masks[0].device):
+        lengths = list(zip(*(counts_of(text, part.name) for part in (QWEN, T5)), strict=True))
+        rows: list[Tensor] = [torch.empty(0)] * len(lengths)
+        for _, which in groups(lengths, self.device):
             states = self.adapted(text, which)
             if emphasis is not None:
-                own = emphasis[which, 0]  # [b,M]
+                own = picked(emphasis, which)[:, 0]  # [b,M]
                 states = states * pad(own, (0, states.shape[1] - own.shape[1]), value=1.0)[..., None].to(states.dtype)
             for i, row in zip(which, states, strict=True):
                 rows[i] = row
@@ -46,7 +46,7 @@ class AnimaText(TextSide):
     def adapted(self, text: Encoded, which: list[int]) -> Tensor:
         """Return the states of the samples `which`, [b,512,1024], without emphasis."""
         (ids, mask), (t5_ids, t5_mask) = (cut(text, part.name, which) for part in (QWEN, T5))
-        states = self.encoders[QWEN.name](ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
+        states = self.encoders[QWEN.name](ids, attention_mask=mask_for(True, mask), use_cache=False).last_hidden_state
         return self.adapters[ADAPTER](
             source_hidden_states=states * mask[..., None],
             target_input_ids=t5_ids,
@@ -60,8 +60,8 @@ def cut(text: Encoded, part: str, which: list[int]) -> tuple[Tensor, Tensor]:
 
     At least one id remains: diffusers reads an empty caption as one id that is masked.
     """
-    ids, mask = text.ids[part][which, 0], text.masks[part][which, 0]
-    longest = max(1, int(mask.sum(1).max()))
+    ids, mask = (picked(own, which)[:, 0] for own in (text.ids[part], text.masks[part]))
+    longest = max(1, *(counts_of(text, part)[i] for i in which))
     return ids[:, :longest], mask[:, :longest]
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from neonym.io.transfer import picked
 from neonym.models.encoders.clip import Keep
-from neonym.models.encoders.sequence import in_groups, interpolated, read_up_to, t5_states
+from neonym.models.encoders.sequence import counts_of, in_groups, interpolated, read_up_to, t5_states
 from neonym.models.families.chroma import T5
 from neonym.models.families.flow_network import by_text_length, image_positions, load_as, pack, sigma_of, unpack
 from neonym.models.model import Model
@@ -29,16 +32,18 @@ class ChromaText(TextSide):
         del keep
         ids, mask = text.ids[T5.name][:, 0], text.masks[T5.name][:, 0]  # [B,L]
         own = text.lengths.get(T5.name, [ids.shape[1]] * len(ids))  # with their padding: none as in ComfyUI
-        lengths = [min(count + PADDING_READ, whole) for count, whole in zip(mask.sum(1).tolist(), own, strict=True)]
+        lengths = [min(count + PADDING_READ, whole) for count, whole in zip(counts_of(text, T5.name), own, strict=True)]
         encoder, emphasis = self.encoders[T5.name], (text.emphasis or {}).get(T5.name)
 
         def states_of(which: list[int], length: int) -> Tensor:
-            states = t5_states(encoder, ids[which, :length], mask[which, :length])  # [b,l,4096]
+            states = t5_states(encoder, *(picked(own, which)[:, :length] for own in (ids, mask)))  # [b,l,4096]
             if emphasis is None:
                 return states
-            return interpolated(states, self.empty_states(length), emphasis[which, 0, :length])
+            return interpolated(states, self.empty_states(length), picked(emphasis, which)[:, 0, :length])
 
-        return TextCond(in_groups(lengths, ids.device, states_of), mask=read_up_to(lengths, ids.device))
+        return TextCond(
+            in_groups(lengths, ids.device, states_of), mask=read_up_to(lengths, ids.device), lengths=lengths
+        )
 
     def empty_states(self, length: int) -> Tensor:
         """Return the states of an empty text with padding up to `length`, [1,l,4096]."""
@@ -48,6 +53,10 @@ class ChromaText(TextSide):
 
 class Chroma(Model):
     """A frozen Chroma model."""
+
+    def __init__(self, source: ModelSource, denoiser: nn.Module, *parts: Any):
+        super().__init__(source, denoiser, *parts)
+        make_zeros_on_device(denoiser.time_text_embed)
 
     def predict(self, x_t: Tensor, t: Tensor, text: TextCond, conditions: Conditions = NO_CONDITIONS) -> Tensor:
         """Return the transformer's velocity in float32, [B,C,h,w]. It reads no `conditions`.
@@ -64,16 +73,22 @@ class Chroma(Model):
 
         def velocity(which: list[int], length: int) -> Tensor:
             tokens = self.denoiser(
-                hidden_states=pack(x_t[which].to(dtype)),  # [b,N,4C]
-                timestep=sigma[which],
-                encoder_hidden_states=text.sequence[which, :length].to(dtype),
+                hidden_states=pack(picked(x_t, which).to(dtype)),  # [b,N,4C]
+                timestep=picked(sigma, which),
+                encoder_hidden_states=picked(text.sequence, which)[:, :length].to(dtype),
                 txt_ids=torch.zeros(length, 3, device=device),
                 img_ids=positions,
                 return_dict=False,
             )[0]
             return unpack(tokens, height, width).float()
 
-        return by_text_length(text.mask, velocity)
+        return by_text_length(text, velocity)
+
+
+def make_zeros_on_device(embedding: Any) -> None:
+    """Let the time embedding make its guidance scales, which are all 0, on its device: diffusers copies them there."""
+    project = embedding.guidance_proj.forward
+    embedding.guidance_proj.forward = lambda zeros: project(torch.zeros(len(zeros), device=embedding.mod_proj.device))
 
 
 def load(

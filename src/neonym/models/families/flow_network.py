@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from neonym.io.transfer import picked
 from neonym.models.encoders.sequence import by_length
 from neonym.models.loading.parts import flow_of, load_parts, vae_of
 from neonym.models.model import Model
@@ -37,14 +38,21 @@ def load_as(
     return kind(source, denoiser, side, vae_of(source, parts, vae), process, scheduler)
 
 
-def by_text_length(read: Tensor, predict: Callable[[list[int], int], Tensor]) -> Tensor:
+def lengths_of(text: TextCond) -> list[int]:
+    """Return how many states of each text are read, B numbers. Waits for the device if the host does not know."""
+    if text.lengths is not None:
+        return text.lengths
+    return [text.sequence.shape[1]] * len(text.sequence) if text.mask is None else text.mask.sum(1).tolist()
+
+
+def by_text_length(text: TextCond, predict: Callable[[list[int], int], Tensor]) -> Tensor:
     """Return the predictions [B,C,h,w] for samples whose texts go through a transformer without a mask.
 
-    `read` [B,S] tells which states of a text there are. Texts of unlike length go separately: `predict` returns the
-    predictions [b,C,h,w] for the samples with the given indices, whose texts have a length.
+    Texts of unlike length go separately: `predict` returns the predictions [b,C,h,w] for the samples with the given
+    indices, whose texts have a length.
     """
-    found: list[Tensor] = [read] * len(read)
-    for length, which in by_length(read.sum(1).tolist()):
+    found: list[Tensor] = [text.sequence] * len(text.sequence)
+    for length, which in by_length(lengths_of(text)):
         for i, prediction in zip(which, predict(which, length), strict=True):
             found[i] = prediction
     return torch.stack(found)
@@ -60,10 +68,13 @@ def predict_by_text_length(model: Model, x_t: Tensor, t: Tensor, text: TextCond,
     times = t.expand(len(x_t))
 
     def predict(which: list[int], length: int) -> Tensor:
-        own = TextCond(text.sequence[which, :length], None if text.pooled is None else text.pooled[which])
-        return model.predict(x_t[which], times[which], own, conditions.of(which))
+        pooled = None if text.pooled is None else picked(text.pooled, which)
+        own = TextCond(picked(text.sequence, which)[:, :length], pooled)
+        return model.predict(
+            picked(x_t, which), picked(times, which), own, conditions.mapped(lambda tensor: picked(tensor, which))
+        )
 
-    return by_text_length(text.mask, predict)
+    return by_text_length(text, predict)
 
 
 def sigma_of(t: Tensor, count: int) -> Tensor:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from neonym.io.transfer import picked
 from neonym.models.encoders.clip import Keep
-from neonym.models.encoders.sequence import groups, in_groups, layer_states
-from neonym.models.families.flow_network import load_as, sigma_of
+from neonym.models.encoders.sequence import counts_of, groups, in_groups, layer_states
+from neonym.models.families.flow_network import lengths_of, load_as, sigma_of
 from neonym.models.families.z_image import QWEN
 from neonym.models.model import Model
 from neonym.models.source import ModelSource
@@ -37,15 +38,16 @@ class ZImageText(TextSide):
         """
         del keep
         ids, mask = text.ids[QWEN.name][:, 0], text.masks[QWEN.name][:, 0]  # [B,L]
-        lengths = padded_lengths(mask.sum(1).tolist())
+        counts = counts_of(text, QWEN.name)
+        lengths = padded_lengths(counts)
         missing = max(0, max(lengths) - ids.shape[1])  # where the batch is no longer than its longest text
         ids, mask = pad(ids, (0, missing), value=self.tokenizers[QWEN.name].padding), pad(mask, (0, missing))
 
         def states_of(which: list[int], length: int) -> Tensor:
-            own_ids, own_mask = ids[which, :length], mask[which, :length]
+            own_ids, own_mask = (picked(own, which)[:, :length] for own in (ids, mask))
             return layer_states(self.encoders[QWEN.name], own_ids, own_mask, (self.layer,))[:, :, 0]
 
-        return TextCond(in_groups(lengths, ids.device, states_of), mask=mask[:, : max(lengths)])
+        return TextCond(in_groups(lengths, ids.device, states_of), mask=mask[:, : max(lengths)], lengths=counts)
 
 
 class ZImage(Model):
@@ -60,7 +62,7 @@ class ZImage(Model):
         del conditions
         if text.mask is None:
             raise ValueError("Z-Image reads the length of captions from the mask of the text, but it has none")
-        dtype, sigma, counts = self.dtype, sigma_of(t, len(x_t)), text.mask.sum(1).tolist()
+        dtype, sigma, counts = self.dtype, sigma_of(t, len(x_t)), lengths_of(text)
         velocity: list[Tensor] = [x_t] * len(x_t)
         for _, which in groups(padded_lengths(counts), x_t.device):
             images = [x_t[i].to(dtype)[:, None] for i in which]  # [C,1,h,w] each

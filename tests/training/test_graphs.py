@@ -1,0 +1,189 @@
+"""Check graphs on a CPU: everything but CUDA's own recording, in whose place the computation is run again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from neonym import RunConfig, train, train_words
+from neonym.runs.events import Noted
+from neonym.training import lanes
+from neonym.training.graph_inputs import shape_of
+from neonym.training.graphs import EAGER_STEPS, Body, Graphs, Recorded, is_close, room_for
+from neonym.types import Encoded
+from support.checks import settings
+from support.data_sets import make_images
+
+
+class Rerun:
+    """A recorder that runs the computation again, on the same inputs, and writes to the same outputs."""
+
+    def __init__(self) -> None:
+        self.replays = self.released = 0
+
+    def record(self, body: Body) -> Recorded:
+        outputs = body()
+
+        def replay() -> None:
+            self.replays += 1
+            losses, gradients = body()
+            outputs[0].copy_(losses)
+            for name, own in gradients.items():
+                outputs[1][name].copy_(own)
+
+        return Recorded(replay, outputs, body())
+
+    def release(self) -> None:
+        self.released += 1
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Return a function that lets the steps of all runs to come be taken by graphs of this recorder."""
+    made: list[Graphs] = []
+
+    def use(recorder) -> list[Graphs]:
+        def graphs_for(run, device, note):
+            made.append(Graphs(recorder, note))
+            return made[-1]
+
+        monkeypatch.setattr(lanes, "graphs_for", graphs_for)
+        return made
+
+    return use
+
+
+FLAGS = {"max_train_steps": 8, "resolution": "64", "train_batch_size": 2, "learning_rate": 0.01}
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"num_vectors_per_token": 3, "ema_decay": 0.9},
+        {"gradient_checkpointing": True},
+        {"min_snr_gamma": 5.0, "noise_offset": 0.1, "multires_noise_iterations": 3},
+        {"micro_batch_size": 1},
+    ],
+)
+def test_a_word_becomes_the_same_with_graphs(run_for, graphs, flags):
+    eager = train(run_for("eager", **FLAGS, **flags))
+    recorder = Rerun()
+    made = graphs(recorder)
+    found = train(run_for("graphs", **FLAGS, **flags))
+    assert found.files[0].read_bytes() == eager.files[0].read_bytes()
+    micro_batches = 8 * (2 if "micro_batch_size" in flags else 1)
+    assert recorder.replays == 1 + micro_batches - EAGER_STEPS  # once more when it is recorded, to compare
+    assert [len(own.graphs) for own in made] == [1]
+
+
+def words(folder: Path, name: str) -> list[RunConfig]:
+    """Return the runs of three words with images of one size, of unlike lengths and numbers of vectors."""
+    runs = []
+    for index, (steps, vectors) in enumerate([(12, 1), (5, 3), (9, 2)]):
+        word, images = f"zyzzo{index}", folder / f"images{index}"
+        if not images.exists():
+            make_images(images, 2, size=(64, 64), caption=f"a drawing of a {word}")
+        runs.append(
+            settings(
+                train_data_dir=str(images), token_string=word, output_dir=str(folder / name), seed=index, max_train_steps=steps,
+                resolution="64", num_vectors_per_token=vectors, train_batch_size=1, learning_rate=0.01, eval_samples=8, cpu=True,
+            )
+        )  # fmt: skip
+    return runs
+
+
+def test_words_in_lanes_become_the_same_with_graphs(tmp_path, graphs):
+    """Words that end early, and others that take their place, change how many rows a graph reads."""
+    eager = [train(run) for run in words(tmp_path, "eager")]
+    recorder = Rerun()
+    graphs(recorder)
+    together = train_words(words(tmp_path, "graphs"), lanes=2)
+    assert recorder.replays > 8
+    for one, other in zip(eager, together, strict=True):
+        assert one.files[0].read_bytes() == other.files[0].read_bytes()
+
+
+class Failing(Rerun):
+    """A recorder that raises what CUDA raises while something is recorded that cannot be."""
+
+    def record(self, body: Body) -> Recorded:
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more lines")
+
+
+class Mistaken(Rerun):
+    """A recorder whose graphs compute twice the gradients."""
+
+    def record(self, body: Body) -> Recorded:
+        recorded = super().record(body)
+
+        def replay() -> None:
+            recorded.replay()
+            for own in recorded.outputs[1].values():
+                own.mul_(2)
+
+        return replace(recorded, replay=replay)
+
+
+@pytest.mark.parametrize(
+    ("recorder", "why"),
+    [(Failing(), "operation not permitted when stream is capturing"), (Mistaken(), "computed something else")],
+)
+def test_what_cannot_be_recorded_runs_without_graphs_and_says_so(run_for, graphs, recorder, why):
+    eager = train(run_for("eager", **FLAGS))
+    graphs(recorder)
+    notes: list[str] = []
+    found = train(run_for("graphs", **FLAGS), [lambda e: notes.append(e.text) if isinstance(e, Noted) else None])
+    assert found.files[0].read_bytes() == eager.files[0].read_bytes()
+    (note,) = [text for text in notes if "without CUDA graphs" in text]
+    assert why in note
+    assert "\n" not in note
+
+
+def test_sample_images_get_the_memory_of_the_graphs(run_for, graphs, tmp_path):
+    """The graphs are recorded again after them."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a mychar4 --w 64 --h 64 --s 2")
+    eager = train(run_for("eager", **FLAGS))
+    recorder = Rerun()
+    graphs(recorder)
+    found = train(run_for("graphs", **FLAGS, sample_prompts=str(prompts), sample_every_n_steps=4))
+    assert found.files[0].read_bytes() == eager.files[0].read_bytes()
+    assert recorder.released == 2
+    assert recorder.replays == 2 * (1 + 4 - EAGER_STEPS)
+
+
+def test_only_so_many_shapes_are_recorded(monkeypatch, run_for, graphs):
+    monkeypatch.setattr("neonym.training.graphs.MOST", 0)
+    recorder = Rerun()
+    graphs(recorder)
+    train(run_for("graphs", **FLAGS))
+    assert recorder.replays == 0
+
+
+def test_shapes_differ_by_tensors_and_by_everything_else():
+    ids = torch.zeros(2, 1, 77, dtype=torch.int64)
+    text = Encoded({"text_encoder": ids}, lengths={"text_encoder": [77, 77]})
+    assert shape_of(text) == shape_of(replace(text, ids={"text_encoder": ids + 1}))
+    others = [
+        replace(text, ids={"text_encoder": ids[:1]}),
+        replace(text, ids={"text_encoder_2": ids}),
+        replace(text, emphasis={"text_encoder": ids.float()}),
+        replace(text, lengths={"text_encoder": [77, 76]}),
+    ]
+    assert len({shape_of(own) for own in [text, *others]}) == 5
+
+
+def test_results_are_compared_up_to_rounding():
+    expected = torch.tensor([1.0, 1e-6, float("inf")])
+    assert is_close(torch.tensor([1.001, 1e-4, float("inf")]), expected)
+    assert not is_close(torch.tensor([1.1, 1e-6, float("inf")]), expected)
+    assert not is_close(torch.tensor([1.0, 1e-6, 0.0]), expected)
+    assert is_close(torch.full((2,), float("nan")), torch.full((2,), float("nan")))
+
+
+@pytest.mark.parametrize(("rows", "room"), [(1, 1), (2, 2), (3, 4), (16, 16), (17, 32)])
+def test_a_graph_has_room_for_more_rows(rows, room):
+    assert room_for(torch.zeros(rows, 4)) == room
