@@ -20,11 +20,12 @@ measure() { # NAME COMMAND...: go on if one fails
 
 step() { measure "$1" benchmarks.step --device cuda --processes 1 --models_dir "$models" --json "$out/$1.json" "${@:2}"; }
 
-step step-sd1 --model sd1 --resolution 512 --precisions fp16 --batch_sizes 1 4 16 --steps 20
-step step-sd1-bf16 --model sd1 --resolution 512 --precisions bf16 --batch_sizes 1 --steps 20 --cases neonym compiled
-step step-sdxl --model sdxl --resolution 1024 --precisions fp16 --batch_sizes 1 --steps 10
-step step-emoji --steps 40
+all="plain cached eager neonym"
+step step-sd1 --model sd1 --resolution 512 --precisions fp16 --batch_sizes 1 4 16 --steps 20 --cases $all
+NEONYM_TEST_CUDA=1 timeout 180 "$python" -m pytest --quiet tests/training/test_cuda.py
+step step-sdxl --model sdxl --resolution 1024 --precisions fp16 --batch_sizes 1 --steps 10 --cases $all
 measure lanes benchmarks.lanes --device cuda --model "$models/sd1" --words 16 --steps 20 --lanes 1 16 --processes 0 --json "$out/lanes.json"
+step step-sd1-bf16 --model sd1 --resolution 512 --precisions bf16 --batch_sizes 1 --steps 20 --cases neonym compiled
+step step-emoji --steps 40 --cases $all
 measure generate benchmarks.generate --model sd1 --models_dir "$models" --precision fp16 --side 512 --images 4 --times 2 \
   --samplers ddim --json "$out/generate.json"
-NEONYM_TEST_CUDA=1 timeout 180 "$python" -m pytest --quiet tests/training/test_cuda.py

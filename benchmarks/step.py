@@ -5,7 +5,7 @@
 
 `plain` is a loop as in diffusers' example, `cached` the same with latents that are encoded once, as in sd-scripts
 (benchmarks/step_loops.py). `neonym` is the whole program, from its command to its last step, with its events and saved
-states; `compiled` is the same with --torch_compile. `sd1` and `sdxl` are models of full size with random weights.
+states; `eager` is the same with --cuda_graphs=off, and `compiled` with --torch_compile. `sd1` and `sdxl` are models of full size with random weights.
 
 Each case runs in a process of its own, so that peak memory is its own. The cases of a row run in turn, and the fastest
 of several processes counts. A step's share of the matmul ceiling is of a large matrix product on the same device.
@@ -31,6 +31,7 @@ STARTED = psutil.Process().create_time()  # before any import, in seconds since 
 IMAGES = Path(__file__).parent.parent / "examples" / "nutkin"
 RANDOM = ("sd1", "sd2", "sdxl")
 PROFILED = 3  # steps, after those that are timed
+WARM = {"cpu": 2, "cuda": 6}  # steps before those that are timed: CUDA graphs are recorded in the third
 
 
 def model_folder(name: str, home: Path, args: argparse.Namespace) -> Path:
@@ -56,7 +57,8 @@ def plain_case(args: argparse.Namespace, is_cached: bool) -> dict[str, Any]:
     loop.step(0)
     wait_for(loop.device)
     found: dict[str, Any] = {"time_to_first_step_s": time.time() - STARTED}
-    loop.step(1)
+    for i in range(1, WARM[args.device]):
+        loop.step(i)
     wait_for(loop.device)
     begun = time.perf_counter()
     for i in range(args.steps):
@@ -87,15 +89,15 @@ class Watch:
         if event.step == 1:
             wait_for(self.device)
             self.found["time_to_first_step_s"] = time.time() - STARTED
-        elif event.step == 2:
+        elif event.step == WARM[self.args.device]:
             wait_for(self.device)
             self.begun = time.perf_counter()
-        elif event.step == 2 + self.args.steps:
+        elif event.step == WARM[self.args.device] + self.args.steps:
             wait_for(self.device)
             self.found["images_per_s"] = self.args.batch * self.args.steps / (time.perf_counter() - self.begun)
             self.found["peak_mib"] = peak_memory(self.args.device)
             self.profiled = Profiled()
-        elif event.step == 2 + self.args.steps + PROFILED:
+        elif event.step == WARM[self.args.device] + self.args.steps + PROFILED:
             self.found |= self.profiled.stop(PROFILED)
 
 
@@ -103,7 +105,7 @@ def neonym_case(args: argparse.Namespace) -> dict[str, Any]:
     """Measure the steps of a run of the program: the word is in the one caption of all images."""
     import neonym
 
-    watch, total = Watch(args), 2 + args.steps + PROFILED
+    watch, total = Watch(args), WARM[args.device] + args.steps + PROFILED
     with tempfile.TemporaryDirectory() as out:
         images = Path(out) / "images"
         images.mkdir()
@@ -115,7 +117,7 @@ def neonym_case(args: argparse.Namespace) -> dict[str, Any]:
             init_word=START, num_vectors_per_token=VECTORS, resolution=str(args.resolution), output_dir=f"{out}/out",
             max_train_steps=total, train_batch_size=args.batch, mixed_precision=args.precision, learning_rate=5e-3,
             cpu=args.device == "cpu", eval_samples=8, fit="off", micro_batch_size=args.batch,
-            torch_compile="compiled" in args.case,
+            torch_compile=args.case == "compiled", cuda_graphs="off" if args.case == "eager" else "auto",
         )  # fmt: skip
         result = neonym.train(run, [watch])
         watch.found["state_bytes"] = result.files[0].stat().st_size
@@ -126,6 +128,7 @@ CASES = {
     "plain": lambda args: plain_case(args, is_cached=False),
     "cached": lambda args: plain_case(args, is_cached=True),
     "neonym": neonym_case,
+    "eager": neonym_case,
     "compiled": neonym_case,
 }
 

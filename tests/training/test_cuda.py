@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from neonym import Stepped, train
+from neonym import Stepped, train, train_words
 from neonym.errors import UserError
+from neonym.runs.events import Noted
+from neonym.training.graphs import EAGER_STEPS, Graph
+from support.data_sets import make_images
 from support.runs import flags_of, rows, wait_for_step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and NEONYM_TEST_CUDA=1")
@@ -36,7 +39,7 @@ def learned(result, updates) -> bool:
 def test_fp16_skips_infinite_gradients_and_learns(run_on_gpu, spoiled, updates):
     """With accelerate's scaler, the infinities of steps 5 and 9 are skipped, and those of the falling scale."""
     spoiled({5: float("inf"), 9: float("nan")})
-    result = train(run_on_gpu("fp16"))
+    result = train(run_on_gpu("fp16", cuda_graphs="off"))  # a graph would not call what spoils the gradients
     assert [update.step for update in updates] == list(range(12))
     assert updates[0].scale == 65536
     skipped = [a.step for a, b in pairwise(updates) if torch.equal(a.rows, b.rows)]
@@ -49,7 +52,7 @@ def test_fp16_skips_infinite_gradients_and_learns(run_on_gpu, spoiled, updates):
 def test_fp16_ends_if_no_scale_gives_finite_gradients(run_on_gpu, spoiled):
     spoiled({None: float("inf")})
     with pytest.raises(UserError, match=r"steps in a row, first of step 17 .*became infinite"):
-        train(run_on_gpu("fp16", max_train_steps=60))
+        train(run_on_gpu("fp16", max_train_steps=60, cuda_graphs="off"))
 
 
 @pytest.mark.parametrize("precision", ["bf16", "no"])
@@ -65,6 +68,46 @@ def test_d_adaptation_does_not_step_at_a_rate_of_zero(run_on_gpu, updates):
     train(run_on_gpu("fp16", **flags))
     assert torch.equal(updates[0].rows, updates[1].rows)
     assert updates[-1].rows.isfinite().all()
+
+
+@pytest.mark.parametrize("flags", [{}, {"gradient_checkpointing": True}, {"micro_batch_size": 1}])
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "no"])
+def test_graphs_compute_what_single_kernels_compute(run_on_gpu, monkeypatch, precision, flags):
+    """In a fixed order, the word is the same bit for bit, and nothing falls back."""
+    replays, clean = [], Graph.replayed
+    monkeypatch.setattr(Graph, "replayed", lambda self, *given: replays.append(1) or clean(self, *given))
+    notes: list[str] = []
+
+    def run(cuda_graphs: str) -> bytes:
+        built = run_on_gpu(
+            precision, cuda_graphs, cuda_graphs=cuda_graphs, deterministic=True, train_batch_size=2, **flags
+        )
+        return train(built, [lambda e: notes.append(e.text) if isinstance(e, Noted) else None]).files[0].read_bytes()
+
+    without = run("off")
+    assert not replays
+    assert run("auto") == without
+    assert len(replays) >= 12 - EAGER_STEPS
+    assert not [note for note in notes if "without CUDA graphs" in note]
+
+
+def test_words_in_lanes_share_graphs(run_on_gpu, monkeypatch, tmp_path):
+    """Words of unlike length come and go, and each learns."""
+    notes: list[str] = []
+    runs = []
+    for index, steps in enumerate((12, 6, 9)):
+        images = make_images(tmp_path / f"images{index}", 2, size=(64, 64), caption=f"a drawing of a zyzzo{index}")
+        runs.append(
+            run_on_gpu(
+                "bf16", train_data_dir=str(images), token_string=f"zyzzo{index}", max_train_steps=steps, resolution="64",
+                num_vectors_per_token=1 + index, train_batch_size=1,
+            )
+        )  # fmt: skip
+    results = train_words(
+        runs, lanes=2, listeners=lambda _: [lambda e: notes.append(e.text) if isinstance(e, Noted) else None]
+    )
+    assert all(rows(result.files[0]).isfinite().all() for result in results)
+    assert not [note for note in notes if "without CUDA graphs" in note]
 
 
 def test_steps_between_two_reports_do_not_wait_for_the_device(run_on_gpu):

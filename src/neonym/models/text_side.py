@@ -25,6 +25,8 @@ from neonym.types import Encoded, TextCond
 class TextSide(ABC):
     """The text side of a model, from captions to what the denoiser reads. A family implements `encode`."""
 
+    is_cut_to_length = True  # whether `encode` reads how long captions are, where encoders have masks
+
     def __init__(self, encoders: dict[str, PreTrainedModel], tokenizers: dict[str, WordTokenizer]):
         self.encoders = encoders
         self.adapters: dict[str, nn.Module] = {}  # networks between the encoders and the denoiser
@@ -148,9 +150,8 @@ class TextSide(ABC):
         words = frozenset().union(*(caption.words for caption in captions))
         masks = stack([caption.masks for caption in captions], False)
         lengths = {name: [caption.ids[name].shape[1] for caption in captions] for name in captions[0].ids}
-        counts = {
-            name: [count for caption in captions for count in caption.counts[name]] for name in captions[0].counts
-        }
+        masked = masks if self.is_cut_to_length else ()
+        counts = {name: [count for caption in captions for count in caption.counts[name]] for name in masked}
         return Encoded(stack([caption.ids for caption in captions]), emphasis or None, words, masks, lengths, counts)
 
     def padded_stack(self, name: str, rows: Sequence[Tensor], fill: float | None = None) -> Tensor:

@@ -27,6 +27,8 @@ FOLD = 2  # side, in latents of the VAE, of what becomes one latent
 class Flux2Text(TextSide):
     """The text side of FLUX.2: the states of a language model after three of its blocks, side by side."""
 
+    is_cut_to_length = False
+
     def __init__(self, encoders: Any, tokenizers: dict[str, WordTokenizer], spec: EncoderSpec):
         super().__init__(encoders, tokenizers)
         self.layers, self.zeros = layers_of(spec), spec.layout.comfyui_zeros
