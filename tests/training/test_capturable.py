@@ -63,7 +63,7 @@ def copies_of_step(model: Model, captions: list[str]) -> list[str]:
     rows = {name: torch.zeros(2, table.frozen.embedding_dim) for name, table in model.text.tables.items()}
     model.text.add_word(WORD, rows)
     for tokenizer in model.text.tokenizers.values():
-        tokenizer.reads_emphasis = captions is WEIGHTED and tokenizer.layout.pattern is None
+        tokenizer.reads_emphasis = captions is WEIGHTED
     inputs = mapped(inputs_of(model, batch_of(model, captions)), on_meta)
     for module in model.modules().values():
         module.to("meta")
