@@ -46,6 +46,8 @@ def folder(tmp_path_factory):
         shutil.copytree(ROOT / name, home / name, ignore=shutil.ignore_patterns("__pycache__"))
     for script in ROOT.glob("*.py"):
         shutil.copy(script, home)
+    plan = home / "examples" / "fleet" / "plan.toml"
+    plan.write_text(re.sub(r"max_train_steps = \d+", "max_train_steps = 10", plan.read_text()))
     return home
 
 
