@@ -16,8 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from neonym.data.images import is_one_colour, load_mask, load_pixels
-from neonym.data.latent_keys import LatentKey, entry_name, latent_keys
+from neonym.data.latent_keys import LatentKey, entry_names
 from neonym.data.metadata_files import one_colour_problem
+from neonym.data.shared_moments import SharedMoments
 from neonym.io.atomic import atomic_write, clear_leftovers
 from neonym.types import ImageRecord, View
 
@@ -96,24 +97,29 @@ def cache_moments(
     note: Callable[[str], None],
     warn: Callable[[str], None],
     known: Mapping[LatentKey, torch.Tensor] | None = None,
+    shared: SharedMoments | None = None,
 ) -> dict[LatentKey, torch.Tensor]:
     """Return the moments, float32 [2C,h,w] on the CPU, of all images that are not changed in every draw.
 
     Images are encoded one at a time, so that the result does not depend on which entries existed. Entries are read from
     `folder` and written to it, if there is one. If it cannot be written to, `note` is called once and no more are
-    written. `warn` is called about images of one colour when they are encoded. `known` moments are not encoded.
-    `progress` is called with the number of images done and the total. Raises DataError if an image cannot be
-    read.
+    written. `warn` is called about images of one colour when they are encoded. `known` moments are not encoded, nor are
+    those that are `shared` with other words. `progress` is called with the number of images done and the total. Raises
+    DataError if an image cannot be read.
     """
     records, plain = list(records), []
+    shared = SharedMoments() if shared is None else shared
     moments = dict(known or {})
-    wanted = [key for key in latent_keys(records) if key not in moments]
-    contents = {record.path: record.content[:64] for record in records}  # without the hash of the mask
+    names = {key: name for key, name in entry_names(records, vae_hash).items() if key not in moments}
+    common = {record.path for record in records if record.is_reg}
+    found_shared = shared.find(names.values())
+    moments |= {key: found_shared[name] for key, name in names.items() if name in found_shared}
+    wanted = [key for key in names if key not in moments]
     if folder is not None:
         clear_leftovers(folder)
     for done, key in enumerate(wanted):
         progress(done, len(wanted))
-        file = folder / entry_name(contents[key[0]], key[1], vae_hash) if folder else None
+        file = folder / names[key] if folder else None
         found = read_entry(file) if file else None
         if found is None:
             pixels = load_pixels(*key)
@@ -123,6 +129,7 @@ def cache_moments(
                 note(f"the cache folder {folder} cannot be written to, so nothing is cached there")
                 folder = None
         moments[key] = found
+        shared.add(names[key], found, is_common=key[0] in common)
     progress(len(wanted), len(wanted))
     if plain:
         warn(str(one_colour_problem(plain)))

@@ -61,9 +61,6 @@ def train_plans(
             if accelerator.num_processes == 1 or not together.runs:
                 raise
             raise lost_process_error(together, error) from error
-        except UserError:  # of one of several words, if there are several processes
-            together.save_all()  # the others
-            raise
     except BaseException as error:  # including KeyboardInterrupt: listeners end with the run
         for lane in own:
             if lane.outcome is None:
