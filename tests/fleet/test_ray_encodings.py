@@ -15,7 +15,7 @@ from support.fleets import LONG, check_words, events_of, learned_alone, start_fl
 pytest.importorskip("ray", reason="`make setup` installs it")
 NAMES = ("alpha", "beta")
 OWN, COMMON = 3, 5  # images of a word, and regularisation images
-STEPS = 300
+STEPS = 120
 
 
 @pytest.fixture

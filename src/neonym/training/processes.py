@@ -61,9 +61,8 @@ def endings_of_all(accelerator: Accelerator, own: Sequence[Ending | None]) -> li
     told: list[list[int | list[Problem] | None]] = gather_object([[as_data(ending) for ending in own]])
     found: list[Ending | None] = []
     for here, of_each in zip(own, zip(*told, strict=True), strict=True):
-        rank = next((rank for rank, data in enumerate(of_each) if data is not None), None)
-        is_own = rank is None or rank == accelerator.process_index
-        found.append(here if is_own else from_data(of_each[rank]))
+        rank, data = next(((rank, data) for rank, data in enumerate(of_each) if data is not None), (0, None))
+        found.append(here if data is None or rank == accelerator.process_index else from_data(data))
     return found
 
 
