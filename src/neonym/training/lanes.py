@@ -32,10 +32,17 @@ class Lanes:
     """The words that learn together, `most` at a time; None: as many as fill a micro-batch."""
 
     def __init__(
-        self, lanes: Sequence[Lane], accelerator: Accelerator, stop: Stop, most: int | None, kept: KeptModel | None
+        self,
+        lanes: Sequence[Lane],
+        accelerator: Accelerator,
+        stop: Stop,
+        most: int | None,
+        kept: KeptModel,
+        is_only: bool,
     ):
+        """Take the words of a run. The error of its only word is raised."""
         self.lanes, self.accelerator, self.stop, self.most = lanes, accelerator, stop, most
-        self.kept = KeptModel() if kept is None else kept
+        self.kept, self.is_only = kept, is_only
         self.waiting = deque(lanes)
         self.opened: deque[OpenedWord] = deque()
         self.runs: list[tuple[Lane, Session]] = []  # the words that learn now
@@ -61,10 +68,11 @@ class Lanes:
         most = plan.run.compute.micro_batch_size
         steps = JointSteps(model, objective_of(plan.run, plan.source), self.accelerator, most)
         while True:
-            self.fill(model, steps)
+            self.fill(steps)
             if not self.runs:
                 return
             if signal := agree(self.accelerator, self.stop.signal):
+                self.stop.request(signal)  # which may have reached another process
                 self.stop_all(signal)
                 return
             self.step(steps)
@@ -77,7 +85,8 @@ class Lanes:
             with together(self.accelerator), self.stop.at_once():
                 kind = kind_of_model(plans, self.accelerator)
                 return self.kept.get(kind, lambda: load_frozen_model(plans, self.accelerator, first.lane.events))
-        except StopRequested:
+        except StopRequested as request:
+            self.stop.request(request.signal)
             return None
 
     def open_next(self, count: int) -> None:
@@ -88,13 +97,13 @@ class Lanes:
                 if opened := lane.open(self.accelerator, self.is_loaded):
                     self.opened.append(opened)
 
-    def fill(self, model: Model, steps: JointSteps) -> None:
+    def fill(self, steps: JointSteps) -> None:
         """Begin to train waiting words until all lanes are taken, unless a stop was requested or the time is up."""
         while not agree(self.accelerator, self.stop.signal or time.monotonic() > self.deadline):
             self.open_next(self.room(steps))
             if not self.opened:
                 return
-            self.begin(self.opened.popleft(), model)
+            self.begin(self.opened.popleft(), steps.model)
 
     @property
     def deadline(self) -> float:
@@ -191,7 +200,7 @@ class Lanes:
                 lane.end(result)
         except UserError as error:
             self.leave(lane)
-            if len(self.lanes) == 1:
+            if self.is_only:
                 raise
             lane.end(error)
 
