@@ -83,8 +83,18 @@ def test_they_stay_with_a_kept_model_until_another_one_is_loaded(words, encodes)
     assert len(encodes) == OWN
     assert later.files[0].read_bytes() == train(words("alone", "zyzzob")[0]).files[0].read_bytes()
     encodes.clear()
+    gc.collect()  # what is left of the words before
     train_words(words("out", "zyzzoc", clip_skip=2), kept=kept)
     assert len(encodes) == OWN + COMMON
+
+
+def test_a_word_that_keeps_its_images_on_disk_also_keeps_those_that_others_had_encoded(words, encodes, tmp_path):
+    one, two = words("out", "zyzzoa", "zyzzob", cache_latents_to_disk=True, latent_cache_dir=str(tmp_path / "cache"))
+    train_words([words("out", "zyzzoa")[0], two])
+    assert len(encodes) == 2 * OWN + COMMON
+    encodes.clear()
+    train(one.model_copy(update={"save": one.save.model_copy(update={"restart": True})}))
+    assert len(encodes) == OWN
 
 
 def moments(value: float) -> torch.Tensor:
