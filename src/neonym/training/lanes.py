@@ -23,7 +23,7 @@ from neonym.training.joint_steps import JointSteps
 from neonym.training.lane import Lane, OpenedWord, begin_steps
 from neonym.training.load import KeptModel, kind_of_model, load_frozen_model
 from neonym.training.loop import after_step
-from neonym.training.processes import agree, together
+from neonym.training.processes import agree, largest, together
 from neonym.training.session import Session, deadline_of
 from neonym.training.setup import objective_of
 
@@ -72,7 +72,6 @@ class Lanes:
             if not self.runs:
                 return
             if signal := agree(self.accelerator, self.stop.signal):
-                self.stop.request(signal)  # which may have reached another process
                 self.stop_all(signal)
                 return
             self.step(steps)
@@ -99,16 +98,19 @@ class Lanes:
 
     def fill(self, steps: JointSteps) -> None:
         """Begin to train waiting words until all lanes are taken, unless a stop was requested or the time is up."""
-        while not agree(self.accelerator, self.stop.signal or time.monotonic() > self.deadline):
+        while not self.is_closed():
             self.open_next(self.room(steps))
             if not self.opened:
                 return
             self.begin(self.opened.popleft(), steps.model)
 
-    @property
-    def deadline(self) -> float:
-        """The time of the monotonic clock, in seconds, after which no further word begins."""
-        return deadline_of(self.lanes[0].plan.run, self.started)
+    def is_closed(self) -> bool:
+        """Return whether no further word begins, because of a stop in one of the processes, or because the time is up."""
+        is_late = time.monotonic() > deadline_of(self.lanes[0].plan.run, self.started)
+        signal, is_late = largest(self.accelerator, [self.stop.signal, is_late])
+        if signal:
+            self.stop.request(signal)  # it may have reached another process only
+        return bool(signal or is_late)
 
     def room(self, steps: JointSteps) -> int:
         """Return how many words learn at a time: without a setting, as many as fill a micro-batch."""
@@ -191,6 +193,7 @@ class Lanes:
             try:
                 yield
             except StopRequested as request:  # whose state may not be saved, which is an error of the word
+                self.stop.request(request.signal)
                 run = next((run for other, run in self.runs if other is lane), None)
                 if run is None:
                     result = stop_before_first_step(step, request.signal, lane.events)
