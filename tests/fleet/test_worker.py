@@ -213,6 +213,12 @@ def test_an_error_of_a_library_ends_one_word(tmp_path, shard, monkeypatch):
     assert by_name["gamma"].ending != "failed"
 
 
+def test_a_word_for_which_there_was_no_time_is_handed_out_again(tmp_path, shard):
+    words = [replace(word, settings={**word.settings, "max_train_time": 1e-9}) for word in shard.words[::2]]
+    outcomes = train_shard(Shard(tuple(words)), LocalOutput(tmp_path / "out"), Reports(), neonym.Stop())
+    assert [(outcome.ending, outcome.error) for outcome in outcomes] == [("stopped", "")] * 2
+
+
 def test_an_unknown_kind_of_store_is_refused():
     with pytest.raises(neonym.UserError, match="Write a URL such as s3://bucket/folder"):
         open_output("nowhere://x")

@@ -3,9 +3,6 @@
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,7 +14,7 @@ from neonym import train
 from neonym.data.loader import parts, share_of
 from neonym.formats import read_embedding
 from support import BATCH_INVARIANT
-from support.runs import flags_for, launch, threads
+from support.runs import flags_for, launch, run_ranks, threads
 
 
 def test_law_3_two_processes_learn_what_one_does(run_for, tmp_path, images):
@@ -66,24 +63,8 @@ def test_a_refused_run_ends_in_every_process(tmp_path, images):
     """
     code = "import sys; from neonym.cli.main import main; sys.exit(main(sys.argv[1:]))"
     flags = [*flags_for(images, tmp_path / "out"), "--huggingface_repo_id=me/words"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
-    shared |= {"HF_ENDPOINT": "http://127.0.0.1:9", "OMP_NUM_THREADS": "1"}  # nobody answers there
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, "train", *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank},
-        )
-        for rank in ("0", "1")
-    ]  # fmt: skip
-    try:
-        outputs = [process.communicate(timeout=120)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [2, 2], outputs
+    codes, outputs = run_ranks(code, "train", *flags, HF_ENDPOINT="http://127.0.0.1:9")  # nobody answers there
+    assert codes == [2, 2], outputs
     assert "the repository cannot be used" in outputs[0]
     assert "Traceback" not in outputs[0] + outputs[1]
     lines = (tmp_path / "out" / "mychar4-run" / "events.jsonl").read_text().splitlines()

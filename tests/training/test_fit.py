@@ -15,8 +15,12 @@ from neonym.models.loading.sizes import sizes_of
 from neonym.models.memory import Choice, Step, estimate
 from neonym.models.storage import Storage
 from neonym.preflight.preflight import preflight
-from neonym.training import memory
+from neonym.runs.dispatcher import Dispatcher
+from neonym.runs.stop import Stop
+from neonym.training import load, memory
+from neonym.training.ending import Result
 from neonym.training.memory import storage_of, with_fit
+from neonym.training.run import train_plans
 from support.checks import settings
 from support.data_sets import make_images
 from support.families import SIDE, tiny_model, tiny_t5
@@ -124,6 +128,34 @@ def test_t5_waits_before_anything_is_quantized_if_it_learns_nothing(plan_of, mon
     assert "text_encoder_2 in the memory of the CPU" in notes[0]
     assert storage_of(found, plan.source, torch.device("cuda"), notes.append) == Storage(waiting=(T5,))
     assert storage_of(found, plan.source, CPU.device, notes.append) == Storage()  # it is there already
+
+
+def test_a_word_has_the_choice_that_it_has_alone(plan_of, monkeypatch, tmp_path):
+    """A word with a larger batch needs quantized weights; the one beside it keeps the model as it is."""
+    of_one_sample = needed(plan_of(), Choice(Storage()))
+    monkeypatch.setattr(memory, "memory_of", lambda _: of_one_sample)
+
+    def trained(name: str, *batches: int) -> list[bytes]:
+        plans = [
+            plan_of(
+                max_train_steps=1, eval_samples=8, output_name=f"batch{batch}", train_batch_size=batch,
+                micro_batch_size=None, output_dir=str(tmp_path / name),
+            )
+            for batch in batches
+        ]  # fmt: skip
+        found = train_plans(plans, [Dispatcher() for _ in plans], Stop())
+        return [result.files[0].read_bytes() for result in found if isinstance(result, Result)]
+
+    loaded: list[Storage] = []
+    clean = load.load_model
+    monkeypatch.setattr(
+        load,
+        "load_model",
+        lambda source, *args, **flags: loaded.append(source.storage) or clean(source, *args, **flags),
+    )
+    together = trained("together", 8, 1)
+    assert [storage == Storage() for storage in loaded] == [False, True]
+    assert together == [*trained("alone", 8), *trained("alone", 1)]
 
 
 def test_a_model_that_cannot_fit_is_refused(plan_of, monkeypatch):

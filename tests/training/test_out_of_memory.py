@@ -7,14 +7,14 @@ import torch
 
 from neonym import train
 from neonym.errors import UserError
-from neonym.training import lanes
+from neonym.training import joint_steps
 from support import BATCH_INVARIANT
 from support.runs import rows
 
 
 def test_the_state_is_saved_and_the_error_names_what_would_save_memory(run_for, monkeypatch):
     """After the error, a run with smaller micro-batches goes on, and gives the word of a run without it."""
-    steps, step = [], lanes.train_step
+    steps, step = [], joint_steps.train_step
 
     def fail(*given):
         steps.append(0)
@@ -24,7 +24,7 @@ def test_the_state_is_saved_and_the_error_names_what_would_save_memory(run_for, 
 
     flags = {"max_train_steps": 6, "train_batch_size": 3, "resolution": "64"}
     whole = train(run_for("whole", **flags))
-    monkeypatch.setattr(lanes, "train_step", fail)
+    monkeypatch.setattr(joint_steps, "train_step", fail)
     with pytest.raises(UserError) as caught:
         train(run_for("parts", **flags))
     said = str(caught.value)
@@ -41,7 +41,7 @@ def test_settings_that_are_used_are_not_named(run_for, monkeypatch):
     def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(lanes, "train_step", fail)
+    monkeypatch.setattr(joint_steps, "train_step", fail)
     flags = {"micro_batch_size": 1, "gradient_checkpointing": True, "base_precision": "int8"}
     with pytest.raises(UserError) as caught:
         train(run_for(max_train_steps=2, resolution="64", **flags))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from io import StringIO
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from neonym import RunConfig, train
 from neonym.errors import ConfigError
 from neonym.preflight.preflight import preflight
 from neonym.runs.console import Terminal
-from neonym.runs.events import Event, Finished, Noted, Opened, Sampled, Stepped
+from neonym.runs.events import Event, Finished, Noted, Opened, Sampled, Started, Stepped, Stopped
 from support.checks import settings
 from support.data_sets import make_images
 from support.runs import rows
@@ -160,6 +161,34 @@ def test_more_words_than_lanes_are_all_learned(two):
     ends = [index for index, event in enumerate(events) if isinstance(event, Finished)]
     second = next(index for index, event in enumerate(events) if event.word == "zyzzo" and not isinstance(event, Noted))
     assert second > ends[0]
+
+
+def test_a_time_limit_ends_the_words_that_learn_and_begins_no_other(two):
+    """All can be continued, and become what they are without the limit."""
+    whole = train(two(name="whole", max_train_steps=40))
+    events: list[Event] = []
+
+    def slowly(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, Stepped):
+            time.sleep(0.05)
+
+    result = train(two(max_train_steps=40, max_train_time=0.01, lanes=1), [slowly])
+    first, last = "mychar4", "zyzzo"
+    assert [file.stem for file in result.files] == [first]
+    assert result.signal == 0
+    assert 0 < result.steps < 40
+    assert any(
+        event.word == first and "was up after step" in event.text for event in events if isinstance(event, Noted)
+    )
+    (stopped,) = [event for event in events if isinstance(event, Stopped)]
+    assert (stopped.word, stopped.step, stopped.signal) == (last, 0, 0)
+    assert not any(isinstance(event, Started) and event.word == last for event in events)
+    both = train(two(max_train_steps=40, max_train_time=0.01), [slowly])
+    assert [file.stem for file in both.files] == [first, last]
+    assert both.steps < 40
+    ended = train(two(max_train_steps=40))
+    assert [file.read_bytes() for file in ended.files] == [file.read_bytes() for file in whole.files]
 
 
 def test_the_words_of_a_run_fail_one_by_one(two, tmp_path, capfd):

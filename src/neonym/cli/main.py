@@ -11,7 +11,7 @@ from importlib import import_module
 from io import TextIOWrapper
 
 from neonym._version import __version__
-from neonym.cli.launcher import is_launched
+from neonym.cli.launcher import is_first, is_launched
 from neonym.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, ConfigError, NeonymError, RefuseRun, nearest
 
 COMMANDS = {
@@ -82,7 +82,7 @@ def run_command(name: str, argv: list[str], prog: str) -> int:
 
 def print_error(error: NeonymError, prog: str) -> None:
     """Print an error. Of several processes that find the same mistake, only the first prints it."""
-    if isinstance(error, (ConfigError, RefuseRun)) and os.environ.get("RANK", "0") != "0":
+    if isinstance(error, (ConfigError, RefuseRun)) and not is_first():
         return
     print(f"{prog}: error:\n{error}" if "\n" in str(error) else f"{prog}: error: {error}", file=sys.stderr)
     if is_launched():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from neonym.cli.launcher import is_launched
+from neonym.cli.launcher import is_first, is_launched
 from neonym.cli.terminal import print_problems
 from neonym.config.command_line import RunFlags, read_run, write_config
 from neonym.config.flags import read_command_line
@@ -45,12 +45,13 @@ def main(argv: list[str], prog: str) -> int:
     terminal = Terminal(level=log.console_log_level, log=Path(log.console_log_file) if log.console_log_file else None)
     with stopping(stop):
         result = start_plans(plans, [terminal], stop)
-    for error in result.failures.values():
-        print_problems(error.problems)
+    if result.failures and is_first():  # which may still write while the others have ended
+        for error in result.failures.values():
+            print_problems(error.problems)
     if result.signal:
         return 128 + result.signal
     if result.failures:
-        return EXIT_USER_ERROR
+        return EXIT_USER_ERROR if is_first() else 0
     if result.was_finished or is_launched():  # the launcher's traceback would hide the verdict
         return 0
     if any(v.word == NOT_LEARNED for v in result.verdicts):

@@ -16,8 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from neonym.data.images import is_one_colour, load_mask, load_pixels
-from neonym.data.latent_keys import LatentKey, entry_name, latent_keys
+from neonym.data.latent_keys import LatentKey, entry_names
 from neonym.data.metadata_files import one_colour_problem
+from neonym.data.shared_moments import SharedMoments
 from neonym.io.atomic import atomic_write, clear_leftovers
 from neonym.types import ImageRecord, View
 
@@ -87,6 +88,29 @@ def write_entry(file: Path, moments: torch.Tensor) -> bool:
     return True
 
 
+class EntryFolder:
+    """The folder of the entries, if there is one. `note` is called once it cannot be written to: it is given up then."""
+
+    def __init__(self, folder: Path | None, note: Callable[[str], None]):
+        self.folder, self.note = folder, note
+        if folder is not None:
+            clear_leftovers(folder)
+
+    def read(self, name: str) -> torch.Tensor | None:
+        """Return the moments of an entry, float32 [2C,h,w], or None if there is no valid entry."""
+        return None if self.folder is None else read_entry(self.folder / name)
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a file of this name, without reading it."""
+        return self.folder is not None and (self.folder / name).exists()
+
+    def write(self, name: str, moments: torch.Tensor) -> None:
+        """Write an entry."""
+        if self.folder is not None and not write_entry(self.folder / name, moments):
+            self.note(f"the cache folder {self.folder} cannot be written to, so nothing is cached there")
+            self.folder = None
+
+
 def cache_moments(
     records: Iterable[ImageRecord],
     encode: Encode,
@@ -96,33 +120,36 @@ def cache_moments(
     note: Callable[[str], None],
     warn: Callable[[str], None],
     known: Mapping[LatentKey, torch.Tensor] | None = None,
+    shared: SharedMoments | None = None,
 ) -> dict[LatentKey, torch.Tensor]:
     """Return the moments, float32 [2C,h,w] on the CPU, of all images that are not changed in every draw.
 
     Images are encoded one at a time, so that the result does not depend on which entries existed. Entries are read from
-    `folder` and written to it, if there is one. If it cannot be written to, `note` is called once and no more are
-    written. `warn` is called about images of one colour when they are encoded. `known` moments are not encoded.
-    `progress` is called with the number of images done and the total. Raises DataError if an image cannot be
-    read.
+    `folder` and written to it, if there is one. `warn` is called about images of one colour when they are encoded.
+    `known` moments are not encoded, nor are those that are `shared` with other words. `progress` is called with the
+    number of images done and the total. Raises DataError if an image cannot be read.
     """
     records, plain = list(records), []
+    shared = SharedMoments() if shared is None else shared
     moments = dict(known or {})
-    wanted = [key for key in latent_keys(records) if key not in moments]
-    contents = {record.path: record.content[:64] for record in records}  # without the hash of the mask
-    if folder is not None:
-        clear_leftovers(folder)
+    names = {key: name for key, name in entry_names(records, vae_hash).items() if key not in moments}
+    common = {record.path for record in records if record.is_reg}
+    entries, of_others = EntryFolder(folder, note), shared.find(names.values())
+    for name, found in of_others.items():
+        if not entries.has(name):
+            entries.write(name, found)
+    moments |= {key: of_others[name] for key, name in names.items() if name in of_others}
+    wanted = [key for key in names if key not in moments]
     for done, key in enumerate(wanted):
         progress(done, len(wanted))
-        file = folder / entry_name(contents[key[0]], key[1], vae_hash) if folder else None
-        found = read_entry(file) if file else None
+        found = entries.read(names[key])
         if found is None:
             pixels = load_pixels(*key)
             plain += [key[0].name] if is_one_colour(pixels) else []
             found = encoded(pixels, encode)
-            if file is not None and not write_entry(file, found):
-                note(f"the cache folder {folder} cannot be written to, so nothing is cached there")
-                folder = None
+            entries.write(names[key], found)
         moments[key] = found
+        shared.add(names[key], found, is_common=key[0] in common)
     progress(len(wanted), len(wanted))
     if plain:
         warn(str(one_colour_problem(plain)))

@@ -29,6 +29,13 @@ def entry_name(content: str, view: View, vae_hash: str) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest() + ".safetensors"
 
 
+def entry_names(records: Iterable[ImageRecord], vae_hash: str) -> dict[LatentKey, str]:
+    """Return the file names in the cache of everything that is encoded once."""
+    records = list(records)
+    contents = {record.path: record.content[:64] for record in records}  # without the hash of the mask
+    return {key: entry_name(contents[key[0]], key[1], vae_hash) for key in latent_keys(records)}
+
+
 def size_conditioning(size: Size, view: View) -> tuple[int, int, int, int, int, int]:
     """Return the size conditioning of SDXL (Podell et al. 2023).
 

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from neonym.fleet.pool import Assignment, Died, Done, Message, Ready, Reported
 
 LOOPBACK = "127.0.0.1"
 SECONDS_TO_ANSWER = 15.0  # for the head of a cluster
+SECONDS_TO_FETCH = 60.0  # for encoded images in the object store; encoding them again takes about as long
 
 
 @dataclass(frozen=True)
@@ -66,16 +68,24 @@ class Trainer:
         return f"{socket.gethostname()} {device}", neonym.__version__
 
     @ray.method(concurrency_group="training")
-    def train(self, given: Assignment) -> list[Any]:
-        """Return how each word of a shard ended. Models stay loaded between two calls."""
+    def train(self, given: Assignment, encoded: Mapping[str, Any]) -> list[Any]:
+        """Return how each word of a shard ended. Models stay loaded between two calls.
+
+        `encoded` are the objects that hold encoded regularisation images, by the names of their entries.
+        """
         from neonym.fleet.worker import work
 
+        self.kept.moments.fetch = partial(fetched, encoded)
         return work(given, self.reports, self.stop, self.kept)
 
-    @ray.method(concurrency_group="talking")
+    @ray.method(concurrency_group="talking", num_returns=2)
     def news(self) -> tuple[Any, Any]:
-        """Return what is new about the words of the present shard."""
-        return self.reports.take()
+        """Return what is new about the words of the present shard, and the regularisation images encoded meanwhile.
+
+        The latter are an object of their own, which belongs to the driver: it outlives this actor.
+        """
+        encoded = self.kept.moments.take_new()
+        return (*self.reports.take(), tuple(encoded)), encoded
 
     @ray.method(concurrency_group="talking")
     def ask_to_stop(self) -> None:
@@ -92,6 +102,7 @@ class RayWorker:
     starting: Any = None  # the answer of `ready`
     training: Any = None  # the answer of `train`
     news: Any = None
+    encoded: Any = None  # the regularisation images that `news` names
 
 
 class RayPool:
@@ -116,12 +127,13 @@ class RayPool:
         kind: Any = ray.remote(**options)(Trainer)
         made = [kind.remote(str(Path.cwd())) for _ in range(size.workers)]
         self.workers = {f"worker {i}": RayWorker(f"worker {i}", actor) for i, actor in enumerate(made)}
+        self.encoded: dict[str, Any] = {}  # the object that holds each regularisation image; none is fetched here
         for worker in self.workers.values():
             worker.starting = worker.actor.ready.remote()
 
     def give(self, worker: str, assignment: Assignment) -> None:
         """Let a worker that is ready train a shard."""
-        self.workers[worker].training = self.workers[worker].actor.train.remote(assignment)
+        self.workers[worker].training = self.workers[worker].actor.train.remote(assignment, self.encoded)
 
     def messages(self, seconds: float) -> list[Message]:
         """Return what the workers have to say; wait for the first message for at most so many seconds."""
@@ -140,12 +152,14 @@ class RayPool:
         heard: list[Message] = []
         if worker.news is not None and ray.wait([worker.news], timeout=0)[0]:
             try:
-                heard.append(Reported(worker.name, *ray.get(worker.news)))
+                progress, outcomes, encoded = ray.get(worker.news)
+                heard.append(Reported(worker.name, progress, outcomes))
+                self.encoded |= dict.fromkeys(encoded, worker.encoded)  # the last one: an earlier one may be lost
             except RayError:  # it has died, as the answer of `train` will say
                 pass
-            worker.news = None
+            worker.news = worker.encoded = None
         if worker.news is None and worker.training is not None:
-            worker.news = worker.actor.news.remote()
+            worker.news, worker.encoded = worker.actor.news.remote()
         return heard
 
     def started(self, worker: RayWorker) -> Message:
@@ -189,6 +203,16 @@ class RayPool:
             ray.kill(worker.actor)
         self.workers = {}
         ray.shutdown()
+
+
+def fetched(encoded: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return those of the named regularisation images that an object holds, in one request; none if one is lost."""
+    wanted = {name: encoded[name] for name in names if name in encoded}
+    try:
+        held = ray.get(list(dict.fromkeys(wanted.values())), timeout=SECONDS_TO_FETCH)
+    except RayError:
+        return {}
+    return {name: moments for part in held for name, moments in part.items() if name in wanted}
 
 
 def answers(address: str) -> None:

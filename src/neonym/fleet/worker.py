@@ -272,7 +272,7 @@ def outcome_of(listener: Following, result: neonym.Result | neonym.NeonymError) 
     if isinstance(result, neonym.NeonymError):
         text = str(result) if result.exit_code == EXIT_USER_ERROR else f"the run ended with an error: {result}"
         return Outcome(word.name, "failed", text, step=listener.progress.step, machine=fault_of_machine(result))
-    if result.signal:
+    if result.signal or not result.files:  # or the time of --max_train_time was up before its first step
         return Outcome(word.name, "stopped", step=result.steps)
     verdict = result.verdicts[0].as_dict() if result.verdicts else None
     outcome = finished_outcome(word, workspace, verdict, result.steps, result.files)

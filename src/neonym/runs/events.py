@@ -52,7 +52,7 @@ class Encoded(Event):
 
     kind: ClassVar[str] = "encoded"
     done: Annotated[int, "images so far"]
-    total: Annotated[int, "all images"]
+    total: Annotated[int, "all images, without those that another word has had encoded in this process or on Ray"]
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,8 @@ def stop_before_first_step(step: int, signal: int, events: Dispatcher) -> Result
 
 def save_and_stop(run: Session, signal: int) -> Result:
     """Save the state after the last complete step, from which the same command continues."""
-    save_last(run)
+    with run.together():
+        save_last(run)
     step, way = run.state.step, " without --restart" if run.plan.run.save.restart else ""
     run.events.note(f"stopped after step {step}; run the same command again{way} to continue")
     run.events.emit(Stopped(step, signal))
@@ -77,7 +78,8 @@ def finish(run: Session, is_whole: bool) -> Result:
         state.concept.best_rows = state.early_stopping.best or None
     verdict = judge_word(run)
     table = verdict.as_dict()
-    files = run.store.finish(state, table, is_whole) if run.is_main else []
+    with run.together():
+        files = run.store.finish(state, table, is_whole) if run.is_main else []
     for file in files[:1]:
         events.result("\n".join([*verdict.lines(), f"  file: {file}"]))
     events.emit(Finished(state.step, tuple(files), (table,)))

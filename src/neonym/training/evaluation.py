@@ -25,11 +25,21 @@ SAMPLES_PER_STEP_SAMPLE = 6  # between those: less than the cost of 16 steps (`p
 class Evaluation:
     """The fixed samples of a word, and the measurements on them.
 
-    `watch` is called between predictions; it may raise to interrupt a measurement.
+    `watch` is called between predictions; it may raise to interrupt a measurement. Images are read in the context
+    `reading`, because only some processes may be able to.
     """
 
-    def __init__(self, plan: TrainingPlan, loader: Loader, model: Model, concept: Concept, watch: Callable[[], None]):
-        self.plan, self.loader, self.model, self.concept, self.watch = plan, loader, model, concept, watch
+    def __init__(
+        self,
+        plan: TrainingPlan,
+        loader: Loader,
+        model: Model,
+        concept: Concept,
+        watch: Callable[[], None],
+        reading: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ):
+        self.plan, self.loader, self.model, self.concept = plan, loader, model, concept
+        self.watch, self.reading = watch, reading
         self.objective = Objective()  # words are compared by the plain loss, whatever training minimises
         self.images, self.judged_on = images_to_judge(plan.concept)
         self.samples: list[CaptionedBatch] = []  # created on first use
@@ -96,10 +106,11 @@ class Evaluation:
         found: list[CaptionedBatch] = []
         # Without gradients, memory suffices for twice the batch
         size = 2 * (self.plan.run.compute.micro_batch_size or self.plan.datasets[0].batch_size)
-        while draws:
-            part: list[Draw] = [d for d in draws[:size] if d.record.fit.bucket == draws[0].record.fit.bucket]
-            found.append(CaptionedBatch(self.loader.batch(part), [d.caption for d in part]))
-            draws = draws[len(part) :]
+        with self.reading():
+            while draws:
+                part: list[Draw] = [d for d in draws[:size] if d.record.fit.bucket == draws[0].record.fit.bucket]
+                found.append(CaptionedBatch(self.loader.batch(part), [d.caption for d in part]))
+                draws = draws[len(part) :]
         return found
 
 

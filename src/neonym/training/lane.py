@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from accelerate import Accelerator
 
+from neonym.data.shared_moments import SharedMoments
 from neonym.errors import UserError
 from neonym.models.loading.identify import with_weights
 from neonym.models.model import Model
@@ -25,9 +26,9 @@ from neonym.training.memory import refuse_without_memory
 from neonym.training.metadata import settings_metadata
 from neonym.training.periodic import begin_evaluations, sample_if_due
 from neonym.training.precision import weight_dtype
+from neonym.training.processes import main_process_first, together
 from neonym.training.resume import StartingPoint, find_starting_point
 from neonym.training.session import Session
-from neonym.training.setup import errors_of_main_process
 from neonym.training.state import TrainState, restore
 
 
@@ -58,21 +59,23 @@ class Lane:
             events.note(note)
         for problem in plan.problems:
             events.note(f"{problem.severity}: {problem}", "warning" if problem.severity == "warning" else "info")
-        with accelerator.main_process_first():
-            plan = replace(plan, source=with_weights(plan.source, weight_dtype(accelerator) != torch.float32))
+        reads_half = weight_dtype(accelerator) != torch.float32
+        source = main_process_first(accelerator, lambda: with_weights(plan.source, reads_half))
+        plan = replace(plan, source=source)
         store = CheckpointStore(plan)
-        with errors_of_main_process(accelerator):
+        with together(accelerator):
             if accelerator.is_main_process:
                 if not is_loaded:
                     refuse_without_memory(plan, accelerator)
                 self.locks.enter_context(store.open())
-        start = find_starting_point(plan, store)
+        with together(accelerator):
+            start = find_starting_point(plan, store)
         for note in start.notes:
             events.note(note)
         if start.finished and start.saved is not None:
             self.end(report_finished(store, start.finished, start.saved.step, events))
             return None
-        with errors_of_main_process(accelerator):
+        with together(accelerator):
             events.emit(Opened(store.folder, (plan.token,)))
         return OpenedWord(self, plan, store, start)
 
@@ -92,17 +95,17 @@ class OpenedWord:
         return self.start.saved.step if self.start.saved else 0
 
     def begin(
-        self, model: Model, accelerator: Accelerator, stop: Stop, deadline: float, is_interruptible: bool
+        self, model: Model, shared: SharedMoments, accelerator: Accelerator, stop: Stop, deadline: float
     ) -> Session:
-        """Encode the images and make the word's part of the model.
+        """Encode the images that no other word has had encoded, and make the word's part of the model.
 
-        Raises StopRequested while they are encoded if that `is_interruptible`, and UserError.
+        Raises StopRequested while they are encoded, and UserError.
         """
-        events, stop_here = self.lane.events, stop if is_interruptible else Stop()
+        events = self.lane.events
         lexicon = model.text.new_lexicon(self.plan.tokenizers)
         with model.text.using(lexicon):
-            with stop_here.at_once():
-                latents = encode_images(self.plan, model, events, stop_here)
+            with stop.at_once():
+                latents = encode_images(self.plan, model, events, stop, shared)
             plan, notes = with_measured_rates(self.plan, model)
             model.source = replace(model.source, spreads=plan.source.spreads)
             self.store.metadata |= settings_metadata(plan.run)

@@ -13,48 +13,49 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
-import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from neonym.errors import UserError
-from neonym.models.lexicon import joined
 from neonym.models.model import Model
 from neonym.runs.stop import Stop, StopRequested
 from neonym.training.ending import finish, save_and_stop, save_last, stop_before_first_step
 from neonym.training.graphs import graphs_for
+from neonym.training.joint_steps import JointSteps
 from neonym.training.lane import Lane, OpenedWord, begin_steps
 from neonym.training.load import KeptModel, kind_of_model, load_frozen_model
 from neonym.training.loop import after_step
-from neonym.training.micro_batches import MicroBatches
-from neonym.training.session import Session, agree, deadline_of
+from neonym.training.processes import agree, largest, together
+from neonym.training.session import Session, deadline_of
 from neonym.training.setup import objective_of
-from neonym.training.step import backward, train_step
-from neonym.types import Work
 
 
 class Lanes:
     """The words that learn together, `most` at a time; None: as many as fill a micro-batch."""
 
     def __init__(
-        self, lanes: Sequence[Lane], accelerator: Accelerator, stop: Stop, most: int | None, kept: KeptModel | None
+        self,
+        lanes: Sequence[Lane],
+        accelerator: Accelerator,
+        stop: Stop,
+        most: int | None,
+        kept: KeptModel,
+        is_only: bool,
     ):
-        self.lanes, self.accelerator, self.stop, self.most, self.kept = lanes, accelerator, stop, most, kept
+        """Take the words of a run. The error of its only word is raised."""
+        self.lanes, self.accelerator, self.stop, self.most = lanes, accelerator, stop, most
+        self.kept, self.is_only = kept, is_only
         self.waiting = deque(lanes)
         self.opened: deque[OpenedWord] = deque()
         self.runs: list[tuple[Lane, Session]] = []  # the words that learn now
-        plan = lanes[0].plan
-        self.objective = objective_of(plan.run, plan.source)
-        self.is_loaded = kept is not None and kept.holds(kind_of_model([own.plan for own in lanes], accelerator))
+        self.is_loaded = self.kept.holds(kind_of_model([own.plan for own in lanes], accelerator))
         self.started = 0.0  # when the model was loaded, in seconds of the monotonic clock
-        self.at_once = plan.run.compute.micro_batch_size  # samples of several words; None: as memory carries
         self.lanes_by_memory: int | None = None  # None: not measured yet
         self.graphs = graphs_for([own.plan for own in lanes], accelerator.device, lanes[0].events.note)
 
     def train(self) -> None:
         """Train every word to its end. Each lane has an outcome then.
 
-        Raises UserError if the only word ends with an error, or if another process is lost.
+        Raises UserError if the only word ends with an error, or if the model cannot be loaded.
         """
         self.open_next(self.most or 1)
         model = self.load() if self.opened else None
@@ -68,26 +69,28 @@ class Lanes:
     def train_with(self, model: Model) -> None:
         """Train the words with a model that is loaded, until all have ended or a stop was requested."""
         self.is_loaded, self.started = True, time.monotonic()
-        self.batches = MicroBatches(model, self.objective, self.accelerator, self.at_once)
+        plan = self.lanes[0].plan
+        most = plan.run.compute.micro_batch_size
+        steps = JointSteps(model, objective_of(plan.run, plan.source), self.accelerator, most, self.graphs)
         while True:
-            self.fill(model)
+            self.fill(steps)
             if not self.runs:
                 return
             if signal := agree(self.accelerator, self.stop.signal):
                 self.stop_all(signal)
                 return
-            self.step(model)
+            self.step(steps)
 
     def load(self) -> Model | None:
         """Return the model, or None if it is stopped while it is read. Raises UserError."""
         first = self.opened[0]  # whose plan knows the files, which may just have been fetched
         plans = [replace(lane.plan, source=first.plan.source) for lane in self.lanes]
-        kept = KeptModel() if self.kept is None else self.kept
         try:
-            with self.stop.at_once():
+            with together(self.accelerator), self.stop.at_once():
                 kind = kind_of_model(plans, self.accelerator)
-                return kept.get(kind, lambda: load_frozen_model(plans, self.accelerator, first.lane.events))
-        except StopRequested:
+                return self.kept.get(kind, lambda: load_frozen_model(plans, self.accelerator, first.lane.events))
+        except StopRequested as request:
+            self.stop.request(request.signal)
             return None
 
     def open_next(self, count: int) -> None:
@@ -98,41 +101,43 @@ class Lanes:
                 if opened := lane.open(self.accelerator, self.is_loaded):
                     self.opened.append(opened)
 
-    def fill(self, model: Model) -> None:
+    def fill(self, steps: JointSteps) -> None:
         """Begin to train waiting words until all lanes are taken, unless a stop was requested or the time is up."""
-        while not agree(self.accelerator, self.stop.signal or time.monotonic() > self.deadline):
-            self.open_next(self.room())
+        while not self.is_closed():
+            self.open_next(self.room(steps))
             if not self.opened:
                 return
-            self.begin(self.opened.popleft(), model)
+            self.begin(self.opened.popleft(), steps.model)
 
-    @property
-    def deadline(self) -> float:
-        """The time of the monotonic clock, in seconds, after which no further word begins."""
-        return deadline_of(self.lanes[0].plan.run, self.started)
+    def is_closed(self) -> bool:
+        """Return whether no further word begins, because of a stop in one of the processes, or because the time is up."""
+        is_late = time.monotonic() > deadline_of(self.lanes[0].plan.run, self.started)
+        signal, is_late = largest(self.accelerator, [self.stop.signal, is_late])
+        if signal:
+            self.stop.request(signal)  # it may have reached another process only
+        return bool(signal or is_late)
 
-    def room(self) -> int:
+    def room(self, steps: JointSteps) -> int:
         """Return how many words learn at a time: without a setting, as many as fill a micro-batch."""
         if self.most is not None or len(self.lanes) == 1 or not self.runs:
             return self.most or 1
         if self.lanes_by_memory is None:
             lane, run = self.runs[0]
             fitting = 1
-            with self.contained(lane):
-                fitting = self.batches.samples_that_fit(run)
-            fitting = -agree(self.accelerator, -fitting)
-            self.lanes_by_memory = max(1, fitting // max(run.plan.step_sizes))
+            with self.contained(lane), run.together():
+                fitting = steps.words_that_fit(run)
+            self.lanes_by_memory = -agree(self.accelerator, -fitting)
         return self.lanes_by_memory
 
     def begin(self, word: OpenedWord, model: Model) -> None:
         """Begin to train a word; one that has no step left is finished at once."""
         lane, deadline = word.lane, deadline_of(word.plan.run, self.started)
-        is_interruptible = self.accelerator.num_processes == 1 or not self.runs  # in one process or in all
         self.release_graphs()
         model.vae.to(self.accelerator.device)  # after other images were encoded it is on the CPU
         with self.contained(lane, word.first_step):
-            run = word.begin(model, self.accelerator, self.stop, deadline, is_interruptible)
-            run.graphs = self.graphs
+            with together(self.accelerator):
+                run = word.begin(model, self.kept.moments, self.accelerator, self.stop, deadline)
+                run.graphs = self.graphs
             self.runs.append((lane, run))
         if any(run.plan.encodes_in_each_step for _, run in self.runs):
             model.vae.to(self.accelerator.device)
@@ -142,44 +147,21 @@ class Lanes:
                 if run.stops_early or run.state.step >= run.milestones.total:
                     self.finish(lane, run, is_whole=True)
 
-    def step(self, model: Model) -> None:
+    def step(self, steps: JointSteps) -> None:
         """Take one step for every word that learns, and do what is due after it."""
-        works = [(lane, run, work) for lane, run in [*self.runs] if (work := self.work_of(lane, run)) is not None]
-        if not works:
+        taking = []
+        for (lane, run), work in zip([*self.runs], steps.works([run for _, run in self.runs]), strict=True):
+            with self.contained(lane):
+                if isinstance(work, BaseException):
+                    raise work
+                taking.append((lane, run, work))
+        if not taking:
             return
-        runs, own = [run for _, run, _ in works], [work for _, _, work in works]
-        with model.text.using(joined([run.lexicon for run in runs])):
-            losses = self.losses_of_step(model, runs, own)
-        for run in runs:  # the rows of all words have moved: a state that is saved from here on says so
-            run.state.step += 1
-        for (lane, run, _), loss in zip(works, losses.unbind(), strict=True):
+        losses = steps.take([run for _, run, _ in taking], [work for _, _, work in taking])
+        for (lane, run, _), loss in zip(taking, losses.unbind(), strict=True):
             with self.contained(lane), run.speaking():
                 if ending := after_step(run, loss):
                     self.finish(lane, run, is_whole=ending == "end")
-
-    def losses_of_step(self, model: Model, runs: Sequence[Session], works: Sequence[Work]) -> Tensor:
-        """Take the step, and return the losses [N]. If the memory of a GPU does not suffice, use smaller micro-batches."""
-        concepts = [run.state.concept for run in runs]
-        while True:
-            try:
-                batches = self.batches.of(runs, works)
-                return train_step(
-                    model, concepts, works, batches, self.objective, self.accelerator, self.graphs or backward
-                )
-            except torch.OutOfMemoryError:  # before any row has moved
-                for concept in concepts:
-                    concept.clear_gradients()
-                if self.graphs and self.graphs.make_room():
-                    continue
-                if len(runs) == 1 or not self.batches.shrink():
-                    raise
-                torch.cuda.empty_cache()
-
-    def work_of(self, lane: Lane, run: Session) -> Work | None:
-        """Return the work of a word in its next step; None if an image can no longer be read, which ends its lane."""
-        with self.contained(lane):
-            return run.with_room(lambda: run.loader.work(run.state.step))
-        return None
 
     def finish(self, lane: Lane, run: Session, is_whole: bool) -> None:
         """Judge a word, write its files, and free its lane."""
@@ -217,12 +199,14 @@ class Lanes:
     def contained(self, lane: Lane, step: int = 0) -> Iterator[None]:
         """End a lane by what ends the block: a stop, or an error of its own, with which the others go on.
 
-        Raises the UserError of the only word of a run, and of any word if there are several processes.
+        Every process leaves the block in the same way: an error that one of them alone may have is raised by
+        `processes.together`. Raises the UserError of the only word of a run.
         """
         try:
             try:
                 yield
             except StopRequested as request:  # whose state may not be saved, which is an error of the word
+                self.stop.request(request.signal)
                 run = next((run for other, run in self.runs if other is lane), None)
                 if run is None:
                     result = stop_before_first_step(step, request.signal, lane.events)
@@ -232,7 +216,7 @@ class Lanes:
                 lane.end(result)
         except UserError as error:
             self.leave(lane)
-            if len(self.lanes) == 1 or self.accelerator.num_processes > 1:
+            if self.is_only:
                 raise
             lane.end(error)
 

@@ -13,6 +13,7 @@ from neonym.data.latent_cache import Latents, cache_moments
 from neonym.data.latent_keys import LatentKey, latent_keys
 from neonym.data.loader import Loader
 from neonym.data.sdscripts_latents import known_latents
+from neonym.data.shared_moments import SharedMoments
 from neonym.io.memo import cache_folder
 from neonym.models.loading.weight_files import state_of
 from neonym.models.model import Model, load_model
@@ -29,11 +30,15 @@ from neonym.types import ImageRecord
 
 
 class KeptModel:
-    """A place that keeps the last model between trainings, so that the next words of the same model need not load it."""
+    """A place that keeps the last model between trainings, so that the next words of the same model need not load it.
+
+    The `moments` of encoded regularisation images stay as well.
+    """
 
     def __init__(self) -> None:
         self._kind: tuple[object, ...] = ()
         self._model: Model | None = None
+        self.moments = SharedMoments()
 
     def holds(self, kind: tuple[object, ...]) -> bool:
         """Return whether a model of this kind is kept."""
@@ -43,6 +48,7 @@ class KeptModel:
         """Return the kept model if it is of this kind, else the one that `load` returns, which is kept then."""
         if self._model is None or self._kind != kind:
             self._model = None  # its memory is needed
+            self.moments.forget()
             self._kind, self._model = kind, load()
         return self._model
 
@@ -81,10 +87,12 @@ def load_frozen_model(plans: Sequence[TrainingPlan], accelerator: Accelerator, e
     return model
 
 
-def encode_images(plan: TrainingPlan, model: Model, events: Dispatcher, stop: Stop) -> Latents:
+def encode_images(
+    plan: TrainingPlan, model: Model, events: Dispatcher, stop: Stop, shared: SharedMoments | None = None
+) -> Latents:
     """Encode every image, and move the VAE off the device unless some images are augmented differently in every step.
 
-    Raises StopRequested between two images, and DataError for an image that cannot be read.
+    What is `shared` with other words is not encoded again. Raises StopRequested between two images, and DataError for an image that cannot be read.
     """
     cache, source = plan.run.cache, plan.source
     folder = None
@@ -98,7 +106,7 @@ def encode_images(plan: TrainingPlan, model: Model, events: Dispatcher, stop: St
     records = [*plan.concept.records, *plan.concept.held_out]
     known = sdscripts_latents(records, source, events) if plan.run.dataset.sdscripts_latents else {}
     moments = cache_moments(
-        records, model.vae.encode, source.vae_hash(), folder, progress, events.note, events.warn, known
+        records, model.vae.encode, source.vae_hash(), folder, progress, events.note, events.warn, known, shared
     )
     if not plan.encodes_in_each_step:
         model.vae.to("cpu")

@@ -25,12 +25,12 @@ def after_step(run: Session, loss: torch.Tensor) -> Ending | None:
     run.checks.watch(state.step - 1, loss)
     events.emit(Stepped(state.step, run.losses.add(loss[None]), *rates_of(state.concept)))
     evaluate_if_due(run)
-    sample_if_due(run)
-    save_if_due(run)
-    answer_requests(run)
-    # whether training ends here: all processes must agree
-    stops_early = run.agree(run.stops_early)
-    if run.agree(run.is_late) and state.step < total:
+    with run.together():  # the main process alone writes files
+        sample_if_due(run)
+        save_if_due(run)
+        answer_requests(run)
+    stops_early, is_late = run.ends()
+    if is_late and state.step < total:
         events.note(f"the time of --max_train_time was up after step {state.step} of {total}")
         return "time up"
     if stops_early:

@@ -24,25 +24,17 @@ from neonym.training.precision import weight_dtype
 from neonym.training.setup import samples_at_once
 
 
-def with_fit(
-    plan: TrainingPlan,
-    accelerator: Accelerator,
-    note: Callable[[str], None],
-    others: Sequence[TrainingPlan] = (),
-) -> RunConfig:
+def with_fit(plan: TrainingPlan, accelerator: Accelerator, note: Callable[[str], None]) -> RunConfig:
     """Return the run with settings that fit the memory of the device, if `--fit` is to choose them.
 
-    `others` are the plans of the words that learn with the same model.
-
-    Raises UserError if not even the weights fit, in the smallest form.
+    They do not depend on which words learn beside this one, as they change what it learns. Raises UserError if not even the weights fit, in the smallest form.
     """
     run, source, device = plan.run, plan.source, accelerator.device
     sizes = sizes_of(source)
     if sizes is None:
         return run
     width = weight_dtype(accelerator).itemsize
-    datasets = [dataset for own in (plan, *others) for dataset in own.datasets]
-    step = largest_step(run, source, datasets, samples_at_once(run, source, device), width)
+    step = largest_step(run, source, plan.datasets, samples_at_once(run, source, device), width)
     memory = memory_of(device)
     if not is_fitted(run):
         given = choice_of(run, source, device)
@@ -51,7 +43,7 @@ def with_fit(
     is_apart = device.type == "cuda"  # its memory is not that of the CPU, in which weights can wait
     can_swap, can_wait = (
         is_apart and not run.compute.torch_compile,
-        able_to_wait([plan, *others], sizes, width) if is_apart else (),
+        able_to_wait(plan, sizes, width) if is_apart else (),
     )
     choice, needed = fitting_choice(sizes, step, memory, can_swap, can_wait)
     refuse_if_impossible(needed, memory, source)
@@ -66,9 +58,9 @@ def with_fit(
     return with_settings(run, settings_of(choice))
 
 
-def able_to_wait(plans: Sequence[TrainingPlan], sizes: ModelSizes, width: int) -> tuple[str, ...]:
+def able_to_wait(plan: TrainingPlan, sizes: ModelSizes, width: int) -> tuple[str, ...]:
     """Return the encoders without rows if they fit in half of the CPU's memory, where they would wait."""
-    idle = idle_encoders(plans)
+    idle = idle_encoders([plan])
     needed = sum(sizes.encoders[name].numbers.memory(None, width) for name in idle)
     return idle if needed <= psutil.virtual_memory().total / 2 else ()
 

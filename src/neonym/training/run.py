@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -30,9 +30,10 @@ def train_plans(
     lanes: int | None = None,
     kept: KeptModel | None = None,
 ) -> list[Result | UserError]:
-    """Train the words of these plans with one model, `lanes` at a time: open, resume, train, judge and write each.
+    """Train the words of these plans, `lanes` at a time: open, resume, train, judge and write each.
 
-    The plans have the same model, objective and compute settings. A word that ends with an error of its own does not
+    The plans have the same model, objective and compute settings, so that words learn together; those for which `--fit`
+    chooses another form of the weights learn after the others. A word that ends with an error of its own does not
     disturb the others, and its outcome is that error; the error of the only word is raised. Each dispatcher gets the
     events of one word, in the main process only. Raises UserError; unless training has started, nothing is written
     then. The model is taken from `kept` if it is there, and stays there.
@@ -40,30 +41,16 @@ def train_plans(
     notes: list[str] = []
     plans = [replace(plan, run=with_precision(plan.run, plan.source, notes.append)) for plan in plans]
     accelerator = start_accelerator(plans[0].run, notes.append)
-    fitted = with_fit(plans[0], accelerator, notes.append, plans[1:]).compute
-    notes = list(dict.fromkeys(notes))
-    own = [
-        Lane(
-            replace(plan, run=plan.run.model_copy(update={"compute": fitted})),
-            word_events if accelerator.is_main_process else Dispatcher(),
-            notes if index == 0 else [],
-        )
-        for index, (plan, word_events) in enumerate(zip(plans, events, strict=True))
-    ]
-    together = Lanes(own, accelerator, stop, lanes, kept)
+    own: list[Lane] = []
+    for plan, word_events in zip(plans, events, strict=True):
+        plan = replace(plan, run=with_fit(plan, accelerator, notes.append))
+        told = {note for lane in own for note in lane.notes}
+        new = [note for note in dict.fromkeys(notes) if note not in told]
+        own.append(Lane(plan, word_events if accelerator.is_main_process else Dispatcher(), new))
+    kept = KeptModel() if kept is None else kept
     try:
-        try:
-            with repeatable(plans[0].run.compute.deterministic):
-                together.train()
-        except torch.OutOfMemoryError as error:
-            raise out_of_memory_error(together, error) from error
-        except RuntimeError as error:
-            if accelerator.num_processes == 1 or not together.runs:
-                raise
-            raise lost_process_error(together, error) from error
-        except UserError:  # of one of several words, if there are several processes
-            together.save_all()  # the others
-            raise
+        for together in of_one_model(own):
+            train_lanes(Lanes(together, accelerator, stop, lanes, kept, is_only=len(own) == 1))
     except BaseException as error:  # including KeyboardInterrupt: listeners end with the run
         for lane in own:
             if lane.outcome is None:
@@ -73,3 +60,24 @@ def train_plans(
         for lane in own:
             lane.locks.close()
     return [lane.outcome for lane in own if lane.outcome is not None]
+
+
+def of_one_model(lanes: Sequence[Lane]) -> Iterable[list[Lane]]:
+    """Return the lanes in groups that keep the weights of the model in the same form, as each word alone would."""
+    groups: dict[str, list[Lane]] = {}
+    for lane in lanes:
+        groups.setdefault(repr(lane.plan.run.compute), []).append(lane)
+    return groups.values()
+
+
+def train_lanes(together: Lanes) -> None:
+    """Train words with one model to their ends. Raises UserError, after the states of all words are saved."""
+    try:
+        with repeatable(together.lanes[0].plan.run.compute.deterministic):
+            together.train()
+    except torch.OutOfMemoryError as error:
+        raise out_of_memory_error(together, error) from error
+    except RuntimeError as error:
+        if together.accelerator.num_processes == 1 or not together.runs:
+            raise
+        raise lost_process_error(together, error) from error

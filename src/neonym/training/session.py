@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -24,6 +24,7 @@ from neonym.training.checkpoint import CheckpointStore
 from neonym.training.evaluation import Evaluation
 from neonym.training.finite import FiniteChecks
 from neonym.training.graphs import Graphs
+from neonym.training.processes import agree, largest, together
 from neonym.training.samples import SampleRenderer
 from neonym.training.state import TrainState
 
@@ -50,7 +51,7 @@ class Session:
         plan, concept = self.plan, self.state.concept
         self.losses = LossQueue()
         self.checks = FiniteChecks(concept, self.loader.plan)
-        self.evaluation = Evaluation(plan, self.loader, self.model, concept, self.check_stop)
+        self.evaluation = Evaluation(plan, self.loader, self.model, concept, self.check_stop, self.together)
         self.sample_renderer = SampleRenderer(plan.run.sample, plan.prompts, self.store.sample_folder, self.store.name)
 
     @contextmanager
@@ -88,22 +89,19 @@ class Session:
         """Whether the time of `--max_train_time` is up."""
         return time.monotonic() > self.deadline
 
-    def agree(self, value: int) -> int:
-        """Return the largest value over all processes, so that all of them do the same after the same step."""
-        return agree(self.accelerator, value)
+    def ends(self) -> tuple[bool, bool]:
+        """Return whether early stopping ends training now, and whether its time is up, in one of the processes."""
+        stops_early, is_late = largest(self.accelerator, [self.stops_early, self.is_late])
+        return bool(stops_early), bool(is_late)
+
+    def together(self) -> AbstractContextManager[None]:
+        """Return a context that ends with the same error in every process."""
+        return together(self.accelerator)
 
     def check_stop(self) -> None:
         """Raise StopRequested in every process if a stop was requested in one of them."""
-        if signal := self.agree(self.stop.signal):
+        if signal := agree(self.accelerator, self.stop.signal):
             raise StopRequested(signal)
-
-
-def agree(accelerator: Accelerator, value: int) -> int:
-    """Return the largest value over all processes."""
-    if accelerator.num_processes == 1:
-        return int(value)
-    values = accelerator.gather(torch.tensor([int(value)], device=accelerator.device))
-    return int(values.max())  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue, reportArgumentType]
 
 
 def deadline_of(run: RunConfig, started: float) -> float:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import fields, replace
 from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs, KwargsHandler, broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs, KwargsHandler
 
 from neonym.config.learning_settings import ObjectiveSettings
 from neonym.config.run import RunConfig
 from neonym.config.without_effect import DIFFUSION_ONLY, FLOW_ONLY
-from neonym.errors import Problem, RefuseRun, UserError
 from neonym.models.model import Model
 from neonym.models.process.diffusion import Diffusion
 from neonym.models.process.flow import Flow
@@ -53,27 +51,6 @@ def start_accelerator(run: RunConfig, note: Callable[[str], None]) -> Accelerato
     minutes = run.compute.ddp_timeout or (MINUTES_WITH_SAMPLES if has_samples else MINUTES)
     waiting: list[KwargsHandler] = [InitProcessGroupKwargs(timeout=timedelta(minutes=minutes))]
     return Accelerator(mixed_precision=precision, cpu=run.compute.cpu, kwargs_handlers=waiting)
-
-
-@contextmanager
-def errors_of_main_process(accelerator: Accelerator) -> Iterator[None]:
-    """Raise a UserError of the main process in every process: the others wait for it at the end of the block.
-
-    Otherwise they would begin to load the model, and wait for the main process until their time is up. In them, the
-    error is a RefuseRun with the same message.
-    """
-    error, found = None, list[Problem | None]()
-    try:
-        yield
-    except UserError as own:
-        error = own
-    if accelerator.num_processes > 1:
-        found = [None if error is None else error.problem]
-        broadcast_object_list(found)
-    if error is not None:
-        raise error
-    for problem in filter(None, found):
-        raise RefuseRun(problem.what, problem.where, problem.fix)
 
 
 def objective_of(run: RunConfig, source: ModelSource) -> Objective:
