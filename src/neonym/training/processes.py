@@ -1,6 +1,8 @@
 """Agreement between the processes of a run: what happens in one of them alone ends the same work in all of them.
 
-Every process calls these functions at the same points. With a single process they communicate nothing.
+Every process calls these functions at the same points. With a single process they communicate nothing. Only a UserError
+or a stop is shared: any other error, such as too little memory on one GPU, ends its process, and the others save their
+states when they notice that it is lost.
 """
 
 from __future__ import annotations
