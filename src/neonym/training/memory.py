@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -13,8 +14,19 @@ from neonym.config.run import RunConfig
 from neonym.errors import UserError
 from neonym.models.loading.enough_memory import check_memory
 from neonym.models.loading.parts import free_on
-from neonym.models.loading.sizes import sizes_of
-from neonym.models.memory import GB, RESERVE, Choice, Estimate, ModelSizes, estimate, fitting_choice
+from neonym.models.loading.sizes import sizes_for
+from neonym.models.memory import (
+    GB,
+    RESERVE,
+    Choice,
+    Estimate,
+    ModelSizes,
+    Step,
+    choices,
+    estimate,
+    fitting_choice,
+    smaller_batches,
+)
 from neonym.models.source import ModelSource
 from neonym.models.storage import Scheme, Storage
 from neonym.preflight.defaults import with_settings
@@ -24,46 +36,82 @@ from neonym.training.precision import weight_dtype
 from neonym.training.setup import samples_at_once
 
 
+class Memory(NamedTuple):
+    """The memory of a device in bytes."""
+
+    total: float
+    free: float
+
+    @classmethod
+    def whole(cls, total: float) -> Memory:
+        """Return the memory of a device all of which counts as free."""
+        return cls(total, total)
+
+    def __str__(self) -> str:
+        total = f"{self.total / GB:.1f} GB"
+        return f"there are {total}" if self.free == self.total else f"{self.free / GB:.1f} of {total} are free"
+
+
 def with_fit(
     plan: TrainingPlan,
     accelerator: Accelerator,
     note: Callable[[str], None],
     others: Sequence[TrainingPlan] = (),
-) -> RunConfig:
-    """Return the run with settings that fit the memory of the device, if `--fit` is to choose them.
+) -> TrainingPlan:
+    """Return the plan with what `--fit` chooses so that a step fits the memory of the device.
 
-    `others` are the plans of the words that learn with the same model.
-
-    Raises UserError if not even the weights fit, in the smallest form.
+    `others` are the plans of the words that learn with the same model. Raises UserError if not even the weights fit, in
+    the smallest form.
     """
-    run, source, device = plan.run, plan.source, accelerator.device
-    sizes = sizes_of(source)
-    if sizes is None:
-        return run
-    width = weight_dtype(accelerator).itemsize
-    datasets = [dataset for own in (plan, *others) for dataset in own.datasets]
-    step = largest_step(run, source, datasets, samples_at_once(run, source, device), width)
-    memory = memory_of(device)
-    if not is_fitted(run):
-        given = choice_of(run, source, device)
-        warn_if_too_large(given, estimate(sizes, step, given), memory, note)
-        return run
-    is_apart = device.type == "cuda"  # its memory is not that of the CPU, in which weights can wait
-    can_swap, can_wait = (
-        is_apart and not run.compute.torch_compile,
-        able_to_wait([plan, *others], sizes, width) if is_apart else (),
-    )
-    choice, needed = fitting_choice(sizes, step, memory, can_swap, can_wait)
-    refuse_if_impossible(needed, memory, source)
-    plain = Choice(Storage())
-    if choice == plain:
-        return run
-    note(
-        f"note: --fit: a step needs about {estimate(sizes, step, plain).total / GB:.0f} GB, but there are "
-        f"{memory / GB:.0f} GB -> {choice} (about {needed.total / GB:.0f} GB)"
-    )
+    run, device, is_whole = plan.run, accelerator.device, is_fitted(plan.run)
+    if device.type != "cuda" and not plan.source.family.denoiser.blocks:  # what is measured holds for CUDA
+        return plan
+    plans = [plan, *others]
+    is_open = run.compute.fit == "auto" and run.compute.micro_batch_size is None and device.type == "cuda"
+    found = sizes_for(plan.source, plan.tokenizers, step_of(plans, accelerator, is_open))
+    if found is None:
+        return plan
+    sizes, step = found
+    ways = ways_on(device, plans, sizes, step) if is_whole else [choice_of(run, plan.source, device)]
+    batches = smaller_batches(step.samples) if is_open else (None,)
+    memory, asked = memory_of(device, run.compute.deterministic), ways[0]
+    choice, needed = choice_for(sizes, step, memory, [replace(way, samples=n) for way in ways for n in batches])
+    if is_whole:
+        refuse_if_impossible(needed, memory.total, plan.source)
+    if choice != asked:
+        before = f"a step needs about {estimate(sizes, step, asked).total / GB:.1f} GB, but {memory}"
+        note(f"note: --fit: {before} -> {choice} (about {needed.total / GB:.1f} GB)")
     warn_if_too_large(choice, needed, memory, note)
-    return with_settings(run, settings_of(choice))
+    if replace(choice, samples=None) != asked:
+        run = with_settings(run, settings_of(choice))
+    return replace(plan, run=run, at_once=(choice.samples or step.samples) if is_open else None)
+
+
+def step_of(plans: Sequence[TrainingPlan], accelerator: Accelerator, is_open: bool) -> Step:
+    """Return the largest step of several words; if it `is_open`, a whole batch goes through the model together."""
+    plan, width = plans[0], weight_dtype(accelerator).itemsize
+    at_once = None if is_open else samples_at_once(plan, accelerator.device)
+    return largest_step(plan.run, plan.source, [dataset for own in plans for dataset in own.datasets], at_once, width)
+
+
+def ways_on(device: torch.device, plans: Sequence[TrainingPlan], sizes: ModelSizes, step: Step) -> list[Choice]:
+    """Return the choices of `fit` on a device, the best first."""
+    is_apart = device.type == "cuda"  # its memory is not that of the CPU, in which weights can wait
+    can_swap = is_apart and not plans[0].run.compute.torch_compile
+    can_wait = able_to_wait(plans, sizes, step.width) if is_apart else ()
+    return [*choices(len(sizes.denoiser.blocks), can_swap, can_wait)]
+
+
+def choice_for(
+    sizes: ModelSizes, step: Step, memory: Memory, ways: Sequence[Choice]
+) -> tuple[Choice, Estimate]:  # fmt: skip
+    """Return the first of several ways that fits the memory of a device, or the smallest if none fits.
+
+    The precision of the weights, which changes the result, is the one that fits the memory that the device has, so that a
+    run is the same every time, whatever else uses the device. What changes no result fits the memory that is free.
+    """
+    first, _ = fitting_choice(sizes, step, memory.total, ways)
+    return fitting_choice(sizes, step, memory.free, [way for way in ways if way.precision == first.precision])
 
 
 def able_to_wait(plans: Sequence[TrainingPlan], sizes: ModelSizes, width: int) -> tuple[str, ...]:
@@ -96,29 +144,34 @@ def choice_of(run: RunConfig, source: ModelSource, device: torch.device) -> Choi
     return Choice(storage, run.compute.gradient_checkpointing or storage.blocks_to_swap > 0)
 
 
-def memory_of(device: torch.device) -> float:
-    """Return the memory of a device in bytes: what it has, not what is free, so that a run is the same every time."""
-    if device.type == "cuda":
-        return float(torch.cuda.get_device_properties(device).total_memory)
-    return float(psutil.virtual_memory().total)
+def memory_of(device: torch.device, repeatable: bool) -> Memory:
+    """Return the memory of a device; all of it counts as free if a run is to be `repeatable`, and on other devices.
+
+    What torch keeps in this process is free: of a model that is kept for the next words, the same memory is needed.
+    """
+    if device.type != "cuda":
+        return Memory.whole(psutil.virtual_memory().total)
+    if repeatable:
+        return Memory.whole(torch.cuda.get_device_properties(device).total_memory)
+    free, total = torch.cuda.mem_get_info(device)
+    return Memory(total, free + torch.cuda.memory_reserved(device))
 
 
-def warn_if_too_large(choice: Choice, needed: Estimate, memory: float, note: Callable[[str], None]) -> None:
-    """Emit a note if a step will probably not fit in the memory of the device."""
-    if needed.total > memory:
+def warn_if_too_large(choice: Choice, needed: Estimate, memory: Memory, note: Callable[[str], None]) -> None:
+    """Emit a note if a step will probably not fit in the memory that is free."""
+    if needed.total > memory.free:
+        settings = f" ({choice})" if str(choice) else ""
         note(
-            f"note: a step needs about {needed.total / GB:.0f} GB with these settings ({choice}), but there are "
-            f"{memory / GB:.0f} GB: it may fail. Use a lower --resolution or --micro_batch_size=1"
+            f"note: a step needs about {needed.total / GB:.1f} GB with these settings{settings}, but {memory}: it may "
+            f"fail. Use a lower --resolution{' or --micro_batch_size=1' if choice.samples != 1 else ''}"
         )
 
 
 def refuse_if_impossible(needed: Estimate, memory: float, source: ModelSource) -> None:
     """Raise UserError if not even the weights fit, in the smallest form."""
     if needed.weights + RESERVE > memory:
-        what = (
-            f"its weights need about {(needed.weights + RESERVE) / GB:.1f} GB even in 4 bits and with blocks that "
-            f"wait in the memory of the CPU, but there are {memory / GB:.1f} GB"
-        )
+        own = f"{(needed.weights + RESERVE) / GB:.1f} GB"
+        what = f"its weights need about {own} even in the smallest form, but there are {memory / GB:.1f} GB"
         raise UserError(what, source.name, "Use a smaller model, or a device with more memory")
 
 

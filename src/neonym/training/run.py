@@ -40,11 +40,11 @@ def train_plans(
     notes: list[str] = []
     plans = [replace(plan, run=with_precision(plan.run, plan.source, notes.append)) for plan in plans]
     accelerator = start_accelerator(plans[0].run, notes.append)
-    fitted = with_fit(plans[0], accelerator, notes.append, plans[1:]).compute
+    fitted = with_fit(plans[0], accelerator, notes.append, plans[1:])
     notes = list(dict.fromkeys(notes))
     own = [
         Lane(
-            replace(plan, run=plan.run.model_copy(update={"compute": fitted})),
+            replace(plan, run=plan.run.model_copy(update={"compute": fitted.run.compute}), at_once=fitted.at_once),
             word_events if accelerator.is_main_process else Dispatcher(),
             notes if index == 0 else [],
         )
