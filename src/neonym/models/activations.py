@@ -27,13 +27,13 @@ from neonym.models.memory import Activations, Step
 from neonym.models.model import Model
 from neonym.models.source import ModelSource
 from neonym.models.storage import Storage
+from neonym.models.tokenizers.clip import CHUNK
 from neonym.models.tokenizers.word_tokenizer import WordTokenizer
 from neonym.types import Conditions, Encoded
 
 META = torch.device("meta")
 DTYPES = {2: torch.float16, 4: torch.float32}  # by bytes of a number
 ROUNDED = 512  # the allocator on a GPU rounds sizes up to a multiple of this, in bytes
-CLIP_LENGTH = 77  # ids in a chunk of a caption
 
 
 def measured_activations(source: ModelSource, tokenizers: Mapping[str, WordTokenizer], step: Step) -> Activations:
@@ -64,7 +64,7 @@ def take_step(model: Model, step: Step) -> None:
     """Take a step with one sample: from the ids of a caption to the gradients of the rows."""
     latents, device = model.source.latents, model.device
     width, height = (side // latents.pixels for side in step.size)
-    lengths = {spec.name: spec.max_length or CLIP_LENGTH for spec in model.source.encoder_specs}
+    lengths = {spec.name: spec.max_length or CHUNK + 2 for spec in model.source.encoder_specs}
     ids = {name: torch.zeros(1, step.chunks, n, dtype=torch.int64, device=device) for name, n in lengths.items()}
     x_t = torch.zeros(1, latents.channels, height, width, device=device)  # [1,C,h,w]
     t = torch.zeros(1, dtype=torch.int64, device=device)  # [1]

@@ -20,6 +20,8 @@ INNER = 20
 ENCODER_INNER = 15
 VAE_BYTES = 2048  # per pixel while the VAE encodes an image: four maps of 128 channels in float32
 RESERVE = 1.5 * GB  # the context of the device, workspaces of its libraries, and gaps between allocations
+RESERVE_OF_MEASURED = 0.8 * GB  # the same where activations are measured, without the gaps
+GAPS = 0.1  # of activations that are measured
 BUFFERS = 2  # blocks in the ring of `offload.py`
 
 
@@ -111,11 +113,18 @@ class Estimate(NamedTuple):
     weights: float
     activations: float
     encoding: float  # what the VAE needs before the first step
+    is_measured: bool = False  # activations and encoding, so that a smaller reserve suffices
+
+    @property
+    def reserve(self) -> float:
+        """The bytes in reserve."""
+        own = max(self.activations, self.encoding)
+        return RESERVE_OF_MEASURED + GAPS * own if self.is_measured else RESERVE
 
     @property
     def total(self) -> float:
         """All bytes, with a reserve."""
-        return self.weights + max(self.activations, self.encoding) + RESERVE
+        return self.weights + max(self.activations, self.encoding) + self.reserve
 
 
 def estimate(model: ModelSizes, step: Step, choice: Choice) -> Estimate:
@@ -134,7 +143,7 @@ def estimate(model: ModelSizes, step: Step, choice: Choice) -> Estimate:
     pixels = step.size[0] * step.size[1]
     encoding = model.vae.numbers.memory(None, 4) + (own.encoding if own else VAE_BYTES * pixels)
     samples = min(step.samples, choice.samples or step.samples)
-    return Estimate(weights + dequantized, activations * samples, encoding)
+    return Estimate(weights + dequantized, activations * samples, encoding, own is not None)
 
 
 def activations_of(model: ModelSizes, step: Step, checkpointing: bool) -> float:

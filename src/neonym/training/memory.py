@@ -17,7 +17,6 @@ from neonym.models.loading.parts import free_on
 from neonym.models.loading.sizes import sizes_for
 from neonym.models.memory import (
     GB,
-    RESERVE,
     Choice,
     Estimate,
     ModelSizes,
@@ -34,6 +33,8 @@ from neonym.preflight.memory import is_fitted, largest_step, scheme_of, without_
 from neonym.preflight.plan import TrainingPlan
 from neonym.training.precision import weight_dtype
 from neonym.training.setup import samples_at_once
+
+CONTEXT = 0.4 * GB  # of CUDA in this process, which is not free any more and part of the reserve of an estimate
 
 
 class Memory(NamedTuple):
@@ -147,14 +148,15 @@ def choice_of(run: RunConfig, source: ModelSource, device: torch.device) -> Choi
 def memory_of(device: torch.device, repeatable: bool) -> Memory:
     """Return the memory of a device; all of it counts as free if a run is to be `repeatable`, and on other devices.
 
-    What torch keeps in this process is free: of a model that is kept for the next words, the same memory is needed.
+    What torch keeps in this process is free: a model that is kept for the next words is part of what they need, and so
+    is the context of the device.
     """
     if device.type != "cuda":
         return Memory.whole(psutil.virtual_memory().total)
     if repeatable:
         return Memory.whole(torch.cuda.get_device_properties(device).total_memory)
     free, total = torch.cuda.mem_get_info(device)
-    return Memory(total, free + torch.cuda.memory_reserved(device))
+    return Memory(total, min(total, free + torch.cuda.memory_reserved(device) + CONTEXT))
 
 
 def warn_if_too_large(choice: Choice, needed: Estimate, memory: Memory, note: Callable[[str], None]) -> None:
@@ -169,8 +171,9 @@ def warn_if_too_large(choice: Choice, needed: Estimate, memory: Memory, note: Ca
 
 def refuse_if_impossible(needed: Estimate, memory: float, source: ModelSource) -> None:
     """Raise UserError if not even the weights fit, in the smallest form."""
-    if needed.weights + RESERVE > memory:
-        own = f"{(needed.weights + RESERVE) / GB:.1f} GB"
+    least = needed.weights + needed.reserve
+    if least > memory:
+        own = f"{least / GB:.1f} GB"
         what = f"its weights need about {own} even in the smallest form, but there are {memory / GB:.1f} GB"
         raise UserError(what, source.name, "Use a smaller model, or a device with more memory")
 
