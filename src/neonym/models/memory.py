@@ -20,7 +20,7 @@ INNER = 20
 ENCODER_INNER = 15
 VAE_BYTES = 2048  # per pixel while the VAE encodes an image: four maps of 128 channels in float32
 RESERVE = 1.5 * GB  # the context of the device, workspaces of its libraries, and gaps between allocations
-RESERVE_OF_MEASURED = 0.8 * GB  # the same where activations are measured, without the gaps
+RESERVE_OF_MEASURED = 0.8e9  # the same where activations are measured, without the gaps
 GAPS = 0.1  # of activations that are measured
 BUFFERS = 2  # blocks in the ring of `offload.py`
 

@@ -36,7 +36,7 @@ def memory_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
     What a GPU holds is known when the run starts. Where `--fit` chooses, the smallest form counts: for a U-Net, it
     chooses on a GPU only.
     """
-    compute, on_cpu = run.compute, run.compute.cpu or not may_have_gpu()
+    compute, on_cpu = run.compute, is_on_cpu(run)
     if is_fitted(run):
         storage = Storage() if on_cpu and not source.family.denoiser.blocks else Storage("nf4", "nf4")
     else:
@@ -50,6 +50,11 @@ def memory_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
     except ModelError as error:
         return error.problems
     return [problem] if problem else []
+
+
+def is_on_cpu(run: RunConfig) -> bool:
+    """Return whether a run certainly computes on the CPU."""
+    return run.compute.cpu or not may_have_gpu()
 
 
 def is_half_on_cpu(precision: str, source: ModelSource) -> bool:
@@ -89,9 +94,10 @@ def memory_table(
     """Return the gigabytes that a step is estimated to need on a GPU, for each precision of the weights.
 
     The ways are: as it is, with one sample at a time, with gradient checkpointing too, with half of the blocks swapped
-    too, and with all. The table is empty for models without an estimate.
+    too, and with all. The table is empty for models without an estimate, and without a GPU for those whose activations
+    have to be measured, which takes seconds.
     """
-    if not datasets or (run.compute.cpu and not source.family.denoiser.blocks):  # what is measured takes seconds
+    if not datasets or (is_on_cpu(run) and not source.family.denoiser.blocks):
         return {}
     found = sizes_for(source, tokenizers, largest_step(run, source, datasets, run.compute.micro_batch_size, HALF))
     if found is None:
