@@ -114,7 +114,7 @@ def train_on_small(name: str, card: int, folder: Path) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as out:
         run = neonym.RunConfig.parse(
-            pretrained_model_name_or_path=str(folder), train_data_dir="examples/nutkin", token_string="neoword", init_word="toy",
+            pretrained_model_name_or_path=str(folder), train_data_dir="examples/nutkin", token_string="nutkin", init_word="toy",
             resolution=str(CASES[name]), train_batch_size=SAMPLES, max_train_steps=STEPS, output_dir=out, learning_rate=5e-3,
         )  # fmt: skip
         with patch("neonym.training.memory.memory_of", lambda *_: Memory.whole(limit)):
