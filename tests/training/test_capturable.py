@@ -62,6 +62,8 @@ def copies_of_step(model: Model, captions: list[str]) -> list[str]:
     """
     rows = {name: torch.zeros(2, table.frozen.embedding_dim) for name, table in model.text.tables.items()}
     model.text.add_word(WORD, rows)
+    for tokenizer in model.text.tokenizers.values():
+        tokenizer.reads_emphasis = captions is WEIGHTED
     inputs = mapped(inputs_of(model, batch_of(model, captions)), on_meta)
     for module in model.modules().values():
         module.to("meta")
@@ -87,16 +89,20 @@ def as_on_a_gpu(monkeypatch):
     monkeypatch.setattr(parts, "make_batch_invariant", lambda network: None)
 
 
-@pytest.mark.parametrize("captions", [CAPTIONS[:1], CAPTIONS])
+WEIGHTED = [f"a photo of (a {WORD}:1.3)", "a ((cat)) in the [rain]"]
+
+
+@pytest.mark.parametrize("captions", [CAPTIONS[:1], CAPTIONS, WEIGHTED])
 def test_a_step_of_stable_diffusion_can_be_recorded(as_on_a_gpu, captions):
     assert copies_of_step(load_model(), captions) == []
 
 
+@pytest.mark.parametrize("captions", [CAPTIONS, WEIGHTED], ids=["plain", "weighted"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_step_of_a_flow_can_be_recorded(as_on_a_gpu, tmp_path, family):
-    """Captions of unlike length, too."""
+def test_a_step_of_a_flow_can_be_recorded(as_on_a_gpu, tmp_path, family, captions):
+    """Captions are of unlike length."""
     model = load_model(str(tiny_model(family, tmp_path / "model")))
-    assert copies_of_step(model, CAPTIONS) == []
+    assert copies_of_step(model, captions) == []
 
 
 def test_copies_and_waits_are_noticed():

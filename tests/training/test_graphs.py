@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from neonym import RunConfig, train, train_words
+from neonym import Result, RunConfig, train, train_words
 from neonym.runs.events import Noted
 from neonym.training import lanes
+from neonym.training.cuda_recorder import Body, Outputs
+from neonym.training.evaluation import Evaluation
 from neonym.training.graph_inputs import shape_of
-from neonym.training.graphs import EAGER_STEPS, Body, Graphs, Recorded, is_close, room_for
+from neonym.training.graphs import EAGER_STEPS, MOST_SHORTAGES, Graphs, is_close, room_for
 from neonym.types import Encoded
 from support.checks import settings
 from support.data_sets import make_images
@@ -22,10 +25,14 @@ class Rerun:
     """A recorder that runs the computation again, on the same inputs, and writes to the same outputs."""
 
     def __init__(self) -> None:
-        self.replays = self.released = 0
+        self.recorded = self.replays = self.released = 0
 
-    def record(self, body: Body) -> Recorded:
+    def warm_up(self, body: Body) -> Outputs:
+        return body()
+
+    def record(self, body: Body) -> tuple[Callable[[], None], Outputs]:
         outputs = body()
+        self.recorded += 1
 
         def replay() -> None:
             self.replays += 1
@@ -34,7 +41,7 @@ class Rerun:
             for name, own in gradients.items():
                 outputs[1][name].copy_(own)
 
-        return Recorded(replay, outputs, body())
+        return replay, outputs
 
     def release(self) -> None:
         self.released += 1
@@ -46,7 +53,7 @@ def graphs(monkeypatch):
     made: list[Graphs] = []
 
     def use(recorder) -> list[Graphs]:
-        def graphs_for(run, device, note):
+        def graphs_for(plans, device, note):
             made.append(Graphs(recorder, note))
             return made[-1]
 
@@ -76,7 +83,8 @@ def test_a_word_becomes_the_same_with_graphs(run_for, graphs, flags):
     assert found.files[0].read_bytes() == eager.files[0].read_bytes()
     micro_batches = 8 * (2 if "micro_batch_size" in flags else 1)
     assert recorder.replays == 1 + micro_batches - EAGER_STEPS  # once more when it is recorded, to compare
-    assert [len(own.graphs) for own in made] == [1]
+    assert recorder.recorded == 1
+    assert [own.graphs for own in made] == [{}]  # their memory is free before the verdict
 
 
 def words(folder: Path, name: str) -> list[RunConfig]:
@@ -103,33 +111,48 @@ def test_words_in_lanes_become_the_same_with_graphs(tmp_path, graphs):
     together = train_words(words(tmp_path, "graphs"), lanes=2)
     assert recorder.replays > 8
     for one, other in zip(eager, together, strict=True):
+        assert isinstance(other, Result)
         assert one.files[0].read_bytes() == other.files[0].read_bytes()
 
 
 class Failing(Rerun):
     """A recorder that raises what CUDA raises while something is recorded that cannot be."""
 
-    def record(self, body: Body) -> Recorded:
-        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more lines")
+    def record(self, body: Body) -> tuple[Callable[[], None], Outputs]:
+        try:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more lines")
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
 
 
-class Mistaken(Rerun):
+class Doubling(Rerun):
     """A recorder whose graphs compute twice the gradients."""
 
-    def record(self, body: Body) -> Recorded:
-        recorded = super().record(body)
+    def record(self, body: Body) -> tuple[Callable[[], None], Outputs]:
+        replay, outputs = super().record(body)
 
-        def replay() -> None:
-            recorded.replay()
-            for own in recorded.outputs[1].values():
+        def twice() -> None:
+            replay()
+            for own in outputs[1].values():
                 own.mul_(2)
 
-        return replace(recorded, replay=replay)
+        return twice, outputs
+
+
+class Remembering(Rerun):
+    """A recorder whose graphs always return what they returned for the inputs that they were recorded with."""
+
+    def record(self, body: Body) -> tuple[Callable[[], None], Outputs]:
+        return lambda: None, body()
 
 
 @pytest.mark.parametrize(
     ("recorder", "why"),
-    [(Failing(), "operation not permitted when stream is capturing"), (Mistaken(), "computed something else")],
+    [
+        (Failing(), "operation not permitted when stream is capturing"),
+        (Doubling(), "computed something else"),
+        (Remembering(), "computed something else"),
+    ],
 )
 def test_what_cannot_be_recorded_runs_without_graphs_and_says_so(run_for, graphs, recorder, why):
     eager = train(run_for("eager", **FLAGS))
@@ -140,6 +163,42 @@ def test_what_cannot_be_recorded_runs_without_graphs_and_says_so(run_for, graphs
     (note,) = [text for text in notes if "without CUDA graphs" in text]
     assert why in note
     assert "\n" not in note
+    assert recorder.released
+
+
+class Short(Rerun):
+    """A recorder for whose first recordings memory does not suffice."""
+
+    def record(self, body: Body) -> tuple[Callable[[], None], Outputs]:
+        raise torch.OutOfMemoryError("out of memory")
+
+
+def test_a_shape_that_is_too_large_for_a_graph_runs_without(run_for, graphs):
+    eager = train(run_for("eager", **FLAGS))
+    made = graphs(Short())
+    found = train(run_for("graphs", **FLAGS))
+    assert found.files[0].read_bytes() == eager.files[0].read_bytes()
+    assert not made[0].is_off
+    assert len(made[0].too_large) == 1
+
+
+def test_what_does_not_fit_beside_graphs_gets_their_memory(run_for, graphs, monkeypatch):
+    """The evaluations of a run fail as often as there is a graph; after some of them, no more are recorded."""
+    flags = {**FLAGS, "max_train_steps": 24, "eval_every_n_steps": 4}
+    eager = train(run_for("eager", **flags))
+    recorder = Rerun()
+    (made, clean) = graphs(recorder), Evaluation.losses
+
+    def losses(self, rows):
+        if made and made[-1].graphs:
+            raise torch.OutOfMemoryError("out of memory")
+        return clean(self, rows)
+
+    monkeypatch.setattr(Evaluation, "losses", losses)
+    found = train(run_for("graphs", **flags))
+    assert found.files[0].read_bytes() == eager.files[0].read_bytes()
+    assert made[0].is_off
+    assert made[0].shortages == MOST_SHORTAGES
 
 
 def test_sample_images_get_the_memory_of_the_graphs(run_for, graphs, tmp_path):
@@ -151,16 +210,33 @@ def test_sample_images_get_the_memory_of_the_graphs(run_for, graphs, tmp_path):
     graphs(recorder)
     found = train(run_for("graphs", **FLAGS, sample_prompts=str(prompts), sample_every_n_steps=4))
     assert found.files[0].read_bytes() == eager.files[0].read_bytes()
-    assert recorder.released == 2
+    assert recorder.released == recorder.recorded == 2
     assert recorder.replays == 2 * (1 + 4 - EAGER_STEPS)
 
 
-def test_only_so_many_shapes_are_recorded(monkeypatch, run_for, graphs):
-    monkeypatch.setattr("neonym.training.graphs.MOST", 0)
+@pytest.fixture
+def two_sizes(run_for, tmp_path):
+    """Return the run of a word with images of two sizes, for 24 steps."""
+    for file in make_images(tmp_path / "wide", 3, size=(128, 64), caption="a mychar4").iterdir():
+        file.rename(tmp_path / "pictures" / f"wide{file.name}")
+    return lambda name: run_for(name, **{**FLAGS, "max_train_steps": 24, "enable_bucket": True, "min_bucket_reso": 64})
+
+
+@pytest.mark.parametrize(("idle", "most"), [(200, 1), (0, 1), (200, 2)])
+def test_only_so_many_shapes_are_recorded_at_a_time(monkeypatch, two_sizes, graphs, idle, most):
+    """A graph that is idle makes room for another one."""
+    monkeypatch.setattr("neonym.training.graphs.MOST", most)
+    monkeypatch.setattr("neonym.training.graphs.IDLE", idle)
+    eager = train(two_sizes("eager"))
     recorder = Rerun()
-    graphs(recorder)
-    train(run_for("graphs", **FLAGS))
-    assert recorder.replays == 0
+    made = graphs(recorder)
+    found = train(two_sizes("graphs"))
+    assert found.files[0].read_bytes() == eager.files[0].read_bytes()
+    assert not made[0].is_off
+    if idle == 200:
+        assert recorder.recorded == most
+    else:
+        assert recorder.recorded > 2
 
 
 def test_shapes_differ_by_tensors_and_by_everything_else():
@@ -176,12 +252,16 @@ def test_shapes_differ_by_tensors_and_by_everything_else():
     assert len({shape_of(own) for own in [text, *others]}) == 5
 
 
-def test_results_are_compared_up_to_rounding():
-    expected = torch.tensor([1.0, 1e-6, float("inf")])
-    assert is_close(torch.tensor([1.001, 1e-4, float("inf")]), expected)
-    assert not is_close(torch.tensor([1.1, 1e-6, float("inf")]), expected)
-    assert not is_close(torch.tensor([1.0, 1e-6, 0.0]), expected)
-    assert is_close(torch.full((2,), float("nan")), torch.full((2,), float("nan")))
+def test_results_are_compared_by_their_size():
+    losses, gradient = torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 1e-6]])
+
+    def outputs(change: float) -> Outputs:
+        return losses, {"text_encoder": gradient + torch.tensor([[change, 0.0]])}
+
+    assert is_close(outputs(0.01), outputs(0.0))
+    assert not is_close(outputs(0.1), outputs(0.0))
+    assert not is_close(outputs(float("nan")), outputs(float("nan")))
+    assert is_close((losses, {"text_encoder": 0 * gradient}), (losses, {"text_encoder": 0 * gradient}))
 
 
 @pytest.mark.parametrize(("rows", "room"), [(1, 1), (2, 2), (3, 4), (16, 16), (17, 32)])

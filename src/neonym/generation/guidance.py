@@ -25,7 +25,10 @@ class Branch:
 
     def row(self, i: int) -> Branch:
         """Return the branch of image `i` alone."""
-        return Branch(map_texts(lambda tensors: tensors[0][i : i + 1], [self.text]), self.conditions.mapped(lambda own: own[i : i + 1]))
+        return Branch(
+            map_texts(lambda tensors: tensors[0][i : i + 1], [self.text]),
+            self.conditions.mapped(lambda own: own[i : i + 1]),
+        )
 
 
 @dataclass(frozen=True)

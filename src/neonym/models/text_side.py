@@ -32,6 +32,7 @@ class TextSide(ABC):
         self.adapters: dict[str, nn.Module] = {}  # networks between the encoders and the denoiser
         self.comfyui = False  # captions have the ids that ComfyUI makes of them
         self.tables: dict[str, EmbeddingWithRows] = {}
+        self._empty_ids: dict[tuple[str, int], Tensor] = {}  # on the device
         for name, encoder in encoders.items():
             self.tables[name] = EmbeddingWithRows(encoder.get_input_embeddings())  # pyright: ignore[reportArgumentType]
             encoder.set_input_embeddings(self.tables[name])
@@ -105,9 +106,12 @@ class TextSide(ABC):
 
     def empty_ids(self, encoder: str, length: int) -> Tensor:
         """Return the ids of an empty text for an encoder, with padding up to `length`, [1,L]."""
-        tokenizer = self.tokenizers[encoder]
-        ids = torch.tensor(tokenizer("").ids[:1], device=self.device)[:, :length]
-        return pad(ids, (0, length - ids.shape[1]), value=tokenizer.padding)
+        if (encoder, length) not in self._empty_ids:
+            tokenizer = self.tokenizers[encoder]
+            ids = torch.tensor(tokenizer("").ids[:1])[:, :length]
+            padded = pad(ids, (0, length - ids.shape[1]), value=tokenizer.padding)
+            self._empty_ids[encoder, length] = sent(padded, self.device)
+        return self._empty_ids[encoder, length]
 
     def unmasked_t5(self, name: str, text: Encoded) -> tuple[Tensor, Tensor | None]:
         """Return the states [B,L,D] of a T5 encoder that reads its padding, and which of them there are, bool [B,L].

@@ -7,71 +7,29 @@ them at once. It reads and writes the same memory each time, so the inputs are c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from neonym.config.run import RunConfig
 from neonym.models.lexicon import Lexicon
 from neonym.models.model import Model
+from neonym.preflight.plan import TrainingPlan
+from neonym.training.cuda_recorder import CudaRecorder, Outputs, Recorder
 from neonym.training.graph_inputs import copy_into, mapped, shape_of
+from neonym.training.memory import idle_encoders
 from neonym.training.objective import Objective
 from neonym.training.step import Inputs, backward, losses_of
 
 EAGER_STEPS = 2  # of a shape before it is recorded: a rare one is not worth it
 MOST = 16  # graphs; steps of further shapes run without
-CLOSE = 0.01  # kernels that add in any order differ by less, relative to the largest number
-
-Gradients = dict[str, Tensor]  # {encoder: [n,W]}
-Body = Callable[[], tuple[Tensor, Gradients]]  # returns the losses [B], and the gradients of the rows
-
-
-class Recorder(Protocol):
-    """A way to record a computation, such as `CudaRecorder`."""
-
-    def record(self, body: Body) -> Recorded:
-        """Record a computation on tensors that stay where they are."""
-        ...
-
-    def release(self) -> None:
-        """Free what all recordings hold."""
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A recorded computation. `replay` writes to the outputs; `expected` are those of the same inputs without a graph."""
-
-    replay: Callable[[], None]
-    outputs: tuple[Tensor, Gradients]
-    expected: tuple[Tensor, Gradients]
-
-
-class CudaRecorder:
-    """A recorder of CUDA graphs, which share their memory: one at a time uses it."""
-
-    def __init__(self) -> None:
-        self.stream, self.pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
-
-    def record(self, body: Body) -> Recorded:
-        """Run a computation once, so that libraries make what they need, and record it."""
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
-            losses, gradients = body()
-            expected = losses.clone(), {name: own.clone() for name, own in gradients.items()}
-        torch.cuda.current_stream().wait_stream(self.stream)
-        del losses, gradients
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
-            outputs = body()
-        return Recorded(graph.replay, outputs, expected)
-
-    def release(self) -> None:
-        """Free the memory of all graphs, none of which may be replayed any more."""
-        self.pool = torch.cuda.graph_pool_handle()
-        torch.cuda.empty_cache()
+IDLE = 200  # steps after which a graph is not needed any more
+MOST_SHAPES = 1000  # whose steps are counted
+MOST_SHORTAGES = 3  # of memory, after which graphs are not worth it
+CLOSE = 0.05  # kernels that add in any order differ by less, relative to the size of the result
+TEST_FACTOR = 256.0  # of the losses when a graph is tested: in fp16, gradients neither vanish nor overflow
 
 
 @dataclass(frozen=True)
@@ -80,109 +38,162 @@ class Graph:
 
     inputs: Inputs
     factors: Tensor  # [B]
-    rows: Gradients  # {encoder: [n,W]}, n is at least the number of rows
-    recorded: Recorded
+    rows: dict[str, Tensor]  # {encoder: [n,W]}, n is at least the number of rows
+    replay: Callable[[], None]
+    outputs: Outputs
 
-    def replayed(self, inputs: Inputs, factors: Tensor, rows: Mapping[str, Tensor]) -> tuple[Tensor, Gradients]:
+    def replayed(self, inputs: Inputs, factors: Tensor, rows: Mapping[str, Tensor]) -> Outputs:
         """Return the losses [B] and the gradients of the rows that need them, as copies."""
         copy_into(self.inputs, inputs)
         self.factors.copy_(factors)
         for name, own in rows.items():
             self.rows[name].detach()[: len(own)].copy_(own.detach())
-        self.recorded.replay()
-        losses, gradients = self.recorded.outputs
+        self.replay()
+        losses, gradients = self.outputs
         return losses.clone(), {name: own[: len(rows[name])].clone() for name, own in gradients.items()}
 
 
 class Graphs:
     """The function `backward` by graphs, recorded once a shape has come up a few times.
 
-    Whatever cannot be recorded runs without a graph, and so does everything from the first failure on, which is noted.
+    What cannot be recorded runs without a graph, and so does everything from then on, which is noted.
     """
 
     def __init__(self, recorder: Recorder, note: Callable[[str], None]):
         self.recorder, self.note = recorder, note
         self.graphs: dict[Hashable, Graph] = {}
-        self.steps: Counter[Hashable] = Counter()  # of shapes without a graph
+        self.calls = self.shortages = 0
+        self.last_use: dict[Hashable, int] = {}  # the call that used a graph last
+        self.eager_calls: Counter[Hashable] = Counter()  # of shapes without a graph
+        self.too_large: set[Hashable] = set()
         self.is_off = False
 
     def __call__(self, model: Model, inputs: Inputs, factors: Tensor, objective: Objective) -> Tensor:
         """Add the gradients of the losses times `factors` [B] to those of the rows, and return the losses [B]."""
-        if self.is_off:
-            return backward(model, inputs, factors, objective)
-        rows = {name: own for name, table in model.text.tables.items() if (own := table.joined_rows()) is not None}
-        graph = self.graph_for(model, inputs, factors, rows, objective)
+        rows = {} if self.is_off else joined_rows(model)
+        graph = self.graph_for(model, inputs, rows, objective)
         if graph is None:
             return backward(model, inputs, factors, objective)
         losses, gradients = graph.replayed(inputs, factors, rows)
         torch.autograd.backward([rows[name] for name in gradients], [*gradients.values()])
         return losses
 
-    def graph_for(
-        self, model: Model, inputs: Inputs, factors: Tensor, rows: Mapping[str, Tensor], objective: Objective
-    ) -> Graph | None:
+    def graph_for(self, model: Model, inputs: Inputs, rows: Mapping[str, Tensor], objective: Objective) -> Graph | None:
         """Return the graph of inputs like these, which may be recorded now; None if they are to run without one."""
-        needs = tuple((name, room_for(own), own.requires_grad) for name, own in rows.items())
-        if not any(needed for _, _, needed in needs):
+        if not any(own.requires_grad for own in rows.values()):
             return None
+        needs = tuple((name, room_for(own), own.requires_grad) for name, own in rows.items())
         shape = shape_of(inputs), needs, objective
-        if shape not in self.graphs and len(self.graphs) < MOST:
-            self.steps[shape] += 1
-            if self.steps[shape] > EAGER_STEPS:
-                try:
-                    self.graphs[shape] = record(self.recorder, model, inputs, factors, rows, objective)
-                except RuntimeError as error:  # what CUDA, cuDNN, cuBLAS and torch raise
-                    self.turn_off(str(error))
+        self.calls += 1
+        if shape not in self.graphs and self.is_due(shape):
+            self.record(shape, model, inputs, rows, objective)
+        if shape in self.graphs:
+            self.last_use[shape] = self.calls
         return self.graphs.get(shape)
+
+    def is_due(self, shape: Hashable) -> bool:
+        """Return whether a shape has come up often enough to be recorded, and there is room for another graph."""
+        if len(self.eager_calls) >= MOST_SHAPES:
+            self.eager_calls.clear()
+        self.eager_calls[shape] += 1
+        if shape in self.too_large or self.eager_calls[shape] <= EAGER_STEPS:
+            return False
+        if len(self.graphs) >= MOST and any(self.calls - self.last_use[own] > IDLE for own in self.graphs):
+            self.release()  # all of them: their memory is one
+        return len(self.graphs) < MOST
+
+    def record(
+        self, shape: Hashable, model: Model, inputs: Inputs, rows: Mapping[str, Tensor], objective: Objective
+    ) -> None:
+        """Record a graph. If that fails, go on without: this shape if memory does not suffice, else all."""
+        reason = None
+        try:
+            self.graphs[shape] = recorded(self.recorder, model, inputs, rows, objective)
+        except torch.OutOfMemoryError:
+            self.too_large.add(shape)
+        except RuntimeError as error:  # what CUDA, cuDNN, cuBLAS and torch raise
+            cause = error.__context__ if isinstance(error.__context__, RuntimeError) else error
+            reason = str(cause)
+        if shape in self.too_large:
+            self.graphs.clear()
+            self.recorder.release()
+        if reason is not None:  # only now: the error holds activations
+            self.turn_off(reason)
 
     def turn_off(self, reason: str) -> None:
         """Run everything without graphs from now on, and note why."""
-        self.release()
         self.is_off = True
+        self.graphs.clear()
+        self.recorder.release()
         line = next(iter(reason.splitlines()), "no reason given").rstrip(".")
         self.note(f"note: steps run without CUDA graphs, which makes small models slower: {line}")
 
-    def release(self) -> bool:
-        """Free the memory of all graphs, which are recorded again when they are needed, and return whether any was."""
-        had = bool(self.graphs)
-        self.graphs.clear()
-        self.steps.clear()
-        if had:
+    def release(self) -> None:
+        """Free the memory of all graphs, if there are any. They are recorded again when they are needed."""
+        self.eager_calls.clear()
+        self.last_use.clear()
+        if self.graphs:
+            self.graphs.clear()
             self.recorder.release()
-        return had
+
+    def make_room(self) -> bool:
+        """Free the memory of all graphs because something else does not fit, and return whether there were any."""
+        if not self.graphs:
+            return False
+        self.shortages += 1
+        if self.shortages >= MOST_SHORTAGES:
+            self.turn_off("they and everything else do not fit in memory together")
+        self.release()
+        return True
 
 
-def record(
-    recorder: Recorder, model: Model, inputs: Inputs, factors: Tensor, rows: Mapping[str, Tensor], objective: Objective
+def recorded(
+    recorder: Recorder, model: Model, inputs: Inputs, rows: Mapping[str, Tensor], objective: Objective
 ) -> Graph:
     """Return a graph that computes the losses of inputs like these and the gradients of the rows.
 
-    Raises RuntimeError if it cannot be recorded, or if it computes something else.
+    Raises RuntimeError if it cannot be recorded, or if it computes something else than the model for other inputs than
+    those that it was recorded with.
     """
-    inputs, factors, leaves = (
-        mapped(inputs, Tensor.clone),
-        factors.clone(),
-        {name: leaf_like(own) for name, own in rows.items()},
-    )
-    lexicon = Lexicon(
-        model.text.tokenizers, {name: [leaves[name]] if name in leaves else [] for name in model.text.tables}
-    )
+    inputs, leaves = mapped(inputs, Tensor.clone), {name: leaf_like(own) for name, own in rows.items()}
+    factors = torch.full_like(inputs.weight, TEST_FACTOR)  # [B]
+    names = model.text.tables
+    lexicon = Lexicon(model.text.tokenizers, {name: [leaves[name]] if name in leaves else [] for name in names})
     trained = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
 
-    def body() -> tuple[Tensor, Gradients]:
+    def body() -> Outputs:
         with model.text.using(lexicon):
             losses = losses_of(model, inputs, objective)  # [B]
         gradients = torch.autograd.grad((losses * factors).sum(), [*trained.values()], materialize_grads=True)
         return losses.detach(), dict(zip(trained, gradients, strict=True))
 
-    recorded = recorder.record(body)
-    recorded.replay()
-    (losses, gradients), (expected, expected_gradients) = recorded.outputs, recorded.expected
-    if not (
-        is_close(losses, expected) and all(is_close(gradients[name], expected_gradients[name]) for name in trained)
-    ):
-        raise RuntimeError("a graph computed something else than the model")
-    return Graph(inputs, factors, leaves, recorded)
+    with other_numbers(inputs, leaves):
+        expected = recorder.warm_up(body)
+    graph = Graph(inputs, factors, leaves, *recorder.record(body))
+    with other_numbers(inputs, leaves):
+        graph.replay()
+        if not is_close(graph.outputs, expected):
+            raise RuntimeError("a graph computed something else than the model")
+    return graph
+
+
+@contextmanager
+def other_numbers(inputs: Inputs, leaves: Mapping[str, Tensor]) -> Iterator[None]:
+    """Negate the noised latents and the rows for the duration of a block."""
+    changed = [inputs.noisy.x_t, *(leaf.detach() for leaf in leaves.values())]
+    for own in changed:
+        own.neg_()
+    try:
+        yield
+    finally:
+        for own in changed:
+            own.neg_()
+
+
+def joined_rows(model: Model) -> dict[str, Tensor]:
+    """Return the rows of each encoder that has any, [n,W], through which gradients reach those of each word."""
+    found = {name: table.joined_rows() for name, table in model.text.tables.items()}
+    return {name: own for name, own in found.items() if own is not None}
 
 
 def leaf_like(rows: Tensor) -> Tensor:
@@ -197,19 +208,19 @@ def room_for(rows: Tensor) -> int:
     return 1 << (len(rows) - 1).bit_length()
 
 
-def is_close(found: Tensor, expected: Tensor) -> bool:
-    """Return whether two results are equal up to rounding, relative to their largest number."""
-    finite = expected[expected.isfinite()]
-    largest = float(finite.abs().max()) if finite.numel() else 0.0
-    return torch.allclose(found, expected, rtol=CLOSE, atol=CLOSE * largest, equal_nan=True)
+def is_close(found: Outputs, expected: Outputs) -> bool:
+    """Return whether losses and gradients are equal up to rounding, each relative to its size."""
+    pairs = [(found[0], expected[0]), *((own, expected[1][name]) for name, own in found[1].items())]
+    return all(bool((own - other).norm() <= CLOSE * other.norm()) for own, other in pairs)
 
 
-def graphs_for(run: RunConfig, device: torch.device, note: Callable[[str], None]) -> Graphs | None:
-    """Return graphs for the steps of a run; None if it is to run without.
+def graphs_for(plans: Sequence[TrainingPlan], device: torch.device, note: Callable[[str], None]) -> Graphs | None:
+    """Return graphs for the steps of words that learn together; None if these are to run without.
 
-    Blocks that wait in the memory of the CPU, and texts that are remembered there, are not in the same place each time.
+    Blocks that wait in the memory of the CPU, and states that are kept there, are not in the same place each time.
     """
-    compute = run.compute
-    if device.type != "cuda" or compute.cuda_graphs == "off" or compute.blocks_to_swap:
+    compute = plans[0].run.compute
+    is_compiled_so = compute.torch_compile and compute.dynamo_backend == "cudagraphs"
+    if device.type != "cuda" or compute.cuda_graphs == "off" or compute.blocks_to_swap or is_compiled_so:
         return None
-    return Graphs(CudaRecorder(), note)
+    return None if idle_encoders(plans) else Graphs(CudaRecorder(), note)

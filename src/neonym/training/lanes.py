@@ -49,7 +49,7 @@ class Lanes:
         self.started = 0.0  # when the model was loaded, in seconds of the monotonic clock
         self.at_once = plan.run.compute.micro_batch_size  # samples of several words; None: as memory carries
         self.lanes_by_memory: int | None = None  # None: not measured yet
-        self.graphs = graphs_for(plan.run, accelerator.device, lanes[0].events.note)
+        self.graphs = graphs_for([own.plan for own in lanes], accelerator.device, lanes[0].events.note)
 
     def train(self) -> None:
         """Train every word to its end. Each lane has an outcome then.
@@ -59,7 +59,10 @@ class Lanes:
         self.open_next(self.most or 1)
         model = self.load() if self.opened else None
         if model is not None:
-            self.train_with(model)
+            try:
+                self.train_with(model)
+            finally:
+                self.release_graphs()
         self.stop_waiting()
 
     def train_with(self, model: Model) -> None:
@@ -125,6 +128,7 @@ class Lanes:
         """Begin to train a word; one that has no step left is finished at once."""
         lane, deadline = word.lane, deadline_of(word.plan.run, self.started)
         is_interruptible = self.accelerator.num_processes == 1 or not self.runs  # in one process or in all
+        self.release_graphs()
         model.vae.to(self.accelerator.device)  # after other images were encoded it is on the CPU
         with self.contained(lane, word.first_step):
             run = word.begin(model, self.accelerator, self.stop, deadline, is_interruptible)
@@ -165,7 +169,7 @@ class Lanes:
             except torch.OutOfMemoryError:  # before any row has moved
                 for concept in concepts:
                     concept.clear_gradients()
-                if self.graphs and self.graphs.release():
+                if self.graphs and self.graphs.make_room():
                     continue
                 if len(runs) == 1 or not self.batches.shrink():
                     raise
@@ -174,14 +178,20 @@ class Lanes:
     def work_of(self, lane: Lane, run: Session) -> Work | None:
         """Return the work of a word in its next step; None if an image can no longer be read, which ends its lane."""
         with self.contained(lane):
-            return run.loader.work(run.state.step)
+            return run.with_room(lambda: run.loader.work(run.state.step))
         return None
 
     def finish(self, lane: Lane, run: Session, is_whole: bool) -> None:
         """Judge a word, write its files, and free its lane."""
+        self.release_graphs()
         result = finish(run, is_whole)
         self.leave(lane)
         lane.end(result)
+
+    def release_graphs(self) -> None:
+        """Free the memory of the graphs of steps, for what comes between two steps."""
+        if self.graphs is not None:
+            self.graphs.release()
 
     def leave(self, lane: Lane) -> None:
         """Free a lane."""

@@ -20,7 +20,7 @@ def begin_evaluations(run: Session) -> None:
     if not every:
         return
     start = state.concept.start
-    loss = run.evaluation.loss_of(start)
+    loss = run.with_room(lambda: run.evaluation.loss_of(start))
     figures = norm_and_distance(start, start)
     run.events.emit(evaluated(run.milestones.first, loss, figures, of_start=True))
     if (
@@ -39,7 +39,7 @@ def evaluate_if_due(run: Session) -> None:
 def evaluate(run: Session) -> None:
     """Evaluate the word as it is now. Raises StopRequested between two predictions."""
     state, rows = run.state, run.state.concept.result()
-    loss = run.evaluation.loss_of(rows)
+    loss = run.with_room(lambda: run.evaluation.loss_of(rows))
     run.events.emit(evaluated(state.step, loss, norm_and_distance(rows, state.concept.start)))
     if state.early_stopping is not None:
         state.early_stopping.add(loss, rows)

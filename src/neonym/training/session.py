@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -25,6 +26,8 @@ from neonym.training.finite import FiniteChecks
 from neonym.training.graphs import Graphs
 from neonym.training.samples import SampleRenderer
 from neonym.training.state import TrainState
+
+Found = TypeVar("Found")
 
 
 @dataclass
@@ -55,6 +58,15 @@ class Session:
         """Let the model read this word and no other for the duration of the block."""
         with self.model.text.using(self.lexicon):
             yield
+
+    def with_room(self, compute: Callable[[], Found]) -> Found:
+        """Return what a function returns. If the memory of a GPU does not suffice, it gets that of the graphs."""
+        try:
+            return compute()
+        except torch.OutOfMemoryError:
+            if self.graphs is None or not self.graphs.make_room():
+                raise
+        return compute()
 
     @property
     def milestones(self) -> Milestones:

@@ -93,7 +93,7 @@ def test_a_word_is_learned_resumed_read_back_and_generated(folder, images, tmp_p
             pretrained_model_name_or_path=str(folder), train_data_dir=str(images), token_string=WORD, init_word="cat",
             num_vectors_per_token=2, resolution=str(SIDE), enable_bucket=False, train_batch_size=2,
             max_train_steps=steps, output_dir=str(tmp_path / name), output_name=WORD, seed=3, learning_rate=1e-2,
-            lr_warmup_steps=0, lr_scheduler="constant",
+            lr_warmup_steps=0, lr_scheduler="constant", eval_samples=8,
         )  # fmt: skip
 
     (whole,) = train(run("whole", 4)).files
