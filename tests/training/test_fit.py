@@ -16,7 +16,8 @@ from neonym.models.memory import Choice, Step, estimate
 from neonym.models.storage import Storage
 from neonym.preflight.preflight import preflight
 from neonym.training import memory
-from neonym.training.memory import Memory, choice_of, storage_of, with_fit
+from neonym.training.memory import Memory, choice_of, step_of, storage_of, with_fit
+from neonym.training.resume import run_identity
 from neonym.training.setup import samples_at_once
 from support.checks import settings
 from support.data_sets import make_images
@@ -127,7 +128,7 @@ def test_t5_waits_before_anything_is_quantized_if_it_learns_nothing(plan_of, mon
     notes.clear()
     found = with_fit(plan, GPU, notes.append).run
     assert found.compute.cache_text_encoder_outputs
-    assert found.compute.base_precision == "bf16"
+    assert found.compute.base_precision == "auto"
     assert "--cache_text_encoder_outputs" in notes[0]
     assert storage_of(found, plan.source, torch.device("cuda"), notes.append) == Storage(waiting=(T5,))
     assert storage_of(found, plan.source, CPU.device, notes.append) == Storage()  # it is there already
@@ -182,7 +183,7 @@ def test_a_unet_gets_smaller_batches_and_then_checkpointing(unet_plan, monkeypat
     with_memory(monkeypatch, unet_needs(plan, way))
     found = with_fit(plan, GPU, notes.append)
     assert found.run.compute.gradient_checkpointing == way.checkpointing
-    assert found.run.compute.base_precision == ("bf16" if way.checkpointing else "auto")
+    assert found.run.compute.base_precision == "auto"
     assert found.run.compute.micro_batch_size is None  # which would also be the limit for several words
     assert samples_at_once(found, GPU.device) == (way.samples or 8)
     assert len(notes) == (way != WAYS_OF_UNETS[0])
@@ -199,8 +200,8 @@ def test_only_8_bits_depend_on_the_memory_that_a_device_has(unet_plan, monkeypat
     notes.clear()
     with_memory(monkeypatch, 80e9, in_8_bits)
     found = with_fit(plan, GPU, notes.append)
-    assert found.run.compute.base_precision == "bf16"
     assert found.run.compute.gradient_checkpointing
+    assert run_identity(found) == run_identity(plan)  # it continues a run that had all of the memory
     assert samples_at_once(found, GPU.device) <= 2  # encoding an image takes more than a step with two samples
     assert "of 80.0 GB are free" in notes[0]
     assert "it may fail" in notes[1]
@@ -226,6 +227,16 @@ def test_micro_batches_of_the_user_are_kept(unet_plan, monkeypatch):
     found = with_fit(plan, GPU, notes.append)
     assert samples_at_once(found, GPU.device) == 8
     assert found.run.compute.gradient_checkpointing
+
+
+def test_a_vae_that_encodes_in_every_step_stays_beside_the_model(unet_plan):
+    plain, augmented = unet_plan(), unet_plan(color_aug=True)
+    without, beside = (step_of([plan], GPU, True) for plan in (plain, augmented))
+    assert beside == replace(without, keeps_vae=True)
+    sizes, without = sizes_for(plain.source, plain.tokenizers, without)
+    beside = replace(without, keeps_vae=True)
+    more = [estimate(sizes, step, Choice(Storage())).activations for step in (without, beside)]
+    assert more[1] - more[0] == 4 * sum(sizes.vae.numbers) > 0
 
 
 def test_nothing_is_chosen_for_a_unet_on_a_cpu(unet_plan, monkeypatch):

@@ -76,6 +76,7 @@ class Step:
     width: int = 2  # bytes of a number
     without_rows: tuple[str, ...] = ()  # encoders that learn nothing, so that nothing in them is kept
     chunks: int = 1  # of a caption in CLIP
+    keeps_vae: bool = False  # it encodes images in every step
     measured: Activations | None = None  # None: the formulas hold
 
 
@@ -139,11 +140,10 @@ def estimate(model: ModelSizes, step: Step, choice: Choice) -> Estimate:
     for part, scheme in ((model.denoiser, storage.denoiser), *encoders):
         if scheme is not None:
             dequantized = max(dequantized, part.largest * step.width)
-    activations, own = activations_of(model, step, choice.checkpointing), step.measured
-    pixels = step.size[0] * step.size[1]
-    encoding = model.vae.numbers.memory(None, 4) + (own.encoding if own else VAE_BYTES * pixels)
-    samples = min(step.samples, choice.samples or step.samples)
-    return Estimate(weights + dequantized, activations * samples, encoding, own is not None)
+    vae, own, pixels = model.vae.numbers.memory(None, 4), step.measured, step.size[0] * step.size[1]
+    activations = activations_of(model, step, choice.checkpointing) * min(step.samples, choice.samples or step.samples)
+    encoding = own.encoding if own else float(VAE_BYTES * pixels)
+    return Estimate(weights + dequantized, activations + vae * step.keeps_vae, encoding + vae, own is not None)
 
 
 def activations_of(model: ModelSizes, step: Step, checkpointing: bool) -> float:

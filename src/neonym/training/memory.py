@@ -92,7 +92,9 @@ def step_of(plans: Sequence[TrainingPlan], accelerator: Accelerator, is_open: bo
     """Return the largest step of several words; if it `is_open`, a whole batch goes through the model together."""
     plan, width = plans[0], weight_dtype(accelerator).itemsize
     at_once = None if is_open else samples_at_once(plan, accelerator.device)
-    return largest_step(plan.run, plan.source, [dataset for own in plans for dataset in own.datasets], at_once, width)
+    datasets = [dataset for own in plans for dataset in own.datasets]
+    step = largest_step(plan.run, plan.source, datasets, at_once, width)
+    return replace(step, keeps_vae=any(own.encodes_in_each_step for own in plans))
 
 
 def ways_on(device: torch.device, plans: Sequence[TrainingPlan], sizes: ModelSizes, step: Step) -> list[Choice]:
@@ -129,10 +131,10 @@ def idle_encoders(plans: Sequence[TrainingPlan]) -> tuple[str, ...]:
 
 
 def settings_of(choice: Choice) -> dict[str, object]:
-    """Return the settings that a choice stands for."""
+    """Return the settings that a choice stands for. Those that decide the result stay open unless it changes."""
     return {
-        "base_precision": choice.storage.denoiser or "bf16",
-        "encoder_precision": choice.storage.encoders or "bf16",
+        "base_precision": choice.storage.denoiser or "auto",
+        "encoder_precision": choice.storage.encoders or "auto",
         "gradient_checkpointing": choice.checkpointing,
         "blocks_to_swap": choice.storage.blocks_to_swap,
         "cache_text_encoder_outputs": bool(choice.storage.waiting),
