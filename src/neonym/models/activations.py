@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from importlib import import_module
 from typing import Any
 from weakref import finalize
@@ -29,7 +28,7 @@ from neonym.models.source import ModelSource
 from neonym.models.storage import Storage
 from neonym.models.tokenizers.clip import CHUNK
 from neonym.models.tokenizers.word_tokenizer import WordTokenizer
-from neonym.types import Conditions, Encoded
+from neonym.types import Conditions, Encoded, Size
 
 META = torch.device("meta")
 DTYPES = {2: torch.float16, 4: torch.float32}  # by bytes of a number
@@ -43,9 +42,7 @@ def measured_activations(source: ModelSource, tokenizers: Mapping[str, WordToken
     pixels = torch.empty(1, 3, height, width, device=META)  # [1,3,H,W]
     encoding = peak_bytes(model, lambda: model.vae.encode(pixels))
     plain = peak_bytes(model, lambda: take_step(model, step))
-    # in the backward pass, torch leaves the modes of functions that the forward pass was in
-    again = partial(checkpointed, context_fn=lambda: (nullcontext(), FusedAttention()))
-    model.denoiser.enable_gradient_checkpointing(again)  # pyright: ignore[reportCallIssue]
+    model.enable_gradient_checkpointing(recomputed)
     return Activations(plain, peak_bytes(model, lambda: take_step(model, step)), encoding)
 
 
@@ -60,16 +57,25 @@ def model_without_weights(
     return model
 
 
+def recomputed(forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+    """Return what `forward` returns, as `checkpointed` does: torch leaves `FusedAttention` in the backward pass."""
+    return checkpointed(forward, *inputs, context_fn=lambda: (nullcontext(), FusedAttention()), **options)
+
+
 def take_step(model: Model, step: Step) -> None:
-    """Take a step with one sample: from the ids of a caption to the gradients of the rows."""
-    latents, device = model.source.latents, model.device
-    width, height = (side // latents.pixels for side in step.size)
+    """Take a step with one sample, whose captions have as many ids as they may, all of them the first one."""
     lengths = {spec.name: spec.max_length or CHUNK + 2 for spec in model.source.encoder_specs}
-    ids = {name: torch.zeros(1, step.chunks, n, dtype=torch.int64, device=device) for name, n in lengths.items()}
+    ids = {name: torch.zeros(1, step.chunks, n, dtype=torch.int64, device=model.device) for name, n in lengths.items()}
+    there_and_back(model, step.size, Encoded(ids), Conditions(torch.zeros(1, 6, device=model.device)))
+
+
+def there_and_back(model: Model, size: Size, text: Encoded, conditions: Conditions) -> None:
+    """Compute a prediction for one image, and the gradients of the rows."""
+    latents, device = model.source.latents, model.device
+    width, height = (side // latents.pixels for side in size)
     x_t = torch.zeros(1, latents.channels, height, width, device=device)  # [1,C,h,w]
-    t = torch.zeros(1, dtype=torch.int64, device=device)  # [1]
-    sizes = torch.zeros(1, 6, device=device)
-    prediction = model.predict(x_t, t, model.text.encode(Encoded(ids)), Conditions(sizes))  # [1,C,h,w]
+    t = torch.zeros(1, device=device)  # [1]
+    prediction = model.predict(x_t, t, model.text.encode(text), conditions)  # [1,C,h,w]
     torch.autograd.backward([prediction.square().mean()])
 
 
