@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measure training and generation on a GPU, and run the tests that need one, in about ten minutes:
+# Measure training and generation on a GPU, and run the tests that need one, in about fifteen minutes:
 #
 #     bash benchmarks/gpu.sh [FOLDER OF THE RESULTS] [PYTHON]
 #
@@ -29,3 +29,4 @@ step step-sd1-bf16 --model sd1 --resolution 512 --precisions bf16 --batch_sizes 
 step step-emoji --steps 40 --cases $all
 measure generate benchmarks.generate --model sd1 --models_dir "$models" --precision fp16 --side 512 --images 4 --times 2 \
   --samplers ddim --json "$out/generate.json"
+measure fits benchmarks.fits --measure --models sd1 sdxl --gigabytes 4 8 12 --models_dir "$models" --json "$out/fits.json"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import runpy
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from neonym.cli.main import main
 from neonym.formats import read_embedding
+from neonym.preflight import memory
 from support import ROOT, WORD
 from support.data_sets import make_images
 
@@ -121,6 +123,22 @@ def test_the_sdxl_script_refuses_other_models(folder, capsys, monkeypatch):
             runpy.run_path(str(ROOT / "sdxl_train_textual_inversion.py"), run_name="__main__")
         assert stopped.value.code == 2
         assert message in capsys.readouterr().err
+
+
+def test_check_estimates_the_memory_of_a_step_where_there_may_be_a_gpu(folder, capsys, monkeypatch):
+    """Each column saves something, and so does each precision."""
+    monkeypatch.setattr(memory, "may_have_gpu", lambda: True)
+    command = ["--train_data_dir=pictures", "--token_string=mychar4", "--train_batch_size=64", "--resolution=256"]
+    assert main(["check", *command]) == 0
+    head, *lines = (line for line in capsys.readouterr().out.splitlines() if line.startswith(("GB of", "    ")))
+    assert re.split(r"\s{2,}", head)[1:] == ["as it is", "one at a time", "checkpointing"]
+    found = {line.split()[0]: [float(cell) for cell in line.split()[1:]] for line in lines}
+    assert set(found) == {"bf16", "fp8", "int8", "nf4"}
+    whole, one, checkpointed = found["bf16"]
+    assert whole > 1.2 > one >= checkpointed
+    assert found["nf4"] <= found["bf16"]
+    assert main(["check", *command, "--json", "--cpu"]) == 0
+    assert json.loads(capsys.readouterr().out)["memory"] == {}
 
 
 def test_check_json_lists_problems_data_sets_and_items(folder, capsys):

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from benchmarks.full_size import CONFIGS
+from neonym.config.run import RunConfig
 from neonym.models.loading.assemble import empty_part, scheme_rules
 from neonym.models.loading.identify import identify
-from neonym.models.loading.sizes import sizes_of
+from neonym.models.loading.sizes import sizes_for, sizes_of
 from neonym.models.memory import (
     GB,
     INNER,
@@ -22,14 +23,17 @@ from neonym.models.memory import (
     fitting_choice,
     kept_activations,
     part_memory,
+    smaller_batches,
 )
 from neonym.models.offload import swap_blocks, swapped_blocks
 from neonym.models.quantization import quantize
 from neonym.models.registry import families
 from neonym.models.source import ModelSource
 from neonym.models.storage import SCHEMES, Storage, spread
+from neonym.models.tokenizers.loading import load_tokenizers
 
 SIDE = Step((1024, 1024))
+STEP = Step((128, 128), 4)
 
 
 def source_of(name: str) -> ModelSource:
@@ -83,7 +87,7 @@ def test_each_saving_needs_less_than_the_one_before(full):
 @pytest.mark.parametrize("gigabytes", [8, 12, 16, 24, 48, 80])
 def test_a_choice_fits_and_no_better_one_does(full, gigabytes):
     memory = gigabytes * 2**30
-    choice, needed = fitting_choice(full, SIDE, memory)
+    choice, needed = fitting_choice(full, SIDE, memory, choices(len(full.denoiser.blocks)))
     least = min(estimate(full, SIDE, own).total for own in choices(len(full.denoiser.blocks)))
     assert needed.total <= max(memory, least)
     for better in choices(len(full.denoiser.blocks)):
@@ -93,10 +97,11 @@ def test_a_choice_fits_and_no_better_one_does(full, gigabytes):
 
 
 def test_the_smallest_choice_is_left_if_none_fits(full):
-    choice, needed = fitting_choice(full, SIDE, 1e9)
+    blocks = len(full.denoiser.blocks)
+    choice, needed = fitting_choice(full, SIDE, 1e9, choices(blocks))
     assert choice.storage == Storage("nf4", "nf4", len(full.denoiser.blocks))
     assert needed.total > RESERVE
-    choice, _ = fitting_choice(full, SIDE, 1e9, can_swap=False)
+    choice, _ = fitting_choice(full, SIDE, 1e9, choices(blocks, can_swap=False))
     assert choice.storage == Storage("nf4", "nf4")
 
 
@@ -110,7 +115,7 @@ def test_an_encoder_without_rows_needs_less_and_waits_before_anything_is_quantiz
     t5 = flux.encoders["text_encoder_2"]
     saved = sum(sum(block) for block in t5.blocks[:-2]) * 2
     assert kept[1].weights - kept[2].weights == pytest.approx(saved)
-    choice, needed = fitting_choice(flux, alone, 32e9, can_wait=idle)
+    choice, needed = fitting_choice(flux, alone, 32e9, choices(len(flux.denoiser.blocks), can_wait=idle))
     assert choice == waiting
     assert needed.total < 32e9 < kept[1].total
 
@@ -161,14 +166,57 @@ def held(module) -> int:
     return sum(t.nbytes for t in tensors if t.untyped_storage().nbytes() == t.nbytes)
 
 
-def test_there_is_no_estimate_for_models_without_equal_blocks():
-    assert sizes_of(identify("builtin:emoji")) is None
+def test_models_made_of_equal_blocks_have_formulas_and_others_are_measured():
+    found = sizes_for(source_of("flux1"), {}, SIDE)
+    assert found is not None
+    assert found[1] == SIDE
+    source = identify("builtin:emoji")
+    found = sizes_for(source, load_tokenizers(source), STEP)
+    assert found is not None
+    sizes, step = found
+    assert step.measured is not None
+    assert sum(sizes.denoiser.numbers) == sum(own.numel() for own in empty_part(source, "unet").parameters())
+    plain, both = Choice(Storage()), Choice(Storage("fp8", "fp8"), True, 1)
+    whole, least = estimate(sizes, step, plain), estimate(sizes, step, both)
+    assert whole.activations == 4 * step.measured.plain
+    assert least.activations == step.measured.checkpointed < step.measured.plain
+    assert least.weights < whole.weights
+
+
+def test_the_samples_of_a_choice_go_through_the_model_together(full):
+    step = replace(SIDE, samples=4)
+    whole, two, more = (estimate(full, step, Choice(Storage(), samples=n)).activations for n in (None, 2, 8))
+    assert whole == more == 2 * two
+    assert smaller_batches(1) == (None,)
+    assert smaller_batches(4) == (None, 2, 1)
+    assert smaller_batches(6) == (None, 4, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("choice", "flags"),
+    [
+        (Choice(Storage()), ""),
+        (Choice(Storage("fp8", "fp8", 3), True), "--base_precision=fp8 --blocks_to_swap=3 --gradient_checkpointing"),
+        (Choice(Storage(None, "fp8"), samples=2), "--micro_batch_size=2 --encoder_precision=fp8"),
+        (Choice(Storage(waiting=("text_encoder_2",))), "--cache_text_encoder_outputs"),
+    ],
+)
+def test_a_choice_is_named_by_the_flags_that_a_user_can_type(choice, flags):
+    assert str(choice) == flags
+    given = dict.fromkeys(("train_data_dir", "token_string"), "a")
+    pairs = (flag.removeprefix("--").partition("=") for flag in flags.split())
+    compute = RunConfig.parse(**given, **{name: value or True for name, _, value in pairs}).compute
+    assert (compute.micro_batch_size, compute.gradient_checkpointing) == (choice.samples, choice.checkpointing)
+    assert compute.base_precision == (choice.storage.denoiser or "auto")
 
 
 def test_there_is_no_estimate_for_an_invalid_config():
     source = source_of("flux1")
     configs = {**source.configs, "transformer": {**source.configs["transformer"], "num_layers": "many"}}
     assert sizes_of(replace(source, configs=configs)) is None
+    source = identify("builtin:emoji")
+    configs = {**source.configs, "unet": {**source.configs["unet"], "cross_attention_dim": 77}}
+    assert sizes_for(replace(source, configs=configs), load_tokenizers(source), STEP) is None
 
 
 def test_indices_are_spread_evenly():

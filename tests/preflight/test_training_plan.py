@@ -29,7 +29,7 @@ def test_a_run_without_errors_has_a_frozen_and_complete_plan(tmp_path, images):
             with pytest.raises(FrozenInstanceError):
                 setattr(part, field.name, None)
     missing = [field.name for field in fields(plan) if getattr(plan, field.name) is None]
-    assert missing == ["model_warmup"]  # stages are a schedule without a warm-up
+    assert missing == ["model_warmup", "at_once"]  # stages have no warm-up; the device is not known yet
     concept = plan.concept
     assert (concept.token, concept.file_name, concept.vectors, concept.init_word) == (WORD, WORD, 2, "picture")
     assert [concept.schedule(step) for step in range(5)] == [1e-2, 1e-2, 1e-2, 1e-3, 1e-3]

@@ -11,7 +11,7 @@ from diffusers import FluxTransformer2DModel
 
 from neonym.errors import UserError
 from neonym.models.loading.folder import read_config
-from neonym.models.loading.sizes import sizes_of
+from neonym.models.loading.sizes import sizes_for, sizes_of
 from neonym.models.memory import Choice, Step, estimate
 from neonym.models.storage import Storage
 from neonym.preflight.preflight import preflight
@@ -19,8 +19,10 @@ from neonym.runs.dispatcher import Dispatcher
 from neonym.runs.stop import Stop
 from neonym.training import load, memory
 from neonym.training.ending import Result
-from neonym.training.memory import storage_of, with_fit
+from neonym.training.memory import Memory, choice_of, step_of, storage_of
+from neonym.training.resume import run_identity
 from neonym.training.run import train_plans
+from neonym.training.setup import samples_at_once
 from support.checks import settings
 from support.data_sets import make_images
 from support.families import SIDE, tiny_model, tiny_t5
@@ -52,11 +54,23 @@ def plan_of(tmp_path_factory):
     return plan
 
 
+def with_memory(monkeypatch, total: float, free: float | None = None) -> None:
+    """Let the device have so many bytes; None: all of them are free."""
+    found = Memory(total, total if free is None else free)
+    monkeypatch.setattr(memory, "memory_of", lambda _, repeatable: Memory.whole(total) if repeatable else found)
+
+
+def with_fit(plan, accelerator, note):
+    """Return the plan of the only word of a run with what `--fit` chooses."""
+    (found,) = memory.with_fit([plan], accelerator, note)
+    return found
+
+
 def fitted(plan, bytes_of_device: float, monkeypatch) -> tuple:
     """Return the memory settings that fit a device, and the notes."""
     notes: list[str] = []
-    monkeypatch.setattr(memory, "memory_of", lambda _: bytes_of_device)
-    compute = with_fit(plan, GPU, notes.append).compute
+    with_memory(monkeypatch, bytes_of_device)
+    compute = with_fit(plan, GPU, notes.append).run.compute
     return (
         compute.base_precision,
         compute.encoder_precision,
@@ -118,22 +132,21 @@ def test_t5_waits_before_anything_is_quantized_if_it_learns_nothing(plan_of, mon
     plan = plan_of(train_encoders=("clip_l",))
     step, wanted = replace(STEP, without_rows=(T5,)), Choice(Storage(waiting=(T5,)), True)
     memory_needed = estimate(sizes_of(plan.source), step, wanted).total
-    monkeypatch.setattr(memory, "memory_of", lambda _: memory_needed)
+    with_memory(monkeypatch, memory_needed)
     notes: list[str] = []
-    assert not with_fit(plan, CPU, notes.append).compute.cache_text_encoder_outputs  # nothing would be saved
+    assert not with_fit(plan, CPU, notes.append).run.compute.cache_text_encoder_outputs  # nothing would be saved
     notes.clear()
-    found = with_fit(plan, GPU, notes.append)
+    found = with_fit(plan, GPU, notes.append).run
     assert found.compute.cache_text_encoder_outputs
-    assert found.compute.base_precision == "bf16"
-    assert "text_encoder_2 in the memory of the CPU" in notes[0]
+    assert found.compute.base_precision == "auto"
+    assert "--cache_text_encoder_outputs" in notes[0]
     assert storage_of(found, plan.source, torch.device("cuda"), notes.append) == Storage(waiting=(T5,))
     assert storage_of(found, plan.source, CPU.device, notes.append) == Storage()  # it is there already
 
 
 def test_a_word_has_the_choice_that_it_has_alone(plan_of, monkeypatch, tmp_path):
     """A word with a larger batch needs quantized weights; the one beside it keeps the model as it is."""
-    of_one_sample = needed(plan_of(), Choice(Storage()))
-    monkeypatch.setattr(memory, "memory_of", lambda _: of_one_sample)
+    with_memory(monkeypatch, needed(plan_of(), Choice(Storage())))
 
     def trained(name: str, *batches: int) -> list[bytes]:
         plans = [
@@ -163,11 +176,111 @@ def test_a_model_that_cannot_fit_is_refused(plan_of, monkeypatch):
         fitted(plan_of(), 1e9, monkeypatch)
 
 
-def test_models_without_an_estimate_are_left_alone(run_for, monkeypatch):
-    plan = preflight(run_for("out")).complete_plan()
-    found, notes = fitted(plan, 1.0, monkeypatch)
-    assert found == ("auto", "auto", False, None)
-    assert notes == []
+def test_models_without_an_estimate_are_left_alone(unet_plan, monkeypatch):
+    plan = unet_plan()
+    configs = {**plan.source.configs, "neonym": {"gpu_memory": 8}}
+    configs["unet"] = {**configs["unet"], "cross_attention_dim": 77}
+    plan = replace(plan, source=replace(plan.source, configs=configs))
+    with_memory(monkeypatch, 1.0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=1))
+    found = with_fit(plan, GPU, pytest.fail)
+    assert found is plan
+    assert samples_at_once(found, GPU.device) == 1  # by the rule of the model's defaults
+
+
+@pytest.fixture
+def unet_plan(run_for):
+    """Return a function that plans a run of the built-in model, which has a U-Net, with steps of 8 large samples."""
+
+    def plan(**flags):
+        return preflight(run_for("out", **{"resolution": "256", "train_batch_size": 8, **flags})).complete_plan()
+
+    return plan
+
+
+def unet_needs(plan, choice: Choice) -> float:
+    """Return the bytes that a step of 8 samples needs with a choice."""
+    found = sizes_for(plan.source, plan.tokenizers, Step((256, 256), 8, 4))
+    assert found is not None
+    return estimate(*found, choice).total
+
+
+WAYS_OF_UNETS = [
+    Choice(Storage()),
+    Choice(Storage(), samples=4),
+    Choice(Storage(), samples=1),
+    Choice(Storage(), True, 2),
+]
+
+
+@pytest.mark.parametrize("way", WAYS_OF_UNETS, ids=str)
+def test_a_unet_gets_smaller_batches_and_then_checkpointing(unet_plan, monkeypatch, way):
+    """The first of these that fits is used, and the note names it by flags that a user can type."""
+    plan, notes = unet_plan(), list[str]()
+    with_memory(monkeypatch, unet_needs(plan, way))
+    found = with_fit(plan, GPU, notes.append)
+    assert found.run.compute.gradient_checkpointing == way.checkpointing
+    assert found.run.compute.base_precision == "auto"
+    assert found.run.compute.micro_batch_size is None  # which would also be the limit for several words
+    assert samples_at_once(found, GPU.device) == (way.samples or 8)
+    assert len(notes) == (way != WAYS_OF_UNETS[0])
+    assert all(note.endswith(f"-> {way} (about {unet_needs(plan, way) / 1e9:.1f} GB)") for note in notes)
+
+
+def test_only_8_bits_depend_on_the_memory_that_a_device_has(unet_plan, monkeypatch):
+    """Another program on the GPU changes the precision of no run, and of a repeatable one nothing."""
+    plan, notes = unet_plan(), list[str]()
+    least = unet_needs(plan, Choice(Storage(), True, 1))
+    in_8_bits = unet_needs(plan, Choice(Storage("fp8", "fp8"), True, 1))
+    with_memory(monkeypatch, least - 1)
+    assert with_fit(plan, GPU, notes.append).run.compute.base_precision == "fp8"
+    notes.clear()
+    with_memory(monkeypatch, 80e9, in_8_bits)
+    found = with_fit(plan, GPU, notes.append)
+    assert found.run.compute.gradient_checkpointing
+    assert run_identity(found) == run_identity(plan)  # it continues a run that had all of the memory
+    assert samples_at_once(found, GPU.device) <= 2  # encoding an image takes more than a step with two samples
+    assert "of 80.0 GB are free" in notes[0]
+    assert "it may fail" in notes[1]
+    whole = with_fit(unet_plan(deterministic=True), GPU, pytest.fail)
+    assert not whole.run.compute.gradient_checkpointing
+    assert samples_at_once(whole, GPU.device) == 8
+
+
+@pytest.mark.parametrize("flags", [{"gradient_checkpointing": True}, {"base_precision": "int8"}])
+def test_micro_batches_are_chosen_beside_settings_of_the_user(unet_plan, monkeypatch, flags):
+    plan, notes = unet_plan(**flags), list[str]()
+    way = replace(choice_of(plan.run, plan.source, GPU.device), samples=2)
+    with_memory(monkeypatch, unet_needs(plan, way))
+    found = with_fit(plan, GPU, notes.append)
+    assert found.run == plan.run
+    assert samples_at_once(found, GPU.device) == 2
+    assert "--micro_batch_size=2" in notes[0]
+
+
+def test_micro_batches_of_the_user_are_kept(unet_plan, monkeypatch):
+    plan, notes = unet_plan(micro_batch_size=8), list[str]()
+    with_memory(monkeypatch, unet_needs(plan, Choice(Storage(), samples=1)))
+    found = with_fit(plan, GPU, notes.append)
+    assert samples_at_once(found, GPU.device) == 8
+    assert found.run.compute.gradient_checkpointing
+
+
+def test_a_vae_that_encodes_in_every_step_stays_beside_the_model(unet_plan):
+    plain, augmented = unet_plan(), unet_plan(color_aug=True)
+    without, beside = (step_of([plan], GPU, True) for plan in (plain, augmented))
+    assert beside == replace(without, keeps_vae=True)
+    sizes, without = sizes_for(plain.source, plain.tokenizers, without)
+    beside = replace(without, keeps_vae=True)
+    more = [estimate(sizes, step, Choice(Storage())).activations for step in (without, beside)]
+    assert more[1] - more[0] == 4 * sum(sizes.vae.numbers) > 0
+
+
+def test_nothing_is_chosen_for_a_unet_on_a_cpu(unet_plan, monkeypatch):
+    plan = unet_plan()
+    with_memory(monkeypatch, 1.0)
+    assert with_fit(plan, CPU, pytest.fail) is plan
+    assert samples_at_once(plan, CPU.device) is None
 
 
 def test_encoders_follow_the_denoiser_unless_they_are_set(plan_of):

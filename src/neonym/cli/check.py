@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 MOST_LISTED = 200  # captions
 MOST_SHOWN = 400  # characters of one caption
 WAYS = {  # key of `memory_table` -> its column
-    "plain": "as it is", "gradient_checkpointing": "checkpointing", "half_swapped": "half swapped",
-    "all_swapped": "all swapped",
+    "plain": "as it is", "one_at_a_time": "one at a time", "gradient_checkpointing": "checkpointing",
+    "half_swapped": "half swapped", "all_swapped": "all swapped",
 }  # fmt: skip
 DESCRIPTION = "Check a training run: settings, images, captions, token ids, buckets, caches. Takes training's flags."
 
@@ -174,14 +174,18 @@ def print_summary(found: Preflight) -> None:
 
 
 def memory_lines(found: Preflight) -> list[str]:
-    """Return what a step is estimated to need on a GPU, a line for each precision of the weights."""
+    """Return what a step is estimated to need on a GPU, a line for each precision of the weights.
+
+    Each column adds something to the one before that saves memory.
+    """
     from neonym.cli.facts import memory_facts
 
     table = memory_facts(found)
     if not table:
         return []
-    head = "GB of GPU memory (estimated)" + "".join(f"{column:>16}" for column in WAYS.values())
-    return [head, *(f"{name:>28}" + "".join(f"{ways[way]:>16g}" for way in WAYS) for name, ways in table.items())]
+    columns = [way for way in WAYS if way in next(iter(table.values()))]
+    head = "GB of GPU memory (estimated)" + "".join(f"{WAYS[way]:>16}" for way in columns)
+    return [head, *(f"{name:>28}" + "".join(f"{ways[way]:>16g}" for way in columns) for name, ways in table.items())]
 
 
 def excerpt(text: str) -> str:

@@ -46,7 +46,8 @@ def as_object(found: Preflight, draws: int, step: int) -> dict[str, Any]:
 
 def memory_facts(found: Preflight) -> dict[str, dict[str, float]]:
     """Return the estimated gigabytes of a step on a GPU by precision of the weights; an empty table if unknown."""
-    return memory_table(found.run, found.source, found.datasets) if found.source else {}
+    source, tokenizers = found.source, found.tokenizers
+    return memory_table(found.run, source, found.datasets, tokenizers) if source and tokenizers else {}
 
 
 def dataset_facts(found: Preflight, index: int) -> dict[str, Any]:

@@ -18,8 +18,9 @@ class ComputeSettings(Section):
     )
     fit: Literal["auto", "off"] = setting(
         "auto",
-        "Whether the next five settings are chosen from an estimate of the memory that a step needs and the memory of "
-        "the device, if none of them is given. There is no estimate for models with a U-Net.",
+        "Whether settings are chosen so that a step fits a GPU, by an estimate of the memory that it needs: the next five, if "
+        "none of them is given, and --micro_batch_size, if it is not given. Precision depends on the memory that the GPU has, "
+        "all else on what is free. For models with a U-Net, nothing is chosen on a CPU.",
     )
     base_precision: Precision = setting(
         "auto",
@@ -52,8 +53,8 @@ class ComputeSettings(Section):
     mem_eff_attn: bool = setting(False, "Accepted from sd-scripts: PyTorch's own attention saves memory already.")
     micro_batch_size: int | None = setting(
         None,
-        "The largest number of samples that go through the model at once (default: the batch size; 1 on a GPU with too "
-        "little memory for the model). It only changes how much memory is used.",
+        "The largest number of samples that go through the model at once (default: the batch size, or as many as --fit finds "
+        "to fit a GPU). It only changes how much memory is used.",
         least=1,
     )
     lanes: int | None = setting(

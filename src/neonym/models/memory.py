@@ -1,12 +1,13 @@
 """Estimate the memory that a training step needs, and choose settings that fit a device. No torch is needed.
 
-The numbers of weights are exact: those of the networks themselves. The formulas for activations are estimates, which
-`python -m benchmarks.families` compares with measurements; docs/training.md has the table.
+The numbers of weights are exact: those of the networks themselves. Activations are measured for models whose denoiser is
+not made of equal blocks (`activations.py`), and follow from formulas for the others, which `python -m
+benchmarks.families` compares with measurements; docs/training.md has the tables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ INNER = 20
 ENCODER_INNER = 15
 VAE_BYTES = 2048  # per pixel while the VAE encodes an image: four maps of 128 channels in float32
 RESERVE = 1.5 * GB  # the context of the device, workspaces of its libraries, and gaps between allocations
+RESERVE_OF_MEASURED = 0.8e9  # the same where activations are measured, without the gaps
+GAPS = 0.1  # of activations that are measured
 BUFFERS = 2  # blocks in the ring of `offload.py`
 
 
@@ -56,6 +59,14 @@ class ModelSizes(NamedTuple):
     others: int = 0  # numbers in other parts, such as adapters
 
 
+class Activations(NamedTuple):
+    """The most bytes that a sample of a step, and an image in the VAE, take at a time besides the weights, as measured."""
+
+    plain: float
+    checkpointed: float  # with gradient checkpointing
+    encoding: float
+
+
 @dataclass(frozen=True)
 class Step:
     """A training step: its largest image, the samples that go through the model together, and its arithmetic."""
@@ -64,6 +75,9 @@ class Step:
     samples: int = 1
     width: int = 2  # bytes of a number
     without_rows: tuple[str, ...] = ()  # encoders that learn nothing, so that nothing in them is kept
+    chunks: int = 1  # of a caption in CLIP
+    keeps_vae: bool = False  # it encodes images in every step
+    measured: Activations | None = None  # None: the formulas hold
 
 
 @dataclass(frozen=True)
@@ -72,14 +86,26 @@ class Choice:
 
     storage: Storage
     checkpointing: bool = False
+    samples: int | None = None  # that go through the model together; None: those of the step
+
+    @property
+    def precision(self) -> tuple[Scheme | None, Scheme | None]:
+        """The schemes of denoiser and encoders: all that changes the result by more than rounding."""
+        return self.storage.denoiser, self.storage.encoders
 
     def __str__(self) -> str:
-        precision = self.storage.denoiser or "no quantization"
-        encoders = f"encoders in {self.storage.encoders}" if self.storage.encoders != self.storage.denoiser else ""
-        swapped = f"{self.storage.blocks_to_swap} blocks to swap" if self.storage.blocks_to_swap else ""
-        waiting = f"{' and '.join(self.storage.waiting)} in the memory of the CPU" if self.storage.waiting else ""
-        ways = (precision, encoders, "gradient checkpointing" * self.checkpointing, swapped, waiting)
-        return ", ".join(filter(None, ways))
+        storage = self.storage
+        encoders = storage.encoders if storage.encoders != storage.denoiser else None
+        flags = {
+            "--micro_batch_size": self.samples, "--base_precision": storage.denoiser, "--encoder_precision": encoders,
+            "--blocks_to_swap": storage.blocks_to_swap,
+        }  # fmt: skip
+        switches = {
+            "--gradient_checkpointing": self.checkpointing,
+            "--cache_text_encoder_outputs": storage.waiting,
+        }
+        given = [f"{name}={value}" for name, value in flags.items() if value]
+        return " ".join([*given, *(name for name, value in switches.items() if value)])
 
 
 class Estimate(NamedTuple):
@@ -88,11 +114,18 @@ class Estimate(NamedTuple):
     weights: float
     activations: float
     encoding: float  # what the VAE needs before the first step
+    is_measured: bool = False  # activations and encoding, so that a smaller reserve suffices
+
+    @property
+    def reserve(self) -> float:
+        """The bytes in reserve."""
+        own = max(self.activations, self.encoding)
+        return RESERVE_OF_MEASURED + GAPS * own if self.is_measured else RESERVE
 
     @property
     def total(self) -> float:
         """All bytes, with a reserve."""
-        return self.weights + max(self.activations, self.encoding) + RESERVE
+        return self.weights + max(self.activations, self.encoding) + self.reserve
 
 
 def estimate(model: ModelSizes, step: Step, choice: Choice) -> Estimate:
@@ -107,15 +140,23 @@ def estimate(model: ModelSizes, step: Step, choice: Choice) -> Estimate:
     for part, scheme in ((model.denoiser, storage.denoiser), *encoders):
         if scheme is not None:
             dequantized = max(dequantized, part.largest * step.width)
-    width, height = step.size
-    image_tokens = width * height // model.pixels_per_token**2
+    vae, own, pixels = model.vae.numbers.memory(None, 4), step.measured, step.size[0] * step.size[1]
+    activations = activations_of(model, step, choice.checkpointing) * min(step.samples, choice.samples or step.samples)
+    encoding = own.encoding if own else float(VAE_BYTES * pixels)
+    return Estimate(weights + dequantized, activations + vae * step.keeps_vae, encoding + vae, own is not None)
+
+
+def activations_of(model: ModelSizes, step: Step, checkpointing: bool) -> float:
+    """Return the bytes of the activations of one sample."""
+    if step.measured is not None:
+        return step.measured.checkpointed if checkpointing else step.measured.plain
+    image_tokens = step.size[0] * step.size[1] // model.pixels_per_token**2
     tokens = image_tokens + sum(model.lengths.values())
-    kept = kept_activations(model.denoiser, tokens, INNER, choice.checkpointing)
+    kept = kept_activations(model.denoiser, tokens, INNER, checkpointing)
     for name, part in model.encoders.items():
         if name not in step.without_rows:
-            kept += kept_activations(part, model.lengths[name], ENCODER_INNER, choice.checkpointing)
-    encoding = model.vae.numbers.memory(None, 4) + VAE_BYTES * width * height
-    return Estimate(weights + dequantized, kept * step.samples * step.width, encoding)
+            kept += kept_activations(part, model.lengths[name], ENCODER_INNER, checkpointing)
+    return float(kept * step.width)
 
 
 def part_memory(part: PartSizes, scheme: Scheme | None, blocks_to_swap: int, width: int) -> float:
@@ -133,6 +174,11 @@ def kept_activations(part: PartSizes, tokens: int, inner: int, checkpointing: bo
     """
     blocks = len(part.blocks)
     return (blocks + inner if checkpointing else blocks * inner) * tokens * part.width
+
+
+def smaller_batches(samples: int) -> tuple[int | None, ...]:
+    """Return the numbers of samples that may go through the model together: a whole batch (None), or powers of two."""
+    return None, *(2**power for power in reversed(range(samples.bit_length())) if 2**power < samples)
 
 
 def choices(blocks: int, can_swap: bool = True, can_wait: tuple[str, ...] = ()) -> Iterator[Choice]:
@@ -154,11 +200,11 @@ def choices(blocks: int, can_swap: bool = True, can_wait: tuple[str, ...] = ()) 
 
 
 def fitting_choice(
-    model: ModelSizes, step: Step, memory: float, can_swap: bool = True, can_wait: tuple[str, ...] = ()
-) -> tuple[Choice, Estimate]:
+    model: ModelSizes, step: Step, memory: float, among: Iterable[Choice]
+) -> tuple[Choice, Estimate]:  # fmt: skip
     """Return the first choice whose estimate fits in `memory` bytes, or the smallest of all if none fits."""
     found: list[tuple[Choice, Estimate]] = []
-    for choice in choices(len(model.denoiser.blocks), can_swap, can_wait):
+    for choice in among:
         needed = estimate(model, step, choice)
         if needed.total <= memory:
             return choice, needed

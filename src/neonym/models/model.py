@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
@@ -76,16 +76,16 @@ class Model(ABC):
         denoiser = self.source.family.denoiser.part
         return {denoiser: self.denoiser, "vae": self.vae.module, **self.text.encoders, **self.text.adapters}
 
-    def enable_gradient_checkpointing(self) -> None:
+    def enable_gradient_checkpointing(self, function: Callable[..., Any] = checkpointed) -> None:
         """Recompute activations in the backward pass: those of the denoiser, and of T5 and language models.
 
-        CLIP, under 2 % of a step, keeps its own.
+        CLIP, under 2 % of a step, keeps its own. `function` is `checkpointed`, or does the same.
         """
         # diffusers' own function saves the state of random numbers, of which there are none, and waits for the device
-        self.denoiser.enable_gradient_checkpointing(checkpointed)  # pyright: ignore[reportCallIssue]
+        self.denoiser.enable_gradient_checkpointing(function)  # pyright: ignore[reportCallIssue]
         for encoder in self.source.encoder_specs:
             if encoder.is_large:
-                checkpoint_blocks(self.text.encoders[encoder.name])
+                checkpoint_blocks(self.text.encoders[encoder.name], function)
 
     def compile(self, backend: str) -> None:
         """Compile the blocks of the denoiser with torch.compile: those of one kind and size share their code."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from neonym.config.run import RunConfig
@@ -11,10 +11,12 @@ from neonym.data.datasets import Dataset
 from neonym.errors import ModelError, Problem
 from neonym.models.loading.cpu_precision import is_bf16_on_cpu
 from neonym.models.loading.enough_memory import FLOAT32, may_have_gpu, memory_problem
-from neonym.models.loading.sizes import sizes_of
-from neonym.models.memory import GB, Choice, Step, estimate
+from neonym.models.loading.sizes import sizes_for
+from neonym.models.memory import GB, Choice, ModelSizes, Step, estimate
 from neonym.models.source import ModelSource
 from neonym.models.storage import SCHEMES, Scheme, Storage
+from neonym.models.tokenizers.clip import CHUNK
+from neonym.models.tokenizers.word_tokenizer import WordTokenizer
 
 HALF = 2  # bytes of a number in the precision of a GPU
 
@@ -31,11 +33,12 @@ def is_fitted(run: RunConfig) -> bool:
 def memory_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
     """Return an error if the memory of this machine cannot hold the model in the form that the settings choose.
 
-    What a GPU holds is known when the run starts. Where `--fit` chooses, the smallest form counts.
+    What a GPU holds is known when the run starts. Where `--fit` chooses, the smallest form counts: for a U-Net, it
+    chooses on a GPU only.
     """
-    compute, on_cpu = run.compute, run.compute.cpu or not may_have_gpu()
+    compute, on_cpu = run.compute, is_on_cpu(run)
     if is_fitted(run):
-        storage = Storage("nf4", "nf4") if source.family.denoiser.blocks else Storage()
+        storage = Storage() if on_cpu and not source.family.denoiser.blocks else Storage("nf4", "nf4")
     else:
         base, encoders = scheme_of(compute.base_precision), compute.encoder_precision
         waiting = without_rows(run, source) if compute.cache_text_encoder_outputs and not on_cpu else ()
@@ -47,6 +50,11 @@ def memory_problems(run: RunConfig, source: ModelSource) -> list[Problem]:
     except ModelError as error:
         return error.problems
     return [problem] if problem else []
+
+
+def is_on_cpu(run: RunConfig) -> bool:
+    """Return whether a run certainly computes on the CPU."""
+    return run.compute.cpu or not may_have_gpu()
 
 
 def is_half_on_cpu(precision: str, source: ModelSource) -> bool:
@@ -73,29 +81,43 @@ def without_rows(run: RunConfig, source: ModelSource) -> tuple[str, ...]:
 def largest_step(
     run: RunConfig, source: ModelSource, datasets: Sequence[Dataset], samples: int | None, width: int
 ) -> Step:
-    """Return the step that needs the most memory: `samples` (None: a batch) of the largest images."""
-    idle = without_rows(run, source)
-    steps = [Step(dataset.buckets.resolution, samples or dataset.batch_size, width, idle) for dataset in datasets]
-    return max(steps, key=lambda step: step.size[0] * step.size[1] * step.samples)
+    """Return a step that needs as much memory as any: `samples` (None: the largest batch) of the largest images."""
+    size = max((dataset.buckets.resolution for dataset in datasets), key=lambda size: size[0] * size[1])
+    most = max(dataset.batch_size for dataset in datasets)
+    chunks = run.model.max_token_length // CHUNK
+    return Step(size, min(samples or most, most), width, without_rows(run, source), chunks=chunks)
 
 
-def memory_table(run: RunConfig, source: ModelSource, datasets: Sequence[Dataset]) -> dict[str, dict[str, float]]:
+def memory_table(
+    run: RunConfig, source: ModelSource, datasets: Sequence[Dataset], tokenizers: Mapping[str, WordTokenizer]
+) -> dict[str, dict[str, float]]:
     """Return the gigabytes that a step is estimated to need on a GPU, for each precision of the weights.
 
-    There are four ways: as it is, with gradient checkpointing, with half of the blocks swapped too, and with all. The
-    table is empty for models without an estimate.
+    The ways are: as it is, with one sample at a time, with gradient checkpointing too, with half of the blocks swapped
+    too, and with all. The table is empty for models without an estimate, and without a GPU for those whose activations
+    have to be measured, which takes seconds.
     """
-    sizes = sizes_of(source)
-    if sizes is None or not datasets:
+    if not datasets or (is_on_cpu(run) and not source.family.denoiser.blocks):
         return {}
-    step = largest_step(run, source, datasets, run.compute.micro_batch_size, 2)
-    blocks = len(sizes.denoiser.blocks)
-    ways = {"plain": (False, 0), "gradient_checkpointing": (True, 0), "half_swapped": (True, blocks // 2),
-            "all_swapped": (True, blocks)}  # fmt: skip
+    found = sizes_for(source, tokenizers, largest_step(run, source, datasets, run.compute.micro_batch_size, HALF))
+    if found is None:
+        return {}
+    sizes, step = found
     return {
         scheme or "bf16": {
-            way: round(estimate(sizes, step, Choice(Storage(scheme, scheme, count), checkpointing)).total / GB, 1)
-            for way, (checkpointing, count) in ways.items()
+            way: round(estimate(sizes, step, Choice(Storage(scheme, scheme, swapped), checkpointing, at_once)).total / GB, 1)
+            for way, (checkpointing, at_once, swapped) in ways_to_save(sizes, step).items()
         }
         for scheme in (None, *SCHEMES)
-    }
+    }  # fmt: skip
+
+
+def ways_to_save(sizes: ModelSizes, step: Step) -> dict[str, tuple[bool, int | None, int]]:
+    """Return the ways of the table: checkpointing, samples that go through the model together, and swapped blocks."""
+    ways: dict[str, tuple[bool, int | None, int]] = {"plain": (False, None, 0)}
+    if step.samples > 1:
+        ways["one_at_a_time"] = (False, 1, 0)
+    ways["gradient_checkpointing"] = (True, 1, 0)
+    if blocks := len(sizes.denoiser.blocks):
+        ways |= {"half_swapped": (True, 1, blocks // 2), "all_swapped": (True, 1, blocks)}
+    return ways

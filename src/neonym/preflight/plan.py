@@ -78,6 +78,7 @@ class TrainingPlan:
     prompts: tuple[SamplePrompt, ...]  # the prompts of the sample images
     model_warmup: str | None  # the default warm-up of the model; None: the user or the schedule decides
     problems: tuple[Problem, ...]  # warnings and notes
+    at_once: int | None = None  # the samples that go through the model together, if `--fit` chose them
 
     @property
     def token(self) -> str:

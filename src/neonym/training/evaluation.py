@@ -105,7 +105,7 @@ class Evaluation:
         draws.sort(key=lambda draw: draw.record.fit.bucket)
         found: list[CaptionedBatch] = []
         # Without gradients, memory suffices for twice the batch
-        size = 2 * (self.plan.run.compute.micro_batch_size or self.plan.datasets[0].batch_size)
+        size = 2 * (self.loader.micro_batch or self.plan.datasets[0].batch_size)
         with self.reading():
             while draws:
                 part: list[Draw] = [d for d in draws[:size] if d.record.fit.bucket == draws[0].record.fit.bucket]

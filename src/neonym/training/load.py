@@ -130,7 +130,7 @@ def make_loader(plan: TrainingPlan, latents: Latents, model: Model, accelerator:
     """Return the data loader of this process's share of each step of the word whose lexicon is in use."""
     lexicon = model.text.lexicon
     differs = any(tokenizer.differs_in_comfyui for tokenizer in lexicon.tokenizers.values())
-    at_once = samples_at_once(plan.run, model.source, accelerator.device)
+    at_once = samples_at_once(plan, accelerator.device)
     return Loader(
         plan.concept.samples, latents, lexicon.tokenize, model.text.stacked, clean(plan.token),
         accelerator.device, at_once, [dataset.batch_size for dataset in plan.datasets],

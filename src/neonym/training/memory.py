@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -13,8 +14,18 @@ from neonym.config.run import RunConfig
 from neonym.errors import UserError
 from neonym.models.loading.enough_memory import check_memory
 from neonym.models.loading.parts import free_on
-from neonym.models.loading.sizes import sizes_of
-from neonym.models.memory import GB, RESERVE, Choice, Estimate, ModelSizes, estimate, fitting_choice
+from neonym.models.loading.sizes import sizes_for
+from neonym.models.memory import (
+    GB,
+    Choice,
+    Estimate,
+    ModelSizes,
+    Step,
+    choices,
+    estimate,
+    fitting_choice,
+    smaller_batches,
+)
 from neonym.models.source import ModelSource
 from neonym.models.storage import Scheme, Storage
 from neonym.preflight.defaults import with_settings
@@ -23,44 +34,128 @@ from neonym.preflight.plan import TrainingPlan
 from neonym.training.precision import weight_dtype
 from neonym.training.setup import samples_at_once
 
+CONTEXT = 0.4 * GB  # of CUDA in this process, which is not free any more and part of the reserve of an estimate
 
-def with_fit(plan: TrainingPlan, accelerator: Accelerator, note: Callable[[str], None]) -> RunConfig:
-    """Return the run with settings that fit the memory of the device, if `--fit` is to choose them.
 
-    They do not depend on which words learn beside this one, as they change what it learns. Raises UserError if not even the weights fit, in the smallest form.
+class Memory(NamedTuple):
+    """The memory of a device in bytes."""
+
+    total: float
+    free: float
+
+    @classmethod
+    def whole(cls, total: float) -> Memory:
+        """Return the memory of a device all of which counts as free."""
+        return cls(total, total)
+
+    def __str__(self) -> str:
+        total = f"{self.total / GB:.1f} GB"
+        return f"there are {total}" if self.free == self.total else f"{self.free / GB:.1f} of {total} are free"
+
+
+def with_fit(
+    plans: Sequence[TrainingPlan], accelerator: Accelerator, note: Callable[[str], None]
+) -> list[TrainingPlan]:
+    """Return the plans with what `--fit` chooses so that a step fits the memory of the device.
+
+    The precision of the weights, which changes what a word learns, is what would be chosen for the word alone. All else
+    is chosen for the words of one precision, which learn together. Raises UserError if not even the weights fit, in the
+    smallest form.
     """
-    run, source, device = plan.run, plan.source, accelerator.device
-    sizes = sizes_of(source)
-    if sizes is None:
-        return run
-    width = weight_dtype(accelerator).itemsize
-    step = largest_step(run, source, plan.datasets, samples_at_once(run, source, device), width)
-    memory = memory_of(device)
-    if not is_fitted(run):
-        given = choice_of(run, source, device)
-        warn_if_too_large(given, estimate(sizes, step, given), memory, note)
-        return run
-    is_apart = device.type == "cuda"  # its memory is not that of the CPU, in which weights can wait
-    can_swap, can_wait = (
-        is_apart and not run.compute.torch_compile,
-        able_to_wait(plan, sizes, width) if is_apart else (),
+    precisions = [precision_for(plan, accelerator) for plan in plans]
+    found: dict[int, TrainingPlan] = {}
+    for precision in dict.fromkeys(precisions):
+        which = [i for i, own in enumerate(precisions) if own == precision]
+        fitted = with_fit_together([plans[i] for i in which], accelerator, note)
+        found |= zip(which, fitted, strict=True)
+    return [found[i] for i in range(len(plans))]
+
+
+def with_fit_together(
+    plans: Sequence[TrainingPlan], accelerator: Accelerator, note: Callable[[str], None]
+) -> list[TrainingPlan]:
+    """Return the plans of words that learn together, for which `--fit` alone would choose one precision.
+
+    Raises UserError if not even the weights fit, in the smallest form.
+    """
+    run, found = plans[0].run, ways_of(plans, accelerator)
+    if found is None:
+        return [*plans]
+    memory, asked = memory_of(accelerator.device, run.compute.deterministic), found.ways[0]
+    precision = precision_for(plans[0], accelerator)
+    choice, needed = fitting_choice(
+        found.sizes, found.step, memory.free, [way for way in found.ways if way.precision == precision]
     )
-    choice, needed = fitting_choice(sizes, step, memory, can_swap, can_wait)
-    refuse_if_impossible(needed, memory, source)
-    plain = Choice(Storage())
-    if choice == plain:
-        return run
-    note(
-        f"note: --fit: a step needs about {estimate(sizes, step, plain).total / GB:.0f} GB, but there are "
-        f"{memory / GB:.0f} GB -> {choice} (about {needed.total / GB:.0f} GB)"
-    )
+    if is_fitted(run):
+        refuse_if_impossible(needed, memory.total, plans[0].source)
+    if choice != asked:
+        before = f"a step needs about {estimate(found.sizes, found.step, asked).total / GB:.1f} GB, but {memory}"
+        note(f"note: --fit: {before} -> {choice} (about {needed.total / GB:.1f} GB)")
     warn_if_too_large(choice, needed, memory, note)
-    return with_settings(run, settings_of(choice))
+    at_once = (choice.samples or found.step.samples) if found.is_open else None
+    if replace(choice, samples=None) == asked:
+        return [replace(plan, at_once=at_once) for plan in plans]
+    settings = settings_of(choice)
+    return [replace(plan, run=with_settings(plan.run, settings), at_once=at_once) for plan in plans]
 
 
-def able_to_wait(plan: TrainingPlan, sizes: ModelSizes, width: int) -> tuple[str, ...]:
+class Ways(NamedTuple):
+    """The ways in which words can learn together, the best first, and the estimate that decides between them."""
+
+    sizes: ModelSizes
+    step: Step
+    ways: list[Choice]
+    is_open: bool  # whether the samples that go through the model together are to be chosen
+
+
+def ways_of(plans: Sequence[TrainingPlan], accelerator: Accelerator) -> Ways | None:
+    """Return the ways in which words can learn together, by their settings; None if there is no estimate."""
+    plan, device = plans[0], accelerator.device
+    if device.type != "cuda" and not plan.source.family.denoiser.blocks:  # what is measured holds for CUDA
+        return None
+    compute = plan.run.compute
+    is_open = compute.fit == "auto" and compute.micro_batch_size is None and device.type == "cuda"
+    found = sizes_for(plan.source, plan.tokenizers, step_of(plans, accelerator, is_open))
+    if found is None:
+        return None
+    sizes, step = found
+    is_whole = is_fitted(plan.run)
+    ways = ways_on(device, plans, sizes, step) if is_whole else [choice_of(plan.run, plan.source, device)]
+    batches = smaller_batches(step.samples) if is_open else (None,)
+    return Ways(sizes, step, [replace(way, samples=count) for way in ways for count in batches], is_open)
+
+
+def precision_for(plan: TrainingPlan, accelerator: Accelerator) -> tuple[Scheme | None, Scheme | None] | None:
+    """Return the precision of the weights with which a word alone fits the device; None if there is no estimate.
+
+    What counts is the memory that the device has, not what is free, so that a run is the same every time.
+    """
+    if (found := ways_of([plan], accelerator)) is None:
+        return None
+    memory = memory_of(accelerator.device, plan.run.compute.deterministic)
+    return fitting_choice(found.sizes, found.step, memory.total, found.ways)[0].precision
+
+
+def step_of(plans: Sequence[TrainingPlan], accelerator: Accelerator, is_open: bool) -> Step:
+    """Return the largest step of several words; if it `is_open`, a whole batch goes through the model together."""
+    plan, width = plans[0], weight_dtype(accelerator).itemsize
+    at_once = None if is_open else samples_at_once(plan, accelerator.device)
+    datasets = [dataset for own in plans for dataset in own.datasets]
+    step = largest_step(plan.run, plan.source, datasets, at_once, width)
+    return replace(step, keeps_vae=any(own.encodes_in_each_step for own in plans))
+
+
+def ways_on(device: torch.device, plans: Sequence[TrainingPlan], sizes: ModelSizes, step: Step) -> list[Choice]:
+    """Return the choices of `fit` on a device, the best first."""
+    is_apart = device.type == "cuda"  # its memory is not that of the CPU, in which weights can wait
+    can_swap = is_apart and not plans[0].run.compute.torch_compile
+    can_wait = able_to_wait(plans, sizes, step.width) if is_apart else ()
+    return [*choices(len(sizes.denoiser.blocks), can_swap, can_wait)]
+
+
+def able_to_wait(plans: Sequence[TrainingPlan], sizes: ModelSizes, width: int) -> tuple[str, ...]:
     """Return the encoders without rows if they fit in half of the CPU's memory, where they would wait."""
-    idle = idle_encoders([plan])
+    idle = idle_encoders(plans)
     needed = sum(sizes.encoders[name].numbers.memory(None, width) for name in idle)
     return idle if needed <= psutil.virtual_memory().total / 2 else ()
 
@@ -72,10 +167,10 @@ def idle_encoders(plans: Sequence[TrainingPlan]) -> tuple[str, ...]:
 
 
 def settings_of(choice: Choice) -> dict[str, object]:
-    """Return the settings that a choice stands for."""
+    """Return the settings that a choice stands for. Those that decide the result stay open unless it changes."""
     return {
-        "base_precision": choice.storage.denoiser or "bf16",
-        "encoder_precision": choice.storage.encoders or "bf16",
+        "base_precision": choice.storage.denoiser or "auto",
+        "encoder_precision": choice.storage.encoders or "auto",
         "gradient_checkpointing": choice.checkpointing,
         "blocks_to_swap": choice.storage.blocks_to_swap,
         "cache_text_encoder_outputs": bool(choice.storage.waiting),
@@ -88,29 +183,36 @@ def choice_of(run: RunConfig, source: ModelSource, device: torch.device) -> Choi
     return Choice(storage, run.compute.gradient_checkpointing or storage.blocks_to_swap > 0)
 
 
-def memory_of(device: torch.device) -> float:
-    """Return the memory of a device in bytes: what it has, not what is free, so that a run is the same every time."""
-    if device.type == "cuda":
-        return float(torch.cuda.get_device_properties(device).total_memory)
-    return float(psutil.virtual_memory().total)
+def memory_of(device: torch.device, repeatable: bool) -> Memory:
+    """Return the memory of a device; all of it counts as free if a run is to be `repeatable`, and on other devices.
+
+    What torch keeps in this process is free: a model that is kept for the next words is part of what they need, and so
+    is the context of the device.
+    """
+    if device.type != "cuda":
+        return Memory.whole(psutil.virtual_memory().total)
+    if repeatable:
+        return Memory.whole(torch.cuda.get_device_properties(device).total_memory)
+    free, total = torch.cuda.mem_get_info(device)
+    return Memory(total, min(total, free + torch.cuda.memory_reserved(device) + CONTEXT))
 
 
-def warn_if_too_large(choice: Choice, needed: Estimate, memory: float, note: Callable[[str], None]) -> None:
-    """Emit a note if a step will probably not fit in the memory of the device."""
-    if needed.total > memory:
+def warn_if_too_large(choice: Choice, needed: Estimate, memory: Memory, note: Callable[[str], None]) -> None:
+    """Emit a note if a step will probably not fit in the memory that is free."""
+    if needed.total > memory.free:
+        settings = f" ({choice})" if str(choice) else ""
         note(
-            f"note: a step needs about {needed.total / GB:.0f} GB with these settings ({choice}), but there are "
-            f"{memory / GB:.0f} GB: it may fail. Use a lower --resolution or --micro_batch_size=1"
+            f"note: a step needs about {needed.total / GB:.1f} GB with these settings{settings}, but {memory}: it may "
+            f"fail. Use a lower --resolution{' or --micro_batch_size=1' if choice.samples != 1 else ''}"
         )
 
 
 def refuse_if_impossible(needed: Estimate, memory: float, source: ModelSource) -> None:
     """Raise UserError if not even the weights fit, in the smallest form."""
-    if needed.weights + RESERVE > memory:
-        what = (
-            f"its weights need about {(needed.weights + RESERVE) / GB:.1f} GB even in 4 bits and with blocks that "
-            f"wait in the memory of the CPU, but there are {memory / GB:.1f} GB"
-        )
+    least = needed.weights + needed.reserve
+    if least > memory:
+        own = f"{least / GB:.1f} GB"
+        what = f"its weights need about {own} even in the smallest form, but there are {memory / GB:.1f} GB"
         raise UserError(what, source.name, "Use a smaller model, or a device with more memory")
 
 

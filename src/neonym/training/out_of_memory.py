@@ -7,8 +7,12 @@ from math import prod
 
 from neonym.errors import UserError
 from neonym.models.loading.enough_memory import plain_shapes
-from neonym.models.memory import GB
+from neonym.models.loading.sizes import sizes_for
+from neonym.models.memory import GB, Choice, Step, estimate
 from neonym.models.source import ModelSource
+from neonym.models.storage import Storage
+from neonym.preflight.memory import largest_step
+from neonym.preflight.plan import TrainingPlan
 from neonym.training.lanes import Lanes
 from neonym.training.precision import weight_dtype
 from neonym.training.setup import samples_at_once
@@ -28,15 +32,26 @@ def ways_to_save(lanes: Lanes) -> Iterator[str]:
     """Yield the settings that would save memory, those without a disadvantage first, with what each saves."""
     plan = lanes.runs[0][1].plan if lanes.runs else lanes.lanes[0].plan
     compute, device = plan.run.compute, lanes.accelerator.device
-    samples = samples_at_once(plan.run, plan.source, device) or max(dataset.batch_size for dataset in plan.datasets)
+    width = weight_dtype(lanes.accelerator).itemsize
+    step = largest_step(plan.run, plan.source, plan.datasets, samples_at_once(plan, device), width)
+    samples = step.samples
     if samples > 1:
         yield f"--micro_batch_size=1 saves {100 * (samples - 1) // samples} % of what a step of {samples} samples takes"
     if not compute.gradient_checkpointing:
-        yield "--gradient_checkpointing keeps the activations of one block at a time; a step takes about 50 % longer"
-    freed = denoiser_weights(plan.source) * (weight_dtype(lanes.accelerator).itemsize - 1) / GB
+        yield f"--gradient_checkpointing {saved_by_checkpointing(plan, step)}; a step takes about 50 % longer"
+    freed = denoiser_weights(plan.source) * (width - 1) / GB
     if freed and compute.base_precision in ("auto", "bf16"):
         yield f"--base_precision=fp8 with --restart saves {freed:.1f} GB of weights, which are then slightly less exact"
     yield "a lower --resolution with --restart saves memory in proportion to the pixels"
+
+
+def saved_by_checkpointing(plan: TrainingPlan, step: Step) -> str:
+    """Return what gradient checkpointing saves in a step, in gigabytes where there is an estimate."""
+    found = sizes_for(plan.source, plan.tokenizers, step)
+    if found is None:
+        return "keeps the activations of one block at a time"
+    plain, checkpointed = (estimate(*found, Choice(Storage(), way)).activations / GB for way in (False, True))
+    return f"lowers the activations from about {plain:.1f} to {checkpointed:.1f} GB"
 
 
 def denoiser_weights(source: ModelSource) -> int:

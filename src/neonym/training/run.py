@@ -41,12 +41,11 @@ def train_plans(
     notes: list[str] = []
     plans = [replace(plan, run=with_precision(plan.run, plan.source, notes.append)) for plan in plans]
     accelerator = start_accelerator(plans[0].run, notes.append)
-    own: list[Lane] = []
-    for plan, word_events in zip(plans, events, strict=True):
-        plan = replace(plan, run=with_fit(plan, accelerator, notes.append))
-        told = {note for lane in own for note in lane.notes}
-        new = [note for note in dict.fromkeys(notes) if note not in told]
-        own.append(Lane(plan, word_events if accelerator.is_main_process else Dispatcher(), new))
+    plans = with_fit(plans, accelerator, notes.append)
+    own = [
+        Lane(plan, word_events if accelerator.is_main_process else Dispatcher(), notes if index == 0 else [])
+        for index, (plan, word_events) in enumerate(zip(plans, events, strict=True))
+    ]
     kept = KeptModel() if kept is None else kept
     try:
         for together in of_one_model(own):

@@ -19,6 +19,7 @@ from neonym.models.process.diffusion import Diffusion
 from neonym.models.process.flow import Flow
 from neonym.models.process.noise import NoiseRules
 from neonym.models.source import ModelSource
+from neonym.preflight.plan import TrainingPlan
 from neonym.training.objective import Objective
 
 MINUTES = 10  # how long processes wait for each other
@@ -26,16 +27,19 @@ MINUTES_WITH_SAMPLES = 120  # the first process generates sample images while th
 GIB = 2**30
 
 
-def samples_at_once(run: RunConfig, source: ModelSource, device: torch.device) -> int | None:
+def samples_at_once(plan: TrainingPlan, device: torch.device) -> int | None:
     """Return how many samples go through the model together; None for the whole batch.
 
-    By default this is one on a GPU with less memory than a whole step of this model needs. The result is the same up to
-    rounding.
+    By default this is what `--fit` chose, or else one on a GPU with less memory than a whole step of this model needs.
+    The result is the same up to rounding.
     """
-    if run.compute.micro_batch_size is not None or device.type != "cuda":
-        return run.compute.micro_batch_size
+    given = plan.run.compute.micro_batch_size
+    if given is not None or device.type != "cuda":
+        return given
+    if plan.at_once is not None:
+        return plan.at_once
     memory = torch.cuda.get_device_properties(device).total_memory
-    return 1 if memory < source.defaults.gpu_memory.value * GIB else None
+    return 1 if memory < plan.source.defaults.gpu_memory.value * GIB else None
 
 
 def start_accelerator(run: RunConfig, note: Callable[[str], None]) -> Accelerator:

@@ -38,17 +38,18 @@ def keep_blocks(encoder: Any, count: int) -> None:
         encoder._tied_weights_keys = None
 
 
-def checkpoint_blocks(encoder: Any) -> None:
-    """Let an encoder keep only the inputs of its blocks for the backward pass, and recompute the rest there.
-
-    transformers does this in training mode only, in which T5 also drops states at random.
-    """
-    for block in blocks_of(encoder):
-        block.forward = partial(checkpointed, block.forward)
-
-
 def checkpointed(forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
     """Return what `forward` returns. Its activations are recomputed in the backward pass, if there is one."""
     if not torch.is_grad_enabled():
         return forward(*inputs, **options)
     return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, **options)
+
+
+def checkpoint_blocks(encoder: Any, function: Callable[..., Any] = checkpointed) -> None:
+    """Let an encoder keep only the inputs of its blocks for the backward pass, and recompute the rest there.
+
+    transformers does this in training mode only, in which T5 also drops states at random. `function` is `checkpointed`,
+    or does the same.
+    """
+    for block in blocks_of(encoder):
+        block.forward = partial(function, block.forward)

@@ -42,7 +42,7 @@ SDXL = Family(
         "SDXL",
         learning_rate=(2e-3, "invoke-training, diffusers"),
         max_train_steps=(2000, "invoke-training; diffusers 500"),
-        gpu_memory=(44, "estimated from 1.x: 1024 pixels a side, three times the weights"),
+        gpu_memory=(30, "computed for four images of 1024 pixels a side (benchmarks/fits.py)"),
     ),
     architectures=dict.fromkeys(("epsilon", "v_prediction"), "stable-diffusion-xl-v1-base"),
     checkpoint=CHECKPOINT,

@@ -62,9 +62,14 @@ def empty(kind: str, config: dict[str, Any]) -> nn.Module:
 
 
 def load_part(source: ModelSource, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """Return a part with its weights, copied only if they change precision or device. Raises ModelError."""
-    kind, weights = source.kinds[part], source.weights[part]
+    """Return a part with its weights, copied only if they change precision or device. Raises ModelError.
+
+    A source without weights gives a part without them, on the device `meta`.
+    """
     module = empty_part(source, part)
+    if not source.weights:
+        return module.to(dtype)
+    kind, weights = source.kinds[part], source.weights[part]
     tensors = (weights_in_file(file, (weights.start,), dtype) for file in weights.files)
     named = fitting(source, part, module, {name: own for found in tensors for name, own in found.items()})
     try:
