@@ -5,7 +5,8 @@
 
 `plain` is a loop as in diffusers' example, `cached` the same with latents that are encoded once, as in sd-scripts
 (benchmarks/step_loops.py). `neonym` is the whole program, from its command to its last step, with its events and saved
-states; `eager` is the same with --cuda_graphs=off, and `compiled` with --torch_compile. `sd1` and `sdxl` are models of full size with random weights.
+states; `eager` is the same with --cuda_graphs=off, and `compiled` with --torch_compile. `sd1` and `sdxl` are models of
+full size with random weights.
 
 Each case runs in a process of its own, so that peak memory is its own. The cases of a row run in turn, and the fastest
 of several processes counts. A step's share of the matmul ceiling is of a large matrix product on the same device.

@@ -92,7 +92,8 @@ def encode_images(
 ) -> Latents:
     """Encode every image, and move the VAE off the device unless some images are augmented differently in every step.
 
-    What is `shared` with other words is not encoded again. Raises StopRequested between two images, and DataError for an image that cannot be read.
+    What is `shared` with other words is not encoded again. Raises StopRequested between two images, and DataError for
+    an image that cannot be read.
     """
     cache, source = plan.run.cache, plan.source
     folder = None
