@@ -94,6 +94,7 @@ STOPPED = """
 import os, sys
 from neonym import RunConfig, Stop, train_words
 from neonym.models.vae import Vae
+from neonym.training.processes import leave_processes
 
 images, out, when = sys.argv[1:]
 stop, clean = Stop(), Vae.encode
@@ -112,6 +113,7 @@ Vae.encode = encode
 common = {"train_data_dir": images, "output_dir": out, "cpu": True, "resolution": 64, "max_train_steps": 3, "eval_samples": 8}
 runs = [RunConfig.parse(token_string="zyzzo0", output_name=name, **common) for name in ("a", "b")]
 print([(result.signal, result.steps) for result in train_words(runs, lanes=2, stop=stop)])
+leave_processes()
 """
 
 

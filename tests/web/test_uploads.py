@@ -170,10 +170,17 @@ def test_a_caption_that_comes_alone_replaces_that_of_its_image(tmp_path):
 
 
 def test_names_that_become_the_same_keep_their_captions(tmp_path):
-    names = ("a?.png", "a*.png", "a?.txt", "a*.txt")
-    take_batch(tmp_path, {name: png() if name.endswith(".png") else name.encode() for name in names})
-    assert (tmp_path / "a_.txt").read_text() == "a?.txt"
-    assert (tmp_path / "a_-2.txt").read_text() == "a*.txt"
+    """Either image may be taken first."""
+    files = {
+        "a?.png": png((8, 8)),
+        "a*.png": png((16, 16)),
+        "a?.txt": b"of the small one",
+        "a*.txt": b"of the large one",
+    }
+    take_batch(tmp_path, files)
+    assert {path.name for path in tmp_path.iterdir()} == {"a_.png", "a_-2.png", "a_.txt", "a_-2.txt"}
+    captions = {Image.open(path).width: path.with_suffix(".txt").read_text() for path in tmp_path.glob("*.png")}
+    assert captions == {8: "of the small one", 16: "of the large one"}
 
 
 def test_an_image_of_another_format_does_not_share_the_caption_of_an_earlier_one(tmp_path):

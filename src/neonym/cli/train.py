@@ -40,11 +40,13 @@ def main(argv: list[str], prog: str) -> int:
         from neonym.runs.console import Terminal
         from neonym.runs.start import start_plans
         from neonym.runs.stop import Stop
+        from neonym.training.processes import leave_processes
 
     log, stop = given.run.log, Stop()
     terminal = Terminal(level=log.console_log_level, log=Path(log.console_log_file) if log.console_log_file else None)
     with stopping(stop):
         result = start_plans(plans, [terminal], stop)
+    leave_processes()
     if result.failures and is_first():  # which may still write while the others have ended
         for error in result.failures.values():
             print_problems(error.problems)

@@ -92,3 +92,9 @@ def main_process_first(accelerator: Accelerator, do: Callable[[], Value]) -> Val
             if is_turn:
                 found.append(do())
     return found[0]
+
+
+def leave_processes() -> None:
+    """Leave the other processes of a run before Python ends: a connection that is still open then may abort it."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
