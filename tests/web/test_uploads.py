@@ -179,7 +179,10 @@ def test_names_that_become_the_same_keep_their_captions(tmp_path):
     }
     take_batch(tmp_path, files)
     assert {path.name for path in tmp_path.iterdir()} == {"a_.png", "a_-2.png", "a_.txt", "a_-2.txt"}
-    captions = {Image.open(path).width: path.with_suffix(".txt").read_text() for path in tmp_path.glob("*.png")}
+    captions = {}
+    for path in tmp_path.glob("*.png"):
+        with Image.open(path) as image:
+            captions[image.width] = path.with_suffix(".txt").read_text()
     assert captions == {8: "of the small one", 16: "of the large one"}
 
 

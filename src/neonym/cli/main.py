@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from importlib import import_module
 from io import TextIOWrapper
 
@@ -14,6 +15,7 @@ from neonym._version import __version__
 from neonym.cli.launcher import is_first, is_launched
 from neonym.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, ConfigError, NeonymError, RefuseRun, nearest
 
+SECONDS_TO_PRINT = 5.0  # for the first of several processes
 COMMANDS = {
     "train": "learn a new word from images",
     "fleet": "learn hundreds of words from one plan, on all devices or on a Ray cluster",
@@ -81,8 +83,12 @@ def run_command(name: str, argv: list[str], prog: str) -> int:
 
 
 def print_error(error: NeonymError, prog: str) -> None:
-    """Print an error. Of several processes that find the same mistake, only the first prints it."""
+    """Print an error. Of several processes that find the same mistake, only the first prints it.
+
+    The others end a little later: a launcher ends the first one, too, as soon as one of them has ended.
+    """
     if isinstance(error, (ConfigError, RefuseRun)) and not is_first():
+        time.sleep(SECONDS_TO_PRINT)
         return
     print(f"{prog}: error:\n{error}" if "\n" in str(error) else f"{prog}: error: {error}", file=sys.stderr)
     if is_launched():
