@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.recovery import write_json
 from benchmarks.step import device_name, model_folder
+from neonym.generation.graphs import graphs_for
 from neonym.generation.pipeline import Pipeline
 from neonym.generation.request.jobs import Job
 from neonym.generation.samplers import make_scheduler
@@ -44,7 +45,7 @@ def time_in_turn(generators: dict[str, Callable[[], list]], times: int) -> tuple
 
 def compare(model, pipeline, side: int, images: int, batch: int, steps: int, sampler: str, times: int) -> dict:
     """Return the seconds of both for the same images, and the largest difference of a pixel (0 to 255)."""
-    own, scale = Pipeline(model), model.source.guidance
+    own, scale = Pipeline(model, graphs=graphs_for(model, "auto", print)), model.source.guidance
     pipeline.scheduler = make_scheduler(model, sampler)
     jobs = [Job(PROMPT, seed, side, side, "blurry", steps, scale, sampler=sampler) for seed in range(images)]
     groups = [jobs[i : i + batch] for i in range(0, images, batch)]

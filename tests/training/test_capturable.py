@@ -8,51 +8,17 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from neonym.models.graphs.values import mapped
 from neonym.models.lexicon import Lexicon
 from neonym.models.loading import parts
 from neonym.models.model import Model, load_model
-from neonym.training.graph_inputs import mapped
 from neonym.training.objective import Objective
 from neonym.training.step import inputs_of, losses_of
 from support import WORD
 from support.batches import CAPTIONS, batch_of
 from support.families import FAMILIES, tiny_model
-
-
-class Copies(TorchDispatchMode):
-    """A mode that collects every operator which has tensors on the host and on the device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        flat = [own for own in tree_leaves((args, kwargs, result)) if isinstance(own, Tensor) and own.ndim]
-        if len({own.device.type for own in flat}) > 1:
-            self.found.append(str(func))
-        return result
-
-
-class PythonNumbers(TorchFunctionMode):
-    """A mode that collects calls which copy numbers of Python to the device, where no operator shows it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        indices = (args[1] if isinstance(args[1], tuple) else args[1:]) if func is Tensor.__getitem__ else ()
-        by_list = any(isinstance(own, list) for own in indices)
-        made = func in (torch.tensor, torch.as_tensor) and result.device.type == "meta"
-        if by_list or made:
-            self.found.append(f"{func.__name__} {args}")
-        return result
+from support.meta import Copies, PythonNumbers, on_meta
 
 
 def copies_of_step(model: Model, captions: list[str]) -> list[str]:
@@ -76,11 +42,6 @@ def copies_of_step(model: Model, captions: list[str]) -> list[str]:
             gradients = torch.autograd.grad(losses.sum(), [*leaves.values()])
     assert {own.device.type for own in [losses, *gradients]} == {"meta"}
     return numbers.found + copies.found
-
-
-def on_meta(tensor: Tensor) -> Tensor:
-    """Return a tensor of the same shape without numbers."""
-    return tensor.to("meta")
 
 
 @pytest.fixture

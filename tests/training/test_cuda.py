@@ -11,8 +11,8 @@ import torch
 
 from neonym import Stepped, train, train_words
 from neonym.errors import UserError
+from neonym.models.graphs.graphs import EAGER_CALLS, Graph
 from neonym.runs.events import Noted
-from neonym.training.graphs import EAGER_STEPS, Graph
 from support.data_sets import make_images
 from support.runs import flags_of, rows, wait_for_step
 
@@ -74,8 +74,8 @@ def test_d_adaptation_does_not_step_at_a_rate_of_zero(run_on_gpu, updates):
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "no"])
 def test_graphs_compute_what_single_kernels_compute(run_on_gpu, monkeypatch, precision, flags):
     """In a fixed order, the word is the same bit for bit, and nothing falls back."""
-    replays, clean = [], Graph.replayed
-    monkeypatch.setattr(Graph, "replayed", lambda self, *given: replays.append(1) or clean(self, *given))
+    replays, clean = [], Graph.__call__
+    monkeypatch.setattr(Graph, "__call__", lambda self, *given: replays.append(1) or clean(self, *given))
     notes: list[str] = []
 
     def run(cuda_graphs: str) -> bytes:
@@ -87,7 +87,7 @@ def test_graphs_compute_what_single_kernels_compute(run_on_gpu, monkeypatch, pre
     without = run("off")
     assert not replays
     assert run("auto") == without
-    assert len(replays) >= 12 - EAGER_STEPS
+    assert len(replays) >= 12 - EAGER_CALLS
     assert not [note for note in notes if "without CUDA graphs" in note]
 
 

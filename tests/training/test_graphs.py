@@ -1,60 +1,31 @@
-"""Check graphs on a CPU: everything but CUDA's own recording, in whose place the computation is run again."""
+"""Check steps by graphs on a CPU: everything but CUDA's own recording, in whose place the computation is run again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from neonym import Result, RunConfig, train, train_words
+from neonym.models.graphs.graphs import EAGER_CALLS, MOST_SHORTAGES
 from neonym.runs.events import Noted
 from neonym.training import lanes
-from neonym.training.cuda_recorder import Body, Outputs
 from neonym.training.evaluation import Evaluation
-from neonym.training.graph_inputs import shape_of
-from neonym.training.graphs import EAGER_STEPS, MOST_SHORTAGES, Graphs, is_close, room_for
-from neonym.types import Encoded
+from neonym.training.graphs import StepGraphs, room_for
 from support.checks import settings
 from support.data_sets import make_images
-
-
-class Rerun:
-    """A recorder that runs the computation again, on the same inputs, and writes to the same outputs."""
-
-    def __init__(self) -> None:
-        self.recorded = self.replays = self.released = 0
-
-    def warm_up(self, body: Body) -> Outputs:
-        return body()
-
-    def record(self, body: Body) -> tuple[Callable[[], None], Outputs]:
-        outputs = body()
-        self.recorded += 1
-
-        def replay() -> None:
-            self.replays += 1
-            losses, gradients = body()
-            outputs[0].copy_(losses)
-            for name, own in gradients.items():
-                outputs[1][name].copy_(own)
-
-        return replay, outputs
-
-    def release(self) -> None:
-        self.released += 1
+from support.recorders import Doubling, Failing, Remembering, Rerun, Short
 
 
 @pytest.fixture
 def graphs(monkeypatch):
     """Return a function that lets the steps of all runs to come be taken by graphs of this recorder."""
-    made: list[Graphs] = []
+    made: list[StepGraphs] = []
 
-    def use(recorder) -> list[Graphs]:
+    def use(recorder) -> list[StepGraphs]:
         def graphs_for(plans, device, note):
-            made.append(Graphs(recorder, note))
+            made.append(StepGraphs(recorder, note))
             return made[-1]
 
         monkeypatch.setattr(lanes, "graphs_for", graphs_for)
@@ -82,7 +53,7 @@ def test_a_word_becomes_the_same_with_graphs(run_for, graphs, flags):
     found = train(run_for("graphs", **FLAGS, **flags))
     assert found.files[0].read_bytes() == eager.files[0].read_bytes()
     micro_batches = 8 * (2 if "micro_batch_size" in flags else 1)
-    assert recorder.replays == 1 + micro_batches - EAGER_STEPS  # once more when it is recorded, to compare
+    assert recorder.replays == 1 + micro_batches - EAGER_CALLS  # once more when it is recorded, to compare
     assert recorder.recorded == 1
     assert [own.graphs for own in made] == [{}]  # their memory is free before the verdict
 
@@ -115,37 +86,6 @@ def test_words_in_lanes_become_the_same_with_graphs(tmp_path, graphs):
         assert one.files[0].read_bytes() == other.files[0].read_bytes()
 
 
-class Failing(Rerun):
-    """A recorder that raises what CUDA raises while something is recorded that cannot be."""
-
-    def record(self, body: Body) -> tuple[Callable[[], None], Outputs]:
-        try:
-            raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more lines")
-        finally:
-            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
-
-
-class Doubling(Rerun):
-    """A recorder whose graphs compute twice the gradients."""
-
-    def record(self, body: Body) -> tuple[Callable[[], None], Outputs]:
-        replay, outputs = super().record(body)
-
-        def twice() -> None:
-            replay()
-            for own in outputs[1].values():
-                own.mul_(2)
-
-        return twice, outputs
-
-
-class Remembering(Rerun):
-    """A recorder whose graphs always return what they returned for the inputs that they were recorded with."""
-
-    def record(self, body: Body) -> tuple[Callable[[], None], Outputs]:
-        return lambda: None, body()
-
-
 @pytest.mark.parametrize(
     ("recorder", "why"),
     [
@@ -164,13 +104,6 @@ def test_what_cannot_be_recorded_runs_without_graphs_and_says_so(run_for, graphs
     assert why in note
     assert "\n" not in note
     assert recorder.released
-
-
-class Short(Rerun):
-    """A recorder for whose first recordings memory does not suffice."""
-
-    def record(self, body: Body) -> tuple[Callable[[], None], Outputs]:
-        raise torch.OutOfMemoryError("out of memory")
 
 
 def test_a_shape_that_is_too_large_for_a_graph_runs_without(run_for, graphs):
@@ -211,7 +144,7 @@ def test_sample_images_get_the_memory_of_the_graphs(run_for, graphs, tmp_path):
     found = train(run_for("graphs", **FLAGS, sample_prompts=str(prompts), sample_every_n_steps=4))
     assert found.files[0].read_bytes() == eager.files[0].read_bytes()
     assert recorder.released == recorder.recorded == 2
-    assert recorder.replays == 2 * (1 + 4 - EAGER_STEPS)
+    assert recorder.replays == 2 * (1 + 4 - EAGER_CALLS)
 
 
 @pytest.fixture
@@ -225,8 +158,8 @@ def two_sizes(run_for, tmp_path):
 @pytest.mark.parametrize(("idle", "most"), [(200, 1), (0, 1), (200, 2)])
 def test_only_so_many_shapes_are_recorded_at_a_time(monkeypatch, two_sizes, graphs, idle, most):
     """A graph that is idle makes room for another one."""
-    monkeypatch.setattr("neonym.training.graphs.MOST", most)
-    monkeypatch.setattr("neonym.training.graphs.IDLE", idle)
+    monkeypatch.setattr("neonym.models.graphs.graphs.MOST", most)
+    monkeypatch.setattr("neonym.models.graphs.graphs.IDLE", idle)
     eager = train(two_sizes("eager"))
     recorder = Rerun()
     made = graphs(recorder)
@@ -237,31 +170,6 @@ def test_only_so_many_shapes_are_recorded_at_a_time(monkeypatch, two_sizes, grap
         assert recorder.recorded == most
     else:
         assert recorder.recorded > 2
-
-
-def test_shapes_differ_by_tensors_and_by_everything_else():
-    ids = torch.zeros(2, 1, 77, dtype=torch.int64)
-    text = Encoded({"text_encoder": ids}, lengths={"text_encoder": [77, 77]})
-    assert shape_of(text) == shape_of(replace(text, ids={"text_encoder": ids + 1}))
-    others = [
-        replace(text, ids={"text_encoder": ids[:1]}),
-        replace(text, ids={"text_encoder_2": ids}),
-        replace(text, emphasis={"text_encoder": ids.float()}),
-        replace(text, lengths={"text_encoder": [77, 76]}),
-    ]
-    assert len({shape_of(own) for own in [text, *others]}) == 5
-
-
-def test_results_are_compared_by_their_size():
-    losses, gradient = torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 1e-6]])
-
-    def outputs(change: float) -> Outputs:
-        return losses, {"text_encoder": gradient + torch.tensor([[change, 0.0]])}
-
-    assert is_close(outputs(0.01), outputs(0.0))
-    assert not is_close(outputs(0.1), outputs(0.0))
-    assert not is_close(outputs(float("nan")), outputs(float("nan")))
-    assert is_close((losses, {"text_encoder": 0 * gradient}), (losses, {"text_encoder": 0 * gradient}))
 
 
 @pytest.mark.parametrize(("rows", "room"), [(1, 1), (2, 2), (3, 4), (16, 16), (17, 32)])

@@ -40,7 +40,7 @@ def main(argv: list[str], prog: str) -> int:
     print_problems(ready.problems)
     if settings.network_show_meta:
         show_metadata(settings.network_weights)
-    session = GenerationSession(ready)
+    session = GenerationSession(ready, lambda text: print(text, file=sys.stderr))
     print_problems(session.problems)
     print_problems(reproduction_warnings(record, session.facts) if record else [])
     try:

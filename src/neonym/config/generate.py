@@ -210,6 +210,10 @@ class GenerateSettings(Section):
     fp16: bool = setting(False, "Compute in fp16; not possible on a CPU.")
     bf16: bool = setting(False, "Compute in bf16.")
     opt_channels_last: bool = setting(False, "Use the channels-last memory layout, which is always used on a CPU.")
+    cuda_graphs: Literal["auto", "off"] = setting(
+        "auto",
+        "Record the kernels of a U-Net's prediction once for each shape, and replay them on a CUDA device, as in training.",
+    )
     cpu: bool = setting(False, "Compute on the CPU.")
 
     outdir: str = setting("outputs/images", "The folder for the images.")

@@ -1,17 +1,20 @@
 """Classifier-free guidance (Ho & Salimans 2021): the texts that a batch is predicted with, and their combination.
 
-Skip-layer guidance adds the difference that some blocks of the denoiser make, in a range of the steps. All families and samplers use this code. Each image has its own guidance scale.
+Skip-layer guidance adds the difference that some blocks of the denoiser make, in a range of the steps. All families and
+samplers use this code. Each image has its own guidance scale.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from neonym.generation.graphs import PredictionGraphs
 from neonym.models.model import Model
 from neonym.types import NO_CONDITIONS, Conditions, TextCond
 
@@ -111,8 +114,8 @@ class GuidedModel:
     give alone. This is tested once per shape. `at_once` predicts the batch together in any case, as a GPU always does.
     """
 
-    def __init__(self, model: Model, at_once: bool = False):
-        self.model = model
+    def __init__(self, model: Model, at_once: bool = False, graphs: PredictionGraphs | None = None):
+        self.prediction = model.predict if graphs is None else partial(graphs, model)
         self.at_once = at_once or model.device.type != "cpu"
         # By shape of the latents, number of branches, length of the text
         self.batch_invariant: dict[tuple[object, ...], bool] = {}
@@ -138,13 +141,13 @@ class GuidedModel:
         whole = [branch for branch in branches if not branch.conditions.skipped_blocks]
         text = concatenate_texts([branch.text for branch in whole])
         conditions = concatenate_conditions([branch.conditions for branch in whole])
-        predicted = self.model.predict(torch.cat([x_t] * len(whole)), t, text, conditions)
+        predicted = self.prediction(torch.cat([x_t] * len(whole)), t, text, conditions)
         if len(whole) == len(branches):
             return predicted
         rest = iter(predicted.chunk(len(whole)))
         return torch.cat(
             [
-                self.model.predict(x_t, t, own.text, own.conditions) if own.conditions.skipped_blocks else next(rest)
+                self.prediction(x_t, t, own.text, own.conditions) if own.conditions.skipped_blocks else next(rest)
                 for own in branches
             ]
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,12 +14,14 @@ from torch.nn.functional import interpolate
 
 from neonym.errors import UserError
 from neonym.generation.conditioning import TextRules, chunks_needed, conditioning
+from neonym.generation.graphs import PredictionGraphs
 from neonym.generation.guidance import Branch, Guidance, GuidedModel, SkipLayers, concatenate_texts
 from neonym.generation.request.jobs import Job, first_stage_size
 from neonym.generation.samplers import make_scheduler, possible_steps
 from neonym.generation.sampling import Levels, Start, sample_latents
 from neonym.generation.source_images import image_tensor, keep_masked, mask_tensor, open_mask, open_source
 from neonym.generation.start_noise import NoiseChange
+from neonym.models.graphs.graphs import with_room
 from neonym.models.model import Model
 from neonym.types import Conditions, TextCond
 
@@ -51,9 +54,13 @@ class PipelineRules:
 class Pipeline:
     """A generator of images from batches of jobs of one shape, with a loaded model of any family."""
 
-    def __init__(self, model: Model, rules: PipelineRules = PipelineRules(), networks: Networks | None = None):
-        self.model, self.rules, self.networks = model, rules, networks
-        self.guided, self.vae, self.latent_spec = GuidedModel(model, rules.at_once), model.vae, model.source.latents
+    def __init__(
+        self, model: Model, rules: PipelineRules = PipelineRules(), networks: Networks | None = None,
+        graphs: PredictionGraphs | None = None,
+    ):  # fmt: skip
+        self.model, self.rules, self.networks, self.graphs = model, rules, networks, graphs
+        self.guided, self.vae = GuidedModel(model, rules.at_once, graphs), model.vae
+        self.latent_spec = model.source.latents
         self.levels = Levels(self.latent_spec.patch, model.source.family.own_levels, model.source.family.mu)
         self.texts: dict[TextKey, TextCond] = {}
         half = rules.half_vae and not model.source.family.vae_overflows
@@ -70,8 +77,8 @@ class Pipeline:
 
         Jobs whose texts have different numbers of chunks are generated separately, so that none is padded for another.
         """
-        if self.networks is not None:
-            self.networks.set(jobs[0].multipliers)
+        if self.networks is not None and self.networks.set(jobs[0].multipliers) and self.graphs is not None:
+            self.graphs.release()
         groups: dict[int, list[int]] = {}
         for i, job in enumerate(jobs):
             texts = [job.prompt, job.negative_prompt] if job.guided else [job.prompt]
@@ -193,7 +200,7 @@ class Pipeline:
 
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """Return the means of the latents of images, [B,C,h,w]; the images are encoded one by one."""
-        moments = [self.vae.encode(image_tensor(image)) for image in images]
+        moments = [with_room(self.graphs, partial(self.vae.encode, image_tensor(image))) for image in images]
         return self.vae.mean(torch.cat(moments).float())
 
     def decode(self, latents: Tensor, jobs: Sequence[Job]) -> list[Image.Image]:
@@ -204,7 +211,7 @@ class Pipeline:
         size, images = self.rules.vae_batch_size, []
         together = int(size) if size >= 1 else max(1, int(size * len(jobs)))
         for part in latents.split(together):
-            decoded = self.vae.decode(part)  # [b,3,H,W] in -1..1
+            decoded = with_room(self.graphs, partial(self.vae.decode, part))  # [b,3,H,W] in -1..1
             if not decoded.isfinite().all():
                 seeds = ", ".join(str(job.seed) for job in jobs)
                 fix = "Lower --scale or the emphasis in the prompt; with --fp16, add --no_half_vae"

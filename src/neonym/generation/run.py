@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from neonym.errors import Problem, UserError
 from neonym.generation.conditioning import TextRules
 from neonym.generation.embeddings import add_embedding
 from neonym.generation.file_names import FileNames
+from neonym.generation.graphs import graphs_for
 from neonym.generation.image_files import save_image
 from neonym.generation.lora import Networks
 from neonym.generation.metadata import LARGE, SMALL, RunFacts, image_texts, recorded_settings
@@ -33,10 +34,10 @@ from neonym.models.source import ModelSource
 class GenerationSession:
     """A loaded model with its words and LoRAs, which generates the images of jobs and writes them to files.
 
-    `problems` holds the warnings and notes of loading, `done` counts the finished images.
+    `problems` holds the warnings and notes of loading, `note` gets those of later, `done` counts the finished images.
     """
 
-    def __init__(self, ready: PreparedRun):
+    def __init__(self, ready: PreparedRun, note: Callable[[str], None] = lambda _: None):
         settings = self.settings = ready.settings
         self.names = FileNames(settings)
         device = fastest_device(settings.cpu)
@@ -47,7 +48,8 @@ class GenerationSession:
             add_embedding(self.model, embedding, word)
         self.networks = Networks(self.model, settings.network_weights, settings.network_mul, settings.network_merge)
         self.problems = [*self.networks.problems, *precision_notes(settings, self.model.dtype)]
-        self.pipeline = Pipeline(self.model, pipeline_rules(settings), self.networks)
+        graphs = graphs_for(self.model, settings.cuda_graphs, note)
+        self.pipeline = Pipeline(self.model, pipeline_rules(settings), self.networks, graphs)
         self.facts = run_facts(ready, self.model.source, str(device))
         self.done = 0
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from neonym.errors import UserError
 from neonym.models.lexicon import joined
 from neonym.models.model import Model
-from neonym.training.graphs import Graphs
+from neonym.training.graphs import StepGraphs
 from neonym.training.micro_batches import MicroBatches
 from neonym.training.objective import Objective
 from neonym.training.processes import Ending, endings_of_all
@@ -25,7 +25,7 @@ class JointSteps:
     """The steps of several words with one model, in micro-batches of at most `most` samples; None: as memory carries."""
 
     def __init__(
-        self, model: Model, objective: Objective, accelerator: Accelerator, most: int | None, graphs: Graphs | None
+        self, model: Model, objective: Objective, accelerator: Accelerator, most: int | None, graphs: StepGraphs | None
     ):
         self.model, self.objective, self.accelerator, self.graphs = model, objective, accelerator, graphs
         self.batches = MicroBatches(model, objective, accelerator, most)

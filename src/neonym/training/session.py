@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch
 from accelerate import Accelerator
 
 from neonym.config.run import RunConfig
 from neonym.data.loader import Loader
+from neonym.models.graphs.graphs import with_room
 from neonym.models.lexicon import Lexicon
 from neonym.models.model import Model
 from neonym.preflight.milestones import Milestones
@@ -23,7 +23,7 @@ from neonym.runs.stop import Stop, StopRequested
 from neonym.training.checkpoint import CheckpointStore
 from neonym.training.evaluation import Evaluation
 from neonym.training.finite import FiniteChecks
-from neonym.training.graphs import Graphs
+from neonym.training.graphs import StepGraphs
 from neonym.training.processes import agree, largest, together
 from neonym.training.samples import SampleRenderer
 from neonym.training.state import TrainState
@@ -45,7 +45,7 @@ class Session:
     events: Dispatcher
     stop: Stop
     deadline: float = float("inf")  # of `--max_train_time`, in seconds of the monotonic clock
-    graphs: Graphs | None = None  # of the steps
+    graphs: StepGraphs | None = None
 
     def __post_init__(self) -> None:
         plan, concept = self.plan, self.state.concept
@@ -62,12 +62,7 @@ class Session:
 
     def with_room(self, compute: Callable[[], Found]) -> Found:
         """Return what a function returns. If the memory of a GPU does not suffice, it gets that of the graphs."""
-        try:
-            return compute()
-        except torch.OutOfMemoryError:
-            if self.graphs is None or not self.graphs.make_room():
-                raise
-        return compute()
+        return with_room(self.graphs, compute)
 
     @property
     def milestones(self) -> Milestones:

@@ -34,13 +34,20 @@ def mapped(value: Value, function: Callable[[Tensor], Tensor]) -> Value:
     return value
 
 
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in a value."""
+    if isinstance(value, Tensor):
+        yield value
+    elif holds_more(value):
+        for _, own in inside(value):
+            yield from tensors_in(own)
+
+
 def copy_into(target: Any, source: Any) -> None:
-    """Copy the numbers of all tensors of a value into those of another of the same shape."""
-    if isinstance(target, Tensor):
-        target.copy_(source)
-    elif holds_more(target):
-        for (_, own), (_, new) in zip(inside(target), inside(source), strict=True):
-            copy_into(own, new)
+    """Copy the numbers of all tensors of a value to the beginning of those of another, which may be longer."""
+    for own, new in zip(tensors_in(target), tensors_in(source), strict=True):
+        room = own.detach() if own.shape == new.shape else own.detach()[: len(new)]
+        room.copy_(new.detach())
 
 
 def holds_more(value: Any) -> bool:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-Outputs = tuple[Tensor, dict[str, Tensor]]  # the losses [B], and the gradients of the rows, {encoder: [n,W]}
-Body = Callable[[], Outputs]
+from neonym.models.graphs.values import mapped
+
+Found = TypeVar("Found")  # a value that holds tensors: what is computed
 
 
 class Recorder(Protocol):
     """A way to record a computation on tensors that stay where they are."""
 
-    def warm_up(self, body: Body) -> Outputs:
+    def warm_up(self, compute: Callable[[], Found]) -> Found:
         """Compute once without recording, and return copies of the outputs. Raises RuntimeError if the host waits."""
         ...
 
-    def record(self, body: Body) -> tuple[Callable[[], None], Outputs]:
+    def record(self, compute: Callable[[], Found]) -> tuple[Callable[[], None], Found]:
         """Return a function that repeats the computation, and where it writes its outputs. Raises RuntimeError."""
         ...
 
@@ -34,21 +35,20 @@ class CudaRecorder:
     def __init__(self) -> None:
         self.stream, self.pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
 
-    def warm_up(self, body: Body) -> Outputs:
+    def warm_up(self, compute: Callable[[], Found]) -> Found:
         """Compute on the stream of the recording, so that libraries make what they need there."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream), waits_as_errors():
-            losses, gradients = body()
-            copies = losses.clone(), {name: own.clone() for name, own in gradients.items()}
+            copies = mapped(compute(), Tensor.clone)
         torch.cuda.current_stream().wait_stream(self.stream)
         return copies
 
-    def record(self, body: Body) -> tuple[Callable[[], None], Outputs]:
+    def record(self, compute: Callable[[], Found]) -> tuple[Callable[[], None], Found]:
         """Return a function that launches a graph, and where it writes its outputs."""
         graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
-                outputs = body()
+                outputs = compute()
         except RuntimeError:
             self.abandon(before)
             raise
